@@ -1,0 +1,111 @@
+"""The generator card: what a published version says about itself, in `assets.extra/generator.json`.
+
+Knows the fields and their bounds. Does not know how a model is trained or called.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from contract import signatures
+from contract.errors import CardError, ContractError
+from contract.tokenizer import Tokenizer, load_tokenizer
+
+FORMAT = 1
+Cell = Literal["simple_rnn", "lstm", "gru"]
+Count = Annotated[int, Field(ge=1)]
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class TrainingReport(_Frozen):
+    """How the version came to be. Losses are mean negative log likelihoods in nats per token.
+
+    Attributes:
+        corpus: What the corpus was called on the command line.
+        corpus_sha256: Hash of its text.
+        corpus_characters: Length of its text, the held-out tail included.
+        validation_loss: None where nothing was held out.
+        seconds: Wall time of the training, without the export.
+    """
+
+    corpus: str
+    corpus_sha256: str
+    corpus_characters: int
+    train_tokens: int
+    validation_tokens: int
+    epochs: float
+    train_loss: float
+    validation_loss: float | None
+    tokens_per_s: float
+    seconds: float
+    seed: int
+
+
+class GeneratorCard(_Frozen):
+    """What the gateway must know to call a version, and a person to judge it.
+
+    Attributes:
+        state_size: S, floats of state per sequence.
+        vocab_size: V, rows of the output layer.
+        weights_sha256: Hash of the weights' names, shapes and bytes: two versions with one hash are one model.
+        decode_steps: Values of K that the gateway may send to `decode`.
+        row_counts: Numbers of rows that it may send.
+        prefill_lengths: Values of T that it may send to `prefill`.
+        training: None for a model that was trained elsewhere.
+    """
+
+    format: Literal[1] = FORMAT
+    name: str = Field(pattern=ID_PATTERN)
+    cell: Cell
+    layers: Count
+    units: Count
+    embedding: Count
+    state_size: Count
+    vocab_size: Count
+    unit: Literal["character", "word"]
+    direction: Literal["forward"] = "forward"
+    weights_sha256: str
+    tensorflow: str
+    created: int
+    decode_steps: tuple[Count, ...] = signatures.DECODE_STEPS
+    row_counts: tuple[Count, ...] = signatures.ROW_COUNTS
+    prefill_lengths: tuple[Count, ...] = signatures.PREFILL_LENGTHS
+    training: TrainingReport | None = None
+
+    @model_validator(mode="after")
+    def _sizes_ascend(self) -> "GeneratorCard":
+        for field in ("decode_steps", "row_counts", "prefill_lengths"):
+            sizes = getattr(self, field)
+            if not sizes or list(sizes) != sorted(set(sizes)):
+                raise ValueError(f"{field} must ascend and not be empty, got {sizes}")
+        if self.row_counts[-1] > signatures.MAX_ROWS:
+            raise ValueError(f"row_counts must not exceed {signatures.MAX_ROWS}, got {self.row_counts[-1]}")
+        return self
+
+
+def load_assets(version_dir: Path) -> tuple[GeneratorCard, Tokenizer]:
+    """Read the card and the tokenizer of a published version.
+
+    Args:
+        version_dir: `models/<name>/<version>`.
+
+    Raises:
+        ContractError: a file is missing or damaged, or the two do not belong together.
+    """
+    path = version_dir / signatures.ASSETS / signatures.CARD_FILE
+    try:
+        card = GeneratorCard.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CardError(f"{path}: not a generator card ({error})") from error
+    tokenizer = load_tokenizer(path.with_name(signatures.TOKENIZER_FILE))
+    if len(tokenizer.tokens) > card.vocab_size or tokenizer.unit != card.unit:
+        raise ContractError(
+            f"{path}: vocab_size {card.vocab_size} of unit {card.unit!r} does not fit a tokenizer of "
+            f"{len(tokenizer.tokens)} tokens of unit {tokenizer.unit!r}"
+        )
+    return card, tokenizer

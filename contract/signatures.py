@@ -1,0 +1,26 @@
+"""Names and sizes that a published SavedModel and its callers agree on.
+
+The tensors of each signature are described in `docs/architecture.md`; `export.signatures` builds them and
+`service.backend` calls them.
+"""
+
+SERVING_DEFAULT = "serving_default"
+PREFILL = "prefill"
+DECODE = "decode"
+SCORE = "score"
+
+# Above 64 rows large layers stop giving equal bits at every row count (measured on AVX-512 with oneDNN).
+MAX_ROWS = 64
+# Multiples of 8 give equal bits at every count up to 64 there; 1, 2 and 4 rows do not.
+ROW_COUNTS = (8, 16, 24, 32, 40, 48, 56, 64)
+# Tokens sampled by one `decode` call. 1 serves tests and step-by-step users; 4 keeps the first text early.
+DECODE_STEPS = (1, 4, 16, 32)
+# Tokens read by one `prefill` call.
+PREFILL_LENGTHS = (16, 64, 128)
+# Below this temperature sampling is argmax: dividing by 1e-37 gives NaN.
+GREEDY_BELOW_TEMPERATURE = 1e-4
+
+# Folder beside the SavedModel for files that TensorFlow Serving itself does not read, and what lies in it.
+ASSETS = "assets.extra"
+CARD_FILE = "generator.json"
+TOKENIZER_FILE = "tokenizer.json"

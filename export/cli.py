@@ -1,0 +1,88 @@
+"""`python -m export`: the command line, and what it shows while it works."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from contract.errors import ContractError
+from export.config import TrainConfig, load_config
+from export.errors import ExportError
+from export.quiet import import_tensorflow_quietly
+
+_EPILOG = """\
+examples:
+  python -m export train --corpus book.txt --name book
+  cat *.txt | python -m export train --corpus - --unit word --cell gru --name words
+  python -m export train --config export/recipes/demo.toml
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser; the options of `train` are the fields of `TrainConfig`."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m export", description=__doc__, epilog=_EPILOG, formatter_class=raw)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    train = commands.add_parser("train", help="train a generator and publish it", epilog=_EPILOG, formatter_class=raw)
+    train.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options go before it")
+    train.add_argument("--if-missing", action="store_true", help="do nothing if the model has a version already")
+    for name, field in TrainConfig.model_fields.items():
+        default = "required" if field.is_required() else f"default: {field.default}"
+        option = "--" + name.replace("_", "-")
+        convert = _converter(field.annotation)
+        help_text = f"{field.description} ({default})"
+        train.add_argument(option, dest=name, type=convert, default=argparse.SUPPRESS, metavar="X", help=help_text)
+    resume = commands.add_parser("resume", help="go on with a training that was stopped, and publish it")
+    publish = commands.add_parser("publish", help="publish the best weights of a training that was stopped")
+    for command in (resume, publish):
+        command.add_argument("run", type=Path, help="folder of the training, such as runs/demo")
+    for command in (train, resume, publish):
+        command.add_argument("--models-dir", type=Path, default=Path("models"), help="repository (default: models)")
+    train.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of trainings (default: runs)")
+    return parser
+
+
+def _converter(annotation: Any) -> Any:
+    """Return int or float for a numeric field; pydantic checks its bounds."""
+    kinds = {get_origin(kind) or kind for kind in (annotation, *get_args(annotation))}
+    return next((kind for kind in (int, float) if kind in kinds), str)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0; 1 after an error, told in one line; 130 after Ctrl-C.
+    """
+    options = vars(build_parser().parse_args(arguments))
+    try:
+        return _run(options)
+    except (ExportError, ContractError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(options: dict[str, Any]) -> int:
+    command, models_dir = options.pop("command"), options.pop("models_dir")
+    if command == "train":
+        if_missing, runs_dir = options.pop("if_missing"), options.pop("runs_dir")
+        config = load_config(options.pop("config"), options)
+        if if_missing and _published(models_dir / config.name):
+            print(f"{models_dir / config.name} has a version already: nothing to train")
+            return 0
+    # TensorFlow takes seconds to import: only now, when the settings are known to be good.
+    import_tensorflow_quietly()
+    from export import workflow  # noqa: PLC0415
+
+    if command == "train":
+        return workflow.train(config, models_dir, runs_dir)
+    if command == "resume":
+        return workflow.resume(options["run"], models_dir)
+    return workflow.publish_best(options["run"], models_dir)
+
+
+def _published(home: Path) -> bool:
+    return any(path.parent.name.isdigit() for path in home.glob("*/saved_model.pb"))

@@ -1,0 +1,70 @@
+"""Settings of a training run: one frozen model, filled from a TOML file and the command line.
+
+Knows names, bounds, defaults and their reasons. Does not know what they are used for.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from contract.card import ID_PATTERN, Cell
+from export.corpus import Documents
+from export.errors import ConfigError
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainConfig(BaseModel):
+    """How to train one generator. The field's description is its help on the command line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=ID_PATTERN, description="name of the model in the repository")
+    corpus: str = Field(description="file, folder, - for standard input, or pydoc-topics")
+    documents: Documents = Field("none", description="what ends with an end mark: none, file, lines or blank-line")
+    unit: Literal["character", "word"] = Field("character", description="what a token is")
+    num_words: int | None = Field(None, ge=3, description="keep word ids below this one")
+    cell: Cell = Field("lstm", description="kind of recurrent layer: simple_rnn, lstm or gru")
+    layers: int = Field(1, ge=1, le=8, description="recurrent layers on top of each other")
+    units: int = Field(256, ge=1, le=8192, description="width of each layer's state")
+    embedding: int = Field(64, ge=1, le=8192, description="width of the embedding")
+    dropout: Rate = Field(0.1, description="share of each layer's outputs dropped, one mask per sequence and window")
+    streams: int = Field(32, ge=1, le=4096, description="sequences trained side by side")
+    window: int = Field(100, ge=1, le=100_000, description="steps between two updates; the state is carried over")
+    epochs: int = Field(10, ge=1, description="passes over the training text")
+    max_minutes: float | None = Field(None, gt=0, description="stop after this; the learning rate ends there")
+    learning_rate: float = Field(4e-3, gt=0, le=1, description="peak of the schedule")
+    warmup: Rate = Field(0.05, description="share of the run in which the learning rate rises; then it falls by cosine")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of the kernels and embeddings")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of all gradients together")
+    validation: Rate = Field(0.1, description="share of the text, at its end, that training never sees; 0: none")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the weights, of dropout and of the epochs' offsets")
+
+
+def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
+    """Read a TOML file and lay the command line's values over it.
+
+    Raises:
+        ConfigError: the file cannot be read, or a field is missing, unknown or out of bounds.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+    try:
+        return TrainConfig.model_validate({**values, **overrides})
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from error
+
+
+def _explain(problem: Any) -> str:
+    field = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "missing":
+        return f"{field} is required (--{field.replace('_', '-')})"
+    if problem["type"] == "extra_forbidden":
+        return f"{field} is not a setting; settings are {', '.join(TrainConfig.model_fields)}"
+    return f"{field}: {problem['msg']}, got {problem['input']!r}"

@@ -1,0 +1,146 @@
+"""Text from a file, a folder, standard input or the running Python, parted into documents.
+
+Knows encodings and how documents are parted. Does not know tokens.
+"""
+
+import hashlib
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from export.errors import CorpusError
+
+# The help topics that every Python carries: some 465,000 characters of English, no download, no licence question.
+DEMO = "pydoc-topics"
+Documents = Literal["none", "file", "lines", "blank-line"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents of text, in order.
+
+    Attributes:
+        name: What it was called.
+        documents: At least one, none of them empty.
+        ends: Whether each document ends with an end mark; False where the corpus is one running text.
+    """
+
+    name: str
+    documents: tuple[str, ...]
+    ends: bool
+
+    @property
+    def num_characters(self) -> int:
+        """Characters of all documents."""
+        return sum(map(len, self.documents))
+
+    def sha256(self) -> str:
+        """Hash the documents and where they part."""
+        return hashlib.sha256("\0".join(self.documents).encode()).hexdigest()
+
+    def split(self, fraction: float) -> tuple["Corpus", "Corpus | None"]:
+        """Hold out the last part.
+
+        A running text is cut at a character, documents at the nearest boundary before it.
+
+        Args:
+            fraction: Of the characters, 0 to below 1. At 0 nothing is held out.
+
+        Raises:
+            CorpusError: there is too little text to hold out anything.
+        """
+        if fraction == 0:
+            return self, None
+        keep = round(self.num_characters * (1 - fraction))
+        if not self.ends:
+            head, tail = (self.documents[0][:keep],), (self.documents[0][keep:],)
+        else:
+            count = _documents_within(self.documents, keep)
+            head, tail = self.documents[:count], self.documents[count:]
+        if not "".join(head) or not "".join(tail):
+            raise CorpusError(
+                f"corpus {self.name}: {self.num_characters} characters in {len(self.documents)} document(s) are too few "
+                f"to hold out validation = {fraction}; give more text or --validation 0"
+            )
+        return Corpus(self.name, head, self.ends), Corpus(self.name, tail, self.ends)
+
+
+def _documents_within(documents: tuple[str, ...], limit: int) -> int:
+    total = 0
+    for count, document in enumerate(documents):
+        total += len(document)
+        if total > limit:
+            return count
+    return len(documents)
+
+
+def read_corpus(source: str, documents: Documents = "none", stdin: BinaryIO | None = None) -> Corpus:
+    """Read text in UTF-8.
+
+    Args:
+        source: A file, a folder (its files in order of their paths, hidden ones left out), `-` for standard input, or
+            `pydoc-topics`.
+        documents: How the text is parted: `none` joins everything into one running text, `file` makes each file a
+            document, `lines` each line that is not blank, `blank-line` each paragraph.
+        stdin: Read for `-`.
+
+    Raises:
+        CorpusError: nothing to read, not UTF-8, binary, or no text in it.
+    """
+    texts = _read_texts(source, stdin or sys.stdin.buffer)
+    if documents == "none":
+        parts = ["\n".join(texts)]
+    elif documents == "file":
+        parts = texts
+    else:
+        pattern = r"\n" if documents == "lines" else r"\n[ \t]*(?:\n[ \t]*)+"
+        parts = [part for text in texts for part in re.split(pattern, text)]
+        parts = [part.strip("\n") if documents == "blank-line" else part for part in parts]
+    kept = tuple(part for part in parts if part.strip())
+    if not kept:
+        raise CorpusError(f"corpus {source}: there is no text in it")
+    return Corpus(source, kept, ends=documents != "none")
+
+
+def _read_texts(source: str, stdin: BinaryIO) -> list[str]:
+    if source == "-":
+        return [_decode(stdin.read(), "standard input")]
+    if source == DEMO:
+        from pydoc_data.topics import topics  # noqa: PLC0415 - half a megabyte that only the demo needs
+
+        return [_without_tables(topics[name]) for name in sorted(topics)]
+    path = Path(source)
+    try:
+        files = _files_below(path) if path.is_dir() else [path]
+        return [_decode(file.read_bytes(), str(file)) for file in files]
+    except OSError as error:
+        raise CorpusError(f"corpus {source}: {error.strerror or error}") from error
+
+
+def _without_tables(text: str) -> str:
+    """Leave out the lines that draw tables: a generator would learn to rule lines before it learns to write."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith(("|", "+-", "+=")))
+
+
+def _files_below(folder: Path) -> list[Path]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not files:
+        raise CorpusError(f"corpus {folder}: there is no file in this folder")
+    return files
+
+
+def _decode(content: bytes, name: str) -> str:
+    """Decode UTF-8, with or without a byte order mark; line ends become `\\n`."""
+    if b"\0" in content:
+        raise CorpusError(f"corpus {name}: byte 0 at offset {content.index(0)}: this is binary, not text")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"corpus {name}: not UTF-8: byte {content[error.start]:#04x} at offset {error.start}; convert it first, "
+            f"for example with: iconv -f LATIN1 -t UTF-8"
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")

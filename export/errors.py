@@ -1,0 +1,38 @@
+"""What can go wrong between a corpus and a published version.
+
+ExportError
+├── ConfigError       a setting is unknown, of the wrong type or out of its bounds
+├── CorpusError       the text cannot be read, or there is too little of it
+├── UnsupportedModel  a Keras model has a layer or an option that the signatures do not cover
+├── CheckFailed       the exported graph does not compute what the Keras model computes
+├── TrainingFailed    the loss is not a number
+└── PublishError      a version cannot be written into the model repository
+"""
+
+
+class ExportError(Exception):
+    """Ends the command with one line; the message says what was wrong with what."""
+
+
+class ConfigError(ExportError):
+    """A setting is unknown, of the wrong type or out of its bounds."""
+
+
+class CorpusError(ExportError):
+    """The text cannot be read, or there is too little of it."""
+
+
+class UnsupportedModel(ExportError):
+    """A Keras model has a layer or an option that the signatures do not cover."""
+
+
+class CheckFailed(ExportError):
+    """The exported graph does not compute what the Keras model computes; nothing is published."""
+
+
+class TrainingFailed(ExportError):
+    """The loss is not a number."""
+
+
+class PublishError(ExportError):
+    """A version cannot be written into the model repository."""

@@ -1,0 +1,172 @@
+"""Writing a version into the model repository, whole or not at all.
+
+Knows the repository's layout, `models.config` and renaming. What a version computes is `export.signatures`'s.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from contract import signatures
+from contract.card import GeneratorCard, TrainingReport
+from contract.tokenizer import Tokenizer
+from export.checks import check_saved_model
+from export.errors import PublishError
+from export.signatures import Generator
+from export.weights import StackWeights, read_weights
+
+MODELS_CONFIG = "models.config"
+# Two versions stay loaded: a running generation ends on the one it began with.
+VERSIONS_KEPT = 2
+# The trained model itself, for a notebook or for further training.
+KERAS_FILE = "model.keras"
+
+
+def publish(
+    model: keras.Model,
+    tokenizer: Tokenizer,
+    name: str,
+    models_dir: Path | str = "models",
+    training: TrainingReport | None = None,
+) -> Path:
+    """Export a Keras model as the next version of `name`.
+
+    The SavedModel is written beside its place, loaded, checked against the Keras model and only then renamed: a model
+    server never sees half of it, and a failure leaves nothing behind.
+
+    Args:
+        model: Embedding → SimpleRNN, LSTM or GRU layers → Dense(vocabulary).
+        tokenizer: Its vocabulary is no larger than the model's.
+        name: Letters, digits, dots, dashes and underscores.
+        models_dir: The model repository.
+        training: How the model came to be, for the card.
+
+    Returns:
+        The version's folder, `models_dir/name/<version>`.
+
+    Raises:
+        UnsupportedModel: the model has a layer or an option that the signatures do not cover.
+        CheckFailed: the graph does not compute what the Keras model computes.
+        PublishError: the sizes do not fit together, or the disk did not take it.
+    """
+    weights = read_weights(model)
+    if weights.vocab_size < len(tokenizer.tokens):
+        raise PublishError(
+            f"the model has {weights.vocab_size} outputs, too few for a tokenizer of {len(tokenizer.tokens)} tokens"
+        )
+    card = _card(weights, tokenizer, name, training)
+    home = Path(models_dir) / name
+    home.mkdir(parents=True, exist_ok=True)
+    remove_litter(home)
+    draft = home / f"{_draft_prefix()}{os.getpid()}"
+    try:
+        _write(draft, model, weights, tokenizer, card)
+        place = _rename_to_next_version(draft, home)
+        add_to_models_config(Path(models_dir), name)
+    except OSError as error:
+        raise PublishError(f"{home}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return place
+
+
+def _draft_prefix() -> str:
+    # A process id says who writes only together with the machine or the container.
+    return f".draft-{socket.gethostname()}-"
+
+
+def remove_litter(home: Path) -> None:
+    """Remove the drafts of exporters on this machine that were killed."""
+    for draft in home.glob(f"{_draft_prefix()}*"):
+        pid = draft.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _card(weights: StackWeights, tokenizer: Tokenizer, name: str, training: TrainingReport | None) -> GeneratorCard:
+    return GeneratorCard(
+        name=name,
+        cell=weights.cell,
+        layers=len(weights.layers),
+        units=weights.layers[-1].units,
+        embedding=weights.embedding.shape[1],
+        state_size=weights.state_size,
+        vocab_size=weights.vocab_size,
+        unit=tokenizer.unit,
+        weights_sha256=weights.sha256(),
+        tensorflow=tf.__version__,
+        created=int(time.time()),
+        training=training,
+    )
+
+
+def _write(
+    draft: Path, model: keras.Model, weights: StackWeights, tokenizer: Tokenizer, card: GeneratorCard
+) -> None:
+    generator = Generator(weights, tokenizer.special, len(tokenizer.tokens))
+    tf.saved_model.save(generator, str(draft), signatures=generator.signatures())
+    assets = draft / signatures.ASSETS
+    assets.mkdir()
+    (assets / signatures.CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (assets / signatures.TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
+    model.save(assets / KERAS_FILE)
+    check_saved_model(draft, model, weights, len(tokenizer.tokens))
+    _sync(draft)
+
+
+def _sync(folder: Path) -> None:
+    """Force files to the disk before the rename that makes them visible."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _rename_to_next_version(draft: Path, home: Path) -> Path:
+    """Rename to one above the highest version; if another exporter takes that number first, to the next."""
+    versions = [int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit()]
+    version = max(versions, default=0) + 1
+    while True:
+        try:
+            return draft.rename(home / str(version))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            version += 1
+
+
+def add_to_models_config(models_dir: Path, name: str) -> None:
+    """List a model in `models.config`, TensorFlow Serving's own text format, if it is not there yet.
+
+    Raises:
+        PublishError: the file exists and cannot be parsed.
+    """
+    path = models_dir / MODELS_CONFIG
+    config = model_server_config_pb2.ModelServerConfig()
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            text_format.Parse(path.read_text(encoding="utf-8"), config)
+        except (text_format.ParseError, UnicodeDecodeError) as error:
+            raise PublishError(f"{path}: {error}") from error
+    if name in {entry.name for entry in config.model_config_list.config}:
+        return
+    # Base paths are those inside TensorFlow Serving's container; `model_server` maps /models to this folder.
+    entry = config.model_config_list.config.add(
+        name=name, base_path=f"/models/{name}", model_platform="tensorflow"
+    )
+    entry.model_version_policy.latest.num_versions = VERSIONS_KEPT
+    draft = path.with_name(f".{MODELS_CONFIG}.{os.getpid()}")
+    draft.write_text(text_format.MessageToString(config), encoding="utf-8")
+    draft.replace(path)
