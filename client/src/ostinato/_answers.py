@@ -1,0 +1,145 @@
+"""What came back, judged: JSON, or the error that fits. It sends nothing and reads nothing from a socket."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import requests
+from urllib3.exceptions import ReadTimeoutError  # requests needs urllib3 too, and hides this one in a ConnectionError
+
+from ostinato import _errors as errors
+from ostinato._retries import FIRST_SERVER_ERROR, asked_wait_s, is_retryable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ostinato._settings import Settings
+
+_FIRST_ERROR = 400  # below it a status is a redirect
+
+_CLASS_BY_STATUS: dict[int, type[errors.APIError]] = {
+    400: errors.BadRequest,
+    401: errors.Unauthorized,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    413: errors.BadRequest,
+    422: errors.BadRequest,
+    429: errors.TooManyRequests,
+    503: errors.ServiceUnavailable,
+}
+# For an error inside a stream, which has no status of its own. What is not listed is a ServerError.
+_CLASS_BY_TYPE: dict[str, type[errors.APIError]] = {
+    "invalid_request_error": errors.BadRequest,
+    "authentication_error": errors.Unauthorized,
+    "permission_error": errors.Forbidden,
+    "not_found_error": errors.NotFound,
+    "rate_limit_error": errors.TooManyRequests,
+    "overloaded_error": errors.ServiceUnavailable,
+    "service_unavailable": errors.ServiceUnavailable,
+}
+
+
+def json_object(response: requests.Response) -> dict[str, Any]:
+    """Return the JSON object that a successful answer holds.
+
+    Raises:
+        UnexpectedAnswer: it holds something else.
+    """
+    answer = _json_or_none(response.content)
+    if isinstance(answer, dict):
+        return answer
+    raise unexpected(response, "a JSON object")
+
+
+def unexpected(response: requests.Response, expected: str) -> errors.UnexpectedAnswer:
+    """Return the error for an answer that is not what this API would say."""
+    got = response.headers.get("content-type", "").partition(";")[0] or "no content type"
+    return errors.UnexpectedAnswer(
+        f"{response.url} answered {response.status_code} with {got}, not with {expected}: "
+        "check that base_url is an Ostinato server"
+    )
+
+
+def refusal(response: requests.Response) -> errors.OstinatoError:
+    """Return the error that an answer with a status of 300 or more stands for."""
+    status, headers = response.status_code, response.headers
+    if status < _FIRST_ERROR:
+        target = headers.get("location", "another address")
+        return errors.UnexpectedAnswer(f"{response.url} redirects to {target}: set base_url to where it leads")
+    body = _json_or_none(response.content)
+    told = body.get("error") if isinstance(body, dict) else None
+    error = told if isinstance(told, dict) else {"message": told}
+    fallback = errors.ServerError if status >= FIRST_SERVER_ERROR else errors.APIError
+    error_class = _CLASS_BY_STATUS.get(status, fallback)
+    return _api_error(error_class, {"message": response.reason, **_present(error)}, headers, status)
+
+
+def stream_error(error: Any, headers: Mapping[str, str]) -> errors.APIError:
+    """Return the error that a stream's `{"error": …}` stands for; the headers are those the stream began with."""
+    told = _present(error) if isinstance(error, dict) else {"message": error}
+    code = str(told.get("code", ""))
+    status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else None  # some servers put the status there
+    error_class = _CLASS_BY_TYPE.get(str(told.get("type")), errors.ServerError)
+    return _api_error(_CLASS_BY_STATUS.get(status or 0, error_class), told, headers, status)
+
+
+def failure(error: requests.RequestException, url: str, settings: Settings) -> errors.OstinatoError:
+    """Return the error for a request that got no answer, or not the whole of one."""
+    connect_s, read_s = settings.timeout
+    if is_read_timeout(error):
+        return errors.Timeout(f"{url} sent nothing for {read_s} s: raise timeout, ask for fewer tokens, or stream")
+    if isinstance(error, (ValueError, requests.exceptions.InvalidJSONError)):
+        return errors.InvalidArgument(f"the request to {url} cannot be sent ({reason(error)}): correct its values")
+    if isinstance(error, requests.ConnectTimeout):
+        return errors.ConnectionFailed(f"{url} did not accept a connection within {connect_s} s: check base_url")
+    return errors.ConnectionFailed(f"no answer from {url} ({reason(error)}): check base_url and that the server runs")
+
+
+def is_read_timeout(error: requests.RequestException) -> bool:
+    """Say whether the server fell silent, be it before its answer or within it."""
+    return isinstance(error, requests.ReadTimeout) or any(isinstance(arg, ReadTimeoutError) for arg in error.args)
+
+
+def reason(error: BaseException) -> str:
+    """Find the innermost error, which is the one that says something, and return its words on one line."""
+    inner = (getattr(error, "reason", None), error.__cause__, *error.args)
+    for candidate in inner:
+        if isinstance(candidate, BaseException):
+            return reason(candidate)
+    return _one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+
+
+def _api_error(
+    error_class: type[errors.APIError], told: dict[str, Any], headers: Mapping[str, str], status: int | None
+) -> errors.APIError:
+    message = _one_line(str(told.get("message") or "no reason given")).rstrip(".")
+    request_id, retry_after_s = headers.get("x-request-id"), asked_wait_s(headers)
+    facts = [f"HTTP {status}" if status else "", f"request {request_id}" if request_id else ""]
+    where = ", ".join(fact for fact in facts if fact) or "within the stream"
+    advice = error_class.advice if retry_after_s is None else f"try again in {retry_after_s:.3g} s"
+    return error_class(
+        f"{message} ({where}): {advice}",
+        status=status,
+        message=message,
+        **{name: str(told[name]) for name in ("type", "code", "param") if told.get(name) is not None},
+        request_id=request_id,
+        retry_after_s=retry_after_s,
+        retryable=is_retryable(status or FIRST_SERVER_ERROR, headers),
+    )
+
+
+def _json_or_none(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+def _present(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

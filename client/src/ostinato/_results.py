@@ -1,0 +1,177 @@
+"""What the server answers, as frozen values. It knows the shape of answers, not where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from ostinato._errors import UnexpectedAnswer
+
+T = TypeVar("T")
+
+_REPR_LIMIT = 60  # characters of text that a repr shows
+
+
+class Piece(NamedTuple):
+    """The next piece of one choice's text, as a stream delivers it.
+
+    Attributes:
+        index: int. The choice that it belongs to: prompt index · n + choice within the prompt.
+        text: str. May be empty.
+        finish_reason: str or None. "stop" or "length" in the choice's last piece, None before.
+    """
+
+    index: int  # type: ignore[assignment]  # hides tuple.index; the API's own name is worth more
+    text: str
+    finish_reason: str | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One generated text.
+
+    Attributes:
+        index: int. Prompt index · n + choice within the prompt.
+        text: str. The text, without the prompt unless `echo` was asked for.
+        finish_reason: str or None. "stop" or "length"; None while a stream has not ended.
+    """
+
+    index: int
+    text: str
+    finish_reason: str | None
+
+    @classmethod
+    def from_answer(cls, raw: dict[str, Any]) -> Choice:
+        """Read one of an answer's `choices`.
+
+        Raises:
+            UnexpectedAnswer: a field is missing or of another type.
+        """
+        return cls(required(raw, "index", int), required(raw, "text", str), raw.get("finish_reason"))
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a request took, in tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def from_answer(cls, raw: dict[str, Any]) -> Usage:
+        """Read an answer's `usage`; what it leaves out counts as 0."""
+        return cls(*(raw.get(name) or 0 for name in ("prompt_tokens", "completion_tokens", "total_tokens")))
+
+
+@dataclass(frozen=True, repr=False)
+class Generation:
+    """What one request generated. `str()` of it is the text.
+
+    Attributes:
+        id: str. The server's name for the request; empty while a stream has brought nothing.
+        model: str. The model that generated the text.
+        seed: int or None. Sent again with the same request, it brings the same text.
+        system_fingerprint: str or None. Equal fingerprints mean equal texts from equal seeds.
+        choices: tuple of Choice, by index.
+        usage: Usage or None. None while a stream has not ended.
+        raw: dict. The answer as it came, with the fields that have no attribute here.
+    """
+
+    id: str
+    model: str
+    seed: int | None
+    system_fingerprint: str | None
+    choices: tuple[Choice, ...]
+    usage: Usage | None
+    raw: dict[str, Any] = field(compare=False)
+
+    @classmethod
+    def from_answer(cls, raw: dict[str, Any]) -> Generation:
+        """Read an answer of `/v1/completions`.
+
+        Raises:
+            UnexpectedAnswer: the choices are missing or of another shape.
+        """
+        choices = [Choice.from_answer(choice) for choice in required(raw, "choices", list)]
+        return cls(
+            id=raw.get("id") or "",
+            model=raw.get("model") or "",
+            seed=raw.get("seed"),
+            system_fingerprint=raw.get("system_fingerprint"),
+            choices=tuple(sorted(choices, key=lambda choice: choice.index)),
+            usage=Usage.from_answer(raw["usage"]) if raw.get("usage") else None,
+            raw=raw,
+        )
+
+    @property
+    def text(self) -> str:
+        """The first choice's text; empty if there is no choice."""
+        return self.choices[0].text if self.choices else ""
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the first choice ended: "stop" or "length"; None while a stream has not ended."""
+        return self.choices[0].finish_reason if self.choices else None
+
+    def __str__(self) -> str:
+        """Return the first choice's text."""
+        return self.text
+
+    def __repr__(self) -> str:
+        """Show what one looks for first; a long text is cut."""
+        text = self.text if len(self.text) <= _REPR_LIMIT else self.text[: _REPR_LIMIT - 1] + "…"
+        shown = {"text": text, "finish_reason": self.finish_reason, "model": self.model, "seed": self.seed}
+        if len(self.choices) != 1:
+            shown["num_choices"] = len(self.choices)
+        if self.usage:
+            shown["completion_tokens"] = self.usage.completion_tokens
+        return f"Generation({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that the server has. `str()` of it is its id, which is what `model=` takes.
+
+    Attributes:
+        id: str.
+        created: int or None. Seconds since 1970.
+        owned_by: str or None.
+        max_model_len: int or None. The most tokens of prompt and text together; None for no limit.
+        raw: dict. The entry as it came.
+    """
+
+    id: str
+    created: int | None
+    owned_by: str | None
+    max_model_len: int | None
+    raw: dict[str, Any] = field(compare=False, repr=False)
+
+    @classmethod
+    def from_answer(cls, raw: dict[str, Any]) -> Model:
+        """Read an entry of `/v1/models`.
+
+        Raises:
+            UnexpectedAnswer: it has no id.
+        """
+        name = required(raw, "id", str)
+        return cls(name, raw.get("created"), raw.get("owned_by"), raw.get("max_model_len"), raw)
+
+    def __str__(self) -> str:
+        """Return the id."""
+        return self.id
+
+
+def required(raw: Any, name: str, kind: type[T]) -> T:
+    """Return the field `name` of a JSON object.
+
+    Raises:
+        UnexpectedAnswer: `raw` is no object, or the field is missing or of another type.
+    """
+    value = raw.get(name) if isinstance(raw, dict) else None
+    if not isinstance(value, kind):
+        raise UnexpectedAnswer(
+            f"the answer's {name!r} should be of type {kind.__name__} but is {value!r:.40}: "
+            "check that base_url is an Ostinato server"
+        )
+    return value

@@ -1,0 +1,72 @@
+"""A client's settings, checked and frozen. The one module that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Optional, Union
+
+from ostinato._errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_BASE_URL = "http://127.0.0.1:8000"
+DEFAULT_TIMEOUT = (5.0, 300.0)  # a long text without streaming takes minutes on a CPU
+
+TimeoutSeconds = Union[float, tuple[Optional[float], Optional[float]], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the server is and how to treat it.
+
+    Attributes:
+        base_url: str. With its scheme, without a trailing slash and without `/v1`.
+        api_key: str or None.
+        timeout: seconds to connect, and between two bytes of an answer. None waits for ever.
+        max_retries: int. How often a request is sent again.
+    """
+
+    base_url: str
+    api_key: str | None = field(repr=False)
+    timeout: tuple[float | None, float | None]
+    max_retries: int
+
+
+def resolve(
+    base_url: str | None,
+    api_key: str | None,
+    timeout: TimeoutSeconds,
+    max_retries: int,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Fill in what was not passed from the environment, and check it.
+
+    Raises:
+        InvalidArgument: a value can't be used.
+    """
+    if max_retries < 0:
+        raise InvalidArgument(f"max_retries is {max_retries}: pass 0 or more")
+    url = base_url if base_url is not None else environ.get("OSTINATO_BASE_URL") or DEFAULT_BASE_URL
+    key = api_key if api_key is not None else environ.get("OSTINATO_API_KEY")
+    return Settings(
+        base_url=_base_url(url),
+        api_key=_api_key(key) if key else None,
+        timeout=timeout if isinstance(timeout, tuple) else (timeout, timeout),
+        max_retries=max_retries,
+    )
+
+
+def _base_url(url: str) -> str:
+    url = url.strip().rstrip("/")
+    if not url.lower().startswith(("http://", "https://")):
+        raise InvalidArgument(f"base_url is {url!r}: let it start with http:// or https://")
+    return url.removesuffix("/v1")
+
+
+def _api_key(key: str) -> str:
+    key = key.strip()  # a key out of a file ends with a newline
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidArgument("api_key has characters that an HTTP header can't carry: use printable ASCII")
+    return key

@@ -1,0 +1,120 @@
+"""Requests on their way: sessions, headers, attempts. It knows HTTP, and not what is asked or answered."""
+
+from __future__ import annotations
+
+import random
+import threading
+import weakref
+from time import sleep
+from typing import TYPE_CHECKING, Any
+
+import requests
+from requests.auth import AuthBase
+from requests.utils import default_user_agent
+
+from ostinato._answers import failure, json_object, refusal, unexpected
+from ostinato._errors import APIError, ConnectionFailed
+from ostinato._retries import wait_s
+from ostinato._version import __version__
+
+if TYPE_CHECKING:
+    from ostinato._settings import Settings
+
+_FIRST_REFUSAL = 300  # redirects too: requests would turn a redirected POST into a GET
+
+
+class Transport:
+    """Sends requests to one server, again if that may help. Any number of threads may share it.
+
+    Each thread gets a requests.Session of its own, since those are not made to be shared. A session that was passed in
+    serves all threads, and stays open: it belongs to the caller.
+    """
+
+    def __init__(self, settings: Settings, session: requests.Session | None = None) -> None:
+        """Keep the settings; nothing is sent."""
+        self._settings = settings
+        self._auth = _Bearer(settings.api_key) if settings.api_key else None
+        self._given_session = session
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()  # those of ended threads drop out
+        self._closed = False
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Return the JSON object at `path`."""
+        return json_object(self._send("GET", path, {"Accept": "application/json"}))
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send a JSON object, and return the one that answers it."""
+        return json_object(self._send("POST", path, {"Accept": "application/json"}, json=body))
+
+    def open_stream(self, path: str, body: dict[str, Any]) -> requests.Response:
+        """Send a JSON object, and return the answer with its events still to be read. The caller closes it."""
+        # Compressed, events would sit in a buffer until a block is full.
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        response = self._send("POST", path, headers, json=body, stream=True)
+        if response.headers.get("content-type", "").startswith("text/event-stream"):
+            return response
+        response.close()
+        raise unexpected(response, "a stream of events")
+
+    def close(self) -> None:
+        """Close the sessions of all threads. A stream that is open stays so until it is closed itself."""
+        self._closed = True
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.close()
+
+    def _send(self, method: str, path: str, headers: dict[str, str], **how: Any) -> requests.Response:
+        """Send a request until it succeeds, is refused for good, or has been sent `max_retries` times more."""
+        attempt = 0
+        while True:
+            try:
+                return self._attempt(method, self._settings.base_url + path, headers, **how)
+            except (ConnectionFailed, APIError) as error:
+                asked_s = error.retry_after_s if isinstance(error, APIError) else None
+                pause_s = wait_s(attempt, asked_s, random.random())
+                hopeless = isinstance(error, APIError) and not error.retryable
+                if hopeless or pause_s is None or attempt >= self._settings.max_retries:
+                    raise
+            sleep(pause_s)
+            attempt += 1
+
+    def _attempt(self, method: str, url: str, headers: dict[str, str], **how: Any) -> requests.Response:
+        timeout = self._settings.timeout
+        try:
+            response = self._session().request(
+                method, url, headers=headers, auth=self._auth, timeout=timeout, allow_redirects=False, **how
+            )
+            if response.status_code >= _FIRST_REFUSAL:
+                _ = response.content  # read where a lost connection is caught
+        except requests.RequestException as error:
+            raise failure(error, url, self._settings) from error
+        if response.status_code >= _FIRST_REFUSAL:
+            raise refusal(response)
+        return response
+
+    def _session(self) -> requests.Session:
+        if self._closed:
+            raise RuntimeError("this Client is closed: make a new one")
+        if self._given_session is not None:
+            return self._given_session
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = self._local.session = requests.Session()
+            session.headers["User-Agent"] = f"ostinato-client/{__version__} {default_user_agent()}"
+            with self._lock:
+                self._sessions.add(session)
+        return session
+
+
+class _Bearer(AuthBase):
+    """Puts the key into a request. As a plain header it would lose against an entry in ~/.netrc."""
+
+    def __init__(self, api_key: str) -> None:
+        self._header = f"Bearer {api_key}"
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = self._header
+        return request

@@ -1,0 +1,42 @@
+"""What the client's tests share: a scripted server, a client of it, and waits that are noted instead of waited."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ostinato import Client, _transport
+from tests.unit.client.scripted_server import ScriptedServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OSTINATO_BASE_URL", "OSTINATO_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits before further attempts, in seconds: noted, not waited, and without jitter."""
+    noted: list[float] = []
+    monkeypatch.setattr(_transport, "sleep", noted.append)
+    monkeypatch.setattr("random.random", lambda: 0.0)
+    return noted
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    """A running server with an empty script."""
+    with ScriptedServer() as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: ScriptedServer, waits: list[float]) -> Iterator[Client]:  # noqa: ARG001 - no test should wait
+    """A client of the scripted server."""
+    with Client(server.url) as made:
+        yield made

@@ -1,0 +1,141 @@
+"""A real HTTP server on a free port of the loopback, which answers what a test has written down for it.
+
+An answer is a function that gets the request's handler and writes to it; `scripted_answers` makes the usual ones.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Callable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from email.message import Message
+    from types import TracebackType
+
+Answer = Callable[["Handler"], None]
+
+PATIENCE_S = 5.0  # for what should happen at once; a test that needs it all has failed
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request as it arrived."""
+
+    method: str
+    path: str
+    headers: Message
+    body: Any
+    client_port: int  # the same port means the same connection
+
+
+@dataclass
+class ScriptedServer:
+    """Gives the script's answers in turn, one per request, and keeps the requests."""
+
+    script: list[Answer] = field(default_factory=list)
+    requests: list[Received] = field(default_factory=list)
+    left: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        """Bind to a free port."""
+        self._http = _HTTPServer(("127.0.0.1", 0), Handler)
+        self._http.scripted = self
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    @property
+    def bodies(self) -> list[Any]:
+        """The JSON bodies of the requests so far."""
+        return [request.body for request in self.requests]
+
+    def __enter__(self) -> ScriptedServer:
+        """Start to answer."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop, and free the port."""
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Reads a request, keeps it, and hands over to the script's next answer."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _HTTPServer
+
+    def do_GET(self) -> None:
+        """Answer a GET."""
+        self._answer()
+
+    def do_POST(self) -> None:
+        """Answer a POST."""
+        self._answer()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """Write the status line and the headers."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def write_chunk(self, data: bytes) -> None:
+        """Write one chunk of a chunked body; an empty one ends it."""
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def hang_up(self) -> None:
+        """Close the connection at once, whatever has been announced."""
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def wait_until_client_leaves(self) -> None:
+        """Block until the client has closed the connection, and set the server's `left`."""
+        self.close_connection = True
+        self.connection.settimeout(PATIENCE_S)
+        try:
+            gone = not self.connection.recv(1)
+        except ConnectionResetError:
+            gone = True
+        except TimeoutError:
+            gone = False
+        if gone:
+            self.server.scripted.left.set()
+
+    def _answer(self) -> None:
+        scripted = self.server.scripted
+        length = int(self.headers.get("Content-Length", 0))
+        body = json.loads(self.rfile.read(length)) if length else None
+        scripted.requests.append(Received(self.command, self.path, self.headers, body, self.client_address[1]))
+        answer = scripted.script.pop(0) if scripted.script else _script_is_over
+        answer(self)
+
+
+def _script_is_over(handler: Handler) -> None:
+    handler.send_error(418, "the script is over")
+
+
+class _HTTPServer(ThreadingHTTPServer):
+    """An HTTP server that knows its script, and takes it calmly when a client is gone."""
+
+    daemon_threads = True
+    scripted: ScriptedServer
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: clients that leave are part of the tests."""

@@ -1,0 +1,138 @@
+"""Errors: which one, and what it says."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+import ostinato
+from ostinato import APIError, Client, OstinatoError
+from ostinato._answers import stream_error
+from tests.unit.client.scripted_answers import answer_bytes, answer_json, refusal
+from tests.unit.client.scripted_server import ScriptedServer
+
+ALL = [thing for thing in vars(ostinato).values() if isinstance(thing, type) and issubclass(thing, OstinatoError)]
+
+
+@pytest.mark.parametrize(
+    ("status", "name"),
+    [
+        (400, "BadRequest"),
+        (401, "Unauthorized"),
+        (403, "Forbidden"),
+        (404, "NotFound"),
+        (408, "APIError"),
+        (409, "APIError"),
+        (413, "BadRequest"),
+        (422, "BadRequest"),
+        (429, "TooManyRequests"),
+        (500, "ServerError"),
+        (502, "ServerError"),
+        (503, "ServiceUnavailable"),
+    ],
+)
+def test_each_status_raises_its_own_error(server: ScriptedServer, status: int, name: str) -> None:
+    """The error's class follows from the status, and carries it."""
+    server.script = [refusal(status, "no")]
+    with Client(server.url, max_retries=0) as client, pytest.raises(APIError) as caught:
+        client.models()
+    assert (type(caught.value).__name__, caught.value.status) == (name, status)
+
+
+def test_an_error_says_what_the_server_said(client: Client, server: ScriptedServer) -> None:
+    """The server's words and names are attributes; the line holds them, the request id and what to do."""
+    fields = {"type": "invalid_request_error", "param": "top_p", "code": "out_of_range"}
+    server.script = [refusal(400, "top_p must be\nat most 1, got 2.", headers={"x-request-id": "req-9"}, **fields)]
+    with pytest.raises(ostinato.BadRequest) as caught:
+        client.generate("a", model="tiny", top_p=2)
+    error = caught.value
+    assert str(error) == "top_p must be at most 1, got 2 (HTTP 400, request req-9): change the request"
+    assert error.message == "top_p must be at most 1, got 2"
+    assert (error.type, error.param, error.code) == ("invalid_request_error", "top_p", "out_of_range")
+    assert error.request_id == "req-9"
+    assert not error.retryable
+
+
+def test_a_full_queue_says_when_to_come_back(server: ScriptedServer) -> None:
+    """`Retry-After` is an attribute, and part of the advice."""
+    server.script = [refusal(429, "the queue is full", headers={"Retry-After": "3"})]
+    with Client(server.url, max_retries=0) as client, pytest.raises(ostinato.TooManyRequests) as caught:
+        client.models()
+    assert caught.value.retry_after_s == 3.0
+    assert caught.value.retryable
+    assert str(caught.value) == "the queue is full (HTTP 429): try again in 3 s"
+
+
+@pytest.mark.parametrize("content", [b"<html>oops</html>", b'"text"', b"{}", b'{"error": null}', b""])
+def test_a_proxys_error_page_keeps_its_status(server: ScriptedServer, content: bytes) -> None:
+    """An error without the API's body is still the status's error, and the page stays out of its line."""
+    server.script = [answer_bytes(content, "text/html", 502)]
+    with (
+        Client(server.url, max_retries=0) as client,
+        pytest.raises(ostinato.ServerError, match=r"^Bad Gateway") as caught,
+    ):
+        client.models()
+    assert "<" not in str(caught.value)
+
+
+def test_an_error_that_is_a_string_is_the_message(client: Client, server: ScriptedServer) -> None:
+    """Some servers write `{"error": "words"}`."""
+    server.script = [answer_json({"error": "no such thing"}, 404)]
+    with pytest.raises(ostinato.NotFound, match=r"^no such thing"):
+        client.models()
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type"),
+    [(b"<html>Hello</html>", "text/html"), (b"{", "application/json"), (b"[]", "application/json")],
+)
+def test_an_answer_that_is_no_json_object_is_unexpected(
+    client: Client, server: ScriptedServer, content: bytes, content_type: str
+) -> None:
+    """A web page in place of an answer hints at a wrong base_url."""
+    server.script = [answer_bytes(content, content_type)]
+    with pytest.raises(ostinato.UnexpectedAnswer, match=f"answered 200 with {content_type}.* base_url"):
+        client.models()
+
+
+def test_a_redirect_is_not_followed(client: Client, server: ScriptedServer) -> None:
+    """Following would turn a POST into a GET, so that the error says where to go instead."""
+    server.script = [answer_bytes(b"", "text/html", 301, {"Location": "https://example.test/v1/models"})]
+    with pytest.raises(ostinato.UnexpectedAnswer, match=r"redirects to https://example\.test.* base_url"):
+        client.models()
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "status"),
+    [
+        ({"message": "no", "type": "invalid_request_error"}, "BadRequest", None),
+        ({"message": "no", "type": "rate_limit_error"}, "TooManyRequests", None),
+        ({"message": "no", "type": "overloaded_error"}, "ServiceUnavailable", None),
+        ({"message": "no", "type": "never_heard_of"}, "ServerError", None),
+        ({"message": "no", "code": 503}, "ServiceUnavailable", 503),
+        ({"message": "no", "type": None, "code": "model_gone"}, "ServerError", None),
+        ("no", "ServerError", None),
+    ],
+)
+def test_an_error_in_a_stream_is_known_by_its_type(error: object, name: str, status: int | None) -> None:
+    """Without an HTTP status of its own, the type decides, or a code that is a status."""
+    made = stream_error(error, {"x-request-id": "req-9"})
+    assert (type(made).__name__, made.status, made.message, made.request_id) == (name, status, "no", "req-9")
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+def test_errors_survive_pickling(kind: type[OstinatoError]) -> None:
+    """An error raised in a pool's process arrives whole."""
+    error = kind("a line")
+    vars(error).update(text="so far", status=400)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (kind, "a line", vars(error))
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    """The module's docstring names every error that the package exports, and all are exported."""
+    drawn = ostinato._errors.__doc__ or ""
+    assert {kind.__name__ for kind in ALL} == {word for word in drawn.split() if hasattr(ostinato, word)}
+    assert len(ALL) == 14

@@ -1,0 +1,108 @@
+"""`generate` and `models`, against a real server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import ostinato
+from ostinato import Client, InvalidArgument, NotFound
+from tests.unit.client.scripted_answers import COMPLETION, answer_json, models, refusal
+from tests.unit.client.scripted_server import ScriptedServer
+
+ANSWER = answer_json(COMPLETION)
+
+
+def test_only_what_was_passed_is_sent(client: Client, server: ScriptedServer) -> None:
+    """None is left to the server's default; 0 and the empty prompt are values."""
+    server.script = [ANSWER, ANSWER]
+    client.generate(model="tiny")
+    client.generate("Once", model="tiny", temperature=0, top_k=None, stop=["."], repetition_penalty=1.1, user=None)
+    assert server.bodies == [
+        {"model": "tiny", "prompt": ""},
+        {"model": "tiny", "prompt": "Once", "temperature": 0, "stop": ["."], "repetition_penalty": 1.1},
+    ]
+
+
+def test_every_named_field_is_sent_under_its_name(client: Client, server: ScriptedServer) -> None:
+    """No field is dropped or mixed up on its way."""
+    fields: dict[str, Any] = {
+        "max_tokens": 1,
+        "temperature": 0.2,
+        "top_p": 0.3,
+        "top_k": 4,
+        "min_p": 0.5,
+        "seed": 6,
+        "n": 8,
+    }
+    server.script = [ANSWER]
+    client.generate("Once", model="tiny", stop="x", **fields)
+    assert server.bodies == [{"model": "tiny", "prompt": "Once", "stop": "x", **fields}]
+
+
+def test_the_client_has_no_bounds_of_its_own(client: Client, server: ScriptedServer) -> None:
+    """Nonsense is sent, for the server to refuse."""
+    server.script = [ANSWER]
+    client.generate([[1, 2], [3]], model="", max_tokens=-5, temperature=99.0, n=0)
+    assert server.bodies == [{"model": "", "prompt": [[1, 2], [3]], "max_tokens": -5, "temperature": 99.0, "n": 0}]
+
+
+def test_generate_returns_the_generation(client: Client, server: ScriptedServer) -> None:
+    """The answer comes back as a value."""
+    server.script = [ANSWER]
+    generation = client.generate("Once", model="tiny")
+    assert (generation.text, generation.raw) == (" upon a time", COMPLETION)
+
+
+def test_the_first_model_is_asked_for_once(client: Client, server: ScriptedServer) -> None:
+    """Without a model, the client takes the server's first, and remembers it."""
+    server.script = [models("first", "second"), ANSWER, ANSWER]
+    client.generate()
+    client.generate()
+    assert [request.path for request in server.requests] == ["/v1/models", "/v1/completions", "/v1/completions"]
+    assert [body["model"] for body in server.bodies[1:]] == ["first", "first"]
+
+
+def test_a_model_that_is_gone_is_forgotten(client: Client, server: ScriptedServer) -> None:
+    """After "no such model" the next request asks for the models again."""
+    server.script = [models("old"), refusal(404, "no model 'old'", code="model_not_found"), models("new"), ANSWER]
+    with pytest.raises(NotFound):
+        client.generate()
+    client.generate()
+    assert server.bodies[-1]["model"] == "new"
+
+
+def test_a_server_without_models_is_told_apart(client: Client, server: ScriptedServer) -> None:
+    """An empty list is an error that says what to do, and is asked for again."""
+    server.script = [models(), models("tiny"), ANSWER]
+    with pytest.raises(ostinato.UnexpectedAnswer, match="lists no model"):
+        client.generate()
+    assert client.generate().model == "tiny"
+
+
+def test_models_are_listed(client: Client, server: ScriptedServer) -> None:
+    """Every entry becomes a Model, in the server's order."""
+    server.script = [models("b", "a")]
+    assert [model.id for model in client.models()] == ["b", "a"]
+
+
+def test_what_json_cannot_say_is_refused_unsent(client: Client, server: ScriptedServer) -> None:
+    """NaN is no JSON: the error comes before the request."""
+    with pytest.raises(InvalidArgument, match="cannot be sent"):
+        client.generate("Once", model="tiny", temperature=float("nan"))
+    assert server.requests == []
+
+
+def test_generate_does_not_stream(client: Client) -> None:
+    """`stream=True`, as other clients have it, points to the method that does."""
+    with pytest.raises(InvalidArgument, match=r"client\.stream"):
+        client.generate("Once", model="tiny", stream=True)
+
+
+def test_a_base_url_with_a_path_is_kept(server: ScriptedServer) -> None:
+    """A server behind a proxy's prefix is found."""
+    server.script = [models("tiny")]
+    with Client(f"{server.url}/texts/v1/") as client:
+        client.models()
+    assert server.requests[0].path == "/texts/v1/models"

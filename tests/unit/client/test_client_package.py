@@ -1,0 +1,52 @@
+"""The package as a whole: what it exports, what it imports, and what its README says."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import ostinato
+from tests.unit.client.scripted_answers import COMPLETION, answer_json, chunk, models, stream
+from tests.unit.client.scripted_server import ScriptedServer
+
+SOURCES = sorted(Path(ostinato.__file__).parent.glob("*.py"))
+README = Path(ostinato.__file__).parents[2] / "README.md"
+
+
+def test_all_that_is_public_is_exported() -> None:
+    """`__all__` names what can be imported, and every name in it exists and is documented."""
+    public = {name for name, thing in vars(ostinato).items() if not name.startswith("_") and isinstance(thing, type)}
+    assert set(ostinato.__all__) == public | {"__version__"}
+    assert all(getattr(ostinato, name).__doc__ for name in public)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_nothing_but_requests_is_needed(source: Path) -> None:
+    """Every import is the standard library's, the package's own, or comes with requests."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    roots = {name.partition(".")[0] for name in imported}
+    assert roots - sys.stdlib_module_names <= {"ostinato", "requests", "urllib3"}
+
+
+def test_the_package_is_typed() -> None:
+    """Type checkers look for `py.typed`."""
+    assert Path(ostinato.__file__).with_name("py.typed").is_file()
+
+
+def test_the_readmes_example_runs(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first thing that a reader copies works as it stands, but for the address."""
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    server.script = [
+        models("tiny"),
+        answer_json(COMPLETION),
+        stream([chunk(" there"), chunk(" was", "stop"), "[DONE]"]),
+    ]
+    exec(example.replace("http://127.0.0.1:8000", server.url), {})
+    assert capsys.readouterr().out == " upon a time\n there was"
+    assert [body and body["prompt"] for body in server.bodies] == [None, "Once upon a time", "Once upon a time"]

@@ -1,0 +1,90 @@
+"""What answers become."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+
+from ostinato import Choice, Generation, Model, UnexpectedAnswer, Usage
+from tests.unit.client.scripted_answers import COMPLETION
+
+
+def test_a_generation_has_what_the_answer_said() -> None:
+    """Every field of the answer is where the documentation puts it."""
+    generation = Generation.from_answer(COMPLETION)
+    assert generation == Generation(
+        id="cmpl-1",
+        model="tiny",
+        seed=7,
+        system_fingerprint="fp-1",
+        choices=(Choice(0, " upon a time", "length"),),
+        usage=Usage(1, 3, 4),
+        raw={},
+    )
+    assert generation.raw is COMPLETION
+    assert (generation.text, generation.finish_reason) == (" upon a time", "length")
+
+
+def test_a_generation_prints_as_its_text() -> None:
+    """`str()` is the text and nothing else."""
+    assert str(Generation.from_answer(COMPLETION)) == " upon a time"
+
+
+def test_the_repr_shows_the_essentials_and_cuts_a_long_text() -> None:
+    """The repr is one line, however long the text."""
+    assert repr(Generation.from_answer(COMPLETION)) == (
+        "Generation(text=' upon a time', finish_reason='length', model='tiny', seed=7, completion_tokens=3)"
+    )
+    choices = [{"index": index, "text": "x" * 1000, "finish_reason": "stop"} for index in range(3)]
+    shown = repr(Generation.from_answer({"choices": choices}))
+    assert "xxx…'" in shown
+    assert "num_choices=3" in shown
+    assert len(shown) < 200
+
+
+def test_choices_are_sorted_by_index() -> None:
+    """The first choice is the one with index 0, in whatever order they came."""
+    choices = [{"index": index, "text": str(index), "finish_reason": "stop"} for index in (2, 0, 1)]
+    generation = Generation.from_answer({"choices": choices})
+    assert [choice.index for choice in generation.choices] == [0, 1, 2]
+    assert generation.text == "0"
+
+
+def test_results_are_frozen_and_hashable() -> None:
+    """A result can be shared and be a key, since nothing can change it."""
+    generation = Generation.from_answer(COMPLETION)
+    with pytest.raises(FrozenInstanceError):
+        generation.seed = 8  # type: ignore[misc]
+    assert len({generation, Generation.from_answer({**COMPLETION, "created": 2})}) == 1
+
+
+def test_optional_fields_may_be_missing() -> None:
+    """Another server's answer, with nothing but its choices, is good enough."""
+    generation = Generation.from_answer({"choices": []})
+    assert (generation.id, generation.seed, generation.usage) == ("", None, None)
+    assert (generation.text, generation.finish_reason) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "field"),
+    [
+        ({}, "choices"),
+        ({"choices": None}, "choices"),
+        ({"choices": [7]}, "index"),
+        ({"choices": [{"index": 0, "text": None}]}, "text"),
+    ],
+)
+def test_an_answer_of_another_shape_names_the_field(answer: dict[str, Any], field: str) -> None:
+    """The message says which field was expected, and hints at the cause."""
+    with pytest.raises(UnexpectedAnswer, match=f"'{field}' should be of type .* base_url"):
+        Generation.from_answer(answer)
+
+
+def test_a_model_prints_as_its_id() -> None:
+    """A model has its fields, and `str()` of it can be passed as `model`."""
+    raw = {"id": "tiny", "created": 5, "owned_by": "me", "max_model_len": None}
+    model = Model.from_answer(raw)
+    assert str(model) == "tiny"
+    assert model == Model("tiny", 5, "me", None, raw)

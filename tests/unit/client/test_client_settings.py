@@ -1,0 +1,79 @@
+"""A client's settings and where they come from."""
+
+from __future__ import annotations
+
+import pytest
+
+from ostinato import Client, InvalidArgument
+from ostinato._settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, Settings, resolve
+
+URL = "http://example.test"
+
+
+def settings(base_url: str | None = None, api_key: str | None = None, **environ: str) -> Settings:
+    """Resolve a URL and a key in a given environment."""
+    return resolve(base_url, api_key, DEFAULT_TIMEOUT, 2, environ)
+
+
+@pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/", "//", " "])
+def test_a_base_url_may_end_as_people_write_it(end: str) -> None:
+    """A slash or `/v1` at the end makes no difference."""
+    assert settings(URL + end).base_url == URL
+    assert settings(f"{URL}/texts{end}").base_url == f"{URL}/texts"
+
+
+def test_the_environment_fills_in_what_was_not_passed() -> None:
+    """Arguments go before the environment, and the environment before the defaults; what is empty counts as unset."""
+    environ = {"OSTINATO_BASE_URL": "http://other.test/", "OSTINATO_API_KEY": "theirs\n"}
+    assert settings(**environ).base_url == "http://other.test"
+    assert settings(**environ).api_key == "theirs"
+    assert settings(URL, "mine", **environ).base_url == URL
+    assert settings(URL, "mine", **environ).api_key == "mine"
+    assert settings(OSTINATO_BASE_URL="", OSTINATO_API_KEY="").base_url == DEFAULT_BASE_URL
+    assert settings(OSTINATO_BASE_URL="", OSTINATO_API_KEY="").api_key is None
+
+
+def test_an_empty_key_overrules_the_environment() -> None:
+    """`api_key=""` means no key, though the environment has one."""
+    assert settings(api_key="", OSTINATO_API_KEY="theirs").api_key is None
+
+
+def test_a_client_reads_the_real_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OSTINATO_BASE_URL reaches the client."""
+    monkeypatch.setenv("OSTINATO_BASE_URL", "https://example.test/v1")
+    assert repr(Client()) == "Client('https://example.test')"
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "example.test", "ftp://example.test", "", "/v1"])
+def test_a_base_url_without_http_is_refused_at_once(url: str) -> None:
+    """The message names the setting and what it should start with."""
+    with pytest.raises(InvalidArgument, match=r"base_url is .* start with http://"):
+        Client(url)
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "two\nlines", "tab\tbed"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str) -> None:
+    """The message names the setting and keeps the secret."""
+    with pytest.raises(InvalidArgument, match="api_key") as caught:
+        Client(URL, api_key=key)
+    assert key not in str(caught.value)
+
+
+def test_a_negative_number_of_retries_is_refused() -> None:
+    """The message says what was given."""
+    with pytest.raises(ValueError, match="max_retries is -1"):
+        Client(URL, max_retries=-1)
+
+
+def test_one_timeout_serves_both_phases_and_two_serve_one_each() -> None:
+    """A number is the connect and the read timeout; a pair is taken as it is; None is no limit."""
+    assert [resolve(URL, None, timeout, 2, {}).timeout for timeout in (3.0, (1.0, 2.0), None)] == [
+        (3.0, 3.0),
+        (1.0, 2.0),
+        (None, None),
+    ]
+
+
+def test_neither_client_nor_settings_show_the_key() -> None:
+    """A key does not get into a log by way of a repr."""
+    assert "secret" not in repr(Client(URL, api_key="secret")) + repr(settings(URL, "secret"))

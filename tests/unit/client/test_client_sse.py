@@ -1,0 +1,59 @@
+"""The decoder of server-sent events, without a server."""
+
+from __future__ import annotations
+
+import pytest
+
+from ostinato._sse import Decoder, decode
+
+STREAM = (
+    b": ping\n\n"
+    b'data: {"text": "na\xc3\xafve \xf0\x9f\x8e\xb5"}\n\n'
+    b"event: note\r\nid: 1\r\ndata: two\r\ndata: lines\r\n\r\n"
+    b"data:no space\r\rdata:  two spaces\n\n"
+    b"data\n\n"
+    b"data: [DONE]\n\n"
+)
+EVENTS = ['{"text": "naïve 🎵"}', "two\nlines", "no space", " two spaces", "", "[DONE]"]
+
+
+@pytest.mark.parametrize("cut", range(len(STREAM) + 1))
+def test_events_are_the_same_wherever_the_bytes_are_cut(cut: int) -> None:
+    """A cut at any byte, within a character or a CRLF too, changes nothing."""
+    assert list(decode([STREAM[:cut], STREAM[cut:]])) == EVENTS
+
+
+def test_events_are_the_same_byte_by_byte() -> None:
+    """Every byte in a chunk of its own gives the same events."""
+    assert list(decode(bytes([byte]) for byte in STREAM)) == EVENTS
+
+
+def test_empty_chunks_change_nothing() -> None:
+    """An empty chunk within a CRLF does not make two line ends of it."""
+    assert list(decode([b"data: a\r", b"", b"\ndata: b\r\n", b"", b"\r\n"])) == ["a\nb"]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+def test_an_event_is_there_with_its_last_byte(end: bytes) -> None:
+    """No event waits for the first byte of the next one, whatever ends its lines."""
+    decoder = Decoder()
+    last_byte = 2 if end == b"\r\n" else len(end)
+    assert list(decoder.feed((b"data: a" + end + end)[:-last_byte])) == []
+    assert list(decoder.feed(end)) == ["a"]
+
+
+@pytest.mark.parametrize("lone", [b": ping\n\n", b"\n\n", b"event: x\n\n", b"datum: x\n\n", b"data: unfinished\n"])
+def test_without_data_and_a_blank_line_there_is_no_event(lone: bytes) -> None:
+    """Comments, other fields and an event that was cut off give nothing."""
+    assert list(decode([lone])) == []
+
+
+def test_a_byte_order_mark_is_skipped_only_at_the_start() -> None:
+    """The first line may start with a byte order mark; further on it belongs to the text, or to a field's name."""
+    mark = b"\xef\xbb\xbf"
+    assert list(decode([mark + b"data: a\n\ndata: " + mark + b"b\n\n" + mark + b"data: c\n\n"])) == ["a", "\ufeffb"]
+
+
+def test_bytes_that_are_not_utf8_become_replacement_characters() -> None:
+    """Broken bytes cost a character, not the stream."""
+    assert list(decode([b"data: a\xffb\n\n"])) == ["a\ufffdb"]

@@ -1,0 +1,192 @@
+"""`stream`, against a real server."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+import ostinato
+from ostinato import Client, Piece, StreamInterrupted, Usage
+from tests.unit.client.scripted_answers import (
+    COMPLETION,
+    DONE,
+    WHOLE,
+    answer_bytes,
+    answer_json,
+    as_event,
+    chunk,
+    hang_up,
+    models,
+    refusal,
+    silence,
+    stream,
+)
+from tests.unit.client.scripted_server import PATIENCE_S, Handler, ScriptedServer
+
+
+def test_a_stream_gives_the_text_piece_by_piece(client: Client, server: ScriptedServer) -> None:
+    """Iterating gives the pieces as strings, without empty ones."""
+    server.script = [stream(WHOLE)]
+    assert list(client.stream("Once", model="tiny")) == [" upon", " a", " time"]
+
+
+def test_a_piece_is_there_before_the_next_is_sent(client: Client, server: ScriptedServer) -> None:
+    """Nothing is held back: the server goes on only when the piece has been read."""
+    read = threading.Event()
+
+    def rest(handler: Handler) -> None:
+        assert read.wait(PATIENCE_S)
+        handler.write_chunk(as_event(chunk("second", "stop")) + as_event(DONE))
+        handler.write_chunk(b"")
+
+    server.script = [stream([chunk("first")], then=rest)]
+    pieces = client.stream("Once", model="tiny")
+    assert next(pieces) == "first"
+    read.set()
+    assert list(pieces) == ["second"]
+
+
+def test_a_body_without_chunks_is_not_held_back_either(client: Client, server: ScriptedServer) -> None:
+    """Where the end of the connection ends the body, as in HTTP/1.0, pieces arrive just as soon."""
+    read = threading.Event()
+
+    def answer(handler: Handler) -> None:
+        handler.start(200, {"Content-Type": "text/event-stream", "Connection": "close"})
+        handler.wfile.write(as_event(chunk("first")))
+        assert read.wait(PATIENCE_S)
+        handler.wfile.write(as_event(chunk("second", "stop")) + as_event(DONE))
+
+    server.script = [answer]
+    pieces = client.stream("Once", model="tiny")
+    assert next(pieces) == "first"
+    read.set()
+    assert list(pieces) == ["second"]
+
+
+def test_after_the_end_the_generation_is_whole(client: Client, server: ScriptedServer) -> None:
+    """Text, finish reason, usage and seed are those that an answer without streaming has."""
+    server.script = [stream(WHOLE), answer_json(COMPLETION)]
+    pieces = client.stream("Once", model="tiny")
+    text = "".join(pieces)
+    assert text == pieces.text == " upon a time"
+    assert pieces.generation == client.generate("Once", model="tiny")
+    assert pieces.generation.usage == Usage(1, 3, 4)
+
+
+def test_before_the_end_the_generation_is_what_has_come(client: Client, server: ScriptedServer) -> None:
+    """At any time there is a generation; without its end it has no finish reason and no usage."""
+    server.script = [stream(WHOLE)]
+    with client.stream("Once", model="tiny") as pieces:
+        assert pieces.generation.text == ""
+        next(pieces)
+        so_far = pieces.generation
+    assert (so_far.text, so_far.seed, so_far.finish_reason, so_far.usage) == (" upon", 7, None, None)
+
+
+def test_the_request_asks_for_a_stream_with_usage(client: Client, server: ScriptedServer) -> None:
+    """The fields are those of `generate`, a stream is asked for with its usage, and uncompressed."""
+    server.script = [models("first"), stream([DONE])]
+    list(client.stream("Once", max_tokens=3, return_state=True))
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    assert server.bodies[1] == {"model": "first", "prompt": "Once", "max_tokens": 3, "return_state": True, **options}
+    assert server.requests[1].headers["Accept"] == "text/event-stream"
+    assert server.requests[1].headers["Accept-Encoding"] == "identity"
+
+
+def test_events_tell_the_choices_apart(client: Client, server: ScriptedServer) -> None:
+    """With n > 1, `events` gives every piece with its choice, and the generation has a text for each."""
+    server.script = [stream([chunk("a"), chunk("x", index=1), chunk("b", "stop"), chunk("y", "length", 1), DONE])]
+    pieces = client.stream("Once", model="tiny", n=2)
+    assert [(index, text, end) for index, text, end in pieces.events()] == [
+        (0, "a", None),
+        (1, "x", None),
+        (0, "b", "stop"),
+        (1, "y", "length"),
+    ]
+    assert [choice.text for choice in pieces.generation.choices] == ["ab", "xy"]
+    assert [choice.finish_reason for choice in pieces.generation.choices] == ["stop", "length"]
+
+
+def test_iterating_gives_the_first_choice_alone(client: Client, server: ScriptedServer) -> None:
+    """The texts of several choices are never mixed."""
+    server.script = [stream([chunk("x", index=1), chunk("a"), chunk("y", index=1), chunk("b", "stop"), DONE])]
+    assert list(client.stream("Once", model="tiny", n=2)) == ["a", "b"]
+
+
+def test_further_fields_of_the_pieces_are_put_together(client: Client, server: ScriptedServer) -> None:
+    """Log probabilities are joined token by token, and a field that comes once, such as a state, is kept."""
+    first: dict[str, Any] = {"tokens": ["a"], "token_logprobs": [-1.0]}
+    second: dict[str, Any] = {"tokens": ["b"], "token_logprobs": [-2.0]}
+    server.script = [stream([chunk("a", logprobs=first), chunk("b", "stop", logprobs=second, state="S"), DONE])]
+    pieces = client.stream("Once", model="tiny", logprobs=1)
+    assert list(pieces.events()) == [Piece(0, "a", None), Piece(0, "b", "stop")]
+    assert pieces.generation.raw["choices"] == [
+        {
+            "index": 0,
+            "text": "ab",
+            "finish_reason": "stop",
+            "logprobs": {"tokens": ["a", "b"], "token_logprobs": [-1.0, -2.0]},
+            "state": "S",
+        }
+    ]
+
+
+def test_a_null_does_not_undo_what_came_before(client: Client, server: ScriptedServer) -> None:
+    """A field that is null in a later chunk, as usage is in most, keeps its value."""
+    usage = COMPLETION["usage"]
+    early = {**chunk("a", "stop", state="S"), "usage": usage}
+    server.script = [stream([early, {**chunk("", state=None), "usage": None}, DONE])]
+    pieces = client.stream("Once", model="tiny")
+    assert list(pieces) == ["a"]
+    (choice,) = pieces.generation.raw["choices"]
+    assert (choice["state"], choice["finish_reason"], pieces.generation.raw["usage"]) == ("S", "stop", usage)
+
+
+def test_a_refusal_is_raised_by_the_call_itself(client: Client, server: ScriptedServer, waits: list[float]) -> None:
+    """Before the first byte a stream is refused and repeated like any request."""
+    server.script = [refusal(429, "full"), refusal(400, "no")]
+    with pytest.raises(ostinato.BadRequest):
+        client.stream("Once", model="tiny")
+    assert waits == [0.5]
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "application/json"])
+def test_an_answer_that_is_no_stream_is_unexpected(client: Client, server: ScriptedServer, content_type: str) -> None:
+    """A web page is not read as events."""
+    server.script = [answer_bytes(b"{}", content_type)]
+    with pytest.raises(ostinato.UnexpectedAnswer, match=f"with {content_type}, not with a stream of events"):
+        client.stream("Once", model="tiny")
+
+
+def test_an_error_in_the_stream_comes_after_what_came_before(client: Client, server: ScriptedServer) -> None:
+    """Pieces ahead of the error are delivered, though they arrived in the same chunk; nothing is repeated."""
+    error = {"error": {"message": "the model server is gone", "type": "overloaded_error"}}
+    server.script = [stream([as_event(chunk("first")) + as_event(error)], headers={"x-request-id": "req-9"})]
+    pieces = client.stream("Once", model="tiny")
+    assert next(pieces) == "first"
+    with pytest.raises(ostinato.ServiceUnavailable, match="the model server is gone") as caught:
+        next(pieces)
+    assert caught.value.request_id == "req-9"
+    assert (list(pieces), pieces.text, len(server.requests)) == ([], "first", 1)
+
+
+@pytest.mark.parametrize("then", [None, hang_up], ids=["in order", "abruptly"])
+def test_a_stream_that_ends_early_says_so(client: Client, server: ScriptedServer, then: Any) -> None:
+    """Without [DONE] a text may be half: the error has what came, and the request is not repeated."""
+    server.script = [stream([chunk("first"), chunk(" half")], then=then)]
+    pieces = client.stream("Once", model="tiny")
+    assert [next(pieces), next(pieces)] == ["first", " half"]
+    with pytest.raises(StreamInterrupted, match="broke off after 10 characters") as caught:
+        next(pieces)
+    assert (caught.value.text, len(server.requests)) == ("first half", 1)
+
+
+def test_a_stream_that_falls_silent_is_interrupted(server: ScriptedServer) -> None:
+    """The read timeout holds between two pieces too."""
+    server.script = [stream([chunk("first")], then=silence)]
+    with Client(server.url, timeout=(5, 0.1)) as client, client.stream("Once", model="tiny") as pieces:
+        assert next(pieces) == "first"
+        with pytest.raises(StreamInterrupted, match="nothing came within the read timeout"):
+            next(pieces)
