@@ -16,7 +16,7 @@ ROW_COUNTS = (8, 16, 24, 32, 40, 48, 56, 64)
 # Tokens sampled by one `decode` call. 1 serves tests and step-by-step users; 4 keeps the first text early.
 DECODE_STEPS = (1, 4, 16, 32)
 # Tokens read by one `prefill` call.
-PREFILL_LENGTHS = (16, 64, 128)
+PREFILL_LENGTHS = tuple(range(8, 129, 8))
 # Below this temperature sampling is argmax: dividing by 1e-37 gives NaN.
 GREEDY_BELOW_TEMPERATURE = 1e-4
 

@@ -6,6 +6,7 @@ Knows the repository's layout, `models.config` and renaming. What a version comp
 import contextlib
 import errno
 import os
+import re
 import shutil
 import socket
 import time
@@ -17,7 +18,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from contract import signatures
-from contract.card import GeneratorCard, TrainingReport
+from contract.card import ID_PATTERN, GeneratorCard, TrainingReport
 from contract.tokenizer import Tokenizer
 from export.checks import check_saved_model
 from export.errors import PublishError
@@ -56,8 +57,10 @@ def publish(
     Raises:
         UnsupportedModel: the model has a layer or an option that the signatures do not cover.
         CheckFailed: the graph does not compute what the Keras model computes.
-        PublishError: the sizes do not fit together, or the disk did not take it.
+        PublishError: the name or the sizes do not fit, or the disk did not take it.
     """
+    if not re.match(ID_PATTERN, name):
+        raise PublishError(f"name must be letters, digits, dots, dashes and underscores, got {name!r}")
     weights = read_weights(model)
     if weights.vocab_size < len(tokenizer.tokens):
         raise PublishError(
@@ -136,8 +139,7 @@ def _sync(folder: Path) -> None:
 
 def _rename_to_next_version(draft: Path, home: Path) -> Path:
     """Rename to one above the highest version; if another exporter takes that number first, to the next."""
-    versions = [int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit()]
-    version = max(versions, default=0) + 1
+    version = _next_version(home)
     while True:
         try:
             return draft.rename(home / str(version))
@@ -145,6 +147,11 @@ def _rename_to_next_version(draft: Path, home: Path) -> Path:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             version += 1
+
+
+def _next_version(home: Path) -> int:
+    versions = [int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit()]
+    return max(versions, default=0) + 1
 
 
 def add_to_models_config(models_dir: Path, name: str) -> None:

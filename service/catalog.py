@@ -1,0 +1,176 @@
+"""Which models there are, which of their versions are served, and what each of them is.
+
+Names, cards and tokenizers come from the model repository, the living versions from the model server. A thread looks
+at both every second; requests read the outcome without waiting.
+"""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+from google.protobuf import text_format
+
+from contract.card import GeneratorCard, load_assets
+from contract.errors import ContractError
+from contract.tokenizer import Tokenizer
+from service.backend import VersionStatus
+from service.batch import Arrays
+from service.errors import GatewayError, ModelNotFound
+from service.policy import Shapes
+from service.probe import Probe, run_probe
+from service.protos import model_server_config_pb2
+from service.sequence import ModelVersion
+
+log = logging.getLogger(__name__)
+
+MODELS_CONFIG = "models.config"
+
+
+class Server(Protocol):
+    """What the catalog asks of a model server."""
+
+    def versions(self, name: str) -> list[VersionStatus]:
+        """Return every version that the server knows of a model."""
+
+    def predict(self, model: ModelVersion, signature: str, inputs: Arrays, outputs: tuple[str, ...]) -> Arrays:
+        """Make a call and wait for it."""
+
+
+@dataclass(frozen=True)
+class LiveModel:
+    """A version that answers.
+
+    Attributes:
+        shapes: Sizes that may be sent to it.
+        fingerprint: Changes whenever the same request might get other bytes.
+    """
+
+    ref: ModelVersion
+    card: GeneratorCard
+    tokenizer: Tokenizer
+    shapes: Shapes
+    fingerprint: str
+
+
+class Catalog:
+    """The models that can be asked for now."""
+
+    def __init__(self, models_dir: Path, server: Server, *, poll_s: float = 1.0, max_chunk: int = 32) -> None:
+        """Prepare; nothing is asked before `start` or `refresh`.
+
+        Args:
+            models_dir: The model repository.
+            server: Whom to ask.
+            poll_s: Seconds between two looks.
+            max_chunk: Most tokens of one `decode` call; larger `decode_steps` of a card are left out.
+        """
+        self._models_dir, self._server = models_dir, server
+        self._poll_s, self._max_chunk = poll_s, max_chunk
+        self._live: Mapping[ModelVersion, LiveModel] = MappingProxyType({})
+        self._complaints: dict[str, str] = {}
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="catalog", daemon=True)
+
+    def start(self) -> None:
+        """Look at once and then every `poll_s` seconds, on a thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed.set()
+        self._thread.join(timeout=5)
+
+    def models(self) -> list[LiveModel]:
+        """Return the newest living version of each model, by name."""
+        newest: dict[str, LiveModel] = {}
+        for live in sorted(self._live.values(), key=lambda live: live.ref.version):
+            newest[live.ref.name] = live
+        return [newest[name] for name in sorted(newest)]
+
+    def find(self, name: str) -> LiveModel:
+        """Return the newest living version of a model.
+
+        Raises:
+            ModelNotFound: there is none; the message lists the models that there are.
+        """
+        models = {live.ref.name: live for live in self.models()}
+        if name not in models:
+            raise ModelNotFound(
+                f"model {name!r} is not served; models are: {', '.join(models) or 'none yet'}", param="model"
+            )
+        return models[name]
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self.refresh()
+            except Exception:
+                log.exception("looking at the models failed; trying again")
+            self._closed.wait(self._poll_s)
+
+    def refresh(self) -> None:
+        """Look at the repository and the server once."""
+        live: dict[ModelVersion, LiveModel] = {}
+        for name in self._names():
+            for status in self._statuses(name):
+                ref = ModelVersion(name, status.version)
+                if status.available and (model := self._live.get(ref) or self._greet(ref)):
+                    live[ref] = model
+                elif status.error:
+                    self._complain(f"{name}:{status.version}", status.error)
+        for ref in self._live.keys() - live.keys():
+            log.info("model %s version %d is gone", ref.name, ref.version)
+        self._live = MappingProxyType(live)
+
+    def _names(self) -> list[str]:
+        """Read the names in `models.config`, or keep to those known while it cannot be read."""
+        path = self._models_dir / MODELS_CONFIG
+        try:
+            config = text_format.Parse(path.read_text("utf-8"), model_server_config_pb2.ModelServerConfig())
+        except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+            self._complain(str(path), str(error))
+            return sorted({ref.name for ref in self._live})
+        return [entry.name for entry in config.model_config_list.config]
+
+    def _statuses(self, name: str) -> list[VersionStatus]:
+        """Ask for a model's versions; a server that does not answer is taken to serve what it served.
+
+        Requests are better judged by their own calls, which wait for it to come back, than turned away here.
+        """
+        try:
+            return self._server.versions(name)
+        except ModelNotFound as error:
+            self._complain(name, str(error))
+            return []
+        except GatewayError as error:
+            self._complain(name, str(error))
+            return [VersionStatus(ref.version, True, "") for ref in self._live if ref.name == name]
+
+    def _greet(self, ref: ModelVersion) -> LiveModel | None:
+        """Read a new version's files and probe it; None, and a line in the log, if that fails."""
+        try:
+            card, tokenizer = load_assets(self._models_dir / ref.name / str(ref.version))
+            probe = run_probe(card, lambda *call: self._server.predict(ref, *call))
+        except (ContractError, GatewayError) as error:
+            self._complain(f"{ref.name}:{ref.version}", str(error))
+            return None
+        log.info("model %s version %d: row counts %s", ref.name, ref.version, probe.row_counts)
+        steps = tuple(size for size in card.decode_steps if size <= self._max_chunk) or card.decode_steps[:1]
+        shapes = Shapes(probe.row_counts, steps, card.prefill_lengths)
+        return LiveModel(ref, card, tokenizer, shapes, fingerprint(card, probe))
+
+    def _complain(self, what: str, why: str) -> None:
+        """Log a problem once, not at every look."""
+        if self._complaints.get(what) != why:
+            self._complaints[what] = why
+            log.warning("%s: %s", what, why)
+
+
+def fingerprint(card: GeneratorCard, probe: Probe) -> str:
+    """Name what a text depends on beyond the request: the weights, and the arithmetic of the model server."""
+    return "fp_" + hashlib.sha256(f"{card.weights_sha256} {probe.sha256}".encode()).hexdigest()[:16]

@@ -1,0 +1,96 @@
+"""A client's connection as the worker sees it: how long it may keep a thread waiting, reading or writing.
+
+Knows one socket and its limits; knows nothing of the loop that accepts it or of the request that it carries.
+"""
+
+import math
+import socket
+import struct
+import time
+from dataclasses import dataclass
+
+# gunicorn has no types of its own, hence every `type: ignore` in this file.
+from gunicorn import util  # type: ignore[import-untyped]
+from gunicorn.config import Config  # type: ignore[import-untyped]
+from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]
+from gunicorn.workers.gthread import TConn  # type: ignore[import-untyped]
+
+
+class HeadTimeout(Exception):  # noqa: N818 (named after TimeoutError)
+    """The head of a request took too long. No OSError, since gunicorn logs those with a traceback and answers nothing."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a client may take, in seconds.
+
+    A client has used up `body_s` when it has kept us waiting for so long, but every byte gives some of that back: one at
+    `min_body_bytes_per_s` or above is never cut, one that sends a byte now and then is. So does Apache's mod_reqtimeout,
+    by default with `body=20,MinRate=500`.
+    """
+
+    head_s: float = 10.0  # for the whole head
+    body_s: float = 30.0
+    min_body_bytes_per_s: float = 500.0
+    write_s: float = 30.0  # without taking a byte
+
+
+class PatientUnreader(SocketUnreader):  # type: ignore[misc]
+    """Reads what a client sends while patience lasts, which is used up by waiting."""
+
+    def expect(self, patience_s: float, *, min_bytes_per_s: float = math.inf) -> None:
+        """Start anew, with the head or the body of a request; only a body has a rate that restores patience."""
+        self.patience_s = self.full_s = patience_s
+        self.s_per_byte = 1 / min_bytes_per_s
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        """Read what has arrived, at least a byte; none if the client has closed.
+
+        Raises:
+            HeadTimeout: patience ended within a head.
+            TimeoutError: patience ended within a body. Werkzeug makes a `ClientDisconnected` of it, status 400, and
+                leaves it in that one's `__context__`.
+        """
+        outer_s, start = self.sock.gettimeout(), time.monotonic()  # gunicorn sets one to skip an unread body
+        self.sock.settimeout(min(max(self.patience_s, 0.001), outer_s or math.inf))
+        try:
+            data: bytes = super().chunk(size_hint)
+        except TimeoutError as error:
+            raise (error if self.s_per_byte else HeadTimeout("the head of the request took too long")) from None
+        finally:
+            self.sock.settimeout(outer_s)
+        waited_s = time.monotonic() - start
+        self.patience_s = min(self.patience_s - waited_s + len(data) * self.s_per_byte, self.full_s)
+        return data
+
+
+class Connection(TConn):  # type: ignore[misc]
+    """gunicorn's connection, with limits."""
+
+    def __init__(self, cfg: Config, limits: Limits, sock: socket.socket, address: object, server: object) -> None:
+        """Bound the writes, whose failures are BlockingIOError and TimeoutError (socket(7), tcp(7)).
+
+        SO_SNDTIMEO ends a blocked `send`. TCP_USER_TIMEOUT ends the connection when sent data is not taken, though no
+        `send` may block yet: that is how a client without power or network is found out.
+        """
+        super().__init__(cfg, sock, address, server)
+        self.limits = limits
+        seconds, micros = divmod(round(limits.write_s * 1_000_000), 1_000_000)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, micros))
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(limits.write_s * 1000))
+
+    def init(self) -> None:
+        """Expect the head of a request; gunicorn calls this before it parses each."""
+        super().init()
+        if not isinstance(self.parser.unreader, PatientUnreader):
+            self.parser.unreader = PatientUnreader(self.sock)
+        self.parser.unreader.expect(self.limits.head_s)
+
+    def expect_body(self) -> None:
+        """Expect the body of the request whose head has been parsed."""
+        self.parser.unreader.expect(self.limits.body_s, min_bytes_per_s=self.limits.min_body_bytes_per_s)
+
+    def close(self, graceful: bool = False) -> None:  # noqa: ARG002 (gunicorn's signature)
+        """Close at once. gunicorn asks on the accept thread, and `StreamingWorker.handle` has lingered before."""
+        util.close(self.sock)

@@ -1,0 +1,102 @@
+"""Every error that a client can see, with its HTTP status and its OpenAI type.
+
+GatewayError
+├── InvalidRequest      400  a field is wrong; `param` names it
+├── ModelNotFound       404  no such model, or none of its versions is served
+├── NotFound            404  no such address
+├── MethodNotAllowed    405  the address exists, for another method
+├── BodyTooLarge        413  more bytes than one request may have
+├── Overloaded          429  the queue is full; try again after `retry_after_s`
+├── InternalError       500  our fault
+├── ShuttingDown        503  the server drains; another replica may answer
+└── BackendUnavailable  503  no model server answers
+"""
+
+from typing import Any, ClassVar
+
+
+class GatewayError(Exception):
+    """An answer other than success.
+
+    Attributes:
+        status: HTTP status.
+        type: OpenAI's class of error.
+        code: A word that programs can compare, or None.
+        param: The field that was wrong, or None.
+        retry_after_s: Seconds after which trying again makes sense, or None.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """Return OpenAI's error object."""
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+
+
+class InvalidRequest(GatewayError):
+    """A field is missing, of the wrong type or out of its bounds."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class ModelNotFound(GatewayError):
+    """No such model, or none of its versions is served."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class NotFound(GatewayError):
+    """No such address."""
+
+    status = 404
+    type = "invalid_request_error"
+
+
+class MethodNotAllowed(GatewayError):
+    """The address exists, for another method."""
+
+    status = 405
+    type = "invalid_request_error"
+
+
+class BodyTooLarge(GatewayError):
+    """More bytes than one request may have."""
+
+    status = 413
+    type = "invalid_request_error"
+
+
+class Overloaded(GatewayError):
+    """The queue is full."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class InternalError(GatewayError):
+    """Our fault; the log has the trace."""
+
+
+class ShuttingDown(GatewayError):
+    """The server drains."""
+
+    status = 503
+    code = "shutting_down"
+
+
+class BackendUnavailable(GatewayError):
+    """No model server answers."""
+
+    status = 503
+    code = "backend_unavailable"

@@ -1,0 +1,160 @@
+"""Which call comes next: queues of sequences, and the rules by which they share the model server.
+
+Pure and single-threaded: no clock, no network, no text. One `ModelQueue` per model version.
+
+The model server computes several calls at once, each on one core; two calls of 32 rows on two cores make 1.5 times the
+tokens of one call of 64 rows on both (measured). So the rows are spread over as many calls as may be in flight, each
+padded to a row count that the probe found to give equal bits.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from contract import signatures
+from service.batch import Call
+from service.sequence import ModelVersion, Sequence
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes that may be sent for a model version, each ascending; see `contract.card.GeneratorCard`."""
+
+    row_counts: tuple[int, ...]
+    decode_steps: tuple[int, ...]
+    prefill_lengths: tuple[int, ...]
+
+
+# While texts run, prompts wait until they fill the smallest call, but not for longer than this many calls that draw:
+# a call costs what its rows cost, filler or not.
+MAX_DRAWS_BEFORE_READING = 4
+
+
+def fit(sizes: Iterable[int], wanted: int) -> int:
+    """Return the smallest of the ascending sizes that is at least `wanted`, or the largest."""
+    size = 0
+    for size in sizes:
+        if size >= wanted:
+            break
+    return size
+
+
+def fit_below(sizes: Iterable[int], wanted: int) -> int:
+    """Return the largest of the ascending sizes that is at most `wanted`, or `wanted` if there is none."""
+    return max((size for size in sizes if size <= wanted), default=wanted)
+
+
+@dataclass
+class ModelQueue:
+    """The sequences of one model version, each in exactly one place.
+
+    Attributes:
+        waiting: Not started: there are no rows free for them.
+        reading: Prompts to be read further.
+        ready: The next tokens can be drawn.
+        num_busy: In calls in flight.
+        num_forks: Choices that start when the prompt they share is read.
+        num_prefills: Calls in flight that read prompts.
+        num_draws: Calls that draw since the last one that reads.
+    """
+
+    model: ModelVersion
+    shapes: Shapes
+    waiting: deque[Sequence] = field(default_factory=deque)
+    reading: deque[Sequence] = field(default_factory=deque)
+    ready: deque[Sequence] = field(default_factory=deque)
+    num_busy: int = 0
+    num_forks: int = 0
+    num_prefills: int = 0
+    num_draws: int = 0
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold a row, or will without asking again."""
+        return len(self.reading) + len(self.ready) + self.num_busy + self.num_forks
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left to do or to wait for."""
+        return not self.waiting and self.num_running == 0
+
+    def place(self, sequence: Sequence, *, first: bool = False) -> None:
+        """Put a running sequence where it belongs by what it still has to read."""
+        queue = self.reading if sequence.num_unread else self.ready
+        queue.appendleft(sequence) if first else queue.append(sequence)
+
+    def release_forks(self, sequence: Sequence) -> None:
+        """Start the choices that share a prompt which has now been read."""
+        if sequence.num_unread == 0:
+            for fork in self.forget_forks(sequence):
+                fork.read(sequence.num_read, sequence.state)
+                self.ready.append(fork)
+
+    def forget_forks(self, sequence: Sequence) -> list[Sequence]:
+        """Return the choices that have not started, which the sequence no longer speaks for."""
+        forks, sequence.forks = sequence.forks, []
+        self.num_forks -= len(forks)
+        return forks
+
+    def take_out(self, unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
+        """Take out the unwanted sequences that no call holds, each with its forks."""
+        taken: list[Sequence] = []
+        for queue in (self.waiting, self.reading, self.ready):
+            for sequence in [sequence for sequence in queue if unwanted(sequence)]:
+                queue.remove(sequence)
+                if queue is self.waiting:
+                    self.num_forks += len(sequence.forks)
+                taken += [sequence, *self.forget_forks(sequence)]
+        return taken
+
+    def admit(self, num_free: int) -> None:
+        """Start waiting sequences while rows are free; a request's forks start with it."""
+        while self.waiting and num_free > 0:
+            sequence = self.waiting.popleft()
+            num_free -= 1 + len(sequence.forks)
+            self.num_forks += len(sequence.forks)
+            self.place(sequence)
+            self.release_forks(sequence)
+
+    def next_call(self, num_free_calls: int, max_calls: int) -> Call | None:
+        """Choose the next call, and take its sequences out of the queues.
+
+        With nothing to draw every free call reads prompts. Otherwise one call at a time does, and between two of those
+        it is the running texts' turn.
+        """
+        enough = len(self.reading) >= self.shapes.row_counts[0] and self.num_draws > 0
+        due = self.num_prefills == 0 and (enough or self.num_draws >= MAX_DRAWS_BEFORE_READING)
+        if self.reading and (due or not self.ready):
+            return self._prefill(num_free_calls)
+        if self.ready:
+            return self._decode(max_calls)
+        return None
+
+    def done(self, call: Call) -> None:
+        """Note that a call is no longer in flight."""
+        self.num_busy -= len(call.sequences)
+        self.num_prefills -= call.signature == signatures.PREFILL
+
+    def _prefill(self, num_free_calls: int) -> Call:
+        # Full calls only, if there are running texts that a fuller one will be no later for.
+        count = fit_below(self.shapes.row_counts, len(self.reading)) if self.ready else len(self.reading)
+        sequences = self._take(self.reading, count, num_free_calls)
+        length = fit(self.shapes.prefill_lengths, max(sequence.num_unread for sequence in sequences))
+        self.num_prefills += 1
+        self.num_draws = 0
+        return self._call(signatures.PREFILL, sequences, length)
+
+    def _decode(self, max_calls: int) -> Call:
+        sequences = self._take(self.ready, self.num_running, max_calls)
+        self.num_draws += 1
+        wanted = max(sequence.num_left for sequence in sequences)
+        return self._call(signatures.DECODE, sequences, fit(self.shapes.decode_steps, wanted))
+
+    def _take(self, queue: deque[Sequence], num_sharing: int, num_calls: int) -> tuple[Sequence, ...]:
+        """Take an even share of the sequences, at least a full call of the smallest row count."""
+        share = fit(self.shapes.row_counts, -(-num_sharing // num_calls))
+        return tuple(queue.popleft() for _ in range(min(share, len(queue))))
+
+    def _call(self, signature: str, sequences: tuple[Sequence, ...], size: int) -> Call:
+        self.num_busy += len(sequences)
+        return Call(self.model, signature, sequences, fit(self.shapes.row_counts, len(sequences)), size)

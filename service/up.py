@@ -1,0 +1,191 @@
+"""`python -m service up`: the embedded model server and the gateway together, as one foreground program.
+
+Starts both as processes of their own, waits until a model answers, and ends both when one ends or a signal comes.
+"""
+
+import ctypes
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from service.settings import Settings
+
+START_TIMEOUT_S = 120.0
+POLL_S = 0.05
+# After the gateway's drain, before a part that does not end is killed.
+EXIT_TIMEOUT_S = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Part:
+    """One of the processes."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+
+
+class PartDied(Exception):
+    """A part ended on its own.
+
+    Attributes:
+        exit_code: Its own, or 128 + the signal that ended it.
+    """
+
+    def __init__(self, part: Part) -> None:
+        code = part.process.returncode
+        self.exit_code = code if code >= 0 else 128 - code
+        how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        super().__init__(f"the {part.name} ended {how}; stopping the rest")
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came."""
+
+
+class Service:
+    """Both parts, from start to end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._parts: list[Part] = []
+
+    def run(self) -> int:
+        """Run until a part dies or a signal comes. Returns the exit code; 0 after a signal."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
+        try:
+            self._start()
+            while True:
+                self._check_parts()
+                time.sleep(POLL_S)
+        except Interrupted:
+            _say("stopping: accepted requests are finished first (again: at once)")
+            return 0
+        except PartDied as died:
+            _say(f"error: {died}")
+            # A part that ends without being asked is a failure, whatever it thinks.
+            return died.exit_code or 1
+        except TimeoutError as error:
+            _say(f"error: {error}")
+            return 1
+        finally:
+            self._stop()
+
+    def _start(self) -> None:
+        settings = self._settings
+        started = time.monotonic()
+        backend_port = _free_port()
+        self._launch(
+            "model server",
+            "model_server",
+            f"--port={backend_port}",
+            f"--model_config_file={settings.models_dir / 'models.config'}",
+            "--model_config_file_poll_wait_seconds=1",
+            "--max_num_load_retries=0",
+        )
+        self._wait(lambda: _listens(backend_port), "the model server does not open its port")
+        # Picked here, as the gateway's own choice would have to be read from what it prints.
+        port = settings.port or _free_port()
+        variables = {"OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}", "OSTINATO_PORT": str(port)}
+        self._launch("gateway", "service", "serve", **variables)
+        host = "127.0.0.1" if settings.host in ("", "0.0.0.0", "::") else settings.host
+        self._wait(lambda: _models_ready(host, port) is not None, "no model answers")
+        self._greet(f"http://{host}:{port}", _models_ready(host, port) or ["demo"], time.monotonic() - started)
+
+    def _launch(self, name: str, module: str, *arguments: str, **variables: str) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env={**os.environ, **variables},
+            # Ctrl-C reaches every process of the terminal's group; only this one is to decide what it means.
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+        self._parts.append(Part(name, process))
+
+    def _wait(self, ready: Callable[[], bool], complaint: str) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not ready():
+            self._check_parts()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{complaint} after {START_TIMEOUT_S:.0f} s")
+            time.sleep(POLL_S)
+
+    def _check_parts(self) -> None:
+        for part in self._parts:
+            if part.process.poll() is not None:
+                raise PartDied(part)
+
+    def _greet(self, url: str, models: list[str], seconds: float) -> None:
+        body = f'{{"model": "{models[0]}", "prompt": "The ", "max_tokens": 300, "temperature": 0.7, "stream": true}}'
+        _say(f"ready after {seconds:.1f} s: {url}  (models: {', '.join(models)}; Ctrl-C stops)")
+        _say("try:")
+        _say(f"  curl -N {url}/v1/completions -d '{body}'")
+
+    def _stop(self) -> None:
+        """End the gateway first, as it still needs the model server for what it has accepted."""
+        for part in reversed(self._parts):
+            patience = self._settings.drain_s + EXIT_TIMEOUT_S
+            part.process.terminate()
+            try:
+                part.process.wait(patience)
+            except (Interrupted, subprocess.TimeoutExpired):
+                part.process.kill()
+                part.process.wait()
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise Interrupted
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the parent is killed: a part left alone would keep its port."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _models_ready(host: str, port: int) -> list[str] | None:
+    """Return the names of the models that answer; None while there is none."""
+    connection = http.client.HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    if response.status != 200:
+        return None
+    return list(json.loads(body)["models"])
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def has_models(models_dir: Path) -> bool:
+    """Whether there is anything to serve."""
+    return (models_dir / "models.config").exists()

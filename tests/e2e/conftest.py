@@ -1,0 +1,37 @@
+"""One model server and one gateway for the tests that do not break them."""
+
+import pytest
+
+from tests.servers import Gateway, ModelServer
+
+
+@pytest.fixture(scope="session")
+def model_server(models_dir, tmp_path_factory):
+    """A model server for the whole session."""
+    server = ModelServer(models_dir, tmp_path_factory.mktemp("logs") / "model_server.log")
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="session")
+def gateway(models_dir, model_server, tmp_path_factory):
+    """A gateway with its default settings."""
+    gateway = Gateway(models_dir, model_server.port, tmp_path_factory.mktemp("logs") / "gateway.log")
+    yield gateway
+    gateway.end()
+
+
+@pytest.fixture
+def start_gateway(models_dir, model_server, tmp_path):
+    """Start further gateways with other settings."""
+    running = []
+
+    def start(**settings):
+        log = tmp_path / f"gateway{len(running)}.log"
+        repository = settings.pop("repository", models_dir)
+        running.append(Gateway(repository, settings.pop("backend", model_server.port), log, **settings))
+        return running[-1]
+
+    yield start
+    for gateway in running:
+        gateway.end()

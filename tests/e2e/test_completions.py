@@ -1,0 +1,191 @@
+"""The HTTP contract, against the real gateway and a real model server."""
+
+import concurrent.futures
+import json
+
+import numpy as np
+import pytest
+
+from tests.conftest import TEXT
+
+BASE = {"model": "lstm", "prompt": "It was", "max_tokens": 40, "seed": 5}
+
+
+def test_an_answer_has_openais_shape(gateway):
+    """Every field that completions clients read is there."""
+    status, answer = gateway.post(BASE)
+    assert status == 200
+    assert answer["id"].startswith("cmpl-")
+    assert (answer["object"], answer["model"], answer["seed"]) == ("text_completion", "lstm", 5)
+    assert answer["system_fingerprint"].startswith("fp_")
+    (choice,) = answer["choices"]
+    assert set(choice) == {"index", "text", "logprobs", "finish_reason"}
+    assert (choice["index"], choice["finish_reason"], len(choice["text"])) == (0, "length", 40)
+    assert answer["usage"] == {"prompt_tokens": 6, "completion_tokens": 40, "total_tokens": 46}
+
+
+def test_a_stream_is_the_answer_in_pieces(gateway):
+    """The pieces joined are the whole text; the last has the reason, then come usage and [DONE]."""
+    events = list(gateway.stream(**BASE, stream_options={"include_usage": True}))
+    assert events[-1] is None
+    assert events[-2]["choices"] == []
+    assert events[-2]["usage"]["completion_tokens"] == 40
+    pieces = [event["choices"][0] for event in events[:-2]]
+    assert "".join(piece["text"] for piece in pieces) == gateway.text(**BASE)
+    assert [piece["finish_reason"] for piece in pieces] == [None] * (len(pieces) - 1) + ["length"]
+    assert len({event["id"] for event in events[:-1]}) == 1
+
+
+def test_the_same_seed_gives_the_same_text_and_another_one_another(gateway):
+    """A seed decides; without one, each request has its own, which the answer tells."""
+    assert gateway.text(**BASE) == gateway.text(**BASE)
+    assert gateway.text(**BASE) != gateway.text(**{**BASE, "seed": 6})
+    unseeded = {name: value for name, value in BASE.items() if name != "seed"}
+    first, second = gateway.post(unseeded)[1], gateway.post(unseeded)[1]
+    assert first["choices"][0]["text"] != second["choices"][0]["text"]
+    assert gateway.text(**BASE | {"seed": first["seed"]}) == first["choices"][0]["text"]
+
+
+def test_choices_are_numbered_and_different(gateway):
+    """n choices come with their indexes, streamed or not, and choice 0 is the text of n = 1."""
+    answer = gateway.post({**BASE, "n": 4})[1]
+    texts = [choice["text"] for choice in answer["choices"]]
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    assert len(set(texts)) == 4
+    assert texts[0] == gateway.text(**BASE)
+    assert answer["usage"]["completion_tokens"] == 160
+    streamed = [""] * 4
+    for event in gateway.stream(**BASE, n=4):
+        for choice in event["choices"] if event else []:
+            streamed[choice["index"]] += choice["text"]
+    assert streamed == texts
+
+
+def test_a_stop_string_ends_the_text_before_it(gateway):
+    """The text is the unstopped one up to the stop, streamed or not, and the usage counts the stop's tokens."""
+    whole = gateway.text(**BASE)
+    stop = whole[17:20]
+    expected = whole[: whole.index(stop)]
+    answer = gateway.post({**BASE, "stop": [stop, "not there"]})[1]
+    assert (answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == (expected, "stop")
+    assert answer["usage"]["completion_tokens"] == len(expected) + 3
+    assert gateway.streamed_text(**BASE, stop=stop) == expected
+
+
+def test_a_document_ends_by_itself(gateway):
+    """A model with an end mark stops at it, with reason `stop`, and the mark has no text."""
+    reasons = set()
+    for seed in range(12):
+        answer = gateway.post({"model": "rnn", "prompt": "", "max_tokens": 400, "seed": seed, "temperature": 1.5})[1]
+        reasons.add(answer["choices"][0]["finish_reason"])
+        assert set(answer["choices"][0]["text"]) <= set(TEXT)
+    assert "stop" in reasons
+
+
+@pytest.mark.parametrize("prompt", ["", "🙂", "Ж" * 50, "<start><end><pad>"], ids=ascii)
+@pytest.mark.parametrize("model", ["lstm", "gru", "rnn"])
+def test_any_prompt_is_gone_on_with_and_no_special_token_is_written(gateway, model, prompt):
+    """An empty prompt begins a text, unknown characters are read as unknown, and answers are the corpus's characters."""
+    answer = gateway.post({"model": model, "prompt": prompt, "max_tokens": 300, "temperature": 2, "seed": 1})[1]
+    assert set(answer["choices"][0]["text"]) <= set(TEXT)
+    assert answer["usage"]["prompt_tokens"] == len(prompt)
+
+
+def test_no_tokens_are_an_answer_too(gateway):
+    """max_tokens 0 gives an empty text at once."""
+    answer = gateway.post({**BASE, "max_tokens": 0})[1]
+    assert (answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == ("", "length")
+    assert gateway.streamed_text(**{**BASE, "max_tokens": 0}) == ""
+
+
+def test_greedy_text_does_not_depend_on_the_seed(gateway):
+    """Temperature 0 takes the most probable token."""
+    texts = {gateway.text(**{**BASE, "temperature": 0, "seed": seed}) for seed in range(3)}
+    assert len(texts) == 1
+    assert texts == {gateway.text(**{**BASE, "top_k": 1, "seed": 9})}
+
+
+def test_models_are_listed_and_described(gateway):
+    """The list has every model, and each can be asked for alone."""
+    status, answer = gateway.get("/v1/models")
+    assert (status, answer["object"]) == (200, "list")
+    assert [model["id"] for model in answer["data"]] == ["gru", "lstm", "rnn"]
+    assert gateway.get("/v1/models/gru") == (200, answer["data"][0])
+    assert gateway.get("/v1/models/nope")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        (b"not json", 400, None),
+        (b"", 400, None),
+        (b'{"model": "lstm", "temperature": NaN}', 400, "temperature"),
+        (b'{"model": "lstm", "prompt": "\\ud800"}', 400, None),
+        ({"model": "lstm", "max_tokens": -1}, 400, "max_tokens"),
+        ({"model": "lstm", "max_tokens": 10**9}, 400, "max_tokens"),
+        ({"model": "lstm", "prompt": 7}, 400, "prompt"),
+        ({"model": "lstm", "prompt": "x" * 200_000}, 400, "prompt"),
+        ({"model": "lstm", "prompt": "x" * 5_000_000}, 413, None),
+        ({"model": "nope"}, 404, "model"),
+        ({}, 400, "model"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_bad_request_gets_openais_error_and_hurts_nobody(gateway, body, status, param):
+    """Each error has the shape that clients read, and the next request is answered."""
+    got, answer = gateway.post(body)
+    assert got == status, answer
+    assert set(answer) == {"error"}
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+    assert (answer["error"]["param"], answer["error"]["type"]) == (param, "invalid_request_error")
+    assert len(answer["error"]["message"]) < 300
+    assert gateway.get("/readyz")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "address", "status"),
+    [("GET", "/nope", 404), ("GET", "/v1/completions", 405), ("DELETE", "/v1/models", 405), ("POST", "/healthz", 405)],
+)
+def test_every_error_has_openais_shape(gateway, method, address, status):
+    """Unknown addresses and methods answer as everything else does."""
+    got, _, body = gateway.ask(method, address)
+    assert got == status
+    assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("length", [1, 2, 17, 128, 129, 130, 1000])
+def test_the_text_is_what_the_saved_model_itself_computes(gateway, models_dir, length):
+    """Reading in slices, drawing in chunks and joining text add nothing and lose nothing."""
+    import tensorflow as tf
+
+    from contract.card import load_assets
+    from service.randomness import uniforms
+
+    version = models_dir / "gru" / "1"
+    functions = tf.saved_model.load(str(version)).signatures
+    card, tokenizer = load_assets(version)
+    prompt = (TEXT * 20)[:length]
+    ids = np.tile(np.array(tokenizer.encode(prompt), np.int32), (8, 1))
+    state = np.zeros((8, card.state_size), np.float32)
+    lengths = np.full(8, length - 1, np.int32)
+    read = functions["prefill"](token_ids=ids[:, :-1], lengths=lengths, state=state)["state"]
+    drawn = functions["decode"](
+        token_id=ids[:, -1],
+        state=read,
+        uniforms=np.tile(uniforms(3, 0, 0, 50), (8, 1)),
+        steps=np.full(8, 50, np.int32),
+        temperature=np.full(8, 0.9, np.float32),
+        top_k=np.zeros(8, np.int32),
+        top_p=np.ones(8, np.float32),
+        min_p=np.zeros(8, np.float32),
+    )["token_ids"]
+    fields = {"model": "gru", "prompt": prompt, "max_tokens": 50, "seed": 3, "temperature": 0.9}
+    assert gateway.text(**fields) == tokenizer.decode(drawn.numpy()[0].tolist())
+
+
+def test_many_at_once_are_all_answered(gateway):
+    """Requests far beyond the rows of a call wait their turn and are answered."""
+    with concurrent.futures.ThreadPoolExecutor(200) as pool:
+        bodies = [{**BASE, "seed": seed, "max_tokens": 5} for seed in range(200)]
+        answers = list(pool.map(gateway.post, bodies))
+    assert {status for status, _ in answers} == {200}

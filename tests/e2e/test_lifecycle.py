@@ -1,0 +1,201 @@
+"""Clients leave, queues fill, servers stop and start: nothing is lost and nothing is left behind."""
+
+import concurrent.futures
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+
+from tests.conftest import publish_model
+from tests.servers import ModelServer
+
+LONG = {"model": "lstm", "prompt": "It was", "max_tokens": 100_000, "seed": 1}
+
+
+def until(condition, timeout=20):
+    """Wait for something to become true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+def begin(gateway, **fields):
+    """Send a request and return its connection without waiting for the answer."""
+    connection = gateway.connect()
+    connection.request("POST", "/v1/completions", json.dumps({**LONG, **fields}))
+    return connection
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streaming", "not streaming"])
+def test_a_client_that_leaves_frees_its_row(start_gateway, stream):
+    """With room for one text, a second one is answered once the first client has gone."""
+    gateway = start_gateway(max_running=1, max_queued=0)
+    connection = begin(gateway, stream=stream)
+    until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 429)
+    connection.close()
+    until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 200)
+
+
+def test_a_client_that_leaves_the_queue_frees_its_place(start_gateway):
+    """A request that has not begun is forgotten as well."""
+    gateway = start_gateway(max_running=1, max_queued=1)
+    running = begin(gateway, stream=True)
+    running.getresponse()
+    waiting = begin(gateway)
+    until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 429)
+    waiting.close()
+    behind = begin(gateway, max_tokens=3)
+    until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 429)
+    running.close()
+    response = behind.getresponse()
+    assert response.status == 200
+    assert json.loads(response.read())["usage"]["completion_tokens"] == 3
+    behind.close()
+
+
+def test_a_full_queue_answers_at_once_and_says_when_to_come_back(start_gateway):
+    """Beyond the bound the answer is 429 with Retry-After, while the running text goes on."""
+    gateway = start_gateway(max_running=1, max_queued=0)
+    connection = begin(gateway, stream=True)
+    stream = connection.getresponse()
+    stream.readline()
+    status, headers, body = gateway.ask("POST", "/v1/completions", json.dumps(LONG))
+    assert status == 429
+    assert int(headers["Retry-After"]) >= 1
+    assert json.loads(body)["error"]["code"] == "queue_full"
+    assert stream.readline() is not None
+    connection.close()
+
+
+def test_sigterm_lets_accepted_requests_finish_and_refuses_new_ones(start_gateway):
+    """Requests in the making are answered whole, new ones get 503, and then the process ends with 0."""
+    gateway = start_gateway(drain_s=20)
+    expected = gateway.text(**{**LONG, "max_tokens": 5_000})
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(gateway.text, **{**LONG, "max_tokens": 5_000})
+        streamed = pool.submit(gateway.streamed_text, **{**LONG, "max_tokens": 5_000})
+        # A request is accepted once its stream has begun; the other one was sent before it.
+        blocker = begin(gateway, stream=True, max_tokens=60_000)
+        blocker.getresponse().readline()
+        gateway.send(signal.SIGTERM)
+        until(lambda: gateway.ask("POST", "/v1/completions", json.dumps({**LONG, "max_tokens": 1}))[0] == 503)
+        status, _, body = gateway.ask("GET", "/readyz")
+        assert (status, json.loads(body)["error"]["code"]) == (503, "shutting_down")
+        assert whole.result(60) == expected
+        assert streamed.result(60) == expected
+    blocker.close()
+    assert gateway.process.wait(20) == 0
+
+
+def test_a_text_that_outlasts_the_drain_ends_with_an_error_event(start_gateway):
+    """A stream is never just cut: its last event says that the server was shut down."""
+    gateway = start_gateway(drain_s=4)
+    events = []
+
+    def read():
+        events.extend(gateway.stream(**LONG))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    until(lambda: len(events) == 0 and reader.is_alive() and gateway.get("/healthz")[0] == 200)
+    time.sleep(0.3)
+    gateway.send(signal.SIGTERM)
+    reader.join(20)
+    assert not reader.is_alive()
+    assert events[-1]["error"]["code"] == "shutting_down"
+    assert gateway.process.wait(10) == 0
+
+
+def test_a_model_server_that_comes_back_costs_no_token(models_dir, start_gateway, tmp_path):
+    """Kill the only model server under eight texts and start it again: every byte is as it would have been."""
+    server = ModelServer(models_dir, tmp_path / "model_server.log")
+    gateway = start_gateway(backend=server.port)
+    bodies = [{**LONG, "max_tokens": 3_000, "seed": seed} for seed in range(8)]
+    expected = [gateway.text(**body) for body in bodies]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(gateway.streamed_text, **body) for body in bodies]
+        time.sleep(0.2)
+        server.end(signal.SIGKILL)
+        assert not all(text.done() for text in running)
+        server = ModelServer(models_dir, tmp_path / "model_server.log", port=server.port)
+        try:
+            assert [text.result(60) for text in running] == expected
+        finally:
+            server.end()
+
+
+def test_a_model_server_that_stays_away_is_an_error_with_a_status(models_dir, start_gateway, tmp_path):
+    """After the grace time the answer is 503 in OpenAI's shape, or an error event in a stream."""
+    server = ModelServer(models_dir, tmp_path / "model_server.log")
+    gateway = start_gateway(backend=server.port, backend_grace_s=0.5)
+    server.end(signal.SIGKILL)
+    status, answer = gateway.post({**LONG, "max_tokens": 5})
+    assert (status, answer["error"]["code"]) == (503, "backend_unavailable")
+    *_, last = gateway.stream(**{**LONG, "max_tokens": 5})
+    assert last["error"]["code"] == "backend_unavailable"
+
+
+def test_a_gateway_without_a_model_server_lives_but_is_not_ready(start_gateway):
+    """/healthz says that the process lives, /readyz that no model answers."""
+    gateway = start_gateway(backend=1, ready=False)
+    assert gateway.get("/healthz")[0] == 200
+    assert gateway.get("/readyz")[0] == 503
+    assert gateway.post(LONG)[0] == 404
+
+
+def test_a_new_version_takes_over_and_a_damaged_one_never_does(tmp_path, start_gateway):
+    """A version published while the server runs is used; half-written and damaged ones are passed over."""
+    models_dir = tmp_path / "models"
+    publish_model(models_dir, "m", seed=1)
+    server = ModelServer(models_dir, tmp_path / "model_server.log")
+    try:
+        gateway = start_gateway(backend=server.port, repository=models_dir)
+        ask = {"model": "m", "prompt": "It", "max_tokens": 20, "seed": 1}
+        first = gateway.text(**ask)
+        (models_dir / "m" / "2").mkdir()
+        (models_dir / "m" / "notes.txt").write_text("junk")
+        shutil.copytree(models_dir / "m" / "1", models_dir / "m" / "3.partial")
+        damaged = models_dir / "m" / ".damaged"
+        shutil.copytree(models_dir / "m" / "1", damaged)
+        (damaged / "saved_model.pb").write_bytes((damaged / "saved_model.pb").read_bytes()[:5_000])
+        damaged.rename(models_dir / "m" / "4")
+        server.wait_until(lambda: "version 4" in server.output or "m:4" in server.output or "/4" in server.output)
+        assert gateway.text(**ask) == first
+        assert gateway.get("/v1/models/m")[1]["version"] == 1
+        assert publish_model(models_dir, "m", seed=2).name == "5"
+        until(lambda: gateway.get("/v1/models/m")[1]["version"] == 5)
+        assert gateway.text(**ask) != first
+    finally:
+        server.end()
+
+
+def test_a_worker_is_small_and_has_no_tensorflow(start_gateway):
+    """Serving, the worker stays under 120 MB and maps no TensorFlow."""
+    gateway = start_gateway()
+    for seed in range(20):
+        gateway.text(**{**LONG, "max_tokens": 50, "seed": seed})
+    with open(f"/proc/{gateway.worker_pid}/status") as status:
+        resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+    assert resident < 120 * 1024
+    with open(f"/proc/{gateway.worker_pid}/maps") as maps:
+        assert "tensorflow_framework" not in maps.read()
+
+
+def test_a_port_in_use_is_one_line(start_gateway, models_dir, tmp_path):
+    """A second gateway on the port says so and ends with 1."""
+    import subprocess
+    import sys
+
+    gateway = start_gateway()
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "serve"],
+        env={**os.environ, "OSTINATO_PORT": str(gateway.port), "OSTINATO_MODELS_DIR": str(models_dir)},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == f"error: cannot listen on 127.0.0.1:{gateway.port}: Address already in use\n"

@@ -1,0 +1,156 @@
+"""Real processes for end-to-end tests: started on free ports, waited for, ended by their own process ids."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def free_port():
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+class Process:
+    """A program under test, its output in a file."""
+
+    def __init__(self, arguments, log, **variables):
+        """Start it in a process group of its own."""
+        self.log = Path(log)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                arguments, stdout=output, stderr=output, cwd=ROOT, env=environment, start_new_session=True
+            )
+
+    @property
+    def output(self):
+        """Everything that it has printed."""
+        return self.log.read_text(errors="replace")
+
+    def wait_until(self, ready, timeout=60):
+        """Wait for a condition; fail with the output if the process ends or the time is over."""
+        deadline = time.monotonic() + timeout
+        while not ready():
+            assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.output}"
+            assert time.monotonic() < deadline, f"not ready after {timeout} s:\n{self.output}"
+            time.sleep(0.02)
+
+    def send(self, number):
+        """Send a signal to the process alone."""
+        self.process.send_signal(number)
+
+    def end(self, number=signal.SIGTERM, timeout=30):
+        """Signal it and return its exit code; kill it if it does not listen."""
+        if self.process.poll() is None:
+            self.send(number)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+
+class ModelServer(Process):
+    """`python -m model_server` on a repository."""
+
+    def __init__(self, models_dir, log, port=None, **variables):
+        self.port = port or free_port()
+        flags = [f"--port={self.port}", f"--model_config_file={models_dir}/models.config"]
+        flags += ["--file_system_poll_wait_seconds=0.1", "--model_config_file_poll_wait_seconds=0.1"]
+        super().__init__(
+            [sys.executable, "-m", "model_server", *flags, "--max_num_load_retries=0"], log, **variables
+        )
+        self.wait_until(self._listens)
+
+    def _listens(self):
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            return True
+        return False
+
+
+class Gateway(Process):
+    """`python -m service serve` in front of a model server."""
+
+    def __init__(self, models_dir, backend_port, log, ready=True, **settings):
+        self.port = free_port()
+        variables = {
+            "OSTINATO_PORT": str(self.port),
+            "OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}",
+            "OSTINATO_MODELS_DIR": str(models_dir),
+            "OSTINATO_POLL_S": "0.1",
+            **{f"OSTINATO_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        super().__init__([sys.executable, "-m", "service", "serve"], log, **variables)
+        address = "/readyz" if ready else "/healthz"
+        self.wait_until(lambda: self.get(address)[0] == 200)
+
+    @property
+    def worker_pid(self):
+        """Process id of gunicorn's only worker."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0])
+
+    def connect(self, timeout=60):
+        """Open a connection."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def ask(self, method, address, body=None, timeout=60):
+        """Send a request on a connection of its own; return status, headers and body bytes, status 0 for no answer."""
+        connection = self.connect(timeout)
+        try:
+            connection.request(method, address, body)
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
+        except (OSError, http.client.HTTPException):
+            return 0, {}, b""
+        finally:
+            connection.close()
+
+    def get(self, address):
+        """Return status and JSON of a GET."""
+        status, _, body = self.ask("GET", address)
+        return status, json.loads(body) if body else None
+
+    def post(self, body, address="/v1/completions", timeout=60):
+        """Return status and JSON of a POST; `body` is bytes, or fields to be sent as JSON."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        status, _, answer = self.ask("POST", address, content, timeout)
+        return status, json.loads(answer) if answer else None
+
+    def stream(self, **fields):
+        """Yield the objects of a stream, `[DONE]` as None."""
+        connection = self.connect()
+        try:
+            connection.request("POST", "/v1/completions", json.dumps({**fields, "stream": True}))
+            response = connection.getresponse()
+            assert response.status == 200, response.read()
+            for line in response:
+                if line.startswith(b"data: "):
+                    content = line.removeprefix(b"data: ").strip()
+                    yield None if content == b"[DONE]" else json.loads(content)
+        finally:
+            connection.close()
+
+    def streamed_text(self, **fields):
+        """Return the text of choice 0, joined from its pieces."""
+        events = [event for event in self.stream(**fields) if event]
+        assert not any("error" in event for event in events), events
+        return "".join(choice["text"] for event in events for choice in event["choices"] if choice["index"] == 0)
+
+    def text(self, **fields):
+        """Return the text of choice 0 of one whole answer."""
+        status, answer = self.post(fields)
+        assert status == 200, answer
+        return answer["choices"][0]["text"]

@@ -1,0 +1,158 @@
+"""Characters and words: ids, text, files; Keras's own tokenizer is the oracle for words."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras.src.legacy.preprocessing.text import Tokenizer as KerasTokenizer
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+from contract.errors import TokenizerError
+from contract.tokenizer import END, CharacterTokenizer, WordTokenizer, load_tokenizer
+
+SCRIPTS = ["plain English.", "naïve Ünïcode", "日本語のテキスト", "עברית و عربى", "👩‍👩‍👧 emoji", "tab\tline\nend\r\n", "İΟΔΟΣ ß"]
+texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=80)
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_characters_come_back_as_they_were(text):
+    """Decoding what was encoded gives the same text, in any script."""
+    tokenizer = CharacterTokenizer.train(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@settings(deadline=None, max_examples=200)
+@given(learnt=texts, text=texts)
+def test_an_unseen_character_is_unknown_and_every_other_one_itself(learnt, text):
+    """Each character is one id: its own where the vocabulary has it, else the unknown token, which has no text."""
+    tokenizer = CharacterTokenizer.train(learnt)
+    ids = tokenizer.encode(text)
+    assert len(ids) == len(text)
+    assert tokenizer.decode(ids) == "".join(c for c in text if c in learnt)
+    assert all((i == tokenizer.special.unknown) == (c not in learnt) for c, i in zip(text, ids, strict=True))
+
+
+@settings(deadline=None, max_examples=300)
+@given(learnt=st.lists(texts, max_size=4), text=texts)
+def test_words_are_kerass_words(learnt, text):
+    """Word index and sequences equal those of Keras's legacy tokenizer, on any text."""
+    oracle = KerasTokenizer(oov_token="<OOV>")
+    oracle.fit_on_texts(learnt)
+    tokenizer = WordTokenizer.train(learnt)
+    assert tokenizer.word_index == oracle.word_index
+    assert tokenizer.encode(text) == oracle.texts_to_sequences([text])[0]
+
+
+@settings(deadline=None, max_examples=200)
+@given(learnt=st.lists(texts, min_size=1, max_size=4), num_words=st.integers(3, 12))
+def test_num_words_cuts_the_vocabulary_where_keras_does(learnt, num_words):
+    """With num_words, rare words become unknown exactly where Keras makes them so."""
+    oracle = KerasTokenizer(num_words=num_words, oov_token="<OOV>")
+    oracle.fit_on_texts(learnt)
+    tokenizer = WordTokenizer.train(learnt, num_words=num_words)
+    assert [tokenizer.encode(text) for text in learnt] == oracle.texts_to_sequences(learnt)
+    assert tokenizer.word_index == {word: i for word, i in oracle.word_index.items() if i < num_words}
+
+
+def test_words_need_room_for_at_least_one():
+    """A num_words that leaves no word is refused with the bound and the value."""
+    with pytest.raises(TokenizerError, match=r"num_words must be at least 3 .*, got 2"):
+        WordTokenizer.train(["a b"], num_words=2)
+
+
+@pytest.mark.parametrize("end_mark", [False, True])
+@pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer])
+def test_special_tokens_have_no_text_and_only_the_end_may_be_drawn(kind, end_mark):
+    """Padding, unknown and start are never drawn; the end mark exists only for documents, and begins the next one."""
+    tokenizer = kind.train(["some text"] if kind is WordTokenizer else "some text", end_mark=end_mark)
+    special = tokenizer.special
+    assert tokenizer.decode([special.padding, special.unknown, special.start]) == ""
+    assert (special.end is not None) == end_mark
+    assert special.end not in special.never_drawn
+    if end_mark:
+        assert special.start == special.end
+        assert tokenizer.tokens[special.end] == END
+    else:
+        assert special.start in special.never_drawn
+    assert {special.padding, special.unknown} <= set(special.never_drawn)
+
+
+@pytest.mark.parametrize("name", ["<pad>", "<unk>", "<start>", "<end>"])
+def test_the_name_of_a_special_token_in_a_text_is_only_text(name):
+    """A prompt cannot smuggle a special token in by spelling it."""
+    tokenizer = CharacterTokenizer.train(name, end_mark=True)
+    assert not set(tokenizer.encode(name)) & set(vars(tokenizer.special).values())
+    assert tokenizer.decode(tokenizer.encode(name)) == name
+
+
+@pytest.mark.parametrize(
+    ("follows", "expected"), [("", "b a b"), ("a", " b a b"), ("a ", "b a b"), ("a\n", "b a b")], ids=repr
+)
+def test_words_are_set_off_from_the_prompt_by_one_space(follows, expected):
+    """The first word gets a space only where the text before it does not end in white space."""
+    tokenizer = WordTokenizer.train(["a b"])
+    detokenizer = tokenizer.detokenizer(follows)
+    a, b = tokenizer.encode("a b")
+    assert detokenizer.feed([b]) + detokenizer.feed([0]) + detokenizer.feed([a, b]) == expected
+
+
+@settings(deadline=None)
+@given(text=st.text("abc \n.é", max_size=60), cuts=st.lists(st.integers(0, 60), max_size=5))
+@pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer])
+def test_pieces_joined_are_the_whole_text(kind, text, cuts):
+    """However the ids are cut into chunks, the pieces joined are the text of all of them."""
+    tokenizer = kind.train([text] if kind is WordTokenizer else text)
+    ids = tokenizer.encode(text)
+    bounds = [0, *sorted(min(cut, len(ids)) for cut in cuts), len(ids)]
+    detokenizer = tokenizer.detokenizer()
+    pieces = [detokenizer.feed(ids[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    assert "".join(pieces) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("end_mark", [False, True])
+@pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer])
+def test_a_file_gives_the_same_tokenizer_again(kind, end_mark, tmp_path):
+    """What is written and read is equal, special ids included."""
+    text = "Größe, 大きさ and\tmore\n"
+    tokenizer = kind.train([text] if kind is WordTokenizer else text, end_mark=end_mark)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(tokenizer.to_json(), encoding="utf-8")
+    again = load_tokenizer(path)
+    assert again == tokenizer
+    assert again.special == tokenizer.special
+
+
+@pytest.mark.parametrize(("kind", "text"), [(CharacterTokenizer, "Abc, dé\n!"), (WordTokenizer, "The cat, the DOG! (a)")])
+def test_the_file_is_one_that_hugging_faces_library_reads(kind, text):
+    """The library that names the format encodes like us, but for words whose lower case depends on their neighbours."""
+    tokenizer = kind.train([text] if kind is WordTokenizer else text)
+    theirs = HuggingFaceTokenizer.from_str(tokenizer.to_json())
+    assert theirs.encode(text).ids == tokenizer.encode(text)
+    assert theirs.decode(tokenizer.encode(text)) == tokenizer.decode(tokenizer.encode(text))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"model": 5}', '{"model": {"vocab": {"<pad>": 0, "<unk>": 2}, "unk_token": "<unk>"}}', "\x00\x01"],
+)
+def test_a_damaged_file_is_named(content, tmp_path):
+    """Whatever a file holds that is no tokenizer, the error names the file."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        load_tokenizer(path)
+
+
+def test_a_token_that_stands_twice_is_named():
+    """A vocabulary with a repeated token is refused."""
+    with pytest.raises(TokenizerError, match="'a' stands twice"):
+        CharacterTokenizer(["<pad>", "<unk>", "<start>", "a", "a"])
+
+
+def test_a_vocabulary_of_another_kind_is_refused(tmp_path):
+    """A tokenizer file of a kind that is not ours says which kinds are."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"model": {"vocab": {"[PAD]": 0}, "unk_token": "[UNK]"}}))
+    with pytest.raises(TokenizerError, match=r"unk_token must be one of .*, got '\[UNK\]'"):
+        load_tokenizer(path)

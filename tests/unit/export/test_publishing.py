@@ -1,0 +1,153 @@
+"""A version is published whole and checked, or not at all."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from contract.card import load_assets
+from contract.tokenizer import CharacterTokenizer
+from export import publishing
+from export.errors import CheckFailed, PublishError
+from export.publishing import add_to_models_config, publish
+from export.weights import read_weights
+from tests.unit.export.conftest import VOCABULARY
+
+TOKENIZER = CharacterTokenizer.train("abcdefghij")
+
+
+@pytest.fixture
+def models_dir(tmp_path):
+    """An empty repository."""
+    return tmp_path / "models"
+
+
+def left_in(models_dir):
+    """Return everything in a model's folder that is not a version."""
+    return [path.name for path in (models_dir / "m").iterdir() if not path.name.isdigit()]
+
+
+def test_a_version_holds_what_the_gateway_reads(model, models_dir):
+    """Card and tokenizer lie in assets.extra and say what the model is; the model is listed in models.config."""
+    place = publish(model, TOKENIZER, "m", models_dir)
+    assert place == models_dir / "m" / "1"
+    card, tokenizer = load_assets(place)
+    assert tokenizer == TOKENIZER
+    assert (card.cell, card.units, card.state_size, card.vocab_size) == ("lstm", 12, 24, VOCABULARY)
+    assert card.weights_sha256 == read_weights(model).sha256()
+    assert 'base_path: "/models/m"' in (models_dir / "models.config").read_text()
+    assert left_in(models_dir) == []
+
+
+def test_versions_count_up_past_junk(model, models_dir):
+    """The next version is one above the highest number, whatever else lies there."""
+    home = models_dir / "m"
+    for name in ("7", "x9", "12a", "-3", "²"):
+        (home / name).mkdir(parents=True)
+    (home / "99.txt").write_text("junk")
+    assert publish(model, TOKENIZER, "m", models_dir).name == "8"
+    assert publish(model, TOKENIZER, "m", models_dir).name == "9"
+
+
+def test_a_number_that_is_taken_meanwhile_is_passed_over(model, models_dir, monkeypatch):
+    """Two exporters at once get two versions."""
+    write = publishing._write
+
+    def slowly(draft, *arguments):
+        write(draft, *arguments)
+        (models_dir / "m" / "1").mkdir()
+        (models_dir / "m" / "1" / "saved_model.pb").write_text("theirs")
+
+    monkeypatch.setattr(publishing, "_write", slowly)
+    monkeypatch.setattr(publishing, "_next_version", lambda home: 1)
+    assert publish(model, TOKENIZER, "m", models_dir).name == "2"
+    assert (models_dir / "m" / "1" / "saved_model.pb").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("wrong", ["cell", "output", "state"])
+def test_a_graph_that_computes_something_else_is_not_published(model, models_dir, monkeypatch, wrong):
+    """An error in a cell, in the output layer or in the loop is found before anything is visible."""
+    from export import cells, signatures
+
+    if wrong == "cell":
+        step = cells.LSTMCell.step
+        monkeypatch.setattr(cells.LSTMCell, "step", lambda self, x, state: step(self, x * 1.001, state))
+    elif wrong == "output":
+        init = signatures.Generator.__init__
+
+        def shifted(self, *arguments):
+            init(self, *arguments)
+            self.output_bias.assign_add(self.output_bias * 0.01)
+
+        monkeypatch.setattr(signatures.Generator, "__init__", shifted)
+    else:
+        monkeypatch.setattr(signatures, "_keep", lambda active, new, old: old)
+    with pytest.raises(CheckFailed):
+        publish(model, TOKENIZER, "m", models_dir)
+    assert left_in(models_dir) == []
+    assert not (models_dir / "m" / "1").exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(model, models_dir, monkeypatch):
+    """An error while writing names the place, and no draft stays."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(publishing, "_sync", full)
+    with pytest.raises(PublishError, match=r"m: No space left on device"):
+        publish(model, TOKENIZER, "m", models_dir)
+    assert left_in(models_dir) == []
+
+
+def test_the_draft_of_a_killed_exporter_is_removed_and_that_of_a_living_one_is_not(model, models_dir):
+    """Litter goes with the next publishing; work in progress stays."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as living:
+        dead = models_dir / "m" / f"{publishing._draft_prefix()}999999999"
+        alive = models_dir / "m" / f"{publishing._draft_prefix()}{living.pid}"
+        for draft in (dead, alive):
+            draft.mkdir(parents=True)
+        publish(model, TOKENIZER, "m", models_dir)
+        assert (dead.exists(), alive.exists()) == (False, True)
+        living.communicate(b"\n")
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(model, models_dir):
+    """The message gives both sizes."""
+    with pytest.raises(PublishError, match=f"{VOCABULARY} outputs, too few for a tokenizer of 53 tokens"):
+        publish(model, CharacterTokenizer.train("".join(map(chr, range(40, 90)))), "m", models_dir)
+
+
+def test_a_name_that_is_no_name_is_refused(model, models_dir):
+    """A name cannot lead out of the repository."""
+    with pytest.raises(PublishError, match=r"name .*'\.\./m'"):
+        publish(model, TOKENIZER, "../m", models_dir)
+    assert not models_dir.exists()
+
+
+def test_a_model_is_listed_once_and_others_stay(tmp_path):
+    """The config keeps what stands in it, and a policy that was changed by hand is left alone."""
+    add_to_models_config(tmp_path, "a")
+    path = tmp_path / "models.config"
+    path.write_text(path.read_text().replace("num_versions: 2", "num_versions: 5"))
+    add_to_models_config(tmp_path, "b")
+    add_to_models_config(tmp_path, "a")
+    assert path.read_text().count("name:") == 2
+    assert path.read_text().count("num_versions: 5") == 1
+
+
+def test_a_config_that_cannot_be_parsed_is_not_overwritten(tmp_path):
+    """A typing mistake in models.config is an error with its place, not a lost file."""
+    path = tmp_path / "models.config"
+    path.write_text("model_config_list { konfig {} }")
+    with pytest.raises(PublishError, match=r"models\.config: 1:21"):
+        add_to_models_config(tmp_path, "a")
+    assert path.read_text() == "model_config_list { konfig {} }"
+
+
+def test_the_card_is_json_that_people_can_read(model, models_dir):
+    """generator.json is indented and names its fields."""
+    text = (publish(model, TOKENIZER, "m", models_dir) / "assets.extra" / "generator.json").read_text()
+    assert json.loads(text)["name"] == "m"
+    assert text.count("\n") > 10

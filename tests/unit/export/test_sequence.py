@@ -1,0 +1,78 @@
+"""The training layers are Keras's layers: same outputs, same states, same gradients."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export.sequence import run_layer
+from export.weights import CELLS
+
+T, B, D, H = 9, 4, 5, 6
+
+
+@pytest.fixture(params=CELLS)
+def cell(request):
+    """Each kind of cell."""
+    return request.param
+
+
+def prepare(cell):
+    """Return a Keras layer with random weights, inputs (B, T, D), a state, and a direction to differentiate in."""
+    rng = np.random.default_rng(0)
+    layer = CELLS[cell](H, return_sequences=True, return_state=True)
+    layer.build((B, T, D))
+    for weight in layer.weights:
+        weight.assign(rng.normal(0, 0.4, weight.shape))
+    state = [tf.constant(rng.normal(0, 1, (B, H)), tf.float32) for _ in range(2 if cell == "lstm" else 1)]
+    return layer, tf.constant(rng.normal(0, 1, (B, T, D)), tf.float32), state, rng.normal(0, 1, (B, T, H))
+
+
+def outcome(run, layer, inputs, state, direction):
+    """Return outputs, last state and the gradients of inputs, initial state and weights."""
+    weights = [variable.value for variable in layer.trainable_variables]
+    with tf.GradientTape() as tape:
+        tape.watch([inputs, *state])
+        outputs, last = run(inputs, state, weights)
+        loss = tf.reduce_sum(outputs * tf.constant(direction, tf.float32))
+    return [outputs, *last, *tape.gradient(loss, [inputs, *state, *weights])]
+
+
+def test_outputs_states_and_gradients_are_kerass(cell):
+    """Every output and every gradient agrees with the Keras layer's to rounding."""
+    layer, inputs, state, direction = prepare(cell)
+
+    def keras_run(inputs, state, _):
+        outputs, *last = layer(inputs, initial_state=state if len(state) > 1 else state[0])
+        return outputs, last
+
+    def own_run(inputs, state, weights):
+        outputs, last = run_layer(cell, tf.transpose(inputs, [1, 0, 2]), state, weights)
+        return tf.transpose(outputs, [1, 0, 2]), last
+
+    expected = outcome(keras_run, layer, inputs, state, direction)
+    for got, wanted in zip(outcome(own_run, layer, inputs, state, direction), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=2e-5, rtol=1e-4)
+
+
+def test_a_window_goes_on_where_the_last_one_ended(cell):
+    """Two windows with the state handed over give what one long window gives."""
+    layer, inputs, state, _ = prepare(cell)
+    weights = [variable.value for variable in layer.trainable_variables]
+    by_time = tf.transpose(inputs, [1, 0, 2])
+    whole, last = run_layer(cell, by_time, state, weights)
+    first, between = run_layer(cell, by_time[:4], state, weights)
+    second, end = run_layer(cell, by_time[4:], between, weights)
+    np.testing.assert_allclose(tf.concat([first, second], 0), whole, atol=1e-6)
+    np.testing.assert_allclose(end[0], last[0], atol=1e-6)
+
+
+def test_no_gradient_flows_into_the_window_before(cell):
+    """Backpropagation is truncated at the window's beginning."""
+    layer, inputs, state, _ = prepare(cell)
+    weights = [variable.value for variable in layer.trainable_variables]
+    by_time = tf.transpose(inputs, [1, 0, 2])
+    with tf.GradientTape() as tape:
+        tape.watch(by_time)
+        _, between = run_layer(cell, by_time, state, weights)
+        loss = tf.add_n([tf.reduce_sum(part) for part in between])
+    assert tape.gradient(loss, by_time) is None

@@ -1,0 +1,68 @@
+"""Calls that run at once, wait, or are turned away."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import numpy as np
+
+Status = grpc.StatusCode
+Until = Callable[[Callable[[], object]], None]
+# Classes of conftest.py, which a test cannot import.
+Models = Client = Any
+Serve = Callable[..., Client]
+Gates = Callable[[str], Any]
+Refusal = Callable[[Callable[[], object]], tuple[Status, str]]
+
+
+def test_as_many_calls_run_at_once_as_there_are_threads(models: Models, serve: Serve, until: Until, gates: Gates):
+    """All are inside TensorFlow before one more gives them what they wait for."""
+    models.publish(1)
+    client = serve(grpc_max_threads=6)
+    waiting = [gates(str(number)) for number in range(5)]
+    calls = [client.begin(signature="take", inputs=gate.inputs) for gate in waiting]
+    until(lambda: all(gate.is_reached for gate in waiting))
+    client.predict(signature="give", inputs={"values": np.arange(5, dtype=np.float32)})
+    assert sorted(call.result(20.0).outputs["value"].float_val[0] for call in calls) == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_calls_at_once_do_not_mix_their_rows(models: Models, serve: Serve):
+    """Every caller gets the answer to its own input, in its own shape."""
+    models.publish(1)
+    client = serve(grpc_max_threads=8)
+    calls = [client.begin(inputs={"x": np.full((1 + i % 5, 3), i, np.float32)}) for i in range(16)]
+    for i, call in enumerate(calls):
+        assert list(call.result(20.0).outputs["y"].float_val) == [2.0 * i] * (1 + i % 5) * 3
+
+
+def test_calls_beyond_the_queue_are_turned_away(
+    models: Models, serve: Serve, until: Until, gates: Gates, refusal: Refusal
+):
+    """With one thread one call runs, one waits, and the third gets RESOURCE_EXHAUSTED at once."""
+    models.publish(1)
+    client = serve(grpc_max_threads=1)
+    gate = gates("a")
+    calls = [client.begin(signature="gate", inputs=gate.inputs) for _ in range(2)]
+    until(lambda: gate.is_reached)
+    until(lambda: refusal(lambda: client.states(version=1))[0] is Status.RESOURCE_EXHAUSTED)
+    gate.open()
+    assert [call.result(20.0).outputs["weight"].float_val[0] for call in calls] == [2.0] * 2
+
+
+def test_a_call_that_expires_in_the_queue_is_not_computed(
+    models: Models, serve: Serve, until: Until, gates: Gates, refusal: Refusal
+):
+    """Its gate is never reached, although its turn comes."""
+    models.publish(1)
+    client = serve(grpc_max_threads=1)
+    first, second, third = gates("first"), gates("second"), gates("third")
+    running = client.begin(signature="gate", inputs=first.inputs)
+    until(lambda: first.is_reached)
+    request = client.request("tiny", second.inputs, signature="gate")
+    assert refusal(lambda: client.prediction.Predict(request, timeout=0.2))[0] is Status.DEADLINE_EXCEEDED
+    first.open()
+    third.open()
+    running.result(20.0)
+    client.predict(signature="gate", inputs=third.inputs)
+    assert third.is_reached
+    assert not second.is_reached

@@ -1,0 +1,108 @@
+"""The command line."""
+
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from model_server.flags import Flags, parse
+
+MODEL = "--model_base_path=/models/tiny"
+
+
+def test_defaults_are_those_of_tensorflow_serving_but_for_host_and_threads():
+    """What is not given is as there, except the address and the intra-op threads."""
+    assert parse([MODEL]) == Flags(
+        host="127.0.0.1",
+        port=8500,
+        rest_api_port=0,
+        grpc_max_threads=4 * os.cpu_count(),
+        model_config_file=None,
+        model_config_file_poll_wait_seconds=0,
+        file_system_poll_wait_seconds=1,
+        model_name="default",
+        model_base_path=Path("/models/tiny"),
+        models_root=None,
+        allow_version_labels_for_unavailable_models=False,
+        max_num_load_retries=5,
+        load_retry_interval_micros=60_000_000,
+        tensorflow_intra_op_parallelism=1,
+        tensorflow_inter_op_parallelism=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "field", "value"),
+    [
+        ("--port=9000", "port", 9000),
+        ("--host=0.0.0.0", "host", "0.0.0.0"),
+        ("--rest_api_port=0", "rest_api_port", 0),
+        ("--grpc_max_threads=3", "grpc_max_threads", 3),
+        ("--model_config_file=m/models.config", "model_config_file", Path("m/models.config")),
+        ("--model_config_file_poll_wait_seconds=30", "model_config_file_poll_wait_seconds", 30.0),
+        ("--file_system_poll_wait_seconds=0.25", "file_system_poll_wait_seconds", 0.25),
+        ("--model_name=lstm", "model_name", "lstm"),
+        ("--models_root=/data", "models_root", Path("/data")),
+        ("--max_num_load_retries=0", "max_num_load_retries", 0),
+        ("--load_retry_interval_micros=10", "load_retry_interval_micros", 10),
+        ("--tensorflow_intra_op_parallelism=2", "tensorflow_intra_op_parallelism", 2),
+        ("--tensorflow_inter_op_parallelism=4", "tensorflow_inter_op_parallelism", 4),
+    ],
+)
+def test_every_flag_sets_its_field(argument: str, field: str, value: object):
+    """A flag reaches the field of its name."""
+    assert getattr(parse([MODEL, argument]), field) == value
+
+
+@pytest.mark.parametrize(("suffix", "value"), [("=true", True), ("", True), ("=1", True), ("=false", False)])
+def test_a_boolean_is_written_with_or_without_its_value(suffix: str, value: bool):
+    """`--flag`, `--flag=true` and `--flag=false` mean what they mean to TensorFlow Serving."""
+    flag = "allow_version_labels_for_unavailable_models"
+    assert getattr(parse([MODEL, f"--{flag}{suffix}"]), flag) is value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([MODEL, "--enable_batching=true"], "--enable_batching=true"),
+        ([MODEL, "--por=1"], "--por=1"),
+        ([MODEL, "--rest_api_port=8501"], "--rest_api_port must be 0"),
+        ([MODEL, "--port=many"], "'many'"),
+        ([MODEL, "--port=-1"], "at least 0, got -1"),
+        ([MODEL, "--grpc_max_threads=0"], "--grpc_max_threads"),
+        ([MODEL, "--file_system_poll_wait_seconds=nan"], "--file_system_poll_wait_seconds"),
+        ([MODEL, "--file_system_poll_wait_seconds=-1"], "--file_system_poll_wait_seconds"),
+        ([MODEL, "--allow_version_labels_for_unavailable_models=maybe"], "'maybe'"),
+        ([], "--model_config_file"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_status_2_and_one_line_that_names_it(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+):
+    """Unknown, abbreviated, unsupported and unreadable flags are refused."""
+    with pytest.raises(SystemExit) as end:
+        parse(arguments)
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert error.count("\n") == 1
+    assert named in error
+
+
+def test_help_tells_every_flag_and_that_this_is_a_stand_in(capsys: pytest.CaptureFixture[str]):
+    """Nobody takes it for TensorFlow Serving, and no flag is hidden."""
+    with pytest.raises(SystemExit) as end:
+        parse(["--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    assert "It is not TensorFlow Serving" in text
+    assert [field.name for field in fields(Flags) if f"--{field.name}" not in text] == []
+
+
+def test_the_command_line_is_read_without_tensorflow():
+    """`--help` and a mistyped flag answer at once, because nothing heavy is imported before."""
+    code = "import sys, model_server.__main__; print('tensorflow' in sys.modules, 'google' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.split() == ["False", "False"]

@@ -1,0 +1,248 @@
+"""Predict, over gRPC."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
+from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+
+Status = grpc.StatusCode
+X = np.array([[1, 2, 3]], np.float32)
+STEP = {"token_id": np.arange(2, dtype=np.int32), "state": np.zeros((2, 4), np.float32)}
+
+
+# Classes of conftest.py, which a test cannot import.
+Models = Client = Any
+Refusal = Callable[[Callable[[], object]], tuple[Status, str]]
+
+
+@pytest.fixture
+def client(models: Models, serve: Callable[..., Client]) -> Client:
+    """Serve `tiny` version 3, with weight 2."""
+    models.publish(3, 2.0)
+    return serve()
+
+
+def test_the_default_signature_answers_with_name_concrete_version_and_typed_fields(client: Client):
+    """Nothing but the model's name is needed, and the answer says what gave it."""
+    response = client.predict()
+    assert response.model_spec.name == "tiny"
+    assert response.model_spec.version.value == 3
+    assert response.model_spec.signature_name == "serving_default"
+    assert response.outputs["y"].dtype == types_pb2.DT_FLOAT
+    assert [dim.size for dim in response.outputs["y"].tensor_shape.dim] == [1, 3]
+    assert list(response.outputs["y"].float_val) == [2.0, 4.0, 6.0]
+    assert response.outputs["y"].tensor_content == b""
+    assert list(response.outputs["total"].float_val) == [12.0]
+
+
+def test_a_named_signature_takes_several_inputs_and_keeps_their_dtypes(client: Client):
+    """int32 and float32 go in and come out as such."""
+    response = client.predict(signature="step", inputs=STEP)
+    assert response.model_spec.signature_name == "step"
+    assert list(response.outputs["token_id"].int_val) == [1, 2]
+    assert list(response.outputs["state"].float_val) == [2.0] * 8
+
+
+def test_an_input_may_come_as_content_or_as_a_typed_field(client: Client):
+    """Clients with TensorFlow send the one, clients without it the other."""
+    content = TensorProto(dtype=types_pb2.DT_FLOAT, tensor_content=X.tobytes())
+    field = TensorProto(dtype=types_pb2.DT_FLOAT, float_val=X.ravel())
+    repeated = TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[5.0])
+    for proto, expected in ((content, [2.0, 4.0, 6.0]), (field, [2.0, 4.0, 6.0]), (repeated, [10.0] * 3)):
+        proto.tensor_shape.CopyFrom(tf.TensorShape([1, 3]).as_proto())
+        assert list(client.predict(inputs={"x": proto}).outputs["y"].float_val) == expected
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    "float32 float64 float16 bfloat16 complex64 bool int64 int32 int16 int8 uint64 uint32 uint16 uint8".split(),  # noqa: SIM905 - one line
+)
+@pytest.mark.parametrize("shape", [(), (2, 3)], ids=str)
+def test_every_dtype_goes_in_and_out_unchanged(client: Client, dtype: str, shape: tuple[int, ...]):
+    """Scalars and matrices."""
+    array = np.arange(np.prod(shape)).reshape(shape).astype(tf.as_dtype(dtype).as_numpy_dtype)
+    output = client.predict(signature=f"echo_{dtype}", inputs={"x": array}).outputs["x"]
+    assert output.dtype == tf.as_dtype(dtype).as_datatype_enum
+    np.testing.assert_array_equal(tf.make_ndarray(output), array)
+
+
+def test_strings_go_in_and_out_as_bytes(client: Client):
+    """Whatever they hold."""
+    output = client.predict(signature="echo_string", inputs={"x": [b"a\x00b", b"\xff", b""]}).outputs["x"]
+    assert list(output.string_val) == [b"a\x00b", b"\xff", b""]
+
+
+@pytest.mark.parametrize(("output_filter", "names"), [([], {"y", "total"}), (["total"], {"total"})])
+def test_output_filter_chooses_what_is_sent(client: Client, output_filter: list[str], names: set[str]):
+    """Without one, everything is."""
+    assert set(client.predict(output_filter=output_filter).outputs) == names
+
+
+@pytest.mark.parametrize(
+    ("output_filter", "text"),
+    [
+        (["z"], "output tensor alias not found in signature: z Outputs expected to be in the set {total,y}."),
+        (["y", "y"], "duplicate output tensor alias: y"),
+    ],
+)
+def test_an_output_that_does_not_exist_or_comes_twice_is_invalid(
+    client: Client, refusal: Refusal, output_filter: list[str], text: str
+):
+    """The texts are TensorFlow Serving's."""
+    assert refusal(lambda: client.predict(output_filter=output_filter)) == (Status.INVALID_ARGUMENT, text)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        ({}, ["0!=2", "Missing but required: {state,token_id}"]),
+        ({"token_id": STEP["token_id"]}, ["Sent extra: {}", "Missing but required: {state}"]),
+        (STEP | {"more": X}, ["3!=2", "Sent extra: {more}", "Missing but required: {}"]),
+        ({"token_id": STEP["token_id"], "stat": X}, ["Sent extra: {stat}", "Missing but required: {state}"]),
+        (STEP | {"state": np.zeros((2, 4))}, ["'state'", "to be float but double is provided"]),
+        (STEP | {"token_id": np.zeros(2, np.int64)}, ["'token_id'", "to be int32 but int64 is provided"]),
+        (STEP | {"state": np.zeros((2, 5), np.float32)}, ["'state'", "[-1, 4]", "[2, 5]"]),
+        (STEP | {"state": np.zeros(4, np.float32)}, ["'state'", "[-1, 4]", "[4]"]),
+        (STEP | {"token_id": np.zeros((2, 1), np.int32)}, ["'token_id'", "[-1]", "[2, 1]"]),
+        (
+            STEP | {"token_id": TensorProto(dtype=types_pb2.DT_INT32, tensor_content=b"abc")},
+            ["'token_id'", "got []"],
+        ),
+    ],
+    ids=[
+        "none",
+        "missing",
+        "extra",
+        "misnamed",
+        "float64",
+        "int64",
+        "width",
+        "rank too low",
+        "rank too high",
+        "scalar",
+    ],
+)
+def test_an_input_that_does_not_fit_is_named(
+    client: Client, refusal: Refusal, inputs: Mapping[str, object], told: list[str]
+):
+    """Names, dtypes and shapes are checked before TensorFlow sees anything."""
+    code, text = refusal(lambda: client.predict(signature="step", inputs=inputs))
+    assert code is Status.INVALID_ARGUMENT
+    assert [part for part in told if part not in text] == []
+
+
+def test_content_of_the_wrong_length_is_invalid(client: Client, refusal: Refusal):
+    """The input is named as TensorFlow Serving names it."""
+    proto = TensorProto(dtype=types_pb2.DT_FLOAT, tensor_content=b"abcdefg")
+    proto.tensor_shape.CopyFrom(tf.TensorShape([1, 3]).as_proto())
+    code, text = refusal(lambda: client.predict(inputs={"x": proto}))
+    assert code is Status.INVALID_ARGUMENT
+    assert text.startswith("tensor parsing error: x")
+
+
+def test_a_batch_that_only_the_graph_refuses_is_invalid_with_tensorflows_own_text(client: Client, refusal: Refusal):
+    """Without the remarks on Python stacks that TensorFlow puts around it."""
+    code, text = refusal(lambda: client.predict(signature="square", inputs={"x": np.arange(3, dtype=np.int32)}))
+    assert code is Status.INVALID_ARGUMENT
+    assert text.startswith("Input to reshape is a tensor with 3 values")
+    assert "[[{{node Reshape}}]]" in text
+    assert "Op:" not in text
+
+
+def test_other_errors_of_a_graph_keep_their_code(client: Client, refusal: Refusal, tmp_path: Path):
+    """A file that is missing is NOT_FOUND, and the next call is answered."""
+    absent, present = tmp_path / "absent", tmp_path / "present"
+    present.write_text("here")
+    code, text = refusal(lambda: client.predict(signature="read", inputs={"path": np.array(str(absent))}))
+    assert (code, str(absent) in text) == (Status.NOT_FOUND, True)
+    answer = client.predict(signature="read", inputs={"path": np.array(str(present))})
+    assert list(answer.outputs["content"].string_val) == [b"here"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "text"),
+    [
+        ({"name": "b"}, Status.NOT_FOUND, "Servable not found for request: Latest(b)"),
+        ({"version": 9}, Status.NOT_FOUND, "Servable not found for request: Specific(tiny, 9)"),
+        ({"label": "x"}, Status.INVALID_ARGUMENT, "Unrecognized servable version label: x"),
+        ({"signature": "x"}, Status.FAILED_PRECONDITION, 'Serving signature key "x" not found.'),
+        (
+            {"signature": "__saved_model_init_op"},
+            Status.FAILED_PRECONDITION,
+            'Serving signature key "__saved_model_init_op" not found.',
+        ),
+        ({"name": ""}, Status.INVALID_ARGUMENT, "ModelSpec has no name specified."),
+    ],
+)
+def test_what_cannot_be_found_has_tensorflow_servings_status_and_text(
+    client: Client, refusal: Refusal, fields: dict[str, object], code: Status, text: str
+):
+    """Clients tell a missing model from a missing signature and from a wrong label by it."""
+    assert refusal(lambda: client.predict(**fields)) == (code, text)
+
+
+def test_a_request_without_model_spec_is_invalid(client: Client, refusal: Refusal):
+    """For every method that needs one."""
+    expected = Status.INVALID_ARGUMENT, "Missing ModelSpec"
+    assert refusal(lambda: client.prediction.Predict(PredictRequest(), timeout=9)) == expected
+    assert refusal(lambda: client.prediction.GetModelMetadata(GetModelMetadataRequest(), timeout=9)) == expected
+    assert refusal(lambda: client.model.GetModelStatus(GetModelStatusRequest(), timeout=9)) == expected
+
+
+def test_a_method_that_is_not_offered_is_unimplemented(client: Client, refusal: Refusal):
+    """Rather than an error that looks like the model's."""
+    code, _ = refusal(lambda: client.prediction.Classify(ClassificationRequest(), timeout=9))
+    assert code is Status.UNIMPLEMENTED
+
+
+def test_messages_have_no_size_limit(client: Client):
+    """Above gRPC's 4 MB, both ways."""
+    x = np.zeros((500_000, 3), np.float32)
+    response = client.predict(inputs={"x": x})
+    assert len(response.outputs["y"].float_val) == x.size
+    assert response.ByteSize() > 4 * 2**20
+
+
+def test_metadata_has_the_signatures_with_dtypes_shapes_and_names_of_tensors(client: Client):
+    """As the SavedModel has them."""
+    response = client.metadata()
+    assert (response.model_spec.name, response.model_spec.version.value) == ("tiny", 3)
+    signatures = SignatureDefMap()
+    assert response.metadata["signature_def"].Unpack(signatures)
+    step = signatures.signature_def["step"]
+    assert set(step.inputs) == {"token_id", "state"}
+    assert step.inputs["state"].dtype == types_pb2.DT_FLOAT
+    assert [dim.size for dim in step.inputs["state"].tensor_shape.dim] == [-1, 4]
+    assert step.inputs["state"].name == "step_state:0"
+    assert step.outputs["token_id"].dtype == types_pb2.DT_INT32
+    assert step.method_name == "tensorflow/serving/predict"
+    assert {"serving_default", "__saved_model_init_op"} <= set(signatures.signature_def)
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "code", "text"),
+    [
+        (
+            {"fields": []},
+            Status.INVALID_ARGUMENT,
+            "GetModelMetadataRequest must specify at least one metadata_field",
+        ),
+        ({"fields": ["weights"]}, Status.INVALID_ARGUMENT, "Metadata field weights is not supported"),
+        ({"version": 9}, Status.NOT_FOUND, "Servable not found for request: Specific(tiny, 9)"),
+    ],
+)
+def test_metadata_that_does_not_exist_is_refused(
+    client: Client, refusal: Refusal, request_fields: dict[str, object], code: Status, text: str
+):
+    """There is nothing but the signatures, of versions that are served."""
+    assert refusal(lambda: client.metadata(**request_fields)) == (code, text)

@@ -1,0 +1,121 @@
+"""`python -m model_server` as a supervisor sees it: its output, its signals, its exit status."""
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Until = Callable[[Callable[[], object]], None]
+# Classes of conftest.py, which a test cannot import.
+Models = Client = Any
+Connect = Callable[[str], Client]
+Gates = Callable[[str], Any]
+TIMEOUT_S = 30.0
+
+
+class Process:
+    """A server in a process of its own."""
+
+    def __init__(self, log: Path, *arguments: str) -> None:
+        self._log = log
+        with log.open("wb") as stderr:
+            self.popen = subprocess.Popen([sys.executable, "-m", "model_server", *arguments], stderr=stderr)
+
+    @property
+    def log(self) -> str:
+        """What it has written to stderr."""
+        return self._log.read_text()
+
+    @property
+    def errors(self) -> list[str]:
+        """Its lines of level ERROR."""
+        return re.findall(r"^\S+ \S+ ERROR (.*)$", self.log, re.MULTILINE)
+
+    def address(self, until: Until) -> str:
+        """Return where it serves, once it does."""
+        until(lambda: "serving at " in self.log or self.popen.poll() is not None)
+        return re.search(r"serving at (\S+)", self.log).group(1)
+
+    def wait(self) -> int:
+        """Return its exit status."""
+        return self.popen.wait(TIMEOUT_S)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Start servers; none outlives the test."""
+    started: list[Process] = []
+
+    def start(*arguments: str) -> Process:
+        started.append(Process(tmp_path / f"log-{len(started)}", *arguments))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.popen.kill()
+        process.popen.wait(TIMEOUT_S)
+
+
+def test_sigterm_lets_the_running_call_finish_and_ends_with_status_0(
+    models: Models, run: Callable[..., Process], connect: Connect, gates: Gates, until: Until
+):
+    """The log says what is served where, and that this is a stand-in."""
+    models.publish(3)
+    server = run(f"--model_config_file={models.configure()}", "--port=0")
+    client = connect(server.address(until))
+    assert client.weight() == 2.0
+    assert re.search(r"loaded tiny version 3 in \d+\.\d s", server.log)
+    assert "stand-in for TensorFlow Serving" in server.log
+    gate = gates("a")
+    call = client.begin(signature="gate", inputs=gate.inputs)
+    until(lambda: gate.is_reached)
+    server.popen.send_signal(signal.SIGTERM)
+    until(lambda: "stopping after SIGTERM" in server.log)
+    gate.open()
+    assert call.result(20.0).outputs["weight"].float_val[0] == 2.0
+    assert server.wait() == 0
+
+
+def test_sigint_while_a_model_loads_ends_with_status_0(
+    models: Models, run: Callable[..., Process], connect: Connect, gates: Gates, until: Until
+):
+    """Even if the model never comes to an end with it."""
+    gate = gates("a")
+    models.publish(1, warmup=[connect("").request("", gate.inputs, signature="gate")])
+    server = run(f"--model_config_file={models.configure()}", "--port=0")
+    until(lambda: gate.is_reached)
+    server.popen.send_signal(signal.SIGINT)
+    assert server.wait() == 0
+    assert "serving at" not in server.log
+
+
+def test_a_port_in_use_is_one_line_and_status_1(models: Models, run: Callable[..., Process], until: Until):
+    """It names the address."""
+    first = run(f"--model_config_file={models.configure('')}", "--port=0")
+    address = first.address(until)
+    second = run(f"--model_config_file={models.configure('')}", f"--port={address.rpartition(':')[2]}")
+    assert second.wait() == 1
+    assert second.errors == [f"cannot listen on {address}: Address already in use"]
+    assert "Traceback" not in second.log
+
+
+def test_a_damaged_config_is_one_line_and_status_1(models: Models, run: Callable[..., Process]):
+    """It names the file and the place in it."""
+    file = models.configure("oops")
+    server = run(f"--model_config_file={file}", "--port=0")
+    assert server.wait() == 1
+    assert len(server.errors) == 1
+    assert server.errors[0].startswith(f"{file}: not a usable models.config (1:21")
+    assert "Traceback" not in server.log
+
+
+def test_a_wrong_flag_is_one_line_and_status_2(run: Callable[..., Process]):
+    """TensorFlow Serving would go on without it; this stops, so that a misspelled flag is noticed."""
+    server = run("--model_base_path=/models/tiny", "--model_nam=tiny")
+    assert server.wait() == 2
+    assert server.log == "model_server: unrecognized arguments: --model_nam=tiny (see --help)\n"

@@ -1,0 +1,140 @@
+"""Labels, status, and configs that change while the server runs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from model_server.errors import LabelRefused
+from model_server.flags import Flags
+from model_server.server import ModelServer
+
+Status = grpc.StatusCode
+Until = Callable[[Callable[[], object]], None]
+# Classes of conftest.py, which a test cannot import.
+Models = Client = Any
+Serve = Callable[..., Client]
+Refusal = Callable[[Callable[[], object]], tuple[Status, str]]
+
+
+def test_labels_name_versions_and_follow_the_config(models: Models, serve: Serve, refusal: Refusal):
+    """A label is moved by a reload, and only to a version that is available."""
+    models.publish(1, 2.0)
+    models.publish(2, 3.0)
+    file = models.configure(models.entry(versions=(1, 2), stable=1))
+    client = serve(file, allow_version_labels_for_unavailable_models=True)
+    assert client.weight(label="stable") == 2.0
+    assert client.predict(label="stable").model_spec.version.value == 1
+    client.reload(models.config(models.entry(versions=(1, 2), stable=2)))
+    assert client.weight(label="stable") == 3.0
+    assert refusal(lambda: client.reload(models.config(models.entry(versions=(1, 2), stable=9)))) == (
+        Status.FAILED_PRECONDITION,
+        "Request to assign label to version 9 of model tiny, which is not currently available for inference",
+    )
+    assert client.weight(label="stable") == 3.0
+
+
+def test_labels_in_the_file_need_the_flag(models: Models):
+    """At start no version is available yet, so without it neither TensorFlow Serving starts nor this."""
+    models.publish(1)
+    server = ModelServer(Flags(port=0, model_config_file=models.configure(models.entry(stable=1))))
+    with pytest.raises(LabelRefused):
+        server.start()
+    server.stop()
+
+
+def test_a_reload_replaces_the_whole_config(models: Models, serve: Serve, until: Until, refusal: Refusal):
+    """New models are served when it returns, those left out are unloaded."""
+    models.publish(1, 2.0)
+    models.publish(5, 4.0, name="other")
+    client = serve()
+    client.reload(models.config(models.entry("other")))
+    assert client.weight("other") == 4.0
+    until(lambda: client.states() == {1: "END"})
+    assert refusal(client.predict) == (Status.NOT_FOUND, "Servable not found for request: Latest(tiny)")
+    client.reload("model_config_list {}")
+    until(lambda: client.states("other") == {5: "END"})
+
+
+@pytest.mark.parametrize(
+    ("models_listed", "refused"),
+    [
+        (["tiny", "tiny"], (Status.INVALID_ARGUMENT, "Illegal to list model tiny multiple times in config list")),
+        (
+            ["tiny", "absent"],
+            (Status.UNKNOWN, "1 model(s) did not become available: {{absent: no version found under "),
+        ),
+    ],
+    ids=["twice", "no such folder"],
+)
+def test_a_reload_that_cannot_be_done_says_so_and_what_is_served_stays(
+    models: Models, serve: Serve, refusal: Refusal, models_listed: list[str], refused: tuple[Status, str]
+):
+    """It neither hangs nor takes anything away."""
+    models.publish(1)
+    client = serve()
+    code, text = refusal(lambda: client.reload(models.config(*map(models.entry, models_listed))))
+    assert (code, text[: len(refused[1])]) == refused
+    assert client.states() == {1: "AVAILABLE"}
+    assert client.weight() == 2.0
+
+
+@pytest.mark.parametrize("config", ["", "custom_model_config {}"])
+def test_a_reload_without_a_list_of_models_is_invalid(models: Models, serve: Serve, refusal: Refusal, config: str):
+    """An empty message is more likely a mistake than a wish to serve nothing."""
+    models.publish(1)
+    client = serve()
+    assert refusal(lambda: client.reload(config)) == (
+        Status.INVALID_ARGUMENT,
+        "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+        "Only ModelConfigList is currently supported",
+    )
+    assert client.weight() == 2.0
+
+
+def test_the_config_file_is_followed(models: Models, serve: Serve, until: Until, caplog: pytest.LogCaptureFixture):
+    """A change takes effect; a damaged or a missing file changes nothing and is logged once."""
+    models.publish(1, 2.0)
+    models.publish(2, 3.0)
+    file = models.configure(models.entry(versions=[1]))
+    client = serve(file, model_config_file_poll_wait_seconds=0.02)
+    assert client.states() == {1: "AVAILABLE"}
+    file.write_text("model_config_list { oops")
+    until(lambda: "not a usable models.config" in caplog.text)
+    file.unlink()
+    until(lambda: "cannot be read" in caplog.text)
+    assert client.weight() == 2.0
+    models.configure(models.entry(versions=[2]))
+    until(lambda: client.states() == {2: "AVAILABLE", 1: "END"})
+    assert caplog.text.count("the present config stays") == 2
+
+
+def test_the_config_file_overrules_a_reload(models: Models, serve: Serve, until: Until):
+    """At its next reading, as in TensorFlow Serving."""
+    models.publish(1)
+    models.publish(5, name="other")
+    client = serve(model_config_file_poll_wait_seconds=0.5)
+    client.reload(models.config(models.entry("other")))
+    until(lambda: client.states("other") == {5: "END"})
+    until(lambda: client.states() == {1: "AVAILABLE"})
+
+
+def test_a_config_file_that_is_not_polled_is_read_once(models: Models, serve: Serve, until: Until):
+    """What it says later counts for nothing."""
+    models.publish(1, 2.0)
+    client = serve()
+    models.configure(models.entry("other"))
+    models.publish(2, 3.0)
+    until(lambda: client.states() == {2: "AVAILABLE", 1: "END"})
+
+
+def test_status_tells_all_versions_or_one_and_does_not_look_at_labels(models: Models, serve: Serve, refusal: Refusal):
+    """Newest first; what was never there is NOT_FOUND with TensorFlow Serving's texts."""
+    models.publish(1)
+    models.publish(2)
+    client = serve(models.configure(models.entry(versions=(1, 2))))
+    assert [(v.version, v.status.error_code) for v in client.statuses(label="no such label")] == [(2, 0), (1, 0)]
+    assert client.states(version=1) == {1: "AVAILABLE"}
+    assert refusal(lambda: client.statuses(version=9)) == (Status.NOT_FOUND, "Could not find version 9 of model tiny")
+    assert refusal(lambda: client.statuses("b")) == (Status.NOT_FOUND, "Could not find any versions of model b")

@@ -1,0 +1,174 @@
+"""How the server starts and stops."""
+
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from model_server.errors import ConfigError, PortUnavailable
+from model_server.flags import Flags
+from model_server.server import ModelServer
+
+Until = Callable[[Callable[[], object]], None]
+# Classes of conftest.py, which a test cannot import.
+Models = Client = Any
+Connect = Callable[[str], Client]
+Gates = Callable[[str], Any]
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_the_port_opens_only_when_the_models_are_loaded(models: Models, connect: Connect, gates: Gates, until: Until):
+    """A client that can connect gets an answer."""
+    gate, port = gates("a"), free_port()
+    models.publish(1, warmup=[connect("").request("", gate.inputs, signature="gate")])
+    server = ModelServer(Flags(port=port, model_config_file=models.configure()))
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    try:
+        until(lambda: gate.is_reached)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5.0)
+        gate.open()
+        starting.join(20.0)
+        assert connect(f"127.0.0.1:{port}").weight() == 2.0
+    finally:
+        gate.open()
+        starting.join(20.0)
+        server.stop()
+
+
+def test_a_version_that_cannot_be_loaded_does_not_keep_the_port_shut(models: Models, connect: Connect):
+    """The other models are served."""
+    models.publish(1)
+    draft = models.draft(1, name="broken")
+    (draft / "saved_model.pb").write_bytes(b"torn")
+    models.finish(draft)
+    file = models.configure(models.entry(), models.entry("broken"))
+    with ModelServer(Flags(port=0, model_config_file=file, max_num_load_retries=0)) as server:
+        client = connect(server.address)
+        assert client.states("broken") == {1: "END"}
+        assert client.weight() == 2.0
+
+
+def test_a_start_that_is_given_up_leaves_the_port_shut(models: Models, gates: Gates, connect: Connect):
+    """A signal that comes while the models load is not kept waiting for them."""
+    gate, port = gates("a"), free_port()
+    models.publish(1, warmup=[connect("").request("", gate.inputs, signature="gate")])
+    server = ModelServer(Flags(port=port, model_config_file=models.configure()))
+    server.start(give_up=lambda: gate.is_reached)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5.0)
+    gate.open()
+    server.stop()
+
+
+def test_a_single_model_needs_no_config_file(models: Models, connect: Connect):
+    """`--model_name` and `--model_base_path` do."""
+    models.publish(1)
+    with ModelServer(Flags(port=0, model_name="mine", model_base_path=models.root / "tiny")) as server:
+        assert connect(server.address).weight("mine") == 2.0
+
+
+def test_models_root_says_what_models_in_the_config_stands_for(models: Models, connect: Connect, tmp_path: Path):
+    """In the file and in a reload."""
+    models.publish(1, 2.0)
+    models.publish(1, 3.0, name="other")
+    file = models.configure().rename(tmp_path / "elsewhere.config")
+    with ModelServer(Flags(port=0, model_config_file=file, models_root=models.root)) as server:
+        client = connect(server.address)
+        assert client.weight() == 2.0
+        client.reload(models.config(models.entry("other")))
+        assert client.weight("other") == 3.0
+
+
+def test_a_port_in_use_is_refused_before_anything_is_read(models: Models):
+    """Even by another server of this kind, with which gRPC would share it by default."""
+    models.publish(1)
+    with ModelServer(Flags(port=0, model_config_file=models.configure())) as first:
+        second = ModelServer(Flags(port=first.port, model_config_file=Path("/no/such/file")))
+        with pytest.raises(PortUnavailable, match=rf"cannot listen on 127.0.0.1:{first.port}: Address already in use"):
+            second.start()
+        second.stop()
+
+
+def test_a_port_that_is_taken_while_the_models_load_is_refused(
+    models: Models, connect: Connect, gates: Gates, until: Until
+):
+    """It is not shared then either."""
+    gate, port = gates("a"), free_port()
+    models.publish(1, warmup=[connect("").request("", gate.inputs, signature="gate")])
+    models.publish(1, name="other")
+    late = ModelServer(Flags(port=port, model_config_file=models.configure()))
+    errors: list[Exception] = []
+
+    def start() -> None:
+        try:
+            late.start()
+        except PortUnavailable as error:
+            errors.append(error)
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    until(lambda: gate.is_reached)
+    with ModelServer(Flags(port=port, model_name="other", model_base_path=models.root / "other")):
+        gate.open()
+        starting.join(20.0)
+    late.stop()
+    assert [type(error) for error in errors] == [PortUnavailable]
+
+
+def test_a_host_that_is_not_this_machine_is_refused(models: Models):
+    """With a reason, not a traceback."""
+    with pytest.raises(PortUnavailable, match=r"cannot listen on no\.such\.host\.invalid:"):
+        ModelServer(Flags(host="no.such.host.invalid", port=0, model_config_file=models.configure())).start()
+
+
+def test_a_missing_config_file_ends_the_start(models: Models):
+    """As in TensorFlow Serving, even where the file is polled."""
+    path = models.root / "absent.config"
+    flags = Flags(port=0, model_config_file=path, model_config_file_poll_wait_seconds=1.0)
+    with pytest.raises(ConfigError, match=r"absent\.config: cannot be read"):
+        ModelServer(flags).start()
+
+
+def test_a_stopping_server_finishes_the_calls_that_run(models: Models, connect: Connect, gates: Gates, until: Until):
+    """And takes no more."""
+    models.publish(1)
+    server = ModelServer(Flags(port=0, model_config_file=models.configure()))
+    server.start()
+    client, late = connect(server.address), connect(server.address)
+    gate = gates("a")
+    call = client.begin(signature="gate", inputs=gate.inputs)
+    until(lambda: gate.is_reached)
+    stopping = threading.Thread(target=server.stop, args=(20.0,))
+    stopping.start()
+    until(lambda: late.prediction.Predict.future(late.request("tiny"), timeout=9.0).code() is not grpc.StatusCode.OK)
+    assert not call.done()
+    gate.open()
+    assert call.result(20.0).outputs["weight"].float_val[0] == 2.0
+    stopping.join(20.0)
+    assert not stopping.is_alive()
+
+
+def test_a_call_that_outlives_its_grace_does_not_keep_the_server(
+    models: Models, connect: Connect, gates: Gates, until: Until
+):
+    """Its client is told so while it still runs."""
+    models.publish(1)
+    server = ModelServer(Flags(port=0, model_config_file=models.configure()))
+    server.start()
+    gate = gates("a")
+    call = connect(server.address).begin(signature="gate", inputs=gate.inputs)
+    until(lambda: gate.is_reached)
+    server.stop(grace_s=0.1)
+    assert call.exception(20.0).code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)

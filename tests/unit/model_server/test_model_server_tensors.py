@@ -1,0 +1,115 @@
+"""TensorProto to NumPy and back."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+
+from model_server.errors import InvalidRequest
+from model_server.tensors import decode, encode
+
+
+def typed(dtype: int, shape: list[int], **fields: list[object]) -> TensorProto:
+    """Return a tensor with these typed fields."""
+    proto = TensorProto(dtype=dtype, **fields)
+    for size in shape:
+        proto.tensor_shape.dim.add(size=size)
+    return proto
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.float64, np.int64, np.bool_, np.float16, np.uint8])
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0, 4)])
+def test_both_forms_of_a_tensor_read_the_same(dtype: type[np.generic], shape: tuple[int, ...]):
+    """`tensor_content` and the typed field give one array, of the right shape and dtype."""
+    array = (np.arange(np.prod(shape)).reshape(shape) - 1).astype(dtype)
+    content = TensorProto(
+        dtype=tf.as_dtype(dtype).as_datatype_enum,
+        tensor_content=array.tobytes(),
+        tensor_shape=tf.TensorShape(shape).as_proto(),
+    )
+    field = TensorProto()
+    encode(array, tf.as_dtype(dtype).as_datatype_enum, field)
+    for proto in (content, field):
+        read = decode("x", proto)
+        assert (read.dtype, read.shape) == (array.dtype, shape)
+        np.testing.assert_array_equal(read, array)
+
+
+@pytest.mark.parametrize(
+    ("proto", "expected"),
+    [
+        (typed(types_pb2.DT_FLOAT, [2, 2], float_val=[1.5]), [[1.5, 1.5], [1.5, 1.5]]),
+        (typed(types_pb2.DT_INT32, [4], int_val=[1, 2]), [1, 2, 2, 2]),
+        (typed(types_pb2.DT_INT64, [3], int64_val=[7]), [7, 7, 7]),
+        (typed(types_pb2.DT_INT32, [2], int_val=[1, 2, 3]), [1, 2]),
+        (typed(types_pb2.DT_FLOAT, [2]), [0.0, 0.0]),
+        (typed(types_pb2.DT_STRING, [2], string_val=[b"a"]), [b"a", b"a"]),
+    ],
+    ids=["one float for all", "the last goes on", "int64", "surplus", "none", "strings"],
+)
+def test_a_typed_field_of_another_length_is_read_as_tensorflow_does(proto: TensorProto, expected: list[object]):
+    """Too few values go on with the last one, surplus ones are ignored, none is zeros."""
+    assert decode("x", proto).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "proto",
+    [
+        TensorProto(dtype=types_pb2.DT_FLOAT, tensor_content=b"abc"),
+        TensorProto(dtype=types_pb2.DT_FLOAT, tensor_content=b"abcdabcd"),
+        typed(types_pb2.DT_FLOAT, [-1], float_val=[1.0]),
+        typed(types_pb2.DT_INT64, [-1], int64_val=[1]),
+        TensorProto(dtype=types_pb2.DT_INVALID),
+        TensorProto(dtype=types_pb2.DT_RESOURCE),
+    ],
+    ids=["torn content", "content of another shape", "no shape", "no shape, int64", "no dtype", "resource"],
+)
+def test_a_tensor_that_cannot_be_read_is_named(proto: TensorProto):
+    """The message starts as TensorFlow Serving's."""
+    with pytest.raises(InvalidRequest, match=r"^tensor parsing error: token_ids "):
+        decode("token_ids", proto)
+
+
+@pytest.mark.parametrize(
+    ("array", "field"),
+    [
+        (np.array([[1.5, -0.0], [np.inf, 3.4e38]], np.float32), "float_val"),
+        (np.array([1.5, -2.0]), "double_val"),
+        (np.array([-1, 2**31 - 1], np.int32), "int_val"),
+        (np.array([-1, 3], np.int16), "int_val"),
+        (np.array([-128, 127], np.int8), "int_val"),
+        (np.array([0, 255], np.uint8), "int_val"),
+        (np.array([0, 65535], np.uint16), "int_val"),
+        (np.array([-(2**63), 2**63 - 1], np.int64), "int64_val"),
+        (np.array([0, 2**32 - 1], np.uint32), "uint32_val"),
+        (np.array([0, 2**64 - 1], np.uint64), "uint64_val"),
+        (np.array([True, False]), "bool_val"),
+        (np.array([b"a", b"\xff\x00"], object), "string_val"),
+    ],
+)
+def test_answers_are_in_the_typed_field_of_their_dtype(array: np.ndarray, field: str):
+    """As TensorFlow Serving answers by default, so that a client that copes here copes there."""
+    proto = TensorProto()
+    encode(array, tf.as_dtype(array.dtype if array.dtype != object else tf.string).as_datatype_enum, proto)
+    assert list(getattr(proto, field)) == array.ravel().tolist()
+    assert proto.tensor_content == b""
+    assert tuple(dim.size for dim in proto.tensor_shape.dim) == array.shape
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 4095, 4096, 600_000])
+def test_floats_of_any_number_arrive_to_the_bit(size: int):
+    """The length before the raw floats takes one byte or several."""
+    array = np.random.default_rng(1).standard_normal(size, np.float32)
+    proto = TensorProto()
+    encode(array, types_pb2.DT_FLOAT, proto)
+    again = TensorProto.FromString(proto.SerializeToString())
+    assert np.array(again.float_val, np.float32).tobytes() == array.tobytes()
+
+
+def test_an_array_that_is_not_in_order_is_written_in_order():
+    """A transposed view has its elements elsewhere in memory."""
+    array = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    proto = TensorProto()
+    encode(array, types_pb2.DT_FLOAT, proto)
+    assert list(proto.float_val) == [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]

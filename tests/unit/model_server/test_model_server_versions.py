@@ -1,0 +1,132 @@
+"""Version folders and policies."""
+
+from collections.abc import Set
+from itertools import chain, combinations
+from pathlib import Path
+
+import pytest
+
+from model_server.versions import All, Latest, Load, Policy, Specific, Unload, aspired, missing, next_step, scan
+
+
+def put(base: Path, name: str, file: str = "saved_model.pb") -> None:
+    """Make a version folder."""
+    (base / name).mkdir()
+    (base / name / file).touch()
+
+
+def test_versions_are_folders_with_a_number_and_a_saved_model(tmp_path: Path):
+    """Binary and text files count, leading zeros too, and 0 is a version."""
+    put(tmp_path, "0")
+    put(tmp_path, "00000123")
+    put(tmp_path, "7", "saved_model.pbtxt")
+    found = scan(tmp_path)
+    assert found.versions == {0: tmp_path / "0", 123: tmp_path / "00000123", 7: tmp_path / "7"}
+    assert found.problems == ()
+
+
+@pytest.mark.parametrize("name", [".2.tmp", "2.tmp", "v2", "-2", "2 ", "+2", "²", "1e3", str(2**63)])
+def test_a_folder_without_a_plain_number_is_passed_over(tmp_path: Path, name: str):
+    """It is reported by name, not served."""
+    put(tmp_path, name)
+    found = scan(tmp_path)
+    assert found.versions == {}
+    assert [name in problem for problem in found.problems] == [True]
+
+
+def test_a_folder_without_a_saved_model_and_a_file_are_passed_over(tmp_path: Path):
+    """What is still being copied, or is not a folder at all, is no version."""
+    (tmp_path / "3").mkdir()
+    (tmp_path / "4").touch()
+    (tmp_path / "notes.txt").touch()
+    found = scan(tmp_path)
+    assert found.versions == {}
+    assert len(found.problems) == 3
+
+
+def test_of_two_folders_with_one_number_the_first_is_taken(tmp_path: Path):
+    """The other is reported."""
+    put(tmp_path, "01")
+    put(tmp_path, "1")
+    found = scan(tmp_path)
+    assert found.versions == {1: tmp_path / "01"}
+    assert len(found.problems) == 1
+
+
+def test_a_base_path_that_is_missing_is_not_an_empty_one(tmp_path: Path):
+    """A volume that is gone for a moment must not unload anything."""
+    with pytest.raises(OSError, match="No such file"):
+        scan(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("policy", "found", "wanted"),
+    [
+        (Latest(1), [1, 10, 9], {10}),
+        (Latest(2), [1, 10, 9], {9, 10}),
+        (Latest(5), [1, 2], {1, 2}),
+        (Latest(1), [], set()),
+        (All(), [1, 2], {1, 2}),
+        (Specific(frozenset({1, 4})), [1, 2], {1}),
+    ],
+)
+def test_a_policy_chooses_among_what_exists(policy: Policy, found: list[int], wanted: set[int]):
+    """The latest by number, all, or those that are named."""
+    assert aspired(policy, found) == wanted
+
+
+def test_only_versions_that_are_named_can_be_missing():
+    """The other policies take what is there."""
+    assert list(missing(Specific(frozenset({4, 1, 3})), [1])) == [3, 4]
+    assert list(missing(Latest(3), [1])) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "available", "loadable", "step"),
+    [
+        ({2}, {1}, {2}, Load(2)),
+        ({2}, {1, 2}, set(), Unload(1)),
+        ({2}, {1}, set(), None),
+        ({3}, {1, 2}, {3}, Unload(1)),
+        ({2, 3}, {1, 2}, {3}, Unload(1)),
+        ({1, 2}, set(), {1, 2}, Load(2)),
+        (set(), {1}, set(), Unload(1)),
+        ({1}, {1}, set(), None),
+    ],
+    ids=[
+        "new before old goes",
+        "old goes when new is there",
+        "old stays when new failed",
+        "one old is enough",
+        "old goes while another wanted one serves",
+        "newest first",
+        "everything goes when nothing is wanted",
+        "at rest",
+    ],
+)
+def test_the_next_step_preserves_availability(
+    wanted: set[int], available: set[int], loadable: set[int], step: Load | Unload | None
+):
+    """Load before unload, but never keep more of the old than one."""
+    assert next_step(wanted, available, loadable) == step
+
+
+def _subsets(items: Set[int]) -> list[frozenset[int]]:
+    return [frozenset(chosen) for chosen in chain.from_iterable(combinations(items, n) for n in range(len(items) + 1))]
+
+
+def test_from_any_state_to_any_other_something_is_served_all_the_way():
+    """Whichever loads fail: at the end what is wanted and loadable is served, or the newest of before."""
+    for wanted in _subsets({1, 2, 3}):
+        for before in _subsets({1, 2, 3}):
+            for broken in _subsets(wanted - before):
+                available, loadable = set(before), set(wanted - before)
+                while step := next_step(wanted, available, loadable):
+                    if isinstance(step, Unload):
+                        available.remove(step.version)
+                    else:
+                        loadable.remove(step.version)
+                        available |= {step.version} - broken
+                    assert available or not before or not wanted
+                good = wanted - broken
+                assert available == (good or (({max(before)} if before else set()) if wanted else set()))

@@ -1,0 +1,163 @@
+"""Models come and go while the gateway runs; junk in the repository hurts nobody."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from contract.card import GeneratorCard
+from contract.tokenizer import CharacterTokenizer
+from service.backend import VersionStatus
+from service.catalog import Catalog
+from service.errors import BackendUnavailable, ModelNotFound
+from tests.unit.contract.test_card import FIELDS, write
+
+
+class FakeServer:
+    """A model server that says what it is told to say."""
+
+    def __init__(self):
+        self.models = {}
+        self.down = False
+
+    def versions(self, name):
+        if self.down:
+            raise BackendUnavailable("down")
+        if name not in self.models:
+            raise ModelNotFound(f"no {name}")
+        return [VersionStatus(version, error == "", error) for version, error in self.models[name].items()]
+
+    def predict(self, model, signature, inputs, outputs):
+        if self.down:
+            raise BackendUnavailable("down")
+        rows = len(inputs["state"])
+        steps = inputs["uniforms"].shape[1] if "uniforms" in inputs else 0
+        drawn = {"token_ids": np.zeros((rows, steps), np.int32), "logprobs": np.zeros((rows, steps), np.float32)}
+        return {name: {**drawn, "state": inputs["state"]}[name] for name in outputs}
+
+
+@pytest.fixture
+def server():
+    """A server with nothing on it."""
+    return FakeServer()
+
+
+@pytest.fixture
+def catalog(server, tmp_path):
+    """A catalog of an empty repository."""
+    (tmp_path / "models.config").write_text("model_config_list {}")
+    return Catalog(tmp_path, server)
+
+
+def add(folder, name, version, **fields):
+    """Publish a version into a repository."""
+    home = folder / name / str(version)
+    home.mkdir(parents=True)
+    write(home, GeneratorCard(**{**FIELDS, "name": name, **fields}), CharacterTokenizer.train("abc"))
+    config = folder / "models.config"
+    if f'"{name}"' not in config.read_text():
+        entry = f'config {{ name: "{name}" base_path: "/models/{name}" }} }}'
+        config.write_text(config.read_text().rstrip()[:-1] + entry)
+
+
+def test_the_newest_living_version_is_found(catalog, server, tmp_path):
+    """A new version takes over once it lives; when it goes, the old one is back."""
+    add(tmp_path, "demo", 1)
+    add(tmp_path, "demo", 2)
+    server.models = {"demo": {1: ""}}
+    catalog.refresh()
+    assert catalog.find("demo").ref.version == 1
+    server.models = {"demo": {1: "", 2: ""}}
+    catalog.refresh()
+    assert catalog.find("demo").ref.version == 2
+    server.models = {"demo": {1: "", 2: "unloaded"}}
+    catalog.refresh()
+    assert catalog.find("demo").ref.version == 1
+
+
+def test_an_unknown_model_is_named_with_those_there_are(catalog, server, tmp_path):
+    """The error lists what can be asked for."""
+    with pytest.raises(ModelNotFound, match="'nope' is not served; models are: none yet"):
+        catalog.find("nope")
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    catalog.refresh()
+    with pytest.raises(ModelNotFound, match="models are: demo"):
+        catalog.find("nope")
+
+
+@pytest.mark.parametrize("damage", ["no card", "half a card", "no tokenizer", "no folder"])
+def test_a_damaged_version_is_passed_over_and_named_once(catalog, server, tmp_path, caplog, damage):
+    """The good version is served, and the log says what is wrong with the other, not at every look."""
+    add(tmp_path, "demo", 1)
+    if damage != "no folder":
+        add(tmp_path, "demo", 2)
+    assets = tmp_path / "demo" / "2" / "assets.extra"
+    if damage == "no card":
+        (assets / "generator.json").unlink()
+    elif damage == "half a card":
+        (assets / "generator.json").write_text('{"name": "de')
+    elif damage == "no tokenizer":
+        (assets / "tokenizer.json").unlink()
+    server.models = {"demo": {1: "", 2: ""}}
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            catalog.refresh()
+    assert catalog.find("demo").ref.version == 1
+    assert len([record for record in caplog.records if "demo:2" in record.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{{{{", "\x00\xff", "model_config_list { config { nome: 'x' } }"])
+def test_a_broken_config_leaves_the_models_as_they_were(catalog, server, tmp_path, content):
+    """While `models.config` is being edited, what was served is served."""
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    catalog.refresh()
+    if content:
+        (tmp_path / "models.config").write_text(content)
+    else:
+        (tmp_path / "models.config").unlink()
+    catalog.refresh()
+    assert catalog.find("demo").ref.version == 1
+
+
+def test_a_server_that_is_away_is_taken_to_come_back(catalog, server, tmp_path):
+    """Requests are not turned away because of one unanswered look: their own calls wait for the server."""
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    catalog.refresh()
+    server.down = True
+    catalog.refresh()
+    assert catalog.find("demo").ref.version == 1
+
+
+def test_a_version_is_probed_once(catalog, server, tmp_path):
+    """Looking again does not compute again."""
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    catalog.refresh()
+    first = catalog.find("demo")
+    catalog.refresh()
+    assert catalog.find("demo") is first
+
+
+def test_the_fingerprint_follows_the_weights(catalog, server, tmp_path):
+    """Other weights, another fingerprint; the same weights under another name or version, the same."""
+    add(tmp_path, "a", 1)
+    add(tmp_path, "b", 1)
+    add(tmp_path, "c", 1, weights_sha256="1" * 64)
+    server.models = {"a": {1: ""}, "b": {1: ""}, "c": {1: ""}}
+    catalog.refresh()
+    prints = [catalog.find(name).fingerprint for name in "abc"]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_chunks_larger_than_allowed_are_left_out(server, tmp_path):
+    """`max_chunk` bounds the steps of a call, and the smallest steps stay whatever it is."""
+    (tmp_path / "models.config").write_text("model_config_list {}")
+    add(tmp_path, "demo", 1, decode_steps=(4, 8, 16))
+    server.models = {"demo": {1: ""}}
+    for bound, expected in ((1, (4,)), (8, (4, 8)), (100, (4, 8, 16))):
+        catalog = Catalog(tmp_path, server, max_chunk=bound)
+        catalog.refresh()
+        assert catalog.find("demo").shapes.decode_steps == expected

@@ -1,0 +1,33 @@
+"""The gateway's worker stays light: it never imports TensorFlow."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import resource, sys
+import service.app, service.worker, gunicorn.app.base
+assert "tensorflow" not in sys.modules, "TensorFlow was imported, or its placeholder was left"
+assert not [name for name in sys.modules if name.startswith(("keras", "tensorflow.python"))]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_the_gateway_imports_no_tensorflow_and_stays_small():
+    """Everything that a worker imports fits into 120 MB, which TensorFlow alone would exceed five times."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 120
+
+
+def test_tensorflow_can_still_be_imported_after_the_messages():
+    """The placeholder is gone afterwards: the real package loads and computes in the same process."""
+    script = "import service.protos, tensorflow as tf; assert tf.constant(2).numpy() + 2 == 4"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_messages_load_beside_a_tensorflow_that_is_there():
+    """With TensorFlow imported first, its own messages are used."""
+    script = "import tensorflow as tf, service.protos as p; assert p.tensor_pb2.TensorProto is tf.make_tensor_proto(1).__class__"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

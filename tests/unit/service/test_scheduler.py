@@ -1,0 +1,298 @@
+"""Continuous batching on a fake backend: nobody notices anybody, and nothing is left behind."""
+
+import queue
+import time
+
+import numpy as np
+import pytest
+
+from service.errors import BackendUnavailable, InternalError, Overloaded, ShuttingDown
+from service.policy import Shapes
+from service.scheduler import Limits, Scheduler
+from service.sequence import Chunk, Failure, ModelVersion, Sampling, Sequence
+from tests.fakes import END, STATE_SIZE, FakeBackend, fake_step
+
+SHAPES = Shapes(row_counts=(8, 16), decode_steps=(1, 4, 8), prefill_lengths=(4, 16))
+MODEL = ModelVersion("fake", 1)
+
+
+class Text:
+    """One sequence and what came of it."""
+
+    def __init__(self, prompt=(7,), max_tokens=20, seed=0, choice=0, model=MODEL):
+        self.events = queue.SimpleQueue()
+        self.sequence = Sequence(
+            model=model,
+            prompt_ids=np.array(prompt, np.int32),
+            max_tokens=max_tokens,
+            sampling=Sampling(),
+            seed=seed,
+            choice=choice,
+            end_id=END,
+            emit=self.events.put,
+            state=np.zeros(STATE_SIZE, np.float32),
+        )
+
+    def finish(self, timeout=10):
+        """Return all token ids and how the text ended: a reason or an error."""
+        token_ids = []
+        while True:
+            event = self.events.get(timeout=timeout)
+            if isinstance(event, Failure):
+                return token_ids, event.error
+            token_ids += event.token_ids
+            if event.finish_reason:
+                return token_ids, event.finish_reason
+
+
+@pytest.fixture
+def start():
+    """Start schedulers that are stopped after the test."""
+    running = []
+
+    def start_one(backend=None, **limits):
+        scheduler = Scheduler(backend or FakeBackend(), Limits(**limits))
+        scheduler.start()
+        running.append(scheduler)
+        return scheduler
+
+    yield start_one
+    for scheduler in running:
+        scheduler.stop()
+
+
+def until(condition, timeout=10):
+    """Wait for something to become true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
+
+
+def alone(**wanted):
+    """Return what a sequence becomes with nobody else there, one token a call."""
+    scheduler = Scheduler(FakeBackend(), Limits())
+    scheduler.start()
+    text = Text(**wanted)
+    scheduler.submit([text.sequence], Shapes((8,), (1,), (4,)))
+    outcome = text.finish()
+    scheduler.stop()
+    return outcome
+
+
+def test_a_text_is_what_reading_and_drawing_step_by_step_gives():
+    """The tokens follow from the prompt's state and the uniforms, one after another."""
+    from service.randomness import uniforms
+
+    token_ids, reason = alone(prompt=(5, 6, 7), max_tokens=12, seed=3)
+    state, last, expected = np.zeros(STATE_SIZE, np.float32), 7, []
+    for token_id in (5, 6):
+        state = fake_step(token_id, state)
+    for uniform in uniforms(3, 0, 0, 12):
+        state = fake_step(last, state)
+        last = int(state.sum() + uniform * 1000) % 50
+        expected.append(last)
+    assert END not in expected, "choose another seed"
+    assert (token_ids, reason) == (expected, "length")
+
+
+def test_joining_a_running_batch_changes_no_sequence(start):
+    """Sequences of many lengths get the same tokens in company as they get alone."""
+    scheduler = start(max_running=24, max_queued=100)
+    wanted = [
+        {"prompt": tuple(range(1, 2 + i % 37)), "max_tokens": 1 + (i * 7) % 45, "seed": i, "choice": i % 3}
+        for i in range(70)
+    ]
+    texts = []
+    for one in wanted:
+        texts.append(Text(**one))
+        scheduler.submit([texts[-1].sequence], SHAPES)
+    assert [text.finish() for text in texts] == [alone(**one) for one in wanted]
+    until(lambda: scheduler.num_accepted == 0)
+
+
+def test_choices_of_one_prompt_differ_from_each_other_and_not_from_being_alone(start):
+    """Each choice has random numbers of its own, and reading the prompt once changes none of them."""
+    backend = FakeBackend()
+    scheduler = start(backend)
+    texts = [Text(prompt=(3, 4, 5, 6, 7, 8), choice=i) for i in range(5)]
+    scheduler.submit([text.sequence for text in texts], SHAPES)
+    outcomes = [text.finish() for text in texts]
+    assert outcomes == [alone(prompt=(3, 4, 5, 6, 7, 8), choice=i) for i in range(5)]
+    assert len({tuple(token_ids) for token_ids, _ in outcomes}) == 5
+    assert sum(len(call.sequences) for call in backend.calls if call.signature == "prefill") == 1
+
+
+def test_the_end_mark_ends_a_text_and_is_not_part_of_it(start):
+    """A sequence that draws the end mark stops there, with reason `stop`."""
+    scheduler = start()
+    for seed in range(60):
+        text = Text(seed=seed, max_tokens=200)
+        scheduler.submit([text.sequence], SHAPES)
+        token_ids, reason = text.finish()
+        assert END not in token_ids
+        assert (reason == "stop") == (len(token_ids) < 200)
+
+
+def test_only_shapes_of_the_card_are_sent(start):
+    """Row counts, steps and lengths of every call are among those that were probed."""
+    backend = FakeBackend()
+    scheduler = start(backend, max_running=40)
+    texts = [Text(prompt=tuple(range(1, 2 + i)), max_tokens=1 + i, seed=i) for i in range(40)]
+    for text in texts:
+        scheduler.submit([text.sequence], SHAPES)
+    for text in texts:
+        text.finish()
+    for call in backend.calls:
+        assert call.num_rows in SHAPES.row_counts
+        assert call.size in (SHAPES.decode_steps if call.signature == "decode" else SHAPES.prefill_lengths)
+        assert len(call.sequences) <= call.num_rows
+
+
+def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(start):
+    """One sequence more than may run and wait is refused, with the bound; later ones are taken."""
+    backend = FakeBackend(held=True)
+    scheduler = start(backend, max_running=2, max_queued=1)
+    texts = [Text(max_tokens=1, seed=i) for i in range(3)]
+    for text in texts:
+        scheduler.submit([text.sequence], SHAPES)
+    with pytest.raises(Overloaded, match="3 of 3 sequences"):
+        scheduler.submit([Text().sequence], SHAPES)
+    backend.release(100)
+    for text in texts:
+        text.finish()
+    until(lambda: scheduler.num_accepted == 0)
+    again = Text(max_tokens=1)
+    scheduler.submit([again.sequence], SHAPES)
+    again.finish()
+
+
+@pytest.mark.parametrize("where", ["queued", "running"])
+def test_a_cancelled_sequence_frees_its_place(start, where):
+    """A client that leaves makes room at once if it waits, and with the current call if it runs."""
+    backend = FakeBackend(held=True)
+    scheduler = start(backend, max_running=1, max_queued=1, max_calls=1)
+    running, waiting = Text(max_tokens=10_000), Text(max_tokens=10_000)
+    scheduler.submit([running.sequence], SHAPES)
+    until(lambda: len(backend.calls) == 1)
+    scheduler.submit([waiting.sequence], SHAPES)
+    scheduler.cancel([(waiting if where == "queued" else running).sequence])
+    if where == "running":
+        backend.release()
+    until(lambda: scheduler.num_accepted == 1)
+    assert (running if where == "running" else waiting).events.empty()
+    backend.release(10_000)
+
+
+def test_a_cancelled_prompt_takes_its_choices_along(start):
+    """Choices that wait for their prompt to be read are released with it."""
+    backend = FakeBackend(held=True)
+    scheduler = start(backend)
+    texts = [Text(prompt=(1, 2, 3), choice=i) for i in range(4)]
+    scheduler.submit([text.sequence for text in texts], SHAPES)
+    until(lambda: len(backend.calls) == 1)
+    scheduler.cancel([text.sequence for text in texts])
+    backend.release()
+    until(lambda: scheduler.num_accepted == 0)
+
+
+def test_a_failed_call_is_repeated_and_nothing_is_lost_or_doubled(start):
+    """Two failures in a row change no token of anybody."""
+    backend = FakeBackend()
+    backend.failures = [BackendUnavailable("gone"), BackendUnavailable("still gone")]
+    scheduler = start(backend)
+    texts = [Text(prompt=(1, 2, 3), seed=i) for i in range(5)]
+    for text in texts:
+        scheduler.submit([text.sequence], SHAPES)
+    assert [text.finish() for text in texts] == [alone(prompt=(1, 2, 3), seed=i) for i in range(5)]
+
+
+def test_a_backend_that_stays_away_ends_the_text_with_its_error(start):
+    """After the grace time the error reaches the client, choices that never started included."""
+    backend = FakeBackend()
+    backend.failures = [BackendUnavailable("gone for good") for _ in range(1000)]
+    scheduler = start(backend, backend_grace_s=0.3)
+    texts = [Text(prompt=(1, 2), choice=i) for i in range(3)]
+    scheduler.submit([text.sequence for text in texts], SHAPES)
+    assert ["gone for good"] * 3 == [str(text.finish()[1]) for text in texts]
+    until(lambda: scheduler.num_accepted == 0)
+
+
+def test_an_error_that_repeating_cannot_mend_is_told_at_once(start):
+    """A refused call is not repeated."""
+    backend = FakeBackend()
+    backend.failures = [InternalError("refused")]
+    scheduler = start(backend)
+    text = Text()
+    scheduler.submit([text.sequence], SHAPES)
+    assert str(text.finish()[1]) == "refused"
+    assert len(backend.calls) == 1
+
+
+def test_stopping_ends_every_sequence_with_the_error(start):
+    """Running, reading and waiting sequences all hear of it, and new ones are refused."""
+    backend = FakeBackend(held=True)
+    scheduler = start(backend, max_running=2, max_queued=10, max_calls=1)
+    texts = [Text(prompt=(1, 2, 3), seed=i) for i in range(5)]
+    for text in texts:
+        scheduler.submit([text.sequence], SHAPES)
+    until(lambda: len(backend.calls) == 1)
+    scheduler.stop(ShuttingDown("good night"))
+    assert {str(text.finish(timeout=2)[1]) for text in texts} == {"good night"}
+    with pytest.raises(ShuttingDown):
+        scheduler.submit([Text().sequence], SHAPES)
+    backend.release(10)
+
+
+def test_two_models_share_the_calls(start):
+    """A model with much to do does not keep another one waiting."""
+    scheduler = start(max_calls=1)
+    other = ModelVersion("other", 4)
+    long = [Text(max_tokens=3000, seed=i) for i in range(8)]
+    for text in long:
+        scheduler.submit([text.sequence], SHAPES)
+    short = Text(model=other, max_tokens=4)
+    scheduler.submit([short.sequence], SHAPES)
+    assert short.finish() == alone(max_tokens=4)
+    scheduler.cancel([text.sequence for text in long])
+
+
+def test_a_fault_in_the_scheduler_ends_the_sequences_and_not_the_service(start):
+    """An answer that cannot be applied is an internal error for those it concerns; the next request is served."""
+    backend = FakeBackend()
+    scheduler = start(backend)
+    honest = backend.call
+    backend.call = lambda call, done: done({"state": np.zeros((1, 1), np.float32)})
+    text = Text()
+    scheduler.submit([text.sequence], SHAPES)
+    assert isinstance(text.finish()[1], InternalError)
+    backend.call = honest
+    again = Text()
+    scheduler.submit([again.sequence], SHAPES)
+    assert again.finish() == alone()
+
+
+def test_running_texts_go_on_while_a_long_prompt_is_read(start):
+    """With a single call in flight, no two calls that read stand together as long as there is something to draw."""
+    backend = FakeBackend()
+    scheduler = start(backend, max_calls=1)
+    running = [Text(max_tokens=200, seed=seed) for seed in range(30)]
+    scheduler.submit([running[0].sequence], SHAPES)
+    long = Text(prompt=tuple(1 + i % 40 for i in range(800)), max_tokens=1)
+    scheduler.submit([long.sequence], SHAPES)
+    for text in running[1:]:
+        scheduler.submit([text.sequence], SHAPES)
+    for text in (*running, long):
+        text.finish()
+    signatures = [call.signature for call in backend.calls]
+    last_draw = len(signatures) - signatures[::-1].index("decode", signatures[::-1].index("prefill"))
+    pairs = list(zip(signatures[:last_draw], signatures[1:last_draw], strict=False))
+    assert ("prefill", "prefill") not in pairs
+    assert pairs.count(("decode", "prefill")) > 3
+
+
+def test_chunks_carry_only_drawn_tokens():
+    """An event never holds more tokens than were asked for."""
+    text = Text(max_tokens=3)
+    chunk = text.sequence.advance([5, 6, 7], np.zeros(STATE_SIZE, np.float32))
+    assert chunk == Chunk(0, [5, 6, 7], "length")
