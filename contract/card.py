@@ -12,7 +12,6 @@ from contract import signatures
 from contract.errors import CardError, ContractError
 from contract.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 1
 Cell = Literal["simple_rnn", "lstm", "gru"]
 Count = Annotated[int, Field(ge=1)]
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -53,13 +52,13 @@ class GeneratorCard(_Frozen):
         state_size: S, floats of state per sequence.
         vocab_size: V, rows of the output layer.
         weights_sha256: Hash of the weights' names, shapes and bytes: two versions with one hash are one model.
-        decode_steps: Values of K that the gateway may send to `decode`.
-        row_counts: Numbers of rows that it may send.
-        prefill_lengths: Values of T that it may send to `prefill`.
+        row_counts: Numbers of rows that the gateway may send.
+        max_decode_steps: Largest K that it may send to `decode`.
+        max_prefill_length: Largest T that it may send to `prefill`.
         training: None for a model that was trained elsewhere.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     name: str = Field(pattern=ID_PATTERN)
     cell: Cell
     layers: Count
@@ -72,17 +71,15 @@ class GeneratorCard(_Frozen):
     weights_sha256: str
     tensorflow: str
     created: int
-    decode_steps: tuple[Count, ...] = signatures.DECODE_STEPS
     row_counts: tuple[Count, ...] = signatures.ROW_COUNTS
-    prefill_lengths: tuple[Count, ...] = signatures.PREFILL_LENGTHS
+    max_decode_steps: Count = signatures.MAX_DECODE_STEPS
+    max_prefill_length: Count = signatures.MAX_PREFILL_LENGTH
     training: TrainingReport | None = None
 
     @model_validator(mode="after")
-    def _sizes_ascend(self) -> "GeneratorCard":
-        for field in ("decode_steps", "row_counts", "prefill_lengths"):
-            sizes = getattr(self, field)
-            if not sizes or list(sizes) != sorted(set(sizes)):
-                raise ValueError(f"{field} must ascend and not be empty, got {sizes}")
+    def _row_counts_ascend(self) -> "GeneratorCard":
+        if not self.row_counts or list(self.row_counts) != sorted(set(self.row_counts)):
+            raise ValueError(f"row_counts must ascend and not be empty, got {self.row_counts}")
         if self.row_counts[-1] > signatures.MAX_ROWS:
             raise ValueError(f"row_counts must not exceed {signatures.MAX_ROWS}, got {self.row_counts[-1]}")
         return self

@@ -60,9 +60,7 @@ def _check_step(score: Any, model: keras.Model, weights: StackWeights, rng: np.r
             raise CheckFailed(f"one step differs from Keras by {wrong.max():.2e} · max(1, |logit|), over 1e-5")
 
 
-def _keras_step(
-    model: keras.Model, weights: StackWeights, token_ids: np.ndarray, state: np.ndarray
-) -> np.ndarray:
+def _keras_step(model: keras.Model, weights: StackWeights, token_ids: np.ndarray, state: np.ndarray) -> np.ndarray:
     """Run one step through the Keras layers: logits float32 (rows, V)."""
     recurrent = [layer for layer in model.layers if isinstance(layer, keras.layers.RNN)]
     per_layer = 2 if weights.cell == "lstm" else 1

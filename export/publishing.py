@@ -112,9 +112,7 @@ def _card(weights: StackWeights, tokenizer: Tokenizer, name: str, training: Trai
     )
 
 
-def _write(
-    draft: Path, model: keras.Model, weights: StackWeights, tokenizer: Tokenizer, card: GeneratorCard
-) -> None:
+def _write(draft: Path, model: keras.Model, weights: StackWeights, tokenizer: Tokenizer, card: GeneratorCard) -> None:
     generator = Generator(weights, tokenizer.special, len(tokenizer.tokens))
     tf.saved_model.save(generator, str(draft), signatures=generator.signatures())
     assets = draft / signatures.ASSETS
@@ -170,9 +168,7 @@ def add_to_models_config(models_dir: Path, name: str) -> None:
     if name in {entry.name for entry in config.model_config_list.config}:
         return
     # Base paths are those inside TensorFlow Serving's container; `model_server` maps /models to this folder.
-    entry = config.model_config_list.config.add(
-        name=name, base_path=f"/models/{name}", model_platform="tensorflow"
-    )
+    entry = config.model_config_list.config.add(name=name, base_path=f"/models/{name}", model_platform="tensorflow")
     entry.model_version_policy.latest.num_versions = VERSIONS_KEPT
     draft = path.with_name(f".{MODELS_CONFIG}.{os.getpid()}")
     draft.write_text(text_format.MessageToString(config), encoding="utf-8")

@@ -153,5 +153,3 @@ class Trainer:
     def _evaluate_step(self, inputs, targets, states):  # noqa: ANN001, ANN202 - traced by TensorFlow
         logits, states = forward(self.model, inputs, states, training=False)
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)), states
-
-

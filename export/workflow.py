@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 from contract.card import TrainingReport
 from contract.tokenizer import CharacterTokenizer, Tokenizer, WordTokenizer

@@ -90,7 +90,7 @@ class GrpcBackend:
         future = self._prediction.Predict.future(
             _predict_request(model, signature, inputs, outputs), timeout=self._timeout_s
         )
-        outcome = self._read(future, {name: None for name in outputs})
+        outcome = self._read(future, dict.fromkeys(outputs))
         if isinstance(outcome, GatewayError):
             raise outcome
         return outcome

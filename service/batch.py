@@ -46,7 +46,7 @@ class Call:
         return states
 
     def _column(self, values: Rows[float], dtype: type) -> np.ndarray:
-        column = np.zeros(self.num_rows, dtype)
+        column: np.ndarray = np.zeros(self.num_rows, dtype)
         column[: len(values)] = values
         return column
 
@@ -70,7 +70,7 @@ class Call:
             "steps": self._column([min(sequence.num_left, steps) for sequence in sequences], np.int32),
             "temperature": self._column([sampling.temperature for sampling in samplings], np.float32),
             "top_k": self._column([sampling.top_k for sampling in samplings], np.int32),
-            # Filler rows have top_p = 0, a filter that is on; that costs time and changes nobody's bits, so fill with 1.
+            # A filler row with top_p = 0 would have a filter on, which costs time.
             "top_p": self._filled([sampling.top_p for sampling in samplings]),
             "min_p": self._column([sampling.min_p for sampling in samplings], np.float32),
         }

@@ -60,14 +60,14 @@ class LiveModel:
 class Catalog:
     """The models that can be asked for now."""
 
-    def __init__(self, models_dir: Path, server: Server, *, poll_s: float = 1.0, max_chunk: int = 32) -> None:
+    def __init__(self, models_dir: Path, server: Server, *, poll_s: float = 1.0, max_chunk: int = 128) -> None:
         """Prepare; nothing is asked before `start` or `refresh`.
 
         Args:
             models_dir: The model repository.
             server: Whom to ask.
             poll_s: Seconds between two looks.
-            max_chunk: Most tokens of one `decode` call; larger `decode_steps` of a card are left out.
+            max_chunk: Most tokens of one `decode` call, if the model's card does not say less.
         """
         self._models_dir, self._server = models_dir, server
         self._poll_s, self._max_chunk = poll_s, max_chunk
@@ -160,8 +160,7 @@ class Catalog:
             self._complain(f"{ref.name}:{ref.version}", str(error))
             return None
         log.info("model %s version %d: row counts %s", ref.name, ref.version, probe.row_counts)
-        steps = tuple(size for size in card.decode_steps if size <= self._max_chunk) or card.decode_steps[:1]
-        shapes = Shapes(probe.row_counts, steps, card.prefill_lengths)
+        shapes = Shapes(probe.row_counts, min(card.max_decode_steps, self._max_chunk), card.max_prefill_length)
         return LiveModel(ref, card, tokenizer, shapes, fingerprint(card, probe))
 
     def _complain(self, what: str, why: str) -> None:

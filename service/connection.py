@@ -16,7 +16,7 @@ from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped
 from gunicorn.workers.gthread import TConn  # type: ignore[import-untyped]
 
 
-class HeadTimeout(Exception):  # noqa: N818 (named after TimeoutError)
+class HeadTimeout(Exception):
     """The head of a request took too long. No OSError, since gunicorn logs those with a traceback and answers nothing."""
 
 

@@ -4,7 +4,8 @@ Knows tokenizers and sequences. Does not know HTTP, and does not compute.
 """
 
 import queue
-from collections.abc import Iterator, Sequence as Many
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -148,5 +149,3 @@ class Engine:
             for choice in range(request.num_choices)
         ]
         self._runner.submit(generation.sequences, model.shapes)
-
-

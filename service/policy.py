@@ -18,13 +18,19 @@ from service.sequence import ModelVersion, Sequence
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sizes that may be sent for a model version, each ascending; see `contract.card.GeneratorCard`."""
+    """Sizes that may be sent for a model version, row counts ascending; see `contract.card.GeneratorCard`."""
 
     row_counts: tuple[int, ...]
-    decode_steps: tuple[int, ...]
-    prefill_lengths: tuple[int, ...]
+    max_steps: int
+    max_length: int
 
 
+# Rows × steps of one call at most: some 15 ms for 512 units, so that nobody who joins waits for long, while few rows,
+# whose steps are quick, make up for the cost of a call by more of them. Reading is not waited for by running texts.
+DRAW_BUDGET = 1024
+READ_BUDGET = 4096
+# Steps of a call in which every text is at its beginning: the first of it is to be seen early.
+FIRST_STEPS = 16
 # While texts run, prompts wait until they fill the smallest call, but not for longer than this many calls that draw:
 # a call costs what its rows cost, filler or not.
 MAX_DRAWS_BEFORE_READING = 4
@@ -139,22 +145,25 @@ class ModelQueue:
         # Full calls only, if there are running texts that a fuller one will be no later for.
         count = fit_below(self.shapes.row_counts, len(self.reading)) if self.ready else len(self.reading)
         sequences = self._take(self.reading, count, num_free_calls)
-        length = fit(self.shapes.prefill_lengths, max(sequence.num_unread for sequence in sequences))
         self.num_prefills += 1
         self.num_draws = 0
-        return self._call(signatures.PREFILL, sequences, length)
+        wanted = max(sequence.num_unread for sequence in sequences)
+        return self._call(signatures.PREFILL, sequences, min(wanted, self.shapes.max_length), READ_BUDGET)
 
     def _decode(self, max_calls: int) -> Call:
         sequences = self._take(self.ready, self.num_running, max_calls)
         self.num_draws += 1
         wanted = max(sequence.num_left for sequence in sequences)
-        return self._call(signatures.DECODE, sequences, fit(self.shapes.decode_steps, wanted))
+        if all(sequence.num_drawn == 0 for sequence in sequences):
+            wanted = min(wanted, FIRST_STEPS)
+        return self._call(signatures.DECODE, sequences, min(wanted, self.shapes.max_steps), DRAW_BUDGET)
 
     def _take(self, queue: deque[Sequence], num_sharing: int, num_calls: int) -> tuple[Sequence, ...]:
         """Take an even share of the sequences, at least a full call of the smallest row count."""
         share = fit(self.shapes.row_counts, -(-num_sharing // num_calls))
         return tuple(queue.popleft() for _ in range(min(share, len(queue))))
 
-    def _call(self, signature: str, sequences: tuple[Sequence, ...], size: int) -> Call:
+    def _call(self, signature: str, sequences: tuple[Sequence, ...], size: int, budget: int) -> Call:
         self.num_busy += len(sequences)
-        return Call(self.model, signature, sequences, fit(self.shapes.row_counts, len(sequences)), size)
+        num_rows = fit(self.shapes.row_counts, len(sequences))
+        return Call(self.model, signature, sequences, num_rows, max(1, min(size, budget // num_rows)))

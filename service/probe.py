@@ -42,7 +42,7 @@ def run_probe(card: GeneratorCard, predict: Predict) -> Probe:
     Where counts fall into groups, the largest group is kept, and of equals the one that reaches higher. A single count
     always agrees with itself, so every model can be served.
     """
-    steps = max(card.decode_steps[0], min(_LENGTH, card.decode_steps[-1]))
+    steps = min(_LENGTH, card.max_decode_steps)
     by_bits: dict[bytes, list[int]] = {}
     for count in card.row_counts:
         bits = _bits_at(count, steps, card, predict)
@@ -60,9 +60,9 @@ def _bits_at(num_rows: int, steps: int, card: GeneratorCard, predict: Predict) -
     uniforms = rng.random((NUM_SEQUENCES, steps), dtype=np.float32)[rows]
     state = rng.uniform(-0.5, 0.5, (NUM_SEQUENCES, card.state_size)).astype(np.float32)[rows]
     lengths = np.full(num_rows, _LENGTH, np.int32)
-    read = predict(
-        signatures.PREFILL, {"token_ids": token_ids, "lengths": lengths, "state": state}, ("state",)
-    )["state"]
+    read = predict(signatures.PREFILL, {"token_ids": token_ids, "lengths": lengths, "state": state}, ("state",))[
+        "state"
+    ]
     drawn = predict(
         signatures.DECODE,
         {

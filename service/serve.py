@@ -64,7 +64,9 @@ def serve(settings: Settings) -> int:
     try:
         listener = socket.create_server((settings.host, settings.port), backlog=BACKLOG)
     except OSError as error:
-        print(f"error: cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}", file=sys.stderr)
+        print(
+            f"error: cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}", file=sys.stderr
+        )
         return 1
     print(f"gateway at http://{settings.host}:{listener.getsockname()[1]}", file=sys.stderr, flush=True)
     try:

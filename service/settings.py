@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     max_running: int = Field(128, ge=1, le=4096, description="texts in the making at once")
     max_queued: int = Field(256, ge=0, le=65536, description="texts that may wait beyond those; more are answered 429")
     max_calls: int = Field(2, ge=1, le=256, description="calls to the model server at once; its number of cores")
-    max_chunk: int = Field(32, ge=1, le=1024, description="tokens of one call at most")
+    max_chunk: int = Field(128, ge=1, le=128, description="tokens that one call draws for a text at most")
     max_tokens: int = Field(100_000, ge=1, description="largest max_tokens of a request")
     max_prompt_tokens: int = Field(131_072, ge=1, description="longest prompt, in tokens")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="largest request body, in bytes")
@@ -55,9 +55,11 @@ def load_settings() -> Settings:
     if file is not None and not Path(file).is_file():
         raise SettingsError(f"OSTINATO_ENV_FILE: there is no file {file}")
     # PORT is what platforms that run containers set.
-    port = {"port": os.environ["PORT"]} if "PORT" in os.environ and "OSTINATO_PORT" not in os.environ else {}
+    values: dict[str, Any] = {"_env_file": file}
+    if "PORT" in os.environ and "OSTINATO_PORT" not in os.environ:
+        values["port"] = os.environ["PORT"]
     try:
-        return Settings(_env_file=file, **port)
+        return Settings(**values)
     except ValidationError as error:
         problems = (
             f"OSTINATO_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}, got {problem['input']!r}"

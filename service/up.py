@@ -108,7 +108,7 @@ class Service:
             env={**os.environ, **variables},
             # Ctrl-C reaches every process of the terminal's group; only this one is to decide what it means.
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - there are no threads here
         )
         self._parts.append(Part(name, process))
 

@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_text_and_another_one_another(gateway):
 
 
 def test_choices_are_numbered_and_different(gateway):
-    """n choices come with their indexes, streamed or not, and choice 0 is the text of n = 1."""
+    """N choices come with their indexes, streamed or not, and choice 0 is the text of n = 1."""
     answer = gateway.post({**BASE, "n": 4})[1]
     texts = [choice["text"] for choice in answer["choices"]]
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]

@@ -57,7 +57,9 @@ def test_company_changes_no_byte(gateway, alone):
         assert all_at_once(gateway) == alone
 
 
-@pytest.mark.parametrize("settings", [{"max_chunk": 1}, {"max_chunk": 4}, {"max_calls": 1}, {"max_running": 9}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"max_chunk": 1}, {"max_chunk": 4}, {"max_calls": 1}, {"max_running": 9}], ids=str
+)
 def test_scheduling_changes_no_byte(start_gateway, alone, settings):
     """Chunk size, calls in flight and rows are a matter of speed alone; another gateway gives the same bytes."""
     assert all_at_once(start_gateway(**settings)) == alone

@@ -186,7 +186,7 @@ def test_a_worker_is_small_and_has_no_tensorflow(start_gateway):
         assert "tensorflow_framework" not in maps.read()
 
 
-def test_a_port_in_use_is_one_line(start_gateway, models_dir, tmp_path):
+def test_a_port_in_use_is_one_line(start_gateway, models_dir):
     """A second gateway on the port says so and ends with 1."""
     import subprocess
     import sys

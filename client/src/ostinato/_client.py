@@ -57,7 +57,7 @@ class Client:
         self._lock = threading.Lock()
         self._first_model: str | None = None
 
-    def generate(  # noqa: PLR0913 - the API's fields, each with its name and type
+    def generate(
         self,
         prompt: Prompt = "",
         *,
@@ -97,7 +97,7 @@ class Client:
         fields = {**named, "seed": seed, "stop": stop, "n": n, **extra}
         return Generation.from_answer(self._complete(self._transport.post, prompt, model, fields))
 
-    def stream(  # noqa: PLR0913 - the API's fields, each with its name and type
+    def stream(
         self,
         prompt: Prompt = "",
         *,

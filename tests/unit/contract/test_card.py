@@ -43,7 +43,7 @@ def test_card_and_tokenizer_come_back(tmp_path):
         ("row_counts", (8, 8)),
         ("row_counts", (64, 128)),
         ("row_counts", ()),
-        ("decode_steps", (4, 1)),
+        ("max_decode_steps", 0),
         ("name", "../up"),
         ("cell", "transformer"),
         ("state_size", 0),

@@ -13,7 +13,10 @@ def draw(uniforms, logits=LOGITS, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0
     """Draw one token for each uniform."""
     rows = len(uniforms)
     controls = Controls(
-        tf.fill([rows], float(temperature)), tf.fill([rows], top_k), tf.fill([rows], float(top_p)), tf.fill([rows], min_p)
+        tf.fill([rows], float(temperature)),
+        tf.fill([rows], top_k),
+        tf.fill([rows], float(top_p)),
+        tf.fill([rows], min_p),
     )
     return sample(tf.constant(np.tile(logits, (rows, 1))), tf.constant(uniforms, tf.float32), controls).numpy().tolist()
 

@@ -143,15 +143,15 @@ class Client:
         self.prediction = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
         self.model = model_service_pb2_grpc.ModelServiceStub(self.channel)
 
-    def predict(self, name: str = "tiny", **fields: Any) -> PredictResponse:  # noqa: ANN401 - see `request`
+    def predict(self, name: str = "tiny", **fields: Any) -> PredictResponse:
         """Call Predict; see `request`."""
         return self.prediction.Predict(self.request(name, **fields), timeout=TIMEOUT_S)
 
-    def begin(self, name: str = "tiny", **fields: Any) -> Future[PredictResponse]:  # noqa: ANN401 - see `request`
+    def begin(self, name: str = "tiny", **fields: Any) -> Future[PredictResponse]:
         """Call Predict without waiting for the answer; see `request`."""
         return self.prediction.Predict.future(self.request(name, **fields), timeout=TIMEOUT_S)
 
-    def weight(self, name: str = "tiny", **fields: Any) -> float:  # noqa: ANN401 - see `request`
+    def weight(self, name: str = "tiny", **fields: Any) -> float:
         """Return the weight of what answers."""
         return self.predict(name, output_filter=["total"], **fields).outputs["total"].float_val[0] / 6.0
 
@@ -199,7 +199,7 @@ class Client:
         self.model.HandleReloadConfigRequest(request, timeout=TIMEOUT_S)
 
 
-def spec(message: Any, name: str, version: int | None, label: str | None) -> None:  # noqa: ANN401 - generated class
+def spec(message: Any, name: str, version: int | None, label: str | None) -> None:
     """Fill in a ModelSpec."""
     message.name = name
     if version is not None:
@@ -208,7 +208,7 @@ def spec(message: Any, name: str, version: int | None, label: str | None) -> Non
         message.version_label = label
 
 
-def as_proto(value: Any) -> TensorProto:  # noqa: ANN401 - arrays, lists and protos
+def as_proto(value: Any) -> TensorProto:
     """Return a TensorProto; arrays of more than one element travel as `tensor_content`."""
     return value if isinstance(value, TensorProto) else tf.make_tensor_proto(value)
 
@@ -322,7 +322,7 @@ def serve(models: Models, connect: Callable[[str], Client]) -> Iterator[Callable
     """Start a server in this process, for the config file that is given or for `tiny`, and return a client."""
     with ExitStack() as stack:
 
-        def start(config_file: Path | None = None, **flags: Any) -> Client:  # noqa: ANN401 - fields of Flags
+        def start(config_file: Path | None = None, **flags: Any) -> Client:
             fast = {"port": 0, "file_system_poll_wait_seconds": 0.05, "max_num_load_retries": 0}
             path = config_file or models.configure()
             server = stack.enter_context(ModelServer(Flags(model_config_file=path, **(fast | flags))))

@@ -155,6 +155,6 @@ def test_a_model_is_settled_once_its_folder_was_looked_at_and_nothing_is_left_to
 @pytest.mark.parametrize("state", list(State))
 def test_states_have_the_numbers_of_the_proto(state: State):
     """They are sent as they are."""
-    from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus  # noqa: PLC0415 - this test's alone
+    from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
     assert ModelVersionStatus.State.Value(state.name) == state

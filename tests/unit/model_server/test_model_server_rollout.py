@@ -218,7 +218,7 @@ def test_only_a_damaged_warm_up_file_fails_the_load(
 
 def test_warm_up_records_of_other_kinds_are_passed_over(models: Models, serve: Serve):
     """A log of a classifier's requests cannot be answered here, and is no reason not to serve."""
-    import tensorflow as tf  # noqa: PLC0415 - this test's alone
+    import tensorflow as tf
 
     draft = models.draft(1)
     (draft / "assets.extra").mkdir()

@@ -27,7 +27,7 @@ class FakeServer:
             raise ModelNotFound(f"no {name}")
         return [VersionStatus(version, error == "", error) for version, error in self.models[name].items()]
 
-    def predict(self, model, signature, inputs, outputs):
+    def predict(self, _model, _signature, inputs, outputs):
         if self.down:
             raise BackendUnavailable("down")
         rows = len(inputs["state"])
@@ -152,12 +152,12 @@ def test_the_fingerprint_follows_the_weights(catalog, server, tmp_path):
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_chunks_larger_than_allowed_are_left_out(server, tmp_path):
-    """`max_chunk` bounds the steps of a call, and the smallest steps stay whatever it is."""
+def test_chunks_are_no_larger_than_allowed(server, tmp_path):
+    """`max_chunk` bounds the steps of a call, and so does the model's card."""
     (tmp_path / "models.config").write_text("model_config_list {}")
-    add(tmp_path, "demo", 1, decode_steps=(4, 8, 16))
+    add(tmp_path, "demo", 1, max_decode_steps=16)
     server.models = {"demo": {1: ""}}
-    for bound, expected in ((1, (4,)), (8, (4, 8)), (100, (4, 8, 16))):
+    for bound, expected in ((1, 1), (8, 8), (100, 16)):
         catalog = Catalog(tmp_path, server, max_chunk=bound)
         catalog.refresh()
-        assert catalog.find("demo").shapes.decode_steps == expected
+        assert catalog.find("demo").shapes.max_steps == expected

@@ -8,7 +8,7 @@ from contract.signatures import DECODE
 from service.probe import run_probe
 from tests.unit.contract.test_card import FIELDS
 
-CARD = GeneratorCard(**{**FIELDS, "row_counts": (8, 16, 24, 32), "decode_steps": (1, 4, 16)})
+CARD = GeneratorCard(**{**FIELDS, "row_counts": (8, 16, 24, 32), "max_decode_steps": 16})
 
 
 def server(rounding):
@@ -17,7 +17,9 @@ def server(rounding):
     def predict(signature, inputs, outputs):
         state = inputs["state"].copy()
         rows = len(state)
-        state += inputs["uniforms"].sum(1, keepdims=True) if signature == DECODE else inputs["token_ids"].sum(1)[:, None]
+        state += (
+            inputs["uniforms"].sum(1, keepdims=True) if signature == DECODE else inputs["token_ids"].sum(1)[:, None]
+        )
         state += np.array([[rounding(rows, row)] for row in range(rows)], np.float32)
         steps = inputs["uniforms"].shape[1] if signature == DECODE else 0
         drawn = {"token_ids": np.zeros((rows, steps), np.int32), "logprobs": np.zeros((rows, steps), np.float32)}
@@ -36,7 +38,14 @@ def server(rounding):
         (lambda rows, row: rows == 16 and row == 13, (8, 24, 32)),
         (lambda rows, row: row, (32,)),
     ],
-    ids=["all agree", "one stands out", "of equal groups the larger", "none agree", "one place differs", "places differ"],
+    ids=[
+        "all agree",
+        "one stands out",
+        "of equal groups the larger",
+        "none agree",
+        "one place differs",
+        "places differ",
+    ],
 )
 def test_the_largest_group_that_agrees_is_kept(rounding, expected):
     """Counts whose bits differ from the others', or from place to place within a call, are left out."""

@@ -31,13 +31,24 @@ def test_drawn_seeds_differ():
 def test_every_field_arrives():
     """Given values are taken as they are."""
     request = parse(
-        prompt="x", max_tokens=5, temperature=0, top_p=0.5, top_k=7, min_p=0.1, seed=-3, stop=["a", "b"], n=2, stream=True
+        prompt="x",
+        max_tokens=5,
+        temperature=0,
+        top_p=0.5,
+        top_k=7,
+        min_p=0.1,
+        seed=-3,
+        stop=["a", "b"],
+        n=2,
+        stream=True,
     )
     assert request.sampling == Sampling(temperature=0.0, top_k=7, top_p=0.5, min_p=0.1)
     assert (request.seed, request.stops, request.num_choices, request.stream) == (-3, ("a", "b"), 2, True)
 
 
-@pytest.mark.parametrize("field", ["prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "n", "stream"])
+@pytest.mark.parametrize(
+    "field", ["prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "n", "stream"]
+)
 def test_null_means_absent(field):
     """Null gives the default, as OpenAI's clients expect."""
     given, absent = parse(seed=1, **{field: None}), parse(seed=1)

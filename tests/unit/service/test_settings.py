@@ -34,7 +34,7 @@ def test_a_file_is_read_and_the_environment_goes_before_it(monkeypatch, tmp_path
 def test_a_settings_file_that_is_not_there_is_an_error(monkeypatch):
     """Settings that were meant to be read are not passed over in silence."""
     monkeypatch.setenv("OSTINATO_ENV_FILE", "/nowhere/at/all")
-    with pytest.raises(SettingsError, match="OSTINATO_ENV_FILE: .*/nowhere/at/all"):
+    with pytest.raises(SettingsError, match=r"OSTINATO_ENV_FILE: .*/nowhere/at/all"):
         load_settings()
 
 

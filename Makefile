@@ -1,0 +1,43 @@
+# The commands of this project; each sets up what it needs. `make help` lists them.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench bench-quick clean
+
+help:  ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PORT=8000)
+	@$(BIN)/python -m export train --config export/recipes/demo.toml --if-missing
+	@exec $(BIN)/python -m service up
+
+test: $(STAMPS)/dev  ## run every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/codespell
+
+bench-quick: $(STAMPS)/bench  ## measure throughput against three baselines, in three minutes
+	@$(BIN)/python -m benchmarks --quick
+
+bench: $(STAMPS)/bench  ## the same with more repeats
+	@$(BIN)/python -m benchmarks
+
+clean:  ## remove the virtual environment and everything that can be made again; models stay
+	rm -rf $(VENV) runs benchmarks/results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMPS)/run: requirements.txt
+$(STAMPS)/dev: requirements.txt requirements/dev.txt
+$(STAMPS)/bench: requirements.txt requirements/bench.txt
+
+$(STAMPS)/%: scripts/setup
+	@scripts/setup $(VENV) $(filter %.txt,$^)
+	@mkdir -p $(STAMPS) && touch $@

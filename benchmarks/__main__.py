@@ -1,0 +1,220 @@
+"""`python -m benchmarks`: throughput over HTTP, as a ratio to three baselines that run in turn with it."""
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load import Load, run_load
+from benchmarks.subject import EMBEDDING, NAME, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS, publish_subject
+
+RESULTS = Path(__file__).parent / "results"
+BODY = {"model": NAME, "prompt": PROMPT, "max_tokens": NEW_TOKENS, "temperature": TEMPERATURE}
+# Requests of one measurement: a few seconds' worth.
+NUM_REQUESTS = {1: 24, 8: 96, 32: 320, 64: 640}
+MIN_ROWS = 8
+
+
+@dataclass
+class Figure:
+    """A ratio that was measured several times.
+
+    Attributes:
+        ours: Tokens per second over HTTP, one per round.
+        baseline: Tokens per second of the baseline, one per round.
+        aim: What the ratio should reach.
+    """
+
+    name: str
+    aim: float | None
+    ours: list[float] = field(default_factory=list)
+    baseline: list[float] = field(default_factory=list)
+    first_ms: list[float] = field(default_factory=list)
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours over the baseline, round by round."""
+        return [ours / baseline for ours, baseline in zip(self.ours, self.baseline, strict=True)]
+
+    def add(self, load: Load, baseline: float) -> None:
+        """Take in one round."""
+        self.ours.append(load.tokens_per_s)
+        self.baseline.append(baseline)
+        self.first_ms.append(1000 * statistics.median(load.first_s))
+
+    def row(self) -> str:
+        """Return a line of the table: medians, and the spread of the ratio."""
+        ours, baseline, first = (statistics.median(values) for values in (self.ours, self.baseline, self.first_ms))
+        ratio, low, high = statistics.median(self.ratios), min(self.ratios), max(self.ratios)
+        aim = "" if self.aim is None else f"≥ {self.aim:g}"
+        spread = f"{ratio:.2f} ({low:.2f}–{high:.2f})"
+        return f"| {self.name} | {ours:,.0f} | {baseline:,.0f} | {spread} | {aim} | {first:.0f} |"
+
+
+@contextlib.contextmanager
+def child(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a Python module as a process that ends with the block."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def asker(process: subprocess.Popen[str]) -> Callable[..., float]:
+    """Return a function that asks a baseline to measure."""
+
+    def ask(**arguments: Any) -> float:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(arguments) + "\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"error: the baseline {process.args} ended with {process.wait()}")
+        return float(answer)
+
+    return ask
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def wait_for(port: int, address: str, process: subprocess.Popen[str]) -> None:
+    """Wait until an address answers 200, or a port opens if the address is empty."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.connect()
+            if not address:
+                return
+            connection.request("GET", address)
+            if connection.getresponse().status == 200:
+                return
+        time.sleep(0.01)
+    raise SystemExit(f"error: port {port} does not answer")
+
+
+@dataclass
+class Worker:
+    """What a gateway worker costs.
+
+    Attributes:
+        start_s: From the start of its program to the first answer of /healthz.
+        resident_mb: Memory after the load.
+    """
+
+    start_s: float
+    resident_mb: float = 0.0
+
+
+@contextlib.contextmanager
+def service(models_dir: Path, stack: contextlib.ExitStack) -> Iterator[tuple[int, str, Worker]]:
+    """Start a model server and a gateway; yield the gateway's port, the model server's address and the worker."""
+    backend = free_port()
+    flags = [f"--port={backend}", f"--model_config_file={models_dir}/models.config"]
+    wait_for(backend, "", stack.enter_context(child("model_server", *flags)))
+    port, started = free_port(), time.perf_counter()
+    variables = {"OSTINATO_PORT": str(port), "OSTINATO_BACKENDS": f"127.0.0.1:{backend}"}
+    gateway = stack.enter_context(child("service", "serve", OSTINATO_MODELS_DIR=str(models_dir), **variables))
+    wait_for(port, "/healthz", gateway)
+    worker = Worker(time.perf_counter() - started)
+    wait_for(port, "/readyz", gateway)
+    yield port, f"127.0.0.1:{backend}", worker
+    worker.resident_mb = max(_resident_mb(pid) for pid in _children(gateway.pid))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _resident_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def measure(rounds: int, seconds: float) -> tuple[list[Figure], Worker]:
+    """Run every comparison `rounds` times, ours and the baseline in turn."""
+    in_process = {
+        rows: Figure(f"(a) {rows} concurrent, over `decode` in one process at {max(MIN_ROWS, rows)} rows", aim)
+        for rows, aim in ((1, None), (8, None), (64, 0.7))
+    }
+    usual = Figure("(b) 32 concurrent, over one `serving_default` call per token, one after another", 20)
+    torch = Figure("(c) 1 stream, over a loop of PyTorch's nn.LSTM", 1.0)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        with child("benchmarks.publish", folder) as publishing:
+            version = Path((publishing.communicate()[0] or "").strip())
+        baseline = lambda *arguments: asker(stack.enter_context(child("benchmarks.baselines", *arguments)))  # noqa: E731
+        threads = ("1", "2")
+        decodes = [baseline("decode", f"--version={version}", "--threads", count) for count in threads]
+        torches = [baseline("torch", "--threads", count) for count in threads]
+        with service(Path(folder), stack) as (port, address, worker):
+            ask_whole_text = baseline("whole-text", f"--version={version}", f"--address={address}")
+            load = lambda concurrency: run_load(  # noqa: E731
+                port, BODY, concurrency=concurrency, num_requests=NUM_REQUESTS[concurrency]
+            )
+            load(8)
+            for number in range(rounds):
+                print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+                for concurrency, figure in in_process.items():
+                    rows = max(MIN_ROWS, concurrency)
+                    # The better of one and two threads: whichever a person would have chosen.
+                    figure.add(load(concurrency), max(ask(rows=rows, seconds=seconds) for ask in decodes))
+                usual.add(load(32), ask_whole_text())
+                torch.add(load(1), max(ask(seconds=seconds) for ask in torches))
+    return [*in_process.values(), usual, torch], worker
+
+
+def machine() -> str:
+    """Describe what this is measured on."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}, model_server as the model server"
+    return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def main() -> None:
+    """Measure, print a table and write it as JSON."""
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="three rounds instead of nine")
+    options = parser.parse_args()
+    rounds, seconds = (3, 1.0) if options.quick else (9, 2.0)
+    started = time.time()
+    figures, worker = measure(rounds, seconds)
+    print(f"\n{machine()}; LSTM of {UNITS} units, embedding {EMBEDDING}; {PROMPT_LENGTH} characters read and")
+    print(f"{NEW_TOKENS} tokens written a request; medians of {rounds} rounds, the ratio's range in brackets\n")
+    print("| | tokens/s | baseline tokens/s | ratio | aim | first text, ms |\n|---|---|---|---|---|---|")
+    for figure in figures:
+        print(figure.row())
+    print(f"\ngateway worker: {worker.resident_mb:.0f} MB resident after the load, {worker.start_s:.2f} s to its first answer")
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{time.strftime('%Y-%m-%dT%H%M%S', time.localtime(started))}.json"
+    document = {"machine": machine(), "worker": asdict(worker), "figures": [asdict(figure) for figure in figures]}
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    print(f"written to {path}; {time.time() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""What the service is held against, each in a process of its own that measures when it is asked to.
+
+`python -m benchmarks.baselines KIND …` reads one line of JSON, the arguments of a measurement, and answers with one
+line: tokens per second.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.subject import EMBEDDING, NEW_TOKENS, PROMPT, TEMPERATURE, UNITS
+
+CHUNK = 32
+
+
+def repeat_for(seconds: float, step: Callable[[], int]) -> float:
+    """Run a step until the time is over, once to warm up; return tokens per second."""
+    step()
+    started, tokens = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        tokens += step()
+    return tokens / (time.perf_counter() - started)
+
+
+def decode_in_process(version: Path, threads: int) -> Callable[..., float]:
+    """Call `decode` of the SavedModel in this process: no RPC, no gateway, no prompts."""
+    import tensorflow as tf  # noqa: PLC0415 - one baseline each
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    function = tf.saved_model.load(str(version)).signatures["decode"]
+
+    def measure(rows: int, seconds: float) -> float:
+        column = {"temperature": TEMPERATURE, "top_p": 1.0, "min_p": 0.0}
+        fixed = {name: tf.fill([rows], value) for name, value in column.items()}
+        fixed |= {"top_k": tf.zeros([rows], tf.int32), "steps": tf.fill([rows], CHUNK)}
+        rng = np.random.default_rng(0)
+        now = {"token_id": tf.fill([rows], 5), "state": tf.zeros([rows, 2 * UNITS])}
+
+        def step() -> int:
+            uniforms = tf.constant(rng.random((rows, CHUNK), dtype=np.float32))
+            outputs = function(uniforms=uniforms, **now, **fixed)
+            now.update(token_id=tf.constant(outputs["token_ids"].numpy()[:, -1]), state=outputs["state"])
+            return rows * CHUNK
+
+        return repeat_for(seconds, step)
+
+    return measure
+
+
+def whole_text_each_time(version: Path, address: str) -> Callable[..., float]:
+    """Ask `serving_default` for every token with the whole text so far, one request after another: the usual way."""
+    from contract.card import load_assets  # noqa: PLC0415
+    from service.backend import GrpcBackend  # noqa: PLC0415
+    from service.sequence import ModelVersion  # noqa: PLC0415
+
+    _, tokenizer = load_assets(version)
+    backend = GrpcBackend(address, 60)
+    model = ModelVersion(version.parent.name, int(version.name))
+    rng = np.random.default_rng(0)
+
+    def write(num_tokens: int) -> int:
+        ids = tokenizer.encode(PROMPT)
+        for _ in range(num_tokens):
+            inputs = {"token_ids": np.array([ids], np.int32)}
+            logits = backend.predict(model, "serving_default", inputs, ("logits",))["logits"][0, -1]
+            weights = np.exp((logits - logits.max()) / TEMPERATURE)
+            ids.append(int(rng.choice(len(weights), p=weights / weights.sum())))
+        return num_tokens
+
+    def measure(**_: Any) -> float:
+        write(2)
+        started = time.perf_counter()
+        return write(NEW_TOKENS) / (time.perf_counter() - started)
+
+    return measure
+
+
+def torch_loop(threads: int) -> Callable[..., float]:
+    """Draw one text with PyTorch's nn.LSTM, token by token, as its tutorials do."""
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    vocabulary = 98
+    embedding = torch.nn.Embedding(vocabulary, EMBEDDING)
+    lstm = torch.nn.LSTM(EMBEDDING, UNITS, batch_first=True)
+    output = torch.nn.Linear(UNITS, vocabulary)
+
+    def measure(seconds: float, **_: Any) -> float:
+        with torch.inference_mode():
+            now = {"token": torch.tensor([[5]]), "state": None}
+
+            def step() -> int:
+                for _ in range(CHUNK):
+                    hidden, now["state"] = lstm(embedding(now["token"]), now["state"])
+                    probabilities = torch.softmax(output(hidden[:, -1]) / TEMPERATURE, dim=-1)
+                    now["token"] = torch.multinomial(probabilities, 1)
+                    now["token"].item()
+                return CHUNK
+
+            return repeat_for(seconds, step)
+
+    return measure
+
+
+def main() -> None:
+    """Answer measurements until standard input ends."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=["decode", "whole-text", "torch"])
+    parser.add_argument("--version", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--address", default="")
+    options = parser.parse_args()
+    if options.kind == "decode":
+        measure = decode_in_process(options.version, options.threads)
+    elif options.kind == "whole-text":
+        measure = whole_text_each_time(options.version, options.address)
+    else:
+        measure = torch_loop(options.threads)
+    for line in sys.stdin:
+        print(measure(**json.loads(line)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""A load generator that costs little: one thread, raw sockets, no parsing beyond what must be counted.
+
+It shares its cores with what it measures, so a client library's time per token would be measured too.
+"""
+
+import json
+import selectors
+import socket
+import time
+from dataclasses import dataclass, field
+
+DONE = b"data: [DONE]"
+LAST_CHUNK = b"\r\n0\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What was asked and what came.
+
+    Attributes:
+        tokens: Tokens of all answers, as the server counted them.
+        seconds: From the first request to the last byte.
+        first_s: Seconds to the first text of each request.
+    """
+
+    tokens: int
+    seconds: float
+    first_s: list[float]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Throughput of all requests together."""
+        return self.tokens / self.seconds
+
+
+@dataclass
+class _Connection:
+    sock: socket.socket
+    sent_at: float = 0.0
+    received: bytearray = field(default_factory=bytearray)
+    first_s: float | None = None
+
+
+class LoadError(Exception):
+    """The server answered something else than a stream of text."""
+
+
+def run_load(port: int, body: dict[str, object], *, concurrency: int, num_requests: int) -> Load:
+    """Keep `concurrency` streaming requests going until `num_requests` are answered.
+
+    Each request has a seed of its own, so no two are the same.
+
+    Raises:
+        LoadError: an answer was not a complete stream.
+    """
+    selector = selectors.DefaultSelector()
+    waiting = [_request(body, seed) for seed in range(num_requests)]
+    tokens, firsts = 0, []
+    started = time.perf_counter()
+    for _ in range(min(concurrency, num_requests)):
+        connection = _Connection(socket.create_connection(("127.0.0.1", port)))
+        selector.register(connection.sock, selectors.EVENT_READ, connection)
+        _send(connection, waiting.pop())
+    open_connections = concurrency
+    while open_connections:
+        ready = selector.select(timeout=60)
+        if not ready:
+            raise LoadError("no byte in 60 s")
+        for key, _ in ready:
+            connection = key.data
+            if not _receive(connection):
+                continue
+            tokens += _count_tokens(bytes(connection.received))
+            firsts.append(connection.first_s or 0.0)
+            if waiting:
+                _send(connection, waiting.pop())
+            else:
+                selector.unregister(connection.sock)
+                connection.sock.close()
+                open_connections -= 1
+    return Load(tokens, time.perf_counter() - started, firsts)
+
+
+def _request(body: dict[str, object], seed: int) -> bytes:
+    wanted = {**body, "stream": True, "stream_options": {"include_usage": True}, "seed": seed}
+    content = json.dumps(wanted).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+def _send(connection: _Connection, request: bytes) -> None:
+    connection.received.clear()
+    connection.first_s = None
+    connection.sent_at = time.perf_counter()
+    connection.sock.sendall(request)
+
+
+def _receive(connection: _Connection) -> bool:
+    """Take what has come; return whether the answer is complete."""
+    content = connection.sock.recv(1 << 16)
+    if not content:
+        raise LoadError(f"the connection ended in the middle of: {bytes(connection.received[-200:])!r}")
+    connection.received += content
+    if connection.first_s is None and b"data: " in connection.received:
+        connection.first_s = time.perf_counter() - connection.sent_at
+    if not b"HTTP/1.1 200".startswith(connection.received[:12]):
+        raise LoadError(f"the server refused: {bytes(connection.received[-300:])!r}")
+    return connection.received.endswith(LAST_CHUNK)
+
+
+def _count_tokens(answer: bytes) -> int:
+    if DONE not in answer:
+        raise LoadError(f"not a complete stream: {answer[-300:]!r}")
+    place = answer.rindex(b'"completion_tokens": ')
+    return int(answer[place:].split(b": ", 1)[1].split(b",", 1)[0])

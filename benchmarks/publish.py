@@ -1,0 +1,9 @@
+"""`python -m benchmarks.publish FOLDER`: publish the model under test and print its version's folder."""
+
+import sys
+from pathlib import Path
+
+from benchmarks.subject import publish_subject
+
+if __name__ == "__main__":
+    print(publish_subject(Path(sys.argv[1])))

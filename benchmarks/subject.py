@@ -1,0 +1,27 @@
+"""The model under test: an LSTM of the size that the figures are about, untrained, as training changes no speed."""
+
+from pathlib import Path
+
+CHARACTERS = "".join(map(chr, range(32, 127)))
+UNITS, EMBEDDING = 512, 64
+NAME = "bench"
+PROMPT_LENGTH, NEW_TOKENS, TEMPERATURE = 100, 200, 0.8
+PROMPT = (CHARACTERS * 2)[:PROMPT_LENGTH]
+
+
+def publish_subject(models_dir: Path) -> Path:
+    """Publish the model into a repository and return its version's folder."""
+    import keras  # noqa: PLC0415 - TensorFlow belongs to the processes that measure it, and to this step alone
+
+    from contract.tokenizer import CharacterTokenizer  # noqa: PLC0415
+    from export.publishing import publish  # noqa: PLC0415
+
+    keras.utils.set_random_seed(0)
+    tokenizer = CharacterTokenizer.train(CHARACTERS)
+    layers = [
+        keras.layers.Input([None], dtype="int32"),
+        keras.layers.Embedding(len(tokenizer), EMBEDDING),
+        keras.layers.LSTM(UNITS, return_sequences=True),
+        keras.layers.Dense(len(tokenizer)),
+    ]
+    return publish(keras.Sequential(layers), tokenizer, NAME, models_dir)

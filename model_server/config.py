@@ -1,0 +1,119 @@
+"""`models.config`: which models are served from where, as frozen data.
+
+Knows TensorFlow Serving's text proto and what it refuses. Does not look at the models themselves.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+from tensorflow_serving.config.file_system_storage_path_source_pb2 import FileSystemStoragePathSourceConfig
+
+from model_server.errors import ConfigError
+from model_server.versions import All, Latest, Policy, Specific
+
+PLATFORM = "tensorflow"
+# Where models lie in TensorFlow Serving's container, and so in a config file that serves both.
+CONTAINER_ROOT = PurePosixPath("/models")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model.
+
+    Attributes:
+        base_path: The folder of its version folders, on this machine.
+        labels: Version number of each label.
+    """
+
+    name: str
+    base_path: Path
+    policy: Policy
+    labels: Mapping[str, int]
+
+
+# By name.
+ServerConfig = Mapping[str, ModelConfig]
+
+
+def read_config(path: Path, models_root: Path | None = None) -> ServerConfig:
+    """Read a config file.
+
+    Args:
+        path: A text proto of `ModelServerConfig`. One that lists no model is fine: nothing is served.
+        models_root: What `/models` stands for; None for the folder of the file.
+
+    Raises:
+        ConfigError: the file cannot be read or used; the message is one line and names it.
+    """
+    message = model_server_config_pb2.ModelServerConfig()
+    try:
+        text_format.Parse(path.read_bytes(), message)
+        return from_proto(message, models_root or path.absolute().parent)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (text_format.ParseError, UnicodeDecodeError, ConfigError) as error:
+        raise ConfigError(f"{path}: not a usable models.config ({' '.join(str(error).split())})") from error
+
+
+def from_proto(message: model_server_config_pb2.ModelServerConfig, models_root: Path | None) -> ServerConfig:
+    """Check a config and turn it into data; the texts of its errors are TensorFlow Serving's.
+
+    Args:
+        message: With `model_config_list`, or with nothing.
+        models_root: What `/models` stands for; None takes base paths as they are.
+
+    Raises:
+        ConfigError: a model is listed twice, or a field of one cannot be used.
+    """
+    if message.WhichOneof("config") == "custom_model_config":
+        raise ConfigError("custom_model_config is not supported, only model_config_list is")
+    models: dict[str, ModelConfig] = {}
+    for entry in message.model_config_list.config:
+        if entry.name in models:
+            raise ConfigError(f"Illegal to list model {entry.name} multiple times in config list")
+        models[entry.name] = _model(entry, models_root)
+    return models
+
+
+def single_model(name: str, base_path: Path) -> ServerConfig:
+    """Return the config of `--model_name` and `--model_base_path`: the latest version of one model."""
+    return {name: ModelConfig(name, base_path.absolute(), Latest(), {})}
+
+
+def _model(entry: model_server_config_pb2.ModelConfig, models_root: Path | None) -> ModelConfig:
+    if not entry.name:
+        raise ConfigError("a model in model_config_list has no name")
+    _check_platform(entry)
+    path = PurePosixPath(entry.base_path)
+    if not path.is_absolute():
+        raise ConfigError(f"Expected model {entry.name} to have an absolute path, got base_path: {entry.base_path!r}")
+    base_path = Path(path)
+    if models_root is not None and path.is_relative_to(CONTAINER_ROOT):
+        base_path = models_root / path.relative_to(CONTAINER_ROOT)
+    return ModelConfig(entry.name, base_path, _policy(entry.model_version_policy), dict(entry.version_labels))
+
+
+def _check_platform(entry: model_server_config_pb2.ModelConfig) -> None:
+    platform = entry.model_platform
+    if entry.model_type == model_server_config_pb2.TENSORFLOW and not platform:
+        platform = PLATFORM
+    if not platform:
+        raise ConfigError(
+            f"Model {entry.name}: Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+            "ModelServerConfig::model_platform."
+        )
+    if platform != PLATFORM:
+        raise ConfigError(f"Model {entry.name} requests unsupported platform {platform}")
+
+
+def _policy(policy: FileSystemStoragePathSourceConfig.ServableVersionPolicy) -> Policy:
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            return All()
+        case "specific":
+            return Specific(frozenset(policy.specific.versions))
+        case _:
+            return Latest(max(policy.latest.num_versions, 1))

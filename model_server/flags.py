@@ -1,0 +1,152 @@
+"""The command line: TensorFlow Serving's flags in its own spelling, and two of our own.
+
+Knows names, defaults and bounds. Imports nothing heavy, so that `--help` and a mistyped flag answer at once.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+DESCRIPTION = """\
+A stand-in for TensorFlow Serving, for a machine without Docker: the same gRPC API, models.config and status codes over
+tf.saved_model.load. It is not TensorFlow Serving: no batching, no REST port, no TLS, another build of TensorFlow."""
+
+DIFFERENCES = """\
+what differs from TensorFlow Serving:
+  an unknown flag ends with an error (exit 2); there it is reported and start-up goes on
+  --host is 127.0.0.1 by default; there the port is open on 0.0.0.0
+  --tensorflow_intra_op_parallelism is 1 by default; there it is the number of cores. The number of threads decides in
+    which order sums are taken, so equal bits need a fixed one
+  --file_system_poll_wait_seconds and --model_config_file_poll_wait_seconds may be fractions
+  a version folder without saved_model.pb is passed over as not finished; there it is a version that fails to load
+  a model that fails or has no version at start leaves the others served; there the server exits, or waits for ever
+  a reload that adds a model without any version answers UNKNOWN; there the call hangs
+  metadata, status, reload and Predict are served; Classify, Regress, MultiInference and SessionRun are not"""
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the command line said.
+
+    Attributes:
+        port: 0 takes a free one.
+        grpc_max_threads: Calls that run at once; as many again may wait, and one more gets RESOURCE_EXHAUSTED.
+        model_config_file_poll_wait_seconds: Seconds between two looks at the file; 0 reads it once.
+        file_system_poll_wait_seconds: Seconds between two looks at the version folders; 0 looks once.
+        model_base_path: Served as `model_name` when there is no config file.
+        models_root: Where `/models` of the config file lies on this machine; None for the file's own folder.
+        max_num_load_retries: Further attempts to load a version that failed.
+        tensorflow_inter_op_parallelism: 0 leaves it to TensorFlow.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8500
+    rest_api_port: int = 0
+    grpc_max_threads: int = 4 * (os.cpu_count() or 1)
+    model_config_file: Path | None = None
+    model_config_file_poll_wait_seconds: float = 0.0
+    file_system_poll_wait_seconds: float = 1.0
+    model_name: str = "default"
+    model_base_path: Path | None = None
+    models_root: Path | None = None
+    allow_version_labels_for_unavailable_models: bool = False
+    max_num_load_retries: int = 5
+    load_retry_interval_micros: int = 60_000_000
+    tensorflow_intra_op_parallelism: int = 1
+    tensorflow_inter_op_parallelism: int = 0
+
+
+def parse(arguments: Sequence[str] | None = None) -> Flags:
+    """Read the command line; `--help` and anything that is wrong end the process, with status 0 and 2.
+
+    Args:
+        arguments: Without the program's name; None for the process's own.
+    """
+    parser = _parser()
+    flags = Flags(**vars(parser.parse_args(arguments)))
+    if flags.rest_api_port:
+        parser.error(f"--rest_api_port must be 0 (there is no REST API here), got {flags.rest_api_port}")
+    if flags.model_config_file is None and flags.model_base_path is None:
+        parser.error("one of --model_config_file and --model_base_path is needed")
+    return flags
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """End with one line; argparse would print the whole usage before it."""
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def _number(kind: Callable[[str], float], at_least: float) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+        if not value >= at_least:  # also refuses NaN
+            raise argparse.ArgumentTypeError(f"must be at least {at_least}, got {text}")
+        return value
+
+    return convert
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+    return values[text.lower()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="model_server",
+        description=DESCRIPTION,
+        epilog=DIFFERENCES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    defaults = {field.name: field.default for field in fields(Flags)}
+
+    def flag(name: str, kind: Callable[[str], object], text: str, **more: Any) -> None:
+        shown = "" if defaults[name] in (None, False) else f" (default {defaults[name]})"
+        parser.add_argument(f"--{name}", type=kind, default=defaults[name], help=text + shown, **more)
+
+    _add_network_flags(flag)
+    _add_model_flags(flag)
+    flag("tensorflow_intra_op_parallelism", _number(int, 1), "threads that share one operation", metavar="N")
+    flag("tensorflow_inter_op_parallelism", _number(int, 0), "operations at once; 0: TensorFlow's choice", metavar="N")
+    return parser
+
+
+def _add_network_flags(flag: Callable[..., None]) -> None:
+    flag("host", str, "address to listen on; not a flag of TensorFlow Serving", metavar="ADDRESS")
+    flag("port", _number(int, 0), "gRPC port; 0 takes a free one", metavar="N")
+    flag("rest_api_port", _number(int, 0), "accepted for 0 alone", metavar="0")
+    flag("grpc_max_threads", _number(int, 1), "calls that run at once", metavar="N")
+
+
+def _add_model_flags(flag: Callable[..., None]) -> None:
+    flag("model_config_file", Path, "text proto with model_config_list", metavar="FILE")
+    flag("model_config_file_poll_wait_seconds", _number(float, 0), "re-read that file; 0: never", metavar="S")
+    flag("file_system_poll_wait_seconds", _number(float, 0), "look for versions; 0: once", metavar="S")
+    flag("model_name", str, "name of the model in --model_base_path", metavar="NAME")
+    flag("model_base_path", Path, "folder of one model's versions, without a config file", metavar="DIR")
+    flag(
+        "models_root",
+        Path,
+        "what /models stands for, by default the config file's folder; not a flag of TensorFlow Serving",
+        metavar="DIR",
+    )
+    flag(
+        "allow_version_labels_for_unavailable_models",
+        _boolean,
+        "let a new label point at a version that is not loaded yet; without it labels in the file are refused at start",
+        nargs="?",
+        const=True,
+        metavar="true|false",
+    )
+    flag("max_num_load_retries", _number(int, 0), "further attempts at a version that fails to load", metavar="N")
+    flag("load_retry_interval_micros", _number(int, 0), "time between them", metavar="US")

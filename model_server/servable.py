@@ -1,0 +1,85 @@
+"""One loaded version of a model.
+
+Knows the SavedModel format. Does not know when it is loaded or who asks.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import grpc
+import tensorflow as tf
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+from model_server.errors import SignatureNotFound, TensorFlowFailed, status_code
+from model_server.signature import Signature, plain_message
+from model_server.versions import SAVED_MODEL_FILES
+
+TAG = "serve"
+DEFAULT_SIGNATURE = "serving_default"
+
+
+class Servable:
+    """Holds the weights for as long as anything refers to it.
+
+    Attributes:
+        definitions: The signatures as the SavedModel has them, those that are not for requests included.
+    """
+
+    def __init__(self, name: str, version: int, path: Path) -> None:
+        """Load a version.
+
+        Args:
+            name: Of the model.
+            version: Its number.
+            path: Folder of a SavedModel with the tag "serve".
+
+        Raises:
+            TensorFlowFailed: with TensorFlow's code, or DATA_LOSS or NOT_FOUND for a file that cannot be used.
+        """
+        self.name = name
+        self.version = version
+        self.definitions: Mapping[str, SignatureDef] = dict(_read_meta_graph(path).signature_def)
+        try:
+            # The functions alone don't keep the variables alive.
+            self._root = tf.saved_model.load(str(path), tags=[TAG])
+        except tf.errors.OpError as error:
+            raise TensorFlowFailed(status_code(error.error_code), plain_message(error)) from error
+        self._signatures = {
+            key: Signature(key, self.definitions[key], function) for key, function in self._root.signatures.items()
+        }
+
+    def signature(self, name: str) -> Signature:
+        """Return a signature, `serving_default` for an empty name.
+
+        Raises:
+            SignatureNotFound: there is none of this name.
+        """
+        key = name or DEFAULT_SIGNATURE
+        if key not in self._signatures:
+            raise SignatureNotFound(f'Serving signature key "{key}" not found.')
+        return self._signatures[key]
+
+
+def _read_meta_graph(path: Path) -> MetaGraphDef:
+    """Read what `tf.saved_model.load` does not give out: the signatures with their tensors' names.
+
+    Raises:
+        TensorFlowFailed: DATA_LOSS if the file is damaged, NOT_FOUND if it holds no graph with the tag "serve".
+    """
+    binary, text = (path / name for name in SAVED_MODEL_FILES)
+    try:
+        if binary.is_file():
+            saved_model = SavedModel.FromString(binary.read_bytes())
+        else:
+            saved_model = text_format.Parse(text.read_bytes(), SavedModel())
+    except (DecodeError, text_format.ParseError) as error:
+        raise TensorFlowFailed(grpc.StatusCode.DATA_LOSS, f"Can't parse the SavedModel in {path}: {error}") from error
+    for meta_graph in saved_model.meta_graphs:
+        if set(meta_graph.meta_info_def.tags) == {TAG}:
+            return meta_graph
+    raise TensorFlowFailed(
+        grpc.StatusCode.NOT_FOUND, f"Could not find meta graph def matching supplied tags: {{ {TAG} }} in {path}"
+    )

@@ -1,0 +1,149 @@
+"""The model server: joins config, repository, watcher and gRPC, and starts and stops them in order.
+
+Knows the order. Sets nothing that belongs to the process: `configure_tensorflow` does, for the command line.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import grpc
+import tensorflow as tf
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+from model_server import listener, warmup
+from model_server.config import ServerConfig, read_config, single_model
+from model_server.errors import ModelServerError
+from model_server.flags import Flags
+from model_server.repository import Repository
+from model_server.servable import Servable
+from model_server.servicer import ModelServicer, PredictionServicer
+from model_server.watcher import Watcher
+
+log = logging.getLogger(__name__)
+# How long a stopping server waits for running calls, and then for a version that is being loaded.
+GRACE_S = 5.0
+
+
+def configure_tensorflow(flags: Flags) -> None:
+    """Fix the sizes of TensorFlow's thread pools, before it runs anything in this process.
+
+    Raises:
+        RuntimeError: TensorFlow is in use already.
+    """
+    tf.config.threading.set_intra_op_parallelism_threads(flags.tensorflow_intra_op_parallelism)
+    tf.config.threading.set_inter_op_parallelism_threads(flags.tensorflow_inter_op_parallelism)
+
+
+class ModelServer:
+    """One server in this process; a context manager that starts and stops it.
+
+    Attributes:
+        port: The one it listens on, once it has started.
+    """
+
+    def __init__(self, flags: Flags) -> None:
+        """Prepare a server.
+
+        Args:
+            flags: With a config file or a base path. Those that concern TensorFlow's threads are for
+                `configure_tensorflow` and not looked at here.
+        """
+        self.port = flags.port
+        self._flags = flags
+        self._models_root = flags.models_root
+        if flags.models_root is None and flags.model_config_file is not None:
+            self._models_root = flags.model_config_file.absolute().parent
+        self._repository: Repository[Servable] = Repository(
+            allow_unavailable_labels=flags.allow_version_labels_for_unavailable_models
+        )
+        self._watcher = Watcher(
+            self._repository,
+            warmup.load,
+            poll_s=flags.file_system_poll_wait_seconds,
+            max_retries=flags.max_num_load_retries,
+            retry_s=flags.load_retry_interval_micros / 1e6,
+        )
+        self._grpc: grpc.Server | None = None
+        self._stopping = threading.Event()
+
+    @property
+    def address(self) -> str:
+        """Host and port, as a gRPC channel takes them."""
+        return listener.address(self._flags.host, self.port)
+
+    def start(self, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Load what the config asks for and only then listen; a version that fails to load is no obstacle.
+
+        Args:
+            give_up: Asked now and then; once true, loading is left and the port stays shut.
+
+        Raises:
+            ConfigError: the config file is missing or cannot be used.
+            LabelRefused: it has labels, and `allow_version_labels_for_unavailable_models` is not set.
+            PortUnavailable: something else listens there, or the host is not this machine's.
+        """
+        listener.check_port(self._flags.host, self.port)
+        names = self._repository.configure(self._read_config())
+        self._watcher.start()
+        if not self._repository.wait_settled(names, give_up):
+            return
+        self._grpc, self.port = listener.listen(
+            self._flags.host, self.port, self._flags.grpc_max_threads, self._add_services
+        )
+        if self._flags.model_config_file and self._flags.model_config_file_poll_wait_seconds:
+            threading.Thread(target=self._follow_config, name="model-config", daemon=True).start()
+        log.info("serving at %s", self.address)
+
+    def stop(self, grace_s: float = GRACE_S) -> None:
+        """Take no more calls, let the running ones finish, and follow the folders no more.
+
+        Args:
+            grace_s: How long to wait for calls, and then for a version that is being loaded. What takes longer is
+                answered with CANCELLED and left behind in its thread.
+        """
+        self._stopping.set()
+        if self._grpc is not None:
+            self._grpc.stop(grace_s).wait()
+        self._watcher.stop(grace_s)
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    def _read_config(self) -> ServerConfig:
+        if self._flags.model_config_file is not None:
+            return read_config(self._flags.model_config_file, self._models_root)
+        if self._flags.model_base_path is None:
+            raise ValueError("flags must have model_config_file or model_base_path")
+        return single_model(self._flags.model_name, self._flags.model_base_path)
+
+    def _add_services(self, server: grpc.Server) -> None:
+        prediction = PredictionServicer(self._repository)
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
+        model = ModelServicer(self._repository, self._models_root)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
+
+    def _follow_config(self) -> None:
+        """Put the config file's content in force whenever it differs from what is, as TensorFlow Serving does."""
+        last_error = ""
+        while not self._stopping.wait(self._flags.model_config_file_poll_wait_seconds):
+            try:
+                config = self._read_config()
+                if config != self._repository.config:
+                    self._repository.configure(config)
+                    log.info("config file read again, models: %s", ", ".join(config) or "none")
+                last_error = ""
+            except ModelServerError as error:
+                if str(error) != last_error:
+                    log.error("the present config stays: %s", error)
+                last_error = str(error)

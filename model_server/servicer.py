@@ -1,0 +1,144 @@
+"""The gRPC services: from a message to the repository or a version, and back to a message or a status.
+
+Knows protos and statuses. Decides nothing about models.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+from tensorflow_serving.apis.get_model_metadata_pb2 import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    SignatureDefMap,
+)
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
+from tensorflow_serving.apis.model_pb2 import ModelSpec
+from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceServicer
+from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceServicer
+
+from model_server.config import from_proto
+from model_server.errors import InvalidRequest, ModelServerError
+from model_server.predict import predict
+from model_server.repository import Repository
+from model_server.servable import Servable
+
+log = logging.getLogger(__name__)
+R = TypeVar("R")
+# A status text travels in a header, where a byte takes up to three, and clients refuse headers above 8 KiB.
+_MAX_MESSAGE_BYTES = 2000
+SIGNATURE_DEF = "signature_def"
+
+
+class PredictionServicer(PredictionServiceServicer):
+    """Predict and GetModelMetadata; what is not here answers UNIMPLEMENTED."""
+
+    def __init__(self, repository: Repository[Servable]) -> None:
+        """Answer from what the repository serves."""
+        self._repository = repository
+
+    def Predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:
+        """Run one signature of one version."""
+        return _answer(context, lambda: predict(_find(self._repository, request), request))
+
+    def GetModelMetadata(
+        self, request: GetModelMetadataRequest, context: grpc.ServicerContext
+    ) -> GetModelMetadataResponse:
+        """Tell the signatures of one version: dtypes, shapes and names of tensors."""
+        return _answer(context, lambda: self._metadata(request))
+
+    def _metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
+        _require_spec(request)
+        if not request.metadata_field:
+            raise InvalidRequest("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != SIGNATURE_DEF:
+                raise InvalidRequest(f"Metadata field {field} is not supported")
+        servable = _find(self._repository, request)
+        response = GetModelMetadataResponse()
+        response.model_spec.name = servable.name
+        response.model_spec.version.value = servable.version
+        response.metadata[SIGNATURE_DEF].Pack(SignatureDefMap(signature_def=servable.definitions))
+        return response
+
+
+class ModelServicer(ModelServiceServicer):
+    """GetModelStatus and HandleReloadConfigRequest."""
+
+    def __init__(self, repository: Repository[Servable], models_root: Path | None) -> None:
+        """Answer from the repository, and change it.
+
+        Args:
+            repository: What is told and changed.
+            models_root: What `/models` stands for in the config of a reload.
+        """
+        self._repository = repository
+        self._models_root = models_root
+
+    def GetModelStatus(self, request: GetModelStatusRequest, context: grpc.ServicerContext) -> GetModelStatusResponse:
+        """Tell the state of one version or of all; labels are not looked at, as in TensorFlow Serving."""
+        return _answer(context, lambda: self._status(request))
+
+    def HandleReloadConfigRequest(
+        self, request: ReloadConfigRequest, context: grpc.ServicerContext
+    ) -> ReloadConfigResponse:
+        """Replace the whole config, and wait for the models that it adds."""
+        return _answer(context, lambda: self._reload(request, lambda: not context.is_active()))
+
+    def _status(self, request: GetModelStatusRequest) -> GetModelStatusResponse:
+        spec = _require_spec(request)
+        response = GetModelStatusResponse()
+        for status in self._repository.statuses(spec.name, spec.version.value if spec.HasField("version") else None):
+            entry = response.model_version_status.add(version=status.number, state=int(status.state))
+            entry.status.error_code = status.code.value[0]
+            entry.status.error_message = status.message
+        return response
+
+    def _reload(self, request: ReloadConfigRequest, give_up: Callable[[], bool]) -> ReloadConfigResponse:
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise InvalidRequest(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+                "Only ModelConfigList is currently supported"
+            )
+        config = from_proto(request.config, self._models_root)
+        log.info("config replaced by a request, models: %s", ", ".join(config) or "none")
+        self._repository.reload(config, give_up)
+        return ReloadConfigResponse()
+
+
+def _require_spec(request: PredictRequest | GetModelMetadataRequest | GetModelStatusRequest) -> ModelSpec:
+    if not request.HasField("model_spec"):
+        raise InvalidRequest("Missing ModelSpec")
+    return request.model_spec
+
+
+def _find(repository: Repository[Servable], request: PredictRequest | GetModelMetadataRequest) -> Servable:
+    spec = _require_spec(request)
+    match spec.WhichOneof("version_choice"):
+        case "version":
+            return repository.find(spec.name, version=spec.version.value)
+        case "version_label":
+            return repository.find(spec.name, label=spec.version_label)
+        case _:
+            return repository.find(spec.name)
+
+
+def _answer(context: grpc.ServicerContext, compute: Callable[[], R]) -> R:
+    """Compute an answer, unless nobody waits for it any more; turn an exception into its status."""
+    if not context.is_active():
+        context.abort(grpc.StatusCode.CANCELLED, "the call was cancelled before it was computed")
+    if context.time_remaining() == 0:
+        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call was computed")
+    try:
+        return compute()
+    except ModelServerError as error:
+        code, message = error.code, str(error)
+    except Exception as error:  # the gRPC boundary: one bad call must not be the others' trouble
+        log.exception("unexpected error in a call")
+        code, message = grpc.StatusCode.INTERNAL, f"unexpected error: {type(error).__name__}: {error}"
+    context.abort(code, message.encode()[:_MAX_MESSAGE_BYTES].decode(errors="ignore"))
+    raise AssertionError("abort always raises")

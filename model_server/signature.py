@@ -1,0 +1,136 @@
+"""One signature of a loaded version: what it takes, what it gives, and the graph function behind it.
+
+Knows names, dtypes and shapes. Does not know protos of requests, nor which version it belongs to.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
+
+from model_server import tensors
+from model_server.errors import InvalidRequest, TensorFlowFailed, status_code
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Dtype (a `DataType`) and shape of an input or output; -1 stands for any size, None for any rank."""
+
+    dtype: int
+    shape: tuple[int, ...] | None
+
+    @classmethod
+    def from_info(cls, info: TensorInfo) -> "TensorSpec":
+        """Read what a SavedModel says of a tensor."""
+        shape = info.tensor_shape
+        return cls(info.dtype, None if shape.unknown_rank else tuple(dim.size for dim in shape.dim))
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Return whether a tensor of this shape fits."""
+        if self.shape is None:
+            return True
+        return len(shape) == len(self.shape) and all(
+            mine in (-1, its) for mine, its in zip(self.shape, shape, strict=True)
+        )
+
+
+class Signature:
+    """Callable from many threads at once."""
+
+    def __init__(self, name: str, definition: SignatureDef, function: Callable[..., Mapping[str, tf.Tensor]]) -> None:
+        """Join a signature's description and its function.
+
+        Args:
+            name: For messages.
+            definition: As the SavedModel has it.
+            function: Takes one tensor per input, by keyword, and returns one per output.
+        """
+        self.name = name
+        self.inputs = {key: TensorSpec.from_info(info) for key, info in sorted(definition.inputs.items())}
+        self.outputs = {key: TensorSpec.from_info(info) for key, info in sorted(definition.outputs.items())}
+        self._function = function
+
+    def decode(self, protos: Mapping[str, TensorProto]) -> dict[str, np.ndarray]:
+        """Read the inputs of a request.
+
+        Args:
+            protos: One tensor for each input, of its dtype and a shape that fits.
+
+        Raises:
+            InvalidRequest: an input is missing, unknown or does not fit; the message names it.
+        """
+        if protos.keys() != self.inputs.keys():
+            raise InvalidRequest(self._names_differ(protos.keys()))
+        for number, (name, spec) in enumerate(self.inputs.items()):
+            self._check(number, name, spec, protos[name])
+        return {name: tensors.decode(name, protos[name]) for name in self.inputs}
+
+    def select(self, output_filter: Sequence[str]) -> Collection[str]:
+        """Return the names of the outputs that a request asks for; an empty filter asks for all.
+
+        Raises:
+            InvalidRequest: there is no such output, or it is named twice.
+        """
+        for position, name in enumerate(output_filter):
+            if name not in self.outputs:
+                known = ",".join(self.outputs)
+                raise InvalidRequest(
+                    f"output tensor alias not found in signature: {name} Outputs expected to be in the set {{{known}}}."
+                )
+            if name in output_filter[:position]:
+                raise InvalidRequest(f"duplicate output tensor alias: {name}")
+        return output_filter or self.outputs.keys()
+
+    def __call__(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the graph.
+
+        Args:
+            arrays: As `decode` returns them.
+
+        Returns:
+            Every output.
+
+        Raises:
+            TensorFlowFailed: with TensorFlow's own code and text.
+        """
+        try:
+            outputs = self._function(**{name: tf.constant(array) for name, array in arrays.items()})
+            return {name: _to_array(outputs[name]) for name in self.outputs}
+        except tf.errors.OpError as error:
+            raise TensorFlowFailed(status_code(error.error_code), plain_message(error)) from error
+
+    def _names_differ(self, sent: Collection[str]) -> str:
+        extra, missing = sorted(sent - self.inputs.keys()), sorted(self.inputs.keys() - sent)
+        return (
+            f"input size does not match signature: {len(sent)}!={len(self.inputs)} "
+            f"len({{{','.join(sorted(sent))}}}) != len({{{','.join(self.inputs)}}}). "
+            f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}."
+        )
+
+    def _check(self, number: int, name: str, spec: TensorSpec, proto: TensorProto) -> None:
+        if proto.dtype != spec.dtype:
+            raise InvalidRequest(
+                f"Expects arg[{number}] to be {tensors.dtype_name(spec.dtype)} but "
+                f"{tensors.dtype_name(proto.dtype)} is provided (input {name!r} of signature {self.name!r})"
+            )
+        shape = tuple(dimension.size for dimension in proto.tensor_shape.dim)
+        if not spec.takes(shape):
+            raise InvalidRequest(
+                f"input {name!r} of signature {self.name!r} must have shape {list(spec.shape or ())} "
+                f"(-1: any size), got {list(shape)}"
+            )
+
+
+def _to_array(tensor: tf.Tensor) -> np.ndarray:
+    """Return a tensor's values without a copy; of a single string TensorFlow gives bytes, not an array."""
+    value = tensor.numpy()
+    return np.array(value, object) if isinstance(value, bytes) else value
+
+
+def plain_message(error: tf.errors.OpError) -> str:
+    """Return what went wrong and in which node, without the remarks on Python stacks that TensorFlow puts around it."""
+    message = str(error.message).rpartition("<stack traces unavailable>\n")[2]
+    return message.removeprefix("Graph execution error:\n\n").partition(" [Op:")[0].strip()

@@ -1,0 +1,107 @@
+"""TensorProto to NumPy and back, in the forms that TensorFlow Serving reads and writes.
+
+Knows encodings. Does not know signatures: names and shapes are checked elsewhere.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+
+from model_server.errors import InvalidRequest
+
+# The dtypes that generators exchange; `tf.make_ndarray` takes 10 times as long for small ones.
+_FAST: dict[int, tuple[type[np.generic], str]] = {
+    types_pb2.DT_FLOAT: (np.float32, "float_val"),
+    types_pb2.DT_INT32: (np.int32, "int_val"),
+}
+# `float_val` on the wire: field 5, length-delimited; then a length and the raw little-endian floats.
+_FLOAT_VAL_TAG = b"\x2a"
+# Repeated field of each dtype, by `Tensor::AsProtoField` in tensorflow/core/framework/tensor.cc.
+_FIELDS: dict[int, str] = {
+    types_pb2.DT_DOUBLE: "double_val",
+    types_pb2.DT_INT64: "int64_val",
+    types_pb2.DT_BOOL: "bool_val",
+    types_pb2.DT_STRING: "string_val",
+    types_pb2.DT_UINT32: "uint32_val",
+    types_pb2.DT_UINT64: "uint64_val",
+    **dict.fromkeys(
+        (types_pb2.DT_INT32, types_pb2.DT_INT16, types_pb2.DT_INT8, types_pb2.DT_UINT16, types_pb2.DT_UINT8), "int_val"
+    ),
+}
+
+
+def dtype_name(dtype: int) -> str:
+    """Return the name that TensorFlow's messages give a `DataType`, such as float or int32."""
+    return str(types_pb2.DataType.Name(dtype)).removeprefix("DT_").lower()
+
+
+def decode(name: str, proto: TensorProto) -> np.ndarray:
+    """Read a tensor from `tensor_content` or from its typed field.
+
+    As in TensorFlow, a typed field with too few values is continued with its last one, and surplus ones are ignored.
+
+    Args:
+        name: Of the input, for the message.
+        proto: Of any dtype but resources and variants.
+
+    Raises:
+        InvalidRequest: there is no such tensor.
+    """
+    try:
+        if proto.dtype in _FAST:
+            return _decode_fast(proto)
+        return tf.make_ndarray(proto)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRequest(f"tensor parsing error: {name} ({error})") from error
+
+
+def _decode_fast(proto: TensorProto) -> np.ndarray:
+    dtype, field = _FAST[proto.dtype]
+    shape = [dimension.size for dimension in proto.tensor_shape.dim]
+    if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
+        raise ValueError(f"its shape is not known: {shape}")
+    if proto.tensor_content:
+        return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
+    values = np.array(getattr(proto, field), dtype)
+    size = math.prod(shape)
+    if len(values) < size:
+        values = np.concatenate([values, np.full(size - len(values), values[-1] if len(values) else 0, dtype)])
+    return values[:size].reshape(shape)
+
+
+def encode(array: np.ndarray, dtype: int, proto: TensorProto) -> None:
+    """Write an array into an empty tensor: into its typed field, as TensorFlow Serving answers by default.
+
+    Args:
+        array: What TensorFlow's `numpy()` returns; strings are objects of type bytes.
+        dtype: Its `DataType`.
+        proto: Where to write.
+    """
+    if dtype == types_pb2.DT_FLOAT:
+        _describe(array, dtype, proto)
+        content = array.astype("<f4", copy=False).tobytes()
+        # 10 µs for 32,768 floats; `extend` takes 3 ms.
+        proto.MergeFromString(_FLOAT_VAL_TAG + _varint(len(content)) + content)
+    elif dtype in _FIELDS:
+        _describe(array, dtype, proto)
+        getattr(proto, _FIELDS[dtype]).extend(array.ravel().tolist())
+    else:
+        proto.CopyFrom(tf.make_tensor_proto(array, dtype=dtype))
+
+
+def _describe(array: np.ndarray, dtype: int, proto: TensorProto) -> None:
+    proto.dtype = dtype
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number >> 7:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)

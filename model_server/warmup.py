@@ -1,0 +1,67 @@
+"""The requests that a version answers before it is served, so that no client pays for the first run of a shape.
+
+Knows TensorFlow Serving's file: `assets.extra/tf_serving_warmup_requests`, a TFRecord of PredictionLog.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+from model_server.errors import ModelServerError, TensorFlowFailed, status_code
+from model_server.predict import predict
+from model_server.servable import Servable
+
+log = logging.getLogger(__name__)
+WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+MAX_RECORDS = 1000
+
+
+def load(name: str, version: int, path: Path) -> Servable:
+    """Load a version and let it answer its warm-up requests.
+
+    Raises:
+        TensorFlowFailed: it cannot be loaded, the file is damaged or too long, or a request failed.
+    """
+    servable = Servable(name, version, path)
+    file = path / WARMUP_FILE
+    if file.is_file():
+        num_requests = 0
+        for request in read_requests(file):
+            _answer(servable, request, file, num_requests)
+            num_requests += 1
+        log.info("warmed up %s version %d with %d requests", name, version, num_requests)
+    return servable
+
+
+def read_requests(file: Path) -> Iterator[PredictRequest]:
+    """Yield the Predict requests of a warm-up file; records of other kinds are passed over.
+
+    Raises:
+        TensorFlowFailed: DATA_LOSS if the file is not a TFRecord of PredictionLog, INVALID_ARGUMENT if it holds more
+            than `MAX_RECORDS` records.
+    """
+    try:
+        for number, record in enumerate(tf.data.TFRecordDataset(str(file)).as_numpy_iterator()):
+            if number >= MAX_RECORDS:
+                message = f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}"
+                raise TensorFlowFailed(grpc.StatusCode.INVALID_ARGUMENT, message)
+            entry = PredictionLog.FromString(record)
+            if entry.WhichOneof("log_type") == "predict_log":
+                yield entry.predict_log.request
+    except (tf.errors.OpError, DecodeError) as error:
+        code = status_code(error.error_code) if isinstance(error, tf.errors.OpError) else grpc.StatusCode.DATA_LOSS
+        message = f"{file}: {error}. Please verify your warmup data is in TFRecord format."
+        raise TensorFlowFailed(code, message) from error
+
+
+def _answer(servable: Servable, request: PredictRequest, file: Path, number: int) -> None:
+    try:
+        predict(servable, request)
+    except ModelServerError as error:
+        raise TensorFlowFailed(error.code, f"{file}: warm-up request {number} failed: {error}") from error

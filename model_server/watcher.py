@@ -1,0 +1,163 @@
+"""The thread that keeps what is served in step with the folders: it looks, loads, tries again and unloads.
+
+Knows folders and times. Does not know TensorFlow: what loads a version is an argument.
+"""
+
+import gc
+import logging
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import grpc
+
+from model_server.config import ModelConfig
+from model_server.errors import ModelServerError
+from model_server.lifecycle import Version
+from model_server.repository import Repository
+from model_server.versions import Load, Unload, missing, scan
+
+log = logging.getLogger(__name__)
+S = TypeVar("S")
+
+
+class Watcher(Generic[S]):
+    """One step at a time: look at the folders, load one version or unload one. No two loads run in parallel."""
+
+    def __init__(
+        self,
+        repository: Repository[S],
+        load: Callable[[str, int, Path], S],
+        *,
+        poll_s: float,
+        max_retries: int,
+        retry_s: float,
+    ) -> None:
+        """Do nothing yet.
+
+        Args:
+            repository: Says what is configured and learns what has become of it.
+            load: Loads the version of this name and number from this folder, warm-up included. May raise anything.
+            poll_s: Seconds between two looks at the folders; 0 looks once for each config.
+            max_retries: Further attempts at a version that fails to load.
+            retry_s: Seconds between them; other versions are loaded meanwhile.
+        """
+        self._repository = repository
+        self._load_version = load
+        self._poll_s = poll_s or float("inf")
+        self._max_retries = max_retries
+        self._retry_s = retry_s
+        self._next_look = float("inf")
+        self._problems: dict[str, set[str]] = {}
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="model-watcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin with the next `Repository.configure`, or with one that has already been."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Load and unload nothing more; what is served stays so.
+
+        Args:
+            timeout_s: How long to wait for a version that is being loaded; one that takes longer goes on in the thread.
+        """
+        self._stopping = True
+        self._repository.events.put(None)
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                if time.monotonic() >= self._next_look:
+                    self._look()
+                is_busy = self._take_step()
+                self._heed_events(0.0 if is_busy else self._idle_s())
+            except Exception:  # the top of the thread: without it no version would ever come or go again
+                log.exception("unexpected error while following the models")
+                time.sleep(1.0)
+
+    def _idle_s(self) -> float | None:
+        due = min(self._next_look, self._repository.next_due())
+        return None if due == float("inf") else max(due - time.monotonic(), 0.0)
+
+    def _heed_events(self, timeout_s: float | None) -> None:
+        """Wait for an event, for ever if `timeout_s` is None."""
+        try:
+            released = self._repository.events.get(timeout=timeout_s)
+        except queue.Empty:
+            return
+        if released is None:
+            self._next_look = 0.0
+        else:
+            self._repository.update(released.ended)
+            log.info("unloaded %s", released)
+
+    def _look(self) -> None:
+        self._next_look = time.monotonic() + self._poll_s
+        for config in tuple(self._repository.config.values()):
+            self._repository.found(config, self._scan(config))
+
+    def _scan(self, config: ModelConfig) -> Mapping[int, Path] | None:
+        try:
+            found = scan(config.base_path)
+        except OSError as error:
+            self._report(config.name, {f"{config.base_path}: cannot be read ({error.strerror})"})
+            return None
+        problems = set(found.problems)
+        problems |= {f"version {n} of {config.name} does not exist" for n in missing(config.policy, found.versions)}
+        if not found.versions:
+            problems.add(f"No versions of servable {config.name} found under base path {config.base_path}")
+        self._report(config.name, problems)
+        return found.versions
+
+    def _report(self, name: str, problems: set[str]) -> None:
+        """Log each problem when it appears, not at each look."""
+        for problem in sorted(problems - self._problems.get(name, set())):
+            log.warning("%s", problem)
+        self._problems[name] = problems
+
+    def _take_step(self) -> bool:
+        """Load or unload one version, if one is due; return whether one was."""
+        match self._repository.next_step(time.monotonic()):
+            case Load(), version:
+                self._load(version)
+            case Unload(), version:
+                self._unload(version)
+            case _:
+                return False
+        return True
+
+    def _load(self, version: Version[S]) -> None:
+        self._repository.update(version.loading)
+        started = time.monotonic()
+        try:
+            servable = self._load_version(version.model, version.number, version.path)
+        except Exception as error:  # whatever is wrong with a version is no reason to stop serving the others
+            self._load_failed(version, error)
+        else:
+            log.info("loaded %s in %.1f s", version, time.monotonic() - started)
+            self._repository.update(lambda: version.available(servable))
+
+    def _load_failed(self, version: Version[S], error: Exception) -> None:
+        code = error.code if isinstance(error, ModelServerError) else grpc.StatusCode.UNKNOWN
+        message = " ".join(str(error).split()) or type(error).__name__
+        num_left = self._max_retries - version.failures
+        retry_at = time.monotonic() + self._retry_s if num_left > 0 else None
+        what_next = f"trying again in {self._retry_s:g} s ({num_left} left)" if num_left > 0 else "given up"
+        log.error("%s cannot be loaded, %s: %s: %s", version, what_next, code.name, message)
+        self._repository.update(lambda: version.failed(code, message, retry_at))
+
+    def _unload(self, version: Version[S]) -> None:
+        """Let go of a version; it has ended when the last request that uses it lets go of it as well."""
+        log.info("unloading %s", version)
+        weakref.finalize(version.servable, self._repository.events.put, version).atexit = False
+        self._repository.update(version.unloading)
+        # TensorFlow's objects refer to each other in circles: without this the weights stay until some later
+        # collection, which a process that does little in Python may never come to.
+        gc.collect()
