@@ -16,21 +16,21 @@ from service.routes import Drain, build_routes
 from service.scheduler import Limits, Scheduler
 from service.settings import Settings
 
-# Before the drain's end, for the last words of what is still running then.
+# Before the worker's end, for the last words of what is still running then.
 LAST_WORDS_S = 1.0
 
 
 class Gateway(Flask):
     """Flask, and what the gunicorn worker tells it about the end."""
 
-    def __init__(self, scheduler: Scheduler, drain: Drain) -> None:
+    def __init__(self, scheduler: Scheduler, drain: Drain, drain_s: float) -> None:
         super().__init__("service", static_folder=None)
-        self._scheduler, self._drain = scheduler, drain
+        self._scheduler, self._drain, self._drain_s = scheduler, drain, drain_s
 
     def begin_drain(self, seconds_left: float) -> None:
-        """Refuse new requests from now on, and end the running ones with an error just before the time is over."""
+        """Refuse new requests from now on, and end the running ones with an error when their time is over."""
         self._drain.begun = True
-        timer = threading.Timer(max(0.0, seconds_left - LAST_WORDS_S), self._end_all)
+        timer = threading.Timer(max(0.0, min(self._drain_s, seconds_left - LAST_WORDS_S)), self._end_all)
         timer.daemon = True
         timer.start()
 
@@ -52,7 +52,7 @@ def create_app(settings: Settings) -> Gateway:
         return nullcontext() if sock is None else watcher.watch(sock, gone)
 
     drain = Drain()
-    app = Gateway(scheduler, drain)
+    app = Gateway(scheduler, drain, settings.drain_s)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
     app.json.ensure_ascii = False  # type: ignore[attr-defined]

@@ -17,16 +17,16 @@ from gunicorn.workers.gthread import TConn  # type: ignore[import-untyped]
 
 
 class HeadTimeout(Exception):
-    """The head of a request took too long. No OSError, since gunicorn logs those with a traceback and answers nothing."""
+    """The head of a request took too long. Not an OSError: gunicorn logs those with a traceback and no answer."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """How long a client may take, in seconds.
 
-    A client has used up `body_s` when it has kept us waiting for so long, but every byte gives some of that back: one at
-    `min_body_bytes_per_s` or above is never cut, one that sends a byte now and then is. So does Apache's mod_reqtimeout,
-    by default with `body=20,MinRate=500`.
+    A client may keep us waiting for `body_s`, but every byte gives some of that back: a client at
+    `min_body_bytes_per_s` or above is never cut, one that sends a byte now and then is. Apache's mod_reqtimeout does
+    so too, by default with `body=20,MinRate=500`.
     """
 
     head_s: float = 10.0  # for the whole head
@@ -48,8 +48,8 @@ class PatientUnreader(SocketUnreader):  # type: ignore[misc]
 
         Raises:
             HeadTimeout: patience ended within a head.
-            TimeoutError: patience ended within a body. Werkzeug makes a `ClientDisconnected` of it, status 400, and
-                leaves it in that one's `__context__`.
+            TimeoutError: patience ended within a body. Where MAX_CONTENT_LENGTH is set, Werkzeug makes of it a
+                `ClientDisconnected`, status 400, whose `__context__` it is.
         """
         outer_s, start = self.sock.gettimeout(), time.monotonic()  # gunicorn sets one to skip an unread body
         self.sock.settimeout(min(max(self.patience_s, 0.001), outer_s or math.inf))

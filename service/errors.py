@@ -5,6 +5,7 @@ GatewayError
 ├── ModelNotFound       404  no such model, or none of its versions is served
 ├── NotFound            404  no such address
 ├── MethodNotAllowed    405  the address exists, for another method
+├── BodyTimeout         408  the body did not come
 ├── BodyTooLarge        413  more bytes than one request may have
 ├── Overloaded          429  the queue is full; try again after `retry_after_s`
 ├── InternalError       500  our fault
@@ -66,6 +67,13 @@ class MethodNotAllowed(GatewayError):
     """The address exists, for another method."""
 
     status = 405
+    type = "invalid_request_error"
+
+
+class BodyTimeout(GatewayError):
+    """The body did not come within the worker's patience."""
+
+    status = 408
     type = "invalid_request_error"
 
 

@@ -6,13 +6,14 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from flask import Blueprint, Response, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
 from service.answers import CompletionAnswer, model_object
 from service.catalog import Catalog
 from service.engine import Engine
 from service.errors import (
     BackendUnavailable,
+    BodyTimeout,
     BodyTooLarge,
     GatewayError,
     InternalError,
@@ -121,6 +122,8 @@ def _http_error_response(error: HTTPException) -> tuple[dict[str, Any], int, dic
     if isinstance(error, RequestEntityTooLarge):
         bound = request.max_content_length
         return _error_response(BodyTooLarge(f"the body must be at most {bound} bytes, got {request.content_length}"))
+    if isinstance(error, ClientDisconnected) and isinstance(error.__context__, TimeoutError):
+        return _error_response(BodyTimeout(f"the body of {request.content_length} bytes did not come in time"))
     if error.code == 404:
         return _error_response(NotFound(f"there is nothing at {request.path}"))
     if error.code == 405:

@@ -3,6 +3,7 @@
 One worker process, so that one scheduler sees all rows, and a thread for every request that may be accepted.
 """
 
+import math
 import os
 import socket
 import sys
@@ -16,6 +17,8 @@ from service.settings import Settings
 SPARE_THREADS = 32
 # Connections that the kernel holds until they are accepted; clients that find it full hang.
 BACKLOG = 2048
+# For the last words of texts that outlast the drain, and for the worker to end (StreamingWorker.exit_margin_s).
+AFTER_DRAIN_S = 4
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
@@ -38,8 +41,9 @@ def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, A
     """Return gunicorn's settings, each with its reason."""
     threads = settings.max_running + settings.max_queued + SPARE_THREADS
     return {
-        # Bound here, or gunicorn would try a port that is in use for five seconds before it says so.
-        "bind": f"fd://{listener.fileno()}",
+        # Bound here, or gunicorn would try a port that is in use for five seconds before it says so. It takes the
+        # descriptor over.
+        "bind": f"fd://{listener.detach()}",
         "workers": 1,
         "worker_class": "service.worker.StreamingWorker",
         # Each accepted text holds a thread while it runs or waits; threads are made when they are needed.
@@ -47,7 +51,8 @@ def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, A
         # Connections beyond the threads: kept alive, or about to be answered 429.
         "worker_connections": 2 * threads,
         "keepalive": 15,
-        "graceful_timeout": round(settings.drain_s),
+        # When the arbiter kills: texts have `drain_s`, and then the worker needs a moment for the rest.
+        "graceful_timeout": math.ceil(settings.drain_s + AFTER_DRAIN_S),
         # The worker's heartbeat comes from its accept thread, which no request can hold up.
         "timeout": 30,
         "accesslog": None,

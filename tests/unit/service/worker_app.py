@@ -86,5 +86,5 @@ def answer(start_response: StartResponse, status: str, body: bytes) -> list[byte
     return [body]
 
 
-atexit.register(print, "exit handlers ran", flush=True)
+atexit.register(lambda: print(f"{os.getpid()} ran its exit handlers", flush=True))
 application = Application()

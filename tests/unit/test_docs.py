@@ -1,0 +1,54 @@
+"""What the documents say is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def bounds_of(field):
+    """Return a setting's bounds as the page writes them."""
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    found = [(sign, getattr(item, name, None)) for item in field.metadata for name, sign in signs.items()]
+    return ", ".join(f"{sign} {value:,}" for sign, value in found if value is not None)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_documented_with_default_and_bounds(name):
+    """The page has a line for each setting, and the line is true."""
+    field = Settings.model_fields[name]
+    line = f"| `OSTINATO_{name.upper()}` | `{field.default}` | {bounds_of(field)} | {field.description} |"
+    assert line in (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+
+
+def test_no_setting_is_documented_that_does_not_exist():
+    """The page names nothing else."""
+    text = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `OSTINATO_(\w+)`", text, re.MULTILINE))
+    assert documented == {name.upper() for name in Settings.model_fields}
+
+
+def test_the_readmes_tree_is_the_folders_there_are():
+    """Every folder at the top stands in the README's tree, and nothing else does."""
+    tree = set(re.findall(r"^(\w+)/ +\S", README, re.MULTILINE))
+    tracked = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}
+    assert tree == tracked - {"runs", "build", "dist"}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    """Every relative link of a page is a file."""
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_every_make_command_of_the_readme_exists():
+    """Commands that the README names are targets of the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z][a-z-]+)", README)) <= targets
