@@ -115,7 +115,7 @@ class Repository(Generic[S]):
             return
         failed = sorted(name for name in added if not self._lookup.served.get(name))
         if failed:
-            reasons = ", ".join(f"{{{name}: {self._last_error(name)}}}" for name in failed)
+            reasons = ", ".join(f"{{{name}: {self._last_error(config[name])}}}" for name in failed)
             raise ModelsUnavailable(f"{len(failed)} model(s) did not become available: {{{reasons}}}")
 
     def wait_settled(self, names: Collection[str], give_up: Callable[[], bool]) -> bool:
@@ -170,6 +170,7 @@ class Repository(Generic[S]):
         served = {name: model.served() for name, model in self._models.items()}
         self._lookup = Lookup(served, labels)
 
-    def _last_error(self, name: str) -> str:
-        messages = [version.message for version in self._models[name].versions.values() if version.message]
-        return messages[-1] if messages else f"no version found under {self._config[name].base_path}"
+    def _last_error(self, model: ModelConfig) -> str:
+        # Not from the present config: another may have taken the place of the one that was waited for.
+        messages = [version.message for version in self._models[model.name].versions.values() if version.message]
+        return messages[-1] if messages else f"no version found under {model.base_path}"

@@ -23,8 +23,9 @@ from model_server.servicer import ModelServicer, PredictionServicer
 from model_server.watcher import Watcher
 
 log = logging.getLogger(__name__)
-# How long a stopping server waits for running calls, and then for a version that is being loaded.
+# How long a stopping server waits for running calls, and then for a version that is being loaded: nobody is to use it.
 GRACE_S = 5.0
+_LOADING_GRACE_S = 1.0
 
 
 def configure_tensorflow(flags: Flags) -> None:
@@ -101,13 +102,13 @@ class ModelServer:
         """Take no more calls, let the running ones finish, and follow the folders no more.
 
         Args:
-            grace_s: How long to wait for calls, and then for a version that is being loaded. What takes longer is
-                answered with CANCELLED and left behind in its thread.
+            grace_s: How long calls may take. One that takes longer is answered with CANCELLED and left behind in its
+                thread, as is a version that is being loaded, after a second.
         """
         self._stopping.set()
         if self._grpc is not None:
             self._grpc.stop(grace_s).wait()
-        self._watcher.stop(grace_s)
+        self._watcher.stop(_LOADING_GRACE_S)
 
     def __enter__(self) -> Self:
         """Start."""

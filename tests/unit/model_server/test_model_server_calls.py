@@ -1,28 +1,32 @@
 """Calls that run at once, wait, or are turned away."""
 
 from collections.abc import Callable
-from typing import Any
 
 import grpc
 import numpy as np
 
+from tests.unit.model_server.model_folder import Models
+from tests.unit.model_server.serving_client import Client
+from tests.unit.model_server.tiny_model import Gate
+
 Status = grpc.StatusCode
 Until = Callable[[Callable[[], object]], None]
-# Classes of conftest.py, which a test cannot import.
-Models = Client = Any
 Serve = Callable[..., Client]
-Gates = Callable[[str], Any]
+Gates = Callable[[str], Gate]
 Refusal = Callable[[Callable[[], object]], tuple[Status, str]]
 
 
 def test_as_many_calls_run_at_once_as_there_are_threads(models: Models, serve: Serve, until: Until, gates: Gates):
-    """All are inside TensorFlow before one more gives them what they wait for."""
+    """All are inside TensorFlow before they get what they wait for."""
     models.publish(1)
-    client = serve(grpc_max_threads=6)
+    client = serve(grpc_max_threads=5)
     waiting = [gates(str(number)) for number in range(5)]
     calls = [client.begin(signature="take", inputs=gate.inputs) for gate in waiting]
-    until(lambda: all(gate.is_reached for gate in waiting))
-    client.predict(signature="give", inputs={"values": np.arange(5, dtype=np.float32)})
+    give = client.server._repository.find("tiny").signature("give")
+    try:
+        until(lambda: all(gate.is_reached for gate in waiting))
+    finally:  # not by a call: if the claim is false, there may be no thread for it
+        give({"values": np.arange(5, dtype=np.float32)})
     assert sorted(call.result(20.0).outputs["value"].float_val[0] for call in calls) == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 

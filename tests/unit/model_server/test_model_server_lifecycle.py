@@ -4,6 +4,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from model_server.config import ModelConfig
 from model_server.lifecycle import Model, State
@@ -155,6 +156,4 @@ def test_a_model_is_settled_once_its_folder_was_looked_at_and_nothing_is_left_to
 @pytest.mark.parametrize("state", list(State))
 def test_states_have_the_numbers_of_the_proto(state: State):
     """They are sent as they are."""
-    from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
-
     assert ModelVersionStatus.State.Value(state.name) == state

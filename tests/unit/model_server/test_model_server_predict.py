@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -15,13 +14,14 @@ from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataReque
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
+from tests.unit.model_server.model_folder import Models
+from tests.unit.model_server.serving_client import Client
+
 Status = grpc.StatusCode
 X = np.array([[1, 2, 3]], np.float32)
 STEP = {"token_id": np.arange(2, dtype=np.int32), "state": np.zeros((2, 4), np.float32)}
 
 
-# Classes of conftest.py, which a test cannot import.
-Models = Client = Any
 Refusal = Callable[[Callable[[], object]], tuple[Status, str]]
 
 

@@ -6,15 +6,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import grpc
 import pytest
 
+from tests.unit.model_server.model_folder import Models
+from tests.unit.model_server.serving_client import Client
+from tests.unit.model_server.tiny_model import Gate
+
 Until = Callable[[Callable[[], object]], None]
-# Classes of conftest.py, which a test cannot import.
-Models = Client = Any
 Connect = Callable[[str], Client]
-Gates = Callable[[str], Any]
+Gates = Callable[[str], Gate]
 TIMEOUT_S = 30.0
 
 
@@ -79,6 +81,20 @@ def test_sigterm_lets_the_running_call_finish_and_ends_with_status_0(
     gate.open()
     assert call.result(20.0).outputs["weight"].float_val[0] == 2.0
     assert server.wait() == 0
+
+
+def test_a_call_that_outlives_its_grace_does_not_keep_the_process(
+    models: Models, run: Callable[..., Process], connect: Connect, gates: Gates, until: Until
+):
+    """A supervisor need not kill it."""
+    models.publish(1)
+    server = run(f"--model_base_path={models.root / 'tiny'}", "--model_name=tiny", "--port=0")
+    gate = gates("a")
+    call = connect(server.address(until)).begin(signature="gate", inputs=gate.inputs)
+    until(lambda: gate.is_reached)
+    server.popen.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert call.exception(20.0).code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
 
 
 def test_sigint_while_a_model_loads_ends_with_status_0(

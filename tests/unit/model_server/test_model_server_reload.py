@@ -1,19 +1,21 @@
 """Labels, status, and configs that change while the server runs."""
 
+import logging
 from collections.abc import Callable
-from typing import Any
 
 import grpc
 import pytest
 
+from model_server import server
+from model_server.config import read_config
 from model_server.errors import LabelRefused
 from model_server.flags import Flags
 from model_server.server import ModelServer
+from tests.unit.model_server.model_folder import Models
+from tests.unit.model_server.serving_client import Client
 
 Status = grpc.StatusCode
 Until = Callable[[Callable[[], object]], None]
-# Classes of conftest.py, which a test cannot import.
-Models = Client = Any
 Serve = Callable[..., Client]
 Refusal = Callable[[Callable[[], object]], tuple[Status, str]]
 
@@ -38,10 +40,10 @@ def test_labels_name_versions_and_follow_the_config(models: Models, serve: Serve
 def test_labels_in_the_file_need_the_flag(models: Models):
     """At start no version is available yet, so without it neither TensorFlow Serving starts nor this."""
     models.publish(1)
-    server = ModelServer(Flags(port=0, model_config_file=models.configure(models.entry(stable=1))))
+    refused = ModelServer(Flags(port=0, model_config_file=models.configure(models.entry(stable=1))))
     with pytest.raises(LabelRefused):
-        server.start()
-    server.stop()
+        refused.start()
+    refused.stop()
 
 
 def test_a_reload_replaces_the_whole_config(models: Models, serve: Serve, until: Until, refusal: Refusal):
@@ -93,30 +95,46 @@ def test_a_reload_without_a_list_of_models_is_invalid(models: Models, serve: Ser
     assert client.weight() == 2.0
 
 
-def test_the_config_file_is_followed(models: Models, serve: Serve, until: Until, caplog: pytest.LogCaptureFixture):
-    """A change takes effect; a damaged or a missing file changes nothing and is logged once."""
+def test_the_config_file_is_followed(models: Models, serve: Serve, until: Until):
+    """A change takes effect, and what was served by the old one ends."""
+    models.publish(1, 2.0)
+    models.publish(2, 3.0)
+    client = serve(models.configure(models.entry(versions=[1])), model_config_file_poll_wait_seconds=0.02)
+    assert client.states() == {1: "AVAILABLE"}
+    models.configure(models.entry(versions=[2]))
+    until(lambda: client.states() == {2: "AVAILABLE", 1: "END"})
+
+
+def test_a_config_file_that_cannot_be_used_changes_nothing_and_is_logged_once(
+    models: Models, serve: Serve, until: Until, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """However often it is read; once it can be used again, it is."""
+    readings = []
+    monkeypatch.setattr(server, "read_config", lambda *where: (readings.append(where), read_config(*where))[1])
     models.publish(1, 2.0)
     models.publish(2, 3.0)
     file = models.configure(models.entry(versions=[1]))
     client = serve(file, model_config_file_poll_wait_seconds=0.02)
-    assert client.states() == {1: "AVAILABLE"}
-    file.write_text("model_config_list { oops")
-    until(lambda: "not a usable models.config" in caplog.text)
-    file.unlink()
-    until(lambda: "cannot be read" in caplog.text)
+    for damage, told in ((lambda: file.write_text("oops"), "not a usable"), (file.unlink, "cannot be read")):
+        damage()
+        until(lambda told=told: told in caplog.text)
+        seen = len(readings)
+        until(lambda seen=seen: len(readings) > seen + 2)
     assert client.weight() == 2.0
     models.configure(models.entry(versions=[2]))
     until(lambda: client.states() == {2: "AVAILABLE", 1: "END"})
     assert caplog.text.count("the present config stays") == 2
 
 
-def test_the_config_file_overrules_a_reload(models: Models, serve: Serve, until: Until):
+def test_the_config_file_overrules_a_reload(
+    models: Models, serve: Serve, until: Until, caplog: pytest.LogCaptureFixture
+):
     """At its next reading, as in TensorFlow Serving."""
+    caplog.set_level(logging.INFO, "model_server")
     models.publish(1)
-    models.publish(5, name="other")
-    client = serve(model_config_file_poll_wait_seconds=0.5)
-    client.reload(models.config(models.entry("other")))
-    until(lambda: client.states("other") == {5: "END"})
+    client = serve(model_config_file_poll_wait_seconds=0.1)
+    client.reload("model_config_list {}")
+    until(lambda: "config file read again, models: tiny" in caplog.text)
     until(lambda: client.states() == {1: "AVAILABLE"})
 
 

@@ -2,19 +2,21 @@
 
 import shutil
 from collections.abc import Callable
-from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+from tests.unit.model_server.model_folder import Models
+from tests.unit.model_server.serving_client import Client
+from tests.unit.model_server.tiny_model import Gate
 
 Status = grpc.StatusCode
 Until = Callable[[Callable[[], object]], None]
-# Classes of conftest.py, which a test cannot import.
-Models = Client = Any
 Serve = Callable[..., Client]
-Gates = Callable[[str], Any]
+Gates = Callable[[str], Gate]
 Refusal = Callable[[Callable[[], object]], tuple[Status, str]]
 
 
@@ -218,8 +220,6 @@ def test_only_a_damaged_warm_up_file_fails_the_load(
 
 def test_warm_up_records_of_other_kinds_are_passed_over(models: Models, serve: Serve):
     """A log of a classifier's requests cannot be answered here, and is no reason not to serve."""
-    import tensorflow as tf
-
     draft = models.draft(1)
     (draft / "assets.extra").mkdir()
     log = PredictionLog()

@@ -4,7 +4,6 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -12,12 +11,13 @@ import pytest
 from model_server.errors import ConfigError, PortUnavailable
 from model_server.flags import Flags
 from model_server.server import ModelServer
+from tests.unit.model_server.model_folder import Models
+from tests.unit.model_server.serving_client import Client
+from tests.unit.model_server.tiny_model import Gate
 
 Until = Callable[[Callable[[], object]], None]
-# Classes of conftest.py, which a test cannot import.
-Models = Client = Any
 Connect = Callable[[str], Client]
-Gates = Callable[[str], Any]
+Gates = Callable[[str], Gate]
 
 
 def free_port() -> int:

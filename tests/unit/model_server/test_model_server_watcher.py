@@ -79,6 +79,13 @@ class Setup:
             (self.root / name / f".{version}" / "saved_model.pb").touch()
             (self.root / name / f".{version}").rename(self.root / name / str(version))
 
+    def count_looks(self) -> list[str]:
+        """Return the models whose folders have been looked at, a list that grows."""
+        looks: list[str] = []
+        found = self.repository.found
+        self.repository.found = lambda config, paths: (found(config, paths), looks.append(config.name))
+        return looks
+
     def states(self, name: str = "a") -> dict[int, str]:
         """Return the state of each version, nothing for a model that has none."""
         try:
@@ -203,9 +210,7 @@ def test_each_problem_is_logged_once_and_again_when_it_comes_back(
     setup: Setup, until: Until, caplog: pytest.LogCaptureFixture
 ):
     """Not once for each look at the folder."""
-    looks = []
-    found = setup.repository.found
-    setup.repository.found = lambda *args: (looks.append(args), found(*args))
+    looks = setup.count_looks()
     junk = setup.root / "a" / "notes.txt"
     setup.put(1)
     junk.touch()
@@ -230,6 +235,7 @@ def test_each_problem_is_logged_once_and_again_when_it_comes_back(
 
 def test_without_polling_the_folders_are_looked_at_once_for_each_config(setup: Setup, until: Until):
     """A version that comes later is seen at the next change of the config."""
+    looks = setup.count_looks()
     setup.put(1)
     setup.watch(poll_s=0)
     until(lambda: setup.states() == {1: "AVAILABLE"})
@@ -243,6 +249,8 @@ def test_without_polling_the_folders_are_looked_at_once_for_each_config(setup: S
     until(lambda: setup.states() == {1: "END"})
     setup.configure("a", "b")
     until(lambda: setup.states() == {2: "AVAILABLE", 1: "END"})
+    until(lambda: len(looks) >= 4)
+    assert looks == ["a", "b", "a", "b"]
 
 
 def test_a_reload_waits_for_the_models_that_it_adds(setup: Setup, until: Until):
@@ -275,6 +283,12 @@ def test_a_reload_that_nobody_waits_for_any_more_ends(setup: Setup, until: Until
     setup.watch()
     setup.repository.reload(setup.config("a", "b"), give_up=lambda: ("b", 7) in setup.loader.attempts)
     until(lambda: setup.states("b") == {7: "LOADING"})
+
+
+def test_a_reload_that_another_config_overtakes_says_that_its_model_did_not_come(setup: Setup):
+    """The model that was waited for has left the config before anybody looked at its folder."""
+    with pytest.raises(ModelsUnavailable, match=f"b: no version found under {setup.root / 'b'}"):
+        setup.repository.reload(setup.config("b"), give_up=setup.configure)
 
 
 def test_the_status_of_what_was_never_seen_is_not_found(setup: Setup, until: Until):
