@@ -29,6 +29,7 @@ def start_gateway(models_dir, model_server, tmp_path):
     def start(**settings):
         log = tmp_path / f"gateway{len(running)}.log"
         repository = settings.pop("repository", models_dir)
+        settings.setdefault("max_tokens", 10_000_000)
         running.append(Gateway(repository, settings.pop("backend", model_server.port), log, **settings))
         return running[-1]
 
