@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import Load, run_load
-from benchmarks.subject import EMBEDDING, NAME, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS, publish_subject
+from benchmarks.subject import EMBEDDING, NAME, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS
 
 RESULTS = Path(__file__).parent / "results"
 BODY = {"model": NAME, "prompt": PROMPT, "max_tokens": NEW_TOKENS, "temperature": TEMPERATURE}
@@ -161,7 +161,7 @@ def measure(rounds: int, seconds: float) -> tuple[list[Figure], Worker]:
         for rows, aim in ((1, None), (8, None), (64, 0.7))
     }
     usual = Figure("(b) 32 concurrent, over one `serving_default` call per token, one after another", 20)
-    torch = Figure("(c) 1 stream, over a loop of PyTorch's nn.LSTM", 1.0)
+    torch = Figure("(c) 1 stream, over the same request by PyTorch's nn.LSTM", 1.0)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         with child("benchmarks.publish", folder) as publishing:
             version = Path((publishing.communicate()[0] or "").strip())
@@ -208,7 +208,9 @@ def main() -> None:
     print("| | tokens/s | baseline tokens/s | ratio | aim | first text, ms |\n|---|---|---|---|---|---|")
     for figure in figures:
         print(figure.row())
-    print(f"\ngateway worker: {worker.resident_mb:.0f} MB resident after the load, {worker.start_s:.2f} s to its first answer")
+    print(
+        f"\ngateway worker: {worker.resident_mb:.0f} MB resident after the load, {worker.start_s:.2f} s to its first answer"
+    )
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{time.strftime('%Y-%m-%dT%H%M%S', time.localtime(started))}.json"
     document = {"machine": machine(), "worker": asdict(worker), "figures": [asdict(figure) for figure in figures]}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.subject import EMBEDDING, NEW_TOKENS, PROMPT, TEMPERATURE, UNITS
+from benchmarks.subject import CHARACTERS, EMBEDDING, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS
 
 CHUNK = 32
 
@@ -82,29 +82,31 @@ def whole_text_each_time(version: Path, address: str) -> Callable[..., float]:
 
 
 def torch_loop(threads: int) -> Callable[..., float]:
-    """Draw one text with PyTorch's nn.LSTM, token by token, as its tutorials do."""
+    """Do one request's work with PyTorch's nn.LSTM: read the prompt in one call, then draw token by token."""
     import torch  # noqa: PLC0415
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    vocabulary = 98
+    vocabulary = len(CHARACTERS) + 3
     embedding = torch.nn.Embedding(vocabulary, EMBEDDING)
     lstm = torch.nn.LSTM(EMBEDDING, UNITS, batch_first=True)
     output = torch.nn.Linear(UNITS, vocabulary)
 
     def measure(seconds: float, **_: Any) -> float:
         with torch.inference_mode():
-            now = {"token": torch.tensor([[5]]), "state": None}
+            prompt = torch.arange(PROMPT_LENGTH)[None] % vocabulary
 
-            def step() -> int:
-                for _ in range(CHUNK):
-                    hidden, now["state"] = lstm(embedding(now["token"]), now["state"])
+            def request() -> int:
+                _, state = lstm(embedding(prompt[:, :-1]))
+                token, token_ids = prompt[:, -1:], []
+                for _ in range(NEW_TOKENS):
+                    hidden, state = lstm(embedding(token), state)
                     probabilities = torch.softmax(output(hidden[:, -1]) / TEMPERATURE, dim=-1)
-                    now["token"] = torch.multinomial(probabilities, 1)
-                    now["token"].item()
-                return CHUNK
+                    token = torch.multinomial(probabilities, 1)
+                    token_ids.append(token.item())
+                return len(token_ids)
 
-            return repeat_for(seconds, step)
+            return repeat_for(seconds, request)
 
     return measure
 

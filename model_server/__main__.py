@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from contract.quiet import stderr_held_back
 from model_server.errors import ModelServerError
 from model_server.flags import parse
 
@@ -31,8 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals = _receive_signals()
     _log_to_stderr()
     log.info("a stand-in for TensorFlow Serving (same API, no batching of its own), process %d", os.getpid())
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from model_server.server import ModelServer, configure_tensorflow  # noqa: PLC0415 - TensorFlow: after the above
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with stderr_held_back():
+        from model_server.server import ModelServer, configure_tensorflow  # noqa: PLC0415 - TensorFlow: after the above
 
     configure_tensorflow(flags)
     # Imports leave 270,000 objects that never go: each full collection would stop all calls for 140 ms.

@@ -31,6 +31,8 @@ DRAW_BUDGET = 1024
 READ_BUDGET = 4096
 # Steps of a call in which every text is at its beginning: the first of it is to be seen early.
 FIRST_STEPS = 16
+# Steps of a call that others will want to join.
+JOINING_STEPS = 32
 # While texts run, prompts wait until they fill the smallest call, but not for longer than this many calls that draw:
 # a call costs what its rows cost, filler or not.
 MAX_DRAWS_BEFORE_READING = 4
@@ -58,9 +60,8 @@ class ModelQueue:
         waiting: Not started: there are no rows free for them.
         reading: Prompts to be read further.
         ready: The next tokens can be drawn.
-        num_busy: In calls in flight.
+        calls: In flight.
         num_forks: Choices that start when the prompt they share is read.
-        num_prefills: Calls in flight that read prompts.
         num_draws: Calls that draw since the last one that reads.
     """
 
@@ -69,15 +70,15 @@ class ModelQueue:
     waiting: deque[Sequence] = field(default_factory=deque)
     reading: deque[Sequence] = field(default_factory=deque)
     ready: deque[Sequence] = field(default_factory=deque)
-    num_busy: int = 0
+    calls: set[Call] = field(default_factory=set)
     num_forks: int = 0
-    num_prefills: int = 0
     num_draws: int = 0
 
     @property
     def num_running(self) -> int:
         """Sequences that hold a row, or will without asking again."""
-        return len(self.reading) + len(self.ready) + self.num_busy + self.num_forks
+        num_busy = sum(len(call.sequences) for call in self.calls)
+        return len(self.reading) + len(self.ready) + num_busy + self.num_forks
 
     @property
     def empty(self) -> bool:
@@ -128,24 +129,27 @@ class ModelQueue:
         With nothing to draw every free call reads prompts. Otherwise one call at a time does, and between two of those
         it is the running texts' turn.
         """
+        reads = any(call.signature == signatures.PREFILL for call in self.calls)
         enough = len(self.reading) >= self.shapes.row_counts[0] and self.num_draws > 0
-        due = self.num_prefills == 0 and (enough or self.num_draws >= MAX_DRAWS_BEFORE_READING)
+        due = not reads and (enough or self.num_draws >= MAX_DRAWS_BEFORE_READING)
         if self.reading and (due or not self.ready):
             return self._prefill(num_free_calls)
-        if self.ready:
+        if self.ready and self._may_draw():
             return self._decode(max_calls)
         return None
 
-    def done(self, call: Call) -> None:
-        """Note that a call is no longer in flight."""
-        self.num_busy -= len(call.sequences)
-        self.num_prefills -= call.signature == signatures.PREFILL
+    def _may_draw(self) -> bool:
+        """Whether another call that draws is worth its rows.
+
+        A call costs what its smallest row count costs, so texts that fit into one call wait for each other.
+        """
+        draws = [len(call.sequences) for call in self.calls if call.signature == signatures.DECODE]
+        return len(draws) * self.shapes.row_counts[0] < sum(draws) + len(self.ready)
 
     def _prefill(self, num_free_calls: int) -> Call:
         # Full calls only, if there are running texts that a fuller one will be no later for.
         count = fit_below(self.shapes.row_counts, len(self.reading)) if self.ready else len(self.reading)
         sequences = self._take(self.reading, count, num_free_calls)
-        self.num_prefills += 1
         self.num_draws = 0
         wanted = max(sequence.num_unread for sequence in sequences)
         return self._call(signatures.PREFILL, sequences, min(wanted, self.shapes.max_length), READ_BUDGET)
@@ -156,6 +160,8 @@ class ModelQueue:
         wanted = max(sequence.num_left for sequence in sequences)
         if all(sequence.num_drawn == 0 for sequence in sequences):
             wanted = min(wanted, FIRST_STEPS)
+        elif self.num_running and len(sequences) < self.shapes.row_counts[0]:
+            wanted = min(wanted, JOINING_STEPS)
         return self._call(signatures.DECODE, sequences, min(wanted, self.shapes.max_steps), DRAW_BUDGET)
 
     def _take(self, queue: deque[Sequence], num_sharing: int, num_calls: int) -> tuple[Sequence, ...]:
@@ -164,6 +170,7 @@ class ModelQueue:
         return tuple(queue.popleft() for _ in range(min(share, len(queue))))
 
     def _call(self, signature: str, sequences: tuple[Sequence, ...], size: int, budget: int) -> Call:
-        self.num_busy += len(sequences)
         num_rows = fit(self.shapes.row_counts, len(sequences))
-        return Call(self.model, signature, sequences, num_rows, max(1, min(size, budget // num_rows)))
+        call = Call(self.model, signature, sequences, num_rows, max(1, min(size, budget // num_rows)))
+        self.calls.add(call)
+        return call

@@ -176,7 +176,7 @@ class Scheduler:
         chunks = [] if isinstance(outcome, GatewayError) else call.apply(outcome)
         self._in_flight.remove(call)
         queue_ = self._queues[call.model]
-        queue_.done(call)
+        queue_.calls.remove(call)
         if isinstance(outcome, GatewayError):
             self._take_failure(queue_, call, outcome)
             return
