@@ -208,9 +208,7 @@ def main() -> None:
     print("| | tokens/s | baseline tokens/s | ratio | aim | first text, ms |\n|---|---|---|---|---|---|")
     for figure in figures:
         print(figure.row())
-    print(
-        f"\ngateway worker: {worker.resident_mb:.0f} MB resident after the load, {worker.start_s:.2f} s to its first answer"
-    )
+    print(f"\ngateway worker: {worker.resident_mb:.0f} MB after the load, {worker.start_s:.2f} s to its first answer")
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{time.strftime('%Y-%m-%dT%H%M%S', time.localtime(started))}.json"
     document = {"machine": machine(), "worker": asdict(worker), "figures": [asdict(figure) for figure in figures]}

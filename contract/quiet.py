@@ -1,7 +1,7 @@
 """Standard error held back while something that chatters is imported.
 
-Here because `export` and `model_server` both need it and never import each other. TensorFlow 2.21 prints some eight lines
-about processors and drivers during its import, whatever TF_CPP_MIN_LOG_LEVEL says.
+Here because `export` and `model_server` both need it and never import each other. TensorFlow 2.21 prints some eight
+lines about processors and drivers during its import, whatever TF_CPP_MIN_LOG_LEVEL says.
 """
 
 import os

@@ -13,8 +13,8 @@ SCORE = "score"
 MAX_ROWS = 64
 # Multiples of 8 give equal bits at every count up to 64 there; 1, 2 and 4 rows do not.
 ROW_COUNTS = (8, 16, 24, 32, 40, 48, 56, 64)
-# Tokens that one `decode` call may draw and one `prefill` call may read, per row. Any number up to these can be sent: it
-# is the count of a loop in the graph, and neither TensorFlow nor oneDNN prepares anything for it.
+# Tokens that one `decode` call may draw and one `prefill` call may read, per row. Any number up to these can be sent:
+# it is the count of a loop in the graph, and neither TensorFlow nor oneDNN prepares anything for it.
 MAX_DECODE_STEPS = 128
 MAX_PREFILL_LENGTH = 128
 # Below this temperature sampling is argmax: dividing by 1e-37 gives NaN.

@@ -85,7 +85,7 @@ def test_a_document_ends_by_itself(gateway):
 @pytest.mark.parametrize("prompt", ["", "🙂", "Ж" * 50, "<start><end><pad>"], ids=ascii)
 @pytest.mark.parametrize("model", ["lstm", "gru", "rnn"])
 def test_any_prompt_is_gone_on_with_and_no_special_token_is_written(gateway, model, prompt):
-    """An empty prompt begins a text, unknown characters are read as unknown, and answers are the corpus's characters."""
+    """An empty prompt begins a text, unknown characters are read as such, and answers are the corpus's characters."""
     answer = gateway.post({"model": model, "prompt": prompt, "max_tokens": 300, "temperature": 2, "seed": 1})[1]
     assert set(answer["choices"][0]["text"]) <= set(TEXT)
     assert answer["usage"]["prompt_tokens"] == len(prompt)

@@ -34,7 +34,7 @@ def begin(gateway, **fields):
 
 
 def is_accepted(gateway):
-    """Return whether a request is queued rather than refused: it has no answer within half a second. It is withdrawn."""
+    """Return whether a request is queued rather than refused, as it has no answer yet; it is withdrawn."""
     return gateway.ask("POST", "/v1/completions", json.dumps(LONG), timeout=0.5)[0] == 0
 
 

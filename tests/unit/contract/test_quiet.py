@@ -17,7 +17,12 @@ def test_what_is_printed_meanwhile_is_not_seen_and_what_comes_after_is(capfd):
 
 def test_the_lines_before_an_error_are_shown(capfd):
     """Whoever looks for the cause finds all that was printed."""
-    with pytest.raises(ImportError), stderr_held_back():
-        os.write(2, b"the cause\n")
-        raise ImportError
+
+    def fail():
+        with stderr_held_back():
+            os.write(2, b"the cause\n")
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fail()
     assert capfd.readouterr().err == "the cause\n"
