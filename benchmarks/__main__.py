@@ -23,7 +23,7 @@ from benchmarks.subject import EMBEDDING, NAME, NEW_TOKENS, PROMPT, PROMPT_LENGT
 RESULTS = Path(__file__).parent / "results"
 BODY = {"model": NAME, "prompt": PROMPT, "max_tokens": NEW_TOKENS, "temperature": TEMPERATURE}
 # Requests of one measurement: a few seconds' worth.
-NUM_REQUESTS = {1: 24, 8: 96, 32: 320, 64: 640}
+NUM_REQUESTS = {1: 24, 8: 96, 32: 480, 64: 1280}
 MIN_ROWS = 8
 
 

@@ -40,7 +40,7 @@ class Gateway(Flask):
 
 def create_app(settings: Settings) -> Gateway:
     """Build the gateway and start its threads: call this in the process that serves, after any fork."""
-    backend = GrpcBackend(settings.backends, settings.call_timeout_s)
+    backend = GrpcBackend(settings.backends, settings.call_timeout_s, settings.max_calls)
     limits = Limits(settings.max_running, settings.max_queued, settings.max_calls, settings.backend_grace_s)
     scheduler = Scheduler(backend, limits)
     catalog = Catalog(settings.models_dir, backend, poll_s=settings.poll_s, max_chunk=settings.max_chunk)

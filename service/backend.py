@@ -4,7 +4,9 @@ Knows TensorFlow Serving's protocol. Does not know sequences, texts or when to c
 """
 
 import logging
-from collections.abc import Callable
+import queue
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,8 @@ from service.sequence import ModelVersion
 from service.tensors import to_array, to_proto
 
 log = logging.getLogger(__name__)
+
+Done = Callable[[Arrays | GatewayError], None]
 
 _OPTIONS = (
     # grpcio receives 4 MB unless told otherwise; 64 rows of a large model's states are more.
@@ -54,32 +58,51 @@ class VersionStatus:
 class GrpcBackend:
     """The model server at one address."""
 
-    def __init__(self, address: str, timeout_s: float) -> None:
+    def __init__(self, address: str, timeout_s: float, max_calls: int = 1) -> None:
         """Open a channel; it connects when it is first used, and again whenever it must.
 
         Args:
             address: `host:port`.
             timeout_s: Deadline of each call.
+            max_calls: Calls at once. Each has a thread that waits for it: grpcio's own futures cost 350 µs of processor
+                time a call, a waiting thread 230 (measured).
         """
         self.address = address
         self._timeout_s = timeout_s
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._jobs: queue.SimpleQueue[tuple[Call, Done] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"call {number}", daemon=True) for number in range(max_calls)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Close the channel; calls in flight end with an error."""
         self._channel.close()
+        for _ in self._threads:
+            self._jobs.put(None)
 
-    def call(self, call: Call, done: Callable[[Arrays | GatewayError], None]) -> None:
+    def call(self, call: Call, done: Done) -> None:
         """Send a call; see `service.scheduler.Backend`."""
-        try:
-            request = _predict_request(call.model, call.signature, call.inputs(), call.outputs())
-            future = self._prediction.Predict.future(request, timeout=self._timeout_s)
-        except ValueError as error:
-            done(BackendUnavailable(f"the channel to {self.address} is closed: {error}"))
-            return
-        future.add_done_callback(lambda future: done(self._outcome(future, call)))
+        self._jobs.put((call, done))
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            call, done = job
+            try:
+                outcome = self._make(call)
+            except Exception:
+                log.exception("a call to %s could not be made", self.address)
+                outcome = InternalError("a call to the model server could not be made; the log says why")
+            done(outcome)
+
+    def _make(self, call: Call) -> Arrays | GatewayError:
+        shapes = {"state": (call.num_rows, call.sequences[0].state.size), "token_ids": (call.num_rows, call.size)}
+        wanted = {name: shapes[name] for name in call.outputs()}
+        return self._predict(_predict_request(call.model, call.signature, call.inputs(), call.outputs()), wanted)
 
     def predict(self, model: ModelVersion, signature: str, inputs: Arrays, outputs: tuple[str, ...]) -> Arrays:
         """Make a call and wait for its outputs.
@@ -87,10 +110,7 @@ class GrpcBackend:
         Raises:
             GatewayError: as `call` would report it.
         """
-        future = self._prediction.Predict.future(
-            _predict_request(model, signature, inputs, outputs), timeout=self._timeout_s
-        )
-        outcome = self._read(future, dict.fromkeys(outputs))
+        outcome = self._predict(_predict_request(model, signature, inputs, outputs), dict.fromkeys(outputs))
         if isinstance(outcome, GatewayError):
             raise outcome
         return outcome
@@ -114,24 +134,21 @@ class GrpcBackend:
             for status in response.model_version_status
         ]
 
-    def _outcome(self, future: Any, call: Call) -> Arrays | GatewayError:
-        rows, size = call.num_rows, call.size
-        state_size = call.sequences[0].state.size
-        return self._read(future, {"state": (rows, state_size), "token_ids": (rows, size)}, call.outputs())
+    def _predict(self, request: Any, shapes: Mapping[str, tuple[int, ...] | None]) -> Arrays | GatewayError:
+        """Make a call; whatever is wrong with its answer becomes an error, never an exception.
 
-    def _read(
-        self, future: Any, shapes: dict[str, tuple[int, ...] | None], names: tuple[str, ...] | None = None
-    ) -> Arrays | GatewayError:
-        """Turn an answer into arrays; whatever is wrong with it becomes an error, never an exception."""
+        Args:
+            request: A PredictRequest.
+            shapes: The outputs wanted, and their shapes where they are known.
+        """
         try:
-            response = future.result()
-            arrays = {name: to_array(response.outputs[name]) for name in names or tuple(shapes)}
-        except grpc.FutureCancelledError:
-            return BackendUnavailable(f"the call to {self.address} was cancelled")
+            response = self._prediction.Predict(request, timeout=self._timeout_s)
+            arrays = {name: to_array(response.outputs[name]) for name in shapes}
         except grpc.RpcError as error:
             return self._explain(error)
         except (ValueError, KeyError) as error:
-            return BackendUnavailable(f"{self.address} answered something else: {error}")
+            # A closed channel is a ValueError too.
+            return BackendUnavailable(f"{self.address} gave no answer that can be read: {error}")
         for name, array in arrays.items():
             expected = shapes[name]
             if expected is not None and array.shape != expected:

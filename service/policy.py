@@ -25,9 +25,9 @@ class Shapes:
     max_length: int
 
 
-# Rows × steps of one call at most: some 15 ms for 512 units, so that nobody who joins waits for long, while few rows,
+# Rows × steps of one call at most: some 30 ms for 512 units, so that nobody who joins waits for long, while few rows,
 # whose steps are quick, make up for the cost of a call by more of them. Reading is not waited for by running texts.
-DRAW_BUDGET = 1024
+DRAW_BUDGET = 2048
 READ_BUDGET = 4096
 # Steps of a call in which every text is at its beginning: the first of it is to be seen early.
 FIRST_STEPS = 16
@@ -50,6 +50,16 @@ def fit(sizes: Iterable[int], wanted: int) -> int:
 def fit_below(sizes: Iterable[int], wanted: int) -> int:
     """Return the largest of the ascending sizes that is at most `wanted`, or `wanted` if there is none."""
     return max((size for size in sizes if size <= wanted), default=wanted)
+
+
+def steps_for(lefts: list[int], limit: int) -> int:
+    """Return how many steps a call should make for texts with so many tokens left each.
+
+    As many as allowed, but if texts end in the last half of those, just until the last of them: a row that has ended
+    costs what the others cost.
+    """
+    ending = max((left for left in lefts if left <= limit), default=0)
+    return ending if ending * 2 >= limit or ending == max(lefts) else limit
 
 
 @dataclass
@@ -151,26 +161,28 @@ class ModelQueue:
         count = fit_below(self.shapes.row_counts, len(self.reading)) if self.ready else len(self.reading)
         sequences = self._take(self.reading, count, num_free_calls)
         self.num_draws = 0
+        num_rows = fit(self.shapes.row_counts, len(sequences))
+        limit = min(self.shapes.max_length, READ_BUDGET // num_rows)
         wanted = max(sequence.num_unread for sequence in sequences)
-        return self._call(signatures.PREFILL, sequences, min(wanted, self.shapes.max_length), READ_BUDGET)
+        return self._call(signatures.PREFILL, sequences, min(wanted, limit))
 
     def _decode(self, max_calls: int) -> Call:
         sequences = self._take(self.ready, self.num_running, max_calls)
         self.num_draws += 1
-        wanted = max(sequence.num_left for sequence in sequences)
+        num_rows = fit(self.shapes.row_counts, len(sequences))
+        limit = min(self.shapes.max_steps, max(1, DRAW_BUDGET // num_rows))
         if all(sequence.num_drawn == 0 for sequence in sequences):
-            wanted = min(wanted, FIRST_STEPS)
+            limit = min(limit, FIRST_STEPS)
         elif self.num_running and len(sequences) < self.shapes.row_counts[0]:
-            wanted = min(wanted, JOINING_STEPS)
-        return self._call(signatures.DECODE, sequences, min(wanted, self.shapes.max_steps), DRAW_BUDGET)
+            limit = min(limit, JOINING_STEPS)
+        return self._call(signatures.DECODE, sequences, steps_for([one.num_left for one in sequences], limit))
 
     def _take(self, queue: deque[Sequence], num_sharing: int, num_calls: int) -> tuple[Sequence, ...]:
         """Take an even share of the sequences, at least a full call of the smallest row count."""
         share = fit(self.shapes.row_counts, -(-num_sharing // num_calls))
         return tuple(queue.popleft() for _ in range(min(share, len(queue))))
 
-    def _call(self, signature: str, sequences: tuple[Sequence, ...], size: int, budget: int) -> Call:
-        num_rows = fit(self.shapes.row_counts, len(sequences))
-        call = Call(self.model, signature, sequences, num_rows, max(1, min(size, budget // num_rows)))
+    def _call(self, signature: str, sequences: tuple[Sequence, ...], size: int) -> Call:
+        call = Call(self.model, signature, sequences, fit(self.shapes.row_counts, len(sequences)), size)
         self.calls.add(call)
         return call
