@@ -55,7 +55,8 @@ class Call:
         lengths = [min(sequence.num_unread, self.size) for sequence in self.sequences]
         for row, (sequence, length) in enumerate(zip(self.sequences, lengths, strict=True)):
             token_ids[row, :length] = sequence.prompt_ids[sequence.num_read : sequence.num_read + length]
-        return {"token_ids": token_ids, "lengths": self._column(lengths, np.int32), "state": self._states()}
+        # Filler rows count to their end too: a call without rows that end early is a quicker one.
+        return {"token_ids": token_ids, "lengths": self._filled(lengths, self.size), "state": self._states()}
 
     def _decode_inputs(self) -> Arrays:
         sequences, steps = self.sequences, self.size
@@ -67,16 +68,15 @@ class Call:
             "token_id": self._column([sequence.last_id for sequence in sequences], np.int32),
             "state": self._states(),
             "uniforms": uniforms,
-            "steps": self._column([min(sequence.num_left, steps) for sequence in sequences], np.int32),
+            "steps": self._filled([min(sequence.num_left, steps) for sequence in sequences], steps),
             "temperature": self._column([sampling.temperature for sampling in samplings], np.float32),
             "top_k": self._column([sampling.top_k for sampling in samplings], np.int32),
-            # A filler row with top_p = 0 would have a filter on, which costs time.
-            "top_p": self._filled([sampling.top_p for sampling in samplings]),
+            "top_p": self._filled([sampling.top_p for sampling in samplings], np.float32(1)),
             "min_p": self._column([sampling.min_p for sampling in samplings], np.float32),
         }
 
-    def _filled(self, values: Rows[float]) -> np.ndarray:
-        column = np.ones(self.num_rows, np.float32)
+    def _filled(self, values: Rows[float], filler: int | np.float32) -> np.ndarray:
+        column = np.full(self.num_rows, filler, np.float32 if isinstance(filler, np.float32) else np.int32)
         column[: len(values)] = values
         return column
 
