@@ -1,6 +1,7 @@
 """The JSON that clients of OpenAI's completions expect, whole or as server-sent events."""
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import Iterator
@@ -8,7 +9,9 @@ from typing import Any
 
 from service.catalog import LiveModel
 from service.engine import Generation, Piece
-from service.errors import GatewayError
+from service.errors import GatewayError, InternalError
+
+log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
 _json_string = json.JSONEncoder(ensure_ascii=False).encode
@@ -63,6 +66,9 @@ class CompletionAnswer:
             yield DONE
         except GatewayError as error:
             yield sse(error.body())
+        except Exception:
+            log.exception("a stream failed")
+            yield sse(InternalError("an unexpected error; the server's log has the trace").body())
 
     def _event(self, piece: Piece) -> bytes:
         """Frame one piece.

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-import numpy as np
 
 from service.batch import Arrays, Call
-from service.errors import BackendUnavailable, GatewayError, InternalError, ModelNotFound
+from service.errors import BackendUnavailable, GatewayError, InternalError, ModelNotFound, VersionGone
 from service.protos import (
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -26,6 +25,7 @@ from service.tensors import to_array, to_proto
 
 log = logging.getLogger(__name__)
 
+Shape = tuple[int, ...]
 Done = Callable[[Arrays | GatewayError], None]
 
 _OPTIONS = (
@@ -104,13 +104,19 @@ class GrpcBackend:
         wanted = {name: shapes[name] for name in call.outputs()}
         return self._predict(_predict_request(call.model, call.signature, call.inputs(), call.outputs()), wanted)
 
-    def predict(self, model: ModelVersion, signature: str, inputs: Arrays, outputs: tuple[str, ...]) -> Arrays:
+    def predict(self, model: ModelVersion, signature: str, inputs: Arrays, shapes: Mapping[str, Shape]) -> Arrays:
         """Make a call and wait for its outputs.
+
+        Args:
+            model: Whom to ask.
+            signature: Which function.
+            inputs: Its input tensors.
+            shapes: The outputs wanted, and the shape of each.
 
         Raises:
             GatewayError: as `call` would report it.
         """
-        outcome = self._predict(_predict_request(model, signature, inputs, outputs), dict.fromkeys(outputs))
+        outcome = self._predict(_predict_request(model, signature, inputs, tuple(shapes)), shapes)
         if isinstance(outcome, GatewayError):
             raise outcome
         return outcome
@@ -127,19 +133,21 @@ class GrpcBackend:
         try:
             response = self._status.GetModelStatus(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
-            raise self._explain(error) from error
+            what = f"model server {self.address}: {error.code().name}: {error.details()}"
+            missing = error.code() == grpc.StatusCode.NOT_FOUND
+            raise (ModelNotFound(what, param="model") if missing else BackendUnavailable(what)) from error
         available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
         return [
             VersionStatus(status.version, status.state == available, status.status.error_message)
             for status in response.model_version_status
         ]
 
-    def _predict(self, request: Any, shapes: Mapping[str, tuple[int, ...] | None]) -> Arrays | GatewayError:
+    def _predict(self, request: Any, shapes: Mapping[str, Shape]) -> Arrays | GatewayError:
         """Make a call; whatever is wrong with its answer becomes an error, never an exception.
 
         Args:
             request: A PredictRequest.
-            shapes: The outputs wanted, and their shapes where they are known.
+            shapes: The outputs wanted, and the shape of each.
         """
         try:
             response = self._prediction.Predict(request, timeout=self._timeout_s)
@@ -148,23 +156,24 @@ class GrpcBackend:
             return self._explain(error)
         except (ValueError, KeyError) as error:
             # A closed channel is a ValueError too.
-            return BackendUnavailable(f"{self.address} gave no answer that can be read: {error}")
+            log.error("%s gave no answer that can be read: %s", self.address, error)
+            return BackendUnavailable("the model server gave no answer that can be read")
         for name, array in arrays.items():
             expected = shapes[name]
-            if expected is not None and array.shape != expected:
-                return BackendUnavailable(f"{self.address} answered {name} of shape {array.shape}, not {expected}")
-            if array.dtype == np.float32 and not np.isfinite(array).all():
-                return InternalError(f"{self.address} answered {name} with NaN or infinity")
+            if array.shape != expected:
+                log.error("%s answered %s of shape %s, not %s", self.address, name, array.shape, expected)
+                return InternalError("the model server gave an answer of another shape; the log says which")
         return arrays
 
     def _explain(self, error: Any) -> GatewayError:
+        """Turn a failed call into what a client may know; addresses stay in the log."""
         code, details = error.code(), error.details()
         if code in _TRANSIENT:
-            return BackendUnavailable(f"model server {self.address}: {code.name}: {details}")
+            return BackendUnavailable(f"the model server does not answer ({code.name})")
         if code == grpc.StatusCode.NOT_FOUND:
-            return ModelNotFound(f"model server {self.address}: {details}", param="model")
+            return VersionGone("the version of the model is no longer served; send the request again", retry_after_s=1)
         log.error("model server %s: %s: %s", self.address, code.name, details)
-        return InternalError(f"the model server refused a call: {code.name}")
+        return InternalError(f"the model server refused a call ({code.name})")
 
 
 def _predict_request(model: ModelVersion, signature: str, inputs: Arrays, outputs: tuple[str, ...]) -> Any:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from contract import signatures
-from service.sequence import Chunk, ModelVersion, Sequence
+from service.errors import InternalError
+from service.sequence import Event, Failure, ModelVersion, Sequence
 
 Arrays = dict[str, np.ndarray]
 
@@ -45,8 +46,9 @@ class Call:
             states[row] = sequence.state
         return states
 
-    def _column(self, values: Rows[float], dtype: type) -> np.ndarray:
-        column: np.ndarray = np.zeros(self.num_rows, dtype)
+    def _column(self, values: Rows[float], dtype: type, filler: float = 0) -> np.ndarray:
+        """Put the sequences' values above those of the filler rows: (num_rows,)."""
+        column: np.ndarray = np.full(self.num_rows, filler, dtype)
         column[: len(values)] = values
         return column
 
@@ -56,7 +58,7 @@ class Call:
         for row, (sequence, length) in enumerate(zip(self.sequences, lengths, strict=True)):
             token_ids[row, :length] = sequence.prompt_ids[sequence.num_read : sequence.num_read + length]
         # Filler rows count to their end too: a call without rows that end early is a quicker one.
-        return {"token_ids": token_ids, "lengths": self._filled(lengths, self.size), "state": self._states()}
+        return {"token_ids": token_ids, "lengths": self._column(lengths, np.int32, self.size), "state": self._states()}
 
     def _decode_inputs(self) -> Arrays:
         sequences, steps = self.sequences, self.size
@@ -68,34 +70,32 @@ class Call:
             "token_id": self._column([sequence.last_id for sequence in sequences], np.int32),
             "state": self._states(),
             "uniforms": uniforms,
-            "steps": self._filled([min(sequence.num_left, steps) for sequence in sequences], steps),
+            "steps": self._column([min(sequence.num_left, steps) for sequence in sequences], np.int32, steps),
             "temperature": self._column([sampling.temperature for sampling in samplings], np.float32),
             "top_k": self._column([sampling.top_k for sampling in samplings], np.int32),
-            "top_p": self._filled([sampling.top_p for sampling in samplings], np.float32(1)),
+            "top_p": self._column([sampling.top_p for sampling in samplings], np.float32, 1),
             "min_p": self._column([sampling.min_p for sampling in samplings], np.float32),
         }
 
-    def _filled(self, values: Rows[float], filler: int | np.float32) -> np.ndarray:
-        column = np.full(self.num_rows, filler, np.float32 if isinstance(filler, np.float32) else np.int32)
-        column[: len(values)] = values
-        return column
-
-    def apply(self, outputs: Arrays) -> list[Chunk | None]:
+    def apply(self, outputs: Arrays) -> list[Event | None]:
         """Bring every sequence up to date with the reply.
 
         Returns:
             What to tell each sequence's client; None where it has only read.
         """
         states = outputs["state"]
-        if self.signature == signatures.PREFILL:
-            for row, sequence in enumerate(self.sequences):
+        finite = np.atleast_1d(np.isfinite(states).all(axis=1))
+        drawn = outputs["token_ids"].tolist() if self.signature == signatures.DECODE else None
+        events: list[Event | None] = []
+        for row, sequence in enumerate(self.sequences):
+            if not finite[row]:
+                events.append(Failure(sequence.choice, InternalError("the model computed NaN or infinity")))
+            elif drawn is None:
                 sequence.read(min(sequence.num_unread, self.size), states[row])
-            return [None] * len(self.sequences)
-        drawn = outputs["token_ids"].tolist()
-        return [
-            sequence.advance(_until_end(drawn[row], sequence, self.size), states[row])
-            for row, sequence in enumerate(self.sequences)
-        ]
+                events.append(None)
+            else:
+                events.append(sequence.advance(_until_end(drawn[row], sequence, self.size), states[row]))
+        return events
 
 
 def _until_end(token_ids: list[int], sequence: Sequence, size: int) -> list[int]:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from google.protobuf import text_format
 
+from contract import signatures
 from contract.card import GeneratorCard, load_assets
 from contract.errors import ContractError
 from contract.tokenizer import Tokenizer
@@ -37,8 +38,10 @@ class Server(Protocol):
     def versions(self, name: str) -> list[VersionStatus]:
         """Return every version that the server knows of a model."""
 
-    def predict(self, model: ModelVersion, signature: str, inputs: Arrays, outputs: tuple[str, ...]) -> Arrays:
-        """Make a call and wait for it."""
+    def predict(
+        self, model: ModelVersion, signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]
+    ) -> Arrays:
+        """Make a call and wait for the outputs named in `shapes`."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,10 @@ class Catalog:
         self._models_dir, self._server = models_dir, server
         self._poll_s, self._max_chunk = poll_s, max_chunk
         self._live: Mapping[ModelVersion, LiveModel] = MappingProxyType({})
+        # What each version's card was when it was read, by its time of change in nanoseconds.
+        self._stamps: dict[ModelVersion, int] = {}
+        # Models whose server was away: it may have come back as another one.
+        self._to_greet: set[str] = set()
         self._complaints: dict[str, str] = {}
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="catalog", daemon=True)
@@ -114,18 +121,53 @@ class Catalog:
             self._closed.wait(self._poll_s)
 
     def refresh(self) -> None:
-        """Look at the repository and the server once."""
+        """Look at the repository and the server once; trouble with one model is no other's."""
         live: dict[ModelVersion, LiveModel] = {}
         for name in self._names():
-            for status in self._statuses(name):
-                ref = ModelVersion(name, status.version)
-                if status.available and (model := self._live.get(ref) or self._greet(ref)):
-                    live[ref] = model
-                elif status.error:
-                    self._complain(f"{name}:{status.version}", status.error)
+            known = {ref: model for ref, model in self._live.items() if ref.name == name}
+            try:
+                live |= self._look_at(name, known)
+            except Exception as error:
+                log.debug("looking at %s failed", name, exc_info=True)
+                self._complain(name, f"{type(error).__name__}: {error}")
+                live |= known
         for ref in self._live.keys() - live.keys():
             log.info("model %s version %d is gone", ref.name, ref.version)
         self._live = MappingProxyType(live)
+
+    def _look_at(self, name: str, known: Mapping[ModelVersion, LiveModel]) -> Mapping[ModelVersion, LiveModel]:
+        """Return the versions of a model that answer now.
+
+        A server that does not answer is taken to serve what it served: requests are better judged by their own calls,
+        which wait for it to come back, than turned away here.
+        """
+        try:
+            statuses = self._server.versions(name)
+        except ModelNotFound as error:
+            self._complain(name, str(error))
+            return {}
+        except GatewayError as error:
+            self._complain(name, str(error))
+            self._to_greet.add(name)
+            return known
+        self._complaints.pop(name, None)
+        afresh = name in self._to_greet
+        live: dict[ModelVersion, LiveModel] = {}
+        for status in statuses:
+            ref = ModelVersion(name, status.version)
+            if status.available:
+                model = None if afresh or self._stamp(ref) != self._stamps.get(ref) else known.get(ref)
+                model = model or self._greet(ref)
+                live |= {ref: model} if model else {}
+            elif status.error:
+                self._complain(f"{name}:{status.version}", status.error)
+        self._to_greet.discard(name)
+        return live
+
+    def _stamp(self, ref: ModelVersion) -> int | None:
+        """Return when a version's card was written; it changes if the version is replaced by another of its number."""
+        path = self._models_dir / ref.name / str(ref.version) / signatures.ASSETS / signatures.CARD_FILE
+        return path.stat().st_mtime_ns if path.exists() else None
 
     def _names(self) -> list[str]:
         """Read the names in `models.config`, or keep to those known while it cannot be read."""
@@ -137,28 +179,17 @@ class Catalog:
             return sorted({ref.name for ref in self._live})
         return [entry.name for entry in config.model_config_list.config]
 
-    def _statuses(self, name: str) -> list[VersionStatus]:
-        """Ask for a model's versions; a server that does not answer is taken to serve what it served.
-
-        Requests are better judged by their own calls, which wait for it to come back, than turned away here.
-        """
-        try:
-            return self._server.versions(name)
-        except ModelNotFound as error:
-            self._complain(name, str(error))
-            return []
-        except GatewayError as error:
-            self._complain(name, str(error))
-            return [VersionStatus(ref.version, True, "") for ref in self._live if ref.name == name]
-
     def _greet(self, ref: ModelVersion) -> LiveModel | None:
         """Read a new version's files and probe it; None, and a line in the log, if that fails."""
+        stamp = self._stamp(ref)
         try:
             card, tokenizer = load_assets(self._models_dir / ref.name / str(ref.version))
             probe = run_probe(card, lambda *call: self._server.predict(ref, *call))
         except (ContractError, GatewayError) as error:
             self._complain(f"{ref.name}:{ref.version}", str(error))
             return None
+        self._stamps[ref] = stamp or 0
+        self._complaints.pop(f"{ref.name}:{ref.version}", None)
         log.info("model %s version %d: row counts %s", ref.name, ref.version, probe.row_counts)
         shapes = Shapes(probe.row_counts, min(card.max_decode_steps, self._max_chunk), card.max_prefill_length)
         return LiveModel(ref, card, tokenizer, shapes, fingerprint(card, probe))

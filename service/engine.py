@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from service.catalog import LiveModel
-from service.errors import InvalidRequest
+from service.errors import ClientGone, InvalidRequest
 from service.policy import Shapes
 from service.schema import CompletionRequest
 from service.sequence import Chunk, Event, Failure, Sequence
@@ -76,15 +76,16 @@ class Generation:
             self.events.put(None)
 
     def __iter__(self) -> Iterator[Piece]:
-        """Yield every choice's pieces until all have ended, or `cancel` was called.
+        """Yield every choice's pieces until all have ended.
 
         Raises:
+            ClientGone: `cancel` was called.
             GatewayError: the model server failed for longer than a text may wait, or the gateway was stopped.
         """
         while self._unfinished:
             event = self.events.get()
             if event is None:
-                return
+                raise ClientGone("the client closed its connection, or the sending half of it")
             if isinstance(event, Failure):
                 self._runner.cancel(self.sequences)
                 raise event.error

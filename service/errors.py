@@ -8,8 +8,10 @@ GatewayError
 ├── BodyTimeout         408  the body did not come
 ├── BodyTooLarge        413  more bytes than one request may have
 ├── Overloaded          429  the queue is full; try again after `retry_after_s`
+├── ClientGone          499  nobody is there to read the answer; nginx's number for it
 ├── InternalError       500  our fault
 ├── ShuttingDown        503  the server drains; another replica may answer
+├── VersionGone         503  the version was taken out of service while the text was in the making
 └── BackendUnavailable  503  no model server answers
 """
 
@@ -92,6 +94,14 @@ class Overloaded(GatewayError):
     code = "queue_full"
 
 
+class ClientGone(GatewayError):
+    """The client has closed its connection, or the sending half of it."""
+
+    status = 499
+    type = "invalid_request_error"
+    code = "client_gone"
+
+
 class InternalError(GatewayError):
     """Our fault; the log has the trace."""
 
@@ -101,6 +111,13 @@ class ShuttingDown(GatewayError):
 
     status = 503
     code = "shutting_down"
+
+
+class VersionGone(GatewayError):
+    """The version was taken out of service while the text was in the making; sent again, it gets the next one."""
+
+    status = 503
+    code = "version_gone"
 
 
 class BackendUnavailable(GatewayError):

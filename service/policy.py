@@ -124,10 +124,15 @@ class ModelQueue:
                 taken += [sequence, *self.forget_forks(sequence)]
         return taken
 
-    def admit(self, num_free: int) -> None:
-        """Start waiting sequences while rows are free; a request's forks start with it."""
-        while self.waiting and num_free > 0:
-            sequence = self.waiting.popleft()
+    def admit(self, num_free: int, *, alone: bool) -> None:
+        """Start waiting sequences while there are rows for them; a request's forks start with it.
+
+        Args:
+            num_free: Rows that may be taken.
+            alone: Whether nothing runs at all; then a request is started that has more choices than there are rows.
+        """
+        while self.waiting and (alone or 1 + len(self.waiting[0].forks) <= num_free):
+            sequence, alone = self.waiting.popleft(), False
             num_free -= 1 + len(sequence.forks)
             self.num_forks += len(sequence.forks)
             self.place(sequence)

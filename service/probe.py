@@ -6,17 +6,19 @@ agree to the bit. Then a text does not depend on how many others are in the maki
 """
 
 import hashlib
-import itertools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from contract import signatures
 from contract.card import GeneratorCard
+from service.batch import Arrays
 
-Arrays = dict[str, np.ndarray]
-Predict = Callable[[str, Arrays, tuple[str, ...]], Arrays]
+log = logging.getLogger(__name__)
+
+Predict = Callable[[str, Arrays, Mapping[str, tuple[int, ...]]], Arrays]
 
 # Different sequences, repeated to fill a call: each must have the same bits at every place.
 NUM_SEQUENCES = 8
@@ -39,48 +41,53 @@ class Probe:
 def run_probe(card: GeneratorCard, predict: Predict) -> Probe:
     """Compute fixed sequences at every row count of the card.
 
-    Where counts fall into groups, the largest group is kept, and of equals the one that reaches higher. A single count
-    always agrees with itself, so every model can be served.
+    Where counts fall into groups, the largest group is kept, and of equals the one that reaches higher. A count at
+    which the place in the call matters is kept only if all are like that: nothing can be promised then, but served it
+    is.
     """
     steps = min(_LENGTH, card.max_decode_steps)
-    by_bits: dict[bytes, list[int]] = {}
+    by_bits: dict[bytes | None, list[int]] = {}
     for count in card.row_counts:
-        bits = _bits_at(count, steps, card, predict)
-        by_bits.setdefault(bits or f"unequal at {count} rows".encode(), []).append(count)
-    bits, counts = max(by_bits.items(), key=lambda item: (len(item[1]), item[1]))
+        by_bits.setdefault(_bits_at(count, steps, card, predict), []).append(count)
+    steady = {bits: counts for bits, counts in by_bits.items() if bits is not None}
+    if not steady:
+        log.warning("model %s: no row count gives a sequence the same bits at every place", card.name)
+        return Probe(card.row_counts[-1:], hashlib.sha256(b"unsteady").hexdigest())
+    bits, counts = max(steady.items(), key=lambda item: (len(item[1]), item[1][-1]))
     return Probe(tuple(counts), hashlib.sha256(bits).hexdigest())
 
 
 def _bits_at(num_rows: int, steps: int, card: GeneratorCard, predict: Predict) -> bytes | None:
     """Return the bits of the fixed sequences at one row count; None where they differ from place to place."""
+    bits: dict[int, bytes] = {}
+    # The second time every sequence stands elsewhere, also where a call holds each of them just once.
+    for shift in (0, 3):
+        sequences = (np.arange(num_rows) + shift) % NUM_SEQUENCES
+        for sequence, found in zip(sequences.tolist(), _compute(sequences, steps, card, predict), strict=True):
+            if bits.setdefault(sequence, found) != found:
+                return None
+    return b"".join(bits[sequence] for sequence in sorted(bits))
+
+
+def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, predict: Predict) -> list[bytes]:
+    """Read and draw; return the bits of everything that comes back, row by row."""
     rng = np.random.default_rng(0)
-    shape = (NUM_SEQUENCES, _LENGTH)
-    rows = np.arange(num_rows) % NUM_SEQUENCES
-    token_ids = rng.integers(0, card.vocab_size, shape).astype(np.int32)[rows]
-    uniforms = rng.random((NUM_SEQUENCES, steps), dtype=np.float32)[rows]
-    state = rng.uniform(-0.5, 0.5, (NUM_SEQUENCES, card.state_size)).astype(np.float32)[rows]
-    lengths = np.full(num_rows, _LENGTH, np.int32)
-    read = predict(signatures.PREFILL, {"token_ids": token_ids, "lengths": lengths, "state": state}, ("state",))[
-        "state"
-    ]
-    drawn = predict(
-        signatures.DECODE,
-        {
-            "token_id": token_ids[:, -1],
-            "state": read,
-            "uniforms": uniforms,
-            "steps": np.full(num_rows, steps, np.int32),
-            "temperature": np.full(num_rows, 0.8, np.float32),
-            "top_k": np.where(rows % 2, 0, 20).astype(np.int32),
-            "top_p": np.where(rows % 3, 1.0, 0.9).astype(np.float32),
-            "min_p": np.zeros(num_rows, np.float32),
-        },
-        ("token_ids", "logprobs", "state"),
-    )
-    places = [
-        read[row].tobytes() + b"".join(drawn[name][row].tobytes() for name in ("token_ids", "logprobs", "state"))
-        for row in range(num_rows)
-    ]
-    firsts = places[:NUM_SEQUENCES]
-    alike = all(place == first for place, first in zip(places, itertools.cycle(firsts), strict=False))
-    return b"".join(firsts) if alike else None
+    length, rows = min(_LENGTH, card.max_prefill_length), len(sequences)
+    token_ids = rng.integers(0, card.vocab_size, (NUM_SEQUENCES, length)).astype(np.int32)[sequences]
+    uniforms = rng.random((NUM_SEQUENCES, steps), dtype=np.float32)[sequences]
+    state = rng.uniform(-0.5, 0.5, (NUM_SEQUENCES, card.state_size)).astype(np.float32)[sequences]
+    inputs = {"token_ids": token_ids, "lengths": np.full(rows, length, np.int32), "state": state}
+    read = predict(signatures.PREFILL, inputs, {"state": state.shape})["state"]
+    inputs = {
+        "token_id": token_ids[:, -1],
+        "state": read,
+        "uniforms": uniforms,
+        "steps": np.full(rows, steps, np.int32),
+        "temperature": np.full(rows, 0.8, np.float32),
+        "top_k": np.where(sequences % 2, 0, 20).astype(np.int32),
+        "top_p": np.where(sequences % 3, 1.0, 0.9).astype(np.float32),
+        "min_p": np.zeros(rows, np.float32),
+    }
+    shapes = {"token_ids": uniforms.shape, "logprobs": uniforms.shape, "state": state.shape}
+    drawn = predict(signatures.DECODE, inputs, shapes)
+    return [read[row].tobytes() + b"".join(drawn[name][row].tobytes() for name in shapes) for row in range(rows)]

@@ -57,18 +57,17 @@ def build_routes(engine: Engine, catalog: Catalog, watch: Watch, drain: Drain, s
         drain.refuse_if_begun()
         wanted = parse_completion(_body(), max_tokens=settings.max_tokens)
         generation = engine.begin(wanted)
-        stack = ExitStack()
-        stack.callback(generation.cancel)
-        stack.enter_context(watch(request.environ.get("gunicorn.socket"), generation.cancel))
-        answer = CompletionAnswer(generation)
-        if not wanted.stream:
-            with stack:
+        with ExitStack() as stack:
+            stack.callback(generation.cancel)
+            stack.enter_context(watch(request.environ.get("gunicorn.socket"), generation.cancel))
+            answer = CompletionAnswer(generation)
+            if not wanted.stream:
                 return answer.whole()
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        response = Response(answer.events(), mimetype="text/event-stream", headers=headers)
-        # Closed even if the stream is dropped before its first event; a `finally` in a generator would not run then.
-        response.call_on_close(stack.close)
-        return response
+            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+            response = Response(answer.events(), mimetype="text/event-stream", headers=headers)
+            # Closed even if the stream is dropped before its first event, when no `finally` of a generator would run.
+            response.call_on_close(stack.pop_all().close)
+            return response
 
     @routes.get("/v1/models")
     def models() -> dict[str, Any]:
@@ -121,19 +120,22 @@ def _http_error_response(error: HTTPException) -> tuple[dict[str, Any], int, dic
     """Give Flask's own errors OpenAI's shape."""
     if isinstance(error, RequestEntityTooLarge):
         bound = request.max_content_length
-        return _error_response(BodyTooLarge(f"the body must be at most {bound} bytes, got {request.content_length}"))
+        return _error_response(
+            BodyTooLarge(f"the body must be at most {bound} bytes, got {request.content_length or 'more'}")
+        )
     if isinstance(error, ClientDisconnected) and isinstance(error.__context__, TimeoutError):
-        return _error_response(BodyTimeout(f"the body of {request.content_length} bytes did not come in time"))
+        return _error_response(BodyTimeout("the body did not come in time"))
     if error.code == 404:
         return _error_response(NotFound(f"there is nothing at {request.path}"))
     if error.code == 405:
-        allowed = ", ".join(sorted(set(getattr(error, "valid_methods", None) or ()) - {"HEAD", "OPTIONS"}))
-        body, status, headers = _error_response(MethodNotAllowed(f"{request.path} takes {allowed}"))
-        return body, status, {**headers, "Allow": allowed}
+        methods = sorted(getattr(error, "valid_methods", None) or ())
+        useful = [method for method in methods if method not in ("HEAD", "OPTIONS")]
+        body, status, headers = _error_response(MethodNotAllowed(f"{request.path} takes {', '.join(useful)}"))
+        return body, status, {**headers, "Allow": ", ".join(methods)}
     body, _, headers = _error_response(InvalidRequest(error.description or error.name))
     return body, error.code or 400, headers
 
 
 def _unexpected_error_response(error: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:
-    log.error("unexpected error at %s", request.path, exc_info=error)
+    log.error("unexpected error at %r", request.path, exc_info=error)
     return _error_response(InternalError("an unexpected error; the server's log has the trace"))

@@ -8,15 +8,23 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Protocol
 
 from service.batch import Arrays, Call
-from service.errors import BackendUnavailable, GatewayError, InternalError, Overloaded, ShuttingDown
+from service.errors import (
+    BackendUnavailable,
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    Overloaded,
+    ShuttingDown,
+)
 from service.policy import ModelQueue, Shapes
-from service.sequence import Event, Failure, ModelVersion, Sequence
+from service.sequence import Chunk, Event, Failure, ModelVersion, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +46,7 @@ class Limits:
         max_running: Sequences that hold a row.
         max_queued: Sequences that may wait beyond those.
         max_calls: Calls in flight, of all models together: the cores of the model servers.
-        backend_grace_s: How long a sequence waits for a model server that does not answer.
+        backend_grace_s: How long sequences wait for a model server that does not answer, from its first failed call on.
     """
 
     max_running: int = 128
@@ -69,17 +77,34 @@ class _Stop:
     error: GatewayError
 
 
+_Message = _Submit | _Reply | _Wake | _Stop
+
+
+@dataclass
+class _Outage:
+    """A model version whose calls fail.
+
+    Attributes:
+        since: Monotonic seconds at which the first of the failed calls was sent.
+        resume_at: When to try again; None while an attempt is in flight.
+    """
+
+    since: float
+    resume_at: float | None = None
+
+
 class Scheduler:
     """Runs sequences on a backend; `start` before the first, `stop` after the last."""
 
     def __init__(self, backend: Backend, limits: Limits) -> None:
         self._backend, self._limits = backend, limits
-        self._inbox: queue.SimpleQueue[_Submit | _Reply | _Wake | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._queues: dict[ModelVersion, ModelQueue] = {}
-        self._in_flight: set[Call] = set()
-        self._resume_at = 0.0
-        self._outbox: list[tuple[Sequence, Event]] = []
-        self._accepted_lock = threading.Lock()
+        self._outages: dict[ModelVersion, _Outage] = {}
+        # Calls in flight, and when each was sent.
+        self._in_flight: dict[Call, float] = {}
+        self._outbox: deque[tuple[Sequence, Event]] = deque()
+        self._accepting = threading.Lock()
         self._num_accepted = 0
         self._stopped: GatewayError | None = None
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -106,13 +131,17 @@ class Scheduler:
             shapes: Sizes that may be sent for their model version.
 
         Raises:
-            Overloaded: the queue cannot take them all.
+            InvalidRequest: there are more choices than may ever run and wait.
+            Overloaded: the queue cannot take them all now.
             ShuttingDown: the scheduler was stopped.
         """
         bound = self._limits.max_running + self._limits.max_queued
-        with self._accepted_lock:
+        if len(sequences) > bound:
+            raise InvalidRequest(f"n must be at most {bound} on this server, got {len(sequences)}", param="n")
+        sequences[0].forks = list(sequences[1:])
+        with self._accepting:
             if self._stopped is not None:
-                raise self._stopped
+                raise type(self._stopped)(str(self._stopped))
             if self._num_accepted + len(sequences) > bound:
                 raise Overloaded(
                     f"the queue is full: {self._num_accepted} of {bound} sequences are accepted and this request has "
@@ -120,8 +149,8 @@ class Scheduler:
                     retry_after_s=1,
                 )
             self._num_accepted += len(sequences)
-        sequences[0].forks = list(sequences[1:])
-        self._inbox.put(_Submit(tuple(sequences), shapes))
+            # Under the lock, so that nothing is put behind the end that `_close` makes.
+            self._inbox.put(_Submit(tuple(sequences), shapes))
 
     def cancel(self, sequences: Many[Sequence]) -> None:
         """Forget sequences: each frees its row with the call that holds it. Ended ones are left alone."""
@@ -130,83 +159,90 @@ class Scheduler:
         self._inbox.put(_Wake())
 
     def _run(self) -> None:
-        while self._stopped is None:
-            try:
-                self._turn()
-            except Exception:
-                log.exception("the scheduler failed; every running sequence ends")
-                self._end_all(InternalError("the scheduler failed; the log says why"))
+        try:
+            while self._stopped is None:
+                try:
+                    self._turn()
+                except Exception:
+                    log.exception("the scheduler failed; every running sequence ends")
+                    self._end_all(InternalError("the scheduler failed; the log says why"))
+        finally:
+            self._close(self._stopped or InternalError("the scheduler failed; the log says why"))
 
     def _turn(self) -> None:
         """Take in what has come, send what can be sent, and only then tell the clients."""
-        for message in self._messages():
-            match message:
-                case _Submit():
-                    self._accept(message)
-                case _Reply():
-                    self._take_reply(message.call, message.outcome)
-                case _Wake():
-                    self._drop_cancelled()
-                case _Stop():
-                    self._close(message.error)
+        self._handle(self._next_message())
+        # One at a time: should one fail, the others are still in the inbox.
+        while self._stopped is None and not self._inbox.empty():
+            self._handle(self._inbox.get())
         self._dispatch()
         self._deliver()
 
-    def _messages(self) -> list[_Submit | _Reply | _Wake | _Stop]:
-        """Wait for a message, or for the end of a pause, and return all that have come."""
-        pause = self._resume_at - time.monotonic()
+    def _next_message(self) -> _Message:
+        """Wait for a message, or for the time to try a failed call again."""
+        times = [outage.resume_at for outage in self._outages.values() if outage.resume_at is not None]
         try:
-            messages = [self._inbox.get(timeout=pause if pause > 0 else None)]
+            return self._inbox.get(timeout=max(0.0, min(times) - time.monotonic()) if times else None)
         except queue.Empty:
-            return [_Wake()]
-        while not self._inbox.empty():
-            messages.append(self._inbox.get())
-        return messages
+            return _Wake()
 
-    def _accept(self, message: _Submit) -> None:
-        first = message.sequences[0]
-        if first.model not in self._queues:
-            self._queues[first.model] = ModelQueue(first.model, message.shapes)
-        self._queues[first.model].waiting.append(first)
+    def _handle(self, message: _Message) -> None:
+        match message:
+            case _Submit():
+                model = message.sequences[0].model
+                queue_ = self._queues.setdefault(model, ModelQueue(model, message.shapes))
+                queue_.waiting.append(message.sequences[0])
+            case _Reply():
+                self._take_reply(message.call, message.outcome)
+            case _Wake():
+                self._drop_cancelled()
+            case _Stop():
+                self._close(message.error)
 
     def _take_reply(self, call: Call, outcome: Arrays | GatewayError) -> None:
         if call not in self._in_flight:
             return
         # Applied while the call still counts as in flight: should this fail, its sequences must be found and ended.
-        chunks = [] if isinstance(outcome, GatewayError) else call.apply(outcome)
-        self._in_flight.remove(call)
+        events = [] if isinstance(outcome, GatewayError) else call.apply(outcome)
+        sent_at = self._in_flight.pop(call)
         queue_ = self._queues[call.model]
         queue_.calls.remove(call)
         if isinstance(outcome, GatewayError):
-            self._take_failure(queue_, call, outcome)
+            self._take_failure(queue_, call, outcome, sent_at)
             return
-        for sequence, chunk in zip(call.sequences, chunks, strict=True):
-            sequence.failing_since = None
-            if sequence.cancelled:
-                self._end(queue_, sequence, None)
-            elif chunk is None:
-                queue_.place(sequence)
-                queue_.release_forks(sequence)
-            elif chunk.finish_reason is None:
-                queue_.place(sequence)
-                self._outbox.append((sequence, chunk))
-            else:
-                self._end(queue_, sequence, chunk)
+        self._outages.pop(call.model, None)
+        for sequence, event in zip(call.sequences, events, strict=True):
+            self._go_on(queue_, sequence, event)
 
-    def _take_failure(self, queue_: ModelQueue, call: Call, error: GatewayError) -> None:
+    def _go_on(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
+        """Put a sequence where its next call will find it, or end it."""
+        ends = isinstance(event, Failure) or (isinstance(event, Chunk) and event.finish_reason is not None)
+        if sequence.cancelled or ends:
+            self._end(queue_, sequence, event)
+            return
+        queue_.place(sequence)
+        queue_.release_forks(sequence)
+        if event is not None:
+            self._outbox.append((sequence, event))
+
+    def _take_failure(self, queue_: ModelQueue, call: Call, error: GatewayError, sent_at: float) -> None:
         """Try again after a pause, as nothing of a failed call has happened; or give up."""
-        now = time.monotonic()
         again = isinstance(error, BackendUnavailable)
-        if again:
-            self._resume_at = now + RETRY_DELAY_S
         for sequence in reversed(call.sequences):
-            since = sequence.failing_since = sequence.failing_since or now
-            if sequence.cancelled:
-                self._end(queue_, sequence, None)
-            elif again and now - since < self._limits.backend_grace_s:
+            if again and not sequence.cancelled:
                 queue_.place(sequence, first=True)
             else:
                 self._end(queue_, sequence, Failure(sequence.choice, error))
+        if not again:
+            return
+        now = time.monotonic()
+        outage = self._outages.setdefault(call.model, _Outage(since=sent_at))
+        outage.resume_at = now + RETRY_DELAY_S
+        if now - outage.since >= self._limits.backend_grace_s:
+            # Whoever waits here has waited for the same server; those in other calls hear of it with their replies.
+            ended = queue_.take_out(lambda _: True)
+            self._outbox += [(sequence, Failure(sequence.choice, error)) for sequence in ended]
+            self._release(len(ended))
 
     def _end(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
         """Let a sequence go, and with it the choices that wait for its prompt."""
@@ -218,7 +254,7 @@ class Scheduler:
         self._release(1 + len(forks))
 
     def _release(self, count: int) -> None:
-        with self._accepted_lock:
+        with self._accepting:
             self._num_accepted -= count
 
     def _drop_cancelled(self) -> None:
@@ -227,37 +263,50 @@ class Scheduler:
 
     def _dispatch(self) -> None:
         """Send calls while some may be in flight; models take turns."""
-        limits = self._limits
-        if time.monotonic() < self._resume_at:
-            return
         for model, queue_ in list(self._queues.items()):
             if queue_.empty:
                 del self._queues[model]
+                self._outages.pop(model, None)
         sent = True
         while sent:
             sent = False
-            for queue_ in self._queues.values():
-                num_running = sum(other.num_running for other in self._queues.values())
-                queue_.admit(limits.max_running - num_running)
-                num_free = limits.max_calls - len(self._in_flight)
-                call = queue_.next_call(num_free, limits.max_calls) if num_free > 0 else None
-                if call is not None:
-                    self._send(call)
-                    sent = True
+            for model in list(self._queues):
+                sent = self._send_one(model) or sent
 
-    def _send(self, call: Call) -> None:
-        self._in_flight.add(call)
+    def _send_one(self, model: ModelVersion) -> bool:
+        """Send the next call of a model, if it has one and it is not to wait; return whether."""
+        outage, limits = self._outages.get(model), self._limits
+        if outage is not None and outage.resume_at is not None:
+            if time.monotonic() < outage.resume_at:
+                return False
+            outage.resume_at = None
+        queue_ = self._queues[model]
+        num_free = limits.max_running - sum(other.num_running for other in self._queues.values())
+        queue_.admit(num_free, alone=num_free == limits.max_running)
+        num_free_calls = limits.max_calls - len(self._in_flight)
+        call = queue_.next_call(num_free_calls, limits.max_calls) if num_free_calls > 0 else None
+        if call is None:
+            return False
+        self._in_flight[call] = time.monotonic()
         self._backend.call(call, lambda outcome: self._inbox.put(_Reply(call, outcome)))
+        # To the end of the line: the next call is another model's, if that has one.
+        self._queues[model] = self._queues.pop(model)
+        return True
 
     def _deliver(self) -> None:
-        outbox, self._outbox = self._outbox, []
-        for sequence, event in outbox:
+        while self._outbox:
+            sequence, event = self._outbox.popleft()
             if not sequence.cancelled:
                 sequence.emit(event)
 
     def _close(self, error: GatewayError) -> None:
-        with self._accepted_lock:
+        """Accept nothing any more, and end what was accepted."""
+        with self._accepting:
             self._stopped = error
+        while not self._inbox.empty():
+            message = self._inbox.get()
+            if isinstance(message, _Submit):
+                self._handle(message)
         self._end_all(error)
 
     def _end_all(self, error: GatewayError) -> None:
@@ -268,6 +317,7 @@ class Scheduler:
             ended += queue_.take_out(lambda _: True)
         self._in_flight.clear()
         self._queues.clear()
+        self._outages.clear()
         self._outbox += [(sequence, Failure(sequence.choice, error)) for sequence in ended]
         self._release(len(ended))
         self._deliver()

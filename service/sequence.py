@@ -77,7 +77,6 @@ class Sequence:
         last_id: The newest token, not yet read by the model.
         num_drawn: Tokens drawn so far: the position of the next uniform.
         cancelled: Set by any thread; the scheduler drops the sequence when it next looks.
-        failing_since: Monotonic seconds of the first of the failed calls in a row, or None.
     """
 
     model: ModelVersion
@@ -94,7 +93,6 @@ class Sequence:
     num_drawn: int = 0
     last_id: int = 0
     cancelled: bool = False
-    failing_since: float | None = None
     uniforms: UniformStream = field(init=False)
 
     def __post_init__(self) -> None:

@@ -4,13 +4,13 @@ One worker process, so that one scheduler sees all rows, and a thread for every 
 """
 
 import math
-import os
 import socket
 import sys
 from typing import Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn has no types of its own
 
+from service.listening import listen
 from service.settings import Settings
 
 # Threads for requests that are refused at once, for /healthz and the like.
@@ -67,11 +67,9 @@ def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, A
 def serve(settings: Settings) -> int:
     """Run until a signal ends it. Returns the exit code."""
     try:
-        listener = socket.create_server((settings.host, settings.port), backlog=BACKLOG)
+        listener = listen(settings.host, settings.port, BACKLOG)
     except OSError as error:
-        print(
-            f"error: cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}", file=sys.stderr
-        )
+        print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"gateway at http://{settings.host}:{listener.getsockname()[1]}", file=sys.stderr, flush=True)
     try:

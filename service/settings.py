@@ -18,7 +18,7 @@ def _address(value: str) -> str:
 class Settings(BaseSettings):
     """Read from `OSTINATO_<NAME>` in the environment, then from the file that `OSTINATO_ENV_FILE` names."""
 
-    model_config = SettingsConfigDict(env_prefix="OSTINATO_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="OSTINATO_", frozen=True, extra="ignore", allow_inf_nan=False)
 
     backends: Annotated[str, AfterValidator(_address)] = Field(
         "127.0.0.1:8500", description="address of the model server, host:port"
@@ -54,12 +54,13 @@ def load_settings() -> Settings:
     file = os.environ.get("OSTINATO_ENV_FILE")
     if file is not None and not Path(file).is_file():
         raise SettingsError(f"OSTINATO_ENV_FILE: there is no file {file}")
-    # PORT is what platforms that run containers set.
     values: dict[str, Any] = {"_env_file": file}
-    if "PORT" in os.environ and "OSTINATO_PORT" not in os.environ:
-        values["port"] = os.environ["PORT"]
     try:
-        return Settings(**values)
+        settings = Settings(**values)
+        if "port" in settings.model_fields_set or "PORT" not in os.environ:
+            return settings
+        # PORT is what platforms that run containers set.
+        return Settings(**values, port=os.environ["PORT"])
     except ValidationError as error:
         problems = (
             f"OSTINATO_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}, got {problem['input']!r}"

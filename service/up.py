@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from service.listening import listen
 from service.settings import Settings
 
 START_TIMEOUT_S = 120.0
@@ -58,15 +59,16 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._parts: list[Part] = []
+        self._num_signals = 0
 
     def run(self) -> int:
         """Run until a part dies or a signal comes. Returns the exit code; 0 after a signal."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _interrupt)
+            signal.signal(number, self._hear)
         try:
             self._start()
             while True:
-                self._check_parts()
+                self._look()
                 time.sleep(POLL_S)
         except Interrupted:
             _say("stopping: accepted requests are finished first (again: at once)")
@@ -75,16 +77,34 @@ class Service:
             _say(f"error: {died}")
             # A part that ends without being asked is a failure, whatever it thinks.
             return died.exit_code or 1
-        except TimeoutError as error:
+        except (TimeoutError, OSError) as error:
             _say(f"error: {error}")
             return 1
         finally:
             self._stop()
 
+    def _hear(self, _number: int, _frame: FrameType | None) -> None:
+        # Noted here and obeyed in `_look`: an exception could come anywhere, in the middle of stopping too.
+        self._num_signals += 1
+
+    def _look(self) -> None:
+        """See whether everything is as it should be.
+
+        Raises:
+            Interrupted: a signal came.
+            PartDied: a part ended.
+        """
+        if self._num_signals:
+            raise Interrupted
+        for part in self._parts:
+            if part.process.poll() is not None:
+                raise PartDied(part)
+
     def _start(self) -> None:
         settings = self._settings
         started = time.monotonic()
-        backend_port = _free_port()
+        port = _require_free(settings.host, settings.port)
+        backend_port = _require_free("127.0.0.1", 0)
         self._launch(
             "model server",
             "model_server",
@@ -94,13 +114,12 @@ class Service:
             "--max_num_load_retries=0",
         )
         self._wait(lambda: _listens(backend_port), "the model server does not open its port")
-        # Picked here, as the gateway's own choice would have to be read from what it prints.
-        port = settings.port or _free_port()
         variables = {"OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}", "OSTINATO_PORT": str(port)}
         self._launch("gateway", "service", "serve", **variables)
-        host = "127.0.0.1" if settings.host in ("", "0.0.0.0", "::") else settings.host
-        self._wait(lambda: _models_ready(host, port) is not None, "no model answers")
-        self._greet(f"http://{host}:{port}", _models_ready(host, port) or ["demo"], time.monotonic() - started)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+        self._wait(lambda: bool(_models_ready(host, port)), "no model answers")
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._greet(f"http://{address}", _models_ready(host, port), time.monotonic() - started)
 
     def _launch(self, name: str, module: str, *arguments: str, **variables: str) -> None:
         process = subprocess.Popen(
@@ -115,15 +134,11 @@ class Service:
     def _wait(self, ready: Callable[[], bool], complaint: str) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not ready():
-            self._check_parts()
+            self._look()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{complaint} after {START_TIMEOUT_S:.0f} s")
             time.sleep(POLL_S)
-
-    def _check_parts(self) -> None:
-        for part in self._parts:
-            if part.process.poll() is not None:
-                raise PartDied(part)
+        self._look()
 
     def _greet(self, url: str, models: list[str], seconds: float) -> None:
         body = f'{{"model": "{models[0]}", "prompt": "The ", "max_tokens": 300, "temperature": 0.7, "stream": true}}'
@@ -133,18 +148,16 @@ class Service:
 
     def _stop(self) -> None:
         """End the gateway first, as it still needs the model server for what it has accepted."""
+        signals_before = self._num_signals
         for part in reversed(self._parts):
-            patience = self._settings.drain_s + EXIT_TIMEOUT_S
             part.process.terminate()
-            try:
-                part.process.wait(patience)
-            except (Interrupted, subprocess.TimeoutExpired):
-                part.process.kill()
-                part.process.wait()
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise Interrupted
+            deadline = time.monotonic() + self._settings.drain_s + EXIT_TIMEOUT_S
+            while part.process.poll() is None:
+                if self._num_signals > signals_before or time.monotonic() > deadline:
+                    # The whole group: gunicorn's worker would go on draining without its master.
+                    os.killpg(part.process.pid, signal.SIGKILL)
+                    part.process.wait()
+                time.sleep(POLL_S)
 
 
 def _die_with_parent() -> None:
@@ -153,8 +166,9 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def _require_free(host: str, port: int) -> int:
+    """Return the port, or a free one for 0; `OSError` says what is wrong before anything is started."""
+    with listen(host, port) as listener:
         return int(listener.getsockname()[1])
 
 
@@ -166,20 +180,17 @@ def _listens(port: int) -> bool:
     return True
 
 
-def _models_ready(host: str, port: int) -> list[str] | None:
-    """Return the names of the models that answer; None while there is none."""
+def _models_ready(host: str, port: int) -> list[str]:
+    """Return the names of the models that answer."""
     connection = http.client.HTTPConnection(host, port, timeout=5)
     try:
         connection.request("GET", "/readyz")
         response = connection.getresponse()
-        body = response.read()
-    except (OSError, http.client.HTTPException):
-        return None
+        return list(json.loads(response.read())["models"]) if response.status == 200 else []
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return []
     finally:
         connection.close()
-    if response.status != 200:
-        return None
-    return list(json.loads(body)["models"])
 
 
 def _say(line: str) -> None:

@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import threading
 import time
 
@@ -26,11 +27,27 @@ def until(condition, timeout=20):
         time.sleep(0.02)
 
 
-def begin(gateway, **fields):
-    """Send a request and return its connection without waiting for the answer."""
-    connection = gateway.connect()
-    connection.request("POST", "/v1/completions", json.dumps({**LONG, **fields}))
-    return connection
+class Pending:
+    """A request that was sent, and whose answer is not waited for until it is asked for."""
+
+    def __init__(self, gateway, **fields):
+        self._connection = gateway.connect()
+        self._connection.request("POST", "/v1/completions", json.dumps({**LONG, **fields}))
+        self._response = None
+        self.sock = self._connection.sock
+
+    @property
+    def response(self):
+        """The answer, once its head has come."""
+        if self._response is None:
+            self._response = self._connection.getresponse()
+        return self._response
+
+    def close(self):
+        """Close both ends of it: a response keeps its socket open."""
+        if self._response is not None:
+            self._response.close()
+        self._connection.close()
 
 
 def is_accepted(gateway):
@@ -41,7 +58,7 @@ def is_accepted(gateway):
 def begin_waiting(gateway):
     """Send requests until one is queued, and return its connection."""
     for _ in range(50):
-        connection = begin(gateway)
+        connection = Pending(gateway)
         if not select.select([connection.sock], [], [], 0.5)[0]:
             return connection
         connection.close()
@@ -52,17 +69,30 @@ def begin_waiting(gateway):
 def test_a_client_that_leaves_frees_its_row(start_gateway, stream):
     """With room for one text, a second one is answered once the first client has gone."""
     gateway = start_gateway(max_running=1, max_queued=0)
-    connection = begin(gateway, stream=stream)
+    connection = Pending(gateway, stream=stream)
     until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 429)
     connection.close()
     until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 200)
 
 
+def test_a_client_that_half_closes_is_told_that_its_text_is_not_whole(gateway):
+    """It counts as gone; should it still read, it does not find a text that looks finished."""
+    for stream in (True, False):
+        pending = Pending(gateway, max_tokens=90_000, stream=stream)
+        time.sleep(0.2)
+        pending.sock.shutdown(socket.SHUT_WR)
+        status, body = pending.response.status, pending.response.read()
+        pending.close()
+        assert b"client_gone" in body
+        assert b"[DONE]" not in body
+        assert stream or status == 499
+
+
 def test_a_client_that_leaves_the_queue_frees_its_place(start_gateway):
     """A request that has not begun is forgotten as well."""
     gateway = start_gateway(max_running=1, max_queued=1)
-    running = begin(gateway, stream=True)
-    running.getresponse()
+    running = Pending(gateway, stream=True)
+    assert running.response.status == 200
     waiting = begin_waiting(gateway)
     assert not is_accepted(gateway)
     waiting.close()
@@ -74,8 +104,8 @@ def test_a_client_that_leaves_the_queue_frees_its_place(start_gateway):
 def test_a_full_queue_answers_at_once_and_says_when_to_come_back(start_gateway):
     """Beyond the bound the answer is 429 with Retry-After, while the running text goes on."""
     gateway = start_gateway(max_running=1, max_queued=0)
-    connection = begin(gateway, stream=True)
-    stream = connection.getresponse()
+    connection = Pending(gateway, stream=True)
+    stream = connection.response
     stream.readline()
     status, headers, body = gateway.ask("POST", "/v1/completions", json.dumps(LONG))
     assert status == 429
@@ -93,8 +123,8 @@ def test_sigterm_lets_accepted_requests_finish_and_refuses_new_ones(start_gatewa
         whole = pool.submit(gateway.text, **{**LONG, "max_tokens": 5_000})
         streamed = pool.submit(gateway.streamed_text, **{**LONG, "max_tokens": 5_000})
         # A request is accepted once its stream has begun; the other one was sent before it.
-        blocker = begin(gateway, stream=True, max_tokens=100_000)
-        blocker.getresponse().readline()
+        blocker = Pending(gateway, stream=True, max_tokens=100_000)
+        blocker.response.readline()
         gateway.send(signal.SIGTERM)
         until(lambda: gateway.ask("POST", "/v1/completions", json.dumps({**LONG, "max_tokens": 1}))[0] == 503)
         status, _, body = gateway.ask("GET", "/readyz")

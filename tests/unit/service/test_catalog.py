@@ -1,6 +1,7 @@
 """Models come and go while the gateway runs; junk in the repository hurts nobody."""
 
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -161,3 +162,39 @@ def test_chunks_are_no_larger_than_allowed(server, tmp_path):
         catalog = Catalog(tmp_path, server, max_chunk=bound)
         catalog.refresh()
         assert catalog.find("demo").shapes.max_steps == expected
+
+
+def test_a_model_that_answers_nonsense_is_no_other_models_trouble(catalog, server, tmp_path):
+    """A model whose probe fails in an unforeseen way is passed over; the next one is served."""
+    add(tmp_path, "aaa", 1)
+    add(tmp_path, "zzz", 1)
+    server.models = {"aaa": {1: ""}, "zzz": {1: ""}}
+    honest = server.predict
+    server.predict = lambda model, *rest: {} if model.name == "aaa" else honest(model, *rest)
+    catalog.refresh()
+    assert [model.ref.name for model in catalog.models()] == ["zzz"]
+
+
+def test_a_server_that_was_away_is_probed_again(catalog, server, tmp_path):
+    """It may have come back as another build: what is promised of it is found out anew."""
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    catalog.refresh()
+    first = catalog.find("demo")
+    server.down = True
+    catalog.refresh()
+    server.down = False
+    catalog.refresh()
+    assert catalog.find("demo") is not first
+
+
+def test_a_version_that_was_replaced_is_read_again(catalog, server, tmp_path):
+    """Another model under the same number is not taken for the old one."""
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    catalog.refresh()
+    first = catalog.find("demo").fingerprint
+    shutil.rmtree(tmp_path / "demo" / "1")
+    add(tmp_path, "demo", 1, weights_sha256="1" * 64)
+    catalog.refresh()
+    assert catalog.find("demo").fingerprint != first

@@ -2,12 +2,13 @@
 
 import itertools
 import queue
+import threading
 import time
 
 import numpy as np
 import pytest
 
-from service.errors import BackendUnavailable, InternalError, Overloaded, ShuttingDown
+from service.errors import BackendUnavailable, InternalError, InvalidRequest, Overloaded, ShuttingDown
 from service.policy import Shapes
 from service.scheduler import Limits, Scheduler
 from service.sequence import Chunk, Failure, ModelVersion, Sampling, Sequence
@@ -256,6 +257,133 @@ def test_two_models_share_the_calls(start):
     scheduler.submit([short.sequence], SHAPES)
     assert short.finish() == alone(max_tokens=4)
     scheduler.cancel([text.sequence for text in long])
+
+
+def test_a_busy_model_leaves_calls_for_another(start):
+    """However many texts one model has, another one's text is drawn in turn with them."""
+    backend = FakeBackend()
+    scheduler = start(backend, max_running=64, max_calls=2)
+    other = ModelVersion("other", 1)
+    for i in range(40):
+        scheduler.submit([Text(max_tokens=10**6, seed=i).sequence], SHAPES)
+    until(lambda: len(backend.calls) > 20)
+    begun = len(backend.calls)
+    late = Text(model=other, max_tokens=40)
+    scheduler.submit([late.sequence], SHAPES)
+    assert late.finish() == alone(max_tokens=40)
+    mine = [i for i, call in enumerate(backend.calls[begun:]) if call.model == other]
+    assert mine[-1] - mine[0] <= 6 * len(mine)
+
+
+def test_a_text_is_tried_again_though_messages_come_during_the_pause(start):
+    """The end of a pause is not missed when something else wakes the scheduler just before it."""
+    backend = FakeBackend()
+    backend.failures = [BackendUnavailable("gone")] * 3
+    scheduler = start(backend)
+    text = Text(max_tokens=5)
+    scheduler.submit([text.sequence], SHAPES)
+    ended = threading.Event()
+
+    def disturb():
+        while not ended.wait(0.001):
+            scheduler.cancel([])
+
+    disturber = threading.Thread(target=disturb)
+    disturber.start()
+    try:
+        assert text.finish() == alone(max_tokens=5)
+    finally:
+        ended.set()
+        disturber.join()
+
+
+def test_an_outage_ends_all_who_wait_for_it_together(start):
+    """Texts that never got a call of their own do not wait for one grace time after another."""
+    backend = FakeBackend()
+    backend.failures = [BackendUnavailable("gone for good") for _ in range(10_000)]
+    scheduler = start(backend, max_running=8, max_queued=200, backend_grace_s=0.4)
+    texts = [Text(seed=i) for i in range(60)]
+    for text in texts:
+        scheduler.submit([text.sequence], SHAPES)
+    assert {str(text.finish(timeout=5)[1]) for text in texts} == {"gone for good"}
+    assert len(backend.calls) < 10
+    until(lambda: scheduler.num_accepted == 0)
+
+
+def test_no_more_sequences_hold_rows_than_may_run(start):
+    """Choices that wait for their prompt count as well."""
+    backend = FakeBackend(held=True)
+    scheduler = start(backend, max_running=6, max_queued=100, max_calls=4)
+    for i in range(5):
+        scheduler.submit([Text(prompt=(1, 2, 3), seed=i, choice=j).sequence for j in range(3)], SHAPES)
+    until(lambda: len(backend.calls) >= 1)
+    assert sum(1 + len(sequence.forks) for call in backend.calls for sequence in call.sequences) <= 6
+    backend.release(10_000)
+    until(lambda: scheduler.num_accepted == 0)
+    assert max(len(call.sequences) for call in backend.calls) <= 6
+
+
+def test_more_choices_than_rows_run_when_nothing_else_does(start):
+    """A request is not refused for ever because it is wide."""
+    scheduler = start(max_running=2, max_queued=20)
+    texts = [Text(choice=i) for i in range(9)]
+    scheduler.submit([text.sequence for text in texts], SHAPES)
+    assert [text.finish() for text in texts] == [alone(choice=i) for i in range(9)]
+
+
+def test_more_choices_than_can_ever_be_accepted_are_an_error_of_the_request(start):
+    """Coming back later would not help, so the answer is not 429."""
+    scheduler = start(max_running=2, max_queued=2)
+    with pytest.raises(InvalidRequest, match="n must be at most 4 on this server, got 5"):
+        scheduler.submit([Text(choice=i).sequence for i in range(5)], SHAPES)
+
+
+def test_a_request_that_races_with_the_end_hears_of_it(start):
+    """Whatever is submitted while the scheduler stops is refused or ended, never forgotten."""
+    for _ in range(30):
+        scheduler = start()
+        texts, refused = [Text(max_tokens=10**6, seed=i) for i in range(40)], []
+
+        def submit(scheduler=scheduler, texts=texts, refused=refused):
+            for text in texts:
+                try:
+                    scheduler.submit([text.sequence], SHAPES)
+                except ShuttingDown:
+                    refused.append(text)
+
+        thread = threading.Thread(target=submit)
+        thread.start()
+        scheduler.stop(ShuttingDown("good night"))
+        thread.join()
+        for text in texts:
+            if text not in refused:
+                assert str(text.finish(timeout=2)[1]) == "good night"
+        assert scheduler.num_accepted == 0
+
+
+def test_a_row_that_is_not_a_number_ends_its_own_text_alone(start):
+    """Neighbours in the same call go on."""
+    backend = FakeBackend()
+    honest = backend.call
+
+    def spoil(call, done):
+        def spoilt(outcome):
+            for row, sequence in enumerate(call.sequences):
+                if sequence.seed == 3:
+                    outcome["state"][row, 0] = np.nan
+            done(outcome)
+
+        honest(call, spoilt)
+
+    backend.call = spoil
+    scheduler = start(backend)
+    texts = [Text(seed=i) for i in range(6)]
+    for text in texts:
+        scheduler.submit([text.sequence], SHAPES)
+    outcomes = [text.finish() for text in texts]
+    assert isinstance(outcomes[3][1], InternalError)
+    del outcomes[3]
+    assert outcomes == [alone(seed=i) for i in range(6) if i != 3]
 
 
 def test_a_fault_in_the_scheduler_ends_the_sequences_and_not_the_service(start):
