@@ -1,16 +1,18 @@
-"""`python -m export`: the command line, and what it shows while it works."""
+"""The command line: options in, exit code out. Knows no TensorFlow until the settings are known to be good."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from contract.errors import ContractError
-from export.config import TrainConfig, load_config
+from export.config import MODELS, RUNS, TrainConfig, load_config
 from export.errors import ExportError
 from export.quiet import import_tensorflow_quietly
 
+_DESCRIPTION = "Train recurrent text generators and publish them as SavedModels."
 _EPILOG = """\
 examples:
   python -m export train --corpus book.txt --name book
@@ -22,13 +24,13 @@ examples:
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; the options of `train` are the fields of `TrainConfig`."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m export", description=__doc__, epilog=_EPILOG, formatter_class=raw)
+    parser = argparse.ArgumentParser("python -m export", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="train a generator and publish it", epilog=_EPILOG, formatter_class=raw)
     train.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options go before it")
     train.add_argument("--if-missing", action="store_true", help="do nothing if the model has a version already")
     for name, field in TrainConfig.model_fields.items():
-        default = "required" if field.is_required() else f"default: {field.default}"
+        default = "required" if field.is_required() else f"default: {field.default}".replace("None", "no limit")
         option = "--" + name.replace("_", "-")
         convert = _converter(field.annotation)
         help_text = f"{field.description} ({default})"
@@ -38,8 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (resume, publish):
         command.add_argument("run", type=Path, help="folder of the training, such as runs/demo")
     for command in (train, resume, publish):
-        command.add_argument("--models-dir", type=Path, default=Path("models"), help="repository (default: models)")
-    train.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of trainings (default: runs)")
+        command.add_argument("--models-dir", type=Path, default=MODELS, help=f"repository (default: {MODELS})")
+    train.add_argument("--runs-dir", type=Path, default=RUNS, help=f"folder of trainings (default: {RUNS})")
     return parser
 
 
@@ -53,12 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0; 1 after an error, told in one line; 130 after Ctrl-C.
+        0; 1 after an error, told in one line; 130 after Ctrl-C. An option that is none ends with 2, by `argparse`.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A sample holds whatever the corpus holds: a terminal that cannot show it must not end the training.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     options = vars(build_parser().parse_args(arguments))
     try:
         return _run(options)
-    except (ExportError, ContractError) as error:
+    except (ExportError, ContractError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

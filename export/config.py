@@ -7,11 +7,15 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from contract.card import ID_PATTERN, Cell
 from export.corpus import Documents
 from export.errors import ConfigError
+
+# Where versions and trainings lie, unless the command line says otherwise.
+MODELS, RUNS = Path("models"), Path("runs")
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
@@ -22,10 +26,11 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=ID_PATTERN, description="name of the model in the repository")
-    corpus: str = Field(description="file, folder, - for standard input, or pydoc-topics")
+    corpus: str = Field(min_length=1, description="file, folder, - for standard input, or pydoc-topics")
     documents: Documents = Field("none", description="what ends with an end mark: none, file, lines or blank-line")
     unit: Literal["character", "word"] = Field("character", description="what a token is")
-    num_words: int | None = Field(None, ge=3, description="keep word ids below this one")
+    # Ids 0 and 1 are special, and one word alone leaves nothing to choose.
+    num_words: int | None = Field(None, ge=4, description="keep word ids below this one; only for words")
     cell: Cell = Field("lstm", description="kind of recurrent layer: simple_rnn, lstm or gru")
     layers: int = Field(1, ge=1, le=8, description="recurrent layers on top of each other")
     units: int = Field(256, ge=1, le=8192, description="width of each layer's state")
@@ -37,10 +42,19 @@ class TrainConfig(BaseModel):
     max_minutes: float | None = Field(None, gt=0, description="stop after this; the learning rate ends there")
     learning_rate: float = Field(4e-3, gt=0, le=1, description="peak of the schedule")
     warmup: Rate = Field(0.05, description="share of the run in which the learning rate rises; then it falls by cosine")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of the kernels and embeddings")
-    clip_norm: float = Field(1.0, gt=0, description="largest norm of all gradients together")
+    weight_decay: float = Field(
+        0.01, ge=0, allow_inf_nan=False, description="AdamW's decay of the kernels and embeddings"
+    )
+    clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False, description="largest norm of all gradients together")
     validation: Rate = Field(0.1, description="share of the text, at its end, that training never sees; 0: none")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the weights, of dropout and of the epochs' offsets")
+
+    @field_validator("num_words")
+    @classmethod
+    def _only_for_words(cls, num_words: int | None, info: ValidationInfo) -> int | None:
+        if num_words is not None and info.data.get("unit") == "character":
+            raise PydanticCustomError("only_for_words", "is for unit = word, and unit is character")
+        return num_words
 
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
@@ -53,7 +67,9 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     if path is not None:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
     try:
         return TrainConfig.model_validate({**values, **overrides})
@@ -67,4 +83,7 @@ def _explain(problem: Any) -> str:
         return f"{field} is required (--{field.replace('_', '-')})"
     if problem["type"] == "extra_forbidden":
         return f"{field} is not a setting; settings are {', '.join(TrainConfig.model_fields)}"
+    if problem["type"] == "string_pattern_mismatch":
+        rule = "1 to 64 letters, digits, dots, dashes and underscores, the first one a letter or a digit"
+        return f"{field}: must be {rule}, got {problem['input']!r}"
     return f"{field}: {problem['msg']}, got {problem['input']!r}"

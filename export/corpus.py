@@ -3,6 +3,7 @@
 Knows encodings and how documents are parted. Does not know tokens.
 """
 
+import codecs
 import hashlib
 import re
 import sys
@@ -43,7 +44,7 @@ class Corpus:
     def split(self, fraction: float) -> tuple["Corpus", "Corpus | None"]:
         """Hold out the last part.
 
-        A running text is cut at a character, documents at the nearest boundary before it.
+        A running text is cut at a character, documents at the nearest boundary before it, but for the first one.
 
         Args:
             fraction: Of the characters, 0 to below 1. At 0 nothing is held out.
@@ -57,12 +58,12 @@ class Corpus:
         if not self.ends:
             head, tail = (self.documents[0][:keep],), (self.documents[0][keep:],)
         else:
-            count = _documents_within(self.documents, keep)
+            count = max(1, _documents_within(self.documents, keep))
             head, tail = self.documents[:count], self.documents[count:]
         if not "".join(head) or not "".join(tail):
             raise CorpusError(
-                f"corpus {self.name}: {self.num_characters} characters in {len(self.documents)} document(s) are too few "
-                f"to hold out validation = {fraction}; give more text or --validation 0"
+                f"corpus {self.name}: {self.num_characters} character(s) in {len(self.documents)} document(s) are too "
+                f"few to hold out validation = {fraction}; give more text or --validation 0"
             )
         return Corpus(self.name, head, self.ends), Corpus(self.name, tail, self.ends)
 
@@ -89,7 +90,7 @@ def read_corpus(source: str, documents: Documents = "none", stdin: BinaryIO | No
     Raises:
         CorpusError: nothing to read, not UTF-8, binary, or no text in it.
     """
-    texts = _read_texts(source, stdin or sys.stdin.buffer)
+    texts = _read_texts(source, stdin)
     if documents == "none":
         parts = ["\n".join(texts)]
     elif documents == "file":
@@ -104,9 +105,9 @@ def read_corpus(source: str, documents: Documents = "none", stdin: BinaryIO | No
     return Corpus(source, kept, ends=documents != "none")
 
 
-def _read_texts(source: str, stdin: BinaryIO) -> list[str]:
+def _read_texts(source: str, stdin: BinaryIO | None) -> list[str]:
     if source == "-":
-        return [_decode(stdin.read(), "standard input")]
+        return [_decode(_read_stdin(stdin or (sys.stdin and sys.stdin.buffer)), "standard input")]
     if source == DEMO:
         from pydoc_data.topics import topics  # noqa: PLC0415 - half a megabyte that only the demo needs
 
@@ -117,6 +118,14 @@ def _read_texts(source: str, stdin: BinaryIO) -> list[str]:
         return [_decode(file.read_bytes(), str(file)) for file in files]
     except OSError as error:
         raise CorpusError(f"corpus {source}: {error.strerror or error}") from error
+
+
+def _read_stdin(stdin: BinaryIO | None) -> bytes:
+    if stdin is None:
+        raise CorpusError("corpus -: standard input is closed")
+    if stdin.isatty():
+        print("reading the corpus from the terminal; Ctrl-D on a line of its own ends it", file=sys.stderr)
+    return stdin.read()
 
 
 def _without_tables(text: str) -> str:
@@ -133,7 +142,9 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _decode(content: bytes, name: str) -> str:
-    """Decode UTF-8, with or without a byte order mark; line ends become `\\n`."""
+    """Decode UTF-8, with or without a byte order mark; every line end becomes a line feed."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise CorpusError(f"corpus {name}: this is UTF-16; convert it first, with: iconv -f UTF-16 -t UTF-8")
     if b"\0" in content:
         raise CorpusError(f"corpus {name}: byte 0 at offset {content.index(0)}: this is binary, not text")
     try:

@@ -1,6 +1,6 @@
 """A text as parallel streams of token ids, cut into windows.
 
-Knows arrays of ids. Does not know where they come from or what is learnt from them.
+Knows corpora, tokenizers and arrays of ids. Does not know what is learnt from them.
 """
 
 from collections.abc import Iterator
@@ -13,17 +13,14 @@ from contract.tokenizer import Tokenizer
 from export.corpus import Corpus
 from export.errors import CorpusError
 
+# Rows of validation: enough for matmuls to be worth it, few enough to start from the zero state seldom.
+VALIDATION_STREAMS = 8
+
 
 def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> np.ndarray:
-    """Return the ids of a corpus, int32 (tokens,), each document followed by the end mark if documents end.
-
-    Raises:
-        CorpusError: fewer than two tokens.
-    """
+    """Return the ids of a corpus, int32 (tokens,), each document followed by the end mark if documents end."""
     end = [tokenizer.special.end] if corpus.ends else []
     ids = [token_id for document in corpus.documents for token_id in tokenizer.encode(document) + end]
-    if len(ids) < 2:
-        raise CorpusError(f"corpus {corpus.name}: at least 2 tokens are needed to learn from, got {len(ids)}")
     return np.asarray(ids, np.int32)
 
 
@@ -64,9 +61,14 @@ class Streams:
         return int(self.inputs.shape[0])
 
     @property
+    def length(self) -> int:
+        """Tokens of each stream."""
+        return int(self.inputs.shape[1])
+
+    @property
     def num_windows(self) -> int:
         """Windows of an epoch; the last may be shorter."""
-        return -(-self.inputs.shape[1] // self.window)
+        return -(-self.length // self.window)
 
     @property
     def num_tokens(self) -> int:
@@ -79,6 +81,55 @@ class Streams:
         Args:
             skip: Start this many steps late, so that another epoch's windows are cut elsewhere.
         """
-        for start in range(skip, self.inputs.shape[1], self.window):
+        for start in range(skip, self.length, self.window):
             stop = start + self.window
             yield self.inputs[:, start:stop].T, self.targets[:, start:stop].T
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a training learns, and the held-out text that its epochs are judged by.
+
+    Attributes:
+        validation: None where nothing is held out.
+        unknown: Id of what the vocabulary does not hold. It is never drawn, and may never have been learnt, so the
+            held-out text is judged by its other tokens alone.
+    """
+
+    train: Streams
+    validation: Streams | None
+    unknown: int
+
+    @classmethod
+    def lay_out(cls, head: Corpus, tail: Corpus | None, tokenizer: Tokenizer, streams: int, window: int) -> Self:
+        """Encode both parts of a corpus.
+
+        Raises:
+            CorpusError: a part is too short, or the vocabulary holds nothing of the tail.
+        """
+        start, unknown = tokenizer.special.start, tokenizer.special.unknown
+        ids = encode_corpus(head, tokenizer)
+        if len(ids) < 2:
+            raise CorpusError(f"corpus {head.name}: at least 2 tokens are needed to learn from, got {len(ids)}")
+        train = Streams.lay_out(ids, start, streams, window)
+        if tail is None:
+            return cls(train, None, unknown)
+        ids = encode_corpus(tail, tokenizer)
+        validation = Streams.lay_out(ids, start, VALIDATION_STREAMS, window) if len(ids) else None
+        dataset = cls(train, validation, unknown)
+        if not dataset.num_judged:
+            raise CorpusError(
+                f"corpus {tail.name}: the vocabulary holds none of the {len(ids)} tokens held out; give more text, "
+                f"another --validation or --validation 0"
+            )
+        return dataset
+
+    @property
+    def num_judged(self) -> int:
+        """Held-out tokens that the validation loss is the mean of."""
+        return int(np.sum(self.validation.targets != self.unknown)) if self.validation else 0
+
+    @property
+    def share_unknown(self) -> float:
+        """Share of the held-out tokens that the vocabulary does not hold."""
+        return 1 - self.num_judged / self.validation.num_tokens if self.validation else 0.0

@@ -1,6 +1,8 @@
 """What a person sees of a training: a progress bar, a line and a sample after each epoch."""
 
+import shutil
 import sys
+import textwrap
 import time
 from types import TracebackType
 from typing import Self
@@ -11,11 +13,13 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from contract.tokenizer import Tokenizer
+from export.runs import Progress
 from export.signatures import Generator
-from export.training import EpochReport
 from export.weights import read_weights
 
 SAMPLE_TOKENS = 200
+# Of these, what is shown: 200 words would fill the screen.
+SAMPLE_CHARACTERS = 400
 # Characters of given text that a sample goes on from.
 SAMPLE_BEGINNING = 40
 SAMPLE_TEMPERATURE = 0.7
@@ -34,9 +38,16 @@ class TerminalDisplay:
         self._writer = writer
         self._validation_loss: float | None = None
         self._tokens, self._started = 0, time.monotonic()
-        # The fraction done may come from a time limit, so the bar counts thousandths, not windows.
-        layout = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
-        self._bar = tqdm(total=1000, bar_format=layout, disable=not sys.stderr.isatty(), leave=False)
+        # The fraction done may come from a time limit, so the bar counts to 1, not windows.
+        self._bar = tqdm(
+            total=1.0,
+            bar_format="{desc} {percentage:3.0f}%|{bar:10}| {remaining} left{postfix}",
+            disable=not sys.stderr.isatty(),
+            leave=False,
+            dynamic_ncols=True,
+            miniters=0,
+            smoothing=0,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -52,22 +63,35 @@ class TerminalDisplay:
 
     def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
         """Move the bar on."""
+        if not self._tokens:
+            # A resumed run begins in the middle: the time left follows from what this process does.
+            self._bar.initial = self._bar.n = fraction
         self._tokens += tokens
-        rate = self._tokens / (time.monotonic() - self._started)
-        validation = "–" if self._validation_loss is None else f"{self._validation_loss:.3f}"
+        validation = "" if self._validation_loss is None else f", val {self._validation_loss:.3f}"
         self._bar.set_description_str(f"epoch {epoch}", refresh=False)
-        self._bar.set_postfix_str(f"loss {train_loss:.3f} val {validation} {rate:,.0f} tokens/s", refresh=False)
-        self._bar.update(int(1000 * fraction) - self._bar.n)
+        self._bar.set_postfix_str(f"loss {train_loss:.3f}{validation}, {self._rate():,.0f} tokens/s", refresh=False)
+        self._bar.update(fraction - self._bar.n)
 
-    def epoch(self, report: EpochReport, model: keras.Model) -> None:
+    def epoch(self, progress: Progress, model: keras.Model) -> None:
         """Print the epoch's losses and what the model writes now."""
-        self._validation_loss = report.validation_loss
-        rate = self._tokens / (time.monotonic() - self._started)
-        validation = "" if report.validation_loss is None else f", validation {report.validation_loss:.3f}"
-        best = ", best so far" if report.is_best else ""
-        say(f"epoch {report.epoch}: loss {report.train_loss:.3f}{validation} nats/token, {rate:,.0f} tokens/s{best}")
-        beginning, text = self._writer.write(model)
-        say("\n".join(f"    {line}" for line in f"[{beginning}]{text}".splitlines()))
+        last = progress.last
+        self._validation_loss = last.validation_loss
+        validation = "" if last.validation_loss is None else f", validation {last.validation_loss:.3f}"
+        best = ", best so far" if progress.best_epoch == progress.epochs else ""
+        losses = f"loss {last.train_loss:.3f}{validation} nats/token"
+        say(f"epoch {progress.epochs}: {losses}, {self._rate():,.0f} tokens/s{best}")
+        say(layout(*self._writer.write(model)))
+
+    def _rate(self) -> float:
+        return self._tokens / max(time.monotonic() - self._started, 1e-9)
+
+
+def layout(beginning: str, text: str) -> str:
+    """Indent a sample and break its lines; a control character, which the terminal would obey, becomes a dot."""
+    shown = f"[{beginning}]{text}"[:SAMPLE_CHARACTERS]
+    width = min(100, shutil.get_terminal_size().columns - 5)
+    visible = ["".join(c if c.isprintable() else "·" for c in line.expandtabs(4)) for line in shown.splitlines()]
+    return "\n".join(f"    {part}" for line in visible for part in textwrap.wrap(line, width) or [""])
 
 
 class SampleWriter:

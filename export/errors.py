@@ -5,7 +5,8 @@ ExportError
 ├── CorpusError       the text cannot be read, or there is too little of it
 ├── UnsupportedModel  a Keras model has a layer or an option that the signatures do not cover
 ├── CheckFailed       the exported graph does not compute what the Keras model computes
-├── TrainingFailed    the loss is not a number
+├── RunError          the folder of a training is damaged, in use or not a training's
+├── TrainingFailed    the loss is not a number, or the model does not fit into memory
 └── PublishError      a version cannot be written into the model repository
 """
 
@@ -30,8 +31,12 @@ class CheckFailed(ExportError):
     """The exported graph does not compute what the Keras model computes; nothing is published."""
 
 
+class RunError(ExportError):
+    """The folder of a training is damaged, in use or not a training's."""
+
+
 class TrainingFailed(ExportError):
-    """The loss is not a number."""
+    """The loss is not a number, or the model does not fit into memory."""
 
 
 class PublishError(ExportError):

@@ -32,6 +32,14 @@ def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
     return keras.Sequential(layers, name=config.name.replace(".", "_"))
 
 
+def count_parameters(config: TrainConfig, vocab_size: int) -> int:
+    """Count the weights of the model that `build_model` would build."""
+    gates, biases = {"simple_rnn": (1, 1), "lstm": (4, 1), "gru": (3, 2)}[config.cell]
+    widths = [config.embedding, *[config.units] * (config.layers - 1)]
+    recurrent = sum(gates * config.units * (width + config.units + biases) for width in widths)
+    return vocab_size * (config.embedding + config.units + 1) + recurrent
+
+
 def zero_states(model: keras.Model, rows: int) -> States:
     """Return the state before any token: per recurrent layer its vectors, float32 (rows, units) each."""
     layers = [layer for layer in model.layers if isinstance(layer, tuple(CELLS.values()))]

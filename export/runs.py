@@ -3,49 +3,91 @@
 Knows files. Does not know how training works.
 """
 
-import dataclasses
-import json
+import contextlib
+import fcntl
 import shutil
-from dataclasses import dataclass, field
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 import tensorflow as tf
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contract.errors import ContractError
 from contract.tokenizer import Tokenizer, load_tokenizer
 from export.config import TrainConfig
-from export.errors import ConfigError
+from export.errors import RunError
 
-RUNS = Path("runs")
-_BEST, _CONFIG, _PROGRESS, _TOKENIZER, _CHECKPOINT = (
-    "best.keras",
-    "config.json",
-    "progress.json",
-    "tokenizer.json",
-    "checkpoint",
-)
+_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS = "config.json", "corpus.json", "tokenizer.json", "progress.json"
+_CHECKPOINTS, _BEST = "checkpoint", "best"
+_OWN = {_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS, f".{_PROGRESS}", _CHECKPOINTS, _BEST}
 
 
-@dataclass
-class Progress:
-    """Where a run stands after its last whole epoch.
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CorpusFacts(_Record):
+    """What a run learns from, as the card of its version will say it."""
+
+    corpus: str
+    corpus_sha256: str
+    corpus_characters: int
+    train_tokens: int
+    validation_tokens: int
+
+
+class Epoch(_Record):
+    """One epoch's outcome.
 
     Attributes:
-        epochs: Whole epochs done.
-        seconds: Spent in them.
-        tokens: Trained on in them.
-        best_epoch: The epoch whose weights are in `best.keras`.
-        best_loss: Its loss in nats per token, on the held-out tail where there is one.
-        losses: (train, validation) of each epoch, nats per token.
+        train_loss: Nats per token, with dropout, while the weights change.
+        validation_loss: Nats per token of the held-out text; None where nothing is held out.
+        tokens: Trained on since the run began.
+        seconds: Spent since the run began, interruptions left out.
     """
 
-    epochs: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    best_epoch: int = 0
-    best_loss: float = float("inf")
-    losses: list[tuple[float, float | None]] = field(default_factory=list)
+    train_loss: float
+    validation_loss: float | None
+    tokens: int
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """What epochs are compared by."""
+        return self.train_loss if self.validation_loss is None else self.validation_loss
+
+
+class Progress(_Record):
+    """Where a run stands after its last epoch."""
+
+    history: tuple[Epoch, ...] = ()
+
+    def after(self, epoch: Epoch) -> "Progress":
+        """Return the progress after one more epoch."""
+        return Progress(history=(*self.history, epoch))
+
+    @property
+    def epochs(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    @property
+    def last(self) -> Epoch:
+        """The last epoch; before the first one, an epoch of nothing."""
+        return self.history[-1] if self.history else Epoch(train_loss=0, validation_loss=None, tokens=0, seconds=0)
+
+    @property
+    def best_epoch(self) -> int:
+        """Number of the epoch with the least loss, from 1, the earlier of two alike; 0 before the first."""
+        losses = [epoch.loss for epoch in self.history]
+        return losses.index(min(losses)) + 1 if losses else 0
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch with the least loss."""
+        return self.history[self.best_epoch - 1]
 
 
 class RunFolder:
@@ -54,54 +96,143 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def create(self, config: TrainConfig, tokenizer: Tokenizer) -> None:
-        """Start afresh; what another training of the name left here is removed."""
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other trainings out of the folder; the lock lies beside it and ends with the process.
+
+        Raises:
+            RunError: another training is at work in it.
+        """
+        place = self.path.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.with_name(f".{place.name}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"{self.path}: another training is at work here; give one of them another --name"
+                ) from None
+            yield
+
+    def create(self, config: TrainConfig, tokenizer: Tokenizer, facts: CorpusFacts) -> Path | None:
+        """Start afresh.
+
+        Returns:
+            Where the training is now that lay here before, `runs/<name>~`; None if there was none with a whole epoch.
+
+        Raises:
+            RunError: the folder holds something that no training wrote.
+        """
+        strangers = sorted({path.name for path in self.path.iterdir()} - _OWN) if self.path.exists() else []
+        if strangers:
+            raise RunError(
+                f"{self.path}: {strangers[0]} was not written by a training; choose another --name or --runs-dir"
+            )
+        aside = self._set_aside() if (self.path / _PROGRESS).exists() else None
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
-        (self.path / _CONFIG).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        (self.path / _TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
+        for name, text in (
+            (_CONFIG, config.model_dump_json(indent=1)),
+            (_CORPUS, facts.model_dump_json(indent=1)),
+            (_TOKENIZER, tokenizer.to_json()),
+        ):
+            (self.path / name).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        return aside
 
-    def load(self) -> tuple[TrainConfig, Tokenizer]:
+    def _set_aside(self) -> Path:
+        # No name of a model ends in ~, so this is no other run's folder.
+        aside = self.path.with_name(f"{self.path.name}~")
+        shutil.rmtree(aside, ignore_errors=True)
+        return self.path.rename(aside)
+
+    def load(self) -> tuple[TrainConfig, Tokenizer, CorpusFacts]:
         """Read what `create` wrote.
 
         Raises:
-            ConfigError: this is not the folder of a run.
+            RunError: this is not the folder of a run.
         """
         try:
             config = TrainConfig.model_validate_json((self.path / _CONFIG).read_bytes())
-            return config, load_tokenizer(self.path / _TOKENIZER)
+            facts = CorpusFacts.model_validate_json((self.path / _CORPUS).read_bytes())
+            return config, load_tokenizer(self.path / _TOKENIZER), facts
         except (OSError, ContractError, ValueError) as error:
-            raise ConfigError(f"{self.path}: not the folder of a training run ({error})") from error
+            raise RunError(f"{self.path}: not the folder of a training run ({_in_one_line(error)})") from error
 
-    def save(self, checkpoint: tf.train.Checkpoint, progress: Progress) -> None:
-        """Write the checkpoint, then the progress that refers to it: a kill in between repeats an epoch."""
-        checkpoint.write(str(self.path / _CHECKPOINT / str(progress.epochs)))
-        draft = self.path / f".{_PROGRESS}"
-        draft.write_text(json.dumps(dataclasses.asdict(progress)), encoding="utf-8")
-        draft.replace(self.path / _PROGRESS)
-        for old in (self.path / _CHECKPOINT).glob(f"{progress.epochs - 1}.*"):
-            old.unlink()
+    def progress(self) -> Progress:
+        """Read where the run stands; one without a whole epoch stands at the beginning.
 
-    def restore(self, checkpoint: tf.train.Checkpoint) -> Progress:
-        """Load the last whole epoch into `checkpoint`; a run without one starts at the beginning."""
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.path / _PROGRESS
         try:
-            progress = Progress(**json.loads((self.path / _PROGRESS).read_text(encoding="utf-8")))
+            return Progress.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return Progress()
-        checkpoint.read(str(self.path / _CHECKPOINT / str(progress.epochs))).assert_consumed()
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: damaged ({_in_one_line(error)})") from error
+
+    def save(self, checkpoint: tf.train.Checkpoint, model: keras.Model, progress: Progress) -> None:
+        """Keep an epoch, and its model if it is the best.
+
+        Weights come first, then the progress that names them, then what it no longer names goes: whenever this is
+        killed, the folder holds one whole epoch and the best one.
+
+        Raises:
+            OSError: the disk did not take it.
+        """
+        try:
+            checkpoint.write(str(self.path / _CHECKPOINTS / str(progress.epochs)))
+            if progress.best_epoch == progress.epochs:
+                self._best(progress).parent.mkdir(exist_ok=True)
+                model.save(self._best(progress))
+            draft = self.path / f".{_PROGRESS}"
+            draft.write_text(progress.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            draft.replace(self.path / _PROGRESS)
+            self._remove_superseded(progress)
+        except (OSError, tf.errors.OpError) as error:
+            raise OSError(f"{self.path}: epoch {progress.epochs} cannot be kept ({_in_one_line(error)})") from error
+
+    def _best(self, progress: Progress) -> Path:
+        return self.path / _BEST / f"{progress.best_epoch}.keras"
+
+    def _remove_superseded(self, progress: Progress) -> None:
+        for path in (self.path / _CHECKPOINTS).iterdir():
+            if not path.name.startswith(f"{progress.epochs}."):
+                path.unlink()
+        for path in (self.path / _BEST).iterdir():
+            if path != self._best(progress):
+                path.unlink()
+
+    def restore(self, checkpoint: tf.train.Checkpoint) -> Progress:
+        """Load the last whole epoch into `checkpoint`; a run without one starts at the beginning.
+
+        Raises:
+            RunError: a file is damaged or missing.
+        """
+        progress = self.progress()
+        if progress.epochs:
+            path = self.path / _CHECKPOINTS / str(progress.epochs)
+            try:
+                checkpoint.read(str(path)).assert_consumed()
+            except (OSError, ValueError, LookupError, AssertionError, tf.errors.OpError) as error:
+                raise RunError(f"{path}: damaged or missing ({_in_one_line(error)})") from error
         return progress
 
-    def save_best(self, model: keras.Model) -> None:
-        """Keep a model as the best so far."""
-        draft = self.path / f".{_BEST}"
-        model.save(draft.with_suffix(".draft.keras"))
-        draft.with_suffix(".draft.keras").replace(self.path / _BEST)
+    def load_best(self, progress: Progress) -> keras.Model:
+        """Load the best model so far.
 
-    @property
-    def has_best(self) -> bool:
-        """Whether any epoch has been kept."""
-        return (self.path / _BEST).exists()
+        Raises:
+            RunError: its file is damaged or missing.
+        """
+        try:
+            return keras.models.load_model(self._best(progress))
+        except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+            raise RunError(f"{self._best(progress)}: damaged or missing ({_in_one_line(error)})") from error
 
-    def load_best(self) -> keras.Model:
-        """Load the best model so far."""
-        return keras.models.load_model(self.path / _BEST)
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".removeprefix(": ")
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

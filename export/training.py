@@ -5,7 +5,7 @@ Knows optimisation. Does not know where text comes from, what the screen shows o
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Protocol
 
 import keras
@@ -13,23 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from export.config import TrainConfig
-from export.dataset import Streams
+from export.dataset import Dataset
 from export.errors import TrainingFailed
 from export.model import forward, zero_states
-from export.runs import Progress, RunFolder
+from export.runs import Epoch, Progress, RunFolder
 
 # The last share of the peak learning rate, at the end of the cosine.
 FINAL_RATE = 0.02
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """One epoch's outcome; losses in nats per token, None where nothing is held out."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float | None
-    is_best: bool
 
 
 class Display(Protocol):
@@ -38,8 +28,8 @@ class Display(Protocol):
     def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
         """Show one update: the epoch's mean loss so far, tokens just trained on, and how much of the run is done."""
 
-    def epoch(self, report: EpochReport, model: keras.Model) -> None:
-        """Show the end of an epoch."""
+    def epoch(self, progress: Progress, model: keras.Model) -> None:
+        """Show the end of an epoch, the last one of the progress."""
 
 
 def learning_rate_at(fraction: float, peak: float, warmup: float) -> float:
@@ -53,93 +43,119 @@ def learning_rate_at(fraction: float, peak: float, warmup: float) -> float:
 class Trainer:
     """A model, its optimizer and the text; `run` trains until the epochs or the minutes are used up."""
 
-    def __init__(self, config: TrainConfig, model: keras.Model, train: Streams, validation: Streams | None) -> None:
+    def __init__(
+        self, config: TrainConfig, model: keras.Model, dataset: Dataset, obey: Callable[[], None] = lambda: None
+    ) -> None:
         """Prepare a training.
 
         Args:
             config: Its settings.
             model: As `export.model.build_model` returns it.
-            train: What is learnt.
-            validation: What the epochs are judged by; None judges by the training loss.
+            dataset: What is learnt, and what the epochs are judged by; without the latter it is the training loss.
+            obey: Called between two steps. What it raises ends the training; the folder holds the last whole epoch.
         """
-        self.config, self.model, self.train, self.validation = config, model, train, validation
+        self.config, self.model, self.dataset, self.obey = config, model, dataset, obey
         self.optimizer = keras.optimizers.AdamW(
             config.learning_rate, weight_decay=config.weight_decay, beta_2=0.99, global_clipnorm=config.clip_norm
         )
         self.optimizer.exclude_from_weight_decay(var_names=["bias"])
         self.optimizer.build(model.trainable_variables)
-        self.checkpoint = tf.train.Checkpoint(model=model, optimizer=self.optimizer)
-        self._update = tf.function(self._update_step, reduce_retracing=True)
-        self._evaluate = tf.function(self._evaluate_step, reduce_retracing=True)
+        # Keras leaves the states of dropout's generators out of what TensorFlow tracks; a resumed run needs them.
+        dropout = [variable.value for variable in model.non_trainable_variables]
+        self.checkpoint = tf.train.Checkpoint(model=model, optimizer=self.optimizer, dropout=dropout)
+        # One graph for windows of every length: with two, a resumed run would not be equal to the bit.
+        token_ids = tf.TensorSpec([None, None], tf.int32)
+        states = tf.nest.map_structure(lambda s: tf.TensorSpec([None, s.shape[1]], s.dtype), zero_states(model, 1))
+        signature = [token_ids, token_ids, states]
+        self._update = tf.function(self._update_step, input_signature=signature)
+        self._evaluate = tf.function(self._evaluate_step, input_signature=signature)
 
     def run(self, folder: RunFolder, display: Display) -> Progress:
         """Train, keeping each epoch in the folder and the best one as such.
 
+        Args:
+            folder: Where the run lies; one that holds epochs already is gone on with.
+            display: What to tell the progress to.
+
         Returns:
-            Where the run stands. `KeyboardInterrupt` passes through: the folder holds the last whole epoch.
+            Where the run stands.
 
         Raises:
-            TrainingFailed: the loss is not a number.
+            TrainingFailed: the loss or a weight is not a number.
+            RunError: the folder is damaged.
+            OSError: the disk did not take an epoch.
         """
         progress = folder.restore(self.checkpoint)
-        started = time.monotonic() - progress.seconds
-        while progress.epochs < self.config.epochs and self._fraction(progress, started, 0) < 1:
-            losses = self._train_epoch(progress, started, display)
-            validation_loss = self._mean_loss(self.validation) if self.validation else None
-            self._note(progress, float(np.mean(losses)), validation_loss, time.monotonic() - started)
-            is_best = progress.best_epoch == progress.epochs
-            if is_best:
-                folder.save_best(self.model)
-            folder.save(self.checkpoint, progress)
-            display.epoch(EpochReport(progress.epochs, *progress.losses[-1], is_best), self.model)
+        started = time.monotonic() - progress.last.seconds
+        # The first epoch takes place however little time there is: without it there would be nothing to publish.
+        while progress.epochs == 0 or self._fraction(progress, started, 0) < 1:
+            train_loss, tokens = self._train_epoch(progress, started, display)
+            validation_loss = self._validate(progress)
+            tokens, seconds = progress.last.tokens + tokens, time.monotonic() - started
+            epoch = Epoch(train_loss=train_loss, validation_loss=validation_loss, tokens=tokens, seconds=seconds)
+            progress = progress.after(epoch)
+            folder.save(self.checkpoint, self.model, progress)
+            display.epoch(progress, self.model)
+            self.obey()
         return progress
-
-    def _note(self, progress: Progress, train_loss: float, validation_loss: float | None, seconds: float) -> None:
-        progress.epochs += 1
-        progress.seconds = seconds
-        progress.losses.append((train_loss, validation_loss))
-        loss = train_loss if validation_loss is None else validation_loss
-        if loss < progress.best_loss:
-            progress.best_epoch, progress.best_loss = progress.epochs, loss
 
     def _fraction(self, progress: Progress, started: float, windows: int) -> float:
         """Return how much of the run is done: by its updates or by its minutes, whichever is further."""
-        by_epochs = (progress.epochs + windows / self.train.num_windows) / self.config.epochs
+        by_epochs = (progress.epochs + windows / self.dataset.train.num_windows) / self.config.epochs
         limit = self.config.max_minutes
         return max(by_epochs, (time.monotonic() - started) / (60 * limit) if limit else 0.0)
 
-    def _train_epoch(self, progress: Progress, started: float, display: Display) -> list[float]:
-        """Pass over the text once, or until the minutes are used up; return each window's loss."""
-        rng = np.random.default_rng([self.config.seed, progress.epochs])
-        # Each epoch cuts its windows elsewhere, or every update would truncate at the same places.
-        skip = int(rng.integers(0, max(1, min(self.train.window, self.train.inputs.shape[1] // 2))))
-        states = zero_states(self.model, self.train.rows)
-        losses: list[float] = []
-        for inputs, targets in self.train.windows(skip):
-            fraction = self._fraction(progress, started, len(losses))
-            if fraction >= 1:
+    def _train_epoch(self, progress: Progress, started: float, display: Display) -> tuple[float, int]:
+        """Pass over the text once, or until the minutes are used up, but for one window at least.
+
+        Returns:
+            Mean loss in nats per token, and the tokens trained on.
+        """
+        streams = self.dataset.train
+        states = zero_states(self.model, streams.rows)
+        total, tokens = 0.0, 0
+        for count, (inputs, targets) in enumerate(streams.windows(self._skip(progress))):
+            fraction = self._fraction(progress, started, count)
+            if count and fraction >= 1:
                 break
             rate = learning_rate_at(fraction, self.config.learning_rate, self.config.warmup)
             self.optimizer.learning_rate.assign(rate)
             loss, states = self._update(tf.constant(inputs), tf.constant(targets), states)
-            losses.append(float(loss))
-            if not math.isfinite(losses[-1]):
-                raise TrainingFailed(
-                    f"the loss is {losses[-1]} in epoch {progress.epochs + 1}; lower --learning-rate "
-                    f"(now {self.config.learning_rate}) or --clip-norm (now {self.config.clip_norm})"
-                )
-            progress.tokens += inputs.size
-            display.window(progress.epochs + 1, float(np.mean(losses)), inputs.size, fraction)
-        return losses
+            self._require_number(float(loss), "the loss", progress)
+            total, tokens = total + float(loss) * inputs.size, tokens + inputs.size
+            display.window(progress.epochs + 1, total / tokens, inputs.size, fraction)
+            self.obey()
+        return total / tokens, tokens
 
-    def _mean_loss(self, streams: Streams) -> float:
-        """Return nats per token over whole streams, with carried state and without dropout."""
+    def _skip(self, progress: Progress) -> int:
+        """Draw where an epoch begins: each cuts its windows elsewhere, or all would truncate at the same places."""
+        rng = np.random.default_rng([self.config.seed, progress.epochs])
+        streams = self.dataset.train
+        return int(rng.integers(0, max(1, min(streams.window, streams.length // 2))))
+
+    def _validate(self, progress: Progress) -> float | None:
+        """Return nats per known token of the held-out streams, with carried state and without dropout."""
+        # The last update of an epoch can spoil the weights, and without validation no loss would tell.
+        for weight in self.model.trainable_variables:
+            self._require_number(float(tf.reduce_sum(tf.abs(weight))), f"the sum of |{weight.path}|", progress)
+        streams = self.dataset.validation
+        if streams is None:
+            return None
         states = zero_states(self.model, streams.rows)
         total = 0.0
         for inputs, targets in streams.windows():
             loss, states = self._evaluate(tf.constant(inputs), tf.constant(targets), states)
-            total += float(loss) * inputs.size
-        return total / streams.num_tokens
+            total += float(loss)
+            self.obey()
+        return self._require_number(total / self.dataset.num_judged, "the validation loss", progress)
+
+    def _require_number(self, value: float, name: str, progress: Progress) -> float:
+        if math.isfinite(value):
+            return value
+        raise TrainingFailed(
+            f"{name} is {value} in epoch {progress.epochs + 1}; lower --learning-rate "
+            f"(now {self.config.learning_rate}) or --clip-norm (now {self.config.clip_norm})"
+        )
 
     def _update_step(self, inputs, targets, states):  # noqa: ANN001, ANN202 - traced by TensorFlow
         variables = self.model.trainable_variables
@@ -152,4 +168,5 @@ class Trainer:
 
     def _evaluate_step(self, inputs, targets, states):  # noqa: ANN001, ANN202 - traced by TensorFlow
         logits, states = forward(self.model, inputs, states, training=False)
-        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)), states
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+        return tf.reduce_sum(tf.where(targets == self.dataset.unknown, 0.0, losses)), states

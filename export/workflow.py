@@ -1,138 +1,212 @@
 """From corpus to published version: the order of the steps, and what is kept when they are interrupted."""
 
-import signal
+import os
+import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-
-import keras
 
 from contract.card import TrainingReport
 from contract.tokenizer import CharacterTokenizer, Tokenizer, WordTokenizer
-from export.config import TrainConfig
+from export.config import MODELS, TrainConfig
 from export.corpus import Corpus, read_corpus
-from export.dataset import Streams, encode_corpus
+from export.dataset import Dataset
 from export.display import SampleWriter, TerminalDisplay, say
-from export.model import build_model
+from export.errors import CorpusError, ExportError, PublishError, RunError
+from export.interrupts import Interrupts
+from export.memory import require_memory
+from export.model import build_model, count_parameters
 from export.publishing import publish
-from export.runs import Progress, RunFolder
+from export.runs import CorpusFacts, Progress, RunFolder
 from export.training import Trainer
 
-# Rows of validation: enough for matmuls to be worth it, few enough to start from the zero state seldom.
-VALIDATION_STREAMS = 8
+# Fewer leave nothing to choose between when a text is sampled.
+MIN_VOCABULARY = 2
+
+
+@dataclass(frozen=True)
+class Material:
+    """A corpus made ready: what is learnt from it, and what is said about it."""
+
+    corpus: Corpus
+    dataset: Dataset
+    sample_text: str
+
+    @classmethod
+    def prepare(cls, config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> "Material":
+        """Part, encode and lay out a corpus.
+
+        Raises:
+            CorpusError: there is too little of it.
+            TrainingFailed: the model and a window of it do not fit into memory.
+        """
+        head, tail = corpus.split(config.validation)
+        dataset = Dataset.lay_out(head, tail, tokenizer, config.streams, config.window)
+        vocab_size, streams = len(tokenizer.tokens), dataset.train
+        window_tokens = streams.rows * min(streams.window, streams.length)
+        require_memory(config, count_parameters(config, vocab_size), vocab_size, window_tokens)
+        return cls(corpus, dataset, "\n".join((tail or head).documents))
+
+    @property
+    def facts(self) -> CorpusFacts:
+        """What the card says of it."""
+        return CorpusFacts(
+            corpus=self.corpus.name,
+            corpus_sha256=self.corpus.sha256(),
+            corpus_characters=self.corpus.num_characters,
+            train_tokens=self.dataset.train.num_tokens,
+            validation_tokens=self.dataset.num_judged,
+        )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A training that has its folder, and where its version goes."""
+
+    folder: RunFolder
+    models_dir: Path
+    config: TrainConfig
+    tokenizer: Tokenizer
+    facts: CorpusFacts
+
+    def train_and_publish(self, material: Material) -> None:
+        try:
+            _introduce(self.config, self.tokenizer, material)
+            with Interrupts() as interrupts:
+                self.publish(self._train(material, interrupts), interrupts)
+        except (KeyboardInterrupt, ExportError, OSError) as error:
+            self._say_how_to_go_on(can_resume=isinstance(error, KeyboardInterrupt | OSError))
+            raise
+
+    def _train(self, material: Material, interrupts: Interrupts) -> Progress:
+        model = build_model(self.config, len(self.tokenizer.tokens))
+        trainer = Trainer(self.config, model, material.dataset, interrupts.obey)
+        epochs_before = self.folder.progress().epochs
+        with TerminalDisplay(SampleWriter(self.tokenizer, material.sample_text, self.config.seed)) as display:
+            progress = trainer.run(self.folder, display)
+        if progress.epochs == epochs_before:
+            say(f"nothing is left to train: {progress.epochs} epochs are done")
+        return progress
+
+    def publish(self, progress: Progress, interrupts: Interrupts) -> None:
+        """Publish the best epoch. Ctrl-C during the last step comes too late: then the version is there."""
+        model, best = self.folder.load_best(progress), progress.best
+        interrupts.obey()
+        report = _report(self.config, self.facts, progress)
+        place = publish(model, self.tokenizer, self.config.name, self.models_dir, report)
+        kind = "training" if best.validation_loss is None else "validation"
+        say(f"published {place}: epoch {progress.best_epoch}, {kind} loss {best.loss:.3f}")
+
+    def _say_how_to_go_on(self, *, can_resume: bool) -> None:
+        progress = self.folder.progress()
+        say(f"stopped after {progress.epochs} whole epoch(s)")
+        if progress.epochs:
+            say(f"publish the best, epoch {progress.best_epoch}, with:  {self.command('publish')}")
+        if can_resume:
+            say(f"go on with:  {self.command('resume')}")
+
+    def command(self, name: str) -> str:
+        """Return the command line that does something else with this training."""
+        words = ["python", "-m", "export", name, str(self.folder.path)]
+        return shlex.join(words if self.models_dir == MODELS else [*words, "--models-dir", str(self.models_dir)])
 
 
 def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
     """Train from the beginning and publish the best epoch. Returns the exit code."""
+    _require_writable(models_dir / config.name)
     corpus = read_corpus(config.corpus, config.documents)
-    head, _ = corpus.split(config.validation)
-    tokenizer = train_tokenizer(config, head)
-    # A command that cannot work must not cost the run that lies in its place.
-    encode_corpus(head, tokenizer)
+    tokenizer = train_tokenizer(config, corpus.split(config.validation)[0])
+    material = Material.prepare(config, corpus, tokenizer)
     folder = RunFolder(runs_dir / config.name)
-    folder.create(config, tokenizer)
-    return _train_and_publish(config, corpus, tokenizer, folder, models_dir)
+    with folder.alone():
+        # A command that cannot work must not cost the run that lies in its place: only now.
+        aside = folder.create(config, tokenizer, material.facts)
+        if aside:
+            say(f"the training that lay in {folder.path} is now in {aside}")
+        _Job(folder, models_dir, config, tokenizer, material.facts).train_and_publish(material)
+    return 0
 
 
 def resume(run: Path, models_dir: Path) -> int:
     """Go on after the last whole epoch of a run and publish its best one. Returns the exit code."""
     folder = RunFolder(run)
-    config, tokenizer = folder.load()
-    return _train_and_publish(config, read_corpus(config.corpus, config.documents), tokenizer, folder, models_dir)
+    job = _Job(folder, models_dir, *folder.load())
+    _require_writable(models_dir / job.config.name)
+    with folder.alone():
+        corpus = read_corpus(job.config.corpus, job.config.documents)
+        if corpus.sha256() != job.facts.corpus_sha256:
+            raise CorpusError(
+                f"corpus {corpus.name}: this is not the text that {run} began with; it has {corpus.num_characters:,} "
+                f"characters, and that one had {job.facts.corpus_characters:,}"
+            )
+        job.train_and_publish(Material.prepare(job.config, corpus, job.tokenizer))
+    return 0
 
 
 def publish_best(run: Path, models_dir: Path) -> int:
     """Publish the best epoch of a run as it stands. Returns the exit code."""
     folder = RunFolder(run)
-    config, tokenizer = folder.load()
-    if not folder.has_best:
-        say(f"{run} has no whole epoch yet; go on with: python -m export resume {run}")
-        return 1
-    place = publish(folder.load_best(), tokenizer, config.name, models_dir)
-    say(f"published {place}")
+    job = _Job(folder, models_dir, *folder.load())
+    _require_writable(models_dir / job.config.name)
+    progress = folder.progress()
+    if not progress.epochs:
+        raise RunError(f"{run}: no epoch is whole yet; go on with: {job.command('resume')}")
+    with Interrupts() as interrupts:
+        job.publish(progress, interrupts)
     return 0
 
 
 def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
-    """Build the vocabulary from the part of the text that training sees."""
+    """Build the vocabulary from the part of the text that training sees.
+
+    Raises:
+        CorpusError: it is too small.
+    """
     if config.unit == "character":
-        return CharacterTokenizer.train("".join(corpus.documents), end_mark=corpus.ends)
-    return WordTokenizer.train(corpus.documents, num_words=config.num_words, end_mark=corpus.ends)
+        tokenizer: Tokenizer = CharacterTokenizer.train("".join(corpus.documents), end_mark=corpus.ends)
+    else:
+        tokenizer = WordTokenizer.train(corpus.documents, num_words=config.num_words, end_mark=corpus.ends)
+    num_texts = sum(bool(tokenizer.decode([i])) for i in range(len(tokenizer.tokens)))
+    if num_texts < MIN_VOCABULARY:
+        raise CorpusError(
+            f"corpus {corpus.name}: at least {MIN_VOCABULARY} different {config.unit}s are needed, got {num_texts}"
+        )
+    return tokenizer
 
 
-def _train_and_publish(
-    config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer, folder: RunFolder, models_dir: Path
-) -> int:
-    # Set before the weights are drawn and in force in `resume` too: dropout and weights come from it.
-    keras.utils.set_random_seed(config.seed)
-    head, tail = corpus.split(config.validation)
-    train_ids = encode_corpus(head, tokenizer)
-    start = tokenizer.special.start
-    streams = Streams.lay_out(train_ids, start, config.streams, config.window)
-    validation = tail and Streams.lay_out(encode_corpus(tail, tokenizer), start, VALIDATION_STREAMS, config.window)
-    model = build_model(config, len(tokenizer.tokens))
-    _introduce(config, corpus, tokenizer, model, streams, validation)
-    trainer = Trainer(config, model, streams, validation)
-    writer = SampleWriter(tokenizer, "\n".join((tail or head).documents), config.seed)
-    with TerminalDisplay(writer) as display:
-        try:
-            progress = trainer.run(folder, display)
-        except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            display.close()
-            _say_how_to_go_on(folder)
-            return 130
-    report = _report(config, corpus, streams, validation, progress)
-    place = publish(folder.load_best(), tokenizer, config.name, models_dir, report)
-    say(f"published {place}, epoch {progress.best_epoch}, {_loss_name(validation)} {progress.best_loss:.3f}")
-    return 0
+def _require_writable(home: Path) -> None:
+    """Refuse before the training what would fail after it."""
+    nearest = next(path for path in (home, *home.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise PublishError(f"a version cannot be written to {home}: {nearest} is not a folder, or it is read-only")
 
 
-def _introduce(
-    config: TrainConfig,
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    model: keras.Model,
-    streams: Streams,
-    validation: Streams | None,
-) -> None:
+def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material) -> None:
+    corpus, dataset, vocab_size = material.corpus, material.dataset, len(tokenizer.tokens)
+    held_out = dataset.validation.num_tokens if dataset.validation else 0
+    unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
     say(
-        f"corpus {corpus.name}: {corpus.num_characters:,} characters, {len(corpus.documents)} document(s), "
-        f"{streams.num_tokens:,} tokens to learn from, {validation.num_tokens if validation else 0:,} held out, "
-        f"vocabulary {len(tokenizer.tokens):,}"
+        f"corpus {corpus.name}: {corpus.num_characters:,} characters in {len(corpus.documents):,} document(s), "
+        f"vocabulary {vocab_size:,}"
     )
+    say(f"{dataset.train.num_tokens:,} tokens to learn from, {held_out:,} held out{unknown}")
     say(
         f"model {config.name}: {config.layers} × {config.cell}, {config.units} units, "
-        f"{model.count_params():,} parameters, {streams.rows} streams × {config.window} steps"
+        f"{count_parameters(config, vocab_size):,} parameters, {dataset.train.rows} streams × {config.window} steps"
     )
-    if validation is None:
+    if not held_out:
         print("warning: nothing is held out: the loss says how well the text is remembered, no more", file=sys.stderr)
 
 
-def _say_how_to_go_on(folder: RunFolder) -> None:
-    say("\nstopped.")
-    if folder.has_best:
-        say(f"the best epoch so far is kept; publish it with:  python -m export publish {folder.path}")
-    say(f"go on after the last whole epoch with:  python -m export resume {folder.path}")
-
-
-def _loss_name(validation: Streams | None) -> str:
-    return "validation loss" if validation else "training loss"
-
-
-def _report(
-    config: TrainConfig, corpus: Corpus, streams: Streams, validation: Streams | None, progress: Progress
-) -> TrainingReport:
-    train_loss, validation_loss = progress.losses[progress.best_epoch - 1]
+def _report(config: TrainConfig, facts: CorpusFacts, progress: Progress) -> TrainingReport:
+    """Describe how the best epoch's weights came to be: what came after it has no part in them."""
+    best = progress.best
     return TrainingReport(
-        corpus=corpus.name,
-        corpus_sha256=corpus.sha256(),
-        corpus_characters=corpus.num_characters,
-        train_tokens=streams.num_tokens,
-        validation_tokens=validation.num_tokens if validation else 0,
-        epochs=progress.epochs,
-        train_loss=train_loss,
-        validation_loss=validation_loss,
-        tokens_per_s=progress.tokens / max(progress.seconds, 1e-9),
-        seconds=progress.seconds,
+        **facts.model_dump(),
+        epochs=round(best.tokens / facts.train_tokens, 2),
+        train_loss=best.train_loss,
+        validation_loss=best.validation_loss,
+        tokens_per_s=best.tokens / max(best.seconds, 1e-9),
+        seconds=best.seconds,
         seed=config.seed,
     )

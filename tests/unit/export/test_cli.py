@@ -1,0 +1,382 @@
+"""`python -m export`: a corpus becomes a published version, and whatever is wrong is told in one line."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contract.card import load_assets
+from export import workflow
+from export.cli import main
+from export.weights import CELLS
+from tests.unit.export.trainings import TEXT, NoSamples
+
+ROOT = Path(__file__).parents[3]
+SMALL = ["--units", "6", "--embedding", "4", "--streams", "4", "--window", "25", "--epochs", "2"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder to work in, with a corpus."""
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(TEXT)
+    return tmp_path
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """What would be published: exporting takes seconds, as do samples, and other tests have both."""
+    calls = []
+
+    def record(model, tokenizer, name, models_dir, training):
+        calls.append((model, tokenizer, training))
+        return Path(models_dir) / name / str(len(calls))
+
+    monkeypatch.setattr(workflow, "publish", record)
+    monkeypatch.setattr(workflow, "SampleWriter", NoSamples)
+    return calls
+
+
+def train(*options, corpus="book.txt"):
+    """Train a small model."""
+    return main(["train", "--name", "m", "--corpus", corpus, *SMALL, *options])
+
+
+def one_line(capsys):
+    """Return what was said on standard error, which must be one line."""
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_help_answers_without_tensorflow():
+    """Whoever asks for help does not wait for an import, and is shown every setting."""
+    code = (
+        "import sys\nfrom export.cli import main\ntry:\n    main(['train', '--help'])\n"
+        "finally:\n    print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0
+    assert outcome.stdout.endswith("False False\n")
+    for option in ("--corpus X", "--max-minutes X", "--if-missing", "--models-dir", "(default: 256)", "(required)"):
+        assert option in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["tarin"], "invalid choice: 'tarin'"),
+        (["train", "--nome", "x"], "unrecognized arguments: --nome x"),
+        (["train", "--units", "2.5"], "--units: invalid int value: '2.5'"),
+        (["resume"], "required: run"),
+    ],
+)
+def test_a_command_line_that_is_none_ends_with_2(capsys, arguments, message):
+    """As programs do; the message names the argument."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_settings_that_are_missing_or_wrong_are_told_together(capsys):
+    """Before anything is read or imported."""
+    assert main(["train", "--units", "0"]) == 1
+    assert "name is required (--name); corpus is required (--corpus); units: " in one_line(capsys)
+
+
+def test_a_file_of_settings_and_an_option_over_it(published, capsys):
+    """A recipe gives the settings, the command line goes before it, and the run's folder says what was used."""
+    Path("r.toml").write_text('name = "m"\ncorpus = "book.txt"\nunits = 6\nembedding = 4\nstreams = 4\nepochs = 9\n')
+    assert main(["train", "--config", "r.toml", "--epochs", "1", "--runs-dir", "elsewhere"]) == 0
+    config = json.loads(Path("elsewhere/m/config.json").read_text())
+    assert (config["units"], config["epochs"]) == (6, 1)
+    assert "epoch 1: " in capsys.readouterr().out
+    assert len(published) == 1
+
+
+def test_a_corpus_becomes_a_version_with_a_true_card(capsys):
+    """Everything from text to SavedModel; the card gives the figures of the epoch whose weights are published."""
+    assert train("--epochs", "3", "--seed", "5") == 0
+    out = capsys.readouterr().out
+    card, tokenizer = load_assets(Path("models/m/1"))
+    history = json.loads(Path("runs/m/progress.json").read_text())["history"]
+    best = min(history, key=lambda epoch: epoch["validation_loss"])
+    training = card.training
+    assert (training.train_loss, training.validation_loss) == (best["train_loss"], best["validation_loss"])
+    assert (training.seconds, training.seed) == (best["seconds"], 5)
+    assert training.epochs == pytest.approx(history.index(best) + 1, rel=0.2)
+    assert training.tokens_per_s == pytest.approx(best["tokens"] / best["seconds"])
+    assert (training.corpus, training.corpus_characters) == ("book.txt", len(TEXT))
+    assert training.train_tokens + training.validation_tokens == pytest.approx(len(TEXT), abs=10)
+    assert set(tokenizer.decode(range(len(tokenizer.tokens)))) == set(TEXT)
+    assert f"published models/m/1: epoch {history.index(best) + 1}, validation loss" in out
+
+
+def test_a_model_that_is_there_is_not_trained_again(capsys):
+    """`--if-missing` makes a command that can be repeated; a folder without a version is no model."""
+    version = Path("models/m/1")
+    version.mkdir(parents=True)
+    assert train("--if-missing", corpus="no/such.txt") == 1
+    assert "no/such.txt" in one_line(capsys)
+    (version / "saved_model.pb").touch()
+    assert train("--if-missing", corpus="no/such.txt") == 0
+    assert "models/m has a version already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("cell", "unit"), [("lstm", "character"), ("gru", "word"), ("simple_rnn", "word")])
+def test_every_cell_learns_characters_and_words(published, cell, unit):
+    """What is asked for is what is built."""
+    assert train("--cell", cell, "--unit", unit, "--epochs", "1") == 0
+    ((model, tokenizer, training),) = published
+    assert isinstance(model.layers[1], CELLS[cell])
+    assert tokenizer.unit == unit
+    assert np.isfinite(training.validation_loss)
+
+
+def test_a_limited_vocabulary_has_that_many_words(published):
+    """Ids below `--num-words`, as Keras counts, and the start mark after them."""
+    assert train("--unit", "word", "--num-words", "6", "--epochs", "1") == 0
+    assert published[0][1].tokens == ("<pad>", "<OOV>", "the", "cat", "sat", "on", "<start>")
+
+
+@pytest.mark.parametrize(("documents", "count"), [("lines", 64), ("blank-line", 32), ("file", 2)])
+def test_documents_have_ends(published, capsys, documents, count):
+    """Where the corpus is parted, the model learns to end a text."""
+    Path("folder").mkdir()
+    for i in range(2):
+        Path(f"folder/{i}.txt").write_text("the cat sat on the mat\nand the dog ran\n\n" * 16)
+    assert train("--documents", documents, "--validation", "0.5", "--epochs", "1", corpus="folder") == 0
+    assert f"in {count} document(s)" in capsys.readouterr().out
+    assert published[0][1].special.end is not None
+
+
+def test_a_corpus_can_come_through_a_pipe(published, monkeypatch):
+    """`cat *.txt | python -m export train --corpus -` reads standard input."""
+    with Path("book.txt").open() as pipe:
+        monkeypatch.setattr("sys.stdin", pipe)
+        assert train("--epochs", "1", corpus="-") == 0
+    assert published[0][2].corpus_characters == len(TEXT)
+
+
+def test_without_validation_a_warning_says_what_the_loss_is_worth(published, capsys):
+    """160 words are enough to train on, and the best epoch is that of the least training loss."""
+    Path("short.txt").write_text(" ".join(TEXT.split()[:160]))
+    assert train("--validation", "0", "--unit", "word", corpus="short.txt") == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("warning: nothing is held out")
+    assert "training loss" in out
+    training = published[0][2]
+    assert (training.validation_loss, training.validation_tokens) == (None, 0)
+
+
+@pytest.mark.usefixtures("published")
+def test_a_held_out_text_with_unseen_characters_is_told(capsys):
+    """They are counted, and do not spoil the loss."""
+    Path("mixed.txt").write_text(TEXT + "the cat über" * 5)
+    assert train("--epochs", "1", "--validation", "0.04", corpus="mixed.txt") == 0
+    assert "52 held out (19.2% of it unknown)" in capsys.readouterr().out
+
+
+BAD = {
+    "missing": (None, [], "corpus bad.txt: No such file"),
+    "empty": (b"", [], "there is no text in it"),
+    "whitespace": (b" \n ", [], "there is no text in it"),
+    "binary": (b"\x7fELF\0", [], "byte 0 at offset 4: this is binary"),
+    "latin-1": (b"caf\xe9", [], "not UTF-8: byte 0xe9 at offset 3"),
+    "one character": (b"a", [], "1 character(s) in 1 document(s) are too few to hold out"),
+    "one character, all learnt": (b"a", ["--validation", "0"], "at least 2 different characters are needed, got 1"),
+    "one character many times": (b"a" * 500, [], "at least 2 different characters are needed, got 1"),
+    "one word": (b"cat " * 500, ["--unit", "word"], "at least 2 different words are needed, got 1"),
+    "no word": (b"?! " * 500, ["--unit", "word"], "at least 2 different words are needed, got 0"),
+    "a tail of another script": (
+        b"ab" * 100 + "яю".encode() * 5,
+        ["--validation", "0.048"],
+        "holds none of the 10 tokens held out",
+    ),
+    "one document": (b"a long text", ["--documents", "file"], "in 1 document(s) are too few to hold out"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_corpus_is_told_in_one_line_and_costs_nothing(capsys, case):
+    """Exit code 1, no traceback, and neither a run nor a model is begun."""
+    content, options, message = BAD[case]
+    if content is not None:
+        Path("bad.txt").write_bytes(content)
+    assert train(*options, corpus="bad.txt") == 1
+    assert message in one_line(capsys)
+    assert not Path("runs").exists()
+    assert not Path("models").exists()
+
+
+def test_junk_in_a_folder_is_named(capsys):
+    """The person decides what to do about it."""
+    Path("folder").mkdir()
+    Path("folder/a.txt").write_text(TEXT)
+    Path("folder/thumbs.db").write_bytes(b"\xd0\xcf\0")
+    assert train(corpus="folder") == 1
+    assert "corpus folder/thumbs.db: byte 0 at offset 2" in one_line(capsys)
+
+
+@pytest.mark.parametrize("place", ["models", "models/m"])
+def test_models_that_cannot_be_written_are_told_before_the_training(capsys, place):
+    """Not after hours of it."""
+    Path(place).parent.mkdir(exist_ok=True)
+    Path(place).write_text("a file")
+    assert train() == 1
+    assert re.search(rf"version cannot be written to models/m: \S*{place} is not a folder", one_line(capsys))
+    assert not Path("runs").exists()
+
+
+def test_a_model_that_does_not_fit_into_memory_is_told_before_the_training(capsys):
+    """No process that the kernel kills without a word."""
+    assert train("--units", "8192", "--layers", "8", "--embedding", "8192") == 1
+    assert "units = 8192" in one_line(capsys)
+
+
+def test_a_training_that_fails_names_the_best_epoch_that_is_left(published, monkeypatch, capsys):
+    """What was learnt until then can be published, and the card tells of that epoch."""
+    trainer_class = workflow.Trainer
+
+    class Failing(trainer_class):
+        def _train_epoch(self, progress, *arguments):
+            if progress.epochs == 1:
+                self._require_number(float("nan"), "the loss", progress)
+            return super()._train_epoch(progress, *arguments)
+
+    monkeypatch.setattr(workflow, "Trainer", Failing)
+    assert train() == 1
+    out, err = capsys.readouterr()
+    assert "stopped after 1 whole epoch(s)\npublish the best, epoch 1, with:  python -m export publish runs/m\n" in out
+    assert "resume" not in out
+    assert err == "error: the loss is nan in epoch 2; lower --learning-rate (now 0.004) or --clip-norm (now 1.0)\n"
+    assert main(["publish", "runs/m"]) == 0
+    history = json.loads(Path("runs/m/progress.json").read_text())["history"]
+    assert published[0][2].validation_loss == history[0]["validation_loss"]
+
+
+@pytest.mark.usefixtures("published")
+def test_a_full_disk_at_the_end_costs_no_training(monkeypatch, capsys):
+    """The message says how to publish once there is room."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "models/m")
+
+    monkeypatch.setattr(workflow, "publish", full)
+    assert train("--epochs", "1") == 1
+    out, err = capsys.readouterr()
+    assert "publish the best, epoch 1, with:  python -m export publish runs/m\n" in out
+    assert err == "error: [Errno 28] No space left on device: 'models/m'\n"
+
+
+def test_a_finished_training_is_not_trained_further(published, capsys):
+    """`resume` says so and publishes what there is."""
+    assert train("--epochs", "1") == 0
+    capsys.readouterr()
+    assert main(["resume", "runs/m"]) == 0
+    out = capsys.readouterr().out
+    assert "nothing is left to train: 1 epochs are done\npublished models/m/2: epoch 1" in out
+    assert published[0][2] == published[1][2]
+
+
+@pytest.mark.usefixtures("published")
+def test_a_corpus_that_is_gone_or_changed_is_told_at_resume(capsys):
+    """A run goes on with the text that it began with, or not at all; what it has can still be published."""
+    assert train("--epochs", "1") == 0
+    capsys.readouterr()
+    Path("book.txt").write_text(TEXT.replace("cat", "cow"))
+    assert main(["resume", "runs/m"]) == 1
+    assert "corpus book.txt: this is not the text that runs/m began with" in one_line(capsys)
+    Path("book.txt").unlink()
+    assert main(["resume", "runs/m"]) == 1
+    assert "corpus book.txt: No such file or directory" in one_line(capsys)
+    assert main(["publish", "runs/m"]) == 0
+
+
+def test_a_run_without_a_whole_epoch_cannot_be_published(published, monkeypatch, capsys):
+    """The message says how to go on, with the folder of models that was chosen."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workflow.Trainer, "run", stop)
+    assert train("--models-dir", "my models") == 130
+    hint = "python -m export resume runs/m --models-dir 'my models'\n"
+    assert capsys.readouterr().out.endswith(f"stopped after 0 whole epoch(s)\ngo on with:  {hint}")
+    assert main(["publish", "runs/m", "--models-dir", "my models"]) == 1
+    assert one_line(capsys) == f"error: runs/m: no epoch is whole yet; go on with: {hint}"
+    assert published == []
+
+
+@pytest.mark.parametrize("command", ["resume", "publish"])
+@pytest.mark.parametrize("path", ["runs/none", "book.txt", "."])
+def test_what_is_no_run_is_told(capsys, command, path):
+    """A mistyped folder is no traceback."""
+    assert main([command, path]) == 1
+    assert f"{path}: not the folder of a training run" in one_line(capsys)
+
+
+def test_the_same_training_started_again_keeps_the_earlier_one(published, capsys):
+    """A command repeated by mistake does not cost hours."""
+    assert train("--epochs", "1") == 0
+    assert train("--epochs", "1", "--seed", "1") == 0
+    assert "the training that lay in runs/m is now in runs/m~" in capsys.readouterr().out
+    assert main(["publish", "runs/m~"]) == 0
+    assert [training.seed for _, _, training in published] == [0, 1, 0]
+
+
+def test_ctrl_c_during_the_import_is_silent(monkeypatch, capsys):
+    """There is nothing to tell: nothing was begun."""
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("export.cli.import_tensorflow_quietly", interrupted)
+    assert train() == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("published")
+def test_a_terminal_that_cannot_show_a_character_does_not_end_the_training(monkeypatch):
+    """A sample holds whatever the corpus holds."""
+    Path("book.txt").write_text(TEXT.replace("a", "я"))
+    with Path("out.txt").open("w", encoding="ascii") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        assert train("--epochs", "1") == 0
+    assert "1 ? lstm" in Path("out.txt").read_text()
+
+
+def test_ctrl_c_in_the_middle_of_a_training(published, capsys):
+    """Exit code 130, no traceback, the best so far is kept; `resume` then ends the training and `publish` publishes."""
+    command = [sys.executable, "-m", "export", "train", "--name", "m", "--corpus", "book.txt", *SMALL, "--epochs", "40"]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        lines = []
+        while not lines or not lines[-1].startswith("epoch 2: "):
+            lines.append(process.stdout.readline())
+            assert lines[-1], process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 130
+    assert err == "\nstopping as soon as this step is done; Ctrl-C again: at once\n"
+    done = int(re.search(r"stopped after (\d+) whole epoch", out)[1])
+    assert 2 <= done < 40
+    assert "with:  python -m export publish runs/m\ngo on with:  python -m export resume runs/m\n" in out
+    assert not Path("models").exists()
+
+    assert main(["publish", "runs/m"]) == 0
+    assert main(["resume", "runs/m"]) == 0
+    assert f"epoch {done + 1}: " in capsys.readouterr().out
+    stopped, whole = (training for _, _, training in published)
+    assert stopped.epochs <= done
+    assert whole.validation_loss < stopped.validation_loss
+    assert len(json.loads(Path("runs/m/progress.json").read_text())["history"]) == 40

@@ -1,0 +1,112 @@
+"""Settings come from a file and the command line, and what is wrong is told with field, bound and value."""
+
+from pathlib import Path
+
+import pytest
+
+import export
+from export.config import TrainConfig, load_config
+from export.errors import ConfigError
+
+RECIPES = Path(export.__file__).parent / "recipes"
+NEEDED = {"name": "m", "corpus": "c.txt"}
+
+
+@pytest.fixture
+def toml(tmp_path):
+    """A file of settings."""
+    path = tmp_path / "c.toml"
+    path.write_text('name = "m"\ncorpus = "c.txt"\nunits = 32\nepochs = 3\n')
+    return path
+
+
+def test_a_name_and_a_corpus_are_enough():
+    """Everything else has a default."""
+    config = load_config(None, NEEDED)
+    assert (config.name, config.corpus, config.unit, config.cell) == ("m", "c.txt", "character", "lstm")
+
+
+def test_the_command_line_goes_before_the_file(toml):
+    """An option changes one setting of a recipe and leaves the others."""
+    config = load_config(toml, {"units": 64})
+    assert (config.units, config.epochs) == (64, 3)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(export.__file__).parent / "recipes").iterdir()), ids=lambda path: path.name
+)
+def test_the_recipes_are_good(path):
+    """Every recipe that is delivered can be read."""
+    assert load_config(path, {}).corpus
+
+
+def test_every_setting_is_described():
+    """Its description is its help on the command line."""
+    assert all(field.description for field in TrainConfig.model_fields.values())
+
+
+WRONG = {
+    "name": ("../up", r"name: must be 1 to 64 letters, .*got '\.\./up'"),
+    "corpus": ("", "corpus: .*at least 1 character, got ''"),
+    "documents": ("pages", "documents: .*'none', 'file', 'lines' or 'blank-line', got 'pages'"),
+    "unit": ("byte", "unit: .*'character' or 'word', got 'byte'"),
+    "cell": ("rnn", "cell: .*'simple_rnn', 'lstm' or 'gru', got 'rnn'"),
+    "layers": (9, "layers: .*less than or equal to 8, got 9"),
+    "units": (0, "units: .*greater than or equal to 1, got 0"),
+    "embedding": (2.5, "embedding: .*valid integer.*, got 2.5"),
+    "dropout": (1.0, "dropout: .*less than 1, got 1.0"),
+    "streams": (10**6, "streams: .*less than or equal to 4096, got 1000000"),
+    "epochs": (-1, "epochs: .*greater than or equal to 1, got -1"),
+    "max_minutes": (0, "max_minutes: .*greater than 0, got 0"),
+    "learning_rate": (float("nan"), "learning_rate: .*got nan"),
+    "weight_decay": (float("inf"), "weight_decay: .*finite number, got inf"),
+    "clip_norm": (float("inf"), "clip_norm: .*finite number, got inf"),
+    "validation": (1, "validation: .*less than 1, got 1"),
+    "seed": (2**31, "seed: .*less than 2147483648, got 2147483648"),
+}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_a_value_out_of_bounds_is_told_with_field_bound_and_value(field):
+    """Nobody has to look up what is allowed."""
+    value, message = WRONG[field]
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, {**NEEDED, field: value})
+
+
+def test_every_fault_is_told_at_once():
+    """Three mistakes need one attempt."""
+    with pytest.raises(ConfigError, match=r"name is required \(--name\); corpus is required \(--corpus\); units: "):
+        load_config(None, {"units": 0})
+
+
+def test_a_setting_that_is_none_is_told_with_those_that_are(toml):
+    """A typing mistake in a file is not passed over."""
+    toml.write_text('name = "m"\ncorpus = "c"\nunist = 3\n')
+    with pytest.raises(ConfigError, match=r"unist is not a setting; settings are name, corpus, .*units"):
+        load_config(toml, {})
+
+
+def test_a_number_of_words_is_for_words():
+    """It would be without effect on characters, and that is not what was meant."""
+    with pytest.raises(ConfigError, match="num_words: is for unit = word, and unit is character, got 500"):
+        load_config(None, {**NEEDED, "num_words": 500})
+    assert load_config(None, {**NEEDED, "num_words": 500, "unit": "word"}).num_words == 500
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"c\.toml: No such file"),
+        (b"units = \nepochs = 3\n", r"c\.toml: .*line 1"),
+        (b"name = '\xe9'", r"c\.toml: .*0xe9"),
+    ],
+    ids=["missing", "not TOML", "not UTF-8"],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, content, message):
+    """The message says which file, and where in it."""
+    path = tmp_path / "c.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, NEEDED)

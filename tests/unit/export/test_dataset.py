@@ -1,0 +1,108 @@
+"""Text becomes streams in which every token is predicted from the one before it, once."""
+
+import numpy as np
+import pytest
+
+from contract.tokenizer import CharacterTokenizer, WordTokenizer
+from export.corpus import Corpus
+from export.dataset import VALIDATION_STREAMS, Dataset, Streams, encode_corpus
+from export.errors import CorpusError
+
+FIRST = 99
+
+
+def lay_out(length, streams, window):
+    """Lay out the ids 0, 1, 2, …."""
+    return Streams.lay_out(np.arange(length, dtype=np.int32), FIRST, streams, window)
+
+
+@pytest.mark.parametrize(("length", "streams", "window"), [(100, 4, 10), (103, 4, 10), (23, 2, 7), (5, 32, 100)])
+def test_a_row_goes_on_from_window_to_window(length, streams, window):
+    """Windows laid end to end are each stream's part of the text, and targets are one ahead of inputs."""
+    laid_out = lay_out(length, streams, window)
+    inputs, targets = (np.concatenate(parts).T for parts in zip(*laid_out.windows(), strict=True))
+    rows, each = targets.shape
+    assert targets.ravel().tolist() == list(range(rows * each))
+    assert inputs.ravel().tolist() == [FIRST, *range(rows * each - 1)]
+    assert length - rows * each < rows
+
+
+def test_arrays_are_int32_and_time_comes_first():
+    """Shapes and types are those that the model takes."""
+    inputs, targets = next(lay_out(100, 4, 10).windows())
+    assert (inputs.shape, targets.shape) == ((10, 4), (10, 4))
+    assert (inputs.dtype, targets.dtype) == (np.int32, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("length", "streams", "window", "rows"),
+    [(1000, 8, 100, 8), (799, 8, 100, 7), (99, 8, 100, 1), (1, 8, 100, 1), (1000, 1, 1, 1)],
+)
+def test_there_are_as_many_streams_as_fill_a_window(length, streams, window, rows):
+    """A small text is not cut into snippets."""
+    assert lay_out(length, streams, window).rows == rows
+
+
+def test_the_last_window_is_as_long_as_what_is_left():
+    """No token is left out for a window that is not full."""
+    laid_out = lay_out(25, 1, 10)
+    assert [len(inputs) for inputs, _ in laid_out.windows()] == [10, 10, 5]
+    assert (laid_out.num_windows, laid_out.num_tokens) == (3, 25)
+
+
+def test_windows_can_begin_later():
+    """Another epoch's windows are cut elsewhere."""
+    assert [targets[0, 0] for _, targets in lay_out(25, 1, 10).windows(skip=3)] == [3, 13, 23]
+
+
+def test_each_document_is_followed_by_the_end_mark_if_documents_end():
+    """The end of a text is learnt as any token is; a running text has none."""
+    tokenizer = CharacterTokenizer.train("ab", end_mark=True)
+    a, b, end = (tokenizer.tokens.index(token) for token in ("a", "b", "<end>"))
+    assert encode_corpus(Corpus("c", ("ab", "b"), ends=True), tokenizer).tolist() == [a, b, end, b, end]
+    assert encode_corpus(Corpus("c", ("ab",), ends=False), tokenizer).tolist() == [a, b]
+
+
+def dataset(head, tail, tokenizer=None, window=10):
+    """Lay out two running texts."""
+    parts = [text if text is None else Corpus("c", (text,), ends=False) for text in (head, tail)]
+    return Dataset.lay_out(*parts, tokenizer or CharacterTokenizer.train(head), 4, window)
+
+
+def test_a_tail_shorter_than_a_window_is_judged_whole():
+    """A few held-out characters are better than none."""
+    validation = dataset("abcabc" * 20, "cab").validation
+    assert (validation.rows, validation.num_tokens) == (1, 3)
+
+
+def test_validation_has_few_streams():
+    """Each stream starts from nothing, which is not what is to be judged."""
+    assert dataset("abcabc" * 20, "cab" * 100).validation.rows == VALIDATION_STREAMS
+
+
+def test_what_the_vocabulary_does_not_hold_is_not_judged():
+    """An unseen character can never be drawn; its loss would say nothing about the texts."""
+    laid_out = dataset("abcabc", "aXbYZ")
+    assert (laid_out.num_judged, laid_out.share_unknown) == (2, pytest.approx(0.6))
+
+
+def test_nothing_held_out_is_nothing_judged():
+    """Zero, not an error."""
+    laid_out = dataset("abcabc", None)
+    assert (laid_out.validation, laid_out.num_judged, laid_out.share_unknown) == (None, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("head", "tail", "tokenizer", "message"),
+    [
+        ("a", None, None, "at least 2 tokens are needed to learn from, got 1"),
+        ("?!", None, WordTokenizer.train(["one two"]), "at least 2 tokens are needed to learn from, got 0"),
+        ("abab", "XYZ", None, "holds none of the 3 tokens held out.*--validation 0"),
+        ("one two", " ?!", WordTokenizer.train(["one two"]), "holds none of the 0 tokens held out"),
+    ],
+    ids=["one token", "no word", "an unknown tail", "a tail without words"],
+)
+def test_a_text_that_nothing_can_be_learnt_from_or_judged_by_is_refused(head, tail, tokenizer, message):
+    """The message says how many tokens there are."""
+    with pytest.raises(CorpusError, match=message):
+        dataset(head, tail, tokenizer)

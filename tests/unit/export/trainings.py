@@ -1,0 +1,61 @@
+"""Trainings small enough for a test, and someone who watches them."""
+
+from export.config import load_config
+from export.corpus import Corpus
+from export.dataset import Dataset
+from export.model import build_model
+from export.runs import CorpusFacts, RunFolder
+from export.training import Trainer
+from export.workflow import train_tokenizer
+
+TEXT = "the cat sat on the mat and the dog ran to the hill. " * 24
+SETTINGS = {"name": "m", "corpus": "c", "units": 6, "embedding": 4, "streams": 4, "window": 25, "epochs": 3}
+FACTS = CorpusFacts(
+    corpus="c", corpus_sha256="0" * 64, corpus_characters=len(TEXT), train_tokens=1000, validation_tokens=100
+)
+
+
+class NoSamples:
+    """A writer of samples that asks no model: to build one's graph takes a second."""
+
+    def __init__(self, *_):
+        pass
+
+    def write(self, _):
+        return "the cat", " sat\non the mat"
+
+
+class Watcher:
+    """A display that keeps what it is told, and does something at a moment of the test's choice."""
+
+    def __init__(self, at_window=None, at_epoch=None):
+        self.fractions, self.losses, self.weights = [], [], []
+        self._at_window, self._at_epoch = at_window, at_epoch
+
+    def window(self, epoch, train_loss, tokens, fraction):  # noqa: ARG002 - as `Display` declares it
+        self.losses.append(train_loss)
+        self.fractions.append(fraction)
+        if self._at_window:
+            self._at_window(len(self.fractions))
+
+    def epoch(self, progress, model):
+        self.weights.append([weight.numpy() for weight in model.trainable_variables])
+        if self._at_epoch:
+            self._at_epoch(progress.epochs)
+
+
+def prepare(text=TEXT, **settings):
+    """Return a trainer, and the tokenizer of its text."""
+    config = load_config(None, {**SETTINGS, **settings})
+    head, tail = Corpus("c", (text,), ends=False).split(config.validation)
+    tokenizer = train_tokenizer(config, head)
+    dataset = Dataset.lay_out(head, tail, tokenizer, config.streams, config.window)
+    return Trainer(config, build_model(config, len(tokenizer.tokens)), dataset), tokenizer
+
+
+def start(path, text=TEXT, **settings):
+    """Return a trainer and the fresh folder of its run."""
+    trainer, tokenizer = prepare(text, **settings)
+    folder = RunFolder(path)
+    folder.create(trainer.config, tokenizer, FACTS)
+    return trainer, folder
