@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.subject import CHARACTERS, EMBEDDING, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS
+from contract.card import load_assets
+from service.backend import GrpcBackend
+from service.sequence import ModelVersion
 
 CHUNK = 32
 
@@ -55,10 +58,6 @@ def decode_in_process(version: Path, threads: int) -> Callable[..., float]:
 
 def whole_text_each_time(version: Path, address: str) -> Callable[..., float]:
     """Ask `serving_default` for every token with the whole text so far, one request after another: the usual way."""
-    from contract.card import load_assets  # noqa: PLC0415
-    from service.backend import GrpcBackend  # noqa: PLC0415
-    from service.sequence import ModelVersion  # noqa: PLC0415
-
     _, tokenizer = load_assets(version)
     backend = GrpcBackend(address, 60)
     model = ModelVersion(version.parent.name, int(version.name))
@@ -68,7 +67,8 @@ def whole_text_each_time(version: Path, address: str) -> Callable[..., float]:
         ids = tokenizer.encode(PROMPT)
         for _ in range(num_tokens):
             inputs = {"token_ids": np.array([ids], np.int32)}
-            logits = backend.predict(model, "serving_default", inputs, ("logits",))["logits"][0, -1]
+            shape = (1, len(ids), len(tokenizer.tokens))
+            logits = backend.predict(model, "serving_default", inputs, {"logits": shape})["logits"][0, -1]
             weights = np.exp((logits - logits.max()) / TEMPERATURE)
             ids.append(int(rng.choice(len(weights), p=weights / weights.sum())))
         return num_tokens
