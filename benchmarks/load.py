@@ -3,6 +3,7 @@
 It shares its cores with what it measures, so a client library's time per token would be measured too.
 """
 
+import contextlib
 import json
 import selectors
 import socket
@@ -53,16 +54,21 @@ def run_load(port: int, body: dict[str, object], *, concurrency: int, num_reques
     Raises:
         LoadError: an answer was not a complete stream.
     """
-    selector = selectors.DefaultSelector()
-    waiting = [_request(body, seed) for seed in range(num_requests)]
+    with contextlib.ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for _ in range(min(concurrency, num_requests)):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            selector.register(sock, selectors.EVENT_READ, _Connection(sock))
+        return _run(selector, [_request(body, seed) for seed in range(num_requests)])
+
+
+def _run(selector: selectors.BaseSelector, waiting: list[bytes]) -> Load:
+    """Send the waiting requests, one after another on each connection, and count what comes."""
     tokens, firsts = 0, []
     started = time.perf_counter()
-    for _ in range(min(concurrency, num_requests)):
-        connection = _Connection(socket.create_connection(("127.0.0.1", port)))
-        selector.register(connection.sock, selectors.EVENT_READ, connection)
-        _send(connection, waiting.pop())
-    open_connections = concurrency
-    while open_connections:
+    for key in list(selector.get_map().values()):
+        _send(key.data, waiting.pop())
+    while selector.get_map():
         ready = selector.select(timeout=60)
         if not ready:
             raise LoadError("no byte in 60 s")
@@ -76,8 +82,6 @@ def run_load(port: int, body: dict[str, object], *, concurrency: int, num_reques
                 _send(connection, waiting.pop())
             else:
                 selector.unregister(connection.sock)
-                connection.sock.close()
-                open_connections -= 1
     return Load(tokens, time.perf_counter() - started, firsts)
 
 
