@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import keras
 import pytest
@@ -147,10 +148,11 @@ def test_a_best_model_that_cannot_be_read_is_named(copy, content):
     assert "\n" not in str(error.value)
 
 
-def test_settings_that_do_not_fit_the_checkpoint_are_told(copy):
-    """Whoever changes config.json by hand learns that the weights have other sizes."""
+@pytest.mark.parametrize("settings", [{"units": 7}, {"layers": 2}])
+def test_settings_that_do_not_fit_the_checkpoint_are_told(copy, settings):
+    """Whoever changes config.json by hand does not train on with weights that are partly random."""
     with pytest.raises(RunError, match="checkpoint/3: damaged or missing"):
-        copy.restore(prepare(units=7)[0].checkpoint)
+        copy.restore(prepare(**settings)[0].checkpoint)
 
 
 def test_a_new_start_sets_the_earlier_training_aside(copy):
@@ -184,9 +186,12 @@ def test_a_folder_that_no_training_wrote_is_left_alone(tmp_path):
     assert (path / "main.py").read_text() == "precious"
 
 
-def test_two_trainings_do_not_share_a_folder(tmp_path):
-    """The second is refused while the first is at work, and may begin when it has ended."""
-    folder, other = RunFolder(tmp_path / "m"), RunFolder(tmp_path / "x" / ".." / "m")
+def test_two_trainings_do_not_share_a_folder(tmp_path, monkeypatch):
+    """The second is refused while the first is at work, by whatever path, and may begin when it has ended."""
+    path = tmp_path / "m"
+    path.mkdir()
+    monkeypatch.chdir(path)
+    folder, other = RunFolder(path), RunFolder(Path())
     with folder.alone(), pytest.raises(RunError, match="another training is at work here"), other.alone():
         pass
     with other.alone():

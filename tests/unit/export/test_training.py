@@ -2,9 +2,9 @@
 
 import itertools
 
-import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from export import training
 from export.config import load_config
@@ -53,13 +53,27 @@ def test_the_forward_pass_is_the_keras_models(cell):
     assert [len(state) for state in states] == [2 if cell == "lstm" else 1] * 2
 
 
-def test_one_mask_of_dropout_lasts_a_whole_window():
+def test_a_window_goes_on_in_every_layer_where_the_last_one_ended(cell):
+    """Two windows with the states handed over give what one long window gives."""
+    model = build_model(load_config(None, {**SETTINGS, "cell": cell, "layers": 2}), 11)
+    token_ids = np.random.default_rng(0).integers(0, 11, (9, 3)).astype(np.int32)
+    whole, _ = forward(model, token_ids, zero_states(model, 3), training=False)
+    first, states = forward(model, token_ids[:4], zero_states(model, 3), training=False)
+    second, _ = forward(model, token_ids[4:], states, training=False)
+    np.testing.assert_allclose(np.concatenate([first, second]), whole, atol=1e-6)
+
+
+def test_one_mask_of_dropout_per_sequence_lasts_a_whole_window(monkeypatch):
     """Dropping other units at every step would disturb what the state carries."""
-    model = build_model(load_config(None, {**SETTINGS, "dropout": 0.5, "units": 64}), 11)
-    dropout = next(layer for layer in model.layers if isinstance(layer, keras.layers.Dropout))
-    dropped = np.asarray(dropout(np.ones((3, 9, 64), np.float32), training=True)) == 0
-    assert (dropped == dropped[:, :1]).all()
-    assert not (dropped == dropped[:1]).all()
+    units = 64
+    model = build_model(load_config(None, {**SETTINGS, "dropout": 0.5, "units": units}), units)
+    model.get_layer("logits").kernel.assign(np.eye(units))
+    monkeypatch.setattr("export.model.run_layer", lambda cell, x, state, weights: (tf.ones([9, 3, units]), state))
+    logits, _ = forward(model, np.zeros((9, 3), np.int32), zero_states(model, 3), training=True)
+    dropped = logits.numpy() == 0
+    assert (dropped == dropped[:1]).all()
+    assert not (dropped == dropped[:, :1]).all()
+    assert 0.3 < dropped.mean() < 0.7
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end():
