@@ -8,6 +8,7 @@ import hashlib
 import re
 import sys
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -44,7 +45,7 @@ class Corpus:
     def split(self, fraction: float) -> tuple["Corpus", "Corpus | None"]:
         """Hold out the last part.
 
-        A running text is cut at a character, documents at the nearest boundary before it, but for the first one.
+        A running text is cut at a character, documents at the boundary nearest to it.
 
         Args:
             fraction: Of the characters, 0 to below 1. At 0 nothing is held out.
@@ -58,7 +59,7 @@ class Corpus:
         if not self.ends:
             head, tail = (self.documents[0][:keep],), (self.documents[0][keep:],)
         else:
-            count = max(1, _documents_within(self.documents, keep))
+            count = _boundary_nearest(self.documents, keep)
             head, tail = self.documents[:count], self.documents[count:]
         if not "".join(head) or not "".join(tail):
             raise CorpusError(
@@ -68,13 +69,11 @@ class Corpus:
         return Corpus(self.name, head, self.ends), Corpus(self.name, tail, self.ends)
 
 
-def _documents_within(documents: tuple[str, ...], limit: int) -> int:
-    total = 0
-    for count, document in enumerate(documents):
-        total += len(document)
-        if total > limit:
-            return count
-    return len(documents)
+def _boundary_nearest(documents: tuple[str, ...], place: int) -> int:
+    """Return after how many documents to cut: at least one, and one is left if there are two."""
+    boundaries = list(accumulate(map(len, documents)))[:-1]
+    distances = [abs(boundary - place) for boundary in boundaries]
+    return distances.index(min(distances)) + 1 if distances else 1
 
 
 def read_corpus(source: str, documents: Documents = "none", stdin: BinaryIO | None = None) -> Corpus:

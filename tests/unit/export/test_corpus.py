@@ -114,10 +114,10 @@ def test_a_running_text_is_cut_at_a_character():
 
 @pytest.mark.parametrize(
     ("lengths", "kept"),
-    [([4, 4, 4, 4, 4], 4), ([3, 3, 3, 3, 3, 3], 5), ([90, 5, 5], 1), ([99, 1], 1), ([1, 99], 1)],
+    [([4, 4, 4, 4, 4], 4), ([3, 3, 3, 3, 3, 3], 5), ([60, 34, 6], 2), ([90, 5, 5], 1), ([99, 1], 1), ([1, 99], 1)],
 )
 def test_documents_are_not_cut(lengths, kept):
-    """The cut is at the last boundary before the place asked for, but each part has a document at least."""
+    """The cut is at the boundary nearest to the place asked for, and each part has a document at least."""
     documents = tuple("x" * length for length in lengths)
     head, tail = Corpus("c", documents, ends=True).split(0.15)
     assert (head.documents, tail.documents) == (documents[:kept], documents[kept:])
