@@ -141,17 +141,16 @@ class ModelQueue:
     def next_call(self, num_free_calls: int, max_calls: int) -> Call | None:
         """Choose the next call, and take its sequences out of the queues.
 
-        With nothing to draw every free call reads prompts. Otherwise one call at a time does, and between two of those
-        it is the running texts' turn.
+        With nothing to draw, or nothing that is worth a call yet, every free call reads prompts. Otherwise one call at
+        a time does, and between two of those it is the running texts' turn.
         """
+        draws = self._may_draw()
         reads = any(call.signature == signatures.PREFILL for call in self.calls)
         enough = len(self.reading) >= self.shapes.row_counts[0] and self.num_draws > 0
         due = not reads and (enough or self.num_draws >= MAX_DRAWS_BEFORE_READING)
-        if self.reading and (due or not self.ready):
+        if self.reading and (due or not draws):
             return self._prefill(num_free_calls)
-        if self.ready and self._may_draw():
-            return self._decode(max_calls)
-        return None
+        return self._decode(max_calls) if draws else None
 
     def _may_draw(self) -> bool:
         """Whether another call that draws is worth its rows.
@@ -159,7 +158,7 @@ class ModelQueue:
         A call costs what its smallest row count costs, so texts that fit into one call wait for each other.
         """
         draws = [len(call.sequences) for call in self.calls if call.signature == signatures.DECODE]
-        return len(draws) * self.shapes.row_counts[0] < sum(draws) + len(self.ready)
+        return bool(self.ready) and len(draws) * self.shapes.row_counts[0] < sum(draws) + len(self.ready)
 
     def _prefill(self, num_free_calls: int) -> Call:
         # Full calls only, if there are running texts that a fuller one will be no later for.
@@ -169,7 +168,7 @@ class ModelQueue:
         num_rows = fit(self.shapes.row_counts, len(sequences))
         limit = min(self.shapes.max_length, READ_BUDGET // num_rows)
         wanted = max(sequence.num_unread for sequence in sequences)
-        return self._call(signatures.PREFILL, sequences, min(wanted, limit))
+        return self._call(signatures.PREFILL, sequences, num_rows, min(wanted, limit))
 
     def _decode(self, max_calls: int) -> Call:
         sequences = self._take(self.ready, self.num_running, max_calls)
@@ -180,14 +179,15 @@ class ModelQueue:
             limit = min(limit, FIRST_STEPS)
         elif self.num_running and len(sequences) < self.shapes.row_counts[0]:
             limit = min(limit, JOINING_STEPS)
-        return self._call(signatures.DECODE, sequences, steps_for([one.num_left for one in sequences], limit))
+        steps = steps_for([sequence.num_left for sequence in sequences], limit)
+        return self._call(signatures.DECODE, sequences, num_rows, steps)
 
     def _take(self, queue: deque[Sequence], num_sharing: int, num_calls: int) -> tuple[Sequence, ...]:
         """Take an even share of the sequences, at least a full call of the smallest row count."""
         share = fit(self.shapes.row_counts, -(-num_sharing // num_calls))
         return tuple(queue.popleft() for _ in range(min(share, len(queue))))
 
-    def _call(self, signature: str, sequences: tuple[Sequence, ...], size: int) -> Call:
-        call = Call(self.model, signature, sequences, fit(self.shapes.row_counts, len(sequences)), size)
+    def _call(self, signature: str, sequences: tuple[Sequence, ...], num_rows: int, size: int) -> Call:
+        call = Call(self.model, signature, sequences, num_rows, size)
         self.calls.add(call)
         return call

@@ -21,7 +21,7 @@ MODEL = ModelVersion("fake", 1)
 class Text:
     """One sequence and what came of it."""
 
-    def __init__(self, prompt=(7,), max_tokens=20, seed=0, choice=0, model=MODEL):
+    def __init__(self, prompt=(7,), max_tokens=20, seed=0, choice=0, model=MODEL, end_id=END):
         self.events = queue.SimpleQueue()
         self.sequence = Sequence(
             model=model,
@@ -30,7 +30,7 @@ class Text:
             sampling=Sampling(),
             seed=seed,
             choice=choice,
-            end_id=END,
+            end_id=end_id,
             emit=self.events.put,
             state=np.zeros(STATE_SIZE, np.float32),
         )
@@ -246,6 +246,20 @@ def test_stopping_ends_every_sequence_with_the_error(start):
     backend.release(10)
 
 
+def test_a_prompt_is_read_at_once_while_texts_wait_for_each_other(start):
+    """A call that is free because drawing is not worth it yet does not stay idle while a prompt is there."""
+    backend = FakeBackend(held=True)
+    scheduler = start(backend, max_calls=2)
+    running, joining = Text(max_tokens=10**6, end_id=None), Text(max_tokens=10**6, seed=1, end_id=None)
+    scheduler.submit([running.sequence], SHAPES)
+    until(lambda: len(backend.calls) == 1)
+    scheduler.submit([joining.sequence], SHAPES)
+    scheduler.submit([Text(prompt=(1, 2, 3)).sequence], SHAPES)
+    until(lambda: len(backend.calls) == 2)
+    assert [call.signature for call in backend.calls] == ["decode", "prefill"]
+    backend.release(10**6)
+
+
 def test_two_models_share_the_calls(start):
     """A model with much to do does not keep another one waiting."""
     scheduler = start(max_calls=1)
@@ -265,7 +279,7 @@ def test_a_busy_model_leaves_calls_for_another(start):
     scheduler = start(backend, max_running=64, max_calls=2)
     other = ModelVersion("other", 1)
     for i in range(40):
-        scheduler.submit([Text(max_tokens=10**6, seed=i).sequence], SHAPES)
+        scheduler.submit([Text(max_tokens=10**6, seed=i, end_id=None).sequence], SHAPES)
     until(lambda: len(backend.calls) > 20)
     begun = len(backend.calls)
     late = Text(model=other, max_tokens=40)
@@ -342,7 +356,7 @@ def test_a_request_that_races_with_the_end_hears_of_it(start):
     """Whatever is submitted while the scheduler stops is refused or ended, never forgotten."""
     for _ in range(30):
         scheduler = start()
-        texts, refused = [Text(max_tokens=10**6, seed=i) for i in range(40)], []
+        texts, refused = [Text(max_tokens=10**6, seed=i, end_id=None) for i in range(40)], []
 
         def submit(scheduler=scheduler, texts=texts, refused=refused):
             for text in texts:
