@@ -20,6 +20,8 @@ MAX_PREFILL_LENGTH = 128
 # Below this temperature sampling is argmax: dividing by 1e-37 gives NaN.
 GREEDY_BELOW_TEMPERATURE = 1e-4
 
+# TensorFlow Serving's own text format, in the model repository: which models are served.
+MODELS_CONFIG = "models.config"
 # Folder beside the SavedModel for files that TensorFlow Serving itself does not read, and what lies in it.
 ASSETS = "assets.extra"
 CARD_FILE = "generator.json"

@@ -5,6 +5,7 @@ Knows the repository's layout, `models.config` and renaming. What a version comp
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -22,10 +23,9 @@ from contract.card import ID_PATTERN, GeneratorCard, TrainingReport
 from contract.tokenizer import Tokenizer
 from export.checks import check_saved_model
 from export.errors import PublishError
-from export.signatures import Generator
+from export.signatures import NUM_TOP, Generator
 from export.weights import StackWeights, read_weights
 
-MODELS_CONFIG = "models.config"
 # Two versions stay loaded: a running generation ends on the one it began with.
 VERSIONS_KEPT = 2
 # The trained model itself, for a notebook or for further training.
@@ -59,24 +59,29 @@ def publish(
         CheckFailed: the graph does not compute what the Keras model computes.
         PublishError: the name or the sizes do not fit, or the disk did not take it.
     """
-    if not re.match(ID_PATTERN, name):
+    if not re.fullmatch(ID_PATTERN, name):
         raise PublishError(f"name must be letters, digits, dots, dashes and underscores, got {name!r}")
     weights = read_weights(model)
     if weights.vocab_size < len(tokenizer.tokens):
         raise PublishError(
             f"the model has {weights.vocab_size} outputs, too few for a tokenizer of {len(tokenizer.tokens)} tokens"
         )
+    if weights.vocab_size < NUM_TOP:
+        raise PublishError(f"the model must have at least {NUM_TOP} outputs, got {weights.vocab_size}")
     card = _card(weights, tokenizer, name, training)
     home = Path(models_dir) / name
-    home.mkdir(parents=True, exist_ok=True)
-    remove_litter(home)
     draft = home / f"{_draft_prefix()}{os.getpid()}"
     try:
+        home.mkdir(parents=True, exist_ok=True)
+        remove_litter(home)
         _write(draft, model, weights, tokenizer, card)
         place = _rename_to_next_version(draft, home)
         add_to_models_config(Path(models_dir), name)
     except OSError as error:
         raise PublishError(f"{home}: {error.strerror or error}") from error
+    except tf.errors.OpError as error:
+        # What TensorFlow writes itself: a full disk is no OSError there.
+        raise PublishError(f"{home}: {error.message}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return place
@@ -158,18 +163,21 @@ def add_to_models_config(models_dir: Path, name: str) -> None:
     Raises:
         PublishError: the file exists and cannot be parsed.
     """
-    path = models_dir / MODELS_CONFIG
-    config = model_server_config_pb2.ModelServerConfig()
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            text_format.Parse(path.read_text(encoding="utf-8"), config)
-        except (text_format.ParseError, UnicodeDecodeError) as error:
-            raise PublishError(f"{path}: {error}") from error
-    if name in {entry.name for entry in config.model_config_list.config}:
-        return
-    # Base paths are those inside TensorFlow Serving's container; `model_server` maps /models to this folder.
-    entry = config.model_config_list.config.add(name=name, base_path=f"/models/{name}", model_platform="tensorflow")
-    entry.model_version_policy.latest.num_versions = VERSIONS_KEPT
-    draft = path.with_name(f".{MODELS_CONFIG}.{os.getpid()}")
-    draft.write_text(text_format.MessageToString(config), encoding="utf-8")
-    draft.replace(path)
+    path = models_dir / signatures.MODELS_CONFIG
+    with (models_dir / f".{signatures.MODELS_CONFIG}.lock").open("w") as lock:
+        # Two exporters of two models would each write the file without the other's entry. Closing the file unlocks it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        config = model_server_config_pb2.ModelServerConfig()
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                text_format.Parse(path.read_text(encoding="utf-8"), config)
+            except (text_format.ParseError, UnicodeDecodeError) as error:
+                raise PublishError(f"{path}: {error}") from error
+        if name in {entry.name for entry in config.model_config_list.config}:
+            return
+        # Base paths are those inside TensorFlow Serving's container; `model_server` maps /models to this folder.
+        entry = config.model_config_list.config.add(name=name, base_path=f"/models/{name}", model_platform="tensorflow")
+        entry.model_version_policy.latest.num_versions = VERSIONS_KEPT
+        draft = path.with_name(f".{signatures.MODELS_CONFIG}.{os.getpid()}")
+        draft.write_text(text_format.MessageToString(config), encoding="utf-8")
+        draft.replace(path)

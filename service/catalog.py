@@ -29,8 +29,6 @@ from service.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
 
-MODELS_CONFIG = "models.config"
-
 
 class Server(Protocol):
     """What the catalog asks of a model server."""
@@ -171,7 +169,7 @@ class Catalog:
 
     def _names(self) -> list[str]:
         """Read the names in `models.config`, or keep to those known while it cannot be read."""
-        path = self._models_dir / MODELS_CONFIG
+        path = self._models_dir / signatures.MODELS_CONFIG
         try:
             config = text_format.Parse(path.read_text("utf-8"), model_server_config_pb2.ModelServerConfig())
         except (OSError, UnicodeDecodeError, text_format.ParseError) as error:

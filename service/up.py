@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from contract.signatures import MODELS_CONFIG
 from service.listening import listen
 from service.settings import Settings
 
@@ -109,7 +110,7 @@ class Service:
             "model server",
             "model_server",
             f"--port={backend_port}",
-            f"--model_config_file={settings.models_dir / 'models.config'}",
+            f"--model_config_file={settings.models_dir / MODELS_CONFIG}",
             "--model_config_file_poll_wait_seconds=1",
             "--max_num_load_retries=0",
         )
@@ -199,4 +200,4 @@ def _say(line: str) -> None:
 
 def has_models(models_dir: Path) -> bool:
     """Whether there is anything to serve."""
-    return (models_dir / "models.config").exists()
+    return (models_dir / MODELS_CONFIG).exists()

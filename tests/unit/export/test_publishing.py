@@ -1,10 +1,13 @@
 """A version is published whole and checked, or not at all."""
 
+import concurrent.futures
 import json
+import re
 import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
 from contract.card import load_assets
 from contract.tokenizer import CharacterTokenizer
@@ -12,7 +15,7 @@ from export import publishing
 from export.errors import CheckFailed, PublishError
 from export.publishing import add_to_models_config, publish
 from export.weights import read_weights
-from tests.unit.export.conftest import VOCABULARY
+from tests.unit.export.conftest import VOCABULARY, make_model
 
 TOKENIZER = CharacterTokenizer.train("abcdefghij")
 
@@ -101,6 +104,40 @@ def test_a_full_disk_leaves_nothing_behind(model, models_dir, monkeypatch):
     assert left_in(models_dir) == []
 
 
+def test_an_error_of_tensorflows_own_writing_is_one_too(model, models_dir, monkeypatch):
+    """A disk that is full while the SavedModel is written is told like any other that is full."""
+
+    def full(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "variables: No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    with pytest.raises(PublishError, match="m: variables: No space left on device"):
+        publish(model, TOKENIZER, "m", models_dir)
+    assert left_in(models_dir) == []
+
+
+def test_a_models_folder_that_cannot_be_made_is_named(model, tmp_path):
+    """A file in the way is an error with its place, not a traceback."""
+    (tmp_path / "models").write_text("in the way")
+    with pytest.raises(PublishError, match=r"models/m: "):
+        publish(model, TOKENIZER, "m", tmp_path / "models")
+
+
+def test_a_model_too_small_for_score_is_refused(models_dir):
+    """`score` gives the five most probable tokens, so there must be five."""
+    with pytest.raises(PublishError, match="at least 5 outputs, got 4"):
+        publish(make_model(vocab_size=4), CharacterTokenizer.train("a"), "m", models_dir)
+
+
+def test_exporters_at_the_same_time_are_all_listed(tmp_path):
+    """Each adds its model to what the others wrote."""
+    names = [f"model{i}" for i in range(24)]
+    with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: add_to_models_config(tmp_path, name), names))
+    text = (tmp_path / "models.config").read_text()
+    assert all(f'"{name}"' in text for name in names)
+
+
 def test_the_draft_of_a_killed_exporter_is_removed_and_that_of_a_living_one_is_not(model, models_dir):
     """Litter goes with the next publishing; work in progress stays."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as living:
@@ -119,10 +156,11 @@ def test_a_tokenizer_larger_than_the_model_is_refused(model, models_dir):
         publish(model, CharacterTokenizer.train("".join(map(chr, range(40, 90)))), "m", models_dir)
 
 
-def test_a_name_that_is_no_name_is_refused(model, models_dir):
-    """A name cannot lead out of the repository."""
-    with pytest.raises(PublishError, match=r"name .*'\.\./m'"):
-        publish(model, TOKENIZER, "../m", models_dir)
+@pytest.mark.parametrize("name", ["../m", "m\n", "", ".m", "a b"])
+def test_a_name_that_is_no_name_is_refused(model, models_dir, name):
+    """A name cannot lead out of the repository, nor break a line of its config."""
+    with pytest.raises(PublishError, match=re.escape(f"got {name!r}")):
+        publish(model, TOKENIZER, name, models_dir)
     assert not models_dir.exists()
 
 
