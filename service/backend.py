@@ -93,16 +93,11 @@ class GrpcBackend:
         while (job := self._jobs.get()) is not None:
             call, done = job
             try:
-                outcome = self._make(call)
+                outcome = self._predict(call.model, call.signature, call.inputs(), call.outputs())
             except Exception:
                 log.exception("a call to %s could not be made", self.address)
                 outcome = InternalError("a call to the model server could not be made; the log says why")
             done(outcome)
-
-    def _make(self, call: Call) -> Arrays | GatewayError:
-        shapes = {"state": (call.num_rows, call.sequences[0].state.size), "token_ids": (call.num_rows, call.size)}
-        wanted = {name: shapes[name] for name in call.outputs()}
-        return self._predict(_predict_request(call.model, call.signature, call.inputs(), call.outputs()), wanted)
 
     def predict(self, model: ModelVersion, signature: str, inputs: Arrays, shapes: Mapping[str, Shape]) -> Arrays:
         """Make a call and wait for its outputs.
@@ -116,7 +111,7 @@ class GrpcBackend:
         Raises:
             GatewayError: as `call` would report it.
         """
-        outcome = self._predict(_predict_request(model, signature, inputs, tuple(shapes)), shapes)
+        outcome = self._predict(model, signature, inputs, shapes)
         if isinstance(outcome, GatewayError):
             raise outcome
         return outcome
@@ -142,13 +137,11 @@ class GrpcBackend:
             for status in response.model_version_status
         ]
 
-    def _predict(self, request: Any, shapes: Mapping[str, Shape]) -> Arrays | GatewayError:
-        """Make a call; whatever is wrong with its answer becomes an error, never an exception.
-
-        Args:
-            request: A PredictRequest.
-            shapes: The outputs wanted, and the shape of each.
-        """
+    def _predict(
+        self, model: ModelVersion, signature: str, inputs: Arrays, shapes: Mapping[str, Shape]
+    ) -> Arrays | GatewayError:
+        """Make a call; whatever is wrong with its answer becomes an error, never an exception."""
+        request = _predict_request(model, signature, inputs, tuple(shapes))
         try:
             response = self._prediction.Predict(request, timeout=self._timeout_s)
             arrays = {name: to_array(response.outputs[name]) for name in shapes}

@@ -36,9 +36,12 @@ class Call:
         """Build the input tensors, each with `num_rows` rows."""
         return self._decode_inputs() if self.signature == signatures.DECODE else self._prefill_inputs()
 
-    def outputs(self) -> tuple[str, ...]:
-        """Name the output tensors that are wanted."""
-        return ("token_ids", "state") if self.signature == signatures.DECODE else ("state",)
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """Name the output tensors that are wanted, with the shape of each."""
+        shapes: dict[str, tuple[int, ...]] = {"state": (self.num_rows, self.sequences[0].state.size)}
+        if self.signature == signatures.DECODE:
+            shapes["token_ids"] = (self.num_rows, self.size)
+        return shapes
 
     def _states(self) -> np.ndarray:
         states = np.zeros((self.num_rows, self.sequences[0].state.size), np.float32)
