@@ -14,7 +14,8 @@ run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PO
 	@$(BIN)/python -m export train --config export/recipes/demo.toml --if-missing
 	@exec $(BIN)/python -m service up
 
-test: $(STAMPS)/dev  ## run every test
+test: $(STAMPS)/dev  ## run every test; as root it installs redis-server, which some need
+	@scripts/install-redis
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: throughput over HTTP, as a ratio to three baselines that run in turn with it."""
+"""`python -m benchmarks`: throughput over HTTP, as a ratio to baselines that run in turn with it."""
 
 import argparse
 import contextlib
@@ -22,6 +22,7 @@ from benchmarks.subject import EMBEDDING, NAME, NEW_TOKENS, PROMPT, PROMPT_LENGT
 
 RESULTS = Path(__file__).parent / "results"
 BODY = {"model": NAME, "prompt": PROMPT, "max_tokens": NEW_TOKENS, "temperature": TEMPERATURE}
+PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": 0.3, "repetition_penalty": 1.1}
 # Requests of one measurement: a few seconds' worth.
 NUM_REQUESTS = {1: 24, 8: 96, 32: 480, 64: 1280}
 MIN_ROWS = 8
@@ -136,7 +137,7 @@ def service(models_dir: Path, stack: contextlib.ExitStack) -> Iterator[tuple[int
     flags = [f"--port={backend}", f"--model_config_file={models_dir}/models.config"]
     wait_for(backend, "", stack.enter_context(child("model_server", *flags)))
     port, started = free_port(), time.perf_counter()
-    variables = {"OSTINATO_PORT": str(port), "OSTINATO_BACKENDS": f"127.0.0.1:{backend}"}
+    variables = {"OSTINATO_PORT": str(port), "OSTINATO_METRICS_PORT": "0", "OSTINATO_BACKENDS": f"127.0.0.1:{backend}"}
     gateway = stack.enter_context(child("service", "serve", OSTINATO_MODELS_DIR=str(models_dir), **variables))
     wait_for(port, "/healthz", gateway)
     worker = Worker(time.perf_counter() - started)
@@ -162,6 +163,14 @@ def measure(rounds: int, seconds: float) -> tuple[list[Figure], Worker]:
     }
     as_served = Figure("(a) 64 concurrent, over the same with one thread, as the model server has", 0.7)
     usual = Figure("(b) 32 concurrent, over one `serving_default` call per token, one after another", 20)
+    adjusted = {
+        name: (Figure(f"(d) 64 concurrent with {name}, over 64 without", 0.6), fields)
+        for name, fields in (
+            ("penalties", PENALTIES),
+            ("logprobs 5", {"logprobs": 5}),
+            ("both", {**PENALTIES, "logprobs": 5}),
+        )
+    }
     torch = Figure("(c) 1 stream, over the same request by PyTorch's nn.LSTM", 1.0)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         with child("benchmarks.publish", folder) as publishing:
@@ -172,8 +181,8 @@ def measure(rounds: int, seconds: float) -> tuple[list[Figure], Worker]:
         torches = [baseline("torch", "--threads", count) for count in threads]
         with service(Path(folder), stack) as (port, address, worker):
             ask_whole_text = baseline("whole-text", f"--version={version}", f"--address={address}")
-            load = lambda concurrency: run_load(  # noqa: E731
-                port, BODY, concurrency=concurrency, num_requests=NUM_REQUESTS[concurrency]
+            load = lambda concurrency, fields={}: run_load(  # noqa: E731
+                port, {**BODY, **fields}, concurrency=concurrency, num_requests=NUM_REQUESTS[concurrency]
             )
             load(8)
             for number in range(rounds):
@@ -185,9 +194,12 @@ def measure(rounds: int, seconds: float) -> tuple[list[Figure], Worker]:
                     figure.add(ours, max(baselines))
                     if concurrency == 64:
                         as_served.add(ours, baselines[0])
+                for figure, fields in adjusted.values():
+                    plain = load(64)
+                    figure.add(load(64, fields), plain.tokens_per_s)
                 usual.add(load(32), ask_whole_text())
                 torch.add(load(1), max(ask(seconds=seconds) for ask in torches))
-    return [*in_process.values(), as_served, usual, torch], worker
+    return [*in_process.values(), as_served, usual, torch, *(figure for figure, _ in adjusted.values())], worker
 
 
 def machine() -> str:

@@ -115,5 +115,5 @@ def _receive(connection: _Connection) -> bool:
 def _count_tokens(answer: bytes) -> int:
     if DONE not in answer:
         raise LoadError(f"not a complete stream: {answer[-300:]!r}")
-    place = answer.rindex(b'"completion_tokens": ')
-    return int(answer[place:].split(b": ", 1)[1].split(b",", 1)[0])
+    place = answer.rindex(b'"completion_tokens":')
+    return int(answer[place:].split(b":", 1)[1].split(b",", 1)[0])

@@ -3,6 +3,7 @@
 Knows the fields and their bounds. Does not know how a model is trained or called.
 """
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,11 +15,17 @@ from contract.tokenizer import Tokenizer, load_tokenizer
 
 Cell = Literal["simple_rnn", "lstm", "gru"]
 Count = Annotated[int, Field(ge=1)]
+# 2: with the signatures `decode_full` and `embed`.
+FORMAT: Literal[2] = 2
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class _Format(_Frozen):
+    format: int = FORMAT
 
 
 class TrainingReport(_Frozen):
@@ -58,7 +65,7 @@ class GeneratorCard(_Frozen):
         training: None for a model that was trained elsewhere.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = FORMAT
     name: str = Field(pattern=ID_PATTERN)
     cell: Cell
     layers: Count
@@ -92,11 +99,13 @@ def load_assets(version_dir: Path) -> tuple[GeneratorCard, Tokenizer]:
         version_dir: `models/<name>/<version>`.
 
     Raises:
-        ContractError: a file is missing or damaged, or the two do not belong together.
+        ContractError: a file is missing, damaged or of another format, or the two do not belong together.
     """
     path = version_dir / signatures.ASSETS / signatures.CARD_FILE
     try:
-        card = GeneratorCard.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        _require_format(_Format.model_validate_json(content).format, version_dir)
+        card = GeneratorCard.model_validate_json(content)
     except (OSError, ValidationError) as error:
         raise CardError(f"{path}: not a generator card ({error})") from error
     tokenizer = load_tokenizer(path.with_name(signatures.TOKENIZER_FILE))
@@ -106,3 +115,13 @@ def load_assets(version_dir: Path) -> tuple[GeneratorCard, Tokenizer]:
             f"{len(tokenizer.tokens)} tokens of unit {tokenizer.unit!r}"
         )
     return card, tokenizer
+
+
+def _require_format(found: int, version_dir: Path) -> None:
+    if found != FORMAT:
+        name, models_dir = version_dir.parent.name, version_dir.parent.parent
+        command = ["python", "-m", "export", "publish", f"runs/{name}", "--models-dir", str(models_dir)]
+        raise CardError(
+            f"{version_dir}: exported in format {found}, and this release reads {FORMAT}; "
+            f"export it again with: {shlex.join(command)}"
+        )

@@ -7,7 +7,9 @@ The tensors of each signature are described in `docs/architecture.md`; `export.s
 SERVING_DEFAULT = "serving_default"
 PREFILL = "prefill"
 DECODE = "decode"
+DECODE_FULL = "decode_full"
 SCORE = "score"
+EMBED = "embed"
 
 # Above 64 rows large layers stop giving equal bits at every row count (measured on AVX-512 with oneDNN).
 MAX_ROWS = 64
@@ -17,6 +19,8 @@ ROW_COUNTS = (8, 16, 24, 32, 40, 48, 56, 64)
 # it is the count of a loop in the graph, and neither TensorFlow nor oneDNN prepares anything for it.
 MAX_DECODE_STEPS = 128
 MAX_PREFILL_LENGTH = 128
+# Most probable tokens that `decode_full` and `score` tell beside each.
+NUM_TOP = 5
 # Below this temperature sampling is argmax: dividing by 1e-37 gives NaN.
 GREEDY_BELOW_TEMPERATURE = 1e-4
 

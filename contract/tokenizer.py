@@ -8,6 +8,7 @@ and Keras lower-cases by context ("ΟΔΟΣ" becomes "οδος"), which the libr
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ END = "<end>"
 # https://github.com/keras-team/keras/blob/v3.15.0/keras/src/legacy/preprocessing/text.py
 KERAS_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
 _KERAS_TRANSLATION = str.maketrans(KERAS_FILTERS, " " * len(KERAS_FILTERS))
+_KERAS_WORD = re.compile(f"[^ {re.escape(KERAS_FILTERS)}]+")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ class Detokenizer(Protocol):
     def feed(self, token_ids: Iterable[int]) -> str:
         """Return the text of the next tokens; the pieces joined are the whole text."""
 
+    def label(self, token_id: int) -> str:
+        """Return the text that a token would add if it came next; the name of a special token, which adds none."""
+
 
 class Tokenizer(Protocol):
     """What the gateway and the exporter need of any unit of text."""
@@ -70,6 +75,9 @@ class Tokenizer(Protocol):
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of the ids; special tokens have none."""
+
+    def offsets(self, text: str) -> list[int]:
+        """Return the place in `text` at which each token of `encode(text)` begins, in code points."""
 
     def detokenizer(self, follows: str = "") -> Detokenizer:
         """Return a detokenizer for text that continues `follows`."""
@@ -172,6 +180,10 @@ class CharacterTokenizer(_Vocabulary):
         texts = self._texts
         return "".join([texts[i] for i in token_ids])
 
+    def offsets(self, text: str) -> list[int]:
+        """Return the place of each character."""
+        return list(range(len(text)))
+
     def detokenizer(self, follows: str = "") -> Detokenizer:  # noqa: ARG002 - characters join the same way anywhere
         """Return a detokenizer; characters carry nothing over from one call to the next."""
         return _CharacterDetokenizer(self)
@@ -188,6 +200,9 @@ class _CharacterDetokenizer:
 
     def feed(self, token_ids: Iterable[int]) -> str:
         return self.tokenizer.decode(token_ids)
+
+    def label(self, token_id: int) -> str:
+        return self.tokenizer.tokens[token_id]
 
 
 def keras_words(text: str) -> list[str]:
@@ -238,6 +253,14 @@ class WordTokenizer(_Vocabulary):
         """Return the words joined by spaces; special tokens have none."""
         return " ".join(self._held(token_ids))
 
+    def offsets(self, text: str) -> list[int]:
+        """Return the place in `text` at which each word begins.
+
+        Found in the text as it is given: lower-casing, which can change its length, neither makes nor removes a place
+        at which words part.
+        """
+        return [match.start() for match in _KERAS_WORD.finditer(text)]
+
     def detokenizer(self, follows: str = "") -> Detokenizer:
         """Return a detokenizer whose first word is set off from `follows` by one space where it needs one."""
         return _WordDetokenizer(self, begins_text=not follows or follows[-1].isspace())
@@ -266,6 +289,10 @@ class _WordDetokenizer:
         piece = text if self.begins_text else " " + text
         self.begins_text = False
         return piece
+
+    def label(self, token_id: int) -> str:
+        word = self.tokenizer.decode([token_id])
+        return (word if self.begins_text else " " + word) if word else self.tokenizer.tokens[token_id]
 
 
 _UNITS: dict[str, type[CharacterTokenizer] | type[WordTokenizer]] = {

@@ -119,6 +119,15 @@ class Stack(tf.Module):
         """Undo `split`."""
         return tf.concat(parts, axis=1) if len(parts) > 1 else parts[0]
 
+    @property
+    def output_size(self) -> int:
+        """U: width of the top layer's output."""
+        return self.cells[-1].units
+
+    def output(self, parts: list[tf.Tensor]) -> tf.Tensor:
+        """Return the top layer's output float32 (batch, U) at the last token read, which is a part of the state."""
+        return parts[-self.cells[-1].num_states]
+
     def step(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Read one token per row.
 
@@ -137,4 +146,4 @@ class Stack(tf.Module):
                 gate_inputs = cell.gate_inputs(new_parts[-cell.num_states])
             old = parts[len(new_parts) : len(new_parts) + cell.num_states]
             new_parts += cell.step(gate_inputs, old)
-        return new_parts[-self.cells[-1].num_states], new_parts
+        return self.output(new_parts), new_parts

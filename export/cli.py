@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from contract.card import load_assets
 from contract.errors import ContractError
 from export.config import MODELS, RUNS, TrainConfig, load_config
 from export.errors import ExportError
@@ -28,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="train a generator and publish it", epilog=_EPILOG, formatter_class=raw)
     train.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options go before it")
-    train.add_argument("--if-missing", action="store_true", help="do nothing if the model has a version already")
+    train.add_argument("--if-missing", action="store_true", help="do nothing if a version is there that can be read")
     for name, field in TrainConfig.model_fields.items():
         default = "required" if field.is_required() else f"default: {field.default}".replace("None", "no limit")
         option = "--" + name.replace("_", "-")
@@ -76,7 +77,7 @@ def _run(options: dict[str, Any]) -> int:
     if command == "train":
         if_missing, runs_dir = options.pop("if_missing"), options.pop("runs_dir")
         config = load_config(options.pop("config"), options)
-        if if_missing and _published(models_dir / config.name):
+        if if_missing and _is_published(models_dir / config.name):
             print(f"{models_dir / config.name} has a version already: nothing to train")
             return 0
     # TensorFlow takes seconds to import: only now, when the settings are known to be good.
@@ -90,5 +91,13 @@ def _run(options: dict[str, Any]) -> int:
     return workflow.publish_best(options["run"], models_dir)
 
 
-def _published(home: Path) -> bool:
-    return any(path.parent.name.isdigit() for path in home.glob("*/saved_model.pb"))
+def _is_published(home: Path) -> bool:
+    """Say whether a version is there that this release reads; what is wrong with another one is told."""
+    for path in sorted(home.glob("*/saved_model.pb")):
+        if path.parent.name.isdigit():
+            try:
+                load_assets(path.parent)
+                return True
+            except ContractError as error:
+                print(f"passed over: {error}")
+    return False

@@ -23,7 +23,7 @@ from contract.card import ID_PATTERN, GeneratorCard, TrainingReport
 from contract.tokenizer import Tokenizer
 from export.checks import check_saved_model
 from export.errors import PublishError
-from export.signatures import NUM_TOP, Generator
+from export.signatures import Generator
 from export.weights import StackWeights, read_weights
 
 # Two versions stay loaded: a running generation ends on the one it began with.
@@ -66,8 +66,8 @@ def publish(
         raise PublishError(
             f"the model has {weights.vocab_size} outputs, too few for a tokenizer of {len(tokenizer.tokens)} tokens"
         )
-    if weights.vocab_size < NUM_TOP:
-        raise PublishError(f"the model must have at least {NUM_TOP} outputs, got {weights.vocab_size}")
+    if weights.vocab_size < signatures.NUM_TOP:
+        raise PublishError(f"the model must have at least {signatures.NUM_TOP} outputs, got {weights.vocab_size}")
     card = _card(weights, tokenizer, name, training)
     home = Path(models_dir) / name
     draft = home / f"{_draft_prefix()}{os.getpid()}"

@@ -1,7 +1,7 @@
-"""The functions of a published SavedModel: `serving_default`, `prefill`, `decode`, `score`.
+"""The functions of a published SavedModel: what each signature computes, and what it returns.
 
-Knows the shapes of the contract (`docs/architecture.md`) and the loop over time. The cells and the sampling come from
-`export.cells` and `export.sampling`; writing files is `export.publishing`'s.
+The cells come from `export.cells`, the loop over time from `export.loop`, inputs from `export.specs`; a token is chosen
+by `export.adjustments` and `export.sampling`. Writing files is `export.publishing`'s.
 """
 
 from collections.abc import Callable
@@ -12,41 +12,12 @@ import tensorflow as tf
 
 from contract import signatures
 from contract.tokenizer import SpecialIds
+from export.adjustments import NEVER, Adjustments, Masked
 from export.cells import Stack
+from export.loop import Loop, array, blank, by_row, keep, read, repeat, write
 from export.sampling import Controls, sample
+from export.specs import input_specs
 from export.weights import StackWeights
-
-# Steps in one turn of the graph's loop: 4 makes `decode` at 8 rows 10 to 15% faster than 1 (measured: `docs/log.md`).
-UNROLL = 4
-NUM_TOP = 5
-NEVER = -1e9
-
-Loop = list[Any]
-
-
-def repeat(count: tf.Tensor, body: Callable[[tf.Tensor, Loop], Loop], variables: Loop) -> Loop:
-    """Run `body(i, variables)` for i = 0 … count - 1, `UNROLL` steps to a turn of the loop and the rest singly."""
-
-    def turn(steps: int) -> Callable[..., tuple[tf.Tensor, Loop]]:
-        def run(i: tf.Tensor, variables: Loop) -> tuple[tf.Tensor, Loop]:
-            for _ in range(steps):
-                variables = body(i, variables)
-                i += 1
-            return i, variables
-
-        return run
-
-    start = tf.constant(0)
-    i, variables = tf.while_loop(lambda i, _: i + UNROLL <= count, turn(UNROLL), (start, variables))
-    return tf.while_loop(lambda i, _: i < count, turn(1), (i, variables))[1]
-
-
-def _floats(*shape: int | None) -> tf.TensorSpec:
-    return tf.TensorSpec(shape, tf.float32)
-
-
-def _ints(*shape: int | None) -> tf.TensorSpec:
-    return tf.TensorSpec(shape, tf.int32)
 
 
 class Generator(tf.Module):
@@ -72,34 +43,17 @@ class Generator(tf.Module):
 
     def signatures(self) -> dict[str, Any]:
         """Return the concrete function of each signature, as `tf.saved_model.save` takes them."""
-        size = self.stack.state_size
-        row = {"temperature": _floats(None), "top_k": _ints(None), "top_p": _floats(None), "min_p": _floats(None)}
-        specs: dict[str, tuple[Callable[..., Any], dict[str, tf.TensorSpec]]] = {
-            signatures.SERVING_DEFAULT: (self.logits, {"token_ids": _ints(None, None)}),
-            signatures.PREFILL: (
-                self.prefill,
-                {"token_ids": _ints(None, None), "lengths": _ints(None), "state": _floats(None, size)},
-            ),
-            signatures.DECODE: (
-                self.decode,
-                {
-                    "token_id": _ints(None),
-                    "state": _floats(None, size),
-                    "uniforms": _floats(None, None),
-                    "steps": _ints(None),
-                    **row,
-                },
-            ),
-            signatures.SCORE: (
-                self.score,
-                {"token_ids": _ints(None, None), "lengths": _ints(None), "state": _floats(None, size)},
-            ),
+        functions: dict[str, Callable[..., Any]] = {
+            signatures.SERVING_DEFAULT: self.logits,
+            signatures.PREFILL: self.prefill,
+            signatures.DECODE: self.decode,
+            signatures.DECODE_FULL: self.decode_full,
+            signatures.SCORE: self.score,
+            signatures.EMBED: self.embed,
         }
+        specs = input_specs(self.stack.state_size, self.stack.output_size)
         return {
-            name: tf.function(function).get_concrete_function(
-                **{key: tf.TensorSpec(spec.shape, spec.dtype, name=key) for key, spec in inputs.items()}
-            )
-            for name, (function, inputs) in specs.items()
+            name: tf.function(function).get_concrete_function(**specs[name]) for name, function in functions.items()
         }
 
     def logits(self, token_ids: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -113,16 +67,15 @@ class Generator(tf.Module):
         """
         batch, length = tf.shape(token_ids)[0], tf.shape(token_ids)[1]
         by_time = tf.transpose(token_ids)
-        outputs = tf.TensorArray(tf.float32, length, element_shape=[None, self.output_kernel.shape[0]])
-        parts = self.stack.split(tf.zeros([batch, self.stack.state_size]))
 
         def body(t: tf.Tensor, variables: Loop) -> Loop:
-            parts, outputs = variables
+            parts, written = variables
             output, parts = self.stack.step(by_time[t], parts)
-            return [parts, outputs.write(t, output)]
+            return [parts, write(written, t, [output])]
 
-        _, outputs = repeat(length, body, [parts, outputs])
-        hidden = tf.transpose(outputs.stack(), [1, 0, 2])
+        parts = self.stack.split(tf.zeros([batch, self.stack.state_size]))
+        _, written = repeat(length, body, [parts, [array(tf.float32, length, self.stack.output_size)]])
+        (hidden,) = by_row(written)
         return {"logits": tf.tensordot(hidden, self.output_kernel, 1) + self.output_bias}
 
     def prefill(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -136,19 +89,35 @@ class Generator(tf.Module):
         Returns:
             state float32 (batch, S) after the last token that counts.
         """
-        by_time = tf.transpose(token_ids)
-        length = tf.shape(token_ids)[1]
 
-        def read(*, masked: bool) -> tf.Tensor:
-            def body(t: tf.Tensor, parts: Loop) -> Loop:
-                new_parts = self.stack.step(by_time[t], parts)[1]
-                return _keep(t < lengths, new_parts, parts) if masked else new_parts
+        def step(token_ids: tf.Tensor, parts: Loop) -> Loop:
+            return self.stack.step(token_ids, parts)[1]
 
-            return self.stack.join(repeat(length, body, self.stack.split(state)))
+        return {"state": self.stack.join(read(token_ids, lengths, step, self.stack.split(state)))}
 
-        # Where every row counts to its end, as in most slices of a long prompt, masks would only take time.
-        whole = tf.reduce_all(lengths >= length)
-        return {"state": tf.cond(whole, lambda: read(masked=False), lambda: read(masked=True))}
+    def embed(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor, sum: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Read texts and add up what the top layer makes of them.
+
+        Args:
+            token_ids: int32 (batch, T), padded at the end.
+            lengths: int32 (batch,): tokens of each row that count; 0 leaves its state and sum as they are.
+            state: float32 (batch, S).
+            sum: float32 (batch, U): the top layer's outputs over the tokens read so far.
+
+        Returns:
+            state float32 (batch, S) after the last token that counts; sum float32 (batch, U) with the outputs at those
+            tokens, added one after another, so that slices change no bit; last float32 (batch, U), the output at the
+            last token that counts, 0 where none does.
+        """
+
+        def step(token_ids: tf.Tensor, variables: Loop) -> Loop:
+            total, *parts = variables
+            output, parts = self.stack.step(token_ids, parts)
+            return [total + output, *parts]
+
+        total, *parts = read(token_ids, lengths, step, [sum, *self.stack.split(state)])
+        last = blank(lengths > 0, self.stack.output(parts))
+        return {"state": self.stack.join(parts), "sum": total, "last": last}
 
     def decode(
         self,
@@ -179,32 +148,100 @@ class Generator(tf.Module):
             ends after `steps` tokens or after the end mark.
         """
         controls = Controls(temperature, top_k, top_p, min_p)
+        outputs = self._draw(token_id, state, uniforms, steps, controls, Masked(self.mask), with_top=False)
+        return dict(zip(("token_ids", "logprobs", "state"), outputs, strict=True))
+
+    def decode_full(
+        self,
+        token_id: tf.Tensor,
+        state: tf.Tensor,
+        uniforms: tf.Tensor,
+        steps: tf.Tensor,
+        temperature: tf.Tensor,
+        top_k: tf.Tensor,
+        top_p: tf.Tensor,
+        min_p: tf.Tensor,
+        adjusted_ids: tf.Tensor,
+        counts: tf.Tensor,
+        seen: tf.Tensor,
+        bias: tf.Tensor,
+        presence_penalty: tf.Tensor,
+        frequency_penalty: tf.Tensor,
+        repetition_penalty: tf.Tensor,
+        min_steps: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """Advance every row as `decode` does, with adjusted logits, and say what else was probable.
+
+        What this call draws, it counts itself; the caller counts it before the next call.
+
+        Args:
+            token_id: int32 (batch,); see `decode`, as for the next seven.
+            state: float32 (batch, S).
+            uniforms: float32 (batch, K).
+            steps: int32 (batch,).
+            temperature: float32 (batch,).
+            top_k: int32 (batch,).
+            top_p: float32 (batch,).
+            min_p: float32 (batch,).
+            adjusted_ids: int32 (batch, N); see `export.adjustments.Adjustments`, as for all that follow. N may be 0.
+            counts: float32 (batch, N).
+            seen: float32 (batch, N).
+            bias: float32 (batch, N).
+            presence_penalty: float32 (batch,).
+            frequency_penalty: float32 (batch,).
+            repetition_penalty: float32 (batch,).
+            min_steps: int32 (batch,).
+
+        Returns:
+            As `decode`, with top_token_ids int32 and top_logprobs float32 (batch, K, 5), the most probable tokens of
+            each step, falling, by the model's own log probabilities, as in logprobs; 0 after a row's end.
+        """
+        controls = Controls(temperature, top_k, top_p, min_p)
+        penalties = presence_penalty, frequency_penalty, repetition_penalty
+        adjustments = Adjustments(self.mask, self.end_id, adjusted_ids, counts, seen, bias, *penalties, min_steps)
+        outputs = self._draw(token_id, state, uniforms, steps, controls, adjustments, with_top=True)
+        names = ("token_ids", "logprobs", "top_token_ids", "top_logprobs", "state")
+        return dict(zip(names, outputs, strict=True))
+
+    def _draw(
+        self,
+        token_id: tf.Tensor,
+        state: tf.Tensor,
+        uniforms: tf.Tensor,
+        steps: tf.Tensor,
+        controls: Controls,
+        adjustments: Masked,
+        *,
+        with_top: bool,
+    ) -> tuple[tf.Tensor, ...]:
+        """Return token_ids, what `_judge` says of them, and state."""
         num_steps = tf.shape(uniforms)[1]
         by_time = tf.transpose(uniforms)
 
         def draw(*, masked: bool) -> tuple[tf.Tensor, ...]:
             def body(t: tf.Tensor, variables: Loop) -> Loop:
-                last, ends, parts, tokens, logprobs = variables
+                last, ends, parts, tables, written = variables
                 hidden, new_parts = self.stack.step(last, parts)
-                logits = tf.matmul(hidden, self.output_kernel) + self.output_bias
-                drawn = sample(logits + self.mask, by_time[t], controls)
-                logprob = tf.gather(tf.nn.log_softmax(logits), drawn, batch_dims=1)
+                logits = self._project(hidden)
+                drawn = sample(adjustments.adjust(logits, tables), by_time[t], controls)
+                outputs = [drawn, *_judge(logits, drawn, with_top=with_top)]
                 if masked:
                     active = t < ends
-                    new_parts = _keep(active, new_parts, parts)
-                    drawn, logprob = tf.where(active, drawn, 0), tf.where(active, logprob, 0.0)
+                    new_parts = keep(active, new_parts, parts)
+                    outputs = [blank(active, value) for value in outputs]
+                    drawn = outputs[0]
                     ends = tf.where(drawn == self.end_id, t + 1, ends)
-                return [drawn, ends, new_parts, tokens.write(t, drawn), logprobs.write(t, logprob)]
+                tables = adjustments.count(t, drawn, tables)
+                return [drawn, ends, new_parts, tables, write(written, t, outputs)]
 
-            arrays = [tf.TensorArray(kind, num_steps, element_shape=[None]) for kind in (tf.int32, tf.float32)]
-            variables = [token_id, steps, self.stack.split(state), *arrays]
-            _, _, parts, tokens, logprobs = repeat(num_steps, body, variables)
-            return tf.transpose(tokens.stack()), tf.transpose(logprobs.stack()), self.stack.join(parts)
+            written = [array(tf.int32, num_steps), *_judgements(num_steps, with_top=with_top)]
+            variables = [token_id, steps, self.stack.split(state), adjustments.tables(), written]
+            _, _, parts, _, written = repeat(num_steps, body, variables)
+            return *by_row(written), self.stack.join(parts)
 
         # Where no row can end early, masks would only take time (measured: `docs/log.md`).
         whole = tf.reduce_all(steps >= num_steps) & (self.end_id < 0)
-        outputs = tf.cond(whole, lambda: draw(masked=False), lambda: draw(masked=True))
-        return dict(zip(("token_ids", "logprobs", "state"), outputs, strict=True))
+        return tf.cond(whole, lambda: draw(masked=False), lambda: draw(masked=True))
 
     def score(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
         """Say how probable given tokens are.
@@ -221,37 +258,36 @@ class Generator(tf.Module):
         """
         by_time = tf.transpose(token_ids)
         length = tf.shape(token_ids)[1] - 1
-        arrays = [
-            tf.TensorArray(tf.float32, length, element_shape=[None]),
-            tf.TensorArray(tf.int32, length, element_shape=[None, NUM_TOP]),
-            tf.TensorArray(tf.float32, length, element_shape=[None, NUM_TOP]),
-        ]
 
         def body(t: tf.Tensor, variables: Loop) -> Loop:
-            parts, (logprobs, top_ids, top_logprobs) = variables
+            parts, written = variables
             active = t < lengths
             hidden, new_parts = self.stack.step(by_time[t], parts)
-            log_probabilities = tf.nn.log_softmax(tf.matmul(hidden, self.output_kernel) + self.output_bias)
-            best, best_ids = tf.math.top_k(log_probabilities, k=NUM_TOP)
-            logprob = tf.gather(log_probabilities, by_time[t + 1], batch_dims=1)
-            written = [
-                logprobs.write(t, tf.where(active, logprob, 0.0)),
-                top_ids.write(t, tf.where(active[:, None], best_ids, 0)),
-                top_logprobs.write(t, tf.where(active[:, None], best, 0.0)),
-            ]
-            return [_keep(active, new_parts, parts), written]
+            judged = _judge(self._project(hidden), by_time[t + 1], with_top=True)
+            written = write(written, t, [blank(active, value) for value in judged])
+            return [keep(active, new_parts, parts), written]
 
-        parts, arrays = repeat(length, body, [self.stack.split(state), arrays])
-        logprobs, top_ids, top_logprobs = (array.stack() for array in arrays)
-        return {
-            "logprobs": tf.transpose(logprobs),
-            "top_token_ids": tf.transpose(top_ids, [1, 0, 2]),
-            "top_logprobs": tf.transpose(top_logprobs, [1, 0, 2]),
-            "state": self.stack.join(parts),
-        }
+        written = _judgements(length, with_top=True)
+        parts, written = repeat(length, body, [self.stack.split(state), written])
+        names = ("logprobs", "top_token_ids", "top_logprobs")
+        return {**dict(zip(names, by_row(written), strict=True)), "state": self.stack.join(parts)}
+
+    def _project(self, hidden: tf.Tensor) -> tf.Tensor:
+        """Return logits float32 (batch, V) of the top layer's output float32 (batch, U)."""
+        return tf.matmul(hidden, self.output_kernel) + self.output_bias
 
 
-def _keep(active: tf.Tensor, new_parts: list[tf.Tensor], old_parts: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Take the new state of the rows that are active and leave the others' untouched, to the bit."""
-    chosen = active[:, None]
-    return [tf.where(chosen, new, old) for new, old in zip(new_parts, old_parts, strict=True)]
+def _judge(logits: tf.Tensor, token_ids: tf.Tensor, *, with_top: bool) -> list[tf.Tensor]:
+    """Return log probabilities float32 (batch,) of tokens; with the top, also its ids and its own, (batch, 5) each."""
+    log_probabilities = tf.nn.log_softmax(logits)
+    logprobs = tf.gather(log_probabilities, token_ids, batch_dims=1)
+    if not with_top:
+        return [logprobs]
+    best, best_ids = tf.math.top_k(log_probabilities, k=signatures.NUM_TOP)
+    return [logprobs, best_ids, best]
+
+
+def _judgements(num_steps: tf.Tensor, *, with_top: bool) -> list[tf.TensorArray]:
+    """Make the arrays that take what `_judge` returns."""
+    top = [array(kind, num_steps, signatures.NUM_TOP) for kind in (tf.int32, tf.float32)] if with_top else []
+    return [array(tf.float32, num_steps), *top]

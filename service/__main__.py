@@ -1,16 +1,17 @@
-"""`python -m service`: run the gateway, alone or with the embedded model server."""
+"""`python -m service`: run the gateway, alone or with the embedded model server, and manage its keys."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
+from service import keys_command
 from service.settings import Settings, SettingsError, load_settings
 from service.up import Service, has_models
 
 
 def _parser() -> argparse.ArgumentParser:
     settings = "\n".join(
-        f"  OSTINATO_{name.upper():<18} {field.description} (default: {field.default})"
+        f"  OSTINATO_{name.upper():<20} {field.description} (default: {_shown(field.default)})"
         for name, field in Settings.model_fields.items()
     )
     parser = argparse.ArgumentParser(
@@ -22,7 +23,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("up", help="run the embedded model server and the gateway together")
     commands.add_parser("serve", help="run the gateway alone, in front of OSTINATO_BACKENDS")
+    keys_command.add_parser(commands)
     return parser
+
+
+def _shown(default: object) -> str:
+    return "unset" if default is None else str(default)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if options.command == "keys":
+        return keys_command.run(options, settings.keys_file)
     if options.command == "up":
         if not has_models(settings.models_dir):
             print(

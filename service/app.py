@@ -1,5 +1,6 @@
 """The application: wiring alone."""
 
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -7,25 +8,37 @@ from typing import Any
 
 from flask import Flask
 
+from service import __version__
+from service.access import build_access
 from service.backend import GrpcBackend
 from service.catalog import Catalog
 from service.disconnects import DisconnectWatcher
-from service.engine import Engine
+from service.engine import Engine, Sizes
 from service.errors import ShuttingDown
-from service.routes import Drain, build_routes
+from service.failures import register_failures
+from service.metrics import Metrics
+from service.middleware import Middleware
+from service.pages import register_pages
+from service.routes import Drain, Parts, build_routes
 from service.scheduler import Limits, Scheduler
+from service.schema import Bounds
+from service.scrape import serve_metrics
 from service.settings import Settings
+from service.status import Status
+from service.tracing import Tracing
 
 # Before the worker's end, for the last words of what is still running then.
 LAST_WORDS_S = 1.0
+# The worker gives its hooks a second at the end (`StreamingWorker.exit_timeout_s`).
+LAST_TRACES_S = 0.8
 
 
 class Gateway(Flask):
     """Flask, and what the gunicorn worker tells it about the end."""
 
-    def __init__(self, scheduler: Scheduler, drain: Drain, drain_s: float) -> None:
+    def __init__(self, scheduler: Scheduler, drain: Drain, drain_s: float, tracing: Tracing | None) -> None:
         super().__init__("service", static_folder=None)
-        self._scheduler, self._drain, self._drain_s = scheduler, drain, drain_s
+        self._scheduler, self._drain, self._drain_s, self._tracing = scheduler, drain, drain_s, tracing
 
     def begin_drain(self, seconds_left: float) -> None:
         """Refuse new requests from now on, and end the running ones with an error when their time is over."""
@@ -34,29 +47,89 @@ class Gateway(Flask):
         timer.daemon = True
         timer.start()
 
+    def close(self) -> None:
+        """Send the last traces, just before the process ends."""
+        if self._tracing is not None:
+            self._tracing.shutdown(LAST_TRACES_S)
+
     def _end_all(self) -> None:
         self._scheduler.stop(ShuttingDown("the server was shut down before the text was finished"))
 
 
-def create_app(settings: Settings) -> Gateway:
-    """Build the gateway and start its threads: call this in the process that serves, after any fork."""
-    backend = GrpcBackend(settings.backends, settings.call_timeout_s, settings.max_calls)
-    limits = Limits(settings.max_running, settings.max_queued, settings.max_calls, settings.backend_grace_s)
-    scheduler = Scheduler(backend, limits)
-    catalog = Catalog(settings.models_dir, backend, poll_s=settings.poll_s, max_chunk=settings.max_chunk)
-    engine = Engine(catalog, scheduler, max_prompt_tokens=settings.max_prompt_tokens)
+def create_app(settings: Settings, metrics_socket: socket.socket | None = None) -> Gateway:
+    """Build the gateway and start its threads: call this in the process that serves, after any fork.
+
+    Args:
+        settings: Checked already.
+        metrics_socket: Listens already, for /metrics; None: metrics are kept and not served.
+    """
+    metrics, tracing = Metrics(__version__), _tracing(settings)
+    backend = GrpcBackend(settings.backends, settings.call_timeout_s, settings.max_calls, tracing)
+    scheduler = Scheduler(backend, _limits(settings), metrics)
+    catalog = Catalog(
+        settings.models_dir,
+        backend,
+        poll_s=settings.poll_s,
+        max_chunk=settings.max_chunk,
+        default_model=settings.default_model,
+        changed=metrics.keep,
+    )
+    engine = Engine(catalog, scheduler, metrics, _sizes(settings))
+    drain = Drain()
+    status = Status(catalog, scheduler, settings, lambda: drain.begun)
+    app = Gateway(scheduler, drain, settings.drain_s, tracing)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
+    app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    app.register_blueprint(build_routes(Parts(engine, catalog, status, _watch(), drain, _bounds(settings))))
+    register_pages(app)
+    register_failures(app)
+    Middleware(build_access(settings), metrics, tracing, log_prompts=settings.log_prompts).register(app)
+    metrics.watch_load(
+        lambda: [(load.model, load.running, load.waiting) for load in scheduler.loads], lambda: scheduler.num_tokens
+    )
+    if metrics_socket is not None:
+        serve_metrics(metrics_socket, metrics.registry)
+    scheduler.start()
+    catalog.start()
+    return app
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    if settings.traces_endpoint is None:
+        return None
+    return Tracing.to(settings.traces_endpoint, ratio=settings.traces_ratio, version=__version__)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        settings.max_running,
+        settings.max_queued,
+        settings.max_queued_tokens,
+        settings.max_calls,
+        settings.backend_grace_s,
+    )
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        max_tokens=settings.max_tokens,
+        max_request_tokens=settings.max_request_tokens,
+        max_prompts=settings.max_prompts,
+        max_texts=settings.max_running + settings.max_queued,
+        timeout_s=settings.max_timeout_s,
+    )
+
+
+def _sizes(settings: Settings) -> Sizes:
+    return Sizes(settings.max_prompt_tokens, settings.max_request_tokens, settings.max_logprobs_tokens)
+
+
+def _watch() -> Callable[[Any, Callable[[], None]], AbstractContextManager[Any]]:
     watcher = DisconnectWatcher()
 
     def watch(sock: Any, gone: Callable[[], None]) -> AbstractContextManager[Any]:
         # Under Flask's test client there is no socket, and nobody who could leave.
         return nullcontext() if sock is None else watcher.watch(sock, gone)
 
-    drain = Drain()
-    app = Gateway(scheduler, drain, settings.drain_s)
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
-    app.json.ensure_ascii = False  # type: ignore[attr-defined]
-    app.register_blueprint(build_routes(engine, catalog, watch, drain, settings))
-    scheduler.start()
-    catalog.start()
-    return app
+    return watch

@@ -3,16 +3,24 @@
 Pure: knows arrays and sequences, not when a call is made or how.
 """
 
-from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
 import numpy as np
 
 from contract import signatures
+from service.drawing import Decode, DecodeFull
 from service.errors import InternalError
+from service.reading import Embed, Prefill, Score
+from service.rows import Arrays, OutputShapes
 from service.sequence import Event, Failure, ModelVersion, Sequence
 
-Arrays = dict[str, np.ndarray]
+_KINDS: dict[str, Prefill | Decode] = {
+    signatures.PREFILL: Prefill(),
+    signatures.SCORE: Score(),
+    signatures.EMBED: Embed(),
+    signatures.DECODE: Decode(),
+    signatures.DECODE_FULL: DecodeFull(),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +31,7 @@ class Call:
         signature: Which function.
         sequences: Whose rows come first; the rest are filler.
         num_rows: B, filler rows included.
-        size: K of `decode` or T of `prefill`.
+        size: K of calls that draw or T of calls that read.
     """
 
     model: ModelVersion
@@ -32,78 +40,35 @@ class Call:
     num_rows: int
     size: int
 
+    @property
+    def draws(self) -> bool:
+        """Whether it draws tokens; else it reads them."""
+        return isinstance(_KINDS[self.signature], Decode)
+
     def inputs(self) -> Arrays:
         """Build the input tensors, each with `num_rows` rows."""
-        return self._decode_inputs() if self.signature == signatures.DECODE else self._prefill_inputs()
-
-    def outputs(self) -> dict[str, tuple[int, ...]]:
-        """Name the output tensors that are wanted, with the shape of each."""
-        shapes: dict[str, tuple[int, ...]] = {"state": (self.num_rows, self.sequences[0].state.size)}
-        if self.signature == signatures.DECODE:
-            shapes["token_ids"] = (self.num_rows, self.size)
-        return shapes
-
-    def _states(self) -> np.ndarray:
         states = np.zeros((self.num_rows, self.sequences[0].state.size), np.float32)
         for row, sequence in enumerate(self.sequences):
             states[row] = sequence.state
-        return states
+        return {"state": states, **_KINDS[self.signature].inputs(self.sequences, self.num_rows, self.size)}
 
-    def _column(self, values: Rows[float], dtype: type, filler: float = 0) -> np.ndarray:
-        """Put the sequences' values above those of the filler rows: (num_rows,)."""
-        column: np.ndarray = np.full(self.num_rows, filler, dtype)
-        column[: len(values)] = values
-        return column
-
-    def _prefill_inputs(self) -> Arrays:
-        token_ids = np.zeros((self.num_rows, self.size), np.int32)
-        lengths = [min(sequence.num_unread, self.size) for sequence in self.sequences]
-        for row, (sequence, length) in enumerate(zip(self.sequences, lengths, strict=True)):
-            token_ids[row, :length] = sequence.prompt_ids[sequence.num_read : sequence.num_read + length]
-        # Filler rows count to their end too: a call without rows that end early is a quicker one.
-        return {"token_ids": token_ids, "lengths": self._column(lengths, np.int32, self.size), "state": self._states()}
-
-    def _decode_inputs(self) -> Arrays:
-        sequences, steps = self.sequences, self.size
-        uniforms = np.zeros((self.num_rows, steps), np.float32)
-        for row, sequence in enumerate(sequences):
-            uniforms[row] = sequence.uniforms.take(sequence.num_drawn, steps)
-        samplings = [sequence.sampling for sequence in sequences]
-        return {
-            "token_id": self._column([sequence.last_id for sequence in sequences], np.int32),
-            "state": self._states(),
-            "uniforms": uniforms,
-            "steps": self._column([min(sequence.num_left, steps) for sequence in sequences], np.int32, steps),
-            "temperature": self._column([sampling.temperature for sampling in samplings], np.float32),
-            "top_k": self._column([sampling.top_k for sampling in samplings], np.int32),
-            "top_p": self._column([sampling.top_p for sampling in samplings], np.float32, 1),
-            "min_p": self._column([sampling.min_p for sampling in samplings], np.float32),
-        }
+    def outputs(self) -> OutputShapes:
+        """Name the output tensors that are wanted, with the shape of each."""
+        state = (self.num_rows, self.sequences[0].state.size)
+        return {"state": state, **_KINDS[self.signature].outputs(self.sequences, self.num_rows, self.size)}
 
     def apply(self, outputs: Arrays) -> list[Event | None]:
         """Bring every sequence up to date with the reply.
 
         Returns:
-            What to tell each sequence's client; None where it has only read.
+            What to tell each sequence's client; None where there is nothing to tell.
         """
-        states = outputs["state"]
-        finite = np.atleast_1d(np.isfinite(states).all(axis=1))
-        drawn = outputs["token_ids"].tolist() if self.signature == signatures.DECODE else None
+        kind = _KINDS[self.signature]
+        finite = np.logical_and.reduce(np.isfinite(outputs["state"]), axis=1)
         events: list[Event | None] = []
         for row, sequence in enumerate(self.sequences):
-            if not finite[row]:
-                events.append(Failure(sequence.choice, InternalError("the model computed NaN or infinity")))
-            elif drawn is None:
-                sequence.read(min(sequence.num_unread, self.size), states[row])
-                events.append(None)
+            if finite[row]:
+                events.append(kind.apply(sequence, row, outputs, self.size))
             else:
-                events.append(sequence.advance(_until_end(drawn[row], sequence, self.size), states[row]))
+                events.append(Failure(sequence.index, InternalError("the model computed NaN or infinity")))
         return events
-
-
-def _until_end(token_ids: list[int], sequence: Sequence, size: int) -> list[int]:
-    """Cut a row at the tokens that its sequence wanted and behind its end mark."""
-    wanted = token_ids[: min(sequence.num_left, size)]
-    if sequence.end_id in wanted:
-        return wanted[: wanted.index(sequence.end_id) + 1]
-    return wanted

@@ -7,7 +7,7 @@ at both every second; requests read the outcome without waiting.
 import hashlib
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,11 +20,11 @@ from contract.card import GeneratorCard, load_assets
 from contract.errors import ContractError
 from contract.tokenizer import Tokenizer
 from service.backend import VersionStatus
-from service.batch import Arrays
-from service.errors import GatewayError, ModelNotFound
+from service.errors import BackendUnavailable, GatewayError, InvalidRequest, ModelNotFound
 from service.policy import Shapes
 from service.probe import Probe, run_probe
 from service.protos import model_server_config_pb2
+from service.rows import Arrays
 from service.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,16 @@ class LiveModel:
 class Catalog:
     """The models that can be asked for now."""
 
-    def __init__(self, models_dir: Path, server: Server, *, poll_s: float = 1.0, max_chunk: int = 128) -> None:
+    def __init__(
+        self,
+        models_dir: Path,
+        server: Server,
+        *,
+        poll_s: float = 1.0,
+        max_chunk: int = 128,
+        default_model: str | None = None,
+        changed: Callable[[Iterable[ModelVersion]], None] = lambda _: None,
+    ) -> None:
         """Prepare; nothing is asked before `start` or `refresh`.
 
         Args:
@@ -69,9 +78,12 @@ class Catalog:
             server: Whom to ask.
             poll_s: Seconds between two looks.
             max_chunk: Most tokens of one `decode` call, if the model's card does not say less.
+            default_model: What is found where no name is given; None: the only model, if there is just one.
+            changed: Told at every look which versions live.
         """
         self._models_dir, self._server = models_dir, server
-        self._poll_s, self._max_chunk = poll_s, max_chunk
+        self._poll_s, self._max_chunk, self._default_model = poll_s, max_chunk, default_model
+        self._changed = changed
         self._live: Mapping[ModelVersion, LiveModel] = MappingProxyType({})
         # What each version's card was when it was read, by its time of change in nanoseconds.
         self._stamps: dict[ModelVersion, int] = {}
@@ -97,17 +109,25 @@ class Catalog:
             newest[live.ref.name] = live
         return [newest[name] for name in sorted(newest)]
 
-    def find(self, name: str) -> LiveModel:
-        """Return the newest living version of a model.
+    def find(self, name: str | None) -> LiveModel:
+        """Return the newest living version of a model; of the default one for None.
 
         Raises:
             ModelNotFound: there is none; the message lists the models that there are.
+            InvalidRequest: no name, and no default.
         """
         models = {live.ref.name: live for live in self.models()}
+        if name is None:
+            name = self._default_model or next(iter(models), "")
+            if len(models) > 1 and not self._default_model:
+                raise InvalidRequest(
+                    f"model is required where there are several and OSTINATO_DEFAULT_MODEL names none; models are: "
+                    f"{', '.join(models)}",
+                    param="model",
+                )
         if name not in models:
-            raise ModelNotFound(
-                f"model {name!r} is not served; models are: {', '.join(models) or 'none yet'}", param="model"
-            )
+            what = f"model {name[:64]!r} is not served" if name else "no model is served"
+            raise ModelNotFound(f"{what}; models are: {', '.join(models) or 'none yet'}", param="model")
         return models[name]
 
     def _run(self) -> None:
@@ -132,6 +152,7 @@ class Catalog:
         for ref in self._live.keys() - live.keys():
             log.info("model %s version %d is gone", ref.name, ref.version)
         self._live = MappingProxyType(live)
+        self._changed(live)
 
     def _look_at(self, name: str, known: Mapping[ModelVersion, LiveModel]) -> Mapping[ModelVersion, LiveModel]:
         """Return the versions of a model that answer now.
@@ -155,7 +176,12 @@ class Catalog:
             ref = ModelVersion(name, status.version)
             if status.available:
                 model = None if afresh or self._stamp(ref) != self._stamps.get(ref) else known.get(ref)
-                model = model or self._greet(ref)
+                try:
+                    model = model or self._greet(ref)
+                except BackendUnavailable as error:
+                    # It went away in the middle: as above.
+                    self._complain(f"{name}:{status.version}", str(error))
+                    return {**known, **live}
                 live |= {ref: model} if model else {}
             elif status.error:
                 self._complain(f"{name}:{status.version}", status.error)
@@ -178,11 +204,17 @@ class Catalog:
         return [entry.name for entry in config.model_config_list.config]
 
     def _greet(self, ref: ModelVersion) -> LiveModel | None:
-        """Read a new version's files and probe it; None, and a line in the log, if that fails."""
+        """Read a new version's files and probe it; None, and a line in the log, if that fails.
+
+        Raises:
+            BackendUnavailable: the server does not answer now.
+        """
         stamp = self._stamp(ref)
         try:
             card, tokenizer = load_assets(self._models_dir / ref.name / str(ref.version))
             probe = run_probe(card, lambda *call: self._server.predict(ref, *call))
+        except BackendUnavailable:
+            raise
         except (ContractError, GatewayError) as error:
             self._complain(f"{ref.name}:{ref.version}", str(error))
             return None

@@ -1,22 +1,27 @@
-"""From a valid request to its text: encode, schedule, assemble.
+"""From a valid request to a job that is computed: find the model, encode, charge, schedule.
 
 Knows tokenizers and sequences. Does not know HTTP, and does not compute.
 """
 
-import queue
-from collections.abc import Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
+from contract import signatures
 from service.catalog import LiveModel
-from service.errors import ClientGone, InvalidRequest
+from service.embedding import Embedding
+from service.errors import GatewayError, InvalidRequest
+from service.generation import Generation
+from service.job import Listener
 from service.policy import Shapes
-from service.schema import CompletionRequest
-from service.sequence import Chunk, Event, Failure, Sequence
-from service.text import TextAssembler
+from service.prompts import EncodedPrompt
+from service.schema import CompletionRequest, EmbeddingsRequest, PromptText
+from service.sequence import Account, Sequence
+
+AnyJob = Generation | Embedding
 
 
 class Models(Protocol):
@@ -29,124 +34,163 @@ class Models(Protocol):
 class Runner(Protocol):
     """What computes sequences."""
 
-    def submit(self, sequences: Many[Sequence], shapes: Shapes) -> None:
-        """Accept the choices of one request, or raise `Overloaded`."""
+    def submit(self, groups: Many[Many[Sequence]], shapes: Shapes) -> None:
+        """Accept the sequences of one request, grouped by prompt, or raise `Overloaded`."""
 
     def cancel(self, sequences: Many[Sequence]) -> None:
         """Forget sequences; ended ones are left alone."""
 
 
+def _nothing() -> None:
+    """Give nothing back, as nothing was charged."""
+
+
+ANYBODY = Account()
+
+
 @dataclass(frozen=True)
-class Piece:
-    """Text of one choice.
+class Caller:
+    """Who asks.
 
     Attributes:
-        finish_reason: "stop" or "length" with the choice's last piece, else None.
+        account: What the texts are counted for.
+        charge: Told how many tokens the request may read and write, before it is queued; raises `RateLimited`, or
+            returns what gives them back.
+        trace: What the tracing keeps of the request, or None.
     """
 
-    choice: int
-    text: str
-    finish_reason: str | None
+    account: Account = ANYBODY
+    charge: Callable[[int], Callable[[], None]] = lambda _: _nothing
+    trace: Any = None
 
 
-class Generation:
-    """One request in the making: iterate over it for its pieces, in order of arrival."""
+@dataclass(frozen=True)
+class Sizes:
+    """What one request may hold, in tokens.
 
-    def __init__(self, request: CompletionRequest, model: LiveModel, num_prompt_tokens: int, runner: Runner) -> None:
-        self.request, self.model = request, model
-        self.num_prompt_tokens = num_prompt_tokens
-        self.sequences: list[Sequence] = []
-        self.events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._runner = runner
-        self._unfinished = set(range(request.num_choices)) if request.max_tokens else set()
-        self._assemblers = [
-            TextAssembler(model.tokenizer.detokenizer(request.prompt), request.stops)
-            for _ in range(request.num_choices)
-        ]
+    Attributes:
+        max_prompt_tokens: Of each prompt.
+        max_echo_tokens: Of all prompts echoed, in all choices.
+        max_logprobs_tokens: Of all that is told with log probabilities, prompts and texts, in all choices.
+    """
 
-    @property
-    def num_completion_tokens(self) -> int:
-        """Tokens of all choices so far, those behind a stop string not counted."""
-        return sum(assembler.num_tokens for assembler in self._assemblers)
-
-    def cancel(self) -> None:
-        """Free the rows; from any thread, any number of times. An iteration that waits ends."""
-        if self._unfinished:
-            self._runner.cancel(self.sequences)
-            self.events.put(None)
-
-    def __iter__(self) -> Iterator[Piece]:
-        """Yield every choice's pieces until all have ended.
-
-        Raises:
-            ClientGone: `cancel` was called.
-            GatewayError: the model server failed for longer than a text may wait, or the gateway was stopped.
-        """
-        while self._unfinished:
-            event = self.events.get()
-            if event is None:
-                raise ClientGone("the client closed its connection, or the sending half of it")
-            if isinstance(event, Failure):
-                self._runner.cancel(self.sequences)
-                raise event.error
-            if event.choice in self._unfinished:
-                piece = self._assemble(event)
-                if piece.finish_reason:
-                    self._unfinished.remove(event.choice)
-                if piece.text or piece.finish_reason:
-                    yield piece
-
-    def _assemble(self, chunk: Chunk) -> Piece:
-        assembler = self._assemblers[chunk.choice]
-        text = assembler.feed(chunk.token_ids)
-        if assembler.stopped:
-            if chunk.finish_reason is None:
-                self._runner.cancel([self.sequences[chunk.choice]])
-            return Piece(chunk.choice, text, "stop")
-        if chunk.finish_reason:
-            text += assembler.flush()
-        return Piece(chunk.choice, text, chunk.finish_reason)
+    max_prompt_tokens: int = 131_072
+    max_echo_tokens: int = 1_000_000
+    max_logprobs_tokens: int = 262_144
 
 
 class Engine:
-    """Starts generations."""
+    """Starts jobs."""
 
-    def __init__(self, models: Models, runner: Runner, *, max_prompt_tokens: int) -> None:
-        self._models, self._runner, self._max_prompt_tokens = models, runner, max_prompt_tokens
+    def __init__(self, models: Models, runner: Runner, listener: Listener, sizes: Sizes) -> None:
+        self._models, self._runner, self._listener, self._sizes = models, runner, listener, sizes
 
-    def begin(self, request: CompletionRequest) -> Generation:
-        """Encode the prompt and queue the request.
+    def begin(self, request: CompletionRequest, caller: Caller) -> Generation:
+        """Encode the prompts and queue the request.
 
         Raises:
-            GatewayError: the model is not served, the prompt is too long, or the queue is full.
+            GatewayError: the model is not served, a prompt is too long or has ids that the model does not, the answer
+                would be too large, or the queue is full.
         """
         model = self._models.find(request.model)
-        prompt_ids = model.tokenizer.encode(request.prompt)
-        if len(prompt_ids) > self._max_prompt_tokens:
-            raise InvalidRequest(
-                f"prompt must be at most {self._max_prompt_tokens} tokens, got {len(prompt_ids)}", param="prompt"
-            )
-        generation = Generation(request, model, len(prompt_ids), self._runner)
-        if request.max_tokens > 0:
-            self._submit(generation, prompt_ids or [model.tokenizer.special.start])
+        prompts = self._encode(model, request.prompts, "prompt")
+        self._require_answer_fits(request, prompts)
+        _require_ids([token_id for token_id, _ in request.sampling.bias], model, "logit_bias")
+        if model.tokenizer.special.end is None:
+            # Texts without an end: nothing that could be put off.
+            request = replace(request, sampling=replace(request.sampling, min_tokens=0))
+        generation = Generation(request, model, prompts, self._runner, self._listener)
+        self._start(generation, caller)
         return generation
 
-    def _submit(self, generation: Generation, prompt_ids: list[int]) -> None:
-        request, model = generation.request, generation.model
-        ids = np.asarray(prompt_ids, np.int32)
-        state = np.zeros(model.card.state_size, np.float32)
-        generation.sequences = [
-            Sequence(
-                model=model.ref,
-                prompt_ids=ids,
-                max_tokens=request.max_tokens,
-                sampling=request.sampling,
-                seed=request.seed,
-                choice=choice,
-                end_id=model.tokenizer.special.end,
-                emit=generation.events.put,
-                state=state,
+    def embed(self, request: EmbeddingsRequest, caller: Caller) -> Embedding:
+        """Encode the texts and queue them to be read.
+
+        Raises:
+            GatewayError: as `begin`.
+        """
+        model = self._models.find(request.model)
+        if request.dimensions not in (None, model.card.units):
+            raise InvalidRequest(
+                f"dimensions must be {model.card.units}, the width of the model's top layer, got {request.dimensions}",
+                param="dimensions",
             )
-            for choice in range(request.num_choices)
+        prompts = self._encode(model, request.prompts, "input")
+        job = Embedding(model, prompts, self._runner, self._listener, request.timeout_s)
+        self._start(job, caller)
+        return job
+
+    def _encode(self, model: LiveModel, given: tuple[PromptText, ...], field: str) -> list[EncodedPrompt]:
+        bound = self._sizes.max_prompt_tokens
+        prompts = []
+        for one in given:
+            if isinstance(one, list):
+                _require_ids(one, model, field)
+            prompt = EncodedPrompt.of(one, model.tokenizer)
+            if prompt.num_tokens > bound:
+                raise InvalidRequest(f"{field} must be at most {bound} tokens, got {prompt.num_tokens}", param=field)
+            prompts.append(prompt)
+        return prompts
+
+    def _require_answer_fits(self, request: CompletionRequest, prompts: list[EncodedPrompt]) -> None:
+        """Refuse what would be an answer of hundreds of megabytes.
+
+        Raises:
+            InvalidRequest: it would.
+        """
+        echoed = sum(prompt.num_tokens for prompt in prompts) * request.best_of if request.echo else 0
+        sizes, written = self._sizes, len(prompts) * request.best_of * request.max_tokens
+        if echoed > sizes.max_echo_tokens:
+            raise InvalidRequest(
+                f"echo may repeat at most {sizes.max_echo_tokens} tokens (of all prompts × n), got {echoed}",
+                param="echo",
+            )
+        if request.num_top is not None and echoed + written > sizes.max_logprobs_tokens:
+            raise InvalidRequest(
+                f"logprobs may be told of at most {sizes.max_logprobs_tokens} tokens (of all texts, and of prompts "
+                f"with echo), got {echoed + written}",
+                param="logprobs",
+            )
+
+    def _start(self, job: AnyJob, caller: Caller) -> None:
+        """Charge a job and queue it; what is refused by the queue is given back."""
+        groups = [group for place in range(len(job.prompts)) if (group := self._group(job, place, caller))]
+        job.begin(sequence for group in groups for sequence in group)
+        num_tokens = sum(len(prompt.read_ids) for prompt in job.prompts)
+        give_back = caller.charge(num_tokens + sum(sequence.max_tokens for sequence in job.sequences.values()))
+        if groups:
+            try:
+                self._runner.submit(groups, job.model.shapes)
+            except GatewayError:
+                give_back()
+                raise
+
+    def _group(self, job: AnyJob, place: int, caller: Caller) -> list[Sequence]:
+        """Make the sequences that a prompt needs."""
+        prompt, reads_by, card = job.prompts[place], job.reads_by(place), job.model.card
+        indexes = job.choices(place)
+        return [
+            Sequence(
+                model=job.model.ref,
+                prompt_ids=prompt.read_ids,
+                seen_ids=prompt.seen_ids,
+                end_id=job.model.tokenizer.special.end,
+                emit=job.put,
+                state=np.zeros(card.state_size, np.float32),
+                index=index,
+                choice=index - indexes[0],
+                account=caller.account,
+                reads_by=reads_by,
+                trace=caller.trace,
+                hidden_sum=np.zeros(card.units, np.float32) if reads_by == signatures.EMBED else None,
+                **job.options,
+            )
+            for index in indexes
         ]
-        self._runner.submit(generation.sequences, model.shapes)
+
+
+def _require_ids(token_ids: list[int], model: LiveModel, field: str) -> None:
+    bound = len(model.tokenizer.tokens)
+    wrong = max(token_ids, default=0)
+    if wrong >= bound:
+        raise InvalidRequest(f"{field} must have token ids below {bound}, got {wrong}", param=field)

@@ -2,17 +2,20 @@
 
 GatewayError
 ├── InvalidRequest      400  a field is wrong; `param` names it
+├── Unauthorized        401  no key, or none that is valid
 ├── ModelNotFound       404  no such model, or none of its versions is served
 ├── NotFound            404  no such address
 ├── MethodNotAllowed    405  the address exists, for another method
 ├── BodyTimeout         408  the body did not come
 ├── BodyTooLarge        413  more bytes than one request may have
 ├── Overloaded          429  the queue is full; try again after `retry_after_s`
+├── RateLimited         429  the key's requests or tokens per minute are used up; try again after `retry_after_s`
 ├── ClientGone          499  nobody is there to read the answer; nginx's number for it
 ├── InternalError       500  our fault
 ├── ShuttingDown        503  the server drains; another replica may answer
 ├── VersionGone         503  the version was taken out of service while the text was in the making
-└── BackendUnavailable  503  no model server answers
+├── BackendUnavailable  503  no model server answers
+└── DeadlineExceeded    504  the request's own time was over
 """
 
 from typing import Any, ClassVar
@@ -27,11 +30,14 @@ class GatewayError(Exception):
         code: A word that programs can compare, or None.
         param: The field that was wrong, or None.
         retry_after_s: Seconds after which trying again makes sense, or None.
+        should_retry: Whether the same request, sent again, may succeed; None leaves it to the client, which judges by
+            the status.
     """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str | None] = None
+    should_retry: ClassVar[bool | None] = None
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -42,12 +48,33 @@ class GatewayError(Exception):
         """Return OpenAI's error object."""
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
+    def headers(self) -> dict[str, str]:
+        """Return the headers by which OpenAI's clients decide whether and when to try again."""
+        headers = {}
+        if self.retry_after_s is not None:
+            headers = {"Retry-After": str(self.retry_after_s), "retry-after-ms": str(1000 * self.retry_after_s)}
+        if self.should_retry is not None:
+            headers["x-should-retry"] = str(self.should_retry).lower()
+        return headers
+
 
 class InvalidRequest(GatewayError):
     """A field is missing, of the wrong type or out of its bounds."""
 
     status = 400
     type = "invalid_request_error"
+
+
+class Unauthorized(GatewayError):
+    """No key, or none that is valid."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        """Name the scheme, as RFC 9110 section 11.6.1 asks for."""
+        return {**super().headers(), "WWW-Authenticate": 'Bearer realm="ostinato"'}
 
 
 class ModelNotFound(GatewayError):
@@ -94,6 +121,14 @@ class Overloaded(GatewayError):
     code = "queue_full"
 
 
+class RateLimited(GatewayError):
+    """The key's requests or tokens per minute are used up."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
 class ClientGone(GatewayError):
     """The client has closed its connection, or the sending half of it."""
 
@@ -125,3 +160,12 @@ class BackendUnavailable(GatewayError):
 
     status = 503
     code = "backend_unavailable"
+
+
+class DeadlineExceeded(GatewayError):
+    """The request's own time was over; sent again it would most likely be so again."""
+
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
+    should_retry = False

@@ -1,5 +1,6 @@
 """Opening the port that people connect to."""
 
+import ipaddress
 import os
 import socket
 
@@ -22,3 +23,12 @@ def listen(host: str, port: int, backlog: int | None = None) -> socket.socket:
         # Name resolution has error numbers of its own; the system's texts repeat the address.
         why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise OSError(f"cannot listen on {host}:{port}: {why}") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine reaches an address; a name that cannot be resolved is not taken to be so."""
+    try:
+        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses)

@@ -5,13 +5,16 @@ Pure and single-threaded: no clock, no network, no text. One `ModelQueue` per mo
 The model server computes several calls at once, each on one core; two calls of 32 rows on two cores make 1.5 times the
 tokens of one call of 64 rows on both (measured). So the rows are spread over as many calls as may be in flight, each
 padded to a row count that the probe found to give equal bits.
+
+A call runs one signature. Texts that differ in it, with penalties or without, with scores of the prompt or without,
+take turns: whose turn it is says the one that has waited longest.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
-from contract import signatures
 from service.batch import Call
 from service.sequence import ModelVersion, Sequence
 
@@ -91,6 +94,11 @@ class ModelQueue:
         return len(self.reading) + len(self.ready) + num_busy + self.num_forks
 
     @property
+    def num_waiting(self) -> int:
+        """Sequences that wait for a row."""
+        return sum(1 + len(sequence.forks) for sequence in self.waiting)
+
+    @property
     def empty(self) -> bool:
         """Whether nothing is left to do or to wait for."""
         return not self.waiting and self.num_running == 0
@@ -117,26 +125,24 @@ class ModelQueue:
         """Take out the unwanted sequences that no call holds, each with its forks."""
         taken: list[Sequence] = []
         for queue in (self.waiting, self.reading, self.ready):
-            for sequence in [sequence for sequence in queue if unwanted(sequence)]:
-                queue.remove(sequence)
+            leaving = [sequence for sequence in queue if unwanted(sequence)]
+            if leaving:
+                staying = [sequence for sequence in queue if not unwanted(sequence)]
+                queue.clear()
+                queue.extend(staying)
+            for sequence in leaving:
                 if queue is self.waiting:
                     self.num_forks += len(sequence.forks)
                 taken += [sequence, *self.forget_forks(sequence)]
         return taken
 
-    def admit(self, num_free: int, *, alone: bool) -> None:
-        """Start waiting sequences while there are rows for them; a request's forks start with it.
-
-        Args:
-            num_free: Rows that may be taken.
-            alone: Whether nothing runs at all; then a request is started that has more choices than there are rows.
-        """
-        while self.waiting and (alone or 1 + len(self.waiting[0].forks) <= num_free):
-            sequence, alone = self.waiting.popleft(), False
-            num_free -= 1 + len(sequence.forks)
-            self.num_forks += len(sequence.forks)
-            self.place(sequence)
-            self.release_forks(sequence)
+    def admit(self) -> Sequence:
+        """Start the sequence that has waited longest; the other choices of its prompt start with it."""
+        sequence = self.waiting.popleft()
+        self.num_forks += len(sequence.forks)
+        self.place(sequence)
+        self.release_forks(sequence)
+        return sequence
 
     def next_call(self, num_free_calls: int, max_calls: int) -> Call | None:
         """Choose the next call, and take its sequences out of the queues.
@@ -144,34 +150,47 @@ class ModelQueue:
         With nothing to draw, or nothing that is worth a call yet, every free call reads prompts. Otherwise one call at
         a time does, and between two of those it is the running texts' turn.
         """
-        draws = self._may_draw()
-        reads = any(call.signature == signatures.PREFILL for call in self.calls)
-        enough = len(self.reading) >= self.shapes.row_counts[0] and self.num_draws > 0
-        due = not reads and (enough or self.num_draws >= MAX_DRAWS_BEFORE_READING)
-        if self.reading and (due or not draws):
-            return self._prefill(num_free_calls)
-        return self._decode(max_calls) if draws else None
+        drawing = self._signature_worth_drawing()
+        reads = any(not call.draws for call in self.calls)
+        due = not reads and (self._many_to_read() or self.num_draws >= MAX_DRAWS_BEFORE_READING)
+        if self.reading and (due or drawing is None):
+            return self._read(num_free_calls)
+        return None if drawing is None else self._draw(drawing, max_calls)
 
-    def _may_draw(self) -> bool:
-        """Whether another call that draws is worth its rows.
+    def _signature_worth_drawing(self) -> str | None:
+        """Return the signature of the next call that draws, or None if none is worth its rows.
 
         A call costs what its smallest row count costs, so texts that fit into one call wait for each other.
         """
-        draws = [len(call.sequences) for call in self.calls if call.signature == signatures.DECODE]
-        return bool(self.ready) and len(draws) * self.shapes.row_counts[0] < sum(draws) + len(self.ready)
+        for signature in dict.fromkeys(sequence.draws_by for sequence in self.ready):
+            running = [len(call.sequences) for call in self.calls if call.signature == signature]
+            num_ready = sum(sequence.draws_by == signature for sequence in self.ready)
+            if len(running) * self.shapes.row_counts[0] < sum(running) + num_ready:
+                return signature
+        return None
 
-    def _prefill(self, num_free_calls: int) -> Call:
+    def _many_to_read(self) -> bool:
+        """Whether the prompts that are next fill a call, and it is not the running texts' turn."""
+        return self.num_draws > 0 and len(self._alike_in_reading()) >= self.shapes.row_counts[0]
+
+    def _alike_in_reading(self) -> list[Sequence]:
+        """Return the sequences to be read by the signature whose turn it is."""
+        return [sequence for sequence in self.reading if sequence.reads_by == self.reading[0].reads_by]
+
+    def _read(self, num_free_calls: int) -> Call:
+        alike = self._alike_in_reading()
         # Full calls only, if there are running texts that a fuller one will be no later for.
-        count = fit_below(self.shapes.row_counts, len(self.reading)) if self.ready else len(self.reading)
-        sequences = self._take(self.reading, count, num_free_calls)
+        count = fit_below(self.shapes.row_counts, len(alike)) if self.ready else len(alike)
+        sequences = self._take(self.reading, alike, count, num_free_calls)
         self.num_draws = 0
         num_rows = fit(self.shapes.row_counts, len(sequences))
         limit = min(self.shapes.max_length, READ_BUDGET // num_rows)
         wanted = max(sequence.num_unread for sequence in sequences)
-        return self._call(signatures.PREFILL, sequences, num_rows, min(wanted, limit))
+        return self._call(sequences[0].reads_by, sequences, num_rows, min(wanted, limit))
 
-    def _decode(self, max_calls: int) -> Call:
-        sequences = self._take(self.ready, self.num_running, max_calls)
+    def _draw(self, signature: str, max_calls: int) -> Call:
+        alike = [sequence for sequence in self.ready if sequence.draws_by == signature]
+        sequences = self._take(self.ready, alike, self._num_drawing_by(signature), max_calls)
         self.num_draws += 1
         num_rows = fit(self.shapes.row_counts, len(sequences))
         limit = min(self.shapes.max_steps, max(1, DRAW_BUDGET // num_rows))
@@ -180,12 +199,30 @@ class ModelQueue:
         elif self.num_running and len(sequences) < self.shapes.row_counts[0]:
             limit = min(limit, JOINING_STEPS)
         steps = steps_for([sequence.num_left for sequence in sequences], limit)
-        return self._call(signatures.DECODE, sequences, num_rows, steps)
+        return self._call(signature, sequences, num_rows, steps)
 
-    def _take(self, queue: deque[Sequence], num_sharing: int, num_calls: int) -> tuple[Sequence, ...]:
-        """Take an even share of the sequences, at least a full call of the smallest row count."""
-        share = fit(self.shapes.row_counts, -(-num_sharing // num_calls))
-        return tuple(queue.popleft() for _ in range(min(share, len(queue))))
+    def _num_drawing_by(self, signature: str) -> int:
+        """Count the running texts that draw by a signature, those whose prompts are still being read among them."""
+        busy = (sequence for call in self.calls for sequence in call.sequences)
+        return sum(
+            1 + len(sequence.forks)
+            for sequence in chain(self.reading, self.ready, busy)
+            if sequence.max_tokens and sequence.draws_by == signature
+        )
+
+    def _take(
+        self, queue: deque[Sequence], alike: list[Sequence], num_sharing: int, num_calls: int
+    ) -> tuple[Sequence, ...]:
+        """Take an even share of the sequences that are alike, at least a full call of the smallest row count."""
+        taken = alike[: fit(self.shapes.row_counts, -(-num_sharing // num_calls))]
+        if len(taken) == len(queue):
+            queue.clear()
+        else:
+            rest = set(map(id, taken))
+            kept = [sequence for sequence in queue if id(sequence) not in rest]
+            queue.clear()
+            queue.extend(kept)
+        return tuple(taken)
 
     def _call(self, signature: str, sequences: tuple[Sequence, ...], num_rows: int, size: int) -> Call:
         call = Call(self.model, signature, sequences, num_rows, size)

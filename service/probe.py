@@ -14,7 +14,7 @@ import numpy as np
 
 from contract import signatures
 from contract.card import GeneratorCard
-from service.batch import Arrays
+from service.rows import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -70,24 +70,60 @@ def _bits_at(num_rows: int, steps: int, card: GeneratorCard, predict: Predict) -
 
 
 def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, predict: Predict) -> list[bytes]:
-    """Read and draw; return the bits of everything that comes back, row by row."""
+    """Run every signature that the gateway calls; return the bits of everything that comes back, row by row."""
     rng = np.random.default_rng(0)
     length, rows = min(_LENGTH, card.max_prefill_length), len(sequences)
-    token_ids = rng.integers(0, card.vocab_size, (NUM_SEQUENCES, length)).astype(np.int32)[sequences]
-    uniforms = rng.random((NUM_SEQUENCES, steps), dtype=np.float32)[sequences]
+    token_ids = rng.integers(0, card.vocab_size, (NUM_SEQUENCES, length + 1)).astype(np.int32)[sequences]
     state = rng.uniform(-0.5, 0.5, (NUM_SEQUENCES, card.state_size)).astype(np.float32)[sequences]
-    inputs = {"token_ids": token_ids, "lengths": np.full(rows, length, np.int32), "state": state}
-    read = predict(signatures.PREFILL, inputs, {"state": state.shape})["state"]
-    inputs = {
+    uniforms = rng.random((NUM_SEQUENCES, steps), dtype=np.float32)[sequences]
+    lengths = np.full(rows, length, np.int32)
+    reading = {"token_ids": token_ids[:, :-1], "lengths": lengths, "state": state}
+    read = predict(signatures.PREFILL, reading, {"state": state.shape})
+    width = (rows, card.units)
+    sums = {"sum": np.zeros(width, np.float32)}
+    embedded = predict(signatures.EMBED, {**reading, **sums}, {"state": state.shape, "sum": width, "last": width})
+    top = (rows, length, signatures.NUM_TOP)
+    scored = predict(
+        signatures.SCORE,
+        {**reading, "token_ids": token_ids},
+        {"state": state.shape, "logprobs": (rows, length), "top_token_ids": top, "top_logprobs": top},
+    )
+    drawing = {
         "token_id": token_ids[:, -1],
-        "state": read,
+        "state": read["state"],
         "uniforms": uniforms,
+        **_controls(sequences, steps),
+    }
+    shapes = {"token_ids": uniforms.shape, "logprobs": uniforms.shape, "state": state.shape}
+    drawn = predict(signatures.DECODE, drawing, shapes)
+    top = (rows, steps, signatures.NUM_TOP)
+    shapes |= {"top_token_ids": top, "top_logprobs": top}
+    drawn_full = predict(signatures.DECODE_FULL, {**drawing, **_adjustments(token_ids, sequences)}, shapes)
+    outputs = [array for call in (read, embedded, scored, drawn, drawn_full) for array in call.values()]
+    return [b"".join(array[row].tobytes() for array in outputs) for row in range(rows)]
+
+
+def _controls(sequences: np.ndarray, steps: int) -> Arrays:
+    rows = len(sequences)
+    return {
         "steps": np.full(rows, steps, np.int32),
         "temperature": np.full(rows, 0.8, np.float32),
         "top_k": np.where(sequences % 2, 0, 20).astype(np.int32),
         "top_p": np.where(sequences % 3, 1.0, 0.9).astype(np.float32),
         "min_p": np.zeros(rows, np.float32),
     }
-    shapes = {"token_ids": uniforms.shape, "logprobs": uniforms.shape, "state": state.shape}
-    drawn = predict(signatures.DECODE, inputs, shapes)
-    return [read[row].tobytes() + b"".join(drawn[name][row].tobytes() for name in shapes) for row in range(rows)]
+
+
+def _adjustments(token_ids: np.ndarray, sequences: np.ndarray) -> Arrays:
+    """Penalties and a bias for a few ids of each row."""
+    rows = len(sequences)
+    return {
+        "adjusted_ids": np.zeros((rows, 1), np.int32) + token_ids[:, :1],
+        "counts": np.ones((rows, 1), np.float32),
+        "seen": np.ones((rows, 1), np.float32),
+        "bias": np.where(sequences % 2, 0.0, 1.5).astype(np.float32)[:, None],
+        "presence_penalty": np.full(rows, 0.3, np.float32),
+        "frequency_penalty": np.full(rows, 0.2, np.float32),
+        "repetition_penalty": np.where(sequences % 3, 1.0, 1.2).astype(np.float32),
+        "min_steps": np.zeros(rows, np.int32),
+    }

@@ -1,31 +1,26 @@
-"""The addresses that the gateway answers."""
+"""The addresses of the API and what answers them."""
 
-import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from typing import Any
 
-from flask import Blueprint, Response, request
-from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
+from flask import Blueprint, Response, g, request
 
-from service.answers import CompletionAnswer, model_object
-from service.catalog import Catalog
-from service.engine import Engine
-from service.errors import (
-    BackendUnavailable,
-    BodyTimeout,
-    BodyTooLarge,
-    GatewayError,
-    InternalError,
-    InvalidRequest,
-    MethodNotAllowed,
-    NotFound,
-    ShuttingDown,
+from service import documents
+from service.answers import (
+    CompletionAnswer,
+    embeddings_answer,
+    model_object,
+    tokenizer_object,
 )
-from service.schema import parse_completion
-from service.settings import Settings
-
-log = logging.getLogger(__name__)
+from service.bodies import DetokenizeBody, TokenizeBody
+from service.catalog import Catalog
+from service.engine import AnyJob, Engine
+from service.errors import BackendUnavailable, InvalidRequest, NotFound, ShuttingDown
+from service.record import Record
+from service.schema import Bounds, parse, parse_completion, parse_embeddings
+from service.status import Status
 
 # Watches the client's connection while a request runs, and calls back once it is gone.
 Watch = Callable[[Any, Callable[[], None]], AbstractContextManager[Any]]
@@ -47,56 +42,150 @@ class Drain:
             raise ShuttingDown("the server is shutting down; send the request to another replica", retry_after_s=1)
 
 
-def build_routes(engine: Engine, catalog: Catalog, watch: Watch, drain: Drain, settings: Settings) -> Blueprint:
+@dataclass(frozen=True)
+class Parts:
+    """What the addresses lead to."""
+
+    engine: Engine
+    catalog: Catalog
+    status: Status
+    watch: Watch
+    drain: Drain
+    bounds: Bounds
+
+
+def build_routes(parts: Parts) -> Blueprint:
     """Wire the addresses to what answers them."""
     routes = Blueprint("v1", __name__)
-
-    @routes.post("/v1/completions")
-    def completions() -> Response | dict[str, Any]:
-        """Go on with a prompt."""
-        drain.refuse_if_begun()
-        wanted = parse_completion(_body(), max_tokens=settings.max_tokens)
-        generation = engine.begin(wanted)
-        with ExitStack() as stack:
-            stack.callback(generation.cancel)
-            stack.enter_context(watch(request.environ.get("gunicorn.socket"), generation.cancel))
-            answer = CompletionAnswer(generation)
-            if not wanted.stream:
-                return answer.whole()
-            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            response = Response(answer.events(), mimetype="text/event-stream", headers=headers)
-            # Closed even if the stream is dropped before its first event, when no `finally` of a generator would run.
-            response.call_on_close(stack.pop_all().close)
-            return response
-
-    @routes.get("/v1/models")
-    def models() -> dict[str, Any]:
-        """List the models that answer."""
-        return {"object": "list", "data": [model_object(model) for model in catalog.models()]}
-
-    @routes.get("/v1/models/<name>")
-    def model(name: str) -> dict[str, Any]:
-        """Describe one model."""
-        return model_object(catalog.find(name))
-
-    @routes.get("/healthz")
-    def healthz() -> dict[str, str]:
-        """Say that the process lives."""
-        return {"status": "ok"}
-
-    @routes.get("/readyz")
-    def readyz() -> dict[str, Any]:
-        """Say whether a request would be answered: a model is served, and the server is not draining."""
-        drain.refuse_if_begun()
-        names = [model.ref.name for model in catalog.models()]
-        if not names:
-            raise BackendUnavailable("no model answers yet")
-        return {"status": "ready", "models": names}
-
-    routes.register_error_handler(GatewayError, _error_response)
-    routes.app_errorhandler(HTTPException)(_http_error_response)
-    routes.app_errorhandler(Exception)(_unexpected_error_response)
+    for rule, method, view in (
+        ("/v1/completions", "POST", _completions),
+        ("/v1/chat/completions", "POST", _chat),
+        ("/v1/embeddings", "POST", _embeddings),
+        ("/v1/models", "GET", _models),
+        ("/v1/models/<name>", "GET", _model),
+        ("/v1/status", "GET", _status),
+        ("/tokenize", "POST", _tokenize),
+        ("/detokenize", "POST", _detokenize),
+        ("/tokenizer_info", "GET", _tokenizer_info),
+        ("/healthz", "GET", _healthz),
+        ("/readyz", "GET", _readyz),
+    ):
+        routes.add_url_rule(rule, view.__name__.lstrip("_"), _bound(view, parts), methods=[method])
     return routes
+
+
+def _bound(view: Callable[..., Any], parts: Parts) -> Callable[..., Any]:
+    def answer(**arguments: Any) -> Any:
+        return view(parts, **arguments)
+
+    return answer
+
+
+def _completions(parts: Parts) -> Response:
+    """Go on with prompts."""
+    parts.drain.refuse_if_begun()
+    wanted = parse_completion(_body(), parts.bounds)
+    g.record.asked(wanted.model, wanted.prompts, stream=wanted.stream)
+    generation, record = parts.engine.begin(wanted, g.caller), g.record
+    with ExitStack() as stack:
+        stack.callback(_close, generation, record)
+        stack.enter_context(parts.watch(request.environ.get("gunicorn.socket"), generation.cancel))
+        answer = CompletionAnswer(generation, record.failed)
+        if not wanted.stream:
+            return _json(answer.whole())
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        response = Response(answer.events(), mimetype="text/event-stream", headers=headers)
+        # Closed even if the stream is dropped before its first event, when no `finally` of a generator would run.
+        response.call_on_close(stack.pop_all().close)
+        return response
+
+
+def _close(job: AnyJob, record: Record) -> None:
+    job.close()
+    record.made(
+        version=job.model.ref.version,
+        num_prompt_tokens=job.num_prompt_tokens,
+        num_completion_tokens=job.num_completion_tokens,
+        reasons=job.reasons,
+    )
+
+
+def _chat(parts: Parts) -> Response:  # noqa: ARG001 - every view takes them
+    """Say where to go instead: a generator of text holds no conversations."""
+    raise NotFound(
+        "these models go on with text and hold no conversations: use /v1/completions with a prompt instead of "
+        "/v1/chat/completions with messages"
+    )
+
+
+def _embeddings(parts: Parts) -> Response:
+    """Read texts and tell the model's hidden state."""
+    parts.drain.refuse_if_begun()
+    wanted = parse_embeddings(_body(), parts.bounds)
+    g.record.asked(wanted.model, wanted.prompts, stream=False)
+    job = parts.engine.embed(wanted, g.caller)
+    with ExitStack() as stack:
+        stack.callback(_close, job, g.record)
+        stack.enter_context(parts.watch(request.environ.get("gunicorn.socket"), job.cancel))
+        return _json(embeddings_answer(job, mean=wanted.mean, as_base64=wanted.base64))
+
+
+def _models(parts: Parts) -> documents.ModelList:
+    """List the models that answer."""
+    return {"object": "list", "data": [model_object(model) for model in parts.catalog.models()]}
+
+
+def _model(parts: Parts, name: str) -> documents.ModelObject:
+    """Describe one model."""
+    return model_object(parts.catalog.find(name))
+
+
+def _status(parts: Parts) -> documents.StatusObject:
+    """Say what is going on."""
+    return parts.status.report()
+
+
+def _tokenize(parts: Parts) -> documents.TokenizeObject:
+    """Cut a text into tokens."""
+    wanted = parse(TokenizeBody, _body())
+    tokenizer = parts.catalog.find(wanted.model).tokenizer
+    special = {tokenizer.tokens[i]: i for i in vars(tokenizer.special).values() if i is not None}
+    # Just a special token's name is that token: so the evaluation harness finds the id of the start mark.
+    ids = [special[wanted.prompt]] if wanted.prompt in special else tokenizer.encode(wanted.prompt)
+    return {"count": len(ids), "tokens": ids, "max_model_len": None}
+
+
+def _detokenize(parts: Parts) -> documents.DetokenizeObject:
+    """Join tokens to a text."""
+    wanted = parse(DetokenizeBody, _body())
+    tokenizer = parts.catalog.find(wanted.model).tokenizer
+    wrong = max(wanted.tokens, default=0)
+    if wrong >= len(tokenizer.tokens):
+        raise InvalidRequest(f"tokens must be below {len(tokenizer.tokens)}, got {wrong}", param="tokens")
+    return {"prompt": tokenizer.decode(wanted.tokens)}
+
+
+def _tokenizer_info(parts: Parts) -> documents.TokenizerObject:
+    """Describe a model's tokenizer."""
+    return tokenizer_object(parts.catalog.find(request.args.get("model")))
+
+
+def _healthz(parts: Parts) -> documents.HealthObject:  # noqa: ARG001 - every view takes them
+    """Say that the process lives."""
+    return {"status": "ok"}
+
+
+def _readyz(parts: Parts) -> documents.ReadyObject:
+    """Say whether a request would be answered: a model is served, and the server is not draining."""
+    parts.drain.refuse_if_begun()
+    names = [model.ref.name for model in parts.catalog.models()]
+    if not names:
+        raise BackendUnavailable("no model answers yet")
+    return {"status": "ready", "models": names}
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, mimetype="application/json")
 
 
 def _body() -> bytes:
@@ -109,33 +198,3 @@ def _body() -> bytes:
     if not body:
         raise InvalidRequest("the body must be JSON, got nothing")
     return body
-
-
-def _error_response(error: GatewayError) -> tuple[dict[str, Any], int, dict[str, str]]:
-    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    return error.body(), error.status, headers
-
-
-def _http_error_response(error: HTTPException) -> tuple[dict[str, Any], int, dict[str, str]]:
-    """Give Flask's own errors OpenAI's shape."""
-    if isinstance(error, RequestEntityTooLarge):
-        bound = request.max_content_length
-        return _error_response(
-            BodyTooLarge(f"the body must be at most {bound} bytes, got {request.content_length or 'more'}")
-        )
-    if isinstance(error, ClientDisconnected) and isinstance(error.__context__, TimeoutError):
-        return _error_response(BodyTimeout("the body did not come in time"))
-    if error.code == 404:
-        return _error_response(NotFound(f"there is nothing at {request.path}"))
-    if error.code == 405:
-        methods = sorted(getattr(error, "valid_methods", None) or ())
-        useful = [method for method in methods if method not in ("HEAD", "OPTIONS")]
-        body, status, headers = _error_response(MethodNotAllowed(f"{request.path} takes {', '.join(useful)}"))
-        return body, status, {**headers, "Allow": ", ".join(methods)}
-    body, _, headers = _error_response(InvalidRequest(error.description or error.name))
-    return body, error.code or 400, headers
-
-
-def _unexpected_error_response(error: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:
-    log.error("unexpected error at %r", request.path, exc_info=error)
-    return _error_response(InternalError("an unexpected error; the server's log has the trace"))

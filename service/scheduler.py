@@ -14,17 +14,12 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.batch import Arrays, Call
-from service.errors import (
-    BackendUnavailable,
-    GatewayError,
-    InternalError,
-    InvalidRequest,
-    Overloaded,
-    ShuttingDown,
-)
+from service.batch import Call
+from service.errors import BackendUnavailable, GatewayError, InternalError, ShuttingDown
+from service.ledger import Ledger
 from service.policy import ModelQueue, Shapes
-from service.sequence import Chunk, Event, Failure, ModelVersion, Sequence
+from service.rows import Arrays
+from service.sequence import Event, Failure, ModelVersion, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +33,28 @@ class Backend(Protocol):
         """Send a call; `done` is given its outputs or the error, once, on any thread."""
 
 
+class Observer(Protocol):
+    """Is told what happens, on the scheduler's thread, and must return at once."""
+
+    def started(self, sequence: Sequence, waited_s: float) -> None:
+        """A text, with the other choices of its prompt, got its row after it had waited."""
+
+    def answered(self, call: Call, seconds: float) -> None:
+        """The model server answered a call."""
+
+    def failed(self, call: Call, error: GatewayError, again: bool) -> None:
+        """A call failed; whether it will be made again."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many texts of a model version hold a row, and how many wait for one."""
+
+    model: ModelVersion
+    running: int
+    waiting: int
+
+
 @dataclass(frozen=True)
 class Limits:
     """How much the scheduler takes on.
@@ -45,19 +62,21 @@ class Limits:
     Attributes:
         max_running: Sequences that hold a row.
         max_queued: Sequences that may wait beyond those.
+        max_tokens: Tokens that all of those may still read and write.
         max_calls: Calls in flight, of all models together: the cores of the model servers.
         backend_grace_s: How long sequences wait for a model server that does not answer, from its first failed call on.
     """
 
     max_running: int = 128
     max_queued: int = 256
+    max_tokens: int = 4_000_000
     max_calls: int = 2
     backend_grace_s: float = 30.0
 
 
 @dataclass(frozen=True)
 class _Submit:
-    sequences: tuple[Sequence, ...]
+    first: tuple[Sequence, ...]
     shapes: Shapes
 
 
@@ -96,8 +115,10 @@ class _Outage:
 class Scheduler:
     """Runs sequences on a backend; `start` before the first, `stop` after the last."""
 
-    def __init__(self, backend: Backend, limits: Limits) -> None:
-        self._backend, self._limits = backend, limits
+    def __init__(self, backend: Backend, limits: Limits, observer: Observer) -> None:
+        self._backend, self._limits, self._observer = backend, limits, observer
+        self._ledger = Ledger(limits.max_running + limits.max_queued, limits.max_tokens)
+        self._loads: tuple[Load, ...] = ()
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._queues: dict[ModelVersion, ModelQueue] = {}
         self._outages: dict[ModelVersion, _Outage] = {}
@@ -105,14 +126,23 @@ class Scheduler:
         self._in_flight: dict[Call, float] = {}
         self._outbox: deque[tuple[Sequence, Event]] = deque()
         self._accepting = threading.Lock()
-        self._num_accepted = 0
         self._stopped: GatewayError | None = None
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     @property
-    def num_accepted(self) -> int:
-        """Sequences accepted and not yet ended."""
-        return self._num_accepted
+    def num_texts(self) -> int:
+        """Texts accepted and not yet ended."""
+        return self._ledger.num_texts
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that those may read and write, as they were counted when they were accepted."""
+        return self._ledger.num_tokens
+
+    @property
+    def loads(self) -> tuple[Load, ...]:
+        """Where the texts of each model version stood after the thread's last turn."""
+        return self._loads
 
     def start(self) -> None:
         """Start the thread."""
@@ -123,34 +153,32 @@ class Scheduler:
         self._inbox.put(_Stop(error or ShuttingDown("the server was stopped")))
         self._thread.join(timeout=5)
 
-    def submit(self, sequences: Many[Sequence], shapes: Shapes) -> None:
-        """Accept the choices of one request, which share a prompt.
+    def submit(self, groups: Many[Many[Sequence]], shapes: Shapes) -> None:
+        """Accept the sequences of one request, all or none.
 
         Args:
-            sequences: At least one.
-            shapes: Sizes that may be sent for their model version.
+            groups: One per prompt: its choices, at least one. All are of one model version and one account.
+            shapes: Sizes that may be sent for that version.
 
         Raises:
-            InvalidRequest: there are more choices than may ever run and wait.
+            InvalidRequest: they are more than may ever be accepted.
             Overloaded: the queue cannot take them all now.
             ShuttingDown: the scheduler was stopped.
         """
-        bound = self._limits.max_running + self._limits.max_queued
-        if len(sequences) > bound:
-            raise InvalidRequest(f"n must be at most {bound} on this server, got {len(sequences)}", param="n")
-        sequences[0].forks = list(sequences[1:])
+        now = time.monotonic()
+        for first, *others in groups:
+            first.forks = others
+            first.cost = first.num_unread + first.max_tokens
+            for sequence in others:
+                sequence.cost = sequence.max_tokens
+            for sequence in (first, *others):
+                sequence.accepted_at = now
         with self._accepting:
             if self._stopped is not None:
                 raise type(self._stopped)(str(self._stopped))
-            if self._num_accepted + len(sequences) > bound:
-                raise Overloaded(
-                    f"the queue is full: {self._num_accepted} of {bound} sequences are accepted and this request has "
-                    f"{len(sequences)}; try again later",
-                    retry_after_s=1,
-                )
-            self._num_accepted += len(sequences)
+            self._ledger.enter([sequence for group in groups for sequence in group])
             # Under the lock, so that nothing is put behind the end that `_close` makes.
-            self._inbox.put(_Submit(tuple(sequences), shapes))
+            self._inbox.put(_Submit(tuple(group[0] for group in groups), shapes))
 
     def cancel(self, sequences: Many[Sequence]) -> None:
         """Forget sequences: each frees its row with the call that holds it. Ended ones are left alone."""
@@ -177,6 +205,9 @@ class Scheduler:
             self._handle(self._inbox.get())
         self._dispatch()
         self._deliver()
+        self._loads = tuple(
+            Load(model, queue_.num_running, queue_.num_waiting) for model, queue_ in self._queues.items()
+        )
 
     def _next_message(self) -> _Message:
         """Wait for a message, or for the time to try a failed call again."""
@@ -189,9 +220,9 @@ class Scheduler:
     def _handle(self, message: _Message) -> None:
         match message:
             case _Submit():
-                model = message.sequences[0].model
+                model = message.first[0].model
                 queue_ = self._queues.setdefault(model, ModelQueue(model, message.shapes))
-                queue_.waiting.append(message.sequences[0])
+                queue_.waiting.extend(message.first)
             case _Reply():
                 self._take_reply(message.call, message.outcome)
             case _Wake():
@@ -203,8 +234,11 @@ class Scheduler:
         if call not in self._in_flight:
             return
         # Applied while the call still counts as in flight: should this fail, its sequences must be found and ended.
-        events = [] if isinstance(outcome, GatewayError) else call.apply(outcome)
-        sent_at = self._in_flight.pop(call)
+        events, sent_at = [], self._in_flight[call]
+        if not isinstance(outcome, GatewayError):
+            events = call.apply(outcome)
+            self._observer.answered(call, time.monotonic() - sent_at)
+        del self._in_flight[call]
         queue_ = self._queues[call.model]
         queue_.calls.remove(call)
         if isinstance(outcome, GatewayError):
@@ -216,8 +250,7 @@ class Scheduler:
 
     def _go_on(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
         """Put a sequence where its next call will find it, or end it."""
-        ends = isinstance(event, Failure) or (isinstance(event, Chunk) and event.finish_reason is not None)
-        if sequence.cancelled or ends:
+        if sequence.cancelled or isinstance(event, Failure) or sequence.ended:
             self._end(queue_, sequence, event)
             return
         queue_.place(sequence)
@@ -232,7 +265,8 @@ class Scheduler:
             if again and not sequence.cancelled:
                 queue_.place(sequence, first=True)
             else:
-                self._end(queue_, sequence, Failure(sequence.choice, error))
+                self._end(queue_, sequence, Failure(sequence.index, error))
+        self._observer.failed(call, error, again)
         if not again:
             return
         now = time.monotonic()
@@ -241,25 +275,21 @@ class Scheduler:
         if now - outage.since >= self._limits.backend_grace_s:
             # Whoever waits here has waited for the same server; those in other calls hear of it with their replies.
             ended = queue_.take_out(lambda _: True)
-            self._outbox += [(sequence, Failure(sequence.choice, error)) for sequence in ended]
-            self._release(len(ended))
+            self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in ended]
+            self._ledger.leave(ended)
 
     def _end(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
         """Let a sequence go, and with it the choices that wait for its prompt."""
         forks = queue_.forget_forks(sequence)
         if isinstance(event, Failure):
-            self._outbox += [(fork, Failure(fork.choice, event.error)) for fork in forks]
+            self._outbox += [(fork, Failure(fork.index, event.error)) for fork in forks]
         if event is not None:
             self._outbox.append((sequence, event))
-        self._release(1 + len(forks))
-
-    def _release(self, count: int) -> None:
-        with self._accepting:
-            self._num_accepted -= count
+        self._ledger.leave([sequence, *forks])
 
     def _drop_cancelled(self) -> None:
         for queue_ in self._queues.values():
-            self._release(len(queue_.take_out(lambda sequence: sequence.cancelled)))
+            self._ledger.leave(queue_.take_out(lambda sequence: sequence.cancelled))
 
     def _dispatch(self) -> None:
         """Send calls while some may be in flight; models take turns."""
@@ -267,11 +297,29 @@ class Scheduler:
             if queue_.empty:
                 del self._queues[model]
                 self._outages.pop(model, None)
+        self._admit()
         sent = True
         while sent:
             sent = False
             for model in list(self._queues):
                 sent = self._send_one(model) or sent
+
+    def _admit(self) -> None:
+        """Start whoever has waited longest, of all models, while there are rows.
+
+        In the order of arrival, and nobody overtakes: a prompt of many choices waits for as many rows to be free, and
+        would wait for ever if others took each as it came. Where nothing runs it is started though it has more choices
+        than there are rows.
+        """
+        now, num_running = time.monotonic(), sum(queue_.num_running for queue_ in self._queues.values())
+        while waiting := [queue_ for queue_ in self._queues.values() if queue_.waiting]:
+            first = min(waiting, key=lambda queue_: queue_.waiting[0].accepted_at)
+            width = 1 + len(first.waiting[0].forks)
+            if num_running and num_running + width > self._limits.max_running:
+                return
+            num_running += width
+            sequence = first.admit()
+            self._observer.started(sequence, now - sequence.accepted_at)
 
     def _send_one(self, model: ModelVersion) -> bool:
         """Send the next call of a model, if it has one and it is not to wait; return whether."""
@@ -281,8 +329,6 @@ class Scheduler:
                 return False
             outage.resume_at = None
         queue_ = self._queues[model]
-        num_free = limits.max_running - sum(other.num_running for other in self._queues.values())
-        queue_.admit(num_free, alone=num_free == limits.max_running)
         num_free_calls = limits.max_calls - len(self._in_flight)
         call = queue_.next_call(num_free_calls, limits.max_calls) if num_free_calls > 0 else None
         if call is None:
@@ -318,6 +364,6 @@ class Scheduler:
         self._in_flight.clear()
         self._queues.clear()
         self._outages.clear()
-        self._outbox += [(sequence, Failure(sequence.choice, error)) for sequence in ended]
-        self._release(len(ended))
+        self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in ended]
+        self._ledger.leave(ended)
         self._deliver()

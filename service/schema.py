@@ -1,62 +1,46 @@
 """A request's body, checked once: JSON in, a frozen request with every default filled in out.
 
-Messages name the field, the bound and what was given. Nothing below this checks again.
+Messages name the field, the bound and what was given. Nothing below this checks again, but for what only a model can
+tell: whether ids are in its vocabulary.
 """
 
+import math
 import re
 import secrets
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
+from service.bodies import PROMPT_KINDS, CompletionBody, EmbeddingsBody
 from service.errors import InvalidRequest
 from service.sequence import Sampling
 
 # Seeds that we draw fit a double, so that they survive clients whose numbers are doubles.
 SEED_BITS = 53
-MAX_STOPS = 16
-Probability = Annotated[float, Field(ge=0, le=1)]
-Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-# One stop string is a list of one: a union of both would report every problem twice.
-Stops = Annotated[
-    list[Stop],
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-    Field(max_length=MAX_STOPS, json_schema_extra={"anyOf": [{"type": "string"}, {"type": "array"}]}),
-]
+DEFAULT_MAX_TOKENS = 16
+
+AnyBody = TypeVar("AnyBody", bound=BaseModel)
+PromptText = str | list[int]
 
 
-class StreamOptions(BaseModel):
-    """How a stream is delivered.
+@dataclass(frozen=True)
+class Bounds:
+    """What one request may ask for on this server.
 
     Attributes:
-        include_usage: Whether a last chunk, without choices, carries the usage.
+        max_tokens: Largest `max_tokens`.
+        max_request_tokens: Largest number of texts × `max_tokens`.
+        max_prompts: Most prompts or inputs.
+        max_texts: Most texts: prompts × n, or best_of if it is more.
+        timeout_s: Longest `timeout_s`, and what a request without one gets.
     """
 
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    include_usage: bool | None = None
-
-
-class CompletionBody(BaseModel):
-    """The body of `POST /v1/completions`. Null means absent; unknown fields are ignored, as OpenAI's clients expect."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-
-    model: str = Field(description="name of a model, as /v1/models lists them")
-    prompt: str | None = Field(None, description="text to go on with; empty begins a new text")
-    max_tokens: int | None = Field(None, ge=0, description="tokens to write at most; 16 by default")
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="0 takes the most probable token")
-    top_p: Probability | None = Field(None, description="draw among the most probable tokens that hold this much")
-    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = Field(
-        None, description="draw among this many of the most probable tokens; 0 or -1: all"
-    )
-    min_p: Probability | None = Field(None, description="drop tokens less probable than this times the most probable")
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(None, description="same seed, same text")
-    stop: Stops | None = Field(None, description="end before this text, or before any of these")
-    n: Annotated[int, Field(ge=1, le=128)] | None = Field(None, description="texts to write")
-    stream: bool | None = Field(None, description="send text as it is written")
-    stream_options: StreamOptions | None = None
+    max_tokens: int = 100_000
+    max_request_tokens: int = 1_000_000
+    max_prompts: int = 128
+    max_texts: int = 384
+    timeout_s: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -64,56 +48,179 @@ class CompletionRequest:
     """A valid request with every default filled in.
 
     Attributes:
+        prompts: At least one; each a text or token ids.
+        max_tokens: Of each choice.
         seed: Given, or drawn now; either way it is returned.
         stops: Not empty strings.
-        max_tokens: Of each choice.
-        num_choices: Choices wanted, `n` in the body.
+        num_choices: Choices wanted of each prompt, `n` in the body.
+        best_of: Choices made of each prompt, at least `num_choices`.
+        num_top: `logprobs` in the body: most probable tokens wanted beside each; None: no log probabilities at all.
     """
 
     model: str
-    prompt: str
+    prompts: tuple[PromptText, ...]
     max_tokens: int
     sampling: Sampling
     seed: int
     stops: tuple[str, ...]
     num_choices: int
+    best_of: int
+    num_top: int | None
+    echo: bool
     stream: bool
     include_usage: bool
+    timeout_s: float
 
 
-def parse_completion(body: bytes, *, max_tokens: int) -> CompletionRequest:
+@dataclass(frozen=True)
+class EmbeddingsRequest:
+    """A valid request with every default filled in; `prompts` as in `CompletionRequest`."""
+
+    model: str
+    prompts: tuple[PromptText, ...]
+    mean: bool
+    base64: bool
+    dimensions: int | None
+    timeout_s: float
+
+
+def parse_completion(body: bytes, bounds: Bounds) -> CompletionRequest:
     """Check a body and fill in its defaults.
 
-    Args:
-        body: JSON.
-        max_tokens: The largest `max_tokens` allowed.
+    Raises:
+        InvalidRequest: not JSON, or a field that is wrong.
+    """
+    given = parse(CompletionBody, body)
+    num_choices = _or(given.n, 1)
+    best_of = _or(given.best_of, num_choices)
+    prompts = _prompts(given.prompt, bounds, "prompt")
+    wanted = _or(given.max_tokens, min(DEFAULT_MAX_TOKENS, bounds.max_tokens))
+    _require_at_most("max_tokens", wanted, bounds.max_tokens)
+    _check_interplay(given, num_choices, best_of)
+    _require_few(len(prompts), best_of, wanted, bounds)
+    return CompletionRequest(
+        model=given.model,
+        prompts=prompts,
+        max_tokens=wanted,
+        sampling=_sampling(given, wanted),
+        seed=secrets.randbits(SEED_BITS) if given.seed is None else given.seed,
+        stops=tuple(given.stop or ()),
+        num_choices=num_choices,
+        best_of=best_of,
+        num_top=given.logprobs,
+        echo=bool(given.echo),
+        stream=bool(given.stream),
+        include_usage=bool(given.stream_options and given.stream_options.include_usage),
+        timeout_s=_timeout(given.timeout_s, bounds),
+    )
+
+
+def parse_embeddings(body: bytes, bounds: Bounds) -> EmbeddingsRequest:
+    """Check a body and fill in its defaults.
+
+    Raises:
+        InvalidRequest: not JSON, or a field that is wrong.
+    """
+    given = parse(EmbeddingsBody, body)
+    return EmbeddingsRequest(
+        model=given.model,
+        prompts=_prompts(given.input, bounds, "input"),
+        mean=given.pooling != "last",
+        base64=given.encoding_format == "base64",
+        dimensions=given.dimensions,
+        timeout_s=_timeout(given.timeout_s, bounds),
+    )
+
+
+def parse(kind: type[AnyBody], body: bytes) -> AnyBody:
+    """Check each field of a body by itself.
 
     Raises:
         InvalidRequest: not JSON, or a field that is wrong.
     """
     try:
-        given = CompletionBody.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         raise _explain(error) from error
-    wanted = 16 if given.max_tokens is None else given.max_tokens
-    if wanted > max_tokens:
-        raise InvalidRequest(f"max_tokens must be at most {max_tokens}, got {wanted}", param="max_tokens")
-    return CompletionRequest(
-        model=given.model,
-        prompt=given.prompt or "",
-        max_tokens=wanted,
-        sampling=Sampling(
-            temperature=_or(given.temperature, 1.0),
-            top_k=max(0, _or(given.top_k, 0)),
-            top_p=_or(given.top_p, 1.0),
-            min_p=_or(given.min_p, 0.0),
-        ),
-        seed=secrets.randbits(SEED_BITS) if given.seed is None else given.seed,
-        stops=tuple(given.stop or ()),
-        num_choices=_or(given.n, 1),
-        stream=bool(given.stream),
-        include_usage=bool(given.stream_options and given.stream_options.include_usage),
+
+
+def _prompts(given: Any, bounds: Bounds, field: str) -> tuple[PromptText, ...]:
+    """Bring every form of a prompt into one: a few texts or lists of ids."""
+    one = isinstance(given, str) or (isinstance(given, list) and isinstance(given[0], int))
+    prompts = ("",) if given is None else (given,) if one else tuple(given)
+    if len(prompts) > bounds.max_prompts:
+        raise InvalidRequest(f"{field} must have at most {bounds.max_prompts} items, got {len(prompts)}", param=field)
+    return prompts
+
+
+def _require_few(num_prompts: int, best_of: int, max_tokens: int, bounds: Bounds) -> None:
+    """Refuse a request of too many texts or tokens before anything is made of it."""
+    if num_prompts * best_of > bounds.max_texts:
+        raise InvalidRequest(
+            f"prompts × n (best_of if it is given) must be at most {bounds.max_texts}, got {num_prompts} × {best_of}",
+            param="n",
+        )
+    total = num_prompts * best_of * max_tokens
+    if total > bounds.max_request_tokens:
+        raise InvalidRequest(
+            f"prompts × n (best_of if it is given) × max_tokens must be at most {bounds.max_request_tokens}, got "
+            f"{num_prompts} × {best_of} × {max_tokens} = {total}",
+            param="max_tokens",
+        )
+
+
+def _check_interplay(given: CompletionBody, num_choices: int, best_of: int) -> None:
+    if best_of < num_choices:
+        raise InvalidRequest(f"best_of must be at least n, got best_of {best_of} and n {num_choices}", param="best_of")
+    if given.stream and best_of > num_choices:
+        raise InvalidRequest(
+            f"best_of must be n with stream, as a choice can only be made of whole texts; got best_of {best_of} and n "
+            f"{num_choices}",
+            param="best_of",
+        )
+    if given.stream_options is not None and not given.stream:
+        raise InvalidRequest("stream_options must be absent without stream", param="stream_options")
+    if given.suffix:
+        raise InvalidRequest("suffix must be empty: no model of this server reads backwards", param="suffix")
+
+
+def _sampling(given: CompletionBody, max_tokens: int) -> Sampling:
+    min_tokens = _or(given.min_tokens, 0)
+    _require_at_most("min_tokens", min_tokens, max_tokens, "max_tokens, ")
+    return Sampling(
+        temperature=_or(given.temperature, 1.0),
+        top_k=max(0, _or(given.top_k, 0)),
+        top_p=_or(given.top_p, 1.0),
+        min_p=_or(given.min_p, 0.0),
+        presence_penalty=_or(given.presence_penalty, 0.0),
+        frequency_penalty=_or(given.frequency_penalty, 0.0),
+        repetition_penalty=_or(given.repetition_penalty, 1.0),
+        bias=_bias(given.logit_bias or {}),
+        min_tokens=max_tokens if given.ignore_eos else min_tokens,
     )
+
+
+def _bias(given: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    """Read the ids, which JSON has as strings; those that change nothing are left out."""
+    bias: dict[int, float] = {}
+    for name, value in given.items():
+        if not re.fullmatch(r"[0-9]{1,10}", name):
+            raise InvalidRequest(f"logit_bias must have token ids as names, got {_shorten(name)}", param="logit_bias")
+        if int(name) in bias:
+            raise InvalidRequest(f"logit_bias must name a token id once, got {int(name)} twice", param="logit_bias")
+        bias[int(name)] = value
+    return tuple((token_id, value) for token_id, value in bias.items() if value)
+
+
+def _timeout(given: float | None, bounds: Bounds) -> float:
+    if given is not None and given > bounds.timeout_s:
+        raise InvalidRequest(f"timeout_s must be at most {bounds.timeout_s:g}, got {given:g}", param="timeout_s")
+    return bounds.timeout_s if given is None else given
+
+
+def _require_at_most(field: str, value: int, bound: int, what: str = "") -> None:
+    if value > bound:
+        raise InvalidRequest(f"{field} must be at most {what}{bound}, got {_shorten(value)}", param=field)
 
 
 def _or(value: Any, default: Any) -> Any:
@@ -131,12 +238,21 @@ def _explain(error: ValidationError) -> InvalidRequest:
     if problem["type"] == "missing":
         return InvalidRequest(f"{field} is required", param=field)
     # Of a nested field, say which part of it is wrong: stop[1], stream_options.include_usage.
-    rest = problem["loc"][1:]
+    rest = [part for part in problem["loc"][1:] if part not in PROMPT_KINDS]
     place = field + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
     message = re.sub(r"^\w+ should ", "", problem["msg"])
-    return InvalidRequest(f"{place} must {message}, got {_shorten(problem['input'])}", param=field)
+    if problem["loc"][1:] == ("text",):
+        message = "be a string, a list of strings, a list of token ids or a list of such lists"
+    return InvalidRequest(
+        f"{_shorten(place, quoted=False)} must {message}, got {_shorten(problem['input'])}", param=field
+    )
 
 
-def _shorten(value: Any) -> str:
-    text = repr(value)
+def _shorten(value: Any, *, quoted: bool = True) -> str:
+    """Return a value as a message may show it: a million items are not spelt out to be cut."""
+    if isinstance(value, list | str) and len(value) > 60:
+        value = value[:60]
+    if isinstance(value, int) and abs(value) > 10**60:
+        return f"a number of {math.floor(math.log10(abs(value))) + 1} digits"
+    text = repr(value) if quoted else str(value)
     return text if len(text) <= 60 else text[:57] + "…"

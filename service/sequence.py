@@ -5,11 +5,16 @@ Knows ids, counts and its own state. Does not know text, other sequences or wher
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
+from contract import signatures
 from service.errors import GatewayError
+from service.penalties import Adjustments
 from service.randomness import UniformStream
+
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
@@ -22,18 +27,68 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; see `export.sampling.Controls` for the meaning of each.
+    """How tokens are drawn; see `export.sampling.Controls` and `export.signatures` for the meaning of each.
 
     Attributes:
         top_k: 0 is off.
         top_p: 1 is off.
         min_p: 0 is off.
+        presence_penalty: 0 is off.
+        frequency_penalty: 0 is off.
+        repetition_penalty: 1 is off.
+        bias: (token id, what is added to its logit), each id once.
+        min_tokens: The end mark is not drawn among the first so many tokens.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether what was read and drawn changes what is drawn next, beyond the model."""
+        return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether logits are changed before they are drawn from."""
+        return self.counts_tokens or bool(self.bias) or self.min_tokens > 0
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whom a text is counted for.
+
+    Attributes:
+        name: Of the key, or "" where there are no keys.
+        max_texts: Texts accepted and not ended at once; None: as many as the server takes.
+        max_text_tokens: Tokens that those may still read and write; None: as many as the server takes.
+    """
+
+    name: str = ""
+    max_texts: int | None = None
+    max_text_tokens: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """How probable the model found some tokens, by its own distribution before temperature and filters.
+
+    Attributes:
+        logprobs: float32 (tokens,), of each token itself.
+        top_ids: int32 (tokens, 5): the most probable ones in its place; None if they were not asked for.
+        top_logprobs: float32 (tokens, 5), descending.
+    """
+
+    logprobs: np.ndarray
+    top_ids: np.ndarray | None = None
+    top_logprobs: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -41,41 +96,71 @@ class Chunk:
     """Tokens that one call drew for one sequence.
 
     Attributes:
-        choice: Index of the sequence within its request.
+        index: Of the sequence within its request.
         token_ids: In order; the end mark is not among them.
         finish_reason: "stop" or "length" with the last chunk, else None.
+        scores: Of those tokens, if they were asked for.
     """
 
-    choice: int
+    index: int
     token_ids: list[int]
-    finish_reason: str | None = None
+    finish_reason: FinishReason | None = None
+    scores: Scores | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What a call learnt while it read some of a prompt.
+
+    Attributes:
+        index: Of the sequence within its request.
+        last: Whether the prompt is read now.
+        scores: Of the tokens after the first, for a sequence that asked for them.
+        hidden_sum: float32 (U,): the top layer's outputs over all tokens read so far, added up.
+        hidden_last: float32 (U,): the top layer's output after the last of them.
+    """
+
+    index: int
+    last: bool
+    scores: Scores | None = None
+    hidden_sum: np.ndarray | None = None
+    hidden_last: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Failure:
     """The sequence cannot go on; nothing comes after this."""
 
-    choice: int
+    index: int
     error: GatewayError
 
 
-Event = Chunk | Failure
+Event = Chunk | Read | Failure
 
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """One choice of one request.
+    """One choice of one prompt of one request.
 
     Attributes:
         model: The version that it stays on.
         prompt_ids: int32 (tokens,), at least one; the last is the first that `decode` reads.
+        seen_ids: int32 (ids,): those of the prompt, each once.
+        choice: Index within its prompt: with the seed, the key of its random numbers.
+        index: Within its request.
         end_id: The end mark, or None.
         emit: Takes each event, in order; called on the scheduler's thread and must not block.
+        reads_by: The signature by which the prompt is read: "prefill", "score" or "embed".
+        num_top: Most probable tokens wanted beside each drawn one; None: not even the log probability of that one.
+        trace: What the tracing keeps of its request.
         forks: Choices with the same prompt, which start from this one's state once it is read.
         state: float32 (S,) after the tokens read so far.
+        hidden_sum: float32 (U,), for "embed": see `Read`.
         num_read: Prompt tokens read.
         last_id: The newest token, not yet read by the model.
         num_drawn: Tokens drawn so far: the position of the next uniform.
+        accepted_at: Monotonic seconds.
+        cost: Tokens that it is counted with while it is accepted.
         cancelled: Set by any thread; the scheduler drops the sequence when it next looks.
     """
 
@@ -88,33 +173,58 @@ class Sequence:
     end_id: int | None
     emit: Callable[[Event], None]
     state: np.ndarray
+    seen_ids: np.ndarray
+    index: int = 0
+    account: Account = Account()
+    reads_by: str = signatures.PREFILL
+    num_top: int | None = None
+    trace: Any = None
+    hidden_sum: np.ndarray | None = None
     forks: list["Sequence"] = field(default_factory=list)
     num_read: int = 0
     num_drawn: int = 0
     last_id: int = 0
+    accepted_at: float = 0.0
+    cost: int = 0
     cancelled: bool = False
     uniforms: UniformStream = field(init=False)
+    adjustments: Adjustments = field(init=False)
 
     def __post_init__(self) -> None:
         self.uniforms = UniformStream(self.seed, self.choice)
         self.last_id = int(self.prompt_ids[-1])
+        sampling = self.sampling
+        seen = self.seen_ids if sampling.repetition_penalty != 1 else self.seen_ids[:0]
+        self.adjustments = Adjustments(sampling.bias, seen, counts=sampling.counts_tokens)
+
+    @property
+    def draws_by(self) -> str:
+        """The signature by which tokens are drawn."""
+        return signatures.DECODE_FULL if self.num_top or self.sampling.adjusts else signatures.DECODE
 
     @property
     def num_unread(self) -> int:
-        """Prompt tokens still to be read before the first can be drawn."""
-        return len(self.prompt_ids) - 1 - self.num_read
+        """Prompt tokens still to be read; the last one is read when the next is drawn, or when there is no next."""
+        last_too = self.reads_by == signatures.EMBED
+        return len(self.prompt_ids) - (0 if last_too else 1) - self.num_read
 
     @property
     def num_left(self) -> int:
         """Tokens that may still be drawn."""
         return self.max_tokens - self.num_drawn
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to read or to draw."""
+        by_mark = self.num_drawn > 0 and self.last_id == self.end_id
+        return self.num_unread == 0 and (self.num_left == 0 or by_mark)
+
     def read(self, count: int, state: np.ndarray) -> None:
         """Note that `count` more prompt tokens were read."""
         self.num_read += count
         self.state = state
 
-    def advance(self, token_ids: list[int], state: np.ndarray) -> Chunk:
+    def advance(self, token_ids: list[int], state: np.ndarray, scores: Scores | None = None) -> Chunk:
         """Note drawn tokens, at least one; the end mark, if drawn, is the last of them.
 
         Returns:
@@ -122,6 +232,7 @@ class Sequence:
         """
         self.num_drawn += len(token_ids)
         self.state, self.last_id = state, token_ids[-1]
+        self.adjustments.note(token_ids)
         if self.last_id == self.end_id:
-            return Chunk(self.choice, token_ids[:-1], "stop")
-        return Chunk(self.choice, token_ids, "length" if self.num_left == 0 else None)
+            return Chunk(self.index, token_ids[:-1], "stop", scores)
+        return Chunk(self.index, token_ids, "length" if self.num_left == 0 else None, scores)

@@ -3,6 +3,7 @@
 One worker process, so that one scheduler sees all rows, and a thread for every request that may be accepted.
 """
 
+import logging
 import math
 import socket
 import sys
@@ -10,8 +11,16 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn has no types of its own
 
-from service.listening import listen
-from service.settings import Settings
+from service.access import check_access
+from service.keys import KeyFileError
+from service.listening import is_loopback, listen
+from service.logs import configure_logging
+from service.ratelimits import RedisUrlError
+from service.settings import Settings, unknown_settings
+
+log = logging.getLogger(__name__)
+
+MAX_PORT = 65535
 
 # Threads for requests that are refused at once, for /healthz and the like.
 SPARE_THREADS = 32
@@ -22,8 +31,8 @@ AFTER_DRAIN_S = 4
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
-    def __init__(self, options: dict[str, Any], settings: Settings) -> None:
-        self._options, self._settings = options, settings
+    def __init__(self, options: dict[str, Any], settings: Settings, metrics_socket: socket.socket) -> None:
+        self._options, self._settings, self._metrics_socket = options, settings, metrics_socket
         super().__init__()
 
     def load_config(self) -> None:
@@ -34,7 +43,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         """Build the application, in the worker."""
         from service.app import create_app  # noqa: PLC0415 - the master must start no thread
 
-        return create_app(self._settings)
+        return create_app(self._settings, self._metrics_socket)
 
 
 def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, Any]:
@@ -56,24 +65,52 @@ def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, A
         # The worker's heartbeat comes from its accept thread, which no request can hold up.
         "timeout": 30,
         "accesslog": None,
-        "errorlog": "-",
+        "logger_class": "service.logs.GunicornLogger",
         "loglevel": "warning",
+        "worker_exit": _close,
         "proc_name": "ostinato-gateway",
         # gunicorn 27 opens a control socket in the working directory unless told not to.
         "control_socket_disable": True,
     }
 
 
+def _close(server: object, worker: Any) -> None:  # noqa: ARG001 - gunicorn tells hooks by their arguments
+    """End the application of a worker that is about to exit; one that never booted has none."""
+    getattr(worker.wsgi, "close", lambda: None)()
+
+
+def metrics_port(settings: Settings, port: int) -> int:
+    """Return the port of /metrics: the one after the gateway's, unless it is set; any free one if that was any."""
+    if settings.metrics_port is not None:
+        return settings.metrics_port
+    return 0 if settings.port == 0 or port == MAX_PORT else port + 1
+
+
 def serve(settings: Settings) -> int:
     """Run until a signal ends it. Returns the exit code."""
+    configure_logging(format=settings.log_format, level=settings.log_level)
     try:
+        # Whatever would stop the worker is tried here, where it ends the start with one line.
+        check_access(settings)
         listener = listen(settings.host, settings.port, BACKLOG)
-    except OSError as error:
+        port = listener.getsockname()[1]
+        metrics_socket = listen(settings.metrics_host, metrics_port(settings, port))
+    except (OSError, KeyFileError, RedisUrlError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"gateway at http://{settings.host}:{listener.getsockname()[1]}", file=sys.stderr, flush=True)
+    for line in unknown_settings():
+        log.warning(line)
+    log.info("gateway at http://%s:%d", settings.host, port)
+    log.info("metrics at http://%s:%d/metrics", settings.metrics_host, metrics_socket.getsockname()[1])
+    if settings.keys_file is None and not is_loopback(settings.host):
+        log.warning(
+            "NO API KEYS: whoever reaches %s:%d can use this server; set OSTINATO_KEYS_FILE (python -m service keys "
+            "add), or put something in front that asks who calls",
+            settings.host,
+            port,
+        )
     try:
-        _Server(gunicorn_options(settings, listener), settings).run()
+        _Server(gunicorn_options(settings, listener), settings, metrics_socket).run()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     return 0

@@ -1,10 +1,11 @@
 """The gateway's settings: each with its default, unit and bounds; read once, at the start."""
 
+import difflib
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -24,21 +25,89 @@ class Settings(BaseSettings):
         "127.0.0.1:8500", description="address of the model server, host:port"
     )
     models_dir: Path = Field(Path("models"), description="the model repository, as the model server sees it")
+    default_model: str | None = Field(
+        None, description="model of requests that may leave it out, such as /tokenize; unset: the only one there is"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    metrics_host: str = Field("127.0.0.1", description="address to listen on for /metrics")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port of /metrics; 0 picks a free one; unset: the one after OSTINATO_PORT"
+    )
+    keys_file: Path | None = Field(
+        None, description="file of API keys, made by `python -m service keys add`; unset: no keys are asked for"
+    )
+    redis_url: SecretStr | None = Field(
+        None, description="where replicas count requests and tokens per minute together, redis://…; unset: in memory"
+    )
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="requests per minute of a key that has no limit of its own; unset: any number"
+    )
+    tokens_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="tokens per minute of such a key: of its prompts, and max_tokens of each text; unset: any number",
+    )
+    max_key_texts: int | None = Field(
+        None, ge=1, description="texts of such a key at once, running or waiting; unset: as many as the server takes"
+    )
+    max_key_tokens: int | None = Field(
+        None, ge=1, description="tokens that those may still read and write; unset: as many as the server takes"
+    )
     max_running: int = Field(128, ge=1, le=4096, description="texts in the making at once")
     max_queued: int = Field(256, ge=0, le=65536, description="texts that may wait beyond those; more are answered 429")
+    max_queued_tokens: int = Field(
+        4_000_000, ge=1, description="tokens that all of those may still read and write; more are answered 429"
+    )
     max_calls: int = Field(2, ge=1, le=256, description="calls to the model server at once; its number of cores")
     max_chunk: int = Field(128, ge=1, le=128, description="tokens that one call draws for a text at most")
     max_tokens: int = Field(100_000, ge=1, description="largest max_tokens of a request")
+    max_request_tokens: int = Field(
+        1_000_000,
+        ge=1,
+        description="largest prompts × n × max_tokens of a request, and most tokens that an echo repeats",
+    )
+    max_prompts: int = Field(128, ge=1, description="most prompts of a request")
+    max_logprobs_tokens: int = Field(
+        262_144, ge=1, description="largest number of tokens of a request that are told with log probabilities"
+    )
     max_prompt_tokens: int = Field(131_072, ge=1, description="longest prompt, in tokens")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="largest request body, in bytes")
+    max_timeout_s: float = Field(
+        600.0, gt=0, le=86_400, description="largest timeout_s of a request, and what one without it gets, in seconds"
+    )
     call_timeout_s: float = Field(30.0, gt=0, description="deadline of one call to the model server, in seconds")
     backend_grace_s: float = Field(
         30.0, ge=0, description="seconds that a text waits for a model server that does not answer"
     )
     poll_s: float = Field(1.0, gt=0, description="seconds between two looks for new versions")
     drain_s: float = Field(30.0, ge=1, description="seconds that accepted requests have after SIGTERM")
+    log_format: Literal["json", "text"] = Field("json", description="lines for programs, or for people")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines written")
+    log_prompts: bool = Field(False, description="whether prompts are logged; else only their numbers of tokens are")
+    traces_endpoint: str | None = Field(
+        None, description="OTLP/HTTP address for OpenTelemetry traces, http://…/v1/traces; unset: none are made"
+    )
+    traces_ratio: float = Field(0.05, ge=0, le=1, description="share of requests traced that come without a trace")
+
+
+# What other programs of the project read.
+_OF_OTHERS = {"ENV_FILE", "BASE_URL", "API_KEY"}
+
+
+def unknown_settings() -> list[str]:
+    """Return a line for each variable that looks like a setting and is none, with what may have been meant.
+
+    Not an error: Kubernetes sets such variables for a service that has this name.
+    """
+    known = [name.upper() for name in Settings.model_fields]
+    given = [name.removeprefix("OSTINATO_") for name in sorted(os.environ) if name.startswith("OSTINATO_")]
+    lines = []
+    for name in given:
+        if name not in known and name not in _OF_OTHERS:
+            meant = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+            lines.append(f"OSTINATO_{name} is no setting" + (f"; is OSTINATO_{meant[0]} meant?" if meant else ""))
+    return lines
 
 
 class SettingsError(ValueError):

@@ -1,12 +1,18 @@
-"""From drawn tokens to the text that a client may see: joining, and stop strings.
+"""From drawn tokens to the text that a client may see: joining, stop strings, log probabilities of what is seen.
 
 Knows one text. What it shows does not depend on how the tokens were grouped into calls.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
+
+import numpy as np
 
 from contract.tokenizer import Detokenizer
+from service.logprobs import Logprobs, LogprobsLog, Row, score_rows
+from service.sequence import Scores
+from service.stops import StopFinder, Stops
 
 
 @dataclass
@@ -14,43 +20,81 @@ class TextAssembler:
     """Turns a sequence's tokens into visible text.
 
     Attributes:
-        stops: The text ends before the first of these to be complete; of two that end at one place, before the longer.
+        stops: The text ends before the first of these to be complete; of several that end at one place, before the
+            longest.
+        num_top: Most probable tokens wanted beside each token; None: no log probabilities.
+        offset: Length of the text before what comes next, for the places in log probabilities.
         num_tokens: Tokens taken, the one that completed a stop included and those after it not.
         stopped: Whether a stop was found.
     """
 
     detokenizer: Detokenizer
-    stops: tuple[str, ...] = ()
+    stops: Stops
+    num_top: int | None = None
+    offset: int = 0
     num_tokens: int = 0
     stopped: bool = False
     _held: str = field(default="", init=False)
+    _sum_logprobs: float = field(default=0.0, init=False)
+    _num_scored: int = field(default=0, init=False)
 
-    def feed(self, token_ids: Sequence[int]) -> str:
+    def __post_init__(self) -> None:
+        self._log = None if self.num_top is None else LogprobsLog(self.offset)
+        self._finder = StopFinder(self.stops) if self.stops else None
+
+    @property
+    def mean_logprob(self) -> float:
+        """Of the tokens taken, the end mark among them, if they came with scores."""
+        return self._sum_logprobs / max(1, self._num_scored)
+
+    def feed(self, token_ids: Sequence[int], scores: Scores | None = None) -> str:
         """Take tokens and return the text that is certain; an unfinished stop string is held back."""
-        if self.stops:
-            return "".join([self._feed_one(token_id) for token_id in token_ids if not self.stopped])
-        self.num_tokens += len(token_ids)
-        return self.detokenizer.feed(token_ids)
+        before = self.num_tokens
+        if self._finder is not None or self._log is not None:
+            every_row = repeat(None) if scores is None or self.num_top is None else score_rows(scores, self.num_top)
+            pairs = zip(token_ids, every_row, strict=False)
+            text = "".join([self._feed_one(token_id, row) for token_id, row in pairs if not self.stopped])
+        else:
+            self.num_tokens += len(token_ids)
+            text = self.detokenizer.feed(token_ids)
+        if scores is not None:
+            # The end mark's score is the last one, and there is no token for it.
+            self._add_scores(scores.logprobs[: self.num_tokens - before] if self.stopped else scores.logprobs)
+        self.offset += len(text)
+        return text
 
     def flush(self) -> str:
         """Return the text held back, now that no more tokens come."""
         held, self._held = self._held, ""
+        self.offset += len(held)
         return held
 
-    def _feed_one(self, token_id: int) -> str:
+    def take_logprobs(self, *, last: bool) -> Logprobs | None:
+        """Return the log probabilities of the tokens whose text was shown since the last time, if they are wanted."""
+        if self._log is None:
+            return None
+        return self._log.take(None if last and not self.stopped else self.offset)
+
+    def _add_scores(self, logprobs: np.ndarray) -> None:
+        """Add up, one after another: so the sum does not depend on how the tokens were grouped."""
+        for logprob in logprobs.tolist():
+            self._sum_logprobs += logprob
+        self._num_scored += len(logprobs)
+
+    def _feed_one(self, token_id: int, row: Row | None) -> str:
         """Take one token: only so is it certain which stop was complete first, whatever the chunks."""
         self.num_tokens += 1
-        text = self._held + self.detokenizer.feed([token_id])
-        places = [(text.find(stop) + len(stop), text.find(stop)) for stop in self.stops if stop in text]
-        if places:
-            self.stopped, self._held = True, ""
-            return text[: min(places)[1]]
-        keep = max(_overlap(text, stop) for stop in self.stops)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest end of `text` with which `stop` begins."""
-    longest = min(len(text), len(stop) - 1)
-    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
+        if self._log is None:
+            piece = self.detokenizer.feed((token_id,))
+        else:
+            piece = self._log.add(self.detokenizer, token_id, row)
+        if self._finder is None:
+            return piece
+        found = self._finder.feed(piece)
+        text = self._held + piece
+        if found is not None:
+            self.stopped, visible = True, len(self._held) + found.end - found.length
+        else:
+            visible = len(text) - self._finder.num_pending
+        self._held = "" if self.stopped else text[visible:]
+        return text[:visible]

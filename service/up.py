@@ -116,6 +116,9 @@ class Service:
         )
         self._wait(lambda: _listens(backend_port), "the model server does not open its port")
         variables = {"OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}", "OSTINATO_PORT": str(port)}
+        if "log_format" not in self._settings.model_fields_set:
+            # This is a terminal, or a file that a person reads.
+            variables["OSTINATO_LOG_FORMAT"] = "text"
         self._launch("gateway", "service", "serve", **variables)
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
         self._wait(lambda: bool(_models_ready(host, port)), "no model answers")
@@ -145,7 +148,8 @@ class Service:
         body = f'{{"model": "{models[0]}", "prompt": "The ", "max_tokens": 300, "temperature": 0.7, "stream": true}}'
         _say(f"ready after {seconds:.1f} s: {url}  (models: {', '.join(models)}; Ctrl-C stops)")
         _say("try:")
-        _say(f"  curl -N {url}/v1/completions -d '{body}'")
+        key = ' -H "Authorization: Bearer $KEY"' if self._settings.keys_file else ""
+        _say(f"  curl -N {url}/v1/completions{key} -d '{body}'")
 
     def _stop(self) -> None:
         """End the gateway first, as it still needs the model server for what it has accepted."""

@@ -6,6 +6,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
 
+from tests.servers import RunningRedis
+
 TEXT = "It was the best of times, it was the worst of times; 1859. “Größe” and 大きさ!\n"
 
 
@@ -38,3 +40,21 @@ def models_dir(tmp_path_factory):
     publish_model(folder, "gru", "gru", layers=2)
     publish_model(folder, "rnn", "simple_rnn", end_mark=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory):
+    """Address of a Redis that all tests share: each takes subjects of its own."""
+    redis = RunningRedis(tmp_path_factory.mktemp("redis"))
+    redis.start()
+    yield redis.url
+    redis.kill()
+
+
+@pytest.fixture
+def own_redis(tmp_path):
+    """A running Redis that the test may kill and start again."""
+    redis = RunningRedis(tmp_path)
+    redis.start()
+    yield redis
+    redis.kill()

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import numpy as np
 
 from contract import signatures
-from service.batch import Arrays, Call
+from service.batch import Call
 from service.errors import BackendUnavailable, GatewayError
+from service.rows import Arrays
 
 VOCABULARY = 50
 END = 2
@@ -28,20 +29,102 @@ def fake_prefill(inputs: Arrays) -> Arrays:
     return {"state": states}
 
 
+def fake_score(inputs: Arrays) -> Arrays:
+    """Compute what a real `score` would: each token's score is made of the state after those before it."""
+    states = inputs["state"].copy()
+    rows, width = inputs["token_ids"].shape
+    logprobs = np.zeros((rows, width - 1), np.float32)
+    for row, length in enumerate(inputs["lengths"]):
+        for step in range(length):
+            states[row] = fake_step(int(inputs["token_ids"][row, step]), states[row])
+            logprobs[row, step] = fake_logprob(int(inputs["token_ids"][row, step + 1]), states[row])
+    return {"logprobs": logprobs, "state": states, **_fake_top((rows, width - 1))}
+
+
+def fake_embed(inputs: Arrays) -> Arrays:
+    """Compute what a real `embed` would, with the state itself as the top layer's output."""
+    states, sums, last = inputs["state"].copy(), inputs["sum"].copy(), np.zeros_like(inputs["sum"])
+    for row, length in enumerate(inputs["lengths"]):
+        for token_id in inputs["token_ids"][row, :length]:
+            states[row] = fake_step(int(token_id), states[row])
+            sums[row] += states[row]
+            last[row] = states[row]
+    return {"state": states, "sum": sums, "last": last}
+
+
+def fake_logprob(token_id: int, state: np.ndarray) -> np.float32:
+    """Return a log probability that tells tokens and states apart."""
+    return np.float32(-((state.sum() * 7 + token_id) % 101) / 10)
+
+
+def _fake_top(shape: tuple[int, ...]) -> Arrays:
+    ids = np.tile(np.arange(signatures.NUM_TOP, dtype=np.int32), (*shape, 1))
+    return {"top_token_ids": ids, "top_logprobs": np.float32(-ids / 10.0)}
+
+
 def fake_decode(inputs: Arrays) -> Arrays:
-    """Compute what a real `decode` would: a token from the state and the uniform, the end mark included."""
+    """Compute what a real `decode` or `decode_full` would: a token from the state and the uniform, the end mark too.
+
+    Of the adjustments only one is done: the counts shift the token by the frequency penalty.
+    """
     states = inputs["state"].copy()
     rows, steps = inputs["uniforms"].shape
-    drawn = np.zeros((rows, steps), np.int32)
+    drawn, logprobs = np.zeros((rows, steps), np.int32), np.zeros((rows, steps), np.float32)
     for row in range(rows):
         last = int(inputs["token_id"][row])
+        shift = int((inputs["counts"] * inputs["frequency_penalty"][:, None])[row].sum()) if "counts" in inputs else 0
         for step in range(int(inputs["steps"][row])):
             states[row] = fake_step(last, states[row])
-            last = int(states[row].sum() + inputs["uniforms"][row, step] * 1000) % VOCABULARY
-            drawn[row, step] = last
+            last = int(states[row].sum() + inputs["uniforms"][row, step] * 1000 + shift) % VOCABULARY
+            shift += int(inputs["frequency_penalty"][row]) if "counts" in inputs else 0
+            drawn[row, step], logprobs[row, step] = last, fake_logprob(last, states[row])
             if last == END:
                 break
-    return {"token_ids": drawn, "state": states}
+    return {"token_ids": drawn, "logprobs": logprobs, "state": states, **_fake_top((rows, steps))}
+
+
+COMPUTE = {
+    signatures.PREFILL: fake_prefill,
+    signatures.SCORE: fake_score,
+    signatures.EMBED: fake_embed,
+    signatures.DECODE: fake_decode,
+    signatures.DECODE_FULL: fake_decode,
+}
+
+
+class FakeObserver:
+    """Remembers what the scheduler tells it."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple] = []
+
+    def started(self, sequence, waited_s) -> None:
+        self.events.append(("started", sequence, waited_s))
+
+    def answered(self, call, seconds) -> None:
+        self.events.append(("answered", call, seconds))
+
+    def failed(self, call, error, again) -> None:
+        self.events.append(("failed", call, error, again))
+
+
+class FakeListener:
+    """Remembers what requests tell it."""
+
+    def __init__(self) -> None:
+        self.first, self.gaps, self.finished_requests, self.cancelled_sequences = [], [], [], []
+
+    def first_token(self, model, seconds) -> None:
+        self.first.append((model, seconds))
+
+    def token_gap(self, model, seconds, count) -> None:
+        self.gaps.append((model, seconds, count))
+
+    def finished(self, model, **counts) -> None:
+        self.finished_requests.append((model, counts))
+
+    def cancelled(self, sequences) -> None:
+        self.cancelled_sequences += sequences
 
 
 class FakeBackend:
@@ -80,5 +163,4 @@ class FakeBackend:
         if self._gate is not None and not self._gate.acquire(timeout=10):
             done(BackendUnavailable("never released"))
             return
-        compute = fake_decode if call.signature == signatures.DECODE else fake_prefill
-        done(failure or compute(inputs))
+        done(failure or COMPUTE[call.signature](inputs))

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -38,11 +39,13 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def wait_until(self, ready, timeout=60):
-        """Wait for a condition; fail with the output if the process ends or the time is over."""
+        """Wait for a condition; fail with the output if the process ends or the time is over, and leave none behind."""
         deadline = time.monotonic() + timeout
         while not ready():
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.output}"
-            assert time.monotonic() < deadline, f"not ready after {timeout} s:\n{self.output}"
+            if time.monotonic() > deadline:
+                self.end()
+                raise AssertionError(f"not ready after {timeout} s:\n{self.output}")
             time.sleep(0.02)
 
     def send(self, number):
@@ -85,6 +88,7 @@ class Gateway(Process):
         self.port = free_port()
         variables = {
             "OSTINATO_PORT": str(self.port),
+            "OSTINATO_METRICS_PORT": "0",
             "OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}",
             "OSTINATO_MODELS_DIR": str(models_dir),
             "OSTINATO_POLL_S": "0.1",
@@ -152,3 +156,46 @@ class Gateway(Process):
         status, answer = self.post(fields)
         assert status == 200, answer
         return answer["choices"][0]["text"]
+
+
+class RunningRedis:
+    """A Redis of the tests' own on a free port of the loopback; it keeps nothing on disk."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        self.port = free_port()
+        self._process = None
+
+    @property
+    def url(self):
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self):
+        """Start it and wait until it answers."""
+        program = shutil.which("redis-server")
+        if program is None:
+            raise AssertionError("these tests need redis-server on PATH; scripts/install-redis installs it")
+        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)]
+        with (self._folder / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [program, *options, "--save", "", "--appendonly", "no"], stdout=log, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + 10
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"Redis does not start:\n{(self._folder / 'redis.log').read_text()}")
+            time.sleep(0.02)
+
+    def kill(self):
+        """End it without a warning."""
+        self._process.kill()
+        self._process.wait(timeout=10)
+
+    def _answers(self):
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False

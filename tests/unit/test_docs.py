@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 
@@ -12,7 +13,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def bounds_of(field):
-    """Return a setting's bounds as the page writes them."""
+    """Return a setting's bounds, or the values that it may have, as the page writes them."""
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(field.annotation))
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     found = [(sign, getattr(item, name, None)) for item in field.metadata for name, sign in signs.items()]
     return ", ".join(f"{sign} {value:,}" for sign, value in found if value is not None)
@@ -22,7 +25,8 @@ def bounds_of(field):
 def test_every_setting_is_documented_with_default_and_bounds(name):
     """The page has a line for each setting, and the line is true."""
     field = Settings.model_fields[name]
-    line = f"| `OSTINATO_{name.upper()}` | `{field.default}` | {bounds_of(field)} | {field.description} |"
+    default = "unset" if field.default is None else f"`{field.default}`"
+    line = f"| `OSTINATO_{name.upper()}` | {default} | {bounds_of(field)} | {field.description} |"
     assert line in (ROOT / "docs/settings.md").read_text(encoding="utf-8")
 
 

@@ -47,7 +47,7 @@ def test_card_and_tokenizer_come_back(tmp_path):
         ("name", "../up"),
         ("cell", "transformer"),
         ("state_size", 0),
-        ("format", 2),
+        ("format", 1),
     ],
 )
 def test_a_wrong_field_is_named(field, value):
@@ -65,6 +65,20 @@ def test_a_damaged_card_is_named(tmp_path):
     """A half-written card is an error that names the file."""
     with pytest.raises(CardError, match=r"generator\.json"):
         load_assets(write(tmp_path, '{"name": "demo"', CharacterTokenizer.train("abc")))
+
+
+@pytest.mark.parametrize("found", [1, 3])
+def test_a_version_of_another_format_says_how_to_export_it_again(found, tmp_path):
+    """Both formats and the command, in one line, whatever else the card holds."""
+    folder = tmp_path / "models" / "demo" / "7"
+    folder.mkdir(parents=True)
+    write(folder, f'{{"format": {found}, "name": "demo"}}', CharacterTokenizer.train("abc"))
+    with pytest.raises(CardError) as error:
+        load_assets(folder)
+    assert str(error.value) == (
+        f"{folder}: exported in format {found}, and this release reads 2; export it again with: "
+        f"python -m export publish runs/demo --models-dir {tmp_path / 'models'}"
+    )
 
 
 @pytest.mark.parametrize("tokenizer", [CharacterTokenizer.train("abcdef"), WordTokenizer.train(["a"])])

@@ -1,27 +1,33 @@
-"""Small models with weights that matter."""
+"""Models and what was published of them. A session's, as it takes seconds to publish one and no test changes it."""
 
-import keras
-import numpy as np
 import pytest
 
-from export.weights import CELLS
+from tests.unit.export.models import make_model
+from tests.unit.export.published import END, Published
 
-VOCABULARY = 23
-
-
-def make_model(cell="lstm", layers=1, units=12, vocab_size=VOCABULARY, **options):
-    """Build a model whose biases are not zero, as they are after training."""
-    keras.utils.set_random_seed(layers)
-    recurrent = [CELLS[cell](units + i, return_sequences=True, **options) for i in range(layers)]
-    parts = [keras.layers.Input([None], dtype="int32"), keras.layers.Embedding(vocab_size, 7), *recurrent]
-    model = keras.Sequential([*parts, keras.layers.Dense(vocab_size)])
-    rng = np.random.default_rng(layers)
-    for weight in model.weights:
-        weight.assign(rng.normal(0, 0.5, weight.shape))
-    return model
+STACKS = [("simple_rnn", 1), ("simple_rnn", 3), ("lstm", 1), ("lstm", 2), ("gru", 1), ("gru", 3)]
 
 
 @pytest.fixture
 def model():
     """One LSTM layer."""
     return make_model()
+
+
+@pytest.fixture(scope="session", params=STACKS, ids=lambda stack: f"{stack[1]}x{stack[0]}")
+def stack(request, tmp_path_factory):
+    """Every cell, single and stacked: the Keras model and what was published of it."""
+    model = make_model(*request.param)
+    return model, Published(model, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    """One GRU layer."""
+    return Published(make_model("gru", 1), tmp_path_factory.mktemp("gru"))
+
+
+@pytest.fixture(scope="session")
+def ending(tmp_path_factory):
+    """A model whose texts end with a mark."""
+    return Published(make_model("gru", 1), tmp_path_factory.mktemp("ending"), end=END)

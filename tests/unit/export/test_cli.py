@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contract.card import load_assets
+from contract.card import GeneratorCard, load_assets
+from contract.tokenizer import CharacterTokenizer
 from export import workflow
 from export.cli import main
 from export.weights import CELLS
@@ -119,13 +120,24 @@ def test_a_corpus_becomes_a_version_with_a_true_card(monkeypatch, capsys):
     assert "published models/m/1: epoch 2, validation loss 1.000\n" in capsys.readouterr().out
 
 
-def test_a_model_that_is_there_is_not_trained_again(capsys):
-    """`--if-missing` makes a command that can be repeated; a folder without a version is no model."""
+def test_a_model_that_is_there_is_not_trained_again(published, capsys):
+    """`--if-missing` makes a command that can be repeated; what this release cannot read is no model."""
     version = Path("models/m/1")
-    version.mkdir(parents=True)
+    (version / "assets.extra").mkdir(parents=True)
     assert train("--if-missing", corpus="no/such.txt") == 1
     assert "no/such.txt" in one_line(capsys)
     (version / "saved_model.pb").touch()
+    card = version / "assets.extra/generator.json"
+    card.write_text('{"format": 1}')
+    assert train("--if-missing", "--epochs", "1") == 0
+    assert len(published) == 1
+    out = capsys.readouterr().out
+    assert "passed over: models/m/1: exported in format 1, and this release reads 2; export it again with: " in out
+    tokenizer = CharacterTokenizer.train(TEXT)
+    sizes = {"layers": 1, "units": 6, "embedding": 4, "state_size": 12, "vocab_size": len(tokenizer.tokens)}
+    facts = {"cell": "lstm", "unit": "character", "weights_sha256": "", "tensorflow": "", "created": 0}
+    card.write_text(GeneratorCard(name="m", **sizes, **facts).model_dump_json())
+    card.with_name("tokenizer.json").write_text(tokenizer.to_json())
     assert train("--if-missing", corpus="no/such.txt") == 0
     assert "models/m has a version already" in capsys.readouterr().out
 

@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from contract.card import load_assets
 from contract.tokenizer import CharacterTokenizer
-from export import publishing
+from export import cells, publishing, signatures
 from export.errors import CheckFailed, PublishError
 from export.publishing import add_to_models_config, publish
 from export.weights import read_weights
-from tests.unit.export.conftest import VOCABULARY, make_model
+from tests.unit.export.models import VOCABULARY, make_model
 
 TOKENIZER = CharacterTokenizer.train("abcdefghij")
 
@@ -68,24 +68,49 @@ def test_a_number_that_is_taken_meanwhile_is_passed_over(model, models_dir, monk
     assert (models_dir / "m" / "1" / "saved_model.pb").read_text() == "theirs"
 
 
-@pytest.mark.parametrize("wrong", ["cell", "output", "state"])
+def wrong_cell(patch):
+    """Let every gate be a little off."""
+    step = cells.LSTMCell.step
+    patch.setattr(cells.LSTMCell, "step", lambda self, x, state: step(self, x * 1.001, state))
+
+
+def wrong_output(patch):
+    """Let every logit be a little off."""
+    init = signatures.Generator.__init__
+
+    def shifted(self, *arguments):
+        init(self, *arguments)
+        self.output_bias.assign_add(self.output_bias * 0.01)
+
+    patch.setattr(signatures.Generator, "__init__", shifted)
+
+
+def wrong_state(patch):
+    """Let `score` forget what it read."""
+    patch.setattr(signatures, "keep", lambda active, new, old: old)
+
+
+def wrong_order(patch):
+    """Let `embed` and `prefill` read backwards."""
+    read = signatures.read
+    patch.setattr(signatures, "read", lambda token_ids, *rest: read(token_ids[:, ::-1], *rest))
+
+
+def wrong_judgement(patch):
+    """Let `decode` and `decode_full` say something else of a token than `score` does."""
+    draw = signatures.Generator._draw
+
+    def boastful(*arguments, **options):
+        token_ids, logprobs, *rest = draw(*arguments, **options)
+        return token_ids, logprobs * 0.99, *rest
+
+    patch.setattr(signatures.Generator, "_draw", boastful)
+
+
+@pytest.mark.parametrize("wrong", [wrong_cell, wrong_output, wrong_state, wrong_order, wrong_judgement])
 def test_a_graph_that_computes_something_else_is_not_published(model, models_dir, monkeypatch, wrong):
-    """An error in a cell, in the output layer or in the loop is found before anything is visible."""
-    from export import cells, signatures
-
-    if wrong == "cell":
-        step = cells.LSTMCell.step
-        monkeypatch.setattr(cells.LSTMCell, "step", lambda self, x, state: step(self, x * 1.001, state))
-    elif wrong == "output":
-        init = signatures.Generator.__init__
-
-        def shifted(self, *arguments):
-            init(self, *arguments)
-            self.output_bias.assign_add(self.output_bias * 0.01)
-
-        monkeypatch.setattr(signatures.Generator, "__init__", shifted)
-    else:
-        monkeypatch.setattr(signatures, "_keep", lambda active, new, old: old)
+    """An error in a cell, in the output layer or in a loop is found before anything is visible."""
+    wrong(monkeypatch)
     with pytest.raises(CheckFailed):
         publish(model, TOKENIZER, "m", models_dir)
     assert left_in(models_dir) == []

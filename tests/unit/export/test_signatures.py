@@ -3,77 +3,10 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from contract.tokenizer import SpecialIds
-from export.signatures import Generator
-from export.weights import CELLS, read_weights
-from tests.unit.export.conftest import VOCABULARY, make_model
-
-END = 2
-STACKS = [("simple_rnn", 1), ("simple_rnn", 3), ("lstm", 1), ("lstm", 2), ("gru", 1), ("gru", 3)]
-ROWS = 8
-RNG = np.random.default_rng(0)
-IDS = RNG.integers(3, VOCABULARY, (ROWS, 20)).astype(np.int32)
-UNIFORMS = RNG.random((ROWS, 24), dtype=np.float32)
-
-
-class Published:
-    """A SavedModel that was written and loaded again."""
-
-    def __init__(self, model, folder, end=None):
-        special = SpecialIds(0, 1, END, end)
-        generator = Generator(read_weights(model), special, VOCABULARY - 2)
-        tf.saved_model.save(generator, str(folder), signatures=generator.signatures())
-        self.functions = tf.saved_model.load(str(folder)).signatures
-        self.state_size = generator.stack.state_size
-
-    def call(self, name, **inputs):
-        outputs = self.functions[name](**{key: tf.constant(value) for key, value in inputs.items()})
-        return {key: value.numpy() for key, value in outputs.items()}
-
-    def zeros(self, rows=ROWS):
-        return np.zeros((rows, self.state_size), np.float32)
-
-    def read(self, token_ids, state=None):
-        lengths = np.full(len(token_ids), token_ids.shape[1], np.int32)
-        state = self.zeros(len(token_ids)) if state is None else state
-        return self.call("prefill", token_ids=token_ids, lengths=lengths, state=state)["state"]
-
-    def draw(self, token_id, state, uniforms, steps=None, **controls):
-        rows, size = uniforms.shape
-        column = {"temperature": 0.9, "top_k": 0, "top_p": 1.0, "min_p": 0.0, **controls}
-        kinds = {"top_k": np.int32}
-        columns = {
-            key: np.broadcast_to(np.asarray(value, kinds.get(key, np.float32)), rows).copy()
-            for key, value in column.items()
-        }
-        steps = np.full(rows, size, np.int32) if steps is None else np.asarray(steps, np.int32)
-        return self.call("decode", token_id=token_id, state=state, uniforms=uniforms, steps=steps, **columns)
-
-
-@pytest.fixture(scope="module", params=STACKS, ids=lambda stack: f"{stack[1]}x{stack[0]}")
-def stack(request, tmp_path_factory):
-    """Every cell, single and stacked: the Keras model and what was published of it."""
-    model = make_model(*request.param)
-    return model, Published(model, tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """One GRU layer."""
-    return Published(make_model("gru", 1), tmp_path_factory.mktemp("gru"))
-
-
-@pytest.fixture(scope="module")
-def ending(tmp_path_factory):
-    """A model whose texts end with a mark."""
-    return Published(make_model("gru", 1), tmp_path_factory.mktemp("ending"), end=END)
-
-
-def same_bits(a, b):
-    """Compare to the bit."""
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+from export.weights import CELLS
+from tests.unit.export.models import VOCABULARY, make_model
+from tests.unit.export.published import END, IDS, ROWS, UNIFORMS, Published, same_bits
 
 
 def test_serving_default_gives_kerass_logits(stack):

@@ -6,7 +6,7 @@ import pytest
 
 from export.errors import UnsupportedModel
 from export.weights import CELLS, read_weights
-from tests.unit.export.conftest import make_model
+from tests.unit.export.models import make_model
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -10,7 +10,7 @@ from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer
 from service.backend import VersionStatus
 from service.catalog import Catalog
-from service.errors import BackendUnavailable, ModelNotFound
+from service.errors import BackendUnavailable, InvalidRequest, ModelNotFound
 from tests.unit.contract.test_card import FIELDS, write
 
 
@@ -20,6 +20,7 @@ class FakeServer:
     def __init__(self):
         self.models = {}
         self.down = False
+        self.down_for_calls = False
 
     def versions(self, name):
         if self.down:
@@ -29,12 +30,9 @@ class FakeServer:
         return [VersionStatus(version, error == "", error) for version, error in self.models[name].items()]
 
     def predict(self, _model, _signature, inputs, outputs):
-        if self.down:
+        if self.down or self.down_for_calls:
             raise BackendUnavailable("down")
-        rows = len(inputs["state"])
-        steps = inputs["uniforms"].shape[1] if "uniforms" in inputs else 0
-        drawn = {"token_ids": np.zeros((rows, steps), np.int32), "logprobs": np.zeros((rows, steps), np.float32)}
-        return {name: {**drawn, "state": inputs["state"]}[name] for name in outputs}
+        return {name: np.zeros(shape, np.float32) for name, shape in outputs.items()} | {"state": inputs["state"]}
 
 
 @pytest.fixture
@@ -198,3 +196,37 @@ def test_a_version_that_was_replaced_is_read_again(catalog, server, tmp_path):
     add(tmp_path, "demo", 1, weights_sha256="1" * 64)
     catalog.refresh()
     assert catalog.find("demo").fingerprint != first
+
+
+def test_a_server_that_goes_away_during_the_probe_keeps_its_models(catalog, server, tmp_path):
+    """A version that is known is not forgotten because it could not be greeted again just then; later it is."""
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    catalog.refresh()
+    known = catalog.find("demo")
+    server.down = True
+    catalog.refresh()
+    server.down, server.down_for_calls = False, True
+    catalog.refresh()
+    assert catalog.find("demo") is known
+    server.down_for_calls = False
+    catalog.refresh()
+    assert catalog.find("demo") is not known
+
+
+def test_without_a_name_the_only_model_is_found_or_the_default_one(catalog, server, tmp_path):
+    """Requests that may leave the model out get the one there is; where there are several, a setting names it."""
+    with pytest.raises(ModelNotFound, match="no model is served"):
+        catalog.find(None)
+    add(tmp_path, "one", 1)
+    server.models = {"one": {1: ""}, "two": {1: ""}}
+    catalog.refresh()
+    assert catalog.find(None).ref.name == "one"
+    add(tmp_path, "two", 1)
+    catalog.refresh()
+    with pytest.raises(InvalidRequest, match="models are: one, two") as caught:
+        catalog.find(None)
+    assert caught.value.param == "model"
+    chooses = Catalog(tmp_path, server, default_model="two")
+    chooses.refresh()
+    assert chooses.find(None).ref.name == "two"

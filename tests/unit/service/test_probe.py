@@ -4,26 +4,23 @@ import numpy as np
 import pytest
 
 from contract.card import GeneratorCard
-from contract.signatures import DECODE
+from contract.signatures import DECODE, DECODE_FULL, EMBED, PREFILL, SCORE
 from service.probe import run_probe
 from tests.unit.contract.test_card import FIELDS
 
 CARD = GeneratorCard(**{**FIELDS, "row_counts": (8, 16, 24, 32), "max_decode_steps": 16})
 
 
-def server(rounding):
-    """Return a model server whose results are off by `rounding(number of rows, row)`."""
+def server(rounding, where=DECODE):
+    """Return a model server whose results of one signature are off by `rounding(number of rows, row)`."""
 
     def predict(signature, inputs, outputs):
         state = inputs["state"].copy()
         rows = len(state)
-        state += (
-            inputs["uniforms"].sum(1, keepdims=True) if signature == DECODE else inputs["token_ids"].sum(1)[:, None]
-        )
-        state += np.array([[rounding(rows, row)] for row in range(rows)], np.float32)
-        steps = inputs["uniforms"].shape[1] if signature == DECODE else 0
-        drawn = {"token_ids": np.zeros((rows, steps), np.int32), "logprobs": np.zeros((rows, steps), np.float32)}
-        return {name: {**drawn, "state": state}[name] for name in outputs}
+        state += (inputs["uniforms"] if "uniforms" in inputs else inputs["token_ids"]).sum(1, keepdims=True)
+        if signature == where:
+            state += np.array([[rounding(rows, row)] for row in range(rows)], np.float32)
+        return {name: np.zeros(shape, np.float32) for name, shape in outputs.items()} | {"state": state}
 
     return predict
 
@@ -54,6 +51,12 @@ def server(rounding):
 def test_the_largest_group_that_agrees_is_kept(rounding, expected):
     """Counts whose bits differ from the others', or from place to place within a call, are left out."""
     assert run_probe(CARD, server(rounding)).row_counts == expected
+
+
+@pytest.mark.parametrize("signature", [PREFILL, DECODE, DECODE_FULL, SCORE, EMBED])
+def test_every_signature_that_is_called_is_probed(signature):
+    """A row count that differs in any of them is left out."""
+    assert run_probe(CARD, server(lambda rows, row: rows == 8, signature)).row_counts == (16, 24, 32)
 
 
 def test_the_hash_tells_arithmetics_apart():

@@ -12,27 +12,30 @@ from service.errors import BackendUnavailable, InternalError, InvalidRequest, Ov
 from service.policy import Shapes
 from service.scheduler import Limits, Scheduler
 from service.sequence import Chunk, Failure, ModelVersion, Sampling, Sequence
-from tests.fakes import END, STATE_SIZE, FakeBackend, fake_step
+from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, fake_logprob, fake_step
 
 SHAPES = Shapes(row_counts=(8, 16), max_steps=8, max_length=16)
 MODEL = ModelVersion("fake", 1)
+PENALTY = Sampling(frequency_penalty=2.0)
 
 
 class Text:
     """One sequence and what came of it."""
 
-    def __init__(self, prompt=(7,), max_tokens=20, seed=0, choice=0, model=MODEL, end_id=END):
+    def __init__(self, prompt=(7,), max_tokens=20, seed=0, choice=0, model=MODEL, end_id=END, sampling=None, **more):
         self.events = queue.SimpleQueue()
         self.sequence = Sequence(
             model=model,
             prompt_ids=np.array(prompt, np.int32),
             max_tokens=max_tokens,
-            sampling=Sampling(),
+            sampling=sampling or Sampling(),
             seed=seed,
             choice=choice,
             end_id=end_id,
             emit=self.events.put,
             state=np.zeros(STATE_SIZE, np.float32),
+            seen_ids=np.zeros(0, np.int32),
+            **more,
         )
 
     def finish(self, timeout=10):
@@ -52,8 +55,9 @@ def start():
     """Start schedulers that are stopped after the test."""
     running = []
 
-    def start_one(backend=None, **limits):
-        scheduler = Scheduler(backend or FakeBackend(), Limits(**limits))
+    def start_one(backend=None, observer=None, **limits):
+        limits.setdefault("max_tokens", 10**9)
+        scheduler = Scheduler(backend or FakeBackend(), Limits(**limits), observer or FakeObserver())
         scheduler.start()
         running.append(scheduler)
         return scheduler
@@ -73,10 +77,10 @@ def until(condition, timeout=10):
 
 def alone(**wanted):
     """Return what a sequence becomes with nobody else there, one token a call."""
-    scheduler = Scheduler(FakeBackend(), Limits())
+    scheduler = Scheduler(FakeBackend(), Limits(), FakeObserver())
     scheduler.start()
     text = Text(**wanted)
-    scheduler.submit([text.sequence], Shapes((8,), 1, 4))
+    scheduler.submit([[text.sequence]], Shapes((8,), 1, 4))
     outcome = text.finish()
     scheduler.stop()
     return outcome
@@ -108,9 +112,9 @@ def test_joining_a_running_batch_changes_no_sequence(start):
     texts = []
     for one in wanted:
         texts.append(Text(**one))
-        scheduler.submit([texts[-1].sequence], SHAPES)
+        scheduler.submit([[texts[-1].sequence]], SHAPES)
     assert [text.finish() for text in texts] == [alone(**one) for one in wanted]
-    until(lambda: scheduler.num_accepted == 0)
+    until(lambda: scheduler.num_texts == 0)
 
 
 def test_choices_of_one_prompt_differ_from_each_other_and_not_from_being_alone(start):
@@ -118,7 +122,7 @@ def test_choices_of_one_prompt_differ_from_each_other_and_not_from_being_alone(s
     backend = FakeBackend()
     scheduler = start(backend)
     texts = [Text(prompt=(3, 4, 5, 6, 7, 8), choice=i) for i in range(5)]
-    scheduler.submit([text.sequence for text in texts], SHAPES)
+    scheduler.submit([[text.sequence for text in texts]], SHAPES)
     outcomes = [text.finish() for text in texts]
     assert outcomes == [alone(prompt=(3, 4, 5, 6, 7, 8), choice=i) for i in range(5)]
     assert len({tuple(token_ids) for token_ids, _ in outcomes}) == 5
@@ -130,7 +134,7 @@ def test_the_end_mark_ends_a_text_and_is_not_part_of_it(start):
     scheduler = start()
     for seed in range(60):
         text = Text(seed=seed, max_tokens=200)
-        scheduler.submit([text.sequence], SHAPES)
+        scheduler.submit([[text.sequence]], SHAPES)
         token_ids, reason = text.finish()
         assert END not in token_ids
         assert (reason == "stop") == (len(token_ids) < 200)
@@ -142,7 +146,7 @@ def test_only_shapes_of_the_card_are_sent(start):
     scheduler = start(backend, max_running=40)
     texts = [Text(prompt=tuple(range(1, 2 + i)), max_tokens=1 + i, seed=i) for i in range(40)]
     for text in texts:
-        scheduler.submit([text.sequence], SHAPES)
+        scheduler.submit([[text.sequence]], SHAPES)
     for text in texts:
         text.finish()
     for call in backend.calls:
@@ -157,15 +161,15 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(start):
     scheduler = start(backend, max_running=2, max_queued=1)
     texts = [Text(max_tokens=1, seed=i) for i in range(3)]
     for text in texts:
-        scheduler.submit([text.sequence], SHAPES)
-    with pytest.raises(Overloaded, match="3 of 3 sequences"):
-        scheduler.submit([Text().sequence], SHAPES)
+        scheduler.submit([[text.sequence]], SHAPES)
+    with pytest.raises(Overloaded, match="3 of 3 texts"):
+        scheduler.submit([[Text().sequence]], SHAPES)
     backend.release(100)
     for text in texts:
         text.finish()
-    until(lambda: scheduler.num_accepted == 0)
+    until(lambda: scheduler.num_texts == 0)
     again = Text(max_tokens=1)
-    scheduler.submit([again.sequence], SHAPES)
+    scheduler.submit([[again.sequence]], SHAPES)
     again.finish()
 
 
@@ -175,13 +179,13 @@ def test_a_cancelled_sequence_frees_its_place(start, where):
     backend = FakeBackend(held=True)
     scheduler = start(backend, max_running=1, max_queued=1, max_calls=1)
     running, waiting = Text(max_tokens=10_000), Text(max_tokens=10_000)
-    scheduler.submit([running.sequence], SHAPES)
+    scheduler.submit([[running.sequence]], SHAPES)
     until(lambda: len(backend.calls) == 1)
-    scheduler.submit([waiting.sequence], SHAPES)
+    scheduler.submit([[waiting.sequence]], SHAPES)
     scheduler.cancel([(waiting if where == "queued" else running).sequence])
     if where == "running":
         backend.release()
-    until(lambda: scheduler.num_accepted == 1)
+    until(lambda: scheduler.num_texts == 1)
     assert (running if where == "running" else waiting).events.empty()
     backend.release(10_000)
 
@@ -191,11 +195,11 @@ def test_a_cancelled_prompt_takes_its_choices_along(start):
     backend = FakeBackend(held=True)
     scheduler = start(backend)
     texts = [Text(prompt=(1, 2, 3), choice=i) for i in range(4)]
-    scheduler.submit([text.sequence for text in texts], SHAPES)
+    scheduler.submit([[text.sequence for text in texts]], SHAPES)
     until(lambda: len(backend.calls) == 1)
     scheduler.cancel([text.sequence for text in texts])
     backend.release()
-    until(lambda: scheduler.num_accepted == 0)
+    until(lambda: scheduler.num_texts == 0)
 
 
 def test_a_failed_call_is_repeated_and_nothing_is_lost_or_doubled(start):
@@ -205,7 +209,7 @@ def test_a_failed_call_is_repeated_and_nothing_is_lost_or_doubled(start):
     scheduler = start(backend)
     texts = [Text(prompt=(1, 2, 3), seed=i) for i in range(5)]
     for text in texts:
-        scheduler.submit([text.sequence], SHAPES)
+        scheduler.submit([[text.sequence]], SHAPES)
     assert [text.finish() for text in texts] == [alone(prompt=(1, 2, 3), seed=i) for i in range(5)]
 
 
@@ -215,9 +219,9 @@ def test_a_backend_that_stays_away_ends_the_text_with_its_error(start):
     backend.failures = [BackendUnavailable("gone for good") for _ in range(1000)]
     scheduler = start(backend, backend_grace_s=0.3)
     texts = [Text(prompt=(1, 2), choice=i) for i in range(3)]
-    scheduler.submit([text.sequence for text in texts], SHAPES)
+    scheduler.submit([[text.sequence for text in texts]], SHAPES)
     assert [str(text.finish()[1]) for text in texts] == ["gone for good"] * 3
-    until(lambda: scheduler.num_accepted == 0)
+    until(lambda: scheduler.num_texts == 0)
 
 
 def test_an_error_that_repeating_cannot_mend_is_told_at_once(start):
@@ -226,7 +230,7 @@ def test_an_error_that_repeating_cannot_mend_is_told_at_once(start):
     backend.failures = [InternalError("refused")]
     scheduler = start(backend)
     text = Text()
-    scheduler.submit([text.sequence], SHAPES)
+    scheduler.submit([[text.sequence]], SHAPES)
     assert str(text.finish()[1]) == "refused"
     assert len(backend.calls) == 1
 
@@ -237,12 +241,12 @@ def test_stopping_ends_every_sequence_with_the_error(start):
     scheduler = start(backend, max_running=2, max_queued=10, max_calls=1)
     texts = [Text(prompt=(1, 2, 3), seed=i) for i in range(5)]
     for text in texts:
-        scheduler.submit([text.sequence], SHAPES)
+        scheduler.submit([[text.sequence]], SHAPES)
     until(lambda: len(backend.calls) == 1)
     scheduler.stop(ShuttingDown("good night"))
     assert {str(text.finish(timeout=2)[1]) for text in texts} == {"good night"}
     with pytest.raises(ShuttingDown):
-        scheduler.submit([Text().sequence], SHAPES)
+        scheduler.submit([[Text().sequence]], SHAPES)
     backend.release(10)
 
 
@@ -251,10 +255,10 @@ def test_a_prompt_is_read_at_once_while_texts_wait_for_each_other(start):
     backend = FakeBackend(held=True)
     scheduler = start(backend, max_calls=2)
     running, joining = Text(max_tokens=10**6, end_id=None), Text(max_tokens=10**6, seed=1, end_id=None)
-    scheduler.submit([running.sequence], SHAPES)
+    scheduler.submit([[running.sequence]], SHAPES)
     until(lambda: len(backend.calls) == 1)
-    scheduler.submit([joining.sequence], SHAPES)
-    scheduler.submit([Text(prompt=(1, 2, 3)).sequence], SHAPES)
+    scheduler.submit([[joining.sequence]], SHAPES)
+    scheduler.submit([[Text(prompt=(1, 2, 3)).sequence]], SHAPES)
     until(lambda: len(backend.calls) == 2)
     assert [call.signature for call in backend.calls] == ["decode", "prefill"]
     backend.release(10**6)
@@ -266,9 +270,9 @@ def test_two_models_share_the_calls(start):
     other = ModelVersion("other", 4)
     long = [Text(max_tokens=3000, seed=i) for i in range(8)]
     for text in long:
-        scheduler.submit([text.sequence], SHAPES)
+        scheduler.submit([[text.sequence]], SHAPES)
     short = Text(model=other, max_tokens=4)
-    scheduler.submit([short.sequence], SHAPES)
+    scheduler.submit([[short.sequence]], SHAPES)
     assert short.finish() == alone(max_tokens=4)
     scheduler.cancel([text.sequence for text in long])
 
@@ -279,11 +283,11 @@ def test_a_busy_model_leaves_calls_for_another(start):
     scheduler = start(backend, max_running=64, max_calls=2)
     other = ModelVersion("other", 1)
     for i in range(40):
-        scheduler.submit([Text(max_tokens=10**6, seed=i, end_id=None).sequence], SHAPES)
+        scheduler.submit([[Text(max_tokens=10**6, seed=i, end_id=None).sequence]], SHAPES)
     until(lambda: len(backend.calls) > 20)
     begun = len(backend.calls)
     late = Text(model=other, max_tokens=40)
-    scheduler.submit([late.sequence], SHAPES)
+    scheduler.submit([[late.sequence]], SHAPES)
     assert late.finish() == alone(max_tokens=40)
     mine = [i for i, call in enumerate(backend.calls[begun:]) if call.model == other]
     assert mine[-1] - mine[0] <= 6 * len(mine)
@@ -295,7 +299,7 @@ def test_a_text_is_tried_again_though_messages_come_during_the_pause(start):
     backend.failures = [BackendUnavailable("gone")] * 3
     scheduler = start(backend)
     text = Text(max_tokens=5)
-    scheduler.submit([text.sequence], SHAPES)
+    scheduler.submit([[text.sequence]], SHAPES)
     ended = threading.Event()
 
     def disturb():
@@ -318,10 +322,10 @@ def test_an_outage_ends_all_who_wait_for_it_together(start):
     scheduler = start(backend, max_running=8, max_queued=200, backend_grace_s=0.4)
     texts = [Text(seed=i) for i in range(60)]
     for text in texts:
-        scheduler.submit([text.sequence], SHAPES)
+        scheduler.submit([[text.sequence]], SHAPES)
     assert {str(text.finish(timeout=5)[1]) for text in texts} == {"gone for good"}
     assert len(backend.calls) < 10
-    until(lambda: scheduler.num_accepted == 0)
+    until(lambda: scheduler.num_texts == 0)
 
 
 def test_no_more_sequences_hold_rows_than_may_run(start):
@@ -329,11 +333,11 @@ def test_no_more_sequences_hold_rows_than_may_run(start):
     backend = FakeBackend(held=True)
     scheduler = start(backend, max_running=6, max_queued=100, max_calls=4)
     for i in range(5):
-        scheduler.submit([Text(prompt=(1, 2, 3), seed=i, choice=j).sequence for j in range(3)], SHAPES)
+        scheduler.submit([[Text(prompt=(1, 2, 3), seed=i, choice=j).sequence for j in range(3)]], SHAPES)
     until(lambda: len(backend.calls) >= 1)
     assert sum(1 + len(sequence.forks) for call in backend.calls for sequence in call.sequences) <= 6
     backend.release(10_000)
-    until(lambda: scheduler.num_accepted == 0)
+    until(lambda: scheduler.num_texts == 0)
     assert max(len(call.sequences) for call in backend.calls) <= 6
 
 
@@ -341,15 +345,15 @@ def test_more_choices_than_rows_run_when_nothing_else_does(start):
     """A request is not refused for ever because it is wide."""
     scheduler = start(max_running=2, max_queued=20)
     texts = [Text(choice=i) for i in range(9)]
-    scheduler.submit([text.sequence for text in texts], SHAPES)
+    scheduler.submit([[text.sequence for text in texts]], SHAPES)
     assert [text.finish() for text in texts] == [alone(choice=i) for i in range(9)]
 
 
 def test_more_choices_than_can_ever_be_accepted_are_an_error_of_the_request(start):
     """Coming back later would not help, so the answer is not 429."""
     scheduler = start(max_running=2, max_queued=2)
-    with pytest.raises(InvalidRequest, match="n must be at most 4 on this server, got 5"):
-        scheduler.submit([Text(choice=i).sequence for i in range(5)], SHAPES)
+    with pytest.raises(InvalidRequest, match=r"at most 4 texts at this server .*, got 5"):
+        scheduler.submit([[Text(choice=i).sequence for i in range(5)]], SHAPES)
 
 
 def test_a_request_that_races_with_the_end_hears_of_it(start):
@@ -361,7 +365,7 @@ def test_a_request_that_races_with_the_end_hears_of_it(start):
         def submit(scheduler=scheduler, texts=texts, refused=refused):
             for text in texts:
                 try:
-                    scheduler.submit([text.sequence], SHAPES)
+                    scheduler.submit([[text.sequence]], SHAPES)
                 except ShuttingDown:
                     refused.append(text)
 
@@ -372,7 +376,7 @@ def test_a_request_that_races_with_the_end_hears_of_it(start):
         for text in texts:
             if text not in refused:
                 assert str(text.finish(timeout=2)[1]) == "good night"
-        assert scheduler.num_accepted == 0
+        assert scheduler.num_texts == 0
 
 
 def test_a_row_that_is_not_a_number_ends_its_own_text_alone(start):
@@ -393,7 +397,7 @@ def test_a_row_that_is_not_a_number_ends_its_own_text_alone(start):
     scheduler = start(backend)
     texts = [Text(seed=i) for i in range(6)]
     for text in texts:
-        scheduler.submit([text.sequence], SHAPES)
+        scheduler.submit([[text.sequence]], SHAPES)
     outcomes = [text.finish() for text in texts]
     assert isinstance(outcomes[3][1], InternalError)
     del outcomes[3]
@@ -407,11 +411,11 @@ def test_a_fault_in_the_scheduler_ends_the_sequences_and_not_the_service(start):
     honest = backend.call
     backend.call = lambda call, done: done({"state": np.zeros((1, 1), np.float32)})
     text = Text()
-    scheduler.submit([text.sequence], SHAPES)
+    scheduler.submit([[text.sequence]], SHAPES)
     assert isinstance(text.finish()[1], InternalError)
     backend.call = honest
     again = Text()
-    scheduler.submit([again.sequence], SHAPES)
+    scheduler.submit([[again.sequence]], SHAPES)
     assert again.finish() == alone()
 
 
@@ -420,11 +424,11 @@ def test_running_texts_go_on_while_a_long_prompt_is_read(start):
     backend = FakeBackend()
     scheduler = start(backend, max_calls=1)
     running = [Text(max_tokens=200, seed=seed) for seed in range(30)]
-    scheduler.submit([running[0].sequence], SHAPES)
+    scheduler.submit([[running[0].sequence]], SHAPES)
     long = Text(prompt=tuple(1 + i % 40 for i in range(800)), max_tokens=1)
-    scheduler.submit([long.sequence], SHAPES)
+    scheduler.submit([[long.sequence]], SHAPES)
     for text in running[1:]:
-        scheduler.submit([text.sequence], SHAPES)
+        scheduler.submit([[text.sequence]], SHAPES)
     for text in (*running, long):
         text.finish()
     signatures = [call.signature for call in backend.calls]
@@ -432,6 +436,73 @@ def test_running_texts_go_on_while_a_long_prompt_is_read(start):
     pairs = list(itertools.pairwise(signatures[:last_draw]))
     assert ("prefill", "prefill") not in pairs
     assert pairs.count(("decode", "prefill")) > 3
+
+
+def test_texts_with_and_without_penalties_take_turns_and_keep_their_tokens(start):
+    """A call runs one signature; neither kind changes or starves the other, however many there are of each."""
+    backend = FakeBackend()
+    scheduler = start(backend, max_running=64, max_calls=1)
+    wanted = [{"seed": i, "max_tokens": 60, "prompt": (3, 4, 5)} for i in range(40)]
+    texts = [Text(**one, sampling=PENALTY if i % 8 == 0 else Sampling()) for i, one in enumerate(wanted)]
+    for text in texts:
+        scheduler.submit([[text.sequence]], SHAPES)
+    outcomes = [text.finish() for text in texts]
+    expected = [alone(**one, sampling=PENALTY if i % 8 == 0 else Sampling()) for i, one in enumerate(wanted)]
+    assert outcomes == expected
+    for call in backend.calls:
+        assert not call.draws or {sequence.draws_by for sequence in call.sequences} == {call.signature}
+    drawing = [call.signature for call in backend.calls if call.draws]
+    assert drawing.index("decode_full") < 6
+    assert len(list(itertools.groupby(drawing))) > 6
+
+
+def test_a_prompt_is_scored_in_slices_as_it_is_read(start):
+    """Scores come piece by piece and are those of every token but the first; the last piece says so."""
+    scheduler = start()
+    prompt = tuple(3 + i % 40 for i in range(60))
+    text = Text(prompt=prompt, max_tokens=0, reads_by="score")
+    scheduler.submit([[text.sequence]], SHAPES)
+    events = []
+    while not events or not events[-1].last:
+        events.append(text.events.get(timeout=10))
+    assert len(events) == 4
+    state, expected = np.zeros(STATE_SIZE, np.float32), []
+    for last, token_id in itertools.pairwise(prompt):
+        state = fake_step(last, state)
+        expected.append(fake_logprob(token_id, state))
+    np.testing.assert_array_equal(np.concatenate([event.scores.logprobs for event in events]), expected)
+    until(lambda: scheduler.num_texts == 0)
+
+
+def test_an_observer_is_told_of_rows_calls_and_failures(start):
+    """Each start with its wait, each answered call and each failure reach it, in order."""
+    backend, observer = FakeBackend(), FakeObserver()
+    backend.failures = [BackendUnavailable("gone")]
+    scheduler = start(backend, observer)
+    text = Text(prompt=(3, 4), max_tokens=4)
+    scheduler.submit([[text.sequence]], SHAPES)
+    text.finish()
+    kinds = [event[0] for event in observer.events]
+    assert kinds == ["started", "failed", "answered", "answered"]
+    assert observer.events[0][1] is text.sequence
+    assert observer.events[1][3] is True
+    assert [event[1].signature for event in observer.events[2:]] == ["prefill", "decode"]
+
+
+def test_loads_say_where_the_texts_are(start):
+    """Running and waiting texts of each model can be read at any time, and are none in the end."""
+    backend = FakeBackend(held=True)
+    scheduler = start(backend, max_running=2, max_queued=10)
+    texts = [Text(seed=i, max_tokens=3) for i in range(5)]
+    for text in texts:
+        scheduler.submit([[text.sequence]], SHAPES)
+    until(lambda: [(load.running, load.waiting) for load in scheduler.loads] == [(2, 3)])
+    assert scheduler.num_tokens == 15
+    backend.release(1000)
+    for text in texts:
+        text.finish()
+    until(lambda: scheduler.loads == () or scheduler.loads[0].running == 0)
+    assert scheduler.num_tokens == 0
 
 
 def test_chunks_carry_only_drawn_tokens():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import Settings, SettingsError, load_settings, unknown_settings
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +57,16 @@ def test_port_is_what_platforms_set(monkeypatch):
         ("BACKENDS", "localhost:0"),
         ("BACKENDS", "a:1,b:2"),
         ("CALL_TIMEOUT_S", "nan"),
+        ("METRICS_PORT", "-1"),
+        ("REQUESTS_PER_MINUTE", "0"),
+        ("TOKENS_PER_MINUTE", "many"),
+        ("MAX_KEY_TEXTS", "0"),
+        ("MAX_QUEUED_TOKENS", "0"),
+        ("MAX_TIMEOUT_S", "0"),
+        ("LOG_FORMAT", "xml"),
+        ("LOG_LEVEL", "loud"),
+        ("LOG_PROMPTS", "perhaps"),
+        ("TRACES_RATIO", "1.5"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value(monkeypatch, name, value):
@@ -64,3 +74,21 @@ def test_a_wrong_setting_is_named_with_its_value(monkeypatch, name, value):
     monkeypatch.setenv(f"OSTINATO_{name}", value)
     with pytest.raises(SettingsError, match=f"OSTINATO_{name}: .*{value}"):
         load_settings()
+
+
+def test_a_misspelt_setting_is_told(monkeypatch):
+    """A variable that no setting reads is named with the one that may have been meant; the client's own are not."""
+    monkeypatch.setenv("OSTINATO_MAX_QUEUD", "7")
+    monkeypatch.setenv("OSTINATO_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("OSTINATO_API_KEY", "x")
+    monkeypatch.setenv("OSTINATO_MAX_RUNNING", "7")
+    assert unknown_settings() == [
+        "OSTINATO_MAX_QUEUD is no setting; is OSTINATO_MAX_QUEUED meant?",
+        "OSTINATO_SERVICE_HOST is no setting",
+    ]
+
+
+def test_no_setting_repeats_a_secret(monkeypatch):
+    """The address of Redis, which may hold a password, is not in what is printed of the settings."""
+    monkeypatch.setenv("OSTINATO_REDIS_URL", "redis://:hunter2@localhost")
+    assert "hunter2" not in repr(load_settings())

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.tokenizer import CharacterTokenizer
+from service.stops import Stops
 from service.text import TextAssembler
 
 TOKENIZER = CharacterTokenizer.train("abcd")
@@ -12,7 +13,7 @@ TOKENIZER = CharacterTokenizer.train("abcd")
 
 def assemble(text, stops, sizes):
     """Feed a text in pieces and return (visible text, tokens counted, whether it stopped, pieces)."""
-    assembler = TextAssembler(TOKENIZER.detokenizer(), tuple(stops))
+    assembler = TextAssembler(TOKENIZER.detokenizer(), Stops(stops))
     ids, pieces = TOKENIZER.encode(text), []
     while ids and not assembler.stopped:
         size = next(sizes)
@@ -69,6 +70,6 @@ def test_what_was_shown_is_never_taken_back(text, stops):
 
 def test_text_that_cannot_be_a_stop_is_not_held_back():
     """Only the beginning of a stop string waits; everything before it is shown at once."""
-    assembler = TextAssembler(TOKENIZER.detokenizer(), ("cd",))
+    assembler = TextAssembler(TOKENIZER.detokenizer(), Stops(("cd",)))
     assert assembler.feed(TOKENIZER.encode("abc")) == "ab"
     assert assembler.feed(TOKENIZER.encode("a")) == "ca"

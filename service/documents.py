@@ -1,0 +1,192 @@
+"""The shapes of every answer: what `service.answers` builds and `/openapi.json` describes.
+
+Types alone; field names and meanings are OpenAI's where it has them.
+"""
+
+from typing import Literal, NotRequired
+
+# Before Python 3.12 pydantic reads only this one.
+from typing_extensions import TypedDict
+
+
+class LogprobsObject(TypedDict):
+    """Parallel lists, one entry per token."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class ChoiceObject(TypedDict):
+    """One text, or in a stream a piece of one; `finish_reason` is null until its end."""
+
+    index: int
+    text: str
+    logprobs: LogprobsObject | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class PromptTokensDetails(TypedDict):
+    """What became of the prompt's tokens."""
+
+    cached_tokens: int
+
+
+class CompletionUsage(TypedDict):
+    """Tokens of all prompts and of all texts made, those that `best_of` left out among them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class CompletionObject(TypedDict):
+    """An answer of `/v1/completions`, or an event of its stream; `usage` is missing in all events but the last."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    seed: int
+    choices: list[ChoiceObject]
+    usage: NotRequired[CompletionUsage]
+
+
+class EmbeddingObject(TypedDict):
+    """One vector: numbers, or float32 little-endian in base64."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsUsage(TypedDict):
+    """Tokens read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsObject(TypedDict):
+    """An answer of `/v1/embeddings`."""
+
+    object: Literal["list"]
+    data: list[EmbeddingObject]
+    model: str
+    system_fingerprint: str
+    usage: EmbeddingsUsage
+
+
+class ModelObject(TypedDict):
+    """A model that answers; `max_model_len` is null, as a recurrent model has no longest text."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    root: str
+    max_model_len: None
+    version: int
+    system_fingerprint: str
+    cell: str
+    layers: int
+    units: int
+    unit: str
+    vocab_size: int
+    row_counts: tuple[int, ...]
+
+
+class ModelList(TypedDict):
+    """The models that answer."""
+
+    object: Literal["list"]
+    data: list[ModelObject]
+
+
+class TokenizeObject(TypedDict):
+    """A text in tokens."""
+
+    count: int
+    tokens: list[int]
+    max_model_len: None
+
+
+class DetokenizeObject(TypedDict):
+    """Tokens as a text; special tokens have none."""
+
+    prompt: str
+
+
+class TokenizerObject(TypedDict):
+    """A model's tokenizer, by the names of Hugging Face's `tokenizer_config.json`."""
+
+    tokenizer_class: str
+    model: str
+    unit: str
+    vocab_size: int
+    bos_token: str
+    eos_token: str | None
+    pad_token: str
+    unk_token: str
+    chat_template: None
+
+
+class HealthObject(TypedDict):
+    """The process lives."""
+
+    status: Literal["ok"]
+
+
+class ReadyObject(TypedDict):
+    """Models answer."""
+
+    status: Literal["ready"]
+    models: list[str]
+
+
+class ModelStatus(TypedDict):
+    """A version that answers, and its texts."""
+
+    id: str
+    version: int
+    system_fingerprint: str
+    row_counts: tuple[int, ...]
+    running: int
+    waiting: int
+
+
+class LoadObject(TypedDict):
+    """How much is accepted and not ended, and how much may be."""
+
+    accepted: int
+    max: int
+
+
+class StatusObject(TypedDict):
+    """What is going on."""
+
+    status: Literal["ok", "draining"]
+    version: str
+    uptime_s: float
+    models: list[ModelStatus]
+    texts: LoadObject
+    tokens: LoadObject
+    backends: list[str]
+
+
+class ErrorDetail(TypedDict):
+    """What is wrong: `param` names the field, `code` is for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorObject(TypedDict):
+    """Every answer that is not a success."""
+
+    error: ErrorDetail

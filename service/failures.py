@@ -1,0 +1,58 @@
+"""Every failure of a request in OpenAI's shape, Flask's own among them."""
+
+import logging
+from typing import Any
+
+from flask import Flask, g, request
+from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
+
+from service.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+)
+
+log = logging.getLogger(__name__)
+
+Answer = tuple[dict[str, Any], int, dict[str, str]]
+
+
+def register_failures(app: Flask) -> None:
+    """Have the application answer failures by this module."""
+    app.register_error_handler(GatewayError, answer_to)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected_error)
+
+
+def answer_to(error: GatewayError) -> Answer:
+    """Return body, status and headers, and note the error for those who report on the request."""
+    g.record.failed(error)
+    return error.body(), error.status, error.headers()
+
+
+def _http_error(error: HTTPException) -> Answer:
+    if isinstance(error, RequestEntityTooLarge):
+        bound = request.max_content_length
+        return answer_to(
+            BodyTooLarge(f"the body must be at most {bound} bytes, got {request.content_length or 'more'}")
+        )
+    if isinstance(error, ClientDisconnected) and isinstance(error.__context__, TimeoutError):
+        return answer_to(BodyTimeout("the body did not come in time"))
+    if error.code == 404:
+        return answer_to(NotFound(f"there is nothing at {request.path}"))
+    if error.code == 405:
+        methods = sorted(getattr(error, "valid_methods", None) or ())
+        useful = [method for method in methods if method not in ("HEAD", "OPTIONS")]
+        body, status, headers = answer_to(MethodNotAllowed(f"{request.path} takes {', '.join(useful)}"))
+        return body, status, {**headers, "Allow": ", ".join(methods)}
+    body, _, headers = answer_to(InvalidRequest(error.description or error.name))
+    return body, error.code or 400, headers
+
+
+def _unexpected_error(error: Exception) -> Answer:
+    log.error("unexpected error at %r", request.path, exc_info=error)
+    return answer_to(InternalError("an unexpected error; the server's log has the trace"))

@@ -1,0 +1,346 @@
+"""Who may call: the keys, the file that holds them, and how both change. Does not know HTTP.
+
+A key is `ost-<id>-<secret>`. The id names it in logs and lists; of the secret the file holds only the SHA-256 of the
+whole key. A slow hash is for passwords, which can be guessed; 256 random bits cannot, however fast the hash, and a fast
+one costs a request nothing.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+import string
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import from_json
+
+log = logging.getLogger(__name__)
+
+_Stamp = tuple[int, int, int] | None
+
+ID_PATTERN = "[a-z0-9]{8}"
+# What is safe in a log line, a table and the label of a metric, and has room for an e-mail address.
+TENANT_PATTERN = "[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
+Reason = Literal["missing", "malformed", "unknown", "wrong", "expired"]
+
+_KEY = re.compile(f"ost-({ID_PATTERN})-[0-9a-f]{{64}}")
+_ID_CHARACTERS = string.ascii_lowercase + string.digits
+# The hash of no key that anybody could find.
+_NO_SHA256 = "0" * 64
+_LOOK_EVERY_S = 0.5
+_LOCK_TIMEOUT_S = 10.0
+
+
+class KeyFileError(Exception):
+    """The file of keys cannot be read, used or changed; one line that names it and shows nothing that it holds."""
+
+
+class KeyRefused(Exception):
+    """What was presented is no key that is valid now.
+
+    Attributes:
+        reason: For the log. "wrong" is a known id with another secret; whoever calls must not tell it from "unknown".
+        key_id: The id that was presented, known or not; None where there was none. Safe to log.
+    """
+
+    def __init__(self, reason: Reason, key_id: str | None = None) -> None:
+        super().__init__(f"key refused: {reason}")
+        self.reason = reason
+        self.key_id = key_id
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("no such time in UTC") from None
+
+
+_Count = Annotated[int, Field(ge=1)]
+_Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class KeyLimits(_Frozen):
+    """What one key may use; None stands for the server's own limit."""
+
+    max_texts: _Count | None = Field(None, description="texts accepted and not ended at once")
+    max_text_tokens: _Count | None = Field(None, description="tokens that those may still read and write")
+    requests_per_minute: _Count | None = Field(None, description="requests per minute")
+    tokens_per_minute: _Count | None = Field(None, description="tokens per minute")
+
+
+class Key(_Frozen):
+    """A record of the file.
+
+    Attributes:
+        sha256: Of the whole key, `ost-<id>-<secret>`, in hexadecimal.
+        tenant: Whose it is; a tenant may have several keys.
+        expires: From when it is refused; None is never.
+    """
+
+    id: str = Field(pattern=f"^{ID_PATTERN}$")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    tenant: str = Field(pattern=f"^{TENANT_PATTERN}$")
+    created: _Time
+    expires: _Time | None
+    limits: KeyLimits = KeyLimits()
+
+    def expired(self, now: datetime) -> bool:
+        """Say whether the key is refused at that time, whatever its secret."""
+        return self.expires is not None and self.expires <= now
+
+
+class _KeyFile(_Frozen):
+    keys: tuple[Key, ...]
+
+    @field_validator("keys")
+    @classmethod
+    def _ids_differ(cls, keys: tuple[Key, ...]) -> tuple[Key, ...]:
+        for key_id, count in Counter(key.id for key in keys).items():
+            if count > 1:
+                raise ValueError(f"{count} keys have the id {key_id!r}")
+        return keys
+
+
+class KeyRing:
+    """The keys that are valid now; what is written to the file holds a moment later.
+
+    A file that is damaged, unreadable or gone after the start leaves the last good keys in force: a slip of an
+    operator's hand must lock nobody out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            KeyFileError: it cannot be used.
+        """
+        self._path = path
+        self._stamp = _stamp(path)
+        self._keys: Mapping[str, Key] = {key.id: key for key in read_keys(path)}
+        self._look_at = time.monotonic() + _LOOK_EVERY_S
+        self._looking = threading.Lock()
+        self._complaint: tuple[_Stamp, str] | None = None
+
+    def find(self, presented: str) -> Key:
+        """Return the key that was presented, in the same time whether its id is known or not.
+
+        Args:
+            presented: Any string at all; "" where nothing was presented.
+
+        Raises:
+            KeyRefused: it is no key that is valid now.
+        """
+        if time.monotonic() >= self._look_at:
+            self._look()
+        if not presented:
+            raise KeyRefused("missing")
+        match = _KEY.fullmatch(presented)
+        if match is None:
+            raise KeyRefused("malformed")
+        key = self._keys.get(match[1])
+        same = hmac.compare_digest(_sha256(presented), key.sha256 if key is not None else _NO_SHA256)
+        if key is None:
+            raise KeyRefused("unknown", match[1])
+        if not same:
+            raise KeyRefused("wrong", key.id)
+        if key.expired(datetime.now(UTC)):
+            raise KeyRefused("expired", key.id)
+        return key
+
+    def _look(self) -> None:
+        """Read the file again if it changed; while one thread looks, the others go on with what there is."""
+        if not self._looking.acquire(blocking=False):
+            return
+        try:
+            self._look_at = time.monotonic() + _LOOK_EVERY_S
+            self._read_if_changed(_stamp(self._path))
+        finally:
+            self._looking.release()
+
+    def _read_if_changed(self, stamp: _Stamp) -> None:
+        if stamp is not None and stamp == self._stamp:
+            self._complaint = None
+            return
+        # Tried again at every look: rights that are given later leave no trace in the stamp.
+        try:
+            keys = read_keys(self._path)
+        except KeyFileError as error:
+            if self._complaint != (stamp, str(error)):
+                self._complaint = (stamp, str(error))
+                log.error("%s; the keys of before stay in force", error)
+            return
+        self._keys = {key.id: key for key in keys}
+        self._stamp, self._complaint = stamp, None
+        log.info("%s: %d keys", self._path, len(keys))
+
+
+def read_keys(path: Path) -> tuple[Key, ...]:
+    """Return every key of a file, those that have expired included.
+
+    Raises:
+        KeyFileError: it cannot be read, or something in it is wrong; the message names the key's id and the field.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise KeyFileError(f"{path}: {error.strerror}") from error
+    try:
+        return _KeyFile.model_validate_json(content).keys
+    except ValidationError as error:
+        # Without its cause: that would show values, and one may be a key that was pasted into the wrong place.
+        raise KeyFileError(f"{path}: {_first_problem(content, error)}") from None
+
+
+def _first_problem(content: bytes, error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    match first["loc"]:
+        case ("keys", int(index), *field):
+            where = f"key {_name(content, index)}, "
+        case field:
+            where = ""
+    if field:
+        where += f"field {'.'.join(map(str, field))!r}: "
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}{first['msg'].removeprefix('Value error, ')}{more}"
+
+
+def _name(content: bytes, index: int) -> str:
+    """Return a record's id, or its number where it has none."""
+    record = from_json(content)["keys"][index]
+    key_id = record.get("id") if isinstance(record, dict) else None
+    return repr(key_id) if isinstance(key_id, str) and re.fullmatch(ID_PATTERN, key_id) else f"number {index + 1}"
+
+
+def add_key(path: Path, tenant: str, expires: datetime | None, limits: KeyLimits) -> tuple[Key, str]:
+    """Make a key and write it into the file, which is made if it is not there; its folder is not.
+
+    Returns:
+        The record, and the key itself, which is kept nowhere.
+
+    Raises:
+        KeyFileError: the file cannot be changed.
+        ValueError: the tenant's name is none.
+    """
+    with _changing(path) as target:
+        keys = read_keys(target) if target.exists() else ()
+        taken = {key.id for key in keys}
+        while (key_id := "".join(secrets.choice(_ID_CHARACTERS) for _ in range(8))) in taken:
+            pass
+        presented = f"ost-{key_id}-{secrets.token_hex(32)}"
+        now = datetime.now(UTC).replace(microsecond=0)
+        key = Key(id=key_id, sha256=_sha256(presented), tenant=tenant, created=now, expires=expires, limits=limits)
+        _write(target, (*keys, key))
+    return key, presented
+
+
+def revoke_keys(path: Path, key_ids: Collection[str]) -> None:
+    """Remove keys from the file, all or none.
+
+    Raises:
+        KeyFileError: the file cannot be changed, or one of the keys is not in it.
+    """
+    with _changing(path) as target:
+        keys = read_keys(target)
+        unknown = sorted(set(key_ids) - {key.id for key in keys})
+        if unknown:
+            raise KeyFileError(f"{path}: there is no key {', '.join(unknown)}; nothing was revoked")
+        _write(target, tuple(key for key in keys if key.id not in key_ids))
+
+
+def _sha256(presented: str) -> str:
+    return hashlib.sha256(presented.encode()).hexdigest()
+
+
+def _stamp(path: Path) -> _Stamp:
+    """Return what changes with the file, or None if it cannot be looked at."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+@contextlib.contextmanager
+def _changing(path: Path) -> Iterator[Path]:
+    """Keep other writers out, and give the file itself if the path is a link.
+
+    The lock is the folder's: the file's own would go with the file when the next one takes its place.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise KeyFileError(f"{path}: there is no folder {target.parent}")
+    try:
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            _lock(folder, path)
+            yield target
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise KeyFileError(f"{path}: {error.strerror}") from error
+
+
+def _lock(folder: int, path: Path) -> None:
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            return fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise KeyFileError(f"{path}: another process holds the lock of its folder") from None
+            time.sleep(0.02)
+
+
+def _write(path: Path, keys: tuple[Key, ...]) -> None:
+    """Put a new file in the old one's place: whoever reads sees one of the two, whenever the power fails."""
+    content = _KeyFile(keys=keys).model_dump_json(indent=2) + "\n"
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            if path.exists():
+                _take_over(path, descriptor)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _take_over(path: Path, descriptor: int) -> None:
+    """Give a new file (mode 0600) the owner of the old one, and its group's right to read, if it has that.
+
+    Otherwise a key that root adds would make the file unreadable for the gateway's own user.
+    """
+    old, new = path.stat(), os.fstat(descriptor)
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        try:
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+        except PermissionError:
+            raise KeyFileError(
+                f"{path}: belongs to user {old.st_uid}, group {old.st_gid}; run this as that user or as root"
+            ) from None
+    os.fchmod(descriptor, 0o600 | (old.st_mode & 0o040))

@@ -1,0 +1,16 @@
+"""Values of a few sequences as the columns of a call with a fixed number of rows."""
+
+from collections.abc import Sequence as Many
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+# Outputs wanted, and the shape of each.
+OutputShapes = dict[str, tuple[int, ...]]
+
+
+def column(values: Many[float], num_rows: int, dtype: type, filler: float = 0) -> np.ndarray:
+    """Put the sequences' values above those of the filler rows: (num_rows,)."""
+    rows: np.ndarray = np.full(num_rows, filler, dtype)
+    rows[: len(values)] = values
+    return rows

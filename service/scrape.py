@@ -1,0 +1,95 @@
+"""`GET /metrics` on a port of its own, so that who may read the metrics is settled by who reaches the port.
+
+Knows sockets and Prometheus's exposition. Does not know what is measured.
+"""
+
+import contextlib
+import logging
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from http.server import ThreadingHTTPServer
+from typing import Any, ClassVar
+
+from prometheus_client import CollectorRegistry, MetricsHandler
+
+log = logging.getLogger(__name__)
+
+
+class _Handler(MetricsHandler):
+    timeout = 10.0  # seconds without a byte, reading or writing
+    server_version, sys_version = "ostinato", ""
+
+    def do_GET(self) -> None:
+        """Answer a scrape."""
+        if self.path.partition("?")[0] == "/metrics":
+            super().do_GET()
+        else:
+            self.send_error(404)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing: scrapes are regular."""
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread for each scraper, but no more than a few: the oldest connection makes room for the newest."""
+
+    max_connections: ClassVar[int] = 16
+    accept_rest_s: ClassVar[float] = 0.5  # after a failed accept; without descriptors a retry would spin
+
+    def __init__(self, sock: socket.socket, registry: CollectorRegistry) -> None:
+        super().__init__(sock.getsockname()[:2], _Handler.factory(registry), bind_and_activate=False)
+        self.socket.close()
+        self.socket = sock
+        self._connections: deque[socket.socket] = deque()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Take a connection in."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(self.accept_rest_s)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread for a connection."""
+        self._connections.append(request)
+        if len(self._connections) > self.max_connections:
+            # Its thread finds the end of the connection and closes it.
+            with contextlib.suppress(OSError):
+                self._connections.popleft().shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection."""
+        with contextlib.suppress(ValueError):
+            self._connections.remove(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 (socketserver's signature)
+        """Log what went wrong, unless the scraper left."""
+        if not isinstance(sys.exception(), OSError):
+            log.exception("the metrics could not be read")
+
+
+def serve_metrics(sock: socket.socket, registry: CollectorRegistry) -> Callable[[], None]:
+    """Answer `GET /metrics` on a thread of its own.
+
+    Args:
+        sock: Listens already, on IPv4 or IPv6. Taken over.
+        registry: What is read.
+
+    Returns:
+        A function that ends it and closes the socket.
+    """
+    server = _Server(sock, registry)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+
+    return close

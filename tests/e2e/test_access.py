@@ -1,0 +1,221 @@
+"""Keys and limits on the real gateway: every address is covered, and what a key may use is all it gets."""
+
+import concurrent.futures
+import json
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from service.pages import PUBLIC_ENDPOINTS
+from tests.servers import ROOT
+
+BODY = {"model": "lstm", "prompt": "It was", "max_tokens": 10, "seed": 1}
+PUBLIC = {"/", "/docs", "/docs/", "/docs/<path:path>", "/openapi.json", "/healthz", "/readyz"}
+
+
+def keys(path, *arguments):
+    """Run `python -m service keys` and return what it prints."""
+    command = [sys.executable, "-m", "service", "keys", *arguments, "--file", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, timeout=60).stdout.strip()
+
+
+def ask(gateway, key=None, body=BODY, address="/v1/completions", **headers):
+    """Send a request with a key; return status, headers and the parsed answer."""
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
+    connection = gateway.connect()
+    try:
+        connection.request("POST" if body is not None else "GET", address, body and json.dumps(body), headers)
+        response = connection.getresponse()
+        return response.status, response.headers, json.loads(response.read() or b"null")
+    finally:
+        connection.close()
+
+
+def accepted(gateway, key=None):
+    """Return how many texts the gateway has accepted and not ended."""
+    return ask(gateway, key, body=None, address="/v1/status")[2]["texts"]["accepted"]
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    """A file with no keys yet."""
+    path = tmp_path / "keys.json"
+    keys(path, "add", "--tenant", "operator")
+    return path
+
+
+def rules(gateway_settings):
+    """Return every rule of the application with its endpoint and methods."""
+    from service.app import create_app
+    from service.settings import Settings
+
+    app = create_app(Settings(**gateway_settings))
+    return [(rule.rule, rule.endpoint, sorted(rule.methods - {"HEAD", "OPTIONS"})) for rule in app.url_map.iter_rules()]
+
+
+def test_every_address_asks_for_a_key_but_the_listed_ones(start_gateway, key_file, tmp_path):
+    """Walk the URL map: without a key all answer 401 but the public ones, whatever the method."""
+    gateway = start_gateway(keys_file=key_file)
+    found = rules({"keys_file": key_file, "models_dir": tmp_path})
+    assert {rule for rule, endpoint, _ in found if endpoint in PUBLIC_ENDPOINTS} == PUBLIC
+    assert len(found) > len(PUBLIC) + 8
+    for rule, endpoint, methods in found:
+        path = rule.replace("<name>", "lstm").replace("<path:path>", "index.css")
+        for method in {*methods, "GET", "POST", "OPTIONS"}:
+            status, headers, body = gateway.ask(method, path, b"{}")
+            if endpoint in PUBLIC_ENDPOINTS and method == "GET":
+                assert status in (200, 302), (method, path)
+            elif endpoint not in PUBLIC_ENDPOINTS:
+                assert status == 401, (method, path)
+                assert headers["WWW-Authenticate"].startswith("Bearer")
+                assert json.loads(body)["error"]["code"] == "invalid_api_key"
+    for path in ("/nothing", "/docs/../v1/models", "//v1/models", "/v1/models/", "/static/x", "/metrics"):
+        assert gateway.ask("GET", path)[0] in (401, 404), path
+        assert gateway.ask("GET", path)[0] == 401 or path.startswith("/docs/"), path
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(None, "", "Bearer", "Bearer ", "Bearer x", "Basic eDp5", "bearer \xff", "Bearer a b"),
+        "Bearer ost-aaaaaaaa-" + "a" * 43,
+    ],
+)
+def test_whatever_is_no_key_is_refused(start_gateway, key_file, header):
+    """Missing, malformed and unknown keys get 401, and the message does not tell how near they came."""
+    gateway = start_gateway(keys_file=key_file)
+    headers = {} if header is None else {"Authorization": header}
+    status, _, answer = ask(gateway, body=BODY, **headers)
+    assert status == 401
+    assert answer["error"]["message"] in (
+        "the key is not valid",
+        "a key is required: send the header Authorization: Bearer <key>",
+    )
+
+
+def test_keys_come_and_go_without_a_restart(start_gateway, key_file):
+    """A key works once it is added, and no more once it is revoked or has expired."""
+    gateway = start_gateway(keys_file=key_file)
+    key = keys(key_file, "add", "--tenant", "a")
+    until(lambda: ask(gateway, key)[0] == 200)
+    keys(key_file, "revoke", key.split("-")[1])
+    until(lambda: ask(gateway, key)[0] == 401)
+    soon = datetime.now(UTC) + timedelta(seconds=4)
+    short = keys(key_file, "add", "--tenant", "b", "--expires", soon.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    until(lambda: ask(gateway, short)[0] == 200)
+    until(lambda: ask(gateway, short)[0] == 401)
+    assert ask(gateway, short)[2]["error"]["message"] == "the key has expired"
+
+
+def until(condition, timeout=20):
+    """Wait for something to become true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.05)
+
+
+def test_a_key_has_its_own_limits(start_gateway, key_file):
+    """Requests and tokens per minute of one key are used up; another key and the headers say when to come back."""
+    few = keys(key_file, "add", "--tenant", "few", "--requests-per-minute", "2")
+    small = keys(key_file, "add", "--tenant", "small", "--tokens-per-minute", "30")
+    free = keys(key_file, "add", "--tenant", "free")
+    gateway = start_gateway(keys_file=key_file)
+    assert [ask(gateway, few)[0] for _ in range(3)] == [200, 200, 429]
+    status, headers, answer = ask(gateway, few)
+    assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert 1 <= int(headers["Retry-After"]) <= 120
+    assert "2 requests per minute" in answer["error"]["message"]
+    # 6 tokens of the prompt and 10 of the text.
+    assert [ask(gateway, small)[0] for _ in range(2)] == [200, 429]
+    status, _, answer = ask(gateway, small, {**BODY, "max_tokens": 25})
+    assert (status, answer["error"]["param"]) == (400, "max_tokens")
+    assert "the limit is 30 tokens per minute" in answer["error"]["message"]
+    assert ask(gateway, free)[0] == 200
+
+
+def test_a_key_that_fills_its_share_of_the_queue_leaves_the_rest(start_gateway, key_file):
+    """One key's texts are bounded, and another's are answered meanwhile."""
+    greedy = keys(key_file, "add", "--tenant", "greedy", "--max-texts", "2")
+    other = keys(key_file, "add", "--tenant", "other")
+    gateway = start_gateway(keys_file=key_file, max_request_tokens=10**7)
+    long = {**BODY, "max_tokens": 1_000_000, "timeout_s": 3}
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(ask, gateway, greedy, long) for _ in range(2)]
+        until(lambda: accepted(gateway, other) == 2)
+        assert ask(gateway, greedy)[0] == 429
+        assert "2 of 2 texts at this key" in ask(gateway, greedy)[2]["error"]["message"]
+        assert ask(gateway, other)[0] == 200
+        assert [one.result()[0] for one in running] == [504, 504]
+    until(lambda: ask(gateway, greedy)[0] == 200)
+
+
+def test_replicas_share_their_counts_in_redis(start_gateway, key_file, redis_url):
+    """What one gateway let through, the other counts too."""
+    key = keys(key_file, "add", "--tenant", "a", "--requests-per-minute", "3")
+    first, second = (start_gateway(keys_file=key_file, redis_url=redis_url) for _ in range(2))
+    statuses = [ask(gateway, key)[0] for gateway in (first, second, first, second)]
+    assert statuses == [200, 200, 200, 429]
+
+
+def test_without_keys_limits_hold_for_everybody_together(start_gateway):
+    """Rates set for the server count where nobody is told from anybody; a header that is there is ignored."""
+    gateway = start_gateway(requests_per_minute=2)
+    assert [ask(gateway, "whatever")[0], ask(gateway, "")[0], ask(gateway)[0]] == [200, 200, 429]
+
+
+def test_a_full_queue_of_tokens_is_429(start_gateway):
+    """Texts are few, but what they may still write is more than the queue takes."""
+    gateway = start_gateway(max_queued_tokens=1_000_100, max_request_tokens=10**7)
+    long = {**BODY, "max_tokens": 1_000_000, "timeout_s": 2}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        running = pool.submit(ask, gateway, None, long)
+        until(lambda: accepted(gateway) == 1)
+        status, headers, answer = ask(gateway, body={**BODY, "max_tokens": 200})
+        assert (status, headers["Retry-After"], answer["error"]["code"]) == (429, "1", "queue_full")
+        assert ask(gateway)[0] == 200
+        assert running.result()[0] == 504
+
+
+def test_a_deadline_frees_the_row(start_gateway):
+    """A request that runs out of its own time gets 504, is not to be retried, and makes room for the next."""
+    gateway = start_gateway(max_running=1, max_queued=0, max_timeout_s=5)
+    status, headers, answer = ask(gateway, body={**BODY, "max_tokens": 1_000_000, "timeout_s": 0.5})
+    assert (status, answer["error"]["code"], headers["x-should-retry"]) == (504, "deadline_exceeded", "false")
+    until(lambda: ask(gateway)[0] == 200)
+    status, _, answer = ask(gateway, body={**BODY, "timeout_s": 6})
+    assert (status, answer["error"]["param"]) == (400, "timeout_s")
+
+
+def test_an_open_door_on_the_network_is_said_loudly(start_gateway, key_file):
+    """Listening beyond loopback without keys is a warning in capitals; with keys, or on loopback, there is none."""
+    assert "NO API KEYS" in start_gateway(host="0.0.0.0").output
+    assert "NO API KEYS" not in start_gateway(host="0.0.0.0", keys_file=key_file).output
+    assert "NO API KEYS" not in start_gateway().output
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"keys_file": "/nowhere/keys.json"}, "/nowhere/keys.json"),
+        ({"redis_url": "nonsense"}, "OSTINATO_REDIS_URL"),
+        ({"metrics_host": "256.1.1.1"}, "cannot listen on 256.1.1.1"),
+    ],
+    ids=["keys", "redis", "metrics"],
+)
+def test_what_cannot_be_opened_stops_the_start_in_one_line(models_dir, settings, message):
+    """A wrong file, address or port is one line and exit code 1, not a worker that dies again and again."""
+    import os
+
+    variables = {f"OSTINATO_{name.upper()}": value for name, value in settings.items()}
+    environment = {**os.environ, "OSTINATO_PORT": "0", "OSTINATO_MODELS_DIR": str(models_dir), **variables}
+    command = [sys.executable, "-m", "service", "serve"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False)
+    assert run.returncode == 1
+    (line,) = run.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line

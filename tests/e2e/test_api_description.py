@@ -1,0 +1,57 @@
+"""The API's description is true: a fuzzer calls what it describes, and everything there is stands in it."""
+
+import re
+import subprocess
+import sys
+
+from service.openapi import ADDRESSES, openapi_document
+from tests.e2e.test_access import rules
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "ignored_auth",
+)
+# Long texts would only take time.
+BOUNDS = {"max_tokens": 40, "max_request_tokens": 400, "max_timeout_s": 20}
+
+
+def test_the_gateway_tells_its_description(gateway):
+    """What is at /openapi.json is OpenAPI 3.1, and the page that shows it asks nothing of the internet."""
+    status, document = gateway.get("/openapi.json")
+    assert status == 200
+    assert document == openapi_document()
+    assert document["openapi"].startswith("3.1")
+    status, _, page = gateway.ask("GET", "/docs/")
+    assert status == 200
+    assert b"swagger-ui-bundle.js" in page
+    elsewhere = re.findall(rb"https?://(?!127\.0\.0\.1)[^\"' ]+", page)
+    assert elsewhere == []
+    for part in ("swagger-ui-bundle.js", "swagger-ui-standalone-preset.js", "swagger-ui.css", "index.css"):
+        status, headers, content = gateway.ask("GET", f"/docs/{part}")
+        assert (status, len(content) > 100) == (200, True)
+    for path in ("/", "/docs"):
+        status, headers, _ = gateway.ask("GET", path)
+        assert (status, headers["Location"]) == (302, "/docs/")
+
+
+def test_every_address_of_the_api_is_described(tmp_path):
+    """The description has each address and method that the application has, and no other."""
+    pages = {"/", "/docs", "/docs/", "/docs/<path:path>", "/openapi.json"}
+    found = rules({"models_dir": tmp_path})
+    there = {(rule.replace("<", "{").replace(">", "}"), *methods) for rule, _, methods in found if rule not in pages}
+    assert {(address.path, address.method.upper()) for address in ADDRESSES} == there
+
+
+def test_a_fuzzer_finds_no_answer_that_is_not_described(start_gateway, tmp_path):
+    """Valid and invalid requests to every address get answers of the described status, type and shape, and no 500."""
+    gateway = start_gateway(**BOUNDS)
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{gateway.port}/openapi.json"]
+    command += ["--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--max-examples", "40"]
+    command += ["--seed", "1", "--generation-database", "none", "--no-color", "--workers", "2"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280, check=False)
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+    assert gateway.get("/readyz")[0] == 200

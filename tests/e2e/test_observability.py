@@ -1,0 +1,138 @@
+"""What an operator sees of the real gateway: metrics, logs, traces, status."""
+
+import json
+import re
+import threading
+import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.e2e.test_access import ask, until
+
+SECRET = "It was the worst of times, and nobody is to know"
+BODY = {"model": "lstm", "prompt": SECRET, "max_tokens": 30, "seed": 1}
+
+
+def lines(gateway):
+    """Return what the gateway logged."""
+    return [json.loads(line) for line in gateway.output.splitlines()]
+
+
+def metrics(gateway):
+    """Return the value of every sample by name and labels."""
+    (address,) = re.findall(r"metrics at (\S+/metrics)", gateway.output)
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        text = answer.read().decode()
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
+
+
+def total(found, name, **labels):
+    """Add up the samples of a name that have these labels."""
+    return sum(value for (key, has), value in found.items() if key == name and set(labels.items()) <= set(has))
+
+
+def test_metrics_count_what_happened(start_gateway):
+    """Requests, tokens, texts, calls and errors of each model and version are counted, on a port of their own."""
+    gateway = start_gateway()
+    assert ask(gateway, body={**BODY, "n": 3})[0] == 200
+    assert ask(gateway, body={**BODY, "presence_penalty": 1, "logprobs": 2, "echo": True})[0] == 200
+    assert ask(gateway, body={**BODY, "temperature": 9})[0] == 400
+    assert ask(gateway, body={**BODY, "max_tokens": 1_000_000, "timeout_s": 0.3})[0] == 504
+    model = {"model": "lstm", "version": "1"}
+    until(lambda: total(metrics(gateway), "ostinato_texts_running", **model) == 0)
+    found = metrics(gateway)
+    prompt = len(SECRET)
+    assert total(found, "ostinato_prompt_tokens_total", **model) == 3 * prompt
+    assert total(found, "ostinato_completion_tokens_total", **model) >= 120
+    assert total(found, "ostinato_texts_finished_total", reason="length", **model) == 4
+    assert total(found, "ostinato_texts_cancelled_total", **model) == 1
+    assert total(found, "ostinato_first_token_seconds_count", **model) == 3
+    assert total(found, "ostinato_queue_wait_seconds_count", **model) == 3
+    assert total(found, "ostinato_token_gap_seconds_count", **model) > 0
+    for signature in ("prefill", "score", "decode", "decode_full"):
+        assert total(found, "ostinato_call_rows_count", signature=signature, **model) > 0
+        assert total(found, "ostinato_call_duration_seconds_count", signature=signature, **model) > 0
+    assert total(found, "ostinato_http_requests_total", route="/v1/completions", status="200") == 2
+    assert total(found, "ostinato_errors_total", code="deadline_exceeded") == 1
+    assert total(found, "ostinato_errors_total", code="invalid_request_error") == 1
+    assert gateway.ask("GET", "/metrics")[0] == 404
+
+
+def test_a_request_is_one_line_with_its_id_and_without_its_words(start_gateway):
+    """Every line is JSON; a request's has its own id if it gave one, and no word of prompt or answer."""
+    gateway = start_gateway()
+    status, headers, answer = ask(gateway, **{"X-Request-Id": "my-own.1"})
+    assert (status, headers["x-request-id"]) == (200, "my-own.1")
+    status, headers, answer = ask(gateway, body=BODY, **{"X-Request-Id": "not allowed"})
+    assert headers["x-request-id"].startswith("req-")
+    error = ask(gateway, body={**BODY, "stop": ""})
+    assert error[1]["x-request-id"].startswith("req-")
+    until(lambda: sum(line["logger"] == "service.access" for line in lines(gateway)) >= 3)
+    requests = [line for line in lines(gateway) if line["logger"] == "service.access"]
+    assert requests[0]["request_id"] == "my-own.1"
+    assert requests[1]["request_id"] == headers["x-request-id"]
+    assert (requests[1]["model"], requests[1]["version"], requests[1]["status"]) == ("lstm", 1, 200)
+    assert (requests[1]["prompt_tokens"], requests[1]["completion_tokens"]) == (len(SECRET), 30)
+    assert (requests[2]["status"], requests[2]["error"]) == (400, "invalid_request_error")
+    assert "worst" not in gateway.output
+    assert answer["choices"][0]["text"][:10] not in gateway.output
+
+
+def test_prompts_are_logged_when_asked_for(start_gateway):
+    """An operator can have them."""
+    gateway = start_gateway(log_prompts=True)
+    ask(gateway, body=BODY)
+    until(lambda: any(line.get("prompt") == [SECRET] for line in lines(gateway)))
+
+
+def test_status_says_what_is_going_on(start_gateway):
+    """Models, loads and bounds, for a person or a script."""
+    status = ask(start_gateway(), body=None, address="/v1/status")[2]
+    assert status["status"] == "ok"
+    assert [model["id"] for model in status["models"]] == ["gru", "lstm", "rnn"]
+    assert status["texts"] == {"accepted": 0, "max": 384}
+    assert status["tokens"]["accepted"] == 0
+    assert {"version", "uptime_s", "backends"} <= set(status)
+
+
+@pytest.fixture
+def collector():
+    """An OTLP/HTTP receiver and the spans that it was sent."""
+    spans = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self):
+            request = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
+            spans.extend(
+                span for group in request.resource_spans for scope in group.scope_spans for span in scope.spans
+            )
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1/traces", spans
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_trace_leads_from_the_request_to_its_calls(start_gateway, collector):
+    """The request's span belongs to the client's trace, and the calls to the model server are its children."""
+    endpoint, spans = collector
+    gateway = start_gateway(traces_endpoint=endpoint)
+    trace_id, parent_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    ask(gateway, body=BODY, traceparent=f"00-{trace_id}-{parent_id}-01")
+    gateway.end()
+    (server,) = [span for span in spans if span.name == "POST /v1/completions"]
+    assert (server.trace_id.hex(), server.parent_span_id.hex()) == (trace_id, parent_id)
+    calls = [span for span in spans if span.parent_span_id == server.span_id]
+    assert len(calls) >= 2
+    assert {span.name for span in calls} == {"tensorflow.serving.PredictionService/Predict"}
+    assert all(server.start_time_unix_nano <= span.start_time_unix_nano for span in calls)

@@ -1,0 +1,76 @@
+"""A SavedModel as its callers see it, and what the tests give it to do."""
+
+import numpy as np
+import tensorflow as tf
+
+from contract.tokenizer import SpecialIds
+from export.signatures import Generator
+from export.weights import read_weights
+from tests.unit.export.models import VOCABULARY
+
+END = 2
+ROWS = 8
+RNG = np.random.default_rng(0)
+IDS = RNG.integers(3, VOCABULARY, (ROWS, 20)).astype(np.int32)
+UNIFORMS = RNG.random((ROWS, 24), dtype=np.float32)
+SAMPLED = {"temperature": 0.9, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+OFF = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0, "min_steps": 0}
+
+
+class Published:
+    """A SavedModel that was written and loaded again."""
+
+    def __init__(self, model, folder, end=None):
+        special = SpecialIds(0, 1, END, end)
+        generator = Generator(read_weights(model), special, VOCABULARY - 2)
+        tf.saved_model.save(generator, str(folder), signatures=generator.signatures())
+        self.functions = tf.saved_model.load(str(folder)).signatures
+        self.state_size = generator.stack.state_size
+
+    def call(self, name, **inputs):
+        outputs = self.functions[name](**{key: tf.constant(value) for key, value in inputs.items()})
+        return {key: value.numpy() for key, value in outputs.items()}
+
+    def zeros(self, rows=ROWS):
+        return np.zeros((rows, self.state_size), np.float32)
+
+    def read(self, token_ids, state=None):
+        lengths = np.full(len(token_ids), token_ids.shape[1], np.int32)
+        state = self.zeros(len(token_ids)) if state is None else state
+        return self.call("prefill", token_ids=token_ids, lengths=lengths, state=state)["state"]
+
+    def draw(self, token_id, state, uniforms, **controls):
+        columns = _columns({"steps": uniforms.shape[1], **SAMPLED, **controls}, len(uniforms))
+        return self.call("decode", token_id=token_id, state=state, uniforms=uniforms, **columns)
+
+    def draw_full(self, token_id, state, uniforms, *, counts=None, seen=None, bias=None, **controls):
+        """Draw with `decode_full`; counts, seen and bias are dense here, (rows, V), and 0 where they are None."""
+        empty = np.zeros((len(uniforms), VOCABULARY))
+        lists = listed(*(empty if table is None else table for table in (counts, seen, bias)))
+        columns = _columns({"steps": uniforms.shape[1], **SAMPLED, **OFF, **controls}, len(uniforms))
+        return self.call("decode_full", token_id=token_id, state=state, uniforms=uniforms, **lists, **columns)
+
+
+def listed(counts, seen, bias):
+    """Make the lists of `decode_full` from tables (rows, V): a row's ids with anything in them, padded with zeros."""
+    rows = [np.flatnonzero(row) for row in (counts != 0) | (seen != 0) | (bias != 0)]
+    ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    values = {name: np.zeros(ids.shape, np.float32) for name in ("counts", "seen", "bias")}
+    for row, own in enumerate(rows):
+        ids[row, : len(own)] = own
+        for name, table in zip(values, (counts, seen, bias), strict=True):
+            values[name][row, : len(own)] = table[row, own]
+    return {"adjusted_ids": ids, **values}
+
+
+def _columns(values, rows):
+    kinds = dict.fromkeys(("steps", "top_k", "min_steps"), np.int32)
+    return {
+        name: np.broadcast_to(np.asarray(value, kinds.get(name, np.float32)), rows).copy()
+        for name, value in values.items()
+    }
+
+
+def same_bits(a, b):
+    """Compare to the bit."""
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

@@ -1,0 +1,81 @@
+"""`embed` adds up the top layer's outputs, however a text is cut."""
+
+import keras
+import numpy as np
+import pytest
+
+from tests.unit.export.published import IDS, ROWS, same_bits
+
+LENGTH = IDS.shape[1]
+
+
+def top_outputs(model, token_ids):
+    """Run the Keras model up to its top recurrent layer: float32 (rows, T, U)."""
+    return keras.Model(model.inputs, model.layers[-2].output).predict(token_ids, verbose=0)
+
+
+def embed(published, token_ids, lengths=None, state=None, total=None):
+    """Read texts, from the zero state and the sum 0 unless others are given."""
+    rows = len(token_ids)
+    width = published.functions["embed"].structured_outputs["sum"].shape[1]
+    return published.call(
+        "embed",
+        token_ids=token_ids,
+        lengths=np.full(rows, token_ids.shape[1], np.int32) if lengths is None else lengths,
+        state=published.zeros(rows) if state is None else state,
+        sum=np.zeros((rows, width), np.float32) if total is None else total,
+    )
+
+
+def test_sum_and_last_are_those_of_kerass_top_layer(stack):
+    """Divided by the length, the sum is the mean of the outputs; the last one is that at the last token."""
+    model, published = stack
+    outputs = top_outputs(model, IDS)
+    got = embed(published, IDS)
+    np.testing.assert_allclose(got["sum"] / LENGTH, outputs.mean(axis=1), atol=1e-4)
+    np.testing.assert_allclose(got["last"], outputs[:, -1], atol=1e-4)
+    assert same_bits(got["state"], published.read(IDS))
+
+
+@pytest.mark.parametrize("cut", [1, 7, 19])
+def test_slices_change_no_bit(stack, cut):
+    """A text read in two calls has the sum, the state and the last output of one call."""
+    _, published = stack
+    first = embed(published, IDS[:, :cut])
+    second = embed(published, IDS[:, cut:], state=first["state"], total=first["sum"])
+    for name, value in embed(published, IDS).items():
+        assert same_bits(second[name], value)
+
+
+def test_padding_changes_no_bit(stack):
+    """Rows of unequal length, padded at the end, have what the unpadded rows have."""
+    _, published = stack
+    lengths = np.array([20, 1, 5, 20, 19, 7, 3, 12], np.int32)
+    token_ids = np.where(np.arange(LENGTH)[None] < lengths[:, None], IDS, 0).astype(np.int32)
+    padded = embed(published, token_ids, lengths)
+    for row, length in enumerate(lengths):
+        alone = embed(published, IDS[:, :length])
+        for name, value in padded.items():
+            assert same_bits(value[row], alone[name][row])
+
+
+@pytest.mark.parametrize("length", [0, LENGTH])
+def test_a_row_of_which_nothing_counts_stays_as_it_is(published, length):
+    """Its state and its sum are those that came, and its last output is 0; so too where nobody has a token."""
+    before = embed(published, IDS)
+    lengths = np.full(ROWS, length, np.int32)
+    lengths[0] = 0
+    after = embed(published, IDS[:, :length], lengths, before["state"], before["sum"])
+    assert same_bits(after["state"][0], before["state"][0])
+    assert same_bits(after["sum"][0], before["sum"][0])
+    assert not after["last"][0].any()
+
+
+@pytest.mark.parametrize("rows", [16, 64])
+def test_a_row_has_the_same_bits_in_a_larger_call(stack, rows):
+    """At multiples of 8 rows a text does not depend on how many others there are."""
+    _, published = stack
+    which = np.arange(rows)[::-1] % ROWS
+    eight = embed(published, IDS)
+    for name, value in embed(published, IDS[which]).items():
+        assert same_bits(value, eight[name][which])
