@@ -27,12 +27,12 @@ class Masked:
         """Return what the loop carries for `adjust`, as it is before the first step."""
         return []
 
-    def adjust(self, logits: tf.Tensor, tables: Loop) -> tf.Tensor:  # noqa: ARG002 - there are none
-        """Change the logits float32 (batch, V) of a step."""
+    def adjust(self, t: tf.Tensor, logits: tf.Tensor, tables: Loop) -> tf.Tensor:  # noqa: ARG002 - the same at any t
+        """Change the logits float32 (batch, V) of step t."""
         return logits + self.mask
 
-    def count(self, t: tf.Tensor, drawn: tf.Tensor, tables: Loop) -> Loop:  # noqa: ARG002 - nothing is counted
-        """Return the tables for step t + 1, after int32 (batch,) was drawn in step t."""
+    def count(self, drawn: tf.Tensor, tables: Loop) -> Loop:  # noqa: ARG002 - nothing is counted
+        """Return the tables for the next step, after int32 (batch,) was drawn."""
         return tables
 
 
@@ -70,51 +70,28 @@ class Adjustments(Masked):
     min_steps: tf.Tensor
 
     def tables(self) -> Loop:
-        """Return offsets, counts, biases and divisors, float32 (batch, V) each."""
-        at = self._at(self.token_ids)
-        shape = tf.stack([tf.shape(self.token_ids)[0], tf.shape(self.mask)[0]])
-        counts, seen, bias = (tf.scatter_nd(at, values, shape) for values in (self.counts, self.seen, self.bias))
-        offsets = self._offsets(counts, bias) + self.mask
-        divisors = tf.where(seen > 0.0, self.repetition_penalty[:, None], 1.0)
+        """Return counts, biases with the mask, and divisors, float32 (batch, V) each."""
+        batch, length = tf.shape(self.token_ids)[0], tf.shape(self.token_ids)[1]
+        rows = tf.repeat(tf.range(batch)[:, None], length, axis=1)
+        places = tf.stack([rows, self.token_ids], axis=2)
+        shape = [batch, self.mask.shape[0]]
+        counts, seen, bias = (tf.scatter_nd(places, values, shape) for values in (self.counts, self.seen, self.bias))
+        return [counts, bias + self.mask, tf.where(seen > 0.0, self.repetition_penalty[:, None], 1.0)]
+
+    def adjust(self, t: tf.Tensor, logits: tf.Tensor, tables: Loop) -> tf.Tensor:
+        """Change the logits float32 (batch, V) of step t."""
+        counts, bias, divisors = tables
+        logits = tf.where(logits > 0.0, logits / divisors, logits * divisors)
+        logits -= self.presence_penalty[:, None] * tf.cast(counts > 0.0, tf.float32)
+        logits -= self.frequency_penalty[:, None] * counts
+        logits += bias
         if self.end_id >= 0:
-            # One place a row, also where the lists are empty.
-            end = tf.fill(tf.stack([tf.shape(self.token_ids)[0], 1]), self.end_id)
-            offsets = self._refresh(tf.constant(0), end, offsets, counts, bias)
-        return [offsets, counts, bias, divisors]
+            too_early = tf.where(t < self.min_steps, NEVER, 0.0)
+            logits += too_early[:, None] * tf.one_hot(self.end_id, self.mask.shape[0])
+        return logits
 
-    def adjust(self, logits: tf.Tensor, tables: Loop) -> tf.Tensor:
-        """Change the logits float32 (batch, V) of a step."""
-        offsets, _, _, divisors = tables
-        return tf.where(logits > 0.0, logits / divisors, logits * divisors) + offsets
-
-    def count(self, t: tf.Tensor, drawn: tf.Tensor, tables: Loop) -> Loop:
-        """Return the tables for step t + 1; a row that has ended counts id 0, which changes nothing any more.
-
-        Only the entries that change are computed, which at 10,000 words saves much (measured: `docs/log.md`).
-        """
-        offsets, counts, bias, divisors = tables
-        drawn = drawn[:, None]
-        at = self._at(drawn)
-        counts = tf.tensor_scatter_nd_add(counts, at, tf.ones_like(drawn, tf.float32))
-        divisors = tf.tensor_scatter_nd_update(divisors, at, self.repetition_penalty[:, None])
-        changed = drawn if self.end_id < 0 else tf.concat([drawn, tf.fill(tf.shape(drawn), self.end_id)], axis=1)
-        return [self._refresh(t + 1, changed, offsets, counts, bias), counts, bias, divisors]
-
-    def _refresh(self, t: tf.Tensor, token_ids: tf.Tensor, offsets: tf.Tensor, *tables: tf.Tensor) -> tf.Tensor:
-        """Compute the offsets of some ids, int32 (batch, any), anew for step t."""
-        at = self._at(token_ids)
-        new = self._offsets(*(tf.gather_nd(table, at) for table in tables))
-        if self.end_id >= 0:
-            too_early = (t < self.min_steps)[:, None] & (token_ids == self.end_id)
-            new = tf.where(too_early, NEVER, new)
-        return tf.tensor_scatter_nd_update(offsets, at, new)
-
-    def _offsets(self, counts: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        present = tf.cast(counts > 0.0, tf.float32)
-        return bias - self.presence_penalty[:, None] * present - self.frequency_penalty[:, None] * counts
-
-    @staticmethod
-    def _at(token_ids: tf.Tensor) -> tf.Tensor:
-        """Return the places of ids, int32 (batch, any), in a table: int32 (batch, any, 2)."""
-        rows = tf.range(tf.shape(token_ids)[0])[:, None]
-        return tf.stack([tf.broadcast_to(rows, tf.shape(token_ids)), token_ids], axis=2)
+    def count(self, drawn: tf.Tensor, tables: Loop) -> Loop:
+        """Return the tables for the next step; a row that has ended counts id 0, which changes nothing any more."""
+        counts, bias, divisors = tables
+        hot = tf.one_hot(drawn, self.mask.shape[0])
+        return [counts + hot, bias, tf.where(hot > 0.0, self.repetition_penalty[:, None], divisors)]

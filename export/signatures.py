@@ -223,7 +223,7 @@ class Generator(tf.Module):
                 last, ends, parts, tables, written = variables
                 hidden, new_parts = self.stack.step(last, parts)
                 logits = self._project(hidden)
-                drawn = sample(adjustments.adjust(logits, tables), by_time[t], controls)
+                drawn = sample(adjustments.adjust(t, logits, tables), by_time[t], controls)
                 outputs = [drawn, *_judge(logits, drawn, with_top=with_top)]
                 if masked:
                     active = t < ends
@@ -231,7 +231,7 @@ class Generator(tf.Module):
                     outputs = [blank(active, value) for value in outputs]
                     drawn = outputs[0]
                     ends = tf.where(drawn == self.end_id, t + 1, ends)
-                tables = adjustments.count(t, drawn, tables)
+                tables = adjustments.count(drawn, tables)
                 return [drawn, ends, new_parts, tables, write(written, t, outputs)]
 
             written = [array(tf.int32, num_steps), *_judgements(num_steps, with_top=with_top)]

@@ -82,6 +82,8 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.register_blueprint(build_routes(Parts(engine, catalog, status, _watch(), drain, _bounds(settings))))
+    # A doubled slash is another address, and no reason to send a client to the Host that it named itself.
+    app.url_map.merge_slashes = False
     register_pages(app)
     register_failures(app)
     Middleware(build_access(settings), metrics, tracing, log_prompts=settings.log_prompts).register(app)

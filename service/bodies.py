@@ -6,11 +6,14 @@ From these types come the checks and `/openapi.json`. What fields say about each
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_LOGPROBS = 5
 MAX_BIAS = 1024
+# Whatever the server's own bound (OSTINATO_MAX_PROMPTS, at most this): more are refused before each is looked at.
+MAX_PROMPTS = 4096
 MAX_ID = 2**31 - 1
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -20,8 +23,8 @@ Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 # One stop string is a list of one: a union of both would report every problem twice.
 Stops = Annotated[
     list[Stop],
+    Field(max_length=MAX_STOPS, fail_fast=True),
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-    Field(max_length=MAX_STOPS),
     WithJsonSchema(
         {
             "anyOf": [
@@ -32,6 +35,26 @@ Stops = Annotated[
                     "maxItems": MAX_STOPS,
                 },
             ]
+        }
+    ),
+]
+
+
+def _require_few_biases(value: Any) -> Any:
+    """Refuse a long mapping before each of its values is looked at: every wrong one would be an error of its own."""
+    if isinstance(value, dict) and len(value) > MAX_BIAS:
+        raise PydanticCustomError("too_long", "Dictionary should have at most {n} items", {"n": MAX_BIAS})
+    return value
+
+
+LogitBias = Annotated[
+    dict[str, Annotated[float, Field(ge=-100, le=100)]],
+    BeforeValidator(_require_few_biases),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "maxProperties": MAX_BIAS,
         }
     ),
 ]
@@ -52,9 +75,9 @@ PROMPT_KINDS = {"text", "texts", "tokens", "token lists"}
 Tokens = Annotated[list[TokenId], Field(fail_fast=True)]
 PromptForms = Annotated[
     Annotated[str, Tag("text")]
-    | Annotated[list[str], Field(min_length=1, fail_fast=True), Tag("texts")]
+    | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("texts")]
     | Annotated[list[TokenId], Field(min_length=1, fail_fast=True), Tag("tokens")]
-    | Annotated[list[Tokens], Field(min_length=1, fail_fast=True), Tag("token lists")],
+    | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("token lists")],
     Discriminator(_kind_of_prompt),
 ]
 
@@ -110,9 +133,7 @@ class CompletionBody(Body):
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = Field(
         None, description="divides the logit of every token in prompt or output, or multiplies it if negative; 1 is off"
     )
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIAS)] | None = (
-        Field(None, description="added to the logits of these token ids")
-    )
+    logit_bias: LogitBias | None = Field(None, description="added to the logits of these token ids")
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = Field(
         None, description="tell the log probability of each token, and of so many of the most probable in its place"
     )

@@ -66,8 +66,8 @@ class Address:
     streams: bool = False
 
 
-_BODY_ERRORS = ("400", "401", "404", "408", "413")
-_WORK_ERRORS = (*_BODY_ERRORS, "429", "499", "500", "503", "504")
+_BODY_ERRORS = ("400", "401", "404", "408", "413", "429")
+_WORK_ERRORS = (*_BODY_ERRORS, "499", "500", "503", "504")
 ADDRESSES = (
     Address(
         "/v1/completions",

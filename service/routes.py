@@ -15,6 +15,7 @@ from service.answers import (
     tokenizer_object,
 )
 from service.bodies import DetokenizeBody, TokenizeBody
+from service.body import read_body
 from service.catalog import Catalog
 from service.engine import AnyJob, Engine
 from service.errors import BackendUnavailable, InvalidRequest, NotFound, ShuttingDown
@@ -84,7 +85,7 @@ def _bound(view: Callable[..., Any], parts: Parts) -> Callable[..., Any]:
 def _completions(parts: Parts) -> Response:
     """Go on with prompts."""
     parts.drain.refuse_if_begun()
-    wanted = parse_completion(_body(), parts.bounds)
+    wanted = parse_completion(read_body(), parts.bounds)
     g.record.asked(wanted.model, wanted.prompts, stream=wanted.stream)
     generation, record = parts.engine.begin(wanted, g.caller), g.record
     with ExitStack() as stack:
@@ -121,7 +122,7 @@ def _chat(parts: Parts) -> Response:  # noqa: ARG001 - every view takes them
 def _embeddings(parts: Parts) -> Response:
     """Read texts and tell the model's hidden state."""
     parts.drain.refuse_if_begun()
-    wanted = parse_embeddings(_body(), parts.bounds)
+    wanted = parse_embeddings(read_body(), parts.bounds)
     g.record.asked(wanted.model, wanted.prompts, stream=False)
     job = parts.engine.embed(wanted, g.caller)
     with ExitStack() as stack:
@@ -147,22 +148,31 @@ def _status(parts: Parts) -> documents.StatusObject:
 
 def _tokenize(parts: Parts) -> documents.TokenizeObject:
     """Cut a text into tokens."""
-    wanted = parse(TokenizeBody, _body())
+    wanted = parse(TokenizeBody, read_body())
     tokenizer = parts.catalog.find(wanted.model).tokenizer
+    g.caller.charge(0)
     special = {tokenizer.tokens[i]: i for i in vars(tokenizer.special).values() if i is not None}
     # Just a special token's name is that token: so the evaluation harness finds the id of the start mark.
     ids = [special[wanted.prompt]] if wanted.prompt in special else tokenizer.encode(wanted.prompt)
+    _require_few("prompt", len(ids), parts.bounds)
     return {"count": len(ids), "tokens": ids, "max_model_len": None}
 
 
 def _detokenize(parts: Parts) -> documents.DetokenizeObject:
     """Join tokens to a text."""
-    wanted = parse(DetokenizeBody, _body())
+    wanted = parse(DetokenizeBody, read_body())
     tokenizer = parts.catalog.find(wanted.model).tokenizer
+    g.caller.charge(0)
+    _require_few("tokens", len(wanted.tokens), parts.bounds)
     wrong = max(wanted.tokens, default=0)
     if wrong >= len(tokenizer.tokens):
         raise InvalidRequest(f"tokens must be below {len(tokenizer.tokens)}, got {wrong}", param="tokens")
     return {"prompt": tokenizer.decode(wanted.tokens)}
+
+
+def _require_few(field: str, count: int, bounds: Bounds) -> None:
+    if count > bounds.max_request_tokens:
+        raise InvalidRequest(f"{field} must be at most {bounds.max_request_tokens} tokens, got {count}", param=field)
 
 
 def _tokenizer_info(parts: Parts) -> documents.TokenizerObject:
@@ -186,15 +196,3 @@ def _readyz(parts: Parts) -> documents.ReadyObject:
 
 def _json(body: bytes) -> Response:
     return Response(body, mimetype="application/json")
-
-
-def _body() -> bytes:
-    """Read the body; its bound is the app's MAX_CONTENT_LENGTH.
-
-    Raises:
-        InvalidRequest: it is empty, or shorter than announced.
-    """
-    body = request.get_data(cache=False)
-    if not body:
-        raise InvalidRequest("the body must be JSON, got nothing")
-    return body

@@ -4,7 +4,6 @@ Messages name the field, the bound and what was given. Nothing below this checks
 tell: whether ids are in its vocabulary.
 """
 
-import math
 import re
 import secrets
 from dataclasses import dataclass
@@ -201,7 +200,7 @@ def _sampling(given: CompletionBody, max_tokens: int) -> Sampling:
 
 
 def _bias(given: dict[str, float]) -> tuple[tuple[int, float], ...]:
-    """Read the ids, which JSON has as strings; those that change nothing are left out."""
+    """Read the ids, which JSON has as strings."""
     bias: dict[int, float] = {}
     for name, value in given.items():
         if not re.fullmatch(r"[0-9]{1,10}", name):
@@ -209,7 +208,7 @@ def _bias(given: dict[str, float]) -> tuple[tuple[int, float], ...]:
         if int(name) in bias:
             raise InvalidRequest(f"logit_bias must name a token id once, got {int(name)} twice", param="logit_bias")
         bias[int(name)] = value
-    return tuple((token_id, value) for token_id, value in bias.items() if value)
+    return tuple(bias.items())
 
 
 def _timeout(given: float | None, bounds: Bounds) -> float:
@@ -240,7 +239,7 @@ def _explain(error: ValidationError) -> InvalidRequest:
     # Of a nested field, say which part of it is wrong: stop[1], stream_options.include_usage.
     rest = [part for part in problem["loc"][1:] if part not in PROMPT_KINDS]
     place = field + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
-    message = re.sub(r"^\w+ should ", "", problem["msg"])
+    message = re.sub(r"^\w+ should ", "", problem["msg"]).split(" after validation")[0]
     if problem["loc"][1:] == ("text",):
         message = "be a string, a list of strings, a list of token ids or a list of such lists"
     return InvalidRequest(
@@ -253,6 +252,6 @@ def _shorten(value: Any, *, quoted: bool = True) -> str:
     if isinstance(value, list | str) and len(value) > 60:
         value = value[:60]
     if isinstance(value, int) and abs(value) > 10**60:
-        return f"a number of {math.floor(math.log10(abs(value))) + 1} digits"
+        return "a number of more than 60 digits"
     text = repr(value) if quoted else str(value)
     return text if len(text) <= 60 else text[:57] + "…"

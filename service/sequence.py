@@ -58,7 +58,7 @@ class Sampling:
     @property
     def adjusts(self) -> bool:
         """Whether logits are changed before they are drawn from."""
-        return self.counts_tokens or bool(self.bias) or self.min_tokens > 0
+        return self.counts_tokens or any(value for _, value in self.bias) or self.min_tokens > 0
 
 
 @dataclass(frozen=True)

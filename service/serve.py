@@ -68,6 +68,8 @@ def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, A
         "logger_class": "service.logs.GunicornLogger",
         "loglevel": "warning",
         "worker_exit": _close,
+        # gunicorn lets clients on this machine set SCRIPT_NAME by a header, which moves every address.
+        "forwarder_headers": "",
         "proc_name": "ostinato-gateway",
         # gunicorn 27 opens a control socket in the working directory unless told not to.
         "control_socket_disable": True,

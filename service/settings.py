@@ -67,7 +67,7 @@ class Settings(BaseSettings):
         ge=1,
         description="largest prompts × n × max_tokens of a request, and most tokens that an echo repeats",
     )
-    max_prompts: int = Field(128, ge=1, description="most prompts of a request")
+    max_prompts: int = Field(128, ge=1, le=4096, description="most prompts of a request")
     max_logprobs_tokens: int = Field(
         262_144, ge=1, description="largest number of tokens of a request that are told with log probabilities"
     )

@@ -11,6 +11,7 @@ shutdown that neither answers new requests nor tells the application. TLS ends a
 
 import contextlib
 import errno
+import json
 import math
 import mmap
 import os
@@ -21,15 +22,33 @@ import threading
 import time
 from concurrent.futures import Future
 from functools import partial
+from http import HTTPStatus
 from types import FrameType
 from typing import ClassVar
 
 # gunicorn has no types of its own, hence every `type: ignore` in this file.
 from gunicorn import util  # type: ignore[import-untyped]
 from gunicorn.http import Request  # type: ignore[import-untyped]
+from gunicorn.http.errors import (  # type: ignore[import-untyped]
+    ExpectationFailed,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
 from service.connection import Connection, HeadTimeout, Limits
+
+# Errors of the request's head, the first that fits, with the status and the message for the client.
+_REFUSALS = (
+    (HeadTimeout, (408, "the request's head did not come in time")),
+    (LimitRequestLine, (414, "the address is too long")),
+    (LimitRequestHeaders, (431, "the headers are too many or too long")),
+    (ExpectationFailed, (417, "Expect must be 100-continue or absent")),
+    (UnsupportedTransferCoding, (501, "Transfer-Encoding must be chunked or absent")),
+    (ParseException, (400, "this is no valid HTTP request")),
+)
 
 
 class StreamingWorker(ThreadWorker):  # type: ignore[misc]
@@ -109,13 +128,24 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             return False
 
     def handle_error(self, req: Request | None, client: socket.socket, addr: object, exc: Exception) -> None:
-        """Answer a head that took too long with 408, and anything else as gunicorn does."""
-        if not isinstance(exc, HeadTimeout):
+        """Answer what is no request in the shape of every other error, and anything else as gunicorn does.
+
+        What the client sent is not repeated, neither to it nor in the log: the rest of a body with a wrong length looks
+        like a request.
+        """
+        refusal = next((answer for kind, answer in _REFUSALS if isinstance(exc, kind)), None)
+        if refusal is None:
             super().handle_error(req, client, addr, exc)
             return
+        status, message = refusal
+        self.log.info("Refused what is no request: %s", type(exc).__name__)
+        error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+        body = json.dumps({"error": error}).encode()
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        )
         with contextlib.suppress(OSError):
-            answer = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-            util.write_nonblock(client, answer)
+            util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """Note SIGINT or SIGQUIT. Raising here, as gunicorn does, would print tracebacks and then wait for streams."""

@@ -29,7 +29,10 @@ def start_gateway(models_dir, model_server, tmp_path):
     def start(**settings):
         log = tmp_path / f"gateway{len(running)}.log"
         repository = settings.pop("repository", models_dir)
-        settings.setdefault("max_tokens", 10_000_000)
+        # Texts that are longer than any test waits.
+        for name in ("max_tokens", "max_request_tokens"):
+            settings.setdefault(name, 10_000_000)
+        settings.setdefault("max_queued_tokens", 10**9)
         running.append(Gateway(repository, settings.pop("backend", model_server.port), log, **settings))
         return running[-1]
 

@@ -32,9 +32,9 @@ def test_what_is_off_is_the_mask_alone_to_the_bit(end_id, scale):
         min_steps=tf.zeros([ROWS], tf.int32),
     )
     tables = off.tables()
-    for step in range(20):
+    for t in tf.range(20):
         logits = tf.constant(RNG.normal(0, scale, (ROWS, VOCABULARY)).astype(np.float32))
-        expected = Masked(MASK).adjust(logits, [])
-        assert same_bits(off.adjust(logits, tables).numpy(), expected.numpy())
+        expected = Masked(MASK).adjust(t, logits, [])
+        assert same_bits(off.adjust(t, logits, tables).numpy(), expected.numpy())
         drawn = tf.constant(RNG.integers(2, VOCABULARY, ROWS).astype(np.int32))
-        tables = off.count(tf.constant(step), drawn, tables)
+        tables = off.count(drawn, tables)
