@@ -59,6 +59,7 @@ class GeneratorCard(_Frozen):
         state_size: S, floats of state per sequence.
         vocab_size: V, rows of the output layer.
         weights_sha256: Hash of the weights' names, shapes and bytes: two versions with one hash are one model.
+        code_sha256: Hash of the code that made the graph of its signatures: what is drawn depends on it too.
         row_counts: Numbers of rows that the gateway may send.
         max_decode_steps: Largest K that it may send to `decode`.
         max_prefill_length: Largest T that it may send to `prefill`.
@@ -76,6 +77,7 @@ class GeneratorCard(_Frozen):
     unit: Literal["character", "word"]
     direction: Literal["forward"] = "forward"
     weights_sha256: str
+    code_sha256: str
     tensorflow: str
     created: int
     row_counts: tuple[Count, ...] = signatures.ROW_COUNTS

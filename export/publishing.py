@@ -6,6 +6,7 @@ Knows the repository's layout, `models.config` and renaming. What a version comp
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ from tensorflow_serving.config import model_server_config_pb2
 from contract import signatures
 from contract.card import ID_PATTERN, GeneratorCard, TrainingReport
 from contract.tokenizer import Tokenizer
+from export import adjustments, cells, loop, sampling, specs
+from export import signatures as graph
 from export.checks import check_saved_model
 from export.errors import PublishError
 from export.signatures import Generator
@@ -111,10 +114,19 @@ def _card(weights: StackWeights, tokenizer: Tokenizer, name: str, training: Trai
         vocab_size=weights.vocab_size,
         unit=tokenizer.unit,
         weights_sha256=weights.sha256(),
+        code_sha256=_code_sha256(),
         tensorflow=tf.__version__,
         created=int(time.time()),
         training=training,
     )
+
+
+def _code_sha256() -> str:
+    """Hash the modules that build the graph: another loop or another sampling may draw other tokens."""
+    digest = hashlib.sha256()
+    for module in (adjustments, cells, loop, sampling, specs, graph):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()
 
 
 def _write(draft: Path, model: keras.Model, weights: StackWeights, tokenizer: Tokenizer, card: GeneratorCard) -> None:

@@ -232,5 +232,5 @@ class Catalog:
 
 
 def fingerprint(card: GeneratorCard, probe: Probe) -> str:
-    """Name what a text depends on beyond the request: the weights, and the arithmetic of the model server."""
-    return "fp_" + hashlib.sha256(f"{card.weights_sha256} {probe.sha256}".encode()).hexdigest()[:16]
+    """Name what a text depends on beyond the request: weights, the code of the graph, the model server's arithmetic."""
+    return "fp_" + hashlib.sha256(f"{card.weights_sha256} {card.code_sha256} {probe.sha256}".encode()).hexdigest()[:16]

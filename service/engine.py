@@ -46,6 +46,7 @@ def _nothing() -> None:
 
 
 ANYBODY = Account()
+_NO_IDS = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class Engine:
             Sequence(
                 model=job.model.ref,
                 prompt_ids=prompt.read_ids,
-                seen_ids=prompt.seen_ids,
+                seen_ids=prompt.seen_ids if job.options["sampling"].repetition_penalty != 1 else _NO_IDS,
                 end_id=job.model.tokenizer.special.end,
                 emit=job.put,
                 state=np.zeros(card.state_size, np.float32),

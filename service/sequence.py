@@ -145,7 +145,7 @@ class Sequence:
     Attributes:
         model: The version that it stays on.
         prompt_ids: int32 (tokens,), at least one; the last is the first that `decode` reads.
-        seen_ids: int32 (ids,): those of the prompt, each once.
+        seen_ids: int32 (ids,): those of the prompt, each once; none where it does not matter.
         choice: Index within its prompt: with the seed, the key of its random numbers.
         index: Within its request.
         end_id: The end mark, or None.
@@ -194,8 +194,7 @@ class Sequence:
         self.uniforms = UniformStream(self.seed, self.choice)
         self.last_id = int(self.prompt_ids[-1])
         sampling = self.sampling
-        seen = self.seen_ids if sampling.repetition_penalty != 1 else self.seen_ids[:0]
-        self.adjustments = Adjustments(sampling.bias, seen, counts=sampling.counts_tokens)
+        self.adjustments = Adjustments(sampling.bias, self.seen_ids, counts=sampling.counts_tokens)
 
     @property
     def draws_by(self) -> str:

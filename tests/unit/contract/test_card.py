@@ -17,6 +17,7 @@ FIELDS = {
     "vocab_size": 6,
     "unit": "character",
     "weights_sha256": "0" * 64,
+    "code_sha256": "0" * 64,
     "tensorflow": "2.21.0",
     "created": 1,
 }

@@ -135,7 +135,14 @@ def test_a_model_that_is_there_is_not_trained_again(published, capsys):
     assert "passed over: models/m/1: exported in format 1, and this release reads 2; export it again with: " in out
     tokenizer = CharacterTokenizer.train(TEXT)
     sizes = {"layers": 1, "units": 6, "embedding": 4, "state_size": 12, "vocab_size": len(tokenizer.tokens)}
-    facts = {"cell": "lstm", "unit": "character", "weights_sha256": "", "tensorflow": "", "created": 0}
+    facts = {
+        "cell": "lstm",
+        "unit": "character",
+        "weights_sha256": "",
+        "code_sha256": "",
+        "tensorflow": "",
+        "created": 0,
+    }
     card.write_text(GeneratorCard(name="m", **sizes, **facts).model_dump_json())
     card.with_name("tokenizer.json").write_text(tokenizer.to_json())
     assert train("--if-missing", corpus="no/such.txt") == 0

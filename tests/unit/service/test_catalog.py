@@ -140,15 +140,17 @@ def test_a_version_is_probed_once(catalog, server, tmp_path):
     assert catalog.find("demo") is first
 
 
-def test_the_fingerprint_follows_the_weights(catalog, server, tmp_path):
-    """Other weights, another fingerprint; the same weights under another name or version, the same."""
+def test_the_fingerprint_follows_the_weights_and_the_code(catalog, server, tmp_path):
+    """Other weights or another graph, another fingerprint; the same under another name or version, the same."""
     add(tmp_path, "a", 1)
     add(tmp_path, "b", 1)
     add(tmp_path, "c", 1, weights_sha256="1" * 64)
-    server.models = {"a": {1: ""}, "b": {1: ""}, "c": {1: ""}}
+    add(tmp_path, "d", 1, code_sha256="1" * 64)
+    server.models = {"a": {1: ""}, "b": {1: ""}, "c": {1: ""}, "d": {1: ""}}
     catalog.refresh()
-    prints = [catalog.find(name).fingerprint for name in "abc"]
-    assert prints[0] == prints[1] != prints[2]
+    prints = [catalog.find(name).fingerprint for name in "abcd"]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
 
 
 def test_chunks_are_no_larger_than_allowed(server, tmp_path):
