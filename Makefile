@@ -25,7 +25,7 @@ check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
 	@$(BIN)/lint-imports
 	@$(BIN)/codespell
 
-bench-quick: $(STAMPS)/bench  ## measure throughput against three baselines, in three minutes
+bench-quick: $(STAMPS)/bench  ## measure throughput against its baselines, in five minutes
 	@$(BIN)/python -m benchmarks --quick
 
 bench: $(STAMPS)/bench  ## the same with more repeats
