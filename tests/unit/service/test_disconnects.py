@@ -205,8 +205,9 @@ def test_closing_the_watcher_ends_its_thread_and_calls_nobody(connect):
     """After `close` the sockets are nobody's business; open watches can still be closed."""
     gone = threading.Event()
     server, client = connect()
+    others = set(threading.enumerate())
     watcher = DisconnectWatcher()
-    threads = {thread for thread in threading.enumerate() if thread.name == "disconnects"}
+    threads = set(threading.enumerate()) - others
     with watcher.watch(server, gone.set):
         watcher.close()
         watcher.close()
