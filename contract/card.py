@@ -14,6 +14,7 @@ from contract.errors import CardError, ContractError
 from contract.tokenizer import Tokenizer, load_tokenizer
 
 Cell = Literal["simple_rnn", "lstm", "gru"]
+Unit = Literal["character", "word", "exact_word", "subword"]
 Count = Annotated[int, Field(ge=1)]
 # 2: with the signatures `decode_full` and `embed`.
 FORMAT: Literal[2] = 2
@@ -74,7 +75,7 @@ class GeneratorCard(_Frozen):
     embedding: Count
     state_size: Count
     vocab_size: Count
-    unit: Literal["character", "word"]
+    unit: Unit
     direction: Literal["forward"] = "forward"
     weights_sha256: str
     code_sha256: str

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 
 from contract.card import load_assets
 from contract.errors import ContractError
+from export import tokenizer_command
 from export.config import MODELS, RUNS, TrainConfig, load_config
 from export.errors import ExportError
 from export.quiet import import_tensorflow_quietly
@@ -19,6 +20,7 @@ examples:
   python -m export train --corpus book.txt --name book
   cat *.txt | python -m export train --corpus - --unit word --cell gru --name words
   python -m export train --config export/recipes/demo.toml
+  python -m export tokenizer --corpus book.txt --unit subword --vocab-size 1000
 """
 
 
@@ -30,12 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a generator and publish it", epilog=_EPILOG, formatter_class=raw)
     train.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options go before it")
     train.add_argument("--if-missing", action="store_true", help="do nothing if a version is there that can be read")
-    for name, field in TrainConfig.model_fields.items():
-        default = "required" if field.is_required() else f"default: {field.default}".replace("None", "no limit")
-        option = "--" + name.replace("_", "-")
-        convert = _converter(field.annotation)
-        help_text = f"{field.description} ({default})"
-        train.add_argument(option, dest=name, type=convert, default=argparse.SUPPRESS, metavar="X", help=help_text)
+    _add_settings(train, tuple(TrainConfig.model_fields))
     resume = commands.add_parser("resume", help="go on with a training that was stopped, and publish it")
     publish = commands.add_parser("publish", help="publish the best weights of a training that was stopped")
     for command in (resume, publish):
@@ -43,7 +40,30 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (train, resume, publish):
         command.add_argument("--models-dir", type=Path, default=MODELS, help=f"repository (default: {MODELS})")
     train.add_argument("--runs-dir", type=Path, default=RUNS, help=f"folder of trainings (default: {RUNS})")
+    _add_tokenizer(commands.add_parser("tokenizer", help="show what a unit of text makes of a corpus; trains no model"))
     return parser
+
+
+def _add_settings(command: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    for name in names:
+        field = TrainConfig.model_fields[name]
+        default = "required" if field.is_required() else f"default: {field.default}".replace("None", "no limit")
+        option = "--" + name.replace("_", "-")
+        convert = _converter(field.annotation)
+        help_text = f"{field.description} ({default})"
+        command.add_argument(option, dest=name, type=convert, default=argparse.SUPPRESS, metavar="X", help=help_text)
+
+
+def _add_tokenizer(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options go before it")
+    _add_settings(command, tokenizer_command.SETTINGS)
+    command.add_argument(
+        "--text", metavar="FILE", help="text to encode, - for standard input (default: what is held out)"
+    )
+    command.add_argument(
+        "--show", type=int, default=20, metavar="N", help="tokens of the vocabulary to print (default: 20)"
+    )
+    command.add_argument("--save", type=Path, metavar="FILE", help="write the tokenizer's file")
 
 
 def _converter(annotation: Any) -> Any:
@@ -73,7 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: dict[str, Any]) -> int:
-    command, models_dir = options.pop("command"), options.pop("models_dir")
+    command = options.pop("command")
+    if command == "tokenizer":
+        return tokenizer_command.run(options)
+    models_dir = options.pop("models_dir")
     if command == "train":
         if_missing, runs_dir = options.pop("if_missing"), options.pop("runs_dir")
         config = load_config(options.pop("config"), options)

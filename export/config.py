@@ -5,12 +5,12 @@ Knows names, bounds, defaults and their reasons. Does not know what they are use
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from contract.card import ID_PATTERN, Cell
+from contract.card import ID_PATTERN, Cell, Unit
 from export.corpus import Documents
 from export.errors import ConfigError
 
@@ -18,6 +18,9 @@ from export.errors import ConfigError
 MODELS, RUNS = Path("models"), Path("runs")
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
+
+# What bounds the vocabulary of which units.
+_BOUNDED_UNITS = {"num_words": ("word", "exact_word"), "vocab_size": ("exact_word", "subword")}
 
 
 class TrainConfig(BaseModel):
@@ -28,9 +31,12 @@ class TrainConfig(BaseModel):
     name: str = Field(pattern=ID_PATTERN, description="name of the model in the repository")
     corpus: str = Field(min_length=1, description="file, folder, - for standard input, or pydoc-topics")
     documents: Documents = Field("none", description="what ends with an end mark: none, file, lines or blank-line")
-    unit: Literal["character", "word"] = Field("character", description="what a token is")
+    unit: Unit = Field("character", description="what a token is: character, word, exact_word or subword")
     # Ids 0 and 1 are special, and one word alone leaves nothing to choose.
-    num_words: int | None = Field(None, ge=4, description="keep word ids below this one; only for words")
+    num_words: int | None = Field(None, ge=4, description="keep word ids below this one; for word and exact_word")
+    vocab_size: int | None = Field(
+        None, ge=4, description="bound of all tokens; for exact_word and subword, which has 2000 without it"
+    )
     cell: Cell = Field("lstm", description="kind of recurrent layer: simple_rnn, lstm or gru")
     layers: int = Field(1, ge=1, le=8, description="recurrent layers on top of each other")
     units: int = Field(256, ge=1, le=8192, description="width of each layer's state")
@@ -49,12 +55,15 @@ class TrainConfig(BaseModel):
     validation: Rate = Field(0.1, description="share of the text, at its end, that training never sees; 0: none")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the weights, of dropout and of the epochs' offsets")
 
-    @field_validator("num_words")
+    @field_validator("num_words", "vocab_size")
     @classmethod
-    def _only_for_words(cls, num_words: int | None, info: ValidationInfo) -> int | None:
-        if num_words is not None and info.data.get("unit") == "character":
-            raise PydanticCustomError("only_for_words", "is for unit = word, and unit is character")
-        return num_words
+    def _has_its_unit(cls, bound: int | None, info: ValidationInfo) -> int | None:
+        units, unit = _BOUNDED_UNITS[info.field_name or ""], info.data.get("unit")
+        if bound is not None and unit is not None and unit not in units:
+            raise PydanticCustomError("other_unit", f"is for unit = {' or '.join(units)}, and unit is {unit}")
+        if bound is not None and info.field_name == "vocab_size" and info.data.get("num_words") is not None:
+            raise PydanticCustomError("two_bounds", "and num_words bound the same vocabulary: give one of them")
+        return bound
 
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:

@@ -127,7 +127,8 @@ class SampleWriter:
             top_p=tf.constant([1.0]),
             min_p=tf.constant([0.0]),
         )
-        return beginning, self._tokenizer.detokenizer(beginning).feed(decoded["token_ids"].numpy()[0].tolist())
+        detokenizer = self._tokenizer.detokenizer(beginning)
+        return beginning, detokenizer.feed(decoded["token_ids"].numpy()[0].tolist()) + detokenizer.flush()
 
     def _updated(self, model: keras.Model) -> Generator:
         """Return a generator with the model's weights; the graph is traced once, and its variables assigned after."""

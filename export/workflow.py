@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.card import TrainingReport
-from contract.tokenizer import CharacterTokenizer, Tokenizer, WordTokenizer
+from contract.tokenizer import Tokenizer
 from export.config import MODELS, TrainConfig
 from export.corpus import Corpus, read_corpus
 from export.dataset import Dataset
@@ -18,10 +18,8 @@ from export.memory import require_memory
 from export.model import build_model, count_parameters
 from export.publishing import publish
 from export.runs import CorpusFacts, Progress, RunFolder
+from export.tokenizer_command import train_tokenizer
 from export.training import Trainer
-
-# Fewer leave nothing to choose between when a text is sampled.
-MIN_VOCABULARY = 2
 
 
 @dataclass(frozen=True)
@@ -154,24 +152,6 @@ def publish_best(run: Path, models_dir: Path) -> int:
     with Interrupts() as interrupts:
         job.publish(progress, interrupts)
     return 0
-
-
-def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
-    """Build the vocabulary from the part of the text that training sees.
-
-    Raises:
-        CorpusError: it is too small.
-    """
-    if config.unit == "character":
-        tokenizer: Tokenizer = CharacterTokenizer.train("".join(corpus.documents), end_mark=corpus.ends)
-    else:
-        tokenizer = WordTokenizer.train(corpus.documents, num_words=config.num_words, end_mark=corpus.ends)
-    num_texts = sum(bool(tokenizer.decode([i])) for i in range(len(tokenizer.tokens)))
-    if num_texts < MIN_VOCABULARY:
-        raise CorpusError(
-            f"corpus {corpus.name}: at least {MIN_VOCABULARY} different {config.unit}s are needed, got {num_texts}"
-        )
-    return tokenizer
 
 
 def _require_writable(home: Path) -> None:

@@ -181,12 +181,12 @@ class Generation(Job):
         self._time(choice, len(chunk.token_ids))
         assembler, reason = choice.assembler, chunk.finish_reason
         text = assembler.feed(chunk.token_ids, chunk.scores)
+        if reason and not assembler.stopped:
+            text += assembler.flush()
         if assembler.stopped:
             if reason is None:
                 self._runner.cancel([self.sequences[chunk.index]])
             reason = "stop"
-        elif reason:
-            text += assembler.flush()
         if reason:
             choice.finish_reason = reason
             self.finish(chunk.index)

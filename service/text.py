@@ -64,10 +64,11 @@ class TextAssembler:
         return text
 
     def flush(self) -> str:
-        """Return the text held back, now that no more tokens come."""
+        """Return the text held back, now that no more tokens come; what the detokenizer held may complete a stop."""
+        text = self._show(self.detokenizer.flush())
         held, self._held = self._held, ""
-        self.offset += len(held)
-        return held
+        self.offset += len(text) + len(held)
+        return text + held
 
     def take_logprobs(self, *, last: bool) -> Logprobs | None:
         """Return the log probabilities of the tokens whose text was shown since the last time, if they are wanted."""
@@ -88,6 +89,10 @@ class TextAssembler:
             piece = self.detokenizer.feed((token_id,))
         else:
             piece = self._log.add(self.detokenizer, token_id, row)
+        return self._show(piece)
+
+    def _show(self, piece: str) -> str:
+        """Return what is certain once a piece has come."""
         if self._finder is None:
             return piece
         found = self._finder.feed(piece)

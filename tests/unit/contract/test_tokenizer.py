@@ -1,7 +1,11 @@
-"""Characters and words: ids, text, files; Keras's own tokenizer is the oracle for words."""
+"""Characters and words, with Keras's own tokenizer as the oracle for words; and what holds for every unit of text."""
 
 import itertools
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,21 +14,26 @@ from keras.src.legacy.preprocessing.text import Tokenizer as KerasTokenizer
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from contract.errors import TokenizerError
-from contract.tokenizer import END, CharacterTokenizer, WordTokenizer, load_tokenizer
+from contract.tokenizer import (
+    END,
+    CharacterTokenizer,
+    ExactWordTokenizer,
+    SubwordTokenizer,
+    WordTokenizer,
+    load_tokenizer,
+)
+from tests.unit.contract.scripts import ALL, SCRIPTS
 
-SCRIPTS = [
-    "plain English.",
-    "naïve Ünïcode",
-    "日本語のテキスト",
-    "עברית و عربى",
-    "👩‍👩‍👧 emoji",
-    "tab\tline\nend\r\n",
-    "İΟΔΟΣ ß",
-]
+KINDS = [CharacterTokenizer, WordTokenizer, ExactWordTokenizer, SubwordTokenizer]
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=80)
 
 
-@pytest.mark.parametrize("text", SCRIPTS)
+def learn(kind, text, **options):
+    """Train a tokenizer of any kind."""
+    return kind.train(text if kind is CharacterTokenizer else [text], **options)
+
+
+@pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
 def test_characters_come_back_as_they_were(text):
     """Decoding what was encoded gives the same text, in any script."""
     tokenizer = CharacterTokenizer.train(text)
@@ -71,10 +80,10 @@ def test_words_need_room_for_at_least_one():
 
 
 @pytest.mark.parametrize("end_mark", [False, True])
-@pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer])
+@pytest.mark.parametrize("kind", KINDS)
 def test_special_tokens_have_no_text_and_only_the_end_may_be_drawn(kind, end_mark):
     """Padding, unknown and start are never drawn; the end mark exists only for documents, and begins the next one."""
-    tokenizer = kind.train(["some text"] if kind is WordTokenizer else "some text", end_mark=end_mark)
+    tokenizer = learn(kind, "some text", end_mark=end_mark)
     special = tokenizer.special
     assert tokenizer.decode([special.padding, special.unknown, special.start]) == ""
     assert (special.end is not None) == end_mark
@@ -88,9 +97,10 @@ def test_special_tokens_have_no_text_and_only_the_end_may_be_drawn(kind, end_mar
 
 
 @pytest.mark.parametrize("name", ["<pad>", "<unk>", "<start>", "<end>"])
-def test_the_name_of_a_special_token_in_a_text_is_only_text(name):
-    """A prompt cannot smuggle a special token in by spelling it."""
-    tokenizer = CharacterTokenizer.train(name, end_mark=True)
+@pytest.mark.parametrize("kind", [CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer])
+def test_the_name_of_a_special_token_in_a_text_is_only_text(kind, name):
+    """A prompt cannot smuggle a special token in by spelling it, though the corpus is full of it."""
+    tokenizer = learn(kind, name * 9 + " " + name, end_mark=True)
     assert not set(tokenizer.encode(name)) & set(vars(tokenizer.special).values())
     assert tokenizer.decode(tokenizer.encode(name)) == name
 
@@ -108,28 +118,51 @@ def test_words_are_set_off_from_the_prompt_by_one_space(follows, expected):
 
 @settings(deadline=None)
 @given(text=st.text("abc \n.é", max_size=60), cuts=st.lists(st.integers(0, 60), max_size=5))
-@pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer])
+@pytest.mark.parametrize("kind", KINDS)
 def test_pieces_joined_are_the_whole_text(kind, text, cuts):
     """However the ids are cut into chunks, the pieces joined are the text of all of them."""
-    tokenizer = kind.train([text] if kind is WordTokenizer else text)
+    tokenizer = learn(kind, text)
     ids = tokenizer.encode(text)
     bounds = [0, *sorted(min(cut, len(ids)) for cut in cuts), len(ids)]
     detokenizer = tokenizer.detokenizer()
     pieces = [detokenizer.feed(ids[a:b]) for a, b in itertools.pairwise(bounds)]
-    assert "".join(pieces) == tokenizer.decode(ids)
+    assert "".join(pieces) + detokenizer.flush() == tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("end_mark", [False, True])
-@pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_file_gives_the_same_tokenizer_again(kind, end_mark, tmp_path):
     """What is written and read is equal, special ids included."""
-    text = "Größe, 大きさ and\tmore\n"
-    tokenizer = kind.train([text] if kind is WordTokenizer else text, end_mark=end_mark)
+    tokenizer = learn(kind, ALL * 2, end_mark=end_mark)
     path = tmp_path / "tokenizer.json"
     path.write_text(tokenizer.to_json(), encoding="utf-8")
     again = load_tokenizer(path)
     assert again == tokenizer
     assert again.special == tokenizer.special
+    assert again.encode(ALL) == tokenizer.encode(ALL)
+    assert again.to_json() == tokenizer.to_json()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_trainings_give_one_file(kind):
+    """To the byte, and in processes whose sets and dictionaries are in another order."""
+    code = (
+        "from contract import tokenizer as t; from tests.unit.contract.scripts import ALL; import hashlib; "
+        f"made = t.{kind.__name__}.train({'ALL' if kind is CharacterTokenizer else '[ALL, ALL[::-1], ALL]'}); "
+        "print(hashlib.sha256(made.to_json().encode()).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parents[3],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize(
@@ -145,14 +178,71 @@ def test_the_file_is_one_that_hugging_faces_library_reads(kind, text):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", '{"model": 5}', '{"model": {"vocab": {"<pad>": 0, "<unk>": 2}, "unk_token": "<unk>"}}', "\x00\x01"],
+    [
+        "",
+        "[]",
+        '{"model": 5}',
+        '{"model": {"vocab": {"<pad>": 0, "<unk>": 2}, "unk_token": "<unk>"}}',
+        '{"model": {"vocab": {"<pad>": 0}, "type": "BPE"}}',
+        "\x00\x01",
+        "[" * 100_000,
+    ],
+    ids=lambda content: content[:40],
 )
 def test_a_damaged_file_is_named(content, tmp_path):
-    """Whatever a file holds that is no tokenizer, the error names the file."""
+    """Whatever a file holds that is no tokenizer, the error is one line and names the file."""
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+    with pytest.raises(TokenizerError, match=r"^.*tokenizer\.json: [^\n]+$"):
         load_tokenizer(path)
+
+
+def change(kind, part, key, value):
+    """Return a tokenizer's document with something else in one place."""
+    document = json.loads(learn(kind, "the cat the cat").to_json())
+    (document if part is None else document[part])[key] = value(document) if callable(value) else value
+    return document
+
+
+def without(token):
+    """Leave a token out; the ids close up."""
+
+    def shortened(document):
+        tokens = [kept for kept in document["model"]["vocab"] if kept != token]
+        return {kept: i for i, kept in enumerate(tokens)}
+
+    return shortened
+
+
+DAMAGES = {
+    "a byte is missing": ((SubwordTokenizer, "model", "vocab", without("Z")), "all 256 bytes, and 'Z' is missing"),
+    "a token in no byte's letters": (
+        (SubwordTokenizer, "model", "vocab", lambda d: {**d["model"]["vocab"], "日": len(d["model"]["vocab"])}),
+        "token '日' is not written in GPT-2's alphabet",
+    ),
+    "a merge of what is not there": ((SubwordTokenizer, "model", "merges", [["a", "qq"]]), "merge 'a' 'qq'"),
+    "a merge that makes what is not there": ((SubwordTokenizer, "model", "merges", [["q", "z"]]), "merge 'q' 'z'"),
+    "a merge with nothing": ((SubwordTokenizer, "model", "merges", [["", "a"]]), "merge '' 'a'"),
+    "a merge of three": ((SubwordTokenizer, "model", "merges", [["a", "b", "c"]]), "not a tokenizer file"),
+    "merges that are none": ((SubwordTokenizer, "model", "merges", 5), "not a tokenizer file"),
+    "merges are missing": ((SubwordTokenizer, "model", "merges", None), "not a tokenizer file"),
+    "another rule": ((SubwordTokenizer, None, "pre_tokenizer", None), "a rule that is not this release's"),
+    "a normalizer": ((ExactWordTokenizer, None, "normalizer", {"type": "NFC"}), "a rule that is not this release's"),
+    "words with merges": ((ExactWordTokenizer, "model", "merges", [["t", "h"]]), "exact words have no merges"),
+    "another unknown token": ((ExactWordTokenizer, "model", "unk_token", "[UNK]"), "unk_token '<unk>', got '[UNK]'"),
+    "no padding": ((ExactWordTokenizer, "model", "vocab", without("<pad>")), "a vocabulary needs <pad> = 0"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_file_that_is_damaged_inside_is_told_in_one_line(damage, tmp_path):
+    """When it is read, not when the first text is encoded."""
+    arguments, message = DAMAGES[damage]
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(change(*arguments)))
+    with pytest.raises(TokenizerError, match=r"^.*tokenizer\.json: [^\n]+$") as error:
+        load_tokenizer(path)
+    assert message in str(error.value)
 
 
 def test_a_token_that_stands_twice_is_named():

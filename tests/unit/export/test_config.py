@@ -49,7 +49,7 @@ WRONG = {
     "name": ("../up", r"name: must be 1 to 64 letters, .*got '\.\./up'"),
     "corpus": ("", "corpus: .*at least 1 character, got ''"),
     "documents": ("pages", "documents: .*'none', 'file', 'lines' or 'blank-line', got 'pages'"),
-    "unit": ("byte", "unit: .*'character' or 'word', got 'byte'"),
+    "unit": ("byte", "unit: .*'character', 'word', 'exact_word' or 'subword', got 'byte'"),
     "cell": ("rnn", "cell: .*'simple_rnn', 'lstm' or 'gru', got 'rnn'"),
     "layers": (9, "layers: .*less than or equal to 8, got 9"),
     "units": (0, "units: .*greater than or equal to 1, got 0"),
@@ -89,7 +89,9 @@ def test_a_setting_that_is_none_is_told_with_those_that_are(toml):
 
 def test_a_number_of_words_is_for_words():
     """It would be without effect on characters, and that is not what was meant."""
-    with pytest.raises(ConfigError, match="num_words: is for unit = word, and unit is character, got 500"):
+    with pytest.raises(
+        ConfigError, match="num_words: is for unit = word or exact_word, and unit is character, got 500"
+    ):
         load_config(None, {**NEEDED, "num_words": 500})
     assert load_config(None, {**NEEDED, "num_words": 500, "unit": "word"}).num_words == 500
 

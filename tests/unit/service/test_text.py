@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.tokenizer import CharacterTokenizer
+from contract.tokenizer import CharacterTokenizer, SubwordTokenizer
 from service.stops import Stops
 from service.text import TextAssembler
 
@@ -73,3 +73,16 @@ def test_text_that_cannot_be_a_stop_is_not_held_back():
     assembler = TextAssembler(TOKENIZER.detokenizer(), Stops(("cd",)))
     assert assembler.feed(TOKENIZER.encode("abc")) == "ab"
     assert assembler.feed(TOKENIZER.encode("a")) == "ca"
+
+
+@pytest.mark.parametrize(
+    ("stops", "visible", "stopped"),
+    [([], "ab\ufffd", False), (["\ufffd"], "ab", True), (["b\ufffd"], "a", True), (["\ufffdc"], "ab\ufffd", False)],
+)
+@pytest.mark.parametrize("num_top", [None, 0])
+def test_half_a_character_at_the_end_is_shown_or_completes_a_stop(stops, visible, stopped, num_top):
+    """What the detokenizer held goes through the stops, and the offset counts what is shown."""
+    subwords = SubwordTokenizer.train([], vocab_size=259)
+    assembler = TextAssembler(subwords.detokenizer(), Stops(stops), num_top)
+    text = assembler.feed(subwords.encode("ab€")[:-1]) + assembler.flush()
+    assert (text, assembler.stopped, assembler.offset) == (visible, stopped, len(visible))

@@ -1,0 +1,148 @@
+"""Pieces of words by byte pair encoding: every text can be encoded, and decoding gives it back.
+
+Tokens are bytes, written in GPT-2's alphabet of 256 visible characters. Words, numbers and runs of signs take a single
+space before them along, and no token reaches across two of them. Unlike in GPT-2's rule combining marks belong to their
+letters, without which Devanagari, Thai or vocalized Hebrew fall apart, and what follows an apostrophe to its word.
+"""
+
+import codecs
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+from contract.errors import TokenizerError
+from contract.tokenizers.library import WHITE_SPACE, Engine, byte_pairs, learn_merges, split_by
+from contract.tokenizers.vocabulary import END, PADDING, START, UNKNOWN, Detokenizer, Vocabulary
+
+DEFAULT_VOCAB_SIZE = 2000
+_WORD = r"[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)*"
+_SPLIT = split_by(rf" ?{_WORD}| ?\p{{N}}+| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+|{WHITE_SPACE}")
+_AS_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+PRE_TOKENIZER = {"type": "Sequence", "pretokenizers": [_SPLIT, _AS_BYTES]}
+_NUM_SPECIAL = 3
+
+# Bytes that are visible in Latin-1 are themselves, the others the characters from U+0100 in order.
+# https://github.com/openai/gpt-2/blob/master/src/encoder.py, `bytes_to_unicode`
+_VISIBLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+_OTHERS = [byte for byte in range(256) if byte not in _VISIBLE]
+_BYTES = {chr(byte): byte for byte in sorted(_VISIBLE)} | {chr(256 + i): byte for i, byte in enumerate(_OTHERS)}
+# What a label shows as it is; a backslash could be taken for the beginning of a byte.
+_PRINTABLE = frozenset(range(0x20, 0x7F)) - {ord("\\")}
+
+
+class SubwordTokenizer(Vocabulary):
+    """Byte pair encoding. Ids: padding, unknown (which nothing is), the start or end mark, 256 bytes, the merges."""
+
+    unit = "subword"
+    unknown = UNKNOWN
+
+    def __init__(self, tokens: Sequence[str], merges: Iterable[Sequence[str]]) -> None:
+        """Index a vocabulary.
+
+        Args:
+            tokens: Token of each id, special ones included, in GPT-2's alphabet.
+            merges: Pairs of tokens, the first to be merged first.
+
+        Raises:
+            TokenizerError: a token stands twice, a special one or one of the 256 bytes is missing, or a merge is none.
+        """
+        super().__init__(tokens)
+        self.merges = tuple((left, right) for left, right in merges)
+        self._require_sound()
+        self._bytes = tuple(bytes(map(_BYTES.__getitem__, text)) for text in self._texts)
+        self._engine = Engine(self._model(), PRE_TOKENIZER)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, vocab_size: int = DEFAULT_VOCAB_SIZE, end_mark: bool = False) -> Self:
+        """Learn which bytes go together.
+
+        Args:
+            texts: The training texts; what is held out must not be among them.
+            vocab_size: Bound of all tokens together. It is not reached where no pair occurs twice any more.
+            end_mark: Whether documents end, and their end can be drawn.
+
+        Raises:
+            TokenizerError: `vocab_size` has no room for the bytes.
+        """
+        least = _NUM_SPECIAL + len(_BYTES)
+        if vocab_size < least:
+            raise TokenizerError(f"vocab_size must be at least {least} (bytes and special tokens), got {vocab_size}")
+        special = [PADDING, UNKNOWN, END if end_mark else START]
+        return cls(*learn_merges(texts, PRE_TOKENIZER, vocab_size, special, sorted(_BYTES)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SubwordTokenizer) and (self.tokens, self.merges) == (other.tokens, other.merges)
+
+    def __hash__(self) -> int:
+        return hash((self.tokens, self.merges))
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text; none is unknown."""
+        return self._engine.encode(text)
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """Return the bytes joined, as text; what is not UTF-8 is U+FFFD, and special tokens have no bytes."""
+        return self.join(token_ids).decode("utf-8", "replace")
+
+    def join(self, token_ids: Iterable[int]) -> bytes:
+        """Return the bytes of the ids; special tokens have none."""
+        return b"".join([self._bytes[i] for i in token_ids])
+
+    def offsets(self, text: str) -> list[int]:
+        """Return the place of the character that each token begins with, or in."""
+        places, characters = [], 0
+        for token_id in self.encode(text):
+            token = self._bytes[token_id]
+            places.append(characters - _continues(token[0]))
+            characters += sum(not _continues(byte) for byte in token)
+        return places
+
+    def detokenizer(self, follows: str = "") -> Detokenizer:  # noqa: ARG002 - bytes join the same way anywhere
+        """Return a detokenizer, which holds the bytes of a character that is not whole."""
+        return _ByteDetokenizer(self)
+
+    def label(self, token_id: int) -> str:
+        r"""Return a token's text, or its name, or `bytes:\xe2\x82` where it is not whole characters."""
+        token = self._bytes[token_id]
+        try:
+            return token.decode() or self.tokens[token_id]
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(chr(b) if b in _PRINTABLE else f"\\x{b:02x}" for b in token)
+
+    def to_json(self) -> str:
+        """Return the file's text, in Hugging Face `tokenizers` format."""
+        return self._json(self._model(), None, PRE_TOKENIZER, _AS_BYTES)
+
+    def _model(self) -> dict[str, Any]:
+        return byte_pairs(self._ids, self.merges, None)
+
+    def _require_sound(self) -> None:
+        held = self._text_ids
+        missing = [character for character in _BYTES if character not in held]
+        if missing:
+            raise TokenizerError(f"a vocabulary of subwords needs all 256 bytes, and {missing[0]!r} is missing")
+        for token in held:
+            if not token or not _BYTES.keys() >= set(token):
+                raise TokenizerError(f"token {token!r} is not written in GPT-2's alphabet of bytes")
+        for left, right in self.merges:
+            if not held.keys() >= {left, right, left + right}:
+                raise TokenizerError(f"merge {left!r} {right!r}: both, and both together, must be in the vocabulary")
+
+
+def _continues(byte: int) -> bool:
+    """Say whether a byte of UTF-8 goes on with a character."""
+    return byte & 0xC0 == 0x80
+
+
+class _ByteDetokenizer:
+    def __init__(self, tokenizer: SubwordTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token_ids: Iterable[int]) -> str:
+        return self._decoder.decode(self._tokenizer.join(token_ids))
+
+    def flush(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+    def label(self, token_id: int) -> str:
+        return self._tokenizer.label(token_id)

@@ -1,0 +1,162 @@
+"""The tokenizer of a training, and `python -m export tokenizer`, which shows what it makes of a corpus.
+
+Knows settings, tokenizers and corpora. Imports no TensorFlow: the command answers at once.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from contract.tokenizer import (
+    CharacterTokenizer,
+    ExactWordTokenizer,
+    SubwordTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    keras_words,
+)
+from contract.tokenizers.subwords import DEFAULT_VOCAB_SIZE
+from export.config import TrainConfig, load_config
+from export.corpus import Corpus, read_corpus
+from export.errors import ConfigError, CorpusError
+
+# Settings of a training that the vocabulary depends on.
+SETTINGS = ("corpus", "documents", "unit", "num_words", "vocab_size", "validation")
+# Fewer leave nothing to choose between when a text is sampled.
+MIN_VOCABULARY = 2
+SHOWN_LINES, SHOWN_TOKENS, SHOWN_UNKNOWN = 3, 30, 10
+
+
+def run(options: dict[str, Any]) -> int:
+    """Train a tokenizer as a training would, and print what it makes of a text. Returns the exit code.
+
+    Args:
+        options: `config`, `text` and `save`, which may be None; `show`; and those of `SETTINGS` that were given.
+
+    Raises:
+        ExportError, ContractError, OSError: each told in one line by the command line.
+    """
+    config_file, source, save, show = (options.pop(name) for name in ("config", "text", "save", "show"))
+    # The settings are those of a training, which has a name; nothing here depends on it.
+    config = load_config(config_file, {"name": "tokenizer", **options})
+    if source == config.corpus == "-":
+        raise ConfigError("corpus and text are both -: standard input can be read once")
+    corpus = read_corpus(config.corpus, config.documents)
+    head, tail = corpus.split(config.validation)
+    if source is None:
+        text, name = (tail, "the held-out part") if tail else (head, "the corpus; nothing is held out")
+    else:
+        text, name = read_corpus(source, config.documents), source
+    tokenizer = train_tokenizer(config, head)
+    learnt = f"{head.num_characters:,} of {corpus.num_characters:,} characters"
+    print(f"{config.unit}: a vocabulary of {len(tokenizer.tokens):,} tokens from {learnt} of {corpus.name}")
+    for line in (*_first_tokens(tokenizer, show), f"text: {name}", *describe(tokenizer, text)):
+        print(line)
+    if save is not None:
+        Path(save).write_text(tokenizer.to_json(), encoding="utf-8")
+        print(f"saved {save}")
+    return 0
+
+
+def _first_tokens(tokenizer: Tokenizer, count: int) -> Iterator[str]:
+    ids = range(min(count, len(tokenizer.tokens)))
+    if ids:
+        yield f"the first {len(ids)}: {_labels(tokenizer, ids)}"
+
+
+def _labels(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
+    """Show tokens with their white space, and those that are no whole characters by their bytes."""
+    labels = map(tokenizer.detokenizer().label, token_ids)
+    return " ".join(label if label.startswith("bytes:") else repr(label) for label in labels)
+
+
+def describe(tokenizer: Tokenizer, text: Corpus) -> Iterator[str]:
+    """Yield the lines that tell what becomes of a text."""
+    yield from _first_lines(tokenizer, text.documents[0])
+    counts = Counts.of(tokenizer, text)
+    yield (
+        f"{counts.tokens:,} tokens: {counts.tokens / counts.lines:.1f} per line, "
+        f"{text.num_characters / max(1, counts.tokens):.2f} characters per token"
+    )
+    num_unknown = counts.unknown.total()
+    yield f"unknown: {num_unknown:,} tokens, {num_unknown / max(1, counts.tokens):.2%}"
+    for piece, count in counts.unknown.most_common(SHOWN_UNKNOWN):
+        yield f"  {count:,} × {piece!r}"
+
+
+def _first_lines(tokenizer: Tokenizer, document: str) -> Iterator[str]:
+    """Yield ids and tokens of the first lines that are not blank; a token is shown with the line it begins in."""
+    lines = document.splitlines(keepends=True)
+    numbers = [number for number, line in enumerate(lines) if line.strip()][:SHOWN_LINES]
+    places = list(accumulate(map(len, lines[: max(numbers, default=-1) + 1]), initial=0))
+    shown = document[: places[-1]]
+    pairs = list(zip(tokenizer.offsets(shown), tokenizer.encode(shown), strict=True))
+    for number in numbers:
+        ids = [token_id for place, token_id in pairs if places[number] <= place < places[number + 1]]
+        more = f" … and {len(ids) - SHOWN_TOKENS:,} more" if len(ids) > SHOWN_TOKENS else ""
+        yield f"  {' '.join(map(str, ids[:SHOWN_TOKENS]))}{more}"
+        yield f"  {_labels(tokenizer, ids[:SHOWN_TOKENS])}{more}"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of a text.
+
+    Attributes:
+        unknown: Pieces of it that the vocabulary does not hold, and how often each stands there.
+    """
+
+    tokens: int
+    lines: int
+    unknown: Counter[str]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, text: Corpus) -> "Counts":
+        """Encode and count every document."""
+        tokens, unknown = 0, Counter[str]()
+        for document in text.documents:
+            ids = tokenizer.encode(document)
+            tokens += len(ids)
+            if tokenizer.special.unknown in ids:
+                unknown.update(_unknown_pieces(tokenizer, document, ids))
+        lines = sum(len(document.removesuffix("\n").split("\n")) for document in text.documents)
+        return cls(tokens, lines, unknown)
+
+
+def _unknown_pieces(tokenizer: Tokenizer, document: str, ids: list[int]) -> Iterator[str]:
+    places = [*tokenizer.offsets(document), len(document)]
+    for start, end, token_id in zip(places, places[1:], ids, strict=False):
+        if token_id == tokenizer.special.unknown:
+            # Between words stand characters that belong to none; elsewhere an unknown token is one character.
+            yield keras_words(document[start:end])[0] if tokenizer.unit == "word" else document[start]
+
+
+def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
+    """Build the vocabulary from the part of the text that training sees.
+
+    Raises:
+        CorpusError: it is too small.
+        TokenizerError: the settings leave no room for a vocabulary.
+    """
+    tokenizer = _train(config, corpus)
+    num_texts = sum(bool(tokenizer.decode([i])) for i in range(len(tokenizer.tokens)))
+    if num_texts < MIN_VOCABULARY:
+        raise CorpusError(
+            f"corpus {corpus.name}: at least {MIN_VOCABULARY} different {config.unit}s are needed, got {num_texts}"
+        )
+    return tokenizer
+
+
+def _train(config: TrainConfig, corpus: Corpus) -> Tokenizer:
+    texts, end_mark = corpus.documents, corpus.ends
+    if config.unit == "character":
+        return CharacterTokenizer.train("".join(texts), end_mark=end_mark)
+    if config.unit == "word":
+        return WordTokenizer.train(texts, num_words=config.num_words, end_mark=end_mark)
+    if config.unit == "exact_word":
+        num_words, vocab_size = config.num_words, config.vocab_size
+        return ExactWordTokenizer.train(texts, num_words=num_words, vocab_size=vocab_size, end_mark=end_mark)
+    return SubwordTokenizer.train(texts, vocab_size=config.vocab_size or DEFAULT_VOCAB_SIZE, end_mark=end_mark)

@@ -1,0 +1,184 @@
+"""Subwords: every text can be encoded and comes back, and a stream never shows half of a character."""
+
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+from contract.errors import TokenizerError
+from contract.tokenizer import SubwordTokenizer
+from tests.unit.contract.scripts import ALL, SCRIPTS, texts
+
+TOKENIZER = SubwordTokenizer.train([ALL] * 4, vocab_size=500)
+LIBRARY = HuggingFaceTokenizer.from_str(TOKENIZER.to_json())
+BYTES = SubwordTokenizer.train([], vocab_size=259)
+BYTE_IDS = [next(i for i in range(3, 259) if BYTES.join([i]) == bytes([byte])) for byte in range(256)]
+
+any_ids = st.lists(st.integers(0, len(TOKENIZER) - 1), max_size=40)
+# Bytes among which are many beginnings and ends of characters, and what only looks like them.
+odd_bytes = st.lists(
+    st.one_of(
+        st.integers(0, 255).map(lambda byte: bytes([byte])),
+        st.sampled_from(
+            [b"\xe2\x82\xac", b"\xf0\x9f\x91", b"\xf0\x9f", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90", b"a"]
+        ),
+        texts.map(lambda text: text[:3].encode()),
+    ),
+    max_size=12,
+).map(b"".join)
+cuts = st.lists(st.integers(0, 60), max_size=6)
+
+
+def stream(tokenizer, ids, places):
+    """Return the pieces that the ids give when they come in chunks, and the flush."""
+    bounds = [0, *sorted(min(place, len(ids)) for place in places), len(ids)]
+    detokenizer = tokenizer.detokenizer()
+    return [*(detokenizer.feed(ids[a:b]) for a, b in pairwise(bounds)), detokenizer.flush()]
+
+
+@pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
+def test_a_text_in_any_script_comes_back_from_a_vocabulary_of_english(text):
+    """The alphabet is all bytes: nothing is unknown."""
+    tokenizer = SubwordTokenizer.train(["the cat sat on the mat " * 9], vocab_size=300)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert not set(ids) & set(vars(tokenizer.special).values())
+
+
+@settings(deadline=None, max_examples=500)
+@given(text=texts)
+def test_every_text_comes_back(text):
+    """With merges in every script, NUL and lone marks too."""
+    ids = TOKENIZER.encode(text)
+    assert TOKENIZER.decode(ids) == text
+    assert not set(ids) & set(vars(TOKENIZER.special).values())
+
+
+@settings(deadline=None, max_examples=300)
+@given(text=texts)
+def test_the_library_encodes_alike(text):
+    """Whoever reads the file with Hugging Face's library gets our ids, special names in the text apart."""
+    text = text.replace("<", "")
+    assert LIBRARY.encode(text).ids == TOKENIZER.encode(text)
+
+
+@settings(deadline=None, max_examples=500)
+@given(ids=any_ids)
+def test_the_library_decodes_any_ids_alike(ids):
+    """Those that are no text, too: bytes that are not UTF-8 become the same U+FFFD."""
+    assert LIBRARY.decode(ids) == TOKENIZER.decode(ids)
+
+
+@settings(deadline=None, max_examples=500)
+@given(content=odd_bytes, places=cuts)
+def test_any_bytes_come_as_a_whole_decoding_has_them_however_they_are_cut(content, places):
+    """Byte by byte, in chunks or at once: the same replacement characters, and never half of a character."""
+    ids = [BYTE_IDS[byte] for byte in content]
+    expected = content.decode("utf-8", "replace")
+    assert BYTES.decode(ids) == expected
+    assert "".join(stream(BYTES, ids, places)) == expected
+    assert "".join(stream(BYTES, ids, range(len(ids)))) == expected
+
+
+@settings(deadline=None, max_examples=500)
+@given(ids=any_ids, places=cuts)
+def test_pieces_joined_are_the_whole_text(ids, places):
+    """Of any ids, special ones among them, in any chunks."""
+    assert "".join(stream(TOKENIZER, ids, places)) == TOKENIZER.decode(ids)
+    assert "".join(stream(TOKENIZER, ids, range(len(ids)))) == TOKENIZER.decode(ids)
+
+
+@settings(deadline=None)
+@given(text=texts)
+def test_what_was_shown_of_a_text_is_a_beginning_of_it(text):
+    """A character whose bytes come one by one is held until the last; nothing is left at the end."""
+    pieces = stream(BYTES, BYTES.encode(text), range(400))
+    shown = ""
+    for piece in pieces:
+        shown += piece
+        assert text.startswith(shown)
+    assert shown == text
+    assert pieces[-1] == ""
+
+
+def test_half_a_character_at_the_end_is_one_replacement():
+    """The flush gives what the whole decoding has there, once."""
+    detokenizer = BYTES.detokenizer()
+    ids = BYTES.encode("a€")
+    assert detokenizer.feed(ids[:3]) == "a"
+    assert (detokenizer.flush(), detokenizer.flush()) == ("\ufffd", "")
+
+
+@settings(deadline=None, max_examples=300)
+@given(text=texts)
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, BYTES], ids=["merges", "bytes"])
+def test_each_token_stands_at_the_character_in_which_it_begins(tokenizer, text):
+    """The place is that of the bytes before it, decoded; tokens inside of one character share its place."""
+    ids, offsets = tokenizer.encode(text), tokenizer.offsets(text)
+    starts = [len(tokenizer.join(ids[:n])) for n in range(len(ids))]
+    begins, place = {}, 0
+    for index, character in enumerate(text):
+        for byte in range(place, place + len(character.encode())):
+            begins[byte] = index
+        place += len(character.encode())
+    assert offsets == [begins[start] for start in starts]
+
+
+def test_labels_are_texts_names_or_bytes_and_no_two_agree():
+    """As OpenAI writes them."""
+    labels = [TOKENIZER.detokenizer().label(i) for i in range(len(TOKENIZER))]
+    assert len(set(labels)) == len(labels)
+    assert labels[:3] == ["<pad>", "<unk>", "<start>"]
+    for token_id, label in enumerate(labels[3:], 3):
+        content = TOKENIZER.join([token_id])
+        if "\ufffd" in content.decode("utf-8", "replace"):
+            assert re.fullmatch(r"bytes:([ -~]|\\x[0-9a-f]{2})+", label)
+        else:
+            assert label == content.decode()
+    assert BYTES.label(BYTE_IDS[0xE2]) == r"bytes:\xe2"
+
+
+def test_a_label_is_the_same_wherever_the_token_stands():
+    """Also where the bytes before it would make it whole."""
+    detokenizer = BYTES.detokenizer()
+    first, second, third = BYTES.encode("€")
+    labels = [detokenizer.label(third)]
+    detokenizer.feed([first, second])
+    assert [*labels, detokenizer.label(third)] == [r"bytes:\xac"] * 2
+    assert detokenizer.feed([third]) == "€"
+
+
+def test_no_token_reaches_across_two_words_and_none_needs_a_space_before_it():
+    """A space goes with the word after it; the first word of a text has none."""
+    tokenizer = SubwordTokenizer.train(["don't stop, 12 the 12 the\n\n  x"] * 9)
+    tokens = [tokenizer.label(i) for i in tokenizer.encode("the 12 don't stop, the\n\n  x")]
+    assert tokens == ["the", " 12", " ", "don't", " stop", ",", " the", "\n\n", " ", " x"]
+
+
+def test_marks_belong_to_their_letters():
+    """A word of Devanagari that occurs often is one token."""
+    tokenizer = SubwordTokenizer.train(["नमस्ते " * 9], vocab_size=400)
+    assert [tokenizer.label(i) for i in tokenizer.encode(" नमस्ते")] == [" नमस्ते"]
+
+
+def test_a_vocabulary_without_room_for_the_bytes_is_refused():
+    """With the least that would do, and what was given."""
+    with pytest.raises(TokenizerError, match=r"vocab_size must be at least 259 \(bytes and special tokens\), got 258"):
+        SubwordTokenizer.train(["a"], vocab_size=258)
+
+
+def test_the_vocabulary_is_as_large_as_was_asked_for():
+    """Where the text has pairs enough."""
+    assert len(TOKENIZER) == 500
+
+
+def test_the_order_of_merges_makes_another_tokenizer():
+    """The tokens alone do not say how a text is cut."""
+    special = ["<pad>", "<unk>", "<start>"]
+    tokens = [*special, *BYTES.tokens[3:], "ab", "bc"]
+    one, other = (SubwordTokenizer(tokens, merges) for merges in ([("a", "b"), ("b", "c")], [("b", "c"), ("a", "b")]))
+    assert one.encode("abc") != other.encode("abc")
+    assert one != other

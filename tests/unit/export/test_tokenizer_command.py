@@ -1,0 +1,221 @@
+"""`python -m export tokenizer`: what a unit of text makes of a corpus is seen at once, without TensorFlow."""
+
+import io
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from contract.tokenizer import load_tokenizer
+from export.cli import main
+from export.config import load_config
+from export.corpus import read_corpus
+from export.errors import ConfigError
+from export.tokenizer_command import train_tokenizer
+
+ROOT = Path(__file__).parents[3]
+LINE = "the cat sat on the mat, and the dog ran.\n"
+UNITS = ["character", "word", "exact_word", "subword"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder to work in, with a corpus whose last line is held out."""
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(LINE * 9 + "the cat is über über!".ljust(len(LINE) - 1) + "\n")
+    return tmp_path
+
+
+def show(capsys, *options, corpus="book.txt"):
+    """Run the command and return the lines that it prints."""
+    assert main(["tokenizer", "--corpus", corpus, *options]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def one_line(capsys, *options):
+    """Run the command, which must fail, and return the one line that says why."""
+    assert main(["tokenizer", *options]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_tensorflow_is_imported(unit):
+    """A vocabulary is tried out in a moment; TensorFlow alone takes seconds."""
+    code = (
+        f"import sys\nfrom export.cli import main\nmain(['tokenizer', '--corpus', 'book.txt', '--unit', '{unit}'])\n"
+        "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+    )
+    env = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False False\n")
+
+
+def test_the_held_out_part_is_told_in_ids_tokens_and_figures(capsys):
+    """Also what is unknown in it, the most frequent first."""
+    assert show(capsys, "--unit", "word", "--show", "4") == [
+        "word: a vocabulary of 11 tokens from 369 of 410 characters of book.txt",
+        "the first 4: '<pad>' '<OOV>' 'the' 'cat'",
+        "text: the held-out part",
+        "  2 3 1 1 1",
+        "  'the' 'cat' '<OOV>' '<OOV>' '<OOV>'",
+        "5 tokens: 5.0 per line, 8.20 characters per token",
+        "unknown: 3 tokens, 60.00%",
+        "  2 × 'über'",
+        "  1 × 'is'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unit", "tokens", "unknown"),
+    [
+        (
+            "character",
+            "'t' 'h' 'e' ' ' 'c' 'a' 't' ' ' '<unk>' 's'",
+            ["  2 × 'ü'", "  2 × 'b'", "  1 × 'i'", "  1 × '!'"],
+        ),
+        ("exact_word", "'the' ' cat' ' ' '<unk>' 's'", ["  2 × 'ü'", "  2 × 'b'", "  1 × 'i'", "  1 × '!'"]),
+        ("subword", r"'the' ' cat' ' ' 'i' 's' ' ' bytes:\xc3 bytes:\xbc 'b'", []),
+    ],
+)
+def test_every_unit_shows_its_tokens(capsys, unit, tokens, unknown):
+    """With their white space, and with bytes that are no whole character."""
+    lines = show(capsys, "--unit", unit, "--show", "0")
+    assert lines[3].startswith("  " + tokens)
+    first = next(place for place, line in enumerate(lines) if line.startswith("unknown: "))
+    assert lines[first + 1 :] == unknown
+
+
+def test_lines_that_are_blank_or_many_are_not_shown(capsys):
+    """Three lines of text are enough to see, and thirty tokens of each."""
+    Path("text.txt").write_text("\n\nthe cat\n\n \nsat\n" + "on " * 40 + "\nmat\n")
+    lines = show(capsys, "--unit", "word", "--show", "0", "--text", "text.txt")
+    assert lines[1] == "text: text.txt"
+    assert [lines[3], lines[5]] == ["  'the' 'cat'", "  'sat'"]
+    assert lines[7] == "  " + " ".join(["'on'"] * 30) + " … and 10 more"
+    assert lines[8].startswith("44 tokens: ")
+
+
+def test_a_held_out_part_that_is_blank_is_told(capsys):
+    """It has tokens all the same, though no line to show."""
+    Path("blank.txt").write_text(LINE + " \n" * 20)
+    assert "3 tokens: " in show(capsys, "--validation", "0.04", corpus="blank.txt")[-2]
+
+
+def test_the_text_may_come_through_a_pipe(capsys, monkeypatch):
+    """And the corpus too, but not both."""
+    pipe = types.SimpleNamespace(buffer=io.BytesIO(b"the dog\n"))
+    monkeypatch.setattr("sys.stdin", pipe)
+    assert "  'the' 'dog'" in show(capsys, "--unit", "word", "--text", "-")
+    assert "corpus and text are both -" in one_line(capsys, "--corpus", "-", "--text", "-")
+
+
+def test_with_nothing_held_out_the_corpus_itself_is_told(capsys):
+    """And its name says so."""
+    lines = show(capsys, "--validation", "0")
+    assert lines[0].endswith("from 410 of 410 characters of book.txt")
+    assert "text: the corpus; nothing is held out" in lines
+    assert lines[-1] == "unknown: 0 tokens, 0.00%"
+
+
+@pytest.mark.parametrize("documents", ["none", "lines"])
+@pytest.mark.parametrize("unit", UNITS)
+def test_what_is_saved_is_what_a_training_would_use(capsys, unit, documents):
+    """The same tokens from the same part of the corpus, and the same mark."""
+    options = {"unit": unit, "documents": documents}
+    show(capsys, "--unit", unit, "--documents", documents, "--save", "t.json")
+    config = load_config(None, {"name": "m", "corpus": "book.txt", **options})
+    head, _ = read_corpus("book.txt", documents).split(config.validation)
+    saved = load_tokenizer(Path("t.json"))
+    assert saved == train_tokenizer(config, head)
+    assert (saved.unit, saved.special.end is not None) == (unit, documents == "lines")
+
+
+def test_a_recipe_gives_the_settings(capsys):
+    """The command line goes before it."""
+    Path("r.toml").write_text('name = "m"\ncorpus = "none.txt"\nunit = "subword"\nvocab_size = 270\nunits = 6\n')
+    assert main(["tokenizer", "--config", "r.toml", "--corpus", "book.txt"]) == 0
+    assert capsys.readouterr().out.startswith("subword: a vocabulary of 270 tokens ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "error: corpus is required (--corpus)"),
+        (["--corpus", "no.txt"], "corpus no.txt: No such file"),
+        (["--corpus", "book.txt", "--text", "no.txt"], "corpus no.txt: No such file"),
+        (["--corpus", "book.txt", "--unit", "byte"], "unit: "),
+        (["--corpus", "book.txt", "--unit", "subword", "--vocab-size", "100"], "vocab_size must be at least 259 "),
+        (["--corpus", "book.txt", "--unit", "exact_word", "--vocab-size", "10"], "vocab_size must be at least 19 "),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(capsys, options, message):
+    """With field, bound and value, as everywhere."""
+    assert message in one_line(capsys, *options)
+
+
+def test_a_place_that_cannot_be_written_is_told(capsys):
+    """After the figures, which are not lost."""
+    assert main(["tokenizer", "--corpus", "book.txt", "--save", "no/t.json"]) == 1
+    out, err = capsys.readouterr()
+    assert out
+    assert "No such file or directory: 'no/t.json'" in err
+
+
+NEEDED = {"name": "m", "corpus": "c"}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"num_words": 500}, "num_words: is for unit = word or exact_word, and unit is character, got 500"),
+        ({"vocab_size": 500}, "vocab_size: is for unit = exact_word or subword, and unit is character, got 500"),
+        ({"vocab_size": 500, "unit": "word"}, "vocab_size: is for unit = exact_word or subword, and unit is word"),
+        ({"num_words": 500, "unit": "subword"}, "num_words: is for unit = word or exact_word, and unit is subword"),
+        (
+            {"num_words": 500, "vocab_size": 600, "unit": "exact_word"},
+            "vocab_size: and num_words bound the same vocabulary: give one of them, got 600",
+        ),
+    ],
+)
+def test_a_bound_of_another_unit_is_told_with_both_settings(bounds, message):
+    """Nobody trains for an hour with a bound that did nothing."""
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, {**NEEDED, **bounds})
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"unit": "word", "num_words": 500},
+        {"unit": "exact_word", "num_words": 500},
+        {"unit": "exact_word", "vocab_size": 500},
+        {"unit": "subword", "vocab_size": 500},
+        {"unit": "subword"},
+    ],
+)
+def test_a_bound_of_the_unit_is_taken(bounds):
+    """Words by Keras's bound, subwords by that of all tokens, exact words by either."""
+    config = load_config(None, {**NEEDED, **bounds})
+    assert {name: getattr(config, name) for name in bounds} == bounds
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"unit": "exact_word", "num_words": 6}, 6),
+        ({"unit": "exact_word", "vocab_size": 24}, 24),
+        ({"unit": "subword", "vocab_size": 270}, 270),
+    ],
+)
+def test_bounds_reach_the_vocabulary(settings, count):
+    """Of exact words `num_words` bounds the ids of words, and the characters follow."""
+    tokenizer = train_tokenizer(load_config(None, {**NEEDED, **settings}), read_corpus("book.txt"))
+    if "vocab_size" in settings:
+        assert len(tokenizer.tokens) == count
+    else:
+        assert all(len(token) == 1 for token in tokenizer.tokens[count:-1])
+        assert tokenizer.tokens[2] == " the"
