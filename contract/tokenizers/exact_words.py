@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any, Self
 
 from contract.errors import TokenizerError
-from contract.tokenizers.library import WHITE_SPACE, Engine, byte_pairs, count_words, split_by, without_surrogates
+from contract.tokenizers.huggingface import WHITE_SPACE, Engine, byte_pairs, count_words, split_by, without_surrogates
 from contract.tokenizers.vocabulary import END, PADDING, START, UNKNOWN, JoinedVocabulary
 
 # Words that occur once are spelt: so the model learns to spell, and the vocabulary is about half as large.

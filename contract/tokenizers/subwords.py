@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from contract.errors import TokenizerError
-from contract.tokenizers.library import WHITE_SPACE, Engine, byte_pairs, learn_merges, split_by
+from contract.tokenizers.huggingface import WHITE_SPACE, Engine, byte_pairs, learn_merges, split_by
 from contract.tokenizers.vocabulary import END, PADDING, START, UNKNOWN, Detokenizer, Vocabulary
 
 DEFAULT_VOCAB_SIZE = 2000

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from contract.tokenizer import ExactWordTokenizer, SubwordTokenizer
-from contract.tokenizers import library
+from contract.tokenizers import huggingface
 from tests.unit.contract.scripts import ALL
 
 KINDS = [ExactWordTokenizer, SubwordTokenizer]
@@ -19,8 +19,8 @@ def test_pieces_encode_as_the_whole_does(kind, monkeypatch):
     whole = tokenizer.encode(text)
     for size in range(2, 60):
         # A longer run without white space would be cut anywhere.
-        monkeypatch.setattr(library, "CHUNK_CHARACTERS", size + max(map(len, re.split("[ \t\n]", text))))
-        pieces = list(library.chunks(text))
+        monkeypatch.setattr(huggingface, "CHUNK_CHARACTERS", size + max(map(len, re.split("[ \t\n]", text))))
+        pieces = list(huggingface.chunks(text))
         assert len(pieces) > 3
         assert "".join(pieces) == text
         assert tokenizer.encode(text) == whole
@@ -32,7 +32,7 @@ def test_every_place_where_white_space_begins_is_one_to_cut_at(kind):
     text = ALL + " -\x1c- a\x1cb \n \n  \t\n c - \x85- "
     tokenizer = kind.train([text] * 4)
     whole = tokenizer.encode(text)
-    cuts = [match.start() for match in library.CUT.finditer(text)]
+    cuts = [match.start() for match in huggingface.CUT.finditer(text)]
     assert len(cuts) > 50
     assert all(tokenizer.encode(text[:cut]) + tokenizer.encode(text[cut:]) == whole for cut in cuts)
 
@@ -40,9 +40,9 @@ def test_every_place_where_white_space_begins_is_one_to_cut_at(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_text_without_white_space_is_cut_and_comes_back(kind):
     """So memory is bounded, whatever a client sends."""
-    text = "ab語" * library.CHUNK_CHARACTERS
+    text = "ab語" * huggingface.CHUNK_CHARACTERS
     tokenizer = kind.train([text[:100]])
-    assert max(map(len, library.chunks(text))) == 2 * library.CHUNK_CHARACTERS
+    assert max(map(len, huggingface.chunks(text))) == 2 * huggingface.CHUNK_CHARACTERS
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
