@@ -96,7 +96,7 @@ class Engine:
         model = self._models.find(request.model)
         prompts = self._encode(model, request.prompts, "prompt")
         self._require_answer_fits(request, prompts)
-        _require_ids([token_id for token_id, _ in request.sampling.bias], model, "logit_bias")
+        require_ids([token_id for token_id, _ in request.sampling.bias], model, "logit_bias")
         if model.tokenizer.special.end is None:
             # Texts without an end: nothing that could be put off.
             request = replace(request, sampling=replace(request.sampling, min_tokens=0))
@@ -126,7 +126,7 @@ class Engine:
         prompts = []
         for one in given:
             if isinstance(one, list):
-                _require_ids(one, model, field)
+                require_ids(one, model, field)
             prompt = EncodedPrompt.of(one, model.tokenizer)
             if prompt.num_tokens > bound:
                 raise InvalidRequest(f"{field} must be at most {bound} tokens, got {prompt.num_tokens}", param=field)
@@ -190,7 +190,12 @@ class Engine:
         ]
 
 
-def _require_ids(token_ids: list[int], model: LiveModel, field: str) -> None:
+def require_ids(token_ids: list[int], model: LiveModel, field: str) -> None:
+    """Refuse ids that the model does not have.
+
+    Raises:
+        InvalidRequest: one is too large; the message names field, bound and value.
+    """
     bound = len(model.tokenizer.tokens)
     wrong = max(token_ids, default=0)
     if wrong >= bound:

@@ -17,7 +17,7 @@ from service.answers import (
 from service.bodies import DetokenizeBody, TokenizeBody
 from service.body import read_body
 from service.catalog import Catalog
-from service.engine import AnyJob, Engine
+from service.engine import AnyJob, Engine, require_ids
 from service.errors import BackendUnavailable, InvalidRequest, NotFound, ShuttingDown
 from service.record import Record
 from service.schema import Bounds, parse, parse_completion, parse_embeddings
@@ -161,13 +161,11 @@ def _tokenize(parts: Parts) -> documents.TokenizeObject:
 def _detokenize(parts: Parts) -> documents.DetokenizeObject:
     """Join tokens to a text."""
     wanted = parse(DetokenizeBody, read_body())
-    tokenizer = parts.catalog.find(wanted.model).tokenizer
+    model = parts.catalog.find(wanted.model)
     g.caller.charge(0)
     _require_few("tokens", len(wanted.tokens), parts.bounds)
-    wrong = max(wanted.tokens, default=0)
-    if wrong >= len(tokenizer.tokens):
-        raise InvalidRequest(f"tokens must be below {len(tokenizer.tokens)}, got {wrong}", param="tokens")
-    return {"prompt": tokenizer.decode(wanted.tokens)}
+    require_ids(wanted.tokens, model, "tokens")
+    return {"prompt": model.tokenizer.decode(wanted.tokens)}
 
 
 def _require_few(field: str, count: int, bounds: Bounds) -> None:

@@ -9,6 +9,7 @@ from contract import signatures
 from service.batch import Call
 from service.errors import BackendUnavailable, GatewayError
 from service.rows import Arrays
+from service.sequence import ModelVersion, Sampling, Sequence
 
 VOCABULARY = 50
 END = 2
@@ -90,6 +91,23 @@ COMPUTE = {
     signatures.DECODE: fake_decode,
     signatures.DECODE_FULL: fake_decode,
 }
+
+
+def make_sequence(**fields) -> Sequence:
+    """Return a sequence of a model that nobody asks; fields given replace what does not matter."""
+    defaults = {
+        "model": ModelVersion("demo", 3),
+        "prompt_ids": np.array([1], np.int32),
+        "seen_ids": np.zeros(0, np.int32),
+        "max_tokens": 4,
+        "sampling": Sampling(),
+        "seed": 1,
+        "choice": 0,
+        "end_id": None,
+        "emit": lambda event: None,
+        "state": np.zeros(2, np.float32),
+    }
+    return Sequence(**{**defaults, **fields})
 
 
 class FakeObserver:

@@ -2,12 +2,12 @@
 
 import threading
 
-import numpy as np
 import pytest
 
 from service.errors import InvalidRequest, Overloaded
 from service.ledger import Ledger
-from service.sequence import Account, ModelVersion, Sampling, Sequence
+from service.sequence import Account
+from tests.fakes import make_sequence
 
 ANYBODY = Account()
 
@@ -16,19 +16,7 @@ def texts(count, cost=10, account=ANYBODY):
     """Return the sequences of one request."""
     made = []
     for choice in range(count):
-        sequence = Sequence(
-            model=ModelVersion("m", 1),
-            prompt_ids=np.ones(1, np.int32),
-            max_tokens=cost,
-            sampling=Sampling(),
-            seed=0,
-            choice=choice,
-            end_id=None,
-            emit=lambda event: None,
-            state=np.zeros(1, np.float32),
-            seen_ids=np.zeros(0, np.int32),
-            account=account,
-        )
+        sequence = make_sequence(max_tokens=cost, choice=choice, account=account)
         sequence.cost = cost
         made.append(sequence)
     return made

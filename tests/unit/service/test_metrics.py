@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 from prometheus_client import generate_latest, openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -18,7 +17,8 @@ from service.batch import Call
 from service.errors import BackendUnavailable, InternalError
 from service.metrics import Metrics
 from service.scrape import serve_metrics
-from service.sequence import ModelVersion, Sampling, Sequence
+from service.sequence import ModelVersion
+from tests.fakes import make_sequence
 
 LIMIT_S = 10.0  # patience with what takes milliseconds on an idle machine
 DEMO = ModelVersion("demo", 3)
@@ -31,18 +31,7 @@ NAME = re.compile(
 
 
 def sequence(model=DEMO):
-    return Sequence(
-        model=model,
-        prompt_ids=np.array([1], np.int32),
-        max_tokens=4,
-        sampling=Sampling(),
-        seed=1,
-        choice=0,
-        end_id=None,
-        emit=lambda event: None,
-        state=np.zeros(2, np.float32),
-        seen_ids=np.zeros(0, np.int32),
-    )
+    return make_sequence(model=model)
 
 
 def call(num_used=3, model=DEMO, signature="decode"):

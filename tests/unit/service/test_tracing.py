@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -20,8 +19,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from service.batch import Call
 from service.errors import BackendUnavailable, InvalidRequest, VersionGone
-from service.sequence import ModelVersion, Sampling, Sequence
+from service.sequence import ModelVersion
 from service.tracing import RPC, Tracing
+from tests.fakes import make_sequence
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 20.0  # with what takes milliseconds on an idle machine
@@ -88,19 +88,7 @@ def tracing(exporter) -> Iterator[Tracing]:
 
 
 def sequence(trace):
-    return Sequence(
-        model=ModelVersion("demo", 3),
-        prompt_ids=np.array([1], np.int32),
-        max_tokens=4,
-        sampling=Sampling(),
-        seed=1,
-        choice=0,
-        end_id=None,
-        emit=lambda event: None,
-        state=np.zeros(2, np.float32),
-        seen_ids=np.zeros(0, np.int32),
-        trace=trace,
-    )
+    return make_sequence(trace=trace)
 
 
 def call(*traces):
