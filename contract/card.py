@@ -15,6 +15,7 @@ from contract.tokenizer import Tokenizer, load_tokenizer
 
 Cell = Literal["simple_rnn", "lstm", "gru"]
 Unit = Literal["character", "word", "exact_word", "subword"]
+Direction = Literal["forward", "backward"]
 Count = Annotated[int, Field(ge=1)]
 # 2: with the signatures `decode_full` and `embed`.
 FORMAT: Literal[2] = 2
@@ -57,6 +58,13 @@ class GeneratorCard(_Frozen):
     """What the gateway must know to call a version, and a person to judge it.
 
     Attributes:
+        cell: None where the recurrent layers are of several kinds, or are not known.
+        layers: Recurrent layers; 0 where they are not known.
+        units: U, width of the top layer's output.
+        embedding: Width of the embedding; 0 where it is not known.
+        direction: "backward": the model reads texts from their end, and writes what leads up to them.
+        context: Tokens that the model sees, for one whose state is the window of its last tokens; None for one that
+            carries what it has read in its state.
         state_size: S, floats of state per sequence.
         vocab_size: V, rows of the output layer.
         weights_sha256: Hash of the weights' names, shapes and bytes: two versions with one hash are one model.
@@ -69,14 +77,15 @@ class GeneratorCard(_Frozen):
 
     format: Literal[2] = FORMAT
     name: str = Field(pattern=ID_PATTERN)
-    cell: Cell
-    layers: Count
+    cell: Cell | None
+    layers: Annotated[int, Field(ge=0)]
     units: Count
-    embedding: Count
+    embedding: Annotated[int, Field(ge=0)]
     state_size: Count
     vocab_size: Count
     unit: Unit
-    direction: Literal["forward"] = "forward"
+    direction: Direction = "forward"
+    context: Count | None = None
     weights_sha256: str
     code_sha256: str
     tensorflow: str

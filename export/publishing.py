@@ -20,7 +20,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from contract import signatures
-from contract.card import ID_PATTERN, GeneratorCard, TrainingReport
+from contract.card import ID_PATTERN, Direction, GeneratorCard, TrainingReport
 from contract.tokenizer import Tokenizer
 from export import adjustments, cells, loop, sampling, specs
 from export import signatures as graph
@@ -41,6 +41,7 @@ def publish(
     name: str,
     models_dir: Path | str = "models",
     training: TrainingReport | None = None,
+    direction: Direction = "forward",
 ) -> Path:
     """Export a Keras model as the next version of `name`.
 
@@ -53,6 +54,7 @@ def publish(
         name: Letters, digits, dots, dashes and underscores.
         models_dir: The model repository.
         training: How the model came to be, for the card.
+        direction: "backward" for a model that reads texts from their end.
 
     Returns:
         The version's folder, `models_dir/name/<version>`.
@@ -71,7 +73,7 @@ def publish(
         )
     if weights.vocab_size < signatures.NUM_TOP:
         raise PublishError(f"the model must have at least {signatures.NUM_TOP} outputs, got {weights.vocab_size}")
-    card = _card(weights, tokenizer, name, training)
+    card = _card(weights, tokenizer, name, training, direction)
     home = Path(models_dir) / name
     draft = home / f"{_draft_prefix()}{os.getpid()}"
     try:
@@ -103,7 +105,9 @@ def remove_litter(home: Path) -> None:
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def _card(weights: StackWeights, tokenizer: Tokenizer, name: str, training: TrainingReport | None) -> GeneratorCard:
+def _card(
+    weights: StackWeights, tokenizer: Tokenizer, name: str, training: TrainingReport | None, direction: Direction
+) -> GeneratorCard:
     return GeneratorCard(
         name=name,
         cell=weights.cell,
@@ -113,6 +117,7 @@ def _card(weights: StackWeights, tokenizer: Tokenizer, name: str, training: Trai
         state_size=weights.state_size,
         vocab_size=weights.vocab_size,
         unit=tokenizer.unit,
+        direction=direction,
         weights_sha256=weights.sha256(),
         code_sha256=_code_sha256(),
         tensorflow=tf.__version__,

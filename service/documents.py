@@ -91,7 +91,7 @@ class ModelObject(TypedDict):
     max_model_len: None
     version: int
     system_fingerprint: str
-    cell: str
+    cell: str | None
     layers: int
     units: int
     unit: str

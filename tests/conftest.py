@@ -11,7 +11,7 @@ from tests.servers import RunningRedis
 TEXT = "It was the best of times, it was the worst of times; 1859. “Größe” and 大きさ!\n"
 
 
-def publish_model(models_dir, name, cell="lstm", *, layers=1, units=24, end_mark=False, seed=0):
+def publish_model(models_dir, name, cell="lstm", *, layers=1, units=24, end_mark=False, seed=0, direction="forward"):
     """Publish an untrained model over the characters of TEXT; its texts are noise, and lively noise."""
     import keras
     import numpy as np
@@ -29,7 +29,7 @@ def publish_model(models_dir, name, cell="lstm", *, layers=1, units=24, end_mark
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         weight.assign(rng.normal(0, 0.4, weight.shape))
-    return publish(model, tokenizer, name, models_dir)
+    return publish(model, tokenizer, name, models_dir, direction=direction)
 
 
 @pytest.fixture(scope="session")
