@@ -3,7 +3,8 @@
 Knows vocabularies, special tokens and how pieces of text are joined. Knows nothing of models or requests.
 
 Files are in the format of Hugging Face's `tokenizers`, so any program with that library reads them, and encodes as is
-done here but for two things: it takes the name of a special token for the token, and lower-cases words without context.
+done here but for three things: it takes the name of a special token for the token, lower-cases without context, and
+has padding for an unknown word where a vocabulary from elsewhere has no token for one and it is dropped here.
 """
 
 import json
@@ -12,15 +13,27 @@ from typing import Any
 
 from contract.errors import TokenizerError
 from contract.tokenizers import exact_words, subwords
-from contract.tokenizers.characters import CharacterTokenizer
+from contract.tokenizers.characters import EVERY_CHARACTER, CharacterTokenizer
 from contract.tokenizers.exact_words import ExactWordTokenizer
+from contract.tokenizers.foreign import ForeignTokenizer, is_foreign
+from contract.tokenizers.rules import KERAS_FILTERS, KERAS_RULES, LOWERCASE, WordRules
 from contract.tokenizers.subwords import SubwordTokenizer
-from contract.tokenizers.vocabulary import END, PADDING, START, UNKNOWN, Detokenizer, SpecialIds, Tokenizer
-from contract.tokenizers.words import KERAS_FILTERS, UNKNOWN_WORD, WordTokenizer, keras_words
+from contract.tokenizers.vocabulary import (
+    END,
+    PADDING,
+    START,
+    UNKNOWN,
+    Detokenizer,
+    SpecialIds,
+    Tokenizer,
+    padding_name,
+)
+from contract.tokenizers.words import UNKNOWN_WORD, WordTokenizer
 
 __all__ = [
     "END",
     "KERAS_FILTERS",
+    "KERAS_RULES",
     "PADDING",
     "START",
     "UNKNOWN",
@@ -28,13 +41,17 @@ __all__ = [
     "CharacterTokenizer",
     "Detokenizer",
     "ExactWordTokenizer",
+    "ForeignTokenizer",
     "SpecialIds",
     "SubwordTokenizer",
     "Tokenizer",
+    "WordRules",
     "WordTokenizer",
-    "keras_words",
     "load_tokenizer",
+    "padding_name",
 ]
+
+_OTHER_RULE = "text is cut or changed by a rule that is not this release's: see normalizer and pre_tokenizer"
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -47,11 +64,13 @@ def load_tokenizer(path: Path) -> Tokenizer:
         return _read(json.loads(path.read_text(encoding="utf-8")))
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from error
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise TokenizerError(f"{path}: not a tokenizer file ({type(error).__name__}: {error})") from error
 
 
 def _read(document: Any) -> Tokenizer:
+    if is_foreign(document):
+        return ForeignTokenizer(document)
     model = document["model"]
     vocabulary = dict(model["vocab"])
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
@@ -59,16 +78,20 @@ def _read(document: Any) -> Tokenizer:
         raise TokenizerError(f"token ids must run from 0 to {len(tokens) - 1} without a gap")
     if model.get("type") == "BPE":
         return _byte_pairs(document, tokens)
-    return _word_level(model["unk_token"], tokens)
+    return _word_level(document, tokens)
 
 
-def _word_level(unknown: Any, tokens: list[str]) -> Tokenizer:
-    """Tell characters from words by the name of what is unknown."""
-    if unknown == UNKNOWN:
-        return CharacterTokenizer(tokens)
-    if unknown == UNKNOWN_WORD:
-        return WordTokenizer(tokens)
-    raise TokenizerError(f"unk_token must be one of {sorted((UNKNOWN, UNKNOWN_WORD))}, got {unknown!r}")
+def _word_level(document: Any, tokens: list[str]) -> Tokenizer:
+    """Tell characters from words by how a text is cut."""
+    unknown, normalizer, rule = document["model"]["unk_token"], document["normalizer"], document["pre_tokenizer"]
+    if unknown == tokens[0]:
+        unknown = None
+    if rule == EVERY_CHARACTER and normalizer in (None, LOWERCASE):
+        return CharacterTokenizer(tokens, unknown=unknown, lower=normalizer is not None)
+    rules = WordRules.read(normalizer, rule)
+    if rules is None:
+        raise TokenizerError(_OTHER_RULE)
+    return WordTokenizer(tokens, rules, unknown)
 
 
 def _byte_pairs(document: Any, tokens: list[str]) -> Tokenizer:
@@ -77,7 +100,7 @@ def _byte_pairs(document: Any, tokens: list[str]) -> Tokenizer:
     exact = model["unk_token"] is not None
     rule = (exact_words if exact else subwords).PRE_TOKENIZER
     if document["pre_tokenizer"] != rule or document["normalizer"] is not None:
-        raise TokenizerError("text is cut or changed by a rule that is not this release's: see pre_tokenizer")
+        raise TokenizerError(_OTHER_RULE)
     if not exact:
         return SubwordTokenizer(tokens, model["merges"])
     if model["merges"] or model["unk_token"] != UNKNOWN:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from contract.card import load_assets
+from contract.card import Direction, load_assets
 from contract.errors import ContractError
 from export import tokenizer_command
 from export.config import MODELS, RUNS, TrainConfig, load_config
@@ -15,12 +15,18 @@ from export.errors import ExportError
 from export.quiet import import_tensorflow_quietly
 
 _DESCRIPTION = "Train recurrent text generators and publish them as SavedModels."
+_WRAP = (
+    "Publish a model from token ids to logits or probabilities, of every token or the last one. Where its layers are "
+    "Embedding, SimpleRNN, LSTM, GRU and Dense it carries its state from token to token; any other one sees the window "
+    "of its last tokens, padded in front."
+)
 _EPILOG = """\
 examples:
   python -m export train --corpus book.txt --name book
   cat *.txt | python -m export train --corpus - --unit word --cell gru --name words
   python -m export train --config export/recipes/demo.toml
   python -m export tokenizer --corpus book.txt --unit subword --vocab-size 1000
+  python -m export wrap lesson.h5 --tokenizer tokenizer.json --name lesson
 """
 
 
@@ -37,7 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     publish = commands.add_parser("publish", help="publish the best weights of a training that was stopped")
     for command in (resume, publish):
         command.add_argument("run", type=Path, help="folder of the training, such as runs/demo")
-    for command in (train, resume, publish):
+    wrap = _add_wrap(commands.add_parser("wrap", help="publish a model that was trained elsewhere", description=_WRAP))
+    for command in (train, resume, publish, wrap):
         command.add_argument("--models-dir", type=Path, default=MODELS, help=f"repository (default: {MODELS})")
     train.add_argument("--runs-dir", type=Path, default=RUNS, help=f"folder of trainings (default: {RUNS})")
     _add_tokenizer(commands.add_parser("tokenizer", help="show what a unit of text makes of a corpus; trains no model"))
@@ -47,11 +54,40 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_settings(command: argparse.ArgumentParser, names: Sequence[str]) -> None:
     for name in names:
         field = TrainConfig.model_fields[name]
-        default = "required" if field.is_required() else f"default: {field.default}".replace("None", "no limit")
+        default = "required" if field.is_required() else f"default: {field.default}".replace("None", "none")
         option = "--" + name.replace("_", "-")
+        if field.annotation is bool:
+            flag = argparse.BooleanOptionalAction
+            command.add_argument(option, dest=name, action=flag, default=argparse.SUPPRESS, help=field.description)
+            continue
         convert = _converter(field.annotation)
         help_text = f"{field.description} ({default})"
         command.add_argument(option, dest=name, type=convert, default=argparse.SUPPRESS, metavar="X", help=help_text)
+
+
+def _add_wrap(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    command.add_argument("model", type=Path, metavar="MODEL", help=".keras or .h5 file, or the folder of a SavedModel")
+    command.add_argument(
+        "--tokenizer", type=Path, required=True, metavar="FILE", help="Keras's tokenizer.to_json(), or a tokenizer.json"
+    )
+    command.add_argument("--name", required=True, help="name of the model in the repository")
+    command.add_argument(
+        "--window",
+        type=_positive,
+        metavar="N",
+        help="serve it with a window of its last N tokens; needed where no state can be carried and no length is fixed",
+    )
+    command.add_argument(
+        "--direction", choices=get_args(Direction), default="forward", help="backward: it reads texts from their end"
+    )
+    return command
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
 
 
 def _add_tokenizer(command: argparse.ArgumentParser) -> None:
@@ -105,6 +141,10 @@ def _run(options: dict[str, Any]) -> int:
             return 0
     # TensorFlow takes seconds to import: only now, when the settings are known to be good.
     import_tensorflow_quietly()
+    if command == "wrap":
+        from export import wrapping  # noqa: PLC0415
+
+        return wrapping.wrap(models_dir=models_dir, **options)
     from export import workflow  # noqa: PLC0415
 
     if command == "train":

@@ -5,18 +5,19 @@ Knows names, bounds, defaults and their reasons. Does not know what they are use
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from contract.card import ID_PATTERN, Cell, Unit
+from contract.card import ID_PATTERN, Cell, Direction, Unit
 from export.corpus import Documents
 from export.errors import ConfigError
 
 # Where versions and trainings lie, unless the command line says otherwise.
 MODELS, RUNS = Path("models"), Path("runs")
 
+Connections = Literal["none", "residual", "skip"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 # What bounds the vocabulary of which units.
@@ -37,12 +38,31 @@ class TrainConfig(BaseModel):
     vocab_size: int | None = Field(
         None, ge=4, description="bound of all tokens; for exact_word and subword, which has 2000 without it"
     )
+    direction: Direction = Field(
+        "forward", description="forward, or backward: the model writes what leads up to a given ending"
+    )
     cell: Cell = Field("lstm", description="kind of recurrent layer: simple_rnn, lstm or gru")
     layers: int = Field(1, ge=1, le=8, description="recurrent layers on top of each other")
     units: int = Field(256, ge=1, le=8192, description="width of each layer's state")
     embedding: int = Field(64, ge=1, le=8192, description="width of the embedding")
+    bidirectional: bool = Field(
+        False, description="let layers read both ways; such a model carries no state, but sees its last tokens anew"
+    )
+    context: int = Field(20, ge=1, le=4096, description="tokens that a bidirectional model sees")
+    connections: Connections = Field(
+        "none",
+        description="none; residual: each layer's input is added to its output; skip: the last layer sees every layer",
+    )
+    tie_embeddings: bool = Field(False, description="let the last layer use the embedding's weights")
+    embedding_init: str | None = Field(
+        None, min_length=1, description="start the embedding from skip-gram on the corpus, or from a file of vectors"
+    )
+    freeze_embedding: bool = Field(False, description="keep the embedding as it starts; needs embedding-init")
     dropout: Rate = Field(0.1, description="share of each layer's outputs dropped, one mask per sequence and window")
-    streams: int = Field(32, ge=1, le=4096, description="sequences trained side by side")
+    recurrent_dropout: Rate = Field(
+        0.0, description="share of the state that a step's gates are not given, one mask per sequence and window"
+    )
+    streams: int = Field(32, ge=1, le=4096, description="sequences trained side by side; if bidirectional, windows")
     window: int = Field(100, ge=1, le=100_000, description="steps between two updates; the state is carried over")
     epochs: int = Field(10, ge=1, description="passes over the training text")
     max_minutes: float | None = Field(None, gt=0, description="stop after this; the learning rate ends there")
@@ -64,6 +84,18 @@ class TrainConfig(BaseModel):
         if bound is not None and info.field_name == "vocab_size" and info.data.get("num_words") is not None:
             raise PydanticCustomError("two_bounds", "and num_words bound the same vocabulary: give one of them")
         return bound
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TrainConfig":
+        if self.bidirectional and self.connections != "none":
+            raise PydanticCustomError("no_connections", "connections must be none with bidirectional")
+        if self.connections != "none" and self.layers == 1:
+            raise PydanticCustomError("one_layer", "connections = {value} needs 2 layers", {"value": self.connections})
+        if self.freeze_embedding and self.embedding_init is None:
+            raise PydanticCustomError("frozen_noise", "freeze_embedding needs embedding_init: it would keep noise")
+        if "context" in self.model_fields_set and not self.bidirectional:
+            raise PydanticCustomError("no_window", "context is for bidirectional models; others have no bound")
+        return self
 
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
@@ -87,6 +119,8 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
 
 
 def _explain(problem: Any) -> str:
+    if not problem["loc"]:
+        return str(problem["msg"])
     field = ".".join(map(str, problem["loc"]))
     if problem["type"] == "missing":
         return f"{field} is required (--{field.replace('_', '-')})"

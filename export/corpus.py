@@ -1,9 +1,8 @@
 """Text from a file, a folder, standard input or the running Python, parted into documents.
 
-Knows encodings and how documents are parted. Does not know tokens.
+Knows files and how documents are parted. Does not know tokens.
 """
 
-import codecs
 import hashlib
 import re
 import sys
@@ -12,7 +11,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from export.errors import CorpusError
+from export.encodings import decode
+from export.errors import CorpusError, NotText
 
 # The help topics that every Python carries: some 465,000 characters of English, no download, no licence question.
 DEMO = "pydoc-topics"
@@ -76,7 +76,9 @@ def _boundary_nearest(documents: tuple[str, ...], place: int) -> int:
     return distances.index(min(distances)) + 1 if distances else 1
 
 
-def read_corpus(source: str, documents: Documents = "none", stdin: BinaryIO | None = None) -> Corpus:
+def read_corpus(
+    source: str, documents: Documents = "none", stdin: BinaryIO | None = None, role: str = "corpus"
+) -> Corpus:
     """Read text in UTF-8.
 
     Args:
@@ -85,11 +87,12 @@ def read_corpus(source: str, documents: Documents = "none", stdin: BinaryIO | No
         documents: How the text is parted: `none` joins everything into one running text, `file` makes each file a
             document, `lines` each line that is not blank, `blank-line` each paragraph.
         stdin: Read for `-`.
+        role: The option that named it, for messages.
 
     Raises:
         CorpusError: nothing to read, not UTF-8, binary, or no text in it.
     """
-    texts = _read_texts(source, stdin)
+    texts = _read_texts(source, stdin, role)
     if documents == "none":
         parts = ["\n".join(texts)]
     elif documents == "file":
@@ -100,30 +103,31 @@ def read_corpus(source: str, documents: Documents = "none", stdin: BinaryIO | No
         parts = [part.strip("\n") if documents == "blank-line" else part for part in parts]
     kept = tuple(part for part in parts if part.strip())
     if not kept:
-        raise CorpusError(f"corpus {source}: there is no text in it")
+        raise CorpusError(f"{role} {source}: there is no text in it")
     return Corpus(source, kept, ends=documents != "none")
 
 
-def _read_texts(source: str, stdin: BinaryIO | None) -> list[str]:
+def _read_texts(source: str, stdin: BinaryIO | None, role: str) -> list[str]:
     if source == "-":
-        return [_decode(_read_stdin(stdin or (sys.stdin and sys.stdin.buffer)), "standard input")]
+        content = _read_stdin(stdin or (sys.stdin and sys.stdin.buffer), role)
+        return [_decode(content, f"{role} standard input", None)]
     if source == DEMO:
         from pydoc_data.topics import topics  # noqa: PLC0415 - half a megabyte that only the demo needs
 
         return [_without_tables(topics[name]) for name in sorted(topics)]
     path = Path(source)
     try:
-        files = _files_below(path) if path.is_dir() else [path]
-        return [_decode(file.read_bytes(), str(file)) for file in files]
+        files = _files_below(path, role) if path.is_dir() else [path]
+        return [_decode(file.read_bytes(), f"{role} {file}", str(file)) for file in files]
     except OSError as error:
-        raise CorpusError(f"corpus {source}: {error.strerror or error}") from error
+        raise CorpusError(f"{role} {source}: {error.strerror or error}") from error
 
 
-def _read_stdin(stdin: BinaryIO | None) -> bytes:
+def _read_stdin(stdin: BinaryIO | None, role: str) -> bytes:
     if stdin is None:
-        raise CorpusError("corpus -: standard input is closed")
+        raise CorpusError(f"{role} -: standard input is closed")
     if stdin.isatty():
-        print("reading the corpus from the terminal; Ctrl-D on a line of its own ends it", file=sys.stderr)
+        print(f"reading the {role} from the terminal; Ctrl-D on a line of its own ends it", file=sys.stderr)
     return stdin.read()
 
 
@@ -132,25 +136,18 @@ def _without_tables(text: str) -> str:
     return "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith(("|", "+-", "+=")))
 
 
-def _files_below(folder: Path) -> list[Path]:
+def _files_below(folder: Path, role: str) -> list[Path]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not files:
-        raise CorpusError(f"corpus {folder}: there is no file in this folder")
+        raise CorpusError(f"{role} {folder}: there is no file in this folder")
     return files
 
 
-def _decode(content: bytes, name: str) -> str:
-    """Decode UTF-8, with or without a byte order mark; every line end becomes a line feed."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise CorpusError(f"corpus {name}: this is UTF-16; convert it first, with: iconv -f UTF-16 -t UTF-8")
-    if b"\0" in content:
-        raise CorpusError(f"corpus {name}: byte 0 at offset {content.index(0)}: this is binary, not text")
+def _decode(content: bytes, name: str, path: str | None) -> str:
+    """Decode UTF-8; every line end becomes a line feed."""
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"corpus {name}: not UTF-8: byte {content[error.start]:#04x} at offset {error.start}; convert it first, "
-            f"for example with: iconv -f LATIN1 -t UTF-8"
-        ) from error
+        text = decode(content, path)
+    except NotText as error:
+        raise CorpusError(f"{name}: {error}") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -13,15 +13,16 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from contract.tokenizer import Tokenizer
+from export.config import TrainConfig
+from export.exportable import prepare
 from export.runs import Progress
 from export.signatures import Generator
-from export.weights import read_weights
 
 SAMPLE_TOKENS = 200
 # Of these, what is shown: 200 words would fill the screen.
 SAMPLE_CHARACTERS = 400
-# Characters of given text that a sample goes on from.
-SAMPLE_BEGINNING = 40
+# Characters of given text that a sample goes on from, or leads up to.
+SAMPLE_GIVEN = 40
 SAMPLE_TEMPERATURE = 0.7
 
 
@@ -80,41 +81,40 @@ class TerminalDisplay:
         best = ", best so far" if progress.best_epoch == progress.epochs else ""
         losses = f"loss {last.train_loss:.3f}{validation} nats/token"
         say(f"epoch {progress.epochs}: {losses}, {self._rate():,.0f} tokens/s{best}")
-        say(layout(*self._writer.write(model)))
+        say(layout(self._writer.write(model)))
 
     def _rate(self) -> float:
         return self._tokens / max(time.monotonic() - self._started, 1e-9)
 
 
-def layout(beginning: str, text: str) -> str:
+def layout(sample: str) -> str:
     """Indent a sample and break its lines; a control character, which the terminal would obey, becomes a dot."""
-    shown = f"[{beginning}]{text}"[:SAMPLE_CHARACTERS]
     width = min(100, shutil.get_terminal_size().columns - 5)
-    visible = ["".join(c if c.isprintable() else "·" for c in line.expandtabs(4)) for line in shown.splitlines()]
+    visible = ["".join(c if c.isprintable() else "·" for c in line.expandtabs(4)) for line in sample.splitlines()]
     return "\n".join(f"    {part}" for line in visible for part in textwrap.wrap(line, width) or [""])
 
 
 class SampleWriter:
     """Lets a model go on with pieces of a text, by the same `decode` that is published."""
 
-    def __init__(self, tokenizer: Tokenizer, text: str, seed: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, text: str, config: TrainConfig) -> None:
         """Prepare.
 
         Args:
             tokenizer: The model's.
-            text: Where the beginnings come from; best one that the training does not see.
-            seed: Of the places in the text and of the sampling.
+            text: Where the pieces come from; best one that the training does not see.
+            config: Of the training; its seed chooses places in the text and what is drawn.
         """
-        self._tokenizer, self._text = tokenizer, text
-        self._rng = np.random.default_rng(seed)
+        self._tokenizer, self._text, self._backward = tokenizer, text, config.direction == "backward"
+        self._rng = np.random.default_rng(config.seed)
         self._generator: Generator | None = None
 
-    def write(self, model: keras.Model) -> tuple[str, str]:
-        """Return a beginning and what the model makes of it."""
+    def write(self, model: keras.Model) -> str:
+        """Return a piece of the text in brackets, and behind it what the model makes of it, or before it."""
         generator = self._updated(model)
-        beginning = self._pick_beginning()
-        token_ids = self._tokenizer.encode(beginning) or [self._tokenizer.special.start]
-        state = tf.zeros([1, generator.stack.state_size])
+        given = self._pick_piece()
+        token_ids = self._tokenizer.encode(given)[:: -1 if self._backward else 1] or [self._tokenizer.special.start]
+        state = tf.zeros([1, generator.network.state_size])
         length = len(token_ids) - 1
         state = self._prefill(tf.constant([token_ids[:-1]], tf.int32), tf.constant([length]), state)["state"]
         decoded = self._decode(
@@ -127,12 +127,17 @@ class SampleWriter:
             top_p=tf.constant([1.0]),
             min_p=tf.constant([0.0]),
         )
-        detokenizer = self._tokenizer.detokenizer(beginning)
-        return beginning, detokenizer.feed(decoded["token_ids"].numpy()[0].tolist()) + detokenizer.flush()
+        drawn = decoded["token_ids"].numpy()[0].tolist()
+        if self._backward:
+            detokenizer = self._tokenizer.backward_detokenizer(given)
+            text = detokenizer.feed(drawn)
+            return f"{detokenizer.flush()}{text}[{given}]"[-SAMPLE_CHARACTERS:]
+        detokenizer = self._tokenizer.detokenizer(given)
+        return f"[{given}]{detokenizer.feed(drawn)}{detokenizer.flush()}"[:SAMPLE_CHARACTERS]
 
     def _updated(self, model: keras.Model) -> Generator:
         """Return a generator with the model's weights; the graph is traced once, and its variables assigned after."""
-        fresh = Generator(read_weights(model), self._tokenizer.special, len(self._tokenizer.tokens))
+        fresh = Generator(prepare(model).network, self._tokenizer.special, len(self._tokenizer.tokens))
         if self._generator is None:
             self._generator = fresh
             self._prefill = tf.function(fresh.prefill, reduce_retracing=True)
@@ -142,9 +147,9 @@ class SampleWriter:
                 variable.assign(value)
         return self._generator
 
-    def _pick_beginning(self) -> str:
+    def _pick_piece(self) -> str:
         """Take some characters from the text, from the beginning of a word to the end of one."""
-        first = int(self._rng.integers(0, max(1, len(self._text) - SAMPLE_BEGINNING)))
-        piece = " ".join(self._text[first : first + SAMPLE_BEGINNING].split(" "))
+        first = int(self._rng.integers(0, max(1, len(self._text) - SAMPLE_GIVEN)))
+        piece = " ".join(self._text[first : first + SAMPLE_GIVEN].split(" "))
         words = piece.split()
         return " ".join(words[1:-1]) or piece

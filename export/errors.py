@@ -3,6 +3,7 @@
 ExportError
 ├── ConfigError       a setting is unknown, of the wrong type or out of its bounds
 ├── CorpusError       the text cannot be read, or there is too little of it
+├── NotText           bytes are binary, damaged or in another encoding than UTF-8
 ├── UnsupportedModel  a Keras model has a layer or an option that the signatures do not cover
 ├── CheckFailed       the exported graph does not compute what the Keras model computes
 ├── RunError          the folder of a training is damaged, in use or not a training's
@@ -21,6 +22,10 @@ class ConfigError(ExportError):
 
 class CorpusError(ExportError):
     """The text cannot be read, or there is too little of it."""
+
+
+class NotText(ExportError):
+    """Bytes are binary, damaged or in another encoding than UTF-8."""
 
 
 class UnsupportedModel(ExportError):

@@ -30,7 +30,10 @@ def require_memory(config: TrainConfig, num_parameters: int, vocab_size: int, wi
     Raises:
         TrainingFailed: it takes more than is free.
     """
-    per_token = vocab_size + _KEPT_PER_UNIT * config.layers * config.units
+    ways = 2 if config.bidirectional else 1
+    # A bidirectional model has logits for the last token of a window alone.
+    logits = vocab_size / config.context if config.bidirectional else vocab_size
+    per_token = logits + _KEPT_PER_UNIT * config.layers * config.units * ways
     needed, free = 4 * (_COPIES * num_parameters + window_tokens * per_token), free_bytes()
     if needed > free:
         raise TrainingFailed(

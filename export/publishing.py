@@ -4,6 +4,7 @@ Knows the repository's layout, `models.config` and renaming. What a version comp
 """
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -22,12 +23,12 @@ from tensorflow_serving.config import model_server_config_pb2
 from contract import signatures
 from contract.card import ID_PATTERN, Direction, GeneratorCard, TrainingReport
 from contract.tokenizer import Tokenizer
-from export import adjustments, cells, loop, sampling, specs
+from export import adjustments, cells, loop, sampling, specs, window
 from export import signatures as graph
 from export.checks import check_saved_model
 from export.errors import PublishError
+from export.exportable import Exportable, prepare
 from export.signatures import Generator
-from export.weights import StackWeights, read_weights
 
 # Two versions stay loaded: a running generation ends on the one it began with.
 VERSIONS_KEPT = 2
@@ -42,44 +43,85 @@ def publish(
     models_dir: Path | str = "models",
     training: TrainingReport | None = None,
     direction: Direction = "forward",
+    context: int | None = None,
 ) -> Path:
     """Export a Keras model as the next version of `name`.
+
+    A model that begins with Embedding, ends with Dense and has SimpleRNN, LSTM, GRU and Dense layers, sums and
+    concatenations between them carries its state from token to token. Any other one is given the window of its last
+    tokens.
 
     The SavedModel is written beside its place, loaded, checked against the Keras model and only then renamed: a model
     server never sees half of it, and a failure leaves nothing behind.
 
     Args:
-        model: Embedding → SimpleRNN, LSTM or GRU layers → Dense(vocabulary).
+        model: From token ids (batch, T) to logits or probabilities, (batch, T, V) or (batch, V).
         tokenizer: Its vocabulary is no larger than the model's.
         name: Letters, digits, dots, dashes and underscores.
         models_dir: The model repository.
         training: How the model came to be, for the card.
         direction: "backward" for a model that reads texts from their end.
+        context: Tokens of the window; the model's own length, if it has one, where this is None. Given, even a model
+            that could carry a state gets a window.
 
     Returns:
         The version's folder, `models_dir/name/<version>`.
 
     Raises:
-        UnsupportedModel: the model has a layer or an option that the signatures do not cover.
+        UnsupportedModel: the model can carry no state, and the length of its window is not known.
         CheckFailed: the graph does not compute what the Keras model computes.
         PublishError: the name or the sizes do not fit, or the disk did not take it.
     """
+    require_name(name)
+    return publish_exportable(prepare(model, context), tokenizer, name, models_dir, training, direction)
+
+
+def require_name(name: str) -> None:
+    """Refuse a name that no folder or address should have.
+
+    Raises:
+        PublishError: it is one.
+    """
     if not re.fullmatch(ID_PATTERN, name):
         raise PublishError(f"name must be letters, digits, dots, dashes and underscores, got {name!r}")
-    weights = read_weights(model)
-    if weights.vocab_size < len(tokenizer.tokens):
+
+
+def require_writable(home: Path) -> None:
+    """Refuse before the work what would fail after it.
+
+    Raises:
+        PublishError: a version cannot be written there.
+    """
+    nearest = next(path for path in (home, *home.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise PublishError(f"a version cannot be written to {home}: {nearest} is not a folder, or it is read-only")
+
+
+def publish_exportable(
+    model: Exportable,
+    tokenizer: Tokenizer,
+    name: str,
+    models_dir: Path | str,
+    training: TrainingReport | None,
+    direction: Direction,
+) -> Path:
+    """Do what `publish` does, with a model that was made ready."""
+    vocab_size, num_tokens = model.network.vocab_size, len(tokenizer.tokens)
+    if vocab_size < num_tokens:
+        raise PublishError(f"the model has {vocab_size} outputs, too few for a tokenizer of {num_tokens} tokens")
+    if model.num_embeddings is not None and model.num_embeddings < num_tokens:
         raise PublishError(
-            f"the model has {weights.vocab_size} outputs, too few for a tokenizer of {len(tokenizer.tokens)} tokens"
+            f"the model reads {model.num_embeddings} ids, too few for a tokenizer of {num_tokens} tokens"
         )
-    if weights.vocab_size < signatures.NUM_TOP:
-        raise PublishError(f"the model must have at least {signatures.NUM_TOP} outputs, got {weights.vocab_size}")
-    card = _card(weights, tokenizer, name, training, direction)
+    if vocab_size < signatures.NUM_TOP:
+        raise PublishError(f"the model must have at least {signatures.NUM_TOP} outputs, got {vocab_size}")
+    card = _card(model, tokenizer, name, training, direction)
     home = Path(models_dir) / name
     draft = home / f"{_draft_prefix()}{os.getpid()}"
     try:
         home.mkdir(parents=True, exist_ok=True)
         remove_litter(home)
-        _write(draft, model, weights, tokenizer, card)
+        _write(draft, model, tokenizer, card)
         place = _rename_to_next_version(draft, home)
         add_to_models_config(Path(models_dir), name)
     except OSError as error:
@@ -106,19 +148,17 @@ def remove_litter(home: Path) -> None:
 
 
 def _card(
-    weights: StackWeights, tokenizer: Tokenizer, name: str, training: TrainingReport | None, direction: Direction
+    model: Exportable, tokenizer: Tokenizer, name: str, training: TrainingReport | None, direction: Direction
 ) -> GeneratorCard:
     return GeneratorCard(
         name=name,
-        cell=weights.cell,
-        layers=len(weights.layers),
-        units=weights.layers[-1].units,
-        embedding=weights.embedding.shape[1],
-        state_size=weights.state_size,
-        vocab_size=weights.vocab_size,
+        **dataclasses.asdict(model.facts),
+        units=model.network.output_size,
+        state_size=model.network.state_size,
+        vocab_size=model.network.vocab_size,
         unit=tokenizer.unit,
         direction=direction,
-        weights_sha256=weights.sha256(),
+        weights_sha256=model.weights_sha256,
         code_sha256=_code_sha256(),
         tensorflow=tf.__version__,
         created=int(time.time()),
@@ -129,20 +169,21 @@ def _card(
 def _code_sha256() -> str:
     """Hash the modules that build the graph: another loop or another sampling may draw other tokens."""
     digest = hashlib.sha256()
-    for module in (adjustments, cells, loop, sampling, specs, graph):
+    for module in (adjustments, cells, loop, sampling, specs, window, graph):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
 
 
-def _write(draft: Path, model: keras.Model, weights: StackWeights, tokenizer: Tokenizer, card: GeneratorCard) -> None:
-    generator = Generator(weights, tokenizer.special, len(tokenizer.tokens))
+def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: GeneratorCard) -> None:
+    generator = Generator(model.network, tokenizer.special, len(tokenizer.tokens))
     tf.saved_model.save(generator, str(draft), signatures=generator.signatures())
     assets = draft / signatures.ASSETS
     assets.mkdir()
     (assets / signatures.CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (assets / signatures.TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
-    model.save(assets / KERAS_FILE)
-    check_saved_model(draft, model, weights, len(tokenizer.tokens))
+    if model.model is not None:
+        model.model.save(assets / KERAS_FILE)
+    check_saved_model(draft, model, len(tokenizer.tokens))
     _sync(draft)
 
 

@@ -1,11 +1,12 @@
 """The functions of a published SavedModel: what each signature computes, and what it returns.
 
-The cells come from `export.cells`, the loop over time from `export.loop`, inputs from `export.specs`; a token is chosen
-by `export.adjustments` and `export.sampling`. Writing files is `export.publishing`'s.
+What one step computes is the network's affair (`export.cells`, `export.window`); the loop over time comes from
+`export.loop`, inputs from `export.specs`; a token is chosen by `export.adjustments` and `export.sampling`. Writing
+files is `export.publishing`'s.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -13,31 +14,52 @@ import tensorflow as tf
 from contract import signatures
 from contract.tokenizer import SpecialIds
 from export.adjustments import NEVER, Adjustments, Masked
-from export.cells import Stack
 from export.loop import Loop, array, blank, by_row, keep, read, repeat, write
 from export.sampling import Controls, sample
 from export.specs import input_specs
-from export.weights import StackWeights
+
+
+class Stepper(Protocol):
+    """A model that reads one token after another.
+
+    Attributes:
+        state_size: S, floats of state per sequence.
+        output_size: U, width of its top.
+        vocab_size: V.
+    """
+
+    state_size: int
+    output_size: int
+    vocab_size: int
+
+    def split(self, state: tf.Tensor) -> list[tf.Tensor]:
+        """Part state rows float32 (batch, S) into vectors, (batch, width) each."""
+
+    def join(self, parts: list[tf.Tensor]) -> tf.Tensor:
+        """Undo `split`."""
+
+    def step(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Read one token per row, int32 (batch,): return the top float32 (batch, U) and the new parts."""
+
+    def project(self, hidden: tf.Tensor) -> tf.Tensor:
+        """Return logits float32 (batch, V) of tops float32 (batch, U)."""
 
 
 class Generator(tf.Module):
-    """A stack of recurrent layers with its output layer, callable by any of the signatures."""
+    """A model, callable by any of the signatures."""
 
-    def __init__(self, weights: StackWeights, special: SpecialIds, num_tokens: int) -> None:
-        """Copy the weights into variables.
+    def __init__(self, network: Stepper, special: SpecialIds, num_tokens: int) -> None:
+        """Take a model.
 
         Args:
-            weights: As `read_weights` returns them.
+            network: What computes a step, its weights in variables.
             special: Which ids must not be drawn, and which one ends a text.
             num_tokens: Size of the tokenizer's vocabulary; rows of the output layer past it are never drawn.
         """
         super().__init__()
-        self.stack = Stack(weights)
-        self.vocab_size = weights.vocab_size
-        self.output_kernel = tf.Variable(weights.output_kernel, trainable=False)
-        self.output_bias = tf.Variable(weights.output_bias, trainable=False)
-        mask = np.zeros(weights.vocab_size, np.float32)
-        mask[[*special.never_drawn, *range(num_tokens, weights.vocab_size)]] = NEVER
+        self.network = network
+        mask = np.zeros(network.vocab_size, np.float32)
+        mask[[*special.never_drawn, *range(num_tokens, network.vocab_size)]] = NEVER
         self.mask = tf.constant(mask)
         self.end_id = -1 if special.end is None else special.end
 
@@ -51,7 +73,7 @@ class Generator(tf.Module):
             signatures.SCORE: self.score,
             signatures.EMBED: self.embed,
         }
-        specs = input_specs(self.stack.state_size, self.stack.output_size)
+        specs = input_specs(self.network.state_size, self.network.output_size)
         return {
             name: tf.function(function).get_concrete_function(**specs[name]) for name, function in functions.items()
         }
@@ -70,13 +92,14 @@ class Generator(tf.Module):
 
         def body(t: tf.Tensor, variables: Loop) -> Loop:
             parts, written = variables
-            output, parts = self.stack.step(by_time[t], parts)
+            output, parts = self.network.step(by_time[t], parts)
             return [parts, write(written, t, [output])]
 
-        parts = self.stack.split(tf.zeros([batch, self.stack.state_size]))
-        _, written = repeat(length, body, [parts, [array(tf.float32, length, self.stack.output_size)]])
+        parts = self.network.split(tf.zeros([batch, self.network.state_size]))
+        _, written = repeat(length, body, [parts, [array(tf.float32, length, self.network.output_size)]])
         (hidden,) = by_row(written)
-        return {"logits": tf.tensordot(hidden, self.output_kernel, 1) + self.output_bias}
+        logits = self.network.project(tf.reshape(hidden, [-1, self.network.output_size]))
+        return {"logits": tf.reshape(logits, [batch, length, self.network.vocab_size])}
 
     def prefill(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
         """Read prompts without producing anything.
@@ -91,9 +114,9 @@ class Generator(tf.Module):
         """
 
         def step(token_ids: tf.Tensor, parts: Loop) -> Loop:
-            return self.stack.step(token_ids, parts)[1]
+            return self.network.step(token_ids, parts)[1]
 
-        return {"state": self.stack.join(read(token_ids, lengths, step, self.stack.split(state)))}
+        return {"state": self.network.join(read(token_ids, lengths, step, self.network.split(state)))}
 
     def embed(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor, sum: tf.Tensor) -> dict[str, tf.Tensor]:
         """Read texts and add up what the top layer makes of them.
@@ -111,13 +134,13 @@ class Generator(tf.Module):
         """
 
         def step(token_ids: tf.Tensor, variables: Loop) -> Loop:
-            total, *parts = variables
-            output, parts = self.stack.step(token_ids, parts)
-            return [total + output, *parts]
+            total, _, *parts = variables
+            output, parts = self.network.step(token_ids, parts)
+            return [total + output, output, *parts]
 
-        total, *parts = read(token_ids, lengths, step, [sum, *self.stack.split(state)])
-        last = blank(lengths > 0, self.stack.output(parts))
-        return {"state": self.stack.join(parts), "sum": total, "last": last}
+        variables = [sum, tf.zeros_like(sum), *self.network.split(state)]
+        total, last, *parts = read(token_ids, lengths, step, variables)
+        return {"state": self.network.join(parts), "sum": total, "last": last}
 
     def decode(
         self,
@@ -221,8 +244,8 @@ class Generator(tf.Module):
         def draw(*, masked: bool) -> tuple[tf.Tensor, ...]:
             def body(t: tf.Tensor, variables: Loop) -> Loop:
                 last, ends, parts, tables, written = variables
-                hidden, new_parts = self.stack.step(last, parts)
-                logits = self._project(hidden)
+                hidden, new_parts = self.network.step(last, parts)
+                logits = self.network.project(hidden)
                 drawn = sample(adjustments.adjust(t, logits, tables), by_time[t], controls)
                 outputs = [drawn, *_judge(logits, drawn, with_top=with_top)]
                 if masked:
@@ -235,9 +258,9 @@ class Generator(tf.Module):
                 return [drawn, ends, new_parts, tables, write(written, t, outputs)]
 
             written = [array(tf.int32, num_steps), *_judgements(num_steps, with_top=with_top)]
-            variables = [token_id, steps, self.stack.split(state), adjustments.tables(), written]
+            variables = [token_id, steps, self.network.split(state), adjustments.tables(), written]
             _, _, parts, _, written = repeat(num_steps, body, variables)
-            return *by_row(written), self.stack.join(parts)
+            return *by_row(written), self.network.join(parts)
 
         # Where no row can end early, masks would only take time (measured: `docs/log.md`).
         whole = tf.reduce_all(steps >= num_steps) & (self.end_id < 0)
@@ -262,19 +285,15 @@ class Generator(tf.Module):
         def body(t: tf.Tensor, variables: Loop) -> Loop:
             parts, written = variables
             active = t < lengths
-            hidden, new_parts = self.stack.step(by_time[t], parts)
-            judged = _judge(self._project(hidden), by_time[t + 1], with_top=True)
+            hidden, new_parts = self.network.step(by_time[t], parts)
+            judged = _judge(self.network.project(hidden), by_time[t + 1], with_top=True)
             written = write(written, t, [blank(active, value) for value in judged])
             return [keep(active, new_parts, parts), written]
 
         written = _judgements(length, with_top=True)
-        parts, written = repeat(length, body, [self.stack.split(state), written])
+        parts, written = repeat(length, body, [self.network.split(state), written])
         names = ("logprobs", "top_token_ids", "top_logprobs")
-        return {**dict(zip(names, by_row(written), strict=True)), "state": self.stack.join(parts)}
-
-    def _project(self, hidden: tf.Tensor) -> tf.Tensor:
-        """Return logits float32 (batch, V) of the top layer's output float32 (batch, U)."""
-        return tf.matmul(hidden, self.output_kernel) + self.output_bias
+        return {**dict(zip(names, by_row(written), strict=True)), "state": self.network.join(parts)}
 
 
 def _judge(logits: tf.Tensor, token_ids: tf.Tensor, *, with_top: bool) -> list[tf.Tensor]:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from contract.tokenizer import (
+    KERAS_RULES,
     CharacterTokenizer,
     ExactWordTokenizer,
     SubwordTokenizer,
     Tokenizer,
     WordTokenizer,
-    keras_words,
 )
+from contract.tokenizers.exact_words import MIN_FREQUENCY, exact_words
 from contract.tokenizers.subwords import DEFAULT_VOCAB_SIZE
 from export.config import TrainConfig, load_config
 from export.corpus import Corpus, read_corpus
@@ -28,6 +29,7 @@ SETTINGS = ("corpus", "documents", "unit", "num_words", "vocab_size", "validatio
 # Fewer leave nothing to choose between when a text is sampled.
 MIN_VOCABULARY = 2
 SHOWN_LINES, SHOWN_TOKENS, SHOWN_UNKNOWN = 3, 30, 10
+_PLURALS = {"character": "characters", "word": "words", "exact_word": "words", "subword": "subwords"}
 
 
 def run(options: dict[str, Any]) -> int:
@@ -49,11 +51,16 @@ def run(options: dict[str, Any]) -> int:
     if source is None:
         text, name = (tail, "the held-out part") if tail else (head, "the corpus; nothing is held out")
     else:
-        text, name = read_corpus(source, config.documents), source
+        text, name = read_corpus(source, config.documents, role="text"), source
     tokenizer = train_tokenizer(config, head)
     learnt = f"{head.num_characters:,} of {corpus.num_characters:,} characters"
     print(f"{config.unit}: a vocabulary of {len(tokenizer.tokens):,} tokens from {learnt} of {corpus.name}")
-    for line in (*_first_tokens(tokenizer, show), f"text: {name}", *describe(tokenizer, text)):
+    for line in (
+        *tell_cut(config, head, tokenizer),
+        *_first_tokens(tokenizer, show),
+        f"text: {name}",
+        *describe(tokenizer, text),
+    ):
         print(line)
     if save is not None:
         Path(save).write_text(tokenizer.to_json(), encoding="utf-8")
@@ -131,7 +138,8 @@ def _unknown_pieces(tokenizer: Tokenizer, document: str, ids: list[int]) -> Iter
     for start, end, token_id in zip(places, places[1:], ids, strict=False):
         if token_id == tokenizer.special.unknown:
             # Between words stand characters that belong to none; elsewhere an unknown token is one character.
-            yield keras_words(document[start:end])[0] if tokenizer.unit == "word" else document[start]
+            words = tokenizer.rules.words(document[start:end]) if isinstance(tokenizer, WordTokenizer) else []
+            yield words[0] if words else document[start]
 
 
 def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
@@ -145,9 +153,32 @@ def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
     num_texts = sum(bool(tokenizer.decode([i])) for i in range(len(tokenizer.tokens)))
     if num_texts < MIN_VOCABULARY:
         raise CorpusError(
-            f"corpus {corpus.name}: at least {MIN_VOCABULARY} different {config.unit}s are needed, got {num_texts}"
+            f"corpus {corpus.name}: at least {MIN_VOCABULARY} different {_PLURALS[config.unit]} are needed, "
+            f"got {num_texts}"
         )
     return tokenizer
+
+
+def tell_cut(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield a line that says how many words a bound of the settings cut off, if it cut off any.
+
+    Args:
+        config: The settings.
+        corpus: What the vocabulary was made from.
+        tokenizer: What `train_tokenizer` made of both.
+    """
+    bound, count = ("num_words", config.num_words) if config.num_words else ("vocab_size", config.vocab_size)
+    if count is None or config.unit not in {"word", "exact_word"}:
+        return
+    if config.unit == "word":
+        words = {word for text in corpus.documents for word in KERAS_RULES.words(text)}
+        kind, fate = "different words", "the others are unknown"
+    else:
+        words = set(exact_words(corpus.documents))
+        kind, fate = f"different words that occur at least {MIN_FREQUENCY} times", "the others are spelt"
+    num_kept = len(words.intersection(tokenizer.tokens))
+    if num_kept < len(words):
+        yield f"{bound} = {count:,} keeps {num_kept:,} of {len(words):,} {kind}; {fate}"
 
 
 def _train(config: TrainConfig, corpus: Corpus) -> Tokenizer:

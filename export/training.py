@@ -114,7 +114,8 @@ class Trainer:
         streams = self.dataset.train
         states = zero_states(self.model, streams.rows)
         total, tokens = 0.0, 0
-        for count, (inputs, targets) in enumerate(streams.windows(self._skip(progress))):
+        rng = np.random.default_rng([self.config.seed, progress.epochs])
+        for count, (inputs, targets) in enumerate(streams.windows(rng)):
             fraction = self._fraction(progress, started, count)
             if count and fraction >= 1:
                 break
@@ -122,16 +123,10 @@ class Trainer:
             self.optimizer.learning_rate.assign(rate)
             loss, states = self._update(tf.constant(inputs), tf.constant(targets), states)
             self._require_number(float(loss), "the loss", progress)
-            total, tokens = total + float(loss) * inputs.size, tokens + inputs.size
-            display.window(progress.epochs + 1, total / tokens, inputs.size, fraction)
+            total, tokens = total + float(loss) * targets.size, tokens + targets.size
+            display.window(progress.epochs + 1, total / tokens, targets.size, fraction)
             self.obey()
         return total / tokens, tokens
-
-    def _skip(self, progress: Progress) -> int:
-        """Draw where an epoch begins: each cuts its windows elsewhere, or all would truncate at the same places."""
-        rng = np.random.default_rng([self.config.seed, progress.epochs])
-        streams = self.dataset.train
-        return int(rng.integers(0, max(1, min(streams.window, streams.length // 2))))
 
     def _validate(self, progress: Progress) -> float | None:
         """Return nats per known token of the held-out streams, with carried state and without dropout."""

@@ -1,10 +1,10 @@
 """From corpus to published version: the order of the steps, and what is kept when they are interrupted."""
 
-import os
 import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from contract.card import TrainingReport
 from contract.tokenizer import Tokenizer
@@ -12,11 +12,12 @@ from export.config import MODELS, TrainConfig
 from export.corpus import Corpus, read_corpus
 from export.dataset import Dataset
 from export.display import SampleWriter, TerminalDisplay, say
-from export.errors import CorpusError, ExportError, PublishError, RunError
+from export.embeddings import initial_embedding
+from export.errors import CorpusError, ExportError, RunError
 from export.interrupts import Interrupts
 from export.memory import require_memory
 from export.model import build_model, count_parameters
-from export.publishing import publish
+from export.publishing import publish, require_writable
 from export.runs import CorpusFacts, Progress, RunFolder
 from export.tokenizer_command import train_tokenizer
 from export.training import Trainer
@@ -39,10 +40,8 @@ class Material:
             TrainingFailed: the model and a window of it do not fit into memory.
         """
         head, tail = corpus.split(config.validation)
-        dataset = Dataset.lay_out(head, tail, tokenizer, config.streams, config.window)
-        vocab_size, streams = len(tokenizer.tokens), dataset.train
-        window_tokens = streams.rows * min(streams.window, streams.length)
-        require_memory(config, count_parameters(config, vocab_size), vocab_size, window_tokens)
+        dataset, vocab_size = Dataset.lay_out(head, tail, tokenizer, config), len(tokenizer.tokens)
+        require_memory(config, count_parameters(config, vocab_size), vocab_size, dataset.train.batch_tokens)
         return cls(corpus, dataset, "\n".join((tail or head).documents))
 
     @property
@@ -78,20 +77,29 @@ class _Job:
 
     def _train(self, material: Material, interrupts: Interrupts) -> Progress:
         model = build_model(self.config, len(self.tokenizer.tokens))
-        trainer = Trainer(self.config, model, material.dataset, interrupts.obey)
         epochs_before = self.folder.progress().epochs
-        with TerminalDisplay(SampleWriter(self.tokenizer, material.sample_text, self.config.seed)) as display:
+        if self.config.embedding_init is not None and epochs_before == 0:
+            self._start_embedding(model.get_layer("embedding"), material.dataset)
+        trainer = Trainer(self.config, model, material.dataset, interrupts.obey)
+        with TerminalDisplay(SampleWriter(self.tokenizer, material.sample_text, self.config)) as display:
             progress = trainer.run(self.folder, display)
         if progress.epochs == epochs_before:
             say(f"nothing is left to train: {progress.epochs} epochs are done")
         return progress
+
+    def _start_embedding(self, layer: Any, dataset: Dataset) -> None:
+        config, ids = self.config, dataset.train.targets.ravel()
+        start = initial_embedding(config.embedding_init, self.tokenizer, ids, config.embedding, config.seed, say)
+        layer.embeddings.assign(start)
 
     def publish(self, progress: Progress, interrupts: Interrupts) -> None:
         """Publish the best epoch. Ctrl-C during the last step comes too late: then the version is there."""
         model, best = self.folder.load_best(progress), progress.best
         interrupts.obey()
         report = _report(self.config, self.facts, progress)
-        place = publish(model, self.tokenizer, self.config.name, self.models_dir, report)
+        place = publish(
+            model, self.tokenizer, self.config.name, self.models_dir, report, direction=self.config.direction
+        )
         kind = "training" if best.validation_loss is None else "validation"
         say(f"published {place}: epoch {progress.best_epoch}, {kind} loss {best.loss:.3f}")
 
@@ -111,7 +119,7 @@ class _Job:
 
 def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
     """Train from the beginning and publish the best epoch. Returns the exit code."""
-    _require_writable(models_dir / config.name)
+    require_writable(models_dir / config.name)
     corpus = read_corpus(config.corpus, config.documents)
     tokenizer = train_tokenizer(config, corpus.split(config.validation)[0])
     material = Material.prepare(config, corpus, tokenizer)
@@ -129,7 +137,7 @@ def resume(run: Path, models_dir: Path) -> int:
     """Go on after the last whole epoch of a run and publish its best one. Returns the exit code."""
     folder = RunFolder(run)
     job = _Job(folder, models_dir, *folder.load())
-    _require_writable(models_dir / job.config.name)
+    require_writable(models_dir / job.config.name)
     with folder.alone():
         corpus = read_corpus(job.config.corpus, job.config.documents)
         if corpus.sha256() != job.facts.corpus_sha256:
@@ -145,20 +153,13 @@ def publish_best(run: Path, models_dir: Path) -> int:
     """Publish the best epoch of a run as it stands. Returns the exit code."""
     folder = RunFolder(run)
     job = _Job(folder, models_dir, *folder.load())
-    _require_writable(models_dir / job.config.name)
+    require_writable(models_dir / job.config.name)
     progress = folder.progress()
     if not progress.epochs:
         raise RunError(f"{run}: no epoch is whole yet; go on with: {job.command('resume')}")
     with Interrupts() as interrupts:
         job.publish(progress, interrupts)
     return 0
-
-
-def _require_writable(home: Path) -> None:
-    """Refuse before the training what would fail after it."""
-    nearest = next(path for path in (home, *home.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise PublishError(f"a version cannot be written to {home}: {nearest} is not a folder, or it is read-only")
 
 
 def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material) -> None:
@@ -170,9 +171,11 @@ def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material) ->
         f"vocabulary {vocab_size:,}"
     )
     say(f"{dataset.train.num_tokens:,} tokens to learn from, {held_out:,} held out{unknown}")
+    ways = "bidirectional " if config.bidirectional else ""
+    length = f"windows of {config.context}" if config.bidirectional else f"streams × {config.window} steps"
     say(
-        f"model {config.name}: {config.layers} × {config.cell}, {config.units} units, "
-        f"{count_parameters(config, vocab_size):,} parameters, {dataset.train.rows} streams × {config.window} steps"
+        f"model {config.name}: {config.layers} × {ways}{config.cell}, {config.units} units, "
+        f"{count_parameters(config, vocab_size):,} parameters, {dataset.train.rows} {length}"
     )
     if not held_out:
         print("warning: nothing is held out: the loss says how well the text is remembered, no more", file=sys.stderr)

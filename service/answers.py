@@ -51,6 +51,7 @@ class CompletionAnswer:
             "seed": request.seed,
         }
         self._frame = b"data: " + orjson.dumps({**self._head, "choices": []})[: -len("]}")]
+        self._tail = b', "prepend": true}]}\n\n' if generation.prepends else b"}]}\n\n"
 
     def whole(self) -> bytes:
         """Wait for every choice and return one object.
@@ -65,7 +66,7 @@ class CompletionAnswer:
     def events(self) -> Iterator[bytes]:
         """Yield server-sent events; a failure becomes the last one, as the status is sent already."""
         try:
-            for piece in self._generation:
+            for piece in self._generation.stream():
                 yield self._event(piece)
             if self._generation.request.include_usage:
                 yield sse({**self._head, "choices": [], "usage": self._usage()})
@@ -87,12 +88,13 @@ class CompletionAnswer:
         """
         reason = b"null" if piece.finish_reason is None else b'"%b"' % piece.finish_reason.encode()
         logprobs = b"null" if piece.logprobs is None else orjson.dumps(_logprobs(piece.logprobs))
-        return b'%b{"index": %d, "text": %b, "logprobs": %b, "finish_reason": %b}]}\n\n' % (
+        return b'%b{"index": %d, "text": %b, "logprobs": %b, "finish_reason": %b%b' % (
             self._frame,
             piece.index,
             orjson.dumps(piece.text),
             logprobs,
             reason,
+            self._tail,
         )
 
     def _usage(self) -> documents.CompletionUsage:
@@ -167,6 +169,8 @@ def model_object(model: LiveModel) -> documents.ModelObject:
         "layers": card.layers,
         "units": card.units,
         "unit": card.unit,
+        "direction": card.direction,
+        "context": card.context,
         "vocab_size": card.vocab_size,
         "row_counts": model.shapes.row_counts,
     }

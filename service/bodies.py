@@ -97,17 +97,23 @@ class StreamOptions(Body):
     """How a stream is delivered."""
 
     include_usage: bool | None = Field(None, description="whether a last chunk, without choices, carries the usage")
+    prepend: bool | None = Field(
+        None,
+        description="whether choices of a model that reads backwards may come in pieces, each with `prepend: true`, to "
+        "be put before those so far; without it each comes as one piece at its end",
+    )
 
 
 class CompletionBody(Body):
-    """What to go on with, and how."""
+    """What to go on with or to lead up to, and how."""
 
     model_config = _with_example(model="demo", prompt="The ", max_tokens=100, temperature=0.7)
 
     model: str = Field(description="name of a model, as /v1/models lists them")
     prompt: PromptForms | None = Field(
         None,
-        description="text, token ids, or a list of either, to go on with; an empty one begins a new text",
+        description="text, token ids, or a list of either, to go on with; an empty one begins a new text. Of a model "
+        "that reads backwards it must be empty",
     )
     max_tokens: Annotated[int, Field(ge=0)] | None = Field(
         None, description="tokens to write at most for each choice; 16 by default"
@@ -137,18 +143,27 @@ class CompletionBody(Body):
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = Field(
         None, description="tell the log probability of each token, and of so many of the most probable in its place"
     )
-    echo: bool | None = Field(None, description="begin the answer with the prompt; with max_tokens 0 just that")
+    echo: bool | None = Field(
+        None, description="begin the answer with the prompt, or end it with the suffix; with max_tokens 0 just that"
+    )
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(
         None, description="same seed, same text; drawn and told if not given"
     )
-    stop: Stops | None = Field(None, description="end before this text, or before any of these")
+    stop: Stops | None = Field(
+        None,
+        description="end before this text, or before any of these; a text that is written from its end, behind it",
+    )
     min_tokens: Annotated[int, Field(ge=0)] | None = Field(
         None, description="the end of the text is not drawn before so many tokens"
     )
     ignore_eos: bool | None = Field(None, description="the end of the text is never drawn")
     stream: bool | None = Field(None, description="send text as it is written, as server-sent events")
     stream_options: StreamOptions | None = None
-    suffix: str | None = Field(None, description="text to lead up to; no model of this server reads backwards yet")
+    suffix: PromptForms | None = Field(
+        None,
+        description="text, token ids, or a list of either, to lead up to, for a model that reads backwards; an empty "
+        "one begins from a text's end. Of a model that reads forwards it must be empty",
+    )
     timeout_s: Annotated[float, Field(gt=0)] | None = Field(
         None, description="seconds after which the request is given up and answered with an error"
     )

@@ -57,6 +57,11 @@ class LiveModel:
     shapes: Shapes
     fingerprint: str
 
+    @property
+    def backward(self) -> bool:
+        """Whether it reads texts from their end, and writes what leads up to them."""
+        return self.card.direction == "backward"
+
 
 class Catalog:
     """The models that can be asked for now."""

@@ -10,7 +10,10 @@ from typing_extensions import TypedDict
 
 
 class LogprobsObject(TypedDict):
-    """Parallel lists, one entry per token."""
+    """Parallel lists, one entry per token, in order of reading.
+
+    `text_offset` counts from the beginning of the choice's text; in a piece with `prepend` from the piece's own.
+    """
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -19,12 +22,16 @@ class LogprobsObject(TypedDict):
 
 
 class ChoiceObject(TypedDict):
-    """One text, or in a stream a piece of one; `finish_reason` is null until its end."""
+    """One text, or in a stream a piece of one; `finish_reason` is null until its end.
+
+    A piece with `prepend` goes before those so far: of a model that reads backwards, where `stream_options` allow it.
+    """
 
     index: int
     text: str
     logprobs: LogprobsObject | None
     finish_reason: Literal["stop", "length"] | None
+    prepend: NotRequired[Literal[True]]
 
 
 class PromptTokensDetails(TypedDict):
@@ -81,7 +88,11 @@ class EmbeddingsObject(TypedDict):
 
 
 class ModelObject(TypedDict):
-    """A model that answers; `max_model_len` is null, as a recurrent model has no longest text."""
+    """A model that answers; `max_model_len` is null, as a recurrent model has no longest text.
+
+    `cell` is null where layers are of several kinds or not known. `context` is the number of tokens that a model sees
+    whose state is the window of its last ones, and null for one that carries what it has read.
+    """
 
     id: str
     object: Literal["model"]
@@ -95,6 +106,8 @@ class ModelObject(TypedDict):
     layers: int
     units: int
     unit: str
+    direction: Literal["forward", "backward"]
+    context: int | None
     vocab_size: int
     row_counts: tuple[int, ...]
 

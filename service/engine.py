@@ -90,12 +90,13 @@ class Engine:
         """Encode the prompts and queue the request.
 
         Raises:
-            GatewayError: the model is not served, a prompt is too long or has ids that the model does not, the answer
-                would be too large, or the queue is full.
+            GatewayError: the model is not served or reads from the other end, a prompt is too long or has ids that the
+                model does not, the answer would be too large, or the queue is full.
         """
         model = self._models.find(request.model)
-        prompts = self._encode(model, request.prompts, "prompt")
-        self._require_answer_fits(request, prompts)
+        field, given = _to_read(request, model)
+        prompts = self._encode(model, given, field)
+        self._require_answer_fits(request, prompts, field)
         require_ids([token_id for token_id, _ in request.sampling.bias], model, "logit_bias")
         if model.tokenizer.special.end is None:
             # Texts without an end: nothing that could be put off.
@@ -127,13 +128,13 @@ class Engine:
         for one in given:
             if isinstance(one, list):
                 require_ids(one, model, field)
-            prompt = EncodedPrompt.of(one, model.tokenizer)
+            prompt = EncodedPrompt.of(one, model.tokenizer, backward=model.backward)
             if prompt.num_tokens > bound:
                 raise InvalidRequest(f"{field} must be at most {bound} tokens, got {prompt.num_tokens}", param=field)
             prompts.append(prompt)
         return prompts
 
-    def _require_answer_fits(self, request: CompletionRequest, prompts: list[EncodedPrompt]) -> None:
+    def _require_answer_fits(self, request: CompletionRequest, prompts: list[EncodedPrompt], field: str) -> None:
         """Refuse what would be an answer of hundreds of megabytes.
 
         Raises:
@@ -143,13 +144,13 @@ class Engine:
         sizes, written = self._sizes, len(prompts) * request.best_of * request.max_tokens
         if echoed > sizes.max_echo_tokens:
             raise InvalidRequest(
-                f"echo may repeat at most {sizes.max_echo_tokens} tokens (of all prompts × n), got {echoed}",
+                f"echo may repeat at most {sizes.max_echo_tokens} tokens (of every {field} × n), got {echoed}",
                 param="echo",
             )
         if request.num_top is not None and echoed + written > sizes.max_logprobs_tokens:
             raise InvalidRequest(
-                f"logprobs may be told of at most {sizes.max_logprobs_tokens} tokens (of all texts, and of prompts "
-                f"with echo), got {echoed + written}",
+                f"logprobs may be told of at most {sizes.max_logprobs_tokens} tokens (of all texts, and of every "
+                f"{field} with echo), got {echoed + written}",
                 param="logprobs",
             )
 
@@ -188,6 +189,26 @@ class Engine:
             )
             for index in indexes
         ]
+
+
+def _to_read(request: CompletionRequest, model: LiveModel) -> tuple[str, tuple[PromptText, ...]]:
+    """Return what a model reads, and the name of its field: the prompt, or the suffix if it reads backwards.
+
+    Raises:
+        InvalidRequest: the other field is not empty.
+    """
+    if model.backward:
+        read, other, way, what = ("suffix", request.suffixes), ("prompt", request.prompts), "backwards", "the ending"
+    else:
+        read, other, way, what = ("prompt", request.prompts), ("suffix", request.suffixes), "forwards", "the beginning"
+    name, given = other
+    if len(given) > 1 or given[0]:
+        raise InvalidRequest(
+            f"{name} must be empty or absent: model {model.ref.name!r} reads {way}, and {what} of a text goes into "
+            f"{read[0]}",
+            param=name,
+        )
+    return read
 
 
 def require_ids(token_ids: list[int], model: LiveModel, field: str) -> None:

@@ -1,5 +1,7 @@
 """A completion in the making: from the events of its sequences to pieces of text, and from those to whole choices.
 
+The pieces of a text that is written from its end arrive nearest to it first: each goes before those so far.
+
 Knows texts and log probabilities. Does not know how sequences are computed, or HTTP.
 """
 
@@ -16,7 +18,7 @@ from service.prompts import EncodedPrompt
 from service.schema import CompletionRequest
 from service.sequence import Chunk, FinishReason, Read, Scores
 from service.stops import Stops
-from service.text import TextAssembler
+from service.text import Mirrored, TextAssembler
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Piece:
     Attributes:
         index: Of the choice, among all that are made.
         finish_reason: "stop" or "length" with the choice's last piece, else None.
-        logprobs: Of the tokens whose text begins in this piece; None if they were not asked for.
+        logprobs: Of the tokens whose text begins in this piece; None if they were not asked for. Their places are
+            within the choice's text, or within this piece if it goes before those so far.
     """
 
     index: int
@@ -35,13 +38,13 @@ class Piece:
     logprobs: Logprobs | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Result:
     """A whole choice."""
 
-    text: str = ""
-    finish_reason: FinishReason | None = None
-    logprobs: Logprobs | None = None
+    text: str
+    finish_reason: FinishReason | None
+    logprobs: Logprobs | None
 
 
 @dataclass
@@ -75,19 +78,8 @@ class Generation(Job):
         }
         self._scores: dict[int, list[Scores]] = {}
         self._begun = False
-        stops = Stops(request.stops)
-        self._choices = [
-            _Choice(
-                TextAssembler(
-                    model.tokenizer.detokenizer(prompt.text),
-                    stops,
-                    request.num_top,
-                    offset=len(prompt.text) if request.echo else 0,
-                )
-            )
-            for prompt in prompts
-            for _ in range(request.best_of)
-        ]
+        stops = Stops([stop[::-1] for stop in request.stops] if model.backward else request.stops)
+        self._choices = [_Choice(self._assembler(prompt, stops)) for prompt in prompts for _ in range(request.best_of)]
 
     def choices(self, place: int) -> range:
         """Return the indexes of the sequences that a prompt needs: none if nothing of it is to be computed."""
@@ -125,21 +117,59 @@ class Generation(Job):
                 if piece.text or piece.finish_reason or (piece.logprobs and piece.logprobs.tokens):
                     yield piece
 
+    @property
+    def prepends(self) -> bool:
+        """Whether `stream` gives pieces of which each goes before those so far."""
+        return self.model.backward and self.request.prepend
+
+    def stream(self) -> Iterator[Piece]:
+        """Iterate over the pieces as the client puts them together.
+
+        A client that did not say that it puts pieces before others gets a text that is written from its end as one.
+
+        Raises:
+            GatewayError: see `Job.events`.
+        """
+        return self._whole_texts() if self.model.backward and not self.prepends else iter(self)
+
     def results(self) -> list[Result]:
         """Wait for every choice and return those asked for: of each prompt the best ones, best first.
 
         Raises:
             GatewayError: see `Job.events`.
         """
-        scored = self.request.num_top is not None
-        made = [Result(logprobs=Logprobs() if scored else None) for _ in self._choices]
+        pieces: list[list[Piece]] = [[] for _ in self._choices]
         for piece in self:
-            result = made[piece.index]
-            result.text += piece.text
-            result.finish_reason = piece.finish_reason
-            if result.logprobs is not None and piece.logprobs is not None:
-                result.logprobs.extend(piece.logprobs)
-        return [made[index] for place in range(len(self.prompts)) for index in self._best(place)]
+            pieces[piece.index].append(piece)
+        best = [index for place in range(len(self.prompts)) for index in self._best(place)]
+        return [self._join(pieces[index]) for index in best]
+
+    def _assembler(self, prompt: EncodedPrompt, stops: Stops) -> TextAssembler:
+        tokenizer, num_top = self.model.tokenizer, self.request.num_top
+        if self.model.backward:
+            return TextAssembler(Mirrored(tokenizer.backward_detokenizer(prompt.text)), stops, num_top, backward=True)
+        offset = len(prompt.text) if self.request.echo else 0
+        return TextAssembler(tokenizer.detokenizer(prompt.text), stops, num_top, offset)
+
+    def _whole_texts(self) -> Iterator[Piece]:
+        """Yield each choice as one piece, once it has ended."""
+        pieces: list[list[Piece]] = [[] for _ in self._choices]
+        for piece in self:
+            pieces[piece.index].append(piece)
+            if piece.finish_reason:
+                whole = self._join(pieces[piece.index])
+                yield Piece(piece.index, whole.text, whole.finish_reason, whole.logprobs)
+
+    def _join(self, pieces: list[Piece]) -> Result:
+        """Put a choice's pieces together, which are in order of arrival."""
+        backward, place = self.model.backward, 0
+        logprobs = None if self.request.num_top is None else Logprobs()
+        in_order = pieces[::-1] if backward else pieces
+        for piece in in_order:
+            if logprobs is not None and piece.logprobs is not None:
+                logprobs.extend(piece.logprobs, shift=place if backward else 0)
+            place += len(piece.text)
+        return Result("".join([piece.text for piece in in_order]), pieces[-1].finish_reason, logprobs)
 
     def _best(self, place: int) -> list[int]:
         """Choose those of a prompt's choices with the highest mean log probability, if not all of them are wanted."""
@@ -173,7 +203,7 @@ class Generation(Job):
             if reason:
                 self._choices[index].finish_reason = reason
                 self.finish(index)
-            if reason or text:
+            if reason or text or (logprobs and logprobs.tokens):
                 yield Piece(index, text, reason, logprobs)
 
     def _assemble(self, chunk: Chunk) -> Piece:
@@ -183,6 +213,8 @@ class Generation(Job):
         text = assembler.feed(chunk.token_ids, chunk.scores)
         if reason and not assembler.stopped:
             text += assembler.flush()
+        if self.model.backward:
+            text = text[::-1]
         if assembler.stopped:
             if reason is None:
                 self._runner.cancel([self.sequences[chunk.index]])

@@ -3,6 +3,7 @@
 Knows tokens, their labels and their places in the text. Does not know stop strings or JSON.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +24,8 @@ class Logprobs:
         tokens: The text that each token adds, or the name of one that adds none.
         token_logprobs: Natural logarithms; None for a text's very first token, which follows nothing.
         top_logprobs: The most probable tokens in its place and the token itself, None as above.
-        text_offset: Where the token's text begins within the choice's text, in code points.
+        text_offset: Where the token's text begins, in code points: within the choice's text, or within the piece that
+            begins with it where each piece goes before those so far.
     """
 
     tokens: list[str] = field(default_factory=list)
@@ -31,12 +33,12 @@ class Logprobs:
     top_logprobs: list[dict[str, float] | None] = field(default_factory=list)
     text_offset: list[int] = field(default_factory=list)
 
-    def extend(self, other: "Logprobs") -> None:
-        """Append another piece's."""
+    def extend(self, other: "Logprobs", shift: int = 0) -> None:
+        """Append another piece's, whose offsets are too small by `shift`."""
         self.tokens += other.tokens
         self.token_logprobs += other.token_logprobs
         self.top_logprobs += other.top_logprobs
-        self.text_offset += other.text_offset
+        self.text_offset += [offset + shift for offset in other.text_offset] if shift else other.text_offset
 
 
 Row = tuple[float, list[int], list[float]]
@@ -78,20 +80,67 @@ class LogprobsLog:
             top[label] = logprob
             pending.token_logprobs.append(logprob)
             pending.top_logprobs.append(top)
-        pending.text_offset.append(self._offset)
-        text = detokenizer.feed((token_id,))
+        return self._advance(detokenizer, token_id)
+
+    def end(self, detokenizer: Detokenizer) -> str:
+        """Return the text that the detokenizer held, now that no more tokens come."""
+        return self._advance(detokenizer, None)
+
+    def take(self, shown: int = 0, *, last: bool, stopped: bool = False) -> Logprobs:
+        """Hand out tokens that were not handed out before.
+
+        Args:
+            shown: Length of the text shown so far; what begins behind it is kept back.
+            last: Whether the text has ended: then all are handed out, unless it was cut off.
+            stopped: Whether it was cut off behind what is shown.
+        """
+        taken, offsets = self._pending, self._pending.text_offset
+        if (last and not stopped) or not offsets or offsets[-1] < shown:
+            self._pending = Logprobs()
+            return taken
+        count = sum(offset < shown for offset in offsets)
+        self._pending = _cut(taken, count, None)
+        return _cut(taken, 0, count)
+
+    def _advance(self, detokenizer: Detokenizer, token_id: int | None) -> str:
+        text, places = detokenizer.track(token_id)
+        for place in places:
+            self._pending.text_offset.append(self._offset + place)
         self._offset += len(text)
         return text
 
-    def take(self, end: int | None = None) -> Logprobs:
-        """Hand out the tokens that begin before a place in the text; all of them for None."""
-        taken, offsets = self._pending, self._pending.text_offset
-        if end is None or not offsets or offsets[-1] < end:
-            self._pending = Logprobs()
-            return taken
-        count = sum(offset < end for offset in offsets)
-        self._pending = _cut(taken, count, None)
-        return _cut(taken, 0, count)
+
+class BackwardLog(LogprobsLog):
+    """The tokens of one choice that is written from its end.
+
+    Until they are handed out, `text_offset` has the distance from each token's beginning to the text's end, for as many
+    as it is certain of.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Distance from the beginning of the last token handed out.
+        self._reached = 0
+
+    def take(self, shown: int = 0, *, last: bool, stopped: bool = False) -> Logprobs:  # noqa: ARG002 - as forwards
+        """Hand out, in order of reading, tokens whose beginning is shown, with offsets within what is shown.
+
+        At a stop that cuts through a token, too: it stands at the beginning of what is left.
+        """
+        pending = self._pending
+        count = bisect_right(pending.text_offset, shown)
+        distances = pending.text_offset[:count]
+        self._reached = distances[-1] if distances else self._reached
+        if stopped and self._reached < shown:
+            distances.append(shown)
+        taken = _cut(pending, 0, len(distances))
+        self._pending = _cut(pending, len(distances), None)
+        return Logprobs(
+            taken.tokens[::-1],
+            taken.token_logprobs[::-1],
+            taken.top_logprobs[::-1],
+            [shown - distance for distance in reversed(distances)],
+        )
 
 
 def _cut(logprobs: Logprobs, start: int, stop: int | None) -> Logprobs:
@@ -102,26 +151,24 @@ def _cut(logprobs: Logprobs, start: int, stop: int | None) -> Logprobs:
 
 
 def score_prompt(
+    log: LogprobsLog,
     token_ids: Sequence[int],
     scores: Sequence[Scores],
     num_top: int,
     detokenizer: Detokenizer,
-    offsets: list[int] | None,
 ) -> Logprobs:
     """Lay out the tokens of a prompt.
 
     Args:
-        token_ids: All of them.
-        scores: Of all but the first, in order.
+        log: A fresh one, of the model's direction.
+        token_ids: All of them, in the order in which the model reads.
+        scores: Of all but the first, in that order.
         num_top: Most probable tokens wanted in each place.
-        detokenizer: A fresh one.
-        offsets: Places in the prompt's own text; None for a prompt of ids, whose text is what they add.
+        detokenizer: A fresh one, of the model's direction.
     """
-    log = LogprobsLog()
     every_row: list[Row | None] = [None, *(row for part in scores for row in score_rows(part, num_top))]
+    num_characters = 0
     for token_id, row in zip(token_ids, every_row, strict=True):
-        log.add(detokenizer, token_id, row)
-    laid_out = log.take()
-    if offsets is not None:
-        laid_out.text_offset = offsets
-    return laid_out
+        num_characters += len(log.add(detokenizer, token_id, row))
+    num_characters += len(log.end(detokenizer))
+    return log.take(num_characters, last=True)

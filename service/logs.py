@@ -148,6 +148,7 @@ def log_request(
     error: str | None = None,
     user_agent: str | None = None,
     prompt: object = None,
+    suffix: object = None,
     text: object = None,
 ) -> None:
     """Write the line of one request, once it is over, with these fields; what is None is left out.
@@ -169,6 +170,7 @@ def log_request(
         error: The error's code, or its type if it has no code, also within a stream.
         user_agent: What the client calls itself.
         prompt: What the text goes on with. Other people's words: give it only where the operator asks for it.
+        suffix: What the text leads up to; as for `prompt`.
         text: What was written; as for `prompt`.
     """
     level = logging.DEBUG if route in _PROBES else logging.INFO
@@ -191,6 +193,7 @@ def log_request(
         "error": error,
         "user_agent": user_agent,
         "prompt": prompt,
+        "suffix": suffix,
         "text": text,
     }
     _access.log(level, "request", extra={name: value for name, value in fields.items() if value is not None})

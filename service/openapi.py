@@ -72,7 +72,7 @@ ADDRESSES = (
     Address(
         "/v1/completions",
         "post",
-        "Go on with prompts",
+        "Go on with prompts, or lead up to suffixes",
         CompletionBody,
         documents.CompletionObject,
         _WORK_ERRORS,

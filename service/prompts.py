@@ -1,6 +1,6 @@
 """A prompt as the model reads it: text or ids from the client, encoded once for all its choices.
 
-Knows tokenizers. Does not know requests or sequences.
+Knows tokenizers, and from which end a model reads. Does not know requests or sequences.
 """
 
 from collections.abc import Sequence
@@ -11,32 +11,34 @@ from typing import Self
 import numpy as np
 
 from contract.tokenizer import Tokenizer
-from service.logprobs import Logprobs, score_prompt
+from service.logprobs import BackwardLog, Logprobs, LogprobsLog, score_prompt
 from service.schema import PromptText
 from service.sequence import Scores
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """What a text goes on with.
+    """What a text goes on with, or, backwards, leads up to.
 
     Attributes:
         text: As it was given, or what the ids add up to.
-        ids: Its tokens; none for a text that begins from nothing.
+        ids: Its tokens, in order of reading; none for a text that begins from nothing.
         given_as_text: Whether `text` is the client's own.
+        backward: Whether the model reads it from its end.
     """
 
     text: str
     ids: list[int]
     given_as_text: bool
     tokenizer: Tokenizer
+    backward: bool
 
     @classmethod
-    def of(cls, given: PromptText, tokenizer: Tokenizer) -> Self:
+    def of(cls, given: PromptText, tokenizer: Tokenizer, *, backward: bool) -> Self:
         """Encode a text, or take its ids as they are."""
         if isinstance(given, str):
-            return cls(given, tokenizer.encode(given), given_as_text=True, tokenizer=tokenizer)
-        return cls(tokenizer.decode(given), given, given_as_text=False, tokenizer=tokenizer)
+            return cls(given, tokenizer.encode(given), given_as_text=True, tokenizer=tokenizer, backward=backward)
+        return cls(tokenizer.decode(given), given, given_as_text=False, tokenizer=tokenizer, backward=backward)
 
     @property
     def num_tokens(self) -> int:
@@ -45,8 +47,8 @@ class EncodedPrompt:
 
     @cached_property
     def read_ids(self) -> np.ndarray:
-        """What the model reads, int32 (tokens,): the ids, or the start mark where there are none."""
-        return np.asarray(self.ids or [self.tokenizer.special.start], np.int32)
+        """What the model reads, int32 (tokens,), in its order: the ids, or the start mark where there are none."""
+        return np.asarray(self._in_models_order or [self.tokenizer.special.start], np.int32)
 
     @cached_property
     def seen_ids(self) -> np.ndarray:
@@ -54,8 +56,19 @@ class EncodedPrompt:
         return np.unique(self.read_ids)
 
     def logprobs(self, scores: Sequence[Scores], num_top: int) -> Logprobs:
-        """Lay out its tokens; `scores` are those of all but the first."""
+        """Lay out its tokens in order of reading; `scores` are those of all but the first that the model reads."""
         if not self.ids:
             return Logprobs()
-        offsets = self.tokenizer.offsets(self.text) if self.given_as_text else None
-        return score_prompt(self.ids, scores, num_top, self.tokenizer.detokenizer(), offsets)
+        log, detokenizer = (
+            (BackwardLog(), self.tokenizer.backward_detokenizer())
+            if self.backward
+            else (LogprobsLog(), self.tokenizer.detokenizer())
+        )
+        laid_out = score_prompt(log, self._in_models_order, scores, num_top, detokenizer)
+        if self.given_as_text:
+            laid_out.text_offset = self.tokenizer.offsets(self.text)
+        return laid_out
+
+    @property
+    def _in_models_order(self) -> list[int]:
+        return self.ids[::-1] if self.backward else self.ids

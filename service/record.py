@@ -48,13 +48,17 @@ class Record:
         self._log_prompts = prompts
         self._scope = ExitStack()
 
-    def asked(self, model: str, prompts: Iterable[PromptText], *, stream: bool) -> None:
-        """Note what a request wants, and its prompts if they may be logged."""
+    def asked(
+        self, model: str, prompts: Iterable[PromptText], *, stream: bool, suffixes: tuple[PromptText, ...] = ()
+    ) -> None:
+        """Note what a request wants, and its prompts and suffixes if they may be logged."""
         self.details |= {"model": model, "stream": stream}
         if self.trace:
             self.trace.asked(model, "embeddings" if (self.route or "").endswith("embeddings") else "text_completion")
         if self._log_prompts:
             self.details["prompt"] = list(prompts)
+            if any(suffixes):
+                self.details["suffix"] = list(suffixes)
 
     def follow(self, tracing: Tracing, incoming: Request) -> None:
         """Trace the request until it is closed."""

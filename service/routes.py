@@ -83,10 +83,10 @@ def _bound(view: Callable[..., Any], parts: Parts) -> Callable[..., Any]:
 
 
 def _completions(parts: Parts) -> Response:
-    """Go on with prompts."""
+    """Go on with prompts, or lead up to suffixes."""
     parts.drain.refuse_if_begun()
     wanted = parse_completion(read_body(), parts.bounds)
-    g.record.asked(wanted.model, wanted.prompts, stream=wanted.stream)
+    g.record.asked(wanted.model, wanted.prompts, stream=wanted.stream, suffixes=wanted.suffixes)
     generation, record = parts.engine.begin(wanted, g.caller), g.record
     with ExitStack() as stack:
         stack.callback(_close, generation, record)

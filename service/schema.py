@@ -1,7 +1,7 @@
 """A request's body, checked once: JSON in, a frozen request with every default filled in out.
 
 Messages name the field, the bound and what was given. Nothing below this checks again, but for what only a model can
-tell: whether ids are in its vocabulary.
+tell: whether ids are in its vocabulary, and from which end it reads.
 """
 
 import re
@@ -47,17 +47,20 @@ class CompletionRequest:
     """A valid request with every default filled in.
 
     Attributes:
-        prompts: At least one; each a text or token ids.
+        prompts: At least one; each a text or token ids. An empty one if the field was empty or absent.
+        suffixes: The same of the field `suffix`. A model reads the one or the other.
         max_tokens: Of each choice.
         seed: Given, or drawn now; either way it is returned.
         stops: Not empty strings.
         num_choices: Choices wanted of each prompt, `n` in the body.
         best_of: Choices made of each prompt, at least `num_choices`.
         num_top: `logprobs` in the body: most probable tokens wanted beside each; None: no log probabilities at all.
+        prepend: Whether the client puts pieces of a stream before those so far, where they say so.
     """
 
     model: str
     prompts: tuple[PromptText, ...]
+    suffixes: tuple[PromptText, ...]
     max_tokens: int
     sampling: Sampling
     seed: int
@@ -68,6 +71,7 @@ class CompletionRequest:
     echo: bool
     stream: bool
     include_usage: bool
+    prepend: bool
     timeout_s: float
 
 
@@ -92,14 +96,17 @@ def parse_completion(body: bytes, bounds: Bounds) -> CompletionRequest:
     given = parse(CompletionBody, body)
     num_choices = _or(given.n, 1)
     best_of = _or(given.best_of, num_choices)
-    prompts = _prompts(given.prompt, bounds, "prompt")
+    prompts, suffixes = _prompts(given.prompt, bounds, "prompt"), _prompts(given.suffix, bounds, "suffix")
     wanted = _or(given.max_tokens, min(DEFAULT_MAX_TOKENS, bounds.max_tokens))
     _require_at_most("max_tokens", wanted, bounds.max_tokens)
     _check_interplay(given, num_choices, best_of)
-    _require_few(len(prompts), best_of, wanted, bounds)
+    # A model reads but one of them, and refuses the request if the other is more than an empty text.
+    what, num_prompts = "suffixes" if given.suffix else "prompts", max(len(prompts), len(suffixes))
+    _require_few(what, num_prompts, best_of, wanted, bounds)
     return CompletionRequest(
         model=given.model,
         prompts=prompts,
+        suffixes=suffixes,
         max_tokens=wanted,
         sampling=_sampling(given, wanted),
         seed=secrets.randbits(SEED_BITS) if given.seed is None else given.seed,
@@ -110,6 +117,7 @@ def parse_completion(body: bytes, bounds: Bounds) -> CompletionRequest:
         echo=bool(given.echo),
         stream=bool(given.stream),
         include_usage=bool(given.stream_options and given.stream_options.include_usage),
+        prepend=bool(given.stream_options and given.stream_options.prepend),
         timeout_s=_timeout(given.timeout_s, bounds),
     )
 
@@ -152,17 +160,17 @@ def _prompts(given: Any, bounds: Bounds, field: str) -> tuple[PromptText, ...]:
     return prompts
 
 
-def _require_few(num_prompts: int, best_of: int, max_tokens: int, bounds: Bounds) -> None:
+def _require_few(what: str, num_prompts: int, best_of: int, max_tokens: int, bounds: Bounds) -> None:
     """Refuse a request of too many texts or tokens before anything is made of it."""
     if num_prompts * best_of > bounds.max_texts:
         raise InvalidRequest(
-            f"prompts × n (best_of if it is given) must be at most {bounds.max_texts}, got {num_prompts} × {best_of}",
+            f"{what} × n (best_of if it is given) must be at most {bounds.max_texts}, got {num_prompts} × {best_of}",
             param="n",
         )
     total = num_prompts * best_of * max_tokens
     if total > bounds.max_request_tokens:
         raise InvalidRequest(
-            f"prompts × n (best_of if it is given) × max_tokens must be at most {bounds.max_request_tokens}, got "
+            f"{what} × n (best_of if it is given) × max_tokens must be at most {bounds.max_request_tokens}, got "
             f"{num_prompts} × {best_of} × {max_tokens} = {total}",
             param="max_tokens",
         )
@@ -179,8 +187,6 @@ def _check_interplay(given: CompletionBody, num_choices: int, best_of: int) -> N
         )
     if given.stream_options is not None and not given.stream:
         raise InvalidRequest("stream_options must be absent without stream", param="stream_options")
-    if given.suffix:
-        raise InvalidRequest("suffix must be empty: no model of this server reads backwards", param="suffix")
 
 
 def _sampling(given: CompletionBody, max_tokens: int) -> Sampling:

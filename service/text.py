@@ -1,18 +1,43 @@
 """From drawn tokens to the text that a client may see: joining, stop strings, log probabilities of what is seen.
 
-Knows one text. What it shows does not depend on how the tokens were grouped into calls.
+Knows one text. What it shows does not depend on how the tokens were grouped into calls. Of a text that is written from
+its end it knows the mirror image, which grows at its end like any other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 
 import numpy as np
 
 from contract.tokenizer import Detokenizer
-from service.logprobs import Logprobs, LogprobsLog, Row, score_rows
+from service.logprobs import BackwardLog, Logprobs, LogprobsLog, Row, score_rows
 from service.sequence import Scores
 from service.stops import StopFinder, Stops
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A backward detokenizer whose text comes mirrored, so that each piece goes behind those so far."""
+
+    detokenizer: Detokenizer
+
+    def feed(self, token_ids: Iterable[int]) -> str:
+        """Return the next text's mirror image."""
+        return self.detokenizer.feed(token_ids)[::-1]
+
+    def flush(self) -> str:
+        """Return the mirror image of what is held."""
+        return self.detokenizer.flush()[::-1]
+
+    def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
+        """Return the next text's mirror image, and places, which are distances and stay as they are."""
+        text, places = self.detokenizer.track(token_id)
+        return text[::-1], places
+
+    def label(self, token_id: int) -> str:
+        """Return a token as it is read."""
+        return self.detokenizer.label(token_id)
 
 
 @dataclass
@@ -20,10 +45,13 @@ class TextAssembler:
     """Turns a sequence's tokens into visible text.
 
     Attributes:
+        detokenizer: Of the text; `Mirrored` if it is written from its end.
         stops: The text ends before the first of these to be complete; of several that end at one place, before the
-            longest.
+            longest. Mirrored, too, if it is written from its end.
         num_top: Most probable tokens wanted beside each token; None: no log probabilities.
         offset: Length of the text before what comes next, for the places in log probabilities.
+        backward: Whether the text is written from its end: then what is returned of it is mirrored, and its log
+            probabilities are in order of reading.
         num_tokens: Tokens taken, the one that completed a stop included and those after it not.
         stopped: Whether a stop was found.
     """
@@ -32,6 +60,7 @@ class TextAssembler:
     stops: Stops
     num_top: int | None = None
     offset: int = 0
+    backward: bool = False
     num_tokens: int = 0
     stopped: bool = False
     _held: str = field(default="", init=False)
@@ -39,7 +68,8 @@ class TextAssembler:
     _num_scored: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._log = None if self.num_top is None else LogprobsLog(self.offset)
+        log = BackwardLog() if self.backward else LogprobsLog(self.offset)
+        self._log = None if self.num_top is None else log
         self._finder = StopFinder(self.stops) if self.stops else None
 
     @property
@@ -65,7 +95,7 @@ class TextAssembler:
 
     def flush(self) -> str:
         """Return the text held back, now that no more tokens come; what the detokenizer held may complete a stop."""
-        text = self._show(self.detokenizer.flush())
+        text = self._show(self.detokenizer.flush() if self._log is None else self._log.end(self.detokenizer))
         held, self._held = self._held, ""
         self.offset += len(text) + len(held)
         return text + held
@@ -74,7 +104,7 @@ class TextAssembler:
         """Return the log probabilities of the tokens whose text was shown since the last time, if they are wanted."""
         if self._log is None:
             return None
-        return self._log.take(None if last and not self.stopped else self.offset)
+        return self._log.take(self.offset, last=last, stopped=self.stopped)
 
     def _add_scores(self, logprobs: np.ndarray) -> None:
         """Add up, one after another: so the sum does not depend on how the tokens were grouped."""

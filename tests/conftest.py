@@ -11,34 +11,63 @@ from tests.servers import RunningRedis
 TEXT = "It was the best of times, it was the worst of times; 1859. “Größe” and 大きさ!\n"
 
 
-def publish_model(models_dir, name, cell="lstm", *, layers=1, units=24, end_mark=False, seed=0, direction="forward"):
-    """Publish an untrained model over the characters of TEXT; its texts are noise, and lively noise."""
+def publish_model(
+    models_dir,
+    name,
+    cell="lstm",
+    *,
+    layers=1,
+    units=24,
+    tokenizer=None,
+    context=None,
+    seed=0,
+    direction="forward",
+):
+    """Publish an untrained model, of the characters of TEXT if no tokenizer is given; its texts are lively noise.
+
+    With a context its layers read both ways, and its state is a window of that many tokens.
+    """
     import keras
     import numpy as np
 
     from contract.tokenizer import CharacterTokenizer
+    from export.network import CELLS
     from export.publishing import publish
-    from export.weights import CELLS
 
-    tokenizer = CharacterTokenizer.train(TEXT, end_mark=end_mark)
+    tokenizer = tokenizer or CharacterTokenizer.train(TEXT)
     keras.utils.set_random_seed(seed)
-    recurrent = [CELLS[cell](units, return_sequences=True) for _ in range(layers)]
-    embedding = keras.layers.Embedding(len(tokenizer), 8)
-    parts = [keras.layers.Input([None], dtype="int32"), embedding, *recurrent, keras.layers.Dense(len(tokenizer))]
-    model = keras.Sequential(parts)
+    recurrent = [CELLS[cell](units, return_sequences=not context) for _ in range(layers)]
+    if context:
+        recurrent = [keras.layers.Bidirectional(layer) for layer in recurrent]
+    embedding = keras.layers.Embedding(len(tokenizer.tokens), 8)
+    dense = keras.layers.Dense(len(tokenizer.tokens))
+    model = keras.Sequential([keras.layers.Input([context], dtype="int32"), embedding, *recurrent, dense])
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         weight.assign(rng.normal(0, 0.4, weight.shape))
     return publish(model, tokenizer, name, models_dir, direction=direction)
 
 
+# The models of the session's repository, in order of their names.
+MODEL_NAMES = ["gru", "lstm", "reverse", "rnn", "window", "words"]
+
+
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory):
-    """A repository with one model of each cell; `gru` is a stack of two, and the texts of `rnn` have an end."""
+    """A repository with one model of each kind.
+
+    `gru` is a stack of two, the texts of `rnn` have an end, `reverse` reads backwards, `window` carries no state and
+    writes pieces of words, and `words` writes whole ones.
+    """
+    from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer
+
     folder = tmp_path_factory.mktemp("repository") / "models"
     publish_model(folder, "lstm")
     publish_model(folder, "gru", "gru", layers=2)
-    publish_model(folder, "rnn", "simple_rnn", end_mark=True)
+    publish_model(folder, "rnn", "simple_rnn", tokenizer=CharacterTokenizer.train(TEXT, end_mark=True))
+    publish_model(folder, "reverse", seed=1, direction="backward")
+    publish_model(folder, "window", "gru", units=8, context=6, tokenizer=SubwordTokenizer.train([TEXT * 2]))
+    publish_model(folder, "words", tokenizer=ExactWordTokenizer.train([TEXT * 2]))
     return folder
 
 

@@ -66,7 +66,7 @@ class ExactWordTokenizer(JoinedVocabulary):
         if num_words is not None and num_words < 3:
             raise TokenizerError(f"num_words must be at least 3 (ids 0 and 1 are special), got {num_words}")
         texts = [without_surrogates(text) for text in texts]
-        characters, words = set[str]().union(*texts), count_words(texts, PRE_TOKENIZER, MIN_FREQUENCY)
+        characters, words = set[str]().union(*texts), exact_words(texts)
         if num_words is not None:
             words = words[: num_words - 2]
         if vocab_size is not None:
@@ -90,6 +90,11 @@ class ExactWordTokenizer(JoinedVocabulary):
     def _model(self) -> dict[str, Any]:
         """Describe byte pair encoding without merges: a word that is held is itself, and any other is characters."""
         return byte_pairs(self._ids, [], UNKNOWN)
+
+
+def exact_words(texts: Iterable[str]) -> list[str]:
+    """Return the words that occur often enough to be held, by falling frequency, then by code points."""
+    return count_words(texts, PRE_TOKENIZER, MIN_FREQUENCY)
 
 
 def _fit(words: list[str], vocab_size: int, num_characters: int) -> list[str]:

@@ -19,9 +19,9 @@ class SpecialIds:
     """Token ids that stand for no text.
 
     Attributes:
-        padding: Fills rows of unequal length. Always 0.
-        unknown: Whatever the vocabulary does not hold.
-        start: Read first when there is no prompt.
+        padding: Fills rows of unequal length; 0 in every vocabulary but those of Hugging Face's from elsewhere.
+        unknown: Whatever the vocabulary does not hold; padding where no token is for that.
+        start: Read first when there is no prompt; padding in a vocabulary from elsewhere that has no mark.
         end: Ends a document, and with it the text; None for a corpus that is one running text. Where there is one it
             is also `start`: what ends one document begins the next.
     """
@@ -38,13 +38,27 @@ class SpecialIds:
 
 
 class Detokenizer(Protocol):
-    """Turns one sequence's token ids into text, a few at a time."""
+    """Turns one sequence's token ids into text, a few at a time.
+
+    Forwards each piece goes behind those so far. Backwards ids come in the order in which they are drawn, the nearest
+    to the text's end first, and each piece goes before those so far. A sequence is either fed or tracked.
+    """
 
     def feed(self, token_ids: Iterable[int]) -> str:
         """Return the text that is certain after the next tokens; the pieces and the flush joined are the whole text."""
 
     def flush(self) -> str:
         """Return what is still held, now that no more tokens come."""
+
+    def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
+        """Take one token and tell where tokens begin, too; None: no more come.
+
+        A token begins with the character that holds its first byte.
+
+        Returns:
+            What `feed` or `flush` would, and the places that have become certain, in order of the tokens: distances
+            in code points from the edge of all text returned before, behind it or, backwards, before it.
+        """
 
     def label(self, token_id: int) -> str:
         r"""Return a token by its text, as it would be if the token came next.
@@ -62,7 +76,10 @@ class Tokenizer(Protocol):
     special: SpecialIds
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, without start or end marks; what is not in the vocabulary is `special.unknown`."""
+        """Return the ids of `text`, without start or end marks.
+
+        What is not in the vocabulary is `special.unknown`, or dropped where no token is for it.
+        """
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of the ids; special tokens have none."""
@@ -73,29 +90,49 @@ class Tokenizer(Protocol):
     def detokenizer(self, follows: str = "") -> Detokenizer:
         """Return a detokenizer for text that continues `follows`."""
 
+    def backward_detokenizer(self, precedes: str = "") -> Detokenizer:
+        """Return a detokenizer for text that is written from its end and leads up to `precedes`."""
+
     def to_json(self) -> str:
         """Return the file's text, in Hugging Face `tokenizers` format."""
 
 
-def _special_ids(tokens: Sequence[str], unknown: str) -> SpecialIds:
+# Where a token begins, forwards, if nothing is held.
+AT_THE_EDGE = (0,)
+
+
+def padding_name(tokens: Iterable[str]) -> str:
+    """Return what padding is called beside these tokens: `<pad>`, if no word from elsewhere is called so."""
+    name, taken = PADDING, set(tokens)
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _special_ids(tokens: Sequence[str], unknown: str | None) -> SpecialIds:
     """Find the special tokens of a vocabulary by their names.
 
     Raises:
-        TokenizerError: padding, unknown or both of start and end are missing.
+        TokenizerError: padding or unknown is missing.
     """
     index = {token: i for i, token in enumerate(tokens)}
+    padded = bool(tokens) and tokens[0] == padding_name(tokens[1:])
+    if not padded or (unknown is not None and unknown not in index):
+        raise TokenizerError(f"a vocabulary needs {PADDING} = 0 and {unknown or 'words'}; got {tokens[:4]} …")
     end = index.get(END)
-    start = index.get(START, end)
-    if index.get(PADDING) != 0 or unknown not in index or start is None:
-        raise TokenizerError(f"a vocabulary needs {PADDING} = 0, {unknown}, and {START} or {END}; got {tokens[:4]} …")
-    return SpecialIds(padding=0, unknown=index[unknown], start=start, end=end)
+    start = index.get(START, 0 if end is None else end)
+    return SpecialIds(padding=0, unknown=0 if unknown is None else index[unknown], start=start, end=end)
 
 
 class Vocabulary:
-    """Tokens and their ids."""
+    """Tokens and their ids.
+
+    Attributes:
+        unknown: Token for what the vocabulary does not hold; None where that is dropped.
+    """
 
     unit: str
-    unknown: str
+    unknown: str | None
 
     def __init__(self, tokens: Sequence[str]) -> None:
         """Index a vocabulary.
@@ -120,13 +157,17 @@ class Vocabulary:
         return len(self.tokens)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, type(self)) and self.tokens == other.tokens
+        return isinstance(other, type(self)) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        return hash(self.tokens)
+        return hash(self._key())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.tokens)} tokens)"
+
+    def _key(self) -> tuple[Any, ...]:
+        """Return all that the tokenizer is made of."""
+        return self.tokens, self.unknown
 
     def _json(self, model: Any, normalizer: Any, pre_tokenizer: Any, decoder: Any) -> str:
         marks = sorted({i for i in vars(self.special).values() if i is not None})
@@ -145,7 +186,8 @@ class Vocabulary:
         return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
 
     def _word_level(self) -> Any:
-        return {"type": "WordLevel", "vocab": self._ids, "unk_token": self.unknown}
+        # The format needs a token for what is unknown. Where there is none it is padding, which has no text either.
+        return {"type": "WordLevel", "vocab": self._ids, "unk_token": self.tokens[self.special.unknown]}
 
 
 class JoinedVocabulary(Vocabulary):
@@ -156,9 +198,17 @@ class JoinedVocabulary(Vocabulary):
         texts = self._texts
         return "".join([texts[i] for i in token_ids])
 
+    def text(self, token_id: int) -> str:
+        """Return what one token adds."""
+        return self._texts[token_id]
+
     def detokenizer(self, follows: str = "") -> Detokenizer:  # noqa: ARG002 - these join the same way anywhere
         """Return a detokenizer; nothing is carried over from one call to the next."""
         return _JoiningDetokenizer(self)
+
+    def backward_detokenizer(self, precedes: str = "") -> Detokenizer:  # noqa: ARG002 - as above
+        """Return a backward detokenizer; nothing is carried over either."""
+        return _BackwardJoiningDetokenizer(self)
 
 
 @dataclass(frozen=True)
@@ -171,5 +221,19 @@ class _JoiningDetokenizer:
     def flush(self) -> str:
         return ""
 
+    def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
+        return ("", ()) if token_id is None else (self.vocabulary.text(token_id), AT_THE_EDGE)
+
     def label(self, token_id: int) -> str:
         return self.vocabulary.tokens[token_id]
+
+
+class _BackwardJoiningDetokenizer(_JoiningDetokenizer):
+    def feed(self, token_ids: Iterable[int]) -> str:
+        return self.vocabulary.decode([*token_ids][::-1])
+
+    def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
+        if token_id is None:
+            return "", ()
+        text = self.vocabulary.text(token_id)
+        return text, (len(text),)

@@ -1,41 +1,47 @@
-"""Words by the rules of Keras's legacy `Tokenizer`: lower case, without punctuation.
+"""Words by the rules of Keras's legacy `Tokenizer`: by default lower case, without punctuation.
 
 Read directly, not by the library that names the file's format: Keras lower-cases by context ("ΟΔΟΣ" becomes "οδος"),
 which the library does not.
 """
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from contract.errors import TokenizerError
-from contract.tokenizers.vocabulary import END, PADDING, START, Detokenizer, Vocabulary
+from contract.tokenizers.rules import KERAS_RULES, WordRules
+from contract.tokenizers.vocabulary import AT_THE_EDGE, END, PADDING, START, Detokenizer, Vocabulary
 
 UNKNOWN_WORD = "<OOV>"
 
-# Keras's default `filters`: each of these parts words and is dropped.
-# https://github.com/keras-team/keras/blob/v3.15.0/keras/src/legacy/preprocessing/text.py
-KERAS_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
-_KERAS_TRANSLATION = str.maketrans(KERAS_FILTERS, " " * len(KERAS_FILTERS))
-_KERAS_WORD = re.compile(f"[^ {re.escape(KERAS_FILTERS)}]+")
-
-
-def keras_words(text: str) -> list[str]:
-    """Split a text as `keras.preprocessing.text.text_to_word_sequence` does: lower case, `KERAS_FILTERS` part words."""
-    return [word for word in text.lower().translate(_KERAS_TRANSLATION).split(" ") if word]
-
 
 class WordTokenizer(Vocabulary):
-    """Words by the rules of Keras's legacy `Tokenizer(oov_token="<OOV>")`.
+    """Words by the rules of Keras's legacy `Tokenizer`.
 
-    Ids run from 2 by falling frequency, then by first appearance; 0 is padding and 1 any word that is not held. The
-    start or end mark follows the last word, so every word keeps the id that Keras gives it.
+    Of one that is trained here ids run from 2 by falling frequency, then by first appearance; 0 is padding and 1 any
+    word that is not held. The start or end mark follows the last word, so every word keeps the id that Keras gives it.
     """
 
     unit = "word"
-    unknown = UNKNOWN_WORD
+
+    def __init__(
+        self, tokens: Sequence[str], rules: WordRules = KERAS_RULES, unknown: str | None = UNKNOWN_WORD
+    ) -> None:
+        """Index a vocabulary.
+
+        Args:
+            tokens: Token of each id, padding first.
+            rules: How texts are cut.
+            unknown: Token for words that are not held; None: they are dropped.
+
+        Raises:
+            TokenizerError: a token stands twice, or a special one is missing.
+        """
+        self.rules, self.unknown = rules, unknown
+        super().__init__(tokens)
+        # A word of Keras's may be called as a mark is, and then the text may hold it; where "<" is filtered none can.
+        self._word_ids = {token: i for token, i in self._ids.items() if i != self.special.padding}
 
     @classmethod
     def train(cls, texts: Iterable[str], *, num_words: int | None = None, end_mark: bool = False) -> Self:
@@ -51,44 +57,50 @@ class WordTokenizer(Vocabulary):
         """
         if num_words is not None and num_words < 3:
             raise TokenizerError(f"num_words must be at least 3 (ids 0 and 1 are special), got {num_words}")
-        counts = Counter(word for text in texts for word in keras_words(text))
+        counts = Counter(word for text in texts for word in KERAS_RULES.words(text))
         words = [word for word, _ in counts.most_common()]
         kept = words if num_words is None else words[: num_words - 2]
         return cls([PADDING, UNKNOWN_WORD, *kept, END if end_mark else START])
 
     @property
     def word_index(self) -> dict[str, int]:
-        """Id of each word, and of `<OOV>`, as Keras's attribute of the same name."""
-        return {UNKNOWN_WORD: self.special.unknown, **self._text_ids}
+        """Id of each word, and of the unknown one, as Keras's attribute of the same name; marks are left out."""
+        unknown = {} if self.unknown is None else {self.unknown: self.special.unknown}
+        return {**unknown, **self._text_ids}
 
     def encode(self, text: str) -> list[int]:
-        """Return one id per word; one that the vocabulary does not hold is 1."""
-        look_up, unknown = self._text_ids.get, self.special.unknown
-        return [look_up(word, unknown) for word in keras_words(text)]
+        """Return one id per word; one that is not held is `special.unknown`, or dropped where no token is for it."""
+        ids, unknown = self._word_ids, self.special.unknown
+        if self.unknown is None:
+            return [ids[word] for word in self.rules.words(text) if word in ids]
+        return [ids.get(word, unknown) for word in self.rules.words(text)]
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Return the words joined by spaces; special tokens have none."""
-        return " ".join(self._held(token_ids))
+        """Return the words joined as they were split, by spaces unless Keras was told otherwise; marks have none."""
+        return self.rules.split.join(self._held(token_ids))
 
     def offsets(self, text: str) -> list[int]:
-        """Return the place in `text` at which each word begins.
-
-        Found in the text as it is given: lower-casing, which can change its length, neither makes nor removes a place
-        at which words part.
-        """
-        return [match.start() for match in _KERAS_WORD.finditer(text)]
+        """Return the place in `text` at which each word of `encode(text)` begins."""
+        places = self.rules.places(text)
+        if self.unknown is None:
+            pairs = zip(places, self.rules.words(text), strict=True)
+            return [place for place, word in pairs if word in self._word_ids]
+        return places
 
     def detokenizer(self, follows: str = "") -> Detokenizer:
         """Return a detokenizer whose first word is set off from `follows` by one space where it needs one."""
-        return _WordDetokenizer(self, begins_text=not follows or follows[-1].isspace())
+        return _WordDetokenizer(self, begins_text=self.rules.needs_none_after(follows))
+
+    def backward_detokenizer(self, precedes: str = "") -> Detokenizer:
+        """Return a backward detokenizer; its last word is set off from `precedes` by one space where it needs one."""
+        return _BackwardWordDetokenizer(self, ends_text=self.rules.needs_none_before(precedes))
 
     def to_json(self) -> str:
         """Return the file's text, in Hugging Face `tokenizers` format."""
-        escaped = "".join(f"\\{character}" for character in KERAS_FILTERS if character not in "\t\n")
-        filters = {"type": "Replace", "pattern": {"Regex": f"[{escaped}\\t\\n]"}, "content": " "}
-        normalizer = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, filters]}
-        spaces = {"type": "Split", "pattern": {"String": " "}, "behavior": "Removed", "invert": False}
-        return self._json(self._word_level(), normalizer, spaces, None)
+        return self._json(self._word_level(), self.rules.normalizer, self.rules.pre_tokenizer, None)
+
+    def _key(self) -> tuple[Any, ...]:
+        return (*super()._key(), self.rules)
 
     def _held(self, token_ids: Iterable[int]) -> Iterator[str]:
         return (self._texts[i] for i in token_ids if self._texts[i])
@@ -103,13 +115,45 @@ class _WordDetokenizer:
         text = self.tokenizer.decode(token_ids)
         if not text:
             return ""
-        piece = text if self.begins_text else " " + text
+        piece = text if self.begins_text else self.tokenizer.rules.split + text
         self.begins_text = False
         return piece
 
     def flush(self) -> str:
         return ""
 
+    def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
+        return ("", ()) if token_id is None else (self.feed((token_id,)), AT_THE_EDGE)
+
     def label(self, token_id: int) -> str:
         word = self.tokenizer.decode([token_id])
-        return (word if self.begins_text else " " + word) if word else self.tokenizer.tokens[token_id]
+        split = "" if self.begins_text else self.tokenizer.rules.split
+        return split + word if word else self.tokenizer.tokens[token_id]
+
+
+@dataclass
+class _BackwardWordDetokenizer:
+    tokenizer: WordTokenizer
+    ends_text: bool
+
+    def feed(self, token_ids: Iterable[int]) -> str:
+        text = self.tokenizer.decode([*token_ids][::-1])
+        if not text:
+            return ""
+        piece = text if self.ends_text else text + self.tokenizer.rules.split
+        self.ends_text = False
+        return piece
+
+    def flush(self) -> str:
+        return ""
+
+    def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
+        if token_id is None:
+            return "", ()
+        text = self.feed((token_id,))
+        return text, (len(text),)
+
+    def label(self, token_id: int) -> str:
+        word = self.tokenizer.decode([token_id])
+        split = "" if self.ends_text else self.tokenizer.rules.split
+        return word + split if word else self.tokenizer.tokens[token_id]

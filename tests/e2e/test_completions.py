@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.conftest import TEXT
+from tests.conftest import MODEL_NAMES, TEXT
 
 BASE = {"model": "lstm", "prompt": "It was", "max_tokens": 40, "seed": 5}
 
@@ -110,8 +110,12 @@ def test_models_are_listed_and_described(gateway):
     """The list has every model, and each can be asked for alone."""
     status, answer = gateway.get("/v1/models")
     assert (status, answer["object"]) == (200, "list")
-    assert [model["id"] for model in answer["data"]] == ["gru", "lstm", "rnn"]
+    assert [model["id"] for model in answer["data"]] == MODEL_NAMES
     assert gateway.get("/v1/models/gru") == (200, answer["data"][0])
+    told = {model["id"]: (model["direction"], model["context"], model["unit"]) for model in answer["data"]}
+    assert told["lstm"] == ("forward", None, "character")
+    assert told["reverse"] == ("backward", None, "character")
+    assert told["window"] == ("forward", 6, "subword")
     assert gateway.get("/v1/models/nope")[0] == 404
 
 

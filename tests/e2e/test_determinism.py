@@ -4,19 +4,20 @@ import concurrent.futures
 
 import pytest
 
-from tests.conftest import TEXT
+from tests.conftest import MODEL_NAMES, TEXT
 from tests.servers import ModelServer
 
 NUM_REQUESTS = 64
 
 
 def requests():
-    """Return different requests: models, lengths, controls, stops, streams."""
+    """Return different requests: models, both directions, lengths, controls, stops, streams."""
     wanted = []
     for i in range(NUM_REQUESTS):
+        model = (*MODEL_NAMES, "lstm")[i % 7]
         fields = {
-            "model": ("lstm", "gru", "rnn")[i % 3],
-            "prompt": (TEXT * 9)[: (i * 13) % 500],
+            "model": model,
+            "suffix" if model == "reverse" else "prompt": (TEXT * 9)[: (i * 13) % 500],
             "max_tokens": 1 + (i * 29) % 150,
             "temperature": (0, 0.7, 1.0, 1.6)[i % 4],
             "seed": i,
@@ -32,10 +33,12 @@ def texts(gateway, fields):
     if fields["seed"] % 2:
         return [(choice["text"], choice["finish_reason"]) for choice in gateway.post(fields)[1]["choices"]]
     parts = [["", None] for _ in range(fields["n"])]
-    for event in gateway.stream(**fields):
+    # In pieces, the text of the one that reads backwards too.
+    for event in gateway.stream(**fields, stream_options={"prepend": True}):
         for choice in event["choices"] if event else []:
-            parts[choice["index"]][0] += choice["text"]
-            parts[choice["index"]][1] = choice["finish_reason"]
+            part = parts[choice["index"]]
+            part[0] = choice["text"] + part[0] if choice.get("prepend") else part[0] + choice["text"]
+            part[1] = choice["finish_reason"]
     return [tuple(part) for part in parts]
 
 

@@ -10,6 +10,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.conftest import MODEL_NAMES
 from tests.e2e.test_access import ask, until
 
 SECRET = "It was the worst of times, and nobody is to know"
@@ -87,13 +88,16 @@ def test_prompts_are_logged_when_asked_for(start_gateway):
     gateway = start_gateway(log_prompts=True)
     ask(gateway, body=BODY)
     until(lambda: any(line.get("prompt") == [SECRET] for line in lines(gateway)))
+    assert not any("suffix" in line for line in lines(gateway))
+    ask(gateway, body={"model": "reverse", "suffix": SECRET})
+    until(lambda: any(line.get("suffix") == [SECRET] for line in lines(gateway)))
 
 
 def test_status_says_what_is_going_on(start_gateway):
     """Models, loads and bounds, for a person or a script."""
     status = ask(start_gateway(), body=None, address="/v1/status")[2]
     assert status["status"] == "ok"
-    assert [model["id"] for model in status["models"]] == ["gru", "lstm", "rnn"]
+    assert [model["id"] for model in status["models"]] == MODEL_NAMES
     assert status["texts"] == {"accepted": 0, "max": 384}
     assert status["tokens"]["accepted"] == 0
     assert {"version", "uptime_s", "backends"} <= set(status)

@@ -4,6 +4,8 @@ import numpy as np
 import openai
 import pytest
 
+from tests.conftest import MODEL_NAMES
+
 BASE = {"model": "lstm", "prompt": "It was", "max_tokens": 20, "seed": 5}
 
 
@@ -125,7 +127,7 @@ def test_embeddings_are_read_in_both_encodings(client):
 
 def test_models_are_listed_and_retrieved(client):
     """Both calls of the client know the models."""
-    assert [model.id for model in client.models.list()] == ["gru", "lstm", "rnn"]
+    assert [model.id for model in client.models.list()] == MODEL_NAMES
     assert client.models.retrieve("gru").id == "gru"
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("nope")

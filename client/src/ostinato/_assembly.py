@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import deque
+from typing import Any, NamedTuple
 
 from ostinato._results import Generation, Piece, required
+
+
+class _Part(NamedTuple):
+    """A piece as it came.
+
+    Attributes:
+        logprobs: Lists with one entry per token, by name. Offsets of a prepended piece count from its own beginning.
+        prepended: Whether it was put before those so far.
+    """
+
+    text: str
+    logprobs: dict[str, list[Any]] | None
+    prepended: bool
 
 
 class Assembly:
@@ -14,7 +28,7 @@ class Assembly:
         """Start with nothing."""
         self._fields: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
-        self._texts: dict[int, list[str]] = {}
+        self._parts: dict[int, deque[_Part]] = {}  # in order of reading
 
     def add(self, chunk: dict[str, Any]) -> list[Piece]:
         """Take a chunk, and return its pieces of text.
@@ -28,23 +42,35 @@ class Assembly:
     @property
     def generation(self) -> Generation:
         """What has come so far, in the shape of an answer that was not streamed."""
-        choices = [{**self._choices[index], "text": "".join(self._texts[index])} for index in self._choices]
+        choices = [{**known, **_joined(self._parts[index])} for index, known in self._choices.items()]
         return Generation.from_answer({**self._fields, "choices": choices})
 
     def _add_choice(self, choice: dict[str, Any]) -> Piece:
         index, text = required(choice, "index", int), required(choice, "text", str)
-        self._texts.setdefault(index, []).append(text)
+        prepend = bool(choice.get("prepend"))
+        parts = self._parts.setdefault(index, deque())
+        (parts.appendleft if prepend else parts.append)(_Part(text, choice.get("logprobs"), prepend))
         known = self._choices.setdefault(index, {})
-        logprobs = _joined(known.get("logprobs"), choice.get("logprobs"))
         known.update((name, value) for name, value in choice.items() if value is not None or name not in known)
-        known["logprobs"] = logprobs
-        return Piece(index, text, choice.get("finish_reason"))
+        known.pop("prepend", None)
+        return Piece(index, text, choice.get("finish_reason"), prepend)
 
 
-def _joined(known: dict[str, list[Any]] | None, new: dict[str, list[Any]] | None) -> dict[str, list[Any]] | None:
-    """Append each of the new lists, one entry per token, to the known list of the same name."""
-    if known is None or new is None:
-        return known or new
+def _joined(parts: deque[_Part]) -> dict[str, Any]:
+    """Join texts and, token by token, the lists of log probabilities."""
+    prepended = sum(len(part.text) for part in parts if part.prepended)
+    logprobs: dict[str, list[Any]] | None = None
+    place = 0
+    for part in parts:
+        if part.logprobs is not None:
+            logprobs = {} if logprobs is None else logprobs
+            _extend(logprobs, part.logprobs, place if part.prepended else prepended)
+        place += len(part.text)
+    return {"text": "".join([part.text for part in parts]), "logprobs": logprobs}
+
+
+def _extend(known: dict[str, list[Any]], new: dict[str, list[Any]], shift: int) -> None:
+    """Append each of the new lists to the known list of the same name; offsets are too small by `shift`."""
     for name, entries in new.items():
-        known[name] = (known.get(name) or []) + (entries or [])
-    return known
+        moved = [offset + shift for offset in entries or []] if name == "text_offset" and shift else entries or []
+        known.setdefault(name, []).extend(moved)

@@ -61,6 +61,7 @@ class Client:
         self,
         prompt: Prompt = "",
         *,
+        suffix: Prompt | None = None,
         model: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
@@ -72,12 +73,13 @@ class Client:
         n: int | None = None,
         **extra: Any,
     ) -> Generation:
-        """Generate a text that goes on from the prompt, and return it when it is complete.
+        """Generate a text that goes on from the prompt, or leads up to the suffix, and return it when it is complete.
 
         What is None is not sent: the server's default applies. The server also checks all bounds.
 
         Args:
             prompt: str, or token ids, or a list of either.
+            suffix: the same, in place of the prompt, for a model that reads backwards: the text's ending.
             model: str. Default: the first that the server lists, asked for once.
             max_tokens: int. The most tokens to generate.
             temperature: float. 0 always takes the likeliest token.
@@ -85,7 +87,7 @@ class Client:
             top_k: int. Sample among so many of the likeliest tokens.
             min_p: float. Drop tokens less likely than this times the likeliest.
             seed: int. The same seed brings the same text. The answer has the seed that was used.
-            stop: str or list of str. End before the first of these.
+            stop: str or list of str. End before the first of these; a text that leads up to a suffix, behind it.
             n: int. How many texts to generate per prompt.
             extra: any further fields, sent as they are.
 
@@ -94,13 +96,15 @@ class Client:
             ConnectionFailed, Timeout, UnexpectedAnswer: there was no proper answer.
         """
         named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
-        fields = {**named, "seed": seed, "stop": stop, "n": n, **extra}
+        fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **extra}
         return Generation.from_answer(self._complete(self._transport.post, prompt, model, fields))
 
     def stream(
         self,
         prompt: Prompt = "",
         *,
+        suffix: Prompt | None = None,
+        prepend: bool = False,
         model: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
@@ -112,12 +116,16 @@ class Client:
         n: int | None = None,
         **extra: Any,
     ) -> Stream:
-        """Generate a text that goes on from the prompt, and return it while it is being generated.
+        """Generate a text that goes on from the prompt, or leads up to the suffix, and return it meanwhile.
 
-        Arguments and errors are those of `generate`. The request is sent at once, and so refused at once.
+        Further arguments and errors are those of `generate`. The request is sent at once, and so refused at once. With
+        `prepend` the text of a model that reads backwards comes piece by piece, too: it is written from its end, and
+        each piece goes before those so far, as `Piece.prepend` says. Without, each of its choices comes as one piece at
+        its end, so that pieces joined are always the text.
         """
         named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
-        fields = {**named, "seed": seed, "stop": stop, "n": n, "stream_options": {"include_usage": True}, **extra}
+        options = {"include_usage": True, **({"prepend": True} if prepend else {})}
+        fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, "stream_options": options, **extra}
         return Stream(self._complete(self._open_stream, prompt, model, fields))
 
     def models(self) -> list[Model]:

@@ -19,11 +19,13 @@ class Piece(NamedTuple):
         index: int. The choice that it belongs to: prompt index · n + choice within the prompt.
         text: str. May be empty.
         finish_reason: str or None. "stop" or "length" in the choice's last piece, None before.
+        prepend: bool. Whether the text goes before what came so far of the choice, and not behind it.
     """
 
     index: int  # type: ignore[assignment]  # hides tuple.index; the API's own name is worth more
     text: str
     finish_reason: str | None
+    prepend: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Choice:
 
     Attributes:
         index: int. Prompt index · n + choice within the prompt.
-        text: str. The text, without the prompt unless `echo` was asked for.
+        text: str. The text, without the prompt or suffix unless `echo` was asked for.
         finish_reason: str or None. "stop" or "length"; None while a stream has not ended.
     """
 

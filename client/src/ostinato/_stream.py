@@ -25,7 +25,8 @@ DONE = "[DONE]"
 class Stream:
     """The text of a generation, piece by piece, as the server sends it.
 
-    Iterating gives the first choice's text as `str` pieces that are never empty; `events()` gives every choice's.
+    Iterating gives the first choice's text as `str` pieces that are never empty; `events()` gives every choice's. If
+    `prepend` was asked for, pieces of a text that leads up to a suffix go before those so far.
     It closes itself at its end, on an error, when a `with` block is left, and when nothing refers to it any more. One
     thread reads it; any thread may close it.
 
@@ -53,7 +54,7 @@ class Stream:
         raise StopIteration
 
     def events(self) -> Iterator[Piece]:
-        """Return an iterator over (index, text, finish_reason) of all choices, in the order in which they arrive."""
+        """Return an iterator over the pieces of all choices, in the order in which they arrive."""
         return self._pieces
 
     @property

@@ -37,8 +37,8 @@ def test_every_named_field_is_sent_under_its_name(client: Client, server: Script
         "n": 8,
     }
     server.script = [ANSWER]
-    client.generate("Once", model="tiny", stop="x", **fields)
-    assert server.bodies == [{"model": "tiny", "prompt": "Once", "stop": "x", **fields}]
+    client.generate("Once", model="tiny", suffix=["y"], stop="x", **fields)
+    assert server.bodies == [{"model": "tiny", "prompt": "Once", "suffix": ["y"], "stop": "x", **fields}]
 
 
 def test_the_client_has_no_bounds_of_its_own(client: Client, server: ScriptedServer) -> None:

@@ -99,11 +99,11 @@ def test_events_tell_the_choices_apart(client: Client, server: ScriptedServer) -
     """With n > 1, `events` gives every piece with its choice, and the generation has a text for each."""
     server.script = [stream([chunk("a"), chunk("x", index=1), chunk("b", "stop"), chunk("y", "length", 1), DONE])]
     pieces = client.stream("Once", model="tiny", n=2)
-    assert [(index, text, end) for index, text, end in pieces.events()] == [
-        (0, "a", None),
-        (1, "x", None),
-        (0, "b", "stop"),
-        (1, "y", "length"),
+    assert list(pieces.events()) == [
+        Piece(0, "a", None),
+        Piece(1, "x", None),
+        Piece(0, "b", "stop"),
+        Piece(1, "y", "length"),
     ]
     assert [choice.text for choice in pieces.generation.choices] == ["ab", "xy"]
     assert [choice.finish_reason for choice in pieces.generation.choices] == ["stop", "length"]
@@ -131,6 +131,50 @@ def test_further_fields_of_the_pieces_are_put_together(client: Client, server: S
             "state": "S",
         }
     ]
+
+
+def test_pieces_of_a_text_from_its_end_go_before_those_so_far(client: Client, server: ScriptedServer) -> None:
+    """Text and log probabilities are put in front, and the places of tokens are those in the whole text."""
+    last: dict[str, Any] = {"tokens": ["e", "f"], "token_logprobs": [-5.0, None], "text_offset": [0, 1]}
+    first: dict[str, Any] = {"tokens": ["ab", "cd"], "token_logprobs": [-1.0, -2.0], "text_offset": [0, 2]}
+    server.script = [
+        stream([chunk("ef", logprobs=last, prepend=True), chunk("abcd", "stop", logprobs=first, prepend=True), DONE])
+    ]
+    pieces = client.stream(suffix="!", model="tiny", logprobs=1, prepend=True)
+    assert server.bodies[0]["stream_options"] == {"include_usage": True, "prepend": True}
+    events = pieces.events()
+    assert next(events) == Piece(0, "ef", None, prepend=True)
+    assert pieces.generation.raw["choices"][0]["logprobs"] == last
+    assert list(events) == [Piece(0, "abcd", "stop", prepend=True)]
+    assert pieces.generation.raw["choices"] == [
+        {
+            "index": 0,
+            "text": "abcdef",
+            "finish_reason": "stop",
+            "logprobs": {
+                "tokens": ["ab", "cd", "e", "f"],
+                "token_logprobs": [-1.0, -2.0, -5.0, None],
+                "text_offset": [0, 2, 4, 5],
+            },
+        }
+    ]
+
+
+def test_offsets_of_pieces_that_go_behind_are_as_they_came(client: Client, server: ScriptedServer) -> None:
+    """They count from the beginning of the text already."""
+    parts: list[dict[str, Any]] = [{"tokens": ["a"], "text_offset": [0]}, {"tokens": ["b"], "text_offset": [1]}]
+    server.script = [stream([chunk("a", logprobs=parts[0]), chunk("b", "stop", logprobs=parts[1]), DONE])]
+    pieces = client.stream("Once", model="tiny", logprobs=0)
+    assert list(pieces) == ["a", "b"]
+    assert pieces.generation.raw["choices"][0]["logprobs"] == {"tokens": ["a", "b"], "text_offset": [0, 1]}
+
+
+def test_pieces_that_go_before_others_are_asked_for_only_if_wanted(client: Client, server: ScriptedServer) -> None:
+    """Whoever just joins the pieces gets the text."""
+    server.script = [stream([chunk("whole", "stop"), DONE])]
+    assert "".join(client.stream(suffix="!", model="tiny")) == "whole"
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    assert server.bodies == [{"model": "tiny", "prompt": "", "suffix": "!", **options}]
 
 
 def test_a_null_does_not_undo_what_came_before(client: Client, server: ScriptedServer) -> None:

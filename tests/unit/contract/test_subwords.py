@@ -175,6 +175,13 @@ def test_the_vocabulary_is_as_large_as_was_asked_for():
     assert len(TOKENIZER) == 500
 
 
+def test_a_text_without_white_space_is_learnt_in_pieces():
+    """Each merge goes through the whole of a word: endless ones would take hours."""
+    tokenizer = SubwordTokenizer.train(["a" * 100_000], vocab_size=400)
+    assert max(len(tokenizer.join([i])) for i in range(len(tokenizer))) == 128
+    assert tokenizer.decode(tokenizer.encode("a" * 1000)) == "a" * 1000
+
+
 def test_the_order_of_merges_makes_another_tokenizer():
     """The tokens alone do not say how a text is cut."""
     special = ["<pad>", "<unk>", "<start>"]

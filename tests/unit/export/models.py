@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from export.weights import CELLS
+from export.network import CELLS
 
 VOCABULARY = 23
 

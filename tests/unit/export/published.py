@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from contract.tokenizer import SpecialIds
+from export.exportable import prepare
 from export.signatures import Generator
-from export.weights import read_weights
 from tests.unit.export.models import VOCABULARY
 
 END = 2
@@ -20,12 +20,21 @@ OFF = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 
 class Published:
     """A SavedModel that was written and loaded again."""
 
+    @classmethod
+    def of(cls, network, folder, end=None):
+        """Write a network that was made ready already."""
+        published = cls.__new__(cls)
+        published._write(network, folder, end)
+        return published
+
     def __init__(self, model, folder, end=None):
-        special = SpecialIds(0, 1, END, end)
-        generator = Generator(read_weights(model), special, VOCABULARY - 2)
+        self._write(prepare(model).network, folder, end)
+
+    def _write(self, network, folder, end):
+        generator = Generator(network, SpecialIds(0, 1, END, end), VOCABULARY - 2)
         tf.saved_model.save(generator, str(folder), signatures=generator.signatures())
         self.functions = tf.saved_model.load(str(folder)).signatures
-        self.state_size = generator.stack.state_size
+        self.state_size = generator.network.state_size
 
     def call(self, name, **inputs):
         outputs = self.functions[name](**{key: tf.constant(value) for key, value in inputs.items()})

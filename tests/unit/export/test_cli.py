@@ -14,7 +14,7 @@ from contract.card import GeneratorCard, load_assets
 from contract.tokenizer import CharacterTokenizer
 from export import workflow
 from export.cli import main
-from export.weights import CELLS
+from export.network import CELLS
 from tests.unit.export.trainings import TEXT, NoSamples
 
 ROOT = Path(__file__).parents[3]

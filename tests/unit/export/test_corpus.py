@@ -83,9 +83,12 @@ BAD = {
     "empty": ({"a": b""}, "no text"),
     "whitespace": ({"a": b" \n\t\n"}, "no text"),
     "binary": ({"a": b"GIF89a\0\1"}, "a: byte 0 at offset 6: this is binary"),
-    "latin-1": ({"a": "Größe".encode("latin-1")}, "a: not UTF-8: byte 0xf6 at offset 2; .*iconv -f LATIN1"),
-    "UTF-16": ({"a": "Größe".encode("utf-16")}, "a: this is UTF-16; .*iconv -f UTF-16"),
-    "half a character": ({"a": "Größe".encode()[:3]}, "byte 0xc3 at offset 2"),
+    "latin-1": (
+        {"a": "Größe".encode("latin-1")},
+        "a: not UTF-8 but most likely CP1252 .*: byte 0xf6 at offset 2; .*iconv -f CP1252",
+    ),
+    "UTF-16": ({"a": "Größe".encode("utf-16")}, "a: this is UTF-16, not UTF-8; .*iconv -f UTF-16 "),
+    "half a character": ({"a": "Größe".encode()[:3]}, "a: not UTF-8: byte 0xc3 at offset 2 begins a character"),
     "a folder of nothing": ({}, "no file in this folder"),
     "a folder of hidden files": ({".a": b"text"}, "no file in this folder"),
     "junk among texts": ({"a.txt": b"text", "b/logo.png": b"\x89PNG\r\n\x1a\n\0\0"}, "logo.png: byte 0 at offset 8"),
@@ -100,10 +103,18 @@ def test_what_is_no_text_is_refused_with_the_file_and_the_reason(tmp_path, case)
         read_corpus(write(tmp_path, files))
 
 
-def test_a_file_that_is_not_there_is_named():
-    """A mistyped path is found in the message."""
-    with pytest.raises(CorpusError, match=r"^corpus no/such\.txt: No such file or directory$"):
-        read_corpus("no/such.txt")
+@pytest.mark.parametrize("role", ["corpus", "text"])
+def test_a_file_that_is_not_there_is_named(role):
+    """A mistyped path is found in the message, with the option that it was given to."""
+    with pytest.raises(CorpusError, match=rf"^{role} no/such\.txt: No such file or directory$"):
+        read_corpus("no/such.txt", role=role)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"\xff\xfe"])
+def test_every_message_names_the_option(content):
+    """A text is not called a corpus."""
+    with pytest.raises(CorpusError, match=r"^text "):
+        read_corpus("-", stdin=io.BytesIO(content), role="text")
 
 
 def test_a_running_text_is_cut_at_a_character():

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from contract.tokenizer import CharacterTokenizer, WordTokenizer
+from export.config import load_config
 from export.corpus import Corpus
-from export.dataset import VALIDATION_STREAMS, Dataset, Streams, encode_corpus
+from export.dataset import VALIDATION_STREAMS, VALIDATION_WINDOWS, Dataset, Ngrams, Streams, encode_corpus
 from export.errors import CorpusError
 
 FIRST = 99
@@ -50,9 +51,14 @@ def test_the_last_window_is_as_long_as_what_is_left():
     assert (laid_out.num_windows, laid_out.num_tokens) == (3, 25)
 
 
-def test_windows_can_begin_later():
-    """Another epoch's windows are cut elsewhere."""
-    assert [targets[0, 0] for _, targets in lay_out(25, 1, 10).windows(skip=3)] == [3, 13, 23]
+def test_windows_of_other_epochs_are_cut_elsewhere():
+    """Windows begin where the epoch's random numbers say, and each where the one before it ended."""
+    firsts = set()
+    for epoch in range(200):
+        places = [int(targets[0, 0]) for _, targets in lay_out(25, 1, 10).windows(np.random.default_rng(epoch))]
+        assert np.diff(places).tolist() == [10] * (len(places) - 1)
+        firsts.add(places[0])
+    assert firsts == set(range(10))
 
 
 def test_each_document_is_followed_by_the_end_mark_if_documents_end():
@@ -63,10 +69,65 @@ def test_each_document_is_followed_by_the_end_mark_if_documents_end():
     assert encode_corpus(Corpus("c", ("ab",), ends=False), tokenizer).tolist() == [a, b]
 
 
-def dataset(head, tail, tokenizer=None, window=10):
+def test_a_backward_model_reads_each_document_from_its_end():
+    """Then the mark stands for the document's beginning."""
+    tokenizer = CharacterTokenizer.train("ab", end_mark=True)
+    a, b, end = (tokenizer.tokens.index(token) for token in ("a", "b", "<end>"))
+    ids = encode_corpus(Corpus("c", ("ab", "b"), ends=True), tokenizer, "backward")
+    assert ids.tolist() == [b, a, end, b, end]
+
+
+MARK, END = 98, 97
+
+
+def ngrams(ids, context, end=None, batch=4):
+    """Return all windows of some ids and the target of each, in order."""
+    laid_out = Ngrams.lay_out(np.asarray(ids, np.int32), MARK, end, batch, context)
+    inputs, targets = zip(*laid_out.windows(), strict=True)
+    assert len(inputs) == laid_out.num_windows
+    return np.concatenate(inputs, axis=1).T.tolist(), np.concatenate(targets, axis=1)[0].tolist()
+
+
+def test_each_token_has_the_window_before_it_padded_in_front():
+    """As in the lesson's n-grams, after the mark that every text begins with; what is too long loses its front."""
+    windows, targets = ngrams([11, 12, 13, 14], 3)
+    assert windows == [[0, 0, MARK], [0, MARK, 11], [MARK, 11, 12], [11, 12, 13]]
+    assert targets == [11, 12, 13, 14]
+
+
+def test_a_window_does_not_reach_into_the_document_before():
+    """A document is learnt from its mark on: the end of the one before it says nothing."""
+    windows, targets = ngrams([11, 12, END, 21, 22, END], 4, end=END)
+    assert windows[2:5] == [[0, MARK, 11, 12], [0, 0, 0, END], [0, 0, END, 21]]
+    assert targets == [11, 12, END, 21, 22, END]
+
+
+def test_an_epoch_has_every_window_once_some_of_them_cut_shorter():
+    """The order is another one each time; a window that is cut keeps its newest tokens."""
+    ids = np.arange(100, 700, dtype=np.int32)
+    laid_out = Ngrams.lay_out(ids, MARK, None, 32, 8)
+    orders, cut = [], 0
+    for epoch in range(2):
+        inputs, targets = (
+            np.concatenate(parts, axis=1) for parts in zip(*laid_out.windows(np.random.default_rng(epoch)), strict=True)
+        )
+        orders.append(targets[0].tolist())
+        assert sorted(orders[-1]) == ids.tolist()
+        for window, target in zip(inputs.T, targets[0], strict=True):
+            full = laid_out.read[: target - 99][-8:]
+            kept = window[window != 0]
+            assert kept.tolist() == full[len(full) - len(kept) :].tolist()
+            assert not window[: 8 - len(kept)].any()
+            cut += len(kept) < len(full)
+    assert orders[0] != orders[1]
+    assert 0.1 < cut / 1200 < 0.3
+
+
+def dataset(head, tail, tokenizer=None, window=10, **settings):
     """Lay out two running texts."""
+    config = load_config(None, {"name": "m", "corpus": "c", "streams": 4, "window": window, **settings})
     parts = [text if text is None else Corpus("c", (text,), ends=False) for text in (head, tail)]
-    return Dataset.lay_out(*parts, tokenizer or CharacterTokenizer.train(head), 4, window)
+    return Dataset.lay_out(*parts, tokenizer or CharacterTokenizer.train(head), config)
 
 
 def test_a_tail_shorter_than_a_window_is_judged_whole():
@@ -78,6 +139,14 @@ def test_a_tail_shorter_than_a_window_is_judged_whole():
 def test_validation_has_few_streams():
     """Each stream starts from nothing, which is not what is to be judged."""
     assert dataset("abcabc" * 20, "cab" * 100).validation.rows == VALIDATION_STREAMS
+
+
+def test_a_model_that_reads_both_ways_gets_windows():
+    """Small batches to learn from, large ones to be judged by."""
+    laid_out = dataset("abcabc" * 20, "cab" * 100, bidirectional=True, context=5)
+    assert (laid_out.train.rows, laid_out.train.batch_tokens) == (4, 20)
+    assert laid_out.validation.rows == VALIDATION_WINDOWS
+    assert next(laid_out.train.windows())[0].shape == (5, 4)
 
 
 def test_what_the_vocabulary_does_not_hold_is_not_judged():

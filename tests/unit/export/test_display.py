@@ -75,33 +75,57 @@ def test_a_resumed_run_begins_where_it_was(monkeypatch):
 def test_a_sample_is_indented_and_its_lines_are_broken(monkeypatch):
     """A sample of words has no line ends of its own, and one of two hundred words would fill the screen."""
     monkeypatch.setenv("COLUMNS", "60")
-    lines = layout("one two", " three" * 200).splitlines()
+    lines = layout("[one two]" + " three" * 50).splitlines()
+    assert len(lines) > 5
     assert all(line.startswith("    ") and len(line) <= 60 for line in lines)
     assert lines[0].startswith("    [one two] three three")
-    assert len("".join(lines)) < SAMPLE_CHARACTERS * 1.2
 
 
 def test_a_sample_cannot_give_orders_to_the_terminal():
     """A corpus of logs holds escape sequences; their characters are shown as dots, and blank lines stay."""
-    assert layout("a", "\x1b[2Jb\a\n\nc\td") == "    [a]·[2Jb·\n\n    c   d".replace("\n\n", "\n    \n")
+    assert layout("[a]\x1b[2Jb\a\n\nc\td") == "    [a]·[2Jb·\n\n    c   d".replace("\n\n", "\n    \n")
 
 
+def sampled(trainer, tokenizer, text):
+    """Return a writer of samples."""
+    return SampleWriter(tokenizer, text, trainer.config)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("unit", ["character", "word"])
-def test_a_sample_goes_on_from_the_text_with_the_weights_of_now(unit):
-    """After each epoch the same graph runs with new weights; the beginning is whole words of the text."""
-    trainer, tokenizer = prepare(unit=unit)
-    writer = SampleWriter(tokenizer, TEXT, seed=0)
+def test_a_sample_goes_on_from_the_text_with_the_weights_of_now(unit, direction):
+    """After each epoch the same graph runs with new weights; what is given is whole words of the text, in brackets.
+
+    A backward model writes what stands before them.
+    """
+    trainer, tokenizer = prepare(unit=unit, direction=direction)
+    writer = sampled(trainer, tokenizer, TEXT)
     logits = trainer.model.get_layer("logits")
     for token in ("cat", "hill") if unit == "word" else ("c", "t"):
         logits.bias.assign([100.0 if other == token else 0.0 for other in tokenizer.tokens])
-        beginning, text = writer.write(trainer.model)
-        assert f" {beginning} " in TEXT
-        assert set(text.split() if unit == "word" else text) == {token}
+        sample = writer.write(trainer.model)
+        before, _, rest = sample.partition("[")
+        given, _, after = rest.partition("]")
+        assert f" {given} " in TEXT
+        text, nothing = (after, before) if direction == "forward" else (before, after)
+        assert nothing == ""
+        words = text.split()[1:-1]  # the first or the last may be cut, as is what is shown
+        assert set(words if unit == "word" else text) == {token}
+        assert len(sample) <= SAMPLE_CHARACTERS
 
 
 def test_a_text_without_words_has_a_sample_too():
     """A sample begins with the start mark if the text gives nothing to go on from."""
     trainer, tokenizer = prepare()
-    beginning, text = SampleWriter(tokenizer, "", seed=0).write(trainer.model)
-    assert beginning == ""
-    assert len(text) == 200
+    sample = sampled(trainer, tokenizer, "").write(trainer.model)
+    assert sample.startswith("[]")
+    assert len(sample) == 202
+
+
+def test_a_model_that_reads_both_ways_has_samples_too():
+    """Its state is a window, and the graph sees new weights all the same."""
+    trainer, tokenizer = prepare(bidirectional=True, context=6)
+    writer = sampled(trainer, tokenizer, TEXT)
+    for token in "ct":
+        trainer.model.get_layer("logits").bias.assign([100.0 if other == token else 0.0 for other in tokenizer.tokens])
+        assert set(writer.write(trainer.model).rpartition("]")[2]) == {token}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from export.network import CELLS
 from export.sequence import run_layer
-from export.weights import CELLS
 
 T, B, D, H = 9, 4, 5, 6
 
@@ -76,3 +76,41 @@ def test_no_gradient_flows_into_the_window_before(cell):
         _, between = run_layer(cell, by_time, state, weights)
         loss = tf.add_n([tf.reduce_sum(part) for part in between])
     assert tape.gradient(loss, by_time) is None
+
+
+def step_by_step(cell, inputs, state, weights, mask):
+    """Compute a layer as its formula is written, with gradients by TensorFlow; time comes first."""
+    kernel, recurrent_kernel, bias = weights
+    outputs = []
+    for x in tf.unstack(inputs):
+        seen = state[0] * mask
+        if cell == "simple_rnn":
+            state = [tf.tanh(x @ kernel + seen @ recurrent_kernel + bias)]
+        elif cell == "lstm":
+            i, f, g, o = tf.split(x @ kernel + seen @ recurrent_kernel + bias, 4, axis=1)
+            c = tf.sigmoid(f) * state[1] + tf.sigmoid(i) * tf.tanh(g)
+            state = [tf.sigmoid(o) * tf.tanh(c), c]
+        else:
+            xz, xr, xh = tf.split(x @ kernel + bias[0], 3, axis=1)
+            hz, hr, hh = tf.split(seen @ recurrent_kernel + bias[1], 3, axis=1)
+            z = tf.sigmoid(xz + hz)
+            state = [z * state[0] + (1 - z) * tf.tanh(xh + tf.sigmoid(xr + hr) * hh)]
+        outputs.append(state[0])
+    return tf.stack(outputs), state
+
+
+def test_recurrent_dropout_keeps_part_of_the_state_from_the_gates(cell):
+    """One mask for all steps, on what the gates are given and not on what the state keeps; gradients too."""
+    layer, inputs, state, direction = prepare(cell)
+    mask = tf.constant(np.random.default_rng(1).integers(0, 2, (B, H)) * 2.0, tf.float32)
+    by_time, by_time_direction = tf.transpose(inputs, [1, 0, 2]), direction.swapaxes(0, 1)
+
+    def expected(inputs, state, weights):
+        return step_by_step(cell, inputs, state, weights, mask)
+
+    def own(inputs, state, weights):
+        return run_layer(cell, inputs, state, weights, mask)
+
+    wanted = outcome(expected, layer, by_time, state, by_time_direction)
+    for got, right in zip(outcome(own, layer, by_time, state, by_time_direction), wanted, strict=True):
+        np.testing.assert_allclose(got, right, atol=2e-5, rtol=1e-4)

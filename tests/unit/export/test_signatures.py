@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from export.weights import CELLS
+from export.network import CELLS
 from tests.unit.export.models import VOCABULARY, make_model
 from tests.unit.export.published import END, IDS, ROWS, UNIFORMS, Published, same_bits
 

@@ -146,7 +146,9 @@ def test_a_recipe_gives_the_settings(capsys):
     [
         ([], "error: corpus is required (--corpus)"),
         (["--corpus", "no.txt"], "corpus no.txt: No such file"),
-        (["--corpus", "book.txt", "--text", "no.txt"], "corpus no.txt: No such file"),
+        (["--corpus", "book.txt", "--text", "no.txt"], "text no.txt: No such file"),
+        (["--corpus", "one.txt", "--unit", "exact_word"], "at least 2 different words are needed, got 1"),
+        (["--corpus", "one.txt"], "at least 2 different characters are needed, got 1"),
         (["--corpus", "book.txt", "--unit", "byte"], "unit: "),
         (["--corpus", "book.txt", "--unit", "subword", "--vocab-size", "100"], "vocab_size must be at least 259 "),
         (["--corpus", "book.txt", "--unit", "exact_word", "--vocab-size", "10"], "vocab_size must be at least 19 "),
@@ -154,6 +156,7 @@ def test_a_recipe_gives_the_settings(capsys):
 )
 def test_what_is_wrong_is_told_in_one_line(capsys, options, message):
     """With field, bound and value, as everywhere."""
+    Path("one.txt").write_text("a" * 99)
     assert message in one_line(capsys, *options)
 
 
@@ -163,6 +166,33 @@ def test_a_place_that_cannot_be_written_is_told(capsys):
     out, err = capsys.readouterr()
     assert out
     assert "No such file or directory: 'no/t.json'" in err
+
+
+CUTS = {
+    "words": (["word", "--num-words", "6"], "num_words = 6 keeps 4 of 8 different words; the others are unknown"),
+    "all words": (["word", "--num-words", "10"], None),
+    "exact words": (
+        ["exact_word", "--num-words", "6"],
+        "num_words = 6 keeps 6 of 12 different words that occur at least 2 times; the others are spelt",
+    ),
+    "exact words in all": (
+        ["exact_word", "--vocab-size", "22"],
+        "vocab_size = 22 keeps 6 of 12 different words that occur at least 2 times; the others are spelt",
+    ),
+    "every exact word": (["exact_word"], None),
+    "subwords": (["subword", "--vocab-size", "270"], None),
+    "characters": (["character"], None),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_words_that_a_bound_cuts_off_are_counted(capsys, cut):
+    """How many there were and how many are kept, signs among them; nothing where all are."""
+    options, line = CUTS[cut]
+    lines = show(capsys, "--unit", *options)
+    assert [each for each in lines if " keeps " in each] == ([line] if line else [])
+    if line:
+        assert lines[1] == line
 
 
 NEEDED = {"name": "m", "corpus": "c"}

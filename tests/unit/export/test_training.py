@@ -10,9 +10,9 @@ from export import training
 from export.config import load_config
 from export.errors import TrainingFailed
 from export.model import build_model, count_parameters, forward, zero_states
+from export.network import CELLS
 from export.runs import RunFolder
 from export.training import FINAL_RATE, learning_rate_at
-from export.weights import CELLS
 from tests.unit.export.trainings import SETTINGS, TEXT, Watcher, prepare, start
 
 
@@ -68,7 +68,7 @@ def test_one_mask_of_dropout_per_sequence_lasts_a_whole_window(monkeypatch):
     units = 64
     model = build_model(load_config(None, {**SETTINGS, "dropout": 0.5, "units": units}), units)
     model.get_layer("logits").kernel.assign(np.eye(units))
-    monkeypatch.setattr("export.model.run_layer", lambda cell, x, state, weights: (tf.ones([9, 3, units]), state))
+    monkeypatch.setattr("export.model.run_layer", lambda cell, x, state, weights, mask: (tf.ones([9, 3, units]), state))
     logits, _ = forward(model, np.zeros((9, 3), np.int32), zero_states(model, 3), training=True)
     dropped = logits.numpy() == 0
     assert (dropped == dropped[:1]).all()

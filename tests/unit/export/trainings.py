@@ -22,7 +22,7 @@ class NoSamples:
         pass
 
     def write(self, _):
-        return "the cat", " sat\non the mat"
+        return "[the cat] sat\non the mat"
 
 
 class Watcher:
@@ -49,7 +49,7 @@ def prepare(text=TEXT, **settings):
     config = load_config(None, {**SETTINGS, **settings})
     head, tail = Corpus("c", (text,), ends=False).split(config.validation)
     tokenizer = train_tokenizer(config, head)
-    dataset = Dataset.lay_out(head, tail, tokenizer, config.streams, config.window)
+    dataset = Dataset.lay_out(head, tail, tokenizer, config)
     return Trainer(config, build_model(config, len(tokenizer.tokens)), dataset), tokenizer
 
 

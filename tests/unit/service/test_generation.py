@@ -11,6 +11,8 @@ from contract.tokenizer import CharacterTokenizer, WordTokenizer
 from service.catalog import LiveModel
 from service.engine import Caller, Engine, Sizes
 from service.errors import ClientGone, DeadlineExceeded, InternalError, InvalidRequest, Overloaded, RateLimited
+from service.generation import Result
+from service.logprobs import Logprobs
 from service.policy import Shapes
 from service.scheduler import Limits, Scheduler
 from service.schema import Bounds, CompletionRequest, EmbeddingsRequest
@@ -27,15 +29,17 @@ SIZES = Sizes(max_prompt_tokens=1000, max_echo_tokens=3000, max_logprobs_tokens=
 
 
 class Models:
-    """One model of each unit of text, on a fake server."""
+    """One model of each unit of text and direction, on a fake server."""
 
     def __init__(self):
         self.models = {"characters": CHARACTERS, "words": WORDS}
 
     def find(self, name):
-        tokenizer = self.models[name]
+        unit, _, backward = name.partition(" ")
+        tokenizer = self.models[unit]
         assert len(tokenizer.tokens) == VOCABULARY
-        fields = {"name": name, "state_size": STATE_SIZE, "units": STATE_SIZE, "vocab_size": VOCABULARY}
+        fields = {"name": unit, "state_size": STATE_SIZE, "units": STATE_SIZE, "vocab_size": VOCABULARY}
+        fields["direction"] = "backward" if backward else "forward"
         card = GeneratorCard(**{**FIELDS, **fields})
         return LiveModel(ModelVersion(name, 1), card, tokenizer, Shapes((8, 16), 8, 16), "fp")
 
@@ -44,6 +48,7 @@ def request(*prompts, **fields):
     """Return a request of the characters' model with defaults."""
     defaults = {
         "model": "characters",
+        "suffixes": ("",),
         "max_tokens": 12,
         "sampling": Sampling(),
         "seed": 1,
@@ -54,6 +59,7 @@ def request(*prompts, **fields):
         "echo": False,
         "stream": False,
         "include_usage": False,
+        "prepend": False,
         "timeout_s": 10.0,
     }
     return CompletionRequest(prompts=prompts or ("abc",), **{**defaults, **fields})
@@ -212,6 +218,8 @@ def test_special_tokens_of_a_prompt_are_named_and_have_no_text(service):
     assert result.text == "ab"
     assert result.logprobs.tokens == ["<end>", "a", "b"]
     assert result.logprobs.text_offset == [0, 0, 1]
+    (result,) = service.results(ids[:1] * 2, num_top=1, echo=True, max_tokens=1)
+    assert result.logprobs.tokens[:2] == ["<end>", "<end>"]
 
 
 def test_penalties_go_by_what_was_drawn_however_it_was_cut(service):
@@ -387,3 +395,159 @@ def test_dimensions_must_be_the_models_own(service):
 def test_bounds_have_defaults():
     """The bounds that a server has unless its settings say otherwise."""
     assert Bounds().max_prompts == 128
+
+
+def from_the_end(*suffixes, **fields):
+    """Return a request of the model of characters that reads backwards."""
+    return request("", suffixes=suffixes, **{"model": "characters backwards", **fields})
+
+
+def begun(service, wanted):
+    """Start a request as the engine does."""
+    return service.engine.begin(wanted, Caller())
+
+
+def mirrored(result):
+    """Return what a text forwards would be from its end: the fake model knows no directions."""
+    logprobs, text = result.logprobs, result.text
+    if logprobs is not None:
+        widths = [len(CHARACTERS.decode([CHARACTERS.tokens.index(token)])) for token in logprobs.tokens]
+        offsets = [len(text) - offset - width for offset, width in zip(logprobs.text_offset, widths, strict=True)]
+        lists = (logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, offsets)
+        logprobs = Logprobs(*(values[::-1] for values in lists))
+    return Result(text[::-1], result.finish_reason, logprobs)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"num_choices": 3, "best_of": 5},
+        {"num_top": 2, "max_tokens": 40},
+        {"num_top": 0, "echo": True, "num_choices": 2},
+        {"echo": True, "max_tokens": 0, "num_top": 1},
+        {"echo": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("suffix", ["", "a", "abcdefghij" * 4])
+def test_a_text_from_its_end_is_the_mirror_image_of_one_forwards(service, suffix, fields):
+    """Read from the end, drawn leftwards; text, scores and places are told in order of reading."""
+    forwards = service.results(suffix[::-1], **fields)
+    assert begun(service, from_the_end(suffix, **fields)).results() == [mirrored(result) for result in forwards]
+
+
+@pytest.mark.parametrize("echo", [False, True])
+def test_a_stop_is_read_forwards_in_a_text_from_its_end(service, echo):
+    """The text begins behind it, and so do its scores."""
+    (whole,) = begun(service, from_the_end("abc", num_top=1, max_tokens=30)).results()
+    stop = whole.text[-8:-6]
+    (result,) = begun(service, from_the_end("abc", num_top=1, max_tokens=30, stops=(stop, "??"), echo=echo)).results()
+    left = whole.text[whole.text.rindex(stop) + 2 :]
+    assert (result.text, result.finish_reason) == (left + "abc" * echo, "stop")
+    assert "".join(result.logprobs.tokens) == result.text
+    assert result.logprobs.text_offset == list(range(len(result.text)))
+    assert result.logprobs.token_logprobs[: len(left)] == whole.logprobs.token_logprobs[-len(left) :]
+    assert (result.logprobs.token_logprobs[-1] is None) == echo
+
+
+@pytest.mark.parametrize("echo", [False, True])
+@pytest.mark.parametrize("num_top", [None, 1])
+def test_pieces_of_a_text_from_its_end_go_before_those_so_far(service, num_top, echo):
+    """With the client's consent; put together so, they are the whole text with its scores."""
+    wanted = {"num_top": num_top, "echo": echo, "num_choices": 2, "max_tokens": 30, "stops": ("q",)}
+    whole = begun(service, from_the_end("abc", **wanted)).results()
+    generation = begun(service, from_the_end("abc", **wanted, prepend=True))
+    texts, told, pieces = ["", ""], [Logprobs(), Logprobs()], list(generation.stream())
+    assert generation.prepends
+    assert len(pieces) > 4
+    for piece in pieces:
+        texts[piece.index] = piece.text + texts[piece.index]
+        if num_top is not None:
+            assert all(0 <= offset <= len(piece.text) for offset in piece.logprobs.text_offset)
+            earlier, told[piece.index] = told[piece.index], Logprobs()
+            told[piece.index].extend(piece.logprobs)
+            told[piece.index].extend(earlier, shift=len(piece.text))
+    assert texts == [result.text for result in whole]
+    assert [result.logprobs for result in whole] == ([None, None] if num_top is None else told)
+
+
+@pytest.mark.parametrize("num_top", [None, 1])
+def test_a_client_that_only_appends_gets_a_text_from_its_end_as_one_piece(service, num_top):
+    """Each choice as it would be in a whole answer, echo included."""
+    wanted = {"num_top": num_top, "echo": True, "num_choices": 2, "max_tokens": 30}
+    whole = begun(service, from_the_end("abc", **wanted)).results()
+    generation = begun(service, from_the_end("abc", **wanted))
+    pieces = sorted(generation.stream(), key=lambda piece: piece.index)
+    assert not generation.prepends
+    assert [Result(piece.text, piece.finish_reason, piece.logprobs) for piece in pieces] == whole
+
+
+def test_consent_changes_nothing_forwards(service):
+    """The pieces go behind those so far, with or without it."""
+    with_consent, without = (
+        begun(service, request(num_top=1, echo=True, prepend=prepend)) for prepend in (True, False)
+    )
+    assert not with_consent.prepends
+    assert list(with_consent.stream()) == list(without.stream())
+
+
+@pytest.mark.parametrize("num_top", [None, 1])
+def test_words_lead_up_to_a_suffix(service, num_top):
+    """With one space before it; the words of the suffix are found in the text as it was given."""
+    wanted = {"model": "words backwards", "num_top": num_top, "echo": True, "max_tokens": 2}
+    (result,) = begun(service, from_the_end("The CAT, sat!", **wanted)).results()
+    drawn = result.text.removesuffix("The CAT, sat!")
+    assert drawn.endswith(" ")
+    assert drawn != result.text
+    if num_top:
+        assert result.logprobs.text_offset[-3:] == [len(drawn), len(drawn) + 4, len(drawn) + 9]
+        assert result.logprobs.tokens[-3:] == ["the ", "cat ", "sat"]
+        assert "".join(result.logprobs.tokens[:-3]) == drawn
+        assert result.logprobs.token_logprobs[-1] is None
+
+
+def test_ids_to_lead_up_to_are_in_order_of_reading(service):
+    """They are what their text is, marks among them are named, and the last of them is read first."""
+    ids = CHARACTERS.encode("hello")
+    by_ids, by_text = (begun(service, from_the_end(one, num_top=1)).results() for one in (ids, "hello"))
+    assert by_ids == by_text
+    wanted = from_the_end([*ids, CHARACTERS.special.end], num_top=1, echo=True, max_tokens=0)
+    (result,) = begun(service, wanted).results()
+    assert result.text == "hello"
+    assert (result.logprobs.tokens, result.logprobs.text_offset) == ([*"hello", "<end>"], [0, 1, 2, 3, 4, 5])
+    assert [score is None for score in result.logprobs.token_logprobs] == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "param", "message"),
+    [
+        (request("abc", model="characters backwards"), "prompt", "prompt must be empty or absent: model .* backwards"),
+        (request("", "", model="characters backwards"), "prompt", "the ending of a text goes into suffix"),
+        (request([1], model="characters backwards", suffixes=("a",)), "prompt", "prompt must be empty or absent"),
+        (
+            request("abc", suffixes=("d",)),
+            "suffix",
+            "suffix must be empty or absent: model 'characters' reads forwards",
+        ),
+        (request("", suffixes=([5],)), "suffix", "the beginning of a text goes into prompt"),
+        (from_the_end([VOCABULARY]), "suffix", f"suffix must have token ids below {VOCABULARY}, got {VOCABULARY}"),
+        (from_the_end("a" * 1001), "suffix", "suffix must be at most 1000 tokens, got 1001"),
+        (from_the_end("a" * 800, echo=True, num_choices=4), "echo", r"of every suffix × n\), got 3200"),
+        (from_the_end("a" * 800, echo=True, num_choices=3, num_top=1), "logprobs", "every suffix with echo.* got 2436"),
+    ],
+)
+def test_which_end_a_model_reads_from_is_told_where_a_request_has_the_other(service, wanted, param, message):
+    """The message has the field that was given and the one that it belongs into, bounds that of the field given."""
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        begun(service, wanted)
+    assert caught.value.param == param
+    assert service.calls() == []
+
+
+@pytest.mark.parametrize("mean", [True, False])
+def test_an_embedding_of_a_model_that_reads_backwards_is_read_from_the_end(service, mean):
+    """It is that of the mirror image forwards; the text is given in order of reading."""
+    forwards = service.engine.embed(embedding("abc", ""), Caller()).vectors(mean=mean)
+    job = service.engine.embed(embedding("cba", "", model="characters backwards"), Caller())
+    np.testing.assert_array_equal(job.vectors(mean=mean), forwards)

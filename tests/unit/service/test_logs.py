@@ -196,9 +196,9 @@ def test_a_request_has_one_line_with_what_is_known():
 def test_prompts_and_texts_are_logged_only_where_they_are_given():
     """Other people's words are not in the log by default."""
     line = json.loads(access(**REQUEST))
-    assert not {"prompt", "text"} & line.keys()
-    line = json.loads(access(**REQUEST, prompt="To be", text=", or not"))
-    assert (line["prompt"], line["text"]) == ("To be", ", or not")
+    assert not {"prompt", "suffix", "text"} & line.keys()
+    line = json.loads(access(**REQUEST, prompt="To be", text=", or not", suffix=" to be"))
+    assert (line["prompt"], line["text"], line["suffix"]) == ("To be", ", or not", " to be")
 
 
 @pytest.mark.parametrize("route", ["/healthz", "/readyz"])

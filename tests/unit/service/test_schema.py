@@ -92,6 +92,24 @@ def test_a_prompt_has_four_forms(prompt, prompts):
     assert parsed(prompt=prompt).prompts == prompts
 
 
+@pytest.mark.parametrize(
+    ("suffix", "suffixes"), [("a", ("a",)), ([1, 2], ([1, 2],)), (["a", ""], ("a", "")), ("", ("",))]
+)
+def test_a_suffix_has_the_forms_of_a_prompt(suffix, suffixes):
+    """Whether it may be given is the model's to tell."""
+    assert (parsed(suffix=suffix).suffixes, parsed(suffix=suffix).prompts) == (suffixes, ("",))
+
+
+def test_a_client_says_that_it_puts_pieces_before_others():
+    """It is an option of streams; nothing is said by default."""
+    assert [parsed(stream=True, stream_options={"prepend": value}).prepend for value in (True, False, None)] == [
+        True,
+        False,
+        False,
+    ]
+    assert not parsed(stream=True).prepend
+
+
 def test_ignoring_the_end_puts_it_off_for_ever():
     """With ignore_eos the end mark is not drawn among all the tokens that are asked for."""
     assert parsed(ignore_eos=True, max_tokens=50, min_tokens=2).sampling.min_tokens == 50
@@ -193,13 +211,15 @@ def test_unknown_fields_are_ignored():
         ("min_tokens", -1, "min_tokens must be greater than or equal to 0, got -1"),
         ("min_tokens", 17, "min_tokens must be at most max_tokens, 16, got 17"),
         ("ignore_eos", 1, "ignore_eos must .*boolean, got 1"),
-        ("suffix", "x", "suffix must be empty"),
-        ("suffix", 1, "suffix must .*string, got 1"),
+        ("suffix", 1, "suffix must be a string, a list of strings, a list of token ids or a list of such lists, got 1"),
+        ("suffix", [1, "a"], r"suffix\[1\] must be a valid integer, got 'a'"),
+        ("suffix", ["a"] * 11, "suffix must have at most 10 items, got 11"),
         ("timeout_s", 0, "timeout_s must be greater than 0, got 0"),
         ("timeout_s", 61, "timeout_s must be at most 60, got 61"),
         ("add_special_tokens", "x", "add_special_tokens must .*boolean, got 'x'"),
         ("user", 5, "user must .*string, got 5"),
         ("stream_options", {"include_usage": True}, "stream_options must be absent without stream"),
+        ("stream_options", {"prepend": 1}, "stream_options.prepend must .*boolean, got 1"),
         ("stream_options", 5, "stream_options must .*object.*, got 5"),
         ("stop", "", r"stop\[0\] must have at least 1 character, got ''"),
         ("stop", ["a", 5], r"stop\[1\] must .*string, got 5"),
@@ -225,6 +245,8 @@ def test_a_wrong_field_is_named_with_its_bound_and_its_value(field, value, messa
         ({"n": 30, "max_tokens": 1000}, "max_tokens", "at most 20000, got 1 × 30 × 1000 = 30000"),
         ({"prompt": ["a"] * 5, "best_of": 5, "max_tokens": 1000}, "max_tokens", "got 5 × 5 × 1000 = 25000"),
         ({"prompt": ["a"] * 3, "n": 70, "max_tokens": 0}, "n", r"prompts × n .* must be at most 200, got 3 × 70"),
+        ({"suffix": ["a"] * 3, "n": 70, "max_tokens": 0}, "n", r"suffixes × n .* must be at most 200, got 3 × 70"),
+        ({"suffix": ["a"] * 5, "n": 5, "max_tokens": 1000}, "max_tokens", "suffixes × n .* got 5 × 5 × 1000 = 25000"),
         ({"max_tokens": 4, "min_tokens": 5}, "min_tokens", "min_tokens must be at most max_tokens, 4, got 5"),
     ],
 )

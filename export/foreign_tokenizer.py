@@ -1,0 +1,191 @@
+"""Tokenizers that were made elsewhere: Keras's JSON, Hugging Face's `tokenizer.json`, and this project's own.
+
+Knows the formats of files. Does not know what model a tokenizer belongs to, and never unpickles.
+"""
+
+import json
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from contract.errors import TokenizerError
+from contract.tokenizer import (
+    KERAS_FILTERS,
+    CharacterTokenizer,
+    ForeignTokenizer,
+    Tokenizer,
+    WordRules,
+    WordTokenizer,
+    load_tokenizer,
+    padding_name,
+)
+from export.encodings import decode
+from export.errors import NotText
+
+_PICKLE_SUFFIXES = {".pickle", ".pkl"}
+# Protocols from 2 on begin with this byte; an object in protocols 0 and 1 begins with the name of what makes it.
+_PICKLE = re.compile(rb"\x80|c[\w.]+\n\w+\n")
+_UNPICKLE = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).to_json())"
+_WANTED = "give what Keras's Tokenizer.to_json() or the save() of Hugging Face's tokenizers wrote"
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer from elsewhere. Its ids are those that the model was trained with.
+
+    Args:
+        path: What the legacy `Tokenizer.to_json()` of Keras wrote, also as one JSON string; or a `tokenizer.json` of
+            Hugging Face's `tokenizers`, this project's among them.
+
+    Raises:
+        TokenizerError: the file is missing, damaged, a pickle or of another kind; the message names it.
+    """
+    try:
+        return _read(path)
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> Tokenizer:
+    document = _parse(path)
+    if document.get("class_name") == "Tokenizer":
+        return _keras(document.get("config"))
+    if "model" not in document:
+        raise TokenizerError(_tell_other(document))
+    try:
+        return load_tokenizer(path)
+    except TokenizerError:
+        # Of another kind than this project's.
+        return _hugging_face(document)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TokenizerError(error.strerror or str(error)) from error
+    if path.suffix.lower() in _PICKLE_SUFFIXES or _PICKLE.match(content):
+        target = shlex.quote(str(path.with_suffix(".json")))
+        command = shlex.join(["python", "-c", _UNPICKLE, str(path)])
+        raise TokenizerError(
+            f"this is a pickle, which can run any program and is not read here; convert it where it was written, with: "
+            f"{command} > {target}"
+        )
+    try:
+        document = json.loads(decode(content, str(path)))
+        if isinstance(document, str):
+            # `json.dump(tokenizer.to_json(), file)` makes JSON of what is JSON already.
+            document = json.loads(document)
+    except NotText as error:
+        raise TokenizerError(str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise TokenizerError(f"this is not JSON ({error}); {_WANTED}") from error
+    if not isinstance(document, dict):
+        raise TokenizerError(f"this is JSON of no tokenizer: {type(document).__name__}; {_WANTED}")
+    return document
+
+
+def _tell_other(document: dict[str, Any]) -> str:
+    if "class_name" in document:
+        return f"class_name must be 'Tokenizer', got {document['class_name']!r}"
+    if document and all(type(value) is int for value in document.values()):
+        return f"this is a vocabulary alone, which does not say how a text is cut; {_WANTED}"
+    return f"this is JSON of no tokenizer: neither class_name nor model is in it; {_WANTED}"
+
+
+def _hugging_face(document: dict[str, Any]) -> Tokenizer:
+    try:
+        return ForeignTokenizer(document)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise TokenizerError(f"a tokenizer.json that is damaged ({type(error).__name__}: {error})") from error
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        words = sorted(word for word, _ in pairs)
+        twice = next(word for word, following in pairwise(words) if word == following)
+        raise ValueError(f"{twice!r} stands there twice")
+    return found
+
+
+def _unpack(value: Any) -> Any:
+    """Read what Keras writes as JSON within JSON."""
+    return json.loads(value, object_pairs_hook=_pairs) if isinstance(value, str) else value
+
+
+class _KerasConfig(BaseModel):
+    """What Keras's legacy `Tokenizer` says of itself, as far as ids depend on it; absent means Keras's default."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    num_words: Annotated[int, Field(ge=0)] | None = None
+    filters: str = KERAS_FILTERS
+    lower: bool = True
+    split: str = Field(" ", min_length=1)
+    char_level: bool = False
+    oov_token: str | None = None
+    word_index: Annotated[dict[str, int], BeforeValidator(_unpack)]
+
+
+def _keras(content: Any) -> Tokenizer:
+    try:
+        config = _KerasConfig.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "config"
+        raise TokenizerError(f"{field}: {first['msg']}, got {str(first['input'])[:60]!r}") from error
+    words = _kept_words(config)
+    tokens = [padding_name(words), *words]
+    if config.char_level:
+        tokenizer: Tokenizer = CharacterTokenizer(tokens, unknown=config.oov_token, lower=config.lower)
+    else:
+        rules = WordRules(config.filters, config.lower, config.split)
+        tokenizer = WordTokenizer(tokens, rules, config.oov_token)
+    _require_unicode(tokenizer.to_json())
+    return tokenizer
+
+
+def _kept_words(config: _KerasConfig) -> list[str]:
+    """Return the words that Keras encodes, in order of their ids from 1.
+
+    Some add a word with the id 0 to tell of padding: it is left out, and no text can spell it.
+    """
+    index = {word: i for word, i in config.word_index.items() if i != 0}
+    words = sorted(index, key=index.__getitem__)
+    for place, word in enumerate(words, 1):
+        if index[word] != place:
+            raise TokenizerError(_tell_ids(config, words, index, place))
+    oov, limit = config.oov_token, config.num_words or len(words) + 1
+    if oov is not None and oov not in index:
+        raise TokenizerError(f"oov_token {oov!r} is not in word_index")
+    if oov is not None and index[oov] >= limit:
+        raise TokenizerError(f"oov_token {oov!r} has the id {index[oov]}, which num_words = {limit} cuts off")
+    kept = words[: limit - 1]
+    if not set(kept) - {oov}:
+        raise TokenizerError(f"there is no word in it: word_index has {len(index)} entries, num_words is {limit}")
+    return kept
+
+
+def _tell_ids(config: _KerasConfig, words: list[str], index: dict[str, int], place: int) -> str:
+    word, wanted = words[place - 1], f"ids must run from 1 to {len(words)} without a gap"
+    if index[word] < 1:
+        return f"word_index has {word!r} = {index[word]}; {wanted}"
+    if index[word] < place:
+        return f"word_index has the id {index[word]} twice, for {words[place - 2]!r} and {word!r}; {wanted}"
+    if config.oov_token in index and place == 1:
+        return (
+            f"word_index has no id 1: the texts that it was made from hold oov_token {config.oov_token!r} as a word, "
+            f"and Keras then gives that id to nothing; {wanted}"
+        )
+    return f"word_index has no id {place}; {wanted}"
+
+
+def _require_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(f"{text[error.start]!r} is half of a surrogate pair and no character") from error

@@ -1,0 +1,202 @@
+"""A model that reads backwards, against the real gateway and a real model server: it leads up to an ending."""
+
+import itertools
+
+import numpy as np
+import openai
+import pytest
+
+from contract.card import load_assets
+from ostinato import Client
+from service.randomness import uniforms
+from tests.conftest import TEXT
+
+BASE = {"model": "reverse", "suffix": "worst of times", "max_tokens": 60, "seed": 5}
+SCORED = {**BASE, "logprobs": 2, "echo": True, "n": 2}
+LISTS = ("tokens", "token_logprobs", "top_logprobs")
+CONSENT = {"stream_options": {"prepend": True, "include_usage": True}}
+
+
+@pytest.fixture(scope="module")
+def client(gateway):
+    """OpenAI's own client, with retries off so that nothing is papered over."""
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def functions(models_dir):
+    """The saved model's own signatures."""
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(models_dir / "reverse" / "1"))
+    # The signatures live as long as the model does.
+    yield model.signatures
+    del model
+
+
+def choices(events):
+    """Return the choices of a stream's events, in order of arrival."""
+    return [choice for event in events if event for choice in event["choices"]]
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 17, 130, 1000])
+def test_the_text_is_what_the_saved_model_itself_computes(gateway, models_dir, functions, length):
+    """Its ids are given to the model from the end, and what the model draws is turned around."""
+    card, tokenizer = load_assets(models_dir / "reverse" / "1")
+    suffix = (TEXT * 20)[:length]
+    ids = np.tile(np.array(tokenizer.encode(suffix)[::-1] or [tokenizer.special.start], np.int32), (8, 1))
+    state = np.zeros((8, card.state_size), np.float32)
+    lengths = np.full(8, ids.shape[1] - 1, np.int32)
+    drawn = functions["decode"](
+        token_id=ids[:, -1],
+        state=functions["prefill"](token_ids=ids[:, :-1], lengths=lengths, state=state)["state"],
+        uniforms=np.tile(uniforms(3, 0, 0, 50), (8, 1)),
+        steps=np.full(8, 50, np.int32),
+        temperature=np.full(8, 0.9, np.float32),
+        top_k=np.zeros(8, np.int32),
+        top_p=np.ones(8, np.float32),
+        min_p=np.zeros(8, np.float32),
+    )["token_ids"]
+    fields = {"model": "reverse", "suffix": suffix, "max_tokens": 50, "seed": 3, "temperature": 0.9}
+    assert gateway.text(**fields) == tokenizer.decode(drawn.numpy()[0].tolist()[::-1])
+
+
+def test_an_echo_is_the_text_and_what_it_leads_up_to(gateway):
+    """With scores in order of reading; the text's last token, which is read first, has none."""
+    _, answer = gateway.post(SCORED)
+    assert answer["usage"]["prompt_tokens"] == len(BASE["suffix"])
+    plain = gateway.post({**BASE, "n": 2})[1]
+    for choice, alone in zip(answer["choices"], plain["choices"], strict=True):
+        assert choice["text"] == alone["text"] + BASE["suffix"]
+        logprobs = choice["logprobs"]
+        assert "".join(logprobs["tokens"]) == choice["text"]
+        assert logprobs["text_offset"] == list(range(len(choice["text"])))
+        assert [score is None for score in logprobs["token_logprobs"]] == [False] * (len(choice["text"]) - 1) + [True]
+        for token, score, top in zip(*(logprobs[name] for name in LISTS), strict=True):
+            assert top is None if score is None else top[token] == score
+
+
+def test_scores_of_an_ending_are_those_with_which_it_was_drawn(gateway):
+    """Drawn text, given back as the ending, is as probable as it was when it was drawn."""
+    drawn = gateway.post({**BASE, "logprobs": 0, "max_tokens": 20})[1]["choices"][0]
+    given = {**BASE, "suffix": drawn["text"] + BASE["suffix"], "max_tokens": 0, "echo": True, "logprobs": 0}
+    told = gateway.post(given)[1]["choices"][0]["logprobs"]
+    assert told["tokens"][:20] == drawn["logprobs"]["tokens"]
+    assert told["token_logprobs"][:20] == pytest.approx(drawn["logprobs"]["token_logprobs"], abs=1e-5)
+
+
+def test_a_stop_string_is_read_forwards(gateway):
+    """The text is the unstopped one from behind the stop on, whole or in pieces."""
+    whole = gateway.text(**BASE)
+    stop = whole[-20:-17]
+    expected = whole[whole.rindex(stop) + 3 :]
+    answer = gateway.post({**BASE, "stop": [stop, "not there"]})[1]
+    assert (answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == (expected, "stop")
+    assert answer["usage"]["completion_tokens"] == len(expected) + 3
+    assert gateway.streamed_text(**BASE, stop=stop) == expected
+    pieces = choices(gateway.stream(**BASE, **CONSENT, stop=stop))
+    assert "".join(piece["text"] for piece in reversed(pieces)) == expected
+
+
+def test_pieces_come_nearest_first_with_the_clients_consent(gateway):
+    """Each says that it goes before those so far; put together so, with their scores, they are the whole answer."""
+    whole = gateway.post(SCORED)[1]
+    events = list(gateway.stream(**SCORED, **CONSENT))
+    assert (events[-1], events[-2]["choices"], events[-2]["usage"]) == (None, [], whole["usage"])
+    for index, expected in enumerate(whole["choices"]):
+        pieces = [piece for piece in choices(events) if piece["index"] == index]
+        assert len(pieces) > 2
+        assert all(piece["prepend"] is True for piece in pieces)
+        assert [piece["finish_reason"] for piece in pieces] == [None] * (len(pieces) - 1) + ["length"]
+        in_order = pieces[::-1]
+        assert "".join(piece["text"] for piece in in_order) == expected["text"]
+        starts = itertools.accumulate((len(piece["text"]) for piece in in_order), initial=0)
+        offsets = [
+            [start + offset for offset in piece["logprobs"]["text_offset"]]
+            for start, piece in zip(starts, in_order, strict=False)
+        ]
+        assert list(itertools.chain(*offsets)) == expected["logprobs"]["text_offset"]
+        for name in LISTS:
+            told = [piece["logprobs"][name] for piece in in_order]
+            assert list(itertools.chain(*told)) == expected["logprobs"][name]
+
+
+def test_without_consent_each_text_comes_as_one_piece(gateway):
+    """As it stands in a whole answer, to the last place of a token."""
+    whole = gateway.post(SCORED)[1]["choices"]
+    pieces = choices(gateway.stream(**SCORED))
+    assert sorted(pieces, key=lambda piece: piece["index"]) == whole
+
+
+def test_consent_changes_nothing_forwards(gateway):
+    """The pieces are as they are without it, and none tells of going before others."""
+    fields = {"model": "lstm", "prompt": "It was", "max_tokens": 20, "seed": 5, "logprobs": 1}
+    for options in ({}, CONSENT):
+        pieces = choices(gateway.stream(**fields, **options))
+        assert all(list(piece) == ["index", "text", "logprobs", "finish_reason"] for piece in pieces)
+        assert "".join(piece["text"] for piece in pieces) == gateway.text(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": "reverse", "prompt": "It was"}, "prompt"),
+        ({"model": "reverse", "prompt": "It was", "suffix": "times"}, "prompt"),
+        ({"model": "lstm", "prompt": "It was", "suffix": "times"}, "suffix"),
+        ({"model": "lstm", "suffix": [5]}, "suffix"),
+        ({"model": "reverse", "suffix": [10_000]}, "suffix"),
+        ({"model": "reverse", "suffix": "x" * 200_000}, "suffix"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_the_wrong_end_is_named(gateway, fields, param):
+    """Before anything is computed, and with what is wrong."""
+    status, answer = gateway.post(fields)
+    assert (status, answer["error"]["param"]) == (400, param)
+
+
+def test_every_form_of_an_ending_is_taken(gateway):
+    """Text, ids in order of reading, and lists of either; an empty one begins from a text's end, as none does."""
+    ids = gateway.post({"model": "reverse", "prompt": BASE["suffix"]}, "/tokenize")[1]["tokens"]
+    text, empty = gateway.text(**BASE), gateway.text(**{**BASE, "suffix": ""})
+    assert gateway.text(**{**BASE, "suffix": ids}) == text
+    listed = gateway.post({**BASE, "suffix": [BASE["suffix"], ""], "prompt": None})[1]["choices"]
+    assert [choice["text"] for choice in listed] == [text, empty]
+    assert gateway.text(model="reverse", max_tokens=60, seed=5) == empty != text
+
+
+def test_an_embedding_is_read_from_the_end(gateway):
+    """So the last output is that after the text's first token, whatever stands behind that is read before."""
+    ask = {"model": "reverse", "input": ["times", "stime"], "pooling": "last"}
+    status, answer = gateway.post(ask, "/v1/embeddings")
+    ids = gateway.post({"model": "reverse", "prompt": "times"}, "/tokenize")[1]["tokens"]
+    by_ids = gateway.post({**ask, "input": ids}, "/v1/embeddings")[1]
+    assert status == 200
+    assert by_ids["data"][0]["embedding"] == answer["data"][0]["embedding"] != answer["data"][1]["embedding"]
+
+
+def test_openais_client_leads_up_to_a_suffix(client, gateway):
+    """Whole and streaming, where it appends what comes."""
+    fields = {"model": "reverse", "prompt": "", "suffix": BASE["suffix"], "max_tokens": 60, "seed": 5, "echo": True}
+    whole = client.completions.create(**fields).choices[0].text
+    assert whole == gateway.text(**BASE) + BASE["suffix"]
+    streamed = client.completions.create(**fields, stream=True)
+    assert "".join(choice.text for chunk in streamed for choice in chunk.choices) == whole
+    with pytest.raises(openai.BadRequestError, match="'reverse' reads backwards") as caught:
+        client.completions.create(model="reverse", prompt="It was")
+    assert caught.value.param == "prompt"
+
+
+def test_the_projects_client_leads_up_to_a_suffix(gateway):
+    """Its pieces joined are the text; asked for piece by piece, they are put together by the stream itself."""
+    fields = {"suffix": BASE["suffix"], "model": "reverse", "max_tokens": 60, "seed": 5, "logprobs": 1, "echo": True}
+    with Client(f"http://127.0.0.1:{gateway.port}") as client:
+        whole = client.generate(**fields)
+        assert "".join(client.stream(**fields)) == whole.text == gateway.text(**BASE) + BASE["suffix"]
+        stream = client.stream(**fields, prepend=True)
+        pieces = list(stream.events())
+        assert len(pieces) > 2
+        assert all(piece.prepend for piece in pieces)
+        assert stream.generation.choices == whole.choices
+        assert stream.generation.raw["choices"] == whole.raw["choices"]

@@ -1,0 +1,201 @@
+"""Text from tokens as they are drawn, forwards and backwards, and the places at which tokens begin in it."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+
+from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
+from tests.unit.contract.scripts import ALL, SCRIPTS, texts
+from tests.unit.contract.test_subwords import BYTE_IDS, BYTES, any_ids, cuts, odd_bytes
+
+TOKENIZERS = {
+    "characters": CharacterTokenizer.train(ALL),
+    "words": WordTokenizer.train([ALL]),
+    "exact words": ExactWordTokenizer.train([ALL, ALL], num_words=150),
+    "subwords": SubwordTokenizer.train([ALL] * 4, vocab_size=500),
+    "bytes": BYTES,
+}
+DIRECTIONS = ["forwards", "backwards"]
+every_kind = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
+
+
+def pieces_from_the_end(tokenizer, ids, places):
+    """Return the pieces, the nearest to the end first, that ids in order of reading give in chunks, and the flush."""
+    drawn = ids[::-1]
+    bounds = [0, *sorted(min(place, len(drawn)) for place in places), len(drawn)]
+    detokenizer = tokenizer.backward_detokenizer()
+    return [*(detokenizer.feed(iter(drawn[a:b])) for a, b in pairwise(bounds)), detokenizer.flush()]
+
+
+def joined(pieces):
+    """Put each piece before those so far."""
+    return "".join(reversed(pieces))
+
+
+def beginnings(content):
+    """Return the text of some bytes, and for each byte the place of the character that holds it."""
+    text, places = "", []
+    while content:
+        try:
+            valid, rest = content.decode(), b""
+            wrong = 0
+        except UnicodeDecodeError as error:
+            valid, rest = content[: error.start].decode(), content[error.end :]
+            wrong = error.end - error.start
+        for character in valid:
+            places += [len(text)] * len(character.encode())
+            text += character
+        if wrong:
+            places += [len(text)] * wrong
+            text += "\ufffd"
+        content = rest
+    return text, places
+
+
+def tracked(tokenizer, ids, direction):
+    """Return the text of ids in order of reading, and the place at which each begins in it, as `track` tells them."""
+    if direction == "forwards":
+        detokenizer, shown, places = tokenizer.detokenizer(), "", []
+        for token_id in [*ids, None]:
+            text, told = detokenizer.track(token_id)
+            places += [len(shown) + place for place in told]
+            shown += text
+        return shown, places
+    detokenizer, shown, distances = tokenizer.backward_detokenizer(), "", []
+    for token_id in [*reversed(ids), None]:
+        text, told = detokenizer.track(token_id)
+        distances += [len(shown) + distance for distance in told]
+        shown = text + shown
+        assert not distances or max(distances) <= len(shown)
+    return shown, [len(shown) - distance for distance in reversed(distances)]
+
+
+@settings(deadline=None, max_examples=200)
+@given(text=texts, places=cuts)
+@every_kind
+def test_a_text_from_its_end_is_the_same_text(tokenizer, text, places):
+    """In any script and however the ids come: the pieces, each before those so far, are the text of all ids."""
+    ids = tokenizer.encode(text)
+    assert joined(pieces_from_the_end(tokenizer, ids, places)) == tokenizer.decode(ids)
+    assert joined(pieces_from_the_end(tokenizer, ids, range(len(ids)))) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@every_kind
+def test_every_script_can_be_written_from_its_end(tokenizer, script):
+    """Token by token."""
+    ids = tokenizer.encode(SCRIPTS[script])
+    assert joined(pieces_from_the_end(tokenizer, ids, range(len(ids)))) == tokenizer.decode(ids)
+
+
+@settings(deadline=None, max_examples=1000)
+@given(content=odd_bytes, places=cuts)
+def test_any_bytes_from_their_end_are_as_a_whole_decoding_has_them(content, places):
+    """What is shown is an end of that text at any time, with the same replacement characters."""
+    ids, expected = [BYTE_IDS[byte] for byte in content], content.decode("utf-8", "replace")
+    for cut in (places, range(len(ids))):
+        shown = ""
+        for piece in pieces_from_the_end(BYTES, ids, cut):
+            shown = piece + shown
+            assert expected.endswith(shown)
+        assert shown == expected
+
+
+@settings(deadline=None, max_examples=300)
+@given(ids=any_ids, places=cuts)
+def test_any_tokens_from_their_end_are_as_a_whole_decoding_has_them(ids, places):
+    """Of merges and special tokens too."""
+    tokenizer = TOKENIZERS["subwords"]
+    assert joined(pieces_from_the_end(tokenizer, ids, places)) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize(
+    ("content", "held"),
+    [
+        (b"a", b""),
+        (b"\xac", b"\xac"),
+        (b"\x82\xac", b"\x82\xac"),
+        (b"\xe2\x82\xac", b""),
+        (b"\x82\xaca", b"\x82\xac"),
+        (b"\x91\x8d\x8da", b"\x91\x8d\x8d"),
+        (b"\x80\x91\x8d\x8da", b"\x80\x91\x8d"),
+        (b"\x80" * 9, b"\x80" * 3),
+        (b"\xff\x80", b""),
+    ],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_only_what_a_byte_before_it_may_change_is_held(content, held, at_once):
+    """Up to three continuation bytes: a fourth belongs to no character."""
+    ids = [BYTE_IDS[byte] for byte in content]
+    pieces = pieces_from_the_end(BYTES, ids, [] if at_once else range(len(ids)))
+    assert joined(pieces[:-1]) == content[len(held) :].decode("utf-8", "replace")
+    assert pieces[-1] == "\ufffd" * len(held)
+
+
+def test_what_was_held_is_flushed_once():
+    """A second flush has nothing."""
+    detokenizer = BYTES.backward_detokenizer()
+    detokenizer.feed([BYTE_IDS[0x82]])
+    assert (detokenizer.flush(), detokenizer.flush()) == ("\ufffd", "")
+
+
+@pytest.mark.parametrize(
+    ("precedes", "expected"),
+    [("", "b a b"), ("a", "b a b "), (" a", "b a b"), ("\na", "b a b"), (", a", "b a b ")],
+    ids=repr,
+)
+def test_words_are_set_off_from_the_suffix_by_one_space(precedes, expected):
+    """The last word gets a space only where the text after it does not begin with white space."""
+    tokenizer = WordTokenizer.train(["a b"])
+    a, b = tokenizer.encode("a b")
+    pieces = [tokenizer.backward_detokenizer(precedes).feed([b, a, b])]
+    assert pieces == [expected]
+    detokenizer = tokenizer.backward_detokenizer(precedes)
+    assert joined([detokenizer.feed([b]), detokenizer.feed([0]), detokenizer.feed([a, b])]) == expected
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@settings(deadline=None, max_examples=500)
+@given(content=odd_bytes)
+def test_a_byte_begins_at_the_character_that_holds_it(content, direction):
+    """Bytes that are no character among them, which stand where their U+FFFD does."""
+    ids = [BYTE_IDS[byte] for byte in content]
+    assert tracked(BYTES, ids, direction) == beginnings(content)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@settings(deadline=None, max_examples=500)
+@given(ids=any_ids)
+def test_a_token_begins_at_the_character_that_holds_its_first_byte(ids, direction):
+    """Also where it has several bytes; tokens without text stand between their neighbours."""
+    tokenizer = TOKENIZERS["subwords"]
+    text, by_byte = beginnings(tokenizer.join(ids))
+    shown, places = tracked(tokenizer, ids, direction)
+    assert (shown, len(places)) == (text, len(ids))
+    assert places == sorted(places)
+    starts = [len(tokenizer.join(ids[:i])) for i in range(len(ids))]
+    for token_id, start, place in zip(ids, starts, places, strict=True):
+        if tokenizer.join([token_id]):
+            assert place == by_byte[start]
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@settings(deadline=None, max_examples=200)
+@given(text=texts)
+@every_kind
+def test_a_tokens_label_stands_where_it_begins(tokenizer, text, direction):
+    """The labels of tokens that are whole characters, each at its place, are the text."""
+    ids = tokenizer.encode(text)
+    shown, places = tracked(tokenizer, ids, direction)
+    assert shown == tokenizer.decode(ids)
+    detokenizer = tokenizer.detokenizer() if direction == "forwards" else tokenizer.backward_detokenizer()
+    order = range(len(ids)) if direction == "forwards" else reversed(range(len(ids)))
+    special = set(vars(tokenizer.special).values())
+    for i in order:
+        label = detokenizer.label(ids[i])
+        detokenizer.feed([ids[i]])
+        if ids[i] in special:
+            assert label == tokenizer.tokens[ids[i]]
+        elif not label.startswith("bytes:"):
+            assert shown[places[i] :].startswith(label)

@@ -1,0 +1,223 @@
+"""Tokenizers from elsewhere: encoded and decoded as Hugging Face's library does, and streamed without a difference."""
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+from contract.errors import TokenizerError
+from contract.tokenizer import ForeignTokenizer, load_tokenizer
+from tests.unit.contract.foreign_files import MADE
+from tests.unit.contract.scripts import ALL, SCRIPTS, texts
+
+KINDS = {name: ForeignTokenizer(json.loads(library.to_str())) for name, library in MADE.items()}
+kinds = pytest.mark.parametrize("name", MADE)
+cuts = st.lists(st.integers(0, 40), max_size=6)
+id_lists = st.lists(st.integers(0, 10_000), max_size=24)
+
+
+def plain(name):
+    """Return the library's own object, which would fill and cut no ids."""
+    document = {**json.loads(MADE[name].to_str()), "post_processor": None, "truncation": None, "padding": None}
+    document["model"].pop("dropout", None)
+    return HuggingFaceTokenizer.from_str(json.dumps(document))
+
+
+def nothing(tokenizer):
+    """Return the unknown token's id, if there is one: the library has its name for text."""
+    return {tokenizer.special.unknown} if tokenizer.special.never_drawn else set()
+
+
+@kinds
+@settings(deadline=None, max_examples=60)
+@given(text=texts)
+def test_ids_and_texts_are_the_librarys(name, text):
+    """Without marks around them, and as if the text held no special token."""
+    tokenizer, library = KINDS[name], plain(name)
+    library.encode_special_tokens = True
+    ids = tokenizer.encode(text)
+    assert ids == library.encode(text).ids
+    assert tokenizer.decode(ids) == library.decode([i for i in ids if i not in nothing(tokenizer)])
+
+
+@kinds
+@settings(deadline=None, max_examples=150)
+@given(numbers=id_lists, places=cuts)
+def test_pieces_joined_are_what_the_library_decodes(name, numbers, places):
+    """Any ids in any chunks, forwards and backwards; marks have no text."""
+    tokenizer = KINDS[name]
+    ids = [number % len(tokenizer) for number in numbers]
+    expected = plain(name).decode([i for i in ids if i not in nothing(tokenizer)])
+    assert tokenizer.decode(ids) == expected
+    bounds = [0, *sorted(min(place, len(ids)) for place in places), len(ids)]
+    forward, backward = tokenizer.detokenizer(), tokenizer.backward_detokenizer()
+    pieces = [*(forward.feed(ids[a:b]) for a, b in pairwise(bounds)), forward.flush()]
+    assert "".join(pieces) == expected
+    pieces = [*(backward.feed(ids[::-1][a:b]) for a, b in pairwise(bounds)), backward.flush()]
+    assert "".join(pieces[::-1]) == expected
+
+
+@kinds
+@settings(deadline=None, max_examples=80)
+@given(numbers=id_lists)
+def test_tracked_tokens_stand_where_their_text_begins(name, numbers):
+    """Each token once, in order, in both directions: what stands from one place to the next is its text."""
+    tokenizer = KINDS[name]
+    ids = [number % len(tokenizer) for number in numbers]
+    ids = [i for i in ids if tokenizer.token(i) is not None]
+    whole = tokenizer.decode(ids)
+    forward, backward = tokenizer.detokenizer(), tokenizer.backward_detokenizer()
+    ahead, behind, shown, led_up = [], [], "", ""
+    for token_id in [*ids, None]:
+        text, places = forward.track(token_id)
+        ahead += [len(shown) + place for place in places]
+        shown += text
+    for token_id in [*ids[::-1], None]:
+        text, places = backward.track(token_id)
+        behind += [len(led_up) + place for place in places]
+        led_up = text + led_up
+    assert (shown, led_up) == (whole, whole)
+    assert ahead == [len(whole) - place for place in behind[::-1]]
+    if name in {"words", "fused"}:
+        parts = [whole[a:b] for a, b in pairwise([*ahead, len(whole)])]
+        assert [part.removeprefix(" ") for part in parts] == [tokenizer.decode([i]).removeprefix(" ") for i in ids]
+
+
+@kinds
+@pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
+def test_offsets_ascend_within_the_text(name, text):
+    """One for each token, also where the library writes the text anew."""
+    tokenizer = KINDS[name]
+    offsets = tokenizer.offsets(text)
+    assert len(offsets) == len(tokenizer.encode(text))
+    assert offsets == sorted(offsets)
+    assert all(0 <= place < len(text) for place in offsets)
+
+
+def test_a_token_begins_at_its_space():
+    """Though GPT-2's file would have the place of the letter after it."""
+    tokenizer = KINDS["GPT-2"]
+    assert tokenizer.offsets("a b") == [0, 1]
+    assert [tokenizer.label(i) for i in tokenizer.encode("a b")] == ["a", " b"]
+
+
+@kinds
+def test_a_file_gives_the_same_tokenizer_again(name, tmp_path):
+    """The gateway reads what was wrapped, marks included; the library reads it, too."""
+    tokenizer, path = KINDS[name], tmp_path / "tokenizer.json"
+    path.write_text(tokenizer.to_json(), encoding="utf-8")
+    again = load_tokenizer(path)
+    assert again == tokenizer
+    assert (again.special, again.tokens, again.unit) == (tokenizer.special, tokenizer.tokens, tokenizer.unit)
+    assert again.to_json() == tokenizer.to_json()
+    assert again.encode(ALL) == tokenizer.encode(ALL)
+    assert HuggingFaceTokenizer.from_file(str(path)).get_vocab() == MADE[name].get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("name", "follows", "expected"),
+    [
+        ("words", "", "a b"),
+        ("words", "a", " a b"),
+        ("words", "a ", "a b"),
+        ("word pieces", "", "a b"),
+        ("word pieces", "a", " a b"),
+        ("word pieces", "a ", "a b"),
+        ("pairs with suffix", "a", " a b"),
+        ("pairs with suffix", "a\n", "a b"),
+        ("unigram", "a", " a b"),
+        ("GPT-2", "a", "a b"),
+    ],
+)
+def test_a_text_goes_on_with_its_prompt(name, follows, expected):
+    """With a space where the decoder joins by spaces, but not a second one."""
+    tokenizer = KINDS[name]
+    detokenizer = tokenizer.detokenizer(follows)
+    ids = tokenizer.encode("a b")
+    labels, pieces = [], []
+    for token_id in ids:
+        labels.append(detokenizer.label(token_id))
+        pieces.append(detokenizer.feed([token_id]))
+    assert "".join(pieces) == "".join(labels) == expected
+    if not follows:
+        assert expected == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "precedes", "expected"),
+    [
+        ("words", "", "b a"),
+        ("words", "c", "b a "),
+        ("words", " c", "b a"),
+        ("unigram", "c", "b a "),
+        ("GPT-2", "c", "b a"),
+    ],
+)
+def test_a_text_leads_up_to_its_suffix(name, precedes, expected):
+    """With a space where one belongs between the two."""
+    tokenizer = KINDS[name]
+    backward = tokenizer.backward_detokenizer(precedes)
+    pieces = [backward.feed([i]) for i in tokenizer.encode("b a")[::-1]] + [backward.flush()]
+    assert "".join(pieces[::-1]) == expected
+
+
+def test_a_special_token_cannot_be_spelt_and_has_no_text():
+    """As everywhere in this project: a prompt holds no marks."""
+    tokenizer = KINDS["GPT-2"]
+    end = tokenizer.special.end
+    assert tokenizer.tokens[end] == "<|endoftext|>"
+    assert not {end, tokenizer.tokens.index("<|im_start|>")} & set(tokenizer.encode("a<|endoftext|><|im_start|>"))
+    assert tokenizer.decode([end, *tokenizer.encode("a")]) == "a"
+    assert tokenizer.label(end) == "<|endoftext|>"
+
+
+def test_no_chance_is_in_the_ids():
+    """Dropout of merges is for training."""
+    tokenizer = KINDS["bytes without marks"]
+    assert len({tuple(tokenizer.encode("the the the the")) for _ in range(20)}) == 1
+
+
+def test_half_of_a_surrogate_pair_becomes_a_replacement():
+    """JSON can hold one, and the library cannot read it."""
+    tokenizer = KINDS["GPT-2"]
+    assert tokenizer.decode(tokenizer.encode("a\ud83db")) == "a\ufffdb"
+    assert len(tokenizer.offsets("a\ud83db")) == len(tokenizer.encode("a\ufffdb"))
+
+
+def test_an_id_that_is_left_out_is_a_token_without_text():
+    """The model has a row for it all the same."""
+    document = json.loads(MADE["words"].to_str())
+    document["model"]["vocab"]["late"] = len(KINDS["words"]) + 1
+    tokenizer = ForeignTokenizer(document)
+    hole = len(KINDS["words"])
+    assert tokenizer.tokens[hole : hole + 2] == (f"<unused {hole}>", "late")
+    assert tokenizer.decode([hole, hole + 1]) == "late"
+
+
+DAMAGES = {
+    "no kind": (None, "model", {"type": "Magic", "vocab": {}}, "model.type must be one of .*, got 'Magic'"),
+    "a decoder of speech": (None, "decoder", {"type": "CTC"}, "a decoder of CTC is not served"),
+    "damaged": ("model", "vocab", 5, "library cannot read it"),
+    "no unknown token": ("model", "unk_token", "[NONE]", "unk_token '\\[NONE\\]' of the WordLevel model is not in its"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_cannot_be_served_is_told(damage):
+    """When the file is read, not when the first text is encoded."""
+    part, key, value, message = DAMAGES[damage]
+    document = json.loads(MADE["words"].to_str())
+    (document if part is None else document[part])[key] = value
+    with pytest.raises(TokenizerError, match=message):
+        ForeignTokenizer(document)
+
+
+def test_a_suffix_within_a_token_is_refused():
+    """Its text would depend on what comes after it."""
+    document = json.loads(MADE["pairs with suffix"].to_str())
+    document["model"]["vocab"]["a</w>b"] = len(document["model"]["vocab"])
+    with pytest.raises(TokenizerError, match="suffix '</w>' in its middle"):
+        ForeignTokenizer(document)

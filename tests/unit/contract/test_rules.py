@@ -1,0 +1,78 @@
+"""How words are cut: where each begins, and that the file's format says all of it."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras.src.legacy.preprocessing.text import text_to_word_sequence
+
+from contract.tokenizers.rules import KERAS_RULES, WordRules
+from tests.unit.contract.scripts import texts
+
+odd = st.text(alphabet="aAbBiİσς. -|,!\\]^[\t\n\0é<>\u0307", max_size=40)
+any_text = st.one_of(texts, odd)
+any_rules = st.builds(
+    WordRules,
+    filters=st.one_of(st.just(KERAS_RULES.filters), st.text("aAiİ\u0307ς.-|!\\]^[&\t\n\0 é", max_size=6)),
+    lower=st.booleans(),
+    split=st.one_of(st.just(" "), st.text(" -|a.\n\u0307", min_size=1, max_size=3)),
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(rules=any_rules, text=any_text)
+def test_words_are_kerass(rules, text):
+    """Of any text, by any rules."""
+    options = {"filters": rules.filters, "lower": rules.lower, "split": rules.split}
+    assert rules.words(text) == text_to_word_sequence(text, **options)
+
+
+@settings(deadline=None, max_examples=500)
+@given(rules=any_rules, text=any_text)
+def test_a_text_from_a_words_place_on_has_that_word_and_the_rest(rules, text):
+    """So the place is where the word begins, also where lower case or a separator is longer than what it stands for."""
+    # Its lower case depends on what stands before it.
+    text = text.replace("Σ", "S")
+    words, places = rules.words(text), rules.places(text)
+    assert len(places) == len(words)
+    for number, place in enumerate(places):
+        assert rules.words(text[place:]) == words[number:]
+        if rules.split not in rules.filters and not rules.lower:
+            assert text[place] == words[number][0]
+
+
+@pytest.mark.parametrize(
+    ("rules", "text", "places"),
+    [
+        (KERAS_RULES, "İ a, İİ b", [0, 2, 5, 8]),
+        (WordRules(split="--", filters="."), "a.b--c", [0, 2, 5]),
+        (WordRules(split="--", filters=".", lower=False), "İ.İ--.c", [0, 2, 6]),
+        (WordRules(filters="i"), "İx", [0]),
+    ],
+)
+def test_places_are_those_of_the_text_as_it_is_given(rules, text, places):
+    """Counted in its own characters."""
+    assert rules.places(text) == places
+
+
+@settings(deadline=None, max_examples=300)
+@given(rules=any_rules)
+def test_rules_come_back_from_the_files_format(rules):
+    """Every filter, in its order."""
+    assert WordRules.read(rules.normalizer, rules.pre_tokenizer) == rules
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "pre_tokenizer"),
+    [
+        (None, KERAS_RULES.pre_tokenizer),
+        (KERAS_RULES.normalizer, None),
+        ({"type": "NFC"}, KERAS_RULES.pre_tokenizer),
+        (KERAS_RULES.normalizer, {"type": "Whitespace"}),
+        (KERAS_RULES.normalizer, {**KERAS_RULES.pre_tokenizer, "behavior": "Isolated"}),
+        (KERAS_RULES.normalizer, {**KERAS_RULES.pre_tokenizer, "pattern": {"String": ""}}),
+        ({**KERAS_RULES.normalizer, "normalizers": [{"type": "NFC"}]}, KERAS_RULES.pre_tokenizer),
+    ],
+)
+def test_what_cuts_in_another_way_is_none_of_these_rules(normalizer, pre_tokenizer):
+    """A file must not be read as if it said something else."""
+    assert WordRules.read(normalizer, pre_tokenizer) is None

@@ -1,0 +1,308 @@
+"""Tokenizers from elsewhere: those of Keras encode as Keras does, and what cannot be read is told in one line."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from keras.src.legacy.preprocessing.text import Tokenizer as KerasTokenizer
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+from tokenizers import models, pre_tokenizers
+
+from contract.errors import TokenizerError
+from contract.tokenizer import (
+    CharacterTokenizer,
+    ExactWordTokenizer,
+    ForeignTokenizer,
+    SubwordTokenizer,
+    WordTokenizer,
+    load_tokenizer,
+)
+from export.foreign_tokenizer import read_tokenizer
+from tests.unit.contract.scripts import ALL, SCRIPTS, texts
+
+ROOT = Path(__file__).parents[3]
+# Characters that case, filters and separators treat in ways of their own.
+_odd = st.text(alphabet="aAbBİΣσς. -|,!\\]^[\t\n\0é<>", max_size=40)
+_any_text = st.one_of(texts, _odd, st.sampled_from([*SCRIPTS.values()]))
+options = st.fixed_dictionaries(
+    {
+        "filters": st.one_of(st.just(KerasTokenizer().filters), st.text("aAİςi.-|!\\]^[&\t\n\0 é", max_size=6)),
+        "lower": st.booleans(),
+        "split": st.one_of(st.just(" "), st.text(" -|a.\n", min_size=1, max_size=3)),
+        "char_level": st.booleans(),
+        "oov_token": st.sampled_from([None, "<OOV>", "[unk]", "UNK", "a b"]),
+        "num_words": st.one_of(st.none(), st.integers(0, 30)),
+    }
+)
+# A folder of the test's own serves all examples of a property.
+property_test = settings(
+    deadline=None,
+    max_examples=300,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
+)
+
+
+def fitted(learnt, **options):
+    """Return Keras's tokenizer of some texts."""
+    oracle = KerasTokenizer(**options)
+    oracle.fit_on_texts(learnt)
+    return oracle
+
+
+def write(folder, content, name="tokenizer.json"):
+    """Write a file, and return its path."""
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def servable(oracle):
+    """Say whether there is a word that it encodes, and an id for each: an unknown word that is also a word has none."""
+    index, limit = oracle.word_index, oracle.num_words or len(oracle.word_index) + 1
+    if oracle.oov_token is not None and index.get(oracle.oov_token, 0) != 1:
+        return False
+    return limit > 1 and any(i < limit for word, i in index.items() if word != oracle.oov_token)
+
+
+@property_test
+@given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
+def test_ids_are_kerass(tmp_path, options, learnt, text):
+    """Whatever its options, on any text: so the model sees the ids that it was trained with."""
+    oracle = fitted(learnt, **options)
+    assume(servable(oracle))
+    tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
+    for each in (text, *learnt):
+        ids = tokenizer.encode(each)
+        assert ids == oracle.texts_to_sequences([each])[0]
+        assert len(tokenizer.offsets(each)) == len(ids)
+
+
+@property_test
+@given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
+def test_each_word_stands_at_its_offset(tmp_path, options, learnt, text):
+    """Also where lower case is longer than the text, or a separator is."""
+    oracle = fitted(learnt, **options)
+    assume(servable(oracle))
+    tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
+    offsets = tokenizer.offsets(text)
+    assert offsets == sorted(offsets)
+    for place, token_id in zip(offsets, tokenizer.encode(text), strict=True):
+        first = tokenizer.decode([token_id])[:1]
+        source = text[place]
+        # The lower case of Σ depends on what stands around it.
+        lowered = source.lower() + ("ς" if source == "Σ" else "")
+        assert first in (lowered if options["lower"] else source)
+
+
+@property_test
+@given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
+def test_a_file_keeps_every_option(tmp_path, options, learnt, text):
+    """What the gateway loads encodes as what was wrapped."""
+    oracle = fitted(learnt, **options)
+    assume(servable(oracle))
+    tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
+    again = load_tokenizer(write(tmp_path, tokenizer.to_json(), "again.json"))
+    assert again == tokenizer
+    assert (again.special, again.to_json()) == (tokenizer.special, tokenizer.to_json())
+    assert again.encode(text) == tokenizer.encode(text)
+
+
+@property_test
+@given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
+def test_hugging_faces_library_encodes_alike(tmp_path, options, learnt, text):
+    """Padding apart, which it has for words that are dropped, and what its lower case does not know of its context."""
+    text = text.replace("Σ", "").replace("<", "").replace("\0", "")
+    oracle = fitted([each.replace("Σ", "").replace("<", "") for each in learnt], **options)
+    assume(servable(oracle))
+    tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
+    # It takes the unknown token's name for the token.
+    assume(oracle.oov_token is None or oracle.oov_token not in text)
+    theirs = HuggingFaceTokenizer.from_str(tokenizer.to_json()).encode(text).ids
+    assert [i for i in theirs if i] == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_json_in_a_json_string_is_read_too(tmp_path, times):
+    """`json.dump(tokenizer.to_json(), file)` is in many a notebook."""
+    oracle = fitted(["the cat sat"], oov_token="<unk>")
+    content = oracle.to_json()
+    if times == 2:
+        content = json.dumps(content)
+    assert read_tokenizer(write(tmp_path, content)).encode("The dog") == oracle.texts_to_sequences(["The dog"])[0]
+
+
+def test_a_word_that_is_unknown_has_the_token_of_any_name_or_is_dropped(tmp_path):
+    """As in Keras; without one padding stands for it, and is never drawn."""
+    with_token = read_tokenizer(write(tmp_path, fitted(["a b"], oov_token="[?]").to_json()))
+    without = read_tokenizer(write(tmp_path, fitted(["a b"]).to_json()))
+    assert with_token.tokens == ("<pad>", "[?]", "a", "b")
+    assert (with_token.encode("b c a"), with_token.decode([1, 2])) == ([3, 1, 2], "a")
+    assert without.tokens == ("<pad>", "a", "b")
+    assert (without.encode("b c a"), without.offsets("b c a")) == ([2, 1], [0, 4])
+    assert (without.special.unknown, without.special.never_drawn) == (0, (0,))
+    assert without.encode("x y") == []
+
+
+def test_a_model_from_elsewhere_begins_with_padding(tmp_path):
+    """Its vocabulary has no mark: an empty text is a window of padding."""
+    special = read_tokenizer(write(tmp_path, fitted(["a b"], oov_token="<OOV>").to_json())).special
+    assert (special.start, special.end, special.never_drawn) == (0, None, (0, 1))
+
+
+def test_words_that_are_called_as_marks_are_marks_and_the_text_may_hold_them(tmp_path):
+    """As in Keras's own examples, whose texts stand between `<start>` and `<end>`."""
+    oracle = fitted(["<start> a man <end>", "<start> a dog <end>"], filters="", oov_token="<unk>")
+    tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
+    start, end = oracle.word_index["<start>"], oracle.word_index["<end>"]
+    assert (tokenizer.special.start, tokenizer.special.end) == (start, end)
+    assert start in tokenizer.special.never_drawn
+    assert end not in tokenizer.special.never_drawn
+    ids = tokenizer.encode("<start> a dog <end>")
+    assert ids == oracle.texts_to_sequences(["<start> a dog <end>"])[0]
+    assert tokenizer.decode(ids) == "a dog"
+
+
+def test_padding_that_was_written_into_the_index_stays_padding(tmp_path):
+    """Some notebooks add it; and where it is a real word, the padding of id 0 has another name."""
+    oracle = fitted(["a b"])
+    oracle.word_index["<pad>"] = 0
+    assert read_tokenizer(write(tmp_path, oracle.to_json())).tokens == ("<pad>", "a", "b")
+    oracle = fitted(["a <pad> <pad>"], filters="")
+    tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
+    assert tokenizer.tokens == ("<pad>_", "<pad>", "a")
+    assert tokenizer.encode("a <pad>") == [2, 1]
+    assert load_tokenizer(write(tmp_path, tokenizer.to_json())) == tokenizer
+
+
+@pytest.mark.parametrize(
+    ("options", "follows", "expected"),
+    [
+        ({"split": "\n", "filters": ""}, "x", "\na b\nc"),
+        ({"split": "\n", "filters": ""}, "x\n", "a b\nc"),
+        ({"split": "\n", "filters": ""}, "x ", "\na b\nc"),
+        ({"split": "::", "filters": ""}, "", "a b\nc"),
+        ({"char_level": True}, "x", "ab"),
+    ],
+)
+def test_words_are_joined_as_they_were_split(tmp_path, options, follows, expected):
+    """So what is drawn goes on with the prompt, and encodes to what was drawn."""
+    tokenizer = read_tokenizer(write(tmp_path, fitted(["a b\nc"], **options).to_json()))
+    ids = [i for i in tokenizer.encode("a b\nc") if tokenizer.decode([i]).strip()]
+    if options.get("char_level"):
+        ids = ids[:2]
+    detokenizer = tokenizer.detokenizer(follows)
+    assert "".join(detokenizer.feed([i]) for i in ids) == expected
+    backward = tokenizer.backward_detokenizer()
+    assert "".join([backward.feed([i]) for i in ids[::-1]][::-1]) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer, ExactWordTokenizer, SubwordTokenizer])
+def test_this_projects_own_files_are_read_as_their_kind(tmp_path, kind):
+    """A version's tokenizer can be wrapped again."""
+    tokenizer = kind.train(ALL if kind is CharacterTokenizer else [ALL])
+    assert read_tokenizer(write(tmp_path, tokenizer.to_json())) == tokenizer
+
+
+def test_a_tokenizer_of_hugging_faces_is_read_by_the_library(tmp_path):
+    """Also one whose special tokens are called as this project's."""
+    vocabulary = {"<pad>": 0, "<unk>": 1, "cat": 2}
+    library = HuggingFaceTokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    library.add_special_tokens(["<pad>", "<unk>"])
+    tokenizer = read_tokenizer(write(tmp_path, library.to_str()))
+    assert isinstance(tokenizer, ForeignTokenizer)
+    assert tokenizer.encode("cat dog") == [2, 1]
+    assert load_tokenizer(write(tmp_path, tokenizer.to_json())) == tokenizer
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("name", ["my tokenizer's.pickle", "t.PKL", "tokenizer.bin"])
+def test_a_pickle_is_not_read_and_the_line_that_converts_it_works(tmp_path, monkeypatch, name, protocol):
+    """It could run any program here; where it was written it can be trusted."""
+    monkeypatch.chdir(tmp_path)
+    oracle = fitted(["The cat"], oov_token="<OOV>")
+    Path(name).write_bytes(pickle.dumps(oracle, protocol))
+    with pytest.raises(TokenizerError, match=r"^[^\n]+ can run any program [^\n]+$") as error:
+        read_tokenizer(Path(name))
+    command = str(error.value).partition("with: ")[2]
+    assert command.startswith("python -c ")
+    if (name, protocol) == ("my tokenizer's.pickle", 4):
+        command = command.replace("python", sys.executable, 1)
+        subprocess.run(command, shell=True, check=True, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
+        assert read_tokenizer(Path("my tokenizer's.json")).encode("a cat") == [1, 3]
+
+
+def changed(**changes):
+    """Return Keras's JSON with something else in its config; None leaves it out."""
+    document = json.loads(fitted(["a b c"], oov_token="<OOV>").to_json())
+    document["config"].update(changes)
+    return json.dumps(document)
+
+
+def index(**ids):
+    """Return a word index as Keras writes it."""
+    return json.dumps({"<OOV>": 1, **ids})
+
+
+BAD = {
+    "nothing": ("", "this is not JSON"),
+    "text": ("the\ncat\n", "this is not JSON"),
+    "half": (changed()[:-9], "this is not JSON"),
+    "a list": ("[1, 2]", "JSON of no tokenizer: list"),
+    "a string in a string": (json.dumps(json.dumps("x")), "JSON of no tokenizer: str"),
+    "deep": ("[" * 100_000, "this is not JSON"),
+    "another object": ('{"a": {}}', "neither class_name nor model"),
+    "a vocabulary": ('{"the": 1, "cat": 2}', "a vocabulary alone, which does not say how a text is cut"),
+    "another class": ('{"class_name": "TextVectorization"}', "class_name must be 'Tokenizer', got 'TextVectorization'"),
+    "no config": ('{"class_name": "Tokenizer"}', "config: "),
+    "no index": ('{"class_name": "Tokenizer", "config": {}}', "word_index: Field required"),
+    "an index of no JSON": (changed(word_index="{"), "word_index: "),
+    "words without ids": (changed(word_index='{"a": "b"}'), "word_index.a: "),
+    "a gap": (changed(word_index=index(a=2, b=4)), "word_index has no id 3; ids must run from 1 to 3"),
+    "one id twice": (changed(word_index=index(a=2, b=2)), "the id 2 twice, for 'a' and 'b'"),
+    "one word twice": (changed(word_index='{"<OOV>": 1, "a": 2, "a": 3}'), "'a' stands there twice"),
+    "a late beginning": (changed(oov_token=None, word_index='{"a": 2, "b": 3}'), "word_index has no id 1"),
+    "an id below": (changed(word_index=index(a=-1)), "word_index has 'a' = -1"),
+    "the unknown token as a word": (changed(word_index='{"<OOV>": 3, "a": 2}'), "hold oov_token '<OOV>' as a word"),
+    "no unknown token": (changed(oov_token="[UNK]"), r"oov_token '\[UNK\]' is not in word_index"),
+    "an unknown token that is cut off": (
+        changed(word_index='{"a": 1, "b": 2, "<OOV>": 3}', num_words=3),
+        "oov_token '<OOV>' has the id 3, which num_words = 3 cuts off",
+    ),
+    "no words": (changed(word_index="{}", oov_token=None), "there is no word in it"),
+    "too few words": (changed(num_words=2), "there is no word in it: word_index has 4 entries, num_words is 2"),
+    "a negative bound": (changed(num_words=-1), "num_words.*: .*got '-1'"),
+    "no separator": (changed(split=""), "split: "),
+    "no filters": (changed(filters=None), "filters: .*got 'None'"),
+    "half a character": (changed(word_index=index(**{"a\ud83d": 2})), "half of a surrogate pair"),
+    "UTF-16": (changed().encode("utf-16"), "this is UTF-16, not UTF-8; .*iconv"),
+    "Latin-1": (json.dumps({"ä": "Größe, süß"}, ensure_ascii=False).encode("latin-1"), "most likely CP1252"),
+    "a model of no kind": ('{"model": {"type": "Magic", "vocab": {}}}', "model.type must be one of .*, got 'Magic'"),
+    "a model that is none": ('{"model": 5}', "damaged"),
+    "a model without a vocabulary": ('{"model": {"type": "BPE"}}', "library cannot read it: "),
+    "a decoder that is not served": (
+        '{"model": {"type": "BPE"}, "decoder": {"type": "Sequence", "decoders": [{"type": "CTC"}, {"type": "Fuse"}]}}',
+        r"a decoder of CTC \+ Fuse is not served",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_read_is_told_in_one_line(tmp_path, case):
+    """With the file, and what is wrong."""
+    content, message = BAD[case]
+    path = write(tmp_path, content)
+    with pytest.raises(TokenizerError, match=rf"^[^\n]*tokenizer\.json: [^\n]*{message}[^\n]*$"):
+        read_tokenizer(path)
+
+
+@pytest.mark.parametrize(("name", "message"), [("none.json", "No such file or directory"), ("", "Is a directory")])
+def test_a_file_that_is_not_there_is_named(tmp_path, name, message):
+    """A mistyped path is found in the message."""
+    with pytest.raises(TokenizerError, match=rf"^{tmp_path / name}: {message}$"):
+        read_tokenizer(tmp_path / name)
