@@ -20,6 +20,7 @@ MODELS, RUNS = Path("models"), Path("runs")
 Connections = Literal["none", "residual", "skip"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
+DEFAULT_CONTEXT = 20
 # What bounds the vocabulary of which units.
 _BOUNDED_UNITS = {"num_words": ("word", "exact_word"), "vocab_size": ("exact_word", "subword")}
 
@@ -48,7 +49,9 @@ class TrainConfig(BaseModel):
     bidirectional: bool = Field(
         False, description="let layers read both ways; such a model carries no state, but sees its last tokens anew"
     )
-    context: int = Field(20, ge=1, le=4096, description="tokens that a bidirectional model sees")
+    context: int | None = Field(
+        None, ge=1, le=4096, description=f"tokens that a bidirectional model sees, {DEFAULT_CONTEXT} without it"
+    )
     connections: Connections = Field(
         "none",
         description="none; residual: each layer's input is added to its output; skip: the last layer sees every layer",
@@ -93,9 +96,14 @@ class TrainConfig(BaseModel):
             raise PydanticCustomError("one_layer", "connections = {value} needs 2 layers", {"value": self.connections})
         if self.freeze_embedding and self.embedding_init is None:
             raise PydanticCustomError("frozen_noise", "freeze_embedding needs embedding_init: it would keep noise")
-        if "context" in self.model_fields_set and not self.bidirectional:
+        if self.context is not None and not self.bidirectional:
             raise PydanticCustomError("no_window", "context is for bidirectional models; others have no bound")
         return self
+
+    @property
+    def num_seen(self) -> int | None:
+        """Tokens that the model sees; None for one that carries a state."""
+        return (self.context or DEFAULT_CONTEXT) if self.bidirectional else None
 
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:

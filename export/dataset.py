@@ -266,6 +266,6 @@ class Dataset:
 
 def _examples(ids: np.ndarray, tokenizer: Tokenizer, config: TrainConfig, rows: int) -> Examples:
     special = tokenizer.special
-    if config.bidirectional:
-        return Ngrams.lay_out(ids, special.start, special.end, rows, config.context)
+    if config.num_seen is not None:
+        return Ngrams.lay_out(ids, special.start, special.end, rows, config.num_seen)
     return Streams.lay_out(ids, special.start, rows, config.window)

@@ -16,8 +16,8 @@ from export.vectorfile import read_vectors
 SKIP_GRAM = "skip-gram"
 # Keras's Embedding starts from the uniform distribution between these.
 KERAS_RANGE = 0.05
-# Of skip-gram's vectors, in which a model starts best: see docs/log.md.
-SKIP_GRAM_STD = 0.3
+# Skip-gram's vectors are scaled to this deviation: validation loss 3.52, 3.48, 3.44 and 3.41 with 0.03, 0.1, 0.3, 1.
+SKIP_GRAM_STD = 1.0
 SHOWN_MISSING = 8
 
 

@@ -28,6 +28,7 @@ from export.window import (
     function_window,
     gives_probabilities,
     keras_window,
+    model_up_to,
     newest,
 )
 
@@ -78,19 +79,22 @@ def prepare(model: keras.Model, context: int | None = None) -> Exportable:
             model of a fixed length has that one.
 
     Raises:
-        UnsupportedModel: it cannot carry a state, and how many tokens it takes is not known; or its outputs have
-            another shape.
+        UnsupportedModel: it cannot carry a state, and how many tokens it takes is not known, or is not `context`; or
+            its outputs have another shape.
     """
+    length = fixed_length(model)
     if context is None:
         try:
             return _carried(model, read_network(model))
         except UnsupportedModel as error:
-            context = fixed_length(model)
+            context = length
             if context is None:
                 raise UnsupportedModel(
                     f"{error}; so no state can be carried, and the model needs a window of its last tokens: give its "
                     f"length, the one that the texts of its training had"
                 ) from error
+    if length not in (None, context):
+        raise UnsupportedModel(f"the model takes texts of {length} tokens, and a window of {context} was asked for")
     return _windowed(model, context)
 
 
@@ -103,12 +107,13 @@ def fixed_length(model: keras.Model) -> int | None:
 def _carried(model: keras.Model, network: Network) -> Exportable:
     whole = set_free(model) if needs_freeing(model) else model
     nodes = without_softmax(read_graph(whole))
-    top = keras.Model(whole.inputs, nodes[nodes[-1].inputs[0]].layer.output)
+    top = model_up_to(whole, lambda: nodes[nodes[-1].inputs[0]].layer.output)
 
     def outputs(token_ids: np.ndarray) -> np.ndarray:
         return np.asarray(whole(as_input(token_ids, whole), training=False))
 
     def tops(token_ids: np.ndarray) -> np.ndarray:
+        assert top is not None, "not offered as an oracle then"
         return np.asarray(top(as_input(token_ids, whole), training=False))
 
     num_embeddings, width = network.embedding.table.shape
@@ -117,7 +122,7 @@ def _carried(model: keras.Model, network: Network) -> Exportable:
         Facts(network.cell, len(network.recurrent), width),
         network.sha256(),
         *_judged(outputs, num_embeddings),
-        tops=tops,
+        tops=tops if top else None,
         num_embeddings=num_embeddings,
         model=model,
     )

@@ -62,7 +62,7 @@ def _from_keras(path: Path, window: int | None) -> Foreign:
     try:
         prepared = prepare(model, window)
     except UnsupportedModel as error:
-        raise UnsupportedModel(f"{path}: {error} with --window N") from error
+        raise UnsupportedModel(f"{path}: {error} (--window)") from error
     lines = [f"{path}: {', '.join(type(layer).__name__ for layer in model.layers)}"]
     if prepared.facts.context is None:
         lines.append(f"it carries its state from token to token: {prepared.network.state_size:,} floats a text")

@@ -69,7 +69,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise TokenizerError(error.strerror or str(error)) from error
     if path.suffix.lower() in _PICKLE_SUFFIXES or _PICKLE.match(content):
         target = shlex.quote(str(path.with_suffix(".json")))
-        command = shlex.join(["python", "-c", _UNPICKLE, str(path)])
+        command = f'python -c "{_UNPICKLE}" {shlex.quote(str(path))}'
         raise TokenizerError(
             f"this is a pickle, which can run any program and is not read here; convert it where it was written, with: "
             f"{command} > {target}"

@@ -29,8 +29,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
         (batch, V), those of what follows.
     """
     keras.utils.set_random_seed(config.seed)
-    length = config.context if config.bidirectional else None
-    token_ids = keras.layers.Input([length], dtype="int32", name="token_ids")
+    token_ids = keras.layers.Input([config.num_seen], dtype="int32", name="token_ids")
     kind = keras.layers.ReversibleEmbedding if config.tie_embeddings else keras.layers.Embedding
     embedding = kind(vocab_size, config.embedding, trainable=not config.freeze_embedding, name="embedding")
     x = embedding(token_ids)

@@ -44,7 +44,9 @@ class Window(tf.Module):
         """
         super().__init__()
         self.state_size, (self.output_size, self.vocab_size) = context, sizes
-        self._top, self._project, self._kept = top, project, list(resources)
+        # Traced once for all signatures: a layer that loops over the window is a large graph.
+        self._top = tf.function(top, input_signature=[tf.TensorSpec([None, context], tf.int32)])
+        self._project, self._kept = project, list(resources)
 
     def split(self, state: tf.Tensor) -> list[tf.Tensor]:
         """Return the window, float32 (batch, context), as the one part of the state."""
@@ -73,20 +75,23 @@ def keras_window(model: keras.Model, context: int) -> Window:
         UnsupportedModel: the outputs have another shape.
     """
     variables = [variable.value for variable in model.variables]
-    dense = _last_dense(model)
-    if dense is None:
-        return function_window(lambda token_ids: model(token_ids, training=False), context, variables)
-    below = keras.Model(model.inputs, dense.input)
+    dense, below = _parts(model)
+    if dense is None or below is None:
+        return function_window(lambda token_ids: _call(model, token_ids, model), context, variables)
 
     def top(token_ids: tf.Tensor) -> tf.Tensor:
-        with without_cudnn(model):
-            return newest(below(as_input(token_ids, model), training=False))
+        return newest(_call(below, token_ids, model))
 
     def project(hidden: tf.Tensor) -> tf.Tensor:
         logits = tf.matmul(hidden, dense.kernel.value)
         return logits if dense.bias is None else logits + dense.bias.value
 
     return Window(top, project, context, (int(dense.kernel.shape[0]), int(dense.kernel.shape[1])), variables)
+
+
+def _call(part: keras.Model, token_ids: tf.Tensor, model: keras.Model) -> tf.Tensor:
+    with without_cudnn(model):
+        return part(as_input(token_ids, model), training=False)
 
 
 def function_window(function: Function, context: int, resources: Sequence[Any]) -> Window:
@@ -130,14 +135,23 @@ def as_input(token_ids: tf.Tensor, model: keras.Model) -> tf.Tensor:
     return tf.cast(token_ids, model.inputs[0].dtype)
 
 
-def _last_dense(model: keras.Model) -> Any:
-    """Find the output layer, behind which may stand a softmax of its own."""
+def _parts(model: keras.Model) -> tuple[Any, keras.Model | None]:
+    """Part a model into its output layer, behind which may stand a softmax of its own, and what is below."""
     try:
         last = without_softmax(read_graph(model))[-1].layer
     except UnsupportedModel:
-        return None
+        return None, None
     plain = (keras.activations.linear, keras.activations.softmax)
-    return last if type(last) is keras.layers.Dense and last.activation in plain else None
+    is_dense = type(last) is keras.layers.Dense and last.activation in plain
+    return (last, model_up_to(model, lambda: last.input)) if is_dense else (None, None)
+
+
+def model_up_to(model: keras.Model, tensor: Callable[[], Any]) -> keras.Model | None:
+    """Make a model of a part of another; None where layers are used by several models, and Keras loses the thread."""
+    try:
+        return keras.Model(model.inputs, tensor())
+    except (AttributeError, ValueError):
+        return None
 
 
 @contextlib.contextmanager

@@ -2,9 +2,10 @@
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from contract.card import TrainingReport
 from contract.tokenizer import Tokenizer
@@ -19,17 +20,23 @@ from export.memory import require_memory
 from export.model import build_model, count_parameters
 from export.publishing import publish, require_writable
 from export.runs import CorpusFacts, Progress, RunFolder
-from export.tokenizer_command import train_tokenizer
+from export.tokenizer_command import tell_cut, train_tokenizer
 from export.training import Trainer
 
 
 @dataclass(frozen=True)
 class Material:
-    """A corpus made ready: what is learnt from it, and what is said about it."""
+    """A corpus made ready: what is learnt from it, and what is said about it.
+
+    Attributes:
+        embedding: What the embedding starts from, float32 (vocab, embedding); None where it starts as Keras starts it,
+            or has started.
+    """
 
     corpus: Corpus
     dataset: Dataset
     sample_text: str
+    embedding: np.ndarray | None = None
 
     @classmethod
     def prepare(cls, config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> "Material":
@@ -43,6 +50,19 @@ class Material:
         dataset, vocab_size = Dataset.lay_out(head, tail, tokenizer, config), len(tokenizer.tokens)
         require_memory(config, count_parameters(config, vocab_size), vocab_size, dataset.train.batch_tokens)
         return cls(corpus, dataset, "\n".join((tail or head).documents))
+
+    def with_embedding(self, config: TrainConfig, tokenizer: Tokenizer) -> "Material":
+        """Add what the embedding starts from, if the settings name anything.
+
+        Raises:
+            ConfigError: a file of vectors does not fit.
+            CorpusError: there is no word to learn a vector of.
+        """
+        if config.embedding_init is None:
+            return self
+        ids = self.dataset.train.targets.ravel()
+        start = initial_embedding(config.embedding_init, tokenizer, ids, config.embedding, config.seed, say)
+        return replace(self, embedding=start)
 
     @property
     def facts(self) -> CorpusFacts:
@@ -78,19 +98,14 @@ class _Job:
     def _train(self, material: Material, interrupts: Interrupts) -> Progress:
         model = build_model(self.config, len(self.tokenizer.tokens))
         epochs_before = self.folder.progress().epochs
-        if self.config.embedding_init is not None and epochs_before == 0:
-            self._start_embedding(model.get_layer("embedding"), material.dataset)
+        if material.embedding is not None:
+            model.get_layer("embedding").embeddings.assign(material.embedding)
         trainer = Trainer(self.config, model, material.dataset, interrupts.obey)
         with TerminalDisplay(SampleWriter(self.tokenizer, material.sample_text, self.config)) as display:
             progress = trainer.run(self.folder, display)
         if progress.epochs == epochs_before:
             say(f"nothing is left to train: {progress.epochs} epochs are done")
         return progress
-
-    def _start_embedding(self, layer: Any, dataset: Dataset) -> None:
-        config, ids = self.config, dataset.train.targets.ravel()
-        start = initial_embedding(config.embedding_init, self.tokenizer, ids, config.embedding, config.seed, say)
-        layer.embeddings.assign(start)
 
     def publish(self, progress: Progress, interrupts: Interrupts) -> None:
         """Publish the best epoch. Ctrl-C during the last step comes too late: then the version is there."""
@@ -122,7 +137,7 @@ def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
     require_writable(models_dir / config.name)
     corpus = read_corpus(config.corpus, config.documents)
     tokenizer = train_tokenizer(config, corpus.split(config.validation)[0])
-    material = Material.prepare(config, corpus, tokenizer)
+    material = Material.prepare(config, corpus, tokenizer).with_embedding(config, tokenizer)
     folder = RunFolder(runs_dir / config.name)
     with folder.alone():
         # A command that cannot work must not cost the run that lies in its place: only now.
@@ -145,7 +160,10 @@ def resume(run: Path, models_dir: Path) -> int:
                 f"corpus {corpus.name}: this is not the text that {run} began with; it has {corpus.num_characters:,} "
                 f"characters, and that one had {job.facts.corpus_characters:,}"
             )
-        job.train_and_publish(Material.prepare(job.config, corpus, job.tokenizer))
+        material = Material.prepare(job.config, corpus, job.tokenizer)
+        # A run that was stopped before its first epoch was whole begins anew.
+        begun = folder.progress().epochs > 0
+        job.train_and_publish(material if begun else material.with_embedding(job.config, job.tokenizer))
     return 0
 
 
@@ -170,9 +188,11 @@ def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material) ->
         f"corpus {corpus.name}: {corpus.num_characters:,} characters in {len(corpus.documents):,} document(s), "
         f"vocabulary {vocab_size:,}"
     )
+    for line in tell_cut(config, corpus.split(config.validation)[0], tokenizer):
+        say(line)
     say(f"{dataset.train.num_tokens:,} tokens to learn from, {held_out:,} held out{unknown}")
     ways = "bidirectional " if config.bidirectional else ""
-    length = f"windows of {config.context}" if config.bidirectional else f"streams × {config.window} steps"
+    length = f"windows of {config.num_seen}" if config.bidirectional else f"streams × {config.window} steps"
     say(
         f"model {config.name}: {config.layers} × {ways}{config.cell}, {config.units} units, "
         f"{count_parameters(config, vocab_size):,} parameters, {dataset.train.rows} {length}"

@@ -187,6 +187,7 @@ def tokenizer_object(model: LiveModel) -> documents.TokenizerObject:
         "bos_token": tokens[special.start],
         "eos_token": None if special.end is None else tokens[special.end],
         "pad_token": tokens[special.padding],
-        "unk_token": tokens[special.unknown],
+        # Where nothing is unknown, or is dropped, padding stands for it.
+        "unk_token": None if special.unknown == special.padding else tokens[special.unknown],
         "chat_template": None,
     }

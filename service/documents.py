@@ -143,7 +143,7 @@ class TokenizerObject(TypedDict):
     bos_token: str
     eos_token: str | None
     pad_token: str
-    unk_token: str
+    unk_token: str | None
     chat_template: None
 
 

@@ -46,6 +46,18 @@ def test_a_text_without_white_space_is_cut_and_comes_back(kind):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_merges_are_learnt_from_a_bounded_part_of_text_without_white_space(monkeypatch):
+    """Its words hardly repeat, so all of it would cost memory and time; what has white space is learnt to its end."""
+    monkeypatch.setattr(huggingface, "CHUNK_CHARACTERS", 50)
+    monkeypatch.setattr(huggingface, "MAX_ENDLESS_CHUNKS", 2)
+    endless = "ab" * 100 + "cd" * 100 + "\n" + "ef " * 100
+    tokenizer = SubwordTokenizer.train([endless], vocab_size=400)
+    labels = {tokenizer.label(i) for i in range(len(tokenizer))}
+    assert {"ab", "ef"} <= labels
+    assert "cd" not in labels
+    assert tokenizer.decode(tokenizer.encode(endless)) == endless
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_of_a_surrogate_pair_becomes_a_replacement(kind):
     """It is no character, and JSON can hold one; places in the text stay true."""

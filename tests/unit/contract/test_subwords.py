@@ -176,7 +176,7 @@ def test_the_vocabulary_is_as_large_as_was_asked_for():
 
 
 def test_a_text_without_white_space_is_learnt_in_pieces():
-    """Each merge goes through the whole of a word: endless ones would take hours."""
+    """Each merge goes through the whole of a word, and an endless one is long."""
     tokenizer = SubwordTokenizer.train(["a" * 100_000], vocab_size=400)
     assert max(len(tokenizer.join([i])) for i in range(len(tokenizer))) == 128
     assert tokenizer.decode(tokenizer.encode("a" * 1000)) == "a" * 1000

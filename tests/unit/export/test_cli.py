@@ -34,8 +34,8 @@ def published(monkeypatch):
     """What would be published: exporting takes seconds, as do samples, and other tests have both."""
     calls = []
 
-    def record(model, tokenizer, name, models_dir, training):
-        calls.append((model, tokenizer, training))
+    def record(model, tokenizer, name, models_dir, training, direction):
+        calls.append((model, tokenizer, training, direction))
         return Path(models_dir) / name / str(len(calls))
 
     monkeypatch.setattr(workflow, "publish", record)
@@ -153,10 +153,85 @@ def test_a_model_that_is_there_is_not_trained_again(published, capsys):
 def test_every_cell_learns_characters_and_words(published, cell, unit):
     """What is asked for is what is built."""
     assert train("--cell", cell, "--unit", unit, "--epochs", "1") == 0
-    ((model, tokenizer, training),) = published
-    assert isinstance(model.layers[1], CELLS[cell])
+    ((model, tokenizer, training, _),) = published
+    assert isinstance(model.get_layer("recurrent_0"), CELLS[cell])
     assert tokenizer.unit == unit
     assert np.isfinite(training.validation_loss)
+
+
+def kinds(model):
+    """Return the names of a model's layers' classes."""
+    return [type(layer).__name__ for layer in model.layers]
+
+
+@pytest.mark.parametrize(
+    ("options", "layer"),
+    [
+        (("--layers", "2", "--connections", "residual"), "Add"),
+        (("--layers", "2", "--connections", "skip", "--recurrent-dropout", "0.3"), "Concatenate"),
+        (("--tie-embeddings",), "ReversibleEmbedding"),
+        (("--bidirectional", "--context", "5"), "Bidirectional"),
+    ],
+    ids=["residual", "skip", "tied", "both ways"],
+)
+def test_every_way_to_put_layers_together_learns(published, options, layer):
+    """The loss falls, whatever the model is made of."""
+    assert train(*options, "--learning-rate", "0.02") == 0
+    ((model, _, _, direction),) = published
+    assert layer in kinds(model)
+    assert direction == "forward"
+    history = json.loads(Path("runs/m/progress.json").read_text())["history"]
+    assert history[1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_a_backward_model_is_published_as_one(published):
+    """What it learnt is written down where the gateway reads it."""
+    assert train("--direction", "backward", "--epochs", "1") == 0
+    assert published[0][3] == "backward"
+
+
+def test_an_embedding_starts_from_a_file_and_can_be_kept_as_it_is(published):
+    """The vectors of the file are those of the published model, if they were frozen, and no others."""
+    Path("vectors.txt").write_text("".join(f"{c} {i}.5 0 -1 2\n" for i, c in enumerate("abcdet")))
+    assert train("--embedding-init", "vectors.txt", "--freeze-embedding", "--epochs", "1") == 0
+    model, tokenizer, *_ = published[0]
+    table = np.asarray(model.get_layer("embedding").embeddings)
+    assert table[tokenizer.tokens.index("c")].tolist() == [2.5, 0, -1, 2]
+    assert train("--embedding-init", "vectors.txt", "--epochs", "1") == 0
+    assert not np.array_equal(published[1][0].get_layer("embedding").embeddings, table)
+
+
+def test_vectors_that_cannot_be_read_cost_no_training(published, capsys):
+    """The run that lies in the place is still there."""
+    assert train("--epochs", "1") == 0
+    assert len(published) == 1
+    capsys.readouterr()
+    assert train("--embedding-init", "none.txt") == 1
+    assert "embedding_init none.txt: No such file" in one_line(capsys)
+    assert not Path("runs/m~").exists()
+
+
+def test_a_run_stopped_before_its_first_epoch_starts_from_the_vectors_again(published, monkeypatch):
+    """Nothing of it was kept; a run with a whole epoch has its embedding in its checkpoint."""
+    Path("vectors.txt").write_text("".join(f"{c} {i}.5 0 -1 2\n" for i, c in enumerate("abcdet")))
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow.Trainer, "run", interrupted)
+        assert train("--embedding-init", "vectors.txt", "--freeze-embedding", "--epochs", "1") == 130
+    assert main(["resume", "runs/m"]) == 0
+    model, tokenizer, *_ = published[0]
+    assert np.asarray(model.get_layer("embedding").embeddings)[tokenizer.tokens.index("c")].tolist() == [2.5, 0, -1, 2]
+
+
+def interrupted(*_):
+    """Do what Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def test_words_that_are_cut_off_are_told(published, capsys):
+    """How many there were, and how many are kept."""
+    assert train("--unit", "word", "--num-words", "6", "--epochs", "1") == 0
+    assert len(published[0][1].tokens) == 7
+    assert "num_words = 6 keeps 4 of 10 different words; the others are unknown\n" in capsys.readouterr().out
 
 
 def test_a_limited_vocabulary_has_that_many_words(published):
@@ -299,7 +374,7 @@ def test_ctrl_c_just_before_a_version_is_written_prevents_it(published, monkeypa
 def test_a_full_disk_at_the_end_costs_no_training(monkeypatch, capsys):
     """The message says how to publish once there is room."""
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device", "models/m")
 
     monkeypatch.setattr(workflow, "publish", full)
@@ -362,7 +437,7 @@ def test_the_same_training_started_again_keeps_the_earlier_one(published, capsys
     assert train("--epochs", "1", "--seed", "1") == 0
     assert "the training that lay in runs/m is now in runs/m~" in capsys.readouterr().out
     assert main(["publish", "runs/m~"]) == 0
-    assert [training.seed for _, _, training in published] == [0, 1, 0]
+    assert [training.seed for _, _, training, _ in published] == [0, 1, 0]
 
 
 def test_ctrl_c_during_the_import_is_silent(monkeypatch, capsys):
@@ -408,7 +483,7 @@ def test_ctrl_c_in_the_middle_of_a_training(published, capsys):
     assert main(["publish", "runs/m"]) == 0
     assert main(["resume", "runs/m"]) == 0
     assert f"epoch {done + 1}: " in capsys.readouterr().out
-    stopped, whole = (training for _, _, training in published)
+    stopped, whole = (training for _, _, training, _ in published)
     assert stopped.epochs <= done
     assert whole.validation_loss < stopped.validation_loss
     assert len(json.loads(Path("runs/m/progress.json").read_text())["history"]) == 40

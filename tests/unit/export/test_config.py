@@ -55,6 +55,10 @@ WRONG = {
     "units": (0, "units: .*greater than or equal to 1, got 0"),
     "embedding": (2.5, "embedding: .*valid integer.*, got 2.5"),
     "dropout": (1.0, "dropout: .*less than 1, got 1.0"),
+    "direction": ("up", "direction: .*'forward' or 'backward', got 'up'"),
+    "connections": ("all", "connections: .*'none', 'residual' or 'skip', got 'all'"),
+    "context": (0, "context: .*greater than or equal to 1, got 0"),
+    "recurrent_dropout": (-0.1, "recurrent_dropout: .*greater than or equal to 0, got -0.1"),
     "streams": (10**6, "streams: .*less than or equal to 4096, got 1000000"),
     "epochs": (-1, "epochs: .*greater than or equal to 1, got -1"),
     "max_minutes": (0, "max_minutes: .*greater than 0, got 0"),
@@ -85,6 +89,22 @@ def test_a_setting_that_is_none_is_told_with_those_that_are(toml):
     toml.write_text('name = "m"\ncorpus = "c"\nunist = 3\n')
     with pytest.raises(ConfigError, match=r"unist is not a setting; settings are name, corpus, .*units"):
         load_config(toml, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"connections": "residual"}, "connections = residual needs 2 layers"),
+        ({"connections": "skip", "layers": 2, "bidirectional": True}, "connections must be none with bidirectional"),
+        ({"freeze_embedding": True}, "freeze_embedding needs embedding_init"),
+        ({"context": 9}, "context is for bidirectional models"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_go_together_are_told(settings, message):
+    """What would have no effect, or none that is meant, is not passed over."""
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, {**NEEDED, **settings})
 
 
 def test_a_number_of_words_is_for_words():

@@ -32,8 +32,13 @@ def built(**settings):
 
 
 def stack(*layers, length=None, **options):
-    """Put layers between an embedding and whatever ends them."""
-    return lambda: keras.Sequential([Input([length]), Embedding(V, 6, **options), *layers])
+    """Put layers behind an embedding, fresh ones each time."""
+
+    def make():
+        fresh = [type(layer).from_config(layer.get_config()) for layer in layers]
+        return keras.Sequential([Input([length]), Embedding(V, 6, **options), *fresh])
+
+    return make
 
 
 def whole(kind, units, **options):
@@ -144,6 +149,21 @@ def test_a_model_that_could_carry_a_state_gets_a_window_if_one_is_asked_for():
     assert (exportable.facts.context, exportable.network.state_size) == (9, 9)
 
 
+def test_layers_may_be_used_by_other_models_too(tmp_path):
+    """In a notebook one builds this and that of the same layers."""
+    for name in ("the lesson's", "mixed cells"):
+        model = randomized({**MODELS, **WINDOWS}[name]())
+        second = keras.Sequential([Input([9]), *model.layers])
+        exportable = prepare(second)
+        check_saved_model(write(exportable, tmp_path / exportable.weights_sha256), exportable, NUM_TOKENS)
+
+
+def test_a_window_of_another_length_than_the_models_is_refused():
+    """The message has both."""
+    with pytest.raises(UnsupportedModel, match="takes texts of 9 tokens, and a window of 8 was asked for"):
+        prepare(WINDOWS["the lesson's"](), context=8)
+
+
 def test_a_model_without_a_length_says_what_it_needs():
     """The message names the layer and what to give."""
     model = stack(Bidirectional(LSTM(8)), Dense(V))()
@@ -177,9 +197,9 @@ def test_a_function_of_something_else_is_refused():
 
 def test_hashes_tell_models_apart():
     """Weights, length and structure count; the same model twice is the same."""
-    model = WINDOWS["both ways"]()
-    hashes = [prepare(model).weights_sha256, prepare(model).weights_sha256, prepare(model, context=3).weights_sha256]
-    model.get_layer("logits").bias.assign_add(np.ones(V))
-    hashes.append(prepare(model).weights_sha256)
+    model = stack(Bidirectional(LSTM(8)), Dense(V))()
+    hashes = [prepare(model, context).weights_sha256 for context in (4, 4, 3)]
+    model.layers[-1].bias.assign_add(np.ones(V))
+    hashes.append(prepare(model, 4).weights_sha256)
     assert hashes[0] == hashes[1]
     assert len(set(hashes)) == 3

@@ -237,7 +237,7 @@ REFUSED = {
     "Python code": (with_lambda, "a Lambda layer holds Python code, which is not run"),
     "no token ids": (no_text, r"must be token ids \(batch, tokens\).*got \(None, 9, 3\)"),
     "two outputs": (two_outputs, "one input and one output are needed, got 1 and 2"),
-    "no length": (open_length, "needs a window of its last tokens.*with --window N"),
+    "no length": (open_length, r"needs a window of its last tokens.*\(--window\)"),
     "no signature": (no_signature, "it has no signature serving_default"),
     "of strings": (of_strings, r"'text' must be token ids \(batch, tokens\), got string"),
 }

@@ -37,11 +37,55 @@ def same(some, others):
     return all(np.array_equal(a, b) for a, b in zip(some, others, strict=True))
 
 
-def test_the_number_of_parameters_is_known_before_there_are_any(cell):
+BUILT = {
+    "one layer": {},
+    "three layers": {"layers": 3},
+    "residual": {"layers": 3, "connections": "residual"},
+    "skip": {"layers": 2, "connections": "skip"},
+    "tied": {"tie_embeddings": True, "embedding": SETTINGS["units"]},
+    "tied by a projection": {"tie_embeddings": True, "layers": 2, "connections": "skip"},
+    "both ways": {"bidirectional": True, "context": 9},
+    "both ways, stacked and tied": {"bidirectional": True, "context": 9, "layers": 2, "tie_embeddings": True},
+}
+
+
+@pytest.mark.parametrize("kind", BUILT)
+def test_the_number_of_parameters_is_known_before_there_are_any(cell, kind):
     """What is counted is what Keras counts."""
-    for layers in (1, 3):
-        config = load_config(None, {**SETTINGS, "cell": cell, "layers": layers})
-        assert count_parameters(config, 11) == build_model(config, 11).count_params()
+    config = load_config(None, {**SETTINGS, "cell": cell, **BUILT[kind]})
+    # Keras counts the state of dropout's random numbers too.
+    weights = build_model(config, 11).trainable_weights
+    assert count_parameters(config, 11) == sum(np.size(weight) for weight in weights)
+
+
+@pytest.mark.parametrize("kind", BUILT)
+def test_the_forward_pass_of_every_kind_is_the_keras_models(kind):
+    """Connections, tied weights and windows are trained as they are saved."""
+    model = build_model(load_config(None, {**SETTINGS, **BUILT[kind]}), 11)
+    token_ids = np.random.default_rng(0).integers(0, 11, (3, 9)).astype(np.int32)
+    logits, _ = forward(model, token_ids.T, zero_states(model, 3), training=False)
+    expected = np.asarray(model(token_ids))
+    got = np.swapaxes(logits, 0, 1) if expected.ndim == 3 else logits[0]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_recurrent_dropout_has_one_mask_for_a_window_and_another_for_the_next(monkeypatch):
+    """Each sequence has its own; without training there is none."""
+    model, masks = build_model(load_config(None, {**SETTINGS, "recurrent_dropout": 0.5, "units": 64}), 11), []
+
+    def record(_cell, x, state, _weights, mask):
+        masks.append(mask)
+        return tf.zeros([*x.shape[:2], 64]), state
+
+    monkeypatch.setattr("export.model.run_layer", record)
+    for is_training in (True, True, False):
+        forward(model, np.zeros((9, 3), np.int32), zero_states(model, 3), training=is_training)
+    first, second, none = masks
+    assert none is None
+    assert first.shape == (3, 64)
+    assert set(np.unique(first)) == {0.0, 2.0}
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first[0], first[1])
 
 
 def test_the_forward_pass_is_the_keras_models(cell):

@@ -1,0 +1,110 @@
+"""`python -m export wrap`: a model from elsewhere becomes a version, or is refused in one line."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras.src.legacy.preprocessing.text import Tokenizer
+
+from contract.card import load_assets
+from export.cli import main
+
+LINES = ["The cat sat on the mat", "and the dog ran to the hill", "a cat and a dog"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder to work in, with the lesson's tokenizer and its model."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = Tokenizer(oov_token="<OOV>")
+    tokenizer.fit_on_texts(LINES)
+    Path("tokenizer.json").write_text(tokenizer.to_json())
+    layers = keras.layers
+    size = len(tokenizer.word_index) + 1
+    model = keras.Sequential([layers.Input([5]), layers.Embedding(size, 8), layers.Bidirectional(layers.LSTM(6))])
+    model.add(layers.Dense(size, activation="softmax"))
+    model.save("lesson.keras")
+    return tokenizer, model
+
+
+def wrap(*options, model="lesson.keras", tokenizer="tokenizer.json"):
+    """Wrap a model."""
+    return main(["wrap", model, "--tokenizer", tokenizer, "--name", "lesson", *options])
+
+
+def test_the_lessons_model_is_published_with_its_own_ids(folder, capsys):
+    """What the version says of a padded window is what the model says of it; the tokenizer's ids are Keras's."""
+    theirs, model = folder
+    assert wrap() == 0
+    card, tokenizer = load_assets(Path("models/lesson/1"))
+    assert (card.context, card.cell, card.unit, card.training) == (5, "lstm", "word", None)
+    line = "the dog sat on a unicorn"
+    assert tokenizer.encode(line) == theirs.texts_to_sequences([line])[0]
+    ids = np.array([tokenizer.encode("the cat")])
+    logits = tf.saved_model.load("models/lesson/1").signatures["serving_default"](token_ids=tf.constant(ids, tf.int32))
+    expected = model(keras.utils.pad_sequences(ids, 5))
+    np.testing.assert_allclose(tf.nn.softmax(logits["logits"][:, -1]), expected, atol=1e-5)
+    out = capsys.readouterr().out
+    assert "tokenizer.json: word, 13 tokens\n" in out
+    assert "it sees a window of 5 tokens, padded in front" in out
+    assert "its outputs are probabilities of 13 tokens\n" in out
+    assert out.endswith("published models/lesson/1\n")
+
+
+def test_options_are_honoured(capsys):
+    """A direction, another repository and surplus outputs."""
+    layers = keras.layers
+    model = keras.Sequential([layers.Input([None]), layers.Embedding(20, 8), layers.GRU(6), layers.Dense(20)])
+    model.save("gru.keras")
+    assert wrap("--direction", "backward", "--models-dir", "other", "--window", "7", model="gru.keras") == 0
+    card, _ = load_assets(Path("other/lesson/1"))
+    assert (card.direction, card.context) == ("backward", 7)
+    assert "7 of its outputs have no token and are never drawn" in capsys.readouterr().out
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(capsys):
+    """The message has both sizes; nothing is published."""
+    layers = keras.layers
+    keras.Sequential([layers.Input([5]), layers.Embedding(13, 4), layers.LSTM(6), layers.Dense(11)]).save("few.keras")
+    keras.Sequential([layers.Input([5]), layers.Embedding(11, 4), layers.LSTM(6), layers.Dense(13)]).save("rows.keras")
+    for name, message in (
+        ("few.keras", "the model has 11 outputs, too few for a tokenizer of 13 tokens"),
+        ("rows.keras", "the model reads 11 ids, too few for a tokenizer of 13 tokens"),
+    ):
+        assert wrap(model=name) == 1
+        assert message in capsys.readouterr().err
+    assert not list(Path("models").glob("lesson/*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "none.keras"}, "none.keras: No such file or directory"),
+        ({"tokenizer": "none.json"}, "none.json: No such file or directory"),
+        ({"tokenizer": "lesson.keras"}, "lesson.keras: "),
+    ],
+    ids=str,
+)
+def test_what_is_missing_or_no_tokenizer_is_told_in_one_line(options, message, capsys):
+    """With the file's name."""
+    assert wrap(**options) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("window", ["0", "-3", "many"])
+def test_a_window_is_at_least_one_token(window, capsys):
+    """An option that is none ends with 2."""
+    with pytest.raises(SystemExit) as ended:
+        wrap("--window", window)
+    assert ended.value.code == 2
+    assert "--window" in capsys.readouterr().err
+
+
+def test_a_name_that_no_folder_should_have_is_refused_first(capsys):
+    """Before anything is read."""
+    assert main(["wrap", "none", "--tokenizer", "none", "--name", "../up"]) == 1
+    assert "name must be" in capsys.readouterr().err
