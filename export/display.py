@@ -4,6 +4,7 @@ import shutil
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -12,11 +13,13 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from contract import signatures
 from contract.tokenizer import Tokenizer
 from export.config import TrainConfig
 from export.exportable import prepare
 from export.runs import Progress
 from export.signatures import Generator
+from export.specs import input_specs
 
 SAMPLE_TOKENS = 200
 # Of these, what is shown: 200 words would fill the screen.
@@ -97,15 +100,15 @@ def layout(sample: str) -> str:
 class SampleWriter:
     """Lets a model go on with pieces of a text, by the same `decode` that is published."""
 
-    def __init__(self, tokenizer: Tokenizer, text: str, config: TrainConfig) -> None:
+    def __init__(self, tokenizer: Tokenizer, documents: Sequence[str], config: TrainConfig) -> None:
         """Prepare.
 
         Args:
             tokenizer: The model's.
-            text: Where the pieces come from; best one that the training does not see.
+            documents: Where the pieces come from, at least one; best ones that the training does not see.
             config: Of the training; its seed chooses places in the text and what is drawn.
         """
-        self._tokenizer, self._text, self._backward = tokenizer, text, config.direction == "backward"
+        self._tokenizer, self._documents, self._backward = tokenizer, documents, config.direction == "backward"
         self._rng = np.random.default_rng(config.seed)
         self._generator: Generator | None = None
 
@@ -116,7 +119,9 @@ class SampleWriter:
         token_ids = self._tokenizer.encode(given)[:: -1 if self._backward else 1] or [self._tokenizer.special.start]
         state = tf.zeros([1, generator.network.state_size])
         length = len(token_ids) - 1
-        state = self._prefill(tf.constant([token_ids[:-1]], tf.int32), tf.constant([length]), state)["state"]
+        state = self._prefill(
+            token_ids=tf.constant([token_ids[:-1]], tf.int32), lengths=tf.constant([length]), state=state
+        )["state"]
         decoded = self._decode(
             token_id=tf.constant([token_ids[-1]]),
             state=state,
@@ -140,16 +145,20 @@ class SampleWriter:
         fresh = Generator(prepare(model).network, self._tokenizer.special, len(self._tokenizer.tokens))
         if self._generator is None:
             self._generator = fresh
-            self._prefill = tf.function(fresh.prefill, reduce_retracing=True)
-            self._decode = tf.function(fresh.decode, reduce_retracing=True)
+            specs = input_specs(fresh.network.state_size, fresh.network.output_size)
+            self._prefill = tf.function(fresh.prefill).get_concrete_function(**specs[signatures.PREFILL])
+            self._decode = tf.function(fresh.decode).get_concrete_function(**specs[signatures.DECODE])
         else:
             for variable, value in zip(self._generator.variables, fresh.variables, strict=True):
                 variable.assign(value)
         return self._generator
 
     def _pick_piece(self) -> str:
-        """Take some characters from the text, from the beginning of a word to the end of one."""
-        first = int(self._rng.integers(0, max(1, len(self._text) - SAMPLE_GIVEN)))
-        piece = " ".join(self._text[first : first + SAMPLE_GIVEN].split(" "))
-        words = piece.split()
-        return " ".join(words[1:-1]) or piece
+        """Take some characters of a document, from the beginning of a word to the end of one."""
+        lengths = np.array([len(document) for document in self._documents])
+        text = self._documents[self._rng.choice(len(lengths), p=lengths / lengths.sum())]
+        first = int(self._rng.integers(0, max(1, len(text) - SAMPLE_GIVEN)))
+        words = text[first : first + SAMPLE_GIVEN].split(" ")
+        # The first and the last word may be cut, unless the document begins or ends there.
+        whole = words[first > 0 : len(words) - (first + SAMPLE_GIVEN < len(text))]
+        return " ".join(whole if any(whole) else words)

@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -176,7 +177,8 @@ def _code_sha256() -> str:
 
 def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: GeneratorCard) -> None:
     generator = Generator(model.network, tokenizer.special, len(tokenizer.tokens))
-    tf.saved_model.save(generator, str(draft), signatures=generator.signatures())
+    with _without_notes():
+        tf.saved_model.save(generator, str(draft), signatures=generator.signatures())
     assets = draft / signatures.ASSETS
     assets.mkdir()
     (assets / signatures.CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -185,6 +187,18 @@ def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: Generator
         model.model.save(assets / KERAS_FILE)
     check_saved_model(draft, model, len(tokenizer.tokens))
     _sync(draft)
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Keep TensorFlow from telling a notebook where it writes: the draft is gone in a moment."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("WARNING")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _sync(folder: Path) -> None:

@@ -35,7 +35,7 @@ class Material:
 
     corpus: Corpus
     dataset: Dataset
-    sample_text: str
+    samples_from: tuple[str, ...]
     embedding: np.ndarray | None = None
 
     @classmethod
@@ -49,7 +49,7 @@ class Material:
         head, tail = corpus.split(config.validation)
         dataset, vocab_size = Dataset.lay_out(head, tail, tokenizer, config), len(tokenizer.tokens)
         require_memory(config, count_parameters(config, vocab_size), vocab_size, dataset.train.batch_tokens)
-        return cls(corpus, dataset, "\n".join((tail or head).documents))
+        return cls(corpus, dataset, (tail or head).documents)
 
     def with_embedding(self, config: TrainConfig, tokenizer: Tokenizer) -> "Material":
         """Add what the embedding starts from, if the settings name anything.
@@ -101,7 +101,7 @@ class _Job:
         if material.embedding is not None:
             model.get_layer("embedding").embeddings.assign(material.embedding)
         trainer = Trainer(self.config, model, material.dataset, interrupts.obey)
-        with TerminalDisplay(SampleWriter(self.tokenizer, material.sample_text, self.config)) as display:
+        with TerminalDisplay(SampleWriter(self.tokenizer, material.samples_from, self.config)) as display:
             progress = trainer.run(self.folder, display)
         if progress.epochs == epochs_before:
             say(f"nothing is left to train: {progress.epochs} epochs are done")

@@ -88,7 +88,7 @@ def test_a_sample_cannot_give_orders_to_the_terminal():
 
 def sampled(trainer, tokenizer, text):
     """Return a writer of samples."""
-    return SampleWriter(tokenizer, text, trainer.config)
+    return SampleWriter(tokenizer, [text], trainer.config)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
@@ -116,10 +116,18 @@ def test_a_sample_goes_on_from_the_text_with_the_weights_of_now(unit, direction)
 
 def test_a_text_without_words_has_a_sample_too():
     """A sample begins with the start mark if the text gives nothing to go on from."""
+    trainer, tokenizer = prepare(unit="word")
+    sample = sampled(trainer, tokenizer, "?!").write(trainer.model)
+    assert sample.startswith("[?!] ")
+    assert len(sample.split()) > 20
+
+
+def test_a_sample_goes_on_from_within_one_document():
+    """Lines of a corpus of lines do not run into each other; a short document is given whole."""
     trainer, tokenizer = prepare()
-    sample = sampled(trainer, tokenizer, "").write(trainer.model)
-    assert sample.startswith("[]")
-    assert len(sample) == 202
+    writer = SampleWriter(tokenizer, ["the cat sat on the mat", "the dog"], trainer.config)
+    given = {writer._pick_piece() for _ in range(40)}
+    assert given == {"the cat sat on the mat", "the dog"}
 
 
 def test_a_model_that_reads_both_ways_has_samples_too():
