@@ -67,6 +67,9 @@ class TrainConfig(BaseModel):
     )
     streams: int = Field(32, ge=1, le=4096, description="sequences trained side by side; if bidirectional, windows")
     window: int = Field(100, ge=1, le=100_000, description="steps between two updates; the state is carried over")
+    cold_starts: Rate = Field(
+        0.05, description="share of windows that begin from the zero state, as a prompt does; the others go on"
+    )
     epochs: int = Field(10, ge=1, description="passes over the training text")
     max_minutes: float | None = Field(None, gt=0, description="stop after this; the learning rate ends there")
     learning_rate: float = Field(4e-3, gt=0, le=1, description="peak of the schedule")

@@ -15,7 +15,7 @@ import tensorflow as tf
 from export.config import TrainConfig
 from export.dataset import Dataset
 from export.errors import TrainingFailed
-from export.model import forward, zero_states
+from export.model import States, forward, zero_states
 from export.runs import Epoch, Progress, RunFolder
 
 # The last share of the peak learning rate, at the end of the cosine.
@@ -114,8 +114,9 @@ class Trainer:
         streams = self.dataset.train
         states = zero_states(self.model, streams.rows)
         total, tokens = 0.0, 0
-        rng = np.random.default_rng([self.config.seed, progress.epochs])
-        for count, (inputs, targets) in enumerate(streams.windows(rng)):
+        cuts, colds = (np.random.default_rng([self.config.seed, progress.epochs, i]) for i in range(2))
+        for count, (inputs, targets) in enumerate(streams.windows(cuts)):
+            states = self._some_forgotten(states, colds)
             fraction = self._fraction(progress, started, count)
             if count and fraction >= 1:
                 break
@@ -127,6 +128,14 @@ class Trainer:
             display.window(progress.epochs + 1, total / tokens, targets.size, fraction)
             self.obey()
         return total / tokens, tokens
+
+    def _some_forgotten(self, states: States, rng: np.random.Generator) -> States:
+        """Let some rows begin from the zero state: else a model would learn nothing of how to read a prompt.
+
+        Carried state alone has the zero state once an epoch, and behind it the mark that begins a text.
+        """
+        kept = rng.random((self.dataset.train.rows, 1)) >= self.config.cold_starts
+        return states if kept.all() else tf.nest.map_structure(lambda part: part * kept.astype(np.float32), states)
 
     def _validate(self, progress: Progress) -> float | None:
         """Return nats per known token of the held-out streams, with carried state and without dropout."""

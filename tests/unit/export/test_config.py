@@ -59,6 +59,7 @@ WRONG = {
     "connections": ("all", "connections: .*'none', 'residual' or 'skip', got 'all'"),
     "context": (0, "context: .*greater than or equal to 1, got 0"),
     "recurrent_dropout": (-0.1, "recurrent_dropout: .*greater than or equal to 0, got -0.1"),
+    "cold_starts": (1, "cold_starts: .*less than 1, got 1"),
     "streams": (10**6, "streams: .*less than or equal to 4096, got 1000000"),
     "epochs": (-1, "epochs: .*greater than or equal to 1, got -1"),
     "max_minutes": (0, "max_minutes: .*greater than 0, got 0"),

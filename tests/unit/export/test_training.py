@@ -120,6 +120,25 @@ def test_one_mask_of_dropout_per_sequence_lasts_a_whole_window(monkeypatch):
     assert 0.3 < dropped.mean() < 0.7
 
 
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 0.3, 0.7)])
+def test_a_share_of_the_windows_begins_from_nothing(tmp_path, share, least, most):
+    """As a prompt does; the others go on where the last one ended, and each epoch chooses anew."""
+    trainer, folder = start(tmp_path / "run", cold_starts=share, epochs=2)
+    update, rows = trainer._update, []
+
+    def record(inputs, targets, states):
+        rows.append((np.abs(states[0][0]).sum(axis=1) == 0).tolist())
+        return update(inputs, targets, states)
+
+    trainer._update = record
+    trainer.run(folder, Watcher())
+    windows = len(rows) // 2
+    # The first window of an epoch has nothing to go on with.
+    begun = [row for i, row in enumerate(rows) if i % windows]
+    assert least <= np.mean(begun) <= most
+    assert share == 0 or rows[1:windows] != rows[windows + 1 :]
+
+
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end():
     """A tenth of the run up, the rest down by a cosine."""
     rates = [learning_rate_at(fraction, 1.0, 0.1) for fraction in (0, 0.05, 0.1, 0.55, 1, 1.2)]
@@ -140,7 +159,7 @@ def test_the_learning_rate_is_set_before_each_update(tmp_path):
 
 def test_each_window_begins_with_the_state_in_which_the_last_one_ended(tmp_path, cell):
     """The state is carried through an epoch, and is zero at its beginning."""
-    trainer, folder = start(tmp_path / "m", cell=cell, layers=2, epochs=2)
+    trainer, folder = start(tmp_path / "m", cell=cell, layers=2, epochs=2, cold_starts=0)
     update, begun, ended = trainer._update, [], []
 
     def spy(inputs, targets, states):
