@@ -1,6 +1,7 @@
 """Models as other programs write them are read, or refused in one line that says what to do."""
 
 import json
+import re
 import zipfile
 
 import h5py
@@ -87,7 +88,8 @@ def test_the_lessons_model_gets_a_window(kit, tmp_path):
     foreign = read_foreign(path, None)
     same_answers(foreign, np.asarray(model(IDS)))
     assert foreign.model.facts.context == 9
-    assert foreign.lines[1:] == (
+    why, kind = foreign.lines[1:]
+    assert (re.sub(r"_\d+'", "'", why), kind) == (
         "it sees a window of 9 tokens, padded in front: no state can be carried, as layer 'bidirectional' "
         "(Bidirectional) cannot be run from token to token",
         "its outputs are probabilities of 30 tokens",
