@@ -46,6 +46,8 @@ def initial_embedding(
     """
     texts = [tokenizer.decode([token_id]) for token_id in range(len(tokenizer.tokens))]
     has_text = np.array([bool(text) for text in texts])
+    if source.replace("_", "").lower() == SKIP_GRAM.replace("-", "") and not Path(source).exists():
+        raise ConfigError(f"embedding_init {source}: no such file; to learn vectors from the corpus it is {SKIP_GRAM}")
     if source == SKIP_GRAM:
         vectors, is_known = _learn(ids, has_text, tokenizer.special.end, width, seed, say)
     else:
@@ -53,7 +55,8 @@ def initial_embedding(
     rng = np.random.default_rng([seed, 1])
     missing, special = has_text & ~is_known, ~has_text
     known = vectors[is_known]
-    vectors[missing] = rng.normal(known.mean(), known.std(), (missing.sum(), width))
+    # Of a single vector, or of equal ones, there is no deviation: words must not begin alike.
+    vectors[missing] = rng.normal(known.mean(), known.std() or KERAS_RANGE, (missing.sum(), width))
     vectors[special] = rng.uniform(-KERAS_RANGE, KERAS_RANGE, (special.sum(), width))
     return vectors
 

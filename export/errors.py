@@ -5,6 +5,7 @@ ExportError
 ├── CorpusError       the text cannot be read, or there is too little of it
 ├── NotText           bytes are binary, damaged or in another encoding than UTF-8
 ├── UnsupportedModel  a Keras model has a layer or an option that the signatures do not cover
+│   └── NotFinite     a weight is NaN or infinite
 ├── CheckFailed       the exported graph does not compute what the Keras model computes
 ├── RunError          the folder of a training is damaged, in use or not a training's
 ├── TrainingFailed    the loss is not a number, or the model does not fit into memory
@@ -30,6 +31,10 @@ class NotText(ExportError):
 
 class UnsupportedModel(ExportError):
     """A Keras model has a layer or an option that the signatures do not cover."""
+
+
+class NotFinite(UnsupportedModel):
+    """A weight is NaN or infinite."""
 
 
 class CheckFailed(ExportError):

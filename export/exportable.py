@@ -15,18 +15,18 @@ import numpy as np
 import tensorflow as tf
 
 from export.cells import Carried
-from export.errors import UnsupportedModel
+from export.errors import NotFinite, UnsupportedModel
 from export.graph import read_graph
 from export.network import CELLS, Network, read_network, without_softmax
-from export.rebuild import needs_freeing, set_free
+from export.rebuild import all_layers, is_plain, made_plain, needs_freeing, set_free
 from export.window import (
     LEAST,
     Function,
     Window,
-    all_layers,
     as_input,
     function_window,
     gives_probabilities,
+    is_shared,
     keras_window,
     model_up_to,
     newest,
@@ -86,6 +86,8 @@ def prepare(model: keras.Model, context: int | None = None) -> Exportable:
     if context is None:
         try:
             return _carried(model, read_network(model))
+        except NotFinite:
+            raise
         except UnsupportedModel as error:
             context = length
             if context is None:
@@ -107,7 +109,8 @@ def fixed_length(model: keras.Model) -> int | None:
 def _carried(model: keras.Model, network: Network) -> Exportable:
     whole = set_free(model) if needs_freeing(model) else model
     nodes = without_softmax(read_graph(whole))
-    top = model_up_to(whole, lambda: nodes[nodes[-1].inputs[0]].layer.output)
+    highest = nodes[nodes[-1].inputs[0]].layer
+    top = None if is_shared(highest, nodes) else model_up_to(whole, lambda: highest.output)
 
     def outputs(token_ids: np.ndarray) -> np.ndarray:
         return np.asarray(whole(as_input(token_ids, whole), training=False))
@@ -128,7 +131,10 @@ def _carried(model: keras.Model, network: Network) -> Exportable:
     )
 
 
-def _windowed(model: keras.Model, context: int) -> Exportable:
+def _windowed(given: keras.Model, context: int) -> Exportable:
+    can_be_rebuilt = isinstance(given, keras.Sequential) or hasattr(given, "input_shape")
+    model = made_plain(given) if can_be_rebuilt and not is_plain(given) else given
+
     def function(token_ids: tf.Tensor) -> tf.Tensor:
         return model(as_input(token_ids, model), training=False)
 
@@ -137,15 +143,22 @@ def _windowed(model: keras.Model, context: int) -> Exportable:
     embedding = next((layer for layer in layers if isinstance(layer, keras.layers.Embedding)), None)
     num_embeddings = None if embedding is None else embedding.input_dim
     network = keras_window(model, context)
-    structure = json.dumps(model.get_config(), sort_keys=True, default=str)
+    structure = json.dumps(_description(given), sort_keys=True, default=lambda value: type(value).__name__)
     return Exportable(
         network,
         Facts(kinds.pop() if len(kinds) == 1 else None, 0, embedding.output_dim if embedding else 0, context),
         _hash(f"{context} {structure}", [variable.value for variable in model.variables]),
         *_judged(_by_windows(function, context), num_embeddings or network.vocab_size),
         num_embeddings=num_embeddings,
-        model=model,
+        model=given,
     )
+
+
+def _description(model: keras.Model) -> Any:
+    try:
+        return model.get_config()
+    except NotImplementedError:
+        return type(model).__qualname__
 
 
 def prepare_function(
@@ -179,11 +192,12 @@ def _hash(structure: str, variables: Sequence[tf.Variable]) -> str:
 
 def _by_windows(function: Function, context: int) -> Oracle:
     """Return what a model says of each token when it is given the window that ends there, padded in front."""
+    traced = tf.function(function, input_signature=[tf.TensorSpec([None, context], tf.int32)])
 
     def outputs(token_ids: np.ndarray) -> np.ndarray:
         padded = np.pad(token_ids, ((0, 0), (context, 0)))
         ends = range(1, token_ids.shape[1] + 1)
-        every = [np.asarray(newest(function(tf.constant(padded[:, end : end + context])))) for end in ends]
+        every = [np.asarray(newest(traced(tf.constant(padded[:, end : end + context])))) for end in ends]
         return np.stack(every, axis=1)
 
     return outputs

@@ -16,16 +16,26 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 import tensorflow as tf
 
-from export.errors import UnsupportedModel
+from export.errors import NotFinite, UnsupportedModel
 from export.exportable import Exportable, fixed_length, prepare, prepare_function
 from export.network import read_network
+from export.rebuild import all_layers
 
 _HDF5, _ZIP = b"\x89HDF", b"PK"
 _SAVED_MODEL = "saved_model.pb"
 # Options that Keras 2 wrote down and Keras 3 refuses to read; at these values, their defaults, they mean nothing.
 _GONE = {"time_major": False, "input_length": None}
+# In Keras 2 the slope of `hard_sigmoid` is 0.2, in Keras 3 it is 1/6: what goes into a gate must be so much larger.
+_HARD_SIGMOID = 0.2 * 6
+# Which columns of LSTM's (i, f, c, o) and GRU's (z, r, h) weights lead to gates.
+_GATES = {"LSTM": (True, True, False, True), "GRU": (True, True, False)}
+# What Keras and TensorFlow raise for a model that does not fit its input.
+_REFUSALS = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, tf.errors.OpError)
+_COLOUR, _RAISED = re.compile(r"\x1b\[\d*m"), re.compile(r"(\w+\.)*\w*Error: ")
+_FRAMES = ("Exception encountered", "Arguments received", "Graph execution error", "Detected at", "File ", "•", "{{")
 
 
 @dataclass(frozen=True)
@@ -61,8 +71,12 @@ def _from_keras(path: Path, window: int | None) -> Foreign:
     _require_one_text(model, path)
     try:
         prepared = prepare(model, window)
+    except NotFinite as error:
+        raise UnsupportedModel(f"{path}: {error}") from error
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{path}: {error} (--window)") from error
+    except _REFUSALS as error:
+        raise UnsupportedModel(f"{path}: it cannot be run: {_telling_line(error)}") from error
     lines = [f"{path}: {', '.join(type(layer).__name__ for layer in model.layers)}"]
     if prepared.facts.context is None:
         lines.append(f"it carries its state from token to token: {prepared.network.state_size:,} floats a text")
@@ -89,6 +103,16 @@ def _why_no_state(model: keras.Model) -> str:
 def _outputs_line(model: Exportable) -> str:
     kind = "probabilities" if model.gives_probabilities else "logits"
     return f"its outputs are {kind} of {model.network.vocab_size:,} tokens"
+
+
+def _telling_line(error: Exception) -> str:
+    """Return the line that says something: around it, Keras and TensorFlow tell where they were and what they got."""
+    lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
+    # Where a traceback is told, it comes before the last error's name.
+    begin = max((i for i, line in enumerate(lines) if _RAISED.match(line)), default=0)
+    lines[begin:] = [_RAISED.sub("", line) for line in lines[begin:]]
+    told = [line for line in lines[begin:] if not line.startswith(_FRAMES) and not line.endswith(":")]
+    return (told or lines or [type(error).__name__])[0][:300]
 
 
 def _require_one_text(model: keras.Model, path: Path) -> None:
@@ -172,16 +196,36 @@ def _require_keras_3(path: Path) -> None:
 def _load_h5(path: Path) -> keras.Model:
     """Load a copy without the options that Keras 3 does not know: its own reader wants a file."""
     with h5py.File(path) as file:
-        given = file.attrs.get("model_config")
+        given, version = file.attrs.get("model_config"), str(file.attrs.get("keras_version", "2"))
     if given is None:
         raise UnsupportedModel(f"{path}: weights alone, without their model; save the whole with model.save")
-    cleaned = json.dumps(_without_gone(json.loads(given)))
+    cleaned = json.dumps(_with_input(_without_gone(json.loads(given))))
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "model.h5"
         shutil.copyfile(path, copy)
         with h5py.File(copy, "r+") as file:
             file.attrs["model_config"] = cleaned
-        return _load(copy)
+        model = _load(copy)
+    if version.startswith("2"):
+        for layer in all_layers(model):
+            _keep_hard_sigmoid(layer)
+    return model
+
+
+def _keep_hard_sigmoid(layer: Any) -> None:
+    """Let a layer of Keras 2 compute what it did, by larger weights before its `hard_sigmoid`.
+
+    Raises:
+        UnsupportedModel: its state goes through that function, which no weights lead to.
+    """
+    kind = type(layer).__name__
+    if getattr(layer, "activation", None) is keras.activations.hard_sigmoid:
+        raise UnsupportedModel(
+            f"layer {layer.name!r}: activation hard_sigmoid is another function in Keras {keras.__version__}"
+        )
+    if getattr(layer, "recurrent_activation", None) is keras.activations.hard_sigmoid and kind in _GATES:
+        scale = np.concatenate([np.full(layer.units, _HARD_SIGMOID if gate else 1.0) for gate in _GATES[kind]])
+        layer.set_weights([weight * scale for weight in layer.get_weights()])
 
 
 def _without_gone(config: Any) -> Any:
@@ -193,6 +237,19 @@ def _without_gone(config: Any) -> Any:
         if name in config and (harmless is None or config[name] == harmless):
             config = {key: value for key, value in config.items() if key != name}
     return {key: _without_gone(value) for key, value in config.items()}
+
+
+def _with_input(config: Any) -> Any:
+    """Put an input layer before an old Sequential's first layer, of whose shape Keras 3 makes one with two batches."""
+    layers = config["config"].get("layers") if isinstance(config.get("config"), dict) else config.get("config")
+    if config.get("class_name") != "Sequential" or not layers or layers[0]["class_name"] == "InputLayer":
+        return config
+    shape = layers[0]["config"].pop("batch_input_shape", None)
+    if shape is not None:
+        name = layers[0]["config"]["name"] + "_input"
+        given = {"batch_input_shape": shape, "dtype": "float32", "sparse": False, "ragged": False, "name": name}
+        layers.insert(0, {"class_name": "InputLayer", "config": given})
+    return config
 
 
 def _from_saved_model(path: Path, window: int | None) -> Foreign:
@@ -212,6 +269,12 @@ def _from_saved_model(path: Path, window: int | None) -> Foreign:
         raise UnsupportedModel(
             f"{path}: the input {name!r} must be token ids (batch, tokens), got {spec.dtype.name} of shape {spec.shape}"
         )
+    if spec.shape[0] is not None:
+        raise UnsupportedModel(f"{path}: it takes {spec.shape[0]} text(s) at a time; any number is needed")
+    if window is not None and spec.shape[1] not in (None, window):
+        raise UnsupportedModel(
+            f"{path}: it takes texts of {spec.shape[1]} tokens, and a window of {window} was asked for"
+        )
     context = window or spec.shape[1]
     if context is None:
         raise UnsupportedModel(
@@ -225,8 +288,8 @@ def _from_saved_model(path: Path, window: int | None) -> Foreign:
     structure = (path / _SAVED_MODEL).read_bytes()
     try:
         prepared = prepare_function(call, context, list(function.variables), structure, keep=loaded)
-    except (UnsupportedModel, ValueError, tf.errors.OpError) as error:
-        raise UnsupportedModel(f"{path}: {str(error).partition(chr(10))[0]}") from error
+    except (UnsupportedModel, *_REFUSALS) as error:
+        raise UnsupportedModel(f"{path}: {_telling_line(error)}") from error
     seen = f"it sees a window of {context} tokens, padded in front: what is inside a SavedModel is not known"
     return Foreign(prepared, (f"{path}: SavedModel, {name} → {output}", seen, _outputs_line(prepared)))
 

@@ -77,7 +77,9 @@ class _Functional:
             return INPUT
         if (name, call) not in self._places:
             arguments = self._entries[name]["inbound_nodes"][call]
-            inputs = tuple(self._visit(*source) for source in _tensors(arguments))
+            # A mask that Keras made of an embedding's padding is the embedding's affair: see `Embedding.skips_padding`.
+            unmasked = {name: value for name, value in arguments["kwargs"].items() if name != "mask"}
+            inputs = tuple(self._visit(*source) for source in _tensors([arguments["args"], unmasked]))
             try:
                 layer = self._model.get_layer(name)
             except ValueError:

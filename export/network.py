@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from export.errors import UnsupportedModel
+from export.errors import NotFinite, UnsupportedModel
 from export.graph import INPUT, Node, read_graph
 
 CELLS: dict[str, type[keras.layers.Layer]] = {
@@ -195,12 +195,15 @@ def read_network(model: keras.Model) -> Network:
 
 
 def without_softmax(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-    """Leave out a softmax that is a layer of its own, at the end."""
+    """Leave out a softmax that is a layer of its own, at the end, unless it stands behind another one."""
     last = nodes[-1].layer if nodes else None
     softmax = isinstance(last, keras.layers.Softmax) or (
         isinstance(last, keras.layers.Activation) and _activation(last) in ("softmax", "linear")
     )
-    return nodes[:-1] if softmax else nodes
+    if not softmax or len(nodes) < 2:
+        return nodes
+    below = nodes[-2].layer
+    return nodes[:-1] if not _is_dense(below) or _activation(_inner(below)) == "linear" else nodes
 
 
 def _read(node: Node) -> Operation:
@@ -265,7 +268,10 @@ def _read_output(node: Node) -> Dense:
 
 
 def _activation(layer: Any, name: str = "activation") -> str:
-    return str(keras.activations.serialize(keras.activations.get(layer.get_config()[name])))
+    serialized = keras.activations.serialize(keras.activations.get(layer.get_config()[name]))
+    if not isinstance(serialized, str):
+        raise UnsupportedModel(f"layer {layer.name!r}: its {name} is no function of Keras's with a name")
+    return serialized
 
 
 def _describe(nodes: Any) -> str:
@@ -276,7 +282,7 @@ def _require_numbers(network: Network) -> None:
     for step in (*network.steps, Step(network.output)):
         for value in _values(step.operation):
             if isinstance(value, np.ndarray) and not np.isfinite(value).all():
-                raise UnsupportedModel("a weight is NaN or infinite: the training did not converge")
+                raise NotFinite("a weight is NaN or infinite: the training did not converge")
 
 
 def _array(variable: Any) -> np.ndarray:

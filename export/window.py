@@ -13,12 +13,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from export.errors import UnsupportedModel
-from export.graph import read_graph
+from export.errors import NotFinite, UnsupportedModel
+from export.graph import Node, read_graph
 from export.network import without_softmax
+from export.rebuild import all_layers
 
-# How far the sum of a row of probabilities may be from 1.
-_PROBABILITY_TOLERANCE = 1e-3
+# How far the sum of a row of probabilities may be from 1; those of bfloat16 are up to 1% off.
+_PROBABILITY_TOLERANCE = 2e-2
 # In place of probabilities of 0, whose logarithm is none.
 LEAST = 1e-37
 _ROWS = 8
@@ -108,7 +109,10 @@ def function_window(function: Function, context: int, resources: Sequence[Any]) 
         )
     vocab_size = int(outputs.shape[1])
     some = np.random.default_rng(0).integers(0, vocab_size, (_ROWS, context))
-    soft = gives_probabilities(newest(function(tf.constant(some, tf.int32))))
+    answers = newest(function(tf.constant(some, tf.int32)))
+    soft = gives_probabilities(answers)
+    if not soft:
+        _require_known_kind(answers)
 
     def top(token_ids: tf.Tensor) -> tf.Tensor:
         outputs = tf.cast(newest(function(token_ids)), tf.float32)
@@ -118,9 +122,26 @@ def function_window(function: Function, context: int, resources: Sequence[Any]) 
 
 
 def gives_probabilities(outputs: tf.Tensor) -> bool:
-    """Say by some of its outputs, (batch, V), whether a model gives probabilities and not logits."""
-    rows = np.asarray(outputs, np.float32)
+    """Say by some of its outputs, (batch, V), whether a model gives probabilities and not logits.
+
+    Raises:
+        NotFinite: one is no number.
+    """
+    rows = np.asarray(tf.cast(outputs, tf.float32))
+    if not np.isfinite(rows).all():
+        raise NotFinite("an output is NaN or infinite: the training did not converge")
     return bool((rows >= 0).all() and np.abs(rows.sum(axis=1) - 1).max() < _PROBABILITY_TOLERANCE)
+
+
+def _require_known_kind(outputs: tf.Tensor) -> None:
+    """Refuse the outputs of sigmoids and their like: taken for logits they would make nearly uniform texts."""
+    rows = np.asarray(tf.cast(outputs, tf.float32))
+    # Zeros alone are the logits of a model whose last layer has learnt nothing.
+    if (rows >= 0).all() and (rows <= 1).all() and rows.any():
+        raise UnsupportedModel(
+            f"every output is between 0 and 1, but they add up to {rows.sum(axis=1).max():.3g} and not to 1: neither "
+            f"probabilities nor logits"
+        )
 
 
 def newest(outputs: tf.Tensor) -> tf.Tensor:
@@ -132,18 +153,27 @@ def newest(outputs: tf.Tensor) -> tf.Tensor:
 def as_input(token_ids: tf.Tensor, model: keras.Model) -> tf.Tensor:
     """Cast ids to what a model takes."""
     # The lesson's way of writing models gives them inputs of floats.
-    return tf.cast(token_ids, model.inputs[0].dtype)
+    inputs = getattr(model, "inputs", None)
+    return tf.cast(token_ids, inputs[0].dtype) if inputs else token_ids
 
 
 def _parts(model: keras.Model) -> tuple[Any, keras.Model | None]:
     """Part a model into its output layer, behind which may stand a softmax of its own, and what is below."""
     try:
-        last = without_softmax(read_graph(model))[-1].layer
+        nodes = without_softmax(read_graph(model))
     except UnsupportedModel:
+        return None, None
+    last = nodes[-1].layer
+    if is_shared(last, nodes):
         return None, None
     plain = (keras.activations.linear, keras.activations.softmax)
     is_dense = type(last) is keras.layers.Dense and last.activation in plain
     return (last, model_up_to(model, lambda: last.input)) if is_dense else (None, None)
+
+
+def is_shared(layer: Any, nodes: Sequence[Node]) -> bool:
+    """Say whether a layer is called more than once: then it has no input or output of its own."""
+    return sum(node.layer is layer for node in nodes) > 1
 
 
 def model_up_to(model: keras.Model, tensor: Callable[[], Any]) -> keras.Model | None:
@@ -166,15 +196,3 @@ def without_cudnn(model: keras.Model) -> Iterator[None]:
     finally:
         for layer, value in zip(layers, before, strict=True):
             layer.use_cudnn = value
-
-
-def all_layers(layer: Any) -> Iterator[Any]:
-    """Yield a layer and all that it is made of."""
-    yield layer
-    inner = [
-        *getattr(layer, "layers", ()),
-        *(getattr(layer, name, None) for name in ("forward_layer", "backward_layer", "layer")),
-    ]
-    for one in inner:
-        if isinstance(one, keras.layers.Layer):
-            yield from all_layers(one)

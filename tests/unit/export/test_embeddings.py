@@ -237,3 +237,17 @@ def test_a_text_without_words_is_refused(words):
     """There is nothing that could be a neighbour."""
     with pytest.raises(CorpusError, match=r"^embedding_init skip-gram: none of the 3 tokens to learn from has text$"):
         start("skip-gram", words, np.full(3, words.special.unknown, np.int32))
+
+
+@pytest.mark.parametrize("source", ["skipgram", "skip_gram", "SkipGram"])
+def test_skip_gram_written_in_another_way_is_told_how_it_is(words, source):
+    """It is no file that is missing."""
+    with pytest.raises(ConfigError, match="to learn vectors from the corpus it is skip-gram"):
+        start(source, words)
+
+
+def test_words_without_a_vector_do_not_begin_alike(tmp_path, words):
+    """Not even where all that was found is one vector of equal values."""
+    embedding, _ = start(write(tmp_path / "one.txt", ["the 1 1 1"]), words)
+    cat, sat = rows(embedding, words, "cat", "sat")
+    assert cat != sat

@@ -116,6 +116,33 @@ def test_the_tutorials_model_carries_its_state(make, kit, suffix, tmp_path):
         np.testing.assert_allclose(logits[row], np.asarray(model(IDS[row : row + 1]))[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "Bidirectional"])
+def test_keras_2s_hard_sigmoid_is_what_it_was(kind, tmp_path):
+    """Keras 3 has another function of that name."""
+    layers = tf_keras.layers
+    options = {"recurrent_activation": "hard_sigmoid"}
+    recurrent = layers.GRU(7, **options) if kind == "GRU" else layers.LSTM(7, **options)
+    recurrent = layers.Bidirectional(recurrent) if kind == "Bidirectional" else recurrent
+    model = tf_keras.Sequential([layers.Embedding(V, 8, input_length=9), recurrent, layers.Dense(V)])
+    model.build((None, 9))
+    for weight in model.weights:
+        weight.assign(np.random.default_rng(1).normal(0, 0.8, weight.shape))
+    model.save(tmp_path / "old.h5")
+    got = read_foreign(tmp_path / "old.h5", None).model.logits(IDS)[:, -1]
+    np.testing.assert_allclose(got, model(IDS), atol=1e-4)
+
+
+def test_a_sequential_of_keras_2_without_an_input_layer_is_read(tmp_path):
+    """Early releases wrote the shape into the first layer."""
+    model = old_tutorial(tf_keras)
+    model.save(tmp_path / "old.h5")
+    with h5py.File(tmp_path / "old.h5", "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"]["layers"] = config["config"]["layers"][1:]
+        file.attrs["model_config"] = json.dumps(config)
+    assert "it carries its state from token to token: 7 floats a text" in read_foreign(tmp_path / "old.h5", None).lines
+
+
 def test_a_model_of_a_class_is_served_from_its_savedmodel(tmp_path):
     """As `.keras` it is refused, with what to do; what that writes gets a window."""
     model = Tutorial()
@@ -206,6 +233,24 @@ def no_text(path):
     return save(keras.Sequential([keras.layers.Input([9, 3]), keras.layers.LSTM(5)]), path / "m.keras")
 
 
+def too_short(path):
+    layers = keras.layers
+    model = keras.Sequential([layers.Input([None]), layers.Embedding(V, 8), layers.Conv1D(5, 5), layers.LSTM(5)])
+    return save(keras.Sequential([model, layers.Dense(V)]), path / "m.keras")
+
+
+def not_finite(path):
+    model = lesson(keras)
+    model.layers[-1].bias.assign(np.full(V, np.nan))
+    return save(model, path / "m.keras")
+
+
+def of_one_text(path):
+    model = lesson(keras)
+    model.export(str(path / "m"), input_signature=[tf.TensorSpec([1, 9], tf.float32)], verbose=False)
+    return path / "m"
+
+
 def two_outputs(path):
     x = keras.layers.LSTM(5)(keras.layers.Embedding(V, 8)(ids := keras.layers.Input([9])))
     return save(keras.Model(ids, [keras.layers.Dense(V)(x), keras.layers.Dense(V)(x)]), path / "m.keras")
@@ -239,6 +284,8 @@ REFUSED = {
     "Python code": (with_lambda, "a Lambda layer holds Python code, which is not run"),
     "no token ids": (no_text, r"must be token ids \(batch, tokens\).*got \(None, 9, 3\)"),
     "two outputs": (two_outputs, "one input and one output are needed, got 1 and 2"),
+    "no number": (not_finite, "NaN or infinite"),
+    "of one text": (of_one_text, "it takes 1 text.s. at a time"),
     "no length": (open_length, r"needs a window of its last tokens.*\(--window\)"),
     "no signature": (no_signature, "it has no signature serving_default"),
     "of strings": (of_strings, r"'text' must be token ids \(batch, tokens\), got string"),
@@ -251,6 +298,13 @@ def test_what_cannot_be_served_is_refused_in_one_line(case, tmp_path):
     make, message = REFUSED[case]
     with pytest.raises(UnsupportedModel, match=message) as refused:
         read_foreign(make(tmp_path), None)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_keras_says_of_a_window_that_is_too_short_is_told_in_one_line(tmp_path):
+    """And the name of the file."""
+    with pytest.raises(UnsupportedModel, match=r"m.keras: it cannot be run: .*egative") as refused:
+        read_foreign(too_short(tmp_path), 3)
     assert "\n" not in str(refused.value)
 
 
