@@ -24,6 +24,7 @@ from export.window import (
     Function,
     Window,
     as_input,
+    call,
     function_window,
     gives_probabilities,
     is_shared,
@@ -115,17 +116,13 @@ def _carried(model: keras.Model, network: Network) -> Exportable:
     def outputs(token_ids: np.ndarray) -> np.ndarray:
         return np.asarray(whole(as_input(token_ids, whole), training=False))
 
-    def tops(token_ids: np.ndarray) -> np.ndarray:
-        assert top is not None, "not offered as an oracle then"
-        return np.asarray(top(as_input(token_ids, whole), training=False))
-
     num_embeddings, width = network.embedding.table.shape
     return Exportable(
         Carried(network),
         Facts(network.cell, len(network.recurrent), width),
         network.sha256(),
         *_judged(outputs, num_embeddings),
-        tops=tops if top else None,
+        tops=None if top is None else lambda token_ids: np.asarray(top(as_input(token_ids, whole), training=False)),
         num_embeddings=num_embeddings,
         model=model,
     )
@@ -134,9 +131,6 @@ def _carried(model: keras.Model, network: Network) -> Exportable:
 def _windowed(given: keras.Model, context: int) -> Exportable:
     can_be_rebuilt = isinstance(given, keras.Sequential) or hasattr(given, "input_shape")
     model = made_plain(given) if can_be_rebuilt and not is_plain(given) else given
-
-    def function(token_ids: tf.Tensor) -> tf.Tensor:
-        return model(as_input(token_ids, model), training=False)
 
     layers = list(all_layers(model))
     kinds = {name for layer in layers for name, kind in CELLS.items() if type(layer) is kind}
@@ -148,7 +142,7 @@ def _windowed(given: keras.Model, context: int) -> Exportable:
         network,
         Facts(kinds.pop() if len(kinds) == 1 else None, 0, embedding.output_dim if embedding else 0, context),
         _hash(f"{context} {structure}", [variable.value for variable in model.variables]),
-        *_judged(_by_windows(function, context), num_embeddings or network.vocab_size),
+        *_judged(_by_windows(lambda ids: call(model, ids, model), context), num_embeddings or network.vocab_size),
         num_embeddings=num_embeddings,
         model=given,
     )

@@ -78,10 +78,10 @@ def keras_window(model: keras.Model, context: int) -> Window:
     variables = [variable.value for variable in model.variables]
     dense, below = _parts(model)
     if dense is None or below is None:
-        return function_window(lambda token_ids: _call(model, token_ids, model), context, variables)
+        return function_window(lambda token_ids: call(model, token_ids, model), context, variables)
 
     def top(token_ids: tf.Tensor) -> tf.Tensor:
-        return newest(_call(below, token_ids, model))
+        return newest(call(below, token_ids, model))
 
     def project(hidden: tf.Tensor) -> tf.Tensor:
         logits = tf.matmul(hidden, dense.kernel.value)
@@ -90,7 +90,8 @@ def keras_window(model: keras.Model, context: int) -> Window:
     return Window(top, project, context, (int(dense.kernel.shape[0]), int(dense.kernel.shape[1])), variables)
 
 
-def _call(part: keras.Model, token_ids: tf.Tensor, model: keras.Model) -> tf.Tensor:
+def call(part: keras.Model, token_ids: tf.Tensor, model: keras.Model) -> tf.Tensor:
+    """Run a model, or a part of it, on token ids int32 (batch, T) as it is run when it is served."""
     with without_cudnn(model):
         return part(as_input(token_ids, model), training=False)
 
