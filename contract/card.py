@@ -5,7 +5,7 @@ Knows the fields and their bounds. Does not know how a model is trained or calle
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -30,28 +30,58 @@ class _Format(_Frozen):
     format: int = FORMAT
 
 
+class Sample(_Frozen):
+    """What a model makes of the beginning of a text, or before its end if it reads backwards.
+
+    Attributes:
+        given: A piece of the held-out text.
+        text: What the model wrote; it does not hold `given`.
+    """
+
+    temperature: float
+    given: str
+    text: str
+
+
 class TrainingReport(_Frozen):
     """How the version came to be. Losses are mean negative log likelihoods in nats per token.
+
+    What has a default is not known of versions that an earlier release trained.
 
     Attributes:
         corpus: What the corpus was called on the command line.
         corpus_sha256: Hash of its text.
         corpus_characters: Length of its text, the held-out tail included.
+        held_out_characters: Length of that tail, which the tokenizer and the training never saw.
+        train_tokens: Tokens of an epoch.
+        validation_tokens: Tokens of the tail that the vocabulary holds; the losses are the mean over these.
         validation_loss: None where nothing was held out.
+        accuracy: Share of those tokens that were the most probable one.
+        bits_per_character: The validation loss over the characters that its tokens stand for, in bits.
         seconds: Wall time of the training, without the export.
+        settings: Every setting of the training, by its name in `export.config.TrainConfig`.
+        samples: What the model writes, at several temperatures.
+        copied_spans: Share of the runs of 8 words in longer samples at temperature 1 that stand in the training text.
     """
 
     corpus: str
     corpus_sha256: str
     corpus_characters: int
+    held_out_characters: int | None = None
     train_tokens: int
     validation_tokens: int
     epochs: float
     train_loss: float
     validation_loss: float | None
+    accuracy: float | None = None
+    bits_per_character: float | None = None
     tokens_per_s: float
     seconds: float
     seed: int
+    parameters: int | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
+    copied_spans: float | None = None
 
 
 class GeneratorCard(_Frozen):

@@ -46,10 +46,12 @@ class Epoch(_Record):
         validation_loss: Nats per token of the held-out text; None where nothing is held out.
         tokens: Trained on since the run began.
         seconds: Spent since the run began, interruptions left out.
+        accuracy: Share of the held-out tokens that were the most probable one; None where nothing is held out.
     """
 
     train_loss: float
     validation_loss: float | None
+    accuracy: float | None = None
     tokens: int
     seconds: float
 
