@@ -140,7 +140,7 @@ def _run(options: dict[str, Any]) -> int:
             print(f"{models_dir / config.name} has a version already: nothing to train")
             return 0
     # TensorFlow takes seconds to import: only now, when the settings are known to be good.
-    import_tensorflow_quietly()
+    import_tensorflow_quietly(start=command not in {"train", "resume"})
     if command == "wrap":
         from export import wrapping  # noqa: PLC0415
 

@@ -18,6 +18,7 @@ from export.errors import ConfigError
 MODELS, RUNS = Path("models"), Path("runs")
 
 Connections = Literal["none", "residual", "skip"]
+Precision = Literal["auto", "float32", "bfloat16"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 DEFAULT_CONTEXT = 20
@@ -62,6 +63,9 @@ class TrainConfig(BaseModel):
     )
     freeze_embedding: bool = Field(False, description="keep the embedding as it starts; needs embedding-init")
     dropout: Rate = Field(0.1, description="share of each layer's outputs dropped, one mask per sequence and window")
+    embedding_dropout: Rate = Field(
+        0.0, description="share of the embedding's outputs dropped, one mask per sequence and window"
+    )
     recurrent_dropout: Rate = Field(
         0.0, description="share of the state that a step's gates are not given, one mask per sequence and window"
     )
@@ -72,13 +76,26 @@ class TrainConfig(BaseModel):
     )
     epochs: int = Field(10, ge=1, description="passes over the training text")
     max_minutes: float | None = Field(None, gt=0, description="stop after this; the learning rate ends there")
+    patience: int = Field(
+        0, ge=0, description="stop after this many epochs in a row that were not the best; 0: train to the end"
+    )
     learning_rate: float = Field(4e-3, gt=0, le=1, description="peak of the schedule")
     warmup: Rate = Field(0.05, description="share of the run in which the learning rate rises; then it falls by cosine")
     weight_decay: float = Field(
         0.01, ge=0, allow_inf_nan=False, description="AdamW's decay of the kernels and embeddings"
     )
+    ema: Rate = Field(
+        0.998,
+        description="decay per update of the moving average of the weights, which is what is judged and published; "
+        "lower at first; 0: the weights themselves",
+    )
     clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False, description="largest norm of all gradients together")
     validation: Rate = Field(0.1, description="share of the text, at its end, that training never sees; 0: none")
+    precision: Precision = Field(
+        "auto",
+        description="of the factors in matrix products: float32; bfloat16; auto: bfloat16 where the processor has it",
+    )
+    tensorboard: bool = Field(False, description="write losses and learning rate for TensorBoard into the run's folder")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the weights, of dropout and of the epochs' offsets")
 
     @field_validator("num_words", "vocab_size")

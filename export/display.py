@@ -90,6 +90,16 @@ class TerminalDisplay:
         return self._tokens / max(time.monotonic() - self._started, 1e-9)
 
 
+class NoDisplay:
+    """Shows nothing: of several machines that train together, one tells the progress."""
+
+    def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
+        """See `export.training.Display`."""
+
+    def epoch(self, progress: Progress, model: keras.Model) -> None:
+        """See `export.training.Display`."""
+
+
 def layout(sample: str) -> str:
     """Indent a sample and break its lines; a control character, which the terminal would obey, becomes a dot."""
     width = min(100, shutil.get_terminal_size().columns - 5)

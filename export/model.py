@@ -5,14 +5,16 @@ The model is an ordinary one, of Keras's own layers; saved as `.keras` it loads 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
 
 from export.config import TrainConfig
+from export.cudnn import run_keras_layer
 from export.graph import INPUT, read_graph
 from export.network import CELLS
-from export.sequence import run_layer
+from export.sequence import product, run_layer
 
 States = list[list[tf.Tensor]]
 
@@ -33,10 +35,12 @@ def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
     kind = keras.layers.ReversibleEmbedding if config.tie_embeddings else keras.layers.Embedding
     embedding = kind(vocab_size, config.embedding, trainable=not config.freeze_embedding, name="embedding")
     x = embedding(token_ids)
+    if config.embedding_dropout:
+        x = _dropout(config.embedding_dropout, x, "embedding_dropout")
     outputs = []
     for i in range(config.layers):
         below, x = x, _recurrent(config, i)(x)
-        x = keras.layers.Dropout(config.dropout, noise_shape=_ONE_MASK[: len(x.shape)], name=f"dropout_{i}")(x)
+        x = _dropout(config.dropout, x, f"dropout_{i}")
         if config.connections == "residual" and below.shape[-1] == x.shape[-1]:
             x = keras.layers.Add(name=f"residual_{i}")([below, x])
         outputs.append(x)
@@ -49,6 +53,10 @@ def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
             x = keras.layers.Dense(config.embedding, use_bias=False, name="projection")(x)
         logits = embedding(x, reverse=True)
     return keras.Model(token_ids, logits, name=config.name.replace(".", "_"))
+
+
+def _dropout(rate: float, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    return keras.layers.Dropout(rate, noise_shape=_ONE_MASK[: len(x.shape)], name=name)(x)
 
 
 def _recurrent(config: TrainConfig, i: int) -> keras.layers.Layer:
@@ -81,8 +89,26 @@ def zero_states(model: keras.Model, rows: int) -> States:
     return [[tf.zeros([rows, layer.units])] * (2 if isinstance(layer, CELLS["lstm"]) else 1) for layer in layers]
 
 
+@dataclass(frozen=True)
+class Compute:
+    """How a forward pass is computed.
+
+    Attributes:
+        precision: float32 or bfloat16, for the factors of matrix products on a CPU.
+        on_gpu: Whether Keras's own layers run, by cuDNN.
+    """
+
+    precision: tf.DType = tf.float32
+    on_gpu: bool = False
+
+
 def forward(
-    model: keras.Model, token_ids: tf.Tensor, states: Sequence[Sequence[tf.Tensor]], *, training: bool
+    model: keras.Model,
+    token_ids: tf.Tensor,
+    states: Sequence[Sequence[tf.Tensor]],
+    *,
+    training: bool,
+    compute: Compute = Compute(),
 ) -> tuple[tf.Tensor, States]:
     """Run a window.
 
@@ -91,6 +117,7 @@ def forward(
         token_ids: int32 (T, batch): time first.
         states: As the previous window returned them.
         training: Whether to drop units.
+        compute: How.
 
     Returns:
         Logits float32 (T, batch, V) and the states after the window; of a bidirectional model (1, batch, V) and none.
@@ -102,13 +129,13 @@ def forward(
     for node in nodes:
         layer, inputs = node.layer, [token_ids if place == INPUT else outputs[place] for place in node.inputs]
         if type(layer) in _NAMES:
-            weights = [variable.value for variable in layer.trainable_variables]
-            mask = _state_mask(layer, tf.shape(token_ids)[1]) if training and layer.recurrent_dropout else None
-            x, state = run_layer(_NAMES[type(layer)], inputs[0], remaining.pop(0), weights, mask)
+            x, state = _run(layer, inputs[0], remaining.pop(0), compute, training=training)
             new_states.append(state)
         elif isinstance(layer, keras.layers.Dropout):
-            # The layer's mask is shared over axis 1, and here time is axis 0.
-            x = tf.transpose(layer(tf.transpose(inputs[0], [1, 0, 2]), training=training), [1, 0, 2])
+            drops = training and layer.rate
+            x = inputs[0] * _mask(layer.rate, layer.seed_generator, inputs[0])[None] if drops else inputs[0]
+        elif isinstance(layer, keras.layers.Dense):
+            x = _dense(layer, inputs[0], compute.precision)
         elif node.reverse:
             x = layer(inputs[0], reverse=True)
         else:
@@ -117,7 +144,24 @@ def forward(
     return outputs[-1], new_states
 
 
-def _state_mask(layer: keras.layers.Layer, rows: tf.Tensor) -> tf.Tensor:
-    """Draw recurrent dropout's mask float32 (rows, units), from the layer's own random numbers."""
-    ones = tf.ones([rows, layer.units])
-    return keras.random.dropout(ones, layer.recurrent_dropout, seed=layer.cell.seed_generator)
+def _run(
+    layer: keras.layers.Layer, x: tf.Tensor, state: Sequence[tf.Tensor], compute: Compute, *, training: bool
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    drops = training and layer.recurrent_dropout
+    if compute.on_gpu and not drops:
+        return run_keras_layer(layer, x, state)
+    mask = _mask(layer.recurrent_dropout, layer.cell.seed_generator, state[0]) if drops else None
+    weights = [variable.value for variable in layer.trainable_variables]
+    return run_layer(_NAMES[type(layer)], x, state, weights, mask, compute.precision)
+
+
+def _mask(rate: float, seed: keras.random.SeedGenerator, x: tf.Tensor) -> tf.Tensor:
+    """Draw what is left of x (…, batch, width) for a whole window, float32 (batch, width), by a layer's own numbers."""
+    return keras.random.dropout(tf.ones(tf.shape(x)[-2:]), rate, seed=seed)
+
+
+def _dense(layer: keras.layers.Dense, x: tf.Tensor, precision: tf.DType) -> tf.Tensor:
+    """Multiply all steps at once."""
+    flat = product(tf.reshape(x, [-1, x.shape[-1]]), layer.kernel, precision)
+    flat = flat + layer.bias if layer.use_bias else flat
+    return tf.reshape(flat, tf.concat([tf.shape(x)[:-1], [layer.units]], axis=0))

@@ -5,8 +5,12 @@ import os
 from contract.quiet import stderr_held_back
 
 
-def import_tensorflow_quietly() -> None:
-    """Import TensorFlow and start its runtime, which has a word about a missing GPU.
+def import_tensorflow_quietly(*, start: bool) -> None:
+    """Import TensorFlow.
+
+    Args:
+        start: Whether to start its runtime, which has a word about a missing GPU. A training starts it itself, for the
+            devices that it finds.
 
     Raises:
         Exception: what the import raised, after all that it printed.
@@ -15,4 +19,5 @@ def import_tensorflow_quietly() -> None:
     with stderr_held_back():
         import tensorflow as tf  # noqa: PLC0415 - the point of this module
 
-        tf.zeros([1])
+        if start:
+            tf.zeros([1])

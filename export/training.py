@@ -1,11 +1,13 @@
 """Training with carried state: windows in order, the state of one handed to the next, the best epoch kept.
 
-Knows optimisation. Does not know where text comes from, what the screen shows or how a version is published.
+Knows the order of a run and when it ends. What an update computes is `export.optimization`'s. Does not know where text
+comes from, what the screen shows or how a version is published.
 """
 
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import keras
@@ -13,9 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from export.config import TrainConfig
-from export.dataset import Dataset
+from export.dataset import Dataset, Examples
+from export.devices import Devices
 from export.errors import TrainingFailed
-from export.model import States, forward, zero_states
+from export.optimization import Optimization
 from export.runs import Epoch, Progress, RunFolder
 
 # The last share of the peak learning rate, at the end of the cosine.
@@ -40,41 +43,44 @@ def learning_rate_at(fraction: float, peak: float, warmup: float) -> float:
     return peak * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What the held-out text says of a model: nats per token, and the share of tokens that were the most probable."""
+
+    loss: float | None = None
+    accuracy: float | None = None
+
+
 class Trainer:
-    """A model, its optimizer and the text; `run` trains until the epochs or the minutes are used up."""
+    """A model and a text; `run` trains until the epochs or the minutes are used up, or nothing gets better."""
 
     def __init__(
-        self, config: TrainConfig, model: keras.Model, dataset: Dataset, obey: Callable[[], None] = lambda: None
+        self,
+        config: TrainConfig,
+        model: keras.Model,
+        dataset: Dataset,
+        obey: Callable[[], None] = lambda: None,
+        devices: Devices = Devices(),  # noqa: B008 - frozen
     ) -> None:
         """Prepare a training.
 
         Args:
             config: Its settings.
-            model: As `export.model.build_model` returns it.
+            model: As `export.model.build_model` returns it, within the scope of the devices' strategy.
             dataset: What is learnt, and what the epochs are judged by; without the latter it is the training loss.
             obey: Called between two steps. What it raises ends the training; the folder holds the last whole epoch.
+            devices: What it runs on.
         """
-        self.config, self.model, self.dataset, self.obey = config, model, dataset, obey
-        self.optimizer = keras.optimizers.AdamW(
-            config.learning_rate, weight_decay=config.weight_decay, beta_2=0.99, global_clipnorm=config.clip_norm
-        )
-        self.optimizer.exclude_from_weight_decay(var_names=["bias"])
-        self.optimizer.build(model.trainable_variables)
-        # Keras leaves the states of dropout's generators out of what TensorFlow tracks; a resumed run needs them.
-        dropout = [variable.value for variable in model.non_trainable_variables]
-        self.checkpoint = tf.train.Checkpoint(model=model, optimizer=self.optimizer, dropout=dropout)
-        # One graph for windows of every length: with two, a resumed run would not be equal to the bit.
-        token_ids = tf.TensorSpec([None, None], tf.int32)
-        states = tf.nest.map_structure(lambda s: tf.TensorSpec([None, s.shape[1]], s.dtype), zero_states(model, 1))
-        signature = [token_ids, token_ids, states]
-        self._update = tf.function(self._update_step, input_signature=signature)
-        self._evaluate = tf.function(self._evaluate_step, input_signature=signature)
+        self.config, self.dataset, self.obey, self.devices = config, dataset, obey, devices
+        self.optimization = Optimization(config, model, devices, dataset.unknown)
+        self.model, self.checkpoint = self.optimization.averaged, self.optimization.checkpoint
 
     def run(self, folder: RunFolder, display: Display) -> Progress:
         """Train, keeping each epoch in the folder and the best one as such.
 
         Args:
-            folder: Where the run lies; one that holds epochs already is gone on with.
+            folder: Where the run lies; one that holds epochs already is gone on with. Of several machines each must
+                see it, and the chief writes.
             display: What to tell the progress to.
 
         Returns:
@@ -88,16 +94,29 @@ class Trainer:
         progress = folder.restore(self.checkpoint)
         started = time.monotonic() - progress.last.seconds
         # The first epoch takes place however little time there is: without it there would be nothing to publish.
-        while progress.epochs == 0 or self._fraction(progress, started, 0) < 1:
+        while progress.epochs == 0 or not self._is_over(progress, started):
             train_loss, tokens = self._train_epoch(progress, started, display)
-            validation_loss = self._validate(progress)
+            judgement = self._validate(progress)
             tokens, seconds = progress.last.tokens + tokens, time.monotonic() - started
-            epoch = Epoch(train_loss=train_loss, validation_loss=validation_loss, tokens=tokens, seconds=seconds)
+            epoch = Epoch(
+                train_loss=train_loss,
+                validation_loss=judgement.loss,
+                accuracy=judgement.accuracy,
+                tokens=tokens,
+                seconds=seconds,
+            )
             progress = progress.after(epoch)
-            folder.save(self.checkpoint, self.model, progress)
+            if self.devices.is_chief:
+                folder.save(self.checkpoint, self.model, progress)
             display.epoch(progress, self.model)
             self.obey()
         return progress
+
+    def _is_over(self, progress: Progress, started: float) -> bool:
+        patience, waited = self.config.patience, progress.epochs - progress.best_epoch
+        # Of several machines each has a clock of its own, and all must end together.
+        fraction = self.devices.agreed(self._fraction(progress, started, 0))
+        return fraction >= 1 or 0 < patience <= waited
 
     def _fraction(self, progress: Progress, started: float, windows: int) -> float:
         """Return how much of the run is done: by its updates or by its minutes, whichever is further."""
@@ -112,46 +131,42 @@ class Trainer:
             Mean loss in nats per token, and the tokens trained on.
         """
         streams = self.dataset.train
-        states = zero_states(self.model, streams.rows)
+        states = self._zero_states(streams)
         total, tokens = 0.0, 0
         cuts, colds = (np.random.default_rng([self.config.seed, progress.epochs, i]) for i in range(2))
         for count, (inputs, targets) in enumerate(streams.windows(cuts)):
-            states = self._some_forgotten(states, colds)
-            fraction = self._fraction(progress, started, count)
+            # A model must learn to read a prompt from nothing; carried state has the zero state once an epoch.
+            kept = (colds.random((streams.rows, 1)) >= self.config.cold_starts).astype(np.float32)
+            fraction = self.devices.agreed(self._fraction(progress, started, count))
             if count and fraction >= 1:
                 break
             rate = learning_rate_at(fraction, self.config.learning_rate, self.config.warmup)
-            self.optimizer.learning_rate.assign(rate)
-            loss, states = self._update(tf.constant(inputs), tf.constant(targets), states)
-            self._require_number(float(loss), "the loss", progress)
-            total, tokens = total + float(loss) * targets.size, tokens + targets.size
+            loss, states = self.optimization.update(inputs, targets, states, kept, rate)
+            self._require_number(loss, "the loss", progress)
+            total, tokens = total + loss * targets.size, tokens + targets.size
             display.window(progress.epochs + 1, total / tokens, targets.size, fraction)
             self.obey()
         return total / tokens, tokens
 
-    def _some_forgotten(self, states: States, rng: np.random.Generator) -> States:
-        """Let some rows begin from the zero state: else a model would learn nothing of how to read a prompt.
+    def _zero_states(self, streams: Examples) -> object:
+        return self.optimization.zero_states(streams.rows)
 
-        Carried state alone has the zero state once an epoch, and behind it the mark that begins a text.
-        """
-        kept = rng.random((self.dataset.train.rows, 1)) >= self.config.cold_starts
-        return states if kept.all() else tf.nest.map_structure(lambda part: part * kept.astype(np.float32), states)
-
-    def _validate(self, progress: Progress) -> float | None:
-        """Return nats per known token of the held-out streams, with carried state and without dropout."""
+    def _validate(self, progress: Progress) -> Judgement:
+        """Judge by the known tokens of the held-out streams, with carried state and without dropout."""
         # The last update of an epoch can spoil the weights, and without validation no loss would tell.
         for weight in self.model.trainable_variables:
             self._require_number(float(tf.reduce_sum(tf.abs(weight))), f"the sum of |{weight.path}|", progress)
         streams = self.dataset.validation
         if streams is None:
-            return None
-        states = zero_states(self.model, streams.rows)
-        total = 0.0
+            return Judgement()
+        states = self._zero_states(streams)
+        loss, hits = 0.0, 0.0
         for inputs, targets in streams.windows():
-            loss, states = self._evaluate(tf.constant(inputs), tf.constant(targets), states)
-            total += float(loss)
+            window_loss, window_hits, states = self.optimization.judge(inputs, targets, states)
+            loss, hits = loss + window_loss, hits + window_hits
             self.obey()
-        return self._require_number(total / self.dataset.num_judged, "the validation loss", progress)
+        count = self.dataset.num_judged
+        return Judgement(self._require_number(loss / count, "the validation loss", progress), hits / count)
 
     def _require_number(self, value: float, name: str, progress: Progress) -> float:
         if math.isfinite(value):
@@ -160,17 +175,3 @@ class Trainer:
             f"{name} is {value} in epoch {progress.epochs + 1}; lower --learning-rate "
             f"(now {self.config.learning_rate}) or --clip-norm (now {self.config.clip_norm})"
         )
-
-    def _update_step(self, inputs, targets, states):  # noqa: ANN001, ANN202 - traced by TensorFlow
-        variables = self.model.trainable_variables
-        with tf.GradientTape() as tape:
-            logits, states = forward(self.model, inputs, states, training=True)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
-        gradients = tape.gradient(loss, [variable.value for variable in variables])
-        self.optimizer.apply([tf.convert_to_tensor(gradient) for gradient in gradients], variables)
-        return loss, states
-
-    def _evaluate_step(self, inputs, targets, states):  # noqa: ANN001, ANN202 - traced by TensorFlow
-        logits, states = forward(self.model, inputs, states, training=False)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
-        return tf.reduce_sum(tf.where(targets == self.dataset.unknown, 0.0, losses)), states

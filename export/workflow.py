@@ -1,8 +1,9 @@
 """From corpus to published version: the order of the steps, and what is kept when they are interrupted."""
 
+import contextlib
 import shlex
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from contract.tokenizer import Tokenizer
 from export.config import MODELS, TrainConfig
 from export.corpus import Corpus, read_corpus
 from export.dataset import Dataset
-from export.display import SampleWriter, TerminalDisplay, say
+from export.devices import Devices
+from export.display import NoDisplay, SampleWriter, TerminalDisplay, say
 from export.embeddings import initial_embedding
 from export.errors import CorpusError, ExportError, RunError
 from export.interrupts import Interrupts
 from export.memory import require_memory
 from export.model import build_model, count_parameters
+from export.optimization import precision_of
 from export.publishing import publish, require_writable
 from export.runs import CorpusFacts, Progress, RunFolder
 from export.tokenizer_command import tell_cut, train_tokenizer
@@ -85,10 +88,11 @@ class _Job:
     config: TrainConfig
     tokenizer: Tokenizer
     facts: CorpusFacts
+    devices: Devices = field(default_factory=Devices)
 
     def train_and_publish(self, material: Material) -> None:
         try:
-            _introduce(self.config, self.tokenizer, material)
+            _introduce(self.config, self.tokenizer, material, self.devices)
             with Interrupts() as interrupts:
                 self.publish(self._train(material, interrupts), interrupts)
         except (KeyboardInterrupt, ExportError, OSError) as error:
@@ -96,16 +100,25 @@ class _Job:
             raise
 
     def _train(self, material: Material, interrupts: Interrupts) -> Progress:
-        model = build_model(self.config, len(self.tokenizer.tokens))
+        with self.devices.strategy.scope():
+            model = build_model(self.config, len(self.tokenizer.tokens))
         epochs_before = self.folder.progress().epochs
         if material.embedding is not None:
             model.get_layer("embedding").embeddings.assign(material.embedding)
-        trainer = Trainer(self.config, model, material.dataset, interrupts.obey)
+        trainer = Trainer(self.config, model, material.dataset, interrupts.obey, self.devices)
+        if not self.devices.is_chief:
+            return trainer.run(self.folder, NoDisplay())
         with TerminalDisplay(SampleWriter(self.tokenizer, material.samples_from, self.config)) as display:
             progress = trainer.run(self.folder, display)
         if progress.epochs == epochs_before:
             say(f"nothing is left to train: {progress.epochs} epochs are done")
         return progress
+
+    def assist(self, material: Material) -> None:
+        """Train along with the chief, which tells the progress and publishes."""
+        say(f"{self.devices.task} of {self.devices.describe()}: trains along; the chief tells the progress")
+        with Interrupts() as interrupts:
+            self._train(material, interrupts)
 
     def publish(self, progress: Progress, interrupts: Interrupts) -> None:
         """Publish the best epoch. Ctrl-C during the last step comes too late: then the version is there."""
@@ -135,25 +148,32 @@ class _Job:
 def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
     """Train from the beginning and publish the best epoch. Returns the exit code."""
     require_writable(models_dir / config.name)
+    devices = Devices.find(config.streams)
     corpus = read_corpus(config.corpus, config.documents)
     tokenizer = train_tokenizer(config, corpus.split(config.validation)[0])
     material = Material.prepare(config, corpus, tokenizer).with_embedding(config, tokenizer)
     folder = RunFolder(runs_dir / config.name)
+    if not devices.is_chief:
+        devices.wait()
+        _Job(folder, models_dir, config, tokenizer, material.facts, devices).assist(material)
+        return 0
     with folder.alone():
         # A command that cannot work must not cost the run that lies in its place: only now.
         aside = folder.create(config, tokenizer, material.facts)
         if aside:
             say(f"the training that lay in {folder.path} is now in {aside}")
-        _Job(folder, models_dir, config, tokenizer, material.facts).train_and_publish(material)
+        devices.wait()
+        _Job(folder, models_dir, config, tokenizer, material.facts, devices).train_and_publish(material)
     return 0
 
 
 def resume(run: Path, models_dir: Path) -> int:
     """Go on after the last whole epoch of a run and publish its best one. Returns the exit code."""
     folder = RunFolder(run)
-    job = _Job(folder, models_dir, *folder.load())
+    config, tokenizer, facts = folder.load()
+    job = _Job(folder, models_dir, config, tokenizer, facts, Devices.find(config.streams))
     require_writable(models_dir / job.config.name)
-    with folder.alone():
+    with folder.alone() if job.devices.is_chief else contextlib.nullcontext():
         corpus = read_corpus(job.config.corpus, job.config.documents)
         if corpus.sha256() != job.facts.corpus_sha256:
             raise CorpusError(
@@ -163,7 +183,8 @@ def resume(run: Path, models_dir: Path) -> int:
         material = Material.prepare(job.config, corpus, job.tokenizer)
         # A run that was stopped before its first epoch was whole begins anew.
         begun = folder.progress().epochs > 0
-        job.train_and_publish(material if begun else material.with_embedding(job.config, job.tokenizer))
+        material = material if begun else material.with_embedding(job.config, job.tokenizer)
+        job.train_and_publish(material) if job.devices.is_chief else job.assist(material)
     return 0
 
 
@@ -180,7 +201,7 @@ def publish_best(run: Path, models_dir: Path) -> int:
     return 0
 
 
-def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material) -> None:
+def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material, devices: Devices) -> None:
     corpus, dataset, vocab_size = material.corpus, material.dataset, len(tokenizer.tokens)
     held_out = dataset.validation.num_tokens if dataset.validation else 0
     unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
@@ -197,6 +218,7 @@ def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material) ->
         f"model {config.name}: {config.layers} × {ways}{config.cell}, {config.units} units, "
         f"{count_parameters(config, vocab_size):,} parameters, {dataset.train.rows} {length}"
     )
+    say(f"computed in {precision_of(config, devices)} on {devices.describe()}")
     if not held_out:
         print("warning: nothing is held out: the loss says how well the text is remembered, no more", file=sys.stderr)
 

@@ -15,6 +15,7 @@ from contract.tokenizer import CharacterTokenizer
 from export import workflow
 from export.cli import main
 from export.network import CELLS
+from export.training import Judgement
 from tests.unit.export.trainings import TEXT, NoSamples
 
 ROOT = Path(__file__).parents[3]
@@ -105,7 +106,9 @@ def test_a_file_of_settings_and_an_option_over_it(published, capsys):
 
 def test_a_corpus_becomes_a_version_with_a_true_card(monkeypatch, capsys):
     """Everything from text to SavedModel; the card gives the figures of the epoch whose weights are published."""
-    monkeypatch.setattr(workflow.Trainer, "_validate", lambda _, progress: [2.0, 1.0, 3.0][progress.epochs])
+    monkeypatch.setattr(
+        workflow.Trainer, "_validate", lambda _, progress: Judgement([2.0, 1.0, 3.0][progress.epochs], 0.5)
+    )
     assert train("--epochs", "3", "--seed", "5") == 0
     card, tokenizer = load_assets(Path("models/m/1"))
     best = json.loads(Path("runs/m/progress.json").read_text())["history"][1]
@@ -443,7 +446,7 @@ def test_the_same_training_started_again_keeps_the_earlier_one(published, capsys
 def test_ctrl_c_during_the_import_is_silent(monkeypatch, capsys):
     """There is nothing to tell: nothing was begun."""
 
-    def interrupted():
+    def interrupted(**_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("export.cli.import_tensorflow_quietly", interrupted)

@@ -201,4 +201,4 @@ def test_two_trainings_do_not_share_a_folder(tmp_path, monkeypatch):
 def test_a_progress_file_is_json_that_people_can_read(finished):
     """Losses, tokens and seconds of each epoch lie open."""
     history = json.loads((finished.path / "progress.json").read_text())["history"]
-    assert [set(entry) for entry in history] == [{"train_loss", "validation_loss", "tokens", "seconds"}] * 3
+    assert [set(entry) for entry in history] == [{"train_loss", "validation_loss", "accuracy", "tokens", "seconds"}] * 3

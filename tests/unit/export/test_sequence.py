@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from export.cudnn import run_keras_layer
 from export.network import CELLS
 from export.sequence import run_layer
 
@@ -114,3 +115,40 @@ def test_recurrent_dropout_keeps_part_of_the_state_from_the_gates(cell):
     wanted = outcome(expected, layer, by_time, state, by_time_direction)
     for got, right in zip(outcome(own, layer, by_time, state, by_time_direction), wanted, strict=True):
         np.testing.assert_allclose(got, right, atol=2e-5, rtol=1e-4)
+
+
+def test_products_in_bfloat16_stay_near(cell):
+    """Factors are rounded to 8 bits, sums are not: outputs and gradients differ by percents, and do differ."""
+    layer, inputs, state, direction = prepare(cell)
+    by_time, by_time_direction = tf.transpose(inputs, [1, 0, 2]), direction.swapaxes(0, 1)
+
+    def run(precision):
+        return lambda inputs, state, weights: run_layer(cell, inputs, state, weights, precision=precision)
+
+    exact = outcome(run(tf.float32), layer, by_time, state, by_time_direction)
+    rounded = outcome(run(tf.bfloat16), layer, by_time, state, by_time_direction)
+    for got, wanted in zip(rounded, exact, strict=True):
+        assert got.dtype == tf.float32
+        difference = np.abs(got - wanted).max() / np.abs(wanted).max()
+        assert 0 < difference < 0.05
+
+
+def test_keras_own_layer_does_the_same(cell):
+    """What a GPU runs by cuDNN gives the outputs, states and gradients of what a core runs."""
+    layer, inputs, state, direction = prepare(cell)
+    by_time, by_time_direction = tf.transpose(inputs, [1, 0, 2]), direction.swapaxes(0, 1)
+    wanted = outcome(
+        lambda inputs, state, weights: run_layer(cell, inputs, state, weights), layer, by_time, state, by_time_direction
+    )
+
+    def keras_run(inputs, state, _):
+        return run_keras_layer(layer, inputs, state)
+
+    with tf.GradientTape() as tape:
+        variables = [variable.value for variable in layer.trainable_variables]
+        tape.watch([by_time, *state])
+        outputs, last = keras_run(by_time, state, None)
+        loss = tf.reduce_sum(outputs * tf.constant(by_time_direction, tf.float32))
+    got = [outputs, *last, *tape.gradient(loss, [by_time, *state, *variables])]
+    for value, right in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(value, right, atol=2e-5, rtol=1e-4)

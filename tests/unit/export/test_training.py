@@ -12,7 +12,7 @@ from export.errors import TrainingFailed
 from export.model import build_model, count_parameters, forward, zero_states
 from export.network import CELLS
 from export.runs import RunFolder
-from export.training import FINAL_RATE, learning_rate_at
+from export.training import FINAL_RATE, Judgement, learning_rate_at
 from tests.unit.export.trainings import SETTINGS, TEXT, Watcher, prepare, start
 
 
@@ -73,7 +73,7 @@ def test_recurrent_dropout_has_one_mask_for_a_window_and_another_for_the_next(mo
     """Each sequence has its own; without training there is none."""
     model, masks = build_model(load_config(None, {**SETTINGS, "recurrent_dropout": 0.5, "units": 64}), 11), []
 
-    def record(_cell, x, state, _weights, mask):
+    def record(_cell, x, state, _weights, mask, _precision):
         masks.append(mask)
         return tf.zeros([*x.shape[:2], 64]), state
 
@@ -112,7 +112,7 @@ def test_one_mask_of_dropout_per_sequence_lasts_a_whole_window(monkeypatch):
     units = 64
     model = build_model(load_config(None, {**SETTINGS, "dropout": 0.5, "units": units}), units)
     model.get_layer("logits").kernel.assign(np.eye(units))
-    monkeypatch.setattr("export.model.run_layer", lambda cell, x, state, weights, mask: (tf.ones([9, 3, units]), state))
+    monkeypatch.setattr("export.model.run_layer", lambda cell, x, state, *_: (tf.ones([9, 3, units]), state))
     logits, _ = forward(model, np.zeros((9, 3), np.int32), zero_states(model, 3), training=True)
     dropped = logits.numpy() == 0
     assert (dropped == dropped[:1]).all()
@@ -124,13 +124,13 @@ def test_one_mask_of_dropout_per_sequence_lasts_a_whole_window(monkeypatch):
 def test_a_share_of_the_windows_begins_from_nothing(tmp_path, share, least, most):
     """As a prompt does; the others go on where the last one ended, and each epoch chooses anew."""
     trainer, folder = start(tmp_path / "run", cold_starts=share, epochs=2)
-    update, rows = trainer._update, []
+    update, rows = trainer.optimization.update, []
 
-    def record(inputs, targets, states):
-        rows.append((np.abs(states[0][0]).sum(axis=1) == 0).tolist())
-        return update(inputs, targets, states)
+    def record(inputs, targets, states, kept, rate):
+        rows.append((kept[:, 0] == 0).tolist())
+        return update(inputs, targets, states, kept, rate)
 
-    trainer._update = record
+    trainer.optimization.update = record
     trainer.run(folder, Watcher())
     windows = len(rows) // 2
     # The first window of an epoch has nothing to go on with.
@@ -148,8 +148,14 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end():
 def test_the_learning_rate_is_set_before_each_update(tmp_path):
     """The schedule follows the share of the run that is done, over all epochs."""
     trainer, folder = start(tmp_path / "m", learning_rate=0.5, warmup=0.2)
-    rates = []
-    watcher = Watcher(at_window=lambda _: rates.append(float(trainer.optimizer.learning_rate.numpy())))
+    update, rates = trainer.optimization.update, []
+
+    def record(*arguments):
+        rates.append(arguments[-1])
+        return update(*arguments)
+
+    trainer.optimization.update = record
+    watcher = Watcher()
     trainer.run(folder, watcher)
     assert rates == pytest.approx([learning_rate_at(fraction, 0.5, 0.2) for fraction in watcher.fractions])
     assert watcher.fractions == sorted(watcher.fractions)
@@ -160,15 +166,15 @@ def test_the_learning_rate_is_set_before_each_update(tmp_path):
 def test_each_window_begins_with_the_state_in_which_the_last_one_ended(tmp_path, cell):
     """The state is carried through an epoch, and is zero at its beginning."""
     trainer, folder = start(tmp_path / "m", cell=cell, layers=2, epochs=2, cold_starts=0)
-    update, begun, ended = trainer._update, [], []
+    update, begun, ended = trainer.optimization.update, [], []
 
-    def spy(inputs, targets, states):
+    def spy(inputs, targets, states, *rest):
         begun.append(states)
-        loss, states = update(inputs, targets, states)
+        loss, states = update(inputs, targets, states, *rest)
         ended.append(states)
         return loss, states
 
-    trainer._update = spy
+    trainer.optimization.update = spy
     firsts = []
     trainer.run(folder, Watcher(at_epoch=lambda _: firsts.append(len(begun))))
     for i, states in enumerate(begun):
@@ -202,7 +208,7 @@ def test_what_can_be_learnt_is_learnt(tmp_path):
 def test_the_epoch_with_the_least_loss_is_kept(tmp_path, monkeypatch, losses, best):
     """Its weights are those that are published, whatever came after it."""
     trainer, folder = start(tmp_path / "m", validation=0)
-    monkeypatch.setattr(trainer, "_validate", lambda progress: losses[progress.epochs])
+    monkeypatch.setattr(trainer, "_validate", lambda progress: Judgement(losses[progress.epochs], 0.5))
     watcher = Watcher()
     progress = trainer.run(folder, watcher)
     assert (progress.best_epoch, progress.best.loss) == (best, losses[best - 1])
@@ -231,11 +237,12 @@ def spoil(trainer, part):
 
         trainer._train_epoch = ruin_at_the_end
         return r"the sum of \|.*logits/kernel\| is nan"
-    name, value = {"training": ("_update", "nan"), "validation": ("_evaluate", "inf")}[part]
-    function = getattr(trainer, name)
+    name, value = {"training": ("update", "nan"), "validation": ("judge", "inf")}[part]
+    function = getattr(trainer.optimization, name)
     first = trainer.dataset.train.num_windows if part == "training" else trainer.dataset.validation.num_windows
-    calls = itertools.count()
-    setattr(trainer, name, lambda *a: (float(value), a[2]) if next(calls) >= first else function(*a))
+    calls, hits = itertools.count(), () if part == "training" else (0.0,)
+    spoilt = lambda *a: (float(value), *hits, a[2]) if next(calls) >= first else function(*a)  # noqa: E731
+    setattr(trainer.optimization, name, spoilt)
     return f"the {'validation ' * (part == 'validation')}loss is {value}"
 
 
@@ -352,3 +359,26 @@ def test_what_asks_for_an_end_is_asked_between_two_steps(tmp_path):
     trainer.run(folder, watcher)
     windows, judged = len(watcher.losses), trainer.dataset.validation.num_windows
     assert asked == [*range(1, windows + 1), *[windows] * (judged + 1)]
+
+
+def test_a_training_that_gets_no_better_ends(tmp_path, monkeypatch):
+    """After as many epochs in a row as the setting says; a run that is resumed then has nothing left to do."""
+    losses = [3.0, 2.0, 2.5, 2.1, 1.0, 1.0]
+    trainer, folder = start(tmp_path / "m", epochs=6, patience=2)
+    monkeypatch.setattr(trainer, "_validate", lambda progress: Judgement(losses[progress.epochs], 0.5))
+    progress = trainer.run(folder, Watcher())
+    assert (progress.epochs, progress.best_epoch) == (4, 2)
+    assert prepare(epochs=6, patience=2)[0].run(folder, Watcher()) == progress
+    trainer, folder = start(tmp_path / "n", epochs=6, patience=3)
+    monkeypatch.setattr(trainer, "_validate", lambda progress: Judgement(losses[progress.epochs], 0.5))
+    assert trainer.run(folder, Watcher()).epochs == 6
+
+
+def test_accuracy_is_the_share_of_known_tokens_that_were_expected(tmp_path):
+    """Of the held-out text, without dropout."""
+    trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sat on the mat" * 6, epochs=1, ema=0)
+    last = trainer.run(folder, Watcher()).last
+    streams, unknown = trainer.dataset.validation, trainer.dataset.unknown
+    expected = np.argmax(trainer.model(streams.inputs, training=False), axis=-1) == streams.targets
+    assert last.accuracy == pytest.approx(expected[streams.targets != unknown].mean())
+    assert 0 < last.accuracy < 1
