@@ -173,7 +173,9 @@ class Optimization:
     ) -> tuple[tf.Tensor, tf.Tensor, States]:
         losses, hits, new_states = [], [], []
         for own_inputs, own_targets, own_states in self._shards(inputs, targets, states):
-            logits, new = forward(self.averaged, own_inputs, own_states, training=False, compute=self._compute)
+            # In float32, as it will be served.
+            compute = Compute(on_gpu=self._devices.on_gpu)
+            logits, new = forward(self.averaged, own_inputs, own_states, training=False, compute=compute)
             known = tf.cast(own_targets != self._unknown, tf.float32)
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(own_targets, logits)
             hit = tf.argmax(logits, axis=-1, output_type=tf.int32) == own_targets

@@ -5,7 +5,7 @@ import os
 from contract.quiet import stderr_held_back
 
 
-def import_tensorflow_quietly(*, start: bool) -> None:
+def import_tensorflow_quietly(*, start: bool = True) -> None:
     """Import TensorFlow.
 
     Args:

@@ -1,0 +1,193 @@
+"""`python -m benchmarks.quality --corpus FILE`: train each recipe within its minutes and score the held-out tail.
+
+The tail is scored as it is served: by the `score` signature of a running model server, in one pass whose state is
+carried from its first token to its last. The same pass by the Keras model in this process must agree. Nothing is learnt
+from the tail, neither the vocabulary nor the weights.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.__main__ import RESULTS, child, free_port, machine, wait_for
+from contract.card import GeneratorCard, load_assets
+from contract.signatures import MODELS_CONFIG, SCORE
+from contract.tokenizer import Tokenizer
+from service.backend import GrpcBackend
+from service.sequence import ModelVersion
+
+RECIPES = Path("export/recipes")
+FOLDER = RESULTS / "quality"
+# Of `make quality`: what is not about one corpus. The demo's text is its own.
+NAMES = ("characters-3-minutes", "characters", "characters-hour", "words", "subwords")
+# Nats a token by which the served score and the Keras model may differ.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a recipe came to.
+
+    Attributes:
+        nats: Per token of the tail, as served.
+        bits_per_character: Of the tail; the one figure that compares units of text.
+        difference: Between the served score and the Keras model's, in nats per token.
+    """
+
+    recipe: str
+    nats: float
+    bits_per_character: float
+    accuracy: float
+    difference: float
+    card: GeneratorCard
+
+    def row(self) -> str:
+        """Return a line of the table."""
+        card, report = self.card, self.card.training
+        assert report is not None, "it was just trained"
+        model = f"{card.layers} × {card.cell} {card.units}"
+        training = f"{report.parameters or 0:,} | {report.seconds / 60:.1f} | {report.epochs:.1f}"
+        speed, perplexity = f"{report.tokens_per_s:,.0f}", f"{math.exp(self.nats):.2f}"
+        figures = f"{self.nats:.4f} | {self.bits_per_character:.3f} | {perplexity} | {self.accuracy:.1%}"
+        return f"| {self.recipe} | {model} | {training} | {speed} | {figures} |"
+
+
+COLUMNS = (
+    "recipe", "model", "parameters", "minutes", "epochs", "tokens/s",
+    "nats/token", "bits/character", "perplexity", "accuracy",
+)  # fmt: skip
+HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
+
+
+def train(recipe: str, corpus: Path, max_minutes: float | None) -> Path:
+    """Train a recipe as a person would, unless that was done; return its version."""
+    home = FOLDER / "models" / recipe
+    done = sorted(home.glob("*/saved_model.pb"))
+    if done:
+        print(f"{recipe}: trained already, in {home}", flush=True)
+        return done[-1].parent
+    options = ["--config", RECIPES / f"{recipe}.toml", "--corpus", corpus, "--name", recipe]
+    options += ["--max-minutes", max_minutes] if max_minutes else []
+    options += ["--models-dir", FOLDER / "models", "--runs-dir", FOLDER / "runs"]
+    subprocess.run([sys.executable, "-m", "export", "train", *map(str, options)], check=True)
+    return next(home.glob("*/saved_model.pb")).parent
+
+
+def tail_of(corpus: Path, version: Path) -> tuple[str, np.ndarray, Tokenizer]:
+    """Return the text that a version's training held out, and its ids int32 (tokens,) with the start mark in front."""
+    from export.corpus import read_corpus  # noqa: PLC0415 - this module must start where TensorFlow is not wanted
+
+    card, tokenizer = load_assets(version)
+    assert card.training is not None, "it was just trained"
+    _, tail = read_corpus(str(corpus)).split(card.training.settings["validation"])
+    assert tail is not None, "recipes hold something out"
+    text = "".join(tail.documents)
+    return text, np.array([tokenizer.special.start, *tokenizer.encode(text)], np.int32), tokenizer
+
+
+def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Score ids by a model server, slice after slice.
+
+    Returns:
+        Log probabilities float32 (tokens,) of all but the first, and the most probable token at each place.
+    """
+    card, _ = load_assets(version)
+    model, length = ModelVersion(version.parent.name, int(version.name)), card.max_prefill_length
+    port = free_port()
+    flags = [f"--port={port}", f"--model_config_file={version.parents[1] / MODELS_CONFIG}"]
+    logprobs, best = [], []
+    with child("model_server", *flags) as server:
+        wait_for(port, "", server)
+        backend = GrpcBackend(f"127.0.0.1:{port}", 60)
+        state = np.zeros((1, card.state_size), np.float32)
+        starts = range(0, len(ids) - 1, length)
+        for start in tqdm(starts, desc="scoring", disable=not sys.stderr.isatty(), leave=False):
+            part = ids[None, start : start + length + 1]
+            count = part.shape[1] - 1
+            shapes = {"logprobs": (1, count), "top_token_ids": (1, count, 5), "state": state.shape}
+            inputs = {"token_ids": part, "lengths": np.array([count], np.int32), "state": state}
+            outputs = backend.predict(model, SCORE, inputs, shapes)
+            state = outputs["state"]
+            logprobs.append(outputs["logprobs"][0])
+            best.append(outputs["top_token_ids"][0, :, 0])
+        backend.close()
+    return np.concatenate(logprobs), np.concatenate(best)
+
+
+def by_keras(version: Path, ids: np.ndarray, window: int = 2_000) -> float:
+    """Return the mean negative log probability by the Keras model itself, its state carried from window to window."""
+    import keras  # noqa: PLC0415 - after everything that may fail
+    import tensorflow as tf  # noqa: PLC0415
+
+    from contract.signatures import ASSETS  # noqa: PLC0415
+    from export.model import forward, zero_states  # noqa: PLC0415
+    from export.publishing import KERAS_FILE  # noqa: PLC0415
+
+    model = keras.models.load_model(version / ASSETS / KERAS_FILE)
+    states, total = zero_states(model, 1), 0.0
+    run = tf.function(lambda inputs, states: forward(model, inputs, states, training=False), reduce_retracing=True)
+    for start in range(0, len(ids) - 1, window):
+        part = ids[start : start + window + 1]
+        logits, states = run(tf.constant(part[:-1, None]), states)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(part[1:, None], logits)
+        total += float(tf.reduce_sum(losses))
+    return total / (len(ids) - 1)
+
+
+def score(recipe: str, corpus: Path, version: Path) -> Score:
+    """Score the tail both ways.
+
+    Raises:
+        SystemExit: they do not agree.
+    """
+    text, ids, _ = tail_of(corpus, version)
+    logprobs, best = served(version, ids)
+    nats = -float(logprobs.astype(np.float64).mean())
+    difference = abs(nats - by_keras(version, ids))
+    if not difference <= TOLERANCE:
+        raise SystemExit(f"error: {recipe}: served and trained model differ by {difference:.1e} nats/token, over 1e-4")
+    bits = nats * (len(ids) - 1) / math.log(2) / len(text)
+    accuracy = float((best == ids[1:]).mean())
+    return Score(recipe, nats, bits, accuracy, difference, load_assets(version)[0])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, score, print the table and write it as JSON."""
+    parser = argparse.ArgumentParser("python -m benchmarks.quality", description=__doc__)
+    parser.add_argument("--corpus", type=Path, required=True, help="a file of running text; its last tenth is held out")
+    parser.add_argument("--max-minutes", type=float, help="of each recipe, in place of its own")
+    parser.add_argument("recipes", nargs="*", default=NAMES, metavar="RECIPE", help=f"default: {' '.join(NAMES)}")
+    options = parser.parse_args(arguments)
+    if not options.corpus.is_file():
+        parser.error(f"--corpus: no file {options.corpus}")
+    unknown = [name for name in options.recipes if not (RECIPES / f"{name}.toml").is_file()]
+    if unknown:
+        parser.error(f"no recipe {unknown[0]} in {RECIPES}")
+    scores = []
+    for recipe in options.recipes:
+        scores.append(score(recipe, options.corpus, train(recipe, options.corpus, options.max_minutes)))
+        print(f"{HEAD}\n{scores[-1].row()}\n", flush=True)
+    print(f"{machine()}\n\n{HEAD}")
+    for each in scores:
+        print(each.row())
+    worst = max(each.difference for each in scores)
+    print(f"\nserved and trained models differ by at most {worst:.1e} nats/token")
+    path = FOLDER / f"{time.strftime('%Y-%m-%dT%H%M%S')}.json"
+    document = [{**asdict(each), "card": each.card.model_dump(mode="json")} for each in scores]
+    path.write_text(json.dumps({"machine": machine(), "scores": document}, indent=1) + "\n")
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
