@@ -20,8 +20,8 @@ from export.config import TrainConfig
 from export.errors import RunError
 
 _CONFIG, _CORPUS, _TOKENIZER, _PROGRESS = "config.json", "corpus.json", "tokenizer.json", "progress.json"
-_CHECKPOINTS, _BEST = "checkpoint", "best"
-_OWN = {_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS, f".{_PROGRESS}", _CHECKPOINTS, _BEST}
+_CHECKPOINTS, _BEST, _EVENTS = "checkpoint", "best", "tensorboard"
+_OWN = {_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS, f".{_PROGRESS}", _CHECKPOINTS, _BEST, _EVENTS}
 
 
 class _Record(BaseModel):
@@ -173,6 +173,11 @@ class RunFolder:
             return Progress()
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: damaged ({_in_one_line(error)})") from error
+
+    @property
+    def events(self) -> Path:
+        """Where TensorBoard looks for the run's figures."""
+        return self.path / _EVENTS
 
     def save(self, checkpoint: tf.train.Checkpoint, model: keras.Model, progress: Progress) -> None:
         """Keep an epoch, and its model if it is the best.

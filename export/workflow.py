@@ -17,6 +17,7 @@ from export.devices import Devices
 from export.display import NoDisplay, SampleWriter, TerminalDisplay, say
 from export.embeddings import initial_embedding
 from export.errors import CorpusError, ExportError, RunError
+from export.events import EventDisplay
 from export.interrupts import Interrupts
 from export.memory import require_memory
 from export.model import build_model, count_parameters
@@ -24,7 +25,7 @@ from export.optimization import precision_of
 from export.publishing import publish, require_writable
 from export.runs import CorpusFacts, Progress, RunFolder
 from export.tokenizer_command import tell_cut, train_tokenizer
-from export.training import Trainer
+from export.training import Display, Trainer
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,12 @@ class _Job:
         trainer = Trainer(self.config, model, material.dataset, interrupts.obey, self.devices)
         if not self.devices.is_chief:
             return trainer.run(self.folder, NoDisplay())
-        with TerminalDisplay(SampleWriter(self.tokenizer, material.samples_from, self.config)) as display:
+        with contextlib.ExitStack() as stack:
+            terminal = TerminalDisplay(SampleWriter(self.tokenizer, material.samples_from, self.config))
+            display: Display = stack.enter_context(terminal)
+            if self.config.tensorboard:
+                events = EventDisplay(display, self.folder.events, self.config, self.folder.progress().last.tokens)
+                display = stack.enter_context(events)
             progress = trainer.run(self.folder, display)
         if progress.epochs == epochs_before:
             say(f"nothing is left to train: {progress.epochs} epochs are done")
