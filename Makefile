@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench bench-quick clean
+.PHONY: help run test check bench bench-quick quality clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,11 +25,16 @@ check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
 	@$(BIN)/lint-imports
 	@$(BIN)/codespell
 
-bench-quick: $(STAMPS)/bench  ## measure throughput against its baselines, in five minutes
+bench-quick: $(STAMPS)/bench  ## measure serving and training against their baselines, in ten minutes
 	@$(BIN)/python -m benchmarks --quick
+	@$(BIN)/python -m benchmarks.training --quick
 
 bench: $(STAMPS)/bench  ## the same with more repeats
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.training
+
+quality: $(STAMPS)/run  ## train every recipe on CORPUS=FILE and score its held-out tail (two hours; ARGS="words" for one)
+	@$(BIN)/python -m benchmarks.quality --corpus "$(CORPUS)" $(ARGS)
 
 clean:  ## remove the virtual environment and everything that can be made again; models stay
 	rm -rf $(VENV) runs benchmarks/results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -207,7 +207,7 @@ def machine() -> str:
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-        return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}, model_server as the model server"
+        return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
     return f"{platform.machine()}, {os.cpu_count()} cores"
 
 
@@ -219,7 +219,9 @@ def main() -> None:
     rounds, seconds = (3, 1.0) if options.quick else (9, 2.0)
     started = time.time()
     figures, worker = measure(rounds, seconds)
-    print(f"\n{machine()}; LSTM of {UNITS} units, embedding {EMBEDDING}; {PROMPT_LENGTH} characters read and")
+    print(
+        f"\n{machine()}, model_server as the model server; LSTM of {UNITS} units, embedding {EMBEDDING}; {PROMPT_LENGTH} characters read and"
+    )
     print(f"{NEW_TOKENS} tokens written a request; medians of {rounds} rounds, the ratio's range in brackets\n")
     print("| | tokens/s | baseline tokens/s | ratio | aim | first text, ms |\n|---|---|---|---|---|---|")
     for figure in figures:

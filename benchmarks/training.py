@@ -1,0 +1,106 @@
+"""`python -m benchmarks.training`: training throughput, as a ratio to PyTorch's and Keras's in the same run."""
+
+import argparse
+import contextlib
+import json
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from benchmarks.__main__ import RESULTS, asker, child, machine
+from benchmarks.learners import EMBEDDING, STREAMS, VOCABULARY, WINDOW
+
+UNITS = (256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is held against what.
+
+    Attributes:
+        baseline: "torch" or "keras".
+        ours: Precision of ours; the baseline's is `theirs`.
+    """
+
+    cell: str
+    units: int
+    baseline: str = "torch"
+    ours: str = "float32"
+    theirs: str = "float32"
+
+    @property
+    def name(self) -> str:
+        """How the table calls it."""
+        kinds = {"torch": {"lstm": "nn.LSTM", "gru": "nn.GRU"}[self.cell], "keras": "Keras's layer, no state carried"}
+        precisions = self.ours if self.ours == self.theirs else f"{self.ours}, baseline {self.theirs}"
+        return f"{self.cell}, {self.units} units, {precisions}, over {kinds[self.baseline]}"
+
+
+PAIRS = (
+    *(Pair(cell, units) for cell in ("lstm", "gru") for units in UNITS),
+    *(Pair("lstm", units, ours="bfloat16", theirs="bfloat16") for units in UNITS),
+    *(Pair(cell, 512, ours="bfloat16") for cell in ("lstm", "gru")),
+    *(Pair(cell, 512, "keras") for cell in ("lstm", "gru")),
+)
+
+
+@dataclass
+class Comparison:
+    """Tokens per second of both, one of each a round."""
+
+    pair: Pair
+    ours: list[float] = field(default_factory=list)
+    baseline: list[float] = field(default_factory=list)
+
+    def row(self) -> str:
+        """Return a line of the table: medians, and the spread of the ratio."""
+        ratios = [ours / baseline for ours, baseline in zip(self.ours, self.baseline, strict=True)]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+        ours, baseline = statistics.median(self.ours), statistics.median(self.baseline)
+        return f"| {self.pair.name} | {ours:,.0f} | {baseline:,.0f} | {spread} |"
+
+
+def measure(pair: Pair, rounds: int, seconds: float) -> Comparison:
+    """Let both train in turn, in processes of their own that are idle while the other works."""
+    comparison = Comparison(pair)
+    with contextlib.ExitStack() as stack:
+
+        def learner(kind: str, precision: str) -> Any:
+            settings = ["--cell", pair.cell, "--units", str(pair.units), "--precision", precision]
+            return asker(stack.enter_context(child("benchmarks.learners", kind, *settings)))
+
+        ours, baseline = learner("ostinato", pair.ours), learner(pair.baseline, pair.theirs)
+        for ask in (ours, baseline):
+            ask(seconds=1.0)
+        for _ in range(rounds):
+            comparison.ours.append(ours(seconds=seconds))
+            comparison.baseline.append(baseline(seconds=seconds))
+    return comparison
+
+
+def main() -> None:
+    """Measure, print a table and write it as JSON."""
+    parser = argparse.ArgumentParser("python -m benchmarks.training", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="five rounds of 2 s instead of nine of 4 s")
+    options = parser.parse_args()
+    rounds, seconds = (5, 2.0) if options.quick else (9, 4.0)
+    started, comparisons = time.time(), []
+    for number, pair in enumerate(PAIRS):
+        print(f"{number + 1} of {len(PAIRS)}: {pair.name}", file=sys.stderr, flush=True)
+        comparisons.append(measure(pair, rounds, seconds))
+    print(f"\n{machine()}; whole updates with AdamW and clipping, embedding {EMBEDDING}, vocabulary {VOCABULARY},")
+    print(f"{STREAMS} streams × {WINDOW} steps; medians of {rounds} rounds, the ratio's range in brackets\n")
+    print("| training | tokens/s | baseline tokens/s | ratio |\n|---|---|---|---|")
+    for comparison in comparisons:
+        print(comparison.row())
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"training-{time.strftime('%Y-%m-%dT%H%M%S', time.localtime(started))}.json"
+    document = {"machine": machine(), "comparisons": [asdict(comparison) for comparison in comparisons]}
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    print(f"\nwritten to {path}; {time.time() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
