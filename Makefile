@@ -34,6 +34,7 @@ bench: $(STAMPS)/bench  ## the same with more repeats
 	@$(BIN)/python -m benchmarks.training
 
 quality: $(STAMPS)/run  ## train every recipe on CORPUS=FILE and score its held-out tail (two hours; ARGS="words" for one)
+	@$(if $(CORPUS),,$(error which text? make quality CORPUS=FILE))
 	@$(BIN)/python -m benchmarks.quality --corpus "$(CORPUS)" $(ARGS)
 
 clean:  ## remove the virtual environment and everything that can be made again; models stay

@@ -219,9 +219,8 @@ def main() -> None:
     rounds, seconds = (3, 1.0) if options.quick else (9, 2.0)
     started = time.time()
     figures, worker = measure(rounds, seconds)
-    print(
-        f"\n{machine()}, model_server as the model server; LSTM of {UNITS} units, embedding {EMBEDDING}; {PROMPT_LENGTH} characters read and"
-    )
+    print(f"\n{machine()}, model_server as the model server;")
+    print(f"LSTM of {UNITS} units, embedding {EMBEDDING}; {PROMPT_LENGTH} characters read and")
     print(f"{NEW_TOKENS} tokens written a request; medians of {rounds} rounds, the ratio's range in brackets\n")
     print("| | tokens/s | baseline tokens/s | ratio | aim | first text, ms |\n|---|---|---|---|---|---|")
     for figure in figures:
