@@ -46,14 +46,10 @@ class Devices:
             rows: Sequences that are trained side by side, on all devices together.
 
         Raises:
-            ConfigError: the rows cannot be shared out evenly, or `TF_CONFIG` is damaged.
+            ConfigError: `TF_CONFIG` is damaged.
         """
         num_workers, gpus = _num_workers(), tf.config.list_physical_devices("GPU")
         num_replicas = num_workers * max(1, len(gpus))
-        if rows % num_replicas:
-            raise ConfigError(
-                f"streams must be a multiple of the {num_replicas} devices (workers in TF_CONFIG × GPUs), got {rows}"
-            )
         shards = 1 if gpus else shards_for(rows // num_replicas, num_cores())
         with stderr_held_back():
             if not gpus:

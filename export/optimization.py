@@ -66,7 +66,7 @@ class Optimization:
             lambda s: tf.TensorSpec([None, s.shape[1]], s.dtype), zero_states(self._model, 1)
         )
         kept, number = tf.TensorSpec([None, 1]), tf.TensorSpec([])
-        signatures = [ids, ids, states, kept, number], [ids, ids, states]
+        signatures = [ids, ids, states, kept, number, number], [ids, ids, states]
         update, judge = signatures if self._devices.is_alone else (None, None)
         return (
             tf.function(self._update_everywhere, input_signature=update, autograph=False),
@@ -99,6 +99,7 @@ class Optimization:
             share(lambda own: tf.constant(targets[:, own]), rows),
             states,
             share(lambda own: tf.constant(kept[own]), rows),
+            tf.constant(float(targets.size)),
             tf.constant(rate),
         )
         return float(loss) / targets.size, states
@@ -118,10 +119,10 @@ class Optimization:
         )
         return float(loss), float(hits), states
 
-    def _update_everywhere(self, inputs, targets, states, kept, rate):  # noqa: ANN001, ANN202 - traced by TensorFlow
+    def _update_everywhere(self, inputs, targets, states, kept, count, rate):  # noqa: ANN001, ANN202 - traced by TensorFlow
         strategy = self._devices.strategy
         self._optimizer.learning_rate.assign(rate)
-        loss, states = strategy.run(self._update_replica, (inputs, targets, states, kept))
+        loss, states = strategy.run(self._update_replica, (inputs, targets, states, kept, count))
         self._updates.assign_add(1.0)
         if self.averaged is not self._model:
             decay = tf.minimum(self._config.ema, (1.0 + self._updates) / (_WARM_UP + self._updates))
@@ -137,11 +138,10 @@ class Optimization:
         return strategy.reduce("SUM", loss, axis=None), strategy.reduce("SUM", hits, axis=None), states
 
     def _update_replica(
-        self, inputs: tf.Tensor, targets: tf.Tensor, states: States, kept: tf.Tensor
+        self, inputs: tf.Tensor, targets: tf.Tensor, states: States, kept: tf.Tensor, count: tf.Tensor
     ) -> tuple[tf.Tensor, States]:
-        """Return the summed loss of a replica's rows, and its states."""
+        """Return the summed loss of a replica's rows, and its states; `count` tokens are those of all replicas."""
         states = tf.nest.map_structure(lambda part: part * kept, states)
-        count = tf.cast(tf.size(targets) * self._devices.num_replicas, tf.float32)
         variables = self._model.trainable_variables
         losses, gradients, new_states = [], [], []
         for own_inputs, own_targets, own_states in self._shards(inputs, targets, states):

@@ -26,7 +26,7 @@ FACTS = CorpusFacts(
     corpus="c", corpus_sha256="0" * 64, corpus_characters=len(TEXT), train_tokens=1000, validation_tokens=100
 )
 SETTINGS = {
-    "name": "m", "corpus": "c", "units": 8, "embedding": 4, "streams": 4, "window": 25, "epochs": 2, "dropout": 0,
+    "name": "m", "corpus": "c", "units": 8, "embedding": 4, "streams": 5, "window": 25, "epochs": 2, "dropout": 0,
     "precision": "float32", "max_minutes": 60, "layers": 2, "learning_rate": 0.01,
 }  # fmt: skip
 
@@ -34,7 +34,7 @@ SETTINGS = {
 def find_devices(kind):
     """Return the devices that a kind of training has."""
     if kind != "mirrored":
-        return Devices.find(4)
+        return Devices.find(5)
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     return Devices(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
