@@ -34,7 +34,8 @@ class Sample(_Frozen):
     """What a model makes of the beginning of a text, or before its end if it reads backwards.
 
     Attributes:
-        given: A piece of the held-out text.
+        given: A piece of the held-out text, or of the training text where nothing was held out; empty where neither was
+            at hand, and the model began from nothing.
         text: What the model wrote; it does not hold `given`.
     """
 
@@ -57,11 +58,14 @@ class TrainingReport(_Frozen):
         validation_tokens: Tokens of the tail that the vocabulary holds; the losses are the mean over these.
         validation_loss: None where nothing was held out.
         accuracy: Share of those tokens that were the most probable one.
-        bits_per_character: The validation loss over the characters that its tokens stand for, in bits.
+        bits_per_character: The validation loss over the characters that its tokens stand for, in bits; how they are
+            counted is told in `export.bits`.
         seconds: Wall time of the training, without the export.
         settings: Every setting of the training, by its name in `export.config.TrainConfig`.
         samples: What the model writes, at several temperatures.
-        copied_spans: Share of the runs of 8 words in longer samples at temperature 1 that stand in the training text.
+        copied_spans: Share of the runs of 8 words in longer samples at temperature 1 that stand in the training text;
+            None if these are too few, or the text was not at hand.
+        written_spans: How many such runs there were.
     """
 
     corpus: str
@@ -82,6 +86,7 @@ class TrainingReport(_Frozen):
     settings: dict[str, Any] = Field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
     copied_spans: float | None = None
+    written_spans: int | None = None
 
 
 class GeneratorCard(_Frozen):

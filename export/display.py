@@ -4,29 +4,13 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import keras
-import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
-from contract import signatures
-from contract.tokenizer import Tokenizer
-from export.config import TrainConfig
-from export.exportable import prepare
 from export.runs import Progress
-from export.signatures import Generator
-from export.specs import input_specs
-
-SAMPLE_TOKENS = 200
-# Of these, what is shown: 200 words would fill the screen.
-SAMPLE_CHARACTERS = 400
-# Characters of given text that a sample goes on from, or leads up to.
-SAMPLE_GIVEN = 40
-SAMPLE_TEMPERATURE = 0.7
 
 
 def say(line: str) -> None:
@@ -35,10 +19,17 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+class Writer(Protocol):
+    """Who writes the samples that are shown."""
+
+    def write(self, model: keras.Model) -> str:
+        """Return a sample of what a model writes now."""
+
+
 class TerminalDisplay:
     """A progress bar of the whole run; without a terminal, only the lines between epochs."""
 
-    def __init__(self, writer: "SampleWriter") -> None:
+    def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._validation_loss: float | None = None
         self._tokens, self._started = 0, time.monotonic()
@@ -105,70 +96,3 @@ def layout(sample: str) -> str:
     width = min(100, shutil.get_terminal_size().columns - 5)
     visible = ["".join(c if c.isprintable() else "·" for c in line.expandtabs(4)) for line in sample.splitlines()]
     return "\n".join(f"    {part}" for line in visible for part in textwrap.wrap(line, width) or [""])
-
-
-class SampleWriter:
-    """Lets a model go on with pieces of a text, by the same `decode` that is published."""
-
-    def __init__(self, tokenizer: Tokenizer, documents: Sequence[str], config: TrainConfig) -> None:
-        """Prepare.
-
-        Args:
-            tokenizer: The model's.
-            documents: Where the pieces come from, at least one; best ones that the training does not see.
-            config: Of the training; its seed chooses places in the text and what is drawn.
-        """
-        self._tokenizer, self._documents, self._backward = tokenizer, documents, config.direction == "backward"
-        self._rng = np.random.default_rng(config.seed)
-        self._generator: Generator | None = None
-
-    def write(self, model: keras.Model) -> str:
-        """Return a piece of the text in brackets, and behind it what the model makes of it, or before it."""
-        generator = self._updated(model)
-        given = self._pick_piece()
-        token_ids = self._tokenizer.encode(given)[:: -1 if self._backward else 1] or [self._tokenizer.special.start]
-        state = tf.zeros([1, generator.network.state_size])
-        length = len(token_ids) - 1
-        state = self._prefill(
-            token_ids=tf.constant([token_ids[:-1]], tf.int32), lengths=tf.constant([length]), state=state
-        )["state"]
-        decoded = self._decode(
-            token_id=tf.constant([token_ids[-1]]),
-            state=state,
-            uniforms=tf.constant(self._rng.random((1, SAMPLE_TOKENS), dtype=np.float32)),
-            steps=tf.constant([SAMPLE_TOKENS]),
-            temperature=tf.constant([SAMPLE_TEMPERATURE]),
-            top_k=tf.constant([0]),
-            top_p=tf.constant([1.0]),
-            min_p=tf.constant([0.0]),
-        )
-        drawn = decoded["token_ids"].numpy()[0].tolist()
-        if self._backward:
-            detokenizer = self._tokenizer.backward_detokenizer(given)
-            text = detokenizer.feed(drawn)
-            return f"{detokenizer.flush()}{text}[{given}]"[-SAMPLE_CHARACTERS:]
-        detokenizer = self._tokenizer.detokenizer(given)
-        return f"[{given}]{detokenizer.feed(drawn)}{detokenizer.flush()}"[:SAMPLE_CHARACTERS]
-
-    def _updated(self, model: keras.Model) -> Generator:
-        """Return a generator with the model's weights; the graph is traced once, and its variables assigned after."""
-        fresh = Generator(prepare(model).network, self._tokenizer.special, len(self._tokenizer.tokens))
-        if self._generator is None:
-            self._generator = fresh
-            specs = input_specs(fresh.network.state_size, fresh.network.output_size)
-            self._prefill = tf.function(fresh.prefill).get_concrete_function(**specs[signatures.PREFILL])
-            self._decode = tf.function(fresh.decode).get_concrete_function(**specs[signatures.DECODE])
-        else:
-            for variable, value in zip(self._generator.variables, fresh.variables, strict=True):
-                variable.assign(value)
-        return self._generator
-
-    def _pick_piece(self) -> str:
-        """Take some characters of a document, from the beginning of a word to the end of one."""
-        lengths = np.array([len(document) for document in self._documents])
-        text = self._documents[self._rng.choice(len(lengths), p=lengths / lengths.sum())]
-        first = int(self._rng.integers(0, max(1, len(text) - SAMPLE_GIVEN)))
-        words = text[first : first + SAMPLE_GIVEN].split(" ")
-        # The first and the last word may be cut, unless the document begins or ends there.
-        whole = words[first > 0 : len(words) - (first + SAMPLE_GIVEN < len(text))]
-        return " ".join(whole if any(whole) else words)

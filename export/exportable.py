@@ -58,6 +58,7 @@ class Exportable:
         tops: What its last layer takes, likewise; None where that is not known.
         gives_probabilities: Whether its outputs are these and not logits, found by calling it.
         num_embeddings: Ids that it can read; None where that is not known.
+        vectors: float32 (ids, embedding), its embedding; None where that is not known.
         model: The Keras model, to be kept beside; None where there is none.
     """
 
@@ -68,6 +69,7 @@ class Exportable:
     gives_probabilities: bool
     tops: Oracle | None = None
     num_embeddings: int | None = None
+    vectors: np.ndarray | None = None
     model: keras.Model | None = None
 
 
@@ -116,7 +118,8 @@ def _carried(model: keras.Model, network: Network) -> Exportable:
     def outputs(token_ids: np.ndarray) -> np.ndarray:
         return np.asarray(whole(as_input(token_ids, whole), training=False))
 
-    num_embeddings, width = network.embedding.table.shape
+    vectors = network.embedding.table
+    num_embeddings, width = vectors.shape
     return Exportable(
         Carried(network),
         Facts(network.cell, len(network.recurrent), width),
@@ -124,6 +127,7 @@ def _carried(model: keras.Model, network: Network) -> Exportable:
         *_judged(outputs, num_embeddings),
         tops=None if top is None else lambda token_ids: np.asarray(top(as_input(token_ids, whole), training=False)),
         num_embeddings=num_embeddings,
+        vectors=vectors,
         model=model,
     )
 
@@ -144,6 +148,7 @@ def _windowed(given: keras.Model, context: int) -> Exportable:
         _hash(f"{context} {structure}", [variable.value for variable in model.variables]),
         *_judged(_by_windows(lambda ids: call(model, ids, model), context), num_embeddings or network.vocab_size),
         num_embeddings=num_embeddings,
+        vectors=None if embedding is None else np.asarray(embedding.embeddings, np.float32),
         model=given,
     )
 

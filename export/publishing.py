@@ -29,6 +29,8 @@ from export import signatures as graph
 from export.checks import check_saved_model
 from export.errors import PublishError
 from export.exportable import Exportable, prepare
+from export.papers import write_papers
+from export.runs import Progress
 from export.signatures import Generator
 
 # Two versions stay loaded: a running generation ends on the one it began with.
@@ -45,6 +47,7 @@ def publish(
     training: TrainingReport | None = None,
     direction: Direction = "forward",
     context: int | None = None,
+    history: Progress | None = None,
 ) -> Path:
     """Export a Keras model as the next version of `name`.
 
@@ -64,6 +67,7 @@ def publish(
         direction: "backward" for a model that reads texts from their end.
         context: Tokens of the window; the model's own length, if it has one, where this is None. Given, even a model
             that could carry a state gets a window.
+        history: The epochs of the training, for what a person finds beside the model.
 
     Returns:
         The version's folder, `models_dir/name/<version>`.
@@ -71,10 +75,10 @@ def publish(
     Raises:
         UnsupportedModel: the model can carry no state, and the length of its window is not known.
         CheckFailed: the graph does not compute what the Keras model computes.
-        PublishError: the name or the sizes do not fit, or the disk did not take it.
+        PublishError: the name or the sizes do not fit, the history cannot be drawn, or the disk did not take it.
     """
     require_name(name)
-    return publish_exportable(prepare(model, context), tokenizer, name, models_dir, training, direction)
+    return publish_exportable(prepare(model, context), tokenizer, name, models_dir, training, direction, history)
 
 
 def require_name(name: str) -> None:
@@ -105,6 +109,7 @@ def publish_exportable(
     models_dir: Path | str,
     training: TrainingReport | None,
     direction: Direction,
+    history: Progress | None = None,
 ) -> Path:
     """Do what `publish` does, with a model that was made ready."""
     vocab_size, num_tokens = model.network.vocab_size, len(tokenizer.tokens)
@@ -122,7 +127,7 @@ def publish_exportable(
     try:
         home.mkdir(parents=True, exist_ok=True)
         remove_litter(home)
-        _write(draft, model, tokenizer, card)
+        _write(draft, model, tokenizer, card, history or Progress())
         place = _rename_to_next_version(draft, home)
         add_to_models_config(Path(models_dir), name)
     except OSError as error:
@@ -175,7 +180,7 @@ def _code_sha256() -> str:
     return digest.hexdigest()
 
 
-def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: GeneratorCard) -> None:
+def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: GeneratorCard, history: Progress) -> None:
     generator = Generator(model.network, tokenizer.special, len(tokenizer.tokens))
     with _without_notes():
         tf.saved_model.save(generator, str(draft), signatures=generator.signatures())
@@ -185,6 +190,7 @@ def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: Generator
     (assets / signatures.TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
     if model.model is not None:
         model.model.save(assets / KERAS_FILE)
+    write_papers(draft, card, tokenizer, model.vectors, history)
     check_saved_model(draft, model, len(tokenizer.tokens))
     _sync(draft)
 

@@ -21,7 +21,8 @@ from export.errors import RunError
 
 _CONFIG, _CORPUS, _TOKENIZER, _PROGRESS = "config.json", "corpus.json", "tokenizer.json", "progress.json"
 _CHECKPOINTS, _BEST, _EVENTS = "checkpoint", "best", "tensorboard"
-_OWN = {_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS, f".{_PROGRESS}", _CHECKPOINTS, _BEST, _EVENTS}
+PICTURE = "history.png"
+_OWN = {_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS, f".{_PROGRESS}", _CHECKPOINTS, _BEST, _EVENTS, PICTURE}
 
 
 class _Record(BaseModel):
@@ -29,13 +30,21 @@ class _Record(BaseModel):
 
 
 class CorpusFacts(_Record):
-    """What a run learns from, as the card of its version will say it."""
+    """What a run learns from, as the card of its version will say it.
+
+    What has a default is not known of runs that an earlier release began.
+
+    Attributes:
+        judged_characters: What the validation tokens stand for; see `export.bits`.
+    """
 
     corpus: str
     corpus_sha256: str
     corpus_characters: int
+    held_out_characters: int | None = None
     train_tokens: int
     validation_tokens: int
+    judged_characters: int | None = None
 
 
 class Epoch(_Record):

@@ -3,18 +3,20 @@
 import contextlib
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from contract.card import TrainingReport
 from contract.tokenizer import Tokenizer
+from export.bits import count_characters
 from export.config import MODELS, TrainConfig
+from export.copies import SPAN_WORDS
 from export.corpus import Corpus, read_corpus
 from export.dataset import Dataset
 from export.devices import Devices
-from export.display import NoDisplay, SampleWriter, TerminalDisplay, say
+from export.display import NoDisplay, TerminalDisplay, say
 from export.embeddings import initial_embedding
 from export.errors import CorpusError, ExportError, RunError
 from export.events import EventDisplay
@@ -22,8 +24,11 @@ from export.interrupts import Interrupts
 from export.memory import require_memory
 from export.model import build_model, count_parameters
 from export.optimization import precision_of
+from export.plots import history_png
 from export.publishing import publish, require_writable
-from export.runs import CorpusFacts, Progress, RunFolder
+from export.report import report
+from export.runs import PICTURE, CorpusFacts, Progress, RunFolder
+from export.samples import SampleWriter
 from export.tokenizer_command import tell_cut, train_tokenizer
 from export.training import Display, Trainer
 
@@ -33,13 +38,20 @@ class Material:
     """A corpus made ready: what is learnt from it, and what is said about it.
 
     Attributes:
+        learnt: Documents that are trained on.
+        samples_from: Documents that samples go on from.
+        held_out_characters: Length of the tail.
+        judged_characters: What the tokens stand for that the epochs are judged by.
         embedding: What the embedding starts from, float32 (vocab, embedding); None where it starts as Keras starts it,
             or has started.
     """
 
     corpus: Corpus
     dataset: Dataset
-    samples_from: tuple[str, ...]
+    learnt: Sequence[str]
+    samples_from: Sequence[str]
+    held_out_characters: int
+    judged_characters: int
     embedding: np.ndarray | None = None
 
     @classmethod
@@ -53,7 +65,9 @@ class Material:
         head, tail = corpus.split(config.validation)
         dataset, vocab_size = Dataset.lay_out(head, tail, tokenizer, config), len(tokenizer.tokens)
         require_memory(config, count_parameters(config, vocab_size), vocab_size, dataset.train.batch_tokens)
-        return cls(corpus, dataset, (tail or head).documents)
+        held_out = tail.num_characters if tail else 0
+        judged = count_characters(tokenizer, dataset.validation.targets) if dataset.validation else 0
+        return cls(corpus, dataset, head.documents, (tail or head).documents, held_out, judged)
 
     def with_embedding(self, config: TrainConfig, tokenizer: Tokenizer) -> "Material":
         """Add what the embedding starts from, if the settings name anything.
@@ -75,8 +89,10 @@ class Material:
             corpus=self.corpus.name,
             corpus_sha256=self.corpus.sha256(),
             corpus_characters=self.corpus.num_characters,
+            held_out_characters=self.held_out_characters,
             train_tokens=self.dataset.train.num_tokens,
             validation_tokens=self.dataset.num_judged,
+            judged_characters=self.judged_characters,
         )
 
 
@@ -94,13 +110,15 @@ class _Job:
     def train_and_publish(self, material: Material) -> None:
         try:
             _introduce(self.config, self.tokenizer, material, self.devices)
+            writer = SampleWriter(self.tokenizer, material.samples_from, self.config)
             with Interrupts() as interrupts:
-                self.publish(self._train(material, interrupts), interrupts)
+                progress = self._train(material, writer, interrupts)
+                self.publish(progress, writer, material.learnt, interrupts)
         except (KeyboardInterrupt, ExportError, OSError) as error:
             self._say_how_to_go_on(can_resume=isinstance(error, KeyboardInterrupt | OSError))
             raise
 
-    def _train(self, material: Material, interrupts: Interrupts) -> Progress:
+    def _train(self, material: Material, writer: SampleWriter, interrupts: Interrupts) -> Progress:
         with self.devices.strategy.scope():
             model = build_model(self.config, len(self.tokenizer.tokens))
         epochs_before = self.folder.progress().epochs
@@ -110,29 +128,51 @@ class _Job:
         if not self.devices.is_chief:
             return trainer.run(self.folder, NoDisplay())
         with contextlib.ExitStack() as stack:
-            terminal = TerminalDisplay(SampleWriter(self.tokenizer, material.samples_from, self.config))
-            display: Display = stack.enter_context(terminal)
+            display: Display = stack.enter_context(TerminalDisplay(writer))
             if self.config.tensorboard:
                 events = EventDisplay(display, self.folder.events, self.config, self.folder.progress().last.tokens)
                 display = stack.enter_context(events)
             progress = trainer.run(self.folder, display)
         if progress.epochs == epochs_before:
             say(f"nothing is left to train: {progress.epochs} epochs are done")
+        (self.folder.path / PICTURE).write_bytes(history_png(progress, self.config.name))
         return progress
 
     def assist(self, material: Material) -> None:
         """Train along with the chief, which tells the progress and publishes."""
         say(f"{self.devices.task} of {self.devices.describe()}: trains along; the chief tells the progress")
+        writer = SampleWriter(self.tokenizer, material.samples_from, self.config)
         with Interrupts() as interrupts:
-            self._train(material, interrupts)
+            self._train(material, writer, interrupts)
 
-    def publish(self, progress: Progress, interrupts: Interrupts) -> None:
-        """Publish the best epoch. Ctrl-C during the last step comes too late: then the version is there."""
+    def publish(
+        self, progress: Progress, writer: SampleWriter, learnt: Sequence[str] | None, interrupts: Interrupts
+    ) -> None:
+        """Publish the best epoch. Ctrl-C during the last step comes too late: then the version is there.
+
+        Args:
+            progress: At least one epoch.
+            writer: Of its samples.
+            learnt: Documents that it was trained on; None where they are not at hand.
+            interrupts: Ctrl-C before the last step.
+        """
         model, best = self.folder.load_best(progress), progress.best
         interrupts.obey()
-        report = _report(self.config, self.facts, progress)
+        say(f"writing samples with epoch {progress.best_epoch}, the best one")
+        samples = writer.samples(model)
+        copies = None if learnt is None else writer.copies(model, learnt, interrupts.obey)
+        if copies and copies.share is not None:
+            found = f"{copies.num_copied:,} of {copies.num_spans:,} runs of {SPAN_WORDS} words"
+            say(f"copies: {found} that it writes stand in the training text ({copies.share:.1%})")
+        training = report(self.config, len(self.tokenizer.tokens), self.facts, progress, samples, copies)
         place = publish(
-            model, self.tokenizer, self.config.name, self.models_dir, report, direction=self.config.direction
+            model,
+            self.tokenizer,
+            self.config.name,
+            self.models_dir,
+            training,
+            direction=self.config.direction,
+            history=progress,
         )
         kind = "training" if best.validation_loss is None else "validation"
         say(f"published {place}: epoch {progress.best_epoch}, {kind} loss {best.loss:.3f}")
@@ -202,9 +242,23 @@ def publish_best(run: Path, models_dir: Path) -> int:
     progress = folder.progress()
     if not progress.epochs:
         raise RunError(f"{run}: no epoch is whole yet; go on with: {job.command('resume')}")
+    learnt, samples_from = _texts_again(job.config, job.facts)
     with Interrupts() as interrupts:
-        job.publish(progress, interrupts)
+        job.publish(progress, SampleWriter(job.tokenizer, samples_from, job.config), learnt, interrupts)
     return 0
+
+
+def _texts_again(config: TrainConfig, facts: CorpusFacts) -> tuple[Sequence[str] | None, Sequence[str]]:
+    """Return what was learnt and what samples go on from, if the corpus can be read again and is still the same."""
+    try:
+        corpus = None if config.corpus == "-" else read_corpus(config.corpus, config.documents)
+    except CorpusError:
+        corpus = None
+    if corpus is None or corpus.sha256() != facts.corpus_sha256:
+        say(f"corpus {config.corpus} is gone or has changed: samples begin from nothing, and copies are not looked for")
+        return None, ()
+    head, tail = corpus.split(config.validation)
+    return head.documents, (tail or head).documents
 
 
 def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material, devices: Devices) -> None:
@@ -227,17 +281,3 @@ def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material, de
     say(f"computed in {precision_of(config, devices)} on {devices.describe()}")
     if not held_out:
         print("warning: nothing is held out: the loss says how well the text is remembered, no more", file=sys.stderr)
-
-
-def _report(config: TrainConfig, facts: CorpusFacts, progress: Progress) -> TrainingReport:
-    """Describe how the best epoch's weights came to be: what came after it has no part in them."""
-    best = progress.best
-    return TrainingReport(
-        **facts.model_dump(),
-        epochs=round(best.tokens / facts.train_tokens, 2),
-        train_loss=best.train_loss,
-        validation_loss=best.validation_loss,
-        tokens_per_s=best.tokens / max(best.seconds, 1e-9),
-        seconds=best.seconds,
-        seed=config.seed,
-    )

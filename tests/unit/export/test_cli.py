@@ -35,12 +35,13 @@ def published(monkeypatch):
     """What would be published: exporting takes seconds, as do samples, and other tests have both."""
     calls = []
 
-    def record(model, tokenizer, name, models_dir, training, direction):
+    def record(model, tokenizer, name, models_dir, training, direction, history):  # noqa: ARG001 - as `publish` has it
         calls.append((model, tokenizer, training, direction))
         return Path(models_dir) / name / str(len(calls))
 
     monkeypatch.setattr(workflow, "publish", record)
     monkeypatch.setattr(workflow, "SampleWriter", NoSamples)
+    monkeypatch.setattr(workflow, "history_png", lambda *_: b"")
     return calls
 
 
@@ -120,6 +121,18 @@ def test_a_corpus_becomes_a_version_with_a_true_card(monkeypatch, capsys):
     assert (training.corpus, training.corpus_characters) == ("book.txt", len(TEXT))
     assert training.train_tokens + training.validation_tokens == pytest.approx(len(TEXT), abs=10)
     assert set(tokenizer.decode(range(len(tokenizer.tokens)))) == set(TEXT)
+    assert training.held_out_characters == pytest.approx(len(TEXT) / 10, abs=1)
+    # Each token is a character here.
+    assert training.bits_per_character == pytest.approx(1 / np.log(2))
+    assert training.settings == json.loads(Path("runs/m/config.json").read_text())
+    assert [sample.temperature for sample in training.samples] == [0.5, 0.8, 1.0]
+    assert all(sample.given in TEXT and sample.text for sample in training.samples)
+    assert training.written_spans > 0
+    page = Path("models/m/1/README.md").read_text()
+    assert "| loss, nats per token | " in page
+    assert "best was 2 of 3" in page
+    pictures = Path("models/m/1/assets.extra/history.png"), Path("runs/m/history.png")
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
     assert "published models/m/1: epoch 2, validation loss 1.000\n" in capsys.readouterr().out
 
 
@@ -393,7 +406,8 @@ def test_a_finished_training_is_not_trained_further(published, capsys):
     capsys.readouterr()
     assert main(["resume", "runs/m"]) == 0
     out = capsys.readouterr().out
-    assert "nothing is left to train: 1 epochs are done\npublished models/m/2: epoch 1" in out
+    assert "nothing is left to train: 1 epochs are done\n" in out
+    assert "\npublished models/m/2: epoch 1" in out
     assert published[0][2] == published[1][2]
 
 
@@ -403,12 +417,15 @@ def test_a_corpus_that_is_gone_or_changed_is_told_at_resume(capsys):
     assert train("--epochs", "1") == 0
     capsys.readouterr()
     Path("book.txt").write_text(TEXT.replace("cat", "cow"))
+    assert main(["publish", "runs/m"]) == 0
+    assert "corpus book.txt is gone or has changed: samples begin from nothing" in capsys.readouterr().out
     assert main(["resume", "runs/m"]) == 1
     assert "corpus book.txt: this is not the text that runs/m began with" in one_line(capsys)
     Path("book.txt").unlink()
     assert main(["resume", "runs/m"]) == 1
     assert "corpus book.txt: No such file or directory" in one_line(capsys)
     assert main(["publish", "runs/m"]) == 0
+    assert "corpus book.txt is gone or has changed" in capsys.readouterr().out
 
 
 def test_a_run_without_a_whole_epoch_cannot_be_published(published, monkeypatch, capsys):

@@ -2,11 +2,9 @@
 
 import io
 
-import pytest
-
-from export.display import SAMPLE_CHARACTERS, SampleWriter, TerminalDisplay, layout
+from export.display import TerminalDisplay, layout
 from export.runs import Epoch, Progress
-from tests.unit.export.trainings import TEXT, NoSamples, prepare
+from tests.unit.export.trainings import NoSamples
 
 
 class Terminal(io.StringIO):
@@ -84,56 +82,3 @@ def test_a_sample_is_indented_and_its_lines_are_broken(monkeypatch):
 def test_a_sample_cannot_give_orders_to_the_terminal():
     """A corpus of logs holds escape sequences; their characters are shown as dots, and blank lines stay."""
     assert layout("[a]\x1b[2Jb\a\n\nc\td") == "    [a]·[2Jb·\n\n    c   d".replace("\n\n", "\n    \n")
-
-
-def sampled(trainer, tokenizer, text):
-    """Return a writer of samples."""
-    return SampleWriter(tokenizer, [text], trainer.config)
-
-
-@pytest.mark.parametrize("direction", ["forward", "backward"])
-@pytest.mark.parametrize("unit", ["character", "word"])
-def test_a_sample_goes_on_from_the_text_with_the_weights_of_now(unit, direction):
-    """After each epoch the same graph runs with new weights; what is given is whole words of the text, in brackets.
-
-    A backward model writes what stands before them.
-    """
-    trainer, tokenizer = prepare(unit=unit, direction=direction)
-    writer = sampled(trainer, tokenizer, TEXT)
-    logits = trainer.model.get_layer("logits")
-    for token in ("cat", "hill") if unit == "word" else ("c", "t"):
-        logits.bias.assign([100.0 if other == token else 0.0 for other in tokenizer.tokens])
-        sample = writer.write(trainer.model)
-        before, _, rest = sample.partition("[")
-        given, _, after = rest.partition("]")
-        assert f" {given} " in TEXT
-        text, nothing = (after, before) if direction == "forward" else (before, after)
-        assert nothing == ""
-        words = text.split()[1:-1]  # the first or the last may be cut, as is what is shown
-        assert set(words if unit == "word" else text) == {token}
-        assert len(sample) <= SAMPLE_CHARACTERS
-
-
-def test_a_text_without_words_has_a_sample_too():
-    """A sample begins with the start mark if the text gives nothing to go on from."""
-    trainer, tokenizer = prepare(unit="word")
-    sample = sampled(trainer, tokenizer, "?!").write(trainer.model)
-    assert sample.startswith("[?!] ")
-    assert len(sample.split()) > 20
-
-
-def test_a_sample_goes_on_from_within_one_document():
-    """Lines of a corpus of lines do not run into each other; a short document is given whole."""
-    trainer, tokenizer = prepare()
-    writer = SampleWriter(tokenizer, ["the cat sat on the mat", "the dog"], trainer.config)
-    given = {writer._pick_piece() for _ in range(40)}
-    assert given == {"the cat sat on the mat", "the dog"}
-
-
-def test_a_model_that_reads_both_ways_has_samples_too():
-    """Its state is a window, and the graph sees new weights all the same."""
-    trainer, tokenizer = prepare(bidirectional=True, context=6)
-    writer = sampled(trainer, tokenizer, TEXT)
-    for token in "ct":
-        trainer.model.get_layer("logits").bias.assign([100.0 if other == token else 0.0 for other in tokenizer.tokens])
-        assert set(writer.write(trainer.model).rpartition("]")[2]) == {token}

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -15,6 +16,7 @@ from export import cells, publishing, signatures
 from export.errors import CheckFailed, PublishError
 from export.network import read_network
 from export.publishing import add_to_models_config, publish
+from export.runs import Epoch, Progress
 from tests.unit.export.models import VOCABULARY, make_model
 
 TOKENIZER = CharacterTokenizer.train("abcdefghij")
@@ -41,6 +43,36 @@ def test_a_version_holds_what_the_gateway_reads(model, models_dir):
     assert card.weights_sha256 == read_network(model).sha256()
     assert 'base_path: "/models/m"' in (models_dir / "models.config").read_text()
     assert left_in(models_dir) == []
+
+
+HISTORY = Progress(
+    history=tuple(Epoch(train_loss=3.0 - i, validation_loss=None, tokens=i, seconds=i) for i in range(1, 4))
+)
+
+
+def test_a_version_holds_what_people_read(model, models_dir):
+    """Page, history and embedding are those of what is published."""
+    place = publish(model, TOKENIZER, "m", models_dir, history=HISTORY)
+    page, assets = (place / "README.md").read_text(), place / "assets.extra"
+    assert page.startswith("# `m`\n\nAn LSTM of 12 units, trained elsewhere, that goes on with a text")
+    assert read_network(model).sha256() in page
+    vectors = np.loadtxt(assets / "vectors.tsv", delimiter="\t", dtype=np.float32)
+    assert np.allclose(vectors, model.layers[0].get_weights()[0][: len(TOKENIZER.tokens)])
+    entries = json.loads((assets / "history.json").read_text())
+    assert [(entry["best"], entry["train_loss"]) for entry in entries] == [(False, 2.0), (False, 1.0), (True, 0.0)]
+
+
+def test_a_history_that_cannot_be_drawn_leaves_nothing_behind(model, models_dir, monkeypatch):
+    """A version is whole or is not there; one line says why."""
+
+    def fail(*_, **__):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    with pytest.raises(PublishError, match=r"^history\.png cannot be drawn \(RuntimeError: no font\)$"):
+        publish(model, TOKENIZER, "m", models_dir, history=HISTORY)
+    assert list((models_dir / "m").iterdir()) == []
+    assert not (models_dir / "models.config").exists()
 
 
 def test_versions_count_up_past_junk(model, models_dir):

@@ -24,6 +24,12 @@ class NoSamples:
     def write(self, _):
         return "[the cat] sat\non the mat"
 
+    def samples(self, _):
+        return ()
+
+    def copies(self, *_):
+        return None
+
 
 class Watcher:
     """A display that keeps what it is told, and does something at a moment of the test's choice."""
