@@ -3,6 +3,7 @@
 import shlex
 import sys
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ class Material:
         head, tail = corpus.split(config.validation)
         dataset, vocab_size = Dataset.lay_out(head, tail, tokenizer, config), len(tokenizer.tokens)
         require_memory(config, count_parameters(config, vocab_size), vocab_size, dataset.train.batch_tokens)
-        return cls(corpus, dataset, (tail or head).documents)
+        return cls(corpus, dataset, (tail or head).excerpts())
 
     def with_embedding(self, config: TrainConfig, tokenizer: Tokenizer) -> "Material":
         """Add what the embedding starts from, if the settings name anything.
@@ -60,11 +61,11 @@ class Material:
         """
         if config.embedding_init is None:
             return self
-        ids = self.dataset.train.targets.ravel()
+        ids = self.dataset.train.ids
         start = initial_embedding(config.embedding_init, tokenizer, ids, config.embedding, config.seed, say)
         return replace(self, embedding=start)
 
-    @property
+    @cached_property
     def facts(self) -> CorpusFacts:
         """What the card says of it."""
         return CorpusFacts(
@@ -185,7 +186,7 @@ def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material) ->
     held_out = dataset.validation.num_tokens if dataset.validation else 0
     unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
     say(
-        f"corpus {corpus.name}: {corpus.num_characters:,} characters in {len(corpus.documents):,} document(s), "
+        f"corpus {corpus.name}: {corpus.num_characters:,} characters in {corpus.num_documents:,} document(s), "
         f"vocabulary {vocab_size:,}"
     )
     for line in tell_cut(config, corpus.split(config.validation)[0], tokenizer):

@@ -119,7 +119,7 @@ def test_every_message_names_the_option(content):
 
 def test_a_running_text_is_cut_at_a_character():
     """The tail follows on the head, and nothing is lost."""
-    head, tail = Corpus("c", ("abcdefghij",), ends=False).split(0.2)
+    head, tail = Corpus.of("c", ["abcdefghij"], ends=False).split(0.2)
     assert (head.documents, tail.documents) == (("abcdefgh",), ("ij",))
 
 
@@ -130,7 +130,7 @@ def test_a_running_text_is_cut_at_a_character():
 def test_documents_are_not_cut(lengths, kept):
     """The cut is at the boundary nearest to the place asked for, and each part has a document at least."""
     documents = tuple("x" * length for length in lengths)
-    head, tail = Corpus("c", documents, ends=True).split(0.15)
+    head, tail = Corpus.of("c", documents, ends=True).split(0.15)
     assert (head.documents, tail.documents) == (documents[:kept], documents[kept:])
     assert head.ends
     assert tail.ends
@@ -142,17 +142,17 @@ def test_too_little_text_to_hold_out_any_is_refused(documents, ends):
     with pytest.raises(
         CorpusError, match=rf"{len(documents[0])} character.* 1 document.*validation = 0\.1.*--validation 0"
     ):
-        Corpus("c", documents, ends).split(0.1)
+        Corpus.of("c", documents, ends=ends).split(0.1)
 
 
 def test_nothing_is_held_out_at_zero():
     """All of the text is learnt."""
-    corpus = Corpus("c", ("a",), ends=False)
+    corpus = Corpus.of("c", ["a"], ends=False)
     assert corpus.split(0) == (corpus, None)
 
 
 def test_the_hash_follows_the_text_and_its_parting():
     """Two corpora with one hash are one corpus."""
     documents = [("ab", "c"), ("a", "bc"), ("abc",), ("abd",)]
-    assert len({Corpus("c", parts, ends=True).sha256() for parts in documents}) == len(documents)
-    assert Corpus("x", ("abc",), ends=True).sha256() == Corpus("y", ("abc",), ends=False).sha256()
+    assert len({Corpus.of("c", parts, ends=True).sha256() for parts in documents}) == len(documents)
+    assert Corpus.of("x", ["abc"], ends=True).sha256() == Corpus.of("y", ["abc"], ends=False).sha256()
