@@ -34,13 +34,12 @@ class Scratch:
         Raises:
             CorpusError: there is no place for one.
         """
-        self._folder = scratch_folder()
+        self._folder, self.size = scratch_folder(), 0
         try:
             self.file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 - closed below
         except OSError as error:
             raise self._full(error) from error
         weakref.finalize(self, self.file.close)
-        self.size = 0
 
     def write(self, content: bytes | memoryview) -> None:
         """Put bytes behind those written before.

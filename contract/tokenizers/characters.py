@@ -40,8 +40,9 @@ class CharacterTokenizer(JoinedVocabulary):
             texts: The training texts, or one; what is held out must not be among them.
             end_mark: Whether documents end, and their end can be drawn.
         """
-        # One text is its characters.
-        characters = set(texts) if isinstance(texts, str) else set[str]().union(*texts)
+        characters = set[str]()
+        for text in [texts] if isinstance(texts, str) else texts:
+            characters.update(text)
         return cls([PADDING, UNKNOWN, END if end_mark else START, *sorted(characters)])
 
     def encode(self, text: str) -> list[int]:

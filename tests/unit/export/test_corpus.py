@@ -1,9 +1,12 @@
 """Text is read as it was meant, or refused with the file and the reason."""
 
 import io
+import os
+import threading
 
 import pytest
 
+from export import encodings
 from export.corpus import DEMO, Corpus, read_corpus
 from export.errors import CorpusError
 
@@ -50,6 +53,43 @@ def test_documents_part_where_they_are_said_to(tmp_path, documents, expected):
 def test_a_dash_is_standard_input():
     """The text can come from a pipe."""
     assert read_corpus("-", "lines", io.BytesIO("eins\nzwei – drei\n".encode())).documents == ("eins", "zwei – drei")
+
+
+def test_a_line_end_between_two_blocks_is_one(tmp_path, monkeypatch):
+    """Wherever a block ends: between the two characters of a line end, and after one that stands alone."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\r\ntwo\r\r\nthree\r")
+    for size in range(1, 9):
+        monkeypatch.setattr(encodings, "BLOCK_BYTES", size)
+        assert read_corpus(str(path)).documents == ("one\ntwo\n\nthree\n",)
+
+
+def test_a_pipe_may_have_a_path(tmp_path):
+    """As the shell's `<(zcat book.gz)` has one; what is wrong with it is told as of a file."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def write(content):
+        thread = threading.Thread(target=pipe.write_bytes, args=(content,))
+        thread.start()
+        return thread
+
+    writing = write("größer\n".encode() * 50_000)
+    assert read_corpus(str(pipe)).num_characters == 350_000
+    writing.join()
+    writing = write(b"abc\xff")
+    with pytest.raises(CorpusError, match=r"pipe: not UTF-8.*byte 0xff at offset 3"):
+        read_corpus(str(pipe))
+    writing.join()
+
+
+def test_a_source_that_changes_later_is_the_text_that_was_read(tmp_path):
+    """What is learnt is what was hashed."""
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    corpus = read_corpus(str(path))
+    path.write_text("after")
+    assert corpus.documents == ("before",)
 
 
 def test_a_person_who_is_expected_to_type_is_told_so(capsys):

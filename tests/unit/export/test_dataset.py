@@ -123,6 +123,21 @@ def test_an_epoch_has_every_window_once_some_of_them_cut_shorter():
     assert 0.1 < cut / 1200 < 0.3
 
 
+def test_a_long_text_is_drawn_from_in_parts(monkeypatch):
+    """An epoch has every window once all the same, and neighbours in it come from all over the text."""
+    monkeypatch.setattr("export.dataset.DRAWN", 64)
+    monkeypatch.setattr("export.dataset.RUN", 8)
+    ids = np.arange(100, 1003, dtype=np.int32)
+    laid_out = Ngrams.lay_out(ids, MARK, None, 10, 4)
+    inputs, targets = zip(*laid_out.windows(np.random.default_rng(0)), strict=True)
+    assert [len(each[0]) for each in targets] == [10] * 90 + [3]
+    order = np.concatenate(targets, axis=1)[0]
+    assert sorted(order) == ids.tolist()
+    assert np.abs(np.diff(order[:64])).max() > 400
+    newest = np.concatenate(inputs, axis=1)[-1]
+    assert np.all((newest == order - 1) | (order == 100))
+
+
 def dataset(head, tail, tokenizer=None, window=10, **settings):
     """Lay out two running texts."""
     config = load_config(None, {"name": "m", "corpus": "c", "streams": 4, "window": window, **settings})
