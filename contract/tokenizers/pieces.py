@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contract.tokenizers import huggingface
 
 # Characters without white space that are kept together.
-MAX_ENDLESS = 1 << 24
+MAX_ENDLESS = 1 << 22
 
 
 class Cutter:

@@ -8,11 +8,23 @@ from export import waiting
 from export.waiting import Waiting
 
 
-def test_of_what_is_soon_done_nothing_is_said(capsys):
+class Terminal(io.StringIO):
+    """Standard error that somebody looks at."""
+
+    def isatty(self):
+        return True
+
+
+def test_of_what_is_soon_done_nothing_is_said(capsys, monkeypatch):
     """Neither on a terminal nor elsewhere."""
     with Waiting("reading", 100) as shown:
         shown.step(100)
     assert capsys.readouterr() == ("", "")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Waiting("reading", 100) as shown:
+        shown.step(100)
+    assert terminal.getvalue() == ""
 
 
 @pytest.mark.parametrize(("total", "line"), [(4_000_000, "reading: 3 of 4 MB"), (None, "reading: 3 MB")])
@@ -28,11 +40,6 @@ def test_without_a_terminal_there_is_a_line_now_and_then(capsys, monkeypatch, to
 
 def test_on_a_terminal_there_is_a_bar_that_goes(monkeypatch):
     """It leaves nothing behind, and no lines stand between."""
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     terminal, lines = Terminal(), io.StringIO()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr("sys.stdout", lines)
