@@ -16,6 +16,7 @@ import math
 import numpy as np
 
 from contract.tokenizer import SubwordTokenizer, Tokenizer, WordTokenizer
+from export.scratch import blocks
 
 _CONTINUATION_MASK, _CONTINUATION = 0xC0, 0x80
 
@@ -25,9 +26,10 @@ def count_characters(tokenizer: Tokenizer, token_ids: np.ndarray) -> int:
 
     Args:
         tokenizer: One that was trained here.
-        token_ids: int32, of any shape.
+        token_ids: integers (tokens,).
     """
-    counts = np.bincount(np.asarray(token_ids).ravel(), minlength=len(tokenizer.tokens))
+    size = len(tokenizer.tokens)
+    counts = sum((np.bincount(block, minlength=size) for block in blocks(token_ids)), np.zeros(size, np.int64))
     lengths = [_length(tokenizer, token_id) if counts[token_id] else 0 for token_id in range(len(tokenizer.tokens))]
     return int(counts @ np.asarray(lengths, np.int64))
 

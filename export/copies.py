@@ -3,19 +3,16 @@
 Knows words and texts. The training text may be large: only what was written is kept, and the text is gone through once.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from export.text import Piece
+
 SPAN_WORDS = 8
 # Of fewer the share would be noise.
 MIN_SPANS = 50
-# Characters of a text that are cut into words at once.
-_PIECE = 1_000_000
-# Both part words by every rule.
-_BETWEEN_WORDS = re.compile(r"[ \n]")
 _UNKNOWN = -1
 # Odd, with well mixed bits; what agrees by chance is compared word by word.
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -42,15 +39,14 @@ class Copies:
 
 
 def find_copies(
-    written: Iterable[str], documents: Iterable[str], words: Words = str.split, obey: Callable[[], None] = lambda: None
+    written: Iterable[str], learnt: Iterable[Piece], words: Words = str.split, obey: Callable[[], None] = lambda: None
 ) -> Copies:
     """Look for what was written in the training text.
 
     Args:
         written: Texts. The first and the last word of each may be cut, and do not count.
-        documents: The training text; no run reaches over the end of a document.
-        words: Cuts both into words, in the form in which they are compared; it may be given a text in pieces that were
-            cut at spaces or line ends.
+        learnt: The training text, in pieces that no word reaches out of; no run reaches over the end of a document.
+        words: Cuts both into words, in the form in which they are compared.
         obey: Called between two steps; what it raises ends the search.
     """
     numbers = dict[str, int]()
@@ -60,34 +56,22 @@ def find_copies(
         return Copies(len(spans), 0)
     wanted = np.unique(_hashes(np.array(spans).ravel())[::SPAN_WORDS])
     found = set[tuple[int, ...]]()
-    for document in documents:
-        for ids in _numbered(document, words, numbers):
-            hashes = _hashes(ids)
-            places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
-            candidates = np.flatnonzero(wanted[places] == hashes)
-            found.update(tuple(ids[i : i + SPAN_WORDS].tolist()) for i in candidates)
-            obey()
+    for ids in _numbered(learnt, words, numbers):
+        hashes = _hashes(ids)
+        places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
+        candidates = np.flatnonzero(wanted[places] == hashes)
+        found.update(tuple(ids[i : i + SPAN_WORDS].tolist()) for i in candidates)
+        obey()
     return Copies(len(spans), sum(span in found for span in spans))
 
 
-def _numbered(document: str, words: Words, numbers: dict[str, int]) -> Iterator[np.ndarray]:
-    """Yield a document's words as numbers, int64, a piece at a time, each with the words that ended the one before."""
+def _numbered(learnt: Iterable[Piece], words: Words, numbers: dict[str, int]) -> Iterator[np.ndarray]:
+    """Yield each piece's words as numbers, int64, with the words of its document that ended the one before."""
     before = np.empty(0, np.int64)
-    for piece in _pieces(document):
-        ids = np.array([numbers.get(word, _UNKNOWN) for word in words(piece)], np.int64)
-        ids = np.concatenate([before, ids])
+    for text, ends in learnt:
+        ids = np.concatenate([before, np.array([numbers.get(word, _UNKNOWN) for word in words(text)], np.int64)])
         yield ids
-        before = ids[-(SPAN_WORDS - 1) :]
-
-
-def _pieces(document: str) -> Iterator[str]:
-    """Cut a text between words."""
-    start = 0
-    while start < len(document):
-        space = _BETWEEN_WORDS.search(document, start + _PIECE)
-        end = space.start() if space else len(document)
-        yield document[start:end]
-        start = end
+        before = ids[len(ids) :] if ends else ids[-(SPAN_WORDS - 1) :]
 
 
 def _hashes(ids: np.ndarray) -> np.ndarray:

@@ -5,15 +5,19 @@ Knows corpora, tokenizers and arrays of ids. Does not know what is learnt from t
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, Self
 
 import numpy as np
 
-from contract.card import Direction
 from contract.tokenizer import Tokenizer
 from export.config import TrainConfig
 from export.corpus import Corpus
 from export.errors import CorpusError
+from export.ids import encode_corpus
+from export.scratch import blocks
+
+__all__ = ["Dataset", "Examples", "Ngrams", "Streams", "encode_corpus"]
 
 # Rows of validation: enough for matmuls to be worth it, few enough to start from the zero state seldom.
 VALIDATION_STREAMS = 8
@@ -21,27 +25,17 @@ VALIDATION_STREAMS = 8
 VALIDATION_WINDOWS = 256
 # Windows of an epoch that are cut shorter, so that a model learns to go on with little.
 SHARE_CUT = 0.25
-
-
-def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, direction: Direction = "forward") -> np.ndarray:
-    """Return the ids of a corpus, int32 (tokens,), each document followed by the end mark if documents end.
-
-    A backward model reads each document from its end; then the mark stands for the document's beginning.
-    """
-    step, mark = (-1 if direction == "backward" else 1), [tokenizer.special.end] if corpus.ends else []
-    ids = [token_id for document in corpus.documents for token_id in tokenizer.encode(document)[::step] + mark]
-    return np.asarray(ids, np.int32)
+# Windows whose order is drawn together, some 80 MB of memory, and tokens behind each other in a long text that go into
+# the same draw: all of a text whose windows are so few.
+DRAWN, RUN = 1 << 20, 1 << 15
 
 
 class Examples(Protocol):
-    """What is learnt from, or judged by, in batches.
+    """What is learnt from, or judged by, in batches."""
 
-    Attributes:
-        targets: int32, every token that is to be predicted.
-        batch_tokens: Tokens that a model reads for one update.
-    """
-
-    targets: np.ndarray
+    @property
+    def ids(self) -> np.ndarray:
+        """Every token that is to be predicted, in order: integers (tokens,), mapped from a file."""
 
     @property
     def rows(self) -> int:
@@ -72,13 +66,13 @@ class Streams:
     """Ids laid side by side, for training with carried state: row b of one window goes on in row b of the next.
 
     Attributes:
-        inputs: int32 (streams, length).
-        targets: int32 (streams, length): each input's successor.
+        targets: integers (streams, length), a view of the ids. Each is predicted from those before it.
+        first: The id that stands before the text.
         window: Steps between two updates.
     """
 
-    inputs: np.ndarray
     targets: np.ndarray
+    first: int
     window: int
 
     @classmethod
@@ -86,7 +80,7 @@ class Streams:
         """Cut ids into as many streams as fill a window each, at most `streams`.
 
         Args:
-            ids: int32 (tokens,), at least 1.
+            ids: integers (tokens,), at least 1.
             first: The id that stands before the text: a text is learnt from its first token on, and the start mark is
                 learnt with it.
             streams: Rows wanted.
@@ -94,19 +88,22 @@ class Streams:
         """
         rows = max(1, min(streams, len(ids) // window))
         length = len(ids) // rows
-        targets = ids[: rows * length].reshape(rows, length)
-        inputs = np.concatenate([[first], ids[: rows * length - 1]]).astype(np.int32).reshape(rows, length)
-        return cls(inputs, targets, window)
+        return cls(ids[: rows * length].reshape(rows, length), first, window)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Every token, in order of the text: integers (tokens,)."""
+        return self.targets.ravel()
 
     @property
     def rows(self) -> int:
         """Number of streams."""
-        return int(self.inputs.shape[0])
+        return int(self.targets.shape[0])
 
     @property
     def length(self) -> int:
         """Tokens of each stream."""
-        return int(self.inputs.shape[1])
+        return int(self.targets.shape[1])
 
     @property
     def num_windows(self) -> int:
@@ -131,8 +128,11 @@ class Streams:
         """
         skip = 0 if rng is None else int(rng.integers(0, max(1, min(self.window, self.length // 2))))
         for start in range(skip, self.length, self.window):
-            stop = start + self.window
-            yield self.inputs[:, start:stop].T, self.targets[:, start:stop].T
+            tokens = np.empty((self.rows, min(self.window, self.length - start) + 1), np.int32)
+            tokens[:, 1:] = self.targets[:, start : start + self.window]
+            # Before a stream's first token stands the last one of the stream above.
+            tokens[:, 0] = self.targets[:, start - 1] if start else [self.first, *self.targets[:-1, -1]]
+            yield tokens[:, :-1].T, tokens[:, 1:].T
 
 
 @dataclass(frozen=True)
@@ -142,38 +142,23 @@ class Ngrams:
     A window begins no earlier than its document, with the mark that stands before it.
 
     Attributes:
-        read: int32 (tokens + 1,): the mark, then every token.
-        reach: int32 (tokens,): how many tokens stand before each one within its document, the mark included.
-        context: Tokens of a window.
+        ids: integers (tokens,), at least 1.
+        mark: The id that stands before the text.
+        end: The id after which another document begins; None for one running text.
         batch: Windows of one update.
+        context: Tokens of a window.
     """
 
-    read: np.ndarray
-    reach: np.ndarray
-    context: int
+    ids: np.ndarray
+    mark: int
+    end: int | None
     batch: int
+    context: int
 
     @classmethod
     def lay_out(cls, ids: np.ndarray, mark: int, end: int | None, batch: int, context: int) -> Self:
-        """Prepare.
-
-        Args:
-            ids: int32 (tokens,), at least 1.
-            mark: The id that stands before the text.
-            end: The id after which another document begins; None for one running text.
-            batch: Windows wanted at once.
-            context: Tokens of a window.
-        """
-        places = np.arange(len(ids))
-        begins = np.concatenate([[True], ids[:-1] == end]) if end is not None else places == 0
-        first = np.maximum.accumulate(np.where(begins, places, 0))
-        read = np.concatenate([[mark], ids]).astype(np.int32)
-        return cls(read, np.minimum(places - first + 1, context).astype(np.int32), context, min(batch, len(ids)))
-
-    @property
-    def targets(self) -> np.ndarray:
-        """Every token of the text, int32 (tokens,)."""
-        return self.read[1:]
+        """Prepare; of windows there are at most as many at once as there are tokens."""
+        return cls(ids, mark, end, min(batch, len(ids)), context)
 
     @property
     def rows(self) -> int:
@@ -193,7 +178,7 @@ class Ngrams:
     @property
     def num_tokens(self) -> int:
         """Tokens predicted in an epoch."""
-        return len(self.reach)
+        return len(self.ids)
 
     def windows(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (inputs, targets), int32 (context, batch) and (1, batch): time first.
@@ -202,16 +187,44 @@ class Ngrams:
             rng: Draws the order, and windows to be cut shorter than the text would allow: a prompt may be short, and
                 stands behind no mark.
         """
-        places, reach = np.arange(self.num_tokens), self.reach
-        if rng is not None:
-            places = rng.permutation(places)
-            cut = rng.random(len(reach)) < SHARE_CUT
-            reach = np.where(cut, np.minimum(reach, rng.integers(1, self.context + 1, len(reach))), reach)
-        back = np.arange(self.context - 1, -1, -1, dtype=np.int64)[:, None]
-        for start in range(0, len(places), self.batch):
-            chosen = places[start : start + self.batch]
-            inputs = self.read[np.maximum(chosen[None] - back, 0)]
-            yield np.where(back < reach[chosen][None], inputs, 0).astype(np.int32), self.targets[chosen][None]
+        left = np.empty(0, np.int64), np.empty(0, np.int64)
+        for drawn in self._order(rng):
+            places, lengths = (np.concatenate(parts) for parts in zip(left, drawn, strict=True))
+            whole = len(places) - len(places) % self.batch
+            for start in range(0, whole, self.batch):
+                yield self._batch(places[start : start + self.batch], lengths[start : start + self.batch])
+            left = places[whole:], lengths[whole:]
+        if len(left[0]):
+            yield self._batch(*left)
+
+    def _order(self, rng: np.random.Generator | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the places of an epoch's targets, some at a time, and how long the window before each may be.
+
+        A long text is drawn from in runs: those of some places all over it are shuffled together.
+        """
+        num_runs = -(-self.num_tokens // RUN)
+        runs = np.arange(num_runs) if rng is None or self.num_tokens <= DRAWN else rng.permutation(num_runs)
+        for together in blocks(runs, DRAWN // RUN):
+            places = (together[:, None] * RUN + np.arange(RUN)).ravel()
+            places = places[places < self.num_tokens]
+            lengths = np.full(len(places), self.context)
+            if rng is not None:
+                order = rng.permutation(len(places))
+                cut = rng.random(len(places)) < SHARE_CUT
+                lengths = np.where(cut, rng.integers(1, self.context + 1, len(places)), lengths)
+                places, lengths = places[order], lengths[order]
+            yield places, lengths
+
+    def _batch(self, places: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the windows before some places, int32 (context, batch), and what stands there, int32 (1, batch)."""
+        back = np.arange(self.context, 0, -1)[:, None]
+        sources = places[None] - back
+        windows = np.where(sources < 0, self.mark, self.ids[np.maximum(sources, 0)]).astype(np.int32)
+        # One mark stands before the text, and nothing before it.
+        begins = sources == -1 if self.end is None else (sources == -1) | (windows == self.end)
+        newest = np.where(begins, back, self.context).min(axis=0)
+        kept = back <= np.minimum(newest, lengths)
+        return np.where(kept, windows, 0).astype(np.int32), self.ids[places][None].astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -253,10 +266,11 @@ class Dataset:
             )
         return dataset
 
-    @property
+    @cached_property
     def num_judged(self) -> int:
         """Held-out tokens that the validation loss is the mean of."""
-        return int(np.sum(self.validation.targets != self.unknown)) if self.validation else 0
+        ids = self.validation.ids if self.validation else np.empty(0)
+        return sum(int(np.count_nonzero(block != self.unknown)) for block in blocks(ids))
 
     @property
     def share_unknown(self) -> float:

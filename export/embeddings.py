@@ -10,7 +10,7 @@ import numpy as np
 
 from contract.tokenizer import Tokenizer
 from export.errors import ConfigError, CorpusError
-from export.skipgram import skip_gram
+from export.skipgram import count_tokens, skip_gram
 from export.vectorfile import read_vectors
 
 SKIP_GRAM = "skip-gram"
@@ -32,7 +32,7 @@ def initial_embedding(
     Args:
         source: `skip-gram`, or a file as `export.vectorfile` reads it, whose vectors are taken as they are.
         tokenizer: Of the model.
-        ids: int32 (tokens,). The training text; read for `skip-gram` alone.
+        ids: integers (tokens,). The training text; read for `skip-gram` alone.
         width: Of the embedding.
         seed: Of all that is drawn.
         say: Told how far it is, and how many tokens have a vector.
@@ -64,7 +64,7 @@ def initial_embedding(
 def _learn(
     ids: np.ndarray, has_text: np.ndarray, end: int | None, width: int, seed: int, say: Callable[[str], None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    is_known = has_text & (np.bincount(ids, minlength=len(has_text)) > 0)
+    is_known = has_text & (count_tokens(ids, len(has_text)) > 0)
     if not is_known.any():
         raise CorpusError(f"embedding_init {SKIP_GRAM}: none of the {len(ids):,} tokens to learn from has text")
     is_end = end is not None and not has_text[end]

@@ -4,11 +4,15 @@ Knows encodings. Does not know where the bytes come from, and never decodes by a
 """
 
 import codecs
+import mmap
 import shlex
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from export.errors import NotText
+from export.scratch import BLOCK_BYTES
 
 # The guess is made from this much: the first bytes that are not UTF-8, and what follows.
 SAMPLE_BYTES = 1 << 16
@@ -42,6 +46,8 @@ _MARKS = {
 }
 _WIDE = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
 _CONTROLS = frozenset("\t\n\f\r\ufeff")
+# A file that is refused is looked through as if it were in memory.
+_Content = bytes | mmap.mmap
 
 
 def decode(content: bytes, path: str | None = None) -> str:
@@ -54,24 +60,77 @@ def decode(content: bytes, path: str | None = None) -> str:
     Raises:
         NotText: it is binary, damaged or in another encoding; the message says in which one, most likely.
     """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _refusal(content, path, error, len(content)) from error
+    if b"\0" in content:
+        raise _refusal(content, path)
+    return text
+
+
+def decode_file(file: BinaryIO, path: str | None = None) -> Iterator[str]:
+    """Decode a file that does not fit into memory, part by part, as `decode` would all of it.
+
+    Args:
+        file: A regular file, at its beginning.
+        path: As for `decode`.
+
+    Yields:
+        Parts of the text, none of them empty.
+
+    Raises:
+        NotText: as `decode` does; the parts before were good.
+    """
+    decoder, num_read = codecs.getincrementaldecoder("utf-8-sig")(), 0
+    block = None
+    while block != b"":
+        block = file.read(BLOCK_BYTES)
+        num_read += len(block)
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise _refusal_of_file(file, path, error, num_read) from error
+        if b"\0" in block:
+            raise _refusal_of_file(file, path)
+        if text:
+            yield text
+
+
+def _refusal_of_file(
+    file: BinaryIO, path: str | None, error: UnicodeDecodeError | None = None, num_read: int = 0
+) -> NotText:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _refusal(content, path, error, num_read)
+
+
+def _refusal(
+    content: _Content, path: str | None, error: UnicodeDecodeError | None = None, num_read: int = 0
+) -> NotText:
+    """Say what is wrong with some bytes.
+
+    Args:
+        content: All of them.
+        path: As for `decode`.
+        error: The first error in them as UTF-8; None if there is a zero in them.
+        num_read: Where the bytes end that the error is about.
+    """
     wide = _wide_encoding(content)
     if wide is not None:
-        raise NotText(f"this is {wide}, not UTF-8; {_conversion(wide, path)}")
-    if b"\0" in content:
-        raise NotText(f"byte 0 at offset {content.index(0)}: this is binary, not text")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # Its places are counted without the mark.
-        offset = error.start + len(content) - len(error.object)
-        raise NotText(_tell(content, offset, path, cut_short="end of data" in error.reason)) from error
+        return NotText(f"this is {wide}, not UTF-8; {_conversion(wide, path)}")
+    zero = content.find(b"\0")
+    if error is None or zero >= 0:
+        return NotText(f"byte 0 at offset {zero}: this is binary, not text")
+    # Its places are counted without the mark, and without what was good before.
+    offset = error.start + num_read - len(error.object)
+    return NotText(_tell(content, offset, path, cut_short="end of data" in error.reason))
 
 
-def _tell(content: bytes, offset: int, path: str | None, *, cut_short: bool) -> str:
+def _tell(content: _Content, offset: int, path: str | None, *, cut_short: bool) -> str:
     where = f"byte {content[offset]:#04x} at offset {offset}"
     if cut_short:
         return f"not UTF-8: {where} begins a character of which the rest is missing"
-    if not content[:offset].isascii():
+    if not all(content[i : min(i + BLOCK_BYTES, offset)].isascii() for i in range(0, offset, BLOCK_BYTES)):
         return f"not UTF-8: it is UTF-8 up to {where}; the file is damaged, or of two encodings"
     guesses = _guess(_sample(content, offset))
     if not guesses:
@@ -88,17 +147,17 @@ def _conversion(encoding: str, path: str | None) -> str:
     return f"convert it first, with: {shlex.join([*command, path])} > {shlex.quote(str(target))}"
 
 
-def _wide_encoding(content: bytes) -> str | None:
+def _wide_encoding(content: _Content) -> str | None:
     """Name the encoding of two or four bytes a unit that this is in, if it is in one."""
     for mark, encoding in _MARKS.items():
-        if content.startswith(mark):
+        if content[: len(mark)] == mark:
             return encoding
-    if b"\0" not in content:
+    if content.find(b"\0") < 0:
         return None
     return next((encoding for encoding in _WIDE if _is_wide(content, encoding)), None)
 
 
-def _is_wide(content: bytes, encoding: str) -> bool:
+def _is_wide(content: _Content, encoding: str) -> bool:
     """Say whether bytes without a mark read as text in UTF-16 or UTF-32.
 
     The high bytes of a text are few, and the low ones many; where that is not so, zeros stand in text of another kind.
@@ -118,7 +177,7 @@ def _is_wide(content: bytes, encoding: str) -> bool:
     return all(c in _CONTROLS or unicodedata.category(c) not in {"Cc", "Cn", "Co"} for c in text)
 
 
-def _sample(content: bytes, offset: int) -> bytes:
+def _sample(content: _Content, offset: int) -> bytes:
     """Return some lines from the first that is not UTF-8 on."""
     start = max(content.rfind(b"\n", 0, offset) + 1, offset - SAMPLE_BYTES // 8)
     sample = content[start : start + SAMPLE_BYTES]

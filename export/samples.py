@@ -17,6 +17,7 @@ from export.copies import Copies, find_copies
 from export.exportable import prepare
 from export.signatures import Generator
 from export.specs import input_specs
+from export.text import Piece
 
 SAMPLE_TOKENS = 200
 # Of these, what is shown: 200 words would fill the screen.
@@ -161,12 +162,12 @@ class SampleWriter:
         rows = zip(KEPT_TEMPERATURES, given, texts, strict=True)
         return tuple(Sample(temperature=degree, given=piece, text=text[kept]) for degree, piece, text in rows)
 
-    def copies(self, model: keras.Model, learnt: Iterable[str], obey: Obey) -> Copies:
+    def copies(self, model: keras.Model, learnt: Iterable[Piece], obey: Obey) -> Copies:
         """Let a model write some 4,000 words at temperature 1, a window model 1,000, and look for them.
 
         Args:
             model: The model.
-            learnt: Documents that it was trained on.
+            learnt: What it was trained on.
             obey: Called between two steps; what it raises ends the search.
         """
         self._writer.take(model)

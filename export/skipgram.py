@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from export.scratch import blocks
+
 # Mikolov et al.'s figures.
 WINDOW, NEGATIVES, NOISE_POWER, SAMPLE = 5, 5, 0.75, 1e-3
 LEARNING_RATE = 0.3
@@ -35,7 +37,7 @@ def skip_gram(
     """Learn a vector per token; alike for the same arguments.
 
     Args:
-        ids: int32 (tokens,). The text.
+        ids: integers (tokens,). The text.
         is_word: bool (vocab,). What is no word is passed over, as if it did not stand in the text.
         end: The token that windows do not reach across, which is no word; None if there is none.
         width: Of the vectors.
@@ -46,7 +48,7 @@ def skip_gram(
         float32 (vocab, width). What does not occur keeps its beginning, near zero.
     """
     rng = np.random.default_rng(seed)
-    counts = np.where(is_word, np.bincount(ids, minlength=len(is_word)), 0)
+    counts = np.where(is_word, count_tokens(ids, len(is_word)), 0)
     total = int(min(PASSES * len(ids), MAX_WORK / width))
     vectors = _Vectors.begin(len(is_word), width, rng)
     noise = np.cumsum(counts**NOISE_POWER)
@@ -64,12 +66,17 @@ def skip_gram(
     return vectors.tokens
 
 
+def count_tokens(ids: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Return how often each id occurs, int64 (vocab,); of ids that are mapped from a file a part is in memory."""
+    return sum((np.bincount(block, minlength=vocab_size) for block in blocks(ids)), np.zeros(vocab_size, np.int64))
+
+
 def _segments(ids: np.ndarray, total: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield parts of a text, int32 (up to SEGMENT,) each, in an order drawn for each pass; `total` tokens in all."""
     starts = np.arange(0, len(ids), SEGMENT)
     while total > 0:
         for start in rng.permutation(starts):
-            segment = ids[start : start + min(SEGMENT, total)]
+            segment = ids[start : start + min(SEGMENT, total)].astype(np.int32)
             total -= len(segment)
             if len(segment):
                 yield segment

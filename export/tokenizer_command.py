@@ -29,6 +29,8 @@ SETTINGS = ("corpus", "documents", "unit", "num_words", "vocab_size", "validatio
 # Fewer leave nothing to choose between when a text is sampled.
 MIN_VOCABULARY = 2
 SHOWN_LINES, SHOWN_TOKENS, SHOWN_UNKNOWN = 3, 30, 10
+# Of a text whose lines never end so much is looked at to show its beginning.
+SHOWN_CHARACTERS = 1 << 20
 _PLURALS = {"character": "characters", "word": "words", "exact_word": "words", "subword": "subwords"}
 
 
@@ -82,7 +84,8 @@ def _labels(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
 
 def describe(tokenizer: Tokenizer, text: Corpus) -> Iterator[str]:
     """Yield the lines that tell what becomes of a text."""
-    yield from _first_lines(tokenizer, text.documents[0])
+    beginning, goes_on = _beginning(text)
+    yield from _first_lines(tokenizer, beginning, goes_on=goes_on)
     counts = Counts.of(tokenizer, text)
     yield (
         f"{counts.tokens:,} tokens: {counts.tokens / counts.lines:.1f} per line, "
@@ -94,7 +97,18 @@ def describe(tokenizer: Tokenizer, text: Corpus) -> Iterator[str]:
         yield f"  {count:,} × {piece!r}"
 
 
-def _first_lines(tokenizer: Tokenizer, document: str) -> Iterator[str]:
+def _beginning(text: Corpus) -> tuple[str, bool]:
+    """Return the beginning of the first document, more lines than are shown if there are, and whether it goes on."""
+    beginning, goes_on = "", False
+    for piece in text.pieces():
+        beginning, goes_on = beginning + piece.text, not piece.ends
+        whole_lines = [line for line in beginning.splitlines()[:-1] if line.strip()]
+        if not goes_on or len(whole_lines) >= SHOWN_LINES or len(beginning) >= SHOWN_CHARACTERS:
+            break
+    return beginning, goes_on
+
+
+def _first_lines(tokenizer: Tokenizer, document: str, *, goes_on: bool) -> Iterator[str]:
     """Yield ids and tokens of the first lines that are not blank; a token is shown with the line it begins in."""
     lines = document.splitlines(keepends=True)
     numbers = [number for number, line in enumerate(lines) if line.strip()][:SHOWN_LINES]
@@ -103,7 +117,9 @@ def _first_lines(tokenizer: Tokenizer, document: str) -> Iterator[str]:
     pairs = list(zip(tokenizer.offsets(shown), tokenizer.encode(shown), strict=True))
     for number in numbers:
         ids = [token_id for place, token_id in pairs if places[number] <= place < places[number + 1]]
-        more = f" … and {len(ids) - SHOWN_TOKENS:,} more" if len(ids) > SHOWN_TOKENS else ""
+        # Of a line that is longer than what is looked at nobody has counted the rest.
+        at_least = "at least " if goes_on and number == len(lines) - 1 else ""
+        more = f" … and {at_least}{len(ids) - SHOWN_TOKENS:,} more" if len(ids) > SHOWN_TOKENS else ""
         yield f"  {' '.join(map(str, ids[:SHOWN_TOKENS]))}{more}"
         yield f"  {_labels(tokenizer, ids[:SHOWN_TOKENS])}{more}"
 
@@ -123,23 +139,24 @@ class Counts:
     @classmethod
     def of(cls, tokenizer: Tokenizer, text: Corpus) -> "Counts":
         """Encode and count every document."""
-        tokens, unknown = 0, Counter[str]()
-        for document in text.documents:
-            ids = tokenizer.encode(document)
+        tokens, lines, unknown = 0, 0, Counter[str]()
+        for piece, ends in text.pieces("encoding"):
+            ids = tokenizer.encode(piece)
             tokens += len(ids)
+            # A line end that ends a document begins no other line.
+            lines += piece.count("\n") + ends * (not piece.endswith("\n"))
             if tokenizer.special.unknown in ids:
-                unknown.update(_unknown_pieces(tokenizer, document, ids))
-        lines = sum(len(document.removesuffix("\n").split("\n")) for document in text.documents)
+                unknown.update(_unknown_pieces(tokenizer, piece, ids))
         return cls(tokens, lines, unknown)
 
 
-def _unknown_pieces(tokenizer: Tokenizer, document: str, ids: list[int]) -> Iterator[str]:
-    places = [*tokenizer.offsets(document), len(document)]
+def _unknown_pieces(tokenizer: Tokenizer, text: str, ids: list[int]) -> Iterator[str]:
+    places = [*tokenizer.offsets(text), len(text)]
     for start, end, token_id in zip(places, places[1:], ids, strict=False):
         if token_id == tokenizer.special.unknown:
             # Between words stand characters that belong to none; elsewhere an unknown token is one character.
-            words = tokenizer.rules.words(document[start:end]) if isinstance(tokenizer, WordTokenizer) else []
-            yield words[0] if words else document[start]
+            words = tokenizer.rules.words(text[start:end]) if isinstance(tokenizer, WordTokenizer) else []
+            yield words[0] if words else text[start]
 
 
 def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
@@ -171,10 +188,10 @@ def tell_cut(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> Itera
     if count is None or config.unit not in {"word", "exact_word"}:
         return
     if config.unit == "word":
-        words = {word for text in corpus.documents for word in KERAS_RULES.words(text)}
+        words = {word for text in corpus.texts("counting words") for word in KERAS_RULES.words(text)}
         kind, fate = "different words", "the others are unknown"
     else:
-        words = set(exact_words(corpus.documents))
+        words = set(exact_words(corpus.texts("counting words")))
         kind, fate = f"different words that occur at least {MIN_FREQUENCY} times", "the others are spelt"
     num_kept = len(words.intersection(tokenizer.tokens))
     if num_kept < len(words):
@@ -182,9 +199,9 @@ def tell_cut(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> Itera
 
 
 def _train(config: TrainConfig, corpus: Corpus) -> Tokenizer:
-    texts, end_mark = corpus.documents, corpus.ends
+    texts, end_mark = corpus.texts("learning the vocabulary"), corpus.ends
     if config.unit == "character":
-        return CharacterTokenizer.train("".join(texts), end_mark=end_mark)
+        return CharacterTokenizer.train(texts, end_mark=end_mark)
     if config.unit == "word":
         return WordTokenizer.train(texts, num_words=config.num_words, end_mark=end_mark)
     if config.unit == "exact_word":

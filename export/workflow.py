@@ -3,25 +3,19 @@
 import contextlib
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from contract.tokenizer import Tokenizer
-from export.bits import count_characters
 from export.config import MODELS, TrainConfig
 from export.copies import SPAN_WORDS
 from export.corpus import Corpus, read_corpus
-from export.dataset import Dataset
 from export.devices import Devices
 from export.display import NoDisplay, TerminalDisplay, say
-from export.embeddings import initial_embedding
 from export.errors import CorpusError, ExportError, RunError
 from export.events import EventDisplay
 from export.interrupts import Interrupts
-from export.memory import require_memory
+from export.material import Material, read_again
 from export.model import build_model, count_parameters
 from export.optimization import precision_of
 from export.plots import history_png
@@ -31,69 +25,6 @@ from export.runs import PICTURE, CorpusFacts, Progress, RunFolder
 from export.samples import SampleWriter
 from export.tokenizer_command import tell_cut, train_tokenizer
 from export.training import Display, Trainer
-
-
-@dataclass(frozen=True)
-class Material:
-    """A corpus made ready: what is learnt from it, and what is said about it.
-
-    Attributes:
-        learnt: Documents that are trained on.
-        samples_from: Documents that samples go on from.
-        held_out_characters: Length of the tail.
-        judged_characters: What the tokens stand for that the epochs are judged by.
-        embedding: What the embedding starts from, float32 (vocab, embedding); None where it starts as Keras starts it,
-            or has started.
-    """
-
-    corpus: Corpus
-    dataset: Dataset
-    learnt: Sequence[str]
-    samples_from: Sequence[str]
-    held_out_characters: int
-    judged_characters: int
-    embedding: np.ndarray | None = None
-
-    @classmethod
-    def prepare(cls, config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> "Material":
-        """Part, encode and lay out a corpus.
-
-        Raises:
-            CorpusError: there is too little of it.
-            TrainingFailed: the model and a window of it do not fit into memory.
-        """
-        head, tail = corpus.split(config.validation)
-        dataset, vocab_size = Dataset.lay_out(head, tail, tokenizer, config), len(tokenizer.tokens)
-        require_memory(config, count_parameters(config, vocab_size), vocab_size, dataset.train.batch_tokens)
-        held_out = tail.num_characters if tail else 0
-        judged = count_characters(tokenizer, dataset.validation.targets) if dataset.validation else 0
-        return cls(corpus, dataset, head.documents, (tail or head).documents, held_out, judged)
-
-    def with_embedding(self, config: TrainConfig, tokenizer: Tokenizer) -> "Material":
-        """Add what the embedding starts from, if the settings name anything.
-
-        Raises:
-            ConfigError: a file of vectors does not fit.
-            CorpusError: there is no word to learn a vector of.
-        """
-        if config.embedding_init is None:
-            return self
-        ids = self.dataset.train.targets.ravel()
-        start = initial_embedding(config.embedding_init, tokenizer, ids, config.embedding, config.seed, say)
-        return replace(self, embedding=start)
-
-    @property
-    def facts(self) -> CorpusFacts:
-        """What the card says of it."""
-        return CorpusFacts(
-            corpus=self.corpus.name,
-            corpus_sha256=self.corpus.sha256(),
-            corpus_characters=self.corpus.num_characters,
-            held_out_characters=self.held_out_characters,
-            train_tokens=self.dataset.train.num_tokens,
-            validation_tokens=self.dataset.num_judged,
-            judged_characters=self.judged_characters,
-        )
 
 
 @dataclass(frozen=True)
@@ -113,7 +44,7 @@ class _Job:
             writer = SampleWriter(self.tokenizer, material.samples_from, self.config)
             with Interrupts() as interrupts:
                 progress = self._train(material, writer, interrupts)
-                self.publish(progress, writer, material.learnt, interrupts)
+                self.publish(progress, writer, material.head, interrupts)
         except (KeyboardInterrupt, ExportError, OSError) as error:
             self._say_how_to_go_on(can_resume=isinstance(error, KeyboardInterrupt | OSError))
             raise
@@ -145,22 +76,20 @@ class _Job:
         with Interrupts() as interrupts:
             self._train(material, writer, interrupts)
 
-    def publish(
-        self, progress: Progress, writer: SampleWriter, learnt: Sequence[str] | None, interrupts: Interrupts
-    ) -> None:
+    def publish(self, progress: Progress, writer: SampleWriter, learnt: Corpus | None, interrupts: Interrupts) -> None:
         """Publish the best epoch. Ctrl-C during the last step comes too late: then the version is there.
 
         Args:
             progress: At least one epoch.
             writer: Of its samples.
-            learnt: Documents that it was trained on; None where they are not at hand.
+            learnt: What it was trained on; None where that is not at hand.
             interrupts: Ctrl-C before the last step.
         """
         model, best = self.folder.load_best(progress), progress.best
         interrupts.obey()
         say(f"writing samples with epoch {progress.best_epoch}, the best one")
         samples = writer.samples(model)
-        copies = None if learnt is None else writer.copies(model, learnt, interrupts.obey)
+        copies = None if learnt is None else writer.copies(model, learnt.pieces("looking for copies"), interrupts.obey)
         if copies and copies.share is not None:
             found = f"{copies.num_copied:,} of {copies.num_spans:,} runs of {SPAN_WORDS} words"
             say(f"copies: {found} that it writes stand in the training text ({copies.share:.1%})")
@@ -197,7 +126,7 @@ def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
     devices = Devices.find(config.streams)
     corpus = read_corpus(config.corpus, config.documents)
     tokenizer = train_tokenizer(config, corpus.split(config.validation)[0])
-    material = Material.prepare(config, corpus, tokenizer).with_embedding(config, tokenizer)
+    material = Material.prepare(config, corpus, tokenizer).with_embedding(config)
     folder = RunFolder(runs_dir / config.name)
     if not devices.is_chief:
         devices.wait()
@@ -229,7 +158,7 @@ def resume(run: Path, models_dir: Path) -> int:
         material = Material.prepare(job.config, corpus, job.tokenizer)
         # A run that was stopped before its first epoch was whole begins anew.
         begun = folder.progress().epochs > 0
-        material = material if begun else material.with_embedding(job.config, job.tokenizer)
+        material = material if begun else material.with_embedding(job.config)
         job.train_and_publish(material) if job.devices.is_chief else job.assist(material)
     return 0
 
@@ -242,23 +171,15 @@ def publish_best(run: Path, models_dir: Path) -> int:
     progress = folder.progress()
     if not progress.epochs:
         raise RunError(f"{run}: no epoch is whole yet; go on with: {job.command('resume')}")
-    learnt, samples_from = _texts_again(job.config, job.facts)
+    corpus = read_again(job.config, job.facts)
+    if corpus is None:
+        say(f"corpus {job.config.corpus} is gone or has changed: samples begin from nothing, and copies are not found")
+    head, tail = corpus.split(job.config.validation) if corpus else (None, None)
+    given = tail or head
+    writer = SampleWriter(job.tokenizer, given.excerpts() if given else (), job.config)
     with Interrupts() as interrupts:
-        job.publish(progress, SampleWriter(job.tokenizer, samples_from, job.config), learnt, interrupts)
+        job.publish(progress, writer, head, interrupts)
     return 0
-
-
-def _texts_again(config: TrainConfig, facts: CorpusFacts) -> tuple[Sequence[str] | None, Sequence[str]]:
-    """Return what was learnt and what samples go on from, if the corpus can be read again and is still the same."""
-    try:
-        corpus = None if config.corpus == "-" else read_corpus(config.corpus, config.documents)
-    except CorpusError:
-        corpus = None
-    if corpus is None or corpus.sha256() != facts.corpus_sha256:
-        say(f"corpus {config.corpus} is gone or has changed: samples begin from nothing, and copies are not looked for")
-        return None, ()
-    head, tail = corpus.split(config.validation)
-    return head.documents, (tail or head).documents
 
 
 def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material, devices: Devices) -> None:
@@ -266,10 +187,10 @@ def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material, de
     held_out = dataset.validation.num_tokens if dataset.validation else 0
     unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
     say(
-        f"corpus {corpus.name}: {corpus.num_characters:,} characters in {len(corpus.documents):,} document(s), "
+        f"corpus {corpus.name}: {corpus.num_characters:,} characters in {corpus.num_documents:,} document(s), "
         f"vocabulary {vocab_size:,}"
     )
-    for line in tell_cut(config, corpus.split(config.validation)[0], tokenizer):
+    for line in tell_cut(config, material.head, tokenizer):
         say(line)
     say(f"{dataset.train.num_tokens:,} tokens to learn from, {held_out:,} held out{unknown}")
     ways = "bidirectional " if config.bidirectional else ""

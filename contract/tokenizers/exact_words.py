@@ -5,7 +5,7 @@ belongs to it, as in GPT-2: a sequence is about half as long as with spaces as t
 words twice. Other white space is tokens of its own.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Self
 
@@ -65,8 +65,8 @@ class ExactWordTokenizer(JoinedVocabulary):
         """
         if num_words is not None and num_words < 3:
             raise TokenizerError(f"num_words must be at least 3 (ids 0 and 1 are special), got {num_words}")
-        texts = [without_surrogates(text) for text in texts]
-        characters, words = set[str]().union(*texts), exact_words(texts)
+        characters = set[str]()
+        words = exact_words(_collect(texts, characters))
         if num_words is not None:
             words = words[: num_words - 2]
         if vocab_size is not None:
@@ -95,6 +95,13 @@ class ExactWordTokenizer(JoinedVocabulary):
 def exact_words(texts: Iterable[str]) -> list[str]:
     """Return the words that occur often enough to be held, by falling frequency, then by code points."""
     return count_words(texts, PRE_TOKENIZER, MIN_FREQUENCY)
+
+
+def _collect(texts: Iterable[str], characters: set[str]) -> Iterator[str]:
+    """Pass on texts, which may come once and be large together, and take up their characters."""
+    for text in map(without_surrogates, texts):
+        characters.update(text)
+        yield text
 
 
 def _fit(words: list[str], vocab_size: int, num_characters: int) -> list[str]:

@@ -17,7 +17,7 @@ def test_the_tokens_of_a_text_stand_for_its_characters(tokenizer):
     """Also where a character is of several tokens, and in any order."""
     ids = np.array(tokenizer.encode(TEXT), np.int32)
     assert count_characters(tokenizer, ids) == len(TEXT)
-    assert count_characters(tokenizer, ids[::-1].reshape(1, -1)) == len(TEXT)
+    assert count_characters(tokenizer, ids[::-1]) == len(TEXT)
 
 
 def test_a_character_in_two_tokens_is_counted_once():

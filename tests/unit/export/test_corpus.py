@@ -1,9 +1,12 @@
 """Text is read as it was meant, or refused with the file and the reason."""
 
 import io
+import os
+import threading
 
 import pytest
 
+from export import encodings
 from export.corpus import DEMO, Corpus, read_corpus
 from export.errors import CorpusError
 
@@ -50,6 +53,43 @@ def test_documents_part_where_they_are_said_to(tmp_path, documents, expected):
 def test_a_dash_is_standard_input():
     """The text can come from a pipe."""
     assert read_corpus("-", "lines", io.BytesIO("eins\nzwei – drei\n".encode())).documents == ("eins", "zwei – drei")
+
+
+def test_a_line_end_between_two_blocks_is_one(tmp_path, monkeypatch):
+    """Wherever a block ends: between the two characters of a line end, and after one that stands alone."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\r\ntwo\r\r\nthree\r")
+    for size in range(1, 9):
+        monkeypatch.setattr(encodings, "BLOCK_BYTES", size)
+        assert read_corpus(str(path)).documents == ("one\ntwo\n\nthree\n",)
+
+
+def test_a_pipe_may_have_a_path(tmp_path):
+    """As the shell's `<(zcat book.gz)` has one; what is wrong with it is told as of a file."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def write(content):
+        thread = threading.Thread(target=pipe.write_bytes, args=(content,))
+        thread.start()
+        return thread
+
+    writing = write("größer\n".encode() * 50_000)
+    assert read_corpus(str(pipe)).num_characters == 350_000
+    writing.join()
+    writing = write(b"abc\xff")
+    with pytest.raises(CorpusError, match=r"pipe: not UTF-8.*byte 0xff at offset 3"):
+        read_corpus(str(pipe))
+    writing.join()
+
+
+def test_a_source_that_changes_later_is_the_text_that_was_read(tmp_path):
+    """What is learnt is what was hashed."""
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    corpus = read_corpus(str(path))
+    path.write_text("after")
+    assert corpus.documents == ("before",)
 
 
 def test_a_person_who_is_expected_to_type_is_told_so(capsys):
@@ -119,7 +159,7 @@ def test_every_message_names_the_option(content):
 
 def test_a_running_text_is_cut_at_a_character():
     """The tail follows on the head, and nothing is lost."""
-    head, tail = Corpus("c", ("abcdefghij",), ends=False).split(0.2)
+    head, tail = Corpus.of("c", ["abcdefghij"], ends=False).split(0.2)
     assert (head.documents, tail.documents) == (("abcdefgh",), ("ij",))
 
 
@@ -130,7 +170,7 @@ def test_a_running_text_is_cut_at_a_character():
 def test_documents_are_not_cut(lengths, kept):
     """The cut is at the boundary nearest to the place asked for, and each part has a document at least."""
     documents = tuple("x" * length for length in lengths)
-    head, tail = Corpus("c", documents, ends=True).split(0.15)
+    head, tail = Corpus.of("c", documents, ends=True).split(0.15)
     assert (head.documents, tail.documents) == (documents[:kept], documents[kept:])
     assert head.ends
     assert tail.ends
@@ -142,17 +182,26 @@ def test_too_little_text_to_hold_out_any_is_refused(documents, ends):
     with pytest.raises(
         CorpusError, match=rf"{len(documents[0])} character.* 1 document.*validation = 0\.1.*--validation 0"
     ):
-        Corpus("c", documents, ends).split(0.1)
+        Corpus.of("c", documents, ends=ends).split(0.1)
 
 
 def test_nothing_is_held_out_at_zero():
     """All of the text is learnt."""
-    corpus = Corpus("c", ("a",), ends=False)
+    corpus = Corpus.of("c", ["a"], ends=False)
     assert corpus.split(0) == (corpus, None)
 
 
 def test_the_hash_follows_the_text_and_its_parting():
     """Two corpora with one hash are one corpus."""
     documents = [("ab", "c"), ("a", "bc"), ("abc",), ("abd",)]
-    assert len({Corpus("c", parts, ends=True).sha256() for parts in documents}) == len(documents)
-    assert Corpus("x", ("abc",), ends=True).sha256() == Corpus("y", ("abc",), ends=False).sha256()
+    assert len({Corpus.of("c", parts, ends=True).sha256() for parts in documents}) == len(documents)
+    assert Corpus.of("x", ["abc"], ends=True).sha256() == Corpus.of("y", ["abc"], ends=False).sha256()
+
+
+@pytest.mark.parametrize(
+    ("length", "fraction", "learnt"), [(1_115_394, 0.1, 1_003_854), (10, 0.9, 1), (10, 0.1, 9), (1000, 0.3, 700)]
+)
+def test_a_running_text_is_cut_where_others_cut_it(length, fraction, learnt):
+    """Rounded down, whatever binary fractions make of the share; the first is tiny Shakespeare in nanoGPT's split."""
+    head, tail = Corpus.of("c", ["a" * length], ends=False).split(fraction)
+    assert (head.num_characters, tail.num_characters) == (learnt, length - learnt)

@@ -65,15 +65,15 @@ def test_each_document_is_followed_by_the_end_mark_if_documents_end():
     """The end of a text is learnt as any token is; a running text has none."""
     tokenizer = CharacterTokenizer.train("ab", end_mark=True)
     a, b, end = (tokenizer.tokens.index(token) for token in ("a", "b", "<end>"))
-    assert encode_corpus(Corpus("c", ("ab", "b"), ends=True), tokenizer).tolist() == [a, b, end, b, end]
-    assert encode_corpus(Corpus("c", ("ab",), ends=False), tokenizer).tolist() == [a, b]
+    assert encode_corpus(Corpus.of("c", ["ab", "b"], ends=True), tokenizer).tolist() == [a, b, end, b, end]
+    assert encode_corpus(Corpus.of("c", ["ab"], ends=False), tokenizer).tolist() == [a, b]
 
 
 def test_a_backward_model_reads_each_document_from_its_end():
     """Then the mark stands for the document's beginning."""
     tokenizer = CharacterTokenizer.train("ab", end_mark=True)
     a, b, end = (tokenizer.tokens.index(token) for token in ("a", "b", "<end>"))
-    ids = encode_corpus(Corpus("c", ("ab", "b"), ends=True), tokenizer, "backward")
+    ids = encode_corpus(Corpus.of("c", ["ab", "b"], ends=True), tokenizer, "backward")
     assert ids.tolist() == [b, a, end, b, end]
 
 
@@ -114,19 +114,34 @@ def test_an_epoch_has_every_window_once_some_of_them_cut_shorter():
         orders.append(targets[0].tolist())
         assert sorted(orders[-1]) == ids.tolist()
         for window, target in zip(inputs.T, targets[0], strict=True):
-            full = laid_out.read[: target - 99][-8:]
+            full = [MARK, *ids][: target - 99][-8:]
             kept = window[window != 0]
-            assert kept.tolist() == full[len(full) - len(kept) :].tolist()
+            assert kept.tolist() == full[len(full) - len(kept) :]
             assert not window[: 8 - len(kept)].any()
             cut += len(kept) < len(full)
     assert orders[0] != orders[1]
     assert 0.1 < cut / 1200 < 0.3
 
 
+def test_a_long_text_is_drawn_from_in_parts(monkeypatch):
+    """An epoch has every window once all the same, and neighbours in it come from all over the text."""
+    monkeypatch.setattr("export.dataset.DRAWN", 64)
+    monkeypatch.setattr("export.dataset.RUN", 8)
+    ids = np.arange(100, 1003, dtype=np.int32)
+    laid_out = Ngrams.lay_out(ids, MARK, None, 10, 4)
+    inputs, targets = zip(*laid_out.windows(np.random.default_rng(0)), strict=True)
+    assert [len(each[0]) for each in targets] == [10] * 90 + [3]
+    order = np.concatenate(targets, axis=1)[0]
+    assert sorted(order) == ids.tolist()
+    assert np.abs(np.diff(order[:64])).max() > 400
+    newest = np.concatenate(inputs, axis=1)[-1]
+    assert np.all((newest == order - 1) | (order == 100))
+
+
 def dataset(head, tail, tokenizer=None, window=10, **settings):
     """Lay out two running texts."""
     config = load_config(None, {"name": "m", "corpus": "c", "streams": 4, "window": window, **settings})
-    parts = [text if text is None else Corpus("c", (text,), ends=False) for text in (head, tail)]
+    parts = [text if text is None else Corpus.of("c", [text], ends=False) for text in (head, tail)]
     return Dataset.lay_out(*parts, tokenizer or CharacterTokenizer.train(head), config)
 
 

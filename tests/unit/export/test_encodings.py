@@ -3,10 +3,15 @@
 import random
 import shutil
 import subprocess
+import tempfile
+from unittest.mock import patch
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from export.encodings import decode
+from export import encodings
+from export.encodings import decode, decode_file
 from export.errors import NotText
 
 GERMAN = "Die Größe der Häuser überraschte mich; „süße Äpfel“, sagte er, während die Vögel sangen.\n"
@@ -99,3 +104,41 @@ def test_utf_8_is_decoded_with_or_without_its_mark():
 def test_what_is_in_no_encoding_is_told_by_its_first_bad_byte(content, expected):
     """Nothing is guessed for a file that is binary, cut short or of two encodings."""
     assert expected in message(content)
+
+
+def outcome(decoding):
+    """Return a text, or why there is none."""
+    try:
+        return decoding()
+    except NotText as error:
+        return f"refused: {error}"
+
+
+def from_file(content, block_bytes):
+    """Decode a file that is read so many bytes at a time."""
+    with tempfile.TemporaryFile() as file, patch.object(encodings, "BLOCK_BYTES", block_bytes):
+        file.write(content)
+        file.seek(0)
+        return "".join(decode_file(file, "a b.txt"))
+
+
+PARTS = st.sampled_from(
+    [b"\xef\xbb\xbf", b"a\n", "ä語😀".encode(), b"\0", b"\xff", b"\xfe", b"\xc3", b"\xe8\xaa", b"b c "]
+)
+
+
+@settings(deadline=None)
+@given(content=st.lists(PARTS, max_size=8).map(b"".join), block_bytes=st.integers(1, 9))
+def test_a_file_read_in_blocks_gives_what_its_bytes_give(content, block_bytes):
+    """The text or the same refusal, wherever a block ends: within the mark, a character or what is bad."""
+    assert outcome(lambda: from_file(content, block_bytes)) == outcome(lambda: decode(content, "a b.txt"))
+
+
+@pytest.mark.parametrize("before", [b"", b"plain lines\n" * 20_000])
+@pytest.mark.parametrize(("encoding", "text"), [sample[:2] for sample in SAMPLES], ids=lambda value: value[:12])
+def test_a_file_in_another_encoding_is_told_as_its_bytes_are(encoding, text, before):
+    """With as much of it for the guess."""
+    content = before + (text * 900).encode(encoding)
+    told = outcome(lambda: from_file(content, 5000))
+    assert told.startswith("refused: ")
+    assert told == outcome(lambda: decode(content, "a b.txt"))

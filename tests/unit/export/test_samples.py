@@ -6,6 +6,7 @@ import pytest
 from contract.tokenizer import CharacterTokenizer
 from export.copies import MIN_SPANS, SPAN_WORDS
 from export.samples import COPY_ROWS, COPY_WORDS, KEPT_TEMPERATURES, SAMPLE_CHARACTERS, SampleWriter, Writer
+from export.text import Piece
 from tests.unit.export.trainings import TEXT, prepare
 
 FORWARD, BACKWARD, WINDOW = {}, {"unit": "word", "direction": "backward"}, {"bidirectional": True, "context": 6}
@@ -127,26 +128,26 @@ def test_a_model_that_writes_its_training_text_is_found_out(make):
     """And one that writes something else is not."""
     writer, model, tokenizer = make(**BACKWARD)
     bias(model, tokenizer, cat=0.0)
-    copies = writer.copies(model, ["Cat, cat! " * 100], lambda: None)
+    copies = writer.copies(model, [Piece("Cat, cat! " * 100, ends=True)], lambda: None)
     assert copies.num_copied == copies.num_spans == COPY_ROWS * (COPY_WORDS - 2 - SPAN_WORDS + 1)
-    assert writer.copies(model, ["the cat " * 100], lambda: None).num_copied == 0
+    assert writer.copies(model, [Piece("the cat " * 100, ends=True)], lambda: None).num_copied == 0
 
 
 def test_characters_are_written_until_there_are_enough_words(make):
     """A word is taken to be as long as those of the text; of one model the outcome is always the same."""
     writer, model, tokenizer = make()
     bias(model, tokenizer, **{"c": 0.0, " ": 1.0})
-    copies = writer.copies(model, ["c c c c c c c c c"], lambda: None)
+    copies = writer.copies(model, [Piece("c c c c c c c c c", ends=True)], lambda: None)
     assert COPY_ROWS * COPY_WORDS / 4 < copies.num_spans < COPY_ROWS * COPY_WORDS
     assert 0 < copies.num_copied < copies.num_spans
-    assert writer.copies(model, ["c c c c c c c c c"], lambda: None) == copies
+    assert writer.copies(model, [Piece("c c c c c c c c c", ends=True)], lambda: None) == copies
 
 
 def test_a_model_that_writes_no_words_has_no_share(make):
     """One long word has no runs of eight."""
     writer, model, tokenizer = make()
     bias(model, tokenizer, c=0.0)
-    copies = writer.copies(model, [TEXT], lambda: None)
+    copies = writer.copies(model, [Piece(TEXT, ends=True)], lambda: None)
     assert copies.num_spans < MIN_SPANS
     assert copies.share is None
 
@@ -168,4 +169,4 @@ def test_the_writing_can_be_ended(make):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        writer.copies(model, [TEXT], obey)
+        writer.copies(model, [Piece(TEXT, ends=True)], obey)

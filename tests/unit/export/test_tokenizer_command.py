@@ -1,6 +1,7 @@
 """`python -m export tokenizer`: what a unit of text makes of a corpus is seen at once, without TensorFlow."""
 
 import io
+import re
 import subprocess
 import sys
 import types
@@ -99,10 +100,19 @@ def test_lines_that_are_blank_or_many_are_not_shown(capsys):
     assert lines[8].startswith("44 tokens: ")
 
 
+def test_of_a_line_that_never_ends_the_beginning_is_shown(capsys, monkeypatch):
+    """The figures are of all of it."""
+    monkeypatch.setattr("export.tokenizer_command.SHOWN_CHARACTERS", 1000)
+    Path("endless.txt").write_text("on " * 100_000)
+    lines = show(capsys, "--unit", "word", "--show", "0", "--text", "endless.txt")
+    assert re.fullmatch(r"  ('on' ){30}… and at least [\d,]+ more", lines[3].replace("… ", " … ").replace("  …", " …"))
+    assert lines[4].startswith("100,000 tokens: 100000.0 per line")
+
+
 def test_a_held_out_part_that_is_blank_is_told(capsys):
     """It has tokens all the same, though no line to show."""
     Path("blank.txt").write_text(LINE + " \n" * 20)
-    assert "3 tokens: " in show(capsys, "--validation", "0.04", corpus="blank.txt")[-2]
+    assert "4 tokens: " in show(capsys, "--validation", "0.04", corpus="blank.txt")[-2]
 
 
 def test_the_text_may_come_through_a_pipe(capsys, monkeypatch):

@@ -53,7 +53,7 @@ class Watcher:
 def prepare(text=TEXT, **settings):
     """Return a trainer, and the tokenizer of its text."""
     config = load_config(None, {**SETTINGS, **settings})
-    head, tail = Corpus("c", (text,), ends=False).split(config.validation)
+    head, tail = Corpus.of("c", [text], ends=False).split(config.validation)
     tokenizer = train_tokenizer(config, head)
     dataset = Dataset.lay_out(head, tail, tokenizer, config)
     return Trainer(config, build_model(config, len(tokenizer.tokens)), dataset), tokenizer
