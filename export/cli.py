@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Any, get_args, get_origin
 
 from contract.card import Direction, load_assets
 from contract.errors import ContractError
-from export import tokenizer_command
+from export import repository_commands, tokenizer_command
 from export.config import MODELS, RUNS, TrainConfig, load_config
 from export.errors import ExportError
 from export.quiet import import_tensorflow_quietly
 
-_DESCRIPTION = "Train recurrent text generators and publish them as SavedModels."
+_DESCRIPTION = "Train recurrent text generators, publish them as SavedModels, and look after what was published."
 _WRAP = (
     "Publish a model from token ids to logits or probabilities, of every token or the last one. Where its layers are "
     "Embedding, SimpleRNN, LSTM, GRU and Dense it carries its state from token to token; any other one sees the window "
@@ -27,6 +28,8 @@ examples:
   python -m export train --config export/recipes/demo.toml
   python -m export tokenizer --corpus book.txt --unit subword --vocab-size 1000
   python -m export wrap lesson.h5 --tokenizer tokenizer.json --name lesson
+  python -m export list
+  python -m export compare book words:2 --plot losses.png
 """
 
 
@@ -48,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--models-dir", type=Path, default=MODELS, help=f"repository (default: {MODELS})")
     train.add_argument("--runs-dir", type=Path, default=RUNS, help=f"folder of trainings (default: {RUNS})")
     _add_tokenizer(commands.add_parser("tokenizer", help="show what a unit of text makes of a corpus; trains no model"))
+    repository_commands.add_commands(commands)
     return parser
 
 
@@ -91,6 +95,7 @@ def _positive(text: str) -> int:
 
 
 def _add_tokenizer(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(act=tokenizer_command.run)
     command.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options go before it")
     _add_settings(command, tokenizer_command.SETTINGS)
     command.add_argument(
@@ -120,7 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     options = vars(build_parser().parse_args(arguments))
     try:
-        return _run(options)
+        code = _run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read it, such as `head`, has seen enough; what is still to be flushed at the end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except (ExportError, ContractError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -129,9 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: dict[str, Any]) -> int:
-    command = options.pop("command")
-    if command == "tokenizer":
-        return tokenizer_command.run(options)
+    command, act = options.pop("command"), options.pop("act", None)
+    if act is not None:
+        return act(options)
     models_dir = options.pop("models_dir")
     if command == "train":
         if_missing, runs_dir = options.pop("if_missing"), options.pop("runs_dir")

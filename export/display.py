@@ -1,8 +1,6 @@
 """What a person sees of a training: a progress bar, a line and a sample after each epoch."""
 
-import shutil
 import sys
-import textwrap
 import time
 from types import TracebackType
 from typing import Protocol, Self
@@ -10,7 +8,8 @@ from typing import Protocol, Self
 import keras
 from tqdm import tqdm
 
-from export.runs import Progress
+from export.history import Progress
+from export.layout import layout
 
 
 def say(line: str) -> None:
@@ -89,10 +88,3 @@ class NoDisplay:
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:
         """See `export.training.Display`."""
-
-
-def layout(sample: str) -> str:
-    """Indent a sample and break its lines; a control character, which the terminal would obey, becomes a dot."""
-    width = min(100, shutil.get_terminal_size().columns - 5)
-    visible = ["".join(c if c.isprintable() else "·" for c in line.expandtabs(4)) for line in sample.splitlines()]
-    return "\n".join(f"    {part}" for line in visible for part in textwrap.wrap(line, width) or [""])

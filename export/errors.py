@@ -5,11 +5,13 @@ ExportError
 ├── CorpusError       the text cannot be read, or there is too little of it
 ├── NotText           bytes are binary, damaged or in another encoding than UTF-8
 ├── UnsupportedModel  a Keras model has a layer or an option that the signatures do not cover
-│   └── NotFinite     a weight is NaN or infinite
+│   ├── NotFinite     a weight is NaN or infinite
+│   └── UnknownCode   a Keras model holds code that is not Keras's own
 ├── CheckFailed       the exported graph does not compute what the Keras model computes
 ├── RunError          the folder of a training is damaged, in use or not a training's
 ├── TrainingFailed    the loss is not a number, or the model does not fit into memory
-└── PublishError      a version cannot be written into the model repository
+├── PublishError      a version cannot be written into the model repository, or its models.config cannot be read
+└── RepositoryError   the model repository has no such version, or one that is damaged or cannot be removed
 """
 
 
@@ -37,6 +39,10 @@ class NotFinite(UnsupportedModel):
     """A weight is NaN or infinite."""
 
 
+class UnknownCode(UnsupportedModel):
+    """A Keras model holds code that is not Keras's own, which is not run."""
+
+
 class CheckFailed(ExportError):
     """The exported graph does not compute what the Keras model computes; nothing is published."""
 
@@ -50,4 +56,8 @@ class TrainingFailed(ExportError):
 
 
 class PublishError(ExportError):
-    """A version cannot be written into the model repository."""
+    """A version cannot be written into the model repository, or its models.config cannot be read."""
+
+
+class RepositoryError(ExportError):
+    """The model repository has no such version, or one that is damaged or cannot be removed."""

@@ -3,7 +3,6 @@
 Knows event files. TensorBoard itself is not needed to write them: its package is for whoever looks.
 """
 
-import math
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from export.config import TrainConfig
-from export.runs import Progress
+from export.history import Progress, perplexity
 from export.training import Display, learning_rate_at
 
 _SCALARS = tf.compat.v1.SummaryMetadata(
@@ -54,8 +53,8 @@ class EventDisplay:
         """See `export.training.Display`."""
         last = progress.last
         if last.validation_loss is not None:
-            perplexity = math.exp(min(last.validation_loss, 50))
-            self._write({"validation/loss": last.validation_loss, "validation/perplexity": perplexity})
+            figures = {"loss": last.validation_loss, "perplexity": perplexity(last.validation_loss)}
+            self._write({f"validation/{name}": value for name, value in figures.items() if value is not None})
         if last.accuracy is not None:
             self._write({"validation/accuracy": last.accuracy})
         self._writer.flush()

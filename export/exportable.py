@@ -145,7 +145,8 @@ def _windowed(given: keras.Model, context: int) -> Exportable:
     return Exportable(
         network,
         Facts(kinds.pop() if len(kinds) == 1 else None, 0, embedding.output_dim if embedding else 0, context),
-        _hash(f"{context} {structure}", [variable.value for variable in model.variables]),
+        # Not `variables`: among these are the seeds of dropout, drawn anew whenever the model is loaded.
+        _hash(f"{context} {structure}", [variable.value for variable in model.weights]),
         *_judged(_by_windows(lambda ids: call(model, ids, model), context), num_embeddings or network.vocab_size),
         num_embeddings=num_embeddings,
         vectors=None if embedding is None else np.asarray(embedding.embeddings, np.float32),

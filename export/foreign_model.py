@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from export.errors import NotFinite, UnsupportedModel
+from export.errors import NotFinite, UnknownCode, UnsupportedModel
 from export.exportable import Exportable, fixed_length, prepare, prepare_function
 from export.network import read_network
 from export.rebuild import all_layers
@@ -131,7 +131,8 @@ def load_keras(path: Path) -> keras.Model:
     """Load a `.keras` or `.h5` file, whichever Keras wrote it; what a file is, is told by its content.
 
     Raises:
-        UnsupportedModel: it cannot be read, or holds what is not Keras's own.
+        UnknownCode: it holds what is not Keras's own.
+        UnsupportedModel: it cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -160,23 +161,23 @@ def _loaded(load: Callable[[Path], keras.Model], path: Path) -> keras.Model:
     except UnsupportedModel:
         raise
     except Exception as error:
-        raise UnsupportedModel(f"{path}: {_explain(str(error))}") from error
+        raise _explained(path, str(error)) from error
 
 
-def _explain(message: str) -> str:
+def _explained(path: Path, message: str) -> UnsupportedModel:
     unknown = re.search(r"Could not locate class '([^']+)'|Unknown layer: '?([\w>]+)'?", message)
     if unknown:
         name = unknown[1] or unknown[2]
-        return (
-            f"layer class {name!r} is not Keras's own; where the class is known, write a SavedModel with "
+        return UnknownCode(
+            f"{path}: layer class {name!r} is not Keras's own; where the class is known, write a SavedModel with "
             f"model.export('folder'), and wrap that folder"
         )
     if "lambda" in message.lower() and "unsafe" in message.lower():
-        return (
-            "a Lambda layer holds Python code, which is not run; where it is trusted, write a SavedModel with "
+        return UnknownCode(
+            f"{path}: a Lambda layer holds Python code, which is not run; where it is trusted, write a SavedModel with "
             "model.export('folder'), and wrap that folder"
         )
-    return "Keras cannot read it: " + message.strip().partition("\n")[0][:200]
+    return UnsupportedModel(f"{path}: Keras cannot read it: " + message.strip().partition("\n")[0][:200])
 
 
 def _require_keras_3(path: Path) -> None:

@@ -12,13 +12,13 @@ import numpy as np
 from contract.card import GeneratorCard
 from contract.signatures import ASSETS
 from contract.tokenizer import Tokenizer
-from export.plots import history_png, perplexity
+from export.history import HISTORY_FILE, Progress, perplexity
+from export.plots import history_png
 from export.projector import label_lines, num_vectors, vector_lines
 from export.readme import write_readme
-from export.runs import Progress
 
 README_FILE = "README.md"
-HISTORY_FILE, PICTURE_FILE = "history.json", "history.png"
+PICTURE_FILE = "history.png"
 VECTORS_FILE, METADATA_FILE = "vectors.tsv", "metadata.tsv"
 
 

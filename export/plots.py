@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from export.errors import PublishError
-from export.runs import Epoch, Progress
+from export.history import Epoch, Progress, perplexity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,14 +59,6 @@ def history_png(progress: Progress, title: str) -> bytes:
             f"history.png cannot be drawn ({type(error).__name__}: {error})".replace("\n", " ")
         ) from error
     return file.getvalue()
-
-
-def perplexity(loss: float | None) -> float | None:
-    """Return e to a loss in nats; None where that is no number that a file could hold."""
-    try:
-        return None if loss is None else math.exp(loss)
-    except OverflowError:
-        return None
 
 
 def _heading(progress: Progress, title: str) -> str:

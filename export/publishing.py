@@ -1,12 +1,11 @@
 """Writing a version into the model repository, whole or not at all.
 
-Knows the repository's layout, `models.config` and renaming. What a version computes is `export.signatures`'s.
+Knows the repository's layout and renaming. What a version computes is `export.signatures`'s.
 """
 
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -18,8 +17,6 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
-from google.protobuf import text_format
-from tensorflow_serving.config import model_server_config_pb2
 
 from contract import signatures
 from contract.card import ID_PATTERN, Direction, GeneratorCard, TrainingReport
@@ -29,12 +26,11 @@ from export import signatures as graph
 from export.checks import check_saved_model
 from export.errors import PublishError
 from export.exportable import Exportable, prepare
+from export.history import Progress
+from export.models_config import add_to_models_config
 from export.papers import write_papers
-from export.runs import Progress
 from export.signatures import Generator
 
-# Two versions stay loaded: a running generation ends on the one it began with.
-VERSIONS_KEPT = 2
 # The trained model itself, for a notebook or for further training.
 KERAS_FILE = "model.keras"
 
@@ -233,29 +229,3 @@ def _rename_to_next_version(draft: Path, home: Path) -> Path:
 def _next_version(home: Path) -> int:
     versions = [int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit()]
     return max(versions, default=0) + 1
-
-
-def add_to_models_config(models_dir: Path, name: str) -> None:
-    """List a model in `models.config`, TensorFlow Serving's own text format, if it is not there yet.
-
-    Raises:
-        PublishError: the file exists and cannot be parsed.
-    """
-    path = models_dir / signatures.MODELS_CONFIG
-    with (models_dir / f".{signatures.MODELS_CONFIG}.lock").open("w") as lock:
-        # Two exporters of two models would each write the file without the other's entry. Closing the file unlocks it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        config = model_server_config_pb2.ModelServerConfig()
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                text_format.Parse(path.read_text(encoding="utf-8"), config)
-            except (text_format.ParseError, UnicodeDecodeError) as error:
-                raise PublishError(f"{path}: {error}") from error
-        if name in {entry.name for entry in config.model_config_list.config}:
-            return
-        # Base paths are those inside TensorFlow Serving's container; `model_server` maps /models to this folder.
-        entry = config.model_config_list.config.add(name=name, base_path=f"/models/{name}", model_platform="tensorflow")
-        entry.model_version_policy.latest.num_versions = VERSIONS_KEPT
-        draft = path.with_name(f".{signatures.MODELS_CONFIG}.{os.getpid()}")
-        draft.write_text(text_format.MessageToString(config), encoding="utf-8")
-        draft.replace(path)

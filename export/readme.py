@@ -14,9 +14,8 @@ from contract.card import GeneratorCard, Sample, TrainingReport, Unit
 from contract.signatures import ASSETS
 from export.bits import characters_of_loss
 from export.copies import SPAN_WORDS
+from export.history import Progress, perplexity
 from export.markdown import code, fenced, seen, table
-from export.plots import perplexity
-from export.runs import Progress
 
 _CELLS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU", None: "recurrent model"}
 _UNITS = {

@@ -9,8 +9,9 @@ from contract.card import Sample, TrainingReport
 from export.bits import bits_per_character
 from export.config import TrainConfig
 from export.copies import Copies
+from export.history import Progress
 from export.model import count_parameters
-from export.runs import CorpusFacts, Progress
+from export.runs import CorpusFacts
 
 
 def report(

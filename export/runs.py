@@ -18,6 +18,7 @@ from contract.errors import ContractError
 from contract.tokenizer import Tokenizer, load_tokenizer
 from export.config import TrainConfig
 from export.errors import RunError
+from export.history import Progress
 
 _CONFIG, _CORPUS, _TOKENIZER, _PROGRESS = "config.json", "corpus.json", "tokenizer.json", "progress.json"
 _CHECKPOINTS, _BEST, _EVENTS = "checkpoint", "best", "tensorboard"
@@ -45,60 +46,6 @@ class CorpusFacts(_Record):
     train_tokens: int
     validation_tokens: int
     judged_characters: int | None = None
-
-
-class Epoch(_Record):
-    """One epoch's outcome.
-
-    Attributes:
-        train_loss: Nats per token, with dropout, while the weights change.
-        validation_loss: Nats per token of the held-out text; None where nothing is held out.
-        tokens: Trained on since the run began.
-        seconds: Spent since the run began, interruptions left out.
-        accuracy: Share of the held-out tokens that were the most probable one; None where nothing is held out.
-    """
-
-    train_loss: float
-    validation_loss: float | None
-    accuracy: float | None = None
-    tokens: int
-    seconds: float
-
-    @property
-    def loss(self) -> float:
-        """What epochs are compared by."""
-        return self.train_loss if self.validation_loss is None else self.validation_loss
-
-
-class Progress(_Record):
-    """Where a run stands after its last epoch."""
-
-    history: tuple[Epoch, ...] = ()
-
-    def after(self, epoch: Epoch) -> "Progress":
-        """Return the progress after one more epoch."""
-        return Progress(history=(*self.history, epoch))
-
-    @property
-    def epochs(self) -> int:
-        """Epochs done."""
-        return len(self.history)
-
-    @property
-    def last(self) -> Epoch:
-        """The last epoch; before the first one, an epoch of nothing."""
-        return self.history[-1] if self.history else Epoch(train_loss=0, validation_loss=None, tokens=0, seconds=0)
-
-    @property
-    def best_epoch(self) -> int:
-        """Number of the epoch with the least loss, from 1, the earlier of two alike; 0 before the first."""
-        losses = [epoch.loss for epoch in self.history]
-        return losses.index(min(losses)) + 1 if losses else 0
-
-    @property
-    def best(self) -> Epoch:
-        """The epoch with the least loss."""
-        return self.history[self.best_epoch - 1]
 
 
 class RunFolder:

@@ -18,8 +18,9 @@ from export.config import TrainConfig
 from export.dataset import Dataset, Examples
 from export.devices import Devices
 from export.errors import TrainingFailed
+from export.history import Epoch, Progress
 from export.optimization import Optimization
-from export.runs import Epoch, Progress, RunFolder
+from export.runs import RunFolder
 
 # The last share of the peak learning rate, at the end of the cosine.
 FINAL_RATE = 0.02

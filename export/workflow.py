@@ -14,6 +14,7 @@ from export.devices import Devices
 from export.display import NoDisplay, TerminalDisplay, say
 from export.errors import CorpusError, ExportError, RunError
 from export.events import EventDisplay
+from export.history import Progress
 from export.interrupts import Interrupts
 from export.material import Material, read_again
 from export.model import build_model, count_parameters
@@ -21,7 +22,7 @@ from export.optimization import precision_of
 from export.plots import history_png
 from export.publishing import publish, require_writable
 from export.report import report
-from export.runs import PICTURE, CorpusFacts, Progress, RunFolder
+from export.runs import PICTURE, CorpusFacts, RunFolder
 from export.samples import SampleWriter
 from export.tokenizer_command import tell_cut, train_tokenizer
 from export.training import Display, Trainer

@@ -2,8 +2,9 @@
 
 import io
 
-from export.display import TerminalDisplay, layout
-from export.runs import Epoch, Progress
+from export.display import TerminalDisplay
+from export.history import Epoch, Progress
+from export.layout import layout
 from tests.unit.export.trainings import NoSamples
 
 

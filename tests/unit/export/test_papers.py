@@ -7,8 +7,8 @@ import pytest
 
 from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer
+from export.history import Epoch, Progress
 from export.papers import write_papers
-from export.runs import Epoch, Progress
 
 TOKENIZER = CharacterTokenizer.train("ab")
 VECTORS = np.arange(15, dtype=np.float32).reshape(5, 3)

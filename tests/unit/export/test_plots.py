@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from export.errors import PublishError
+from export.history import Epoch, Progress
 from export.plots import history_png, perplexity
-from export.runs import Epoch, Progress
 
 
 def history(*losses):

@@ -14,9 +14,10 @@ from contract.card import load_assets
 from contract.tokenizer import CharacterTokenizer
 from export import cells, publishing, signatures
 from export.errors import CheckFailed, PublishError
+from export.history import Epoch, Progress
+from export.models_config import add_to_models_config
 from export.network import read_network
-from export.publishing import add_to_models_config, publish
-from export.runs import Epoch, Progress
+from export.publishing import publish
 from tests.unit.export.models import VOCABULARY, make_model
 
 TOKENIZER = CharacterTokenizer.train("abcdefghij")

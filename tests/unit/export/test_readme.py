@@ -8,8 +8,8 @@ import shlex
 import pytest
 
 from contract.card import GeneratorCard, Sample, TrainingReport
+from export.history import Epoch, Progress
 from export.readme import write_readme
-from export.runs import Epoch, Progress
 
 REPORT = TrainingReport(
     corpus="my|`book`.txt",

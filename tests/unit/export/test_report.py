@@ -6,8 +6,9 @@ import pytest
 
 from contract.card import Sample
 from export.copies import Copies
+from export.history import Epoch, Progress
 from export.report import report
-from export.runs import CorpusFacts, Epoch, Progress
+from export.runs import CorpusFacts
 from tests.unit.export.trainings import prepare
 
 FACTS = CorpusFacts(

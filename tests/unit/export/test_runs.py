@@ -8,7 +8,8 @@ import keras
 import pytest
 
 from export.errors import RunError
-from export.runs import Epoch, Progress, RunFolder
+from export.history import Epoch, Progress
+from export.runs import RunFolder
 from tests.unit.export.trainings import FACTS, Watcher, prepare, start
 
 

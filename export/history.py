@@ -1,0 +1,106 @@
+"""The epochs of a training: in the run's folder while it goes on, and in `assets.extra/history.json` of a version.
+
+Knows losses and how epochs are compared. Imports no TensorFlow.
+"""
+
+import math
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from contract.signatures import ASSETS
+from export.errors import RepositoryError
+
+HISTORY_FILE = "history.json"
+
+
+class _Record(BaseModel):
+    # A version's history says more of an epoch than is needed to go on with a run.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Epoch(_Record):
+    """One epoch's outcome.
+
+    Attributes:
+        train_loss: Nats per token, with dropout, while the weights change.
+        validation_loss: Nats per token of the held-out text; None where nothing is held out.
+        tokens: Trained on since the run began.
+        seconds: Spent since the run began, interruptions left out.
+        accuracy: Share of the held-out tokens that were the most probable one; None where nothing is held out.
+    """
+
+    train_loss: float
+    validation_loss: float | None
+    accuracy: float | None = None
+    tokens: int
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """What epochs are compared by."""
+        return self.train_loss if self.validation_loss is None else self.validation_loss
+
+
+class Progress(_Record):
+    """Where a run stands after its last epoch."""
+
+    history: tuple[Epoch, ...] = ()
+
+    def after(self, epoch: Epoch) -> "Progress":
+        """Return the progress after one more epoch."""
+        return Progress(history=(*self.history, epoch))
+
+    @property
+    def epochs(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    @property
+    def last(self) -> Epoch:
+        """The last epoch; before the first one, an epoch of nothing."""
+        return self.history[-1] if self.history else Epoch(train_loss=0, validation_loss=None, tokens=0, seconds=0)
+
+    @property
+    def best_epoch(self) -> int:
+        """Number of the epoch with the least loss, from 1, the earlier of two alike; 0 before the first."""
+        losses = [epoch.loss for epoch in self.history]
+        return losses.index(min(losses)) + 1 if losses else 0
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch with the least loss."""
+        return self.history[self.best_epoch - 1]
+
+
+_EPOCHS = TypeAdapter(tuple[Epoch, ...])
+
+
+def read_history(version_dir: Path) -> Progress:
+    """Read the epochs of a published version; those of earlier releases have no such file, and no epoch is known.
+
+    Raises:
+        RepositoryError: the file is damaged.
+    """
+    path = version_dir / ASSETS / HISTORY_FILE
+    try:
+        return Progress(history=_EPOCHS.validate_json(path.read_bytes()))
+    except FileNotFoundError:
+        return Progress()
+    except OSError as error:
+        raise RepositoryError(f"{path}: {error.strerror}") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"]))
+        raise RepositoryError(f"{path}: damaged ({field}{': ' if field else ''}{problem['msg']})") from error
+
+
+def perplexity(loss: float | None) -> float | None:
+    """Return e to a loss in nats: among how many equally probable tokens a model is undecided.
+
+    None where that is no number that a file could hold.
+    """
+    try:
+        return None if loss is None else math.exp(loss)
+    except OverflowError:
+        return None

@@ -1,0 +1,116 @@
+"""Tables of text, and figures as people read them.
+
+Knows columns, widths and units of measure. Does not know what the figures are of.
+"""
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+NOTHING = "–"
+_GAP = "  "
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        right: Whether its cells end at the same place, as numbers should.
+        rank: Where the table is too wide, columns of the highest rank go first; 0 stays.
+    """
+
+    title: str
+    right: bool = False
+    rank: int = 0
+
+
+def render(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+    """Yield the lines of a table; a last line says which columns had no room.
+
+    Args:
+        columns: From left to right.
+        rows: Cells. The last one of a row that is shorter than the others takes the place of all that are missing.
+        width: Characters of a line; None for as many as are needed.
+    """
+    kept = list(range(len(columns)))
+    while width is not None and _width(columns, rows, kept) > width:
+        last = max(kept, key=lambda i: (columns[i].rank, i))
+        if not columns[last].rank:
+            break
+        kept.remove(last)
+    for i in sorted(set(range(len(columns))) - set(kept), key=lambda i: columns[i].rank):
+        if width is not None and _width(columns, rows, [*kept, i]) <= width:
+            kept = sorted([*kept, i])
+    widths = _widths(columns, rows)
+    for row in ([column.title for column in columns], *rows):
+        cells = []
+        for i in kept:
+            if len(row) < len(columns) and i >= len(row) - 1:
+                cells.append(row[-1])
+                break
+            cells.append(row[i].rjust(widths[i]) if columns[i].right else row[i].ljust(widths[i]))
+        yield _GAP.join(cells).rstrip()
+    left_out = [columns[i].title.partition(" (")[0].lower() for i in range(len(columns)) if i not in kept]
+    if left_out:
+        yield f"(not enough room for: {', '.join(left_out)})"
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
+    return [
+        max(len(cell) for cell in (column.title, *(row[i] for row in rows if i < len(row) - (len(row) < len(columns)))))
+        for i, column in enumerate(columns)
+    ]
+
+
+def _width(columns: Sequence[Column], rows: Sequence[Sequence[str]], kept: Sequence[int]) -> int:
+    widths = _widths(columns, rows)
+    return sum(widths[i] for i in kept) + len(_GAP) * (len(kept) - 1)
+
+
+def terminal_width() -> int | None:
+    """Return how many characters a line of the terminal takes; None where standard output is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def figure(value: float | None, form: str) -> str:
+    """Write a number in a form of `format`; what is not known is a dash."""
+    return NOTHING if value is None else format(value, form)
+
+
+def size(num_bytes: int) -> str:
+    """Write a size, such as 12.3 MB."""
+    if num_bytes < 1_000_000:
+        return f"{num_bytes / 1e3:.1f} kB"
+    return f"{num_bytes / 1e6:,.1f} MB" if num_bytes < 1_000_000_000 else f"{num_bytes / 1e9:,.2f} GB"
+
+
+def moment(seconds: int) -> str:
+    """Write a time, in UTC."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):
+        return NOTHING
+
+
+def visible(text: Any) -> str:
+    """Write something from a file in one line; a control character, which the terminal would obey, becomes a dot."""
+    return "".join(c if c.isprintable() else "·" for c in str(text))
+
+
+def to_json(value: Any) -> str:
+    """Write JSON. What is no number to JSON, such as an infinite loss, becomes null."""
+    return json.dumps(_finite(value), indent=1, ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
