@@ -5,6 +5,7 @@ Knows files. Does not know how training works.
 
 import contextlib
 import fcntl
+import json
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -146,6 +147,7 @@ class RunFolder:
         """
         try:
             checkpoint.write(str(self.path / _CHECKPOINTS / str(progress.epochs)))
+            shutil.copyfile(self.path / _CONFIG, self.path / _CHECKPOINTS / _CONFIG)
             if progress.best_epoch == progress.epochs:
                 self._best(progress).parent.mkdir(exist_ok=True)
                 model.save(self._best(progress))
@@ -161,7 +163,7 @@ class RunFolder:
 
     def _remove_superseded(self, progress: Progress) -> None:
         for path in (self.path / _CHECKPOINTS).iterdir():
-            if not path.name.startswith(f"{progress.epochs}."):
+            if not path.name.startswith((f"{progress.epochs}.", _CONFIG)):
                 path.unlink()
         for path in (self.path / _BEST).iterdir():
             if path != self._best(progress):
@@ -171,16 +173,34 @@ class RunFolder:
         """Load the last whole epoch into `checkpoint`; a run without one starts at the beginning.
 
         Raises:
-            RunError: a file is damaged or missing.
+            RunError: a file is damaged or missing, or the settings are not those that the epoch was trained with.
         """
         progress = self.progress()
         if progress.epochs:
+            self._require_same_settings()
             path = self.path / _CHECKPOINTS / str(progress.epochs)
             try:
                 checkpoint.read(str(path)).assert_consumed()
             except (OSError, ValueError, LookupError, AssertionError, tf.errors.OpError) as error:
                 raise RunError(f"{path}: damaged or missing ({_in_one_line(error)})") from error
         return progress
+
+    def _require_same_settings(self) -> None:
+        path = self.path / _CHECKPOINTS / _CONFIG
+        try:
+            then, now = (json.loads(each.read_bytes()) for each in (path, self.path / _CONFIG))
+            # A setting that this release has and an earlier one had not is none that was changed.
+            changed = [name for name, value in then.items() if name not in now or now[name] != value]
+        except FileNotFoundError:
+            # Kept by an earlier release.
+            return
+        except (OSError, ValueError, AttributeError) as error:
+            raise RunError(f"{path}: damaged ({_in_one_line(error)})") from error
+        if changed:
+            differences = ", ".join(f"{name} = {then[name]!r}, now {now.get(name)!r}" for name in changed)
+            raise RunError(
+                f"{self.path / _CONFIG}: a run goes on with the settings that it began with; they were {differences}"
+            )
 
     def load_best(self, progress: Progress) -> keras.Model:
         """Load the best model so far.

@@ -58,7 +58,8 @@ def test_the_best_epoch_is_the_first_of_the_least_loss():
 def test_one_checkpoint_and_one_best_model_are_kept(finished):
     """A long run does not fill the disk."""
     best = finished.progress().best_epoch
-    expected = ["checkpoint/3.data-00000-of-00001", "checkpoint/3.index", f"best/{best}.keras"]
+    kept = ["checkpoint/3.data-00000-of-00001", "checkpoint/3.index", "checkpoint/config.json"]
+    expected = [*kept, f"best/{best}.keras"]
     assert files(finished) == sorted([*expected, "config.json", "corpus.json", "progress.json", "tokenizer.json"])
 
 
@@ -203,3 +204,22 @@ def test_a_progress_file_is_json_that_people_can_read(finished):
     """Losses, tokens and seconds of each epoch lie open."""
     history = json.loads((finished.path / "progress.json").read_text())["history"]
     assert [set(entry) for entry in history] == [{"train_loss", "validation_loss", "accuracy", "tokens", "seconds"}] * 3
+
+
+def test_settings_that_were_changed_are_told_with_what_they_were(copy):
+    """A run goes on as it began, or not at all: it would end as neither of the two."""
+    path = copy.path / "config.json"
+    path.write_text(path.read_text().replace('"learning_rate": 0.004', '"learning_rate": 0.04'))
+    with pytest.raises(RunError, match=r"config\.json: a run goes on .*; they were learning_rate = 0\.004, now 0\.04$"):
+        copy.restore(prepare()[0].checkpoint)
+
+
+def test_a_run_of_an_earlier_release_has_no_settings_to_compare(copy):
+    """It can be gone on with; a setting that came later is no change."""
+    path = copy.path / "checkpoint" / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["ema"]
+    path.write_text(json.dumps(settings))
+    assert copy.restore(prepare()[0].checkpoint).epochs == 3
+    path.unlink()
+    assert copy.restore(prepare()[0].checkpoint).epochs == 3
