@@ -29,7 +29,7 @@ from service.sequence import ModelVersion
 RECIPES = Path("export/recipes")
 FOLDER = RESULTS / "quality"
 # Of `make quality`: what is not about one corpus. The demo's text is its own.
-NAMES = ("characters-3-minutes", "characters", "characters-hour", "words", "subwords")
+NAMES = ("characters-3-minutes", "characters")
 # Nats a token by which the served score and the Keras model may differ.
 TOLERANCE = 1e-4
 
