@@ -222,6 +222,14 @@ def test_a_card_is_shown_in_words(models_dir, capsys):
         assert line in lines
 
 
+def test_names_in_a_card_cannot_give_orders_to_the_terminal(models_dir, capsys):
+    """What a corpus or a setting is called comes from elsewhere, and stays in its line."""
+    store(models_dir, corpus="a\x1b[2J\nb", settings={"x\r": "\x07"})
+    lines = told(capsys, "show", "m")
+    assert "  corpus            a·[2J·b, 5,000 characters" in lines
+    assert "  x·                ·" in lines
+
+
 def test_the_sample_of_a_backward_model_stands_before_what_was_given(models_dir, capsys):
     """It was written last."""
     samples = [{"temperature": 0.5, "given": "The end.", "text": "It is over. "}]
