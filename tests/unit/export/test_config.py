@@ -36,8 +36,8 @@ def test_the_command_line_goes_before_the_file(toml):
     "path", sorted((Path(export.__file__).parent / "recipes").iterdir()), ids=lambda path: path.name
 )
 def test_the_recipes_are_good(path):
-    """Every recipe that is delivered can be read."""
-    assert load_config(path, {}).corpus
+    """Every recipe that is delivered can be read, and ends by its minutes; name and text are the person's."""
+    assert load_config(path, {"name": "m", "corpus": "c"}).max_minutes
 
 
 def test_every_setting_is_described():
