@@ -307,7 +307,7 @@ BAD = {
     "no word": (b"?! " * 500, ["--unit", "word"], "at least 2 different words are needed, got 0"),
     "a tail of another script": (
         b"ab" * 100 + "яю".encode() * 5,
-        ["--validation", "0.048"],
+        ["--validation", "0.0476"],
         "holds none of the 10 tokens held out",
     ),
     "one document": (b"a long text", ["--documents", "file"], "in 1 document(s) are too few to hold out"),
