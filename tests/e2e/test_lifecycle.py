@@ -70,7 +70,9 @@ def test_a_client_that_leaves_frees_its_row(start_gateway, stream):
     """With room for one text, a second one is answered once the first client has gone."""
     gateway = start_gateway(max_running=1, max_queued=0)
     connection = Pending(gateway, stream=stream)
-    until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 429)
+    # Asked before it has its place, the second text would be let in and the first one refused.
+    until(lambda: gateway.get("/v1/status")[1]["texts"]["accepted"] == 1)
+    assert gateway.post({**LONG, "max_tokens": 1})[0] == 429
     connection.close()
     until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 200)
 
