@@ -25,7 +25,7 @@ check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
 	@$(BIN)/lint-imports
 	@$(BIN)/codespell
 
-bench-quick: $(STAMPS)/bench  ## measure serving and training against their baselines, in ten minutes
+bench-quick: $(STAMPS)/bench  ## measure serving and training against their baselines, in a quarter of an hour
 	@$(BIN)/python -m benchmarks --quick
 	@$(BIN)/python -m benchmarks.training --quick
 
@@ -33,7 +33,7 @@ bench: $(STAMPS)/bench  ## the same with more repeats
 	@$(BIN)/python -m benchmarks
 	@$(BIN)/python -m benchmarks.training
 
-quality: $(STAMPS)/run  ## train every recipe on CORPUS=FILE and score its held-out tail (two hours; ARGS="words" for one)
+quality: $(STAMPS)/run  ## train every recipe on CORPUS=FILE and score its held-out tail (ARGS="characters" for one recipe)
 	@$(if $(CORPUS),,$(error which text? make quality CORPUS=FILE))
 	@$(BIN)/python -m benchmarks.quality --corpus "$(CORPUS)" $(ARGS)
 
