@@ -26,9 +26,9 @@ def _windows() -> tuple[np.ndarray, np.ndarray]:
 def ostinato(cell: str, units: int, precision: str) -> Callable[..., float]:
     """Train as `python -m export train` does, without the average of the weights, which the others do not keep."""
     from export.config import load_config  # noqa: PLC0415 - TensorFlow belongs to the processes that measure it
-    from export.devices import Devices  # noqa: PLC0415
-    from export.model import build_model  # noqa: PLC0415
-    from export.optimization import Optimization  # noqa: PLC0415
+    from export.training.devices import Devices  # noqa: PLC0415
+    from export.training.model import build_model  # noqa: PLC0415
+    from export.training.optimization import Optimization  # noqa: PLC0415
 
     settings = {"cell": cell, "units": units, "embedding": EMBEDDING, "streams": STREAMS, "precision": precision}
     config = load_config(None, {"name": "bench", "corpus": "-", "dropout": 0, "ema": 0, **settings})
@@ -48,7 +48,7 @@ def torch_layer(cell: str, units: int, precision: str) -> Callable[..., float]:
     """Train with PyTorch's nn.RNN, nn.LSTM or nn.GRU and its fused AdamW; bfloat16 is its autocast."""
     import torch  # noqa: PLC0415
 
-    from export.devices import num_cores  # noqa: PLC0415
+    from export.training.devices import num_cores  # noqa: PLC0415
 
     torch.set_num_threads(num_cores())
     torch.manual_seed(0)
@@ -81,7 +81,7 @@ def keras_fit(cell: str, units: int, precision: str) -> Callable[..., float]:
     """Train with Keras's own layers and `train_on_batch`, as its tutorials do; the state starts anew in each window."""
     import keras  # noqa: PLC0415
 
-    from export.network import CELLS  # noqa: PLC0415
+    from export.graphs.network import CELLS  # noqa: PLC0415
 
     assert precision == "float32", "compared in float32 alone"
     layers = [

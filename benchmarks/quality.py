@@ -85,7 +85,7 @@ def train(recipe: str, corpus: Path, max_minutes: float | None) -> Path:
 
 def tail_of(corpus: Path, version: Path) -> tuple[str, np.ndarray, Tokenizer]:
     """Return the text that a version's training held out, and its ids int32 (tokens,) with the start mark in front."""
-    from export.corpus import read_corpus  # noqa: PLC0415 - this module must start where TensorFlow is not wanted
+    from export.corpora.corpus import read_corpus  # noqa: PLC0415 - this module must start where TensorFlow is not wanted
 
     card, tokenizer = load_assets(version)
     assert card.training is not None, "it was just trained"
@@ -130,8 +130,8 @@ def by_keras(version: Path, ids: np.ndarray, window: int = 2_000) -> float:
     import tensorflow as tf  # noqa: PLC0415
 
     from contract.signatures import ASSETS  # noqa: PLC0415
-    from export.model import forward, zero_states  # noqa: PLC0415
-    from export.publishing import KERAS_FILE  # noqa: PLC0415
+    from export.repository.publishing import KERAS_FILE  # noqa: PLC0415
+    from export.training.model import forward, zero_states  # noqa: PLC0415
 
     model = keras.models.load_model(version / ASSETS / KERAS_FILE)
     states, total = zero_states(model, 1), 0.0

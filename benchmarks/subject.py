@@ -14,7 +14,7 @@ def publish_subject(models_dir: Path) -> Path:
     import keras  # noqa: PLC0415 - TensorFlow belongs to the processes that measure it, and to this step alone
 
     from contract.tokenizer import CharacterTokenizer  # noqa: PLC0415
-    from export.publishing import publish  # noqa: PLC0415
+    from export.repository.publishing import publish  # noqa: PLC0415
 
     keras.utils.set_random_seed(0)
     tokenizer = CharacterTokenizer.train(CHARACTERS)

@@ -1,6 +1,6 @@
 """Names and sizes that a published SavedModel and its callers agree on.
 
-The tensors of each signature are described in `docs/architecture.md`; `export.signatures` builds them and
+The tensors of each signature are described in `docs/architecture.md`; `export.graphs.signatures` builds them and
 `service.backend` calls them.
 """
 

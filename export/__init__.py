@@ -6,7 +6,7 @@ From a notebook, `export.publish(model, tokenizer, name)` does what the last ste
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.publishing import publish as publish
+    from export.repository.publishing import publish as publish
 
 __all__ = ["publish"]
 
@@ -14,7 +14,7 @@ __all__ = ["publish"]
 def __getattr__(name: str) -> Any:
     """Import TensorFlow only when something that needs it is used: `--help` then answers at once."""
     if name == "publish":
-        from export.publishing import publish  # noqa: PLC0415 - see above
+        from export.repository.publishing import publish  # noqa: PLC0415 - see above
 
         return publish
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

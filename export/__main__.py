@@ -14,6 +14,8 @@ def _run() -> int:
     finally:
         # TensorFlow's threads take a moment to end; a second Ctrl-C would print a traceback there.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A pool of threads that TensorFlow leaves to the interpreter's end cannot be closed there, and would say so.
+        sys.unraisablehook = lambda _: None
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ from typing import Any, get_args, get_origin
 
 from contract.card import Direction, load_assets
 from contract.errors import ContractError
-from export import repository_commands, tokenizer_command
+from export import tokenizer_command
 from export.config import MODELS, RUNS, TrainConfig, load_config
 from export.errors import ExportError
 from export.quiet import import_tensorflow_quietly
+from export.repository import commands as repository_commands
 
 _DESCRIPTION = "Train recurrent text generators, publish them as SavedModels, and look after what was published."
 _WRAP = (
@@ -156,7 +157,7 @@ def _run(options: dict[str, Any]) -> int:
         from export import wrapping  # noqa: PLC0415
 
         return wrapping.wrap(models_dir=models_dir, **options)
-    from export import workflow  # noqa: PLC0415
+    from export.training import workflow  # noqa: PLC0415
 
     if command == "train":
         return workflow.train(config, models_dir, runs_dir)

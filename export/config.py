@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from contract.card import ID_PATTERN, Cell, Direction, Unit
-from export.corpus import Documents
+from export.corpora.corpus import Documents
 from export.errors import ConfigError
 
 # Where versions and trainings lie, unless the command line says otherwise.

@@ -10,6 +10,7 @@ ExportError
 ├── CheckFailed       the exported graph does not compute what the Keras model computes
 ├── RunError          the folder of a training is damaged, in use or not a training's
 ├── TrainingFailed    the loss is not a number, or the model does not fit into memory
+├── WorkerLost        of several processes that train together, one is gone
 ├── PublishError      a version cannot be written into the model repository, or its models.config cannot be read
 └── RepositoryError   the model repository has no such version, or one that is damaged or cannot be removed
 """
@@ -53,6 +54,10 @@ class RunError(ExportError):
 
 class TrainingFailed(ExportError):
     """The loss is not a number, or the model does not fit into memory."""
+
+
+class WorkerLost(ExportError):
+    """Of several processes that train together, one is gone."""
 
 
 class PublishError(ExportError):

@@ -23,7 +23,7 @@ from contract.tokenizer import (
     load_tokenizer,
     padding_name,
 )
-from export.encodings import decode
+from export.corpora.encodings import decode
 from export.errors import NotText
 
 _PICKLE_SUFFIXES = {".pickle", ".pkl"}

@@ -1,7 +1,10 @@
-"""Text that a model wrote, as a terminal can show it. Imports no TensorFlow."""
+"""What a terminal is told while something runs, and how it can show what a model wrote. Imports no TensorFlow."""
 
 import shutil
+import sys
 import textwrap
+
+from tqdm import tqdm
 
 
 def layout(sample: str) -> str:
@@ -9,3 +12,9 @@ def layout(sample: str) -> str:
     width = min(100, shutil.get_terminal_size().columns - 5)
     visible = ["".join(c if c.isprintable() else "·" for c in line.expandtabs(4)) for line in sample.splitlines()]
     return "\n".join(f"    {part}" for line in visible for part in textwrap.wrap(line, width) or [""])
+
+
+def say(line: str) -> None:
+    """Print a line at once, above a progress bar if there is one."""
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()

@@ -21,7 +21,7 @@ from contract.tokenizer import (
 from contract.tokenizers.exact_words import MIN_FREQUENCY, exact_words
 from contract.tokenizers.subwords import DEFAULT_VOCAB_SIZE
 from export.config import TrainConfig, load_config
-from export.corpus import Corpus, read_corpus
+from export.corpora.corpus import Corpus, read_corpus
 from export.errors import ConfigError, CorpusError
 
 # Settings of a training that the vocabulary depends on.

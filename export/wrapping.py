@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from contract.card import Direction
-from export.display import say
-from export.foreign_model import read_foreign
 from export.foreign_tokenizer import read_tokenizer
-from export.publishing import publish_exportable, require_name, require_writable
+from export.graphs.foreign_model import read_foreign
+from export.layout import say
+from export.repository.publishing import publish_exportable, require_name, require_writable
 
 
 def wrap(model: Path, tokenizer: Path, name: str, window: int | None, direction: Direction, models_dir: Path) -> int:

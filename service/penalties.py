@@ -1,7 +1,7 @@
 """Which logits of a text are to be changed, and by what: logit bias, and the counts that penalties go by.
 
-Knows token ids and counts; the formulas are in the graph (`export.adjustments`). Kept as a sparse list, as only ids
-that were read or drawn, or have a bias, are in it.
+Knows token ids and counts; the formulas are in the graph (`export.graphs.adjustments`). Kept as a sparse list, as only
+ids that were read or drawn, or have a bias, are in it.
 """
 
 import itertools

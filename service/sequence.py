@@ -27,7 +27,7 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; see `export.sampling.Controls` and `export.signatures` for the meaning of each.
+    """How tokens are drawn; see `export.graphs.sampling.Controls` and `signatures` there for the meaning of each.
 
     Attributes:
         top_k: 0 is off.

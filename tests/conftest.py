@@ -31,8 +31,8 @@ def publish_model(
     import numpy as np
 
     from contract.tokenizer import CharacterTokenizer
-    from export.network import CELLS
-    from export.publishing import publish
+    from export.graphs.network import CELLS
+    from export.repository.publishing import publish
 
     tokenizer = tokenizer or CharacterTokenizer.train(TEXT)
     keras.utils.set_random_seed(seed)

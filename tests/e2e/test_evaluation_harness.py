@@ -88,8 +88,8 @@ def evaluate(folder, gateway, task, documents, max_length=2048):
 
 def test_its_perplexity_is_the_exporters(trained, gateway):
     """The held-out text scored over HTTP, cut where the exporter cuts it, has the perplexity on the card to 1e-3."""
-    from export.corpus import read_corpus
-    from export.dataset import VALIDATION_STREAMS
+    from export.corpora.corpus import read_corpus
+    from export.training.dataset import VALIDATION_STREAMS
 
     folder, card, _ = trained
     _, tail = read_corpus(str(folder / "corpus.txt")).split(0.1)

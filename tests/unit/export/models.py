@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from export.network import CELLS
+from export.graphs.network import CELLS
 
 VOCABULARY = 23
 

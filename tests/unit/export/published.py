@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from contract.tokenizer import SpecialIds
-from export.exportable import prepare
-from export.signatures import Generator
+from export.graphs.exportable import prepare
+from export.graphs.signatures import Generator
 from tests.unit.export.models import VOCABULARY
 
 END = 2

@@ -12,10 +12,10 @@ import pytest
 
 from contract.card import GeneratorCard, load_assets
 from contract.tokenizer import CharacterTokenizer
-from export import workflow
 from export.cli import main
-from export.network import CELLS
-from export.training import Judgement
+from export.graphs.network import CELLS
+from export.training import workflow
+from export.training.trainer import Judgement
 from tests.unit.export.trainings import TEXT, NoSamples
 
 ROOT = Path(__file__).parents[3]

@@ -12,7 +12,7 @@ import pytest
 from contract.tokenizer import load_tokenizer
 from export.cli import main
 from export.config import load_config
-from export.corpus import read_corpus
+from export.corpora.corpus import read_corpus
 from export.errors import ConfigError
 from export.tokenizer_command import train_tokenizer
 

@@ -1,12 +1,12 @@
 """Trainings small enough for a test, and someone who watches them."""
 
 from export.config import load_config
-from export.corpus import Corpus
-from export.dataset import Dataset
-from export.model import build_model
-from export.runs import CorpusFacts, RunFolder
-from export.training import Trainer
-from export.workflow import train_tokenizer
+from export.corpora.corpus import Corpus
+from export.training.dataset import Dataset
+from export.training.model import build_model
+from export.training.runs import CorpusFacts, RunFolder
+from export.training.trainer import Trainer
+from export.training.workflow import train_tokenizer
 
 TEXT = "the cat sat on the mat and the dog ran to the hill. " * 24
 SETTINGS = {"name": "m", "corpus": "c", "units": 6, "embedding": 4, "streams": 4, "window": 25, "epochs": 3}

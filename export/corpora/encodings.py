@@ -1,0 +1,205 @@
+"""Bytes to text: UTF-8 and nothing else, and the likely name of an encoding that is not.
+
+Knows encodings. Does not know where the bytes come from, and never decodes by a guess.
+"""
+
+import codecs
+import mmap
+import shlex
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from export.corpora.scratch import BLOCK_BYTES
+from export.errors import NotText
+
+# The guess is made from this much: the first bytes that are not UTF-8, and what follows.
+SAMPLE_BYTES = 1 << 16
+# By Python's name and iconv's, the most usual first: it decides between encodings in which the bytes read alike.
+_ENCODINGS = {
+    "cp1252": "CP1252",
+    "cp1251": "CP1251",
+    "cp932": "CP932",
+    "gb18030": "GB18030",
+    "big5": "BIG5",
+    "euc_jp": "EUC-JP",
+    "cp949": "CP949",
+    "koi8_r": "KOI8-R",
+    "iso8859_2": "ISO-8859-2",
+    "cp1250": "CP1250",
+    "cp1253": "CP1253",
+    "cp1254": "CP1254",
+    "cp1255": "CP1255",
+    "cp1256": "CP1256",
+    "cp1257": "CP1257",
+    "cp874": "CP874",
+    "cp866": "CP866",
+    "mac_roman": "MACINTOSH",
+}
+# UTF-32's mark begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_WIDE = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
+_CONTROLS = frozenset("\t\n\f\r\ufeff")
+# A file that is refused is looked through as if it were in memory.
+_Content = bytes | mmap.mmap
+
+
+def decode(content: bytes, path: str | None = None) -> str:
+    """Decode UTF-8, with or without a byte order mark.
+
+    Args:
+        content: All of it.
+        path: The file that it is from, for the command that converts it; None for none.
+
+    Raises:
+        NotText: it is binary, damaged or in another encoding; the message says in which one, most likely.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _refusal(content, path, error, len(content)) from error
+    if b"\0" in content:
+        raise _refusal(content, path)
+    return text
+
+
+def decode_file(file: BinaryIO, path: str | None = None) -> Iterator[str]:
+    """Decode a file that does not fit into memory, part by part, as `decode` would all of it.
+
+    Args:
+        file: A regular file, at its beginning.
+        path: As for `decode`.
+
+    Yields:
+        Parts of the text, none of them empty.
+
+    Raises:
+        NotText: as `decode` does; the parts before were good.
+    """
+    decoder, num_read = codecs.getincrementaldecoder("utf-8-sig")(), 0
+    block = None
+    while block != b"":
+        block = file.read(BLOCK_BYTES)
+        num_read += len(block)
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise _refusal_of_file(file, path, error, num_read) from error
+        if b"\0" in block:
+            raise _refusal_of_file(file, path)
+        if text:
+            yield text
+
+
+def _refusal_of_file(
+    file: BinaryIO, path: str | None, error: UnicodeDecodeError | None = None, num_read: int = 0
+) -> NotText:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _refusal(content, path, error, num_read)
+
+
+def _refusal(
+    content: _Content, path: str | None, error: UnicodeDecodeError | None = None, num_read: int = 0
+) -> NotText:
+    """Say what is wrong with some bytes.
+
+    Args:
+        content: All of them.
+        path: As for `decode`.
+        error: The first error in them as UTF-8; None if there is a zero in them.
+        num_read: Where the bytes end that the error is about.
+    """
+    wide = _wide_encoding(content)
+    if wide is not None:
+        return NotText(f"this is {wide}, not UTF-8; {_conversion(wide, path)}")
+    zero = content.find(b"\0")
+    if error is None or zero >= 0:
+        return NotText(f"byte 0 at offset {zero}: this is binary, not text")
+    # Its places are counted without the mark, and without what was good before.
+    offset = error.start + num_read - len(error.object)
+    return NotText(_tell(content, offset, path, cut_short="end of data" in error.reason))
+
+
+def _tell(content: _Content, offset: int, path: str | None, *, cut_short: bool) -> str:
+    where = f"byte {content[offset]:#04x} at offset {offset}"
+    if cut_short:
+        return f"not UTF-8: {where} begins a character of which the rest is missing"
+    if not all(content[i : min(i + BLOCK_BYTES, offset)].isascii() for i in range(0, offset, BLOCK_BYTES)):
+        return f"not UTF-8: it is UTF-8 up to {where}; the file is damaged, or of two encodings"
+    guesses = _guess(_sample(content, offset))
+    if not guesses:
+        return f"not UTF-8: {where}, and in no other encoding that is known here"
+    others = f" (or {' or '.join(guesses[1:3])})" if guesses[1:] else ""
+    return f"not UTF-8 but most likely {guesses[0]}{others}: {where}; {_conversion(guesses[0], path)}"
+
+
+def _conversion(encoding: str, path: str | None) -> str:
+    command = ["iconv", "-f", encoding, "-t", "UTF-8"]
+    if path is None:
+        return f"convert it first, with: {shlex.join(command)}"
+    target = Path(path).with_suffix(".utf-8" + Path(path).suffix)
+    return f"convert it first, with: {shlex.join([*command, path])} > {shlex.quote(str(target))}"
+
+
+def _wide_encoding(content: _Content) -> str | None:
+    """Name the encoding of two or four bytes a unit that this is in, if it is in one."""
+    for mark, encoding in _MARKS.items():
+        if content[: len(mark)] == mark:
+            return encoding
+    if content.find(b"\0") < 0:
+        return None
+    return next((encoding for encoding in _WIDE if _is_wide(content, encoding)), None)
+
+
+def _is_wide(content: _Content, encoding: str) -> bool:
+    """Say whether bytes without a mark read as text in UTF-16 or UTF-32.
+
+    The high bytes of a text are few, and the low ones many; where that is not so, zeros stand in text of another kind.
+    """
+    width, little = (4 if "32" in encoding else 2), encoding.endswith("LE")
+    if len(content) % width:
+        return False
+    sample = content[:SAMPLE_BYTES]
+    high, low = sample[width - 1 if little else 0 :: width], sample[0 if little else width - 1 :: width]
+    if 0 in low or len(set(high)) >= len(set(low)):
+        return False
+    try:
+        # Incremental: the sample may end within a character.
+        text = codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeDecodeError:
+        return False
+    return all(c in _CONTROLS or unicodedata.category(c) not in {"Cc", "Cn", "Co"} for c in text)
+
+
+def _sample(content: _Content, offset: int) -> bytes:
+    """Return some lines from the first that is not UTF-8 on."""
+    start = max(content.rfind(b"\n", 0, offset) + 1, offset - SAMPLE_BYTES // 8)
+    sample = content[start : start + SAMPLE_BYTES]
+    if start + SAMPLE_BYTES < len(content):
+        # Not in the middle of a character: neither byte is part of one in any encoding here.
+        sample = sample[: max(sample.rfind(b"\n"), sample.rfind(b" ")) + 1] or sample
+    return sample
+
+
+def _guess(sample: bytes) -> list[str]:
+    """Return the names of the encodings that the bytes are in, by iconv's name, the most likely first."""
+    from charset_normalizer import from_bytes  # noqa: PLC0415 - 40 ms that only a bad file needs
+
+    order = list(_ENCODINGS)
+    matches = list(from_bytes(sample, cp_isolation=order, enable_fallback=False))
+    matches = [match for match in matches if match.encoding in _ENCODINGS]
+    found = sorted(
+        ((match.chaos, -match.coherence, min(map(order.index, _alike(match)))) for match in matches),
+    )
+    return [_ENCODINGS[order[place]] for _, _, place in found]
+
+
+def _alike(match: object) -> list[str]:
+    """Return the encodings that a match stands for: those in which the bytes are the same text."""
+    return [name for name in getattr(match, "could_be_from_charset", ()) if name in _ENCODINGS]

@@ -1,0 +1,267 @@
+"""One time step of a network of recurrent layers, built for generating: few operations, no dropout, no Keras layers.
+
+Every signature runs this same step, one token after another; that is what makes a state from `decode` equal to the bit
+to one from `prefill`. Knows cells and how they are connected. Does not know sampling, signatures or how weights were
+trained.
+
+A layer that reads the embedding alone has one of V inputs, so embedding · kernel + bias is computed once for all of
+them: a step looks a row up and is left with one matmul by the recurrent kernel (measured: `docs/log.md`).
+"""
+
+import functools
+from abc import abstractmethod
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from export.graphs.loop import keep
+from export.graphs.network import Add, Concatenate, Dense, Embedding, Network, Operation, Recurrent
+
+# A larger table of gate inputs costs more memory than its matmul costs time.
+MAX_TABLE_BYTES = 64 * 2**20
+# What Keras's `mask_zero` passes over.
+PADDING_ID = 0
+
+
+class _Layer(tf.Module):
+    """One operation of a step; most have no state."""
+
+    units = 0
+    num_states = 0
+
+    @abstractmethod
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Return its new state, if it has one, and then its output.
+
+        Args:
+            token_ids: int32 (batch,).
+            inputs: Outputs of the layers that it takes, float32 (batch, width) each.
+            state: Its own, float32 (batch, units) each.
+        """
+
+
+class _Cell(_Layer):
+    """A recurrent layer: gate inputs (batch, G·units) and its state in, its state out."""
+
+    num_states = 1
+
+    def __init__(self, layer: Recurrent) -> None:
+        super().__init__()
+        self.units = layer.units
+        self.kernel, self.recurrent_kernel, self.bias, self.recurrent_bias = (
+            tf.Variable(array, trainable=False, dtype=tf.float32) for array in self._arrange(layer)
+        )
+        self.activation, self.gate = _activation(layer.activation), _activation(layer.recurrent_activation)
+
+    @staticmethod
+    def _arrange(layer: Recurrent) -> tuple[np.ndarray, ...]:
+        """Return kernel, recurrent kernel, bias and recurrent bias, gates in the order in which `step` wants them."""
+        return layer.kernel, layer.recurrent_kernel, layer.bias, np.zeros(0)
+
+    def gate_inputs(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Project float32 (batch, inputs) to the gates: (batch, G·units)."""
+        return tf.matmul(inputs, self.kernel) + self.bias
+
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> list[tf.Tensor]:  # noqa: ARG002 - see `_Layer`
+        """See `_Layer.run`."""
+        new = self.step(self.gate_inputs(inputs[0]), state)
+        return [*new, new[0]]
+
+    @abstractmethod
+    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Return the state after one token; its first vector is the layer's output."""
+
+
+class SimpleRNNCell(_Cell):
+    """h' = tanh(x + h·R)."""
+
+    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> list[tf.Tensor]:
+        """See `_Cell.step`; the state is [h]."""
+        return [self.activation(gate_inputs + tf.matmul(state[0], self.recurrent_kernel))]
+
+
+class LSTMCell(_Cell):
+    """c' = f⊙c + i⊙g, h' = o⊙tanh(c'), with i, f, o = σ(x + h·R) and g = tanh(x + h·R)."""
+
+    num_states = 2
+
+    @staticmethod
+    def _arrange(layer: Recurrent) -> tuple[np.ndarray, ...]:
+        def sigmoids_first(array: np.ndarray) -> np.ndarray:
+            i, f, g, o = np.split(array, 4, axis=-1)
+            return np.concatenate([i, f, o, g], axis=-1)
+
+        return (*map(sigmoids_first, (layer.kernel, layer.recurrent_kernel, layer.bias)), np.zeros(0))
+
+    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> list[tf.Tensor]:
+        """See `_Cell.step`; the state is [h, c]."""
+        h, c = state
+        units = self.units
+        gates = gate_inputs + tf.matmul(h, self.recurrent_kernel)
+        sigmoids = self.gate(gates[:, : 3 * units])
+        candidate = self.activation(gates[:, 3 * units :])
+        c = sigmoids[:, units : 2 * units] * c + sigmoids[:, :units] * candidate
+        return [sigmoids[:, 2 * units :] * self.activation(c), c]
+
+
+class GRUCell(_Cell):
+    """h' = z⊙h + (1 - z)⊙tanh(x + r⊙(h·R + b)), with z, r = σ(x + h·R + b): Keras's `reset_after=True`."""
+
+    @staticmethod
+    def _arrange(layer: Recurrent) -> tuple[np.ndarray, ...]:
+        return layer.kernel, layer.recurrent_kernel, layer.bias[0], layer.bias[1]
+
+    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> list[tf.Tensor]:
+        """See `_Cell.step`; the state is [h]."""
+        (h,) = state
+        units = self.units
+        from_state = tf.matmul(h, self.recurrent_kernel) + self.recurrent_bias
+        sigmoids = self.gate(gate_inputs[:, : 2 * units] + from_state[:, : 2 * units])
+        update, reset = sigmoids[:, :units], sigmoids[:, units:]
+        candidate = self.activation(gate_inputs[:, 2 * units :] + reset * from_state[:, 2 * units :])
+        return [update * h + (1.0 - update) * candidate]
+
+
+class OriginalGRUCell(_Cell):
+    """h' = z⊙h + (1 - z)⊙tanh(x + (r⊙h)·R), with z, r = σ(x + h·R): Keras's `reset_after=False`."""
+
+    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> list[tf.Tensor]:
+        """See `_Cell.step`; the state is [h]."""
+        (h,) = state
+        units = self.units
+        gates, last = self.recurrent_kernel[:, : 2 * units], self.recurrent_kernel[:, 2 * units :]
+        sigmoids = self.gate(gate_inputs[:, : 2 * units] + tf.matmul(h, gates))
+        update, reset = sigmoids[:, :units], sigmoids[:, units:]
+        candidate = self.activation(gate_inputs[:, 2 * units :] + tf.matmul(reset * h, last))
+        return [update * h + (1.0 - update) * candidate]
+
+
+_CELLS: dict[str, type[_Cell]] = {"simple_rnn": SimpleRNNCell, "lstm": LSTMCell, "gru": GRUCell}
+_FAST = {"tanh": tf.tanh, "sigmoid": tf.sigmoid, "linear": tf.identity}
+
+
+def _activation(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    return _FAST.get(name) or keras.activations.get(name)
+
+
+class _Folded(_Layer):
+    """A cell with a table of the gate inputs that it would make of every embedding."""
+
+    def __init__(self, cell: _Cell, embedding: np.ndarray) -> None:
+        super().__init__()
+        self.units, self.num_states, self.cell = cell.units, cell.num_states, cell
+        self.table = tf.Variable(cell.gate_inputs(embedding), trainable=False)
+
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> list[tf.Tensor]:  # noqa: ARG002 - see `_Layer`
+        new = self.cell.step(tf.gather(self.table, token_ids), state)
+        return [*new, new[0]]
+
+
+class _Lookup(_Layer):
+    def __init__(self, embedding: Embedding) -> None:
+        super().__init__()
+        self.table = tf.Variable(embedding.table, trainable=False)
+
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> list[tf.Tensor]:  # noqa: ARG002 - see `_Layer`
+        return [tf.gather(self.table, token_ids)]
+
+
+class _Dense(_Layer):
+    def __init__(self, dense: Dense) -> None:
+        super().__init__()
+        self.kernel, self.bias = (tf.Variable(a, trainable=False) for a in (dense.kernel, dense.bias))
+        self.activation = _activation(dense.activation)
+
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> list[tf.Tensor]:  # noqa: ARG002 - see `_Layer`
+        return [self.activation(tf.matmul(inputs[0], self.kernel) + self.bias)]
+
+
+class _Add(_Layer):
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> list[tf.Tensor]:  # noqa: ARG002 - see `_Layer`
+        # One after another: the order of a sum is a matter of bits.
+        return [functools.reduce(tf.add, inputs)]
+
+
+class _Concatenate(_Layer):
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> list[tf.Tensor]:  # noqa: ARG002 - see `_Layer`
+        return [tf.concat(inputs, axis=1)]
+
+
+def _make(operation: Operation) -> _Layer:
+    match operation:
+        case Recurrent():
+            return _CELLS[operation.cell](operation) if operation.reset_after else OriginalGRUCell(operation)
+        case Embedding():
+            return _Lookup(operation)
+        case Dense():
+            return _Dense(operation)
+        case Add():
+            return _Add()
+        case Concatenate():
+            return _Concatenate()
+
+
+class Carried(tf.Module):
+    """A network whose state is carried from token to token: the vectors of its recurrent layers, in order."""
+
+    def __init__(self, network: Network) -> None:
+        """Copy the weights into variables of its own, tables of gate inputs folded where they are small."""
+        super().__init__()
+        self.state_size, self.output_size = network.state_size, network.output_size
+        self.vocab_size = network.vocab_size
+        self._skips_padding = network.embedding.skips_padding
+        self._inputs: list[tuple[int, ...]] = []
+        self._layers: list[_Layer] = []
+        for step in network.steps:
+            layer, inputs = _make(step.operation), step.inputs
+            source = network.steps[inputs[0]].operation if inputs else None
+            if (
+                isinstance(layer, _Cell)
+                and isinstance(source, Embedding)
+                and _table_bytes(source, layer) <= MAX_TABLE_BYTES
+            ):
+                layer, inputs = _Folded(layer, source.table), ()
+            self._layers.append(layer)
+            self._inputs.append(inputs)
+        self._output = _make(network.output)
+
+    def split(self, state: tf.Tensor) -> list[tf.Tensor]:
+        """Part state rows float32 (batch, S) into the vectors of each layer, (batch, units) each."""
+        sizes = [layer.units for layer in self._layers for _ in range(layer.num_states)]
+        return tf.split(state, sizes, axis=1) if len(sizes) > 1 else [state]
+
+    def join(self, parts: list[tf.Tensor]) -> tf.Tensor:
+        """Undo `split`."""
+        return tf.concat(parts, axis=1) if len(parts) > 1 else parts[0]
+
+    def step(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Read one token per row.
+
+        Args:
+            token_ids: int32 (batch,).
+            parts: The state as `split` gives it.
+
+        Returns:
+            The network's output float32 (batch, U), and the new parts.
+        """
+        outputs: list[tf.Tensor] = []
+        new_parts: list[tf.Tensor] = []
+        for layer, places in zip(self._layers, self._inputs, strict=True):
+            old = parts[len(new_parts) : len(new_parts) + layer.num_states]
+            *new, output = layer.run(token_ids, [outputs[place] for place in places], old)
+            if self._skips_padding and new:
+                new = keep(token_ids != PADDING_ID, new, old)
+                output = new[0]
+            new_parts += new
+            outputs.append(output)
+        return outputs[-1], new_parts
+
+    def project(self, hidden: tf.Tensor) -> tf.Tensor:
+        """Return logits float32 (batch, V) of the network's output float32 (batch, U)."""
+        return self._output.run(hidden, [hidden], [])[0]
+
+
+def _table_bytes(embedding: Embedding, cell: _Cell) -> int:
+    return 4 * embedding.table.shape[0] * cell.kernel.shape[1]

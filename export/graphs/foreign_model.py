@@ -1,0 +1,301 @@
+"""Models that were made elsewhere: `.keras` files, Keras 2's `.h5` files and SavedModels.
+
+Knows how they are written, and what Keras 3 no longer reads of what Keras 2 wrote. Does not know how they are served.
+"""
+
+import json
+import re
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import tensorflow as tf
+
+from export.errors import NotFinite, UnknownCode, UnsupportedModel
+from export.graphs.exportable import Exportable, fixed_length, prepare, prepare_function
+from export.graphs.network import read_network
+from export.graphs.rebuild import all_layers
+
+_HDF5, _ZIP = b"\x89HDF", b"PK"
+_SAVED_MODEL = "saved_model.pb"
+# Options that Keras 2 wrote down and Keras 3 refuses to read; at these values, their defaults, they mean nothing.
+_GONE = {"time_major": False, "input_length": None}
+# In Keras 2 the slope of `hard_sigmoid` is 0.2, in Keras 3 it is 1/6: what goes into a gate must be so much larger.
+_HARD_SIGMOID = 0.2 * 6
+# Which columns of LSTM's (i, f, c, o) and GRU's (z, r, h) weights lead to gates.
+_GATES = {"LSTM": (True, True, False, True), "GRU": (True, True, False)}
+# What Keras and TensorFlow raise for a model that does not fit its input.
+_REFUSALS = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, tf.errors.OpError)
+_COLOUR, _RAISED = re.compile(r"\x1b\[\d*m"), re.compile(r"(\w+\.)*\w*Error: ")
+_FRAMES = ("Exception encountered", "Arguments received", "Graph execution error", "Detected at", "File ", "•", "{{")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A model made ready, and how it is served.
+
+    Attributes:
+        lines: What a person should know of that.
+    """
+
+    model: Exportable
+    lines: tuple[str, ...]
+
+
+def read_foreign(path: Path, window: int | None) -> Foreign:
+    """Read a model and choose how it is served: with a carried state if its layers allow it, else with a window.
+
+    Args:
+        path: A file, or the folder of a SavedModel.
+        window: Tokens of the window; given, even a model that could carry a state gets one.
+
+    Raises:
+        UnsupportedModel: it cannot be read, has a layer that is not Keras's own, has other inputs or outputs, or needs
+            a window whose length is not known.
+    """
+    if path.is_dir():
+        return _from_saved_model(path, window)
+    return _from_keras(path, window)
+
+
+def _from_keras(path: Path, window: int | None) -> Foreign:
+    model = load_keras(path)
+    _require_one_text(model, path)
+    try:
+        prepared = prepare(model, window)
+    except NotFinite as error:
+        raise UnsupportedModel(f"{path}: {error}") from error
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{path}: {error} (--window)") from error
+    except _REFUSALS as error:
+        raise UnsupportedModel(f"{path}: it cannot be run: {_telling_line(error)}") from error
+    lines = [f"{path}: {', '.join(type(layer).__name__ for layer in model.layers)}"]
+    if prepared.facts.context is None:
+        lines.append(f"it carries its state from token to token: {prepared.network.state_size:,} floats a text")
+        length = fixed_length(model)
+        if length is not None:
+            lines.append(
+                f"it was made for texts of {length} tokens: if shorter ones were padded in its training, --window "
+                f"{length} serves it as it was trained"
+            )
+    else:
+        why = "as asked for" if window is not None else _why_no_state(model)
+        lines.append(f"it sees a window of {prepared.facts.context} tokens, padded in front: {why}")
+    return Foreign(prepared, (*lines, _outputs_line(prepared)))
+
+
+def _why_no_state(model: keras.Model) -> str:
+    try:
+        read_network(model)
+    except UnsupportedModel as error:
+        return f"no state can be carried, as {error}"
+    raise AssertionError("a model that can carry a state was given a window")
+
+
+def _outputs_line(model: Exportable) -> str:
+    kind = "probabilities" if model.gives_probabilities else "logits"
+    return f"its outputs are {kind} of {model.network.vocab_size:,} tokens"
+
+
+def _telling_line(error: Exception) -> str:
+    """Return the line that says something: around it, Keras and TensorFlow tell where they were and what they got."""
+    lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
+    # Where a traceback is told, it comes before the last error's name.
+    begin = max((i for i, line in enumerate(lines) if _RAISED.match(line)), default=0)
+    lines[begin:] = [_RAISED.sub("", line) for line in lines[begin:]]
+    told = [line for line in lines[begin:] if not line.startswith(_FRAMES) and not line.endswith(":")]
+    return (told or lines or [type(error).__name__])[0][:300]
+
+
+def _require_one_text(model: keras.Model, path: Path) -> None:
+    inputs, outputs = getattr(model, "inputs", None) or [], getattr(model, "outputs", None) or []
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise UnsupportedModel(f"{path}: one input and one output are needed, got {len(inputs)} and {len(outputs)}")
+    taken, given = tuple(inputs[0].shape), tuple(outputs[0].shape)
+    if len(taken) != 2 or len(given) not in (2, 3):
+        raise UnsupportedModel(
+            f"{path}: the input must be token ids (batch, tokens) and the output (batch, vocabulary) or "
+            f"(batch, tokens, vocabulary), got {taken} and {given}"
+        )
+
+
+def load_keras(path: Path) -> keras.Model:
+    """Load a `.keras` or `.h5` file, whichever Keras wrote it; what a file is, is told by its content.
+
+    Raises:
+        UnknownCode: it holds what is not Keras's own.
+        UnsupportedModel: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise UnsupportedModel(f"{path}: {error.strerror}") from error
+    if start.startswith(_HDF5):
+        return _loaded(_load_h5, path)
+    if start.startswith(_ZIP):
+        _require_keras_3(path)
+        return _loaded(_load, path)
+    raise UnsupportedModel(f"{path}: neither a .keras file, nor an .h5 file, nor the folder of a SavedModel")
+
+
+def _load(path: Path) -> keras.Model:
+    return keras.models.load_model(path, compile=False)
+
+
+def _loaded(load: Callable[[Path], keras.Model], path: Path) -> keras.Model:
+    """Load, with every way in which Keras says that it cannot turned into one line."""
+    try:
+        with warnings.catch_warnings():
+            # Of arguments that Keras 2 wrote down and that mean nothing here.
+            warnings.simplefilter("ignore")
+            return load(path)
+    except UnsupportedModel:
+        raise
+    except Exception as error:
+        raise _explained(path, str(error)) from error
+
+
+def _explained(path: Path, message: str) -> UnsupportedModel:
+    unknown = re.search(r"Could not locate class '([^']+)'|Unknown layer: '?([\w>]+)'?", message)
+    if unknown:
+        name = unknown[1] or unknown[2]
+        return UnknownCode(
+            f"{path}: layer class {name!r} is not Keras's own; where the class is known, write a SavedModel with "
+            f"model.export('folder'), and wrap that folder"
+        )
+    if "lambda" in message.lower() and "unsafe" in message.lower():
+        return UnknownCode(
+            f"{path}: a Lambda layer holds Python code, which is not run; where it is trusted, write a SavedModel with "
+            "model.export('folder'), and wrap that folder"
+        )
+    return UnsupportedModel(f"{path}: Keras cannot read it: " + message.strip().partition("\n")[0][:200])
+
+
+def _require_keras_3(path: Path) -> None:
+    """Refuse a `.keras` file of Keras 2: its weights lie elsewhere."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            version = json.loads(archive.read("metadata.json"))["keras_version"]
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+        raise UnsupportedModel(f"{path}: not a .keras file, or a damaged one ({error})") from error
+    if str(version).startswith("2."):
+        raise UnsupportedModel(
+            f"{path}: written by Keras {version}, whose .keras files Keras {keras.__version__} cannot read; there, "
+            f"save the model as .h5"
+        )
+
+
+def _load_h5(path: Path) -> keras.Model:
+    """Load a copy without the options that Keras 3 does not know: its own reader wants a file."""
+    with h5py.File(path) as file:
+        given, version = file.attrs.get("model_config"), str(file.attrs.get("keras_version", "2"))
+    if given is None:
+        raise UnsupportedModel(f"{path}: weights alone, without their model; save the whole with model.save")
+    cleaned = json.dumps(_with_input(_without_gone(json.loads(given))))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "model.h5"
+        shutil.copyfile(path, copy)
+        with h5py.File(copy, "r+") as file:
+            file.attrs["model_config"] = cleaned
+        model = _load(copy)
+    if version.startswith("2"):
+        for layer in all_layers(model):
+            _keep_hard_sigmoid(layer)
+    return model
+
+
+def _keep_hard_sigmoid(layer: Any) -> None:
+    """Let a layer of Keras 2 compute what it did, by larger weights before its `hard_sigmoid`.
+
+    Raises:
+        UnsupportedModel: its state goes through that function, which no weights lead to.
+    """
+    kind = type(layer).__name__
+    if getattr(layer, "activation", None) is keras.activations.hard_sigmoid:
+        raise UnsupportedModel(
+            f"layer {layer.name!r}: activation hard_sigmoid is another function in Keras {keras.__version__}"
+        )
+    if getattr(layer, "recurrent_activation", None) is keras.activations.hard_sigmoid and kind in _GATES:
+        scale = np.concatenate([np.full(layer.units, _HARD_SIGMOID if gate else 1.0) for gate in _GATES[kind]])
+        layer.set_weights([weight * scale for weight in layer.get_weights()])
+
+
+def _without_gone(config: Any) -> Any:
+    if isinstance(config, list):
+        return [_without_gone(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    for name, harmless in _GONE.items():
+        if name in config and (harmless is None or config[name] == harmless):
+            config = {key: value for key, value in config.items() if key != name}
+    return {key: _without_gone(value) for key, value in config.items()}
+
+
+def _with_input(config: Any) -> Any:
+    """Put an input layer before an old Sequential's first layer, of whose shape Keras 3 makes one with two batches."""
+    layers = config["config"].get("layers") if isinstance(config.get("config"), dict) else config.get("config")
+    if config.get("class_name") != "Sequential" or not layers or layers[0]["class_name"] == "InputLayer":
+        return config
+    shape = layers[0]["config"].pop("batch_input_shape", None)
+    if shape is not None:
+        name = layers[0]["config"]["name"] + "_input"
+        given = {"batch_input_shape": shape, "dtype": "float32", "sparse": False, "ragged": False, "name": name}
+        layers.insert(0, {"class_name": "InputLayer", "config": given})
+    return config
+
+
+def _from_saved_model(path: Path, window: int | None) -> Foreign:
+    """Read the function that TensorFlow Serving would call: `serving_default`."""
+    if not (path / _SAVED_MODEL).is_file():
+        raise UnsupportedModel(f"{path}: a folder without {_SAVED_MODEL}: no SavedModel")
+    try:
+        loaded = tf.saved_model.load(str(path))
+        function = loaded.signatures["serving_default"]
+    except KeyError:
+        raise UnsupportedModel(f"{path}: it has no signature serving_default") from None
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise UnsupportedModel(f"{path}: TensorFlow cannot read it: {str(error).partition(chr(10))[0]}") from error
+    name, spec = _one(function.structured_input_signature[1], f"{path}: serving_default must have one input")
+    output, _ = _one(function.structured_outputs, f"{path}: serving_default must have one output")
+    if spec.shape.rank != 2 or not (spec.dtype.is_integer or spec.dtype.is_floating):
+        raise UnsupportedModel(
+            f"{path}: the input {name!r} must be token ids (batch, tokens), got {spec.dtype.name} of shape {spec.shape}"
+        )
+    if spec.shape[0] is not None:
+        raise UnsupportedModel(f"{path}: it takes {spec.shape[0]} text(s) at a time; any number is needed")
+    if window is not None and spec.shape[1] not in (None, window):
+        raise UnsupportedModel(
+            f"{path}: it takes texts of {spec.shape[1]} tokens, and a window of {window} was asked for"
+        )
+    context = window or spec.shape[1]
+    if context is None:
+        raise UnsupportedModel(
+            f"{path}: a SavedModel is served with a window of its last tokens: give its length, the one that the texts "
+            f"of its training had, with --window N"
+        )
+
+    def call(token_ids: tf.Tensor) -> tf.Tensor:
+        return function(**{name: tf.cast(token_ids, spec.dtype)})[output]
+
+    structure = (path / _SAVED_MODEL).read_bytes()
+    try:
+        prepared = prepare_function(call, context, list(function.variables), structure, keep=loaded)
+    except (UnsupportedModel, *_REFUSALS) as error:
+        raise UnsupportedModel(f"{path}: {_telling_line(error)}") from error
+    seen = f"it sees a window of {context} tokens, padded in front: what is inside a SavedModel is not known"
+    return Foreign(prepared, (f"{path}: SavedModel, {name} → {output}", seen, _outputs_line(prepared)))
+
+
+def _one(given: dict[str, Any], message: str) -> tuple[str, Any]:
+    if len(given) != 1:
+        raise UnsupportedModel(f"{message}, got {', '.join(given) or 'none'}")
+    return next(iter(given.items()))

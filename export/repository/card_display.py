@@ -1,0 +1,104 @@
+"""`python -m export show`: what a version says of itself, for people.
+
+Knows cards and the file of epochs. Changes nothing.
+"""
+
+from collections.abc import Iterator
+
+from contract.card import GeneratorCard, Sample, TrainingReport
+from contract.tokenizer import Tokenizer
+from export.errors import RepositoryError
+from export.layout import layout
+from export.repository.figures import architecture, bits_per_character, setting_text, validation_loss
+from export.repository.history import perplexity, read_history
+from export.repository.versions import Version
+from export.table import NOTHING, figure, moment, size, visible
+
+_LABEL_WIDTH = 17
+_UNITS = {"character": "characters", "word": "words, lower case", "exact_word": "words", "subword": "subwords"}
+
+
+def show(version: Version, *, as_json: bool) -> int:
+    """Print the card of a version. Returns the exit code.
+
+    Raises:
+        RepositoryError: a file of it is missing or damaged.
+    """
+    card, tokenizer = version.read()
+    if as_json:
+        print(card.model_dump_json(indent=1))
+        return 0
+    print(f"{version.label}  {visible(version.path)}, {size(version.num_bytes())}")
+    for label, value in _facts(card, tokenizer):
+        print(_line(label, value))
+    if card.training is None:
+        print("\ntrained elsewhere: nothing is known of its training")
+        return 0
+    print("\ntraining")
+    for label, value in _training(card.training, card, tokenizer, version):
+        print(_line(label, value))
+    if card.training.settings:
+        print("\nsettings")
+        for name, setting in card.training.settings.items():
+            print(_line(visible(name), setting_text(setting)))
+    for sample in card.training.samples:
+        print(f"\nsample at temperature {sample.temperature:g}")
+        print(_written(sample, backward=card.direction == "backward"))
+    return 0
+
+
+def _line(label: str, value: str) -> str:
+    return f"  {label:<{_LABEL_WIDTH}} {value}"
+
+
+def _facts(card: GeneratorCard, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
+    yield "created", f"{moment(card.created)} UTC, with TensorFlow {visible(card.tensorflow)}"
+    yield "unit", f"{_UNITS[card.unit]}, a vocabulary of {len(tokenizer.tokens):,}"
+    yield "reads", "from the end of a text (backward)" if card.direction == "backward" else "forward"
+    embedding = f", embedding {card.embedding}" if card.embedding else ""
+    yield "layers", visible(architecture(card)) + embedding
+    if card.context is None:
+        yield "memory", f"carries a state of {card.state_size:,} floats a text"
+    else:
+        yield "memory", f"sees its last {card.context} tokens"
+    yield "weights", f"SHA-256 {visible(card.weights_sha256)}"
+
+
+def _training(
+    report: TrainingReport, card: GeneratorCard, tokenizer: Tokenizer, version: Version
+) -> Iterator[tuple[str, str]]:
+    yield "corpus", f"{visible(report.corpus)}, {report.corpus_characters:,} characters"
+    yield "corpus's SHA-256", visible(report.corpus_sha256)
+    tokens = f"{report.validation_tokens:,} tokens"
+    characters = "" if report.held_out_characters is None else f" in {report.held_out_characters:,} characters"
+    yield "held out", tokens + characters if report.validation_tokens else "nothing"
+    if report.parameters is not None:
+        yield "parameters", f"{report.parameters:,}"
+    yield "epochs", _epochs(report, version)
+    yield "time", f"{report.seconds / 60:,.1f} minutes, {report.tokens_per_s:,.0f} tokens/s"
+    yield "seed", str(report.seed)
+    yield "training loss", f"{report.train_loss:.3f} nats per token"
+    yield (
+        "validation loss",
+        NOTHING if report.validation_loss is None else f"{report.validation_loss:.3f} nats per token",
+    )
+    yield "bits/character", figure(bits_per_character(card, tokenizer), ".3f")
+    yield "perplexity", figure(perplexity(validation_loss(card)), ",.2f")
+    yield "accuracy", figure(report.accuracy, ".1%")
+    yield "copied spans", figure(report.copied_spans, ".2%")
+
+
+def _epochs(report: TrainingReport, version: Version) -> str:
+    told = f"{report.train_tokens:,} tokens an epoch"
+    try:
+        progress = read_history(version.path)
+    except RepositoryError as error:
+        return f"{report.epochs:g}, {told}; {visible(error)}"
+    if not progress.epochs:
+        return f"{report.epochs:g}, {told}"
+    return f"{progress.best_epoch} is the best of {progress.epochs}, {told}"
+
+
+def _written(sample: Sample, *, backward: bool) -> str:
+    """Show what was given in brackets, and what was written behind it, or before it."""
+    return layout(f"{sample.text}[{sample.given}]" if backward else f"[{sample.given}]{sample.text}")

@@ -1,0 +1,76 @@
+"""The commands on the model repository: their options, and what each of them calls.
+
+Imports no TensorFlow until `verify` runs: the others answer at once.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from export.config import MODELS
+from export.errors import RepositoryError
+from export.quiet import import_tensorflow_quietly
+from export.repository import card_display, comparison_display, listing, removal
+from export.repository.versions import Repository
+
+_REFERENCE = "NAME:VERSION, NAME for the newest version, or the folder of a version"
+
+
+def add_commands(commands: Any) -> None:
+    """Add the parsers; each says by its default `act` what runs it."""
+    every = commands.add_parser("list", help="show every version in the repository", description=listing.__doc__)
+    every.set_defaults(act=_list)
+    show = commands.add_parser("show", help="show what a version says of itself: figures, settings, samples")
+    show.set_defaults(act=_show)
+    show.add_argument("version", metavar="VERSION", help=_REFERENCE)
+    verify = commands.add_parser("verify", help="check that a version is whole and computes what its model computes")
+    verify.set_defaults(act=_verify)
+    verify.add_argument("version", nargs="?", metavar="VERSION", help=_REFERENCE)
+    verify.add_argument("--all", action="store_true", help="every version in the repository")
+    remove = commands.add_parser("remove", help="remove a version, or a model with all its versions")
+    remove.set_defaults(act=_remove)
+    remove.add_argument("version", metavar="VERSION", help="NAME:VERSION, or NAME for all its versions")
+    remove.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
+    compare = commands.add_parser("compare", help="show versions side by side, and draw their losses")
+    compare.set_defaults(act=_compare)
+    compare.add_argument("versions", nargs="+", metavar="VERSION", help=_REFERENCE)
+    compare.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the losses by epoch and by minutes")
+    for command in (every, show, compare):
+        command.add_argument("--json", action="store_true", dest="as_json", help="print JSON and nothing else")
+    for command in (every, show, verify, remove, compare):
+        command.add_argument("--models-dir", type=Path, default=MODELS, help=f"repository (default: {MODELS})")
+
+
+def _list(options: dict[str, Any]) -> int:
+    return listing.list_versions(options["models_dir"], as_json=options["as_json"])
+
+
+def _show(options: dict[str, Any]) -> int:
+    version = Repository(options["models_dir"]).find(options["version"])
+    return card_display.show(version, as_json=options["as_json"])
+
+
+def _remove(options: dict[str, Any]) -> int:
+    return removal.remove(options["models_dir"], options["version"], yes=options["yes"])
+
+
+def _compare(options: dict[str, Any]) -> int:
+    repository = Repository(options["models_dir"])
+    versions = [repository.find(reference) for reference in options["versions"]]
+    return comparison_display.compare(versions, options["plot"], as_json=options["as_json"])
+
+
+def _verify(options: dict[str, Any]) -> int:
+    repository, reference = Repository(options["models_dir"]), options["version"]
+    if (reference is None) != options["all"]:
+        raise RepositoryError("verify takes a version, or --all and no version")
+    models = repository.models() if reference is None else []
+    problems = [f"{model.path}: {model.problem}" for model in models if model.problem]
+    versions = [version for model in models for version in model.versions]
+    versions = [repository.find(reference)] if reference is not None else versions
+    if not versions and not problems:
+        print(f"{repository.path} holds no model yet: nothing to verify")
+        return 0
+    import_tensorflow_quietly()
+    from export.repository import verifying  # noqa: PLC0415 - it needs TensorFlow
+
+    return verifying.verify(versions, problems)

@@ -1,0 +1,179 @@
+"""Versions that are compared, and which of their figures can be compared at all.
+
+Knows what makes figures comparable: one text, one part of it held out, one unit. Knows no table and no picture.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from contract.card import GeneratorCard, TrainingReport
+from contract.tokenizer import Tokenizer
+from export.errors import RepositoryError
+from export.repository.figures import bits_per_character, validation_loss
+from export.repository.history import Progress, perplexity, read_history
+from export.repository.versions import Version
+from export.table import NOTHING, figure, visible
+
+# Settings that other lines of the table tell.
+_TOLD = {"name", "cell", "layers", "units", "unit", "corpus", "direction", "bidirectional", "context"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A version that is compared.
+
+    Attributes:
+        progress: Its epochs, none where they are not known.
+        problem: Why they are not; else empty.
+    """
+
+    label: str
+    card: GeneratorCard
+    tokenizer: Tokenizer
+    progress: Progress
+    problem: str = ""
+
+    @classmethod
+    def of(cls, version: Version) -> "Candidate":
+        """Read a version.
+
+        Raises:
+            RepositoryError: its card or its tokenizer is missing or damaged.
+        """
+        card, tokenizer = version.read()
+        try:
+            progress, problem = read_history(version.path), ""
+        except RepositoryError as error:
+            progress, problem = Progress(), str(error)
+        return cls(version.label, card, tokenizer, progress, problem)
+
+    @property
+    def bits_per_nat(self) -> float | None:
+        """What makes bits per character of its losses; None where it is not known."""
+        bits, loss = bits_per_character(self.card, self.tokenizer), validation_loss(self.card)
+        return bits / loss if bits is not None and loss else None
+
+    def reported(self, name: str) -> Any:
+        """Return a field of the training's report; None where there is none."""
+        return getattr(self.card.training, name) if self.card.training else None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A line of the comparison that holds numbers.
+
+    Attributes:
+        needs: What must be equal for the numbers to be compared: "nothing", "text", or "tokens", which are of a text.
+        best: Which number is best, `min` or `max`; None where none is.
+    """
+
+    name: str
+    title: str
+    form: str
+    needs: str
+    best: Callable[..., float] | None
+    value: Callable[[Candidate], float | None]
+
+    def write(self, value: float | None) -> str:
+        """Write one of its numbers."""
+        return figure(value, self.form)
+
+
+def _minutes(candidate: Candidate) -> float | None:
+    report = candidate.card.training
+    return report.seconds / 60 if report else None
+
+
+def _field(name: str) -> Callable[[Candidate], float | None]:
+    return lambda candidate: candidate.reported(name)
+
+
+FIGURES = (
+    Figure("parameters", "parameters", ",d", "nothing", None, _field("parameters")),
+    Figure("minutes", "minutes to the best", ",.1f", "text", min, _minutes),
+    Figure("tokens_per_s", "tokens/s", ",.0f", "tokens", max, _field("tokens_per_s")),
+    Figure("train_loss", "training loss", ".3f", "tokens", min, _field("train_loss")),
+    Figure("validation_loss", "validation loss", ".3f", "tokens", min, _field("validation_loss")),
+    Figure(
+        "bits_per_character",
+        "bits per character",
+        ".3f",
+        "text",
+        min,
+        lambda c: bits_per_character(c.card, c.tokenizer),
+    ),
+    Figure("perplexity", "perplexity", ",.2f", "tokens", min, lambda c: perplexity(validation_loss(c.card))),
+    Figure("accuracy", "accuracy", ".1%", "tokens", max, _field("accuracy")),
+    Figure("copied_spans", "copied spans", ".2%", "text", min, _field("copied_spans")),
+)
+
+
+class Comparison:
+    """Candidates, at least two, and what of them can be compared."""
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self.candidates = candidates
+        self.same_tokens = len({(c.card.unit, c.tokenizer.tokens) for c in candidates}) == 1
+        self._same_corpus = all(c.card.training for c in candidates) and self._agree("corpus_sha256")
+        self.same_text = self._same_corpus and self._is_split_alike()
+
+    def _agree(self, name: str) -> bool:
+        return len({c.reported(name) for c in self.candidates}) == 1
+
+    def _is_split_alike(self) -> bool:
+        """Say whether the same is held out; an earlier release wrote down how many tokens, not how many characters."""
+        known = any(c.reported("held_out_characters") is not None for c in self.candidates)
+        return self._agree("held_out_characters") if known else self.same_tokens and self._agree("validation_tokens")
+
+    def best(self, line: Figure) -> set[int]:
+        """Return which candidates have the best number of a line; none where numbers cannot be compared."""
+        values = {i: value for i, c in enumerate(self.candidates) if (value := line.value(c)) is not None}
+        fair = {"nothing": True, "text": self.same_text, "tokens": self.same_text and self.same_tokens}[line.needs]
+        if line.best is None or not fair or len(values) < 2:
+            return set()
+        best = line.best(values.values())
+        # What is shown alike is alike; where all are, none is the best.
+        found = {i for i, value in values.items() if line.write(value) == line.write(best)}
+        return found if len(found) < len(values) else set()
+
+    def notes(self) -> Iterator[str]:
+        """Yield what a reader must know before he believes the table."""
+        yield from self._notes_on_text()
+        if not self.same_tokens:
+            what = "units" if len({c.card.unit for c in self.candidates}) > 1 else "vocabularies"
+            yield (
+                f"the {what} differ: losses, perplexity, accuracy and tokens/s are of different tokens; "
+                f"only bits per character can be compared"
+            )
+        for c in self.candidates:
+            if c.problem:
+                yield f"{c.label}: its epochs are not known: {c.problem}"
+
+    def _notes_on_text(self) -> Iterator[str]:
+        untrained = [c.label for c in self.candidates if c.card.training is None]
+        if untrained:
+            yield f"trained elsewhere, so no figures of quality can be compared: {', '.join(untrained)}"
+        elif not self._same_corpus:
+            yield f"the corpora differ: no figures of quality can be compared ({self._each(_corpus)})"
+        elif not self.same_text:
+            yield f"what is held out differs: no figures of quality can be compared ({self._each(_held_out)})"
+
+    def _each(self, tell: Callable[[TrainingReport], str]) -> str:
+        return "; ".join(f"{c.label}: {tell(c.card.training)}" for c in self.candidates if c.card.training)
+
+    def settings(self) -> dict[str, list[Any]]:
+        """Return the settings in which the candidates differ, with the value of each; a dash where it is not known."""
+        every = [c.card.training.settings if c.card.training else {} for c in self.candidates]
+        names = dict.fromkeys(name for settings in every for name in settings if name not in _TOLD)
+        values = {name: [settings.get(name, NOTHING) for settings in every] for name in names}
+        return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
+
+
+def _corpus(report: TrainingReport) -> str:
+    digest = visible(report.corpus_sha256[:8])
+    return f"{visible(report.corpus)}, {report.corpus_characters:,} characters, SHA-256 {digest}…"
+
+
+def _held_out(report: TrainingReport) -> str:
+    return "not known" if report.held_out_characters is None else f"{report.held_out_characters:,} characters"

@@ -1,0 +1,117 @@
+"""`python -m export compare`: versions side by side, as a table, as JSON and as a picture.
+
+Knows rows and columns. What can be compared with what is `export.repository.comparison`'s.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from export.errors import RepositoryError
+from export.repository.comparison import FIGURES, Candidate, Comparison
+from export.repository.figures import architecture, setting_text
+from export.repository.versions import Version
+from export.table import Column, figure, render, terminal_width, to_json, visible
+
+_BEST, _OTHER = " *", "  "
+
+
+def compare(versions: Sequence[Version], plot: Path | None, *, as_json: bool) -> int:
+    """Print versions side by side, and draw their losses if there is a file for it. Returns the exit code.
+
+    Raises:
+        RepositoryError: there are fewer than two versions, one of them is damaged, or nothing can be drawn.
+    """
+    if len({version.path.resolve() for version in versions}) < max(2, len(versions)):
+        given = ", ".join(version.label for version in versions)
+        raise RepositoryError(f"at least two different versions are needed, and each once; got {given}")
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise RepositoryError(f"plot must be a .png file, got {plot}")
+    comparison = Comparison([Candidate.of(version) for version in versions])
+    if as_json:
+        print(to_json(_document(comparison)))
+    else:
+        for line in (*_table(comparison), *_legend(comparison), *comparison.notes()):
+            print(line)
+    if plot is not None:
+        # matplotlib takes a moment to import: only now.
+        from export.repository.comparison_plot import draw  # noqa: PLC0415
+
+        for line in draw(comparison, plot):
+            print(line, file=sys.stderr if as_json else sys.stdout)
+    return 0
+
+
+def _legend(comparison: Comparison) -> Iterator[str]:
+    if any(comparison.best(line) for line in FIGURES):
+        yield "* the best of its line"
+
+
+def _table(comparison: Comparison) -> Iterator[str]:
+    """Yield the lines of the table, a column for each version; if they do not fit, one part below another."""
+    rows = list(_rows(comparison))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for part in _parts(widths[1:], terminal_width(), widths[0]):
+        titles, *cells = ([row[0], *(row[1 + i] for i in part)] for row in rows)
+        columns = [Column(titles[0]), *(Column(title, right=True) for title in titles[1:])]
+        yield from render(columns, cells, None)
+        yield ""
+
+
+def _rows(comparison: Comparison) -> Iterator[list[str]]:
+    candidates = comparison.candidates
+    cards = [c.card for c in candidates]
+    yield _row("", [c.label for c in candidates])
+    yield _row("unit", [card.unit for card in cards])
+    yield _row("reads", [card.direction for card in cards])
+    yield _row("architecture", [architecture(card) for card in cards])
+    yield _row("best epoch", map(_epochs, candidates))
+    for line in FIGURES:
+        best = comparison.best(line)
+        yield _row(line.title, [line.write(line.value(c)) for c in candidates], best)
+    for name, values in comparison.settings().items():
+        yield _row(name, map(setting_text, values))
+
+
+def _row(title: str, values: Iterable[Any], best: Iterable[int] = ()) -> list[str]:
+    return [visible(title), *(visible(value) + (_BEST if i in best else _OTHER) for i, value in enumerate(values))]
+
+
+def _parts(widths: Sequence[int], width: int | None, labels: int) -> Iterator[list[int]]:
+    """Part columns so that each part fits beside the labels; a part has one column at least."""
+    part, used = list[int](), labels
+    for i, own in enumerate(widths):
+        if part and width is not None and used + 2 + own > width:
+            yield part
+            part, used = [], labels
+        part.append(i)
+        used += 2 + own
+    yield part
+
+
+def _epochs(candidate: Candidate) -> str:
+    if candidate.progress.epochs:
+        return f"{candidate.progress.best_epoch} of {candidate.progress.epochs}"
+    return figure(candidate.reported("epochs"), "g")
+
+
+def _document(comparison: Comparison) -> dict[str, Any]:
+    """Return everything that the table tells."""
+    models = [
+        {
+            "model": c.label,
+            "unit": c.card.unit,
+            "direction": c.card.direction,
+            "architecture": architecture(c.card),
+            "best_epoch": c.progress.best_epoch or c.reported("epochs"),
+            "epochs": c.progress.epochs or None,
+            **{line.name: line.value(c) for line in FIGURES},
+            "corpus_sha256": c.reported("corpus_sha256"),
+            "held_out_characters": c.reported("held_out_characters"),
+            "settings": c.reported("settings") or {},
+        }
+        for c in comparison.candidates
+    ]
+    best = {line.name: [comparison.candidates[i].label for i in sorted(comparison.best(line))] for line in FIGURES}
+    return {"models": models, "best": best, "notes": list(comparison.notes())}

@@ -1,0 +1,162 @@
+"""`python -m export list`: every version of the model repository in a table, the damaged ones too.
+
+Knows what is told of a version. Changes nothing.
+"""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from contract import signatures
+from contract.card import GeneratorCard
+from contract.tokenizer import Tokenizer
+from export.config import MODELS
+from export.errors import PublishError, RepositoryError
+from export.repository.figures import architecture, bits_per_character, validation_loss
+from export.repository.models_config import Listing, read_listings
+from export.repository.versions import SAVED_MODEL, Model, Repository, Version
+from export.table import NOTHING, Column, figure, moment, render, size, terminal_width, to_json, visible
+
+_COLUMNS = (
+    Column("MODEL"),
+    Column("VERSION", right=True),
+    Column("UNIT", rank=1),
+    Column("ARCHITECTURE"),
+    Column("PARAMETERS", right=True, rank=2),
+    Column("LOSS", right=True),
+    Column("BITS/CHAR", right=True),
+    Column("SIZE", right=True, rank=3),
+    Column("CREATED (UTC)", rank=4),
+    Column("SERVED"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is told of a version; None is what is not known of it.
+
+    Attributes:
+        listed: Whether an entry of `models.config` is for its model; None where that file cannot be read.
+        served: Whether that entry chooses this version.
+        problem: Why the version cannot be read.
+    """
+
+    name: str
+    version: int | None
+    path: str
+    unit: str | None = None
+    architecture: str | None = None
+    direction: str | None = None
+    vocab_size: int | None = None
+    parameters: int | None = None
+    validation_loss: float | None = None
+    bits_per_character: float | None = None
+    size_bytes: int | None = None
+    created: int | None = None
+    listed: bool | None = None
+    served: bool | None = None
+    problem: str | None = None
+
+    def cells(self) -> list[str]:
+        """Return what the table shows."""
+        start = [visible(self.name), figure(self.version, "d")]
+        if self.problem is not None:
+            return [*start, f"cannot be read: {visible(self.problem)}"]
+        served = {None: "unknown", False: "not listed"}.get(self.listed, "yes" if self.served else "not chosen")
+        return [
+            *start,
+            self.unit or NOTHING,
+            visible(self.architecture),
+            figure(self.parameters, ",d"),
+            figure(self.validation_loss, ".3f"),
+            figure(self.bits_per_character, ".3f"),
+            size(self.size_bytes or 0),
+            moment(self.created or 0),
+            served,
+        ]
+
+
+def list_versions(models_dir: Path, *, as_json: bool) -> int:
+    """Print what the repository holds. Returns the exit code.
+
+    Raises:
+        OSError: it is no folder, or may not be read.
+    """
+    models = Repository(models_dir).models()
+    try:
+        listings, complaint = read_listings(models_dir), None
+    except (PublishError, OSError) as error:
+        listings, complaint = None, str(error)
+    rows = [row for model in models for row in _rows(model, listings)]
+    rows += _missing(models_dir, {model.name for model in models}, listings or [])
+    if as_json:
+        print(to_json({"models_dir": str(models_dir), "problem": complaint, "versions": [asdict(row) for row in rows]}))
+        return 0
+    for line in _table(rows, models_dir):
+        print(line)
+    if complaint:
+        print(f"what is served is not known: {visible(complaint)}")
+    return 0
+
+
+def _table(rows: list[Row], models_dir: Path) -> Iterator[str]:
+    if rows:
+        yield from render(_COLUMNS, [row.cells() for row in rows], terminal_width())
+        return
+    command = ["python", "-m", "export", "train", "--corpus", "book.txt", "--name", "book"]
+    elsewhere = [] if models_dir == MODELS else ["--models-dir", str(models_dir)]
+    yield f"{models_dir} holds no model yet; train one with:  {shlex.join([*command, *elsewhere])}"
+
+
+def _rows(model: Model, listings: list[Listing] | None) -> Iterator[Row]:
+    entries = None if listings is None else [entry for entry in listings if entry.folder == model.name]
+    numbers = [version.number for version in model.versions if (version.path / SAVED_MODEL).is_file()]
+    served = set[int]().union(*(entry.served(numbers) for entry in entries or ()))
+    if model.problem:
+        yield Row(model.name, None, str(model.path), problem=model.problem)
+    for version in model.versions:
+        listed = None if entries is None else bool(entries)
+        yield _row(model.name, version, listed, None if entries is None else version.number in served)
+
+
+def _row(name: str, version: Version, listed: bool | None, served: bool | None) -> Row:
+    known = {
+        "size_bytes": version.num_bytes(),
+        "listed": listed,
+        "served": served,
+    }
+    try:
+        card, tokenizer = _read(version)
+    except RepositoryError as error:
+        told = str(error).removeprefix(str(version.path)).lstrip("/: ")
+        return Row(name, version.number, str(version.path), problem=told, **known)
+    return Row(
+        name,
+        version.number,
+        str(version.path),
+        unit=card.unit,
+        architecture=architecture(card),
+        direction=card.direction,
+        vocab_size=card.vocab_size,
+        parameters=card.training.parameters if card.training else None,
+        validation_loss=validation_loss(card),
+        bits_per_character=bits_per_character(card, tokenizer),
+        created=card.created,
+        **known,
+    )
+
+
+def _read(version: Version) -> tuple[GeneratorCard, Tokenizer]:
+    contents = version.read()
+    if not (version.path / SAVED_MODEL).is_file():
+        raise RepositoryError(f"{version.path}/{SAVED_MODEL}: No such file")
+    return contents
+
+
+def _missing(models_dir: Path, names: set[str], listings: list[Listing]) -> Iterator[Row]:
+    """Yield a row for each model that is listed and has no version: a model server waits for it."""
+    for entry in listings:
+        if entry.folder is not None and entry.folder not in names:
+            problem = f"{signatures.MODELS_CONFIG} lists it, and it has no version"
+            yield Row(entry.folder, None, str(models_dir / entry.folder), listed=True, served=False, problem=problem)

@@ -1,0 +1,72 @@
+"""What a version holds for people: a page to read, the history of its training and a picture of it, its embedding.
+
+Knows which files there are and where. What stands in them is made by `readme`, `plots` and `projector`.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from contract.card import GeneratorCard
+from contract.signatures import ASSETS
+from contract.tokenizer import Tokenizer
+from export.repository.history import HISTORY_FILE, Progress, perplexity
+from export.repository.plots import history_png
+from export.repository.projector import label_lines, num_vectors, vector_lines
+from export.repository.readme import write_readme
+
+README_FILE = "README.md"
+PICTURE_FILE = "history.png"
+VECTORS_FILE, METADATA_FILE = "vectors.tsv", "metadata.tsv"
+
+
+def write_papers(
+    folder: Path, card: GeneratorCard, tokenizer: Tokenizer, vectors: np.ndarray | None, history: Progress
+) -> None:
+    """Write them all into a version that is not visible yet.
+
+    Args:
+        folder: Of the version; its `assets.extra` is there.
+        card: The version's.
+        tokenizer: Likewise.
+        vectors: float32 (ids, width), the embedding; None where the model has none, or it is not known.
+        history: Of the training; without an epoch there is nothing to tell of it.
+
+    Raises:
+        PublishError: the picture cannot be drawn.
+        OSError: the disk did not take a file.
+    """
+    assets = folder / ASSETS
+    if history.epochs:
+        (assets / HISTORY_FILE).write_text(history_json(history), encoding="utf-8")
+        (assets / PICTURE_FILE).write_bytes(history_png(history, card.name))
+    if vectors is not None:
+        _write_lines(assets / VECTORS_FILE, vector_lines(tokenizer, vectors))
+        _write_lines(assets / METADATA_FILE, label_lines(tokenizer, vectors))
+    files = {path.name for path in assets.iterdir()}
+    num_lines = 0 if vectors is None else num_vectors(tokenizer, vectors)
+    page = write_readme(card, len(tokenizer.tokens), history, files, num_lines)
+    (folder / README_FILE).write_text(page, encoding="utf-8")
+
+
+def history_json(history: Progress) -> str:
+    """Return a list with an entry for each epoch: what `Epoch` holds, perplexities, and which one is the best.
+
+    Perplexity is null where no file could hold it.
+    """
+    entries = []
+    for number, epoch in enumerate(history.history, start=1):
+        perplexities = {
+            "train_perplexity": perplexity(epoch.train_loss),
+            "validation_perplexity": perplexity(epoch.validation_loss),
+        }
+        best = number == history.best_epoch
+        entries.append({"epoch": number, "best": best, **epoch.model_dump(), **perplexities})
+    return json.dumps(entries, indent=1) + "\n"
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(lines)

@@ -1,0 +1,105 @@
+"""The picture of a training: loss and perplexity by epoch.
+
+Knows matplotlib, by its objects alone: no window, no display and nobody's current figure is touched. Does no IO.
+"""
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from export.errors import PublishError
+from export.repository.history import Epoch, Progress, perplexity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TRAINING, _VALIDATION = "#3b6fb6", "#d9722b"
+_GREY = "#666666"
+# Times the best perplexity, what its panel reaches up to.
+_HIGHEST = 6
+_INCHES, _DPI = (10, 4.2), 120
+# With more epochs than these a dot for each would hide the line.
+_DOTTED_EPOCHS = 40
+
+
+def history_png(progress: Progress, title: str) -> bytes:
+    """Draw the losses and perplexities of a training, its best epoch marked.
+
+    Args:
+        progress: At least one epoch.
+        title: Stands above; a name of a model.
+
+    Returns:
+        A PNG.
+
+    Raises:
+        PublishError: matplotlib is missing, or cannot draw.
+    """
+    try:
+        # A second's import, for the end of a training alone.
+        import matplotlib.style  # noqa: PLC0415
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+        from matplotlib.figure import Figure  # noqa: PLC0415
+
+        # A person's own matplotlibrc may ask for what is not there, such as LaTeX.
+        with matplotlib.style.context("default"):
+            figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
+            FigureCanvasAgg(figure)
+            left, right = figure.subplots(1, 2)
+            _draw(left, progress, "loss, nats per token", lambda loss: loss)
+            _draw(right, progress, "perplexity", perplexity)
+            _cut(right, _measured(progress.best.loss, perplexity))
+            figure.suptitle(_heading(progress, title), fontsize=11)
+            file = io.BytesIO()
+            figure.savefig(file, format="png", metadata={"Software": None})
+    except Exception as error:
+        # Settings, fonts and files make it raise anything.
+        raise PublishError(
+            f"history.png cannot be drawn ({type(error).__name__}: {error})".replace("\n", " ")
+        ) from error
+    return file.getvalue()
+
+
+def _heading(progress: Progress, title: str) -> str:
+    best = progress.best
+    kind = "training" if best.validation_loss is None else "validation"
+    return f"{title}: {kind} loss {best.loss:.3f} nats per token in epoch {progress.best_epoch} of {progress.epochs}"
+
+
+def _draw(axes: "Axes", progress: Progress, label: str, measure: Callable[[float], float | None]) -> None:
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - as above
+
+    dots = "o" if progress.epochs <= _DOTTED_EPOCHS else ""
+    for name, colour, losses in _curves(progress.history):
+        values = [_measured(loss, measure) for loss in losses]
+        axes.plot(range(1, progress.epochs + 1), values, color=colour, label=name, marker=dots, markersize=3.5, lw=1.6)
+    best, value = progress.best_epoch, _measured(progress.best.loss, measure)
+    name = f"best epoch: {best}" + ("" if math.isnan(value) else f", {value:,.3f}")
+    axes.axvline(best, color=_GREY, lw=0.9, ls="--", zorder=0)
+    axes.plot([best], [value], color=_GREY, ls="--", lw=0.9, marker="o", markersize=9, mfc="none", mew=1.3, label=name)
+    space = max(0.3, progress.epochs * 0.02)
+    axes.set(xlabel="epoch", ylabel=label, xlim=(1 - space, progress.epochs + space))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(visible=True, alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+
+
+def _cut(axes: "Axes", best: float) -> None:
+    """End a panel of perplexities where the first epochs' would leave nothing to be seen of the others."""
+    if axes.get_ylim()[1] > _HIGHEST * best:
+        axes.set_ylim(bottom=0, top=_HIGHEST * best)
+
+
+def _measured(loss: float | None, measure: Callable[[float], float | None]) -> float:
+    """Return what a loss becomes; what cannot be drawn is not a number, and leaves a gap."""
+    value = None if loss is None else measure(loss)
+    return math.nan if value is None else value
+
+
+def _curves(history: Sequence[Epoch]) -> list[tuple[str, str, list[float | None]]]:
+    """Return name, colour and losses of each curve."""
+    validation = [epoch.validation_loss for epoch in history]
+    curves = [("training", _TRAINING, [epoch.train_loss for epoch in history]), ("validation", _VALIDATION, validation)]
+    return curves if any(loss is not None for loss in validation) else curves[:1]

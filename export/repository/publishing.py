@@ -1,0 +1,231 @@
+"""Writing a version into the model repository, whole or not at all.
+
+Knows the repository's layout and renaming. What a version computes is `export.graphs.signatures`'s.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from contract import signatures
+from contract.card import ID_PATTERN, Direction, GeneratorCard, TrainingReport
+from contract.tokenizer import Tokenizer
+from export.errors import PublishError
+from export.graphs import adjustments, cells, loop, sampling, specs, window
+from export.graphs import signatures as graph
+from export.graphs.checks import check_saved_model
+from export.graphs.exportable import Exportable, prepare
+from export.graphs.signatures import Generator
+from export.repository.history import Progress
+from export.repository.models_config import add_to_models_config
+from export.repository.papers import write_papers
+
+# The trained model itself, for a notebook or for further training.
+KERAS_FILE = "model.keras"
+
+
+def publish(
+    model: keras.Model,
+    tokenizer: Tokenizer,
+    name: str,
+    models_dir: Path | str = "models",
+    training: TrainingReport | None = None,
+    direction: Direction = "forward",
+    context: int | None = None,
+    history: Progress | None = None,
+) -> Path:
+    """Export a Keras model as the next version of `name`.
+
+    A model that begins with Embedding, ends with Dense and has SimpleRNN, LSTM, GRU and Dense layers, sums and
+    concatenations between them carries its state from token to token. Any other one is given the window of its last
+    tokens.
+
+    The SavedModel is written beside its place, loaded, checked against the Keras model and only then renamed: a model
+    server never sees half of it, and a failure leaves nothing behind.
+
+    Args:
+        model: From token ids (batch, T) to logits or probabilities, (batch, T, V) or (batch, V).
+        tokenizer: Its vocabulary is no larger than the model's.
+        name: Letters, digits, dots, dashes and underscores.
+        models_dir: The model repository.
+        training: How the model came to be, for the card.
+        direction: "backward" for a model that reads texts from their end.
+        context: Tokens of the window; the model's own length, if it has one, where this is None. Given, even a model
+            that could carry a state gets a window.
+        history: The epochs of the training, for what a person finds beside the model.
+
+    Returns:
+        The version's folder, `models_dir/name/<version>`.
+
+    Raises:
+        UnsupportedModel: the model can carry no state, and the length of its window is not known.
+        CheckFailed: the graph does not compute what the Keras model computes.
+        PublishError: the name or the sizes do not fit, the history cannot be drawn, or the disk did not take it.
+    """
+    require_name(name)
+    return publish_exportable(prepare(model, context), tokenizer, name, models_dir, training, direction, history)
+
+
+def require_name(name: str) -> None:
+    """Refuse a name that no folder or address should have.
+
+    Raises:
+        PublishError: it is one.
+    """
+    if not re.fullmatch(ID_PATTERN, name):
+        raise PublishError(f"name must be letters, digits, dots, dashes and underscores, got {name!r}")
+
+
+def require_writable(home: Path) -> None:
+    """Refuse before the work what would fail after it.
+
+    Raises:
+        PublishError: a version cannot be written there.
+    """
+    nearest = next(path for path in (home, *home.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise PublishError(f"a version cannot be written to {home}: {nearest} is not a folder, or it is read-only")
+
+
+def publish_exportable(
+    model: Exportable,
+    tokenizer: Tokenizer,
+    name: str,
+    models_dir: Path | str,
+    training: TrainingReport | None,
+    direction: Direction,
+    history: Progress | None = None,
+) -> Path:
+    """Do what `publish` does, with a model that was made ready."""
+    vocab_size, num_tokens = model.network.vocab_size, len(tokenizer.tokens)
+    if vocab_size < num_tokens:
+        raise PublishError(f"the model has {vocab_size} outputs, too few for a tokenizer of {num_tokens} tokens")
+    if model.num_embeddings is not None and model.num_embeddings < num_tokens:
+        raise PublishError(
+            f"the model reads {model.num_embeddings} ids, too few for a tokenizer of {num_tokens} tokens"
+        )
+    if vocab_size < signatures.NUM_TOP:
+        raise PublishError(f"the model must have at least {signatures.NUM_TOP} outputs, got {vocab_size}")
+    card = _card(model, tokenizer, name, training, direction)
+    home = Path(models_dir) / name
+    draft = home / f"{_draft_prefix()}{os.getpid()}"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        remove_litter(home)
+        _write(draft, model, tokenizer, card, history or Progress())
+        place = _rename_to_next_version(draft, home)
+        add_to_models_config(Path(models_dir), name)
+    except OSError as error:
+        raise PublishError(f"{home}: {error.strerror or error}") from error
+    except tf.errors.OpError as error:
+        # What TensorFlow writes itself: a full disk is no OSError there.
+        raise PublishError(f"{home}: {error.message}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return place
+
+
+def _draft_prefix() -> str:
+    # A process id says who writes only together with the machine or the container.
+    return f".draft-{socket.gethostname()}-"
+
+
+def remove_litter(home: Path) -> None:
+    """Remove the drafts of exporters on this machine that were killed."""
+    for draft in home.glob(f"{_draft_prefix()}*"):
+        pid = draft.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _card(
+    model: Exportable, tokenizer: Tokenizer, name: str, training: TrainingReport | None, direction: Direction
+) -> GeneratorCard:
+    return GeneratorCard(
+        name=name,
+        **dataclasses.asdict(model.facts),
+        units=model.network.output_size,
+        state_size=model.network.state_size,
+        vocab_size=model.network.vocab_size,
+        unit=tokenizer.unit,
+        direction=direction,
+        weights_sha256=model.weights_sha256,
+        code_sha256=_code_sha256(),
+        tensorflow=tf.__version__,
+        created=int(time.time()),
+        training=training,
+    )
+
+
+def _code_sha256() -> str:
+    """Hash the modules that build the graph: another loop or another sampling may draw other tokens."""
+    digest = hashlib.sha256()
+    for module in (adjustments, cells, loop, sampling, specs, window, graph):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()
+
+
+def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: GeneratorCard, history: Progress) -> None:
+    generator = Generator(model.network, tokenizer.special, len(tokenizer.tokens))
+    with _without_notes():
+        tf.saved_model.save(generator, str(draft), signatures=generator.signatures())
+    assets = draft / signatures.ASSETS
+    assets.mkdir()
+    (assets / signatures.CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (assets / signatures.TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
+    if model.model is not None:
+        model.model.save(assets / KERAS_FILE)
+    write_papers(draft, card, tokenizer, model.vectors, history)
+    check_saved_model(draft, model, len(tokenizer.tokens))
+    _sync(draft)
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Keep TensorFlow from telling a notebook where it writes: the draft is gone in a moment."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("WARNING")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _sync(folder: Path) -> None:
+    """Force files to the disk before the rename that makes them visible."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _rename_to_next_version(draft: Path, home: Path) -> Path:
+    """Rename to one above the highest version; if another exporter takes that number first, to the next."""
+    version = _next_version(home)
+    while True:
+        try:
+            return draft.rename(home / str(version))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            version += 1
+
+
+def _next_version(home: Path) -> int:
+    versions = [int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit()]
+    return max(versions, default=0) + 1

@@ -1,0 +1,206 @@
+"""The page of a version: what the model is, how good it is, what it writes, how it was made and how it is called.
+
+Knows the card and the history. What is not known of a model is left out.
+"""
+
+import datetime
+import json
+import shlex
+import textwrap
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from contract.card import GeneratorCard, Sample, TrainingReport, Unit
+from contract.signatures import ASSETS
+from export.corpora.bits import characters_of_loss
+from export.corpora.copies import SPAN_WORDS
+from export.markdown import code, fenced, seen, table
+from export.repository.history import Progress, perplexity
+
+_CELLS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU", None: "recurrent model"}
+_UNITS = {
+    "character": "character by character",
+    "word": "word by word, in lower case and without punctuation",
+    "exact_word": "word by word, as they are written",
+    "subword": "in pieces of words",
+}
+_FLOAT_BYTES = 4
+# Columns at which a page breaks the lines of samples: those of words have no line ends of their own.
+_WIDTH = 100
+_FILES = {
+    "generator.json": "all that stands here, for programs",
+    "tokenizer.json": "the vocabulary, as Hugging Face's `tokenizers` reads it",
+    "model.keras": "the Keras model",
+    "history.json": "loss, perplexity, accuracy, tokens and seconds of every epoch",
+    "history.png": "the picture above",
+    "vectors.tsv": "the embedding, for https://projector.tensorflow.org",
+    "metadata.tsv": "the token of each of its vectors",
+}
+
+
+def write_readme(
+    card: GeneratorCard, num_tokens: int, history: Progress, files: Collection[str], num_vectors: int
+) -> str:
+    """Write the page, in Markdown.
+
+    Args:
+        card: Of the version. Its number is not known yet, and is the name of the folder.
+        num_tokens: Tokens of the vocabulary.
+        history: Of the training; it may be empty.
+        files: Names in `assets.extra`.
+        num_vectors: Lines of `vectors.tsv`, if it is among them.
+    """
+    training = card.training
+    parts = [f"# {code(card.name)}", _sentence(card), *_call(card)]
+    if training is not None:
+        parts += [*_figures(training, card.unit, history), *_samples(card, training.samples), *_copies(training)]
+    parts += ["## The model", table(["", ""], [*_model_rows(card, num_tokens)])]
+    if training is not None:
+        parts += ["## Its training", table(["", ""], [*_training_rows(training, history)])]
+        if training.settings:
+            parts += ["### Settings", table(["setting", "value"], [*_setting_rows(training.settings)])]
+    parts += ["## Files", table(["file", "what it is"], [*_file_rows(files, num_tokens, num_vectors)])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sentence(card: GeneratorCard) -> str:
+    layers = f" of {card.layers} layers with {card.units} units" if card.layers > 1 else f" of {card.units} units"
+    ways = "bidirectional " if card.training and card.training.settings.get("bidirectional") else ""
+    # A window model has no layers that are known; one from elsewhere may have none that are recurrent.
+    kind = ways + _CELLS[card.cell] + layers if card.cell or card.layers else "model"
+    article = "An" if kind.startswith("LSTM") else "A"
+    sees = f", seeing its last {card.context} tokens" if card.context else ""
+    does = "leads up to a given ending" if card.direction == "backward" else "goes on with a text"
+    source = "trained elsewhere" if card.training is None else f"trained on {code(card.training.corpus)}"
+    return f"{article} {kind}, {source}, that {does} {_UNITS[card.unit]}{sees}."
+
+
+def _call(card: GeneratorCard) -> Iterator[str]:
+    """Yield how to call the model, with a text of its own kind if one is at hand."""
+    given = next((sample.given for sample in card.training.samples if sample.given), "") if card.training else ""
+    field = "suffix" if card.direction == "backward" else "prompt"
+    body = {"model": card.name, field: given or "The ", "max_tokens": 200, "temperature": 0.8}
+    data = shlex.quote(json.dumps(body, ensure_ascii=not given.isprintable()))
+    yield "Where the gateway listens on its usual port:"
+    yield fenced(f"curl http://127.0.0.1:8000/v1/completions \\\n  -d {data}", "bash")
+
+
+def _figures(training: TrainingReport, unit: Unit, history: Progress) -> Iterator[str]:
+    """Yield the losses, and what they were measured on."""
+    yield "## How good it is"
+    held_out = training.validation_loss is not None
+    losses = [training.train_loss] + [training.validation_loss] * held_out
+    rows = [
+        ["loss, nats per token", *(_number(loss, ".4f") for loss in losses)],
+        ["perplexity", *(_number(perplexity(loss), ",.3f") for loss in losses)],
+        ["bits per character", "", _number(training.bits_per_character, ".4f")],
+        ["accuracy", "", _number(training.accuracy, ".2%")],
+    ]
+    width = 1 + len(losses)
+    yield table(["", "training", "validation"][:width], [row[:width] for row in rows if any(row[1:width])])
+    yield _what_was_held_out(training, unit)
+    if history.epochs:
+        yield f"![Loss and perplexity of each epoch]({ASSETS}/history.png)"
+
+
+def _what_was_held_out(training: TrainingReport, unit: Unit) -> str:
+    if training.validation_loss is None:
+        return "Nothing was held out: the loss says how well the training text is remembered, no more."
+    tail = f"{training.held_out_characters:,} characters" if training.held_out_characters else "part"
+    num_tokens = training.validation_tokens
+    text = f"Validation is the last {tail} of the corpus, {num_tokens:,} tokens that the vocabulary holds"
+    lines = ["The training loss is that of the weights while they change, with dropout."]
+    judged = characters_of_loss(training.validation_loss, num_tokens, training.bits_per_character)
+    if judged:
+        text += f" and that stand for {judged:,} characters"
+        lines.append(
+            "Bits per character are counted over those characters, so models of characters, words and pieces of words "
+            "can be compared on one split of a corpus, as far as they know as much of it."
+        )
+        if unit == "word":
+            lines.append("Case and punctuation, which this model does not write, are not counted.")
+    if training.accuracy is not None:
+        lines.append("Accuracy is the share of those tokens that were the most probable one.")
+    return " ".join([f"{text}.", *lines])
+
+
+def _samples(card: GeneratorCard, samples: tuple[Sample, ...]) -> Iterator[str]:
+    if not samples:
+        return
+    yield "## What it writes"
+    held_out = card.training is not None and card.training.validation_loss is not None
+    source = "a piece of the held-out text" if held_out else "a piece of the training text, as nothing was held out"
+    given = f"What was given stands in brackets, {source}" if samples[0].given else "Begun from nothing"
+    yield f"{given}. Lines of more than {_WIDTH} characters are broken."
+    for sample in samples:
+        given = f"[{sample.given}]" if sample.given else ""
+        text = sample.text + given if card.direction == "backward" else given + sample.text
+        yield f"Temperature {sample.temperature:g}:"
+        yield fenced("\n".join(part for line in seen(text).split("\n") for part in textwrap.wrap(line, _WIDTH) or [""]))
+
+
+def _copies(training: TrainingReport) -> Iterator[str]:
+    if training.copied_spans is None:
+        return
+    runs = f"{training.written_spans:,} runs" if training.written_spans else "the runs"
+    yield "## What it has by heart"
+    yield (
+        f"Of {runs} of {SPAN_WORDS} words that it wrote at temperature 1, {training.copied_spans:.2%} stand word for "
+        f"word in the training text. Near 0% its sentences are its own; a high share means that it recites what it was "
+        f"trained on. Phrases that the corpus repeats often count too."
+    )
+
+
+def _model_rows(card: GeneratorCard, num_tokens: int) -> Iterator[list[str]]:
+    yield ["name", code(card.name)]
+    yield ["version", "the number that this folder has for a name"]
+    yield ["unit of text", card.unit]
+    yield ["vocabulary", f"{num_tokens:,} tokens"]
+    if card.cell:
+        yield ["cells", _CELLS[card.cell]]
+    if card.layers:
+        yield ["recurrent layers", str(card.layers)]
+    yield ["width of the top layer", f"{card.units:,}"]
+    if card.embedding:
+        yield ["width of the embedding", f"{card.embedding:,}"]
+    yield ["direction", card.direction]
+    if card.context:
+        yield ["window", f"{card.context:,} tokens"]
+    if card.training and card.training.parameters is not None:
+        yield ["parameters", f"{card.training.parameters:,}"]
+    yield ["state of a text", f"{card.state_size * _FLOAT_BYTES:,} bytes"]
+    yield ["SHA-256 of the weights", code(card.weights_sha256)]
+    yield ["published", f"{datetime.datetime.fromtimestamp(card.created, datetime.UTC):%Y-%m-%d %H:%M} UTC"]
+    yield ["TensorFlow", card.tensorflow]
+
+
+def _training_rows(training: TrainingReport, history: Progress) -> Iterator[list[str]]:
+    yield ["corpus", code(training.corpus)]
+    yield ["SHA-256 of its text", code(training.corpus_sha256)]
+    yield ["characters", f"{training.corpus_characters:,}"]
+    if training.held_out_characters is not None:
+        yield ["of these held out, at the end", f"{training.held_out_characters:,}"]
+    yield ["tokens of an epoch", f"{training.train_tokens:,}"]
+    epochs = f"{training.epochs:g}"
+    yield ["epochs", f"{epochs}; the best was {history.best_epoch} of {history.epochs}" if history.epochs else epochs]
+    yield ["time, h:mm:ss", str(datetime.timedelta(seconds=round(training.seconds)))]
+    yield ["speed", f"{training.tokens_per_s:,.0f} tokens/s"]
+    yield ["seed", str(training.seed)]
+
+
+def _setting_rows(settings: dict[str, Any]) -> Iterator[list[str]]:
+    for name, value in settings.items():
+        shown = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        yield [code(name), code(shown)]
+
+
+def _file_rows(files: Collection[str], num_tokens: int, num_vectors: int) -> Iterator[list[str]]:
+    yield [f"{code('saved_model.pb')}, {code('variables/')}", "the SavedModel that is served"]
+    cut = f", of its first {num_vectors:,} tokens" if num_vectors < num_tokens else ""
+    for name, meaning in _FILES.items():
+        if name in files:
+            yield [code(f"{ASSETS}/{name}"), meaning + cut * (name == "vectors.tsv")]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

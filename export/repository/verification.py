@@ -1,0 +1,198 @@
+"""Whether a published version is what it was when it was published: its files, its weights, what it computes.
+
+Knows the checks and what each of them needs. Does not know which versions there are, and changes nothing.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from contract import signatures
+from contract.card import GeneratorCard
+from contract.tokenizer import Tokenizer
+from export.errors import CheckFailed, ExportError, NotFinite, UnknownCode
+from export.graphs.checks import check_saved_model
+from export.graphs.exportable import Exportable, Facts, prepare
+from export.graphs.foreign_model import load_keras
+from export.graphs.specs import Specs, input_specs
+from export.repository.history import HISTORY_FILE, read_history
+from export.repository.versions import SAVED_MODEL, Version
+
+OK, FAILED, NOT_CHECKED = "ok", "FAILED", "not checked"
+_VARIABLES, _KERAS_FILE = "variables", "model.keras"
+_MAX_TOLD = 200
+_NODE = re.compile(r"\{\{[^}]*\}\} ?")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found.
+
+    Attributes:
+        verdict: `OK`, `FAILED` or `NOT_CHECKED`.
+        told: A line.
+    """
+
+    verdict: str
+    told: str
+
+
+class _NotChecked(Exception):
+    """A check lacks what it needs, which is no fault, or was told as one already."""
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """As much of a network as the check of its signatures looks at."""
+
+    state_size: int
+    output_size: int
+
+
+class Verification:
+    """The checks of one version, in the order in which they are told; later ones use what earlier ones read."""
+
+    def __init__(self, version: Version) -> None:
+        self._version, self._path, self._assets = version, version.path, version.path / signatures.ASSETS
+        self._contents: tuple[GeneratorCard, Tokenizer] | None = None
+        self._functions: Mapping[str, Any] | None = None
+        self._model: Exportable | None = None
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Run one check after another."""
+        for name, check in {
+            "card": self._card,
+            _VARIABLES: self._variables,
+            SAVED_MODEL: self._load,
+            "signatures": self._signatures,
+            _KERAS_FILE: self._keras,
+            "computation": self._computation,
+            HISTORY_FILE: self._history,
+        }.items():
+            try:
+                yield Outcome(OK, f"{name}: {check()}")
+            except _NotChecked as reason:
+                yield Outcome(NOT_CHECKED, f"{name}: {reason}")
+            except ExportError as error:
+                yield Outcome(FAILED, f"{name}: {self._short(str(error))}")
+            # Damaged files make TensorFlow, Keras, protobuf and HDF5 raise what each of them likes.
+            except Exception as error:
+                yield Outcome(FAILED, f"{name}: {self._short(f'{type(error).__name__}: {error}')}")
+
+    def _short(self, told: str) -> str:
+        """Tell an error in a line: without the folder, which was told, and without the names of a graph's nodes."""
+        told = _NODE.sub("", told.replace(f"{self._path}/", "").replace(f"{self._path}: ", ""))
+        return " ".join(told.split())[:_MAX_TOLD]
+
+    def _card(self) -> str:
+        self._contents = card, tokenizer = self._version.read()
+        return f"format {card.format}, {card.unit}, {len(tokenizer.tokens):,} tokens"
+
+    def _variables(self) -> str:
+        """Read every variable, which compares checksums."""
+        if not (self._path / _VARIABLES).is_dir():
+            raise CheckFailed("no such folder")
+        reader = tf.train.load_checkpoint(str(self._path / _VARIABLES / _VARIABLES))
+        names = sorted(name for name, kind in reader.get_variable_to_dtype_map().items() if kind.is_floating)
+        broken = [name for name in names if not np.isfinite(reader.get_tensor(name)).all()]
+        if broken:
+            raise CheckFailed(f"NaN or infinite are {len(broken)} of {len(names)}, such as {broken[0]}")
+        return f"{len(names)}, whole and finite"
+
+    def _load(self) -> str:
+        if not (self._path / SAVED_MODEL).is_file():
+            raise CheckFailed("no such file")
+        self._functions = tf.saved_model.load(str(self._path)).signatures
+        return "TensorFlow loads it"
+
+    def _signatures(self) -> str:
+        card, _, functions = self._readable()
+        inputs, outputs = input_specs(card.state_size, card.units), _output_sizes(card)
+        for name, specs in inputs.items():
+            if name not in functions:
+                raise CheckFailed(f"{name} is missing")
+            function = functions[name]
+            _require(name, "inputs", _shapes(specs), _shapes(function.structured_input_signature[1]))
+            sizes = {output: list(spec.shape)[-1] for output, spec in function.structured_outputs.items()}
+            _require(name, "sizes of outputs", outputs[name], {key: sizes.get(key) for key in outputs[name]})
+        return f"all {len(inputs)}, with the sizes of the card"
+
+    def _readable(self) -> tuple[GeneratorCard, Tokenizer, Mapping[str, Any]]:
+        if self._contents is None or self._functions is None:
+            raise _NotChecked("the card or the SavedModel cannot be read")
+        return *self._contents, self._functions
+
+    def _keras(self) -> str:
+        if self._contents is None:
+            raise _NotChecked("the card, which has the hash of its weights, cannot be read")
+        card, path = self._contents[0], self._assets / _KERAS_FILE
+        if not path.exists():
+            if not _may_be_wrapped(card):
+                raise CheckFailed(f"no such file in {signatures.ASSETS}")
+            raise _NotChecked("a wrapped SavedModel has none, so its weights cannot be held against the card's hash")
+        try:
+            self._model = prepare(load_keras(path), card.context)
+        except UnknownCode as error:
+            raise _NotChecked(self._short(str(error)).partition(";")[0]) from error
+        except NotFinite as error:
+            raise CheckFailed(str(error).partition(":")[0]) from error
+        found = self._model.weights_sha256
+        if found != card.weights_sha256:
+            raise CheckFailed(f"its weights have the hash {found[:12]}…, and the card says {card.weights_sha256[:12]}…")
+        return f"its weights have the card's hash, {found[:12]}…"
+
+    def _computation(self) -> str:
+        card, tokenizer, functions = self._readable()
+        check_saved_model(self._path, self._model or _by_itself(card, functions), len(tokenizer.tokens))
+        if self._model is None:
+            return f"the signatures agree with each other; without {_KERAS_FILE} no more can be checked"
+        return f"it computes what {_KERAS_FILE} computes"
+
+    def _history(self) -> str:
+        if not (self._assets / HISTORY_FILE).exists():
+            raise _NotChecked("there is none: wrapped, or published by an earlier release")
+        return f"{read_history(self._path).epochs} epochs"
+
+
+def _may_be_wrapped(card: GeneratorCard) -> bool:
+    """Say whether a card can be that of a SavedModel, of whose layers nothing is known."""
+    return card.training is None and card.cell is None and not card.layers and not card.embedding
+
+
+def _by_itself(card: GeneratorCard, functions: Mapping[str, Any]) -> Exportable:
+    """Let `serving_default` stand for the model, so that the other signatures are held against it."""
+
+    def logits(token_ids: np.ndarray) -> np.ndarray:
+        return functions[signatures.SERVING_DEFAULT](token_ids=tf.constant(token_ids))["logits"].numpy()
+
+    sizes: Any = _Sizes(card.state_size, card.units)
+    return Exportable(sizes, Facts(), card.weights_sha256, logits, gives_probabilities=False)
+
+
+def _shapes(specs: Specs) -> dict[str, tuple[str, list[int | None]]]:
+    return {name: (spec.dtype.name, spec.shape.as_list()) for name, spec in sorted(specs.items())}
+
+
+def _require(name: str, what: str, expected: Any, found: Any) -> None:
+    wrong = [key for key in sorted({*expected, *found}) if expected.get(key) != found.get(key)]
+    if wrong:
+        key = wrong[0]
+        raise CheckFailed(f"{what} of {name}: {key} must be {expected.get(key)}, got {found.get(key)}")
+
+
+def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
+    """Return the width of every output; None where it is a number of tokens."""
+    state, tokens = {"state": card.state_size}, {"token_ids": None, "logprobs": None}
+    top = dict.fromkeys(("top_token_ids", "top_logprobs"), signatures.NUM_TOP)
+    return {
+        signatures.SERVING_DEFAULT: {"logits": card.vocab_size},
+        signatures.PREFILL: state,
+        signatures.DECODE: {**tokens, **state},
+        signatures.DECODE_FULL: {**tokens, **top, **state},
+        signatures.SCORE: {"logprobs": None, **top, **state},
+        signatures.EMBED: {**state, "sum": card.units, "last": card.units},
+    }

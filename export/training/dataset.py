@@ -1,0 +1,285 @@
+"""A text as token ids in the order in which a model reads them: in parallel streams, or a window before each token.
+
+Knows corpora, tokenizers and arrays of ids. Does not know what is learnt from them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, Self
+
+import numpy as np
+
+from contract.tokenizer import Tokenizer
+from export.config import TrainConfig
+from export.corpora.corpus import Corpus
+from export.corpora.ids import encode_corpus
+from export.corpora.scratch import blocks
+from export.errors import CorpusError
+
+__all__ = ["Dataset", "Examples", "Ngrams", "Streams", "encode_corpus"]
+
+# Rows of validation: enough for matmuls to be worth it, few enough to start from the zero state seldom.
+VALIDATION_STREAMS = 8
+# Windows judged at once.
+VALIDATION_WINDOWS = 256
+# Windows of an epoch that are cut shorter, so that a model learns to go on with little.
+SHARE_CUT = 0.25
+# Windows whose order is drawn together, some 80 MB of memory, and tokens behind each other in a long text that go into
+# the same draw: all of a text whose windows are so few.
+DRAWN, RUN = 1 << 20, 1 << 15
+
+
+class Examples(Protocol):
+    """What is learnt from, or judged by, in batches."""
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Every token that is to be predicted, in order: integers (tokens,), mapped from a file."""
+
+    @property
+    def rows(self) -> int:
+        """Sequences side by side."""
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens that one update reads."""
+
+    @property
+    def num_windows(self) -> int:
+        """Updates of an epoch."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens predicted in an epoch."""
+
+    def windows(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield what is read, int32 (T, batch), and what is predicted, (T, batch) or (1, batch).
+
+        Args:
+            rng: Draws how this epoch differs from others; None for no difference.
+        """
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Ids laid side by side, for training with carried state: row b of one window goes on in row b of the next.
+
+    Attributes:
+        targets: integers (streams, length), a view of the ids. Each is predicted from those before it.
+        first: The id that stands before the text.
+        window: Steps between two updates.
+    """
+
+    targets: np.ndarray
+    first: int
+    window: int
+
+    @classmethod
+    def lay_out(cls, ids: np.ndarray, first: int, streams: int, window: int) -> Self:
+        """Cut ids into as many streams as fill a window each, at most `streams`.
+
+        Args:
+            ids: integers (tokens,), at least 1.
+            first: The id that stands before the text: a text is learnt from its first token on, and the start mark is
+                learnt with it.
+            streams: Rows wanted.
+            window: Steps of a window.
+        """
+        rows = max(1, min(streams, len(ids) // window))
+        length = len(ids) // rows
+        return cls(ids[: rows * length].reshape(rows, length), first, window)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Every token, in order of the text: integers (tokens,)."""
+        return self.targets.ravel()
+
+    @property
+    def rows(self) -> int:
+        """Number of streams."""
+        return int(self.targets.shape[0])
+
+    @property
+    def length(self) -> int:
+        """Tokens of each stream."""
+        return int(self.targets.shape[1])
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of an epoch; the last may be shorter."""
+        return -(-self.length // self.window)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens predicted in an epoch."""
+        return int(self.targets.size)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a window, over all streams."""
+        return self.rows * min(self.window, self.length)
+
+    def windows(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (inputs, targets), int32 (window, streams) each: time first.
+
+        Args:
+            rng: Draws where the windows are cut: if every epoch cut at the same places, all would truncate there.
+        """
+        skip = 0 if rng is None else int(rng.integers(0, max(1, min(self.window, self.length // 2))))
+        for start in range(skip, self.length, self.window):
+            tokens = np.empty((self.rows, min(self.window, self.length - start) + 1), np.int32)
+            tokens[:, 1:] = self.targets[:, start : start + self.window]
+            # Before a stream's first token stands the last one of the stream above.
+            tokens[:, 0] = self.targets[:, start - 1] if start else [self.first, *self.targets[:-1, -1]]
+            yield tokens[:, :-1].T, tokens[:, 1:].T
+
+
+@dataclass(frozen=True)
+class Ngrams:
+    """Each token with the window of those before it, padded in front, for models that carry no state.
+
+    A window begins no earlier than its document, with the mark that stands before it.
+
+    Attributes:
+        ids: integers (tokens,), at least 1.
+        mark: The id that stands before the text.
+        end: The id after which another document begins; None for one running text.
+        batch: Windows of one update.
+        context: Tokens of a window.
+    """
+
+    ids: np.ndarray
+    mark: int
+    end: int | None
+    batch: int
+    context: int
+
+    @classmethod
+    def lay_out(cls, ids: np.ndarray, mark: int, end: int | None, batch: int, context: int) -> Self:
+        """Prepare; of windows there are at most as many at once as there are tokens."""
+        return cls(ids, mark, end, min(batch, len(ids)), context)
+
+    @property
+    def rows(self) -> int:
+        """Windows of one update."""
+        return self.batch
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of all windows of one update."""
+        return self.batch * self.context
+
+    @property
+    def num_windows(self) -> int:
+        """Updates of an epoch; the last one may have fewer windows."""
+        return -(-self.num_tokens // self.batch)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens predicted in an epoch."""
+        return len(self.ids)
+
+    def windows(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (inputs, targets), int32 (context, batch) and (1, batch): time first.
+
+        Args:
+            rng: Draws the order, and windows to be cut shorter than the text would allow: a prompt may be short, and
+                stands behind no mark.
+        """
+        left = np.empty(0, np.int64), np.empty(0, np.int64)
+        for drawn in self._order(rng):
+            places, lengths = (np.concatenate(parts) for parts in zip(left, drawn, strict=True))
+            whole = len(places) - len(places) % self.batch
+            for start in range(0, whole, self.batch):
+                yield self._batch(places[start : start + self.batch], lengths[start : start + self.batch])
+            left = places[whole:], lengths[whole:]
+        if len(left[0]):
+            yield self._batch(*left)
+
+    def _order(self, rng: np.random.Generator | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the places of an epoch's targets, some at a time, and how long the window before each may be.
+
+        A long text is drawn from in runs: those of some places all over it are shuffled together.
+        """
+        num_runs = -(-self.num_tokens // RUN)
+        runs = np.arange(num_runs) if rng is None or self.num_tokens <= DRAWN else rng.permutation(num_runs)
+        for together in blocks(runs, DRAWN // RUN):
+            places = (together[:, None] * RUN + np.arange(RUN)).ravel()
+            places = places[places < self.num_tokens]
+            lengths = np.full(len(places), self.context)
+            if rng is not None:
+                order = rng.permutation(len(places))
+                cut = rng.random(len(places)) < SHARE_CUT
+                lengths = np.where(cut, rng.integers(1, self.context + 1, len(places)), lengths)
+                places, lengths = places[order], lengths[order]
+            yield places, lengths
+
+    def _batch(self, places: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the windows before some places, int32 (context, batch), and what stands there, int32 (1, batch)."""
+        back = np.arange(self.context, 0, -1)[:, None]
+        sources = places[None] - back
+        windows = np.where(sources < 0, self.mark, self.ids[np.maximum(sources, 0)]).astype(np.int32)
+        # One mark stands before the text, and nothing before it.
+        begins = sources == -1 if self.end is None else (sources == -1) | (windows == self.end)
+        newest = np.where(begins, back, self.context).min(axis=0)
+        kept = back <= np.minimum(newest, lengths)
+        return np.where(kept, windows, 0).astype(np.int32), self.ids[places][None].astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a training learns, and the held-out text that its epochs are judged by.
+
+    Attributes:
+        validation: None where nothing is held out.
+        unknown: Id of what the vocabulary does not hold. It is never drawn, and may never have been learnt, so the
+            held-out text is judged by its other tokens alone.
+    """
+
+    train: Examples
+    validation: Examples | None
+    unknown: int
+
+    @classmethod
+    def lay_out(cls, head: Corpus, tail: Corpus | None, tokenizer: Tokenizer, config: TrainConfig) -> Self:
+        """Encode both parts of a corpus.
+
+        Raises:
+            CorpusError: a part is too short, or the vocabulary holds nothing of the tail.
+        """
+        unknown = tokenizer.special.unknown
+        ids = encode_corpus(head, tokenizer, config.direction)
+        if len(ids) < 2:
+            raise CorpusError(f"corpus {head.name}: at least 2 tokens are needed to learn from, got {len(ids)}")
+        train = _examples(ids, tokenizer, config, config.streams)
+        if tail is None:
+            return cls(train, None, unknown)
+        ids = encode_corpus(tail, tokenizer, config.direction)
+        rows = VALIDATION_WINDOWS if config.bidirectional else VALIDATION_STREAMS
+        validation = _examples(ids, tokenizer, config, rows) if len(ids) else None
+        dataset = cls(train, validation, unknown)
+        if not dataset.num_judged:
+            raise CorpusError(
+                f"corpus {tail.name}: the vocabulary holds none of the {len(ids)} tokens held out; give more text, "
+                f"another --validation or --validation 0"
+            )
+        return dataset
+
+    @cached_property
+    def num_judged(self) -> int:
+        """Held-out tokens that the validation loss is the mean of."""
+        ids = self.validation.ids if self.validation else np.empty(0)
+        return sum(int(np.count_nonzero(block != self.unknown)) for block in blocks(ids))
+
+    @property
+    def share_unknown(self) -> float:
+        """Share of the held-out tokens that the vocabulary does not hold."""
+        return 1 - self.num_judged / self.validation.num_tokens if self.validation else 0.0
+
+
+def _examples(ids: np.ndarray, tokenizer: Tokenizer, config: TrainConfig, rows: int) -> Examples:
+    special = tokenizer.special
+    if config.num_seen is not None:
+        return Ngrams.lay_out(ids, special.start, special.end, rows, config.num_seen)
+    return Streams.lay_out(ids, special.start, rows, config.window)

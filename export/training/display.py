@@ -1,0 +1,84 @@
+"""What a person sees of a training: a progress bar, a line and a sample after each epoch."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+import keras
+from tqdm import tqdm
+
+from export.layout import layout, say
+from export.repository.history import Progress
+
+
+class Writer(Protocol):
+    """Who writes the samples that are shown."""
+
+    def write(self, model: keras.Model) -> str:
+        """Return a sample of what a model writes now."""
+
+
+class TerminalDisplay:
+    """A progress bar of the whole run; without a terminal, only the lines between epochs."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._validation_loss: float | None = None
+        self._tokens, self._started = 0, time.monotonic()
+        # The fraction done may come from a time limit, so the bar counts to 1, not windows.
+        self._bar = tqdm(
+            total=1.0,
+            bar_format="{desc} {percentage:3.0f}%|{bar:10}| {remaining} left{postfix}",
+            disable=not sys.stderr.isatty(),
+            leave=False,
+            dynamic_ncols=True,
+            miniters=0,
+            smoothing=0,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
+
+    def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
+        """Move the bar on."""
+        if not self._tokens:
+            # A resumed run begins in the middle: the time left follows from what this process does.
+            self._bar.initial = self._bar.n = fraction
+        self._tokens += tokens
+        validation = "" if self._validation_loss is None else f", val {self._validation_loss:.3f}"
+        self._bar.set_description_str(f"epoch {epoch}", refresh=False)
+        self._bar.set_postfix_str(f"loss {train_loss:.3f}{validation}, {self._rate():,.0f} tokens/s", refresh=False)
+        self._bar.update(fraction - self._bar.n)
+
+    def epoch(self, progress: Progress, model: keras.Model) -> None:
+        """Print the epoch's losses and what the model writes now."""
+        last = progress.last
+        self._validation_loss = last.validation_loss
+        validation = "" if last.validation_loss is None else f", validation {last.validation_loss:.3f}"
+        best = ", best so far" if progress.best_epoch == progress.epochs else ""
+        losses = f"loss {last.train_loss:.3f}{validation} nats/token"
+        say(f"epoch {progress.epochs}: {losses}, {self._rate():,.0f} tokens/s{best}")
+        say(layout(self._writer.write(model)))
+
+    def _rate(self) -> float:
+        return self._tokens / max(time.monotonic() - self._started, 1e-9)
+
+
+class NoDisplay:
+    """Shows nothing: of several machines that train together, one tells the progress."""
+
+    def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
+        """See `export.training.trainer.Display`."""
+
+    def epoch(self, progress: Progress, model: keras.Model) -> None:
+        """See `export.training.trainer.Display`."""

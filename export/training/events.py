@@ -1,0 +1,66 @@
+"""A training's figures as TensorBoard reads them: `tensorboard --logdir runs/<name>/tensorboard`.
+
+Knows event files. TensorBoard itself is not needed to write them: its package is for whoever looks.
+"""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import keras
+import tensorflow as tf
+
+from export.config import TrainConfig
+from export.repository.history import Progress, perplexity
+from export.training.trainer import Display, learning_rate_at
+
+_SCALARS = tf.compat.v1.SummaryMetadata(
+    plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class="DATA_CLASS_SCALAR"
+)
+
+
+class EventDisplay:
+    """Hands everything on to another display and writes it down, by the tokens trained on since the run began."""
+
+    def __init__(self, display: Display, folder: Path, config: TrainConfig, tokens: int) -> None:
+        """Open a file.
+
+        Args:
+            display: What is shown beside.
+            folder: Where the file goes; those of a run's other parts may lie there.
+            config: The settings.
+            tokens: Trained on before, by a run that is gone on with.
+        """
+        self._display, self._config, self._tokens = display, config, tokens
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
+        """See `export.training.trainer.Display`."""
+        self._tokens += tokens
+        rate = learning_rate_at(fraction, self._config.learning_rate, self._config.warmup)
+        self._write({"train/loss": train_loss, "train/learning_rate": rate})
+        self._display.window(epoch, train_loss, tokens, fraction)
+
+    def epoch(self, progress: Progress, model: keras.Model) -> None:
+        """See `export.training.trainer.Display`."""
+        last = progress.last
+        if last.validation_loss is not None:
+            figures = {"loss": last.validation_loss, "perplexity": perplexity(last.validation_loss)}
+            self._write({f"validation/{name}": value for name, value in figures.items() if value is not None})
+        if last.accuracy is not None:
+            self._write({"validation/accuracy": last.accuracy})
+        self._writer.flush()
+        self._display.epoch(progress, model)
+
+    def _write(self, values: dict[str, float]) -> None:
+        with self._writer.as_default():
+            for name, value in values.items():
+                tf.summary.write(name, tf.constant(value, tf.float32), self._tokens, _SCALARS)

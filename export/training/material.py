@@ -1,0 +1,96 @@
+"""A corpus made ready for a training: what is learnt from it, what the training is judged by, and what is said of it.
+
+Knows corpora, tokenizers and the settings. Does not know the model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from contract.tokenizer import Tokenizer
+from export.config import TrainConfig
+from export.corpora.bits import count_characters
+from export.corpora.corpus import Corpus, read_corpus
+from export.errors import CorpusError
+from export.layout import say
+from export.training.dataset import Dataset
+from export.training.embeddings import initial_embedding
+from export.training.memory import require_memory
+from export.training.model import count_parameters
+from export.training.runs import CorpusFacts
+
+
+@dataclass(frozen=True)
+class Material:
+    """A corpus made ready.
+
+    Attributes:
+        corpus: All of it.
+        head: What is learnt.
+        tail: What is held out, if anything is.
+        embedding: What the embedding starts from, float32 (vocab, embedding); None where it starts as Keras starts it,
+            or has started.
+    """
+
+    corpus: Corpus
+    head: Corpus
+    tail: Corpus | None
+    dataset: Dataset
+    tokenizer: Tokenizer
+    embedding: np.ndarray | None = None
+
+    @classmethod
+    def prepare(cls, config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> "Material":
+        """Part, encode and lay out a corpus.
+
+        Raises:
+            CorpusError: there is too little of it.
+            TrainingFailed: the model and a window of it do not fit into memory.
+        """
+        head, tail = corpus.split(config.validation)
+        dataset, vocab_size = Dataset.lay_out(head, tail, tokenizer, config), len(tokenizer.tokens)
+        require_memory(config, count_parameters(config, vocab_size), vocab_size, dataset.train.batch_tokens)
+        return cls(corpus, head, tail, dataset, tokenizer)
+
+    def with_embedding(self, config: TrainConfig) -> "Material":
+        """Add what the embedding starts from, if the settings name anything.
+
+        Raises:
+            ConfigError: a file of vectors does not fit.
+            CorpusError: there is no word to learn a vector of.
+        """
+        if config.embedding_init is None:
+            return self
+        ids = self.dataset.train.ids
+        start = initial_embedding(config.embedding_init, self.tokenizer, ids, config.embedding, config.seed, say)
+        return replace(self, embedding=start)
+
+    @property
+    def samples_from(self) -> Sequence[str]:
+        """Documents that samples go on from, or parts of them: held out, if anything is."""
+        return (self.tail or self.head).excerpts()
+
+    @cached_property
+    def facts(self) -> CorpusFacts:
+        """What the card says of it."""
+        validation = self.dataset.validation
+        return CorpusFacts(
+            corpus=self.corpus.name,
+            corpus_sha256=self.corpus.sha256(),
+            corpus_characters=self.corpus.num_characters,
+            held_out_characters=self.tail.num_characters if self.tail else 0,
+            train_tokens=self.dataset.train.num_tokens,
+            validation_tokens=self.dataset.num_judged,
+            judged_characters=count_characters(self.tokenizer, validation.ids) if validation else 0,
+        )
+
+
+def read_again(config: TrainConfig, facts: CorpusFacts) -> Corpus | None:
+    """Return the corpus of a training, if it can be read again and is still the same."""
+    try:
+        corpus = None if config.corpus == "-" else read_corpus(config.corpus, config.documents)
+    except CorpusError:
+        return None
+    return corpus if corpus and corpus.sha256() == facts.corpus_sha256 else None

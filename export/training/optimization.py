@@ -1,0 +1,221 @@
+"""One update of the weights, and one look at the held-out text, on all devices at once.
+
+Knows gradients, the optimizer and the moving average. Does not know epochs, minutes or files.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from export.config import TrainConfig
+from export.training.devices import Devices, multiplies_bfloat16
+from export.training.model import Compute, States, forward, zero_states
+
+# The average follows the weights closely at first: (1 + n) / (10 + n) after n updates, until that reaches its decay.
+_WARM_UP = 10.0
+
+
+def precision_of(config: TrainConfig, devices: Devices) -> str:
+    """Return "float32" or "bfloat16". On a GPU it is float32: there the products are cuDNN's, by TF32 where it can."""
+    if config.precision != "auto":
+        return config.precision
+    return "bfloat16" if not devices.on_gpu and multiplies_bfloat16() else "float32"
+
+
+class Optimization:
+    """A model, its optimizer and the average of its weights.
+
+    Attributes:
+        averaged: The model with the averaged weights; the model itself where no average is kept.
+        checkpoint: Everything that a resumed run needs.
+    """
+
+    def __init__(self, config: TrainConfig, model: keras.Model, devices: Devices, unknown: int) -> None:
+        """Prepare.
+
+        Args:
+            config: The settings.
+            model: What is trained.
+            devices: What it runs on.
+            unknown: Id of the tokens that are not judged.
+        """
+        self._config, self._model, self._devices, self._unknown = config, model, devices, unknown
+        self._compute = Compute(tf.as_dtype(precision_of(config, devices)), devices.on_gpu)
+        with devices.strategy.scope():
+            self._optimizer = _optimizer(config, model)
+            self._updates = tf.Variable(0.0, trainable=False)
+            self.averaged = _copy(model) if config.ema else model
+        # Keras leaves the states of dropout's generators out of what TensorFlow tracks; a resumed run needs them.
+        dropout = [variable.value for variable in model.non_trainable_variables]
+        parts = {"model": model, "optimizer": self._optimizer, "dropout": dropout, "updates": self._updates}
+        self.checkpoint = tf.train.Checkpoint(**parts, averaged=self.averaged)
+        self._update, self._judge = self._functions()
+
+    def _functions(self) -> tuple[Any, Any]:
+        """Make the graphs of an update and of a judgement.
+
+        One graph for windows of every length: with two, a resumed run would not be equal to the bit. What several
+        devices are given has no such signature; there a graph is made for each of the two lengths.
+        """
+        ids = tf.TensorSpec([None, None], tf.int32)
+        states = tf.nest.map_structure(
+            lambda s: tf.TensorSpec([None, s.shape[1]], s.dtype), zero_states(self._model, 1)
+        )
+        kept, number = tf.TensorSpec([None, 1]), tf.TensorSpec([])
+        signatures = [ids, ids, states, kept, number, number], [ids, ids, states]
+        update, judge = signatures if self._devices.is_alone else (None, None)
+        return (
+            tf.function(self._update_everywhere, input_signature=update, autograph=False),
+            tf.function(self._judge_everywhere, input_signature=judge, autograph=False),
+        )
+
+    def zero_states(self, rows: int) -> Any:
+        """Return the state before any token, of so many rows on all devices together."""
+        return self._devices.share(lambda own: zero_states(self._model, own.stop - own.start), rows)
+
+    def update(
+        self, inputs: np.ndarray, targets: np.ndarray, states: Any, kept: np.ndarray, rate: float
+    ) -> tuple[float, Any]:
+        """Change the weights by one window.
+
+        Args:
+            inputs: int32 (T, rows).
+            targets: int32 (T, rows), or (1, rows).
+            states: As the last window returned them, or `zero_states`.
+            kept: float32 (rows, 1), 0 for rows that begin from the zero state.
+            rate: The learning rate.
+
+        Returns:
+            Mean loss in nats per token with dropout, and the states.
+        """
+        rows = inputs.shape[1]
+        share = self._devices.share
+        loss, states = self._update(
+            share(lambda own: tf.constant(inputs[:, own]), rows),
+            share(lambda own: tf.constant(targets[:, own]), rows),
+            states,
+            share(lambda own: tf.constant(kept[own]), rows),
+            tf.constant(float(targets.size)),
+            tf.constant(rate),
+        )
+        return float(loss) / targets.size, states
+
+    def judge(self, inputs: np.ndarray, targets: np.ndarray, states: Any) -> tuple[float, float, Any]:
+        """Look at held-out text.
+
+        Returns:
+            Summed loss in nats of the known tokens, how many of these were the most probable token, and the states.
+        """
+        rows = inputs.shape[1]
+        share = self._devices.share
+        loss, hits, states = self._judge(
+            share(lambda own: tf.constant(inputs[:, own]), rows),
+            share(lambda own: tf.constant(targets[:, own]), rows),
+            states,
+        )
+        return float(loss), float(hits), states
+
+    def _update_everywhere(self, inputs, targets, states, kept, count, rate):  # noqa: ANN001, ANN202 - traced by TensorFlow
+        strategy = self._devices.strategy
+        self._optimizer.learning_rate.assign(rate)
+        loss, states = strategy.run(self._update_replica, (inputs, targets, states, kept, count))
+        self._updates.assign_add(1.0)
+        if self.averaged is not self._model:
+            decay = tf.minimum(self._config.ema, (1.0 + self._updates) / (_WARM_UP + self._updates))
+            for average, variable in zip(
+                self.averaged.trainable_variables, self._model.trainable_variables, strict=True
+            ):
+                strategy.extended.update(average.value, _move, args=(variable.value, decay), group=False)
+        return strategy.reduce("SUM", loss, axis=None), states
+
+    def _judge_everywhere(self, inputs, targets, states):  # noqa: ANN001, ANN202 - traced by TensorFlow
+        strategy = self._devices.strategy
+        loss, hits, states = strategy.run(self._judge_replica, (inputs, targets, states))
+        return strategy.reduce("SUM", loss, axis=None), strategy.reduce("SUM", hits, axis=None), states
+
+    def _update_replica(
+        self, inputs: tf.Tensor, targets: tf.Tensor, states: States, kept: tf.Tensor, count: tf.Tensor
+    ) -> tuple[tf.Tensor, States]:
+        """Return the summed loss of a replica's rows, and its states; `count` tokens are those of all replicas."""
+        states = tf.nest.map_structure(lambda part: part * kept, states)
+        variables = self._model.trainable_variables
+        losses, gradients, new_states = [], [], []
+        for own_inputs, own_targets, own_states in self._shards(inputs, targets, states):
+            with tf.GradientTape() as tape:
+                logits, new = forward(self._model, own_inputs, own_states, training=True, compute=self._compute)
+                loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(own_targets, logits))
+                mean = loss / count
+            parts = tape.gradient(mean, [variable.value for variable in variables])
+            gradients.append([tf.convert_to_tensor(part) for part in parts])
+            losses.append(loss)
+            new_states.append(new)
+        self._apply([tf.add_n(parts) for parts in zip(*gradients, strict=True)])
+        return tf.add_n(losses), _joined(new_states)
+
+    def _apply(self, gradients: list[tf.Tensor]) -> None:
+        """Let the optimizer have the gradients of all replicas.
+
+        Keras clips the gradients of each replica and then adds them up. So each is given the whole sum first, divided,
+        which is then clipped as that of one device would be.
+        """
+        if not self._devices.is_alone:
+            gradients = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
+        gradients, _ = tf.clip_by_global_norm(gradients, self._config.clip_norm)
+        shares = [gradient / self._devices.num_replicas for gradient in gradients]
+        self._optimizer.apply(shares, self._model.trainable_variables)
+
+    def _judge_replica(
+        self, inputs: tf.Tensor, targets: tf.Tensor, states: States
+    ) -> tuple[tf.Tensor, tf.Tensor, States]:
+        losses, hits, new_states = [], [], []
+        for own_inputs, own_targets, own_states in self._shards(inputs, targets, states):
+            # In float32, as it will be served.
+            compute = Compute(on_gpu=self._devices.on_gpu)
+            logits, new = forward(self.averaged, own_inputs, own_states, training=False, compute=compute)
+            known = tf.cast(own_targets != self._unknown, tf.float32)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(own_targets, logits)
+            hit = tf.argmax(logits, axis=-1, output_type=tf.int32) == own_targets
+            losses.append(tf.reduce_sum(loss * known))
+            hits.append(tf.reduce_sum(tf.cast(hit, tf.float32) * known))
+            new_states.append(new)
+        return tf.add_n(losses), tf.add_n(hits), _joined(new_states)
+
+    def _shards(
+        self, inputs: tf.Tensor, targets: tf.Tensor, states: States
+    ) -> list[tuple[tf.Tensor, tf.Tensor, States]]:
+        """Part a replica's rows; TensorFlow computes the parts side by side, as none depends on another."""
+        rows, shards = tf.shape(inputs)[1], self._devices.shards
+        bounds = [rows * i // shards for i in range(shards + 1)]
+        return [
+            (
+                inputs[:, start:stop],
+                targets[:, start:stop],
+                tf.nest.map_structure(lambda part, start=start, stop=stop: part[start:stop], states),
+            )
+            for start, stop in itertools.pairwise(bounds)
+        ]
+
+
+def _joined(states: Sequence[States]) -> States:
+    return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *states)
+
+
+def _move(average: tf.Variable, value: tf.Tensor, decay: tf.Tensor) -> None:
+    average.assign(average * decay + value * (1.0 - decay))
+
+
+def _copy(model: keras.Model) -> keras.Model:
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _optimizer(config: TrainConfig, model: keras.Model) -> keras.optimizers.Optimizer:
+    optimizer = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay, beta_2=0.99)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(model.trainable_variables)
+    return optimizer

@@ -1,0 +1,221 @@
+"""The folder of a training run: what it takes to go on with it, and the best weights so far.
+
+Knows files. Does not know how training works.
+"""
+
+import contextlib
+import fcntl
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from contract.errors import ContractError
+from contract.tokenizer import Tokenizer, load_tokenizer
+from export.config import TrainConfig
+from export.errors import RunError
+from export.repository.history import Progress
+
+_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS = "config.json", "corpus.json", "tokenizer.json", "progress.json"
+_CHECKPOINTS, _BEST, _EVENTS = "checkpoint", "best", "tensorboard"
+PICTURE = "history.png"
+_OWN = {_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS, f".{_PROGRESS}", _CHECKPOINTS, _BEST, _EVENTS, PICTURE}
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CorpusFacts(_Record):
+    """What a run learns from, as the card of its version will say it.
+
+    What has a default is not known of runs that an earlier release began.
+
+    Attributes:
+        judged_characters: What the validation tokens stand for; see `export.corpora.bits`.
+    """
+
+    corpus: str
+    corpus_sha256: str
+    corpus_characters: int
+    held_out_characters: int | None = None
+    train_tokens: int
+    validation_tokens: int
+    judged_characters: int | None = None
+
+
+class RunFolder:
+    """`runs/<name>`: configuration, tokenizer, progress, checkpoint and best weights of one training."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other trainings out of the folder; the lock lies beside it and ends with the process.
+
+        Raises:
+            RunError: another training is at work in it.
+        """
+        place = self.path.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.with_name(f".{place.name}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"{self.path}: another training is at work here; give one of them another --name"
+                ) from None
+            yield
+
+    def create(self, config: TrainConfig, tokenizer: Tokenizer, facts: CorpusFacts) -> Path | None:
+        """Start afresh.
+
+        Returns:
+            Where the training is now that lay here before, `runs/<name>~`; None if there was none with a whole epoch.
+
+        Raises:
+            RunError: the folder holds something that no training wrote.
+        """
+        strangers = sorted({path.name for path in self.path.iterdir()} - _OWN) if self.path.exists() else []
+        if strangers:
+            raise RunError(
+                f"{self.path}: {strangers[0]} was not written by a training; choose another --name or --runs-dir"
+            )
+        aside = self._set_aside() if (self.path / _PROGRESS).exists() else None
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+        for name, text in (
+            (_CONFIG, config.model_dump_json(indent=1)),
+            (_CORPUS, facts.model_dump_json(indent=1)),
+            (_TOKENIZER, tokenizer.to_json()),
+        ):
+            (self.path / name).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        return aside
+
+    def _set_aside(self) -> Path:
+        # No name of a model ends in ~, so this is no other run's folder.
+        aside = self.path.with_name(f"{self.path.name}~")
+        shutil.rmtree(aside, ignore_errors=True)
+        return self.path.rename(aside)
+
+    def load(self) -> tuple[TrainConfig, Tokenizer, CorpusFacts]:
+        """Read what `create` wrote.
+
+        Raises:
+            RunError: this is not the folder of a run.
+        """
+        try:
+            config = TrainConfig.model_validate_json((self.path / _CONFIG).read_bytes())
+            facts = CorpusFacts.model_validate_json((self.path / _CORPUS).read_bytes())
+            return config, load_tokenizer(self.path / _TOKENIZER), facts
+        except (OSError, ContractError, ValueError) as error:
+            raise RunError(f"{self.path}: not the folder of a training run ({_in_one_line(error)})") from error
+
+    def progress(self) -> Progress:
+        """Read where the run stands; one without a whole epoch stands at the beginning.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.path / _PROGRESS
+        try:
+            return Progress.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return Progress()
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: damaged ({_in_one_line(error)})") from error
+
+    @property
+    def events(self) -> Path:
+        """Where TensorBoard looks for the run's figures."""
+        return self.path / _EVENTS
+
+    def save(self, checkpoint: tf.train.Checkpoint, model: keras.Model, progress: Progress) -> None:
+        """Keep an epoch, and its model if it is the best.
+
+        Weights come first, then the progress that names them, then what it no longer names goes: whenever this is
+        killed, the folder holds one whole epoch and the best one.
+
+        Raises:
+            OSError: the disk did not take it.
+        """
+        try:
+            checkpoint.write(str(self.path / _CHECKPOINTS / str(progress.epochs)))
+            shutil.copyfile(self.path / _CONFIG, self.path / _CHECKPOINTS / _CONFIG)
+            if progress.best_epoch == progress.epochs:
+                self._best(progress).parent.mkdir(exist_ok=True)
+                model.save(self._best(progress))
+            draft = self.path / f".{_PROGRESS}"
+            draft.write_text(progress.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            draft.replace(self.path / _PROGRESS)
+            self._remove_superseded(progress)
+        except (OSError, tf.errors.OpError) as error:
+            raise OSError(f"{self.path}: epoch {progress.epochs} cannot be kept ({_in_one_line(error)})") from error
+
+    def _best(self, progress: Progress) -> Path:
+        return self.path / _BEST / f"{progress.best_epoch}.keras"
+
+    def _remove_superseded(self, progress: Progress) -> None:
+        for path in (self.path / _CHECKPOINTS).iterdir():
+            if not path.name.startswith((f"{progress.epochs}.", _CONFIG)):
+                path.unlink()
+        for path in (self.path / _BEST).iterdir():
+            if path != self._best(progress):
+                path.unlink()
+
+    def restore(self, checkpoint: tf.train.Checkpoint) -> Progress:
+        """Load the last whole epoch into `checkpoint`; a run without one starts at the beginning.
+
+        Raises:
+            RunError: a file is damaged or missing, or the settings are not those that the epoch was trained with.
+        """
+        progress = self.progress()
+        if progress.epochs:
+            self._require_same_settings()
+            path = self.path / _CHECKPOINTS / str(progress.epochs)
+            try:
+                checkpoint.read(str(path)).assert_consumed()
+            except (OSError, ValueError, LookupError, AssertionError, tf.errors.OpError) as error:
+                raise RunError(f"{path}: damaged or missing ({_in_one_line(error)})") from error
+        return progress
+
+    def _require_same_settings(self) -> None:
+        path = self.path / _CHECKPOINTS / _CONFIG
+        try:
+            then, now = (json.loads(each.read_bytes()) for each in (path, self.path / _CONFIG))
+            # A setting that this release has and an earlier one had not is none that was changed.
+            changed = [name for name, value in then.items() if name not in now or now[name] != value]
+        except FileNotFoundError:
+            # Kept by an earlier release.
+            return
+        except (OSError, ValueError, AttributeError) as error:
+            raise RunError(f"{path}: damaged ({_in_one_line(error)})") from error
+        if changed:
+            differences = ", ".join(f"{name} = {then[name]!r}, now {now.get(name)!r}" for name in changed)
+            raise RunError(
+                f"{self.path / _CONFIG}: a run goes on with the settings that it began with; they were {differences}"
+            )
+
+    def load_best(self, progress: Progress) -> keras.Model:
+        """Load the best model so far.
+
+        Raises:
+            RunError: its file is damaged or missing.
+        """
+        try:
+            return keras.models.load_model(self._best(progress))
+        except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+            raise RunError(f"{self._best(progress)}: damaged or missing ({_in_one_line(error)})") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".removeprefix(": ")
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

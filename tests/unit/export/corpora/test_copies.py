@@ -1,0 +1,109 @@
+"""What stands literally in the training text is found, and nothing else."""
+
+import random
+import re
+
+import pytest
+
+from contract.tokenizer import KERAS_RULES
+from export.corpora import copies
+from export.corpora.copies import MIN_SPANS, SPAN_WORDS, Copies, find_copies
+from export.corpora.text import Piece
+
+WORDS = [f"w{i}" for i in range(200)]
+# Each text's first and last word do not count, so this one has 191 runs.
+WRITTEN = " ".join(WORDS)
+NUM_SPANS = len(WORDS) - 2 - SPAN_WORDS + 1
+
+
+def joined(start, stop, between=" "):
+    """Return some of the words."""
+    return between.join(WORDS[start:stop])
+
+
+def pieces(*documents, length=10**6):
+    """Cut documents into pieces of whole words."""
+    for document in documents:
+        parts = re.findall(rf"(?s).{{1,{length}}}\S*", document)
+        yield from (Piece(part, ends=i == len(parts)) for i, part in enumerate(parts, start=1))
+
+
+def by_hand(written, documents, words=str.split):
+    """Return what must be found, word by word."""
+    texts = [words(text)[1:-1] for text in written]
+    spans = [tuple(text[i : i + SPAN_WORDS]) for text in texts for i in range(len(text) - SPAN_WORDS + 1)]
+    runs = {tuple(cut[i : i + SPAN_WORDS]) for cut in map(words, documents) for i in range(len(cut) - SPAN_WORDS + 1)}
+    return Copies(len(spans), sum(span in runs for span in spans))
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        (WRITTEN, NUM_SPANS),
+        ("x " + joined(50, 60) + " y", 3),
+        (joined(50, 60, "\n\n"), 3),
+        (joined(50, 57) + " x " + joined(57, 64), 0),
+        (joined(50, 60).upper(), 0),
+        (joined(0, 8), 0),
+        ("", 0),
+    ],
+    ids=["all", "ten words", "other white space", "seven words", "another case", "with the cut word", "nothing"],
+)
+def test_runs_of_eight_words_are_found_where_they_stand(document, expected):
+    """White space is no part of a word, and case is."""
+    assert find_copies([WRITTEN], pieces(document)) == Copies(NUM_SPANS, expected)
+
+
+def test_a_run_does_not_reach_over_the_end_of_a_document_or_of_a_text():
+    """Two halves in two documents are no copy, nor are two texts one."""
+    assert find_copies([WRITTEN], pieces(joined(50, 54), joined(54, 58))).num_copied == 0
+    halves = [joined(0, 100), joined(100, 200)]
+    assert find_copies(halves, pieces(WRITTEN)) == Copies(2 * (98 - SPAN_WORDS + 1), 2 * (98 - SPAN_WORDS + 1))
+
+
+def test_words_are_compared_in_the_form_in_which_a_model_writes_them():
+    """A model of Keras's words writes lower case without punctuation, and the text has both."""
+    document = ", ".join(WORDS[50:60]).upper() + "!"
+    assert find_copies([WRITTEN], pieces(document), KERAS_RULES.words).num_copied == 3
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100])
+def test_a_text_that_is_cut_into_pieces_has_the_same_copies(size):
+    """A long document is gone through in pieces, and runs reach from one into the next."""
+    rng = random.Random(size)
+    written = [" ".join(rng.choices("ab", k=120)) for _ in range(3)]
+    documents = [rng.choice([" ", "\n", "  "]).join(rng.choices("abc", k=150)) for _ in range(4)]
+    expected = by_hand(written, documents)
+    assert 0 < expected.num_copied < expected.num_spans
+    assert find_copies(written, pieces(*documents, length=size)) == expected
+
+
+def test_runs_that_only_agree_by_their_hash_are_no_copies(monkeypatch):
+    """What the hash finds is compared word by word."""
+    monkeypatch.setattr(copies, "_FACTOR", copies.np.uint64(0))
+    written = [" ".join(f"{i}a b" for i in range(100))]
+    document = " ".join(["b x"] * 100) + " " + " ".join(f"b b b b b b b {i}a" for i in range(100))
+    assert find_copies(written, pieces(document)).num_copied == 0
+
+
+def test_of_too_few_runs_there_is_no_share():
+    """And the training text is not read for them."""
+
+    def unread():
+        raise AssertionError("read")
+        yield
+
+    few = " ".join(WORDS[: MIN_SPANS + SPAN_WORDS])
+    assert find_copies([few], unread()) == Copies(MIN_SPANS - 1, 0)
+    assert find_copies([few], unread()).share is None
+    assert Copies(MIN_SPANS, 10).share == pytest.approx(0.2)
+
+
+def test_the_search_can_be_ended_between_two_pieces():
+    """A large text takes a while, and Ctrl-C is obeyed."""
+
+    def obey():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_copies([WRITTEN], pieces(WRITTEN, length=10), obey=obey)

@@ -1,0 +1,207 @@
+"""Text is read as it was meant, or refused with the file and the reason."""
+
+import io
+import os
+import threading
+
+import pytest
+
+from export.corpora import encodings
+from export.corpora.corpus import DEMO, Corpus, read_corpus
+from export.errors import CorpusError
+
+
+def write(folder, files):
+    """Write files, given as {path: bytes}, and return the folder's name."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return str(folder)
+
+
+def test_a_byte_order_mark_and_line_ends_of_other_systems_are_no_text(tmp_path):
+    """Files saved on Windows and on old Macs give the same text."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
+    assert read_corpus(str(path)).documents == ("one\ntwo\nthree\n",)
+
+
+def test_a_folder_is_read_in_the_order_of_its_paths_without_hidden_files(tmp_path):
+    """What is hidden, or lies in a hidden folder, is no corpus."""
+    files = {"b.txt": b"second", "a/z.txt": b"first", ".DS_Store": b"\0", "a/.git/x": b"\0", "c": b"third"}
+    assert read_corpus(write(tmp_path, files)).documents == ("first\nsecond\nthird",)
+
+
+@pytest.mark.parametrize(
+    ("documents", "expected"),
+    [
+        ("none", ("one\ntwo\n\n \t\n\nthree\n\nfour",)),
+        ("file", ("one\ntwo\n\n \t\n\nthree\n", "four")),
+        ("lines", ("one", "two", "three", "four")),
+        ("blank-line", ("one\ntwo", "three", "four")),
+    ],
+)
+def test_documents_part_where_they_are_said_to(tmp_path, documents, expected):
+    """Only a running text has no ends; what is blank is no document."""
+    source = write(tmp_path, {"a": b"one\ntwo\n\n \t\n\nthree\n", "b": b"four", "c": b" \n"})
+    corpus = read_corpus(source, documents)
+    assert tuple(document.rstrip() for document in corpus.documents) == tuple(text.rstrip() for text in expected)
+    assert corpus.ends == (documents != "none")
+
+
+def test_a_dash_is_standard_input():
+    """The text can come from a pipe."""
+    assert read_corpus("-", "lines", io.BytesIO("eins\nzwei – drei\n".encode())).documents == ("eins", "zwei – drei")
+
+
+def test_a_line_end_between_two_blocks_is_one(tmp_path, monkeypatch):
+    """Wherever a block ends: between the two characters of a line end, and after one that stands alone."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\r\ntwo\r\r\nthree\r")
+    for size in range(1, 9):
+        monkeypatch.setattr(encodings, "BLOCK_BYTES", size)
+        assert read_corpus(str(path)).documents == ("one\ntwo\n\nthree\n",)
+
+
+def test_a_pipe_may_have_a_path(tmp_path):
+    """As the shell's `<(zcat book.gz)` has one; what is wrong with it is told as of a file."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def write(content):
+        thread = threading.Thread(target=pipe.write_bytes, args=(content,))
+        thread.start()
+        return thread
+
+    writing = write("größer\n".encode() * 50_000)
+    assert read_corpus(str(pipe)).num_characters == 350_000
+    writing.join()
+    writing = write(b"abc\xff")
+    with pytest.raises(CorpusError, match=r"pipe: not UTF-8.*byte 0xff at offset 3"):
+        read_corpus(str(pipe))
+    writing.join()
+
+
+def test_a_source_that_changes_later_is_the_text_that_was_read(tmp_path):
+    """What is learnt is what was hashed."""
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    corpus = read_corpus(str(path))
+    path.write_text("after")
+    assert corpus.documents == ("before",)
+
+
+def test_a_person_who_is_expected_to_type_is_told_so(capsys):
+    """A terminal as standard input does not look like a program that hangs."""
+
+    class Terminal(io.BytesIO):
+        def isatty(self):
+            return True
+
+    read_corpus("-", stdin=Terminal(b"typed"))
+    assert "Ctrl-D" in capsys.readouterr().err
+
+
+def test_standard_input_may_be_closed_unless_it_is_the_corpus(tmp_path, monkeypatch):
+    """A daemon has none."""
+    monkeypatch.setattr("sys.stdin", None)
+    assert read_corpus(write(tmp_path, {"a": b"text"})).documents == ("text",)
+    with pytest.raises(CorpusError, match="standard input is closed"):
+        read_corpus("-")
+
+
+def test_the_demo_needs_no_file_and_holds_no_tables():
+    """Every Python carries hundreds of thousands of characters of English."""
+    corpus = read_corpus(DEMO, "file")
+    assert corpus.num_characters > 300_000
+    assert len(corpus.documents) > 50
+    assert not any(line.startswith("+--") for text in corpus.documents for line in text.splitlines())
+
+
+BAD = {
+    "empty": ({"a": b""}, "no text"),
+    "whitespace": ({"a": b" \n\t\n"}, "no text"),
+    "binary": ({"a": b"GIF89a\0\1"}, "a: byte 0 at offset 6: this is binary"),
+    "latin-1": (
+        {"a": "Größe".encode("latin-1")},
+        "a: not UTF-8 but most likely CP1252 .*: byte 0xf6 at offset 2; .*iconv -f CP1252",
+    ),
+    "UTF-16": ({"a": "Größe".encode("utf-16")}, "a: this is UTF-16, not UTF-8; .*iconv -f UTF-16 "),
+    "half a character": ({"a": "Größe".encode()[:3]}, "a: not UTF-8: byte 0xc3 at offset 2 begins a character"),
+    "a folder of nothing": ({}, "no file in this folder"),
+    "a folder of hidden files": ({".a": b"text"}, "no file in this folder"),
+    "junk among texts": ({"a.txt": b"text", "b/logo.png": b"\x89PNG\r\n\x1a\n\0\0"}, "logo.png: byte 0 at offset 8"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_no_text_is_refused_with_the_file_and_the_reason(tmp_path, case):
+    """Nothing is skipped or guessed."""
+    files, message = BAD[case]
+    with pytest.raises(CorpusError, match=message):
+        read_corpus(write(tmp_path, files))
+
+
+@pytest.mark.parametrize("role", ["corpus", "text"])
+def test_a_file_that_is_not_there_is_named(role):
+    """A mistyped path is found in the message, with the option that it was given to."""
+    with pytest.raises(CorpusError, match=rf"^{role} no/such\.txt: No such file or directory$"):
+        read_corpus("no/such.txt", role=role)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"\xff\xfe"])
+def test_every_message_names_the_option(content):
+    """A text is not called a corpus."""
+    with pytest.raises(CorpusError, match=r"^text "):
+        read_corpus("-", stdin=io.BytesIO(content), role="text")
+
+
+def test_a_running_text_is_cut_at_a_character():
+    """The tail follows on the head, and nothing is lost."""
+    head, tail = Corpus.of("c", ["abcdefghij"], ends=False).split(0.2)
+    assert (head.documents, tail.documents) == (("abcdefgh",), ("ij",))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "kept"),
+    [([4, 4, 4, 4, 4], 4), ([3, 3, 3, 3, 3, 3], 5), ([60, 34, 6], 2), ([90, 5, 5], 1), ([99, 1], 1), ([1, 99], 1)],
+)
+def test_documents_are_not_cut(lengths, kept):
+    """The cut is at the boundary nearest to the place asked for, and each part has a document at least."""
+    documents = tuple("x" * length for length in lengths)
+    head, tail = Corpus.of("c", documents, ends=True).split(0.15)
+    assert (head.documents, tail.documents) == (documents[:kept], documents[kept:])
+    assert head.ends
+    assert tail.ends
+
+
+@pytest.mark.parametrize(("documents", "ends"), [(("a",), False), (("a long one, but alone",), True)])
+def test_too_little_text_to_hold_out_any_is_refused(documents, ends):
+    """The message says how much there is and what to do."""
+    with pytest.raises(
+        CorpusError, match=rf"{len(documents[0])} character.* 1 document.*validation = 0\.1.*--validation 0"
+    ):
+        Corpus.of("c", documents, ends=ends).split(0.1)
+
+
+def test_nothing_is_held_out_at_zero():
+    """All of the text is learnt."""
+    corpus = Corpus.of("c", ["a"], ends=False)
+    assert corpus.split(0) == (corpus, None)
+
+
+def test_the_hash_follows_the_text_and_its_parting():
+    """Two corpora with one hash are one corpus."""
+    documents = [("ab", "c"), ("a", "bc"), ("abc",), ("abd",)]
+    assert len({Corpus.of("c", parts, ends=True).sha256() for parts in documents}) == len(documents)
+    assert Corpus.of("x", ["abc"], ends=True).sha256() == Corpus.of("y", ["abc"], ends=False).sha256()
+
+
+@pytest.mark.parametrize(
+    ("length", "fraction", "learnt"), [(1_115_394, 0.1, 1_003_854), (10, 0.9, 1), (10, 0.1, 9), (1000, 0.3, 700)]
+)
+def test_a_running_text_is_cut_where_others_cut_it(length, fraction, learnt):
+    """Rounded down, whatever binary fractions make of the share; the first is tiny Shakespeare in nanoGPT's split."""
+    head, tail = Corpus.of("c", ["a" * length], ends=False).split(fraction)
+    assert (head.num_characters, tail.num_characters) == (learnt, length - learnt)

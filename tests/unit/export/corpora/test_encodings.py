@@ -1,0 +1,144 @@
+"""What is not UTF-8 is refused, with the name of the encoding that it most likely is in."""
+
+import random
+import shutil
+import subprocess
+import tempfile
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.corpora import encodings
+from export.corpora.encodings import decode, decode_file
+from export.errors import NotText
+
+GERMAN = "Die Größe der Häuser überraschte mich; „süße Äpfel“, sagte er, während die Vögel sangen.\n"
+FRENCH = "Le garçon a mangé une pêche très sucrée à la fête de l'été, où il était allé avec sa mère.\n"
+POLISH = "Zażółć gęślą jaźń. Wszyscy ludzie rodzą się wolni i równi pod względem swej godności i swych praw.\n"
+RUSSIAN = "Съешь ещё этих мягких французских булок, да выпей же чаю. Все счастливые семьи похожи друг на друга.\n"
+GREEK = "Όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι στην αξιοπρέπεια και τα δικαιώματα.\n"
+ARABIC = "يولد جميع الناس أحرارا متساوين في الكرامة والحقوق.\n"
+THAI = "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์\n"
+JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。\n"
+CHINESE = "道可道,非常道。名可名,非常名。无名天地之始;有名万物之母。故常无欲以观其妙。\n"
+TAIWANESE = "道可道,非常道。名可名,非常名。無名天地之始;有名萬物之母。故常無欲以觀其妙。\n"
+KOREAN = "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.\n"
+NOISE = bytes(random.Random(0).choices(range(1, 256), k=3000))
+# Python's name of the encoding, a text in it, and the name that is told.
+SAMPLES = [
+    ("cp1252", GERMAN, "CP1252"),
+    ("latin-1", FRENCH, "CP1252"),
+    ("iso8859-2", POLISH, "ISO-8859-2"),
+    ("mac-roman", GERMAN, "MACINTOSH"),
+    ("cp1251", RUSSIAN, "CP1251"),
+    ("koi8-r", RUSSIAN, "KOI8-R"),
+    ("cp866", RUSSIAN, "CP866"),
+    ("cp1253", GREEK, "CP1253"),
+    ("cp1256", ARABIC, "CP1256"),
+    ("cp874", THAI, "CP874"),
+    ("shift-jis", JAPANESE, "CP932"),
+    ("euc-jp", JAPANESE, "EUC-JP"),
+    ("gb18030", CHINESE, "GB18030"),
+    ("big5", TAIWANESE, "BIG5"),
+    ("euc-kr", KOREAN, "CP949"),
+    ("utf-16", GERMAN, "UTF-16"),
+    ("utf-32", GERMAN, "UTF-32"),
+    ("utf-16-le", FRENCH, "UTF-16LE"),
+    ("utf-16-be", RUSSIAN, "UTF-16BE"),
+    ("utf-16-le", CHINESE, "UTF-16LE"),
+    ("utf-32-le", JAPANESE, "UTF-32LE"),
+    ("utf-32-be", GREEK, "UTF-32BE"),
+]
+
+
+def message(content, path=None):
+    """Return why bytes are refused."""
+    with pytest.raises(NotText) as error:
+        decode(content, path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("before", ["", "plain lines\n" * 20_000], ids=["at once", "late"])
+@pytest.mark.parametrize("repeat", [1, 3000], ids=["short", "long"])
+@pytest.mark.parametrize(("encoding", "text", "name"), SAMPLES, ids=lambda value: value[:12])
+def test_the_likely_encoding_is_named(encoding, text, name, repeat, before):
+    """Of a line as of a book, wherever the first character stands that is not ASCII."""
+    told = message((before + text * repeat).encode(encoding))
+    assert f"this is {name}, " in told or f"most likely {name}" in told
+    assert f"iconv -f {name} -t UTF-8" in told
+
+
+@pytest.mark.skipif(not shutil.which("iconv"), reason="iconv is not installed")
+@pytest.mark.parametrize(("encoding", "text"), [sample[:2] for sample in SAMPLES], ids=lambda value: value[:12])
+def test_the_command_that_is_told_gives_the_text(encoding, text, tmp_path, monkeypatch):
+    """In a file beside it, whatever the file is called."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my book.txt").write_bytes(text.encode(encoding))
+    command = message(text.encode(encoding), "my book.txt").partition("with: ")[2]
+    subprocess.run(command, shell=True, check=True)
+    assert decode((tmp_path / "my book.utf-8.txt").read_bytes()) == text
+
+
+def test_utf_8_is_decoded_with_or_without_its_mark():
+    """Which is no text."""
+    assert decode(b"\xef\xbb\xbf" + RUSSIAN.encode()) == decode(RUSSIAN.encode()) == RUSSIAN
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"GIF89a\0\1", "byte 0 at offset 6: this is binary"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\2", "byte 0 at offset 8: this is binary"),
+        (b"abc\0defg", "byte 0 at offset 3: this is binary"),
+        (b"abc\0defg" * 900, "byte 0 at offset 3: this is binary"),
+        ("Größe".encode()[:3], "byte 0xc3 at offset 2 begins a character of which the rest is missing"),
+        ("ä".encode() + b" and \xe4 \n", "it is UTF-8 up to byte 0xe4 at offset 7; the file is damaged"),
+        (b"\xef\xbb\xbfab\xffcd", "it is UTF-8 up to byte 0xff at offset 5"),
+        (NOISE, "byte 0xd8 at offset 0, and in no other encoding that is known here"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_what_is_in_no_encoding_is_told_by_its_first_bad_byte(content, expected):
+    """Nothing is guessed for a file that is binary, cut short or of two encodings."""
+    assert expected in message(content)
+
+
+def outcome(decoding):
+    """Return a text, or why there is none."""
+    try:
+        return decoding()
+    except NotText as error:
+        return f"refused: {error}"
+
+
+def from_file(content, block_bytes):
+    """Decode a file that is read so many bytes at a time."""
+    with tempfile.TemporaryFile() as file, patch.object(encodings, "BLOCK_BYTES", block_bytes):
+        file.write(content)
+        file.seek(0)
+        return "".join(decode_file(file, "a b.txt"))
+
+
+PARTS = st.sampled_from(
+    [b"\xef\xbb\xbf", b"a\n", "ä語😀".encode(), b"\0", b"\xff", b"\xfe", b"\xc3", b"\xe8\xaa", b"b c "]
+)
+
+
+@settings(deadline=None)
+@given(content=st.lists(PARTS, max_size=8).map(b"".join), block_bytes=st.integers(1, 9))
+def test_a_file_read_in_blocks_gives_what_its_bytes_give(content, block_bytes):
+    """The text or the same refusal, wherever a block ends: within the mark, a character or what is bad."""
+    assert outcome(lambda: from_file(content, block_bytes)) == outcome(lambda: decode(content, "a b.txt"))
+
+
+@pytest.mark.parametrize("before", [b"", b"plain lines\n" * 20_000])
+@pytest.mark.parametrize(("encoding", "text"), [sample[:2] for sample in SAMPLES], ids=lambda value: value[:12])
+def test_a_file_in_another_encoding_is_told_as_its_bytes_are(encoding, text, before):
+    """With as much of it for the guess."""
+    content = before + (text * 900).encode(encoding)
+    told = outcome(lambda: from_file(content, 5000))
+    assert told.startswith("refused: ")
+    assert told == outcome(lambda: decode(content, "a b.txt"))

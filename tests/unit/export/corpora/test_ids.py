@@ -1,0 +1,56 @@
+"""Ids of a corpus lie in a file, in the order in which a model reads them."""
+
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.tokenizer import CharacterTokenizer, WordTokenizer
+from contract.tokenizers import huggingface
+from export.corpora import ids as ids_module
+from export.corpora import text as text_module
+from export.corpora.corpus import Corpus
+from export.corpora.ids import encode_corpus
+from export.training.dataset import Ngrams, Streams
+
+DOCUMENTS = st.lists(st.text(st.sampled_from("ab. \n"), min_size=1, max_size=80).filter(str.strip), min_size=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_pieces():
+    """Pieces, blocks and turns so small that a document has many."""
+    with (
+        patch.object(huggingface, "CHUNK_CHARACTERS", 3),
+        patch.object(text_module, "BLOCK_BYTES", 11),
+        patch.object(ids_module, "BLOCK_BYTES", 5),
+        patch.object(ids_module, "_TURNED", 4),
+    ):
+        yield
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer])
+@settings(deadline=None)
+@given(documents=DOCUMENTS)
+def test_a_document_in_many_pieces_is_turned_around_whole(kind, ends, documents):
+    """Forwards and backwards the ids are those of whole documents, with the mark behind each if they end."""
+    documents = documents if ends else documents[:1]
+    tokenizer = kind.train([*documents, "ab"], end_mark=ends)
+    corpus = Corpus.of("c", documents, ends=ends)
+    mark = [tokenizer.special.end] if ends else []
+    for direction, step in (("forward", 1), ("backward", -1)):
+        expected = [i for document in documents for i in tokenizer.encode(document)[::step] + mark]
+        assert encode_corpus(corpus, tokenizer, direction).tolist() == expected
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_what_is_laid_out_is_no_copy(direction):
+    """The ids are mapped from their file, and nothing of their size is made beside them."""
+    corpus = Corpus.of("c", ["ab ab " * 200], ends=False)
+    ids = encode_corpus(corpus, CharacterTokenizer.train("ab "), direction)
+    assert isinstance(ids.base, np.memmap)
+    for laid_out in (Streams.lay_out(ids, 2, 4, 10), Ngrams.lay_out(ids, 2, None, 4, 10)):
+        assert np.shares_memory(laid_out.ids, ids)
+    assert np.shares_memory(Streams.lay_out(ids, 2, 4, 10).targets, ids)

@@ -1,0 +1,74 @@
+"""A corpus that is larger than the memory given to it is learnt from all the same."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[4]
+MB = 1_000_000
+# What a training does before its first epoch, and one epoch of windows; prints by how much the peak of memory rose.
+CHILD = """
+import json, pathlib, sys
+import numpy as np
+from export.config import load_config
+from export.corpora.corpus import read_corpus
+from export.training.dataset import Dataset
+from export.tokenizer_command import tell_cut, train_tokenizer
+
+def peak_bytes():
+    # Of this process alone: getrusage has that of whoever started it in it.
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+settings = {"name": "m", "corpus": sys.argv[1], **json.loads(sys.argv[2])}
+config = load_config(None, settings)
+import tokenizers  # what is imported later is not the corpus's
+before = peak_bytes()
+corpus = read_corpus(config.corpus, config.documents)
+head, tail = corpus.split(config.validation)
+tokenizer = train_tokenizer(config, head)
+list(tell_cut(config, head, tokenizer))
+dataset = Dataset.lay_out(head, tail, tokenizer, config)
+excerpts = (tail or head).excerpts()
+corpus.sha256()
+after = peak_bytes()
+tokens = sum(targets.size for _, targets in dataset.train.windows(np.random.default_rng(0)))
+print(json.dumps([after - before, corpus.num_characters, tokens]))
+"""
+
+
+def write_text(path, num_bytes):
+    """Write paragraphs of a megabyte, in lines of words."""
+    lines = [" ".join(f"word{(number * k) % 997}" for k in range(1, 9)) for number in range(1, 15_000)]
+    block = ("\n".join(lines) + "\n\n").encode()
+    with path.open("wb") as file:
+        while file.tell() < num_bytes:
+            file.write(block)
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "settings"),
+    [
+        (64, {}),
+        (64, {"documents": "blank-line", "direction": "backward"}),
+        (32, {"unit": "word", "num_words": 500}),
+    ],
+    ids=["running text", "paragraphs from their ends", "words"],
+)
+def test_a_large_text_is_made_ready_with_less_memory_than_half_of_it(tmp_path, megabytes, settings):
+    """Read, hashed, learnt from for the vocabulary, encoded and cut into windows; as strings it would take it twice."""
+    path = tmp_path / "book.txt"
+    write_text(path, megabytes * MB)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    settings = {"streams": 512, "window": 5000, **settings}
+    command = [sys.executable, "-c", CHILD, str(path), json.dumps(settings)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    peak_bytes, num_characters, num_tokens = json.loads(done.stdout)
+    path.unlink()
+    assert num_characters > (megabytes - 1) * MB
+    assert num_tokens > megabytes * MB / 20
+    assert 0 < peak_bytes < megabytes * MB / 2

@@ -1,0 +1,52 @@
+"""Documents are parted alike, whatever parts a text comes in."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from export.corpora.corpus import Corpus
+from export.corpora.parting import MARK, mark_documents
+from export.corpora.text import TextWriter
+from export.errors import CorpusError
+
+TEXT = st.text(st.sampled_from("ab \t\n\x0b"), max_size=30)
+
+
+def at_once(texts, documents):
+    """Part texts that are in memory."""
+    if documents == "none":
+        parts = ["\n".join(texts)]
+    elif documents == "file":
+        parts = texts
+    elif documents == "lines":
+        parts = [part for text in texts for part in text.split("\n")]
+    else:
+        pattern = r"\n[ \t]*(?:\n[ \t]*)+"
+        parts = [part.strip("\n") for text in texts for part in re.split(pattern, text)]
+    return [part for part in parts if part.strip()]
+
+
+@pytest.mark.parametrize("documents", ["none", "file", "lines", "blank-line"])
+@given(texts=st.lists(st.lists(TEXT, max_size=4), max_size=4))
+def test_parts_are_parted_as_the_whole(documents, texts):
+    """Also where a blank line, or blank text before a document, is itself in parts; what is blank is left out."""
+    writer = TextWriter()
+    for part in mark_documents(texts, documents):
+        writer.write(part)
+    text, expected = writer.text(), at_once(["".join(parts) for parts in texts], documents)
+    assert (list(text.documents()) if text else []) == expected
+    if text:
+        assert (text.num_documents, text.num_characters) == (len(expected), sum(map(len, expected)))
+
+
+def test_a_corpus_of_nothing_is_refused():
+    """It has a document at least."""
+    with pytest.raises(CorpusError, match="corpus c: there is no text in it"):
+        Corpus.of("c", [" ", "\n"], ends=True)
+
+
+def test_the_mark_stands_in_no_text():
+    """What is read as text never holds it: it is refused as binary."""
+    assert MARK == "\0"

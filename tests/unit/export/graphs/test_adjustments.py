@@ -1,0 +1,40 @@
+"""Adjustments that are off leave the logits as they are, to the bit; sampling would hide a rounding."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export.graphs.adjustments import NEVER, Adjustments, Masked
+from tests.unit.export.published import same_bits
+
+ROWS, VOCABULARY = 8, 50
+RNG = np.random.default_rng(0)
+MASK = tf.constant(np.where(np.arange(VOCABULARY) < 2, NEVER, 0).astype(np.float32))
+IDS = tf.constant(np.stack([RNG.permutation(VOCABULARY)[:20] for _ in range(ROWS)]).astype(np.int32))
+VALUES = tf.constant(RNG.integers(0, 9, (ROWS, 20)).astype(np.float32))
+ZEROS = tf.zeros([ROWS])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("end_id", [-1, 2])
+def test_what_is_off_is_the_mask_alone_to_the_bit(end_id, scale):
+    """Whatever was counted and seen before and is drawn now."""
+    off = Adjustments(
+        mask=MASK,
+        end_id=end_id,
+        token_ids=IDS,
+        counts=VALUES,
+        seen=tf.sign(VALUES),
+        bias=tf.zeros_like(VALUES),
+        presence_penalty=ZEROS,
+        frequency_penalty=ZEROS,
+        repetition_penalty=ZEROS + 1.0,
+        min_steps=tf.zeros([ROWS], tf.int32),
+    )
+    tables = off.tables()
+    for t in tf.range(20):
+        logits = tf.constant(RNG.normal(0, scale, (ROWS, VOCABULARY)).astype(np.float32))
+        expected = Masked(MASK).adjust(t, logits, [])
+        assert same_bits(off.adjust(t, logits, tables).numpy(), expected.numpy())
+        drawn = tf.constant(RNG.integers(2, VOCABULARY, ROWS).astype(np.int32))
+        tables = off.count(drawn, tables)

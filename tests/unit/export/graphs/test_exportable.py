@@ -1,0 +1,280 @@
+"""Whatever a model is made of, what is published of it computes what the model does."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras.layers import GRU, LSTM, Activation, Bidirectional, Dense, Embedding, Input, SimpleRNN, TimeDistributed
+
+from contract.tokenizer import SpecialIds
+from export.config import load_config
+from export.errors import CheckFailed, UnsupportedModel
+from export.graphs.checks import check_saved_model
+from export.graphs.exportable import fixed_length, prepare, prepare_function
+from export.graphs.signatures import Generator
+from export.training.model import build_model
+from tests.unit.export.published import END, Published, same_bits
+
+V = 23
+NUM_TOKENS = 21
+SETTINGS = {"name": "m", "corpus": "c", "units": 10, "embedding": 6}
+
+
+@pytest.fixture(autouse=True)
+def _small_graphs(monkeypatch):
+    """Trace each step once and not four times: what it computes is the same, and this file publishes many models."""
+    monkeypatch.setattr("export.graphs.loop.UNROLL", 1)
+
+
+def built(**settings):
+    """Build a model as a training does."""
+    return lambda: build_model(load_config(None, {**SETTINGS, **settings}), V)
+
+
+def stack(*layers, length=None, **options):
+    """Put layers behind an embedding, fresh ones each time."""
+
+    def make():
+        fresh = [type(layer).from_config(layer.get_config()) for layer in layers]
+        return keras.Sequential([Input([length]), Embedding(V, 6, **options), *fresh])
+
+    return make
+
+
+def whole(kind, units, **options):
+    """Make a layer that answers for every token."""
+    return kind(units, return_sequences=True, **options)
+
+
+def functional(connect, **options):
+    """Build a functional model: `connect` makes the output of the input's embedding."""
+
+    def make():
+        token_ids = Input([None], dtype="int32")
+        return keras.Model(token_ids, connect(Embedding(V, 6, **options)(token_ids)))
+
+    return make
+
+
+def called_twice(x):
+    """Use a layer's weights in two places."""
+    twice = Dense(7, activation="tanh")
+    return Dense(V)(twice(twice(whole(LSTM, 7)(x))))
+
+
+def in_precision(policy, make):
+    """Build a model that computes in another precision than float32."""
+
+    def build():
+        keras.config.set_dtype_policy(policy)
+        try:
+            return make()
+        finally:
+            keras.config.set_dtype_policy("float32")
+
+    return build
+
+
+def lesson_afresh():
+    """Write the lesson's model out: a policy counts when a layer is made."""
+    return keras.Sequential([Input([9]), Embedding(V, 6), Bidirectional(LSTM(8)), Dense(V, activation="softmax")])
+
+
+MODELS = {
+    "residual": built(layers=3, connections="residual"),
+    "skip": built(layers=2, connections="skip", cell="gru"),
+    "tied": built(tie_embeddings=True, embedding=10),
+    "tied by a projection": built(tie_embeddings=True, layers=2, connections="skip"),
+    "mixed cells": stack(whole(LSTM, 7), whole(GRU, 5), whole(SimpleRNN, 6), Dense(V)),
+    "other activations": stack(whole(LSTM, 7, activation="relu", recurrent_activation="hard_sigmoid"), Dense(V)),
+    "no bias": stack(whole(GRU, 7, use_bias=False), Dense(V, use_bias=False)),
+    "the original GRU": stack(whole(GRU, 7, reset_after=False), Dense(V)),
+    "dense layers between": stack(Dense(5, activation="relu"), whole(LSTM, 7), Dense(8, activation="gelu"), Dense(V)),
+    "the last token alone": stack(whole(LSTM, 7), LSTM(6), Dense(V, activation="softmax")),
+    "a softmax layer": stack(whole(LSTM, 7), TimeDistributed(Dense(V)), Activation("softmax")),
+    "a fixed length": stack(LSTM(7), Dense(V, activation="softmax"), length=9),
+    "padding passed over, functional": functional(lambda x: Dense(V)(whole(LSTM, 7)(x)), mask_zero=True),
+    "a layer called twice": functional(called_twice),
+    "half precision": in_precision("mixed_float16", functional(lambda x: Dense(V)(whole(GRU, 7)(x)))),
+    "padding passed over": stack(whole(LSTM, 7), whole(GRU, 6), Dense(V), mask_zero=True),
+}
+WINDOWS = {
+    "both ways": built(bidirectional=True, context=7),
+    "both ways, stacked and tied": built(bidirectional=True, context=5, layers=2, cell="gru", tie_embeddings=True),
+    "the lesson's": stack(Bidirectional(LSTM(8)), Dense(V, activation="softmax"), length=9),
+    "double precision": in_precision("float64", lesson_afresh),
+    "half precision, both ways": in_precision("mixed_bfloat16", lesson_afresh),
+    "two softmaxes": stack(LSTM(8), Dense(V, activation="softmax"), keras.layers.Softmax(), length=6),
+    "an activation that is a layer": stack(LSTM(8), Dense(6, activation=keras.layers.LeakyReLU()), Dense(V), length=6),
+    "read backwards": stack(LSTM(8, go_backwards=True), Dense(V), length=6),
+    "a convolution": stack(keras.layers.Conv1D(8, 3, padding="causal"), Dense(V), length=6),
+    "all at once": stack(keras.layers.Flatten(), Dense(9, activation="tanh"), Dense(V, activation="softmax"), length=5),
+}
+
+
+def randomized(model):
+    """Give a model weights that matter."""
+    rng = np.random.default_rng(5)
+    for weight in model.trainable_weights:
+        weight.assign(rng.normal(0, 0.4, weight.shape))
+    return model
+
+
+def write(model, folder):
+    """Publish no more than the SavedModel."""
+    generator = Generator(model.network, SpecialIds(0, 1, END, None), NUM_TOKENS)
+    tf.saved_model.save(generator, str(folder), signatures=generator.signatures())
+    return folder
+
+
+@pytest.mark.parametrize("name", [*MODELS, *WINDOWS])
+def test_what_is_published_computes_what_the_model_does(name, tmp_path):
+    """By every signature; whether its state is carried or a window is as its layers allow.
+
+    The oracle of the check may be a model that was built again. So what the model itself says of a text's last token is
+    held against what was published, too.
+    """
+    keras.utils.set_random_seed(3)
+    model = randomized({**MODELS, **WINDOWS}[name]())
+    exportable = prepare(model)
+    assert (exportable.facts.context is not None) == (name in WINDOWS)
+    check_saved_model(write(exportable, tmp_path), exportable, NUM_TOKENS)
+    token_ids = np.random.default_rng(0).integers(0, NUM_TOKENS, (8, fixed_length(model) or 9)).astype(np.int32)
+    published = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
+    logits = published(token_ids=tf.constant(token_ids))["logits"][:, -1]
+    given = np.asarray(model(token_ids.astype(model.inputs[0].dtype), training=False))
+    given = given[:, -1] if given.ndim == 3 else given
+    given = given.astype(np.float32)
+    expected = np.log(given) if exportable.gives_probabilities else tf.nn.log_softmax(given)
+    # What was trained in half precision is served in float32.
+    np.testing.assert_allclose(tf.nn.log_softmax(logits), expected, atol=0.03 if "half" in name else 2e-4)
+
+
+def test_wrong_weights_are_found(tmp_path):
+    """The check holds a window model, too, against the model and not against itself."""
+    model = randomized(WINDOWS["both ways"]())
+    write(prepare(model), tmp_path)
+    model.get_layer("logits").kernel.assign(model.get_layer("logits").kernel * 1.01)
+    with pytest.raises(CheckFailed):
+        check_saved_model(tmp_path, prepare(model), NUM_TOKENS)
+
+
+def test_a_window_model_is_the_same_in_slices(tmp_path):
+    """The state is its last tokens: whether they were read at once, in slices, or drawn."""
+    exportable = prepare(randomized(WINDOWS["the lesson's"]()))
+    published = Published.of(exportable.network, tmp_path)
+    token_ids = np.random.default_rng(0).integers(3, NUM_TOKENS, (8, 20)).astype(np.int32)
+    state = published.read(token_ids[:, :-1])
+    assert state.tolist() == token_ids[:, -10:-1].tolist()
+    assert same_bits(published.read(token_ids[:, 4:-1], published.read(token_ids[:, :4])), state)
+    uniforms = np.random.default_rng(1).random((8, 12), dtype=np.float32)
+    drawn = published.draw(token_ids[:, -1], state, uniforms)
+    assert drawn["state"].tolist() == np.concatenate([token_ids, drawn["token_ids"]], axis=1)[:, -10:-1].tolist()
+    first = published.draw(token_ids[:, -1], state, uniforms[:, :5])
+    rest = published.draw(first["token_ids"][:, -1], first["state"], uniforms[:, 5:])
+    assert same_bits(np.concatenate([first["token_ids"], rest["token_ids"]], axis=1), drawn["token_ids"])
+
+
+def test_padding_is_never_drawn_by_a_window_model(tmp_path):
+    """Even where the model is sure that padding comes next."""
+    model = WINDOWS["the lesson's"]()
+    model.layers[-1].bias.assign([50.0] * 3 + [0.0] * (V - 3))
+    published = Published.of(prepare(model).network, tmp_path)
+    drawn = published.draw(
+        np.full(8, 4, np.int32), published.zeros(), np.random.default_rng(0).random((8, 24), dtype=np.float32)
+    )
+    assert drawn["token_ids"].min() >= 3
+
+
+def test_a_model_that_could_carry_a_state_gets_a_window_if_one_is_asked_for():
+    """Its answers are then those that it would give to the padded window."""
+    exportable = prepare(MODELS["a fixed length"](), context=9)
+    assert (exportable.facts.context, exportable.network.state_size) == (9, 9)
+
+
+def test_layers_may_be_used_by_other_models_too(tmp_path):
+    """In a notebook one builds this and that of the same layers."""
+    for name in ("the lesson's", "mixed cells"):
+        model = randomized({**MODELS, **WINDOWS}[name]())
+        second = keras.Sequential([Input([9]), *model.layers])
+        exportable = prepare(second)
+        check_saved_model(write(exportable, tmp_path / exportable.weights_sha256), exportable, NUM_TOKENS)
+
+
+def test_a_window_of_another_length_than_the_models_is_refused():
+    """The message has both."""
+    with pytest.raises(UnsupportedModel, match="takes texts of 9 tokens, and a window of 8 was asked for"):
+        prepare(WINDOWS["the lesson's"](), context=8)
+
+
+def test_a_model_without_a_length_says_what_it_needs():
+    """The message names the layer and what to give."""
+    model = stack(Bidirectional(LSTM(8)), Dense(V))()
+    with pytest.raises(UnsupportedModel, match=r"Bidirectional\) cannot be run.*needs a window of its last tokens"):
+        prepare(model)
+    assert prepare(model, context=4).facts.context == 4
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_any_function_is_served_with_a_window(soft, tmp_path):
+    """Its variables are saved with it, and whether it gives probabilities is found by calling it."""
+    kernel = tf.Variable(np.random.default_rng(0).normal(0, 1, (V, V)).astype(np.float32))
+
+    def function(token_ids):
+        logits = tf.gather(kernel, token_ids) + tf.roll(tf.gather(kernel, token_ids), 1, axis=1)
+        return tf.nn.softmax(logits) if soft else logits
+
+    exportable = prepare_function(function, 4, [kernel], b"")
+    assert exportable.gives_probabilities is soft
+    write(exportable, tmp_path)
+    check_saved_model(tmp_path, exportable, NUM_TOKENS)
+
+
+def test_a_function_of_something_else_is_refused():
+    """The message has the shape."""
+    with pytest.raises(UnsupportedModel, match=r"got int32 of shape \(8, 4\)"):
+        prepare_function(lambda token_ids: token_ids, 4, [], b"")
+    with pytest.raises(UnsupportedModel, match=r"got float32 of shape \(8,\)"):
+        prepare_function(lambda token_ids: tf.zeros([len(token_ids)]), 4, [], b"")
+
+
+def test_a_model_written_as_a_class_gets_a_window(tmp_path):
+    """Its layers cannot be followed, but it can be called."""
+
+    class Written(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.parts = [Embedding(V, 6), LSTM(8), Dense(V)]
+
+        def call(self, x):
+            for part in self.parts:
+                x = part(x)
+            return x
+
+    model = Written()
+    model(np.zeros((1, 4), np.int32))
+    exportable = prepare(model, context=4)
+    check_saved_model(write(exportable, tmp_path), exportable, NUM_TOKENS)
+
+
+def test_a_state_kept_between_calls_and_a_fixed_batch_are_left_behind(tmp_path):
+    """A window begins from nothing each time."""
+    model = keras.Sequential([Input(batch_shape=(1, None)), Embedding(V, 6), LSTM(8, stateful=True), Dense(V)])
+    exportable = prepare(model, context=5)
+    check_saved_model(write(exportable, tmp_path), exportable, NUM_TOKENS)
+
+
+def test_outputs_that_are_neither_probabilities_nor_logits_are_refused():
+    """Taken for logits they would make nearly uniform texts."""
+    with pytest.raises(UnsupportedModel, match="between 0 and 1, but they add up to"):
+        prepare(stack(LSTM(8), Dense(V, activation="sigmoid"), length=5)())
+
+
+def test_hashes_tell_models_apart():
+    """Weights, length and structure count; the same model twice is the same."""
+    model = stack(Bidirectional(LSTM(8)), Dense(V))()
+    hashes = [prepare(model, context).weights_sha256 for context in (4, 4, 3)]
+    model.layers[-1].bias.assign_add(np.ones(V))
+    hashes.append(prepare(model, 4).weights_sha256)
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3

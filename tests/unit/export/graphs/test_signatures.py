@@ -1,0 +1,158 @@
+"""The published functions compute what Keras computes, and one sequence is the same however it is cut."""
+
+import keras
+import numpy as np
+import pytest
+
+from export.graphs.network import CELLS
+from tests.unit.export.models import VOCABULARY, make_model
+from tests.unit.export.published import END, IDS, ROWS, UNIFORMS, Published, same_bits
+
+
+def test_serving_default_gives_kerass_logits(stack):
+    """The logits of a whole text equal the Keras model's."""
+    model, published = stack
+    np.testing.assert_allclose(
+        published.call("serving_default", token_ids=IDS)["logits"], model.predict(IDS, verbose=0), atol=1e-4
+    )
+
+
+def test_score_gives_kerass_log_probabilities(stack):
+    """Each token's log probability equals the Keras model's, and so do the five most probable ones."""
+    model, published = stack
+    expected = keras.ops.log_softmax(model.predict(IDS[:, :-1], verbose=0)).numpy()
+    scored = published.call("score", token_ids=IDS, lengths=np.full(ROWS, 19, np.int32), state=published.zeros())
+    picked = np.take_along_axis(expected, IDS[:, 1:, None], 2)[:, :, 0]
+    np.testing.assert_allclose(scored["logprobs"], picked, atol=1e-4)
+    best = np.sort(expected, axis=2)[:, :, ::-1][:, :, :5]
+    np.testing.assert_allclose(scored["top_logprobs"], best, atol=1e-4)
+    top = np.take_along_axis(expected, scored["top_token_ids"], 2)
+    np.testing.assert_allclose(top, best, atol=1e-4)
+
+
+def test_prefill_decode_and_score_leave_the_same_state_to_the_bit(stack):
+    """A state does not tell whether its tokens were read, drawn or scored, nor in slices of which size."""
+    _, published = stack
+    state = published.read(IDS[:, :-1])
+    for cut in (1, 7, 18):
+        assert same_bits(published.read(IDS[:, cut:-1], published.read(IDS[:, :cut])), state)
+    drawn = published.draw(IDS[:, -1], state, UNIFORMS)
+    text = np.concatenate([IDS[:, -1:], drawn["token_ids"]], axis=1)
+    assert same_bits(published.read(text[:, :-1], state), drawn["state"])
+    scored = published.call("score", token_ids=text, lengths=np.full(ROWS, 24, np.int32), state=state)
+    assert same_bits(scored["state"], drawn["state"])
+    assert same_bits(scored["logprobs"], drawn["logprobs"])
+
+
+@pytest.mark.parametrize("sizes", [[1] * 24, [4, 4, 16], [5, 3, 16], [16, 8]], ids=str)
+def test_chunks_change_neither_tokens_nor_state(stack, sizes):
+    """Any cutting of 24 tokens into calls gives what one call gives."""
+    _, published = stack
+    state = published.read(IDS[:, :-1])
+    whole = published.draw(IDS[:, -1], state, UNIFORMS)
+    last, pieces, done = IDS[:, -1], [], 0
+    for size in sizes:
+        piece = published.draw(last, state, UNIFORMS[:, done : done + size])
+        last, state, done = piece["token_ids"][:, -1], piece["state"], done + size
+        pieces.append(piece["token_ids"])
+    assert same_bits(np.concatenate(pieces, axis=1), whole["token_ids"])
+    assert same_bits(state, whole["state"])
+
+
+def test_a_row_stops_after_its_steps(stack):
+    """Fewer steps give the beginning of the longer text, nothing after it, and the state of a shorter call."""
+    _, published = stack
+    state = published.read(IDS[:, :-1])
+    whole = published.draw(IDS[:, -1], state, UNIFORMS)
+    steps = np.array([0, 1, 2, 3, 5, 8, 13, 24])
+    short = published.draw(IDS[:, -1], state, UNIFORMS, steps=steps)
+    for row, count in enumerate(steps):
+        assert same_bits(short["token_ids"][row, :count], whole["token_ids"][row, :count])
+        assert not short["token_ids"][row, count:].any()
+        assert not short["logprobs"][row, count:].any()
+        if count:
+            alone = published.draw(IDS[:, -1], state, UNIFORMS[:, :count])["state"][row]
+            assert same_bits(short["state"][row], alone)
+    assert same_bits(short["state"][0], state[0])
+
+
+def test_padding_changes_no_state(stack):
+    """Rows of unequal length, padded at the end, have the states of the unpadded rows."""
+    _, published = stack
+    lengths = np.array([0, 1, 5, 20, 19, 7, 3, 12], np.int32)
+    token_ids = np.where(np.arange(20)[None] < lengths[:, None], IDS, 0).astype(np.int32)
+    state = published.call("prefill", token_ids=token_ids, lengths=lengths, state=published.zeros())["state"]
+    for row, length in enumerate(lengths):
+        assert same_bits(state[row], published.read(IDS[:, :length])[row] if length else published.zeros()[row])
+
+
+@pytest.mark.parametrize("rows", [16, 24, 64])
+def test_a_row_has_the_same_bits_in_a_larger_call(stack, rows):
+    """At multiples of 8 rows a sequence does not depend on how many others there are."""
+    _, published = stack
+    state = published.read(IDS[:, :-1])
+    eight = published.draw(IDS[:, -1], state, UNIFORMS)
+    which = np.arange(rows)[::-1] % ROWS
+    many = published.draw(IDS[which, -1], published.read(IDS[which, :-1]), UNIFORMS[which])
+    for name, value in many.items():
+        assert same_bits(value, eight[name][which])
+
+
+@pytest.mark.parametrize(
+    "company", [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.2}, {"temperature": 0.0}, {"temperature": 2.0}], ids=str
+)
+def test_a_row_does_not_depend_on_what_its_neighbours_ask_for(published, company):
+    """Sampling controls of other rows change nothing, though they switch the filters on."""
+    state = published.read(IDS[:, :-1])
+    plain = published.draw(IDS[:, -1], state, UNIFORMS)
+    (name, value), defaults = *company.items(), {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": 0.9}
+    column = [defaults[name]] * 4 + [value] * 4
+    mixed = published.draw(IDS[:, -1], state, UNIFORMS, **{name: column})
+    assert same_bits(mixed["token_ids"][:4], plain["token_ids"][:4])
+    alone = published.draw(IDS[:, -1], state, UNIFORMS, **company)
+    assert same_bits(mixed["token_ids"][4:], alone["token_ids"][4:])
+
+
+def test_special_tokens_and_surplus_rows_are_never_drawn(published):
+    """With a flat distribution and every uniform, padding, unknown, start and ids beyond the tokenizer do not come."""
+    state = published.read(IDS[:, :-1])
+    uniforms = np.linspace(0, 1, ROWS * 400, endpoint=False, dtype=np.float32).reshape(400, ROWS).T.copy()
+    for controls in ({"temperature": 2.0}, {"temperature": 2.0, "top_k": 1000}, {"temperature": 0.0}):
+        drawn = published.draw(IDS[:, -1], state, uniforms, **controls)["token_ids"]
+        assert set(drawn.ravel()) <= set(range(3, VOCABULARY - 2))
+
+
+def test_the_end_mark_ends_a_row(ending):
+    """After the end mark a row draws nothing more, and its state is the one before the mark was read."""
+    state = ending.read(IDS[:, :-1])
+    rng = np.random.default_rng(1)
+    ended = 0
+    for _ in range(20):
+        uniforms = rng.random((ROWS, 24), dtype=np.float32)
+        drawn = ending.draw(IDS[:, -1], state, uniforms, temperature=2.0)
+        for row, token_ids in enumerate(drawn["token_ids"].tolist()):
+            if END in token_ids:
+                ended += 1
+                count = token_ids.index(END) + 1
+                assert not any(token_ids[count:])
+                short = ending.draw(IDS[:, -1], state, uniforms[:, :count], temperature=2.0)
+                assert same_bits(drawn["state"][row], short["state"][row])
+    assert ended > 10
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_large_vocabulary_is_not_folded_and_computes_the_same(kind, monkeypatch, tmp_path):
+    """Without the table of gate inputs the logits are the same."""
+    monkeypatch.setattr("export.graphs.cells.MAX_TABLE_BYTES", 0)
+    model = make_model(kind, 2)
+    logits = Published(model, tmp_path).call("serving_default", token_ids=IDS)["logits"]
+    # Twenty steps of a network with large weights: rounding grows a little.
+    np.testing.assert_allclose(logits, model.predict(IDS, verbose=0), atol=1e-4)
+
+
+def test_every_tensor_has_the_batch_first(published):
+    """Inputs and outputs are of rank 1 or more, as TensorFlow Serving's batching wants them."""
+    for function in published.functions.values():
+        for spec in (*function.structured_input_signature[1].values(), *function.structured_outputs.values()):
+            assert spec.shape.rank >= 1
+            assert spec.shape[0] is None

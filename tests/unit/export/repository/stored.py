@@ -1,0 +1,56 @@
+"""Versions as they lie on the disk, without a graph: written in a moment, for what never runs one."""
+
+import json
+
+from contract.card import GeneratorCard, TrainingReport
+from contract.tokenizer import CharacterTokenizer
+from export.repository.models_config import add_to_models_config
+
+TOKENIZER = CharacterTokenizer.train("abcdefgh")
+REPORT = {
+    "corpus": "book.txt",
+    "corpus_sha256": "a" * 64,
+    "corpus_characters": 5000,
+    "held_out_characters": 500,
+    "train_tokens": 4500,
+    "validation_tokens": 500,
+    "epochs": 2.0,
+    "train_loss": 1.5,
+    "validation_loss": 2.0,
+    "accuracy": 0.5,
+    "tokens_per_s": 1000.0,
+    "seconds": 90.0,
+    "seed": 0,
+    "parameters": 12345,
+    "settings": {"name": "m", "cell": "lstm", "layers": 2, "units": 16, "dropout": 0.1},
+}
+
+
+def store(models_dir, name="m", version=1, *, tokenizer=TOKENIZER, epochs=(), listed=True, card=None, **report):
+    """Write a version; `report` changes its training's report, `card` its card, and `epochs` are validation losses."""
+    place = models_dir / name / str(version)
+    assets = place / "assets.extra"
+    assets.mkdir(parents=True)
+    (place / "saved_model.pb").write_bytes(b"x" * 1000)
+    sizes = {"layers": 2, "units": 16, "embedding": 4, "state_size": 64, "vocab_size": len(tokenizer.tokens)}
+    facts = {"name": name, "cell": "lstm", "unit": tokenizer.unit, "weights_sha256": "0", "code_sha256": "0", **sizes}
+    training = TrainingReport(**{**REPORT, **report})
+    written = GeneratorCard(**{**facts, "tensorflow": "2", "created": 0, "training": training, **(card or {})})
+    (assets / "generator.json").write_text(written.model_dump_json())
+    (assets / "tokenizer.json").write_text(tokenizer.to_json())
+    if epochs:
+        history = [
+            {
+                "train_loss": loss - 0.1,
+                "validation_loss": loss,
+                "accuracy": None,
+                "tokens": i,
+                "seconds": 60 * i,
+                "new": 1,
+            }
+            for i, loss in enumerate(epochs, 1)
+        ]
+        (assets / "history.json").write_text(json.dumps(history))
+    if listed:
+        add_to_models_config(models_dir, name)
+    return place

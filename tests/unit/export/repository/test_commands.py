@@ -1,0 +1,268 @@
+"""`list` and `show` tell what lies in the model repository, whatever lies there, and at once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export.cli import main
+from export.errors import RepositoryError
+from export.repository.versions import Repository
+from tests.unit.export.repository.stored import TOKENIZER, store
+
+ROOT = Path(__file__).parents[4]
+
+
+@pytest.fixture(autouse=True)
+def models_dir(tmp_path, monkeypatch):
+    """An empty repository, at the default place."""
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    return Path("models")
+
+
+def told(capsys, *arguments):
+    """Run a command, and return the lines that it prints."""
+    assert main([*arguments]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out.splitlines()
+
+
+def refused(capsys, *arguments):
+    """Run a command that must fail, and return the one line that says why."""
+    assert main([*arguments]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "m"], ["compare", "m", "n"], ["remove", "n", "--yes"]])
+def test_no_tensorflow_is_imported(models_dir, command):
+    """A look at the repository does not wait seconds for an import, and matplotlib is for pictures alone."""
+    for name in ("m", "n"):
+        store(models_dir, name)
+    code = (
+        f"import sys\nfrom export.cli import main\nprint(main({command!r}))\n"
+        "print([name for name in ('tensorflow', 'keras', 'matplotlib') if name in sys.modules])"
+    )
+    env = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("0\n[]\n")
+
+
+def test_a_version_is_a_line_of_figures(models_dir, capsys):
+    """Versions stand by their numbers, and what was not written down is a dash."""
+    for version in (10, 9, 2):
+        store(models_dir, version=version, validation_loss=None, parameters=None)
+    store(models_dir, "n", bits_per_character=1.5, listed=False)
+    head, *lines = told(capsys, "list")
+    assert head.split("  ")[0] == "MODEL"
+    assert [line.split()[:2] for line in lines] == [["m", "2"], ["m", "9"], ["m", "10"], ["n", "1"]]
+    assert lines[0].split()[2:9] == ["character", "lstm", "2", "×", "16", "–", "–"]
+    assert lines[0].endswith("1970-01-01 00:00  not chosen")
+    assert lines[1].endswith("yes")
+    assert lines[3].split()[7:10] == ["12,345", "2.000", "1.500"]
+    assert lines[3].endswith("not listed")
+
+
+def test_bits_of_an_earlier_release_follow_from_the_loss_of_characters(models_dir, capsys):
+    """2 nats of a character are 2.885 bits; where a text's end is a token too they are not known."""
+    store(models_dir)
+    store(models_dir, "n", tokenizer=type(TOKENIZER).train("abcdefgh", end_mark=True))
+    bits = [row["bits_per_character"] for row in json.loads("\n".join(told(capsys, "list", "--json")))["versions"]]
+    assert bits == [pytest.approx(2.885, abs=1e-3), None]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        (
+            "assets.extra/generator.json",
+            b'{"format":',
+            "assets.extra/generator.json: not a generator card (Invalid JSON",
+        ),
+        ("assets.extra/generator.json", b'{"format": 1}', "exported in format 1, and this release reads 2; export it"),
+        ("assets.extra/generator.json", b'{"format": 2}', "not a generator card (name: Field required)"),
+        ("assets.extra/generator.json", None, "assets.extra/generator.json: No such file or directory"),
+        ("assets.extra/tokenizer.json", b"{}", "assets.extra/tokenizer.json: not a tokenizer file (KeyError: 'model')"),
+        ("saved_model.pb", None, "saved_model.pb: No such file"),
+    ],
+)
+def test_a_damaged_version_is_listed_with_the_reason(models_dir, capsys, file, content, reason):
+    """It takes a line, and the others stay readable."""
+    path = store(models_dir, "damaged") / file
+    store(models_dir, "whole")
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    _, damaged, whole = told(capsys, "list")
+    assert damaged.startswith("damaged        1  cannot be read: ")
+    assert reason in damaged
+    assert whole.startswith("whole          1  character")
+
+
+def test_a_folder_that_may_not_be_read_is_listed_with_the_reason(models_dir, capsys, monkeypatch):
+    """Not hidden, and no end of the list."""
+    store(models_dir, "closed")
+    store(models_dir, "open")
+    iterdir = Path.iterdir
+
+    def guarded(path):
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", guarded)
+    _, closed, whole = told(capsys, "list")
+    assert closed == "closed        –  cannot be read: Permission denied"
+    assert whole.startswith("open")
+
+
+def test_a_model_that_is_listed_and_missing_is_told(models_dir, capsys):
+    """A model server waits for it in vain."""
+    place = store(models_dir, "gone")
+    for path in sorted(place.parent.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert told(capsys, "list")[1] == "gone         –  cannot be read: models.config lists it, and it has no version"
+
+
+def test_a_damaged_models_config_costs_only_what_it_says(models_dir, capsys):
+    """Versions are listed, and what is served is not known."""
+    store(models_dir)
+    (models_dir / "models.config").write_text("model_config_list { konfig {} }")
+    _, line, complaint = told(capsys, "list")
+    assert line.endswith("unknown")
+    assert complaint.startswith("what is served is not known: models/models.config: 1:21")
+
+
+def test_an_empty_repository_says_how_to_fill_it(capsys):
+    """With the folder that was asked for; as JSON it is an empty list."""
+    assert told(capsys, "list", "--models-dir", "my models") == [
+        "my models holds no model yet; train one with:  python -m export train --corpus book.txt --name book "
+        "--models-dir 'my models'"
+    ]
+    assert json.loads("\n".join(told(capsys, "list", "--json")))["versions"] == []
+
+
+def test_a_narrow_terminal_gets_fewer_columns(models_dir, capsys, monkeypatch):
+    """Which ones are missing is told; without a terminal there are all."""
+    store(models_dir)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = told(capsys, "list")
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "(not enough room for: size, created)"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: False)
+    assert "CREATED (UTC)" in told(capsys, "list")[0]
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("n", "no model 'n' in models; it has m"),
+        ("m:3", "m has no version 3 in models; it has 1, 12"),
+        ("m:x", "a model is NAME or NAME:VERSION, such as book or book:3, got 'm:x'"),
+        ("m:", "got 'm:'"),
+        ("m:²", "got 'm:²'"),
+        ("", "got ''"),
+        ("./m", "m: no such folder of a version"),
+        ("models/m", "models/m: the folder of a model, not of a version; its versions are 1, 12"),
+        ("models/m/junk", "generator.json: No such file"),
+    ],
+)
+def test_what_means_no_version_is_told_with_what_there_is(models_dir, capsys, reference, message):
+    """A person sees what to write instead."""
+    for version in (1, 12):
+        store(models_dir, version=version)
+    (models_dir / "m" / "junk").mkdir()
+    assert message in refused(capsys, "show", reference)
+
+
+@pytest.mark.parametrize(
+    ("reference", "version"), [("m", "12"), ("m:1", "1"), ("m:012", "12"), ("models/m/1", "1"), ("./models/m/1/", "1")]
+)
+def test_a_version_is_found_by_its_number_or_its_folder(models_dir, reference, version):
+    """Without either, the newest is meant."""
+    for number in (1, 9, 12):
+        store(models_dir, version=number)
+    assert Repository(models_dir).find(reference).path.name == version
+
+
+def test_a_long_list_of_names_is_cut(models_dir):
+    """A message of a hundred names would hide what it says."""
+    for i in range(25):
+        (models_dir / f"m{i:02}" / "1").mkdir(parents=True)
+    with pytest.raises(RepositoryError, match=r"it has m00, .*, m19 and 5 more$"):
+        Repository(models_dir).find("none")
+
+
+def test_a_card_is_shown_in_words(models_dir, capsys):
+    """Figures, settings and samples, and nothing that the terminal would obey."""
+    samples = [{"temperature": 0.5, "given": "It was", "text": " so\x1b[2J."}]
+    store(models_dir, epochs=[3.0, 2.0, 2.5], samples=samples, copied_spans=0.0123)
+    lines = told(capsys, "show", "m")
+    assert lines[0].startswith("m:1  models/m/1, ")
+    for line in (
+        "  created           1970-01-01 00:00 UTC, with TensorFlow 2",
+        "  layers            lstm 2 × 16, embedding 4",
+        "  memory            carries a state of 64 floats a text",
+        "  epochs            2 is the best of 3, 4,500 tokens an epoch",
+        "  held out          500 tokens in 500 characters",
+        "  validation loss   2.000 nats per token",
+        "  perplexity        7.39",
+        "  copied spans      1.23%",
+        "  dropout           0.1",
+        "sample at temperature 0.5",
+        "    [It was] so·[2J.",
+    ):
+        assert line in lines
+
+
+def test_names_in_a_card_cannot_give_orders_to_the_terminal(models_dir, capsys):
+    """What a corpus or a setting is called comes from elsewhere, and stays in its line."""
+    store(models_dir, corpus="a\x1b[2J\nb", settings={"x\r": "\x07"})
+    lines = told(capsys, "show", "m")
+    assert "  corpus            a·[2J·b, 5,000 characters" in lines
+    assert "  x·                ·" in lines
+
+
+def test_the_sample_of_a_backward_model_stands_before_what_was_given(models_dir, capsys):
+    """It was written last."""
+    samples = [{"temperature": 0.5, "given": "The end.", "text": "It is over. "}]
+    store(models_dir, samples=samples, card={"direction": "backward"})
+    assert told(capsys, "show", "m")[-1] == "    It is over. [The end.]"
+
+
+def test_a_model_from_elsewhere_is_shown_without_a_training(models_dir, capsys):
+    """Its card has none."""
+    store(models_dir, card={"training": None, "cell": None, "layers": 0, "embedding": 0, "context": 5})
+    lines = told(capsys, "show", "m")
+    assert "  layers            unknown, window 5" in lines
+    assert lines[-1] == "trained elsewhere: nothing is known of its training"
+
+
+def test_the_card_as_json(models_dir, capsys):
+    """Nothing but the card stands on standard output."""
+    place = store(models_dir)
+    card = json.loads("\n".join(told(capsys, "show", "m", "--json")))
+    assert card == json.loads((place / "assets.extra" / "generator.json").read_text())
+
+
+def test_a_damaged_history_does_not_hide_the_card(models_dir, capsys):
+    """What is wrong with it stands where its figures would."""
+    (store(models_dir) / "assets.extra" / "history.json").write_text('[{"train_loss": 1, "validation_loss": null}]')
+    (line,) = [line for line in told(capsys, "show", "m") if line.startswith("  epochs")]
+    assert "history.json: damaged (0.tokens: Field required)" in line
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(models_dir):
+    """`list | head -1` prints nothing about pipes."""
+    store(models_dir)
+    script = f"{sys.executable} -m export list | true; exit ${{PIPESTATUS[0]}}"
+    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=False)
+    assert (done.stderr, done.returncode) == ("", 1)

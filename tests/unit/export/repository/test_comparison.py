@@ -1,0 +1,227 @@
+"""`compare` sets versions side by side and says what of them can be compared."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer
+from export.cli import main
+from tests.unit.export.repository.stored import REPORT, store
+
+WORDS = ExactWordTokenizer.train(["one two three"] * 3)
+ONLY_BITS = "only bits per character can be compared"
+
+
+@pytest.fixture(autouse=True)
+def models_dir(tmp_path, monkeypatch):
+    """An empty repository, at the default place."""
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    return Path("models")
+
+
+def compared(capsys, *arguments):
+    """Run the command and return what it prints, a line's title with its cells; notes stand under ""."""
+    assert main(["compare", *arguments]) == 0
+    lines = {}
+    for line in capsys.readouterr().out.splitlines():
+        title, *cells = re.split(r"  +", line.strip())
+        lines[title if cells else ""] = cells or [*lines.get("", []), title]
+    return lines
+
+
+def document(capsys, *arguments):
+    """Run the command and return its JSON."""
+    assert main(["compare", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys, *arguments):
+    """Run the command, which must fail, and return why."""
+    assert main(["compare", *arguments]) == 1
+    return capsys.readouterr().err
+
+
+def test_the_best_of_each_line_is_marked(models_dir, capsys):
+    """The least loss, the greatest accuracy; neither size nor what is alike everywhere is better or worse."""
+    store(models_dir, "a", validation_loss=1.0, accuracy=0.4, parameters=1)
+    store(models_dir, "b", validation_loss=2.0, accuracy=0.6, seconds=30.0, epochs=[3.0, 2.0, 2.5])
+    lines = compared(capsys, "a", "b")
+    assert lines["validation loss"] == ["1.000 *", "2.000"]
+    assert lines["perplexity"] == ["2.72 *", "7.39"]
+    assert lines["bits per character"] == ["1.443 *", "2.885"]
+    assert lines["accuracy"] == ["40.0%", "60.0% *"]
+    assert lines["minutes to the best"] == ["1.5", "0.5 *"]
+    assert lines["parameters"] == ["1", "12,345"]
+    assert lines["training loss"] == ["1.500", "1.500"]
+    assert lines["best epoch"] == ["2", "2 of 3"]
+    assert lines["copied spans"] == ["–", "–"]
+
+
+def test_settings_that_differ_are_told_and_others_are_not(models_dir, capsys):
+    """What may be the reason of a difference."""
+    settings = REPORT["settings"]
+    store(models_dir, "a", settings={**settings, "max_minutes": None, "seed": 0})
+    store(models_dir, "b", settings={**settings, "max_minutes": 2, "seed": 0, "dropout": 0.3})
+    lines = compared(capsys, "a", "b")
+    assert (lines["dropout"], lines["max_minutes"]) == (["0.1", "0.3"], ["none", "2"])
+    assert "seed" not in lines
+
+
+def test_different_units_are_compared_by_bits_per_character_alone(models_dir, capsys):
+    """A nat of a word is no nat of a character; no other quality gets a mark."""
+    store(models_dir, "a", bits_per_character=2.0, tokens_per_s=2.0)
+    store(models_dir, "b", tokenizer=WORDS, bits_per_character=1.5)
+    result = document(capsys, "a", "b")
+    assert [name for name, best in result["best"].items() if best] == ["bits_per_character"]
+    assert result["best"]["bits_per_character"] == ["b:1"]
+    assert result["notes"][0].startswith("the units differ")
+    assert result["notes"][0].endswith(ONLY_BITS)
+
+
+def test_one_unit_of_different_vocabularies_is_told(models_dir, capsys):
+    """Their tokens differ too."""
+    store(models_dir, "a")
+    store(models_dir, "b", tokenizer=CharacterTokenizer.train("abcdefghi"))
+    (note,) = document(capsys, "a", "b")["notes"]
+    assert note.startswith("the vocabularies differ")
+
+
+@pytest.mark.parametrize(
+    ("report", "note"),
+    [
+        (
+            {"corpus_sha256": "b" * 64},
+            "the corpora differ: no figures of quality can be compared (a:1: book.txt, 5,000",
+        ),
+        ({"held_out_characters": 400}, "what is held out differs: no figures of quality can be compared (a:1: 500 "),
+        ({"held_out_characters": None}, "what is held out differs: no figures of quality can be compared (a:1: 500 "),
+    ],
+)
+def test_different_texts_are_told_and_nothing_is_marked(models_dir, capsys, report, note):
+    """A lower loss on another text says nothing."""
+    store(models_dir, "a")
+    store(models_dir, "b", **{"validation_loss": 1.0, "train_loss": 1.0, "accuracy": 0.9, **report})
+    result = document(capsys, "a", "b")
+    assert result["notes"][0].startswith(note)
+    assert not any(result["best"].values())
+
+
+@pytest.mark.parametrize(("tokens", "best"), [(500, ["b:1"]), (400, [])])
+def test_the_split_of_an_earlier_release_is_told_by_its_tokens(models_dir, capsys, tokens, best):
+    """It did not write down characters."""
+    store(models_dir, "a", held_out_characters=None)
+    store(models_dir, "b", held_out_characters=None, validation_loss=1.0, validation_tokens=tokens)
+    assert document(capsys, "a", "b")["best"]["validation_loss"] == best
+
+
+def test_a_model_from_elsewhere_has_no_figures(models_dir, capsys):
+    """It stands in the table, and the note says why nothing is marked."""
+    store(models_dir, "a")
+    store(models_dir, "b", card={"training": None})
+    lines = compared(capsys, "a", "b")
+    assert lines["validation loss"] == ["2.000", "–"]
+    assert "trained elsewhere, so no figures of quality can be compared: b:1" in lines[""]
+
+
+def test_a_loss_beyond_all_numbers_is_json_all_the_same(models_dir, capsys):
+    """Its perplexity is a number that no file could hold, so there is none, and none to be the best of."""
+    store(models_dir, "a", validation_loss=1000.0)
+    store(models_dir, "b")
+    assert document(capsys, "a", "b")["models"][0]["perplexity"] is None
+    assert compared(capsys, "a", "b")["perplexity"] == ["–", "7.39"]
+
+
+def test_many_versions_on_a_narrow_terminal_stand_below_each_other(models_dir, capsys, monkeypatch):
+    """None is left out."""
+    names = [f"model-with-a-name-{i}" for i in range(5)]
+    for name in names:
+        store(models_dir, name)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["compare", *names]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{name}:1" in out for name in names)
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.count("validation loss") == 3
+
+
+@pytest.mark.parametrize("names", [["m"], ["m", "m:1"], ["m", "n", "m"]])
+def test_fewer_than_two_versions_are_no_comparison(models_dir, capsys, names):
+    """Nor is one with itself."""
+    for name in ("m", "n"):
+        store(models_dir, name)
+    assert "at least two different versions are needed" in refused(capsys, *names)
+
+
+def drawn(monkeypatch):
+    """Return the figures that will be drawn."""
+    from export.repository import comparison_plot
+
+    figures, figure = [], comparison_plot._figure
+    monkeypatch.setattr(comparison_plot, "_figure", lambda *a: figures.append(figure(*a)) or figures[-1])
+    return figures
+
+
+def test_losses_are_drawn_by_epoch_and_by_minutes(models_dir, capsys, monkeypatch):
+    """Validation solid, training dashed, one colour a version; those without a history are named."""
+    figures = drawn(monkeypatch)
+    store(models_dir, "a", epochs=[3.0, 2.0, 2.5])
+    store(models_dir, "b", epochs=[4.0, 3.5])
+    store(models_dir, "old")
+    out = "\n".join(compared(capsys, "a", "b", "old", "--plot", "p.png")[""])
+    assert "not in the picture: old:1, its epochs are not known" in out
+    assert "written p.png: losses in nats per token" in out
+    assert Path("p.png").read_bytes().startswith(b"\x89PNG")
+    by_epoch, by_minutes = figures[0].axes
+    curves = [line for line in by_epoch.lines if len(line.get_xdata()) > 1]
+    assert [(line.get_linestyle(), list(line.get_ydata())) for line in curves] == [
+        ("--", [pytest.approx(2.9), pytest.approx(1.9), pytest.approx(2.4)]),
+        ("-", [3.0, 2.0, 2.5]),
+        ("--", [pytest.approx(3.9), pytest.approx(3.4)]),
+        ("-", [4.0, 3.5]),
+    ]
+    assert curves[0].get_color() == curves[1].get_color() != curves[2].get_color()
+    assert list(by_minutes.lines[1].get_xdata()) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("bits", "unit", "first"), [(1.0, "bits per character", 1.5), (None, "nats per token, of dif", 3.0)]
+)
+def test_different_units_are_drawn_in_bits_per_character(models_dir, capsys, monkeypatch, bits, unit, first):
+    """Where these are known of all; else the picture says that its losses are of different tokens."""
+    figures = drawn(monkeypatch)
+    store(models_dir, "a", tokenizer=WORDS, epochs=[3.0, 2.0], bits_per_character=bits)
+    store(models_dir, "b", epochs=[3.0, 2.0], bits_per_character=2.0)
+    assert main(["compare", "a", "b", "--plot", "p.png", "--json"]) == 0
+    out, err = capsys.readouterr()
+    json.loads(out)
+    assert f"written p.png: losses in {unit}" in err
+    assert figures[0].axes[0].get_ylabel().startswith(f"loss, {unit}")
+    assert figures[0].axes[0].lines[1].get_ydata()[0] == first
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("p.svg", "plot must be a .png file, got p.svg"),
+        ("no/p.png", "No such file or directory: 'no/p.png'"),
+        ("p.png", "p.png: nothing to draw, as no version has a history.json"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_told(models_dir, capsys, path, message):
+    """In one line, and no file is left."""
+    for name in ("a", "b"):
+        store(models_dir, name, epochs=[2.0] if "/" in path else ())
+    assert message in refused(capsys, "a", "b", "--plot", path)
+    assert not Path(path).exists()
+
+
+def test_a_damaged_history_is_told_and_the_rest_is_compared(models_dir, capsys):
+    """Of that version, the epochs are not known."""
+    (store(models_dir, "a") / "assets.extra" / "history.json").write_text("[")
+    store(models_dir, "b")
+    (note,) = document(capsys, "a", "b")["notes"]
+    assert note.startswith("a:1: its epochs are not known: models/a/1/assets.extra/history.json: damaged (Invalid JSON")

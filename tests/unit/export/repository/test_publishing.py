@@ -1,0 +1,245 @@
+"""A version is published whole and checked, or not at all."""
+
+import concurrent.futures
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from contract.card import load_assets
+from contract.tokenizer import CharacterTokenizer
+from export.errors import CheckFailed, PublishError
+from export.graphs import cells, signatures
+from export.graphs.network import read_network
+from export.repository import publishing
+from export.repository.history import Epoch, Progress
+from export.repository.models_config import add_to_models_config
+from export.repository.publishing import publish
+from tests.unit.export.models import VOCABULARY, make_model
+
+TOKENIZER = CharacterTokenizer.train("abcdefghij")
+
+
+@pytest.fixture
+def models_dir(tmp_path):
+    """An empty repository."""
+    return tmp_path / "models"
+
+
+def left_in(models_dir):
+    """Return everything in a model's folder that is not a version."""
+    return [path.name for path in (models_dir / "m").iterdir() if not path.name.isdigit()]
+
+
+def test_a_version_holds_what_the_gateway_reads(model, models_dir):
+    """Card and tokenizer lie in assets.extra and say what the model is; the model is listed in models.config."""
+    place = publish(model, TOKENIZER, "m", models_dir)
+    assert place == models_dir / "m" / "1"
+    card, tokenizer = load_assets(place)
+    assert tokenizer == TOKENIZER
+    assert (card.cell, card.units, card.state_size, card.vocab_size) == ("lstm", 12, 24, VOCABULARY)
+    assert card.weights_sha256 == read_network(model).sha256()
+    assert 'base_path: "/models/m"' in (models_dir / "models.config").read_text()
+    assert left_in(models_dir) == []
+
+
+HISTORY = Progress(
+    history=tuple(Epoch(train_loss=3.0 - i, validation_loss=None, tokens=i, seconds=i) for i in range(1, 4))
+)
+
+
+def test_a_version_holds_what_people_read(model, models_dir):
+    """Page, history and embedding are those of what is published."""
+    place = publish(model, TOKENIZER, "m", models_dir, history=HISTORY)
+    page, assets = (place / "README.md").read_text(), place / "assets.extra"
+    assert page.startswith("# `m`\n\nAn LSTM of 12 units, trained elsewhere, that goes on with a text")
+    assert read_network(model).sha256() in page
+    vectors = np.loadtxt(assets / "vectors.tsv", delimiter="\t", dtype=np.float32)
+    assert np.allclose(vectors, model.layers[0].get_weights()[0][: len(TOKENIZER.tokens)])
+    entries = json.loads((assets / "history.json").read_text())
+    assert [(entry["best"], entry["train_loss"]) for entry in entries] == [(False, 2.0), (False, 1.0), (True, 0.0)]
+
+
+def test_a_history_that_cannot_be_drawn_leaves_nothing_behind(model, models_dir, monkeypatch):
+    """A version is whole or is not there; one line says why."""
+
+    def fail(*_, **__):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    with pytest.raises(PublishError, match=r"^history\.png cannot be drawn \(RuntimeError: no font\)$"):
+        publish(model, TOKENIZER, "m", models_dir, history=HISTORY)
+    assert list((models_dir / "m").iterdir()) == []
+    assert not (models_dir / "models.config").exists()
+
+
+def test_versions_count_up_past_junk(model, models_dir):
+    """The next version is one above the highest number, whatever else lies there."""
+    home = models_dir / "m"
+    for name in ("7", "x9", "12a", "-3", "²"):
+        (home / name).mkdir(parents=True)
+    (home / "99.txt").write_text("junk")
+    assert publish(model, TOKENIZER, "m", models_dir).name == "8"
+    assert publish(model, TOKENIZER, "m", models_dir).name == "9"
+
+
+def test_a_number_that_is_taken_meanwhile_is_passed_over(model, models_dir, monkeypatch):
+    """Two exporters at once get two versions."""
+    write = publishing._write
+
+    def slowly(draft, *arguments):
+        write(draft, *arguments)
+        (models_dir / "m" / "1").mkdir()
+        (models_dir / "m" / "1" / "saved_model.pb").write_text("theirs")
+
+    monkeypatch.setattr(publishing, "_write", slowly)
+    monkeypatch.setattr(publishing, "_next_version", lambda home: 1)
+    assert publish(model, TOKENIZER, "m", models_dir).name == "2"
+    assert (models_dir / "m" / "1" / "saved_model.pb").read_text() == "theirs"
+
+
+def wrong_cell(patch):
+    """Let every gate be a little off."""
+    step = cells.LSTMCell.step
+    patch.setattr(cells.LSTMCell, "step", lambda self, x, state: step(self, x * 1.001, state))
+
+
+def wrong_output(patch):
+    """Let every logit be a little off."""
+    project = cells.Carried.project
+    patch.setattr(cells.Carried, "project", lambda self, hidden: project(self, hidden) * 1.01)
+
+
+def wrong_state(patch):
+    """Let `score` forget what it read."""
+    patch.setattr(signatures, "keep", lambda active, new, old: old)
+
+
+def wrong_order(patch):
+    """Let `embed` and `prefill` read backwards."""
+    read = signatures.read
+    patch.setattr(signatures, "read", lambda token_ids, *rest: read(token_ids[:, ::-1], *rest))
+
+
+def wrong_judgement(patch):
+    """Let `decode` and `decode_full` say something else of a token than `score` does."""
+    draw = signatures.Generator._draw
+
+    def boastful(*arguments, **options):
+        token_ids, logprobs, *rest = draw(*arguments, **options)
+        return token_ids, logprobs * 0.99, *rest
+
+    patch.setattr(signatures.Generator, "_draw", boastful)
+
+
+@pytest.mark.parametrize("wrong", [wrong_cell, wrong_output, wrong_state, wrong_order, wrong_judgement])
+def test_a_graph_that_computes_something_else_is_not_published(model, models_dir, monkeypatch, wrong):
+    """An error in a cell, in the output layer or in a loop is found before anything is visible."""
+    wrong(monkeypatch)
+    with pytest.raises(CheckFailed):
+        publish(model, TOKENIZER, "m", models_dir)
+    assert left_in(models_dir) == []
+    assert not (models_dir / "m" / "1").exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(model, models_dir, monkeypatch):
+    """An error while writing names the place, and no draft stays."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(publishing, "_sync", full)
+    with pytest.raises(PublishError, match=r"m: No space left on device"):
+        publish(model, TOKENIZER, "m", models_dir)
+    assert left_in(models_dir) == []
+
+
+def test_an_error_of_tensorflows_own_writing_is_one_too(model, models_dir, monkeypatch):
+    """A disk that is full while the SavedModel is written is told like any other that is full."""
+
+    def full(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "variables: No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    with pytest.raises(PublishError, match="m: variables: No space left on device"):
+        publish(model, TOKENIZER, "m", models_dir)
+    assert left_in(models_dir) == []
+
+
+def test_a_models_folder_that_cannot_be_made_is_named(model, tmp_path):
+    """A file in the way is an error with its place, not a traceback."""
+    (tmp_path / "models").write_text("in the way")
+    with pytest.raises(PublishError, match=r"models/m: "):
+        publish(model, TOKENIZER, "m", tmp_path / "models")
+
+
+def test_a_model_too_small_for_score_is_refused(models_dir):
+    """`score` gives the five most probable tokens, so there must be five."""
+    with pytest.raises(PublishError, match="at least 5 outputs, got 4"):
+        publish(make_model(vocab_size=4), CharacterTokenizer.train("a"), "m", models_dir)
+
+
+def test_exporters_at_the_same_time_are_all_listed(tmp_path):
+    """Each adds its model to what the others wrote."""
+    names = [f"model{i}" for i in range(24)]
+    with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: add_to_models_config(tmp_path, name), names))
+    text = (tmp_path / "models.config").read_text()
+    assert all(f'"{name}"' in text for name in names)
+
+
+def test_the_draft_of_a_killed_exporter_is_removed_and_that_of_a_living_one_is_not(model, models_dir):
+    """Litter goes with the next publishing; work in progress stays."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as living:
+        dead = models_dir / "m" / f"{publishing._draft_prefix()}999999999"
+        alive = models_dir / "m" / f"{publishing._draft_prefix()}{living.pid}"
+        for draft in (dead, alive):
+            draft.mkdir(parents=True)
+        publish(model, TOKENIZER, "m", models_dir)
+        assert (dead.exists(), alive.exists()) == (False, True)
+        living.communicate(b"\n")
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(model, models_dir):
+    """The message gives both sizes."""
+    with pytest.raises(PublishError, match=f"{VOCABULARY} outputs, too few for a tokenizer of 53 tokens"):
+        publish(model, CharacterTokenizer.train("".join(map(chr, range(40, 90)))), "m", models_dir)
+
+
+@pytest.mark.parametrize("name", ["../m", "m\n", "", ".m", "a b"])
+def test_a_name_that_is_no_name_is_refused(model, models_dir, name):
+    """A name cannot lead out of the repository, nor break a line of its config."""
+    with pytest.raises(PublishError, match=re.escape(f"got {name!r}")):
+        publish(model, TOKENIZER, name, models_dir)
+    assert not models_dir.exists()
+
+
+def test_a_model_is_listed_once_and_others_stay(tmp_path):
+    """The config keeps what stands in it, and a policy that was changed by hand is left alone."""
+    add_to_models_config(tmp_path, "a")
+    path = tmp_path / "models.config"
+    path.write_text(path.read_text().replace("num_versions: 2", "num_versions: 5"))
+    add_to_models_config(tmp_path, "b")
+    add_to_models_config(tmp_path, "a")
+    assert path.read_text().count("name:") == 2
+    assert path.read_text().count("num_versions: 5") == 1
+
+
+def test_a_config_that_cannot_be_parsed_is_not_overwritten(tmp_path):
+    """A typing mistake in models.config is an error with its place, not a lost file."""
+    path = tmp_path / "models.config"
+    path.write_text("model_config_list { konfig {} }")
+    with pytest.raises(PublishError, match=r"models\.config: 1:21"):
+        add_to_models_config(tmp_path, "a")
+    assert path.read_text() == "model_config_list { konfig {} }"
+
+
+def test_the_card_is_json_that_people_can_read(model, models_dir):
+    """generator.json is indented and names its fields."""
+    text = (publish(model, TOKENIZER, "m", models_dir) / "assets.extra" / "generator.json").read_text()
+    assert json.loads(text)["name"] == "m"
+    assert text.count("\n") > 10

@@ -1,0 +1,180 @@
+"""The page of a version says what is known of it, and what is not known is left out."""
+
+import json
+import math
+import re
+import shlex
+
+import pytest
+
+from contract.card import GeneratorCard, Sample, TrainingReport
+from export.repository.history import Epoch, Progress
+from export.repository.readme import write_readme
+
+REPORT = TrainingReport(
+    corpus="my|`book`.txt",
+    corpus_sha256="c" * 64,
+    corpus_characters=100_000,
+    held_out_characters=10_000,
+    train_tokens=90_000,
+    validation_tokens=9_900,
+    epochs=3,
+    train_loss=1.25,
+    validation_loss=1.5,
+    accuracy=0.5678,
+    bits_per_character=1.5 / math.log(2),
+    tokens_per_s=1234.5,
+    seconds=3725.4,
+    seed=7,
+    parameters=12_345,
+    settings={"cell": "lstm", "context": None, "bidirectional": False, "corpus": "a|b"},
+    samples=(Sample(temperature=0.5, given="It’s a", text=" cat.\n```\n# no heading\x1b[2J"),),
+    copied_spans=0.0123,
+    written_spans=3_000,
+)
+CARD = GeneratorCard(
+    name="my.model",
+    cell="lstm",
+    layers=2,
+    units=512,
+    embedding=64,
+    state_size=2048,
+    vocab_size=90,
+    unit="character",
+    weights_sha256="d" * 64,
+    code_sha256="",
+    tensorflow="2.21.0",
+    created=1_700_000_000,
+    training=REPORT,
+)
+HISTORY = Progress(history=tuple(Epoch(train_loss=1, validation_loss=2 - i, tokens=i, seconds=i) for i in range(2)))
+FILES = {
+    "generator.json",
+    "tokenizer.json",
+    "model.keras",
+    "history.json",
+    "history.png",
+    "vectors.tsv",
+    "metadata.tsv",
+}
+
+
+def page(card=CARD, history=HISTORY, files=FILES, num_vectors=90, **report):
+    """Return the page of a card whose report is changed."""
+    if card.training is not None:
+        card = card.model_copy(update={"training": card.training.model_copy(update=report)})
+    return write_readme(card, 90, history, files, num_vectors)
+
+
+def test_the_page_has_every_figure_of_the_card():
+    """In units that are named."""
+    text = page()
+    for line in (
+        "# `my.model`",
+        "An LSTM of 2 layers with 512 units, trained on ``my\\|`book`.txt``, that goes on with a text "
+        "character by character.",
+        "| loss, nats per token | 1.2500 | 1.5000 |",
+        "| perplexity | 3.490 | 4.482 |",
+        "| bits per character |  | 2.1640 |",
+        "| accuracy |  | 56.78% |",
+        "![Loss and perplexity of each epoch](assets.extra/history.png)",
+        "| vocabulary | 90 tokens |",
+        "| parameters | 12,345 |",
+        "| state of a text | 8,192 bytes |",
+        f"| SHA-256 of the weights | `{'d' * 64}` |",
+        "| published | 2023-11-14 22:13 UTC |",
+        "| TensorFlow | 2.21.0 |",
+        f"| SHA-256 of its text | `{'c' * 64}` |",
+        "| characters | 100,000 |",
+        "| of these held out, at the end | 10,000 |",
+        "| tokens of an epoch | 90,000 |",
+        "| epochs | 3; the best was 2 of 2 |",
+        "| time, h:mm:ss | 1:02:05 |",
+        "| speed | 1,234 tokens/s |",
+        "| seed | 7 |",
+        "| `cell` | `lstm` |",
+        "| `context` | `none` |",
+        "| `bidirectional` | `false` |",
+        "| `corpus` | `a\\|b` |",
+        "| `assets.extra/history.png` | the picture above |",
+    ):
+        assert f"\n{line}\n" in f"\n{text}", line
+    assert "9,900 tokens that the vocabulary holds and that stand for 9,900 characters" in text
+    assert "Of 3,000 runs of 8 words that it wrote at temperature 1, 1.23% stand word for word" in text
+
+
+def test_a_sample_cannot_break_the_page():
+    """A fence in it is text, a control character a dot."""
+    assert "\n````\n[It’s a] cat.\n```\n# no heading·[2J\n````\n" in page()
+
+
+@pytest.mark.parametrize(("direction", "field"), [("forward", "prompt"), ("backward", "suffix")])
+def test_the_command_calls_the_model(direction, field):
+    """It goes on with what a sample was given, and a shell reads it as it is meant."""
+    text = page(CARD.model_copy(update={"direction": direction}))
+    command = shlex.split(re.search(r"```bash\n(.*?)\n```", text, re.DOTALL)[1].replace("\\\n", ""))
+    assert command[:3] == ["curl", "http://127.0.0.1:8000/v1/completions", "-d"]
+    assert json.loads(command[3]) == {"model": "my.model", field: "It’s a", "max_tokens": 200, "temperature": 0.8}
+
+
+def test_a_backward_sample_leads_up_to_what_was_given():
+    """As it is read."""
+    sample = Sample(temperature=1, given="the end.", text="and that was ")
+    text = page(CARD.model_copy(update={"direction": "backward"}), samples=(sample,))
+    assert "\n```\nand that was [the end.]\n```\n" in text
+
+
+def test_long_lines_of_samples_are_broken():
+    """A model of words writes no line ends."""
+    sample = Sample(temperature=1, given="the", text=" cat" * 100)
+    assert max(map(len, page(samples=(sample,)).partition("## What it writes")[2].partition("##")[0].split("\n"))) < 120
+
+
+def test_nothing_that_is_not_known_is_named():
+    """A model from elsewhere has no training, no history and perhaps no embedding."""
+    unknown = {"cell": None, "layers": 0, "embedding": 0, "context": 20, "training": None, "unit": "word"}
+    text = page(CARD.model_copy(update=unknown), Progress(), {"generator.json", "tokenizer.json"})
+    assert "A model, trained elsewhere, that goes on with a text word by word, in lower case" in text
+    assert ", seeing its last 20 tokens." in text
+    for word in (
+        "## How",
+        "## What",
+        "Its training",
+        "history",
+        "vectors",
+        "model.keras",
+        "cells",
+        "embedding",
+        "None",
+    ):
+        assert word not in text, word
+
+
+def test_a_report_of_an_earlier_release_leaves_out_what_it_did_not_know():
+    """Its new fields have no values."""
+    fields = ("held_out_characters", "accuracy", "bits_per_character", "parameters", "copied_spans", "written_spans")
+    text = page(history=Progress(), settings={}, samples=(), **dict.fromkeys(fields))
+    for word in ("accuracy", "Accuracy", "bits", "parameters", "by heart", "Settings", "writes", "None", "png)"):
+        assert word not in text.partition("## Files")[0], word
+    assert "| loss, nats per token | 1.2500 | 1.5000 |" in text
+
+
+def test_without_validation_the_page_warns():
+    """The loss says how well the text is remembered."""
+    text = page(validation_loss=None, accuracy=None, bits_per_character=None, held_out_characters=0)
+    assert "|  | training |\n| --- | --- |\n| loss, nats per token | 1.2500 |\n| perplexity | 3.490 |\n\n" in text
+    assert "Nothing was held out: the loss says how well the training text is remembered, no more." in text
+    assert "a piece of the training text, as nothing was held out" in text
+
+
+def test_samples_from_nothing_are_told():
+    """The corpus may be gone when a run is published."""
+    text = page(samples=(Sample(temperature=1, given="", text="c"),), copied_spans=None)
+    assert "Begun from nothing." in text
+    assert '"prompt": "The "' in text
+
+
+def test_an_embedding_that_was_cut_is_told():
+    """How many of its vectors there are."""
+    assert "projector.tensorflow.org, of its first 40 tokens |" in page(num_vectors=40)
+    assert "of its first" not in page()

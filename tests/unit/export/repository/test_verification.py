@@ -1,0 +1,272 @@
+"""`verify` finds what is damaged in a published version, says it in a line, and passes what is whole."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from contract.signatures import SCORE
+from contract.tokenizer import CharacterTokenizer
+from export.cli import main
+from export.graphs.exportable import prepare, prepare_function
+from export.graphs.signatures import Generator
+from export.repository import verification
+from export.repository.publishing import publish_exportable
+from export.repository.verification import FAILED, NOT_CHECKED, OK, Verification
+from export.repository.versions import Version
+from tests.conftest import TEXT
+from tests.unit.export.models import make_model
+
+TOKENIZER = CharacterTokenizer.train(TEXT)
+NUM_TOKENS = len(TOKENIZER.tokens)
+CHECKS = ["card", "variables", "saved_model.pb", "signatures", "model.keras", "computation", "history.json"]
+
+
+@pytest.fixture(scope="session")
+def wrapped(tmp_path_factory):
+    """A version that was wrapped from a function, and has no Keras model."""
+    table = tf.Variable(np.random.default_rng(0).normal(size=(NUM_TOKENS, NUM_TOKENS)).astype(np.float32))
+    function = prepare_function(lambda ids: tf.gather(table, ids), 2, [table], b"")
+    folder = tmp_path_factory.mktemp("wrapped")
+    return publish_exportable(function, TOKENIZER, "wrapped", folder, None, "forward")
+
+
+@pytest.fixture
+def version(models_dir, tmp_path):
+    """A copy of an LSTM's, to be damaged."""
+    return shutil.copytree(models_dir / "lstm" / "1", tmp_path / "models" / "lstm" / "1")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Leave out what takes seconds: other tests have the comparison of what is computed."""
+    monkeypatch.setattr(verification, "check_saved_model", lambda *_: None)
+
+
+def verified(path):
+    """Return verdict and line of each check, by its name."""
+    outcomes = list(Verification(Version(path, "m:1")).outcomes())
+    told = {name: (outcome.verdict, outcome.told) for name, outcome in zip(CHECKS, outcomes, strict=True)}
+    assert all(line.startswith(f"{name}: ") and "\n" not in line for name, (_, line) in told.items())
+    return told
+
+
+def failed(told):
+    """Return the names of the checks that failed."""
+    return [name for name, (verdict, _) in told.items() if verdict == FAILED]
+
+
+def halved(path):
+    """Cut a file in two."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def overwritten(path):
+    """Change some bytes in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 16] = bytes(byte ^ 255 for byte in content[middle : middle + 16])
+    path.write_bytes(content)
+
+
+def rewritten(path, **fields):
+    """Change fields of the card."""
+    card = path / "assets.extra" / "generator.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), **fields}))
+
+
+def test_a_version_as_it_was_published_passes(models_dir):
+    """What it lacks, as it was not trained, is told as not checked."""
+    told = verified(models_dir / "lstm" / "1")
+    assert [verdict for verdict, _ in told.values()] == [OK] * 6 + [NOT_CHECKED]
+    assert told["computation"][1] == "computation: it computes what model.keras computes"
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_hash_of_a_window_model_is_found_again(models_dir):
+    """Keras draws the seeds of its layers anew at each load: they are no weights."""
+    assert verified(models_dir / "window" / "1")["model.keras"][0] == OK
+
+
+def test_a_wrapped_saved_model_is_held_against_itself(wrapped):
+    """There is no Keras model; what could not be checked is told, and is no fault."""
+    told = verified(wrapped)
+    assert [verdict for verdict, _ in told.values()] == [OK] * 4 + [NOT_CHECKED, OK, NOT_CHECKED]
+    assert "its weights cannot be held against the card's hash" in told["model.keras"][1]
+    assert told["computation"][1].startswith("computation: the signatures agree with each other; without model.keras")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("damage", "file", "found"),
+    [
+        (halved, "assets.extra/generator.json", ["card"]),
+        (halved, "assets.extra/tokenizer.json", ["card"]),
+        (halved, "saved_model.pb", ["saved_model.pb"]),
+        (overwritten, "saved_model.pb", ["saved_model.pb"]),
+        (halved, "variables/variables.data-00000-of-00001", ["variables", "saved_model.pb"]),
+        (overwritten, "variables/variables.data-00000-of-00001", ["variables", "saved_model.pb"]),
+        (halved, "variables/variables.index", ["variables", "saved_model.pb"]),
+        (halved, "assets.extra/model.keras", ["model.keras"]),
+        (overwritten, "assets.extra/model.keras", ["model.keras"]),
+    ],
+)
+def test_a_damaged_file_is_found(version, damage, file, found):
+    """By the checks that read it; what needs it is not checked, and everything else still is."""
+    damage(version / file)
+    told = verified(version)
+    assert failed(told) == found
+    verdict, line = told["computation"]
+    assert verdict == (OK if "model.keras" in found else NOT_CHECKED)
+    assert "computes what" not in line
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("assets.extra/generator.json", "card: assets.extra/generator.json: No such file or directory"),
+        ("assets.extra/tokenizer.json", "card: assets.extra/tokenizer.json: No such file or directory"),
+        ("saved_model.pb", "saved_model.pb: no such file"),
+        ("variables/variables.data-00000-of-00001", "variables.data-00000-of-00001; No such file or directory"),
+        ("assets.extra/model.keras", "model.keras: no such file in assets.extra"),
+    ],
+)
+def test_a_missing_file_is_named(version, file, line):
+    """A shard of the variables too."""
+    (version / file).unlink()
+    assert any(line in text for verdict, text in verified(version).values() if verdict == FAILED)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_file_that_may_not_be_read_is_named(version, monkeypatch):
+    """Its owner is another."""
+    monkeypatch.setattr(
+        verification,
+        "load_keras",
+        lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied", str(path))),
+    )
+    assert "Permission denied: 'assets.extra/model.keras'" in verified(version)["model.keras"][1].replace(
+        f"{version}/", ""
+    )
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("fields", "name", "line"),
+    [
+        ({"state_size": 49}, "signatures", "inputs of prefill: state must be ('float32', [None, 49]), got ('float32'"),
+        ({"vocab_size": NUM_TOKENS + 1}, "signatures", "sizes of outputs of serving_default: logits must be "),
+        ({"weights_sha256": "0" * 64}, "model.keras", "and the card says 000000000000…"),
+        ({"format": 1}, "card", "card: exported in format 1, and this release reads 2; export it again with: "),
+    ],
+)
+def test_a_card_of_another_model_is_found(version, fields, name, line):
+    """Sizes, hash and format are those of what lies beside it."""
+    rewritten(version, **fields)
+    told = verified(version)
+    assert failed(told) == [name]
+    assert line in told[name][1]
+
+
+def test_weights_of_another_model_are_found(version):
+    """The hash differs, and so does what is computed: either file may be the wrong one."""
+    make_model(vocab_size=NUM_TOKENS).save(version / "assets.extra" / "model.keras")
+    assert failed(verified(version)) == ["model.keras", "computation"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_missing_signature_is_named(version, monkeypatch):
+    """The gateway would fail on it at the first request that needs it."""
+    load = tf.saved_model.load
+
+    def without(path):
+        loaded = load(path)
+        kept = {name: function for name, function in loaded.signatures.items() if name != SCORE}
+        return type("Loaded", (), {"signatures": kept})
+
+    monkeypatch.setattr(verification.tf.saved_model, "load", without)
+    assert verified(version)["signatures"] == (FAILED, "signatures: score is missing")
+
+
+def test_weights_that_are_no_numbers_are_found(version):
+    """In the SavedModel and in the Keras model, each by itself."""
+    model = make_model(units=24, vocab_size=NUM_TOKENS)
+    generator = Generator(prepare(model).network, TOKENIZER.special, NUM_TOKENS)
+    for weight in (*generator.variables, model.layers[-1].bias):
+        weight.assign(np.full(weight.shape, np.nan))
+    tf.saved_model.save(generator, str(version), signatures=generator.signatures())
+    model.save(version / "assets.extra" / "model.keras")
+    told = verified(version)
+    assert failed(told) == ["variables", "model.keras", "computation"]
+    assert told["variables"][1].startswith("variables: NaN or infinite are ")
+    assert told["model.keras"][1] == "model.keras: a weight is NaN or infinite"
+
+
+@pytest.mark.usefixtures("quick")
+def test_code_that_is_not_keras_own_is_not_run(version):
+    """A Keras model with a layer class from elsewhere cannot be loaded here, which is no damage."""
+
+    class Doubled(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    keras.Sequential([keras.layers.Input([3]), Doubled()]).save(version / "assets.extra" / "model.keras")
+    told = verified(version)
+    assert failed(told) == []
+    assert told["model.keras"] == (
+        NOT_CHECKED,
+        "model.keras: assets.extra/model.keras: layer class 'Doubled' is not Keras's own",
+    )
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_history_is_read(version):
+    """Damaged, it is a fault; whole, its epochs are counted."""
+    path = version / "assets.extra" / "history.json"
+    path.write_text('[{"train_loss": 1.0, "validation_loss": null, "tokens": 1, "seconds": 1.0}]')
+    assert verified(version)["history.json"] == (OK, "history.json: 1 epochs")
+    path.write_text("[{}]")
+    assert failed(verified(version)) == ["history.json"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_version_is_told_check_by_check(version, capsys):
+    """The exit code says whether anything failed."""
+    models_dir = version.parent.parent
+    assert main(["verify", "lstm", "--models-dir", str(models_dir)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "lstm:1"
+    assert [line.split(":")[0].split()[-1] for line in lines[1:]] == CHECKS
+    rewritten(version, weights_sha256="0" * 64)
+    assert main(["verify", "lstm:1", "--models-dir", str(models_dir)]) == 1
+    assert "  FAILED       model.keras: its weights have the hash " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("quick")
+def test_all_versions_are_verified_whatever_is_wrong_with_one(version, wrapped, capsys):
+    """The damaged ones are named again at the end."""
+    models_dir = version.parent.parent
+    shutil.copytree(wrapped, models_dir / "wrapped" / "1")
+    shutil.rmtree(version / "variables")
+    assert main(["verify", "--all", "--models-dir", str(models_dir)]) == 1
+    out = capsys.readouterr().out
+    assert "  FAILED       variables: no such folder\n" in out
+    assert "\nwrapped:1\n  ok           card: " in out
+    assert out.endswith("2 versions: 1 good, 1 damaged\ndamaged: lstm:1\n")
+
+
+@pytest.mark.parametrize("options", [[], ["m", "--all"]])
+def test_either_a_version_or_all(tmp_path, capsys, options):
+    """Neither and both are mistakes."""
+    assert main(["verify", *options, "--models-dir", str(tmp_path)]) == 1
+    assert "verify takes a version, or --all and no version" in capsys.readouterr().err
+
+
+def test_an_empty_repository_has_nothing_to_verify(tmp_path, capsys):
+    """Which is no fault."""
+    assert main(["verify", "--all", "--models-dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith("holds no model yet: nothing to verify\n")

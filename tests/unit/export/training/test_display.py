@@ -1,0 +1,85 @@
+"""A person sees how far the training is, how well it goes and what the model writes."""
+
+import io
+
+from export.layout import layout
+from export.repository.history import Epoch, Progress
+from export.training.display import TerminalDisplay
+from tests.unit.export.trainings import NoSamples
+
+
+class Terminal(io.StringIO):
+    """Standard error as a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+PROGRESS = Progress(history=(Epoch(train_loss=2.5, validation_loss=2.25, tokens=1000, seconds=1.0),))
+
+
+def test_without_a_terminal_there_are_plain_lines(capsys):
+    """A log holds a line for each epoch and its sample, and no bar."""
+    with TerminalDisplay(NoSamples()) as display:
+        display.window(1, 2.6, 500, 0.5)
+        display.epoch(PROGRESS, None)
+    out, err = capsys.readouterr()
+    first, *sample = out.splitlines()
+    assert first.startswith("epoch 1: loss 2.500, validation 2.250 nats/token, ")
+    assert first.endswith("tokens/s, best so far")
+    assert sample == ["    [the cat] sat", "    on the mat"]
+    assert err == ""
+
+
+def test_an_epoch_that_is_not_the_best_is_not_called_so(capsys):
+    """Nor has one a validation loss where nothing is held out."""
+    worse = Epoch(train_loss=2.75, validation_loss=None, tokens=2000, seconds=2.0)
+    with TerminalDisplay(NoSamples()) as display:
+        display.epoch(PROGRESS.after(worse), None)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("epoch 2: loss 2.750 nats/token, ")
+    assert "best" not in first
+
+
+def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(monkeypatch):
+    """The bar is of the whole run, is no wider than the terminal, and is taken away at the end."""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    with TerminalDisplay(NoSamples()) as display:
+        display.epoch(PROGRESS, None)
+        display._bar.mininterval = 0
+        display.window(2, 2.125, 500, 0.5)
+        display.window(2, 2.0, 500, 0.625)
+        shown = terminal.getvalue().rpartition("\r")[2]
+    assert shown.startswith("epoch 2  62%|██████▎   | 00:")
+    assert " left, loss 2.000, val 2.250, " in shown
+    assert shown.rstrip().endswith("tokens/s")
+    assert len(shown) <= 80
+    assert terminal.getvalue().rpartition("\r")[2].strip() == ""
+
+
+def test_a_resumed_run_begins_where_it_was(monkeypatch):
+    """The time left follows from what is done now, not from what was done before."""
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with TerminalDisplay(NoSamples()) as display:
+        display.window(9, 2.0, 500, 0.9)
+        assert (display._bar.initial, display._bar.n) == (0.9, 0.9)
+        display.window(9, 2.0, 500, 0.95)
+        assert (display._bar.initial, display._bar.n) == (0.9, 0.95)
+
+
+def test_a_sample_is_indented_and_its_lines_are_broken(monkeypatch):
+    """A sample of words has no line ends of its own, and one of two hundred words would fill the screen."""
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = layout("[one two]" + " three" * 50).splitlines()
+    assert len(lines) > 5
+    assert all(line.startswith("    ") and len(line) <= 60 for line in lines)
+    assert lines[0].startswith("    [one two] three three")
+
+
+def test_a_sample_cannot_give_orders_to_the_terminal():
+    """A corpus of logs holds escape sequences; their characters are shown as dots, and blank lines stay."""
+    assert layout("[a]\x1b[2Jb\a\n\nc\td") == "    [a]·[2Jb·\n\n    c   d".replace("\n\n", "\n    \n")

@@ -1,0 +1,46 @@
+"""What a training writes down for TensorBoard is what it did."""
+
+import pytest
+import tensorflow as tf
+
+from export.training.events import EventDisplay
+from export.training.trainer import learning_rate_at
+from tests.unit.export.trainings import Watcher, start
+
+
+def scalars(folder):
+    """Read every scalar of a folder's event files: name to pairs of step and value."""
+    found = {}
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                assert value.metadata.plugin_data.plugin_name == "scalars"
+                found.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))
+    return found
+
+
+def test_losses_rates_and_accuracies_are_written_by_tokens(tmp_path):
+    """Every update and every epoch; whoever looks at the terminal sees them too."""
+    trainer, folder = start(tmp_path / "m", epochs=2)
+    watcher = Watcher()
+    with EventDisplay(watcher, folder.events, trainer.config, tokens=0) as display:
+        progress = trainer.run(folder, display)
+    found = scalars(folder.events)
+    assert [value for _, value in found["train/loss"]] == pytest.approx(watcher.losses)
+    expected = [learning_rate_at(fraction, 4e-3, 0.05) for fraction in watcher.fractions]
+    assert [value for _, value in found["train/learning_rate"]] == pytest.approx(expected)
+    epochs = [(epoch.tokens, epoch.validation_loss) for epoch in progress.history]
+    assert found["validation/loss"] == [(tokens, pytest.approx(loss)) for tokens, loss in epochs]
+    assert [value for _, value in found["validation/accuracy"]] == pytest.approx(
+        [epoch.accuracy for epoch in progress.history]
+    )
+    assert found["validation/perplexity"][0][1] > 1
+
+
+def test_a_run_that_is_gone_on_with_is_written_on(tmp_path):
+    """The steps go on where they ended, in a file of their own."""
+    trainer, folder = start(tmp_path / "m", epochs=1)
+    with EventDisplay(Watcher(), folder.events, trainer.config, tokens=5_000) as display:
+        tokens = trainer.run(folder, display).last.tokens
+    assert scalars(folder.events)["train/loss"][-1][0] == 5_000 + tokens

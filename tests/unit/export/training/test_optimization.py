@@ -1,0 +1,151 @@
+"""An update is the same on one core, on several and on several devices; the average follows the weights."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export.config import load_config
+from export.training.devices import Devices
+from export.training.model import build_model
+from export.training.optimization import Optimization, precision_of
+from tests.unit.export.trainings import SETTINGS
+
+ROWS, STEPS, VOCABULARY, UNKNOWN = 8, 12, 11, 1
+RNG = np.random.default_rng(0)
+INPUTS, TARGETS = RNG.integers(0, VOCABULARY, (2, STEPS, ROWS)).astype(np.int32)
+KEPT = np.ones((ROWS, 1), np.float32)
+FLOAT32 = {"precision": "float32", "dropout": 0, "layers": 2}
+
+
+def prepare(devices=None, **settings):
+    """Return what updates a small model."""
+    config = load_config(None, {**SETTINGS, **FLOAT32, "streams": ROWS, **settings})
+    devices = devices or Devices()
+    with devices.strategy.scope():
+        model = build_model(config, VOCABULARY)
+    return Optimization(config, model, devices, UNKNOWN), model
+
+
+def train(optimization, updates=4, inputs=INPUTS, targets=TARGETS, rate=0.01):
+    """Make some updates and look at the text; return the losses, states and hits."""
+    states, losses = optimization.zero_states(inputs.shape[1]), []
+    for _ in range(updates):
+        loss, states = optimization.update(inputs, targets, states, KEPT[: inputs.shape[1]], rate)
+        losses.append(loss)
+    return losses, optimization.judge(inputs, targets, optimization.zero_states(inputs.shape[1]))[:2]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn"])
+@pytest.mark.parametrize("shards", [2, 3, 16])
+def test_rows_computed_side_by_side_are_trained_as_rows_together(cell, shards):
+    """However many parts, also of uneven numbers of rows, and some empty: the losses are those of one part."""
+    expected, judged = train(prepare(cell=cell)[0])
+    got, judged_too = train(prepare(Devices(shards=shards), cell=cell)[0])
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    np.testing.assert_allclose(judged_too, judged, rtol=1e-5)
+
+
+def test_a_bidirectional_model_is_trained_in_parts_too():
+    """Its windows are rows like any other."""
+    settings = {"bidirectional": True, "context": STEPS}
+    targets = TARGETS[:1]
+    expected = train(prepare(**settings)[0], targets=targets)
+    got = train(prepare(Devices(shards=2), **settings)[0], targets=targets)
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
+
+
+def test_an_update_is_one_of_adamw():
+    """With the gradients of the mean loss over all tokens, clipped by their norm: computed by Keras's own layers."""
+    import keras
+
+    optimization, model = prepare(ema=0, clip_norm=0.05)
+    reference = keras.models.clone_model(model)
+    reference.set_weights(model.get_weights())
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.01, beta_2=0.99)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    with tf.GradientTape() as tape:
+        logits = reference(INPUTS.T)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(TARGETS.T, logits))
+    gradients = tape.gradient(loss, reference.trainable_variables)
+    gradients, norm = tf.clip_by_global_norm([tf.convert_to_tensor(gradient) for gradient in gradients], 0.05)
+    assert norm > 0.05
+    optimizer.apply(gradients, reference.trainable_variables)
+    losses, _ = train(optimization, updates=1)
+    assert losses[0] == pytest.approx(float(loss), rel=1e-5)
+    for got, expected in zip(model.trainable_variables, reference.trainable_variables, strict=True):
+        # Where a gradient is nearly nothing, Adam's step has its sign: rounding decides.
+        np.testing.assert_allclose(got, expected, atol=1e-3)
+        assert np.abs(got - expected).mean() < 1e-5
+
+
+def test_rows_that_are_not_kept_begin_from_nothing():
+    """The state that is handed in does not matter to them."""
+    optimization, _ = prepare()
+    zeros = optimization.zero_states(ROWS)
+    ones = tf.nest.map_structure(tf.ones_like, zeros)
+    half = np.repeat(np.float32([[1], [0]]), ROWS // 2, axis=0)
+    mixed = tf.nest.map_structure(lambda part: part * half, ones)
+    losses = [
+        prepare()[0].update(INPUTS, TARGETS, states, kept, 0.0)[0] for states, kept in ((ones, half), (mixed, KEPT))
+    ]
+    assert losses[0] == losses[1]
+    assert losses[0] != prepare()[0].update(INPUTS, TARGETS, ones, KEPT, 0.0)[0]
+
+
+def test_the_average_follows_the_weights_ever_more_slowly():
+    """Its decay is (1 + n) / (10 + n) after n updates until that reaches the setting; it is what is judged."""
+    optimization, model = prepare(ema=0.25)
+    kernel, average = (m.get_layer("logits").kernel for m in (model, optimization.averaged))
+    expected = kernel.numpy()
+    for decay in (2 / 11, 0.25, 0.25):
+        optimization.update(INPUTS, TARGETS, optimization.zero_states(ROWS), KEPT, 0.1)
+        expected = decay * expected + (1 - decay) * kernel.numpy()
+        np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6)
+    judged = optimization.judge(INPUTS, TARGETS, optimization.zero_states(ROWS))[0]
+    logits = optimization.averaged(INPUTS.T)
+    each = tf.nn.sparse_softmax_cross_entropy_with_logits(TARGETS.T, logits).numpy()
+    assert judged == pytest.approx(each[TARGETS.T != UNKNOWN].sum(), rel=1e-4)
+
+
+def test_without_an_average_the_model_itself_is_judged():
+    """There is no second copy of the weights."""
+    optimization, model = prepare(ema=0)
+    assert optimization.averaged is model
+
+
+def test_hits_are_the_known_tokens_that_were_most_probable():
+    """An unknown token is no hit, even where the model says it."""
+    optimization, model = prepare(ema=0)
+    favourite = 5
+    for weight in model.weights:
+        weight.assign(tf.zeros_like(weight))
+    model.get_layer("logits").bias.assign(np.eye(VOCABULARY)[favourite])
+    assert optimization.judge(INPUTS, TARGETS, optimization.zero_states(ROWS))[1] == (favourite == TARGETS).sum()
+    model.get_layer("logits").bias.assign(np.eye(VOCABULARY)[UNKNOWN])
+    assert optimization.judge(INPUTS, TARGETS, optimization.zero_states(ROWS))[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "on_gpu", "has", "precision"),
+    [
+        ("auto", False, True, "bfloat16"),
+        ("auto", False, False, "float32"),
+        ("auto", True, True, "float32"),
+        ("float32", False, True, "float32"),
+        ("bfloat16", False, False, "bfloat16"),
+    ],
+)
+def test_the_precision_is_what_was_asked_for_or_what_the_processor_has(monkeypatch, setting, on_gpu, has, precision):
+    """`auto` never makes a training slower."""
+    monkeypatch.setattr("export.training.optimization.multiplies_bfloat16", lambda: has)
+    config = load_config(None, {**SETTINGS, "precision": setting})
+    assert precision_of(config, Devices(on_gpu=on_gpu)) == precision
+
+
+def test_bfloat16_learns_as_well():
+    """The losses of a short training are near to those in float32, and are not the same."""
+    exact, _ = train(prepare()[0], updates=40, rate=0.05)
+    rounded, _ = train(prepare(precision="bfloat16")[0], updates=40, rate=0.05)
+    assert exact != rounded
+    assert exact[-1] < 0.8 * exact[0]
+    np.testing.assert_allclose(rounded, exact, rtol=0.1)

@@ -1,0 +1,172 @@
+"""Samples show what a model writes now; a version keeps some, and knows how much of what it writes is copied."""
+
+import numpy as np
+import pytest
+
+from contract.tokenizer import CharacterTokenizer
+from export.corpora.copies import MIN_SPANS, SPAN_WORDS
+from export.corpora.text import Piece
+from export.training.samples import COPY_ROWS, COPY_WORDS, KEPT_TEMPERATURES, SAMPLE_CHARACTERS, SampleWriter, Writer
+from tests.unit.export.trainings import TEXT, prepare
+
+FORWARD, BACKWARD, WINDOW = {}, {"unit": "word", "direction": "backward"}, {"bidirectional": True, "context": 6}
+KINDS = pytest.mark.parametrize("settings", [FORWARD, BACKWARD, WINDOW], ids=["forward", "backward", "window"])
+ENDING = {"documents": "lines"}
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """What was built so far, by its settings: a graph takes seconds."""
+    return {}
+
+
+@pytest.fixture
+def make(traced):
+    """Make a writer of samples, a model and its tokenizer."""
+
+    def make(texts=(TEXT,), **settings):
+        key = repr(settings)
+        if key not in traced:
+            trainer, tokenizer = prepare(**settings)
+            if settings == ENDING:
+                tokenizer = CharacterTokenizer.train(TEXT, end_mark=True)
+            writer = Writer(tokenizer, backward=settings.get("direction") == "backward")
+            traced[key] = trainer, tokenizer, writer
+        trainer, tokenizer, writer = traced[key]
+        samples = SampleWriter(tokenizer, texts, trainer.config)
+        samples._writer = writer
+        return samples, trainer.model, tokenizer
+
+    return make
+
+
+def bias(model, tokenizer, **logits):
+    """Let a model write these tokens alone, wherever it is; the more probable the higher the logit."""
+    layer = model.get_layer("logits")
+    layer.kernel.assign(0 * layer.kernel)
+    layer.bias.assign([logits.get(token, -100.0) for token in tokenizer.tokens])
+
+
+@KINDS
+def test_a_sample_goes_on_from_the_text_with_the_weights_of_now(make, settings):
+    """After each epoch the same graph runs with new weights; what is given is whole words of the text, in brackets.
+
+    A backward model writes what stands before them.
+    """
+    writer, model, tokenizer = make(**settings)
+    backward = settings == BACKWARD
+    for token in ("cat", "hill") if backward else ("c", "t"):
+        bias(model, tokenizer, **{token: 0.0})
+        sample = writer.write(model)
+        before, _, rest = sample.partition("[")
+        given, _, after = rest.partition("]")
+        assert f" {given} " in TEXT
+        text, nothing = (before, after) if backward else (after, before)
+        assert nothing == ""
+        # The first or the last word may be cut, as is what is shown.
+        assert set(text.split()[1:-1] if backward else text) == {token}
+        assert len(sample) <= SAMPLE_CHARACTERS
+
+
+def test_a_text_without_words_has_a_sample_too(make):
+    """A sample begins with the start mark if the text gives nothing to go on from."""
+    writer, model, tokenizer = make(["?!"], **BACKWARD)
+    bias(model, tokenizer, cat=0.0)
+    sample = writer.write(model)
+    assert sample.endswith("cat [?!]")
+    assert len(sample.split()) > 20
+
+
+def test_a_sample_goes_on_from_within_one_document(make):
+    """Lines of a corpus of lines do not run into each other; a short document is given whole."""
+    writer, *_ = make(["the cat sat on the mat", "the dog"])
+    given = {writer._pick_piece(writer._rng) for _ in range(40)}
+    assert given == {"the cat sat on the mat", "the dog"}
+
+
+@KINDS
+def test_a_sample_of_each_temperature_is_kept_and_is_always_the_same(make, settings):
+    """Whatever was written before; what is given stands in the text, and is no part of what is written."""
+    writer, model, tokenizer = make(**settings)
+    tokens = {"cat", "hill"} if settings == BACKWARD else {"c", "t"}
+    bias(model, tokenizer, **dict.fromkeys(tokens, 0.0))
+    samples = writer.samples(model)
+    assert tuple(sample.temperature for sample in samples) == KEPT_TEMPERATURES == (0.5, 0.8, 1.0)
+    for sample in samples:
+        assert f" {sample.given} " in TEXT
+        assert set(sample.text.split()[1:-1] if settings == BACKWARD else sample.text) == tokens
+        assert len(sample.text) == SAMPLE_CHARACTERS
+    writer.write(model)
+    assert writer.samples(model) == samples
+
+
+def test_each_sample_is_written_at_its_temperature(make):
+    """The share of the more probable token is what its logit makes it at 0.5 and at 1."""
+    writer, model, tokenizer = make()
+    bias(model, tokenizer, c=1.0, t=0.0)
+    shares = [sample.text.count("c") / SAMPLE_CHARACTERS for sample in writer.samples(model)]
+    assert shares == pytest.approx([1 / (1 + np.exp(-1 / degree)) for degree in KEPT_TEMPERATURES], abs=0.06)
+
+
+def test_without_a_text_a_model_begins_from_nothing(make):
+    """A run may outlive its corpus."""
+    writer, model, tokenizer = make([])
+    bias(model, tokenizer, c=0.0)
+    assert [(sample.given, set(sample.text)) for sample in writer.samples(model)] == [("", {"c"})] * 3
+
+
+def test_a_text_that_ends_is_shorter(make):
+    """Each ends at its own mark, and the others go on."""
+    writer, model, tokenizer = make(**ENDING)
+    bias(model, tokenizer, **{"c": 1.0, "<end>": -1.0})
+    texts = [sample.text for sample in writer.samples(model)]
+    assert all(set(text) <= {"c"} and len(text) < SAMPLE_CHARACTERS for text in texts)
+    assert len(set(map(len, texts))) > 1
+
+
+def test_a_model_that_writes_its_training_text_is_found_out(make):
+    """And one that writes something else is not."""
+    writer, model, tokenizer = make(**BACKWARD)
+    bias(model, tokenizer, cat=0.0)
+    copies = writer.copies(model, [Piece("Cat, cat! " * 100, ends=True)], lambda: None)
+    assert copies.num_copied == copies.num_spans == COPY_ROWS * (COPY_WORDS - 2 - SPAN_WORDS + 1)
+    assert writer.copies(model, [Piece("the cat " * 100, ends=True)], lambda: None).num_copied == 0
+
+
+def test_characters_are_written_until_there_are_enough_words(make):
+    """A word is taken to be as long as those of the text; of one model the outcome is always the same."""
+    writer, model, tokenizer = make()
+    bias(model, tokenizer, **{"c": 0.0, " ": 1.0})
+    copies = writer.copies(model, [Piece("c c c c c c c c c", ends=True)], lambda: None)
+    assert COPY_ROWS * COPY_WORDS / 4 < copies.num_spans < COPY_ROWS * COPY_WORDS
+    assert 0 < copies.num_copied < copies.num_spans
+    assert writer.copies(model, [Piece("c c c c c c c c c", ends=True)], lambda: None) == copies
+
+
+def test_a_model_that_writes_no_words_has_no_share(make):
+    """One long word has no runs of eight."""
+    writer, model, tokenizer = make()
+    bias(model, tokenizer, c=0.0)
+    copies = writer.copies(model, [Piece(TEXT, ends=True)], lambda: None)
+    assert copies.num_spans < MIN_SPANS
+    assert copies.share is None
+
+
+def test_a_window_model_writes_less(make):
+    """It reads its window anew for every token; the bound is on what is read."""
+    counts = {}
+    for context in (None, 128, 4096):
+        writer, *_ = make(**({"bidirectional": True, "context": context} if context else {}))
+        counts[context] = writer._num_copy_tokens(["the cat"], str.split)
+    assert counts == {None: 224, 128: 128, 4096: 4}
+
+
+def test_the_writing_can_be_ended(make):
+    """Ctrl-C is obeyed between two calls."""
+    writer, model, _ = make()
+
+    def obey():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        writer.copies(model, [Piece(TEXT, ends=True)], obey)

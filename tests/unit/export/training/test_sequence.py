@@ -1,0 +1,154 @@
+"""The training layers are Keras's layers: same outputs, same states, same gradients."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export.graphs.network import CELLS
+from export.training.cudnn import run_keras_layer
+from export.training.sequence import run_layer
+
+T, B, D, H = 9, 4, 5, 6
+
+
+@pytest.fixture(params=CELLS)
+def cell(request):
+    """Each kind of cell."""
+    return request.param
+
+
+def prepare(cell):
+    """Return a Keras layer with random weights, inputs (B, T, D), a state, and a direction to differentiate in."""
+    rng = np.random.default_rng(0)
+    layer = CELLS[cell](H, return_sequences=True, return_state=True)
+    layer.build((B, T, D))
+    for weight in layer.weights:
+        weight.assign(rng.normal(0, 0.4, weight.shape))
+    state = [tf.constant(rng.normal(0, 1, (B, H)), tf.float32) for _ in range(2 if cell == "lstm" else 1)]
+    return layer, tf.constant(rng.normal(0, 1, (B, T, D)), tf.float32), state, rng.normal(0, 1, (B, T, H))
+
+
+def outcome(run, layer, inputs, state, direction):
+    """Return outputs, last state and the gradients of inputs, initial state and weights."""
+    weights = [variable.value for variable in layer.trainable_variables]
+    with tf.GradientTape() as tape:
+        tape.watch([inputs, *state])
+        outputs, last = run(inputs, state, weights)
+        loss = tf.reduce_sum(outputs * tf.constant(direction, tf.float32))
+    return [outputs, *last, *tape.gradient(loss, [inputs, *state, *weights])]
+
+
+def test_outputs_states_and_gradients_are_kerass(cell):
+    """Every output and every gradient agrees with the Keras layer's to rounding."""
+    layer, inputs, state, direction = prepare(cell)
+
+    def keras_run(inputs, state, _):
+        outputs, *last = layer(inputs, initial_state=state if len(state) > 1 else state[0])
+        return outputs, last
+
+    def own_run(inputs, state, weights):
+        outputs, last = run_layer(cell, tf.transpose(inputs, [1, 0, 2]), state, weights)
+        return tf.transpose(outputs, [1, 0, 2]), last
+
+    expected = outcome(keras_run, layer, inputs, state, direction)
+    for got, wanted in zip(outcome(own_run, layer, inputs, state, direction), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=2e-5, rtol=1e-4)
+
+
+def test_a_window_goes_on_where_the_last_one_ended(cell):
+    """Two windows with the state handed over give what one long window gives."""
+    layer, inputs, state, _ = prepare(cell)
+    weights = [variable.value for variable in layer.trainable_variables]
+    by_time = tf.transpose(inputs, [1, 0, 2])
+    whole, last = run_layer(cell, by_time, state, weights)
+    first, between = run_layer(cell, by_time[:4], state, weights)
+    second, end = run_layer(cell, by_time[4:], between, weights)
+    np.testing.assert_allclose(tf.concat([first, second], 0), whole, atol=1e-6)
+    np.testing.assert_allclose(end[0], last[0], atol=1e-6)
+
+
+def test_no_gradient_flows_into_the_window_before(cell):
+    """Backpropagation is truncated at the window's beginning."""
+    layer, inputs, state, _ = prepare(cell)
+    weights = [variable.value for variable in layer.trainable_variables]
+    by_time = tf.transpose(inputs, [1, 0, 2])
+    with tf.GradientTape() as tape:
+        tape.watch(by_time)
+        _, between = run_layer(cell, by_time, state, weights)
+        loss = tf.add_n([tf.reduce_sum(part) for part in between])
+    assert tape.gradient(loss, by_time) is None
+
+
+def step_by_step(cell, inputs, state, weights, mask):
+    """Compute a layer as its formula is written, with gradients by TensorFlow; time comes first."""
+    kernel, recurrent_kernel, bias = weights
+    outputs = []
+    for x in tf.unstack(inputs):
+        seen = state[0] * mask
+        if cell == "simple_rnn":
+            state = [tf.tanh(x @ kernel + seen @ recurrent_kernel + bias)]
+        elif cell == "lstm":
+            i, f, g, o = tf.split(x @ kernel + seen @ recurrent_kernel + bias, 4, axis=1)
+            c = tf.sigmoid(f) * state[1] + tf.sigmoid(i) * tf.tanh(g)
+            state = [tf.sigmoid(o) * tf.tanh(c), c]
+        else:
+            xz, xr, xh = tf.split(x @ kernel + bias[0], 3, axis=1)
+            hz, hr, hh = tf.split(seen @ recurrent_kernel + bias[1], 3, axis=1)
+            z = tf.sigmoid(xz + hz)
+            state = [z * state[0] + (1 - z) * tf.tanh(xh + tf.sigmoid(xr + hr) * hh)]
+        outputs.append(state[0])
+    return tf.stack(outputs), state
+
+
+def test_recurrent_dropout_keeps_part_of_the_state_from_the_gates(cell):
+    """One mask for all steps, on what the gates are given and not on what the state keeps; gradients too."""
+    layer, inputs, state, direction = prepare(cell)
+    mask = tf.constant(np.random.default_rng(1).integers(0, 2, (B, H)) * 2.0, tf.float32)
+    by_time, by_time_direction = tf.transpose(inputs, [1, 0, 2]), direction.swapaxes(0, 1)
+
+    def expected(inputs, state, weights):
+        return step_by_step(cell, inputs, state, weights, mask)
+
+    def own(inputs, state, weights):
+        return run_layer(cell, inputs, state, weights, mask)
+
+    wanted = outcome(expected, layer, by_time, state, by_time_direction)
+    for got, right in zip(outcome(own, layer, by_time, state, by_time_direction), wanted, strict=True):
+        np.testing.assert_allclose(got, right, atol=2e-5, rtol=1e-4)
+
+
+def test_products_in_bfloat16_stay_near(cell):
+    """Factors are rounded to 8 bits, sums are not: outputs and gradients differ by percents, and do differ."""
+    layer, inputs, state, direction = prepare(cell)
+    by_time, by_time_direction = tf.transpose(inputs, [1, 0, 2]), direction.swapaxes(0, 1)
+
+    def run(precision):
+        return lambda inputs, state, weights: run_layer(cell, inputs, state, weights, precision=precision)
+
+    exact = outcome(run(tf.float32), layer, by_time, state, by_time_direction)
+    rounded = outcome(run(tf.bfloat16), layer, by_time, state, by_time_direction)
+    for got, wanted in zip(rounded, exact, strict=True):
+        assert got.dtype == tf.float32
+        difference = np.abs(got - wanted).max() / np.abs(wanted).max()
+        assert 0 < difference < 0.05
+
+
+def test_keras_own_layer_does_the_same(cell):
+    """What a GPU runs by cuDNN gives the outputs, states and gradients of what a core runs."""
+    layer, inputs, state, direction = prepare(cell)
+    by_time, by_time_direction = tf.transpose(inputs, [1, 0, 2]), direction.swapaxes(0, 1)
+    wanted = outcome(
+        lambda inputs, state, weights: run_layer(cell, inputs, state, weights), layer, by_time, state, by_time_direction
+    )
+
+    def keras_run(inputs, state, _):
+        return run_keras_layer(layer, inputs, state)
+
+    with tf.GradientTape() as tape:
+        variables = [variable.value for variable in layer.trainable_variables]
+        tape.watch([by_time, *state])
+        outputs, last = keras_run(by_time, state, None)
+        loss = tf.reduce_sum(outputs * tf.constant(by_time_direction, tf.float32))
+    got = [outputs, *last, *tape.gradient(loss, [by_time, *state, *variables])]
+    for value, right in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(value, right, atol=2e-5, rtol=1e-4)

@@ -1,0 +1,109 @@
+"""A training on several devices is the training on one, with its rows shared out."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[4]
+TIMEOUT_S = 200
+
+
+def start(folder, kind, **variables):
+    """Start a training in a process of its own."""
+    command = [sys.executable, "-m", "tests.unit.export.training.train_along", str(folder), kind]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables}
+    )
+
+
+def outcome(process):
+    """Wait for a training and return what it printed."""
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err[-2000:]
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process makes of all rows."""
+    return outcome(start(tmp_path_factory.mktemp("alone") / "run", "alone"))
+
+
+def tf_config(count):
+    """Return `TF_CONFIG` of each of some workers on this machine."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    cluster = {"worker": addresses}
+    return [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": i}}) for i in range(count)]
+
+
+def command_line(folder, tf_config):
+    """Start one of several processes as a person does, to train for longer than a test lasts."""
+    text = folder / "text.txt"
+    text.write_text("the cat sat on the mat and the dog ran to the hill. " * 40, encoding="utf-8")
+    settings = ["--corpus", text, "--name", "m", "--units", 8, "--embedding", 4, "--epochs", 100_000]
+    folders = ["--models-dir", folder / "models", "--runs-dir", folder / "runs"]
+    command = [sys.executable, "-m", "export", "train", *map(str, [*settings, *folders])]
+    environment = {**os.environ, "TF_CONFIG": tf_config}
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def assert_same_training(got, alone):
+    """Hold losses and weights against those of one process, to rounding."""
+    np.testing.assert_allclose(got["losses"], alone["losses"], rtol=1e-4)
+    np.testing.assert_allclose(got["sums"], alone["sums"], rtol=1e-3)
+
+
+def test_two_workers_train_one_model(tmp_path, alone):
+    """The same weights in both, and the losses that one process has with the whole batch; one of them keeps the run."""
+    processes = [start(tmp_path / "run", "worker", TF_CONFIG=config) for config in tf_config(2)]
+    try:
+        first, second = map(outcome, processes)
+    finally:
+        for process in processes:
+            process.kill()
+    assert (first["replicas"], first["chief"], second["chief"]) == (2, True, False)
+    assert first["sha256"] == second["sha256"]
+    assert first["losses"] == second["losses"]
+    assert_same_training(first, alone)
+
+
+def test_the_devices_of_one_machine_train_one_model(tmp_path, alone):
+    """As its GPUs would; here each device is a part of the processor."""
+    got = outcome(start(tmp_path / "run", "mirrored"))
+    assert got["replicas"] == 2
+    assert_same_training(got, alone)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_whoever_is_left_alone_stops_and_says_so(tmp_path, lost):
+    """The chief knows how to go on; a worker ends too, so that all can be started again."""
+    processes = [command_line(tmp_path, config) for config in tf_config(2)]
+    try:
+        for line in processes[0].stdout:
+            if line.startswith("epoch 2:"):
+                break
+        processes[lost].kill()
+        out, err = processes[1 - lost].communicate(timeout=TIMEOUT_S)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[1 - lost].returncode == 1
+    assert err.splitlines()[-1].startswith("error: another process that TF_CONFIG names does not answer any more")
+    assert "Traceback" not in err
+    if lost == 1:
+        assert f"go on with:  python -m export resume {tmp_path / 'runs' / 'm'}" in out
