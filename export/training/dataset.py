@@ -19,8 +19,12 @@ from export.errors import CorpusError
 
 __all__ = ["Dataset", "Examples", "Ngrams", "Streams", "encode_corpus"]
 
-# Rows of validation: enough for matmuls to be worth it, few enough to start from the zero state seldom.
-VALIDATION_STREAMS = 8
+# Rows of validation. A step of few takes nearly as long as one of many: 8 took a quarter of an epoch (`docs/log.md`).
+VALIDATION_STREAMS = 64
+# Tokens that a validation stream reads before it is judged, so that its state is as good as one that was carried there.
+LEAD = 100
+# A stream's own tokens are several times as many.
+LEADS_PER_STREAM = 4
 # Windows judged at once.
 VALIDATION_WINDOWS = 256
 # Windows of an epoch that are cut shorter, so that a model learns to go on with little.
@@ -66,44 +70,47 @@ class Streams:
     """Ids laid side by side, for training with carried state: row b of one window goes on in row b of the next.
 
     Attributes:
-        targets: integers (streams, length), a view of the ids. Each is predicted from those before it.
-        first: The id that stands before the text.
+        ids: integers (tokens,), at least 1: lead + rows · a stream's own tokens.
+        rows: Number of streams.
+        first: The id that stands before the text: a text is learnt from its first token on, and the mark with it.
         window: Steps between two updates.
+        lead: Tokens of the stream above that each stream but the first begins with, to be read and not predicted.
+        unjudged: The id that these have where they would be predicted.
     """
 
-    targets: np.ndarray
+    ids: np.ndarray
+    rows: int
     first: int
     window: int
+    lead: int = 0
+    unjudged: int = 0
 
     @classmethod
     def lay_out(cls, ids: np.ndarray, first: int, streams: int, window: int) -> Self:
-        """Cut ids into as many streams as fill a window each, at most `streams`.
-
-        Args:
-            ids: integers (tokens,), at least 1.
-            first: The id that stands before the text: a text is learnt from its first token on, and the start mark is
-                learnt with it.
-            streams: Rows wanted.
-            window: Steps of a window.
-        """
+        """Cut ids into as many streams as fill a window each, at most `streams`, for training."""
         rows = max(1, min(streams, len(ids) // window))
-        length = len(ids) // rows
-        return cls(ids[: rows * length].reshape(rows, length), first, window)
+        return cls(ids[: len(ids) // rows * rows], rows, first, window)
+
+    @classmethod
+    def lay_out_to_judge(cls, ids: np.ndarray, first: int, window: int, unjudged: int) -> Self:
+        """Cut ids into streams that begin with the end of the one above."""
+        rows = max(1, min(VALIDATION_STREAMS, len(ids) // (LEAD * LEADS_PER_STREAM)))
+        lead = LEAD if rows > 1 else 0
+        return cls(ids[: lead + (len(ids) - lead) // rows * rows], rows, first, window, lead, unjudged)
 
     @property
-    def ids(self) -> np.ndarray:
-        """Every token, in order of the text: integers (tokens,)."""
-        return self.targets.ravel()
-
-    @property
-    def rows(self) -> int:
-        """Number of streams."""
-        return int(self.targets.shape[0])
+    def targets(self) -> np.ndarray:
+        """What each stream predicts, its lead included: integers (streams, length), a view of the ids."""
+        return np.lib.stride_tricks.sliding_window_view(self.ids, self.length)[:: self._own]
 
     @property
     def length(self) -> int:
-        """Tokens of each stream."""
-        return int(self.targets.shape[1])
+        """Tokens of each stream, with its lead."""
+        return self.lead + self._own
+
+    @property
+    def _own(self) -> int:
+        return (len(self.ids) - self.lead) // self.rows
 
     @property
     def num_windows(self) -> int:
@@ -113,7 +120,7 @@ class Streams:
     @property
     def num_tokens(self) -> int:
         """Tokens predicted in an epoch."""
-        return int(self.targets.size)
+        return len(self.ids)
 
     @property
     def batch_tokens(self) -> int:
@@ -126,13 +133,15 @@ class Streams:
         Args:
             rng: Draws where the windows are cut: if every epoch cut at the same places, all would truncate there.
         """
+        targets, before = self.targets, [self.first, *self.ids[self._own - 1 :: self._own][: self.rows - 1]]
         skip = 0 if rng is None else int(rng.integers(0, max(1, min(self.window, self.length // 2))))
         for start in range(skip, self.length, self.window):
             tokens = np.empty((self.rows, min(self.window, self.length - start) + 1), np.int32)
-            tokens[:, 1:] = self.targets[:, start : start + self.window]
-            # Before a stream's first token stands the last one of the stream above.
-            tokens[:, 0] = self.targets[:, start - 1] if start else [self.first, *self.targets[:-1, -1]]
-            yield tokens[:, :-1].T, tokens[:, 1:].T
+            tokens[:, 1:] = targets[:, start : start + self.window]
+            tokens[:, 0] = targets[:, start - 1] if start else before
+            inputs = tokens[:, :-1].T.copy() if start < self.lead else tokens[:, :-1].T
+            tokens[1:, 1 : 1 + max(0, self.lead - start)] = self.unjudged
+            yield inputs, tokens[:, 1:].T
 
 
 @dataclass(frozen=True)
@@ -252,12 +261,20 @@ class Dataset:
         ids = encode_corpus(head, tokenizer, config.direction)
         if len(ids) < 2:
             raise CorpusError(f"corpus {head.name}: at least 2 tokens are needed to learn from, got {len(ids)}")
-        train = _examples(ids, tokenizer, config, config.streams)
+        special = tokenizer.special
+        if config.num_seen is None:
+            train: Examples = Streams.lay_out(ids, special.start, config.streams, config.window)
+        else:
+            train = Ngrams.lay_out(ids, special.start, special.end, config.streams, config.num_seen)
         if tail is None:
             return cls(train, None, unknown)
         ids = encode_corpus(tail, tokenizer, config.direction)
-        rows = VALIDATION_WINDOWS if config.bidirectional else VALIDATION_STREAMS
-        validation = _examples(ids, tokenizer, config, rows) if len(ids) else None
+        if not len(ids):
+            validation: Examples | None = None
+        elif config.num_seen is None:
+            validation = Streams.lay_out_to_judge(ids, special.start, config.window, unknown)
+        else:
+            validation = Ngrams.lay_out(ids, special.start, special.end, VALIDATION_WINDOWS, config.num_seen)
         dataset = cls(train, validation, unknown)
         if not dataset.num_judged:
             raise CorpusError(
@@ -276,10 +293,3 @@ class Dataset:
     def share_unknown(self) -> float:
         """Share of the held-out tokens that the vocabulary does not hold."""
         return 1 - self.num_judged / self.validation.num_tokens if self.validation else 0.0
-
-
-def _examples(ids: np.ndarray, tokenizer: Tokenizer, config: TrainConfig, rows: int) -> Examples:
-    special = tokenizer.special
-    if config.num_seen is not None:
-        return Ngrams.lay_out(ids, special.start, special.end, rows, config.num_seen)
-    return Streams.lay_out(ids, special.start, rows, config.window)

@@ -7,7 +7,15 @@ from contract.tokenizer import CharacterTokenizer, WordTokenizer
 from export.config import load_config
 from export.corpora.corpus import Corpus
 from export.errors import CorpusError
-from export.training.dataset import VALIDATION_STREAMS, VALIDATION_WINDOWS, Dataset, Ngrams, Streams, encode_corpus
+from export.training.dataset import (
+    LEAD,
+    VALIDATION_STREAMS,
+    VALIDATION_WINDOWS,
+    Dataset,
+    Ngrams,
+    Streams,
+    encode_corpus,
+)
 
 FIRST = 99
 
@@ -151,9 +159,23 @@ def test_a_tail_shorter_than_a_window_is_judged_whole():
     assert (validation.rows, validation.num_tokens) == (1, 3)
 
 
-def test_validation_has_few_streams():
-    """Each stream starts from nothing, which is not what is to be judged."""
-    assert dataset("abcabc" * 20, "cab" * 100).validation.rows == VALIDATION_STREAMS
+UNJUDGED = -1
+
+
+@pytest.mark.parametrize(("length", "rows"), [(3, 1), (799, 1), (805, 2), (40_003, VALIDATION_STREAMS)])
+@pytest.mark.parametrize("window", [7, LEAD, 2_000])
+def test_what_is_judged_was_led_up_to(length, rows, window):
+    """Every token is judged once; what a stream but the first reads before that is the text in front of it."""
+    laid_out = Streams.lay_out_to_judge(np.arange(length, dtype=np.int32), FIRST, window, UNJUDGED)
+    inputs, targets = (np.concatenate(parts).T for parts in zip(*laid_out.windows(), strict=True))
+    assert laid_out.rows == len(targets) == rows
+    judged = targets != UNJUDGED
+    assert targets[judged].tolist() == list(range(laid_out.num_tokens))
+    assert length - laid_out.num_tokens < rows
+    assert (~judged).sum(axis=1).tolist() == [0] + [LEAD] * (rows - 1)
+    assert inputs[0].tolist() == [FIRST, *range(inputs.shape[1] - 1)]
+    assert np.all(np.diff(inputs[1:]) == 1)
+    assert np.all(inputs[1:, LEAD:] == targets[1:, LEAD:] - 1)
 
 
 def test_a_model_that_reads_both_ways_gets_windows():
