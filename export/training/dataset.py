@@ -87,13 +87,27 @@ class Streams:
 
     @classmethod
     def lay_out(cls, ids: np.ndarray, first: int, streams: int, window: int) -> Self:
-        """Cut ids into as many streams as fill a window each, at most `streams`, for training."""
+        """Cut ids into streams to learn from: as many as fill a window each, at most `streams`.
+
+        Args:
+            ids: integers (tokens,), at least 1; fewer than a row of them at the end are left out.
+            first: The id that stands before the text.
+            streams: Rows wanted.
+            window: Steps of a window.
+        """
         rows = max(1, min(streams, len(ids) // window))
         return cls(ids[: len(ids) // rows * rows], rows, first, window)
 
     @classmethod
     def lay_out_to_judge(cls, ids: np.ndarray, first: int, window: int, unjudged: int) -> Self:
-        """Cut ids into streams that begin with the end of the one above."""
+        """Cut ids into streams to judge by, each but the first led up to by the text in front of it.
+
+        Args:
+            ids: integers (tokens,), at least 1; fewer than a row of them at the end are left out.
+            first: The id that stands before the text.
+            window: Steps of a window.
+            unjudged: The id that is not judged.
+        """
         rows = max(1, min(VALIDATION_STREAMS, len(ids) // (LEAD * LEADS_PER_STREAM)))
         lead = LEAD if rows > 1 else 0
         return cls(ids[: lead + (len(ids) - lead) // rows * rows], rows, first, window, lead, unjudged)
@@ -133,15 +147,16 @@ class Streams:
         Args:
             rng: Draws where the windows are cut: if every epoch cut at the same places, all would truncate there.
         """
+        # Before the first token of a stream stands the one that precedes it in the text.
         targets, before = self.targets, [self.first, *self.ids[self._own - 1 :: self._own][: self.rows - 1]]
         skip = 0 if rng is None else int(rng.integers(0, max(1, min(self.window, self.length // 2))))
         for start in range(skip, self.length, self.window):
-            tokens = np.empty((self.rows, min(self.window, self.length - start) + 1), np.int32)
-            tokens[:, 1:] = targets[:, start : start + self.window]
-            tokens[:, 0] = targets[:, start - 1] if start else before
-            inputs = tokens[:, :-1].T.copy() if start < self.lead else tokens[:, :-1].T
-            tokens[1:, 1 : 1 + max(0, self.lead - start)] = self.unjudged
-            yield inputs, tokens[:, 1:].T
+            predicted = targets[:, start : start + self.window].astype(np.int32)
+            inputs = np.empty_like(predicted)
+            inputs[:, 0] = targets[:, start - 1] if start else before
+            inputs[:, 1:] = predicted[:, :-1]
+            predicted[1:, : max(0, self.lead - start)] = self.unjudged
+            yield inputs.T, predicted.T
 
 
 @dataclass(frozen=True)
@@ -261,20 +276,11 @@ class Dataset:
         ids = encode_corpus(head, tokenizer, config.direction)
         if len(ids) < 2:
             raise CorpusError(f"corpus {head.name}: at least 2 tokens are needed to learn from, got {len(ids)}")
-        special = tokenizer.special
-        if config.num_seen is None:
-            train: Examples = Streams.lay_out(ids, special.start, config.streams, config.window)
-        else:
-            train = Ngrams.lay_out(ids, special.start, special.end, config.streams, config.num_seen)
+        train = _examples(ids, tokenizer, config, judged=False)
         if tail is None:
             return cls(train, None, unknown)
         ids = encode_corpus(tail, tokenizer, config.direction)
-        if not len(ids):
-            validation: Examples | None = None
-        elif config.num_seen is None:
-            validation = Streams.lay_out_to_judge(ids, special.start, config.window, unknown)
-        else:
-            validation = Ngrams.lay_out(ids, special.start, special.end, VALIDATION_WINDOWS, config.num_seen)
+        validation = _examples(ids, tokenizer, config, judged=True) if len(ids) else None
         dataset = cls(train, validation, unknown)
         if not dataset.num_judged:
             raise CorpusError(
@@ -293,3 +299,13 @@ class Dataset:
     def share_unknown(self) -> float:
         """Share of the held-out tokens that the vocabulary does not hold."""
         return 1 - self.num_judged / self.validation.num_tokens if self.validation else 0.0
+
+
+def _examples(ids: np.ndarray, tokenizer: Tokenizer, config: TrainConfig, *, judged: bool) -> Examples:
+    special = tokenizer.special
+    if config.num_seen is not None:
+        rows = VALIDATION_WINDOWS if judged else config.streams
+        return Ngrams.lay_out(ids, special.start, special.end, rows, config.num_seen)
+    if judged:
+        return Streams.lay_out_to_judge(ids, special.start, config.window, special.unknown)
+    return Streams.lay_out(ids, special.start, config.streams, config.window)

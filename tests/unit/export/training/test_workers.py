@@ -14,12 +14,16 @@ ROOT = Path(__file__).parents[4]
 TIMEOUT_S = 200
 
 
+def launch(*arguments, **variables):
+    """Start `python -m` in a process of its own."""
+    command, environment = [sys.executable, "-m", *map(str, arguments)], {**os.environ, **variables}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
 def start(folder, kind, **variables):
-    """Start a training in a process of its own."""
-    command = [sys.executable, "-m", "tests.unit.export.training.train_along", str(folder), kind]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables}
-    )
+    """Start a training whose outcome is printed."""
+    return launch("tests.unit.export.training.train_along", folder, kind, **variables)
 
 
 def outcome(process):
@@ -54,11 +58,7 @@ def command_line(folder, tf_config):
     text.write_text("the cat sat on the mat and the dog ran to the hill. " * 40, encoding="utf-8")
     settings = ["--corpus", text, "--name", "m", "--units", 8, "--embedding", 4, "--epochs", 100_000]
     folders = ["--models-dir", folder / "models", "--runs-dir", folder / "runs"]
-    command = [sys.executable, "-m", "export", "train", *map(str, [*settings, *folders])]
-    environment = {**os.environ, "TF_CONFIG": tf_config}
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    return launch("export", "train", *settings, *folders, TF_CONFIG=tf_config)
 
 
 def assert_same_training(got, alone):
