@@ -29,7 +29,7 @@ from service.sequence import ModelVersion
 RECIPES = Path("export/recipes")
 FOLDER = RESULTS / "quality"
 # Of `make quality`: what is not about one corpus. The demo's text is its own.
-NAMES = ("characters-3-minutes", "characters")
+NAMES = ("characters-3-minutes", "characters", "characters-hour", "words", "subwords")
 # Nats a token by which the served score and the Keras model may differ.
 TOLERANCE = 1e-4
 
@@ -126,7 +126,10 @@ def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def by_keras(version: Path, ids: np.ndarray, window: int = 2_000) -> float:
     """Return the mean negative log probability by the Keras model itself, its state carried from window to window."""
-    import keras  # noqa: PLC0415 - after everything that may fail
+    from export.quiet import import_tensorflow_quietly  # noqa: PLC0415 - after everything that may fail
+
+    import_tensorflow_quietly()
+    import keras  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415
 
     from contract.signatures import ASSETS  # noqa: PLC0415
@@ -135,7 +138,9 @@ def by_keras(version: Path, ids: np.ndarray, window: int = 2_000) -> float:
 
     model = keras.models.load_model(version / ASSETS / KERAS_FILE)
     states, total = zero_states(model, 1), 0.0
-    run = tf.function(lambda inputs, states: forward(model, inputs, states, training=False), reduce_retracing=True)
+    run = tf.function(
+        lambda inputs, states: forward(model, inputs, states, training=False), reduce_retracing=True, autograph=False
+    )
     for start in range(0, len(ids) - 1, window):
         part = ids[start : start + window + 1]
         logits, states = run(tf.constant(part[:-1, None]), states)

@@ -17,8 +17,8 @@ from contract.quiet import stderr_held_back
 from export.errors import ConfigError, WorkerLost
 from export.layout import say
 
-# Fewer rows than this leave a core with more to do for each operation than within it (measured: `docs/log.md`).
-MIN_ROWS_PER_CORE = 8
+# Fewer units than this leave a core with more to do for each operation than within it (measured: `docs/log.md`).
+MIN_UNITS_PER_CORE = 128
 # Processors without it compute with bfloat16 by converting every number, which takes longer than float32.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _CPUINFO = "/proc/cpuinfo"
@@ -30,39 +30,38 @@ class Devices:
 
     Attributes:
         strategy: Of one device, of the GPUs of this machine, or of several machines.
-        shards: Parts into which the rows of a replica are cut, each computed on one core; 1 on a GPU.
+        cores: Over which a replica's layers are shared out; 1 on a GPU.
         on_gpu: Whether it is a GPU that computes.
     """
 
     strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
-    shards: int = 1
+    cores: int = 1
     on_gpu: bool = False
 
     @classmethod
-    def find(cls, rows: int) -> "Devices":
+    def find(cls, units: int) -> "Devices":
         """Look at `TF_CONFIG`, at GPUs and at cores, in this order, and start TensorFlow for them.
 
         It must come before whatever else makes TensorFlow start: what runs already keeps the threads that it has.
 
         Args:
-            rows: Sequences that are trained side by side, on all devices together.
+            units: Width of the layers that are shared out.
 
         Raises:
             ConfigError: `TF_CONFIG` is damaged.
         """
         num_workers, gpus = _num_workers(), tf.config.list_physical_devices("GPU")
-        num_replicas = num_workers * max(1, len(gpus))
-        shards = 1 if gpus else shards_for(rows // num_replicas, num_cores())
+        cores = 1 if gpus else cores_for(units, num_cores())
         with stderr_held_back():
             if not gpus:
-                _use_cores(shards)
+                _use_cores(cores)
             if num_workers > 1:
                 # It must come first of all: it starts the server that the others speak to.
                 strategy = _join(num_workers)
             else:
                 strategy = tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
             tf.zeros([1])
-        return cls(strategy, shards, bool(gpus))
+        return cls(strategy, cores, bool(gpus))
 
     @property
     def num_replicas(self) -> int:
@@ -143,7 +142,7 @@ class Devices:
     def describe(self) -> str:
         """Say in a few words what it is."""
         replicas = f"{self.num_replicas} × " if self.num_replicas > 1 else ""
-        return f"{replicas}GPU" if self.on_gpu else f"{replicas}{self.shards} core(s)"
+        return f"{replicas}GPU" if self.on_gpu else f"{replicas}{self.cores} core(s)"
 
 
 def _chiefs(resolver: Any) -> set[tuple[str, int]]:
@@ -181,17 +180,17 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def shards_for(rows: int, cores: int) -> int:
-    """Return into how many parts rows are cut: one for each core, unless they became too narrow."""
-    return max(1, min(cores, rows // MIN_ROWS_PER_CORE))
+def cores_for(units: int, cores: int) -> int:
+    """Return over how many cores units are shared out: all, unless the parts became too narrow."""
+    return max(1, min(cores, units // MIN_UNITS_PER_CORE))
 
 
-def _use_cores(shards: int) -> None:
-    """Let each shard have a thread, or several where there are more cores: small operations gain nothing by many."""
+def _use_cores(parts: int) -> None:
+    """Let each part have a thread, or several where there are more cores: small operations gain nothing by many."""
     # In a notebook, or a test, TensorFlow may have started: then its threads are what they are.
     with contextlib.suppress(RuntimeError):
-        tf.config.threading.set_intra_op_parallelism_threads(max(1, num_cores() // shards))
-        tf.config.threading.set_inter_op_parallelism_threads(max(2, shards))
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, num_cores() // parts))
+        tf.config.threading.set_inter_op_parallelism_threads(max(2, parts))
 
 
 def multiplies_bfloat16() -> bool:

@@ -1,7 +1,7 @@
 """The Keras model of a generator, and its forward pass over a window with carried state.
 
 The model is an ordinary one, of Keras's own layers; saved as `.keras` it loads anywhere. Training runs it through
-`export.training.sequence`, which takes and returns states and needs less time, unless its layers read both ways.
+`export.training.sequence`, which takes and returns states and needs less time.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from export.config import TrainConfig
 from export.graphs.graph import INPUT, read_graph
 from export.graphs.network import CELLS
 from export.training.cudnn import run_keras_layer
-from export.training.sequence import product, run_layer
+from export.training.sequence import product, run_layer, split
 
 States = list[list[tf.Tensor]]
 
@@ -86,7 +86,11 @@ def count_parameters(config: TrainConfig, vocab_size: int) -> int:
 def zero_states(model: keras.Model, rows: int) -> States:
     """Return the state before any token: per recurrent layer its vectors, float32 (rows, units) each."""
     layers = [node.layer for node in read_graph(model) if type(node.layer) in _NAMES]
-    return [[tf.zeros([rows, layer.units])] * (2 if isinstance(layer, CELLS["lstm"]) else 1) for layer in layers]
+    return [[tf.zeros([rows, layer.units])] * _num_vectors(layer) for layer in layers]
+
+
+def _num_vectors(layer: keras.layers.Layer) -> int:
+    return 2 if isinstance(layer, CELLS["lstm"]) else 1
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,12 @@ class Compute:
     Attributes:
         precision: float32 or bfloat16, for the factors of matrix products on a CPU.
         on_gpu: Whether Keras's own layers run, by cuDNN.
+        parts: Into which layers are cut, a core each.
     """
 
     precision: tf.DType = tf.float32
     on_gpu: bool = False
+    parts: int = 1
 
 
 def forward(
@@ -122,22 +128,22 @@ def forward(
     Returns:
         Logits float32 (T, batch, V) and the states after the window; of a bidirectional model (1, batch, V) and none.
     """
-    nodes = read_graph(model)
-    if any(isinstance(node.layer, keras.layers.Bidirectional) for node in nodes):
-        return model(tf.transpose(token_ids), training=training)[None], []
     outputs, remaining, new_states = list[tf.Tensor](), list(states), []
-    for node in nodes:
+    for node in read_graph(model):
         layer, inputs = node.layer, [token_ids if place == INPUT else outputs[place] for place in node.inputs]
         if type(layer) in _NAMES:
             x, state = _run(layer, inputs[0], remaining.pop(0), compute, training=training)
             new_states.append(state)
+        elif isinstance(layer, keras.layers.Bidirectional):
+            x = _run_both_ways(layer, inputs[0], compute, training=training)
         elif isinstance(layer, keras.layers.Dropout):
             drops = training and layer.rate
             x = inputs[0] * _mask(layer.rate, layer.seed_generator, inputs[0])[None] if drops else inputs[0]
         elif isinstance(layer, keras.layers.Dense):
-            x = _dense(layer, inputs[0], compute.precision)
+            x = _times(inputs[0], layer.kernel, compute)
+            x = x + layer.bias if layer.use_bias else x
         elif node.reverse:
-            x = layer(inputs[0], reverse=True)
+            x = _times(inputs[0], layer.embeddings, compute, transpose_b=True)
         else:
             x = layer(inputs if len(inputs) > 1 else inputs[0])
         outputs.append(x)
@@ -152,7 +158,17 @@ def _run(
         return run_keras_layer(layer, x, state)
     mask = _mask(layer.recurrent_dropout, layer.cell.seed_generator, state[0]) if drops else None
     weights = [variable.value for variable in layer.trainable_variables]
-    return run_layer(_NAMES[type(layer)], x, state, weights, mask, compute.precision)
+    return run_layer(_NAMES[type(layer)], x, state, weights, mask, compute.precision, compute.parts)
+
+
+def _run_both_ways(layer: keras.layers.Bidirectional, x: tf.Tensor, compute: Compute, *, training: bool) -> tf.Tensor:
+    """Return the outputs of both directions, (T, batch, 2 · units), or (1, batch, 2 · units) of the last each made."""
+    outputs = []
+    for way, axes in ((layer.forward_layer, []), (layer.backward_layer, [0])):
+        state = [tf.zeros([tf.shape(x)[1], way.units])] * _num_vectors(way)
+        y, _ = _run(way, tf.reverse(x, axes), state, compute, training=training)
+        outputs.append(tf.reverse(y, axes) if layer.return_sequences else y[-1:])
+    return tf.concat(outputs, axis=-1)
 
 
 def _mask(rate: float, seed: keras.random.SeedGenerator, x: tf.Tensor) -> tf.Tensor:
@@ -160,8 +176,8 @@ def _mask(rate: float, seed: keras.random.SeedGenerator, x: tf.Tensor) -> tf.Ten
     return keras.random.dropout(tf.ones(tf.shape(x)[-2:]), rate, seed=seed)
 
 
-def _dense(layer: keras.layers.Dense, x: tf.Tensor, precision: tf.DType) -> tf.Tensor:
-    """Multiply all steps at once."""
-    flat = product(tf.reshape(x, [-1, x.shape[-1]]), layer.kernel, precision)
-    flat = flat + layer.bias if layer.use_bias else flat
-    return tf.reshape(flat, tf.concat([tf.shape(x)[:-1], [layer.units]], axis=0))
+def _times(x: tf.Tensor, kernel: tf.Tensor, compute: Compute, **transposed: bool) -> tf.Tensor:
+    """Multiply all steps (T, batch, K) by a kernel; a core takes a part of them."""
+    parts = split(tf.reshape(x, [-1, x.shape[-1]]), compute.parts)
+    y = tf.concat([product(part, kernel, compute.precision, **transposed) for part in parts], axis=0)
+    return tf.reshape(y, tf.concat([tf.shape(x)[:-1], y.shape[1:]], axis=0))

@@ -3,8 +3,7 @@
 Knows gradients, the optimizer and the moving average. Does not know epochs, minutes or files.
 """
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -14,6 +13,7 @@ import tensorflow as tf
 from export.config import TrainConfig
 from export.training.devices import Devices, multiplies_bfloat16
 from export.training.model import Compute, States, forward, zero_states
+from export.training.sequence import split
 
 # The average follows the weights closely at first: (1 + n) / (10 + n) after n updates, until that reaches its decay.
 _WARM_UP = 10.0
@@ -44,7 +44,7 @@ class Optimization:
             unknown: Id of the tokens that are not judged.
         """
         self._config, self._model, self._devices, self._unknown = config, model, devices, unknown
-        self._compute = Compute(tf.as_dtype(precision_of(config, devices)), devices.on_gpu)
+        self._compute = Compute(tf.as_dtype(precision_of(config, devices)), devices.on_gpu, devices.cores)
         with devices.strategy.scope():
             self._optimizer = _optimizer(config, model)
             self._updates = tf.Variable(0.0, trainable=False)
@@ -143,18 +143,13 @@ class Optimization:
         """Return the summed loss of a replica's rows, and its states; `count` tokens are those of all replicas."""
         states = tf.nest.map_structure(lambda part: part * kept, states)
         variables = self._model.trainable_variables
-        losses, gradients, new_states = [], [], []
-        for own_inputs, own_targets, own_states in self._shards(inputs, targets, states):
-            with tf.GradientTape() as tape:
-                logits, new = forward(self._model, own_inputs, own_states, training=True, compute=self._compute)
-                loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(own_targets, logits))
-                mean = loss / count
-            parts = tape.gradient(mean, [variable.value for variable in variables])
-            gradients.append([tf.convert_to_tensor(part) for part in parts])
-            losses.append(loss)
-            new_states.append(new)
-        self._apply([tf.add_n(parts) for parts in zip(*gradients, strict=True)])
-        return tf.add_n(losses), _joined(new_states)
+        with tf.GradientTape() as tape:
+            logits, new_states = forward(self._model, inputs, states, training=True, compute=self._compute)
+            loss = tf.add_n([tf.reduce_sum(_losses(*part)) for part in self._parts(targets, logits)])
+            mean = loss / count
+        gradients = tape.gradient(mean, [variable.value for variable in variables])
+        self._apply([tf.convert_to_tensor(gradient) for gradient in gradients])
+        return loss, new_states
 
     def _apply(self, gradients: list[tf.Tensor]) -> None:
         """Let the optimizer have the gradients of all replicas.
@@ -171,37 +166,26 @@ class Optimization:
     def _judge_replica(
         self, inputs: tf.Tensor, targets: tf.Tensor, states: States
     ) -> tuple[tf.Tensor, tf.Tensor, States]:
-        losses, hits, new_states = [], [], []
-        for own_inputs, own_targets, own_states in self._shards(inputs, targets, states):
-            # In float32, as it will be served.
-            compute = Compute(on_gpu=self._devices.on_gpu)
-            logits, new = forward(self.averaged, own_inputs, own_states, training=False, compute=compute)
+        # In float32, as it will be served.
+        compute = Compute(on_gpu=self._devices.on_gpu, parts=self._devices.cores)
+        logits, new_states = forward(self.averaged, inputs, states, training=False, compute=compute)
+        losses, hits = [], []
+        for own_targets, own_logits in self._parts(targets, logits):
             known = tf.cast(own_targets != self._unknown, tf.float32)
-            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(own_targets, logits)
-            hit = tf.argmax(logits, axis=-1, output_type=tf.int32) == own_targets
-            losses.append(tf.reduce_sum(loss * known))
+            hit = tf.argmax(own_logits, axis=-1, output_type=tf.int32) == own_targets
+            losses.append(tf.reduce_sum(_losses(own_targets, own_logits) * known))
             hits.append(tf.reduce_sum(tf.cast(hit, tf.float32) * known))
-            new_states.append(new)
-        return tf.add_n(losses), tf.add_n(hits), _joined(new_states)
+        return tf.add_n(losses), tf.add_n(hits), new_states
 
-    def _shards(
-        self, inputs: tf.Tensor, targets: tf.Tensor, states: States
-    ) -> list[tuple[tf.Tensor, tf.Tensor, States]]:
-        """Part a replica's rows; TensorFlow computes the parts side by side, as none depends on another."""
-        rows, shards = tf.shape(inputs)[1], self._devices.shards
-        bounds = [rows * i // shards for i in range(shards + 1)]
-        return [
-            (
-                inputs[:, start:stop],
-                targets[:, start:stop],
-                tf.nest.map_structure(lambda part, start=start, stop=stop: part[start:stop], states),
-            )
-            for start, stop in itertools.pairwise(bounds)
-        ]
+    def _parts(self, targets: tf.Tensor, logits: tf.Tensor) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        """Part what is to be judged, (tokens,) and (tokens, V), over the cores."""
+        parts = self._devices.cores
+        flat = tf.reshape(logits, [-1, logits.shape[-1]])
+        return zip(split(tf.reshape(targets, [-1]), parts), split(flat, parts), strict=True)
 
 
-def _joined(states: Sequence[States]) -> States:
-    return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *states)
+def _losses(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
 
 
 def _move(average: tf.Variable, value: tf.Tensor, decay: tf.Tensor) -> None:

@@ -6,15 +6,15 @@ import pytest
 
 from export.errors import ConfigError
 from export.training import devices
-from export.training.devices import Devices, multiplies_bfloat16, num_cores, shards_for
+from export.training.devices import Devices, cores_for, multiplies_bfloat16, num_cores
 
 
 @pytest.mark.parametrize(
-    ("rows", "cores", "shards"), [(64, 2, 2), (32, 2, 2), (8, 2, 1), (1, 4, 1), (64, 4, 4), (64, 16, 8), (4096, 16, 16)]
+    ("units", "cores", "used"), [(256, 2, 2), (512, 2, 2), (255, 2, 1), (6, 4, 1), (512, 16, 4), (4096, 16, 16)]
 )
-def test_each_core_has_rows_enough_or_is_left_to_others(rows, cores, shards):
+def test_each_core_has_units_enough_or_is_left_to_others(units, cores, used):
     """Narrow parts would cost more than they gain."""
-    assert shards_for(rows, cores) == shards
+    assert cores_for(units, cores) == used
 
 
 def test_cores_that_the_process_may_not_use_do_not_count():

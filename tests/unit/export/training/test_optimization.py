@@ -36,21 +36,21 @@ def train(optimization, updates=4, inputs=INPUTS, targets=TARGETS, rate=0.01):
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn"])
-@pytest.mark.parametrize("shards", [2, 3, 16])
-def test_rows_computed_side_by_side_are_trained_as_rows_together(cell, shards):
-    """However many parts, also of uneven numbers of rows, and some empty: the losses are those of one part."""
+@pytest.mark.parametrize("cores", [2, 4, 7])
+def test_units_computed_side_by_side_are_trained_as_units_together(cell, cores):
+    """However many parts, also of uneven numbers of units, and an empty one: the losses are those of one part."""
     expected, judged = train(prepare(cell=cell)[0])
-    got, judged_too = train(prepare(Devices(shards=shards), cell=cell)[0])
+    got, judged_too = train(prepare(Devices(cores=cores), cell=cell)[0])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     np.testing.assert_allclose(judged_too, judged, rtol=1e-5)
 
 
 def test_a_bidirectional_model_is_trained_in_parts_too():
-    """Its windows are rows like any other."""
+    """Each of its directions is cut like any other layer."""
     settings = {"bidirectional": True, "context": STEPS}
     targets = TARGETS[:1]
     expected = train(prepare(**settings)[0], targets=targets)
-    got = train(prepare(Devices(shards=2), **settings)[0], targets=targets)
+    got = train(prepare(Devices(cores=2), **settings)[0], targets=targets)
     np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
 
 

@@ -38,8 +38,9 @@ def outcome(run, layer, inputs, state, direction):
     return [outputs, *last, *tape.gradient(loss, [inputs, *state, *weights])]
 
 
-def test_outputs_states_and_gradients_are_kerass(cell):
-    """Every output and every gradient agrees with the Keras layer's to rounding."""
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_outputs_states_and_gradients_are_kerass(cell, parts):
+    """Every output and every gradient agrees with the Keras layer's to rounding, with parts of one width or not."""
     layer, inputs, state, direction = prepare(cell)
 
     def keras_run(inputs, state, _):
@@ -47,7 +48,7 @@ def test_outputs_states_and_gradients_are_kerass(cell):
         return outputs, last
 
     def own_run(inputs, state, weights):
-        outputs, last = run_layer(cell, tf.transpose(inputs, [1, 0, 2]), state, weights)
+        outputs, last = run_layer(cell, tf.transpose(inputs, [1, 0, 2]), state, weights, parts=parts)
         return tf.transpose(outputs, [1, 0, 2]), last
 
     expected = outcome(keras_run, layer, inputs, state, direction)
@@ -100,7 +101,8 @@ def step_by_step(cell, inputs, state, weights, mask):
     return tf.stack(outputs), state
 
 
-def test_recurrent_dropout_keeps_part_of_the_state_from_the_gates(cell):
+@pytest.mark.parametrize("parts", [1, 2])
+def test_recurrent_dropout_keeps_part_of_the_state_from_the_gates(cell, parts):
     """One mask for all steps, on what the gates are given and not on what the state keeps; gradients too."""
     layer, inputs, state, direction = prepare(cell)
     mask = tf.constant(np.random.default_rng(1).integers(0, 2, (B, H)) * 2.0, tf.float32)
@@ -110,7 +112,7 @@ def test_recurrent_dropout_keeps_part_of_the_state_from_the_gates(cell):
         return step_by_step(cell, inputs, state, weights, mask)
 
     def own(inputs, state, weights):
-        return run_layer(cell, inputs, state, weights, mask)
+        return run_layer(cell, inputs, state, weights, mask, parts=parts)
 
     wanted = outcome(expected, layer, by_time, state, by_time_direction)
     for got, right in zip(outcome(own, layer, by_time, state, by_time_direction), wanted, strict=True):
