@@ -32,7 +32,7 @@ def ostinato(cell: str, units: int, precision: str) -> Callable[..., float]:
 
     settings = {"cell": cell, "units": units, "embedding": EMBEDDING, "streams": STREAMS, "precision": precision}
     config = load_config(None, {"name": "bench", "corpus": "-", "dropout": 0, "ema": 0, **settings})
-    devices = Devices.find(units)
+    devices = Devices.find(STREAMS, units)
     optimization = Optimization(config, build_model(config, VOCABULARY), devices, unknown=1)
     inputs, targets = (ids.astype(np.int32) for ids in _windows())
     kept, states = np.ones((STREAMS, 1), np.float32), [optimization.zero_states(STREAMS)]

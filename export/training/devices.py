@@ -16,9 +16,13 @@ import tensorflow as tf
 from contract.quiet import stderr_held_back
 from export.errors import ConfigError, WorkerLost
 from export.layout import say
+from export.training.sequence import Cut
 
-# Fewer units than this leave a core with more to do for each operation than within it (measured: `docs/log.md`).
-MIN_UNITS_PER_CORE = 128
+# Fewer rows or units leave a core with more to do for each operation than within it (measured: `docs/log.md`).
+MIN_ROWS_PER_CORE, MIN_UNITS_PER_CORE = 8, 128
+# Layers as wide as this are cut by units where rows are few: a step then takes its time for reading weights. So it is
+# with any number of rows in bfloat16, whose products are several times as fast.
+WIDE, FEW_ROWS_PER_CORE = 512, 32
 # Processors without it compute with bfloat16 by converting every number, which takes longer than float32.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _CPUINFO = "/proc/cpuinfo"
@@ -30,7 +34,7 @@ class Devices:
 
     Attributes:
         strategy: Of one device, of the GPUs of this machine, or of several machines.
-        cores: Over which a replica's layers are shared out; 1 on a GPU.
+        cores: Over which a replica's work is shared out; 1 on a GPU.
         on_gpu: Whether it is a GPU that computes.
     """
 
@@ -39,19 +43,21 @@ class Devices:
     on_gpu: bool = False
 
     @classmethod
-    def find(cls, units: int) -> "Devices":
+    def find(cls, rows: int, units: int) -> "Devices":
         """Look at `TF_CONFIG`, at GPUs and at cores, in this order, and start TensorFlow for them.
 
         It must come before whatever else makes TensorFlow start: what runs already keeps the threads that it has.
 
         Args:
-            units: Width of the layers that are shared out.
+            rows: Sequences that are trained side by side, on all devices together.
+            units: Width of the layers.
 
         Raises:
             ConfigError: `TF_CONFIG` is damaged.
         """
         num_workers, gpus = _num_workers(), tf.config.list_physical_devices("GPU")
-        cores = 1 if gpus else cores_for(units, num_cores())
+        num_replicas = num_workers * max(1, len(gpus))
+        cores = 1 if gpus else cores_for(rows // num_replicas, units, num_cores())
         with stderr_held_back():
             if not gpus:
                 _use_cores(cores)
@@ -139,6 +145,20 @@ class Devices:
 
         return self.strategy.experimental_distribute_values_from_function(of)
 
+    def cut(self, rows: int, units: int, precision: str) -> Cut:
+        """Say how layers are cut.
+
+        Args:
+            rows: Sequences that are trained side by side, on all devices together.
+            units: Width of the layers.
+            precision: Of products, "float32" or "bfloat16".
+        """
+        own, by_units = rows // self.num_replicas, max(1, min(self.cores, units // MIN_UNITS_PER_CORE))
+        if units >= WIDE and (precision == "bfloat16" or own < FEW_ROWS_PER_CORE * self.cores):
+            return Cut(units=by_units)
+        by_rows = max(1, min(self.cores, own // MIN_ROWS_PER_CORE))
+        return Cut(rows=by_rows) if by_rows >= by_units else Cut(units=by_units)
+
     def describe(self) -> str:
         """Say in a few words what it is."""
         replicas = f"{self.num_replicas} × " if self.num_replicas > 1 else ""
@@ -180,9 +200,9 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cores_for(units: int, cores: int) -> int:
-    """Return over how many cores units are shared out: all, unless the parts became too narrow."""
-    return max(1, min(cores, units // MIN_UNITS_PER_CORE))
+def cores_for(rows: int, units: int, cores: int) -> int:
+    """Return how many cores have enough to do: all, unless the parts became too narrow."""
+    return max(1, min(cores, max(rows // MIN_ROWS_PER_CORE, units // MIN_UNITS_PER_CORE)))
 
 
 def _use_cores(parts: int) -> None:

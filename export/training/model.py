@@ -14,7 +14,7 @@ from export.config import TrainConfig
 from export.graphs.graph import INPUT, read_graph
 from export.graphs.network import CELLS
 from export.training.cudnn import run_keras_layer
-from export.training.sequence import product, run_layer, split
+from export.training.sequence import Cut, product, run_layer, split
 
 States = list[list[tf.Tensor]]
 
@@ -100,12 +100,12 @@ class Compute:
     Attributes:
         precision: float32 or bfloat16, for the factors of matrix products on a CPU.
         on_gpu: Whether Keras's own layers run, by cuDNN.
-        parts: Into which layers are cut, a core each.
+        cut: Into how many parts layers are cut, a core each.
     """
 
     precision: tf.DType = tf.float32
     on_gpu: bool = False
-    parts: int = 1
+    cut: Cut = Cut()  # noqa: RUF009 - frozen
 
 
 def forward(
@@ -158,7 +158,7 @@ def _run(
         return run_keras_layer(layer, x, state)
     mask = _mask(layer.recurrent_dropout, layer.cell.seed_generator, state[0]) if drops else None
     weights = [variable.value for variable in layer.trainable_variables]
-    return run_layer(_NAMES[type(layer)], x, state, weights, mask, compute.precision, compute.parts)
+    return run_layer(_NAMES[type(layer)], x, state, weights, mask, compute.precision, compute.cut)
 
 
 def _run_both_ways(layer: keras.layers.Bidirectional, x: tf.Tensor, compute: Compute, *, training: bool) -> tf.Tensor:
@@ -178,6 +178,6 @@ def _mask(rate: float, seed: keras.random.SeedGenerator, x: tf.Tensor) -> tf.Ten
 
 def _times(x: tf.Tensor, kernel: tf.Tensor, compute: Compute, **transposed: bool) -> tf.Tensor:
     """Multiply all steps (T, batch, K) by a kernel; a core takes a part of them."""
-    parts = split(tf.reshape(x, [-1, x.shape[-1]]), compute.parts)
+    parts = split(tf.reshape(x, [-1, x.shape[-1]]), compute.cut.parts)
     y = tf.concat([product(part, kernel, compute.precision, **transposed) for part in parts], axis=0)
     return tf.reshape(y, tf.concat([tf.shape(x)[:-1], y.shape[1:]], axis=0))

@@ -44,7 +44,11 @@ class Optimization:
             unknown: Id of the tokens that are not judged.
         """
         self._config, self._model, self._devices, self._unknown = config, model, devices, unknown
-        self._compute = Compute(tf.as_dtype(precision_of(config, devices)), devices.on_gpu, devices.cores)
+        precision = precision_of(config, devices)
+        cut, judged = (devices.cut(config.streams, config.units, kind) for kind in (precision, "float32"))
+        self._compute = Compute(tf.as_dtype(precision), devices.on_gpu, cut)
+        # In float32, as it will be served.
+        self._compute_judged = Compute(on_gpu=devices.on_gpu, cut=judged)
         with devices.strategy.scope():
             self._optimizer = _optimizer(config, model)
             self._updates = tf.Variable(0.0, trainable=False)
@@ -166,9 +170,7 @@ class Optimization:
     def _judge_replica(
         self, inputs: tf.Tensor, targets: tf.Tensor, states: States
     ) -> tuple[tf.Tensor, tf.Tensor, States]:
-        # In float32, as it will be served.
-        compute = Compute(on_gpu=self._devices.on_gpu, parts=self._devices.cores)
-        logits, new_states = forward(self.averaged, inputs, states, training=False, compute=compute)
+        logits, new_states = forward(self.averaged, inputs, states, training=False, compute=self._compute_judged)
         losses, hits = [], []
         for own_targets, own_logits in self._parts(targets, logits):
             known = tf.cast(own_targets != self._unknown, tf.float32)
@@ -179,7 +181,7 @@ class Optimization:
 
     def _parts(self, targets: tf.Tensor, logits: tf.Tensor) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         """Part what is to be judged, (tokens,) and (tokens, V), over the cores."""
-        parts = self._devices.cores
+        parts = self._compute.cut.parts
         flat = tf.reshape(logits, [-1, logits.shape[-1]])
         return zip(split(tf.reshape(targets, [-1]), parts), split(flat, parts), strict=True)
 

@@ -3,8 +3,8 @@
 Same functions as Keras's SimpleRNN, LSTM and GRU layers, same weights, same gradients (tests compare them), less work.
 The state comes in and goes out, which is what carried state needs. What makes it fast (measured: `docs/log.md`):
 
-- The units are shared out over the cores, each of which keeps to its part of the weights: a step reads them once for
-  all rows. The parts meet once a step, where the state, or its gradient, is put together.
+- The work is shared out over the cores, by rows or by units. Parts of rows never meet, but each reads all weights in
+  every step. Parts of units read their own, and meet once a step to put the state, or its gradient, together.
 - Within the loop units come first and rows last, (H, B). Then gates are parted without copying, and a step multiplies a
   large matrix by a narrow one, which costs less than the narrow by the large one.
 - The input's product is part of the state's: [R | K]ᵀ · [h; x].
@@ -18,11 +18,30 @@ Shapes: T steps, B rows, D inputs, H units, G gates, n of H units on a core.
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
 Arrays = list[tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Into how many parts a layer is cut, by rows or by units.
+
+    Attributes:
+        rows: Parts of the rows.
+        units: Parts of the units.
+    """
+
+    rows: int = 1
+    units: int = 1
+
+    @property
+    def parts(self) -> int:
+        """All parts."""
+        return self.rows * self.units
 
 
 def run_layer(
@@ -32,7 +51,7 @@ def run_layer(
     weights: Sequence[tf.Tensor],
     mask: tf.Tensor | None = None,
     precision: tf.DType = tf.float32,
-    parts: int = 1,
+    cut: Cut = Cut(),
 ) -> tuple[tf.Tensor, Arrays]:
     """Run one layer over a window.
 
@@ -44,14 +63,19 @@ def run_layer(
         mask: float32 (B, H): what of h each gate is given, for recurrent dropout; the same in every step (Gal and
             Ghahramani, https://arxiv.org/abs/1512.05287). What the state keeps is not touched.
         precision: float32 or bfloat16, for the factors of matrix products; their sums are float32 in either.
-        parts: Into which the units are cut; none depends on another within a step, so each takes a core.
+        cut: Into parts that do not depend on each other, within a step at least, so that each takes a core.
 
     Returns:
         Outputs float32 (T, B, H) and the state after the last step. No gradient flows through the returned state:
         windows are truncated there.
     """
-    outputs, *new_state = _layer(_CELLS[cell](precision), mask, parts)(inputs, *state, *weights)
-    return outputs, [tf.stop_gradient(part) for part in new_state]
+    parts = [split(inputs, cut.rows, axis=1), *[split(vectors, cut.rows) for vectors in state]]
+    masks = [None] * cut.rows if mask is None else split(mask, cut.rows)
+    results = []
+    for some, keep in zip(zip(*parts, strict=True), masks, strict=True):
+        results.append(_layer(_CELLS[cell](precision), keep, cut.units)(*some, *weights))
+    outputs, *new_state = zip(*results, strict=True)
+    return _joined(outputs, 1), [tf.stop_gradient(_joined(vectors, 0)) for vectors in new_state]
 
 
 def product(a: tf.Tensor, b: tf.Tensor, precision: tf.DType, **transposed: bool) -> tf.Tensor:
@@ -59,14 +83,16 @@ def product(a: tf.Tensor, b: tf.Tensor, precision: tf.DType, **transposed: bool)
     return tf.cast(tf.matmul(tf.cast(a, precision), tf.cast(b, precision), **transposed), tf.float32)
 
 
-def split(x: tf.Tensor, parts: int) -> Arrays:
-    """Cut rows, however many, into parts that differ by one at most."""
-    bounds = tf.shape(x)[0] * tf.range(parts + 1) // parts
+def split(x: tf.Tensor, parts: int, axis: int = 0) -> Arrays:
+    """Cut what may have any length into parts that differ by one at most."""
+    if parts == 1:
+        return [x]
+    bounds = tf.shape(x)[axis] * tf.range(parts + 1) // parts
     # Slices would each have a gradient as large as the whole.
-    return tf.split(x, bounds[1:] - bounds[:-1], num=parts)
+    return tf.split(x, bounds[1:] - bounds[:-1], axis, num=parts)
 
 
-def _cut(units: int, parts: int) -> list[slice]:
+def _slices(units: int, parts: int) -> list[slice]:
     bounds = [units * i // parts for i in range(parts + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
@@ -232,7 +258,7 @@ def _layer(cell: _Cell, mask: tf.Tensor | None, parts: int) -> Callable[..., Any
     @tf.custom_gradient
     def run(inputs, *rest):  # noqa: ANN001, ANN002, ANN202 - traced by TensorFlow
         state, weights = rest[: cell.num_states], rest[cell.num_states :]
-        num_steps, own = tf.shape(inputs)[0], _cut(state[0].shape[1], parts)
+        num_steps, own = tf.shape(inputs)[0], _slices(state[0].shape[1], parts)
         by_step = tf.cast(tf.transpose(inputs, [0, 2, 1]), precision)
         prepared = cell.prepare(*weights, own)
         first = [[tf.transpose(vectors[:, some]) for vectors in state] for some in own]
@@ -296,7 +322,7 @@ def _products(cell: _Cell, inputs: tf.Tensor, seen: Arrays, blocks: Arrays, weig
     (kernel, _, bias), precision, parts = weights, cell.precision, len(seen)
     of_kernel, of_recurrent_kernel = ([blocks[k] for k in some] for some in (cell.of_kernel, cell.of_recurrent_kernel))
     flat = _flat(inputs)
-    columns = [flat[:, some] for some in _cut(flat.shape[1], parts)]
+    columns = [flat[:, some] for some in _slices(flat.shape[1], parts)]
     sums = [_sums(some, precision) for some in (of_kernel, of_recurrent_kernel)]
     return [
         tf.reshape(_by_kernel(of_kernel, kernel, precision, parts), tf.shape(inputs)),
@@ -310,7 +336,7 @@ def _dropped(h: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
     return h if mask is None else h * mask
 
 
-def _joined(arrays: Arrays, axis: int) -> tf.Tensor:
+def _joined(arrays: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
     return tf.concat(arrays, axis) if len(arrays) > 1 else arrays[0]
 
 

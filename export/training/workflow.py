@@ -125,7 +125,7 @@ class _Job:
 def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
     """Train from the beginning and publish the best epoch. Returns the exit code."""
     require_writable(models_dir / config.name)
-    devices = Devices.find(config.units)
+    devices = Devices.find(config.streams, config.units)
     corpus = read_corpus(config.corpus, config.documents)
     tokenizer = train_tokenizer(config, corpus.split(config.validation)[0])
     material = Material.prepare(config, corpus, tokenizer).with_embedding(config)
@@ -148,7 +148,7 @@ def resume(run: Path, models_dir: Path) -> int:
     """Go on after the last whole epoch of a run and publish its best one. Returns the exit code."""
     folder = RunFolder(run)
     config, tokenizer, facts = folder.load()
-    job = _Job(folder, models_dir, config, tokenizer, facts, Devices.find(config.units))
+    job = _Job(folder, models_dir, config, tokenizer, facts, Devices.find(config.streams, config.units))
     require_writable(models_dir / job.config.name)
     with folder.alone() if job.devices.is_chief else contextlib.nullcontext():
         corpus = read_corpus(job.config.corpus, job.config.documents)

@@ -7,14 +7,33 @@ import pytest
 from export.errors import ConfigError
 from export.training import devices
 from export.training.devices import Devices, cores_for, multiplies_bfloat16, num_cores
+from export.training.sequence import Cut
 
 
 @pytest.mark.parametrize(
-    ("units", "cores", "used"), [(256, 2, 2), (512, 2, 2), (255, 2, 1), (6, 4, 1), (512, 16, 4), (4096, 16, 16)]
+    ("rows", "units", "cores", "used"),
+    [(64, 6, 2, 2), (8, 6, 2, 1), (8, 512, 2, 2), (1, 6, 4, 1), (64, 512, 16, 8), (32, 4096, 16, 16)],
 )
-def test_each_core_has_units_enough_or_is_left_to_others(units, cores, used):
+def test_each_core_has_enough_to_do_or_is_left_to_others(rows, units, cores, used):
     """Narrow parts would cost more than they gain."""
-    assert cores_for(units, cores) == used
+    assert cores_for(rows, units, cores) == used
+
+
+@pytest.mark.parametrize(
+    ("rows", "units", "precision", "cut"),
+    [
+        (64, 256, "float32", Cut(rows=2)),
+        (64, 256, "bfloat16", Cut(rows=2)),
+        (64, 512, "float32", Cut(rows=2)),
+        (32, 512, "float32", Cut(units=2)),
+        (64, 512, "bfloat16", Cut(units=2)),
+        (8, 256, "float32", Cut(units=2)),
+        (8, 6, "float32", Cut()),
+    ],
+)
+def test_layers_are_cut_by_units_where_a_step_takes_its_time_for_reading_weights(rows, units, precision, cut):
+    """By rows elsewhere: parts of rows need not meet."""
+    assert Devices(cores=2).cut(rows, units, precision) == cut
 
 
 def test_cores_that_the_process_may_not_use_do_not_count():
@@ -42,11 +61,11 @@ def test_a_damaged_tf_config_is_told(monkeypatch, text):
     """The message gives what stands there."""
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ConfigError, match="TF_CONFIG: not what TensorFlow reads there"):
-        Devices.find(32)
+        Devices.find(32, 6)
 
 
 def test_one_process_without_gpus_is_alone_and_the_chief():
     """It keeps the run itself."""
-    found = Devices.find(32)
+    found = Devices.find(32, 6)
     assert (found.is_alone, found.is_chief, found.on_gpu) == (True, True, False)
     assert found.share(lambda own: (own.start, own.stop), 32) == (0, 32)

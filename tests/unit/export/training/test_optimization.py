@@ -8,6 +8,7 @@ from export.config import load_config
 from export.training.devices import Devices
 from export.training.model import build_model
 from export.training.optimization import Optimization, precision_of
+from export.training.sequence import Cut
 from tests.unit.export.trainings import SETTINGS
 
 ROWS, STEPS, VOCABULARY, UNKNOWN = 8, 12, 11, 1
@@ -35,12 +36,23 @@ def train(optimization, updates=4, inputs=INPUTS, targets=TARGETS, rate=0.01):
     return losses, optimization.judge(inputs, targets, optimization.zero_states(inputs.shape[1]))[:2]
 
 
+class Cutting(Devices):
+    """Devices that cut layers as they are told, however narrow."""
+
+    def __init__(self, **parts):
+        super().__init__(cores=max(parts.values()))
+        object.__setattr__(self, "how", Cut(**parts))
+
+    def cut(self, *_):
+        return self.how
+
+
 @pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn"])
-@pytest.mark.parametrize("cores", [2, 4, 7])
-def test_units_computed_side_by_side_are_trained_as_units_together(cell, cores):
-    """However many parts, also of uneven numbers of units, and an empty one: the losses are those of one part."""
+@pytest.mark.parametrize("parts", [{"rows": 2}, {"rows": 3}, {"units": 2}, {"units": 4}])
+def test_parts_computed_side_by_side_are_trained_as_one(cell, parts):
+    """However many, also of uneven widths: the losses are those of one part."""
     expected, judged = train(prepare(cell=cell)[0])
-    got, judged_too = train(prepare(Devices(cores=cores), cell=cell)[0])
+    got, judged_too = train(prepare(Cutting(**parts), cell=cell)[0])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     np.testing.assert_allclose(judged_too, judged, rtol=1e-5)
 
@@ -50,7 +62,7 @@ def test_a_bidirectional_model_is_trained_in_parts_too():
     settings = {"bidirectional": True, "context": STEPS}
     targets = TARGETS[:1]
     expected = train(prepare(**settings)[0], targets=targets)
-    got = train(prepare(Devices(cores=2), **settings)[0], targets=targets)
+    got = train(prepare(Cutting(units=2), **settings)[0], targets=targets)
     np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
 
 

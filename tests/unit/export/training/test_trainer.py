@@ -12,6 +12,7 @@ from export.graphs.network import CELLS
 from export.training import trainer as training
 from export.training.model import Compute, build_model, count_parameters, forward, zero_states
 from export.training.runs import RunFolder
+from export.training.sequence import Cut
 from export.training.trainer import FINAL_RATE, Judgement, learning_rate_at
 from tests.unit.export.trainings import SETTINGS, TEXT, Watcher, prepare, start
 
@@ -58,16 +59,16 @@ def test_the_number_of_parameters_is_known_before_there_are_any(cell, kind):
     assert count_parameters(config, 11) == sum(np.size(weight) for weight in weights)
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("cut", [Cut(), Cut(rows=2), Cut(units=2)])
 @pytest.mark.parametrize("kind", BUILT)
-def test_the_forward_pass_of_every_kind_is_the_keras_models(kind, parts):
+def test_the_forward_pass_of_every_kind_is_the_keras_models(kind, cut):
     """Connections, tied weights and windows are trained as they are saved, on one core or more."""
     model = build_model(load_config(None, {**SETTINGS, **BUILT[kind]}), 11)
     for weight in model.trainable_weights:
         # Keras's biases begin at zero, where a forgotten one would not be missed.
         weight.assign(np.random.default_rng(1).normal(0, 0.5, weight.shape))
     token_ids = np.random.default_rng(0).integers(0, 11, (3, 9)).astype(np.int32)
-    logits, _ = forward(model, token_ids.T, zero_states(model, 3), training=False, compute=Compute(parts=parts))
+    logits, _ = forward(model, token_ids.T, zero_states(model, 3), training=False, compute=Compute(cut=cut))
     expected = np.asarray(model(token_ids))
     got = np.swapaxes(logits, 0, 1) if expected.ndim == 3 else logits[0]
     np.testing.assert_allclose(got, expected, atol=1e-5)

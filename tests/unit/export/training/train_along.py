@@ -34,7 +34,7 @@ SETTINGS = {
 def find_devices(kind):
     """Return the devices that a kind of training has."""
     if kind != "mirrored":
-        return Devices.find(5)
+        return Devices.find(5, 6)
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     return Devices(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
