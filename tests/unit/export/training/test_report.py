@@ -15,7 +15,7 @@ FACTS = CorpusFacts(
     corpus="c",
     corpus_sha256="0" * 64,
     corpus_characters=1000,
-    held_out_characters=100,
+    held_out_characters=120,
     train_tokens=450,
     validation_tokens=50,
     judged_characters=100,
@@ -36,7 +36,7 @@ def test_every_field_is_that_of_the_best_epoch():
     assert got.bits_per_character == pytest.approx(1)
     assert (got.train_loss, got.validation_loss, got.accuracy) == (3.0, math.log(4), 0.4)
     assert (got.epochs, got.seconds, got.tokens_per_s, got.seed) == (1, 10, 45, 5)
-    assert (got.corpus_characters, got.held_out_characters) == (1000, 100)
+    assert (got.corpus_characters, got.held_out_characters) == (1000, 120)
     assert (got.train_tokens, got.validation_tokens) == (450, 50)
     assert got.parameters == trainer.model.count_params()
     assert got.settings == trainer.config.model_dump(mode="json")

@@ -3,10 +3,19 @@
 import numpy as np
 import pytest
 
+from contract.signatures import MAX_DECODE_STEPS
 from contract.tokenizer import CharacterTokenizer
 from export.corpora.copies import MIN_SPANS, SPAN_WORDS
 from export.corpora.text import Piece
-from export.training.samples import COPY_ROWS, COPY_WORDS, KEPT_TEMPERATURES, SAMPLE_CHARACTERS, SampleWriter, Writer
+from export.training.samples import (
+    COPY_ROWS,
+    COPY_WORDS,
+    KEPT_TEMPERATURES,
+    MAX_COPY_ROUNDS,
+    SAMPLE_CHARACTERS,
+    SampleWriter,
+    Writer,
+)
 from tests.unit.export.trainings import TEXT, prepare
 
 FORWARD, BACKWARD, WINDOW = {}, {"unit": "word", "direction": "backward"}, {"bidirectional": True, "context": 6}
@@ -122,6 +131,51 @@ def test_a_text_that_ends_is_shorter(make):
     texts = [sample.text for sample in writer.samples(model)]
     assert all(set(text) <= {"c"} and len(text) < SAMPLE_CHARACTERS for text in texts)
     assert len(set(map(len, texts))) > 1
+
+
+def test_a_text_that_has_ended_is_not_gone_on_with(make):
+    """Others of the same call may not have ended; the model is asked for no more of this one."""
+    writer, model, tokenizer = make(**ENDING)
+    bias(model, tokenizer, **{"c": 5.0, "<end>": 0.0})
+    writer._writer.take(model)
+    decode, calls = writer._writer._decode, []
+
+    def record(**inputs):
+        outputs = decode(**inputs)
+        calls.append((inputs["steps"].numpy(), (outputs["token_ids"].numpy() == tokenizer.special.end).any(axis=1)))
+        return outputs
+
+    writer._writer._decode = record
+    try:
+        writer._writer.write(["the"] * 16, [1.0] * 16, 2 * MAX_DECODE_STEPS, np.random.default_rng(0))
+    finally:
+        writer._writer._decode = decode
+    (_, ended), (steps, _) = calls
+    assert 0 < ended.sum() < 16
+    assert (steps > 0).tolist() == (~ended).tolist()
+
+
+@pytest.mark.parametrize(("settings", "last"), [(FORWARD, "t"), (BACKWARD, "the")])
+def test_what_is_given_is_read_up_to_where_the_model_goes_on(make, settings, last):
+    """A backward model reads the last word first."""
+    writer, model, tokenizer = make(**settings)
+    writer._writer.take(model)
+    token_ids, _ = writer._writer._read(["the cat sat"])
+    assert tokenizer.tokens[token_ids[0]] == last
+
+
+@pytest.mark.parametrize(("words", "rounds"), [(-100.0, MAX_COPY_ROUNDS), (5.0, 1)])
+def test_texts_that_end_early_are_written_until_there_are_enough_words(make, words, rounds):
+    """Within a bound: a model may write nothing at all."""
+    writer, model, tokenizer = make(**ENDING)
+    bias(model, tokenizer, **{"c": words, " ": words, "<end>": 0.0 if words < 0 else -100.0})
+    write, calls = writer._writer.write, []
+    writer._writer.write = lambda *arguments: calls.append(arguments) or write(*arguments)
+    try:
+        writer.copies(model, [Piece(TEXT, ends=True)], lambda: None)
+    finally:
+        del writer._writer.write
+    assert len(calls) == rounds
 
 
 def test_a_model_that_writes_its_training_text_is_found_out(make):
