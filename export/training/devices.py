@@ -153,10 +153,10 @@ class Devices:
             units: Width of the layers.
             precision: Of products, "float32" or "bfloat16".
         """
-        own, by_units = rows // self.num_replicas, max(1, min(self.cores, units // MIN_UNITS_PER_CORE))
+        own = rows // self.num_replicas
+        by_rows, by_units = _parts(own, MIN_ROWS_PER_CORE, self.cores), _parts(units, MIN_UNITS_PER_CORE, self.cores)
         if units >= WIDE and (precision == "bfloat16" or own < FEW_ROWS_PER_CORE * self.cores):
             return Cut(units=by_units)
-        by_rows = max(1, min(self.cores, own // MIN_ROWS_PER_CORE))
         return Cut(rows=by_rows) if by_rows >= by_units else Cut(units=by_units)
 
     def describe(self) -> str:
@@ -202,7 +202,11 @@ def num_cores() -> int:
 
 def cores_for(rows: int, units: int, cores: int) -> int:
     """Return how many cores have enough to do: all, unless the parts became too narrow."""
-    return max(1, min(cores, max(rows // MIN_ROWS_PER_CORE, units // MIN_UNITS_PER_CORE)))
+    return max(_parts(rows, MIN_ROWS_PER_CORE, cores), _parts(units, MIN_UNITS_PER_CORE, cores))
+
+
+def _parts(length: int, least: int, cores: int) -> int:
+    return max(1, min(cores, length // least))
 
 
 def _use_cores(parts: int) -> None:

@@ -48,9 +48,9 @@ class Cutting(Devices):
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn"])
-@pytest.mark.parametrize("parts", [{"rows": 2}, {"rows": 3}, {"units": 2}, {"units": 4}])
+@pytest.mark.parametrize("parts", [{"rows": 2}, {"rows": 3}, {"rows": 16}, {"units": 2}, {"units": 4}])
 def test_parts_computed_side_by_side_are_trained_as_one(cell, parts):
-    """However many, also of uneven widths: the losses are those of one part."""
+    """However many, also of uneven widths, and empty ones: the losses are those of one part."""
     expected, judged = train(prepare(cell=cell)[0])
     got, judged_too = train(prepare(Cutting(**parts), cell=cell)[0])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
