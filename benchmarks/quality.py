@@ -143,7 +143,7 @@ def by_keras(version: Path, ids: np.ndarray, window: int = 2_000) -> float:
     )
     for start in range(0, len(ids) - 1, window):
         part = ids[start : start + window + 1]
-        logits, states = run(tf.constant(part[:-1, None]), states)
+        (logits,), states = run(tf.constant(part[:-1, None]), states)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(part[1:, None], logits)
         total += float(tf.reduce_sum(losses))
     return total / (len(ids) - 1)

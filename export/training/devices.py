@@ -4,6 +4,7 @@ Knows `tf.distribute`, threads and how rows are shared out. Does not know models
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -16,16 +17,38 @@ import tensorflow as tf
 from contract.quiet import stderr_held_back
 from export.errors import ConfigError, WorkerLost
 from export.layout import say
-from export.training.sequence import Cut
 
 # Fewer rows or units leave a core with more to do for each operation than within it (measured: `docs/log.md`).
 MIN_ROWS_PER_CORE, MIN_UNITS_PER_CORE = 8, 128
-# Layers as wide as this are cut by units where rows are few: a step then takes its time for reading weights. So it is
-# with any number of rows in bfloat16, whose products are several times as fast.
-WIDE, FEW_ROWS_PER_CORE = 512, 32
+# From so many units for each row of a core on, a step takes its time for reading weights, which are then cut.
+UNITS_FOR_A_ROW = 32
 # Processors without it compute with bfloat16 by converting every number, which takes longer than float32.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _CPUINFO = "/proc/cpuinfo"
+# Of `mallopt(3)`, and the largest values that it takes everywhere.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MAX_TRIM_THRESHOLD, _MAX_MMAP_THRESHOLD = 2**31 - 1, 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Into how many parts the work of a layer is cut, a core each.
+
+    Parts of rows never meet, but each reads all weights in every step. Parts of units read their own, and meet once a
+    step.
+
+    Attributes:
+        rows: Parts of the rows.
+        units: Parts of the units.
+    """
+
+    rows: int = 1
+    units: int = 1
+
+    @property
+    def parts(self) -> int:
+        """All parts."""
+        return self.rows * self.units
 
 
 @dataclass(frozen=True)
@@ -61,6 +84,7 @@ class Devices:
         with stderr_held_back():
             if not gpus:
                 _use_cores(cores)
+                _keep_memory()
             if num_workers > 1:
                 # It must come first of all: it starts the server that the others speak to.
                 strategy = _join(num_workers)
@@ -145,19 +169,17 @@ class Devices:
 
         return self.strategy.experimental_distribute_values_from_function(of)
 
-    def cut(self, rows: int, units: int, precision: str) -> Cut:
+    def cut(self, rows: int, units: int) -> Cut:
         """Say how layers are cut.
 
         Args:
             rows: Sequences that are trained side by side, on all devices together.
             units: Width of the layers.
-            precision: Of products, "float32" or "bfloat16".
         """
         own = rows // self.num_replicas
         by_rows, by_units = _parts(own, MIN_ROWS_PER_CORE, self.cores), _parts(units, MIN_UNITS_PER_CORE, self.cores)
-        if units >= WIDE and (precision == "bfloat16" or own < FEW_ROWS_PER_CORE * self.cores):
-            return Cut(units=by_units)
-        return Cut(rows=by_rows) if by_rows >= by_units else Cut(units=by_units)
+        reads_long = by_units == by_rows and units * self.cores >= UNITS_FOR_A_ROW * own
+        return Cut(units=by_units) if by_units > by_rows or reads_long else Cut(rows=by_rows)
 
     def describe(self) -> str:
         """Say in a few words what it is."""
@@ -215,6 +237,19 @@ def _use_cores(parts: int) -> None:
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(max(1, num_cores() // parts))
         tf.config.threading.set_inter_op_parallelism_threads(max(2, parts))
+
+
+def _keep_memory() -> None:
+    """Let what is freed stay with the process.
+
+    An update makes and frees the same arrays again and again. glibc gives the large ones back to the system each time,
+    which then has to hand out thousands of pages anew (measured: `docs/log.md`).
+    """
+    # Other C libraries have no such setting.
+    with contextlib.suppress(AttributeError, TypeError):
+        set_option = ctypes.CDLL(None).mallopt
+        set_option(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
+        set_option(_M_TRIM_THRESHOLD, _MAX_TRIM_THRESHOLD)
 
 
 def multiplies_bfloat16() -> bool:

@@ -6,6 +6,7 @@ The model is an ordinary one, of Keras's own layers; saved as `.keras` it loads 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -14,9 +15,12 @@ from export.config import TrainConfig
 from export.graphs.graph import INPUT, read_graph
 from export.graphs.network import CELLS
 from export.training.cudnn import run_keras_layer
-from export.training.sequence import Cut, product, run_layer, split
+from export.training.devices import Cut
+from export.training.sequence import product, run_layer, split
 
 States = list[list[tf.Tensor]]
+# Parts of the rows of one array, each for a core.
+Parts = list[tf.Tensor]
 
 _NAMES = {kind: name for name, kind in CELLS.items()}
 # One mask per sequence: dropping other units at every step would disturb what the state carries.
@@ -115,7 +119,7 @@ def forward(
     *,
     training: bool,
     compute: Compute = Compute(),
-) -> tuple[tf.Tensor, States]:
+) -> tuple[Parts, States]:
     """Run a window.
 
     Args:
@@ -126,58 +130,76 @@ def forward(
         compute: How.
 
     Returns:
-        Logits float32 (T, batch, V) and the states after the window; of a bidirectional model (1, batch, V) and none.
+        Logits float32 (T, rows, V) of each part of the batch, `compute.cut.rows` of them, and the states after the
+        window; of a bidirectional model (1, rows, V) and none.
     """
-    outputs, remaining, new_states = list[tf.Tensor](), list(states), []
+    batch, given = tf.shape(token_ids)[1], split(token_ids, compute.cut.rows, axis=1)
+    outputs, remaining, new_states = list[Parts](), list(states), []
     for node in read_graph(model):
-        layer, inputs = node.layer, [token_ids if place == INPUT else outputs[place] for place in node.inputs]
+        layer, inputs = node.layer, [given if place == INPUT else outputs[place] for place in node.inputs]
+        xs = inputs[0]
         if type(layer) in _NAMES:
-            x, state = _run(layer, inputs[0], remaining.pop(0), compute, training=training)
+            xs, state = _run(layer, xs, remaining.pop(0), compute, training=training)
             new_states.append(state)
         elif isinstance(layer, keras.layers.Bidirectional):
-            x = _run_both_ways(layer, inputs[0], compute, training=training)
+            xs = _run_both_ways(layer, xs, batch, compute, training=training)
         elif isinstance(layer, keras.layers.Dropout):
-            drops = training and layer.rate
-            x = inputs[0] * _mask(layer.rate, layer.seed_generator, inputs[0])[None] if drops else inputs[0]
+            if training and layer.rate:
+                kept = _mask(layer.rate, layer.seed_generator, [batch, xs[0].shape[-1]], compute)
+                xs = [x * some for x, some in zip(xs, kept, strict=True)]
         elif isinstance(layer, keras.layers.Dense):
-            x = _times(inputs[0], layer.kernel, compute)
-            x = x + layer.bias if layer.use_bias else x
+            xs = [_times(x, layer.kernel, compute) for x in xs]
+            xs = [x + layer.bias for x in xs] if layer.use_bias else xs
         elif node.reverse:
-            x = _times(inputs[0], layer.embeddings, compute, transpose_b=True)
+            xs = [_times(x, layer.embeddings, compute, transpose_b=True) for x in xs]
         else:
-            x = layer(inputs if len(inputs) > 1 else inputs[0])
-        outputs.append(x)
+            xs = [layer(list(some) if len(some) > 1 else some[0]) for some in zip(*inputs, strict=True)]
+        outputs.append(xs)
     return outputs[-1], new_states
 
 
 def _run(
-    layer: keras.layers.Layer, x: tf.Tensor, state: Sequence[tf.Tensor], compute: Compute, *, training: bool
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    drops = training and layer.recurrent_dropout
-    if compute.on_gpu and not drops:
-        return run_keras_layer(layer, x, state)
-    mask = _mask(layer.recurrent_dropout, layer.cell.seed_generator, state[0]) if drops else None
+    layer: keras.layers.Layer, xs: Parts, state: Sequence[tf.Tensor], compute: Compute, *, training: bool
+) -> tuple[Parts, list[tf.Tensor]]:
+    masks: list[tf.Tensor | None] = [None] * len(xs)
+    if training and layer.recurrent_dropout:
+        shape = tf.shape(state[0])
+        masks = list(_mask(layer.recurrent_dropout, layer.cell.seed_generator, shape, compute))
     weights = [variable.value for variable in layer.trainable_variables]
-    return run_layer(_NAMES[type(layer)], x, state, weights, mask, compute.precision, compute.cut)
+    results = []
+    for x, mask, *own_state in zip(xs, masks, *[split(vectors, len(xs)) for vectors in state], strict=True):
+        if compute.on_gpu and mask is None:
+            results.append(run_keras_layer(layer, x, own_state))
+        else:
+            how = compute.precision, compute.cut.units
+            results.append(run_layer(_NAMES[type(layer)], x, own_state, weights, mask, *how))
+    ys, new_states = zip(*results, strict=True)
+    return list(ys), [_joined(list(vectors)) for vectors in zip(*new_states, strict=True)]
 
 
-def _run_both_ways(layer: keras.layers.Bidirectional, x: tf.Tensor, compute: Compute, *, training: bool) -> tf.Tensor:
-    """Return the outputs of both directions, (T, batch, 2 · units), or (1, batch, 2 · units) of the last each made."""
+def _run_both_ways(
+    layer: keras.layers.Bidirectional, xs: Parts, batch: tf.Tensor, compute: Compute, *, training: bool
+) -> Parts:
+    """Return the outputs of both directions, (T, rows, 2 · units), or (1, rows, 2 · units) of the last each made."""
     outputs = []
     for way, axes in ((layer.forward_layer, []), (layer.backward_layer, [0])):
-        state = [tf.zeros([tf.shape(x)[1], way.units])] * _num_vectors(way)
-        y, _ = _run(way, tf.reverse(x, axes), state, compute, training=training)
-        outputs.append(tf.reverse(y, axes) if layer.return_sequences else y[-1:])
-    return tf.concat(outputs, axis=-1)
+        state = [tf.zeros([batch, way.units])] * _num_vectors(way)
+        ys, _ = _run(way, [tf.reverse(x, axes) for x in xs], state, compute, training=training)
+        outputs.append([tf.reverse(y, axes) if layer.return_sequences else y[-1:] for y in ys])
+    return [tf.concat(both, axis=-1) for both in zip(*outputs, strict=True)]
 
 
-def _mask(rate: float, seed: keras.random.SeedGenerator, x: tf.Tensor) -> tf.Tensor:
-    """Draw what is left of x (…, batch, width) for a whole window, float32 (batch, width), by a layer's own numbers."""
-    return keras.random.dropout(tf.ones(tf.shape(x)[-2:]), rate, seed=seed)
+def _mask(rate: float, seed: keras.random.SeedGenerator, shape: Any, compute: Compute) -> Parts:
+    """Draw what is left of (batch, width) for a whole window, by a layer's own numbers; it is the same in any parts."""
+    return split(keras.random.dropout(tf.ones(shape), rate, seed=seed), compute.cut.rows)
 
 
 def _times(x: tf.Tensor, kernel: tf.Tensor, compute: Compute, **transposed: bool) -> tf.Tensor:
-    """Multiply all steps (T, batch, K) by a kernel; a core takes a part of them."""
-    parts = split(tf.reshape(x, [-1, x.shape[-1]]), compute.cut.parts)
-    y = tf.concat([product(part, kernel, compute.precision, **transposed) for part in parts], axis=0)
+    """Multiply all steps (T, rows, K) by a kernel; where units are cut, a core takes a part of them."""
+    parts = split(tf.reshape(x, [-1, x.shape[-1]]), compute.cut.units)
+    y = _joined([product(part, kernel, compute.precision, **transposed) for part in parts])
     return tf.reshape(y, tf.concat([tf.shape(x)[:-1], y.shape[1:]], axis=0))
+
+
+def _joined(parts: Parts) -> tf.Tensor:
+    return tf.concat(parts, axis=0) if len(parts) > 1 else parts[0]

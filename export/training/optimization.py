@@ -3,6 +3,7 @@
 Knows gradients, the optimizer and the moving average. Does not know epochs, minutes or files.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from export.config import TrainConfig
-from export.training.devices import Devices, multiplies_bfloat16
+from export.training.adamw import AdamW
+from export.training.devices import Cut, Devices, multiplies_bfloat16
 from export.training.model import Compute, States, forward, zero_states
 from export.training.sequence import split
 
@@ -44,11 +46,10 @@ class Optimization:
             unknown: Id of the tokens that are not judged.
         """
         self._config, self._model, self._devices, self._unknown = config, model, devices, unknown
-        precision = precision_of(config, devices)
-        cut, judged = (devices.cut(config.streams, config.units, kind) for kind in (precision, "float32"))
-        self._compute = Compute(tf.as_dtype(precision), devices.on_gpu, cut)
         # In float32, as it will be served.
-        self._compute_judged = Compute(on_gpu=devices.on_gpu, cut=judged)
+        self._compute_judged = Compute(on_gpu=devices.on_gpu, cut=devices.cut(config.streams, config.units))
+        precision = tf.as_dtype(precision_of(config, devices))
+        self._compute = dataclasses.replace(self._compute_judged, precision=precision)
         with devices.strategy.scope():
             self._optimizer = _optimizer(config, model)
             self._updates = tf.Variable(0.0, trainable=False)
@@ -149,7 +150,8 @@ class Optimization:
         variables = self._model.trainable_variables
         with tf.GradientTape() as tape:
             logits, new_states = forward(self._model, inputs, states, training=True, compute=self._compute)
-            loss = tf.add_n([tf.reduce_sum(_losses(*part)) for part in self._parts(targets, logits)])
+            parts = _parts(targets, logits, self._compute.cut)
+            loss = tf.add_n([tf.reduce_sum(_losses(*part)) for part in parts])
             mean = loss / count
         gradients = tape.gradient(mean, [variable.value for variable in variables])
         self._apply([tf.convert_to_tensor(gradient) for gradient in gradients])
@@ -172,18 +174,19 @@ class Optimization:
     ) -> tuple[tf.Tensor, tf.Tensor, States]:
         logits, new_states = forward(self.averaged, inputs, states, training=False, compute=self._compute_judged)
         losses, hits = [], []
-        for own_targets, own_logits in self._parts(targets, logits):
+        for own_targets, own_logits in _parts(targets, logits, self._compute_judged.cut):
             known = tf.cast(own_targets != self._unknown, tf.float32)
             hit = tf.argmax(own_logits, axis=-1, output_type=tf.int32) == own_targets
             losses.append(tf.reduce_sum(_losses(own_targets, own_logits) * known))
             hits.append(tf.reduce_sum(tf.cast(hit, tf.float32) * known))
         return tf.add_n(losses), tf.add_n(hits), new_states
 
-    def _parts(self, targets: tf.Tensor, logits: tf.Tensor) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        """Part what is to be judged, (tokens,) and (tokens, V), over the cores."""
-        parts = self._compute.cut.parts
-        flat = tf.reshape(logits, [-1, logits.shape[-1]])
-        return zip(split(tf.reshape(targets, [-1]), parts), split(flat, parts), strict=True)
+
+def _parts(targets: tf.Tensor, logits: list[tf.Tensor], cut: Cut) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """Part what is to be judged, (tokens,) and (tokens, V), over the cores."""
+    for own, theirs in zip(split(targets, cut.rows, axis=1), logits, strict=True):
+        flat = tf.reshape(theirs, [-1, theirs.shape[-1]])
+        yield from zip(split(tf.reshape(own, [-1]), cut.units), split(flat, cut.units), strict=True)
 
 
 def _losses(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -200,8 +203,7 @@ def _copy(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _optimizer(config: TrainConfig, model: keras.Model) -> keras.optimizers.Optimizer:
-    optimizer = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay, beta_2=0.99)
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
+def _optimizer(config: TrainConfig, model: keras.Model) -> AdamW:
+    optimizer = AdamW(config.learning_rate, config.weight_decay, beta_2=0.99)
     optimizer.build(model.trainable_variables)
     return optimizer

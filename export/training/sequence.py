@@ -3,13 +3,13 @@
 Same functions as Keras's SimpleRNN, LSTM and GRU layers, same weights, same gradients (tests compare them), less work.
 The state comes in and goes out, which is what carried state needs. What makes it fast (measured: `docs/log.md`):
 
-- The work is shared out over the cores, by rows or by units. Parts of rows never meet, but each reads all weights in
-  every step. Parts of units read their own, and meet once a step to put the state, or its gradient, together.
+- A layer is cut into parts of its units, which a core each computes from its own weights. They meet once a step, to put
+  the state, or its gradient, together.
 - Within the loop units come first and rows last, (H, B). Then gates are parted without copying, and a step multiplies a
   large matrix by a narrow one, which costs less than the narrow by the large one.
 - The input's product is part of the state's: [R | K]ᵀ · [h; x].
 - What the way back multiplies by is computed on the way forth, while it is in the cache. A step of the way back is one
-  product and a few sums, and each weight's gradient is one product over all steps.
+  product and a few sums, written where their factors stood, and weights' gradients are products over all steps.
 - Products may be computed in bfloat16, with sums and everything else in float32.
 
 Shapes: T steps, B rows, D inputs, H units, G gates, n of H units on a core.
@@ -18,30 +18,13 @@ Shapes: T steps, B rows, D inputs, H units, G gates, n of H units on a core.
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
+from export.training.timeloop import item, loop, pop, stacked, to_list, turned
+
 Arrays = list[tf.Tensor]
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Into how many parts a layer is cut, by rows or by units.
-
-    Attributes:
-        rows: Parts of the rows.
-        units: Parts of the units.
-    """
-
-    rows: int = 1
-    units: int = 1
-
-    @property
-    def parts(self) -> int:
-        """All parts."""
-        return self.rows * self.units
 
 
 def run_layer(
@@ -51,7 +34,7 @@ def run_layer(
     weights: Sequence[tf.Tensor],
     mask: tf.Tensor | None = None,
     precision: tf.DType = tf.float32,
-    cut: Cut = Cut(),
+    parts: int = 1,
 ) -> tuple[tf.Tensor, Arrays]:
     """Run one layer over a window.
 
@@ -63,19 +46,14 @@ def run_layer(
         mask: float32 (B, H): what of h each gate is given, for recurrent dropout; the same in every step (Gal and
             Ghahramani, https://arxiv.org/abs/1512.05287). What the state keeps is not touched.
         precision: float32 or bfloat16, for the factors of matrix products; their sums are float32 in either.
-        cut: Into parts that do not depend on each other, within a step at least, so that each takes a core.
+        parts: Of the units, which do not depend on each other within a step, so that each takes a core.
 
     Returns:
         Outputs float32 (T, B, H) and the state after the last step. No gradient flows through the returned state:
         windows are truncated there.
     """
-    parts = [split(inputs, cut.rows, axis=1), *[split(vectors, cut.rows) for vectors in state]]
-    masks = [None] * cut.rows if mask is None else split(mask, cut.rows)
-    results = []
-    for some, keep in zip(zip(*parts, strict=True), masks, strict=True):
-        results.append(_layer(_CELLS[cell](precision), keep, cut.units)(*some, *weights))
-    outputs, *new_state = zip(*results, strict=True)
-    return _joined(outputs, 1), [tf.stop_gradient(_joined(vectors, 0)) for vectors in new_state]
+    outputs, *new_state = _layer(_CELLS[cell](precision), mask, parts)(inputs, *state, *weights)
+    return outputs, [tf.stop_gradient(vectors) for vectors in new_state]
 
 
 def product(a: tf.Tensor, b: tf.Tensor, precision: tf.DType, **transposed: bool) -> tf.Tensor:
@@ -101,6 +79,16 @@ def _flat(x: tf.Tensor) -> tf.Tensor:
     return tf.reshape(x, [-1, x.shape[-1]])
 
 
+def _of_sigmoid(y: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Return factor⊙y⊙(1 - y), the gradient by x of what y = σ(x) is multiplied by."""
+    return tf.raw_ops.SigmoidGrad(y=y, dy=factor)
+
+
+def _of_tanh(y: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Return factor⊙(1 - y²), the same for y = tanh(x)."""
+    return tf.raw_ops.TanhGrad(y=y, dy=factor)
+
+
 class _Cell:
     """One kind of cell: a step forth and a step back for some of its units. Everything in it is (n, B)."""
 
@@ -108,9 +96,8 @@ class _Cell:
     num_gates = 1
     # What a step forth saves for the step back.
     num_factors = 1
-    # Which of the gradients that a step back returns stand in one block, that is (T·B, some H) for all steps.
-    blocks: tuple[tuple[int, ...], ...] = ((0,),)
-    # Which blocks are the gradient of x·K, and which that of h·R.
+    # How many gradients `back` returns, and which of them belong to x·K, and which to h·R.
+    num_gradients = 1
     of_kernel: tuple[int, ...] = (0,)
     of_recurrent_kernel: tuple[int, ...] = (0,)
 
@@ -121,22 +108,31 @@ class _Cell:
         """Multiply a matrix by columns, both in the precision already."""
         return tf.cast(tf.matmul(matrix, columns), tf.float32)
 
-    def turned(self, matrix: tf.Tensor, own: Sequence[slice]) -> Arrays:
-        """Return for each part of the units its columns of (K, G·H), turned: (G·n, K) in the precision."""
-        by_gate = tf.reshape(tf.transpose(tf.cast(matrix, self.precision)), [self.num_gates, -1, matrix.shape[0]])
-        return [tf.reshape(by_gate[:, part], [-1, matrix.shape[0]]) for part in own]
+    def turned(self, matrices: Sequence[tf.Tensor], own: Sequence[slice]) -> Arrays:
+        """Return for each part of the units its columns of [(K, G·H) …], turned: (G·n, all K) in the precision."""
 
-    def columns(self, bias: tf.Tensor, own: Sequence[slice]) -> Arrays:
-        """Return for each part of the units its values of (G·H,), as (G·n, 1)."""
-        by_gate = tf.reshape(bias, [self.num_gates, -1])
-        return [tf.reshape(by_gate[:, part], [-1, 1]) for part in own]
+        def of(matrix: tf.Tensor, part: slice) -> tf.Tensor:
+            by_gate = tf.reshape(matrix, [matrix.shape[0], self.num_gates, -1])[:, :, part]
+            return tf.transpose(tf.cast(tf.reshape(by_gate, [matrix.shape[0], -1]), self.precision))
+
+        return [_joined([of(matrix, part) for matrix in matrices], 1) for part in own]
+
+    def columns(self, bias: tf.Tensor, own: Sequence[slice]) -> list[Arrays]:
+        """Return for each part of the units its values of (G·H,), as (n, 1) for each gate."""
+        by_gate = tf.reshape(bias, [self.num_gates, -1, 1])
+        return [tf.unstack(by_gate[:, part]) for part in own]
+
+    def gates(self, matrix: tf.Tensor, columns: tf.Tensor, biases: Arrays) -> Arrays:
+        """Return the product (G·n, K) · (K, B) plus biases, by gate: (n, B) each."""
+        parts = tf.split(tf.matmul(matrix, columns), self.num_gates)
+        return [tf.cast(part, tf.float32) + bias for part, bias in zip(parts, biases, strict=True)]
 
     def prepare(
         self, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, own: Sequence[slice]
     ) -> list[Arrays]:
         """Lay the weights out for each part as `forth` wants them."""
-        both = tf.concat([recurrent_kernel, kernel], axis=0)
-        return [list(pair) for pair in zip(self.turned(both, own), self.columns(bias, own), strict=True)]
+        both = self.turned([recurrent_kernel, kernel], own)
+        return [list(pair) for pair in zip(both, self.columns(bias, own), strict=True)]
 
     def gather(self, h: Arrays, x: tf.Tensor) -> Any:
         """Put together what every part's `forth` needs: of the parts' h, and of x (D, B)."""
@@ -155,8 +151,8 @@ class _SimpleRNN(_Cell):
     """h' = tanh(z), z = x·K + h·R + b."""
 
     def forth(self, seen: Any, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:  # noqa: ARG002 - see `_Cell`
-        both, bias = weights
-        h = tf.tanh(self.times(both, seen) + bias)
+        both, biases = weights
+        h = tf.tanh(self.gates(both, seen, biases)[0])
         return [h], [1.0 - tf.square(h)]
 
     def back(self, d_state: Arrays, factors: Arrays) -> tuple[Arrays, list[tf.Tensor | None]]:
@@ -169,18 +165,17 @@ class _LSTM(_Cell):
     num_states = 2
     num_gates = 4
     num_factors = 6
-    blocks = ((0, 1, 2, 3),)
+    num_gradients = 4
+    of_kernel = of_recurrent_kernel = (0, 1, 2, 3)
 
     def forth(self, seen: Any, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
-        both, bias = weights
-        i, f, g, o = tf.split(self.times(both, seen) + bias, 4)
+        both, biases = weights
+        i, f, g, o = self.gates(both, seen, biases)
         i, f, g, o = tf.sigmoid(i), tf.sigmoid(f), tf.tanh(g), tf.sigmoid(o)
-        kept, added = f * state[1], i * g
-        c = kept + added
+        c = f * state[1] + i * g
         squashed = tf.tanh(c)
-        h = o * squashed
-        of_c = [added * (1.0 - i), kept * (1.0 - f), i - added * g]
-        return [h, c], [o - h * squashed, *of_c, h * (1.0 - o), f]
+        of_c = [_of_sigmoid(i, g), _of_sigmoid(f, state[1]), _of_tanh(g, i)]
+        return [o * squashed, c], [_of_tanh(squashed, o), *of_c, _of_sigmoid(o, squashed), f]
 
     def back(self, d_state: Arrays, factors: Arrays) -> tuple[Arrays, list[tf.Tensor | None]]:
         (d_h, d_c), (of_h, of_i, of_f, of_g, of_o, f) = d_state, factors
@@ -194,14 +189,14 @@ class _GRU(_Cell):
     num_gates = 3
     num_factors = 5
     # The reset gate stands between the candidate's gradient by x·K and by h·R.
-    blocks = ((0, 1), (2,), (3,))
-    of_kernel = (0, 1)
-    of_recurrent_kernel = (0, 2)
+    num_gradients = 4
+    of_kernel = (0, 1, 2)
+    of_recurrent_kernel = (0, 1, 3)
 
     def prepare(
         self, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, own: Sequence[slice]
     ) -> list[Arrays]:
-        weights = [self.turned(kernel, own), self.turned(recurrent_kernel, own)]
+        weights = [self.turned([kernel], own), self.turned([recurrent_kernel], own)]
         biases = [self.columns(bias[0], own), self.columns(bias[1], own)]
         return [list(part) for part in zip(*weights, *biases, strict=True)]
 
@@ -209,14 +204,14 @@ class _GRU(_Cell):
         return tf.concat(h, axis=0), x
 
     def forth(self, seen: Any, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
-        (all_h, x), (h,), (kernel, recurrent_kernel, bias, recurrent_bias) = seen, state, weights
-        xz, xr, xh = tf.split(self.times(kernel, x) + bias, 3)
-        hz, hr, hh = tf.split(self.times(recurrent_kernel, all_h) + recurrent_bias, 3)
+        (all_h, x), (h,), (kernel, recurrent_kernel, biases, recurrent_biases) = seen, state, weights
+        xz, xr, xh = self.gates(kernel, x, biases)
+        hz, hr, hh = self.gates(recurrent_kernel, all_h, recurrent_biases)
         z, r = tf.sigmoid(xz + hz), tf.sigmoid(xr + hr)
         candidate = tf.tanh(xh + r * hh)
-        kept, left = z * (h - candidate), 1.0 - z
-        of_candidate = left * (1.0 - tf.square(candidate))
-        return [candidate + kept], [kept * left, of_candidate * hh * r * (1.0 - r), of_candidate, r, z]
+        difference, of_candidate = h - candidate, _of_tanh(candidate, 1.0 - z)
+        of_gates = [_of_sigmoid(z, difference), _of_sigmoid(r, of_candidate * hh)]
+        return [candidate + z * difference], [*of_gates, of_candidate, r, z]
 
     def back(self, d_state: Arrays, factors: Arrays) -> tuple[Arrays, list[tf.Tensor | None]]:
         (d_h,), (of_z, of_r, of_candidate, r, z) = d_state, factors
@@ -227,30 +222,6 @@ class _GRU(_Cell):
 _CELLS: dict[str, type[_Cell]] = {"simple_rnn": _SimpleRNN, "lstm": _LSTM, "gru": _GRU}
 
 
-def _loop(times: tuple[Any, Any, int], step: Callable[[tf.Tensor, Any], Any], state: Any, saved: Any) -> Any:
-    """Loop over time.
-
-    Args:
-        times: The first t, the number of steps and 1 or -1.
-        step: `step(t, state)` returns the new state and what to save.
-        state: Before the first step; tensors in any structure.
-        saved: Types of what is saved, in its structure.
-
-    Returns:
-        The state after the last step, and what was saved by t: a TensorArray for each type.
-    """
-    first, num_steps, direction = times
-
-    def body(i: tf.Tensor, state: Any, arrays: Any) -> Any:
-        t = first + direction * i
-        state, values = step(t, state)
-        return i + 1, state, tf.nest.map_structure(lambda array, value: array.write(t, value), arrays, values)
-
-    arrays = tf.nest.map_structure(lambda kind: tf.TensorArray(kind, num_steps, clear_after_read=False), saved)
-    _, state, arrays = tf.while_loop(lambda i, *_: i < num_steps, body, (tf.constant(0), state, arrays))
-    return state, arrays
-
-
 def _layer(cell: _Cell, mask: tf.Tensor | None, parts: int) -> Callable[..., Any]:
     """Return a layer's function, with its gradient, for inputs (T, B, D), states (B, H) and Keras's weights."""
     precision = cell.precision
@@ -259,48 +230,55 @@ def _layer(cell: _Cell, mask: tf.Tensor | None, parts: int) -> Callable[..., Any
     def run(inputs, *rest):  # noqa: ANN001, ANN002, ANN202 - traced by TensorFlow
         state, weights = rest[: cell.num_states], rest[cell.num_states :]
         num_steps, own = tf.shape(inputs)[0], _slices(state[0].shape[1], parts)
-        by_step = tf.cast(tf.transpose(inputs, [0, 2, 1]), precision)
+        x = tf.cast(turned(inputs), precision)
+        xs, spec_x = to_list(x), tf.TensorSpec(x.shape[1:], precision)
         prepared = cell.prepare(*weights, own)
         first = [[tf.transpose(vectors[:, some]) for vectors in state] for some in own]
         masks = [None if mask is None else tf.transpose(mask[:, some]) for some in own]
 
         def forth(t: tf.Tensor, states: list[Arrays]) -> Any:
             given = [tf.cast(_dropped(h, keep), precision) for (h, *_), keep in zip(states, masks, strict=True)]
-            seen = cell.gather(given, by_step[t])
+            seen = cell.gather(given, item(xs, t, spec_x))
             steps = [cell.forth(seen, *each) for each in zip(states, prepared, strict=True)]
-            # h is what comes out, and goes out with rows first.
-            return [new for new, _ in steps], [(tf.transpose(new[0]), factors) for new, factors in steps]
+            return [new for new, _ in steps], [[new[0], *factors] for new, factors in steps]
 
-        kinds = [(tf.float32, [tf.float32] * cell.num_factors)] * parts
-        last, saved = _loop((0, num_steps, 1), forth, first, kinds)
-        own_outputs, factors = [array.stack() for array, _ in saved], [arrays for _, arrays in saved]
+        specs = [tf.TensorSpec([vectors[0].shape[0], None]) for vectors in first]
+        last, saved = loop((0, num_steps, 1), forth, first, [[spec] * (1 + cell.num_factors) for spec in specs])
+        own_outputs = [turned(stacked(lists[0], spec)) for lists, spec in zip(saved, specs, strict=True)]
 
         def gradient(d_outputs, *_):  # noqa: ANN001, ANN002, ANN202 - no gradient flows into the last state
             recurrent_kernels = [tf.cast(weights[1][some], precision) for some in own]
 
-            def back(t: tf.Tensor, d_states: list[Arrays]) -> Any:
-                gates, direct = [], []
-                for some, (d_h, *d_others), arrays in zip(own, d_states, factors, strict=True):
-                    d_own = [d_h + tf.transpose(d_outputs[t][:, some]), *d_others]
-                    into_gates, into_state = cell.back(d_own, [array.read(t) for array in arrays])
+            def back(_t: tf.Tensor, states: tuple[list[Arrays], list[Arrays]]) -> Any:
+                gates, direct, left = [], [], []
+                for (d_h, *d_others), lists in zip(*states, strict=True):
+                    shorter, (d_output, *factors) = zip(*[pop(items, d_h) for items in lists], strict=True)
+                    into_gates, into_state = cell.back([d_h + d_output, *d_others], factors)
                     gates.append([tf.cast(each, precision) for each in into_gates])
                     direct.append(into_state)
-                blocks = [tf.concat([each[k] for k in block for each in gates], axis=0) for block in cell.blocks]
-                into_recurrent = _joined([blocks[k] for k in cell.of_recurrent_kernel], axis=0)
+                    left.append(list(shorter))
+                into_recurrent = _joined([each[k] for k in cell.of_recurrent_kernel for each in gates], axis=0)
                 d_states = []
                 for kernel, keep, (d_h, *d_others) in zip(recurrent_kernels, masks, direct, strict=True):
                     through_gates = _dropped(cell.times(kernel, into_recurrent), keep)
                     d_states.append([through_gates if d_h is None else d_h + through_gates, *d_others])
-                return d_states, [tf.transpose(block) for block in blocks]
+                return (d_states, left), gates
 
-            zeros, kinds = tf.nest.map_structure(tf.zeros_like, first), [precision] * len(cell.blocks)
-            d_first, saved = _loop((num_steps - 1, num_steps, -1), back, zeros, kinds)
-            blocks = [_flat(array.stack()) for array in saved]
+            zeros = tf.nest.map_structure(tf.zeros_like, first)
+            read = [
+                [to_list(turned(d_outputs[:, :, some])), *lists[1:]] for some, lists in zip(own, saved, strict=True)
+            ]
+            specs_gates = [[tf.TensorSpec(spec.shape, precision)] * cell.num_gradients for spec in specs]
+            (d_first, _), d_gates = loop((num_steps - 1, num_steps, -1), back, (zeros, read), specs_gates)
+            gates = [
+                [_flat(turned(stacked(items, spec))) for items, spec in zip(*part, strict=True)]
+                for part in zip(d_gates, specs_gates, strict=True)
+            ]
             # What each step started from.
             seen = [tf.concat([state[0][None, :, some], h[:-1]], 0) for some, h in zip(own, own_outputs, strict=True)]
             seen = [_dropped(h, None if mask is None else mask[:, some]) for some, h in zip(own, seen, strict=True)]
             d_state = [tf.transpose(tf.concat(vectors, axis=0)) for vectors in zip(*d_first, strict=True)]
-            d_inputs, *d_weights = _products(cell, inputs, seen, blocks, weights)
+            d_inputs, *d_weights = _products(cell, inputs, seen, gates, weights)
             return d_inputs, *d_state, *d_weights
 
         last = [tf.transpose(tf.concat(vectors, axis=0)) for vectors in zip(*last, strict=True)]
@@ -309,18 +287,22 @@ def _layer(cell: _Cell, mask: tf.Tensor | None, parts: int) -> Callable[..., Any
     return run
 
 
-def _products(cell: _Cell, inputs: tf.Tensor, seen: Arrays, blocks: Arrays, weights: Sequence[tf.Tensor]) -> Arrays:
+def _products(
+    cell: _Cell, inputs: tf.Tensor, seen: Arrays, gates: list[Arrays], weights: Sequence[tf.Tensor]
+) -> Arrays:
     """Return the gradients of inputs, kernel, recurrent kernel and bias, over all steps at once.
 
     Args:
         cell: The kind of cell.
         inputs: (T, B, D).
         seen: (T, B, n) for each part: what the gates were given of h.
-        blocks: (T·B, some H) each, as `back` returned them.
+        gates: (T·B, n) each, for each part what `back` returned.
         weights: Kernel, recurrent kernel and bias.
     """
     (kernel, _, bias), precision, parts = weights, cell.precision, len(seen)
-    of_kernel, of_recurrent_kernel = ([blocks[k] for k in some] for some in (cell.of_kernel, cell.of_recurrent_kernel))
+    of_kernel, of_recurrent_kernel = (
+        [part[k] for k in some for part in gates] for some in (cell.of_kernel, cell.of_recurrent_kernel)
+    )
     flat = _flat(inputs)
     columns = [flat[:, some] for some in _slices(flat.shape[1], parts)]
     sums = [_sums(some, precision) for some in (of_kernel, of_recurrent_kernel)]

@@ -6,8 +6,7 @@ import pytest
 
 from export.errors import ConfigError
 from export.training import devices
-from export.training.devices import Devices, cores_for, multiplies_bfloat16, num_cores
-from export.training.sequence import Cut
+from export.training.devices import Cut, Devices, cores_for, multiplies_bfloat16, num_cores
 
 
 @pytest.mark.parametrize(
@@ -20,20 +19,40 @@ def test_each_core_has_enough_to_do_or_is_left_to_others(rows, units, cores, use
 
 
 @pytest.mark.parametrize(
-    ("rows", "units", "precision", "cut"),
+    ("rows", "units", "cut"),
     [
-        (64, 256, "float32", Cut(rows=2)),
-        (64, 256, "bfloat16", Cut(rows=2)),
-        (64, 512, "float32", Cut(rows=2)),
-        (32, 512, "float32", Cut(units=2)),
-        (64, 512, "bfloat16", Cut(units=2)),
-        (8, 256, "float32", Cut(units=2)),
-        (8, 6, "float32", Cut()),
+        (64, 256, Cut(rows=2)),
+        (64, 512, Cut(rows=2)),
+        (32, 512, Cut(units=2)),
+        (66, 1024, Cut(rows=2)),
+        (64, 1024, Cut(units=2)),
+        (32, 255, Cut(rows=2)),
+        (8, 256, Cut(units=2)),
+        (8, 6, Cut()),
     ],
 )
-def test_layers_are_cut_by_units_where_a_step_takes_its_time_for_reading_weights(rows, units, precision, cut):
+def test_layers_are_cut_by_units_where_a_step_takes_its_time_for_reading_weights(rows, units, cut):
     """By rows elsewhere: parts of rows need not meet."""
-    assert Devices(cores=2).cut(rows, units, precision) == cut
+    assert Devices(cores=2).cut(rows, units) == cut
+
+
+def test_what_is_freed_stays_with_the_process(monkeypatch):
+    """An update would otherwise fetch its memory from the system each time."""
+    options = {}
+
+    class Library:
+        def __init__(self, _):
+            self.mallopt = options.__setitem__
+
+    monkeypatch.setattr("ctypes.CDLL", Library)
+    Devices.find(8, 6)
+    assert options == {-1: 2**31 - 1, -3: 32 * 2**20}
+
+
+def test_a_c_library_without_that_setting_is_left_alone(monkeypatch):
+    """Not every one has it."""
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    assert Devices.find(8, 6).cores == 1
 
 
 def test_cores_that_the_process_may_not_use_do_not_count():

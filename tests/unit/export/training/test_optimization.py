@@ -1,14 +1,15 @@
 """An update is the same on one core, on several and on several devices; the average follows the weights."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from export.config import load_config
-from export.training.devices import Devices
+from export.training.devices import Cut, Devices
 from export.training.model import build_model
 from export.training.optimization import Optimization, precision_of
-from export.training.sequence import Cut
 from tests.unit.export.trainings import SETTINGS
 
 ROWS, STEPS, VOCABULARY, UNKNOWN = 8, 12, 11, 1
@@ -36,12 +37,11 @@ def train(optimization, updates=4, inputs=INPUTS, targets=TARGETS, rate=0.01):
     return losses, optimization.judge(inputs, targets, optimization.zero_states(inputs.shape[1]))[:2]
 
 
+@dataclasses.dataclass(frozen=True)
 class Cutting(Devices):
     """Devices that cut layers as they are told, however narrow."""
 
-    def __init__(self, **parts):
-        super().__init__(cores=max(parts.values()))
-        object.__setattr__(self, "how", Cut(**parts))
+    how: Cut = dataclasses.field(default_factory=Cut)
 
     def cut(self, *_):
         return self.how
@@ -52,9 +52,18 @@ class Cutting(Devices):
 def test_parts_computed_side_by_side_are_trained_as_one(cell, parts):
     """However many, also of uneven widths, and empty ones: the losses are those of one part."""
     expected, judged = train(prepare(cell=cell)[0])
-    got, judged_too = train(prepare(Cutting(**parts), cell=cell)[0])
+    got, judged_too = train(prepare(Cutting(how=Cut(**parts)), cell=cell)[0])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     np.testing.assert_allclose(judged_too, judged, rtol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [{"rows": 3}, {"units": 2}])
+def test_what_is_dropped_does_not_depend_on_the_parts(parts):
+    """Masks are drawn for all rows: the seed means the same on a machine with other cores."""
+    dropouts = {"dropout": 0.5, "recurrent_dropout": 0.3, "embedding_dropout": 0.2}
+    expected = train(prepare(**dropouts)[0])
+    assert train(prepare(**{**dropouts, "seed": 2})[0])[0] != pytest.approx(expected[0], rel=1e-4)
+    np.testing.assert_allclose(train(prepare(Cutting(how=Cut(**parts)), **dropouts)[0])[0], expected[0], rtol=1e-5)
 
 
 def test_a_bidirectional_model_is_trained_in_parts_too():
@@ -62,8 +71,9 @@ def test_a_bidirectional_model_is_trained_in_parts_too():
     settings = {"bidirectional": True, "context": STEPS}
     targets = TARGETS[:1]
     expected = train(prepare(**settings)[0], targets=targets)
-    got = train(prepare(Cutting(units=2), **settings)[0], targets=targets)
-    np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
+    for how in (Cut(units=2), Cut(rows=3)):
+        got = train(prepare(Cutting(how=how), **settings)[0], targets=targets)
+        np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
 
 
 def test_an_update_is_one_of_adamw():

@@ -10,9 +10,9 @@ from export.config import load_config
 from export.errors import TrainingFailed
 from export.graphs.network import CELLS
 from export.training import trainer as training
+from export.training.devices import Cut
 from export.training.model import Compute, build_model, count_parameters, forward, zero_states
 from export.training.runs import RunFolder
-from export.training.sequence import Cut
 from export.training.trainer import FINAL_RATE, Judgement, learning_rate_at
 from tests.unit.export.trainings import SETTINGS, TEXT, Watcher, prepare, start
 
@@ -68,7 +68,8 @@ def test_the_forward_pass_of_every_kind_is_the_keras_models(kind, cut):
         # Keras's biases begin at zero, where a forgotten one would not be missed.
         weight.assign(np.random.default_rng(1).normal(0, 0.5, weight.shape))
     token_ids = np.random.default_rng(0).integers(0, 11, (3, 9)).astype(np.int32)
-    logits, _ = forward(model, token_ids.T, zero_states(model, 3), training=False, compute=Compute(cut=cut))
+    parts, _ = forward(model, token_ids.T, zero_states(model, 3), training=False, compute=Compute(cut=cut))
+    logits = np.concatenate(parts, axis=1)
     expected = np.asarray(model(token_ids))
     got = np.swapaxes(logits, 0, 1) if expected.ndim == 3 else logits[0]
     np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -97,7 +98,7 @@ def test_the_forward_pass_is_the_keras_models(cell):
     """What is trained is what is saved: from the zero state both give the same logits."""
     model = build_model(load_config(None, {**SETTINGS, "cell": cell, "layers": 2}), 11)
     token_ids = np.random.default_rng(0).integers(0, 11, (3, 9)).astype(np.int32)
-    logits, states = forward(model, token_ids.T, zero_states(model, 3), training=False)
+    (logits,), states = forward(model, token_ids.T, zero_states(model, 3), training=False)
     np.testing.assert_allclose(np.swapaxes(logits, 0, 1), model(token_ids), atol=1e-5)
     assert [len(state) for state in states] == [2 if cell == "lstm" else 1] * 2
 
@@ -106,9 +107,9 @@ def test_a_window_goes_on_in_every_layer_where_the_last_one_ended(cell):
     """Two windows with the states handed over give what one long window gives."""
     model = build_model(load_config(None, {**SETTINGS, "cell": cell, "layers": 2}), 11)
     token_ids = np.random.default_rng(0).integers(0, 11, (9, 3)).astype(np.int32)
-    whole, _ = forward(model, token_ids, zero_states(model, 3), training=False)
-    first, states = forward(model, token_ids[:4], zero_states(model, 3), training=False)
-    second, _ = forward(model, token_ids[4:], states, training=False)
+    (whole,), _ = forward(model, token_ids, zero_states(model, 3), training=False)
+    (first,), states = forward(model, token_ids[:4], zero_states(model, 3), training=False)
+    (second,), _ = forward(model, token_ids[4:], states, training=False)
     np.testing.assert_allclose(np.concatenate([first, second]), whole, atol=1e-6)
 
 
@@ -118,7 +119,7 @@ def test_one_mask_of_dropout_per_sequence_lasts_a_whole_window(monkeypatch):
     model = build_model(load_config(None, {**SETTINGS, "dropout": 0.5, "units": units}), units)
     model.get_layer("logits").kernel.assign(np.eye(units))
     monkeypatch.setattr("export.training.model.run_layer", lambda cell, x, state, *_: (tf.ones([9, 3, units]), state))
-    logits, _ = forward(model, np.zeros((9, 3), np.int32), zero_states(model, 3), training=True)
+    (logits,), _ = forward(model, np.zeros((9, 3), np.int32), zero_states(model, 3), training=True)
     dropped = logits.numpy() == 0
     assert (dropped == dropped[:1]).all()
     assert not (dropped == dropped[:, :1]).all()
