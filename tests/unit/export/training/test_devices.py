@@ -19,21 +19,22 @@ def test_each_core_has_enough_to_do_or_is_left_to_others(rows, units, cores, use
 
 
 @pytest.mark.parametrize(
-    ("rows", "units", "cut"),
+    ("rows", "units", "cores", "cut"),
     [
-        (64, 256, Cut(rows=2)),
-        (64, 512, Cut(rows=2)),
-        (32, 512, Cut(units=2)),
-        (66, 1024, Cut(rows=2)),
-        (64, 1024, Cut(units=2)),
-        (32, 255, Cut(rows=2)),
-        (8, 256, Cut(units=2)),
-        (8, 6, Cut()),
+        (64, 256, 2, Cut(rows=2)),
+        (64, 512, 2, Cut(rows=2)),
+        (32, 512, 2, Cut(units=2)),
+        (66, 1024, 2, Cut(rows=2)),
+        (64, 1024, 2, Cut(units=2)),
+        (32, 255, 2, Cut(rows=2)),
+        (32, 511, 4, Cut(rows=4)),
+        (8, 256, 2, Cut(units=2)),
+        (8, 6, 2, Cut()),
     ],
 )
-def test_layers_are_cut_by_units_where_a_step_takes_its_time_for_reading_weights(rows, units, cut):
-    """By rows elsewhere: parts of rows need not meet."""
-    assert Devices(cores=2).cut(rows, units) == cut
+def test_layers_are_cut_by_units_where_a_step_takes_its_time_for_reading_weights(rows, units, cores, cut):
+    """By rows elsewhere, as these need not meet; and never into fewer parts than the other way."""
+    assert Devices(cores=cores).cut(rows, units) == cut
 
 
 def test_what_is_freed_stays_with_the_process(monkeypatch):
