@@ -16,7 +16,7 @@ run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PO
 
 test: $(STAMPS)/dev  ## run every test; as root it installs redis-server, which some need
 	@scripts/install-redis
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
 	@$(BIN)/ruff check .
