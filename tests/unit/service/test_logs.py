@@ -48,13 +48,16 @@ def written(formatter, logger, act):
     handler.setFormatter(formatter)
     handler.addFilter(logs._RequestId())
     logger.addHandler(handler)
-    before = logger.level
+    before = logger.level, logger.propagate
+    # Nor does pytest keep them: its workers hand on what they kept as UTF-8, which has no surrogates.
     logger.setLevel(logging.DEBUG)
+    logger.propagate = False
     try:
         act()
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(before)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
     return stream.getvalue()
 
 
