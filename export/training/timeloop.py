@@ -26,7 +26,7 @@ def pop(items: tf.Tensor, like: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Return a list without its last item, and that item, which is (n, B) like another.
 
     What is computed from it is then written where it stood. Written elsewhere, it would have to fetch memory that has
-    long left the cache, which takes as long as all else in a step but its product (measured: `docs/log.md`).
+    long left the cache, which took half as long as the step's product (measured: `docs/log.md`).
     """
     return tf.raw_ops.TensorListPopBack(input_handle=items, element_shape=_shape(like), element_dtype=like.dtype)
 
