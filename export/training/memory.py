@@ -14,8 +14,8 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 # Copies of the weights: themselves, gradients, the optimizer's two moments, those of a sample and of an export.
 # Measured 8 to 11 with 2,048 and 4,096 units.
 _COPIES = 8
-# float32 values kept per token, unit and layer for the way back: measured 8 (simple_rnn), 21 (lstm), 27 (gru).
-_KEPT_PER_UNIT = 8
+# float32 values kept per token, unit and layer for the way back: measured 5 (simple_rnn), 15 (lstm and gru).
+_KEPT_PER_UNIT = 5
 
 
 def require_memory(config: TrainConfig, num_parameters: int, vocab_size: int, window_tokens: int) -> None:
