@@ -45,11 +45,6 @@ class Cut:
     rows: int = 1
     units: int = 1
 
-    @property
-    def parts(self) -> int:
-        """All parts."""
-        return self.rows * self.units
-
 
 @dataclass(frozen=True)
 class Devices:
