@@ -16,7 +16,7 @@ from export.graphs.graph import INPUT, read_graph
 from export.graphs.network import CELLS
 from export.training.cudnn import run_keras_layer
 from export.training.devices import Cut
-from export.training.sequence import joined, product, run_layer, split
+from export.training.sequence import product, run_layer, split
 
 States = list[list[tf.Tensor]]
 # Parts of the rows of one array, each for a core.
@@ -174,7 +174,7 @@ def _run(
             how = compute.precision, compute.cut.units
             results.append(run_layer(_NAMES[type(layer)], x, own_state, weights, mask, *how))
     ys, new_states = zip(*results, strict=True)
-    return list(ys), [joined(vectors) for vectors in zip(*new_states, strict=True)]
+    return list(ys), [tf.concat(vectors, axis=0) for vectors in zip(*new_states, strict=True)]
 
 
 def _run_both_ways(
@@ -197,5 +197,5 @@ def _mask(rate: float, seed: keras.random.SeedGenerator, shape: Any, compute: Co
 def _times(x: tf.Tensor, kernel: tf.Tensor, compute: Compute, **transposed: bool) -> tf.Tensor:
     """Multiply all steps (T, rows, K) by a kernel; where units are cut, a core takes a part of them."""
     parts = split(tf.reshape(x, [-1, x.shape[-1]]), compute.cut.units)
-    y = joined([product(part, kernel, compute.precision, **transposed) for part in parts])
+    y = tf.concat([product(part, kernel, compute.precision, **transposed) for part in parts], axis=0)
     return tf.reshape(y, tf.concat([tf.shape(x)[:-1], y.shape[1:]], axis=0))

@@ -70,11 +70,6 @@ def split(x: tf.Tensor, parts: int, axis: int = 0) -> Arrays:
     return tf.split(x, bounds[1:] - bounds[:-1], axis, num=parts)
 
 
-def joined(parts: Sequence[tf.Tensor], axis: int = 0) -> tf.Tensor:
-    """Put parts together; a single one is not copied."""
-    return tf.concat(parts, axis) if len(parts) > 1 else parts[0]
-
-
 def _slices(units: int, parts: int) -> list[slice]:
     bounds = [units * i // parts for i in range(parts + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
@@ -120,7 +115,7 @@ class _Cell:
             by_gate = tf.reshape(matrix, [matrix.shape[0], self.num_gates, -1])[:, :, part]
             return tf.transpose(tf.cast(tf.reshape(by_gate, [matrix.shape[0], -1]), self.precision))
 
-        return [joined([of(matrix, part) for matrix in matrices], 1) for part in own]
+        return [tf.concat([of(matrix, part) for matrix in matrices], 1) for part in own]
 
     def columns(self, bias: tf.Tensor, own: Sequence[slice]) -> list[Arrays]:
         """Return for each part of the units its values of (G·H,), as (n, 1) for each gate."""
@@ -262,7 +257,7 @@ def _layer(cell: _Cell, mask: tf.Tensor | None, parts: int) -> Callable[..., Any
                     gates.append([tf.cast(each, precision) for each in into_gates])
                     direct.append(into_state)
                     left.append(list(shorter))
-                into_recurrent = joined([each[k] for k in cell.of_recurrent_kernel for each in gates], axis=0)
+                into_recurrent = tf.concat([each[k] for k in cell.of_recurrent_kernel for each in gates], axis=0)
                 d_states = []
                 for kernel, keep, (d_h, *d_others) in zip(recurrent_kernels, masks, direct, strict=True):
                     through_gates = _dropped(cell.times(kernel, into_recurrent), keep)
@@ -325,7 +320,7 @@ def _dropped(h: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
 
 def _by_columns(columns: Arrays, blocks: Arrays, precision: tf.DType) -> tf.Tensor:
     """Return [columns …]ᵀ · [blocks …], (K, G·H) of (T·B, some K) and (T·B, some G·H): a product for each pair."""
-    rows = [joined([product(some, block, precision, transpose_a=True) for block in blocks], 1) for some in columns]
+    rows = [tf.concat([product(some, block, precision, transpose_a=True) for block in blocks], 1) for some in columns]
     return tf.concat(rows, axis=0)
 
 
