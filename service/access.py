@@ -52,7 +52,7 @@ class Access:
             Unauthorized: no key, or none that is valid now; the message does not tell which of its parts is wrong.
         """
         if self._keys is None:
-            return self._visitor("", self._defaults)
+            return self._visitor("", "", self._defaults)
         scheme, _, presented = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not presented.strip():
             raise Unauthorized("a key is required: send the header Authorization: Bearer <key>")
@@ -61,10 +61,10 @@ class Access:
         except KeyRefused as refusal:
             expired = refusal.reason == "expired"
             raise Unauthorized("the key has expired" if expired else "the key is not valid") from refusal
-        return self._visitor(key.id, _with_defaults(key.limits, self._defaults))
+        return self._visitor(key.id, key.tenant, _with_defaults(key.limits, self._defaults))
 
-    def _visitor(self, name: str, limits: KeyLimits) -> Visitor:
-        account = Account(name, limits.max_texts, limits.max_text_tokens)
+    def _visitor(self, name: str, tenant: str, limits: KeyLimits) -> Visitor:
+        account = Account(name, limits.max_texts, limits.max_text_tokens, tenant)
         return Visitor(name, Caller(account, partial(self._charge, name, limits)))
 
     def _charge(self, name: str, limits: KeyLimits, num_tokens: int) -> Callable[[], None]:

@@ -103,7 +103,7 @@ class CompletionAnswer:
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": self._generation.num_cached_tokens},
         }
 
 

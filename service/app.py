@@ -90,6 +90,7 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     metrics.watch_load(
         lambda: [(load.model, load.running, load.waiting) for load in scheduler.loads], lambda: scheduler.num_tokens
     )
+    metrics.watch_prefixes(scheduler.prefixes)
     if metrics_socket is not None:
         serve_metrics(metrics_socket, metrics.registry)
     scheduler.start()
@@ -109,6 +110,7 @@ def _limits(settings: Settings) -> Limits:
         settings.max_queued,
         settings.max_queued_tokens,
         settings.max_calls,
+        settings.prefix_cache_bytes,
         settings.backend_grace_s,
     )
 

@@ -35,7 +35,7 @@ class ChoiceObject(TypedDict):
 
 
 class PromptTokensDetails(TypedDict):
-    """What became of the prompt's tokens."""
+    """What became of the prompts' tokens: `cached_tokens` needed no reading, as the state after them was known."""
 
     cached_tokens: int
 

@@ -182,6 +182,7 @@ class Engine:
                 index=index,
                 choice=index - indexes[0],
                 account=caller.account,
+                scope=(caller.account.tenant, job.model.ref, job.model.fingerprint),
                 reads_by=reads_by,
                 trace=caller.trace,
                 hidden_sum=np.zeros(card.units, np.float32) if reads_by == signatures.EMBED else None,

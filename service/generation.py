@@ -96,6 +96,11 @@ class Generation(Job):
         return sum(choice.assembler.num_tokens for choice in self._choices)
 
     @property
+    def num_cached_tokens(self) -> int:
+        """Tokens of all prompts that were not read, as their state was known."""
+        return sum(sequence.num_recalled for sequence in self.sequences.values())
+
+    @property
     def reasons(self) -> list[str]:  # type: ignore[override]
         """Finish reasons of the choices that have ended."""
         return [choice.finish_reason for choice in self._choices if choice.finish_reason]

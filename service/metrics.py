@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.batch import Call
 from service.errors import GatewayError
+from service.prefixes import PrefixCache
 from service.sequence import ModelVersion, Sequence
 
 # Returns for each model version: texts that hold a row, and texts that wait for one.
@@ -66,6 +67,11 @@ class _Texts(dict[ModelVersion, "_TextSeries"]):
         )
         self.cancelled = counter("texts_cancelled", "Texts given up: the client left, or the time was over.")
         self.finished = counter("texts_finished", "Texts that ended, by finish reason.", "reason")
+        # Both by tokens, as is usual: their ratio is the share of reading that was saved.
+        self.prefix_queries = counter(
+            "prefix_cache_queried_tokens", "Prompt tokens that were to be read, of texts that were started."
+        )
+        self.prefix_hits = counter("prefix_cache_hit_tokens", "Of those, tokens whose state was known.")
         self.prompt_tokens = counter("prompt_tokens", "Tokens of the prompts of requests that are over.")
         self.completion_tokens = counter("completion_tokens", "Tokens written in requests that are over.")
 
@@ -86,6 +92,8 @@ class _TextSeries:
         self.first_token = texts.first_token.labels(*labels)
         self.token_gap = texts.token_gap.labels(*labels)
         self.cancelled = texts.cancelled.labels(*labels)
+        self.prefix_queries = texts.prefix_queries.labels(*labels)
+        self.prefix_hits = texts.prefix_hits.labels(*labels)
         self.prompt_tokens = texts.prompt_tokens.labels(*labels)
         self.completion_tokens = texts.completion_tokens.labels(*labels)
 
@@ -151,6 +159,21 @@ class _Load(Collector):
         yield GaugeMetricFamily("ostinato_queued_tokens", text, value=self._num_tokens())
 
 
+class _Prefixes(Collector):
+    """The numbers of the prefix cache, read when they are asked for."""
+
+    def __init__(self, cache: PrefixCache) -> None:
+        self._cache = cache
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask how full it is."""
+        cache = self._cache
+        yield GaugeMetricFamily("ostinato_prefix_cache_bytes", "Memory that kept states take.", value=cache.num_bytes)
+        yield GaugeMetricFamily("ostinato_prefix_cache_states", "States kept.", value=len(cache))
+        text = "States that had to make room for others."
+        yield CounterMetricFamily("ostinato_prefix_cache_evicted_states", text, value=cache.num_evicted)
+
+
 class Metrics:
     """Every metric of the gateway; each method takes a few microseconds and may be called on any thread.
 
@@ -180,7 +203,10 @@ class Metrics:
 
     def started(self, sequence: Sequence, waited_s: float) -> None:
         """A text, with the other choices of its prompt, got its row after it had waited."""
-        self._texts[sequence.model].queue_wait.observe(waited_s)
+        series = self._texts[sequence.model]
+        series.queue_wait.observe(waited_s)
+        series.prefix_queries.inc(sequence.num_recalled + sequence.num_unread)
+        series.prefix_hits.inc(sequence.num_recalled)
 
     def answered(self, call: Call, seconds: float) -> None:
         """The model server answered a call."""
@@ -250,6 +276,10 @@ class Metrics:
             num_tokens: Returns the tokens that all of those may read and write.
         """
         self.registry.register(_Load(self._texts, loads, num_tokens))
+
+    def watch_prefixes(self, cache: PrefixCache) -> None:
+        """Say, at each scrape, how full the prefix cache is."""
+        self.registry.register(_Prefixes(cache))
 
     def forget(self, model: ModelVersion) -> None:
         """Drop the series of a version that is gone; a late observation makes them anew."""

@@ -112,7 +112,7 @@ class ModelQueue:
         """Start the choices that share a prompt which has now been read."""
         if sequence.num_unread == 0:
             for fork in self.forget_forks(sequence):
-                fork.read(sequence.num_read, sequence.state)
+                fork.follow(sequence)
                 self.ready.append(fork)
 
     def forget_forks(self, sequence: Sequence) -> list[Sequence]:

@@ -14,10 +14,12 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Protocol
 
+from contract import signatures
 from service.batch import Call
 from service.errors import BackendUnavailable, GatewayError, InternalError, ShuttingDown
 from service.ledger import Ledger
 from service.policy import ModelQueue, Shapes
+from service.prefixes import PrefixCache
 from service.rows import Arrays
 from service.sequence import Event, Failure, ModelVersion, Sequence
 
@@ -37,7 +39,10 @@ class Observer(Protocol):
     """Is told what happens, on the scheduler's thread, and must return at once."""
 
     def started(self, sequence: Sequence, waited_s: float) -> None:
-        """A text, with the other choices of its prompt, got its row after it had waited."""
+        """A text, with the other choices of its prompt, got its row after it had waited.
+
+        What it need not read, as its state is known, is in `num_recalled`.
+        """
 
     def answered(self, call: Call, seconds: float) -> None:
         """The model server answered a call."""
@@ -64,6 +69,7 @@ class Limits:
         max_queued: Sequences that may wait beyond those.
         max_tokens: Tokens that all of those may still read and write.
         max_calls: Calls in flight, of all models together: the cores of the model servers.
+        prefix_cache_bytes: For states of texts that may be begun again; 0: none are kept.
         backend_grace_s: How long sequences wait for a model server that does not answer, from its first failed call on.
     """
 
@@ -71,6 +77,7 @@ class Limits:
     max_queued: int = 256
     max_tokens: int = 4_000_000
     max_calls: int = 2
+    prefix_cache_bytes: int = 0
     backend_grace_s: float = 30.0
 
 
@@ -118,6 +125,7 @@ class Scheduler:
     def __init__(self, backend: Backend, limits: Limits, observer: Observer) -> None:
         self._backend, self._limits, self._observer = backend, limits, observer
         self._ledger = Ledger(limits.max_running + limits.max_queued, limits.max_tokens)
+        self._prefixes = PrefixCache(limits.prefix_cache_bytes)
         self._loads: tuple[Load, ...] = ()
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._queues: dict[ModelVersion, ModelQueue] = {}
@@ -138,6 +146,11 @@ class Scheduler:
     def num_tokens(self) -> int:
         """Tokens that those may read and write, as they were counted when they were accepted."""
         return self._ledger.num_tokens
+
+    @property
+    def prefixes(self) -> PrefixCache:
+        """States of texts that may be begun again; to be read by others for its numbers alone."""
+        return self._prefixes
 
     @property
     def loads(self) -> tuple[Load, ...]:
@@ -246,7 +259,25 @@ class Scheduler:
             return
         self._outages.pop(call.model, None)
         for sequence, event in zip(call.sequences, events, strict=True):
+            self._remember(sequence)
             self._go_on(queue_, sequence, event)
+
+    def _remember(self, sequence: Sequence) -> None:
+        """Keep the state of a text that has come to the end of its prompt or of itself, or a good way further."""
+        if sequence.prefix is None:
+            return
+        if sequence.ended or (sequence.num_unread == 0 and sequence.num_drawn == 0):
+            self._prefixes.keep(sequence.prefix, sequence.state)
+        elif sequence.num_drawn == 0:
+            self._prefixes.keep_now_and_then(sequence.prefix, sequence.state)
+
+    def _recall(self, sequence: Sequence) -> None:
+        """Begin with what is known of the prompt, unless all of it is to be looked at."""
+        if sequence.scope is None or self._limits.prefix_cache_bytes == 0:
+            return
+        known = sequence.prompt_ids[: sequence.num_unread if sequence.reads_by == signatures.PREFILL else 0]
+        prefix, state = self._prefixes.find(sequence.scope, known)
+        sequence.recall(prefix, sequence.state if state is None else state)
 
     def _go_on(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
         """Put a sequence where its next call will find it, or end it."""
@@ -318,6 +349,7 @@ class Scheduler:
             if num_running and num_running + width > self._limits.max_running:
                 return
             num_running += width
+            self._recall(first.waiting[0])
             sequence = first.admit()
             self._observer.started(sequence, now - sequence.accepted_at)
 

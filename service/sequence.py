@@ -3,7 +3,7 @@
 Knows ids, counts and its own state. Does not know text, other sequences or where it is computed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 from contract import signatures
 from service.errors import GatewayError
 from service.penalties import Adjustments
+from service.prefixes import Prefix
 from service.randomness import UniformStream
 
 FinishReason = Literal["stop", "length"]
@@ -69,11 +70,13 @@ class Account:
         name: Of the key, or "" where there are no keys.
         max_texts: Texts accepted and not ended at once; None: as many as the server takes.
         max_text_tokens: Tokens that those may still read and write; None: as many as the server takes.
+        tenant: Whose key it is, or "".
     """
 
     name: str = ""
     max_texts: int | None = None
     max_text_tokens: int | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,10 +156,13 @@ class Sequence:
         reads_by: The signature by which the prompt is read: "prefill", "score" or "embed".
         num_top: Most probable tokens wanted beside each drawn one; None: not even the log probability of that one.
         trace: What the tracing keeps of its request.
+        scope: Where a beginning that was read before may be taken from; see `Prefix`. None: nowhere.
         forks: Choices with the same prompt, which start from this one's state once it is read.
         state: float32 (S,) after the tokens read so far.
         hidden_sum: float32 (U,), for "embed": see `Read`.
         num_read: Prompt tokens read.
+        num_recalled: Of those, the first ones that needed no reading, as their state was known; 0 for forks.
+        prefix: Names what `state` has read; None: nobody wants to know.
         last_id: The newest token, not yet read by the model.
         num_drawn: Tokens drawn so far: the position of the next uniform.
         accepted_at: Monotonic seconds.
@@ -180,8 +186,11 @@ class Sequence:
     num_top: int | None = None
     trace: Any = None
     hidden_sum: np.ndarray | None = None
+    scope: Hashable = None
     forks: list["Sequence"] = field(default_factory=list)
     num_read: int = 0
+    num_recalled: int = 0
+    prefix: Prefix | None = None
     num_drawn: int = 0
     last_id: int = 0
     accepted_at: float = 0.0
@@ -218,8 +227,20 @@ class Sequence:
         by_mark = self.num_drawn > 0 and self.last_id == self.end_id
         return self.num_unread == 0 and (self.num_left == 0 or by_mark)
 
+    def recall(self, prefix: Prefix, state: np.ndarray) -> None:
+        """Begin with a state that has read the prompt's first tokens before."""
+        self.num_read = self.num_recalled = prefix.length
+        self.prefix, self.state = prefix, state
+
+    def follow(self, first: "Sequence") -> None:
+        """Begin where another choice of the same prompt has come to by reading it."""
+        self.num_read, self.state = first.num_read, first.state
+        self.prefix = first.prefix.copy() if first.prefix else None
+
     def read(self, count: int, state: np.ndarray) -> None:
         """Note that `count` more prompt tokens were read."""
+        if self.prefix is not None:
+            self.prefix.extend(self.prompt_ids[self.num_read : self.num_read + count])
         self.num_read += count
         self.state = state
 
@@ -230,6 +251,8 @@ class Sequence:
             What to tell the client.
         """
         self.num_drawn += len(token_ids)
+        if self.prefix is not None:
+            self.prefix.extend([self.last_id, *token_ids[:-1]])
         self.state, self.last_id = state, token_ids[-1]
         self.adjustments.note(token_ids)
         if self.last_id == self.end_id:

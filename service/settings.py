@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     max_queued_tokens: int = Field(
         4_000_000, ge=1, description="tokens that all of those may still read and write; more are answered 429"
     )
+    prefix_cache_bytes: int = Field(
+        64 * 2**20, ge=0, description="memory for states of texts that may be begun again, in bytes; 0: none are kept"
+    )
     max_calls: int = Field(2, ge=1, le=256, description="calls to the model server at once; its number of cores")
     max_chunk: int = Field(128, ge=1, le=128, description="tokens that one call draws for a text at most")
     max_tokens: int = Field(100_000, ge=1, description="largest max_tokens of a request")

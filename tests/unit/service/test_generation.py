@@ -16,7 +16,7 @@ from service.logprobs import Logprobs
 from service.policy import Shapes
 from service.scheduler import Limits, Scheduler
 from service.schema import Bounds, CompletionRequest, EmbeddingsRequest
-from service.sequence import ModelVersion, Sampling
+from service.sequence import Account, ModelVersion, Sampling
 from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, FakeListener, FakeObserver, fake_logprob, fake_step
 from tests.unit.contract.test_card import FIELDS
 
@@ -551,3 +551,27 @@ def test_an_embedding_of_a_model_that_reads_backwards_is_read_from_the_end(servi
     forwards = service.engine.embed(embedding("abc", ""), Caller()).vectors(mean=mean)
     job = service.engine.embed(embedding("cba", "", model="characters backwards"), Caller())
     np.testing.assert_array_equal(job.vectors(mean=mean), forwards)
+
+
+def test_what_was_read_before_is_told_and_belongs_to_a_tenant():
+    """A prompt counts once, whatever its choices, and only for who sent it before; a scored one counts nothing."""
+    service = Service(prefix_cache_bytes=10**6)
+
+    def cached(*prompts, tenant="anna", **fields):
+        generation = service.engine.begin(request(*prompts, **fields), Caller(Account(tenant=tenant)))
+        results = generation.results()
+        generation.close()
+        assert results == service_without.results(*prompts, **fields)
+        return generation.num_cached_tokens
+
+    service_without = Service()
+    try:
+        assert cached("abcdef", num_choices=3) == 0
+        assert cached("abcdef", "abcdefgh", "xyz", num_choices=3) == 10
+        assert cached("abcdef", tenant="bert") == 0
+        assert cached("abcdef", tenant="bert", echo=True, num_top=1) == 0
+        assert cached("abcdef", tenant="bert", echo=True) == 5
+        assert cached("abcdef", tenant="bert", max_tokens=0, echo=True) == 0
+    finally:
+        service.scheduler.stop()
+        service_without.scheduler.stop()

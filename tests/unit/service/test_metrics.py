@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from prometheus_client import generate_latest, openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -16,6 +17,7 @@ from service import scrape
 from service.batch import Call
 from service.errors import BackendUnavailable, InternalError
 from service.metrics import Metrics
+from service.prefixes import Prefix, PrefixCache
 from service.scrape import serve_metrics
 from service.sequence import ModelVersion
 from tests.fakes import make_sequence
@@ -25,7 +27,7 @@ DEMO = ModelVersion("demo", 3)
 DEMO_LABELS = {"model": "demo", "version": "3"}
 # Units of https://prometheus.io/docs/practices/naming and of this project; counters end with "total" behind theirs.
 NAME = re.compile(
-    r"ostinato(_[a-z]+)*_(seconds|rows|tokens|texts|requests|errors|failures|retries)"
+    r"ostinato(_[a-z]+)*_(seconds|rows|tokens|texts|requests|errors|failures|retries|bytes|states)"
     r"(_(running|waiting|cancelled|finished))?(_total)?|ostinato_[a-z]+_info"
 )
 
@@ -86,9 +88,10 @@ def test_every_name_ends_with_its_unit(metrics):
     """Whoever reads a name knows what its numbers are."""
     happen(metrics)
     metrics.watch_load(lambda: [(DEMO, 1, 2)], lambda: 30)
+    metrics.watch_prefixes(PrefixCache(1000))
     families = [family for family in parse(text_of(metrics)) if not family.name.startswith(("process_", "python_"))]
     names = [f"{family.name}_total" if family.type == "counter" else family.name for family in families]
-    assert len(names) == 19
+    assert len(names) == 24
     assert [name for name in names if not NAME.fullmatch(name)] == []
 
 
@@ -297,3 +300,23 @@ def test_ipv6_is_served(metrics):
     close = serve_metrics(sock, metrics.registry)
     assert get(sock.getsockname())[0] == 200
     close()
+
+
+def test_the_prefix_cache_is_told_by_tokens_and_by_its_size(metrics):
+    """How much reading was saved, how full it is and what had to go can be read at any time."""
+    for num_recalled in (0, 5):
+        known = make_sequence(model=DEMO, prompt_ids=np.arange(8, dtype=np.int32))
+        if num_recalled:
+            known.num_read = known.num_recalled = num_recalled
+        metrics.started(known, 0.1)
+    assert value(metrics, "prefix_cache_queried_tokens_total", **DEMO_LABELS) == 14
+    assert value(metrics, "prefix_cache_hit_tokens_total", **DEMO_LABELS) == 5
+    cache = PrefixCache(1000)
+    metrics.watch_prefixes(cache)
+    for token_id in (1, 2):
+        prefix = Prefix("here")
+        prefix.extend([token_id])
+        cache.keep(prefix, np.zeros(30, np.float32))
+    assert value(metrics, "prefix_cache_states") == 1
+    assert value(metrics, "prefix_cache_bytes") == cache.num_bytes == 632
+    assert value(metrics, "prefix_cache_evicted_states_total") == 1

@@ -510,3 +510,159 @@ def test_chunks_carry_only_drawn_tokens():
     text = Text(max_tokens=3)
     chunk = text.sequence.advance([5, 6, 7], np.zeros(STATE_SIZE, np.float32))
     assert chunk == Chunk(0, [5, 6, 7], "length")
+
+
+CACHE = {"prefix_cache_bytes": 10**6}
+
+
+def reads(backend):
+    """Return how many tokens the calls that read have read for each of their texts, in order."""
+    return [
+        int(length)
+        for call, lengths in zip(backend.calls, backend.lengths, strict=True)
+        if not call.draws
+        for length in lengths[: len(call.sequences)]
+    ]
+
+
+class ReadingBackend(FakeBackend):
+    """Remembers how long the slices of each call were."""
+
+    def __init__(self):
+        super().__init__()
+        self.lengths = []
+
+    def call(self, call, done):
+        self.lengths.append(call.inputs().get("lengths"))
+        super().call(call, done)
+
+
+def test_a_prompt_read_before_is_not_read_again(start):
+    """The second time there is nothing to read, and the text is the same; a longer prompt reads on from there."""
+    backend = ReadingBackend()
+    scheduler = start(backend, **CACHE)
+    prompt = tuple(3 + i % 40 for i in range(60))
+    for tokens, to_read in ((prompt, 59), (prompt, 0), ((*prompt, 9, 8), 2)):
+        before = sum(reads(backend))
+        text = Text(prompt=tokens, scope="mine")
+        scheduler.submit([[text.sequence]], SHAPES)
+        assert text.finish() == alone(prompt=tokens)
+        assert sum(reads(backend)) - before == to_read
+        assert text.sequence.num_recalled == len(tokens) - 1 - to_read
+
+
+@pytest.mark.parametrize(("scope", "limits"), [("another", CACHE), (None, CACHE), ("mine", {})])
+def test_a_prompt_that_may_not_be_recalled_is_read(start, scope, limits):
+    """Another scope, none, or no memory for it: all of the prompt is read."""
+    backend = ReadingBackend()
+    scheduler = start(backend, **limits)
+    for name in ("mine", scope):
+        text = Text(prompt=(3, 4, 5, 6), scope=name)
+        scheduler.submit([[text.sequence]], SHAPES)
+        assert text.finish() == alone(prompt=(3, 4, 5, 6))
+        assert text.sequence.num_recalled == 0
+    assert reads(backend) == [3, 3]
+
+
+def test_a_text_that_is_sent_back_as_a_prompt_is_known(start):
+    """What was written has been read by the model as it was drawn: only what is new is read."""
+    backend = ReadingBackend()
+    scheduler = start(backend, **CACHE)
+    first = Text(prompt=(3, 4, 5), max_tokens=10, scope="mine")
+    scheduler.submit([[first.sequence]], SHAPES)
+    written, reason = first.finish()
+    assert reason == "length", "choose another seed"
+    longer = (3, 4, 5, *written, 7, 8)
+    second = Text(prompt=longer, scope="mine")
+    scheduler.submit([[second.sequence]], SHAPES)
+    assert second.finish() == alone(prompt=longer)
+    # The last token written was not read yet.
+    assert reads(backend) == [2, 2]
+    assert second.sequence.num_recalled == len(longer) - 3
+
+
+def test_prompts_that_part_midway_share_what_comes_before(start):
+    """States are kept on the way through a prompt; another with the same beginning reads on from the last of them."""
+    backend = ReadingBackend()
+    scheduler = start(backend, **CACHE)
+    stem = tuple(3 + i % 40 for i in range(300))
+    for tokens, to_read in ((stem, 299), ((*stem[:270], 7, 8, 9), 272 - 256)):
+        before = sum(reads(backend))
+        text = Text(prompt=tokens, scope="mine")
+        scheduler.submit([[text.sequence]], SHAPES)
+        assert text.finish() == alone(prompt=tokens)
+        assert sum(reads(backend)) - before == to_read
+
+
+def test_choices_of_a_known_prompt_start_at_once_and_each_is_known_in_the_end(start):
+    """Nothing is read for any of them, and each can be gone on with by itself."""
+    backend = ReadingBackend()
+    scheduler = start(backend, **CACHE)
+    for _ in range(2):
+        texts = [Text(prompt=(3, 4, 5), choice=i, max_tokens=10, scope="mine") for i in range(4)]
+        scheduler.submit([[text.sequence for text in texts]], SHAPES)
+        written = [text.finish() for text in texts]
+        assert written == [alone(prompt=(3, 4, 5), choice=i, max_tokens=10) for i in range(4)]
+    assert {reason for _, reason in written} == {"length"}, "choose another seed"
+    assert reads(backend) == [2]
+    for token_ids, _ in written:
+        text = Text(prompt=(3, 4, 5, *token_ids, 6), scope="mine")
+        scheduler.submit([[text.sequence]], SHAPES)
+        text.finish()
+    assert reads(backend) == [2, 1, 1, 1, 1]
+
+
+def test_a_prompt_whose_every_token_is_looked_at_is_read_whole(start):
+    """Scores are of all tokens, so nothing is skipped; but what was read so is known to others."""
+    backend = ReadingBackend()
+    scheduler = start(backend, **CACHE)
+    for reads_by in ("prefill", "score", "prefill"):
+        text = Text(prompt=(3, 4, 5, 6), reads_by=reads_by, scope="mine")
+        scheduler.submit([[text.sequence]], SHAPES)
+        while not isinstance(event := text.events.get(timeout=10), Chunk) or not event.finish_reason:
+            pass
+    assert reads(backend) == [3, 3]
+
+
+def test_a_state_that_is_not_a_number_is_not_kept(start):
+    """What a text failed by is not handed to the next one."""
+    backend = FakeBackend()
+    honest, spoilt = backend.call, []
+
+    def spoil(call, done):
+        def answer(outcome):
+            if not spoilt:
+                spoilt.append(call)
+                outcome["state"][0, 0] = np.nan
+            done(outcome)
+
+        honest(call, answer)
+
+    backend.call = spoil
+    scheduler = start(backend, **CACHE)
+    outcomes = []
+    for _ in range(2):
+        text = Text(prompt=(3, 4, 5), scope="mine")
+        scheduler.submit([[text.sequence]], SHAPES)
+        outcomes.append(text.finish())
+    assert isinstance(outcomes[0][1], InternalError)
+    assert outcomes[1] == alone(prompt=(3, 4, 5))
+
+
+def test_knowing_changes_no_text(start):
+    """Prompts that begin alike, many at a time, with a cache too small for all: each text is as it is alone."""
+    scheduler = start(prefix_cache_bytes=20_000, max_running=16, max_queued=200)
+    rng = np.random.default_rng(0)
+    stem = rng.integers(3, 40, 300).tolist()
+    wanted = []
+    for i in range(90):
+        prompt = stem[: int(rng.integers(0, 300))] + rng.integers(3, 40, int(rng.integers(1, 4))).tolist()
+        wanted.append({"prompt": tuple(prompt), "max_tokens": 1 + i % 30, "seed": i % 7, "choice": i % 2})
+    texts = []
+    for i, one in enumerate(wanted):
+        texts.append(Text(**one, scope="mine", sampling=PENALTY if i % 5 == 0 else Sampling()))
+        scheduler.submit([[texts[-1].sequence]], SHAPES)
+    outcomes = [text.finish() for text in texts]
+    assert outcomes == [alone(**one, sampling=PENALTY if i % 5 == 0 else Sampling()) for i, one in enumerate(wanted)]
+    assert sum(text.sequence.num_recalled > 0 for text in texts) > 20
+    assert scheduler.prefixes.num_evicted > 0

@@ -1,0 +1,79 @@
+"""What was read once is not read again: exactly, for every kind of model, and for nobody but who sent it."""
+
+import pytest
+
+from tests.conftest import MODEL_NAMES, TEXT
+from tests.e2e.test_access import ask, key_file, keys  # noqa: F401 - a fixture is used by its name
+
+LONG = TEXT * 12
+
+
+def completed(gateway, **fields):
+    """Return every choice's text, and how many tokens of the prompts were known."""
+    status, answer = gateway.post({"max_tokens": 30, "seed": 5, **fields})
+    assert status == 200, answer
+    usage = answer["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] < max(1, usage["prompt_tokens"])
+    return [choice["text"] for choice in answer["choices"]], usage["prompt_tokens_details"]["cached_tokens"]
+
+
+@pytest.fixture
+def fresh(start_gateway):
+    """A gateway that has read nothing yet."""
+    return start_gateway()
+
+
+@pytest.fixture
+def forgetful(start_gateway):
+    """A gateway that keeps nothing."""
+    return start_gateway(prefix_cache_bytes=0)
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_a_hit_gives_the_bytes_of_a_miss(fresh, forgetful, model):
+    """The same prompt again, a longer one, one that parts midway and the text so far: each as if nothing were known."""
+    field = "suffix" if model == "reverse" else "prompt"
+
+    def beginning(length):
+        return LONG[-length:] if model == "reverse" else LONG[:length]
+
+    known = []
+    for length in (500, 500, 800, 300, 800):
+        (expected,), none = completed(forgetful, model=model, **{field: beginning(length)})
+        (text,), cached = completed(fresh, model=model, **{field: beginning(length)})
+        assert (text, none) == (expected, 0)
+        known.append(cached)
+    joined = text + beginning(800) if model == "reverse" else beginning(800) + text
+    assert (
+        completed(fresh, model=model, **{field: joined}, n=3)[0]
+        == completed(forgetful, model=model, **{field: joined}, n=3)[0]
+    )
+    assert known[0] == 0
+    assert 0 < known[1] < known[4]
+    assert known[1] <= known[2]
+    if model in ("lstm", "gru", "rnn", "reverse"):
+        # Characters: all but the last token, and what was read on the way to 500 and 800.
+        assert known == [0, 499, 499, 256, 799]
+
+
+def test_what_one_tenant_has_read_is_known_to_its_keys_alone(start_gateway, key_file):  # noqa: F811 - see the import
+    """Two keys of one tenant share; another tenant cannot even tell whether a text was sent before."""
+    anna, also_anna, bert = (
+        keys(key_file, "add", "--tenant", tenant).splitlines()[-1] for tenant in ("anna", "anna", "bert")
+    )
+    gateway = start_gateway(keys_file=key_file)
+    body = {"model": "lstm", "prompt": LONG[:400], "max_tokens": 5, "seed": 1}
+
+    def cached(key):
+        return ask(gateway, key, body)[2]["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    assert [cached(key) for key in (anna, also_anna, bert, bert)] == [0, 399, 0, 399]
+
+
+def test_a_stream_tells_what_was_known(fresh):
+    """The usage of a stream has the same figure."""
+    for expected in (0, 99):
+        events = list(
+            fresh.stream(model="lstm", prompt=LONG[:100], max_tokens=3, seed=1, stream_options={"include_usage": True})
+        )
+        assert events[-2]["usage"]["prompt_tokens_details"] == {"cached_tokens": expected}
