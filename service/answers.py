@@ -15,9 +15,10 @@ import orjson
 
 from service import documents
 from service.catalog import LiveModel
+from service.choice import Piece
 from service.embedding import Embedding
-from service.errors import GatewayError, InternalError
-from service.generation import Generation, Piece, Result
+from service.errors import ClientGone, GatewayError, InternalError
+from service.generation import Generation, Result
 from service.logprobs import Logprobs
 
 log = logging.getLogger(__name__)
@@ -41,14 +42,14 @@ class CompletionAnswer:
             failed: Told of an error that becomes the last event of a stream.
         """
         self._generation, self._failed = generation, failed
-        request, model = generation.request, generation.model
+        model = generation.model
         self._head = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
             "created": int(time.time()),
             "model": model.ref.name,
             "system_fingerprint": model.fingerprint,
-            "seed": request.seed,
+            "seed": generation.seed,
         }
         self._frame = b"data: " + orjson.dumps({**self._head, "choices": []})[: -len("]}")]
         self._tail = b', "prepend": true}]}\n\n' if generation.prepends else b"}]}\n\n"
@@ -59,7 +60,10 @@ class CompletionAnswer:
         Raises:
             GatewayError: see `Generation`.
         """
-        results = self._generation.results()
+        try:
+            results = self._generation.results()
+        except GatewayError as error:
+            raise self._with_rest(error) from None
         choices = [_choice(index, result) for index, result in enumerate(results)]
         return orjson.dumps({**self._head, "choices": choices, "usage": self._usage()})
 
@@ -72,7 +76,7 @@ class CompletionAnswer:
                 yield sse({**self._head, "choices": [], "usage": self._usage()})
             yield DONE
         except GatewayError as error:
-            yield self._last_words(error)
+            yield self._last_words(self._with_rest(error))
         except Exception:
             log.exception("a stream failed")
             yield self._last_words(InternalError("an unexpected error; the server's log has the trace"))
@@ -81,6 +85,13 @@ class CompletionAnswer:
         self._failed(error)
         return sse(error.body())
 
+    def _with_rest(self, error: GatewayError) -> GatewayError:
+        """Give an error what had been made: whoever has a state goes on with it, and need not begin again."""
+        if not isinstance(error, ClientGone):
+            error.choices = [_choice(index, result) for index, result in self._generation.rest()]
+            error.should_retry = False if self._generation.request.return_state else error.should_retry
+        return error
+
     def _event(self, piece: Piece) -> bytes:
         """Frame one piece.
 
@@ -88,12 +99,15 @@ class CompletionAnswer:
         """
         reason = b"null" if piece.finish_reason is None else b'"%b"' % piece.finish_reason.encode()
         logprobs = b"null" if piece.logprobs is None else orjson.dumps(_logprobs(piece.logprobs))
-        return b'%b{"index": %d, "text": %b, "logprobs": %b, "finish_reason": %b%b' % (
+        # A token is of letters, digits, - and _.
+        state = b"" if piece.state is None else b', "state": "%b"' % piece.state.encode()
+        return b'%b{"index": %d, "text": %b, "logprobs": %b, "finish_reason": %b%b%b' % (
             self._frame,
             piece.index,
             orjson.dumps(piece.text),
             logprobs,
             reason,
+            state,
             self._tail,
         )
 
@@ -108,12 +122,13 @@ class CompletionAnswer:
 
 
 def _choice(index: int, result: Result) -> documents.ChoiceObject:
-    return {
+    choice: documents.ChoiceObject = {
         "index": index,
         "text": result.text,
         "logprobs": None if result.logprobs is None else _logprobs(result.logprobs),
         "finish_reason": result.finish_reason,
     }
+    return choice if result.state is None else {**choice, "state": result.state}
 
 
 def _logprobs(logprobs: Logprobs) -> documents.LogprobsObject:

@@ -24,6 +24,7 @@ from service.scheduler import Limits, Scheduler
 from service.schema import Bounds
 from service.scrape import serve_metrics
 from service.settings import Settings
+from service.state_tokens import KeyFile, StateKeys, StateTokens
 from service.status import Status
 from service.tracing import Tracing
 
@@ -74,7 +75,7 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
         default_model=settings.default_model,
         changed=metrics.keep,
     )
-    engine = Engine(catalog, scheduler, metrics, _sizes(settings))
+    engine = Engine(catalog, scheduler, metrics, _sizes(settings), _state_tokens(settings))
     drain = Drain()
     status = Status(catalog, scheduler, settings, lambda: drain.begun)
     app = Gateway(scheduler, drain, settings.drain_s, tracing)
@@ -102,6 +103,13 @@ def _tracing(settings: Settings) -> Tracing | None:
     if settings.traces_endpoint is None:
         return None
     return Tracing.to(settings.traces_endpoint, ratio=settings.traces_ratio, version=__version__)
+
+
+def _state_tokens(settings: Settings) -> StateTokens:
+    if settings.state_key_file is not None:
+        return StateTokens(KeyFile(settings.state_key_file), settings.state_max_age_s)
+    keys = StateKeys.random()
+    return StateTokens(lambda: keys, settings.state_max_age_s)
 
 
 def _limits(settings: Settings) -> Limits:

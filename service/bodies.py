@@ -15,6 +15,8 @@ MAX_BIAS = 1024
 # Whatever the server's own bound (OSTINATO_MAX_PROMPTS, at most this): more are refused before each is looked at.
 MAX_PROMPTS = 4096
 MAX_ID = 2**31 - 1
+# Characters of a state token: those of a model of 1,024 units and two layers have some 20,000.
+MAX_STATE = 2**21
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -166,6 +168,14 @@ class CompletionBody(Body):
     )
     timeout_s: Annotated[float, Field(gt=0)] | None = Field(
         None, description="seconds after which the request is given up and answered with an error"
+    )
+    return_state: bool | None = Field(
+        None, description="put a token into each choice, by which `state` of another request goes on with it"
+    )
+    state: Annotated[str, Field(max_length=MAX_STATE)] | None = Field(
+        None,
+        description="token of a choice to go on with, as if it had not ended; what is to be read after it goes into "
+        "prompt, or suffix of a model that reads backwards",
     )
     add_special_tokens: bool | None = Field(None, description="without effect: prompts get no special tokens")
     user: str | None = Field(None, description="without effect")

@@ -135,6 +135,10 @@ class Catalog:
             raise ModelNotFound(f"{what}; models are: {', '.join(models) or 'none yet'}", param="model")
         return models[name]
 
+    def find_version(self, ref: ModelVersion) -> LiveModel | None:
+        """Return a version, if it lives."""
+        return self._live.get(ref)
+
     def _run(self) -> None:
         while not self._closed.is_set():
             try:

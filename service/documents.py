@@ -25,6 +25,7 @@ class ChoiceObject(TypedDict):
     """One text, or in a stream a piece of one; `finish_reason` is null until its end.
 
     A piece with `prepend` goes before those so far: of a model that reads backwards, where `stream_options` allow it.
+    `state`, where it was asked for, comes with the end: what `state` of another request goes on with.
     """
 
     index: int
@@ -32,6 +33,7 @@ class ChoiceObject(TypedDict):
     logprobs: LogprobsObject | None
     finish_reason: Literal["stop", "length"] | None
     prepend: NotRequired[Literal[True]]
+    state: NotRequired[str]
 
 
 class PromptTokensDetails(TypedDict):
@@ -200,6 +202,10 @@ class ErrorDetail(TypedDict):
 
 
 class ErrorObject(TypedDict):
-    """Every answer that is not a success."""
+    """Every answer that is not a success, and what had been made of a completion when it failed.
+
+    Of a stream just what was not sent before. `finish_reason` is null in a choice that had not ended.
+    """
 
     error: ErrorDetail
+    choices: NotRequired[list[ChoiceObject]]

@@ -19,7 +19,7 @@ class Decode:
         """Build the inputs beside the state."""
         uniforms = np.zeros((num_rows, size), np.float32)
         for row, sequence in enumerate(sequences):
-            uniforms[row] = sequence.uniforms.take(sequence.num_drawn, size)
+            uniforms[row] = sequence.uniforms(size)
         samplings = [sequence.sampling for sequence in sequences]
         return {
             "token_id": column([sequence.last_id for sequence in sequences], num_rows, np.int32),

@@ -28,6 +28,20 @@ class Embedding(Job):
         """Return the indexes of the sequences that a prompt needs."""
         return range(place, place + 1)
 
+    def stream_of(self, index: int) -> int:
+        """Return which random numbers it is given; it needs none."""
+        return index
+
+    @property
+    def beginning(self) -> np.ndarray:
+        """The state, float32 (S,), that is to read the texts."""
+        return np.zeros(self.model.card.state_size, np.float32)
+
+    @property
+    def origin(self) -> bytes:
+        """What tells that state from others."""
+        return b""
+
     def reads_by(self, place: int) -> str:  # noqa: ARG002 - as for `Generation`
         """Return the signature by which a prompt is read."""
         return signatures.EMBED

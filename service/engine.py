@@ -6,6 +6,7 @@ Knows tokenizers and sequences. Does not know HTTP, and does not compute.
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,13 +14,15 @@ import numpy as np
 from contract import signatures
 from service.catalog import LiveModel
 from service.embedding import Embedding
-from service.errors import GatewayError, InvalidRequest
+from service.errors import GatewayError, InvalidRequest, StateOfAnotherModel, StateOutdated
 from service.generation import Generation
 from service.job import Listener
 from service.policy import Shapes
-from service.prompts import EncodedPrompt
+from service.prompts import NOTHING, EncodedPrompt
+from service.saved_text import SavedText
 from service.schema import CompletionRequest, EmbeddingsRequest, PromptText
-from service.sequence import Account, Sequence
+from service.sequence import Account, ModelVersion, Sequence
+from service.state_tokens import StateTokens
 
 AnyJob = Generation | Embedding
 
@@ -29,6 +32,9 @@ class Models(Protocol):
 
     def find(self, name: str) -> LiveModel:
         """Return the version to use, or raise `ModelNotFound`."""
+
+    def find_version(self, ref: ModelVersion) -> LiveModel | None:
+        """Return a version, if it lives."""
 
 
 class Runner(Protocol):
@@ -46,7 +52,6 @@ def _nothing() -> None:
 
 
 ANYBODY = Account()
-_NO_IDS = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -83,25 +88,41 @@ class Sizes:
 class Engine:
     """Starts jobs."""
 
-    def __init__(self, models: Models, runner: Runner, listener: Listener, sizes: Sizes) -> None:
+    def __init__(
+        self, models: Models, runner: Runner, listener: Listener, sizes: Sizes, state_tokens: StateTokens
+    ) -> None:
         self._models, self._runner, self._listener, self._sizes = models, runner, listener, sizes
+        self._state_tokens = state_tokens
 
     def begin(self, request: CompletionRequest, caller: Caller) -> Generation:
         """Encode the prompts and queue the request.
 
         Raises:
             GatewayError: the model is not served or reads from the other end, a prompt is too long or has ids that the
-                model does not, the answer would be too large, or the queue is full.
+                model does not, the state cannot be gone on with, the answer would be too large, or the queue is full.
         """
+        tenant, saved = caller.account.tenant, None
         model = self._models.find(request.model)
+        if request.state is not None:
+            saved = self._state_tokens.open(request.state, tenant)
+            model = self._version_of(saved, model)
+            request = replace(request, seed=saved.seed if request.seed is None else request.seed)
         field, given = _to_read(request, model)
-        prompts = self._encode(model, given, field)
+        prompts = self._encode(model, given, field, NOTHING if saved is None else saved.point.unread)
         self._require_answer_fits(request, prompts, field)
         require_ids([token_id for token_id, _ in request.sampling.bias], model, "logit_bias")
         if model.tokenizer.special.end is None:
             # Texts without an end: nothing that could be put off.
             request = replace(request, sampling=replace(request.sampling, min_tokens=0))
-        generation = Generation(request, model, prompts, self._runner, self._listener)
+        generation = Generation(
+            request,
+            model,
+            prompts,
+            self._runner,
+            self._listener,
+            seal=partial(self._state_tokens.seal, tenant=tenant),
+            saved=saved,
+        )
         self._start(generation, caller)
         return generation
 
@@ -122,13 +143,35 @@ class Engine:
         self._start(job, caller)
         return job
 
-    def _encode(self, model: LiveModel, given: tuple[PromptText, ...], field: str) -> list[EncodedPrompt]:
+    def _version_of(self, saved: SavedText, newest: LiveModel) -> LiveModel:
+        """Return the version that a text is of: it goes on with no other.
+
+        Raises:
+            StateOfAnotherModel: it is not of the model that the request names.
+            StateOutdated: that version is no longer served.
+        """
+        if saved.model.name != newest.ref.name:
+            raise StateOfAnotherModel(
+                f"state must be of model {newest.ref.name!r}, which the request names, got one of {saved.model.name!r}"
+            )
+        model = self._models.find_version(saved.model)
+        # A number may have been given to another version since.
+        if model is None or model.card.weights_sha256 != saved.weights_sha256:
+            raise StateOutdated(
+                f"state is of version {saved.model.version} of model {saved.model.name!r}, which is no longer served; "
+                f"the newest is {newest.ref.version}. Send the text so far as a prompt instead"
+            )
+        return model
+
+    def _encode(
+        self, model: LiveModel, given: tuple[PromptText, ...], field: str, after: np.ndarray = NOTHING
+    ) -> list[EncodedPrompt]:
         bound = self._sizes.max_prompt_tokens
         prompts = []
         for one in given:
             if isinstance(one, list):
                 require_ids(one, model, field)
-            prompt = EncodedPrompt.of(one, model.tokenizer, backward=model.backward)
+            prompt = EncodedPrompt.of(one, model.tokenizer, backward=model.backward, after=after)
             if prompt.num_tokens > bound:
                 raise InvalidRequest(f"{field} must be at most {bound} tokens, got {prompt.num_tokens}", param=field)
             prompts.append(prompt)
@@ -175,14 +218,14 @@ class Engine:
             Sequence(
                 model=job.model.ref,
                 prompt_ids=prompt.read_ids,
-                seen_ids=prompt.seen_ids if job.options["sampling"].repetition_penalty != 1 else _NO_IDS,
+                seen_ids=prompt.seen_ids if job.options["sampling"].repetition_penalty != 1 else NOTHING,
                 end_id=job.model.tokenizer.special.end,
                 emit=job.put,
-                state=np.zeros(card.state_size, np.float32),
+                state=job.beginning,
                 index=index,
-                choice=index - indexes[0],
+                stream=job.stream_of(index),
                 account=caller.account,
-                scope=(caller.account.tenant, job.model.ref, job.model.fingerprint),
+                scope=(caller.account.tenant, job.model.ref, job.model.fingerprint, job.origin),
                 reads_by=reads_by,
                 trace=caller.trace,
                 hidden_sum=np.zeros(card.units, np.float32) if reads_by == signatures.EMBED else None,

@@ -2,6 +2,7 @@
 
 GatewayError
 ├── InvalidRequest      400  a field is wrong; `param` names it
+│   └── StateRefused    400  a state token that cannot be gone on with; one class for each reason
 ├── Unauthorized        401  no key, or none that is valid
 ├── ModelNotFound       404  no such model, or none of its versions is served
 ├── NotFound            404  no such address
@@ -32,12 +33,14 @@ class GatewayError(Exception):
         retry_after_s: Seconds after which trying again makes sense, or None.
         should_retry: Whether the same request, sent again, may succeed; None leaves it to the client, which judges by
             the status.
+        choices: What had been made of the request when it failed, as JSON has it; None: nothing.
     """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str | None] = None
-    should_retry: ClassVar[bool | None] = None
+    should_retry: bool | None = None
+    choices: list[Any] | None = None
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -45,8 +48,11 @@ class GatewayError(Exception):
         self.retry_after_s = retry_after_s
 
     def body(self) -> dict[str, Any]:
-        """Return OpenAI's error object."""
-        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+        """Return OpenAI's error object, and beside it what had been made."""
+        body: dict[str, Any] = {
+            "error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}
+        }
+        return body if self.choices is None else {**body, "choices": self.choices}
 
     def headers(self) -> dict[str, str]:
         """Return the headers by which OpenAI's clients decide whether and when to try again."""
@@ -63,6 +69,58 @@ class InvalidRequest(GatewayError):
 
     status = 400
     type = "invalid_request_error"
+
+
+class StateRefused(InvalidRequest):
+    """A state token cannot be gone on with."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="state")
+
+
+class StateMalformed(StateRefused):
+    """It is no token, or not a whole one."""
+
+    code = "state_malformed"
+
+
+class StateOfUnknownKey(StateRefused):
+    """It was signed with a key that is not in force here."""
+
+    code = "state_key_unknown"
+
+
+class StateAltered(StateRefused):
+    """It is not what was signed."""
+
+    code = "state_altered"
+
+
+class StateForeign(StateRefused):
+    """It was given to another tenant."""
+
+    status = 403
+    type = "permission_error"
+    code = "state_foreign"
+
+
+class StateExpired(StateRefused):
+    """It is too old."""
+
+    code = "state_expired"
+
+
+class StateOfAnotherModel(StateRefused):
+    """The request names another model."""
+
+    code = "state_of_another_model"
+
+
+class StateOutdated(StateRefused):
+    """The version that it is of is no longer served."""
+
+    status = 410
+    code = "state_outdated"
 
 
 class Unauthorized(GatewayError):

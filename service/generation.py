@@ -1,4 +1,4 @@
-"""A completion in the making: from the events of its sequences to pieces of text, and from those to whole choices.
+"""A completion in the making: from the events of its sequences to pieces of its choices, and from those to results.
 
 The pieces of a text that is written from its end arrive nearest to it first: each goes before those so far.
 
@@ -6,52 +6,38 @@ Knows texts and log probabilities. Does not know how sequences are computed, or 
 """
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from contract import signatures
 from service.catalog import LiveModel
+from service.choice import Choice, Piece
 from service.job import Canceller, Job, Listener
 from service.logprobs import Logprobs
 from service.prompts import EncodedPrompt
+from service.saved_text import Point, SavedText
 from service.schema import CompletionRequest
 from service.sequence import Chunk, FinishReason, Read, Scores
 from service.stops import Stops
 from service.text import Mirrored, TextAssembler
 
-
-@dataclass(frozen=True)
-class Piece:
-    """Text of one choice.
-
-    Attributes:
-        index: Of the choice, among all that are made.
-        finish_reason: "stop" or "length" with the choice's last piece, else None.
-        logprobs: Of the tokens whose text begins in this piece; None if they were not asked for. Their places are
-            within the choice's text, or within this piece if it goes before those so far.
-    """
-
-    index: int
-    text: str
-    finish_reason: FinishReason | None
-    logprobs: Logprobs | None = None
+# Makes a token of a text.
+Seal = Callable[[SavedText], str]
+NO_IDS = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
 class Result:
-    """A whole choice."""
+    """A whole choice, or what there is of one that could not be ended; see `Piece`."""
 
     text: str
     finish_reason: FinishReason | None
     logprobs: Logprobs | None
-
-
-@dataclass
-class _Choice:
-    assembler: TextAssembler
-    last_at: float | None = None
-    finish_reason: FinishReason | None = None
+    state: str | None = None
 
 
 class Generation(Job):
@@ -64,10 +50,27 @@ class Generation(Job):
         prompts: list[EncodedPrompt],
         runner: Canceller,
         listener: Listener,
+        *,
+        seal: Seal,
+        saved: SavedText | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            request: What is wanted; with a seed.
+            model: What makes it.
+            prompts: Those of the request, encoded.
+            runner: What the sequences are cancelled at.
+            listener: Told how it goes.
+            seal: Makes the tokens that choices are to have.
+            saved: The text that this one goes on with; None: none.
+        """
+        assert request.seed is not None, "a seed is drawn or comes with the state"
         num_prompt_tokens = sum(prompt.num_tokens for prompt in prompts)
         super().__init__(model.ref, num_prompt_tokens, runner, listener, request.timeout_s)
         self.request, self.model, self.prompts = request, model, prompts
+        self.seed: int = request.seed
+        self._seal, self._saved = seal, saved
         # A choice among several is made by the log probabilities of their tokens.
         chooses = request.best_of > request.num_choices and request.num_top is None
         self.options: dict[str, Any] = {
@@ -75,16 +78,33 @@ class Generation(Job):
             "sampling": request.sampling,
             "seed": request.seed,
             "num_top": 0 if chooses else request.num_top,
+            "keeps_state": request.return_state,
         }
+        if saved:
+            self.options |= {"position": saved.point.position, "drawn_before": saved.counted}
         self._scores: dict[int, list[Scores]] = {}
         self._begun = False
         stops = Stops([stop[::-1] for stop in request.stops] if model.backward else request.stops)
-        self._choices = [_Choice(self._assembler(prompt, stops)) for prompt in prompts for _ in range(request.best_of)]
+        self._choices = [self._choice(prompt, number, stops) for prompt in prompts for number in range(request.best_of)]
+
+    @property
+    def beginning(self) -> np.ndarray:
+        """The state, float32 (S,), that is to read the prompts."""
+        return self._saved.point.state if self._saved else np.zeros(self.model.card.state_size, np.float32)
+
+    @property
+    def origin(self) -> bytes:
+        """What tells that state from others: what is read from one is not what is read from another."""
+        return self._saved.origin if self._saved else b""
+
+    def stream_of(self, index: int) -> int:
+        """Return which stream of the seed a choice's random numbers are."""
+        return self._choices[index].stream
 
     def choices(self, place: int) -> range:
         """Return the indexes of the sequences that a prompt needs: none if nothing of it is to be computed."""
         first, best_of = place * self.request.best_of, self.request.best_of
-        return range(first, first + (best_of if self.request.max_tokens else int(self._is_scored(place))))
+        return range(first, first + (best_of if self.request.max_tokens else int(self._is_only_read(place))))
 
     def reads_by(self, place: int) -> str:
         """Return the signature by which a prompt is read."""
@@ -112,11 +132,11 @@ class Generation(Job):
             GatewayError: see `Job.events`.
         """
         for place in range(len(self.prompts)):
-            if not self._is_scored(place):
+            if not self._is_scored(place) and not self._is_only_read(place):
                 yield from self._open(place)
         for event in self.events():
             if isinstance(event, Read):
-                yield from self._take_scores(event)
+                yield from self._take_read(event)
             elif isinstance(event, Chunk):
                 piece = self._assemble(event)
                 if piece.text or piece.finish_reason or (piece.logprobs and piece.logprobs.tokens):
@@ -143,27 +163,83 @@ class Generation(Job):
         Raises:
             GatewayError: see `Job.events`.
         """
-        pieces: list[list[Piece]] = [[] for _ in self._choices]
         for piece in self:
-            pieces[piece.index].append(piece)
+            self._choices[piece.index].pieces.append(piece)
         best = [index for place in range(len(self.prompts)) for index in self._best(place)]
-        return [self._join(pieces[index]) for index in best]
+        return [self._join(self._choices[index].pieces) for index in best]
+
+    def rest(self) -> list[tuple[int, Result]]:
+        """Return what was not handed out of each choice, of a request that could not be finished, with its index."""
+        rest = []
+        for index, choice in enumerate(self._choices):
+            pieces = choice.pieces
+            if choice.finish_reason is None:
+                text = "" if choice.is_kept else self._in_reading_order(choice.assembler.flush())
+                logprobs = choice.assembler.take_logprobs(last=True)
+                pieces = [*pieces, Piece(index, text, None, logprobs, self._state(choice))]
+            if pieces:
+                rest.append((index, self._join(pieces)))
+        return rest
+
+    def _choice(self, prompt: EncodedPrompt, number: int, stops: Stops) -> Choice:
+        """Make ready what a choice of a prompt becomes."""
+        request, saved = self.request, self._saved
+        counted: Counter[int] | None = None
+        if request.sampling.counts_tokens:
+            ids, counts = saved.counted if saved else (NO_IDS, NO_IDS)
+            counted = Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+            for token_id in prompt.seen_ids.tolist() if request.sampling.repetition_penalty != 1 else ():
+                counted.setdefault(token_id, 0)
+        return Choice(
+            self._assembler(prompt, stops),
+            self.model.tokenizer.special.end,
+            Point(self.beginning, prompt.read_ids, saved.point.position if saved else 0),
+            saved.branch(number) if saved else number,
+            counted,
+            is_kept=request.return_state,
+        )
 
     def _assembler(self, prompt: EncodedPrompt, stops: Stops) -> TextAssembler:
-        tokenizer, num_top = self.model.tokenizer, self.request.num_top
-        if self.model.backward:
-            return TextAssembler(Mirrored(tokenizer.backward_detokenizer(prompt.text)), stops, num_top, backward=True)
-        offset = len(prompt.text) if self.request.echo else 0
-        return TextAssembler(tokenizer.detokenizer(prompt.text), stops, num_top, offset)
+        tokenizer, num_top, backward, held = self.model.tokenizer, self.request.num_top, self.model.backward, ""
+        detokenizer = tokenizer.backward_detokenizer(prompt.text) if backward else tokenizer.detokenizer(prompt.text)
+        if self._saved and prompt.is_empty:
+            detokenizer.restore(self._saved.detokenizer)
+            held = self._saved.held
+        if backward:
+            return TextAssembler(Mirrored(detokenizer), stops, num_top, backward=True, held=held)
+        return TextAssembler(detokenizer, stops, num_top, len(self._lead(prompt)), held=held)
+
+    def _lead(self, prompt: EncodedPrompt) -> str:
+        """Return the text that a prompt's choices begin with, in order of reading: the prompt, if it is wanted.
+
+        And before it what the text that is gone on with still held, which a prompt puts an end to.
+        """
+        echo, held, saved = prompt.text if self.request.echo else "", "", self._saved
+        if saved and not prompt.is_empty:
+            tokenizer, backward = self.model.tokenizer, self.model.backward
+            detokenizer = tokenizer.backward_detokenizer() if backward else tokenizer.detokenizer()
+            detokenizer.restore(saved.detokenizer)
+            held = detokenizer.flush() + saved.held[::-1] if backward else saved.held + detokenizer.flush()
+        return echo + held if self.model.backward else held + echo
+
+    def _in_reading_order(self, text: str) -> str:
+        return text[::-1] if self.model.backward else text
+
+    def _state(self, choice: Choice) -> str | None:
+        """Return a token of where a choice stands, if it is wanted."""
+        if not choice.is_kept:
+            return None
+        return self._seal(choice.save(self.model.ref, self.model.card.weights_sha256, self.seed))
 
     def _whole_texts(self) -> Iterator[Piece]:
         """Yield each choice as one piece, once it has ended."""
-        pieces: list[list[Piece]] = [[] for _ in self._choices]
         for piece in self:
-            pieces[piece.index].append(piece)
+            pieces = self._choices[piece.index].pieces
+            pieces.append(piece)
             if piece.finish_reason:
-                whole = self._join(pieces[piece.index])
-                yield Piece(piece.index, whole.text, whole.finish_reason, whole.logprobs)
+                whole = self._join(pieces)
+                pieces.clear()
+                yield Piece(piece.index, whole.text, whole.finish_reason, whole.logprobs, whole.state)
 
     def _join(self, pieces: list[Piece]) -> Result:
         """Put a choice's pieces together, which are in order of arrival."""
@@ -174,7 +250,8 @@ class Generation(Job):
             if logprobs is not None and piece.logprobs is not None:
                 logprobs.extend(piece.logprobs, shift=place if backward else 0)
             place += len(piece.text)
-        return Result("".join([piece.text for piece in in_order]), pieces[-1].finish_reason, logprobs)
+        text, last = "".join([piece.text for piece in in_order]), pieces[-1]
+        return Result(text, last.finish_reason, logprobs, last.state)
 
     def _best(self, place: int) -> list[int]:
         """Choose those of a prompt's choices with the highest mean log probability, if not all of them are wanted."""
@@ -186,50 +263,71 @@ class Generation(Job):
 
     def _is_scored(self, place: int) -> bool:
         """Whether the tokens of a prompt are told with their scores, and there are any that follow another."""
-        scores = self.request.echo and self.request.num_top is not None
-        return scores and len(self.prompts[place].ids) > 1
+        scores, prompt = self.request.echo and self.request.num_top is not None, self.prompts[place]
+        return scores and bool(prompt.ids) and len(prompt.read_ids) > 1
 
-    def _take_scores(self, event: Read) -> Iterator[Piece]:
+    def _is_only_read(self, place: int) -> bool:
+        """Whether nothing is drawn, but something is to be known of a prompt that takes reading it."""
+        wanted = self._is_scored(place) or (self.request.return_state and len(self.prompts[place].read_ids) > 1)
+        return wanted and self.request.max_tokens == 0
+
+    def _indexes(self, place: int) -> range:
+        """Return the indexes of a prompt's choices."""
+        return range(place * self.request.best_of, (place + 1) * self.request.best_of)
+
+    def _take_read(self, event: Read) -> Iterator[Piece]:
         place = event.index // self.request.best_of
         if event.scores is not None:
             self._scores.setdefault(place, []).append(event.scores)
-        if event.last:
+        if event.state is not None:
+            # One sequence reads for all choices.
+            unread = self.prompts[place].read_ids[-1 - event.num_unread :]
+            for index in self._indexes(place):
+                choice = self._choices[index]
+                choice.point = Point(event.state, unread, choice.point.position)
+        if event.last and (self._is_scored(place) or self._is_only_read(place)):
             yield from self._open(place)
 
     def _open(self, place: int) -> Iterator[Piece]:
-        """Yield what a prompt's choices begin with: the prompt, if it is wanted; the end too, if it is all."""
+        """Yield what a prompt's choices begin with; the end too, if it is all."""
         request, prompt = self.request, self.prompts[place]
-        logprobs, text = None, prompt.text if request.echo else ""
+        logprobs, lead = None, self._lead(prompt)
         if request.num_top is not None:
             scores = self._scores.pop(place, [])
-            logprobs = prompt.logprobs(scores, request.num_top) if request.echo else Logprobs()
-        reason: FinishReason | None = None if request.max_tokens else "length"
-        for index in range(place * request.best_of, (place + 1) * request.best_of):
-            if reason:
-                self._choices[index].finish_reason = reason
-                self.finish(index)
+            logprobs = Logprobs()
+            if request.echo:
+                before = 0 if self.model.backward else len(lead) - len(prompt.text)
+                logprobs.extend(prompt.logprobs(scores, request.num_top), before)
+        for index in self._indexes(place):
+            choice = self._choices[index]
+            begun = self._in_reading_order(choice.assembler.begin())
+            text = begun + lead if self.model.backward else lead + begun
+            reason: FinishReason | None = None if request.max_tokens else "length"
+            if choice.assembler.stopped:
+                reason = "stop"
+                self._runner.cancel([self.sequences[index]] if index in self.sequences else [])
             if reason or text or (logprobs and logprobs.tokens):
-                yield Piece(index, text, reason, logprobs)
+                choice.finish_reason = reason
+                yield self._piece(index, text, logprobs)
 
     def _assemble(self, chunk: Chunk) -> Piece:
         choice = self._choices[chunk.index]
         self._time(choice, len(chunk.token_ids))
-        assembler, reason = choice.assembler, chunk.finish_reason
-        text = assembler.feed(chunk.token_ids, chunk.scores)
-        if reason and not assembler.stopped:
-            text += assembler.flush()
-        if self.model.backward:
-            text = text[::-1]
-        if assembler.stopped:
-            if reason is None:
-                self._runner.cancel([self.sequences[chunk.index]])
-            reason = "stop"
-        if reason:
-            choice.finish_reason = reason
-            self.finish(chunk.index)
-        return Piece(chunk.index, text, reason, assembler.take_logprobs(last=bool(reason)))
+        text = self._in_reading_order(choice.take(chunk))
+        if choice.assembler.stopped and chunk.finish_reason is None:
+            self._runner.cancel([self.sequences[chunk.index]])
+        logprobs = choice.assembler.take_logprobs(last=choice.finish_reason is not None)
+        return self._piece(chunk.index, text, logprobs)
 
-    def _time(self, choice: _Choice, count: int) -> None:
+    def _piece(self, index: int, text: str, logprobs: Logprobs | None) -> Piece:
+        """Make a piece of a choice, the last one if the choice has ended."""
+        choice = self._choices[index]
+        if choice.finish_reason is None:
+            return Piece(index, text, None, logprobs)
+        self.finish(index)
+        return Piece(index, text, choice.finish_reason, logprobs, self._state(choice))
+
+    def _time(self, choice: Choice, count: int) -> None:
         now = time.monotonic()
         if not self._begun:
             self._begun = True

@@ -117,15 +117,16 @@ class BackwardLog(LogprobsLog):
     as it is certain of.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, offset: int = 0) -> None:
+        super().__init__(offset)
         # Distance from the beginning of the last token handed out.
         self._reached = 0
 
-    def take(self, shown: int = 0, *, last: bool, stopped: bool = False) -> Logprobs:  # noqa: ARG002 - as forwards
+    def take(self, shown: int = 0, *, last: bool, stopped: bool = False) -> Logprobs:
         """Hand out, in order of reading, tokens whose beginning is shown, with offsets within what is shown.
 
-        At a stop that cuts through a token, too: it stands at the beginning of what is left.
+        At a stop that cuts through a token, too: it stands at the beginning of what is left. And where a text is put
+        down, tokens whose text is held stand at the edge.
         """
         pending = self._pending
         count = bisect_right(pending.text_offset, shown)
@@ -133,6 +134,8 @@ class BackwardLog(LogprobsLog):
         self._reached = distances[-1] if distances else self._reached
         if stopped and self._reached < shown:
             distances.append(shown)
+        elif last and not stopped:
+            distances += [shown] * (len(pending.tokens) - len(distances))
         taken = _cut(pending, 0, len(distances))
         self._pending = _cut(pending, len(distances), None)
         return Logprobs(
@@ -162,13 +165,13 @@ def score_prompt(
     Args:
         log: A fresh one, of the model's direction.
         token_ids: All of them, in the order in which the model reads.
-        scores: Of all but the first, in that order.
+        scores: Of all but the first, or of all and some before them, in that order.
         num_top: Most probable tokens wanted in each place.
         detokenizer: A fresh one, of the model's direction.
     """
-    every_row: list[Row | None] = [None, *(row for part in scores for row in score_rows(part, num_top))]
+    rows: list[Row | None] = [None, *(row for part in scores for row in score_rows(part, num_top))]
     num_characters = 0
-    for token_id, row in zip(token_ids, every_row, strict=True):
+    for token_id, row in zip(token_ids, rows[-len(token_ids) :], strict=True):
         num_characters += len(log.add(detokenizer, token_id, row))
     num_characters += len(log.end(detokenizer))
     return log.take(num_characters, last=True)

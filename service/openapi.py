@@ -32,8 +32,10 @@ _BEARER = "key"
 _ERRORS = {
     "400": "a field is wrong; `param` names it",
     "401": "no key, or none that is valid",
+    "403": "the state was given to another tenant",
     "404": "there is no such model",
     "408": "the body did not come in time",
+    "410": "the version that the state is of is no longer served",
     "413": "the body has more bytes than one request may have",
     "429": "the queue is full, or the key's requests or tokens per minute are used up; see Retry-After",
     "499": "the client closed the sending half of its connection",
@@ -75,7 +77,7 @@ ADDRESSES = (
         "Go on with prompts, or lead up to suffixes",
         CompletionBody,
         documents.CompletionObject,
-        _WORK_ERRORS,
+        (*_WORK_ERRORS, "403", "410"),
         streams=True,
     ),
     Address(

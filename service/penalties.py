@@ -16,13 +16,21 @@ _COUNT, _SEEN, _BIAS = range(3)
 class Adjustments:
     """The ids of one text whose logits may change, in the order in which they came to be known."""
 
-    def __init__(self, bias: Sequence[tuple[int, float]], seen: np.ndarray, *, counts: bool) -> None:
+    def __init__(
+        self,
+        bias: Sequence[tuple[int, float]],
+        seen: np.ndarray,
+        *,
+        counts: bool,
+        drawn: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
         """Begin with a prompt.
 
         Args:
             bias: (token id, what is added to its logit), each id once.
             seen: int32 (ids,): those that stand in the prompt, each once; none where it does not matter.
             counts: Whether drawn tokens are to be counted.
+            drawn: int32 (ids,) and float32 (ids,): how often each was drawn before; None: nothing was.
         """
         self._counting = counts
         self._places: dict[int, int] = {}
@@ -31,6 +39,10 @@ class Adjustments:
         self._add([token_id for token_id, _ in bias])
         self._table[_BIAS, : len(bias)] = [value for _, value in bias]
         self._see(seen.tolist())
+        if drawn is not None:
+            ids, numbers = drawn
+            self._see(ids.tolist())
+            self._table[_COUNT, [self._places[token_id] for token_id in ids.tolist()]] = numbers
 
     def __len__(self) -> int:
         return len(self._places)

@@ -17,7 +17,7 @@ import numpy as np
 
 # What an entry takes beside its floats: key, counts, objects.
 OVERHEAD_BYTES = 512
-# While a text is read, states are kept at least so many tokens apart, and beyond the first `FAR` ones that many: another
+# While a text is read, states are kept at least so many tokens apart, and beyond the first `FAR` ones that many: a text
 # that begins alike has few to read again, and a long one does not push all others out.
 SPACING, FAR = 128, 1024
 
@@ -26,8 +26,8 @@ class Prefix:
     """Names the tokens that a state has read: by their hash, which grows with them.
 
     Attributes:
-        scope: Where the tokens mean what they mean: whose they are, and the model that reads them. Prefixes of
-            different scopes are strangers.
+        scope: Where the tokens mean what they mean: whose they are, the model that reads them, and the state that it
+            begins with. Prefixes of different scopes are strangers.
         length: Tokens so far.
         kept: Of those, how many had been added when a state was last kept.
     """

@@ -15,6 +15,8 @@ from service.logprobs import BackwardLog, Logprobs, LogprobsLog, score_prompt
 from service.schema import PromptText
 from service.sequence import Scores
 
+NOTHING = np.zeros(0, np.int32)
+
 
 @dataclass(frozen=True)
 class EncodedPrompt:
@@ -25,6 +27,7 @@ class EncodedPrompt:
         ids: Its tokens, in order of reading; none for a text that begins from nothing.
         given_as_text: Whether `text` is the client's own.
         backward: Whether the model reads it from its end.
+        after: int32 (tokens,): what is read before it, of a text that goes on; none if there is no such text.
     """
 
     text: str
@@ -32,13 +35,19 @@ class EncodedPrompt:
     given_as_text: bool
     tokenizer: Tokenizer
     backward: bool
+    after: np.ndarray
 
     @classmethod
-    def of(cls, given: PromptText, tokenizer: Tokenizer, *, backward: bool) -> Self:
-        """Encode a text, or take its ids as they are."""
-        if isinstance(given, str):
-            return cls(given, tokenizer.encode(given), given_as_text=True, tokenizer=tokenizer, backward=backward)
-        return cls(tokenizer.decode(given), given, given_as_text=False, tokenizer=tokenizer, backward=backward)
+    def of(cls, given: PromptText, tokenizer: Tokenizer, *, backward: bool, after: np.ndarray = NOTHING) -> Self:
+        """Encode a text by itself, or take its ids as they are."""
+        as_text = isinstance(given, str)
+        text, ids = (given, tokenizer.encode(given)) if isinstance(given, str) else (tokenizer.decode(given), given)
+        return cls(text, ids, given_as_text=as_text, tokenizer=tokenizer, backward=backward, after=after)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether a client gave nothing."""
+        return not self.text and not self.ids
 
     @property
     def num_tokens(self) -> int:
@@ -47,8 +56,9 @@ class EncodedPrompt:
 
     @cached_property
     def read_ids(self) -> np.ndarray:
-        """What the model reads, int32 (tokens,), in its order: the ids, or the start mark where there are none."""
-        return np.asarray(self._in_models_order or [self.tokenizer.special.start], np.int32)
+        """What the model reads, int32 (tokens,), in its order; the start mark where there is nothing to read."""
+        ids = np.asarray(self._in_models_order, np.int32)
+        return np.concatenate([self.after, ids]) if self.after.size or ids.size else self._start
 
     @cached_property
     def seen_ids(self) -> np.ndarray:
@@ -56,7 +66,7 @@ class EncodedPrompt:
         return np.unique(self.read_ids)
 
     def logprobs(self, scores: Sequence[Scores], num_top: int) -> Logprobs:
-        """Lay out its tokens in order of reading; `scores` are those of all but the first that the model reads."""
+        """Lay out its tokens in order of reading; `scores` are of all `read_ids` but the first."""
         if not self.ids:
             return Logprobs()
         log, detokenizer = (
@@ -68,6 +78,10 @@ class EncodedPrompt:
         if self.given_as_text:
             laid_out.text_offset = self.tokenizer.offsets(self.text)
         return laid_out
+
+    @property
+    def _start(self) -> np.ndarray:
+        return np.array([self.tokenizer.special.start], np.int32)
 
     @property
     def _in_models_order(self) -> list[int]:

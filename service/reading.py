@@ -40,7 +40,7 @@ class Prefill:
     def apply(self, sequence: Sequence, row: int, outputs: Arrays, size: int) -> Event | None:
         """Bring a sequence up to date with its row of the reply."""
         sequence.read(slice_length(sequence, size), outputs["state"][row])
-        return None
+        return Read(sequence.index, sequence.num_unread, state=sequence.told_state) if sequence.keeps_state else None
 
 
 class Score(Prefill):
@@ -58,9 +58,9 @@ class Score(Prefill):
         length = slice_length(sequence, size)
         sequence.read(length, outputs["state"][row])
         names = ("logprobs", "top_token_ids", "top_logprobs")
-        last = sequence.num_unread == 0
         # Copies: a view would keep the whole call's arrays as long as its row is waited for.
-        return Read(sequence.index, last, Scores(*(outputs[name][row, :length].copy() for name in names)))
+        scores = Scores(*(outputs[name][row, :length].copy() for name in names))
+        return Read(sequence.index, sequence.num_unread, scores, state=sequence.told_state)
 
 
 class Embed(Prefill):
@@ -82,8 +82,8 @@ class Embed(Prefill):
         """See `Prefill.apply`."""
         sequence.read(slice_length(sequence, size), outputs["state"][row])
         sequence.hidden_sum = outputs["sum"][row]
-        last = sequence.num_unread == 0
-        return Read(sequence.index, last, hidden_sum=sequence.hidden_sum, hidden_last=outputs["last"][row])
+        last = outputs["last"][row]
+        return Read(sequence.index, sequence.num_unread, hidden_sum=sequence.hidden_sum, hidden_last=last)
 
 
 def _hidden_sum(sequence: Sequence) -> np.ndarray:

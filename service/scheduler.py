@@ -21,7 +21,7 @@ from service.ledger import Ledger
 from service.policy import ModelQueue, Shapes
 from service.prefixes import PrefixCache
 from service.rows import Arrays
-from service.sequence import Event, Failure, ModelVersion, Sequence
+from service.sequence import Event, Failure, ModelVersion, Read, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -275,9 +275,16 @@ class Scheduler:
         """Begin with what is known of the prompt, unless all of it is to be looked at."""
         if sequence.scope is None or self._limits.prefix_cache_bytes == 0:
             return
-        known = sequence.prompt_ids[: sequence.num_unread if sequence.reads_by == signatures.PREFILL else 0]
+        # A text that draws nothing is to have something to read, or there would be no call that it ends with.
+        wanted = sequence.num_unread - (sequence.max_tokens == 0)
+        known = sequence.prompt_ids[: wanted if sequence.reads_by == signatures.PREFILL else 0]
         prefix, state = self._prefixes.find(sequence.scope, known)
-        sequence.recall(prefix, sequence.state if state is None else state)
+        if state is None:
+            sequence.prefix = prefix
+            return
+        sequence.recall(prefix, state)
+        if sequence.keeps_state:
+            self._outbox.append((sequence, Read(sequence.index, sequence.num_unread, state=state)))
 
     def _go_on(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
         """Put a sequence where its next call will find it, or end it."""

@@ -50,12 +50,14 @@ class CompletionRequest:
         prompts: At least one; each a text or token ids. An empty one if the field was empty or absent.
         suffixes: The same of the field `suffix`. A model reads the one or the other.
         max_tokens: Of each choice.
-        seed: Given, or drawn now; either way it is returned.
+        seed: Given, or drawn now; either way it is returned. None: that of the state.
         stops: Not empty strings.
         num_choices: Choices wanted of each prompt, `n` in the body.
         best_of: Choices made of each prompt, at least `num_choices`.
         num_top: `logprobs` in the body: most probable tokens wanted beside each; None: no log probabilities at all.
         prepend: Whether the client puts pieces of a stream before those so far, where they say so.
+        state: Token of the text to go on with; None: of none.
+        return_state: Whether each choice is to have such a token.
     """
 
     model: str
@@ -63,7 +65,7 @@ class CompletionRequest:
     suffixes: tuple[PromptText, ...]
     max_tokens: int
     sampling: Sampling
-    seed: int
+    seed: int | None
     stops: tuple[str, ...]
     num_choices: int
     best_of: int
@@ -73,6 +75,8 @@ class CompletionRequest:
     include_usage: bool
     prepend: bool
     timeout_s: float
+    state: str | None = None
+    return_state: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def parse_completion(body: bytes, bounds: Bounds) -> CompletionRequest:
         suffixes=suffixes,
         max_tokens=wanted,
         sampling=_sampling(given, wanted),
-        seed=secrets.randbits(SEED_BITS) if given.seed is None else given.seed,
+        seed=_seed(given),
         stops=tuple(given.stop or ()),
         num_choices=num_choices,
         best_of=best_of,
@@ -119,6 +123,8 @@ def parse_completion(body: bytes, bounds: Bounds) -> CompletionRequest:
         include_usage=bool(given.stream_options and given.stream_options.include_usage),
         prepend=bool(given.stream_options and given.stream_options.prepend),
         timeout_s=_timeout(given.timeout_s, bounds),
+        state=given.state,
+        return_state=bool(given.return_state),
     )
 
 
@@ -203,6 +209,12 @@ def _sampling(given: CompletionBody, max_tokens: int) -> Sampling:
         bias=_bias(given.logit_bias or {}),
         min_tokens=max_tokens if given.ignore_eos else min_tokens,
     )
+
+
+def _seed(given: CompletionBody) -> int | None:
+    if given.seed is None and given.state is None:
+        return secrets.randbits(SEED_BITS)
+    return given.seed
 
 
 def _bias(given: dict[str, float]) -> tuple[tuple[int, float], ...]:

@@ -103,12 +103,14 @@ class Chunk:
         token_ids: In order; the end mark is not among them.
         finish_reason: "stop" or "length" with the last chunk, else None.
         scores: Of those tokens, if they were asked for.
+        state: float32 (S,), when all but the last drawn token were read, the end mark included; None: nobody asked.
     """
 
     index: int
     token_ids: list[int]
     finish_reason: FinishReason | None = None
     scores: Scores | None = None
+    state: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,17 +119,24 @@ class Read:
 
     Attributes:
         index: Of the sequence within its request.
-        last: Whether the prompt is read now.
+        num_unread: Tokens of the prompt that are still to be read; see `Sequence.num_unread`.
         scores: Of the tokens after the first, for a sequence that asked for them.
         hidden_sum: float32 (U,): the top layer's outputs over all tokens read so far, added up.
         hidden_last: float32 (U,): the top layer's output after the last of them.
+        state: float32 (S,), after them; None: nobody asked.
     """
 
     index: int
-    last: bool
+    num_unread: int
     scores: Scores | None = None
     hidden_sum: np.ndarray | None = None
     hidden_last: np.ndarray | None = None
+    state: np.ndarray | None = None
+
+    @property
+    def last(self) -> bool:
+        """Whether the prompt is read now."""
+        return self.num_unread == 0
 
 
 @dataclass(frozen=True)
@@ -149,11 +158,14 @@ class Sequence:
         model: The version that it stays on.
         prompt_ids: int32 (tokens,), at least one; the last is the first that `decode` reads.
         seen_ids: int32 (ids,): those of the prompt, each once; none where it does not matter.
-        choice: Index within its prompt: with the seed, the key of its random numbers.
+        stream: With the seed, the key of its random numbers: its index within its prompt, if it goes on with nothing.
+        position: Of its first random number: tokens drawn before, by requests that it goes on with.
         index: Within its request.
         end_id: The end mark, or None.
         emit: Takes each event, in order; called on the scheduler's thread and must not block.
         reads_by: The signature by which the prompt is read: "prefill", "score" or "embed".
+        drawn_before: Counts of those tokens, as `Adjustments` takes them.
+        keeps_state: Whether its events are to tell the state.
         num_top: Most probable tokens wanted beside each drawn one; None: not even the log probability of that one.
         trace: What the tracing keeps of its request.
         scope: Where a beginning that was read before may be taken from; see `Prefix`. None: nowhere.
@@ -164,7 +176,7 @@ class Sequence:
         num_recalled: Of those, the first ones that needed no reading, as their state was known; 0 for forks.
         prefix: Names what `state` has read; None: nobody wants to know.
         last_id: The newest token, not yet read by the model.
-        num_drawn: Tokens drawn so far: the position of the next uniform.
+        num_drawn: Tokens drawn so far.
         accepted_at: Monotonic seconds.
         cost: Tokens that it is counted with while it is accepted.
         cancelled: Set by any thread; the scheduler drops the sequence when it next looks.
@@ -175,7 +187,7 @@ class Sequence:
     max_tokens: int
     sampling: Sampling
     seed: int
-    choice: int
+    stream: int
     end_id: int | None
     emit: Callable[[Event], None]
     state: np.ndarray
@@ -183,6 +195,9 @@ class Sequence:
     index: int = 0
     account: Account = Account()
     reads_by: str = signatures.PREFILL
+    position: int = 0
+    drawn_before: tuple[np.ndarray, np.ndarray] | None = None
+    keeps_state: bool = False
     num_top: int | None = None
     trace: Any = None
     hidden_sum: np.ndarray | None = None
@@ -196,14 +211,15 @@ class Sequence:
     accepted_at: float = 0.0
     cost: int = 0
     cancelled: bool = False
-    uniforms: UniformStream = field(init=False)
+    _uniforms: UniformStream = field(init=False)
     adjustments: Adjustments = field(init=False)
 
     def __post_init__(self) -> None:
-        self.uniforms = UniformStream(self.seed, self.choice)
+        self._uniforms = UniformStream(self.seed, self.stream)
         self.last_id = int(self.prompt_ids[-1])
         sampling = self.sampling
-        self.adjustments = Adjustments(sampling.bias, self.seen_ids, counts=sampling.counts_tokens)
+        counts, drawn = sampling.counts_tokens, self.drawn_before
+        self.adjustments = Adjustments(sampling.bias, self.seen_ids, counts=counts, drawn=drawn if counts else None)
 
     @property
     def draws_by(self) -> str:
@@ -215,6 +231,15 @@ class Sequence:
         """Prompt tokens still to be read; the last one is read when the next is drawn, or when there is no next."""
         last_too = self.reads_by == signatures.EMBED
         return len(self.prompt_ids) - (0 if last_too else 1) - self.num_read
+
+    def uniforms(self, count: int) -> np.ndarray:
+        """Return float32 (count,): the random numbers of the next tokens."""
+        return self._uniforms.take(self.position + self.num_drawn, count)
+
+    @property
+    def told_state(self) -> np.ndarray | None:
+        """The state as an event tells it, if it is to: a copy, as a view would keep the whole reply of its call."""
+        return self.state.copy() if self.keeps_state else None
 
     @property
     def num_left(self) -> int:
@@ -255,6 +280,7 @@ class Sequence:
             self.prefix.extend([self.last_id, *token_ids[:-1]])
         self.state, self.last_id = state, token_ids[-1]
         self.adjustments.note(token_ids)
+        told = self.told_state
         if self.last_id == self.end_id:
-            return Chunk(self.index, token_ids[:-1], "stop", scores)
-        return Chunk(self.index, token_ids, "length" if self.num_left == 0 else None, scores)
+            return Chunk(self.index, token_ids[:-1], "stop", scores, told)
+        return Chunk(self.index, token_ids, "length" if self.num_left == 0 else None, scores, told)

@@ -17,6 +17,7 @@ from service.listening import is_loopback, listen
 from service.logs import configure_logging
 from service.ratelimits import RedisUrlError
 from service.settings import Settings, unknown_settings
+from service.state_tokens import StateKeyError, StateKeys
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +95,12 @@ def serve(settings: Settings) -> int:
     try:
         # Whatever would stop the worker is tried here, where it ends the start with one line.
         check_access(settings)
+        if settings.state_key_file is not None:
+            StateKeys.read(settings.state_key_file)
         listener = listen(settings.host, settings.port, BACKLOG)
         port = listener.getsockname()[1]
         metrics_socket = listen(settings.metrics_host, metrics_port(settings, port))
-    except (OSError, KeyFileError, RedisUrlError) as error:
+    except (OSError, KeyFileError, RedisUrlError, StateKeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for line in unknown_settings():

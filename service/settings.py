@@ -37,6 +37,12 @@ class Settings(BaseSettings):
     keys_file: Path | None = Field(
         None, description="file of API keys, made by `python -m service keys add`; unset: no keys are asked for"
     )
+    state_key_file: Path | None = Field(
+        None,
+        description="file of the keys that sign state tokens, one secret a line: the first signs, all are accepted; "
+        "unset: a key that ends with the process",
+    )
+    state_max_age_s: float = Field(604_800.0, gt=0, description="age up to which a state token is accepted, in seconds")
     redis_url: SecretStr | None = Field(
         None, description="where replicas count requests and tokens per minute together, redis://…; unset: in memory"
     )

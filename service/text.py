@@ -7,6 +7,7 @@ its end it knows the mirror image, which grows at its end like any other.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,14 @@ class Mirrored:
         """Return a token as it is read."""
         return self.detokenizer.label(token_id)
 
+    def save(self) -> Any:
+        """Return what is carried over to the next token."""
+        return self.detokenizer.save()
+
+    def restore(self, saved: Any) -> None:
+        """Go on where another one was saved."""
+        self.detokenizer.restore(saved)
+
 
 @dataclass
 class TextAssembler:
@@ -54,6 +63,8 @@ class TextAssembler:
             probabilities are in order of reading.
         num_tokens: Tokens taken, the one that completed a stop included and those after it not.
         stopped: Whether a stop was found.
+        held: Text that has come and is not shown: it may be the beginning of a stop, or stands behind one. To begin
+            with, what an earlier text held, which `begin` takes.
     """
 
     detokenizer: Detokenizer
@@ -63,12 +74,13 @@ class TextAssembler:
     backward: bool = False
     num_tokens: int = 0
     stopped: bool = False
-    _held: str = field(default="", init=False)
+    held: str = ""
     _sum_logprobs: float = field(default=0.0, init=False)
     _num_scored: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        log = BackwardLog() if self.backward else LogprobsLog(self.offset)
+        # Tokens stand behind what is held; of a text that is written from its end, before it.
+        log = BackwardLog(len(self.held)) if self.backward else LogprobsLog(self.offset + len(self.held))
         self._log = None if self.num_top is None else log
         self._finder = StopFinder(self.stops) if self.stops else None
 
@@ -76,6 +88,13 @@ class TextAssembler:
     def mean_logprob(self) -> float:
         """Of the tokens taken, the end mark among them, if they came with scores."""
         return self._sum_logprobs / max(1, self._num_scored)
+
+    def begin(self) -> str:
+        """Return what is certain of the text that an earlier one held."""
+        held, self.held = self.held, ""
+        text = self._show(held)
+        self.offset += len(text)
+        return text
 
     def feed(self, token_ids: Sequence[int], scores: Scores | None = None) -> str:
         """Take tokens and return the text that is certain; an unfinished stop string is held back."""
@@ -96,9 +115,10 @@ class TextAssembler:
     def flush(self) -> str:
         """Return the text held back, now that no more tokens come; what the detokenizer held may complete a stop."""
         text = self._show(self.detokenizer.flush() if self._log is None else self._log.end(self.detokenizer))
-        held, self._held = self._held, ""
-        self.offset += len(text) + len(held)
-        return text + held
+        if not self.stopped:
+            text, self.held = text + self.held, ""
+        self.offset += len(text)
+        return text
 
     def take_logprobs(self, *, last: bool) -> Logprobs | None:
         """Return the log probabilities of the tokens whose text was shown since the last time, if they are wanted."""
@@ -126,10 +146,11 @@ class TextAssembler:
         if self._finder is None:
             return piece
         found = self._finder.feed(piece)
-        text = self._held + piece
+        text = self.held + piece
         if found is not None:
-            self.stopped, visible = True, len(self._held) + found.end - found.length
-        else:
-            visible = len(text) - self._finder.num_pending
-        self._held = "" if self.stopped else text[visible:]
+            end = len(self.held) + found.end
+            self.stopped, self.held = True, text[end:]
+            return text[: end - found.length]
+        visible = len(text) - self._finder.num_pending
+        self.held = text[visible:]
         return text[:visible]

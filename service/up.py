@@ -20,11 +20,14 @@ from types import FrameType
 from contract.signatures import MODELS_CONFIG
 from service.listening import listen
 from service.settings import Settings
+from service.state_tokens import make_key_file
 
 START_TIMEOUT_S = 120.0
 POLL_S = 0.05
 # After the gateway's drain, before a part that does not end is killed.
 EXIT_TIMEOUT_S = 10.0
+# In the working directory, where models and runs are as well.
+STATE_KEY_FILE = Path(".ostinato-state-key")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -119,6 +122,10 @@ class Service:
         if "log_format" not in self._settings.model_fields_set:
             # This is a terminal, or a file that a person reads.
             variables["OSTINATO_LOG_FORMAT"] = "text"
+        if settings.state_key_file is None:
+            # So that a text can be gone on with after a restart.
+            make_key_file(STATE_KEY_FILE)
+            variables["OSTINATO_STATE_KEY_FILE"] = str(STATE_KEY_FILE)
         self._launch("gateway", "service", "serve", **variables)
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
         self._wait(lambda: bool(_models_ready(host, port)), "no model answers")

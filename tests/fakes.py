@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def _fake_top(shape: tuple[int, ...]) -> Arrays:
     return {"top_token_ids": ids, "top_logprobs": np.float32(-ids / 10.0)}
 
 
-def fake_decode(inputs: Arrays) -> Arrays:
+def fake_decode(inputs: Arrays, end_id: int | None = END) -> Arrays:
     """Compute what a real `decode` or `decode_full` would: a token from the state and the uniform, the end mark too.
 
     Of the adjustments only one is done: the counts shift the token by the frequency penalty.
@@ -79,7 +80,7 @@ def fake_decode(inputs: Arrays) -> Arrays:
             last = int(states[row].sum() + inputs["uniforms"][row, step] * 1000 + shift) % VOCABULARY
             shift += int(inputs["frequency_penalty"][row]) if "counts" in inputs else 0
             drawn[row, step], logprobs[row, step] = last, fake_logprob(last, states[row])
-            if last == END:
+            if last == end_id:
                 break
     return {"token_ids": drawn, "logprobs": logprobs, "state": states, **_fake_top((rows, steps))}
 
@@ -102,7 +103,7 @@ def make_sequence(**fields) -> Sequence:
         "max_tokens": 4,
         "sampling": Sampling(),
         "seed": 1,
-        "choice": 0,
+        "stream": 0,
         "end_id": None,
         "emit": lambda event: None,
         "state": np.zeros(2, np.float32),
@@ -181,4 +182,5 @@ class FakeBackend:
         if self._gate is not None and not self._gate.acquire(timeout=10):
             done(BackendUnavailable("never released"))
             return
-        done(failure or COMPUTE[call.signature](inputs))
+        compute = partial(fake_decode, end_id=call.sequences[0].end_id) if call.draws else COMPUTE[call.signature]
+        done(failure or compute(inputs))

@@ -210,6 +210,12 @@ class _PieceDetokenizer:
     def label(self, token_id: int) -> str:
         return self._piece(token_id) or self._tokenizer.tokens[token_id]
 
+    def save(self) -> Any:
+        return [self._previous, self._is_set_off]
+
+    def restore(self, saved: Any) -> None:
+        self._previous, self._is_set_off = saved
+
     def _take(self, token_id: int) -> str:
         piece, token = self._piece(token_id), self._tokenizer.token(token_id)
         if token is not None:
@@ -249,6 +255,12 @@ class _BackwardPieceDetokenizer:
 
     def label(self, token_id: int) -> str:
         return self._tokenizer.label(token_id)
+
+    def save(self) -> Any:
+        return [self._held, self._precedes[:_HEAD_CHARACTERS]]
+
+    def restore(self, saved: Any) -> None:
+        self._held, self._precedes = saved
 
     def _take(self, token_id: int) -> str:
         """Take a token, and return the text of the one behind it."""

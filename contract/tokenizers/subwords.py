@@ -187,6 +187,12 @@ class _ByteDetokenizer:
     def label(self, token_id: int) -> str:
         return self._tokenizer.label(token_id)
 
+    def save(self) -> Any:
+        return self._decoder.getstate()[0].hex()
+
+    def restore(self, saved: Any) -> None:
+        self._decoder.setstate((bytes.fromhex(saved), 0))
+
 
 class _BackwardByteDetokenizer:
     """Holds what a text so far begins with as long as a byte before it may change it.
@@ -221,6 +227,12 @@ class _BackwardByteDetokenizer:
 
     def label(self, token_id: int) -> str:
         return self._tokenizer.label(token_id)
+
+    def save(self) -> Any:
+        return self._held.hex()
+
+    def restore(self, saved: Any) -> None:
+        self._held = bytes.fromhex(saved)
 
     def _take(self, content: bytes) -> bytes:
         """Put bytes before those held, and return what is certain of them together."""

@@ -67,6 +67,15 @@ class Detokenizer(Protocol):
         `bytes:\xe2\x82`.
         """
 
+    def save(self) -> Any:
+        """Return what is carried over to the next token, as a value of JSON."""
+
+    def restore(self, saved: Any) -> None:
+        """Go on where another detokenizer of the same tokenizer and direction was saved, in place of a beginning.
+
+        Nothing is known of the tokens before: their places were told by the other one.
+        """
+
 
 class Tokenizer(Protocol):
     """What the gateway and the exporter need of any unit of text."""
@@ -226,6 +235,12 @@ class _JoiningDetokenizer:
 
     def label(self, token_id: int) -> str:
         return self.vocabulary.tokens[token_id]
+
+    def save(self) -> Any:
+        return None
+
+    def restore(self, saved: Any) -> None:
+        pass
 
 
 class _BackwardJoiningDetokenizer(_JoiningDetokenizer):

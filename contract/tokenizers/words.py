@@ -130,6 +130,12 @@ class _WordDetokenizer:
         split = "" if self.begins_text else self.tokenizer.rules.split
         return split + word if word else self.tokenizer.tokens[token_id]
 
+    def save(self) -> Any:
+        return self.begins_text
+
+    def restore(self, saved: Any) -> None:
+        self.begins_text = saved
+
 
 @dataclass
 class _BackwardWordDetokenizer:
@@ -157,3 +163,9 @@ class _BackwardWordDetokenizer:
         word = self.tokenizer.decode([token_id])
         split = "" if self.ends_text else self.tokenizer.rules.split
         return word + split if word else self.tokenizer.tokens[token_id]
+
+    def save(self) -> Any:
+        return self.ends_text
+
+    def restore(self, saved: Any) -> None:
+        self.ends_text = saved

@@ -22,6 +22,20 @@ def gateway(models_dir, model_server, tmp_path_factory):
 
 
 @pytest.fixture
+def own_model_server(tmp_path):
+    """Start further model servers, for other repositories."""
+    running = []
+
+    def start(models_dir, **variables):
+        running.append(ModelServer(models_dir, tmp_path / f"model_server{len(running)}.log", **variables))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.end()
+
+
+@pytest.fixture
 def start_gateway(models_dir, model_server, tmp_path):
     """Start further gateways with other settings."""
     running = []

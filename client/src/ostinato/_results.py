@@ -36,11 +36,13 @@ class Choice:
         index: int. Prompt index · n + choice within the prompt.
         text: str. The text, without the prompt or suffix unless `echo` was asked for.
         finish_reason: str or None. "stop" or "length"; None while a stream has not ended.
+        state: str or None. What `state=` of another request goes on with, if `return_state=True` asked for it.
     """
 
     index: int
     text: str
     finish_reason: str | None
+    state: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_answer(cls, raw: dict[str, Any]) -> Choice:
@@ -49,7 +51,8 @@ class Choice:
         Raises:
             UnexpectedAnswer: a field is missing or of another type.
         """
-        return cls(required(raw, "index", int), required(raw, "text", str), raw.get("finish_reason"))
+        index, text = required(raw, "index", int), required(raw, "text", str)
+        return cls(index, text, raw.get("finish_reason"), raw.get("state"))
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,11 @@ class Generation:
     def finish_reason(self) -> str | None:
         """Why the first choice ended: "stop" or "length"; None while a stream has not ended."""
         return self.choices[0].finish_reason if self.choices else None
+
+    @property
+    def state(self) -> str | None:
+        """The first choice's state, which `state=` of another request goes on with; None if it was not asked for."""
+        return self.choices[0].state if self.choices else None
 
     def __str__(self) -> str:
         """Return the first choice's text."""

@@ -1,11 +1,20 @@
 """Text from tokens as they are drawn, forwards and backwards, and the places at which tokens begin in it."""
 
+import json
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
+from contract.tokenizer import (
+    CharacterTokenizer,
+    ExactWordTokenizer,
+    ForeignTokenizer,
+    SubwordTokenizer,
+    WordTokenizer,
+)
+from tests.unit.contract.foreign_files import MADE
 from tests.unit.contract.scripts import ALL, SCRIPTS, texts
 from tests.unit.contract.test_subwords import BYTE_IDS, BYTES, any_ids, cuts, odd_bytes
 
@@ -199,3 +208,33 @@ def test_a_tokens_label_stands_where_it_begins(tokenizer, text, direction):
             assert label == tokenizer.tokens[ids[i]]
         elif not label.startswith("bytes:"):
             assert shown[places[i] :].startswith(label)
+
+
+FOREIGN = {f"foreign {name}": ForeignTokenizer(json.loads(library.to_str())) for name, library in MADE.items()}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("tokenizer", [*TOKENIZERS.values(), *FOREIGN.values()], ids=[*TOKENIZERS, *FOREIGN])
+@settings(deadline=None, max_examples=80)
+@given(
+    numbers=st.lists(st.integers(0, 10_000), max_size=16),
+    places=cuts,
+    beside=st.sampled_from(["", "a", "a ", " a", "大"]),
+)
+def test_a_text_goes_on_in_another_detokenizer(tokenizer, direction, numbers, places, beside):
+    """Saved as JSON and restored anywhere, between any tokens, the text is that of one detokenizer."""
+    ids = [number % len(tokenizer.tokens) for number in numbers]
+    begin = tokenizer.detokenizer if direction == "forwards" else tokenizer.backward_detokenizer
+    whole = begin(beside)
+    expected = [whole.feed(ids), whole.flush()]
+    bounds = [0, *sorted(min(place, len(ids)) for place in places), len(ids)]
+    detokenizer, pieces = begin(beside), []
+    for a, b in pairwise(bounds):
+        pieces.append(detokenizer.feed(ids[a:b]))
+        saved = json.dumps(detokenizer.save())
+        detokenizer = begin()
+        detokenizer.restore(json.loads(saved))
+    pieces.append(detokenizer.flush())
+    if direction == "backwards":
+        pieces, expected = pieces[::-1], expected[::-1]
+    assert "".join(pieces) == "".join(expected)

@@ -17,6 +17,7 @@ from service.policy import Shapes
 from service.scheduler import Limits, Scheduler
 from service.schema import Bounds, CompletionRequest, EmbeddingsRequest
 from service.sequence import Account, ModelVersion, Sampling
+from service.state_tokens import StateKeys, StateTokens
 from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, FakeListener, FakeObserver, fake_logprob, fake_step
 from tests.unit.contract.test_card import FIELDS
 
@@ -25,6 +26,7 @@ CHARACTERS = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABUL
 WORDS = WordTokenizer.train(["the cat sat on a mat", " ".join(f"w{i}" for i in range(VOCABULARY - 9))])
 
 
+KEYS = StateKeys.random()
 SIZES = Sizes(max_prompt_tokens=1000, max_echo_tokens=3000, max_logprobs_tokens=2000)
 
 
@@ -33,6 +35,10 @@ class Models:
 
     def __init__(self):
         self.models = {"characters": CHARACTERS, "words": WORDS}
+
+    def find_version(self, ref):
+        """Return a version, if it lives."""
+        return self.find(ref.name) if ref.version == 1 else None
 
     def find(self, name):
         unit, _, backward = name.partition(" ")
@@ -73,7 +79,7 @@ class Service:
         self.scheduler = Scheduler(self.backend, Limits(**limits), FakeObserver())
         self.scheduler.start()
         self.listener = FakeListener()
-        self.engine = Engine(Models(), self.scheduler, self.listener, SIZES)
+        self.engine = Engine(Models(), self.scheduler, self.listener, SIZES, StateTokens(lambda: KEYS, 60.0))
 
     def results(self, *prompts, **fields):
         """Return the results of a request."""

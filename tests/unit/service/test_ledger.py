@@ -16,7 +16,7 @@ def texts(count, cost=10, account=ANYBODY):
     """Return the sequences of one request."""
     made = []
     for choice in range(count):
-        sequence = make_sequence(max_tokens=cost, choice=choice, account=account)
+        sequence = make_sequence(max_tokens=cost, stream=choice, account=account)
         sequence.cost = cost
         made.append(sequence)
     return made

@@ -30,7 +30,7 @@ class Text:
             max_tokens=max_tokens,
             sampling=sampling or Sampling(),
             seed=seed,
-            choice=choice,
+            stream=choice,
             end_id=end_id,
             emit=self.events.put,
             state=np.zeros(STATE_SIZE, np.float32),

@@ -33,6 +33,14 @@ def test_defaults_are_openais():
     assert 0 <= request.seed < 2**53
 
 
+def test_a_state_brings_its_seed():
+    """A request that goes on with a text has no seed of its own unless it is given one."""
+    request = parsed(state="ost1.x", return_state=True)
+    assert (request.state, request.return_state, request.seed) == ("ost1.x", True, None)
+    assert parsed(state="ost1.x", seed=4).seed == 4
+    assert (parsed().state, parsed().return_state) == (None, False)
+
+
 def test_drawn_seeds_differ():
     """Two requests without a seed get two texts."""
     assert parsed().seed != parsed().seed
@@ -228,6 +236,9 @@ def test_unknown_fields_are_ignored():
         ("stream", "yes", "stream must .*boolean, got 'yes'"),
         ("stream_options", {"include_usage": 3}, "stream_options.include_usage must .*boolean, got 3"),
         ("model", None, "model must .*string, got None"),
+        ("state", 5, "state must .*string, got 5"),
+        ("state", "x" * (2**21 + 1), "state must have at most 2097152 characters, got 'xxx"),
+        ("return_state", "yes", "return_state must .*boolean, got 'yes'"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_bound_and_its_value(field, value, message):

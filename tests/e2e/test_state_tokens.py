@@ -1,0 +1,190 @@
+"""Texts that are put down and taken up again over HTTP: elsewhere, later, however they ended, by who may."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from tests.conftest import MODEL_NAMES, TEXT, publish_model
+from tests.e2e.test_access import ask, key_file, keys  # noqa: F401 - a fixture is used by its name
+
+BODY = {"model": "lstm", "prompt": TEXT[:40], "seed": 3, "temperature": 0.9}
+
+
+@pytest.fixture
+def state_key(tmp_path):
+    """A file with the key that gateways of a test share."""
+    path = tmp_path / "state.key"
+    path.write_text("k" * 64 + "\n")
+    return path
+
+
+def given(model, text):
+    """Return what a model is to read, by the field that it reads."""
+    return {"model": model, "suffix" if model == "reverse" else "prompt": text}
+
+
+def completed(gateway, **fields):
+    """Return the first choice of an answer."""
+    status, answer = gateway.post({"return_state": True, **fields})
+    assert status == 200, answer
+    return answer["choices"][0]
+
+
+def joined(model, *texts):
+    """Put texts together in order of reading."""
+    return "".join(texts[::-1] if model == "reverse" else texts)
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_fifty_and_fifty_tokens_are_a_hundred(start_gateway, state_key, model):
+    """On another gateway with the same key, byte for byte, penalties and pieces of characters included."""
+    here, there = start_gateway(state_key_file=state_key), start_gateway(state_key_file=state_key)
+    for seed, more in enumerate(({}, {"frequency_penalty": 0.5, "repetition_penalty": 1.2}, {"top_k": 5})):
+        fields = {"temperature": 1.1, "ignore_eos": True, **more}
+        whole = completed(here, **given(model, TEXT[:30]), **fields, seed=seed, max_tokens=100)
+        for cut in (50, 1, 99):
+            first = completed(here, **given(model, TEXT[:30]), **fields, seed=seed, max_tokens=cut)
+            second = completed(there, model=model, state=first["state"], **fields, max_tokens=100 - cut)
+            assert joined(model, first["text"], second["text"]) == whole["text"]
+            assert second["finish_reason"] == "length"
+
+
+def test_a_stop_string_and_the_end_of_a_text_can_be_gone_on_from(gateway):
+    """Behind a stop the text goes on as if there had been none; behind the end mark a new text begins."""
+    whole = completed(gateway, **BODY, max_tokens=80)
+    stop = whole["text"][30:33]
+    first = completed(gateway, **BODY, max_tokens=80, stop=stop)
+    assert (first["finish_reason"], first["text"] + stop) == ("stop", whole["text"][: len(first["text"]) + 3])
+    rest = completed(gateway, model="lstm", state=first["state"], temperature=0.9, max_tokens=60)
+    assert (first["text"] + stop + rest["text"]).startswith(whole["text"])
+    for seed in range(50):
+        ended = completed(gateway, model="rnn", prompt="It", seed=seed, max_tokens=200)
+        if ended["finish_reason"] == "stop":
+            break
+    following = completed(gateway, model="rnn", state=ended["state"], max_tokens=20)
+    assert following["text"] != ended["text"]
+
+
+def test_a_stream_brings_the_state_with_its_end(gateway):
+    """The last event of a choice has it, and it goes on as that of a whole answer does."""
+    whole = completed(gateway, **BODY, max_tokens=60)
+    choices = [
+        choice
+        for event in gateway.stream(**BODY, max_tokens=40, return_state=True)
+        for choice in (event or {"choices": []})["choices"]
+    ]
+    assert [bool(choice.get("state")) for choice in choices] == [bool(choice["finish_reason"]) for choice in choices]
+    rest = completed(gateway, model="lstm", state=choices[-1]["state"], temperature=0.9, max_tokens=20)
+    assert "".join(choice["text"] for choice in choices) + rest["text"] == whole["text"]
+
+
+def test_one_state_has_many_continuations(gateway):
+    """Several prompts and choices branch from it; the first choice without a prompt is the text itself."""
+    whole = completed(gateway, **BODY, max_tokens=60)
+    first = completed(gateway, **BODY, max_tokens=30)
+    fields = {"model": "lstm", "temperature": 0.9, "max_tokens": 30, "n": 2}
+    status, answer = gateway.post({**fields, "state": first["state"], "prompt": ["", "It was", ""]})
+    assert status == 200
+    assert answer["seed"] == 3
+    texts = [choice["text"] for choice in answer["choices"]]
+    assert first["text"] + texts[0] == whole["text"]
+    assert texts[:2] == texts[4:]
+    assert len(set(texts)) == 4
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_deadline_leaves_a_state(start_gateway, stream):
+    """The answer, or the stream's last event, is an error with each choice's state: the rest is as it would be."""
+    gateway = start_gateway()
+    fields = {**BODY, "max_tokens": 1_000_000, "timeout_s": 0.6, "return_state": True}
+    if stream:
+        events = [event for event in gateway.stream(**fields) if event]
+        error, pieces = events[-1], [choice["text"] for event in events[:-1] for choice in event["choices"]]
+    else:
+        started = time.monotonic()
+        status, error = gateway.post(fields)
+        assert (status, time.monotonic() - started < 10) == (504, True)
+        pieces = []
+    assert error["error"]["code"] == "deadline_exceeded"
+    (choice,) = error["choices"]
+    text = "".join(pieces) + choice["text"]
+    assert choice["finish_reason"] is None
+    assert len(text) > 50
+    rest = completed(gateway, model="lstm", state=choice["state"], temperature=0.9, max_tokens=50)
+    assert text + rest["text"] == completed(gateway, **BODY, max_tokens=len(text) + 50)["text"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_drain_leaves_a_state_for_another_gateway(start_gateway, state_key, stream):
+    """A text that is not finished when a gateway ends goes on at another one, and no client is told to begin again."""
+    leaving, staying = (start_gateway(state_key_file=state_key, drain_s=1) for _ in range(2))
+    fields = {**BODY, "max_tokens": 1_000_000, "return_state": True, "stream": stream}
+    connection = leaving.connect()
+    connection.request("POST", "/v1/completions", json.dumps(fields))
+    threading.Timer(0.5, leaving.end).start()
+    response = connection.getresponse()
+    content, retry = response.read(), response.headers["x-should-retry"]
+    connection.close()
+    if stream:
+        events = [json.loads(line.removeprefix(b"data: ")) for line in content.split(b"\n\n") if line]
+        error, pieces = events[-1], [choice["text"] for event in events[:-1] for choice in event["choices"]]
+    else:
+        error, pieces = json.loads(content), []
+        assert (response.status, retry) == (503, "false")
+    assert error["error"]["code"] == "shutting_down"
+    text = "".join(pieces) + error["choices"][0]["text"]
+    rest = completed(staying, model="lstm", state=error["choices"][0]["state"], temperature=0.9, max_tokens=50)
+    assert text + rest["text"] == completed(staying, **BODY, max_tokens=len(text) + 50)["text"]
+
+
+def test_each_wrong_token_has_its_error(start_gateway, key_file):  # noqa: F811 - see the import
+    """Another tenant's, an altered one, a cut one, a megabyte, another model's: each is told by status and code."""
+    anna, bert = (keys(key_file, "add", "--tenant", tenant).splitlines()[-1] for tenant in ("anna", "bert"))
+    gateway = start_gateway(keys_file=key_file)
+    state = ask(gateway, anna, {**BODY, "return_state": True})[2]["choices"][0]["state"]
+
+    def refusal(key, **fields):
+        status, _, answer = ask(gateway, key, {"model": "lstm", "state": state, **fields})
+        assert answer["error"]["param"] == "state", answer
+        return status, answer["error"]["code"]
+
+    assert ask(gateway, anna, {"model": "lstm", "state": state})[0] == 200
+    assert refusal(bert) == (403, "state_foreign")
+    flipped = "A" if state[60] != "A" else "B"
+    assert refusal(anna, state=state[:60] + flipped + state[61:]) == (400, "state_altered")
+    assert refusal(anna, state=state[:-5]) == (400, "state_malformed")
+    assert refusal(anna, state="x" * 1_000_000) == (400, "state_malformed")
+    assert refusal(anna, state="x" * (2**21 + 1)) == (400, None)
+    assert refusal(anna, model="gru") == (400, "state_of_another_model")
+    other = start_gateway(keys_file=key_file)
+    status, _, answer = ask(other, anna, {"model": "lstm", "state": state})
+    assert (status, answer["error"]["code"]) == (400, "state_key_unknown")
+    aged = start_gateway(keys_file=key_file, state_max_age_s=0.5)
+    old = ask(aged, anna, {**BODY, "return_state": True})[2]["choices"][0]["state"]
+    time.sleep(2)
+    status, _, answer = ask(aged, anna, {"model": "lstm", "state": old})
+    assert (status, answer["error"]["code"]) == (400, "state_expired")
+
+
+def test_a_state_stays_with_its_version(tmp_path, start_gateway, own_model_server):
+    """It goes on with the version that wrote it as long as that is served, and is told to be outdated afterwards."""
+    folder = tmp_path / "models"
+    publish_model(folder, "demo", seed=1)
+    server = own_model_server(folder)
+    gateway = start_gateway(repository=folder, backend=server.port)
+    body = {"model": "demo", "prompt": "It was", "seed": 2}
+    whole, first = completed(gateway, **body, max_tokens=40), completed(gateway, **body, max_tokens=20)
+    versions = {"1": 200, "2": 200, "3": 410}
+    for version, status in versions.items():
+        if version != "1":
+            publish_model(folder, "demo", seed=int(version))
+            gateway.wait_until(lambda version=version: str(gateway.get("/v1/models/demo")[1]["version"]) == version)
+        if status == 410:
+            gateway.wait_until(lambda: gateway.post({"model": "demo", "state": first["state"]})[0] != 200)
+        found, answer = gateway.post({"model": "demo", "state": first["state"], "max_tokens": 20})
+        assert found == status
+        if found == 200:
+            assert first["text"] + answer["choices"][0]["text"] == whole["text"]
+    assert answer["error"]["code"] == "state_outdated"
