@@ -26,6 +26,11 @@ GREEDY_BELOW_TEMPERATURE = 1e-4
 
 # TensorFlow Serving's own text format, in the model repository: which models are served.
 MODELS_CONFIG = "models.config"
+# In it, a label points at a version. This one answers requests that name a model alone.
+STABLE = "stable"
+LABEL_PATTERN = "[a-z][a-z0-9_-]{0,31}"
+# In the repository, too, and read by the gateway alone: which share of those requests goes to which version or label.
+ROUTING_FILE = "routing.toml"
 # Folder beside the SavedModel for files that TensorFlow Serving itself does not read, and what lies in it.
 ASSETS = "assets.extra"
 CARD_FILE = "generator.json"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from contract.signatures import STABLE
 from service import documents
 from service.catalog import LiveModel
 from service.choice import Piece
@@ -20,6 +21,7 @@ from service.embedding import Embedding
 from service.errors import ClientGone, GatewayError, InternalError
 from service.generation import Generation, Result
 from service.logprobs import Logprobs
+from service.routing import Route
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class CompletionAnswer:
             "object": "text_completion",
             "created": int(time.time()),
             "model": model.ref.name,
+            "version": model.ref.version,
             "system_fingerprint": model.fingerprint,
             "seed": generation.seed,
         }
@@ -155,6 +158,7 @@ def embeddings_answer(job: Embedding, *, mean: bool, as_base64: bool) -> bytes:
         "object": "list",
         "data": data,
         "model": job.model.ref.name,
+        "version": job.model.ref.version,
         "system_fingerprint": job.model.fingerprint,
         "usage": usage,
     }
@@ -165,8 +169,8 @@ def _packed(vector: np.ndarray) -> str:
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
-def model_object(model: LiveModel) -> documents.ModelObject:
-    """Describe a served model.
+def model_object(model: LiveModel, route: Route) -> documents.ModelObject:
+    """Describe a version of a model, and where the model's requests go.
 
     `max_model_len` is null: a recurrent model has no longest text.
     """
@@ -179,6 +183,7 @@ def model_object(model: LiveModel) -> documents.ModelObject:
         "root": model.ref.name,
         "max_model_len": None,
         "version": model.ref.version,
+        "versions": [_version_object(version, route) for version in route.versions],
         "system_fingerprint": model.fingerprint,
         "cell": card.cell,
         "layers": card.layers,
@@ -188,6 +193,16 @@ def model_object(model: LiveModel) -> documents.ModelObject:
         "context": card.context,
         "vocab_size": card.vocab_size,
         "row_counts": model.shapes.row_counts,
+    }
+
+
+def _version_object(version: int, route: Route) -> documents.VersionObject:
+    shares = route.shares or {route.stable: 1.0}
+    labels = {**route.labels, STABLE: route.stable}
+    return {
+        "version": version,
+        "labels": sorted(label for label, number in labels.items() if number == version),
+        "share": shares.get(version, 0.0) / sum(shares.values()),
     }
 
 

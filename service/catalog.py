@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Protocol
 
 from google.protobuf import text_format
@@ -24,6 +23,7 @@ from service.errors import BackendUnavailable, GatewayError, InvalidRequest, Mod
 from service.policy import Shapes
 from service.probe import Probe, run_probe
 from service.protos import model_server_config_pb2
+from service.routing import Reference, Route, RoutingError, Shares, make_route, read_shares
 from service.rows import Arrays
 from service.sequence import ModelVersion
 
@@ -63,6 +63,18 @@ class LiveModel:
         return self.card.direction == "backward"
 
 
+@dataclass(frozen=True)
+class _Snapshot:
+    """What can be asked for at one moment; replaced as a whole, so requests read it without a lock.
+
+    Attributes:
+        routes: Of each model that has a living version.
+    """
+
+    live: Mapping[ModelVersion, LiveModel]
+    routes: Mapping[str, Route]
+
+
 class Catalog:
     """The models that can be asked for now."""
 
@@ -89,7 +101,10 @@ class Catalog:
         self._models_dir, self._server = models_dir, server
         self._poll_s, self._max_chunk, self._default_model = poll_s, max_chunk, default_model
         self._changed = changed
-        self._live: Mapping[ModelVersion, LiveModel] = MappingProxyType({})
+        self._now = _Snapshot({}, {})
+        # Of each model in `models.config`, what its labels point at.
+        self._labels: dict[str, dict[str, int]] = {}
+        self._shares: dict[str, Shares] = {}
         # What each version's card was when it was read, by its time of change in nanoseconds.
         self._stamps: dict[ModelVersion, int] = {}
         # Models whose server was away: it may have come back as another one.
@@ -107,21 +122,32 @@ class Catalog:
         self._closed.set()
         self._thread.join(timeout=5)
 
-    def models(self) -> list[LiveModel]:
-        """Return the newest living version of each model, by name."""
-        newest: dict[str, LiveModel] = {}
-        for live in sorted(self._live.values(), key=lambda live: live.ref.version):
-            newest[live.ref.name] = live
-        return [newest[name] for name in sorted(newest)]
+    def models(self) -> list[tuple[LiveModel, Route]]:
+        """Return each model by its stable version, and where its requests go; by name."""
+        now = self._now
+        return [(now.live[ModelVersion(name, route.stable)], route) for name, route in sorted(now.routes.items())]
 
-    def find(self, name: str | None) -> LiveModel:
-        """Return the newest living version of a model; of the default one for None.
+    def versions(self) -> list[LiveModel]:
+        """Return every version that answers, by name and number."""
+        return sorted(self._now.live.values(), key=lambda live: (live.ref.name, live.ref.version))
+
+    def find(self, name: str | None, seed: int | None = None) -> LiveModel:
+        """Return the version that answers a request; see `look_up`."""
+        return self.look_up(name, seed)[0]
+
+    def look_up(self, name: str | None, seed: int | None = None) -> tuple[LiveModel, Route]:
+        """Return the version that answers a request, and where the model's requests go.
+
+        Args:
+            name: NAME, NAME:VERSION or NAME@LABEL; None is the default model.
+            seed: Of the request, if it has one; see `Route.choose`.
 
         Raises:
-            ModelNotFound: there is none; the message lists the models that there are.
+            ModelNotFound: there is none; the message lists those that there are.
             InvalidRequest: no name, and no default.
         """
-        models = {live.ref.name: live for live in self.models()}
+        now = self._now
+        models = now.routes
         if name is None:
             name = self._default_model or next(iter(models), "")
             if len(models) > 1 and not self._default_model:
@@ -130,14 +156,16 @@ class Catalog:
                     f"{', '.join(models)}",
                     param="model",
                 )
-        if name not in models:
-            what = f"model {name[:64]!r} is not served" if name else "no model is served"
+        reference = Reference.parse(name)
+        if reference.name not in models:
+            what = f"model {reference.name[:64]!r} is not served" if name else "no model is served"
             raise ModelNotFound(f"{what}; models are: {', '.join(models) or 'none yet'}", param="model")
-        return models[name]
+        route = models[reference.name]
+        return now.live[ModelVersion(reference.name, route.choose(reference, seed))], route
 
     def find_version(self, ref: ModelVersion) -> LiveModel | None:
         """Return a version, if it lives."""
-        return self._live.get(ref)
+        return self._now.live.get(ref)
 
     def _run(self) -> None:
         while not self._closed.is_set():
@@ -150,18 +178,44 @@ class Catalog:
     def refresh(self) -> None:
         """Look at the repository and the server once; trouble with one model is no other's."""
         live: dict[ModelVersion, LiveModel] = {}
-        for name in self._names():
-            known = {ref: model for ref, model in self._live.items() if ref.name == name}
+        before = self._now
+        self._read_config()
+        for name in self._labels:
+            known = {ref: model for ref, model in before.live.items() if ref.name == name}
             try:
                 live |= self._look_at(name, known)
             except Exception as error:
                 log.debug("looking at %s failed", name, exc_info=True)
                 self._complain(name, f"{type(error).__name__}: {error}")
                 live |= known
-        for ref in self._live.keys() - live.keys():
+        for ref in before.live.keys() - live.keys():
             log.info("model %s version %d is gone", ref.name, ref.version)
-        self._live = MappingProxyType(live)
+        self._now = _Snapshot(live, self._make_routes(live, before.routes))
         self._changed(live)
+
+    def _make_routes(self, live: Iterable[ModelVersion], before: Mapping[str, Route]) -> dict[str, Route]:
+        """Bring what lives together with labels and shares."""
+        path = self._models_dir / signatures.ROUTING_FILE
+        try:
+            self._shares = read_shares(path)
+            self._complaints.pop(str(path), None)
+        except RoutingError as error:
+            # Those that were read last stay.
+            self._complain(str(path), str(error))
+        versions: dict[str, list[int]] = {}
+        for ref in live:
+            versions.setdefault(ref.name, []).append(ref.version)
+        routes: dict[str, Route] = {}
+        for name, numbers in versions.items():
+            then, shares = before.get(name), self._shares.get(name, {})
+            stable = then.stable if then else None
+            route, problems = make_route(name, numbers, self._labels.get(name, {}), shares, stable)
+            if then and then != route:
+                log.info("model %s: stable is version %d, shares %s", name, route.stable, dict(route.shares) or "none")
+            for what in problems:
+                self._complain(f"{path} {name}", what)
+            routes[name] = route
+        return routes
 
     def _look_at(self, name: str, known: Mapping[ModelVersion, LiveModel]) -> Mapping[ModelVersion, LiveModel]:
         """Return the versions of a model that answer now.
@@ -202,15 +256,15 @@ class Catalog:
         path = self._models_dir / ref.name / str(ref.version) / signatures.ASSETS / signatures.CARD_FILE
         return path.stat().st_mtime_ns if path.exists() else None
 
-    def _names(self) -> list[str]:
-        """Read the names in `models.config`, or keep to those known while it cannot be read."""
+    def _read_config(self) -> None:
+        """Read names and labels in `models.config`, or keep to those known while it cannot be read."""
         path = self._models_dir / signatures.MODELS_CONFIG
         try:
             config = text_format.Parse(path.read_text("utf-8"), model_server_config_pb2.ModelServerConfig())
         except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
             self._complain(str(path), str(error))
-            return sorted({ref.name for ref in self._live})
-        return [entry.name for entry in config.model_config_list.config]
+            return
+        self._labels = {entry.name: dict(entry.version_labels) for entry in config.model_config_list.config}
 
     def _greet(self, ref: ModelVersion) -> LiveModel | None:
         """Read a new version's files and probe it; None, and a line in the log, if that fails.

@@ -58,6 +58,7 @@ class CompletionObject(TypedDict):
     object: Literal["text_completion"]
     created: int
     model: str
+    version: int
     system_fingerprint: str
     seed: int
     choices: list[ChoiceObject]
@@ -85,12 +86,23 @@ class EmbeddingsObject(TypedDict):
     object: Literal["list"]
     data: list[EmbeddingObject]
     model: str
+    version: int
     system_fingerprint: str
     usage: EmbeddingsUsage
 
 
+class VersionObject(TypedDict):
+    """A version that answers, by what it is called, and the share of the requests that name just the model."""
+
+    version: int
+    labels: list[str]
+    share: float
+
+
 class ModelObject(TypedDict):
     """A model that answers; `max_model_len` is null, as a recurrent model has no longest text.
+
+    All but `versions` is of its stable version, or of the one that was asked for.
 
     `cell` is null where layers are of several kinds or not known. `context` is the number of tokens that a model sees
     whose state is the window of its last ones, and null for one that carries what it has read.
@@ -103,6 +115,7 @@ class ModelObject(TypedDict):
     root: str
     max_model_len: None
     version: int
+    versions: list[VersionObject]
     system_fingerprint: str
     cell: str | None
     layers: int

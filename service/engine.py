@@ -30,8 +30,8 @@ AnyJob = Generation | Embedding
 class Models(Protocol):
     """Where a model's name becomes a version that answers."""
 
-    def find(self, name: str) -> LiveModel:
-        """Return the version to use, or raise `ModelNotFound`."""
+    def find(self, name: str, seed: int | None = None) -> LiveModel:
+        """Return the version that answers a request, or raise `ModelNotFound`."""
 
     def find_version(self, ref: ModelVersion) -> LiveModel | None:
         """Return a version, if it lives."""
@@ -102,10 +102,10 @@ class Engine:
                 model does not, the state cannot be gone on with, the answer would be too large, or the queue is full.
         """
         tenant, saved = caller.account.tenant, None
-        model = self._models.find(request.model)
+        model = self._models.find(request.model, request.seed)
         if request.state is not None:
             saved = self._state_tokens.open(request.state, tenant)
-            model = self._version_of(saved, model)
+            model = self._version_of(saved, model, request.model)
             request = replace(request, seed=saved.seed if request.seed is None else request.seed)
         field, given = _to_read(request, model)
         prompts = self._encode(model, given, field, NOTHING if saved is None else saved.point.unread)
@@ -143,23 +143,25 @@ class Engine:
         self._start(job, caller)
         return job
 
-    def _version_of(self, saved: SavedText, newest: LiveModel) -> LiveModel:
+    def _version_of(self, saved: SavedText, found: LiveModel, asked: str) -> LiveModel:
         """Return the version that a text is of: it goes on with no other.
 
         Raises:
             StateOfAnotherModel: it is not of the model that the request names.
             StateOutdated: that version is no longer served.
         """
-        if saved.model.name != newest.ref.name:
+        # A request that names the model alone leaves the version to the state.
+        if saved.model != found.ref and asked != saved.model.name:
             raise StateOfAnotherModel(
-                f"state must be of model {newest.ref.name!r}, which the request names, got one of {saved.model.name!r}"
+                f"state must be of model {asked[:64]!r}, which the request names, got one of version "
+                f"{saved.model.version} of {saved.model.name!r}"
             )
         model = self._models.find_version(saved.model)
         # A number may have been given to another version since.
         if model is None or model.card.weights_sha256 != saved.weights_sha256:
             raise StateOutdated(
                 f"state is of version {saved.model.version} of model {saved.model.name!r}, which is no longer served; "
-                f"the newest is {newest.ref.version}. Send the text so far as a prompt instead"
+                f"version {found.ref.version} is. Send the text so far as a prompt instead"
             )
         return model
 

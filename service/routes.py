@@ -133,12 +133,12 @@ def _embeddings(parts: Parts) -> Response:
 
 def _models(parts: Parts) -> documents.ModelList:
     """List the models that answer."""
-    return {"object": "list", "data": [model_object(model) for model in parts.catalog.models()]}
+    return {"object": "list", "data": [model_object(model, route) for model, route in parts.catalog.models()]}
 
 
 def _model(parts: Parts, name: str) -> documents.ModelObject:
-    """Describe one model."""
-    return model_object(parts.catalog.find(name))
+    """Describe one model, or the version of it that is named."""
+    return model_object(*parts.catalog.look_up(name))
 
 
 def _status(parts: Parts) -> documents.StatusObject:
@@ -186,7 +186,7 @@ def _healthz(parts: Parts) -> documents.HealthObject:  # noqa: ARG001 - every vi
 def _readyz(parts: Parts) -> documents.ReadyObject:
     """Say whether a request would be answered: a model is served, and the server is not draining."""
     parts.drain.refuse_if_begun()
-    names = [model.ref.name for model in parts.catalog.models()]
+    names = [model.ref.name for model, _ in parts.catalog.models()]
     if not names:
         raise BackendUnavailable("no model answers yet")
     return {"status": "ready", "models": names}

@@ -44,5 +44,5 @@ class Status:
                 running=(load := loads.get(model.ref) or Load(model.ref, 0, 0)).running,
                 waiting=load.waiting,
             )
-            for model in self._catalog.models()
+            for model in self._catalog.versions()
         ]

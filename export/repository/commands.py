@@ -6,12 +6,17 @@ Imports no TensorFlow until `verify` runs: the others answer at once.
 from pathlib import Path
 from typing import Any
 
+from contract.signatures import STABLE
 from export.config import MODELS
 from export.errors import RepositoryError
 from export.quiet import import_tensorflow_quietly
-from export.repository import card_display, comparison_display, listing, removal
+from export.repository import card_display, comparison_display, listing, promotion, removal
 from export.repository.versions import Repository
 
+_PROMOTED = (
+    "Until a version is promoted the newest answers. Afterwards a new one is served beside it, as NAME:VERSION, until "
+    "it is promoted, too. models/routing.toml shares the requests out over several."
+)
 _REFERENCE = "NAME:VERSION, NAME for the newest version, or the folder of a version"
 
 
@@ -30,13 +35,24 @@ def add_commands(commands: Any) -> None:
     remove.set_defaults(act=_remove)
     remove.add_argument("version", metavar="VERSION", help="NAME:VERSION, or NAME for all its versions")
     remove.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
+    promote = commands.add_parser(
+        "promote", help="choose the version that answers", description=promotion.__doc__, epilog=_PROMOTED
+    )
+    promote.set_defaults(act=_promote)
+    promote.add_argument("version", metavar="VERSION", help="NAME:VERSION, or NAME for the newest version")
+    promote.add_argument(
+        "--label", default=STABLE, metavar="LABEL", help="what requests call it: NAME@LABEL (default: stable, or NAME)"
+    )
+    rollback = commands.add_parser("rollback", help="go back to the version that answered before")
+    rollback.set_defaults(act=_rollback)
+    rollback.add_argument("name", metavar="NAME", help="name of the model")
     compare = commands.add_parser("compare", help="show versions side by side, and draw their losses")
     compare.set_defaults(act=_compare)
     compare.add_argument("versions", nargs="+", metavar="VERSION", help=_REFERENCE)
     compare.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the losses by epoch and by minutes")
     for command in (every, show, compare):
         command.add_argument("--json", action="store_true", dest="as_json", help="print JSON and nothing else")
-    for command in (every, show, verify, remove, compare):
+    for command in (every, show, verify, remove, promote, rollback, compare):
         command.add_argument("--models-dir", type=Path, default=MODELS, help=f"repository (default: {MODELS})")
 
 
@@ -51,6 +67,14 @@ def _show(options: dict[str, Any]) -> int:
 
 def _remove(options: dict[str, Any]) -> int:
     return removal.remove(options["models_dir"], options["version"], yes=options["yes"])
+
+
+def _promote(options: dict[str, Any]) -> int:
+    return promotion.promote(options["models_dir"], options["version"], options["label"])
+
+
+def _rollback(options: dict[str, Any]) -> int:
+    return promotion.rollback(options["models_dir"], options["name"])
 
 
 def _compare(options: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from contract import signatures
 from contract.card import GeneratorCard
@@ -39,6 +40,7 @@ class Row:
     Attributes:
         listed: Whether an entry of `models.config` is for its model; None where that file cannot be read.
         served: Whether that entry chooses this version.
+        labels: Those that point at it there.
         problem: Why the version cannot be read.
     """
 
@@ -56,6 +58,7 @@ class Row:
     created: int | None = None
     listed: bool | None = None
     served: bool | None = None
+    labels: tuple[str, ...] = ()
     problem: str | None = None
 
     def cells(self) -> list[str]:
@@ -63,7 +66,8 @@ class Row:
         start = [visible(self.name), figure(self.version, "d")]
         if self.problem is not None:
             return [*start, f"cannot be read: {visible(self.problem)}"]
-        served = {None: "unknown", False: "not listed"}.get(self.listed, "yes" if self.served else "not chosen")
+        chosen = ", ".join(["yes", *self.labels]) if self.served else "not chosen"
+        served = {None: "unknown", False: "not listed"}.get(self.listed, chosen)
         return [
             *start,
             self.unit or NOTHING,
@@ -117,15 +121,20 @@ def _rows(model: Model, listings: list[Listing] | None) -> Iterator[Row]:
         yield Row(model.name, None, str(model.path), problem=model.problem)
     for version in model.versions:
         listed = None if entries is None else bool(entries)
-        yield _row(model.name, version, listed, None if entries is None else version.number in served)
+        labels = [
+            label for entry in entries or () for label, number in entry.labels.items() if number == version.number
+        ]
+        yield _row(
+            version,
+            name=model.name,
+            listed=listed,
+            served=None if entries is None else version.number in served,
+            labels=tuple(sorted(labels)),
+        )
 
 
-def _row(name: str, version: Version, listed: bool | None, served: bool | None) -> Row:
-    known = {
-        "size_bytes": version.num_bytes(),
-        "listed": listed,
-        "served": served,
-    }
+def _row(version: Version, *, name: str, **known: Any) -> Row:
+    known["size_bytes"] = version.num_bytes()
     try:
         card, tokenizer = _read(version)
     except RepositoryError as error:

@@ -6,8 +6,8 @@ Knows the file, its lock and what its policies choose. Does not know what a vers
 import contextlib
 import fcntl
 import os
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from google.protobuf import text_format
@@ -32,12 +32,14 @@ class Listing:
         folder: The model's folder in the repository; None where it lies elsewhere.
         latest: How many of the newest versions are served; None where `specific` says which, or all are.
         specific: Versions that are served; None where not these are named.
+        labels: Version of each label.
     """
 
     name: str
     folder: str | None
     latest: int | None = None
     specific: frozenset[int] | None = None
+    labels: Mapping[str, int] = field(default_factory=dict)
 
     def served(self, versions: Collection[int]) -> set[int]:
         """Return those of a model's versions that the entry's policy chooses."""
@@ -65,17 +67,71 @@ def locked(models_dir: Path) -> Iterator[None]:
 
 
 def add_to_models_config(models_dir: Path, name: str) -> None:
-    """List a model, if it is not there yet.
+    """List a model if it is not there yet; one whose versions have labels is to serve its newest, too.
 
     Raises:
         PublishError: the file exists and cannot be parsed.
     """
     with locked(models_dir):
         config = _read(models_dir)
-        if name in {entry.name for entry in config.model_config_list.config}:
+        listed = [entry for entry in config.model_config_list.config if entry.name == name]
+        if listed:
+            if listed[0].version_labels:
+                _choose(listed[0], models_dir)
+                _write(models_dir, config)
             return
         entry = config.model_config_list.config.add(name=name, base_path=str(_ROOT / name), model_platform="tensorflow")
         entry.model_version_policy.latest.num_versions = VERSIONS_KEPT
+        _write(models_dir, config)
+
+
+def change_labels(
+    models_dir: Path, name: str, change: Callable[[dict[str, int], list[int]], dict[str, int]]
+) -> dict[str, int]:
+    """Give a model other labels; what they point at is served from then on, with its two newest versions.
+
+    Args:
+        models_dir: The repository.
+        name: What requests call the model.
+        change: From the labels so far, and the versions that there are, ascending, to the new labels. It may raise
+            whatever refuses the change.
+
+    Returns:
+        The new labels.
+
+    Raises:
+        PublishError: the model is not listed, or the file cannot be parsed.
+    """
+    with locked(models_dir):
+        config = _read(models_dir)
+        entry = next((entry for entry in config.model_config_list.config if entry.name == name), None)
+        if entry is None:
+            raise PublishError(f"{name} is not in {models_dir / signatures.MODELS_CONFIG}: no version of it is served")
+        labels = change(dict(entry.version_labels), _versions(entry, models_dir))
+        if labels != dict(entry.version_labels):
+            entry.version_labels.clear()
+            entry.version_labels.update(labels)
+            _choose(entry, models_dir)
+            _write(models_dir, config)
+        return labels
+
+
+def forget_versions(models_dir: Path, folder: str) -> None:
+    """Let the entries of a model's folder name no version that is not there. The caller holds the lock.
+
+    Raises:
+        PublishError: the file cannot be parsed.
+    """
+    config = _read(models_dir)
+    labelled = [entry for entry in config.model_config_list.config if entry.version_labels]
+    changed = [entry for entry in labelled if _listing(entry, models_dir).folder == folder]
+    for entry in changed:
+        there = set(_versions(entry, models_dir))
+        for label, version in dict(entry.version_labels).items():
+            if version not in there:
+                del entry.version_labels[label]
+        _choose(entry, models_dir)
+    if changed:
         _write(models_dir, config)
 
 
@@ -97,13 +153,34 @@ def drop_from_models_config(models_dir: Path, folder: str) -> None:
 def _listing(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> Listing:
     path, policy = PurePosixPath(entry.base_path), entry.model_version_policy
     folder = path.name if path.parent in (_ROOT, PurePosixPath(models_dir.resolve())) else None
+    labels = dict(entry.version_labels)
     match policy.WhichOneof("policy_choice"):
         case "all":
-            return Listing(entry.name, folder)
+            return Listing(entry.name, folder, labels=labels)
         case "specific":
-            return Listing(entry.name, folder, specific=frozenset(policy.specific.versions))
+            return Listing(entry.name, folder, specific=frozenset(policy.specific.versions), labels=labels)
         case _:
-            return Listing(entry.name, folder, latest=max(policy.latest.num_versions, 1))
+            return Listing(entry.name, folder, latest=max(policy.latest.num_versions, 1), labels=labels)
+
+
+def _versions(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> list[int]:
+    """Return the numbers of the versions that lie where an entry says, ascending."""
+    folder = _listing(entry, models_dir).folder
+    home = models_dir / (folder or "")
+    if folder is None or not home.is_dir():
+        return []
+    return sorted(int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit())
+
+
+def _choose(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> None:
+    """Have the versions served that have a label, and the newest ones.
+
+    "latest" would unload what a label points at once there are newer ones, and a model server refuses such a label.
+    """
+    policy = entry.model_version_policy
+    if policy.WhichOneof("policy_choice") != "all":
+        newest = _versions(entry, models_dir)[-VERSIONS_KEPT:]
+        policy.specific.versions[:] = sorted({*entry.version_labels.values(), *newest})
 
 
 def _read(models_dir: Path) -> _Config:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from contract.signatures import MODELS_CONFIG
 from export.errors import RepositoryError
-from export.repository.models_config import drop_from_models_config, locked, read_listings
+from export.repository.models_config import drop_from_models_config, forget_versions, locked, read_listings
+from export.repository.promotion import PREVIOUS
 from export.repository.versions import Repository, Version
 from export.table import size
 
@@ -39,6 +40,7 @@ def remove(models_dir: Path, reference: str, *, yes: bool) -> int:
         raise RepositoryError(
             f"{home}: a link to {home.resolve()}; remove the link by hand, nothing behind it is touched"
         )
+    _require_unlabelled(repository, home.name, versions)
     print(_plan(repository, home.name, versions))
     if not yes and not _is_confirmed():
         print("nothing is removed")
@@ -49,6 +51,24 @@ def remove(models_dir: Path, reference: str, *, yes: bool) -> int:
     if left:
         raise RepositoryError(f"{left[0]}: out of the repository, but it cannot be deleted")
     return 0
+
+
+def _require_unlabelled(repository: Repository, name: str, versions: Sequence[Version]) -> None:
+    """Refuse to remove what a label points at, if other versions stay.
+
+    Raises:
+        RepositoryError: one does.
+    """
+    gone = {version.number for version in versions}
+    if gone >= {version.number for version in repository.model(name).versions}:
+        return
+    for entry in read_listings(repository.path):
+        labels = sorted(label for label, version in entry.labels.items() if version in gone and label != PREVIOUS)
+        if entry.folder == name and labels:
+            raise RepositoryError(
+                f"{versions[0].label} is {' and '.join(labels)} of {entry.name}: promote another version first "
+                f"(python -m export promote {entry.name}:VERSION --label {labels[0]})"
+            )
 
 
 def _plan(repository: Repository, name: str, versions: Sequence[Version]) -> str:
@@ -94,6 +114,7 @@ def _take_out(repository: Repository, home: Path, versions: Sequence[Version]) -
         for number in numbers:
             with contextlib.suppress(FileNotFoundError):
                 (home / number).rename(home / f"{_PREFIX}{number}-{os.getpid()}")
+        forget_versions(repository.path, home.name)
     return f"removed {', '.join(version.label for version in versions)}"
 
 

@@ -172,7 +172,7 @@ def test_a_model_that_answers_nonsense_is_no_other_models_trouble(catalog, serve
     honest = server.predict
     server.predict = lambda model, *rest: {} if model.name == "aaa" else honest(model, *rest)
     catalog.refresh()
-    assert [model.ref.name for model in catalog.models()] == ["zzz"]
+    assert [model.ref.name for model, _ in catalog.models()] == ["zzz"]
 
 
 def test_a_server_that_was_away_is_probed_again(catalog, server, tmp_path):
@@ -232,3 +232,57 @@ def test_without_a_name_the_only_model_is_found_or_the_default_one(catalog, serv
     chooses = Catalog(tmp_path, server, default_model="two")
     chooses.refresh()
     assert chooses.find(None).ref.name == "two"
+
+
+def label(folder, **labels):
+    """Have labels in the only entry of `models.config`."""
+    config = folder / "models.config"
+    lines = " ".join(f'version_labels {{ key: "{name}" value: {version} }}' for name, version in labels.items())
+    config.write_text(f'model_config_list {{ config {{ name: "demo" base_path: "/models/demo" {lines} }} }}')
+
+
+def test_labels_and_shares_take_effect_at_the_next_look(catalog, server, tmp_path, caplog):
+    """A label of `models.config` and the file of shares say who answers; a damaged file leaves what was said last."""
+    for version in (1, 2, 3):
+        add(tmp_path, "demo", version)
+    server.models = {"demo": {1: "", 2: "", 3: ""}}
+    label(tmp_path, stable=1, canary=3)
+    catalog.refresh()
+    assert [catalog.find(name).ref.version for name in ("demo", "demo@canary", "demo:2")] == [1, 3, 2]
+    (tmp_path / "routing.toml").write_text("[demo]\nstable = 1\ncanary = 1\n[gone]\nstable = 1\n")
+    catalog.refresh()
+    shared = [catalog.find("demo", seed).ref.version for seed in range(40)]
+    assert set(shared) == {1, 3}
+    (tmp_path / "routing.toml").write_text("[demo")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            catalog.refresh()
+    assert [catalog.find("demo", seed).ref.version for seed in range(40)] == shared
+    assert len([record for record in caplog.records if "routing.toml" in record.getMessage()]) == 1
+    (tmp_path / "routing.toml").unlink()
+    label(tmp_path, stable=2)
+    catalog.refresh()
+    assert {catalog.find("demo", seed).ref.version for seed in range(40)} == {2}
+    with pytest.raises(ModelNotFound, match="labels are: stable"):
+        catalog.find("demo@canary")
+
+
+def test_what_answered_goes_on_until_its_successor_lives(catalog, server, tmp_path):
+    """A promotion to a version that is being loaded leaves no gap, nor does the end of the one that answered."""
+    for version in (1, 2, 3):
+        add(tmp_path, "demo", version)
+    server.models = {"demo": {1: "", 2: ""}}
+    label(tmp_path, stable=1)
+    catalog.refresh()
+    label(tmp_path, stable=3)
+    catalog.refresh()
+    assert catalog.find("demo").ref.version == 1
+    server.models = {"demo": {1: "", 2: "", 3: ""}}
+    catalog.refresh()
+    assert catalog.find("demo").ref.version == 3
+    server.models = {"demo": {1: "", 2: "", 3: "unloaded"}}
+    catalog.refresh()
+    assert catalog.find("demo").ref.version == 2
+    assert [model.ref.version for model in catalog.versions()] == [1, 2]
+    (model, route), *others = catalog.models()
+    assert (model.ref.version, route.labels, others) == (2, {"stable": 3}, [])

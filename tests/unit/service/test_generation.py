@@ -40,7 +40,7 @@ class Models:
         """Return a version, if it lives."""
         return self.find(ref.name) if ref.version == 1 else None
 
-    def find(self, name):
+    def find(self, name, seed=None):  # noqa: ARG002 - as the catalog's
         unit, _, backward = name.partition(" ")
         tokenizer = self.models[unit]
         assert len(tokenizer.tokens) == VOCABULARY
@@ -233,7 +233,7 @@ def test_penalties_go_by_what_was_drawn_however_it_was_cut(service):
     sampling = Sampling(frequency_penalty=2.0)
     (result,) = service.results(sampling=sampling, max_tokens=40)
     slow = Service()
-    slow.engine._models.find = lambda name: _with_steps(Models().find(name), 1)
+    slow.engine._models.find = lambda name, seed: _with_steps(Models().find(name), 1)
     assert slow.results(sampling=sampling, max_tokens=40) == [result]
     slow.scheduler.stop()
     assert result != service.results(max_tokens=40)[0]

@@ -339,7 +339,7 @@ def test_a_state_that_does_not_fit_is_refused_by_its_reason(service):
     gone = tokens.seal(replace(saved, model=ModelVersion("characters", 7)), "anna")
     replaced = tokens.seal(replace(saved, weights_sha256="f" * 64), "anna")
     for token in (gone, replaced):
-        with pytest.raises(StateOutdated, match="no longer served; the newest is 1"):
+        with pytest.raises(StateOutdated, match="no longer served; version 1 is"):
             ask(service, "", state=token, seed=None, tenant="anna")
 
 

@@ -1,0 +1,86 @@
+"""`python -m export promote` and `rollback`: which version answers those who name none, changed while it is asked.
+
+Knows what the labels mean. A label takes effect when servers next look at `models.config`; running texts stay on the
+version that they began with.
+"""
+
+import re
+from pathlib import Path
+
+from contract.signatures import LABEL_PATTERN, STABLE
+from export.errors import RepositoryError
+from export.repository.models_config import change_labels
+from export.repository.versions import Repository
+
+# What was stable before: where `rollback` goes.
+PREVIOUS = "previous"
+
+
+def promote(models_dir: Path, reference: str, label: str) -> int:
+    """Point a label at a version. Returns the exit code.
+
+    Args:
+        models_dir: The repository.
+        reference: NAME:VERSION, or NAME for the newest.
+        label: "stable" is what a request gets that names the model alone.
+
+    Raises:
+        RepositoryError: there is no such version, it cannot be read, or the label is no label.
+        PublishError: `models.config` does not list the model, or cannot be parsed.
+    """
+    if not re.fullmatch(LABEL_PATTERN, label) or label == PREVIOUS:
+        raise RepositoryError(
+            f"a label is lower-case letters, digits, - and _, such as stable or canary, and not {PREVIOUS}, which is "
+            f"what was stable before; got {label!r}"
+        )
+    version = Repository(models_dir).named(reference)[-1]
+    version.read()
+    name, number = version.path.parent.name, version.number
+    before: dict[str, int] = {}
+
+    def change(labels: dict[str, int], versions: list[int]) -> dict[str, int]:
+        before.update(labels)
+        changed = {**labels, label: number}
+        if label == STABLE:
+            # Without a label it was the newest.
+            then = labels.get(STABLE, max(versions, default=number))
+            changed |= {PREVIOUS: then} if then != number else {}
+        return changed
+
+    change_labels(models_dir, name, change)
+    _tell(name, label, before.get(label), number)
+    return 0
+
+
+def rollback(models_dir: Path, name: str) -> int:
+    """Point "stable" at what was stable before. Returns the exit code.
+
+    Raises:
+        RepositoryError: there is no such model, or nothing to go back to.
+        PublishError: `models.config` does not list the model, or cannot be parsed.
+    """
+    numbers = [version.number for version in Repository(models_dir).named(name)]
+    if ":" in name:
+        raise RepositoryError(f"rollback takes NAME; to choose a version: python -m export promote {name}")
+    before: dict[str, int] = {}
+
+    def change(labels: dict[str, int], versions: list[int]) -> dict[str, int]:
+        stable = labels.get(STABLE, max(versions, default=0))
+        older = [version for version in versions if version < stable]
+        # Never promoted: the newest has been stable, and before it the one before it.
+        previous = labels.get(PREVIOUS) if STABLE in labels else max(older, default=None)
+        if previous is None or previous not in numbers:
+            raise RepositoryError(f"{name} has no version that was stable before {stable}: nothing to go back to")
+        before[STABLE] = stable
+        return {**labels, STABLE: previous, PREVIOUS: stable}
+
+    labels = change_labels(models_dir, name, change)
+    _tell(name, STABLE, before[STABLE], labels[STABLE])
+    return 0
+
+
+def _tell(name: str, label: str, before: int | None, now: int) -> None:
+    if before == now:
+        print(f"{label} of {name} is version {now} already")
+    else:
+        print(f"{label} of {name} is version {now} now" + (f", was {before}" if before is not None else ""))

@@ -1,0 +1,140 @@
+"""`promote` and `rollback` choose what answers, and what a label points at stays served."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from export.cli import main
+from export.repository.models_config import add_to_models_config, read_listings
+from tests.unit.export.repository.stored import store
+
+
+@pytest.fixture(autouse=True)
+def models_dir(tmp_path, monkeypatch):
+    """A repository with four versions of a model, at the default place."""
+    monkeypatch.chdir(tmp_path)
+    for version in (1, 2, 3, 4):
+        store(Path("models"), version=version)
+    return Path("models")
+
+
+def run(capsys, *arguments):
+    """Return the exit code, and all that is printed."""
+    code = main([*arguments])
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def entry(models_dir, name="m"):
+    """Return labels and served versions of an entry."""
+    (found,) = [listing for listing in read_listings(models_dir) if listing.name == name]
+    return dict(found.labels), sorted(found.served(range(1, 10)))
+
+
+def test_a_promoted_version_stays_served_beside_the_newest(models_dir, capsys):
+    """However many come after it; the one that was stable before stays as well, to go back to."""
+    assert run(capsys, "promote", "m:2") == (0, "stable of m is version 2 now\n")
+    assert entry(models_dir) == ({"stable": 2, "previous": 4}, [2, 3, 4])
+    for version in (5, 6, 7):
+        store(models_dir, version=version)
+    assert entry(models_dir) == ({"stable": 2, "previous": 4}, [2, 4, 6, 7])
+    assert run(capsys, "promote", "m") == (0, "stable of m is version 7 now, was 2\n")
+    assert entry(models_dir) == ({"stable": 7, "previous": 2}, [2, 6, 7])
+    assert run(capsys, "promote", "m:7") == (0, "stable of m is version 7 already\n")
+    assert entry(models_dir) == ({"stable": 7, "previous": 2}, [2, 6, 7])
+
+
+def test_back_and_forth(models_dir, capsys):
+    """A rollback goes to what was stable before, and the next one back again; without labels, to the second newest."""
+    assert run(capsys, "rollback", "m") == (0, "stable of m is version 3 now, was 4\n")
+    assert entry(models_dir)[0] == {"stable": 3, "previous": 4}
+    assert run(capsys, "rollback", "m") == (0, "stable of m is version 4 now, was 3\n")
+    run(capsys, "promote", "m:1")
+    assert entry(models_dir)[0] == {"stable": 1, "previous": 4}
+    assert run(capsys, "rollback", "m") == (0, "stable of m is version 4 now, was 1\n")
+
+
+def test_other_labels_are_a_matter_of_their_own(models_dir, capsys):
+    """A canary changes neither what is stable nor what was."""
+    run(capsys, "promote", "m:2")
+    assert run(capsys, "promote", "m:1", "--label", "canary") == (0, "canary of m is version 1 now\n")
+    assert entry(models_dir) == ({"stable": 2, "previous": 4, "canary": 1}, [1, 2, 3, 4])
+
+
+def test_the_list_shows_labels(capsys):
+    """Beside what is served."""
+    run(capsys, "promote", "m:2")
+    run(capsys, "promote", "m:2", "--label", "canary")
+    _, *lines = run(capsys, "list")[1].splitlines()
+    assert [line.split("1970-01-01 00:00")[1].strip() for line in lines] == [
+        "not chosen",
+        "yes, canary, stable",
+        "yes",
+        "yes, previous",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["promote", "m:9"], "m has no version 9"),
+        (["promote", "n"], "no model 'n'"),
+        (["promote", "m:2", "--label", "previous"], "got 'previous'"),
+        (["promote", "m:2", "--label", "Not A Label"], "got 'Not A Label'"),
+        (["rollback", "n"], "no model 'n'"),
+        (["rollback", "m:2"], "rollback takes NAME; .* promote m:2"),
+    ],
+)
+def test_what_cannot_be_done_is_told_and_changes_nothing(models_dir, capsys, arguments, message):
+    """One line, and the file is as it was."""
+    before = (models_dir / "models.config").read_bytes()
+    code, told = run(capsys, *arguments)
+    assert (code, told.count("\n")) == (1, 1)
+    assert told.startswith("error: ")
+    assert re.search(message, told)
+    assert (models_dir / "models.config").read_bytes() == before
+
+
+def test_a_damaged_version_is_not_promoted(models_dir, capsys):
+    """What cannot be read would answer nobody."""
+    (models_dir / "m" / "2" / "assets.extra" / "generator.json").write_text("{")
+    assert run(capsys, "promote", "m:2")[0] == 1
+    assert entry(models_dir)[0] == {}
+
+
+def test_with_one_version_there_is_nothing_to_go_back_to(models_dir, capsys):
+    """It is told which one is stable."""
+    store(models_dir, "n", 7)
+    assert run(capsys, "rollback", "n") == (
+        1,
+        "error: n has no version that was stable before 7: nothing to go back to\n",
+    )
+
+
+def test_a_model_that_is_not_listed_cannot_be_promoted(models_dir, capsys):
+    """No server would see the label."""
+    store(models_dir, "n", 1, listed=False)
+    assert "n is not in models/models.config" in run(capsys, "promote", "n")[1]
+
+
+def test_a_policy_of_all_versions_is_kept(models_dir, capsys):
+    """It serves what labels point at anyway."""
+    path = models_dir / "models.config"
+    path.write_text(path.read_text().replace("latest {\n        num_versions: 2\n      }", "all {\n      }"))
+    run(capsys, "promote", "m:1")
+    add_to_models_config(models_dir, "m")
+    assert entry(models_dir)[1] == [*range(1, 10)]
+
+
+def test_a_labelled_version_is_not_removed(models_dir, capsys):
+    """Requests that name the label would get nothing; the one that was stable before may go, and its label with it."""
+    run(capsys, "promote", "m:2")
+    code, told = run(capsys, "remove", "m:2", "--yes")
+    assert code == 1
+    assert "m:2 is stable of m: promote another version first" in told
+    assert run(capsys, "remove", "m:4", "--yes")[0] == 0
+    assert entry(models_dir) == ({"stable": 2}, [2, 3])
+    assert "nothing to go back to" in run(capsys, "rollback", "m")[1]
+    assert run(capsys, "remove", "m", "--yes")[0] == 0
+    assert read_listings(models_dir) == []
