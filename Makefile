@@ -27,10 +27,12 @@ check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
 
 bench-quick: $(STAMPS)/bench  ## measure serving and training against their baselines, in a quarter of an hour
 	@$(BIN)/python -m benchmarks --quick
+	@$(BIN)/python -m benchmarks.long_text --rounds 1
 	@$(BIN)/python -m benchmarks.training --quick
 
 bench: $(STAMPS)/bench  ## the same with more repeats
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.long_text
 	@$(BIN)/python -m benchmarks.training
 
 quality: $(STAMPS)/run  ## train every recipe on CORPUS=FILE and score its held-out tail (ARGS="characters" for one recipe)

@@ -131,14 +131,24 @@ class Worker:
 
 
 @contextlib.contextmanager
-def service(models_dir: Path, stack: contextlib.ExitStack) -> Iterator[tuple[int, str, Worker]]:
-    """Start a model server and a gateway; yield the gateway's port, the model server's address and the worker."""
+def service(models_dir: Path, stack: contextlib.ExitStack, **settings: str) -> Iterator[tuple[int, str, Worker]]:
+    """Start a model server and a gateway; yield the gateway's port, the model server's address and the worker.
+
+    The gateway keeps no states unless `settings` say so: a load sends one prompt many times, and baselines read it.
+    """
     backend = free_port()
     flags = [f"--port={backend}", f"--model_config_file={models_dir}/models.config"]
     wait_for(backend, "", stack.enter_context(child("model_server", *flags)))
     port, started = free_port(), time.perf_counter()
-    variables = {"OSTINATO_PORT": str(port), "OSTINATO_METRICS_PORT": "0", "OSTINATO_BACKENDS": f"127.0.0.1:{backend}"}
-    gateway = stack.enter_context(child("service", "serve", OSTINATO_MODELS_DIR=str(models_dir), **variables))
+    variables = {
+        "OSTINATO_PORT": str(port),
+        "OSTINATO_METRICS_PORT": "0",
+        "OSTINATO_BACKENDS": f"127.0.0.1:{backend}",
+        "OSTINATO_MODELS_DIR": str(models_dir),
+        "OSTINATO_PREFIX_CACHE_BYTES": "0",
+        **settings,
+    }
+    gateway = stack.enter_context(child("service", "serve", **variables))
     wait_for(port, "/healthz", gateway)
     worker = Worker(time.perf_counter() - started)
     wait_for(port, "/readyz", gateway)

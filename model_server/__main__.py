@@ -17,6 +17,10 @@ from model_server.flags import parse
 
 log = logging.getLogger("model_server")
 
+# Both choose kernels by the processor's instructions: oneDNN, and the contraction that TensorFlow puts in the place of
+# Eigen's. Without them products of matrices are compiled once, for all processors.
+PORTABLE = {"TF_ENABLE_ONEDNN_OPTS": "0", "TENSORFLOW_USE_CUSTOM_CONTRACTION_KERNEL": "false"}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal comes.
@@ -33,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log_to_stderr()
     log.info("a stand-in for TensorFlow Serving (same API, no batching of its own), process %d", os.getpid())
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if flags.portable:
+        os.environ |= PORTABLE
     with stderr_held_back():
         from model_server.server import ModelServer, configure_tensorflow  # noqa: PLC0415 - TensorFlow: after the above
 

@@ -1,4 +1,4 @@
-"""The command line: TensorFlow Serving's flags in its own spelling, and two of our own.
+"""The command line: TensorFlow Serving's flags in its own spelling, and three of our own.
 
 Knows names, defaults and bounds. Imports nothing heavy, so that `--help` and a mistyped flag answer at once.
 """
@@ -40,6 +40,7 @@ class Flags:
         models_root: Where `/models` of the config file lies on this machine; None for the file's own folder.
         max_num_load_retries: Further attempts to load a version that failed.
         tensorflow_inter_op_parallelism: 0 leaves it to TensorFlow.
+        portable: Compute the same bits on processors of other kinds.
     """
 
     host: str = "127.0.0.1"
@@ -57,6 +58,7 @@ class Flags:
     load_retry_interval_micros: int = 60_000_000
     tensorflow_intra_op_parallelism: int = 1
     tensorflow_inter_op_parallelism: int = 0
+    portable: bool = False
 
 
 def parse(arguments: Sequence[str] | None = None) -> Flags:
@@ -71,6 +73,11 @@ def parse(arguments: Sequence[str] | None = None) -> Flags:
         parser.error(f"--rest_api_port must be 0 (there is no REST API here), got {flags.rest_api_port}")
     if flags.model_config_file is None and flags.model_base_path is None:
         parser.error("one of --model_config_file and --model_base_path is needed")
+    if flags.portable and flags.tensorflow_intra_op_parallelism != 1:
+        parser.error(
+            "--portable needs --tensorflow_intra_op_parallelism=1, as threads decide in which order sums are taken, "
+            f"got {flags.tensorflow_intra_op_parallelism}"
+        )
     return flags
 
 
@@ -118,6 +125,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_flags(flag)
     flag("tensorflow_intra_op_parallelism", _number(int, 1), "threads that share one operation", metavar="N")
     flag("tensorflow_inter_op_parallelism", _number(int, 0), "operations at once; 0: TensorFlow's choice", metavar="N")
+    flag(
+        "portable",
+        _boolean,
+        "compute the same bits on processors of other kinds, more slowly; not a flag of TensorFlow Serving",
+        nargs="?",
+        const=True,
+        metavar="true|false",
+    )
     return parser
 
 

@@ -193,6 +193,7 @@ def model_object(model: LiveModel, route: Route) -> documents.ModelObject:
         "context": card.context,
         "vocab_size": card.vocab_size,
         "row_counts": model.shapes.row_counts,
+        "deterministic": model.is_steady,
     }
 
 

@@ -49,6 +49,7 @@ class LiveModel:
     Attributes:
         shapes: Sizes that may be sent to it.
         fingerprint: Changes whenever the same request might get other bytes.
+        is_steady: Whether the same request gets the same bytes, whatever others ask for meanwhile.
     """
 
     ref: ModelVersion
@@ -56,6 +57,7 @@ class LiveModel:
     tokenizer: Tokenizer
     shapes: Shapes
     fingerprint: str
+    is_steady: bool = True
 
     @property
     def backward(self) -> bool:
@@ -285,7 +287,7 @@ class Catalog:
         self._complaints.pop(f"{ref.name}:{ref.version}", None)
         log.info("model %s version %d: row counts %s", ref.name, ref.version, probe.row_counts)
         shapes = Shapes(probe.row_counts, min(card.max_decode_steps, self._max_chunk), card.max_prefill_length)
-        return LiveModel(ref, card, tokenizer, shapes, fingerprint(card, probe))
+        return LiveModel(ref, card, tokenizer, shapes, fingerprint(card, probe), probe.is_steady)
 
     def _complain(self, what: str, why: str) -> None:
         """Log a problem once, not at every look."""

@@ -104,6 +104,10 @@ class ModelObject(TypedDict):
 
     All but `versions` is of its stable version, or of the one that was asked for.
 
+    `deterministic` says that the same request with the same seed gets the same bytes, in any company, from every server
+    with this `system_fingerprint`; the model runs at `row_counts` for that. It is false where no number of rows gives a
+    text the same bits at every place.
+
     `cell` is null where layers are of several kinds or not known. `context` is the number of tokens that a model sees
     whose state is the window of its last ones, and null for one that carries what it has read.
     """
@@ -125,6 +129,7 @@ class ModelObject(TypedDict):
     context: int | None
     vocab_size: int
     row_counts: tuple[int, ...]
+    deterministic: bool
 
 
 class ModelList(TypedDict):

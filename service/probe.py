@@ -32,10 +32,12 @@ class Probe:
     Attributes:
         row_counts: Ascending; a sequence has the same bits at each of them, at any place, in any company.
         sha256: Hash of those bits: two servers with one hash compute alike.
+        is_steady: Whether there are such counts; if not, nothing is promised of the one that is used.
     """
 
     row_counts: tuple[int, ...]
     sha256: str
+    is_steady: bool = True
 
 
 def run_probe(card: GeneratorCard, predict: Predict) -> Probe:
@@ -52,7 +54,7 @@ def run_probe(card: GeneratorCard, predict: Predict) -> Probe:
     steady = {bits: counts for bits, counts in by_bits.items() if bits is not None}
     if not steady:
         log.warning("model %s: no row count gives a sequence the same bits at every place", card.name)
-        return Probe(card.row_counts[-1:], hashlib.sha256(b"unsteady").hexdigest())
+        return Probe(card.row_counts[-1:], hashlib.sha256(b"unsteady").hexdigest(), is_steady=False)
     bits, counts = max(steady.items(), key=lambda item: (len(item[1]), item[1][-1]))
     return Probe(tuple(counts), hashlib.sha256(bits).hexdigest())
 

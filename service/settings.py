@@ -60,6 +60,11 @@ class Settings(BaseSettings):
     max_key_tokens: int | None = Field(
         None, ge=1, description="tokens that those may still read and write; unset: as many as the server takes"
     )
+    portable: bool = Field(
+        False,
+        description="whether `service up` starts a model server that computes the same bits on processors of other "
+        "kinds, more slowly",
+    )
     max_running: int = Field(128, ge=1, le=4096, description="texts in the making at once")
     max_queued: int = Field(256, ge=0, le=65536, description="texts that may wait beyond those; more are answered 429")
     max_queued_tokens: int = Field(

@@ -116,6 +116,9 @@ class Service:
             f"--model_config_file={settings.models_dir / MODELS_CONFIG}",
             "--model_config_file_poll_wait_seconds=1",
             "--max_num_load_retries=0",
+            # At the start no version is loaded yet, and without this a file with labels is refused.
+            "--allow_version_labels_for_unavailable_models",
+            f"--portable={str(settings.portable).lower()}",
         )
         self._wait(lambda: _listens(backend_port), "the model server does not open its port")
         variables = {"OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}", "OSTINATO_PORT": str(port)}

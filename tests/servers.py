@@ -67,11 +67,12 @@ class Process:
 class ModelServer(Process):
     """`python -m model_server` on a repository."""
 
-    def __init__(self, models_dir, log, port=None, **variables):
+    def __init__(self, models_dir, log, port=None, flags=(), **variables):
         self.port = port or free_port()
-        flags = [f"--port={self.port}", f"--model_config_file={models_dir}/models.config"]
+        flags = [*flags, f"--port={self.port}", f"--model_config_file={models_dir}/models.config"]
         flags += ["--file_system_poll_wait_seconds=0.1", "--model_config_file_poll_wait_seconds=0.1"]
-        super().__init__([sys.executable, "-m", "model_server", *flags, "--max_num_load_retries=0"], log, **variables)
+        flags += ["--max_num_load_retries=0", "--allow_version_labels_for_unavailable_models"]
+        super().__init__([sys.executable, "-m", "model_server", *flags], log, **variables)
         self.wait_until(self._listens)
 
     def _listens(self):

@@ -26,8 +26,9 @@ def own_model_server(tmp_path):
     """Start further model servers, for other repositories."""
     running = []
 
-    def start(models_dir, **variables):
-        running.append(ModelServer(models_dir, tmp_path / f"model_server{len(running)}.log", **variables))
+    def start(models_dir, *flags, **variables):
+        log = tmp_path / f"model_server{len(running)}.log"
+        running.append(ModelServer(models_dir, log, flags=flags, **variables))
         return running[-1]
 
     yield start

@@ -1,37 +1,52 @@
-"""Same seed, same bytes: alone, in company, in other chunks, after a restart."""
+"""Same seed, same bytes: alone, in company, in other chunks, after a restart, and on other processors if need be."""
 
 import concurrent.futures
+import json
 
 import pytest
 
 from tests.conftest import MODEL_NAMES, TEXT
 from tests.servers import ModelServer
 
-NUM_REQUESTS = 64
+NUM_REQUESTS = 200
+# Prompts that are read in slices, between the chunks of others.
+LONG = TEXT * 80
 
 
 def requests():
-    """Return different requests: models, both directions, lengths, controls, stops, streams."""
+    """Return different requests: models, both directions, lengths, controls, penalties, stops, several choices."""
     wanted = []
     for i in range(NUM_REQUESTS):
         model = (*MODEL_NAMES, "lstm")[i % 7]
+        # A window is moved by a call of the whole model, token by token.
+        longest = 5000 if i % 20 == 3 and model != "window" else 500
         fields = {
             "model": model,
-            "suffix" if model == "reverse" else "prompt": (TEXT * 9)[: (i * 13) % 500],
+            "suffix" if model == "reverse" else "prompt": LONG[: (i * 131) % longest],
             "max_tokens": 1 + (i * 29) % 150,
             "temperature": (0, 0.7, 1.0, 1.6)[i % 4],
             "seed": i,
             "n": 1 + (i % 5 == 0),
         }
-        fields |= [{}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.1}, {"stop": ["e", "10"]}][i % 5]
+        fields |= [
+            {},
+            {"top_k": 5},
+            {"top_p": 0.8},
+            {"min_p": 0.1},
+            {"stop": ["e", "10"]},
+            {"frequency_penalty": 0.5},
+            {"repetition_penalty": 1.3, "logit_bias": {"5": 2}},
+            {"logprobs": 2},
+        ][i % 8]
         wanted.append(fields)
     return wanted
 
 
 def texts(gateway, fields):
-    """Return every choice's text and reason, streamed for every other seed."""
+    """Return every choice's text, reason and log probabilities; every other one is streamed, without the latter."""
     if fields["seed"] % 2:
-        return [(choice["text"], choice["finish_reason"]) for choice in gateway.post(fields)[1]["choices"]]
+        choices = gateway.post(fields)[1]["choices"]
+        return [(choice["text"], choice["finish_reason"], choice["logprobs"]) for choice in choices]
     parts = [["", None] for _ in range(fields["n"])]
     # In pieces, the text of the one that reads backwards too.
     for event in gateway.stream(**fields, stream_options={"prepend": True}):
@@ -42,10 +57,25 @@ def texts(gateway, fields):
     return [tuple(part) for part in parts]
 
 
+def leave(gateway, number):
+    """Ask for a long text, with a long prompt for every other one, and go away in the middle."""
+    fields = {"model": "lstm", "prompt": LONG[: (number % 2) * 5000], "max_tokens": 100_000, "seed": number}
+    connection = gateway.connect()
+    connection.request("POST", "/v1/completions", json.dumps({**fields, "stream": True}))
+    response = connection.getresponse()
+    response.read(200 * (number % 5))
+    response.close()
+    connection.close()
+
+
 def all_at_once(gateway):
-    """Send every request at the same time."""
-    with concurrent.futures.ThreadPoolExecutor(NUM_REQUESTS) as pool:
-        return list(pool.map(lambda fields: texts(gateway, fields), requests()))
+    """Send every request at the same time, while others come and go."""
+    with concurrent.futures.ThreadPoolExecutor(NUM_REQUESTS + 8) as pool:
+        leaving = [pool.submit(leave, gateway, number) for number in range(40)]
+        found = list(pool.map(lambda fields: texts(gateway, fields), requests()))
+        for each in leaving:
+            each.result()
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +85,15 @@ def alone(gateway):
 
 
 def test_company_changes_no_byte(gateway, alone):
-    """64 different requests at once give what each gives alone, three times over."""
-    for _ in range(3):
+    """200 different requests at once give what each gives alone, whether their prompts have been read before or not."""
+    for _ in range(2):
         assert all_at_once(gateway) == alone
 
 
 @pytest.mark.parametrize(
-    "settings", [{"max_chunk": 1}, {"max_chunk": 4}, {"max_calls": 1}, {"max_running": 9}], ids=str
+    "settings",
+    [{"max_chunk": 1}, {"max_chunk": 4}, {"max_calls": 1}, {"max_running": 9}, {"prefix_cache_bytes": 0}],
+    ids=str,
 )
 def test_scheduling_changes_no_byte(start_gateway, alone, settings):
     """Chunk size, calls in flight and rows are a matter of speed alone; another gateway gives the same bytes."""
@@ -82,3 +114,28 @@ def test_the_row_counts_that_keep_the_promise_are_told(gateway):
     """Each model says at which row counts it runs; they are more than one here."""
     for model in gateway.get("/v1/models")[1]["data"]:
         assert len(model["row_counts"]) > 1
+        assert model["deterministic"] is True
+
+
+# As far as another kind of processor can be had on this one: oneDNN's kernels for AVX2, and glibc's for none of these.
+OTHER_KIND = {"ONEDNN_MAX_CPU_ISA": "AVX2", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX2,-FMA"}
+
+
+def prints(gateway):
+    """Return the fingerprint of each model."""
+    return {model["id"]: model["system_fingerprint"] for model in gateway.get("/v1/models")[1]["data"]}
+
+
+def test_a_portable_server_gives_the_same_bytes_on_another_kind_of_processor(
+    models_dir, own_model_server, start_gateway, alone
+):
+    """Its fingerprint says so; without it the fingerprints differ where the bytes do."""
+    found = []
+    for flags, variables in (((), OTHER_KIND), (("--portable",), {}), (("--portable",), OTHER_KIND)):
+        gateway = start_gateway(backend=own_model_server(models_dir, *flags, **variables).port)
+        found.append((prints(gateway), [texts(gateway, fields) for fields in requests()[:60]]))
+    (other, other_texts), (here, here_texts), (there, there_texts) = found
+    assert (here, here_texts) == (there, there_texts)
+    usual = prints(start_gateway())
+    differing = {fields["model"] for fields, a, b in zip(requests(), alone, other_texts, strict=False) if a != b}
+    assert differing <= {name for name in MODEL_NAMES if usual[name] != other[name]}

@@ -107,6 +107,18 @@ def test_promotions_canaries_and_rollbacks_fail_nobody(served):
         assert known == answer["choices"]
 
 
+def test_labels_outlast_a_restart(served, own_model_server, start_gateway):
+    """A model server that begins with labels serves them, and so does a gateway that never saw them set."""
+    folder, _ = served
+    command(folder, "promote", "demo:1")
+    server = own_model_server(folder)
+    gateway = start_gateway(repository=folder, backend=server.port)
+    gateway.wait_until(lambda: [entry["version"] for entry in entries(gateway)] == [1, 2, 3])
+    assert gateway.post(BODY)[1]["version"] == 1
+    command(folder, "rollback", "demo")
+    gateway.wait_until(lambda: gateway.post(BODY)[1]["version"] == 3)
+
+
 def test_what_is_not_there_is_told_with_what_is(served):
     """A version or a label that cannot be had is 404, in every form of address."""
     _, gateway = served
