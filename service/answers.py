@@ -45,7 +45,7 @@ class CompletionAnswer:
         """
         self._generation, self._failed = generation, failed
         model = generation.model
-        self._head = {
+        self._head: dict[str, Any] = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
             "created": int(time.time()),
@@ -54,7 +54,7 @@ class CompletionAnswer:
             "system_fingerprint": model.fingerprint,
             "seed": generation.seed,
         }
-        self._frame = b"data: " + orjson.dumps({**self._head, "choices": []})[: -len("]}")]
+        self._frame = self._framed()
         self._tail = b', "prepend": true}]}\n\n' if generation.prepends else b"}]}\n\n"
 
     def whole(self) -> bytes:
@@ -67,6 +67,7 @@ class CompletionAnswer:
             results = self._generation.results()
         except GatewayError as error:
             raise self._with_rest(error) from None
+        self._keep_fingerprint_true()
         choices = [_choice(index, result) for index, result in enumerate(results)]
         return orjson.dumps({**self._head, "choices": choices, "usage": self._usage()})
 
@@ -74,6 +75,7 @@ class CompletionAnswer:
         """Yield server-sent events; a failure becomes the last one, as the status is sent already."""
         try:
             for piece in self._generation.stream():
+                self._keep_fingerprint_true()
                 yield self._event(piece)
             if self._generation.request.include_usage:
                 yield sse({**self._head, "choices": [], "usage": self._usage()})
@@ -83,6 +85,17 @@ class CompletionAnswer:
         except Exception:
             log.exception("a stream failed")
             yield self._last_words(InternalError("an unexpected error; the server's log has the trace"))
+
+    def _framed(self) -> bytes:
+        """Return the beginning of an event, up to its choice."""
+        return b"data: " + orjson.dumps({**self._head, "choices": []})[: -len("]}")]
+
+    def _keep_fingerprint_true(self) -> None:
+        """Say that bytes are not those of the model's fingerprint, once a server of another kind stood in."""
+        true = self._generation.fingerprint
+        if self._head["system_fingerprint"] != true:
+            self._head["system_fingerprint"] = true
+            self._frame = self._framed()
 
     def _last_words(self, error: GatewayError) -> bytes:
         self._failed(error)

@@ -19,6 +19,7 @@ from service.failures import register_failures
 from service.metrics import Metrics
 from service.middleware import Middleware
 from service.pages import register_pages
+from service.replicas import Replicas
 from service.routes import Drain, Parts, build_routes
 from service.scheduler import Limits, Scheduler
 from service.schema import Bounds
@@ -65,11 +66,13 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
         metrics_socket: Listens already, for /metrics; None: metrics are kept and not served.
     """
     metrics, tracing = Metrics(__version__), _tracing(settings)
-    backend = GrpcBackend(settings.backends, settings.call_timeout_s, settings.max_calls, tracing)
-    scheduler = Scheduler(backend, _limits(settings), metrics)
+    replicas = Replicas(
+        lambda address: GrpcBackend(address, settings.call_timeout_s, settings.max_calls, tracing), settings.addresses
+    )
+    scheduler = Scheduler(replicas, _limits(settings), metrics)
     catalog = Catalog(
         settings.models_dir,
-        backend,
+        replicas,
         poll_s=settings.poll_s,
         max_chunk=settings.max_chunk,
         default_model=settings.default_model,
@@ -77,7 +80,7 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     )
     engine = Engine(catalog, scheduler, metrics, _sizes(settings), _state_tokens(settings))
     drain = Drain()
-    status = Status(catalog, scheduler, settings, lambda: drain.begun)
+    status = Status(catalog, scheduler, replicas, settings, lambda: drain.begun)
     app = Gateway(scheduler, drain, settings.drain_s, tracing)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
@@ -92,8 +95,10 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
         lambda: [(load.model, load.running, load.waiting) for load in scheduler.loads], lambda: scheduler.num_tokens
     )
     metrics.watch_prefixes(scheduler.prefixes)
+    metrics.watch_servers(lambda: [replica.out_because is None for replica in replicas.all()])
     if metrics_socket is not None:
         serve_metrics(metrics_socket, metrics.registry)
+    replicas.start()
     scheduler.start()
     catalog.start()
     return app

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from service.batch import Call
-from service.errors import BackendUnavailable, GatewayError, InternalError, ModelNotFound, VersionGone
+from service.errors import BackendUnavailable, GatewayError, InternalError, ModelNotFound, ServerBusy, VersionGone
 from service.protos import (
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -40,12 +40,9 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
 )
 # Codes of calls that had no effect and may be answered the next time.
-_TRANSIENT = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.CANCELLED,
-}
+_TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+# A server says at once what it serves; one that does not is left out.
+_STATUS_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -72,15 +69,24 @@ class GrpcBackend:
         """
         self.address = address
         self._timeout_s, self._tracing = timeout_s, tracing
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
-        self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._connect()
         self._jobs: queue.SimpleQueue[tuple[Call, Done] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"call {number}", daemon=True) for number in range(max_calls)
         ]
         for thread in self._threads:
             thread.start()
+
+    def _connect(self) -> None:
+        self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
+        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
+
+    def reset(self) -> None:
+        """Give up the calls in flight, which end with an error at once, and begin anew."""
+        before = self._channel
+        self._connect()
+        before.close()
 
     def close(self) -> None:
         """Close the channel; calls in flight end with an error."""
@@ -137,7 +143,7 @@ class GrpcBackend:
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = name
         try:
-            response = self._status.GetModelStatus(request, timeout=self._timeout_s)
+            response = self._status.GetModelStatus(request, timeout=min(self._timeout_s, _STATUS_TIMEOUT_S))
         except grpc.RpcError as error:
             what = f"model server {self.address}: {error.code().name}: {error.details()}"
             missing = error.code() == grpc.StatusCode.NOT_FOUND
@@ -179,6 +185,8 @@ class GrpcBackend:
         code, details = error.code(), error.details()
         if code in _TRANSIENT:
             return BackendUnavailable(f"the model server does not answer ({code.name})")
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return ServerBusy(f"the model server has too much to do ({code.name})")
         if code == grpc.StatusCode.NOT_FOUND:
             return VersionGone("the version of the model is no longer served; send the request again", retry_after_s=1)
         log.error("model server %s: %s: %s", self.address, code.name, details)

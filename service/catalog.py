@@ -1,45 +1,33 @@
 """Which models there are, which of their versions are served, and what each of them is.
 
-Names, cards and tokenizers come from the model repository, the living versions from the model server. A thread looks
-at both every second; requests read the outcome without waiting.
+Names, cards and tokenizers come from the model repository, the living versions from the model servers. Threads look at
+all of them every second; requests read the outcome without waiting.
 """
 
 import hashlib
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from google.protobuf import text_format
 
 from contract import signatures
-from contract.card import GeneratorCard, load_assets
+from contract.card import GeneratorCard
 from contract.errors import ContractError
 from contract.tokenizer import Tokenizer
-from service.backend import VersionStatus
-from service.errors import BackendUnavailable, GatewayError, InvalidRequest, ModelNotFound
+from service.errors import BackendUnavailable, InvalidRequest, ModelNotFound
+from service.greeting import Complaints, Greeter
 from service.policy import Shapes
-from service.probe import Probe, run_probe
+from service.probe import Probe
 from service.protos import model_server_config_pb2
+from service.replicas import Replica, Replicas
 from service.routing import Reference, Route, RoutingError, Shares, make_route, read_shares
-from service.rows import Arrays
 from service.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
-
-
-class Server(Protocol):
-    """What the catalog asks of a model server."""
-
-    def versions(self, name: str) -> list[VersionStatus]:
-        """Return every version that the server knows of a model."""
-
-    def predict(
-        self, model: ModelVersion, signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]
-    ) -> Arrays:
-        """Make a call and wait for the outputs named in `shapes`."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ class Catalog:
     def __init__(
         self,
         models_dir: Path,
-        server: Server,
+        replicas: Replicas,
         *,
         poll_s: float = 1.0,
         max_chunk: int = 128,
@@ -94,24 +82,25 @@ class Catalog:
 
         Args:
             models_dir: The model repository.
-            server: Whom to ask.
+            replicas: The model servers.
             poll_s: Seconds between two looks.
             max_chunk: Most tokens of one `decode` call, if the model's card does not say less.
             default_model: What is found where no name is given; None: the only model, if there is just one.
             changed: Told at every look which versions live.
         """
-        self._models_dir, self._server = models_dir, server
+        self._models_dir, self._replicas = models_dir, replicas
         self._poll_s, self._max_chunk, self._default_model = poll_s, max_chunk, default_model
         self._changed = changed
         self._now = _Snapshot({}, {})
         # Of each model in `models.config`, what its labels point at.
         self._labels: dict[str, dict[str, int]] = {}
         self._shares: dict[str, Shares] = {}
-        # What each version's card was when it was read, by its time of change in nanoseconds.
-        self._stamps: dict[ModelVersion, int] = {}
-        # Models whose server was away: it may have come back as another one.
-        self._to_greet: set[str] = set()
-        self._complaints: dict[str, str] = {}
+        self._complaints = Complaints()
+        self._greeter = Greeter(models_dir, self._complaints)
+        # Of each version, what its servers' probes are to agree in.
+        self._hashes: dict[ModelVersion, str] = {}
+        self._merging = threading.Lock()
+        self._visited: set[Replica] = set()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="catalog", daemon=True)
 
@@ -172,38 +161,111 @@ class Catalog:
     def _run(self) -> None:
         while not self._closed.is_set():
             try:
-                self.refresh()
+                self._read_config()
+                for replica in self._replicas.look_up():
+                    if replica not in self._visited:
+                        self._visited.add(replica)
+                        # Each has its own: one that hangs holds up no other.
+                        name = f"visits {replica.address}"
+                        threading.Thread(target=self._visit_again, args=(replica,), name=name, daemon=True).start()
+                self._merge()
             except Exception:
                 log.exception("looking at the models failed; trying again")
             self._closed.wait(self._poll_s)
 
-    def refresh(self) -> None:
-        """Look at the repository and the server once; trouble with one model is no other's."""
-        live: dict[ModelVersion, LiveModel] = {}
-        before = self._now
-        self._read_config()
-        for name in self._labels:
-            known = {ref: model for ref, model in before.live.items() if ref.name == name}
+    def _visit_again(self, replica: Replica) -> None:
+        """Look at a server as long as there is one."""
+        while not self._closed.is_set() and replica in self._replicas.all():
             try:
-                live |= self._look_at(name, known)
-            except Exception as error:
-                log.debug("looking at %s failed", name, exc_info=True)
-                self._complain(name, f"{type(error).__name__}: {error}")
-                live |= known
-        for ref in before.live.keys() - live.keys():
-            log.info("model %s version %d is gone", ref.name, ref.version)
-        self._now = _Snapshot(live, self._make_routes(live, before.routes))
+                self._visit(replica)
+                self._merge()
+            except Exception:
+                log.exception("looking at model server %s failed; trying again", replica.address)
+            self._closed.wait(self._poll_s if replica.out_because is None else min(self._poll_s, replica.pause_s))
+        self._visited.discard(replica)
+
+    def refresh(self) -> None:
+        """Look at the repository and at every server once."""
+        self._read_config()
+        for replica in self._replicas.look_up():
+            self._visit(replica)
+        self._merge()
+
+    def _visit(self, replica: Replica) -> None:
+        """Find out what a server serves now, and leave it out if it does not say.
+
+        It is taken to serve what it served: requests are better judged by their own calls, which wait for it to come
+        back, than turned away here.
+        """
+        try:
+            found = self._greeter.look_at(replica, list(self._labels))
+        except BackendUnavailable as error:
+            self._complaints.add(replica.address, str(error))
+            self._replicas.leave_out(replica, str(error))
+        else:
+            self._complaints.settle(replica.address)
+            self._replicas.take_back(replica, found)
+
+    def _merge(self) -> None:
+        """Bring together what the servers serve."""
+        with self._merging:
+            before = self._now
+            served: dict[ModelVersion, list[tuple[Replica, Probe]]] = {}
+            for replica in self._replicas.all():
+                for ref, probe in replica.known.items():
+                    if ref.name in self._labels:
+                        served.setdefault(ref, []).append((replica, probe))
+            live: dict[ModelVersion, LiveModel] = {}
+            for ref, probes in served.items():
+                try:
+                    live[ref] = self._describe(ref, probes, before.live.get(ref))
+                except ContractError as error:
+                    self._complaints.add(f"{ref.name}:{ref.version}", str(error))
+            for ref in before.live.keys() - live.keys():
+                log.info("model %s version %d is gone", ref.name, ref.version)
+            self._hashes = {ref: sha256 for ref, sha256 in self._hashes.items() if ref in live}
+            self._now = _Snapshot(live, self._make_routes(live, before.routes))
+            self._replicas.expect(self._hashes)
         self._changed(live)
+
+    def _describe(self, ref: ModelVersion, probes: list[tuple[Replica, Probe]], before: LiveModel | None) -> LiveModel:
+        """Say what is promised of a version: by the servers that agree, as many as possible.
+
+        What was promised stays as long as one of its servers takes calls.
+        """
+        able = [pair for pair in probes if pair[0].out_because is None] or probes
+        hashes = Counter(probe.sha256 for _, probe in able)
+        known = self._hashes.get(ref)
+        chosen = known if known and known in hashes else max(hashes, key=lambda sha256: hashes[sha256])
+        if len(hashes) > 1:
+            others = sorted(replica.address for replica, probe in able if probe.sha256 != chosen)
+            self._complaints.add(f"{ref.name}:{ref.version}", f"computed otherwise, used in need alone: {others}")
+        self._hashes[ref] = chosen
+        agreeing = [probe for _, probe in able if probe.sha256 == chosen]
+        shared = set(agreeing[0].row_counts).intersection(*(probe.row_counts for probe in agreeing))
+        row_counts = tuple(sorted(shared)) or agreeing[0].row_counts
+        try:
+            assets = self._greeter.assets(ref)
+        except ContractError:
+            # Being replaced, or removed: it goes on as it was read until the servers know.
+            if before is not None:
+                return before
+            raise
+        card = assets.card
+        shapes = Shapes(row_counts, min(card.max_decode_steps, self._max_chunk), card.max_prefill_length)
+        probe = agreeing[0]
+        model = LiveModel(ref, card, assets.tokenizer, shapes, fingerprint(card, probe), probe.is_steady)
+        return before if before == model else model
 
     def _make_routes(self, live: Iterable[ModelVersion], before: Mapping[str, Route]) -> dict[str, Route]:
         """Bring what lives together with labels and shares."""
         path = self._models_dir / signatures.ROUTING_FILE
         try:
             self._shares = read_shares(path)
-            self._complaints.pop(str(path), None)
+            self._complaints.settle(str(path))
         except RoutingError as error:
             # Those that were read last stay.
-            self._complain(str(path), str(error))
+            self._complaints.add(str(path), str(error))
         versions: dict[str, list[int]] = {}
         for ref in live:
             versions.setdefault(ref.name, []).append(ref.version)
@@ -215,48 +277,9 @@ class Catalog:
             if then and then != route:
                 log.info("model %s: stable is version %d, shares %s", name, route.stable, dict(route.shares) or "none")
             for what in problems:
-                self._complain(f"{path} {name}", what)
+                self._complaints.add(f"{path} {name}", what)
             routes[name] = route
         return routes
-
-    def _look_at(self, name: str, known: Mapping[ModelVersion, LiveModel]) -> Mapping[ModelVersion, LiveModel]:
-        """Return the versions of a model that answer now.
-
-        A server that does not answer is taken to serve what it served: requests are better judged by their own calls,
-        which wait for it to come back, than turned away here.
-        """
-        try:
-            statuses = self._server.versions(name)
-        except ModelNotFound as error:
-            self._complain(name, str(error))
-            return {}
-        except GatewayError as error:
-            self._complain(name, str(error))
-            self._to_greet.add(name)
-            return known
-        self._complaints.pop(name, None)
-        afresh = name in self._to_greet
-        live: dict[ModelVersion, LiveModel] = {}
-        for status in statuses:
-            ref = ModelVersion(name, status.version)
-            if status.available:
-                model = None if afresh or self._stamp(ref) != self._stamps.get(ref) else known.get(ref)
-                try:
-                    model = model or self._greet(ref)
-                except BackendUnavailable as error:
-                    # It went away in the middle: as above.
-                    self._complain(f"{name}:{status.version}", str(error))
-                    return {**known, **live}
-                live |= {ref: model} if model else {}
-            elif status.error:
-                self._complain(f"{name}:{status.version}", status.error)
-        self._to_greet.discard(name)
-        return live
-
-    def _stamp(self, ref: ModelVersion) -> int | None:
-        """Return when a version's card was written; it changes if the version is replaced by another of its number."""
-        path = self._models_dir / ref.name / str(ref.version) / signatures.ASSETS / signatures.CARD_FILE
-        return path.stat().st_mtime_ns if path.exists() else None
 
     def _read_config(self) -> None:
         """Read names and labels in `models.config`, or keep to those known while it cannot be read."""
@@ -264,36 +287,9 @@ class Catalog:
         try:
             config = text_format.Parse(path.read_text("utf-8"), model_server_config_pb2.ModelServerConfig())
         except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-            self._complain(str(path), str(error))
+            self._complaints.add(str(path), str(error))
             return
         self._labels = {entry.name: dict(entry.version_labels) for entry in config.model_config_list.config}
-
-    def _greet(self, ref: ModelVersion) -> LiveModel | None:
-        """Read a new version's files and probe it; None, and a line in the log, if that fails.
-
-        Raises:
-            BackendUnavailable: the server does not answer now.
-        """
-        stamp = self._stamp(ref)
-        try:
-            card, tokenizer = load_assets(self._models_dir / ref.name / str(ref.version))
-            probe = run_probe(card, lambda *call: self._server.predict(ref, *call))
-        except BackendUnavailable:
-            raise
-        except (ContractError, GatewayError) as error:
-            self._complain(f"{ref.name}:{ref.version}", str(error))
-            return None
-        self._stamps[ref] = stamp or 0
-        self._complaints.pop(f"{ref.name}:{ref.version}", None)
-        log.info("model %s version %d: row counts %s", ref.name, ref.version, probe.row_counts)
-        shapes = Shapes(probe.row_counts, min(card.max_decode_steps, self._max_chunk), card.max_prefill_length)
-        return LiveModel(ref, card, tokenizer, shapes, fingerprint(card, probe), probe.is_steady)
-
-    def _complain(self, what: str, why: str) -> None:
-        """Log a problem once, not at every look."""
-        if self._complaints.get(what) != why:
-            self._complaints[what] = why
-            log.warning("%s: %s", what, why)
 
 
 def fingerprint(card: GeneratorCard, probe: Probe) -> str:

@@ -198,6 +198,13 @@ class LoadObject(TypedDict):
     max: int
 
 
+class BackendStatus(TypedDict):
+    """A model server, and why it gets no calls; null: it does."""
+
+    address: str
+    left_out_because: str | None
+
+
 class StatusObject(TypedDict):
     """What is going on."""
 
@@ -207,7 +214,7 @@ class StatusObject(TypedDict):
     models: list[ModelStatus]
     texts: LoadObject
     tokens: LoadObject
-    backends: list[str]
+    backends: list[BackendStatus]
 
 
 class ErrorDetail(TypedDict):

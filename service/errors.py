@@ -16,6 +16,7 @@ GatewayError
 ├── ShuttingDown        503  the server drains; another replica may answer
 ├── VersionGone         503  the version was taken out of service while the text was in the making
 ├── BackendUnavailable  503  no model server answers
+│   └── ServerBusy      503  it has more calls than it takes
 └── DeadlineExceeded    504  the request's own time was over
 """
 
@@ -218,6 +219,10 @@ class BackendUnavailable(GatewayError):
 
     status = 503
     code = "backend_unavailable"
+
+
+class ServerBusy(BackendUnavailable):
+    """The model server has more calls than it takes."""
 
 
 class DeadlineExceeded(GatewayError):

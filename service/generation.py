@@ -121,6 +121,12 @@ class Generation(Job):
         return sum(sequence.num_recalled for sequence in self.sequences.values())
 
     @property
+    def fingerprint(self) -> str:
+        """The model's, or one that promises nothing if a server that computes otherwise had to stand in."""
+        as_promised = all(sequence.is_as_promised for sequence in self.sequences.values())
+        return self.model.fingerprint if as_promised else f"{self.model.fingerprint}_mixed"
+
+    @property
     def reasons(self) -> list[str]:  # type: ignore[override]
         """Finish reasons of the choices that have ended."""
         return [choice.finish_reason for choice in self._choices if choice.finish_reason]

@@ -174,6 +174,23 @@ class _Prefixes(Collector):
         yield CounterMetricFamily("ostinato_prefix_cache_evicted_states", text, value=cache.num_evicted)
 
 
+class _Servers(Collector):
+    """How many model servers take calls, counted when it is asked for."""
+
+    def __init__(self, states: Callable[[], Iterable[bool]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterator[Metric]:
+        """Count them."""
+        states = list(self._states())
+        servers = GaugeMetricFamily(
+            "ostinato_model_servers", "Model servers, by whether they get calls.", labels=["state"]
+        )
+        servers.add_metric(["in"], sum(states))
+        servers.add_metric(["out"], len(states) - sum(states))
+        yield servers
+
+
 class Metrics:
     """Every metric of the gateway; each method takes a few microseconds and may be called on any thread.
 
@@ -280,6 +297,10 @@ class Metrics:
     def watch_prefixes(self, cache: PrefixCache) -> None:
         """Say, at each scrape, how full the prefix cache is."""
         self.registry.register(_Prefixes(cache))
+
+    def watch_servers(self, states: Callable[[], Iterable[bool]]) -> None:
+        """Say, at each scrape, how many model servers there are; `states` returns for each whether it gets calls."""
+        self.registry.register(_Servers(states))
 
     def forget(self, model: ModelVersion) -> None:
         """Drop the series of a version that is gone; a late observation makes them anew."""

@@ -59,6 +59,14 @@ def run_probe(card: GeneratorCard, predict: Predict) -> Probe:
     return Probe(tuple(counts), hashlib.sha256(bits).hexdigest())
 
 
+def still_holds(probe: Probe, card: GeneratorCard, predict: Predict) -> bool:
+    """Say whether a server computes as a probe found before, by one of its row counts."""
+    if not probe.is_steady:
+        return False
+    bits = _bits_at(probe.row_counts[0], min(_LENGTH, card.max_decode_steps), card, predict)
+    return bits is not None and hashlib.sha256(bits).hexdigest() == probe.sha256
+
+
 def _bits_at(num_rows: int, steps: int, card: GeneratorCard, predict: Predict) -> bytes | None:
     """Return the bits of the fixed sequences at one row count; None where they differ from place to place."""
     bits: dict[int, bytes] = {}

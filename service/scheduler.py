@@ -31,8 +31,15 @@ RETRY_DELAY_S = 0.2
 class Backend(Protocol):
     """Makes calls without waiting for them."""
 
-    def call(self, call: Call, done: Callable[[Arrays | GatewayError], None]) -> None:
-        """Send a call; `done` is given its outputs or the error, once, on any thread."""
+    def call(self, call: Call, done: Callable[[Arrays | GatewayError, bool], None]) -> None:
+        """Send a call.
+
+        `done` is given its outputs or the error, and whether it was computed as was promised of its model; once, on any
+        thread, at once even.
+        """
+
+    def num_servers(self, model: ModelVersion) -> int:
+        """Return how many model servers share a version's calls, at least one."""
 
 
 class Observer(Protocol):
@@ -68,7 +75,7 @@ class Limits:
         max_running: Sequences that hold a row.
         max_queued: Sequences that may wait beyond those.
         max_tokens: Tokens that all of those may still read and write.
-        max_calls: Calls in flight, of all models together: the cores of the model servers.
+        max_calls: Calls in flight at each model server, of all models together: its cores.
         prefix_cache_bytes: For states of texts that may be begun again; 0: none are kept.
         backend_grace_s: How long sequences wait for a model server that does not answer, from its first failed call on.
     """
@@ -91,6 +98,7 @@ class _Submit:
 class _Reply:
     call: Call
     outcome: Arrays | GatewayError
+    as_promised: bool
 
 
 @dataclass(frozen=True)
@@ -237,13 +245,13 @@ class Scheduler:
                 queue_ = self._queues.setdefault(model, ModelQueue(model, message.shapes))
                 queue_.waiting.extend(message.first)
             case _Reply():
-                self._take_reply(message.call, message.outcome)
+                self._take_reply(message.call, message.outcome, as_promised=message.as_promised)
             case _Wake():
                 self._drop_cancelled()
             case _Stop():
                 self._close(message.error)
 
-    def _take_reply(self, call: Call, outcome: Arrays | GatewayError) -> None:
+    def _take_reply(self, call: Call, outcome: Arrays | GatewayError, *, as_promised: bool) -> None:
         if call not in self._in_flight:
             return
         # Applied while the call still counts as in flight: should this fail, its sequences must be found and ended.
@@ -259,12 +267,13 @@ class Scheduler:
             return
         self._outages.pop(call.model, None)
         for sequence, event in zip(call.sequences, events, strict=True):
+            sequence.is_as_promised &= as_promised
             self._remember(sequence)
             self._go_on(queue_, sequence, event)
 
     def _remember(self, sequence: Sequence) -> None:
         """Keep the state of a text that has come to the end of its prompt or of itself, or a good way further."""
-        if sequence.prefix is None:
+        if sequence.prefix is None or not sequence.is_as_promised:
             return
         if sequence.ended or (sequence.num_unread == 0 and sequence.num_drawn == 0):
             self._prefixes.keep(sequence.prefix, sequence.state)
@@ -368,12 +377,13 @@ class Scheduler:
                 return False
             outage.resume_at = None
         queue_ = self._queues[model]
-        num_free_calls = limits.max_calls - len(self._in_flight)
-        call = queue_.next_call(num_free_calls, limits.max_calls) if num_free_calls > 0 else None
+        max_calls = limits.max_calls * self._backend.num_servers(model)
+        num_free_calls = max_calls - len(self._in_flight)
+        call = queue_.next_call(num_free_calls, max_calls) if num_free_calls > 0 else None
         if call is None:
             return False
         self._in_flight[call] = time.monotonic()
-        self._backend.call(call, lambda outcome: self._inbox.put(_Reply(call, outcome)))
+        self._backend.call(call, lambda outcome, as_promised: self._inbox.put(_Reply(call, outcome, as_promised)))
         # To the end of the line: the next call is another model's, if that has one.
         self._queues[model] = self._queues.pop(model)
         return True

@@ -179,6 +179,7 @@ class Sequence:
         num_drawn: Tokens drawn so far.
         accepted_at: Monotonic seconds.
         cost: Tokens that it is counted with while it is accepted.
+        is_as_promised: Whether all of it was computed by servers with the bits that its model's fingerprint stands for.
         cancelled: Set by any thread; the scheduler drops the sequence when it next looks.
     """
 
@@ -210,6 +211,7 @@ class Sequence:
     last_id: int = 0
     accepted_at: float = 0.0
     cost: int = 0
+    is_as_promised: bool = True
     cancelled: bool = False
     _uniforms: UniformStream = field(init=False)
     adjustments: Adjustments = field(init=False)
@@ -259,7 +261,7 @@ class Sequence:
 
     def follow(self, first: "Sequence") -> None:
         """Begin where another choice of the same prompt has come to by reading it."""
-        self.num_read, self.state = first.num_read, first.state
+        self.num_read, self.state, self.is_as_promised = first.num_read, first.state, first.is_as_promised
         self.prefix = first.prefix.copy() if first.prefix else None
 
     def read(self, count: int, state: np.ndarray) -> None:

@@ -9,10 +9,12 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-def _address(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536 or "," in value:
-        raise ValueError("must be one host:port")
+def _addresses(value: str) -> str:
+    for address in value.split(","):
+        host, _, port = address.strip().rpartition(":")
+        bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
+        if not host or bare or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"must be host:port, or several with commas between them, got {address.strip()!r}")
     return value
 
 
@@ -21,8 +23,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OSTINATO_", frozen=True, extra="ignore", allow_inf_nan=False)
 
-    backends: Annotated[str, AfterValidator(_address)] = Field(
-        "127.0.0.1:8500", description="address of the model server, host:port"
+    backends: Annotated[str, AfterValidator(_addresses)] = Field(
+        "127.0.0.1:8500",
+        description="addresses of the model servers, host:port, with commas between them; a name may stand for several",
     )
     models_dir: Path = Field(Path("models"), description="the model repository, as the model server sees it")
     default_model: str | None = Field(
@@ -73,7 +76,7 @@ class Settings(BaseSettings):
     prefix_cache_bytes: int = Field(
         64 * 2**20, ge=0, description="memory for states of texts that may be begun again, in bytes; 0: none are kept"
     )
-    max_calls: int = Field(2, ge=1, le=256, description="calls to the model server at once; its number of cores")
+    max_calls: int = Field(2, ge=1, le=256, description="calls to each model server at once; its number of cores")
     max_chunk: int = Field(128, ge=1, le=128, description="tokens that one call draws for a text at most")
     max_tokens: int = Field(100_000, ge=1, description="largest max_tokens of a request")
     max_request_tokens: int = Field(
@@ -103,6 +106,11 @@ class Settings(BaseSettings):
         None, description="OTLP/HTTP address for OpenTelemetry traces, http://…/v1/traces; unset: none are made"
     )
     traces_ratio: float = Field(0.05, ge=0, le=1, description="share of requests traced that come without a trace")
+
+    @property
+    def addresses(self) -> list[str]:
+        """Addresses of the model servers, each once."""
+        return list(dict.fromkeys(address.strip() for address in self.backends.split(",")))
 
 
 # What other programs of the project read.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from service import __version__
 from service.catalog import Catalog
 from service.documents import LoadObject, ModelStatus, StatusObject
+from service.replicas import Replicas
 from service.scheduler import Load, Scheduler
 from service.settings import Settings
 
@@ -14,9 +15,14 @@ class Status:
     """Gathers the report."""
 
     def __init__(
-        self, catalog: Catalog, scheduler: Scheduler, settings: Settings, is_draining: Callable[[], bool]
+        self,
+        catalog: Catalog,
+        scheduler: Scheduler,
+        replicas: Replicas,
+        settings: Settings,
+        is_draining: Callable[[], bool],
     ) -> None:
-        self._catalog, self._scheduler, self._settings = catalog, scheduler, settings
+        self._catalog, self._scheduler, self._replicas, self._settings = catalog, scheduler, replicas, settings
         self._is_draining = is_draining
         self._started_at = time.monotonic()
 
@@ -30,7 +36,10 @@ class Status:
             "models": self._models(),
             "texts": LoadObject(accepted=self._scheduler.num_texts, max=settings.max_running + settings.max_queued),
             "tokens": LoadObject(accepted=self._scheduler.num_tokens, max=settings.max_queued_tokens),
-            "backends": [settings.backends],
+            "backends": [
+                {"address": replica.address, "left_out_because": replica.out_because}
+                for replica in self._replicas.all()
+            ],
         }
 
     def _models(self) -> list[ModelStatus]:

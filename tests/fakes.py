@@ -169,7 +169,11 @@ class FakeBackend:
         assert self._gate is not None
         self._gate.release(count)
 
-    def call(self, call: Call, done: Callable[[Arrays | GatewayError], None]) -> None:
+    def num_servers(self, model: ModelVersion) -> int:  # noqa: ARG002 - one for all
+        """Return how many servers there are."""
+        return 1
+
+    def call(self, call: Call, done: Callable[[Arrays | GatewayError, bool], None]) -> None:
         """Answer on a thread of its own, as gRPC does."""
         self.calls.append(call)
         inputs = call.inputs()
@@ -177,10 +181,14 @@ class FakeBackend:
         threading.Thread(target=self._answer, args=(call, inputs, failure, done), daemon=True).start()
 
     def _answer(
-        self, call: Call, inputs: Arrays, failure: GatewayError | None, done: Callable[[Arrays | GatewayError], None]
+        self,
+        call: Call,
+        inputs: Arrays,
+        failure: GatewayError | None,
+        done: Callable[[Arrays | GatewayError, bool], None],
     ) -> None:
         if self._gate is not None and not self._gate.acquire(timeout=10):
-            done(BackendUnavailable("never released"))
+            done(BackendUnavailable("never released"), True)
             return
         compute = partial(fake_decode, end_id=call.sequences[0].end_id) if call.draws else COMPUTE[call.signature]
-        done(failure or compute(inputs))
+        done(failure or compute(inputs), True)

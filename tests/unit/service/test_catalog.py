@@ -11,6 +11,9 @@ from contract.tokenizer import CharacterTokenizer
 from service.backend import VersionStatus
 from service.catalog import Catalog
 from service.errors import BackendUnavailable, InvalidRequest, ModelNotFound
+from service.probe import Probe
+from service.replicas import Replicas
+from service.sequence import ModelVersion
 from tests.unit.contract.test_card import FIELDS, write
 
 
@@ -21,6 +24,9 @@ class FakeServer:
         self.models = {}
         self.down = False
         self.down_for_calls = False
+        self.num_resets = 0
+        self.num_calls = 0
+        self.bits = 0.0
 
     def versions(self, name):
         if self.down:
@@ -29,10 +35,24 @@ class FakeServer:
             raise ModelNotFound(f"no {name}")
         return [VersionStatus(version, error == "", error) for version, error in self.models[name].items()]
 
+    def reset(self):
+        self.num_resets = self.num_resets + 1
+
+    def close(self):
+        self.closed = True
+
     def predict(self, _model, _signature, inputs, outputs):
         if self.down or self.down_for_calls:
             raise BackendUnavailable("down")
-        return {name: np.zeros(shape, np.float32) for name, shape in outputs.items()} | {"state": inputs["state"]}
+        self.num_calls += 1
+        return {name: np.full(shape, self.bits, np.float32) for name, shape in outputs.items()} | {
+            "state": inputs["state"]
+        }
+
+
+def only(server):
+    """Return it as the only replica."""
+    return Replicas(lambda _: server, ["server:1"], resolve=lambda address: [address])
 
 
 @pytest.fixture
@@ -45,7 +65,7 @@ def server():
 def catalog(server, tmp_path):
     """A catalog of an empty repository."""
     (tmp_path / "models.config").write_text("model_config_list {}")
-    return Catalog(tmp_path, server)
+    return Catalog(tmp_path, only(server))
 
 
 def add(folder, name, version, **fields):
@@ -159,7 +179,7 @@ def test_chunks_are_no_larger_than_allowed(server, tmp_path):
     add(tmp_path, "demo", 1, max_decode_steps=16)
     server.models = {"demo": {1: ""}}
     for bound, expected in ((1, 1), (8, 8), (100, 16)):
-        catalog = Catalog(tmp_path, server, max_chunk=bound)
+        catalog = Catalog(tmp_path, only(server), max_chunk=bound)
         catalog.refresh()
         assert catalog.find("demo").shapes.max_steps == expected
 
@@ -176,16 +196,23 @@ def test_a_model_that_answers_nonsense_is_no_other_models_trouble(catalog, serve
 
 
 def test_a_server_that_was_away_is_probed_again(catalog, server, tmp_path):
-    """It may have come back as another build: what is promised of it is found out anew."""
+    """It may have come back as another build: if it has, what is promised of it is found out anew."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
     catalog.refresh()
     first = catalog.find("demo")
     server.down = True
     catalog.refresh()
-    server.down = False
+    server.down, calls = False, server.num_calls
     catalog.refresh()
-    assert catalog.find("demo") is not first
+    assert catalog.find("demo") is first
+    again = server.num_calls - calls
+    assert 0 < again < calls / 4
+    server.down = True
+    catalog.refresh()
+    server.down, server.bits = False, 0.5
+    catalog.refresh()
+    assert catalog.find("demo").fingerprint != first.fingerprint
 
 
 def test_a_version_that_was_replaced_is_read_again(catalog, server, tmp_path):
@@ -211,7 +238,7 @@ def test_a_server_that_goes_away_during_the_probe_keeps_its_models(catalog, serv
     server.down, server.down_for_calls = False, True
     catalog.refresh()
     assert catalog.find("demo") is known
-    server.down_for_calls = False
+    server.down_for_calls, server.bits = False, 0.5
     catalog.refresh()
     assert catalog.find("demo") is not known
 
@@ -229,7 +256,7 @@ def test_without_a_name_the_only_model_is_found_or_the_default_one(catalog, serv
     with pytest.raises(InvalidRequest, match="models are: one, two") as caught:
         catalog.find(None)
     assert caught.value.param == "model"
-    chooses = Catalog(tmp_path, server, default_model="two")
+    chooses = Catalog(tmp_path, only(server), default_model="two")
     chooses.refresh()
     assert chooses.find(None).ref.name == "two"
 
@@ -286,3 +313,61 @@ def test_what_answered_goes_on_until_its_successor_lives(catalog, server, tmp_pa
     assert [model.ref.version for model in catalog.versions()] == [1, 2]
     (model, route), *others = catalog.models()
     assert (model.ref.version, route.labels, others) == (2, {"stable": 3}, [])
+
+
+class Fleet:
+    """Several model servers by their addresses, and a catalog in front of them."""
+
+    def __init__(self, folder, *names):
+        (folder / "models.config").write_text("model_config_list {}")
+        self.servers = {name: FakeServer() for name in names}
+        for server in self.servers.values():
+            server.models = {"demo": {1: ""}}
+        self.replicas = Replicas(self.servers.__getitem__, names, resolve=lambda address: [address])
+        add(folder, "demo", 1)
+        self.catalog = Catalog(folder, self.replicas)
+
+    def model(self):
+        """Look again and return the model."""
+        self.catalog.refresh()
+        return self.catalog.find("demo")
+
+
+def test_what_is_promised_is_what_most_servers_agree_in(tmp_path, caplog):
+    """One that computes otherwise changes nothing; what was promised stays while one of its servers is in."""
+    fleet = Fleet(tmp_path, "a:1", "b:1", "c:1")
+    fleet.servers["a:1"].bits = 0.5
+    first = fleet.model()
+    assert "computed otherwise, used in need alone: ['a:1']" in caplog.text
+    assert fleet.replicas.num_servers(first.ref) == 2
+    fleet.servers["b:1"].down = True
+    assert fleet.model() is first
+    assert fleet.replicas.num_servers(first.ref) == 1
+    fleet.servers["c:1"].down = True
+    other = fleet.model()
+    assert other.fingerprint != first.fingerprint
+    fleet.servers["b:1"].down = fleet.servers["c:1"].down = False
+    assert fleet.model() == other
+    fleet.servers["a:1"].down = True
+    assert fleet.model() == first
+
+
+def test_row_counts_are_those_that_suit_every_server(tmp_path, monkeypatch):
+    """Each server may find other counts to agree; a call may go to any of them."""
+    fleet = Fleet(tmp_path, "a:1", "b:1")
+    found = iter([Probe((8, 16, 32), "same"), Probe((16, 32, 64), "same")])
+    monkeypatch.setattr("service.greeting.run_probe", lambda *_: next(found))
+    assert fleet.model().shapes.row_counts == (16, 32)
+
+
+def test_a_version_lives_while_one_server_has_it(tmp_path):
+    """Servers load and unload in their own time."""
+    fleet = Fleet(tmp_path, "a:1", "b:1")
+    add(tmp_path, "demo", 2)
+    fleet.servers["b:1"].models = {"demo": {1: "", 2: ""}}
+    assert fleet.model().ref.version == 2
+    assert fleet.replicas.num_servers(ModelVersion("demo", 1)) == 2
+    assert fleet.replicas.num_servers(ModelVersion("demo", 2)) == 1
+    fleet.servers["a:1"].models = fleet.servers["b:1"].models = {"demo": {2: ""}}
+    fleet.catalog.refresh()
+    assert fleet.catalog.find_version(ModelVersion("demo", 1)) is None

@@ -581,3 +581,22 @@ def test_what_was_read_before_is_told_and_belongs_to_a_tenant():
     finally:
         service.scheduler.stop()
         service_without.scheduler.stop()
+
+
+def test_a_stand_in_of_another_kind_is_told_in_the_fingerprint():
+    """Bytes that were not computed as promised do not go by the model's name for them, and are not kept for others."""
+    service = Service(prefix_cache_bytes=10**6)
+    honest = service.backend.call
+
+    def stand_in(call, done):
+        honest(call, lambda outcome, _: done(outcome, call.signature != "decode"))
+
+    service.backend.call = stand_in
+    generation = service.engine.begin(request("abc", num_choices=2), Caller())
+    assert generation.fingerprint == "fp"
+    generation.results()
+    assert generation.fingerprint == "fp_mixed"
+    generation.close()
+    # The prompt, read before that, and neither of the texts.
+    assert len(service.scheduler.prefixes) == 1
+    service.scheduler.stop()

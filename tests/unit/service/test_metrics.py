@@ -27,7 +27,7 @@ DEMO = ModelVersion("demo", 3)
 DEMO_LABELS = {"model": "demo", "version": "3"}
 # Units of https://prometheus.io/docs/practices/naming and of this project; counters end with "total" behind theirs.
 NAME = re.compile(
-    r"ostinato(_[a-z]+)*_(seconds|rows|tokens|texts|requests|errors|failures|retries|bytes|states)"
+    r"ostinato(_[a-z]+)*_(seconds|rows|tokens|texts|requests|errors|failures|retries|bytes|states|servers)"
     r"(_(running|waiting|cancelled|finished))?(_total)?|ostinato_[a-z]+_info"
 )
 
@@ -89,9 +89,10 @@ def test_every_name_ends_with_its_unit(metrics):
     happen(metrics)
     metrics.watch_load(lambda: [(DEMO, 1, 2)], lambda: 30)
     metrics.watch_prefixes(PrefixCache(1000))
+    metrics.watch_servers(lambda: [True, False])
     families = [family for family in parse(text_of(metrics)) if not family.name.startswith(("process_", "python_"))]
     names = [f"{family.name}_total" if family.type == "counter" else family.name for family in families]
-    assert len(names) == 24
+    assert len(names) == 25
     assert [name for name in names if not NAME.fullmatch(name)] == []
 
 
@@ -320,3 +321,12 @@ def test_the_prefix_cache_is_told_by_tokens_and_by_its_size(metrics):
     assert value(metrics, "prefix_cache_states") == 1
     assert value(metrics, "prefix_cache_bytes") == cache.num_bytes == 632
     assert value(metrics, "prefix_cache_evicted_states_total") == 1
+
+
+def test_model_servers_are_counted_by_whether_they_get_calls(metrics):
+    """Also where there are none of a state."""
+    states = [True, True, False]
+    metrics.watch_servers(lambda: states)
+    assert [value(metrics, "model_servers", state=state) for state in ("in", "out")] == [2, 1]
+    states.clear()
+    assert [value(metrics, "model_servers", state=state) for state in ("in", "out")] == [0, 0]

@@ -385,11 +385,11 @@ def test_a_row_that_is_not_a_number_ends_its_own_text_alone(start):
     honest = backend.call
 
     def spoil(call, done):
-        def spoilt(outcome):
+        def spoilt(outcome, as_promised):
             for row, sequence in enumerate(call.sequences):
                 if sequence.seed == 3:
                     outcome["state"][row, 0] = np.nan
-            done(outcome)
+            done(outcome, as_promised)
 
         honest(call, spoilt)
 
@@ -409,7 +409,7 @@ def test_a_fault_in_the_scheduler_ends_the_sequences_and_not_the_service(start):
     backend = FakeBackend()
     scheduler = start(backend)
     honest = backend.call
-    backend.call = lambda call, done: done({"state": np.zeros((1, 1), np.float32)})
+    backend.call = lambda call, done: done({"state": np.zeros((1, 1), np.float32)}, True)
     text = Text()
     scheduler.submit([[text.sequence]], SHAPES)
     assert isinstance(text.finish()[1], InternalError)
@@ -630,11 +630,11 @@ def test_a_state_that_is_not_a_number_is_not_kept(start):
     honest, spoilt = backend.call, []
 
     def spoil(call, done):
-        def answer(outcome):
+        def answer(outcome, as_promised):
             if not spoilt:
                 spoilt.append(call)
                 outcome["state"][0, 0] = np.nan
-            done(outcome)
+            done(outcome, as_promised)
 
         honest(call, answer)
 

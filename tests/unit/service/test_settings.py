@@ -38,6 +38,14 @@ def test_a_settings_file_that_is_not_there_is_an_error(monkeypatch):
         load_settings()
 
 
+def test_several_model_servers_are_named_with_commas(monkeypatch):
+    """Each once, whatever stands around them; an address of version 6 has brackets."""
+    monkeypatch.setenv("OSTINATO_BACKENDS", "a:1, b:2,[::1]:8500,a:1")
+    assert load_settings().addresses == ["a:1", "b:2", "[::1]:8500"]
+    monkeypatch.delenv("OSTINATO_BACKENDS")
+    assert load_settings().addresses == ["127.0.0.1:8500"]
+
+
 def test_port_is_what_platforms_set(monkeypatch):
     """PORT sets the port, unless OSTINATO_PORT does."""
     monkeypatch.setenv("PORT", "9001")
@@ -55,7 +63,9 @@ def test_port_is_what_platforms_set(monkeypatch):
         ("DRAIN_S", "-1"),
         ("BACKENDS", "localhost"),
         ("BACKENDS", "localhost:0"),
-        ("BACKENDS", "a:1,b:2"),
+        ("BACKENDS", "a:1,b"),
+        ("BACKENDS", "a:1,,b:2"),
+        ("BACKENDS", "::1:8500"),
         ("CALL_TIMEOUT_S", "nan"),
         ("METRICS_PORT", "-1"),
         ("REQUESTS_PER_MINUTE", "0"),
