@@ -26,10 +26,11 @@ GREEDY_BELOW_TEMPERATURE = 1e-4
 
 # TensorFlow Serving's own text format, in the model repository: which models are served.
 MODELS_CONFIG = "models.config"
-# In it, a label points at a version. This one answers requests that name a model alone.
+# There, too: what versions are called. This label answers requests that name a model alone.
+LABELS_FILE = "labels.json"
 STABLE = "stable"
 LABEL_PATTERN = "[a-z][a-z0-9_-]{0,31}"
-# In the repository, too, and read by the gateway alone: which share of those requests goes to which version or label.
+# And which share of those requests goes to which version or label; read by gateways alone.
 ROUTING_FILE = "routing.toml"
 # Folder beside the SavedModel for files that TensorFlow Serving itself does not read, and what lies in it.
 ASSETS = "assets.extra"

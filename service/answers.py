@@ -18,7 +18,7 @@ from service import documents
 from service.catalog import LiveModel
 from service.choice import Piece
 from service.embedding import Embedding
-from service.errors import ClientGone, GatewayError, InternalError
+from service.errors import ClientGone, GatewayError, InternalError, VersionGone
 from service.generation import Generation, Result
 from service.logprobs import Logprobs
 from service.routing import Route
@@ -104,8 +104,11 @@ class CompletionAnswer:
     def _with_rest(self, error: GatewayError) -> GatewayError:
         """Give an error what had been made: whoever has a state goes on with it, and need not begin again."""
         if not isinstance(error, ClientGone):
-            error.choices = [_choice(index, result) for index, result in self._generation.rest()]
-            error.should_retry = False if self._generation.request.return_state else error.should_retry
+            gone = isinstance(error, VersionGone)
+            rest = self._generation.rest(keep_states=not gone)
+            error.choices = [_choice(index, result) for index, result in rest]
+            if self._generation.request.return_state and not gone:
+                error.should_retry = False
         return error
 
     def _event(self, piece: Piece) -> bytes:
@@ -172,7 +175,7 @@ def embeddings_answer(job: Embedding, *, mean: bool, as_base64: bool) -> bytes:
         "data": data,
         "model": job.model.ref.name,
         "version": job.model.ref.version,
-        "system_fingerprint": job.model.fingerprint,
+        "system_fingerprint": job.fingerprint,
         "usage": usage,
     }
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -3,6 +3,7 @@
 Knows TensorFlow Serving's protocol. Does not know sequences, texts or when to call.
 """
 
+import contextlib
 import logging
 import queue
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 import grpc
 
 from service.batch import Call
-from service.errors import BackendUnavailable, GatewayError, InternalError, ModelNotFound, ServerBusy, VersionGone
+from service.errors import BackendUnavailable, GatewayError, InternalError, ModelNotFound, ServerBusy, version_gone
 from service.protos import (
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -42,7 +43,7 @@ _OPTIONS = (
 # Codes of calls that had no effect and may be answered the next time.
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 # A server says at once what it serves; one that does not is left out.
-_STATUS_TIMEOUT_S = 2.0
+_STATUS_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ class GrpcBackend:
         self._timeout_s, self._tracing = timeout_s, tracing
         self._connect()
         self._jobs: queue.SimpleQueue[tuple[Call, Done] | None] = queue.SimpleQueue()
+        # Held while a call is put into the queue, or the queue is emptied: none is left in it unanswered.
+        self._lock = threading.Lock()
+        self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"call {number}", daemon=True) for number in range(max_calls)
         ]
@@ -83,20 +87,37 @@ class GrpcBackend:
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
     def reset(self) -> None:
-        """Give up the calls in flight, which end with an error at once, and begin anew."""
+        """Give up the calls in flight and those that wait, which end with an error at once, and begin anew."""
         before = self._channel
         self._connect()
         before.close()
+        self._give_up()
 
     def close(self) -> None:
-        """Close the channel; calls in flight end with an error."""
+        """Close the channel; calls in flight, waiting or still to come end with an error."""
+        with self._lock:
+            self._closed = True
         self._channel.close()
+        self._give_up()
         for _ in self._threads:
             self._jobs.put(None)
 
     def call(self, call: Call, done: Done) -> None:
-        """Send a call; see `service.scheduler.Backend`."""
-        self._jobs.put((call, done))
+        """Send a call; `done` is given its outputs or the error, once, on any thread."""
+        with self._lock:
+            if not self._closed:
+                self._jobs.put((call, done))
+                return
+        done(BackendUnavailable("the model server is gone"))
+
+    def _give_up(self) -> None:
+        """Answer what waits for a thread."""
+        given_up: list[Done] = []
+        with self._lock, contextlib.suppress(queue.Empty):
+            while (job := self._jobs.get_nowait()) is not None:
+                given_up.append(job[1])
+        for done in given_up:
+            done(BackendUnavailable("the model server was given up"))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -148,6 +169,9 @@ class GrpcBackend:
             what = f"model server {self.address}: {error.code().name}: {error.details()}"
             missing = error.code() == grpc.StatusCode.NOT_FOUND
             raise (ModelNotFound(what, param="model") if missing else BackendUnavailable(what)) from error
+        except ValueError as error:
+            # The channel was closed meanwhile.
+            raise BackendUnavailable(f"model server {self.address}: {error}") from error
         available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
         return [
             VersionStatus(status.version, status.state == available, status.status.error_message)
@@ -188,7 +212,7 @@ class GrpcBackend:
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
             return ServerBusy(f"the model server has too much to do ({code.name})")
         if code == grpc.StatusCode.NOT_FOUND:
-            return VersionGone("the version of the model is no longer served; send the request again", retry_after_s=1)
+            return version_gone()
         log.error("model server %s: %s: %s", self.address, code.name, details)
         return InternalError(f"the model server refused a call ({code.name})")
 

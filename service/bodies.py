@@ -111,7 +111,7 @@ class CompletionBody(Body):
 
     model_config = _with_example(model="demo", prompt="The ", max_tokens=100, temperature=0.7)
 
-    model: str = Field(description="name of a model, as /v1/models lists them")
+    model: str = Field(description="NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them")
     prompt: PromptForms | None = Field(
         None,
         description="text, token ids, or a list of either, to go on with; an empty one begins a new text. Of a model "

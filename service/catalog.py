@@ -8,7 +8,7 @@ import hashlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from service.policy import Shapes
 from service.probe import Probe
 from service.protos import model_server_config_pb2
 from service.replicas import Replica, Replicas
-from service.routing import Reference, Route, RoutingError, Shares, make_route, read_shares
+from service.routing import Reference, Route, RoutingError, Shares, make_route, read_labels, read_shares
 from service.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class LiveModel:
         shapes: Sizes that may be sent to it.
         fingerprint: Changes whenever the same request might get other bytes.
         is_steady: Whether the same request gets the same bytes, whatever others ask for meanwhile.
+        promise: Hash of the probe that the fingerprint stands for; None: there was none.
     """
 
     ref: ModelVersion
@@ -46,6 +47,7 @@ class LiveModel:
     shapes: Shapes
     fingerprint: str
     is_steady: bool = True
+    promise: str | None = None
 
     @property
     def backward(self) -> bool:
@@ -114,9 +116,9 @@ class Catalog:
         self._thread.join(timeout=5)
 
     def models(self) -> list[tuple[LiveModel, Route]]:
-        """Return each model by its stable version, and where its requests go; by name."""
+        """Return each model by the version that most of its requests get, and where they go; by name."""
         now = self._now
-        return [(now.live[ModelVersion(name, route.stable)], route) for name, route in sorted(now.routes.items())]
+        return [(now.live[ModelVersion(name, route.primary)], route) for name, route in sorted(now.routes.items())]
 
     def versions(self) -> list[LiveModel]:
         """Return every version that answers, by name and number."""
@@ -181,7 +183,7 @@ class Catalog:
                 self._merge()
             except Exception:
                 log.exception("looking at model server %s failed; trying again", replica.address)
-            self._closed.wait(self._poll_s if replica.out_because is None else min(self._poll_s, replica.pause_s))
+            self._closed.wait(self._poll_s if replica.out_because is None else replica.pause_s)
         self._visited.discard(replica)
 
     def refresh(self) -> None:
@@ -197,6 +199,7 @@ class Catalog:
         It is taken to serve what it served: requests are better judged by their own calls, which wait for it to come
         back, than turned away here.
         """
+        before = replica.num_times_out
         try:
             found = self._greeter.look_at(replica, list(self._labels))
         except BackendUnavailable as error:
@@ -204,7 +207,7 @@ class Catalog:
             self._replicas.leave_out(replica, str(error))
         else:
             self._complaints.settle(replica.address)
-            self._replicas.take_back(replica, found)
+            self._replicas.take_back(replica, found, seen=before)
 
     def _merge(self) -> None:
         """Bring together what the servers serve."""
@@ -216,27 +219,28 @@ class Catalog:
                     if ref.name in self._labels:
                         served.setdefault(ref, []).append((replica, probe))
             live: dict[ModelVersion, LiveModel] = {}
+            able: set[ModelVersion] = set()
             for ref, probes in served.items():
                 try:
                     live[ref] = self._describe(ref, probes, before.live.get(ref))
+                    if any(replica.out_because is None for replica, _ in probes):
+                        able.add(ref)
                 except ContractError as error:
                     self._complaints.add(f"{ref.name}:{ref.version}", str(error))
             for ref in before.live.keys() - live.keys():
                 log.info("model %s version %d is gone", ref.name, ref.version)
             self._hashes = {ref: sha256 for ref, sha256 in self._hashes.items() if ref in live}
-            self._now = _Snapshot(live, self._make_routes(live, before.routes))
+            self._now = _Snapshot(live, self._make_routes(live, able, before.routes))
             self._replicas.expect(self._hashes)
+            self._greeter.keep(live)
         self._changed(live)
 
     def _describe(self, ref: ModelVersion, probes: list[tuple[Replica, Probe]], before: LiveModel | None) -> LiveModel:
-        """Say what is promised of a version: by the servers that agree, as many as possible.
-
-        What was promised stays as long as one of its servers takes calls.
-        """
+        """Say what is promised of a version: what most of its servers agree in; of equals, what was promised before."""
         able = [pair for pair in probes if pair[0].out_because is None] or probes
         hashes = Counter(probe.sha256 for _, probe in able)
         known = self._hashes.get(ref)
-        chosen = known if known and known in hashes else max(hashes, key=lambda sha256: hashes[sha256])
+        chosen = max(hashes, key=lambda sha256: (hashes[sha256], sha256 == known))
         if len(hashes) > 1:
             others = sorted(replica.address for replica, probe in able if probe.sha256 != chosen)
             self._complaints.add(f"{ref.name}:{ref.version}", f"computed otherwise, used in need alone: {others}")
@@ -254,11 +258,13 @@ class Catalog:
         card = assets.card
         shapes = Shapes(row_counts, min(card.max_decode_steps, self._max_chunk), card.max_prefill_length)
         probe = agreeing[0]
-        model = LiveModel(ref, card, assets.tokenizer, shapes, fingerprint(card, probe), probe.is_steady)
+        model = LiveModel(ref, card, assets.tokenizer, shapes, fingerprint(card, probe), probe.is_steady, probe.sha256)
         return before if before == model else model
 
-    def _make_routes(self, live: Iterable[ModelVersion], before: Mapping[str, Route]) -> dict[str, Route]:
-        """Bring what lives together with labels and shares."""
+    def _make_routes(
+        self, live: Iterable[ModelVersion], able: Collection[ModelVersion], before: Mapping[str, Route]
+    ) -> dict[str, Route]:
+        """Bring what lives together with labels and shares; `able` are those whose servers take calls."""
         path = self._models_dir / signatures.ROUTING_FILE
         try:
             self._shares = read_shares(path)
@@ -273,11 +279,14 @@ class Catalog:
         for name, numbers in versions.items():
             then, shares = before.get(name), self._shares.get(name, {})
             stable = then.stable if then else None
-            route, problems = make_route(name, numbers, self._labels.get(name, {}), shares, stable)
+            answering = [number for number in numbers if ModelVersion(name, number) in able]
+            route, problems = make_route(name, numbers, self._labels.get(name, {}), shares, stable, answering)
             if then and then != route:
                 log.info("model %s: stable is version %d, shares %s", name, route.stable, dict(route.shares) or "none")
-            for what in problems:
-                self._complaints.add(f"{path} {name}", what)
+            if problems:
+                self._complaints.add(f"{path} {name}", "; ".join(problems))
+            else:
+                self._complaints.settle(f"{path} {name}")
             routes[name] = route
         return routes
 
@@ -289,7 +298,16 @@ class Catalog:
         except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
             self._complaints.add(str(path), str(error))
             return
-        self._labels = {entry.name: dict(entry.version_labels) for entry in config.model_config_list.config}
+        entries = {entry.name: dict(entry.version_labels) for entry in config.model_config_list.config}
+        path = self._models_dir / signatures.LABELS_FILE
+        try:
+            labels = read_labels(path)
+            self._complaints.settle(str(path))
+        except RoutingError as error:
+            # Those that were read last stay.
+            self._complaints.add(str(path), str(error))
+            labels = self._labels
+        self._labels = {name: {**of_entry, **labels.get(name, {})} for name, of_entry in entries.items()}
 
 
 def fingerprint(card: GeneratorCard, probe: Probe) -> str:

@@ -45,6 +45,7 @@ class Choice:
         is_kept: Whether it is to be gone on with. Then what may still become something else is held at its end, for
             those who go on.
         last_at: Monotonic seconds at which its last tokens came.
+        is_open: Whether what it begins with was handed out.
         finish_reason: None until it has ended.
         pieces: Those that were not handed out yet, in order of arrival.
     """
@@ -55,6 +56,7 @@ class Choice:
     stream: int
     counted: Counter[int] | None
     is_kept: bool
+    is_open: bool = False
     last_at: float | None = None
     finish_reason: FinishReason | None = None
     pieces: list[Piece] = field(default_factory=list)
@@ -65,10 +67,10 @@ class Choice:
         text = assembler.feed(chunk.token_ids, chunk.scores)
         if self.is_kept:
             self._move(chunk, assembler.num_tokens - before)
-        self.finish_reason = "stop" if assembler.stopped else chunk.finish_reason
         # A text that has come to its end mark is over, whoever goes on behind it.
         if chunk.finish_reason and not assembler.stopped and not (self.is_kept and chunk.finish_reason == "length"):
             text += assembler.flush()
+        self.finish_reason = "stop" if assembler.stopped else chunk.finish_reason
         return text
 
     def save(self, model: ModelVersion, weights_sha256: str, seed: int) -> SavedText:

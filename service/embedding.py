@@ -28,6 +28,11 @@ class Embedding(Job):
         """Return the indexes of the sequences that a prompt needs."""
         return range(place, place + 1)
 
+    @property
+    def fingerprint(self) -> str:
+        """The model's, or one that promises nothing if a server that computes otherwise had to stand in."""
+        return self.model.fingerprint if self.is_as_promised else f"{self.model.fingerprint}_mixed"
+
     def stream_of(self, index: int) -> int:
         """Return which random numbers it is given; it needs none."""
         return index

@@ -52,6 +52,8 @@ def _nothing() -> None:
 
 
 ANYBODY = Account()
+# Tokens that a state may bring along unread, beside a longest prompt: those of a call and the last one.
+MAX_UNREAD = 129
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,12 @@ class Engine:
             prompt = EncodedPrompt.of(one, model.tokenizer, backward=model.backward, after=after)
             if prompt.num_tokens > bound:
                 raise InvalidRequest(f"{field} must be at most {bound} tokens, got {prompt.num_tokens}", param=field)
+            if len(prompt.read_ids) > bound + MAX_UNREAD:
+                raise InvalidRequest(
+                    f"{field} and what the state has not read yet must be at most {bound + MAX_UNREAD} tokens, got "
+                    f"{prompt.num_tokens} and {len(after)}",
+                    param=field,
+                )
             prompts.append(prompt)
         return prompts
 
@@ -191,6 +199,13 @@ class Engine:
             raise InvalidRequest(
                 f"echo may repeat at most {sizes.max_echo_tokens} tokens (of every {field} × n), got {echoed}",
                 param="echo",
+            )
+        carried = sum(len(prompt.read_ids) for prompt in prompts) * request.best_of if request.return_state else 0
+        if carried > sizes.max_echo_tokens:
+            raise InvalidRequest(
+                f"return_state may carry at most {sizes.max_echo_tokens} tokens (of every {field} × n), as a state may "
+                f"have to hold all of its {field}, got {carried}",
+                param="return_state",
             )
         if request.num_top is not None and echoed + written > sizes.max_logprobs_tokens:
             raise InvalidRequest(
@@ -227,6 +242,7 @@ class Engine:
                 index=index,
                 stream=job.stream_of(index),
                 account=caller.account,
+                promise=job.model.promise,
                 scope=(caller.account.tenant, job.model.ref, job.model.fingerprint, job.origin),
                 reads_by=reads_by,
                 trace=caller.trace,

@@ -214,6 +214,11 @@ class VersionGone(GatewayError):
     code = "version_gone"
 
 
+def version_gone() -> VersionGone:
+    """Return the error with what to do."""
+    return VersionGone("the version of the model is no longer served; send the request again", retry_after_s=1)
+
+
 class BackendUnavailable(GatewayError):
     """No model server answers."""
 

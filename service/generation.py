@@ -118,13 +118,14 @@ class Generation(Job):
     @property
     def num_cached_tokens(self) -> int:
         """Tokens of all prompts that were not read, as their state was known."""
-        return sum(sequence.num_recalled for sequence in self.sequences.values())
+        # What a state had not read is in no prompt.
+        num_carried = len(self._saved.point.unread) if self._saved else 0
+        return sum(max(0, sequence.num_recalled - num_carried) for sequence in self.sequences.values())
 
     @property
     def fingerprint(self) -> str:
         """The model's, or one that promises nothing if a server that computes otherwise had to stand in."""
-        as_promised = all(sequence.is_as_promised for sequence in self.sequences.values())
-        return self.model.fingerprint if as_promised else f"{self.model.fingerprint}_mixed"
+        return self.model.fingerprint if self.is_as_promised else f"{self.model.fingerprint}_mixed"
 
     @property
     def reasons(self) -> list[str]:  # type: ignore[override]
@@ -174,15 +175,22 @@ class Generation(Job):
         best = [index for place in range(len(self.prompts)) for index in self._best(place)]
         return [self._join(self._choices[index].pieces) for index in best]
 
-    def rest(self) -> list[tuple[int, Result]]:
-        """Return what was not handed out of each choice, of a request that could not be finished, with its index."""
+    def rest(self, *, keep_states: bool = True) -> list[tuple[int, Result]]:
+        """Return what was not handed out of each choice, of a request that could not be finished, with its index.
+
+        Args:
+            keep_states: Whether it can be gone on with; not if the version is gone.
+        """
         rest = []
         for index, choice in enumerate(self._choices):
             pieces = choice.pieces
             if choice.finish_reason is None:
-                text = "" if choice.is_kept else self._in_reading_order(choice.assembler.flush())
+                text = "" if choice.is_open else self._begin(index)
+                if not choice.is_kept:
+                    end = self._in_reading_order(choice.assembler.flush())
+                    text = end + text if self.model.backward else text + end
                 logprobs = choice.assembler.take_logprobs(last=True)
-                pieces = [*pieces, Piece(index, text, None, logprobs, self._state(choice))]
+                pieces = [*pieces, Piece(index, text, None, logprobs, self._state(choice) if keep_states else None)]
             if pieces:
                 rest.append((index, self._join(pieces)))
         return rest
@@ -305,16 +313,24 @@ class Generation(Job):
                 before = 0 if self.model.backward else len(lead) - len(prompt.text)
                 logprobs.extend(prompt.logprobs(scores, request.num_top), before)
         for index in self._indexes(place):
-            choice = self._choices[index]
-            begun = self._in_reading_order(choice.assembler.begin())
-            text = begun + lead if self.model.backward else lead + begun
+            choice, text = self._choices[index], self._begin(index)
             reason: FinishReason | None = None if request.max_tokens else "length"
+            if reason and not choice.is_kept:
+                end = self._in_reading_order(choice.assembler.flush())
+                text = end + text if self.model.backward else text + end
             if choice.assembler.stopped:
                 reason = "stop"
                 self._runner.cancel([self.sequences[index]] if index in self.sequences else [])
             if reason or text or (logprobs and logprobs.tokens):
                 choice.finish_reason = reason
                 yield self._piece(index, text, logprobs)
+
+    def _begin(self, index: int) -> str:
+        """Return the text that a choice begins with, in order of reading, once."""
+        choice, lead = self._choices[index], self._lead(self.prompts[index // self.request.best_of])
+        choice.is_open = True
+        begun = self._in_reading_order(choice.assembler.begin())
+        return begun + lead if self.model.backward else lead + begun
 
     def _assemble(self, chunk: Chunk) -> Piece:
         choice = self._choices[chunk.index]

@@ -4,7 +4,7 @@ Knows one server at a time, and the files of versions. Does not know requests, o
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from contract import signatures
 from contract.card import GeneratorCard, load_assets
 from contract.errors import ContractError
 from contract.tokenizer import Tokenizer
-from service.errors import BackendUnavailable, GatewayError, ModelNotFound
+from service.errors import BackendUnavailable, GatewayError, ModelNotFound, ServerBusy
 from service.probe import Probe, run_probe, still_holds
 from service.replicas import Replica
 from service.rows import Arrays
@@ -78,6 +78,13 @@ class Greeter:
             known = self._assets[ref] = Assets(*load_assets(self._models_dir / ref.name / str(ref.version)), stamp)
         return known
 
+    def keep(self, versions: Collection[ModelVersion]) -> None:
+        """Forget the files of all other versions."""
+        for ref in [ref for ref in list(self._assets) if ref not in versions]:
+            self._assets.pop(ref, None)
+        for key in [key for key in list(self._probed) if key[1] not in versions]:
+            self._probed.pop(key, None)
+
     def look_at(self, replica: Replica, names: Iterable[str]) -> dict[ModelVersion, Probe]:
         """Ask a server for its versions of some models, and probe those that are new; trouble with one is no other's.
 
@@ -110,9 +117,13 @@ class Greeter:
                 try:
                     found[ref] = self._greet(replica, ref)
                     self._complaints.settle(what)
-                except BackendUnavailable:
-                    raise
+                except ServerBusy as error:
+                    self._complaints.add(what, str(error))
+                    found |= {ref: replica.known[ref]} if ref in replica.known else {}
                 except (ContractError, GatewayError) as error:
+                    # A new version that cannot be called is trouble with that version, not with the server.
+                    if isinstance(error, BackendUnavailable) and ref in replica.known:
+                        raise
                     self._complaints.add(what, str(error))
             elif status.error:
                 self._complaints.add(what, status.error)

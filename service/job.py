@@ -81,6 +81,11 @@ class Job:
         """Take an event, on the scheduler's thread."""
         self._events.put(event)
 
+    @property
+    def is_as_promised(self) -> bool:
+        """Whether all that was computed so far has the bits that the model's fingerprint stands for."""
+        return all(sequence.is_as_promised for sequence in self.sequences.values())
+
     def cancel(self) -> None:
         """Free the rows; from any thread, any number of times. An iteration that waits ends."""
         self._runner.cancel(list(self.sequences.values()))

@@ -19,15 +19,15 @@ import numpy as np
 
 from service.backend import VersionStatus
 from service.batch import Call
-from service.errors import BackendUnavailable, GatewayError, InternalError, ServerBusy, VersionGone
+from service.errors import BackendUnavailable, GatewayError, InternalError, ServerBusy, VersionGone, version_gone
 from service.probe import Probe
 from service.rows import Arrays
 from service.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
 
-# What a call is answered with, and whether by a server that computes as the probe of its model said.
-Done = Callable[[Arrays | GatewayError, bool], None]
+# What a call is answered with, and the hash of the probe of the server that answered it; None with an error.
+Done = Callable[[Arrays | GatewayError, str | None], None]
 
 # A call that takes so many times as long as others of its kind has met a server that hangs, or is much too slow.
 HANG_FACTOR = 10.0
@@ -35,7 +35,7 @@ HANG_FACTOR = 10.0
 MIN_HANG_S = 1.0
 WATCH_S = 0.1
 # Until a server that was left out is looked at again; doubled each time that it is left out again soon.
-FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 5.0
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 2.0
 SOON_S = 60.0
 
 
@@ -70,6 +70,7 @@ class Replica:
         out_because: Why it gets no calls; None: it does.
         is_new: Whether what is known of it is to be found out again.
         pause_s: Seconds until it is looked at again, while it is left out.
+        num_times_out: How often it was found to be ill.
     """
 
     address: str
@@ -80,6 +81,7 @@ class Replica:
     is_new: bool = True
     pause_s: float = FIRST_PAUSE_S
     left_out_at: float = float("-inf")
+    num_times_out: int = 0
 
 
 class Replicas:
@@ -104,6 +106,9 @@ class Replicas:
         self._replicas: dict[str, Replica] = {}
         # Of each version, the hash of the probe that answers are to fit.
         self._hashes: dict[ModelVersion, str] = {}
+        # What each address stood for when it was last known.
+        self._stand_for: dict[str, list[str]] = {}
+        self._unresolved: set[str] = set()
         # Seconds per step that calls take, by what they compute.
         self._usual_s: dict[tuple[ModelVersion, str], float] = {}
         self._closed = threading.Event()
@@ -129,14 +134,15 @@ class Replicas:
 
         A name that cannot be resolved stands for what it stood for.
         """
-        found: list[str] = []
         for address in self._addresses:
             try:
-                found += self._resolve(address)
+                self._stand_for[address] = list(self._resolve(address))
+                self._unresolved.discard(address)
             except OSError as error:
-                log.debug("%s: %s", address, error)
-                with self._lock:
-                    return list(self._replicas.values())
+                if address not in self._unresolved:
+                    self._unresolved.add(address)
+                    log.warning("model server %s: its name cannot be resolved: %s", address, error)
+        found = [each for address in self._addresses for each in self._stand_for.get(address, [])]
         with self._lock:
             before = self._replicas
             self._replicas = {
@@ -156,15 +162,25 @@ class Replicas:
             self._usual_s = {key: usual for key, usual in self._usual_s.items() if key[0] in hashes}
 
     def num_servers(self, model: ModelVersion) -> int:
-        """Return how many servers share a version's calls."""
+        """Return how many servers share a version's calls, at least one."""
         with self._lock:
             return max(1, len(self._candidates(model, ())))
+
+    def num_free_calls(self, model: ModelVersion, max_calls: int) -> int:
+        """Return how many more calls of a version its servers take, if each takes so many at once.
+
+        Where there is none it is one: a call that fails at once, and tells the caller that it is to wait.
+        """
+        with self._lock:
+            candidates = self._candidates(model, ())
+            return sum(max(0, max_calls - len(replica.in_flight)) for replica in candidates) if candidates else 1
 
     def leave_out(self, replica: Replica, reason: str) -> None:
         """Send a server no more calls, and what it has to others, until it was looked at."""
         now = time.monotonic()
         with self._lock:
             was_in, replica.out_because, replica.is_new = replica.out_because is None, reason, True
+            replica.num_times_out += 1
             if was_in:
                 soon = now - replica.left_out_at < SOON_S
                 replica.pause_s = min(2 * replica.pause_s, LAST_PAUSE_S) if soon else FIRST_PAUSE_S
@@ -173,9 +189,17 @@ class Replicas:
             log.warning("model server %s is left out: %s", replica.address, reason)
             replica.server.reset()
 
-    def take_back(self, replica: Replica, known: Mapping[ModelVersion, Probe]) -> None:
-        """Note what a server that answers serves; from now on it gets calls."""
+    def take_back(self, replica: Replica, known: Mapping[ModelVersion, Probe], seen: int | None = None) -> None:
+        """Note what a server that answers serves; from now on it gets calls.
+
+        Args:
+            replica: The server.
+            known: Its versions, and what their probes found.
+            seen: `num_times_out` when the look at it began: if it was found to be ill since, it stays out.
+        """
         with self._lock:
+            if seen is not None and seen != replica.num_times_out:
+                return
             was_out = replica.out_because is not None
             replica.known, replica.out_because, replica.is_new = MappingProxyType(dict(known)), None, False
         if was_out:
@@ -193,9 +217,19 @@ class Replicas:
                 replica.in_flight[attempt.call] = time.monotonic()
                 attempt.tried.append(replica)
         if replica is None:
-            attempt.done(attempt.failure or BackendUnavailable("no model server answers"), True)
+            attempt.done(attempt.failure or self._missing(attempt.call.model), None)
         else:
             replica.server.call(attempt.call, lambda outcome: self._answered(replica, attempt, outcome))
+
+    def _missing(self, model: ModelVersion) -> GatewayError:
+        """Say why nobody can take a version's call: who had it may come back, or those that answer have it no more."""
+        with self._lock:
+            replicas = list(self._replicas.values())
+        answers = any(replica.out_because is None for replica in replicas)
+        may_come_back = any(replica.out_because is not None and model in replica.known for replica in replicas)
+        if answers and not may_come_back:
+            return version_gone()
+        return BackendUnavailable("no model server answers")
 
     def _candidates(self, model: ModelVersion, tried: Collection[Replica]) -> list[Replica]:
         """Return the servers that can take a version's call; those that compute otherwise only where no other can."""
@@ -212,16 +246,18 @@ class Replicas:
         call = attempt.call
         with self._lock:
             seconds = time.monotonic() - replica.in_flight.pop(call)
-            probe, expected = replica.known.get(call.model), self._hashes.get(call.model)
+            probe = replica.known.get(call.model)
             others = self._candidates(call.model, attempt.tried)
-        if not isinstance(outcome, GatewayError) and others and not np.isfinite(outcome["state"]).all():
-            outcome = InternalError("the model computed NaN or infinity")
         if not isinstance(outcome, GatewayError):
-            self._note(call, seconds)
-            for other in attempt.to_blame:
-                self.leave_out(other, "it failed a call that another server answered")
-            attempt.done(outcome, probe is not None and probe.sha256 == expected)
-            return
+            finite = bool(np.isfinite(outcome["state"]).all())
+            if finite or not others:
+                self._note(call, seconds)
+                # Where all of them compute NaN it is the text's own.
+                for other in attempt.to_blame if finite else ():
+                    self.leave_out(other, "it failed a call that another server answered")
+                attempt.done(outcome, probe.sha256 if probe else None)
+                return
+            outcome = InternalError("the model computed NaN or infinity")
         attempt.failure = outcome
         if isinstance(outcome, VersionGone):
             with self._lock:
@@ -258,6 +294,9 @@ class Replicas:
                 ]
             if late and replica.out_because is None:
                 self.leave_out(replica, f"a call has not come back for {max(late):.1f} seconds")
+            elif late:
+                # Sent in the moment in which it was left out.
+                replica.server.reset()
 
     def _patience_s(self, call: Call) -> float:
         """Return how long a call may take while there is another server; one of a kind never seen, any time."""

@@ -1,9 +1,10 @@
 """Which version of a model answers: NAME, NAME:VERSION or NAME@LABEL, and the shares of requests that name no version.
 
-Pure, but for reading one file. Knows names, numbers and labels. Does not know what a version is.
+Pure, but for reading two files. Knows names, numbers and labels. Does not know what a version is.
 """
 
 import hashlib
+import json
 import math
 import re
 import tomllib
@@ -58,6 +59,11 @@ class Route:
     labels: Mapping[str, int] = field(default_factory=dict)
     shares: Mapping[int, float] = field(default_factory=dict)
 
+    @property
+    def primary(self) -> int:
+        """The version that most of the requests get which name none."""
+        return max(self.shares, key=lambda version: (self.shares[version], version)) if self.shares else self.stable
+
     def choose(self, reference: Reference, seed: int | None) -> int:
         """Return the version that a request gets.
 
@@ -85,7 +91,7 @@ class Route:
         if not self.shares:
             return self.stable
         if seed is None:
-            return max(self.shares, key=lambda version: (self.shares[version], version))
+            return self.primary
         digest = hashlib.blake2b(f"{self.name} {seed}".encode(), digest_size=8).digest()
         place = int.from_bytes(digest, "little") / 2**64 * sum(self.shares.values())
         versions = sorted(self.shares)
@@ -105,34 +111,71 @@ class Route:
 
 
 def make_route(
-    name: str, versions: Collection[int], labels: Mapping[str, int], shares: Shares, stable_before: int | None
+    name: str,
+    versions: Collection[int],
+    labels: Mapping[str, int],
+    shares: Shares,
+    stable_before: int | None,
+    able: Collection[int] | None = None,
 ) -> tuple[Route, list[str]]:
     """Bring together what is served, what is labelled and what is wanted.
 
     Args:
         name: Of the model.
         versions: Those that answer now, at least one.
-        labels: Of `models.config`.
+        labels: Of the model.
         shares: Of this model, from the file.
         stable_before: What answered until now: it goes on while the version that is to be stable is being loaded.
+        able: Those of the versions whose servers take calls; None: all. The others are known from servers that may come
+            back, and are chosen for nobody; if there are only such, what answered goes on.
 
     Returns:
         The route, and a line for each share that leads nowhere.
     """
-    stable = labels.get(STABLE, max(versions))
-    if stable not in versions:
-        stable = stable_before if stable_before is not None and stable_before in versions else max(versions)
+    if able is None:
+        able = versions
+    elif not able:
+        able = versions if stable_before is None or stable_before not in versions else [stable_before]
+    stable = labels.get(STABLE, max(able))
+    if stable not in able:
+        stable = stable_before if stable_before is not None and stable_before in able else max(able)
     resolved: dict[int, float] = {}
     problems = []
     for target, share in shares.items():
         version = int(target) if target.isdigit() else stable if target == STABLE else labels.get(target)
         if version is None:
             problems.append(f"{target} is no label of it")
-        elif version not in versions:
+        elif version not in able:
             problems.append(f"version {version} is not served")
         elif share > 0:
             resolved[version] = resolved.get(version, 0.0) + share
     return Route(name, tuple(sorted(versions)), stable, dict(labels), resolved), problems
+
+
+def read_labels(path: Path) -> dict[str, dict[str, int]]:
+    """Read the file of labels: for each model the number of the version of each label.
+
+    Returns:
+        Labels by the model's name; none if there is no such file.
+
+    Raises:
+        RoutingError: it cannot be read, or holds something else.
+    """
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise RoutingError(f"{path}: {error}") from error
+    if not isinstance(document, dict):
+        raise RoutingError(f"{path}: must hold an object, got {type(document).__name__}")
+    for name, labels in document.items():
+        for label, version in labels.items() if isinstance(labels, dict) else [("", labels)]:
+            if not re.fullmatch(LABEL_PATTERN, label) or isinstance(version, bool) or not isinstance(version, int):
+                raise RoutingError(
+                    f"{path}: {name}.{label} must be a label with the number of a version, got {version!r}"
+                )
+    return document
 
 
 def read_shares(path: Path) -> dict[str, Shares]:

@@ -31,15 +31,18 @@ RETRY_DELAY_S = 0.2
 class Backend(Protocol):
     """Makes calls without waiting for them."""
 
-    def call(self, call: Call, done: Callable[[Arrays | GatewayError, bool], None]) -> None:
+    def call(self, call: Call, done: Callable[[Arrays | GatewayError, str | None], None]) -> None:
         """Send a call.
 
-        `done` is given its outputs or the error, and whether it was computed as was promised of its model; once, on any
-        thread, at once even.
+        `done` is given its outputs or the error, and the hash of the probe of whoever computed it, or None; once, on
+        any thread, at once even.
         """
 
     def num_servers(self, model: ModelVersion) -> int:
         """Return how many model servers share a version's calls, at least one."""
+
+    def num_free_calls(self, model: ModelVersion, max_calls: int) -> int:
+        """Return how many more calls of a version those take, if each takes so many; one if there is no server."""
 
 
 class Observer(Protocol):
@@ -98,7 +101,7 @@ class _Submit:
 class _Reply:
     call: Call
     outcome: Arrays | GatewayError
-    as_promised: bool
+    computed_by: str | None
 
 
 @dataclass(frozen=True)
@@ -243,15 +246,17 @@ class Scheduler:
             case _Submit():
                 model = message.first[0].model
                 queue_ = self._queues.setdefault(model, ModelQueue(model, message.shapes))
+                # What is promised may have changed while there was something to do all the time.
+                queue_.shapes = message.shapes
                 queue_.waiting.extend(message.first)
             case _Reply():
-                self._take_reply(message.call, message.outcome, as_promised=message.as_promised)
+                self._take_reply(message.call, message.outcome, message.computed_by)
             case _Wake():
                 self._drop_cancelled()
             case _Stop():
                 self._close(message.error)
 
-    def _take_reply(self, call: Call, outcome: Arrays | GatewayError, *, as_promised: bool) -> None:
+    def _take_reply(self, call: Call, outcome: Arrays | GatewayError, computed_by: str | None) -> None:
         if call not in self._in_flight:
             return
         # Applied while the call still counts as in flight: should this fail, its sequences must be found and ended.
@@ -267,7 +272,7 @@ class Scheduler:
             return
         self._outages.pop(call.model, None)
         for sequence, event in zip(call.sequences, events, strict=True):
-            sequence.is_as_promised &= as_promised
+            sequence.is_as_promised &= computed_by == sequence.promise
             self._remember(sequence)
             self._go_on(queue_, sequence, event)
 
@@ -378,12 +383,12 @@ class Scheduler:
             outage.resume_at = None
         queue_ = self._queues[model]
         max_calls = limits.max_calls * self._backend.num_servers(model)
-        num_free_calls = max_calls - len(self._in_flight)
+        num_free_calls = self._backend.num_free_calls(model, limits.max_calls)
         call = queue_.next_call(num_free_calls, max_calls) if num_free_calls > 0 else None
         if call is None:
             return False
         self._in_flight[call] = time.monotonic()
-        self._backend.call(call, lambda outcome, as_promised: self._inbox.put(_Reply(call, outcome, as_promised)))
+        self._backend.call(call, lambda outcome, computed_by: self._inbox.put(_Reply(call, outcome, computed_by)))
         # To the end of the line: the next call is another model's, if that has one.
         self._queues[model] = self._queues.pop(model)
         return True

@@ -168,6 +168,7 @@ class Sequence:
         keeps_state: Whether its events are to tell the state.
         num_top: Most probable tokens wanted beside each drawn one; None: not even the log probability of that one.
         trace: What the tracing keeps of its request.
+        promise: Hash of the probe that its model's fingerprint stands for; None: of none.
         scope: Where a beginning that was read before may be taken from; see `Prefix`. None: nowhere.
         forks: Choices with the same prompt, which start from this one's state once it is read.
         state: float32 (S,) after the tokens read so far.
@@ -179,7 +180,7 @@ class Sequence:
         num_drawn: Tokens drawn so far.
         accepted_at: Monotonic seconds.
         cost: Tokens that it is counted with while it is accepted.
-        is_as_promised: Whether all of it was computed by servers with the bits that its model's fingerprint stands for.
+        is_as_promised: Whether all of it was computed by servers whose probes were as promised.
         cancelled: Set by any thread; the scheduler drops the sequence when it next looks.
     """
 
@@ -202,6 +203,7 @@ class Sequence:
     num_top: int | None = None
     trace: Any = None
     hidden_sum: np.ndarray | None = None
+    promise: str | None = None
     scope: Hashable = None
     forks: list["Sequence"] = field(default_factory=list)
     num_read: int = 0

@@ -42,10 +42,10 @@ class Settings(BaseSettings):
     )
     state_key_file: Path | None = Field(
         None,
-        description="file of the keys that sign state tokens, one secret a line: the first signs, all are accepted; "
-        "unset: a key that ends with the process",
+        description="file of the keys that sign state tokens, one secret of at least 32 characters a line (openssl "
+        "rand -hex 32): the first signs, all are accepted; unset: a key that ends with the process",
     )
-    state_max_age_s: float = Field(604_800.0, gt=0, description="age up to which a state token is accepted, in seconds")
+    state_max_age_s: float = Field(604_800.0, gt=0, description="oldest state token that is accepted, in seconds")
     redis_url: SecretStr | None = Field(
         None, description="where replicas count requests and tokens per minute together, redis://…; unset: in memory"
     )
@@ -95,9 +95,13 @@ class Settings(BaseSettings):
     )
     call_timeout_s: float = Field(30.0, gt=0, description="deadline of one call to the model server, in seconds")
     backend_grace_s: float = Field(
-        30.0, ge=0, description="seconds that a text waits for a model server that does not answer"
+        30.0,
+        ge=0,
+        description="seconds from a version's first failed call until the texts that wait for it end with an error",
     )
-    poll_s: float = Field(1.0, gt=0, description="seconds between two looks for new versions")
+    poll_s: float = Field(
+        1.0, gt=0, description="seconds between two looks at model servers, versions, labels and shares"
+    )
     drain_s: float = Field(30.0, ge=1, description="seconds that accepted requests have after SIGTERM")
     log_format: Literal["json", "text"] = Field("json", description="lines for programs, or for people")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines written")

@@ -106,6 +106,8 @@ class Service:
 
     def _start(self) -> None:
         settings = self._settings
+        if "backends" in settings.model_fields_set:
+            _say("OSTINATO_BACKENDS is not read here: a model server is started; python -m service serve reads it")
         started = time.monotonic()
         port = _require_free(settings.host, settings.port)
         backend_port = _require_free("127.0.0.1", 0)
@@ -116,8 +118,6 @@ class Service:
             f"--model_config_file={settings.models_dir / MODELS_CONFIG}",
             "--model_config_file_poll_wait_seconds=1",
             "--max_num_load_retries=0",
-            # At the start no version is loaded yet, and without this a file with labels is refused.
-            "--allow_version_labels_for_unavailable_models",
             f"--portable={str(settings.portable).lower()}",
         )
         self._wait(lambda: _listens(backend_port), "the model server does not open its port")

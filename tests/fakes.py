@@ -163,6 +163,7 @@ class FakeBackend:
         self.calls: list[Call] = []
         self.failures: list[GatewayError] = []
         self._gate = threading.Semaphore(0) if held else None
+        self._lock, self._in_flight = threading.Lock(), 0
 
     def release(self, count: int = 1) -> None:
         """Let `count` held calls be answered."""
@@ -173,9 +174,16 @@ class FakeBackend:
         """Return how many servers there are."""
         return 1
 
-    def call(self, call: Call, done: Callable[[Arrays | GatewayError, bool], None]) -> None:
+    def num_free_calls(self, model: ModelVersion, max_calls: int) -> int:  # noqa: ARG002 - one server for all
+        """Return how many more calls it takes."""
+        with self._lock:
+            return max(0, max_calls - self._in_flight)
+
+    def call(self, call: Call, done: Callable[[Arrays | GatewayError, str | None], None]) -> None:
         """Answer on a thread of its own, as gRPC does."""
         self.calls.append(call)
+        with self._lock:
+            self._in_flight += 1
         inputs = call.inputs()
         failure = self.failures.pop(0) if self.failures else None
         threading.Thread(target=self._answer, args=(call, inputs, failure, done), daemon=True).start()
@@ -185,10 +193,17 @@ class FakeBackend:
         call: Call,
         inputs: Arrays,
         failure: GatewayError | None,
-        done: Callable[[Arrays | GatewayError, bool], None],
+        done: Callable[[Arrays | GatewayError, str | None], None],
     ) -> None:
         if self._gate is not None and not self._gate.acquire(timeout=10):
-            done(BackendUnavailable("never released"), True)
+            self._finish(done, BackendUnavailable("never released"))
             return
         compute = partial(fake_decode, end_id=call.sequences[0].end_id) if call.draws else COMPUTE[call.signature]
-        done(failure or compute(inputs), True)
+        self._finish(done, failure or compute(inputs))
+
+    def _finish(
+        self, done: Callable[[Arrays | GatewayError, str | None], None], outcome: Arrays | GatewayError
+    ) -> None:
+        with self._lock:
+            self._in_flight -= 1
+        done(outcome, None)

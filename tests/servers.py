@@ -71,8 +71,7 @@ class ModelServer(Process):
         self.port = port or free_port()
         flags = [*flags, f"--port={self.port}", f"--model_config_file={models_dir}/models.config"]
         flags += ["--file_system_poll_wait_seconds=0.1", "--model_config_file_poll_wait_seconds=0.1"]
-        flags += ["--max_num_load_retries=0", "--allow_version_labels_for_unavailable_models"]
-        super().__init__([sys.executable, "-m", "model_server", *flags], log, **variables)
+        super().__init__([sys.executable, "-m", "model_server", *flags, "--max_num_load_retries=0"], log, **variables)
         self.wait_until(self._listens)
 
     def _listens(self):

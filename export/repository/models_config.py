@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from google.protobuf import text_format
@@ -15,6 +15,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from contract import signatures
 from export.errors import PublishError
+from export.repository.labels import read_labels, write_labels
 
 # Two versions stay loaded: a running generation ends on the one it began with.
 VERSIONS_KEPT = 2
@@ -47,6 +48,12 @@ class Listing:
             return self.specific & set(versions)
         return set(versions) if self.latest is None else set(sorted(versions)[-self.latest :])
 
+    def served_without(self, left: Collection[int]) -> set[int]:
+        """Return what is served when only these are left of a model's versions."""
+        if self.specific is None or not self.labels:
+            return self.served(left)
+        return (set(self.labels.values()) & set(left)) | set(sorted(left)[-VERSIONS_KEPT:])
+
 
 def read_listings(models_dir: Path) -> list[Listing]:
     """Read the entries in their order; no file is no entry.
@@ -54,7 +61,11 @@ def read_listings(models_dir: Path) -> list[Listing]:
     Raises:
         PublishError: the file exists and cannot be parsed.
     """
-    return [_listing(entry, models_dir) for entry in _read(models_dir).model_config_list.config]
+    labels = read_labels(models_dir)
+    return [
+        replace(_listing(entry, models_dir), labels=labels.get(entry.name, {}))
+        for entry in _read(models_dir).model_config_list.config
+    ]
 
 
 @contextlib.contextmanager
@@ -76,8 +87,9 @@ def add_to_models_config(models_dir: Path, name: str) -> None:
         config = _read(models_dir)
         listed = [entry for entry in config.model_config_list.config if entry.name == name]
         if listed:
-            if listed[0].version_labels:
-                _choose(listed[0], models_dir)
+            labels = read_labels(models_dir).get(name)
+            if labels:
+                _choose(listed[0], models_dir, labels)
                 _write(models_dir, config)
             return
         entry = config.model_config_list.config.add(name=name, base_path=str(_ROOT / name), model_platform="tensorflow")
@@ -100,19 +112,20 @@ def change_labels(
         The new labels.
 
     Raises:
-        PublishError: the model is not listed, or the file cannot be parsed.
+        PublishError: the model is not listed, or one of the files cannot be read.
     """
     with locked(models_dir):
-        config = _read(models_dir)
+        config, every = _read(models_dir), read_labels(models_dir)
         entry = next((entry for entry in config.model_config_list.config if entry.name == name), None)
         if entry is None:
             raise PublishError(f"{name} is not in {models_dir / signatures.MODELS_CONFIG}: no version of it is served")
-        labels = change(dict(entry.version_labels), _versions(entry, models_dir))
-        if labels != dict(entry.version_labels):
-            entry.version_labels.clear()
-            entry.version_labels.update(labels)
-            _choose(entry, models_dir)
+        before = every.get(name, {})
+        labels = change(dict(before), _versions(entry, models_dir))
+        if labels != before:
+            # First it is to be served, then to be called so.
+            _choose(entry, models_dir, labels)
             _write(models_dir, config)
+            write_labels(models_dir, {**every, name: labels})
         return labels
 
 
@@ -122,16 +135,18 @@ def forget_versions(models_dir: Path, folder: str) -> None:
     Raises:
         PublishError: the file cannot be parsed.
     """
-    config = _read(models_dir)
-    labelled = [entry for entry in config.model_config_list.config if entry.version_labels]
-    changed = [entry for entry in labelled if _listing(entry, models_dir).folder == folder]
+    config, every = _read(models_dir), read_labels(models_dir)
+    changed = [
+        entry
+        for entry in config.model_config_list.config
+        if every.get(entry.name) and _listing(entry, models_dir).folder == folder
+    ]
     for entry in changed:
         there = set(_versions(entry, models_dir))
-        for label, version in dict(entry.version_labels).items():
-            if version not in there:
-                del entry.version_labels[label]
-        _choose(entry, models_dir)
+        every[entry.name] = {label: version for label, version in every[entry.name].items() if version in there}
+        _choose(entry, models_dir, every[entry.name])
     if changed:
+        write_labels(models_dir, every)
         _write(models_dir, config)
 
 
@@ -144,23 +159,26 @@ def drop_from_models_config(models_dir: Path, folder: str) -> None:
     config = _read(models_dir)
     entries = config.model_config_list.config
     dropped = [i for i, entry in enumerate(entries) if _listing(entry, models_dir).folder == folder]
+    names = {entries[i].name for i in dropped}
     for i in reversed(dropped):
         del entries[i]
     if dropped:
+        labels = read_labels(models_dir)
+        if names & labels.keys():
+            write_labels(models_dir, {name: of_model for name, of_model in labels.items() if name not in names})
         _write(models_dir, config)
 
 
 def _listing(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> Listing:
     path, policy = PurePosixPath(entry.base_path), entry.model_version_policy
     folder = path.name if path.parent in (_ROOT, PurePosixPath(models_dir.resolve())) else None
-    labels = dict(entry.version_labels)
     match policy.WhichOneof("policy_choice"):
         case "all":
-            return Listing(entry.name, folder, labels=labels)
+            return Listing(entry.name, folder)
         case "specific":
-            return Listing(entry.name, folder, specific=frozenset(policy.specific.versions), labels=labels)
+            return Listing(entry.name, folder, specific=frozenset(policy.specific.versions))
         case _:
-            return Listing(entry.name, folder, latest=max(policy.latest.num_versions, 1), labels=labels)
+            return Listing(entry.name, folder, latest=max(policy.latest.num_versions, 1))
 
 
 def _versions(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> list[int]:
@@ -172,15 +190,19 @@ def _versions(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> l
     return sorted(int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit())
 
 
-def _choose(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> None:
-    """Have the versions served that have a label, and the newest ones.
+def _choose(entry: model_server_config_pb2.ModelConfig, models_dir: Path, labels: Mapping[str, int]) -> None:
+    """Have the versions served that have a label, and the newest ones; without labels just these.
 
-    "latest" would unload what a label points at once there are newer ones, and a model server refuses such a label.
+    "latest" would unload what a label points at once there are newer ones.
     """
     policy = entry.model_version_policy
-    if policy.WhichOneof("policy_choice") != "all":
+    if policy.WhichOneof("policy_choice") == "all":
+        return
+    if labels:
         newest = _versions(entry, models_dir)[-VERSIONS_KEPT:]
-        policy.specific.versions[:] = sorted({*entry.version_labels.values(), *newest})
+        policy.specific.versions[:] = sorted({*labels.values(), *newest})
+    else:
+        policy.latest.num_versions = VERSIONS_KEPT
 
 
 def _read(models_dir: Path) -> _Config:

@@ -1,13 +1,13 @@
 """`python -m export promote` and `rollback`: which version answers those who name none, changed while it is asked.
 
-Knows what the labels mean. A label takes effect when servers next look at `models.config`; running texts stay on the
-version that they began with.
+Knows what the labels mean. One takes effect when gateways next look at `labels.json` and the version is loaded; running
+texts stay on the version that they began with.
 """
 
 import re
 from pathlib import Path
 
-from contract.signatures import LABEL_PATTERN, STABLE
+from contract.signatures import LABEL_PATTERN, MODELS_CONFIG, STABLE
 from export.errors import RepositoryError
 from export.repository.models_config import change_labels
 from export.repository.versions import Repository
@@ -39,6 +39,8 @@ def promote(models_dir: Path, reference: str, label: str) -> int:
     before: dict[str, int] = {}
 
     def change(labels: dict[str, int], versions: list[int]) -> dict[str, int]:
+        if number not in versions:
+            raise RepositoryError(f"{name} has no version {number} where {MODELS_CONFIG} says that its versions are")
         before.update(labels)
         changed = {**labels, label: number}
         if label == STABLE:

@@ -78,7 +78,8 @@ def _plan(repository: Repository, name: str, versions: Sequence[Version]) -> str
     lines = [f"to be removed: {version.label}, {size(version.num_bytes())}" for version in versions]
     entries = [entry for entry in read_listings(repository.path) if entry.folder == name]
     for entry in entries:
-        then = f"then {_numbers(entry.served(kept))}" if kept else f"then it is no longer in {MODELS_CONFIG}"
+        chosen = entry.served_without(kept)
+        then = f"then {_numbers(chosen)}" if kept else f"then it is no longer in {MODELS_CONFIG}"
         called = "" if entry.name == name else f" as {entry.name}"
         lines.append(f"served of {name} now{called}: {_numbers(entry.served(every))}; {then}")
     if not entries:
@@ -106,6 +107,8 @@ def _take_out(repository: Repository, home: Path, versions: Sequence[Version]) -
     """Rename versions to what no server takes for one; before the last one goes, so does the entry of the model."""
     numbers = [version.path.name for version in versions]
     with locked(repository.path):
+        # It may have been promoted since the question.
+        _require_unlabelled(repository, home.name, versions)
         # What was published since the question stays, and so does its entry.
         there = {version.path.name for version in repository.model(home.name).versions}
         if there <= set(numbers):

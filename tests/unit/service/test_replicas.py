@@ -83,9 +83,9 @@ class Fleet:
         return outcomes
 
     def answer(self, **call):
-        """Make a call and return who answered, or the error, and whether as was promised."""
-        outcome, as_promised = self.call(**call).get(timeout=5)
-        return (outcome["by"][0] if isinstance(outcome, dict) else outcome), as_promised
+        """Make a call and return who answered, or the error, and the hash of its probe."""
+        outcome, computed_by = self.call(**call).get(timeout=5)
+        return (outcome["by"][0] if isinstance(outcome, dict) else outcome), computed_by
 
 
 def test_calls_go_to_who_has_least_to_do():
@@ -107,7 +107,7 @@ def test_a_failed_call_is_made_elsewhere_and_who_failed_it_is_left_out(error):
     """The caller notices nothing, and the next calls do not go there."""
     fleet = Fleet()
     fleet.servers["a"].answer = error
-    assert [fleet.answer() for _ in range(5)] == [("b", True)] * 5
+    assert [fleet.answer() for _ in range(5)] == [("b", "usual")] * 5
     assert fleet.left_out() == "a"
     assert fleet.servers["a"].num_calls == 1
     assert fleet.replicas.num_servers(MODEL) == 1
@@ -128,7 +128,7 @@ def test_a_busy_server_is_passed_over_and_stays():
     """Too much to do is no illness; where all have too much the caller tries again later."""
     fleet = Fleet()
     fleet.servers["a"].answer = ServerBusy("later")
-    assert {fleet.answer() for _ in range(3)} == {("b", True)}
+    assert {fleet.answer() for _ in range(3)} == {("b", "usual")}
     fleet.servers["b"].answer = ServerBusy("later")
     assert isinstance(fleet.answer()[0], ServerBusy)
     assert fleet.left_out() == ""
@@ -142,27 +142,33 @@ def test_a_version_that_one_server_has_unloaded_is_asked_of_another():
     assert fleet.servers["a"].num_calls == 1
     assert fleet.left_out() == ""
     fleet.servers["b"].answer = VersionGone("gone")
-    assert isinstance(fleet.answer()[0], VersionGone)
-    assert isinstance(fleet.answer()[0], BackendUnavailable)
+    assert [type(fleet.answer()[0]) for _ in range(2)] == [VersionGone] * 2
+    assert fleet.servers["b"].num_calls == 4
 
 
-def test_nonsense_numbers_are_computed_elsewhere_and_believed_if_there_is_no_other():
-    """NaN may be a server's fault; who is alone with it is asked what it makes of each row."""
+def test_nonsense_numbers_are_computed_elsewhere_and_believed_where_all_have_them():
+    """NaN may be a server's fault; where each of them computes it, it is the text's own, and nobody is left out."""
     fleet = Fleet()
-    bad = {"state": np.full((8, 2), np.nan, np.float32), "by": "a"}
-    fleet.servers["a"].answer = bad
-    assert fleet.answer() == ("b", True)
+    for letter in "ab":
+        fleet.servers[letter].answer = {"state": np.full((8, 2), np.nan, np.float32), "by": letter}
+    assert fleet.answer() == ("b", "usual")
+    assert fleet.left_out() == ""
+    fleet.servers["b"].answer = {"state": np.zeros((8, 2), np.float32), "by": "b"}
+    assert fleet.answer() == ("b", "usual")
     assert fleet.left_out() == "a"
-    fleet.replicas.leave_out(fleet.replica("b"), "for the test")
-    fleet.replicas.take_back(fleet.replica("a"), {MODEL: PROBE})
-    assert fleet.answer() == ("a", True)
 
 
 def test_with_nobody_to_ask_the_call_fails_at_once():
-    """The caller decides whether it waits; a version that nobody serves is no different."""
+    """The caller waits for servers that may come back; what those that answer have no more is gone."""
     fleet = Fleet()
-    assert isinstance(fleet.answer(model=ModelVersion("demo", 2))[0], BackendUnavailable)
+    fleet.replicas.leave_out(fleet.replica("a"), "for the test")
+    assert isinstance(fleet.answer(model=ModelVersion("demo", 2))[0], VersionGone)
+    fleet.replicas.take_back(fleet.replica("b"), {})
+    assert isinstance(fleet.answer()[0], BackendUnavailable)
+    fleet.replicas.take_back(fleet.replica("a"), {})
+    assert isinstance(fleet.answer()[0], VersionGone)
     for letter in "ab":
+        fleet.replicas.take_back(fleet.replica(letter), {MODEL: PROBE})
         fleet.replicas.leave_out(fleet.replica(letter), "for the test")
     outcome, _ = fleet.answer()
     assert (str(outcome), fleet.servers["a"].num_calls) == ("no model server answers", 0)
@@ -172,16 +178,16 @@ def test_with_nobody_to_ask_the_call_fails_at_once():
 def test_who_computes_otherwise_stands_in_only_if_nobody_else_can():
     """And then it is said."""
     fleet = Fleet("abc", a=Probe((8,), "other"))
-    assert {fleet.answer() for _ in range(9)} <= {("b", True), ("c", True)}
+    assert {fleet.answer() for _ in range(9)} <= {("b", "usual"), ("c", "usual")}
     assert fleet.servers["a"].num_calls == 0
     assert fleet.replicas.num_servers(MODEL) == 2
     for letter in "bc":
         fleet.servers[letter].answer = BackendUnavailable("gone")
-    assert fleet.answer() == ("a", False)
-    assert fleet.answer() == ("a", False)
+    assert fleet.answer() == ("a", "other")
+    assert fleet.answer() == ("a", "other")
     fleet.servers["b"].answer = {"state": np.zeros((8, 2), np.float32), "by": "b"}
     fleet.replicas.take_back(fleet.replica("b"), {MODEL: PROBE})
-    assert fleet.answer() == ("b", True)
+    assert fleet.answer() == ("b", "usual")
 
 
 def test_a_call_that_does_not_come_back_is_made_elsewhere(monkeypatch):
@@ -268,13 +274,28 @@ def test_a_name_stands_for_what_it_stands_for_now():
     assert fleet.replica("b") is before
     assert fleet.left_out() == "c"
     assert fleet.servers["a"].closed
-    assert fleet.answer() == ("b", True)
+    assert fleet.answer() == ("b", "usual")
 
     def fail(_):
         raise OSError("no such name")
 
     fleet.replicas._resolve = fail
     assert [replica.address for replica in fleet.replicas.look_up()] == ["b:1", "c:1"]
+
+
+def test_a_name_that_cannot_be_resolved_keeps_no_other_from_it(caplog):
+    """The others are used from the beginning; it is told once, and met when it can be."""
+    known = {"a": ["a:1"]}
+    replicas = Replicas(FakeServer, ["a", "b"], resolve=lambda name: known[name] if name in known else _fail())
+    for _ in range(3):
+        assert [replica.address for replica in replicas.look_up()] == ["a:1"]
+    assert caplog.text.count("cannot be resolved") == 1
+    known["b"] = ["b:1"]
+    assert [replica.address for replica in replicas.look_up()] == ["a:1", "b:1"]
+
+
+def _fail():
+    raise OSError("no such name")
 
 
 def test_addresses_are_taken_as_they_are_and_names_are_looked_up(monkeypatch):
@@ -316,3 +337,47 @@ def test_many_threads_lose_no_call():
     assert len(answers) == 2400
     assert set(answers) <= set("abc")
     assert all(not replica.in_flight for replica in fleet.replicas.all())
+
+
+def test_free_calls_are_those_of_the_servers_that_have_a_version():
+    """What one version has in flight elsewhere takes nothing from another; where nobody is, one call tells it."""
+    other = ModelVersion("demo", 2)
+    fleet = Fleet()
+    fleet.replicas.take_back(fleet.replica("b"), {MODEL: PROBE, other: PROBE})
+    for server in fleet.servers.values():
+        server.hangs = True
+    for _ in range(3):
+        fleet.call()
+    assert [len(fleet.replica(letter).in_flight) for letter in "ab"] == [2, 1]
+    assert fleet.replicas.num_free_calls(MODEL, 2) == 1
+    assert fleet.replicas.num_free_calls(other, 2) == 1
+    fleet.call()
+    assert (fleet.replicas.num_free_calls(MODEL, 2), fleet.replicas.num_free_calls(other, 3)) == (0, 1)
+    assert fleet.replicas.num_free_calls(ModelVersion("demo", 3), 2) == 1
+
+
+def test_who_fell_ill_while_it_was_looked_at_stays_out():
+    """What the look found was true before that."""
+    fleet = Fleet()
+    replica = fleet.replica("a")
+    seen = replica.num_times_out
+    fleet.replicas.leave_out(replica, "ill")
+    fleet.replicas.take_back(replica, {MODEL: PROBE}, seen=seen)
+    assert fleet.left_out() == "a"
+    fleet.replicas.take_back(replica, {MODEL: PROBE}, seen=replica.num_times_out)
+    assert fleet.left_out() == ""
+
+
+def test_a_call_that_was_sent_as_its_server_was_left_out_is_given_up_too(monkeypatch):
+    """It hangs like the others, and the next look finds it."""
+    monkeypatch.setattr("service.replicas.MIN_HANG_S", 0.05)
+    fleet = Fleet()
+    fleet.answer()
+    fleet.servers["a"].hangs = True
+    outcome = fleet.call()
+    fleet.servers["a"].reset, reset = (lambda: None), fleet.servers["a"].reset
+    fleet.replicas.leave_out(fleet.replica("a"), "ill")
+    fleet.servers["a"].reset = reset
+    time.sleep(0.1)
+    fleet.replicas.leave_out_who_hangs()
+    assert outcome.get(timeout=5)[0]["by"] == "b:1"

@@ -5,20 +5,27 @@ import threading
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.choice import Choice
 from service.engine import Caller
 from service.errors import (
     DeadlineExceeded,
+    InvalidRequest,
     ShuttingDown,
     StateForeign,
     StateOfAnotherModel,
     StateOutdated,
 )
-from service.sequence import Account, ModelVersion, Sampling
+from service.saved_text import Point
+from service.sequence import Account, Chunk, ModelVersion, Sampling
+from service.stops import Stops
+from service.text import TextAssembler
 from tests.fakes import END, FakeBackend
+from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
 from tests.unit.service.test_generation import CHARACTERS, Service, request
 
 TOTAL = 40
@@ -346,3 +353,76 @@ def test_a_state_that_does_not_fit_is_refused_by_its_reason(service):
 def test_what_is_not_to_be_gone_on_with_has_no_state(service):
     """Without a wish for it no token is made."""
     assert [result.state for result in ask(service, "abc", num_choices=3, return_state=False)] == [None] * 3
+
+
+@pytest.mark.parametrize("model", ["characters", "characters backward"])
+def test_a_deadline_within_a_prompt_loses_nothing_that_was_held(service, model):
+    """What the text so far still held, and the echo, are in the error, and the rest comes out as it would have."""
+    seed, plain = next(
+        (seed, result)
+        for seed in range(100)
+        for result in parts(service, model, [20], seed=seed, text="abcabc")
+        if result.finish_reason == "length"
+    )
+    ending = plain.text[:2] if "backward" in model else plain.text[-2:]
+    stop = "?" + ending if "backward" in model else ending + "?"
+    first = parts(service, model, [20], seed=seed, text="abcabc", stops=(stop,))[0]
+    assert opened(service, first).held in (ending, ending[::-1])
+    backend = FakeBackend(held=True)
+    slow = Service(backend, max_calls=1)
+    slow.engine._state_tokens = service.engine._state_tokens
+    fields = {**given_text(model, "xyz" * 9), "model": model, "state": first.state, "seed": None, "num_top": 0}
+    fields |= {"echo": True, "max_tokens": 9, "return_state": True}
+    generation = slow.engine.begin(replace(request(timeout_s=0.3), **fields), Caller())
+    backend.release(1)
+    with pytest.raises(DeadlineExceeded):
+        generation.results()
+    ((_, rest),) = generation.rest()
+    generation.close()
+    backend.release(100)
+    slow.scheduler.stop()
+    assert rest.text == ("xyz" * 9 + ending if "backward" in model else ending + "xyz" * 9)
+    # One slice of the prompt has been read.
+    assert len(opened(service, rest).point.unread) == 12
+    later = parts(service, model, [9], state=rest.state)[0]
+    generation = service.engine.begin(replace(request(), **{**fields, "num_top": None, "echo": False}), Caller())
+    (whole,) = generation.results()
+    generation.close()
+    assert later.text in whole.text
+    assert len(later.text) + len(ending) == len(whole.text)
+
+
+def test_a_stop_that_is_complete_at_the_very_end_is_the_reason():
+    """What comes out of the detokenizer when no more tokens come may complete it."""
+    tokenizer = BYTES
+    choice = Choice(
+        TextAssembler(tokenizer.detokenizer(), Stops(["\ufffd"])),
+        None,
+        Point(np.zeros(2, np.float32), np.zeros(1, np.int32), 0),
+        0,
+        None,
+        is_kept=False,
+    )
+    text = choice.take(Chunk(0, [BYTE_IDS[ord("a")], BYTE_IDS[0xE2]], "length"))
+    assert (text, choice.finish_reason) == ("a", "stop")
+
+
+def test_what_states_would_carry_is_bounded(service):
+    """A long prompt for many choices, each of whose states may have to hold it, is refused with the bound."""
+    with pytest.raises(InvalidRequest, match=r"return_state may carry at most 3000 tokens .*, got 3200"):
+        ask(service, "a" * 100, num_choices=32)
+    assert len(ask(service, "a" * 100, num_choices=32, return_state=False)) == 32
+
+
+def test_tokens_that_a_state_brings_along_are_no_cached_ones(service):
+    """A prompt that was read after the same state before is known; what the state had not read is not of it."""
+    (first,) = ask(service, "abc", seed=2, max_tokens=5)
+    known = []
+    for _ in range(2):
+        generation = service.engine.begin(
+            request("uvwuvw", state=first.state, seed=None, max_tokens=3), Caller(Account(tenant=""))
+        )
+        generation.results()
+        known.append((generation.num_prompt_tokens, generation.num_cached_tokens))
+        generation.close()
+    assert known == [(6, 0), (6, 5)]

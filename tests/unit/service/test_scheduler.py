@@ -385,11 +385,11 @@ def test_a_row_that_is_not_a_number_ends_its_own_text_alone(start):
     honest = backend.call
 
     def spoil(call, done):
-        def spoilt(outcome, as_promised):
+        def spoilt(outcome, computed_by):
             for row, sequence in enumerate(call.sequences):
                 if sequence.seed == 3:
                     outcome["state"][row, 0] = np.nan
-            done(outcome, as_promised)
+            done(outcome, computed_by)
 
         honest(call, spoilt)
 
@@ -409,7 +409,7 @@ def test_a_fault_in_the_scheduler_ends_the_sequences_and_not_the_service(start):
     backend = FakeBackend()
     scheduler = start(backend)
     honest = backend.call
-    backend.call = lambda call, done: done({"state": np.zeros((1, 1), np.float32)}, True)
+    backend.call = lambda call, done: done({"state": np.zeros((1, 1), np.float32)}, None)
     text = Text()
     scheduler.submit([[text.sequence]], SHAPES)
     assert isinstance(text.finish()[1], InternalError)
@@ -630,11 +630,11 @@ def test_a_state_that_is_not_a_number_is_not_kept(start):
     honest, spoilt = backend.call, []
 
     def spoil(call, done):
-        def answer(outcome, as_promised):
+        def answer(outcome, computed_by):
             if not spoilt:
                 spoilt.append(call)
                 outcome["state"][0, 0] = np.nan
-            done(outcome, as_promised)
+            done(outcome, computed_by)
 
         honest(call, answer)
 
@@ -666,3 +666,18 @@ def test_knowing_changes_no_text(start):
     assert outcomes == [alone(**one, sampling=PENALTY if i % 5 == 0 else Sampling()) for i, one in enumerate(wanted)]
     assert sum(text.sequence.num_recalled > 0 for text in texts) > 20
     assert scheduler.prefixes.num_evicted > 0
+
+
+def test_other_shapes_are_sent_as_soon_as_they_are_told(start):
+    """What is promised of a model may change while it has something to do all the time."""
+    backend = FakeBackend()
+    scheduler = start(backend)
+    long = Text(max_tokens=10**6, end_id=None)
+    scheduler.submit([[long.sequence]], SHAPES)
+    until(lambda: len(backend.calls) > 3)
+    text = Text(seed=1, max_tokens=5)
+    scheduler.submit([[text.sequence]], Shapes((16,), 4, 4))
+    assert text.finish() == alone(seed=1, max_tokens=5)
+    seen = len(backend.calls)
+    until(lambda: len(backend.calls) > seen + 3)
+    assert {(call.num_rows, call.size <= 4) for call in backend.calls[seen + 1 :]} == {(16, True)}

@@ -1,11 +1,14 @@
 """`promote` and `rollback` choose what answers, and what a label points at stays served."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from export.cli import main
+from export.repository import removal
+from export.repository.labels import read_labels, write_labels
 from export.repository.models_config import add_to_models_config, read_listings
 from tests.unit.export.repository.stored import store
 
@@ -133,8 +136,44 @@ def test_a_labelled_version_is_not_removed(models_dir, capsys):
     code, told = run(capsys, "remove", "m:2", "--yes")
     assert code == 1
     assert "m:2 is stable of m: promote another version first" in told
-    assert run(capsys, "remove", "m:4", "--yes")[0] == 0
+    code, told = run(capsys, "remove", "m:4", "--yes")
+    assert (code, "served of m now: versions 2, 3, 4; then versions 2, 3" in told) == (0, True)
     assert entry(models_dir) == ({"stable": 2}, [2, 3])
     assert "nothing to go back to" in run(capsys, "rollback", "m")[1]
     assert run(capsys, "remove", "m", "--yes")[0] == 0
-    assert read_listings(models_dir) == []
+    assert (read_listings(models_dir), read_labels(models_dir)) == ([], {})
+
+
+def test_a_version_that_is_promoted_while_its_removal_asks_stays(models_dir, capsys, monkeypatch):
+    """The answer comes late; what was promoted meanwhile is not taken away from its users."""
+
+    def promote_and_agree():
+        run(capsys, "promote", "m:2")
+        return True
+
+    monkeypatch.setattr(removal, "_is_confirmed", promote_and_agree)
+    code, told = run(capsys, "remove", "m:2")
+    assert (code, "m:2 is stable of m" in told) == (1, True)
+    assert (models_dir / "m" / "2").exists()
+
+
+def test_without_labels_the_newest_are_served_again(models_dir, capsys):
+    """A model whose labelled versions are gone, by whatever way, is one like any other."""
+    run(capsys, "promote", "m:2", "--label", "canary")
+    write_labels(models_dir, {"m": {"canary": 2, "beta": 9}})
+    run(capsys, "promote", "m:3", "--label", "canary")
+    assert entry(models_dir) == ({"canary": 3, "beta": 9}, [3, 4, 9])
+    shutil.rmtree(models_dir / "m" / "3")
+    assert run(capsys, "remove", "m:2", "--yes")[0] == 0
+    assert entry(models_dir) == ({}, [8, 9])
+    assert read_listings(models_dir)[0].latest == 2
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"m": 5}', '{"m": {"stable": "2"}}', '{"m": {"Stable": 2}}'])
+def test_a_damaged_file_of_labels_is_told_and_left_as_it_is(models_dir, capsys, content):
+    """No command goes on from something that it cannot read."""
+    (models_dir / "labels.json").write_text(content)
+    code, told = run(capsys, "promote", "m:2")
+    assert code == 1
+    assert told.startswith("error: models/labels.json: ")
+    assert (models_dir / "labels.json").read_text() == content

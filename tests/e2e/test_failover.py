@@ -1,0 +1,244 @@
+"""Model servers die, hang, answer nonsense and come back under streams: no request fails, no byte differs."""
+
+import concurrent.futures
+import contextlib
+import signal
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+
+from service.protos import predict_pb2
+from service.tensors import to_proto
+from tests.conftest import TEXT
+from tests.servers import ModelServer, free_port
+
+NUM_STREAMS = 64
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
+def bodies(max_tokens=3000):
+    """Return requests of several models, long enough to be in the middle when something happens."""
+    models = ("lstm", "gru", "words", "rnn")
+    return [
+        {
+            "model": models[i % 4],
+            "prompt": (TEXT * 3)[: 1 + 5 * i % 200],
+            "max_tokens": max_tokens,
+            "seed": i,
+            "ignore_eos": True,
+            **({"frequency_penalty": 0.2} if i % 8 == 0 else {}),
+        }
+        for i in range(NUM_STREAMS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected(gateway):
+    """What each request's text is when nothing happens."""
+    with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
+        return list(pool.map(lambda body: gateway.text(**body), bodies()))
+
+
+@pytest.fixture
+def pair(models_dir, own_model_server, start_gateway):
+    """Two model servers and a gateway in front of both."""
+    servers = [own_model_server(models_dir) for _ in range(2)]
+    gateway = start_gateway(backends=",".join(f"127.0.0.1:{server.port}" for server in servers))
+    gateway.wait_until(lambda: left_out(gateway) == [])
+    return servers, gateway
+
+
+def left_out(gateway):
+    """Return the ports of model servers that get no calls."""
+    backends = gateway.get("/v1/status")[1]["backends"]
+    return [int(it["address"].rpartition(":")[2]) for it in backends if it["left_out_because"] is not None]
+
+
+def streams_while(gateway, happen, after_s=0.5):
+    """Return the texts of all requests, streamed at once, and let something happen in the middle."""
+    with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
+        running = [pool.submit(gateway.streamed_text, **body) for body in bodies()]
+        time.sleep(after_s)
+        assert not any(text.done() for text in running), "too short to be disturbed"
+        happen()
+        return [text.result(120) for text in running]
+
+
+def test_one_of_two_is_killed_and_started_again(pair, expected, models_dir, tmp_path):
+    """Its texts go on at the other one, to the byte; when it is back it gets calls again."""
+    (first, second), gateway = pair
+    assert streams_while(gateway, lambda: first.end(signal.SIGKILL)) == expected
+    assert left_out(gateway) == [first.port]
+    again = ModelServer(models_dir, tmp_path / "again.log", port=first.port)
+    try:
+        gateway.wait_until(lambda: left_out(gateway) == [])
+        assert streams_while(gateway, lambda: second.end(signal.SIGKILL)) == expected
+        assert left_out(gateway) == [second.port]
+    finally:
+        again.end()
+
+
+def test_one_of_two_hangs_and_goes_on(pair, expected):
+    """Nobody waits for the end of a long deadline; awake again, it is taken back."""
+    (first, _), gateway = pair
+    started = time.monotonic()
+    try:
+        assert streams_while(gateway, lambda: first.send(signal.SIGSTOP)) == expected
+        assert time.monotonic() - started < 25
+        assert left_out(gateway) == [first.port]
+    finally:
+        first.send(signal.SIGCONT)
+    gateway.wait_until(lambda: left_out(gateway) == [])
+    assert streams_while(gateway, lambda: None) == expected
+
+
+def test_the_only_one_is_started_again(models_dir, own_model_server, start_gateway, expected, tmp_path):
+    """The texts wait for it, and go on where they were."""
+    server = own_model_server(models_dir)
+    gateway = start_gateway(backend=server.port)
+    again = []
+
+    def restart():
+        server.end(signal.SIGKILL)
+        again.append(ModelServer(models_dir, tmp_path / "again.log", port=server.port))
+
+    try:
+        assert streams_while(gateway, restart) == expected
+    finally:
+        for each in again:
+            each.end()
+
+
+class Proxy(grpc.GenericRpcHandler):
+    """A model server that hands everything on to a real one, and answers Predict with a fault while it has one."""
+
+    def __init__(self, port):
+        self.fault = None
+        self.num_faults = 0
+        self.released = threading.Event()
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+        self._server = grpc.server(concurrent.futures.ThreadPoolExecutor(16), handlers=[self])
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{free_port()}")
+        self._server.start()
+
+    def service(self, details):
+        """Handle any method by its bytes."""
+        method = details.method
+        onward = self._channel.unary_unary(method)
+
+        def handle(request, context):
+            if method == PREDICT and self.fault is not None:
+                self.num_faults += 1
+                return self.fault(request, context, onward)
+            return onward(request, timeout=20)
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def end(self):
+        """Stop it, and let go whatever hangs."""
+        self.released.set()
+        self._server.stop(0).wait(10)
+        self._channel.close()
+
+
+def refuse(code):
+    """Return a fault: a gRPC code."""
+
+    def fault(_request, context, _onward):
+        context.abort(code, "for the test")
+
+    return fault
+
+
+def changed(change):
+    """Return a fault: a real answer that was changed."""
+
+    def fault(request, _context, onward):
+        answer = predict_pb2.PredictResponse.FromString(onward(request, timeout=20))
+        change(answer)
+        return answer.SerializeToString()
+
+    return fault
+
+
+def spoil_state(answer):
+    """Have NaN in the state."""
+    shape = [dim.size for dim in answer.outputs["state"].tensor_shape.dim]
+    answer.outputs["state"].CopyFrom(to_proto(np.full(shape, np.nan, np.float32)))
+
+
+def other_shape(answer):
+    """Have states of another width."""
+    answer.outputs["state"].CopyFrom(to_proto(np.zeros((8, 3), np.float32)))
+
+
+FAULTS = {
+    **{code.name: refuse(code) for code in grpc.StatusCode if code is not grpc.StatusCode.OK},
+    "bytes that are no message": lambda *_: b"\xff\xff\xffjunk",
+    "an empty message": lambda *_: b"",
+    "no state": changed(lambda answer: answer.outputs.pop("state")),
+    "another shape": changed(other_shape),
+    "not a number": changed(spoil_state),
+}
+
+
+def test_every_code_and_every_kind_of_nonsense_is_made_good_elsewhere(
+    models_dir, own_model_server, start_gateway, gateway
+):
+    """Whatever one of two servers answers, requests get the bytes of the other; well again, it gets calls again."""
+    real = [own_model_server(models_dir) for _ in range(2)]
+    proxy = Proxy(real[0].port)
+    try:
+        both = start_gateway(backends=f"127.0.0.1:{proxy.port},127.0.0.1:{real[1].port}")
+        wanted = bodies(max_tokens=60)[:12]
+        expected = [gateway.text(**body) for body in wanted]
+        for name, fault in FAULTS.items():
+            both.wait_until(lambda: left_out(both) == [])
+            proxy.fault, proxy.num_faults = fault, 0
+            deadline = time.monotonic() + 30
+            # Back among those that get calls it may still have to show that it computes as before.
+            while proxy.num_faults == 0:
+                assert time.monotonic() < deadline, name
+                with concurrent.futures.ThreadPoolExecutor(12) as pool:
+                    assert list(pool.map(lambda body: both.text(**body), wanted)) == expected, name
+            proxy.fault = None
+            both.wait_until(lambda: left_out(both) == [])
+    finally:
+        proxy.end()
+
+
+def test_one_that_became_slow_is_left_out(models_dir, own_model_server, start_gateway, gateway):
+    """Many times slower than the others is as good as hanging."""
+    real = [own_model_server(models_dir) for _ in range(2)]
+    proxy = Proxy(real[0].port)
+    try:
+        both = start_gateway(backends=f"127.0.0.1:{proxy.port},127.0.0.1:{real[1].port}")
+        both.wait_until(lambda: left_out(both) == [])
+        wanted = bodies(max_tokens=200)[:8]
+        expected = [gateway.text(**body) for body in wanted]
+        assert [both.text(**body) for body in wanted] == expected
+
+        def slow(request, _context, onward):
+            proxy.released.wait(20)
+            return onward(request, timeout=20)
+
+        proxy.fault = slow
+        started = time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(lambda body: both.text(**body), wanted)) == expected
+        assert time.monotonic() - started < 15
+        assert left_out(both) == [proxy.port]
+    finally:
+        proxy.end()
+
+
+def test_two_servers_are_one_to_who_asks(pair, gateway):
+    """Where both serve the same versions, requests are spread over both with one fingerprint."""
+    _, both = pair
+    one = {model["id"]: model["system_fingerprint"] for model in gateway.get("/v1/models")[1]["data"]}
+    assert {model["id"]: model["system_fingerprint"] for model in both.get("/v1/models")[1]["data"]} == one
+    with contextlib.closing(both.stream(**bodies()[0])) as events:
+        assert next(events)["system_fingerprint"] == one["lstm"]
