@@ -50,7 +50,7 @@ def test_a_hit_gives_the_bytes_of_a_miss(fresh, forgetful, model):
     )
     assert known[0] == 0
     assert 0 < known[1] < known[4]
-    assert known[1] <= known[2]
+    assert known[2] > 0
     if model in ("lstm", "gru", "rnn", "reverse"):
         # Characters: all but the last token, and what was read on the way to 500 and 800.
         assert known == [0, 499, 499, 256, 799]
