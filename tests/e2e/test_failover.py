@@ -98,7 +98,8 @@ def test_one_of_two_hangs_and_goes_on(pair, expected):
 def test_the_only_one_is_started_again(models_dir, own_model_server, start_gateway, expected, tmp_path):
     """The texts wait for it, and go on where they were."""
     server = own_model_server(models_dir)
-    gateway = start_gateway(backend=server.port)
+    # Beside other tests a model server takes as long as the default to start.
+    gateway = start_gateway(backend=server.port, backend_grace_s=120)
     again = []
 
     def restart():

@@ -159,7 +159,8 @@ def test_a_text_that_outlasts_the_drain_ends_with_an_error_event(start_gateway):
 def test_a_model_server_that_comes_back_costs_no_token(models_dir, start_gateway, tmp_path):
     """Kill the only model server under eight texts and start it again: every byte is as it would have been."""
     server = ModelServer(models_dir, tmp_path / "model_server.log")
-    gateway = start_gateway(backend=server.port)
+    # Beside other tests a model server takes as long as the default to start.
+    gateway = start_gateway(backend=server.port, backend_grace_s=120)
     bodies = [{**LONG, "max_tokens": 40_000, "seed": seed} for seed in range(8)]
     expected = [gateway.text(**body) for body in bodies]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -169,7 +170,7 @@ def test_a_model_server_that_comes_back_costs_no_token(models_dir, start_gateway
         assert not all(text.done() for text in running)
         server = ModelServer(models_dir, tmp_path / "model_server.log", port=server.port)
         try:
-            assert [text.result(60) for text in running] == expected
+            assert [text.result(120) for text in running] == expected
         finally:
             server.end()
 
