@@ -131,13 +131,15 @@ class Worker:
 
 
 @contextlib.contextmanager
-def service(models_dir: Path, stack: contextlib.ExitStack, **settings: str) -> Iterator[tuple[int, str, Worker]]:
+def service(
+    models_dir: Path, stack: contextlib.ExitStack, *, portable: bool = False, **settings: str
+) -> Iterator[tuple[int, str, Worker]]:
     """Start a model server and a gateway; yield the gateway's port, the model server's address and the worker.
 
     The gateway keeps no states unless `settings` say so: a load sends one prompt many times, and baselines read it.
     """
     backend = free_port()
-    flags = [f"--port={backend}", f"--model_config_file={models_dir}/models.config"]
+    flags = [f"--port={backend}", f"--model_config_file={models_dir}/models.config", f"--portable={portable}"]
     wait_for(backend, "", stack.enter_context(child("model_server", *flags)))
     port, started = free_port(), time.perf_counter()
     variables = {
