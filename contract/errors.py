@@ -2,12 +2,13 @@
 
 ContractError
 ├── TokenizerError   a tokenizer cannot be built from this text, or this file holds none
-└── CardError        a generator card is missing, damaged or of another format
+├── CardError        a generator card is missing, damaged or of another format
+└── LabelsError      the file of labels cannot be read, or holds something else
 """
 
 
 class ContractError(ValueError):
-    """A tokenizer or a card that cannot be used; the message names the file and the field."""
+    """A file that cannot be used; the message names the file and the field."""
 
 
 class TokenizerError(ContractError):
@@ -16,3 +17,7 @@ class TokenizerError(ContractError):
 
 class CardError(ContractError):
     """A generator card is missing, damaged or of another format."""
+
+
+class LabelsError(ContractError):
+    """The file of labels cannot be read, or holds something else."""

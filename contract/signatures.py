@@ -26,11 +26,7 @@ GREEDY_BELOW_TEMPERATURE = 1e-4
 
 # TensorFlow Serving's own text format, in the model repository: which models are served.
 MODELS_CONFIG = "models.config"
-# There, too: what versions are called. This label answers requests that name a model alone.
-LABELS_FILE = "labels.json"
-STABLE = "stable"
-LABEL_PATTERN = "[a-z][a-z0-9_-]{0,31}"
-# And which share of those requests goes to which version or label; read by gateways alone.
+# There, too, for gateways alone: which share of the requests that name just a model goes to which version or label.
 ROUTING_FILE = "routing.toml"
 # Folder beside the SavedModel for files that TensorFlow Serving itself does not read, and what lies in it.
 ASSETS = "assets.extra"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from contract.signatures import STABLE
+from contract.labels import STABLE
 from service import documents
 from service.catalog import LiveModel
 from service.choice import Piece

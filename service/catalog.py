@@ -4,11 +4,12 @@ Names, cards and tokenizers come from the model repository, the living versions 
 all of them every second; requests read the outcome without waiting.
 """
 
+import contextlib
 import hashlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from google.protobuf import text_format
 
 from contract import signatures
 from contract.card import GeneratorCard
-from contract.errors import ContractError
+from contract.errors import ContractError, LabelsError
+from contract.labels import LABELS_FILE, read_labels
 from contract.tokenizer import Tokenizer
 from service.errors import BackendUnavailable, InvalidRequest, ModelNotFound
 from service.greeting import Complaints, Greeter
@@ -24,7 +26,7 @@ from service.policy import Shapes
 from service.probe import Probe
 from service.protos import model_server_config_pb2
 from service.replicas import Replica, Replicas
-from service.routing import Reference, Route, RoutingError, Shares, make_route, read_labels, read_shares
+from service.routing import Reference, Route, RoutingError, Shares, make_route, read_shares
 from service.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,10 @@ class LiveModel:
     fingerprint: str
     is_steady: bool = True
     promise: str | None = None
+
+    def fingerprint_if(self, as_promised: bool) -> str:
+        """Return the fingerprint, or one that promises nothing if a server that computes otherwise had to stand in."""
+        return self.fingerprint if as_promised else f"{self.fingerprint}_mixed"
 
     @property
     def backward(self) -> bool:
@@ -265,13 +271,6 @@ class Catalog:
         self, live: Iterable[ModelVersion], able: Collection[ModelVersion], before: Mapping[str, Route]
     ) -> dict[str, Route]:
         """Bring what lives together with labels and shares; `able` are those whose servers take calls."""
-        path = self._models_dir / signatures.ROUTING_FILE
-        try:
-            self._shares = read_shares(path)
-            self._complaints.settle(str(path))
-        except RoutingError as error:
-            # Those that were read last stay.
-            self._complaints.add(str(path), str(error))
         versions: dict[str, list[int]] = {}
         for ref in live:
             versions.setdefault(ref.name, []).append(ref.version)
@@ -283,15 +282,16 @@ class Catalog:
             route, problems = make_route(name, numbers, self._labels.get(name, {}), shares, stable, answering)
             if then and then != route:
                 log.info("model %s: stable is version %d, shares %s", name, route.stable, dict(route.shares) or "none")
+            what = f"{signatures.ROUTING_FILE}: {name}"
             if problems:
-                self._complaints.add(f"{path} {name}", "; ".join(problems))
+                self._complaints.add(what, "; ".join(problems))
             else:
-                self._complaints.settle(f"{path} {name}")
+                self._complaints.settle(what)
             routes[name] = route
         return routes
 
     def _read_config(self) -> None:
-        """Read names and labels in `models.config`, or keep to those known while it cannot be read."""
+        """Read names, labels and shares; while a file of them cannot be read, what was read last stays."""
         path = self._models_dir / signatures.MODELS_CONFIG
         try:
             config = text_format.Parse(path.read_text("utf-8"), model_server_config_pb2.ModelServerConfig())
@@ -299,15 +299,21 @@ class Catalog:
             self._complaints.add(str(path), str(error))
             return
         entries = {entry.name: dict(entry.version_labels) for entry in config.model_config_list.config}
-        path = self._models_dir / signatures.LABELS_FILE
-        try:
-            labels = read_labels(path)
-            self._complaints.settle(str(path))
-        except RoutingError as error:
-            # Those that were read last stay.
-            self._complaints.add(str(path), str(error))
-            labels = self._labels
+        labels = self._labels
+        with self._complaining_of(LABELS_FILE):
+            labels = read_labels(self._models_dir)
         self._labels = {name: {**of_entry, **labels.get(name, {})} for name, of_entry in entries.items()}
+        with self._complaining_of(signatures.ROUTING_FILE):
+            self._shares = read_shares(self._models_dir / signatures.ROUTING_FILE)
+
+    @contextlib.contextmanager
+    def _complaining_of(self, file: str) -> Iterator[None]:
+        """Log, once, why a file cannot be read, and go on."""
+        try:
+            yield
+            self._complaints.settle(file)
+        except (LabelsError, RoutingError) as error:
+            self._complaints.add(file, str(error))
 
 
 def fingerprint(card: GeneratorCard, probe: Probe) -> str:

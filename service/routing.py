@@ -1,10 +1,9 @@
 """Which version of a model answers: NAME, NAME:VERSION or NAME@LABEL, and the shares of requests that name no version.
 
-Pure, but for reading two files. Knows names, numbers and labels. Does not know what a version is.
+Pure, but for reading one file. Knows names, numbers and labels. Does not know what a version is.
 """
 
 import hashlib
-import json
 import math
 import re
 import tomllib
@@ -12,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from contract.signatures import LABEL_PATTERN, STABLE
+from contract.labels import LABEL_PATTERN, STABLE
 from service.errors import ModelNotFound
 
 # Shares of a model's requests, by versions and labels as the file has them.
@@ -150,32 +149,6 @@ def make_route(
         elif share > 0:
             resolved[version] = resolved.get(version, 0.0) + share
     return Route(name, tuple(sorted(versions)), stable, dict(labels), resolved), problems
-
-
-def read_labels(path: Path) -> dict[str, dict[str, int]]:
-    """Read the file of labels: for each model the number of the version of each label.
-
-    Returns:
-        Labels by the model's name; none if there is no such file.
-
-    Raises:
-        RoutingError: it cannot be read, or holds something else.
-    """
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise RoutingError(f"{path}: {error}") from error
-    if not isinstance(document, dict):
-        raise RoutingError(f"{path}: must hold an object, got {type(document).__name__}")
-    for name, labels in document.items():
-        for label, version in labels.items() if isinstance(labels, dict) else [("", labels)]:
-            if not re.fullmatch(LABEL_PATTERN, label) or isinstance(version, bool) or not isinstance(version, int):
-                raise RoutingError(
-                    f"{path}: {name}.{label} must be a label with the number of a version, got {version!r}"
-                )
-    return document
 
 
 def read_shares(path: Path) -> dict[str, Shares]:

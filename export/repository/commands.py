@@ -6,7 +6,7 @@ Imports no TensorFlow until `verify` runs: the others answer at once.
 from pathlib import Path
 from typing import Any
 
-from contract.signatures import STABLE
+from contract.labels import STABLE
 from export.config import MODELS
 from export.errors import RepositoryError
 from export.quiet import import_tensorflow_quietly

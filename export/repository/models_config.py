@@ -1,10 +1,11 @@
-"""`models.config`: which models of the repository are served, in TensorFlow Serving's own text format.
+"""`models.config` and `labels.json`: which models of the repository are served, and what their versions are called.
 
 Knows the file, its lock and what its policies choose. Does not know what a version holds. Imports no TensorFlow.
 """
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,9 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from contract import signatures
+from contract.errors import LabelsError
+from contract.labels import LABELS_FILE, Labels, read_labels
 from export.errors import PublishError
-from export.repository.labels import read_labels, write_labels
 
 # Two versions stay loaded: a running generation ends on the one it began with.
 VERSIONS_KEPT = 2
@@ -52,7 +54,7 @@ class Listing:
         """Return what is served when only these are left of a model's versions."""
         if self.specific is None or not self.labels:
             return self.served(left)
-        return (set(self.labels.values()) & set(left)) | set(sorted(left)[-VERSIONS_KEPT:])
+        return set(_chosen({label: version for label, version in self.labels.items() if version in left}, left))
 
 
 def read_listings(models_dir: Path) -> list[Listing]:
@@ -61,7 +63,7 @@ def read_listings(models_dir: Path) -> list[Listing]:
     Raises:
         PublishError: the file exists and cannot be parsed.
     """
-    labels = read_labels(models_dir)
+    labels = _read_labels(models_dir)
     return [
         replace(_listing(entry, models_dir), labels=labels.get(entry.name, {}))
         for entry in _read(models_dir).model_config_list.config
@@ -87,7 +89,7 @@ def add_to_models_config(models_dir: Path, name: str) -> None:
         config = _read(models_dir)
         listed = [entry for entry in config.model_config_list.config if entry.name == name]
         if listed:
-            labels = read_labels(models_dir).get(name)
+            labels = _read_labels(models_dir).get(name)
             if labels:
                 _choose(listed[0], models_dir, labels)
                 _write(models_dir, config)
@@ -115,7 +117,7 @@ def change_labels(
         PublishError: the model is not listed, or one of the files cannot be read.
     """
     with locked(models_dir):
-        config, every = _read(models_dir), read_labels(models_dir)
+        config, every = _read(models_dir), _read_labels(models_dir)
         entry = next((entry for entry in config.model_config_list.config if entry.name == name), None)
         if entry is None:
             raise PublishError(f"{name} is not in {models_dir / signatures.MODELS_CONFIG}: no version of it is served")
@@ -125,7 +127,7 @@ def change_labels(
             # First it is to be served, then to be called so.
             _choose(entry, models_dir, labels)
             _write(models_dir, config)
-            write_labels(models_dir, {**every, name: labels})
+            _write_labels(models_dir, {**every, name: labels})
         return labels
 
 
@@ -135,7 +137,7 @@ def forget_versions(models_dir: Path, folder: str) -> None:
     Raises:
         PublishError: the file cannot be parsed.
     """
-    config, every = _read(models_dir), read_labels(models_dir)
+    config, every = _read(models_dir), _read_labels(models_dir)
     changed = [
         entry
         for entry in config.model_config_list.config
@@ -146,7 +148,7 @@ def forget_versions(models_dir: Path, folder: str) -> None:
         every[entry.name] = {label: version for label, version in every[entry.name].items() if version in there}
         _choose(entry, models_dir, every[entry.name])
     if changed:
-        write_labels(models_dir, every)
+        _write_labels(models_dir, every)
         _write(models_dir, config)
 
 
@@ -163,9 +165,9 @@ def drop_from_models_config(models_dir: Path, folder: str) -> None:
     for i in reversed(dropped):
         del entries[i]
     if dropped:
-        labels = read_labels(models_dir)
+        labels = _read_labels(models_dir)
         if names & labels.keys():
-            write_labels(models_dir, {name: of_model for name, of_model in labels.items() if name not in names})
+            _write_labels(models_dir, {name: of_model for name, of_model in labels.items() if name not in names})
         _write(models_dir, config)
 
 
@@ -185,9 +187,21 @@ def _versions(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> l
     """Return the numbers of the versions that lie where an entry says, ascending."""
     folder = _listing(entry, models_dir).folder
     home = models_dir / (folder or "")
-    if folder is None or not home.is_dir():
-        return []
+    return version_numbers(home) if folder is not None and home.is_dir() else []
+
+
+def version_numbers(home: Path) -> list[int]:
+    """Return the numbers of the versions in a model's folder, ascending.
+
+    Raises:
+        OSError: it is no folder, or may not be read.
+    """
     return sorted(int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit())
+
+
+def _chosen(labels: Mapping[str, int], versions: Collection[int]) -> list[int]:
+    """Return which of a model's versions are served where there are labels: those that have one, and the newest."""
+    return sorted({*labels.values(), *sorted(versions)[-VERSIONS_KEPT:]})
 
 
 def _choose(entry: model_server_config_pb2.ModelConfig, models_dir: Path, labels: Mapping[str, int]) -> None:
@@ -199,8 +213,7 @@ def _choose(entry: model_server_config_pb2.ModelConfig, models_dir: Path, labels
     if policy.WhichOneof("policy_choice") == "all":
         return
     if labels:
-        newest = _versions(entry, models_dir)[-VERSIONS_KEPT:]
-        policy.specific.versions[:] = sorted({*labels.values(), *newest})
+        policy.specific.versions[:] = _chosen(labels, _versions(entry, models_dir))
     else:
         policy.latest.num_versions = VERSIONS_KEPT
 
@@ -216,7 +229,24 @@ def _read(models_dir: Path) -> _Config:
 
 
 def _write(models_dir: Path, config: _Config) -> None:
-    path = models_dir / signatures.MODELS_CONFIG
-    draft = path.with_name(f".{signatures.MODELS_CONFIG}.{os.getpid()}")
-    draft.write_text(text_format.MessageToString(config), encoding="utf-8")
+    _replace(models_dir / signatures.MODELS_CONFIG, text_format.MessageToString(config))
+
+
+def _read_labels(models_dir: Path) -> Labels:
+    try:
+        return read_labels(models_dir)
+    except LabelsError as error:
+        raise PublishError(str(error)) from error
+
+
+def _write_labels(models_dir: Path, labels: Labels) -> None:
+    """Write the file anew; models without labels are left out."""
+    kept = {name: dict(sorted(of_model.items())) for name, of_model in sorted(labels.items()) if of_model}
+    _replace(models_dir / LABELS_FILE, json.dumps(kept, indent=1) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put a text in a file's place at once: who reads it sees the old one or the new one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
     draft.replace(path)

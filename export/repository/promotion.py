@@ -7,7 +7,8 @@ texts stay on the version that they began with.
 import re
 from pathlib import Path
 
-from contract.signatures import LABEL_PATTERN, MODELS_CONFIG, STABLE
+from contract.labels import LABEL_PATTERN, STABLE
+from contract.signatures import MODELS_CONFIG
 from export.errors import RepositoryError
 from export.repository.models_config import change_labels
 from export.repository.versions import Repository

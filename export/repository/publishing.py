@@ -28,7 +28,7 @@ from export.graphs.checks import check_saved_model
 from export.graphs.exportable import Exportable, prepare
 from export.graphs.signatures import Generator
 from export.repository.history import Progress
-from export.repository.models_config import add_to_models_config
+from export.repository.models_config import add_to_models_config, version_numbers
 from export.repository.papers import write_papers
 
 # The trained model itself, for a notebook or for further training.
@@ -227,5 +227,4 @@ def _rename_to_next_version(draft: Path, home: Path) -> Path:
 
 
 def _next_version(home: Path) -> int:
-    versions = [int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit()]
-    return max(versions, default=0) + 1
+    return max(version_numbers(home), default=0) + 1

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from contract.labels import read_labels
 from export.cli import main
 from export.repository import removal
-from export.repository.labels import read_labels, write_labels
 from export.repository.models_config import add_to_models_config, read_listings
 from tests.unit.export.repository.stored import store
 
@@ -160,7 +160,7 @@ def test_a_version_that_is_promoted_while_its_removal_asks_stays(models_dir, cap
 def test_without_labels_the_newest_are_served_again(models_dir, capsys):
     """A model whose labelled versions are gone, by whatever way, is one like any other."""
     run(capsys, "promote", "m:2", "--label", "canary")
-    write_labels(models_dir, {"m": {"canary": 2, "beta": 9}})
+    (models_dir / "labels.json").write_text('{"m": {"canary": 2, "beta": 9}}')
     run(capsys, "promote", "m:3", "--label", "canary")
     assert entry(models_dir) == ({"canary": 3, "beta": 9}, [3, 4, 9])
     shutil.rmtree(models_dir / "m" / "3")
