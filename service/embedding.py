@@ -30,8 +30,8 @@ class Embedding(Job):
 
     @property
     def fingerprint(self) -> str:
-        """The model's, or one that promises nothing if a server that computes otherwise had to stand in."""
-        return self.model.fingerprint if self.is_as_promised else f"{self.model.fingerprint}_mixed"
+        """What the vectors go by."""
+        return self.model.fingerprint_if(self.is_as_promised)
 
     def stream_of(self, index: int) -> int:
         """Return which random numbers it is given; it needs none."""

@@ -18,7 +18,7 @@ from service.catalog import LiveModel
 from service.choice import Choice, Piece
 from service.job import Canceller, Job, Listener
 from service.logprobs import Logprobs
-from service.prompts import EncodedPrompt
+from service.prompts import NOTHING, EncodedPrompt
 from service.saved_text import Point, SavedText
 from service.schema import CompletionRequest
 from service.sequence import Chunk, FinishReason, Read, Scores
@@ -27,7 +27,6 @@ from service.text import Mirrored, TextAssembler
 
 # Makes a token of a text.
 Seal = Callable[[SavedText], str]
-NO_IDS = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -124,8 +123,8 @@ class Generation(Job):
 
     @property
     def fingerprint(self) -> str:
-        """The model's, or one that promises nothing if a server that computes otherwise had to stand in."""
-        return self.model.fingerprint if self.is_as_promised else f"{self.model.fingerprint}_mixed"
+        """What the bytes so far go by."""
+        return self.model.fingerprint_if(self.is_as_promised)
 
     @property
     def reasons(self) -> list[str]:  # type: ignore[override]
@@ -187,8 +186,7 @@ class Generation(Job):
             if choice.finish_reason is None:
                 text = "" if choice.is_open else self._begin(index)
                 if not choice.is_kept:
-                    end = self._in_reading_order(choice.assembler.flush())
-                    text = end + text if self.model.backward else text + end
+                    text = self._behind(text, choice.assembler.flush())
                 logprobs = choice.assembler.take_logprobs(last=True)
                 pieces = [*pieces, Piece(index, text, None, logprobs, self._state(choice) if keep_states else None)]
             if pieces:
@@ -200,7 +198,7 @@ class Generation(Job):
         request, saved = self.request, self._saved
         counted: Counter[int] | None = None
         if request.sampling.counts_tokens:
-            ids, counts = saved.counted if saved else (NO_IDS, NO_IDS)
+            ids, counts = saved.counted if saved else (NOTHING, NOTHING)
             counted = Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
             for token_id in prompt.seen_ids.tolist() if request.sampling.repetition_penalty != 1 else ():
                 counted.setdefault(token_id, 0)
@@ -238,6 +236,10 @@ class Generation(Job):
 
     def _in_reading_order(self, text: str) -> str:
         return text[::-1] if self.model.backward else text
+
+    def _behind(self, text: str, more: str) -> str:
+        """Put what an assembler returned where a text grows: behind it, or before one that is written from its end."""
+        return more[::-1] + text if self.model.backward else text + more
 
     def _state(self, choice: Choice) -> str | None:
         """Return a token of where a choice stands, if it is wanted."""
@@ -316,8 +318,7 @@ class Generation(Job):
             choice, text = self._choices[index], self._begin(index)
             reason: FinishReason | None = None if request.max_tokens else "length"
             if reason and not choice.is_kept:
-                end = self._in_reading_order(choice.assembler.flush())
-                text = end + text if self.model.backward else text + end
+                text = self._behind(text, choice.assembler.flush())
             if choice.assembler.stopped:
                 reason = "stop"
                 self._runner.cancel([self.sequences[index]] if index in self.sequences else [])
@@ -329,8 +330,7 @@ class Generation(Job):
         """Return the text that a choice begins with, in order of reading, once."""
         choice, lead = self._choices[index], self._lead(self.prompts[index // self.request.best_of])
         choice.is_open = True
-        begun = self._in_reading_order(choice.assembler.begin())
-        return begun + lead if self.model.backward else lead + begun
+        return self._behind(lead, choice.assembler.begin())
 
     def _assemble(self, chunk: Chunk) -> Piece:
         choice = self._choices[chunk.index]

@@ -137,8 +137,8 @@ class Greeter:
         def predict(signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
             return replica.server.predict(ref, signature, inputs, shapes)
 
-        known = before is not None and self._probed.get(key) == assets.stamp
-        if before is not None and known and (not replica.is_new or still_holds(before, assets.card, predict)):
+        is_same = self._probed.get(key) == assets.stamp
+        if before and is_same and (not replica.is_new or still_holds(before, assets.card, predict)):
             return before
         probe = run_probe(assets.card, predict)
         self._probed[key] = assets.stamp
