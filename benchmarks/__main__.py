@@ -223,6 +223,20 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores"
 
 
+def write_results(name: str, started: float, **figures: Any) -> None:
+    """Write figures as JSON, with the machine, and say where.
+
+    Args:
+        name: What the file's name begins with.
+        started: When the measurement began, in seconds since 1970.
+        figures: Whatever JSON can hold.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}{time.strftime('%Y-%m-%dT%H%M%S', time.localtime(started))}.json"
+    path.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
+    print(f"written to {path}; {time.time() - started:.0f} s")
+
+
 def main() -> None:
     """Measure, print a table and write it as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
@@ -238,11 +252,7 @@ def main() -> None:
     for figure in figures:
         print(figure.row())
     print(f"\ngateway worker: {worker.resident_mb:.0f} MB after the load, {worker.start_s:.2f} s to its first answer")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{time.strftime('%Y-%m-%dT%H%M%S', time.localtime(started))}.json"
-    document = {"machine": machine(), "worker": asdict(worker), "figures": [asdict(figure) for figure in figures]}
-    path.write_text(json.dumps(document, indent=1) + "\n")
-    print(f"written to {path}; {time.time() - started:.0f} s")
+    write_results("", started, worker=asdict(worker), figures=[asdict(figure) for figure in figures])
 
 
 if __name__ == "__main__":

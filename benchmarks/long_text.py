@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.__main__ import RESULTS, child, machine, service
+from benchmarks.__main__ import child, machine, service, write_results
 from benchmarks.subject import CHARACTERS, EMBEDDING, NAME, TEMPERATURE, UNITS
 
 # Tokens between which a text's speed is taken; the first are left out, as calls begin short.
@@ -186,11 +186,7 @@ def main() -> None:
     print("\n| | ours | compared with | ratio | aim |\n|---|---|---|---|---|")
     for ratio in ratios:
         print(ratio.row())
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"long-text-{time.strftime('%Y-%m-%dT%H%M%S', time.localtime(started))}.json"
-    document = {"machine": machine(), "places": PLACES, "curves": curves, "ratios": [asdict(ratio) for ratio in ratios]}
-    path.write_text(json.dumps(document, indent=1) + "\n")
-    print(f"written to {path}; {time.time() - started:.0f} s")
+    write_results("long-text-", started, places=PLACES, curves=curves, ratios=[asdict(ratio) for ratio in ratios])
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 import argparse
 import contextlib
-import json
 import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.__main__ import RESULTS, asker, child, machine
+from benchmarks.__main__ import asker, child, machine, write_results
 from benchmarks.learners import EMBEDDING, STREAMS, VOCABULARY, WINDOW
 
 UNITS = (256, 512, 1024)
@@ -95,11 +94,8 @@ def main() -> None:
     print("| training | tokens/s | baseline tokens/s | ratio |\n|---|---|---|---|")
     for comparison in comparisons:
         print(comparison.row())
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"training-{time.strftime('%Y-%m-%dT%H%M%S', time.localtime(started))}.json"
-    document = {"machine": machine(), "comparisons": [asdict(comparison) for comparison in comparisons]}
-    path.write_text(json.dumps(document, indent=1) + "\n")
-    print(f"\nwritten to {path}; {time.time() - started:.0f} s")
+    print()
+    write_results("training-", started, comparisons=[asdict(comparison) for comparison in comparisons])
 
 
 if __name__ == "__main__":
