@@ -5,7 +5,7 @@ Knows one server at a time, and the files of versions. Does not know requests, o
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contract import signatures
@@ -63,8 +63,6 @@ class Greeter:
         """
         self._models_dir, self._complaints = models_dir, complaints
         self._assets: dict[ModelVersion, Assets] = {}
-        # Of each server's versions, the stamp of the card by which they were probed.
-        self._probed: dict[tuple[str, ModelVersion], int] = {}
 
     def assets(self, ref: ModelVersion) -> Assets:
         """Return a version's files, read again if they were replaced.
@@ -82,8 +80,6 @@ class Greeter:
         """Forget the files of all other versions."""
         for ref in [ref for ref in list(self._assets) if ref not in versions]:
             self._assets.pop(ref, None)
-        for key in [key for key in list(self._probed) if key[1] not in versions]:
-            self._probed.pop(key, None)
 
     def look_at(self, replica: Replica, names: Iterable[str]) -> dict[ModelVersion, Probe]:
         """Ask a server for its versions of some models, and probe those that are new; trouble with one is no other's.
@@ -132,15 +128,16 @@ class Greeter:
     def _greet(self, replica: Replica, ref: ModelVersion) -> Probe:
         """Return what a probe finds; one that is known is repeated only in part, if the server was away."""
         assets, before = self.assets(ref), replica.known.get(ref)
-        key = (replica.address, ref)
 
         def predict(signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
             return replica.server.predict(ref, signature, inputs, shapes)
 
-        is_same = self._probed.get(key) == assets.stamp
-        if before and is_same and (not replica.is_new or still_holds(before, assets.card, predict)):
+        if (
+            before
+            and before.stamp == assets.stamp
+            and (not replica.is_new or still_holds(before, assets.card, predict))
+        ):
             return before
-        probe = run_probe(assets.card, predict)
-        self._probed[key] = assets.stamp
+        probe = replace(run_probe(assets.card, predict), stamp=assets.stamp)
         log.info("model %s version %d at %s: row counts %s", ref.name, ref.version, replica.address, probe.row_counts)
         return probe

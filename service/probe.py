@@ -33,11 +33,13 @@ class Probe:
         row_counts: Ascending; a sequence has the same bits at each of them, at any place, in any company.
         sha256: Hash of those bits: two servers with one hash compute alike.
         is_steady: Whether there are such counts; if not, nothing is promised of the one that is used.
+        stamp: When the card by which it was made was written; see `service.greeting.Assets`.
     """
 
     row_counts: tuple[int, ...]
     sha256: str
     is_steady: bool = True
+    stamp: int = 0
 
 
 def run_probe(card: GeneratorCard, predict: Predict) -> Probe:

@@ -316,6 +316,24 @@ def test_what_answered_goes_on_until_its_successor_lives(catalog, server, tmp_pa
     assert (model.ref.version, route.labels, others) == (2, {"stable": 3}, [])
 
 
+def test_a_version_is_probed_once_whoever_looks_meanwhile(catalog, server, tmp_path):
+    """What others bring together while a server is looked at for the first time costs no second probe."""
+    add(tmp_path, "demo", 1)
+    add(tmp_path, "demo", 2)
+    server.models = {"demo": {1: "", 2: ""}}
+    honest = server.predict
+
+    def merge_meanwhile(*call):
+        catalog._merge()
+        return honest(*call)
+
+    server.predict = merge_meanwhile
+    catalog.refresh()
+    calls = server.num_calls
+    catalog.refresh()
+    assert (server.num_calls, calls > 0) == (calls, True)
+
+
 class Fleet:
     """Several model servers by their addresses, and a catalog in front of them."""
 
@@ -398,7 +416,6 @@ def test_files_of_versions_that_are_gone_are_forgotten(tmp_path):
         fleet.servers["a:1"].models = {"demo": {version: ""}}
         fleet.model()
     assert [ref.version for ref in fleet.catalog._greeter._assets] == [4]
-    assert [ref.version for _, ref in fleet.catalog._greeter._probed] == [4]
 
 
 def test_row_counts_are_those_that_suit_every_server(tmp_path, monkeypatch):
