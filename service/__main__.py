@@ -4,9 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from service import keys_command
+from service.commands import keys as keys_command
+from service.commands.up import Service, has_models
 from service.settings import Settings, SettingsError, load_settings
-from service.up import Service, has_models
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             return 1
         return Service(settings).run()
-    from service.serve import serve  # noqa: PLC0415 - gunicorn and Flask, which `up` does not need
+    from service.commands.serve import serve  # noqa: PLC0415 - gunicorn and Flask, which `up` does not need
 
     return serve(settings)
 

@@ -9,25 +9,25 @@ from typing import Any
 from flask import Flask
 
 from service import __version__
-from service.access import build_access
-from service.backend import GrpcBackend
-from service.catalog import Catalog
-from service.disconnects import DisconnectWatcher
+from service.access.visitors import build_access
+from service.api.schema import Bounds
 from service.engine import Engine, Sizes
 from service.errors import ShuttingDown
-from service.failures import register_failures
-from service.metrics import Metrics
-from service.middleware import Middleware
-from service.pages import register_pages
-from service.replicas import Replicas
-from service.routes import Drain, Parts, build_routes
-from service.scheduler import Limits, Scheduler
-from service.schema import Bounds
-from service.scrape import serve_metrics
+from service.observability.metrics import Metrics
+from service.observability.scrape import serve_metrics
+from service.observability.tracing import Tracing
+from service.process.disconnects import DisconnectWatcher
+from service.scheduling.scheduler import Limits, Scheduler
+from service.servers.backend import GrpcBackend
+from service.servers.catalog import Catalog
+from service.servers.replicas import Replicas
 from service.settings import Settings
-from service.state_tokens import KeyFile, StateKeys, StateTokens
-from service.status import Status
-from service.tracing import Tracing
+from service.texts.state_tokens import KeyFile, StateKeys, StateTokens
+from service.web.failures import register_failures
+from service.web.middleware import Middleware
+from service.web.pages import register_pages
+from service.web.routes import Drain, Parts, build_routes
+from service.web.status import Status
 
 # Before the worker's end, for the last words of what is still running then.
 LAST_WORDS_S = 1.0

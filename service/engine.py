@@ -12,17 +12,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from contract import signatures
-from service.catalog import LiveModel
-from service.embedding import Embedding
+from service.api.schema import CompletionRequest, EmbeddingsRequest, PromptText
 from service.errors import GatewayError, InvalidRequest, StateOfAnotherModel, StateOutdated
-from service.generation import Generation
-from service.job import Listener
-from service.policy import Shapes
-from service.prompts import NOTHING, EncodedPrompt
-from service.saved_text import SavedText
-from service.schema import CompletionRequest, EmbeddingsRequest, PromptText
-from service.sequence import Account, ModelVersion, Sequence
-from service.state_tokens import StateTokens
+from service.scheduling.policy import Shapes
+from service.scheduling.sequence import Account, ModelVersion, Sequence
+from service.servers.catalog import LiveModel
+from service.texts.embedding import Embedding
+from service.texts.generation import Generation
+from service.texts.job import Listener
+from service.texts.prompts import NOTHING, EncodedPrompt
+from service.texts.saved_text import SavedText
+from service.texts.state_tokens import StateTokens
 
 AnyJob = Generation | Embedding
 

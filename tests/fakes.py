@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 
 from contract import signatures
-from service.batch import Call
 from service.errors import BackendUnavailable, GatewayError
-from service.rows import Arrays
-from service.sequence import ModelVersion, Sampling, Sequence
+from service.scheduling.batch import Call
+from service.scheduling.rows import Arrays
+from service.scheduling.sequence import ModelVersion, Sampling, Sequence
 
 VOCABULARY = 50
 END = 2

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.pages import PUBLIC_ENDPOINTS
+from service.web.pages import PUBLIC_ENDPOINTS
 from tests.servers import ROOT
 
 BODY = {"model": "lstm", "prompt": "It was", "max_tokens": 10, "seed": 1}

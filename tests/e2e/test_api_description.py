@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-from service.openapi import ADDRESSES, openapi_document
+from service.api.openapi import ADDRESSES, openapi_document
 from tests.conftest import MODEL_NAMES
 from tests.e2e.test_access import rules
 

@@ -1,0 +1,122 @@
+"""Who may call, and how much: from an Authorization header to the caller that the engine counts texts for.
+
+Knows keys and their limits. Does not know Flask, or what a request wants.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from service.access.keys import KeyLimits, KeyRefused, KeyRing, read_keys
+from service.access.ratelimits import RateExceeded, RateImpossible, RateLimiter, check_redis_url
+from service.engine import Caller
+from service.errors import InvalidRequest, RateLimited, Unauthorized
+from service.scheduling.sequence import Account
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Whom a request comes from.
+
+    Attributes:
+        key_id: Name of the key, "" where none is asked for.
+        caller: What the engine needs to know.
+    """
+
+    key_id: str
+    caller: Caller
+
+
+class Access:
+    """The door."""
+
+    def __init__(self, keys: KeyRing | None, limiter: RateLimiter, defaults: KeyLimits) -> None:
+        """Open or closed.
+
+        Args:
+            keys: None: nobody is asked for a key.
+            limiter: Counts requests and tokens per minute.
+            defaults: Limits of keys that have none of their own, and of everybody where there are no keys.
+        """
+        self._keys, self._limiter, self._defaults = keys, limiter, defaults
+
+    def admit(self, authorization: str | None) -> Visitor:
+        """Find out who calls.
+
+        Args:
+            authorization: The header. Where no keys are asked for, whatever it holds is ignored: clients send what
+                they have, and the evaluation harness an empty one.
+
+        Raises:
+            Unauthorized: no key, or none that is valid now; the message does not tell which of its parts is wrong.
+        """
+        if self._keys is None:
+            return self._visitor("", "", self._defaults)
+        scheme, _, presented = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not presented.strip():
+            raise Unauthorized("a key is required: send the header Authorization: Bearer <key>")
+        try:
+            key = self._keys.find(presented.strip())
+        except KeyRefused as refusal:
+            expired = refusal.reason == "expired"
+            raise Unauthorized("the key has expired" if expired else "the key is not valid") from refusal
+        return self._visitor(key.id, key.tenant, _with_defaults(key.limits, self._defaults))
+
+    def _visitor(self, name: str, tenant: str, limits: KeyLimits) -> Visitor:
+        account = Account(name, limits.max_texts, limits.max_text_tokens, tenant)
+        return Visitor(name, Caller(account, partial(self._charge, name, limits)))
+
+    def _charge(self, name: str, limits: KeyLimits, num_tokens: int) -> Callable[[], None]:
+        """Count a request and its tokens; return what gives them back.
+
+        Raises:
+            RateLimited: the minute's share is used up.
+            InvalidRequest: the request alone is more than a minute's share.
+        """
+        try:
+            return self._limiter.charge(
+                name,
+                requests_per_minute=limits.requests_per_minute,
+                tokens_per_minute=limits.tokens_per_minute,
+                num_tokens=num_tokens,
+            )
+        except RateExceeded as error:
+            raise RateLimited(str(error), retry_after_s=error.retry_after_s) from error
+        except RateImpossible as error:
+            raise InvalidRequest(str(error), param="max_tokens") from error
+
+
+def _with_defaults(limits: KeyLimits, defaults: KeyLimits) -> KeyLimits:
+    return KeyLimits(**{**defaults.model_dump(), **limits.model_dump(exclude_none=True)})
+
+
+def build_access(settings: Settings) -> Access:
+    """Open the file of keys and the counters that the settings name.
+
+    Raises:
+        KeyFileError: the file cannot be read.
+        RedisUrlError: the address is none.
+    """
+    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+    defaults = KeyLimits(
+        max_texts=settings.max_key_texts,
+        max_text_tokens=settings.max_key_tokens,
+        requests_per_minute=settings.requests_per_minute,
+        tokens_per_minute=settings.tokens_per_minute,
+    )
+    keys = None if settings.keys_file is None else KeyRing(settings.keys_file)
+    return Access(keys, RateLimiter(redis_url), defaults)
+
+
+def check_access(settings: Settings) -> None:
+    """Look at what `build_access` will open in another process; opens nothing that would outlive a fork.
+
+    Raises:
+        KeyFileError: the file of keys cannot be read.
+        RedisUrlError: the address is none.
+    """
+    if settings.keys_file is not None:
+        read_keys(settings.keys_file)
+    if settings.redis_url is not None:
+        check_redis_url(settings.redis_url.get_secret_value())

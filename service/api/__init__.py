@@ -1,0 +1,1 @@
+"""The API as types: the bodies of requests, the shapes of answers, and their description."""

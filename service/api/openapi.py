@@ -1,0 +1,193 @@
+"""`/openapi.json`: the API's description in OpenAPI 3.1, made from the types that check requests and build answers.
+
+Knows addresses and types. A test holds the addresses against the application's, and a fuzzer calls what is described.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from openapi_pydantic import (
+    Components,
+    Info,
+    MediaType,
+    OpenAPI,
+    Operation,
+    Parameter,
+    PathItem,
+    Reference,
+    RequestBody,
+    Response,
+    Schema,
+    SecurityScheme,
+)
+from pydantic import BaseModel, TypeAdapter
+
+from service import __version__
+from service.api import documents
+from service.api.bodies import CompletionBody, DetokenizeBody, EmbeddingsBody, TokenizeBody
+
+_JSON = "application/json"
+_BEARER = "key"
+_ERRORS = {
+    "400": "a field is wrong; `param` names it",
+    "401": "no key, or none that is valid",
+    "403": "the state was given to another tenant",
+    "404": "there is no such model",
+    "408": "the body did not come in time",
+    "410": "the version that the state is of is no longer served",
+    "413": "the body has more bytes than one request may have",
+    "429": "the queue is full, or the key's requests or tokens per minute are used up; see Retry-After",
+    "499": "the client closed the sending half of its connection",
+    "500": "an error of ours, or of the model server",
+    "503": "no model answers, or the server shuts down",
+    "504": "the request's timeout_s was over",
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """One method of one path.
+
+    Attributes:
+        body: What the request has, or None.
+        answer: What a success has.
+        errors: Statuses of failures.
+        query: Names of optional query parameters, with descriptions.
+        public: Whether no key is ever asked for.
+    """
+
+    path: str
+    method: str
+    summary: str
+    body: type[BaseModel] | None
+    answer: Any
+    errors: tuple[str, ...] = ()
+    query: tuple[tuple[str, str], ...] = ()
+    public: bool = False
+    streams: bool = False
+
+
+_BODY_ERRORS = ("400", "401", "404", "408", "413", "429")
+_WORK_ERRORS = (*_BODY_ERRORS, "499", "500", "503", "504")
+ADDRESSES = (
+    Address(
+        "/v1/completions",
+        "post",
+        "Go on with prompts, or lead up to suffixes",
+        CompletionBody,
+        documents.CompletionObject,
+        (*_WORK_ERRORS, "403", "410"),
+        streams=True,
+    ),
+    Address(
+        "/v1/embeddings",
+        "post",
+        "Read texts and tell the model's hidden state",
+        EmbeddingsBody,
+        documents.EmbeddingsObject,
+        _WORK_ERRORS,
+    ),
+    Address("/v1/models", "get", "List the models that answer", None, documents.ModelList, ("401",)),
+    Address("/v1/models/{name}", "get", "Describe one model", None, documents.ModelObject, ("401", "404")),
+    Address("/v1/status", "get", "Say what is going on", None, documents.StatusObject, ("401",)),
+    Address(
+        "/v1/chat/completions",
+        "post",
+        "Always 404: these models hold no conversations",
+        None,
+        None,
+        ("401", "404", "408", "413"),
+    ),
+    Address("/tokenize", "post", "Cut a text into tokens", TokenizeBody, documents.TokenizeObject, _BODY_ERRORS),
+    Address("/detokenize", "post", "Join tokens to a text", DetokenizeBody, documents.DetokenizeObject, _BODY_ERRORS),
+    Address(
+        "/tokenizer_info",
+        "get",
+        "Describe a model's tokenizer",
+        None,
+        documents.TokenizerObject,
+        ("400", "401", "404"),
+        query=(("model", "name of a model; needed where there are several"),),
+    ),
+    Address("/healthz", "get", "Say that the process lives", None, documents.HealthObject, public=True),
+    Address(
+        "/readyz", "get", "Say whether a request would be answered", None, documents.ReadyObject, ("503",), public=True
+    ),
+)
+
+
+@cache
+def openapi_document() -> dict[str, Any]:
+    """Return the description as it goes out in JSON."""
+    schemas = _Schemas()
+    paths: dict[str, PathItem] = {}
+    for address in ADDRESSES:
+        item = paths.setdefault(address.path, PathItem())
+        setattr(item, address.method, _operation(address, schemas))
+    document = OpenAPI(
+        openapi="3.1.1",
+        info=Info(
+            title="Ostinato",
+            version=__version__,
+            description="Recurrent text generators behind OpenAI's completions API.",
+        ),
+        paths=paths,
+        components=Components(
+            schemas={name: Schema.model_validate(schema) for name, schema in schemas.definitions.items()},
+            securitySchemes={_BEARER: SecurityScheme(type="http", scheme="bearer")},
+        ),
+    )
+    return document.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class _Schemas:
+    """JSON schemas of every type that stands in a request or an answer, and the definitions that they refer to."""
+
+    def __init__(self) -> None:
+        kinds = [address.body for address in ADDRESSES if address.body]
+        kinds += [address.answer for address in ADDRESSES if address.answer] + [documents.ErrorObject]
+        by_key, rest = TypeAdapter.json_schemas(
+            [(kind.__name__, "validation", TypeAdapter(kind)) for kind in kinds],
+            ref_template="#/components/schemas/{model}",
+        )
+        self.definitions: dict[str, Any] = dict(rest.get("$defs", {}))
+        for (name, _), schema in by_key.items():
+            if "$ref" not in schema:
+                self.definitions[str(name)] = schema
+
+    def content(self, kind: Any) -> MediaType:
+        return MediaType(media_type_schema=Reference.model_validate({"$ref": f"#/components/schemas/{kind.__name__}"}))
+
+
+def _operation(address: Address, schemas: _Schemas) -> Operation:
+    responses = {status: _error(_ERRORS[status], schemas) for status in address.errors}
+    if address.answer is not None:
+        content = {_JSON: schemas.content(address.answer)}
+        if address.streams:
+            text = Schema(type="string", description="with `stream`: `data: {…}` per piece, then `data: [DONE]`")
+            content["text/event-stream"] = MediaType(media_type_schema=text)
+        responses["200"] = Response(description=address.summary, content=content)
+    names: list[tuple[str, str, str | None]] = [(name, "path", None) for name in re.findall(r"{(\w+)}", address.path)]
+    names += [(name, "query", text) for name, text in address.query]
+    parameters = [
+        Parameter.model_validate(
+            {"name": name, "in": place, "required": place == "path", "description": text, "schema": {"type": "string"}}
+        )
+        for name, place, text in names
+    ]
+    body = RequestBody(content={_JSON: schemas.content(address.body)}, required=True) if address.body else None
+    return Operation(
+        operationId=f"{address.method}_{address.path.strip('/').replace('/', '_').replace('{', '').replace('}', '')}",
+        summary=address.summary,
+        parameters=parameters or None,
+        requestBody=body,
+        responses=dict(sorted(responses.items())),
+        # Where keys are on, each of these needs one; where they are off, none does.
+        security=[] if address.public else [{_BEARER: []}, {}],
+    )
+
+
+def _error(description: str, schemas: _Schemas) -> Response:
+    return Response(description=description, content={_JSON: schemas.content(documents.ErrorObject)})

@@ -1,0 +1,1 @@
+"""`python -m service COMMAND`: one module for each command."""

@@ -1,0 +1,121 @@
+"""`python -m service serve`: the gateway under gunicorn.
+
+One worker process, so that one scheduler sees all rows, and a thread for every request that may be accepted.
+"""
+
+import logging
+import math
+import socket
+import sys
+from typing import Any
+
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn has no types of its own
+
+from service.access.keys import KeyFileError
+from service.access.ratelimits import RedisUrlError
+from service.access.visitors import check_access
+from service.observability.logs import configure_logging
+from service.process.listening import is_loopback, listen
+from service.settings import Settings, unknown_settings
+from service.texts.state_tokens import StateKeyError, StateKeys
+
+log = logging.getLogger(__name__)
+
+MAX_PORT = 65535
+
+# Threads for requests that are refused at once, for /healthz and the like.
+SPARE_THREADS = 32
+# Connections that the kernel holds until they are accepted; clients that find it full hang.
+BACKLOG = 2048
+# For the last words of texts that outlast the drain, and for the worker to end (StreamingWorker.exit_margin_s).
+AFTER_DRAIN_S = 4
+
+
+class _Server(BaseApplication):  # type: ignore[misc]
+    def __init__(self, options: dict[str, Any], settings: Settings, metrics_socket: socket.socket) -> None:
+        self._options, self._settings, self._metrics_socket = options, settings, metrics_socket
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self._options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """Build the application, in the worker."""
+        from service.app import create_app  # noqa: PLC0415 - the master must start no thread
+
+        return create_app(self._settings, self._metrics_socket)
+
+
+def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, Any]:
+    """Return gunicorn's settings, each with its reason."""
+    threads = settings.max_running + settings.max_queued + SPARE_THREADS
+    return {
+        # Bound here, or gunicorn would try a port that is in use for five seconds before it says so. It takes the
+        # descriptor over.
+        "bind": f"fd://{listener.detach()}",
+        "workers": 1,
+        "worker_class": "service.process.worker.StreamingWorker",
+        # Each accepted text holds a thread while it runs or waits; threads are made when they are needed.
+        "threads": threads,
+        # Connections beyond the threads: kept alive, or about to be answered 429.
+        "worker_connections": 2 * threads,
+        "keepalive": 15,
+        # When the arbiter kills: texts have `drain_s`, and then the worker needs a moment for the rest.
+        "graceful_timeout": math.ceil(settings.drain_s + AFTER_DRAIN_S),
+        # The worker's heartbeat comes from its accept thread, which no request can hold up.
+        "timeout": 30,
+        "accesslog": None,
+        "logger_class": "service.observability.logs.GunicornLogger",
+        "loglevel": "warning",
+        "worker_exit": _close,
+        # gunicorn lets clients on this machine set SCRIPT_NAME by a header, which moves every address.
+        "forwarder_headers": "",
+        "proc_name": "ostinato-gateway",
+        # gunicorn 27 opens a control socket in the working directory unless told not to.
+        "control_socket_disable": True,
+    }
+
+
+def _close(server: object, worker: Any) -> None:  # noqa: ARG001 - gunicorn tells hooks by their arguments
+    """End the application of a worker that is about to exit; one that never booted has none."""
+    getattr(worker.wsgi, "close", lambda: None)()
+
+
+def metrics_port(settings: Settings, port: int) -> int:
+    """Return the port of /metrics: the one after the gateway's, unless it is set; any free one if that was any."""
+    if settings.metrics_port is not None:
+        return settings.metrics_port
+    return 0 if settings.port == 0 or port == MAX_PORT else port + 1
+
+
+def serve(settings: Settings) -> int:
+    """Run until a signal ends it. Returns the exit code."""
+    configure_logging(format=settings.log_format, level=settings.log_level)
+    try:
+        # Whatever would stop the worker is tried here, where it ends the start with one line.
+        check_access(settings)
+        if settings.state_key_file is not None:
+            StateKeys.read(settings.state_key_file)
+        listener = listen(settings.host, settings.port, BACKLOG)
+        port = listener.getsockname()[1]
+        metrics_socket = listen(settings.metrics_host, metrics_port(settings, port))
+    except (OSError, KeyFileError, RedisUrlError, StateKeyError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for line in unknown_settings():
+        log.warning(line)
+    log.info("gateway at http://%s:%d", settings.host, port)
+    log.info("metrics at http://%s:%d/metrics", settings.metrics_host, metrics_socket.getsockname()[1])
+    if settings.keys_file is None and not is_loopback(settings.host):
+        log.warning(
+            "NO API KEYS: whoever reaches %s:%d can use this server; set OSTINATO_KEYS_FILE (python -m service keys "
+            "add), or put something in front that asks who calls",
+            settings.host,
+            port,
+        )
+    try:
+        _Server(gunicorn_options(settings, listener), settings, metrics_socket).run()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0

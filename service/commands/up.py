@@ -1,0 +1,217 @@
+"""`python -m service up`: the embedded model server and the gateway together, as one foreground program.
+
+Starts both as processes of their own, waits until a model answers, and ends both when one ends or a signal comes.
+"""
+
+import ctypes
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from contract.signatures import MODELS_CONFIG
+from service.process.listening import listen
+from service.settings import Settings
+from service.texts.state_tokens import make_key_file
+
+START_TIMEOUT_S = 120.0
+POLL_S = 0.05
+# After the gateway's drain, before a part that does not end is killed.
+EXIT_TIMEOUT_S = 10.0
+# In the working directory, where models and runs are as well.
+STATE_KEY_FILE = Path(".ostinato-state-key")
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Part:
+    """One of the processes."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+
+
+class PartDied(Exception):
+    """A part ended on its own.
+
+    Attributes:
+        exit_code: Its own, or 128 + the signal that ended it.
+    """
+
+    def __init__(self, part: Part) -> None:
+        code = part.process.returncode
+        self.exit_code = code if code >= 0 else 128 - code
+        how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        super().__init__(f"the {part.name} ended {how}; stopping the rest")
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came."""
+
+
+class Service:
+    """Both parts, from start to end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._parts: list[Part] = []
+        self._num_signals = 0
+
+    def run(self) -> int:
+        """Run until a part dies or a signal comes. Returns the exit code; 0 after a signal."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._hear)
+        try:
+            self._start()
+            while True:
+                self._look()
+                time.sleep(POLL_S)
+        except Interrupted:
+            _say("stopping: accepted requests are finished first (again: at once)")
+            return 0
+        except PartDied as died:
+            _say(f"error: {died}")
+            # A part that ends without being asked is a failure, whatever it thinks.
+            return died.exit_code or 1
+        except (TimeoutError, OSError) as error:
+            _say(f"error: {error}")
+            return 1
+        finally:
+            self._stop()
+
+    def _hear(self, _number: int, _frame: FrameType | None) -> None:
+        # Noted here and obeyed in `_look`: an exception could come anywhere, in the middle of stopping too.
+        self._num_signals += 1
+
+    def _look(self) -> None:
+        """See whether everything is as it should be.
+
+        Raises:
+            Interrupted: a signal came.
+            PartDied: a part ended.
+        """
+        if self._num_signals:
+            raise Interrupted
+        for part in self._parts:
+            if part.process.poll() is not None:
+                raise PartDied(part)
+
+    def _start(self) -> None:
+        settings = self._settings
+        if "backends" in settings.model_fields_set:
+            _say("OSTINATO_BACKENDS is not read here: a model server is started; python -m service serve reads it")
+        started = time.monotonic()
+        port = _require_free(settings.host, settings.port)
+        backend_port = _require_free("127.0.0.1", 0)
+        self._launch(
+            "model server",
+            "model_server",
+            f"--port={backend_port}",
+            f"--model_config_file={settings.models_dir / MODELS_CONFIG}",
+            "--model_config_file_poll_wait_seconds=1",
+            "--max_num_load_retries=0",
+            f"--portable={str(settings.portable).lower()}",
+        )
+        self._wait(lambda: _listens(backend_port), "the model server does not open its port")
+        variables = {"OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}", "OSTINATO_PORT": str(port)}
+        if "log_format" not in self._settings.model_fields_set:
+            # This is a terminal, or a file that a person reads.
+            variables["OSTINATO_LOG_FORMAT"] = "text"
+        if settings.state_key_file is None:
+            # So that a text can be gone on with after a restart.
+            make_key_file(STATE_KEY_FILE)
+            variables["OSTINATO_STATE_KEY_FILE"] = str(STATE_KEY_FILE)
+        self._launch("gateway", "service", "serve", **variables)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+        self._wait(lambda: bool(_models_ready(host, port)), "no model answers")
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._greet(f"http://{address}", _models_ready(host, port), time.monotonic() - started)
+
+    def _launch(self, name: str, module: str, *arguments: str, **variables: str) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env={**os.environ, **variables},
+            # Ctrl-C reaches every process of the terminal's group; only this one is to decide what it means.
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - there are no threads here
+        )
+        self._parts.append(Part(name, process))
+
+    def _wait(self, ready: Callable[[], bool], complaint: str) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not ready():
+            self._look()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{complaint} after {START_TIMEOUT_S:.0f} s")
+            time.sleep(POLL_S)
+        self._look()
+
+    def _greet(self, url: str, models: list[str], seconds: float) -> None:
+        body = f'{{"model": "{models[0]}", "prompt": "The ", "max_tokens": 300, "temperature": 0.7, "stream": true}}'
+        _say(f"ready after {seconds:.1f} s: {url}  (models: {', '.join(models)}; Ctrl-C stops)")
+        _say("try:")
+        key = ' -H "Authorization: Bearer $KEY"' if self._settings.keys_file else ""
+        _say(f"  curl -N {url}/v1/completions{key} -d '{body}'")
+
+    def _stop(self) -> None:
+        """End the gateway first, as it still needs the model server for what it has accepted."""
+        signals_before = self._num_signals
+        for part in reversed(self._parts):
+            part.process.terminate()
+            deadline = time.monotonic() + self._settings.drain_s + EXIT_TIMEOUT_S
+            while part.process.poll() is None:
+                if self._num_signals > signals_before or time.monotonic() > deadline:
+                    # The whole group: gunicorn's worker would go on draining without its master.
+                    os.killpg(part.process.pid, signal.SIGKILL)
+                    part.process.wait()
+                time.sleep(POLL_S)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the parent is killed: a part left alone would keep its port."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _require_free(host: str, port: int) -> int:
+    """Return the port, or a free one for 0; `OSError` says what is wrong before anything is started."""
+    with listen(host, port) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _models_ready(host: str, port: int) -> list[str]:
+    """Return the names of the models that answer."""
+    connection = http.client.HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        return list(json.loads(response.read())["models"]) if response.status == 200 else []
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return []
+    finally:
+        connection.close()
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def has_models(models_dir: Path) -> bool:
+    """Whether there is anything to serve."""
+    return (models_dir / MODELS_CONFIG).exists()

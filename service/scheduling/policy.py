@@ -1,0 +1,230 @@
+"""Which call comes next: queues of sequences, and the rules by which they share the model server.
+
+Pure and single-threaded: no clock, no network, no text. One `ModelQueue` per model version.
+
+The model server computes several calls at once, each on one core; two calls of 32 rows on two cores make 1.5 times the
+tokens of one call of 64 rows on both (measured). So the rows are spread over as many calls as may be in flight, each
+padded to a row count that the probe found to give equal bits.
+
+A call runs one signature. Texts that differ in it, with penalties or without, with scores of the prompt or without,
+take turns: whose turn it is says the one that has waited longest.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import chain
+
+from service.scheduling.batch import Call
+from service.scheduling.sequence import ModelVersion, Sequence
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes that may be sent for a model version, row counts ascending; see `contract.card.GeneratorCard`."""
+
+    row_counts: tuple[int, ...]
+    max_steps: int
+    max_length: int
+
+
+# Rows × steps of one call at most: some 30 ms for 512 units, so that nobody who joins waits for long, while few rows,
+# whose steps are quick, make up for the cost of a call by more of them. Reading is not waited for by running texts.
+DRAW_BUDGET = 2048
+READ_BUDGET = 4096
+# Steps of a call in which every text is at its beginning: the first of it is to be seen early.
+FIRST_STEPS = 16
+# Steps of a call that others will want to join.
+JOINING_STEPS = 32
+# While texts run, prompts wait until they fill the smallest call, but not for longer than this many calls that draw:
+# a call costs what its rows cost, filler or not.
+MAX_DRAWS_BEFORE_READING = 4
+
+
+def fit(sizes: Iterable[int], wanted: int) -> int:
+    """Return the smallest of the ascending sizes that is at least `wanted`, or the largest."""
+    size = 0
+    for size in sizes:
+        if size >= wanted:
+            break
+    return size
+
+
+def fit_below(sizes: Iterable[int], wanted: int) -> int:
+    """Return the largest of the ascending sizes that is at most `wanted`, or `wanted` if there is none."""
+    return max((size for size in sizes if size <= wanted), default=wanted)
+
+
+def steps_for(lefts: list[int], limit: int) -> int:
+    """Return how many steps a call should make for texts with so many tokens left each.
+
+    As many as allowed, but if texts end in the last half of those, just until the last of them: a row that has ended
+    costs what the others cost.
+    """
+    ending = max((left for left in lefts if left <= limit), default=0)
+    return ending if ending * 2 >= limit or ending == max(lefts) else limit
+
+
+@dataclass
+class ModelQueue:
+    """The sequences of one model version, each in exactly one place.
+
+    Attributes:
+        waiting: Not started: there are no rows free for them.
+        reading: Prompts to be read further.
+        ready: The next tokens can be drawn.
+        calls: In flight.
+        num_forks: Choices that start when the prompt they share is read.
+        num_draws: Calls that draw since the last one that reads.
+    """
+
+    model: ModelVersion
+    shapes: Shapes
+    waiting: deque[Sequence] = field(default_factory=deque)
+    reading: deque[Sequence] = field(default_factory=deque)
+    ready: deque[Sequence] = field(default_factory=deque)
+    calls: set[Call] = field(default_factory=set)
+    num_forks: int = 0
+    num_draws: int = 0
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold a row, or will without asking again."""
+        num_busy = sum(len(call.sequences) for call in self.calls)
+        return len(self.reading) + len(self.ready) + num_busy + self.num_forks
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait for a row."""
+        return sum(1 + len(sequence.forks) for sequence in self.waiting)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left to do or to wait for."""
+        return not self.waiting and self.num_running == 0
+
+    def place(self, sequence: Sequence, *, first: bool = False) -> None:
+        """Put a running sequence where it belongs by what it still has to read."""
+        queue = self.reading if sequence.num_unread else self.ready
+        queue.appendleft(sequence) if first else queue.append(sequence)
+
+    def release_forks(self, sequence: Sequence) -> None:
+        """Start the choices that share a prompt which has now been read."""
+        if sequence.num_unread == 0:
+            for fork in self.forget_forks(sequence):
+                fork.follow(sequence)
+                self.ready.append(fork)
+
+    def forget_forks(self, sequence: Sequence) -> list[Sequence]:
+        """Return the choices that have not started, which the sequence no longer speaks for."""
+        forks, sequence.forks = sequence.forks, []
+        self.num_forks -= len(forks)
+        return forks
+
+    def take_out(self, unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
+        """Take out the unwanted sequences that no call holds, each with its forks."""
+        taken: list[Sequence] = []
+        for queue in (self.waiting, self.reading, self.ready):
+            leaving = [sequence for sequence in queue if unwanted(sequence)]
+            if leaving:
+                staying = [sequence for sequence in queue if not unwanted(sequence)]
+                queue.clear()
+                queue.extend(staying)
+            for sequence in leaving:
+                if queue is self.waiting:
+                    self.num_forks += len(sequence.forks)
+                taken += [sequence, *self.forget_forks(sequence)]
+        return taken
+
+    def admit(self) -> Sequence:
+        """Start the sequence that has waited longest; the other choices of its prompt start with it."""
+        sequence = self.waiting.popleft()
+        self.num_forks += len(sequence.forks)
+        self.place(sequence)
+        self.release_forks(sequence)
+        return sequence
+
+    def next_call(self, num_free_calls: int, max_calls: int) -> Call | None:
+        """Choose the next call, and take its sequences out of the queues.
+
+        With nothing to draw, or nothing that is worth a call yet, every free call reads prompts. Otherwise one call at
+        a time does, and between two of those it is the running texts' turn.
+        """
+        drawing = self._signature_worth_drawing()
+        reads = any(not call.draws for call in self.calls)
+        due = not reads and (self._many_to_read() or self.num_draws >= MAX_DRAWS_BEFORE_READING)
+        if self.reading and (due or drawing is None):
+            return self._read(num_free_calls)
+        return None if drawing is None else self._draw(drawing, max_calls)
+
+    def _signature_worth_drawing(self) -> str | None:
+        """Return the signature of the next call that draws, or None if none is worth its rows.
+
+        A call costs what its smallest row count costs, so texts that fit into one call wait for each other.
+        """
+        for signature in dict.fromkeys(sequence.draws_by for sequence in self.ready):
+            running = [len(call.sequences) for call in self.calls if call.signature == signature]
+            num_ready = sum(sequence.draws_by == signature for sequence in self.ready)
+            if len(running) * self.shapes.row_counts[0] < sum(running) + num_ready:
+                return signature
+        return None
+
+    def _many_to_read(self) -> bool:
+        """Whether the prompts that are next fill a call, and it is not the running texts' turn."""
+        return self.num_draws > 0 and len(self._alike_in_reading()) >= self.shapes.row_counts[0]
+
+    def _alike_in_reading(self) -> list[Sequence]:
+        """Return the sequences to be read by the signature whose turn it is."""
+        return [sequence for sequence in self.reading if sequence.reads_by == self.reading[0].reads_by]
+
+    def _read(self, num_free_calls: int) -> Call:
+        alike = self._alike_in_reading()
+        # Full calls only, if there are running texts that a fuller one will be no later for.
+        count = fit_below(self.shapes.row_counts, len(alike)) if self.ready else len(alike)
+        sequences = self._take(self.reading, alike, count, num_free_calls)
+        self.num_draws = 0
+        num_rows = fit(self.shapes.row_counts, len(sequences))
+        limit = min(self.shapes.max_length, READ_BUDGET // num_rows)
+        wanted = max(sequence.num_unread for sequence in sequences)
+        return self._call(sequences[0].reads_by, sequences, num_rows, min(wanted, limit))
+
+    def _draw(self, signature: str, max_calls: int) -> Call:
+        alike = [sequence for sequence in self.ready if sequence.draws_by == signature]
+        sequences = self._take(self.ready, alike, self._num_drawing_by(signature), max_calls)
+        self.num_draws += 1
+        num_rows = fit(self.shapes.row_counts, len(sequences))
+        limit = min(self.shapes.max_steps, max(1, DRAW_BUDGET // num_rows))
+        if all(sequence.num_drawn == 0 for sequence in sequences):
+            limit = min(limit, FIRST_STEPS)
+        elif self.num_running and len(sequences) < self.shapes.row_counts[0]:
+            limit = min(limit, JOINING_STEPS)
+        steps = steps_for([sequence.num_left for sequence in sequences], limit)
+        return self._call(signature, sequences, num_rows, steps)
+
+    def _num_drawing_by(self, signature: str) -> int:
+        """Count the running texts that draw by a signature, those whose prompts are still being read among them."""
+        busy = (sequence for call in self.calls for sequence in call.sequences)
+        return sum(
+            1 + len(sequence.forks)
+            for sequence in chain(self.reading, self.ready, busy)
+            if sequence.max_tokens and sequence.draws_by == signature
+        )
+
+    def _take(
+        self, queue: deque[Sequence], alike: list[Sequence], num_sharing: int, num_calls: int
+    ) -> tuple[Sequence, ...]:
+        """Take an even share of the sequences that are alike, at least a full call of the smallest row count."""
+        taken = alike[: fit(self.shapes.row_counts, -(-num_sharing // num_calls))]
+        if len(taken) == len(queue):
+            queue.clear()
+        else:
+            rest = set(map(id, taken))
+            kept = [sequence for sequence in queue if id(sequence) not in rest]
+            queue.clear()
+            queue.extend(kept)
+        return tuple(taken)
+
+    def _call(self, signature: str, sequences: tuple[Sequence, ...], num_rows: int, size: int) -> Call:
+        call = Call(self.model, signature, sequences, num_rows, size)
+        self.calls.add(call)
+        return call

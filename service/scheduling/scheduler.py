@@ -1,0 +1,423 @@
+"""Continuous batching: one thread that turns requests, replies and cancellations into calls.
+
+The thread owns every queue and takes messages from an inbox, so nothing here is locked but the count that bounds the
+queue. It sees no text and no protobuf; the backend is told to make a call and to say when it is answered.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from typing import Protocol
+
+from contract import signatures
+from service.errors import BackendUnavailable, GatewayError, InternalError, ShuttingDown
+from service.scheduling.batch import Call
+from service.scheduling.ledger import Ledger
+from service.scheduling.policy import ModelQueue, Shapes
+from service.scheduling.prefixes import PrefixCache
+from service.scheduling.rows import Arrays
+from service.scheduling.sequence import Event, Failure, ModelVersion, Read, Sequence
+
+log = logging.getLogger(__name__)
+
+RETRY_DELAY_S = 0.2
+
+
+class Backend(Protocol):
+    """Makes calls without waiting for them."""
+
+    def call(self, call: Call, done: Callable[[Arrays | GatewayError, str | None], None]) -> None:
+        """Send a call.
+
+        `done` is given its outputs or the error, and the hash of the probe of whoever computed it, or None; once, on
+        any thread, at once even.
+        """
+
+    def num_servers(self, model: ModelVersion) -> int:
+        """Return how many model servers share a version's calls, at least one."""
+
+    def num_free_calls(self, model: ModelVersion, max_calls: int) -> int:
+        """Return how many more calls of a version those take, if each takes so many; one if there is no server."""
+
+
+class Observer(Protocol):
+    """Is told what happens, on the scheduler's thread, and must return at once."""
+
+    def started(self, sequence: Sequence, waited_s: float) -> None:
+        """A text, with the other choices of its prompt, got its row after it had waited.
+
+        What it need not read, as its state is known, is in `num_recalled`.
+        """
+
+    def answered(self, call: Call, seconds: float) -> None:
+        """The model server answered a call."""
+
+    def failed(self, call: Call, error: GatewayError, again: bool) -> None:
+        """A call failed; whether it will be made again."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many texts of a model version hold a row, and how many wait for one."""
+
+    model: ModelVersion
+    running: int
+    waiting: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much the scheduler takes on.
+
+    Attributes:
+        max_running: Sequences that hold a row.
+        max_queued: Sequences that may wait beyond those.
+        max_tokens: Tokens that all of those may still read and write.
+        max_calls: Calls in flight at each model server, of all models together: its cores.
+        prefix_cache_bytes: For states of texts that may be begun again; 0: none are kept.
+        backend_grace_s: How long sequences wait for a model server that does not answer, from its first failed call on.
+    """
+
+    max_running: int = 128
+    max_queued: int = 256
+    max_tokens: int = 4_000_000
+    max_calls: int = 2
+    prefix_cache_bytes: int = 0
+    backend_grace_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class _Submit:
+    first: tuple[Sequence, ...]
+    shapes: Shapes
+
+
+@dataclass(frozen=True)
+class _Reply:
+    call: Call
+    outcome: Arrays | GatewayError
+    computed_by: str | None
+
+
+@dataclass(frozen=True)
+class _Wake:
+    """Look at the queues again: something was cancelled, or a pause is over."""
+
+
+@dataclass(frozen=True)
+class _Stop:
+    error: GatewayError
+
+
+_Message = _Submit | _Reply | _Wake | _Stop
+
+
+@dataclass
+class _Outage:
+    """A model version whose calls fail.
+
+    Attributes:
+        since: Monotonic seconds at which the first of the failed calls was sent.
+        resume_at: When to try again; None while an attempt is in flight.
+    """
+
+    since: float
+    resume_at: float | None = None
+
+
+class Scheduler:
+    """Runs sequences on a backend; `start` before the first, `stop` after the last."""
+
+    def __init__(self, backend: Backend, limits: Limits, observer: Observer) -> None:
+        self._backend, self._limits, self._observer = backend, limits, observer
+        self._ledger = Ledger(limits.max_running + limits.max_queued, limits.max_tokens)
+        self._prefixes = PrefixCache(limits.prefix_cache_bytes)
+        self._loads: tuple[Load, ...] = ()
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._queues: dict[ModelVersion, ModelQueue] = {}
+        self._outages: dict[ModelVersion, _Outage] = {}
+        # Calls in flight, and when each was sent.
+        self._in_flight: dict[Call, float] = {}
+        self._outbox: deque[tuple[Sequence, Event]] = deque()
+        self._accepting = threading.Lock()
+        self._stopped: GatewayError | None = None
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+
+    @property
+    def num_texts(self) -> int:
+        """Texts accepted and not yet ended."""
+        return self._ledger.num_texts
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that those may read and write, as they were counted when they were accepted."""
+        return self._ledger.num_tokens
+
+    @property
+    def prefixes(self) -> PrefixCache:
+        """States of texts that may be begun again; to be read by others for its numbers alone."""
+        return self._prefixes
+
+    @property
+    def loads(self) -> tuple[Load, ...]:
+        """Where the texts of each model version stood after the thread's last turn."""
+        return self._loads
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, error: GatewayError | None = None) -> None:
+        """End every sequence with an error, and then the thread."""
+        self._inbox.put(_Stop(error or ShuttingDown("the server was stopped")))
+        self._thread.join(timeout=5)
+
+    def submit(self, groups: Many[Many[Sequence]], shapes: Shapes) -> None:
+        """Accept the sequences of one request, all or none.
+
+        Args:
+            groups: One per prompt: its choices, at least one. All are of one model version and one account.
+            shapes: Sizes that may be sent for that version.
+
+        Raises:
+            InvalidRequest: they are more than may ever be accepted.
+            Overloaded: the queue cannot take them all now.
+            ShuttingDown: the scheduler was stopped.
+        """
+        now = time.monotonic()
+        for first, *others in groups:
+            first.forks = others
+            first.cost = first.num_unread + first.max_tokens
+            for sequence in others:
+                sequence.cost = sequence.max_tokens
+            for sequence in (first, *others):
+                sequence.accepted_at = now
+        with self._accepting:
+            if self._stopped is not None:
+                raise type(self._stopped)(str(self._stopped))
+            self._ledger.enter([sequence for group in groups for sequence in group])
+            # Under the lock, so that nothing is put behind the end that `_close` makes.
+            self._inbox.put(_Submit(tuple(group[0] for group in groups), shapes))
+
+    def cancel(self, sequences: Many[Sequence]) -> None:
+        """Forget sequences: each frees its row with the call that holds it. Ended ones are left alone."""
+        for sequence in sequences:
+            sequence.cancelled = True
+        self._inbox.put(_Wake())
+
+    def _run(self) -> None:
+        try:
+            while self._stopped is None:
+                try:
+                    self._turn()
+                except Exception:
+                    log.exception("the scheduler failed; every running sequence ends")
+                    self._end_all(InternalError("the scheduler failed; the log says why"))
+        finally:
+            self._close(self._stopped or InternalError("the scheduler failed; the log says why"))
+
+    def _turn(self) -> None:
+        """Take in what has come, send what can be sent, and only then tell the clients."""
+        self._handle(self._next_message())
+        # One at a time: should one fail, the others are still in the inbox.
+        while self._stopped is None and not self._inbox.empty():
+            self._handle(self._inbox.get())
+        self._dispatch()
+        self._deliver()
+        self._loads = tuple(
+            Load(model, queue_.num_running, queue_.num_waiting) for model, queue_ in self._queues.items()
+        )
+
+    def _next_message(self) -> _Message:
+        """Wait for a message, or for the time to try a failed call again."""
+        times = [outage.resume_at for outage in self._outages.values() if outage.resume_at is not None]
+        try:
+            return self._inbox.get(timeout=max(0.0, min(times) - time.monotonic()) if times else None)
+        except queue.Empty:
+            return _Wake()
+
+    def _handle(self, message: _Message) -> None:
+        match message:
+            case _Submit():
+                model = message.first[0].model
+                queue_ = self._queues.setdefault(model, ModelQueue(model, message.shapes))
+                # What is promised may have changed while there was something to do all the time.
+                queue_.shapes = message.shapes
+                queue_.waiting.extend(message.first)
+            case _Reply():
+                self._take_reply(message.call, message.outcome, message.computed_by)
+            case _Wake():
+                self._drop_cancelled()
+            case _Stop():
+                self._close(message.error)
+
+    def _take_reply(self, call: Call, outcome: Arrays | GatewayError, computed_by: str | None) -> None:
+        if call not in self._in_flight:
+            return
+        # Applied while the call still counts as in flight: should this fail, its sequences must be found and ended.
+        events, sent_at = [], self._in_flight[call]
+        if not isinstance(outcome, GatewayError):
+            events = call.apply(outcome)
+            self._observer.answered(call, time.monotonic() - sent_at)
+        del self._in_flight[call]
+        queue_ = self._queues[call.model]
+        queue_.calls.remove(call)
+        if isinstance(outcome, GatewayError):
+            self._take_failure(queue_, call, outcome, sent_at)
+            return
+        self._outages.pop(call.model, None)
+        for sequence, event in zip(call.sequences, events, strict=True):
+            sequence.is_as_promised &= computed_by == sequence.promise
+            self._remember(sequence)
+            self._go_on(queue_, sequence, event)
+
+    def _remember(self, sequence: Sequence) -> None:
+        """Keep the state of a text that has come to the end of its prompt or of itself, or a good way further."""
+        if sequence.prefix is None or not sequence.is_as_promised:
+            return
+        if sequence.ended or (sequence.num_unread == 0 and sequence.num_drawn == 0):
+            self._prefixes.keep(sequence.prefix, sequence.state)
+        elif sequence.num_drawn == 0:
+            self._prefixes.keep_now_and_then(sequence.prefix, sequence.state)
+
+    def _recall(self, sequence: Sequence) -> None:
+        """Begin with what is known of the prompt, unless all of it is to be looked at."""
+        if sequence.scope is None or self._limits.prefix_cache_bytes == 0:
+            return
+        # A text that draws nothing is to have something to read, or there would be no call that it ends with.
+        wanted = sequence.num_unread - (sequence.max_tokens == 0)
+        known = sequence.prompt_ids[: wanted if sequence.reads_by == signatures.PREFILL else 0]
+        prefix, state = self._prefixes.find(sequence.scope, known)
+        if state is None:
+            sequence.prefix = prefix
+            return
+        sequence.recall(prefix, state)
+        if sequence.keeps_state:
+            self._outbox.append((sequence, Read(sequence.index, sequence.num_unread, state=state)))
+
+    def _go_on(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
+        """Put a sequence where its next call will find it, or end it."""
+        if sequence.cancelled or isinstance(event, Failure) or sequence.ended:
+            self._end(queue_, sequence, event)
+            return
+        queue_.place(sequence)
+        queue_.release_forks(sequence)
+        if event is not None:
+            self._outbox.append((sequence, event))
+
+    def _take_failure(self, queue_: ModelQueue, call: Call, error: GatewayError, sent_at: float) -> None:
+        """Try again after a pause, as nothing of a failed call has happened; or give up."""
+        again = isinstance(error, BackendUnavailable)
+        for sequence in reversed(call.sequences):
+            if again and not sequence.cancelled:
+                queue_.place(sequence, first=True)
+            else:
+                self._end(queue_, sequence, Failure(sequence.index, error))
+        self._observer.failed(call, error, again)
+        if not again:
+            return
+        now = time.monotonic()
+        outage = self._outages.setdefault(call.model, _Outage(since=sent_at))
+        outage.resume_at = now + RETRY_DELAY_S
+        if now - outage.since >= self._limits.backend_grace_s:
+            # Whoever waits here has waited for the same server; those in other calls hear of it with their replies.
+            ended = queue_.take_out(lambda _: True)
+            self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in ended]
+            self._ledger.leave(ended)
+
+    def _end(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
+        """Let a sequence go, and with it the choices that wait for its prompt."""
+        forks = queue_.forget_forks(sequence)
+        if isinstance(event, Failure):
+            self._outbox += [(fork, Failure(fork.index, event.error)) for fork in forks]
+        if event is not None:
+            self._outbox.append((sequence, event))
+        self._ledger.leave([sequence, *forks])
+
+    def _drop_cancelled(self) -> None:
+        for queue_ in self._queues.values():
+            self._ledger.leave(queue_.take_out(lambda sequence: sequence.cancelled))
+
+    def _dispatch(self) -> None:
+        """Send calls while some may be in flight; models take turns."""
+        for model, queue_ in list(self._queues.items()):
+            if queue_.empty:
+                del self._queues[model]
+                self._outages.pop(model, None)
+        self._admit()
+        sent = True
+        while sent:
+            sent = False
+            for model in list(self._queues):
+                sent = self._send_one(model) or sent
+
+    def _admit(self) -> None:
+        """Start whoever has waited longest, of all models, while there are rows.
+
+        In the order of arrival, and nobody overtakes: a prompt of many choices waits for as many rows to be free, and
+        would wait for ever if others took each as it came. Where nothing runs it is started though it has more choices
+        than there are rows.
+        """
+        now, num_running = time.monotonic(), sum(queue_.num_running for queue_ in self._queues.values())
+        while waiting := [queue_ for queue_ in self._queues.values() if queue_.waiting]:
+            first = min(waiting, key=lambda queue_: queue_.waiting[0].accepted_at)
+            width = 1 + len(first.waiting[0].forks)
+            if num_running and num_running + width > self._limits.max_running:
+                return
+            num_running += width
+            self._recall(first.waiting[0])
+            sequence = first.admit()
+            self._observer.started(sequence, now - sequence.accepted_at)
+
+    def _send_one(self, model: ModelVersion) -> bool:
+        """Send the next call of a model, if it has one and it is not to wait; return whether."""
+        outage, limits = self._outages.get(model), self._limits
+        if outage is not None and outage.resume_at is not None:
+            if time.monotonic() < outage.resume_at:
+                return False
+            outage.resume_at = None
+        queue_ = self._queues[model]
+        max_calls = limits.max_calls * self._backend.num_servers(model)
+        num_free_calls = self._backend.num_free_calls(model, limits.max_calls)
+        call = queue_.next_call(num_free_calls, max_calls) if num_free_calls > 0 else None
+        if call is None:
+            return False
+        self._in_flight[call] = time.monotonic()
+        self._backend.call(call, lambda outcome, computed_by: self._inbox.put(_Reply(call, outcome, computed_by)))
+        # To the end of the line: the next call is another model's, if that has one.
+        self._queues[model] = self._queues.pop(model)
+        return True
+
+    def _deliver(self) -> None:
+        while self._outbox:
+            sequence, event = self._outbox.popleft()
+            if not sequence.cancelled:
+                sequence.emit(event)
+
+    def _close(self, error: GatewayError) -> None:
+        """Accept nothing any more, and end what was accepted."""
+        with self._accepting:
+            self._stopped = error
+        while not self._inbox.empty():
+            message = self._inbox.get()
+            if isinstance(message, _Submit):
+                self._handle(message)
+        self._end_all(error)
+
+    def _end_all(self, error: GatewayError) -> None:
+        """End every sequence with an error; replies that still come are ignored."""
+        ended = [sequence for call in self._in_flight for sequence in call.sequences]
+        ended += [fork for sequence in ended for fork in sequence.forks]
+        for queue_ in self._queues.values():
+            ended += queue_.take_out(lambda _: True)
+        self._in_flight.clear()
+        self._queues.clear()
+        self._outages.clear()
+        self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in ended]
+        self._ledger.leave(ended)
+        self._deliver()

@@ -1,0 +1,290 @@
+"""One text in the making: what was read, what was drawn, and the row of floats that is the model's memory of it.
+
+Knows ids, counts and its own state. Does not know text, other sequences or where it is computed.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from contract import signatures
+from service.errors import GatewayError
+from service.scheduling.penalties import Adjustments
+from service.scheduling.prefixes import Prefix
+from service.scheduling.randomness import UniformStream
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A concrete version on the model server."""
+
+    name: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; see `export.graphs.sampling.Controls` and `signatures` there for the meaning of each.
+
+    Attributes:
+        top_k: 0 is off.
+        top_p: 1 is off.
+        min_p: 0 is off.
+        presence_penalty: 0 is off.
+        frequency_penalty: 0 is off.
+        repetition_penalty: 1 is off.
+        bias: (token id, what is added to its logit), each id once.
+        min_tokens: The end mark is not drawn among the first so many tokens.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether what was read and drawn changes what is drawn next, beyond the model."""
+        return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether logits are changed before they are drawn from."""
+        return self.counts_tokens or any(value for _, value in self.bias) or self.min_tokens > 0
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whom a text is counted for.
+
+    Attributes:
+        name: Of the key, or "" where there are no keys.
+        max_texts: Texts accepted and not ended at once; None: as many as the server takes.
+        max_text_tokens: Tokens that those may still read and write; None: as many as the server takes.
+        tenant: Whose key it is, or "".
+    """
+
+    name: str = ""
+    max_texts: int | None = None
+    max_text_tokens: int | None = None
+    tenant: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """How probable the model found some tokens, by its own distribution before temperature and filters.
+
+    Attributes:
+        logprobs: float32 (tokens,), of each token itself.
+        top_ids: int32 (tokens, 5): the most probable ones in its place; None if they were not asked for.
+        top_logprobs: float32 (tokens, 5), descending.
+    """
+
+    logprobs: np.ndarray
+    top_ids: np.ndarray | None = None
+    top_logprobs: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens that one call drew for one sequence.
+
+    Attributes:
+        index: Of the sequence within its request.
+        token_ids: In order; the end mark is not among them.
+        finish_reason: "stop" or "length" with the last chunk, else None.
+        scores: Of those tokens, if they were asked for.
+        state: float32 (S,), when all but the last drawn token were read, the end mark included; None: nobody asked.
+    """
+
+    index: int
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    scores: Scores | None = None
+    state: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What a call learnt while it read some of a prompt.
+
+    Attributes:
+        index: Of the sequence within its request.
+        num_unread: Tokens of the prompt that are still to be read; see `Sequence.num_unread`.
+        scores: Of the tokens after the first, for a sequence that asked for them.
+        hidden_sum: float32 (U,): the top layer's outputs over all tokens read so far, added up.
+        hidden_last: float32 (U,): the top layer's output after the last of them.
+        state: float32 (S,), after them; None: nobody asked.
+    """
+
+    index: int
+    num_unread: int
+    scores: Scores | None = None
+    hidden_sum: np.ndarray | None = None
+    hidden_last: np.ndarray | None = None
+    state: np.ndarray | None = None
+
+    @property
+    def last(self) -> bool:
+        """Whether the prompt is read now."""
+        return self.num_unread == 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The sequence cannot go on; nothing comes after this."""
+
+    index: int
+    error: GatewayError
+
+
+Event = Chunk | Read | Failure
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """One choice of one prompt of one request.
+
+    Attributes:
+        model: The version that it stays on.
+        prompt_ids: int32 (tokens,), at least one; the last is the first that `decode` reads.
+        seen_ids: int32 (ids,): those of the prompt, each once; none where it does not matter.
+        stream: With the seed, the key of its random numbers: its index within its prompt, if it goes on with nothing.
+        position: Of its first random number: tokens drawn before, by requests that it goes on with.
+        index: Within its request.
+        end_id: The end mark, or None.
+        emit: Takes each event, in order; called on the scheduler's thread and must not block.
+        reads_by: The signature by which the prompt is read: "prefill", "score" or "embed".
+        drawn_before: Counts of those tokens, as `Adjustments` takes them.
+        keeps_state: Whether its events are to tell the state.
+        num_top: Most probable tokens wanted beside each drawn one; None: not even the log probability of that one.
+        trace: What the tracing keeps of its request.
+        promise: Hash of the probe that its model's fingerprint stands for; None: of none.
+        scope: Where a beginning that was read before may be taken from; see `Prefix`. None: nowhere.
+        forks: Choices with the same prompt, which start from this one's state once it is read.
+        state: float32 (S,) after the tokens read so far.
+        hidden_sum: float32 (U,), for "embed": see `Read`.
+        num_read: Prompt tokens read.
+        num_recalled: Of those, the first ones that needed no reading, as their state was known; 0 for forks.
+        prefix: Names what `state` has read; None: nobody wants to know.
+        last_id: The newest token, not yet read by the model.
+        num_drawn: Tokens drawn so far.
+        accepted_at: Monotonic seconds.
+        cost: Tokens that it is counted with while it is accepted.
+        is_as_promised: Whether all of it was computed by servers whose probes were as promised.
+        cancelled: Set by any thread; the scheduler drops the sequence when it next looks.
+    """
+
+    model: ModelVersion
+    prompt_ids: np.ndarray
+    max_tokens: int
+    sampling: Sampling
+    seed: int
+    stream: int
+    end_id: int | None
+    emit: Callable[[Event], None]
+    state: np.ndarray
+    seen_ids: np.ndarray
+    index: int = 0
+    account: Account = Account()
+    reads_by: str = signatures.PREFILL
+    position: int = 0
+    drawn_before: tuple[np.ndarray, np.ndarray] | None = None
+    keeps_state: bool = False
+    num_top: int | None = None
+    trace: Any = None
+    hidden_sum: np.ndarray | None = None
+    promise: str | None = None
+    scope: Hashable = None
+    forks: list["Sequence"] = field(default_factory=list)
+    num_read: int = 0
+    num_recalled: int = 0
+    prefix: Prefix | None = None
+    num_drawn: int = 0
+    last_id: int = 0
+    accepted_at: float = 0.0
+    cost: int = 0
+    is_as_promised: bool = True
+    cancelled: bool = False
+    _uniforms: UniformStream = field(init=False)
+    adjustments: Adjustments = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._uniforms = UniformStream(self.seed, self.stream)
+        self.last_id = int(self.prompt_ids[-1])
+        sampling = self.sampling
+        counts, drawn = sampling.counts_tokens, self.drawn_before
+        self.adjustments = Adjustments(sampling.bias, self.seen_ids, counts=counts, drawn=drawn if counts else None)
+
+    @property
+    def draws_by(self) -> str:
+        """The signature by which tokens are drawn."""
+        return signatures.DECODE_FULL if self.num_top or self.sampling.adjusts else signatures.DECODE
+
+    @property
+    def num_unread(self) -> int:
+        """Prompt tokens still to be read; the last one is read when the next is drawn, or when there is no next."""
+        last_too = self.reads_by == signatures.EMBED
+        return len(self.prompt_ids) - (0 if last_too else 1) - self.num_read
+
+    def uniforms(self, count: int) -> np.ndarray:
+        """Return float32 (count,): the random numbers of the next tokens."""
+        return self._uniforms.take(self.position + self.num_drawn, count)
+
+    @property
+    def told_state(self) -> np.ndarray | None:
+        """The state as an event tells it, if it is to: a copy, as a view would keep the whole reply of its call."""
+        return self.state.copy() if self.keeps_state else None
+
+    @property
+    def num_left(self) -> int:
+        """Tokens that may still be drawn."""
+        return self.max_tokens - self.num_drawn
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to read or to draw."""
+        by_mark = self.num_drawn > 0 and self.last_id == self.end_id
+        return self.num_unread == 0 and (self.num_left == 0 or by_mark)
+
+    def recall(self, prefix: Prefix, state: np.ndarray) -> None:
+        """Begin with a state that has read the prompt's first tokens before."""
+        self.num_read = self.num_recalled = prefix.length
+        self.prefix, self.state = prefix, state
+
+    def follow(self, first: "Sequence") -> None:
+        """Begin where another choice of the same prompt has come to by reading it."""
+        self.num_read, self.state, self.is_as_promised = first.num_read, first.state, first.is_as_promised
+        self.prefix = first.prefix.copy() if first.prefix else None
+
+    def read(self, count: int, state: np.ndarray) -> None:
+        """Note that `count` more prompt tokens were read."""
+        if self.prefix is not None:
+            self.prefix.extend(self.prompt_ids[self.num_read : self.num_read + count])
+        self.num_read += count
+        self.state = state
+
+    def advance(self, token_ids: list[int], state: np.ndarray, scores: Scores | None = None) -> Chunk:
+        """Note drawn tokens, at least one; the end mark, if drawn, is the last of them.
+
+        Returns:
+            What to tell the client.
+        """
+        self.num_drawn += len(token_ids)
+        if self.prefix is not None:
+            self.prefix.extend([self.last_id, *token_ids[:-1]])
+        self.state, self.last_id = state, token_ids[-1]
+        self.adjustments.note(token_ids)
+        told = self.told_state
+        if self.last_id == self.end_id:
+            return Chunk(self.index, token_ids[:-1], "stop", scores, told)
+        return Chunk(self.index, token_ids, "length" if self.num_left == 0 else None, scores, told)

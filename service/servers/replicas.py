@@ -1,0 +1,337 @@
+"""The model servers: which of them a call goes to, who is left out, and who is taken back.
+
+A call has no effect but its answer, so one that fails, or does not come back, is simply sent to another server. Knows
+calls, addresses and the outcome of probes. Does not know models' files, or when a call is made.
+"""
+
+import ipaddress
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+
+from service.errors import BackendUnavailable, GatewayError, InternalError, ServerBusy, VersionGone, version_gone
+from service.scheduling.batch import Call
+from service.scheduling.rows import Arrays
+from service.scheduling.sequence import ModelVersion
+from service.servers.backend import VersionStatus
+from service.servers.probe import Probe
+
+log = logging.getLogger(__name__)
+
+# What a call is answered with, and the hash of the probe of the server that answered it; None with an error.
+Done = Callable[[Arrays | GatewayError, str | None], None]
+
+# A call that takes so many times as long as others of its kind has met a server that hangs, or is much too slow.
+HANG_FACTOR = 10.0
+# But hiccups of a busy machine are no reason.
+MIN_HANG_S = 1.0
+WATCH_S = 0.1
+# Until a server that was left out is looked at again; doubled each time that it is left out again soon.
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 2.0
+SOON_S = 60.0
+
+
+class Server(Protocol):
+    """What is asked of one model server; see `service.servers.backend.GrpcBackend`."""
+
+    def call(self, call: Call, done: Callable[[Arrays | GatewayError], None]) -> None:
+        """Send a call without waiting for it."""
+
+    def versions(self, name: str) -> list[VersionStatus]:
+        """Return every version that the server knows of a model."""
+
+    def predict(
+        self, model: ModelVersion, signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]
+    ) -> Arrays:
+        """Make a call and wait for the outputs named in `shapes`."""
+
+    def reset(self) -> None:
+        """Give up what is in flight."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+@dataclass(eq=False)
+class Replica:
+    """One model server as it was seen last.
+
+    Attributes:
+        known: The versions that it serves, and what their probes found; replaced as a whole.
+        in_flight: Its calls, and when each was sent.
+        out_because: Why it gets no calls; None: it does.
+        is_new: Whether what is known of it is to be found out again.
+        pause_s: Seconds until it is looked at again, while it is left out.
+        num_times_out: How often it was found to be ill.
+    """
+
+    address: str
+    server: Server
+    known: Mapping[ModelVersion, Probe] = field(default_factory=dict)
+    in_flight: dict[Call, float] = field(default_factory=dict)
+    out_because: str | None = "it was not looked at yet"
+    is_new: bool = True
+    pause_s: float = FIRST_PAUSE_S
+    left_out_at: float = float("-inf")
+    num_times_out: int = 0
+
+
+class Replicas:
+    """All model servers; thread-safe."""
+
+    def __init__(
+        self,
+        connect: Callable[[str], Server],
+        addresses: Many[str],
+        *,
+        resolve: Callable[[str], Iterable[str]] | None = None,
+    ) -> None:
+        """Prepare; nothing is asked.
+
+        Args:
+            connect: Makes what talks to an address.
+            addresses: `host:port` each; a host may stand for several.
+            resolve: From an address to those that it stands for; by default the system's resolver.
+        """
+        self._connect, self._addresses, self._resolve = connect, addresses, resolve or resolved
+        self._lock = threading.Lock()
+        self._replicas: dict[str, Replica] = {}
+        # Of each version, the hash of the probe that answers are to fit.
+        self._hashes: dict[ModelVersion, str] = {}
+        # What each address stood for when it was last known.
+        self._stand_for: dict[str, list[str]] = {}
+        self._unresolved: set[str] = set()
+        # Seconds per step that calls take, by what they compute.
+        self._usual_s: dict[tuple[ModelVersion, str], float] = {}
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="replicas", daemon=True)
+
+    def start(self) -> None:
+        """Watch for calls that do not come back, on a thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and all connections."""
+        self._closed.set()
+        for replica in self.all():
+            replica.server.close()
+
+    def all(self) -> list[Replica]:
+        """Return every replica, left out or not, in the order of their addresses."""
+        with self._lock:
+            return list(self._replicas.values())
+
+    def look_up(self) -> list[Replica]:
+        """Find out what the addresses stand for now; return all replicas. Those that are gone are closed.
+
+        A name that cannot be resolved stands for what it stood for.
+        """
+        for address in self._addresses:
+            try:
+                self._stand_for[address] = list(self._resolve(address))
+                self._unresolved.discard(address)
+            except OSError as error:
+                if address not in self._unresolved:
+                    self._unresolved.add(address)
+                    log.warning("model server %s: its name cannot be resolved: %s", address, error)
+        found = [each for address in self._addresses for each in self._stand_for.get(address, [])]
+        with self._lock:
+            before = self._replicas
+            self._replicas = {
+                address: before.get(address) or Replica(address, self._connect(address))
+                for address in dict.fromkeys(found)
+            }
+            gone = [replica for address, replica in before.items() if address not in self._replicas]
+        for replica in gone:
+            log.info("model server %s is gone", replica.address)
+            replica.server.close()
+        return self.all()
+
+    def expect(self, hashes: Mapping[ModelVersion, str]) -> None:
+        """Say which hash of a probe each version's answers are to fit."""
+        with self._lock:
+            self._hashes = dict(hashes)
+            self._usual_s = {key: usual for key, usual in self._usual_s.items() if key[0] in hashes}
+
+    def num_servers(self, model: ModelVersion) -> int:
+        """Return how many servers share a version's calls, at least one."""
+        with self._lock:
+            return max(1, len(self._candidates(model, ())))
+
+    def num_free_calls(self, model: ModelVersion, max_calls: int) -> int:
+        """Return how many more calls of a version its servers take, if each takes so many at once.
+
+        Where there is none it is one: a call that fails at once, and tells the caller that it is to wait.
+        """
+        with self._lock:
+            candidates = self._candidates(model, ())
+            return sum(max(0, max_calls - len(replica.in_flight)) for replica in candidates) if candidates else 1
+
+    def leave_out(self, replica: Replica, reason: str) -> None:
+        """Send a server no more calls, and what it has to others, until it was looked at."""
+        now = time.monotonic()
+        with self._lock:
+            was_in, replica.out_because, replica.is_new = replica.out_because is None, reason, True
+            replica.num_times_out += 1
+            if was_in:
+                soon = now - replica.left_out_at < SOON_S
+                replica.pause_s = min(2 * replica.pause_s, LAST_PAUSE_S) if soon else FIRST_PAUSE_S
+                replica.left_out_at = now
+        if was_in:
+            log.warning("model server %s is left out: %s", replica.address, reason)
+            replica.server.reset()
+
+    def take_back(self, replica: Replica, known: Mapping[ModelVersion, Probe], seen: int | None = None) -> None:
+        """Note what a server that answers serves; from now on it gets calls.
+
+        Args:
+            replica: The server.
+            known: Its versions, and what their probes found.
+            seen: `num_times_out` when the look at it began: if it was found to be ill since, it stays out.
+        """
+        with self._lock:
+            if seen is not None and seen != replica.num_times_out:
+                return
+            was_out = replica.out_because is not None
+            replica.known, replica.out_because, replica.is_new = MappingProxyType(dict(known)), None, False
+        if was_out:
+            log.info("model server %s takes calls", replica.address)
+
+    def call(self, call: Call, done: Done) -> None:
+        """Send a call to the server that has least to do; `done` is given the outcome, once, on any thread."""
+        self._send(_Attempt(call, done))
+
+    def _send(self, attempt: "_Attempt") -> None:
+        with self._lock:
+            candidates = self._candidates(attempt.call.model, attempt.tried)
+            replica = min(candidates, key=lambda replica: len(replica.in_flight), default=None)
+            if replica is not None:
+                replica.in_flight[attempt.call] = time.monotonic()
+                attempt.tried.append(replica)
+        if replica is None:
+            attempt.done(attempt.failure or self._missing(attempt.call.model), None)
+        else:
+            replica.server.call(attempt.call, lambda outcome: self._answered(replica, attempt, outcome))
+
+    def _missing(self, model: ModelVersion) -> GatewayError:
+        """Say why nobody can take a version's call: who had it may come back, or those that answer have it no more."""
+        with self._lock:
+            replicas = list(self._replicas.values())
+        answers = any(replica.out_because is None for replica in replicas)
+        may_come_back = any(replica.out_because is not None and model in replica.known for replica in replicas)
+        if answers and not may_come_back:
+            return version_gone()
+        return BackendUnavailable("no model server answers")
+
+    def _candidates(self, model: ModelVersion, tried: Collection[Replica]) -> list[Replica]:
+        """Return the servers that can take a version's call; those that compute otherwise only where no other can."""
+        able = [
+            replica
+            for replica in self._replicas.values()
+            if replica.out_because is None and replica not in tried and model in replica.known
+        ]
+        alike = [replica for replica in able if replica.known[model].sha256 == self._hashes.get(model)]
+        return alike or able
+
+    def _answered(self, replica: Replica, attempt: "_Attempt", outcome: Arrays | GatewayError) -> None:
+        """Hand an answer on, or try another server."""
+        call = attempt.call
+        with self._lock:
+            seconds = time.monotonic() - replica.in_flight.pop(call)
+            probe = replica.known.get(call.model)
+            others = self._candidates(call.model, attempt.tried)
+        if not isinstance(outcome, GatewayError):
+            finite = bool(np.isfinite(outcome["state"]).all())
+            if finite or not others:
+                self._note(call, seconds)
+                # Where all of them compute NaN it is the text's own.
+                for other in attempt.to_blame if finite else ():
+                    self.leave_out(other, "it failed a call that another server answered")
+                attempt.done(outcome, probe.sha256 if probe else None)
+                return
+            outcome = InternalError("the model computed NaN or infinity")
+        attempt.failure = outcome
+        if isinstance(outcome, VersionGone):
+            with self._lock:
+                replica.known = MappingProxyType({ref: it for ref, it in replica.known.items() if ref != call.model})
+        elif not isinstance(outcome, BackendUnavailable):
+            # It may be the call's own fault; whether it was is known when another server has been asked.
+            attempt.to_blame.append(replica)
+        elif not isinstance(outcome, ServerBusy):
+            self.leave_out(replica, str(outcome))
+        self._send(attempt)
+
+    def _note(self, call: Call, seconds: float) -> None:
+        """Remember how long calls take, by an average that follows the last ten or so."""
+        key, per_step = (call.model, call.signature), seconds / call.size
+        with self._lock:
+            self._usual_s[key] = 0.9 * self._usual_s.get(key, per_step) + 0.1 * per_step
+
+    def _watch(self) -> None:
+        while not self._closed.wait(WATCH_S):
+            try:
+                self.leave_out_who_hangs()
+            except Exception:
+                log.exception("looking for calls that hang failed; trying again")
+
+    def leave_out_who_hangs(self) -> None:
+        """Leave out each server that is late with a call which another could make."""
+        now = time.monotonic()
+        for replica in self.all():
+            with self._lock:
+                late = [
+                    now - sent_at
+                    for call, sent_at in replica.in_flight.items()
+                    if now - sent_at > self._patience_s(call) and self._candidates(call.model, (replica,))
+                ]
+            if late and replica.out_because is None:
+                self.leave_out(replica, f"a call has not come back for {max(late):.1f} seconds")
+            elif late:
+                # Sent in the moment in which it was left out.
+                replica.server.reset()
+
+    def _patience_s(self, call: Call) -> float:
+        """Return how long a call may take while there is another server; one of a kind never seen, any time."""
+        usual = self._usual_s.get((call.model, call.signature))
+        return float("inf") if usual is None else max(MIN_HANG_S, HANG_FACTOR * usual * call.size)
+
+
+@dataclass(eq=False)
+class _Attempt:
+    """A call on its way from server to server.
+
+    Attributes:
+        tried: The servers that have been asked, in order.
+        to_blame: Of those, who failed it where it is not certain whose fault that is.
+        failure: Of the last one.
+    """
+
+    call: Call
+    done: Done
+    tried: list[Replica] = field(default_factory=list)
+    to_blame: list[Replica] = field(default_factory=list)
+    failure: GatewayError | None = None
+
+
+def resolved(address: str) -> list[str]:
+    """Return the addresses, `host:port` each, that one stands for, sorted.
+
+    Raises:
+        OSError: its name cannot be resolved.
+    """
+    host, _, port = address.rpartition(":")
+    name = host.removeprefix("[").removesuffix("]")
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        found = {entry[4][0] for entry in socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM)}
+        return sorted(f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}" for ip in found)
+    return [address]

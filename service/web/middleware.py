@@ -1,0 +1,55 @@
+"""What happens around every request: its id, the key, the trace, and afterwards the metrics and one line in the log.
+
+Knows Flask's hooks. Does not know what any address does.
+"""
+
+import time
+from dataclasses import replace
+
+from flask import Flask, Response, g, request
+
+from service.access.visitors import Access
+from service.observability.logs import log_request, request_id
+from service.observability.metrics import Metrics
+from service.observability.tracing import Tracing
+from service.web.pages import PUBLIC_ENDPOINTS
+from service.web.record import Record
+
+
+class Middleware:
+    """The hooks."""
+
+    def __init__(self, access: Access, metrics: Metrics, tracing: Tracing | None, *, log_prompts: bool) -> None:
+        self._access, self._metrics, self._tracing = access, metrics, tracing
+        self._log_prompts = log_prompts
+
+    def register(self, app: Flask) -> None:
+        """Have an application call the hooks."""
+        app.before_request(self._before)
+        app.after_request(self._after)
+
+    def _before(self) -> None:
+        g.record = record = Record(request, prompts=self._log_prompts)
+        request_id.set(record.request_id)
+        if self._tracing is not None:
+            record.follow(self._tracing, request)
+        if request.endpoint not in PUBLIC_ENDPOINTS:
+            visitor = self._access.admit(request.headers.get("Authorization"))
+            record.details["key"] = visitor.key_id or None
+            g.caller = replace(visitor.caller, trace=record.trace)
+
+    def _after(self, response: Response) -> Response:
+        record: Record = g.record
+        response.headers["x-request-id"] = record.request_id
+        response.call_on_close(lambda: self._finish(record, response.status_code))
+        return response
+
+    def _finish(self, record: Record, status: int) -> None:
+        """Report a request whose answer was sent, or given up."""
+        seconds = time.monotonic() - record.started_at
+        code = (record.error.code or record.error.type) if record.error else None
+        method = record.details["method"]
+        self._metrics.responded(method=method, route=record.route, status=status, error_code=code, seconds=seconds)
+        log_request(route=record.route, status=status, duration_ms=1000 * seconds, error=code, **record.details)
+        record.close(status)
+        request_id.set(None)

@@ -1,0 +1,196 @@
+"""The addresses of the API and what answers them."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, Response, g, request
+
+from service.api import documents
+from service.api.bodies import DetokenizeBody, TokenizeBody
+from service.api.schema import Bounds, parse, parse_completion, parse_embeddings
+from service.engine import AnyJob, Engine, require_ids
+from service.errors import BackendUnavailable, InvalidRequest, NotFound, ShuttingDown
+from service.servers.catalog import Catalog
+from service.web.answers import (
+    CompletionAnswer,
+    embeddings_answer,
+    model_object,
+    tokenizer_object,
+)
+from service.web.body import read_body
+from service.web.record import Record
+from service.web.status import Status
+
+# Watches the client's connection while a request runs, and calls back once it is gone.
+Watch = Callable[[Any, Callable[[], None]], AbstractContextManager[Any]]
+
+
+class Drain:
+    """Whether the server takes new requests."""
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    def refuse_if_begun(self) -> None:
+        """Turn a new request away.
+
+        Raises:
+            ShuttingDown: the server drains.
+        """
+        if self.begun:
+            raise ShuttingDown("the server is shutting down; send the request to another replica", retry_after_s=1)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the addresses lead to."""
+
+    engine: Engine
+    catalog: Catalog
+    status: Status
+    watch: Watch
+    drain: Drain
+    bounds: Bounds
+
+
+def build_routes(parts: Parts) -> Blueprint:
+    """Wire the addresses to what answers them."""
+    routes = Blueprint("v1", __name__)
+    for rule, method, view in (
+        ("/v1/completions", "POST", _completions),
+        ("/v1/chat/completions", "POST", _chat),
+        ("/v1/embeddings", "POST", _embeddings),
+        ("/v1/models", "GET", _models),
+        ("/v1/models/<name>", "GET", _model),
+        ("/v1/status", "GET", _status),
+        ("/tokenize", "POST", _tokenize),
+        ("/detokenize", "POST", _detokenize),
+        ("/tokenizer_info", "GET", _tokenizer_info),
+        ("/healthz", "GET", _healthz),
+        ("/readyz", "GET", _readyz),
+    ):
+        routes.add_url_rule(rule, view.__name__.lstrip("_"), _bound(view, parts), methods=[method])
+    return routes
+
+
+def _bound(view: Callable[..., Any], parts: Parts) -> Callable[..., Any]:
+    def answer(**arguments: Any) -> Any:
+        return view(parts, **arguments)
+
+    return answer
+
+
+def _completions(parts: Parts) -> Response:
+    """Go on with prompts, or lead up to suffixes."""
+    parts.drain.refuse_if_begun()
+    wanted = parse_completion(read_body(), parts.bounds)
+    g.record.asked(wanted.model, wanted.prompts, stream=wanted.stream, suffixes=wanted.suffixes)
+    generation, record = parts.engine.begin(wanted, g.caller), g.record
+    with ExitStack() as stack:
+        stack.callback(_close, generation, record)
+        stack.enter_context(parts.watch(request.environ.get("gunicorn.socket"), generation.cancel))
+        answer = CompletionAnswer(generation, record.failed)
+        if not wanted.stream:
+            return _json(answer.whole())
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        response = Response(answer.events(), mimetype="text/event-stream", headers=headers)
+        # Closed even if the stream is dropped before its first event, when no `finally` of a generator would run.
+        response.call_on_close(stack.pop_all().close)
+        return response
+
+
+def _close(job: AnyJob, record: Record) -> None:
+    job.close()
+    record.made(
+        version=job.model.ref.version,
+        num_prompt_tokens=job.num_prompt_tokens,
+        num_completion_tokens=job.num_completion_tokens,
+        reasons=job.reasons,
+    )
+
+
+def _chat(parts: Parts) -> Response:  # noqa: ARG001 - every view takes them
+    """Say where to go instead: a generator of text holds no conversations."""
+    raise NotFound(
+        "these models go on with text and hold no conversations: use /v1/completions with a prompt instead of "
+        "/v1/chat/completions with messages"
+    )
+
+
+def _embeddings(parts: Parts) -> Response:
+    """Read texts and tell the model's hidden state."""
+    parts.drain.refuse_if_begun()
+    wanted = parse_embeddings(read_body(), parts.bounds)
+    g.record.asked(wanted.model, wanted.prompts, stream=False)
+    job = parts.engine.embed(wanted, g.caller)
+    with ExitStack() as stack:
+        stack.callback(_close, job, g.record)
+        stack.enter_context(parts.watch(request.environ.get("gunicorn.socket"), job.cancel))
+        return _json(embeddings_answer(job, mean=wanted.mean, as_base64=wanted.base64))
+
+
+def _models(parts: Parts) -> documents.ModelList:
+    """List the models that answer."""
+    return {"object": "list", "data": [model_object(model, route) for model, route in parts.catalog.models()]}
+
+
+def _model(parts: Parts, name: str) -> documents.ModelObject:
+    """Describe one model, or the version of it that is named."""
+    return model_object(*parts.catalog.look_up(name))
+
+
+def _status(parts: Parts) -> documents.StatusObject:
+    """Say what is going on."""
+    return parts.status.report()
+
+
+def _tokenize(parts: Parts) -> documents.TokenizeObject:
+    """Cut a text into tokens."""
+    wanted = parse(TokenizeBody, read_body())
+    tokenizer = parts.catalog.find(wanted.model).tokenizer
+    g.caller.charge(0)
+    special = {tokenizer.tokens[i]: i for i in vars(tokenizer.special).values() if i is not None}
+    # Just a special token's name is that token: so the evaluation harness finds the id of the start mark.
+    ids = [special[wanted.prompt]] if wanted.prompt in special else tokenizer.encode(wanted.prompt)
+    _require_few("prompt", len(ids), parts.bounds)
+    return {"count": len(ids), "tokens": ids, "max_model_len": None}
+
+
+def _detokenize(parts: Parts) -> documents.DetokenizeObject:
+    """Join tokens to a text."""
+    wanted = parse(DetokenizeBody, read_body())
+    model = parts.catalog.find(wanted.model)
+    g.caller.charge(0)
+    _require_few("tokens", len(wanted.tokens), parts.bounds)
+    require_ids(wanted.tokens, model, "tokens")
+    return {"prompt": model.tokenizer.decode(wanted.tokens)}
+
+
+def _require_few(field: str, count: int, bounds: Bounds) -> None:
+    if count > bounds.max_request_tokens:
+        raise InvalidRequest(f"{field} must be at most {bounds.max_request_tokens} tokens, got {count}", param=field)
+
+
+def _tokenizer_info(parts: Parts) -> documents.TokenizerObject:
+    """Describe a model's tokenizer."""
+    return tokenizer_object(parts.catalog.find(request.args.get("model")))
+
+
+def _healthz(parts: Parts) -> documents.HealthObject:  # noqa: ARG001 - every view takes them
+    """Say that the process lives."""
+    return {"status": "ok"}
+
+
+def _readyz(parts: Parts) -> documents.ReadyObject:
+    """Say whether a request would be answered: a model is served, and the server is not draining."""
+    parts.drain.refuse_if_begun()
+    names = [model.ref.name for model, _ in parts.catalog.models()]
+    if not names:
+        raise BackendUnavailable("no model answers yet")
+    return {"status": "ready", "models": names}
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, mimetype="application/json")

@@ -1,0 +1,57 @@
+"""What is going on, as `GET /v1/status` tells it."""
+
+import time
+from collections.abc import Callable
+
+from service import __version__
+from service.api.documents import LoadObject, ModelStatus, StatusObject
+from service.scheduling.scheduler import Load, Scheduler
+from service.servers.catalog import Catalog
+from service.servers.replicas import Replicas
+from service.settings import Settings
+
+
+class Status:
+    """Gathers the report."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        scheduler: Scheduler,
+        replicas: Replicas,
+        settings: Settings,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._catalog, self._scheduler, self._replicas, self._settings = catalog, scheduler, replicas, settings
+        self._is_draining = is_draining
+        self._started_at = time.monotonic()
+
+    def report(self) -> StatusObject:
+        """Return the state of this moment."""
+        settings = self._settings
+        return {
+            "status": "draining" if self._is_draining() else "ok",
+            "version": __version__,
+            "uptime_s": round(time.monotonic() - self._started_at, 1),
+            "models": self._models(),
+            "texts": LoadObject(accepted=self._scheduler.num_texts, max=settings.max_running + settings.max_queued),
+            "tokens": LoadObject(accepted=self._scheduler.num_tokens, max=settings.max_queued_tokens),
+            "backends": [
+                {"address": replica.address, "left_out_because": replica.out_because}
+                for replica in self._replicas.all()
+            ],
+        }
+
+    def _models(self) -> list[ModelStatus]:
+        loads = {load.model: load for load in self._scheduler.loads}
+        return [
+            ModelStatus(
+                id=model.ref.name,
+                version=model.ref.version,
+                system_fingerprint=model.fingerprint,
+                row_counts=model.shapes.row_counts,
+                running=(load := loads.get(model.ref) or Load(model.ref, 0, 0)).running,
+                waiting=load.waiting,
+            )
+            for model in self._catalog.versions()
+        ]

@@ -1,0 +1,269 @@
+"""Requests and tokens per minute, counted in memory and in a real Redis."""
+
+import contextlib
+import logging
+import math
+import socket
+import sys
+import threading
+import uuid
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+
+from service.access import ratelimits
+from service.access.ratelimits import RateExceeded, RateImpossible, RateLimiter, RedisUrlError, wait_s
+
+
+@pytest.fixture
+def make_limiter():
+    """Make limiters whose connections are closed after the test."""
+    with contextlib.ExitStack() as limiters:
+        yield lambda url=None: limiters.enter_context(contextlib.closing(RateLimiter(url)))
+
+
+@pytest.fixture(params=["memory", "redis"])
+def limiter(request, make_limiter):
+    """A limiter of each storage."""
+    return make_limiter(request.getfixturevalue("redis_url") if request.param == "redis" else None)
+
+
+@pytest.fixture
+def subject():
+    """Somebody whom no other test charges."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that counting in memory goes by; it stands until it is set, at the beginning of a minute."""
+    now = SimpleNamespace(s=1_800_000_000.0)
+    monkeypatch.setattr("limits.storage.memory.time", SimpleNamespace(time=lambda: now.s))
+    return now
+
+
+def charge(limiter, subject, *, requests=None, tokens=None, num_tokens=1):
+    limiter.charge(subject, requests_per_minute=requests, tokens_per_minute=tokens, num_tokens=num_tokens)
+
+
+def num_charged(limiter, subject, at_most=50, **limits):
+    """Charge until the limiter refuses, and count."""
+    for count in range(at_most):
+        try:
+            charge(limiter, subject, **limits)
+        except RateExceeded:
+            return count
+    return at_most
+
+
+def test_a_minute_has_as_many_requests_as_the_limit(limiter, subject):
+    """Request limit + 1 is refused, with the limit's name and number and a time of a whole second or more."""
+    assert num_charged(limiter, subject, requests=5) == 5
+    with pytest.raises(RateExceeded) as caught:
+        charge(limiter, subject, requests=5)
+    assert (caught.value.what, caught.value.limit) == ("requests", 5)
+    assert 1 <= caught.value.retry_after_s <= 120
+
+
+def test_a_minute_has_as_many_tokens_as_the_limit(limiter, subject):
+    """Tokens are charged as many as a request may take, to the last one."""
+    assert num_charged(limiter, subject, tokens=100, num_tokens=30) == 3
+    with pytest.raises(RateExceeded, match="100 tokens per minute"):
+        charge(limiter, subject, tokens=100, num_tokens=11)
+    charge(limiter, subject, tokens=100, num_tokens=10)
+
+
+def test_a_request_refused_for_its_tokens_costs_no_request(limiter, subject):
+    """After refusals for tokens there are as many requests left as before."""
+    charge(limiter, subject, requests=10, tokens=100, num_tokens=100)
+    for _ in range(20):
+        with pytest.raises(RateExceeded, match="tokens"):
+            charge(limiter, subject, requests=10, tokens=100, num_tokens=1)
+    assert num_charged(limiter, subject, requests=10, tokens=100, num_tokens=0) == 9
+
+
+def test_a_request_refused_for_the_number_of_requests_costs_no_tokens(limiter, subject):
+    """After refusals for requests there are as many tokens left as before."""
+    charge(limiter, subject, requests=1, tokens=100, num_tokens=40)
+    for _ in range(20):
+        with pytest.raises(RateExceeded, match="requests"):
+            charge(limiter, subject, requests=1, tokens=100, num_tokens=1)
+    assert num_charged(limiter, subject, tokens=100, num_tokens=60) == 1
+
+
+def test_more_tokens_than_a_minute_has_can_never_pass(limiter, subject):
+    """Such a request is told apart from one that may pass later, and costs nothing."""
+    with pytest.raises(RateImpossible) as caught:
+        charge(limiter, subject, requests=1, tokens=100, num_tokens=101)
+    assert (caught.value.limit, caught.value.num_tokens) == (100, 101)
+    charge(limiter, subject, requests=1, tokens=100, num_tokens=100)
+
+
+def test_what_has_no_limit_is_not_counted(limiter, subject):
+    """Without limits every request passes, and one limit does not depend on the other."""
+    assert num_charged(limiter, subject, num_tokens=10**9) == 50
+    assert num_charged(limiter, subject, requests=3, num_tokens=10**9) == 3
+
+
+def test_subjects_are_counted_apart(limiter, subject):
+    """What one has used up the other still has."""
+    assert num_charged(limiter, subject, requests=2) == 2
+    assert num_charged(limiter, subject + "x", requests=2) == 2
+
+
+@pytest.fixture
+def restless():
+    """Threads that take turns as often as the interpreter can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("restless")
+@pytest.mark.parametrize("attempt", range(20))
+def test_threads_at_once_get_as_much_as_one(limiter, subject, attempt):  # noqa: ARG001 - it is the same each time
+    """Of requests at the same time as many pass as the limit says, and those refused cost nothing of the other one."""
+    barrier, passed = threading.Barrier(8), []
+
+    def work():
+        barrier.wait()
+        passed.append(num_charged(limiter, subject, requests=40, tokens=200, num_tokens=10))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(passed) == 20
+    assert num_charged(limiter, subject, requests=40) == 20
+
+
+def test_two_limiters_on_one_redis_share_their_counts(make_limiter, redis_url, subject):
+    """What one process charges the other one has no more."""
+    first, second = make_limiter(redis_url), make_limiter(redis_url)
+    assert num_charged(first, subject, at_most=3, requests=5) == 3
+    assert num_charged(second, subject, requests=5) == 2
+
+
+def test_more_threads_than_a_pool_of_connections_still_count_together(
+    make_limiter, redis_url, subject, monkeypatch, caplog
+):
+    """Many requests that wait for a slow Redis at once are no reason to count alone."""
+    monkeypatch.setattr(ratelimits, "REDIS_TIMEOUT_S", 30)
+    limiter = make_limiter(redis_url)
+    with Redis.from_url(redis_url) as redis:
+        redis.client_pause(500)
+    threads = [threading.Thread(target=charge, args=(limiter, subject), kwargs={"requests": 1000}) for _ in range(150)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not caplog.records
+
+
+def test_without_redis_the_process_counts_alone_until_redis_is_back(
+    make_limiter, own_redis, subject, monkeypatch, caplog
+):
+    """A Redis that dies stops nobody and is one warning; when it is back counts are shared again, which is told."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(ratelimits, "REDIS_RETRY_S", 0.0)
+    limiter = make_limiter(own_redis.url)
+    charge(limiter, subject, requests=5)
+    own_redis.kill()
+    assert num_charged(limiter, subject, requests=5) == 5
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    own_redis.start()
+    charge(limiter, subject, requests=5)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert num_charged(make_limiter(own_redis.url), subject, requests=5) == 4
+
+
+def test_a_redis_that_is_away_is_asked_once_in_a_while(make_limiter, monkeypatch, subject):
+    """While Redis accepts and never answers, one request waits for it, not every one."""
+    monkeypatch.setattr(ratelimits, "REDIS_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(ratelimits, "REDIS_RETRY_S", 3600.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        limiter = make_limiter(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        for _ in range(20):
+            charge(limiter, subject, requests=100)
+        silent.settimeout(0.0)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+def test_redis_away_at_the_start_is_a_warning_without_the_password(make_limiter, subject, caplog):
+    """A gateway starts without its Redis, and the log does not hold what opens it."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    limiter = make_limiter(f"redis://me:hunter2@127.0.0.1:{port}/0")
+    assert num_charged(limiter, subject, requests=3) == 3
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "ConnectionError" in record.getMessage()
+    assert "hunter2" not in caplog.text
+
+
+def test_a_wrong_password_is_a_warning_that_does_not_show_it(make_limiter, redis_url, subject, caplog):
+    """Redis refusing us is Redis being away."""
+    limiter = make_limiter(redis_url.replace("//", "//me:hunter2@"))
+    assert num_charged(limiter, subject, requests=3) == 3
+    (record,) = caplog.records
+    assert "AuthenticationError" in record.getMessage()
+    assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:6379", "http://hunter2@localhost", "redis://me:hunter2/@localhost", "redis://localhost?hunter2=1"],
+)
+def test_an_address_that_is_none_names_the_setting_and_not_its_value(url):
+    """Such a gateway does not start, and the message holds no part of the address."""
+    with pytest.raises(RedisUrlError, match="OSTINATO_REDIS_URL") as caught:
+        RateLimiter(url)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(("seconds", "cost"), [(0, 1), (10, 1), (10, 50), (59.5, 100), (30, 37)])
+def test_after_the_time_told_the_request_passes_and_a_second_before_it_does_not(
+    make_limiter, clock, subject, seconds, cost
+):
+    """`retry_after_s` is the earliest whole second, in this minute or the next."""
+    limiter = make_limiter()
+    charge(limiter, subject, tokens=100, num_tokens=70)
+    clock.s += 60 + seconds
+    assert num_charged(limiter, subject, 101, tokens=100) > 0
+    with pytest.raises(RateExceeded) as caught:
+        charge(limiter, subject, tokens=100, num_tokens=cost)
+    start = clock.s
+    for wait in range(1, caught.value.retry_after_s):
+        clock.s = start + wait
+        with pytest.raises(RateExceeded):
+            charge(limiter, subject, tokens=100, num_tokens=cost)
+    clock.s = start + caught.value.retry_after_s
+    charge(limiter, subject, tokens=100, num_tokens=cost)
+
+
+@given(st.data())
+def test_the_time_told_is_the_earliest_by_the_formula_of_the_window(data):
+    """Second by second, a count that weighs as the window says fits at the time told and not before."""
+    limit = data.draw(st.integers(1, 1000))
+    cost = data.draw(st.integers(1, limit))
+    previous, current = data.draw(st.integers(0, limit)), data.draw(st.integers(0, limit))
+    left = data.draw(st.integers(1, 60))
+
+    def fits(second):
+        if second < left:
+            weight = math.floor(previous * (left - second) / 60) + current
+        else:
+            weight = math.floor(current * max(0, 60 + left - second) / 60)
+        return weight + cost <= limit
+
+    told = wait_s(previous, left, current, 60 + left, limit=limit, cost=cost)
+    assert told == next(second for second in range(1, 122) if fits(second))

@@ -1,0 +1,332 @@
+"""What a scrape says after things happened, and the port where scrapes are answered."""
+
+import http.client
+import logging
+import re
+import socket
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from prometheus_client import generate_latest, openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from service.errors import BackendUnavailable, InternalError
+from service.observability import scrape
+from service.observability.metrics import Metrics
+from service.observability.scrape import serve_metrics
+from service.scheduling.batch import Call
+from service.scheduling.prefixes import Prefix, PrefixCache
+from service.scheduling.sequence import ModelVersion
+from tests.fakes import make_sequence
+
+LIMIT_S = 10.0  # patience with what takes milliseconds on an idle machine
+DEMO = ModelVersion("demo", 3)
+DEMO_LABELS = {"model": "demo", "version": "3"}
+# Units of https://prometheus.io/docs/practices/naming and of this project; counters end with "total" behind theirs.
+NAME = re.compile(
+    r"ostinato(_[a-z]+)*_(seconds|rows|tokens|texts|requests|errors|failures|retries|bytes|states|servers)"
+    r"(_(running|waiting|cancelled|finished))?(_total)?|ostinato_[a-z]+_info"
+)
+
+
+def sequence(model=DEMO):
+    return make_sequence(model=model)
+
+
+def call(num_used=3, model=DEMO, signature="decode"):
+    return Call(model, signature, tuple(sequence(model) for _ in range(num_used)), num_rows=8, size=16)
+
+
+def value(metrics, name, **labels):
+    return metrics.registry.get_sample_value(f"ostinato_{name}", labels)
+
+
+def text_of(metrics):
+    return generate_latest(metrics.registry).decode()
+
+
+def happen(metrics, model=DEMO):
+    """Let everything that is counted happen once."""
+    metrics.started(sequence(model), 0.2)
+    metrics.answered(call(model=model), 0.03)
+    metrics.failed(call(model=model), BackendUnavailable("away"), True)
+    metrics.cancelled([sequence(model)])
+    metrics.first_token(model, 0.1)
+    metrics.token_gap(model, 0.02, 4)
+    metrics.finished(model, num_prompt_tokens=5, num_completion_tokens=7, reasons=["stop", "length"])
+    metrics.responded(method="GET", route="/v1/models", status=200, error_code=None, seconds=0.01)
+    metrics.responded(method="POST", route=None, status=404, error_code="model_not_found", seconds=0.01)
+
+
+@pytest.fixture
+def metrics():
+    return Metrics("1.2.3")
+
+
+@pytest.fixture
+def server(metrics) -> Iterator[tuple[str, int]]:
+    sock = socket.create_server(("127.0.0.1", 0), backlog=128)
+    close = serve_metrics(sock, metrics.registry)
+    yield sock.getsockname()
+    close()
+
+
+def get(address, path="/metrics", **headers):
+    connection = http.client.HTTPConnection(*address[:2], timeout=LIMIT_S)
+    try:
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.getheader("Content-Type"), response.read().decode()
+    finally:
+        connection.close()
+
+
+def test_every_name_ends_with_its_unit(metrics):
+    """Whoever reads a name knows what its numbers are."""
+    happen(metrics)
+    metrics.watch_load(lambda: [(DEMO, 1, 2)], lambda: 30)
+    metrics.watch_prefixes(PrefixCache(1000))
+    metrics.watch_servers(lambda: [True, False])
+    families = [family for family in parse(text_of(metrics)) if not family.name.startswith(("process_", "python_"))]
+    names = [f"{family.name}_total" if family.type == "counter" else family.name for family in families]
+    assert len(names) == 25
+    assert [name for name in names if not NAME.fullmatch(name)] == []
+
+
+def test_every_metric_explains_itself(metrics):
+    """Each has a help text, one sentence."""
+    happen(metrics)
+    assert [family.name for family in parse(text_of(metrics)) if not family.documentation] == []
+
+
+def test_every_token_counts_in_the_token_gap(metrics):
+    """A chunk of 32 tokens weighs 32 times as much as one of a single token."""
+    metrics.token_gap(DEMO, 0.032, 32)
+    metrics.token_gap(DEMO, 0.5, 1)
+    assert value(metrics, "token_gap_seconds_count", **DEMO_LABELS) == 33
+    assert value(metrics, "token_gap_seconds_sum", **DEMO_LABELS) == pytest.approx(0.532)
+    assert value(metrics, "token_gap_seconds_bucket", le="0.001", **DEMO_LABELS) == 32
+    assert value(metrics, "token_gap_seconds_bucket", le="0.1", **DEMO_LABELS) == 32
+    assert value(metrics, "token_gap_seconds_bucket", le="0.5", **DEMO_LABELS) == 33
+
+
+def test_answered_calls_are_counted_by_signature(metrics):
+    """Calls that read and calls that draw are told apart, and used rows from filler rows."""
+    metrics.answered(call(num_used=3, signature="prefill"), 0.01)
+    metrics.answered(call(num_used=5, signature="decode"), 0.03)
+    labels = {**DEMO_LABELS, "signature": "decode"}
+    assert value(metrics, "call_duration_seconds_count", **labels) == 1
+    assert value(metrics, "call_duration_seconds_sum", **labels) == pytest.approx(0.03)
+    assert value(metrics, "call_rows_sum", **labels) == 5
+    assert value(metrics, "call_filler_rows_total", **labels) == 3
+    assert value(metrics, "call_rows_sum", **{**labels, "signature": "prefill"}) == 3
+
+
+def test_failed_calls_are_counted_by_code_and_retries_apart(metrics):
+    """A failure that ends a text is no retry; an error without a code is known by its type."""
+    metrics.failed(call(), BackendUnavailable("away"), True)
+    metrics.failed(call(), BackendUnavailable("away"), False)
+    metrics.failed(call(), InternalError("refused"), False)
+    labels = {**DEMO_LABELS, "signature": "decode"}
+    assert value(metrics, "call_failures_total", code="backend_unavailable", **labels) == 2
+    assert value(metrics, "call_failures_total", code="server_error", **labels) == 1
+    assert value(metrics, "call_retries_total", **labels) == 1
+
+
+def test_texts_are_counted_by_version(metrics):
+    """What happens to the texts of one version is not mixed with that of another."""
+    happen(metrics)
+    happen(metrics, ModelVersion("demo", 4))
+    for version in ("3", "4"):
+        labels = {"model": "demo", "version": version}
+        assert value(metrics, "queue_wait_seconds_sum", **labels) == pytest.approx(0.2)
+        assert value(metrics, "first_token_seconds_sum", **labels) == pytest.approx(0.1)
+        assert value(metrics, "texts_cancelled_total", **labels) == 1
+        assert value(metrics, "prompt_tokens_total", **labels) == 5
+        assert value(metrics, "completion_tokens_total", **labels) == 7
+        assert value(metrics, "texts_finished_total", reason="stop", **labels) == 1
+        assert value(metrics, "texts_finished_total", reason="length", **labels) == 1
+
+
+def test_what_clients_make_up_is_no_label(metrics):
+    """Neither methods nor routes that do not exist make series."""
+    for number in range(100):
+        metrics.responded(method=f"M{number}", route=None, status=405, error_code=None, seconds=0.1)
+    assert value(metrics, "http_requests_total", method="other", route="other", status="405") == 100
+    assert text_of(metrics).count("ostinato_http_requests_total{") == 1
+
+
+def test_errors_are_counted_by_code_also_within_a_stream(metrics):
+    """An error event in an answer of status 200 is an error."""
+    metrics.responded(method="POST", route="/v1/completions", status=200, error_code="version_gone", seconds=1)
+    metrics.responded(method="POST", route="/v1/completions", status=200, error_code=None, seconds=1)
+    assert value(metrics, "errors_total", code="version_gone") == 1
+    assert value(metrics, "http_requests_total", method="POST", route="/v1/completions", status="200") == 2
+
+
+def test_load_is_read_when_it_is_asked_for(metrics):
+    """Gauges have no memory of their own, and a version with nothing to do says zero."""
+    loads = [(DEMO, 5, 7)]
+    metrics.watch_load(lambda: loads, lambda: 1000 * len(loads))
+    assert value(metrics, "texts_running", **DEMO_LABELS) == 5
+    assert value(metrics, "texts_waiting", **DEMO_LABELS) == 7
+    assert value(metrics, "queued_tokens") == 1000
+    metrics.first_token(DEMO, 0.1)
+    loads.clear()
+    assert value(metrics, "texts_running", **DEMO_LABELS) == 0
+    assert value(metrics, "queued_tokens") == 0
+
+
+def test_the_version_of_the_project_is_told(metrics):
+    """An operator can see what runs."""
+    assert value(metrics, "build_info", version="1.2.3") == 1
+
+
+def test_versions_that_are_gone_leave_no_series(metrics):
+    """All series of a version go, those of the others stay."""
+    other = ModelVersion("demo", 4)
+    happen(metrics)
+    happen(metrics, other)
+    metrics.forget(DEMO)
+    assert 'version="3"' not in text_of(metrics)
+    assert 'version="4"' in text_of(metrics)
+    happen(metrics)
+    metrics.keep([other])
+    assert 'version="3"' not in text_of(metrics)
+    assert value(metrics, "call_retries_total", model="demo", version="4", signature="decode") == 1
+
+
+def test_a_version_that_comes_back_counts_from_zero(metrics):
+    """After it was forgotten, nothing counts into series that no scrape sees."""
+    happen(metrics)
+    metrics.forget(DEMO)
+    metrics.forget(DEMO)
+    happen(metrics)
+    assert value(metrics, "call_retries_total", signature="decode", **DEMO_LABELS) == 1
+    assert value(metrics, "first_token_seconds_count", **DEMO_LABELS) == 1
+
+
+def test_scrapes_are_whole_while_others_write(metrics, server):
+    """No scrape fails or shows a count that falls, and no observation is lost."""
+    num_writers, num_writes, counts = 4, 300, []
+
+    def write():
+        for number in range(num_writes):
+            happen(metrics, ModelVersion("demo", number % 5))
+
+    writers = [threading.Thread(target=write) for _ in range(num_writers)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        families = {family.name: family for family in parse(get(server)[2])}
+        samples = families["ostinato_token_gap_seconds"].samples
+        counts.append(sum(sample.value for sample in samples if sample.name.endswith("_count")))
+    assert counts == sorted(counts)
+    total = sum(value(metrics, "token_gap_seconds_count", model="demo", version=str(number)) for number in range(5))
+    assert total == 4 * num_writers * num_writes
+
+
+def test_both_formats_are_spoken(metrics, server):
+    """A scraper that accepts OpenMetrics gets it, any other the classic text."""
+    happen(metrics)
+    status, kind, text = get(server)
+    assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert "ostinato_call_rows" in {family.name for family in parse(text)}
+    status, kind, text = get(server, Accept="application/openmetrics-text; version=1.0.0")
+    assert (status, kind.partition(";")[0]) == (200, openmetrics.exposition.CONTENT_TYPE_LATEST.partition(";")[0])
+    assert "ostinato_call_rows" in {family.name for family in parse_openmetrics(text)}
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/metricsx", "/healthz"])
+def test_only_one_address_is_answered(server, path):
+    """Everything but /metrics is 404."""
+    assert get(server, path)[0] == 404
+
+
+def test_a_query_chooses_metrics(server):
+    """Prometheus's `name[]` works."""
+    text = get(server, "/metrics?name[]=ostinato_build_info")[2]
+    assert [family.name for family in parse(text)] == ["ostinato_build_info"]
+
+
+def test_silent_clients_hold_up_nobody(server):
+    """Scrapes are answered beside more silent clients than there may be connections; the oldest of those is cut."""
+    silent = [socket.create_connection(server, timeout=LIMIT_S) for _ in range(scrape._Server.max_connections + 20)]
+    for sock in silent:
+        sock.sendall(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
+    assert get(server)[0] == 200
+    assert silent[0].recv(1) == b""
+    assert get(server)[0] == 200
+    names = [thread.name for thread in threading.enumerate()]
+    assert sum("process_request_thread" in name for name in names) <= scrape._Server.max_connections + 1
+    for sock in silent:
+        sock.close()
+
+
+def test_a_silent_client_is_cut_in_the_end(metrics, monkeypatch):
+    """A connection does not keep its thread for ever, though nobody needs its place."""
+    monkeypatch.setattr(scrape._Handler, "timeout", scrape._Handler.timeout / 200)
+    sock = socket.create_server(("127.0.0.1", 0))
+    close = serve_metrics(sock, metrics.registry)
+    with socket.create_connection(sock.getsockname(), timeout=LIMIT_S) as silent:
+        assert silent.recv(1) == b""
+    close()
+
+
+def test_a_scrape_that_fails_is_logged_and_the_next_is_answered(metrics, server, caplog):
+    """What goes wrong in a callback ends one scrape alone."""
+    failures = [ValueError("the load cannot be told")]
+
+    def loads():
+        if failures:
+            raise failures.pop()
+        return []
+
+    metrics.watch_load(loads, lambda: 0)
+    with caplog.at_level(logging.ERROR), pytest.raises(http.client.HTTPException):
+        get(server)
+    assert get(server)[0] == 200
+    assert "the load cannot be told" in caplog.text
+
+
+def test_ipv6_is_served(metrics):
+    """The socket decides the family."""
+    try:
+        sock = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    close = serve_metrics(sock, metrics.registry)
+    assert get(sock.getsockname())[0] == 200
+    close()
+
+
+def test_the_prefix_cache_is_told_by_tokens_and_by_its_size(metrics):
+    """How much reading was saved, how full it is and what had to go can be read at any time."""
+    for num_recalled in (0, 5):
+        known = make_sequence(model=DEMO, prompt_ids=np.arange(8, dtype=np.int32))
+        if num_recalled:
+            known.num_read = known.num_recalled = num_recalled
+        metrics.started(known, 0.1)
+    assert value(metrics, "prefix_cache_queried_tokens_total", **DEMO_LABELS) == 14
+    assert value(metrics, "prefix_cache_hit_tokens_total", **DEMO_LABELS) == 5
+    cache = PrefixCache(1000)
+    metrics.watch_prefixes(cache)
+    for token_id in (1, 2):
+        prefix = Prefix("here")
+        prefix.extend([token_id])
+        cache.keep(prefix, np.zeros(30, np.float32))
+    assert value(metrics, "prefix_cache_states") == 1
+    assert value(metrics, "prefix_cache_bytes") == cache.num_bytes == 632
+    assert value(metrics, "prefix_cache_evicted_states_total") == 1
+
+
+def test_model_servers_are_counted_by_whether_they_get_calls(metrics):
+    """Also where there are none of a state."""
+    states = [True, True, False]
+    metrics.watch_servers(lambda: states)
+    assert [value(metrics, "model_servers", state=state) for state in ("in", "out")] == [2, 1]
+    states.clear()
+    assert [value(metrics, "model_servers", state=state) for state in ("in", "out")] == [0, 0]

@@ -1,0 +1,331 @@
+"""Spans of requests and calls, as a collector gets them over HTTP."""
+
+import gzip
+import logging
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from service.errors import BackendUnavailable, InvalidRequest, VersionGone
+from service.observability.tracing import RPC, Tracing
+from service.scheduling.batch import Call
+from service.scheduling.sequence import ModelVersion
+from tests.fakes import make_sequence
+
+ROOT = Path(__file__).parents[4]
+PATIENCE_S = 20.0  # with what takes milliseconds on an idle machine
+POST = {"method": "POST", "route": "/v1/completions", "path": "/v1/completions"}
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+PARENT_ID = "b7ad6b7169203331"
+
+
+class Collector:
+    """Takes spans by OTLP over HTTP.
+
+    Attributes:
+        status: What it answers.
+        requests: What it was sent.
+    """
+
+    def __init__(self) -> None:
+        """Listen on a free port."""
+        self.status, self.requests = 200, queue.SimpleQueue()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.endpoint = f"http://127.0.0.1:{self.server.server_port}/v1/traces"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def _handler(self):
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                collector.requests.put((self.path, ExportTraceServiceRequest.FromString(body)))
+                self.send_response(collector.status)
+                self.end_headers()
+
+            def log_message(self, format, *args):
+                pass
+
+        return Handler
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.close()
+
+
+@pytest.fixture
+def exporter():
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def tracing(exporter) -> Iterator[Tracing]:
+    tracing = Tracing(exporter, ratio=1.0, version="1.2.3")
+    yield tracing
+    tracing.shutdown()
+
+
+def sequence(trace):
+    return make_sequence(trace=trace)
+
+
+def call(*traces):
+    return Call(ModelVersion("demo", 3), "decode", tuple(map(sequence, traces)), num_rows=8, size=16)
+
+
+def spans_of(tracing, exporter):
+    """Return what was sent: the request's span first, then those of calls."""
+    tracing.shutdown(PATIENCE_S)
+    spans = exporter.get_finished_spans()
+    return [span for span in spans if span.kind is SpanKind.SERVER], [
+        span for span in spans if span.kind is SpanKind.CLIENT
+    ]
+
+
+def traceparent(flags="01"):
+    return {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-{flags}"}
+
+
+def test_a_collector_gets_a_request_and_its_calls_as_one_trace(collector):
+    """Calls are below the request, that is below what the client named, and all share a trace."""
+    tracing = Tracing.to(collector.endpoint, ratio=1.0, version="1.2.3")
+    with tracing.request(traceparent(), **POST) as trace:
+        for _ in range(2):
+            tracing.end_call(tracing.begin_call(call(trace)))
+    tracing.shutdown(PATIENCE_S)
+    path, sent = collector.requests.get(timeout=PATIENCE_S)
+    assert path == "/v1/traces"
+    (group,) = sent.resource_spans
+    resource = {attribute.key: attribute.value.string_value for attribute in group.resource.attributes}
+    assert (resource["service.name"], resource["service.version"]) == ("ostinato-gateway", "1.2.3")
+    spans = {span.name: span for scope in group.scope_spans for span in scope.spans}
+    request, rpc = spans["POST /v1/completions"], spans[RPC]
+    assert sum(len(scope.spans) for scope in group.scope_spans) == 3
+    assert request.trace_id.hex() == rpc.trace_id.hex() == TRACE_ID
+    assert request.parent_span_id.hex() == PARENT_ID
+    assert rpc.parent_span_id == request.span_id
+    assert request.start_time_unix_nano <= rpc.start_time_unix_nano <= rpc.end_time_unix_nano
+    assert rpc.end_time_unix_nano <= request.end_time_unix_nano
+
+
+def test_a_call_of_many_requests_is_in_every_trace(tracing, exporter):
+    """Each request sees the call once, however many rows it has in it, and the spans name the call alike."""
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(tracing.request({}, **POST)) for _ in range(2))
+        tracing.end_call(tracing.begin_call(call(first, None, second, first), "10.0.0.7:8500"))
+        tracing.end_call(tracing.begin_call(call(second)))
+    requests, calls = spans_of(tracing, exporter)
+    assert len(requests) == 2
+    assert len(calls) == 3
+    shared, alone = calls[:2], calls[2]
+    assert {span.parent.span_id for span in shared} == {span.context.span_id for span in requests}
+    assert len({span.attributes["ostinato.call.id"] for span in shared}) == 1
+    assert alone.attributes["ostinato.call.id"] != shared[0].attributes["ostinato.call.id"]
+    attributes = dict(shared[0].attributes)
+    del attributes["ostinato.call.id"]
+    assert attributes == {
+        "rpc.system.name": "grpc",
+        "rpc.method": "tensorflow.serving.PredictionService/Predict",
+        "rpc.response.status_code": "OK",
+        "server.address": "10.0.0.7",
+        "server.port": 8500,
+        "ostinato.call.signature": "decode",
+        "ostinato.call.rows": 8,
+        "ostinato.call.rows_used": 4,
+        "ostinato.call.request_rows": 2,
+        "ostinato.call.steps": 16,
+        "ostinato.model.name": "demo",
+        "ostinato.model.version": 3,
+    }
+
+
+def test_the_model_server_is_told_of_the_first_trace(tracing):
+    """The metadata of a call names the span that stands for it in the first traced request."""
+    with tracing.request(traceparent() | {"tracestate": "vendor=1"}, **POST) as trace:
+        begun = tracing.begin_call(call(None, trace))
+        span_id = begun.spans[0].get_span_context().span_id
+        assert dict(begun.metadata) == {"traceparent": f"00-{TRACE_ID}-{span_id:016x}-01", "tracestate": "vendor=1"}
+        tracing.end_call(begun)
+
+
+def test_a_call_without_traced_requests_has_no_span(tracing, exporter):
+    """Nothing is made for it, and its end is no error."""
+    assert tracing.begin_call(call(None, None)) is None
+    tracing.end_call(None, BackendUnavailable("away"))
+    assert spans_of(tracing, exporter) == ([], [])
+
+
+def test_a_request_says_what_it_asked_and_got(tracing, exporter):
+    """The span has the names of OpenTelemetry's conventions."""
+    with tracing.request({}, **POST) as trace:
+        trace.asked("demo")
+        trace.finished(version=3, num_prompt_tokens=5, num_completion_tokens=7, reasons=["stop", "length"])
+        trace.responded(200)
+        assert len(trace.trace_id) == 32
+    ((span,), _) = spans_of(tracing, exporter)
+    assert span.name == "POST /v1/completions"
+    assert span.status.status_code is StatusCode.UNSET
+    assert dict(span.attributes) == {
+        "http.request.method": "POST",
+        "http.route": "/v1/completions",
+        "url.path": "/v1/completions",
+        "url.scheme": "http",
+        "http.response.status_code": 200,
+        "gen_ai.operation.name": "text_completion",
+        "gen_ai.request.model": "demo",
+        "gen_ai.usage.input_tokens": 5,
+        "gen_ai.usage.output_tokens": 7,
+        "gen_ai.response.finish_reasons": ("stop", "length"),
+        "ostinato.model.version": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "kind", "failed"),
+    [
+        (400, InvalidRequest("n must be at most 8, got 9"), "invalid_request_error", False),
+        (503, BackendUnavailable("away"), "backend_unavailable", True),
+        (200, VersionGone("within a stream"), "version_gone", True),
+        (500, None, "500", True),
+    ],
+)
+def test_the_server_s_failures_are_marked_and_the_client_s_are_not(tracing, exporter, status, error, kind, failed):
+    """A span is an error where the conventions say so: 5xx, and a stream that broke."""
+    with tracing.request({}, **POST) as trace:
+        trace.responded(status, error)
+    ((span,), _) = spans_of(tracing, exporter)
+    assert span.attributes["error.type"] == kind
+    assert (span.status.status_code is StatusCode.ERROR) == failed
+
+
+def test_a_failed_call_is_marked(tracing, exporter):
+    """Its span is an error with the error's code, and has no status of an answer."""
+    with tracing.request({}, **POST) as trace:
+        tracing.end_call(tracing.begin_call(call(trace)), BackendUnavailable("away"))
+    _, (span,) = spans_of(tracing, exporter)
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.attributes["error.type"] == "backend_unavailable"
+    assert "rpc.response.status_code" not in span.attributes
+
+
+def test_an_exception_passes_and_is_marked(tracing, exporter):
+    """The span ends all the same."""
+    with pytest.raises(ZeroDivisionError), tracing.request({}, **POST):
+        _ = 1 / 0
+    ((span,), _) = spans_of(tracing, exporter)
+    assert span.attributes["error.type"] == "ZeroDivisionError"
+    assert span.status.status_code is StatusCode.ERROR
+
+
+def test_what_a_client_makes_up_is_no_name(tracing, exporter):
+    """A span's name has few values, whatever method or path is asked for."""
+    with tracing.request({}, method="BREW", route=None, path="/pot") as trace:
+        trace.responded(404)
+    ((span,), _) = spans_of(tracing, exporter)
+    assert span.name == "HTTP"
+    assert span.attributes["http.request.method"] == "_OTHER"
+    assert span.attributes["http.request.method_original"] == "BREW"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "headers", "traced"),
+    [
+        (1.0, {}, True),
+        (0.0, {}, False),
+        (1.0, traceparent("00"), False),
+        (0.0, traceparent("01"), True),
+    ],
+)
+def test_the_client_s_choice_comes_before_the_ratio(exporter, ratio, headers, traced):
+    """`sampled` of a `traceparent` is honoured both ways; the ratio is for requests without one."""
+    tracing = Tracing(exporter, ratio=ratio, version="1")
+    with tracing.request(headers, **POST) as trace:
+        assert (trace is not None) == traced
+        tracing.end_call(tracing.begin_call(call(trace)))
+    requests, calls = spans_of(tracing, exporter)
+    assert (len(requests), len(calls)) == ((1, 1) if traced else (0, 0))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"traceparent": "nonsense"},
+        {"traceparent": f"00-{'0' * 32}-{PARENT_ID}-01"},
+        {"traceparent": "0" * 5000},
+        {**traceparent(), "tracestate": "x" * 5000},
+        {**traceparent(), "tracestate": "=,\n"},
+    ],
+)
+def test_odd_headers_cost_no_request_and_no_line(tracing, exporter, headers, capfd, caplog):
+    """A client cannot break its request or fill the log with a header."""
+    with tracing.request(headers, **POST) as trace:
+        assert trace is not None
+    ((span,), _) = spans_of(tracing, exporter)
+    assert (span.context.trace_id == int(TRACE_ID, 16)) == ("tracestate" in headers)
+    assert (capfd.readouterr().err, caplog.text) == ("", "")
+
+
+def test_a_collector_that_refuses_is_told_of_once(collector, caplog):
+    """One line says why, however many batches are lost, and one that it works again."""
+    collector.status = 401
+    tracing = Tracing.to(collector.endpoint, ratio=1.0, version="1")
+
+    def send(num_batches):
+        for _ in range(512 * num_batches):
+            with tracing.request({}, **POST):
+                pass
+        for _ in range(num_batches):
+            collector.requests.get(timeout=PATIENCE_S)
+
+    with caplog.at_level(logging.INFO):
+        send(3)
+        collector.status = 200
+        send(2)
+        tracing.shutdown(PATIENCE_S)
+    refused, well = [record.getMessage() for record in caplog.records if record.name == "service.observability.tracing"]
+    assert "401" in refused
+    assert "again" in well
+
+
+def test_without_a_collector_requests_go_on_and_the_end_does_not_wait(caplog):
+    """Spans beyond the bound are dropped, nothing is raised, and nothing is printed for each."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    tracing = Tracing.to(f"http://127.0.0.1:{port}/v1/traces", ratio=1.0, version="1")
+    for _ in range(10_000):
+        with tracing.request({}, **POST) as trace:
+            pass
+    tracing.end_call(tracing.begin_call(call(trace)))
+    tracing.shutdown(timeout_s=0.01)
+    assert len([record for record in caplog.records if record.name != "service.observability.tracing"]) == 0
+
+
+def test_opentelemetry_is_loaded_only_by_those_who_trace():
+    """The module alone imports none of it."""
+    code = """
+import sys, service.observability.tracing
+sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False).returncode == 0

@@ -1,0 +1,218 @@
+"""The watcher of disconnects, on real TCP connections of the loopback interface."""
+
+import os
+import queue
+import resource
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from service.process.disconnects import DisconnectWatcher, is_gone
+
+LIMIT_S = 10.0
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def watcher() -> Iterator[DisconnectWatcher]:
+    """Give a running watcher."""
+    watcher = DisconnectWatcher()
+    yield watcher
+    watcher.close()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[], Pair]]:
+    """Give a function that makes a connection: the server's socket and the client's."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def connect() -> Pair:
+            client = stack.enter_context(socket.create_connection(listener.getsockname()))
+            return stack.enter_context(listener.accept()[0]), client
+
+        yield connect
+
+
+def reset(client: socket.socket) -> None:
+    """Close a connection the hard way: a zero linger time sends RST (socket(7))."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def leave(pair: Pair) -> None:
+    """Close the client's end, and return when the server's knows."""
+    server, client = pair
+    client.close()
+    end = time.monotonic() + LIMIT_S
+    while not is_gone(server.fileno()):
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.001)
+
+
+def pass_through(watcher: DisconnectWatcher, pair: Pair) -> None:
+    """Return when the watcher has dealt with all that happened before."""
+    server, client = pair
+    dealt_with = threading.Event()
+    with watcher.watch(server, dealt_with.set):
+        client.close()
+        assert dealt_with.wait(LIMIT_S)
+
+
+@pytest.mark.parametrize(
+    "depart",
+    [socket.socket.close, lambda client: client.shutdown(socket.SHUT_WR), reset],
+    ids=["closes", "half-closes", "resets"],
+)
+@pytest.mark.parametrize("before", [False, True], ids=["while watched", "before"])
+def test_a_client_that_leaves_is_noticed_once(watcher, connect, depart, before):
+    """Closing, half-closing and a reset call back, once and from the watcher's thread, even if they came first."""
+    calls: queue.SimpleQueue[str] = queue.SimpleQueue()
+    server, client = connect()
+    if before:
+        depart(client)
+    with watcher.watch(server, lambda: calls.put(threading.current_thread().name)):
+        if not before:
+            depart(client)
+        assert calls.get(timeout=LIMIT_S) == "disconnects"
+        pass_through(watcher, connect())
+    assert calls.empty()
+
+
+def test_bytes_that_wait_are_no_disconnect(watcher, connect):
+    """A client that has sent its next request already is still there, and noticed when it leaves."""
+    gone = threading.Event()
+    server, client = connect()
+    client.sendall(b"GET /next HTTP/1.1\r\n\r\n")
+    with watcher.watch(server, gone.set):
+        pass_through(watcher, connect())
+        assert not gone.is_set()
+        client.close()
+        assert gone.wait(LIMIT_S)
+
+
+def test_a_closed_watch_does_not_call_back(watcher, connect):
+    """Whoever leaves after its request has ended disturbs nobody."""
+    gone = threading.Event()
+    server, client = connect()
+    watch = watcher.watch(server, gone.set)
+    watch.close()
+    watch.close()
+    client.close()
+    pass_through(watcher, connect())
+    assert not gone.is_set()
+
+
+def test_a_kept_alive_socket_can_be_watched_again(watcher, connect):
+    """Each request on a connection has a watch of its own, and a former one ends nothing."""
+    first, second = threading.Event(), threading.Event()
+    server, client = connect()
+    former = watcher.watch(server, first.set)
+    former.close()
+    with watcher.watch(server, second.set):
+        former.close()
+        client.close()
+        assert second.wait(LIMIT_S)
+    assert not first.is_set()
+
+
+def test_a_reused_descriptor_is_not_taken_for_its_former_owner(watcher, connect):
+    """An event that was reported for a closed socket says nothing of the socket that has its descriptor now."""
+    barrier, wrong = threading.Barrier(2), threading.Event()
+    first, second, former = connect(), connect(), connect()
+
+    def pause() -> None:
+        barrier.wait(LIMIT_S)
+        barrier.wait(LIMIT_S)
+
+    with watcher.watch(first[0], pause), watcher.watch(second[0], pause):
+        old = watcher.watch(former[0], wrong.set)
+        leave(first)
+        barrier.wait(LIMIT_S)  # the thread is in the first callback: the other two will be reported together, in order
+        leave(second)
+        leave(former)
+        barrier.wait(LIMIT_S)
+        barrier.wait(LIMIT_S)  # the thread is in the second callback, and has yet to look at the third event
+        old.close()
+        descriptor = former[0].detach()
+        heir, client = connect()
+        os.dup2(heir.fileno(), descriptor)
+        with socket.socket(fileno=descriptor) as reused, watcher.watch(reused, wrong.set):
+            barrier.wait(LIMIT_S)
+            pass_through(watcher, connect())
+            assert not wrong.is_set()
+            client.close()
+            assert wrong.wait(LIMIT_S)
+
+
+def test_a_callback_that_fails_is_logged_and_harms_no_other(watcher, connect, caplog):
+    """The thread survives what callbacks raise."""
+    server, client = connect()
+    with watcher.watch(server, lambda: 1 / 0):
+        client.close()
+        pass_through(watcher, connect())
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_callback_can_close_its_own_watch(watcher, connect):
+    """No lock is held while a callback runs."""
+    done = threading.Event()
+    server, client = connect()
+
+    def on_gone() -> None:
+        watch.close()
+        done.set()
+
+    watch = watcher.watch(server, on_gone)
+    client.close()
+    assert done.wait(LIMIT_S)
+
+
+def test_a_thousand_idle_clients_and_one_that_left_cost_nothing(watcher):
+    """Neither those who wait, with bytes sent or not, nor one who has been noticed already keep the thread busy."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        pairs = [tuple(stack.enter_context(end) for end in socket.socketpair()) for _ in range(1001)]
+        left = threading.Event()
+        for server, _ in pairs:
+            stack.enter_context(watcher.watch(server, left.set))
+        pairs[1][1].send(b"nobody reads this")
+        pairs[0][1].close()
+        assert left.wait(LIMIT_S)
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.1
+
+
+def test_what_cannot_be_watched_is_refused(watcher, connect):
+    """A socket that is closed here, or watched already, is a mistake of the caller."""
+    server, _ = connect()
+    with watcher.watch(server, lambda: None), pytest.raises(FileExistsError):
+        watcher.watch(server, lambda: None)
+    server.close()
+    with pytest.raises(ValueError, match="negative"):
+        watcher.watch(server, lambda: None)
+
+
+def test_closing_the_watcher_ends_its_thread_and_calls_nobody(connect):
+    """After `close` the sockets are nobody's business; open watches can still be closed."""
+    gone = threading.Event()
+    server, client = connect()
+    others = set(threading.enumerate())
+    watcher = DisconnectWatcher()
+    threads = set(threading.enumerate()) - others
+    with watcher.watch(server, gone.set):
+        watcher.close()
+        watcher.close()
+        client.close()
+    assert not any(thread.is_alive() for thread in threads)
+    assert not gone.is_set()
+    with pytest.raises(ValueError, match="closed"):
+        watcher.watch(server, gone.set)

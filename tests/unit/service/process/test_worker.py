@@ -1,0 +1,328 @@
+"""The gunicorn worker under real clients that stall, leave, flood and never close. Every test runs a real gunicorn."""
+
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[4]
+APP = "tests.unit.service.process.worker_app"
+WORKER = f"{APP}.ImpatientWorker"
+LIMIT_S = 10.0  # patience with what should take well under a second or two on an idle machine
+GET = b"GET %s HTTP/1.1\r\nHost: test\r\n\r\n"
+LAST_GET = b"GET %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+
+
+class Gunicorn:
+    """A gunicorn of one worker on a free port of the loopback interface, and on a Unix socket."""
+
+    def __init__(self, log: Path, *options: str) -> None:
+        """Start it; connections wait in the backlog until it is ready."""
+        self.log = log
+        self.path = str(log.parent / "socket")
+        self._connections = contextlib.ExitStack()
+        unix = socket.socket(socket.AF_UNIX)
+        with socket.create_server(("127.0.0.1", 0), backlog=128) as tcp, unix, log.open("wb") as output:
+            unix.bind(self.path)
+            self.address: tuple[str, int] = tcp.getsockname()
+            fds = [tcp.fileno(), unix.fileno()]
+            binds = itertools.chain(*(["-b", f"fd://{fd}"] for fd in fds))
+            command = [sys.executable, "-m", "gunicorn", "-k", WORKER, "--no-control-socket", *binds, *options]
+            self.process = subprocess.Popen(
+                [*command, f"{APP}:application"],
+                cwd=ROOT,
+                pass_fds=fds,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        """Open a connection, which the end of the test closes at the latest, and send something."""
+        sock = self._connections.enter_context(socket.create_connection(self.address, timeout=LIMIT_S))
+        sock.sendall(sent)
+        return sock
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Ask on a connection of its own for status and body."""
+        connection = http.client.HTTPConnection(*self.address, timeout=LIMIT_S)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    def status(self) -> dict[str, Any]:
+        """Ask what the application remembers."""
+        facts: dict[str, Any] = json.loads(self.get("/status")[1])
+        return facts
+
+    def interrupt(self) -> None:
+        """Do what Ctrl-C does to a foreground job: SIGINT for arbiter and worker."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def stop(self) -> None:
+        """Make an end of arbiter and worker, which have a session of their own."""
+        self._connections.close()
+        if self.process.poll() is None:
+            self.interrupt()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(LIMIT_S)
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture
+def gunicorn(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gunicorn]:
+    """Run gunicorn with 8 threads and a drain of 2 s, or with the options that a test asks for."""
+    options = {"--threads": "8", "--worker-connections": "200", "--graceful-timeout": "4"}
+    options |= getattr(request, "param", {})
+    server = Gunicorn(tmp_path / "log", *itertools.chain(*options.items()))
+    try:
+        server.get("/")
+        yield server
+    finally:
+        server.stop()
+
+
+def with_options(**options: str) -> pytest.MarkDecorator:
+    """Set options of gunicorn for a test."""
+    given = {"--" + name.replace("_", "-"): value for name, value in options.items()}
+    return pytest.mark.parametrize("gunicorn", [given], indirect=True, ids=[""])
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    """Ask again and again, within reason."""
+    end = time.monotonic() + LIMIT_S
+    while not true():
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.02)
+
+
+def read_past(sock: socket.socket, mark: bytes) -> bytes:
+    """Read until `mark` has come."""
+    data = b""
+    while mark not in data:
+        piece = sock.recv(1 << 16)
+        assert piece, f"closed before {mark!r}"
+        data += piece
+    return data
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Read until the server closes or resets the connection."""
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := sock.recv(1 << 16):
+            data += piece
+    return data
+
+
+def cpu_s(pid: int) -> float:
+    """Tell the processor time that a process has used (proc(5): the 14th and 15th fields, 12th and 13th after ")")."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def drip(sock: socket.socket, text: bytes) -> bytes:
+    """Send ten bytes a second until the server answers or closes."""
+    sock.settimeout(0.1)
+    for byte in itertools.islice(itertools.cycle(text), int(LIMIT_S * 10)):
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            sock.send(bytes([byte]))
+            return sock.recv(1 << 16)
+    pytest.fail("the server still reads")
+
+
+def test_clients_that_never_close_delay_nobody(gunicorn):
+    """After `Connection: close` it is a pool thread that waits for the client's own close."""
+    idlers = [gunicorn.connect(LAST_GET % b"/") for _ in range(6)]
+    start = time.monotonic()
+    assert gunicorn.get("/") == (200, b"ok")
+    assert time.monotonic() - start < 2
+    assert all(read_all(idler).endswith(b"ok") for idler in idlers)
+
+
+@with_options(threads="1")
+def test_silent_connections_hold_no_thread(gunicorn):
+    """Connections that send nothing leave the only thread to those that do."""
+    silent = [gunicorn.connect() for _ in range(20)]
+    start = time.monotonic()
+    assert gunicorn.get("/") == (200, b"ok")
+    assert time.monotonic() - start < 2
+    assert read_all(silent[0]) == b""
+
+
+@with_options(threads="1")
+@pytest.mark.parametrize("kept_alive", [False, True], ids=["first request", "later request"])
+def test_half_a_head_is_answered_408_and_frees_its_thread(gunicorn, kept_alive):
+    """A head that stops halfway does not take the only thread with it."""
+    with gunicorn.connect() as staller:
+        if kept_alive:
+            staller.sendall(GET % b"/")
+            read_past(staller, b"ok")
+        staller.sendall(b"GET / HTTP/1.1\r\nHo")
+        assert gunicorn.get("/") == (200, b"ok")
+        assert read_all(staller).startswith(b"HTTP/1.1 408 ")
+
+
+@with_options(threads="1")
+def test_a_dripping_head_is_cut(gunicorn):
+    """The limit is for the whole head, so a byte now and then buys no time."""
+    with gunicorn.connect(b"GET / HTTP/1.1\r\nX: ") as staller:
+        assert drip(staller, b"x").startswith(b"HTTP/1.1 408 ")
+    assert gunicorn.get("/") == (200, b"ok")
+
+
+@with_options(threads="1")
+@pytest.mark.parametrize("dripping", [False, True], ids=["silent", "dripping"])
+def test_half_a_body_ends_in_a_timeout_that_the_application_answers(gunicorn, dripping):
+    """Reading a body that does not come raises TimeoutError, however slowly it does not come."""
+    with gunicorn.connect(b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\n{") as staller:
+        answer = drip(staller, b"x") if dripping else read_all(staller)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert gunicorn.get("/") == (200, b"ok")
+
+
+def test_a_slow_but_steady_body_is_read_to_its_end(gunicorn):
+    """Bytes at the lowest rate or above buy the time they take, even beyond the limit of waiting."""
+    with gunicorn.connect(b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3000\r\n\r\n") as sender:
+        for _ in range(15):
+            time.sleep(0.1)
+            sender.sendall(b"x" * 200)
+        answer = sender.recv(1 << 16)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@with_options(threads="1")
+@pytest.mark.parametrize(
+    ("family", "path"),
+    [(socket.AF_UNIX, b"/flood"), (socket.AF_INET, b"/flood"), (socket.AF_INET, b"/burst")],
+    ids=["blocked on a Unix socket", "blocked on TCP", "not blocked on TCP"],
+)
+def test_a_client_that_does_not_read_loses_its_stream(gunicorn, family, path):
+    """A stream of which nothing is taken ends, be its writes blocked or not, and leaves no traceback."""
+    with socket.socket(family) as idler:
+        idler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        idler.connect(gunicorn.address if family == socket.AF_INET else gunicorn.path)
+        idler.sendall(GET % path)
+        wait_until(lambda: gunicorn.status()["ended"] == [path.decode()])
+    assert "Traceback" not in gunicorn.log.read_text()
+
+
+def test_an_answer_survives_a_body_that_nobody_reads(gunicorn):
+    """The last connection's close waits for the client, since a reset would destroy an answer on its way."""
+    size = 2 << 20
+    with gunicorn.connect(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % size) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        wait_until(lambda: select.select([sender], [], [], 0)[0])
+        sender.sendall(b"x" * size)
+        assert read_all(sender).endswith(b"ok")
+
+
+def test_no_more_descriptors_end_neither_streams_nor_the_worker(gunicorn):
+    """With no descriptor left, accepting pauses: the stream goes on, and so does accepting once there are some."""
+    pid = gunicorn.status()["pid"]
+    with gunicorn.connect(GET % b"/stream") as stream:
+        read_past(stream, b"tick")
+        limit = len(os.listdir(f"/proc/{pid}/fd")) + 5
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+        crowd = [gunicorn.connect() for _ in range(12)]
+        wait_until(lambda: "Cannot accept" in gunicorn.log.read_text())
+        before = cpu_s(pid)
+        for _ in range(20):
+            read_past(stream, b"tick")
+        assert cpu_s(pid) - before < 0.3
+        for member in crowd:
+            member.close()
+        assert gunicorn.status()["pid"] == pid
+        read_past(stream, b"tick")
+    assert gunicorn.log.read_text().count("Cannot accept") == 1
+
+
+def test_after_sigterm_the_application_answers_until_its_requests_have_ended(gunicorn):
+    """New and kept-alive connections get the application's 503, a running stream its end, and the exit code is 0."""
+    with gunicorn.connect(GET % b"/stream?1.5") as stream, gunicorn.connect(GET % b"/") as kept:
+        read_past(kept, b"ok")
+        read_past(stream, b"tick")
+        gunicorn.process.terminate()
+        wait_until(lambda: gunicorn.status()["drains"])
+        kept.sendall(GET % b"/")
+        read_past(kept, b"draining")
+        assert gunicorn.get("/") == (503, b"draining")
+        facts = gunicorn.status()
+        assert b"the end" in read_all(stream)
+    assert gunicorn.process.wait(LIMIT_S) == 0
+    assert facts["drains"] == [pytest.approx(2, abs=0.1)]
+
+
+@with_options(worker_class=f"{APP}.SettlingWorker")
+def test_a_request_on_its_way_at_sigterm_is_answered(gunicorn):
+    """Though nothing runs, the worker stays for the requests that crossed the signal on a kept-alive connection."""
+    with gunicorn.connect(GET % b"/") as kept:
+        read_past(kept, b"ok")
+        gunicorn.process.terminate()
+        wait_until(lambda: "Draining" in gunicorn.log.read_text())
+        kept.sendall(GET % b"/")
+        assert read_all(kept).endswith(b"draining")
+    assert gunicorn.process.wait(LIMIT_S) == 0
+
+
+@pytest.mark.parametrize("path", [b"/stream", b"/deaf"])
+def test_a_stream_beyond_the_drain_says_farewell_or_is_cut(gunicorn, path):
+    """The application has the time to end its streams itself; one that does not is cut before the arbiter kills."""
+    pid = gunicorn.status()["pid"]
+    with gunicorn.connect(GET % path) as stream:
+        read_past(stream, b"tick")
+        gunicorn.process.terminate()
+        assert (b"farewell" in read_all(stream)) == (path == b"/stream")
+        assert gunicorn.process.wait(LIMIT_S) == 0
+    assert f"{pid} ran its exit handlers" in gunicorn.log.read_text()
+    assert "Traceback" not in gunicorn.log.read_text()
+
+
+@with_options(graceful_timeout="30", keep_alive="30")
+def test_idle_connections_do_not_delay_the_exit(gunicorn):
+    """Neither a kept-alive connection nor a silent one is waited for."""
+    with gunicorn.connect(GET % b"/") as kept, gunicorn.connect():
+        read_past(kept, b"ok")
+        gunicorn.process.terminate()
+        assert gunicorn.process.wait(LIMIT_S) == 0
+
+
+@with_options(graceful_timeout="30")
+@pytest.mark.parametrize("path", [b"/stream", b"/deaf", b"/stuck"])
+def test_an_interrupt_ends_streams_quickly_and_quietly(gunicorn, path):
+    """Ctrl-C waits for no stream, not even one that ignores its client, and prints no traceback."""
+    with gunicorn.connect(GET % path) as stream:
+        read_past(stream, b"tick")
+        gunicorn.interrupt()
+        assert (b"farewell" in read_all(stream)) == (path == b"/stream")
+        assert gunicorn.process.wait(LIMIT_S) == 0
+    assert "Traceback" not in gunicorn.log.read_text()
+
+
+@with_options(graceful_timeout="8")
+def test_a_reload_refuses_nothing(gunicorn):
+    """A worker that has a successor leaves new requests to it, and ends its own."""
+    old = gunicorn.status()["pid"]
+    with gunicorn.connect(GET % b"/stream?2") as stream:
+        read_past(stream, b"tick")
+        gunicorn.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "Draining 1" in gunicorn.log.read_text())
+        assert {gunicorn.get("/") for _ in range(20)} == {(200, b"ok")}
+        assert gunicorn.status()["pid"] != old
+        assert b"the end" in read_all(stream)

@@ -1,0 +1,90 @@
+"""The WSGI application and the short-tempered workers that test_worker.py runs under gunicorn.
+
+The application does as the gateway should: it refuses new work while it drains, and ends `/stream` in time. The other
+streams are misfits: `/deaf` goes on whatever happens, `/flood` never pauses, `/burst` sends much and then little, and
+`/stuck` says nothing and does not look at its client. A query such as `?1.5` ends a stream after so many seconds.
+"""
+
+import atexit
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from service.process.connection import Limits
+from service.process.worker import StreamingWorker
+
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
+TICK_S = 0.05
+FAREWELL_S = 0.5
+CHUNKS = {"/stream": b"tick\n", "/deaf": b"tick\n", "/flood": b"x" * (1 << 20), "/burst": b"tick\n", "/stuck": b""}
+
+
+class ImpatientWorker(StreamingWorker):
+    """The worker under test, with limits that a test can wait for."""
+
+    limits = Limits(head_s=1.0, body_s=1.0, write_s=1.0)
+
+
+class SettlingWorker(ImpatientWorker):
+    """One that takes its time to stop."""
+
+    settle_s = 2.0
+
+
+class Application:
+    """Remembers what tests ask about: the drains that were announced and the streams that were closed."""
+
+    def __init__(self) -> None:
+        """Serve, until a drain is announced."""
+        self.drains: list[float] = []
+        self.deadline = math.inf
+        self.ended: list[str] = []
+
+    def begin_drain(self, seconds_left: float) -> None:
+        """Refuse work from now on, and end the streams in time."""
+        self.drains.append(seconds_left)
+        self.deadline = time.monotonic() + seconds_left - FAREWELL_S
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Answer by path."""
+        path = environ["PATH_INFO"]
+        if path == "/status":
+            facts = {"pid": os.getpid(), "drains": self.drains, "ended": self.ended}
+            return answer(start_response, "200 OK", json.dumps(facts).encode())
+        if self.drains:
+            return answer(start_response, "503 Service Unavailable", b"draining")
+        if path == "/body":
+            return self._body(environ, start_response)
+        if path in CHUNKS:
+            start_response("200 OK", [("Content-Type", "text/event-stream")])
+            return self._stream(path, time.monotonic() + float(environ["QUERY_STRING"] or "inf"))
+        return answer(start_response, "200 OK", b"ok")
+
+    def _body(self, environ: dict[str, Any], start_response: StartResponse) -> list[bytes]:
+        try:
+            return answer(start_response, "200 OK", environ["wsgi.input"].read())
+        except TimeoutError:
+            return answer(start_response, "408 Request Timeout", b"")
+
+    def _stream(self, path: str, end: float) -> Iterator[bytes]:
+        try:
+            yield b"tick\n" * (1 << 16 if path == "/burst" else 1)
+            while (now := time.monotonic()) < end and (path != "/stream" or now < self.deadline):
+                time.sleep(60 if path == "/stuck" else 0 if path == "/flood" else TICK_S)
+                yield CHUNKS[path]
+            yield b"the end\n" if now >= end else b"farewell\n"
+        finally:
+            self.ended.append(path)
+
+
+def answer(start_response: StartResponse, status: str, body: bytes) -> list[bytes]:
+    """Give a whole answer, after which the connection can be kept."""
+    start_response(status, [("Content-Length", str(len(body)))])
+    return [body]
+
+
+atexit.register(lambda: print(f"{os.getpid()} ran its exit handlers", flush=True))
+application = Application()
