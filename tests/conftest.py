@@ -1,5 +1,6 @@
 """What several parts of the tests share: a repository of small models."""
 
+import fcntl
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -52,23 +53,39 @@ def publish_model(
 MODEL_NAMES = ["gru", "lstm", "reverse", "rnn", "window", "words"]
 
 
+def made_once(tmp_path_factory, name, make):
+    """Return a folder for all processes of this session; the first that asks makes it."""
+    root = tmp_path_factory.getbasetemp()
+    # The folder of a process of xdist lies in that of the session.
+    shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder, finished = shared / name, shared / f"{name}.finished"
+        if not finished.exists():
+            make(folder)
+            finished.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory):
-    """A repository with one model of each kind.
+    """A repository with one model of each kind, which no test may change.
 
     `gru` is a stack of two, the texts of `rnn` have an end, `reverse` reads backwards, `window` carries no state and
     writes pieces of words, and `words` writes whole ones.
     """
+    return made_once(tmp_path_factory, "models", _publish_all)
+
+
+def _publish_all(folder):
     from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer
 
-    folder = tmp_path_factory.mktemp("repository") / "models"
     publish_model(folder, "lstm")
     publish_model(folder, "gru", "gru", layers=2)
     publish_model(folder, "rnn", "simple_rnn", tokenizer=CharacterTokenizer.train(TEXT, end_mark=True))
     publish_model(folder, "reverse", seed=1, direction="backward")
     publish_model(folder, "window", "gru", units=8, context=6, tokenizer=SubwordTokenizer.train([TEXT * 2]))
     publish_model(folder, "words", tokenizer=ExactWordTokenizer.train([TEXT * 2]))
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,10 @@
 """One model server and one gateway for the tests that do not break them."""
 
+import shutil
+
 import pytest
 
+from tests.conftest import made_once, publish_model
 from tests.servers import Gateway, ModelServer
 
 
@@ -19,6 +22,30 @@ def gateway(models_dir, model_server, tmp_path_factory):
     gateway = Gateway(models_dir, model_server.port, tmp_path_factory.mktemp("logs") / "gateway.log")
     yield gateway
     gateway.end()
+
+
+@pytest.fixture(scope="session")
+def two_models_dir(models_dir, tmp_path_factory):
+    """A repository with `lstm` and `words` alone, for tests that start many model servers; no test may change it."""
+    from export.repository.models_config import add_to_models_config
+
+    def copy(folder):
+        for name in ("lstm", "words"):
+            shutil.copytree(models_dir / name, folder / name)
+            add_to_models_config(folder, name)
+
+    return made_once(tmp_path_factory, "two_models", copy)
+
+
+@pytest.fixture
+def versions_dir(tmp_path_factory, tmp_path):
+    """A repository with three versions of the model `demo`, each with other weights, which the test may change."""
+
+    def publish(folder):
+        for seed in (1, 2, 3):
+            publish_model(folder, "demo", seed=seed)
+
+    return shutil.copytree(made_once(tmp_path_factory, "versions", publish), tmp_path / "models")
 
 
 @pytest.fixture

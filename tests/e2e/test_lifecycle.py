@@ -156,25 +156,6 @@ def test_a_text_that_outlasts_the_drain_ends_with_an_error_event(start_gateway):
     assert gateway.process.wait(10) == 0
 
 
-def test_a_model_server_that_comes_back_costs_no_token(models_dir, start_gateway, tmp_path):
-    """Kill the only model server under eight texts and start it again: every byte is as it would have been."""
-    server = ModelServer(models_dir, tmp_path / "model_server.log")
-    # Beside other tests a model server takes as long as the default to start.
-    gateway = start_gateway(backend=server.port, backend_grace_s=120)
-    bodies = [{**LONG, "max_tokens": 40_000, "seed": seed} for seed in range(8)]
-    expected = [gateway.text(**body) for body in bodies]
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        running = [pool.submit(gateway.streamed_text, **body) for body in bodies]
-        time.sleep(0.2)
-        server.end(signal.SIGKILL)
-        assert not all(text.done() for text in running)
-        server = ModelServer(models_dir, tmp_path / "model_server.log", port=server.port)
-        try:
-            assert [text.result(120) for text in running] == expected
-        finally:
-            server.end()
-
-
 def test_a_model_server_that_stays_away_is_an_error_with_a_status(models_dir, start_gateway, tmp_path):
     """After the grace time the answer is 503 in OpenAI's shape, or an error event in a stream."""
     server = ModelServer(models_dir, tmp_path / "model_server.log")

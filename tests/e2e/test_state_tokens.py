@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.conftest import MODEL_NAMES, TEXT, publish_model
+from tests.conftest import MODEL_NAMES, TEXT
 from tests.e2e.test_access import ask, key_file, keys  # noqa: F401 - a fixture is used by its name
 
 BODY = {"model": "lstm", "prompt": TEXT[:40], "seed": 3, "temperature": 0.9}
@@ -168,18 +168,18 @@ def test_each_wrong_token_has_its_error(start_gateway, key_file):  # noqa: F811 
     assert (status, answer["error"]["code"]) == (400, "state_expired")
 
 
-def test_a_state_stays_with_its_version(tmp_path, start_gateway, own_model_server):
+def test_a_state_stays_with_its_version(versions_dir, tmp_path, start_gateway, own_model_server):
     """It goes on with the version that wrote it as long as that is served, and is told to be outdated afterwards."""
-    folder = tmp_path / "models"
-    publish_model(folder, "demo", seed=1)
-    server = own_model_server(folder)
-    gateway = start_gateway(repository=folder, backend=server.port)
+    for version in ("2", "3"):
+        (versions_dir / "demo" / version).rename(tmp_path / version)
+    server = own_model_server(versions_dir)
+    gateway = start_gateway(repository=versions_dir, backend=server.port)
     body = {"model": "demo", "prompt": "It was", "seed": 2}
     whole, first = completed(gateway, **body, max_tokens=40), completed(gateway, **body, max_tokens=20)
     versions = {"1": 200, "2": 200, "3": 410}
     for version, status in versions.items():
         if version != "1":
-            publish_model(folder, "demo", seed=int(version))
+            (tmp_path / version).rename(versions_dir / "demo" / version)
             gateway.wait_until(lambda version=version: str(gateway.get("/v1/models/demo")[1]["version"]) == version)
         if status == 410:
             gateway.wait_until(lambda: gateway.post({"model": "demo", "state": first["state"]})[0] != 200)

@@ -13,15 +13,12 @@ BODY = {"model": "demo", "prompt": "It was", "max_tokens": 40}
 
 
 @pytest.fixture
-def served(tmp_path, own_model_server, start_gateway):
+def served(versions_dir, own_model_server, start_gateway):
     """A repository with three versions of a model, and a gateway in front of it."""
-    folder = tmp_path / "models"
-    for seed in (1, 2, 3):
-        publish_model(folder, "demo", seed=seed)
-    server = own_model_server(folder)
-    gateway = start_gateway(repository=folder, backend=server.port)
+    server = own_model_server(versions_dir)
+    gateway = start_gateway(repository=versions_dir, backend=server.port)
     gateway.wait_until(lambda: [entry["version"] for entry in entries(gateway)] == [2, 3])
-    return folder, gateway
+    return versions_dir, gateway
 
 
 def entries(gateway):
