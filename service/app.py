@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from service import __version__
 from service.access.visitors import build_access
@@ -21,6 +22,7 @@ from service.scheduling.scheduler import Limits, Scheduler
 from service.servers.backend import GrpcBackend
 from service.servers.catalog import Catalog
 from service.servers.replicas import Replicas
+from service.servers.tls import backend_tls
 from service.settings import Settings
 from service.texts.state_tokens import KeyFile, StateKeys, StateTokens
 from service.web.failures import register_failures
@@ -66,9 +68,12 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
         metrics_socket: Listens already, for /metrics; None: metrics are kept and not served.
     """
     metrics, tracing = Metrics(__version__), _tracing(settings)
-    replicas = Replicas(
-        lambda address: GrpcBackend(address, settings.call_timeout_s, settings.max_calls, tracing), settings.addresses
-    )
+    tls = backend_tls(settings)
+
+    def connect(address: str, host: str) -> GrpcBackend:
+        return GrpcBackend(address, settings.call_timeout_s, settings.max_calls, tracing, host=host, tls=tls)
+
+    replicas = Replicas(connect, settings.addresses)
     scheduler = Scheduler(replicas, _limits(settings), metrics)
     catalog = Catalog(
         settings.models_dir,
@@ -82,6 +87,8 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     drain = Drain()
     status = Status(catalog, scheduler, replicas, settings, lambda: drain.begun)
     app = Gateway(scheduler, drain, settings.drain_s, tracing)
+    # Of what proxies say, the client's address alone is of use here; from anybody else it could be a lie.
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.num_proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
     app.json.ensure_ascii = False  # type: ignore[attr-defined]

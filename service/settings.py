@@ -27,12 +27,31 @@ class Settings(BaseSettings):
         "127.0.0.1:8500",
         description="addresses of the model servers, host:port, with commas between them; a name may stand for several",
     )
+    backend_tls_ca_file: Path | None = Field(
+        None,
+        description="file of the authorities (PEM) that sign the certificates of model servers; unset: calls to them "
+        "are neither encrypted nor authenticated",
+    )
+    backend_tls_cert_file: Path | None = Field(
+        None, description="file of the gateway's own certificate (PEM), for model servers that ask for one"
+    )
+    backend_tls_key_file: Path | None = Field(None, description="file of the key of that certificate (PEM)")
+    backend_tls_name: str | None = Field(
+        None, description="name in the certificates of model servers; unset: the host in OSTINATO_BACKENDS"
+    )
     models_dir: Path = Field(Path("models"), description="the model repository, as the model server sees it")
     default_model: str | None = Field(
         None, description="model of requests that may leave it out, such as /tokenize; unset: the only one there is"
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    num_proxies: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="proxies in front, each of which adds the address of its client to X-Forwarded-For; 0: the header "
+        "is not believed",
+    )
     metrics_host: str = Field("127.0.0.1", description="address to listen on for /metrics")
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port of /metrics; 0 picks a free one; unset: the one after OSTINATO_PORT"

@@ -16,6 +16,7 @@ from service.access.ratelimits import RedisUrlError
 from service.access.visitors import check_access
 from service.observability.logs import configure_logging
 from service.process.listening import is_loopback, listen
+from service.servers.tls import TlsFileError, backend_tls
 from service.settings import Settings, unknown_settings
 from service.texts.state_tokens import StateKeyError, StateKeys
 
@@ -97,10 +98,11 @@ def serve(settings: Settings) -> int:
         check_access(settings)
         if settings.state_key_file is not None:
             StateKeys.read(settings.state_key_file)
+        backend_tls(settings)
         listener = listen(settings.host, settings.port, BACKLOG)
         port = listener.getsockname()[1]
         metrics_socket = listen(settings.metrics_host, metrics_port(settings, port))
-    except (OSError, KeyFileError, RedisUrlError, StateKeyError) as error:
+    except (OSError, KeyFileError, RedisUrlError, StateKeyError, TlsFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for line in unknown_settings():

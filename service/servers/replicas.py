@@ -89,7 +89,7 @@ class Replicas:
 
     def __init__(
         self,
-        connect: Callable[[str], Server],
+        connect: Callable[[str, str], Server],
         addresses: Many[str],
         *,
         resolve: Callable[[str], Iterable[str]] | None = None,
@@ -97,7 +97,7 @@ class Replicas:
         """Prepare; nothing is asked.
 
         Args:
-            connect: Makes what talks to an address.
+            connect: Makes what talks to an address, given that and the host that stood for it.
             addresses: `host:port` each; a host may stand for several.
             resolve: From an address to those that it stands for; by default the system's resolver.
         """
@@ -142,12 +142,15 @@ class Replicas:
                 if address not in self._unresolved:
                     self._unresolved.add(address)
                     log.warning("model server %s: its name cannot be resolved: %s", address, error)
-        found = [each for address in self._addresses for each in self._stand_for.get(address, [])]
+        found: dict[str, str] = {}
+        for address in self._addresses:
+            for each in self._stand_for.get(address, []):
+                found.setdefault(each, _host(address))
         with self._lock:
             before = self._replicas
             self._replicas = {
-                address: before.get(address) or Replica(address, self._connect(address))
-                for address in dict.fromkeys(found)
+                address: before.get(address) or Replica(address, self._connect(address, host))
+                for address, host in found.items()
             }
             gone = [replica for address, replica in before.items() if address not in self._replicas]
         for replica in gone:
@@ -327,11 +330,14 @@ def resolved(address: str) -> list[str]:
     Raises:
         OSError: its name cannot be resolved.
     """
-    host, _, port = address.rpartition(":")
-    name = host.removeprefix("[").removesuffix("]")
+    name, port = _host(address), address.rpartition(":")[2]
     try:
         ipaddress.ip_address(name)
     except ValueError:
         found = {entry[4][0] for entry in socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM)}
         return sorted(f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}" for ip in found)
     return [address]
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].removeprefix("[").removesuffix("]")

@@ -53,7 +53,7 @@ class FakeServer:
 
 def only(server):
     """Return it as the only replica."""
-    return Replicas(lambda _: server, ["server:1"], resolve=lambda address: [address])
+    return Replicas(lambda *_: server, ["server:1"], resolve=lambda address: [address])
 
 
 @pytest.fixture
@@ -342,7 +342,7 @@ class Fleet:
         self.servers = {name: FakeServer() for name in names}
         for server in self.servers.values():
             server.models = {"demo": {1: ""}}
-        self.replicas = Replicas(self.servers.__getitem__, names, resolve=lambda address: [address])
+        self.replicas = Replicas(lambda address, _: self.servers[address], names, resolve=lambda address: [address])
         add(folder, "demo", 1)
         self.catalog = Catalog(folder, self.replicas)
 

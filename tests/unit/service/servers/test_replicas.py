@@ -64,7 +64,7 @@ class Fleet:
         for replica in self.replicas.look_up():
             self.replicas.take_back(replica, {MODEL: probes.get(replica.address[0], PROBE)})
 
-    def _connect(self, address):
+    def _connect(self, address, _host):
         return self.servers.setdefault(address[0], FakeServer(address))
 
     def replica(self, letter):
@@ -286,7 +286,11 @@ def test_a_name_stands_for_what_it_stands_for_now():
 def test_a_name_that_cannot_be_resolved_keeps_no_other_from_it(caplog):
     """The others are used from the beginning; it is told once, and met when it can be."""
     known = {"a": ["a:1"]}
-    replicas = Replicas(FakeServer, ["a", "b"], resolve=lambda name: known[name] if name in known else _fail())
+    replicas = Replicas(
+        lambda address, _: FakeServer(address),
+        ["a", "b"],
+        resolve=lambda name: known[name] if name in known else _fail(),
+    )
     for _ in range(3):
         assert [replica.address for replica in replicas.look_up()] == ["a:1"]
     assert caplog.text.count("cannot be resolved") == 1

@@ -1,0 +1,95 @@
+"""`deploy/nginx/ostinato.conf` in front of a gateway: pieces come as they are written, and who asks is known."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.e2e.test_access import until
+from tests.servers import ROOT, Client, Process, free_port
+
+BODY = {"model": "lstm", "prompt": "It was", "seed": 1}
+
+
+@pytest.fixture
+def proxied(tmp_path, start_gateway):
+    """A gateway that knows of its proxy, and a client of that proxy."""
+    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
+    assert program, "these tests need nginx; scripts/install-test-packages installs it"
+    gateway, port = start_gateway(num_proxies=1), free_port()
+    conf = (ROOT / "deploy/nginx/ostinato.conf").read_text()
+    for line, ours in {
+        "server 127.0.0.1:8000;": f"server 127.0.0.1:{gateway.port};",
+        "listen 80;": f"listen 127.0.0.1:{port};",
+    }.items():
+        assert conf.count(line) == 1
+        conf = conf.replace(line, ours)
+    (tmp_path / "ostinato.conf").write_text(conf)
+    kept = " ".join(
+        f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"user root; daemon off; pid {tmp_path}/nginx.pid; error_log stderr; worker_processes 1; events {{}}\n"
+        f"http {{ access_log off; {kept} include {tmp_path}/ostinato.conf; }}\n"
+    )
+    nginx = Process([program, "-e", "stderr", "-p", tmp_path, "-c", tmp_path / "nginx.conf"], tmp_path / "nginx.log")
+    client = Client(port)
+    nginx.wait_until(lambda: client.ask("GET", "/healthz")[0] == 200)
+    yield gateway, client
+    nginx.end()
+
+
+def requests(gateway):
+    """Return the lines of completions in the gateway's log."""
+    lines = [json.loads(line) for line in gateway.output.splitlines()]
+    return [line for line in lines if line.get("route") == "/v1/completions"]
+
+
+def test_pieces_come_as_they_are_written_and_who_leaves_frees_its_row(proxied):
+    """The first piece of a text without an end arrives; the gateway hears that its client's client left."""
+    gateway, client = proxied
+    events = client.stream(**BODY, max_tokens=10_000_000)
+    assert next(events)["choices"][0]["text"]
+    assert gateway.get("/v1/status")[1]["texts"]["accepted"] == 1
+    events.close()
+    until(lambda: gateway.get("/v1/status")[1]["texts"]["accepted"] == 0)
+
+
+def test_bytes_and_errors_are_those_of_the_gateway(proxied):
+    """Nothing is added or taken away, and a body that is too large is refused by who knows why."""
+    gateway, client = proxied
+    assert client.text(**BODY, max_tokens=50) == gateway.text(**BODY, max_tokens=50)
+    too_large = json.dumps({**BODY, "prompt": "x" * (4 * 2**20 + 1)}).encode()
+    status, answer = client.post(too_large)
+    assert (status, answer["error"]["type"]) == (413, "invalid_request_error")
+
+
+def test_the_log_has_the_client_s_address_and_its_id(proxied):
+    """Not the proxy's, nor what the client says of itself."""
+    gateway, client = proxied
+    connection = client.connect()
+    connection.source_address = ("127.0.0.3", 0)
+    body = json.dumps({**BODY, "max_tokens": 1})
+    connection.request("POST", "/v1/completions", body, {"X-Request-Id": "mine-1", "X-Forwarded-For": "10.9.9.9"})
+    response = connection.getresponse()
+    response.read()
+    assert response.headers["x-request-id"] == "mine-1"
+    connection.close()
+    client.post({**BODY, "max_tokens": 1})
+    until(lambda: len(requests(gateway)) == 2)
+    first, second = requests(gateway)
+    assert (first["client"], first["request_id"]) == ("127.0.0.3", "mine-1")
+    # An id of nginx's own.
+    assert (second["client"], len(second["request_id"])) == ("127.0.0.1", 32)
+
+
+def test_without_the_setting_nobody_is_believed(gateway):
+    """Who is not behind a proxy may write any address into the header."""
+    connection = gateway.connect()
+    body = json.dumps({**BODY, "max_tokens": 1})
+    headers = {"X-Forwarded-For": "10.9.9.9", "X-Request-Id": "liar"}
+    connection.request("POST", "/v1/completions", body, headers)
+    connection.getresponse().read()
+    connection.close()
+    until(lambda: any(line["request_id"] == "liar" for line in requests(gateway)))
+    assert [line["client"] for line in requests(gateway) if line["request_id"] == "liar"] == ["127.0.0.1"]
