@@ -5,18 +5,21 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench bench-quick quality clean
+.PHONY: help run test test-compose check bench bench-quick quality clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PORT=8000)
-	@$(BIN)/python -m export train --config export/recipes/demo.toml --if-missing
+	@$(BIN)/python -m export train --config export/recipes/demo.toml --if-empty
 	@exec $(BIN)/python -m service up
 
 test: $(STAMPS)/dev  ## run every test; as root it installs redis-server, which some need
 	@scripts/install-redis
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-compose: $(STAMPS)/dev  ## try docker-compose.yml for real; as root it installs and starts Docker if need be
+	@tests/compose/run $(ARGS)
 
 check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
 	@$(BIN)/ruff check .

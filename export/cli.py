@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="train a generator and publish it", epilog=_EPILOG, formatter_class=raw)
     train.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options go before it")
-    train.add_argument("--if-missing", action="store_true", help="do nothing if a version is there that can be read")
+    train.add_argument("--if-empty", action="store_true", help="do nothing if the repository has any model")
     _add_settings(train, tuple(TrainConfig.model_fields))
     resume = commands.add_parser("resume", help="go on with a training that was stopped, and publish it")
     publish = commands.add_parser("publish", help="publish the best weights of a training that was stopped")
@@ -146,10 +146,10 @@ def _run(options: dict[str, Any]) -> int:
         return act(options)
     models_dir = options.pop("models_dir")
     if command == "train":
-        if_missing, runs_dir = options.pop("if_missing"), options.pop("runs_dir")
+        if_empty, runs_dir = options.pop("if_empty"), options.pop("runs_dir")
         config = load_config(options.pop("config"), options)
-        if if_missing and _is_published(models_dir / config.name):
-            print(f"{models_dir / config.name} has a version already: nothing to train")
+        if if_empty and (there := _published(models_dir)):
+            print(f"{there} is there already: nothing to train")
             return 0
     # TensorFlow takes seconds to import: only now, when the settings are known to be good.
     import_tensorflow_quietly(start=command not in {"train", "resume"})
@@ -166,13 +166,13 @@ def _run(options: dict[str, Any]) -> int:
     return workflow.publish_best(options["run"], models_dir)
 
 
-def _is_published(home: Path) -> bool:
-    """Say whether a version is there that this release reads; what is wrong with another one is told."""
-    for path in sorted(home.glob("*/saved_model.pb")):
+def _published(models_dir: Path) -> Path | None:
+    """Return the first version that this release reads; what is wrong with another one is told."""
+    for path in sorted(models_dir.glob("*/*/saved_model.pb")):
         if path.parent.name.isdigit():
             try:
                 load_assets(path.parent)
-                return True
+                return path.parent
             except ContractError as error:
                 print(f"passed over: {error}")
-    return False
+    return None

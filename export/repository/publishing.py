@@ -27,9 +27,11 @@ from export.graphs import signatures as graph
 from export.graphs.checks import check_saved_model
 from export.graphs.exportable import Exportable, prepare
 from export.graphs.signatures import Generator
+from export.graphs.specs import input_specs
 from export.repository.history import Progress
 from export.repository.models_config import add_to_models_config, version_numbers
 from export.repository.papers import write_papers
+from export.repository.warmup import WARMUP_FILE, write_warmup
 
 # The trained model itself, for a notebook or for further training.
 KERAS_FILE = "model.keras"
@@ -93,9 +95,13 @@ def require_writable(home: Path) -> None:
     Raises:
         PublishError: a version cannot be written there.
     """
-    nearest = next(path for path in (home, *home.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise PublishError(f"a version cannot be written to {home}: {nearest} is not a folder, or it is read-only")
+    # The version goes into the one, `models.config` into the other.
+    for folder in (home, home.parent):
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise PublishError(f"a version cannot be written to {home}: {nearest} is not a folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PublishError(f"a version cannot be written to {home}: uid {os.getuid()} may not write to {nearest}")
 
 
 def publish_exportable(
@@ -182,6 +188,7 @@ def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: Generator
         tf.saved_model.save(generator, str(draft), signatures=generator.signatures())
     assets = draft / signatures.ASSETS
     assets.mkdir()
+    write_warmup(assets / WARMUP_FILE, input_specs(card.state_size, card.units), card.row_counts)
     (assets / signatures.CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (assets / signatures.TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
     if model.model is not None:

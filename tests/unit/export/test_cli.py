@@ -1,6 +1,7 @@
 """`python -m export`: a corpus becomes a published version, and whatever is wrong is told in one line."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -67,7 +68,7 @@ def test_help_answers_without_tensorflow():
     outcome = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0
     assert outcome.stdout.endswith("False False\n")
-    for option in ("--corpus X", "--max-minutes X", "--if-missing", "--models-dir", "(default: 256)", "(required)"):
+    for option in ("--corpus X", "--max-minutes X", "--if-empty", "--models-dir", "(default: 256)", "(required)"):
         assert option in outcome.stdout
 
 
@@ -137,15 +138,15 @@ def test_a_corpus_becomes_a_version_with_a_true_card(monkeypatch, capsys):
 
 
 def test_a_model_that_is_there_is_not_trained_again(published, capsys):
-    """`--if-missing` makes a command that can be repeated; what this release cannot read is no model."""
+    """`--if-empty` makes a command that can be repeated; what this release cannot read is no model."""
     version = Path("models/m/1")
     (version / "assets.extra").mkdir(parents=True)
-    assert train("--if-missing", corpus="no/such.txt") == 1
+    assert train("--if-empty", corpus="no/such.txt") == 1
     assert "no/such.txt" in one_line(capsys)
     (version / "saved_model.pb").touch()
     card = version / "assets.extra/generator.json"
     card.write_text('{"format": 1}')
-    assert train("--if-missing", "--epochs", "1") == 0
+    assert train("--if-empty", "--epochs", "1") == 0
     assert len(published) == 1
     out = capsys.readouterr().out
     assert "passed over: models/m/1: exported in format 1, and this release reads 2; export it again with: " in out
@@ -161,8 +162,10 @@ def test_a_model_that_is_there_is_not_trained_again(published, capsys):
     }
     card.write_text(GeneratorCard(name="m", **sizes, **facts).model_dump_json())
     card.with_name("tokenizer.json").write_text(tokenizer.to_json())
-    assert train("--if-missing", corpus="no/such.txt") == 0
-    assert "models/m has a version already" in capsys.readouterr().out
+    assert train("--if-empty", corpus="no/such.txt") == 0
+    assert "models/m/1 is there already" in capsys.readouterr().out
+    # Whatever it is called.
+    assert train("--if-empty", "--name", "other", corpus="no/such.txt") == 0
 
 
 @pytest.mark.parametrize(("cell", "unit"), [("lstm", "character"), ("gru", "word"), ("simple_rnn", "word")])
@@ -342,6 +345,16 @@ def test_models_that_cannot_be_written_are_told_before_the_training(capsys, plac
     Path(place).write_text("a file")
     assert train() == 1
     assert re.search(rf"version cannot be written to models/m: \S*{place} is not a folder", one_line(capsys))
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("place", ["models", "models/m"])
+def test_a_folder_of_somebody_else_is_told_before_the_training(capsys, monkeypatch, place):
+    """With who it is that may not write: in a container that is seldom who one thinks."""
+    Path("models/m").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).resolve() != Path(place).resolve())
+    assert train() == 1
+    assert re.search(rf"models/m: uid {os.getuid()} may not write to \S*{place}$", one_line(capsys).strip())
     assert not Path("runs").exists()
 
 

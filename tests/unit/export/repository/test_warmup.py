@@ -1,0 +1,39 @@
+"""What a version answers to itself before it is served: every signature, at every number of rows."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from contract import signatures
+from contract.card import load_assets
+from model_server.predict import predict
+from model_server.servable import Servable
+from model_server.warmup import WARMUP_FILE, read_requests
+
+SIGNATURES = {
+    signatures.SERVING_DEFAULT,
+    signatures.PREFILL,
+    signatures.DECODE,
+    signatures.DECODE_FULL,
+    signatures.SCORE,
+    signatures.EMBED,
+}
+
+
+@pytest.mark.parametrize("name", ["gru", "window"])
+def test_a_published_version_answers_its_own_warm_up(models_dir, name):
+    """Each signature at each of the card's row counts, once, in a file of a few kilobytes, and nothing but numbers."""
+    version = models_dir / name / "1"
+    card, _ = load_assets(version)
+    requests = list(read_requests(version / WARMUP_FILE))
+    found = [
+        (request.model_spec.signature_name, tensor.tensor_shape.dim[0].size)
+        for request in requests
+        for tensor in [next(iter(request.inputs.values()))]
+    ]
+    assert sorted(found) == sorted((signature, rows) for signature in SIGNATURES for rows in card.row_counts)
+    assert (version / WARMUP_FILE).stat().st_size < 2000 * len(requests)
+    servable = Servable(name, 1, version)
+    for request in requests:
+        for output in predict(servable, request).outputs.values():
+            assert np.isfinite(tf.make_ndarray(output).astype(float)).all()
