@@ -1,9 +1,11 @@
-"""`python -m service`: run the gateway, alone or with the embedded model server, and manage its keys."""
+"""`python -m service`: run the gateway, alone or with the embedded model server, and what belongs to running it."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from service.commands import health, state_key
 from service.commands import keys as keys_command
 from service.commands.up import Service, has_models
 from service.settings import Settings, SettingsError, load_settings
@@ -23,6 +25,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("up", help="run the embedded model server and the gateway together")
     commands.add_parser("serve", help="run the gateway alone, in front of OSTINATO_BACKENDS")
+    commands.add_parser("health", help="ask the gateway on this machine whether a model answers: exit code 0 or 1")
+    made = commands.add_parser("state-key", help="make a file for OSTINATO_STATE_KEY_FILE, unless there is one")
+    made.add_argument("file", type=Path, metavar="FILE")
     keys_command.add_parser(commands)
     return parser
 
@@ -39,20 +44,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.command == "keys":
-        return keys_command.run(options, settings.keys_file)
-    if options.command == "up":
-        if not has_models(settings.models_dir):
-            print(
-                f"error: there is no models.config in {settings.models_dir}; train a model first, for example with: "
-                "python -m export train --config export/recipes/demo.toml",
-                file=sys.stderr,
-            )
-            return 1
-        return Service(settings).run()
-    from service.commands.serve import serve  # noqa: PLC0415 - gunicorn and Flask, which `up` does not need
+    match options.command:
+        case "up":
+            return _up(settings)
+        case "health":
+            return health.check(settings)
+        case "state-key":
+            return state_key.make(options.file)
+        case "keys":
+            return keys_command.run(options, settings.keys_file)
+    from service.commands.serve import serve  # noqa: PLC0415 - gunicorn and Flask, which the others do not need
 
     return serve(settings)
+
+
+def _up(settings: Settings) -> int:
+    if not has_models(settings.models_dir):
+        print(
+            f"error: there is no models.config in {settings.models_dir}; train a model first, for example with: "
+            "python -m export train --config export/recipes/demo.toml",
+            file=sys.stderr,
+        )
+        return 1
+    return Service(settings).run()
 
 
 if __name__ == "__main__":

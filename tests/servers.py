@@ -81,28 +81,11 @@ class ModelServer(Process):
         return False
 
 
-class Gateway(Process):
-    """`python -m service serve` in front of a model server."""
+class Client:
+    """Speaks HTTP to a gateway on this machine, by its port."""
 
-    def __init__(self, models_dir, backend_port, log, ready=True, **settings):
-        self.port = free_port()
-        variables = {
-            "OSTINATO_PORT": str(self.port),
-            "OSTINATO_METRICS_PORT": "0",
-            "OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}",
-            "OSTINATO_MODELS_DIR": str(models_dir),
-            "OSTINATO_POLL_S": "0.1",
-            **{f"OSTINATO_{name.upper()}": str(value) for name, value in settings.items()},
-        }
-        super().__init__([sys.executable, "-m", "service", "serve"], log, **variables)
-        address = "/readyz" if ready else "/healthz"
-        self.wait_until(lambda: self.get(address)[0] == 200)
-
-    @property
-    def worker_pid(self):
-        """Process id of gunicorn's only worker."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return int(children[0])
+    def __init__(self, port):
+        self.port = port
 
     def connect(self, timeout=60):
         """Open a connection."""
@@ -156,6 +139,30 @@ class Gateway(Process):
         status, answer = self.post(fields)
         assert status == 200, answer
         return answer["choices"][0]["text"]
+
+
+class Gateway(Process, Client):
+    """`python -m service serve` in front of a model server."""
+
+    def __init__(self, models_dir, backend_port, log, ready=True, **settings):
+        self.port = free_port()
+        variables = {
+            "OSTINATO_PORT": str(self.port),
+            "OSTINATO_METRICS_PORT": "0",
+            "OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}",
+            "OSTINATO_MODELS_DIR": str(models_dir),
+            "OSTINATO_POLL_S": "0.1",
+            **{f"OSTINATO_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        Process.__init__(self, [sys.executable, "-m", "service", "serve"], log, **variables)
+        address = "/readyz" if ready else "/healthz"
+        self.wait_until(lambda: self.get(address)[0] == 200)
+
+    @property
+    def worker_pid(self):
+        """Process id of gunicorn's only worker."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0])
 
 
 class RunningRedis:

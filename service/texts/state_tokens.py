@@ -72,14 +72,15 @@ class StateKeys:
         return cls.of([secrets.token_bytes(32)])
 
 
-def make_key_file(path: Path) -> None:
-    """Write a file with a new key that its owner alone can read, unless there is a file."""
+def make_key_file(path: Path) -> bool:
+    """Write a file with a new key that its owner alone can read, unless there is a file; return whether it was made."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        return
+        return False
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(f"# Signs state tokens; see docs/settings.md.\n{secrets.token_hex(32)}\n")
+    return True
 
 
 class KeyFile:

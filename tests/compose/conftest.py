@@ -1,0 +1,81 @@
+"""The real docker-compose.yml in a folder of its own, with images that `tests/compose/run` has built."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from tests.servers import ROOT, Client, free_port
+
+PROJECT = "ostinato-compose-test"
+
+
+class Project:
+    """A fresh checkout's compose files, and what `docker compose` does with them."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.models = folder / "models"
+        for name in ("docker-compose.yml", ".env"):
+            shutil.copy(ROOT / name, folder)
+        shutil.copytree(ROOT / "deploy", folder / "deploy")
+        self.models.mkdir()
+        # As a person's checkout is who works with it.
+        os.chown(self.models, 1000, 1000)
+        self.port = free_port()
+        self.gateway = Client(self.port)
+
+    def start(self, *arguments, timeout=600):
+        """Run `docker compose` with arguments; return the completed process."""
+        environment = {**os.environ, "OSTINATO_PORT": str(self.port), "COMPOSE_PROJECT_NAME": PROJECT}
+        return subprocess.run(
+            ["docker", "compose", "--progress", "quiet", *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def run(self, *arguments, timeout=600):
+        """Run `docker compose` with arguments, which must succeed; return what it printed."""
+        done = self.start(*arguments, timeout=timeout)
+        assert done.returncode == 0, f"{arguments}:\n{done.stdout}\n{done.stderr}\n{self.logs()}"
+        return done.stdout
+
+    def logs(self):
+        """Return the last lines of every service."""
+        return self.start("logs", "--tail", "30").stdout
+
+    def containers(self, service=None):
+        """Return what Docker knows of the containers, ended ones too, or those of one service."""
+        ids = self.run("ps", "--all", "--quiet", *([service] if service else [])).split()
+        return json.loads(subprocess.run(["docker", "inspect", *ids], capture_output=True, check=True).stdout)
+
+    def until(self, condition, timeout=60):
+        """Wait for a condition."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(0.1)
+
+    def backends(self):
+        """Return why each model server gets no calls; None: it does."""
+        status, found = self.gateway.get("/v1/status")
+        return [backend["left_out_because"] for backend in found["backends"]] if status == 200 else []
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """The project, up: what `docker compose up` leaves after it has trained the demo."""
+    project = Project(tmp_path_factory.mktemp("checkout"))
+    project.run("down", "--volumes", "--remove-orphans")
+    try:
+        project.run("up", "--detach", "--wait", timeout=1200)
+        yield project
+    finally:
+        project.run("--profile", "monitoring", "down", "--volumes", "--remove-orphans")

@@ -1,0 +1,227 @@
+"""docker-compose.yml does what its first lines say, in the order in which a person would find out.
+
+Not named as tests are, since it needs Docker: `tests/compose/run` runs it. All share one project, which the last ends.
+"""
+
+import concurrent.futures
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+
+BODY = {"model": "demo", "prompt": "The ", "seed": 1}
+NUM_STREAMS = 64
+MODEL_SERVER = "tensorflow-serving"
+
+
+def image(name):
+    """Return what Docker knows of an image."""
+    found = subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=True).stdout
+    return json.loads(found)[0]
+
+
+def in_container(container, code):
+    """Run Python in a gateway's container; return the completed process."""
+    command = ["docker", "exec", container["Id"], "/usr/bin/python3.13", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_up_trains_a_model_and_serves_it(project):
+    """From nothing: the exporter ends well, the others are healthy, and a prompt is answered, to the byte again."""
+    states = {each["Config"]["Labels"]["com.docker.compose.service"]: each["State"] for each in project.containers()}
+    assert {name: (state["Status"], state["ExitCode"]) for name, state in states.items()} == {
+        "export": ("exited", 0),
+        "keys": ("exited", 0),
+        "tensorflow-serving": ("running", 0),
+        "gateway": ("running", 0),
+    }
+    assert {states[name]["Health"]["Status"] for name in (MODEL_SERVER, "gateway")} == {"healthy"}
+    text = project.gateway.text(**BODY, max_tokens=200, ignore_eos=True)
+    assert len(text) == 200
+    assert text == project.gateway.text(**BODY, max_tokens=200, ignore_eos=True)
+
+
+def test_up_again_trains_nothing(project):
+    """What is in models/ is taken."""
+    project.run("up", "--detach", "--wait")
+    assert "models/demo/1 is there already: nothing to train" in project.run("logs", "export")
+    assert [path.name for path in (project.models / "demo").iterdir()] == ["1"]
+
+
+def test_no_container_may_do_more_than_it_needs(project):
+    """No root, no rights, no file to write, a bound on memory; only the gateway is reached from outside."""
+    published = {}
+    for container in project.containers():
+        host, name = container["HostConfig"], container["Config"]["Labels"]["com.docker.compose.service"]
+        user = container["Config"]["User"] or image(container["Image"])["Config"]["User"]
+        assert user.split(":")[0] not in {"", "0", "root"}, name
+        assert host["ReadonlyRootfs"], name
+        assert host["CapDrop"] == ["ALL"], name
+        assert "no-new-privileges:true" in host["SecurityOpt"], name
+        assert host["Memory"] > 0, name
+        assert host["Init"], name
+        if host["PortBindings"]:
+            published[name] = host["PortBindings"]
+    assert published == {"gateway": {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(project.port)}]}}
+    (gateway,) = project.containers("gateway")
+    assert "Read-only file system" in in_container(gateway, "open('/ostinato/models/x', 'w')").stderr
+    assert "Read-only file system" in in_container(gateway, "open('/ostinato/keys/x', 'w')").stderr
+    # The names of model servers are known to whoever shares their network, the world is not known to them.
+    (server,) = project.containers(MODEL_SERVER)
+    assert list(server["NetworkSettings"]["Networks"]) == ["ostinato-compose-test_backend"]
+    network = subprocess.run(
+        ["docker", "network", "inspect", "ostinato-compose-test_backend"], capture_output=True, check=True
+    )
+    assert json.loads(network.stdout)[0]["Internal"] is True
+
+
+def test_the_gateways_image_is_small_and_has_no_tensorflow(project):
+    """Under 200 MB, TensorFlow's messages alone, and the commit that it was built from."""
+    (container,) = project.containers("gateway")
+    found = image(container["Image"])
+    assert found["Size"] < 200e6
+    assert found["Config"]["Labels"]["org.opencontainers.image.revision"] == os.environ["COMMIT"]
+    code = (
+        "import pathlib; print({path.suffix for name in ('tensorflow', 'tensorflow_serving') "
+        "for path in pathlib.Path('/ostinato/packages', name).rglob('*') if path.is_file()} - {'.py', '.pyc'})"
+    )
+    assert in_container(container, code).stdout.strip() == "set()"
+
+
+def streams_while(project, happen):
+    """Return the texts of many streams, during which something happens."""
+    bodies = [{**BODY, "seed": seed, "max_tokens": 10_000, "ignore_eos": True} for seed in range(NUM_STREAMS)]
+    with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
+        running = [pool.submit(project.gateway.streamed_text, **body) for body in bodies]
+        time.sleep(1)
+        assert not any(text.done() for text in running), "too short to be disturbed"
+        happen()
+        return [text.result(300) for text in running]
+
+
+def test_three_model_servers_are_found_and_one_may_die(project):
+    """The gateway notices new ones by their name; when one is killed under load nobody notices, and it comes back."""
+    expected = streams_while(project, lambda: None)
+    project.run("up", "--detach", "--wait", "--no-recreate", "--scale", f"{MODEL_SERVER}=3")
+    project.until(lambda: project.backends() == [None] * 3)
+    victim = project.containers(MODEL_SERVER)[0]
+    # The server itself, not through Docker, which would take it for wanted and not start it again.
+    assert streams_while(project, lambda: os.kill(victim["State"]["Pid"], signal.SIGKILL)) == expected
+    project.until(lambda: len(project.backends()) == 3 and set(project.backends()) == {None}, timeout=120)
+    assert [each["RestartCount"] for each in project.containers(MODEL_SERVER)].count(1) == 1
+    project.run("up", "--detach", "--wait", "--no-recreate", "--scale", f"{MODEL_SERVER}=1")
+    project.until(lambda: project.backends() == [None])
+
+
+def test_versions_change_under_load(project):
+    """A second version, promotion and rollback by the exporter's image; no request fails."""
+    failed, ended = [], threading.Event()
+
+    def ask(seed):
+        while not ended.is_set():
+            status, answer = project.gateway.post({**BODY, "seed": seed, "max_tokens": 50})
+            if status != 200:
+                failed.append(answer)
+
+    def version():
+        return project.gateway.post({**BODY, "max_tokens": 1})[1]["version"]
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    try:
+        recipe = ("--config", "export/recipes/demo.toml", "--units", "32", "--max-minutes", "0.2")
+        project.run("run", "--rm", "export", "promote", "demo:1")
+        project.run("run", "--rm", "export", "train", *recipe)
+        assert version() == 1
+        project.run("run", "--rm", "export", "promote", "demo:2")
+        project.until(lambda: version() == 2)
+        project.run("run", "--rm", "export", "rollback", "demo")
+        project.until(lambda: version() == 1)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+
+
+def test_a_folder_that_cannot_be_written_is_told_at_once(project):
+    """The exporter runs as somebody, who may not own models/: that is said before anything is trained."""
+    os.chown(project.models, 0, 0)
+    try:
+        command = ["run", "--rm", "export", "train", "--config", "export/recipes/demo.toml"]
+        done = project.start(*command)
+        assert done.returncode == 1
+        assert "uid 1000 may not write to /ostinato/models" in done.stderr
+    finally:
+        os.chown(project.models, 1000, 1000)
+
+
+def test_keys_are_asked_for_and_states_outlast_the_gateway(project):
+    """API keys by a file that no one else sees; a state that the gateway before signed goes on at the next."""
+    whole = project.gateway.text(**BODY, max_tokens=100)
+    half = project.gateway.post({**BODY, "max_tokens": 50, "return_state": True})[1]["choices"][0]
+    key = project.run("run", "--rm", "keys", "keys", "add", "--tenant", "anna").split()[-1]
+    (project.folder / "gateway.env").write_text("OSTINATO_KEYS_FILE=keys/api.json\n")
+    project.run("up", "--detach", "--wait", "gateway")
+    body = json.dumps({"model": "demo", "state": half["state"], "max_tokens": 50})
+    assert project.gateway.ask("POST", "/v1/completions", body)[0] == 401
+    connection = project.gateway.connect()
+    connection.request("POST", "/v1/completions", body, {"Authorization": f"Bearer {key}"})
+    answer = json.loads(connection.getresponse().read())
+    connection.close()
+    # Without keys there was one tenant, which nobody with a key is.
+    assert answer["error"]["code"] == "state_foreign"
+    (project.folder / "gateway.env").unlink()
+    project.run("up", "--detach", "--wait", "gateway")
+    status, answer = project.gateway.post({"model": "demo", "state": half["state"], "max_tokens": 50})
+    assert (status, half["text"] + answer["choices"][0]["text"]) == (200, whole)
+
+
+def test_prometheus_finds_the_gateway_and_takes_the_rules(project):
+    """The profile `monitoring`, without Grafana, of which there is no stand-in."""
+    project.run("--profile", "cpu", "--profile", "monitoring", "up", "--detach", "--no-recreate", "prometheus")
+    (gateway,) = project.containers("gateway")
+
+    def ask(address):
+        code = (
+            f"import urllib.request as r; print(r.urlopen('http://prometheus:9090/api/v1/{address}').read().decode())"
+        )
+        done = in_container(gateway, code)
+        return json.loads(done.stdout)["data"] if done.returncode == 0 else {}
+
+    def gateway_is_up():
+        return any(
+            target["labels"]["job"] == "gateway" and target["health"] == "up"
+            for target in ask("targets").get("activeTargets", [])
+        )
+
+    project.until(gateway_is_up, timeout=90)
+    project.until(lambda: ask("query?query=ostinato_model_servers").get("result"), timeout=90)
+    ((group),) = ask("rules")["groups"]
+    assert len(group["rules"]) >= 7
+    assert {rule["health"] for rule in group["rules"]} <= {"ok", "unknown"}
+    assert ask("alerts")["alerts"] == []
+
+
+def test_stop_ends_in_order(project):
+    """SIGTERM arrives: a running stream is told, both programs end by themselves, and soon."""
+    events = []
+
+    def read():
+        events.extend(project.gateway.stream(**BODY, max_tokens=100_000, timeout_s=300, ignore_eos=True))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    project.until(lambda: project.gateway.get("/v1/status")[1]["texts"]["accepted"] == 1)
+    project.run("stop", timeout=120)
+    reader.join(timeout=10)
+    assert not reader.is_alive()
+    error = next(event["error"] for event in events if event and "error" in event)
+    assert error["code"] == "shutting_down"
+    for service in ("gateway", MODEL_SERVER):
+        (container,) = project.containers(service)
+        # 137 is killed after the grace period.
+        assert (service, container["State"]["ExitCode"]) == (service, 0)

@@ -1,0 +1,53 @@
+"""`python -m service health`: an exit code that a health check can go by."""
+
+import http.server
+import threading
+
+import pytest
+
+from service.__main__ import main
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """A server that answers every GET with a status of the test's choice; what was asked for is kept."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(server.status)
+            self.end_headers()
+            self.wfile.write(b'{"status": "as told"}')
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    server.asked = asked
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("OSTINATO_PORT", str(server.server_port))
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_exit_code_says_whether_a_model_answers(answering, monkeypatch, capsys, host, status, code):
+    """It asks for readiness, at the address that the gateway listens at."""
+    monkeypatch.setenv("OSTINATO_HOST", host)
+    answering.status = status
+    assert main(["health"]) == code
+    assert answering.asked == ["/readyz"]
+    shown = capsys.readouterr()
+    assert '{"status": "as told"}' in (shown.err if code else shown.out)
+
+
+def test_nobody_there_is_told(monkeypatch, capsys, answering):
+    """One line, with the address that was asked."""
+    monkeypatch.setenv("OSTINATO_HOST", "127.0.0.2")
+    assert main(["health"]) == 1
+    assert f"no answer from 127.0.0.2:{answering.server_port}: ConnectionRefusedError" in capsys.readouterr().err
