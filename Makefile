@@ -14,8 +14,8 @@ run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PO
 	@$(BIN)/python -m export train --config export/recipes/demo.toml --if-empty
 	@exec $(BIN)/python -m service up
 
-test: $(STAMPS)/dev  ## run every test; as root it installs redis-server, which some need
-	@scripts/install-redis
+test: $(STAMPS)/dev  ## run every test; as root it installs redis-server and kubectl, which some need
+	@scripts/install-test-packages
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-compose: $(STAMPS)/dev  ## try docker-compose.yml for real; as root it installs and starts Docker if need be

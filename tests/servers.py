@@ -4,13 +4,14 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from tests.programs import program
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -179,14 +180,10 @@ class RunningRedis:
 
     def start(self):
         """Start it and wait until it answers."""
-        program = shutil.which("redis-server")
-        if program is None:
-            raise AssertionError("these tests need redis-server on PATH; scripts/install-redis installs it")
-        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)]
+        command = [program("redis-server"), "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)]
+        command += ["--save", "", "--appendonly", "no"]
         with (self._folder / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [program, *options, "--save", "", "--appendonly", "no"], stdout=log, stderr=subprocess.STDOUT
-            )
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 10
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
