@@ -1,0 +1,133 @@
+"""What the Kubernetes manifests come to: objects as `kubectl kustomize` renders them, and questions about them.
+
+Knows the objects' shapes. Does not know what this project wants of them.
+"""
+
+import functools
+import re
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from tests.programs import program
+
+ROOT = Path(__file__).resolve().parent.parent
+KUBERNETES = ROOT / "deploy/kubernetes"
+OVERLAYS = ["cpu", "gpu"]
+
+
+@functools.cache
+def render(folder):
+    """Return the objects that a kustomization comes to, each a dict; they are shared, so look and do not touch."""
+    command = [program("kubectl"), "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+def overlay(name):
+    """Return the objects of one of the project's overlays."""
+    return render(KUBERNETES / "overlays" / name)
+
+
+def of_kind(objects, kind):
+    """Return the objects of a kind, by name; the hash that kustomize puts behind a generated name is left out."""
+    return {re.sub(r"-[a-z0-9]{10}$", "", each["metadata"]["name"]): each for each in objects if each["kind"] == kind}
+
+
+def templates(objects):
+    """Return the pod templates, by the name of what makes the pods."""
+    makers = of_kind(objects, "Deployment") | of_kind(objects, "Job")
+    return {name: maker["spec"]["template"] for name, maker in makers.items()}
+
+
+def containers(template):
+    """Return every container of a pod, those that run before the others included."""
+    return [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]
+
+
+def main_container(objects, name):
+    """Return the only container of a workload that stays."""
+    (container,) = templates(objects)[name]["spec"]["containers"]
+    return container
+
+
+def arguments(container):
+    """Return a container's `--name=value` arguments."""
+    pairs = (argument.removeprefix("--").partition("=") for argument in container["args"] if argument.startswith("--"))
+    return {name: value for name, _, value in pairs}
+
+
+def settings(objects, name):
+    """Return the environment of a workload's container, from ConfigMaps and its own."""
+    container, maps = main_container(objects, name), {each["metadata"]["name"]: each for each in objects}
+    found = {}
+    for source in container.get("envFrom", []):
+        found |= maps[source["configMapRef"]["name"]]["data"]
+    return found | {each["name"]: each["value"] for each in container.get("env", [])}
+
+
+def ports_of(template):
+    """Return the numbers of a pod's ports, by name."""
+    return {port["name"]: port["containerPort"] for each in containers(template) for port in each.get("ports", [])}
+
+
+def quantity(text):
+    """Return how many cores or bytes a quantity is."""
+    number, unit = re.fullmatch(r"(\d+)(m|Mi|Gi)?", str(text)).groups()
+    return float(number) * {None: 1, "m": 0.001, "Mi": 2**20, "Gi": 2**30}[unit]
+
+
+def selects(selector, labels):
+    """Say whether a label selector, or a Service's plain mapping, fits some labels."""
+    if "matchLabels" not in selector and "matchExpressions" not in selector:
+        return selector.items() <= labels.items()
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        {"In": labels.get(each["key"]) in each["values"]}[each["operator"]]
+        for each in selector.get("matchExpressions", [])
+    )
+
+
+def may_reach(objects, port, *, target, source, namespace=None):
+    """Say whether the NetworkPolicies let a pod be called.
+
+    Args:
+        objects: What was rendered.
+        port: Number of the port that is called.
+        target: Name of the workload that is called.
+        source: Labels of the pod that calls.
+        namespace: Where that is; None: where everything here is.
+    """
+    labels = templates(objects)[target]["metadata"]["labels"]
+    policies = [
+        policy["spec"]
+        for policy in of_kind(objects, "NetworkPolicy").values()
+        if selects(policy["spec"]["podSelector"], labels) and "Ingress" in policy["spec"]["policyTypes"]
+    ]
+    rules = [rule for policy in policies for rule in policy["ingress"]]
+    return not policies or any(
+        port in [each["port"] for each in rule["ports"]]
+        and ("from" not in rule or any(_is_from(peer, source, namespace) for peer in rule["from"]))
+        for rule in rules
+    )
+
+
+def _is_from(peer, labels, namespace):
+    if "namespaceSelector" in peer:
+        if not selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": namespace}):
+            return False
+    elif namespace is not None:
+        return False
+    return selects(peer.get("podSelector", {"matchLabels": {}}), labels)
+
+
+def leaves(value, path=()):
+    """Return what stands in nested dicts and lists, by its path; entries of a list that have a name go by it."""
+    if isinstance(value, dict):
+        entries = value.items()
+    elif isinstance(value, list):
+        entries = ((each.get("name", i) if isinstance(each, dict) else i, each) for i, each in enumerate(value))
+    else:
+        return {path: value}
+    return {place: leaf for key, each in entries for place, leaf in leaves(each, (*path, str(key))).items()}

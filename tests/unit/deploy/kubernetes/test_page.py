@@ -1,0 +1,96 @@
+"""What docs/kubernetes.md tells people to write and to type fits the manifests."""
+
+import re
+import textwrap
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.manifests import ROOT, main_container, of_kind, overlay, render, settings, templates
+
+PAGE = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
+# Those within lists are indented.
+BLOCKS = [textwrap.dedent(block) for block in re.findall(r"^ *```yaml\n(.*?)^ *```", PAGE, re.MULTILINE | re.DOTALL)]
+KINDS = {"deployment": "Deployment", "job": "Job", "service": "Service", "hpa": "HorizontalPodAutoscaler"}
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Return what a person's own kustomization comes to, made of the page's first block and others."""
+    (tmp_path / "ostinato").symlink_to(ROOT)
+    folder = tmp_path / "my-ostinato"
+    folder.mkdir()
+
+    def rendered(*blocks):
+        content = {}
+        for block in map(yaml.safe_load, blocks):
+            for key, value in block.items():
+                content[key] = [*content.get(key, []), *value] if isinstance(value, list) else value
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
+        objects = render(folder)
+        for each in objects:
+            kubernetes_validate.validate(each, kubernetes_validate.latest_version(), strict=True)
+        return objects
+
+    return rendered
+
+
+def test_a_persons_own_folder_sets_namespace_registry_and_storage_class(mine):
+    """The page's kustomization renders, and every object has what it sets."""
+    objects = mine(BLOCKS[0])
+    assert len(objects) == len(overlay("cpu"))
+    assert {each["metadata"]["namespace"] for each in objects} == {"ostinato"}
+    images = {main_container(objects, name)["image"] for name in templates(objects)}
+    assert {image.rpartition("/")[0] for image in images} == {"registry.example", "tensorflow"}
+    assert of_kind(objects, "PersistentVolumeClaim")["models"]["spec"]["storageClassName"] == "nfs"
+
+
+def test_settings_are_added_to_those_there_are(mine):
+    """The page's literals join the ConfigMap, and the gateways use it."""
+    before, after = settings(overlay("cpu"), "gateway"), settings(mine(*BLOCKS[:2]), "gateway")
+    assert after == {**before, "OSTINATO_DEFAULT_MODEL": "demo", "OSTINATO_LOG_LEVEL": "warning"}
+
+
+def test_api_keys_can_be_left_out(mine):
+    """The page's patch takes away variable, mount and volume, and nothing else."""
+    objects = mine(BLOCKS[0], BLOCKS[2])
+    container, template = main_container(objects, "gateway"), templates(objects)["gateway"]
+    assert "api-keys" not in yaml.safe_dump(template)
+    assert "OSTINATO_KEYS_FILE" not in settings(objects, "gateway")
+    assert {mount["name"] for mount in container["volumeMounts"]} == {"models", "state-key", "tmp"}
+    assert {volume["name"] for volume in template["spec"]["volumes"]} == {"models", "state-key", "tmp"}
+
+
+def test_every_block_of_the_page_is_tried():
+    """There is no other one."""
+    assert len(BLOCKS) == 3
+
+
+def test_commands_name_what_there_is():
+    """What the page's kubectl lines name is rendered, and each Secret that is needed is made."""
+    objects = overlay("cpu")
+    lines = "\n".join(re.findall(r"^ *(kubectl .*)", PAGE, re.MULTILINE))
+    named = set(re.findall(r"\b(deployment|job|service|hpa)[/ ]([a-z][a-z-]+)", lines))
+    assert len(named) > 4
+    for kind, name in named:
+        assert name in of_kind(objects, KINDS[kind])
+    made = set(re.findall(r"kubectl create secret generic (\S+) --from-file (\S+)", PAGE))
+    needed = {
+        (volume["secret"]["secretName"], settings(objects, "gateway")[variable].rpartition("/")[2])
+        for volume in templates(objects)["gateway"]["spec"]["volumes"]
+        for variable, folder in (("OSTINATO_KEYS_FILE", "api-keys"), ("OSTINATO_STATE_KEY_FILE", "state-key"))
+        if volume["name"] == folder
+    }
+    assert made == needed
+
+
+def test_the_table_of_the_page_has_every_object():
+    """What is rendered stands in the page's table by kind and name, and nothing else but a person's Secrets does."""
+    rows = re.findall(r"^\| ([A-Z][A-Za-z, ]+) ((?:`[a-z-]+`(?:, )?)+) \|", PAGE, re.MULTILINE)
+    told = {
+        (kind, name) for kinds, names in rows for kind in kinds.split(", ") for name in re.findall(r"`(.*?)`", names)
+    }
+    kinds = {each["kind"] for each in overlay("cpu")}
+    there = {(kind, name) for kind in kinds for name in of_kind(overlay("cpu"), kind)}
+    assert told == there | {("Secret", "state-key"), ("Secret", "api-keys")}
