@@ -173,7 +173,7 @@ def test_the_exporters_command_is_one(objects):
     """The Job's arguments are those of `python -m export`, for a recipe that exists and the volume."""
     options = build_parser().parse_args(main_container(objects, "exporter")["args"])
     assert options.command == "train"
-    assert options.if_missing
+    assert options.if_empty
     assert (ROOT / options.config).is_file()
     assert str(options.models_dir) == "/models"
     assert str(options.runs_dir).startswith("/tmp/")
