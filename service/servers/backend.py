@@ -103,8 +103,11 @@ class GrpcBackend:
 
     def reset(self) -> None:
         """Give up the calls in flight and those that wait, which end with an error at once, and begin anew."""
-        before = self._channel
-        self._connect()
+        with self._lock:
+            if self._closed:
+                return
+            before = self._channel
+            self._connect()
         before.close()
         self._give_up()
 
@@ -112,7 +115,8 @@ class GrpcBackend:
         """Close the channel; calls in flight, waiting or still to come end with an error."""
         with self._lock:
             self._closed = True
-        self._channel.close()
+            channel = self._channel
+        channel.close()
         self._give_up()
         for _ in self._threads:
             self._jobs.put(None)

@@ -1,11 +1,11 @@
 """`deploy/nginx/ostinato.conf` in front of a gateway: pieces come as they are written, and who asks is known."""
 
 import json
-import shutil
 
 import pytest
 
 from tests.e2e.test_access import until
+from tests.programs import program
 from tests.servers import ROOT, Client, Process, free_port
 
 BODY = {"model": "lstm", "prompt": "It was", "seed": 1}
@@ -14,8 +14,6 @@ BODY = {"model": "lstm", "prompt": "It was", "seed": 1}
 @pytest.fixture
 def proxied(tmp_path, start_gateway):
     """A gateway that knows of its proxy, and a client of that proxy."""
-    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
-    assert program, "these tests need nginx; scripts/install-test-packages installs it"
     gateway, port = start_gateway(num_proxies=1), free_port()
     conf = (ROOT / "deploy/nginx/ostinato.conf").read_text()
     for line, ours in {
@@ -32,7 +30,9 @@ def proxied(tmp_path, start_gateway):
         f"user root; daemon off; pid {tmp_path}/nginx.pid; error_log stderr; worker_processes 1; events {{}}\n"
         f"http {{ access_log off; {kept} include {tmp_path}/ostinato.conf; }}\n"
     )
-    nginx = Process([program, "-e", "stderr", "-p", tmp_path, "-c", tmp_path / "nginx.conf"], tmp_path / "nginx.log")
+    nginx = Process(
+        [program("nginx"), "-e", "stderr", "-p", tmp_path, "-c", tmp_path / "nginx.conf"], tmp_path / "nginx.log"
+    )
     client = Client(port)
     nginx.wait_until(lambda: client.ask("GET", "/healthz")[0] == 200)
     yield gateway, client
