@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,27 +138,44 @@ def service(
 
     The gateway keeps no states unless `settings` say so: a load sends one prompt many times, and baselines read it.
     """
-    backend = free_port()
-    flags = [f"--port={backend}", f"--model_config_file={models_dir}/models.config", f"--portable={portable}"]
-    wait_for(backend, "", stack.enter_context(child("model_server", *flags)))
-    port, started = free_port(), time.perf_counter()
+    _, backend = start_model_server(models_dir, stack, f"--portable={portable}")
+    started = time.perf_counter()
+    gateway, port = start_gateway(models_dir, stack, [backend], **settings)
+    worker = Worker(time.perf_counter() - started)
+    wait_for(port, "/readyz", gateway)
+    yield port, f"127.0.0.1:{backend}", worker
+    worker.resident_mb = max(_resident_mb(pid) for pid in children(gateway.pid))
+
+
+def start_model_server(models_dir: Path, stack: contextlib.ExitStack, *flags: str) -> tuple[subprocess.Popen[str], int]:
+    """Start a model server; return it and its port when it serves."""
+    port = free_port()
+    command = ["model_server", f"--port={port}", f"--model_config_file={models_dir}/models.config", *flags]
+    process = stack.enter_context(child(*command))
+    wait_for(port, "", process)
+    return process, port
+
+
+def start_gateway(
+    models_dir: Path, stack: contextlib.ExitStack, backends: Sequence[int], **settings: str
+) -> tuple[subprocess.Popen[str], int]:
+    """Start a gateway in front of the model servers at some ports; return it and its port when it answers."""
+    port = free_port()
     variables = {
         "OSTINATO_PORT": str(port),
         "OSTINATO_METRICS_PORT": "0",
-        "OSTINATO_BACKENDS": f"127.0.0.1:{backend}",
+        "OSTINATO_BACKENDS": ",".join(f"127.0.0.1:{backend}" for backend in backends),
         "OSTINATO_MODELS_DIR": str(models_dir),
         "OSTINATO_PREFIX_CACHE_BYTES": "0",
         **settings,
     }
-    gateway = stack.enter_context(child("service", "serve", **variables))
-    wait_for(port, "/healthz", gateway)
-    worker = Worker(time.perf_counter() - started)
-    wait_for(port, "/readyz", gateway)
-    yield port, f"127.0.0.1:{backend}", worker
-    worker.resident_mb = max(_resident_mb(pid) for pid in _children(gateway.pid))
+    process = stack.enter_context(child("service", "serve", **variables))
+    wait_for(port, "/healthz", process)
+    return process, port
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Return the process ids of a process's children."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 

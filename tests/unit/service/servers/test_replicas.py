@@ -283,6 +283,15 @@ def test_a_name_stands_for_what_it_stands_for_now():
     assert [replica.address for replica in fleet.replicas.look_up()] == ["b:1", "c:1"]
 
 
+def test_what_an_address_stands_for_is_told_with_it():
+    """Certificates are made out to names, so each connection knows the host that led to its address."""
+    told = {}
+    known = {"models.example:1": ["10.0.0.1:1", "10.0.0.2:1"], "[fd00::1]:1": ["[fd00::1]:1"]}
+    connect = lambda address, host: told.setdefault(address, host) and FakeServer(address)  # noqa: E731
+    Replicas(connect, list(known), resolve=known.get).look_up()
+    assert told == {"10.0.0.1:1": "models.example", "10.0.0.2:1": "models.example", "[fd00::1]:1": "fd00::1"}
+
+
 def test_a_name_that_cannot_be_resolved_keeps_no_other_from_it(caplog):
     """The others are used from the beginning; it is told once, and met when it can be."""
     known = {"a": ["a:1"]}

@@ -1,0 +1,86 @@
+"""Alert rules and dashboard ask for metrics that the gateway has, by labels that they have."""
+
+import json
+import re
+
+import pytest
+import yaml
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.observability.metrics import Metrics
+from service.scheduling.prefixes import PrefixCache
+from tests.manifests import ROOT
+from tests.unit.service.observability.test_metrics import DEMO, happen
+
+# Added by Prometheus itself.
+COMMON = {"job", "instance"}
+
+
+@pytest.fixture(scope="module")
+def known():
+    """Every series that a gateway can have, by name, with the names of its labels."""
+    metrics = Metrics("1")
+    metrics.watch_load(lambda: [(DEMO, 0, 0)], lambda: 0)
+    metrics.watch_prefixes(PrefixCache(1))
+    metrics.watch_servers(list)
+    happen(metrics)
+    families = text_string_to_metric_families(generate_latest(metrics.registry).decode())
+    found: dict[str, set[str]] = {"up": set()}
+    for family in families:
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+def alerts():
+    """Return the expression of each alert."""
+    groups = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+def panels():
+    """Return the expressions of each panel of the dashboard."""
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/ostinato.json").read_text())
+    return {
+        panel["title"]: [target["expr"] for target in panel["targets"]]
+        for panel in dashboard["panels"]
+        if panel["type"] != "row"
+    }
+
+
+EXPRESSIONS = {f"alert {name}": [rule["expr"]] for name, rule in alerts().items()} | {
+    f"panel {title}": expressions for title, expressions in panels().items()
+}
+
+
+@pytest.mark.parametrize("expressions", EXPRESSIONS.values(), ids=EXPRESSIONS.keys())
+def test_what_is_asked_for_exists(known, expressions):
+    """Each series of an expression is one that the gateway exports, and it has each label that is asked for."""
+    for expression in expressions:
+        names = re.findall(r"\b(ostinato_\w+|process_\w+|up)\b", expression)
+        assert names
+        labels = COMMON.union(*(known[name] for name in names))
+        asked = set(re.findall(r"(\w+)=~?\"", expression))
+        for listed in re.findall(r"\bby \(([^)]*)\)", expression):
+            asked |= {label.strip() for label in listed.split(",")}
+        assert asked <= labels
+
+
+def test_every_alert_says_what_is_wrong_and_what_to_do():
+    """With a label of the expression, if it names one, and a severity that somebody can go by."""
+    for name, rule in alerts().items():
+        assert rule["labels"]["severity"] in {"warning", "critical"}, name
+        assert rule["annotations"].keys() == {"summary", "action"}, name
+
+
+def test_the_dashboard_is_read_by_the_data_source_that_is_there():
+    """Grafana is given both by files."""
+    folder = ROOT / "deploy/grafana/provisioning"
+    (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/ostinato.json").read_text())
+    used = [panel["datasource"]["uid"] for panel in dashboard["panels"] if panel["type"] != "row"]
+    assert {*used, dashboard["templating"]["list"][0]["datasource"]["uid"]} == {source["uid"]}
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert source["url"] == "http://prometheus:9090"
+    assert "prometheus" in services
