@@ -1,6 +1,7 @@
 """`python -m model_server`: the command line, the log, the signals and the exit status.
 
-Exits with 0 after SIGTERM or SIGINT, 1 when the server cannot start, 2 for a wrong command line.
+Exits with 0 after SIGTERM or SIGINT, 1 when the server cannot start, 2 for a wrong command line or a file that one of
+its flags names and that cannot be used; a models.config that is wrong, which may be mended while it runs, counts as 1.
 """
 
 import gc
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from contract.quiet import stderr_held_back
-from model_server.errors import ModelServerError
+from model_server.errors import ConfigError, ModelServerError
 from model_server.flags import parse
 
 log = logging.getLogger("model_server")
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Signals come first: a supervisor may change its mind while TensorFlow is being imported.
     signals = _receive_signals()
     _log_to_stderr()
-    log.info("a stand-in for TensorFlow Serving (same API, no batching of its own), process %d", os.getpid())
+    log.info("a stand-in for TensorFlow Serving (same API, never merges calls), process %d", os.getpid())
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if flags.portable:
         os.environ |= PORTABLE
@@ -46,7 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Imports leave 270,000 objects that never go: each full collection would stop all calls for 140 ms.
     gc.collect()
     gc.freeze()
-    server = ModelServer(flags)
+    try:
+        server = ModelServer(flags)
+    except ConfigError as error:
+        log.error("%s", error)
+        return 2
     try:
         server.start(give_up=lambda: not signals.empty())
     except ModelServerError as error:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 from tensorflow_serving.config.file_system_storage_path_source_pb2 import FileSystemStoragePathSourceConfig
 
+from model_server import textproto
 from model_server.errors import ConfigError
 from model_server.versions import All, Latest, Policy, Specific
 
@@ -48,14 +48,11 @@ def read_config(path: Path, models_root: Path | None = None) -> ServerConfig:
     Raises:
         ConfigError: the file cannot be read or used; the message is one line and names it.
     """
-    message = model_server_config_pb2.ModelServerConfig()
+    message = textproto.read(path, model_server_config_pb2.ModelServerConfig, "models.config")
     try:
-        text_format.Parse(path.read_bytes(), message)
         return from_proto(message, models_root or path.absolute().parent)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (text_format.ParseError, UnicodeDecodeError, ConfigError) as error:
-        raise ConfigError(f"{path}: not a usable models.config ({' '.join(str(error).split())})") from error
+    except ConfigError as error:
+        raise textproto.unusable(path, "models.config", error) from error
 
 
 def from_proto(message: model_server_config_pb2.ModelServerConfig, models_root: Path | None) -> ServerConfig:

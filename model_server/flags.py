@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 DESCRIPTION = """\
 A stand-in for TensorFlow Serving, for a machine without Docker: the same gRPC API, models.config and status codes over
-tf.saved_model.load. It is not TensorFlow Serving: no batching, no REST port, no TLS, another build of TensorFlow."""
+tf.saved_model.load. It is not TensorFlow Serving: it never merges calls, has no REST port, and is another build of
+TensorFlow."""
 
 DIFFERENCES = """\
 what differs from TensorFlow Serving:
@@ -20,6 +21,9 @@ what differs from TensorFlow Serving:
   --host is 127.0.0.1 by default; there the port is open on 0.0.0.0
   --tensorflow_intra_op_parallelism is 1 by default; there it is the number of cores. The number of threads decides in
     which order sums are taken, so equal bits need a fixed one
+  --enable_batching enforces the rules of batching on each call and fills it up to the next of allowed_batch_sizes, but
+    merges no calls: batch_timeout_micros, max_enqueued_batches, num_batch_threads and pad_variable_length_inputs are
+    read and have no effect, and what splits large calls is refused
   --file_system_poll_wait_seconds and --model_config_file_poll_wait_seconds may be fractions
   a version folder without saved_model.pb is passed over as not finished; there it is a version that fails to load
   a model that fails or has no version at start leaves the others served; there the server exits, or waits for ever
@@ -40,6 +44,8 @@ class Flags:
         models_root: Where `/models` of the config file lies on this machine; None for the file's own folder.
         max_num_load_retries: Further attempts to load a version that failed.
         tensorflow_inter_op_parallelism: 0 leaves it to TensorFlow.
+        enable_batching: Enforce the rules of batching on every call.
+        batching_parameters_file: None for the defaults; only together with `enable_batching`.
         portable: Compute the same bits on processors of other kinds.
     """
 
@@ -58,6 +64,8 @@ class Flags:
     load_retry_interval_micros: int = 60_000_000
     tensorflow_intra_op_parallelism: int = 1
     tensorflow_inter_op_parallelism: int = 0
+    enable_batching: bool = False
+    batching_parameters_file: Path | None = None
     portable: bool = False
 
 
@@ -73,6 +81,8 @@ def parse(arguments: Sequence[str] | None = None) -> Flags:
         parser.error(f"--rest_api_port must be 0 (there is no REST API here), got {flags.rest_api_port}")
     if flags.model_config_file is None and flags.model_base_path is None:
         parser.error("one of --model_config_file and --model_base_path is needed")
+    if flags.batching_parameters_file is not None and not flags.enable_batching:
+        parser.error("--batching_parameters_file needs --enable_batching")
     if flags.portable and flags.tensorflow_intra_op_parallelism != 1:
         parser.error(
             "--portable needs --tensorflow_intra_op_parallelism=1, as threads decide in which order sums are taken, "
@@ -121,17 +131,17 @@ def _parser() -> argparse.ArgumentParser:
         shown = "" if defaults[name] in (None, False) else f" (default {defaults[name]})"
         parser.add_argument(f"--{name}", type=kind, default=defaults[name], help=text + shown, **more)
 
+    def switch(name: str, text: str) -> None:
+        flag(name, _boolean, text, nargs="?", const=True, metavar="true|false")
+
     _add_network_flags(flag)
-    _add_model_flags(flag)
+    _add_model_flags(flag, switch)
     flag("tensorflow_intra_op_parallelism", _number(int, 1), "threads that share one operation", metavar="N")
     flag("tensorflow_inter_op_parallelism", _number(int, 0), "operations at once; 0: TensorFlow's choice", metavar="N")
-    flag(
-        "portable",
-        _boolean,
-        "compute the same bits on processors of other kinds, more slowly; not a flag of TensorFlow Serving",
-        nargs="?",
-        const=True,
-        metavar="true|false",
+    switch("enable_batching", "enforce the rules of batching on every call; calls are not merged")
+    flag("batching_parameters_file", Path, "text proto with max_batch_size and so on", metavar="FILE")
+    switch(
+        "portable", "compute the same bits on processors of other kinds, more slowly; not a flag of TensorFlow Serving"
     )
     return parser
 
@@ -143,7 +153,7 @@ def _add_network_flags(flag: Callable[..., None]) -> None:
     flag("grpc_max_threads", _number(int, 1), "calls that run at once", metavar="N")
 
 
-def _add_model_flags(flag: Callable[..., None]) -> None:
+def _add_model_flags(flag: Callable[..., None], switch: Callable[[str, str], None]) -> None:
     flag("model_config_file", Path, "text proto with model_config_list", metavar="FILE")
     flag("model_config_file_poll_wait_seconds", _number(float, 0), "re-read that file; 0: never", metavar="S")
     flag("file_system_poll_wait_seconds", _number(float, 0), "look for versions; 0: once", metavar="S")
@@ -155,13 +165,9 @@ def _add_model_flags(flag: Callable[..., None]) -> None:
         "what /models stands for, by default the config file's folder; not a flag of TensorFlow Serving",
         metavar="DIR",
     )
-    flag(
+    switch(
         "allow_version_labels_for_unavailable_models",
-        _boolean,
         "let a new label point at a version that is not loaded yet; without it labels in the file are refused at start",
-        nargs="?",
-        const=True,
-        metavar="true|false",
     )
     flag("max_num_load_retries", _number(int, 0), "further attempts at a version that fails to load", metavar="N")
     flag("load_retry_interval_micros", _number(int, 0), "time between them", metavar="US")

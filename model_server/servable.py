@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
+from model_server.batching import Batching
 from model_server.errors import SignatureNotFound, TensorFlowFailed, status_code
 from model_server.signature import Signature, plain_message
 from model_server.versions import SAVED_MODEL_FILES
@@ -28,13 +29,14 @@ class Servable:
         definitions: The signatures as the SavedModel has them, those that are not for requests included.
     """
 
-    def __init__(self, name: str, version: int, path: Path) -> None:
+    def __init__(self, name: str, version: int, path: Path, batching: Batching | None = None) -> None:
         """Load a version.
 
         Args:
             name: Of the model.
             version: Its number.
             path: Folder of a SavedModel with the tag "serve".
+            batching: Rules for every call of every signature; None for no rules.
 
         Raises:
             TensorFlowFailed: with TensorFlow's code, or DATA_LOSS or NOT_FOUND for a file that cannot be used.
@@ -48,7 +50,8 @@ class Servable:
         except tf.errors.OpError as error:
             raise TensorFlowFailed(status_code(error.error_code), plain_message(error)) from error
         self._signatures = {
-            key: Signature(key, self.definitions[key], function) for key, function in self._root.signatures.items()
+            key: Signature(key, self.definitions[key], batching.wrap(function) if batching else function)
+            for key, function in self._root.signatures.items()
         }
 
     def signature(self, name: str) -> Signature:

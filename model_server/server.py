@@ -3,6 +3,7 @@
 Knows the order. Sets nothing that belongs to the process: `configure_tensorflow` does, for the command line.
 """
 
+import functools
 import logging
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from model_server import listener, warmup
+from model_server.batching import read_batching
 from model_server.config import ServerConfig, read_config, single_model
 from model_server.errors import ModelServerError
 from model_server.flags import Flags
@@ -51,7 +53,11 @@ class ModelServer:
         Args:
             flags: With a config file or a base path. Those that concern TensorFlow's threads are for
                 `configure_tensorflow` and not looked at here.
+
+        Raises:
+            ConfigError: the file of batching parameters cannot be used.
         """
+        batching = read_batching(flags.batching_parameters_file) if flags.enable_batching else None
         self.port = flags.port
         self._flags = flags
         self._models_root = flags.models_root
@@ -62,7 +68,7 @@ class ModelServer:
         )
         self._watcher = Watcher(
             self._repository,
-            warmup.load,
+            functools.partial(warmup.load, batching=batching),
             poll_s=flags.file_system_poll_wait_seconds,
             max_retries=flags.max_num_load_retries,
             retry_s=flags.load_retry_interval_micros / 1e6,

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
+from model_server.batching import Batching
 from model_server.errors import ModelServerError, TensorFlowFailed, status_code
 from model_server.predict import predict
 from model_server.servable import Servable
@@ -22,13 +23,13 @@ WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MAX_RECORDS = 1000
 
 
-def load(name: str, version: int, path: Path) -> Servable:
-    """Load a version and let it answer its warm-up requests.
+def load(name: str, version: int, path: Path, batching: Batching | None = None) -> Servable:
+    """Load a version and let it answer its warm-up requests; see `Servable`.
 
     Raises:
         TensorFlowFailed: it cannot be loaded, the file is damaged or too long, or a request failed.
     """
-    servable = Servable(name, version, path)
+    servable = Servable(name, version, path, batching)
     file = path / WARMUP_FILE
     if file.is_file():
         num_requests = 0

@@ -31,6 +31,8 @@ def test_defaults_are_those_of_tensorflow_serving_but_for_host_and_threads():
         load_retry_interval_micros=60_000_000,
         tensorflow_intra_op_parallelism=1,
         tensorflow_inter_op_parallelism=0,
+        enable_batching=False,
+        batching_parameters_file=None,
     )
 
 
@@ -57,6 +59,12 @@ def test_every_flag_sets_its_field(argument: str, field: str, value: object):
     assert getattr(parse([MODEL, argument]), field) == value
 
 
+def test_the_file_of_batching_parameters_goes_with_its_switch():
+    """Neither is read without being named."""
+    flags = parse([MODEL, "--enable_batching", "--batching_parameters_file=b.config"])
+    assert (flags.enable_batching, flags.batching_parameters_file) == (True, Path("b.config"))
+
+
 @pytest.mark.parametrize(("suffix", "value"), [("=true", True), ("", True), ("=1", True), ("=false", False)])
 def test_a_boolean_is_written_with_or_without_its_value(suffix: str, value: bool):
     """`--flag`, `--flag=true` and `--flag=false` mean what they mean to TensorFlow Serving."""
@@ -67,7 +75,8 @@ def test_a_boolean_is_written_with_or_without_its_value(suffix: str, value: bool
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([MODEL, "--enable_batching=true"], "--enable_batching=true"),
+        ([MODEL, "--enable_profiler=true"], "--enable_profiler=true"),
+        ([MODEL, "--batching_parameters_file=b"], "--batching_parameters_file needs --enable_batching"),
         ([MODEL, "--por=1"], "--por=1"),
         ([MODEL, "--rest_api_port=8501"], "--rest_api_port must be 0"),
         ([MODEL, "--port=many"], "'many'"),

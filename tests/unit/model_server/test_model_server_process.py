@@ -135,3 +135,18 @@ def test_a_wrong_flag_is_one_line_and_status_2(run: Callable[..., Process]):
     server = run("--model_base_path=/models/tiny", "--model_nam=tiny")
     assert server.wait() == 2
     assert server.log == "model_server: unrecognized arguments: --model_nam=tiny (see --help)\n"
+
+
+def test_a_wrong_file_of_batching_parameters_is_one_line_and_status_2(
+    models: Models, run: Callable[..., Process], tmp_path: Path
+):
+    """Like the wrong flag that it is."""
+    parameters = tmp_path / "batching.config"
+    parameters.write_text("max_batch_size { value: 0 }")
+    batching = ["--enable_batching", f"--batching_parameters_file={parameters}"]
+    server = run(f"--model_config_file={models.configure()}", "--port=0", *batching)
+    assert server.wait() == 2
+    assert server.errors == [
+        f"{parameters}: not a usable file of batching parameters (max_batch_size must be at least 1, got 0)"
+    ]
+    assert "Traceback" not in server.log

@@ -1,0 +1,76 @@
+"""Files in protobuf's text format, read as TensorFlow Serving reads them.
+
+Knows how a message is read and how a fault is told. Two of TensorFlow Serving's messages are not in the package
+`tensorflow-serving-api`; they are declared here, as in its `session_bundle_config.proto` and `ssl_config.proto`.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf import descriptor_pool, message_factory, text_format, wrappers_pb2
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.message import Message
+
+from model_server.errors import ConfigError
+
+M = TypeVar("M", bound=Message)
+
+_DECLARED = """
+name: "model_server/textproto.proto" package: "tensorflow.serving" syntax: "proto3"
+dependency: "google/protobuf/wrappers.proto"
+message_type {
+  name: "BatchingParameters"
+  field { name: "max_batch_size" number: 1 type: TYPE_MESSAGE type_name: ".google.protobuf.Int64Value" }
+  field { name: "batch_timeout_micros" number: 2 type: TYPE_MESSAGE type_name: ".google.protobuf.Int64Value" }
+  field { name: "max_enqueued_batches" number: 3 type: TYPE_MESSAGE type_name: ".google.protobuf.Int64Value" }
+  field { name: "num_batch_threads" number: 4 type: TYPE_MESSAGE type_name: ".google.protobuf.Int64Value" }
+  field { name: "thread_pool_name" number: 5 type: TYPE_MESSAGE type_name: ".google.protobuf.StringValue" }
+  field { name: "allowed_batch_sizes" number: 6 type: TYPE_INT64 label: LABEL_REPEATED }
+  field { name: "pad_variable_length_inputs" number: 7 type: TYPE_BOOL }
+}
+message_type {
+  name: "SSLConfig"
+  field { name: "server_key" number: 1 type: TYPE_STRING }
+  field { name: "server_cert" number: 2 type: TYPE_STRING }
+  field { name: "custom_ca" number: 3 type: TYPE_STRING }
+  field { name: "client_verify" number: 4 type: TYPE_BOOL }
+}
+"""
+
+
+def _declared() -> dict[str, type[Message]]:
+    # A pool of its own: in the common one the names would clash with a release that brings these messages.
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.AddSerializedFile(text_format.Parse(_DECLARED, FileDescriptorProto()).SerializeToString())
+    file = pool.FindFileByName("model_server/textproto.proto")
+    return {name: message_factory.GetMessageClass(found) for name, found in file.message_types_by_name.items()}
+
+
+_MESSAGES = _declared()
+BatchingParameters = _MESSAGES["BatchingParameters"]
+SSLConfig = _MESSAGES["SSLConfig"]
+
+
+def read(path: Path, kind: type[M], name: str) -> M:
+    """Read a file.
+
+    Args:
+        path: Of the file.
+        kind: The message that it holds.
+        name: What the file is called in messages.
+
+    Raises:
+        ConfigError: the file cannot be read or parsed; the message is one line and names it.
+    """
+    try:
+        return text_format.Parse(path.read_bytes(), kind())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise unusable(path, name, error) from error
+
+
+def unusable(path: Path, name: str, reason: object) -> ConfigError:
+    """Return the error of a file that was read and cannot be used, as one line."""
+    return ConfigError(f"{path}: not a usable {name} ({' '.join(str(reason).split())})")
