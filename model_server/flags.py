@@ -21,6 +21,7 @@ what differs from TensorFlow Serving:
   --host is 127.0.0.1 by default; there the port is open on 0.0.0.0
   --tensorflow_intra_op_parallelism is 1 by default; there it is the number of cores. The number of threads decides in
     which order sums are taken, so equal bits need a fixed one
+  --ssl_config_file is tried before the models are loaded, and one that cannot be used ends with exit 2
   --enable_batching enforces the rules of batching on each call and fills it up to the next of allowed_batch_sizes, but
     merges no calls: batch_timeout_micros, max_enqueued_batches, num_batch_threads and pad_variable_length_inputs are
     read and have no effect, and what splits large calls is refused
@@ -38,6 +39,7 @@ class Flags:
     Attributes:
         port: 0 takes a free one.
         grpc_max_threads: Calls that run at once; as many again may wait, and one more gets RESOURCE_EXHAUSTED.
+        ssl_config_file: None speaks plain text.
         model_config_file_poll_wait_seconds: Seconds between two looks at the file; 0 reads it once.
         file_system_poll_wait_seconds: Seconds between two looks at the version folders; 0 looks once.
         model_base_path: Served as `model_name` when there is no config file.
@@ -53,6 +55,7 @@ class Flags:
     port: int = 8500
     rest_api_port: int = 0
     grpc_max_threads: int = 4 * (os.cpu_count() or 1)
+    ssl_config_file: Path | None = None
     model_config_file: Path | None = None
     model_config_file_poll_wait_seconds: float = 0.0
     file_system_poll_wait_seconds: float = 1.0
@@ -151,6 +154,7 @@ def _add_network_flags(flag: Callable[..., None]) -> None:
     flag("port", _number(int, 0), "gRPC port; 0 takes a free one", metavar="N")
     flag("rest_api_port", _number(int, 0), "accepted for 0 alone", metavar="0")
     flag("grpc_max_threads", _number(int, 1), "calls that run at once", metavar="N")
+    flag("ssl_config_file", Path, "text proto with the PEM texts that TLS needs", metavar="FILE")
 
 
 def _add_model_flags(flag: Callable[..., None], switch: Callable[[str, str], None]) -> None:

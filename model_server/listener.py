@@ -41,7 +41,11 @@ def check_port(host: str, port: int) -> None:
 
 
 def listen(
-    host: str, port: int, num_threads: int, add_services: Callable[[grpc.Server], None]
+    host: str,
+    port: int,
+    num_threads: int,
+    add_services: Callable[[grpc.Server], None],
+    credentials: grpc.ServerCredentials | None = None,
 ) -> tuple[grpc.Server, int]:
     """Start a server.
 
@@ -50,6 +54,7 @@ def listen(
         port: 0 takes a free one.
         num_threads: Calls that run at once; twice as many may be under way, one more gets RESOURCE_EXHAUSTED.
         add_services: Registers them.
+        credentials: For TLS; None speaks plain text.
 
     Returns:
         The server and its port.
@@ -63,7 +68,8 @@ def listen(
     server = grpc.server(pool, options=_OPTIONS, maximum_concurrent_rpcs=2 * num_threads)
     add_services(server)
     try:
-        bound = server.add_insecure_port(address(host, port))
+        where = address(host, port)
+        bound = server.add_secure_port(where, credentials) if credentials else server.add_insecure_port(where)
     except RuntimeError as error:
         raise PortUnavailable(f"cannot listen on {address(host, port)}: {error}") from error
     server.start()

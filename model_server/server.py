@@ -22,6 +22,7 @@ from model_server.flags import Flags
 from model_server.repository import Repository
 from model_server.servable import Servable
 from model_server.servicer import ModelServicer, PredictionServicer
+from model_server.tls import read_credentials
 from model_server.watcher import Watcher
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,10 @@ class ModelServer:
                 `configure_tensorflow` and not looked at here.
 
         Raises:
-            ConfigError: the file of batching parameters cannot be used.
+            ConfigError: the file of batching parameters or the SSL config cannot be used.
         """
         batching = read_batching(flags.batching_parameters_file) if flags.enable_batching else None
+        self._credentials = read_credentials(flags.ssl_config_file) if flags.ssl_config_file else None
         self.port = flags.port
         self._flags = flags
         self._models_root = flags.models_root
@@ -98,11 +100,11 @@ class ModelServer:
         if not self._repository.wait_settled(names, give_up):
             return
         self._grpc, self.port = listener.listen(
-            self._flags.host, self.port, self._flags.grpc_max_threads, self._add_services
+            self._flags.host, self.port, self._flags.grpc_max_threads, self._add_services, self._credentials
         )
         if self._flags.model_config_file and self._flags.model_config_file_poll_wait_seconds:
             threading.Thread(target=self._follow_config, name="model-config", daemon=True).start()
-        log.info("serving at %s", self.address)
+        log.info("serving at %s%s", self.address, " (TLS)" if self._credentials else "")
 
     def stop(self, grace_s: float = GRACE_S) -> None:
         """Take no more calls, let the running ones finish, and follow the folders no more.

@@ -52,13 +52,14 @@ BatchingParameters = _MESSAGES["BatchingParameters"]
 SSLConfig = _MESSAGES["SSLConfig"]
 
 
-def read(path: Path, kind: type[M], name: str) -> M:
+def read(path: Path, kind: type[M], name: str, *, is_secret: bool = False) -> M:
     """Read a file.
 
     Args:
         path: Of the file.
         kind: The message that it holds.
         name: What the file is called in messages.
+        is_secret: Whether messages may tell no more of its content than the place of the fault.
 
     Raises:
         ConfigError: the file cannot be read or parsed; the message is one line and names it.
@@ -68,7 +69,13 @@ def read(path: Path, kind: type[M], name: str) -> M:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise unusable(path, name, error) from error
+        raise unusable(path, name, _place(error) if is_secret else error) from error
+
+
+def _place(error: Exception) -> str:
+    if isinstance(error, text_format.ParseError) and error.GetLine():
+        return f"fault in line {error.GetLine()}, column {error.GetColumn()}"
+    return "it is not text in UTF-8"
 
 
 def unusable(path: Path, name: str, reason: object) -> ConfigError:

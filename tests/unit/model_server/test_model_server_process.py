@@ -150,3 +150,15 @@ def test_a_wrong_file_of_batching_parameters_is_one_line_and_status_2(
         f"{parameters}: not a usable file of batching parameters (max_batch_size must be at least 1, got 0)"
     ]
     assert "Traceback" not in server.log
+
+
+def test_a_wrong_ssl_config_is_one_line_and_status_2(models: Models, run: Callable[..., Process], tmp_path: Path):
+    """It names the file and the field."""
+    path = tmp_path / "ssl.config"
+    path.write_text('server_key: "/etc/key.pem" server_cert: "/etc/cert.pem"')
+    server = run(f"--model_config_file={models.configure()}", "--port=0", f"--ssl_config_file={path}")
+    assert server.wait() == 2
+    assert server.errors == [
+        f"{path}: not a usable SSL config (server_key must hold the contents of a PEM file, not its path)"
+    ]
+    assert "Traceback" not in server.log

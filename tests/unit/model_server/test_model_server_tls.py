@@ -1,0 +1,168 @@
+"""`--ssl_config_file`, with certificates that are made here."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from model_server.errors import ConfigError
+from model_server.tls import read_credentials
+from tests.unit.model_server.model_folder import Models
+from tests.unit.model_server.serving_client import Client
+
+Status = grpc.StatusCode
+Refusal = Callable[[Callable[[], object]], tuple[Status, str]]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A private key and its certificate, which is its own authority."""
+
+    key: str
+    certificate: str
+
+
+def make_identity(folder: Path, name: str) -> Identity:
+    """Let openssl make one that is good for two days at 127.0.0.1."""
+    key, certificate = folder / f"{name}.key", folder / f"{name}.crt"
+    made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    called = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+    written = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(["openssl", "req", "-x509", *made, *called, *written], check=True, capture_output=True)
+    return Identity(key.read_text(), certificate.read_text())
+
+
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
+    """The server's, a client's, and a stranger's."""
+    folder = tmp_path_factory.mktemp("identities")
+    return {name: make_identity(folder, name) for name in ("server", "client", "stranger")}
+
+
+@pytest.fixture
+def ssl_config(tmp_path: Path, identities: dict[str, Identity]) -> Callable[..., Path]:
+    """Write an SSLConfig, the server's own unless given otherwise; a field of None is left out."""
+
+    def write(**fields: str | bool | None) -> Path:
+        server = identities["server"]
+        fields = {"server_key": server.key, "server_cert": server.certificate, **fields}
+        path = tmp_path / "ssl.config"
+        # JSON's strings and booleans are those of text protos.
+        path.write_text("\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items() if value is not None))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def connect_safely(identities: dict[str, Identity]) -> Iterator[Callable[..., Client]]:
+    """Return a client that trusts the server's certificate, with an identity of its own if one is named."""
+    with ExitStack() as stack:
+
+        def connect(address: str, name: str | None = None) -> Client:
+            own = identities[name] if name else Identity("", "")
+            credentials = grpc.ssl_channel_credentials(
+                identities["server"].certificate.encode(), own.key.encode() or None, own.certificate.encode() or None
+            )
+            client = Client(address, credentials)
+            stack.callback(client.channel.close)
+            return client
+
+        yield connect
+
+
+def test_a_client_that_trusts_the_server_is_answered(
+    models: Models, serve: Callable[..., Client], ssl_config: Callable[..., Path], connect_safely: Callable[..., Client]
+):
+    """It needs no certificate of its own."""
+    models.publish(3, 2.0)
+    plain = serve(ssl_config_file=ssl_config())
+    assert connect_safely(plain.server.address).weight() == 2.0
+
+
+def test_a_client_without_tls_is_not_answered(
+    models: Models, serve: Callable[..., Client], ssl_config: Callable[..., Path], refusal: Refusal
+):
+    """The port speaks nothing else."""
+    models.publish(3, 2.0)
+    client = serve(ssl_config_file=ssl_config())
+    assert refusal(client.predict)[0] is Status.UNAVAILABLE
+
+
+@pytest.mark.parametrize("name", [None, "stranger"])
+def test_with_client_verify_only_clients_of_the_authority_are_answered(
+    models: Models,
+    serve: Callable[..., Client],
+    ssl_config: Callable[..., Path],
+    connect_safely: Callable[..., Client],
+    identities: dict[str, Identity],
+    refusal: Refusal,
+    name: str | None,
+):
+    """Neither those without a certificate nor those of another authority."""
+    models.publish(3, 2.0)
+    config = ssl_config(custom_ca=identities["client"].certificate, client_verify=True)
+    address = serve(ssl_config_file=config).server.address
+    assert connect_safely(address, "client").weight() == 2.0
+    assert refusal(connect_safely(address, name).predict)[0] is Status.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"server_key": None}, "server_key must hold the contents of a PEM file, not its path"),
+        ({"server_cert": "/etc/cert.pem"}, "server_cert must hold the contents of a PEM file, not its path"),
+        ({"custom_ca": "/etc/ca.pem"}, "custom_ca must hold the contents of a PEM file, not its path"),
+        ({"client_verify": True}, "client_verify needs custom_ca"),
+        ({"server_key": "stranger"}, "server_key and server_cert do not work together: KEY_VALUES_MISMATCH"),
+        ({"server_key": "-----BEGIN PRIVATE KEY-----\nx"}, "server_key and server_cert do not work together"),
+        ({"custom_ca": "-----BEGIN CERTIFICATE-----\nx"}, "custom_ca is not made of certificates"),
+        ({"server_crt": "x"}, "fault in line 3, column 1"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_named_with_its_fault(
+    ssl_config: Callable[..., Path], identities: dict[str, Identity], fields: dict[str, str | bool | None], told: str
+):
+    """In one line, before gRPC says that the port cannot be bound."""
+    if fields.get("server_key") == "stranger":
+        fields = {"server_key": identities["stranger"].key}
+    path = ssl_config(**fields)
+    with pytest.raises(ConfigError, match=re.escape(told)) as caught:
+        read_credentials(path)
+    assert str(caught.value).startswith(f"{path}: not a usable SSL config (")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_encrypted_key_is_refused_without_asking_for_its_password(
+    ssl_config: Callable[..., Path], identities: dict[str, Identity]
+):
+    """Nobody sits at the terminal of a server."""
+    command = ["openssl", "pkcs8", "-topk8", "-passout", "pass:secret"]
+    key = identities["server"].key
+    encrypted = subprocess.run(command, input=key, check=True, capture_output=True, text=True).stdout
+    with pytest.raises(ConfigError, match="server_key and server_cert do not work together"):
+        read_credentials(ssl_config(server_key=encrypted))
+
+
+@pytest.mark.parametrize("fault", [" oops", '\nserver_key: "-----BEGIN PRIVATE KEY-----\nc2VjcmV0"'])
+def test_an_error_shows_nothing_of_the_key(tmp_path: Path, fault: str):
+    """It goes to a log, and the line at fault may hold the key."""
+    path = tmp_path / "ssl.config"
+    path.write_text(f'server_cert: "" server_key: "-----BEGIN PRIVATE KEY-----\\nc2VjcmV0"{fault}')
+    with pytest.raises(ConfigError, match="fault in line") as caught:
+        read_credentials(path)
+    assert "c2VjcmV0" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path):
+    """A certificate in DER has no place in a text proto."""
+    path = tmp_path / "ssl.config"
+    path.write_bytes(b'server_key: "\xff\xfe"')
+    with pytest.raises(ConfigError, match="it is not text in UTF-8"):
+        read_credentials(path)
