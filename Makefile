@@ -3,12 +3,13 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
+SERVING_MODELS := build/serving
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-compose check bench bench-quick quality clean
+.PHONY: help run test test-compose check serving-models test-serving bench bench-quick quality clean
 
 help:  ## list these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PORT=8000)
 	@$(BIN)/python -m export train --config export/recipes/demo.toml --if-empty
@@ -28,6 +29,13 @@ check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
 	@$(BIN)/lint-imports
 	@$(BIN)/codespell
 
+serving-models: $(STAMPS)/dev  ## make the models of tests/serving, and say how TensorFlow Serving is started on them
+	@$(BIN)/python -m tests.serving.repository $(SERVING_MODELS)
+
+test-serving: $(STAMPS)/dev  ## test model_server's protocol, or that of SERVING=host:8500 on the models of serving-models
+	@$(BIN)/python -m tests.serving.repository $(SERVING_MODELS) --quiet
+	@$(BIN)/python -m pytest tests/serving --serving-models=$(SERVING_MODELS) $(SERVING:%=--serving=%) $(ARGS)
+
 bench-quick: $(STAMPS)/bench  ## measure serving and training against their baselines, in a quarter of an hour
 	@$(BIN)/python -m benchmarks --quick
 	@$(BIN)/python -m benchmarks.long_text --rounds 1
@@ -43,7 +51,7 @@ quality: $(STAMPS)/run  ## train every recipe on CORPUS=FILE and score its held-
 	@$(BIN)/python -m benchmarks.quality --corpus "$(CORPUS)" $(ARGS)
 
 clean:  ## remove the virtual environment and everything that can be made again; models stay
-	rm -rf $(VENV) runs benchmarks/results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) runs build benchmarks/results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMPS)/run: requirements.txt

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -10,6 +11,25 @@ import pytest
 from tests.servers import RunningRedis
 
 TEXT = "It was the best of times, it was the worst of times; 1859. “Größe” and 大きさ!\n"
+
+
+def pytest_addoption(parser):
+    """Add what tests/serving is told; options of a conftest.py further down come too late for `pytest` alone."""
+    group = parser.getgroup("serving", "conformance of a model server (tests/serving)")
+    group.addoption("--serving", metavar="HOST:PORT", help="a running server, in place of model_server")
+    group.addoption("--serving-batching", action="store_true", help="it was started with the suite's batching.config")
+    group.addoption("--serving-models", metavar="DIR", type=Path, help="the models that it serves")
+
+
+def pytest_configure(config):
+    """Look at what was given before anything is collected, so that a slip is one line."""
+    address, models_dir = config.getoption("--serving"), config.getoption("--serving-models")
+    if address and not models_dir:
+        raise pytest.UsageError("--serving needs --serving-models=DIR, the folder that the server serves")
+    if address or models_dir:
+        from tests.serving.given import check_given
+
+        check_given(address, models_dir)
 
 
 def publish_model(

@@ -70,9 +70,9 @@ class ModelServer(Process):
 
     def __init__(self, models_dir, log, port=None, flags=(), **variables):
         self.port = port or free_port()
-        flags = [*flags, f"--port={self.port}", f"--model_config_file={models_dir}/models.config"]
-        flags += ["--file_system_poll_wait_seconds=0.1", "--model_config_file_poll_wait_seconds=0.1"]
-        super().__init__([sys.executable, "-m", "model_server", *flags, "--max_num_load_retries=0"], log, **variables)
+        usual = [f"--port={self.port}", f"--model_config_file={models_dir}/models.config", "--max_num_load_retries=0"]
+        usual += ["--file_system_poll_wait_seconds=0.1", "--model_config_file_poll_wait_seconds=0.1"]
+        super().__init__([sys.executable, "-m", "model_server", *usual, *flags], log, **variables)
         self.wait_until(self._listens)
 
     def _listens(self):

@@ -1,0 +1,93 @@
+"""A client of TensorFlow Serving's gRPC API that shows statuses and messages as they come.
+
+Tensors are packed and read by the gateway's own code: what it cannot read is of no use to it.
+"""
+
+import grpc
+from google.protobuf import text_format
+from tensorflow_serving.apis import get_model_metadata_pb2, model_management_pb2
+
+from service.servers.protos import (
+    get_model_status_pb2,
+    model_server_config_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+from service.servers.tensors import to_array, to_proto
+
+# Long enough for a machine that is busy with other things; nothing is measured by it.
+TIMEOUT_S = 60.0
+_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+class Client:
+    """One channel to a server."""
+
+    def __init__(self, address):
+        self.address = address
+        self.channel = grpc.insecure_channel(address, _OPTIONS)
+        self.prediction = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
+        self.model = model_service_pb2_grpc.ModelServiceStub(self.channel)
+
+    def predict(self, name, signature, inputs, **fields):
+        """Call Predict and return its outputs as arrays; see `request`."""
+        return to_arrays(self.answer(name, signature, inputs, **fields))
+
+    def answer(self, name, signature, inputs, **fields):
+        """Call Predict and return the message; see `request`."""
+        return self.prediction.Predict(request(name, signature, inputs, **fields), timeout=TIMEOUT_S)
+
+    def begin(self, name, signature, inputs, timeout_s=TIMEOUT_S, **fields):
+        """Call Predict without waiting; see `request`."""
+        return self.prediction.Predict.future(request(name, signature, inputs, **fields), timeout=timeout_s)
+
+    def states(self, name, version=None):
+        """Return the name of the state of each version."""
+        message = get_model_status_pb2.GetModelStatusRequest()
+        _specify(message.model_spec, name, version)
+        answer = self.model.GetModelStatus(message, timeout=TIMEOUT_S)
+        name_of = get_model_status_pb2.ModelVersionStatus.State.Name
+        return {status.version: name_of(status.state) for status in answer.model_version_status}
+
+    def metadata(self, name, version=None, fields=("signature_def",)):
+        """Return model_spec and the signatures of a version."""
+        message = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=fields)
+        _specify(message.model_spec, name, version)
+        answer = self.prediction.GetModelMetadata(message, timeout=TIMEOUT_S)
+        found = get_model_metadata_pb2.SignatureDefMap()
+        answer.metadata["signature_def"].Unpack(found)
+        return answer.model_spec, found.signature_def
+
+    def reload(self, config):
+        """Put another config, a text proto, in force."""
+        message = text_format.Parse(config, model_server_config_pb2.ModelServerConfig())
+        request = model_management_pb2.ReloadConfigRequest(config=message)
+        self.model.HandleReloadConfigRequest(request, timeout=TIMEOUT_S)
+
+
+def request(name, signature, inputs, *, version=None, label=None, output_filter=()):
+    """Build a PredictRequest."""
+    message = predict_pb2.PredictRequest(output_filter=output_filter)
+    _specify(message.model_spec, name, version, label)
+    message.model_spec.signature_name = signature
+    for key, array in inputs.items():
+        message.inputs[key].CopyFrom(to_proto(array))
+    return message
+
+
+def to_arrays(answer):
+    """Return the outputs of a PredictResponse."""
+    return {name: to_array(proto) for name, proto in answer.outputs.items()}
+
+
+def _specify(spec, name, version, label=None):
+    spec.name = name
+    if version is not None:
+        spec.version.value = version
+    if label is not None:
+        spec.version_label = label

@@ -1,0 +1,78 @@
+"""Servers, and what the same models compute in this process."""
+
+import grpc
+import pytest
+
+from tests.conftest import made_once
+from tests.servers import ModelServer
+from tests.serving.given import Server
+from tests.serving.repository import BATCHING_CONFIG, make_repository
+
+
+def pytest_generate_tests(metafunc):
+    """Run every test against the server that was given, or else against `model_server` in both of its modes."""
+    if "server" in metafunc.fixturenames:
+        modes = ["given"] if metafunc.config.getoption("--serving") else ["plain", "batching"]
+        metafunc.parametrize("server", modes, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def serving_models(tmp_path_factory, pytestconfig):
+    """The suite's repository."""
+    return pytestconfig.getoption("--serving-models") or made_once(tmp_path_factory, "serving", make_repository)
+
+
+@pytest.fixture(scope="session")
+def server(request, serving_models, tmp_path_factory):
+    """The server under test."""
+    given = request.config.getoption("--serving")
+    if given:
+        yield Server(given, serving_models, request.config.getoption("--serving-batching"))
+        return
+    is_batching = request.param == "batching"
+    # The file is not to undo what the tests reload by a request.
+    flags = ["--model_config_file_poll_wait_seconds=0", "--allow_version_labels_for_unavailable_models=true"]
+    if is_batching:
+        flags += ["--enable_batching=true", f"--batching_parameters_file={serving_models / BATCHING_CONFIG}"]
+    process = ModelServer(serving_models, tmp_path_factory.mktemp("logs") / "model_server.log", flags=flags)
+    yield Server(f"127.0.0.1:{process.port}", serving_models, is_batching)
+    process.end()
+
+
+@pytest.fixture
+def client(server):
+    """A client of the server under test."""
+    from tests.serving.client import Client
+
+    client = Client(server.address)
+    yield client
+    client.channel.close()
+
+
+@pytest.fixture
+def refusal():
+    """Return status and text of a call that fails."""
+
+    def call(attempt):
+        with pytest.raises(grpc.RpcError) as caught:
+            attempt()
+        return caught.value.code(), caught.value.details()
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def compute():
+    """Compute a signature of a version's SavedModel in this process."""
+    import tensorflow as tf
+
+    loaded = {}
+
+    def run(version_dir, signature, inputs):
+        if version_dir not in loaded:
+            loaded[version_dir] = tf.saved_model.load(str(version_dir))
+        function = loaded[version_dir].signatures[signature]
+        outputs = function(**{name: tf.constant(array) for name, array in inputs.items()})
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    return run

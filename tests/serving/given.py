@@ -1,0 +1,70 @@
+"""The server that is tested: one that a person has started, or `model_server` on the suite's models."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from contract import signatures
+from contract.card import load_assets
+from tests.serving.repository import VERSIONS
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server under test.
+
+    Attributes:
+        address: `host:port`.
+        models_dir: The repository that it serves, on this machine.
+        is_batching: Whether it was started with --enable_batching and the suite's file.
+    """
+
+    address: str
+    models_dir: Path
+    is_batching: bool
+
+    @property
+    def config(self):
+        """The config that it was started with."""
+        return (self.models_dir / signatures.MODELS_CONFIG).read_text()
+
+    def version_dir(self, name, version=None):
+        """Return the folder of a version, the newest by default."""
+        return self.models_dir / name / str(version or VERSIONS[name][-1])
+
+    def card(self, name, version=None):
+        """Return the card of a version, the newest by default."""
+        return load_assets(self.version_dir(name, version))[0]
+
+
+def check_given(address, models_dir):
+    """Refuse, before any test, a folder or a server that the suite cannot use.
+
+    Raises:
+        pytest.UsageError: one line says what is wrong.
+    """
+    if models_dir is not None and not (models_dir / signatures.MODELS_CONFIG).is_file():
+        raise pytest.UsageError(f"--serving-models={models_dir}: no models there; make serving-models makes them")
+    if address is None:
+        return
+    import grpc
+
+    from tests.serving.client import Client
+
+    client = Client(address)
+    try:
+        for name, versions in VERSIONS.items():
+            served = sorted(number for number, state in client.states(name).items() if state == "AVAILABLE")
+            if served != list(versions):
+                raise pytest.UsageError(
+                    f"--serving={address}: it serves versions {_listed(served)} of {name}, not {_listed(versions)}"
+                )
+    except grpc.RpcError as error:
+        raise pytest.UsageError(f"--serving={address}: {error.code().name}: {error.details()}") from error
+    finally:
+        client.channel.close()
+
+
+def _listed(versions):
+    return ", ".join(map(str, versions)) or "none"

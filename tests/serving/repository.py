@@ -1,0 +1,121 @@
+"""The models that the conformance suite is run on: `python -m tests.serving.repository [DIR]`.
+
+Knows which models there are and how a server is started on them. They are small and untrained, and the project's own
+exporter publishes them, so what a server passes with them holds for those that are in use.
+"""
+
+import argparse
+import hashlib
+import shlex
+import sys
+from pathlib import Path
+
+from contract import signatures
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DEFAULT_DIR = ROOT / "build" / "serving"
+# Versions of each model. `gru` is a stack and writes words, `window` carries no state.
+VERSIONS = {"lstm": (1, 2), "gru": (1,), "rnn": (1,), "window": (1,)}
+MAX_BATCH_SIZE = signatures.MAX_ROWS
+BATCHING_CONFIG = "batching.config"
+MADE_BY = "made-by"
+# Only what decides how the models are made.
+_SOURCES = (
+    "export/graphs",
+    "export/repository/publishing.py",
+    "contract",
+    "tests/conftest.py",
+    "tests/serving/repository.py",
+)
+
+_IMAGE = "tensorflow/serving:2.21.0"
+# No --model_config_file_poll_wait_seconds: a file that is looked at again undoes what a request has reloaded.
+_FLAGS = (
+    "--port=8500",
+    f"--model_config_file=/models/{signatures.MODELS_CONFIG}",
+    "--file_system_poll_wait_seconds=1",
+    "--tensorflow_intra_op_parallelism=1",
+    "--allow_version_labels_for_unavailable_models=true",
+)
+BATCHING_FLAGS = ("--enable_batching=true", f"--batching_parameters_file=/models/{BATCHING_CONFIG}")
+
+
+class StaleModels(Exception):
+    """The folder holds models that other code made."""
+
+
+def make_repository(folder: Path) -> None:
+    """Publish what is not there yet, and write the files beside the models.
+
+    Raises:
+        StaleModels: what is there was made by another state of the code.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = folder / MADE_BY
+    if not stamp.exists():
+        stamp.write_text(_code_hash())
+    if stamp.read_text() != _code_hash():
+        raise StaleModels(f"{folder} was made by another state of the code; remove it and make it again")
+    (folder / BATCHING_CONFIG).write_text(_batching_config())
+    for name, versions in VERSIONS.items():
+        for version in versions:
+            if not (folder / name / str(version)).exists():
+                _publish(folder, name, version)
+
+
+def docker_line(folder: Path, *flags: str) -> str:
+    """Return the command that starts TensorFlow Serving's image on the models, on port 8500 of the loopback."""
+    mount = f"type=bind,source={folder.resolve()},target=/models,readonly"
+    docker = ["docker", "run", "--rm", "--init", "-p", "127.0.0.1:8500:8500", "--mount", mount]
+    # The image's own entrypoint is a script that passes no signal on.
+    return shlex.join([*docker, "--entrypoint", "tensorflow_model_server", _IMAGE, *_FLAGS, *flags])
+
+
+def main() -> int:
+    """Make the models and say what to do with them."""
+    parser = argparse.ArgumentParser(prog="tests.serving.repository", description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT_DIR, metavar="DIR", help="default %(default)s")
+    parser.add_argument("--quiet", action="store_true", help="make them and say nothing")
+    arguments = parser.parse_args()
+    try:
+        make_repository(arguments.folder)
+    except StaleModels as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not arguments.quiet:
+        print(f"start TensorFlow Serving with:\n{docker_line(arguments.folder)}")
+        print(f"or, with batching:\n{docker_line(arguments.folder, *BATCHING_FLAGS)}")
+    return 0
+
+
+def _publish(folder: Path, name: str, version: int) -> None:
+    from contract.tokenizer import ExactWordTokenizer
+    from tests.conftest import TEXT, publish_model
+
+    kinds = {
+        "lstm": {"cell": "lstm", "seed": version},
+        "gru": {"cell": "gru", "layers": 2, "tokenizer": ExactWordTokenizer.train([TEXT * 2])},
+        "rnn": {"cell": "simple_rnn"},
+        "window": {"cell": "gru", "units": 8, "context": 6},
+    }
+    publish_model(folder, name, **kinds[name])
+
+
+def _batching_config() -> str:
+    """Return parameters under which no call of the suite waits for another or finds the queue full."""
+    sizes = "".join(f"allowed_batch_sizes: {count}\n" for count in signatures.ROW_COUNTS)
+    limits = {"max_batch_size": MAX_BATCH_SIZE, "batch_timeout_micros": 0, "max_enqueued_batches": 1000}
+    return "".join(f"{name} {{ value: {value} }}\n" for name, value in limits.items()) + sizes
+
+
+def _code_hash() -> str:
+    digest = hashlib.sha256()
+    for source in _SOURCES:
+        path = ROOT / source
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

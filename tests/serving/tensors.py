@@ -1,0 +1,109 @@
+"""The tensors of each signature, as `docs/architecture.md` lists them, and calls that fit them.
+
+Shapes are told in its letters: B rows, T and K tokens, N adjusted ids, and of a model S floats of state,
+U units and V tokens.
+"""
+
+import numpy as np
+
+from contract import signatures
+
+INT, FLOAT = np.int32, np.float32
+TOP = str(signatures.NUM_TOP)
+
+_READING = {"token_ids": (INT, "BT"), "lengths": (INT, "B"), "state": (FLOAT, "BS")}
+_DRAWING = {
+    "token_id": (INT, "B"),
+    "state": (FLOAT, "BS"),
+    "uniforms": (FLOAT, "BK"),
+    "steps": (INT, "B"),
+    "temperature": (FLOAT, "B"),
+    "top_k": (INT, "B"),
+    "top_p": (FLOAT, "B"),
+    "min_p": (FLOAT, "B"),
+}
+_ADJUSTING = {
+    "adjusted_ids": (INT, "BN"),
+    "counts": (FLOAT, "BN"),
+    "seen": (FLOAT, "BN"),
+    "bias": (FLOAT, "BN"),
+    "presence_penalty": (FLOAT, "B"),
+    "frequency_penalty": (FLOAT, "B"),
+    "repetition_penalty": (FLOAT, "B"),
+    "min_steps": (INT, "B"),
+}
+_DRAWN = {"token_ids": (INT, "BK"), "logprobs": (FLOAT, "BK"), "state": (FLOAT, "BS")}
+
+INPUTS = {
+    signatures.SERVING_DEFAULT: {"token_ids": (INT, "BT")},
+    signatures.PREFILL: _READING,
+    signatures.DECODE: _DRAWING,
+    signatures.DECODE_FULL: {**_DRAWING, **_ADJUSTING},
+    signatures.SCORE: _READING,
+    signatures.EMBED: {**_READING, "sum": (FLOAT, "BU")},
+}
+OUTPUTS = {
+    signatures.SERVING_DEFAULT: {"logits": (FLOAT, "BTV")},
+    signatures.PREFILL: {"state": (FLOAT, "BS")},
+    signatures.DECODE: _DRAWN,
+    signatures.DECODE_FULL: {**_DRAWN, "top_token_ids": (INT, "BK" + TOP), "top_logprobs": (FLOAT, "BK" + TOP)},
+    signatures.SCORE: {
+        "logprobs": (FLOAT, "BT"),
+        "top_token_ids": (INT, "BT" + TOP),
+        "top_logprobs": (FLOAT, "BT" + TOP),
+        "state": (FLOAT, "BS"),
+    },
+    signatures.EMBED: {"state": (FLOAT, "BS"), "sum": (FLOAT, "BU"), "last": (FLOAT, "BU")},
+}
+NAMES = tuple(INPUTS)
+
+
+def sizes_of(card, rows=None, length=None, steps=None):
+    """Return the size that each letter stands for; None where any size is taken."""
+    free = {"B": rows, "T": length, "K": steps, "N": None}
+    return {**free, "S": card.state_size, "U": card.units, "V": card.vocab_size, TOP: signatures.NUM_TOP}
+
+
+def shape(letters, sizes):
+    """Return the shape that letters stand for."""
+    return tuple(sizes[letter] for letter in letters)
+
+
+def make_call(signature, card, rows, *, length=7, steps=9, seed=0, temperature=0.0):
+    """Return inputs for a call of a signature; every row differs, in its length too.
+
+    Args:
+        signature: Its name.
+        card: Of the model.
+        rows: B.
+        length: T.
+        steps: K.
+        seed: Other calls have others.
+        temperature: 0 draws the most probable tokens.
+    """
+    rng = np.random.default_rng(seed)
+    read = length + 1 if signature == signatures.SCORE else length
+    # A window of tokens is not any floats: the empty one is all zeros.
+    state = np.zeros((rows, card.state_size)) if card.context else rng.uniform(-0.5, 0.5, (rows, card.state_size))
+    values = {
+        "token_ids": rng.integers(0, card.vocab_size, (rows, read)),
+        "lengths": 1 + (np.arange(rows) + seed) % length,
+        "state": state,
+        "sum": rng.uniform(-1, 1, (rows, card.units)),
+        "token_id": rng.integers(0, card.vocab_size, rows),
+        "uniforms": rng.random((rows, steps)),
+        "steps": np.full(rows, steps),
+        "temperature": np.full(rows, temperature),
+        "top_k": np.where(np.arange(rows) % 2, 0, 20),
+        "top_p": np.where(np.arange(rows) % 3, 1.0, 0.9),
+        "min_p": np.zeros(rows),
+        "adjusted_ids": np.argsort(rng.random((rows, card.vocab_size)))[:, :3],
+        "counts": rng.integers(0, 3, (rows, 3)),
+        "seen": rng.integers(0, 2, (rows, 3)),
+        "bias": rng.uniform(-2, 2, (rows, 3)),
+        "presence_penalty": rng.uniform(0, 0.5, rows),
+        "frequency_penalty": rng.uniform(0, 0.5, rows),
+        "repetition_penalty": rng.uniform(1.0, 1.3, rows),
+        "min_steps": np.zeros(rows),
+    }
+    return {name: values[name].astype(dtype) for name, (dtype, _) in INPUTS[signature].items()}

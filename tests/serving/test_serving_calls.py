@@ -1,0 +1,98 @@
+"""Calls that are large, given up, late, or many at once."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+
+from contract import signatures
+from tests.serving.client import TIMEOUT_S
+from tests.serving.repository import MAX_BATCH_SIZE, VERSIONS
+from tests.serving.tensors import make_call
+
+Status = grpc.StatusCode
+# TensorFlow Serving runs four calls at once for each core, and turns more away.
+NUM_CALLERS = 4
+
+
+@pytest.fixture
+def patient(client):
+    """Call again while calls that were given up still keep the server's threads: it goes on computing those."""
+
+    def predict(name, signature, inputs):
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                return client.predict(name, signature, inputs)
+            except grpc.RpcError as error:
+                if error.code() is not Status.RESOURCE_EXHAUSTED or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    return predict
+
+
+def bits(outputs):
+    """Return outputs as bytes."""
+    return {name: array.tobytes() for name, array in outputs.items()}
+
+
+def test_an_answer_may_be_larger_than_grpcs_own_limit(server, client, compute):
+    """4 MB is what grpcio takes unless told otherwise."""
+    inputs = make_call(signatures.SERVING_DEFAULT, server.card("lstm"), MAX_BATCH_SIZE, length=600)
+    logits = client.predict("lstm", signatures.SERVING_DEFAULT, inputs)["logits"]
+    assert logits.nbytes > 4 * 2**20
+    expected = compute(server.version_dir("lstm"), signatures.SERVING_DEFAULT, inputs)["logits"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_request_may_be_larger_than_grpcs_own_limit(server, client):
+    """A call with a long text: only the part that `lengths` tells is read."""
+    short = make_call(signatures.PREFILL, server.card("lstm"), MAX_BATCH_SIZE, length=3)
+    padding = np.zeros((MAX_BATCH_SIZE, 20_000), np.int32)
+    long = {**short, "token_ids": np.concatenate([short["token_ids"], padding], axis=1)}
+    assert long["token_ids"].nbytes > 4 * 2**20
+    assert bits(client.predict("lstm", signatures.PREFILL, long)) == bits(
+        client.predict("lstm", signatures.PREFILL, short)
+    )
+
+
+@pytest.mark.parametrize("num_calls", [3 * NUM_CALLERS])
+def test_calls_that_are_given_up_keep_nobody_else_from_an_answer(server, client, patient, num_calls):
+    """More of them than there are threads for, and the next call has the bytes that it had before."""
+    card = server.card("lstm")
+    ordinary = make_call(signatures.DECODE, card, 8)
+    before = bits(client.predict("lstm", signatures.DECODE, ordinary))
+    for _ in range(num_calls // NUM_CALLERS):
+        long = make_call(signatures.DECODE, card, MAX_BATCH_SIZE, steps=card.max_decode_steps)
+        calls = [client.begin("lstm", signatures.DECODE, long) for _ in range(NUM_CALLERS)]
+        assert all(call.cancel() for call in calls)
+        assert {call.code() for call in calls} == {Status.CANCELLED}
+        assert bits(patient("lstm", signatures.DECODE, ordinary)) == before
+
+
+def test_a_call_that_is_too_late_is_told_so_and_the_next_one_is_answered(server, client, patient):
+    """With the bytes that it had before."""
+    card = server.card("lstm")
+    ordinary = make_call(signatures.DECODE, card, 8)
+    before = bits(client.predict("lstm", signatures.DECODE, ordinary))
+    long = make_call(signatures.DECODE, card, MAX_BATCH_SIZE, steps=50 * card.max_decode_steps)
+    calls = [client.begin("lstm", signatures.DECODE, long, timeout_s=0.02) for _ in range(NUM_CALLERS)]
+    assert {call.code() for call in calls} <= {Status.DEADLINE_EXCEEDED, Status.RESOURCE_EXHAUSTED}
+    assert bits(patient("lstm", signatures.DECODE, ordinary)) == before
+
+
+def test_calls_at_once_have_the_bytes_of_the_calls_alone(server, client):
+    """Of all models and signatures mixed; full batches, so that a server that merges calls merges none of these."""
+    asked = [
+        (name, signature, make_call(signature, server.card(name), MAX_BATCH_SIZE, seed=seed, temperature=0.8))
+        for seed in range(2)
+        for name in VERSIONS
+        for signature in (signatures.PREFILL, signatures.DECODE, signatures.SCORE)
+    ]
+    alone = [bits(client.predict(*call)) for call in asked]
+    with ThreadPoolExecutor(NUM_CALLERS) as pool:
+        together = list(pool.map(lambda call: bits(client.predict(*call)), asked))
+    assert [number for number, found in enumerate(together) if found != alone[number]] == []

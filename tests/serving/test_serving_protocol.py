@@ -1,0 +1,163 @@
+"""What is found, told and refused: names, versions, metadata, statuses and their messages."""
+
+import grpc
+import numpy as np
+import pytest
+
+from contract import signatures
+from tests.serving.repository import MAX_BATCH_SIZE, VERSIONS
+from tests.serving.tensors import INPUTS, NAMES, OUTPUTS, make_call, shape, sizes_of
+
+Status = grpc.StatusCode
+
+
+@pytest.fixture
+def call(server):
+    """Inputs of `prefill` for the model lstm."""
+    return make_call(signatures.PREFILL, server.card("lstm"), 3)
+
+
+@pytest.mark.parametrize(("version", "answering"), [(None, 2), (1, 1), (2, 2)])
+def test_an_answer_names_the_concrete_version_and_the_signature(client, call, version, answering):
+    """Without a version the newest one answers."""
+    spec = client.answer("lstm", signatures.PREFILL, call, version=version).model_spec
+    assert (spec.name, spec.version.value, spec.signature_name) == ("lstm", answering, signatures.PREFILL)
+
+
+def test_no_signature_is_the_default_one(server, client):
+    """Its name is filled in."""
+    inputs = make_call(signatures.SERVING_DEFAULT, server.card("lstm"), 3)
+    answer = client.answer("lstm", "", inputs)
+    assert answer.model_spec.signature_name == signatures.SERVING_DEFAULT
+    assert set(answer.outputs) == {"logits"}
+
+
+def test_an_output_filter_chooses_what_is_sent(server, client):
+    """With the same bits as without it."""
+    inputs = make_call(signatures.SCORE, server.card("lstm"), 8)
+    everything = client.predict("lstm", signatures.SCORE, inputs)
+    chosen = client.predict("lstm", signatures.SCORE, inputs, output_filter=["state"])
+    assert {name: array.tobytes() for name, array in chosen.items()} == {"state": everything["state"].tobytes()}
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "told"),
+    [
+        ({"name": "absent"}, Status.NOT_FOUND, "Servable not found for request: Latest(absent)"),
+        ({"version": 99}, Status.NOT_FOUND, "Servable not found for request: Specific(lstm, 99)"),
+        ({"label": "absent"}, Status.INVALID_ARGUMENT, "absent"),
+        ({"signature": "absent"}, Status.FAILED_PRECONDITION, "absent"),
+    ],
+    ids=["model", "version", "label", "signature"],
+)
+def test_what_is_not_there_has_a_status_of_its_own(client, call, refusal, fields, code, told):
+    """The gateway tells a version that is gone from a request that is wrong by it."""
+    found, text = refusal(
+        lambda: client.predict(**{"name": "lstm", "signature": signatures.PREFILL, **fields}, inputs=call)
+    )
+    assert found is code
+    assert told in text
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda call: call.pop("lengths"), "lengths"),
+        (lambda call: call.update(surplus=call["lengths"]), "surplus"),
+        (lambda call: call.update(state=call["state"].astype(np.int32)), "int32"),
+        (lambda call: call.update(lengths=call["lengths"].astype(np.float32)), "float"),
+    ],
+    ids=["missing", "extra", "int32 for float32", "float32 for int32"],
+)
+def test_inputs_that_do_not_fit_are_invalid_and_named(client, call, refusal, change, told):
+    """Nothing is computed with something else in their place."""
+    change(call)
+    code, text = refusal(lambda: client.predict("lstm", signatures.PREFILL, call))
+    assert code is Status.INVALID_ARGUMENT
+    assert told in text
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+@pytest.mark.parametrize("signature", [name for name in NAMES if len(INPUTS[name]) > 1])
+def test_inputs_of_unequal_numbers_of_rows_are_invalid(server, client, refusal, name, signature):
+    """By the graph, or by the rules of batching before it comes to that."""
+    inputs = make_call(signature, server.card(name), 4)
+    inputs["state"] = inputs["state"][:3]
+    code, text = refusal(lambda: client.predict(name, signature, inputs))
+    assert code is Status.INVALID_ARGUMENT
+    assert ("Run() input tensors must have equal 0th-dimension size" in text) == server.is_batching
+
+
+def test_a_call_of_more_rows_than_a_batch_has_is_refused_where_calls_are_batched(server, client, refusal):
+    """And answered elsewhere."""
+    inputs = make_call(signatures.PREFILL, server.card("lstm"), MAX_BATCH_SIZE + 1)
+    if server.is_batching:
+        code, text = refusal(lambda: client.predict("lstm", signatures.PREFILL, inputs))
+        assert code is Status.INVALID_ARGUMENT
+        assert f"{MAX_BATCH_SIZE + 1} is larger than maximum input batch size {MAX_BATCH_SIZE}" in text
+    else:
+        outputs = client.predict("lstm", signatures.PREFILL, inputs)
+        assert outputs["state"].shape[0] == MAX_BATCH_SIZE + 1
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_the_status_of_a_model_tells_its_versions(client, name):
+    """All that are served are available."""
+    assert client.states(name) == dict.fromkeys(VERSIONS[name], "AVAILABLE")
+
+
+def test_the_status_of_one_version_tells_no_other(client):
+    """By its number."""
+    assert client.states("lstm", 1) == {1: "AVAILABLE"}
+
+
+@pytest.mark.parametrize(("name", "version"), [("absent", None), ("lstm", 99)])
+def test_the_status_of_what_is_not_there_is_not_found(client, refusal, name, version):
+    """It is not an empty list."""
+    assert refusal(lambda: client.states(name, version))[0] is Status.NOT_FOUND
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_metadata_lists_all_signatures_with_their_dtypes_and_shapes(server, client, name):
+    """As the contract has them; -1 stands for any size."""
+    spec, found = client.metadata(name)
+    assert (spec.name, spec.version.value) == (name, VERSIONS[name][-1])
+    sizes = sizes_of(server.card(name))
+    for signature in NAMES:
+        definition = found[signature]
+        assert described(definition.inputs) == expected(INPUTS[signature], sizes)
+        assert described(definition.outputs) == expected(OUTPUTS[signature], sizes)
+        assert definition.method_name == "tensorflow/serving/predict"
+
+
+def described(tensors):
+    """Return dtype and shape of each tensor of a SignatureDef."""
+    from tensorflow import dtypes
+
+    return {
+        name: (dtypes.as_dtype(info.dtype).as_numpy_dtype, tuple(dim.size for dim in info.tensor_shape.dim))
+        for name, info in tensors.items()
+    }
+
+
+def expected(tensors, sizes):
+    """Return the same of the contract's."""
+    return {
+        name: (dtype, tuple(-1 if size is None else size for size in shape(letters, sizes)))
+        for name, (dtype, letters) in tensors.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"name": "absent"}, Status.NOT_FOUND),
+        ({"name": "lstm", "version": 99}, Status.NOT_FOUND),
+        ({"name": "lstm", "fields": ()}, Status.INVALID_ARGUMENT),
+        ({"name": "lstm", "fields": ("absent",)}, Status.INVALID_ARGUMENT),
+    ],
+    ids=["model", "version", "no field", "unknown field"],
+)
+def test_metadata_that_is_not_there_is_refused(client, refusal, fields, code):
+    """There is nothing but signatures to ask for."""
+    assert refusal(lambda: client.metadata(**fields))[0] is code

@@ -1,0 +1,51 @@
+"""Same rows, same bits: what the gateway's promise of reproducible texts is built on."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from contract import signatures
+from service.scheduling.sequence import ModelVersion
+from service.servers.backend import GrpcBackend
+from service.servers.probe import NUM_SEQUENCES, run_probe
+from tests.serving.client import TIMEOUT_S
+from tests.serving.repository import VERSIONS
+from tests.serving.tensors import NAMES, make_call
+
+
+@pytest.fixture(scope="session")
+def probe(server):
+    """Run the gateway's own probe of a model, once."""
+    backend = GrpcBackend(server.address, TIMEOUT_S)
+
+    @functools.cache
+    def run(name):
+        return run_probe(server.card(name), functools.partial(backend.predict, ModelVersion(name, VERSIONS[name][-1])))
+
+    yield run
+    backend.close()
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_the_gateways_probe_keeps_a_row_count(probe, name):
+    """Otherwise it could promise nothing."""
+    found = probe(name)
+    assert found.is_steady
+    assert found.row_counts
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+@pytest.mark.parametrize("signature", [name for name in NAMES if name != signatures.SERVING_DEFAULT])
+def test_a_row_has_the_same_bits_at_every_place_of_every_row_count_that_is_kept(server, client, probe, name, signature):
+    """In whatever company."""
+    call = make_call(signature, server.card(name), NUM_SEQUENCES, seed=5, temperature=0.8)
+    bits = {}
+    for count in probe(name).row_counts:
+        for shift in (0, 5):
+            places = (np.arange(count) + shift) % NUM_SEQUENCES
+            outputs = client.predict(name, signature, {key: array[places] for key, array in call.items()})
+            for place, row in enumerate(places.tolist()):
+                found = b"".join(outputs[key][place].tobytes() for key in sorted(outputs))
+                bits.setdefault(row, set()).add(found)
+    assert {row: len(found) for row, found in bits.items()} == dict.fromkeys(range(NUM_SEQUENCES), 1)

@@ -1,0 +1,91 @@
+"""What every signature answers, held against the contract and against the same SavedModel in this process."""
+
+import numpy as np
+import pytest
+
+from contract import signatures
+from tests.serving.repository import VERSIONS
+from tests.serving.tensors import NAMES, OUTPUTS, make_call, shape, sizes_of
+
+# Between two builds of TensorFlow sums are taken in another order: a few 1e-6 here, and a wrong graph is far off.
+TOLERANCE = 1e-4
+ROWS, LENGTH, STEPS = 5, 7, 9
+
+every_model = pytest.mark.parametrize("name", VERSIONS)
+every_signature = pytest.mark.parametrize("signature", NAMES)
+
+
+@every_model
+@every_signature
+def test_outputs_have_the_names_dtypes_and_shapes_of_the_contract(server, client, name, signature):
+    """The gateway reads them without looking."""
+    card = server.card(name)
+    outputs = client.predict(name, signature, make_call(signature, card, ROWS, length=LENGTH, steps=STEPS))
+    sizes = sizes_of(card, ROWS, LENGTH, STEPS)
+    expected = {key: (np.dtype(dtype), shape(letters, sizes)) for key, (dtype, letters) in OUTPUTS[signature].items()}
+    assert {key: (array.dtype, array.shape) for key, array in outputs.items()} == expected
+
+
+@pytest.mark.parametrize(("name", "version"), [(name, number) for name in VERSIONS for number in VERSIONS[name]])
+@every_signature
+def test_outputs_are_what_the_same_saved_model_computes_here(server, client, compute, name, version, signature):
+    """Tokens that are drawn at temperature 0 exactly, floats within a tolerance, of every version."""
+    inputs = make_call(signature, server.card(name, version), ROWS, length=LENGTH, steps=STEPS, seed=version)
+    expected = compute(server.version_dir(name, version), signature, inputs)
+    outputs = client.predict(name, signature, inputs, version=version)
+    if "token_ids" in expected:
+        np.testing.assert_array_equal(outputs["token_ids"], expected["token_ids"])
+    for key, array in expected.items():
+        if array.dtype == np.float32:
+            np.testing.assert_allclose(outputs[key], array, rtol=TOLERANCE, atol=TOLERANCE, err_msg=key)
+    if "top_token_ids" in expected:
+        certain = apart(expected["top_logprobs"])
+        np.testing.assert_array_equal(outputs["top_token_ids"][certain], expected["top_token_ids"][certain])
+
+
+def apart(logprobs):
+    """Return which of the most probable tokens no tolerance can swap with another: bool, the shape of `logprobs`."""
+    gaps = -np.diff(logprobs, axis=-1) > 10 * TOLERANCE
+    edge = np.ones_like(gaps[..., :1])
+    # What follows the last one is not told.
+    return np.concatenate([edge, gaps], axis=-1) & np.concatenate([gaps, ~edge], axis=-1)
+
+
+@every_model
+def test_tokens_are_drawn_as_the_same_saved_model_draws_them_here(server, client, compute, name):
+    """With a temperature and the filters, the uniforms decide."""
+    inputs = make_call(signatures.DECODE, server.card(name), ROWS, steps=STEPS, temperature=0.9)
+    expected = compute(server.version_dir(name), signatures.DECODE, inputs)
+    outputs = client.predict(name, signatures.DECODE, inputs)
+    assert len(set(expected["token_ids"].ravel().tolist())) > STEPS
+    np.testing.assert_array_equal(outputs["token_ids"], expected["token_ids"])
+
+
+@every_model
+def test_a_text_has_one_state_whatever_signature_reads_it(server, client, name):
+    """To the bit: read at once, in two parts, scored, embedded, or drawn token by token."""
+    card, rows = server.card(name), signatures.ROW_COUNTS[0]
+    begin = make_call(signatures.DECODE, card, rows, steps=STEPS)
+    drawn = client.predict(name, signatures.DECODE, begin)
+    # The last token is always unread.
+    texts = np.concatenate([begin["token_id"][:, None], drawn["token_ids"]], axis=1)
+    everything = np.full(rows, STEPS, np.int32)
+
+    def read(signature, texts, lengths, state, **more):
+        inputs = {"token_ids": texts, "lengths": lengths, "state": state, **more}
+        return client.predict(name, signature, inputs)["state"].tobytes()
+
+    state, half = begin["state"], STEPS // 2
+    first = client.predict(
+        name, signatures.PREFILL, {"token_ids": texts[:, :half], "lengths": everything * 0 + half, "state": state}
+    )
+    zeros = np.zeros((rows, card.units), np.float32)
+    found = {
+        "drawn": drawn["state"].tobytes(),
+        "at once": read(signatures.PREFILL, texts[:, :-1], everything, state),
+        "in two parts": read(signatures.PREFILL, texts[:, half:-1], everything - half, first["state"]),
+        "scored": read(signatures.SCORE, texts, everything, state),
+        "embedded": read(signatures.EMBED, texts[:, :-1], everything, state, sum=zeros),
+    }
+    assert {way for way, bits in found.items() if bits != found["drawn"]} == set()
+    assert drawn["state"].tobytes() != state.tobytes()

@@ -1,0 +1,91 @@
+"""The suite itself: its models, and what it says of a server or a folder that it cannot use."""
+
+import re
+
+import pytest
+
+from contract import signatures
+from contract.card import load_assets
+from model_server.batching import Batching, read_batching
+from tests.servers import free_port
+from tests.serving import given
+from tests.serving.given import check_given
+from tests.serving.repository import (
+    BATCHING_CONFIG,
+    BATCHING_FLAGS,
+    MADE_BY,
+    VERSIONS,
+    StaleModels,
+    docker_line,
+    make_repository,
+)
+
+
+def test_the_models_are_of_every_kind_and_no_two_are_alike(serving_models):
+    """Words and characters, one layer and a stack, a state and a window, and another version with other weights."""
+    cards = [load_assets(serving_models / name / str(n))[0] for name, versions in VERSIONS.items() for n in versions]
+    assert {card.cell for card in cards} == {"lstm", "gru", "simple_rnn"}
+    assert {card.unit for card in cards} == {"character", "exact_word"}
+    assert any(card.layers > 1 for card in cards)
+    assert any(card.context for card in cards)
+    assert len({card.weights_sha256 for card in cards}) == len(cards)
+
+
+def test_making_the_models_again_changes_nothing(serving_models):
+    """They are not published a second time."""
+    before = {path: path.stat().st_mtime_ns for path in serving_models.glob("*/*/saved_model.pb")}
+    make_repository(serving_models)
+    assert {path: path.stat().st_mtime_ns for path in serving_models.glob("*/*/saved_model.pb")} == before
+    assert len(before) == sum(len(versions) for versions in VERSIONS.values())
+
+
+def test_models_of_another_state_of_the_code_are_refused(tmp_path):
+    """Tests that pass with them would say nothing of the present one."""
+    (tmp_path / MADE_BY).write_text("another")
+    with pytest.raises(StaleModels, match=re.escape(f"{tmp_path} was made by another state of the code; remove it")):
+        make_repository(tmp_path)
+
+
+def test_the_batching_parameters_allow_the_row_counts_of_the_contract(serving_models):
+    """So that the gateway's calls are not filled up."""
+    assert read_batching(serving_models / BATCHING_CONFIG) == Batching(signatures.MAX_ROWS, signatures.ROW_COUNTS)
+
+
+def test_the_docker_line_mounts_the_folder_and_leaves_the_config_file_unwatched(tmp_path):
+    """A file that is read again would undo the reloads of the suite."""
+    line = docker_line(tmp_path, *BATCHING_FLAGS)
+    assert f"source={tmp_path},target=/models,readonly" in line
+    assert "--entrypoint tensorflow_model_server tensorflow/serving:2.21.0 --port=8500 " in line
+    assert line.endswith("--enable_batching=true --batching_parameters_file=/models/batching.config")
+    assert "model_config_file_poll_wait_seconds" not in line
+
+
+def test_a_folder_without_models_is_one_line(tmp_path):
+    """It says how they are made."""
+    with pytest.raises(pytest.UsageError) as caught:
+        check_given(None, tmp_path)
+    assert str(caught.value) == f"--serving-models={tmp_path}: no models there; make serving-models makes them"
+
+
+def test_a_server_that_does_not_answer_is_one_line(serving_models):
+    """It names the address."""
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(pytest.UsageError, match=f"^--serving={address}: UNAVAILABLE: ") as caught:
+        check_given(address, serving_models)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("versions", "told"),
+    [
+        ({"absent": (1,)}, "NOT_FOUND: Could not find any versions of model absent"),
+        ({"lstm": (2, 3)}, "it serves versions 1, 2 of lstm, not 2, 3"),
+    ],
+    ids=["model", "versions"],
+)
+def test_a_server_of_other_models_is_one_line(server, serving_models, monkeypatch, versions, told):
+    """It says what is missing."""
+    check_given(server.address, serving_models)
+    monkeypatch.setattr(given, "VERSIONS", versions)
+    with pytest.raises(pytest.UsageError, match=f"^--serving={server.address}: {told}"):
+        check_given(server.address, serving_models)
