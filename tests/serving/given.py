@@ -7,7 +7,11 @@ import pytest
 
 from contract import signatures
 from contract.card import load_assets
+from service.errors import GatewayError
+from service.servers.backend import GrpcBackend
 from tests.serving.repository import VERSIONS
+
+_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -48,22 +52,18 @@ def check_given(address, models_dir):
         raise pytest.UsageError(f"--serving-models={models_dir}: no models there; make serving-models makes them")
     if address is None:
         return
-    import grpc
-
-    from tests.serving.client import Client
-
-    client = Client(address)
+    backend = GrpcBackend(address, _TIMEOUT_S)
     try:
         for name, versions in VERSIONS.items():
-            served = sorted(number for number, state in client.states(name).items() if state == "AVAILABLE")
+            served = sorted(status.version for status in backend.versions(name) if status.available)
             if served != list(versions):
                 raise pytest.UsageError(
                     f"--serving={address}: it serves versions {_listed(served)} of {name}, not {_listed(versions)}"
                 )
-    except grpc.RpcError as error:
-        raise pytest.UsageError(f"--serving={address}: {error.code().name}: {error.details()}") from error
+    except GatewayError as error:
+        raise pytest.UsageError(f"--serving: {error}") from error
     finally:
-        client.channel.close()
+        backend.close()
 
 
 def _listed(versions):

@@ -70,7 +70,7 @@ def test_a_folder_without_models_is_one_line(tmp_path):
 def test_a_server_that_does_not_answer_is_one_line(serving_models):
     """It names the address."""
     address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(pytest.UsageError, match=f"^--serving={address}: UNAVAILABLE: ") as caught:
+    with pytest.raises(pytest.UsageError, match=f"^--serving: model server {address}: UNAVAILABLE: ") as caught:
         check_given(address, serving_models)
     assert "\n" not in str(caught.value)
 
@@ -78,8 +78,8 @@ def test_a_server_that_does_not_answer_is_one_line(serving_models):
 @pytest.mark.parametrize(
     ("versions", "told"),
     [
-        ({"absent": (1,)}, "NOT_FOUND: Could not find any versions of model absent"),
-        ({"lstm": (2, 3)}, "it serves versions 1, 2 of lstm, not 2, 3"),
+        ({"absent": (1,)}, "--serving: model server ADDRESS: NOT_FOUND: "),
+        ({"lstm": (2, 3)}, "--serving=ADDRESS: it serves versions 1, 2 of lstm, not 2, 3"),
     ],
     ids=["model", "versions"],
 )
@@ -87,5 +87,5 @@ def test_a_server_of_other_models_is_one_line(server, serving_models, monkeypatc
     """It says what is missing."""
     check_given(server.address, serving_models)
     monkeypatch.setattr(given, "VERSIONS", versions)
-    with pytest.raises(pytest.UsageError, match=f"^--serving={server.address}: {told}"):
+    with pytest.raises(pytest.UsageError, match=f"^{told.replace('ADDRESS', server.address)}"):
         check_given(server.address, serving_models)
