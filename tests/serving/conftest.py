@@ -23,20 +23,32 @@ def serving_models(tmp_path_factory, pytestconfig):
 
 
 @pytest.fixture(scope="session")
-def server(request, serving_models, tmp_path_factory):
+def started(serving_models, tmp_path_factory):
+    """Start `model_server` in a mode, once; a process of xdist comes back to each mode with every file of tests."""
+    running = {}
+
+    def start(mode):
+        if mode not in running:
+            # The file is not to undo what the tests reload by a request.
+            flags = ["--model_config_file_poll_wait_seconds=0", "--allow_version_labels_for_unavailable_models=true"]
+            if mode == "batching":
+                flags += ["--enable_batching=true", f"--batching_parameters_file={serving_models / BATCHING_CONFIG}"]
+            log = tmp_path_factory.mktemp("logs") / f"{mode}.log"
+            running[mode] = ModelServer(serving_models, log, flags=flags)
+        return f"127.0.0.1:{running[mode].port}"
+
+    yield start
+    for process in running.values():
+        process.end()
+
+
+@pytest.fixture(scope="session")
+def server(request, started, serving_models):
     """The server under test."""
     given = request.config.getoption("--serving")
     if given:
-        yield Server(given, serving_models, request.config.getoption("--serving-batching"))
-        return
-    is_batching = request.param == "batching"
-    # The file is not to undo what the tests reload by a request.
-    flags = ["--model_config_file_poll_wait_seconds=0", "--allow_version_labels_for_unavailable_models=true"]
-    if is_batching:
-        flags += ["--enable_batching=true", f"--batching_parameters_file={serving_models / BATCHING_CONFIG}"]
-    process = ModelServer(serving_models, tmp_path_factory.mktemp("logs") / "model_server.log", flags=flags)
-    yield Server(f"127.0.0.1:{process.port}", serving_models, is_batching)
-    process.end()
+        return Server(given, serving_models, request.config.getoption("--serving-batching"))
+    return Server(started(request.param), serving_models, request.param == "batching")
 
 
 @pytest.fixture
