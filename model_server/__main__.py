@@ -1,7 +1,7 @@
 """`python -m model_server`: the command line, the log, the signals and the exit status.
 
-Exits with 0 after SIGTERM or SIGINT, 1 when the server cannot start, 2 for a wrong command line or a file that one of
-its flags names and that cannot be used; a models.config that is wrong, which may be mended while it runs, counts as 1.
+Exits with 0 after SIGTERM or SIGINT, 1 when the server cannot start, 2 for a wrong command line, or for batching
+parameters or an SSL config that cannot be used.
 """
 
 import gc
