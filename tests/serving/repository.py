@@ -23,6 +23,7 @@ MADE_BY = "made-by"
 _SOURCES = (
     "export/graphs",
     "export/repository/publishing.py",
+    "export/repository/warmup.py",
     "contract",
     "tests/conftest.py",
     "tests/serving/repository.py",

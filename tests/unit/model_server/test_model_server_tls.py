@@ -13,6 +13,7 @@ import pytest
 
 from model_server.errors import ConfigError
 from model_server.tls import read_credentials
+from tests.certificates import make_certificate
 from tests.unit.model_server.model_folder import Models
 from tests.unit.model_server.serving_client import Client
 
@@ -28,21 +29,12 @@ class Identity:
     certificate: str
 
 
-def make_identity(folder: Path, name: str) -> Identity:
-    """Let openssl make one that is good for two days at 127.0.0.1."""
-    key, certificate = folder / f"{name}.key", folder / f"{name}.crt"
-    made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    called = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
-    written = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(["openssl", "req", "-x509", *made, *called, *written], check=True, capture_output=True)
-    return Identity(key.read_text(), certificate.read_text())
-
-
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
     """The server's, a client's, and a stranger's."""
     folder = tmp_path_factory.mktemp("identities")
-    return {name: make_identity(folder, name) for name in ("server", "client", "stranger")}
+    made = {name: make_certificate(folder, name) for name in ("server", "client", "stranger")}
+    return {name: Identity(files.key.read_text(), files.cert.read_text()) for name, files in made.items()}
 
 
 @pytest.fixture
