@@ -17,7 +17,6 @@ from pathlib import Path
 
 from benchmarks.__main__ import (
     BODY,
-    NUM_REQUESTS,
     child,
     children,
     machine,
@@ -31,6 +30,8 @@ from benchmarks.subject import NEW_TOKENS, PROMPT_LENGTH
 
 SIZES = (256, 512, 1024)
 CONCURRENCIES = (1, 8, 64)
+# Requests of one measurement: some seconds' worth.
+NUM_REQUESTS = {1: 16, 8: 64, 64: 640}
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 ONE_CORE, TWO_CORES, TWO_SERVERS = "one server, one core", "one server, two cores", "two servers, two cores"
 
@@ -119,7 +120,7 @@ def spread(values: list[float], form: str = ".2f") -> str:
 def main() -> None:
     """Measure, print tables and write them as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.scaling", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured (default: 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
     options = parser.parse_args()
     if len(os.sched_getaffinity(0)) != 2:
         parser.error(f"two cores are needed, no more and no less (taskset), got {len(os.sched_getaffinity(0))}")
