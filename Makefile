@@ -19,7 +19,7 @@ test: $(STAMPS)/dev  ## run every test; as root it installs redis-server, nginx 
 	@scripts/install-test-packages
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-compose: $(STAMPS)/dev  ## try docker-compose.yml for real; as root it installs and starts Docker if need be
+test-compose: $(STAMPS)/dev  ## try docker-compose.yml for real, as root; installs and starts Docker if need be
 	@tests/compose/run $(ARGS)
 
 check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 
 from contract.card import Direction, load_assets
 from contract.errors import ContractError
+from contract.signatures import MODELS_CONFIG
 from export import tokenizer_command
 from export.config import MODELS, RUNS, TrainConfig, load_config
 from export.errors import ExportError
@@ -150,6 +151,8 @@ def _run(options: dict[str, Any]) -> int:
         config = load_config(options.pop("config"), options)
         if if_empty and (there := _published(models_dir)):
             print(f"{there} is there already: nothing to train")
+            if not (models_dir / MODELS_CONFIG).exists():
+                _list(models_dir, there.parent.name)
             return 0
     # TensorFlow takes seconds to import: only now, when the settings are known to be good.
     import_tensorflow_quietly(start=command not in {"train", "resume"})
@@ -164,6 +167,16 @@ def _run(options: dict[str, Any]) -> int:
     if command == "resume":
         return workflow.resume(options["run"], models_dir)
     return workflow.publish_best(options["run"], models_dir)
+
+
+def _list(models_dir: Path, name: str) -> None:
+    """Let servers find a model that was copied here without `models.config`."""
+    # Their messages need TensorFlow, which is imported for this alone.
+    import_tensorflow_quietly(start=False)
+    from export.repository.models_config import add_to_models_config  # noqa: PLC0415
+
+    add_to_models_config(models_dir, name)
+    print(f"{name} is listed in {models_dir / MODELS_CONFIG} now")
 
 
 def _published(models_dir: Path) -> Path | None:

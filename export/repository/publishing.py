@@ -6,11 +6,12 @@ Knows the repository's layout and renaming. What a version computes is `export.g
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import hashlib
 import os
 import re
+import secrets
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ from export.repository.warmup import WARMUP_FILE, write_warmup
 
 # The trained model itself, for a notebook or for further training.
 KERAS_FILE = "model.keras"
+# What is being written, beside the versions, and the lock of whoever writes it.
+_DRAFT, _LOCK = ".draft-", ".lock"
 
 
 def publish(
@@ -125,34 +128,46 @@ def publish_exportable(
         raise PublishError(f"the model must have at least {signatures.NUM_TOP} outputs, got {vocab_size}")
     card = _card(model, tokenizer, name, training, direction)
     home = Path(models_dir) / name
-    draft = home / f"{_draft_prefix()}{os.getpid()}"
     try:
         home.mkdir(parents=True, exist_ok=True)
         remove_litter(home)
-        _write(draft, model, tokenizer, card, history or Progress())
-        place = _rename_to_next_version(draft, home)
+        with _draft(home) as draft:
+            _write(draft, model, tokenizer, card, history or Progress())
+            place = _rename_to_next_version(draft, home)
         add_to_models_config(Path(models_dir), name)
     except OSError as error:
         raise PublishError(f"{home}: {error.strerror or error}") from error
     except tf.errors.OpError as error:
         # What TensorFlow writes itself: a full disk is no OSError there.
         raise PublishError(f"{home}: {error.message}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return place
 
 
-def _draft_prefix() -> str:
-    # A process id says who writes only together with the machine or the container.
-    return f".draft-{socket.gethostname()}-"
+@contextlib.contextmanager
+def _draft(home: Path) -> Iterator[Path]:
+    """Give a folder's name that nobody else has, which is removed unless it was renamed.
+
+    Its lock is held meanwhile: so every exporter can tell, in any container and on any machine, who still writes.
+    """
+    draft = home / f"{_DRAFT}{secrets.token_hex(8)}"
+    lock = draft.with_suffix(_LOCK)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def remove_litter(home: Path) -> None:
-    """Remove the drafts of exporters on this machine that were killed."""
-    for draft in home.glob(f"{_draft_prefix()}*"):
-        pid = draft.name.rpartition("-")[2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(draft, ignore_errors=True)
+    """Remove the drafts of exporters that were killed."""
+    for lock in home.glob(f"{_DRAFT}*{_LOCK}"):
+        with contextlib.suppress(OSError), lock.open("w") as file:
+            # Fails at once where it is held.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink()
 
 
 def _card(

@@ -135,6 +135,8 @@ class GrpcBackend:
         with self._lock, contextlib.suppress(queue.Empty):
             while (job := self._jobs.get_nowait()) is not None:
                 given_up.append(job[1])
+            # It was closed meanwhile, and this is what one of the threads ends by.
+            self._jobs.put(None)
         for done in given_up:
             done(BackendUnavailable("the model server was given up"))
 

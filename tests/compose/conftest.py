@@ -30,7 +30,9 @@ class Project:
 
     def start(self, *arguments, timeout=600):
         """Run `docker compose` with arguments; return the completed process."""
-        environment = {**os.environ, "OSTINATO_PORT": str(self.port), "COMPOSE_PROJECT_NAME": PROJECT}
+        # The environment goes before a person's own .env.
+        ours = {"OSTINATO_PORT": str(self.port), "COMPOSE_PROJECT_NAME": PROJECT, "COMPOSE_PROFILES": "cpu"}
+        environment = {**os.environ, **ours, "OSTINATO_UID": "1000", "OSTINATO_GID": "1000"}
         return subprocess.run(
             ["docker", "compose", "--progress", "quiet", *arguments],
             cwd=self.folder,
@@ -73,9 +75,9 @@ class Project:
 def project(tmp_path_factory):
     """The project, up: what `docker compose up` leaves after it has trained the demo."""
     project = Project(tmp_path_factory.mktemp("checkout"))
-    project.run("down", "--volumes", "--remove-orphans")
+    project.run("--profile", "*", "down", "--volumes", "--remove-orphans")
     try:
         project.run("up", "--detach", "--wait", timeout=1200)
         yield project
     finally:
-        project.run("--profile", "monitoring", "down", "--volumes", "--remove-orphans")
+        project.run("--profile", "*", "down", "--volumes", "--remove-orphans")

@@ -107,7 +107,7 @@ def test_three_model_servers_are_found_and_one_may_die(project):
     project.run("up", "--detach", "--wait", "--no-recreate", "--scale", f"{MODEL_SERVER}=3")
     project.until(lambda: project.backends() == [None] * 3)
     victim = project.containers(MODEL_SERVER)[0]
-    # The server itself, not through Docker, which would take it for wanted and not start it again.
+    # Its process 1 and so all of it, but not through Docker, which would take it for wanted and not start it again.
     assert streams_while(project, lambda: os.kill(victim["State"]["Pid"], signal.SIGKILL)) == expected
     project.until(lambda: len(project.backends()) == 3 and set(project.backends()) == {None}, timeout=120)
     assert [each["RestartCount"] for each in project.containers(MODEL_SERVER)].count(1) == 1
@@ -204,6 +204,20 @@ def test_prometheus_finds_the_gateway_and_takes_the_rules(project):
     assert len(group["rules"]) >= 7
     assert {rule["health"] for rule in group["rules"]} <= {"ok", "unknown"}
     assert ask("alerts")["alerts"] == []
+
+
+def test_an_alert_tells_that_there_is_no_gateway(project):
+    """One that was stopped has left its name, and so is no target that could be down."""
+    project.run("stop", "gateway")
+    command = ["docker", "exec", project.containers("prometheus")[0]["Id"], "promtool", "query", "instant"]
+
+    def pending():
+        query = 'ALERTS{alertname="GatewayDown"}'
+        done = subprocess.run([*command, "http://127.0.0.1:9090", query], capture_output=True, text=True, check=True)
+        return "GatewayDown" in done.stdout
+
+    project.until(pending, timeout=120)
+    project.run("up", "--detach", "--wait", "gateway")
 
 
 def test_stop_ends_in_order(project):

@@ -19,6 +19,7 @@ def proxied(tmp_path, start_gateway):
     for line, ours in {
         "server 127.0.0.1:8000;": f"server 127.0.0.1:{gateway.port};",
         "listen 80;": f"listen 127.0.0.1:{port};",
+        "access_log /var/log/nginx/ostinato.log": f"access_log {tmp_path}/access.log",
     }.items():
         assert conf.count(line) == 1
         conf = conf.replace(line, ours)
@@ -28,13 +29,14 @@ def proxied(tmp_path, start_gateway):
     )
     (tmp_path / "nginx.conf").write_text(
         f"user root; daemon off; pid {tmp_path}/nginx.pid; error_log stderr; worker_processes 1; events {{}}\n"
-        f"http {{ access_log off; {kept} include {tmp_path}/ostinato.conf; }}\n"
+        f"http {{ {kept} include {tmp_path}/ostinato.conf; }}\n"
     )
     nginx = Process(
         [program("nginx"), "-e", "stderr", "-p", tmp_path, "-c", tmp_path / "nginx.conf"], tmp_path / "nginx.log"
     )
     client = Client(port)
     nginx.wait_until(lambda: client.ask("GET", "/healthz")[0] == 200)
+    client.access_log = tmp_path / "access.log"
     yield gateway, client
     nginx.end()
 
@@ -79,6 +81,7 @@ def test_the_log_has_the_client_s_address_and_its_id(proxied):
     until(lambda: len(requests(gateway)) == 2)
     first, second = requests(gateway)
     assert (first["client"], first["request_id"]) == ("127.0.0.3", "mine-1")
+    assert "127.0.0.3 mine-1 [" in client.access_log.read_text()
     # An id of nginx's own.
     assert (second["client"], len(second["request_id"])) == ("127.0.0.1", 32)
 

@@ -22,6 +22,8 @@ MADE_BY = "made-by"
 # Only what decides how the models are made.
 _SOURCES = (
     "export/graphs",
+    "export/repository/models_config.py",
+    "export/repository/papers.py",
     "export/repository/publishing.py",
     "export/repository/warmup.py",
     "contract",

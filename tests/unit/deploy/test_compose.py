@@ -68,6 +68,21 @@ def test_a_server_has_a_thread_for_each_call(compose):
     assert threads == f"${{OSTINATO_MAX_CALLS:-{Settings().max_calls}}}"
 
 
+@pytest.mark.parametrize("name", yaml.safe_load(TEXT)["services"])
+def test_no_service_may_do_more_than_it_needs(compose, name):
+    """No root, no rights, no file to write, a bound on memory and on logs; and only people's pages are reached."""
+    service = compose["services"][name]
+    # The two without a user have one in their images.
+    assert ("user" in service) == (name not in {"gateway", "keys", "grafana"})
+    assert not str(service.get("user", "1")).startswith("0")
+    assert (service["read_only"], service["init"], service["cap_drop"]) == (True, True, ["ALL"])
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert re.fullmatch(r"\d+m|\$\{\w+:-\d+[mg]\}", service["mem_limit"])
+    assert service["logging"]["options"]["max-size"]
+    assert ("ports" in service) == (name in {"gateway", "grafana"})
+    assert all("127.0.0.1" in port for port in service.get("ports", []))
+
+
 def test_docker_waits_until_the_gateway_has_ended(compose):
     """Its drain and its last words fit into the time before it is killed."""
     grace_s = int(compose["services"]["gateway"]["stop_grace_period"].removesuffix("s"))

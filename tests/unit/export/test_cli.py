@@ -163,7 +163,15 @@ def test_a_model_that_is_there_is_not_trained_again(published, capsys):
     card.write_text(GeneratorCard(name="m", **sizes, **facts).model_dump_json())
     card.with_name("tokenizer.json").write_text(tokenizer.to_json())
     assert train("--if-empty", corpus="no/such.txt") == 0
-    assert "models/m/1 is there already" in capsys.readouterr().out
+    assert (
+        "models/m/1 is there already: nothing to train\nm is listed in models/models.config now"
+        in capsys.readouterr().out
+    )
+    assert '"m"' in Path("models/models.config").read_text()
+    # Who took it out of the file wants it out.
+    Path("models/models.config").write_text("model_config_list {}")
+    assert train("--if-empty", corpus="no/such.txt") == 0
+    assert Path("models/models.config").read_text() == "model_config_list {}"
     # Whatever it is called.
     assert train("--if-empty", "--name", "other", corpus="no/such.txt") == 0
 

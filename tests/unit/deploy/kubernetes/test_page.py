@@ -75,7 +75,7 @@ def test_commands_name_what_there_is():
     assert len(named) > 4
     for kind, name in named:
         assert name in of_kind(objects, KINDS[kind])
-    made = set(re.findall(r"kubectl create secret generic (\S+) --from-file (\S+)", PAGE))
+    made = set(re.findall(r"kubectl create secret generic (\S+) --from-(?:file|literal) ([\w.]+)", PAGE))
     needed = {
         (volume["secret"]["secretName"], settings(objects, "gateway")[variable].rpartition("/")[2])
         for volume in templates(objects)["gateway"]["spec"]["volumes"]

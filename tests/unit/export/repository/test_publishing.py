@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from export.repository import publishing
 from export.repository.history import Epoch, Progress
 from export.repository.models_config import add_to_models_config
 from export.repository.publishing import publish
+from tests.servers import ROOT
 from tests.unit.export.models import VOCABULARY, make_model
 
 TOKENIZER = CharacterTokenizer.train("abcdefghij")
@@ -193,15 +195,30 @@ def test_exporters_at_the_same_time_are_all_listed(tmp_path):
 
 
 def test_the_draft_of_a_killed_exporter_is_removed_and_that_of_a_living_one_is_not(model, models_dir):
-    """Litter goes with the next publishing; work in progress stays."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as living:
-        dead = models_dir / "m" / f"{publishing._draft_prefix()}999999999"
-        alive = models_dir / "m" / f"{publishing._draft_prefix()}{living.pid}"
-        for draft in (dead, alive):
-            draft.mkdir(parents=True)
-        publish(model, TOKENIZER, "m", models_dir)
-        assert (dead.exists(), alive.exists()) == (False, True)
-        living.communicate(b"\n")
+    """Litter goes with the next publishing, in whatever container that is; work in progress stays."""
+    home = models_dir / "m"
+    home.mkdir(parents=True)
+    code = """
+import sys, pathlib
+from export.repository.publishing import _draft
+with _draft(pathlib.Path(sys.argv[1])) as draft:
+    draft.mkdir()
+    print(draft, flush=True)
+    input()
+"""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        for _ in range(2)
+    ]
+    killed, living = (Path(process.stdout.readline().strip()) for process in running)
+    running[0].kill()
+    running[0].communicate()
+    publish(model, TOKENIZER, "m", models_dir)
+    assert (killed.exists(), living.exists()) == (False, True)
+    running[1].communicate("\n")
+    assert [path.name for path in home.iterdir()] == ["1"]
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(model, models_dir):
