@@ -203,7 +203,8 @@ def test_prometheus_finds_the_gateway_and_takes_the_rules(project):
     ((group),) = ask("rules")["groups"]
     assert len(group["rules"]) >= 7
     assert {rule["health"] for rule in group["rules"]} <= {"ok", "unknown"}
-    assert ask("alerts")["alerts"] == []
+    # Until the first scrape there was no gateway, so that alert may be about to fire.
+    assert [alert for alert in ask("alerts")["alerts"] if alert["state"] == "firing"] == []
 
 
 def test_an_alert_tells_that_there_is_no_gateway(project):
