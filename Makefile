@@ -17,7 +17,7 @@ run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PO
 
 test: $(STAMPS)/dev  ## run every test; as root it installs redis-server, nginx and kubectl, which some need
 	@scripts/install-test-packages
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-compose: $(STAMPS)/dev  ## try docker-compose.yml for real, as root; installs and starts Docker if need be
 	@tests/compose/run $(ARGS)
