@@ -58,10 +58,8 @@ class Figure:
     def row(self) -> str:
         """Return a line of the table: medians, and the spread of the ratio."""
         ours, baseline, first = (statistics.median(values) for values in (self.ours, self.baseline, self.first_ms))
-        ratio, low, high = statistics.median(self.ratios), min(self.ratios), max(self.ratios)
         aim = "" if self.aim is None else f"≥ {self.aim:g}"
-        spread = f"{ratio:.2f} ({low:.2f}–{high:.2f})"
-        return f"| {self.name} | {ours:,.0f} | {baseline:,.0f} | {spread} | {aim} | {first:.0f} |"
+        return f"| {self.name} | {ours:,.0f} | {baseline:,.0f} | {spread(self.ratios)} | {aim} | {first:.0f} |"
 
 
 @contextlib.contextmanager
@@ -238,6 +236,11 @@ def machine() -> str:
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
         return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
     return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> str:
+    """Return the median, and the range in brackets."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
 
 
 def write_results(name: str, started: float, **figures: Any) -> None:

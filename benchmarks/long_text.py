@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.__main__ import child, machine, service, write_results
+from benchmarks.__main__ import child, machine, service, spread, write_results
 from benchmarks.subject import CHARACTERS, EMBEDDING, NAME, TEMPERATURE, UNITS
 
 # Tokens between which a text's speed is taken; the first are left out, as calls begin short.
@@ -43,9 +43,8 @@ class Ratio:
     def row(self) -> str:
         """Return a line of the table: medians, and the spread of the ratio."""
         ours, base = (statistics.median(column) for column in zip(*self.values, strict=True))
-        ratios = sorted(value / other for value, other in self.values)
-        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
-        return f"| {self.name} | {ours:.3g} {self.unit} | {base:.3g} {self.unit} | {spread} | ≤ {self.aim:g} |"
+        ratios = [value / other for value, other in self.values]
+        return f"| {self.name} | {ours:.3g} {self.unit} | {base:.3g} {self.unit} | {spread(ratios)} | ≤ {self.aim:g} |"
 
 
 def text_of(length: int, salt: int) -> str:
@@ -182,7 +181,7 @@ def main() -> None:
     print(f"medians of {options.rounds} rounds, the ratio's range in brackets\n")
     print("| tokens written | ms per token |\n|---|---|")
     for (first, last), costs in zip(PLACES, zip(*curves, strict=True), strict=True):
-        print(f"| {first:,} to {last:,} | {statistics.median(costs):.3f} ({min(costs):.3f}–{max(costs):.3f}) |")
+        print(f"| {first:,} to {last:,} | {spread(costs, '.3f')} |")
     print("\n| | ours | compared with | ratio | aim |\n|---|---|---|---|---|")
     for ratio in ratios:
         print(ratio.row())

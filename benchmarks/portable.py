@@ -6,7 +6,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks.__main__ import BODY, NUM_REQUESTS, child, machine, service
+from benchmarks.__main__ import BODY, NUM_REQUESTS, child, machine, service, spread
 from benchmarks.load import run_load
 from benchmarks.subject import UNITS
 
@@ -37,9 +37,10 @@ def main() -> None:
     print("| at a time | portable, tokens/s | usual, tokens/s | ratio |\n|---|---|---|---|")
     for concurrency in CONCURRENCIES:
         ours, usual = found[concurrency, True], found[concurrency, False]
-        ratios = sorted(a / b for a, b in zip(ours, usual, strict=True))
-        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
-        print(f"| {concurrency} | {statistics.median(ours):,.0f} | {statistics.median(usual):,.0f} | {spread} |")
+        ratios = [a / b for a, b in zip(ours, usual, strict=True)]
+        print(
+            f"| {concurrency} | {statistics.median(ours):,.0f} | {statistics.median(usual):,.0f} | {spread(ratios)} |"
+        )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ has no room for.
 import argparse
 import contextlib
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from benchmarks.__main__ import (
     child,
     children,
     machine,
+    spread,
     start_gateway,
     start_model_server,
     wait_for,
@@ -110,11 +110,6 @@ def measure(rounds: int) -> dict[tuple[int, str, int], Figures]:
                         for values, value in zip(vars(figures).values(), run(concurrency), strict=True):
                             values.append(value)
     return found
-
-
-def spread(values: list[float], form: str = ".2f") -> str:
-    """Return the median, and the range in brackets."""
-    return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
 
 
 def main() -> None:

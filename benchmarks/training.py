@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.__main__ import asker, child, machine, write_results
+from benchmarks.__main__ import asker, child, machine, spread, write_results
 from benchmarks.learners import EMBEDDING, STREAMS, VOCABULARY, WINDOW
 
 UNITS = (256, 512, 1024)
@@ -56,9 +56,8 @@ class Comparison:
     def row(self) -> str:
         """Return a line of the table: medians, and the spread of the ratio."""
         ratios = [ours / baseline for ours, baseline in zip(self.ours, self.baseline, strict=True)]
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
         ours, baseline = statistics.median(self.ours), statistics.median(self.baseline)
-        return f"| {self.pair.name} | {ours:,.0f} | {baseline:,.0f} | {spread} |"
+        return f"| {self.pair.name} | {ours:,.0f} | {baseline:,.0f} | {spread(ratios)} |"
 
 
 def measure(pair: Pair, rounds: int, seconds: float) -> Comparison:

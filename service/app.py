@@ -87,8 +87,10 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     drain = Drain()
     status = Status(catalog, scheduler, replicas, settings, lambda: drain.begun)
     app = Gateway(scheduler, drain, settings.drain_s, tracing)
-    # Of what proxies say, the client's address alone is of use here; from anybody else it could be a lie.
-    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.num_proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
+    if settings.num_proxies:
+        # Of what proxies say, the client's address alone is of use here; from anybody else it could be a lie.
+        proxied = ProxyFix(app.wsgi_app, x_for=settings.num_proxies, x_proto=0, x_host=0)
+        app.wsgi_app = proxied  # type: ignore[method-assign]
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
