@@ -30,7 +30,7 @@ AnyJob = Generation | Embedding
 class Models(Protocol):
     """Where a model's name becomes a version that answers."""
 
-    def find(self, name: str, seed: int | None = None) -> LiveModel:
+    def find(self, name: str | None, seed: int | None = None) -> LiveModel:
         """Return the version that answers a request, or raise `ModelNotFound`."""
 
     def find_version(self, ref: ModelVersion) -> LiveModel | None:
@@ -104,10 +104,12 @@ class Engine:
                 model does not, the state cannot be gone on with, the answer would be too large, or the queue is full.
         """
         tenant, saved = caller.account.tenant, None
-        model = self._models.find(request.model, request.seed)
-        if request.state is not None:
+        if request.state is None:
+            model = self._models.find(request.model, request.seed)
+        else:
             saved = self._state_tokens.open(request.state, tenant)
-            model = self._version_of(saved, model, request.model)
+            asked = saved.model.name if request.model is None else request.model
+            model = self._version_of(saved, self._models.find(asked, request.seed), asked)
             request = replace(request, seed=saved.seed if request.seed is None else request.seed)
         field, given = _to_read(request, model)
         prompts = self._encode(model, given, field, NOTHING if saved is None else saved.point.unread)
@@ -200,10 +202,10 @@ class Engine:
                 f"echo may repeat at most {sizes.max_echo_tokens} tokens (of every {field} × n), got {echoed}",
                 param="echo",
             )
-        carried = sum(len(prompt.read_ids) for prompt in prompts) * request.best_of if request.return_state else 0
+        carried = sum(len(prompt.read_ids) for prompt in prompts) * request.best_of if request.keeps_states else 0
         if carried > sizes.max_echo_tokens:
             raise InvalidRequest(
-                f"return_state may carry at most {sizes.max_echo_tokens} tokens (of every {field} × n), as a state may "
+                f"states may carry at most {sizes.max_echo_tokens} tokens (of every {field} × n), as one may "
                 f"have to hold all of its {field}, got {carried}",
                 param="return_state",
             )

@@ -104,6 +104,11 @@ class StreamOptions(Body):
         description="whether choices of a model that reads backwards may come in pieces, each with `prepend: true`, to "
         "be put before those so far; without it each comes as one piece at its end",
     )
+    state_interval: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="after so many tokens of a choice its next piece has a `state`, and `usage` beside the choices: a "
+        "stream that is cut can be gone on with. `return_state` is for the last piece alone",
+    )
 
 
 class CompletionBody(Body):
@@ -111,7 +116,11 @@ class CompletionBody(Body):
 
     model_config = _with_example(model="demo", prompt="The ", max_tokens=100, temperature=0.7)
 
-    model: str = Field(description="NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them")
+    model: str | None = Field(
+        None,
+        description="NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them; needed where there are "
+        "several, unless `state` is given: then it is the model of that",
+    )
     prompt: PromptForms | None = Field(
         None,
         description="text, token ids, or a list of either, to go on with; an empty one begins a new text. Of a model "
@@ -186,7 +195,7 @@ class EmbeddingsBody(Body):
 
     model_config = _with_example(model="demo", input=["The end", "The beginning"])
 
-    model: str = Field(description="name of a model, as /v1/models lists them")
+    model: str | None = Field(None, description="name of a model; needed where there are several")
     input: PromptForms = Field(description="text, token ids, or a list of either")
     pooling: Literal["mean", "last"] | None = Field(
         None, description="mean of the top layer's outputs over all tokens (the default), or its last output"

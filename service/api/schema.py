@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from service.api.bodies import PROMPT_KINDS, CompletionBody, EmbeddingsBody
+from service.api.bodies import PROMPT_KINDS, CompletionBody, EmbeddingsBody, StreamOptions
 from service.errors import InvalidRequest
 from service.scheduling.sequence import Sampling
 
@@ -47,6 +47,7 @@ class CompletionRequest:
     """A valid request with every default filled in.
 
     Attributes:
+        model: None: that of the state, or the only one.
         prompts: At least one; each a text or token ids. An empty one if the field was empty or absent.
         suffixes: The same of the field `suffix`. A model reads the one or the other.
         max_tokens: Of each choice.
@@ -57,10 +58,11 @@ class CompletionRequest:
         num_top: `logprobs` in the body: most probable tokens wanted beside each; None: no log probabilities at all.
         prepend: Whether the client puts pieces of a stream before those so far, where they say so.
         state: Token of the text to go on with; None: of none.
-        return_state: Whether each choice is to have such a token.
+        return_state: Whether each choice is to have such a token at its end.
+        state_interval: Tokens of a choice after which it is to have one before its end; None: it is to have none.
     """
 
-    model: str
+    model: str | None
     prompts: tuple[PromptText, ...]
     suffixes: tuple[PromptText, ...]
     max_tokens: int
@@ -77,13 +79,19 @@ class CompletionRequest:
     timeout_s: float
     state: str | None = None
     return_state: bool = False
+    state_interval: int | None = None
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether a choice may have to be put down before its end, or at it."""
+        return self.return_state or self.state_interval is not None
 
 
 @dataclass(frozen=True)
 class EmbeddingsRequest:
-    """A valid request with every default filled in; `prompts` as in `CompletionRequest`."""
+    """A valid request with every default filled in; `model` and `prompts` as in `CompletionRequest`."""
 
-    model: str
+    model: str | None
     prompts: tuple[PromptText, ...]
     mean: bool
     base64: bool
@@ -104,6 +112,7 @@ def parse_completion(body: bytes, bounds: Bounds) -> CompletionRequest:
     wanted = _or(given.max_tokens, min(DEFAULT_MAX_TOKENS, bounds.max_tokens))
     _require_at_most("max_tokens", wanted, bounds.max_tokens)
     _check_interplay(given, num_choices, best_of)
+    options = given.stream_options or StreamOptions()
     # A model reads but one of them, and refuses the request if the other is more than an empty text.
     what, num_prompts = "suffixes" if given.suffix else "prompts", max(len(prompts), len(suffixes))
     _require_few(what, num_prompts, best_of, wanted, bounds)
@@ -120,11 +129,12 @@ def parse_completion(body: bytes, bounds: Bounds) -> CompletionRequest:
         num_top=given.logprobs,
         echo=bool(given.echo),
         stream=bool(given.stream),
-        include_usage=bool(given.stream_options and given.stream_options.include_usage),
-        prepend=bool(given.stream_options and given.stream_options.prepend),
+        include_usage=bool(options.include_usage),
+        prepend=bool(options.prepend),
         timeout_s=_timeout(given.timeout_s, bounds),
         state=given.state,
         return_state=bool(given.return_state),
+        state_interval=options.state_interval,
     )
 
 

@@ -55,9 +55,11 @@ class Trace:
 
     # The conventions call all `gen_ai` names "development"; those here are the ones that have held since 2024.
 
-    def asked(self, model: str, operation: str = "text_completion") -> None:
-        """Note what the request wants; `operation` is "embeddings" for those."""
-        self.span.set_attributes({"gen_ai.operation.name": operation, "gen_ai.request.model": model})
+    def asked(self, model: str | None, operation: str = "text_completion") -> None:
+        """Note what the request wants, of which model if it names one; `operation` is "embeddings" for those."""
+        self.span.set_attribute("gen_ai.operation.name", operation)
+        if model is not None:
+            self.span.set_attribute("gen_ai.request.model", model)
 
     def finished(
         self, *, version: int, num_prompt_tokens: int, num_completion_tokens: int, reasons: Iterable[str] = ()

@@ -23,7 +23,7 @@ class Piece:
         finish_reason: "stop" or "length" with the choice's last piece, else None.
         logprobs: Of the tokens whose text begins in this piece; None if they were not asked for. Their places are
             within the choice's text, or within this piece if it goes before those so far.
-        state: Token to go on with, with the choice's last piece, if it was asked for.
+        state: Token to go on with behind this piece, if it was asked for.
     """
 
     index: int
@@ -42,11 +42,13 @@ class Choice:
         point: Where the text stands, as far as it has been taken in here; kept up only if `is_kept`.
         stream: Which of the seed's streams its random numbers are.
         counted: How often each token that penalties count was drawn; None: there are none.
-        is_kept: Whether it is to be gone on with. Then what may still become something else is held at its end, for
-            those who go on.
+        is_kept: Whether it may be put down before its end or at it.
+        is_left_open: Whether it is to be gone on with behind its end. Then what may still become something else is held
+            there, for those who go on.
         last_at: Monotonic seconds at which its last tokens came.
         is_open: Whether what it begins with was handed out.
         finish_reason: None until it has ended.
+        num_put_down: Of its tokens, how many had been drawn when it was last put down.
         pieces: Those that were not handed out yet, in order of arrival.
     """
 
@@ -56,9 +58,11 @@ class Choice:
     stream: int
     counted: Counter[int] | None
     is_kept: bool
+    is_left_open: bool
     is_open: bool = False
     last_at: float | None = None
     finish_reason: FinishReason | None = None
+    num_put_down: int = 0
     pieces: list[Piece] = field(default_factory=list)
 
     def take(self, chunk: Chunk) -> str:
@@ -68,10 +72,19 @@ class Choice:
         if self.is_kept:
             self._move(chunk, assembler.num_tokens - before)
         # A text that has come to its end mark is over, whoever goes on behind it.
-        if chunk.finish_reason and not assembler.stopped and not (self.is_kept and chunk.finish_reason == "length"):
+        is_over = chunk.finish_reason == "stop" or (chunk.finish_reason == "length" and not self.is_left_open)
+        if is_over and not assembler.stopped:
             text += assembler.flush()
         self.finish_reason = "stop" if assembler.stopped else chunk.finish_reason
         return text
+
+    def is_due(self, interval: int | None) -> bool:
+        """Whether so many tokens have been drawn since this was last true; None: it never is."""
+        num_tokens = self.assembler.num_tokens
+        if interval is None or num_tokens - self.num_put_down < interval:
+            return False
+        self.num_put_down = num_tokens
+        return True
 
     def save(self, model: ModelVersion, weights_sha256: str, seed: int) -> SavedText:
         """Put it down where it stands."""

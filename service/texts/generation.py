@@ -77,7 +77,7 @@ class Generation(Job):
             "sampling": request.sampling,
             "seed": request.seed,
             "num_top": 0 if chooses else request.num_top,
-            "keeps_state": request.return_state,
+            "keeps_state": request.keeps_states,
         }
         if saved:
             self.options |= {"position": saved.point.position, "drawn_before": saved.counted}
@@ -145,7 +145,7 @@ class Generation(Job):
                 yield from self._take_read(event)
             elif isinstance(event, Chunk):
                 piece = self._assemble(event)
-                if piece.text or piece.finish_reason or (piece.logprobs and piece.logprobs.tokens):
+                if piece.text or piece.finish_reason or piece.state or (piece.logprobs and piece.logprobs.tokens):
                     yield piece
 
     @property
@@ -208,7 +208,8 @@ class Generation(Job):
             Point(self.beginning, prompt.read_ids, saved.point.position if saved else 0),
             saved.branch(number) if saved else number,
             counted,
-            is_kept=request.return_state,
+            is_kept=request.keeps_states,
+            is_left_open=request.return_state,
         )
 
     def _assembler(self, prompt: EncodedPrompt, stops: Stops) -> TextAssembler:
@@ -317,7 +318,7 @@ class Generation(Job):
         for index in self._indexes(place):
             choice, text = self._choices[index], self._begin(index)
             reason: FinishReason | None = None if request.max_tokens else "length"
-            if reason and not choice.is_kept:
+            if reason and not choice.is_left_open:
                 text = self._behind(text, choice.assembler.flush())
             if choice.assembler.stopped:
                 reason = "stop"
@@ -343,11 +344,12 @@ class Generation(Job):
 
     def _piece(self, index: int, text: str, logprobs: Logprobs | None) -> Piece:
         """Make a piece of a choice, the last one if the choice has ended."""
-        choice = self._choices[index]
-        if choice.finish_reason is None:
-            return Piece(index, text, None, logprobs)
-        self.finish(index)
-        return Piece(index, text, choice.finish_reason, logprobs, self._state(choice))
+        choice, request = self._choices[index], self.request
+        ended = choice.finish_reason is not None
+        if ended:
+            self.finish(index)
+        due = request.return_state if ended else choice.is_due(request.state_interval)
+        return Piece(index, text, choice.finish_reason, logprobs, self._state(choice) if due else None)
 
     def _time(self, choice: Choice, count: int) -> None:
         now = time.monotonic()

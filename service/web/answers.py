@@ -107,12 +107,12 @@ class CompletionAnswer:
             gone = isinstance(error, VersionGone)
             rest = self._generation.rest(keep_states=not gone)
             error.choices = [_choice(index, result) for index, result in rest]
-            if self._generation.request.return_state and not gone:
+            if self._generation.request.keeps_states and not gone:
                 error.should_retry = False
         return error
 
     def _event(self, piece: Piece) -> bytes:
-        """Frame one piece.
+        """Frame one piece, and with a state in the midst of a text what has been used up to there.
 
         Joined by hand: of everything that is done per chunk this was the dearest (9 µs of 40 as a whole object).
         """
@@ -120,8 +120,11 @@ class CompletionAnswer:
         logprobs = b"null" if piece.logprobs is None else orjson.dumps(_logprobs(piece.logprobs))
         # A token is of letters, digits, - and _.
         state = b"" if piece.state is None else b', "state": "%b"' % piece.state.encode()
+        frame = self._frame
+        if state and piece.finish_reason is None:
+            frame = frame.replace(b'"choices"', b'"usage":%b,"choices"' % orjson.dumps(self._usage()))
         return b'%b{"index": %d, "text": %b, "logprobs": %b, "finish_reason": %b%b%b' % (
-            self._frame,
+            frame,
             piece.index,
             orjson.dumps(piece.text),
             logprobs,

@@ -49,7 +49,7 @@ class Record:
         self._scope = ExitStack()
 
     def asked(
-        self, model: str, prompts: Iterable[PromptText], *, stream: bool, suffixes: tuple[PromptText, ...] = ()
+        self, model: str | None, prompts: Iterable[PromptText], *, stream: bool, suffixes: tuple[PromptText, ...] = ()
     ) -> None:
         """Note what a request wants, and its prompts and suffixes if they may be logged."""
         self.details |= {"model": model, "stream": stream}
@@ -78,9 +78,12 @@ class Record:
         """Note how it failed."""
         self.error = error
 
-    def made(self, *, version: int, num_prompt_tokens: int, num_completion_tokens: int, reasons: Iterable[str]) -> None:
-        """Note what became of it."""
+    def made(
+        self, *, model: str, version: int, num_prompt_tokens: int, num_completion_tokens: int, reasons: Iterable[str]
+    ) -> None:
+        """Note what became of it, and which model it was of, if the request left that open."""
         self.details |= {
+            "model": self.details.get("model") or model,
             "version": version,
             "prompt_tokens": num_prompt_tokens,
             "completion_tokens": num_completion_tokens,

@@ -104,6 +104,7 @@ def _completions(parts: Parts) -> Response:
 def _close(job: AnyJob, record: Record) -> None:
     job.close()
     record.made(
+        model=job.model.ref.name,
         version=job.model.ref.version,
         num_prompt_tokens=job.num_prompt_tokens,
         num_completion_tokens=job.num_completion_tokens,

@@ -80,6 +80,36 @@ def test_a_stream_brings_the_state_with_its_end(gateway):
     assert "".join(choice["text"] for choice in choices) + rest["text"] == whole["text"]
 
 
+def test_a_stream_can_bring_states_on_its_way(gateway):
+    """After so many tokens, with the usage up to there: whoever loses the stream goes on from the last one."""
+    whole = completed(gateway, **BODY, max_tokens=600, return_state=None)
+    text, states = "", []
+    for event in gateway.stream(**BODY, max_tokens=600, stream_options={"state_interval": 150}):
+        for choice in (event or {"choices": []})["choices"]:
+            text += choice["text"]
+            if "state" in choice:
+                states.append((text, event["usage"], choice["state"], choice["finish_reason"]))
+    assert text == whole["text"]
+    assert 2 <= len(states) <= 4
+    for before, usage, state, reason in states:
+        assert (usage["prompt_tokens"], usage["completion_tokens"], reason) == (40, len(before), None)
+        rest = {"temperature": 0.9, "max_tokens": 600 - usage["completion_tokens"], "return_state": None}
+        assert before + completed(gateway, state=state, **rest)["text"] == whole["text"]
+
+
+def test_a_state_or_the_only_model_stands_for_the_name(start_gateway, gateway, two_models_dir):
+    """Where there are several models and no state, the name is asked for; the log has it in any case."""
+    status, answer = gateway.post({**BODY, "model": None})
+    assert (status, answer["error"]["param"]) == (400, "model")
+    assert "model is required where there are several" in answer["error"]["message"]
+    first = completed(gateway, **BODY, max_tokens=5)
+    assert gateway.post({"state": first["state"], "max_tokens": 5})[1]["model"] == "lstm"
+    started = start_gateway(default_model="words")
+    assert started.post({"prompt": "It", "max_tokens": 5})[1]["model"] == "words"
+    started.end()
+    assert '"model": "words"' in started.output
+
+
 def test_one_state_has_many_continuations(gateway):
     """Several prompts and choices branch from it; the first choice without a prompt is the text itself."""
     whole = completed(gateway, **BODY, max_tokens=60)

@@ -29,6 +29,7 @@ from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
 from tests.unit.service.texts.test_generation import CHARACTERS, Service, request
 
 TOTAL = 40
+CHUNK = 8  # tokens that the fake model draws in a call
 KINDS = ["characters", "words", "characters backward", "words backward"]
 
 
@@ -129,6 +130,44 @@ def test_a_text_in_parts_is_the_text_of_one_request(service, model, cuts, seed, 
     bounds = [0, *sorted(set(cuts)), TOTAL]
     split = parts(service, model, [b - a for a, b in itertools.pairwise(bounds)], **fields)
     require_same(split, whole, model)
+
+
+@pytest.mark.parametrize("model", KINDS)
+@settings(deadline=None, max_examples=40)
+@given(
+    interval=st.integers(1, TOTAL + 1),
+    seed=st.integers(0, 30),
+    sampling=st.sampled_from(SAMPLINGS),
+    stops=st.sampled_from([(), ("b",), ("th", "hq"), ("ab", "ba", "aa"), ("e", " ")]),
+)
+def test_a_stream_with_states_is_that_without_and_goes_on_from_each(service, model, interval, seed, sampling, stops):
+    """A state in the midst of a stream stands behind its piece; the end of the text is as if there were none."""
+    fields = {**given_text(model, "abc"), "model": model, "seed": seed, "sampling": sampling, "stops": stops}
+    plain = service.engine.begin(replace(request(max_tokens=TOTAL), **fields), Caller())
+    (whole,) = plain.results()
+    kept = service.engine.begin(
+        replace(request(max_tokens=TOTAL), **fields, prepend=True, state_interval=interval), Caller()
+    )
+    pieces, states, num_before = [], [], 0
+    for piece in kept.stream():
+        pieces.append(piece.text)
+        if piece.state:
+            assert kept.num_completion_tokens - num_before >= interval
+            num_before = kept.num_completion_tokens
+            states.append((pieces.copy(), num_before, piece.state))
+    kept.close()
+    assert (assembled(pieces, model), piece.finish_reason, piece.state) == (whole.text, whole.finish_reason, None)
+    assert len(states) >= (plain.num_completion_tokens - 1) // (interval + CHUNK)
+    for before, num_tokens, state in states:
+        rest = {**fields, **given_text(model, ""), "seed": None, "state": state, "max_tokens": TOTAL - num_tokens}
+        resumed = service.engine.begin(replace(request(), **rest), Caller())
+        (result,) = resumed.results()
+        assert (assembled([*before, result.text], model), result.finish_reason) == (whole.text, whole.finish_reason)
+
+
+def assembled(pieces, model):
+    """Put pieces together, in order of reading."""
+    return "".join(pieces[::-1] if "backward" in model else pieces)
 
 
 @pytest.mark.parametrize("model", KINDS)
@@ -402,6 +441,7 @@ def test_a_stop_that_is_complete_at_the_very_end_is_the_reason():
         0,
         None,
         is_kept=False,
+        is_left_open=False,
     )
     text = choice.take(Chunk(0, [BYTE_IDS[ord("a")], BYTE_IDS[0xE2]], "length"))
     assert (text, choice.finish_reason) == ("a", "stop")
@@ -409,7 +449,7 @@ def test_a_stop_that_is_complete_at_the_very_end_is_the_reason():
 
 def test_what_states_would_carry_is_bounded(service):
     """A long prompt for many choices, each of whose states may have to hold it, is refused with the bound."""
-    with pytest.raises(InvalidRequest, match=r"return_state may carry at most 3000 tokens .*, got 3200"):
+    with pytest.raises(InvalidRequest, match=r"states may carry at most 3000 tokens .*, got 3200"):
         ask(service, "a" * 100, num_choices=32)
     assert len(ask(service, "a" * 100, num_choices=32, return_state=False)) == 32
 
