@@ -20,6 +20,8 @@ GatewayError
 └── DeadlineExceeded    504  the request's own time was over
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 
@@ -34,14 +36,14 @@ class GatewayError(Exception):
         retry_after_s: Seconds after which trying again makes sense, or None.
         should_retry: Whether the same request, sent again, may succeed; None leaves it to the client, which judges by
             the status.
-        choices: What had been made of the request when it failed, as JSON has it; None: nothing.
+        rest: What had been made of the request when it failed: `choices` and `usage`, as JSON has them.
     """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str | None] = None
     should_retry: bool | None = None
-    choices: list[Any] | None = None
+    rest: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -53,7 +55,7 @@ class GatewayError(Exception):
         body: dict[str, Any] = {
             "error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}
         }
-        return body if self.choices is None else {**body, "choices": self.choices}
+        return {**body, **self.rest}
 
     def headers(self) -> dict[str, str]:
         """Return the headers by which OpenAI's clients decide whether and when to try again."""

@@ -215,6 +215,7 @@ class TokenizeBody(Body):
 
     model: str | None = Field(None, description="name of a model; needed where there are several")
     prompt: str = Field(description="the text; just the name of a special token is that token")
+    return_token_strs: bool | None = Field(None, description="tell the text of each token, too")
     add_special_tokens: bool | None = Field(None, description="without effect: prompts get no special tokens")
 
 

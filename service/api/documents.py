@@ -140,10 +140,14 @@ class ModelList(TypedDict):
 
 
 class TokenizeObject(TypedDict):
-    """A text in tokens."""
+    """A text in tokens.
+
+    `token_strs`, if asked for, are the text that each adds, or the name of one that adds none; else null.
+    """
 
     count: int
     tokens: list[int]
+    token_strs: list[str] | None
     max_model_len: None
 
 
@@ -234,3 +238,4 @@ class ErrorObject(TypedDict):
 
     error: ErrorDetail
     choices: NotRequired[list[ChoiceObject]]
+    usage: NotRequired[CompletionUsage]

@@ -54,6 +54,15 @@ def score_rows(scores: Scores, num_top: int) -> Iterator[Row]:
     return zip(logprobs, top_ids, tops, strict=True)
 
 
+def labels(detokenizer: Detokenizer, token_ids: list[int]) -> list[str]:
+    """Return what each token of a text is called: see `Logprobs.tokens`."""
+    found = []
+    for token_id in token_ids:
+        found.append(detokenizer.label(token_id))
+        detokenizer.track(token_id)
+    return found
+
+
 class LogprobsLog:
     """The tokens of one choice, in order; each is handed out once its text is shown."""
 

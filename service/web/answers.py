@@ -26,6 +26,8 @@ from service.texts.logprobs import Logprobs
 log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
+# How the part of an event that is the same for all pieces ends.
+_CHOICES = b'"choices":['
 
 
 def sse(data: Any) -> bytes:
@@ -106,7 +108,7 @@ class CompletionAnswer:
         if not isinstance(error, ClientGone):
             gone = isinstance(error, VersionGone)
             rest = self._generation.rest(keep_states=not gone)
-            error.choices = [_choice(index, result) for index, result in rest]
+            error.rest = {"choices": [_choice(index, result) for index, result in rest], "usage": self._usage()}
             if self._generation.request.keeps_states and not gone:
                 error.should_retry = False
         return error
@@ -122,7 +124,7 @@ class CompletionAnswer:
         state = b"" if piece.state is None else b', "state": "%b"' % piece.state.encode()
         frame = self._frame
         if state and piece.finish_reason is None:
-            frame = frame.replace(b'"choices"', b'"usage":%b,"choices"' % orjson.dumps(self._usage()))
+            frame = b'%b"usage":%b,%b' % (frame[: -len(_CHOICES)], orjson.dumps(self._usage()), _CHOICES)
         return b'%b{"index": %d, "text": %b, "logprobs": %b, "finish_reason": %b%b%b' % (
             frame,
             piece.index,

@@ -13,6 +13,7 @@ from service.api.schema import Bounds, parse, parse_completion, parse_embeddings
 from service.engine import AnyJob, Engine, require_ids
 from service.errors import BackendUnavailable, InvalidRequest, NotFound, ShuttingDown
 from service.servers.catalog import Catalog
+from service.texts.logprobs import labels
 from service.web.answers import (
     CompletionAnswer,
     embeddings_answer,
@@ -156,7 +157,8 @@ def _tokenize(parts: Parts) -> documents.TokenizeObject:
     # Just a special token's name is that token: so the evaluation harness finds the id of the start mark.
     ids = [special[wanted.prompt]] if wanted.prompt in special else tokenizer.encode(wanted.prompt)
     _require_few("prompt", len(ids), parts.bounds)
-    return {"count": len(ids), "tokens": ids, "max_model_len": None}
+    strings = labels(tokenizer.detokenizer(), ids) if wanted.return_token_strs else None
+    return {"count": len(ids), "tokens": ids, "token_strs": strings, "max_model_len": None}
 
 
 def _detokenize(parts: Parts) -> documents.DetokenizeObject:

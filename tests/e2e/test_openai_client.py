@@ -59,7 +59,9 @@ def test_prompts_choices_echo_and_log_probabilities_go_together(client, stream):
 
 def test_prompts_of_token_ids_are_prompts_of_text(client, gateway):
     """A list of ids, and a list of such lists, give what their text gives."""
-    ids = gateway.post({"model": "lstm", "prompt": "It was"}, "/tokenize")[1]["tokens"]
+    answer = gateway.post({"model": "lstm", "prompt": "It was", "return_token_strs": True}, "/tokenize")[1]
+    ids = answer["tokens"]
+    assert answer["token_strs"] == list("It was")
     text = client.completions.create(**BASE).choices[0].text
     assert client.completions.create(**{**BASE, "prompt": ids}).choices[0].text == text
     assert [c.text for c in client.completions.create(**{**BASE, "prompt": [ids, ids]}).choices] == [text, text]

@@ -97,7 +97,7 @@ def test_a_stream_can_bring_states_on_its_way(gateway):
         assert before + completed(gateway, state=state, **rest)["text"] == whole["text"]
 
 
-def test_a_state_or_the_only_model_stands_for_the_name(start_gateway, gateway, two_models_dir):
+def test_a_state_or_the_only_model_stands_for_the_name(start_gateway, gateway):
     """Where there are several models and no state, the name is asked for; the log has it in any case."""
     status, answer = gateway.post({**BODY, "model": None})
     assert (status, answer["error"]["param"]) == (400, "model")
@@ -140,6 +140,7 @@ def test_a_deadline_leaves_a_state(start_gateway, stream):
     assert error["error"]["code"] == "deadline_exceeded"
     (choice,) = error["choices"]
     text = "".join(pieces) + choice["text"]
+    assert (error["usage"]["prompt_tokens"], error["usage"]["completion_tokens"]) == (40, len(text))
     assert choice["finish_reason"] is None
     assert len(text) > 50
     rest = completed(gateway, model="lstm", state=choice["state"], temperature=0.9, max_tokens=50)
