@@ -10,6 +10,7 @@ import requests
 from urllib3.exceptions import ReadTimeoutError  # requests needs urllib3 too, and hides this one in a ConnectionError
 
 from ostinato import _errors as errors
+from ostinato._results import Choice, Generation
 from ostinato._retries import FIRST_SERVER_ERROR, asked_wait_s, is_retryable
 
 if TYPE_CHECKING:
@@ -19,15 +20,36 @@ if TYPE_CHECKING:
 
 _FIRST_ERROR = 400  # below it a status is a redirect
 
+# What the server calls an error goes before its status, which several share.
+_CLASS_BY_CODE: dict[str, type[errors.APIError]] = {
+    "state_malformed": errors.StateMalformed,
+    "state_key_unknown": errors.StateOfUnknownKey,
+    "state_altered": errors.StateAltered,
+    "state_foreign": errors.StateForeign,
+    "state_expired": errors.StateExpired,
+    "state_of_another_model": errors.StateOfAnotherModel,
+    "state_outdated": errors.StateOutdated,
+    "model_not_found": errors.ModelNotFound,
+    "queue_full": errors.Overloaded,
+    "rate_limit_exceeded": errors.RateLimited,
+    "shutting_down": errors.ShuttingDown,
+    "version_gone": errors.VersionGone,
+    "backend_unavailable": errors.BackendUnavailable,
+    "deadline_exceeded": errors.DeadlineExceeded,
+}
 _CLASS_BY_STATUS: dict[int, type[errors.APIError]] = {
     400: errors.BadRequest,
     401: errors.Unauthorized,
     403: errors.Forbidden,
     404: errors.NotFound,
-    413: errors.BadRequest,
+    405: errors.MethodNotAllowed,
+    408: errors.BodyTimeout,
+    413: errors.BodyTooLarge,
     422: errors.BadRequest,
     429: errors.TooManyRequests,
+    500: errors.InternalError,
     503: errors.ServiceUnavailable,
+    504: errors.DeadlineExceeded,
 }
 # For an error inside a stream, which has no status of its own. What is not listed is a ServerError.
 _CLASS_BY_TYPE: dict[str, type[errors.APIError]] = {
@@ -72,8 +94,10 @@ def refusal(response: requests.Response) -> errors.OstinatoError:
     told = body.get("error") if isinstance(body, dict) else None
     error = told if isinstance(told, dict) else {"message": told}
     fallback = errors.ServerError if status >= FIRST_SERVER_ERROR else errors.APIError
-    error_class = _CLASS_BY_STATUS.get(status, fallback)
-    return _api_error(error_class, {"message": response.reason, **_present(error)}, headers, status)
+    error_class = _CLASS_BY_CODE.get(str(error.get("code")), _CLASS_BY_STATUS.get(status, fallback))
+    made = _api_error(error_class, {"message": response.reason, **_present(error)}, headers, status)
+    made.choices = _choices(body)
+    return made
 
 
 def stream_error(error: Any, headers: Mapping[str, str]) -> errors.APIError:
@@ -81,8 +105,8 @@ def stream_error(error: Any, headers: Mapping[str, str]) -> errors.APIError:
     told = _present(error) if isinstance(error, dict) else {"message": error}
     code = str(told.get("code", ""))
     status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else None  # some servers put the status there
-    error_class = _CLASS_BY_TYPE.get(str(told.get("type")), errors.ServerError)
-    return _api_error(_CLASS_BY_STATUS.get(status or 0, error_class), told, headers, status)
+    by_type = _CLASS_BY_TYPE.get(str(told.get("type")), errors.ServerError)
+    return _api_error(_CLASS_BY_CODE.get(code, _CLASS_BY_STATUS.get(status or 0, by_type)), told, headers, status)
 
 
 def failure(error: requests.RequestException, url: str, settings: Settings) -> errors.OstinatoError:
@@ -128,6 +152,14 @@ def _api_error(
         retry_after_s=retry_after_s,
         retryable=is_retryable(status or FIRST_SERVER_ERROR, headers),
     )
+
+
+def _choices(body: Any) -> tuple[Choice, ...]:
+    """Read what an error leaves of the texts; the error is worth more than a complaint about its shape."""
+    try:
+        return Generation.from_answer(body).choices
+    except errors.UnexpectedAnswer:
+        return ()
 
 
 def _json_or_none(content: bytes) -> Any:

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Callable, TypeVar, Union
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, Union, overload
 
+from ostinato._conversation import Conversation
 from ostinato._errors import InvalidArgument, NotFound, UnexpectedAnswer
-from ostinato._results import Generation, Model, required
+from ostinato._many import in_order
+from ostinato._results import Generation, Model, Status, required
+from ostinato._resuming import Resumption
+from ostinato._scores import Score, Tokens
 from ostinato._settings import DEFAULT_TIMEOUT, TimeoutSeconds, resolve
 from ostinato._stream import Stream
 from ostinato._transport import Transport
 
 if TYPE_CHECKING:
+    from os import PathLike
     from types import TracebackType
 
     import requests
 
+    from ostinato._errors import OstinatoError
+
 T = TypeVar("T")
-Prompt = Union[str, Sequence[str], Sequence[int], Sequence[Sequence[int]]]
+OnePrompt = Union[str, Sequence[int]]
+ManyPrompts = Union[Sequence[str], Sequence[Sequence[int]]]
+Prompt = Union[OnePrompt, ManyPrompts]
 
 COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
 MODELS = "/v1/models"
+STATUS = "/v1/status"
+TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
+
+MAX_CONCURRENCY = 64  # a model server computes so many texts in one call
 
 
 class Client:
@@ -89,7 +104,7 @@ class Client:
             seed: int. The same seed brings the same text. The answer has the seed that was used.
             stop: str or list of str. End before the first of these; a text that leads up to a suffix, behind it.
             n: int. How many texts to generate per prompt.
-            extra: any further fields, sent as they are.
+            extra: any further fields, sent as they are: `logprobs`, `echo`, penalties, `return_state`, `state`, ….
 
         Raises:
             APIError: the server refused or failed; the subclass says how.
@@ -105,6 +120,7 @@ class Client:
         *,
         suffix: Prompt | None = None,
         prepend: bool = False,
+        resume: bool = False,
         model: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
@@ -122,11 +138,208 @@ class Client:
         `prepend` the text of a model that reads backwards comes piece by piece, too: it is written from its end, and
         each piece goes before those so far, as `Piece.prepend` says. Without, each of its choices comes as one piece at
         its end, so that pieces joined are always the text.
+
+        With `resume` a stream that breaks off in the middle goes on, exactly: the server sends a state every few
+        hundred tokens, and after a lost connection, a read timeout or a server that stops another request goes on from
+        the last one, up to `max_retries` times in a row. It is for one text: one prompt, and no `n` above 1.
+
+        Raises:
+            InvalidArgument: `resume` for several texts.
+            ResumptionFailed: while it is read: it could not be gone on with exactly.
         """
         named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
         options = {"include_usage": True, **({"prepend": True} if prepend else {})}
         fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, "stream_options": options, **extra}
-        return Stream(self._complete(self._open_stream, prompt, model, fields))
+        if not resume:
+            return Stream(self._complete(self._open_stream, prompt, model, fields))
+        send, retries = partial(self._open_stream, COMPLETIONS), self._settings.max_retries
+        resumption = Resumption(send, self._completion(prompt, model, fields), retries)
+        return Stream(self._forgetting(resumption.open), resumption)
+
+    def resume(self, state: str, prompt: Prompt = "", **options: Any) -> Generation:
+        """Go on with a text from a state that `return_state=True`, a stream or an error gave.
+
+        Args:
+            state: str. `Generation.state`, `Choice.state` or `OstinatoError.state`.
+            prompt: read after the text so far; of a model that reads backwards pass `suffix` instead.
+            options: arguments of `generate`. Those of sampling are not in the state; the seed is.
+
+        Raises:
+            StateRefused: the state cannot be gone on with; the subclass says why.
+            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+        """
+        return self.generate(prompt, state=state, **options)
+
+    @overload
+    def score(
+        self,
+        prompt: OnePrompt = "",
+        *,
+        suffix: OnePrompt | None = None,
+        model: str | None = None,
+        top: int = 0,
+        **extra: Any,
+    ) -> Score: ...
+    @overload
+    def score(
+        self,
+        prompt: ManyPrompts,
+        *,
+        suffix: ManyPrompts | None = None,
+        model: str | None = None,
+        top: int = 0,
+        **extra: Any,
+    ) -> list[Score]: ...
+    def score(
+        self,
+        prompt: Prompt = "",
+        *,
+        suffix: Prompt | None = None,
+        model: str | None = None,
+        top: int = 0,
+        **extra: Any,
+    ) -> Score | list[Score]:
+        """Say how probable a text is, token by token. Nothing is generated.
+
+        Args:
+            prompt: str or token ids: a Score. A list of either: a list of Score.
+            suffix: the same, in place of the prompt, for a model that reads backwards.
+            model: str. Default: as `generate`.
+            top: int. How many alternatives to tell in each token's place, at most 5.
+            extra: any further fields of a completion.
+
+        Raises:
+            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+        """
+        fields = {"suffix": suffix, "echo": True, "logprobs": top, "max_tokens": 0, **extra}
+        generation = Generation.from_answer(self._complete(self._transport.post, prompt, model, fields))
+        scores = [Score.from_choice(choice) for choice in generation.choices]
+        return scores if _is_many(prompt if suffix is None else suffix) else scores[0]
+
+    def tokenize(self, text: str, *, model: str | None = None) -> Tokens:
+        """Cut a text into the tokens that a model reads.
+
+        Raises:
+            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+        """
+        fields = {"prompt": text, "return_token_strs": True}
+        return Tokens.from_answer(self._ask(self._transport.post, TOKENIZE, self._body(model, fields)))
+
+    def detokenize(self, tokens: Sequence[int], *, model: str | None = None) -> str:
+        """Join tokens to a text.
+
+        Raises:
+            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+        """
+        body = self._body(model, {"tokens": list(tokens)})
+        return required(self._ask(self._transport.post, DETOKENIZE, body), "prompt", str)
+
+    @overload
+    def embed(
+        self, text: OnePrompt, *, model: str | None = None, pooling: str | None = None, **extra: Any
+    ) -> list[float]: ...
+    @overload
+    def embed(
+        self, text: ManyPrompts, *, model: str | None = None, pooling: str | None = None, **extra: Any
+    ) -> list[list[float]]: ...
+    def embed(
+        self, text: Prompt, *, model: str | None = None, pooling: str | None = None, **extra: Any
+    ) -> list[float] | list[list[float]]:
+        """Return a text as the model's hidden state: as many numbers as its top layer has units.
+
+        Args:
+            text: str or token ids: a list of numbers. A list of either: a list of such lists.
+            model: str. Default: as `generate`.
+            pooling: "mean" of the outputs over all tokens, or the "last" one. Default: the server's, "mean".
+            extra: any further fields.
+
+        Raises:
+            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+        """
+        body = self._body(model, {"input": text, "pooling": pooling, **extra})
+        data = required(self._ask(self._transport.post, EMBEDDINGS, body), "data", list)
+        vectors = [required(entry, "embedding", list) for entry in data]
+        return vectors if _is_many(text) else vectors[0]
+
+    def conversation(self, prompt: str = "", *, model: str | None = None, **options: Any) -> Conversation:
+        """Begin a text that grows by turns, each of which goes on from the state of the one before.
+
+        Args:
+            prompt: str. What the text begins with.
+            model: str. Default: as `generate`.
+            options: arguments of `generate` for every turn.
+        """
+        return Conversation(self, model=model if model is not None else self._default_model(), prompt=prompt, **options)
+
+    def load_conversation(self, path: str | PathLike[str]) -> Conversation:
+        """Take up a conversation that `Conversation.save` wrote.
+
+        Raises:
+            OSError: the file cannot be read.
+            InvalidArgument: it holds no conversation.
+        """
+        return Conversation.load(path, self)
+
+    @overload
+    def generate_many(
+        self,
+        prompts: Iterable[OnePrompt],
+        *,
+        concurrency: int | None = None,
+        progress: bool = False,
+        return_errors: Literal[False] = False,
+        **options: Any,
+    ) -> Iterator[Generation]: ...
+    @overload
+    def generate_many(
+        self,
+        prompts: Iterable[OnePrompt],
+        *,
+        concurrency: int | None = None,
+        progress: bool = False,
+        return_errors: Literal[True],
+        **options: Any,
+    ) -> Iterator[Generation | OstinatoError]: ...
+    def generate_many(
+        self,
+        prompts: Iterable[OnePrompt],
+        *,
+        concurrency: int | None = None,
+        progress: bool = False,
+        return_errors: bool = False,
+        **options: Any,
+    ) -> Iterator[Generation] | Iterator[Generation | OstinatoError]:
+        """Generate a text for each of many prompts, some at a time, and yield them in the order of the prompts.
+
+        Nothing is sent before the first is asked for. A full queue and a used up allowance are waited for. Prompts may
+        be an endless iterable: they are read as they are needed. For files there is `python -m service.batch`.
+
+        Args:
+            prompts: each a text or token ids.
+            concurrency: int. Requests at once. Default: what the server says it takes, at most 64.
+            progress: bool. Show on standard error how far it is.
+            return_errors: bool. Yield an error in the place of its text, instead of raising it.
+            options: arguments of `generate` for every prompt.
+
+        Raises:
+            InvalidArgument: `concurrency` is below 1.
+            OstinatoError: as `generate`, unless `return_errors`; requests on their way are finished, others not sent.
+        """
+        if concurrency is not None and concurrency < 1:
+            raise InvalidArgument(f"concurrency is {concurrency}: pass 1 or more")
+
+        def generate(prompt: OnePrompt) -> Generation:
+            return self.generate(prompt, **options)
+
+        return in_order(generate, prompts, lambda: concurrency or self._room(), progress, return_errors)
+
+    def status(self) -> Status:
+        """Return how much the server has to do, and takes.
+
+        Raises:
+            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+        """
+        return Status.from_answer(self._transport.get(STATUS))
 
     def models(self) -> list[Model]:
         """Return the models that the server has.
@@ -158,15 +371,34 @@ class Client:
     def _complete(
         self, send: Callable[[str, dict[str, Any]], T], prompt: Prompt, model: str | None, fields: dict[str, Any]
     ) -> T:
+        return self._ask(send, COMPLETIONS, self._completion(prompt, model, fields))
+
+    def _completion(self, prompt: Prompt, model: str | None, fields: dict[str, Any]) -> dict[str, Any]:
         if "stream" in fields:
             raise InvalidArgument("stream is not an argument: call client.stream(...) or client.generate(...)")
+        return self._body(model, {"prompt": prompt, **fields})
+
+    def _body(self, model: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+        """Leave out what is None, and name the model, unless a state does."""
         given = {name: value for name, value in fields.items() if value is not None}
-        name = model if model is not None else self._default_model()
+        if model is None and "state" in given:
+            return given
+        return {"model": model if model is not None else self._default_model(), **given}
+
+    def _ask(self, send: Callable[[str, dict[str, Any]], T], path: str, body: dict[str, Any]) -> T:
+        return self._forgetting(partial(send, path, body))
+
+    def _forgetting(self, send: Callable[[], T]) -> T:
         try:
-            return send(COMPLETIONS, {"model": name, "prompt": prompt, **given})
+            return send()
         except NotFound:
             self._first_model = None  # the server may have other models by now: ask again next time
             raise
+
+    def _room(self) -> int:
+        """Return how many requests to send at once."""
+        status = self.status()
+        return max(1, min(status.max_texts - status.num_texts, MAX_CONCURRENCY))
 
     def _open_stream(self, path: str, body: dict[str, Any]) -> requests.Response:
         return self._transport.open_stream(path, {**body, "stream": True})
@@ -179,3 +411,8 @@ class Client:
                     raise UnexpectedAnswer(f"{self._settings.base_url} lists no model: give it one, or pass model")
                 self._first_model = models[0].id
             return self._first_model
+
+
+def _is_many(prompt: Prompt) -> bool:
+    """Whether it is a list of prompts, and not one prompt."""
+    return not isinstance(prompt, str) and len(prompt) > 0 and not isinstance(prompt[0], int)

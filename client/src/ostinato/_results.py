@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
 
 from ostinato._errors import UnexpectedAnswer
@@ -37,12 +37,15 @@ class Choice:
         text: str. The text, without the prompt or suffix unless `echo` was asked for.
         finish_reason: str or None. "stop" or "length"; None while a stream has not ended.
         state: str or None. What `state=` of another request goes on with, if `return_state=True` asked for it.
+        logprobs: dict or None. If `logprobs=…` asked for them, lists with an entry per token: `tokens`,
+            `token_logprobs`, `top_logprobs` and `text_offset`.
     """
 
     index: int
     text: str
     finish_reason: str | None
     state: str | None = field(default=None, repr=False)
+    logprobs: dict[str, list[Any]] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_answer(cls, raw: dict[str, Any]) -> Choice:
@@ -52,7 +55,7 @@ class Choice:
             UnexpectedAnswer: a field is missing or of another type.
         """
         index, text = required(raw, "index", int), required(raw, "text", str)
-        return cls(index, text, raw.get("finish_reason"), raw.get("state"))
+        return cls(index, text, raw.get("finish_reason"), raw.get("state"), raw.get("logprobs"))
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,12 @@ class Generation:
 
     def __repr__(self) -> str:
         """Show what one looks for first; a long text is cut."""
-        text = self.text if len(self.text) <= _REPR_LIMIT else self.text[: _REPR_LIMIT - 1] + "…"
-        shown = {"text": text, "finish_reason": self.finish_reason, "model": self.model, "seed": self.seed}
+        shown = {
+            "text": shortened(self.text),
+            "finish_reason": self.finish_reason,
+            "model": self.model,
+            "seed": self.seed,
+        }
         if len(self.choices) != 1:
             shown["num_choices"] = len(self.choices)
         if self.usage:
@@ -139,7 +146,7 @@ class Generation:
         return f"Generation({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A model that the server has. `str()` of it is its id, which is what `model=` takes.
 
@@ -148,14 +155,28 @@ class Model:
         created: int or None. Seconds since 1970.
         owned_by: str or None.
         max_model_len: int or None. The most tokens of prompt and text together; None for no limit.
-        raw: dict. The entry as it came.
+        version: int or None. The one that answers who names the model alone.
+        cell: str or None. "lstm", "gru" or "rnn"; None where layers are of several kinds or not known.
+        layers, units, vocab_size: int or None.
+        unit: str or None. What a token is: "character", "word", "exact_word" or "subword".
+        direction: str or None. "forward", or "backward" for a model that leads up to an ending.
+        deterministic: bool or None. Whether the same seed brings the same bytes, under any load.
+        raw: dict. The entry as it came, with the fields that have no attribute here.
     """
 
     id: str
-    created: int | None
-    owned_by: str | None
-    max_model_len: int | None
-    raw: dict[str, Any] = field(compare=False, repr=False)
+    created: int | None = None
+    owned_by: str | None = None
+    max_model_len: int | None = None
+    version: int | None = None
+    cell: str | None = None
+    layers: int | None = None
+    units: int | None = None
+    unit: str | None = None
+    vocab_size: int | None = None
+    direction: str | None = None
+    deterministic: bool | None = None
+    raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def from_answer(cls, raw: dict[str, Any]) -> Model:
@@ -164,12 +185,51 @@ class Model:
         Raises:
             UnexpectedAnswer: it has no id.
         """
-        name = required(raw, "id", str)
-        return cls(name, raw.get("created"), raw.get("owned_by"), raw.get("max_model_len"), raw)
+        required(raw, "id", str)
+        known = {entry.name for entry in fields(cls)} - {"raw"}
+        return cls(**{name: value for name, value in raw.items() if name in known}, raw=raw)
+
+    def __repr__(self) -> str:
+        """Show what one looks for first."""
+        shown = ("id", "version", "cell", "units", "unit", "direction")
+        known = [f"{name}={value!r}" for name in shown if (value := getattr(self, name)) is not None]
+        return f"Model({', '.join(known)})"
 
     def __str__(self) -> str:
         """Return the id."""
         return self.id
+
+
+@dataclass(frozen=True)
+class Status:
+    """How much a server has to do, and takes.
+
+    Attributes:
+        status: str. "ok", or "draining" before it stops.
+        num_texts: int. Texts that it has accepted and not ended.
+        max_texts: int. How many it takes at once, those that wait among them.
+        raw: dict. The answer as it came.
+    """
+
+    status: str
+    num_texts: int
+    max_texts: int
+    raw: dict[str, Any] = field(compare=False, repr=False)
+
+    @classmethod
+    def from_answer(cls, raw: dict[str, Any]) -> Status:
+        """Read an answer of `/v1/status`.
+
+        Raises:
+            UnexpectedAnswer: a field is missing or of another type.
+        """
+        texts = required(raw, "texts", dict)
+        return cls(required(raw, "status", str), required(texts, "accepted", int), required(texts, "max", int), raw)
+
+
+def shortened(text: str) -> str:
+    """Return a text as a repr shows it."""
+    return text if len(text) <= _REPR_LIMIT else text[: _REPR_LIMIT - 1] + "…"
 
 
 def required(raw: Any, name: str, kind: type[T]) -> T:

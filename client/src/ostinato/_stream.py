@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 from ostinato._answers import is_read_timeout, reason, stream_error
 from ostinato._assembly import Assembly
 from ostinato._body import Body
-from ostinato._errors import StreamInterrupted, UnexpectedAnswer
+from ostinato._errors import OstinatoError, StreamInterrupted, UnexpectedAnswer
 from ostinato._sse import decode
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import requests
 
     from ostinato._results import Generation, Piece
+    from ostinato._resuming import Resumption
 
 DONE = "[DONE]"
 
@@ -34,13 +36,21 @@ class Stream:
         APIError: the server failed after it had begun; what came before has been delivered.
         StreamInterrupted: the connection was lost or fell silent before the end.
         UnexpectedAnswer: an event has another shape.
+
+    Each of them has in `choices` what had come, and a state to go on with if the server gave one.
     """
 
-    def __init__(self, response: requests.Response) -> None:
-        """Take over an answer that was opened with `stream=True`."""
-        self._body = Body(response)
+    def __init__(self, response: requests.Response, resumption: Resumption | None = None) -> None:
+        """Take over an answer that was opened with `stream=True`.
+
+        Args:
+            response: With its events still to be read.
+            resumption: Goes on with a text whose stream broke off; None: that is an error.
+        """
+        self._line = _Line(Body(response))
         self._so_far = Assembly()
-        self._pieces = _read(self._body, self._so_far)  # a function, not a method: a cycle would delay the closing
+        # A function, not a method: a cycle would delay the closing.
+        self._pieces = _read(self._line, self._so_far, resumption)
 
     def __iter__(self) -> Iterator[str]:
         """Return itself: a stream can be read once."""
@@ -67,9 +77,18 @@ class Stream:
         """The first choice's text so far."""
         return self.generation.text
 
+    @property
+    def num_resumed(self) -> int:
+        """How often it broke off and was gone on with."""
+        return self._line.num_resumed
+
+    def when_ended(self, call: Callable[[Generation], None]) -> None:
+        """Have a function told what has come, once no more comes, for whatever reason; not if it is never read."""
+        self._line.ended = call
+
     def close(self) -> None:
         """Stop: the connection is closed, upon which the server frees the row. Safe to repeat, from any thread."""
-        self._body.close()
+        self._line.close()
 
     def __enter__(self) -> Stream:
         """Return itself."""
@@ -81,44 +100,114 @@ class Stream:
         """Close it, whether it was read to its end or not."""
         self.close()
 
+    def __repr__(self) -> str:
+        """Show what has come."""
+        return f"Stream({self.generation!r})"
 
-def _read(body: Body, so_far: Assembly) -> Iterator[Piece]:
-    """Yield the pieces of a stream, and close its body however that ends."""
-    try:
-        for data in decode(body):
-            if body.closed:
-                return
-            if data == DONE:
-                body.finish()
-                return
-            yield from so_far.add(_chunk(data, body))
-        if not body.closed:
-            raise _interruption(body, so_far.generation.text) from body.failure
-    finally:
+
+class _Line:
+    """The body that a stream is read from now; it may be another one later, but for good only one end."""
+
+    def __init__(self, body: Body) -> None:
+        self.body, self.num_resumed = body, 0
+        self.closed = False
+        self.ended: Callable[[Generation], None] | None = None
+        self._lock = threading.Lock()
+
+    def go_on(self, body: Body) -> None:
+        """Read from another body."""
+        with self._lock:
+            self.body, self.num_resumed = body, self.num_resumed + 1
+            closed = self.closed
+        if closed:
+            body.close()
+
+    def close(self) -> None:
+        """End it."""
+        with self._lock:
+            self.closed, body = True, self.body
         body.close()
 
 
-def _chunk(data: str, body: Body) -> dict[str, Any]:
-    """Read an event's data, or raise the error that it stands for."""
+def _read(line: _Line, so_far: Assembly, resumption: Resumption | None) -> Iterator[Piece]:
+    """Yield the pieces of a stream, and of those that go on with it; close their bodies however that ends."""
+    attempt = 0
+    try:
+        while True:
+            try:
+                for piece in _pieces(line.body, so_far):
+                    attempt = 0
+                    yield piece
+                return
+            except OstinatoError as error:
+                error.choices = so_far.generation.choices
+                if resumption is None or line.closed or not resumption.helps_after(error):
+                    raise
+                if so_far.generation.finish_reason is not None:
+                    return  # all but the last words had come
+                _go_on(line, so_far, resumption, attempt, error)
+                attempt += 1
+    finally:
+        line.close()
+        if line.ended is not None:
+            line.ended(so_far.generation)
+
+
+def _go_on(line: _Line, so_far: Assembly, resumption: Resumption, attempt: int, error: OstinatoError) -> None:
+    """Have the line go on with another body.
+
+    Raises:
+        OstinatoError: that cannot be done; it has what has come.
+    """
+    line.body.close()
+    try:
+        response = resumption.open_next(so_far, attempt)
+    except OstinatoError as failed:
+        failed.choices = so_far.generation.choices
+        raise failed from error
+    if response is None:
+        raise error
+    line.go_on(Body(response))
+
+
+def _pieces(body: Body, so_far: Assembly) -> Iterator[Piece]:
+    """Yield the pieces that a body brings, to its end."""
+    for data in decode(body):
+        if body.closed:
+            return
+        if data == DONE:
+            body.finish()
+            return
+        chunk = _chunk(data)
+        error = chunk.get("error")
+        # An error brings what it cut off.
+        if not error or chunk.get("choices"):
+            yield from so_far.add({name: value for name, value in chunk.items() if name != "error"})
+        if error:
+            raise stream_error(error, body.headers)
+    if not body.closed:
+        _interrupt(body, so_far.generation.text)
+
+
+def _chunk(data: str) -> dict[str, Any]:
+    """Read an event's data."""
     try:
         chunk = json.loads(data)
     except ValueError:
         chunk = None
     if not isinstance(chunk, dict):
         raise UnexpectedAnswer(f"an event holds {data!r:.40}, no JSON object: check what base_url leads to")
-    if chunk.get("error"):
-        raise stream_error(chunk["error"], body.headers)
     return chunk
 
 
-def _interruption(body: Body, text: str) -> StreamInterrupted:
+def _interrupt(body: Body, text: str) -> NoReturn:
     if body.failure is None:
         why = "it ended without [DONE]"
     elif is_read_timeout(body.failure):
         why = "nothing came within the read timeout"
     else:
         why = reason(body.failure)
-    return StreamInterrupted(
-        f"the stream broke off after {len(text)} characters ({why}): send the request again; .text holds what came",
-        text=text,
-    )
+    raise StreamInterrupted(
+        f"the stream broke off after {len(text)} characters ({why}): send the request again, or stream with "
+        "resume=True; .text holds what came"
+    ) from body.failure

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 import ostinato
-from ostinato import APIError, Client, OstinatoError
+from ostinato import APIError, Choice, Client, OstinatoError
 from ostinato._answers import stream_error
 from tests.unit.client.scripted_answers import answer_bytes, answer_json, refusal
 from tests.unit.client.scripted_server import ScriptedServer
@@ -22,14 +22,16 @@ ALL = [thing for thing in vars(ostinato).values() if isinstance(thing, type) and
         (401, "Unauthorized"),
         (403, "Forbidden"),
         (404, "NotFound"),
-        (408, "APIError"),
+        (405, "MethodNotAllowed"),
+        (408, "BodyTimeout"),
         (409, "APIError"),
-        (413, "BadRequest"),
+        (413, "BodyTooLarge"),
         (422, "BadRequest"),
         (429, "TooManyRequests"),
-        (500, "ServerError"),
+        (500, "InternalError"),
         (502, "ServerError"),
         (503, "ServiceUnavailable"),
+        (504, "DeadlineExceeded"),
     ],
 )
 def test_each_status_raises_its_own_error(server: ScriptedServer, status: int, name: str) -> None:
@@ -126,13 +128,16 @@ def test_an_error_in_a_stream_is_known_by_its_type(error: object, name: str, sta
 def test_errors_survive_pickling(kind: type[OstinatoError]) -> None:
     """An error raised in a pool's process arrives whole."""
     error = kind("a line")
-    vars(error).update(text="so far", status=400)
+    vars(error).update(choices=(Choice(0, "so far", None, "a state"),), status=400)
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), vars(copy)) == (kind, "a line", vars(error))
+    assert (copy.text, copy.state) == ("so far", "a state")
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
     """The module's docstring names every error that the package exports, and all are exported."""
     drawn = ostinato._errors.__doc__ or ""
     assert {kind.__name__ for kind in ALL} == {word for word in drawn.split() if hasattr(ostinato, word)}
-    assert len(ALL) == 14
+    for line in drawn.splitlines():
+        if hasattr(ostinato, name := line.strip("│├└─ ").partition(" ")[0]):
+            assert len(getattr(ostinato, name).__mro__) - len(OstinatoError.__mro__) >= line.index(name) // 4

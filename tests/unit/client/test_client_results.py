@@ -87,4 +87,4 @@ def test_a_model_prints_as_its_id() -> None:
     raw = {"id": "tiny", "created": 5, "owned_by": "me", "max_model_len": None}
     model = Model.from_answer(raw)
     assert str(model) == "tiny"
-    assert model == Model("tiny", 5, "me", None, raw)
+    assert (model, model.raw) == (Model("tiny", 5, "me"), raw)

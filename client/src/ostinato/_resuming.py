@@ -1,0 +1,97 @@
+"""How a stream that broke off is gone on with: by which request, and after which errors. It opens no connection."""
+
+from __future__ import annotations
+
+import random
+from time import sleep
+from typing import TYPE_CHECKING, Any, Callable
+
+from ostinato._errors import (
+    BackendUnavailable,
+    InternalError,
+    InvalidArgument,
+    OstinatoError,
+    ResumptionFailed,
+    ShuttingDown,
+    StreamInterrupted,
+)
+from ostinato._retries import wait_s
+
+if TYPE_CHECKING:
+    import requests
+
+    from ostinato._assembly import Assembly
+
+STATE_INTERVAL = 256  # tokens that are drawn anew at most; a state has some kilobytes
+
+
+class Resumption:
+    """Opens the next stream of a text whose last one broke off.
+
+    The server is asked for a state every so many tokens, and the request after the break goes on from the last one. If
+    there is none yet, the first request is sent again with its seed.
+    """
+
+    def __init__(self, send: Callable[[dict[str, Any]], requests.Response], body: dict[str, Any], retries: int) -> None:
+        """Prepare.
+
+        Args:
+            send: Opens a stream.
+            body: Of the first request, without `stream`.
+            retries: How often in a row a text is taken up without a new event.
+
+        Raises:
+            InvalidArgument: the request is of several texts, which no single state goes on with.
+        """
+        prompts = [body.get("prompt"), body.get("suffix")]
+        if (body.get("n") or 1) > 1 or any(_is_several(prompt) for prompt in prompts):
+            raise InvalidArgument("resume=True needs one prompt and n=1: send each text by a request of its own")
+        self._send, self._retries = send, retries
+        # Without max_tokens it is not known how many are left.
+        if body.get("max_tokens") is not None:
+            options = {**(body.get("stream_options") or {}), "state_interval": STATE_INTERVAL}
+            body = {**body, "stream_options": options}
+        self._body = body
+
+    def open(self) -> requests.Response:
+        """Open the first stream."""
+        return self._send(self._body)
+
+    @staticmethod
+    def helps_after(error: OstinatoError) -> bool:
+        """Whether the text may well be gone on with: its connection, or its server, was lost."""
+        lost = (StreamInterrupted, ShuttingDown, BackendUnavailable, InternalError)
+        return isinstance(error, lost) and not isinstance(error, ResumptionFailed)
+
+    def open_next(self, so_far: Assembly, attempt: int) -> requests.Response | None:
+        """Wait a little, and open the stream that goes on, or return None if that has been tried often enough.
+
+        Args:
+            so_far: What has come; it is set back to where the new stream begins.
+            attempt: How often this was done since the last event came.
+        """
+        if attempt >= self._retries:
+            return None
+        sleep(wait_s(attempt, None, random.random()) or 0)
+        body = self._next_body(so_far)
+        so_far.rewind()
+        return self._send(body)
+
+    def _next_body(self, so_far: Assembly) -> dict[str, Any]:
+        mark, body = so_far.mark, dict(self._body)
+        if mark is None or body.get("max_tokens") is None:
+            so_far.mark = None
+            seed = so_far.generation.seed
+            return body if seed is None else {**body, "seed": seed}
+        num_tokens = mark.usage["completion_tokens"]
+        for field in ("max_tokens", "min_tokens"):
+            if body.get(field) is not None:
+                body[field] = max(0, body[field] - num_tokens)
+        # The prompt has been read, and the version is the state's.
+        for field in ("model", "prompt", "suffix", "echo", "seed"):
+            body.pop(field, None)
+        return {**body, "state": mark.state}
+
+
+def _is_several(prompt: Any) -> bool:
+    return isinstance(prompt, (list, tuple)) and len(prompt) > 1 and not isinstance(prompt[0], int)
