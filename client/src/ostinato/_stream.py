@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 from ostinato._answers import is_read_timeout, reason, stream_error
@@ -13,7 +14,7 @@ from ostinato._errors import OstinatoError, StreamInterrupted, UnexpectedAnswer
 from ostinato._sse import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from types import TracebackType
 
     import requests
@@ -89,6 +90,8 @@ class Stream:
     def close(self) -> None:
         """Stop: the connection is closed, upon which the server frees the row. Safe to repeat, from any thread."""
         self._line.close()
+        with suppress(ValueError):  # another thread is reading, and sees the end by itself
+            self._pieces.close()
 
     def __enter__(self) -> Stream:
         """Return itself."""
@@ -129,7 +132,7 @@ class _Line:
         body.close()
 
 
-def _read(line: _Line, so_far: Assembly, resumption: Resumption | None) -> Iterator[Piece]:
+def _read(line: _Line, so_far: Assembly, resumption: Resumption | None) -> Generator[Piece, None, None]:
     """Yield the pieces of a stream, and of those that go on with it; close their bodies however that ends."""
     attempt = 0
     try:

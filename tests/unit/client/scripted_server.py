@@ -77,6 +77,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: _HTTPServer
+    received: Received  # the request that is answered now
 
     def do_GET(self) -> None:
         """Answer a GET."""
@@ -122,7 +123,8 @@ class Handler(BaseHTTPRequestHandler):
         scripted = self.server.scripted
         length = int(self.headers.get("Content-Length", 0))
         body = json.loads(self.rfile.read(length)) if length else None
-        scripted.requests.append(Received(self.command, self.path, self.headers, body, self.client_address[1]))
+        self.received = Received(self.command, self.path, self.headers, body, self.client_address[1])
+        scripted.requests.append(self.received)
         answer = scripted.script.pop(0) if scripted.script else _script_is_over
         answer(self)
 

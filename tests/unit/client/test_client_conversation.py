@@ -1,0 +1,146 @@
+"""Texts that grow by turns: each goes on from where the one before stands."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import ostinato
+from ostinato import Client, Turn
+from tests.unit.client.scripted_answers import DONE, answer_json, chunk, hang_up, linger, models, refusal, stream
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.unit.client.scripted_server import Answer, ScriptedServer
+
+
+def said(text: str, state: str | None, finish_reason: str = "length") -> Answer:
+    """Answer a text with its state."""
+    return answer_json({"choices": [{"index": 0, "text": text, "finish_reason": finish_reason, "state": state}]})
+
+
+def test_each_turn_goes_on_from_the_one_before(client: Client, server: ScriptedServer) -> None:
+    """The first reads the beginning, the others what is new; the state goes along, and names its model by itself."""
+    server.script = [said(" two", "s1"), said(" four", "s2", "stop")]
+    growing = client.conversation("One", model="tiny", max_tokens=5, temperature=0.5)
+    assert (growing.text, growing.state, growing.undo()) == ("One", None, None)
+    assert growing.generate().text == " two"
+    assert growing.generate(" three", temperature=0.9).text == " four"
+    fields = {"max_tokens": 5, "return_state": True}
+    assert server.bodies == [
+        {"model": "tiny", "prompt": "One", "temperature": 0.5, **fields},
+        {"prompt": " three", "state": "s1", "temperature": 0.9, **fields},
+    ]
+    assert growing.turns == (Turn("", " two", "length", "s1"), Turn(" three", " four", "stop", "s2"))
+    assert growing.text == "One two three four"
+    assert repr(growing) == "Conversation('One two three four', model='tiny', turns=2)"
+    assert (
+        repr(client.conversation("x" * 99, model="tiny")) == f"Conversation({'…' + 'x' * 59!r}, model='tiny', turns=0)"
+    )
+
+
+def test_a_turn_can_be_taken_back_and_a_text_can_branch(client: Client, server: ScriptedServer) -> None:
+    """A branch stands where its origin stood; neither changes the other."""
+    server.script = [said("a", "s1"), said("b", "s2"), said("c", "s3")]
+    growing = client.conversation(model="tiny")
+    growing.generate()
+    branch = growing.branch()
+    branch.options["temperature"] = 0.1
+    growing.generate()
+    branch.generate()
+    assert (growing.text, branch.text) == ("ab", "ac")
+    assert [body.get("state") for body in server.bodies] == [None, "s1", "s1"]
+    assert [body.get("temperature") for body in server.bodies] == [None, None, 0.1]
+    assert growing.undo() == Turn("", "b", "length", "s2")
+    assert (growing.text, growing.state) == ("a", "s1")
+
+
+def test_a_turn_that_fails_changes_nothing(client: Client, server: ScriptedServer) -> None:
+    """After a state that is refused, the text can be read anew."""
+    server.script = [said("a", "s1"), refusal(400, "old", code="state_expired"), said("c", "s3")]
+    growing = client.conversation("x", model="tiny")
+    growing.generate()
+    with pytest.raises(ostinato.StateExpired):
+        growing.generate("b")
+    assert growing.text == "xa"
+    growing.reread()
+    growing.generate("b")
+    assert server.bodies[2]["prompt"] == "xab"
+    assert server.bodies[2]["model"] == "tiny"
+    assert (growing.text, growing.state) == ("xabc", "s3")
+
+
+def test_a_turn_can_be_streamed(client: Client, server: ScriptedServer) -> None:
+    """It counts once it has ended."""
+    server.script = [stream([chunk("a"), chunk("b", "stop", state="s1"), DONE])]
+    growing = client.conversation("x", model="tiny")
+    pieces = growing.stream(" y")
+    next(pieces)
+    assert growing.turns == ()
+    assert list(pieces) == ["b"]
+    assert growing.turns == (Turn(" y", "ab", "stop", "s1"),)
+
+
+def test_a_turn_that_is_left_keeps_what_came(client: Client, server: ScriptedServer) -> None:
+    """Closed or broken off, its text stays, and is read anew by the next turn."""
+    server.script = [
+        stream([chunk("a")], then=linger),
+        stream([chunk("b")], then=hang_up),
+        stream([{"error": {"message": "late", "code": "deadline_exceeded"}, **chunk("c", state="s3")}]),
+        said("d", "s4"),
+    ]
+    growing = client.conversation("x", model="tiny")
+    with growing.stream() as pieces:
+        next(pieces)
+    assert growing.turns == (Turn("", "a", None, None),)
+    for error in (ostinato.StreamInterrupted, ostinato.DeadlineExceeded):
+        with pytest.raises(error):
+            list(growing.stream())
+    growing.generate()
+    assert [body.get("state") or body["prompt"] for body in server.bodies] == ["x", "xa", "xab", "s3"]
+    assert growing.text == "xabcd"
+
+
+def test_a_turn_that_brought_nothing_is_none(client: Client, server: ScriptedServer) -> None:
+    """A stream that breaks off before its first event leaves the conversation as it was."""
+    server.script = [stream([], then=hang_up)]
+    growing = client.conversation("x", model="tiny")
+    with pytest.raises(ostinato.StreamInterrupted):
+        list(growing.stream())
+    assert growing.turns == ()
+
+
+def test_it_can_be_saved_and_taken_up(client: Client, server: ScriptedServer, tmp_path: Path) -> None:
+    """With every turn, its states and options, and no key; a file is whole or as it was."""
+    server.script = [models("first"), said("é", "s1"), said("c", "s2")]
+    growing = client.conversation("x", max_tokens=5)
+    growing.generate(" y")
+    path = tmp_path / "text.json"
+    path.write_text("before", encoding="utf-8")
+    growing.save(path)
+    again = client.load_conversation(path)
+    assert (again.text, again.turns, again.options, again.model) == ("x yé", growing.turns, {"max_tokens": 5}, "first")
+    again.generate()
+    assert server.bodies[-1] == {"prompt": "", "state": "s1", "max_tokens": 5, "return_state": True}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["text.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"ostinato_conversation": 1, "turns": 5}'])
+def test_what_is_no_conversation_is_refused(client: Client, tmp_path: Path, content: bytes) -> None:
+    """One line names the file."""
+    path = tmp_path / "text.json"
+    path.write_bytes(content)
+    with pytest.raises(ostinato.InvalidArgument, match=r"text\.json: holds no conversation"):
+        client.load_conversation(path)
+
+
+def test_a_file_of_a_later_format_is_refused(client: Client, tmp_path: Path) -> None:
+    """What to do about it stands in the line."""
+    path = tmp_path / "text.json"
+    document: dict[str, Any] = {"ostinato_conversation": 2}
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(ostinato.InvalidArgument, match="of format 2: update ostinato-client"):
+        client.load_conversation(path)

@@ -1,0 +1,184 @@
+"""Many prompts at once, in order, and how far they are."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import ostinato
+from ostinato import Client, Generation, _progress
+from ostinato._many import AHEAD, in_order
+from ostinato._progress import Progress
+from tests.unit.client.scripted_answers import COMPLETION, answer_json, refusal
+from tests.unit.client.scripted_server import PATIENCE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.unit.client.scripted_server import Handler, ScriptedServer
+
+STATUS = answer_json({"status": "ok", "texts": {"accepted": 3, "max": 8}})
+
+
+def echo(handler: Handler) -> None:
+    """Answer a text that is the prompt in capitals."""
+    text = handler.received.body["prompt"].upper()
+    answer_json({"choices": [{"index": 0, "text": text, "finish_reason": "length"}]})(handler)
+
+
+def made(given: Any, make: Any = str.upper, concurrency: int = 2, **options: Any) -> Iterator[Any]:
+    """Return what is made of each, quietly."""
+    return in_order(make, given, lambda: concurrency, **{"show_progress": False, "return_errors": False, **options})
+
+
+def test_texts_come_in_the_order_of_their_prompts(client: Client, server: ScriptedServer) -> None:
+    """Every prompt is sent once, with the same options, to as many as the server has room for."""
+    server.script = [STATUS, *[echo] * 50]
+    prompts = [f"p{number}" for number in range(50)]
+    texts = [str(generation) for generation in client.generate_many(prompts, model="tiny", seed=7)]
+    assert texts == [prompt.upper() for prompt in prompts]
+    assert sorted(body["prompt"] for body in server.bodies[1:]) == sorted(prompts)
+    assert all(body["seed"] == 7 for body in server.bodies[1:])
+    assert len({request.client_port for request in server.requests[1:]}) <= 5
+
+
+def test_slow_ones_do_not_change_the_order() -> None:
+    """The first is made last, and still comes first."""
+    others = threading.Semaphore(0)
+
+    def make(number: int) -> int:
+        if number:
+            others.release()
+        else:
+            assert all(others.acquire(timeout=PATIENCE_S) for _ in range(3))
+        return number
+
+    assert list(made(range(8), make)) == list(range(8))
+
+
+def test_as_many_at_once_as_was_said() -> None:
+    """So many are made together, and never one more."""
+    together, now, most = threading.Barrier(3, timeout=PATIENCE_S), itertools.count(), []
+    running: set[int] = set()
+
+    def make(number: int) -> int:
+        running.add(number)
+        most.append(len(running))
+        together.wait()
+        running.discard(number)
+        return next(now)
+
+    assert sorted(made(range(9), make, concurrency=3)) == list(range(9))
+    assert max(most) <= 3
+
+
+def test_prompts_are_read_as_they_are_needed() -> None:
+    """An endless iterable is as good as a list; nothing is read before the first result is asked for."""
+    read = []
+
+    def numbers() -> Iterator[str]:
+        for number in itertools.count():
+            read.append(number)
+            yield f"p{number}"
+
+    results = made(numbers(), concurrency=2)
+    assert read == []
+    assert [next(results) for _ in range(3)] == ["P0", "P1", "P2"]
+    assert len(read) <= 3 + 2 * AHEAD
+    results.close()
+
+
+def test_an_error_is_raised_in_its_place(client: Client, server: ScriptedServer) -> None:
+    """What comes before it is delivered, and prompts behind it that have not begun are not sent."""
+    server.script = [echo, refusal(400, "no"), *[echo] * 50]
+    results = client.generate_many([str(number) for number in range(50)], model="tiny", concurrency=1)
+    assert str(next(results)) == "0"
+    with pytest.raises(ostinato.BadRequest):
+        next(results)
+    assert len(server.requests) <= 2 + AHEAD
+
+
+def test_an_error_can_take_the_place_of_its_text(client: Client, server: ScriptedServer) -> None:
+    """Then the others come, too."""
+    server.script = [echo, refusal(400, "no"), echo]
+    results = list(client.generate_many(["a", "b", "c"], model="tiny", concurrency=1, return_errors=True))
+    assert [type(result) for result in results] == [Generation, ostinato.BadRequest, Generation]
+
+
+def test_a_full_queue_is_waited_for(client: Client, server: ScriptedServer, waits: list[float]) -> None:
+    """However often the server has no room: as long as it says, or a second."""
+    full = [refusal(429, "full", code="queue_full", headers={"Retry-After": "2"})] * 5
+    server.script = [*full, refusal(429, "full"), answer_json(COMPLETION)]
+    (generation,) = client.generate_many(["a"], model="tiny", concurrency=1)
+    assert generation.text == " upon a time"
+    assert len(server.requests) == 7
+    assert waits.count(2.0) == 5
+
+
+@pytest.mark.parametrize("concurrency", [0, -1])
+def test_a_concurrency_below_one_is_refused(client: Client, concurrency: int) -> None:
+    """At once, and not with the first result."""
+    with pytest.raises(ostinato.InvalidArgument, match=f"concurrency is {concurrency}: pass 1 or more"):
+        client.generate_many(["a"], concurrency=concurrency)
+
+
+class Terminal(io.StringIO):
+    """A file that a person looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The moment, in seconds."""
+    moment = [100.0]
+    monkeypatch.setattr(_progress, "monotonic", lambda: moment[0])
+    return moment
+
+
+def test_a_terminal_sees_a_bar(clock: list[float]) -> None:
+    """Written over now and then, with what is left at this rate; the last line stays."""
+    file = Terminal()
+    with Progress(4, shown=True, file=file) as progress:
+        for _ in range(4):
+            clock[0] += 30
+            progress.advance()
+    lines = file.getvalue().split("\r\x1b[K")
+    assert lines[1] == "█" * 6 + "·" * 18 + " 1/4, 0.0333/s, 1:30 left"
+    assert lines[-1] == "█" * 24 + " 4/4, 0.0333/s\n"
+    assert len(lines) == 6
+
+
+def test_a_file_gets_a_line_now_and_then(clock: list[float]) -> None:
+    """No control characters, and not a line for each."""
+    file = io.StringIO()
+    with Progress(None, shown=True, file=file) as progress:
+        for _ in range(4):
+            clock[0] += 20
+            progress.advance()
+    assert file.getvalue() == "2 done, 0.05/s\n4 done, 0.05/s\n4 done, 0.05/s\n"
+
+
+def test_hours_are_told(clock: list[float]) -> None:
+    """Long work has more than minutes."""
+    file = Terminal()
+    with Progress(3, shown=True, file=file) as progress:
+        clock[0] += 3700
+        progress.advance()
+    assert "2:03:20 left" in file.getvalue()
+
+
+def test_nothing_is_shown_unasked(capfd: pytest.CaptureFixture[str], client: Client, server: ScriptedServer) -> None:
+    """`progress=True` writes to standard error alone."""
+    server.script = [echo] * 4
+    list(client.generate_many(["a", "b"], model="tiny", concurrency=1))
+    assert capfd.readouterr() == ("", "")
+    list(client.generate_many(["a", "b"], model="tiny", concurrency=1, progress=True))
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "2/2" in err

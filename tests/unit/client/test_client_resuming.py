@@ -1,0 +1,245 @@
+"""Streams that break off and are gone on with: by which request, exactly, and when not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import ostinato
+from ostinato import Client, Usage
+from ostinato._assembly import Assembly
+from ostinato._resuming import STATE_INTERVAL
+from tests.unit.client.scripted_answers import DONE, as_event, chunk, hang_up, refusal, stream, usage_chunk
+
+if TYPE_CHECKING:
+    from tests.unit.client.scripted_server import Answer, ScriptedServer
+
+REQUEST: dict[str, Any] = {"model": "tiny", "max_tokens": 10, "temperature": 0.5, "stop": "!"}
+END = [chunk("", "length"), DONE]
+
+
+def marked(text: str, num_tokens: int, state: str, prompt_tokens: int = 4, **fields: Any) -> dict[str, Any]:
+    """Make a chunk with a state behind its text."""
+    usage = {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": num_tokens,
+        "total_tokens": prompt_tokens + num_tokens,
+    }
+    return {**chunk(text, state=state, **fields), "usage": usage}
+
+
+def cut(*events: Any) -> Answer:
+    """Answer these events, and break off."""
+    return stream(events, then=hang_up)
+
+
+def test_the_text_goes_on_from_the_last_state(client: Client, server: ScriptedServer, waits: list[float]) -> None:
+    """What came behind the state comes again and is not delivered twice; prompt, seed and model are the state's."""
+    server.script = [
+        cut(chunk("a"), marked("b", 2, "s1"), chunk("c"), marked("d", 4, "s2"), chunk("ef")),
+        stream([chunk("e"), chunk("fg"), chunk("h", "length"), usage_chunk(), DONE]),
+    ]
+    with client.stream("Once", **REQUEST, min_tokens=5, seed=3, echo=False, resume=True) as pieces:
+        assert list(pieces) == ["a", "b", "c", "d", "ef", "g", "h"]
+    options = {"include_usage": True, "state_interval": STATE_INTERVAL}
+    first, second = server.bodies
+    assert first == {**REQUEST, "prompt": "Once", "min_tokens": 5, "seed": 3, "echo": False, "stream": True} | {
+        "stream_options": options
+    }
+    assert second == {
+        "max_tokens": 6,
+        "min_tokens": 1,
+        "temperature": 0.5,
+        "stop": "!",
+        "state": "s2",
+        "stream": True,
+        "stream_options": options,
+    }
+    assert (pieces.text, pieces.num_resumed, waits) == ("abcdefgh", 1, [0.5])
+    assert pieces.generation.usage == Usage(4, 7, 11)
+    assert pieces.generation.finish_reason == "length"
+
+
+def test_without_a_state_the_request_is_sent_again_with_its_seed(client: Client, server: ScriptedServer) -> None:
+    """The text begins anew, and what was delivered is not delivered again."""
+    server.script = [cut(chunk("ab"), chunk("c")), stream([chunk("a"), chunk("bcd", "stop"), DONE])]
+    pieces = client.stream("Once", **REQUEST, resume=True)
+    assert list(pieces) == ["ab", "c", "d"]
+    assert server.bodies[1] == {**server.bodies[0], "seed": 7}
+    assert (pieces.text, pieces.generation.finish_reason) == ("abcd", "stop")
+
+
+def test_without_max_tokens_no_state_is_gone_on_from(client: Client, server: ScriptedServer) -> None:
+    """How many tokens are left, the server alone knows."""
+    server.script = [cut(marked("ab", 2, "s1"), chunk("c")), stream([chunk("abcd", "stop"), DONE])]
+    assert list(client.stream("Once", model="tiny", resume=True)) == ["ab", "c", "d"]
+    assert "state" not in server.bodies[1]
+    assert "state_interval" not in server.bodies[0]["stream_options"]
+
+
+def test_a_request_that_was_not_begun_is_sent_as_it_was(client: Client, server: ScriptedServer) -> None:
+    """No seed is known before the first event."""
+    server.script = [cut(), stream([chunk("abc", "stop"), DONE])]
+    assert list(client.stream("Once", **REQUEST, resume=True)) == ["abc"]
+    assert server.bodies[1] == server.bodies[0]
+
+
+def test_it_may_break_off_again_and_again(server: ScriptedServer, waits: list[float]) -> None:
+    """Each time from the last state, with what all parts have used; progress starts the waits anew."""
+    server.script = [
+        cut(marked("a", 1, "s1"), chunk("b")),
+        cut(chunk("b"), marked("c", 2, "s3", prompt_tokens=0), chunk("d")),
+        cut(),
+        cut(),
+        stream([chunk("d"), chunk("e", "length"), usage_chunk(), DONE]),
+    ]
+    with Client(server.url, max_retries=3) as patient:
+        pieces = patient.stream("Once", **REQUEST, resume=True)
+        assert list(pieces) == ["a", "b", "c", "d", "e"]
+    assert [body.get("state") for body in server.bodies] == [None, "s1", "s3", "s3", "s3"]
+    assert [body["max_tokens"] for body in server.bodies] == [10, 9, 7, 7, 7]
+    assert (pieces.num_resumed, waits) == (4, [0.5, 0.5, 1.0, 2.0])
+    assert pieces.generation.usage == Usage(4, 6, 10)
+
+
+def test_without_progress_it_ends_after_the_last_attempt(client: Client, server: ScriptedServer) -> None:
+    """The error is that of the break, with all that came and the state."""
+    server.script = [cut(chunk("ab")), cut(), cut()]
+    with pytest.raises(ostinato.StreamInterrupted, match="broke off after 2 characters") as caught:
+        list(client.stream("Once", **REQUEST, resume=True))
+    assert (caught.value.text, len(server.requests)) == ("ab", 3)
+
+
+def test_who_cannot_be_asked_again_says_so_with_the_text(client: Client, server: ScriptedServer) -> None:
+    """A refusal of the second request is raised, and has what came before it."""
+    server.script = [cut(marked("ab", 2, "s1"), chunk("c")), refusal(410, "gone", code="state_outdated")]
+    with pytest.raises(ostinato.StateOutdated) as caught:
+        list(client.stream("Once", **REQUEST, resume=True))
+    assert caught.value.text == "abc"
+    assert isinstance(caught.value.__cause__, ostinato.StreamInterrupted)
+
+
+@pytest.mark.parametrize("code", ["shutting_down", "backend_unavailable", None])
+def test_a_server_that_ends_hands_over(client: Client, server: ScriptedServer, code: str | None) -> None:
+    """An error that leaves a state behind is gone on from, with what it had not sent."""
+    error = {"error": {"message": "no", "type": "server_error", "code": code}, **marked("c", 3, "s1")}
+    server.script = [stream([chunk("ab"), error]), stream([chunk("d", "stop"), DONE])]
+    if code is None:
+        error["error"] = {"message": "no", "code": 500}
+    assert list(client.stream("Once", **REQUEST, resume=True)) == ["ab", "c", "d"]
+    assert (server.bodies[1]["state"], server.bodies[1]["max_tokens"]) == ("s1", 7)
+
+
+@pytest.mark.parametrize("code", ["deadline_exceeded", "version_gone", "model_not_found"])
+def test_other_errors_end_the_stream_with_what_they_leave(client: Client, server: ScriptedServer, code: str) -> None:
+    """They would come again. What the server had not sent is delivered before, and in the error with the state."""
+    server.script = [stream([chunk("ab"), {"error": {"message": "no", "code": code}, **marked("c", 3, "s1")}])]
+    pieces, got = client.stream("Once", **REQUEST, resume=True), []
+    with pytest.raises(ostinato.APIError) as caught:
+        got.extend(pieces)
+    assert (got, caught.value.text, caught.value.state) == (["ab", "c"], "abc", "s1")
+    assert len(server.requests) == 1
+
+
+def test_another_text_is_noticed(client: Client, server: ScriptedServer) -> None:
+    """A server of another kind may draw otherwise: that is no continuation, and is not tried again."""
+    for rest in ([chunk("abX")], [chunk("ab", "stop"), DONE]):
+        server.script = [cut(chunk("abc")), stream(rest)]
+        with pytest.raises(ostinato.ResumptionFailed, match="send the request again") as caught:
+            list(client.stream("Once", **REQUEST, resume=True))
+        assert caught.value.text.startswith("ab")
+
+
+def test_without_resume_nothing_is_sent_again(client: Client, server: ScriptedServer) -> None:
+    """After the first byte a stream is the caller's."""
+    server.script = [cut(marked("ab", 2, "s1"))]
+    with pytest.raises(ostinato.StreamInterrupted, match=r"resume=True") as caught:
+        list(client.stream("Once", **REQUEST))
+    assert (caught.value.text, caught.value.state, len(server.requests)) == ("ab", "s1", 1)
+    assert "state_interval" not in server.bodies[0]["stream_options"]
+
+
+def test_a_text_that_had_its_reason_has_ended(client: Client, server: ScriptedServer) -> None:
+    """Only the last words are lost."""
+    server.script = [cut(chunk("ab"), chunk("c", "stop"))]
+    assert list(client.stream("Once", **REQUEST, resume=True)) == ["ab", "c"]
+
+
+def test_a_closed_stream_is_not_gone_on_with(client: Client, server: ScriptedServer) -> None:
+    """`close` is no break."""
+    server.script = [cut(chunk("ab"))]
+    pieces = client.stream("Once", **REQUEST, resume=True)
+    next(pieces)
+    pieces.close()
+    assert list(pieces) == []
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("fields", [{"n": 2}, {"prompt": ["a", "b"]}, {"suffix": [[1], [2]]}])
+def test_several_texts_have_no_single_state(client: Client, server: ScriptedServer, fields: dict[str, Any]) -> None:
+    """They are refused before anything is sent."""
+    with pytest.raises(ostinato.InvalidArgument, match="one prompt and n=1"):
+        client.stream(**{"model": "tiny", **fields}, resume=True)
+    assert server.requests == []
+    server.script = [stream([chunk("a", "stop"), DONE])] * 3
+    for prompt in ([1, 2], ["one"], [[1, 2]]):
+        assert list(client.stream(prompt, model="tiny", n=1, resume=True)) == ["a"]
+
+
+def test_a_text_that_is_written_from_its_end_goes_on_before_it(client: Client, server: ScriptedServer) -> None:
+    """Pieces that go before others are held against the other end of what was delivered."""
+    server.script = [
+        cut(marked("z", 1, "s1", prepend=True), chunk("xy", prepend=True)),
+        stream([chunk("y", prepend=True), chunk("vwx", prepend=True), chunk("u", "stop", prepend=True), DONE]),
+    ]
+    pieces = client.stream(suffix="end", prepend=True, **REQUEST, resume=True)
+    assert list(pieces) == ["z", "xy", "vw", "u"]
+    assert pieces.text == "uvwxyz"
+    assert "suffix" not in server.bodies[1]
+
+
+def test_log_probabilities_are_those_of_one_stream(client: Client, server: ScriptedServer) -> None:
+    """Tokens that come again count once, and offsets count from the text's beginning."""
+
+    def told(text: str, offset: int) -> dict[str, Any]:
+        scores = [-float(ord(letter)) for letter in text]
+        return {
+            "tokens": list(text),
+            "token_logprobs": scores,
+            "top_logprobs": [{}] * len(text),
+            "text_offset": list(range(offset, offset + len(text))),
+        }
+
+    server.script = [
+        cut(marked("ab", 2, "s1", logprobs=told("ab", 0)), chunk("c", logprobs=told("c", 2))),
+        stream([chunk("cd", logprobs=told("cd", 0)), chunk("e", "stop", logprobs=told("e", 2)), DONE]),
+    ]
+    pieces = client.stream("Once", **REQUEST, logprobs=0, resume=True)
+    list(pieces)
+    assert pieces.generation.choices[0].logprobs == told("abcde", 0)
+
+
+def test_what_is_owed_counts_as_delivered() -> None:
+    """Between a break and what repeats it, the text so far is still all that came."""
+    so_far = Assembly()
+    for event in (marked("ab", 2, "s1"), chunk("cd")):
+        so_far.add(event)
+    so_far.rewind()
+    assert so_far.generation.text == "abcd"
+    assert [piece.text for piece in so_far.add(chunk("c"))] == [""]
+    assert so_far.generation.text == "abcd"
+    so_far.rewind()
+    assert [piece.text for piece in so_far.add(chunk("cde"))] == ["e"]
+    assert so_far.generation.text == "abcde"
+
+
+def test_events_in_one_chunk_of_bytes_are_told_apart(client: Client, server: ScriptedServer) -> None:
+    """A break in the midst of an event loses that event alone."""
+    whole = as_event(marked("ab", 2, "s1")) + as_event(chunk("cd"))
+    rest = stream([chunk("cd"), chunk("e", "stop"), DONE])
+    for place in range(len(whole)):
+        server.script = [stream([whole[:place]] if place else [], then=hang_up), rest]
+        if b"\n\n" not in whole[:place]:
+            server.script[1] = stream([chunk("abcde", "stop"), DONE])
+        assert "".join(client.stream("Once", **REQUEST, resume=True)) == "abcde"

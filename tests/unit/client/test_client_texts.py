@@ -1,0 +1,142 @@
+"""What is asked about texts: how probable they are, what they are in tokens and in numbers, how they go on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+import ostinato
+from ostinato import Choice, Client, Model, Score, ScoredToken, Tokens
+from tests.unit.client.scripted_answers import COMPLETION, answer_json, models
+from tests.unit.client.scripted_server import ScriptedServer
+
+
+def scored(text: str, *logprobs: float | None, index: int = 0) -> dict[str, Any]:
+    """Make a choice that is echoed, each character a token."""
+    lists = {
+        "tokens": list(text),
+        "token_logprobs": list(logprobs),
+        "top_logprobs": [None if logprob is None else {letter: logprob} for letter, logprob in zip(text, logprobs)],
+        "text_offset": list(range(len(text))),
+    }
+    return {"index": index, "text": text, "finish_reason": "length", "logprobs": lists}
+
+
+def test_a_text_is_scored(client: Client, server: ScriptedServer) -> None:
+    """It is echoed with log probabilities and nothing is generated; the sums are those of its tokens."""
+    server.script = [answer_json({"choices": [scored("abc", None, -1.0, -2.0)]})]
+    score = client.score("abc", model="tiny", top=2)
+    fields = {"echo": True, "logprobs": 2, "max_tokens": 0}
+    assert server.bodies == [{"model": "tiny", "prompt": "abc", **fields}]
+    assert score.tokens[:2] == (ScoredToken("a", None, 0, {}), ScoredToken("b", -1.0, 1, {"b": -1.0}))
+    assert (score.text, score.logprob, score.num_scored) == ("abc", -3.0, 2)
+    assert score.perplexity == pytest.approx(math.exp(1.5))
+    assert score.bits_per_character == pytest.approx(1.5 / math.log(2))
+    assert [token.probability for token in score.tokens] == [None, math.exp(-1.0), math.exp(-2.0)]
+    assert repr(score) == "Score('abc', tokens=3, logprob=-3, perplexity=4.482, bits_per_character=2.164)"
+
+
+@pytest.mark.parametrize(
+    ("offsets", "logprobs", "characters"),
+    [([0, 3, 4], [None, -1.0, -2.0], 2), ([0, 3, 4], [-1.0, -2.0, None], 4), ([0], [None], 0), ([], [], 0)],
+)
+def test_bits_are_of_the_characters_that_were_scored(
+    offsets: list[int], logprobs: list[float | None], characters: int
+) -> None:
+    """The first token has no score, or the last one of a model that reads backwards; its characters do not count."""
+    tokens = tuple(ScoredToken("x", logprob, offset) for logprob, offset in zip(logprobs, offsets))
+    score = Score("abcde", tokens)
+    if characters:
+        assert score.bits_per_character == pytest.approx(3.0 / math.log(2) / characters)
+    else:
+        assert math.isnan(score.bits_per_character)
+        assert math.isnan(score.perplexity)
+
+
+def test_many_texts_are_scored_by_one_request(client: Client, server: ScriptedServer) -> None:
+    """A list gives a list, in its order; token ids and endings are taken, too."""
+    server.script = [
+        answer_json({"choices": [scored("b", -1.0, index=1), scored("a", -2.0)]}),
+        answer_json({"choices": [scored("a", -2.0)]}),
+        answer_json({"choices": [scored("a", -2.0)]}),
+    ]
+    assert [score.logprob for score in client.score(["a", "b"], model="tiny")] == [-2.0, -1.0]
+    assert isinstance(client.score([5, 6], model="tiny"), Score)
+    assert isinstance(client.score(suffix=["a"], model="tiny"), list)
+    assert server.bodies[2]["suffix"] == ["a"]
+
+
+def test_a_text_becomes_tokens_and_tokens_a_text(client: Client, server: ScriptedServer) -> None:
+    """Ids and their texts one way, a text the other."""
+    server.script = [
+        answer_json({"count": 2, "tokens": [5, 6], "token_strs": ["a", "b"], "max_model_len": None}),
+        answer_json({"prompt": "ab"}),
+    ]
+    tokens = client.tokenize("ab", model="tiny")
+    assert (tokens, len(tokens)) == (Tokens([5, 6], ["a", "b"]), 2)
+    assert client.detokenize((5, 6), model="tiny") == "ab"
+    assert [request.path for request in server.requests] == ["/tokenize", "/detokenize"]
+    assert server.bodies == [
+        {"model": "tiny", "prompt": "ab", "return_token_strs": True},
+        {"model": "tiny", "tokens": [5, 6]},
+    ]
+
+
+def test_a_text_becomes_numbers(client: Client, server: ScriptedServer) -> None:
+    """One text one vector, a list a list of them."""
+    server.script = [
+        answer_json({"data": [{"embedding": [0.5, 1.0]}]}),
+        answer_json({"data": [{"embedding": [0.5]}, {"embedding": [1.5]}]}),
+    ]
+    assert client.embed("a", model="tiny") == [0.5, 1.0]
+    assert client.embed([[1], [2]], model="tiny", pooling="last", timeout_s=5) == [[0.5], [1.5]]
+    assert server.bodies[0] == {"model": "tiny", "input": "a"}
+    assert server.bodies[1] == {"model": "tiny", "input": [[1], [2]], "pooling": "last", "timeout_s": 5}
+
+
+def test_a_state_is_gone_on_with(client: Client, server: ScriptedServer) -> None:
+    """It names its model by itself; what is passed beside it is sent."""
+    server.script = [answer_json(COMPLETION), answer_json(COMPLETION)]
+    assert client.resume("s1", max_tokens=5).text == " upon a time"
+    client.resume("s1", "and", model="tiny", temperature=0.5)
+    assert server.bodies == [
+        {"prompt": "", "max_tokens": 5, "state": "s1"},
+        {"model": "tiny", "prompt": "and", "temperature": 0.5, "state": "s1"},
+    ]
+
+
+def test_a_choice_has_its_log_probabilities(client: Client, server: ScriptedServer) -> None:
+    """Just as the API has them."""
+    server.script = [answer_json({"choices": [scored("ab", -1.0, -2.0)]})]
+    (choice,) = client.generate("x", model="tiny", logprobs=1).choices
+    assert choice == Choice(0, "ab", "length")
+    assert choice.logprobs is not None
+    assert choice.logprobs["token_logprobs"] == [-1.0, -2.0]
+
+
+def test_a_model_says_what_it_is(client: Client, server: ScriptedServer) -> None:
+    """What an entry has is an attribute, and is seen."""
+    entry = {"id": "tiny", "version": 3, "cell": "lstm", "layers": 2, "units": 8, "unit": "character", "new": 1}
+    server.script = [answer_json({"data": [{**entry, "direction": "forward", "deterministic": True}]})]
+    (model,) = client.models()
+    assert (model.version, model.layers, model.deterministic, model.raw["new"]) == (3, 2, True, 1)
+    assert repr(model) == "Model(id='tiny', version=3, cell='lstm', units=8, unit='character', direction='forward')"
+    assert model == Model(**{key: value for key, value in model.raw.items() if key != "new"})
+
+
+def test_the_first_model_is_asked_for_once_by_all(client: Client, server: ScriptedServer) -> None:
+    """Tokens and numbers are those of the model that writes."""
+    server.script = [models("first"), answer_json({"prompt": "a"}), answer_json({"data": [{"embedding": []}]})]
+    client.detokenize([1])
+    client.embed("a")
+    assert [body["model"] for body in server.bodies[1:]] == ["first", "first"]
+
+
+@pytest.mark.parametrize("answer", [{}, {"texts": {}}, {"status": "ok", "texts": {"accepted": 1}}])
+def test_a_status_of_another_shape_is_unexpected(client: Client, server: ScriptedServer, answer: object) -> None:
+    """A server without a status of this kind is told apart."""
+    server.script = [answer_json(answer)]
+    with pytest.raises(ostinato.UnexpectedAnswer, match="base_url"):
+        client.status()
