@@ -1,39 +1,41 @@
 """Every error that this package raises, in one tree. It knows what an error says, not how one is recognised.
 
-OstinatoError
-├── InvalidArgument             what was passed to the client cannot be sent (also a ValueError)
-├── ConnectionFailed            no connection could be made, or it was lost before the answer was complete
-├── Timeout                     connected, but no byte of the answer came in time
-├── UnexpectedAnswer            something answered that does not speak this API
-├── StreamInterrupted           a stream stopped before its end
-│   └── ResumptionFailed        and what the server goes on with is another text
-└── APIError                    the server refused or failed, and said so
-    ├── BadRequest              400, 422: a field is wrong
-    │   ├── BodyTooLarge        413: more bytes than one request may have
-    │   └── StateRefused        a state that cannot be gone on with
-    │       ├── StateMalformed          it is no token, or not a whole one
-    │       ├── StateOfUnknownKey       it was signed with a key that is not in force there
-    │       ├── StateAltered            it is not what was signed
-    │       ├── StateForeign            403: it was given to another tenant (also a Forbidden)
-    │       ├── StateExpired            it is too old
-    │       ├── StateOfAnotherModel     the request names another model
-    │       └── StateOutdated           410: its version of the model is no longer served
-    ├── Unauthorized            401: no API key, or none that is valid
-    ├── Forbidden               403: the key may not do this
-    ├── NotFound                404: no such address
-    │   └── ModelNotFound       no such model, or none of its versions is served
-    ├── MethodNotAllowed        405: the address is for something else
-    ├── BodyTimeout             408: the server waited for the request's body in vain
-    ├── TooManyRequests         429
-    │   ├── Overloaded          the server's queue is full
-    │   └── RateLimited         this key's requests or tokens per minute are used up
-    └── ServerError             500 and above
-        ├── InternalError       500: the server's fault
-        ├── ServiceUnavailable  503
-        │   ├── ShuttingDown        the server stops; another one may answer
-        │   ├── VersionGone         the version was taken out of service meanwhile
-        │   └── BackendUnavailable  no model server answers
-        └── DeadlineExceeded    504: the request's `timeout_s` was over
+::
+
+    OstinatoError
+    ├── InvalidArgument             what was passed to the client cannot be sent (also a ValueError)
+    ├── ConnectionFailed            no connection could be made, or it was lost before the answer was complete
+    ├── Timeout                     connected, but no byte of the answer came in time
+    ├── UnexpectedAnswer            something answered that does not speak this API
+    ├── StreamInterrupted           a stream stopped before its end
+    │   └── ResumptionFailed        and what the server goes on with is another text
+    └── APIError                    the server refused or failed, and said so
+        ├── BadRequest              400, 422: a field is wrong
+        │   ├── BodyTooLarge        413: more bytes than one request may have
+        │   └── StateRefused        a state that cannot be gone on with
+        │       ├── StateMalformed          it is no token, or not a whole one
+        │       ├── StateOfUnknownKey       it was signed with a key that is not in force there
+        │       ├── StateAltered            it is not what was signed
+        │       ├── StateForeign            403: it was given to another tenant (also a Forbidden)
+        │       ├── StateExpired            it is too old
+        │       ├── StateOfAnotherModel     the request names another model
+        │       └── StateOutdated           410: its version of the model is no longer served
+        ├── Unauthorized            401: no API key, or none that is valid
+        ├── Forbidden               403: the key may not do this
+        ├── NotFound                404: no such address
+        │   └── ModelNotFound       no such model, or none of its versions is served
+        ├── MethodNotAllowed        405: the address is for something else
+        ├── BodyTimeout             408: the server waited for the request's body in vain
+        ├── TooManyRequests         429
+        │   ├── Overloaded          the server's queue is full
+        │   └── RateLimited         this key's requests or tokens per minute are used up
+        └── ServerError             500 and above
+            ├── InternalError       500: the server's fault
+            ├── ServiceUnavailable  503
+            │   ├── ShuttingDown        the server stops; another one may answer
+            │   ├── VersionGone         the version was taken out of service meanwhile
+            │   └── BackendUnavailable  no model server answers
+            └── DeadlineExceeded    504: the request's `timeout_s` was over
 """
 
 from __future__ import annotations

@@ -1,0 +1,182 @@
+"""The SDK against the real service: every method, breaks in the middle of a stream, and the snippets of its pages."""
+
+import contextlib
+import math
+import re
+import signal
+import socket
+import threading
+
+import pytest
+
+import ostinato
+from tests.conftest import MODEL_NAMES, TEXT
+from tests.e2e.test_access import key_file, keys  # noqa: F401 - a fixture is used by its name
+from tests.servers import ROOT
+
+FIELDS = {"seed": 3, "temperature": 0.9, "ignore_eos": True}
+PAGES = [ROOT / "client/README.md", ROOT / "docs/client.md"]
+
+
+@pytest.fixture
+def client(gateway):
+    """A client of the session's gateway."""
+    with ostinato.Client(f"http://127.0.0.1:{gateway.port}") as made:
+        yield made
+
+
+class CuttingProxy:
+    """Hands bytes on between clients and a port, and cuts each connection after so many bytes of the answer."""
+
+    def __init__(self, port, cuts):
+        self._target, self._cuts, self.num_cut = port, iter(cuts), 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self):
+        """Take no more connections."""
+        self._listener.close()
+
+    def _accept(self):
+        while True:
+            try:
+                there = self._listener.accept()[0]
+            except OSError:
+                return
+            here = socket.create_connection(("127.0.0.1", self._target))
+            threading.Thread(target=self._hand_on, args=(there, here, math.inf), daemon=True).start()
+            threading.Thread(target=self._hand_on, args=(here, there, next(self._cuts, math.inf)), daemon=True).start()
+
+    def _hand_on(self, source, sink, left):
+        try:
+            while content := source.recv(4096):
+                sink.sendall(content if len(content) <= left else content[: int(left)])
+                left -= len(content)
+                if left <= 0:
+                    self.num_cut += 1
+                    break
+        except OSError:
+            pass  # the other direction was cut
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        source.close()
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_a_stream_that_is_cut_anywhere_goes_on_to_the_byte(gateway, client, model):
+    """Cut again and again, before and behind states: text, log probabilities and usage are those of one stream."""
+    given = {"suffix" if model == "reverse" else "prompt": TEXT[:30], "model": model, "logprobs": 1}
+    fields = {**given, **FIELDS, "max_tokens": 700, "frequency_penalty": 0.3, "prepend": model == "reverse"}
+    with client.stream(**fields) as whole:
+        list(whole)
+    proxy = CuttingProxy(gateway.port, [30_000, 300, 20_000, 9_000, 15_000])
+    try:
+        with (
+            ostinato.Client(proxy.url, max_retries=6) as weak,
+            weak.stream(**fields, resume=True) as pieces,
+        ):
+            got = list(pieces)
+    finally:
+        proxy.close()
+    assert proxy.num_cut >= 2
+    assert "".join(got[::-1] if model == "reverse" else got) == whole.text == pieces.text
+    assert pieces.generation.usage == whole.generation.usage
+    assert pieces.generation.finish_reason == "length"
+    ours, theirs = pieces.generation.choices[0].logprobs, whole.generation.choices[0].logprobs
+    assert ours["tokens"] == theirs["tokens"]
+    assert ours["token_logprobs"] == theirs["token_logprobs"]
+    assert ours["text_offset"] == theirs["text_offset"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stream_outlives_its_gateway(start_gateway, client, tmp_path, number):
+    """Killed or told to stop, the gateway takes no token along: another one with its key goes on."""
+    key = tmp_path / "state.key"
+    key.write_text("k" * 64 + "\n")
+    first = start_gateway(state_key_file=key, drain_s=1)
+    whole = client.generate(TEXT[:30], model="lstm", max_tokens=90_000, **FIELDS)
+    with ostinato.Client(f"http://127.0.0.1:{first.port}", max_retries=20) as loyal:
+        pieces = loyal.stream(TEXT[:30], model="lstm", max_tokens=90_000, **FIELDS, resume=True)
+        got = [next(pieces) for _ in range(10)]
+        first.end(number) if number == signal.SIGTERM else (first.send(number), first.process.wait())
+        start_gateway(state_key_file=key, port=first.port)
+        got += pieces
+    assert "".join(got) == whole.text
+    assert pieces.num_resumed >= 1
+    assert pieces.generation.usage == whole.usage
+
+
+def test_a_text_is_scored_as_it_was_drawn(client):
+    """The score of what was generated is the sum of what it was drawn with."""
+    drawn = client.generate(TEXT[:30], model="lstm", max_tokens=50, logprobs=0, **FIELDS)
+    score = client.score(TEXT[:30] + drawn.text, model="lstm", top=3)
+    assert [token.logprob for token in score.tokens[30:]] == drawn.choices[0].logprobs["token_logprobs"]
+    assert "".join(token.text for token in score.tokens) == score.text
+    assert len(score.tokens[5].alternatives) >= 3
+    assert 1 < score.perplexity < 100
+    one, two = client.score([TEXT[:20], TEXT[:30]], model="lstm")
+    assert (one.num_scored, two.num_scored) == (19, 29)
+    assert client.score(suffix=TEXT[:20], model="reverse").tokens[-1].logprob is None
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_tokens_and_back(client, model):
+    """A text of the model's own characters comes back, whatever its unit."""
+    tokens = client.tokenize("it was the best", model=model)
+    assert client.detokenize(tokens.ids, model=model) == "".join(tokens.texts) == "it was the best"
+    assert client.score(tokens.ids, model=model).text == "it was the best" if model != "reverse" else True
+
+
+def test_texts_as_numbers(client):
+    """As many as the top layer has units."""
+    one, two = client.embed(["It was", "the end"], model="lstm")
+    assert one == client.embed("It was", model="lstm")
+    assert len(one) == len(two) == next(model.units for model in client.models() if model.id == "lstm")
+
+
+def test_a_conversation_is_one_text(client, tmp_path):
+    """Turns by state give the bytes of one request, through a file and another client; a branch is free."""
+    fields = {**FIELDS, "model": "lstm"}
+    whole = client.generate(TEXT[:30], max_tokens=120, **fields)
+    growing = client.conversation(TEXT[:30], max_tokens=40, **fields)
+    growing.generate()
+    branch = growing.branch()
+    list(growing.stream())
+    growing.save(tmp_path / "text.json")
+    again = client.load_conversation(tmp_path / "text.json")
+    again.generate()
+    assert again.text == TEXT[:30] + whole.text
+    branch.generate("But ", seed=None)
+    assert branch.text.startswith(growing.text[:60])
+
+
+def test_many_prompts_are_what_each_is_alone(client):
+    """In order, under load, with a room that the server tells."""
+    prompts = [TEXT[start : start + 20] for start in range(60)]
+    fields = {"model": "lstm", "max_tokens": 40, **FIELDS}
+    together = [generation.text for generation in client.generate_many(prompts, **fields)]
+    assert together == [client.generate(prompt, **fields).text for prompt in prompts]
+    assert client.status().max_texts == 384
+
+
+def test_a_wrong_key_is_told_apart(start_gateway, key_file):  # noqa: F811 - a fixture
+    """With what to do about it."""
+    key = keys(key_file, "add", "--tenant", "alice")
+    url = f"http://127.0.0.1:{start_gateway(keys_file=key_file).port}"
+    with pytest.raises(ostinato.Unauthorized, match="OSTINATO_API_KEY"):
+        ostinato.Client(url, api_key="wrong").models()
+    assert ostinato.Client(url, api_key=key).models()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_snippets_of_a_page_run(page, gateway, monkeypatch, tmp_path):
+    """In order, as a reader would run them, but for the address and the model, which come from the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OSTINATO_BASE_URL", f"http://127.0.0.1:{gateway.port}")
+    snippets = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert snippets
+    names = {}
+    for snippet in snippets:
+        exec(snippet.replace('"http://127.0.0.1:8000"', ""), names)
