@@ -109,7 +109,7 @@ class CompletionAnswer:
             gone = isinstance(error, VersionGone)
             rest = self._generation.rest(keep_states=not gone)
             error.rest = {"choices": [_choice(index, result) for index, result in rest], "usage": self._usage()}
-            if self._generation.request.keeps_states and not gone:
+            if self._generation.request.return_state and not gone:
                 error.should_retry = False
         return error
 

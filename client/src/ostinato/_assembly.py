@@ -82,7 +82,12 @@ class Assembly:
         """
         choices = required(chunk, "choices", list)
         self._fields.update((name, value) for name, value in chunk.items() if value is not None)
-        return [self._add_choice(choice) for choice in choices]
+        pieces = [self._add_choice(choice) for choice in choices]
+        usage = self._usage() if chunk.get("usage") else None
+        if usage and choices and choices[0].get("state"):
+            required(usage, "completion_tokens", int)
+            self.mark = Mark(choices[0]["state"], usage, len(self._parts[0]))
+        return pieces
 
     def rewind(self) -> None:
         """Go back to the mark, or to the beginning: the next chunk goes on from there."""
@@ -119,13 +124,7 @@ class Assembly:
             text = self._without_owed(text, prepend)
             if finish_reason and self._owed:
                 raise _other_text()
-            self._set_mark(choice, len(parts))
         return Piece(index, text, finish_reason, prepend)
-
-    def _set_mark(self, choice: dict[str, Any], num_parts: int) -> None:
-        usage = self._usage() or {}
-        if choice.get("state") and not choice.get("finish_reason") and isinstance(usage.get("completion_tokens"), int):
-            self.mark = Mark(choice["state"], usage, num_parts)
 
     def _without_owed(self, text: str, prepend: bool) -> str:
         """Return what is new of a piece."""

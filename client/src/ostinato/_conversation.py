@@ -100,8 +100,8 @@ class Conversation:
 
     def branch(self) -> Conversation:
         """Return another conversation that stands where this one does."""
-        turns, options = self.turns, dict(self.options)
-        return Conversation(self._client, model=self.model, prompt=self._beginning, turns=turns, **options)
+        beginning, turns = self._beginning, self.turns
+        return Conversation(self._client, model=self.model, prompt=beginning, turns=turns, **self.options)
 
     def reread(self) -> None:
         """Forget where the text stands, so that the next turn reads all of it: the state may be too old."""
@@ -122,10 +122,11 @@ class Conversation:
             "options": self.options,
             "turns": [asdict(turn) for turn in self.turns],
         }
+        content = json.dumps(document, ensure_ascii=False, indent=1)
         path = Path(path)
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            draft.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+            draft.write_text(content, encoding="utf-8")
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)

@@ -45,7 +45,7 @@ def in_order(
         with Progress(total, shown=show_progress) as progress:
             for one in given:
                 pending.append(pool.submit(_patiently, make, one))
-                pending[-1].add_done_callback(lambda made: None if made.cancelled() else progress.advance())
+                pending[-1].add_done_callback(lambda _: progress.advance())
                 if len(pending) >= AHEAD * num_threads:
                     yield _result(pending.popleft(), return_errors)
             while pending:

@@ -15,7 +15,7 @@ TERMINAL_INTERVAL_S, FILE_INTERVAL_S = 0.2, 30.0
 
 
 class Progress:
-    """Counts what is done; any thread may. As a context manager it leaves a last line."""
+    """Counts what is done; any thread may. As a context manager it leaves a last line, and nothing behind it."""
 
     def __init__(self, total: int | None, *, shown: bool, file: TextIO | None = None) -> None:
         """Begin.
@@ -49,6 +49,7 @@ class Progress:
         """Write the last line."""
         with self._lock:
             self._write("\n")
+            self._shown = False
 
     def _write(self, end: str) -> None:
         self._written_at = monotonic()

@@ -144,7 +144,7 @@ def _read(line: _Line, so_far: Assembly, resumption: Resumption | None) -> Gener
                 return
             except OstinatoError as error:
                 error.choices = so_far.generation.choices
-                if resumption is None or line.closed or not resumption.helps_after(error):
+                if resumption is None or not resumption.helps_after(error):
                     raise
                 if so_far.generation.finish_reason is not None:
                     return  # all but the last words had come

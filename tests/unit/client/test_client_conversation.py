@@ -128,6 +128,14 @@ def test_it_can_be_saved_and_taken_up(client: Client, server: ScriptedServer, tm
     assert [entry.name for entry in tmp_path.iterdir()] == ["text.json"]
 
 
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(client: Client, tmp_path: Path) -> None:
+    """Neither a draft nor half a file."""
+    (tmp_path / "text.json").mkdir()
+    with pytest.raises(OSError, match="text"):
+        client.conversation("x", model="tiny").save(tmp_path / "text.json")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["text.json"]
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"ostinato_conversation": 1, "turns": 5}'])
 def test_what_is_no_conversation_is_refused(client: Client, tmp_path: Path, content: bytes) -> None:
     """One line names the file."""

@@ -102,6 +102,25 @@ def test_an_error_is_raised_in_its_place(client: Client, server: ScriptedServer)
     assert len(server.requests) <= 2 + AHEAD
 
 
+def test_after_an_error_nothing_new_is_begun() -> None:
+    """What is on its way is finished, what waits is not begun."""
+    begun, go_on = [], threading.Event()
+
+    def make(number: int) -> None:
+        if number == 0:
+            raise ostinato.BadRequest("no")
+        begun.append(number)
+        assert go_on.wait(PATIENCE_S)
+
+    with pytest.raises(ostinato.BadRequest):
+        next(made(range(9), make, concurrency=1))
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("ostinato"):
+            thread.join(PATIENCE_S)
+    assert begun in ([], [1])
+
+
 def test_an_error_can_take_the_place_of_its_text(client: Client, server: ScriptedServer) -> None:
     """Then the others come, too."""
     server.script = [echo, refusal(400, "no"), echo]
@@ -161,7 +180,10 @@ def test_a_file_gets_a_line_now_and_then(clock: list[float]) -> None:
         for _ in range(4):
             clock[0] += 20
             progress.advance()
-    assert file.getvalue() == "2 done, 0.05/s\n4 done, 0.05/s\n4 done, 0.05/s\n"
+        clock[0] += 60
+    clock[0] += 60
+    progress.advance()
+    assert file.getvalue() == "2 done, 0.05/s\n4 done, 0.05/s\n4 done, 0.0286/s\n"
 
 
 def test_hours_are_told(clock: list[float]) -> None:

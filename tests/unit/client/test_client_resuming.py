@@ -7,13 +7,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import ostinato
-from ostinato import Client, Usage
+from ostinato import Client, Usage, _resuming
 from ostinato._assembly import Assembly
 from ostinato._resuming import STATE_INTERVAL
-from tests.unit.client.scripted_answers import DONE, as_event, chunk, hang_up, refusal, stream, usage_chunk
+from tests.unit.client.scripted_answers import (
+    DONE,
+    as_event,
+    chunk,
+    hang_up,
+    linger,
+    models,
+    refusal,
+    stream,
+    usage_chunk,
+)
+from tests.unit.client.scripted_server import PATIENCE_S
 
 if TYPE_CHECKING:
-    from tests.unit.client.scripted_server import Answer, ScriptedServer
+    from tests.unit.client.scripted_server import Answer, Handler, ScriptedServer
 
 REQUEST: dict[str, Any] = {"model": "tiny", "max_tokens": 10, "temperature": 0.5, "stop": "!"}
 END = [chunk("", "length"), DONE]
@@ -111,6 +122,16 @@ def test_without_progress_it_ends_after_the_last_attempt(client: Client, server:
     assert (caught.value.text, len(server.requests)) == ("ab", 3)
 
 
+def test_what_was_used_is_counted_once(client: Client, server: ScriptedServer) -> None:
+    """A stream that breaks off before it tells its usage has added nothing."""
+    server.script = [cut(marked("ab", 2, "s1"), chunk("c")), cut(chunk("c"), chunk("d")), cut(), cut()]
+    pieces = client.stream("Once", **{**REQUEST, "min_tokens": 1}, resume=True)
+    with pytest.raises(ostinato.StreamInterrupted):
+        list(pieces)
+    assert (pieces.text, pieces.generation.usage) == ("abcd", Usage(4, 2, 6))
+    assert [body["min_tokens"] for body in server.bodies] == [1, 0, 0, 0]
+
+
 def test_who_cannot_be_asked_again_says_so_with_the_text(client: Client, server: ScriptedServer) -> None:
     """A refusal of the second request is raised, and has what came before it."""
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), refusal(410, "gone", code="state_outdated")]
@@ -122,9 +143,14 @@ def test_who_cannot_be_asked_again_says_so_with_the_text(client: Client, server:
 
 @pytest.mark.parametrize("code", ["shutting_down", "backend_unavailable", None])
 def test_a_server_that_ends_hands_over(client: Client, server: ScriptedServer, code: str | None) -> None:
-    """An error that leaves a state behind is gone on from, with what it had not sent."""
+    """An error that leaves a state behind is gone on from, with what it had not sent; its connection is closed."""
     error = {"error": {"message": "no", "type": "server_error", "code": code}, **marked("c", 3, "s1")}
-    server.script = [stream([chunk("ab"), error]), stream([chunk("d", "stop"), DONE])]
+
+    def rest(handler: Handler) -> None:
+        assert server.left.wait(PATIENCE_S)
+        stream([chunk("d", "stop"), DONE])(handler)
+
+    server.script = [stream([chunk("ab"), error], then=linger), rest]
     if code is None:
         error["error"] = {"message": "no", "code": 500}
     assert list(client.stream("Once", **REQUEST, resume=True)) == ["ab", "c", "d"]
@@ -166,6 +192,16 @@ def test_a_text_that_had_its_reason_has_ended(client: Client, server: ScriptedSe
     assert list(client.stream("Once", **REQUEST, resume=True)) == ["ab", "c"]
 
 
+def test_a_state_without_its_usage_is_not_gone_on_from(client: Client, server: ScriptedServer) -> None:
+    """Nobody knows how many tokens stand before it."""
+    server.script = [
+        cut(marked("ab", 2, "s1"), chunk("c", state="s2"), chunk("d")),
+        stream([chunk("cde", "stop"), DONE]),
+    ]
+    assert "".join(client.stream("Once", **REQUEST, resume=True)) == "abcde"
+    assert server.bodies[1]["state"] == "s1"
+
+
 def test_a_closed_stream_is_not_gone_on_with(client: Client, server: ScriptedServer) -> None:
     """`close` is no break."""
     server.script = [cut(chunk("ab"))]
@@ -174,6 +210,40 @@ def test_a_closed_stream_is_not_gone_on_with(client: Client, server: ScriptedSer
     pieces.close()
     assert list(pieces) == []
     assert len(server.requests) == 1
+
+
+def test_closing_while_it_waits_ends_it(
+    client: Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next stream, should it be opened, is left at once."""
+    server.script = [cut(chunk("ab")), stream([chunk("abc")], then=linger)]
+    pieces = client.stream("Once", **REQUEST, resume=True)
+    next(pieces)
+    monkeypatch.setattr(_resuming, "sleep", lambda _: pieces.close())
+    assert list(pieces) == []
+    assert server.left.wait(PATIENCE_S)
+
+
+def test_a_silent_server_is_left_before_the_next_is_asked(server: ScriptedServer, waits: list[float]) -> None:
+    """Its row is free for the text that goes on."""
+
+    def rest(handler: Handler) -> None:
+        assert server.left.wait(PATIENCE_S)
+        stream([chunk("abc", "stop"), DONE])(handler)
+
+    server.script = [stream([chunk("ab")], then=linger), rest]
+    with Client(server.url, timeout=0.2) as hasty:
+        assert list(hasty.stream("Once", **REQUEST, resume=True)) == ["ab", "c"]
+    assert waits == [0.5]
+
+
+def test_a_model_that_is_gone_is_forgotten(client: Client, server: ScriptedServer) -> None:
+    """As without resuming: the next request asks for the models again."""
+    server.script = [models("old"), refusal(404, "no", code="model_not_found"), models("new"), stream([DONE])]
+    with pytest.raises(ostinato.ModelNotFound):
+        client.stream("Once", resume=True)
+    client.stream("Once", resume=True)
+    assert server.bodies[-1]["model"] == "new"
 
 
 @pytest.mark.parametrize("fields", [{"n": 2}, {"prompt": ["a", "b"]}, {"suffix": [[1], [2]]}])

@@ -165,6 +165,21 @@ def test_a_stream_with_states_is_that_without_and_goes_on_from_each(service, mod
         assert (assembled([*before, result.text], model), result.finish_reason) == (whole.text, whole.finish_reason)
 
 
+def test_what_may_become_a_stop_holds_up_no_state_and_no_end(service):
+    """A piece may be a state alone; at the end of such a text nothing is held back."""
+    seed, (text,) = endless(service, TOTAL)
+    fields = {"seed": seed, "max_tokens": TOTAL}
+    for held in (text[:20], text[-1:]):
+        generation = service.engine.begin(
+            request("abc", **fields, stops=(held + "\0",), state_interval=CHUNK), Caller()
+        )
+        pieces = list(generation.stream())
+        assert "".join(piece.text for piece in pieces) == text
+        assert [bool(piece.state) for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+        assert len(pieces) == TOTAL // CHUNK
+    assert pieces[-1].finish_reason == "length"
+
+
 def assembled(pieces, model):
     """Put pieces together, in order of reading."""
     return "".join(pieces[::-1] if "backward" in model else pieces)
