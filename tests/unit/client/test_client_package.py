@@ -13,7 +13,9 @@ import ostinato
 from tests.unit.client.scripted_answers import COMPLETION, answer_json, chunk, models, stream
 from tests.unit.client.scripted_server import ScriptedServer
 
-SOURCES = sorted(Path(ostinato.__file__).parent.glob("*.py"))
+PACKAGE = Path(ostinato.__file__).parent
+COMMAND_LINE = sorted((PACKAGE / "_cli").rglob("*.py"))
+SOURCES = sorted(set(PACKAGE.rglob("*.py")) - {*COMMAND_LINE, PACKAGE / "__main__.py"})
 README = Path(ostinato.__file__).parents[2] / "README.md"
 
 
@@ -24,14 +26,26 @@ def test_all_that_is_public_is_exported() -> None:
     assert all(getattr(ostinato, name).__doc__ for name in public)
 
 
+def imported(source: Path) -> set[str]:
+    """Return the modules that a file imports and the standard library has not."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 def test_nothing_but_requests_is_needed(source: Path) -> None:
-    """Every import is the standard library's, the package's own, or comes with requests."""
-    tree = ast.parse(source.read_text(encoding="utf-8"))
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    roots = {name.partition(".")[0] for name in imported}
-    assert roots - sys.stdlib_module_names <= {"ostinato", "requests", "urllib3"}
+    """Every import is the standard library's, the package's own, or comes with requests; none is the command line."""
+    names = imported(source)
+    assert {name.partition(".")[0] for name in names} <= {"ostinato", "requests", "urllib3"}
+    assert not any(f"{name}.".startswith("ostinato._cli.") for name in names)
+
+
+@pytest.mark.parametrize("source", COMMAND_LINE, ids=lambda source: source.name)
+def test_the_command_line_needs_the_packages_of_its_extra(source: Path) -> None:
+    """Nothing that `pip install ostinato-client[cli]` does not bring."""
+    assert {name.partition(".")[0] for name in imported(source)} <= {"ostinato", "click", "rich"}
 
 
 def test_the_package_is_typed() -> None:

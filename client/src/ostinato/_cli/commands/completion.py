@@ -1,0 +1,40 @@
+"""`ostinato completion`: the script that teaches a shell to complete."""
+
+from __future__ import annotations
+
+import os
+from pathlib import PurePath
+
+import click
+from click.shell_completion import get_completion_class
+
+from ostinato._cli.screen import write_text
+
+PROGRAM, VARIABLE = "ostinato", "_OSTINATO_COMPLETE"
+
+# Where each shell looks.
+PLACES = {
+    "bash": "~/.local/share/bash-completion/completions/ostinato",
+    "zsh": "~/.zfunc/_ostinato, with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc",
+    "fish": "~/.config/fish/completions/ostinato.fish",
+}
+
+EPILOG = """\
+\b
+Example:
+  ostinato completion bash > ~/.local/share/bash-completion/completions/ostinato"""
+
+
+@click.command(epilog=EPILOG, short_help="Print the script that completes commands.")
+@click.argument("shell", type=click.Choice(sorted(PLACES)), required=False)
+def completion(shell: str | None) -> None:
+    """Print the script that lets SHELL (default: yours) complete commands and options; it says where it goes."""
+    shell = shell or PurePath(os.environ.get("SHELL", "")).name
+    kind = get_completion_class(shell) if shell in PLACES else None
+    if kind is None:
+        raise click.UsageError(f"name your shell: {', '.join(sorted(PLACES))}")
+    # Its source() would start the shell to learn its version.
+    script = kind(click.get_current_context().find_root().command, {}, PROGRAM, VARIABLE)
+    first = "#compdef ostinato\n" if shell == "zsh" else ""
+    body = (script.source_template % script.source_vars()).strip().replace("#compdef ostinato\n", "")
+    write_text(f"{first}# Goes into {PLACES[shell]}\n{body.strip()}\n")

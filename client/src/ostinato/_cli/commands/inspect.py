@@ -1,0 +1,114 @@
+"""`ostinato inspect`: where a text surprises a model."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.text import Text
+
+from ostinato._cli.connection import connect, model_option, reading, server_options
+from ostinato._cli.given import text_or_stdin
+from ostinato._cli.screen import console, has_colours, on_one_line, print_table, visible, write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ostinato import Score, ScoredToken
+
+# Probability from which on, its style. Black on colours of the 256 that dark and light terminals show alike.
+SHADES = ((0.5, ""), (0.1, "black on color(194)"), (0.01, "black on color(229)"), (0.001, "black on color(216)"))
+LEAST = "black on color(210)"
+MAX_ALTERNATIVES = 5
+CONTEXT = 12  # characters before a token
+HEADINGS = ("token", "probability", "instead")
+
+EPILOG = """\
+\b
+Examples:
+  ostinato inspect "The end of the world"
+  ostinato inspect --least 5 --top 3 < page.txt
+  ostinato inspect --json "The end" | jq '.tokens[].probability'"""
+
+
+@click.command(epilog=EPILOG, short_help="Show where TEXT surprises a model.")
+@click.argument("text", required=False)
+@click.option("--top", type=click.IntRange(0, MAX_ALTERNATIVES), default=3, metavar="N", help="Alternatives to tell.")
+@click.option("--least", type=click.IntRange(min=0), default=10, metavar="K", help="For so many least probable tokens.")
+@click.option("--json", "as_json", is_flag=True, help="Every token as JSON, on one line.")
+@model_option
+@server_options
+def inspect(text: str | None, *, top: int, least: int, as_json: bool, model: str | None) -> None:
+    """Show TEXT with each token shaded by its probability, and what the model would rather have had.
+
+    Without TEXT, or with -, it is read from standard input. Where there are no colours there is a table of all tokens.
+    """
+    given = text_or_stdin(text, "text")
+    with connect() as client:
+        model, backward = reading(client, model)
+        found = client.score("" if backward else given, suffix=given if backward else None, model=model, top=top)
+    if as_json:
+        return write_json({"text": found.text, "tokens": [_fields(token) for token in found.tokens]})
+    screen = console()
+    if not has_colours(screen):
+        return print_table(HEADINGS, [_row(token) for token in found.tokens], numbers=HEADINGS[1:2])
+    _print_shaded(screen, found)
+    scored = [token for token in found.tokens if token.probability is not None]
+    worst = sorted(scored, key=lambda token: token.probability or 0)[:least]
+    if worst and top:
+        screen.print()
+        print_table(
+            ("after", *HEADINGS), [[_context(found, token), *_row(token)] for token in worst], numbers=HEADINGS[1:2]
+        )
+    return None
+
+
+def _print_shaded(screen: Console, found: Score) -> None:
+    shown = Text()
+    for token in found.tokens:
+        # A line's end has no width to be shaded.
+        shown.append(visible(token.text.replace("\n", "⏎\n")), _style(token.probability))
+    screen.print(shown)
+    legend = Text("\nprobability ", "dim")
+    for bound, style in SHADES:
+        legend.append(f" ≥ {bound:.1%} ".replace(".0%", "%"), style).append(" ")
+    screen.print(legend.append(f" < {SHADES[-1][0]:.1%} ", LEAST))
+
+
+def _style(probability: float | None) -> str:
+    if probability is None:
+        return "dim"
+    return next((style for bound, style in SHADES if probability >= bound), LEAST)
+
+
+def _row(token: ScoredToken) -> list[str]:
+    others = sorted(
+        ((logprob, text) for text, logprob in token.alternatives.items() if text != token.text), reverse=True
+    )
+    return [
+        f"‹{on_one_line(token.text)}›",
+        "-" if token.probability is None else _percent(token.logprob or 0.0),
+        " ".join(f"‹{on_one_line(text)}› {_percent(logprob)}" for logprob, text in others),
+    ]
+
+
+def _context(found: Score, token: ScoredToken) -> str:
+    """Return where a token stands: what goes right before it in the text."""
+    before = found.text[max(0, token.offset - CONTEXT) : token.offset]
+    return on_one_line(before)
+
+
+def _percent(logprob: float) -> str:
+    percent = 100 * math.exp(logprob)
+    return f"{percent:.1f}%" if percent >= 0.1 else f"{percent:.0e}%"
+
+
+def _fields(token: ScoredToken) -> dict[str, Any]:
+    return {
+        "text": token.text,
+        "offset": token.offset,
+        "logprob": token.logprob,
+        "probability": token.probability,
+        "alternatives": token.alternatives,
+    }

@@ -1,0 +1,60 @@
+"""`ostinato models`: what the server has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ostinato._cli.connection import connect, server_options
+from ostinato._cli.screen import on_one_line, print_table, write_json
+
+if TYPE_CHECKING:
+    from ostinato import Model
+
+HEADINGS = ("id", "versions", "cell", "layers × units", "unit", "vocabulary", "direction", "deterministic")
+UNKNOWN = "-"
+
+EPILOG = """\
+\b
+Example:
+  ostinato models --json | jq -r .id"""
+
+
+@click.command(epilog=EPILOG, short_help="List the server's models.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Each model as JSON, on a line of its own, as the server tells it."
+)
+@server_options
+def models(*, as_json: bool) -> None:
+    """List the server's models: those that `--model` takes, also as id:version and id@label."""
+    with connect() as client:
+        known = client.models()
+    if as_json:
+        for model in known:
+            write_json(model.raw)
+        return
+    print_table(HEADINGS, [[on_one_line(cell) for cell in _row(model)] for model in known], numbers=("vocabulary",))
+
+
+def _row(model: Model) -> list[str]:
+    size = f"{_told(model.layers)} × {_told(model.units)}"
+    vocabulary = UNKNOWN if model.vocab_size is None else f"{model.vocab_size:,}"
+    deterministic = (
+        {True: "yes", False: "no"}.get(bool(model.deterministic)) if model.deterministic is not None else None
+    )
+    known = (model.cell, size, model.unit, vocabulary, model.direction, deterministic)
+    return [model.id, _versions(model), *map(_told, known)]
+
+
+def _versions(model: Model) -> str:
+    """Return each version with its labels; the one that answers who names the model alone goes first."""
+    versions = model.raw.get("versions")
+    if not isinstance(versions, list):
+        return _told(model.version)
+    in_order = sorted(versions, key=lambda entry: entry.get("version") != model.version)
+    return ", ".join(" ".join([str(entry.get("version")), *entry.get("labels", [])]) for entry in in_order)
+
+
+def _told(value: object) -> str:
+    return UNKNOWN if value is None else str(value)

@@ -1,0 +1,102 @@
+"""`ostinato score`: how probable texts are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ostinato._cli.connection import connect, model_option, reading, server_options
+from ostinato._cli.given import from_file, text_or_stdin
+from ostinato._cli.screen import on_one_line, print_table, write_json
+
+if TYPE_CHECKING:
+    from ostinato import Score
+
+BATCH = 32  # texts in a request
+MAX_SHOWN = 24  # characters of a text in the table
+HEADINGS = ("text", "tokens", "log probability", "perplexity", "bits/character")
+
+EPILOG = """\
+\b
+Examples:
+  ostinato score "The end"
+  ostinato score --file a.txt --file b.txt
+  ostinato score --lines --json < sentences.txt | jq .perplexity"""
+
+
+@click.command(epilog=EPILOG, short_help="Say how probable TEXT is.")
+@click.argument("text", required=False)
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A text in a file, in place of TEXT; may be given several times.",
+)
+@click.option("--lines", is_flag=True, help="Each line is a text, without its end.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object for each text, on a line of its own.")
+@model_option
+@server_options
+def score(text: str | None, *, files: tuple[Path, ...], lines: bool, as_json: bool, model: str | None) -> None:
+    """Say how probable TEXT is to a model. Without it, or with -, it is read from standard input.
+
+    The first token that a model reads has no score. Log probabilities are natural: their sum over the text is in nats.
+    Bits per character can be compared between models of different units of text, perplexities can't.
+    """
+    if text is not None and files:
+        raise click.UsageError("TEXT and --file exclude each other: leave one out")
+    given = [(str(path), from_file(path)) for path in files] or [("", text_or_stdin(text, "text"))]
+    texts = [(name, line) for name, whole in given for line in (_lines(whole) if lines else [whole])]
+    scores = _scores([content for _, content in texts], model)
+    if as_json:
+        for found in scores:
+            write_json(_fields(found))
+        return
+    rows = [
+        [_shown(found.text if lines or not name else name), *_cells(found)] for (name, _), found in zip(texts, scores)
+    ]
+    print_table(HEADINGS, rows, numbers=HEADINGS[1:])
+
+
+def _scores(texts: list[str], model: str | None) -> Iterator[Score]:
+    """Yield the score of each text, some in a request."""
+    rest = iter(texts)
+    with connect() as client:
+        model, backward = reading(client, model)
+        while batch := list(islice(rest, BATCH)):
+            yield from client.score([], suffix=batch, model=model) if backward else client.score(batch, model=model)
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines of a text; other than splitlines(), a form feed ends none."""
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def _fields(found: Score) -> dict[str, Any]:
+    return {
+        "text": found.text,
+        "tokens": len(found.tokens),
+        "logprob": found.logprob,
+        "perplexity": _or_none(found.perplexity),
+        "bits_per_character": _or_none(found.bits_per_character),
+    }
+
+
+def _cells(found: Score) -> list[str]:
+    figures = (found.logprob, found.perplexity, found.bits_per_character)
+    return [f"{len(found.tokens):,}", *("-" if math.isnan(figure) else f"{figure:,.3f}" for figure in figures)]
+
+
+def _or_none(figure: float) -> float | None:
+    return None if math.isnan(figure) else figure
+
+
+def _shown(text: str) -> str:
+    text = on_one_line(text)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"

@@ -1,0 +1,74 @@
+"""`ostinato tokens`: what a model makes of a text, and back."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+
+import click
+from rich.cells import cell_len
+from rich.text import Text
+
+from ostinato._cli.connection import connect, model_option, server_options
+from ostinato._cli.given import STDIN, from_argument, text_or_stdin
+from ostinato._cli.screen import console, on_one_line, write_json, write_text
+
+EPILOG = """\
+\b
+Examples:
+  ostinato tokens "The end"
+  ostinato tokens --decode 55 74 71
+  cat page.txt | ostinato tokens | cut -f1 | ostinato tokens --decode"""
+
+
+@click.command(epilog=EPILOG, short_help="Show TEXT as tokens, or join tokens.")
+@click.argument("given", nargs=-1, metavar="[TEXT|-|ID...]")
+@click.option("--decode", is_flag=True, help="Join token ids, given or piped in, to a text.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON: ids and texts, or with --decode the text.")
+@model_option
+@server_options
+def tokens(given: tuple[str, ...], *, decode: bool, as_json: bool, model: str | None) -> None:
+    """Show the tokens of TEXT with their ids, each in ‹ ›. Piped: a line for each, its id, a tab and its text.
+
+    Control characters are written out.
+    """
+    if decode:
+        ids = _ids(given)
+        with connect() as client:
+            text = client.detokenize(ids, model=model)
+        return write_json({"text": text}) if as_json else write_text(text)
+    if len(given) > 1:
+        raise click.UsageError("a text is one argument: put it in quotes, or pass --decode for ids")
+    text = text_or_stdin(given[0] if given else None, "text")
+    with connect() as client:
+        found = client.tokenize(text, model=model)
+    if as_json:
+        return write_json({"ids": found.ids, "texts": found.texts})
+    cells = [(str(number), on_one_line(piece)) for number, piece in zip(found.ids, found.texts)]
+    if sys.stdout.isatty():
+        return _print_flowing(cells)
+    return write_text("".join(f"{number}\t{piece}\n" for number, piece in cells))
+
+
+def _ids(given: tuple[str, ...]) -> list[int]:
+    words = text_or_stdin(None, "list of ids") if given in {(), (STDIN,)} else from_argument(" ".join(given), "ids")
+    try:
+        return [int(word) for word in re.split(r"[\s,]+", words.strip("[], \t\r\n")) if word]
+    except ValueError as error:
+        raise click.UsageError(f"ids are whole numbers, separated by blanks or commas ({error})") from error
+
+
+def _print_flowing(cells: list[tuple[str, str]]) -> None:
+    """Print as many in a row as fit."""
+    screen, width = console(), shutil.get_terminal_size().columns
+    row = Text()
+    for number, piece in cells:
+        taken = len(number) + cell_len(piece) + 2
+        if row and row.cell_len + 1 + taken > width:
+            screen.print(row)
+            row = Text()
+        if row:
+            row.append(" ")
+        row.append(number, "dim").append("‹").append(piece, "bold").append("›")
+    screen.print(row)

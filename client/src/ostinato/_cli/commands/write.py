@@ -1,0 +1,97 @@
+"""`ostinato write`: a text that a person and a model write in turns."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ostinato._cli import lines
+from ostinato._cli.connection import connect, model_option, server_options
+from ostinato._cli.given import from_argument, is_piped
+from ostinato._cli.sampling import given_fields, sampling_options
+from ostinato._cli.screen import say, write_text
+from ostinato._cli.session import Session
+from ostinato._cli.states import check_place
+from ostinato._cli.writing import MAIN, Writing
+
+if TYPE_CHECKING:
+    from ostinato import Client
+
+MAX_TOKENS = 200  # a turn; the server's own default is a line
+TAIL = 400  # characters of an older text that are shown again
+
+EPILOG = """\
+\b
+Examples:
+  ostinato write "Once upon a time" --temperature 0.7
+  ostinato write --file story.json
+  printf 'Once upon a time\\n\\n/text\\n' | ostinato write
+
+Enter lets the model go on; a line is added to the text first, \\n in it being a line's end. Ctrl-C stops what is being
+written and keeps it, Ctrl-D leaves. /help lists the commands. Piped in, each line is taken as if it was typed, standard
+output has what the model writes, and the first failure ends it."""
+
+
+@click.command(epilog=EPILOG, short_help="Write a text in turns with a model.")
+@click.argument("prompt", required=False)
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Take the text up from it if it is there, and write it after each turn; a branch NAME goes to FILE.NAME.",
+)
+@model_option
+@sampling_options
+@server_options
+def write(prompt: str | None, *, path: Path | None, model: str | None, **options: Any) -> None:
+    """Write a text in turns with a model. It begins with PROMPT.
+
+    Nothing is read twice: each turn goes on from where the last one ended.
+    """
+    fields = given_fields(options)
+    with connect() as client:
+        writing = _begin(client, prompt, path, model, fields)
+        writing.set("max_tokens", writing.conversation.options.get("max_tokens", MAX_TOKENS))
+        if is_piped():
+            session = Session(writing)
+            for line in lines.piped():
+                if not session.take(line):
+                    break
+            return
+        _converse(writing)
+
+
+def _begin(client: Client, prompt: str | None, path: Path | None, model: str | None, fields: dict[str, Any]) -> Writing:
+    if path is None or not path.exists():
+        if path is not None:
+            check_place(path)
+        return Writing(client, client.conversation(from_argument(prompt or "", "prompt"), model=model, **fields), path)
+    if prompt is not None:
+        raise click.UsageError(f"{path} has a text already: leave out PROMPT, or name another file")
+    writing = Writing.take_up(client, path)
+    if model is not None and model != writing.conversation.model:
+        writing.set("model", model)
+    for name, value in fields.items():
+        writing.set(name, value)
+    return writing
+
+
+def _converse(writing: Writing) -> None:
+    """Take lines from the keyboard; a failure is told, and the session goes on."""
+    text = writing.conversation.text
+    say(f"{writing.conversation.model}: Enter goes on, text is added, /help lists commands, Ctrl-D leaves", dim=True)
+    if text:
+        write_text(("…" if len(text) > TAIL else "") + text[-TAIL:] + "\n")
+    session = Session(writing, patient=True)
+    for line in lines.typed(lambda: "> " if writing.current == MAIN else f"{writing.current}> ", _hint):
+        if not session.take(line):
+            return
+    sys.stdout.write("\n")
+
+
+def _hint() -> None:
+    say("\n(Ctrl-D leaves)", dim=True)

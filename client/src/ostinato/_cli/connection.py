@@ -1,0 +1,123 @@
+"""Which server, with which key: options that may stand before a command's name or behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, TypeVar
+
+import click
+
+from ostinato import Client
+from ostinato._cli.failures import Failure, reason
+from ostinato._settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+CONNECT_S, READ_S = DEFAULT_TIMEOUT
+RETRIES = 2
+LONGEST_S = 1e6  # more, and a socket overflows
+
+ENVIRONMENT = """\
+\b
+Environment:
+  OSTINATO_BASE_URL  where the server is
+  OSTINATO_API_KEY   the key; there is no option for it, as others on this
+                     machine could read it there
+  OSTINATO_MODEL     what --model is otherwise
+  NO_COLOR           no colours"""
+
+
+def _seconds(given: str) -> float:
+    """Read a time that can be waited for."""
+    seconds = float(given)
+    if not 0 < seconds <= LONGEST_S:
+        raise click.BadParameter(f"{given} is not above 0 and at most {LONGEST_S:,.0f}")
+    return seconds
+
+
+def server_options(command: Decorated) -> Decorated:
+    """Add the options of the server; what a command's own say goes before what the program's say."""
+    for option in reversed(
+        (
+            _option("--base-url", metavar="URL", help=f"Server.  [default: OSTINATO_BASE_URL, or {DEFAULT_BASE_URL}]"),
+            _option(
+                "--api-key-file",
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="File with the API key.  [default: the key in OSTINATO_API_KEY]",
+            ),
+            _option(
+                "--timeout",
+                type=_seconds,
+                metavar="SECONDS",
+                help=f"Time to wait for the next byte.  [default: {READ_S:g}]",
+            ),
+            _option(
+                "--retries",
+                type=click.IntRange(min=0),
+                metavar="N",
+                help=f"How often to try again where that may help.  [default: {RETRIES}]",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+model_option = click.option(
+    "--model",
+    envvar="OSTINATO_MODEL",
+    metavar="NAME",
+    help="Model, such as demo, demo:2 or demo@canary.  [default: OSTINATO_MODEL, or the server's first]",
+)
+
+
+def connect() -> Client:
+    """Make the client that the options ask for.
+
+    Raises:
+        Failure: the file of the key cannot be read.
+        InvalidArgument: a value that no request could be sent with.
+    """
+    given = _given(click.get_current_context())
+    read_s = given.get("timeout", READ_S)
+    return Client(
+        given.get("base_url"),
+        api_key=_key(given["api_key_file"]) if "api_key_file" in given else None,
+        timeout=(min(CONNECT_S, read_s), read_s),
+        max_retries=given.get("retries", RETRIES),
+    )
+
+
+def reading(client: Client, model: str | None) -> tuple[str | None, bool]:
+    """Return the name of the model that is asked, and whether it reads backwards, in one request."""
+    models = client.models()
+    if model is None:
+        return (models[0].id, models[0].direction == "backward") if models else (None, False)
+    root = model.replace("@", ":").partition(":")[0]
+    return model, any(known.id == root and known.direction == "backward" for known in models)
+
+
+def _option(*names: str, **how: Any) -> Callable[[Decorated], Decorated]:
+    return click.option(*names, expose_value=False, callback=_keep, **how)
+
+
+def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+    if value is not None:
+        _given(context)[str(option.name)] = value
+
+
+def _given(context: click.Context) -> dict[str, Any]:
+    given: dict[str, Any] = context.find_root().ensure_object(dict)
+    return given
+
+
+def _key(path: Path) -> str:
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise Failure(f"cannot read {path}: {reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise Failure(f"{path} holds no API key: it is not text") from error
+    if not key:
+        raise Failure(f"{path} holds no API key: it is empty")
+    return key

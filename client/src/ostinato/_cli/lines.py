@@ -1,0 +1,53 @@
+"""The lines of a session: from a keyboard, with history, or piped in. It knows no commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Callable
+
+from ostinato._cli.failures import Failure
+from ostinato._cli.given import from_bytes
+
+
+def typed(prompt: Callable[[], str], interrupted: Callable[[], None]) -> Iterator[str]:
+    """Yield lines from the keyboard until Ctrl-D.
+
+    Args:
+        prompt: Returns what to show before a line.
+        interrupted: Called when Ctrl-C takes a line back.
+    """
+    with suppress(ImportError):
+        import readline  # noqa: F401, PLC0415 - input() has arrows and history once it is there
+    while True:
+        try:
+            yield input(prompt()) if sys.stdout.isatty() else _without_terminal(prompt())
+        except KeyboardInterrupt:
+            interrupted()
+        except EOFError:
+            return
+        except UnicodeDecodeError as error:
+            raise Failure("the terminal's line is not UTF-8: set the terminal to UTF-8") from error
+
+
+def piped() -> Iterator[str]:
+    """Yield the lines of standard input, without their ends.
+
+    Raises:
+        Failure: they are not UTF-8.
+    """
+    before = 0
+    for line in sys.stdin.buffer:
+        yield from_bytes(line, "standard input", before).removesuffix("\n").removesuffix("\r")
+        before += len(line)
+
+
+def _without_terminal(prompt: str) -> str:
+    """Read a line where standard output is a file: input() would write the prompt into it."""
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.removesuffix("\n")

@@ -1,0 +1,87 @@
+"""The program `ostinato`: its commands, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import click
+
+from ostinato import OstinatoError, __version__
+from ostinato._cli.commands.bench import bench
+from ostinato._cli.commands.completion import completion
+from ostinato._cli.commands.generate import generate
+from ostinato._cli.commands.inspect import inspect
+from ostinato._cli.commands.models import models
+from ostinato._cli.commands.score import score
+from ostinato._cli.commands.tokens import tokens
+from ostinato._cli.commands.write import write
+from ostinato._cli.connection import ENVIRONMENT, server_options
+from ostinato._cli.failures import BROKEN_PIPE, EXIT_CODES, INTERRUPTED, exit_code, line
+from ostinato._cli.screen import say
+
+EPILOG = f"""\
+\b
+Examples:
+  ostinato generate "Once upon a time" --max-tokens 200 --temperature 0.7
+  ostinato write --file story.json
+  cat page.txt | ostinato score
+
+{ENVIRONMENT}
+
+{EXIT_CODES}
+
+Tab completes commands and options after what `ostinato completion --help` says."""
+
+
+class Program(click.Group):
+    """Commands whose every failure is one line on standard error and an exit code."""
+
+    def main(self, *args: Any, **how: Any) -> NoReturn:
+        """Run a command and leave with its exit code."""
+        try:
+            code = super().main(*args, **{**how, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            code = error.exit_code
+        except click.ClickException as error:
+            say(line(error))
+            code = error.exit_code
+        except click.Abort:
+            code = INTERRUPTED
+        except OstinatoError as error:
+            say(line(error))
+            code = exit_code(error)
+        sys.exit(code or 0)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command of a context, and be quiet when nobody reads what it writes."""
+        try:
+            super().invoke(context)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _hush()
+            context.exit(BROKEN_PIPE)
+
+
+def _hush() -> None:
+    """Let the interpreter, when it ends, flush into nothing."""
+    with suppress(OSError, ValueError):  # a stand-in of a test has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.group(
+    cls=Program,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
+@click.version_option(__version__, prog_name="ostinato", message="%(prog)s %(version)s")
+@server_options
+def program() -> None:
+    """Ask a server of recurrent text generators. Its options may also stand behind a command."""
+
+
+for command in (generate, write, score, models, tokens, inspect, bench, completion):
+    program.add_command(command)

@@ -1,0 +1,64 @@
+"""The API's fields of a text in the making, as options. Their bounds are the server's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Callable, TypeVar
+
+import click
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+# Option, type, help.
+_FIELDS: tuple[tuple[str, type, str], ...] = (
+    ("--max-tokens", int, "The most tokens to write."),
+    ("--temperature", float, "0 always takes the likeliest token."),
+    ("--top-p", float, "Sample among the likeliest tokens that together have this probability."),
+    ("--top-k", int, "Sample among so many of the likeliest tokens."),
+    ("--min-p", float, "Drop tokens less likely than this times the likeliest."),
+    ("--seed", int, "The same seed brings the same text."),
+    ("--presence-penalty", float, "Lower tokens that have occurred."),
+    ("--frequency-penalty", float, "Lower tokens by how often they have occurred."),
+    ("--repetition-penalty", float, "Divide the score of tokens that have occurred."),
+)
+NAMES = (*(option[2:].replace("-", "_") for option, _, _ in _FIELDS), "stop", "ignore_eos")
+
+
+def sampling_options(command: Decorated) -> Decorated:
+    """Add an option for each field; what is not given is None, and the server's default applies."""
+    further = (
+        click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times."),
+        click.option("--ignore-eos", is_flag=True, default=None, help="Go on where the model would end the text."),
+        click.option(
+            "--field",
+            "fields",
+            multiple=True,
+            type=_field,
+            metavar="NAME=JSON",
+            help="Any other field of the API, such as logit_bias='{\"5\": -100}'.",
+        ),
+    )
+    named = [click.option(name, type=kind, metavar=_metavar(kind), help=told) for name, kind, told in _FIELDS]
+    for option in reversed((*named, *further)):
+        command = option(command)
+    return command
+
+
+def given_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that were given, by the API's names."""
+    options = {**options, "stop": list(options["stop"]) or None}
+    further = dict(options.pop("fields"))
+    return {**{name: value for name, value in options.items() if value is not None}, **further}
+
+
+def _field(given: str) -> tuple[str, Any]:
+    """Read a name and a JSON value, with `=` between them."""
+    name, _, written = given.partition("=")
+    try:
+        return name, json.loads(written)
+    except ValueError:
+        raise click.BadParameter(f"{given!r} is not NAME=JSON") from None
+
+
+def _metavar(kind: type) -> str:
+    return "N" if kind is int else "X"
