@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from ostinato import OstinatoError, __version__
+from ostinato._cli import WRONG_USAGE
 from ostinato._cli.commands.bench import bench
 from ostinato._cli.commands.completion import completion
 from ostinato._cli.commands.generate import generate
@@ -43,9 +44,6 @@ class Program(click.Group):
         """Run a command and leave with its exit code."""
         try:
             code = super().main(*args, **{**how, "standalone_mode": False})
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message(), err=True)
-            code = error.exit_code
         except click.ClickException as error:
             say(line(error))
             code = error.exit_code
@@ -55,6 +53,13 @@ class Program(click.Group):
             say(line(error))
             code = exit_code(error)
         sys.exit(code or 0)
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Parse, or show who names no command what there is."""
+        if not args:
+            click.echo(context.get_help(), err=True)
+            context.exit(WRONG_USAGE)
+        return super().parse_args(context, args)
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command of a context, and be quiet when nobody reads what it writes."""
@@ -74,6 +79,7 @@ def _hush() -> None:
 
 @click.group(
     cls=Program,
+    no_args_is_help=False,  # from click 8.2 on it is an error of its own
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )

@@ -171,17 +171,26 @@ SHOWN = 60  # characters
 @contextmanager
 def _stopped_by_ctrl_c(stream: Stream) -> Iterator[None]:
     """Let Ctrl-C end a stream, so that what has come is a turn, and not an error."""
+    closing: list[threading.Thread] = []
 
     def stop(*_: object) -> None:
         # In a thread: this one may hold a lock that closing needs.
-        threading.Thread(target=stream.close).start()
+        closing.append(threading.Thread(target=stream.close))
+        closing[-1].start()
 
     usual = signal.signal(signal.SIGINT, stop)
     try:
         yield
+    except ValueError:  # the stream is being closed just now
+        if not closing:
+            raise
     finally:
+        for thread in closing:
+            thread.join()
         signal.signal(signal.SIGINT, usual)
         stream.close()
+    if closing:
+        say("\nstopped", dim=True)
 
 
 def _unescaped(line: str) -> str:

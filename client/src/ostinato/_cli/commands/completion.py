@@ -26,9 +26,12 @@ Example:
 
 
 @click.command(epilog=EPILOG, short_help="Print the script that completes commands.")
-@click.argument("shell", type=click.Choice(sorted(PLACES)), required=False)
+@click.argument("shell", type=click.Choice(sorted(PLACES)), required=False, metavar="SHELL")
 def completion(shell: str | None) -> None:
-    """Print the script that lets SHELL (default: yours) complete commands and options; it says where it goes."""
+    """Print the script that lets SHELL complete commands and options; it says where it goes.
+
+    SHELL is bash, zsh or fish; without it, yours.
+    """
     shell = shell or PurePath(os.environ.get("SHELL", "")).name
     kind = get_completion_class(shell) if shell in PLACES else None
     if kind is None:

@@ -12,7 +12,7 @@ from ostinato._cli.screen import on_one_line, print_table, write_json
 if TYPE_CHECKING:
     from ostinato import Model
 
-HEADINGS = ("id", "versions", "cell", "layers × units", "unit", "vocabulary", "direction", "deterministic")
+HEADINGS = ("id", "versions", "cell", "size", "unit", "vocabulary", "direction", "deterministic")
 UNKNOWN = "-"
 
 EPILOG = """\
@@ -27,7 +27,7 @@ Example:
 )
 @server_options
 def models(*, as_json: bool) -> None:
-    """List the server's models: those that `--model` takes, also as id:version and id@label."""
+    """List the server's models: those that --model takes, also as id:version and id@label. Size: layers × units."""
     with connect() as client:
         known = client.models()
     if as_json:

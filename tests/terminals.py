@@ -1,0 +1,82 @@
+"""A terminal for tests: a program runs in it, sees its width, and gets its Ctrl-C. What it shows can be waited for."""
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CTRL_C, CTRL_D = b"\x03", b"\x04"
+PATIENCE_S = 20.0  # for what should happen at once; a test that needs it all has failed
+
+# The shell is its session's first process, so that the first terminal it opens is the session's.
+_OPEN = 'exec "$@" <"$TERMINAL" >"$TERMINAL" 2>&1'
+
+
+class Terminal:
+    """`ostinato` in a terminal of its own."""
+
+    def __init__(self, *arguments, columns=80, **variables):
+        """Start it.
+
+        Args:
+            arguments: Of the program.
+            columns: The terminal's width.
+            variables: Of its environment.
+        """
+        self._mine, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.process = subprocess.Popen(
+            ["sh", "-c", _OPEN, "sh", sys.executable, "-m", "ostinato", *arguments],
+            env=environment(TERMINAL=os.ttyname(theirs), TERM="xterm-256color", **variables),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._theirs = theirs  # held open, so that reading does not fail before the program has opened it
+        self.shown, self._seen = b"", 0
+
+    def type(self, keys):
+        """Press keys: bytes, of which a line's end is Enter."""
+        os.write(self._mine, keys)
+
+    def wait_for(self, wanted, timeout=PATIENCE_S):
+        """Wait until this, in bytes, is shown behind what was waited for before."""
+        deadline = time.monotonic() + timeout
+        while (found := self.shown.find(wanted, self._seen)) < 0:
+            assert time.monotonic() < deadline, f"{wanted!r} is not in {self.shown[self._seen :]!r}"
+            self._read(0.1)
+        self._seen = found + len(wanted)
+
+    def end(self, timeout=PATIENCE_S):
+        """Wait for the program's end; return its exit code and all that it has shown, as a text."""
+        deadline = time.monotonic() + timeout
+        while self.process.poll() is None:
+            if time.monotonic() > deadline:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"does not end; it has shown {self.shown!r}")
+            self._read(0.05)
+        while self._read(0.0):
+            pass
+        os.close(self._mine)
+        os.close(self._theirs)
+        return self.process.returncode, self.shown.decode().replace("\r\n", "\n")
+
+    def _read(self, timeout):
+        ready, _, _ = select.select([self._mine], [], [], timeout)
+        if ready:
+            self.shown += os.read(self._mine, 65536)
+        return bool(ready)
+
+
+def environment(**variables):
+    """Return an environment in which `python -m ostinato` is the one of this checkout."""
+    ours = ("OSTINATO_", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM")
+    usual = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**usual, "PYTHONPATH": str(ROOT / "client" / "src"), "PYTHONWARNINGS": "error", **variables}

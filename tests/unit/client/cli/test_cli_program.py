@@ -1,0 +1,216 @@
+"""The program as a whole: help, options of the server, and how each kind of failure is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from ostinato import __version__
+from ostinato._cli.program import program
+from tests.terminals import environment
+from tests.unit.client.scripted_answers import (
+    WHOLE,
+    answer_bytes,
+    chunk,
+    hang_up,
+    models,
+    refusal,
+    silence,
+    stream,
+)
+
+GENERATE = ("generate", "Once", "--model", "tiny")
+HTML = answer_bytes(b"<html><body>\x1b]0;mine\x07 It works!</body></html>", "text/html")
+
+
+@pytest.mark.parametrize("name", sorted(program.commands))
+def test_every_command_explains_itself(ostinato, name):
+    """`-h` shows an example, every option has its words, and those of the server stand there too."""
+    shown = ostinato(name, "-h")
+    assert shown.exit_code == 0
+    assert f"ostinato {name}" in shown.stdout
+    assert "Example" in shown.stdout
+    options = [option for option in program.commands[name].params if isinstance(option, click.Option)]
+    assert all(option.help for option in options)
+    assert name == "completion" or {"base_url", "api_key_file", "timeout", "retries"} <= {o.name for o in options}
+
+
+def test_help_tells_exit_codes_environment_and_completion(ostinato):
+    """What a script needs to know is one command away."""
+    shown = ostinato("--help").stdout
+    for word in ("Exit codes:", "130", "OSTINATO_BASE_URL", "OSTINATO_API_KEY", "NO_COLOR", "ostinato completion"):
+        assert word in shown
+
+
+def test_no_command_is_wrong_usage_and_shows_what_there_is(ostinato):
+    """Standard output stays empty."""
+    shown = ostinato()
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert "Commands:" in shown.stderr
+
+
+def test_the_version_is_the_packages(ostinato):
+    """`--version` tells it."""
+    assert ostinato("--version").stdout == f"ostinato {__version__}\n"
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_options_of_the_server_stand_before_the_command_or_behind_it(ostinato, server, tmp_path, behind):
+    """Either way they count, and more than the environment."""
+    key = tmp_path / "key"
+    key.write_text("secret\n")
+    given = ("--base-url", f"{server.url}/texts/v1", "--api-key-file", str(key))
+    server.script = [models("tiny")]
+    shown = ostinato("models", *given) if behind else ostinato(*given, "models")
+    assert shown.exit_code == 0, shown.stderr
+    assert server.requests[0].path == "/texts/v1/models"
+    assert server.requests[0].headers["Authorization"] == "Bearer secret"
+
+
+def test_what_stands_behind_the_command_goes_first(ostinato, server):
+    """The nearer option overrules the other one."""
+    server.script = [models("tiny")]
+    shown = ostinato("--base-url", "http://127.0.0.1:1", "models", "--base-url", server.url)
+    assert shown.exit_code == 0, shown.stderr
+
+
+def test_no_option_takes_a_key(ostinato):
+    """Whoever lists this machine's processes would see it."""
+    assert ostinato("--api-key", "secret", "models").exit_code == 2
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff"], ids=["missing", "empty", "blank", "binary"])
+def test_a_file_without_a_key_is_named(ostinato, server, tmp_path, content):
+    """Nothing is sent."""
+    path = tmp_path / "key"
+    if content is not None:
+        path.write_bytes(content)
+    shown = ostinato("models", "--api-key-file", str(path))
+    assert (shown.exit_code, server.requests) == (2, [])
+    assert str(path) in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (refusal(401, "who are you?", type="authentication_error"), 1, "set OSTINATO_API_KEY, or pass --api-key-file"),
+        (refusal(404, "no 'tiny'", code="model_not_found"), 1, "`ostinato models` lists"),
+        (refusal(404, "no such address"), 1, "check --base-url"),
+        (refusal(400, "temperature must be at most 2", headers={"x-request-id": "req-7"}), 1, "request req-7"),
+        (refusal(413, "the body has 9,000,000 bytes"), 1, "fewer or shorter prompts"),
+        (refusal(500, "boom"), 1, "HTTP 500"),
+        (HTML, 3, "--base-url"),
+        (hang_up, 3, "check --base-url"),
+        (stream([chunk(" upon")], then=hang_up), 3, "without --no-resume"),
+    ],
+    ids=["key", "model", "address", "field", "size", "failed", "html", "lost", "cut"],
+)
+def test_each_failure_is_one_line_and_an_exit_code(ostinato, server, answer, code, words):
+    """The line says what to do in words of the command line, and nothing of it can run in a terminal."""
+    server.script = [answer]
+    shown = ostinato(*GENERATE, "--retries", "0", "--no-resume")
+    assert shown.exit_code == code
+    assert shown.stderr.startswith("error: ")
+    assert shown.stderr.count("\n") == 1
+    assert words in shown.stderr
+    assert "\x1b" not in shown.stderr
+    assert "client." not in shown.stderr
+
+
+def test_a_server_that_is_gone_is_told(ostinato):
+    """There is no server on this port."""
+    shown = ostinato(*GENERATE, "--base-url", "http://127.0.0.1:1", "--retries", "0")
+    assert (shown.exit_code, shown.stdout) == (3, "")
+    assert "Connection refused" in shown.stderr
+
+
+def test_a_server_that_says_nothing_is_waited_for_so_long(ostinato, server):
+    """`--timeout` is what the message says to raise."""
+    server.script = [silence]
+    shown = ostinato(*GENERATE, "--timeout", "0.2")
+    assert shown.exit_code == 3
+    assert "0.2 s" in shown.stderr
+    assert "--timeout" in shown.stderr
+
+
+def test_what_came_before_a_break_stays(ostinato, server):
+    """The text so far is on standard output, the error on the other."""
+    server.script = [stream([chunk(" upon")], then=hang_up)]
+    assert ostinato(*GENERATE, "--no-resume").stdout == " upon"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--nope",),
+        ("nope",),
+        ("generate", "a", "b"),
+        ("generate", "a", "--temperature", "x"),
+        ("generate", "a", "--timeout", "0"),
+        ("generate", "a", "--timeout", "nan"),
+        ("generate", "a", "--field", "x"),
+        ("generate", "a", "--logprobs", "2"),
+        ("generate", "a", "-n", "0"),
+        ("generate", "a", "-n", "2", "--stream"),
+        ("generate", "a", "-n", "2", "--save-state", "x"),
+        ("generate", "a", "--suffix", "b"),
+        ("generate", "a", "--save-state", "/nope/x"),
+        ("generate", "a", "--state", "nope"),
+        ("score", "a", "--file", "b"),
+        ("score", "--file", "/nope/x"),
+        ("tokens", "a", "b"),
+        ("tokens", "--decode", "a"),
+        ("inspect", "a", "--top", "6"),
+        ("bench", "--concurrency", "1,0"),
+        ("write", "--file", "/nope/x"),
+        ("completion", "nope"),
+        ("models", "--base-url", "127.0.0.1"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_one_line_and_sends_nothing(ostinato, server, arguments):
+    """Exit code 2."""
+    shown = ostinato(*arguments)
+    assert (shown.exit_code, shown.stdout, server.requests) == (2, "", [])
+    assert shown.stderr.startswith("error: ")
+    assert shown.stderr.count("\n") == 1
+
+
+def test_ctrl_c_is_130_and_frees_the_server(terminal, server):
+    """No trace, and the stream is closed."""
+    server.script = [stream([chunk(" upon")], then=lambda handler: handler.wait_until_client_leaves())]
+    running = terminal(*GENERATE)
+    running.wait_for(b" upon")
+    running.type(b"\x03")
+    code, shown = running.end()
+    assert code == 130
+    assert "Traceback" not in shown
+    assert server.left.wait(5)
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_the_extra_the_program_says_what_to_install(tmp_path, missing):
+    """One line, exit code 2."""
+    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError(name={missing!r})\n")
+    paths = f"{tmp_path}:{environment()['PYTHONPATH']}"
+    run = subprocess.run(
+        [sys.executable, "-m", "ostinato", "models"],
+        env=environment(PYTHONPATH=paths),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(tmp_path),
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.count("\n") == 1
+    assert "pip install 'ostinato-client[cli]'" in run.stderr
+
+
+def test_all_is_well_with_a_whole_answer(ostinato, server):
+    """The counterpart to all that fails."""
+    server.script = [stream(WHOLE)]
+    assert ostinato(*GENERATE).exit_code == 0
