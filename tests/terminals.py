@@ -16,25 +16,28 @@ CTRL_C, CTRL_D = b"\x03", b"\x04"
 PATIENCE_S = 20.0  # for what should happen at once; a test that needs it all has failed
 
 # The shell is its session's first process, so that the first terminal it opens is the session's.
-_OPEN = 'exec "$@" <"$TERMINAL" >"$TERMINAL" 2>&1'
+_OPEN = 'exec "$@" <"$TERMINAL" 2>"$TERMINAL" >"$OUTPUT"'
 
 
 class Terminal:
     """`ostinato` in a terminal of its own."""
 
-    def __init__(self, *arguments, columns=80, **variables):
+    def __init__(self, *arguments, columns=80, output=None, **variables):
         """Start it.
 
         Args:
             arguments: Of the program.
             columns: The terminal's width.
+            output: File for standard output; None: the terminal.
             variables: Of its environment.
         """
         self._mine, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        name = os.ttyname(theirs)
+        usual = {"TERMINAL": name, "OUTPUT": str(output or name), "TERM": "xterm-256color"}
         self.process = subprocess.Popen(
             ["sh", "-c", _OPEN, "sh", sys.executable, "-m", "ostinato", *arguments],
-            env=environment(TERMINAL=os.ttyname(theirs), TERM="xterm-256color", **variables),
+            env=environment(**{**usual, **variables}),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

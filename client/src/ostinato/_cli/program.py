@@ -56,7 +56,7 @@ class Program(click.Group):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Parse, or show who names no command what there is."""
-        if not args:
+        if not args and not context.resilient_parsing:  # as a shell that asks what there is
             click.echo(context.get_help(), err=True)
             context.exit(WRONG_USAGE)
         return super().parse_args(context, args)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +89,7 @@ def _converse(writing: Writing) -> None:
     for line in lines.typed(lambda: "> " if writing.current == MAIN else f"{writing.current}> ", _hint):
         if not session.take(line):
             return
-    sys.stdout.write("\n")
+    say("")  # Ctrl-D leaves the cursor behind the prompt
 
 
 def _hint() -> None:

@@ -1,0 +1,240 @@
+"""`ostinato generate`: what is asked, and what is written where."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from tests.unit.client.scripted_answers import (
+    COMPLETION,
+    DONE,
+    WHOLE,
+    answer_json,
+    chunk,
+    hang_up,
+    linger,
+    models,
+    stream,
+    usage_chunk,
+)
+from tests.unit.client.scripted_server import PATIENCE_S
+
+STATE = "ost1.aa.bb"
+GENERATE = ("generate", "Once", "--model", "tiny")
+WITH_STATE = [chunk(" upon"), chunk(" a time", "length", state=STATE), usage_chunk(), DONE]
+
+
+def asked(server):
+    """Return the fields of the last request that the command itself chose."""
+    ours = {"model", "stream", "stream_options"}
+    return {name: value for name, value in server.bodies[-1].items() if name not in ours}
+
+
+def test_the_text_is_all_that_is_on_standard_output(ostinato, server):
+    """No line end, no prompt; and nothing is said where nobody looks."""
+    server.script = [stream(WHOLE)]
+    shown = ostinato(*GENERATE)
+    assert (shown.exit_code, shown.stdout, shown.stderr) == (0, " upon a time", "")
+    assert server.bodies == [
+        {"model": "tiny", "prompt": "Once", "stream": True, "stream_options": {"include_usage": True}}
+    ]
+
+
+def test_options_are_the_apis_fields(ostinato, server):
+    """Each under its name, and what is not given is not sent."""
+    server.script = [stream(WHOLE)]
+    given = "--max-tokens 9 --temperature 0.5 --top-p 0.9 --top-k 5 --min-p 0.1 --seed 7 --presence-penalty 1 "
+    given += "--frequency-penalty 2 --repetition-penalty 3 --ignore-eos --echo --no-resume --stop x --stop y"
+    shown = ostinato(*GENERATE, *given.split(), "--field", 'logit_bias={"5": -100}')
+    assert shown.exit_code == 0, shown.stderr
+    assert asked(server) == {
+        "prompt": "Once",
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 5,
+        "min_p": 0.1,
+        "seed": 7,
+        "presence_penalty": 1.0,
+        "frequency_penalty": 2.0,
+        "repetition_penalty": 3.0,
+        "ignore_eos": True,
+        "echo": True,
+        "stop": ["x", "y"],
+        "logit_bias": {"5": -100},
+    }
+
+
+def test_the_model_may_stand_in_the_environment(ostinato, server, monkeypatch):
+    """Without either it is the server's first."""
+    monkeypatch.setenv("OSTINATO_MODEL", "theirs")
+    server.script = [stream(WHOLE), stream(WHOLE), models("first"), stream(WHOLE)]
+    ostinato("generate", "Once")
+    ostinato("generate", "Once", "--model", "mine")
+    monkeypatch.delenv("OSTINATO_MODEL")
+    ostinato("generate", "Once")
+    assert [body["model"] for body in server.bodies if body] == ["theirs", "mine", "first"]
+
+
+@pytest.mark.parametrize("argument", [(), ("-",)], ids=["none", "dash"])
+def test_a_prompt_is_read_from_standard_input_as_it_is(ostinato, server, argument):
+    """Nothing is stripped: the bytes are the text."""
+    server.script = [stream(WHOLE)]
+    shown = ostinato("generate", *argument, "--model", "tiny", given="Größe \n\n 大\r\n".encode())
+    assert shown.exit_code == 0, shown.stderr
+    assert asked(server)["prompt"] == "Größe \n\n 大\r\n"
+
+
+def test_an_empty_standard_input_is_no_prompt_but_an_empty_argument_is(ostinato, server):
+    """Only one of them can be meant."""
+    server.script = [stream(WHOLE)]
+    shown = ostinato("generate", "--model", "tiny")
+    assert (shown.exit_code, server.requests) == (2, [])
+    assert "standard input is empty" in shown.stderr
+    assert ostinato("generate", "", "--model", "tiny").exit_code == 0
+    assert asked(server)["prompt"] == ""
+
+
+def test_what_is_not_utf8_is_told_with_its_place(ostinato, server):
+    """The first wrong byte and its offset."""
+    shown = ostinato("generate", given="Grö".encode() + b"\xdfe and \xff")
+    assert (shown.exit_code, server.requests) == (2, [])
+    assert "byte 0xdf at offset 4" in shown.stderr
+
+
+def test_an_argument_that_is_not_utf8_is_told(process, server):
+    """The shell passes any bytes."""
+    running = process("generate", b"ab\xff")
+    _, error = running.communicate(timeout=PATIENCE_S)
+    assert (running.returncode, server.requests) == (2, [])
+    assert b"not UTF-8 at character 2" in error
+
+
+def test_json_is_the_whole_answer_on_one_line(ostinato, server):
+    """As the server gave it, without streaming."""
+    server.script = [answer_json(COMPLETION)]
+    shown = ostinato(*GENERATE, "--json", "--logprobs", "2")
+    assert shown.stdout.count("\n") == 1
+    assert json.loads(shown.stdout) == COMPLETION
+    assert "stream" not in server.bodies[0]
+    assert server.bodies[0]["logprobs"] == 2
+
+
+def test_json_of_a_stream_is_a_line_for_each_piece_and_one_for_the_whole(ostinato, server):
+    """Several texts, too: each piece says which one it is of."""
+    events = [chunk("a"), chunk("b", index=1), chunk("", "stop"), chunk("c", "length", index=1), usage_chunk(), DONE]
+    server.script = [stream(events)]
+    lines = [json.loads(line) for line in ostinato(*GENERATE, "-n", "2", "--json", "--stream").stdout.splitlines()]
+    assert lines[:4] == [
+        {"index": 0, "text": "a", "finish_reason": None},
+        {"index": 1, "text": "b", "finish_reason": None},
+        {"index": 0, "text": "", "finish_reason": "stop"},
+        {"index": 1, "text": "c", "finish_reason": "length"},
+    ]
+    assert [choice["text"] for choice in lines[4]["choices"]] == ["a", "bc"]
+    assert lines[4]["usage"]["completion_tokens"] == 3
+
+
+def test_several_texts_stand_one_after_another(ostinato, server):
+    """Under lines that say which one begins."""
+    choices = [{**COMPLETION["choices"][0], "index": index, "text": text} for index, text in enumerate("ab")]
+    server.script = [answer_json({**COMPLETION, "choices": choices})]
+    assert ostinato(*GENERATE, "-n", "2").stdout == "==> 1 of 2 <==\na\n==> 2 of 2 <==\nb\n"
+
+
+def test_an_ending_goes_into_suffix(ostinato, server):
+    """And may be piped in; a prompt is not sent."""
+    server.script = [stream(WHOLE), stream(WHOLE)]
+    ostinato("generate", "--suffix", "the end.", "--model", "tiny")
+    assert asked(server) == {"prompt": "", "suffix": "the end."}
+    ostinato("generate", "--suffix", "-", "--model", "tiny", given="it ends")
+    assert asked(server)["suffix"] == "it ends"
+
+
+def test_a_state_is_saved_and_gone_on_with(ostinato, server, tmp_path):
+    """From the file, or as it is; the model is the state's, and no prompt is needed."""
+    server.script = [stream(WITH_STATE), stream(WHOLE), stream(WHOLE)]
+    path = tmp_path / "story.state"
+    assert ostinato(*GENERATE, "--save-state", str(path)).stdout == " upon a time"
+    assert path.read_text() == STATE + "\n"
+    assert server.bodies[0]["return_state"] is True
+    for state in (str(path), STATE):
+        assert ostinato("generate", "--state", state).exit_code == 0
+        assert {name: server.bodies[-1].get(name) for name in ("state", "prompt", "model")} == {
+            "state": STATE,
+            "prompt": "",
+            "model": None,
+        }
+    assert [entry.name for entry in tmp_path.iterdir()] == ["story.state"]
+
+
+def test_a_state_of_a_whole_answer_is_saved_too(ostinato, server, tmp_path):
+    """With --json as without."""
+    server.script = [answer_json({**COMPLETION, "choices": [{**COMPLETION["choices"][0], "state": STATE}]})]
+    ostinato(*GENERATE, "--json", "--save-state", str(tmp_path / "state"))
+    assert (tmp_path / "state").read_text() == STATE + "\n"
+
+
+def test_an_error_that_brings_a_state_leaves_it_in_the_file(ostinato, server, tmp_path):
+    """A deadline loses nothing."""
+    late = {"error": {"message": "too late", "code": "deadline_exceeded"}, **chunk(" upon", state=STATE)}
+    server.script = [stream([late])]
+    shown = ostinato(*GENERATE, "--save-state", str(tmp_path / "state"), "--no-resume")
+    assert (shown.exit_code, shown.stdout) == (1, " upon")
+    assert (tmp_path / "state").read_text() == STATE + "\n"
+
+
+@pytest.mark.parametrize("content", ["", "no state", "\x00\xff"])
+def test_a_file_without_a_state_is_refused_before_anything_is_sent(ostinato, server, tmp_path, content):
+    """The message names it."""
+    path = tmp_path / "state"
+    path.write_text(content)
+    shown = ostinato("generate", "--state", str(path))
+    assert (shown.exit_code, server.requests) == (2, [])
+    assert str(path) in shown.stderr
+
+
+def test_a_text_goes_on_after_a_break_unless_that_is_not_wanted(ostinato, server):
+    """By the same seed from its beginning, as it had no state yet."""
+    cut = stream([chunk(" upon")], then=hang_up)
+    server.script = [cut, stream(WHOLE), cut]
+    assert ostinato(*GENERATE).stdout == " upon a time"
+    assert server.bodies[1]["seed"] == 7
+    assert ostinato(*GENERATE, "--no-resume").exit_code == 3
+
+
+def test_a_reader_that_leaves_ends_it_quietly_and_frees_the_server(process, server):
+    """As `| head` does: the stream is closed, the exit code is that of a broken pipe."""
+
+    def go_on(handler):
+        while not server.left.is_set():
+            try:
+                handler.write_chunk(b'data: {"choices": [{"index": 0, "text": "more"}]}\n\n')
+                handler.wfile.flush()
+            except OSError:
+                server.left.set()
+
+    server.script = [stream([chunk("first")], then=go_on)]
+    running = process(*GENERATE)
+    assert running.stdout.read(5) == b"first"
+    running.stdout.close()
+    assert running.wait(PATIENCE_S) == 141
+    assert running.stderr.read() == b""
+    assert server.left.wait(PATIENCE_S)
+
+
+def test_pieces_are_written_as_they_come(process, server):
+    """The first one can be read while the second is still to be written."""
+    server.script = [stream([chunk("first")], then=linger)]
+    running = process(*GENERATE)
+    assert running.stdout.read(5) == b"first"
+
+
+def test_control_characters_pass_through_a_pipe(process, server):
+    """What reads a pipe gets the bytes that the model wrote."""
+    server.script = [stream([chunk("\x1b[31m\r\n\x9b"), DONE])]
+    running = process(*GENERATE, stdin=subprocess.DEVNULL)
+    output, _ = running.communicate(timeout=PATIENCE_S)
+    assert output == "\x1b[31m\r\n\x9b".encode()

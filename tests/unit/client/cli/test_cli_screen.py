@@ -1,0 +1,115 @@
+"""What is shown: in terminals of any width, with colours and without, and never what could run there."""
+
+from __future__ import annotations
+
+import pytest
+
+from ostinato._cli.screen import on_one_line, visible
+from tests.unit.client.scripted_answers import DONE, WHOLE, answer_json, chunk, models, stream
+
+GENERATE = ("generate", "Once", "--model", "tiny")
+SHOWN = {
+    "choices": [
+        {
+            "index": 0,
+            "text": "ab\n\x1b]0;mine\x07",
+            "finish_reason": "length",
+            "logprobs": {
+                "tokens": ["a", "b", "\n", "\x1b]0;mine\x07"],
+                "token_logprobs": [None, -0.1, -3.0, -9.0],
+                "top_logprobs": [None, {"b": -0.1}, {"c": -0.5, "\n": -3.0}, {"d": -0.5}],
+                "text_offset": [0, 1, 2, 3],
+            },
+        }
+    ]
+}
+
+
+@pytest.mark.parametrize("text", ["Größe", "大きさ", "שלום", "👩‍👩‍👧", "a\tb\nc", "e\u0301"])
+def test_what_is_harmless_stays(text):
+    """Letters of any script, marks, joiners, tabs and line ends."""
+    assert visible(text) == text
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\x07", "\x08", "\r", "\x00", "\x7f", "\x9b", "\u202e", "\u2066"])
+def test_what_could_run_is_written_out(character):
+    """As JSON would write it, so that JSON stays JSON."""
+    assert visible(f"a{character}b") == f"a\\u{ord(character):04x}b"
+
+
+def test_a_cell_has_one_line():
+    """Line ends and tabs are written out as one knows them."""
+    assert on_one_line("a\nb\tc\r") == "a\\nb\\tc\\r"
+
+
+def test_a_generated_title_does_not_reach_the_terminal(terminal, server):
+    """Nor does a colour, in whatever pieces it comes."""
+    server.script = [stream([chunk("a\x1b"), chunk("]0;mine\x07"), chunk("\x9b31m", "length"), DONE])]
+    code, shown = terminal(*GENERATE, "-q").end()
+    assert (code, shown) == (0, "a\\u001b]0;mine\\u0007\\u009b31m\n")
+
+
+@pytest.mark.parametrize("arguments", [("--json",), ("--json", "--stream")])
+def test_json_stays_json_in_a_terminal(terminal, server, arguments):
+    """What JSON leaves as it is, and a terminal would run, is written out."""
+    whole = {"choices": [{"index": 0, "text": "\x9b31m\x7f", "finish_reason": None}]}
+    server.script = [answer_json(whole) if len(arguments) == 1 else stream([chunk("\x9b31m\x7f"), DONE])]
+    _, shown = terminal(*GENERATE, *arguments, columns=1000).end()
+    assert r'"text": "\u009b31m\u007f"' in shown
+
+
+def test_a_terminal_gets_a_dim_last_line(terminal, server):
+    """Tokens, speed, seed and why it ended; without colours it is not dim; -q leaves it out."""
+    server.script = [stream(WHOLE)] * 3
+    _, shown = terminal(*GENERATE).end()
+    text, line = shown.splitlines()
+    assert text == " upon a time"
+    assert line.startswith("\x1b[2m3 tokens · ")
+    assert "tokens/s · seed 7 · length" in line
+    _, plain = terminal(*GENERATE, NO_COLOR="1", TERM="dumb").end()
+    assert "seed 7" in plain
+    assert "\x1b" not in plain
+    assert terminal(*GENERATE, "-q").end()[1] == " upon a time\n"
+
+
+@pytest.mark.parametrize("columns", [100, 20])
+def test_a_table_that_does_not_fit_becomes_lines(terminal, server, columns):
+    """Nothing is cut at any width."""
+    entry = {"id": "a-model-of-mine", "cell": "lstm", "layers": 1, "units": 512, "vocab_size": 1234}
+    server.script = [answer_json({"data": [entry]})]
+    code, shown = terminal("models", columns=columns).end()
+    assert code == 0
+    assert ("id: a-model-of-mine" in shown) == (columns == 20)
+    for fact in ("a-model-of-mine", "lstm", "1 × 512", "1,234"):
+        assert fact in shown
+
+
+def test_a_text_is_shaded_where_there_are_colours(terminal, server):
+    """With a legend, and the tokens that surprise most with what had been more probable."""
+    server.script = [models("tiny"), answer_json(SHOWN)]
+    _, shown = terminal("inspect", "ab").end()
+    assert "\x1b[30;48;5;229m⏎" in shown
+    assert "< 0.1%" in shown
+    assert "\x1b]0;" not in shown
+    surprises = shown.partition("instead")[2].splitlines()[1:]
+    assert [line.split("›")[0].rpartition("‹")[2] for line in surprises] == ["\\u001b]0;mine\\u0007", "\\n", "b"]
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=lambda wish: next(iter(wish)))
+def test_without_colours_the_tokens_are_a_table(terminal, server, variables):
+    """Each token with its probability and what had been more probable."""
+    server.script = [models("tiny"), answer_json(SHOWN)]
+    _, shown = terminal("inspect", "ab", **variables).end()
+    assert "48;5" not in shown
+    assert "5.0%  ‹c› 60.7%" in shown
+    assert "‹\\u001b]0;mine\\u0007›" in shown
+
+
+@pytest.mark.parametrize("columns", [80, 20])
+def test_tokens_flow_in_a_terminal(terminal, server, columns):
+    """Each one is bounded, none is cut in two, and wide characters count twice."""
+    texts = ["ab", " ", "\n", "大き", "👍"]
+    server.script = [answer_json({"tokens": [5, 6, 7, 8, 9], "token_strs": texts})]
+    _, shown = terminal("tokens", "x", "--model", "tiny", columns=columns, NO_COLOR="1", TERM="dumb").end()
+    assert " ".join(shown.split("\n")).strip() == "5‹ab› 6‹ › 7‹\\n› 8‹大き› 9‹👍›"
+    assert len(shown.splitlines()) == (1 if columns == 80 else 2)

@@ -1,0 +1,313 @@
+"""`ostinato write`: what each line of a session does to the text, and what is left when it ends."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+
+import ostinato
+from tests.terminals import CTRL_C, CTRL_D
+from tests.unit.client.scripted_answers import DONE, chunk, linger, refusal, stream, usage_chunk
+
+TINY = ("--model", "tiny")
+
+
+def turn(text, state="ost1.a.b"):
+    """Answer a turn that ends with a state."""
+    return stream([chunk(text), chunk("", "length", state=state), usage_chunk(), DONE])
+
+
+def expired():
+    """Refuse a state."""
+    return refusal(400, "state is older than 7 days", code="state_expired")
+
+
+@pytest.fixture
+def write(ostinato):
+    """Run a session of these lines, piped in; the first arguments are the command's."""
+
+    def run(*lines, given=()):
+        return ostinato("write", *given, *TINY, given="".join(line + "\n" for line in lines))
+
+    return run
+
+
+def read(server):
+    """Return what each request had the model read: its prompt, and whether it went on from a state."""
+    return [(body["prompt"], "state" in body) for body in server.bodies]
+
+
+def test_enter_goes_on_and_a_text_is_added_first(write, server):
+    """From the state of the turn before; standard output has what the model writes and nothing else."""
+    server.script = [turn(" upon"), turn(" a time"), turn(" there")]
+    shown = write("", ",\\nlong ago \\\\n", "//was", given=("Once",))
+    assert (shown.exit_code, shown.stdout, shown.stderr) == (0, " upon a time there", "")
+    assert read(server) == [("Once", False), (",\nlong ago \\n", True), ("/was", True)]
+
+
+def test_a_turn_has_more_tokens_than_the_servers_default(write, server):
+    """Unless that is said otherwise."""
+    server.script = [turn("a"), turn("b")]
+    write("", "/set max-tokens 7", "")
+    assert [body["max_tokens"] for body in server.bodies] == [200, 7]
+
+
+def test_options_of_the_command_are_those_of_every_turn(write, server):
+    """As `generate` names them."""
+    server.script = [turn("a"), turn("b")]
+    write("", "", given=("--temperature", "0.5", "--stop", "x"))
+    assert [(body["temperature"], body["stop"]) for body in server.bodies] == [(0.5, ["x"])] * 2
+
+
+def test_what_was_taken_back_can_be_put_back(write, server):
+    """Turn by turn, until another one is written."""
+    server.script = [turn("1"), turn("2"), turn("3", "ost1.c.d"), turn("4")]
+    shown = write("", "", "/undo", "/undo", "/redo", "/redo", "/text", "/undo", "", "/text", "/redo")
+    assert shown.stdout == "12" + "12" + "3" + "13"
+    assert shown.exit_code == 2
+    assert "no turn to put back" in shown.stderr
+    assert ostinato_state(server, 2) == "ost1.a.b"
+
+
+def ostinato_state(server, number):
+    """Return the state that a request went on from."""
+    return server.bodies[number]["state"]
+
+
+def test_retry_writes_the_last_turn_again_by_another_seed(write, server):
+    """From where that turn had begun, with its prompt."""
+    server.script = [turn("1", "ost1.first.x"), turn("2"), turn("3")]
+    assert write("", "and", "/retry", "/text").stdout == "1" + "2" + "3" + "1and3"
+    assert read(server)[2] == ("and", True)
+    assert ostinato_state(server, 2) == "ost1.first.x"
+    assert "seed" not in server.bodies[1]
+    assert server.bodies[2]["seed"] > 0
+
+
+def test_a_retry_that_fails_leaves_the_turn(write, server, tmp_path):
+    """The file has it."""
+    server.script = [turn("1"), refusal(400, "no")]
+    path = tmp_path / "s.json"
+    assert write("", "/retry", given=("--file", str(path))).exit_code == 1
+    assert [kept["text"] for kept in json.loads(path.read_text())["turns"]] == ["1"]
+
+
+def test_branches_are_independent(write, server):
+    """Each goes on from where it stands; names are made up or chosen, and told."""
+    server.script = [turn("1", "ost1.one.x"), turn("2"), turn("3"), turn("4")]
+    shown = write("", "/branch", "", "/switch main", "/branch other", "", "/branches", "/switch branch-2", "", "/text")
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.startswith("123  main: 1 turns, 1 characters\n  branch-2: 2 turns, 2 characters\n* other: 2 ")
+    assert shown.stdout.endswith("4" + "124")
+    assert [ostinato_state(server, number) for number in (1, 2)] == ["ost1.one.x"] * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("/nope", "/help lists them"),
+        ("/undo", "no turn to take back"),
+        ("/redo", "no turn to put back"),
+        ("/retry", "no turn to write again"),
+        ("/switch nope", "no branch 'nope'"),
+        ("/branch main", "already"),
+        ("/branch a/b", "no name of a branch"),
+        ("/set tempirature 1", "no option 'tempirature'"),
+        ("/set temperature warm", "pass a number"),
+        ("/set model", "name the model"),
+        ("/save", "name a file"),
+        ("/save /nope/x", "cannot write /nope/x"),
+        ("/load /nope/x", "cannot read /nope/x"),
+    ],
+)
+def test_a_line_that_can_not_be_done_ends_a_script(write, server, line, words):
+    """In one line; what stands behind it is not done."""
+    shown = write(line, "more")
+    assert (shown.exit_code, shown.stdout, server.requests) == (2, "", [])
+    assert shown.stderr.startswith("error: ")
+    assert words in shown.stderr
+    assert shown.stderr.count("\n") == 1
+
+
+def test_options_are_listed_and_set_and_left_to_the_server(write, server):
+    """Of the branch that is written on."""
+    server.script = [turn("a"), turn("b")]
+    shown = write("/set temperature 0.7", "/set stop \\n", "/set", "", "/set temperature", "/set stop", "")
+    assert shown.stdout == 'model "tiny"\nmax_tokens 200\ntemperature 0.7\nstop "\\n"\na' + "b"
+    assert server.bodies[0]["temperature"] == 0.7
+    assert server.bodies[0]["stop"] == "\n"
+    assert not {"temperature", "stop"} & set(server.bodies[1])
+
+
+def test_another_model_reads_the_text_anew(write, server):
+    """A state is of one model."""
+    server.script = [turn("1"), turn("2")]
+    write("", "/set model other", "", given=("Once",))
+    assert read(server) == [("Once", False), ("Once1", False)]
+    assert [body["model"] for body in server.bodies] == ["tiny", "other"]
+
+
+def test_a_state_that_is_refused_is_told_and_the_text_read_anew(write, server):
+    """In one line, and the turn is written all the same."""
+    server.script = [turn("1"), expired(), turn("2")]
+    shown = write("", "and", given=("Once",))
+    assert (shown.exit_code, shown.stdout) == (0, "12")
+    assert shown.stderr == "the text is read anew: state is older than 7 days\n"
+    assert read(server) == [("Once", False), ("and", True), ("Once1and", False)]
+
+
+def test_a_file_keeps_the_text_after_every_turn(write, server, tmp_path):
+    """The next session goes on from it, to the state; the SDK reads it, too."""
+    path = tmp_path / "story.json"
+    server.script = [turn(" upon", "ost1.one.x"), refusal(400, "no"), turn(" a time")]
+    assert write("", "", given=("Once", "--file", str(path))).exit_code == 1
+    kept = ostinato.Conversation.load(path, ostinato.Client(server.url))
+    assert (kept.text, kept.state) == ("Once upon", "ost1.one.x")
+    assert write("", given=("--file", str(path), "--temperature", "0.1")).stdout == " a time"
+    assert ostinato_state(server, 2) == "ost1.one.x"
+    assert server.bodies[2]["temperature"] == 0.1
+    assert kept.load(path, ostinato.Client(server.url)).text == "Once upon a time"
+
+
+def test_branches_are_kept_beside_the_file(write, server, tmp_path):
+    """Under their names, and there again in the next session; other files are let be."""
+    path = tmp_path / "story[1].json"
+    server.script = [turn("1"), turn("2")]
+    assert write("", "/branch dark", "", given=("--file", str(path))).exit_code == 0
+    (tmp_path / "story[1].notes of mine.json").write_text("mine")
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        "story[1].json",
+        "story[1].dark.json",
+        "story[1].notes of mine.json",
+    }
+    shown = write("/branches", "/switch dark", "/text", given=("--file", str(path)))
+    assert shown.stdout == "* main: 1 turns, 1 characters\n  dark: 2 turns, 2 characters\n12"
+
+
+def test_a_prompt_does_not_go_with_a_text_that_is_there(write, server, tmp_path):
+    """It has begun already."""
+    path = tmp_path / "story.json"
+    server.script = [turn("1")]
+    write("", given=("--file", str(path)))
+    shown = write(given=("Once", "--file", str(path)))
+    assert shown.exit_code == 2
+    assert "leave out PROMPT" in shown.stderr
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"ostinato_conversation": 99}', "[1]"])
+def test_a_file_that_holds_no_text_is_left_as_it_is(write, tmp_path, content):
+    """It may be somebody's work."""
+    path = tmp_path / "story.json"
+    path.write_text(content)
+    shown = write("", given=("--file", str(path)))
+    assert shown.exit_code == 2
+    assert str(path) in shown.stderr
+    assert path.read_text() == content
+
+
+def test_a_saved_text_is_loaded_as_a_branch(write, server, tmp_path):
+    """Of the file's name; what was there stays."""
+    path = tmp_path / "my story.json"
+    server.script = [turn("1"), turn("2")]
+    shown = write("", f"/save {path}", "", f"/load {path}", "/text", "/branches")
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout == "12" + "1" + "  main: 2 turns, 2 characters\n* my-story: 1 turns, 1 characters\n"
+
+
+def test_lines_that_are_not_utf8_end_a_script(ostinato, server):
+    """The offset counts from the beginning of standard input; what was done before is done."""
+    server.script = [turn("1")]
+    shown = ostinato("write", *TINY, given=b"ab\nc\xff\n")
+    assert (shown.exit_code, shown.stdout) == (2, "1")
+    assert "byte 0xff at offset 4" in shown.stderr
+
+
+def test_quit_leaves_and_help_names_every_command(write, server):
+    """What stands behind /quit is not read."""
+    shown = write("/help", "/quit", "more")
+    assert server.requests == []
+    for command in ("/undo", "/redo", "/retry", "/branch", "/branches", "/switch", "/set", "/save", "/load", "/text"):
+        assert command in shown.stdout
+
+
+def test_ctrl_c_stops_the_turn_and_keeps_what_came(terminal, server, tmp_path):
+    """The session goes on: the next turn reads the text anew. Ctrl-D leaves with 0."""
+    path = tmp_path / "story.json"
+    server.script = [stream([chunk(" upon")], then=linger), turn(" a time")]
+    session = terminal("write", "Once", "--file", str(path), *TINY)
+    session.wait_for(b"> ")
+    session.type(b"\n")
+    session.wait_for(b" upon")
+    session.type(CTRL_C)
+    session.wait_for(b"> ")
+    assert server.left.wait(5)
+    assert [kept["text"] for kept in json.loads(path.read_text())["turns"]] == [" upon"]
+    session.type(b"\n")
+    session.wait_for(b" a time")
+    session.wait_for(b"> ")
+    session.type(CTRL_D)
+    code, shown = session.end()
+    assert code == 0
+    assert "Traceback" not in shown
+    assert read(server) == [("Once", False), ("Once upon", False)]
+
+
+def test_ctrl_c_before_the_first_piece_stops_too(terminal, server):
+    """Nothing has come, so nothing is kept."""
+    asked = threading.Event()
+
+    def answer(handler):
+        asked.set()
+        handler.wait_until_client_leaves()
+
+    server.script = [answer]
+    session = terminal("write", "Once", *TINY)
+    session.wait_for(b"> ")
+    session.type(b"\n")
+    assert asked.wait(5)
+    time.sleep(0.1)
+    session.type(CTRL_C)
+    session.wait_for(b"stopped")
+    session.wait_for(b"> ")
+    session.type(b"/text\n")
+    session.wait_for(b"Once")
+    session.wait_for(b"> ")
+    session.type(CTRL_D)
+    assert session.end()[0] == 0
+
+
+def test_in_a_terminal_a_failure_is_told_and_the_session_goes_on(terminal, server):
+    """And Ctrl-C at the prompt takes the line back."""
+    server.script = [refusal(400, "too hot"), turn(" upon")]
+    session = terminal("write", *TINY)
+    session.wait_for(b"> ")
+    session.type(b"\n")
+    session.wait_for(b"error: too hot")
+    session.wait_for(b"> ")
+    session.type(b"never mind")
+    session.wait_for(b"never mind")
+    time.sleep(0.2)  # Python's readline overlooks a signal while it still handles a key
+    session.type(CTRL_C)
+    session.wait_for(b"> ")
+    session.type(b"\n")
+    session.wait_for(b" upon")
+    session.type(b"/branch dark\n")
+    session.wait_for(b"dark> ")
+    session.type(CTRL_D)
+    assert session.end()[0] == 0
+    assert read(server) == [("", False), ("", False)]
+
+
+def test_the_prompt_is_not_written_into_a_file(terminal, server, tmp_path):
+    """Where standard output is one, the keyboard's prompt is shown on standard error."""
+    server.script = [turn(" upon")]
+    session = terminal("write", *TINY, output=tmp_path / "text")
+    session.wait_for(b"> ")
+    session.type(b"\n")
+    session.wait_for(b"> ")
+    session.type(CTRL_D)
+    assert session.end()[0] == 0
+    assert (tmp_path / "text").read_text() == " upon"
