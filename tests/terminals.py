@@ -1,9 +1,11 @@
 """A terminal for tests: a program runs in it, sees its width, and gets its Ctrl-C. What it shows can be waited for."""
 
+import contextlib
 import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -35,12 +37,13 @@ class Terminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         name = os.ttyname(theirs)
         usual = {"TERMINAL": name, "OUTPUT": str(output or name), "TERM": "xterm-256color"}
-        self.process = subprocess.Popen(
-            ["sh", "-c", _OPEN, "sh", sys.executable, "-m", "ostinato", *arguments],
-            env=environment(**{**usual, **variables}),
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with interruptible():
+            self.process = subprocess.Popen(
+                ["sh", "-c", _OPEN, "sh", sys.executable, "-m", "ostinato", *arguments],
+                env=environment(**{**usual, **variables}),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         self._theirs = theirs  # held open, so that reading does not fail before the program has opened it
         self.shown, self._seen = b"", 0
 
@@ -76,6 +79,16 @@ class Terminal:
         if ready:
             self.shown += os.read(self._mine, 65536)
         return bool(ready)
+
+
+@contextlib.contextmanager
+def interruptible():
+    """Let processes that are started within hear SIGINT, also where these tests run in a shell's background."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def environment(**variables):

@@ -48,7 +48,7 @@ class Session:
 
         Args:
             writing: The text.
-            patient: Whether the session goes on after a failure.
+            patient: Whether a person sits there: the session goes on after a failure, and more is told.
         """
         self._writing, self._patient = writing, patient
         self._commands: dict[str, Callable[[str], None]] = {
@@ -161,6 +161,8 @@ class Session:
 
     def _show_end(self) -> None:
         """Show, to a person, where the text stands now."""
+        if not self._patient:
+            return
         text = on_one_line(self._writing.conversation.text[-SHOWN:])
         say(f"… {text}" if text else "(the text is empty)", dim=True)
 

@@ -70,7 +70,7 @@ def _scores(texts: list[str], model: str | None) -> Iterator[Score]:
     with connect() as client:
         model, backward = reading(client, model)
         while batch := list(islice(rest, BATCH)):
-            yield from client.score([], suffix=batch, model=model) if backward else client.score(batch, model=model)
+            yield from client.score([""], suffix=batch, model=model) if backward else client.score(batch, model=model)
 
 
 def _lines(text: str) -> list[str]:
