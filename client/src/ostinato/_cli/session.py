@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 HELP = """\
 Enter              let the model go on
-TEXT               add it, and let the model go on; \\n is a line's end, \\\\ a backslash, //… a line that begins with /
+TEXT               add it as it is, with its blanks, and let the model go on;
+                   \\n is a line's end, \\\\ a backslash, //… a line that begins with /
 /undo, /redo       take the last turn back; put it back
 /retry             write the last turn again, by another seed
 /branch [NAME]     go on in another branch, and leave this one as it is
