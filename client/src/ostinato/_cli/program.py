@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import click
@@ -61,20 +62,28 @@ class Program(click.Group):
             context.exit(WRONG_USAGE)
         return super().parse_args(context, args)
 
+    def make_context(self, *args: Any, **how: Any) -> click.Context:
+        """Parse; `--help` and `--version` write here already."""
+        with _quiet_without_reader():
+            return super().make_context(*args, **how)
+
     def invoke(self, context: click.Context) -> Any:
-        """Run the command of a context, and be quiet when nobody reads what it writes."""
-        try:
+        """Run the command of a context."""
+        with _quiet_without_reader():
             super().invoke(context)
             sys.stdout.flush()
-        except BrokenPipeError:
-            _hush()
-            context.exit(BROKEN_PIPE)
 
 
-def _hush() -> None:
-    """Let the interpreter, when it ends, flush into nothing."""
-    with suppress(OSError, ValueError):  # a stand-in of a test has no descriptor
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+@contextmanager
+def _quiet_without_reader() -> Iterator[None]:
+    """End without a word when nobody reads what is written."""
+    try:
+        yield
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):  # a stand-in of a test has no descriptor
+            # So that the interpreter, when it ends, flushes into nothing.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(BROKEN_PIPE) from None
 
 
 @click.group(

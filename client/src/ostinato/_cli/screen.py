@@ -17,6 +17,12 @@ _BREAKS = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 GAP = 2  # spaces between two columns
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the program; rich would end with another exit code."""
+        raise BrokenPipeError
+
+
 def visible(text: str) -> str:
     """Return a text whose control characters are written out, as JSON would write them."""
     return _DANGEROUS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
@@ -29,7 +35,7 @@ def on_one_line(text: str) -> str:
 
 def console() -> Console:
     """Return standard output as rich sees it. What is no terminal has no width."""
-    made = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    made = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not made.is_terminal:
         made.width = sys.maxsize
     return made
@@ -42,7 +48,7 @@ def has_colours(screen: Console) -> bool:
 
 def say(line: str, *, dim: bool = False) -> None:
     """Write a line for a person, to standard error."""
-    Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(
+    _Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(
         visible(line), style="dim" if dim else ""
     )
 

@@ -22,6 +22,7 @@ from tests.unit.client.scripted_answers import (
     silence,
     stream,
 )
+from tests.unit.client.scripted_server import PATIENCE_S
 
 GENERATE = ("generate", "Once", "--model", "tiny")
 HTML = answer_bytes(b"<html><body>\x1b]0;mine\x07 It works!</body></html>", "text/html")
@@ -101,13 +102,14 @@ def test_a_file_without_a_key_is_named(ostinato, server, tmp_path, content):
         (refusal(404, "no 'tiny'", code="model_not_found"), 1, "`ostinato models` lists"),
         (refusal(404, "no such address"), 1, "check --base-url"),
         (refusal(400, "temperature must be at most 2", headers={"x-request-id": "req-7"}), 1, "request req-7"),
+        (refusal(400, "prompt has \x1b]0;mine\x07"), 1, "\\u001b]0;mine\\u0007"),
         (refusal(413, "the body has 9,000,000 bytes"), 1, "fewer or shorter prompts"),
         (refusal(500, "boom"), 1, "HTTP 500"),
         (HTML, 3, "--base-url"),
         (hang_up, 3, "check --base-url"),
         (stream([chunk(" upon")], then=hang_up), 3, "without --no-resume"),
     ],
-    ids=["key", "model", "address", "field", "size", "failed", "html", "lost", "cut"],
+    ids=["key", "model", "address", "field", "escape", "size", "failed", "html", "lost", "cut"],
 )
 def test_each_failure_is_one_line_and_an_exit_code(ostinato, server, answer, code, words):
     """The line says what to do in words of the command line, and nothing of it can run in a terminal."""
@@ -162,6 +164,7 @@ def test_what_came_before_a_break_stays(ostinato, server):
         ("generate", "a", "--state", "nope"),
         ("score", "a", "--file", "b"),
         ("score", "--file", "/nope/x"),
+        ("score", "--file", "/nope/a\nb"),
         ("tokens", "a", "b"),
         ("tokens", "--decode", "a"),
         ("inspect", "a", "--top", "6"),
@@ -190,6 +193,15 @@ def test_ctrl_c_is_130_and_frees_the_server(terminal, server):
     assert code == 130
     assert "Traceback" not in shown
     assert server.left.wait(5)
+
+
+@pytest.mark.parametrize("arguments", [("models",), ("models", "--json"), ("--help",)], ids=" ".join)
+def test_a_reader_that_is_gone_is_no_failure_to_tell(process, server, arguments):
+    """Nothing is said, however little there was to write."""
+    server.script = [models("tiny")]
+    running = process(*arguments)
+    running.stdout.close()
+    assert (running.wait(PATIENCE_S), running.stderr.read()) == (141, b"")
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ostinato._cli.screen import on_one_line, visible
+from ostinato._cli.screen import on_one_line, print_table, visible
 from tests.unit.client.scripted_answers import DONE, WHOLE, answer_json, chunk, models, stream
 
 GENERATE = ("generate", "Once", "--model", "tiny")
@@ -40,6 +40,12 @@ def test_what_could_run_is_written_out(character):
 def test_a_cell_has_one_line():
     """Line ends and tabs are written out as one knows them."""
     assert on_one_line("a\nb\tc\r") == "a\\nb\\tc\\r"
+
+
+def test_columns_are_as_wide_as_a_terminal_shows_them(capsys):
+    """A wide character takes two places, a mark none; numbers stand at their right."""
+    print_table(("id", "size"), [["大き", "1"], ["e\u0301", "10"]], numbers=("size",))
+    assert capsys.readouterr().out == "id    size\n大き     1\ne\u0301       10\n"
 
 
 def test_a_generated_title_does_not_reach_the_terminal(terminal, server):

@@ -53,10 +53,11 @@ def tokens(given: tuple[str, ...], *, decode: bool, as_json: bool, model: str | 
 
 def _ids(given: tuple[str, ...]) -> list[int]:
     words = text_or_stdin(None, "list of ids") if given in {(), (STDIN,)} else from_argument(" ".join(given), "ids")
-    try:
-        return [int(word) for word in re.split(r"[\s,]+", words.strip("[], \t\r\n")) if word]
-    except ValueError as error:
-        raise click.UsageError(f"ids are whole numbers, separated by blanks or commas ({error})") from error
+    ids = [word for word in re.split(r"[\s,]+", words.strip("[], \t\r\n")) if word]
+    wrong = next((word for word in ids if not word.isdecimal()), None)
+    if wrong is not None:
+        raise click.UsageError(f"{wrong!r} is no id: ids are whole numbers, separated by blanks or commas")
+    return [int(word) for word in ids]
 
 
 def _print_flowing(cells: list[tuple[str, str]]) -> None:
