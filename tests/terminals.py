@@ -93,6 +93,6 @@ def interruptible():
 
 def environment(**variables):
     """Return an environment in which `python -m ostinato` is the one of this checkout."""
-    ours = ("OSTINATO_", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM")
+    ours = ("OSTINATO_", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "PYTHONUNBUFFERED")
     usual = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**usual, "PYTHONPATH": str(ROOT / "client" / "src"), "PYTHONWARNINGS": "error", **variables}

@@ -71,7 +71,6 @@ class Program(click.Group):
         """Run the command of a context."""
         with _quiet_without_reader():
             super().invoke(context)
-            sys.stdout.flush()
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from ostinato._cli import states
+from ostinato._cli.failures import Failure
 from tests.unit.client.scripted_answers import (
     COMPLETION,
     DONE,
@@ -238,3 +240,11 @@ def test_control_characters_pass_through_a_pipe(process, server):
     running = process(*GENERATE, stdin=subprocess.DEVNULL)
     output, _ = running.communicate(timeout=PATIENCE_S)
     assert output == "\x1b[31m\r\n\x9b".encode()
+
+
+def test_a_state_that_can_not_be_written_leaves_no_draft(tmp_path):
+    """The message names the place; nothing else is left there."""
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(Failure, match="cannot write .*taken"):
+        states.save(STATE, tmp_path / "taken")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["taken"]
