@@ -76,8 +76,10 @@ class Session:
             return False
         try:
             self._do(line)
-        except KeyboardInterrupt:  # before the first piece has come
-            say("\nstopped", dim=True)
+        except KeyboardInterrupt:
+            if not self._patient:
+                raise
+            say("stopped", dim=True)
         except (click.ClickException, OstinatoError) as error:
             if not self._patient:
                 raise
@@ -104,7 +106,7 @@ class Session:
             self._writing.conversation.reread()
             stream = self._writing.stream(prompt, resume=True, **options)
         try:
-            with _stopped_by_ctrl_c(stream):
+            with _closed_by_ctrl_c(stream):
                 for piece in stream:
                     write_text(piece)
         finally:
@@ -172,16 +174,22 @@ SHOWN = 60  # characters
 
 
 @contextmanager
-def _stopped_by_ctrl_c(stream: Stream) -> Iterator[None]:
-    """Let Ctrl-C end a stream, so that what has come is a turn, and not an error."""
+def _closed_by_ctrl_c(stream: Stream) -> Iterator[None]:
+    """Let Ctrl-C close a stream, so that what has come is a turn.
+
+    An exception from within a read now and then left the connection open, and the server writing.
+
+    Raises:
+        KeyboardInterrupt: it was closed.
+    """
     closing: list[threading.Thread] = []
 
-    def stop(*_: object) -> None:
+    def close(*_: object) -> None:
         # In a thread: this one may hold a lock that closing needs.
         closing.append(threading.Thread(target=stream.close))
         closing[-1].start()
 
-    usual = signal.signal(signal.SIGINT, stop)
+    usual = signal.signal(signal.SIGINT, close)
     try:
         yield
     except ValueError:  # the stream is being closed just now
@@ -193,7 +201,7 @@ def _stopped_by_ctrl_c(stream: Stream) -> Iterator[None]:
         signal.signal(signal.SIGINT, usual)
         stream.close()
     if closing:
-        say("\nstopped", dim=True)
+        raise KeyboardInterrupt
 
 
 def _unescaped(line: str) -> str:

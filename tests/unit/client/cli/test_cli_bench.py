@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 from functools import partial
 
 import pytest
@@ -59,6 +60,7 @@ def test_so_many_requests_are_on_their_way_at_once(server):
         with lock:
             running += 1
             most = max(most, running)
+        time.sleep(0.05)  # so that one too many would be seen
         gate.wait()
         with lock:
             running -= 1
@@ -78,7 +80,7 @@ def test_a_level_has_a_round_that_is_not_measured(bench, server):
     shown = bench("--concurrency", "2,1", "--requests", "3", "--rounds", "2", "--json")
     assert shown.exit_code == 0, shown.stderr
     assert len(server.requests) == 1 + 2 * 3 * 3
-    assert {body["max_tokens"] for body in server.bodies[1:]} == {3}
+    assert {(body["max_tokens"], body["ignore_eos"]) for body in server.bodies[1:]} == {(3, True)}
     answer = json.loads(shown.stdout)
     assert [answer[name] for name in ("model", "version", "system_fingerprint", "rounds")] == ["tiny", 4, "fp-1", 2]
     assert [(level["concurrency"], level["requests"]) for level in answer["levels"]] == [(2, 3), (1, 3)]

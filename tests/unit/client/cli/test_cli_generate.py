@@ -245,6 +245,6 @@ def test_control_characters_pass_through_a_pipe(process, server):
 def test_a_state_that_can_not_be_written_leaves_no_draft(tmp_path):
     """The message names the place; nothing else is left there."""
     (tmp_path / "taken").mkdir()
-    with pytest.raises(Failure, match="cannot write .*taken"):
+    with pytest.raises(Failure, match=r"cannot write .*taken"):
         states.save(STATE, tmp_path / "taken")
     assert [entry.name for entry in tmp_path.iterdir()] == ["taken"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from rich.cells import cell_len
 
 from ostinato._cli.screen import on_one_line, print_table, visible
 from tests.unit.client.scripted_answers import DONE, WHOLE, answer_json, chunk, models, stream
@@ -107,11 +108,11 @@ def test_without_colours_the_tokens_are_a_table(terminal, server, variables):
     server.script = [models("tiny"), answer_json(SHOWN)]
     _, shown = terminal("inspect", "ab", **variables).end()
     assert "48;5" not in shown
-    assert "5.0%  ‹c› 60.7%" in shown
+    assert "5.0%  ‹c› 60.7%\n" in shown
     assert "‹\\u001b]0;mine\\u0007›" in shown
 
 
-@pytest.mark.parametrize("columns", [80, 20])
+@pytest.mark.parametrize("columns", [80, 23])
 def test_tokens_flow_in_a_terminal(terminal, server, columns):
     """Each one is bounded, none is cut in two, and wide characters count twice."""
     texts = ["ab", " ", "\n", "大き", "👍"]
@@ -119,3 +120,4 @@ def test_tokens_flow_in_a_terminal(terminal, server, columns):
     _, shown = terminal("tokens", "x", "--model", "tiny", columns=columns, NO_COLOR="1", TERM="dumb").end()
     assert " ".join(shown.split("\n")).strip() == "5‹ab› 6‹ › 7‹\\n› 8‹大き› 9‹👍›"
     assert len(shown.splitlines()) == (1 if columns == 80 else 2)
+    assert all(cell_len(line) <= columns for line in shown.splitlines())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import threading
 import time
 
 import pytest
 
 import ostinato
-from tests.terminals import CTRL_C, CTRL_D
-from tests.unit.client.scripted_answers import DONE, chunk, linger, refusal, stream, usage_chunk
+from tests.terminals import CTRL_C, CTRL_D, interruptible
+from tests.unit.client.scripted_answers import DONE, chunk, hang_up, linger, refusal, stream, usage_chunk
+from tests.unit.client.scripted_server import PATIENCE_S
 
 TINY = ("--model", "tiny")
 
@@ -159,6 +162,13 @@ def test_a_state_that_is_refused_is_told_and_the_text_read_anew(write, server):
     assert read(server) == [("Once", False), ("and", True), ("Once1and", False)]
 
 
+def test_a_turn_goes_on_after_a_break(write, server):
+    """As a stream of `generate` does."""
+    server.script = [stream([chunk(" upon")], then=hang_up), turn(" upon a time")]
+    shown = write("")
+    assert (shown.exit_code, shown.stdout) == (0, " upon a time")
+
+
 def test_a_file_keeps_the_text_after_every_turn(write, server, tmp_path):
     """The next session goes on from it, to the state; the SDK reads it, too."""
     path = tmp_path / "story.json"
@@ -253,6 +263,23 @@ def test_ctrl_c_stops_the_turn_and_keeps_what_came(terminal, server, tmp_path):
     assert code == 0
     assert "Traceback" not in shown
     assert read(server) == [("Once", False), ("Once upon", False)]
+
+
+def test_ctrl_c_ends_a_script(process, server, tmp_path):
+    """With 130, and what came of the turn is in the file; the lines behind it are not done."""
+    path = tmp_path / "story.json"
+    server.script = [stream([chunk(" upon")], then=linger)]
+    with interruptible():
+        running = process("write", "Once", "--file", str(path), *TINY, stdin=subprocess.PIPE)
+    running.stdin.write(b"\nmore\n")
+    running.stdin.close()
+    running.stdin = None
+    assert running.stdout.read(5) == b" upon"
+    running.send_signal(signal.SIGINT)
+    assert running.wait(PATIENCE_S) == 130
+    assert server.left.wait(PATIENCE_S)
+    assert [kept["text"] for kept in json.loads(path.read_text())["turns"]] == [" upon"]
+    assert len(server.requests) == 1
 
 
 def test_ctrl_c_before_the_first_piece_stops_too(terminal, server):
