@@ -118,6 +118,8 @@ class Assembly:
         parts = self._parts.setdefault(index, [])
         parts.append(_Part(text, choice.get("logprobs"), prepend, self._before))
         known = self._choices.setdefault(index, {})
+        if text:
+            known.pop("state", None)  # it stands before this piece
         known.update((name, value) for name, value in choice.items() if value is not None or name not in known)
         known.pop("prepend", None)
         if index == 0:

@@ -190,6 +190,16 @@ class Client:
         top: int = 0,
         **extra: Any,
     ) -> list[Score]: ...
+    @overload
+    def score(
+        self,
+        prompt: Literal[""] = "",
+        *,
+        suffix: ManyPrompts,
+        model: str | None = None,
+        top: int = 0,
+        **extra: Any,
+    ) -> list[Score]: ...
     def score(
         self,
         prompt: Prompt = "",

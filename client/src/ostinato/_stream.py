@@ -51,7 +51,7 @@ class Stream:
         self._line = _Line(Body(response))
         self._so_far = Assembly()
         # A function, not a method: a cycle would delay the closing.
-        self._pieces = _read(self._line, self._so_far, resumption)
+        self._pieces = _Pieces(_read(self._line, self._so_far, resumption))
 
     def __iter__(self) -> Iterator[str]:
         """Return itself: a stream can be read once."""
@@ -90,8 +90,7 @@ class Stream:
     def close(self) -> None:
         """Stop: the connection is closed, upon which the server frees the row. Safe to repeat, from any thread."""
         self._line.close()
-        with suppress(ValueError):  # another thread is reading, and sees the end by itself
-            self._pieces.close()
+        self._pieces.close()
 
     def __enter__(self) -> Stream:
         """Return itself."""
@@ -106,6 +105,26 @@ class Stream:
     def __repr__(self) -> str:
         """Show what has come."""
         return f"Stream({self.generation!r})"
+
+
+class _Pieces:
+    """A generator of pieces that one thread may close while another one reads: Python's own do not allow that."""
+
+    def __init__(self, pieces: Generator[Piece, None, None]) -> None:
+        self._pieces = pieces
+        self._running = threading.RLock()
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self
+
+    def __next__(self) -> Piece:
+        with self._running:
+            return next(self._pieces)
+
+    def close(self) -> None:
+        """End it, once whoever reads has seen that nothing more comes."""
+        with self._running, suppress(ValueError):  # a generator that closes itself is running
+            self._pieces.close()
 
 
 class _Line:

@@ -202,6 +202,15 @@ def test_a_state_without_its_usage_is_not_gone_on_from(client: Client, server: S
     assert server.bodies[1]["state"] == "s1"
 
 
+def test_a_state_is_of_the_end_of_the_text_or_none(client: Client, server: ScriptedServer) -> None:
+    """Going on from an earlier place would say twice what came behind it."""
+    server.script = [cut(marked("ab", 2, "s1")), cut(marked("ab", 2, "s1"), chunk("c"))]
+    for text, state in (("ab", "s1"), ("abc", None)):
+        with pytest.raises(ostinato.StreamInterrupted) as caught:
+            list(client.stream("Once", **REQUEST))
+        assert (caught.value.text, caught.value.state) == (text, state)
+
+
 def test_a_closed_stream_is_not_gone_on_with(client: Client, server: ScriptedServer) -> None:
     """`close` is no break."""
     server.script = [cut(chunk("ab"))]

@@ -81,6 +81,26 @@ def test_another_thread_can_close_a_stream_that_waits(client: Client, server: Sc
     assert server.left.wait(PATIENCE_S)
 
 
+def test_closing_while_another_thread_reads_is_no_error(client: Client, server: ScriptedServer) -> None:
+    """Who comes to the next piece while the stream is being closed sees its end."""
+    closing, go_on = threading.Event(), threading.Event()
+
+    def take_time(_: ostinato.Generation) -> None:
+        closing.set()
+        assert go_on.wait(PATIENCE_S)
+
+    server.script = [stream([chunk("first")], then=linger)]
+    pieces = client.stream("Once", model="tiny")
+    pieces.when_ended(take_time)
+    next(pieces)
+    closer = threading.Thread(target=pieces.close)
+    closer.start()
+    assert closing.wait(PATIENCE_S)
+    threading.Timer(0.05, go_on.set).start()
+    assert list(pieces) == []
+    closer.join(PATIENCE_S)
+
+
 def test_a_stream_read_to_its_end_leaves_its_connection_to_the_next(client: Client, server: ScriptedServer) -> None:
     """Ten streams in a row need one connection."""
     server.script = [stream(WHOLE)] * 10
