@@ -145,8 +145,8 @@ class Client:
 class Gateway(Process, Client):
     """`python -m service serve` in front of a model server."""
 
-    def __init__(self, models_dir, backend_port, log, ready=True, **settings):
-        self.port = free_port()
+    def __init__(self, models_dir, backend_port, log, ready=True, port=None, **settings):
+        self.port = port or free_port()
         variables = {
             "OSTINATO_PORT": str(self.port),
             "OSTINATO_METRICS_PORT": "0",

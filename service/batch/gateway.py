@@ -73,6 +73,8 @@ class Gateway:
         """
         self._address, self._patience = address, patience
         self._local = threading.local()
+        if not address.base_url.startswith(("http://", "https://")):
+            raise Unusable(f"--base-url must be like http://host:port, got {address.base_url!r}")
         with requests.Session() as session:
             try:
                 self._prepared = {path: self._prepare("POST", path) for path in URLS} | {
@@ -112,8 +114,9 @@ class Gateway:
             Stopped: no line would get one.
         """
         attempt = num_lost = 0
+        seen = self._patience.num_answers
         while True:
-            before, asked_s = self._patience.num_answers, None
+            asked_s = None
             try:
                 reply = self._exchange(request.url, request.body, self._address.timeout_s)
                 verdict = self._judge(reply)
@@ -128,7 +131,8 @@ class Gateway:
             except _Lost as error:
                 trouble = str(error)
                 # Others were answered meanwhile, so it is this one that breaks them.
-                num_lost += self._patience.num_answers != before
+                num_lost += self._patience.num_answers != seen
+                seen = self._patience.num_answers
                 if num_lost >= MAX_LOST:
                     raise Failure("connection_lost", f"{num_lost} connections broke, the last one: {trouble}") from None
             self._patience.wait(next_wait_s(max(attempt, num_lost), asked_s), trouble)

@@ -6,7 +6,6 @@ that none of its threads waits for the last line of one.
 """
 
 import logging
-import os
 import socket
 import time
 import warnings
@@ -19,11 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-
-# Set before Ray is imported, which reads them then: nothing is reported to anybody, and what its processes log stays
-# in their files.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 import ray
 from ray.data import ActorPoolStrategy, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata

@@ -12,7 +12,7 @@ from service.batch import threads
 from service.batch.answering import answer
 from service.batch.answers import Answer, Written
 from service.batch.attempts import Patience
-from service.batch.cluster import Cluster, check_installed
+from service.batch.cluster import Cluster, prepare
 from service.batch.display import Display
 from service.batch.errors import Unusable
 from service.batch.gateway import Address, Gateway
@@ -57,7 +57,7 @@ def run(options: Options) -> bool:
     if options.target.exists() and os.path.samestat(source, options.target.stat()):
         raise Unusable(f"IN and OUT must be two files, got {options.source} for both")
     if options.ray is not None:
-        check_installed()
+        prepare(options.ray)
     with Journal(options.target) as journal:
         done, errors = _recovered(journal, retry_errors=options.retry_errors)
         pending = survey(options.source, done)
