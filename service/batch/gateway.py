@@ -184,9 +184,8 @@ class Gateway:
             response = self._session().send(
                 prepared, timeout=(CONNECT_TIMEOUT_S, timeout_s), allow_redirects=False, **self._how
             )
-        except requests.ReadTimeout:
-            raise self._too_late(timeout_s) from None
         except requests.RequestException as error:
+            # Of the head or of the body, which requests raises differently.
             if error.args and isinstance(error.args[0], ReadTimeoutError):
                 raise self._too_late(timeout_s) from None
             raise _Lost(f"no answer from {self._address.base_url}: {_reason(error)}") from None

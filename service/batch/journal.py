@@ -126,7 +126,7 @@ def _locked(path: Path) -> int:
     """Return a descriptor of the file that has this name, locked."""
     while True:
         try:
-            file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+            file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise Unusable(f"cannot write {path}: {error.strerror}") from None
         found = os.fstat(file)

@@ -77,8 +77,6 @@ def _connect(address: str) -> None:
     context.enable_progress_bars = context.print_on_execution_start = False
     # Each row, a task's lines or some of its answers, travels by itself; Ray would put 128 MiB of them together first.
     context.target_max_block_size = 1
-    # A worker whose machine is lost is replaced, and its lines are sent again by another one.
-    context.max_errored_blocks = 0
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 

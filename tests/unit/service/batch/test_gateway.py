@@ -2,8 +2,11 @@
 
 import http.client
 import json
+from concurrent.futures import ThreadPoolExecutor
 
+import certifi
 import pytest
+import requests
 
 from service.batch.attempts import MAX_ATTEMPTS
 from service.batch.errors import Stopped, Unusable
@@ -106,6 +109,34 @@ def test_a_line_that_breaks_its_connections_is_given_up_while_others_are_answere
     assert caught.value.code == "connection_lost"
     # The first has nothing before it that was answered meanwhile.
     assert len(server.requests) == MAX_LOST + 1
+
+
+def test_connections_that_break_while_nobody_is_answered_are_no_lines_fault(server, gateway, patience):
+    """Others were answered once in between, and then the gateway was away."""
+    server.script = [*[hang_up] * (MAX_LOST + 3), answer_json({})]
+    wait = patience.wait
+    patience.wait = lambda *arguments: (wait(*arguments), len(patience.waits) == 1 and patience.answered())
+    assert gateway.ask(REQUEST).status == 200
+
+
+def test_threads_do_not_mix_up_their_bodies(server, gateway):
+    """Each body is sent once, by whichever thread."""
+    bodies = [b'{"n":%d}' % number for number in range(400)]
+    server.script = [answer_json({})] * len(bodies)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda body: gateway.ask(Request("a", "/tokenize", body)), bodies))
+    assert sorted(body["n"] for body in server.bodies) == list(range(len(bodies)))
+
+
+def test_certificates_of_the_environment_are_used(server, patience, monkeypatch):
+    """They are looked up once, and given to each call."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
+    gateway, given = Gateway(Address(server.url, None, 60.0), patience), []
+    send = requests.Session.send
+    monkeypatch.setattr(requests.Session, "send", lambda *a, **how: given.append(how["verify"]) or send(*a, **how))
+    server.script = [answer_json({})]
+    gateway.ask(REQUEST)
+    assert given == [certifi.where()]
 
 
 def test_success_without_json_is_an_error(server, gateway):

@@ -1,5 +1,6 @@
 """OUT: whole lines, whatever ends the run, and one run at a time."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -62,6 +63,24 @@ def test_a_run_is_refused_while_the_file_has_been_replaced(out):
         journal.drop_errors()
         with pytest.raises(Unusable, match="another run"):
             Journal(out)
+
+
+def test_a_file_that_is_replaced_between_opening_and_locking_is_not_written_to(out, monkeypatch):
+    """The lock is taken of the file that has the name by then."""
+    flock, replaced = fcntl.flock, []
+
+    def replace_and_lock(file, how):
+        if not replaced:
+            replaced.append(True)
+            other = out.with_name("other")
+            other.write_bytes(GOOD[0])
+            other.replace(out)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", replace_and_lock)
+    with Journal(out) as journal:
+        journal.append(GOOD[1])
+    assert out.read_bytes() == GOOD[0] + GOOD[1]
 
 
 def test_errors_are_dropped_and_nothing_else(out, tmp_path):

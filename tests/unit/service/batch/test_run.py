@@ -22,8 +22,9 @@ def run(server, tmp_path, monkeypatch):
         out = tmp_path / "out.jsonl"
         code = main([str(source), str(out), "--base-url", server.url, "--concurrency", "1", *options])
         lines = [json.loads(line) for line in out.read_bytes().splitlines()] if out.exists() else []
-        assert len({line["id"] for line in lines}) == len(lines)
-        return code, {line["custom_id"]: line for line in lines}
+        answers = {line["custom_id"]: line for line in lines}
+        assert len(answers) == len(lines)
+        return code, answers
 
     return run
 
