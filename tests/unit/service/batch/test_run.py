@@ -1,12 +1,15 @@
 """Whole runs against a scripted server: exit codes, what is kept, what is told."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 import service.__main__
 from service.batch import gateway
 from service.batch.__main__ import main
+from tests.servers import ROOT, free_port
 from tests.unit.client.scripted_answers import COMPLETION, answer_bytes, answer_json, hang_up, refusal
 
 STATUS = answer_json({"texts": {"accepted": 0, "max": 10}, "models": [{}], "uptime_s": 1000.0})
@@ -120,6 +123,16 @@ def test_ray_that_is_not_installed_is_one_line(write_requests, tmp_path, capsys,
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert main([str(write_requests("a")), str(tmp_path / "out"), "--ray"]) == 2
     assert "pip install -r requirements/batch-ray.txt" in capsys.readouterr().err
+
+
+def test_an_address_without_a_cluster_of_ray_is_told_soon(server, write_requests, tmp_path):
+    """One line and exit code 3; Ray would wait for minutes. In a process of its own, as Ray is in one for good."""
+    server.script = [STATUS]
+    command = [sys.executable, "-m", "service.batch", str(write_requests("a")), str(tmp_path / "out")]
+    command += ["--base-url", server.url, "--ray", f"127.0.0.1:{free_port()}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    assert done.returncode == 3
+    assert "error: no Ray cluster at 127.0.0.1:" in done.stderr
 
 
 @pytest.mark.parametrize(
