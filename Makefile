@@ -59,7 +59,7 @@ clean:  ## remove the virtual environment and everything that can be made again;
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMPS)/run: requirements.txt
-$(STAMPS)/dev: requirements.txt requirements/dev.txt
+$(STAMPS)/dev: requirements.txt requirements/dev.txt requirements/batch-ray.txt
 $(STAMPS)/bench: requirements.txt requirements/bench.txt
 
 $(STAMPS)/%: scripts/setup

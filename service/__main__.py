@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     made = commands.add_parser("state-key", help="make a file for OSTINATO_STATE_KEY_FILE, unless there is one")
     made.add_argument("file", type=Path, metavar="FILE")
     keys_command.add_parser(commands)
+    commands.add_parser("batch", help="answer a file of requests: python -m service.batch --help", add_help=False)
     return parser
 
 
@@ -38,6 +39,11 @@ def _shown(default: object) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return _batch(given[1:]) if given[:1] == ["batch"] else _run(given)
+
+
+def _run(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = load_settings()
@@ -56,6 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from service.commands.serve import serve  # noqa: PLC0415 - gunicorn and Flask, which the others do not need
 
     return serve(settings)
+
+
+def _batch(arguments: Sequence[str]) -> int:
+    """Hand over to a program of its own: a client of the gateway, which needs none of its settings."""
+    from service.batch.__main__ import main as batch  # noqa: PLC0415 - requests and tqdm, which the gateway does not need
+
+    return batch(arguments)
 
 
 def _up(settings: Settings) -> int:

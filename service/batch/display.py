@@ -1,0 +1,67 @@
+"""What a run shows on standard error: a bar in a terminal, else a line now and then; in the end what came of it."""
+
+import sys
+import time
+from collections import Counter
+
+from tqdm import tqdm
+
+from service.batch.answers import Answer
+
+LINE_EVERY_S, BAR_EVERY_S = 30.0, 0.2
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+
+
+class Display:
+    """Counts answers and shows them. `errors` counts by code, those of earlier runs included."""
+
+    def __init__(self, num_lines: int, num_done: int, errors: Counter[str]) -> None:
+        self._num_lines, self._num_before, self._errors = num_lines, num_done, errors
+        self._num_new = self._tokens = 0
+        self._started_at = self._shown_at = time.monotonic()
+        self._bar = tqdm(
+            total=num_lines,
+            initial=num_done,
+            unit=" lines",
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            bar_format=BAR,
+        )
+
+    def add(self, answer: Answer) -> None:
+        """Count an answer."""
+        self._num_new += 1
+        self._tokens += answer.tokens
+        if answer.code is not None:
+            self._errors[answer.code] += 1
+
+    def show(self, trouble: str | None) -> None:
+        """Show where the run is, if that is due, and what it waits for."""
+        now, every_s = time.monotonic(), LINE_EVERY_S if self._bar.disable else BAR_EVERY_S
+        if now - self._shown_at < every_s:
+            return
+        self._shown_at = now
+        words = self._words() + (f", waiting: {trouble}" if trouble else "")
+        num_done = self._num_before + self._num_new
+        if self._bar.disable:
+            print(f"{num_done:,} of {self._num_lines:,} lines, {words}", file=sys.stderr)
+        else:
+            self._bar.n = num_done
+            self._bar.set_postfix_str(words)
+
+    def close(self) -> None:
+        """Leave the bar as it is, and sum up."""
+        self._bar.n = self._num_before + self._num_new
+        self._bar.refresh()
+        self._bar.close()
+        seconds = max(time.monotonic() - self._started_at, 1e-3)
+        errors = ", ".join(f"{count:,} {code}" for code, count in self._errors.most_common())
+        before = f", {self._num_before:,} before" if self._num_before else ""
+        speed = f"{self._num_new / seconds:,.1f} lines/s, {self._tokens / seconds:,.0f} tokens/s"
+        made = f"{self._num_new:,} answered in {seconds:.1f} s ({speed})" if self._num_new else "none answered now"
+        print(f"{self._num_lines:,} lines: {made}{before}; errors: {errors or 'none'}", file=sys.stderr)
+
+    def _words(self) -> str:
+        seconds = max(time.monotonic() - self._started_at, 1e-3)
+        return f"{self._tokens / seconds:,.0f} tokens/s, {self._errors.total():,} errors"

@@ -1,0 +1,142 @@
+"""IN: its lines, and what each of them asks for. Knows OpenAI's format; sends nothing."""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from service.batch.errors import Unusable, WrongLine
+
+URLS = ("/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize")
+# Four times the body that a gateway takes unless OSTINATO_MAX_BODY_BYTES says otherwise.
+MAX_LINE_BYTES = 16 * 2**20
+MAX_SHOWN = 80  # characters of a value in a message
+DUPLICATE = "duplicate_custom_id"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of IN.
+
+    Attributes:
+        number: From 1, empty lines included.
+        content: Without white space around it; of a line that is too long one byte more than MAX_LINE_BYTES.
+        same_as: Number of the first line with the same custom_id, or 0 if this is the first.
+    """
+
+    number: int
+    content: bytes
+    same_as: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent: `body` is JSON, in UTF-8."""
+
+    custom_id: str
+    url: str
+    body: bytes
+
+
+def check_readable(path: Path) -> os.stat_result:
+    """Return what the system knows of IN.
+
+    Raises:
+        Unusable: it cannot be read, or not twice.
+    """
+    try:
+        with path.open("rb"):
+            found = path.stat()
+    except OSError as error:
+        raise Unusable(f"cannot read {path}: {error.strerror}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise Unusable(
+            f"IN must be a file, as it is read twice and again when a run goes on; got {path}: save it first"
+        )
+    return found
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Yield every line, the empty ones too, and hold one at a time.
+
+    Raises:
+        Unusable: the file cannot be read any further.
+    """
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while content := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(content) > MAX_LINE_BYTES:
+                    _skip_rest(file, content)
+                elif number == 1:
+                    content = content.removeprefix(_BYTE_ORDER_MARK)
+                yield Line(number, content if len(content) > MAX_LINE_BYTES else content.strip())
+    except OSError as error:
+        raise Unusable(f"cannot read {path}: {error.strerror}") from None
+
+
+def _skip_rest(file: Any, content: bytes) -> None:
+    while content and not content.endswith(b"\n"):
+        content = file.readline(MAX_LINE_BYTES)
+
+
+def custom_id_of(content: bytes) -> str | None:
+    """Return a line's custom_id, or None if it has none that is sound."""
+    try:
+        return _named(content)[0]
+    except WrongLine:
+        return None
+
+
+def parse(line: Line) -> Request:
+    """Check a line.
+
+    Raises:
+        WrongLine: it cannot be sent; the message names the field, what it must be and what was given.
+    """
+    custom_id, fields = _named(line.content)
+    if line.same_as:
+        message = f"custom_id must be of one line alone, got {_shown(custom_id)} as in line {line.same_as}"
+        raise WrongLine(DUPLICATE, message, custom_id)
+    for field, given, is_sound, must in (
+        ("method", fields.get("method"), fields.get("method") == "POST", "POST"),
+        ("url", fields.get("url"), fields.get("url") in URLS, f"one of {', '.join(URLS)}"),
+        ("body", fields.get("body"), isinstance(fields.get("body"), dict), "an object"),
+    ):
+        if not is_sound:
+            got = _shown(given) if field in fields else "none"
+            raise WrongLine(f"invalid_{field}", f"{field} must be {must}, got {got}", custom_id)
+    body = fields["body"]
+    # Whatever is not false asks for a stream, or is refused by the gateway with its own words.
+    if body.get("stream") is True:
+        raise WrongLine("invalid_body", "body.stream must be false or absent in a batch, got true", custom_id)
+    return Request(custom_id, fields["url"], orjson.dumps(body))
+
+
+def _named(content: bytes) -> tuple[str, dict[str, Any]]:
+    """Return a line's custom_id and its fields."""
+    if len(content) > MAX_LINE_BYTES:
+        raise WrongLine("line_too_long", f"the line must be at most {MAX_LINE_BYTES} bytes, got more")
+    try:
+        fields = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise WrongLine("invalid_json", f"the line must be JSON in UTF-8, got {_shown(content)}: {error}") from None
+    if not isinstance(fields, dict):
+        raise WrongLine("invalid_line", f"the line must be an object, got {_shown(fields)}")
+    custom_id = fields.get("custom_id")
+    if not isinstance(custom_id, str):
+        got = _shown(custom_id) if "custom_id" in fields else "none"
+        raise WrongLine("invalid_custom_id", f"custom_id must be a string, got {got}")
+    return custom_id, fields
+
+
+def _shown(value: object) -> str:
+    """Write a value as JSON has it, and no more than its beginning."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else orjson.dumps(value).decode()
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

@@ -1,0 +1,255 @@
+"""Files of requests on the real gateway: killed, gone on with, on one machine and on Ray's workers."""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.servers import ROOT, Gateway, Process, free_port
+
+NUM_LINES = 400
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """IN: texts with seeds, of several models, embeddings, and a line that is none."""
+    lines = []
+    for number in range(NUM_LINES):
+        body = {"model": ("lstm", "words")[number % 2], "prompt": "It was"[: 1 + number % 6]}
+        body |= {"max_tokens": 10 + number % 50, "seed": number, "temperature": 1.1}
+        fields = {"custom_id": f"text {number}", "method": "POST", "url": "/v1/completions", "body": body}
+        if number % 10 == 9:
+            fields |= {"url": "/v1/embeddings", "body": {"model": "lstm", "input": f"It was {number}"}}
+        lines.append(json.dumps(fields))
+    lines.insert(7, "no request")
+    path = tmp_path_factory.mktemp("batch") / "in.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+class Batch(Process):
+    """`python -m service.batch` on a gateway; ended by the end of the block, whatever happens."""
+
+    def __init__(self, source, out, gateway, *options, **variables):
+        self.out = Path(out)
+        command = [sys.executable, "-m", "service.batch", str(source), str(out), *options]
+        variables = {"OSTINATO_BASE_URL": f"http://127.0.0.1:{gateway.port}", **variables}
+        super().__init__(command, self.out.with_suffix(".log"), **variables)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(30)
+
+    @property
+    def num_lines(self):
+        """Whole lines of OUT so far."""
+        return self.out.read_bytes().count(b"\n") if self.out.exists() else 0
+
+    def wait_for_lines(self, count):
+        """Wait until OUT has so many."""
+        self.wait_until(lambda: self.num_lines >= count)
+
+
+def contents(path):
+    """Return what OUT has of each line, without what differs from one run to the next; every line once."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        fields = json.loads(line)
+        key = fields["custom_id"] or fields["error"]["line"]
+        assert key not in found, f"{key} has two lines"
+        body = fields["response"] and fields["response"]["body"]
+        found[key] = fields["error"] or body.get("choices") or body["data"]
+    assert len(found) == NUM_LINES + 1
+    return found
+
+
+@pytest.fixture(scope="module")
+def unbroken(source, gateway, tmp_path_factory):
+    """What a run that nothing disturbs gives."""
+    out = tmp_path_factory.mktemp("unbroken") / "out.jsonl"
+    with Batch(source, out, gateway) as batch:
+        assert batch.process.wait(60) == 1, batch.output
+    return contents(out)
+
+
+def test_an_unbroken_run_has_the_texts_that_requests_by_hand_have(gateway, source, unbroken):
+    """Same seed, same bytes."""
+    for line in source.read_text().splitlines()[:6]:
+        fields = json.loads(line)
+        status, answer = gateway.post(fields["body"])
+        assert status == 200
+        assert unbroken[fields["custom_id"]] == answer["choices"]
+
+
+def test_a_run_that_is_killed_again_and_again_loses_and_repeats_nothing(gateway, source, unbroken, tmp_path):
+    """Four times by SIGKILL, once with a torn line left behind, once by Ctrl-C; every line is there once, the same."""
+    out = tmp_path / "out.jsonl"
+    for count in (1, 60, 120, 200):
+        with Batch(source, out, gateway, "--concurrency", "4") as batch:
+            batch.wait_for_lines(count)
+            batch.send(signal.SIGKILL)
+            assert batch.process.wait(30) == -signal.SIGKILL
+            assert batch.num_lines < NUM_LINES
+        if count == 60:
+            whole = out.read_bytes()
+            out.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 20])
+    with Batch(source, out, gateway, "--concurrency", "4") as batch:
+        batch.wait_for_lines(250)
+        assert batch.end(signal.SIGINT) == 130
+        assert "the same command goes on" in batch.output
+    with Batch(source, out, gateway) as batch:
+        assert batch.process.wait(60) == 1, batch.output
+    assert contents(out) == unbroken
+
+
+def test_a_gateway_that_is_restarted_costs_no_line(models_dir, model_server, source, unbroken, tmp_path):
+    """Killed in the middle and started anew on its port: no line has an error of it."""
+    gateway = Gateway(models_dir, model_server.port, tmp_path / "gateway.log")
+    try:
+        with Batch(source, tmp_path / "out.jsonl", gateway, "--concurrency", "4") as batch:
+            batch.wait_for_lines(50)
+            os.killpg(gateway.process.pid, signal.SIGKILL)
+            gateway.process.wait(30)
+            assert batch.num_lines < NUM_LINES
+            gateway = Gateway(models_dir, model_server.port, tmp_path / "gateway2.log", port=gateway.port)
+            assert batch.process.wait(60) == 1, batch.output
+    finally:
+        gateway.end()
+    assert contents(tmp_path / "out.jsonl") == unbroken
+
+
+def test_a_full_queue_costs_no_line(start_gateway, source, unbroken, tmp_path):
+    """Most requests are refused at first, and all are answered."""
+    gateway = start_gateway(max_running=2, max_queued=2)
+    with Batch(source, tmp_path / "out.jsonl", gateway, "--concurrency", "16") as batch:
+        assert batch.process.wait(120) == 1, batch.output
+    assert contents(tmp_path / "out.jsonl") == unbroken
+
+
+class RayCluster:
+    """Two nodes of Ray on the loopback, each with processes of its own, ended by their ids."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.address = f"127.0.0.1:{free_port()}"
+        # Without a token of its own it would use the user's.
+        self.variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self._nodes = []
+
+    def start(self):
+        """Start both, and wait until they run."""
+        port = self.address.rpartition(":")[2]
+        self._start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}")
+        self._start(f"--address={self.address}")
+
+    def _start(self, *options):
+        usual = ["--block", "--disable-usage-stats", "--num-cpus=1", "--object-store-memory=100000000"]
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--node-ip-address=127.0.0.1", *usual, *options]
+        node = Process(command, Path(self.folder) / f"node{len(self._nodes)}.log", **self.variables)
+        self._nodes.append(node)
+        node.wait_until(lambda: "Ray runtime started" in node.output)
+
+    def end(self):
+        """End both, and kill what of them does not listen: whatever has the folder in its command line."""
+        for node in self._nodes:
+            node.send(signal.SIGTERM)
+        for node in self._nodes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                node.process.wait(5)
+        for process in users(self.folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
+        for node in self._nodes:
+            node.process.kill()
+            node.process.wait(10)
+
+    @property
+    def busy_nodes(self):
+        """Process ids of the nodes that have a worker of a batch."""
+        workers = [process for process in users("MapWorker") if str(parent(process)) in users(self.folder)]
+        return {parent(process) for process in workers}
+
+
+@pytest.fixture
+def short_folder():
+    """A folder whose path leaves Ray room for the paths of its sockets, of at most 107 bytes; tmp_path does not."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+@pytest.fixture
+def ray_cluster(short_folder):
+    """A running cluster of the test's own."""
+    cluster = RayCluster(short_folder)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.end()
+
+
+def test_two_workers_of_ray_answer_what_one_process_would(gateway, source, unbroken, tmp_path, ray_cluster):
+    """On two nodes, each with a worker, and with a SIGKILL of the run in between."""
+    out = tmp_path / "out.jsonl"
+    options = ("--ray", ray_cluster.address, "--concurrency", "4")
+    with Batch(source, out, gateway, *options, **ray_cluster.variables) as batch:
+        batch.wait_for_lines(20)
+        assert len(ray_cluster.busy_nodes) == 2
+        batch.send(signal.SIGKILL)
+        batch.process.wait(30)
+        assert batch.num_lines < NUM_LINES
+    with Batch(source, out, gateway, *options, **ray_cluster.variables) as batch:
+        assert batch.process.wait(120) == 1, batch.output
+    assert contents(out) == unbroken
+
+
+def test_a_cluster_of_ray_that_is_made_for_the_run_ends_with_it(gateway, source, tmp_path, short_folder):
+    """Killed in the middle: none of its processes runs on."""
+    options = ("--concurrency", "4", "--ray-workers", "2", "--ray")
+    with Batch(source, tmp_path / "out.jsonl", gateway, *options, RAY_TMPDIR=short_folder) as batch:
+        batch.wait_for_lines(1)
+        assert users(short_folder)
+        batch.send(signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while users(short_folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not users(short_folder)
+
+
+def users(word):
+    """Return the ids of the processes that have a word in their command line."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and word.encode() in (process / "cmdline").read_bytes():
+                found.append(process.name)
+    return found
+
+
+def parent(process):
+    """Return the id of a process's parent, 0 if it has ended."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def test_out_of_one_run_is_refused_to_another(gateway, source, tmp_path):
+    """In one line, while the first goes on."""
+    with Batch(source, tmp_path / "out.jsonl", gateway, "--concurrency", "1") as batch:
+        batch.wait_for_lines(1)
+        command = [sys.executable, "-m", "service.batch", str(source), str(tmp_path / "out.jsonl")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "another run is writing" in done.stderr

@@ -1,0 +1,139 @@
+"""OUT: whole lines, whatever ends the run, and one run at a time."""
+
+import fcntl
+import os
+import subprocess
+import sys
+
+import pytest
+
+from service.batch.answers import answered, failed
+from service.batch.errors import Stopped, Unusable
+from service.batch.journal import Journal
+from service.batch.requests_file import Line
+
+GOOD = [answered(name, 200, "r", b"{}").content for name in "abc"]
+BAD = failed(Line(1, b""), "d", "timeout", "m").content
+
+
+@pytest.fixture
+def out(tmp_path):
+    """The path of OUT."""
+    return tmp_path / "out.jsonl"
+
+
+def recovered(path):
+    """Open OUT and return the custom_ids that it tells of."""
+    names = []
+    with Journal(path) as journal:
+        journal.recover(lambda written: names.append(written.custom_id))
+    return names
+
+
+@pytest.mark.parametrize("length", range(0, len(GOOD[1]) + 1, 3))
+def test_a_torn_line_is_cut_off_wherever_it_was_torn(out, length):
+    """What is whole stays, and the next line begins where the torn one did."""
+    out.write_bytes(GOOD[0] + GOOD[1][: min(length, len(GOOD[1]) - 1)])
+    assert recovered(out) == ["a"]
+    with Journal(out) as journal:
+        journal.append(GOOD[2])
+    assert out.read_bytes() == GOOD[0] + GOOD[2]
+
+
+@pytest.mark.parametrize("content", [b"my notes", b"my notes\n", b'{"id": 1}\n', GOOD[0] + b"notes"])
+def test_somebodys_own_file_is_refused_and_stays_as_it_is(out, content):
+    """Nothing is cut off that a batch has not written."""
+    out.write_bytes(content)
+    with pytest.raises(Unusable, match="is not a batch's answer"):
+        recovered(out)
+    assert out.read_bytes() == content
+
+
+def test_a_second_run_on_the_same_file_is_refused(out):
+    """In one line; once the first has ended, it may."""
+    with Journal(out), pytest.raises(Unusable, match="another run is writing"):
+        Journal(out)
+    Journal(out).close()
+
+
+def test_a_run_is_refused_while_the_file_has_been_replaced(out):
+    """The lock goes over to the file that takes the place of the one with errors."""
+    out.write_bytes(BAD)
+    with Journal(out) as journal:
+        journal.drop_errors()
+        with pytest.raises(Unusable, match="another run"):
+            Journal(out)
+
+
+def test_a_file_that_is_replaced_between_opening_and_locking_is_not_written_to(out, monkeypatch):
+    """The lock is taken of the file that has the name by then."""
+    flock, replaced = fcntl.flock, []
+
+    def replace_and_lock(file, how):
+        if not replaced:
+            replaced.append(True)
+            other = out.with_name("other")
+            other.write_bytes(GOOD[0])
+            other.replace(out)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", replace_and_lock)
+    with Journal(out) as journal:
+        journal.append(GOOD[1])
+    assert out.read_bytes() == GOOD[0] + GOOD[1]
+
+
+def test_errors_are_dropped_and_nothing_else(out, tmp_path):
+    """The mode stays, a link stays a link, and lines are added to the new file."""
+    real = tmp_path / "real.jsonl"
+    real.write_bytes(GOOD[0] + BAD + GOOD[1])
+    real.chmod(0o640)
+    out.symlink_to(real)
+    (tmp_path / "real.jsonl.rewriting").write_bytes(b"left by a killed run")
+    with Journal(out) as journal:
+        journal.drop_errors()
+        journal.append(GOOD[2])
+    assert out.is_symlink()
+    assert real.read_bytes() == b"".join(GOOD)
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "real.jsonl"]
+
+
+def test_a_killed_process_has_written_what_it_appended(out):
+    """No line waits in a buffer."""
+    script = (
+        "import os, signal, sys; from pathlib import Path; from service.batch.journal import Journal\n"
+        "journal = Journal(Path(sys.argv[1])); journal.append(sys.argv[2].encode())\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(out), GOOD[0].decode()], timeout=30, check=False)
+    assert done.returncode == -9
+    assert out.read_bytes() == GOOD[0]
+    assert recovered(out) == ["a"]
+
+
+def test_a_full_disk_ends_the_run_and_what_was_torn_is_cut_off(out, monkeypatch):
+    """A part of a line is written, and then nothing more."""
+    write, room = os.write, [10]
+
+    def write_some(file, content):
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        count, room[0] = write(file, content[: room[0]]), 0
+        return count
+
+    with Journal(out) as journal:
+        monkeypatch.setattr(os, "write", write_some)
+        with pytest.raises(Stopped, match="No space left"):
+            journal.append(GOOD[0])
+        monkeypatch.undo()
+    assert out.read_bytes() == GOOD[0][:10]
+    assert recovered(out) == []
+    assert out.read_bytes() == b""
+
+
+@pytest.mark.parametrize(("path", "message"), [("/dev/null", "must be a file"), ("nowhere/out", "No such file")])
+def test_what_is_no_file_is_refused(tmp_path, path, message):
+    """A run that goes on reads OUT."""
+    with pytest.raises(Unusable, match=message):
+        Journal(tmp_path / path)

@@ -1,0 +1,160 @@
+"""Whole runs against a scripted server: exit codes, what is kept, what is told."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import service.__main__
+from service.batch import gateway
+from service.batch.__main__ import main
+from tests.servers import ROOT, free_port
+from tests.unit.client.scripted_answers import COMPLETION, answer_bytes, answer_json, hang_up, refusal
+
+STATUS = answer_json({"texts": {"accepted": 0, "max": 10}, "models": [{}], "uptime_s": 1000.0})
+ANSWER = answer_json(COMPLETION)
+
+
+@pytest.fixture
+def run(server, tmp_path, monkeypatch):
+    """Run on IN with an address and one request at a time; return the exit code and the lines of OUT by custom_id."""
+    monkeypatch.setattr(gateway, "next_wait_s", lambda *_: 0.0)
+
+    def run(source, *options):
+        out = tmp_path / "out.jsonl"
+        code = main([str(source), str(out), "--base-url", server.url, "--concurrency", "1", *options])
+        lines = [json.loads(line) for line in out.read_bytes().splitlines()] if out.exists() else []
+        answers = {line["custom_id"]: line for line in lines}
+        assert len(answers) == len(lines)
+        return code, answers
+
+    return run
+
+
+def test_a_run_answers_every_line_and_a_second_one_asks_nothing(run, server, write_requests, capsys):
+    """Nobody is asked when there is nothing to do."""
+    source = write_requests("a", "b")
+    server.script = [STATUS, ANSWER, ANSWER]
+    code, lines = run(source)
+    assert code == 0
+    assert [lines[name]["response"]["body"] for name in "ab"] == [COMPLETION] * 2
+    assert run(source) == (code, lines)
+    assert len(server.requests) == 3
+    assert "2 lines: none answered now, 2 before; errors: none" in capsys.readouterr().err
+
+
+def test_errors_are_lines_and_their_codes_are_counted(run, server, write_requests, capsys):
+    """Exit code 1, and again when nothing is left to do."""
+    source = write_requests("a", b"nonsense\n", "b")
+    server.script = [STATUS, refusal(404, "no", code="model_not_found"), ANSWER]
+    code, lines = run(source)
+    assert code == 1
+    assert lines["a"]["response"]["status_code"] == 404
+    assert lines[None]["error"]["line"] == 2
+    assert run(source)[0] == 1
+    assert capsys.readouterr().err.count("errors: 1 model_not_found, 1 invalid_json") == 2
+
+
+def test_errors_are_answered_again_where_that_is_asked_for(run, server, write_requests):
+    """What was a success is not asked for."""
+    source = write_requests("a", "b")
+    server.script = [STATUS, refusal(404, "no"), ANSWER]
+    assert run(source)[0] == 1
+    server.script = [STATUS, ANSWER]
+    code, lines = run(source, "--retry-errors")
+    assert code == 0
+    assert sorted(lines) == ["a", "b"]
+    assert [body["prompt"] for body in server.bodies if body] == ["a", "b", "a"]
+
+
+def test_a_gateway_that_goes_away_ends_the_run_and_it_goes_on_later(run, server, write_requests, capsys):
+    """Exit code 3; nothing is written for what has no answer."""
+    source = write_requests("a", "b", "c")
+    server.script = [STATUS, ANSWER, *[hang_up] * 5000]
+    code, lines = run(source, "--give-up-after", "0.05")
+    assert code == 3
+    assert list(lines) == ["a"]
+    assert "what is done is kept, and the same command goes on" in capsys.readouterr().err
+    server.script = [STATUS, ANSWER, ANSWER]
+    code, lines = run(source)
+    assert (code, sorted(lines)) == (0, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [refusal(401, "no key", code="invalid_api_key")],
+        [STATUS, refusal(401, "no key", code="invalid_api_key")],
+        [answer_bytes(b"<html>", "text/html")],
+    ],
+    ids=["not let in", "not let in any more", "no gateway"],
+)
+def test_what_would_fail_for_every_line_ends_the_run_with_one_line(run, server, write_requests, capsys, script):
+    """Exit code 3, and OUT has nothing of it."""
+    server.script = script
+    assert run(write_requests("a", "b")) == (3, {})
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+
+
+def test_in_that_has_changed_is_told_and_what_is_done_is_kept(run, server, write_requests, capsys):
+    """A custom_id that IN has no more stays in OUT."""
+    server.script = [STATUS, ANSWER]
+    run(write_requests("a"))
+    server.script = [STATUS, ANSWER]
+    code, lines = run(write_requests("b"))
+    assert (code, sorted(lines)) == (0, ["a", "b"])
+    assert "1 lines of OUT have a custom_id that IN has not; they are kept" in capsys.readouterr().err
+
+
+def test_in_and_out_must_be_two_files(write_requests, tmp_path, capsys):
+    """Whatever they are called."""
+    source, link = write_requests("a"), tmp_path / "link"
+    link.hardlink_to(source)
+    before = source.read_bytes()
+    assert main([str(source), str(link)]) == 2
+    assert "IN and OUT must be two files" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+def test_ray_that_is_not_installed_is_one_line(write_requests, tmp_path, capsys, monkeypatch):
+    """It names the file of requirements."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert main([str(write_requests("a")), str(tmp_path / "out"), "--ray"]) == 2
+    assert "pip install -r requirements/batch-ray.txt" in capsys.readouterr().err
+
+
+def test_an_address_without_a_cluster_of_ray_is_told_soon(server, write_requests, tmp_path):
+    """One line and exit code 3; Ray would wait for minutes. In a process of its own, as Ray is in one for good."""
+    server.script = [STATUS]
+    command = [sys.executable, "-m", "service.batch", str(write_requests("a")), str(tmp_path / "out")]
+    command += ["--base-url", server.url, "--ray", f"127.0.0.1:{free_port()}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    assert done.returncode == 3
+    assert "error: no Ray cluster at 127.0.0.1:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-", "out"], "must be a file, as it is read twice"),
+        (["in", "out", "--concurrency", "0"], "must be a number from 1 to 4096, got '0'"),
+        (["in", "out", "--timeout", "nan"], "must be seconds"),
+        (["in", "out", "--ray-workers", "2"], "--ray-workers is about --ray"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(capsys, options, message):
+    """Exit code 2, with bound and value."""
+    with pytest.raises(SystemExit) as caught:
+        main(options)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_gateways_own_command_line_hands_over(capsys):
+    """`python -m service batch` is the same program."""
+    with pytest.raises(SystemExit) as caught:
+        service.__main__.main(["batch", "--help"])
+    assert caught.value.code == 0
+    assert "python -m service.batch" in capsys.readouterr().out
