@@ -40,7 +40,11 @@ def test_a_torn_line_is_cut_off_wherever_it_was_torn(out, length):
     assert out.read_bytes() == GOOD[0] + GOOD[2]
 
 
-@pytest.mark.parametrize("content", [b"my notes", b"my notes\n", b'{"id": 1}\n', GOOD[0] + b"notes"])
+@pytest.mark.parametrize(
+    "content",
+    [b"my notes", b"my notes\n", b'{"id": 1}\n', GOOD[0] + b"notes"],
+    ids=["torn", "a line", "JSON", "behind an answer"],
+)
 def test_somebodys_own_file_is_refused_and_stays_as_it_is(out, content):
     """Nothing is cut off that a batch has not written."""
     out.write_bytes(content)
