@@ -182,6 +182,38 @@ def test_a_failure_is_one_line_and_an_exit_code(ostinato, arguments, code, words
     assert words in error
 
 
+@pytest.mark.parametrize("command", ["generate It", "models", "score It", "generate It --json"])
+def test_a_full_disk_is_one_line(address, command):
+    """What cannot be written is said, and not by a traceback."""
+    shell = (
+        f"{sys.executable} -m ostinato {command} --max-tokens 5 > /dev/full"
+        if "generate" in command
+        else (f"{sys.executable} -m ostinato {command} > /dev/full")
+    )
+    ended = subprocess.run(
+        shell, shell=True, stderr=subprocess.PIPE, env=environment(**address), timeout=PATIENCE_S, check=False
+    )
+    assert (ended.returncode, ended.stderr.decode()) == (2, "error: cannot write: No space left on device\n")
+
+
+@pytest.mark.parametrize(("closed", "code"), [("<&-", 2), (">&-", 0), ("2>&-", 0)])
+def test_a_daemon_has_no_streams(address, closed, code):
+    """A prompt that cannot be read is an empty one; what nobody reads is written nowhere."""
+    prompt = "" if closed == "<&-" else "It"
+    shell = f"{sys.executable} -m ostinato generate {prompt} --model lstm --max-tokens 5 {closed}"
+    ended = subprocess.run(
+        shell,
+        shell=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(**address),
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert ended.returncode == code
+    assert b"Traceback" not in ended.stderr
+
+
 def test_a_prompt_over_the_servers_bound_is_refused(ostinato):
     """A file of many megabytes is told to be too much, and nothing hangs."""
     code, output, error = ostinato("generate", "--model", "lstm", given=b"It was " * 4_000_000)

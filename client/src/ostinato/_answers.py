@@ -7,7 +7,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import requests
-from urllib3.exceptions import ReadTimeoutError  # requests needs urllib3 too, and hides this one in a ConnectionError
+from urllib3.exceptions import (
+    LocationParseError,
+    ReadTimeoutError,
+)  # requests needs urllib3 too, and hides this one in a ConnectionError
 
 from ostinato import _errors as errors
 from ostinato._results import Choice, Generation
@@ -63,6 +66,10 @@ _CLASS_BY_TYPE: dict[str, type[errors.APIError]] = {
 }
 
 
+# Those of them after which the same request may succeed.
+_PASSING = (errors.ServerError, errors.TooManyRequests)
+
+
 def json_object(response: requests.Response) -> dict[str, Any]:
     """Return the JSON object that a successful answer holds.
 
@@ -105,11 +112,12 @@ def stream_error(error: Any, headers: Mapping[str, str]) -> errors.APIError:
     told = _present(error) if isinstance(error, dict) else {"message": error}
     code = str(told.get("code", ""))
     status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else None  # some servers put the status there
+    headers = {"x-request-id": headers.get("x-request-id", "")}  # the others are about the stream's beginning
     by_type = _CLASS_BY_TYPE.get(str(told.get("type")), errors.ServerError)
     return _api_error(_CLASS_BY_CODE.get(code, _CLASS_BY_STATUS.get(status or 0, by_type)), told, headers, status)
 
 
-def failure(error: requests.RequestException, url: str, settings: Settings) -> errors.OstinatoError:
+def failure(error: Exception, url: str, settings: Settings) -> errors.OstinatoError:
     """Return the error for a request that got no answer, or not the whole of one."""
     connect_s, read_s = settings.timeout
     if is_read_timeout(error):
@@ -118,10 +126,17 @@ def failure(error: requests.RequestException, url: str, settings: Settings) -> e
         return errors.InvalidArgument(f"the request to {url} cannot be sent ({reason(error)}): correct its values")
     if isinstance(error, requests.ConnectTimeout):
         return errors.ConnectionFailed(f"{url} did not accept a connection within {connect_s} s: check base_url")
+    if isinstance(error, requests.exceptions.ProxyError):
+        return errors.ConnectionFailed(
+            f"no answer from {url} through the proxy that the environment names ({reason(error)}): check HTTP_PROXY, "
+            "HTTPS_PROXY and NO_PROXY"
+        )
+    if isinstance(error, LocationParseError):
+        return errors.InvalidArgument(f"{url} is no address ({reason(error)}): check base_url")
     return errors.ConnectionFailed(f"no answer from {url} ({reason(error)}): check base_url and that the server runs")
 
 
-def is_read_timeout(error: requests.RequestException) -> bool:
+def is_read_timeout(error: BaseException) -> bool:
     """Say whether the server fell silent, be it before its answer or within it."""
     return isinstance(error, requests.ReadTimeout) or any(isinstance(arg, ReadTimeoutError) for arg in error.args)
 
@@ -139,7 +154,7 @@ def _api_error(
     error_class: type[errors.APIError], told: dict[str, Any], headers: Mapping[str, str], status: int | None
 ) -> errors.APIError:
     message = _one_line(str(told.get("message") or "no reason given")).rstrip(".")
-    request_id, retry_after_s = headers.get("x-request-id"), asked_wait_s(headers)
+    request_id, retry_after_s = headers.get("x-request-id") or None, asked_wait_s(headers)
     facts = [f"HTTP {status}" if status else "", f"request {request_id}" if request_id else ""]
     where = ", ".join(fact for fact in facts if fact) or "within the stream"
     advice = error_class.advice if retry_after_s is None else f"try again in {retry_after_s:.3g} s"
@@ -150,7 +165,7 @@ def _api_error(
         **{name: str(told[name]) for name in ("type", "code", "param") if told.get(name) is not None},
         request_id=request_id,
         retry_after_s=retry_after_s,
-        retryable=is_retryable(status or FIRST_SERVER_ERROR, headers),
+        retryable=is_retryable(status, headers) if status else issubclass(error_class, _PASSING),
     )
 
 

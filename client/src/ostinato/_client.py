@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, Union, overload
 
 from ostinato._conversation import Conversation
 from ostinato._errors import InvalidArgument, NotFound, UnexpectedAnswer
+from ostinato._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS
 from ostinato._many import in_order
 from ostinato._results import Generation, Model, Status, required
 from ostinato._resuming import Resumption
@@ -70,7 +73,7 @@ class Client:
         self._settings = resolve(base_url, api_key, timeout, max_retries)
         self._transport = Transport(self._settings, session)
         self._lock = threading.Lock()
-        self._first_model: str | None = None
+        self._first_model: Future[str] | None = None
 
     def generate(
         self,
@@ -104,9 +107,11 @@ class Client:
             seed: int. The same seed brings the same text. The answer has the seed that was used.
             stop: str or list of str. End before the first of these; a text that leads up to a suffix, behind it.
             n: int. How many texts to generate per prompt.
-            extra: any further fields, sent as they are: `logprobs`, `echo`, penalties, `return_state`, `state`, ….
+            extra: the API's other fields: `logprobs`, `echo`, penalties, `return_state`, `state`, …. What it has no
+                name for yet goes into `extra_body`, a dict.
 
         Raises:
+            InvalidArgument: there is no such field.
             APIError: the server refused or failed; the subclass says how.
             ConnectionFailed, Timeout, UnexpectedAnswer: there was no proper answer.
         """
@@ -141,7 +146,7 @@ class Client:
 
         With `resume` a stream that breaks off in the middle goes on, exactly: the server sends a state every few
         hundred tokens, and after a lost connection, a read timeout or a server that stops another request goes on from
-        the last one, up to `max_retries` times in a row. It is for one text: one prompt, and no `n` above 1.
+        the last one. It is tried for a minute without anything new. It is for one text: one prompt, and no `n` above 1.
 
         Raises:
             InvalidArgument: `resume` for several texts.
@@ -152,8 +157,8 @@ class Client:
         fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, "stream_options": options, **extra}
         if not resume:
             return Stream(self._complete(self._open_stream, prompt, model, fields))
-        send, retries = partial(self._open_stream, COMPLETIONS), self._settings.max_retries
-        resumption = Resumption(send, self._completion(prompt, model, fields), retries)
+        send = partial(self._open_stream, COMPLETIONS)
+        resumption = Resumption(send, self._completion(prompt, model, fields))
         return Stream(self._forgetting(resumption.open), resumption)
 
     def resume(self, state: str, prompt: Prompt = "", **options: Any) -> Generation:
@@ -224,7 +229,7 @@ class Client:
         fields = {"suffix": suffix, "echo": True, "logprobs": top, "max_tokens": 0, **extra}
         generation = Generation.from_answer(self._complete(self._transport.post, prompt, model, fields))
         scores = [Score.from_choice(choice) for choice in generation.choices]
-        return scores if _is_many(prompt if suffix is None else suffix) else scores[0]
+        return scores if _is_many(prompt if suffix is None else suffix) else _only(scores, "choices")
 
     def tokenize(self, text: str, *, model: str | None = None) -> Tokens:
         """Cut a text into the tokens that a model reads.
@@ -233,7 +238,9 @@ class Client:
             APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
         """
         fields = {"prompt": text, "return_token_strs": True}
-        return Tokens.from_answer(self._ask(self._transport.post, TOKENIZE, self._body(model, fields)))
+        return Tokens.from_answer(
+            self._ask(self._transport.post, TOKENIZE, self._body(model, fields, frozenset(fields)))
+        )
 
     def detokenize(self, tokens: Sequence[int], *, model: str | None = None) -> str:
         """Join tokens to a text.
@@ -241,7 +248,7 @@ class Client:
         Raises:
             APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
         """
-        body = self._body(model, {"tokens": list(tokens)})
+        body = self._body(model, {"tokens": list(tokens)}, frozenset({"tokens"}))
         return required(self._ask(self._transport.post, DETOKENIZE, body), "prompt", str)
 
     @overload
@@ -266,10 +273,10 @@ class Client:
         Raises:
             APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
         """
-        body = self._body(model, {"input": text, "pooling": pooling, **extra})
+        body = self._body(model, {"input": text, "pooling": pooling, **extra}, EMBEDDING_FIELDS)
         data = required(self._ask(self._transport.post, EMBEDDINGS, body), "data", list)
         vectors = [required(entry, "embedding", list) for entry in data]
-        return vectors if _is_many(text) else vectors[0]
+        return vectors if _is_many(text) else _only(vectors, "data")
 
     def conversation(self, prompt: str = "", *, model: str | None = None, **options: Any) -> Conversation:
         """Begin a text that grows by turns, each of which goes on from the state of the one before.
@@ -307,7 +314,7 @@ class Client:
         *,
         concurrency: int | None = None,
         progress: bool = False,
-        return_errors: Literal[True],
+        return_errors: bool,
         **options: Any,
     ) -> Iterator[Generation | OstinatoError]: ...
     def generate_many(
@@ -333,10 +340,13 @@ class Client:
 
         Raises:
             InvalidArgument: `concurrency` is below 1.
-            OstinatoError: as `generate`, unless `return_errors`; requests on their way are finished, others not sent.
+            OstinatoError: as `generate`, unless `return_errors`; requests on their way go on in the background, others
+                are not sent.
         """
         if concurrency is not None and concurrency < 1:
             raise InvalidArgument(f"concurrency is {concurrency}: pass 1 or more")
+        if isinstance(prompts, str):
+            raise InvalidArgument("prompts is one text: pass a list of them, or call generate")
 
         def generate(prompt: OnePrompt) -> Generation:
             return self.generate(prompt, **options)
@@ -376,7 +386,7 @@ class Client:
 
     def __repr__(self) -> str:
         """Show where the server is, and not the key."""
-        return f"Client({self._settings.base_url!r})"
+        return f"Client({self._settings.shown_url!r})"
 
     def _complete(
         self, send: Callable[[str, dict[str, Any]], T], prompt: Prompt, model: str | None, fields: dict[str, Any]
@@ -386,11 +396,23 @@ class Client:
     def _completion(self, prompt: Prompt, model: str | None, fields: dict[str, Any]) -> dict[str, Any]:
         if "stream" in fields:
             raise InvalidArgument("stream is not an argument: call client.stream(...) or client.generate(...)")
-        return self._body(model, {"prompt": prompt, **fields})
+        return self._body(model, {"prompt": prompt, **fields}, COMPLETION_FIELDS)
 
-    def _body(self, model: str | None, fields: dict[str, Any]) -> dict[str, Any]:
-        """Leave out what is None, and name the model, unless a state does."""
-        given = {name: value for name, value in fields.items() if value is not None}
+    def _body(self, model: str | None, fields: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
+        """Leave out what is None, and name the model, unless a state does.
+
+        Raises:
+            InvalidArgument: a name is none of the API's.
+        """
+        more = fields.pop("extra_body", None) or {}
+        for name in fields.keys() - known:
+            close = difflib.get_close_matches(name, known, n=1)
+            instead = f"did you mean {close[0]}? " if close else ""
+            raise InvalidArgument(
+                f"there is no argument {name}: {instead}what the API has no name for goes into "
+                f"extra_body={{{name!r}: …}}"
+            )
+        given = {name: value for name, value in {**fields, **more}.items() if value is not None}
         if model is None and "state" in given:
             return given
         return {"model": model if model is not None else self._default_model(), **given}
@@ -407,20 +429,36 @@ class Client:
 
     def _room(self) -> int:
         """Return how many requests to send at once."""
-        status = self.status()
-        return max(1, min(status.max_texts - status.num_texts, MAX_CONCURRENCY))
+        return max(1, min(self.status().max_texts, MAX_CONCURRENCY))
 
     def _open_stream(self, path: str, body: dict[str, Any]) -> requests.Response:
         return self._transport.open_stream(path, {**body, "stream": True})
 
     def _default_model(self) -> str:
         with self._lock:  # threads that start together ask once together
-            if self._first_model is None:
-                models = self.models()
-                if not models:
-                    raise UnexpectedAnswer(f"{self._settings.base_url} lists no model: give it one, or pass model")
-                self._first_model = models[0].id
-            return self._first_model
+            asked, first = self._first_model, self._first_model is None
+            if asked is None:
+                asked = self._first_model = Future()
+        if first:
+            try:
+                asked.set_result(self._ask_for_first_model())
+            except BaseException as error:
+                self._first_model = None
+                asked.set_exception(error)
+                raise
+        return asked.result()
+
+    def _ask_for_first_model(self) -> str:
+        models = self.models()
+        if not models:
+            raise UnexpectedAnswer(f"{self._settings.shown_url} lists no model: give it one, or pass model")
+        return models[0].id
+
+
+def _only(entries: list[T], name: str) -> T:
+    if len(entries) != 1:
+        raise UnexpectedAnswer(f"the answer's {name!r} should be one but are {len(entries)}: check base_url")
+    return entries[0]
 
 
 def _is_many(prompt: Prompt) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ostinato._errors import InvalidArgument
-from ostinato._results import shortened
+from ostinato._errors import InvalidArgument, UnexpectedAnswer
+from ostinato._files import write_whole
+from ostinato._results import required, shortened
 
 if TYPE_CHECKING:
     from ostinato._client import Client
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ostinato._stream import Stream
 
 FORMAT = 1  # of a file
+_NOT_OPTIONS = {"n", "best_of", "echo", "suffix", "prepend", "state", "return_state", "model"}
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,9 @@ class Conversation:
 
     `client.conversation()` makes one. One thread at a time may use it; branches are independent of each other.
 
+    It is for models that read forwards.
+
     Attributes:
-        model: str.
         turns: tuple of Turn.
         options: dict. Arguments of `Client.generate` for every turn.
     """
@@ -52,8 +55,19 @@ class Conversation:
         self, client: Client, *, model: str, prompt: str = "", turns: tuple[Turn, ...] = (), **options: Any
     ) -> None:
         """Begin, or go on; see `Client.conversation`."""
-        self._client, self._beginning = client, prompt
-        self.model, self.turns, self.options = model, turns, options
+        self._client, self._beginning, self._model = client, prompt, model
+        self.turns, self.options = turns, options
+
+    @property
+    def model(self) -> str:
+        """The model. Another one reads the whole text anew with the next turn."""
+        return self._model
+
+    @model.setter
+    def model(self, name: str) -> None:
+        if name != self._model:
+            self.reread()
+        self._model = name
 
     def generate(self, prompt: str = "", **options: Any) -> Generation:
         """Take a turn: the prompt is read, and the model goes on. Return what it wrote.
@@ -66,18 +80,20 @@ class Conversation:
             StateRefused: the state before cannot be gone on with; after `reread()` the text is read anew.
             OstinatoError: as `Client.generate`. The conversation stays as it was.
         """
+        turns = self.turns
         generation = self._client.generate(**self._request(prompt, options), return_state=True)
-        self._add(prompt, generation)
+        self._add(prompt, turns, generation)
         return generation
 
     def stream(self, prompt: str = "", **options: Any) -> Stream:
         """Take a turn, and return its text as it is written. The turn counts once the stream has ended or is left.
 
         Arguments and errors are those of `generate`, and `resume` of `Client.stream`. A stream that is left before its
-        end has no state: the next turn reads the text anew.
+        end has no state: the next turn reads the text anew. So it does if there were other turns or `undo` meanwhile.
         """
+        turns = self.turns
         stream = self._client.stream(**self._request(prompt, options), return_state=True)
-        stream.when_ended(partial(self._add, prompt))
+        stream._when_ended(partial(self._add, prompt, turns))
         return stream
 
     @property
@@ -105,15 +121,16 @@ class Conversation:
 
     def reread(self) -> None:
         """Forget where the text stands, so that the next turn reads all of it: the state may be too old."""
-        if self.turns:
-            last = self.turns[-1]
-            self.turns = (*self.turns[:-1], Turn(last.prompt, last.text, last.finish_reason))
+        self.turns = tuple(replace(turn, state=None) for turn in self.turns)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a file, which is whole at any moment. It holds the text and the states, and no API key.
 
+        A new file is for its owner alone; one that is there keeps its permissions.
+
         Raises:
             OSError: the file cannot be written.
+            InvalidArgument: an option has no JSON, or the text no UTF-8.
         """
         document = {
             "ostinato_conversation": FORMAT,
@@ -122,14 +139,14 @@ class Conversation:
             "options": self.options,
             "turns": [asdict(turn) for turn in self.turns],
         }
-        content = json.dumps(document, ensure_ascii=False, indent=1)
-        path = Path(path)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            draft.write_text(content, encoding="utf-8")
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+            content = json.dumps(document, ensure_ascii=False, indent=1)
+            content.encode()
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(
+                f"the conversation cannot be written as JSON ({error}): correct its options"
+            ) from error
+        write_whole(path, content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], client: Client) -> Conversation:
@@ -143,8 +160,11 @@ class Conversation:
             raw = json.loads(Path(path).read_bytes())
             if raw["ostinato_conversation"] != FORMAT:
                 raise InvalidArgument(f"{path}: is of format {raw['ostinato_conversation']!r}: update ostinato-client")
-            turns = tuple(Turn(**turn) for turn in raw["turns"])
-            return cls(client, model=raw["model"], prompt=raw["prompt"], turns=turns, **raw["options"])
+            turns = tuple(_turn(turn) for turn in raw["turns"])
+            model, prompt = required(raw, "model", str), required(raw, "prompt", str)
+            return cls(client, model=model, prompt=prompt, turns=turns, **raw["options"])
+        except UnexpectedAnswer as error:
+            raise InvalidArgument(f"{path}: holds no conversation: name a file that save() wrote") from error
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, InvalidArgument):
                 raise
@@ -157,12 +177,22 @@ class Conversation:
 
     def _request(self, prompt: str, options: dict[str, Any]) -> dict[str, Any]:
         fields = {**self.options, **options}
+        wrong = sorted(_NOT_OPTIONS.intersection(fields))
+        if wrong:
+            raise InvalidArgument(f"{wrong[0]} is no option of a conversation, which grows by one text: leave it out")
         if self.state is None:
             return {"model": self.model, "prompt": self.text + prompt, **fields}
         # The state names the version that the text is of; another may answer to the model's name by now.
         return {"prompt": prompt, "state": self.state, **fields}
 
-    def _add(self, prompt: str, generation: Generation) -> None:
+    def _add(self, prompt: str, before: tuple[Turn, ...], generation: Generation) -> None:
         choice = generation.choices[0] if generation.choices else None
         if choice is not None:
-            self.turns = (*self.turns, Turn(prompt, choice.text, choice.finish_reason, choice.state))
+            # The state is of the turns that there were when the text was asked for.
+            state = choice.state if self.turns is before else None
+            self.turns = (*self.turns, Turn(prompt, choice.text, choice.finish_reason, state))
+
+
+def _turn(raw: Any) -> Turn:
+    """Read a turn; what a later version may have added is read over."""
+    return Turn(required(raw, "prompt", str), required(raw, "text", str), raw.get("finish_reason"), raw.get("state"))

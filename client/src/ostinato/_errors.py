@@ -4,6 +4,7 @@
 
     OstinatoError
     ├── InvalidArgument             what was passed to the client cannot be sent (also a ValueError)
+    ├── ClientClosed                the client was closed before (also a RuntimeError)
     ├── ConnectionFailed            no connection could be made, or it was lost before the answer was complete
     ├── Timeout                     connected, but no byte of the answer came in time
     ├── UnexpectedAnswer            something answered that does not speak this API
@@ -69,6 +70,10 @@ class OstinatoError(Exception):
 
 class InvalidArgument(OstinatoError, ValueError):
     """What was passed to the client, or stands in its environment, cannot be sent to any server."""
+
+
+class ClientClosed(OstinatoError, RuntimeError):
+    """The client was closed before the request was to be sent."""
 
 
 class ConnectionFailed(OstinatoError):

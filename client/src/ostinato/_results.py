@@ -55,7 +55,8 @@ class Choice:
             UnexpectedAnswer: a field is missing or of another type.
         """
         index, text = required(raw, "index", int), required(raw, "text", str)
-        return cls(index, text, raw.get("finish_reason"), raw.get("state"), raw.get("logprobs"))
+        logprobs = None if raw.get("logprobs") is None else required(raw, "logprobs", dict)
+        return cls(index, text, raw.get("finish_reason"), raw.get("state"), logprobs)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Generation:
             seed=raw.get("seed"),
             system_fingerprint=raw.get("system_fingerprint"),
             choices=tuple(sorted(choices, key=lambda choice: choice.index)),
-            usage=Usage.from_answer(raw["usage"]) if raw.get("usage") else None,
+            usage=Usage.from_answer(required(raw, "usage", dict)) if raw.get("usage") else None,
             raw=raw,
         )
 

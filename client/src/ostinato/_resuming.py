@@ -7,7 +7,9 @@ from time import sleep
 from typing import TYPE_CHECKING, Any, Callable
 
 from ostinato._errors import (
+    APIError,
     BackendUnavailable,
+    ConnectionFailed,
     InternalError,
     InvalidArgument,
     OstinatoError,
@@ -15,13 +17,14 @@ from ostinato._errors import (
     ShuttingDown,
     StreamInterrupted,
 )
-from ostinato._retries import wait_s
+from ostinato._retries import FIRST_WAIT_S, JITTER, MAX_WAIT_S
 
 if TYPE_CHECKING:
     import requests
 
     from ostinato._assembly import Assembly
 
+PATIENCE_S = 60.0  # of waiting without anything new: a gateway takes some ten seconds to start
 STATE_INTERVAL = 256  # tokens that are drawn anew at most; a state has some kilobytes
 
 
@@ -32,13 +35,12 @@ class Resumption:
     there is none yet, the first request is sent again with its seed.
     """
 
-    def __init__(self, send: Callable[[dict[str, Any]], requests.Response], body: dict[str, Any], retries: int) -> None:
+    def __init__(self, send: Callable[[dict[str, Any]], requests.Response], body: dict[str, Any]) -> None:
         """Prepare.
 
         Args:
             send: Opens a stream.
             body: Of the first request, without `stream`.
-            retries: How often in a row a text is taken up without a new event.
 
         Raises:
             InvalidArgument: the request is of several texts, which no single state goes on with.
@@ -46,7 +48,7 @@ class Resumption:
         prompts = [body.get("prompt"), body.get("suffix")]
         if (body.get("n") or 1) > 1 or any(_is_several(prompt) for prompt in prompts):
             raise InvalidArgument("resume=True needs one prompt and n=1: send each text by a request of its own")
-        self._send, self._retries = send, retries
+        self._send = send
         # Without max_tokens it is not known how many are left.
         if body.get("max_tokens") is not None:
             options = {**(body.get("stream_options") or {}), "state_interval": STATE_INTERVAL}
@@ -63,19 +65,36 @@ class Resumption:
         lost = (StreamInterrupted, ShuttingDown, BackendUnavailable, InternalError)
         return isinstance(error, lost) and not isinstance(error, ResumptionFailed)
 
-    def open_next(self, so_far: Assembly, attempt: int) -> requests.Response | None:
-        """Wait a little, and open the stream that goes on, or return None if that has been tried often enough.
+    def open_next(self, so_far: Assembly, waited_s: float) -> tuple[requests.Response | None, float]:
+        """Wait a little, and open the stream that goes on.
 
         Args:
             so_far: What has come; it is set back to where the new stream begins.
-            attempt: How often this was done since the last event came.
+            waited_s: Seconds that were waited for something new so far.
+
+        Returns:
+            The stream, or None if that has been tried for PATIENCE_S; and the seconds waited by then.
+
+        Raises:
+            OstinatoError: the server refuses to go on, or could not be reached for PATIENCE_S.
         """
-        if attempt >= self._retries:
-            return None
-        sleep(wait_s(attempt, None, random.random()) or 0)
         body = self._next_body(so_far)
         so_far.rewind()
-        return self._send(body)
+        lost: OstinatoError | None = None
+        while True:
+            pause_s = min(max(waited_s, FIRST_WAIT_S), MAX_WAIT_S)  # so that all waits together double
+            if waited_s + pause_s > PATIENCE_S:
+                if lost is not None:
+                    raise lost
+                return None, waited_s
+            sleep(pause_s * (1 - JITTER * random.random()))
+            waited_s += pause_s
+            try:
+                return self._send(body), waited_s
+            except (ConnectionFailed, APIError) as error:
+                if isinstance(error, APIError) and not error.retryable:
+                    raise
+                lost = error
 
     def _next_body(self, so_far: Assembly) -> dict[str, Any]:
         mark, body = so_far.mark, dict(self._body)

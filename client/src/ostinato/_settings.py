@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Optional, Union
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = (5.0, 300.0)  # a long text without streaming takes minutes on a CPU
 
+LONGEST_S = 1_000_000  # more, and a socket overflows
+
 TimeoutSeconds = Union[float, tuple[Optional[float], Optional[float]], None]
 
 
@@ -23,12 +26,14 @@ class Settings:
 
     Attributes:
         base_url: str. With its scheme, without a trailing slash and without `/v1`.
+        shown_url: str. The same without a name and a password, for messages.
         api_key: str or None.
         timeout: seconds to connect, and between two bytes of an answer. None waits for ever.
         max_retries: int. How often a request is sent again.
     """
 
     base_url: str
+    shown_url: str
     api_key: str | None = field(repr=False)
     timeout: tuple[float | None, float | None]
     max_retries: int
@@ -46,26 +51,47 @@ def resolve(
     Raises:
         InvalidArgument: a value can't be used.
     """
-    if max_retries < 0:
-        raise InvalidArgument(f"max_retries is {max_retries}: pass 0 or more")
+    if not isinstance(max_retries, int) or max_retries < 0:
+        raise InvalidArgument(f"max_retries is {max_retries!r}: pass 0 or more")
     url = base_url if base_url is not None else environ.get("OSTINATO_BASE_URL") or DEFAULT_BASE_URL
     key = api_key if api_key is not None else environ.get("OSTINATO_API_KEY")
+    url = _base_url(url)
     return Settings(
-        base_url=_base_url(url),
+        base_url=url,
+        shown_url=re.sub(r"(?<=://)[^/@]*@", "", url),
         api_key=_api_key(key) if key else None,
-        timeout=timeout if isinstance(timeout, tuple) else (timeout, timeout),
+        timeout=_timeout(timeout),
         max_retries=max_retries,
     )
 
 
+def _timeout(given: TimeoutSeconds) -> tuple[float | None, float | None]:
+    pair = given if isinstance(given, tuple) else (given, given)
+    numbers = all(
+        seconds is None or (isinstance(seconds, (int, float)) and 0 < seconds <= LONGEST_S) for seconds in pair
+    )
+    if len(pair) != 2 or not numbers:
+        raise InvalidArgument(
+            f"timeout is {given!r}: pass seconds above 0 and at most {LONGEST_S:,}, a pair of them (to connect, to "
+            "read), or None to wait for ever"
+        )
+    return pair
+
+
 def _base_url(url: str) -> str:
+    if not isinstance(url, str):
+        raise InvalidArgument(f"base_url is {url!r}: pass a str")
     url = url.strip().rstrip("/")
+    if "?" in url or "#" in url:
+        raise InvalidArgument(f"base_url is {url!r}: leave out what begins with ? or #")
     if not url.lower().startswith(("http://", "https://")):
         raise InvalidArgument(f"base_url is {url!r}: let it start with http:// or https://")
     return url.removesuffix("/v1")
 
 
 def _api_key(key: str) -> str:
+    if not isinstance(key, str):
+        raise InvalidArgument(f"api_key is of type {type(key).__name__}: pass a str")
     key = key.strip()  # a key out of a file ends with a newline
     if not (key.isascii() and key.isprintable()):
         raise InvalidArgument("api_key has characters that an HTTP header can't carry: use printable ASCII")

@@ -83,8 +83,8 @@ class Stream:
         """How often it broke off and was gone on with."""
         return self._line.num_resumed
 
-    def when_ended(self, call: Callable[[Generation], None]) -> None:
-        """Have a function told what has come, once no more comes, for whatever reason; not if it is never read."""
+    def _when_ended(self, call: Callable[[Generation], None]) -> None:
+        """Have a conversation told what has come, once no more comes, for whatever reason; not if it is never read."""
         self._line.ended = call
 
     def close(self) -> None:
@@ -122,9 +122,13 @@ class _Pieces:
             return next(self._pieces)
 
     def close(self) -> None:
-        """End it, once whoever reads has seen that nothing more comes."""
-        with self._running, suppress(ValueError):  # a generator that closes itself is running
-            self._pieces.close()
+        """End it, or leave that to the thread that reads: it is about to see that nothing more comes."""
+        if self._running.acquire(blocking=False):
+            try:
+                with suppress(ValueError):  # a generator that closes itself is running
+                    self._pieces.close()
+            finally:
+                self._running.release()
 
 
 class _Line:
@@ -153,12 +157,13 @@ class _Line:
 
 def _read(line: _Line, so_far: Assembly, resumption: Resumption | None) -> Generator[Piece, None, None]:
     """Yield the pieces of a stream, and of those that go on with it; close their bodies however that ends."""
-    attempt = 0
+    mark, waited_s = so_far.mark, 0.0  # for the next piece that is new
     try:
         while True:
             try:
                 for piece in _pieces(line.body, so_far):
-                    attempt = 0
+                    if piece.text or so_far.mark is not mark:
+                        mark, waited_s = so_far.mark, 0.0
                     yield piece
                 return
             except OstinatoError as error:
@@ -167,29 +172,29 @@ def _read(line: _Line, so_far: Assembly, resumption: Resumption | None) -> Gener
                     raise
                 if so_far.generation.finish_reason is not None:
                     return  # all but the last words had come
-                _go_on(line, so_far, resumption, attempt, error)
-                attempt += 1
+                waited_s = _go_on(line, so_far, resumption, waited_s, error)
     finally:
         line.close()
         if line.ended is not None:
             line.ended(so_far.generation)
 
 
-def _go_on(line: _Line, so_far: Assembly, resumption: Resumption, attempt: int, error: OstinatoError) -> None:
-    """Have the line go on with another body.
+def _go_on(line: _Line, so_far: Assembly, resumption: Resumption, waited_s: float, error: OstinatoError) -> float:
+    """Have the line go on with another body, and return how long it was waited for something new.
 
     Raises:
         OstinatoError: that cannot be done; it has what has come.
     """
     line.body.close()
     try:
-        response = resumption.open_next(so_far, attempt)
+        response, waited_s = resumption.open_next(so_far, waited_s)
     except OstinatoError as failed:
         failed.choices = so_far.generation.choices
         raise failed from error
     if response is None:
         raise error
     line.go_on(Body(response))
+    return waited_s
 
 
 def _pieces(body: Body, so_far: Assembly) -> Iterator[Piece]:

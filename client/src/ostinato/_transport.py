@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import re
 import threading
 import weakref
 from time import sleep
@@ -11,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 import requests
 from requests.auth import AuthBase
 from requests.utils import default_user_agent
+from urllib3.exceptions import HTTPError
 
 from ostinato._answers import failure, json_object, refusal, unexpected
-from ostinato._errors import APIError, ConnectionFailed
+from ostinato._errors import APIError, ClientClosed, ConnectionFailed, InvalidArgument
 from ostinato._retries import wait_s
 from ostinato._version import __version__
 
 if TYPE_CHECKING:
     from ostinato._settings import Settings
 
+_JSON = {"Content-Type": "application/json"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _FIRST_REFUSAL = 300  # redirects too: requests would turn a redirected POST into a GET
 
 
@@ -46,13 +52,14 @@ class Transport:
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send a JSON object, and return the one that answers it."""
-        return json_object(self._send("POST", path, {"Accept": "application/json"}, json=body))
+        headers = {"Accept": "application/json", **_JSON}
+        return json_object(self._send("POST", path, headers, data=_packed(body)))
 
     def open_stream(self, path: str, body: dict[str, Any]) -> requests.Response:
         """Send a JSON object, and return the answer with its events still to be read. The caller closes it."""
         # Compressed, events would sit in a buffer until a block is full.
-        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
-        response = self._send("POST", path, headers, json=body, stream=True)
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", **_JSON}
+        response = self._send("POST", path, headers, data=_packed(body), stream=True)
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             return response
         response.close()
@@ -71,7 +78,7 @@ class Transport:
         attempt = 0
         while True:
             try:
-                return self._attempt(method, self._settings.base_url + path, headers, **how)
+                return self._attempt(method, path, headers, **how)
             except (ConnectionFailed, APIError) as error:
                 asked_s = error.retry_after_s if isinstance(error, APIError) else None
                 pause_s = wait_s(attempt, asked_s, random.random())
@@ -81,32 +88,55 @@ class Transport:
             sleep(pause_s)
             attempt += 1
 
-    def _attempt(self, method: str, url: str, headers: dict[str, str], **how: Any) -> requests.Response:
-        timeout = self._settings.timeout
+    def _attempt(self, method: str, path: str, headers: dict[str, str], **how: Any) -> requests.Response:
+        timeout, url = self._settings.timeout, self._settings.base_url + path
         try:
             response = self._session().request(
                 method, url, headers=headers, auth=self._auth, timeout=timeout, allow_redirects=False, **how
             )
             if response.status_code >= _FIRST_REFUSAL:
                 _ = response.content  # read where a lost connection is caught
-        except requests.RequestException as error:
-            raise failure(error, url, self._settings) from error
+        except (requests.RequestException, HTTPError) as error:  # requests lets some of urllib3's through
+            raise failure(error, self._settings.shown_url + path, self._settings) from error
         if response.status_code >= _FIRST_REFUSAL:
             raise refusal(response)
         return response
 
     def _session(self) -> requests.Session:
         if self._closed:
-            raise RuntimeError("this Client is closed: make a new one")
+            raise ClientClosed("this Client is closed: make a new one")
         if self._given_session is not None:
             return self._given_session
+        # A process that was forked has its parent's connections: on those each would get answers to the other.
         session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
-            session = self._local.session = requests.Session()
+        if session is None or self._local.pid != os.getpid():
+            session, self._local.pid = requests.Session(), os.getpid()
+            self._local.session = session
             session.headers["User-Agent"] = f"ostinato-client/{__version__} {default_user_agent()}"
             with self._lock:
                 self._sessions.add(session)
         return session
+
+
+def _packed(body: dict[str, Any]) -> bytes:
+    """Write JSON, in UTF-8.
+
+    Raises:
+        InvalidArgument: a value has no JSON, or no UTF-8.
+    """
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        for name, value in body.items():
+            found = _SURROGATE.search(json.dumps(value, ensure_ascii=False))
+            if found:
+                raise InvalidArgument(
+                    f"{name} has a lone surrogate, {found.group()!a}, which no UTF-8 has: read the text with the "
+                    "encoding that it is in"
+                ) from None
+        raise
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"the request cannot be sent as JSON ({error}): correct its values") from error
 
 
 class _Bearer(AuthBase):

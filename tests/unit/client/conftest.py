@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ostinato import Client, _many, _resuming, _transport
+from ostinato import Client, _resuming, _transport
 from tests.unit.client.scripted_server import ScriptedServer
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits before further attempts, in seconds: noted, not waited, and without jitter."""
     noted: list[float] = []
-    for module in (_transport, _resuming, _many):
+    for module in (_transport, _resuming):
         monkeypatch.setattr(module, "sleep", noted.append)
     monkeypatch.setattr("random.random", lambda: 0.0)
     return noted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -108,5 +109,18 @@ def test_closing_a_client_closes_the_sessions_of_all_its_threads(server: Scripte
     assert server.left.wait(5)
     may_end.set()
     thread.join()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(ostinato.ClientClosed, match="closed"):
         client.models()
+
+
+def test_a_forked_process_has_connections_of_its_own(client: Client, server: ScriptedServer) -> None:
+    """On those of its parent each would read answers to the other."""
+    server.script = [models("tiny")] * 3
+    client.models()
+    child = multiprocessing.get_context("fork").Process(target=client.models)
+    child.start()
+    child.join(10)
+    client.models()
+    ports = [request.client_port for request in server.requests]
+    assert (child.exitcode, len(ports)) == (0, 3)
+    assert ports[0] == ports[2] != ports[1]

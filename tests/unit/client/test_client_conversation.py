@@ -104,6 +104,78 @@ def test_a_turn_that_is_left_keeps_what_came(client: Client, server: ScriptedSer
     assert growing.text == "xabcd"
 
 
+def test_a_conversation_that_changes_meanwhile_reads_anew(client: Client, server: ScriptedServer) -> None:
+    """The state of a turn is of the turns that there were when it was asked for."""
+    server.script = [said("a", "s1"), stream([chunk("b"), chunk("c", "stop", state="s2"), DONE]), said("d", "s3")]
+    growing = client.conversation("x", model="tiny")
+    growing.generate()
+    pieces = growing.stream()
+    next(pieces)
+    growing.undo()
+    list(pieces)
+    assert (growing.text, growing.state) == ("xbc", None)
+    growing.generate()
+    assert server.bodies[-1]["prompt"] == "xbc"
+
+
+def test_another_model_reads_the_text_anew(client: Client, server: ScriptedServer) -> None:
+    """And no state of the one before is ever sent to it, whatever is undone."""
+    server.script = [said("a", "s1"), said("b", "s2"), said("c", "s3"), said("d", "s4")]
+    growing = client.conversation("x", model="tiny")
+    growing.generate()
+    growing.generate()
+    growing.model = "tiny"
+    assert growing.state == "s2"
+    growing.model = "other"
+    growing.undo()
+    growing.generate()
+    assert (server.bodies[-1]["model"], server.bodies[-1]["prompt"]) == ("other", "xa")
+
+
+@pytest.mark.parametrize("name", ["n", "best_of", "echo", "suffix", "state", "return_state"])
+def test_what_would_not_grow_by_one_text_is_refused(client: Client, server: ScriptedServer, name: str) -> None:
+    """For all turns or for one."""
+    for options, once in (({name: 1}, {}), ({}, {name: 1})):
+        with pytest.raises(ostinato.InvalidArgument, match=f"{name} is no option"):
+            client.conversation("x", model="tiny", **options).generate(**once)
+    assert server.requests == []
+
+
+def test_a_file_keeps_its_permissions_and_links(client: Client, tmp_path: Path) -> None:
+    """A new one is its owner's alone, as who reads it can go on with the text."""
+    growing, path, link = client.conversation("x", model="tiny"), tmp_path / "text.json", tmp_path / "link.json"
+    growing.save(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    link.symlink_to(path)
+    growing.save(link)
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o640
+    with pytest.raises(OSError, match="nowhere"):
+        growing.save(tmp_path / "nowhere" / "text.json")
+
+
+@pytest.mark.parametrize(("text", "options"), [("\ud800", {}), ("x", {"stop": object()})])
+def test_what_no_file_can_hold_is_refused(client: Client, tmp_path: Path, text: str, options: dict[str, Any]) -> None:
+    """Before anything is written."""
+    with pytest.raises(ostinato.InvalidArgument, match="cannot be written"):
+        client.conversation(text, model="tiny", **options).save(tmp_path / "text.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_later_version_adds_to_a_turn_is_read_over(client: Client, tmp_path: Path) -> None:
+    """And what is of another type is refused."""
+    turn: dict[str, Any] = {"prompt": "a", "text": "b", "finish_reason": None, "state": None, "more": 1}
+    document = {"ostinato_conversation": 1, "model": "m", "prompt": "x", "options": {}, "turns": [turn]}
+    path = tmp_path / "text.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert client.load_conversation(path).text == "xab"
+    turn["text"] = 2
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(ostinato.InvalidArgument, match="holds no conversation"):
+        client.load_conversation(path)
+
+
 def test_a_turn_that_brought_nothing_is_none(client: Client, server: ScriptedServer) -> None:
     """A stream that breaks off before its first event leaves the conversation as it was."""
     server.script = [stream([], then=hang_up)]

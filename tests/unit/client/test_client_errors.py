@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 
@@ -122,6 +123,76 @@ def test_an_error_in_a_stream_is_known_by_its_type(error: object, name: str, sta
     """Without an HTTP status of its own, the type decides, or a code that is a status."""
     made = stream_error(error, {"x-request-id": "req-9"})
     assert (type(made).__name__, made.status, made.message, made.request_id) == (name, status, "no", "req-9")
+
+
+@pytest.mark.parametrize(
+    ("code", "type_", "retryable"),
+    [
+        (None, "invalid_request_error", False),
+        ("queue_full", None, True),
+        ("shutting_down", None, True),
+        (400, None, False),
+    ],
+)
+def test_whether_to_try_again_follows_from_the_class_in_a_stream(code: Any, type_: Any, retryable: bool) -> None:
+    """There is no status; headers are about the stream's beginning, and say nothing."""
+    made = stream_error({"message": "no", "type": type_, "code": code}, {"retry-after": "7", "x-should-retry": "true"})
+    assert (made.retryable, made.retry_after_s) == (retryable, None)
+
+
+def test_a_password_in_the_address_is_not_told() -> None:
+    """Neither in messages nor by `repr`."""
+    with Client("http://me:secret@127.0.0.1:1/x", max_retries=0) as client:
+        with pytest.raises(ostinato.ConnectionFailed) as caught:
+            client.models()
+        assert repr(client) == "Client('http://127.0.0.1:1/x')"
+    assert "secret" not in str(caught.value)
+    assert "http://127.0.0.1:1/x/v1/models" in str(caught.value)
+
+
+def test_a_proxy_is_named(monkeypatch: pytest.MonkeyPatch, server: ScriptedServer) -> None:
+    """Who has one in the environment may not know of it."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", "")
+    with (
+        Client(server.url, max_retries=0) as client,
+        pytest.raises(ostinato.ConnectionFailed, match="through the proxy"),
+    ):
+        client.models()
+
+
+def test_what_is_no_address_is_an_argument() -> None:
+    """Whatever library complains of it."""
+    with Client("http://a..b", max_retries=0) as client, pytest.raises(ostinato.InvalidArgument, match=r"a\.\.b"):
+        client.models()
+
+
+def test_a_closed_client_says_so(server: ScriptedServer) -> None:
+    """By an error of this package, which is a RuntimeError, too."""
+    client = Client(server.url)
+    client.close()
+    with pytest.raises(ostinato.ClientClosed, match="make a new one") as caught:
+        client.models()
+    assert isinstance(caught.value, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"choices": [], "usage": [1]},
+        {"choices": []},
+        {"choices": [{"index": 0, "text": "", "logprobs": [1]}]},
+        {"data": []},
+        {"data": [{"embedding": [1]}, {"embedding": [2]}]},
+    ],
+)
+def test_answers_of_another_shape_are_unexpected(client: Client, server: ScriptedServer, answer: object) -> None:
+    """Never an error of Python's own."""
+    server.script = [answer_json(answer)]
+    ask = client.embed if "data" in str(answer) else client.score
+    with pytest.raises(ostinato.UnexpectedAnswer, match="base_url"):
+        ask("a", model="tiny")
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)

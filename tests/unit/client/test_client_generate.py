@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 import ostinato
 from ostinato import Client, InvalidArgument, NotFound
+from ostinato._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS
 from tests.unit.client.scripted_answers import COMPLETION, answer_json, models, refusal
-from tests.unit.client.scripted_server import ScriptedServer
+from tests.unit.client.scripted_server import Handler, ScriptedServer
 
 ANSWER = answer_json(COMPLETION)
 
@@ -92,6 +94,82 @@ def test_what_json_cannot_say_is_refused_unsent(client: Client, server: Scripted
     with pytest.raises(InvalidArgument, match="cannot be sent"):
         client.generate("Once", model="tiny", temperature=float("nan"))
     assert server.requests == []
+
+
+def test_a_misspelt_argument_is_refused(client: Client, server: ScriptedServer) -> None:
+    """The server would read over it; what the API may yet get goes beside."""
+    for call in (client.generate, client.stream, client.score, client.embed):
+        with pytest.raises(InvalidArgument, match="there is no argument timeouts: did you mean timeout_s"):
+            call("Once", model="tiny", timeouts=3)
+    with pytest.raises(InvalidArgument, match="no argument xyzzy: what the API has no name for goes into extra_body"):
+        client.resume("s1", xyzzy=3)
+    assert server.requests == []
+    server.script = [ANSWER]
+    client.generate("Once", model="tiny", extra_body={"xyzzy": 3, "top_k": None})
+    assert server.bodies == [{"model": "tiny", "prompt": "Once", "xyzzy": 3}]
+
+
+def test_the_names_are_those_of_the_service() -> None:
+    """All of them, but for the one that says which method is meant."""
+    from service.api.bodies import CompletionBody, EmbeddingsBody
+
+    assert CompletionBody.model_fields.keys() - {"stream"} == COMPLETION_FIELDS
+    assert EmbeddingsBody.model_fields.keys() == EMBEDDING_FIELDS
+
+
+@pytest.mark.parametrize("prompt", ["\ud800", ["a", "b\udfff"]])
+def test_a_lone_surrogate_is_named(client: Client, server: ScriptedServer, prompt: Any) -> None:
+    """It is no text in any encoding, and the error says where it is."""
+    with pytest.raises(InvalidArgument, match=r"prompt has a lone surrogate, '\\ud"):
+        client.generate(prompt, model="tiny")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("prompt", [b"Once", range(3), {1, 2}, object()])
+def test_what_has_no_json_is_refused_unsent(client: Client, server: ScriptedServer, prompt: Any) -> None:
+    """By an error of this package."""
+    with pytest.raises(InvalidArgument, match="cannot be sent as JSON"):
+        client.generate(prompt, model="tiny")
+    assert server.requests == []
+
+
+def test_text_of_any_script_goes_as_utf8(client: Client, server: ScriptedServer) -> None:
+    """Not escaped: a prompt has the bytes that it has."""
+    server.script = [ANSWER]
+    client.generate("Жил-был 🐈", model="tiny")
+    assert server.bodies[0]["prompt"] == "Жил-был 🐈"
+    assert int(server.requests[0].headers["Content-Length"]) < 60
+    assert server.requests[0].headers["Content-Type"] == "application/json"
+
+
+def test_threads_that_start_together_ask_once_and_fail_together(server: ScriptedServer) -> None:
+    """Who waits for the first model's name gets its failure, and does not ask again."""
+    server.script = [refusal(403, "no")]
+    errors: list[Exception] = []
+    asked = threading.Event()
+
+    def late(handler: Handler) -> None:
+        assert asked.wait(5)
+        refusal(403, "no")(handler)
+
+    server.script = [late]
+
+    def ask(client: Client) -> None:
+        try:
+            client.generate("a")
+        except ostinato.Forbidden as error:
+            errors.append(error)
+
+    with Client(server.url) as client:
+        threads = [threading.Thread(target=ask, args=(client,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        asked.set()
+        for thread in threads:
+            thread.join(5)
+        assert len(errors) == 8
+        server.script = [models("tiny"), ANSWER]
+        assert client.generate("a").text == " upon a time"
 
 
 def test_generate_does_not_stream(client: Client) -> None:

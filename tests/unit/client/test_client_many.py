@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import itertools
 import threading
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 
 import ostinato
-from ostinato import Client, Generation, _progress
+from ostinato import Client, Generation, _many, _progress
 from ostinato._many import AHEAD, in_order
 from ostinato._progress import Progress
-from tests.unit.client.scripted_answers import COMPLETION, answer_json, refusal
+from tests.unit.client.scripted_answers import answer_json, refusal
 from tests.unit.client.scripted_server import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -36,14 +38,14 @@ def made(given: Any, make: Any = str.upper, concurrency: int = 2, **options: Any
 
 
 def test_texts_come_in_the_order_of_their_prompts(client: Client, server: ScriptedServer) -> None:
-    """Every prompt is sent once, with the same options, to as many as the server has room for."""
+    """Every prompt is sent once, with the same options, as many at once as the server takes."""
     server.script = [STATUS, *[echo] * 50]
     prompts = [f"p{number}" for number in range(50)]
     texts = [str(generation) for generation in client.generate_many(prompts, model="tiny", seed=7)]
     assert texts == [prompt.upper() for prompt in prompts]
     assert sorted(body["prompt"] for body in server.bodies[1:]) == sorted(prompts)
     assert all(body["seed"] == 7 for body in server.bodies[1:])
-    assert len({request.client_port for request in server.requests[1:]}) <= 5
+    assert len({request.client_port for request in server.requests[1:]}) <= 8
 
 
 def test_slow_ones_do_not_change_the_order() -> None:
@@ -128,14 +130,123 @@ def test_an_error_can_take_the_place_of_its_text(client: Client, server: Scripte
     assert [type(result) for result in results] == [Generation, ostinato.BadRequest, Generation]
 
 
-def test_a_full_queue_is_waited_for(client: Client, server: ScriptedServer, waits: list[float]) -> None:
-    """However often the server has no room: as long as it says, or a second."""
-    full = [refusal(429, "full", code="queue_full", headers={"Retry-After": "2"})] * 5
-    server.script = [*full, refusal(429, "full"), answer_json(COMPLETION)]
-    (generation,) = client.generate_many(["a"], model="tiny", concurrency=1)
-    assert generation.text == " upon a time"
-    assert len(server.requests) == 7
-    assert waits.count(2.0) == 5
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses of workers, in seconds: noted, and not taken."""
+    noted: list[float] = []
+
+    class Stopped(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if timeout is None:  # as a thread that is being started
+                return super().wait()
+            noted.append(timeout)
+            return self.is_set()
+
+    monkeypatch.setattr(_many.threading, "Event", Stopped)
+    return noted
+
+
+def full(**headers: str) -> Callable[[str], str]:
+    """Make what finds a full queue five times."""
+    attempts = itertools.count()
+
+    def make(one: str) -> str:
+        if next(attempts) < 5:
+            raise answered_429(headers)
+        return one.upper()
+
+    return make
+
+
+def answered_429(headers: dict[str, str]) -> ostinato.Overloaded:
+    """Make the error of a server that is full."""
+    asked = headers.get("retry_after_s")
+    error = ostinato.Overloaded("full", retryable=headers.get("retry") != "false")
+    error.retry_after_s = None if asked is None else float(asked)
+    return error
+
+
+@pytest.mark.parametrize(("asked", "pause"), [("2", 2.0), (None, 1.0), ("0", 0.1)])
+def test_a_full_queue_is_waited_for(
+    pauses: list[float], monkeypatch: pytest.MonkeyPatch, asked: str | None, pause: float
+) -> None:
+    """However often the server has no room: as long as it says, or a second, and never not at all."""
+    monkeypatch.setattr("random.random", lambda: 0.0)
+    assert list(made(["a"], full(**({} if asked is None else {"retry_after_s": asked})))) == ["A"]
+    assert pauses == [pause] * 5
+
+
+@pytest.mark.parametrize("headers", [{"retry": "false"}, {"retry_after_s": "3600"}])
+def test_what_is_not_to_be_sent_again_is_an_error(pauses: list[float], headers: dict[str, str]) -> None:
+    """The server says so, or would have one wait for hours."""
+    with pytest.raises(ostinato.Overloaded):
+        list(made(["a"], full(**headers)))
+    assert pauses == []
+
+
+def test_who_waits_stops_with_the_others() -> None:
+    """Leaving ends what has found no room, too."""
+    tried = threading.Event()
+
+    def make(_: str) -> None:
+        tried.set()
+        raise answered_429({"retry_after_s": "30"})
+
+    results = made(["a", "b"], make)
+
+    def read() -> None:
+        with suppress(ostinato.Overloaded):
+            next(results)
+
+    threading.Thread(target=read, daemon=True).start()
+    assert tried.wait(PATIENCE_S)
+    (worker, *_) = [thread for thread in threading.enumerate() if thread.name == "ostinato-many" and thread.is_alive()]
+    workers_of(results).stop()
+    worker.join(PATIENCE_S)
+    assert not worker.is_alive()
+
+
+def workers_of(results: Any) -> Any:
+    """Return the workers of a generator that is running."""
+    return results.gi_frame.f_locals["workers"]
+
+
+def test_no_worker_keeps_a_program_from_ending() -> None:
+    """They are daemons: what they have on their way ends with it."""
+    go_on = threading.Event()
+    results = made(["a"], lambda _: go_on.wait(PATIENCE_S))
+    threading.Thread(target=lambda: next(results, None), daemon=True).start()
+    deadline = monotonic() + PATIENCE_S
+    while not (found := [thread for thread in threading.enumerate() if thread.name == "ostinato-many"]):
+        assert monotonic() < deadline
+    assert all(thread.daemon for thread in found)
+    go_on.set()
+
+
+def test_what_is_done_is_delivered_before_more_is_read() -> None:
+    """A slow source does not hold up results; if it fails, they come first."""
+    done = threading.Event()
+
+    def slow() -> Iterator[str]:
+        yield "a"
+        assert done.wait(PATIENCE_S)
+        yield "b"
+        raise LookupError("no more")
+
+    def make(one: str) -> str:
+        done.set()
+        return one.upper()
+
+    results = made(slow(), make)
+    assert [next(results), next(results)] == ["A", "B"]  # the second one after the source had failed
+    with pytest.raises(LookupError):
+        next(results)
+
+
+def test_one_text_is_no_list_of_prompts(client: Client) -> None:
+    """Its letters are not meant."""
+    with pytest.raises(ostinato.InvalidArgument, match="pass a list"):
+        client.generate_many("The ")
 
 
 @pytest.mark.parametrize("concurrency", [0, -1])

@@ -105,31 +105,54 @@ def test_it_may_break_off_again_and_again(server: ScriptedServer, waits: list[fl
         cut(),
         stream([chunk("d"), chunk("e", "length"), usage_chunk(), DONE]),
     ]
-    with Client(server.url, max_retries=3) as patient:
-        pieces = patient.stream("Once", **REQUEST, resume=True)
+    with Client(server.url, max_retries=0) as client:
+        pieces = client.stream("Once", **REQUEST, resume=True)
         assert list(pieces) == ["a", "b", "c", "d", "e"]
     assert [body.get("state") for body in server.bodies] == [None, "s1", "s3", "s3", "s3"]
     assert [body["max_tokens"] for body in server.bodies] == [10, 9, 7, 7, 7]
-    assert (pieces.num_resumed, waits) == (4, [0.5, 0.5, 1.0, 2.0])
+    assert (pieces.num_resumed, waits) == (4, [0.5, 0.5, 0.5, 1.0])
     assert pieces.generation.usage == Usage(4, 6, 10)
 
 
-def test_without_progress_it_ends_after_the_last_attempt(client: Client, server: ScriptedServer) -> None:
-    """The error is that of the break, with all that came and the state."""
-    server.script = [cut(chunk("ab")), cut(), cut()]
+@pytest.mark.parametrize("again", [cut(), cut(chunk("a"), chunk("b")), cut(chunk("a"))])
+def test_without_anything_new_it_ends_after_a_minute(
+    client: Client, server: ScriptedServer, waits: list[float], again: Answer
+) -> None:
+    """What only comes again is nothing new. The error is that of the break, with all that came."""
+    server.script = [cut(chunk("ab")), *[again] * 50]
     with pytest.raises(ostinato.StreamInterrupted, match="broke off after 2 characters") as caught:
         list(client.stream("Once", **REQUEST, resume=True))
-    assert (caught.value.text, len(server.requests)) == ("ab", 3)
+    assert caught.value.text == "ab"
+    assert waits == [0.5, 0.5, 1.0, 2.0, 4.0, *[8.0] * 6]
+    assert len(server.requests) == 1 + len(waits)
+
+
+def test_a_server_that_starts_anew_is_waited_for(client: Client, server: ScriptedServer, waits: list[float]) -> None:
+    """While it refuses for now, longer than requests are repeated otherwise."""
+    away = [refusal(503, "starting", code="backend_unavailable")] * 9
+    server.script = [cut(marked("ab", 2, "s1"), chunk("c")), *away, stream([chunk("cd", "stop"), DONE])]
+    assert "".join(client.stream("Once", **REQUEST, resume=True)) == "abcd"
+    assert [body.get("state") for body in server.bodies] == [None, *["s1"] * 10]
+    assert sum(waits) > 5
+
+
+def test_a_server_that_stays_away_is_given_up(client: Client, server: ScriptedServer) -> None:
+    """The error is the last refusal, with all that came."""
+    server.script = [cut(chunk("ab")), *[refusal(503, "starting")] * 100]
+    with pytest.raises(ostinato.ServiceUnavailable) as caught:
+        list(client.stream("Once", **REQUEST, resume=True))
+    assert caught.value.text == "ab"
+    assert 20 < len(server.requests) < 50
 
 
 def test_what_was_used_is_counted_once(client: Client, server: ScriptedServer) -> None:
     """A stream that breaks off before it tells its usage has added nothing."""
-    server.script = [cut(marked("ab", 2, "s1"), chunk("c")), cut(chunk("c"), chunk("d")), cut(), cut()]
+    server.script = [cut(marked("ab", 2, "s1"), chunk("c")), cut(chunk("c"), chunk("d")), *[cut()] * 11]
     pieces = client.stream("Once", **{**REQUEST, "min_tokens": 1}, resume=True)
     with pytest.raises(ostinato.StreamInterrupted):
         list(pieces)
     assert (pieces.text, pieces.generation.usage) == ("abcd", Usage(4, 2, 6))
-    assert [body["min_tokens"] for body in server.bodies] == [1, 0, 0, 0]
+    assert [body["min_tokens"] for body in server.bodies] == [1, *[0] * 12]
 
 
 def test_who_cannot_be_asked_again_says_so_with_the_text(client: Client, server: ScriptedServer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ostinato import Client, InvalidArgument
@@ -57,6 +59,32 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str) -> No
     with pytest.raises(InvalidArgument, match="api_key") as caught:
         Client(URL, api_key=key)
     assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong", [0, -1, "5", [5, 300], (5,), (5, 0), (1, 2, 3), float("nan"), float("inf"), 1e12, (None, "5")]
+)
+def test_a_timeout_that_nobody_can_wait_for_is_refused(wrong: Any) -> None:
+    """At once, and not by the first request."""
+    with pytest.raises(InvalidArgument, match=r"timeout is .* above 0"):
+        resolve(None, None, wrong, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((5, None, 1, 0), "base_url is 5"),
+        (("http://x/?a=1", None, 1, 0), "leave out what begins with"),
+        (("http://x/#a", None, 1, 0), "leave out what begins with"),
+        ((None, b"x", 1, 0), "api_key is of type bytes"),
+        ((None, None, 1, None), "max_retries is None"),
+        ((None, None, 1, 1.5), "max_retries is 1.5"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(arguments: tuple[Any, ...], message: str) -> None:
+    """With its name."""
+    with pytest.raises(InvalidArgument, match=message):
+        resolve(*arguments, {})
 
 
 def test_a_negative_number_of_retries_is_refused() -> None:

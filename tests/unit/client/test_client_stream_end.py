@@ -10,8 +10,8 @@ import pytest
 
 import ostinato
 from ostinato import Client
-from tests.unit.client.scripted_answers import WHOLE, as_event, chunk, linger, stream
-from tests.unit.client.scripted_server import PATIENCE_S, ScriptedServer
+from tests.unit.client.scripted_answers import WHOLE, as_event, chunk, hang_up, linger, stream
+from tests.unit.client.scripted_server import PATIENCE_S, Handler, ScriptedServer
 
 
 @pytest.mark.parametrize("event", [b"data: {\n\n", b"data: 7\n\n", b"data: {}\n\n"])
@@ -91,7 +91,7 @@ def test_closing_while_another_thread_reads_is_no_error(client: Client, server: 
 
     server.script = [stream([chunk("first")], then=linger)]
     pieces = client.stream("Once", model="tiny")
-    pieces.when_ended(take_time)
+    pieces._when_ended(take_time)
     next(pieces)
     closer = threading.Thread(target=pieces.close)
     closer.start()
@@ -99,6 +99,28 @@ def test_closing_while_another_thread_reads_is_no_error(client: Client, server: 
     threading.Timer(0.05, go_on.set).start()
     assert list(pieces) == []
     closer.join(PATIENCE_S)
+
+
+def test_closing_does_not_wait_for_a_stream_that_is_taken_up_again(client: Client, server: ScriptedServer) -> None:
+    """The thread that reads may be waiting for a server; it sees the end by itself."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def late(handler: Handler) -> None:
+        asked.set()
+        assert go_on.wait(PATIENCE_S)
+        stream([chunk("ab")])(handler)
+
+    server.script = [stream([chunk("a")], then=hang_up), late]
+    pieces = client.stream("Once", model="tiny", resume=True)
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.extend(pieces))
+    reader.start()
+    assert asked.wait(PATIENCE_S)
+    pieces.close()
+    assert reader.is_alive()
+    go_on.set()
+    reader.join(PATIENCE_S)
+    assert got == ["a"]
 
 
 def test_a_stream_read_to_its_end_leaves_its_connection_to_the_next(client: Client, server: ScriptedServer) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Callable
+
+from ostinato._many import in_order
 
 if TYPE_CHECKING:
     from ostinato import Client
@@ -88,13 +89,10 @@ def run_round(
         done()
         return request
 
-    pool = ThreadPoolExecutor(concurrency)
     began_at_s = monotonic()
-    try:
-        requests = tuple(pool.map(send, range(num_requests)))
-        return Round(monotonic() - began_at_s, requests)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    made = in_order(send, range(num_requests), lambda: concurrency, show_progress=False, return_errors=False)
+    requests = tuple(request for request in made if isinstance(request, Request))
+    return Round(monotonic() - began_at_s, requests)
 
 
 def run_request(client: Client, fields: dict[str, Any], clock: Callable[[], float] = monotonic) -> Request:

@@ -43,6 +43,7 @@ class Program(click.Group):
 
     def main(self, *args: Any, **how: Any) -> NoReturn:
         """Run a command and leave with its exit code."""
+        _open_what_is_closed()
         try:
             code = super().main(*args, **{**how, "standalone_mode": False})
         except click.ClickException as error:
@@ -53,6 +54,10 @@ class Program(click.Group):
         except OstinatoError as error:
             say(line(error))
             code = exit_code(error)
+        except OSError as error:  # such as a full disk behind standard output
+            say(line(click.ClickException(f"cannot write: {error.strerror or error}")))
+            code = WRONG_USAGE
+            _flush_into_nothing()
         sys.exit(code or 0)
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
@@ -79,10 +84,21 @@ def _quiet_without_reader() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        with suppress(OSError, ValueError):  # a stand-in of a test has no descriptor
-            # So that the interpreter, when it ends, flushes into nothing.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _flush_into_nothing()
         raise click.exceptions.Exit(BROKEN_PIPE) from None
+
+
+def _flush_into_nothing() -> None:
+    """Have the interpreter, when it ends, write what it still holds nowhere."""
+    with suppress(OSError, ValueError):  # a stand-in of a test has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_what_is_closed() -> None:
+    """Give a program that was started without one of them, as daemons are, streams that lead nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as it runs
 
 
 @click.group(

@@ -24,6 +24,22 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
 NAMES = (*(option[2:].replace("-", "_") for option, _, _ in _FIELDS), "stop", "ignore_eos")
 
 
+# Fields that commands say by themselves.
+_OWN = {
+    *NAMES,
+    "model",
+    "prompt",
+    "suffix",
+    "stream",
+    "stream_options",
+    "n",
+    "echo",
+    "logprobs",
+    "state",
+    "return_state",
+}
+
+
 def sampling_options(command: Decorated) -> Decorated:
     """Add an option for each field; what is not given is None, and the server's default applies."""
     further = (
@@ -48,12 +64,15 @@ def given_fields(options: dict[str, Any]) -> dict[str, Any]:
     """Return the fields that were given, by the API's names."""
     options = {**options, "stop": list(options["stop"]) or None}
     further = dict(options.pop("fields"))
-    return {**{name: value for name, value in options.items() if value is not None}, **further}
+    fields = {name: value for name, value in options.items() if value is not None}
+    return {**fields, "extra_body": further} if further else fields
 
 
 def _field(given: str) -> tuple[str, Any]:
     """Read a name and a JSON value, with `=` between them."""
     name, _, written = given.partition("=")
+    if not name or name in _OWN:
+        raise click.BadParameter(f"{given!r} has an option of its own" if name else f"{given!r} is not NAME=JSON")
     try:
         return name, json.loads(written)
     except ValueError:

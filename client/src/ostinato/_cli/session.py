@@ -192,9 +192,6 @@ def _closed_by_ctrl_c(stream: Stream) -> Iterator[None]:
     usual = signal.signal(signal.SIGINT, close)
     try:
         yield
-    except ValueError:  # the stream is being closed just now
-        if not closing:
-            raise
     finally:
         for thread in closing:
             thread.join()

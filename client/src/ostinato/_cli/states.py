@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from ostinato._cli.failures import Failure, reason
+from ostinato._files import write_whole
 
 _TOKEN = re.compile(r"ost\d+\.")  # what every token begins with
 
@@ -46,11 +47,7 @@ def save(state: str, path: Path) -> None:
     Raises:
         Failure: it can't be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(state + "\n", encoding="utf-8")
-        draft.replace(path)
+        write_whole(path, state + "\n")
     except OSError as error:
         raise Failure(f"cannot write {path}: {reason(error)}") from error
-    finally:
-        draft.unlink(missing_ok=True)

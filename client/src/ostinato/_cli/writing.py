@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +51,9 @@ class Writing:
         writing = cls(client, _loaded(client, path), path)
         for beside in sorted(path.parent.glob(f"{_escaped(path.stem)}.*{_escaped(path.suffix)}")):
             name = beside.name[len(path.stem) + 1 : len(beside.name) - len(path.suffix)]
-            if _BRANCH.fullmatch(name):
-                writing.branches[name] = _loaded(client, beside)
+            if _BRANCH.fullmatch(name) and name != MAIN:
+                with suppress(InvalidArgument):  # somebody else's file
+                    writing.branches[name] = client.load_conversation(beside)
         return writing
 
     @property
@@ -114,7 +117,8 @@ class Writing:
         """Set an option of this branch's further turns; None: leave it to the server. Another model reads anew."""
         if name == "model":
             self.conversation.model = str(value)
-            self.conversation.reread()
+            undone = self._undone.get(self.current, [])
+            undone[:] = [replace(turn, state=None) for turn in undone]  # states of the model before
         elif value is None:
             self.conversation.options.pop(name, None)
         else:

@@ -75,6 +75,29 @@ def test_what_was_taken_back_can_be_put_back(write, server):
     assert ostinato_state(server, 2) == "ost1.a.b"
 
 
+def test_another_model_gets_no_state_of_the_one_before(write, server):
+    """Not of a turn that is put back, either."""
+    server.script = [turn("1"), turn("2")]
+    write("", "/undo", "/set model other", "/redo", "")
+    assert read(server) == [("", False), ("1", False)]
+    assert server.bodies[1]["model"] == "other"
+
+
+def test_what_lies_beside_a_text_may_be_anybodys(ostinato, server, tmp_path):
+    """A file that holds no text is passed over; one that is called `main` never takes the text's place."""
+    path = tmp_path / "story.json"
+    server.script = [turn("mine"), turn("other"), turn(" more")]
+    ostinato("write", *TINY, "--file", str(path), given="\n")
+    ostinato("write", *TINY, "--file", str(tmp_path / "story.main.json"), given="\n")
+    (tmp_path / "story.notes.json").write_text("[1]", encoding="utf-8")
+    (tmp_path / "story.text.json").write_bytes(b"\xff")
+    shown = ostinato("write", *TINY, "--file", str(path), given="/text\n/branches\n\n")
+    assert shown.exit_code == 0
+    assert shown.stdout.startswith("mine")
+    assert "notes" not in shown.stdout + shown.stderr
+    assert json.loads(path.read_text(encoding="utf-8"))["turns"][0]["text"] == "mine"
+
+
 def ostinato_state(server, number):
     """Return the state that a request went on from."""
     return server.bodies[number]["state"]
