@@ -5,7 +5,7 @@ Knows the fields and their bounds. Does not know how a model is trained or calle
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -28,6 +28,25 @@ class _Frozen(BaseModel):
 
 class _Format(_Frozen):
     format: int = FORMAT
+
+
+class Trace(NamedTuple):
+    """One thing that the signature `inspect` tells of each token, as an output of its own: float32 (batch, T, units).
+
+    Attributes:
+        kind: `contract.signatures.HIDDEN` and its like.
+        layer: Number of the recurrent layer, from 1; 0 for the top of a model whose layers are not looked into.
+        units: Width.
+    """
+
+    kind: str
+    layer: int
+    units: int
+
+    @property
+    def output(self) -> str:
+        """Name of the signature's output."""
+        return f"{self.kind}_{self.layer}"
 
 
 class Sample(_Frozen):
@@ -104,6 +123,7 @@ class GeneratorCard(_Frozen):
         vocab_size: V, rows of the output layer.
         weights_sha256: Hash of the weights' names, shapes and bytes: two versions with one hash are one model.
         code_sha256: Hash of the code that made the graph of its signatures: what is drawn depends on it too.
+        traces: What `inspect` tells; empty for versions of earlier releases, which have no such signature.
         row_counts: Numbers of rows that the gateway may send.
         max_decode_steps: Largest K that it may send to `decode`.
         max_prefill_length: Largest T that it may send to `prefill`.
@@ -125,6 +145,7 @@ class GeneratorCard(_Frozen):
     code_sha256: str
     tensorflow: str
     created: int
+    traces: tuple[Trace, ...] = ()
     row_counts: tuple[Count, ...] = signatures.ROW_COUNTS
     max_decode_steps: Count = signatures.MAX_DECODE_STEPS
     max_prefill_length: Count = signatures.MAX_PREFILL_LENGTH

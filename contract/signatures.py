@@ -10,6 +10,17 @@ DECODE = "decode"
 DECODE_FULL = "decode_full"
 SCORE = "score"
 EMBED = "embed"
+INSPECT = "inspect"
+
+# What `inspect` tells of a recurrent layer: its state after each token, and its gates (LSTM: Hochreiter and Schmidhuber
+# 1997, with the forget gate of Gers et al. 2000; GRU: Cho et al. 2014).
+# LSTM: c' = forget⊙c + input⊙candidate, hidden' = output⊙tanh(c').
+# GRU: hidden' = update⊙hidden + (1 - update)⊙candidate; reset decides what of the old state the candidate sees.
+HIDDEN, CELL = "hidden", "cell"
+FORGET, INPUT, CANDIDATE, OUTPUT = "forget", "input", "candidate", "output"
+UPDATE, RESET = "update", "reset"
+# And of a model that sees a window, of which nothing else is known.
+TOP = "top"
 
 # Above 64 rows large layers stop giving equal bits at every row count (measured on AVX-512 with oneDNN).
 MAX_ROWS = 64

@@ -148,7 +148,12 @@ def _bounds(settings: Settings) -> Bounds:
 
 
 def _sizes(settings: Settings) -> Sizes:
-    return Sizes(settings.max_prompt_tokens, settings.max_request_tokens, settings.max_logprobs_tokens)
+    return Sizes(
+        settings.max_prompt_tokens,
+        settings.max_request_tokens,
+        settings.max_logprobs_tokens,
+        settings.max_inspect_values,
+    )
 
 
 def _watch() -> Callable[[Any, Callable[[], None]], AbstractContextManager[Any]]:

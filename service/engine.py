@@ -12,19 +12,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from contract import signatures
-from service.api.schema import CompletionRequest, EmbeddingsRequest, PromptText
+from service.api.schema import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
 from service.errors import GatewayError, InvalidRequest, StateOfAnotherModel, StateOutdated
 from service.scheduling.policy import Shapes
 from service.scheduling.sequence import Account, ModelVersion, Sequence
 from service.servers.catalog import LiveModel
 from service.texts.embedding import Embedding
 from service.texts.generation import Generation
+from service.texts.inspection import Inspection, num_values, wanted_traces
 from service.texts.job import Listener
 from service.texts.prompts import NOTHING, EncodedPrompt
 from service.texts.saved_text import SavedText
 from service.texts.state_tokens import StateTokens
 
-AnyJob = Generation | Embedding
+AnyJob = Generation | Embedding | Inspection
 
 
 class Models(Protocol):
@@ -80,11 +81,13 @@ class Sizes:
         max_prompt_tokens: Of each prompt.
         max_echo_tokens: Of all prompts echoed, in all choices.
         max_logprobs_tokens: Of all that is told with log probabilities, prompts and texts, in all choices.
+        max_inspect_values: Numbers, not tokens: those that are told of what goes on in a model.
     """
 
     max_prompt_tokens: int = 131_072
     max_echo_tokens: int = 1_000_000
     max_logprobs_tokens: int = 262_144
+    max_inspect_values: int = 2**24
 
 
 class Engine:
@@ -103,14 +106,10 @@ class Engine:
             GatewayError: the model is not served or reads from the other end, a prompt is too long or has ids that the
                 model does not, the state cannot be gone on with, the answer would be too large, or the queue is full.
         """
-        tenant, saved = caller.account.tenant, None
-        if request.state is None:
-            model = self._models.find(request.model, request.seed)
-        else:
-            saved = self._state_tokens.open(request.state, tenant)
-            asked = saved.model.name if request.model is None else request.model
-            model = self._version_of(saved, self._models.find(asked, request.seed), asked)
-            request = replace(request, seed=saved.seed if request.seed is None else request.seed)
+        tenant = caller.account.tenant
+        model, saved = self._find(request.model, request.state, tenant, request.seed)
+        if saved is not None and request.seed is None:
+            request = replace(request, seed=saved.seed)
         field, given = _to_read(request, model)
         prompts = self._encode(model, given, field, NOTHING if saved is None else saved.point.unread)
         self._require_answer_fits(request, prompts, field)
@@ -147,6 +146,53 @@ class Engine:
         self._start(job, caller)
         return job
 
+    def inspect(self, request: InspectRequest, caller: Caller) -> Inspection:
+        """Encode a text and queue it to be looked into.
+
+        Raises:
+            GatewayError: as `begin`; or nothing can be told of the model, or there would be too much to tell.
+        """
+        model, saved = self._find(request.model, request.state, caller.account.tenant)
+        if not model.card.traces:
+            raise InvalidRequest(
+                f"version {model.ref.version} of model {model.ref.name!r} cannot be looked into: an earlier release "
+                "exported it. Export it again",
+                param="model",
+            )
+        known = sorted({trace.layer for trace in model.card.traces})
+        unknown = [layer for layer in request.layers or () if layer not in known]
+        if unknown:
+            raise InvalidRequest(
+                f"layers of model {model.ref.name!r} are {', '.join(map(str, known))}, got {unknown[0]}", param="layers"
+            )
+        unread = NOTHING if saved is None else saved.point.unread
+        backward = model.backward != request.go_backwards
+        prompt = self._encoded(request.given, model, "input", unread, backward=backward)
+        bound, count = self._sizes.max_inspect_values, num_values(request, wanted_traces(request, model), prompt)
+        if count > bound:
+            raise InvalidRequest(
+                f"input × values of each token must be at most {bound} numbers, got {count}; ask for fewer layers, "
+                "include less, or set max_positions or max_units",
+                param="input",
+            )
+        job = Inspection(request, model, prompt, self._runner, self._listener, saved)
+        self._start(job, caller)
+        return job
+
+    def _find(
+        self, name: str | None, state: str | None, tenant: str, seed: int | None = None
+    ) -> tuple[LiveModel, SavedText | None]:
+        """Return the version that answers, and the text that a state stands for.
+
+        Raises:
+            GatewayError: there is no such model, or the state cannot be gone on with.
+        """
+        if state is None:
+            return self._models.find(name, seed), None
+        saved = self._state_tokens.open(state, tenant)
+        asked = saved.model.name if name is None else name
+        return self._version_of(saved, self._models.find(asked, seed), asked), saved
+
     def _version_of(self, saved: SavedText, found: LiveModel, asked: str) -> LiveModel:
         """Return the version that a text is of: it goes on with no other.
 
@@ -172,22 +218,24 @@ class Engine:
     def _encode(
         self, model: LiveModel, given: tuple[PromptText, ...], field: str, after: np.ndarray = NOTHING
     ) -> list[EncodedPrompt]:
+        return [self._encoded(one, model, field, after, backward=model.backward) for one in given]
+
+    def _encoded(
+        self, given: PromptText, model: LiveModel, field: str, after: np.ndarray, *, backward: bool
+    ) -> EncodedPrompt:
         bound = self._sizes.max_prompt_tokens
-        prompts = []
-        for one in given:
-            if isinstance(one, list):
-                require_ids(one, model, field)
-            prompt = EncodedPrompt.of(one, model.tokenizer, backward=model.backward, after=after)
-            if prompt.num_tokens > bound:
-                raise InvalidRequest(f"{field} must be at most {bound} tokens, got {prompt.num_tokens}", param=field)
-            if len(prompt.read_ids) > bound + MAX_UNREAD:
-                raise InvalidRequest(
-                    f"{field} and what the state has not read yet must be at most {bound + MAX_UNREAD} tokens, got "
-                    f"{prompt.num_tokens} and {len(after)}",
-                    param=field,
-                )
-            prompts.append(prompt)
-        return prompts
+        if isinstance(given, list):
+            require_ids(given, model, field)
+        prompt = EncodedPrompt.of(given, model.tokenizer, backward=backward, after=after)
+        if prompt.num_tokens > bound:
+            raise InvalidRequest(f"{field} must be at most {bound} tokens, got {prompt.num_tokens}", param=field)
+        if len(prompt.read_ids) > bound + MAX_UNREAD:
+            raise InvalidRequest(
+                f"{field} and what the state has not read yet must be at most {bound + MAX_UNREAD} tokens, got "
+                f"{prompt.num_tokens} and {len(after)}",
+                param=field,
+            )
+        return prompt
 
     def _require_answer_fits(self, request: CompletionRequest, prompts: list[EncodedPrompt], field: str) -> None:
         """Refuse what would be an answer of hundreds of megabytes.

@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     max_logprobs_tokens: int = Field(
         262_144, ge=1, description="largest number of tokens of a request that are told with log probabilities"
     )
+    max_inspect_values: int = Field(
+        2**24, ge=1, description="most numbers that one answer of /v1/inspect tells of what goes on in a model"
+    )
     max_prompt_tokens: int = Field(131_072, ge=1, description="longest prompt, in tokens")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="largest request body, in bytes")
     max_timeout_s: float = Field(

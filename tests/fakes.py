@@ -54,6 +54,17 @@ def fake_embed(inputs: Arrays) -> Arrays:
     return {"state": states, "sum": sums, "last": last}
 
 
+def fake_inspect(inputs: Arrays) -> Arrays:
+    """Compute what a real `inspect` would: what `score` says, and the state after each token as the hidden one."""
+    states = inputs["state"].copy()
+    rows, width = inputs["token_ids"].shape
+    hidden = np.zeros((rows, width - 1, STATE_SIZE), np.float32)
+    for row, length in enumerate(inputs["lengths"]):
+        for step in range(length):
+            states[row] = hidden[row, step] = fake_step(int(inputs["token_ids"][row, step]), states[row])
+    return {**fake_score(inputs), "hidden_1": hidden}
+
+
 def fake_logprob(token_id: int, state: np.ndarray) -> np.float32:
     """Return a log probability that tells tokens and states apart."""
     return np.float32(-((state.sum() * 7 + token_id) % 101) / 10)
@@ -89,6 +100,7 @@ COMPUTE = {
     signatures.PREFILL: fake_prefill,
     signatures.SCORE: fake_score,
     signatures.EMBED: fake_embed,
+    signatures.INSPECT: fake_inspect,
     signatures.DECODE: fake_decode,
     signatures.DECODE_FULL: fake_decode,
 }

@@ -11,11 +11,14 @@ them: a step looks a row up and is left with one matmul by the recurrent kernel 
 import functools
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from contract import signatures
+from contract.card import Trace
 from export.graphs.loop import keep
 from export.graphs.network import Add, Concatenate, Dense, Embedding, Network, Operation, Recurrent
 
@@ -25,15 +28,31 @@ MAX_TABLE_BYTES = 64 * 2**20
 PADDING_ID = 0
 
 
+class Passed(NamedTuple):
+    """What a layer made of a token: float32 (batch, width) each.
+
+    Attributes:
+        output: What the layers behind it take.
+        state: Its new state, if it has one.
+        gates: How far they were open, and what came through, if it has any.
+    """
+
+    output: tf.Tensor
+    state: list[tf.Tensor] = []  # noqa: RUF012 - nobody changes it
+    gates: list[tf.Tensor] = []  # noqa: RUF012
+
+
 class _Layer(tf.Module):
     """One operation of a step; most have no state."""
 
     units = 0
-    num_states = 0
+    # Of its state, and of its gates.
+    states: tuple[str, ...] = ()
+    gates: tuple[str, ...] = ()
 
     @abstractmethod
-    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Return its new state, if it has one, and then its output.
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> Passed:
+        """Take one token.
 
         Args:
             token_ids: int32 (batch,).
@@ -45,7 +64,7 @@ class _Layer(tf.Module):
 class _Cell(_Layer):
     """A recurrent layer: gate inputs (batch, G·units) and its state in, its state out."""
 
-    num_states = 1
+    states = (signatures.HIDDEN,)
 
     def __init__(self, layer: Recurrent) -> None:
         super().__init__()
@@ -64,28 +83,29 @@ class _Cell(_Layer):
         """Project float32 (batch, inputs) to the gates: (batch, G·units)."""
         return tf.matmul(inputs, self.kernel) + self.bias
 
-    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> list[tf.Tensor]:  # noqa: ARG002 - see `_Layer`
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> Passed:  # noqa: ARG002 - see `_Layer`
         """See `_Layer.run`."""
-        new = self.step(self.gate_inputs(inputs[0]), state)
-        return [*new, new[0]]
+        new, gates = self.step(self.gate_inputs(inputs[0]), state)
+        return Passed(new[0], new, gates)
 
     @abstractmethod
-    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Return the state after one token; its first vector is the layer's output."""
+    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Return the state after one token, whose first vector is the layer's output, and the gates."""
 
 
 class SimpleRNNCell(_Cell):
     """h' = tanh(x + h·R)."""
 
-    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> list[tf.Tensor]:
+    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """See `_Cell.step`; the state is [h]."""
-        return [self.activation(gate_inputs + tf.matmul(state[0], self.recurrent_kernel))]
+        return [self.activation(gate_inputs + tf.matmul(state[0], self.recurrent_kernel))], []
 
 
 class LSTMCell(_Cell):
     """c' = f⊙c + i⊙g, h' = o⊙tanh(c'), with i, f, o = σ(x + h·R) and g = tanh(x + h·R)."""
 
-    num_states = 2
+    states = (signatures.HIDDEN, signatures.CELL)
+    gates = (signatures.FORGET, signatures.INPUT, signatures.CANDIDATE, signatures.OUTPUT)
 
     @staticmethod
     def _arrange(layer: Recurrent) -> tuple[np.ndarray, ...]:
@@ -95,25 +115,28 @@ class LSTMCell(_Cell):
 
         return (*map(sigmoids_first, (layer.kernel, layer.recurrent_kernel, layer.bias)), np.zeros(0))
 
-    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> list[tf.Tensor]:
+    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """See `_Cell.step`; the state is [h, c]."""
         h, c = state
         units = self.units
         gates = gate_inputs + tf.matmul(h, self.recurrent_kernel)
         sigmoids = self.gate(gates[:, : 3 * units])
         candidate = self.activation(gates[:, 3 * units :])
-        c = sigmoids[:, units : 2 * units] * c + sigmoids[:, :units] * candidate
-        return [sigmoids[:, 2 * units :] * self.activation(c), c]
+        i, f, o = sigmoids[:, :units], sigmoids[:, units : 2 * units], sigmoids[:, 2 * units :]
+        c = f * c + i * candidate
+        return [o * self.activation(c), c], [f, i, candidate, o]
 
 
 class GRUCell(_Cell):
     """h' = z⊙h + (1 - z)⊙tanh(x + r⊙(h·R + b)), with z, r = σ(x + h·R + b): Keras's `reset_after=True`."""
 
+    gates = (signatures.UPDATE, signatures.RESET, signatures.CANDIDATE)
+
     @staticmethod
     def _arrange(layer: Recurrent) -> tuple[np.ndarray, ...]:
         return layer.kernel, layer.recurrent_kernel, layer.bias[0], layer.bias[1]
 
-    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> list[tf.Tensor]:
+    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """See `_Cell.step`; the state is [h]."""
         (h,) = state
         units = self.units
@@ -121,13 +144,15 @@ class GRUCell(_Cell):
         sigmoids = self.gate(gate_inputs[:, : 2 * units] + from_state[:, : 2 * units])
         update, reset = sigmoids[:, :units], sigmoids[:, units:]
         candidate = self.activation(gate_inputs[:, 2 * units :] + reset * from_state[:, 2 * units :])
-        return [update * h + (1.0 - update) * candidate]
+        return [update * h + (1.0 - update) * candidate], [update, reset, candidate]
 
 
 class OriginalGRUCell(_Cell):
     """h' = z⊙h + (1 - z)⊙tanh(x + (r⊙h)·R), with z, r = σ(x + h·R): Keras's `reset_after=False`."""
 
-    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> list[tf.Tensor]:
+    gates = GRUCell.gates
+
+    def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """See `_Cell.step`; the state is [h]."""
         (h,) = state
         units = self.units
@@ -135,7 +160,7 @@ class OriginalGRUCell(_Cell):
         sigmoids = self.gate(gate_inputs[:, : 2 * units] + tf.matmul(h, gates))
         update, reset = sigmoids[:, :units], sigmoids[:, units:]
         candidate = self.activation(gate_inputs[:, 2 * units :] + tf.matmul(reset * h, last))
-        return [update * h + (1.0 - update) * candidate]
+        return [update * h + (1.0 - update) * candidate], [update, reset, candidate]
 
 
 _CELLS: dict[str, type[_Cell]] = {"simple_rnn": SimpleRNNCell, "lstm": LSTMCell, "gru": GRUCell}
@@ -151,12 +176,12 @@ class _Folded(_Layer):
 
     def __init__(self, cell: _Cell, embedding: np.ndarray) -> None:
         super().__init__()
-        self.units, self.num_states, self.cell = cell.units, cell.num_states, cell
+        self.units, self.states, self.gates, self.cell = cell.units, cell.states, cell.gates, cell
         self.table = tf.Variable(cell.gate_inputs(embedding), trainable=False)
 
-    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> list[tf.Tensor]:  # noqa: ARG002 - see `_Layer`
-        new = self.cell.step(tf.gather(self.table, token_ids), state)
-        return [*new, new[0]]
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> Passed:  # noqa: ARG002 - see `_Layer`
+        new, gates = self.cell.step(tf.gather(self.table, token_ids), state)
+        return Passed(new[0], new, gates)
 
 
 class _Lookup(_Layer):
@@ -164,8 +189,8 @@ class _Lookup(_Layer):
         super().__init__()
         self.table = tf.Variable(embedding.table, trainable=False)
 
-    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> list[tf.Tensor]:  # noqa: ARG002 - see `_Layer`
-        return [tf.gather(self.table, token_ids)]
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> Passed:  # noqa: ARG002 - see `_Layer`
+        return Passed(tf.gather(self.table, token_ids))
 
 
 class _Dense(_Layer):
@@ -174,19 +199,19 @@ class _Dense(_Layer):
         self.kernel, self.bias = (tf.Variable(a, trainable=False) for a in (dense.kernel, dense.bias))
         self.activation = _activation(dense.activation)
 
-    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> list[tf.Tensor]:  # noqa: ARG002 - see `_Layer`
-        return [self.activation(tf.matmul(inputs[0], self.kernel) + self.bias)]
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> Passed:  # noqa: ARG002 - see `_Layer`
+        return Passed(self.activation(tf.matmul(inputs[0], self.kernel) + self.bias))
 
 
 class _Add(_Layer):
-    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> list[tf.Tensor]:  # noqa: ARG002 - see `_Layer`
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> Passed:  # noqa: ARG002 - see `_Layer`
         # One after another: the order of a sum is a matter of bits.
-        return [functools.reduce(tf.add, inputs)]
+        return Passed(functools.reduce(tf.add, inputs))
 
 
 class _Concatenate(_Layer):
-    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> list[tf.Tensor]:  # noqa: ARG002 - see `_Layer`
-        return [tf.concat(inputs, axis=1)]
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> Passed:  # noqa: ARG002 - see `_Layer`
+        return Passed(tf.concat(inputs, axis=1))
 
 
 def _make(operation: Operation) -> _Layer:
@@ -229,7 +254,7 @@ class Carried(tf.Module):
 
     def split(self, state: tf.Tensor) -> list[tf.Tensor]:
         """Part state rows float32 (batch, S) into the vectors of each layer, (batch, units) each."""
-        sizes = [layer.units for layer in self._layers for _ in range(layer.num_states)]
+        sizes = [layer.units for layer in self._layers for _ in layer.states]
         return tf.split(state, sizes, axis=1) if len(sizes) > 1 else [state]
 
     def join(self, parts: list[tf.Tensor]) -> tf.Tensor:
@@ -246,21 +271,38 @@ class Carried(tf.Module):
         Returns:
             The network's output float32 (batch, U), and the new parts.
         """
+        output, new_parts, _ = self.look(token_ids, parts)
+        return output, new_parts
+
+    @property
+    def traces(self) -> list[Trace]:
+        """What `look` tells, in order."""
+        recurrent = [layer for layer in self._layers if layer.states]
+        return [
+            Trace(kind, number, layer.units)
+            for number, layer in enumerate(recurrent, 1)
+            for kind in (*layer.states, *layer.gates)
+        ]
+
+    def look(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+        """Read one token per row as `step` does, and tell what went on: float32 (batch, units) for each of `traces`."""
         outputs: list[tf.Tensor] = []
         new_parts: list[tf.Tensor] = []
+        told: list[tf.Tensor] = []
         for layer, places in zip(self._layers, self._inputs, strict=True):
-            old = parts[len(new_parts) : len(new_parts) + layer.num_states]
-            *new, output = layer.run(token_ids, [outputs[place] for place in places], old)
+            old = parts[len(new_parts) : len(new_parts) + len(layer.states)]
+            output, new, gates = layer.run(token_ids, [outputs[place] for place in places], old)
             if self._skips_padding and new:
                 new = keep(token_ids != PADDING_ID, new, old)
                 output = new[0]
             new_parts += new
+            told += [*new, *gates]
             outputs.append(output)
-        return outputs[-1], new_parts
+        return outputs[-1], new_parts, told
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
         """Return logits float32 (batch, V) of the network's output float32 (batch, U)."""
-        return self._output.run(hidden, [hidden], [])[0]
+        return self._output.run(hidden, [hidden], []).output
 
 
 def _table_bytes(embedding: Embedding, cell: _Cell) -> int:

@@ -28,7 +28,8 @@ def check_saved_model(path: Path, model: Exportable, num_tokens: int) -> None:
     The first tokens of a random text must have the model's own log probabilities to 1e-4 · max(1, |log p|), and the
     whole text the same mean negative log likelihood to 1e-4: by `score`, at once and in two halves with `prefill` for
     the first of them, and by `serving_default`. `embed` must give the outputs of the model's top to 1e-4. What
-    `decode_full` says of the tokens that it draws must be what `score` says of them, to 1e-4.
+    `decode_full` says of the tokens that it draws must be what `score` says of them, to 1e-4, and so must what
+    `inspect` says of a text; the states that it tells must end in the state that it returns.
 
     Args:
         path: The SavedModel's folder.
@@ -62,6 +63,7 @@ def check_saved_model(path: Path, model: Exportable, num_tokens: int) -> None:
                 f"{name}: mean negative log likelihood {-got.mean()}, but the model gives {-right.mean()}"
             )
     _check_embed(functions[signatures.EMBED], model, token_ids[:, :_EMBED_LENGTH], state)
+    _check_inspect(functions, model, token_ids[:, :half], state)
     _check_decode_full(functions, token_ids[:, half], read, rng)
 
 
@@ -86,6 +88,23 @@ def _check_embed(embed: Any, model: Exportable, token_ids: np.ndarray, state: np
         wrong = np.abs(value - right).max()
         if not wrong <= OUTPUT_TOLERANCE:
             raise CheckFailed(f"{signatures.EMBED}: {name} differs from the model's by {wrong:.2e}, over 1e-4")
+
+
+def _check_inspect(functions: Any, model: Exportable, token_ids: np.ndarray, state: np.ndarray) -> None:
+    """Hold what is told of each token against `score`, and against the state behind the last one."""
+    told = _call(
+        functions[signatures.INSPECT], token_ids=token_ids, lengths=_full(_ROWS, _LENGTH // 2 - 1), state=state
+    )
+    scored = _score(functions, token_ids, state)
+    states = [trace.output for trace in model.network.traces if trace.kind in (signatures.HIDDEN, signatures.CELL)]
+    parts = np.concatenate([told[name][:, -1] for name in states], axis=1) if states else told["state"]
+    for name, got, right in (
+        *((name, told[name], scored[name]) for name in ("logprobs", "top_logprobs", "state")),
+        ("states", parts, told["state"]),
+    ):
+        wrong = np.abs(got - right).max()
+        if not wrong <= OUTPUT_TOLERANCE:
+            raise CheckFailed(f"{signatures.INSPECT}: {name} differ by {wrong:.2e}, over 1e-4")
 
 
 def _check_decode_full(functions: Any, token_id: np.ndarray, state: np.ndarray, rng: np.random.Generator) -> None:

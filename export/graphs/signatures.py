@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from contract import signatures
+from contract.card import Trace
 from contract.tokenizer import SpecialIds
 from export.graphs.adjustments import NEVER, Adjustments, Masked
 from export.graphs.loop import Loop, array, blank, by_row, keep, read, repeat, write
@@ -25,11 +26,16 @@ class Stepper(Protocol):
         state_size: S, floats of state per sequence.
         output_size: U, width of its top.
         vocab_size: V.
+        traces: What `look` tells.
     """
 
     state_size: int
     output_size: int
     vocab_size: int
+
+    @property
+    def traces(self) -> list[Trace]:
+        """See above."""
 
     def split(self, state: tf.Tensor) -> list[tf.Tensor]:
         """Part state rows float32 (batch, S) into vectors, (batch, width) each."""
@@ -39,6 +45,9 @@ class Stepper(Protocol):
 
     def step(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Read one token per row, int32 (batch,): return the top float32 (batch, U) and the new parts."""
+
+    def look(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+        """Do what `step` does, and return what went on, too: float32 (batch, units) for each of `traces`."""
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
         """Return logits float32 (batch, V) of tops float32 (batch, U)."""
@@ -71,6 +80,7 @@ class Generator(tf.Module):
             signatures.DECODE_FULL: self.decode_full,
             signatures.SCORE: self.score,
             signatures.EMBED: self.embed,
+            signatures.INSPECT: self.inspect,
         }
         specs = input_specs(self.network.state_size, self.network.output_size)
         return {
@@ -292,6 +302,38 @@ class Generator(tf.Module):
         written = _judgements(length, with_top=True)
         parts, written = repeat(length, body, [self.network.split(state), written])
         names = ("logprobs", "top_token_ids", "top_logprobs")
+        return {**dict(zip(names, by_row(written), strict=True)), "state": self.network.join(parts)}
+
+    def inspect(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Read texts and tell what goes on at each token.
+
+        Args:
+            token_ids: int32 (batch, T + 1), padded at the end; the last that counts is not read, only judged.
+            lengths: int32 (batch,): how many of the first T tokens count.
+            state: float32 (batch, S): before the first.
+
+        Returns:
+            logprobs float32 (batch, T) of the token after each, top_token_ids int32 and top_logprobs float32
+            (batch, T, 5) of the most probable ones there; for each of the network's `traces`, by its own name, float32
+            (batch, T, units) at each token; all 0 past a row's length. state float32 (batch, S) after the last token
+            that counts.
+        """
+        by_time = tf.transpose(token_ids)
+        length = tf.shape(token_ids)[1] - 1
+
+        def body(t: tf.Tensor, variables: Loop) -> Loop:
+            parts, written = variables
+            active = t < lengths
+            hidden, new_parts, told = self.network.look(by_time[t], parts)
+            judged = _judge(self.network.project(hidden), by_time[t + 1], with_top=True)
+            written = write(written, t, [blank(active, value) for value in (*judged, *told)])
+            return [keep(active, new_parts, parts), written]
+
+        traces = self.network.traces
+        told = [array(tf.float32, length, trace.units) for trace in traces]
+        variables = [self.network.split(state), [*_judgements(length, with_top=True), *told]]
+        parts, written = repeat(length, body, variables)
+        names = ("logprobs", "top_token_ids", "top_logprobs", *(trace.output for trace in traces))
         return {**dict(zip(names, by_row(written), strict=True)), "state": self.network.join(parts)}
 
 

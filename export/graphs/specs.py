@@ -35,6 +35,7 @@ def input_specs(state_size: int, output_size: int) -> dict[str, Specs]:
         signatures.DECODE: drawing,
         signatures.DECODE_FULL: {**drawing, **adjusting},
         signatures.SCORE: reading,
+        signatures.INSPECT: reading,
         signatures.EMBED: {**reading, **_inputs(tf.float32, [None, output_size], "sum")},
     }
 

@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from contract import signatures
+from contract.card import Trace
 from export.errors import NotFinite, UnsupportedModel
 from export.graphs.graph import Node, read_graph
 from export.graphs.network import without_softmax
@@ -61,6 +63,16 @@ class Window(tf.Module):
         """Read one token per row; see `export.graphs.cells.Carried.step`."""
         window = tf.concat([parts[0][:, 1:], tf.cast(token_ids, tf.float32)[:, None]], axis=1)
         return self._top(tf.cast(window, tf.int32)), [window]
+
+    @property
+    def traces(self) -> list[Trace]:
+        """What `look` tells: the top alone, as what goes on below it is done anew with every token."""
+        return [Trace(signatures.TOP, 0, self.output_size)]
+
+    def look(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+        """Read one token per row and tell what went on; see `export.graphs.cells.Carried.look`."""
+        output, parts = self.step(token_ids, parts)
+        return output, parts, [output]
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
         """Return logits float32 (batch, V) of the model's top float32 (batch, U)."""

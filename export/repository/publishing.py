@@ -185,6 +185,7 @@ def _card(
         code_sha256=_code_sha256(),
         tensorflow=tf.__version__,
         created=int(time.time()),
+        traces=tuple(model.network.traces),
         training=training,
     )
 

@@ -188,6 +188,7 @@ def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
     """Return the width of every output; None where it is a number of tokens."""
     state, tokens = {"state": card.state_size}, {"token_ids": None, "logprobs": None}
     top = dict.fromkeys(("top_token_ids", "top_logprobs"), signatures.NUM_TOP)
+    told = {trace.output: trace.units for trace in card.traces}
     return {
         signatures.SERVING_DEFAULT: {"logits": card.vocab_size},
         signatures.PREFILL: state,
@@ -195,4 +196,6 @@ def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
         signatures.DECODE_FULL: {**tokens, **top, **state},
         signatures.SCORE: {"logprobs": None, **top, **state},
         signatures.EMBED: {**state, "sum": card.units, "last": card.units},
+        # Earlier releases had no such signature.
+        **({signatures.INSPECT: {"logprobs": None, **top, **state, **told}} if card.traces else {}),
     }

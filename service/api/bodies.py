@@ -84,6 +84,12 @@ PromptForms = Annotated[
 ]
 
 
+OnePrompt = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[TokenId], Field(min_length=1, fail_fast=True), Tag("tokens")],
+    Discriminator(lambda value: "tokens" if isinstance(value, list) else "text"),
+]
+
+
 class Body(BaseModel):
     """Null means absent; unknown fields are ignored, as OpenAI's clients expect."""
 
@@ -206,6 +212,46 @@ class EmbeddingsBody(Body):
     dimensions: Annotated[int, Field(ge=1)] | None = Field(None, description="must be the model's own, if given")
     timeout_s: Annotated[float, Field(gt=0)] | None = Field(None, description="seconds after which it is given up")
     user: str | None = Field(None, description="without effect")
+
+
+class InspectBody(Body):
+    """A text to be looked into, and what is to be told of it."""
+
+    model_config = _with_example(model="demo", input="The end", include=["hidden"], max_units=8)
+
+    model: str | None = Field(
+        None, description="name of a model; needed where there are several, unless `state` is given"
+    )
+    input: OnePrompt = Field(description="text or token ids")
+    state: Annotated[str, Field(max_length=MAX_STATE)] | None = Field(
+        None, description="token of a choice of a completion: the input is read after that text"
+    )
+    include: Annotated[list[Literal["hidden", "cell", "gates"]], Field(max_length=3)] | None = Field(
+        None, description="what to tell of each layer: its hidden state, its cell state, its gates; all by default"
+    )
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] | None = Field(
+        None, description="numbers of recurrent layers, from 1; all by default"
+    )
+    return_sequences: bool | None = Field(
+        None, description="tell of every token (the default), or of the last one alone"
+    )
+    return_state: bool | None = Field(None, description="tell each layer's whole state after the last token, too")
+    go_backwards: bool | None = Field(
+        None, description="read the text from its other end; the answer is in order of reading all the same"
+    )
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = Field(
+        None, description="how many of the most probable tokens to tell in each token's place; 5 by default"
+    )
+    max_positions: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="tell values of so many tokens at most, spread evenly over the text"
+    )
+    max_units: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="tell so many units of each layer at most, spread evenly"
+    )
+    encoding_format: Literal["float", "base64", "base64_float16"] | None = Field(
+        None, description="numbers (the default), or float32 or float16, little-endian, row by row, in base64"
+    )
+    timeout_s: Annotated[float, Field(gt=0)] | None = Field(None, description="seconds after which it is given up")
 
 
 class TokenizeBody(Body):

@@ -65,6 +65,43 @@ class CompletionObject(TypedDict):
     usage: NotRequired[CompletionUsage]
 
 
+class InspectedLayer(TypedDict):
+    """What went on in a recurrent layer: of each kind a row for each of `positions`, a number for each of `units`.
+
+    `values` are `hidden`, and of an LSTM `cell` (c) and the gates `forget` (f), `input` (i), `candidate` (g) and
+    `output` (o), with c' = f⊙c + i⊙g and h' = o⊙tanh(c'); of a GRU `update` (z), `reset` (r) and `candidate` (g), with
+    h' = z⊙h + (1 - z)⊙g. Layer 0 is the `top` of a model whose layers are not looked into. In base64 they are float32
+    or float16, little-endian, row by row. `state` are `hidden` and `cell` after the last token, whole, if asked for.
+    """
+
+    layer: int
+    units: list[int]
+    values: dict[str, list[list[float]] | str]
+    state: NotRequired[dict[str, list[float] | str]]
+
+
+class InspectionObject(TypedDict):
+    """A text that was looked into; lists have an entry per token, in order of reading.
+
+    `token_logprobs` and `top_logprobs` are null for the token that nothing goes before. `expected` are the most
+    probable tokens behind the last one that was read. `positions` say which tokens the values of `layers` are of.
+    """
+
+    object: Literal["inspection"]
+    model: str
+    version: int
+    system_fingerprint: str
+    token_ids: list[int]
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+    expected: dict[str, float]
+    positions: list[int]
+    layers: list[InspectedLayer]
+    usage: "EmbeddingsUsage"
+
+
 class EmbeddingObject(TypedDict):
     """One vector: numbers, or float32 little-endian in base64."""
 

@@ -26,7 +26,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from service import __version__
 from service.api import documents
-from service.api.bodies import CompletionBody, DetokenizeBody, EmbeddingsBody, TokenizeBody
+from service.api.bodies import CompletionBody, DetokenizeBody, EmbeddingsBody, InspectBody, TokenizeBody
 
 _JSON = "application/json"
 _BEARER = "key"
@@ -88,6 +88,14 @@ ADDRESSES = (
         EmbeddingsBody,
         documents.EmbeddingsObject,
         _WORK_ERRORS,
+    ),
+    Address(
+        "/v1/inspect",
+        "post",
+        "Read a text and tell what goes on in the model at each token",
+        InspectBody,
+        documents.InspectionObject,
+        (*_WORK_ERRORS, "403", "410"),
     ),
     Address("/v1/models", "get", "List the models that answer", None, documents.ModelList, ("401",)),
     Address("/v1/models/{name}", "get", "Describe one model", None, documents.ModelObject, ("401", "404")),

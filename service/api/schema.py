@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from service.api.bodies import PROMPT_KINDS, CompletionBody, EmbeddingsBody, StreamOptions
+from service.api.bodies import MAX_LOGPROBS, PROMPT_KINDS, CompletionBody, EmbeddingsBody, InspectBody, StreamOptions
 from service.errors import InvalidRequest
 from service.scheduling.sequence import Sampling
 
@@ -99,6 +99,36 @@ class EmbeddingsRequest:
     timeout_s: float
 
 
+@dataclass(frozen=True)
+class InspectRequest:
+    """A valid request with every default filled in; `model` as in `CompletionRequest`.
+
+    Attributes:
+        given: A text or token ids.
+        state: Token of the text that it is read after; None: of none.
+        include: "hidden", "cell" and "gates", those of them that are wanted.
+        layers: Numbers of layers; None: all of them.
+        num_top: Most probable tokens wanted in each token's place.
+        max_positions: Most tokens to tell values of; None: all.
+        max_units: Most units of each layer to tell; None: all.
+        encoding: "float", "base64" or "base64_float16".
+    """
+
+    model: str | None
+    given: PromptText
+    state: str | None
+    include: tuple[str, ...]
+    layers: tuple[int, ...] | None
+    return_sequences: bool
+    return_state: bool
+    go_backwards: bool
+    num_top: int
+    max_positions: int | None
+    max_units: int | None
+    encoding: str
+    timeout_s: float
+
+
 def parse_completion(body: bytes, bounds: Bounds) -> CompletionRequest:
     """Check a body and fill in its defaults.
 
@@ -151,6 +181,30 @@ def parse_embeddings(body: bytes, bounds: Bounds) -> EmbeddingsRequest:
         mean=given.pooling != "last",
         base64=given.encoding_format == "base64",
         dimensions=given.dimensions,
+        timeout_s=_timeout(given.timeout_s, bounds),
+    )
+
+
+def parse_inspect(body: bytes, bounds: Bounds) -> InspectRequest:
+    """Check a body and fill in its defaults.
+
+    Raises:
+        InvalidRequest: not JSON, or a field that is wrong.
+    """
+    given = parse(InspectBody, body)
+    return InspectRequest(
+        model=given.model,
+        given=given.input,
+        state=given.state,
+        include=tuple(_or(given.include, ("hidden", "cell", "gates"))),
+        layers=None if given.layers is None else tuple(given.layers),
+        return_sequences=_or(given.return_sequences, True),
+        return_state=bool(given.return_state),
+        go_backwards=bool(given.go_backwards),
+        num_top=_or(given.logprobs, MAX_LOGPROBS),
+        max_positions=given.max_positions,
+        max_units=given.max_units,
+        encoding=given.encoding_format or "float",
         timeout_s=_timeout(given.timeout_s, bounds),
     )
 

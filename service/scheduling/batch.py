@@ -10,7 +10,7 @@ import numpy as np
 from contract import signatures
 from service.errors import InternalError
 from service.scheduling.drawing import Decode, DecodeFull
-from service.scheduling.reading import Embed, Prefill, Score
+from service.scheduling.reading import Embed, Inspect, Prefill, Score
 from service.scheduling.rows import Arrays, OutputShapes
 from service.scheduling.sequence import Event, Failure, ModelVersion, Sequence
 
@@ -18,6 +18,7 @@ _KINDS: dict[str, Prefill | Decode] = {
     signatures.PREFILL: Prefill(),
     signatures.SCORE: Score(),
     signatures.EMBED: Embed(),
+    signatures.INSPECT: Inspect(),
     signatures.DECODE: Decode(),
     signatures.DECODE_FULL: DecodeFull(),
 }

@@ -11,7 +11,7 @@ take turns: whose turn it is says the one that has waited longest.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -32,6 +32,8 @@ class Shapes:
 # whose steps are quick, make up for the cost of a call by more of them. Reading is not waited for by running texts.
 DRAW_BUDGET = 2048
 READ_BUDGET = 4096
+# Floats that a call may tell of what goes on in a model: 16 MiB of them.
+TELL_BUDGET = 2**22
 # Steps of a call in which every text is at its beginning: the first of it is to be seen early.
 FIRST_STEPS = 16
 # Steps of a call that others will want to join.
@@ -174,8 +176,12 @@ class ModelQueue:
         return self.num_draws > 0 and len(self._alike_in_reading()) >= self.shapes.row_counts[0]
 
     def _alike_in_reading(self) -> list[Sequence]:
-        """Return the sequences to be read by the signature whose turn it is."""
-        return [sequence for sequence in self.reading if sequence.reads_by == self.reading[0].reads_by]
+        """Return the sequences to be read by the signature whose turn it is, for the same outputs."""
+
+        def kind(sequence: Sequence) -> Hashable:
+            return sequence.reads_by, sequence.tells
+
+        return [sequence for sequence in self.reading if kind(sequence) == kind(self.reading[0])]
 
     def _read(self, num_free_calls: int) -> Call:
         alike = self._alike_in_reading()
@@ -185,6 +191,8 @@ class ModelQueue:
         self.num_draws = 0
         num_rows = fit(self.shapes.row_counts, len(sequences))
         limit = min(self.shapes.max_length, READ_BUDGET // num_rows)
+        if num_told := sum(units for _, units in sequences[0].tells):
+            limit = max(1, min(limit, TELL_BUDGET // (num_rows * num_told)))
         wanted = max(sequence.num_unread for sequence in sequences)
         return self._call(sequences[0].reads_by, sequences, num_rows, min(wanted, limit))
 

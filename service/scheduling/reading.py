@@ -1,4 +1,4 @@
-"""Calls that read prompts: `prefill`, `score` and `embed` as arrays in and out.
+"""Calls that read prompts: `prefill`, `score`, `embed` and `inspect` as arrays in and out.
 
 Pure: knows arrays and sequences, not when a call is made or how.
 """
@@ -57,10 +57,24 @@ class Score(Prefill):
         """See `Prefill.apply`."""
         length = slice_length(sequence, size)
         sequence.read(length, outputs["state"][row])
-        names = ("logprobs", "top_token_ids", "top_logprobs")
-        # Copies: a view would keep the whole call's arrays as long as its row is waited for.
-        scores = Scores(*(outputs[name][row, :length].copy() for name in names))
-        return Read(sequence.index, sequence.num_unread, scores, state=sequence.told_state)
+        return Read(sequence.index, sequence.num_unread, _scores(outputs, row, length), state=sequence.told_state)
+
+
+class Inspect(Score):
+    """Reads every token, the last too, and says what goes on at each of them, and what it expects next."""
+
+    def outputs(self, sequences: Many[Sequence], num_rows: int, size: int) -> OutputShapes:
+        """See `Prefill.outputs`."""
+        told = {name: (num_rows, size, units) for name, units in sequences[0].tells}
+        return {**super().outputs(sequences, num_rows, size), **told}
+
+    def apply(self, sequence: Sequence, row: int, outputs: Arrays, size: int) -> Event | None:
+        """See `Prefill.apply`."""
+        length = slice_length(sequence, size)
+        sequence.read(length, outputs["state"][row])
+        told = {name: outputs[name][row, :length].copy() for name, _ in sequence.tells}
+        scores, state = _scores(outputs, row, length), sequence.told_state
+        return Read(sequence.index, sequence.num_unread, scores, state=state, told=told)
 
 
 class Embed(Prefill):
@@ -84,6 +98,11 @@ class Embed(Prefill):
         sequence.hidden_sum = outputs["sum"][row]
         last = outputs["last"][row]
         return Read(sequence.index, sequence.num_unread, hidden_sum=sequence.hidden_sum, hidden_last=last)
+
+
+def _scores(outputs: Arrays, row: int, length: int) -> Scores:
+    # Copies: a view would keep the whole call's arrays as long as its row is waited for.
+    return Scores(*(outputs[name][row, :length].copy() for name in ("logprobs", "top_token_ids", "top_logprobs")))
 
 
 def _hidden_sum(sequence: Sequence) -> np.ndarray:

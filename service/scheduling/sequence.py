@@ -3,7 +3,7 @@
 Knows ids, counts and its own state. Does not know text, other sequences or where it is computed.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -124,6 +124,7 @@ class Read:
         hidden_sum: float32 (U,): the top layer's outputs over all tokens read so far, added up.
         hidden_last: float32 (U,): the top layer's output after the last of them.
         state: float32 (S,), after them; None: nobody asked.
+        told: By name, float32 (tokens, units): what went on at each of the tokens that were read.
     """
 
     index: int
@@ -132,6 +133,7 @@ class Read:
     hidden_sum: np.ndarray | None = None
     hidden_last: np.ndarray | None = None
     state: np.ndarray | None = None
+    told: Mapping[str, np.ndarray] | None = None
 
     @property
     def last(self) -> bool:
@@ -163,7 +165,8 @@ class Sequence:
         index: Within its request.
         end_id: The end mark, or None.
         emit: Takes each event, in order; called on the scheduler's thread and must not block.
-        reads_by: The signature by which the prompt is read: "prefill", "score" or "embed".
+        reads_by: The signature by which the prompt is read: "prefill", "score", "embed" or "inspect".
+        tells: Outputs of "inspect" that are wanted, and the width of each.
         drawn_before: Counts of those tokens, as `Adjustments` takes them.
         keeps_state: Whether its events are to tell the state.
         num_top: Most probable tokens wanted beside each drawn one; None: not even the log probability of that one.
@@ -197,6 +200,7 @@ class Sequence:
     index: int = 0
     account: Account = Account()
     reads_by: str = signatures.PREFILL
+    tells: tuple[tuple[str, int], ...] = ()
     position: int = 0
     drawn_before: tuple[np.ndarray, np.ndarray] | None = None
     keeps_state: bool = False
@@ -233,7 +237,7 @@ class Sequence:
     @property
     def num_unread(self) -> int:
         """Prompt tokens still to be read; the last one is read when the next is drawn, or when there is no next."""
-        last_too = self.reads_by == signatures.EMBED
+        last_too = self.reads_by in (signatures.EMBED, signatures.INSPECT)
         return len(self.prompt_ids) - (0 if last_too else 1) - self.num_read
 
     def uniforms(self, count: int) -> np.ndarray:

@@ -63,6 +63,12 @@ def labels(detokenizer: Detokenizer, token_ids: list[int]) -> list[str]:
     return found
 
 
+def expected_next(scores: Scores, num_top: int, detokenizer: Detokenizer) -> dict[str, float]:
+    """Return the most probable tokens of the first place that was scored, and their log probabilities."""
+    (_, top_ids, tops), *_ = score_rows(scores, num_top)
+    return dict(zip(map(detokenizer.label, top_ids), tops, strict=True))
+
+
 class LogprobsLog:
     """The tokens of one choice, in order; each is handed out once its text is shown."""
 

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, g, request
 
 from service.api import documents
 from service.api.bodies import DetokenizeBody, TokenizeBody
-from service.api.schema import Bounds, parse, parse_completion, parse_embeddings
+from service.api.schema import Bounds, parse, parse_completion, parse_embeddings, parse_inspect
 from service.engine import AnyJob, Engine, require_ids
 from service.errors import BackendUnavailable, InvalidRequest, NotFound, ShuttingDown
 from service.servers.catalog import Catalog
@@ -17,6 +17,7 @@ from service.texts.logprobs import labels
 from service.web.answers import (
     CompletionAnswer,
     embeddings_answer,
+    inspection_answer,
     model_object,
     tokenizer_object,
 )
@@ -63,6 +64,7 @@ def build_routes(parts: Parts) -> Blueprint:
         ("/v1/completions", "POST", _completions),
         ("/v1/chat/completions", "POST", _chat),
         ("/v1/embeddings", "POST", _embeddings),
+        ("/v1/inspect", "POST", _inspect),
         ("/v1/models", "GET", _models),
         ("/v1/models/<name>", "GET", _model),
         ("/v1/status", "GET", _status),
@@ -131,6 +133,18 @@ def _embeddings(parts: Parts) -> Response:
         stack.callback(_close, job, g.record)
         stack.enter_context(parts.watch(request.environ.get("gunicorn.socket"), job.cancel))
         return _json(embeddings_answer(job, mean=wanted.mean, as_base64=wanted.base64))
+
+
+def _inspect(parts: Parts) -> Response:
+    """Read a text and tell what goes on in the model."""
+    parts.drain.refuse_if_begun()
+    wanted = parse_inspect(read_body(), parts.bounds)
+    g.record.asked(wanted.model, [wanted.given], stream=False)
+    job = parts.engine.inspect(wanted, g.caller)
+    with ExitStack() as stack:
+        stack.callback(_close, job, g.record)
+        stack.enter_context(parts.watch(request.environ.get("gunicorn.socket"), job.cancel))
+        return _json(inspection_answer(job))
 
 
 def _models(parts: Parts) -> documents.ModelList:

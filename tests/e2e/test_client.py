@@ -1,6 +1,7 @@
 """The SDK against the real service: every method, breaks in the middle of a stream, and the snippets of its pages."""
 
 import contextlib
+import itertools
 import math
 import re
 import signal
@@ -135,6 +136,52 @@ def test_texts_as_numbers(client):
     one, two = client.embed(["It was", "the end"], model="lstm")
     assert one == client.embed("It was", model="lstm")
     assert len(one) == len(two) == next(model.units for model in client.models() if model.id == "lstm")
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_a_text_is_looked_into(client, model):
+    """Tokens have the scores that they have elsewhere; states are those of the layers, and go on where a text ended."""
+    found = client.inspect(TEXT[:40], model=model, return_state=True)
+    given = {"suffix" if model == "reverse" else "prompt": TEXT[:40], "model": model, "top": 5}
+    score = client.score(**given)
+    assert found.tokens == score.tokens
+    kinds = {
+        "gru": {"hidden", "update", "reset", "candidate"},
+        "rnn": {"hidden"},
+        "window": {"top"},
+    }.get(model, {"hidden", "cell", "forget", "input", "candidate", "output"})
+    for layer in found.layers:
+        assert set(layer.values) == kinds
+        assert all(len(rows) == len(found.tokens) for rows in layer.values.values())
+        for kind, vector in layer.state.items():
+            assert layer.values[kind][0 if model == "reverse" else -1] == vector
+        if "forget" in kinds:
+            learnt = zip(layer.values["forget"], layer.values["cell"], layer.learn, strict=True)
+            rows = list(learnt)[::-1] if model == "reverse" else list(learnt)
+            for (_, before, _), (forget, cell, learn) in itertools.pairwise(rows):
+                expected = [f * c + i for f, c, i in zip(forget, before, learn, strict=True)]
+                assert cell == pytest.approx(expected, abs=1e-5)
+    first = client.generate(
+        **{name: given[name] for name in given if name != "top"}, max_tokens=5, seed=1, return_state=True
+    )
+    behind = client.inspect(
+        TEXT[:10],
+        state=first.state,
+        max_units=2,
+        max_positions=3,
+        include=["hidden"],
+        layers=[layer.layer for layer in found.layers][:1],
+    )
+    assert len(behind.positions) == 3
+    assert all(token.logprob is not None for token in behind.tokens)
+
+
+def test_what_is_too_much_to_tell_is_refused_with_the_bound(start_gateway):
+    """And there is a way to have it."""
+    url = f"http://127.0.0.1:{start_gateway(max_inspect_values=1000).port}"
+    with pytest.raises(ostinato.BadRequest, match=r"at most 1000 numbers, got \d+; .* max_units"):
+        ostinato.Client(url).inspect(TEXT[:100], model="lstm")
+    assert ostinato.Client(url).inspect(TEXT[:100], model="lstm", max_positions=5, max_units=5).positions[0] == 0
 
 
 def test_a_conversation_is_one_text(client, tmp_path):

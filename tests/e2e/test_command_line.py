@@ -204,8 +204,7 @@ def test_a_daemon_has_no_streams(address, closed, code):
     ended = subprocess.run(
         shell,
         shell=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         env=environment(**address),
         timeout=PATIENCE_S,
         check=False,

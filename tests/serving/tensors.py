@@ -33,6 +33,12 @@ _ADJUSTING = {
     "min_steps": (INT, "B"),
 }
 _DRAWN = {"token_ids": (INT, "BK"), "logprobs": (FLOAT, "BK"), "state": (FLOAT, "BS")}
+_SCORED = {
+    "logprobs": (FLOAT, "BT"),
+    "top_token_ids": (INT, "BT" + TOP),
+    "top_logprobs": (FLOAT, "BT" + TOP),
+    "state": (FLOAT, "BS"),
+}
 
 INPUTS = {
     signatures.SERVING_DEFAULT: {"token_ids": (INT, "BT")},
@@ -41,21 +47,25 @@ INPUTS = {
     signatures.DECODE_FULL: {**_DRAWING, **_ADJUSTING},
     signatures.SCORE: _READING,
     signatures.EMBED: {**_READING, "sum": (FLOAT, "BU")},
+    signatures.INSPECT: _READING,
 }
 OUTPUTS = {
     signatures.SERVING_DEFAULT: {"logits": (FLOAT, "BTV")},
     signatures.PREFILL: {"state": (FLOAT, "BS")},
     signatures.DECODE: _DRAWN,
     signatures.DECODE_FULL: {**_DRAWN, "top_token_ids": (INT, "BK" + TOP), "top_logprobs": (FLOAT, "BK" + TOP)},
-    signatures.SCORE: {
-        "logprobs": (FLOAT, "BT"),
-        "top_token_ids": (INT, "BT" + TOP),
-        "top_logprobs": (FLOAT, "BT" + TOP),
-        "state": (FLOAT, "BS"),
-    },
+    signatures.SCORE: _SCORED,
+    # And what each model's card says of it.
+    signatures.INSPECT: _SCORED,
     signatures.EMBED: {"state": (FLOAT, "BS"), "sum": (FLOAT, "BU"), "last": (FLOAT, "BU")},
 }
 NAMES = tuple(INPUTS)
+
+
+def outputs_of(signature, card):
+    """Return a signature's outputs; what `inspect` tells of a model's layers stands in its card."""
+    told = card.traces if signature == signatures.INSPECT else ()
+    return {**OUTPUTS[signature], **{trace.output: (FLOAT, ("B", "T", trace.units)) for trace in told}}
 
 
 def sizes_of(card, rows=None, length=None, steps=None):
@@ -65,8 +75,8 @@ def sizes_of(card, rows=None, length=None, steps=None):
 
 
 def shape(letters, sizes):
-    """Return the shape that letters stand for."""
-    return tuple(sizes[letter] for letter in letters)
+    """Return the shape that letters stand for; a number stands for itself."""
+    return tuple(sizes.get(letter, letter) for letter in letters)
 
 
 def make_call(signature, card, rows, *, length=7, steps=9, seed=0, temperature=0.0):

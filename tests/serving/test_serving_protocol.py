@@ -6,7 +6,7 @@ import pytest
 
 from contract import signatures
 from tests.serving.repository import MAX_BATCH_SIZE, VERSIONS
-from tests.serving.tensors import INPUTS, NAMES, OUTPUTS, make_call, shape, sizes_of
+from tests.serving.tensors import INPUTS, NAMES, make_call, outputs_of, shape, sizes_of
 
 Status = grpc.StatusCode
 
@@ -122,11 +122,12 @@ def test_metadata_lists_all_signatures_with_their_dtypes_and_shapes(server, clie
     """As the contract has them; -1 stands for any size."""
     spec, found = client.metadata(name)
     assert (spec.name, spec.version.value) == (name, VERSIONS[name][-1])
-    sizes = sizes_of(server.card(name))
+    card = server.card(name)
+    sizes = sizes_of(card)
     for signature in NAMES:
         definition = found[signature]
         assert described(definition.inputs) == expected(INPUTS[signature], sizes)
-        assert described(definition.outputs) == expected(OUTPUTS[signature], sizes)
+        assert described(definition.outputs) == expected(outputs_of(signature, card), sizes)
         assert definition.method_name == "tensorflow/serving/predict"
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from contract import signatures
 from tests.serving.repository import VERSIONS
-from tests.serving.tensors import NAMES, OUTPUTS, make_call, shape, sizes_of
+from tests.serving.tensors import NAMES, make_call, outputs_of, shape, sizes_of
 
 # Between two builds of TensorFlow sums are taken in another order: a few 1e-6 here, and a wrong graph is far off.
 TOLERANCE = 1e-4
@@ -22,7 +22,8 @@ def test_outputs_have_the_names_dtypes_and_shapes_of_the_contract(server, client
     card = server.card(name)
     outputs = client.predict(name, signature, make_call(signature, card, ROWS, length=LENGTH, steps=STEPS))
     sizes = sizes_of(card, ROWS, LENGTH, STEPS)
-    expected = {key: (np.dtype(dtype), shape(letters, sizes)) for key, (dtype, letters) in OUTPUTS[signature].items()}
+    wanted = outputs_of(signature, card)
+    expected = {key: (np.dtype(dtype), shape(letters, sizes)) for key, (dtype, letters) in wanted.items()}
     assert {key: (array.dtype, array.shape) for key, array in outputs.items()} == expected
 
 
@@ -85,6 +86,7 @@ def test_a_text_has_one_state_whatever_signature_reads_it(server, client, name):
         "at once": read(signatures.PREFILL, texts[:, :-1], everything, state),
         "in two parts": read(signatures.PREFILL, texts[:, half:-1], everything - half, first["state"]),
         "scored": read(signatures.SCORE, texts, everything, state),
+        "inspected": read(signatures.INSPECT, texts, everything, state),
         "embedded": read(signatures.EMBED, texts[:, :-1], everything, state, sum=zeros),
     }
     assert {way for way, bits in found.items() if bits != found["drawn"]} == set()

@@ -39,6 +39,7 @@ from ostinato._errors import (
     UnexpectedAnswer,
     VersionGone,
 )
+from ostinato._inspection import InspectedLayer, Inspection
 from ostinato._results import Choice, Generation, Model, Piece, Status, Usage
 from ostinato._scores import Score, ScoredToken, Tokens
 from ostinato._stream import Stream
@@ -58,6 +59,8 @@ __all__ = [
     "DeadlineExceeded",
     "Forbidden",
     "Generation",
+    "InspectedLayer",
+    "Inspection",
     "InternalError",
     "InvalidArgument",
     "MethodNotAllowed",

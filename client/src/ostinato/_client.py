@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, Union, overlo
 
 from ostinato._conversation import Conversation
 from ostinato._errors import InvalidArgument, NotFound, UnexpectedAnswer
-from ostinato._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS
+from ostinato._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS
+from ostinato._inspection import Inspection
 from ostinato._many import in_order
 from ostinato._results import Generation, Model, Status, required
 from ostinato._resuming import Resumption
@@ -35,6 +36,7 @@ Prompt = Union[OnePrompt, ManyPrompts]
 
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
+INSPECT = "/v1/inspect"
 MODELS = "/v1/models"
 STATUS = "/v1/status"
 TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
@@ -221,7 +223,7 @@ class Client:
             suffix: the same, in place of the prompt, for a model that reads backwards.
             model: str. Default: as `generate`.
             top: int. How many alternatives to tell in each token's place, at most 5.
-            extra: any further fields of a completion.
+            extra: the API's other fields of a completion.
 
         Raises:
             APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
@@ -268,7 +270,7 @@ class Client:
             text: str or token ids: a list of numbers. A list of either: a list of such lists.
             model: str. Default: as `generate`.
             pooling: "mean" of the outputs over all tokens, or the "last" one. Default: the server's, "mean".
-            extra: any further fields.
+            extra: the API's other fields.
 
         Raises:
             APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
@@ -277,6 +279,59 @@ class Client:
         data = required(self._ask(self._transport.post, EMBEDDINGS, body), "data", list)
         vectors = [required(entry, "embedding", list) for entry in data]
         return vectors if _is_many(text) else _only(vectors, "data")
+
+    def inspect(
+        self,
+        text: OnePrompt,
+        *,
+        model: str | None = None,
+        state: str | None = None,
+        include: Sequence[str] | None = None,
+        layers: Sequence[int] | None = None,
+        return_sequences: bool = True,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        top: int = 5,
+        max_positions: int | None = None,
+        max_units: int | None = None,
+        **extra: Any,
+    ) -> Inspection:
+        """Look into a model while it reads a text: states, gates, and what it expected at each token.
+
+        Args:
+            text: str or token ids.
+            model: str. Default: as `generate`, or the one that the state is of.
+            state: str. Read the text after the one of this state.
+            include: what to tell of each layer: "hidden", "cell", "gates". Default: all.
+            layers: numbers of layers, from 1. Default: all.
+            return_sequences: bool. Tell of every token, or of the last one alone.
+            return_state: bool. Tell each layer's whole state after the last token, too.
+            go_backwards: bool. Read the text from its other end; the answer is in order of reading all the same.
+            top: int. How many alternatives to tell in each token's place, at most 5.
+            max_positions: int. Tell values of so many tokens at most, spread evenly over the text.
+            max_units: int. Tell so many units of each layer at most, spread evenly.
+            extra: the API's other fields.
+
+        Raises:
+            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+        """
+        fields = {
+            "input": text,
+            "state": state,
+            "include": include,
+            "layers": layers,
+            "return_sequences": return_sequences,
+            "return_state": return_state,
+            "go_backwards": go_backwards,
+            "logprobs": top,
+            "max_positions": max_positions,
+            "max_units": max_units,
+            "encoding_format": "base64",
+            **extra,
+        }
+        return Inspection.from_answer(
+            self._ask(self._transport.post, INSPECT, self._body(model, fields, INSPECT_FIELDS))
+        )
 
     def conversation(self, prompt: str = "", *, model: str | None = None, **options: Any) -> Conversation:
         """Begin a text that grows by turns, each of which goes on from the state of the one before.

@@ -41,3 +41,20 @@ EMBEDDING_FIELDS = frozenset(
         "user",
     }
 )
+INSPECT_FIELDS = frozenset(
+    {
+        "model",
+        "input",
+        "state",
+        "include",
+        "layers",
+        "return_sequences",
+        "return_state",
+        "go_backwards",
+        "logprobs",
+        "max_positions",
+        "max_units",
+        "encoding_format",
+        "timeout_s",
+    }
+)

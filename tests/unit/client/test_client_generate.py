@@ -9,7 +9,7 @@ import pytest
 
 import ostinato
 from ostinato import Client, InvalidArgument, NotFound
-from ostinato._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS
+from ostinato._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS
 from tests.unit.client.scripted_answers import COMPLETION, answer_json, models, refusal
 from tests.unit.client.scripted_server import Handler, ScriptedServer
 
@@ -111,10 +111,11 @@ def test_a_misspelt_argument_is_refused(client: Client, server: ScriptedServer) 
 
 def test_the_names_are_those_of_the_service() -> None:
     """All of them, but for the one that says which method is meant."""
-    from service.api.bodies import CompletionBody, EmbeddingsBody
+    from service.api.bodies import CompletionBody, EmbeddingsBody, InspectBody
 
     assert CompletionBody.model_fields.keys() - {"stream"} == COMPLETION_FIELDS
     assert EmbeddingsBody.model_fields.keys() == EMBEDDING_FIELDS
+    assert InspectBody.model_fields.keys() == INSPECT_FIELDS
 
 
 @pytest.mark.parametrize("prompt", ["\ud800", ["a", "b\udfff"]])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import struct
 from typing import Any
 
 import pytest
@@ -94,6 +96,55 @@ def test_a_text_becomes_numbers(client: Client, server: ScriptedServer) -> None:
     assert client.embed([[1], [2]], model="tiny", pooling="last", timeout_s=5) == [[0.5], [1.5]]
     assert server.bodies[0] == {"model": "tiny", "input": "a"}
     assert server.bodies[1] == {"model": "tiny", "input": [[1], [2]], "pooling": "last", "timeout_s": 5}
+
+
+def packed(*numbers: float) -> str:
+    """Pack float32, little-endian, in base64."""
+    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
+
+
+def test_a_text_is_looked_into(client: Client, server: ScriptedServer) -> None:
+    """Every field is sent under its name, and numbers become rows."""
+    layer = {
+        "layer": 2,
+        "units": [0, 7],
+        "values": {"input": packed(0.5, 1, 0.25, 0), "candidate": packed(2, 3, 4, 5), "hidden": packed(1, 2, 3, 4)},
+        "state": {"hidden": packed(1, 2, 3)},
+    }
+    lists = scored("abc", None, -1.0, -2.0)["logprobs"]
+    answer = {"model": "tiny", "version": 3, "token_ids": [5, 6, 7], "expected": {"d": -1.0}, "positions": [0, 2]}
+    server.script = [answer_json({**answer, **lists, "layers": [layer]})] * 2
+    found = client.inspect("abc", model="tiny", layers=[2], include=["hidden", "gates"], max_units=2, max_positions=2)
+    sent = {"return_sequences": True, "return_state": False, "go_backwards": False, "logprobs": 5}
+    sent |= {"layers": [2], "include": ["hidden", "gates"], "max_units": 2, "max_positions": 2}
+    assert server.bodies == [{"model": "tiny", "input": "abc", "encoding_format": "base64", **sent}]
+    assert (found.text, found.version, found.positions, found.expected) == ("abc", 3, [0, 2], {"d": -1.0})
+    assert [token.logprob for token in found.tokens] == [None, -1.0, -2.0]
+    (inside,) = found.layers
+    assert inside.values["hidden"] == [[1.0, 2.0], [3.0, 4.0]]
+    assert inside.learn == [[1.0, 3.0], [1.0, 0.0]]
+    assert inside.state == {"hidden": [1.0, 2.0, 3.0]}
+    assert repr(found) == (
+        "Inspection('abc', model='tiny', layers=[InspectedLayer(2, units=2, values=['candidate', 'hidden', 'input'])])"
+    )
+    client.inspect([1], state="s1", return_sequences=False, return_state=True, go_backwards=True, top=0)
+    assert "model" not in server.bodies[1]
+    assert server.bodies[1]["state"] == "s1"
+    assert [server.bodies[1][name] for name in ("return_sequences", "return_state", "go_backwards")] == [
+        False,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("wrong", [5, None, "§", "AAA=", [[1.0]]])
+def test_numbers_of_another_shape_are_unexpected(client: Client, server: ScriptedServer, wrong: object) -> None:
+    """What is no float32 in base64 is told apart."""
+    layer = {"layer": 1, "units": [0], "values": {"hidden": wrong}}
+    answer = {"token_ids": [], "expected": {}, "positions": [], **scored("")["logprobs"], "layers": [layer]}
+    server.script = [answer_json(answer)]
+    with pytest.raises(ostinato.UnexpectedAnswer, match="base64"):
+        client.inspect("", model="tiny")
 
 
 def test_a_state_is_gone_on_with(client: Client, server: ScriptedServer) -> None:

@@ -1,0 +1,195 @@
+"""A text that is read to be looked into: at each token what its layers held, what their gates did, what was expected.
+
+Knows what a model's card says can be told, and what of it is wanted. Does not know how sequences are computed, or HTTP.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from contract import signatures
+from contract.card import Trace
+from service.api.schema import InspectRequest
+from service.scheduling.sequence import Read, Sampling, Scores
+from service.servers.catalog import LiveModel
+from service.texts.job import Canceller, Job, Listener
+from service.texts.logprobs import Logprobs, expected_next
+from service.texts.prompts import EncodedPrompt
+from service.texts.saved_text import SavedText
+
+# What a request may want, and which traces that is.
+KINDS = {
+    "hidden": (signatures.HIDDEN, signatures.TOP),
+    "cell": (signatures.CELL,),
+    "gates": (
+        signatures.FORGET,
+        signatures.INPUT,
+        signatures.CANDIDATE,
+        signatures.OUTPUT,
+        signatures.UPDATE,
+        signatures.RESET,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What was found.
+
+    Attributes:
+        logprobs: Of the text's tokens, in order of reading.
+        token_ids: Of the same.
+        expected: The most probable tokens behind the last one that was read, and their log probabilities.
+        positions: int64 (positions,): of which tokens `values` are.
+        units: By layer, int64 (units,): which of its units.
+        values: Of each trace that was wanted, float32 (positions, units).
+        state: Of each layer's hidden and cell state, float32 (units,) after the last token; empty if not asked for.
+    """
+
+    logprobs: Logprobs
+    token_ids: list[int]
+    expected: dict[str, float]
+    positions: np.ndarray
+    units: dict[int, np.ndarray]
+    values: list[tuple[Trace, np.ndarray]]
+    state: list[tuple[Trace, np.ndarray]]
+
+
+def wanted_traces(request: InspectRequest, model: LiveModel) -> list[Trace]:
+    """Return what is to be told of a model, by kind and layer."""
+    kinds = {kind for name in request.include for kind in KINDS[name]}
+    layers = {trace.layer for trace in model.card.traces} if request.layers is None else set(request.layers)
+    return [trace for trace in model.card.traces if trace.kind in kinds and trace.layer in layers]
+
+
+def picked(count: int, most: int | None) -> np.ndarray:
+    """Return int64 (≤ most,): of so many places those that are told, spread evenly from the first to the last."""
+    if most is None or count <= most:
+        return np.arange(count)
+    return np.linspace(0, count - 1, most).round().astype(np.int64)
+
+
+def num_values(request: InspectRequest, traces: list[Trace], prompt: EncodedPrompt) -> int:
+    """Return how many numbers would be told."""
+    num_positions = (
+        min(prompt.num_tokens, request.max_positions or prompt.num_tokens) if request.return_sequences else 1
+    )
+    return num_positions * sum(min(trace.units, request.max_units or trace.units) for trace in traces)
+
+
+class Inspection(Job):
+    """One request to look into a text, in the making."""
+
+    def __init__(
+        self,
+        request: InspectRequest,
+        model: LiveModel,
+        prompt: EncodedPrompt,
+        runner: Canceller,
+        listener: Listener,
+        saved: SavedText | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            request: What is wanted.
+            model: What reads it.
+            prompt: The text.
+            runner: What the sequence is cancelled at.
+            listener: Told how it goes.
+            saved: The text that is gone on with; None: none.
+        """
+        super().__init__(model.ref, prompt.num_tokens, runner, listener, request.timeout_s)
+        self.request, self.model, self.prompts = request, model, [prompt]
+        self.traces = wanted_traces(request, model)
+        self.options: dict[str, Any] = {
+            "max_tokens": 0,
+            "sampling": Sampling(),
+            "seed": 0,
+            "keeps_state": request.return_state,
+            "tells": tuple((trace.output, trace.units) for trace in self.traces),
+        }
+        self._saved = saved
+
+    def choices(self, place: int) -> range:
+        """Return the indexes of the sequences that a prompt needs."""
+        return range(place, place + 1)
+
+    @property
+    def fingerprint(self) -> str:
+        """What the values go by."""
+        return self.model.fingerprint_if(self.is_as_promised)
+
+    def stream_of(self, index: int) -> int:
+        """Return which random numbers it is given; it needs none."""
+        return index
+
+    @property
+    def beginning(self) -> np.ndarray:
+        """The state, float32 (S,), that is to read the text."""
+        return self._saved.point.state if self._saved else np.zeros(self.model.card.state_size, np.float32)
+
+    @property
+    def origin(self) -> bytes:
+        """What tells that state from others."""
+        return self._saved.origin if self._saved else b""
+
+    def reads_by(self, place: int) -> str:  # noqa: ARG002 - as for `Generation`
+        """Return the signature by which the text is read."""
+        return signatures.INSPECT
+
+    def result(self) -> Inspected:
+        """Wait for all of it.
+
+        Raises:
+            GatewayError: see `Job.events`.
+        """
+        (prompt,), backward = self.prompts, self.prompts[0].backward
+        num_tokens, num_before = len(prompt.ids), len(prompt.read_ids) - len(prompt.ids)
+        positions = picked(num_tokens, self.request.max_positions)
+        if not self.request.return_sequences:
+            positions = positions[:1] if backward else positions[-1:]
+        units = {trace.layer: picked(trace.units, self.request.max_units) for trace in self.traces}
+        # Where the positions stand in what the model reads.
+        places = num_before + (num_tokens - 1 - positions if backward else positions)
+        values = [np.zeros((len(positions), len(units[trace.layer])), np.float32) for trace in self.traces]
+        scores: list[Scores] = []
+        num_read, state = 0, None
+        for event in self.events():
+            assert isinstance(event, Read), "nothing is drawn"
+            assert event.scores is not None, "inspect tells scores"
+            assert event.told is not None, "and what went on"
+            scores.append(event.scores)
+            length = len(event.scores.logprobs)
+            here = np.flatnonzero((places >= num_read) & (places < num_read + length))
+            for trace, value in zip(self.traces, values, strict=True):
+                value[here] = event.told[trace.output][places[here] - num_read][:, units[trace.layer]]
+            num_read, state = num_read + length, event.state
+            if event.last:
+                self.finish(event.index)
+        whole, last = _parted(scores)
+        num_top = self.request.num_top
+        return Inspected(
+            logprobs=prompt.logprobs([whole] if len(whole.logprobs) else [], num_top),
+            token_ids=prompt.ids,
+            expected=expected_next(last, num_top, self.model.tokenizer.detokenizer(prompt.text)),
+            positions=positions,
+            units=units,
+            values=[(trace, value) for trace, value in zip(self.traces, values, strict=True)],
+            state=[] if state is None else self._by_layer(state),
+        )
+
+    def _by_layer(self, state: np.ndarray) -> list[tuple[Trace, np.ndarray]]:
+        """Part a state into the vectors of its layers; that of a window has none."""
+        traces = [trace for trace in self.model.card.traces if trace.kind in (signatures.HIDDEN, signatures.CELL)]
+        parts = np.split(state, np.cumsum([trace.units for trace in traces])[:-1]) if traces else []
+        return list(zip(traces, parts, strict=True))
+
+
+def _parted(scores: list[Scores]) -> tuple[Scores, Scores]:
+    """Part scores into those of the text's tokens but the first, and what is expected behind the last."""
+    joined = [
+        np.concatenate([getattr(part, name) for part in scores]) for name in ("logprobs", "top_ids", "top_logprobs")
+    ]
+    return Scores(*(array[:-1] for array in joined)), Scores(*(array[-1:] for array in joined))

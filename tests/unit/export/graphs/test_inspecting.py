@@ -1,0 +1,155 @@
+"""What `inspect` tells of each token: states and gates by the cells' own formulas, and scores as `score` has them."""
+
+import keras
+import numpy as np
+import pytest
+from keras.layers import GRU, LSTM, Dense, Embedding, Input
+
+from contract import signatures
+from export.graphs.exportable import prepare
+from tests.unit.export.models import VOCABULARY, make_model
+from tests.unit.export.published import IDS, ROWS, Published, same_bits
+
+LENGTH = IDS.shape[1] - 1
+
+
+def full(length=LENGTH):
+    """Return lengths by which every token counts."""
+    return np.full(ROWS, length, np.int32)
+
+
+def sigmoid(values):
+    """Compute it in float64."""
+    return 1 / (1 + np.exp(-values.astype(float)))
+
+
+def lstm(before, layer, inputs):
+    """Compute gates and states of an LSTM in float64, from the states that were told of the token before."""
+    h, c = (before[f"{kind}_{layer}"].astype(float) for kind in ("hidden", "cell"))
+    i, f, g, o = np.split(inputs(h), 4, axis=-1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return {
+        "forget": sigmoid(f),
+        "input": sigmoid(i),
+        "candidate": np.tanh(g),
+        "output": sigmoid(o),
+        "cell": c,
+        "hidden": sigmoid(o) * np.tanh(c),
+    }
+
+
+def gru(before, layer, inputs):
+    """Compute gates and states of a GRU in float64, its reset gate behind the product by the recurrent kernel."""
+    h = before[f"hidden_{layer}"].astype(float)
+    from_input, from_state = inputs(h, parted=True)
+    (xz, xr, xg), (hz, hr, hg) = (np.split(value, 3, axis=-1) for value in (from_input, from_state))
+    z, r = sigmoid(xz + hz), sigmoid(xr + hr)
+    g = np.tanh(xg + r * hg)
+    return {"update": z, "reset": r, "candidate": g, "hidden": z * h + (1 - z) * g}
+
+
+def simple_rnn(before, layer, inputs):
+    """Compute the state of a SimpleRNN in float64: it has no gates."""
+    return {"hidden": np.tanh(inputs(before[f"hidden_{layer}"].astype(float)))}
+
+
+FORMULAS = {keras.layers.LSTM: lstm, keras.layers.GRU: gru, keras.layers.SimpleRNN: simple_rnn}
+
+
+def test_states_and_gates_are_those_of_the_cells_formulas(stack):
+    """Of every layer and token, computed from the model's weights and the states before."""
+    model, published = stack
+    told = published.call(signatures.INSPECT, token_ids=IDS, lengths=full(), state=published.zeros())
+    recurrent = [layer for layer in model.layers if type(layer) in FORMULAS]
+    below = np.asarray(model.layers[0].embeddings)[IDS[:, :-1]].astype(float)
+    for number, layer in enumerate(recurrent, 1):
+        kernel, recurrent_kernel, bias = (np.asarray(weight, float) for weight in layer.cell.trainable_weights)
+        here = {name: value for name, value in told.items() if name.endswith(f"_{number}")}
+        # The states before each token: nothing, and then those of the token before.
+        before = {name: np.pad(value, ((0, 0), (1, 0), (0, 0)))[:, :-1] for name, value in here.items()}
+
+        def inputs(h, parted=False, below=below, kernel=kernel, recurrent_kernel=recurrent_kernel, bias=bias):
+            if parted:
+                return below @ kernel + bias[0], h @ recurrent_kernel + bias[1]
+            return below @ kernel + h @ recurrent_kernel + bias
+
+        expected = FORMULAS[type(layer)](before, number, inputs)
+        assert {f"{kind}_{number}" for kind in expected} == set(here)
+        for kind, value in expected.items():
+            np.testing.assert_allclose(here[f"{kind}_{number}"], value, atol=2e-5, err_msg=f"{kind}_{number}")
+        below = here[f"hidden_{number}"].astype(float)
+
+
+def test_it_says_of_tokens_what_score_says_and_leaves_the_same_state(stack):
+    """To the bit, in one piece or in slices; the last states that it tells are those that it returns."""
+    _, published = stack
+    scored = published.call("score", token_ids=IDS, lengths=full(), state=published.zeros())
+    told = published.call(signatures.INSPECT, token_ids=IDS, lengths=full(), state=published.zeros())
+    for name in ("logprobs", "top_token_ids", "top_logprobs", "state"):
+        assert same_bits(told[name], scored[name])
+    ends = [value[:, -1] for name, value in told.items() if name.startswith(("hidden", "cell"))]
+    assert sum(end.shape[1] for end in ends) == told["state"].shape[1]
+    assert all(bits in told["state"][0] for bits in ends[0][0])
+    first = published.call(signatures.INSPECT, token_ids=IDS[:, :8], lengths=full(7), state=published.zeros())
+    rest = published.call(signatures.INSPECT, token_ids=IDS[:, 7:], lengths=full(LENGTH - 7), state=first["state"])
+    for name, value in told.items():
+        if name != "state":
+            assert same_bits(np.concatenate([first[name], rest[name]], axis=1), value)
+    assert same_bits(rest["state"], told["state"])
+
+
+def test_nothing_is_told_past_a_rows_length(stack):
+    """Zeros there, and the state of the shorter text."""
+    _, published = stack
+    lengths = np.array([0, 1, 2, 3, 5, 8, 13, LENGTH], np.int32)
+    whole = published.call(signatures.INSPECT, token_ids=IDS, lengths=full(), state=published.zeros())
+    told = published.call(signatures.INSPECT, token_ids=IDS, lengths=lengths, state=published.zeros())
+    for row, length in enumerate(lengths):
+        for name in told.keys() - {"state"}:
+            assert same_bits(told[name][row, :length], whole[name][row, :length])
+            assert not told[name][row, length:].any()
+        assert same_bits(told["state"][row], published.read(IDS[row : row + 1, :length].repeat(ROWS, axis=0))[0])
+
+
+@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
+def test_the_traces_of_a_network_name_what_is_told(cell, tmp_path):
+    """By kind, layer and width, in the order of layers; each is an output of the signature."""
+    network = prepare(make_model(cell, 2)).network
+    kinds = {
+        "simple_rnn": ["hidden"],
+        "lstm": ["hidden", "cell", "forget", "input", "candidate", "output"],
+        "gru": ["hidden", "update", "reset", "candidate"],
+    }[cell]
+    assert [tuple(trace) for trace in network.traces] == [(k, n, 11 + n) for n in (1, 2) for k in kinds]
+    published = Published.of(network, tmp_path)
+    told = published.call(signatures.INSPECT, token_ids=IDS, lengths=full(), state=published.zeros())
+    assert {trace.output: (ROWS, LENGTH, trace.units) for trace in network.traces} == {
+        name: value.shape for name, value in told.items() if name[-1].isdigit()
+    }
+
+
+def test_layers_of_several_kinds_are_told_by_their_numbers():
+    """A layer without memory between them has no number."""
+    keras.utils.set_random_seed(0)
+    parts = [Embedding(VOCABULARY, 6), LSTM(5, return_sequences=True), Dense(4), GRU(3, return_sequences=True)]
+    model = keras.Sequential([Input([None]), *parts, Dense(VOCABULARY)])
+    network = prepare(model).network
+    assert [(trace.kind, trace.layer) for trace in network.traces if trace.kind == "hidden"] == [
+        ("hidden", 1),
+        ("hidden", 2),
+    ]
+    assert {trace.units for trace in network.traces if trace.layer == 2} == {3}
+
+
+def test_of_a_window_its_top_is_told(tmp_path):
+    """What goes on below is done anew with every token."""
+    model = make_model("lstm", 1)
+    network = prepare(model, context=6).network
+    assert [tuple(trace) for trace in network.traces] == [(signatures.TOP, 0, 12)]
+    published = Published.of(network, tmp_path)
+    told = published.call(signatures.INSPECT, token_ids=IDS, lengths=full(), state=published.zeros())
+    embedded = published.call(
+        signatures.EMBED, token_ids=IDS[:, :-1], lengths=full(), state=published.zeros(), sum=np.zeros((ROWS, 12), "f4")
+    )
+    assert same_bits(told["top_0"][:, -1], embedded["last"])
+    assert same_bits(told["state"], embedded["state"])
