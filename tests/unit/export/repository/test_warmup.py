@@ -17,6 +17,7 @@ SIGNATURES = {
     signatures.DECODE_FULL,
     signatures.SCORE,
     signatures.EMBED,
+    signatures.INSPECT,
 }
 
 
