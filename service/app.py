@@ -23,6 +23,7 @@ from service.servers.backend import GrpcBackend
 from service.servers.catalog import Catalog
 from service.servers.replicas import Replicas
 from service.servers.tls import backend_tls
+from service.servers.vectors import VectorFiles
 from service.settings import Settings
 from service.texts.state_tokens import KeyFile, StateKeys, StateTokens
 from service.web.failures import register_failures
@@ -84,6 +85,7 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
         changed=metrics.keep,
     )
     engine = Engine(catalog, scheduler, metrics, _sizes(settings), _state_tokens(settings))
+    vectors = VectorFiles(settings.models_dir)
     drain = Drain()
     status = Status(catalog, scheduler, replicas, settings, lambda: drain.begun)
     app = Gateway(scheduler, drain, settings.drain_s, tracing)
@@ -94,7 +96,7 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
-    app.register_blueprint(build_routes(Parts(engine, catalog, status, _watch(), drain, _bounds(settings))))
+    app.register_blueprint(build_routes(Parts(engine, catalog, vectors, status, _watch(), drain, _bounds(settings))))
     # A doubled slash is another address, and no reason to send a client to the Host that it named itself.
     app.url_map.merge_slashes = False
     register_pages(app)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from contract import signatures
 from contract.card import GeneratorCard
 from contract.signatures import ASSETS
 from contract.tokenizer import Tokenizer
@@ -19,7 +20,7 @@ from export.repository.readme import write_readme
 
 README_FILE = "README.md"
 PICTURE_FILE = "history.png"
-VECTORS_FILE, METADATA_FILE = "vectors.tsv", "metadata.tsv"
+METADATA_FILE = "metadata.tsv"
 
 
 def write_papers(
@@ -43,7 +44,7 @@ def write_papers(
         (assets / HISTORY_FILE).write_text(history_json(history), encoding="utf-8")
         (assets / PICTURE_FILE).write_bytes(history_png(history, card.name))
     if vectors is not None:
-        _write_lines(assets / VECTORS_FILE, vector_lines(tokenizer, vectors))
+        _write_lines(assets / signatures.VECTORS_FILE, vector_lines(tokenizer, vectors))
         _write_lines(assets / METADATA_FILE, label_lines(tokenizer, vectors))
     files = {path.name for path in assets.iterdir()}
     num_lines = 0 if vectors is None else num_vectors(tokenizer, vectors)

@@ -12,6 +12,8 @@ MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_LOGPROBS = 5
 MAX_BIAS = 1024
+MAX_NEIGHBORS = 100
+MAX_MAPPED = 10_000
 # Whatever the server's own bound (OSTINATO_MAX_PROMPTS, at most this): more are refused before each is looked at.
 MAX_PROMPTS = 4096
 MAX_ID = 2**31 - 1

@@ -102,6 +102,42 @@ class InspectionObject(TypedDict):
     usage: "EmbeddingsUsage"
 
 
+class NeighborObject(TypedDict):
+    """A token and the cosine of the angle between its vector and that of the token that was asked for."""
+
+    token_id: int
+    token: str
+    cosine: float
+
+
+class NeighborsObject(TypedDict):
+    """What lies beside a token in the model's embedding, nearest first; marks and padding are left out."""
+
+    object: Literal["list"]
+    model: str
+    version: int
+    token_id: int
+    token: str
+    data: list[NeighborObject]
+
+
+class EmbeddingMapObject(TypedDict):
+    """A model's first tokens in the plane in which their vectors differ most, by principal components.
+
+    `explained` says which share of all differences each of the two axes shows. In most vocabularies the first tokens
+    are the most frequent.
+    """
+
+    object: Literal["embedding_map"]
+    model: str
+    version: int
+    token_ids: list[int]
+    tokens: list[str]
+    x: list[float]
+    y: list[float]
+    explained: list[float]
+
+
 class EmbeddingObject(TypedDict):
     """One vector: numbers, or float32 little-endian in base64."""
 

@@ -26,7 +26,15 @@ from pydantic import BaseModel, TypeAdapter
 
 from service import __version__
 from service.api import documents
-from service.api.bodies import CompletionBody, DetokenizeBody, EmbeddingsBody, InspectBody, TokenizeBody
+from service.api.bodies import (
+    MAX_MAPPED,
+    MAX_NEIGHBORS,
+    CompletionBody,
+    DetokenizeBody,
+    EmbeddingsBody,
+    InspectBody,
+    TokenizeBody,
+)
 
 _JSON = "application/json"
 _BEARER = "key"
@@ -99,6 +107,28 @@ ADDRESSES = (
     ),
     Address("/v1/models", "get", "List the models that answer", None, documents.ModelList, ("401",)),
     Address("/v1/models/{name}", "get", "Describe one model", None, documents.ModelObject, ("401", "404")),
+    Address(
+        "/v1/models/{name}/embedding/neighbors",
+        "get",
+        "Tell which tokens lie beside a token in the model's embedding",
+        None,
+        documents.NeighborsObject,
+        ("400", "401", "404", "429"),
+        query=(
+            ("token", "the token: its text, or what the model calls it"),
+            ("token_id", "its id, instead of its text"),
+            ("count", f"how many, 10 by default, at most {MAX_NEIGHBORS}"),
+        ),
+    ),
+    Address(
+        "/v1/models/{name}/embedding/map",
+        "get",
+        "Lay a model's tokens out in a plane, by their embedding",
+        None,
+        documents.EmbeddingMapObject,
+        ("400", "401", "404", "429"),
+        query=(("count", f"how many of the first tokens, 1000 by default, at most {MAX_MAPPED}"),),
+    ),
     Address("/v1/status", "get", "Say what is going on", None, documents.StatusObject, ("401",)),
     Address(
         "/v1/chat/completions",

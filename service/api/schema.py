@@ -209,6 +209,20 @@ def parse_inspect(body: bytes, bounds: Bounds) -> InspectRequest:
     )
 
 
+def parse_number(given: str | None, field: str, bounds: tuple[int, int], default: int | None = None) -> int:
+    """Read a number out of a query.
+
+    Raises:
+        InvalidRequest: it is none, is out of its bounds, or is missing and has no default.
+    """
+    if given is None and default is not None:
+        return default
+    least, most = bounds
+    if given is None or not re.fullmatch(r"[0-9]{1,10}", given) or not least <= int(given) <= most:
+        raise InvalidRequest(f"{field} must be a number from {least} to {most}, got {_shorten(given)}", param=field)
+    return int(given)
+
+
 def parse(kind: type[AnyBody], body: bytes) -> AnyBody:
     """Check each field of a body by itself.
 

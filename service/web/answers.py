@@ -268,6 +268,36 @@ def _version_object(version: int, route: Route) -> documents.VersionObject:
     }
 
 
+def neighbors_object(model: LiveModel, token_id: int, neighbors: list[tuple[int, float]]) -> documents.NeighborsObject:
+    """Describe what lies beside a token."""
+    label = model.tokenizer.detokenizer().label
+    return {
+        "object": "list",
+        "model": model.ref.name,
+        "version": model.ref.version,
+        "token_id": token_id,
+        "token": label(token_id),
+        "data": [{"token_id": place, "token": label(place), "cosine": round(cosine, 6)} for place, cosine in neighbors],
+    }
+
+
+def embedding_map_object(
+    model: LiveModel, token_ids: np.ndarray, plane: np.ndarray, explained: list[float]
+) -> documents.EmbeddingMapObject:
+    """Describe where tokens lie."""
+    label = model.tokenizer.detokenizer().label
+    return {
+        "object": "embedding_map",
+        "model": model.ref.name,
+        "version": model.ref.version,
+        "token_ids": token_ids.tolist(),
+        "tokens": [label(place) for place in token_ids.tolist()],
+        "x": plane[:, 0].round(5).tolist(),
+        "y": plane[:, 1].round(5).tolist(),
+        "explained": [round(share, 6) for share in explained],
+    }
+
+
 def tokenizer_object(model: LiveModel) -> documents.TokenizerObject:
     """Describe a model's tokenizer by the names that Hugging Face's `tokenizer_config.json` uses."""
     tokens, special = model.tokenizer.tokens, model.tokenizer.special

@@ -8,17 +8,20 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 
 from service.api import documents
-from service.api.bodies import DetokenizeBody, TokenizeBody
-from service.api.schema import Bounds, parse, parse_completion, parse_embeddings, parse_inspect
+from service.api.bodies import MAX_MAPPED, MAX_NEIGHBORS, DetokenizeBody, TokenizeBody
+from service.api.schema import Bounds, parse, parse_completion, parse_embeddings, parse_inspect, parse_number
 from service.engine import AnyJob, Engine, require_ids
 from service.errors import BackendUnavailable, InvalidRequest, NotFound, ShuttingDown
 from service.servers.catalog import Catalog
+from service.servers.vectors import VectorFiles, find_token
 from service.texts.logprobs import labels
 from service.web.answers import (
     CompletionAnswer,
+    embedding_map_object,
     embeddings_answer,
     inspection_answer,
     model_object,
+    neighbors_object,
     tokenizer_object,
 )
 from service.web.body import read_body
@@ -51,6 +54,7 @@ class Parts:
 
     engine: Engine
     catalog: Catalog
+    vectors: VectorFiles
     status: Status
     watch: Watch
     drain: Drain
@@ -67,6 +71,8 @@ def build_routes(parts: Parts) -> Blueprint:
         ("/v1/inspect", "POST", _inspect),
         ("/v1/models", "GET", _models),
         ("/v1/models/<name>", "GET", _model),
+        ("/v1/models/<name>/embedding/neighbors", "GET", _neighbors),
+        ("/v1/models/<name>/embedding/map", "GET", _embedding_map),
         ("/v1/status", "GET", _status),
         ("/tokenize", "POST", _tokenize),
         ("/detokenize", "POST", _detokenize),
@@ -155,6 +161,27 @@ def _models(parts: Parts) -> documents.ModelList:
 def _model(parts: Parts, name: str) -> documents.ModelObject:
     """Describe one model, or the version of it that is named."""
     return model_object(*parts.catalog.look_up(name))
+
+
+def _neighbors(parts: Parts, name: str) -> documents.NeighborsObject:
+    """Tell what lies beside a token."""
+    model = parts.catalog.find(name)
+    g.caller.charge(0)
+    vectors, given = parts.vectors.of(model), request.args.get("token")
+    if given is None:
+        token_id = parse_number(request.args.get("token_id"), "token_id", (0, len(vectors.rows) - 1))
+    else:
+        token_id = find_token(model, vectors, given)
+    count = parse_number(request.args.get("count"), "count", (1, MAX_NEIGHBORS), 10)
+    return neighbors_object(model, token_id, vectors.neighbors(token_id, count))
+
+
+def _embedding_map(parts: Parts, name: str) -> documents.EmbeddingMapObject:
+    """Lay tokens out in a plane."""
+    model = parts.catalog.find(name)
+    g.caller.charge(0)
+    count = parse_number(request.args.get("count"), "count", (1, MAX_MAPPED), 1000)
+    return embedding_map_object(model, *parts.vectors.of(model).plane(count))
 
 
 def _status(parts: Parts) -> documents.StatusObject:

@@ -176,6 +176,24 @@ def test_a_text_is_looked_into(client, model):
     assert all(token.logprob is not None for token in behind.tokens)
 
 
+def test_an_embedding_has_neighbours_and_a_map(client):
+    """Of every model that has one, by its own tokens; what is asked wrongly is named with its bounds."""
+    for model in MODEL_NAMES:
+        plane = client.embedding_map(model=model, count=30)
+        assert 0 < len(plane.tokens) <= 30
+        token_id = plane.token_ids[-1]
+        near = client.neighbors(token_id, model=model, count=3)
+        assert [neighbor.cosine for neighbor in near] == sorted((n.cosine for n in near), reverse=True)
+        assert token_id not in [neighbor.token_id for neighbor in near]
+        assert client.neighbors(plane.tokens[-1], model=model, count=3) == near
+    with pytest.raises(ostinato.BadRequest, match="token must be one token"):
+        client.neighbors("It was", model="lstm")
+    with pytest.raises(ostinato.BadRequest, match="count must be a number from 1 to 100, got '101'"):
+        client.neighbors("t", model="lstm", count=101)
+    with pytest.raises(ostinato.BadRequest, match="token_id must be a number from 0 to"):
+        client.neighbors(99999, model="lstm")
+
+
 def test_what_is_too_much_to_tell_is_refused_with_the_bound(start_gateway):
     """And there is a way to have it."""
     url = f"http://127.0.0.1:{start_gateway(max_inspect_values=1000).port}"

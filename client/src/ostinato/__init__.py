@@ -41,7 +41,7 @@ from ostinato._errors import (
 )
 from ostinato._inspection import InspectedLayer, Inspection
 from ostinato._results import Choice, Generation, Model, Piece, Status, Usage
-from ostinato._scores import Score, ScoredToken, Tokens
+from ostinato._scores import EmbeddingMap, Neighbor, Score, ScoredToken, Tokens
 from ostinato._stream import Stream
 from ostinato._version import __version__
 
@@ -57,6 +57,7 @@ __all__ = [
     "ConnectionFailed",
     "Conversation",
     "DeadlineExceeded",
+    "EmbeddingMap",
     "Forbidden",
     "Generation",
     "InspectedLayer",
@@ -66,6 +67,7 @@ __all__ = [
     "MethodNotAllowed",
     "Model",
     "ModelNotFound",
+    "Neighbor",
     "NotFound",
     "OstinatoError",
     "Overloaded",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, Union, overload
+from urllib.parse import quote, urlencode
 
 from ostinato._conversation import Conversation
 from ostinato._errors import InvalidArgument, NotFound, UnexpectedAnswer
@@ -16,7 +17,7 @@ from ostinato._inspection import Inspection
 from ostinato._many import in_order
 from ostinato._results import Generation, Model, Status, required
 from ostinato._resuming import Resumption
-from ostinato._scores import Score, Tokens
+from ostinato._scores import EmbeddingMap, Neighbor, Score, Tokens
 from ostinato._settings import DEFAULT_TIMEOUT, TimeoutSeconds, resolve
 from ostinato._stream import Stream
 from ostinato._transport import Transport
@@ -333,6 +334,40 @@ class Client:
             self._ask(self._transport.post, INSPECT, self._body(model, fields, INSPECT_FIELDS))
         )
 
+    def neighbors(self, token: str | int, *, model: str | None = None, count: int = 10) -> list[Neighbor]:
+        """Return the tokens whose vectors in the model's embedding are nearest to that of a token.
+
+        Args:
+            token: str or int. Its text, or its id.
+            model: str. Default: as `generate`.
+            count: int. How many.
+
+        Raises:
+            BadRequest: the text is no single token.
+            NotFound: there is no such model, or its embedding is not known.
+            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+        """
+        name = "token_id" if isinstance(token, int) else "token"
+        answer = self._ask_of_model(model, f"embedding/neighbors?{urlencode({name: token, 'count': count})}")
+        return [
+            Neighbor(required(entry, "token", str), required(entry, "token_id", int), required(entry, "cosine", float))
+            for entry in required(answer, "data", list)
+        ]
+
+    def embedding_map(self, *, model: str | None = None, count: int = 1000) -> EmbeddingMap:
+        """Lay a model's first tokens out in the plane in which their vectors differ most.
+
+        Args:
+            model: str. Default: as `generate`.
+            count: int. How many tokens; in most vocabularies the first are the most frequent.
+
+        Raises:
+            NotFound: there is no such model, or its embedding is not known.
+            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+        """
+        answer = self._ask_of_model(model, f"embedding/map?count={count}")
+        return EmbeddingMap(*(required(answer, name, list) for name in ("tokens", "token_ids", "x", "y", "explained")))
+
     def conversation(self, prompt: str = "", *, model: str | None = None, **options: Any) -> Conversation:
         """Begin a text that grows by turns, each of which goes on from the state of the one before.
 
@@ -474,6 +509,10 @@ class Client:
 
     def _ask(self, send: Callable[[str, dict[str, Any]], T], path: str, body: dict[str, Any]) -> T:
         return self._forgetting(partial(send, path, body))
+
+    def _ask_of_model(self, model: str | None, rest: str) -> dict[str, Any]:
+        name = model if model is not None else self._default_model()
+        return self._forgetting(partial(self._transport.get, f"{MODELS}/{quote(name, safe='')}/{rest}"))
 
     def _forgetting(self, send: Callable[[], T]) -> T:
         try:

@@ -104,6 +104,43 @@ class Tokens:
         return len(self.ids)
 
 
+@dataclass(frozen=True)
+class Neighbor:
+    """A token, and how near its vector is to another one's.
+
+    Attributes:
+        token: str. Its text, or its name if it has none.
+        token_id: int.
+        cosine: float. Of the angle between the two, from -1 to 1.
+    """
+
+    token: str
+    token_id: int
+    cosine: float
+
+
+@dataclass(frozen=True, repr=False)
+class EmbeddingMap:
+    """Tokens in the plane in which their vectors differ most; lists have an entry for each.
+
+    Attributes:
+        tokens: list of str.
+        token_ids: list of int.
+        x: list of float. And `y`.
+        explained: list of float. Which share of all differences each axis shows.
+    """
+
+    tokens: list[str]
+    token_ids: list[int]
+    x: list[float]
+    y: list[float]
+    explained: list[float]
+
+    def __repr__(self) -> str:
+        """Show how much there is."""
+        return f"EmbeddingMap({len(self.tokens)} tokens, explained={self.explained})"
+
+
 def scored_tokens(logprobs: dict[str, list[Any]]) -> tuple[ScoredToken, ...]:
     """Turn the API's parallel lists into one token after another.
 

@@ -137,6 +137,23 @@ def test_a_text_is_looked_into(client: Client, server: ScriptedServer) -> None:
     ]
 
 
+def test_an_embedding_can_be_asked_and_seen(client: Client, server: ScriptedServer) -> None:
+    """By a token's text or its id; names go into the address whole."""
+    lists = {"tokens": ["a", "b"], "token_ids": [3, 4], "x": [0.5, 1.0], "y": [0.0, 2.0], "explained": [0.7, 0.1]}
+    found = answer_json({"data": [{"token": "a b", "token_id": 3, "cosine": 0.5}]})
+    server.script = [found, found, answer_json(lists)]
+    assert client.neighbors("a &/é", model="tiny@canary") == [ostinato.Neighbor("a b", 3, 0.5)]
+    client.neighbors(7, model="a/b", count=2)
+    plane = client.embedding_map(model="tiny", count=2)
+    assert (plane.tokens, plane.x, plane.explained) == (["a", "b"], [0.5, 1.0], [0.7, 0.1])
+    assert repr(plane) == "EmbeddingMap(2 tokens, explained=[0.7, 0.1])"
+    assert [request.path for request in server.requests] == [
+        "/v1/models/tiny%40canary/embedding/neighbors?token=a+%26%2F%C3%A9&count=10",
+        "/v1/models/a%2Fb/embedding/neighbors?token_id=7&count=2",
+        "/v1/models/tiny/embedding/map?count=2",
+    ]
+
+
 @pytest.mark.parametrize("wrong", [5, None, "§", "AAA=", [[1.0]]])
 def test_numbers_of_another_shape_are_unexpected(client: Client, server: ScriptedServer, wrong: object) -> None:
     """What is no float32 in base64 is told apart."""
