@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from contract import signatures
-from contract.card import GeneratorCard
+from contract.card import GeneratorCard, Trace
 from contract.tokenizer import Tokenizer
 from export.errors import CheckFailed, ExportError, NotFinite, UnknownCode
 from export.graphs.checks import check_saved_model
@@ -51,6 +51,7 @@ class _Sizes:
 
     state_size: int
     output_size: int
+    traces: tuple[Trace, ...]
 
 
 class Verification:
@@ -112,6 +113,8 @@ class Verification:
     def _signatures(self) -> str:
         card, _, functions = self._readable()
         inputs, outputs = input_specs(card.state_size, card.units), _output_sizes(card)
+        if not card.traces:  # an earlier release
+            inputs.pop(signatures.INSPECT)
         for name, specs in inputs.items():
             if name not in functions:
                 raise CheckFailed(f"{name} is missing")
@@ -169,7 +172,7 @@ def _by_itself(card: GeneratorCard, functions: Mapping[str, Any]) -> Exportable:
     def logits(token_ids: np.ndarray) -> np.ndarray:
         return functions[signatures.SERVING_DEFAULT](token_ids=tf.constant(token_ids))["logits"].numpy()
 
-    sizes: Any = _Sizes(card.state_size, card.units)
+    sizes: Any = _Sizes(card.state_size, card.units, card.traces)
     return Exportable(sizes, Facts(), card.weights_sha256, logits, gives_probabilities=False)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from contract.signatures import SCORE
+from contract.signatures import INSPECT, SCORE
 from contract.tokenizer import CharacterTokenizer
 from export.cli import main
 from export.graphs.exportable import prepare, prepare_function
@@ -190,6 +190,25 @@ def test_a_missing_signature_is_named(version, monkeypatch):
 
     monkeypatch.setattr(verification.tf.saved_model, "load", without)
     assert verified(version)["signatures"] == (FAILED, "signatures: score is missing")
+
+
+def test_a_version_of_an_earlier_release_cannot_be_looked_into_and_is_whole(version, monkeypatch):
+    """Its card tells of no traces, and its SavedModel has no such signature."""
+    path = version / "assets.extra" / "generator.json"
+    card = json.loads(path.read_text())
+    assert card.pop("traces")
+    path.write_text(json.dumps(card))
+    load = tf.saved_model.load
+
+    def without(folder):
+        loaded = load(folder)
+        kept = {name: function for name, function in loaded.signatures.items() if name != INSPECT}
+        return type("Loaded", (), {"signatures": kept, "model": loaded})
+
+    monkeypatch.setattr("tensorflow.saved_model.load", without)
+    told = verified(version)
+    assert failed(told) == []
+    assert told["signatures"] == (OK, "signatures: all 6, with the sizes of the card")
 
 
 def test_weights_that_are_no_numbers_are_found(version):
