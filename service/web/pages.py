@@ -1,11 +1,22 @@
-"""What a browser opens: `/`, the API's description and a page to read and try it, which needs no internet."""
+"""What a browser opens: the playground at `/`, and the API's description with a page to read and try it.
 
-from flask import Flask, redirect
+Neither needs the internet. The playground is files as they are, under a policy by which nothing runs that is not one of
+them: whatever a model writes or a link carries is text.
+"""
+
+from pathlib import Path
+
+from flask import Flask, Response, redirect, send_from_directory
 from flask.typing import ResponseReturnValue
 from flask_swagger_ui import get_swaggerui_blueprint  # type: ignore[import-untyped]  # it has no types
 
 # Endpoints for which no key is asked.
-PUBLIC_ENDPOINTS = frozenset({"index", "docs", "openapi", "swagger_ui.show", "v1.healthz", "v1.readyz"})
+PUBLIC_ENDPOINTS = frozenset({"index", "page_file", "docs", "openapi", "swagger_ui.show", "v1.healthz", "v1.readyz"})
+_FILES = Path(__file__).with_name("static")
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 def register_pages(app: Flask) -> None:
@@ -13,8 +24,13 @@ def register_pages(app: Flask) -> None:
 
     @app.get("/")
     def index() -> ResponseReturnValue:
-        """Lead to the page there is."""
-        return redirect("/docs/")
+        """Return the playground."""
+        return _file("index.html")
+
+    @app.get("/static/<path:name>")
+    def page_file(name: str) -> ResponseReturnValue:
+        """Return what the playground is made of."""
+        return _file(name)
 
     @app.get("/docs")
     def docs() -> ResponseReturnValue:
@@ -31,3 +47,11 @@ def register_pages(app: Flask) -> None:
     # Swagger UI would ask a server of its own whether the description is valid.
     config = {"app_name": "Ostinato", "validatorUrl": None}
     app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", config))
+
+
+def _file(name: str) -> Response:
+    response = send_from_directory(_FILES, name)
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    return response

@@ -1,0 +1,66 @@
+// The service, by HTTP: answers, streams of events, and errors that say what to do. Knows nothing of the page.
+
+const KEY = "ostinato-key";
+
+export class Failure extends Error {
+  constructor(message, status, code) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+export function keepKey(key) {
+  sessionStorage.setItem(KEY, key);
+}
+
+export async function get(path) {
+  return (await send(path, {})).json();
+}
+
+export async function post(path, body, signal) {
+  return (await send(path, { method: "POST", body: JSON.stringify(body), signal })).json();
+}
+
+// Yields the objects of a stream. Leaving the loop, or the signal, closes it, and the server stops.
+export async function* stream(path, body, signal) {
+  const response = await send(path, { method: "POST", body: JSON.stringify({ ...body, stream: true }), signal });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { done, value } = await lost(reader.read(), signal);
+      if (done) throw new Failure("The connection ended before the text did. Write again to begin anew.", 0, "cut");
+      const events = (rest + value).split("\n\n");
+      rest = events.pop();
+      for (const event of events) {
+        const data = event.replace(/^data: /, "");
+        if (data === "[DONE]") return;
+        const chunk = JSON.parse(data);
+        if (chunk.error) throw new Failure(chunk.error.message, 0, chunk.error.code);
+        yield chunk;
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+async function send(path, how) {
+  const key = sessionStorage.getItem(KEY);
+  const headers = { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  const response = await lost(fetch(path, { ...how, headers }), how.signal);
+  if (response.ok) return response;
+  const told = await response.json().catch(() => ({}));
+  const message = told.error?.message ?? `The server answered ${response.status} ${response.statusText}.`;
+  throw new Failure(message, response.status, told.error?.code);
+}
+
+async function lost(promise, signal) {
+  try {
+    return await promise;
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Failure("The server cannot be reached. Check that it runs, and try again.", 0, "lost");
+  }
+}
