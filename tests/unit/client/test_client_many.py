@@ -6,7 +6,7 @@ import io
 import itertools
 import threading
 from contextlib import suppress
-from time import monotonic
+from time import sleep
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
@@ -213,24 +213,20 @@ def workers_of(results: Any) -> Any:
 
 def test_no_worker_keeps_a_program_from_ending() -> None:
     """They are daemons: what they have on their way ends with it."""
-    go_on = threading.Event()
-    results = made(["a"], lambda _: go_on.wait(PATIENCE_S))
-    threading.Thread(target=lambda: next(results, None), daemon=True).start()
-    deadline = monotonic() + PATIENCE_S
-    while not (found := [thread for thread in threading.enumerate() if thread.name == "ostinato-many"]):
-        assert monotonic() < deadline
-    assert all(thread.daemon for thread in found)
-    go_on.set()
+    assert list(made(["a"], lambda _: threading.current_thread().daemon)) == [True]
 
 
 def test_what_is_done_is_delivered_before_more_is_read() -> None:
     """A slow source does not hold up results; if it fails, they come first."""
-    done = threading.Event()
+    done, received = threading.Event(), threading.Event()
 
     def slow() -> Iterator[str]:
         yield "a"
         assert done.wait(PATIENCE_S)
+        sleep(0.05)  # until the result is noted
         yield "b"
+        assert received.is_set()
+        yield "c"
         raise LookupError("no more")
 
     def make(one: str) -> str:
@@ -238,7 +234,9 @@ def test_what_is_done_is_delivered_before_more_is_read() -> None:
         return one.upper()
 
     results = made(slow(), make)
-    assert [next(results), next(results)] == ["A", "B"]  # the second one after the source had failed
+    assert next(results) == "A"
+    received.set()
+    assert [next(results), next(results)] == ["B", "C"]
     with pytest.raises(LookupError):
         next(results)
 
