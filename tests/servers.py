@@ -73,7 +73,8 @@ class ModelServer(Process):
         usual = [f"--port={self.port}", f"--model_config_file={models_dir}/models.config", "--max_num_load_retries=0"]
         usual += ["--file_system_poll_wait_seconds=0.1", "--model_config_file_poll_wait_seconds=0.1"]
         super().__init__([sys.executable, "-m", "model_server", *usual, *flags], log, **variables)
-        self.wait_until(self._listens)
+        # Each signature is run at each number of rows before the port opens; beside other tests that takes a while.
+        self.wait_until(self._listens, timeout=240)
 
     def _listens(self):
         with contextlib.suppress(OSError):
@@ -157,7 +158,7 @@ class Gateway(Process, Client):
         }
         Process.__init__(self, [sys.executable, "-m", "service", "serve"], log, **variables)
         address = "/readyz" if ready else "/healthz"
-        self.wait_until(lambda: self.get(address)[0] == 200)
+        self.wait_until(lambda: self.get(address)[0] == 200, timeout=120)
 
     @property
     def worker_pid(self):

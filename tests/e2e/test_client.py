@@ -145,6 +145,10 @@ def test_a_text_is_looked_into(client, model):
     given = {"suffix" if model == "reverse" else "prompt": TEXT[:40], "model": model, "top": 5}
     score = client.score(**given)
     assert found.tokens == score.tokens
+    asked = {name: given[name] for name in given if name != "top"}
+    drawn = client.generate(**asked, max_tokens=1, logprobs=5, temperature=0).choices[0].logprobs["top_logprobs"][0]
+    best = sorted(drawn.values(), reverse=True)[:5]
+    assert sorted(found.expected.values(), reverse=True) == pytest.approx(best, abs=1e-5)
     kinds = {
         "gru": {"hidden", "update", "reset", "candidate"},
         "rnn": {"hidden"},

@@ -92,7 +92,7 @@ def make_call(signature, card, rows, *, length=7, steps=9, seed=0, temperature=0
         temperature: 0 draws the most probable tokens.
     """
     rng = np.random.default_rng(seed)
-    read = length + 1 if signature == signatures.SCORE else length
+    read = length + 1 if signature in (signatures.SCORE, signatures.INSPECT) else length
     # A window of tokens is not any floats: the empty one is all zeros.
     state = np.zeros((rows, card.state_size)) if card.context else rng.uniform(-0.5, 0.5, (rows, card.state_size))
     values = {
