@@ -288,21 +288,7 @@ class Generator(tf.Module):
             float32 (batch, T, 5) of the most probable ones there, all 0 past a row's length; state float32 (batch, S),
             in which the last token that counts is not yet read.
         """
-        by_time = tf.transpose(token_ids)
-        length = tf.shape(token_ids)[1] - 1
-
-        def body(t: tf.Tensor, variables: Loop) -> Loop:
-            parts, written = variables
-            active = t < lengths
-            hidden, new_parts = self.network.step(by_time[t], parts)
-            judged = _judge(self.network.project(hidden), by_time[t + 1], with_top=True)
-            written = write(written, t, [blank(active, value) for value in judged])
-            return [keep(active, new_parts, parts), written]
-
-        written = _judgements(length, with_top=True)
-        parts, written = repeat(length, body, [self.network.split(state), written])
-        names = ("logprobs", "top_token_ids", "top_logprobs")
-        return {**dict(zip(names, by_row(written), strict=True)), "state": self.network.join(parts)}
+        return self._follow(token_ids, lengths, state, [])
 
     def inspect(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
         """Read texts and tell what goes on at each token.
@@ -318,6 +304,12 @@ class Generator(tf.Module):
             (batch, T, units) at each token; all 0 past a row's length. state float32 (batch, S) after the last token
             that counts.
         """
+        return self._follow(token_ids, lengths, state, self.network.traces)
+
+    def _follow(
+        self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor, traces: list[Trace]
+    ) -> dict[str, tf.Tensor]:
+        """Read texts token by token, and judge the next token at each; tell all `traces` of the network, or none."""
         by_time = tf.transpose(token_ids)
         length = tf.shape(token_ids)[1] - 1
 
@@ -326,10 +318,10 @@ class Generator(tf.Module):
             active = t < lengths
             hidden, new_parts, told = self.network.look(by_time[t], parts)
             judged = _judge(self.network.project(hidden), by_time[t + 1], with_top=True)
-            written = write(written, t, [blank(active, value) for value in (*judged, *told)])
+            outputs = [*judged, *told] if traces else judged
+            written = write(written, t, [blank(active, value) for value in outputs])
             return [keep(active, new_parts, parts), written]
 
-        traces = self.network.traces
         told = [array(tf.float32, length, trace.units) for trace in traces]
         variables = [self.network.split(state), [*_judgements(length, with_top=True), *told]]
         parts, written = repeat(length, body, variables)

@@ -4,18 +4,18 @@ Knows what a model's card says can be told, and what of it is wanted. Does not k
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from contract import signatures
 from contract.card import Trace
 from service.api.schema import InspectRequest
-from service.scheduling.sequence import Read, Sampling, Scores
+from service.scheduling.sequence import Read, Scores
 from service.servers.catalog import LiveModel
-from service.texts.job import Canceller, Job, Listener
+from service.texts.job import Canceller, Listener
 from service.texts.logprobs import Logprobs, expected_next
 from service.texts.prompts import EncodedPrompt
+from service.texts.reading import Reading
 from service.texts.saved_text import SavedText
 
 # What a request may want, and which traces that is.
@@ -78,7 +78,7 @@ def num_values(request: InspectRequest, traces: list[Trace], prompt: EncodedProm
     return num_positions * sum(min(trace.units, request.max_units or trace.units) for trace in traces)
 
 
-class Inspection(Job):
+class Inspection(Reading):
     """One request to look into a text, in the making."""
 
     def __init__(
@@ -100,40 +100,12 @@ class Inspection(Job):
             listener: Told how it goes.
             saved: The text that is gone on with; None: none.
         """
-        super().__init__(model.ref, prompt.num_tokens, runner, listener, request.timeout_s)
-        self.request, self.model, self.prompts = request, model, [prompt]
-        self.traces = wanted_traces(request, model)
-        self.options: dict[str, Any] = {
-            "max_tokens": 0,
-            "sampling": Sampling(),
-            "seed": 0,
+        super().__init__(model, [prompt], runner, listener, request.timeout_s, saved)
+        self.request, self.traces = request, wanted_traces(request, model)
+        self.options |= {
             "keeps_state": request.return_state,
             "tells": tuple((trace.output, trace.units) for trace in self.traces),
         }
-        self._saved = saved
-
-    def choices(self, place: int) -> range:
-        """Return the indexes of the sequences that a prompt needs."""
-        return range(place, place + 1)
-
-    @property
-    def fingerprint(self) -> str:
-        """What the values go by."""
-        return self.model.fingerprint_if(self.is_as_promised)
-
-    def stream_of(self, index: int) -> int:
-        """Return which random numbers it is given; it needs none."""
-        return index
-
-    @property
-    def beginning(self) -> np.ndarray:
-        """The state, float32 (S,), that is to read the text."""
-        return self._saved.point.state if self._saved else np.zeros(self.model.card.state_size, np.float32)
-
-    @property
-    def origin(self) -> bytes:
-        """What tells that state from others."""
-        return self._saved.origin if self._saved else b""
 
     def reads_by(self, place: int) -> str:  # noqa: ARG002 - as for `Generation`
         """Return the signature by which the text is read."""

@@ -7,10 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import requests
-from urllib3.exceptions import (
-    LocationParseError,
-    ReadTimeoutError,
-)  # requests needs urllib3 too, and hides this one in a ConnectionError
+from urllib3.exceptions import ReadTimeoutError  # requests needs urllib3 too, and hides this one in a ConnectionError
 
 from ostinato import _errors as errors
 from ostinato._results import Choice, Generation
@@ -64,8 +61,6 @@ _CLASS_BY_TYPE: dict[str, type[errors.APIError]] = {
     "overloaded_error": errors.ServiceUnavailable,
     "service_unavailable": errors.ServiceUnavailable,
 }
-
-
 # Those of them after which the same request may succeed.
 _PASSING = (errors.ServerError, errors.TooManyRequests)
 
@@ -131,8 +126,6 @@ def failure(error: Exception, url: str, settings: Settings) -> errors.OstinatoEr
             f"no answer from {url} through the proxy that the environment names ({reason(error)}): check HTTP_PROXY, "
             "HTTPS_PROXY and NO_PROXY"
         )
-    if isinstance(error, LocationParseError):
-        return errors.InvalidArgument(f"{url} is no address ({reason(error)}): check base_url")
     return errors.ConnectionFailed(f"no answer from {url} ({reason(error)}): check base_url and that the server runs")
 
 
