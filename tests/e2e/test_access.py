@@ -13,7 +13,10 @@ from service.web.pages import PUBLIC_ENDPOINTS
 from tests.servers import ROOT
 
 BODY = {"model": "lstm", "prompt": "It was", "max_tokens": 10, "seed": 1}
-PUBLIC = {"/", "/docs", "/docs/", "/docs/<path:path>", "/openapi.json", "/healthz", "/readyz"}
+PUBLIC = {
+    *("/", "/static/<path:name>", "/docs", "/docs/", "/docs/<path:path>"),
+    *("/openapi.json", "/healthz", "/readyz"),
+}
 
 
 def keys(path, *arguments):
