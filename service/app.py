@@ -42,7 +42,7 @@ class Gateway(Flask):
     """Flask, and what the gunicorn worker tells it about the end."""
 
     def __init__(self, scheduler: Scheduler, drain: Drain, drain_s: float, tracing: Tracing | None) -> None:
-        super().__init__("service", static_folder=None)
+        super().__init__("service", static_folder=None, template_folder="web/templates")
         self._scheduler, self._drain, self._drain_s, self._tracing = scheduler, drain, drain_s, tracing
 
     def begin_drain(self, seconds_left: float) -> None:

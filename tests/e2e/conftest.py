@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from tests.conftest import made_once, publish_model
+from tests.pages import launch
 from tests.servers import Gateway, ModelServer
 
 
@@ -81,3 +82,30 @@ def start_gateway(models_dir, model_server, tmp_path):
     yield start
     for gateway in running:
         gateway.end()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A browser for the whole session."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        browser = launch(started)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open pages; at the end none may have complained, but for what a test took out."""
+    opened = []
+
+    def start(kind, gateway, hash_="", **how):
+        opened.append(kind(browser, gateway, hash_, **how))
+        return opened[-1]
+
+    yield start
+    complaints = [complaint for page in opened for complaint in page.complaints]
+    for page in opened:
+        page.context.close()
+    assert complaints == []

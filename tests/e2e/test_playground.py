@@ -2,105 +2,32 @@
 
 import json
 import re
+import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from tests.conftest import TEXT
 from tests.e2e.test_access import key_file, keys  # noqa: F401 - a fixture is used by its name
-from tests.programs import program
-
-# As root, and without asking anything of the internet.
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-PATIENCE_MS = 60_000
-PHONE = {"width": 360, "height": 740}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A browser for the whole module."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program("chromium"), args=FLAGS)
-        yield browser
-        browser.close()
-
-
-class Page:
-    """The playground of a gateway, opened anew."""
-
-    def __init__(self, browser, gateway, hash_="", **how):
-        self.context = browser.new_context(**how)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(PATIENCE_MS)
-        self.complaints, self.hosts = [], set()
-        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.hosts.add(re.match(r"\w+:(//[^/]+)?", request.url).group()))
-        self.url = f"http://127.0.0.1:{gateway.port}/"
-        self.page.goto(self.url + hash_)
-        self.page.locator("#model-0 option").first.wait_for(state="attached")
-
-    def set(self, number=0, **values):
-        """Set fields of a column."""
-        for name, value in values.items():
-            field = self.page.locator(f"#{name}-{number}")
-            if name in ("model", "version"):
-                field.select_option(value)
-            else:
-                field.evaluate(
-                    "(node, value) => { node.value = value; node.dispatchEvent(new Event('input')); }", value
-                )
-
-    def write(self, prompt, **values):
-        """Write a text to its end, and return it."""
-        self.set(**values)
-        self.page.fill("#prompt", prompt)
-        self.page.click("#write")
-        self.wait_for("Done.")
-        return self.text()
-
-    def wait_for(self, status):
-        """Wait until the page says so."""
-        from playwright.sync_api import expect
-
-        expect(self.page.locator("#status")).to_have_text(status, timeout=PATIENCE_MS)
-
-    def text(self, number=0):
-        """Return what a column shows."""
-        return self.page.locator(".output").nth(number).evaluate("node => node.textContent")
-
-    def violations(self):
-        """Return what axe finds against accessibility."""
-        from axe_playwright_python.sync_playwright import Axe
-
-        found = Axe().run(self.page).response["violations"]
-        return [(violation["id"], [node["html"][:120] for node in violation["nodes"]]) for violation in found]
+from tests.pages import LOOKS, PATIENCE_MS, Playground
+from tests.servers import ROOT
 
 
 @pytest.fixture
-def open_page(browser):
-    """Open the playground; at the end no page may have complained, but for what a test took out."""
-    opened = []
-
-    def start(gateway, hash_="", **how):
-        opened.append(Page(browser, gateway, hash_, **how))
-        return opened[-1]
-
-    yield start
-    complaints = [complaint for page in opened for complaint in page.complaints]
-    for page in opened:
-        page.context.close()
-    assert complaints == []
+def open_playground(open_page):
+    """Open the playground of a gateway."""
+    return lambda gateway, hash_="", **how: open_page(Playground, gateway, hash_, **how)
 
 
 FIELDS = {"model": "lstm", "temperature": "0.9", "max_tokens": "60", "seed": "3"}
 ASKED = {"model": "lstm", "temperature": 0.9, "max_tokens": 60, "seed": 3}
 
 
-def test_a_text_is_written_as_the_api_writes_it(open_page, gateway):
+def test_a_text_is_written_as_the_api_writes_it(open_playground, gateway):
     """Token by token; the figures tell the seed; nothing is asked of anybody else."""
-    page = open_page(gateway)
+    page = open_playground(gateway)
     assert page.write(TEXT[:20], **FIELDS) == gateway.text(prompt=TEXT[:20], **ASKED)
     assert page.page.locator(".token").count() == 60
     assert "60 tokens" in page.page.inner_text(".figures")
@@ -108,9 +35,9 @@ def test_a_text_is_written_as_the_api_writes_it(open_page, gateway):
     assert page.hosts <= {page.url.rstrip("/"), "data:"}
 
 
-def test_keys_write_and_stop(open_page, gateway):
+def test_keys_write_and_stop(open_playground, gateway):
     """Ctrl+Enter writes; Escape stops, and what came stays."""
-    page = open_page(gateway)
+    page = open_playground(gateway)
     page.set(**{**FIELDS, "max_tokens": "2000"})
     page.page.locator("#max_tokens-0").evaluate("node => { node.max = 1e6; node.value = 90000; }")
     page.page.fill("#prompt", TEXT[:20])
@@ -122,9 +49,9 @@ def test_keys_write_and_stop(open_page, gateway):
     assert len(page.text()) > 20
 
 
-def test_a_token_has_alternatives_and_a_branch(open_page, gateway):
+def test_a_token_has_alternatives_and_a_branch(open_playground, gateway):
     """Another token in its place goes on from the state there; the text before it stays."""
-    page = open_page(gateway)
+    page = open_playground(gateway)
     whole = page.write(TEXT[:20], **FIELDS)
     page.page.locator(".token").nth(10).click()
     rows = page.page.locator("#token tbody tr")
@@ -148,12 +75,14 @@ def test_a_token_has_alternatives_and_a_branch(open_page, gateway):
     assert page.text()[:3] == whole[:3]
 
 
-def test_a_link_brings_everything_back(open_page, gateway):
+def test_a_link_brings_everything_back(open_playground, gateway):
     """Prompt, model and settings stand in the address, and no part of it reaches the server."""
-    page = open_page(gateway)
+    page = open_playground(gateway)
     first = page.write(TEXT[:30], **FIELDS)
+    page.click("#share")
+    page.page.locator("#status", has_text="The address of this page has all of it").wait_for()
     link = page.page.evaluate("location.hash")
-    again = open_page(gateway, link)
+    again = open_playground(gateway, link)
     assert again.page.input_value("#prompt") == TEXT[:30]
     assert again.page.input_value("#model-0") == "lstm"
     again.page.click("#write")
@@ -161,9 +90,9 @@ def test_a_link_brings_everything_back(open_page, gateway):
     assert again.text() == first
 
 
-def test_two_texts_stand_side_by_side(open_page, gateway):
+def test_two_texts_stand_side_by_side(open_playground, gateway):
     """Two models, or one at two temperatures."""
-    page = open_page(gateway)
+    page = open_playground(gateway)
     page.set(**FIELDS)
     page.page.check("#compare")
     page.set(1, temperature="0")
@@ -174,9 +103,9 @@ def test_two_texts_stand_side_by_side(open_page, gateway):
     assert page.text(1) == gateway.text(prompt=TEXT[:20], **{**ASKED, "temperature": 0})
 
 
-def test_a_model_that_reads_backwards_leads_up_to_an_ending(open_page, gateway):
+def test_a_model_that_reads_backwards_leads_up_to_an_ending(open_playground, gateway):
     """Its pieces go before those so far."""
-    page = open_page(gateway)
+    page = open_playground(gateway)
     expected = gateway.text(suffix="the end", **{**ASKED, "model": "reverse"})
     assert page.write("the end", **{**FIELDS, "model": "reverse"}) == expected
     assert page.page.inner_text("#prompt-label") == "Ending"
@@ -204,9 +133,9 @@ def test_a_key_is_asked_for(browser, start_gateway, key_file):  # noqa: F811 - a
 @pytest.mark.parametrize(
     "evil", ["<img src=x onerror=window.ran=1>", "<script>window.ran=1</script>", "\u202e\u0000🐈 שלום"]
 )
-def test_nothing_that_is_written_is_run(open_page, gateway, evil):
+def test_nothing_that_is_written_is_run(open_playground, gateway, evil):
     """Neither from a prompt, nor from a link, nor from a model: it is text."""
-    page = open_page(gateway, "#" + json.dumps({"prompt": evil, "columns": [{"stop": evil}]}))
+    page = open_playground(gateway, "#" + json.dumps({"prompt": evil, "columns": [{"stop": evil}]}))
     assert page.page.input_value("#prompt") == evil
     lists = {"tokens": [evil], "token_logprobs": [-1.0], "top_logprobs": [{evil: -1.0}], "text_offset": [0]}
     choice = {"index": 0, "text": evil, "logprobs": lists, "finish_reason": "stop"}
@@ -220,45 +149,105 @@ def test_nothing_that_is_written_is_run(open_page, gateway, evil):
     assert page.page.evaluate("window.ran") is None
 
 
-def test_what_goes_wrong_is_said_and_passes(open_page, start_gateway):
+def test_what_goes_wrong_is_said_and_passes(open_playground, start_gateway):
     """A server that is gone, a model that is gone, a value that is refused; then it writes again."""
     gateway = start_gateway(max_prompt_tokens=50)
-    page = open_page(gateway)
+    page = open_playground(gateway)
     page.set(**FIELDS)
     page.page.fill("#prompt", "x" * 100)
     page.page.click("#write")
-    page.page.locator("#notice:not([hidden])").wait_for()
-    assert "at most 50 tokens, got 100" in page.page.inner_text("#notice")
+    page.wait_for_notice("at most 50 tokens, got 100")
     page.page.route("**/v1/completions", lambda route: route.abort())
     page.page.click("#write")
-    page.page.locator("#notice", has_text="The server cannot be reached").wait_for()
+    page.wait_for_notice("The server cannot be reached")
     page.page.unroute("**/v1/completions")
     assert page.write(TEXT[:20]) != ""
     assert page.page.is_hidden("#notice")
-    assert all("Failed to load resource" in complaint for complaint in page.complaints)
-    page.complaints.clear()
+    page.excuse_failed_loads()
 
 
-@pytest.mark.parametrize(
-    "look", [{}, {"color_scheme": "dark"}, {"viewport": PHONE}, {"viewport": PHONE, "color_scheme": "dark"}]
-)
-def test_everybody_can_use_it(open_page, gateway, look):
+@pytest.mark.parametrize("look", LOOKS)
+def test_everybody_can_use_it(open_playground, gateway, look):
     """No violation that axe finds, at rest, with a text, with a dialog open, with two columns; nothing sticks out."""
-    page = open_page(gateway, **look)
+    page = open_playground(gateway, **look)
     page.page.check("#compare")
     assert page.violations() == []
     page.write(TEXT[:20], **{**FIELDS, "max_tokens": "20"})
     assert page.violations() == []
-    assert page.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.fits()
     page.page.locator(".token").nth(3).click()
     assert page.violations() == []
 
 
 def test_the_policy_lets_nothing_run_that_is_not_ours(gateway):
     """Of the page and of all that it is made of; no other file can be had."""
-    for path in ("/", "/static/playground.js", "/static/playground.css", "/static/icon.svg"):
+    for path in ("/", "/inspector", "/static/playground.js", "/static/page.css", "/static/icon.svg"):
         status, headers, _ = gateway.ask("GET", path)
         policy = headers["Content-Security-Policy"]
         assert (status, "unsafe" in policy, "default-src 'none'" in policy) == (200, False, True)
     for path in ("/static/../pages.py", "/static/%2e%2e/pages.py", "/static/nothing.js"):
         assert gateway.ask("GET", path)[0] == 404
+
+
+def test_the_inspector_gets_the_whole_text(open_playground, gateway):
+    """Behind a text stands a link that reads prompt and text as the model did."""
+    page = open_playground(gateway)
+    whole = TEXT[:20] + page.write(TEXT[:20], **FIELDS)
+    page.page.locator(".figures a").click()
+    page.page.locator("#status", has_text="80 tokens read.").wait_for()
+    assert page.page.input_value("#text") == whole
+    assert page.page.input_value("#model") == "lstm"
+
+
+def test_a_prompt_of_a_megabyte_is_refused_with_the_bound(open_playground, gateway):
+    """By tokens, or by bytes; the address of the page stays short."""
+    page = open_playground(gateway)
+    page.set(**FIELDS)
+    for length, bound in ((1_000_000, "131072"), (5_000_000, "4194304")):
+        page.page.fill("#prompt", "x" * length)
+        page.click("#write")
+        page.wait_for_notice(bound)
+        page.click("#share")
+        page.wait_for("This text is too long for a link.")
+    assert page.write(TEXT[:20]) != ""
+    page.excuse_failed_loads()
+
+
+def test_a_gateway_that_dies_and_comes_back(open_playground, start_gateway):
+    """In the middle of a text: what came stays, and the page writes again once it is back."""
+    gateway = start_gateway()
+    page = open_playground(gateway)
+    page.set(**FIELDS)
+    page.page.locator("#max_tokens-0").evaluate("node => { node.max = 1e6; node.value = 200000; }")
+    page.click("#write")
+    page.page.locator(".token").nth(20).wait_for()
+    worker = gateway.worker_pid
+    gateway.end(signal.SIGKILL)
+    subprocess.run(["kill", "-KILL", str(worker)], check=False)
+    page.page.locator("#notice:not([hidden])").wait_for()
+    assert re.search("cannot be reached|connection ended", page.read("#notice"))
+    assert len(page.text()) > 20
+    page.click("#write")
+    page.wait_for_notice("cannot be reached")
+    start_gateway(port=gateway.port)
+    assert page.write(TEXT[:20], **FIELDS) != ""
+    assert page.page.is_hidden("#notice")
+    page.excuse_failed_loads()
+
+
+def test_a_model_that_is_removed_while_the_page_is_open(
+    open_playground, two_models_dir, own_model_server, start_gateway, tmp_path
+):
+    """The page says so, marks it in its list, and writes with another one."""
+    models_dir = shutil.copytree(two_models_dir, tmp_path / "models")
+    gateway = start_gateway(repository=models_dir, backend=own_model_server(models_dir).port)
+    page = open_playground(gateway)
+    page.set(**FIELDS)
+    command = [sys.executable, "-m", "export", "remove", "lstm", "--yes", "--models-dir", str(models_dir)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=120)
+    gateway.wait_until(lambda: [model["id"] for model in gateway.get("/v1/models")[1]["data"]] == ["words"])
+    page.click("#write")
+    page.wait_for_notice("lstm")
+    assert page.page.locator("#model-0 option").all_inner_texts() == ["lstm (not served)", "words"]
+    assert page.write(TEXT[:20], model="words") != ""
+    page.excuse_failed_loads()

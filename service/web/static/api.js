@@ -22,6 +22,12 @@ export async function post(path, body, signal) {
   return (await send(path, { method: "POST", body: JSON.stringify(body), signal })).json();
 }
 
+// The answer as bytes, for those that are large.
+export async function postForBlob(path, body, signal) {
+  const response = await send(path, { method: "POST", body: JSON.stringify(body), signal });
+  return lost(response.blob(), signal);
+}
+
 // Yields the objects of a stream. Leaving the loop, or the signal, closes it, and the server stops.
 export async function* stream(path, body, signal) {
   const response = await send(path, { method: "POST", body: JSON.stringify({ ...body, stream: true }), signal });

@@ -1,6 +1,9 @@
 // One text: which model writes it and how, its tokens as they come, and where it can branch.
 
 import { FIELDS, requestFields } from "./fields.js";
+import { toHash } from "./link.js";
+import { ModelChoice } from "./models.js";
+import { spoken } from "./telling.js";
 import { showToken } from "./token.js";
 
 const ALTERNATIVES = 5;
@@ -9,13 +12,12 @@ export class Column {
   #tokens = [];
   // Requests that the text is made of: each goes on behind so many tokens, with the seed that it got.
   #origins = [];
-  #versions = [];
-  #models = [];
-  #model;
-  #version;
+  #choice;
   #inputs = {};
   #output;
   #figures;
+  #inside;
+  #prompt = "";
   #on;
 
   // `values` are those of the fields, by name, and `model`; `on` has `changed` and `branch`.
@@ -24,11 +26,10 @@ export class Column {
     this.number = number;
     this.element = document.getElementById("column").content.firstElementChild.cloneNode(true);
     this.#output = this.element.querySelector(".output");
-    this.#figures = this.element.querySelector(".figures");
+    [this.#figures, this.#inside] = this.element.querySelector(".figures").children;
     this.#output.setAttribute("aria-label", `Text ${number + 1}`);
     const fields = this.element.querySelector(".fields");
-    this.#model = this.#select(fields, "model", "Model");
-    this.#version = this.#select(fields, "version", "Version");
+    this.#choice = new ModelChoice(this.#select(fields, "model", "Model"), this.#select(fields, "version", "Version"), on.changed);
     for (const field of FIELDS) this.#inputs[field.name] = this.#field(fields, field, values[field.name] ?? field.value);
     this.showModels(models, values.model);
     this.#output.addEventListener("click", (event) => this.#open(event.target.closest("button")));
@@ -36,29 +37,21 @@ export class Column {
   }
 
   get values() {
-    const values = { model: this.#reference };
+    const values = { model: this.#choice.reference };
     for (const { name } of FIELDS) values[name] = this.#inputs[name].value;
     return values;
   }
 
   get reads() {
-    return this.#models.find((model) => model.id === this.#model.value)?.direction;
-  }
-
-  get #reference() {
-    return this.#version.value ? `${this.#model.value}:${this.#version.value}` : this.#model.value;
+    return this.#choice.model?.direction;
   }
 
   showTitle(several) {
     this.element.querySelector("h2").textContent = several ? `Text ${this.number + 1}` : "Text";
   }
 
-  showModels(models, reference = this.#reference) {
-    this.#models = models;
-    const [name, version] = (reference || models[0]?.id || "").split(":");
-    const gone = name && !models.some((model) => model.id === name);
-    this.#options(this.#model, [...(gone ? [[name, `${name} (not served)`]] : []), ...models.map(({ id }) => [id, id])], name);
-    this.#showVersions(version ?? "");
+  showModels(models, reference) {
+    this.#choice.show(models, reference);
   }
 
   remove() {
@@ -68,7 +61,8 @@ export class Column {
   // Writes a text from its beginning, and shows it as it comes.
   async write(prompt, signal, stream) {
     this.#show([]);
-    this.#origins = [{ count: 0, body: { model: this.#reference, [this.#reads]: prompt } }];
+    this.#prompt = prompt;
+    this.#origins = [{ count: 0, body: { model: this.#choice.reference, [this.#reads]: prompt } }];
     await this.#follow(signal, stream);
   }
 
@@ -106,17 +100,30 @@ export class Column {
     const before = this.#tokens.length;
     let reason = null;
     this.#figures.textContent = "";
-    for await (const chunk of stream("v1/completions", body, signal)) {
-      origin.seed = chunk.seed ?? origin.seed;
-      for (const choice of chunk.choices) {
-        tokensOf(choice).forEach((token) => this.#add(token));
-        reason = choice.finish_reason ?? reason;
+    this.#inside.hidden = true;
+    try {
+      for await (const chunk of stream("v1/completions", body, signal)) {
+        origin.seed = chunk.seed ?? origin.seed;
+        for (const choice of chunk.choices) {
+          tokensOf(choice).forEach((token) => this.#add(token));
+          reason = choice.finish_reason ?? reason;
+        }
       }
+    } finally {
+      this.#offerInspector();
     }
     const seconds = (performance.now() - began) / 1000;
     const count = this.#tokens.length - before;
     this.#figures.textContent =
       `${count} tokens, ${Math.round(count / seconds)} a second · seed ${origin.seed} · ${reason === "stop" ? "came to its end" : "as long as was asked for"}`;
+  }
+
+  // A link to the inspector with the prompt and what was written so far, in order of reading.
+  #offerInspector() {
+    const whole = [this.#prompt, this.#output.textContent];
+    if (this.reads === "backward") whole.reverse();
+    this.#inside.href = `inspector${toHash({ model: this.#choice.reference, text: whole.join("") })}`;
+    this.#inside.hidden = false;
   }
 
   #add(token) {
@@ -153,25 +160,9 @@ export class Column {
 
   #select(parent, name, text) {
     const { label, control } = labelled("select", `${name}-${this.number}`, text);
-    control.addEventListener("change", () => {
-      if (name === "model") this.#showVersions("");
-      this.#on.changed();
-    });
     label.append(control);
     parent.append(label);
     return control;
-  }
-
-  #options(select, options, chosen) {
-    select.replaceChildren(...options.map(([value, text]) => new Option(text, value, false, value === chosen)));
-  }
-
-  #showVersions(chosen) {
-    const model = this.#models.find(({ id }) => id === this.#model.value);
-    const versions = (model?.versions ?? []).map(({ version, labels }) => [
-      String(version), [version, ...labels].join(" · "),
-    ]);
-    this.#options(this.#version, [["", "the one that answers"], ...versions], chosen);
   }
 
   #field(parent, { name, label: text, kind, min, max, step, help }, value) {
@@ -210,12 +201,6 @@ function labelled(tag, id, text) {
 // With the seed of the state the same token would be followed by the same text.
 function newSeed() {
   return { seed: Math.floor(Math.random() * Number.MAX_SAFE_INTEGER) };
-}
-
-// White space as a screen reader can say it.
-function spoken(text) {
-  const names = { " ": "space", "\n": "line end", "\t": "tab" };
-  return [...text].map((character) => names[character] ?? "blank").join(", ") || "nothing";
 }
 
 // The tokens of a piece, in order of arrival.

@@ -1,0 +1,52 @@
+// Colours of numbers: cold below zero, warm above; the page's ground stands for nothing. They follow the page's look.
+
+const STEPS = 256;
+
+let current = null;
+
+// The colours of the look that the page has now.
+export function palette() {
+  const { theme } = document.documentElement.dataset;
+  if (current?.theme !== theme) current = new Palette(theme);
+  return current;
+}
+
+export class Palette {
+  constructor(theme) {
+    this.theme = theme;
+    const style = getComputedStyle(document.documentElement);
+    const [cold, ground, warm] = ["--cold", "--raised", "--warm"].map((name) => rgb(style.getPropertyValue(name)));
+    this.ink = style.getPropertyValue("--ink").trim();
+    this.faint = style.getPropertyValue("--faint").trim();
+    this.line = style.getPropertyValue("--line").trim();
+    this.ground = style.getPropertyValue("--raised").trim();
+    this.accent = style.getPropertyValue("--accent").trim();
+    this.series = ["--accent", "--warm", "--series-3", "--series-4", "--series-5", "--series-6"].map((name) => style.getPropertyValue(name).trim());
+    this.#colors = Array.from({ length: STEPS }, (_, step) => {
+      const share = (2 * step) / (STEPS - 1) - 1;
+      return mixed(ground, share < 0 ? cold : warm, Math.abs(share));
+    });
+    // As canvas has its pixels: red, green, blue and alpha, from the lowest byte on.
+    this.pixels = Uint32Array.from(this.#colors, ([red, green, blue]) => (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0);
+  }
+
+  #colors;
+
+  // The place of a value in `pixels`.
+  static step(value, limit) {
+    const share = value / limit;
+    return Math.round(((Math.max(-1, Math.min(1, share)) + 1) / 2) * (STEPS - 1));
+  }
+
+  css(value, limit) {
+    return `rgb(${this.#colors[Palette.step(value, limit)].join(" ")})`;
+  }
+}
+
+function rgb(hex) {
+  return [1, 3, 5].map((place) => parseInt(hex.trim().slice(place, place + 2), 16));
+}
+
+function mixed(one, other, share) {
+  return one.map((part, i) => Math.round(part + (other[i] - part) * share));
+}

@@ -1,0 +1,99 @@
+// The embedding as a map: tokens that the model treats alike lie near each other. One is chosen, with its neighbours.
+
+import { get } from "./api.js";
+import { palette } from "./colors.js";
+import { button, row, visible } from "./telling.js";
+
+const MARGIN_PX = 24;
+// More names than this hide each other.
+const MAX_NAMED = 150;
+
+export class EmbeddingMap {
+  #canvas;
+  #rows;
+  #told;
+  #attempt;
+  #reference = null;
+  #map = null;
+  #chosen = null;
+  #near = new Set();
+
+  // `parts` are the canvas, the table's body for neighbours, and where it is told what is shown.
+  constructor({ canvas, rows, told }, attempt) {
+    this.#canvas = canvas;
+    this.#rows = rows;
+    this.#told = told;
+    this.#attempt = attempt;
+    canvas.addEventListener("click", (event) => this.#pick(event));
+    new ResizeObserver(() => this.draw()).observe(canvas);
+  }
+
+  // Shows the map of a model, unless it is there already.
+  async show(reference) {
+    if (this.#reference === reference) return;
+    this.#reference = reference;
+    this.#map = null;
+    this.#chosen = null;
+    this.#near.clear();
+    this.#rows.replaceChildren();
+    await this.#attempt(async () => {
+      const map = await get(`v1/models/${encodeURIComponent(reference)}/embedding/map?count=1000`);
+      if (this.#reference !== reference) return;
+      this.#map = map;
+      const shares = map.explained.map((share) => `${Math.round(100 * share)}%`);
+      this.#told.textContent = `${map.tokens.length} tokens. The plane shows ${shares.join(" and ")} of all differences; the rest lies in directions that a plane does not have.`;
+      this.draw();
+    });
+  }
+
+  // Shows what lies beside a token.
+  async choose(tokenId) {
+    if (!this.#map || this.#chosen === tokenId) return;
+    this.#chosen = tokenId;
+    await this.#attempt(async () => {
+      const found = await get(`v1/models/${encodeURIComponent(this.#reference)}/embedding/neighbors?token_id=${tokenId}&count=10`);
+      if (this.#chosen !== tokenId) return;
+      this.#near = new Set(found.data.map((neighbor) => neighbor.token_id));
+      this.#rows.replaceChildren(...found.data.map(({ token_id: id, token, cosine }) =>
+        row([[button(visible(token), `Neighbours of ${visible(token)}`, () => this.choose(id))], cosine.toFixed(3)])));
+      this.#rows.parentElement.caption.textContent = `Nearest to ${visible(found.token)}`;
+      this.draw();
+    });
+  }
+
+  // Where each token stands on the canvas, [x, y] in pixels.
+  #places() {
+    const along = (values, length) => {
+      const low = Math.min(...values);
+      const stretch = (length - 2 * MARGIN_PX) / (Math.max(...values) - low || 1);
+      return values.map((value) => MARGIN_PX + (value - low) * stretch);
+    };
+    const ys = along(this.#map.y, this.#canvas.clientHeight);
+    return along(this.#map.x, this.#canvas.clientWidth).map((x, i) => [x, ys[i]]);
+  }
+
+  draw() {
+    const { clientWidth, clientHeight } = this.#canvas;
+    const scale = window.devicePixelRatio || 1;
+    Object.assign(this.#canvas, { width: clientWidth * scale, height: clientHeight * scale });
+    if (!this.#map) return;
+    const context = this.#canvas.getContext("2d");
+    context.scale(scale, scale);
+    context.textAlign = "center";
+    const named = this.#map.tokens.length <= MAX_NAMED;
+    this.#places().forEach(([x, y], i) => {
+      const id = this.#map.token_ids[i];
+      const [chosen, near] = [id === this.#chosen, this.#near.has(id)];
+      context.fillStyle = chosen ? palette().accent : near ? palette().ink : palette().faint;
+      context.font = `${chosen || near ? "bold 16px" : "13px"} ui-monospace, monospace`;
+      if (named || chosen || near) context.fillText(visible(this.#map.tokens[i]), x, y + 4);
+      else context.fillRect(x - 1, y - 1, 3, 3);
+    });
+  }
+
+  #pick(event) {
+    if (!this.#map) return;
+    const away = this.#places().map(([x, y]) => Math.hypot(x - event.offsetX, y - event.offsetY));
+    this.choose(this.#map.token_ids[away.indexOf(Math.min(...away))]);
+  }
+}

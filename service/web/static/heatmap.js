@@ -1,0 +1,212 @@
+// A matrix as colours, tokens from left to right and units from top to bottom, with the course of one unit below.
+// Only what can be seen is drawn, so that a text of thousands of tokens scrolls as a short one does.
+
+import { Palette, palette } from "./colors.js";
+import { visible } from "./telling.js";
+
+const LABELS_PX = 20;
+const COURSE_PX = 130;
+const MAP_PX = 420;
+const MAX_UNIT_PX = 10;
+// Narrower columns have no room for a character.
+const LABELLED_PX = 8;
+
+export class Heatmap {
+  #scroller;
+  #spacer;
+  #canvas;
+  #on;
+  #shown = null;
+  #waits = false;
+
+  // `scroller` gets the drawing; `on.chosen` is called with the place of a row and a column.
+  constructor(scroller, on) {
+    this.#scroller = scroller;
+    this.#on = on;
+    this.#canvas = document.createElement("canvas");
+    this.#spacer = document.createElement("div");
+    this.#spacer.append(this.#canvas);
+    scroller.append(this.#spacer);
+    scroller.addEventListener("scroll", () => this.draw(), { passive: true });
+    scroller.addEventListener("keydown", (event) => this.#move(event));
+    this.#canvas.addEventListener("pointerdown", (event) => this.#choose(event));
+    this.#canvas.addEventListener("pointermove", (event) => on.pointed(this.#under(event)));
+    this.#canvas.addEventListener("pointerleave", () => on.pointed(null));
+    new ResizeObserver(() => this.draw()).observe(scroller);
+  }
+
+  // Shows: matrix, order (of its columns, from top to bottom), labels (a text for each row), width of a token in
+  // pixels, courses (name and matrix of each line below), row and column that are chosen.
+  show(shown) {
+    this.#shown = shown;
+    this.#spacer.style.width = `${shown.matrix.rows * shown.width}px`;
+    this.#spacer.style.height = `${this.#height}px`;
+    this.draw();
+  }
+
+  // Scrolls so that the chosen row can be seen.
+  reveal() {
+    const { row, width } = this.#shown;
+    const { scrollLeft, clientWidth } = this.#scroller;
+    if (row * width < scrollLeft || (row + 1) * width > scrollLeft + clientWidth) {
+      this.#scroller.scrollLeft = (row + 0.5) * width - clientWidth / 2;
+    }
+  }
+
+  // Draws before the next frame, once.
+  draw() {
+    if (this.#waits || !this.#shown) return;
+    this.#waits = true;
+    requestAnimationFrame(() => {
+      this.#waits = false;
+      this.#draw();
+    });
+  }
+
+  // The whole map as a picture, without scrolling: a PNG. Tokens get as many pixels as a picture may be wide.
+  picture(title) {
+    const { matrix, order } = this.#shown;
+    const width = Math.max(1, Math.min(12, Math.floor(8192 / matrix.rows)));
+    const height = Math.max(1, Math.min(MAX_UNIT_PX, Math.floor(1024 / matrix.columns)));
+    const canvas = document.createElement("canvas");
+    canvas.width = Math.max(480, matrix.rows * width);
+    canvas.height = matrix.columns * height + 32;
+    const context = canvas.getContext("2d");
+    context.fillStyle = palette().ground;
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.fillStyle = palette().ink;
+    context.font = "15px sans-serif";
+    context.fillText(title, 6, 21);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(this.#pixels(0, matrix.rows, order), 0, 32, matrix.rows * width, matrix.columns * height);
+    return new Promise((resolve) => canvas.toBlob(resolve));
+  }
+
+  get #mapHeight() {
+    return Math.min(MAP_PX, this.#shown.matrix.columns * MAX_UNIT_PX);
+  }
+
+  get #labelsHeight() {
+    return this.#shown.width >= LABELLED_PX ? LABELS_PX : 0;
+  }
+
+  get #height() {
+    return this.#labelsHeight + this.#mapHeight + COURSE_PX;
+  }
+
+  #draw() {
+    const { matrix, order, width, row, column } = this.#shown;
+    const { clientWidth, scrollLeft } = this.#scroller;
+    const context = this.#sized(clientWidth, this.#height);
+    const first = Math.floor(scrollLeft / width);
+    const last = Math.min(matrix.rows, Math.ceil((scrollLeft + clientWidth) / width));
+    if (last <= first) return;
+    const left = first * width - scrollLeft;
+    const [top, height] = [this.#labelsHeight, this.#mapHeight];
+    // Shrinking is smooth, so that no unit is left out; growing is not.
+    context.imageSmoothingEnabled = height < matrix.columns;
+    context.drawImage(this.#pixels(first, last, order), left, top, (last - first) * width, height);
+    this.#drawLabels(context, first, last);
+    this.#drawCourses(context, first, last, top + height);
+    context.strokeStyle = palette().ink;
+    const unitHeight = height / matrix.columns;
+    const x = row * width - scrollLeft;
+    context.strokeRect(x - 0.5, top, Math.max(width, 2) + 1, height + COURSE_PX);
+    context.strokeRect(-2, top + order.indexOf(column) * unitHeight - 0.5, clientWidth + 4, Math.max(unitHeight, 2) + 1);
+  }
+
+  #sized(width, height) {
+    const scale = window.devicePixelRatio || 1;
+    const [across, down] = [Math.round(width * scale), Math.round(height * scale)];
+    if (this.#canvas.width !== across || this.#canvas.height !== down) {
+      Object.assign(this.#canvas, { width: across, height: down });
+      Object.assign(this.#canvas.style, { width: `${width}px`, height: `${height}px` });
+    }
+    const context = this.#canvas.getContext("2d");
+    context.setTransform(scale, 0, 0, scale, 0, 0);
+    context.fillStyle = palette().ground;
+    context.fillRect(0, 0, width, height);
+    return context;
+  }
+
+  // Some rows of the matrix as a picture of a pixel for each number.
+  #pixels(first, last, order) {
+    const { matrix } = this.#shown;
+    const { pixels } = palette();
+    const image = new ImageData(last - first, matrix.columns);
+    const into = new Uint32Array(image.data.buffer);
+    for (let row = first; row < last; row++) {
+      const start = row * matrix.columns;
+      for (let place = 0, i = row - first; place < order.length; place++, i += last - first) {
+        into[i] = pixels[Palette.step(matrix.values[start + order[place]], matrix.limit)];
+      }
+    }
+    const canvas = new OffscreenCanvas(image.width, image.height);
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    return canvas;
+  }
+
+  #drawLabels(context, first, last) {
+    if (!this.#labelsHeight) return;
+    const { width, labels } = this.#shown;
+    context.fillStyle = palette().ink;
+    context.font = `${Math.min(13, width + 3)}px ui-monospace, monospace`;
+    context.textAlign = "center";
+    for (let row = first; row < last; row++) {
+      const x = (row + 0.5) * width - this.#scroller.scrollLeft;
+      context.fillText(visible(labels[row]), x, 14, width);
+    }
+  }
+
+  #drawCourses(context, first, last, top) {
+    const { courses, column, width } = this.#shown;
+    const middle = top + COURSE_PX / 2 + 6;
+    const half = COURSE_PX / 2 - 12;
+    context.strokeStyle = palette().line;
+    context.beginPath();
+    context.moveTo(0, middle);
+    context.lineTo(this.#scroller.clientWidth, middle);
+    context.stroke();
+    context.lineWidth = 1.5;
+    courses.forEach(({ matrix }, i) => {
+      const scale = Math.max(1, matrix.most(column));
+      context.strokeStyle = palette().series[i];
+      context.beginPath();
+      for (let row = Math.max(0, first - 1); row < Math.min(matrix.rows, last + 1); row++) {
+        context.lineTo((row + 0.5) * width - this.#scroller.scrollLeft, middle - (half * matrix.at(row, column)) / scale);
+      }
+      context.stroke();
+    });
+    context.lineWidth = 1;
+  }
+
+  // The row and the column under a pointer; null beside the map.
+  #under(event) {
+    if (!this.#shown) return null;
+    const { matrix, order, width } = this.#shown;
+    const row = Math.floor((event.offsetX + this.#scroller.scrollLeft) / width);
+    const place = Math.floor(((event.offsetY - this.#labelsHeight) / this.#mapHeight) * matrix.columns);
+    if (row < 0 || row >= matrix.rows) return null;
+    return { row, column: order[Math.max(0, Math.min(place, order.length - 1))], inside: place >= 0 && place < order.length };
+  }
+
+  #choose(event) {
+    const under = this.#under(event);
+    if (under) this.#on.chosen(under.row, under.inside ? under.column : this.#shown.column);
+  }
+
+  // Arrow keys go from token to token and from unit to unit.
+  #move(event) {
+    if (!this.#shown) return;
+    const { matrix, order, row, column } = this.#shown;
+    const place = order.indexOf(column);
+    const [nextRow, nextPlace] = {
+      ArrowLeft: [row - 1, place], ArrowRight: [row + 1, place], ArrowUp: [row, place - 1], ArrowDown: [row, place + 1],
+      Home: [0, place], End: [matrix.rows - 1, place], PageUp: [row, place - 16], PageDown: [row, place + 16],
+    }[event.key] ?? [];
+    if (nextRow === undefined) return;
+    event.preventDefault();
+    const within = (value, count) => Math.max(0, Math.min(value, count - 1));
+    this.#on.chosen(within(nextRow, matrix.rows), order[within(nextPlace, order.length)]);
+  }
+}

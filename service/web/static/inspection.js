@@ -1,0 +1,161 @@
+// What `/v1/inspect` found, as matrices: a row for each token, a column for each unit. Knows nothing of the page.
+
+// In the order in which they are offered: names, what they say, and whether they go below zero.
+export const KINDS = {
+  hidden: { name: "Hidden state h", signed: true, says: "what the layer hands on: to the next layer, and to itself at the next token" },
+  cell: { name: "Cell state c (remember)", signed: true, says: "the long memory: what was kept and what was learnt, c′ = f⊙c + i⊙g" },
+  forget: { name: "Forget gate f", signed: false, says: "which share of the old cell state is kept: 1 all of it, 0 nothing" },
+  input: { name: "Input gate i", signed: false, says: "which share of the candidate is let in" },
+  candidate: { name: "Candidate g", signed: true, says: "what could be written into the state" },
+  learn: { name: "Learn i⊙g", signed: true, says: "what is written into the cell state" },
+  output: { name: "Output gate o", signed: false, says: "which share of the cell state is shown, h′ = o⊙tanh c′ (use)" },
+  update: { name: "Update gate z", signed: false, says: "which share of the old state is kept: h′ = z⊙h + (1 − z)⊙g" },
+  reset: { name: "Reset gate r", signed: false, says: "which share of the old state the candidate sees" },
+  top: { name: "What the last layer hands on", signed: true, says: "before the output layer; the layers of this model are not looked into" },
+};
+
+const ROWS_AT_ONCE = 64;
+const GATES = ["forget", "input", "candidate", "output", "update", "reset"];
+
+export class Matrix {
+  // values: Float32Array, rows × columns, row by row.
+  constructor(values, columns, signed) {
+    this.values = values;
+    this.columns = columns;
+    this.rows = columns ? values.length / columns : 0;
+    this.signed = signed;
+    // The value that has the strongest colour: gates have 1, others what 19 of 20 values stay below.
+    this.limit = signed ? farOut(values) : 1;
+  }
+
+  at(row, column) {
+    return this.values[row * this.columns + column];
+  }
+
+  // The mean of a row.
+  mean(row) {
+    let sum = 0;
+    for (let i = row * this.columns; i < (row + 1) * this.columns; i++) sum += this.values[i];
+    return sum / this.columns;
+  }
+
+  // The largest value of a column, without its sign; 1 if there is none.
+  most(column) {
+    let most = 0;
+    for (let i = column; i < this.values.length; i += this.columns) most = Math.max(most, Math.abs(this.values[i]));
+    return most || 1;
+  }
+}
+
+export class Inspection {
+  // Reads an answer, whose numbers are float16 in base64, and lets the page breathe in between.
+  static async read(answer) {
+    const found = new Inspection(answer);
+    await found.add(answer);
+    return found;
+  }
+
+  constructor(answer) {
+    this.reference = `${answer.model}:${answer.version}`;
+    this.tokens = answer.tokens;
+    this.logprobs = answer.token_logprobs;
+    this.alternatives = answer.top_logprobs;
+    this.expected = answer.expected;
+    this.tokenIds = answer.token_ids;
+    this.positions = answer.positions;
+    this.layers = new Map();
+    // Of each token the row that has its values; -1 where it was left out.
+    this.rowOf = new Int32Array(this.tokens.length).fill(-1);
+    this.positions.forEach((place, row) => { this.rowOf[place] = row; });
+  }
+
+  // Takes in the matrices of another answer about the same text.
+  async add(answer) {
+    for (const { layer, units, values } of answer.layers) {
+      if (!this.layers.has(layer)) this.layers.set(layer, { units, matrices: new Map() });
+      const { matrices } = this.layers.get(layer);
+      for (const [kind, packed] of Object.entries(values)) {
+        matrices.set(kind, new Matrix(fromHalves(packed), units.length, KINDS[kind].signed));
+        await breath();
+      }
+      if (matrices.has("input")) matrices.set("learn", product(matrices.get("input"), matrices.get("candidate")));
+    }
+  }
+
+  units(layer) {
+    return this.layers.get(layer).units;
+  }
+
+  matrix(layer, kind) {
+    return this.layers.get(layer)?.matrices.get(kind);
+  }
+
+  kinds(layer) {
+    return Object.keys(KINDS).filter((kind) => this.matrix(layer, kind));
+  }
+
+  // All of it for other programs: JSON with a list of numbers for each token, made piece by piece.
+  async json() {
+    const { reference, tokens, tokenIds, logprobs, alternatives, expected, positions } = this;
+    const told = { model: reference, tokens, token_ids: tokenIds, token_logprobs: logprobs, top_logprobs: alternatives, expected, positions };
+    const parts = [JSON.stringify(told).slice(0, -1), ',"layers":['];
+    for (const [layer, { units, matrices }] of this.layers) {
+      parts.push(parts.length > 2 ? "," : "", `{"layer":${layer},"units":${JSON.stringify(units)},"values":{`);
+      let comma = "";
+      for (const [kind, { values, rows, columns }] of matrices) {
+        parts.push(comma, `"${kind}":[`);
+        for (let at = 0; at < rows; at += ROWS_AT_ONCE) {
+          const lines = [];
+          for (let next = at; next < Math.min(rows, at + ROWS_AT_ONCE); next++) {
+            // float16 has no more digits than these.
+            lines.push(JSON.stringify(Array.from(values.subarray(next * columns, (next + 1) * columns), (value) => Number(value.toPrecision(4)))));
+          }
+          parts.push(at ? "," : "", new Blob([lines.join(",")]));
+          await breath();
+        }
+        parts.push("]");
+        comma = ",";
+      }
+      parts.push("}}");
+    }
+    return new Blob([...parts, "]}"], { type: "application/json" });
+  }
+
+  hasGates(layer) {
+    return GATES.some((kind) => this.matrix(layer, kind));
+  }
+}
+
+// Lets the page draw and listen before the work goes on.
+function breath() {
+  return new Promise((resolve) => setTimeout(resolve));
+}
+
+function product(one, other) {
+  return new Matrix(one.values.map((value, i) => value * other.values[i]), one.columns, true);
+}
+
+function farOut(values) {
+  const step = Math.max(1, Math.floor(values.length / 20_000));
+  const sample = [];
+  for (let i = 0; i < values.length; i += step) sample.push(Math.abs(values[i]));
+  sample.sort((one, other) => one - other);
+  return sample[Math.floor(sample.length * 0.95)] || 1;
+}
+
+// The value of each of the 65,536 numbers of IEEE 754's binary16; browsers have no array of that type everywhere yet.
+const HALVES = Float32Array.from({ length: 2 ** 16 }, (_, bits) => {
+  const sign = bits >> 15 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return sign * (1024 + fraction) * 2 ** (exponent - 25);
+});
+
+function fromHalves(packed) {
+  const bytes = atob(packed);
+  const values = new Float32Array(bytes.length / 2);
+  for (let i = 0; i < values.length; i++) values[i] = HALVES[bytes.charCodeAt(2 * i) | (bytes.charCodeAt(2 * i + 1) << 8)];
+  return values;
+}

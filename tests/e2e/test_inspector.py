@@ -1,0 +1,464 @@
+"""The inspector in a real browser: what it shows is what the model did, and what anybody wrote is never run."""
+
+import base64
+import json
+import math
+import re
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+
+from tests.conftest import TEXT
+from tests.e2e.test_access import key_file, keys  # noqa: F401 - a fixture is used by its name
+from tests.pages import LOOKS, Inspector
+
+# Values are told in float16 and shown with three digits.
+CLOSE = 2e-3
+SHOWN_AS = {
+    "hidden": "Hidden state h",
+    "cell": "Cell state c (remember)",
+    "forget": "Forget gate f",
+    "input": "Input gate i",
+    "candidate": "Candidate g",
+    "output": "Output gate o",
+    "update": "Update gate z",
+    "reset": "Reset gate r",
+}
+
+
+@pytest.fixture
+def open_inspector(open_page):
+    """Open the inspector of a gateway."""
+    return lambda gateway, hash_="", **how: open_page(Inspector, gateway, hash_, **how)
+
+
+def inspected(gateway, model, text, **fields):
+    """Return what the API tells."""
+    status, answer = gateway.post({"model": model, "input": text, **fields}, "/v1/inspect")
+    assert status == 200, answer
+    return answer
+
+
+def seen(text):
+    """Return a text as the page shows it."""
+    return text.replace(" ", "␣").replace("\n", "⏎")
+
+
+def number(value, digits=3):
+    """Return a number as the page shows it."""
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def made_up(tokens, units, **fields):
+    """Return an answer of the API with given values: float (tokens, units) of the hidden state of one layer."""
+    packed = base64.b64encode(np.asarray(units, "<f2").tobytes()).decode()
+    layer = {"layer": 1, "units": list(range(len(units[0]))), "values": {"hidden": packed}}
+    answer = {
+        "object": "inspection",
+        "model": "lstm",
+        "version": 1,
+        "token_ids": [0] * len(tokens),
+        "tokens": tokens,
+        "token_logprobs": [None, *[-1.0] * (len(tokens) - 1)],
+        "top_logprobs": [None, *[{token: -1.0} for token in tokens[1:]]],
+        "expected": {},
+        "positions": list(range(len(tokens))),
+        "layers": [layer],
+    }
+    return {**answer, **fields}
+
+
+def answer_with(page, answer):
+    """Let the page get this in place of the service's answer."""
+    body = json.dumps(answer)
+    page.page.route("**/v1/inspect", lambda route: route.fulfill(body=body, content_type="application/json"))
+
+
+@pytest.mark.parametrize("model", ["gru", "lstm", "rnn"])
+def test_the_numbers_of_a_token_are_those_of_the_api(open_inspector, gateway, model):
+    """Of every kind, for a unit and a token that were chosen, and what was expected there."""
+    page = open_inspector(gateway)
+    text = TEXT[:60]
+    page.look(model, text)
+    answer = inspected(gateway, model, text)
+    layer = answer["layers"][-1]
+    page.page.select_option("#layer", str(layer["layer"]))
+    page.page.fill("#unit", "7")
+    page.page.locator("#tokens [data-place='41']").click()
+    shown = page.numbers("#values")
+    for kind, values in layer["values"].items():
+        assert math.isclose(shown[SHOWN_AS[kind]], values[41][7], abs_tol=CLOSE), kind
+    assert set(shown) == {SHOWN_AS[kind] for kind in layer["values"]} | ({"Learn i⊙g"} if model == "lstm" else set())
+    assert f"“{text[41]}”" in page.read("#place-title").replace("␣", " ")
+    alternatives = dict(page.rows("#alternatives"))
+    for token, logprob in answer["top_logprobs"][41].items():
+        assert (
+            abs(float(alternatives[seen(token)].strip(" %").replace("less than ", "")) - 100 * math.exp(logprob)) <= 0.1
+        )
+
+
+@pytest.mark.parametrize("model", ["gru", "lstm", "reverse"])
+@pytest.mark.parametrize("place", [0, 30, 59])
+def test_the_formula_comes_out(open_inspector, gateway, model, place):
+    """What stands before the equals signs makes what stands behind them, whichever way the text was read."""
+    page = open_inspector(gateway)
+    page.look(model, TEXT[:60])
+    page.page.locator(f"#tokens [data-place='{place}']").click()
+    lines = page.read("#formula").split("\n")
+    assert len(lines) == (1 if model == "gru" else 2)
+    for line in lines:
+        left, right = line.split(": ")[1].replace("−", "-").replace("×", "*").split(" = ")
+        assert math.isclose(eval(left), eval(right), abs_tol=5 * CLOSE), line
+
+
+def test_warm_is_above_zero_and_cold_below(open_inspector, gateway):
+    """In the map, where each unit stands in its row, and painted over the text."""
+    page = open_inspector(gateway)
+    tokens = list("abcdefghijklmnopqrstuvwxyz")
+    units = np.zeros((26, 4))
+    units[:, 0], units[13:, 1], units[:13, 1], units[5, 3] = 1, 1, -1, -1
+    answer_with(page, made_up(tokens, units.tolist()))
+    page.look("lstm", "".join(tokens))
+    page.page.select_option("#paint", "unit")
+    page.page.fill("#unit", "1")
+    colors = page.page.locator("#tokens > *").evaluate_all("all => all.map((token) => token.style.backgroundColor)")
+    assert [is_warm(color) for color in colors] == [False] * 13 + [True] * 13
+    # Off the frames of what is chosen: the middle of each cell.
+    page.page.wait_for_timeout(200)
+    pixel = """([x, y]) => {
+        const canvas = document.querySelector('#map canvas');
+        return 'rgb(' + [...canvas.getContext('2d').getImageData(x, y, 1, 1).data].slice(0, 3).join(',') + ')';
+    }"""
+    width, top, height = 10, 20, 10
+    for row in (2, 8, 20):
+        cells = [page.page.evaluate(pixel, [(row + 0.5) * width, top + (unit + 0.5) * height]) for unit in range(3)]
+        assert [is_warm(cell) for cell in cells] == [True, row >= 13, None], row
+
+
+def is_warm(color):
+    """Say whether a colour is more red than blue; None if it is neither."""
+    red, _, blue = map(int, re.findall(r"\d+", color)[:3])
+    return None if abs(red - blue) < 8 else red > blue
+
+
+def test_what_the_model_would_have_said_stands_in_each_place(open_inspector, gateway):
+    """The likeliest token by the API, in the lines of the text; what differs is counted."""
+    page = open_inspector(gateway)
+    text = TEXT[:50] + "\n" + TEXT[:30]
+    page.look("lstm", text)
+    page.page.select_option("#paint", "said")
+    answer = inspected(gateway, "lstm", text, include=["hidden"])
+    likeliest = [
+        token if top is None else max(top, key=top.get) for token, top in zip(text, answer["top_logprobs"], strict=True)
+    ]
+    shown = page.page.locator("#tokens > *").evaluate_all("all => all.map((token) => token.textContent)")
+    for token, said, found in zip(text, likeliest, shown, strict=True):
+        assert found.replace("␣", " ").replace("⏎", "\n") == said + ("\n" if token == "\n" != said else "")
+    differing = sum(token != said for token, said in zip(text, likeliest, strict=True))
+    assert f"{differing} of {len(text)}" in page.read("#paint-help")
+
+
+PROSE = 'He said "yes" (twice [or so]), in 1859.\nThen Ann left: "no", she wrote (once).\n' * 6
+
+
+def behind(text, feature):
+    """Return what a feature is behind each character, by another way than the page's."""
+    values = []
+    for end in range(1, len(text) + 1):
+        read, last = text[:end], text[end - 1]
+        values.append(
+            {
+                "line": len(read) - (read.rfind("\n") + 1),
+                "word": len(re.search(r"\w*$", read).group()),
+                "quotes": read.count('"') % 2,
+                "brackets": sum(map(read.count, "([{")) - sum(map(read.count, ")]}")),
+                "capital": last.isupper(),
+                "digit": last.isdigit(),
+                "space": last.isspace(),
+                "own": any(match.start() < end <= match.end() for match in re.finditer("she|Ann", text)),
+            }[feature]
+        )
+    return np.array(values, float)
+
+
+def test_the_search_finds_the_units_that_follow_something(open_inspector, gateway):
+    """Among units that mean nothing, for each thing that can be searched for; with its sign, in both halves."""
+    page = open_inspector(gateway)
+    names = ["line", "word", "quotes", "brackets", "capital", "digit", "space", "own"]
+    rng = np.random.default_rng(0)
+    units = rng.normal(size=(len(PROSE), 40))
+    for unit, name in enumerate(names):
+        sign = -1 if unit % 2 else 1
+        units[:, 2 * unit] = sign * behind(PROSE, name) / 10 + 0.3
+    # Follows quotes in the first half alone.
+    units[:, 39] = np.where(np.arange(len(PROSE)) < len(PROSE) / 2, behind(PROSE, "quotes"), units[:, 39])
+    answer_with(page, made_up(list(PROSE), units.tolist()))
+    page.look("lstm", PROSE)
+    for unit, name in enumerate(names):
+        page.page.select_option("#feature", name)
+        if name == "own":
+            page.page.fill("#pattern", "she|Ann")
+        page.click("#search button")
+        wanted = [f"{2 * unit}, layer 1, hidden", "−1.00" if unit % 2 else "1.00"]
+        top = page.page.locator("#units tbody tr:nth-child(-n+2)")
+        top.get_by_role("button", name=f"Show unit {wanted[0]}", exact=True).wait_for()
+        rows = page.rows("#units tbody")
+        (found,) = [row for row in rows[:2] if row[0] == wanted[0]]
+        assert found[:2] == wanted, name
+        assert found[2] == f"{wanted[1]} · holds", name
+        if name == "quotes":
+            (half,) = [row for row in rows[:2] if row[0].startswith("39,")]
+            assert (half[1], "holds" in half[2]) == ("1.00", False)
+    page.page.locator("#units tbody button").first.click()
+    assert page.page.input_value("#unit") == "14"
+    assert page.page.input_value("#paint") == "unit"
+
+
+def test_a_search_that_finds_nothing_says_why(open_inspector, gateway):
+    """A pattern that is none, and what is the same everywhere; then it searches again."""
+    page = open_inspector(gateway)
+    page.look("lstm", TEXT[:60])
+    page.page.select_option("#feature", "own")
+    for pattern, said in (("(", "Invalid regular expression"), ("no such text", "nothing can follow it")):
+        page.page.fill("#pattern", pattern)
+        page.click("#search button")
+        page.page.locator("#feature-help", has_text=said).wait_for()
+        assert page.page.is_hidden("#units")
+    page.page.fill("#pattern", "was")
+    page.click("#search button")
+    page.page.locator("#units tbody tr").first.wait_for()
+    page.page.select_option("#order", "likeness")
+
+
+def test_reading_backwards_and_less_of_it(open_inspector, gateway):
+    """The options of the API: the answer is the API's, and what was left out is said to be."""
+    page = open_inspector(gateway)
+    text = TEXT[:60]
+    page.look("lstm", text, backwards=True, max_positions=7, max_units=5)
+    answer = inspected(gateway, "lstm", text, go_backwards=True, max_positions=7, max_units=5)
+    place, unit = answer["positions"][3], answer["layers"][0]["units"][2]
+    page.page.fill("#unit", str(unit))
+    page.page.locator(f"#tokens [data-place='{place}']").click()
+    assert math.isclose(
+        page.numbers("#values")["Hidden state h"], answer["layers"][0]["values"]["hidden"][3][2], abs_tol=CLOSE
+    )
+    page.page.locator(f"#tokens [data-place='{place + 1}']").click()
+    assert page.read("#gates-title") == "The values of this token were left out"
+    page.page.fill("#unit", str(unit + 1))
+    assert page.page.input_value("#unit") == str(unit)
+
+
+def test_a_model_without_states_is_looked_into_as_far_as_it_goes(open_inspector, gateway):
+    """A window of tokens, pieces of words: what its last layer hands on."""
+    page = open_inspector(gateway)
+    page.look("window", TEXT)
+    assert page.page.locator("#kind option").all_inner_texts() == ["What the last layer hands on"]
+    tokens = page.page.locator("#tokens > *").evaluate_all("all => all.map((token) => token.textContent)")
+    assert "".join(tokens) == TEXT
+
+
+def test_the_embedding_has_a_map_and_neighbours(open_inspector, gateway):
+    """Those of the API; a neighbour leads to its own."""
+    page = open_inspector(gateway)
+    page.look("lstm", TEXT[:60])
+    page.page.locator("#tokens [data-place='0']").click()
+    page.click("#embedding summary")
+    token = "I"
+    for _ in range(2):
+        neighbors = gateway.get(f"/v1/models/lstm/embedding/neighbors?token={quote(token)}")[1]["data"]
+        page.wait_for(f"Nearest to {seen(token)}", "#embedding caption")
+        shown = [[seen(neighbor["token"]), number(neighbor["cosine"])] for neighbor in neighbors]
+        assert page.rows("#neighbors") == shown
+        page.page.locator("#neighbors button").first.click()
+        token = neighbors[0]["token"]
+    box = page.page.locator("#plane").bounding_box()
+    page.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.page.locator("#embedding caption", has_text="Nearest to").wait_for()
+
+
+def test_files_hold_what_was_seen(open_inspector, gateway, tmp_path):
+    """The map as a PNG with a pixel at least for each value, and all numbers as JSON."""
+    page = open_inspector(gateway)
+    page.look("lstm", TEXT[:60])
+    for button, name in (("#png", "lstm-1-layer1-hidden.png"), ("#json", "lstm-1-layer1-hidden.json")):
+        with page.page.expect_download() as download:
+            page.click(button)
+        assert download.value.suggested_filename == name
+        download.value.save_as(tmp_path / name)
+    content = (tmp_path / "lstm-1-layer1-hidden.png").read_bytes()
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+    assert content.startswith(b"\x89PNG")
+    assert (width, height) >= (60, 24)
+    told = json.loads((tmp_path / "lstm-1-layer1-hidden.json").read_bytes())
+    answer = inspected(gateway, "lstm", TEXT[:60])
+    assert told["tokens"] == answer["tokens"]
+    for kind, values in answer["layers"][0]["values"].items():
+        assert np.allclose(told["layers"][0]["values"][kind], values, atol=CLOSE), kind
+
+
+def test_gates_of_a_long_text_come_when_they_are_wanted(open_inspector, gateway):
+    """A text of which all would be much: states at first, then the gates of a layer."""
+    page = open_inspector(gateway)
+    text = (TEXT * 400)[:30_000]
+    page.look("lstm", text)
+    assert "Forget gate f" not in page.numbers("#values")
+    page.click("#gates")
+    page.page.locator("#values tr", has_text="Forget gate f").wait_for()
+    assert page.page.is_hidden("#gates")
+    place = int(page.read("#place-title").split()[2].strip(","))
+    answer = inspected(gateway, "lstm", text[: place + 1], return_sequences=False)
+    values = answer["layers"][0]["values"]
+    assert math.isclose(page.numbers("#values")["Forget gate f"], values["forget"][0][0], abs_tol=CLOSE)
+
+
+def test_five_thousand_tokens_and_two_layers_of_512_units(open_inspector, gateway):
+    """All of it is there, and no more is drawn than can be seen."""
+    page = open_inspector(gateway)
+    rng = np.random.default_rng(0)
+    packed = base64.b64encode(rng.normal(0, 0.5, (5000, 512)).astype("<f2").tobytes()).decode()
+    layers = [
+        {"layer": layer, "units": list(range(512)), "values": {"hidden": packed, "cell": packed}} for layer in (1, 2)
+    ]
+    tokens = list((PROSE * 20)[:5000])
+    answer_with(page, made_up(tokens, [[0.0]] * 5000, layers=layers))
+    page.look("lstm", "".join(tokens))
+    assert page.page.locator("#tokens > *").count() == 5000
+    canvas = page.page.locator("#map canvas")
+    assert page.page.evaluate("document.querySelector('#map').scrollWidth") >= 50_000
+    assert canvas.bounding_box()["width"] <= 1280
+    for layer in ("2", "1"):
+        page.page.select_option("#layer", layer)
+        page.page.evaluate("document.querySelector('#map').scrollLeft = 49000")
+    page.page.locator("#map").press("End")
+    assert page.read("#place-title").startswith("At token 4999")
+    page.click("#search button")
+    page.page.locator("#units tbody tr").first.wait_for()
+
+
+def test_keys_lead_through_the_map_and_the_text(open_inspector, gateway):
+    """Tokens from left to right, units from top to bottom; what is chosen is told."""
+    page = open_inspector(gateway)
+    page.look("lstm", TEXT[:60])
+    plot, text = page.page.locator("#map"), page.page.locator("#tokens")
+    plot.press("Home")
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowDown", "ArrowDown", "ArrowUp"):
+        plot.press(key)
+    assert page.read("#place-title").startswith("At token 1,")
+    assert page.page.input_value("#unit") == "1"
+    assert page.read("#pointed").startswith("Unit 1 behind token 1")
+    text.press("End")
+    assert page.read("#place-title").startswith("At token 59,")
+    text.press("ArrowLeft")
+    assert page.page.locator("#tokens [aria-selected=true]").get_attribute("data-place") == "58"
+
+
+def test_a_link_brings_back_what_was_looked_at(open_inspector, gateway):
+    """Text, model, layer, kind, unit and token."""
+    page = open_inspector(gateway)
+    page.look("gru", TEXT[:60])
+    page.page.select_option("#layer", "2")
+    page.page.select_option("#kind", "update")
+    page.page.fill("#unit", "9")
+    page.page.select_option("#paint", "unit")
+    page.page.locator("#tokens [data-place='13']").click()
+    told = page.read("#pointed"), page.read("#values")
+    page.click("#share")
+    page.page.locator("#status", has_text="The address of this page has all of it").wait_for()
+    again = open_inspector(gateway, page.page.evaluate("location.hash"))
+    again.wait_for("60 tokens read.")
+    assert (again.read("#pointed"), again.read("#values")) == told
+    assert again.page.input_value("#paint") == "unit"
+
+
+def test_reading_can_be_stopped(open_inspector, gateway):
+    """By the button and by Escape; then it reads."""
+    page = open_inspector(gateway)
+    page.page.route("**/v1/inspect", lambda route: None)
+    page.click("#read")
+    page.click("#stop")
+    page.wait_for("Stopped.")
+    page.page.locator("#text").press("Control+Enter")
+    page.wait_for("Reading…")
+    page.page.keyboard.press("Escape")
+    page.wait_for("Stopped.")
+    page.page.unroute("**/v1/inspect")
+    page.look("lstm", TEXT[:60])
+
+
+def test_what_goes_wrong_is_said_and_passes(open_inspector, start_gateway):
+    """Nothing to read, too much, too many numbers, a server that is away; then it reads."""
+    gateway = start_gateway(max_prompt_tokens=5000, max_inspect_values=100_000)
+    page = open_inspector(gateway)
+    for text, said in (
+        ("", "nothing in this text"),
+        ("x" * 5001, "5000"),
+        ("x" * 4999, "100000"),
+        ("x" * 5_000_000, "4194304"),
+    ):
+        page.page.fill("#text", text)
+        page.page.select_option("#model", "lstm")
+        page.click("#read")
+        page.wait_for_notice(said)
+    page.page.route("**/v1/inspect", lambda route: route.abort())
+    page.page.fill("#text", TEXT[:60])
+    page.click("#read")
+    page.wait_for_notice("The server cannot be reached")
+    page.page.unroute("**/v1/inspect")
+    page.look("lstm", TEXT[:60])
+    assert page.page.is_hidden("#notice")
+    page.excuse_failed_loads()
+
+
+def test_a_key_is_asked_for(open_page, start_gateway, key_file):  # noqa: F811 - a fixture
+    """Before models are shown, and it is kept out of the address."""
+    key = keys(key_file, "add", "--tenant", "alice")
+    gateway = start_gateway(keys_file=key_file)
+
+    class Locked(Inspector):
+        def __init__(self, *given, **how):
+            super(Inspector, self).__init__(*given, **how)
+            self.page.fill("#key-value", key)
+            self.click("#key button[value=use]")
+            self.page.locator("#model option").first.wait_for(state="attached")
+
+    page = open_page(Locked, gateway)
+    page.look("lstm", TEXT[:60])
+    assert key not in page.page.evaluate("JSON.stringify(localStorage) + location.href")
+    page.excuse_failed_loads()
+
+
+@pytest.mark.parametrize(
+    "evil", ["<img src=x onerror=window.ran=1>", "<script>window.ran=1</script>", "\u202e\u0000🐈 שלום مرحبا"]
+)
+def test_nothing_that_is_written_is_run(open_inspector, gateway, evil):
+    """Neither from a text, nor from a link, nor from tokens and what was expected in their places: it is text."""
+    page = open_inspector(gateway, "#" + json.dumps({"text": evil, "kind": evil, "model": evil, "layer": evil}))
+    assert page.page.input_value("#text") == evil
+    page.wait_for_notice("not")
+    tops = [None, {evil: -1.0}, {evil: -1.0}]
+    answer_with(page, made_up([evil] * 3, [[0.5], [0.1], [0.3]], top_logprobs=tops, model=evil))
+    page.look("lstm", evil)
+    page.page.select_option("#paint", "said")
+    page.page.locator("#tokens [data-place='1']").click()
+    page.click("#search button")
+    assert page.page.locator("#tokens").evaluate("node => node.textContent") == evil * 3
+    assert page.page.evaluate("window.ran") is None
+    page.excuse_failed_loads()
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_everybody_can_use_it(open_inspector, gateway, look):
+    """No violation that axe finds, at rest and with all that it shows; nothing sticks out."""
+    page = open_inspector(gateway, **look)
+    assert page.violations() == []
+    page.look("lstm", TEXT * 3)
+    page.click("#search button")
+    page.page.locator("#units tbody tr").first.wait_for()
+    page.click("#embedding summary")
+    page.page.locator("#neighbors tr").first.wait_for()
+    for painted in ("sure", "said", "unit"):
+        page.page.select_option("#paint", painted)
+        assert page.violations() == []
+    assert page.fits()
+    assert page.hosts <= {page.url.rstrip("/"), "data:", "blob:"}

@@ -1,0 +1,128 @@
+"""The gateway's pages in a real browser, as their visitors use them."""
+
+import re
+
+from tests.programs import program
+
+# As root, and without asking anything of the internet.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+PATIENCE_MS = 60_000
+PHONE = {"width": 360, "height": 740}
+LOOKS = [{}, {"color_scheme": "dark"}, {"viewport": PHONE}, {"viewport": PHONE, "color_scheme": "dark"}]
+
+
+def launch(playwright):
+    """Start Debian's Chromium."""
+    return playwright.chromium.launch(executable_path=program("chromium"), args=FLAGS)
+
+
+class Page:
+    """A page of a gateway, opened anew."""
+
+    path = ""
+
+    def __init__(self, browser, gateway, hash_="", **how):
+        self.context = browser.new_context(**how)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.complaints, self.hosts = [], set()
+        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.hosts.add(re.match(r"\w+:(//[^/]+)?", request.url).group()))
+        self.url = f"http://127.0.0.1:{gateway.port}/"
+        self.page.goto(self.url + self.path + hash_)
+
+    def click(self, selector):
+        """Click something."""
+        self.page.click(selector)
+
+    def read(self, selector):
+        """Return the text that something shows."""
+        return self.page.inner_text(selector)
+
+    def wait_for(self, text, selector="#status"):
+        """Wait until the page says just this."""
+        from playwright.sync_api import expect
+
+        expect(self.page.locator(selector)).to_have_text(text, timeout=PATIENCE_MS)
+
+    def wait_for_notice(self, part):
+        """Wait until the page tells what went wrong, and return all of it."""
+        notice = self.page.locator("#notice:not([hidden])", has_text=part)
+        notice.wait_for()
+        return notice.inner_text()
+
+    def excuse_failed_loads(self):
+        """Forget what the browser itself says of answers that were no success; nothing else may have been said."""
+        assert all("Failed to load resource" in complaint for complaint in self.complaints), self.complaints
+        self.complaints.clear()
+
+    def violations(self):
+        """Return what axe finds against accessibility."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        found = Axe().run(self.page).response["violations"]
+        return [(violation["id"], [node["html"][:120] for node in violation["nodes"]]) for violation in found]
+
+    def fits(self):
+        """Say whether nothing sticks out to the right."""
+        return self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+class Playground(Page):
+    """Where texts are written."""
+
+    def __init__(self, browser, gateway, hash_="", **how):
+        super().__init__(browser, gateway, hash_, **how)
+        self.page.locator("#model-0 option").first.wait_for(state="attached")
+
+    def set(self, number=0, **values):
+        """Set fields of a column."""
+        for name, value in values.items():
+            field = self.page.locator(f"#{name}-{number}")
+            if name in ("model", "version"):
+                field.select_option(value)
+            else:
+                field.evaluate(
+                    "(node, value) => { node.value = value; node.dispatchEvent(new Event('input')); }", value
+                )
+
+    def write(self, prompt, **values):
+        """Write a text to its end, and return it."""
+        self.set(**values)
+        self.page.fill("#prompt", prompt)
+        self.click("#write")
+        self.wait_for("Done.")
+        return self.text()
+
+    def text(self, number=0):
+        """Return what a column shows."""
+        return self.page.locator(".output").nth(number).evaluate("node => node.textContent")
+
+
+class Inspector(Page):
+    """Where a model is looked into."""
+
+    path = "inspector"
+
+    def __init__(self, browser, gateway, hash_="", **how):
+        super().__init__(browser, gateway, hash_, **how)
+        self.page.locator("#model option").first.wait_for(state="attached")
+
+    def look(self, model, text, **options):
+        """Read a text to its end; `options` are fields of the form, `backwards` a tick."""
+        self.page.select_option("#model", model)
+        self.page.fill("#text", text)
+        self.page.set_checked("#backwards", options.pop("backwards", False))
+        for name, value in options.items():
+            self.page.fill(f"#{name}", str(value))
+        self.click("#read")
+        self.page.locator("#status", has_text="tokens read.").wait_for()
+
+    def rows(self, selector):
+        """Return the cells of a table's lines, as they are read."""
+        return [line.split("\t") for line in self.page.locator(f"{selector} tr").all_inner_texts()]
+
+    def numbers(self, selector):
+        """Return the first number of each line, by what stands before it."""
+        return {name: float(value.replace("−", "-").split()[0]) for name, value, *_ in self.rows(selector)}
