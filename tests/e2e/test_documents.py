@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 
 import pytest
 
@@ -267,6 +268,16 @@ def test_the_commands_of_a_block_run(block, address, folder, surroundings):
             assert code in ((0, 141) if "| head" in text else (0,)), f"{text}\n{code}: {output.decode()}{errors}"
             if claim := of(CLAIMS, command):
                 claim(folder, output, client)
+
+
+def test_every_field_of_a_body_is_known():
+    """The service passes over a field that it does not know, so that a slip would not show."""
+    from service.api.bodies import CompletionBody
+
+    entered = [pairwise(shlex.split(command.text)) for command in COMMANDS]
+    bodies = [json.loads(word) for words in entered for flag, word in words if flag == "-d"]
+    bodies += [json.loads(block.text)["body"] for block in BLOCKS if block.language == "json"]
+    assert {name for body in bodies for name in body} <= CompletionBody.model_fields.keys()
 
 
 @pytest.mark.parametrize(
