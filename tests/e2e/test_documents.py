@@ -29,8 +29,8 @@ ADDRESS = "http://127.0.0.1:8000"
 PATIENCE_S = 120
 # Every character of the pages' prompts, and more of them than the ids that the pages name.
 CORPUS = "".join(map(chr, range(32, 127))) + TEXT * 20
-# Behind a training of the README: it takes seconds.
-SHORT = " --units 16 --epochs 1 --streams 4 --validation 0.3 --runs-dir ../runs"
+# Behind a training of the README, which takes seconds then.
+SHORT = " --units 16 --epochs 1 --streams 4 --validation 0.3 --runs-dir ../runs --models-dir ../trained"
 
 # What does not run here, by its beginning, and why.
 NOT_RUN = {
@@ -39,7 +39,7 @@ NOT_RUN = {
     "docker compose up": "needs Docker; tests/compose has it",
     "pip install ": "would change the tests' own environment",
     ".venv/bin/pip install ": "would change the tests' own environment",
-    ".venv/bin/python -m export train ": "takes minutes; `made` runs the first one, made short",
+    ".venv/bin/python -m export train ": "takes minutes; `made` runs two, made short",
     "cat *.txt | .venv/bin/python -m export train ": "takes minutes",
     "OSTINATO_KEYS_FILE=keys.json OSTINATO_HOST=0.0.0.0 make run": "opens a port to the network",
     'curl -H "Authorization: Bearer ost-…" http://server:8000/': "another machine, and a key that is left out",
@@ -166,7 +166,7 @@ def enter(text, folder, surroundings, typed="", *, asks=False):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, models_dir, surroundings):
+def made(tmp_path_factory, surroundings):
     """`reader`, a folder with the files that the pages name, and `served`, a repository with `demo` and `reverse`."""
 
     def make(folder):
@@ -177,12 +177,17 @@ def made(tmp_path_factory, models_dir, surroundings):
             (reader / name).write_text(CORPUS)
         (requests,) = (block.text for block in blocks("docs/batch.md") if block.language == "json")
         (reader / "in.jsonl").write_text(requests)
-        training = next(command.text for command in COMMANDS if " -m export train --corpus book.txt" in command.text)
-        code, _, errors = enter(training + SHORT, reader, surroundings)
-        assert code == 0, errors
-        _copy_version(reader / "models/book/1", reader / "models", "demo", 1)
-        _copy_version(reader / "models/book/1", served, "demo", 1)
-        _copy_version(models_dir / "reverse/1", served, "reverse", 1)
+        for name in ("book", "ending"):
+            (training,) = (
+                command.text for command in COMMANDS if f"train --corpus book.txt --name {name} " in command.text
+            )
+            code, _, errors = enter(training + SHORT, reader, surroundings)
+            assert code == 0, errors
+        book, ending = folder / "trained/book/1", folder / "trained/ending/1"
+        _copy_version(book, reader / "models", "book", 1)
+        _copy_version(book, reader / "models", "demo", 1)
+        _copy_version(book, served, "demo", 1)
+        _copy_version(ending, served, "reverse", 1)
         _save_lesson(reader)
 
     return made_once(tmp_path_factory, "documents", make)
