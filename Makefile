@@ -15,7 +15,7 @@ run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PO
 	@$(BIN)/python -m export train --config export/recipes/demo.toml --if-empty
 	@exec $(BIN)/python -m service up
 
-test: $(STAMPS)/dev  ## run every test; as root it installs redis-server, nginx, chromium and kubectl, which some need
+test: $(STAMPS)/dev  ## run every test; as root it installs redis-server, nginx, chromium, curl, jq and kubectl, which some need
 	@scripts/install-test-packages
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 

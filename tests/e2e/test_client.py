@@ -1,9 +1,8 @@
-"""The SDK against the real service: every method, breaks in the middle of a stream, and the snippets of its pages."""
+"""The SDK against the real service: every method, and breaks in the middle of a stream."""
 
 import contextlib
 import itertools
 import math
-import re
 import signal
 import socket
 import threading
@@ -13,10 +12,8 @@ import pytest
 import ostinato
 from tests.conftest import MODEL_NAMES, TEXT
 from tests.e2e.test_access import key_file, keys  # noqa: F401 - a fixture is used by its name
-from tests.servers import ROOT
 
 FIELDS = {"seed": 3, "temperature": 0.9, "ignore_eos": True}
-PAGES = [ROOT / "client/README.md", ROOT / "docs/client.md"]
 
 
 @pytest.fixture
@@ -238,15 +235,3 @@ def test_a_wrong_key_is_told_apart(start_gateway, key_file):  # noqa: F811 - a f
     with pytest.raises(ostinato.Unauthorized, match="OSTINATO_API_KEY"):
         ostinato.Client(url, api_key="wrong").models()
     assert ostinato.Client(url, api_key=key).models()
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_snippets_of_a_page_run(page, gateway, monkeypatch, tmp_path):
-    """In order, as a reader would run them, but for the address and the model, which come from the environment."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OSTINATO_BASE_URL", f"http://127.0.0.1:{gateway.port}")
-    snippets = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert snippets
-    names = {}
-    for snippet in snippets:
-        exec(snippet.replace('"http://127.0.0.1:8000"', ""), names)
