@@ -15,6 +15,7 @@ html_theme = "furo"
 html_title = "Ostinato"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_show_copyright = False
 
 myst_enable_extensions = ["colon_fence", "substitution"]
 myst_substitutions = {"version": version}
