@@ -1,19 +1,27 @@
 """How Sphinx makes these pages into a site: `make docs`, into build/docs."""
 
+import sys
+from pathlib import Path
+
 import ostinato
+
+sys.path.insert(0, str(Path(__file__).parent))  # for notebooks.py
 
 project = "Ostinato"
 author = "Ostinato"
 version = ostinato.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["lesson.ipynb"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "notebooks"]
 html_theme = "furo"
 html_title = "Ostinato"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_copyright = False
 
-myst_enable_extensions = ["substitution"]
+myst_enable_extensions = ["colon_fence", "substitution"]
 myst_substitutions = {"version": version}
 myst_heading_anchors = 3  # links to headings work as they do in a repository's own view
 suppress_warnings = ["myst.header"]  # a page may go from its title to any level
+highlight_language = "none"  # of blocks that name none: commands for a shell, and what they answer
 default_role = "code"  # of single backticks in docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -1,5 +1,6 @@
 """What the documents say is so."""
 
+import json
 import os
 import re
 import subprocess
@@ -56,12 +57,14 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-def test_the_pages_become_a_site_with_the_whole_api(tmp_path):
-    """Without a warning: every page is reached, every link found, and every public name of the SDK documented."""
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(tmp_path / "trees"), "-b", "html"]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site, made without a warning: every page is reached, and every link found."""
+    folder = tmp_path_factory.mktemp("docs")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(folder / "trees"), "-b", "html"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "client/src")}
     made = subprocess.run(
-        [*command, "docs", str(tmp_path / "site")],
+        [*command, "docs", str(folder / "site")],
         check=False,
         cwd=ROOT,
         env=environment,
@@ -70,9 +73,35 @@ def test_the_pages_become_a_site_with_the_whole_api(tmp_path):
         timeout=200,
     )
     assert (made.returncode, made.stderr) == (0, "")
-    page = (tmp_path / "site/api.html").read_text(encoding="utf-8")
+    return folder / "site"
+
+
+def test_the_site_has_the_whole_api(site):
+    """Every public name of the SDK is documented."""
+    page = (site / "api.html").read_text(encoding="utf-8")
     documented = set(re.findall(r'id="ostinato\.(\w+)"', page))
     assert documented == set(ostinato.__all__) - {"__version__"}
+
+
+def test_the_site_has_the_whole_lesson(site):
+    """Each cell's code and each output of the notebook is on its page, and each picture says what it shows."""
+    cells = json.loads((ROOT / "docs/lesson.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    outputs = [output for cell in code for output in cell["outputs"]]
+    pictures = ["image/png" in output.get("data", {}) for output in outputs]
+    page = (site / "lesson.html").read_text(encoding="utf-8")
+    assert page.count('class="highlight-python') == len(code)
+    assert page.count('class="output highlight-text') == len(outputs) - sum(pictures)
+    alternatives = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,', page)
+    assert len(alternatives) == sum(pictures)
+    assert all(alternatives)
+
+
+def test_drawings_say_what_they_show(site):
+    """Who cannot see a drawing is told its title and what is in it, by ids that the page has once."""
+    page = (site / "how-it-works.html").read_text(encoding="utf-8")
+    (labels,) = re.findall(r'<svg [^>]*role="img" aria-labelledby="([^"]+)"', page)
+    assert [len(re.findall(f'<(?:title|desc) id="{name}">\\w', page)) for name in labels.split()] == [1, 1]
 
 
 def test_every_make_command_of_the_readme_exists():
