@@ -6,7 +6,7 @@ STAMPS := $(VENV)/.stamps
 SERVING_MODELS := build/serving
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-compose check docs serving-models test-serving bench bench-quick quality clean
+.PHONY: help run test test-compose check docs screenshots serving-models test-serving bench bench-quick quality clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
 docs: $(STAMPS)/dev  ## make the pages of docs/ into a site, in build/docs
 	@PYTHONPATH=client/src $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs build/docs
 	@echo "build/docs/index.html"
+
+screenshots: $(STAMPS)/dev  ## take the pictures of docs/images anew, of a service that runs on this machine (PORT=8000)
+	@$(BIN)/python -m docs.screenshots --port $(or $(PORT),8000)
 
 serving-models: $(STAMPS)/dev  ## make the models of tests/serving, and say how TensorFlow Serving is started on them
 	@$(BIN)/python -m tests.serving.repository $(SERVING_MODELS)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.publish FOLDER [UNITS]`: publish the model under test and print its version's folder."""
+"""`python -m benchmarks.publish FOLDER [UNITS [LAYERS]]`: publish the model under test, print its folder."""
 
 import sys
 from pathlib import Path

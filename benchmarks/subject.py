@@ -9,7 +9,7 @@ PROMPT_LENGTH, NEW_TOKENS, TEMPERATURE = 100, 200, 0.8
 PROMPT = (CHARACTERS * 2)[:PROMPT_LENGTH]
 
 
-def publish_subject(models_dir: Path, units: int = UNITS) -> Path:
+def publish_subject(models_dir: Path, units: int = UNITS, num_layers: int = 1) -> Path:
     """Publish the model into a repository and return its version's folder."""
     import keras  # noqa: PLC0415 - TensorFlow belongs to the processes that measure it, and to this step alone
 
@@ -21,7 +21,7 @@ def publish_subject(models_dir: Path, units: int = UNITS) -> Path:
     layers = [
         keras.layers.Input([None], dtype="int32"),
         keras.layers.Embedding(len(tokenizer), EMBEDDING),
-        keras.layers.LSTM(units, return_sequences=True),
+        *(keras.layers.LSTM(units, return_sequences=True) for _ in range(num_layers)),
         keras.layers.Dense(len(tokenizer)),
     ]
     return publish(keras.Sequential(layers), tokenizer, NAME, models_dir)

@@ -6,6 +6,7 @@ Starts both as processes of their own, waits until a model answers, and ends bot
 import ctypes
 import http.client
 import json
+import math
 import os
 import signal
 import socket
@@ -22,7 +23,8 @@ from service.process.listening import listen
 from service.settings import Settings
 from service.texts.state_tokens import make_key_file
 
-START_TIMEOUT_S = 120.0
+# From the moment at which every version is loaded.
+GATEWAY_TIMEOUT_S = 120.0
 POLL_S = 0.05
 # After the gateway's drain, before a part that does not end is killed.
 EXIT_TIMEOUT_S = 10.0
@@ -120,7 +122,8 @@ class Service:
             "--max_num_load_retries=0",
             f"--portable={str(settings.portable).lower()}",
         )
-        self._wait(lambda: _listens(backend_port), "the model server does not open its port")
+        # It loads version after version, says so, and ends if it cannot: more of them take longer.
+        self._wait(lambda: _listens(backend_port))
         variables = {"OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}", "OSTINATO_PORT": str(port)}
         if "log_format" not in self._settings.model_fields_set:
             # This is a terminal, or a file that a person reads.
@@ -131,7 +134,7 @@ class Service:
             variables["OSTINATO_STATE_KEY_FILE"] = str(STATE_KEY_FILE)
         self._launch("gateway", "service", "serve", **variables)
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-        self._wait(lambda: bool(_models_ready(host, port)), "no model answers")
+        self._wait(lambda: bool(_models_ready(host, port)), GATEWAY_TIMEOUT_S)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._greet(f"http://{address}", _models_ready(host, port), time.monotonic() - started)
 
@@ -145,12 +148,12 @@ class Service:
         )
         self._parts.append(Part(name, process))
 
-    def _wait(self, ready: Callable[[], bool], complaint: str) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
+    def _wait(self, ready: Callable[[], bool], timeout_s: float = math.inf) -> None:
+        deadline = time.monotonic() + timeout_s
         while not ready():
             self._look()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{complaint} after {START_TIMEOUT_S:.0f} s")
+                raise TimeoutError(f"no model answers after {timeout_s:.0f} s")
             time.sleep(POLL_S)
         self._look()
 

@@ -104,6 +104,16 @@ def test_drawings_say_what_they_show(site):
     assert [len(re.findall(f'<(?:title|desc) id="{name}">\\w', page)) for name in labels.split()] == [1, 1]
 
 
+@pytest.mark.parametrize("picture", sorted(path.name for path in (ROOT / "docs/images").iterdir()))
+def test_every_picture_is_shown_and_told(picture):
+    """Each file of docs/images is in a page, a photograph with what it shows in words."""
+    pages = [path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")]
+    directives = re.findall(r"```\{(?:image|raw)\} ?(\S+)\n(.*?)```", "\n".join(pages), re.DOTALL)
+    shown = [options for target, options in directives if picture in target + options]
+    assert shown
+    assert picture.endswith(".svg") or all(":alt: " in options for options in shown)
+
+
 def test_every_make_command_of_the_readme_exists():
     """Commands that the README names are targets of the Makefile."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

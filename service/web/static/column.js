@@ -32,7 +32,7 @@ export class Column {
     this.#choice = new ModelChoice(this.#select(fields, "model", "Model"), this.#select(fields, "version", "Version"), on.changed);
     for (const field of FIELDS) this.#inputs[field.name] = this.#field(fields, field, values[field.name] ?? field.value);
     this.showModels(models, values.model);
-    this.#output.addEventListener("click", (event) => this.#open(event.target.closest("button")));
+    this.#output.addEventListener("click", (event) => this.#open(event.target.closest(".token")));
     this.#output.addEventListener("keydown", (event) => this.#move(event));
   }
 
@@ -128,8 +128,9 @@ export class Column {
 
   #add(token) {
     const place = this.#tokens.push(token) - 1;
-    const button = document.createElement("button");
-    button.type = "button";
+    // No <button>: browsers put a box around one, which would break lines within words and hide the text's own.
+    const button = document.createElement("span");
+    button.setAttribute("role", "button");
     button.className = "token";
     button.dataset.place = place;
     button.tabIndex = place === 0 ? 0 : -1;
@@ -146,8 +147,13 @@ export class Column {
     showToken(this.#tokens[place], (token) => this.#on.branch(this, place, token));
   }
 
-  // Arrow keys go from token to token; Tab goes past the text.
+  // Arrow keys go from token to token, Enter and the blank open one; Tab goes past the text.
   #move(event) {
+    if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      this.#open(document.activeElement.closest(".token"));
+      return;
+    }
     const tokens = [...this.#output.children];
     const at = tokens.indexOf(document.activeElement);
     const next = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: tokens.length - 1 }[event.key];

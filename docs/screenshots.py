@@ -1,0 +1,85 @@
+"""Takes the pictures of the pages that the site shows: `make screenshots`, of a service that runs with the demo model.
+
+Texts have seeds, so that the same model gives the same pictures. Look at them before they are committed.
+"""
+
+import argparse
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.pages import Inspector, Page, Playground, launch
+
+FOLDER = Path(__file__).with_name("images")
+DESKTOP = {"width": 1000, "height": 860}
+PHONE = {"width": 390, "height": 844}
+
+
+def main() -> None:
+    """Write docs/images/*.png."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--port", type=int, default=8000, help="of the service on this machine (default: 8000)")
+    parser.add_argument("--model", default="demo", help="what writes and is looked into (default: demo)")
+    options = parser.parse_args()
+    gateway = SimpleNamespace(port=options.port)
+    with sync_playwright() as started:
+        browser = launch(started)
+        _playground(browser, gateway, options.model)
+        _inspector(browser, gateway, options.model)
+        browser.close()
+
+
+def _playground(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
+    page = Playground(browser, gateway, viewport=DESKTOP)
+    page.page.check("#compare")
+    page.set(0, model=model, temperature="0.5", seed="7", max_tokens="400")
+    page.set(1, model=model, temperature="1", seed="7", max_tokens="400")
+    page.write("The function ")
+    page.page.evaluate("document.activeElement.blur()")
+    _save(page, "playground")
+    page.page.locator(".token").nth(60).click()
+    _save(page, "alternatives", "#token")
+    phone = Playground(browser, gateway, viewport=PHONE, color_scheme="dark")
+    phone.write("The function ", model=model, temperature="0.5", seed="7", max_tokens="200")
+    _save(phone, "playground-phone")
+
+
+def _inspector(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
+    for look in ("light", "dark"):
+        page = Inspector(browser, gateway, viewport=DESKTOP, color_scheme=look)
+        page.look(model, page.page.input_value("#text"))
+        page.page.select_option("#feature", "quotes")
+        page.click("#search button")
+        page.page.locator("#units tbody tr", has_text="holds").first.locator("button").click()
+        page.page.locator("#tokens [data-place='78']").click()
+        page.page.locator("#map").evaluate("map => { map.scrollLeft = 0; }")
+        # The map is drawn before the next frame.
+        page.page.wait_for_timeout(300)
+        if look == "dark":
+            _save(page, "inspector-dark", ".panel:has(#map)")
+            return
+        _save(page, "inspector-text", ".panel:has(#tokens)")
+        _save(page, "inspector-map", ".panel:has(#map)")
+        _save(page, "inspector-token", ".pair:has(#units)")
+        page.click("#embedding summary")
+        page.page.locator("#neighbors tr").first.wait_for()
+        _save(page, "inspector-embedding", ".panel:has(#embedding)")
+
+
+def _save(page: Page, name: str, selector: str | None = None) -> None:
+    """Save what the window shows, or one part of the page."""
+    path = FOLDER / f"{name}.png"
+    taken = page.page.screenshot() if selector is None else page.page.locator(selector).screenshot()
+    assert page.complaints == [], page.complaints
+    # A third of the bytes, and nothing that an eye would miss.
+    Image.open(io.BytesIO(taken)).convert("RGB").quantize(
+        256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    ).save(path, optimize=True)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
