@@ -267,6 +267,8 @@ function tellPointed(under) {
   if (!found) return;
   const at = under?.inside ? under : { row: chosenRow(), column: column() };
   const place = found.positions[at.row];
+  // What a mouse passes over is not read out.
+  page.pointed.ariaLive = under ? "off" : "polite";
   page.pointed.textContent =
     `Unit ${found.units(chosen.layer)[at.column]} behind token ${place}, “${visible(found.tokens[place])}”: ${number(matrix().at(at.row, at.column))}`;
 }
@@ -292,7 +294,8 @@ function save(blob, ending) {
   link.href = URL.createObjectURL(blob);
   link.download = `${found.reference.replace(":", "-")}-layer${chosen.layer}-${chosen.kind}.${ending}`;
   link.click();
-  URL.revokeObjectURL(link.href);
+  // Some browsers fetch it only after this.
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
 // Notes in the address what is shown.
