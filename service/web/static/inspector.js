@@ -124,7 +124,9 @@ async function read() {
 async function loadGates() {
   const { layer } = chosen;
   await during("Reading once more for the gates…", async (signal) => {
-    const blob = await postForBlob("v1/inspect", { ...asked, include: ["gates"], layers: [layer], logprobs: 0 }, signal);
+    // By the same version, whatever answers by now.
+    const wanted = { ...asked, model: found.reference, include: ["gates"], layers: [layer], logprobs: 0 };
+    const blob = await postForBlob("v1/inspect", wanted, signal);
     await found.add(JSON.parse(await blob.text()));
     choose({});
   });
