@@ -119,6 +119,15 @@ class Inspector(Page):
         self.click("#read")
         self.page.locator("#status", has_text="tokens read.").wait_for()
 
+    def cell(self, row, place, width=10, labels=20, height=10):
+        """Return the colour of a token's cell in the map, in a place from top to bottom, as far as it can be seen."""
+        pixel = """(map, [x, y]) => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => {
+            const data = map.querySelector('canvas').getContext('2d').getImageData(x - map.scrollLeft, y, 1, 1).data;
+            resolve('rgb(' + [...data].slice(0, 3).join(',') + ')');
+        })))"""
+        middle = [(row + 0.5) * width, labels + (place + 0.5) * height]
+        return self.page.locator("#map").evaluate(pixel, middle)
+
     def rows(self, selector):
         """Return the cells of a table's lines, as they are read."""
         return [line.split("\t") for line in self.page.locator(f"{selector} tr").all_inner_texts()]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import TEXT
 from tests.e2e.test_access import key_file, keys  # noqa: F401 - a fixture is used by its name
-from tests.pages import LOOKS, Inspector
+from tests.pages import LOOKS, PHONE, Inspector
 
 # Values are told in float16 and shown with three digits.
 CLOSE = 2e-3
@@ -82,6 +82,8 @@ def test_the_numbers_of_a_token_are_those_of_the_api(open_inspector, gateway, mo
     text = TEXT[:60]
     page.look(model, text)
     answer = inspected(gateway, model, text)
+    least = min(range(1, 60), key=answer["token_logprobs"].__getitem__)
+    assert page.read("#place-title").startswith(f"At token {least},"), "at first the token that was expected least"
     layer = answer["layers"][-1]
     page.page.select_option("#layer", str(layer["layer"]))
     page.page.fill("#unit", "7")
@@ -89,6 +91,10 @@ def test_the_numbers_of_a_token_are_those_of_the_api(open_inspector, gateway, mo
     shown = page.numbers("#values")
     for kind, values in layer["values"].items():
         assert math.isclose(shown[SHOWN_AS[kind]], values[41][7], abs_tol=CLOSE), kind
+    if model == "lstm":
+        assert math.isclose(shown["Learn i⊙g"], shown["Input gate i"] * shown["Candidate g"], abs_tol=CLOSE)
+    (mean,) = [mean for name, _, mean in page.rows("#values") if name == SHOWN_AS["hidden"]]
+    assert math.isclose(float(mean.replace("−", "-")), np.mean(layer["values"]["hidden"][41]), abs_tol=CLOSE)
     assert set(shown) == {SHOWN_AS[kind] for kind in layer["values"]} | ({"Learn i⊙g"} if model == "lstm" else set())
     assert f"“{text[41]}”" in page.read("#place-title").replace("␣", " ")
     alternatives = dict(page.rows("#alternatives"))
@@ -124,16 +130,18 @@ def test_warm_is_above_zero_and_cold_below(open_inspector, gateway):
     page.page.fill("#unit", "1")
     colors = page.page.locator("#tokens > *").evaluate_all("all => all.map((token) => token.style.backgroundColor)")
     assert [is_warm(color) for color in colors] == [False] * 13 + [True] * 13
-    # Off the frames of what is chosen: the middle of each cell.
-    page.page.wait_for_timeout(200)
-    pixel = """([x, y]) => {
-        const canvas = document.querySelector('#map canvas');
-        return 'rgb(' + [...canvas.getContext('2d').getImageData(x, y, 1, 1).data].slice(0, 3).join(',') + ')';
-    }"""
-    width, top, height = 10, 20, 10
     for row in (2, 8, 20):
-        cells = [page.page.evaluate(pixel, [(row + 0.5) * width, top + (unit + 0.5) * height]) for unit in range(3)]
-        assert [is_warm(cell) for cell in cells] == [True, row >= 13, None], row
+        assert [is_warm(page.cell(row, place)) for place in range(3)] == [True, row >= 13, None], row
+    page.page.set_viewport_size(PHONE)
+    page.page.locator("#map").evaluate("map => { map.scrollLeft = 37; }")
+    assert [is_warm(page.cell(20, place)) for place in range(3)] == [True, True, None], "where it was scrolled to"
+    page.page.select_option("#feature", "own")
+    page.page.fill("#pattern", "[n-z]")
+    page.click("#search button")
+    page.page.locator("#units tbody tr").first.wait_for()
+    page.page.select_option("#order", "likeness")
+    # What follows it, then the one that was cold once before it, then those that never change.
+    assert [is_warm(page.cell(7, place)) for place in range(3)] == [False, None, True]
 
 
 def is_warm(color):
@@ -191,8 +199,10 @@ def test_the_search_finds_the_units_that_follow_something(open_inspector, gatewa
     for unit, name in enumerate(names):
         sign = -1 if unit % 2 else 1
         units[:, 2 * unit] = sign * behind(PROSE, name) / 10 + 0.3
-    # Follows quotes in the first half alone.
-    units[:, 39] = np.where(np.arange(len(PROSE)) < len(PROSE) / 2, behind(PROSE, "quotes"), units[:, 39])
+    # These follow quotes in the first half, and in the second one nothing, or the contrary.
+    is_first = np.arange(len(PROSE)) < len(PROSE) / 2
+    units[:, 39] = np.where(is_first, behind(PROSE, "quotes"), units[:, 39])
+    units[:, 37] = np.where(is_first, 1, -1) * behind(PROSE, "quotes")
     answer_with(page, made_up(list(PROSE), units.tolist()))
     page.look("lstm", PROSE)
     for unit, name in enumerate(names):
@@ -201,15 +211,15 @@ def test_the_search_finds_the_units_that_follow_something(open_inspector, gatewa
             page.page.fill("#pattern", "she|Ann")
         page.click("#search button")
         wanted = [f"{2 * unit}, layer 1, hidden", "−1.00" if unit % 2 else "1.00"]
-        top = page.page.locator("#units tbody tr:nth-child(-n+2)")
+        top = page.page.locator("#units tbody tr:nth-child(-n+3)")
         top.get_by_role("button", name=f"Show unit {wanted[0]}", exact=True).wait_for()
         rows = page.rows("#units tbody")
-        (found,) = [row for row in rows[:2] if row[0] == wanted[0]]
+        (found,) = [row for row in rows[: 3 if name == "quotes" else 1] if row[0] == wanted[0]]
         assert found[:2] == wanted, name
         assert found[2] == f"{wanted[1]} · holds", name
         if name == "quotes":
-            (half,) = [row for row in rows[:2] if row[0].startswith("39,")]
-            assert (half[1], "holds" in half[2]) == ("1.00", False)
+            halves = [row for row in rows[:3] if row[0].startswith(("37,", "39,"))]
+            assert [(first, "holds" in second) for _, first, second in halves] == [("1.00", False)] * 2
     page.page.locator("#units tbody button").first.click()
     assert page.page.input_value("#unit") == "14"
     assert page.page.input_value("#paint") == "unit"
@@ -243,6 +253,11 @@ def test_reading_backwards_and_less_of_it(open_inspector, gateway):
     assert math.isclose(
         page.numbers("#values")["Hidden state h"], answer["layers"][0]["values"]["hidden"][3][2], abs_tol=CLOSE
     )
+    page.page.select_option("#paint", "unit")
+    painted = page.page.locator("#tokens > *").evaluate_all(
+        "all => all.map((token) => token.style.backgroundColor !== 'transparent')"
+    )
+    assert [place for place, is_painted in enumerate(painted) if is_painted] == answer["positions"]
     page.page.locator(f"#tokens [data-place='{place + 1}']").click()
     assert page.read("#gates-title") == "The values of this token were left out"
     page.page.fill("#unit", str(unit + 1))

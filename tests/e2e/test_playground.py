@@ -179,6 +179,20 @@ def test_everybody_can_use_it(open_playground, gateway, look):
     assert page.violations() == []
 
 
+def test_the_look_can_be_changed_and_stays(open_playground, gateway):
+    """By the button, for all pages, whatever the system says."""
+    page = open_playground(gateway, color_scheme="dark")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark = page.page.evaluate(ground)
+    page.click("#theme")
+    assert page.page.evaluate(ground) != dark
+    assert page.page.get_attribute("#theme", "aria-pressed") == "false"
+    page.page.goto(page.url + "inspector")
+    assert page.page.evaluate(ground) != dark
+    page.click("#theme")
+    assert page.page.evaluate(ground) == dark
+
+
 def test_the_policy_lets_nothing_run_that_is_not_ours(gateway):
     """Of the page and of all that it is made of; no other file can be had."""
     for path in ("/", "/inspector", "/static/playground.js", "/static/page.css", "/static/icon.svg"):
