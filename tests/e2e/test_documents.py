@@ -63,7 +63,7 @@ NOT_RUN = {
     "OSTINATO_PORTABLE=true make run": "serves until Ctrl-C",
     'curl -H "Authorization: Bearer ost-…" http://server:8000/': "another machine, and a key that is left out",
     ".venv/bin/python -m model_server --host=10.0.0.1 ": "another machine's address",
-    "OSTINATO_STATE_KEY_FILE=.ostinato-state-key OSTINATO_BACKENDS=10.0.0.1:8500,": "other machines' addresses",
+    "OSTINATO_STATE_KEY_FILE=.ostinato-state-key ": "other machines' addresses",
     ".venv/bin/python -m service.batch in.jsonl out.jsonl --ray": "a cluster; test_batch.py has one",
 }
 # Takes no piped line, but asks the person at the terminal.
@@ -510,6 +510,8 @@ def test_what_a_page_names_in_passing_is_there(page):
     modules = {module for span in code for module in re.findall(r"-m ([a-z_.]+)", span)}
     assert targets <= made
     assert [module for module in modules if not is_module(module)] == []
+    # A parser takes the beginning of an option as well, until there is another one that begins so.
+    code += [block.text for block in blocks(page) if block.language in SHELL and ".venv/bin/python -m " in block.text]
     assert {option for span in code for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)} <= options()
 
 
