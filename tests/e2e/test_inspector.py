@@ -133,15 +133,19 @@ def test_warm_is_above_zero_and_cold_below(open_inspector, gateway):
     for row in (2, 8, 20):
         assert [is_warm(page.cell(row, place)) for place in range(3)] == [True, row >= 13, None], row
     page.page.set_viewport_size(PHONE)
+    widen = "(node) => { node.value = 20; node.dispatchEvent(new Event('input')); }"
+    page.page.locator("#width").evaluate(widen)
     page.page.locator("#map").evaluate("map => { map.scrollLeft = 37; }")
-    assert [is_warm(page.cell(20, place)) for place in range(3)] == [True, True, None], "where it was scrolled to"
+    for row in (12, 13):
+        cells = [is_warm(page.cell(row, place, width=20)) for place in range(3)]
+        assert cells == [True, row >= 13, None], f"{row}, where it was scrolled to"
     page.page.select_option("#feature", "own")
     page.page.fill("#pattern", "[n-z]")
     page.click("#search button")
     page.page.locator("#units tbody tr").first.wait_for()
     page.page.select_option("#order", "likeness")
     # What follows it, then the one that was cold once before it, then those that never change.
-    assert [is_warm(page.cell(7, place)) for place in range(3)] == [False, None, True]
+    assert [is_warm(page.cell(7, place, width=20)) for place in range(3)] == [False, None, True]
 
 
 def is_warm(color):

@@ -49,6 +49,19 @@ def test_keys_write_and_stop(open_playground, gateway):
     assert len(page.text()) > 20
 
 
+def test_keys_lead_to_a_tokens_alternatives(open_playground, gateway):
+    """From token to token by arrows; Enter and the blank open what might have stood there."""
+    page = open_playground(gateway)
+    text = page.write(TEXT[:20], **FIELDS)
+    page.page.locator(".token").nth(10).focus()
+    for key, place in (("Enter", 11), (" ", 12)):
+        page.page.keyboard.press("ArrowRight")
+        page.page.keyboard.press(key)
+        page.page.locator("#token[open]").wait_for()
+        assert page.read("#token-title").strip("“”").replace("␣", " ").replace("⏎", "\n") == text[place]
+        page.page.keyboard.press("Escape")
+
+
 def test_a_token_has_alternatives_and_a_branch(open_playground, gateway):
     """Another token in its place goes on from the state there; the text before it stays."""
     page = open_playground(gateway)
@@ -104,11 +117,14 @@ def test_two_texts_stand_side_by_side(open_playground, gateway):
 
 
 def test_a_model_that_reads_backwards_leads_up_to_an_ending(open_playground, gateway):
-    """Its pieces go before those so far."""
+    """Its pieces go before those so far, and the inspector gets both in order of reading."""
     page = open_playground(gateway)
     expected = gateway.text(suffix="the end", **{**ASKED, "model": "reverse"})
     assert page.write("the end", **{**FIELDS, "model": "reverse"}) == expected
     assert page.page.inner_text("#prompt-label") == "Ending"
+    page.page.locator(".figures a").click()
+    page.page.locator("#status", has_text="67 tokens read.").wait_for()
+    assert page.page.input_value("#text") == expected + "the end"
 
 
 def test_a_key_is_asked_for(browser, start_gateway, key_file):  # noqa: F811 - a fixture
