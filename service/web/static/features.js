@@ -1,5 +1,7 @@
 // What a unit may follow in a text, and how closely it does.
 
+import { breath } from "./inspection.js";
+
 // Of each: a name, what it says, and its value behind each character, made by a walk over the text.
 export const FEATURES = {
   line: { name: "Position in the line", says: "characters since the line began", walk: () => counter((character) => character === "\n") },
@@ -60,7 +62,7 @@ export async function search(inspection, wanted, count = 12) {
       if (!matrix) continue;
       const [first, second] = [correlations(matrix, wanted, 0, half), correlations(matrix, wanted, half, wanted.length)];
       units.forEach((unit, column) => found.push({ layer, kind, unit, first: first[column], second: second[column] }));
-      await new Promise((resolve) => setTimeout(resolve));
+      await breath();
     }
   }
   return found.sort((one, other) => Math.abs(other.first) - Math.abs(one.first)).slice(0, count);

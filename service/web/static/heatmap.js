@@ -65,7 +65,7 @@ export class Heatmap {
 
   // The whole map as a picture, without scrolling: a PNG. Tokens get as many pixels as a picture may be wide.
   picture(title) {
-    const { matrix, order } = this.#shown;
+    const { matrix } = this.#shown;
     const width = Math.max(1, Math.min(12, Math.floor(8192 / matrix.rows)));
     const height = Math.max(1, Math.min(MAX_UNIT_PX, Math.floor(1024 / matrix.columns)));
     const canvas = document.createElement("canvas");
@@ -78,7 +78,7 @@ export class Heatmap {
     context.font = "15px sans-serif";
     context.fillText(title, 6, 21);
     context.imageSmoothingEnabled = false;
-    context.drawImage(this.#pixels(0, matrix.rows, order), 0, 32, matrix.rows * width, matrix.columns * height);
+    context.drawImage(this.#pixels(0, matrix.rows), 0, 32, matrix.rows * width, matrix.columns * height);
     return new Promise((resolve) => canvas.toBlob(resolve));
   }
 
@@ -105,7 +105,7 @@ export class Heatmap {
     const [top, height] = [this.#labelsHeight, this.#mapHeight];
     // Shrinking is smooth, so that no unit is left out; growing is not.
     context.imageSmoothingEnabled = height < matrix.columns;
-    context.drawImage(this.#pixels(first, last, order), left, top, (last - first) * width, height);
+    context.drawImage(this.#pixels(first, last), left, top, (last - first) * width, height);
     this.#drawLabels(context, first, last);
     this.#drawCourses(context, first, last, top + height);
     context.strokeStyle = palette().ink;
@@ -130,8 +130,8 @@ export class Heatmap {
   }
 
   // Some rows of the matrix as a picture of a pixel for each number.
-  #pixels(first, last, order) {
-    const { matrix } = this.#shown;
+  #pixels(first, last) {
+    const { matrix, order } = this.#shown;
     const { pixels } = palette();
     const image = new ImageData(last - first, matrix.columns);
     const into = new Uint32Array(image.data.buffer);

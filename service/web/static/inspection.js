@@ -127,7 +127,7 @@ export class Inspection {
 }
 
 // Lets the page draw and listen before the work goes on.
-function breath() {
+export function breath() {
   return new Promise((resolve) => setTimeout(resolve));
 }
 
