@@ -6,7 +6,7 @@ STAMPS := $(VENV)/.stamps
 SERVING_MODELS := build/serving
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-compose check docs screenshots serving-models test-serving bench bench-quick quality clean
+.PHONY: help run test test-attack test-compose check docs screenshots serving-models test-serving bench bench-quick quality clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -18,6 +18,9 @@ run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PO
 test: $(STAMPS)/dev  ## run every test; as root it installs redis-server, nginx, chromium, curl, jq and kubectl, which some need
 	@scripts/install-test-packages
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-attack: $(STAMPS)/dev  ## attack a running service: exhaustion, faults of backends, damaged files
+	@$(BIN)/python -m pytest tests/attack -m attack $(ARGS)
 
 test-compose: $(STAMPS)/dev  ## try docker-compose.yml for real, as root; installs and starts Docker if need be
 	@tests/compose/run $(ARGS)

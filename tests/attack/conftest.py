@@ -1,0 +1,28 @@
+"""Attacks on a running service: resource exhaustion, faults of backends and damaged files, on loopback alone.
+
+They take minutes and both cores, so `make test` leaves them out; `make test-attack` runs them. Each one is bounded in
+requests and in time, and measures what other clients get meanwhile.
+"""
+
+from pathlib import Path
+
+import pytest
+
+# The servers and repositories of the end-to-end tests.
+from tests.e2e.conftest import (  # noqa: F401 - fixtures
+    gateway,
+    model_server,
+    own_model_server,
+    start_gateway,
+    two_models_dir,
+    versions_dir,
+)
+
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items):
+    """Mark every test of this directory."""
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            item.add_marker(pytest.mark.attack)
