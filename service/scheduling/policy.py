@@ -69,82 +69,65 @@ def steps_for(lefts: list[int], limit: int) -> int:
 
 @dataclass
 class ModelQueue:
-    """The sequences of one model version, each in exactly one place.
+    """The sequences of one model version.
 
     Attributes:
-        waiting: Not started: there are no rows free for them.
+        sequences: Every accepted one that has not ended, wherever it is: it waits for a slot, for the prompt that it
+            shares, in one of the queues below, or it is in a call.
         reading: Prompts to be read further.
         ready: The next tokens can be drawn.
         calls: In flight.
-        num_forks: Choices that start when the prompt they share is read.
         num_draws: Calls that draw since the last one that reads.
     """
 
     model: ModelVersion
     shapes: Shapes
-    waiting: deque[Sequence] = field(default_factory=deque)
+    sequences: set[Sequence] = field(default_factory=set)
     reading: deque[Sequence] = field(default_factory=deque)
     ready: deque[Sequence] = field(default_factory=deque)
     calls: set[Call] = field(default_factory=set)
-    num_forks: int = 0
     num_draws: int = 0
 
     @property
     def num_running(self) -> int:
-        """Sequences that hold a row, or will without asking again."""
-        num_busy = sum(len(call.sequences) for call in self.calls)
-        return len(self.reading) + len(self.ready) + num_busy + self.num_forks
+        """Sequences that hold a slot."""
+        return len(self.reading) + len(self.ready) + sum(len(call.sequences) for call in self.calls)
 
     @property
     def num_waiting(self) -> int:
-        """Sequences that wait for a row."""
-        return sum(1 + len(sequence.forks) for sequence in self.waiting)
+        """Sequences that wait for a slot, or for the prompt that they share."""
+        return len(self.sequences) - self.num_running
 
     @property
     def empty(self) -> bool:
         """Whether nothing is left to do or to wait for."""
-        return not self.waiting and self.num_running == 0
+        return not self.sequences and not self.calls
 
     def place(self, sequence: Sequence, *, first: bool = False) -> None:
         """Put a running sequence where it belongs by what it still has to read."""
         queue = self.reading if sequence.num_unread else self.ready
         queue.appendleft(sequence) if first else queue.append(sequence)
 
-    def release_forks(self, sequence: Sequence) -> None:
-        """Start the choices that share a prompt which has now been read."""
-        if sequence.num_unread == 0:
-            for fork in self.forget_forks(sequence):
-                fork.follow(sequence)
-                self.ready.append(fork)
-
-    def forget_forks(self, sequence: Sequence) -> list[Sequence]:
-        """Return the choices that have not started, which the sequence no longer speaks for."""
-        forks, sequence.forks = sequence.forks, []
-        self.num_forks -= len(forks)
-        return forks
-
-    def take_out(self, unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
-        """Take out the unwanted sequences that no call holds, each with its forks."""
-        taken: list[Sequence] = []
-        for queue in (self.waiting, self.reading, self.ready):
+    def remove(self, unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
+        """Remove and return the unwanted sequences that hold a slot and are in no call."""
+        removed: list[Sequence] = []
+        for queue in (self.reading, self.ready):
             leaving = [sequence for sequence in queue if unwanted(sequence)]
             if leaving:
                 staying = [sequence for sequence in queue if not unwanted(sequence)]
                 queue.clear()
                 queue.extend(staying)
-            for sequence in leaving:
-                if queue is self.waiting:
-                    self.num_forks += len(sequence.forks)
-                taken += [sequence, *self.forget_forks(sequence)]
-        return taken
+            removed += leaving
+        return removed
 
-    def admit(self) -> Sequence:
-        """Start the sequence that has waited longest; the other choices of its prompt start with it."""
-        sequence = self.waiting.popleft()
-        self.num_forks += len(sequence.forks)
-        self.place(sequence)
-        self.release_forks(sequence)
-        return sequence
+    def preempt(self, request: int) -> Sequence | None:
+        """Remove and return the sequence of a request that would be in a call last; None if all of them are in one."""
+        for queue in (self.ready, self.reading):
+            for sequence in reversed(queue):
+                if sequence.request == request:
+                    queue.remove(sequence)
+                    return sequence
+        return None
 
     def next_call(self, num_free_calls: int, max_calls: int) -> Call | None:
         """Choose the next call, and take its sequences out of the queues.

@@ -4,6 +4,7 @@ The thread owns every queue and takes messages from an inbox, so nothing here is
 queue. It sees no text and no protobuf; the backend is told to make a call and to say when it is answered.
 """
 
+import itertools
 import logging
 import queue
 import threading
@@ -19,9 +20,10 @@ from service.errors import BackendUnavailable, GatewayError, InternalError, Shut
 from service.scheduling.batch import Call
 from service.scheduling.ledger import Ledger
 from service.scheduling.policy import ModelQueue, Shapes
-from service.scheduling.prefixes import PrefixCache
+from service.scheduling.prefixes import Prefix, PrefixCache, block_hashes
 from service.scheduling.rows import Arrays
 from service.scheduling.sequence import Event, Failure, ModelVersion, Read, Sequence
+from service.scheduling.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +51,9 @@ class Observer(Protocol):
     """Is told what happens, on the scheduler's thread, and must return at once."""
 
     def started(self, sequence: Sequence, waited_s: float) -> None:
-        """A text, with the other choices of its prompt, got its row after it had waited.
+        """The first sequence of a prompt got its first slot after it had waited.
 
-        What it need not read, as its state is known, is in `num_recalled`.
+        What it need not read, as its state is cached, is in `num_recalled`.
         """
 
     def answered(self, call: Call, seconds: float) -> None:
@@ -63,7 +65,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Load:
-    """How many texts of a model version hold a row, and how many wait for one."""
+    """How many sequences of a model version hold a slot, and how many wait."""
 
     model: ModelVersion
     running: int
@@ -75,7 +77,7 @@ class Limits:
     """How much the scheduler takes on.
 
     Attributes:
-        max_running: Sequences that hold a row.
+        max_running: Sequences that hold a slot.
         max_queued: Sequences that may wait beyond those.
         max_tokens: Tokens that all of those may still read and write.
         max_calls: Calls in flight at each model server, of all models together: its cores.
@@ -136,7 +138,9 @@ class Scheduler:
     def __init__(self, backend: Backend, limits: Limits, observer: Observer) -> None:
         self._backend, self._limits, self._observer = backend, limits, observer
         self._ledger = Ledger(limits.max_running + limits.max_queued, limits.max_tokens)
+        self._slots = Slots(limits.max_running)
         self._prefixes = PrefixCache(limits.prefix_cache_bytes)
+        self._request_numbers = itertools.count()
         self._loads: tuple[Load, ...] = ()
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._queues: dict[ModelVersion, ModelQueue] = {}
@@ -189,14 +193,16 @@ class Scheduler:
             Overloaded: the queue cannot take them all now.
             ShuttingDown: the scheduler was stopped.
         """
-        now = time.monotonic()
+        now, request = time.monotonic(), next(self._request_numbers)
         for first, *others in groups:
             first.forks = others
             first.cost = first.num_unread + first.max_tokens
+            if self._caches(first):
+                first.prefix_blocks = block_hashes(first.scope, first.prompt_ids)
             for sequence in others:
                 sequence.cost = sequence.max_tokens
             for sequence in (first, *others):
-                sequence.accepted_at = now
+                sequence.accepted_at, sequence.request = now, request
         with self._accepting:
             if self._stopped is not None:
                 raise type(self._stopped)(str(self._stopped))
@@ -205,7 +211,7 @@ class Scheduler:
             self._inbox.put(_Submit(tuple(group[0] for group in groups), shapes))
 
     def cancel(self, sequences: Many[Sequence]) -> None:
-        """Forget sequences: each frees its row with the call that holds it. Ended ones are left alone."""
+        """Forget sequences: each frees its slot with the call that holds it. Ended ones are left alone."""
         for sequence in sequences:
             sequence.cancelled = True
         self._inbox.put(_Wake())
@@ -244,40 +250,47 @@ class Scheduler:
     def _handle(self, message: _Message) -> None:
         match message:
             case _Submit():
-                model = message.first[0].model
-                queue_ = self._queues.setdefault(model, ModelQueue(model, message.shapes))
-                # What is promised may have changed while there was something to do all the time.
-                queue_.shapes = message.shapes
-                queue_.waiting.extend(message.first)
+                self._take_in(message.first, message.shapes)
             case _Reply():
                 self._take_reply(message.call, message.outcome, message.computed_by)
             case _Wake():
-                self._drop_cancelled()
+                self._remove(lambda sequence: sequence.cancelled)
             case _Stop():
                 self._close(message.error)
 
+    def _take_in(self, first: Many[Sequence], shapes: Shapes) -> None:
+        """Let the first sequence of each prompt of a request wait for a slot."""
+        model = first[0].model
+        queue_ = self._queues.setdefault(model, ModelQueue(model, shapes))
+        # What was verified may have changed while there was something to do all the time.
+        queue_.shapes = shapes
+        for sequence in first:
+            queue_.sequences.update((sequence, *sequence.forks))
+        for sequence in first:
+            self._slots.enqueue(sequence)
+
     def _take_reply(self, call: Call, outcome: Arrays | GatewayError, computed_by: str | None) -> None:
-        if call not in self._in_flight:
+        sent_at = self._in_flight.pop(call, None)
+        if sent_at is None:
             return
-        # Applied while the call still counts as in flight: should this fail, its sequences must be found and ended.
-        events, sent_at = [], self._in_flight[call]
-        if not isinstance(outcome, GatewayError):
-            events = call.apply(outcome)
-            self._observer.answered(call, time.monotonic() - sent_at)
-        del self._in_flight[call]
         queue_ = self._queues[call.model]
         queue_.calls.remove(call)
         if isinstance(outcome, GatewayError):
             self._take_failure(queue_, call, outcome, sent_at)
             return
+        events = call.apply(outcome)
+        self._observer.answered(call, time.monotonic() - sent_at)
         self._outages.pop(call.model, None)
         for sequence, event in zip(call.sequences, events, strict=True):
             sequence.is_as_promised &= computed_by == sequence.promise
             self._remember(sequence)
             self._go_on(queue_, sequence, event)
 
+    def _caches(self, sequence: Sequence) -> bool:
+        return sequence.scope is not None and self._limits.prefix_cache_bytes > 0
+
     def _remember(self, sequence: Sequence) -> None:
-        """Keep the state of a text that has come to the end of its prompt or of itself, or a good way further."""
+        """Cache the state of a sequence that has come to the end of its prompt or of itself, or a good way further."""
         if sequence.prefix is None or not sequence.is_as_promised:
             return
         if sequence.ended or (sequence.num_unread == 0 and sequence.num_drawn == 0):
@@ -286,16 +299,19 @@ class Scheduler:
             self._prefixes.keep_now_and_then(sequence.prefix, sequence.state)
 
     def _recall(self, sequence: Sequence) -> None:
-        """Begin with what is known of the prompt, unless all of it is to be looked at."""
-        if sequence.scope is None or self._limits.prefix_cache_bytes == 0:
+        """Begin with the longest cached prefix of the prompt, unless all of its tokens are to be looked at."""
+        if not self._caches(sequence):
             return
-        # A text that draws nothing is to have something to read, or there would be no call that it ends with.
+        # A sequence that draws nothing is to have something to read, or there would be no call that it ends with.
         wanted = sequence.num_unread - (sequence.max_tokens == 0)
         known = sequence.prompt_ids[: wanted if sequence.reads_by == signatures.PREFILL else 0]
-        prefix, state = self._prefixes.find(sequence.scope, known)
-        if state is None:
-            sequence.prefix = prefix
+        hit = self._prefixes.find(sequence.prefix_blocks, known)
+        # No longer needed, and up to 16 kB for the longest prompt.
+        sequence.prefix_blocks = ()
+        if hit is None:
+            sequence.prefix = Prefix(sequence.scope)
             return
+        prefix, state = hit
         sequence.recall(prefix, state)
         if sequence.keeps_state:
             self._outbox.append((sequence, Read(sequence.index, sequence.num_unread, state=state)))
@@ -303,12 +319,19 @@ class Scheduler:
     def _go_on(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
         """Put a sequence where its next call will find it, or end it."""
         if sequence.cancelled or isinstance(event, Failure) or sequence.ended:
-            self._end(queue_, sequence, event)
+            self._end(sequence, event)
             return
         queue_.place(sequence)
-        queue_.release_forks(sequence)
+        self._release_forks(sequence)
         if event is not None:
             self._outbox.append((sequence, event))
+
+    def _release_forks(self, sequence: Sequence) -> None:
+        """Let the choices wait for slots whose prompt has now been read."""
+        if sequence.num_unread == 0:
+            for fork in _forks_of(sequence):
+                fork.follow(sequence)
+                self._slots.enqueue(fork)
 
     def _take_failure(self, queue_: ModelQueue, call: Call, error: GatewayError, sent_at: float) -> None:
         """Try again after a pause, as nothing of a failed call has happened; or give up."""
@@ -317,7 +340,7 @@ class Scheduler:
             if again and not sequence.cancelled:
                 queue_.place(sequence, first=True)
             else:
-                self._end(queue_, sequence, Failure(sequence.index, error))
+                self._end(sequence, Failure(sequence.index, error))
         self._observer.failed(call, error, again)
         if not again:
             return
@@ -326,22 +349,33 @@ class Scheduler:
         outage.resume_at = now + RETRY_DELAY_S
         if now - outage.since >= self._limits.backend_grace_s:
             # Whoever waits here has waited for the same server; those in other calls hear of it with their replies.
-            ended = queue_.take_out(lambda _: True)
+            ended = self._remove(lambda sequence: sequence.model == call.model)
             self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in ended]
-            self._ledger.leave(ended)
 
-    def _end(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
+    def _end(self, sequence: Sequence, event: Event | None) -> None:
         """Let a sequence go, and with it the choices that wait for its prompt."""
-        forks = queue_.forget_forks(sequence)
+        forks = _forks_of(sequence)
         if isinstance(event, Failure):
             self._outbox += [(fork, Failure(fork.index, event.error)) for fork in forks]
         if event is not None:
             self._outbox.append((sequence, event))
-        self._ledger.leave([sequence, *forks])
+        self._forget([sequence, *forks])
 
-    def _drop_cancelled(self) -> None:
+    def _remove(self, unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
+        """Let the unwanted sequences go that no call holds, each with the choices that wait for its prompt."""
+        removed = self._slots.remove(unwanted)
         for queue_ in self._queues.values():
-            self._ledger.leave(queue_.take_out(lambda sequence: sequence.cancelled))
+            removed += queue_.remove(unwanted)
+        removed += [fork for sequence in removed for fork in _forks_of(sequence)]
+        self._forget(removed)
+        return removed
+
+    def _forget(self, sequences: Many[Sequence]) -> None:
+        """Free what sequences hold that have ended: their slots, and their part of what may be accepted."""
+        for sequence in sequences:
+            self._queues[sequence.model].sequences.remove(sequence)
+            self._slots.release(sequence)
+        self._ledger.leave(sequences)
 
     def _dispatch(self) -> None:
         """Send calls while some may be in flight; models take turns."""
@@ -357,22 +391,27 @@ class Scheduler:
                 sent = self._send_one(model) or sent
 
     def _admit(self) -> None:
-        """Start whoever has waited longest, of all models, while there are rows.
+        """Give free slots, and those that are more than a request's share, to the sequences that wait."""
+        now = time.monotonic()
+        while self._slots.any_waiting and (self._slots.num_free > 0 or self._preempt()):
+            sequence = self._slots.admit()
+            if not sequence.started:
+                sequence.started = True
+                self._recall(sequence)
+                self._observer.started(sequence, now - sequence.accepted_at)
+            self._queues[sequence.model].place(sequence)
+            self._release_forks(sequence)
 
-        In the order of arrival, and nobody overtakes: a prompt of many choices waits for as many rows to be free, and
-        would wait for ever if others took each as it came. Where nothing runs it is started though it has more choices
-        than there are rows.
-        """
-        now, num_running = time.monotonic(), sum(queue_.num_running for queue_ in self._queues.values())
-        while waiting := [queue_ for queue_ in self._queues.values() if queue_.waiting]:
-            first = min(waiting, key=lambda queue_: queue_.waiting[0].accepted_at)
-            width = 1 + len(first.waiting[0].forks)
-            if num_running and num_running + width > self._limits.max_running:
-                return
-            num_running += width
-            self._recall(first.waiting[0])
-            sequence = first.admit()
-            self._observer.started(sequence, now - sequence.accepted_at)
+    def _preempt(self) -> bool:
+        """Let a sequence wait whose request holds more than its share of the slots; return whether there was one."""
+        for request in self._slots.over_share():
+            for queue_ in self._queues.values():
+                sequence = queue_.preempt(request)
+                if sequence is not None:
+                    self._slots.release(sequence)
+                    self._slots.enqueue(sequence, first=True)
+                    return True
+        return False
 
     def _send_one(self, model: ModelVersion) -> bool:
         """Send the next call of a model, if it has one and it is not to wait; return whether."""
@@ -411,13 +450,17 @@ class Scheduler:
 
     def _end_all(self, error: GatewayError) -> None:
         """End every sequence with an error; replies that still come are ignored."""
-        ended = [sequence for call in self._in_flight for sequence in call.sequences]
-        ended += [fork for sequence in ended for fork in sequence.forks]
-        for queue_ in self._queues.values():
-            ended += queue_.take_out(lambda _: True)
+        ended = [sequence for queue_ in self._queues.values() for sequence in queue_.sequences]
         self._in_flight.clear()
         self._queues.clear()
         self._outages.clear()
+        self._slots = Slots(self._limits.max_running)
         self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in ended]
         self._ledger.leave(ended)
         self._deliver()
+
+
+def _forks_of(sequence: Sequence) -> list[Sequence]:
+    """Return the choices that wait for a sequence's prompt, which it no longer speaks for."""
+    forks, sequence.forks = sequence.forks, []
+    return forks

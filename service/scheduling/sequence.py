@@ -173,6 +173,9 @@ class Sequence:
         trace: What the tracing keeps of its request.
         promise: Hash of the probe that its model's fingerprint stands for; None: of none.
         scope: Where a beginning that was read before may be taken from; see `Prefix`. None: nowhere.
+        prefix_blocks: Hashes of the prompt's blocks in that namespace; see `block_hashes`.
+        request: Number of its request, in order of arrival.
+        started: Whether it has held a slot.
         forks: Choices with the same prompt, which start from this one's state once it is read.
         state: float32 (S,) after the tokens read so far.
         hidden_sum: float32 (U,), for "embed": see `Read`.
@@ -209,6 +212,9 @@ class Sequence:
     hidden_sum: np.ndarray | None = None
     promise: str | None = None
     scope: Hashable = None
+    prefix_blocks: tuple[bytes, ...] = ()
+    request: int = 0
+    started: bool = False
     forks: list["Sequence"] = field(default_factory=list)
     num_read: int = 0
     num_recalled: int = 0
@@ -268,6 +274,7 @@ class Sequence:
     def follow(self, first: "Sequence") -> None:
         """Begin where another choice of the same prompt has come to by reading it."""
         self.num_read, self.state, self.is_as_promised = first.num_read, first.state, first.is_as_promised
+        self.started = True
         self.prefix = first.prefix.copy() if first.prefix else None
 
     def read(self, count: int, state: np.ndarray) -> None:

@@ -1,89 +1,16 @@
 """Continuous batching on a fake backend: nobody notices anybody, and nothing is left behind."""
 
 import itertools
-import queue
 import threading
-import time
 
 import numpy as np
 import pytest
 
 from service.errors import BackendUnavailable, InternalError, InvalidRequest, Overloaded, ShuttingDown
 from service.scheduling.policy import Shapes
-from service.scheduling.scheduler import Limits, Scheduler
-from service.scheduling.sequence import Chunk, Failure, ModelVersion, Sampling, Sequence
+from service.scheduling.sequence import Chunk, ModelVersion, Sampling
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, fake_logprob, fake_step
-
-SHAPES = Shapes(row_counts=(8, 16), max_steps=8, max_length=16)
-MODEL = ModelVersion("fake", 1)
-PENALTY = Sampling(frequency_penalty=2.0)
-
-
-class Text:
-    """One sequence and what came of it."""
-
-    def __init__(self, prompt=(7,), max_tokens=20, seed=0, choice=0, model=MODEL, end_id=END, sampling=None, **more):
-        self.events = queue.SimpleQueue()
-        self.sequence = Sequence(
-            model=model,
-            prompt_ids=np.array(prompt, np.int32),
-            max_tokens=max_tokens,
-            sampling=sampling or Sampling(),
-            seed=seed,
-            stream=choice,
-            end_id=end_id,
-            emit=self.events.put,
-            state=np.zeros(STATE_SIZE, np.float32),
-            seen_ids=np.zeros(0, np.int32),
-            **more,
-        )
-
-    def finish(self, timeout=10):
-        """Return all token ids and how the text ended: a reason or an error."""
-        token_ids = []
-        while True:
-            event = self.events.get(timeout=timeout)
-            if isinstance(event, Failure):
-                return token_ids, event.error
-            token_ids += event.token_ids
-            if event.finish_reason:
-                return token_ids, event.finish_reason
-
-
-@pytest.fixture
-def start():
-    """Start schedulers that are stopped after the test."""
-    running = []
-
-    def start_one(backend=None, observer=None, **limits):
-        limits.setdefault("max_tokens", 10**9)
-        scheduler = Scheduler(backend or FakeBackend(), Limits(**limits), observer or FakeObserver())
-        scheduler.start()
-        running.append(scheduler)
-        return scheduler
-
-    yield start_one
-    for scheduler in running:
-        scheduler.stop()
-
-
-def until(condition, timeout=10):
-    """Wait for something to become true."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)
-
-
-def alone(**wanted):
-    """Return what a sequence becomes with nobody else there, one token a call."""
-    scheduler = Scheduler(FakeBackend(), Limits(), FakeObserver())
-    scheduler.start()
-    text = Text(**wanted)
-    scheduler.submit([[text.sequence]], Shapes((8,), 1, 4))
-    outcome = text.finish()
-    scheduler.stop()
-    return outcome
+from tests.unit.service.scheduling.sequences import PENALTY, SHAPES, Text, alone, until
 
 
 def test_a_text_is_what_reading_and_drawing_step_by_step_gives():
@@ -326,27 +253,6 @@ def test_an_outage_ends_all_who_wait_for_it_together(start):
     assert {str(text.finish(timeout=5)[1]) for text in texts} == {"gone for good"}
     assert len(backend.calls) < 10
     until(lambda: scheduler.num_texts == 0)
-
-
-def test_no_more_sequences_hold_rows_than_may_run(start):
-    """Choices that wait for their prompt count as well."""
-    backend = FakeBackend(held=True)
-    scheduler = start(backend, max_running=6, max_queued=100, max_calls=4)
-    for i in range(5):
-        scheduler.submit([[Text(prompt=(1, 2, 3), seed=i, choice=j).sequence for j in range(3)]], SHAPES)
-    until(lambda: len(backend.calls) >= 1)
-    assert sum(1 + len(sequence.forks) for call in backend.calls for sequence in call.sequences) <= 6
-    backend.release(10_000)
-    until(lambda: scheduler.num_texts == 0)
-    assert max(len(call.sequences) for call in backend.calls) <= 6
-
-
-def test_more_choices_than_rows_run_when_nothing_else_does(start):
-    """A request is not refused for ever because it is wide."""
-    scheduler = start(max_running=2, max_queued=20)
-    texts = [Text(choice=i) for i in range(9)]
-    scheduler.submit([[text.sequence for text in texts]], SHAPES)
-    assert [text.finish() for text in texts] == [alone(choice=i) for i in range(9)]
 
 
 def test_more_choices_than_can_ever_be_accepted_are_an_error_of_the_request(start):

@@ -1,0 +1,65 @@
+"""Sequences for tests of the scheduler: what comes of one among others, and what of one alone."""
+
+import queue
+import time
+
+import numpy as np
+
+from service.scheduling.policy import Shapes
+from service.scheduling.scheduler import Limits, Scheduler
+from service.scheduling.sequence import Failure, ModelVersion, Sampling, Sequence
+from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver
+
+SHAPES = Shapes(row_counts=(8, 16), max_steps=8, max_length=16)
+MODEL = ModelVersion("fake", 1)
+PENALTY = Sampling(frequency_penalty=2.0)
+
+
+class Text:
+    """One sequence and what came of it."""
+
+    def __init__(self, prompt=(7,), max_tokens=20, seed=0, choice=0, model=MODEL, end_id=END, sampling=None, **more):
+        self.events = queue.SimpleQueue()
+        self.sequence = Sequence(
+            model=model,
+            prompt_ids=np.array(prompt, np.int32),
+            max_tokens=max_tokens,
+            sampling=sampling or Sampling(),
+            seed=seed,
+            stream=choice,
+            end_id=end_id,
+            emit=self.events.put,
+            state=np.zeros(STATE_SIZE, np.float32),
+            seen_ids=np.zeros(0, np.int32),
+            **more,
+        )
+
+    def finish(self, timeout=10):
+        """Return all token ids and how the text ended: a reason or an error."""
+        token_ids = []
+        while True:
+            event = self.events.get(timeout=timeout)
+            if isinstance(event, Failure):
+                return token_ids, event.error
+            token_ids += event.token_ids
+            if event.finish_reason:
+                return token_ids, event.finish_reason
+
+
+def until(condition, timeout=10):
+    """Wait for something to become true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
+
+
+def alone(**wanted):
+    """Return what a sequence becomes with nobody else there, one token a call."""
+    scheduler = Scheduler(FakeBackend(), Limits(), FakeObserver())
+    scheduler.start()
+    text = Text(**wanted)
+    scheduler.submit([[text.sequence]], Shapes((8,), 1, 4))
+    outcome = text.finish()
+    scheduler.stop()
+    return outcome

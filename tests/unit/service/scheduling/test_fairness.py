@@ -1,0 +1,163 @@
+"""A request has its share of the slots: none stops the others, none starves, and no sequence notices."""
+
+import threading
+
+import pytest
+
+from service.errors import InternalError
+from service.scheduling.sequence import ModelVersion
+from tests.fakes import FakeBackend, FakeObserver
+from tests.unit.service.scheduling.sequences import SHAPES, Text, alone, until
+
+ENDLESS = {"max_tokens": 10**6, "end_id": None}
+
+
+class CountingBackend(FakeBackend):
+    """Counts the sequences that are in calls at once."""
+
+    def __init__(self, **how):
+        super().__init__(**how)
+        self.most, self._now, self._count_lock = 0, 0, threading.Lock()
+
+    def call(self, call, done):
+        def leave(outcome, computed_by):
+            self._count(-len(call.sequences))
+            done(outcome, computed_by)
+
+        self._count(len(call.sequences))
+        super().call(call, leave)
+
+    def _count(self, change):
+        with self._count_lock:
+            self._now += change
+            self.most = max(self.most, self._now)
+
+
+def submit(scheduler, texts):
+    """Submit one request, a prompt with these choices."""
+    scheduler.submit([[text.sequence for text in texts]], SHAPES)
+    return texts
+
+
+def choices(count, **wanted):
+    """Return the choices of one prompt."""
+    return [Text(**wanted, choice=choice) for choice in range(count)]
+
+
+def test_no_more_sequences_run_than_may(start):
+    """However wide the requests are, and however many, no more sequences are in calls than there are slots."""
+    backend = CountingBackend()
+    scheduler = start(backend, max_running=6, max_queued=100, max_calls=4)
+    requests = [submit(scheduler, choices(9, prompt=(1, 2, 3), seed=seed)) for seed in range(5)]
+    for seed, texts in enumerate(requests):
+        expected = [alone(prompt=(1, 2, 3), seed=seed, choice=choice) for choice in range(9)]
+        assert [text.finish() for text in texts] == expected
+    assert backend.most <= 6
+    until(lambda: scheduler.num_texts == 0)
+
+
+def test_more_choices_than_slots_run_when_nothing_else_does(start):
+    """A request is not refused because it is wide."""
+    scheduler = start(max_running=2, max_queued=20)
+    texts = submit(scheduler, choices(9))
+    assert [text.finish() for text in texts] == [alone(choice=choice) for choice in range(9)]
+
+
+def test_a_wide_request_does_not_stop_those_behind_it(start):
+    """A request of as many choices as there are slots waits for no slot to be free, and nobody waits for it."""
+    scheduler = start(max_running=8, max_queued=50)
+    (running,) = submit(scheduler, [Text(**ENDLESS)])
+    until(lambda: not running.events.empty())
+    wide = submit(scheduler, choices(8, prompt=(3, 4), max_tokens=1))
+    narrow = [submit(scheduler, [Text(max_tokens=1, seed=seed)])[0] for seed in range(5)]
+    assert [text.finish() for text in narrow] == [alone(max_tokens=1, seed=seed) for seed in range(5)]
+    assert [text.finish() for text in wide] == [alone(prompt=(3, 4), max_tokens=1, choice=i) for i in range(8)]
+    scheduler.cancel([running.sequence])
+
+
+def test_a_request_that_holds_every_slot_gives_up_what_is_over_its_share(start):
+    """Others run at once though nothing has ended, and the choices that were preempted become what they are alone."""
+    scheduler = start(max_running=4, max_queued=50)
+    wide = submit(scheduler, choices(6, prompt=(3, 4, 5), max_tokens=3000, end_id=None))
+    until(lambda: all(not text.events.empty() for text in wide[:4]))
+    narrow = [submit(scheduler, [Text(max_tokens=5, seed=seed)])[0] for seed in range(9)]
+    assert [text.finish() for text in narrow] == [alone(max_tokens=5, seed=seed) for seed in range(9)]
+    assert wide[0].sequence.num_drawn < 3000
+    outcomes = [text.finish(timeout=60) for text in wide]
+    assert outcomes[:2] == [alone(prompt=(3, 4, 5), max_tokens=3000, end_id=None, choice=choice) for choice in range(2)]
+    assert [reason for _, reason in outcomes] == ["length"] * 6
+
+
+def test_a_wide_request_does_not_starve(start):
+    """While narrow requests never cease to come, a wide one goes on."""
+    scheduler = start(max_running=2, max_queued=50)
+    running = [submit(scheduler, [Text(**ENDLESS, seed=seed)])[0] for seed in range(2)]
+    wide = submit(scheduler, choices(6, prompt=(3, 4), max_tokens=3))
+    ended = threading.Event()
+
+    def keep_coming():
+        for seed in range(10_000):
+            if ended.is_set():
+                return
+            submit(scheduler, [Text(max_tokens=1, seed=seed)])[0].finish()
+
+    thread = threading.Thread(target=keep_coming)
+    thread.start()
+    scheduler.cancel([running[0].sequence])
+    try:
+        for choice, text in enumerate(wide):
+            assert text.finish() == alone(prompt=(3, 4), max_tokens=3, choice=choice)
+    finally:
+        ended.set()
+        thread.join()
+        scheduler.cancel([running[1].sequence])
+
+
+def test_a_wide_request_of_one_model_leaves_slots_to_another(start):
+    """Slots are shared by all models, and so is the fairness."""
+    scheduler = start(max_running=4, max_queued=50)
+    wide = submit(scheduler, choices(4, **ENDLESS))
+    until(lambda: all(not text.events.empty() for text in wide))
+    (other,) = submit(scheduler, [Text(model=ModelVersion("other", 1), max_tokens=4)])
+    assert other.finish() == alone(max_tokens=4)
+    scheduler.cancel([text.sequence for text in wide])
+
+
+class FaultyObserver(FakeObserver):
+    """Fails once, when it is told of the first call that draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.faults = 1
+
+    def answered(self, call, seconds):
+        super().answered(call, seconds)
+        if call.draws and self.faults:
+            self.faults -= 1
+            raise RuntimeError("a fault")
+
+
+@pytest.mark.parametrize("where", ["prefixes", "observer"])
+def test_a_fault_behind_a_reply_strands_no_sequence(start, where, monkeypatch):
+    """Wherever the scheduler fails, every sequence hears of it at once, and every slot and place is free again."""
+    observer = FaultyObserver() if where == "observer" else FakeObserver()
+    scheduler = start(observer=observer, prefix_cache_bytes=10**6, max_running=4, max_queued=60)
+    if where == "prefixes":
+        honest, calls = scheduler.prefixes.keep, []
+
+        def fail_once(prefix, state):
+            calls.append(prefix)
+            if len(calls) == 3:
+                raise RuntimeError("a fault")
+            honest(prefix, state)
+
+        monkeypatch.setattr(scheduler.prefixes, "keep", fail_once)
+    texts = [Text(prompt=(3, 4, 5), seed=seed, scope="mine", **ENDLESS) for seed in range(16)]
+    texts += choices(8, prompt=(6, 7, 8), scope="mine", **ENDLESS)
+    for text in texts[:16]:
+        submit(scheduler, [text])
+    submit(scheduler, texts[16:])
+    assert {type(text.finish()[1]) for text in texts} == {InternalError}
+    until(lambda: scheduler.num_texts == 0 and scheduler.num_tokens == 0)
+    again = submit(scheduler, choices(4, max_tokens=5))
+    assert [text.finish() for text in again] == [alone(max_tokens=5, choice=choice) for choice in range(4)]

@@ -1,0 +1,96 @@
+"""Slots are shared out fairly among requests, and none is lost or given twice."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.scheduling.slots import Slots
+from tests.fakes import make_sequence
+
+
+def request(number, count):
+    """Return the sequences of a request."""
+    made = [make_sequence(stream=choice) for choice in range(count)]
+    for sequence in made:
+        sequence.request = number
+    return made
+
+
+def enqueue(slots, sequences):
+    """Let sequences wait."""
+    for sequence in sequences:
+        slots.enqueue(sequence)
+
+
+def admit_all(slots):
+    """Give away every free slot; return the numbers of the requests that got one, in order."""
+    admitted = []
+    while slots.any_waiting and slots.num_free:
+        admitted.append(slots.admit())
+    return admitted
+
+
+def test_a_free_slot_goes_to_the_request_that_holds_the_fewest():
+    """Requests take turns, the oldest first, and a request's own sequences keep their order."""
+    slots = Slots(5)
+    wide, narrow = request(1, 4), request(2, 2)
+    enqueue(slots, wide)
+    enqueue(slots, narrow)
+    assert admit_all(slots) == [wide[0], narrow[0], wide[1], narrow[1], wide[2]]
+    assert slots.num_free == 0
+    assert slots.any_waiting
+
+
+def test_a_released_slot_is_free_once():
+    """Ended twice, or without a slot, a sequence frees no slot of another one."""
+    slots = Slots(2)
+    first, second = request(1, 2)
+    enqueue(slots, [first])
+    admit_all(slots)
+    for sequence in (first, first, second):
+        slots.release(sequence)
+    assert slots.num_free == 2
+
+
+@pytest.mark.parametrize(("held", "expected"), [(1, []), (2, [1]), (4, [1])])
+def test_only_a_request_with_two_more_than_one_that_waits_is_over_its_share(held, expected):
+    """A single slot is never taken away, and after a preemption nobody is to give it back."""
+    slots = Slots(held)
+    enqueue(slots, request(1, held))
+    admit_all(slots)
+    enqueue(slots, request(2, 1))
+    assert list(slots.over_share()) == expected
+
+
+def test_what_is_removed_waits_no_more():
+    """Removed sequences are those that are unwanted, of any request, and nothing of them is left behind."""
+    slots = Slots(3)
+    first, second = request(1, 3), request(2, 2)
+    enqueue(slots, [*first, *second])
+    assert slots.remove(lambda sequence: sequence in (first[0], first[2], *second)) == [first[0], first[2], *second]
+    assert admit_all(slots) == [first[1]]
+    assert not slots.any_waiting
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=8), st.integers(1, 10))
+def test_shares_are_max_min_fair(widths, num_slots):
+    """With preemption, no request could have a slot more without one that holds fewer, or as many, giving one up."""
+    slots = Slots(num_slots)
+    running = []
+    for number, width in enumerate(widths):
+        enqueue(slots, request(number, width))
+        while slots.any_waiting and (slots.num_free or next(slots.over_share(), None) is not None):
+            if not slots.num_free:
+                rich = next(slots.over_share())
+                victim = next(sequence for sequence in reversed(running) if sequence.request == rich)
+                running.remove(victim)
+                slots.release(victim)
+                slots.enqueue(victim, first=True)
+            running.append(slots.admit())
+    held = Counter(sequence.request for sequence in running)
+    assert len(running) == min(num_slots, sum(widths))
+    for number, width in enumerate(widths):
+        if held[number] < width:
+            assert max(held.values()) <= held[number] + 1
