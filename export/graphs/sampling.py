@@ -4,15 +4,14 @@ Pure functions of logits and of uniforms that the caller draws. Rows are indepen
 exact no-op: a row's token never depends on what its neighbours ask for.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from contract.signatures import GREEDY_BELOW_TEMPERATURE
 
 
-@dataclass(frozen=True)
-class Controls:
+class Controls(NamedTuple):
     """Sampling parameters of a batch, each (batch,).
 
     Attributes:
