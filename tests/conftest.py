@@ -1,6 +1,5 @@
 """What several parts of the tests share: a repository of small models."""
 
-import fcntl
 import os
 from pathlib import Path
 
@@ -8,6 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
 
+from tests.built import built
 from tests.servers import RunningRedis
 
 TEXT = "It was the best of times, it was the worst of times; 1859. “Größe” and 大きさ!\n"
@@ -73,28 +73,14 @@ def publish_model(
 MODEL_NAMES = ["gru", "lstm", "reverse", "rnn", "window", "words"]
 
 
-def made_once(tmp_path_factory, name, make):
-    """Return a folder for all processes of this session; the first that asks makes it."""
-    root = tmp_path_factory.getbasetemp()
-    # The folder of a process of xdist lies in that of the session.
-    shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    with (shared / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        folder, finished = shared / name, shared / f"{name}.finished"
-        if not finished.exists():
-            make(folder)
-            finished.touch()
-    return folder
-
-
 @pytest.fixture(scope="session")
-def models_dir(tmp_path_factory):
+def models_dir():
     """A repository with one model of each kind, which no test may change.
 
     `gru` is a stack of two, the texts of `rnn` have an end, `reverse` reads backwards, `window` carries no state and
     writes pieces of words, and `words` writes whole ones.
     """
-    return made_once(tmp_path_factory, "models", _publish_all)
+    return built("models", _publish_all)
 
 
 def _publish_all(folder):

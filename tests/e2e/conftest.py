@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from tests.conftest import made_once, publish_model
+from tests.built import built
+from tests.conftest import publish_model
 from tests.pages import launch
 from tests.servers import Gateway, ModelServer
 
@@ -26,7 +27,7 @@ def gateway(models_dir, model_server, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def two_models_dir(models_dir, tmp_path_factory):
+def two_models_dir(models_dir):
     """A repository with `lstm` and `words` alone, for tests that start many model servers; no test may change it."""
     from export.repository.models_config import add_to_models_config
 
@@ -35,18 +36,18 @@ def two_models_dir(models_dir, tmp_path_factory):
             shutil.copytree(models_dir / name, folder / name)
             add_to_models_config(folder, name)
 
-    return made_once(tmp_path_factory, "two_models", copy)
+    return built("two_models", copy)
 
 
 @pytest.fixture
-def versions_dir(tmp_path_factory, tmp_path):
+def versions_dir(tmp_path):
     """A repository with three versions of the model `demo`, each with other weights, which the test may change."""
 
     def publish(folder):
         for seed in (1, 2, 3):
             publish_model(folder, "demo", seed=seed)
 
-    return shutil.copytree(made_once(tmp_path_factory, "versions", publish), tmp_path / "models")
+    return shutil.copytree(built("versions", publish), tmp_path / "models")
 
 
 @pytest.fixture

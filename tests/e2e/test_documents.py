@@ -23,7 +23,7 @@ import pytest
 from pydantic import ValidationError
 
 import ostinato
-from tests.conftest import TEXT, made_once
+from tests.conftest import TEXT
 from tests.documents import SHELL, blocks, documents, fits, spans
 from tests.programs import program
 from tests.servers import ROOT, Gateway, ModelServer
@@ -288,28 +288,26 @@ def enter(text, folder, surroundings, typed="", *, asks=False):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, surroundings):
     """`reader`, a folder with the files that the pages name, and `served`, a repository with the models they ask."""
-
-    def make(folder):
-        reader, served = folder / "reader", folder / "served"
-        (reader / ".venv/bin").mkdir(parents=True)
-        _write_program(reader / ".venv/bin/python")
-        for name in ("book.txt", "page.txt"):
-            (reader / name).write_text(CORPUS)
-        (requests,) = (block.text for block in blocks("docs/batch.md") if block.language == "json")
-        (reader / "in.jsonl").write_text(requests)
-        _make_key(reader / "keys.json")
-        for page, name in TRAININGS.items():
-            lines = [line for block in blocks(page) for line in block.text.splitlines()]
-            (training,) = (line for line in lines if f" train --corpus book.txt --name {name} " in line)
-            code, _, errors = enter(training + SHORT, reader, surroundings)
-            assert code == 0, errors
-        book, ending = folder / "trained/book/1", folder / "trained/ending/1"
-        for name in ("book", "demo"):
-            _copy_version(book, reader / "models", name, 1)
-            _copy_version(book, served, name, 1)
-        _copy_version(ending, served, "reverse", 1)
-
-    return made_once(tmp_path_factory, "documents", make)
+    folder = tmp_path_factory.mktemp("documents")
+    reader, served = folder / "reader", folder / "served"
+    (reader / ".venv/bin").mkdir(parents=True)
+    _write_program(reader / ".venv/bin/python")
+    for name in ("book.txt", "page.txt"):
+        (reader / name).write_text(CORPUS)
+    (requests,) = (block.text for block in blocks("docs/batch.md") if block.language == "json")
+    (reader / "in.jsonl").write_text(requests)
+    _make_key(reader / "keys.json")
+    for page, name in TRAININGS.items():
+        lines = [line for block in blocks(page) for line in block.text.splitlines()]
+        (training,) = (line for line in lines if f" train --corpus book.txt --name {name} " in line)
+        code, _, errors = enter(training + SHORT, reader, surroundings)
+        assert code == 0, errors
+    book, ending = folder / "trained/book/1", folder / "trained/ending/1"
+    for name in ("book", "demo"):
+        _copy_version(book, reader / "models", name, 1)
+        _copy_version(book, served, name, 1)
+    _copy_version(ending, served, "reverse", 1)
+    return folder
 
 
 def _make_key(path):

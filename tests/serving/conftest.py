@@ -3,7 +3,7 @@
 import grpc
 import pytest
 
-from tests.conftest import made_once
+from tests.built import built
 from tests.servers import ModelServer
 from tests.serving.given import Server
 from tests.serving.repository import BATCHING_CONFIG, make_repository
@@ -17,9 +17,9 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture(scope="session")
-def serving_models(tmp_path_factory, pytestconfig):
+def serving_models(pytestconfig):
     """The suite's repository."""
-    return pytestconfig.getoption("--serving-models") or made_once(tmp_path_factory, "serving", make_repository)
+    return pytestconfig.getoption("--serving-models") or built("serving", make_repository)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,58 @@
+"""Models that tests share: published once, and kept in `build/tests` until the code that makes them changes.
+
+Publishing a model takes some 5 s of a core, half of it TensorFlow's tracing. What is kept there is read by every test
+process of every run, and no test may change it.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import inspect
+import platform
+import shutil
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_BUILT = ROOT / "build" / "tests"
+# What decides how models are made, beside the function that makes them.
+_SOURCES = ("contract", "export", "tests/conftest.py", "requirements.txt")
+_OLD_S = 24 * 3600
+
+
+def built(name: str, make) -> Path:
+    """Return the directory of this name that `make(directory)` made, now or in an earlier run of the same code.
+
+    One process makes it, beside its place, and renames it: a run that was killed leaves no half of it.
+    """
+    home = _BUILT / _key(make)
+    if not home.exists():
+        _remove_old()
+    home.mkdir(parents=True, exist_ok=True)
+    home.touch()
+    directory, draft = home / name, home / f"{name}.draft"
+    with (home / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            shutil.rmtree(draft, ignore_errors=True)
+            make(draft)
+            draft.rename(directory)
+    return directory
+
+
+def _key(make) -> str:
+    """Hash everything that the models depend on: the exporter, the module of `make`, packages, Python, the machine."""
+    digest = hashlib.sha256(f"{platform.python_version()} {platform.machine()}".encode())
+    for source in (*_SOURCES, inspect.getfile(make)):
+        path = ROOT / source
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _remove_old() -> None:
+    """Remove what runs of other code left a day ago."""
+    with contextlib.suppress(FileNotFoundError):
+        for home in _BUILT.iterdir():
+            if home.stat().st_mtime < time.time() - _OLD_S:
+                shutil.rmtree(home, ignore_errors=True)
