@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
+from contract.files import write_atomically
 from contract.tokenizer import (
     KERAS_RULES,
     CharacterTokenizer,
@@ -65,7 +65,7 @@ def run(options: dict[str, Any]) -> int:
     ):
         print(line)
     if save is not None:
-        Path(save).write_text(tokenizer.to_json(), encoding="utf-8")
+        write_atomically(save, tokenizer.to_json())
         print(f"saved {save}")
     return 0
 

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from contract.files import write_atomically
 from export.errors import RepositoryError
 from export.repository.comparison import Candidate, Comparison
 
@@ -48,7 +49,7 @@ def draw(comparison: Comparison, path: Path) -> Iterator[str]:
     figure = _figure(drawn, [scale if in_bits and scale else 1.0 for scale in scales], unit)
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
-    path.write_bytes(picture.getvalue())
+    write_atomically(path, picture.getvalue())
     yield f"written {path}: losses in {unit}"
 
 

@@ -6,7 +6,6 @@ Knows the file, its lock and what its policies choose. Does not know what a vers
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from contract import signatures
 from contract.errors import LabelsError
+from contract.files import write_atomically
 from contract.labels import LABELS_FILE, Labels, read_labels
 from export.errors import PublishError
 
@@ -229,7 +229,7 @@ def _read(models_dir: Path) -> _Config:
 
 
 def _write(models_dir: Path, config: _Config) -> None:
-    _replace(models_dir / signatures.MODELS_CONFIG, text_format.MessageToString(config))
+    write_atomically(models_dir / signatures.MODELS_CONFIG, text_format.MessageToString(config))
 
 
 def _read_labels(models_dir: Path) -> Labels:
@@ -242,11 +242,4 @@ def _read_labels(models_dir: Path) -> Labels:
 def _write_labels(models_dir: Path, labels: Labels) -> None:
     """Write the file anew; models without labels are left out."""
     kept = {name: dict(sorted(of_model.items())) for name, of_model in sorted(labels.items()) if of_model}
-    _replace(models_dir / LABELS_FILE, json.dumps(kept, indent=1) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Put a text in a file's place at once: who reads it sees the old one or the new one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    write_atomically(models_dir / LABELS_FILE, json.dumps(kept, indent=1) + "\n")

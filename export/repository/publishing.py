@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from contract import signatures
 from contract.card import ID_PATTERN, Direction, GeneratorCard, TrainingReport
+from contract.files import sync_directory, sync_tree
 from contract.tokenizer import Tokenizer
 from export.errors import PublishError
 from export.graphs import adjustments, cells, loop, sampling, specs, window
@@ -134,9 +135,10 @@ def publish_exportable(
         with _draft(home) as draft:
             _write(draft, model, tokenizer, card, history or Progress())
             place = _rename_to_next_version(draft, home)
+        sync_directory(home)
         add_to_models_config(Path(models_dir), name)
     except OSError as error:
-        raise PublishError(f"{home}: {error.strerror or error}") from error
+        raise PublishError(f"{error.filename or home}: {error.strerror or error}") from error
     except tf.errors.OpError as error:
         # What TensorFlow writes itself: a full disk is no OSError there.
         raise PublishError(f"{home}: {error.message}") from error
@@ -211,7 +213,7 @@ def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: Generator
         model.model.save(assets / KERAS_FILE)
     write_papers(draft, card, tokenizer, model.vectors, history)
     check_saved_model(draft, model, len(tokenizer.tokens))
-    _sync(draft)
+    sync_tree(draft)
 
 
 @contextlib.contextmanager
@@ -224,17 +226,6 @@ def _without_notes() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _sync(folder: Path) -> None:
-    """Force files to the disk before the rename that makes them visible."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 def _rename_to_next_version(draft: Path, home: Path) -> Path:

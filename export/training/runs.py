@@ -16,6 +16,7 @@ import tensorflow as tf
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contract.errors import ContractError
+from contract.files import sync_tree, write_atomically
 from contract.tokenizer import Tokenizer, load_tokenizer
 from export.config import TrainConfig
 from export.errors import RunError
@@ -24,7 +25,7 @@ from export.repository.history import Progress
 _CONFIG, _CORPUS, _TOKENIZER, _PROGRESS = "config.json", "corpus.json", "tokenizer.json", "progress.json"
 _CHECKPOINTS, _BEST, _EVENTS = "checkpoint", "best", "tensorboard"
 PICTURE = "history.png"
-_OWN = {_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS, f".{_PROGRESS}", _CHECKPOINTS, _BEST, _EVENTS, PICTURE}
+_OWN = {_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS, _CHECKPOINTS, _BEST, _EVENTS, PICTURE}
 
 
 class _Record(BaseModel):
@@ -81,21 +82,32 @@ class RunFolder:
 
         Raises:
             RunError: the folder holds something that no training wrote.
+            OSError: the disk did not take it; the training that lay here before still does.
         """
-        strangers = sorted({path.name for path in self.path.iterdir()} - _OWN) if self.path.exists() else []
+        names = sorted(path.name for path in self.path.iterdir()) if self.path.exists() else []
+        # Temporary files of a training that was killed are named after its own ones.
+        own = tuple(f".{name}" for name in _OWN)
+        strangers = [name for name in names if name not in _OWN and not name.startswith(own)]
         if strangers:
             raise RunError(
                 f"{self.path}: {strangers[0]} was not written by a training; choose another --name or --runs-dir"
             )
-        aside = self._set_aside() if (self.path / _PROGRESS).exists() else None
-        shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(parents=True)
-        for name, text in (
-            (_CONFIG, config.model_dump_json(indent=1)),
-            (_CORPUS, facts.model_dump_json(indent=1)),
-            (_TOKENIZER, tokenizer.to_json()),
-        ):
-            (self.path / name).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        # Written beside: a disk that is full must not cost the training that lies here.
+        draft = self.path.with_name(f".{self.path.name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            draft.mkdir(parents=True)
+            for name, text in (
+                (_CONFIG, config.model_dump_json(indent=1)),
+                (_CORPUS, facts.model_dump_json(indent=1)),
+                (_TOKENIZER, tokenizer.to_json()),
+            ):
+                write_atomically(draft / name, text.rstrip("\n") + "\n")
+            aside = self._set_aside() if (self.path / _PROGRESS).exists() else None
+            shutil.rmtree(self.path, ignore_errors=True)
+            draft.rename(self.path)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
         return aside
 
     def _set_aside(self) -> Path:
@@ -151,9 +163,10 @@ class RunFolder:
             if progress.best_epoch == progress.epochs:
                 self._best(progress).parent.mkdir(exist_ok=True)
                 model.save(self._best(progress))
-            draft = self.path / f".{_PROGRESS}"
-            draft.write_text(progress.model_dump_json(indent=1) + "\n", encoding="utf-8")
-            draft.replace(self.path / _PROGRESS)
+            # On the disk before the progress that names them.
+            sync_tree(self.path / _CHECKPOINTS)
+            sync_tree(self.path / _BEST)
+            write_atomically(self.path / _PROGRESS, progress.model_dump_json(indent=1) + "\n")
             self._remove_superseded(progress)
         except (OSError, tf.errors.OpError) as error:
             raise OSError(f"{self.path}: epoch {progress.epochs} cannot be kept ({_in_one_line(error)})") from error

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contract.files import write_atomically
 from contract.tokenizer import Tokenizer
 from export.config import MODELS, TrainConfig
 from export.corpora.copies import SPAN_WORDS
@@ -68,7 +69,7 @@ class _Job:
             progress = trainer.run(self.folder, display)
         if progress.epochs == epochs_before:
             say(f"nothing is left to train: {progress.epochs} epochs are done")
-        (self.folder.path / PICTURE).write_bytes(history_png(progress, self.config.name))
+        write_atomically(self.folder.path / PICTURE, history_png(progress, self.config.name))
         return progress
 
     def assist(self, material: Material) -> None:

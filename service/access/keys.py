@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import string
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -25,6 +24,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json
+
+from contract.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -309,25 +310,11 @@ def _lock(folder: int, path: Path) -> None:
 
 
 def _write(path: Path, keys: tuple[Key, ...]) -> None:
-    """Put a new file in the old one's place: whoever reads sees one of the two, whenever the power fails."""
-    content = _KeyFile(keys=keys).model_dump_json(indent=2) + "\n"
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            if path.exists():
-                _take_over(path, descriptor)
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Write the file atomically."""
+    with atomic_write(path, mode=0o600) as file:
+        if path.exists():
+            _take_over(path, file.fileno())
+        file.write(f"{_KeyFile(keys=keys).model_dump_json(indent=2)}\n".encode())
 
 
 def _take_over(path: Path, descriptor: int) -> None:

@@ -10,7 +10,6 @@ import binascii
 import hashlib
 import hmac
 import logging
-import os
 import re
 import secrets
 import struct
@@ -20,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract.files import create_atomically
 from service.errors import StateAltered, StateExpired, StateForeign, StateMalformed, StateOfUnknownKey
 from service.texts.saved_text import SavedText
 
@@ -73,14 +73,13 @@ class StateKeys:
 
 
 def make_key_file(path: Path) -> bool:
-    """Write a file with a new key that its owner alone can read, unless there is a file; return whether it was made."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return False
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(f"# Signs state tokens; see docs/settings.md.\n{secrets.token_hex(32)}\n")
-    return True
+    """Write a file with a new key that its owner alone can read, unless there is a file; return whether it was made.
+
+    Raises:
+        OSError: the disk did not take it, and there is no file.
+    """
+    content = f"# Signs state tokens; see docs/settings.md.\n{secrets.token_hex(32)}\n"
+    return create_atomically(path, content, mode=0o600)
 
 
 class KeyFile:

@@ -10,6 +10,7 @@ from contract.labels import read_labels
 from export.cli import main
 from export.repository import removal
 from export.repository.models_config import add_to_models_config, read_listings
+from tests.faults import fill_disk
 from tests.unit.export.repository.stored import store
 
 
@@ -177,3 +178,15 @@ def test_a_damaged_file_of_labels_is_told_and_left_as_it_is(models_dir, capsys, 
     assert code == 1
     assert told.startswith("error: models/labels.json: ")
     assert (models_dir / "labels.json").read_text() == content
+
+
+def test_a_full_disk_leaves_no_draft_and_is_told_with_the_file(models_dir, capsys, monkeypatch):
+    """What answers stays what it was."""
+    before = sorted(path.name for path in models_dir.iterdir())
+    with monkeypatch.context() as patch:
+        fill_disk(patch)
+        code, said = run(capsys, "promote", "m:2")
+    assert code == 1
+    assert said == "error: [Errno 28] No space left on device: 'models/models.config'\n"
+    assert sorted(path.name for path in models_dir.iterdir()) == before
+    assert entry(models_dir) == ({}, [3, 4])

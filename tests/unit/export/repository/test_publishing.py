@@ -154,7 +154,7 @@ def test_a_full_disk_leaves_nothing_behind(model, models_dir, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publishing, "_sync", full)
+    monkeypatch.setattr(publishing, "sync_tree", full)
     with pytest.raises(PublishError, match=r"m: No space left on device"):
         publish(model, TOKENIZER, "m", models_dir)
     assert left_in(models_dir) == []

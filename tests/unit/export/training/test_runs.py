@@ -1,6 +1,7 @@
 """The folder of a run survives interruptions, and is neither shared nor overwritten by mistake."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from export.errors import RunError
 from export.repository.history import Epoch, Progress
 from export.training.runs import RunFolder
+from tests.faults import fill_disk
 from tests.unit.export.trainings import FACTS, Watcher, prepare, start
 
 
@@ -79,7 +81,7 @@ def test_a_kill_at_any_step_of_keeping_an_epoch_leaves_a_whole_one(copy, monkeyp
     elif step == "best model":
         monkeypatch.setattr(keras.Model, "save", killed)
     else:
-        monkeypatch.setattr("pathlib.Path.replace" if step == "progress" else "pathlib.Path.unlink", killed)
+        monkeypatch.setattr("os.replace" if step == "progress" else "pathlib.Path.unlink", killed)
     with pytest.raises(KeyboardInterrupt):
         copy.save(trainer.checkpoint, trainer.model, after)
     monkeypatch.undo()
@@ -102,6 +104,46 @@ def test_a_full_disk_is_told_with_the_folder(copy, monkeypatch):
     monkeypatch.setattr(keras.Model, "save", full)
     with pytest.raises(OSError, match=r"m: epoch 4 cannot be kept .*No space left on device"):
         copy.save(trainer.checkpoint, trainer.model, copy.progress().after(epoch(0.0)))
+
+
+def test_a_full_disk_costs_no_training_that_lies_in_the_place(copy, monkeypatch):
+    """A new one that cannot be begun leaves the old one where it was, and nothing beside it."""
+    trainer, tokenizer = prepare()
+    before, progress = files(copy), copy.progress()
+    with monkeypatch.context() as patch:
+        fill_disk(patch)
+        with pytest.raises(OSError, match=r"No space left on device: '.*config\.json'"):
+            copy.create(trainer.config, tokenizer, FACTS)
+    assert (files(copy), copy.progress()) == (before, progress)
+    assert [path.name for path in copy.path.parent.iterdir()] == ["m"]
+    assert copy.create(trainer.config, tokenizer, FACTS) == copy.path.with_name("m~")
+
+
+def test_what_an_epoch_consists_of_is_on_the_disk_before_the_progress_names_it(copy, monkeypatch):
+    """Otherwise a power failure leaves a progress whose checkpoint is empty."""
+    trainer = prepare()[0]
+    copy.restore(trainer.checkpoint)
+    synced, fsync, replace = set(), os.fsync, os.replace
+    missing = []
+
+    def rename(source, target):
+        if Path(target).name == "progress.json":
+            paths = [path for folder in ("checkpoint", "best") for path in (copy.path / folder).rglob("*")]
+            missing.extend(path.name for path in paths if path.stat().st_ino not in synced)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (fsync(descriptor), synced.add(os.fstat(descriptor).st_ino)))
+    monkeypatch.setattr(os, "replace", rename)
+    copy.save(trainer.checkpoint, trainer.model, copy.progress().after(epoch(0.0)))
+    assert synced
+    assert missing == []
+
+
+def test_the_temporary_file_of_a_training_that_was_killed_is_its_own(copy):
+    """It does not keep the next one out."""
+    trainer, tokenizer = prepare()
+    (copy.path / ".progress.json.0123456789abcdef").touch()
+    assert copy.create(trainer.config, tokenizer, FACTS)
 
 
 DAMAGES = {

@@ -199,7 +199,7 @@ def test_no_permission_is_an_error_of_one_line(path, capsys, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("service.access.keys.atomic_write", refuse)
     assert call(path, "add", "--tenant", "acme") == 1
     assert capsys.readouterr() == ("", f"error: {path}: Permission denied\n")
 

@@ -4,6 +4,7 @@ import stat
 
 from service.__main__ import main
 from service.texts.state_tokens import StateKeys
+from tests.faults import fill_disk
 
 
 def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path, capsys):
@@ -26,3 +27,14 @@ def test_what_cannot_be_written_or_read_is_one_line(tmp_path, capsys):
         assert error.startswith("error: ")
         assert str(path) in error
         assert error.count("\n") == 1
+
+
+def test_a_full_disk_leaves_no_empty_file(tmp_path, capsys, monkeypatch):
+    """An empty one would stop every later start; the message has the path and the reason, and the next try succeeds."""
+    path = tmp_path / "key"
+    with monkeypatch.context() as patch:
+        fill_disk(patch)
+        assert main(["state-key", str(path)]) == 1
+    assert capsys.readouterr().err == f"error: [Errno 28] No space left on device: '{path}'\n"
+    assert list(tmp_path.iterdir()) == []
+    assert main(["state-key", str(path)]) == 0
