@@ -26,6 +26,8 @@ from contract.tokenizer import (
 from export.corpora.encodings import decode
 from export.errors import NotText
 
+# Twice as many as those of the largest vocabularies in use. Parsed, JSON takes up to thirty times as much memory.
+MAX_BYTES = 64 << 20
 _PICKLE_SUFFIXES = {".pickle", ".pkl"}
 # Protocols from 2 on begin with this byte; an object in protocols 0 and 1 begins with the name of what makes it.
 _PICKLE = re.compile(rb"\x80|c[\w.]+\n\w+\n")
@@ -64,9 +66,13 @@ def _read(path: Path) -> Tokenizer:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise TokenizerError(error.strerror or str(error)) from error
+    if len(content) > MAX_BYTES:
+        size = max(len(content), path.stat().st_size)
+        raise TokenizerError(f"a tokenizer's file must have at most {MAX_BYTES:,} bytes, got {size:,}")
     if path.suffix.lower() in _PICKLE_SUFFIXES or _PICKLE.match(content):
         target = shlex.quote(str(path.with_suffix(".json")))
         command = f'python -c "{_UNPICKLE}" {shlex.quote(str(path))}'

@@ -23,6 +23,8 @@ _UNITS = {"BPE": "subword", "Unigram": "subword", "WordPiece": "subword", "WordL
 # Decoders that join tokens by spaces, which stand in no token; and those whose tokens hold theirs.
 _SPACING = (None, "WordPiece", "BPEDecoder")
 _DECODERS = (*_SPACING, "Metaspace", "Fuse", "ByteLevel")
+# Sixteen times as many as the largest vocabularies in use.
+MAX_TOKENS = 1 << 22
 # Enough of a text to know its first token, but for one that is longer than any word.
 _HEAD_CHARACTERS = 100
 
@@ -50,6 +52,9 @@ class ForeignTokenizer:
         self.unit = _UNITS[model["type"]]
         self._decoder = _Decoder(self._library, decoder)
         names = {i: name for name, i in self._library.get_vocab().items()}
+        if max(names, default=0) >= MAX_TOKENS:
+            # A name is made for every id, also for those that the file leaves out.
+            raise TokenizerError(f"token ids must be below {MAX_TOKENS:,}, got {max(names):,}")
         self.tokens = tuple(names.get(i, f"<unused {i}>") for i in range(max(names, default=-1) + 1))
         self.special, self._silent = find_marks(self._library, model, self.tokens)
         self._silent |= set(range(len(self.tokens))) - names.keys()

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ import numpy as np
 import tensorflow as tf
 
 from export.errors import NotFinite, UnknownCode, UnsupportedModel
+from export.graphs.archives import read_config, read_metadata
 from export.graphs.exportable import Exportable, fixed_length, prepare, prepare_function
 from export.graphs.network import read_network
+from export.graphs.operations import require_harmless
 from export.graphs.rebuild import all_layers
 
 _HDF5, _ZIP = b"\x89HDF", b"PK"
@@ -181,11 +184,10 @@ def _explained(path: Path, message: str) -> UnsupportedModel:
 
 
 def _require_keras_3(path: Path) -> None:
-    """Refuse a `.keras` file of Keras 2: its weights lie elsewhere."""
+    """Refuse a `.keras` file of Keras 2, whose weights lie elsewhere, and one that unpacks to more than a limit."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            version = json.loads(archive.read("metadata.json"))["keras_version"]
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+        version = read_metadata(path)["keras_version"]
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
         raise UnsupportedModel(f"{path}: not a .keras file, or a damaged one ({error})") from error
     if str(version).startswith("2."):
         raise UnsupportedModel(
@@ -196,8 +198,7 @@ def _require_keras_3(path: Path) -> None:
 
 def _load_h5(path: Path) -> keras.Model:
     """Load a copy without the options that Keras 3 does not know: its own reader wants a file."""
-    with h5py.File(path) as file:
-        given, version = file.attrs.get("model_config"), str(file.attrs.get("keras_version", "2"))
+    given, version = read_config(path)
     if given is None:
         raise UnsupportedModel(f"{path}: weights alone, without their model; save the whole with model.save")
     cleaned = json.dumps(_with_input(_without_gone(json.loads(given))))
@@ -258,6 +259,7 @@ def _from_saved_model(path: Path, window: int | None) -> Foreign:
     if not (path / _SAVED_MODEL).is_file():
         raise UnsupportedModel(f"{path}: a folder without {_SAVED_MODEL}: no SavedModel")
     try:
+        require_harmless(path)
         loaded = tf.saved_model.load(str(path))
         function = loaded.signatures["serving_default"]
     except KeyError:

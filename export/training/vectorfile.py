@@ -11,7 +11,8 @@ import contextlib
 import gzip
 import zlib
 from collections.abc import Collection, Iterator
-from itertools import chain, zip_longest
+from io import BufferedIOBase
+from itertools import chain, count, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from export.errors import ConfigError, NotText
 VECTORS, METADATA = "vectors.tsv", "metadata.tsv"
 _GZIP, _ZIP, _MARK = b"\x1f\x8b", b"PK\x03\x04", b"\xef\xbb\xbf"
 _HEAD_BYTES = 1 << 16
+# The widest embedding of 8,192 values has a quarter of that.
+MAX_LINE_BYTES = 1 << 20
 
 
 def read_vectors(path: Path, wanted: Collection[bytes], width: int) -> dict[bytes, np.ndarray]:
@@ -165,4 +168,17 @@ def _open(path: Path, files: contextlib.ExitStack) -> Iterator[bytes]:
     decode(head[: head.rfind(b"\n") + 1] or head, str(path))
     if head.startswith(_MARK):
         raw.read(len(_MARK))
-    return raw
+    return _bounded_lines(raw, path)
+
+
+def _bounded_lines(file: BufferedIOBase, path: Path) -> Iterator[bytes]:
+    """Yield lines; a compressed file of a megabyte may hold one of a gigabyte, which is refused before it is read."""
+    for number in count(1):
+        line = file.readline(MAX_LINE_BYTES + 1)
+        if len(line) > MAX_LINE_BYTES:
+            raise ConfigError(
+                f"embedding_init {path}: line {number} must have at most {MAX_LINE_BYTES:,} bytes, got more"
+            )
+        if not line:
+            return
+        yield line

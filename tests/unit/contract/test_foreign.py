@@ -197,6 +197,14 @@ def test_an_id_that_is_left_out_is_a_token_without_text():
     assert tokenizer.decode([hole, hole + 1]) == "late"
 
 
+def test_an_id_beyond_the_limit_is_refused():
+    """A name is made for every id below it: a file of a hundred bytes would take all memory."""
+    document = json.loads(MADE["words"].to_str())
+    document["model"]["vocab"]["late"] = 4_000_000_000
+    with pytest.raises(TokenizerError, match="token ids must be below 4,194,304, got 4,000,000,000"):
+        ForeignTokenizer(document)
+
+
 DAMAGES = {
     "no kind": (None, "model", {"type": "Magic", "vocab": {}}, "model.type must be one of .*, got 'Magic'"),
     "a decoder of speech": (None, "decoder", {"type": "CTC"}, "a decoder of CTC is not served"),

@@ -108,3 +108,46 @@ def test_a_name_that_no_folder_should_have_is_refused_first(capsys):
     """Before anything is read."""
     assert main(["wrap", "none", "--tokenizer", "none", "--name", "../up"]) == 1
     assert "name must be" in capsys.readouterr().err
+
+
+def test_a_savedmodel_that_writes_files_is_refused_and_writes_none(tmp_path, capsys):
+    """Neither while it is wrapped nor when a model server would load it: nothing is published."""
+    module, file = tf.Module(), tmp_path / "written"
+
+    def serve(ids):
+        tf.io.write_file(str(file), "written")
+        return tf.one_hot(ids[:, -1], 13)
+
+    module.serve = tf.function(serve, input_signature=[tf.TensorSpec([None, 5], tf.int32)])
+    tf.saved_model.save(module, "theirs", signatures=module.serve)
+    assert wrap(model="theirs") == 1
+    assert "WriteFile" in capsys.readouterr().err
+    assert not file.exists()
+    assert not list(Path("models").glob("lesson/*"))
+
+
+def test_a_keras_file_that_names_a_savedmodel_is_refused(tmp_path, capsys):
+    """Keras has a layer that runs one; it would go round what is looked through here."""
+    module, file = tf.Module(), tmp_path / "written"
+
+    def serve(ids):
+        tf.io.write_file(str(file), "written")
+        return tf.one_hot(ids[:, -1], 13)
+
+    module.serve = tf.function(serve, input_signature=[tf.TensorSpec([None, 5], tf.int32)])
+    tf.saved_model.save(module, "theirs", signatures=module.serve)
+    layers = keras.layers
+    model = keras.Sequential([layers.Input([5], dtype="int32"), layers.TFSMLayer("theirs", call_endpoint="serve")])
+    model.save("indirect.keras")
+    file.unlink(missing_ok=True)
+    assert wrap(model="indirect.keras") == 1
+    assert capsys.readouterr().err.startswith("error: indirect.keras: ")
+    assert not file.exists()
+
+
+def test_a_tokenizer_larger_than_its_limit_is_refused(monkeypatch, capsys):
+    """JSON takes many times its size in memory; the message has the limit and the size."""
+    monkeypatch.setattr("export.foreign_tokenizer.MAX_BYTES", 100)
+    size = Path("tokenizer.json").stat().st_size
+    assert wrap() == 1
+    assert f"a tokenizer's file must have at most 100 bytes, got {size:,}" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """An embedding starts from the vectors that a file has, or the corpus gives, for the texts of its tokens."""
 
 import gzip
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -156,6 +157,10 @@ BAD = {
     "Latin-1": ("the 1 2 3\nétude 4 5 6\n".encode("latin-1"), "not UTF-8"),
     "a ZIP archive": (b"PK\x03\x04" + bytes(100), "this is a ZIP archive; unpack it first, with: unzip"),
     "a broken gzip": (gzip.compress(b"the 1 2 3\n" * 9)[:-12], "Compressed file ended before the end-of-stream marker"),
+    "a line without an end": (
+        gzip.compress(b"the 1 2 3\n" + b"x" * (64 << 20)),
+        "line 2 must have at most 1,048,576 bytes, got more",
+    ),
     "a damaged gzip": (gzip.compress(b"the 1 2 3\n")[:10] + b"\xff" * 20, "decompressing data"),
 }
 
@@ -166,8 +171,12 @@ def test_what_is_wrong_with_a_file_is_told_in_one_line(tmp_path, words, case):
     content, message = BAD[case]
     path = tmp_path / "v.txt"
     path.write_bytes(content)
+    tracemalloc.start()
     with pytest.raises(ConfigError) as caught:
         start(path, words)
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert used < 24 << 20
     text = str(caught.value)
     assert text.startswith(f"embedding_init {path}: ")
     assert message in text

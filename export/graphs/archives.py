@@ -1,0 +1,108 @@
+"""Files of Keras, looked into before Keras reads them: what they unpack to is bounded by what they are.
+
+Weights hardly compress, and Keras stores them as they are. So a file that unpacks to many times its size is none that a
+training wrote, but one that is to use up memory.
+
+Knows ZIP and HDF5. Does not know models.
+"""
+
+import json
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+
+from export.errors import UnsupportedModel
+
+# The description of a model: some kilobytes a layer. Parsed, JSON takes up to thirty times as much memory.
+MAX_CONFIG_BYTES = 8 << 20
+MAX_METADATA_BYTES = 64 << 10
+# All of a file together may unpack to so much, or to so many times its own size.
+FREE_BYTES, MAX_EXPANSION = 64 << 20, 16
+_CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what a `.keras` file says of itself, having looked through all that Keras will unpack.
+
+    Raises:
+        UnsupportedModel: it unpacks to more than a limit.
+        zipfile.BadZipFile, KeyError, ValueError, OSError: it is damaged, or none.
+    """
+    with zipfile.ZipFile(path) as archive:
+        sizes = [info.file_size for info in archive.infolist()]
+        _require_size(path, "its members", sum(sizes), limit := _limit(path))
+        metadata = json.loads(_read(archive, _METADATA, path, MAX_METADATA_BYTES))
+        names = archive.namelist()
+        if _CONFIG in names:
+            _read(archive, _CONFIG, path, MAX_CONFIG_BYTES)
+        if _WEIGHTS in names:
+            # On the disk: HDF5 reads here and there, for which an archive would be unpacked again and again.
+            with tempfile.TemporaryFile() as copy, archive.open(_WEIGHTS) as weights:
+                shutil.copyfileobj(weights, copy)
+                _require_datasets(copy, path, limit)
+    return metadata
+
+
+def read_config(path: Path) -> tuple[str | None, str]:
+    """Return the description of the model in an `.h5` file, None where it has none, and the version of Keras.
+
+    Raises:
+        UnsupportedModel: it unpacks to more than a limit, or names other files.
+    """
+    _require_datasets(path, path, _limit(path))
+    with h5py.File(path) as file:
+        if "model_config" in file.attrs:
+            size = file.attrs.get_id("model_config").get_storage_size()
+            _require_size(path, "model_config", size, MAX_CONFIG_BYTES)
+        config, version = file.attrs.get("model_config"), str(file.attrs.get("keras_version", "2"))
+    if config is not None:
+        # Of a text of variable length the storage is a reference.
+        _require_size(path, "model_config", len(config), MAX_CONFIG_BYTES)
+    return config, version
+
+
+def _limit(path: Path) -> int:
+    return max(FREE_BYTES, MAX_EXPANSION * path.stat().st_size)
+
+
+def _read(archive: zipfile.ZipFile, name: str, path: Path, limit: int) -> bytes:
+    """Read a member; whatever it says of its size, no more than the limit."""
+    _require_size(path, name, archive.getinfo(name).file_size, limit)
+    with archive.open(name) as member:
+        content = member.read(limit + 1)
+    _require_size(path, name, len(content), limit)
+    return content
+
+
+def _require_datasets(file: BinaryIO | Path, path: Path, limit: int) -> None:
+    """Refuse arrays that are larger than the file can hold, and those that lie in other files."""
+    total = 0
+    with h5py.File(file, "r") as opened:
+        groups, seen = [opened["/"]], set[int]()
+        while groups:
+            group = groups.pop()
+            address = h5py.h5o.get_info(group.id).addr
+            # A group may hold itself.
+            names = () if address in seen else tuple(group)
+            seen.add(address)
+            for name in names:
+                link = group.get(name, getlink=True)
+                if not isinstance(link, h5py.HardLink):
+                    raise UnsupportedModel(f"{path}: {name!r} is a link in HDF5, which is not followed")
+                item = group[name]
+                if isinstance(item, h5py.Group):
+                    groups.append(item)
+                elif isinstance(item, h5py.Dataset):
+                    if item.external or item.is_virtual:
+                        raise UnsupportedModel(f"{path}: the values of {name!r} lie in another file, which is not read")
+                    total += item.nbytes
+                    _require_size(path, "its arrays", total, limit)
+
+
+def _require_size(path: Path, what: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise UnsupportedModel(f"{path}: {what} must unpack to at most {limit:,} bytes, got {size:,}")
