@@ -3,6 +3,7 @@
 Imports no TensorFlow until `verify` runs: the others answer at once.
 """
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from export.config import MODELS
 from export.errors import RepositoryError
 from export.quiet import import_tensorflow_quietly
 from export.repository import card_display, comparison_display, listing, promotion, removal
+from export.repository.unloading import DEFAULT_WAIT_S
 from export.repository.versions import Repository
 
 _PROMOTED = (
@@ -35,6 +37,22 @@ def add_commands(commands: Any) -> None:
     remove.set_defaults(act=_remove)
     remove.add_argument("version", metavar="VERSION", help="NAME:VERSION, or NAME for all its versions")
     remove.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
+    remove.add_argument(
+        "--wait",
+        type=_seconds,
+        default=DEFAULT_WAIT_S,
+        metavar="SECONDS",
+        help="time between the last version's leaving models.config and its removal; more than both poll intervals of "
+        "the model servers together, 0 if none runs (default: %(default)g)",
+    )
+    remove.add_argument(
+        "--server",
+        type=_server,
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="model server that is asked for its status, to wait no longer than it takes; may be given several times",
+    )
     promote = commands.add_parser(
         "promote", help="choose the version that answers", description=promotion.__doc__, epilog=_PROMOTED
     )
@@ -56,6 +74,20 @@ def add_commands(commands: Any) -> None:
         command.add_argument("--models-dir", type=Path, default=MODELS, help=f"repository (default: {MODELS})")
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return value
+
+
+def _server(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"must be HOST:PORT, got {text!r}")
+    return text
+
+
 def _list(options: dict[str, Any]) -> int:
     return listing.list_versions(options["models_dir"], as_json=options["as_json"])
 
@@ -66,7 +98,13 @@ def _show(options: dict[str, Any]) -> int:
 
 
 def _remove(options: dict[str, Any]) -> int:
-    return removal.remove(options["models_dir"], options["version"], yes=options["yes"])
+    return removal.remove(
+        options["models_dir"],
+        options["version"],
+        yes=options["yes"],
+        wait_s=options["wait"],
+        servers=options["server"],
+    )
 
 
 def _promote(options: dict[str, Any]) -> int:

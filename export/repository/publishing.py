@@ -31,7 +31,7 @@ from export.graphs.exportable import Exportable, prepare
 from export.graphs.signatures import Generator
 from export.graphs.specs import input_specs
 from export.repository.history import Progress
-from export.repository.models_config import add_to_models_config, version_numbers
+from export.repository.models_config import add_to_models_config, locked, version_numbers
 from export.repository.papers import write_papers
 from export.repository.warmup import WARMUP_FILE, write_warmup
 
@@ -153,7 +153,11 @@ def _draft(home: Path) -> Iterator[Path]:
     """
     draft = home / f"{_DRAFT}{secrets.token_hex(8)}"
     lock = draft.with_suffix(_LOCK)
-    with lock.open("w") as file:
+    with locked(home.parent):
+        # A removal may just have deleted the directory, as it was empty.
+        home.mkdir(exist_ok=True)
+        file = lock.open("w")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield draft

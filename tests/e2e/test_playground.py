@@ -274,6 +274,8 @@ def test_a_model_that_is_removed_while_the_page_is_open(
     page = open_playground(gateway)
     page.set(**FIELDS)
     command = [sys.executable, "-m", "export", "remove", "lstm", "--yes", "--models-dir", str(models_dir)]
+    # Longer than the model server's polls, 0.1 s each.
+    command += ["--wait", "3"]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=120)
     gateway.wait_until(lambda: [model["id"] for model in gateway.get("/v1/models")[1]["data"]] == ["words"])
     page.click("#write")

@@ -40,7 +40,9 @@ def refused(capsys, *arguments):
     return err
 
 
-@pytest.mark.parametrize("command", [["list"], ["show", "m"], ["compare", "m", "n"], ["remove", "n", "--yes"]])
+@pytest.mark.parametrize(
+    "command", [["list"], ["show", "m"], ["compare", "m", "n"], ["remove", "n", "--yes", "--wait", "0"]]
+)
 def test_no_tensorflow_is_imported(models_dir, command):
     """A look at the repository does not wait seconds for an import, and matplotlib is for pictures alone."""
     for name in ("m", "n"):

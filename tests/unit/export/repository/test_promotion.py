@@ -141,7 +141,7 @@ def test_a_labelled_version_is_not_removed(models_dir, capsys):
     assert (code, "served of m now: versions 2, 3, 4; then versions 2, 3" in told) == (0, True)
     assert entry(models_dir) == ({"stable": 2}, [2, 3])
     assert "nothing to go back to" in run(capsys, "rollback", "m")[1]
-    assert run(capsys, "remove", "m", "--yes")[0] == 0
+    assert run(capsys, "remove", "m", "--yes", "--wait", "0")[0] == 0
     assert (read_listings(models_dir), read_labels(models_dir)) == ([], {})
 
 

@@ -1,0 +1,114 @@
+"""A removal waits for model servers as long as it must, and no longer."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from export.errors import RepositoryError
+from export.repository import unloading
+from export.repository.unloading import ServerWatch, wait_until_unloaded
+
+AVAILABLE, UNLOADING, END = 30, 40, 50
+
+
+class Clock:
+    """Time that passes only in sleep."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        """Return the time."""
+        return self.now
+
+    def sleep(self, seconds):
+        """Let time pass."""
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """Make waiting take no time."""
+    made = Clock()
+    monkeypatch.setattr(unloading, "time", made)
+    return made
+
+
+def watch(*answers, servers=("127.0.0.1:1",), names=("m",)):
+    """Watch a server that gives these answers one after another, the last one for ever; each is a dict or None."""
+    left = list(answers)
+    return ServerWatch(servers, names, lambda *_: left.pop(0) if len(left) > 1 else left[0])
+
+
+def test_a_server_that_has_unloaded_the_model_ends_the_wait(clock):
+    """It was seen to serve it, and then that every version has ended."""
+    serving = {1: END, 2: AVAILABLE}
+    wait_until_unloaded(watch(serving, serving, {1: END, 2: UNLOADING}, {1: END, 2: END}), "m", 15.0)
+    assert clock.now == 1.0
+
+
+@pytest.mark.parametrize("answer", [{1: END}, {}, None], ids=["of versions before", "never loaded", "no answer"])
+def test_a_server_that_was_not_seen_to_serve_the_model_proves_nothing(clock, answer):
+    """It may have read models.config and be about to look at the base path for the first time."""
+    wait_until_unloaded(watch(answer), "m", 15.0)
+    assert clock.now == 15.0
+
+
+def test_without_servers_all_of_the_time_is_waited(clock, capsys):
+    """As long as both polls may take."""
+    wait_until_unloaded(watch(None, servers=()), "m", 15.0)
+    assert clock.now == 15.0
+    assert capsys.readouterr().out == (
+        "m is out of models.config; waiting up to 15 s until model servers have unloaded it\n"
+    )
+
+
+def test_every_server_must_have_unloaded_every_name():
+    """One that lags behind is waited for."""
+    states = {("127.0.0.1:1", "m"): {1: AVAILABLE}, ("127.0.0.1:2", "m"): {1: AVAILABLE}}
+    made = ServerWatch(("127.0.0.1:1", "127.0.0.1:2"), ["m"], lambda *key: states[key])
+    states["127.0.0.1:1", "m"] = {1: END}
+    made.look()
+    assert not made.is_unloaded()
+    states["127.0.0.1:2", "m"] = {1: END}
+    made.look()
+    assert made.is_unloaded()
+
+
+def test_a_server_that_goes_on_serving_the_model_is_named():
+    """It reads models.config only at its start."""
+    told = (
+        r"^127\.0\.0\.1:1 still serves m \(version 2\) 15 s after it left models\.config, so no file of it is removed"
+    )
+    with pytest.raises(RepositoryError, match=told):
+        wait_until_unloaded(watch({1: END, 2: AVAILABLE}), "m", 15.0)
+
+
+def test_a_host_without_an_address_is_named():
+    """Before anything is changed."""
+    with pytest.raises(RepositoryError, match=r"^model server nosuch\.invalid:8500: "):
+        watch(None, servers=("nosuch.invalid:8500",))
+
+
+def test_status_is_asked_over_grpc():
+    """Of a real server: states by version, None where there is no such model and where nobody listens."""
+    from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
+
+    class Service(model_service_pb2_grpc.ModelServiceServicer):
+        def GetModelStatus(self, request, context):
+            if request.model_spec.name != "m":
+                context.abort(grpc.StatusCode.NOT_FOUND, "Could not find any versions of model n")
+            response = get_model_status_pb2.GetModelStatusResponse()
+            response.model_version_status.add(version=3, state=AVAILABLE)
+            return response
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Service(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    get_states = unloading._status_client()
+    assert get_states(f"127.0.0.1:{port}", "m") == {3: AVAILABLE}
+    assert get_states(f"127.0.0.1:{port}", "n") is None
+    server.stop(None).wait()
+    assert get_states(f"127.0.0.1:{port}", "m") is None
