@@ -29,6 +29,7 @@ what differs from TensorFlow Serving:
   a version folder without saved_model.pb is passed over as not finished; there it is a version that fails to load
   a model that fails or has no version at start leaves the others served; there the server exits, or waits for ever
   a reload that adds a model without any version answers UNKNOWN; there the call hangs
+  a tensor of fewer values than its shape has is expanded to 16,777,216 elements at most; there to what can be allocated
   metadata, status, reload and Predict are served; Classify, Regress, MultiInference and SessionRun are not"""
 
 

@@ -17,6 +17,9 @@ _FAST: dict[int, tuple[type[np.generic], str]] = {
     types_pb2.DT_FLOAT: (np.float32, "float_val"),
     types_pb2.DT_INT32: (np.int32, "int_val"),
 }
+# Elements to which fewer values are expanded: 64 MiB of floats, a batch of 256 with a state of 65,536. A request of
+# 50 bytes may announce any shape, and TensorFlow Serving tries to allocate each.
+MAX_EXPANDED = 2**24
 # `float_val` on the wire: field 5, length-delimited; then a length and the raw little-endian floats.
 _FLOAT_VAL_TAG = b"\x2a"
 # Repeated field of each dtype, by `Tensor::AsProtoField` in tensorflow/core/framework/tensor.cc.
@@ -35,13 +38,15 @@ _FIELDS: dict[int, str] = {
 
 def dtype_name(dtype: int) -> str:
     """Return the name that TensorFlow's messages give a `DataType`, such as float or int32."""
-    return str(types_pb2.DataType.Name(dtype)).removeprefix("DT_").lower()
+    names = types_pb2.DataType
+    return names.Name(dtype).removeprefix("DT_").lower() if dtype in names.values() else str(dtype)
 
 
 def decode(name: str, proto: TensorProto) -> np.ndarray:
     """Read a tensor from `tensor_content` or from its typed field.
 
-    As in TensorFlow, a typed field with too few values is continued with its last one, and surplus ones are ignored.
+    As in TensorFlow, a typed field with too few values is continued with its last one, and surplus ones are ignored;
+    unlike there, to `MAX_EXPANDED` elements at most.
 
     Args:
         name: Of the input, for the message.
@@ -51,18 +56,29 @@ def decode(name: str, proto: TensorProto) -> np.ndarray:
         InvalidRequest: there is no such tensor.
     """
     try:
-        if proto.dtype in _FAST:
-            return _decode_fast(proto)
-        return tf.make_ndarray(proto)
-    except (KeyError, TypeError, ValueError) as error:
+        shape = _read_shape(proto)
+        return _decode_fast(proto, shape) if proto.dtype in _FAST else tf.make_ndarray(proto)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest(f"tensor parsing error: {name} ({error})") from error
 
 
-def _decode_fast(proto: TensorProto) -> np.ndarray:
-    dtype, field = _FAST[proto.dtype]
+def _read_shape(proto: TensorProto) -> list[int]:
+    """Return the announced shape, before anything of its size is allocated.
+
+    Raises:
+        ValueError: it is not known, or has far more elements than values were sent.
+    """
     shape = [dimension.size for dimension in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise ValueError(f"its shape is not known: {shape}")
+    # Each value takes at least one byte of the message.
+    if math.prod(shape) > max(MAX_EXPANDED, proto.ByteSize()):
+        raise ValueError(f"shape {shape} has more than {MAX_EXPANDED} elements, and not all of them were sent")
+    return shape
+
+
+def _decode_fast(proto: TensorProto, shape: list[int]) -> np.ndarray:
+    dtype, field = _FAST[proto.dtype]
     if proto.tensor_content:
         return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
     values = np.array(getattr(proto, field), dtype)

@@ -114,6 +114,7 @@ def test_an_output_that_does_not_exist_or_comes_twice_is_invalid(
         (STEP | {"state": np.zeros((2, 5), np.float32)}, ["'state'", "[-1, 4]", "[2, 5]"]),
         (STEP | {"state": np.zeros(4, np.float32)}, ["'state'", "[-1, 4]", "[4]"]),
         (STEP | {"token_id": np.zeros((2, 1), np.int32)}, ["'token_id'", "[-1]", "[2, 1]"]),
+        (STEP | {"token_id": TensorProto(dtype=999)}, ["'token_id'", "to be int32 but 999 is provided"]),
         (
             STEP | {"token_id": TensorProto(dtype=types_pb2.DT_INT32, tensor_content=b"abc")},
             ["'token_id'", "got []"],
@@ -129,6 +130,7 @@ def test_an_output_that_does_not_exist_or_comes_twice_is_invalid(
         "width",
         "rank too low",
         "rank too high",
+        "unknown dtype",
         "scalar",
     ],
 )

@@ -60,15 +60,56 @@ def test_a_typed_field_of_another_length_is_read_as_tensorflow_does(proto: Tenso
         TensorProto(dtype=types_pb2.DT_FLOAT, tensor_content=b"abcdabcd"),
         typed(types_pb2.DT_FLOAT, [-1], float_val=[1.0]),
         typed(types_pb2.DT_INT64, [-1], int64_val=[1]),
+        typed(types_pb2.DT_INT64, [-1], tensor_content=b"\0" * 16),
+        typed(types_pb2.DT_UINT8, [1], int_val=[300]),
         TensorProto(dtype=types_pb2.DT_INVALID),
         TensorProto(dtype=types_pb2.DT_RESOURCE),
     ],
-    ids=["torn content", "content of another shape", "no shape", "no shape, int64", "no dtype", "resource"],
+    ids=[
+        "torn content",
+        "content of another shape",
+        "no shape",
+        "no shape, int64",
+        "no shape, content",
+        "value out of range",
+        "no dtype",
+        "resource",
+    ],
 )
 def test_a_tensor_that_cannot_be_read_is_named(proto: TensorProto):
     """The message starts as TensorFlow Serving's."""
     with pytest.raises(InvalidRequest, match=r"^tensor parsing error: token_ids "):
         decode("token_ids", proto)
+
+
+@pytest.mark.parametrize("shape", [[2**40], [2**24 + 1], [2**20, 17], [2**40, 2**40], [2**63 - 1] * 3], ids=str)
+@pytest.mark.parametrize("sent", ["values", "none", "content"])
+@pytest.mark.parametrize(
+    ("dtype", "field", "value"),
+    [
+        (types_pb2.DT_FLOAT, "float_val", 1.0),
+        (types_pb2.DT_INT32, "int_val", 1),
+        (types_pb2.DT_UINT8, "int_val", 1),
+        (types_pb2.DT_HALF, "half_val", 1),
+        (types_pb2.DT_STRING, "string_val", b"a"),
+    ],
+    ids=["float", "int32", "uint8", "half", "string"],
+)
+def test_a_small_message_cannot_have_a_huge_tensor_allocated(
+    monkeypatch: pytest.MonkeyPatch, dtype: int, field: str, value: object, sent: str, shape: list[int]
+):
+    """The announced shape is refused before it is expanded to; neither reader of values is reached."""
+    monkeypatch.setattr("model_server.tensors.tf.make_ndarray", None)
+    monkeypatch.setattr("model_server.tensors._decode_fast", None)
+    fields = {"values": {field: [value]}, "none": {}, "content": {"tensor_content": b"\0" * 8}}[sent]
+    with pytest.raises(InvalidRequest, match=r"^tensor parsing error: x .* has more than 16777216 elements"):
+        decode("x", typed(dtype, shape, **fields))
+
+
+def test_a_large_tensor_that_is_sent_whole_is_read():
+    """The limit is for what was not sent."""
+    proto = typed(types_pb2.DT_UINT8, [2**24 + 1], tensor_content=b"\1" * (2**24 + 1))
+    assert decode("x", proto).nbytes == 2**24 + 1
 
 
 @pytest.mark.parametrize(
