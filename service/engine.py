@@ -32,10 +32,10 @@ class Models(Protocol):
     """Where a model's name becomes a version that answers."""
 
     def find(self, name: str | None, seed: int | None = None) -> LiveModel:
-        """Return the version that answers a request, or raise `ModelNotFound`."""
+        """Return the version that answers a request, or raise `ModelNotFound` or `ModelLoading`."""
 
     def find_version(self, ref: ModelVersion) -> LiveModel | None:
-        """Return a version, if it lives."""
+        """Return a version, if it lives; raise `ModelLoading` while it is not known whether it does."""
 
 
 class Runner(Protocol):
@@ -287,6 +287,7 @@ class Engine:
                 prompt_ids=prompt.read_ids,
                 seen_ids=prompt.seen_ids if job.options["sampling"].repetition_penalty != 1 else NOTHING,
                 end_id=job.model.tokenizer.special.end,
+                vocab_size=card.vocab_size,
                 emit=job.put,
                 state=job.beginning,
                 index=index,

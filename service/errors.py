@@ -14,9 +14,11 @@ GatewayError
 ├── ClientGone          499  nobody is there to read the answer; nginx's number for it
 ├── InternalError       500  our fault
 ├── ShuttingDown        503  the server drains; another replica may answer
+├── ModelLoading        503  the model, or the version, is not served yet; try again after `retry_after_s`
 ├── VersionGone         503  the version was taken out of service while the text was in the making
 ├── BackendUnavailable  503  no model server answers
-│   └── ServerBusy      503  it has more calls than it takes
+│   ├── ServerBusy      503  it has more calls than it takes
+│   └── InvalidResponse 503  it returned what no model computes
 └── DeadlineExceeded    504  the request's own time was over
 """
 
@@ -209,6 +211,16 @@ class ShuttingDown(GatewayError):
     code = "shutting_down"
 
 
+class ModelLoading(GatewayError):
+    """The model or the version is being loaded or probed, or it is not known yet what is served."""
+
+    status = 503
+    code = "model_loading"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="model", retry_after_s=1)
+
+
 class VersionGone(GatewayError):
     """The version was taken out of service while the text was in the making; sent again, it gets the next one."""
 
@@ -230,6 +242,10 @@ class BackendUnavailable(GatewayError):
 
 class ServerBusy(BackendUnavailable):
     """The model server has more calls than it takes."""
+
+
+class InvalidResponse(BackendUnavailable):
+    """A backend's response cannot be parsed, or holds values that no model computes. A healthy one may answer."""
 
 
 class DeadlineExceeded(GatewayError):

@@ -11,9 +11,10 @@ from contract import signatures
 from service.errors import InternalError
 from service.scheduling.drawing import Decode, DecodeFull
 from service.scheduling.reading import Embed, Inspect, Prefill, Score
-from service.scheduling.rows import Arrays, OutputShapes
+from service.scheduling.rows import Arrays, OutputShapes, finite_rows
 from service.scheduling.sequence import Event, Failure, ModelVersion, Sequence
 
+NOT_FINITE = "the model computed NaN or infinity"
 _KINDS: dict[str, Prefill | Decode] = {
     signatures.PREFILL: Prefill(),
     signatures.SCORE: Score(),
@@ -46,6 +47,11 @@ class Call:
         """Whether it draws tokens; else it reads them."""
         return isinstance(_KINDS[self.signature], Decode)
 
+    @property
+    def vocab_size(self) -> int:
+        """The model's token ids are below this."""
+        return self.sequences[0].vocab_size
+
     def inputs(self) -> Arrays:
         """Build the input tensors, each with `num_rows` rows."""
         states = np.zeros((self.num_rows, self.sequences[0].state.size), np.float32)
@@ -65,11 +71,11 @@ class Call:
             What to tell each sequence's client; None where there is nothing to tell.
         """
         kind = _KINDS[self.signature]
-        finite = np.logical_and.reduce(np.isfinite(outputs["state"]), axis=1)
+        finite = finite_rows(outputs)
         events: list[Event | None] = []
         for row, sequence in enumerate(self.sequences):
             if finite[row]:
                 events.append(kind.apply(sequence, row, outputs, self.size))
             else:
-                events.append(Failure(sequence.index, InternalError("the model computed NaN or infinity")))
+                events.append(Failure(sequence.index, InternalError(NOT_FINITE)))
         return events

@@ -16,6 +16,8 @@ from service.scheduling.prefixes import Prefix
 from service.scheduling.randomness import UniformStream
 
 FinishReason = Literal["stop", "length"]
+# Token ids are int32.
+MAX_VOCAB_SIZE = 2**31
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ class Sequence:
         position: Of its first random number: tokens drawn before, by requests that it goes on with.
         index: Within its request.
         end_id: The end mark, or None.
+        vocab_size: Its model's token ids are below this; what a backend samples is checked against it.
         emit: Takes each event, in order; called on the scheduler's thread and must not block.
         reads_by: The signature by which the prompt is read: "prefill", "score", "embed" or "inspect".
         tells: Outputs of "inspect" that are wanted, and the width of each.
@@ -201,6 +204,7 @@ class Sequence:
     state: np.ndarray
     seen_ids: np.ndarray
     index: int = 0
+    vocab_size: int = MAX_VOCAB_SIZE
     account: Account = Account()
     reads_by: str = signatures.PREFILL
     tells: tuple[tuple[str, int], ...] = ()

@@ -13,19 +13,27 @@ from typing import Any
 
 import grpc
 
-from service.errors import BackendUnavailable, GatewayError, InternalError, ModelNotFound, ServerBusy, version_gone
+from service.errors import (
+    BackendUnavailable,
+    GatewayError,
+    InternalError,
+    InvalidResponse,
+    ModelNotFound,
+    ServerBusy,
+    version_gone,
+)
 from service.observability.tracing import Tracing
 from service.scheduling.batch import Call
 from service.scheduling.rows import Arrays
-from service.scheduling.sequence import ModelVersion
+from service.scheduling.sequence import MAX_VOCAB_SIZE, ModelVersion
 from service.servers.protos import (
     get_model_status_pb2,
     model_service_pb2_grpc,
     predict_pb2,
-    prediction_service_pb2_grpc,
 )
-from service.servers.tensors import to_array, to_proto
+from service.servers.tensors import to_proto
 from service.servers.tls import Tls
+from service.servers.validation import parse_response
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +49,7 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_http_proxy", 0),
 )
+_PREDICT = "/tensorflow.serving.PredictionService/Predict"
 # Codes of calls that had no effect and may be answered the next time.
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 # A server says at once what it serves; one that does not is left out.
@@ -49,11 +58,18 @@ _STATUS_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """One line of GetModelStatus."""
+    """One line of GetModelStatus.
+
+    Attributes:
+        available: Whether it takes calls.
+        error: Why it does not; "" where nothing went wrong.
+        loading: Whether it will take calls, as far as the server knows.
+    """
 
     version: int
     available: bool
     error: str
+    loading: bool = False
 
 
 class GrpcBackend:
@@ -98,7 +114,10 @@ class GrpcBackend:
             self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
         else:
             self._channel = self._tls.channel(self.address, self._host, _OPTIONS)
-        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        # Responses as bytes: gRPC reports what it cannot parse as INTERNAL, like a call that the backend refuses.
+        self._predict_rpc = self._channel.unary_unary(
+            _PREDICT, request_serializer=predict_pb2.PredictRequest.SerializeToString
+        )
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
     def reset(self) -> None:
@@ -153,12 +172,21 @@ class GrpcBackend:
     def _traced(self, call: Call) -> Arrays | GatewayError:
         spans = self._tracing.begin_call(call, self.address) if self._tracing else None
         metadata = spans.metadata if spans else ()
-        outcome = self._predict(call.model, call.signature, call.inputs(), call.outputs(), metadata)
+        outcome = self._predict(
+            call.model, call.signature, call.inputs(), call.outputs(), call.vocab_size, metadata=metadata
+        )
         if self._tracing:
             self._tracing.end_call(spans, outcome if isinstance(outcome, GatewayError) else None)
         return outcome
 
-    def predict(self, model: ModelVersion, signature: str, inputs: Arrays, shapes: Mapping[str, Shape]) -> Arrays:
+    def predict(
+        self,
+        model: ModelVersion,
+        signature: str,
+        inputs: Arrays,
+        shapes: Mapping[str, Shape],
+        vocab_size: int = MAX_VOCAB_SIZE,
+    ) -> Arrays:
         """Make a call and wait for its outputs.
 
         Args:
@@ -166,11 +194,12 @@ class GrpcBackend:
             signature: Which function.
             inputs: Its input tensors.
             shapes: The outputs wanted, and the shape of each.
+            vocab_size: Token ids are below this.
 
         Raises:
             GatewayError: as `call` would report it.
         """
-        outcome = self._predict(model, signature, inputs, shapes)
+        outcome = self._predict(model, signature, inputs, shapes, vocab_size)
         if isinstance(outcome, GatewayError):
             raise outcome
         return outcome
@@ -180,6 +209,7 @@ class GrpcBackend:
 
         Raises:
             ModelNotFound: none.
+            ServerBusy: the server has no thread left that could say.
             BackendUnavailable: no answer.
         """
         request = get_model_status_pb2.GetModelStatusRequest()
@@ -188,14 +218,23 @@ class GrpcBackend:
             response = self._status.GetModelStatus(request, timeout=min(self._timeout_s, _STATUS_TIMEOUT_S))
         except grpc.RpcError as error:
             what = f"model server {self.address}: {error.code().name}: {error.details()}"
-            missing = error.code() == grpc.StatusCode.NOT_FOUND
-            raise (ModelNotFound(what, param="model") if missing else BackendUnavailable(what)) from error
+            match error.code():
+                case grpc.StatusCode.NOT_FOUND:
+                    raise ModelNotFound(what, param="model") from error
+                case grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise ServerBusy(what) from error
+            raise BackendUnavailable(what) from error
         except ValueError as error:
             # The channel was closed meanwhile.
             raise BackendUnavailable(f"model server {self.address}: {error}") from error
-        available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+        state = get_model_status_pb2.ModelVersionStatus
         return [
-            VersionStatus(status.version, status.state == available, status.status.error_message)
+            VersionStatus(
+                status.version,
+                available=status.state == state.AVAILABLE,
+                error=status.status.error_message,
+                loading=status.state in (state.START, state.LOADING),
+            )
             for status in response.model_version_status
         ]
 
@@ -205,25 +244,24 @@ class GrpcBackend:
         signature: str,
         inputs: Arrays,
         shapes: Mapping[str, Shape],
+        vocab_size: int,
+        *,
         metadata: tuple[tuple[str, str], ...] = (),
     ) -> Arrays | GatewayError:
-        """Make a call; whatever is wrong with its answer becomes an error, never an exception."""
+        """Make a call; whatever is wrong with its response becomes an error, never an exception."""
         request = _predict_request(model, signature, inputs, tuple(shapes))
         try:
-            response = self._prediction.Predict(request, timeout=self._timeout_s, metadata=metadata or None)
-            arrays = {name: to_array(response.outputs[name]) for name in shapes}
+            content = self._predict_rpc(request, timeout=self._timeout_s, metadata=metadata or None)
         except grpc.RpcError as error:
             return self._explain(error)
-        except (ValueError, KeyError) as error:
-            # A closed channel is a ValueError too.
-            log.error("%s gave no answer that can be read: %s", self.address, error)
-            return BackendUnavailable("the model server gave no answer that can be read")
-        for name, array in arrays.items():
-            expected = shapes[name]
-            if array.shape != expected:
-                log.error("%s answered %s of shape %s, not %s", self.address, name, array.shape, expected)
-                return InternalError("the model server gave an answer of another shape; the log says which")
-        return arrays
+        except ValueError as error:
+            # The channel was closed meanwhile.
+            return BackendUnavailable(f"the model server is gone ({error})")
+        try:
+            return parse_response(content, dict(shapes), vocab_size)
+        except ValueError as error:
+            log.error("model server %s: invalid response to %s of %s: %s", self.address, signature, model, error)
+            return InvalidResponse("the model server returned an invalid response; the log says which")
 
     def _explain(self, error: Any) -> GatewayError:
         """Turn a failed call into what a client may know; addresses stay in the log."""

@@ -4,30 +4,27 @@ Names, cards and tokenizers come from the model repository, the living versions 
 all of them every second; requests read the outcome without waiting.
 """
 
-import contextlib
 import hashlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf import text_format
-
 from contract import signatures
 from contract.card import GeneratorCard
-from contract.errors import ContractError, LabelsError
-from contract.labels import LABELS_FILE, read_labels
+from contract.labels import LABELS_FILE
 from contract.tokenizer import Tokenizer
-from service.errors import BackendUnavailable, InvalidRequest, ModelNotFound
+from service.errors import InvalidRequest, ModelLoading, ModelNotFound
 from service.scheduling.policy import Shapes
 from service.scheduling.sequence import ModelVersion
-from service.servers.greeting import Complaints, Greeter
+from service.servers.greeting import Assets, Complaints, Greeter
+from service.servers.health import HealthChecks
 from service.servers.probe import Probe
-from service.servers.protos import model_server_config_pb2
 from service.servers.replicas import Replica, Replicas
-from service.servers.routing import Reference, Route, RoutingError, Shares, make_route, read_shares
+from service.servers.repository import RepositoryConfig
+from service.servers.routing import Reference, Route, make_route
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +64,14 @@ class _Snapshot:
 
     Attributes:
         routes: Of each model that has a living version.
+        listed: Names in `models.config`; None: it could not be read yet.
+        has_labels: Whether labels are known; while they are not, who names no version has none.
     """
 
     live: Mapping[ModelVersion, LiveModel]
     routes: Mapping[str, Route]
+    listed: Collection[str] | None = None
+    has_labels: bool = False
 
 
 class Catalog:
@@ -100,15 +101,15 @@ class Catalog:
         self._poll_s, self._max_chunk, self._default_model = poll_s, max_chunk, default_model
         self._changed = changed
         self._now = _Snapshot({}, {})
-        # Of each model in `models.config`, what its labels point at.
-        self._labels: dict[str, dict[str, int]] = {}
-        self._shares: dict[str, Shares] = {}
         self._complaints = Complaints()
+        self._config = RepositoryConfig(models_dir, self._complaints)
         self._greeter = Greeter(models_dir, self._complaints)
+        self._checks = HealthChecks(
+            replicas, self._greeter, self._complaints, poll_s=poll_s, names=self._names, changed=self._merge
+        )
         # Of each version, what its servers' probes are to agree in.
         self._hashes: dict[ModelVersion, str] = {}
         self._merging = threading.Lock()
-        self._visited: set[Replica] = set()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="catalog", daemon=True)
 
@@ -119,12 +120,39 @@ class Catalog:
     def close(self) -> None:
         """End the thread."""
         self._closed.set()
+        self._checks.close()
         self._thread.join(timeout=5)
 
     def models(self) -> list[tuple[LiveModel, Route]]:
-        """Return each model by the version that most of its requests get, and where they go; by name."""
+        """Return each model by the version that most of its requests get, and where they go; by name.
+
+        Raises:
+            ModelLoading: it is not known yet whether there are any, or which versions answer.
+        """
         now = self._now
-        return [(now.live[ModelVersion(name, route.primary)], route) for name, route in sorted(now.routes.items())]
+        self._require_known(now)
+        if not now.routes and now.listed:
+            raise ModelLoading(f"models are being loaded: {', '.join(now.listed)}")
+        return [
+            (now.live[ModelVersion(name, route.primary)], route)
+            for name, route in sorted(now.routes.items())
+            if self._awaited(route, Reference(name)) is None
+        ]
+
+    def ready_models(self) -> list[str]:
+        """Return the names of the models that answer.
+
+        Raises:
+            ModelLoading: there is none, or a backend that answers is being asked for another for the first time.
+        """
+        names, listed = [model.ref.name for model, _ in self.models()], self._names()
+        answering = [replica for replica in self._replicas.all() if replica.is_answering]
+        pending = [
+            name for name in listed if name not in names and any(name not in replica.settled for replica in answering)
+        ]
+        if pending or not names:
+            raise ModelLoading(f"models are being loaded: {', '.join(pending)}" if pending else "no model answers yet")
+        return names
 
     def versions(self) -> list[LiveModel]:
         """Return every version that answers, by name and number."""
@@ -143,77 +171,105 @@ class Catalog:
 
         Raises:
             ModelNotFound: there is none; the message lists those that there are.
+            ModelLoading: it is not served yet, or it is not known yet whether it is.
             InvalidRequest: no name, and no default.
         """
         now = self._now
-        models = now.routes
-        if name is None:
-            name = self._default_model or next(iter(models), "")
-            if len(models) > 1 and not self._default_model:
-                raise InvalidRequest(
-                    f"model is required where there are several and OSTINATO_DEFAULT_MODEL names none; models are: "
-                    f"{', '.join(models)}",
-                    param="model",
-                )
-        reference = Reference.parse(name)
-        if reference.name not in models:
-            what = f"model {reference.name[:64]!r} is not served" if name else "no model is served"
-            raise ModelNotFound(f"{what}; models are: {', '.join(models) or 'none yet'}", param="model")
-        route = models[reference.name]
+        reference = Reference.parse(self._default(now) if name is None else name)
+        self._require_known(now, with_labels=reference.version is None)
+        if reference.name not in now.routes:
+            if reference.name in (now.listed or ()):
+                raise ModelLoading(f"model {reference.name!r} is listed in models.config and not loaded yet")
+            what = f"model {reference.name[:64]!r} is not served" if reference.name else "no model is served"
+            raise ModelNotFound(f"{what}; models are: {', '.join(now.routes) or 'none yet'}", param="model")
+        route = now.routes[reference.name]
+        awaited = self._awaited(route, reference)
+        if awaited is not None:
+            raise ModelLoading(f"version {awaited} of model {route.name!r} is not loaded yet")
         return now.live[ModelVersion(reference.name, route.choose(reference, seed))], route
 
     def find_version(self, ref: ModelVersion) -> LiveModel | None:
-        """Return a version, if it lives."""
-        return self._now.live.get(ref)
+        """Return a version, if it lives.
+
+        Raises:
+            ModelLoading: it is not known yet whether it does.
+        """
+        live = self._now.live.get(ref)
+        if live is None and self._may_appear(ref):
+            raise ModelLoading(f"version {ref.version} of model {ref.name!r} is not loaded yet")
+        return live
+
+    def _default(self, now: _Snapshot) -> str:
+        """Return the model of a request that names none."""
+        if self._default_model:
+            return self._default_model
+        served = sorted(now.routes)
+        if len(served) > 1:
+            raise InvalidRequest(
+                f"model is required where there are several and OSTINATO_DEFAULT_MODEL names none; models are: "
+                f"{', '.join(served)}",
+                param="model",
+            )
+        # Which model a request gets must not depend on what is loaded first.
+        pending = sorted(name for name in now.listed or () if name not in served and not self._is_settled(name))
+        if len(served) + len(pending) > 1 or (now.listed and not served):
+            raise ModelLoading(f"models are being loaded: {', '.join(pending or now.listed or ())}")
+        return served[0] if served else ""
+
+    def _require_known(self, now: _Snapshot, *, with_labels: bool = True) -> None:
+        """Refuse a request before the files of the repository have been read.
+
+        Raises:
+            ModelLoading: they have not.
+        """
+        if now.listed is None:
+            raise ModelLoading(f"it is not known yet which models are served: {signatures.MODELS_CONFIG} is not read")
+        if with_labels and not now.has_labels:
+            raise ModelLoading(
+                f"it is not known yet which version answers: {LABELS_FILE} cannot be read; name a version: NAME:VERSION"
+            )
+
+    def _is_settled(self, name: str) -> bool:
+        """Return whether every backend has said what it serves of a model."""
+        replicas = self._replicas.all()
+        return bool(replicas) and all(name in replica.settled for replica in replicas)
+
+    def _awaited(self, route: Route, reference: Reference) -> int | None:
+        """Return the version that a request means, if it is not served and may yet be."""
+        version = route.awaited(reference)
+        return version if version is not None and self._may_appear(ModelVersion(route.name, version)) else None
+
+    def _may_appear(self, ref: ModelVersion) -> bool:
+        """Return whether a version that is not served may be, once all backends have been asked and probed."""
+        if self._now.listed is None:
+            return True
+        # `listed` keeps names of other places out of the path.
+        if ref.name not in self._now.listed or not (self._models_dir / ref.name / str(ref.version)).is_dir():
+            return False
+        replicas = self._replicas.all()
+        return not replicas or any(replica.may_take(ref) for replica in replicas)
+
+    def _names(self) -> Collection[str]:
+        return self._config.labels
 
     def _run(self) -> None:
         while not self._closed.is_set():
             try:
-                self._read_config()
-                for replica in self._replicas.look_up():
-                    if replica not in self._visited:
-                        self._visited.add(replica)
-                        # Each has its own: one that hangs holds up no other.
-                        name = f"visits {replica.address}"
-                        threading.Thread(target=self._visit_again, args=(replica,), name=name, daemon=True).start()
+                self._config.read()
                 self._merge()
+                for replica in self._replicas.look_up():
+                    self._checks.watch(replica)
             except Exception:
                 log.exception("looking at the models failed; trying again")
             self._closed.wait(self._poll_s)
 
-    def _visit_again(self, replica: Replica) -> None:
-        """Look at a server as long as there is one."""
-        while not self._closed.is_set() and replica in self._replicas.all():
-            try:
-                self._visit(replica)
-                self._merge()
-            except Exception:
-                log.exception("looking at model server %s failed; trying again", replica.address)
-            self._closed.wait(self._poll_s if replica.out_because is None else replica.pause_s)
-        self._visited.discard(replica)
-
     def refresh(self) -> None:
-        """Look at the repository and at every server once."""
-        self._read_config()
+        """Look at the repository and at every server once, and wait for all probes."""
+        self._config.read()
         for replica in self._replicas.look_up():
-            self._visit(replica)
+            for thread in self._checks.look_at(replica):
+                thread.join()
         self._merge()
-
-    def _visit(self, replica: Replica) -> None:
-        """Find out what a server serves now, and leave it out if it does not say.
-
-        It is taken to serve what it served: requests are better judged by their own calls, which wait for it to come
-        back, than turned away here.
-        """
-        before = replica.num_times_out
-        try:
-            found = self._greeter.look_at(replica, list(self._labels))
-        except BackendUnavailable as error:
-            self._complaints.add(replica.address, str(error))
-            self._replicas.leave_out(replica, str(error))
-        else:
-            self._complaints.settle(replica.address)
-            self._replicas.take_back(replica, found, seen=before)
 
     def _merge(self) -> None:
         """Bring together what the servers serve."""
@@ -222,28 +278,34 @@ class Catalog:
             served: dict[ModelVersion, list[tuple[Replica, Probe]]] = {}
             for replica in self._replicas.all():
                 for ref, probe in replica.known.items():
-                    if ref.name in self._labels:
+                    if ref.name in self._config.labels:
                         served.setdefault(ref, []).append((replica, probe))
             live: dict[ModelVersion, LiveModel] = {}
             able: set[ModelVersion] = set()
             for ref, probes in served.items():
-                try:
-                    live[ref] = self._describe(ref, probes, before.live.get(ref))
-                    if any(replica.out_because is None for replica, _ in probes):
-                        able.add(ref)
-                except ContractError as error:
-                    self._complaints.add(f"{ref.name}:{ref.version}", str(error))
+                # Not read here: no other version is to wait for a large tokenizer.
+                assets = self._greeter.known_assets(ref)
+                if assets is None:
+                    continue
+                live[ref] = self._describe(ref, assets, probes, before.live.get(ref))
+                if any(replica.takes(ref) for replica, _ in probes):
+                    able.add(ref)
             for ref in before.live.keys() - live.keys():
                 log.info("model %s version %d is gone", ref.name, ref.version)
             self._hashes = {ref: sha256 for ref, sha256 in self._hashes.items() if ref in live}
-            self._now = _Snapshot(live, self._make_routes(live, able, before.routes))
+            routes = self._make_routes(live, able, before)
+            listed = tuple(self._config.labels) if self._config.is_read else None
+            self._now = _Snapshot(live, routes, listed, self._config.has_labels)
             self._replicas.expect(self._hashes)
-            self._greeter.keep(live)
+            # What is being probed is needed in a moment.
+            self._greeter.keep(live.keys() | {ref for replica in self._replicas.all() for ref in replica.reported})
         self._changed(live)
 
-    def _describe(self, ref: ModelVersion, probes: list[tuple[Replica, Probe]], before: LiveModel | None) -> LiveModel:
+    def _describe(
+        self, ref: ModelVersion, assets: Assets, probes: list[tuple[Replica, Probe]], before: LiveModel | None
+    ) -> LiveModel:
         """Say what is promised of a version: what most of its servers agree in; of equals, what was promised before."""
-        able = [pair for pair in probes if pair[0].out_because is None] or probes
+        able = [pair for pair in probes if pair[0].takes(ref)] or probes
         hashes = Counter(probe.sha256 for _, probe in able)
         known = self._hashes.get(ref)
         chosen = max(hashes, key=lambda sha256: (hashes[sha256], sha256 == known))
@@ -254,13 +316,6 @@ class Catalog:
         agreeing = [probe for _, probe in able if probe.sha256 == chosen]
         shared = set(agreeing[0].row_counts).intersection(*(probe.row_counts for probe in agreeing))
         row_counts = tuple(sorted(shared)) or agreeing[0].row_counts
-        try:
-            assets = self._greeter.assets(ref)
-        except ContractError:
-            # Being replaced, or removed: it goes on as it was read until the servers know.
-            if before is not None:
-                return before
-            raise
         card = assets.card
         shapes = Shapes(row_counts, min(card.max_decode_steps, self._max_chunk), card.max_prefill_length)
         probe = agreeing[0]
@@ -268,7 +323,7 @@ class Catalog:
         return before if before == model else model
 
     def _make_routes(
-        self, live: Iterable[ModelVersion], able: Collection[ModelVersion], before: Mapping[str, Route]
+        self, live: Iterable[ModelVersion], able: Collection[ModelVersion], before: _Snapshot
     ) -> dict[str, Route]:
         """Bring what lives together with labels and shares; `able` are those whose servers take calls."""
         versions: dict[str, list[int]] = {}
@@ -276,10 +331,12 @@ class Catalog:
             versions.setdefault(ref.name, []).append(ref.version)
         routes: dict[str, Route] = {}
         for name, numbers in versions.items():
-            then, shares = before.get(name), self._shares.get(name, {})
-            stable = then.stable if then else None
+            # What was chosen without labels was chosen for nobody.
+            then = before.routes.get(name) if before.has_labels else None
+            labels, shares = self._config.labels.get(name, {}), self._config.shares.get(name, {})
+            stable, was_guess = (then.stable, then.is_guess) if then else (None, False)
             answering = [number for number in numbers if ModelVersion(name, number) in able]
-            route, problems = make_route(name, numbers, self._labels.get(name, {}), shares, stable, answering)
+            route, problems = make_route(name, numbers, labels, shares, stable, answering, was_guess=was_guess)
             if then and then != route:
                 log.info("model %s: stable is version %d, shares %s", name, route.stable, dict(route.shares) or "none")
             what = f"{signatures.ROUTING_FILE}: {name}"
@@ -289,31 +346,6 @@ class Catalog:
                 self._complaints.settle(what)
             routes[name] = route
         return routes
-
-    def _read_config(self) -> None:
-        """Read names, labels and shares; while a file of them cannot be read, what was read last stays."""
-        path = self._models_dir / signatures.MODELS_CONFIG
-        try:
-            config = text_format.Parse(path.read_text("utf-8"), model_server_config_pb2.ModelServerConfig())
-        except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-            self._complaints.add(str(path), str(error))
-            return
-        entries = {entry.name: dict(entry.version_labels) for entry in config.model_config_list.config}
-        labels = self._labels
-        with self._complaining_of(LABELS_FILE):
-            labels = read_labels(self._models_dir)
-        self._labels = {name: {**of_entry, **labels.get(name, {})} for name, of_entry in entries.items()}
-        with self._complaining_of(signatures.ROUTING_FILE):
-            self._shares = read_shares(self._models_dir / signatures.ROUTING_FILE)
-
-    @contextlib.contextmanager
-    def _complaining_of(self, file: str) -> Iterator[None]:
-        """Log, once, why a file cannot be read, and go on."""
-        try:
-            yield
-            self._complaints.settle(file)
-        except (LabelsError, RoutingError) as error:
-            self._complaints.add(file, str(error))
 
 
 def fingerprint(card: GeneratorCard, probe: Probe) -> str:

@@ -12,9 +12,10 @@ from contract import signatures
 from contract.card import GeneratorCard, load_assets
 from contract.errors import ContractError
 from contract.tokenizer import Tokenizer
-from service.errors import BackendUnavailable, GatewayError, ModelNotFound, ServerBusy
-from service.scheduling.rows import Arrays
+from service.errors import BackendUnavailable, GatewayError, InvalidResponse, ModelNotFound, ServerBusy
+from service.scheduling.rows import Arrays, finite_rows
 from service.scheduling.sequence import ModelVersion
+from service.servers.backend import VersionStatus
 from service.servers.probe import Probe, run_probe, still_holds
 from service.servers.replicas import Replica
 
@@ -65,77 +66,109 @@ class Greeter:
         self._assets: dict[ModelVersion, Assets] = {}
 
     def assets(self, ref: ModelVersion) -> Assets:
-        """Return a version's files, read again if they were replaced.
+        """Return a version's files, read again if they were replaced; what was read last, while they are damaged.
 
         Raises:
-            ContractError: they cannot be read.
+            ContractError: they cannot be read, and never could.
         """
         path = self._models_dir / ref.name / str(ref.version) / signatures.ASSETS / signatures.CARD_FILE
         known, stamp = self._assets.get(ref), path.stat().st_mtime_ns if path.exists() else 0
-        if known is None or (stamp and stamp != known.stamp):
-            known = self._assets[ref] = Assets(*load_assets(self._models_dir / ref.name / str(ref.version)), stamp)
-        return known
+        if known is not None and stamp in (0, known.stamp):
+            return known
+        what = f"files of {ref.name}:{ref.version}"
+        try:
+            read = self._assets[ref] = Assets(*load_assets(self._models_dir / ref.name / str(ref.version)), stamp)
+        except ContractError as error:
+            if known is None:
+                raise
+            self._complaints.add(what, f"what was read last holds: {error}")
+            return known
+        self._complaints.settle(what)
+        return read
+
+    def known_assets(self, ref: ModelVersion) -> Assets | None:
+        """Return a version's files as they were read last, or None."""
+        return self._assets.get(ref)
 
     def keep(self, versions: Collection[ModelVersion]) -> None:
         """Forget the files of all other versions."""
         for ref in [ref for ref in list(self._assets) if ref not in versions]:
             self._assets.pop(ref, None)
 
-    def look_at(self, replica: Replica, names: Iterable[str]) -> dict[ModelVersion, Probe]:
-        """Ask a server for its versions of some models, and probe those that are new; trouble with one is no other's.
+    def statuses(self, replica: Replica, name: str) -> list[VersionStatus]:
+        """Ask a server for its versions of a model; none is an empty list.
 
         Raises:
             BackendUnavailable: it does not answer.
         """
-        found: dict[ModelVersion, Probe] = {}
-        for name in names:
-            try:
-                found |= self._look_at_one(replica, name)
-            except BackendUnavailable:
-                raise
-            except Exception as error:
-                log.debug("looking at %s failed", name, exc_info=True)
-                self._complaints.add(f"{name} at {replica.address}", f"{type(error).__name__}: {error}")
-                found |= {ref: probe for ref, probe in replica.known.items() if ref.name == name}
-        return found
-
-    def _look_at_one(self, replica: Replica, name: str) -> dict[ModelVersion, Probe]:
+        what = f"{name} at {replica.address}"
         try:
             statuses = replica.server.versions(name)
         except ModelNotFound as error:
-            self._complaints.add(f"{name} at {replica.address}", str(error))
-            return {}
-        self._complaints.settle(f"{name} at {replica.address}")
-        found: dict[ModelVersion, Probe] = {}
+            self._complaints.add(what, str(error))
+            return []
+        self._complaints.settle(what)
+        return statuses
+
+    def is_probed(self, replica: Replica, ref: ModelVersion) -> bool:
+        """Return whether a version needs no probe at a server, or none but one that fails at once."""
+        probe = replica.known.get(ref)
+        try:
+            return probe is not None and ref not in replica.unchecked and probe.stamp == self.assets(ref).stamp
+        except ContractError:
+            return False
+
+    def probe_all(
+        self, replica: Replica, statuses: Iterable[VersionStatus], name: str
+    ) -> tuple[dict[ModelVersion, Probe], set[ModelVersion]]:
+        """Probe what is new of a model at a server, and what is unchecked.
+
+        Returns:
+            The versions that the server serves, and what their probes found; and those of them that are unchecked.
+
+        Raises:
+            BackendUnavailable: it does not answer.
+        """
+        probes: dict[ModelVersion, Probe] = {}
+        unchecked: set[ModelVersion] = set()
         for status in statuses:
             ref, what = ModelVersion(name, status.version), f"{name}:{status.version} at {replica.address}"
-            if status.available:
-                try:
-                    found[ref] = self._greet(replica, ref)
-                    self._complaints.settle(what)
-                except ServerBusy as error:
-                    self._complaints.add(what, str(error))
-                    found |= {ref: replica.known[ref]} if ref in replica.known else {}
-                except (ContractError, GatewayError) as error:
-                    # A new version that cannot be called is trouble with that version, not with the server.
-                    if isinstance(error, BackendUnavailable) and ref in replica.known:
-                        raise
-                    self._complaints.add(what, str(error))
-            elif status.error:
-                self._complaints.add(what, status.error)
-        return found
+            before = replica.known.get(ref)
+            if not status.available:
+                if status.error:
+                    self._complaints.add(what, status.error)
+                continue
+            try:
+                probes[ref] = self._greet(replica, ref)
+                self._complaints.settle(what)
+            except (ServerBusy, InvalidResponse) as error:
+                self._complaints.add(what, str(error))
+                if before is not None:
+                    probes[ref] = before
+                    unchecked |= {ref} if ref in replica.unchecked or isinstance(error, InvalidResponse) else set()
+            except (ContractError, GatewayError) as error:
+                # A new version that cannot be called is trouble with that version, not with the server.
+                if isinstance(error, BackendUnavailable) and before is not None:
+                    raise
+                self._complaints.add(what, str(error))
+        return probes, unchecked
 
     def _greet(self, replica: Replica, ref: ModelVersion) -> Probe:
         """Return what a probe finds; one that is known is repeated only in part, if the server was away."""
         assets, before = self.assets(ref), replica.known.get(ref)
 
         def predict(signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
-            return replica.server.predict(ref, signature, inputs, shapes)
+            with replica.probe_calls:
+                outputs = replica.server.predict(ref, signature, inputs, shapes, assets.card.vocab_size)
+            # Else it would be kept as the server's arithmetic, for as long as it serves the version.
+            if not finite_rows(outputs).all():
+                raise InvalidResponse(f"the model server computed NaN or infinity ({signature})")
+            return outputs
 
         if (
             before
             and before.stamp == assets.stamp
-            and (not replica.is_new or still_holds(before, assets.card, predict))
+            and (ref not in replica.unchecked or still_holds(before, assets.card, predict))
         ):
             return before
         probe = replace(run_probe(assets.card, predict), stamp=assets.stamp)

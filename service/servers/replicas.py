@@ -15,11 +15,17 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-import numpy as np
-
-from service.errors import BackendUnavailable, GatewayError, InternalError, ServerBusy, VersionGone, version_gone
-from service.scheduling.batch import Call
-from service.scheduling.rows import Arrays
+from service.errors import (
+    BackendUnavailable,
+    GatewayError,
+    InternalError,
+    InvalidResponse,
+    ServerBusy,
+    VersionGone,
+    version_gone,
+)
+from service.scheduling.batch import NOT_FINITE, Call
+from service.scheduling.rows import Arrays, finite_rows
 from service.scheduling.sequence import ModelVersion
 from service.servers.backend import VersionStatus
 from service.servers.probe import Probe
@@ -34,9 +40,12 @@ HANG_FACTOR = 10.0
 # But hiccups of a busy machine are no reason.
 MIN_HANG_S = 1.0
 WATCH_S = 0.1
+# Probe calls at each server at once, of all models, which take turns: as many as most servers have cores.
+MAX_PROBE_CALLS = 2
 # Until a server that was left out is looked at again; doubled each time that it is left out again soon.
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 2.0
 SOON_S = 60.0
+NOT_LOOKED_AT = "it was not looked at yet"
 
 
 class Server(Protocol):
@@ -49,7 +58,12 @@ class Server(Protocol):
         """Return every version that the server knows of a model."""
 
     def predict(
-        self, model: ModelVersion, signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]
+        self,
+        model: ModelVersion,
+        signature: str,
+        inputs: Arrays,
+        shapes: Mapping[str, tuple[int, ...]],
+        vocab_size: int,
     ) -> Arrays:
         """Make a call and wait for the outputs named in `shapes`."""
 
@@ -65,23 +79,44 @@ class Replica:
     """One model server as it was seen last.
 
     Attributes:
-        known: The versions that it serves, and what their probes found; replaced as a whole.
+        known: The versions that it serves, and what their probes found; replaced as a whole, as are the next three.
+        unchecked: Of those, versions that get no calls until their probes have been repeated.
+        reported: The versions that it serves or is loading, by its own account.
+        settled: Names of models of which it is known which versions it serves.
         in_flight: Its calls, and when each was sent.
         out_because: Why it gets no calls; None: it does.
-        is_new: Whether what is known of it is to be found out again.
         pause_s: Seconds until it is looked at again, while it is left out.
         num_times_out: How often it was found to be ill.
+        probe_calls: Held by each call of a probe.
     """
 
     address: str
     server: Server
     known: Mapping[ModelVersion, Probe] = field(default_factory=dict)
+    unchecked: frozenset[ModelVersion] = frozenset()
+    reported: frozenset[ModelVersion] = frozenset()
+    settled: frozenset[str] = frozenset()
     in_flight: dict[Call, float] = field(default_factory=dict)
-    out_because: str | None = "it was not looked at yet"
-    is_new: bool = True
+    out_because: str | None = NOT_LOOKED_AT
     pause_s: float = FIRST_PAUSE_S
     left_out_at: float = float("-inf")
     num_times_out: int = 0
+    probe_calls: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_PROBE_CALLS))
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether it gets calls, or will when it has been probed for the first time."""
+        return self.out_because is None or (self.out_because == NOT_LOOKED_AT and bool(self.reported))
+
+    def takes(self, model: ModelVersion) -> bool:
+        """Return whether it gets calls of a version."""
+        return self.out_because is None and model in self.known and model not in self.unchecked
+
+    def may_take(self, model: ModelVersion) -> bool:
+        """Return whether it gets no calls of a version now, and may get some later."""
+        if model.name not in self.settled or model in self.reported.difference(self.known):
+            return True
+        return model in self.known and not self.takes(model)
 
 
 class Replicas:
@@ -182,7 +217,9 @@ class Replicas:
         """Send a server no more calls, and what it has to others, until it was looked at."""
         now = time.monotonic()
         with self._lock:
-            was_in, replica.out_because, replica.is_new = replica.out_because is None, reason, True
+            was_in, replica.out_because = replica.out_because is None, reason
+            # It may come back as another build.
+            replica.unchecked = frozenset(replica.known)
             replica.num_times_out += 1
             if was_in:
                 soon = now - replica.left_out_at < SOON_S
@@ -192,21 +229,54 @@ class Replicas:
             log.warning("model server %s is left out: %s", replica.address, reason)
             replica.server.reset()
 
-    def take_back(self, replica: Replica, known: Mapping[ModelVersion, Probe], seen: int | None = None) -> None:
-        """Note what a server that answers serves; from now on it gets calls.
+    def report(self, replica: Replica, name: str, versions: Iterable[ModelVersion]) -> None:
+        """Note which versions of a model a server serves or is loading, by its own account."""
+        with self._lock:
+            replica.reported = frozenset({ref for ref in replica.reported if ref.name != name}.union(versions))
+
+    def learn(
+        self,
+        replica: Replica,
+        name: str,
+        probes: Mapping[ModelVersion, Probe],
+        *,
+        unchecked: Collection[ModelVersion] = (),
+        seen: int | None = None,
+    ) -> None:
+        """Note what a server serves of one model; from now on it gets calls.
 
         Args:
             replica: The server.
-            known: Its versions, and what their probes found.
-            seen: `num_times_out` when the look at it began: if it was found to be ill since, it stays out.
+            name: Of the model.
+            probes: The versions that it serves, and what their probes found.
+            unchecked: Of those, versions whose probes could not be repeated: they get no calls yet.
+            seen: `num_times_out` when the look at it began: if it was found to be ill since, it stays out, and what the
+                probes found is to be checked.
         """
         with self._lock:
-            if seen is not None and seen != replica.num_times_out:
+            others = {ref: probe for ref, probe in replica.known.items() if ref.name != name}
+            replica.known = MappingProxyType({**others, **probes})
+            ill = seen is not None and seen != replica.num_times_out
+            replica.unchecked = frozenset(others.keys() & replica.unchecked).union(probes if ill else unchecked)
+            if ill:
                 return
+            replica.settled |= {name}
             was_out = replica.out_because is not None
-            replica.known, replica.out_because, replica.is_new = MappingProxyType(dict(known)), None, False
-        if was_out:
+            takes_calls = not replica.known or bool(replica.known.keys() - replica.unchecked)
+            if takes_calls:
+                replica.out_because = None
+        if was_out and takes_calls:
             log.info("model server %s takes calls", replica.address)
+
+    def retain(self, replica: Replica, names: Collection[str], seen: int) -> None:
+        """Forget what a server serves of other models than these; if there are none at all, it answers, and is well."""
+        with self._lock:
+            replica.known = MappingProxyType({ref: probe for ref, probe in replica.known.items() if ref.name in names})
+            replica.unchecked = frozenset(replica.known.keys() & replica.unchecked)
+            replica.reported = frozenset(ref for ref in replica.reported if ref.name in names)
+            replica.settled &= frozenset(names)
+            if not names and seen == replica.num_times_out:
+                replica.out_because = None
 
     def call(self, call: Call, done: Done) -> None:
         """Send a call to the server that has least to do; `done` is given the outcome, once, on any thread."""
@@ -229,18 +299,14 @@ class Replicas:
         with self._lock:
             replicas = list(self._replicas.values())
         answers = any(replica.out_because is None for replica in replicas)
-        may_come_back = any(replica.out_because is not None and model in replica.known for replica in replicas)
+        may_come_back = any(model in replica.known and not replica.takes(model) for replica in replicas)
         if answers and not may_come_back:
             return version_gone()
         return BackendUnavailable("no model server answers")
 
     def _candidates(self, model: ModelVersion, tried: Collection[Replica]) -> list[Replica]:
         """Return the servers that can take a version's call; those that compute otherwise only where no other can."""
-        able = [
-            replica
-            for replica in self._replicas.values()
-            if replica.out_because is None and replica not in tried and model in replica.known
-        ]
+        able = [replica for replica in self._replicas.values() if replica not in tried and replica.takes(model)]
         alike = [replica for replica in able if replica.known[model].sha256 == self._hashes.get(model)]
         return alike or able
 
@@ -252,22 +318,24 @@ class Replicas:
             probe = replica.known.get(call.model)
             others = self._candidates(call.model, attempt.tried)
         if not isinstance(outcome, GatewayError):
-            finite = bool(np.isfinite(outcome["state"]).all())
+            finite = bool(finite_rows(outcome).all())
             if finite or not others:
                 self._note(call, seconds)
-                # Where all of them compute NaN it is the text's own.
-                for other in attempt.to_blame if finite else ():
-                    self.leave_out(other, "it failed a call that another server answered")
+                for other, failure in attempt.to_blame:
+                    # Where all of them compute NaN it is the sequence's own.
+                    if finite or isinstance(failure, InvalidResponse):
+                        self.leave_out(other, f"another server answered a call that it failed: {failure}")
                 attempt.done(outcome, probe.sha256 if probe else None)
                 return
-            outcome = InternalError("the model computed NaN or infinity")
+            outcome = InternalError(NOT_FINITE)
         attempt.failure = outcome
         if isinstance(outcome, VersionGone):
             with self._lock:
                 replica.known = MappingProxyType({ref: it for ref, it in replica.known.items() if ref != call.model})
-        elif not isinstance(outcome, BackendUnavailable):
-            # It may be the call's own fault; whether it was is known when another server has been asked.
-            attempt.to_blame.append(replica)
+        elif isinstance(outcome, InvalidResponse) or not isinstance(outcome, BackendUnavailable):
+            # It may be the call's own fault; whether it was is known when another server has been asked. Where there
+            # is no other, an invalid response is waited out like an outage, by whoever made the call.
+            attempt.to_blame.append((replica, outcome))
         elif not isinstance(outcome, ServerBusy):
             self.leave_out(replica, str(outcome))
         self._send(attempt)
@@ -313,14 +381,14 @@ class _Attempt:
 
     Attributes:
         tried: The servers that have been asked, in order.
-        to_blame: Of those, who failed it where it is not certain whose fault that is.
+        to_blame: Of those, who failed it, and how, where it is not certain whose fault that is.
         failure: Of the last one.
     """
 
     call: Call
     done: Done
     tried: list[Replica] = field(default_factory=list)
-    to_blame: list[Replica] = field(default_factory=list)
+    to_blame: list[tuple[Replica, GatewayError]] = field(default_factory=list)
     failure: GatewayError | None = None
 
 

@@ -50,6 +50,7 @@ class Route:
         labels: What each points at, served or not.
         stable: The version that answers where nothing else is said.
         shares: Of requests that name no version: what share goes to which version. Empty: all go to `stable`.
+        is_guess: Whether another version than the one labelled stable has to stand in for it, and never was it.
     """
 
     name: str
@@ -57,11 +58,19 @@ class Route:
     stable: int
     labels: Mapping[str, int] = field(default_factory=dict)
     shares: Mapping[int, float] = field(default_factory=dict)
+    is_guess: bool = False
 
     @property
     def primary(self) -> int:
         """The version that most of the requests get which name none."""
         return max(self.shares, key=lambda version: (self.shares[version], version)) if self.shares else self.stable
+
+    def awaited(self, reference: Reference) -> int | None:
+        """Return the version that a request means, if it is not served; None if it is, or if there is no such label."""
+        if reference.version is None and reference.label in (None, STABLE):
+            return self.labels[STABLE] if self.is_guess else None
+        version = reference.version if reference.label is None else self.labels.get(reference.label)
+        return None if version in self.versions else version
 
     def choose(self, reference: Reference, seed: int | None) -> int:
         """Return the version that a request gets.
@@ -116,6 +125,8 @@ def make_route(
     shares: Shares,
     stable_before: int | None,
     able: Collection[int] | None = None,
+    *,
+    was_guess: bool = False,
 ) -> tuple[Route, list[str]]:
     """Bring together what is served, what is labelled and what is wanted.
 
@@ -127,6 +138,7 @@ def make_route(
         stable_before: What answered until now: it goes on while the version that is to be stable is being loaded.
         able: Those of the versions whose servers take calls; None: all. The others are known from servers that may come
             back, and are chosen for nobody; if there are only such, what answered goes on.
+        was_guess: Whether `stable_before` was a guess; see `Route.is_guess`.
 
     Returns:
         The route, and a line for each share that leads nowhere.
@@ -138,6 +150,7 @@ def make_route(
     stable = labels.get(STABLE, max(able))
     if stable not in able:
         stable = stable_before if stable_before is not None and stable_before in able else max(able)
+    is_guess = stable != labels.get(STABLE, stable) and (stable_before is None or was_guess)
     resolved: dict[int, float] = {}
     problems = []
     for target, share in shares.items():
@@ -148,7 +161,7 @@ def make_route(
             problems.append(f"version {version} is not served")
         elif share > 0:
             resolved[version] = resolved.get(version, 0.0) + share
-    return Route(name, tuple(sorted(versions)), stable, dict(labels), resolved), problems
+    return Route(name, tuple(sorted(versions)), stable, dict(labels), resolved, is_guess), problems
 
 
 def read_shares(path: Path) -> dict[str, Shares]:
@@ -158,10 +171,14 @@ def read_shares(path: Path) -> dict[str, Shares]:
         Shares by the model's name; none if there is no such file.
 
     Raises:
-        RoutingError: it cannot be read, or holds something else.
+        RoutingError: it cannot be read, is empty, or holds something else.
     """
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        if not text.strip():
+            # As it is while it is being written. A comment, or no file, ends all shares.
+            raise RoutingError(f"{path}: is empty")
+        document = tomllib.loads(text)
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

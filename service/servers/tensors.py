@@ -19,18 +19,25 @@ def to_proto(array: np.ndarray) -> Any:
     return proto
 
 
-def to_array(proto: Any) -> np.ndarray:
-    """Unpack a float32 or int32 tensor.
+def to_array(proto: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Unpack a float32 or int32 tensor of a known shape.
 
     TensorFlow Serving answers with typed values, others with raw bytes; both are read (a 32 × 1,024 float32 in 4 µs).
 
+    Args:
+        proto: The tensor.
+        shape: The shape that it must have. It is compared first: one value stands for a tensor of any size, so a few
+            bytes could announce gigabytes.
+
     Raises:
-        ValueError: another type, or fewer values than the shape says.
+        ValueError: another type, another shape, or fewer or more values than that has.
     """
     if proto.dtype not in _FIELDS:
         raise ValueError(f"tensor type {proto.dtype} is neither DT_FLOAT nor DT_INT32")
     dtype, field = _FIELDS[proto.dtype]
-    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    announced = tuple(dim.size for dim in proto.tensor_shape.dim)
+    if announced != shape:
+        raise ValueError(f"tensor shape must be {shape}, got {announced}")
     if proto.tensor_content:
         flat = np.frombuffer(proto.tensor_content, dtype)
     else:

@@ -11,7 +11,7 @@ from service.api import documents
 from service.api.bodies import MAX_MAPPED, MAX_NEIGHBORS, DetokenizeBody, TokenizeBody
 from service.api.schema import Bounds, parse, parse_completion, parse_embeddings, parse_inspect, parse_number
 from service.engine import AnyJob, Engine, require_ids
-from service.errors import BackendUnavailable, InvalidRequest, NotFound, ShuttingDown
+from service.errors import InvalidRequest, NotFound, ShuttingDown
 from service.servers.catalog import Catalog
 from service.servers.vectors import VectorFiles, find_token
 from service.texts.logprobs import labels
@@ -228,12 +228,9 @@ def _healthz(parts: Parts) -> documents.HealthObject:  # noqa: ARG001 - every vi
 
 
 def _readyz(parts: Parts) -> documents.ReadyObject:
-    """Say whether a request would be answered: a model is served, and the server is not draining."""
+    """Say whether a request would be answered: models are served, none is probed, and the server is not draining."""
     parts.drain.refuse_if_begun()
-    names = [model.ref.name for model, _ in parts.catalog.models()]
-    if not names:
-        raise BackendUnavailable("no model answers yet")
-    return {"status": "ready", "models": names}
+    return {"status": "ready", "models": parts.catalog.ready_models()}
 
 
 def _json(body: bytes) -> Response:

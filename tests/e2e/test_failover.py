@@ -179,6 +179,14 @@ def other_shape(answer):
     answer.outputs["state"].CopyFrom(to_proto(np.zeros((8, 3), np.float32)))
 
 
+def foreign_ids(answer):
+    """Have token ids that the vocabulary does not have."""
+    for name in ("token_ids", "top_token_ids"):
+        if name in answer.outputs:
+            shape = [dim.size for dim in answer.outputs[name].tensor_shape.dim]
+            answer.outputs[name].CopyFrom(to_proto(np.full(shape, 10**6, np.int32)))
+
+
 FAULTS = {
     **{code.name: refuse(code) for code in grpc.StatusCode if code is not grpc.StatusCode.OK},
     "bytes that are no message": lambda *_: b"\xff\xff\xffjunk",
@@ -186,6 +194,7 @@ FAULTS = {
     "no state": changed(lambda answer: answer.outputs.pop("state")),
     "another shape": changed(other_shape),
     "not a number": changed(spoil_state),
+    "ids outside the vocabulary": changed(foreign_ids),
 }
 
 

@@ -168,11 +168,14 @@ def test_a_model_server_that_stays_away_is_an_error_with_a_status(models_dir, st
 
 
 def test_a_gateway_without_a_model_server_lives_but_is_not_ready(start_gateway):
-    """/healthz says that the process lives, /readyz that no model answers."""
+    """/healthz says that the process lives, /readyz that no model answers; a model that is listed may yet come."""
     gateway = start_gateway(backend=1, ready=False)
     assert gateway.get("/healthz")[0] == 200
     assert gateway.get("/readyz")[0] == 503
-    assert gateway.post(LONG)[0] == 404
+    for ask in (lambda: gateway.post(LONG), lambda: gateway.get("/v1/models"), lambda: gateway.get("/v1/models/lstm")):
+        status, answer = ask()
+        assert (status, answer["error"]["code"]) == (503, "model_loading")
+    until(lambda: gateway.post({**LONG, "model": "nope"})[0] == 404)
 
 
 def test_a_new_version_takes_over_and_a_damaged_one_never_does(tmp_path, start_gateway):

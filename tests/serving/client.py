@@ -82,7 +82,11 @@ def request(name, signature, inputs, *, version=None, label=None, output_filter=
 
 def to_arrays(answer):
     """Return the outputs of a PredictResponse."""
-    return {name: to_array(proto) for name, proto in answer.outputs.items()}
+    return {name: to_array(proto, _shape(proto)) for name, proto in answer.outputs.items()}
+
+
+def _shape(proto):
+    return tuple(dim.size for dim in proto.tensor_shape.dim)
 
 
 def _specify(spec, name, version, label=None):

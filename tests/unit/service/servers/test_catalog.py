@@ -9,13 +9,16 @@ import pytest
 
 from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer
-from service.errors import BackendUnavailable, InvalidRequest, ModelNotFound
+from service.errors import BackendUnavailable, InvalidRequest, InvalidResponse, ModelLoading, ModelNotFound
 from service.scheduling.sequence import ModelVersion
 from service.servers.backend import VersionStatus
 from service.servers.catalog import Catalog
 from service.servers.probe import Probe
 from service.servers.replicas import Replicas
 from tests.unit.contract.test_card import FIELDS, write
+
+# In place of a version's error.
+LOADING = "loading"
 
 
 class FakeServer:
@@ -34,7 +37,10 @@ class FakeServer:
             raise BackendUnavailable("down")
         if name not in self.models:
             raise ModelNotFound(f"no {name}")
-        return [VersionStatus(version, error == "", error) for version, error in self.models[name].items()]
+        return [
+            VersionStatus(version, available=error == "", error=error.replace(LOADING, ""), loading=error == LOADING)
+            for version, error in self.models[name].items()
+        ]
 
     def reset(self):
         self.num_resets = self.num_resets + 1
@@ -42,7 +48,7 @@ class FakeServer:
     def close(self):
         self.closed = True
 
-    def predict(self, _model, _signature, inputs, outputs):
+    def predict(self, _model, _signature, inputs, outputs, _vocab_size):
         if self.down or self.down_for_calls:
             raise BackendUnavailable("down")
         self.num_calls += 1
@@ -97,6 +103,7 @@ def test_the_newest_living_version_is_found(catalog, server, tmp_path):
 
 def test_an_unknown_model_is_named_with_those_there_are(catalog, server, tmp_path):
     """The error lists what can be asked for."""
+    catalog.refresh()
     with pytest.raises(ModelNotFound, match="'nope' is not served; models are: none yet"):
         catalog.find("nope")
     add(tmp_path, "demo", 1)
@@ -246,6 +253,7 @@ def test_a_server_that_goes_away_during_the_probe_keeps_its_models(catalog, serv
 
 def test_without_a_name_the_only_model_is_found_or_the_default_one(catalog, server, tmp_path):
     """Requests that may leave the model out get the one there is; where there are several, a setting names it."""
+    catalog.refresh()
     with pytest.raises(ModelNotFound, match="no model is served"):
         catalog.find(None)
     add(tmp_path, "one", 1)
@@ -416,6 +424,60 @@ def test_files_of_versions_that_are_gone_are_forgotten(tmp_path):
         fleet.servers["a:1"].models = {"demo": {version: ""}}
         fleet.model()
     assert [ref.version for ref in fleet.catalog._greeter._assets] == [4]
+
+
+def test_a_probe_that_is_not_finite_is_repeated_until_it_is(tmp_path):
+    """NaN of a server that fell ill is not its arithmetic: it gets no calls of the version, and is tried again."""
+    fleet = Fleet(tmp_path, "a:1", "b:1")
+    well = fleet.model()
+    ill, (replica, _) = fleet.servers["a:1"], fleet.replicas.all()
+    ill.bits = np.nan
+    fleet.replicas.leave_out(replica, "it failed a call")
+    for _ in range(2):
+        assert fleet.model() is well
+        assert fleet.replicas.num_servers(well.ref) == 1
+        assert replica.out_because == "it failed a call"
+    ill.bits = 0.0
+    assert fleet.model() is well
+    assert fleet.replicas.num_servers(well.ref) == 2
+    assert replica.out_because is None
+
+
+def test_a_new_version_whose_probe_is_not_finite_is_served_once_it_is(catalog, server, tmp_path):
+    """Until then it is not served at all; a response that no model gives is no other thing."""
+    add(tmp_path, "demo", 1)
+    server.models, server.bits = {"demo": {1: ""}}, np.inf
+    catalog.refresh()
+    with pytest.raises(ModelLoading):
+        catalog.find("demo")
+    honest = server.predict
+
+    def invalid(*_):
+        raise InvalidResponse("ids out of range")
+
+    server.predict, server.bits = invalid, 0.0
+    catalog.refresh()
+    with pytest.raises(ModelLoading):
+        catalog.find("demo")
+    server.predict = honest
+    catalog.refresh()
+    assert catalog.find("demo").ref.version == 1
+
+
+def test_an_only_server_whose_probe_is_not_finite_is_waited_for(catalog, server, tmp_path):
+    """The version is not forgotten: its sequences wait, as for a server that does not answer."""
+    add(tmp_path, "demo", 1)
+    server.models = {"demo": {1: ""}}
+    catalog.refresh()
+    (replica,) = catalog._replicas.all()
+    catalog._replicas.leave_out(replica, "it failed a call")
+    server.bits = np.nan
+    catalog.refresh()
+    assert catalog.find("demo").ref.version == 1
+    assert not replica.takes(ModelVersion("demo", 1))
+    server.bits = 0.0
+    catalog.refresh()
+    assert replica.takes(ModelVersion("demo", 1))
 
 
 def test_row_counts_are_those_that_suit_every_server(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from service.errors import BackendUnavailable, InternalError, ServerBusy, VersionGone
+from service.errors import BackendUnavailable, InternalError, InvalidResponse, ServerBusy, VersionGone
 from service.scheduling.batch import Call
 from service.scheduling.sequence import ModelVersion
 from service.servers.probe import Probe
@@ -19,12 +19,23 @@ MODEL = ModelVersion("demo", 1)
 PROBE = Probe((8,), "usual")
 
 
+class Outputs(dict):
+    """Outputs of a call, and who computed them."""
+
+
+def state_of(address, value=0.0):
+    """Return the outputs of a call: states of one value."""
+    outputs = Outputs(state=np.full((8, 2), value, np.float32))
+    outputs.by = address
+    return outputs
+
+
 class FakeServer:
     """Answers each call with what it is told, or keeps it until it is reset."""
 
     def __init__(self, address):
         self.address = address
-        self.answer = {"state": np.zeros((8, 2), np.float32), "by": address}
+        self.answer = state_of(address)
         self.hangs = False
         self.num_calls = self.num_resets = 0
         self.closed = False
@@ -62,7 +73,7 @@ class Fleet:
         self.replicas = Replicas(self._connect, ["fleet"], resolve=lambda _: self.addresses)
         self.replicas.expect({MODEL: PROBE.sha256})
         for replica in self.replicas.look_up():
-            self.replicas.take_back(replica, {MODEL: probes.get(replica.address[0], PROBE)})
+            self.replicas.learn(replica, "demo", {MODEL: probes.get(replica.address[0], PROBE)})
 
     def _connect(self, address, _host):
         return self.servers.setdefault(address[0], FakeServer(address))
@@ -85,7 +96,7 @@ class Fleet:
     def answer(self, **call):
         """Make a call and return who answered, or the error, and the hash of its probe."""
         outcome, computed_by = self.call(**call).get(timeout=5)
-        return (outcome["by"][0] if isinstance(outcome, dict) else outcome), computed_by
+        return (outcome.by[0] if isinstance(outcome, dict) else outcome), computed_by
 
 
 def test_calls_go_to_who_has_least_to_do():
@@ -102,7 +113,7 @@ def test_calls_go_to_who_has_least_to_do():
     assert fleet.replicas.num_servers(MODEL) == 3
 
 
-@pytest.mark.parametrize("error", [BackendUnavailable("gone"), InternalError("nonsense")])
+@pytest.mark.parametrize("error", [BackendUnavailable("gone"), InternalError("refused"), InvalidResponse("nonsense")])
 def test_a_failed_call_is_made_elsewhere_and_who_failed_it_is_left_out(error):
     """The caller notices nothing, and the next calls do not go there."""
     fleet = Fleet()
@@ -150,12 +161,61 @@ def test_nonsense_numbers_are_computed_elsewhere_and_believed_where_all_have_the
     """NaN may be a server's fault; where each of them computes it, it is the text's own, and nobody is left out."""
     fleet = Fleet()
     for letter in "ab":
-        fleet.servers[letter].answer = {"state": np.full((8, 2), np.nan, np.float32), "by": letter}
+        fleet.servers[letter].answer = state_of(letter, np.nan)
     assert fleet.answer() == ("b", "usual")
     assert fleet.left_out() == ""
-    fleet.servers["b"].answer = {"state": np.zeros((8, 2), np.float32), "by": "b"}
+    fleet.servers["b"].answer = state_of("b")
     assert fleet.answer() == ("b", "usual")
     assert fleet.left_out() == "a"
+
+
+def test_an_invalid_response_of_the_only_server_is_waited_out():
+    """It is not ejected, as no other can answer, and the call may be made again; where all do so, likewise."""
+    for letters in ("a", "ab"):
+        fleet = Fleet(letters)
+        for letter in letters:
+            fleet.servers[letter].answer = InvalidResponse("nonsense")
+        outcome, _ = fleet.answer()
+        assert isinstance(outcome, BackendUnavailable)
+        assert fleet.left_out() == ""
+        fleet.servers["a"].answer = state_of("a")
+        assert fleet.answer() == ("a", "usual")
+        assert fleet.left_out() == ""
+
+
+def test_an_invalid_response_is_its_servers_fault_even_where_the_other_computes_nan():
+    """The sequence's own NaN is believed, and who answered with nonsense is ejected."""
+    fleet = Fleet()
+    fleet.servers["a"].answer, fleet.servers["b"].answer = InvalidResponse("nonsense"), state_of("b", np.nan)
+    assert fleet.answer() == ("b", "usual")
+    assert fleet.left_out() == "a"
+
+
+def test_values_that_are_not_finite_are_looked_for_in_every_output():
+    """A sum or a log probability may be NaN where the state is not."""
+    fleet = Fleet()
+    fleet.servers["a"].answer = state_of("a")
+    fleet.servers["a"].answer["sum"] = np.full((8, 3), np.inf, np.float32)
+    assert fleet.answer() == ("b", "usual")
+    assert fleet.left_out() == "a"
+
+
+def test_a_version_whose_probe_is_not_repeated_gets_no_calls():
+    """The other versions of its server do; where nobody else has it, its calls wait for it."""
+    other = ModelVersion("other", 1)
+    fleet = Fleet()
+    for letter in "ab":
+        fleet.replicas.learn(fleet.replica(letter), "other", {other: PROBE})
+    fleet.replicas.leave_out(fleet.replica("a"), "ill")
+    fleet.replicas.learn(fleet.replica("a"), "demo", {MODEL: PROBE}, unchecked={MODEL})
+    assert fleet.left_out() == "a"
+    fleet.replicas.learn(fleet.replica("a"), "other", {other: PROBE})
+    assert fleet.left_out() == ""
+    assert [fleet.replicas.num_servers(model) for model in (MODEL, other)] == [1, 2]
+    fleet.replicas.learn(fleet.replica("b"), "demo", {})
+    assert isinstance(fleet.answer()[0], BackendUnavailable)
+    fleet.replicas.learn(fleet.replica("a"), "demo", {MODEL: PROBE})
+    assert fleet.answer() == ("a", "usual")
 
 
 def test_with_nobody_to_ask_the_call_fails_at_once():
@@ -163,12 +223,12 @@ def test_with_nobody_to_ask_the_call_fails_at_once():
     fleet = Fleet()
     fleet.replicas.leave_out(fleet.replica("a"), "for the test")
     assert isinstance(fleet.answer(model=ModelVersion("demo", 2))[0], VersionGone)
-    fleet.replicas.take_back(fleet.replica("b"), {})
+    fleet.replicas.learn(fleet.replica("b"), "demo", {})
     assert isinstance(fleet.answer()[0], BackendUnavailable)
-    fleet.replicas.take_back(fleet.replica("a"), {})
+    fleet.replicas.learn(fleet.replica("a"), "demo", {})
     assert isinstance(fleet.answer()[0], VersionGone)
     for letter in "ab":
-        fleet.replicas.take_back(fleet.replica(letter), {MODEL: PROBE})
+        fleet.replicas.learn(fleet.replica(letter), "demo", {MODEL: PROBE})
         fleet.replicas.leave_out(fleet.replica(letter), "for the test")
     outcome, _ = fleet.answer()
     assert (str(outcome), fleet.servers["a"].num_calls) == ("no model server answers", 0)
@@ -185,8 +245,8 @@ def test_who_computes_otherwise_stands_in_only_if_nobody_else_can():
         fleet.servers[letter].answer = BackendUnavailable("gone")
     assert fleet.answer() == ("a", "other")
     assert fleet.answer() == ("a", "other")
-    fleet.servers["b"].answer = {"state": np.zeros((8, 2), np.float32), "by": "b"}
-    fleet.replicas.take_back(fleet.replica("b"), {MODEL: PROBE})
+    fleet.servers["b"].answer = state_of("b")
+    fleet.replicas.learn(fleet.replica("b"), "demo", {MODEL: PROBE})
     assert fleet.answer() == ("b", "usual")
 
 
@@ -203,7 +263,7 @@ def test_a_call_that_does_not_come_back_is_made_elsewhere(monkeypatch):
     time.sleep(0.1)
     fleet.replicas.leave_out_who_hangs()
     assert fleet.left_out() == "a"
-    assert [outcome.get(timeout=5)[0]["by"][0] for outcome in outcomes] == ["b"] * 3
+    assert [outcome.get(timeout=5)[0].by[0] for outcome in outcomes] == ["b"] * 3
     assert all(outcome.empty() for outcome in outcomes)
     assert fleet.servers["a"].num_resets == 1
     # The only one left is waited for.
@@ -213,7 +273,7 @@ def test_a_call_that_does_not_come_back_is_made_elsewhere(monkeypatch):
     fleet.replicas.leave_out_who_hangs()
     assert fleet.left_out() == "a"
     fleet.servers["b"].release()
-    assert waiting.get(timeout=5)[0]["by"] == "b:1"
+    assert waiting.get(timeout=5)[0].by == "b:1"
 
 
 def test_a_kind_of_call_that_was_never_seen_may_take_its_time(monkeypatch):
@@ -242,7 +302,7 @@ def test_the_watch_runs_by_itself(monkeypatch):
     fleet.answer()
     fleet.replicas.start()
     fleet.servers["a"].hangs = True
-    assert fleet.call().get(timeout=5)[0]["by"] == "b:1"
+    assert fleet.call().get(timeout=5)[0].by == "b:1"
     fleet.replicas.close()
     assert all(server.closed for server in fleet.servers.values())
 
@@ -256,7 +316,7 @@ def test_who_falls_ill_again_and_again_is_looked_at_less_and_less(monkeypatch):
         fleet.replicas.leave_out(replica, "ill")
         fleet.replicas.leave_out(replica, "still ill")
         pauses.append(replica.pause_s)
-        fleet.replicas.take_back(replica, {MODEL: PROBE})
+        fleet.replicas.learn(replica, "demo", {MODEL: PROBE})
     assert pauses[:3] == [FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, 4 * FIRST_PAUSE_S]
     assert pauses[-1] == LAST_PAUSE_S
     now[0] += 1000
@@ -331,7 +391,7 @@ def test_many_threads_lose_no_call():
                 fleet.servers[letter].answer, before = BackendUnavailable("gone"), fleet.servers[letter].answer
                 time.sleep(0.002)
                 fleet.servers[letter].answer = before
-                fleet.replicas.take_back(fleet.replica(letter), {MODEL: PROBE})
+                fleet.replicas.learn(fleet.replica(letter), "demo", {MODEL: PROBE})
 
     disturber = threading.Thread(target=disturb)
     disturber.start()
@@ -356,7 +416,7 @@ def test_free_calls_are_those_of_the_servers_that_have_a_version():
     """What one version has in flight elsewhere takes nothing from another; where nobody is, one call tells it."""
     other = ModelVersion("demo", 2)
     fleet = Fleet()
-    fleet.replicas.take_back(fleet.replica("b"), {MODEL: PROBE, other: PROBE})
+    fleet.replicas.learn(fleet.replica("b"), "demo", {MODEL: PROBE, other: PROBE})
     for server in fleet.servers.values():
         server.hangs = True
     for _ in range(3):
@@ -375,9 +435,9 @@ def test_who_fell_ill_while_it_was_looked_at_stays_out():
     replica = fleet.replica("a")
     seen = replica.num_times_out
     fleet.replicas.leave_out(replica, "ill")
-    fleet.replicas.take_back(replica, {MODEL: PROBE}, seen=seen)
+    fleet.replicas.learn(replica, "demo", {MODEL: PROBE}, seen=seen)
     assert fleet.left_out() == "a"
-    fleet.replicas.take_back(replica, {MODEL: PROBE}, seen=replica.num_times_out)
+    fleet.replicas.learn(replica, "demo", {MODEL: PROBE}, seen=replica.num_times_out)
     assert fleet.left_out() == ""
 
 
@@ -393,4 +453,4 @@ def test_a_call_that_was_sent_as_its_server_was_left_out_is_given_up_too(monkeyp
     fleet.servers["a"].reset = reset
     time.sleep(0.1)
     fleet.replicas.leave_out_who_hangs()
-    assert outcome.get(timeout=5)[0]["by"] == "b:1"
+    assert outcome.get(timeout=5)[0].by == "b:1"

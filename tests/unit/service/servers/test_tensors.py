@@ -1,5 +1,7 @@
 """Arrays cross the wire in either of the format's two ways."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from service.servers.tensors import to_array, to_proto
 def test_an_array_comes_back_as_it_was(dtype, shape):
     """Type, shape and every value survive."""
     array = np.arange(np.prod(shape)).reshape(shape).astype(dtype) - 2
-    again = to_array(to_proto(array))
+    again = to_array(to_proto(array), shape)
     assert again.dtype == dtype
     assert np.array_equal(again, array)
 
@@ -22,7 +24,7 @@ def test_typed_values_are_read():
     proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_INT32, int_val=[1, -2, 3, 4])
     for size in (2, 2):
         proto.tensor_shape.dim.add(size=size)
-    assert to_array(proto).tolist() == [[1, -2], [3, 4]]
+    assert to_array(proto, (2, 2)).tolist() == [[1, -2], [3, 4]]
 
 
 def test_one_typed_value_stands_for_all():
@@ -30,7 +32,7 @@ def test_one_typed_value_stands_for_all():
     proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[0.5])
     for size in (2, 3):
         proto.tensor_shape.dim.add(size=size)
-    assert to_array(proto).tolist() == [[0.5] * 3] * 2
+    assert to_array(proto, (2, 3)).tolist() == [[0.5] * 3] * 2
 
 
 @pytest.mark.parametrize(
@@ -46,4 +48,18 @@ def test_a_tensor_that_makes_no_sense_is_a_value_error(proto):
     """Another type, or values that do not fill the shape, are told apart from an answer."""
     proto.tensor_shape.dim.add(size=3)
     with pytest.raises(ValueError, match=r"tensor type|reshape|buffer size"):
-        to_array(proto)
+        to_array(proto, (3,))
+
+
+def test_a_shape_is_checked_before_one_value_is_repeated():
+    """A tensor of thirty bytes that announces four terabytes takes no memory."""
+    proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[0.5])
+    for size in (2**20, 2**20):
+        proto.tensor_shape.dim.add(size=size)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"shape must be \(8, 2\), got \(1048576, 1048576\)"):
+            to_array(proto, (8, 2))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
