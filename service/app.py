@@ -107,6 +107,7 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     )
     metrics.watch_prefixes(scheduler.prefixes)
     metrics.watch_servers(lambda: [replica.out_because is None for replica in replicas.all()])
+    metrics.watch_config_drift(lambda: {replica.address: replica.drift.seconds() for replica in replicas.all()})
     if metrics_socket is not None:
         serve_metrics(metrics_socket, metrics.registry)
     replicas.start()

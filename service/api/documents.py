@@ -275,11 +275,20 @@ class LoadObject(TypedDict):
     max: int
 
 
+class ConfigDriftObject(TypedDict):
+    """What a model server serves otherwise than `models.config` lists it, for over a minute: NAME:VERSION each."""
+
+    seconds: float
+    missing: list[str]
+    unexpected: list[str]
+
+
 class BackendStatus(TypedDict):
-    """A model server, and why it gets no calls; null: it does."""
+    """A model server, why it gets no calls (null: it does), and where it does not follow `models.config`."""
 
     address: str
     left_out_because: str | None
+    config_drift: ConfigDriftObject | None
 
 
 class StatusObject(TypedDict):

@@ -5,7 +5,7 @@ have few values: versions that are served, signatures, routes as they are declar
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info
@@ -191,6 +191,24 @@ class _Servers(Collector):
         yield servers
 
 
+class _ConfigDrift(Collector):
+    """For how long each backend has not served what is listed, read when it is asked for."""
+
+    def __init__(self, seconds: Callable[[], Mapping[str, float]]) -> None:
+        self._seconds = seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask each."""
+        drift = GaugeMetricFamily(
+            "ostinato_backend_config_drift_seconds",
+            "Time for which a backend has served other versions than models.config lists; 0: it serves those.",
+            labels=["backend"],
+        )
+        for address, seconds in self._seconds().items():
+            drift.add_metric([address], seconds)
+        yield drift
+
+
 class Metrics:
     """Every metric of the gateway; each method takes a few microseconds and may be called on any thread.
 
@@ -301,6 +319,10 @@ class Metrics:
     def watch_servers(self, states: Callable[[], Iterable[bool]]) -> None:
         """Say, at each scrape, how many model servers there are; `states` returns for each whether it gets calls."""
         self.registry.register(_Servers(states))
+
+    def watch_config_drift(self, seconds: Callable[[], Mapping[str, float]]) -> None:
+        """Report, at each scrape, for how long each backend, by its address, has served what is not listed."""
+        self.registry.register(_ConfigDrift(seconds))
 
     def forget(self, model: ModelVersion) -> None:
         """Drop the series of a version that is gone; a late observation makes them anew."""

@@ -105,7 +105,12 @@ class Catalog:
         self._config = RepositoryConfig(models_dir, self._complaints)
         self._greeter = Greeter(models_dir, self._complaints)
         self._checks = HealthChecks(
-            replicas, self._greeter, self._complaints, poll_s=poll_s, names=self._names, changed=self._merge
+            replicas,
+            self._greeter,
+            self._complaints,
+            poll_s=poll_s,
+            wanted=lambda: self._config.wanted,
+            changed=self._merge,
         )
         # Of each version, what its servers' probes are to agree in.
         self._hashes: dict[ModelVersion, str] = {}

@@ -6,10 +6,10 @@ else from being served. Knows when a backend is looked at. Does not know what a 
 
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from service.errors import BackendUnavailable, ServerBusy
+from service.errors import BackendUnavailable, ModelNotFound, ServerBusy
 from service.scheduling.sequence import ModelVersion
 from service.servers.backend import VersionStatus
 from service.servers.greeting import Complaints, Greeter
@@ -28,7 +28,7 @@ class HealthChecks:
         complaints: Complaints,
         *,
         poll_s: float,
-        names: Callable[[], Collection[str]],
+        wanted: Callable[[], Mapping[str, Collection[int] | None]],
         changed: Callable[[], None],
     ) -> None:
         """Prepare; nothing is asked yet.
@@ -38,11 +38,11 @@ class HealthChecks:
             greeter: Asks and probes them.
             complaints: Takes what is wrong with them.
             poll_s: Seconds between two looks at a backend.
-            names: Returns the models to be asked for.
+            wanted: Returns the models to be asked for, and the versions of each that are to be served, or None.
             changed: Told whenever something was found out.
         """
         self._replicas, self._greeter, self._complaints = replicas, greeter, complaints
-        self._poll_s, self._names, self._changed = poll_s, names, changed
+        self._poll_s, self._wanted, self._changed = poll_s, wanted, changed
         self._watched: set[Replica] = set()
         self._probing: dict[tuple[Replica, str], threading.Thread] = {}
         self._closed = threading.Event()
@@ -76,25 +76,29 @@ class HealthChecks:
         Returns:
             The threads that probe what is new.
         """
-        seen, names = replica.num_times_out, list(self._names())
+        seen, wanted = replica.num_times_out, dict(self._wanted())
         try:
-            for name in names:
+            for name, versions in wanted.items():
                 if (replica, name) not in self._probing:
-                    self._look_at_model(replica, name, seen)
+                    self._look_at_model(replica, name, versions, seen)
+            for name in replica.delisted.difference(wanted):
+                self._look_at_delisted(replica, name)
         except ServerBusy as error:
             self._complaints.add(replica.address, str(error))
         except BackendUnavailable as error:
             self._eject(replica, error)
         else:
             self._complaints.settle(replica.address)
-            self._replicas.retain(replica, names, seen)
+            self._replicas.retain(replica, wanted, seen)
+            replica.drift.retain(wanted.keys() | replica.delisted)
         return [thread for (probed, _), thread in list(self._probing.items()) if probed is replica]
 
-    def _look_at_model(self, replica: Replica, name: str, seen: int) -> None:
+    def _look_at_model(self, replica: Replica, name: str, wanted: Collection[int] | None, seen: int) -> None:
         statuses = self._greeter.statuses(replica, name)
         loaded = [ModelVersion(name, status.version) for status in statuses if status.available]
         loading = [ModelVersion(name, status.version) for status in statuses if status.loading]
         self._replicas.report(replica, name, [*loaded, *loading])
+        replica.drift.note(name, wanted, [ref.version for ref in loaded], [ref.version for ref in loading])
         look = _Look(replica, name, statuses, seen)
         if all(self._greeter.is_probed(replica, ref) for ref in loaded):
             self._probe(look)
@@ -104,6 +108,17 @@ class HealthChecks:
         )
         self._probing[replica, name] = thread
         thread.start()
+
+    def _look_at_delisted(self, replica: Replica, name: str) -> None:
+        """Find out whether a backend still serves a model that is no longer listed."""
+        try:
+            available = [status.version for status in replica.server.versions(name) if status.available]
+        except ModelNotFound:
+            available = []
+        # An empty list of what is wanted would be a model without versions.
+        replica.drift.note(name, () if available else None, available)
+        if not available:
+            replica.delisted -= {name}
 
     def _probe_and_tell(self, look: "_Look") -> None:
         try:

@@ -28,6 +28,7 @@ from service.scheduling.batch import NOT_FINITE, Call
 from service.scheduling.rows import Arrays, finite_rows
 from service.scheduling.sequence import ModelVersion
 from service.servers.backend import VersionStatus
+from service.servers.drift import ConfigDrift
 from service.servers.probe import Probe
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,8 @@ class Replica:
         pause_s: Seconds until it is looked at again, while it is left out.
         num_times_out: How often it was found to be ill.
         probe_calls: Held by each call of a probe.
+        drift: Where it disagrees with the model repository.
+        delisted: Names of models that it served, and that are no longer listed.
     """
 
     address: str
@@ -102,6 +105,8 @@ class Replica:
     left_out_at: float = float("-inf")
     num_times_out: int = 0
     probe_calls: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_PROBE_CALLS))
+    drift: ConfigDrift = field(default_factory=ConfigDrift)
+    delisted: frozenset[str] = frozenset()
 
     @property
     def is_answering(self) -> bool:
@@ -227,6 +232,7 @@ class Replicas:
                 replica.left_out_at = now
         if was_in:
             log.warning("model server %s is left out: %s", replica.address, reason)
+            replica.drift.clear()
             replica.server.reset()
 
     def report(self, replica: Replica, name: str, versions: Iterable[ModelVersion]) -> None:
@@ -274,6 +280,7 @@ class Replicas:
             replica.known = MappingProxyType({ref: probe for ref, probe in replica.known.items() if ref.name in names})
             replica.unchecked = frozenset(replica.known.keys() & replica.unchecked)
             replica.reported = frozenset(ref for ref in replica.reported if ref.name in names)
+            replica.delisted = (replica.delisted | replica.settled).difference(names)
             replica.settled &= frozenset(names)
             if not names and seen == replica.num_times_out:
                 replica.out_because = None

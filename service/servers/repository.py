@@ -3,7 +3,8 @@
 While a file is damaged, what was read last holds. Knows files. Does not know what is served.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from google.protobuf import text_format
 
@@ -14,12 +15,16 @@ from service.servers.greeting import Complaints
 from service.servers.protos import model_server_config_pb2
 from service.servers.routing import RoutingError, Shares, read_shares
 
+# Base paths are those inside TensorFlow Serving's container.
+_ROOT = PurePosixPath("/models")
+
 
 class RepositoryConfig:
     """`models.config`, `labels.json` and `routing.toml`, as they were read last.
 
     Attributes:
         labels: Of each model in `models.config`, what its labels point at.
+        wanted: Of each of them, the versions that are to be served, by its policy and its directory; None: not known.
         shares: By the model's name.
         is_read: Whether `models.config` could be read yet.
         has_labels: Whether `labels.json` could be; that there is none is known then, too.
@@ -34,6 +39,7 @@ class RepositoryConfig:
         """
         self._models_dir, self._complaints = models_dir, complaints
         self.labels: dict[str, dict[str, int]] = {}
+        self.wanted: dict[str, frozenset[int] | None] = {}
         self.shares: dict[str, Shares] = {}
         self.is_read = self.has_labels = False
         self._labels: Labels = {}
@@ -66,7 +72,24 @@ class RepositoryConfig:
             entry.name: {**entry.version_labels, **self._labels.get(entry.name, {})}
             for entry in config.model_config_list.config
         }
+        self.wanted = {entry.name: self._wanted(entry) for entry in config.model_config_list.config}
         self.is_read = True
+
+    def _wanted(self, entry: Any) -> frozenset[int] | None:
+        """Return the versions that a server serves by an entry, as TensorFlow Serving reads it."""
+        path, policy = PurePosixPath(entry.base_path), entry.model_version_policy
+        if path.parent not in (_ROOT, PurePosixPath(self._models_dir.resolve())):
+            return None
+        try:
+            found = sorted(int(it.name) for it in (self._models_dir / path.name).iterdir() if it.name.isdecimal())
+        except OSError:
+            return frozenset()
+        match policy.WhichOneof("policy_choice"):
+            case "all":
+                return frozenset(found)
+            case "specific":
+                return frozenset(policy.specific.versions) & frozenset(found)
+        return frozenset(found[-max(policy.latest.num_versions, 1) :])
 
     def _read_labels(self) -> None:
         try:

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 
 from service import __version__
-from service.api.documents import LoadObject, ModelStatus, StatusObject
+from service.api.documents import BackendStatus, ConfigDriftObject, LoadObject, ModelStatus, StatusObject
 from service.scheduling.scheduler import Load, Scheduler
 from service.servers.catalog import Catalog
-from service.servers.replicas import Replicas
+from service.servers.replicas import Replica, Replicas
 from service.settings import Settings
 
 
@@ -36,10 +36,7 @@ class Status:
             "models": self._models(),
             "texts": LoadObject(accepted=self._scheduler.num_texts, max=settings.max_running + settings.max_queued),
             "tokens": LoadObject(accepted=self._scheduler.num_tokens, max=settings.max_queued_tokens),
-            "backends": [
-                {"address": replica.address, "left_out_because": replica.out_because}
-                for replica in self._replicas.all()
-            ],
+            "backends": [_backend(replica) for replica in self._replicas.all()],
         }
 
     def _models(self) -> list[ModelStatus]:
@@ -55,3 +52,10 @@ class Status:
             )
             for model in self._catalog.versions()
         ]
+
+
+def _backend(replica: Replica) -> BackendStatus:
+    drift, config_drift = replica.drift.report(), None
+    if drift is not None:
+        config_drift = ConfigDriftObject(seconds=drift.seconds, missing=drift.missing, unexpected=drift.unexpected)
+    return {"address": replica.address, "left_out_because": replica.out_because, "config_drift": config_drift}

@@ -24,6 +24,7 @@ def known():
     metrics.watch_load(lambda: [(DEMO, 0, 0)], lambda: 0)
     metrics.watch_prefixes(PrefixCache(1))
     metrics.watch_servers(list)
+    metrics.watch_config_drift(lambda: {"127.0.0.1:8500": 0.0})
     happen(metrics)
     families = text_string_to_metric_families(generate_latest(metrics.registry).decode())
     found: dict[str, set[str]] = {"up": set()}

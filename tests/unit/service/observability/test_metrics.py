@@ -90,10 +90,20 @@ def test_every_name_ends_with_its_unit(metrics):
     metrics.watch_load(lambda: [(DEMO, 1, 2)], lambda: 30)
     metrics.watch_prefixes(PrefixCache(1000))
     metrics.watch_servers(lambda: [True, False])
+    metrics.watch_config_drift(dict)
     families = [family for family in parse(text_of(metrics)) if not family.name.startswith(("process_", "python_"))]
     names = [f"{family.name}_total" if family.type == "counter" else family.name for family in families]
-    assert len(names) == 25
+    assert len(names) == 26
     assert [name for name in names if not NAME.fullmatch(name)] == []
+
+
+def test_config_drift_is_told_of_each_backend(metrics):
+    """By its address, as it is at the scrape."""
+    drift = {"10.0.0.1:8500": 0.0, "10.0.0.2:8500": 0.0}
+    metrics.watch_config_drift(lambda: drift)
+    drift["10.0.0.2:8500"] = 75.5
+    assert value(metrics, "backend_config_drift_seconds", backend="10.0.0.1:8500") == 0
+    assert value(metrics, "backend_config_drift_seconds", backend="10.0.0.2:8500") == 75.5
 
 
 def test_every_metric_explains_itself(metrics):
