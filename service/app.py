@@ -159,10 +159,10 @@ def _sizes(settings: Settings) -> Sizes:
     )
 
 
-def _watch() -> Callable[[Any, Callable[[], None]], AbstractContextManager[Any]]:
+def _watch() -> Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]:
     watcher = DisconnectWatcher()
 
-    def watch(sock: Any, gone: Callable[[], None]) -> AbstractContextManager[Any]:
+    def watch(sock: Any, gone: Callable[[], object]) -> AbstractContextManager[Any]:
         # Under Flask's test client there is no socket, and nobody who could leave.
         return nullcontext() if sock is None else watcher.watch(sock, gone)
 

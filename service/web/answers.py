@@ -282,7 +282,7 @@ def neighbors_object(model: LiveModel, token_id: int, neighbors: list[tuple[int,
 
 
 def embedding_map_object(
-    model: LiveModel, token_ids: np.ndarray, plane: np.ndarray, explained: list[float]
+    model: LiveModel, token_ids: np.ndarray, plane: np.ndarray, explained: tuple[float, float]
 ) -> documents.EmbeddingMapObject:
     """Describe where tokens lie."""
     label = model.tokenizer.detokenizer().label

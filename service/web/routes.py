@@ -1,6 +1,7 @@
 """The addresses of the API and what answers them."""
 
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,9 @@ from service.api import documents
 from service.api.bodies import MAX_MAPPED, MAX_NEIGHBORS, DetokenizeBody, TokenizeBody
 from service.api.schema import Bounds, parse, parse_completion, parse_embeddings, parse_inspect, parse_number
 from service.engine import AnyJob, Engine, require_ids
-from service.errors import InvalidRequest, NotFound, ShuttingDown
-from service.servers.catalog import Catalog
-from service.servers.vectors import VectorFiles, find_token
+from service.errors import ClientGone, InvalidRequest, NotFound, ShuttingDown
+from service.servers.catalog import Catalog, LiveModel
+from service.servers.vectors import VectorFiles, Vectors, find_token
 from service.texts.logprobs import labels
 from service.web.answers import (
     CompletionAnswer,
@@ -29,7 +30,7 @@ from service.web.record import Record
 from service.web.status import Status
 
 # Watches the client's connection while a request runs, and calls back once it is gone.
-Watch = Callable[[Any, Callable[[], None]], AbstractContextManager[Any]]
+Watch = Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]
 
 
 class Drain:
@@ -165,23 +166,53 @@ def _model(parts: Parts, name: str) -> documents.ModelObject:
 
 def _neighbors(parts: Parts, name: str) -> documents.NeighborsObject:
     """Tell what lies beside a token."""
+    parts.drain.refuse_if_begun()
     model = parts.catalog.find(name)
-    g.caller.charge(0)
-    vectors, given = parts.vectors.of(model), request.args.get("token")
+    count = parse_number(request.args.get("count"), "count", (1, MAX_NEIGHBORS), 10)
+    _charge_tokens(model, count)
+    vectors, given = _vectors(parts, model), request.args.get("token")
     if given is None:
         token_id = parse_number(request.args.get("token_id"), "token_id", (0, len(vectors.rows) - 1))
     else:
         token_id = find_token(model, vectors, given)
-    count = parse_number(request.args.get("count"), "count", (1, MAX_NEIGHBORS), 10)
     return neighbors_object(model, token_id, vectors.neighbors(token_id, count))
 
 
 def _embedding_map(parts: Parts, name: str) -> documents.EmbeddingMapObject:
     """Lay tokens out in a plane."""
+    parts.drain.refuse_if_begun()
     model = parts.catalog.find(name)
-    g.caller.charge(0)
     count = parse_number(request.args.get("count"), "count", (1, MAX_MAPPED), 1000)
-    return embedding_map_object(model, *parts.vectors.of(model).plane(count))
+    _charge_tokens(model, count)
+    return embedding_map_object(model, *_vectors(parts, model).map(count))
+
+
+def _charge_tokens(model: LiveModel, count: int) -> None:
+    """Charge as many tokens as the response has at most.
+
+    Raises:
+        RateLimited: the minute's share is used up.
+        InvalidRequest: the request alone is more than a minute's share.
+    """
+    try:
+        g.caller.charge(min(count, len(model.tokenizer.tokens)))
+    except InvalidRequest as error:
+        raise InvalidRequest(str(error), param="count") from error
+
+
+def _vectors(parts: Parts, model: LiveModel) -> Vectors:
+    """Return the vectors of a version; a client that leaves does not wait for them.
+
+    Raises:
+        NotFound: it has none.
+        ClientGone: the client left.
+    """
+    wanted: Future[Vectors] = Future()
+    with parts.watch(request.environ.get("gunicorn.socket"), wanted.cancel):
+        try:
+            return parts.vectors.of(model, wanted)
+        except CancelledError:
+            raise ClientGone("the client closed its connection, or the sending half of it") from None
 
 
 def _status(parts: Parts) -> documents.StatusObject:

@@ -1,0 +1,155 @@
+"""Many clients ask for the map of a large embedding at once, and leave: it is computed once.
+
+The vocabulary has 20,000 words, the vectors 512 numbers each: a file of 104 MB.
+"""
+
+import concurrent.futures
+import itertools
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import publish_model
+from tests.servers import Gateway, ModelServer
+
+NUM_WORDS, WIDTH, NUM_CLIENTS = 20_000, 512, 64
+MAP = "/v1/models/large/embedding/map?count=10000"
+
+
+@pytest.fixture(scope="module")
+def large_dir(tmp_path_factory):
+    """A repository with one model of a large vocabulary, whose file of vectors is larger than the exporter writes."""
+    from contract.tokenizer import ExactWordTokenizer
+
+    folder = tmp_path_factory.mktemp("large")
+    words = " ".join(
+        "".join(letters) for letters in itertools.islice(itertools.product("abcdefgh", repeat=6), NUM_WORDS)
+    )
+    version = publish_model(folder, "large", units=8, tokenizer=ExactWordTokenizer.train([words, words]))
+    rows = np.random.default_rng(0).normal(size=(NUM_WORDS, WIDTH)).astype(np.float32)
+    with (version / "assets.extra" / "vectors.tsv").open("w") as file:
+        file.writelines("\t".join(f"{value:.7g}" for value in row) + "\n" for row in rows.tolist())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def large_model_server(large_dir, tmp_path_factory):
+    """A model server for it."""
+    server = ModelServer(large_dir, tmp_path_factory.mktemp("logs") / "model_server.log")
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def large_gateway(request, large_dir, large_model_server, tmp_path):
+    """A gateway that serves it, and has not read the vectors yet."""
+    settings = {"max_tokens": 10**6, **getattr(request, "param", {})}
+    gateway = Gateway(large_dir, large_model_server.port, tmp_path / "gateway.log", **settings)
+    yield gateway
+    gateway.end()
+
+
+def cpu_s(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_bytes(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def request_map(gateway):
+    connection = socket.create_connection(("127.0.0.1", gateway.port), timeout=60)
+    connection.sendall(f"GET {MAP} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+    return connection
+
+
+class Stream:
+    """Somebody's stream, with the longest time between two of its events."""
+
+    def __init__(self, gateway):
+        self.longest_gap_s, self.num_events, self._over = 0.0, 0, threading.Event()
+        self._thread = threading.Thread(target=self._read, args=(gateway,))
+        self._thread.start()
+
+    def _read(self, gateway):
+        last = time.monotonic()
+        fields = {"model": "large", "prompt": "", "max_tokens": 1_000_000, "seed": 1, "timeout_s": 120}
+        for _ in gateway.stream(**fields):
+            now = time.monotonic()
+            self.longest_gap_s, last = max(self.longest_gap_s, now - last), now
+            self.num_events += 1
+            if self._over.is_set():
+                return
+
+    def end(self):
+        self._over.set()
+        self._thread.join(60)
+
+
+def test_many_maps_at_once_are_one_computation(large_gateway):
+    """64 clients get the same map; processor time and memory are those of one, and a stream goes on meanwhile."""
+    stream = Stream(large_gateway)
+    deadline = time.monotonic() + 60
+    while stream.num_events < 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    pid = large_gateway.worker_pid
+    before, memory_before, stream.longest_gap_s = cpu_s(pid), peak_bytes(pid), 0.0
+    with concurrent.futures.ThreadPoolExecutor(NUM_CLIENTS) as pool:
+        maps = list(pool.map(lambda _: large_gateway.get(MAP), range(NUM_CLIENTS)))
+    used_s, used_bytes = cpu_s(pid) - before, peak_bytes(pid) - memory_before
+    gap_s = stream.longest_gap_s
+    stream.end()
+    print(
+        f"{used_s:.1f} s of the processor, {used_bytes / 2**20:.0f} MB, longest gap of a stream {gap_s * 1000:.0f} ms"
+    )
+    assert {status for status, _ in maps} == {200}
+    assert all(answer == maps[0][1] for _, answer in maps)
+    assert len(maps[0][1]["tokens"]) == 10_000
+    # 290 s and 3.2 GB when each request computed the map of its own.
+    assert used_s < 60
+    assert used_bytes < 400 * 2**20
+
+
+def test_maps_whose_clients_have_left_are_not_computed(large_gateway):
+    """The reading ends when the last client has gone; what had been read is dropped."""
+    pid = large_gateway.worker_pid
+    before = cpu_s(pid)
+    connections = [request_map(large_gateway) for _ in range(NUM_CLIENTS)]
+    for connection in connections:
+        connection.close()
+    deadline = time.monotonic() + 30
+    while True:
+        used = cpu_s(pid)
+        time.sleep(0.5)
+        if cpu_s(pid) - used < 0.05:
+            break
+        assert time.monotonic() < deadline, "the worker still computes"
+    print(f"{cpu_s(pid) - before:.1f} s of the processor for {NUM_CLIENTS} clients that left at once")
+    assert large_gateway.get("/healthz")[0] == 200
+
+
+def test_maps_do_not_hold_up_sigterm(large_gateway):
+    """With 64 maps under way the gateway ends as soon as the one computation has."""
+    connections = [request_map(large_gateway) for _ in range(NUM_CLIENTS)]
+    time.sleep(0.2)
+    began = time.monotonic()
+    large_gateway.send(signal.SIGTERM)
+    assert large_gateway.process.wait(25) == 0
+    print(f"ended after {time.monotonic() - began:.1f} s")
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.parametrize("large_gateway", [{"tokens_per_minute": 25_000}], indirect=True)
+def test_maps_are_charged_by_their_tokens(large_gateway):
+    """Where tokens per minute are limited, so are maps."""
+    assert [large_gateway.get(MAP)[0] for _ in range(3)] == [200, 200, 429]

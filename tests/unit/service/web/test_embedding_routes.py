@@ -1,0 +1,112 @@
+"""The embedding's endpoints: what they charge, when, and for whom they do not work."""
+
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from flask import Flask, g
+
+from contract.card import GeneratorCard
+from service.engine import Caller
+from service.errors import InvalidRequest
+from service.scheduling.policy import Shapes
+from service.scheduling.sequence import ModelVersion
+from service.servers.catalog import LiveModel
+from service.servers.vectors import VectorFiles
+from service.web.failures import register_failures
+from service.web.record import Record
+from service.web.routes import Drain, build_routes
+from tests.unit.service.servers.test_vectors import write
+from tests.unit.service.texts.test_generation import CHARACTERS, FIELDS
+
+NUM_TOKENS = len(CHARACTERS.tokens)
+
+
+class Site:
+    """The endpoints over one model whose embedding is on disk."""
+
+    def __init__(self, models_dir):
+        write(models_dir, np.random.default_rng(0).normal(size=(NUM_TOKENS, 4)))
+        card = GeneratorCard(**{**FIELDS, "name": "demo", "weights_sha256": "a" * 64})
+        model = LiveModel(ModelVersion("demo", 1), card, CHARACTERS, Shapes((8,), 8, 16), "fp")
+        self.charged, self.drain, self.vectors = [], Drain(), VectorFiles(models_dir)
+        self.watch = lambda sock, on_gone: nullcontext()
+        self.charge = self.charged.append
+        app = Flask(__name__)
+        app.before_request(self._before)
+        catalog = SimpleNamespace(find=lambda name: model)
+        parts = SimpleNamespace(catalog=catalog, vectors=self.vectors, drain=self.drain, watch=self._watch)
+        app.register_blueprint(build_routes(parts))
+        register_failures(app)
+        self._client = app.test_client()
+
+    def _before(self):
+        from flask import request
+
+        g.record, g.caller = Record(request, prompts=False), Caller(charge=self._charge)
+
+    def _charge(self, num_tokens):
+        return self.charge(num_tokens)
+
+    def _watch(self, sock, on_gone):
+        return self.watch(sock, on_gone)
+
+    def get(self, rest):
+        response = self._client.get(f"/v1/models/demo/embedding/{rest}")
+        return response.status_code, response.json
+
+
+@pytest.fixture
+def site(tmp_path):
+    return Site(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rest", "num_tokens"),
+    [("map?count=3", 3), ("map", NUM_TOKENS), ("neighbors?token=a", 10), ("neighbors?token=a&count=2", 2)],
+)
+def test_an_embedding_is_charged_by_the_tokens_of_the_response(site, rest, num_tokens):
+    """As many as are asked for, but no more than the model has; each request anew, though it is computed once."""
+    for _ in range(2):
+        assert site.get(rest)[0] == 200
+    assert site.charged == [num_tokens, num_tokens]
+
+
+def test_nothing_is_read_before_it_is_charged(site, monkeypatch):
+    """A request that is refused costs no work; the message names the field that it has."""
+
+    def refuse(_count):
+        raise InvalidRequest("the limit is 2 tokens per minute", param="max_tokens")
+
+    site.charge = refuse
+    monkeypatch.setattr(VectorFiles, "_read", lambda *_: pytest.fail("read"))
+    status, answer = site.get("map?count=3")
+    assert (status, answer["error"]["param"]) == (400, "count")
+    site.charge = site.charged.append
+    assert site.get("map?count=x")[0] == 400
+    assert site.charged == []
+
+
+@pytest.mark.parametrize("rest", ["map", "neighbors?token=a"])
+def test_nothing_is_read_for_a_client_that_has_left(site, rest, monkeypatch):
+    """It counts as gone, as in every other request."""
+
+    @contextmanager
+    def watch(_sock, on_gone):
+        on_gone()
+        yield
+
+    site.watch = watch
+    monkeypatch.setattr(VectorFiles, "_read", lambda *_: pytest.fail("read"))
+    status, answer = site.get(rest)
+    assert (status, answer["error"]["code"]) == (499, "client_gone")
+
+
+@pytest.mark.parametrize("rest", ["map", "neighbors?token=a"])
+def test_a_server_that_drains_computes_no_embeddings(site, rest):
+    """As it begins no generation."""
+    site.drain.begun = True
+    status, answer = site.get(rest)
+    assert (status, answer["error"]["code"]) == (503, "shutting_down")
+    assert site.charged == []
