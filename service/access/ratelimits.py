@@ -153,9 +153,18 @@ class _Counters:
         Each counter is charged in one atomic step, and what was charged is given back when a later one refuses. To
         test all first would let two requests pass the test together and leave one of them half charged. This way no
         limit is ever exceeded; in the moment before the refund another request may be refused that would have fitted.
+
+        Raises:
+            StorageError: the storage failed in between; what was charged before is given back if the storage allows it.
         """
         for position, charge in enumerate(charges):
-            if not self._hit(subject, charge, charge.cost):
+            try:
+                is_charged = self._hit(subject, charge, charge.cost)
+            except StorageError:
+                with contextlib.suppress(StorageError):
+                    self.refund(subject, charges[:position])
+                raise
+            if not is_charged:
                 self.refund(subject, charges[:position])
                 return RateExceeded(charge.what, charge.item.amount, self._wait_s(subject, charge))
         return None

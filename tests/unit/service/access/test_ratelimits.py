@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from limits.errors import StorageError
 from redis import Redis
 
 from service.access import ratelimits
@@ -180,6 +181,23 @@ def test_without_redis_the_process_counts_alone_until_redis_is_back(
     charge(limiter, subject, requests=5)
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert num_charged(make_limiter(own_redis.url), subject, requests=5) == 4
+
+
+def test_a_redis_that_fails_between_two_counters_has_charged_neither(make_limiter, redis_url, subject, monkeypatch):
+    """The request is charged once, by this process alone, and not in Redis too."""
+    limiter, hit = make_limiter(redis_url), ratelimits._Counters._hit
+
+    def fail_at_tokens(counters, subject, charge, cost):
+        if charge.what == "tokens" and counters is limiter._shared._counters:
+            raise StorageError(ConnectionError("lost"))
+        return hit(counters, subject, charge, cost)
+
+    monkeypatch.setattr(ratelimits._Counters, "_hit", fail_at_tokens)
+    charge(limiter, subject, requests=5, tokens=100)
+    monkeypatch.undo()
+    assert num_charged(make_limiter(redis_url), subject, requests=5) == 5
+    limiter._shared = None
+    assert num_charged(limiter, subject, requests=5) == 4
 
 
 def test_a_redis_that_is_away_is_asked_once_in_a_while(make_limiter, monkeypatch, subject):
