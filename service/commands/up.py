@@ -3,11 +3,12 @@
 Starts both as processes of their own, waits until a model answers, and ends both when one ends or a signal comes.
 """
 
-import ctypes
+import contextlib
 import http.client
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,10 +16,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from contract.signatures import MODELS_CONFIG
+from service.process.lifeline import IS_LINUX, Lifeline, terminate_with_parent
 from service.process.listening import listen
 from service.settings import Settings
 from service.texts.state_tokens import make_key_file
@@ -30,7 +34,10 @@ POLL_S = 0.05
 EXIT_TIMEOUT_S = 10.0
 # In the working directory, where models and runs are as well.
 STATE_KEY_FILE = Path(".ostinato-state-key")
-_PR_SET_PDEATHSIG = 1
+# Stands for a model whose name is not known here.
+UNKNOWN_MODEL = "MODEL"
+
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -39,6 +46,12 @@ class Part:
 
     name: str
     process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """Kill it with its children: gunicorn's worker would go on draining without its master."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 class PartDied(Exception):
@@ -60,11 +73,17 @@ class Interrupted(Exception):
 
 
 class Service:
-    """Both parts, from start to end."""
+    """Both parts, from start to end.
+
+    Whatever is killed, the gateway drains, and the model server lives until the gateway's last process has ended: it is
+    signalled by a pipe that those hold, and the gateway by the end of this process.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._parts: list[Part] = []
+        self._model_server: Part | None = None
+        self._gateway: Part | None = None
+        self._gateway_life = Lifeline()
         self._num_signals = 0
 
     def run(self) -> int:
@@ -102,8 +121,9 @@ class Service:
         """
         if self._num_signals:
             raise Interrupted
-        for part in self._parts:
-            if part.process.poll() is not None:
+        # The gateway first: when that has ended, the model server may have followed.
+        for part in (self._gateway, self._model_server):
+            if part is not None and part.process.poll() is not None:
                 raise PartDied(part)
 
     def _start(self) -> None:
@@ -113,7 +133,7 @@ class Service:
         started = time.monotonic()
         port = _require_free(settings.host, settings.port)
         backend_port = _require_free("127.0.0.1", 0)
-        self._launch(
+        self._model_server = self._launch(
             "model server",
             "model_server",
             f"--port={backend_port}",
@@ -121,6 +141,8 @@ class Service:
             "--model_config_file_poll_wait_seconds=1",
             "--max_num_load_retries=0",
             f"--portable={str(settings.portable).lower()}",
+            prepare=self._gateway_life.terminate_when_cut,
+            fd=self._gateway_life.read_fd,
         )
         # It loads version after version, says so, and ends if it cannot: more of them take longer.
         self._wait(lambda: _listens(backend_port))
@@ -132,32 +154,48 @@ class Service:
             # So that a text can be gone on with after a restart.
             make_key_file(STATE_KEY_FILE)
             variables["OSTINATO_STATE_KEY_FILE"] = str(STATE_KEY_FILE)
-        self._launch("gateway", "service", "serve", **variables)
+        self._gateway = self._launch(
+            "gateway",
+            "service",
+            "serve",
+            prepare=partial(terminate_with_parent, os.getpid()),
+            fd=self._gateway_life.write_fd,
+            **variables,
+        )
+        # Held by the gateway alone from now on.
+        self._gateway_life.drop()
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-        self._wait(lambda: bool(_models_ready(host, port)), GATEWAY_TIMEOUT_S)
+        models = self._wait(lambda: _models_ready(host, port), GATEWAY_TIMEOUT_S)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._greet(f"http://{address}", _models_ready(host, port), time.monotonic() - started)
+        self._greet(f"http://{address}", models, time.monotonic() - started)
 
-    def _launch(self, name: str, module: str, *arguments: str, **variables: str) -> None:
+    def _launch(
+        self, name: str, module: str, *arguments: str, prepare: Callable[[], None], fd: int, **variables: str
+    ) -> Part:
+        """Start a part; `prepare` is called in its process, before the program is, which inherits the descriptor."""
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             env={**os.environ, **variables},
             # Ctrl-C reaches every process of the terminal's group; only this one is to decide what it means.
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - there are no threads here
+            preexec_fn=prepare,  # noqa: PLW1509 - there are no threads here
+            pass_fds=[fd],
         )
-        self._parts.append(Part(name, process))
+        return Part(name, process)
 
-    def _wait(self, ready: Callable[[], bool], timeout_s: float = math.inf) -> None:
+    def _wait(self, ready: Callable[[], Answer | None], timeout_s: float = math.inf) -> Answer:
+        """Ask until there is an answer, and return it."""
         deadline = time.monotonic() + timeout_s
-        while not ready():
+        while (answer := ready()) is None:
             self._look()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no model answers after {timeout_s:.0f} s")
             time.sleep(POLL_S)
         self._look()
+        return answer
 
     def _greet(self, url: str, models: list[str], seconds: float) -> None:
+        models = models or _configured_models(self._settings.models_dir) or [UNKNOWN_MODEL]
         body = f'{{"model": "{models[0]}", "prompt": "The ", "max_tokens": 300, "temperature": 0.7, "stream": true}}'
         _say(f"ready after {seconds:.1f} s: {url}  (models: {', '.join(models)}; Ctrl-C stops)")
         _say("try:")
@@ -167,21 +205,26 @@ class Service:
     def _stop(self) -> None:
         """End the gateway first, as it still needs the model server for what it has accepted."""
         signals_before = self._num_signals
-        for part in reversed(self._parts):
-            part.process.terminate()
-            deadline = time.monotonic() + self._settings.drain_s + EXIT_TIMEOUT_S
-            while part.process.poll() is None:
-                if self._num_signals > signals_before or time.monotonic() > deadline:
-                    # The whole group: gunicorn's worker would go on draining without its master.
-                    os.killpg(part.process.pid, signal.SIGKILL)
-                    part.process.wait()
-                time.sleep(POLL_S)
+        self._gateway_life.drop()
+        if self._gateway is not None:
+            self._gateway.process.terminate()
+            # A worker may outlive its master, and drains as well.
+            self._end(self._gateway, signals_before, lambda: self._gateway_life.is_cut)
+        if self._model_server is not None:
+            if not IS_LINUX:
+                # On Linux it got SIGTERM when the gateway's last process ended, and a second one would cut it short.
+                self._model_server.process.terminate()
+            self._end(self._model_server, signals_before)
+        self._gateway_life.close()
 
-
-def _die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent is killed: a part left alone would keep its port."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    def _end(self, part: Part, signals_before: int, is_alone: Callable[[], bool] = lambda: True) -> None:
+        """Wait until a part and what it started have ended; kill them when time is over or a further signal came."""
+        deadline = time.monotonic() + self._settings.drain_s + EXIT_TIMEOUT_S
+        while part.process.poll() is None or not is_alone():
+            if self._num_signals > signals_before or time.monotonic() > deadline:
+                part.kill()
+                return
+            time.sleep(POLL_S)
 
 
 def _require_free(host: str, port: int) -> int:
@@ -190,25 +233,41 @@ def _require_free(host: str, port: int) -> int:
         return int(listener.getsockname()[1])
 
 
-def _listens(port: int) -> bool:
+def _listens(port: int) -> bool | None:
+    """Say whether there is a server, None for not yet."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
-        return False
+        return None
     return True
 
 
-def _models_ready(host: str, port: int) -> list[str]:
-    """Return the names of the models that answer."""
+def _models_ready(host: str, port: int) -> list[str] | None:
+    """Return the names of the models that answer, none where the gateway does not tell them; None: it is not ready."""
     connection = http.client.HTTPConnection(host, port, timeout=5)
     try:
         connection.request("GET", "/readyz")
         response = connection.getresponse()
-        return list(json.loads(response.read())["models"]) if response.status == 200 else []
-    except (OSError, http.client.HTTPException, ValueError, KeyError):
-        return []
+        body = response.read()
+    except (OSError, http.client.HTTPException):
+        return None
     finally:
         connection.close()
+    if response.status != 200:
+        return None
+    try:
+        return [str(name) for name in json.loads(body)["models"]]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def _configured_models(models_dir: Path) -> list[str]:
+    """Return the names in `models.config`."""
+    try:
+        text = (models_dir / MODELS_CONFIG).read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return []
+    return re.findall(r"""\bname:\s*["']([^"']+)["']""", text)
 
 
 def _say(line: str) -> None:

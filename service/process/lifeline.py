@@ -1,0 +1,69 @@
+"""Processes that must not outlive others, whatever kills those: by signals that Linux sends.
+
+Knows pipes and signals; knows nothing of what the processes do. Elsewhere than on Linux nothing is signalled.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import select
+import signal
+import sys
+
+IS_LINUX = sys.platform == "linux"
+_PR_SET_PDEATHSIG = 1
+
+
+def terminate_with_parent(parent: int) -> None:
+    """Have this process get SIGTERM when its parent ends; for `preexec_fn`.
+
+    Args:
+        parent: Process id of the parent. If it has ended already, so does this process.
+    """
+    if IS_LINUX:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+class Lifeline:
+    """A pipe by which one process learns that the last of several others has ended.
+
+    Those that hold the write end are its holders: this process, until it calls `drop`, any that it was passed to, and
+    their children. However they end, the kernel closes their ends, and the pipe is cut.
+    """
+
+    def __init__(self) -> None:
+        self.read_fd, self.write_fd = os.pipe()
+        self._is_dropped = False
+
+    def terminate_when_cut(self) -> None:
+        """Have this process get SIGTERM when the pipe is cut; for `preexec_fn`, with `read_fd` passed to the program.
+
+        `fork` has made this process a holder, which `exec` ends: a pipe that is cut before has the signal sent then.
+        """
+        if IS_LINUX:
+            fcntl.fcntl(self.read_fd, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(self.read_fd, fcntl.F_SETSIG, signal.SIGTERM)
+            flags = fcntl.fcntl(self.read_fd, fcntl.F_GETFL)
+            fcntl.fcntl(self.read_fd, fcntl.F_SETFL, flags | os.O_ASYNC)
+
+    def drop(self) -> None:
+        """Be no holder any more; can be repeated."""
+        if not self._is_dropped:
+            self._is_dropped = True
+            os.close(self.write_fd)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether no holder is left."""
+        poll = select.poll()
+        poll.register(self.read_fd, 0)  # POLLHUP is always reported
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.drop()
+        with contextlib.suppress(OSError):
+            os.close(self.read_fd)

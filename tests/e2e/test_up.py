@@ -1,0 +1,91 @@
+"""`python -m service up` that is killed without a warning; other ends are in tests/unit/service/commands."""
+
+import concurrent.futures
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Client, Process, free_port
+
+NUM_STREAMS = 6
+# Long enough to be under way when a process is killed, and short enough to end within the drain.
+FIELDS = {"model": "lstm", "prompt": "It was", "max_tokens": 5_000}
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
+
+
+class Up(Process, Client):
+    """The program, with its processes."""
+
+    def __init__(self, models_dir, folder):
+        self.port = free_port()
+        variables = {
+            "OSTINATO_PORT": str(self.port),
+            "OSTINATO_METRICS_PORT": "0",
+            "OSTINATO_BACKEND_GRACE_S": "2",
+            "OSTINATO_MODELS_DIR": str(models_dir),
+            "OSTINATO_STATE_KEY_FILE": str(folder / "state-key"),
+        }
+        (folder / "state-key").write_text("x" * 64 + "\n")
+        Process.__init__(self, [sys.executable, "-m", "service", "up"], folder / "up.log", **variables)
+        self.wait_until(lambda: "ready after" in self.output, timeout=200)
+        self.pids = {"up": self.process.pid}
+        for pid in children(self.process.pid):
+            name = "gateway" if "serve" in command_line(pid) else "model server"
+            self.pids[name] = pid
+        (self.pids["worker"],) = children(self.pids["gateway"])
+
+    def end_all(self):
+        """End what a test left."""
+        for pid in self.pids.values():
+            if is_running(pid):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def command_line(pid):
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def up(models_dir, tmp_path):
+    """The program, with a model server and a gateway that answer."""
+    up = Up(models_dir, tmp_path)
+    yield up
+    up.end_all()
+
+
+def test_up_is_killed_and_accepted_streams_finish(up):
+    """The gateway drains, has the model server as long as it lives, and nobody stays behind."""
+    ends, begun = [], []
+
+    def read(seed):
+        *_, last = (begun.append(seed) or event for event in up.stream(**FIELDS, seed=seed))
+        ends.append(last)
+
+    with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
+        reading = [pool.submit(read, seed) for seed in range(NUM_STREAMS)]
+        up.wait_until(lambda: len(set(begun)) == NUM_STREAMS)
+        up.process.kill()
+        for one in reading:
+            one.result(120)
+    assert ends == [None] * NUM_STREAMS
+    deadline = time.monotonic() + 90
+    while any(is_running(pid) for pid in up.pids.values()):
+        assert time.monotonic() < deadline, up.output
+        time.sleep(0.1)

@@ -1,0 +1,94 @@
+"""What `python -m service up` asks the gateway, and what it prints; its processes are in tests/e2e/test_up.py."""
+
+import http.server
+import json
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from service.commands import up
+from service.commands.up import Service
+from service.settings import Settings
+
+
+class Gateway(http.server.HTTPServer):
+    """A server whose answers to /readyz are scripted; the last is repeated."""
+
+    def __init__(self, *answers):
+        self.answers, self.num_asked = list(answers), 0
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.num_asked += 1
+        status, body = self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def serve():
+    """Start servers."""
+    servers = []
+
+    def start(*answers):
+        server = Gateway(*answers)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def ready(*names):
+    return 200, json.dumps({"status": "ready", "models": names}).encode()
+
+
+NOT_READY = 503, b'{"error": {}}'
+
+
+@pytest.fixture
+def run_up(tmp_path, monkeypatch):
+    """Start the service with processes that do nothing, in front of a server; return its settings."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(gateway, **settings):
+        process = SimpleNamespace(poll=lambda: None, terminate=lambda: None)
+        monkeypatch.setattr(up, "_require_free", lambda host, port: port or 1)
+        monkeypatch.setattr(up, "_listens", lambda port: True)
+        monkeypatch.setattr(Service, "_launch", lambda *_, **__: up.Part("part", process))
+        service = Service(Settings(port=gateway.server_port, models_dir=tmp_path, **settings))
+        service._start()
+        service._gateway_life.close()
+
+    return run
+
+
+def test_the_gateway_is_asked_until_it_is_ready_and_not_again(serve, run_up, capfd):
+    """What it answered then is printed; by a second answer it may have no model left."""
+    gateway = serve(NOT_READY, ready("demo", "other"), ready())
+    run_up(gateway)
+    assert gateway.num_asked == 2
+    assert "(models: demo, other; Ctrl-C stops)" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("body", [b'{"status": "ready"}', b'{"models": null}', b"[]", b"ready", b'{"models": []}'])
+@pytest.mark.parametrize(
+    ("config", "name"), [(b'model_config_list { config { name: "mine" } }', "mine"), (b"\xff", "MODEL")]
+)
+def test_a_gateway_that_names_no_models_is_ready_as_well(serve, run_up, tmp_path, capfd, body, config, name):
+    """The status says so; the command to try has a name of `models.config`, or a placeholder."""
+    (tmp_path / "models.config").write_bytes(config)
+    run_up(serve((200, body)), keys_file=tmp_path / "keys.json")
+    out = capfd.readouterr().out
+    assert f'"model": "{name}"' in out
+    assert "Authorization: Bearer $KEY" in out

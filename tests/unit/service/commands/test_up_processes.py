@@ -1,0 +1,136 @@
+"""`python -m service up` whose processes are killed: accepted streams finish, and nobody stays behind."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[4]
+LIMIT_S = 60.0
+NUM_STREAMS = 4
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(true):
+    end = time.monotonic() + LIMIT_S
+    while not true():
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.02)
+
+
+class Up:
+    """The program with its processes, of `up_programs`."""
+
+    def __init__(self, folder):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.log = folder / "log"
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.unit.service.commands.up_programs", "up", str(self.port), str(folder)],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self.pids = {"up": self.process.pid}
+        wait_until(lambda: "ready after" in self.log.read_text() or self.process.poll() is not None)
+        for pid in children(self.process.pid):
+            command = Path(f"/proc/{pid}/cmdline").read_text()
+            self.pids["gateway" if "gunicorn" in command else "model server"] = pid
+        (self.pids["worker"],) = children(self.pids["gateway"])
+
+    def stream(self):
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S)
+        sock.sendall(b"GET /stream HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        while b"tick" not in sock.recv(4096):
+            pass
+        return sock
+
+    @property
+    def running(self):
+        return [name for name, pid in self.pids.items() if is_running(pid)]
+
+    def end_all(self):
+        for pid in self.pids.values():
+            if is_running(pid):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def rest_of(sock):
+    data = b""
+    with sock, contextlib.suppress(ConnectionResetError):
+        while piece := sock.recv(4096):
+            data += piece
+    return data
+
+
+@pytest.fixture
+def up(tmp_path):
+    up = Up(tmp_path)
+    yield up
+    up.end_all()
+
+
+@pytest.mark.parametrize("killed", ["up", "gateway", "up+gateway", "gateway+up"])
+def test_the_model_server_lives_until_the_gateway_has_drained(up, killed):
+    """However `up` and gunicorn's master end, the worker's streams are finished, and then everybody ends."""
+    streams = [up.stream() for _ in range(NUM_STREAMS)]
+    for name in killed.split("+"):
+        os.kill(up.pids[name], signal.SIGKILL)
+    assert all(b"the end" in rest_of(stream) for stream in streams)
+    wait_until(lambda: not up.running)
+    assert "the model server stopped" in up.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "killed", ["model server", "up+model server", "up+gateway+worker", "worker+gateway+up", "gateway+worker"]
+)
+def test_nobody_stays_behind_whoever_is_killed(up, killed):
+    """What cannot be finished ends as well."""
+    streams = [up.stream() for _ in range(NUM_STREAMS)]
+    for name in killed.split("+"):
+        os.kill(up.pids[name], signal.SIGKILL)
+    for stream in streams:
+        rest_of(stream)
+    wait_until(lambda: not up.running)
+
+
+def test_a_signal_ends_the_gateway_first(up):
+    """SIGTERM finishes accepted streams, with their model server, and is no failure."""
+    streams = [up.stream() for _ in range(NUM_STREAMS)]
+    up.process.terminate()
+    assert all(b"the end" in rest_of(stream) for stream in streams)
+    assert up.process.wait(LIMIT_S) == 0
+    assert up.running == []
+    assert "the model server stopped" in up.log.read_text()
+
+
+def test_a_second_signal_ends_everything_at_once(up):
+    """Who does not want to wait signals again."""
+    with up.stream():
+        up.process.terminate()
+        wait_until(lambda: "stopping" in up.log.read_text())
+        up.process.terminate()
+        assert up.process.wait(LIMIT_S) == 0
+        assert up.running == []

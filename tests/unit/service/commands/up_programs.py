@@ -1,0 +1,78 @@
+"""`python -m service up` with small programs in the place of the model server and the gateway.
+
+`python -m tests.unit.service.commands.up_programs up PORT DIR` runs it. Its gateway is gunicorn with the real worker,
+and needs the model server at every tick of a stream.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+THIS = "tests.unit.service.commands.up_programs"
+TICK_S, NUM_TICKS = 0.05, 60
+
+
+def run_up(port, folder):
+    """Start both programs as `up` starts its own."""
+    from service.commands.up import Service
+    from service.settings import Settings
+
+    class FakeService(Service):
+        def _launch(self, name, module, *arguments, **how):
+            return super()._launch(name, THIS, "gateway" if module == "service" else "model_server", *arguments, **how)
+
+    os.chdir(folder)
+    settings = Settings(port=int(port), models_dir=Path(folder), drain_s=20)
+    sys.exit(FakeService(settings).run())
+
+
+def run_model_server(*arguments):
+    """Take connections until SIGTERM."""
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    port = int(next(argument for argument in arguments if argument.startswith("--port=")).partition("=")[2])
+    with socket.create_server(("127.0.0.1", port), backlog=100) as listener:
+        listener.settimeout(0.05)
+        while not stopped.is_set():
+            with contextlib.suppress(TimeoutError):
+                listener.accept()[0].close()
+    print("the model server stopped", flush=True)
+
+
+def run_gateway(*_arguments):
+    """Serve `application` by gunicorn, as `serve` does."""
+    bind = f"127.0.0.1:{os.environ['OSTINATO_PORT']}"
+    worker = "service.process.worker.StreamingWorker"
+    options = ["-k", worker, "-b", bind, "--threads", "16", "--graceful-timeout", "24", "--no-control-socket"]
+    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *options, f"{THIS}:application"])
+
+
+def application(environ, start_response):
+    """Stream ticks, each after a call to the model server."""
+    if environ["PATH_INFO"] != "/stream":
+        start_response("200 OK", [("Content-Length", "16")])
+        return [b'{"models":["a"]}']
+    start_response("200 OK", [])
+    return ticks()
+
+
+def ticks():
+    address = ("127.0.0.1", int(os.environ["OSTINATO_BACKENDS"].rpartition(":")[2]))
+    for _ in range(NUM_TICKS):
+        try:
+            socket.create_connection(address, timeout=10).close()
+        except OSError:
+            yield b"no model server\n"
+            return
+        yield b"tick\n"
+        time.sleep(TICK_S)
+    yield b"the end\n"
+
+
+if __name__ == "__main__":
+    {"up": run_up, "model_server": run_model_server, "gateway": run_gateway}[sys.argv[1]](*sys.argv[2:])
