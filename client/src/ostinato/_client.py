@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 from ostinato._conversation import Conversation
 from ostinato._errors import InvalidArgument, NotFound, UnexpectedAnswer
+from ostinato._events import LinkedEvent
 from ostinato._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS
 from ostinato._inspection import Inspection
 from ostinato._many import in_order
@@ -120,7 +121,7 @@ class Client:
         """
         named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
         fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **extra}
-        return Generation.from_answer(self._complete(self._transport.post, prompt, model, fields))
+        return self._generate(self._transport.post, prompt, model, fields)
 
     def stream(
         self,
@@ -160,8 +161,9 @@ class Client:
         fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, "stream_options": options, **extra}
         if not resume:
             return Stream(self._complete(self._open_stream, prompt, model, fields))
-        send = partial(self._open_stream, COMPLETIONS)
-        resumption = Resumption(send, self._completion(prompt, model, fields))
+        stopped = LinkedEvent(self._transport.closed)
+        send = partial(self._open_stream, COMPLETIONS, stopped=stopped)
+        resumption = Resumption(send, self._completion(prompt, model, fields), stopped)
         return Stream(self._forgetting(resumption.open), resumption)
 
     def resume(self, state: str, prompt: Prompt = "", **options: Any) -> Generation:
@@ -438,10 +440,14 @@ class Client:
         if isinstance(prompts, str):
             raise InvalidArgument("prompts is one text: pass a list of them, or call generate")
 
-        def generate(prompt: OnePrompt) -> Generation:
-            return self.generate(prompt, **options)
+        stopped = LinkedEvent(self._transport.closed)
+        post = partial(self._transport.post, stopped=stopped)
+        fields = {name: value for name, value in options.items() if name != "model"}
 
-        return in_order(generate, prompts, lambda: concurrency or self._room(), progress, return_errors)
+        def generate(prompt: OnePrompt) -> Generation:
+            return self._generate(post, prompt, options.get("model"), dict(fields))
+
+        return in_order(generate, prompts, lambda: concurrency or self._room(), progress, return_errors, stopped)
 
     def status(self) -> Status:
         """Return how much the server has to do, and takes.
@@ -461,7 +467,10 @@ class Client:
         return [Model.from_answer(entry) for entry in required(self._transport.get(MODELS), "data", list)]
 
     def close(self) -> None:
-        """Close the client's connections; streams that are open go on to their end. Safe to repeat."""
+        """Close the client's connections; a request that waits to be sent again ends with ClientClosed.
+
+        Streams that are open go on to their end, and do not resume. Safe to repeat, from any thread.
+        """
         self._transport.close()
 
     def __enter__(self) -> Client:
@@ -477,6 +486,15 @@ class Client:
     def __repr__(self) -> str:
         """Show where the server is, and not the key."""
         return f"Client({self._settings.shown_url!r})"
+
+    def _generate(
+        self,
+        post: Callable[[str, dict[str, Any]], dict[str, Any]],
+        prompt: Prompt,
+        model: str | None,
+        fields: dict[str, Any],
+    ) -> Generation:
+        return Generation.from_answer(self._complete(post, prompt, model, fields))
 
     def _complete(
         self, send: Callable[[str, dict[str, Any]], T], prompt: Prompt, model: str | None, fields: dict[str, Any]
@@ -525,8 +543,8 @@ class Client:
         """Return how many requests to send at once."""
         return max(1, min(self.status().max_texts, MAX_CONCURRENCY))
 
-    def _open_stream(self, path: str, body: dict[str, Any]) -> requests.Response:
-        return self._transport.open_stream(path, {**body, "stream": True})
+    def _open_stream(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> requests.Response:
+        return self._transport.open_stream(path, {**body, "stream": True}, stopped)
 
     def _default_model(self) -> str:
         with self._lock:  # threads that start together ask once together

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from ostinato._errors import OstinatoError, TooManyRequests
+from ostinato._events import LinkedEvent
 from ostinato._progress import Progress
 from ostinato._retries import JITTER, MAX_ASKED_WAIT_S
 
@@ -31,6 +32,7 @@ def in_order(
     concurrency: Callable[[], int],
     show_progress: bool,
     return_errors: bool,
+    stopped: LinkedEvent | None = None,
 ) -> Iterator[Made | OstinatoError]:
     """Yield what is made of each, in order.
 
@@ -40,8 +42,9 @@ def in_order(
         concurrency: How many at once; asked when the first result is.
         show_progress: Whether to show on standard error how far it is.
         return_errors: Whether to yield an error in its place, and not raise it.
+        stopped: Set when no further results are wanted; a wait before another attempt ends with it.
     """
-    workers = _Workers(make, concurrency())
+    workers = _Workers(make, concurrency(), stopped or LinkedEvent())
     total = len(given) if isinstance(given, Sized) else None
     pending: deque[Future[Made]] = deque()
     source, failure = iter(given), None
@@ -70,12 +73,12 @@ def in_order(
 class _Workers:
     """Threads that make things, begun as they are needed. A program may end while they are at it."""
 
-    def __init__(self, make: Callable[[Any], Any], count: int) -> None:
+    def __init__(self, make: Callable[[Any], Any], count: int, stopped: LinkedEvent) -> None:
         self.count = count
         self._make = make
         self._work: queue.SimpleQueue[tuple[Future[Any], Any] | None] = queue.SimpleQueue()
         self._num_threads = 0
-        self._stopped = threading.Event()
+        self._stopped, self._is_over = stopped, False
 
     def submit(self, one: Any) -> Future[Any]:
         made: Future[Any] = Future()
@@ -87,12 +90,13 @@ class _Workers:
 
     def stop(self) -> None:
         """Begin nothing new; what is on its way is finished in the background."""
+        self._is_over = True
         self._stopped.set()
         for _ in range(self._num_threads):
             self._work.put(None)
 
     def _run(self) -> None:
-        while (work := self._work.get()) is not None and not self._stopped.is_set():
+        while (work := self._work.get()) is not None and not self._is_over:
             made, one = work
             try:
                 made.set_result(self._make_patiently(one))
@@ -108,7 +112,8 @@ class _Workers:
                 pause_s = PAUSE_S if error.retry_after_s is None else max(error.retry_after_s, LEAST_PAUSE_S)
                 if not error.retryable or pause_s > MAX_ASKED_WAIT_S:
                     raise
-                if self._stopped.wait(pause_s * (1 + JITTER * random.random())):
+                # Where the client was closed, and results are still wanted, the next attempt says so.
+                if self._stopped.wait(pause_s * (1 + JITTER * random.random())) and self._is_over:
                     raise
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from time import sleep
+import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Callable
 
 from ostinato._errors import (
@@ -17,6 +18,7 @@ from ostinato._errors import (
     ShuttingDown,
     StreamInterrupted,
 )
+from ostinato._events import LinkedEvent
 from ostinato._retries import FIRST_WAIT_S, JITTER, MAX_WAIT_S
 
 if TYPE_CHECKING:
@@ -35,12 +37,15 @@ class Resumption:
     there is none yet, the first request is sent again with its seed.
     """
 
-    def __init__(self, send: Callable[[dict[str, Any]], requests.Response], body: dict[str, Any]) -> None:
+    def __init__(
+        self, send: Callable[[dict[str, Any]], requests.Response], body: dict[str, Any], stopped: LinkedEvent
+    ) -> None:
         """Prepare.
 
         Args:
             send: Opens a stream.
             body: Of the first request, without `stream`.
+            stopped: Once it is set, waits end and nothing more is sent.
 
         Raises:
             InvalidArgument: the request is of several texts, which no single state goes on with.
@@ -48,7 +53,7 @@ class Resumption:
         prompts = [body.get("prompt"), body.get("suffix")]
         if (body.get("n") or 1) > 1 or any(_is_several(prompt) for prompt in prompts):
             raise InvalidArgument("resume=True needs one prompt and n=1: send each text by a request of its own")
-        self._send = send
+        self._send, self._stopped = send, stopped
         # Without max_tokens it is not known how many are left.
         if body.get("max_tokens") is not None:
             options = {**(body.get("stream_options") or {}), "state_interval": STATE_INTERVAL}
@@ -58,6 +63,10 @@ class Resumption:
     def open(self) -> requests.Response:
         """Open the first stream."""
         return self._send(self._body)
+
+    def stop(self) -> None:
+        """End a wait, and open no further stream. Safe to repeat, from any thread."""
+        self._stopped.set()
 
     @staticmethod
     def helps_after(error: OstinatoError) -> bool:
@@ -73,7 +82,7 @@ class Resumption:
             waited_s: Seconds that were waited for something new so far.
 
         Returns:
-            The stream, or None if that has been tried for PATIENCE_S; and the seconds waited by then.
+            The stream, or None if that has been tried for PATIENCE_S, or was stopped; and the seconds waited by then.
 
         Raises:
             OstinatoError: the server refuses to go on, or could not be reached for PATIENCE_S.
@@ -87,14 +96,46 @@ class Resumption:
                 if lost is not None:
                     raise lost
                 return None, waited_s
-            sleep(pause_s * (1 - JITTER * random.random()))
+            if self._stopped.wait(pause_s * (1 - JITTER * random.random())):
+                return None, waited_s
             waited_s += pause_s
             try:
-                return self._send(body), waited_s
+                return self._send_unless_stopped(body), waited_s
             except (ConnectionFailed, APIError) as error:
+                if self._stopped.is_set():
+                    return None, waited_s
                 if isinstance(error, APIError) and not error.retryable:
                     raise
                 lost = error
+
+    def _send_unless_stopped(self, body: dict[str, Any]) -> requests.Response | None:
+        """Open a stream in a thread of its own: `requests` cannot be woken while it waits for an answer.
+
+        Returns:
+            The stream, or None if it was stopped first: what comes then is closed.
+        """
+        opened: Future[requests.Response] = Future()
+        done = LinkedEvent(self._stopped)
+
+        def send() -> None:
+            try:
+                response = self._send(body)
+            except BaseException as error:
+                if opened.set_running_or_notify_cancel():
+                    opened.set_exception(error)
+            else:
+                if opened.set_running_or_notify_cancel():
+                    opened.set_result(response)
+                else:
+                    response.close()
+            done.set()
+
+        threading.Thread(target=send, name="ostinato-resume", daemon=True).start()
+        try:
+            done.wait()
+        finally:
+            is_abandoned = opened.cancel()
+        return None if is_abandoned else opened.result()
 
     def _next_body(self, so_far: Assembly) -> dict[str, Any]:
         mark, body = so_far.mark, dict(self._body)

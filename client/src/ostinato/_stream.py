@@ -48,7 +48,7 @@ class Stream:
             response: With its events still to be read.
             resumption: Goes on with a text whose stream broke off; None: that is an error.
         """
-        self._line = _Line(Body(response))
+        self._line = _Line(Body(response), resumption)
         self._so_far = Assembly()
         # A function, not a method: a cycle would delay the closing.
         self._pieces = _Pieces(_read(self._line, self._so_far, resumption))
@@ -134,8 +134,9 @@ class _Pieces:
 class _Line:
     """The body that a stream is read from now; it may be another one later, but for good only one end."""
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: Body, resumption: Resumption | None) -> None:
         self.body, self.num_resumed = body, 0
+        self._resumption = resumption
         self.closed = False
         self.ended: Callable[[Generation], None] | None = None
         self._lock = threading.Lock()
@@ -152,6 +153,8 @@ class _Line:
         """End it."""
         with self._lock:
             self.closed, body = True, self.body
+        if self._resumption is not None:
+            self._resumption.stop()
         body.close()
 
 
@@ -180,7 +183,7 @@ def _read(line: _Line, so_far: Assembly, resumption: Resumption | None) -> Gener
 
 
 def _go_on(line: _Line, so_far: Assembly, resumption: Resumption, waited_s: float, error: OstinatoError) -> float:
-    """Have the line go on with another body, and return how long it was waited for something new.
+    """Have the line go on with another body, unless it was closed, and return how long it was waited for something new.
 
     Raises:
         OstinatoError: that cannot be done; it has what has come.
@@ -191,9 +194,10 @@ def _go_on(line: _Line, so_far: Assembly, resumption: Resumption, waited_s: floa
     except OstinatoError as failed:
         failed.choices = so_far.generation.choices
         raise failed from error
-    if response is None:
+    if response is not None:
+        line.go_on(Body(response))
+    elif not line.closed:
         raise error
-    line.go_on(Body(response))
     return waited_s
 
 

@@ -8,7 +8,6 @@ import random
 import re
 import threading
 import weakref
-from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -18,6 +17,7 @@ from urllib3.exceptions import HTTPError
 
 from ostinato._answers import failure, json_object, refusal, unexpected
 from ostinato._errors import APIError, ClientClosed, ConnectionFailed, InvalidArgument
+from ostinato._events import LinkedEvent
 from ostinato._retries import wait_s
 from ostinato._version import __version__
 
@@ -34,6 +34,9 @@ class Transport:
 
     Each thread gets a requests.Session of its own, since those are not made to be shared. A session that was passed in
     serves all threads, and stays open: it belongs to the caller.
+
+    Attributes:
+        closed: Set when it is closed; a wait before another attempt ends with it.
     """
 
     def __init__(self, settings: Settings, session: requests.Session | None = None) -> None:
@@ -44,22 +47,25 @@ class Transport:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()  # those of ended threads drop out
-        self._closed = False
+        self.closed = LinkedEvent()
 
     def get(self, path: str) -> dict[str, Any]:
         """Return the JSON object at `path`."""
         return json_object(self._send("GET", path, {"Accept": "application/json"}))
 
-    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a JSON object, and return the one that answers it."""
+    def post(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> dict[str, Any]:
+        """Send a JSON object, and return the one that answers it; once `stopped` is set it is not sent again."""
         headers = {"Accept": "application/json", **_JSON}
-        return json_object(self._send("POST", path, headers, data=_packed(body)))
+        return json_object(self._send("POST", path, headers, stopped, data=_packed(body)))
 
-    def open_stream(self, path: str, body: dict[str, Any]) -> requests.Response:
-        """Send a JSON object, and return the answer with its events still to be read. The caller closes it."""
+    def open_stream(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> requests.Response:
+        """Send a JSON object, and return the answer with its events still to be read. The caller closes it.
+
+        Once `stopped` is set the request is not sent again.
+        """
         # Compressed, events would sit in a buffer until a block is full.
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", **_JSON}
-        response = self._send("POST", path, headers, data=_packed(body), stream=True)
+        response = self._send("POST", path, headers, stopped, data=_packed(body), stream=True)
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             return response
         response.close()
@@ -67,15 +73,17 @@ class Transport:
 
     def close(self) -> None:
         """Close the sessions of all threads. A stream that is open stays so until it is closed itself."""
-        self._closed = True
+        self.closed.set()
         with self._lock:
             sessions = list(self._sessions)
         for session in sessions:
             session.close()
 
-    def _send(self, method: str, path: str, headers: dict[str, str], **how: Any) -> requests.Response:
+    def _send(
+        self, method: str, path: str, headers: dict[str, str], stopped: LinkedEvent | None = None, **how: Any
+    ) -> requests.Response:
         """Send a request until it succeeds, is refused for good, or has been sent `max_retries` times more."""
-        attempt = 0
+        attempt, stopped = 0, stopped or self.closed
         while True:
             try:
                 return self._attempt(method, path, headers, **how)
@@ -85,7 +93,9 @@ class Transport:
                 hopeless = isinstance(error, APIError) and not error.retryable
                 if hopeless or pause_s is None or attempt >= self._settings.max_retries:
                     raise
-            sleep(pause_s)
+                if stopped.wait(pause_s):
+                    self._require_open()
+                    raise
             attempt += 1
 
     def _attempt(self, method: str, path: str, headers: dict[str, str], **how: Any) -> requests.Response:
@@ -103,8 +113,7 @@ class Transport:
         return response
 
     def _session(self) -> requests.Session:
-        if self._closed:
-            raise ClientClosed("this Client is closed: make a new one")
+        self._require_open()
         if self._given_session is not None:
             return self._given_session
         # A process that was forked has its parent's connections: on those each would get answers to the other.
@@ -116,6 +125,10 @@ class Transport:
             with self._lock:
                 self._sessions.add(session)
         return session
+
+    def _require_open(self) -> None:
+        if self.closed.is_set():
+            raise ClientClosed("this Client is closed: make a new one")
 
 
 def _packed(body: dict[str, Any]) -> bytes:

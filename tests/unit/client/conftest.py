@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ostinato import Client, _resuming, _transport
+from ostinato import Client
+from ostinato._events import LinkedEvent
 from tests.unit.client.scripted_server import ScriptedServer
 
 if TYPE_CHECKING:
@@ -23,8 +24,15 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits before further attempts, in seconds: noted, not waited, and without jitter."""
     noted: list[float] = []
-    for module in (_transport, _resuming):
-        monkeypatch.setattr(module, "sleep", noted.append)
+    real_wait = LinkedEvent.wait
+
+    def wait(event: LinkedEvent, timeout_s: float | None = None) -> bool:
+        if timeout_s is None:  # for another thread, and not for a time
+            return real_wait(event)
+        noted.append(timeout_s)
+        return event.is_set()
+
+    monkeypatch.setattr(LinkedEvent, "wait", wait)
     monkeypatch.setattr("random.random", lambda: 0.0)
     return noted
 

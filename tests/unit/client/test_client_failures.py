@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from time import monotonic
+
 import pytest
 
 import ostinato
 from ostinato import Client, ConnectionFailed, Timeout
 from tests.unit.client.scripted_answers import COMPLETION, answer_json, hang_up, models, refusal, silence
-from tests.unit.client.scripted_server import Answer, Handler, ScriptedServer
+from tests.unit.client.scripted_server import PATIENCE_S, Answer, Handler, ScriptedServer
 
 ANSWER = answer_json(COMPLETION)
 
@@ -70,6 +73,28 @@ def test_a_long_wait_is_left_to_the_caller(client: Client, server: ScriptedServe
     with pytest.raises(ostinato.TooManyRequests) as caught:
         client.models()
     assert (caught.value.retry_after_s, waits) == (3600.0, [])
+
+
+def test_closing_the_client_ends_a_wait_before_another_attempt(server: ScriptedServer) -> None:
+    """At once, and nothing more is sent."""
+    refused = threading.Event()
+    client = Client(server.url)
+
+    def refuse(handler: Handler) -> None:
+        refusal(503, "no", headers={"Retry-After": "50"})(handler)
+        refused.set()
+
+    def close() -> None:
+        assert refused.wait(PATIENCE_S)
+        client.close()
+
+    server.script = [refuse]
+    threading.Thread(target=close, daemon=True).start()
+    began_at_s = monotonic()
+    with pytest.raises(ostinato.ClientClosed):
+        client.models()
+    assert monotonic() - began_at_s < 25
+    assert len(server.requests) == 1
 
 
 def test_a_server_that_is_not_there_is_named(server: ScriptedServer, waits: list[float]) -> None:

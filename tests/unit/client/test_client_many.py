@@ -6,13 +6,13 @@ import io
 import itertools
 import threading
 from contextlib import suppress
-from time import sleep
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 
 import ostinato
-from ostinato import Client, Generation, _many, _progress
+from ostinato import Client, Generation, _progress
 from ostinato._many import AHEAD, in_order
 from ostinato._progress import Progress
 from tests.unit.client.scripted_answers import answer_json, refusal
@@ -130,22 +130,6 @@ def test_an_error_can_take_the_place_of_its_text(client: Client, server: Scripte
     assert [type(result) for result in results] == [Generation, ostinato.BadRequest, Generation]
 
 
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses of workers, in seconds: noted, and not taken."""
-    noted: list[float] = []
-
-    class Stopped(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            if timeout is None:  # as a thread that is being started
-                return super().wait()
-            noted.append(timeout)
-            return self.is_set()
-
-    monkeypatch.setattr(_many.threading, "Event", Stopped)
-    return noted
-
-
 def full(**headers: str) -> Callable[[str], str]:
     """Make what finds a full queue five times."""
     attempts = itertools.count()
@@ -167,21 +151,18 @@ def answered_429(headers: dict[str, str]) -> ostinato.Overloaded:
 
 
 @pytest.mark.parametrize(("asked", "pause"), [("2", 2.0), (None, 1.0), ("0", 0.1)])
-def test_a_full_queue_is_waited_for(
-    pauses: list[float], monkeypatch: pytest.MonkeyPatch, asked: str | None, pause: float
-) -> None:
+def test_a_full_queue_is_waited_for(waits: list[float], asked: str | None, pause: float) -> None:
     """However often the server has no room: as long as it says, or a second, and never not at all."""
-    monkeypatch.setattr("random.random", lambda: 0.0)
     assert list(made(["a"], full(**({} if asked is None else {"retry_after_s": asked})))) == ["A"]
-    assert pauses == [pause] * 5
+    assert waits == [pause] * 5
 
 
 @pytest.mark.parametrize("headers", [{"retry": "false"}, {"retry_after_s": "3600"}])
-def test_what_is_not_to_be_sent_again_is_an_error(pauses: list[float], headers: dict[str, str]) -> None:
+def test_what_is_not_to_be_sent_again_is_an_error(waits: list[float], headers: dict[str, str]) -> None:
     """The server says so, or would have one wait for hours."""
     with pytest.raises(ostinato.Overloaded):
         list(made(["a"], full(**headers)))
-    assert pauses == []
+    assert waits == []
 
 
 def test_who_waits_stops_with_the_others() -> None:
@@ -204,6 +185,56 @@ def test_who_waits_stops_with_the_others() -> None:
     workers_of(results).stop()
     worker.join(PATIENCE_S)
     assert not worker.is_alive()
+
+
+def test_leaving_ends_retries(server: ScriptedServer) -> None:
+    """A prompt that waits for its next attempt when the results are left is not sent again."""
+    attempted = threading.Event()
+
+    def unavailable(handler: Handler) -> None:
+        refusal(503, "no", headers={"Retry-After": "30"})(handler)
+        attempted.set()
+
+    server.script = [echo, unavailable]
+    with Client(server.url) as patient:
+        results = patient.generate_many(["a", "b"], model="tiny", concurrency=1)
+        assert str(next(results)) == "A"
+        assert attempted.wait(PATIENCE_S)
+        results.close()
+        assert_no_worker_waits()
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_closing_the_client_ends_the_waits_of_its_workers(server: ScriptedServer, status: int) -> None:
+    """Whether the queue is full or the server fails: the results end with an error, and nothing is sent again."""
+    attempted = threading.Event()
+    client = Client(server.url, max_retries=1 if status == 503 else 0)
+
+    def refuse(handler: Handler) -> None:
+        refusal(status, "no", headers={"Retry-After": "30"})(handler)
+        attempted.set()
+
+    def close() -> None:
+        assert attempted.wait(PATIENCE_S)
+        client.close()
+
+    server.script = [refuse]
+    threading.Thread(target=close, daemon=True).start()
+    began_at_s = monotonic()
+    with pytest.raises(ostinato.ClientClosed):
+        list(client.generate_many(["a"], model="tiny", concurrency=1))
+    assert monotonic() - began_at_s < 20
+    assert_no_worker_waits()
+    assert len(server.requests) == 1
+
+
+def assert_no_worker_waits() -> None:
+    """Wait until all workers have ended."""
+    for thread in threading.enumerate():
+        if thread.name == "ostinato-many":
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
 
 
 def workers_of(results: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 import ostinato
 from ostinato import Client, Usage, _resuming
 from ostinato._assembly import Assembly
+from ostinato._events import LinkedEvent
 from ostinato._resuming import STATE_INTERVAL
 from tests.unit.client.scripted_answers import (
     DONE,
@@ -244,16 +247,113 @@ def test_a_closed_stream_is_not_gone_on_with(client: Client, server: ScriptedSer
     assert len(server.requests) == 1
 
 
-def test_closing_while_it_waits_ends_it(
-    client: Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The next stream, should it be opened, is left at once."""
-    server.script = [cut(chunk("ab")), stream([chunk("abc")], then=linger)]
+def read_in_a_thread(pieces: ostinato.Stream) -> tuple[threading.Thread, list[Any]]:
+    """Read a stream to its end in another thread; return that, and what the stream brings: pieces, or an error."""
+    brought: list[Any] = []
+
+    def read() -> None:
+        try:
+            brought.extend(pieces)
+        except ostinato.OstinatoError as error:
+            brought.append(error)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    return thread, brought
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once a wait of a resumption has begun; all of them last for a minute."""
+    begun = threading.Event()
+    real_wait = LinkedEvent.wait
+
+    def wait(event: LinkedEvent, timeout_s: float | None = None) -> bool:
+        if timeout_s is None:
+            return real_wait(event)
+        begun.set()
+        return real_wait(event, 60.0)
+
+    monkeypatch.setattr(LinkedEvent, "wait", wait)
+    return begun
+
+
+def test_closing_ends_a_wait_at_once_and_sends_nothing(server: ScriptedServer, waiting: threading.Event) -> None:
+    """The reader, in another thread, sees the end of the text."""
+    server.script = [cut(chunk("ab"))]
+    with Client(server.url) as client:
+        pieces = client.stream("Once", **REQUEST, resume=True)
+        thread, brought = read_in_a_thread(pieces)
+        assert waiting.wait(PATIENCE_S)
+        pieces.close()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+    assert (brought, pieces.text, len(server.requests)) == (["ab"], "ab", 1)
+
+
+def test_closing_ends_the_wait_of_a_request_that_was_refused(server: ScriptedServer, waiting: threading.Event) -> None:
+    """A resumption that the server puts off for a while is not sent again either."""
+    server.script = [cut(marked("ab", 2, "s1")), refusal(503, "no", headers={"Retry-After": "50"})]
+    with Client(server.url) as client:
+        pieces = client.stream("Once", **REQUEST, resume=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_resuming, "FIRST_WAIT_S", 0.0)
+            patch.setattr(LinkedEvent, "wait", skipping_the_first(LinkedEvent.wait))
+            thread, brought = read_in_a_thread(pieces)
+            assert waiting.wait(PATIENCE_S)
+            pieces.close()
+            thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+    assert (brought, len(server.requests)) == (["ab"], 2)
+
+
+def skipping_the_first(wait: Any) -> Any:
+    """Return a wait whose first one for a time takes none."""
+    timed = itertools.count()
+
+    def skipping(event: LinkedEvent, timeout_s: float | None = None) -> bool:
+        if timeout_s is not None and next(timed) == 0:
+            return event.is_set()
+        return bool(wait(event, timeout_s))
+
+    return skipping
+
+
+def test_closing_leaves_a_request_that_is_not_answered(client: Client, server: ScriptedServer) -> None:
+    """The reader does not wait for the answer; when it comes, it is closed."""
+    asked, closed = threading.Event(), threading.Event()
+
+    def late(handler: Handler) -> None:
+        asked.set()
+        assert closed.wait(PATIENCE_S)
+        stream([chunk("abc")], then=linger)(handler)
+
+    server.script = [cut(chunk("ab")), late]
     pieces = client.stream("Once", **REQUEST, resume=True)
-    next(pieces)
-    monkeypatch.setattr(_resuming, "sleep", lambda _: pieces.close())
-    assert list(pieces) == []
+    thread, brought = read_in_a_thread(pieces)
+    assert asked.wait(PATIENCE_S)
+    pieces.close()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    closed.set()
     assert server.left.wait(PATIENCE_S)
+    assert brought == ["ab"]
+
+
+def test_closing_the_client_ends_a_wait_with_what_broke_the_stream(
+    server: ScriptedServer, waiting: threading.Event
+) -> None:
+    """No further request can be sent: the reader gets the error, with what had come, at once."""
+    server.script = [cut(chunk("ab"))]
+    client = Client(server.url)
+    thread, brought = read_in_a_thread(client.stream("Once", **REQUEST, resume=True))
+    assert waiting.wait(PATIENCE_S)
+    client.close()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    assert brought[0] == "ab"
+    assert isinstance(brought[1], ostinato.StreamInterrupted)
+    assert (brought[1].text, len(server.requests)) == ("ab", 1)
 
 
 def test_a_silent_server_is_left_before_the_next_is_asked(server: ScriptedServer, waits: list[float]) -> None:

@@ -288,6 +288,31 @@ def test_ctrl_c_stops_the_turn_and_keeps_what_came(terminal, server, tmp_path):
     assert read(server) == [("Once", False), ("Once upon", False)]
 
 
+def test_ctrl_c_stops_a_resumption(terminal, server, tmp_path):
+    """Once is enough while a stream that broke off waits: what came is kept, and no further request is sent."""
+    path = tmp_path / "story.json"
+    unavailable = refusal(503, "no", headers={"Retry-After": "50"})
+    refused = threading.Event()
+
+    def refuse(handler):
+        unavailable(handler)
+        refused.set()
+
+    server.script = [stream([chunk(" upon")], then=hang_up), refuse]
+    session = terminal("write", "Once", "--file", str(path), *TINY)
+    session.wait_for(b"> ")
+    session.type(b"\n")
+    session.wait_for(b" upon")
+    assert refused.wait(PATIENCE_S)
+    session.type(CTRL_C)
+    session.wait_for(b"stopped")
+    session.wait_for(b"> ")
+    session.type(CTRL_D)
+    assert session.end()[0] == 0
+    assert [kept["text"] for kept in json.loads(path.read_text())["turns"]] == [" upon"]
+    assert len(server.requests) == 2
+
+
 def test_ctrl_c_ends_a_script(process, server, tmp_path):
     """With 130, and what came of the turn is in the file; the lines behind it are not done."""
     path = tmp_path / "story.json"
