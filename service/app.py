@@ -30,6 +30,7 @@ from service.web.failures import register_failures
 from service.web.middleware import Middleware
 from service.web.pages import register_pages
 from service.web.routes import Drain, Parts, build_routes
+from service.web.security import allowed_hosts
 from service.web.status import Status
 
 # Before the worker's end, for the last words of what is still running then.
@@ -96,12 +97,15 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
-    app.register_blueprint(build_routes(Parts(engine, catalog, vectors, status, _watch(), drain, _bounds(settings))))
+    has_keys = settings.keys_file is not None
+    parts = Parts(engine, catalog, vectors, status, _watch(), drain, _bounds(settings), has_keys)
+    app.register_blueprint(build_routes(parts))
     # A doubled slash is another address, and no reason to send a client to the Host that it named itself.
     app.url_map.merge_slashes = False
     register_pages(app)
     register_failures(app)
-    Middleware(build_access(settings), metrics, tracing, log_prompts=settings.log_prompts).register(app)
+    hosts = allowed_hosts(settings)
+    Middleware(build_access(settings), metrics, tracing, hosts, log_prompts=settings.log_prompts).register(app)
     metrics.watch_load(
         lambda: [(load.model, load.running, load.waiting) for load in scheduler.loads], lambda: scheduler.num_tokens
     )

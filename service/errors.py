@@ -4,11 +4,13 @@ GatewayError
 ├── InvalidRequest      400  a field is wrong; `param` names it
 │   └── StateRefused    400  a state token that cannot be gone on with; one class for each reason
 ├── Unauthorized        401  no key, or none that is valid
+├── CrossOrigin         403  a web page of another origin sends it
 ├── ModelNotFound       404  no such model, or none of its versions is served
 ├── NotFound            404  no such address
 ├── MethodNotAllowed    405  the address exists, for another method
 ├── BodyTimeout         408  the body did not come
 ├── BodyTooLarge        413  more bytes than one request may have
+├── HostNotAllowed      421  the Host header names another server
 ├── Overloaded          429  the queue is full; try again after `retry_after_s`
 ├── RateLimited         429  the key's requests or tokens per minute are used up; try again after `retry_after_s`
 ├── ClientGone          499  nobody is there to read the answer; nginx's number for it
@@ -140,6 +142,14 @@ class Unauthorized(GatewayError):
         return {**super().headers(), "WWW-Authenticate": 'Bearer realm="ostinato"'}
 
 
+class CrossOrigin(GatewayError):
+    """A web page of another origin sends it."""
+
+    status = 403
+    type = "permission_error"
+    code = "cross_origin"
+
+
 class ModelNotFound(GatewayError):
     """No such model, or none of its versions is served."""
 
@@ -174,6 +184,14 @@ class BodyTooLarge(GatewayError):
 
     status = 413
     type = "invalid_request_error"
+
+
+class HostNotAllowed(GatewayError):
+    """The Host header names another server."""
+
+    status = 421
+    type = "invalid_request_error"
+    code = "host_not_allowed"
 
 
 class Overloaded(GatewayError):

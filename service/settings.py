@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,13 @@ def _addresses(value: str) -> str:
         bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
         if not host or bare or not port.isdigit() or not 0 < int(port) < 65536:
             raise ValueError(f"must be host:port, or several with commas between them, got {address.strip()!r}")
+    return value
+
+
+def _host_names(value: str | None) -> str | None:
+    for name in (value or "").split(",") if value is not None else ():
+        if not re.fullmatch(r"\*|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", name.strip()):
+            raise ValueError(f"must be host names without ports, with commas between them, or *, got {name.strip()!r}")
     return value
 
 
@@ -51,6 +59,11 @@ class Settings(BaseSettings):
         le=10,
         description="proxies in front, each of which adds the address of its client to X-Forwarded-For; 0: the header "
         "is not believed",
+    )
+    allowed_hosts: Annotated[str | None, AfterValidator(_host_names)] = Field(
+        None,
+        description="names of this server that a Host header may have, with commas between them, beside localhost and "
+        "IP addresses; *: any; unset: none where OSTINATO_HOST is loopback and OSTINATO_NUM_PROXIES is 0, else any",
     )
     metrics_host: str = Field("127.0.0.1", description="address to listen on for /metrics")
     metrics_port: int | None = Field(

@@ -6,6 +6,8 @@ from tests.programs import program
 
 # As root, and without asking anything of the internet.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+# A name that its owner has resolve to this machine.
+FLAGS += ["--host-resolver-rules=MAP evil.example 127.0.0.1"]
 PATIENCE_MS = 60_000
 PHONE = {"width": 360, "height": 740}
 LOOKS = [{}, {"color_scheme": "dark"}, {"viewport": PHONE}, {"viewport": PHONE, "color_scheme": "dark"}]

@@ -251,10 +251,17 @@ class HealthObject(TypedDict):
 
 
 class ReadyObject(TypedDict):
-    """Models answer."""
+    """Models answer; their names are not told where API keys are asked for."""
 
     status: Literal["ready"]
-    models: list[str]
+    num_models: int
+    models: NotRequired[list[str]]
+
+
+class ServiceVersion(TypedDict):
+    """The version of this service."""
+
+    version: str
 
 
 class ModelStatus(TypedDict):

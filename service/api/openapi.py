@@ -41,11 +41,12 @@ _BEARER = "key"
 _ERRORS = {
     "400": "a field is wrong; `param` names it",
     "401": "no key, or none that is valid",
-    "403": "the state was given to another tenant",
+    "403": "a web page of another origin sends it, or the state was given to another tenant",
     "404": "there is no such model",
     "408": "the body did not come in time",
     "410": "the version that the state is of is no longer served",
     "413": "the body has more bytes than one request may have",
+    "421": "the Host header names another server; see OSTINATO_ALLOWED_HOSTS",
     "429": "the queue is full, or the key's requests or tokens per minute are used up; see Retry-After",
     "499": "the client closed the sending half of its connection",
     "500": "an error of ours, or of the model server",
@@ -60,10 +61,12 @@ class Address:
 
     Attributes:
         body: What the request has, or None.
-        answer: What a success has.
+        answer: What a success has, or None.
         errors: Statuses of failures.
         query: Names of optional query parameters, with descriptions.
         public: Whether no key is ever asked for.
+        streams: Whether the answer may also come as server-sent events.
+        is_empty: Whether a success has no body.
     """
 
     path: str
@@ -75,6 +78,7 @@ class Address:
     query: tuple[tuple[str, str], ...] = ()
     public: bool = False
     streams: bool = False
+    is_empty: bool = False
 
 
 _BODY_ERRORS = ("400", "401", "404", "408", "413", "429")
@@ -158,6 +162,9 @@ ADDRESSES = (
         ("400", "401", "404", "503"),
         query=(("model", "name of a model; needed where there are several"),),
     ),
+    Address("/health", "get", "200 where /readyz is, without a body", None, None, ("503",), public=True, is_empty=True),
+    Address("/ping", "get", "The same as /health", None, None, ("503",), public=True, is_empty=True),
+    Address("/version", "get", "Tell the version of the service", None, documents.ServiceVersion, public=True),
     Address("/healthz", "get", "Say that the process lives", None, documents.HealthObject, public=True),
     Address(
         "/readyz", "get", "Say whether a request would be answered", None, documents.ReadyObject, ("503",), public=True
@@ -209,7 +216,10 @@ class _Schemas:
 
 
 def _operation(address: Address, schemas: _Schemas) -> Operation:
-    responses = {status: _error(_ERRORS[status], schemas) for status in address.errors}
+    statuses = {*address.errors, "421", *(("403",) if address.method == "post" else ())}
+    responses = {status: _error(_ERRORS[status], schemas) for status in statuses}
+    if address.is_empty:
+        responses["200"] = Response(description=address.summary)
     if address.answer is not None:
         content = {_JSON: schemas.content(address.answer)}
         if address.streams:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _access = logging.getLogger("service.access")
 
 # Asked every few seconds by whatever runs the process.
-_PROBES = ("/healthz", "/readyz")
+_PROBES = ("/health", "/healthz", "/ping", "/readyz")
 # A value that needs no quotes behind `key=`.
 _PLAIN = re.compile(r'[^\s"=\\]+')
 _RESERVED = {*RESERVED_ATTRS, "taskName"}

@@ -16,6 +16,9 @@ from typing import Any, ClassVar
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
+from service.process.hosts import AllowedHosts
+from service.process.listening import is_loopback
+
 log = logging.getLogger(__name__)
 
 
@@ -24,8 +27,10 @@ class _Handler(MetricsHandler):
     server_version, sys_version = "ostinato", ""
 
     def do_GET(self) -> None:
-        """Answer a scrape."""
-        if self.path.partition("?")[0] == "/metrics":
+        """Answer a scrape; on loopback not that of a web page whose name resolves to this machine."""
+        if is_loopback(str(self.connection.getsockname()[0])) and not AllowedHosts().allows(self.headers.get("Host")):
+            self.send_error(421)
+        elif self.path.partition("?")[0] == "/metrics":
             super().do_GET()
         else:
             self.send_error(404)

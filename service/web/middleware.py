@@ -1,4 +1,4 @@
-"""What happens around every request: its id, the key, the trace, and afterwards the metrics and one line in the log.
+"""What happens around every request: id, Host, origin, key, trace; then security headers, metrics, a line in the log.
 
 Knows Flask's hooks. Does not know what any address does.
 """
@@ -12,16 +12,20 @@ from service.access.visitors import Access
 from service.observability.logs import log_request, request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracing
+from service.process.hosts import AllowedHosts
 from service.web.pages import PUBLIC_ENDPOINTS
 from service.web.record import Record
+from service.web.security import add_security_headers, require_allowed_host, require_same_origin
 
 
 class Middleware:
     """The hooks."""
 
-    def __init__(self, access: Access, metrics: Metrics, tracing: Tracing | None, *, log_prompts: bool) -> None:
+    def __init__(
+        self, access: Access, metrics: Metrics, tracing: Tracing | None, hosts: AllowedHosts, *, log_prompts: bool
+    ) -> None:
         self._access, self._metrics, self._tracing = access, metrics, tracing
-        self._log_prompts = log_prompts
+        self._hosts, self._log_prompts = hosts, log_prompts
 
     def register(self, app: Flask) -> None:
         """Have an application call the hooks."""
@@ -33,6 +37,8 @@ class Middleware:
         request_id.set(record.request_id)
         if self._tracing is not None:
             record.follow(self._tracing, request)
+        require_allowed_host(request, self._hosts)
+        require_same_origin(request)
         if request.endpoint not in PUBLIC_ENDPOINTS:
             visitor = self._access.admit(request.headers.get("Authorization"))
             record.details["key"] = visitor.key_id or None
@@ -41,6 +47,7 @@ class Middleware:
     def _after(self, response: Response) -> Response:
         record: Record = g.record
         response.headers["x-request-id"] = record.request_id
+        add_security_headers(response)
         response.call_on_close(lambda: self._finish(record, response.status_code))
         return response
 

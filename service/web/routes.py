@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
+from service import __version__
 from service.api import documents
 from service.api.bodies import MAX_MAPPED, MAX_NEIGHBORS, DetokenizeBody, TokenizeBody
 from service.api.schema import Bounds, parse, parse_completion, parse_embeddings, parse_inspect, parse_number
@@ -60,6 +61,7 @@ class Parts:
     watch: Watch
     drain: Drain
     bounds: Bounds
+    has_keys: bool
 
 
 def build_routes(parts: Parts) -> Blueprint:
@@ -78,8 +80,11 @@ def build_routes(parts: Parts) -> Blueprint:
         ("/tokenize", "POST", _tokenize),
         ("/detokenize", "POST", _detokenize),
         ("/tokenizer_info", "GET", _tokenizer_info),
+        ("/health", "GET", _health),
         ("/healthz", "GET", _healthz),
+        ("/ping", "GET", _ping),
         ("/readyz", "GET", _readyz),
+        ("/version", "GET", _version),
     ):
         routes.add_url_rule(rule, view.__name__.lstrip("_"), _bound(view, parts), methods=[method])
     return routes
@@ -259,9 +264,41 @@ def _healthz(parts: Parts) -> documents.HealthObject:  # noqa: ARG001 - every vi
 
 
 def _readyz(parts: Parts) -> documents.ReadyObject:
-    """Say whether a request would be answered: models are served, none is probed, and the server is not draining."""
+    """Return which models are served, or how many where their names are for those who have a key.
+
+    Not while one is probed for the first time: a request for it would be answered 503.
+    """
+    names = _ready_models(parts)
+    if parts.has_keys:
+        return {"status": "ready", "num_models": len(names)}
+    return {"status": "ready", "num_models": len(names), "models": names}
+
+
+def _health(parts: Parts) -> Response:
+    """Return an empty response where /readyz is 200: vLLM's endpoint, which load generators ask first."""
+    _ready_models(parts)
+    return Response(mimetype="application/json")
+
+
+def _ping(parts: Parts) -> Response:
+    """Do as /health does: SageMaker's endpoint."""
+    return _health(parts)
+
+
+def _version(parts: Parts) -> documents.ServiceVersion:  # noqa: ARG001 - every view takes them
+    """Return the version of this service."""
+    return {"version": __version__}
+
+
+def _ready_models(parts: Parts) -> list[str]:
+    """Return the names of the models that requests can be sent to.
+
+    Raises:
+        ShuttingDown: the server drains.
+        BackendUnavailable: no model is served, or one is probed for the first time.
+    """
     parts.drain.refuse_if_begun()
-    return {"status": "ready", "models": parts.catalog.ready_models()}
+    return parts.catalog.ready_models()
 
 
 def _json(body: bytes) -> Response:

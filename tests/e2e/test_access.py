@@ -14,8 +14,8 @@ from tests.servers import ROOT
 
 BODY = {"model": "lstm", "prompt": "It was", "max_tokens": 10, "seed": 1}
 PUBLIC = {
-    *("/", "/inspector", "/static/<path:name>", "/docs", "/docs/", "/docs/<path:path>"),
-    *("/openapi.json", "/healthz", "/readyz"),
+    *("/", "/inspector", "/static/<path:name>", "/docs", "/docs/", "/docs/<path:name>"),
+    *("/openapi.json", "/health", "/healthz", "/ping", "/readyz", "/version"),
 }
 
 
@@ -73,7 +73,8 @@ def test_every_address_asks_for_a_key_but_the_listed_ones(start_gateway, key_fil
     assert {rule for rule, endpoint, _ in found if endpoint in PUBLIC_ENDPOINTS} == PUBLIC
     assert len(found) > len(PUBLIC) + 8
     for rule, endpoint, methods in found:
-        path = rule.replace("<name>", "lstm").replace("<path:path>", "index.css").replace("<path:name>", "page.css")
+        file = "index.css" if rule.startswith("/docs") else "page.css"
+        path = rule.replace("<name>", "lstm").replace("<path:name>", file)
         for method in {*methods, "GET", "POST", "OPTIONS"}:
             status, headers, body = gateway.ask(method, path, b"{}")
             if endpoint in PUBLIC_ENDPOINTS and method == "GET":

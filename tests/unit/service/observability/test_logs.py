@@ -205,7 +205,7 @@ def test_prompts_and_texts_are_logged_only_where_they_are_given():
     assert (line["prompt"], line["text"], line["suffix"]) == ("To be", ", or not", " to be")
 
 
-@pytest.mark.parametrize("route", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("route", ["/health", "/healthz", "/ping", "/readyz"])
 def test_probes_do_not_flood_the_log(route):
     """What asks every few seconds is for debugging; a path that only looks so is not a probe."""
     assert json.loads(access(**{**REQUEST, "route": route}))["level"] == "DEBUG"

@@ -256,6 +256,12 @@ def test_only_one_address_is_answered(server, path):
     assert get(server, path)[0] == 404
 
 
+def test_a_page_whose_name_resolves_to_this_machine_reads_nothing(server):
+    """On loopback a scraper calls the server by an address or as localhost."""
+    assert get(server, Host="evil.example:8001")[0] == 421
+    assert get(server, Host="localhost:8001")[0] == 200
+
+
 def test_a_query_chooses_metrics(server):
     """Prometheus's `name[]` works."""
     text = get(server, "/metrics?name[]=ostinato_build_info")[2]

@@ -1,0 +1,75 @@
+"""What keeps other web pages from using this service through a visitor's browser.
+
+Knows headers of requests and responses. Does not know keys: without them, whoever can send a request is answered.
+"""
+
+from flask import Request, Response
+
+from service.errors import CrossOrigin, HostNotAllowed
+from service.process.hosts import AllowedHosts
+from service.process.listening import is_loopback
+from service.settings import Settings
+
+MAX_SHOWN = 60  # characters of a header in a message
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_HEADERS = {
+    # Pages have policies of their own; nothing else is to be run, loaded or framed.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def allowed_hosts(settings: Settings) -> AllowedHosts:
+    """Return what Host may be: where only this machine reaches the server, no name but localhost, unless they are set.
+
+    A proxy in front passes on the name that it is called by. Beyond loopback the server may have any name.
+    """
+    if settings.allowed_hosts is not None:
+        return AllowedHosts(name.strip() for name in settings.allowed_hosts.split(","))
+    is_local = is_loopback(settings.host) and not settings.num_proxies
+    return AllowedHosts([] if is_local else ["*"])
+
+
+def require_allowed_host(request: Request, hosts: AllowedHosts) -> None:
+    """Check the Host header.
+
+    Raises:
+        HostNotAllowed: it is a name that this server is not known by.
+    """
+    host = request.headers.get("Host")
+    if not hosts.allows(host):
+        raise HostNotAllowed(
+            f"Host must be localhost, an IP address or a name in OSTINATO_ALLOWED_HOSTS, got {host!r:.{MAX_SHOWN}}"
+        )
+
+
+def require_same_origin(request: Request) -> None:
+    """Check that a request which makes the server work is not sent by a page of another origin.
+
+    A browser sends a POST of plain text without asking whether it may. Sec-Fetch-Site decides where there is one, which
+    is over HTTPS and to loopback; else Origin has to be this server. Other clients send neither. Go's
+    http.CrossOriginProtection does the same.
+
+    Raises:
+        CrossOrigin: it is.
+    """
+    if request.method in _SAFE_METHODS:
+        return
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site is not None:
+        is_own = site in ("same-origin", "none")
+    else:
+        is_own = origin is None or origin.partition("://")[2] == request.headers.get("Host")
+    if not is_own:
+        raise CrossOrigin(
+            f"a web page may send requests to its own origin alone, and this one is of {origin!r:.{MAX_SHOWN}}: call "
+            "the API from a program, or serve the page from this origin"
+        )
+
+
+def add_security_headers(response: Response) -> None:
+    """Add the headers that a response has not got already."""
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)

@@ -1,0 +1,171 @@
+"""Other people's web pages and this service, in a real browser; the page where the API is tried, and its policy."""
+
+import http.server
+import json
+import threading
+import time
+
+import pytest
+
+from tests.e2e.test_access import key_file, keys  # noqa: F401 - a fixture is used by its name
+from tests.pages import Page
+
+BODY = json.dumps({"model": "lstm", "prompt": "It was", "max_tokens": 5})
+# As a form would: a browser sends it without asking the server whether it may.
+SEND = """async ([url, body]) => {
+    const how = {method: 'POST', mode: 'no-cors', headers: {'Content-Type': 'text/plain'}, body};
+    return fetch(url, how).then(({type}) => type, () => 'failed');
+}"""
+
+
+class Docs(Page):
+    """The page where the API is read and tried."""
+
+    path = "docs/"
+
+
+@pytest.fixture
+def other_site():
+    """A web server of somebody else on this machine, with an empty page; its port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><title>other</title>")
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+def logged(gateway, part, before="", timeout=20):
+    """Wait for a line of the gateway's log behind that `before` which has this in it, and return it."""
+    deadline = time.monotonic() + timeout
+    while not (lines := [line for line in gateway.output[len(before) :].splitlines() if part in line]):
+        assert time.monotonic() < deadline, gateway.output
+        time.sleep(0.05)
+    return json.loads(lines[-1])
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "localhost"])
+def test_a_page_of_another_origin_makes_the_server_work_on_nothing(browser, gateway, other_site, host):
+    """Not even one on another port of this machine; it learns nothing, and the refusal is in the log."""
+    before = gateway.output
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"http://{host}:{other_site}/")
+    assert page.evaluate(SEND, [f"http://127.0.0.1:{gateway.port}/v1/completions", BODY]) == "failed"
+    context.close()
+    assert logged(gateway, '"/v1/completions"', before)["error"] == "cross_origin"
+
+
+def test_a_name_that_resolves_to_this_machine_gets_nothing(browser, gateway):
+    """A page of evil.example:8000 would be of the server's own origin, and could read what it answers."""
+    context = browser.new_context()
+    page = context.new_page()
+    for path in ("", "v1/models", "readyz", "docs/"):
+        response = page.goto(f"http://evil.example:{gateway.port}/{path}")
+        assert (response.status, response.json()["error"]["code"]) == (421, "host_not_allowed")
+    context.close()
+    connection = gateway.connect()
+    connection.request("POST", "/v1/completions", BODY, {"Host": f"evil.example:{gateway.port}"})
+    assert connection.getresponse().status == 421
+    connection.close()
+
+
+def test_a_name_that_is_set_is_answered(browser, start_gateway):
+    """So is every page, with all that it is made of."""
+    gateway = start_gateway(allowed_hosts="evil.example")
+    context = browser.new_context()
+    page = context.new_page()
+    assert page.goto(f"http://evil.example:{gateway.port}/").status == 200
+    assert page.evaluate(SEND, [f"http://evil.example:{gateway.port}/v1/completions", BODY]) == "basic"
+    context.close()
+    assert logged(gateway, '"/v1/completions"')["status"] == 200
+
+
+def test_every_response_has_security_headers(gateway):
+    """Pages, their files, the API, refusals, and what is not there."""
+    for method, path in (
+        *(("GET", path) for path in ("/", "/inspector", "/static/shell.js", "/docs", "/docs/", "/docs/swagger-ui.css")),
+        *(("GET", path) for path in ("/openapi.json", "/v1/models", "/health", "/version", "/nothing")),
+        *(("POST", path) for path in ("/v1/completions", "/healthz")),
+    ):
+        _, headers, _ = gateway.ask(method, path, BODY.encode() if path == "/v1/completions" else None)
+        assert headers["X-Content-Type-Options"] == "nosniff", path
+        assert "default-src 'none'" in headers["Content-Security-Policy"], path
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"], path
+        assert "unsafe" not in headers["Content-Security-Policy"].replace("style-src 'self' 'unsafe-inline'", ""), path
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin", path
+
+
+def test_a_program_needs_no_content_type(gateway):
+    """`curl -d` says that it sends a form; it sends neither Origin nor Sec-Fetch-Site."""
+    connection = gateway.connect()
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    connection.request("POST", "/v1/completions", BODY, headers)
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+@pytest.mark.parametrize("path", ["", "inspector", "docs/"])
+def test_no_page_can_be_framed(browser, gateway, other_site, path):
+    """A page around it could have its visitor click."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{other_site}/")
+    complaints = []
+    page.on("console", lambda said: complaints.append(said.text))
+    add = """url => new Promise(loaded => {
+        const frame = Object.assign(document.createElement('iframe'), {src: url, onload: loaded});
+        document.body.append(frame);
+    })"""
+    page.evaluate(add, f"http://127.0.0.1:{gateway.port}/{path}")
+    assert any("frame-ancestors" in complaint for complaint in complaints), complaints
+    context.close()
+
+
+def test_the_api_can_be_tried_on_its_page(open_page, gateway):
+    """Swagger UI renders and sends requests under a policy that runs no inline script, and complains of nothing."""
+    page = open_page(Docs, gateway)
+    page.page.locator(".opblock").first.wait_for()
+    assert page.page.locator(".opblock").count() > 10
+    page.click("#operations-default-post_v1_completions .opblock-summary")
+    page.click("#operations-default-post_v1_completions .try-out__btn")
+    page.page.fill("#operations-default-post_v1_completions textarea.body-param__text", BODY)
+    page.click("#operations-default-post_v1_completions .execute")
+    status = page.page.locator("#operations-default-post_v1_completions .live-responses-table .response-col_status")
+    status.last.wait_for()
+    assert status.last.inner_text().strip().startswith("200")
+    assert page.hosts <= {page.url.rstrip("/"), "data:"}
+
+
+def test_readiness_tells_no_names_without_a_key(start_gateway, key_file, gateway):  # noqa: F811 - a fixture
+    """Where keys are on it tells how many models there are; where they are off, everybody may know which."""
+    _, open_to_all = gateway.get("/readyz")
+    assert (open_to_all["num_models"], "lstm" in open_to_all["models"]) == (len(open_to_all["models"]), True)
+    with_keys = start_gateway(keys_file=key_file)
+    assert with_keys.get("/readyz") == (200, {"status": "ready", "num_models": open_to_all["num_models"]})
+
+
+def test_tools_find_the_addresses_that_they_ask(start_gateway, tmp_path):
+    """vLLM's: /health and /ping have no body, and are 503 as long as no model is served; /version has the version."""
+    from service import __version__
+
+    gateway = start_gateway()
+    for path in ("/health", "/ping"):
+        status, _, body = gateway.ask("GET", path)
+        assert (status, body) == (200, b"")
+    assert gateway.get("/version") == (200, {"version": __version__})
+    (tmp_path / "none").mkdir()
+    waiting = start_gateway(repository=tmp_path / "none", ready=False)
+    for path in ("/health", "/ping"):
+        status, answer = waiting.get(path)
+        assert (status, answer["error"]["code"]) == (503, "backend_unavailable")

@@ -1,0 +1,94 @@
+"""What keeps other web pages from using this service through a visitor's browser."""
+
+import pytest
+from werkzeug.test import EnvironBuilder
+from werkzeug.wrappers import Request, Response
+
+from service.errors import CrossOrigin, HostNotAllowed
+from service.settings import Settings
+from service.web.security import add_security_headers, allowed_hosts, require_allowed_host, require_same_origin
+
+HOST = "127.0.0.1:8000"
+
+
+def request(method="POST", host=HOST, **headers):
+    """Make a request with these headers."""
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Request(EnvironBuilder("/v1/completions", method=method, headers={"Host": host, **headers}).get_environ())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": "http://127.0.0.1:8000"},
+        {"Origin": "https://127.0.0.1:8000"},
+        {"Sec_Fetch_Site": "same-origin", "Origin": "https://behind.a.proxy"},
+        {"Sec_Fetch_Site": "none"},
+    ],
+    ids=["program", "own", "tls proxy", "proxy", "address bar"],
+)
+def test_programs_and_own_pages_may_send(headers):
+    """Programs say nothing of an origin; a proxy may end TLS, or pass on another Host."""
+    require_same_origin(request(**headers))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://127.0.0.1:9000"},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site", "Origin": "http://127.0.0.1:8000"},
+        {"Sec_Fetch_Site": "cross-site", "Origin": "http://127.0.0.1:8000"},
+    ],
+)
+def test_pages_of_other_origins_may_not(headers):
+    """Whatever they send, and by whatever method that makes the server work; they may follow a link here."""
+    for method in ("POST", "PUT", "DELETE"):
+        with pytest.raises(CrossOrigin, match="own origin alone"):
+            require_same_origin(request(method, **headers))
+    require_same_origin(request("GET", **headers))
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_allowed"),
+    [
+        ({}, False),
+        ({"host": "::1"}, False),
+        ({"host": "localhost"}, False),
+        ({"host": "0.0.0.0"}, True),
+        ({"num_proxies": 1}, True),
+        ({"allowed_hosts": "*"}, True),
+        ({"allowed_hosts": "other, evil.example"}, True),
+        ({"host": "0.0.0.0", "allowed_hosts": "other"}, False),
+    ],
+)
+def test_names_are_checked_where_only_this_machine_reaches_the_server(settings, is_allowed):
+    """Unless a proxy is in front; a setting goes before both. localhost and addresses are always right."""
+    hosts = allowed_hosts(Settings(**settings))
+    require_allowed_host(request(host="localhost:8000"), hosts)
+    if is_allowed:
+        require_allowed_host(request(host="evil.example:8000"), hosts)
+        return
+    with pytest.raises(HostNotAllowed, match=r"OSTINATO_ALLOWED_HOSTS, got 'evil\.example:8000'"):
+        require_allowed_host(request(host="evil.example:8000"), hosts)
+
+
+@pytest.mark.parametrize("names", ["", "a,,b", "http://a", "a:8000", "a b", ".a"])
+def test_a_setting_that_is_no_list_of_names_is_refused(names):
+    """Ports and schemes are not compared."""
+    with pytest.raises(ValueError, match="must be host names without ports"):
+        Settings(allowed_hosts=names)
+
+
+def test_a_page_keeps_its_own_policy():
+    """What has none may neither run, load nor be framed anywhere."""
+    page, other = Response(headers={"Content-Security-Policy": "default-src 'self'"}), Response()
+    for response in (page, other):
+        add_security_headers(response)
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert page.headers["Content-Security-Policy"] == "default-src 'self'"
+    assert "frame-ancestors 'none'" in other.headers["Content-Security-Policy"]
