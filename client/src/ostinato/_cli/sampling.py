@@ -17,9 +17,9 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("--top-k", int, "Sample among so many of the likeliest tokens."),
     ("--min-p", float, "Drop tokens less likely than this times the likeliest."),
     ("--seed", int, "The same seed brings the same text."),
-    ("--presence-penalty", float, "Lower tokens that have occurred."),
-    ("--frequency-penalty", float, "Lower tokens by how often they have occurred."),
-    ("--repetition-penalty", float, "Divide the score of tokens that have occurred."),
+    ("--presence-penalty", float, "Lower tokens that were generated already."),
+    ("--frequency-penalty", float, "Lower tokens by how often they were generated."),
+    ("--repetition-penalty", float, "Above 1, lower tokens of the prompt and generated ones; 1 is off."),
 )
 NAMES = (*(option[2:].replace("-", "_") for option, _, _ in _FIELDS), "stop", "ignore_eos")
 

@@ -188,6 +188,28 @@ def test_an_error_that_brings_a_state_leaves_it_in_the_file(ostinato, server, tm
     assert (tmp_path / "state").read_text() == STATE + "\n"
 
 
+def test_an_error_in_place_of_a_whole_answer_leaves_its_state_too(ostinato, server, tmp_path):
+    """As the help of --save-state says."""
+    choice = {**COMPLETION["choices"][0], "state": STATE}
+    error = {"message": "too late", "code": "deadline_exceeded"}
+    server.script = [answer_json({**COMPLETION, "choices": [choice], "error": error}, 504, {"x-should-retry": "false"})]
+    shown = ostinato(*GENERATE, "--no-stream", "--save-state", str(tmp_path / "state"))
+    assert shown.exit_code == 1
+    assert (tmp_path / "state").read_text() == STATE + "\n"
+
+
+def test_a_prompt_is_read_after_the_state(ostinato, server):
+    """As the help of --state says: the text of the state comes first, whether the prompt is given or piped in."""
+    for arguments, given in ((("and then",), ""), ((), "and then"), ((), "")):
+        server.script = [stream([chunk(" upon", "stop"), DONE])]
+        assert ostinato("generate", *arguments, "--state", STATE, given=given).stdout == " upon"
+    sent = [(body["state"], body["prompt"]) for body in server.bodies]
+    assert sent == [(STATE, "and then"), (STATE, "and then"), (STATE, "")]
+    told = " ".join(ostinato("generate", "--help").stdout.split())
+    assert "PROMPT is read after it." in told
+    assert "nothing piped in is an empty prompt" in told
+
+
 @pytest.mark.parametrize("content", ["", "no state", "\x00\xff"])
 def test_a_file_without_a_state_is_refused_before_anything_is_sent(ostinato, server, tmp_path, content):
     """The message names it."""

@@ -258,6 +258,17 @@ def test_lines_that_are_not_utf8_end_a_script(ostinato, server):
     assert "byte 0xff at offset 4" in shown.stderr
 
 
+def test_help_names_the_file_of_a_branch(write, ostinato, server, tmp_path):
+    """What --help says of story.json is where a branch is found."""
+    server.script = [turn("1"), turn("2")]
+    write("a", "/branch NAME", "b", given=("--file", str(tmp_path / "story.json")))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["story.NAME.json", "story.json"]
+    told = " ".join(ostinato("write", "--help").stdout.split())
+    assert "A branch NAME of story.json is saved beside it as story.NAME.json." in told
+    assert "at most 200 tokens" in told
+    assert server.bodies[0]["max_tokens"] == 200
+
+
 def test_quit_leaves_and_help_names_every_command(write, server):
     """What stands behind /quit is not read."""
     shown = write("/help", "/quit", "more")

@@ -42,19 +42,28 @@ there is a line for each piece, with index, text and finish_reason, and a last o
 @click.option("--suffix", metavar="TEXT", help="The ending, in place of the prompt, for a model that reads backwards.")
 @click.option("--echo", is_flag=True, default=None, help="Begin with the prompt.")
 @click.option("--logprobs", type=int, metavar="N", help="With --json: so many alternatives beside each token.")
-@click.option("--state", type=states.token, metavar="FILE|TOKEN", help="Go on from there; a prompt is read first.")
+@click.option(
+    "--state",
+    type=states.token,
+    metavar="FILE|TOKEN",
+    help="Continue from a resume token, given itself or in a file that --save-state wrote; PROMPT is read after it.",
+)
 @click.option(
     "--save-state",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write to it where the text stands at its end.",
+    help="Write the resume token of the text's end to it, also of a text that an error cut off.",
 )
 @click.option(
     "--resume/--no-resume",
     default=None,
-    help="Go on exactly if the stream breaks off.  [default: on for a single text]",
+    help="Continue a stream that broke off, byte-identically.  [default: on for a single text]",
 )
-@click.option("--stream/--no-stream", default=None, help="Write as it comes.  [default: on without --json]")
+@click.option(
+    "--stream/--no-stream",
+    default=None,
+    help="Write as it comes.  [default: on for a single text without --json]",
+)
 @click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON, on one line.")
 @click.option("-q", "--quiet", is_flag=True, help="No last line about tokens, speed and seed on a terminal.")
 @server_options
@@ -71,6 +80,8 @@ def generate(
 ) -> None:
     """Write a text that goes on from PROMPT. Without it, or with -, the prompt is read from standard input.
 
+    With --state a terminal is not asked, and nothing piped in is an empty prompt; what is piped in is read to its end.
+
     What no option says is the server's default. The text is written as it is, with no line end of its own; where a
     terminal shows it, its control characters are written out.
     """
@@ -83,7 +94,9 @@ def generate(
         asked["return_state"] = True
     with connect() as client:
         if not stream:
-            _write_whole(client.generate(**asked), as_json, save_state)
+            with _state_kept(save_state):
+                generation = client.generate(**asked)
+            _write_whole(generation, as_json, save_state)
             return
         resume = not several if resume is None else resume
         began_at_s = monotonic()

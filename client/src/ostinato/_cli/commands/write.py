@@ -41,7 +41,8 @@ output has what the model writes, and the first failure ends it."""
     "path",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Take the text up from it if it is there, and write it after each turn; a branch NAME goes to FILE.NAME.",
+    help="Load the text from it if it exists (leave out PROMPT then), and save it after each line. A branch NAME of "
+    "story.json is saved beside it as story.NAME.json.",
 )
 @model_option
 @sampling_options
@@ -49,7 +50,8 @@ output has what the model writes, and the first failure ends it."""
 def write(prompt: str | None, *, path: Path | None, model: str | None, **options: Any) -> None:
     """Write a text in turns with a model. It begins with PROMPT.
 
-    Nothing is read twice: each turn goes on from where the last one ended.
+    Nothing is read twice: each turn goes on from where the last one ended. A turn has at most 200 tokens unless
+    --max-tokens says otherwise.
     """
     fields = given_fields(options)
     with connect() as client:
