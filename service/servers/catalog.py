@@ -114,6 +114,7 @@ class Catalog:
         )
         # Of each version, what its servers' probes are to agree in.
         self._hashes: dict[ModelVersion, str] = {}
+        self._was_ready = False
         self._merging = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="catalog", daemon=True)
@@ -148,15 +149,17 @@ class Catalog:
         """Return the names of the models that answer.
 
         Raises:
-            ModelLoading: there is none, or a backend that answers is being asked for another for the first time.
+            ModelLoading: there is none; or, at the start alone, a backend that answers is being asked for another: a
+                model that is added later must not make every gateway unready.
         """
         names, listed = [model.ref.name for model, _ in self.models()], self._names()
         answering = [replica for replica in self._replicas.all() if replica.is_answering]
         pending = [
             name for name in listed if name not in names and any(name not in replica.settled for replica in answering)
         ]
-        if pending or not names:
+        if not names or (pending and not self._was_ready):
             raise ModelLoading(f"models are being loaded: {', '.join(pending)}" if pending else "no model answers yet")
+        self._was_ready = True
         return names
 
     def versions(self) -> list[LiveModel]:

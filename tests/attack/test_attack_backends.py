@@ -132,7 +132,7 @@ def test_invalid_responses_of_the_only_server_are_waited_out(two_models_dir, own
 
 
 @pytest.mark.timeout(900)
-def test_a_server_that_computed_nan_for_seconds_is_used_again(two_models_dir, own_model_server, start_gateway, gateway):
+def test_a_server_that_computed_nan_for_seconds_is_used_again(two_models_dir, own_model_server, start_gateway):
     """It is ejected, no stream notices, and once it is well it computes what it did before."""
     real = [own_model_server(two_models_dir) for _ in range(2)]
     proxy = Proxy(real[0].port)

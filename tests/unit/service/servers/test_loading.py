@@ -155,6 +155,24 @@ def test_a_model_that_is_probed_for_long_keeps_no_other_away(repository):
         catalog.close()
 
 
+def test_a_model_that_is_added_later_makes_no_gateway_unready(repository):
+    """Every gateway probes it at the same time: none would be left to send requests to."""
+    server = serving(1)
+    catalog = Catalog(repository, only(server), poll_s=0.01)
+    catalog.refresh()
+    assert catalog.ready_models() == ["demo", "large"]
+    add(repository, "late", 1)
+    server.models["late"] = {1: ""}
+    gate = Gate(server, "late")
+    catalog.start()
+    try:
+        assert gate.reached.wait(20)
+        assert catalog.ready_models() == ["demo", "large"]
+    finally:
+        gate.open()
+        catalog.close()
+
+
 def test_a_server_that_is_probed_for_long_takes_calls_of_what_is_probed(repository):
     """Back after it was ejected, too: what is checked first is served first."""
     server = serving(1)
