@@ -12,8 +12,9 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from service import __version__
 from service.access.visitors import build_access
 from service.api.schema import Bounds
-from service.engine import Engine, Sizes
+from service.engine import Engine
 from service.errors import ShuttingDown
+from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
 from service.observability.tracing import Tracing
@@ -25,6 +26,7 @@ from service.servers.replicas import Replicas
 from service.servers.tls import backend_tls
 from service.servers.vectors import VectorFiles
 from service.settings import Settings
+from service.texts.encoding import Sizes
 from service.texts.state_tokens import KeyFile, StateKeys, StateTokens
 from service.web.failures import register_failures
 from service.web.middleware import Middleware
@@ -104,8 +106,8 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     app.url_map.merge_slashes = False
     register_pages(app)
     register_failures(app)
-    hosts = allowed_hosts(settings)
-    Middleware(build_access(settings), metrics, tracing, hosts, log_prompts=settings.log_prompts).register(app)
+    hosts, memory = allowed_hosts(settings), MemoryBudget(settings.request_memory_bytes)
+    Middleware(build_access(settings), metrics, tracing, hosts, memory, log_prompts=settings.log_prompts).register(app)
     metrics.watch_load(
         lambda: [(load.model, load.running, load.waiting) for load in scheduler.loads], lambda: scheduler.num_tokens
     )
@@ -160,6 +162,7 @@ def _sizes(settings: Settings) -> Sizes:
         settings.max_request_tokens,
         settings.max_logprobs_tokens,
         settings.max_inspect_values,
+        settings.max_queued_tokens,
     )
 
 

@@ -5,7 +5,7 @@ Knows tokenizers and sequences. Does not know HTTP, and does not compute.
 
 from collections.abc import Callable
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,10 +14,13 @@ import numpy as np
 from contract import signatures
 from service.api.schema import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
 from service.errors import GatewayError, InvalidRequest, StateOfAnotherModel, StateOutdated
+from service.memory import MemoryBudget, MemoryLease
 from service.scheduling.policy import Shapes
 from service.scheduling.sequence import Account, ModelVersion, Sequence
 from service.servers.catalog import LiveModel
 from service.texts.embedding import Embedding
+from service.texts.encoding import Sizes, encode_prompts, require_encodable, require_ids
+from service.texts.footprint import completion_bytes, embedding_bytes, inspection_bytes
 from service.texts.generation import Generation
 from service.texts.inspection import Inspection, num_values, wanted_traces
 from service.texts.job import Listener
@@ -52,9 +55,12 @@ def _nothing() -> None:
     """Give nothing back, as nothing was charged."""
 
 
+def _charge_nothing(num_tokens: int, total: int | None = None) -> Callable[[], None]:  # noqa: ARG001 - see `Caller`
+    """Charge nothing."""
+    return _nothing
+
+
 ANYBODY = Account()
-# Tokens that a state may bring along unread, beside a longest prompt: those of a call and the last one.
-MAX_UNREAD = 129
 
 
 @dataclass(frozen=True)
@@ -63,31 +69,18 @@ class Caller:
 
     Attributes:
         account: What the texts are counted for.
-        charge: Told how many tokens the request may read and write, before it is queued; raises `RateLimited`, or
-            returns what gives them back.
+        charge_request: Charges one request, before anything is done for it; raises `RateLimited`.
+        charge: Charges tokens that the request may read and generate, the second argument being all that are known to
+            be charged for it if these are not all; raises `RateLimited`, or returns what gives them back.
         trace: What the tracing keeps of the request, or None.
+        memory: What the request holds of the budget for memory.
     """
 
     account: Account = ANYBODY
-    charge: Callable[[int], Callable[[], None]] = lambda _: _nothing
+    charge_request: Callable[[], object] = _nothing
+    charge: Callable[..., Callable[[], None]] = _charge_nothing
     trace: Any = None
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What one request may hold, in tokens.
-
-    Attributes:
-        max_prompt_tokens: Of each prompt.
-        max_echo_tokens: Of all prompts echoed, in all choices.
-        max_logprobs_tokens: Of all that is told with log probabilities, prompts and texts, in all choices.
-        max_inspect_values: Numbers, not tokens: those that are told of what goes on in a model.
-    """
-
-    max_prompt_tokens: int = 131_072
-    max_echo_tokens: int = 1_000_000
-    max_logprobs_tokens: int = 262_144
-    max_inspect_values: int = 2**24
+    memory: MemoryLease = field(default_factory=MemoryBudget(2**63).lease)
 
 
 class Engine:
@@ -111,9 +104,15 @@ class Engine:
         if saved is not None and request.seed is None:
             request = replace(request, seed=saved.seed)
         field, given = _to_read(request, model)
-        prompts = self._encode(model, given, field, NOTHING if saved is None else saved.point.unread)
-        self._require_answer_fits(request, prompts, field)
         require_ids([token_id for token_id, _ in request.sampling.bias], model, "logit_bias")
+        unread = NOTHING if saved is None else saved.point.unread
+        num_generated = len(given) * request.best_of * request.max_tokens
+        charged, give_back = self._charge_least(given, model, field, num_generated, caller)
+        prompts = encode_prompts(given, model, field, self._sizes, caller.memory, after=unread, backward=model.backward)
+        # Held by nobody from here on: what is read are the encoded ones.
+        request = replace(request, prompts=(), suffixes=())
+        self._require_answer_fits(request, prompts, field)
+        self._hold(prompts, completion_bytes(request, model.card, prompts), caller)
         if model.tokenizer.special.end is None:
             # Texts without an end: nothing that could be put off.
             request = replace(request, sampling=replace(request.sampling, min_tokens=0))
@@ -126,7 +125,7 @@ class Engine:
             seal=partial(self._state_tokens.seal, tenant=tenant),
             saved=saved,
         )
-        self._start(generation, caller)
+        self._start(generation, caller, charged, give_back)
         return generation
 
     def embed(self, request: EmbeddingsRequest, caller: Caller) -> Embedding:
@@ -141,9 +140,11 @@ class Engine:
                 f"dimensions must be {model.card.units}, the width of the model's top layer, got {request.dimensions}",
                 param="dimensions",
             )
-        prompts = self._encode(model, request.prompts, "input")
+        charged, give_back = self._charge_least(request.prompts, model, "input", 0, caller)
+        prompts = encode_prompts(request.prompts, model, "input", self._sizes, caller.memory, backward=model.backward)
+        self._hold(prompts, embedding_bytes(len(prompts), model.card.units), caller)
         job = Embedding(model, prompts, self._runner, self._listener, request.timeout_s)
-        self._start(job, caller)
+        self._start(job, caller, charged, give_back)
         return job
 
     def inspect(self, request: InspectRequest, caller: Caller) -> Inspection:
@@ -167,7 +168,10 @@ class Engine:
             )
         unread = NOTHING if saved is None else saved.point.unread
         backward = model.backward != request.go_backwards
-        prompt = self._encoded(request.given, model, "input", unread, backward=backward)
+        charged, give_back = self._charge_least((request.given,), model, "input", 0, caller)
+        (prompt,) = encode_prompts(
+            (request.given,), model, "input", self._sizes, caller.memory, after=unread, backward=backward
+        )
         bound, count = self._sizes.max_inspect_values, num_values(request, wanted_traces(request, model), prompt)
         if count > bound:
             raise InvalidRequest(
@@ -175,8 +179,9 @@ class Engine:
                 "include less, or set max_positions or max_units",
                 param="input",
             )
-        job = Inspection(request, model, prompt, self._runner, self._listener, saved)
-        self._start(job, caller)
+        self._hold([prompt], inspection_bytes(count, prompt.num_tokens, request.num_top), caller)
+        job = Inspection(replace(request, given=""), model, prompt, self._runner, self._listener, saved)
+        self._start(job, caller, charged, give_back)
         return job
 
     def _find(
@@ -215,27 +220,24 @@ class Engine:
             )
         return model
 
-    def _encode(
-        self, model: LiveModel, given: tuple[PromptText, ...], field: str, after: np.ndarray = NOTHING
-    ) -> list[EncodedPrompt]:
-        return [self._encoded(one, model, field, after, backward=model.backward) for one in given]
+    def _charge_least(
+        self, given: tuple[PromptText, ...], model: LiveModel, field: str, num_generated: int, caller: Caller
+    ) -> tuple[int, Callable[[], None]]:
+        """Refuse prompts that cannot be short enough, and charge the tokens that they have at least.
 
-    def _encoded(
-        self, given: PromptText, model: LiveModel, field: str, after: np.ndarray, *, backward: bool
-    ) -> EncodedPrompt:
-        bound = self._sizes.max_prompt_tokens
-        if isinstance(given, list):
-            require_ids(given, model, field)
-        prompt = EncodedPrompt.of(given, model.tokenizer, backward=backward, after=after)
-        if prompt.num_tokens > bound:
-            raise InvalidRequest(f"{field} must be at most {bound} tokens, got {prompt.num_tokens}", param=field)
-        if len(prompt.read_ids) > bound + MAX_UNREAD:
-            raise InvalidRequest(
-                f"{field} and what the state has not read yet must be at most {bound + MAX_UNREAD} tokens, got "
-                f"{prompt.num_tokens} and {len(after)}",
-                param=field,
-            )
-        return prompt
+        Before anything is encoded, so that no caller has work done beyond the rate limit.
+
+        Returns:
+            The tokens charged, and what gives them back.
+        """
+        charged = require_encodable(given, model, field, self._sizes) + num_generated
+        return charged, caller.charge(charged)
+
+    @staticmethod
+    def _hold(prompts: list[EncodedPrompt], num_response_bytes: int, caller: Caller) -> None:
+        """Hold the memory that the request takes from here to its end."""
+        num_bytes = sum(prompt.num_bytes for prompt in prompts) + num_response_bytes
+        caller.memory.hold(num_bytes, "the request and its response")
 
     def _require_answer_fits(self, request: CompletionRequest, prompts: list[EncodedPrompt], field: str) -> None:
         """Refuse what would be an answer of hundreds of megabytes.
@@ -264,17 +266,20 @@ class Engine:
                 param="logprobs",
             )
 
-    def _start(self, job: AnyJob, caller: Caller) -> None:
-        """Charge a job and queue it; what is refused by the queue is given back."""
+    def _start(self, job: AnyJob, caller: Caller, charged: int, give_back: Callable[[], None]) -> None:
+        """Charge the rest of a job's tokens and queue it; the tokens of one that the queue refuses are given back."""
         groups = [group for place in range(len(job.prompts)) if (group := self._group(job, place, caller))]
         job.begin(sequence for group in groups for sequence in group)
         num_tokens = sum(len(prompt.read_ids) for prompt in job.prompts)
-        give_back = caller.charge(num_tokens + sum(sequence.max_tokens for sequence in job.sequences.values()))
+        total = num_tokens + sum(sequence.max_tokens for sequence in job.sequences.values())
+        # Of characters and ids the first charge was exact.
+        give_back_rest = caller.charge(total - charged, total) if total > charged else _nothing
         if groups:
             try:
                 self._runner.submit(groups, job.model.shapes)
             except GatewayError:
                 give_back()
+                give_back_rest()
                 raise
 
     def _group(self, job: AnyJob, place: int, caller: Caller) -> list[Sequence]:
@@ -322,15 +327,3 @@ def _to_read(request: CompletionRequest, model: LiveModel) -> tuple[str, tuple[P
             param=name,
         )
     return read
-
-
-def require_ids(token_ids: list[int], model: LiveModel, field: str) -> None:
-    """Refuse ids that the model does not have.
-
-    Raises:
-        InvalidRequest: one is too large; the message names field, bound and value.
-    """
-    bound = len(model.tokenizer.tokens)
-    wrong = max(token_ids, default=0)
-    if wrong >= bound:
-        raise InvalidRequest(f"{field} must have token ids below {bound}, got {wrong}", param=field)

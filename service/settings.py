@@ -125,6 +125,12 @@ class Settings(BaseSettings):
     )
     max_prompt_tokens: int = Field(131_072, ge=1, description="longest prompt, in tokens")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="largest request body, in bytes")
+    request_memory_bytes: int = Field(
+        384 * 2**20,
+        ge=2**20,
+        description="memory for bodies, prompts and responses of all requests in flight, in bytes; more are answered "
+        "429, and a request that alone needs more 400",
+    )
     max_timeout_s: float = Field(
         600.0, gt=0, le=86_400, description="largest timeout_s of a request, and what one without it gets, in seconds"
     )

@@ -146,7 +146,7 @@ class Client:
 class Gateway(Process, Client):
     """`python -m service serve` in front of a model server."""
 
-    def __init__(self, models_dir, backend_port, log, ready=True, port=None, **settings):
+    def __init__(self, models_dir, backend_port, log, ready=True, port=None, prefix=(), **settings):
         self.port = port or free_port()
         variables = {
             "OSTINATO_PORT": str(self.port),
@@ -156,7 +156,7 @@ class Gateway(Process, Client):
             "OSTINATO_POLL_S": "0.1",
             **{f"OSTINATO_{name.upper()}": str(value) for name, value in settings.items()},
         }
-        Process.__init__(self, [sys.executable, "-m", "service", "serve"], log, **variables)
+        Process.__init__(self, [*prefix, sys.executable, "-m", "service", "serve"], log, **variables)
         address = "/readyz" if ready else "/healthz"
         self.wait_until(lambda: self.get(address)[0] == 200, timeout=120)
 

@@ -45,6 +45,15 @@ class CharacterTokenizer(JoinedVocabulary):
             characters.update(text)
         return cls([PADDING, UNKNOWN, END if end_mark else START, *sorted(characters)])
 
+    @property
+    def max_token_characters(self) -> int | None:
+        """One, unless characters are dropped."""
+        return None if self.unknown is None else 1
+
+    def encoding_bytes(self, num_bytes: int) -> int:
+        """See `Tokenizer`: 8 for the id's place in the list, and 4 for a text in lower case."""
+        return 12 * num_bytes
+
     def encode(self, text: str) -> list[int]:
         """Return one id per character; one that is not held is `special.unknown`, or dropped if no token is for it."""
         ids, unknown = self._text_ids, self.special.unknown

@@ -6,11 +6,20 @@ words twice. Other white space is tokens of its own.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, Self
 
 from contract.errors import TokenizerError
-from contract.tokenizers.huggingface import WHITE_SPACE, Engine, byte_pairs, count_words, split_by, without_surrogates
+from contract.tokenizers.huggingface import (
+    WHITE_SPACE,
+    Engine,
+    byte_pairs,
+    count_words,
+    encoding_bytes,
+    split_by,
+    without_surrogates,
+)
 from contract.tokenizers.vocabulary import END, PADDING, START, UNKNOWN, JoinedVocabulary
 
 # Words that occur once are spelt: so the model learns to spell, and the vocabulary is about half as large.
@@ -73,6 +82,15 @@ class ExactWordTokenizer(JoinedVocabulary):
             words = _fit(words, vocab_size, len(characters))
         spelling = sorted(characters - set(words))
         return cls([PADDING, UNKNOWN, *words, *spelling, END if end_mark else START])
+
+    @cached_property
+    def max_token_characters(self) -> int | None:
+        """The longest word's."""
+        return max(map(len, self._text_ids), default=1)
+
+    def encoding_bytes(self, num_bytes: int) -> int:
+        """See `Tokenizer`."""
+        return encoding_bytes(num_bytes)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of words, and of characters where a word is not held; `special.unknown` for unseen ones."""

@@ -74,6 +74,15 @@ class ForeignTokenizer:
     def __repr__(self) -> str:
         return f"ForeignTokenizer({self._document['model']['type']}, {len(self.tokens)} tokens)"
 
+    @property
+    def max_token_characters(self) -> int | None:
+        """None: a normalizer may drop characters, and a word of any length may be unknown."""
+        return None
+
+    def encoding_bytes(self, num_bytes: int) -> int:
+        """See `Tokenizer`: 370 were measured for tokens of one byte; such a text cannot be encoded in chunks."""
+        return 400 * num_bytes
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without marks."""
         ids: list[int] = self._library.encode(without_surrogates(text), add_special_tokens=False).ids

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 # The library takes some 140 bytes of memory for each character of what it encodes at once.
 CHUNK_CHARACTERS = 1 << 15
+_CHUNK_BYTES = 150 * 2 * CHUNK_CHARACTERS
+# Of an id in a list: the place and the object.
+_BYTES_PER_ID = 40
 # Chunks without white space that merges are learnt from, some 4 million characters: they cost up to 90 bytes of memory
 # and 10 µs each, where words repeat next to nothing.
 MAX_ENDLESS_CHUNKS = 64
@@ -68,6 +71,11 @@ def chunks(text: str) -> Iterator[str]:
         start = end
     if start < len(text):
         yield text[start:]
+
+
+def encoding_bytes(num_bytes: int) -> int:
+    """Return how much memory `Engine.encode` takes at most for a text of so many bytes in UTF-8, its ids included."""
+    return min(150 * num_bytes, _CHUNK_BYTES) + _BYTES_PER_ID * num_bytes
 
 
 def without_surrogates(text: str) -> str:

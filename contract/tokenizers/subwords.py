@@ -7,10 +7,11 @@ letters, without which Devanagari, Thai or vocalized Hebrew fall apart, and what
 
 import codecs
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 from contract.errors import TokenizerError
-from contract.tokenizers.huggingface import WHITE_SPACE, Engine, byte_pairs, learn_merges, split_by
+from contract.tokenizers.huggingface import WHITE_SPACE, Engine, byte_pairs, encoding_bytes, learn_merges, split_by
 from contract.tokenizers.vocabulary import AT_THE_EDGE, END, PADDING, START, UNKNOWN, Detokenizer, Vocabulary
 
 DEFAULT_VOCAB_SIZE = 2000
@@ -80,6 +81,15 @@ class SubwordTokenizer(Vocabulary):
 
     def __hash__(self) -> int:
         return hash((self.tokens, self.merges))
+
+    @cached_property
+    def max_token_characters(self) -> int | None:
+        """The bytes of the longest token, as a character has one at least."""
+        return max(map(len, self._bytes), default=1)
+
+    def encoding_bytes(self, num_bytes: int) -> int:
+        """See `Tokenizer`."""
+        return encoding_bytes(num_bytes)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; none is unknown."""

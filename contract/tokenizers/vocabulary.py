@@ -84,6 +84,13 @@ class Tokenizer(Protocol):
     tokens: tuple[str, ...]
     special: SpecialIds
 
+    @property
+    def max_token_characters(self) -> int | None:
+        """Most characters of a text that one token stands for; None where there is no bound."""
+
+    def encoding_bytes(self, num_bytes: int) -> int:
+        """Return how much memory encoding takes at most, the ids included, for a text of so many bytes in UTF-8."""
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without start or end marks.
 

@@ -68,6 +68,15 @@ class WordTokenizer(Vocabulary):
         unknown = {} if self.unknown is None else {self.unknown: self.special.unknown}
         return {**unknown, **self._text_ids}
 
+    @property
+    def max_token_characters(self) -> int | None:
+        """None: a word may have any length, and what stands between words has no token."""
+        return None
+
+    def encoding_bytes(self, num_bytes: int) -> int:
+        """See `Tokenizer`: 47 were measured for words of one character, each an object."""
+        return 48 * num_bytes
+
     def encode(self, text: str) -> list[int]:
         """Return one id per word; one that is not held is `special.unknown`, or dropped where no token is for it."""
         ids, unknown = self._word_ids, self.special.unknown

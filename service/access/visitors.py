@@ -65,20 +65,37 @@ class Access:
 
     def _visitor(self, name: str, tenant: str, limits: KeyLimits) -> Visitor:
         account = Account(name, limits.max_texts, limits.max_text_tokens, tenant)
-        return Visitor(name, Caller(account, partial(self._charge, name, limits)))
+        charge = partial(self._charge, name)
+        return Visitor(
+            name,
+            Caller(
+                account,
+                charge_request=lambda: charge(limits.requests_per_minute, None, 0),
+                charge=lambda num_tokens, total=None: charge(None, limits.tokens_per_minute, num_tokens, total),
+            ),
+        )
 
-    def _charge(self, name: str, limits: KeyLimits, num_tokens: int) -> Callable[[], None]:
-        """Count a request and its tokens; return what gives them back.
+    def _charge(
+        self,
+        name: str,
+        requests_per_minute: int | None,
+        tokens_per_minute: int | None,
+        num_tokens: int,
+        total: int | None = None,
+    ) -> Callable[[], None]:
+        """Count a request, or tokens of one that has so many in all; return what gives them back.
 
         Raises:
             RateLimited: the minute's share is used up.
             InvalidRequest: the request alone is more than a minute's share.
         """
+        if tokens_per_minute is not None and total is not None and total > tokens_per_minute:
+            raise InvalidRequest(str(RateImpossible(tokens_per_minute, total)), param="max_tokens")
         try:
             return self._limiter.charge(
                 name,
-                requests_per_minute=limits.requests_per_minute,
-                tokens_per_minute=limits.tokens_per_minute,
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
                 num_tokens=num_tokens,
             )
         except RateExceeded as error:

@@ -15,6 +15,7 @@ from service.access.keys import KeyFileError
 from service.access.ratelimits import RedisUrlError
 from service.access.visitors import check_access
 from service.observability.logs import configure_logging
+from service.process.allocator import give_memory_back
 from service.process.listening import is_loopback, listen
 from service.servers.tls import TlsFileError, backend_tls
 from service.settings import Settings, unknown_settings
@@ -92,6 +93,7 @@ def metrics_port(settings: Settings, port: int) -> int:
 
 def serve(settings: Settings) -> int:
     """Run until a signal ends it. Returns the exit code."""
+    give_memory_back()
     configure_logging(format=settings.log_format, level=settings.log_level)
     try:
         # Whatever would stop the worker is tried here, where it ends the start with one line.

@@ -281,7 +281,7 @@ class Generation(Job):
     def _is_scored(self, place: int) -> bool:
         """Whether the tokens of a prompt are told with their scores, and there are any that follow another."""
         scores, prompt = self.request.echo and self.request.num_top is not None, self.prompts[place]
-        return scores and bool(prompt.ids) and len(prompt.read_ids) > 1
+        return scores and prompt.ids.size > 0 and len(prompt.read_ids) > 1
 
     def _is_only_read(self, place: int) -> bool:
         """Whether nothing is drawn, but something is to be known of a prompt that takes reading it."""

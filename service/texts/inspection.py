@@ -3,14 +3,14 @@
 Knows what a model's card says can be told, and what of it is wanted. Does not know how sequences are computed, or HTTP.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from contract import signatures
 from contract.card import Trace
 from service.api.schema import InspectRequest
-from service.scheduling.sequence import Read, Scores
+from service.scheduling.sequence import Event, Read, Scores
 from service.servers.catalog import LiveModel
 from service.texts.job import Canceller, Listener
 from service.texts.logprobs import Logprobs, expected_next
@@ -102,6 +102,18 @@ class Inspection(Reading):
         """
         super().__init__(model, [prompt], runner, listener, request.timeout_s, saved)
         self.request, self.traces = request, wanted_traces(request, model)
+        self._positions = picked(prompt.num_tokens, request.max_positions)
+        if not request.return_sequences:
+            self._positions = self._positions[:1] if prompt.backward else self._positions[-1:]
+        self._units = {trace.layer: picked(trace.units, request.max_units) for trace in self.traces}
+        num_tokens, num_before = prompt.num_tokens, len(prompt.read_ids) - prompt.num_tokens
+        # Where the positions stand in what the model reads.
+        self._places = num_before + (num_tokens - 1 - self._positions if prompt.backward else self._positions)
+        # Zeros take no memory until the first values are written.
+        self._values = [
+            np.zeros((len(self._positions), len(self._units[trace.layer])), np.float32) for trace in self.traces
+        ]
+        self._num_read = 0
         self.options |= {
             "keeps_state": request.return_state,
             "tells": tuple((trace.output, trace.units) for trace in self.traces),
@@ -111,46 +123,48 @@ class Inspection(Reading):
         """Return the signature by which the text is read."""
         return signatures.INSPECT
 
+    def put(self, event: Event) -> None:
+        """Keep the values that are wanted of an event, on the scheduler's thread; the rest does not wait in a queue."""
+        if isinstance(event, Read) and event.told is not None and event.scores is not None:
+            length = len(event.scores.logprobs)
+            here = np.flatnonzero((self._places >= self._num_read) & (self._places < self._num_read + length))
+            for trace, value in zip(self.traces, self._values, strict=True):
+                told = event.told[trace.output][self._places[here] - self._num_read]
+                value[here] = told[:, self._units[trace.layer]]
+            self._num_read += length
+            event = replace(event, told=None)
+        super().put(event)
+
     def result(self) -> Inspected:
         """Wait for all of it.
 
         Raises:
             GatewayError: see `Job.events`.
         """
-        (prompt,), backward = self.prompts, self.prompts[0].backward
-        num_tokens, num_before = len(prompt.ids), len(prompt.read_ids) - len(prompt.ids)
-        positions = picked(num_tokens, self.request.max_positions)
-        if not self.request.return_sequences:
-            positions = positions[:1] if backward else positions[-1:]
-        units = {trace.layer: picked(trace.units, self.request.max_units) for trace in self.traces}
-        # Where the positions stand in what the model reads.
-        places = num_before + (num_tokens - 1 - positions if backward else positions)
-        values = [np.zeros((len(positions), len(units[trace.layer])), np.float32) for trace in self.traces]
-        scores: list[Scores] = []
-        num_read, state = 0, None
+        (prompt,), state, scores = self.prompts, None, list[Scores]()
         for event in self.events():
             assert isinstance(event, Read), "nothing is drawn"
             assert event.scores is not None, "inspect tells scores"
-            assert event.told is not None, "and what went on"
             scores.append(event.scores)
-            length = len(event.scores.logprobs)
-            here = np.flatnonzero((places >= num_read) & (places < num_read + length))
-            for trace, value in zip(self.traces, values, strict=True):
-                value[here] = event.told[trace.output][places[here] - num_read][:, units[trace.layer]]
-            num_read, state = num_read + length, event.state
+            state = event.state
             if event.last:
                 self.finish(event.index)
         whole, last = _parted(scores)
         num_top = self.request.num_top
         return Inspected(
             logprobs=prompt.logprobs([whole] if len(whole.logprobs) else [], num_top),
-            token_ids=prompt.ids,
+            token_ids=prompt.ids.tolist(),
             expected=expected_next(last, num_top, self.model.tokenizer.detokenizer(prompt.text)),
-            positions=positions,
-            units=units,
-            values=[(trace, value) for trace, value in zip(self.traces, values, strict=True)],
+            positions=self._positions,
+            units=self._units,
+            values=self._take_values(),
             state=[] if state is None else self._by_layer(state),
         )
+
+    def _take_values(self) -> list[tuple[Trace, np.ndarray]]:
+        """Hand the values over: whoever has them may let them go one after another."""
+        values, self._values = self._values, []
+        return list(zip(self.traces, values, strict=True))
 
     def _by_layer(self, state: np.ndarray) -> list[tuple[Trace, np.ndarray]]:
         """Part a state into the vectors of its layers; that of a window has none."""

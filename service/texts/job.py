@@ -39,6 +39,10 @@ class Listener(Protocol):
         """These were given up: the client left, or the time was over."""
 
 
+def _ignore(event: Event) -> None:
+    """Drop an event that comes after its request is over."""
+
+
 class Job:
     """The sequences of one request.
 
@@ -106,6 +110,9 @@ class Job:
             num_completion_tokens=self.num_completion_tokens,
             reasons=self.reasons,
         )
+        # Each held the job by `emit`: in a cycle, all that the request made would wait for a full garbage collection.
+        for sequence in self.sequences.values():
+            sequence.emit = _ignore
 
     def events(self) -> Iterator[Event]:
         """Yield the events of unfinished sequences until there are none; whoever takes a last event calls `finish`.

@@ -6,6 +6,7 @@ Knows tokens, their labels and their places in the text. Does not know stop stri
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from service.scheduling.sequence import Scores
 
 # float32 holds about 7 digits behind the point of a log probability; more would only make answers longer.
 DIGITS = 7
+# Numbers as Python's objects are ten times as large as in arrays.
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass
@@ -46,12 +49,15 @@ Row = tuple[float, list[int], list[float]]
 
 def score_rows(scores: Scores, num_top: int) -> Iterator[Row]:
     """Yield each token's log probability, and the ids and log probabilities of the most probable ones there."""
-    logprobs = np.round(scores.logprobs.astype(float), DIGITS).tolist()
-    if not num_top or scores.top_ids is None or scores.top_logprobs is None:
-        return ((logprob, [], []) for logprob in logprobs)
-    top_ids = scores.top_ids[:, :num_top].tolist()
-    tops = np.round(scores.top_logprobs[:, :num_top].astype(float), DIGITS).tolist()
-    return zip(logprobs, top_ids, tops, strict=True)
+    for start in range(0, len(scores.logprobs), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        logprobs = np.round(scores.logprobs[rows].astype(float), DIGITS).tolist()
+        if not num_top or scores.top_ids is None or scores.top_logprobs is None:
+            yield from ((logprob, [], []) for logprob in logprobs)
+        else:
+            top_ids = scores.top_ids[rows, :num_top].tolist()
+            tops = np.round(scores.top_logprobs[rows, :num_top].astype(float), DIGITS).tolist()
+            yield from zip(logprobs, top_ids, tops, strict=True)
 
 
 def labels(detokenizer: Detokenizer, token_ids: list[int]) -> list[str]:
@@ -65,7 +71,7 @@ def labels(detokenizer: Detokenizer, token_ids: list[int]) -> list[str]:
 
 def expected_next(scores: Scores, num_top: int, detokenizer: Detokenizer) -> dict[str, float]:
     """Return the most probable tokens of the first place that was scored, and their log probabilities."""
-    (_, top_ids, tops), *_ = score_rows(scores, num_top)
+    _, top_ids, tops = next(score_rows(scores, num_top))
     return dict(zip(map(detokenizer.label, top_ids), tops, strict=True))
 
 
@@ -184,9 +190,10 @@ def score_prompt(
         num_top: Most probable tokens wanted in each place.
         detokenizer: A fresh one, of the model's direction.
     """
-    rows: list[Row | None] = [None, *(row for part in scores for row in score_rows(part, num_top))]
+    num_rows = 1 + sum(len(part.logprobs) for part in scores)
+    rows: Iterator[Row | None] = chain([None], *(score_rows(part, num_top) for part in scores))
     num_characters = 0
-    for token_id, row in zip(token_ids, rows[-len(token_ids) :], strict=True):
+    for token_id, row in zip(token_ids, islice(rows, num_rows - len(token_ids), None), strict=True):
         num_characters += len(log.add(detokenizer, token_id, row))
     num_characters += len(log.end(detokenizer))
     return log.take(num_characters, last=True)

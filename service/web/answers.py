@@ -8,7 +8,6 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from service.servers.routing import Route
 from service.texts.choice import Piece
 from service.texts.embedding import Embedding
 from service.texts.generation import Generation, Result
-from service.texts.inspection import Inspection
 from service.texts.logprobs import Logprobs
 
 log = logging.getLogger(__name__)
@@ -103,7 +101,9 @@ class CompletionAnswer:
 
     def _last_words(self, error: GatewayError) -> bytes:
         self._failed(error)
-        return sse(error.body())
+        event = sse(error.body())
+        error.release()
+        return event
 
     def _with_rest(self, error: GatewayError) -> GatewayError:
         """Give an error what had been made: whoever has a state goes on with it, and need not begin again."""
@@ -188,46 +188,8 @@ def embeddings_answer(job: Embedding, *, mean: bool, as_base64: bool) -> bytes:
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def inspection_answer(job: Inspection) -> bytes:
-    """Wait for all of it and return one object.
-
-    Raises:
-        GatewayError: see `Inspection.result`.
-    """
-    found, encode = job.result(), _ENCODINGS[job.request.encoding]
-    layers: dict[int, documents.InspectedLayer] = {
-        layer: {"layer": layer, "units": units.tolist(), "values": {}} for layer, units in found.units.items()
-    }
-    for trace, values in found.values:
-        layers[trace.layer]["values"][trace.kind] = encode(values)
-    for trace, vector in found.state:
-        layer = layers.setdefault(trace.layer, {"layer": trace.layer, "units": [], "values": {}})
-        layer.setdefault("state", {})[trace.kind] = encode(vector)
-    answer = {
-        "object": "inspection",
-        "model": job.model.ref.name,
-        "version": job.model.ref.version,
-        "system_fingerprint": job.fingerprint,
-        "token_ids": found.token_ids,
-        **_logprobs(found.logprobs),
-        "expected": found.expected,
-        "positions": found.positions.tolist(),
-        "layers": [layers[number] for number in sorted(layers)],
-        "usage": {"prompt_tokens": job.num_prompt_tokens, "total_tokens": job.num_prompt_tokens},
-    }
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _packed(numbers: np.ndarray, kind: str = "<f4") -> str:
-    return base64.b64encode(numbers.astype(kind).tobytes()).decode()
-
-
-_ENCODINGS: dict[str, Callable[[np.ndarray], Any]] = {
-    # A view of some of the units is in no order that orjson takes.
-    "float": np.ascontiguousarray,
-    "base64": _packed,
-    "base64_float16": partial(_packed, kind="<f2"),
-}
+def _packed(numbers: np.ndarray) -> str:
+    return base64.b64encode(numbers.astype("<f4").tobytes()).decode()
 
 
 def model_object(model: LiveModel, route: Route) -> documents.ModelObject:

@@ -31,7 +31,9 @@ def register_failures(app: Flask) -> None:
 def answer_to(error: GatewayError) -> Answer:
     """Return body, status and headers, and note the error for those who report on the request."""
     g.record.failed(error)
-    return error.body(), error.status, error.headers()
+    answer = error.body(), error.status, error.headers()
+    error.release()
+    return answer
 
 
 def _http_error(error: HTTPException) -> Answer:

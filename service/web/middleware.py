@@ -5,10 +5,14 @@ Knows Flask's hooks. Does not know what any address does.
 
 import time
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from flask import Flask, Response, g, request
 
 from service.access.visitors import Access
+from service.engine import Caller
+from service.memory import MemoryBudget
 from service.observability.logs import log_request, request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracing
@@ -22,9 +26,16 @@ class Middleware:
     """The hooks."""
 
     def __init__(
-        self, access: Access, metrics: Metrics, tracing: Tracing | None, hosts: AllowedHosts, *, log_prompts: bool
+        self,
+        access: Access,
+        metrics: Metrics,
+        tracing: Tracing | None,
+        hosts: AllowedHosts,
+        memory: MemoryBudget,
+        *,
+        log_prompts: bool,
     ) -> None:
-        self._access, self._metrics, self._tracing = access, metrics, tracing
+        self._access, self._metrics, self._tracing, self._memory = access, metrics, tracing, memory
         self._hosts, self._log_prompts = hosts, log_prompts
 
     def register(self, app: Flask) -> None:
@@ -42,17 +53,23 @@ class Middleware:
         if request.endpoint not in PUBLIC_ENDPOINTS:
             visitor = self._access.admit(request.headers.get("Authorization"))
             record.details["key"] = visitor.key_id or None
-            g.caller = replace(visitor.caller, trace=record.trace)
+            g.caller = replace(visitor.caller, trace=record.trace, memory=self._memory.lease())
 
     def _after(self, response: Response) -> Response:
         record: Record = g.record
         response.headers["x-request-id"] = record.request_id
         add_security_headers(response)
-        response.call_on_close(lambda: self._finish(record, response.status_code))
+        caller: Caller | None = g.get("caller")
+        if caller is not None:
+            response.call_on_close(caller.memory.close)
+        # Without the response itself: it would stand in a cycle with its callback, and keep its body until a garbage
+        # collection. So would the request in its environ.
+        response.call_on_close(partial(self._finish, record, response.status_code, request.environ))
         return response
 
-    def _finish(self, record: Record, status: int) -> None:
+    def _finish(self, record: Record, status: int, environ: dict[str, Any]) -> None:
         """Report a request whose answer was sent, or given up."""
+        environ.pop("werkzeug.request", None)
         seconds = time.monotonic() - record.started_at
         code = (record.error.code or record.error.type) if record.error else None
         method = record.details["method"]

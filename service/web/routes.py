@@ -12,23 +12,29 @@ from service import __version__
 from service.api import documents
 from service.api.bodies import MAX_MAPPED, MAX_NEIGHBORS, DetokenizeBody, TokenizeBody
 from service.api.schema import Bounds, parse, parse_completion, parse_embeddings, parse_inspect, parse_number
-from service.engine import AnyJob, Engine, require_ids
+from service.engine import AnyJob, Engine
 from service.errors import ClientGone, InvalidRequest, NotFound, ShuttingDown
 from service.servers.catalog import Catalog, LiveModel
 from service.servers.vectors import VectorFiles, Vectors, find_token
+from service.texts.encoding import encoding_bytes, min_tokens, require_ids
+from service.texts.footprint import given_bytes
+from service.texts.generation import Generation
 from service.texts.logprobs import labels
 from service.web.answers import (
     CompletionAnswer,
     embedding_map_object,
     embeddings_answer,
-    inspection_answer,
     model_object,
     neighbors_object,
     tokenizer_object,
 )
 from service.web.body import read_body
+from service.web.inspections import inspection_parts
 from service.web.record import Record
 from service.web.status import Status
+
+# A token of /tokenize, as an id and in JSON, and its text (measured: 48 and 110); one of a map, with its two numbers.
+_TOKEN_BYTES, _LABEL_BYTES, _MAPPED_BYTES = 60, 120, 300
 
 # Watches the client's connection while a request runs, and calls back once it is gone.
 Watch = Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]
@@ -100,20 +106,31 @@ def _bound(view: Callable[..., Any], parts: Parts) -> Callable[..., Any]:
 def _completions(parts: Parts) -> Response:
     """Go on with prompts, or lead up to suffixes."""
     parts.drain.refuse_if_begun()
-    wanted = parse_completion(read_body(), parts.bounds)
-    g.record.asked(wanted.model, wanted.prompts, stream=wanted.stream, suffixes=wanted.suffixes)
-    generation, record = parts.engine.begin(wanted, g.caller), g.record
+    generation, record = _begin(parts), g.record
     with ExitStack() as stack:
         stack.callback(_close, generation, record)
         stack.enter_context(parts.watch(request.environ.get("gunicorn.socket"), generation.cancel))
         answer = CompletionAnswer(generation, record.failed)
-        if not wanted.stream:
+        if not generation.request.stream:
             return _json(answer.whole())
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         response = Response(answer.events(), mimetype="text/event-stream", headers=headers)
         # Closed even if the stream is dropped before its first event, when no `finally` of a generator would run.
         response.call_on_close(stack.pop_all().close)
         return response
+
+
+def _begin(parts: Parts) -> Generation:
+    """Start a completion; in a frame of its own, which does not hold the body's prompts while it runs."""
+    wanted = parse_completion(_body(), parts.bounds)
+    g.record.asked(wanted.model, wanted.prompts, stream=wanted.stream, suffixes=wanted.suffixes)
+    return parts.engine.begin(wanted, g.caller)
+
+
+def _body() -> bytes:
+    """Charge a request to its caller, whatever becomes of it, and read its body."""
+    g.caller.charge_request()
+    return read_body(g.caller.memory)
 
 
 def _close(job: AnyJob, record: Record) -> None:
@@ -138,7 +155,7 @@ def _chat(parts: Parts) -> Response:  # noqa: ARG001 - every view takes them
 def _embeddings(parts: Parts) -> Response:
     """Read texts and tell the model's hidden state."""
     parts.drain.refuse_if_begun()
-    wanted = parse_embeddings(read_body(), parts.bounds)
+    wanted = parse_embeddings(_body(), parts.bounds)
     g.record.asked(wanted.model, wanted.prompts, stream=False)
     job = parts.engine.embed(wanted, g.caller)
     with ExitStack() as stack:
@@ -150,13 +167,15 @@ def _embeddings(parts: Parts) -> Response:
 def _inspect(parts: Parts) -> Response:
     """Read a text and tell what goes on in the model."""
     parts.drain.refuse_if_begun()
-    wanted = parse_inspect(read_body(), parts.bounds)
+    wanted = parse_inspect(_body(), parts.bounds)
     g.record.asked(wanted.model, [wanted.given], stream=False)
     job = parts.engine.inspect(wanted, g.caller)
     with ExitStack() as stack:
         stack.callback(_close, job, g.record)
         stack.enter_context(parts.watch(request.environ.get("gunicorn.socket"), job.cancel))
-        return _json(inspection_answer(job))
+        response = Response(inspection_parts(job), mimetype="application/json")
+        response.call_on_close(stack.pop_all().close)
+        return response
 
 
 def _models(parts: Parts) -> documents.ModelList:
@@ -173,6 +192,7 @@ def _neighbors(parts: Parts, name: str) -> documents.NeighborsObject:
     """Tell what lies beside a token."""
     parts.drain.refuse_if_begun()
     model = parts.catalog.find(name)
+    g.caller.charge_request()
     count = parse_number(request.args.get("count"), "count", (1, MAX_NEIGHBORS), 10)
     _charge_tokens(model, count)
     vectors, given = _vectors(parts, model), request.args.get("token")
@@ -187,8 +207,10 @@ def _embedding_map(parts: Parts, name: str) -> documents.EmbeddingMapObject:
     """Lay tokens out in a plane."""
     parts.drain.refuse_if_begun()
     model = parts.catalog.find(name)
+    g.caller.charge_request()
     count = parse_number(request.args.get("count"), "count", (1, MAX_MAPPED), 1000)
     _charge_tokens(model, count)
+    g.caller.memory.hold(_MAPPED_BYTES * count, "count", param="count")
     return embedding_map_object(model, *_vectors(parts, model).map(count))
 
 
@@ -227,24 +249,29 @@ def _status(parts: Parts) -> documents.StatusObject:
 
 def _tokenize(parts: Parts) -> documents.TokenizeObject:
     """Cut a text into tokens."""
-    wanted = parse(TokenizeBody, read_body())
-    tokenizer = parts.catalog.find(wanted.model).tokenizer
-    g.caller.charge(0)
+    wanted = parse(TokenizeBody, _body())
+    model, memory = parts.catalog.find(wanted.model), g.caller.memory
+    tokenizer = model.tokenizer
+    _require_few("prompt", min_tokens(wanted.prompt, model), parts.bounds)
+    memory.hold(given_bytes([wanted.prompt]) + encoding_bytes(wanted.prompt, model), "prompt", param="prompt")
     special = {tokenizer.tokens[i]: i for i in vars(tokenizer.special).values() if i is not None}
     # Just a special token's name is that token: so the evaluation harness finds the id of the start mark.
     ids = [special[wanted.prompt]] if wanted.prompt in special else tokenizer.encode(wanted.prompt)
     _require_few("prompt", len(ids), parts.bounds)
+    token_bytes = _TOKEN_BYTES + (_LABEL_BYTES if wanted.return_token_strs else 0)
+    memory.hold(given_bytes([wanted.prompt]) + len(ids) * token_bytes, "prompt", param="prompt")
     strings = labels(tokenizer.detokenizer(), ids) if wanted.return_token_strs else None
     return {"count": len(ids), "tokens": ids, "token_strs": strings, "max_model_len": None}
 
 
 def _detokenize(parts: Parts) -> documents.DetokenizeObject:
     """Join tokens to a text."""
-    wanted = parse(DetokenizeBody, read_body())
+    wanted = parse(DetokenizeBody, _body())
     model = parts.catalog.find(wanted.model)
-    g.caller.charge(0)
     _require_few("tokens", len(wanted.tokens), parts.bounds)
     require_ids(wanted.tokens, model, "tokens")
+    num_bytes = given_bytes([wanted.tokens]) + 2 * encoding_bytes(wanted.tokens, model)
+    g.caller.memory.hold(num_bytes, "tokens", param="tokens")
     return {"prompt": model.tokenizer.decode(wanted.tokens)}
 
 
@@ -302,4 +329,5 @@ def _ready_models(parts: Parts) -> list[str]:
 
 
 def _json(body: bytes) -> Response:
+    g.caller.memory.shrink(len(body))
     return Response(body, mimetype="application/json")

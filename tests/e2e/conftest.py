@@ -77,6 +77,7 @@ def start_gateway(models_dir, model_server, tmp_path):
         for name in ("max_tokens", "max_request_tokens"):
             settings.setdefault(name, 10_000_000)
         settings.setdefault("max_queued_tokens", 10**9)
+        settings.setdefault("request_memory_bytes", 10**12)
         running.append(Gateway(repository, settings.pop("backend", model_server.port), log, **settings))
         return running[-1]
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -258,3 +259,27 @@ def test_a_vocabulary_of_another_kind_is_refused(tmp_path):
     path.write_text(json.dumps({"model": {"vocab": {"[PAD]": 0}, "unk_token": "[UNK]"}, **rule}))
     with pytest.raises(TokenizerError, match="a rule that is not this release's: see normalizer and pre_tokenizer"):
         load_tokenizer(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=60)
+@given(learnt=texts, text=texts)
+def test_a_text_has_as_many_tokens_as_its_length_says(kind, learnt, text):
+    """No token stands for more characters than the tokenizer says, so length alone can refuse a text."""
+    tokenizer = learn(kind, learnt + "the cat sat on the mat" * 2)
+    longest = tokenizer.max_token_characters
+    assert (longest is None) == (kind is WordTokenizer)
+    assert len(tokenizer.encode(text)) >= (0 if longest is None else len(text) / longest)
+
+
+@pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer])
+@pytest.mark.parametrize("text", ["a-", "ώώ-", "the cat ", "ÀB."], ids=ascii)
+def test_encoding_takes_no_more_memory_than_it_says(kind, text):
+    """At its worst, which is words of one character; what the library takes is not seen from here."""
+    tokenizer, whole = learn(kind, "the cat sat"), text * 50_000
+    tokenizer.encode(text)
+    tracemalloc.start()
+    tokenizer.encode(whole)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= tokenizer.encoding_bytes(len(whole.encode()))

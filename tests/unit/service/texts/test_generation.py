@@ -9,12 +9,13 @@ import pytest
 from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer, WordTokenizer
 from service.api.schema import Bounds, CompletionRequest, EmbeddingsRequest
-from service.engine import Caller, Engine, Sizes
+from service.engine import Caller, Engine
 from service.errors import ClientGone, DeadlineExceeded, InternalError, InvalidRequest, Overloaded, RateLimited
 from service.scheduling.policy import Shapes
 from service.scheduling.scheduler import Limits, Scheduler
 from service.scheduling.sequence import Account, ModelVersion, Sampling
 from service.servers.catalog import LiveModel
+from service.texts.encoding import Sizes
 from service.texts.generation import Result
 from service.texts.logprobs import Logprobs
 from service.texts.state_tokens import StateKeys, StateTokens

@@ -1,0 +1,100 @@
+"""A budget for the memory of requests in flight: their bodies, encoded prompts and responses.
+
+Knows bytes. Does not know what holds them: estimates come from where the objects are made.
+"""
+
+import threading
+from types import TracebackType
+from typing import Self
+
+from service.errors import InvalidRequest, MemoryExhausted
+
+# What each request may take without being counted, so that small requests pass while the budget is taken.
+FREE_BYTES = 64 * 2**10
+
+
+class MemoryBudget:
+    """Bytes that all requests in flight may hold together; thread-safe."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._num_bytes = max_bytes, 0
+        self._lock = threading.Lock()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes held by all leases."""
+        return self._num_bytes
+
+    def lease(self) -> "MemoryLease":
+        """Return a lease that holds nothing yet."""
+        return MemoryLease(self)
+
+    def require_possible(self, num_bytes: int, field: str, *, param: str | None = None) -> None:
+        """Refuse what no empty server would admit.
+
+        Raises:
+            InvalidRequest: it is more than the whole budget.
+        """
+        if num_bytes > self._max_bytes:
+            raise InvalidRequest(
+                f"{field} must need at most {self._max_bytes} bytes of memory, got {num_bytes} (an estimate)",
+                param=param,
+            )
+
+    def resize(self, held: int, wanted: int) -> None:
+        """Replace bytes held by bytes wanted; less than before always succeeds.
+
+        Raises:
+            MemoryExhausted: other requests hold too much.
+        """
+        with self._lock:
+            if wanted > held and self._num_bytes - held + wanted > self._max_bytes:
+                raise MemoryExhausted(
+                    f"the memory for requests is full: {self._num_bytes - held} of {self._max_bytes} bytes are taken "
+                    f"and this request needs {wanted}; try again later",
+                    retry_after_s=1,
+                )
+            self._num_bytes += wanted - held
+
+
+class MemoryLease:
+    """What one request holds of a budget, until it is closed; for one thread at a time."""
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget, self._held = budget, 0
+
+    def hold(self, num_bytes: int, field: str, *, param: str | None = None) -> None:
+        """Hold so many bytes from now on, in place of those held before.
+
+        Args:
+            num_bytes: An upper estimate.
+            field: What needs them, for the message.
+            param: Name of the field if it is one.
+
+        Raises:
+            InvalidRequest: it is more than the whole budget.
+            MemoryExhausted: other requests hold too much.
+        """
+        self._budget.require_possible(num_bytes, field, param=param)
+        wanted = num_bytes if num_bytes > FREE_BYTES else 0
+        self._budget.resize(self._held, wanted)
+        self._held = wanted
+
+    def shrink(self, num_bytes: int) -> None:
+        """Hold at most so many bytes from now on."""
+        if num_bytes < self._held:
+            self.hold(num_bytes, "")
+
+    def close(self) -> None:
+        """Give everything back; can be repeated."""
+        self.shrink(0)
+
+    def __enter__(self) -> Self:
+        """Return the lease itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give everything back."""
+        self.close()

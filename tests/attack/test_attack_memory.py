@@ -1,0 +1,110 @@
+"""A gateway with its default settings, in docker-compose's limit of memory: nothing that clients send has it killed."""
+
+import concurrent.futures
+import json
+import random
+import shutil
+from collections import Counter
+
+import pytest
+
+from tests.cgroups import MemoryCgroup, Unavailable
+from tests.conftest import TEXT
+from tests.servers import Gateway, ModelServer
+from tests.unit.deploy.test_memory_limits import compose_limit
+
+BODY = 4 * 2**20
+NUM_STREAMS = 32
+
+
+@pytest.fixture(scope="module")
+def wide_models_dir(tmp_path_factory):
+    """A repository with one model of 256 units, whose values fill a response."""
+    import keras
+    import numpy as np
+
+    from contract.tokenizer import CharacterTokenizer
+    from export.graphs.network import CELLS
+    from export.repository.publishing import publish
+
+    tokenizer, folder = CharacterTokenizer.train(TEXT), tmp_path_factory.mktemp("wide") / "models"
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Embedding(len(tokenizer.tokens), 8),
+        CELLS["lstm"](256, return_sequences=True),
+        keras.layers.Dense(len(tokenizer.tokens)),
+    ]
+    model, rng = keras.Sequential([keras.layers.Input([None], dtype="int32"), *layers]), np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.normal(0, 0.1, weight.shape))
+    publish(model, tokenizer, "wide", folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def limited(wide_models_dir, tmp_path):
+    """A gateway in a cgroup, and the cgroup."""
+    try:
+        cgroup = MemoryCgroup(compose_limit())
+    except Unavailable as error:
+        pytest.skip(str(error))
+    server = ModelServer(wide_models_dir, tmp_path / "model_server.log")
+    try:
+        gateway = Gateway(wide_models_dir, server.port, tmp_path / "gateway.log", prefix=cgroup.prefix)
+        yield gateway, cgroup
+        gateway.end()
+    finally:
+        server.end()
+        cgroup.remove()
+
+
+def filled(item):
+    """Return a body of nearly the largest size, with a list of one item again and again."""
+    return b'{"prompt":"a","max_tokens":1,"x":[%b]}' % b",".join([item] * ((BODY - 100) // (len(item) + 1)))
+
+
+def as_json(**fields):
+    """Return a body."""
+    return json.dumps(fields).encode()
+
+
+ATTACKS = {
+    "prompts that are too long": ("/v1/completions", as_json(prompt="t" * (BODY - 100)), 100),
+    "inputs that are too long together": ("/v1/embeddings", as_json(input=["t" * 130_000] * 32), 30),
+    "ids": ("/v1/completions", b'{"prompt":[%b]}' % b",".join([b"1"] * (BODY // 2 - 100)), 30),
+    "lists of lists": ("/v1/completions", filled(b"[1]"), 50),
+    "objects": ("/v1/completions", filled(b'{"a":1}'), 30),
+    "letters of four bytes": ("/tokenize", as_json(prompt="t" * (BODY - 100), return_token_strs=True), 30),
+    "values": ("/v1/inspect", as_json(input="t" * 10_000), 16),
+    "all values in base64": ("/v1/inspect", as_json(input="t" * 10_000, encoding_format="base64"), 16),
+    "log probabilities": (
+        "/v1/completions",
+        as_json(prompt="t" * 100_000, echo=True, logprobs=5, max_tokens=0),
+        12,
+    ),
+}
+
+
+@pytest.mark.timeout(900)
+def test_a_gateway_outlives_whatever_is_asked_of_it(limited):
+    """All attacks at once, on a gateway that streams: no process is killed, and every stream comes to its end."""
+    gateway, cgroup = limited
+    worker, expected = gateway.worker_pid, {200, 400, 429}
+    with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS + 128) as pool:
+        streams = [
+            pool.submit(gateway.streamed_text, prompt="It was", max_tokens=3000, seed=seed, timeout_s=600)
+            for seed in range(NUM_STREAMS)
+        ]
+        sent = [(name, path, body) for name, (path, body, count) in ATTACKS.items() for _ in range(count)]
+        # Mixed, so that different ones meet.
+        random.Random(0).shuffle(sent)
+        statuses = list(pool.map(lambda attack: gateway.ask("POST", attack[1], attack[2], timeout=600)[0], sent))
+        texts = [stream.result() for stream in streams]
+    outcome = Counter(zip([name for name, _, _ in sent], statuses, strict=True))
+    assert set(statuses) <= expected, outcome
+    assert (cgroup.num_killed, gateway.worker_pid) == (0, worker)
+    assert [len(text) > 0 for text in texts] == [True] * NUM_STREAMS
+    assert cgroup.peak_bytes < compose_limit()
+    print({"peak MiB": cgroup.peak_bytes // 2**20, **{f"{name}: {status}": n for (name, status), n in outcome.items()}})
+    assert gateway.text(prompt="It was", max_tokens=20)

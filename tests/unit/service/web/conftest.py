@@ -1,0 +1,83 @@
+"""The whole HTTP side over a fake model server."""
+
+from contextlib import nullcontext
+
+import pytest
+from flask import Flask
+from werkzeug.test import EnvironBuilder
+
+from service.access.keys import KeyLimits
+from service.access.ratelimits import RateLimiter
+from service.access.visitors import Access
+from service.api.schema import Bounds
+from service.memory import MemoryBudget
+from service.observability.metrics import Metrics
+from service.web.failures import register_failures
+from service.web.middleware import Middleware
+from service.web.routes import Drain, Parts, build_routes
+from tests.fakes import FakeBackend
+from tests.unit.service.texts.test_generation import Service
+from tests.unit.service.texts.test_inspection import Inspectable
+
+
+class Unmoved:
+    """Takes what it is told, as the scheduler's observer and as a request's listener, and remembers nothing."""
+
+    def __getattr__(self, name):
+        return lambda *_, **__: None
+
+
+class Site:
+    """Flask's application and what stands behind it.
+
+    Attributes:
+        client: Flask's test client.
+        memory: The budget for requests.
+    """
+
+    def __init__(self, limits, backend, memory_bytes, **queue):
+        self.service = Service(backend, **queue)
+        self.service.scheduler._observer = self.service.engine._listener = Unmoved()
+        models = self.service.engine._models = Inspectable()
+        self.memory = MemoryBudget(memory_bytes)
+        app = Flask("site")
+        app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20
+        watch = lambda *_: nullcontext()  # noqa: E731 - shorter than a function
+        app.register_blueprint(build_routes(Parts(self.service.engine, models, None, None, watch, Drain(), Bounds())))
+        register_failures(app)
+        access = Access(None, RateLimiter(), limits)
+        Middleware(access, Metrics("test"), None, self.memory, log_prompts=False).register(app)
+        self._app, self.client = app, app.test_client()
+
+    def post(self, path="/v1/completions", **fields):
+        """Send a body to the model of characters."""
+        return self.client.post(path, json={"model": "characters", **fields}, buffered=True)
+
+    def send(self, body, path="/v1/completions"):
+        """Call the application as a server does and return status and body; Flask's client makes cycles of its own."""
+        environ, status = EnvironBuilder(path=path, method="POST", data=body).get_environ(), []
+        parts = self._app(environ, lambda given, _: status.append(int(given[:3])))
+        try:
+            return status[0], b"".join(parts)
+        finally:
+            parts.close()
+
+
+@pytest.fixture
+def make_site():
+    """Start sites with limits of their own."""
+    made = []
+
+    def make(limits=None, backend=None, memory_bytes=64 * 2**20, **queue):
+        made.append(Site(limits or KeyLimits(), backend or FakeBackend(), memory_bytes, **queue))
+        return made[-1]
+
+    yield make
+    for site in made:
+        site.service.scheduler.stop()
+
+
+@pytest.fixture
+def site(make_site):
+    """A site with nothing special."""
+    return make_site()

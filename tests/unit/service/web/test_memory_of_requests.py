@@ -1,0 +1,211 @@
+"""What a request holds of memory, and that it is free once the request is over: refused, failed, or answered."""
+
+import gc
+import json
+import tracemalloc
+
+import pytest
+
+from contract.tokenizer import CharacterTokenizer
+from service.access.keys import KeyLimits
+from service.memory import FREE_BYTES
+from service.texts.inspection import Inspection
+from tests.fakes import FakeBackend
+
+LONG = 200_000
+
+
+@pytest.fixture
+def no_collector():
+    """No garbage collector: what stands in a cycle stays."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+REFUSED = {
+    "too long": {"prompt": "a" * LONG},
+    "too many ids": {"prompt": [1] * LONG},
+    "ids out of range": {"prompt": [1] * 900 + [10**6], "user": "a" * LONG},
+    "wrong type": {"prompt": "a" * LONG, "temperature": "hot"},
+    "wrong item": {"prompt": ["a" * LONG, 1]},
+    "unknown model": {"prompt": "a" * LONG, "state": "a" * LONG},
+    "too much to echo": {"prompt": ["a" * 900] * 4, "echo": True, "user": "a" * LONG},
+}
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("fields", REFUSED.values(), ids=REFUSED)
+def test_a_refused_request_frees_its_memory_at_once(site, fields):
+    """No traceback keeps frames, and with them the body and its tokens, until the next garbage collection."""
+    body = json.dumps({"model": "characters", **fields}).encode()
+
+    def refuse():
+        assert site.send(body)[0] == 400
+
+    refuse()
+    tracemalloc.start()
+    refuse()
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(20):
+        refuse()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < LONG
+    assert site.memory.num_bytes == 0
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_failed_request_frees_its_memory_at_once(make_site):
+    """As above, of a request that ran: whole and as a stream, whose errors are caught elsewhere."""
+    site = make_site(backend=FakeBackend(held=True))
+    body = {"model": "characters", "prompt": "a" * 900, "max_tokens": 50, "timeout_s": 0.02, "user": "a" * LONG}
+
+    def fail():
+        assert site.send(json.dumps(body))[0] == 504
+        assert b"deadline_exceeded" in site.send(json.dumps({**body, "stream": True}))[1]
+        site.service.backend.calls.clear()
+
+    fail()
+    tracemalloc.start()
+    fail()
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(10):
+        fail()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < LONG
+    assert site.memory.num_bytes == 0
+    site.service.backend.release(1000)
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/inspect"])
+def test_an_answered_request_frees_its_memory_at_once(site, path):
+    """No sequence holds the job that holds it, and no callback the response that it belongs to."""
+    field = "prompt" if path == "/v1/completions" else "input"
+    body = json.dumps({"model": "characters", field: "a" * 900, "logprobs": 5, "echo": True, "max_tokens": 9})
+
+    def succeed():
+        assert site.send(body, path)[0] == 200
+        site.service.backend.calls.clear()
+
+    succeed()
+    tracemalloc.start()
+    succeed()
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(10):
+        succeed()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Each has log probabilities of half a megabyte.
+    assert after - before < 250_000
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/v1/inspect", "/tokenize"])
+def test_a_text_that_is_too_long_is_refused_before_it_is_encoded(site, monkeypatch, path):
+    """By its characters: the vocabulary's longest token is known."""
+    encoded = []
+    monkeypatch.setattr(CharacterTokenizer, "encode", lambda _, text: encoded.append(text) or [])
+    field = "prompt" if path in {"/v1/completions", "/tokenize"} else "input"
+    answer = site.post(path, **{field: "a" * 1_000_001})
+    assert (answer.status_code, answer.json["error"]["param"]) == (400, field)
+    assert answer.json["error"]["message"].endswith("tokens, got 1000001")
+    assert encoded == []
+
+
+def test_prompts_that_are_too_much_together_are_refused_before_they_are_encoded(site, monkeypatch):
+    """Each alone would do."""
+    monkeypatch.setattr(CharacterTokenizer, "encode", lambda *_: pytest.fail("encoded"))
+    site.service.engine._sizes = type(site.service.engine._sizes)(max_prompt_tokens=1000, max_total_tokens=3999)
+    answer = site.post("/v1/embeddings", input=["a" * 1000] * 4)
+    assert (answer.status_code, answer.json["error"]["param"]) == (400, "input")
+    assert "at most 3999 tokens in all, got at least 4000" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b'{"prompt": 5}', json.dumps({"model": "characters", "prompt": "a" * LONG}).encode(), b"x" * (5 * 2**20)],
+    ids=["no JSON", "wrong field", "too long", "too large"],
+)
+def test_a_refusal_costs_a_request(make_site, body):
+    """Whoever sends what is refused has no more requests than others."""
+    site = make_site(KeyLimits(requests_per_minute=2))
+    statuses = [site.send(body)[0] for _ in range(3)]
+    assert statuses[:2] in ([400, 400], [413, 413])
+    assert statuses[2] == 429
+
+
+def test_tokens_are_charged_before_they_are_encoded(make_site, monkeypatch):
+    """A key without tokens has nothing encoded for it; words have no least number of tokens, and are charged after."""
+    site = make_site(KeyLimits(tokens_per_minute=1000))
+    assert site.post(prompt="a" * 900, max_tokens=50).status_code == 200
+    monkeypatch.setattr(CharacterTokenizer, "encode", lambda *_: pytest.fail("encoded"))
+    answer = site.post(prompt="a" * 900, max_tokens=50)
+    assert (answer.status_code, answer.json["error"]["code"]) == (429, "rate_limit_exceeded")
+    answer = site.client.post("/v1/completions", json={"model": "words", "prompt": "the cat " * 490, "max_tokens": 30})
+    assert (answer.status_code, answer.json["error"]["param"]) == (400, "max_tokens")
+    assert "limit is 1000 tokens per minute, and this request alone may take 1010" in answer.json["error"]["message"]
+
+
+def test_a_full_budget_sheds_large_requests_and_lets_small_ones_pass(site):
+    """429 with Retry-After, before the body is read; and what is over is given back."""
+    other = site.memory.lease()
+    other.hold(64 * 2**20, "another request")
+    answer = site.post(prompt="a" * FREE_BYTES)
+    assert (answer.status_code, answer.json["error"]["code"], answer.headers["Retry-After"]) == (
+        429,
+        "memory_full",
+        "1",
+    )
+    assert site.post(prompt="abc", max_tokens=5).status_code == 200
+    other.close()
+    assert site.post(prompt="a" * 900, user="a" * FREE_BYTES).status_code == 200
+    assert site.memory.num_bytes == 0
+
+
+def test_a_request_that_needs_more_than_the_budget_is_refused(make_site):
+    """A response of megabytes is admitted before it is computed, by what it will take."""
+    site = make_site(memory_bytes=2**20)
+    answer = site.post(prompt="a" * 900, max_tokens=500, logprobs=5, n=3)
+    assert answer.status_code == 400
+    assert "must need at most 1048576 bytes of memory" in answer.json["error"]["message"]
+
+
+def test_a_running_request_holds_what_its_response_may_take(make_site):
+    """Until the response is closed, and not a moment longer."""
+    site = make_site()
+    answer = site.client.post(
+        "/v1/completions",
+        json={"model": "characters", "prompt": "a" * 900, "n": 2, "max_tokens": 500, "logprobs": 5, "stream": True},
+        buffered=False,
+    )
+    assert site.memory.num_bytes > FREE_BYTES
+    answer.close()
+    assert site.memory.num_bytes == 0
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64", "base64_float16"])
+def test_an_inspection_is_written_in_parts(site, monkeypatch, encoding):
+    """Joined they are the JSON that the API describes; each array is let go once it is written."""
+    jobs = []
+    monkeypatch.setattr("service.web.inspections._NUMBERS", 32)
+    monkeypatch.setattr("service.web.inspections._ITEMS", 10)
+    take = Inspection.result
+    monkeypatch.setattr(Inspection, "result", lambda job: jobs.append(take(job)) or jobs[-1])
+    fields = {"model": "characters", "input": "abcdefghij" * 20, "encoding_format": encoding, "return_state": True}
+    answer = site.client.post("/v1/inspect", json=fields, buffered=False)
+    parts = list(answer.response)
+    answer.close()
+    assert len(parts) > 100
+    assert max(map(len, parts)) < 1500
+    found = json.loads(b"".join(parts))
+    assert found["tokens"] == list(fields["input"])
+    assert found["usage"] == {"prompt_tokens": 200, "total_tokens": 200}
+    (layer,) = found["layers"]
+    assert (layer["layer"], layer["units"], [*layer["values"]]) == (1, [0, 1, 2, 3], ["hidden"])
+    sizes = {"float": 200, "base64": 200 * 4 * 4 * 4 // 3 + 4, "base64_float16": 200 * 4 * 2 * 4 // 3 + 1}
+    assert len(layer["values"]["hidden"]) == pytest.approx(sizes[encoding], abs=4)
+    assert jobs[0].values == []
+    assert site.memory.num_bytes == 0
