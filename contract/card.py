@@ -16,6 +16,7 @@ from contract.tokenizer import Tokenizer, load_tokenizer
 Cell = Literal["simple_rnn", "lstm", "gru"]
 Unit = Literal["character", "word", "exact_word", "subword"]
 Direction = Literal["forward", "backward"]
+HeldOut = Literal["tail", "shuffled_documents"]
 Count = Annotated[int, Field(ge=1)]
 # 2: with the signatures `decode_full` and `embed`.
 FORMAT: Literal[2] = 2
@@ -71,10 +72,13 @@ class TrainingReport(_Frozen):
     Attributes:
         corpus: What the corpus was called on the command line.
         corpus_sha256: Hash of its text.
-        corpus_characters: Length of its text, the held-out tail included.
-        held_out_characters: Length of that tail, which the tokenizer and the training never saw.
+        corpus_characters: Length of its text, the held-out part included.
+        held_out_characters: Length of what was held out, which the tokenizer and the training never saw.
+        held_out: How that was chosen: the "tail" of a running text, or "shuffled_documents": the last ones after a
+            shuffle by `seed`. None where nothing was, and for an earlier release, which held out the tail of all.
+        held_out_sha256: Hash of that text.
         train_tokens: Tokens of an epoch.
-        validation_tokens: Tokens of the tail that the vocabulary holds; the losses are the mean over these.
+        validation_tokens: Tokens of the held-out part that the vocabulary holds; the losses are the mean over these.
         validation_loss: None where nothing was held out.
         accuracy: Share of those tokens that were the most probable one.
         bits_per_character: The validation loss over the characters that its tokens stand for, in bits; how they are
@@ -91,6 +95,8 @@ class TrainingReport(_Frozen):
     corpus_sha256: str
     corpus_characters: int
     held_out_characters: int | None = None
+    held_out: HeldOut | None = None
+    held_out_sha256: str | None = None
     train_tokens: int
     validation_tokens: int
     epochs: float

@@ -22,6 +22,11 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 DEFAULT_CONTEXT = 20
+# Where no end is given. Minutes alone are one: ten epochs might be over before.
+DEFAULT_EPOCHS = 10
+# Less than a page. What a model learns from so little is the text itself; the shortest text that is trained on in this
+# project's tests has 1,248.
+MIN_CHARACTERS = 1000
 # What bounds the vocabulary of which units.
 _BOUNDED_UNITS = {"num_words": ("word", "exact_word"), "vocab_size": ("exact_word", "subword")}
 
@@ -33,6 +38,7 @@ class TrainConfig(BaseModel):
 
     name: str = Field(pattern=ID_PATTERN, description="name of the model in the repository")
     corpus: str = Field(min_length=1, description="file, folder, - for standard input, or pydoc-topics")
+    min_characters: int = Field(MIN_CHARACTERS, ge=0, description="refuse a corpus of fewer; 0: none is too small")
     documents: Documents = Field("none", description="what ends with an end mark: none, file, lines or blank-line")
     unit: Unit = Field("character", description="what a token is: character, word, exact_word or subword")
     # Ids 0 and 1 are special, and one word alone leaves nothing to choose.
@@ -74,8 +80,15 @@ class TrainConfig(BaseModel):
     cold_starts: Rate = Field(
         0.05, description="share of windows that begin from the zero state, as a prompt does; the others go on"
     )
-    epochs: int = Field(10, ge=1, description="passes over the training text")
-    max_minutes: float | None = Field(None, gt=0, description="stop after this; the learning rate ends there")
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        description=f"passes over the training text; {DEFAULT_EPOCHS} where max-minutes is not given either, and with "
+        "both what comes first ends the training",
+    )
+    max_minutes: float | None = Field(
+        None, gt=0, description="train so long, whatever that is in epochs; the learning rate ends there"
+    )
     patience: int = Field(
         0, ge=0, description="stop after this many epochs in a row that were not the best; 0: train to the end"
     )
@@ -90,13 +103,21 @@ class TrainConfig(BaseModel):
         "lower at first; 0: the weights themselves",
     )
     clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False, description="largest norm of all gradients together")
-    validation: Rate = Field(0.1, description="share of the text, at its end, that training never sees; 0: none")
+    validation: Rate = Field(
+        0.1,
+        description="share of the text that training never sees: its end, or documents drawn by the seed; 0: none",
+    )
     precision: Precision = Field(
         "auto",
         description="of the factors in matrix products: float32; bfloat16; auto: bfloat16 where the processor has it",
     )
     tensorboard: bool = Field(False, description="write losses and learning rate for TensorBoard into the run's folder")
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of the weights, of dropout and of the epochs' offsets")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="seed of the weights, of dropout, of the epochs' offsets and of which documents are held out",
+    )
 
     @field_validator("num_words", "vocab_size")
     @classmethod
@@ -119,6 +140,11 @@ class TrainConfig(BaseModel):
         if self.context is not None and not self.bidirectional:
             raise PydanticCustomError("no_window", "context is for bidirectional models; others have no bound")
         return self
+
+    @property
+    def max_epochs(self) -> int | None:
+        """Passes over the text after which the training ends; None where only minutes end it."""
+        return DEFAULT_EPOCHS if self.epochs is None and self.max_minutes is None else self.epochs
 
     @property
     def num_seen(self) -> int | None:

@@ -25,7 +25,7 @@ from export.corpora.corpus import Corpus, read_corpus
 from export.errors import ConfigError, CorpusError
 
 # Settings of a training that the vocabulary depends on.
-SETTINGS = ("corpus", "documents", "unit", "num_words", "vocab_size", "validation")
+SETTINGS = ("corpus", "documents", "unit", "num_words", "vocab_size", "validation", "seed")
 # Fewer leave nothing to choose between when a text is sampled.
 MIN_VOCABULARY = 2
 SHOWN_LINES, SHOWN_TOKENS, SHOWN_UNKNOWN = 3, 30, 10
@@ -49,7 +49,7 @@ def run(options: dict[str, Any]) -> int:
     if source == config.corpus == "-":
         raise ConfigError("corpus and text are both -: standard input can be read once")
     corpus = read_corpus(config.corpus, config.documents)
-    head, tail = corpus.split(config.validation)
+    head, tail = corpus.split(config.validation, config.seed)
     if source is None:
         text, name = (tail, "the held-out part") if tail else (head, "the corpus; nothing is held out")
     else:

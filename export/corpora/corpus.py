@@ -1,4 +1,4 @@
-"""A corpus: documents of text under a name, in order, of which the last part can be held out.
+"""A corpus: documents of text under a name, in order, of which a part can be held out.
 
 Knows where a corpus is cut. Does not know tokens.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from export.corpora.parting import Documents, mark_documents
+from export.corpora.shuffling import shuffle_documents
 from export.corpora.sources import DEMO, read_texts
 from export.corpora.text import Piece, Text, TextWriter
 from export.errors import CorpusError
@@ -90,17 +91,21 @@ class Corpus:
             return self.documents
         return tuple(text for number, text in enumerate(self.texts()) if number % step == 0)
 
-    def split(self, fraction: float) -> tuple["Corpus", "Corpus | None"]:
-        """Hold out the last part.
+    def split(self, fraction: float, seed: int | None = None) -> tuple["Corpus", "Corpus | None"]:
+        """Hold out a part: the end of a running text, and documents that are drawn from all of them.
 
         A running text is cut at a character, documents at the boundary nearest to it.
 
         Args:
             fraction: Of the characters, 0 to below 1. At 0 nothing is held out.
+            seed: Documents are shuffled by it, the held-out ones as well as the others; None to leave them in order,
+                as earlier releases did: of a sorted list the last letters are held out then.
 
         Raises:
             CorpusError: there is too little text to hold out anything.
         """
+        if self.ends and seed is not None:
+            return Corpus(self.name, shuffle_documents(self.text, seed), self.ends).split(fraction)
         if fraction == 0:
             return self, None
         # Down, as nanoGPT and most others part their text, whose figures stand beside ours; 1 - 0.9 is less than 0.1.

@@ -74,7 +74,7 @@ class Text:
         """Hash the documents and where they part."""
         digest = hashlib.sha256()
         with Waiting("hashing", self.stop.byte - self.start.byte) as waiting:
-            for block in self._blocks(waiting):
+            for block in self.blocks(waiting):
                 digest.update(block)
         return digest.hexdigest()
 
@@ -86,7 +86,7 @@ class Text:
         """
         cutter, decoder = Cutter(), codecs.getincrementaldecoder("utf-8")()
         with Waiting(doing, self.stop.byte - self.start.byte) as waiting:
-            for block in self._blocks(waiting):
+            for block in self.blocks(waiting):
                 *ended, rest = decoder.decode(block).split(MARK)
                 for part in ended:
                     yield from (Piece(piece, ends=False) for piece in cutter.feed(part))
@@ -126,7 +126,8 @@ class Text:
     def _part(self, start: Place, stop: Place) -> "Text":
         return Text(self.scratch, self.noted, start, stop)
 
-    def _blocks(self, waiting: Waiting) -> Iterator[bytes]:
+    def blocks(self, waiting: Waiting) -> Iterator[bytes]:
+        """Yield the bytes of all documents, with a zero between two."""
         for place in range(self.start.byte, self.stop.byte, BLOCK_BYTES):
             block = self.scratch.read(place, min(place + BLOCK_BYTES, self.stop.byte))
             waiting.step(len(block))

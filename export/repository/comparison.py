@@ -116,13 +116,30 @@ class Comparison:
         self.candidates = candidates
         self.same_tokens = len({(c.card.unit, c.tokenizer.tokens) for c in candidates}) == 1
         self._same_corpus = all(c.card.training for c in candidates) and self._agree("corpus_sha256")
+        self.are_samples = self._same_corpus and self._are_samples()
         self.same_text = self._same_corpus and self._is_split_alike()
 
     def _agree(self, name: str) -> bool:
         return len({c.reported(name) for c in self.candidates}) == 1
 
+    def _are_samples(self) -> bool:
+        """Say whether each holds out other documents of the corpus, as large a share of it, chosen by its own seed."""
+        shares = {(c.reported("settings") or {}).get("validation") for c in self.candidates}
+        is_shuffled = {c.reported("held_out") for c in self.candidates} == {"shuffled_documents"}
+        return is_shuffled and len(shares) == 1 and None not in shares and not self._agree("held_out_sha256")
+
     def _is_split_alike(self) -> bool:
-        """Say whether the same is held out; an earlier release wrote down how many tokens, not how many characters."""
+        """Say whether the same is held out, or as much of documents that a seed chose: samples of one corpus.
+
+        An earlier release wrote down how many tokens, not how many characters.
+        """
+        if self.are_samples:
+            return True
+        hashes = {c.reported("held_out_sha256") for c in self.candidates}
+        if None not in hashes:
+            return len(hashes) == 1
+        if len({c.reported("held_out") == "shuffled_documents" for c in self.candidates}) > 1:
+            return False
         known = any(c.reported("held_out_characters") is not None for c in self.candidates)
         return self._agree("held_out_characters") if known else self.same_tokens and self._agree("validation_tokens")
 
@@ -158,6 +175,11 @@ class Comparison:
             yield f"the corpora differ: no figures of quality can be compared ({self._each(_corpus)})"
         elif not self.same_text:
             yield f"what is held out differs: no figures of quality can be compared ({self._each(_held_out)})"
+        elif self.are_samples:
+            yield (
+                f"each holds out other documents of the same corpus, drawn by its seed: small differences are chance, "
+                f"and one --seed holds out the same ({self._each(_held_out)})"
+            )
 
     def _each(self, tell: Callable[[TrainingReport], str]) -> str:
         return "; ".join(f"{c.label}: {tell(c.card.training)}" for c in self.candidates if c.card.training)
@@ -176,4 +198,7 @@ def _corpus(report: TrainingReport) -> str:
 
 
 def _held_out(report: TrainingReport) -> str:
-    return "not known" if report.held_out_characters is None else f"{report.held_out_characters:,} characters"
+    if report.held_out_characters is None:
+        return "not known"
+    drawn = f" of documents drawn by seed {report.seed}" if report.held_out == "shuffled_documents" else ""
+    return f"{report.held_out_characters:,} characters{drawn}"

@@ -179,7 +179,9 @@ def _training_rows(training: TrainingReport, history: Progress) -> Iterator[list
     yield ["SHA-256 of its text", code(training.corpus_sha256)]
     yield ["characters", f"{training.corpus_characters:,}"]
     if training.held_out_characters is not None:
-        yield ["of these held out, at the end", f"{training.held_out_characters:,}"]
+        is_shuffled = training.held_out == "shuffled_documents"
+        where = f"in documents drawn by seed {training.seed}" if is_shuffled else "at the end"
+        yield [f"of these held out, {where}", f"{training.held_out_characters:,}"]
     yield ["tokens of an epoch", f"{training.train_tokens:,}"]
     epochs = f"{training.epochs:g}"
     yield ["epochs", f"{epochs}; the best was {history.best_epoch} of {history.epochs}" if history.epochs else epochs]

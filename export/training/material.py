@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from contract.card import HeldOut
 from contract.tokenizer import Tokenizer
 from export.config import TrainConfig
 from export.corpora.bits import count_characters
@@ -32,6 +33,7 @@ class Material:
         tail: What is held out, if anything is.
         embedding: What the embedding starts from, float32 (vocab, embedding); None where it starts as Keras starts it,
             or has started.
+        is_shuffled: Whether documents were shuffled before the split.
     """
 
     corpus: Corpus
@@ -40,19 +42,26 @@ class Material:
     dataset: Dataset
     tokenizer: Tokenizer
     embedding: np.ndarray | None = None
+    is_shuffled: bool = False
 
     @classmethod
-    def prepare(cls, config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> "Material":
-        """Part, encode and lay out a corpus.
+    def prepare(cls, config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer, *, shuffled: bool = True) -> "Material":
+        """Split, encode and lay out a corpus.
+
+        Args:
+            config: The settings.
+            corpus: All of it.
+            tokenizer: Of its part that training sees.
+            shuffled: Whether documents are shuffled by the seed before; False for a run that an earlier release began.
 
         Raises:
             CorpusError: there is too little of it.
             TrainingFailed: the model and a window of it do not fit into memory.
         """
-        head, tail = corpus.split(config.validation)
+        head, tail = corpus.split(config.validation, config.seed if shuffled else None)
         dataset, vocab_size = Dataset.lay_out(head, tail, tokenizer, config), len(tokenizer.tokens)
         require_memory(config, count_parameters(config, vocab_size), vocab_size, dataset.train.batch_tokens)
-        return cls(corpus, head, tail, dataset, tokenizer)
+        return cls(corpus, head, tail, dataset, tokenizer, is_shuffled=shuffled and corpus.ends)
 
     def with_embedding(self, config: TrainConfig) -> "Material":
         """Add what the embedding starts from, if the settings name anything.
@@ -81,9 +90,28 @@ class Material:
             corpus_sha256=self.corpus.sha256(),
             corpus_characters=self.corpus.num_characters,
             held_out_characters=self.tail.num_characters if self.tail else 0,
+            held_out=_held_out(self.is_shuffled) if self.tail else None,
+            held_out_sha256=self.tail.sha256() if self.tail else None,
             train_tokens=self.dataset.train.num_tokens,
             validation_tokens=self.dataset.num_judged,
             judged_characters=count_characters(self.tokenizer, validation.ids) if validation else 0,
+        )
+
+
+def _held_out(is_shuffled: bool) -> HeldOut:
+    return "shuffled_documents" if is_shuffled else "tail"
+
+
+def require_enough(config: TrainConfig, corpus: Corpus) -> None:
+    """Refuse a corpus that is too small to learn anything from but itself.
+
+    Raises:
+        CorpusError: it has fewer characters than the settings ask for.
+    """
+    if corpus.num_characters < config.min_characters:
+        raise CorpusError(
+            f"corpus {corpus.name}: at least {config.min_characters:,} characters are needed, got "
+            f"{corpus.num_characters:,}; to train on so few all the same: --min-characters {corpus.num_characters}"
         )
 
 

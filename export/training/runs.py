@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from contract.card import HeldOut
 from contract.errors import ContractError
 from contract.files import sync_tree, write_atomically
 from contract.tokenizer import Tokenizer, load_tokenizer
@@ -45,9 +46,16 @@ class CorpusFacts(_Record):
     corpus_sha256: str
     corpus_characters: int
     held_out_characters: int | None = None
+    held_out: HeldOut | None = None
+    held_out_sha256: str | None = None
     train_tokens: int
     validation_tokens: int
     judged_characters: int | None = None
+
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether documents were shuffled before the split."""
+        return self.held_out == "shuffled_documents"
 
 
 class RunFolder:

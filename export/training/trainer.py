@@ -123,9 +123,9 @@ class Trainer:
 
     def _fraction(self, progress: Progress, started: float, windows: int) -> float:
         """Return how much of the run is done: by its updates or by its minutes, whichever is further."""
-        by_epochs = (progress.epochs + windows / self.dataset.train.num_windows) / self.config.epochs
-        limit = self.config.max_minutes
-        return max(by_epochs, (time.monotonic() - started) / (60 * limit) if limit else 0.0)
+        epochs, minutes = self.config.max_epochs, self.config.max_minutes
+        by_epochs = (progress.epochs + windows / self.dataset.train.num_windows) / epochs if epochs else 0.0
+        return max(by_epochs, (time.monotonic() - started) / (60 * minutes) if minutes else 0.0)
 
     def _train_epoch(self, progress: Progress, started: float, display: Display) -> tuple[float, int]:
         """Pass over the text once, or until the minutes are used up, but for one window at least.

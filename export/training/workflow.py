@@ -21,7 +21,7 @@ from export.tokenizer_command import tell_cut, train_tokenizer
 from export.training.devices import Devices
 from export.training.display import NoDisplay, TerminalDisplay
 from export.training.events import EventDisplay
-from export.training.material import Material, read_again
+from export.training.material import Material, read_again, require_enough
 from export.training.model import build_model, count_parameters
 from export.training.optimization import precision_of
 from export.training.report import report
@@ -128,7 +128,8 @@ def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
     require_writable(models_dir / config.name)
     devices = Devices.find(config.streams, config.units)
     corpus = read_corpus(config.corpus, config.documents)
-    tokenizer = train_tokenizer(config, corpus.split(config.validation)[0])
+    require_enough(config, corpus)
+    tokenizer = train_tokenizer(config, corpus.split(config.validation, config.seed)[0])
     material = Material.prepare(config, corpus, tokenizer).with_embedding(config)
     folder = RunFolder(runs_dir / config.name)
     if not devices.is_chief:
@@ -158,7 +159,9 @@ def resume(run: Path, models_dir: Path) -> int:
                 f"corpus {corpus.name}: this is not the text that {run} began with; it has {corpus.num_characters:,} "
                 f"characters, and that one had {job.facts.corpus_characters:,}"
             )
-        material = Material.prepare(job.config, corpus, job.tokenizer)
+        material = Material.prepare(job.config, corpus, job.tokenizer, shuffled=job.facts.is_shuffled)
+        if job.facts.held_out_sha256 not in (None, material.facts.held_out_sha256):
+            raise CorpusError(f"corpus {corpus.name}: what is held out is not what {run} began with")
         # A run that was stopped before its first epoch was whole begins anew.
         begun = folder.progress().epochs > 0
         material = material if begun else material.with_embedding(job.config)
@@ -177,7 +180,8 @@ def publish_best(run: Path, models_dir: Path) -> int:
     corpus = read_again(job.config, job.facts)
     if corpus is None:
         say(f"corpus {job.config.corpus} is gone or has changed: samples begin from nothing, and copies are not found")
-    head, tail = corpus.split(job.config.validation) if corpus else (None, None)
+    seed = job.config.seed if job.facts.is_shuffled else None
+    head, tail = corpus.split(job.config.validation, seed) if corpus else (None, None)
     given = tail or head
     writer = SampleWriter(job.tokenizer, given.excerpts() if given else (), job.config)
     with Interrupts() as interrupts:
@@ -188,6 +192,7 @@ def publish_best(run: Path, models_dir: Path) -> int:
 def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material, devices: Devices) -> None:
     corpus, dataset, vocab_size = material.corpus, material.dataset, len(tokenizer.tokens)
     held_out = dataset.validation.num_tokens if dataset.validation else 0
+    drawn = f", documents drawn by seed {config.seed}" if material.facts.is_shuffled else ""
     unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
     say(
         f"corpus {corpus.name}: {corpus.num_characters:,} characters in {corpus.num_documents:,} document(s), "
@@ -195,7 +200,7 @@ def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material, de
     )
     for line in tell_cut(config, material.head, tokenizer):
         say(line)
-    say(f"{dataset.train.num_tokens:,} tokens to learn from, {held_out:,} held out{unknown}")
+    say(f"{dataset.train.num_tokens:,} tokens to learn from, {held_out:,} held out{unknown}{drawn}")
     ways = "bidirectional " if config.bidirectional else ""
     length = f"windows of {config.num_seen}" if config.bidirectional else f"streams × {config.window} steps"
     say(

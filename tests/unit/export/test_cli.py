@@ -21,6 +21,7 @@ from tests.unit.export.trainings import TEXT, NoSamples
 
 ROOT = Path(__file__).parents[3]
 SMALL = ["--units", "6", "--embedding", "4", "--streams", "4", "--window", "25", "--epochs", "2"]
+SMALL += ["--min-characters", "0"]
 
 
 @pytest.fixture(autouse=True)
@@ -528,3 +529,61 @@ def test_ctrl_c_in_the_middle_of_a_training(published, capsys):
     assert stopped.epochs <= done
     assert whole.validation_loss < stopped.validation_loss
     assert len(json.loads(Path("runs/m/progress.json").read_text())["history"]) == 40
+
+
+def test_a_corpus_that_is_too_small_is_refused_unless_asked_for(published, capsys):
+    """The message has the minimum, what was given and how to train all the same."""
+    Path("few.txt").write_text("abcab cabc")
+    assert main(["train", "--name", "m", "--corpus", "few.txt", "--validation", "0"]) == 1
+    assert one_line(capsys) == (
+        "error: corpus few.txt: at least 1,000 characters are needed, got 10; to train on so few all the same: "
+        "--min-characters 10\n"
+    )
+    assert not Path("runs").exists()
+    assert train("--validation", "0", "--min-characters", "10", "--epochs", "1", corpus="few.txt") == 0
+    assert len(published) == 1
+
+
+NAMES = sorted(
+    f"{letter}{vowel}{number}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" for vowel in "aeiou" for number in "135"
+)
+
+
+def test_of_a_sorted_list_documents_from_everywhere_are_held_out(published, capsys):
+    """The vocabulary lacks no letter, and the report says how the held-out part was chosen."""
+    Path("names.txt").write_text("\n".join(NAMES))
+    assert train("--documents", "lines", "--epochs", "1", "--seed", "4", corpus="names.txt") == 0
+    _, tokenizer, training, _ = published[0]
+    assert set("ABCDEFGHIJKLMNOPQRSTUVWXYZ") <= set(tokenizer.tokens)
+    assert (training.held_out, len(training.held_out_sha256)) == ("shuffled_documents", 64)
+    assert "held out, documents drawn by seed 4\n" in capsys.readouterr().out
+    assert main(["tokenizer", "--corpus", "names.txt", "--documents", "lines", "--seed", "4"]) == 0
+    assert f"a vocabulary of {len(tokenizer.tokens):,} tokens" in capsys.readouterr().out
+
+
+def test_a_resumed_run_holds_out_what_it_held_out(published):
+    """Its hash is in the run's folder; one that an earlier release began has none, and keeps the end of its list."""
+    Path("names.txt").write_text("\n".join(NAMES))
+    assert train("--documents", "lines", "--epochs", "1", corpus="names.txt") == 0
+    assert main(["resume", "runs/m"]) == 0
+    assert main(["publish", "runs/m"]) == 0
+    assert len({training.held_out_sha256 for _, _, training, _ in published}) == 1
+
+    facts = json.loads(Path("runs/m/corpus.json").read_text())
+    Path("runs/m/corpus.json").write_text(json.dumps({**facts, "held_out_sha256": "0" * 64}))
+    assert main(["resume", "runs/m"]) == 1
+
+    earlier = {name: value for name, value in facts.items() if not name.startswith("held_out")}
+    Path("runs/m/corpus.json").write_text(json.dumps(earlier))
+    held_out = []
+    prepare = workflow.Material.prepare
+
+    def spy(*arguments, **options):
+        material = prepare(*arguments, **options)
+        held_out.extend(material.tail.documents)
+        return material
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workflow.Material, "prepare", spy)
+        assert main(["resume", "runs/m"]) == 0
+    assert held_out == NAMES[-len(held_out) :]

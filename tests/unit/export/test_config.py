@@ -133,3 +133,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         load_config(path, NEEDED)
+
+
+@pytest.mark.parametrize(
+    ("given", "max_epochs"),
+    [({}, 10), ({"max_minutes": 4}, None), ({"epochs": 3}, 3), ({"epochs": 3, "max_minutes": 4}, 3)],
+    ids=["neither", "minutes", "epochs", "both"],
+)
+def test_ten_epochs_are_the_end_only_where_none_is_given(given, max_epochs):
+    """Minutes alone train that long."""
+    assert load_config(None, {"name": "m", "corpus": "c", **given}).max_epochs == max_epochs

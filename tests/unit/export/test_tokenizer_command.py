@@ -138,7 +138,7 @@ def test_what_is_saved_is_what_a_training_would_use(capsys, unit, documents):
     options = {"unit": unit, "documents": documents}
     show(capsys, "--unit", unit, "--documents", documents, "--save", "t.json")
     config = load_config(None, {"name": "m", "corpus": "book.txt", **options})
-    head, _ = read_corpus("book.txt", documents).split(config.validation)
+    head, _ = read_corpus("book.txt", documents).split(config.validation, config.seed)
     saved = load_tokenizer(Path("t.json"))
     assert saved == train_tokenizer(config, head)
     assert (saved.unit, saved.special.end is not None) == (unit, documents == "lines")

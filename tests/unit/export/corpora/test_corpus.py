@@ -205,3 +205,30 @@ def test_a_running_text_is_cut_where_others_cut_it(length, fraction, learnt):
     """Rounded down, whatever binary fractions make of the share; the first is tiny Shakespeare in nanoGPT's split."""
     head, tail = Corpus.of("c", ["a" * length], ends=False).split(fraction)
     assert (head.num_characters, tail.num_characters) == (learnt, length - learnt)
+
+
+def test_of_a_sorted_list_every_part_is_held_out():
+    """Names from A to Z: held out are some of each letter, and the vocabulary lacks none."""
+    names = sorted(f"{letter}{number:02}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" for number in range(60))
+    head, tail = Corpus.of("c", names, ends=True).split(0.1, seed=0)
+    assert sorted((*head.documents, *tail.documents)) == names
+    assert {name[0] for name in head.documents} == set("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    assert len({name[0] for name in tail.documents}) > 20
+    assert tail.num_characters == pytest.approx(0.1 * 3 * len(names), abs=3)
+
+
+def test_a_seed_chooses_the_documents_and_always_the_same():
+    """A run that is resumed holds out what it held out; the order is fixed here, whatever a library does."""
+    names = [f"name {number}" for number in range(50)]
+
+    def held_out(seed):
+        return Corpus.of("c", names, ends=True).split(0.1, seed)[1].documents
+
+    assert held_out(0) == held_out(0) == ("name 18", "name 34", "name 36", "name 44", "name 20")
+    assert held_out(0) != held_out(1)
+
+
+def test_a_running_text_keeps_its_end():
+    """It is no list: its end is held out whatever the seed is."""
+    corpus = Corpus.of("c", ["abcdefghij"], ends=False)
+    assert [part.documents for part in corpus.split(0.2, seed=3)] == [("abcdefgh",), ("ij",)]

@@ -89,6 +89,51 @@ def test_one_unit_of_different_vocabularies_is_told(models_dir, capsys):
     assert note.startswith("the vocabularies differ")
 
 
+SHUFFLED = {"held_out": "shuffled_documents", "settings": {**REPORT["settings"], "validation": 0.1}}
+
+
+def test_documents_that_two_seeds_drew_are_compared_and_it_is_told(models_dir, capsys):
+    """Both are samples of one corpus, though not of the same size to the character."""
+    store(models_dir, "a", **SHUFFLED, seed=0, held_out_sha256="1" * 64)
+    other = {"seed": 1, "held_out_sha256": "2" * 64, "held_out_characters": 503}
+    store(models_dir, "b", **SHUFFLED, **other, validation_loss=1.5)
+    result = document(capsys, "a", "b")
+    assert result["best"]["validation_loss"] == ["b:1"]
+    (note,) = result["notes"]
+    assert note.startswith(
+        "each holds out other documents of the same corpus, drawn by its seed: small differences are"
+    )
+    assert note.endswith(
+        "(a:1: 500 characters of documents drawn by seed 0; b:1: 503 characters of documents drawn by seed 1)"
+    )
+
+
+def test_the_same_documents_are_compared_without_a_note(models_dir, capsys):
+    """One seed drew them."""
+    store(models_dir, "a", **SHUFFLED, held_out_sha256="1" * 64)
+    store(models_dir, "b", **SHUFFLED, held_out_sha256="1" * 64, validation_loss=1.5)
+    result = document(capsys, "a", "b")
+    assert (result["best"]["validation_loss"], result["notes"]) == (["b:1"], [])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"held_out": "tail", "held_out_sha256": "2" * 64},
+        {**SHUFFLED, "settings": {**REPORT["settings"], "validation": 0.2}, "held_out_sha256": "2" * 64},
+    ],
+    ids=["an earlier release's", "a tail", "a larger share"],
+)
+def test_documents_that_were_drawn_are_not_compared_with_other_parts(models_dir, capsys, other):
+    """Even where as many characters are held out: the end of a sorted list is no sample of it."""
+    store(models_dir, "a", **SHUFFLED, held_out_sha256="1" * 64)
+    store(models_dir, "b", **other, validation_loss=1.5)
+    result = document(capsys, "a", "b")
+    assert result["notes"][0].startswith("what is held out differs: no figures of quality can be compared (a:1: 500 ")
+    assert not any(result["best"].values())
+
+
 @pytest.mark.parametrize(
     ("report", "note"),
     [

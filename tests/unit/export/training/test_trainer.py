@@ -298,6 +298,27 @@ def test_minutes_end_the_training_within_an_epoch(tmp_path):
 
 
 @pytest.mark.usefixtures("clock")
+def test_minutes_alone_train_that_long(tmp_path):
+    """However many epochs these are: more than the ten that are the end where none is given."""
+    trainer, folder = start(tmp_path / "m", epochs=None, max_minutes=3)
+    watcher = Watcher()
+    progress = trainer.run(folder, watcher)
+    assert progress.epochs > 10
+    assert 180 <= progress.last.seconds <= 185
+    # Time left and learning rate follow from the fraction: it rises evenly to its end.
+    steps = np.diff(watcher.fractions)
+    assert steps.min() > 0
+    assert 0.9 < watcher.fractions[-1] <= 1
+
+
+@pytest.mark.usefixtures("clock")
+def test_of_minutes_and_epochs_what_comes_first_ends_the_training(tmp_path):
+    """Here these are the epochs."""
+    trainer, folder = start(tmp_path / "m", epochs=2, max_minutes=30)
+    assert trainer.run(folder, Watcher()).epochs == 2
+
+
+@pytest.mark.usefixtures("clock")
 def test_there_is_one_update_however_little_time_there_is(tmp_path):
     """A run has something to publish: an epoch of nothing would have no loss."""
     trainer, folder = start(tmp_path / "m", max_minutes=1e-6)

@@ -1,0 +1,59 @@
+"""Documents are put into an order of their own, whatever their number and size."""
+
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.corpora import shuffling
+from export.corpora.corpus import Corpus
+from export.corpora.shuffling import shuffle_documents
+
+DOCUMENTS = st.lists(st.text("aé大\n ", min_size=1, max_size=9).map(lambda text: text + "."), min_size=1, max_size=40)
+
+
+def shuffled(documents, seed):
+    return list(shuffle_documents(Corpus.of("c", documents, ends=True).text, seed).documents())
+
+
+@given(DOCUMENTS, st.integers(0, 2**31 - 1), st.sampled_from([1, 7, 50]))
+@settings(max_examples=60, deadline=None)
+def test_no_document_is_lost_or_cut_and_the_order_does_not_depend_on_memory(documents, seed, bucket_bytes):
+    """In one piece or dealt out to many files it is the same order."""
+    whole = shuffled(documents, seed)
+    assert sorted(whole) == sorted(documents)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shuffling, "BUCKET_BYTES", bucket_bytes)
+        patch.setattr(shuffling, "BLOCK_BYTES", 3)
+        assert shuffled(documents, seed) == whole
+
+
+def test_a_part_of_a_text_is_shuffled_alone():
+    """What stands before and behind it in the file does not come in."""
+    head, tail = Corpus.of("c", [f"name {i}" for i in range(40)], ends=True).split(0.5)
+    for part in (head, tail):
+        assert sorted(shuffle_documents(part.text, 5).documents()) == sorted(part.documents)
+
+
+def test_every_order_is_about_as_likely():
+    """Of 24 orders of four documents each comes up, with 2,400 seeds, some hundred times."""
+    counts = {}
+    corpus = Corpus.of("c", list("abcd"), ends=True)
+    for seed in range(2400):
+        order = "".join(shuffle_documents(corpus.text, seed).documents())
+        counts[order] = counts.get(order, 0) + 1
+    assert len(counts) == 24
+    assert 60 < min(counts.values()) <= max(counts.values()) < 150
+
+
+def test_memory_does_not_grow_with_the_corpus(monkeypatch):
+    """A corpus lies in files, and so does the shuffled one."""
+    monkeypatch.setattr(shuffling, "BUCKET_BYTES", 1 << 20)
+    corpus = Corpus.of("c", (f"document {i} " + "x" * 1000 for i in range(32_000)), ends=True)
+    tracemalloc.start()
+    text = shuffle_documents(corpus.text, 0)
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert text.num_characters == corpus.num_characters > 32_000_000
+    assert used < 16 << 20
