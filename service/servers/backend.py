@@ -260,7 +260,8 @@ class GrpcBackend:
         try:
             return parse_response(content, dict(shapes), vocab_size)
         except ValueError as error:
-            log.error("model server %s: invalid response to %s of %s: %s", self.address, signature, model, error)
+            what = f"{signature} of {model.name}:{model.version}"
+            log.error("model server %s: invalid response to %s: %s", self.address, what, error)
             return InvalidResponse("the model server returned an invalid response; the log says which")
 
     def _explain(self, error: Any) -> GatewayError:

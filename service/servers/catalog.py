@@ -22,7 +22,8 @@ from service.scheduling.sequence import ModelVersion
 from service.servers.greeting import Assets, Complaints, Greeter
 from service.servers.health import HealthChecks
 from service.servers.probe import Probe
-from service.servers.replicas import Replica, Replicas
+from service.servers.replica import Replica
+from service.servers.replicas import Replicas
 from service.servers.repository import RepositoryConfig
 from service.servers.routing import Reference, Route, make_route
 

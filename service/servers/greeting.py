@@ -17,7 +17,7 @@ from service.scheduling.rows import Arrays, finite_rows
 from service.scheduling.sequence import ModelVersion
 from service.servers.backend import VersionStatus
 from service.servers.probe import Probe, run_probe, still_holds
-from service.servers.replicas import Replica
+from service.servers.replica import Replica
 
 log = logging.getLogger(__name__)
 

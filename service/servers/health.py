@@ -13,7 +13,8 @@ from service.errors import BackendUnavailable, ModelNotFound, ServerBusy
 from service.scheduling.sequence import ModelVersion
 from service.servers.backend import VersionStatus
 from service.servers.greeting import Complaints, Greeter
-from service.servers.replicas import Replica, Replicas
+from service.servers.replica import Replica
+from service.servers.replicas import Replicas
 
 log = logging.getLogger(__name__)
 

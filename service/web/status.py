@@ -7,7 +7,8 @@ from service import __version__
 from service.api.documents import BackendStatus, ConfigDriftObject, LoadObject, ModelStatus, StatusObject
 from service.scheduling.scheduler import Load, Scheduler
 from service.servers.catalog import Catalog
-from service.servers.replicas import Replica, Replicas
+from service.servers.replica import Replica
+from service.servers.replicas import Replicas
 from service.settings import Settings
 
 
