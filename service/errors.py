@@ -251,7 +251,8 @@ class ModelLoading(GatewayError):
     code = "model_loading"
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, param="model", retry_after_s=1)
+        # A worker probes two small models within two seconds; clients try two or three times.
+        super().__init__(message, param="model", retry_after_s=2)
 
 
 class VersionGone(GatewayError):

@@ -60,16 +60,18 @@ def test_no_model_is_not_found_while_a_worker_starts(two_models_dir, own_model_s
 
     def resumed(body):
         with Sdk(f"http://127.0.0.1:{gateway.port}") as sdk, sdk.stream(**body, resume=True) as stream:
-            return "".join(piece.text for piece in stream)
+            return "".join(stream)
 
     with concurrent.futures.ThreadPoolExecutor(NUM_CLIENTS + 16) as pool:
         clients = [pool.submit(ask_until, gateway, ended, statuses) for _ in range(NUM_CLIENTS)]
         streams = [pool.submit(resumed, body) for body in wanted]
-        for _ in range(3):
-            time.sleep(0.5)
-            restart(gateway, number)
-        texts = [stream.result(300) for stream in streams]
-        ended.set()
+        try:
+            for _ in range(3):
+                time.sleep(0.5)
+                restart(gateway, number)
+            texts = [stream.result(300) for stream in streams]
+        finally:
+            ended.set()
         for client in clients:
             client.result(60)
     print(f"{number.name}: {sum(statuses.values())} requests, {dict(statuses)}")

@@ -48,10 +48,11 @@ class FakeServer:
     def close(self):
         self.closed = True
 
-    def predict(self, _model, _signature, inputs, outputs, _vocab_size):
+    def predict(self, _model, _signature, inputs, outputs, vocab_size):
         if self.down or self.down_for_calls:
             raise BackendUnavailable("down")
         self.num_calls += 1
+        assert vocab_size == FIELDS["vocab_size"], "what a probe computes is checked against the card"
         return {name: np.full(shape, self.bits, np.float32) for name, shape in outputs.items()} | {
             "state": inputs["state"]
         }

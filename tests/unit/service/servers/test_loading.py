@@ -64,7 +64,7 @@ def test_before_anything_is_read_every_model_may_come(repository):
     for ask in (catalog.models, catalog.ready_models):
         with pytest.raises(ModelLoading) as caught:
             ask()
-    assert (caught.value.status, caught.value.headers()["Retry-After"]) == (503, "1")
+    assert (caught.value.status, caught.value.headers()["Retry-After"]) == (503, "2")
     assert caught.value.body()["error"]["code"] == "model_loading"
     with pytest.raises(ModelLoading):
         catalog.find_version(ModelVersion("demo", 1))
