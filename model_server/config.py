@@ -38,17 +38,22 @@ class ModelConfig:
 ServerConfig = Mapping[str, ModelConfig]
 
 
-def read_config(path: Path, models_root: Path | None = None) -> ServerConfig:
+def read_config(path: Path, models_root: Path | None = None) -> ServerConfig | None:
     """Read a config file.
 
     Args:
         path: A text proto of `ModelServerConfig`. One that lists no model is fine: nothing is served.
         models_root: What `/models` stands for; None for the folder of the file.
 
+    Returns:
+        None if the file has no `model_config_list`, not even an empty one.
+
     Raises:
         ConfigError: the file cannot be read or used; the message is one line and names it.
     """
     message = textproto.read(path, model_server_config_pb2.ModelServerConfig, "models.config")
+    if message.WhichOneof("config") is None:
+        return None
     try:
         return from_proto(message, models_root or path.absolute().parent)
     except ConfigError as error:

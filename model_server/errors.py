@@ -2,6 +2,7 @@
 
 ModelServerError
 ├── ConfigError          INVALID_ARGUMENT     models.config, or the config of a reload request, cannot be used
+├── TransitionRefused    FAILED_PRECONDITION  models.config lists no models any more, not even an empty list of them
 ├── LabelRefused         FAILED_PRECONDITION  a label was to point at a version that is not available
 ├── ModelsUnavailable    UNKNOWN              a reload is in force, but a new model did not become available
 ├── ServableNotFound     NOT_FOUND            no such model or version, or it is not loaded
@@ -31,6 +32,12 @@ class ConfigError(ModelServerError):
     """A config that cannot be used; the message names the file or the model, and the field."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class TransitionRefused(ModelServerError):
+    """A config without `model_config_list` was to follow one with it."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class LabelRefused(ModelServerError):

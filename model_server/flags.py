@@ -27,8 +27,8 @@ what differs from TensorFlow Serving:
     read and have no effect, and what splits large calls is refused
   --file_system_poll_wait_seconds and --model_config_file_poll_wait_seconds may be fractions
   a version folder without saved_model.pb is passed over as not finished; there it is a version that fails to load
-  a model that fails or has no version at start leaves the others served; there the server exits, or waits for ever
-  a reload that adds a model without any version answers UNKNOWN; there the call hangs
+  a model that fails at start leaves the others served; there the server exits
+  a reload whose client gives up waits no longer for the models that it adds; there it does, and holds up later ones
   a tensor of fewer values than its shape has is expanded to 16,777,216 elements at most; there to what can be allocated
   metadata, status, reload and Predict are served; Classify, Regress, MultiInference and SessionRun are not"""
 

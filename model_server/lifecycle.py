@@ -96,30 +96,28 @@ class Model(Generic[S]):
     Attributes:
         config: None once the model has left the config; its history stays.
         versions: By number, those that have ended included.
-        looked: Whether its folder has been looked at since `config` was set.
+        found_any: Whether a version that `config` asks for was found since `config` was set.
     """
 
     name: str
     config: ModelConfig | None
     versions: dict[int, Version[S]] = field(default_factory=dict)
-    looked: bool = False
+    found_any: bool = False
 
     def configure(self, config: ModelConfig | None) -> None:
         """Follow another config from now on; without one, everything goes."""
-        self.config, self.looked = config, False
+        self.config, self.found_any = config, False
         if config is None:
             self.found({})
 
-    def found(self, paths: Mapping[int, Path] | None) -> None:
-        """Take note of the versions on disk; None when they cannot be told, which changes nothing.
+    def found(self, paths: Mapping[int, Path]) -> None:
+        """Take note of the versions on disk.
 
         A version that has failed is tried again only after it has been gone, or not wanted, in between. One that is
         served stays, wherever its folder lies now.
         """
-        self.looked = True
-        if paths is None:
-            return
         wanted = aspired(self.config.policy, paths) if self.config else frozenset()
+        self.found_any = self.found_any or bool(wanted)
         for version in self.versions.values():
             if version.number not in wanted:
                 version.wanted = False
@@ -155,5 +153,5 @@ class Model(Generic[S]):
 
     @property
     def is_settled(self) -> bool:
-        """Whether its folder has been looked at and every version found there has loaded or failed."""
-        return self.looked and all(version.is_settled for version in self.versions.values())
+        """Whether a version was found, and each has loaded or failed. Without one a model is waited for, for ever."""
+        return self.found_any and all(version.is_settled for version in self.versions.values())

@@ -44,7 +44,10 @@ class Repository(Generic[S]):
         self._lookup: Lookup[S] = Lookup()
         self._config: ServerConfig = {}
         self._models: dict[str, Model[S]] = {}
-        # Guards all of the above but `_lookup`; notified when a state changes.
+        self._is_configured = False
+        # Held while a config is put in force and its new models are waited for, as ServerCore's `config_mu_` is.
+        self._reloading = threading.Lock()
+        # Guards all of the above but `_lookup` and `_reloading`; notified when a state changes.
         self._changed = threading.Condition()
         # What the watcher waits for: a version that its last user has let go of, or None for another change. Unlike a
         # lock, putting is safe in a finalizer, which may run within any line of any thread.
@@ -54,6 +57,11 @@ class Repository(Generic[S]):
     def config(self) -> ServerConfig:
         """What was configured last."""
         return self._config
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether there has been a config; the first one may list no model."""
+        return self._is_configured
 
     def find(self, name: str, version: int | None = None, label: str | None = None) -> S:
         """Return what serves a version; see `Lookup.find`. Who holds it may use it to the end, unloaded or not."""
@@ -89,7 +97,7 @@ class Repository(Generic[S]):
         with self._changed:
             labels = new_labels(config, self._lookup, allow_unavailable=self._allow_unavailable_labels)
             added = frozenset(config.keys() - self._config.keys())
-            self._config = config
+            self._config, self._is_configured = config, True
             for name in config.keys() - self._models.keys():
                 self._models[name] = Model(name, None)
             for name, model in self._models.items():
@@ -102,6 +110,8 @@ class Repository(Generic[S]):
     def reload(self, config: ServerConfig, give_up: Callable[[], bool]) -> None:
         """Put another config in the place of the present one and wait for the models that it adds.
 
+        A reload before, which still waits for its models, is waited for first.
+
         Args:
             config: Replaces all of the present one.
             give_up: Asked now and then; once true, nothing more is waited for.
@@ -110,6 +120,15 @@ class Repository(Generic[S]):
             LabelRefused: a label may not point where it does; the present config stays.
             ModelsUnavailable: a new model has no available version; the new config is in force all the same.
         """
+        while not self._reloading.acquire(timeout=_GIVE_UP_POLL_S):
+            if give_up():
+                return
+        try:
+            self._reload(config, give_up)
+        finally:
+            self._reloading.release()
+
+    def _reload(self, config: ServerConfig, give_up: Callable[[], bool]) -> None:
         added = self.configure(config)
         if not self.wait_settled(added, give_up):
             return
@@ -120,6 +139,8 @@ class Repository(Generic[S]):
 
     def wait_settled(self, names: Collection[str], give_up: Callable[[], bool]) -> bool:
         """Wait until every version of these models has been loaded or has failed for good; return whether it came so.
+
+        A model without any version is waited for until it has one.
 
         Args:
             names: Of models that are configured.
@@ -132,12 +153,12 @@ class Repository(Generic[S]):
                 self._changed.wait(_GIVE_UP_POLL_S)
         return True
 
-    def found(self, config: ModelConfig, paths: Mapping[int, Path] | None) -> None:
+    def found(self, config: ModelConfig, paths: Mapping[int, Path]) -> None:
         """Take note of what lies on disk for a model.
 
         Args:
             config: Of the model, when its folder was looked at; of no effect when it has changed since.
-            paths: Folder of each version; None when the folder could not be read, which changes nothing.
+            paths: Folder of each version.
         """
         with self._changed:
             model = self._models[config.name]
@@ -171,6 +192,5 @@ class Repository(Generic[S]):
         self._lookup = Lookup(served, labels)
 
     def _last_error(self, model: ModelConfig) -> str:
-        # Not from the present config: another may have taken the place of the one that was waited for.
         messages = [version.message for version in self._models[model.name].versions.values() if version.message]
-        return messages[-1] if messages else f"no version found under {model.base_path}"
+        return messages[-1] if messages else f"its versions under {model.base_path} are gone"

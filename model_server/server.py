@@ -17,7 +17,7 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 from model_server import listener, warmup
 from model_server.batching import read_batching
 from model_server.config import ServerConfig, read_config, single_model
-from model_server.errors import ModelServerError
+from model_server.errors import ModelServerError, ModelsUnavailable, TransitionRefused
 from model_server.flags import Flags
 from model_server.repository import Repository
 from model_server.servable import Servable
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 # How long a stopping server waits for running calls, and then for a version that is being loaded: nobody is to use it.
 GRACE_S = 5.0
 _LOADING_GRACE_S = 1.0
+_NO_TRANSITION = (
+    "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to another."
+)
 
 
 def configure_tensorflow(flags: Flags) -> None:
@@ -86,6 +89,8 @@ class ModelServer:
     def start(self, give_up: Callable[[], bool] = lambda: False) -> None:
         """Load what the config asks for and only then listen; a version that fails to load is no obstacle.
 
+        A model without any version is one: until it has one the port stays shut, as TensorFlow Serving's does.
+
         Args:
             give_up: Asked now and then; once true, loading is left and the port stays shut.
 
@@ -95,7 +100,10 @@ class ModelServer:
             PortUnavailable: something else listens there, or the host is not this machine's.
         """
         listener.check_port(self._flags.host, self.port)
-        names = self._repository.configure(self._read_config())
+        config = self._read_config()
+        if config is None:
+            log.info("the config file has no model_config_list: nothing is served until it has one")
+        names = frozenset() if config is None else self._repository.configure(config)
         self._watcher.start()
         if not self._repository.wait_settled(names, give_up):
             return
@@ -129,7 +137,7 @@ class ModelServer:
         """Stop."""
         self.stop()
 
-    def _read_config(self) -> ServerConfig:
+    def _read_config(self) -> ServerConfig | None:
         if self._flags.model_config_file is not None:
             return read_config(self._flags.model_config_file, self._models_root)
         if self._flags.model_base_path is None:
@@ -143,16 +151,33 @@ class ModelServer:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
 
     def _follow_config(self) -> None:
-        """Put the config file's content in force whenever it differs from what is, as TensorFlow Serving does."""
+        """Put the config file's content in force whenever it differs from what is, as TensorFlow Serving does.
+
+        As there, the file is not read again before every new model has a version that was loaded or failed.
+        """
         last_error = ""
         while not self._stopping.wait(self._flags.model_config_file_poll_wait_seconds):
             try:
-                config = self._read_config()
-                if config != self._repository.config:
-                    self._repository.configure(config)
-                    log.info("config file read again, models: %s", ", ".join(config) or "none")
+                self._apply_config(self._read_config())
                 last_error = ""
+            except ModelsUnavailable as error:
+                log.error("the config file is in force: %s", error)
             except ModelServerError as error:
                 if str(error) != last_error:
                     log.error("the present config stays: %s", error)
                 last_error = str(error)
+
+    def _apply_config(self, config: ServerConfig | None) -> None:
+        """Reload a config if it differs from the present one.
+
+        Raises:
+            TransitionRefused: it has no `model_config_list`, and the present one has.
+            LabelRefused: a label may not point where it does.
+            ModelsUnavailable: a new model has no available version.
+        """
+        if config is None:
+            if self._repository.is_configured:
+                raise TransitionRefused(_NO_TRANSITION)
+        elif config != self._repository.config:
+            self._repository.reload(config, self._stopping.is_set)
+            log.info("config file read again, models: %s", ", ".join(config) or "none")

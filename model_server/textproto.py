@@ -65,7 +65,11 @@ def read(path: Path, kind: type[M], name: str, *, is_secret: bool = False) -> M:
         ConfigError: the file cannot be read or parsed; the message is one line and names it.
     """
     try:
-        return text_format.Parse(path.read_bytes(), kind())
+        content = path.read_bytes()
+        if not content:
+            # TensorFlow maps a file into memory, and one without bytes cannot be mapped.
+            raise ConfigError(f"{path}: cannot be read (Invalid argument: the file is empty)")
+        return text_format.Parse(content, kind())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:

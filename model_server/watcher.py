@@ -99,15 +99,23 @@ class Watcher(Generic[S]):
             log.info("unloaded %s", released)
 
     def _look(self) -> None:
+        """Look at all base paths; where one cannot be read, no model is changed, as in TensorFlow Serving."""
         self._next_look = time.monotonic() + self._poll_s
+        scans: list[tuple[ModelConfig, Mapping[int, Path]]] = []
         for config in tuple(self._repository.config.values()):
-            self._repository.found(config, self._scan(config))
+            versions = self._scan(config)
+            if versions is None:
+                return
+            scans.append((config, versions))
+        for config, versions in scans:
+            self._repository.found(config, versions)
 
     def _scan(self, config: ModelConfig) -> Mapping[int, Path] | None:
         try:
             found = scan(config.base_path)
         except OSError as error:
-            self._report(config.name, {f"{config.base_path}: cannot be read ({error.strerror})"})
+            problem = f"Could not find base path {config.base_path} for servable {config.name} ({error.strerror})"
+            self._report(config.name, {f"{problem}: until it is there no model gets another version"})
             return None
         problems = set(found.problems)
         problems |= {f"version {n} of {config.name} does not exist" for n in missing(config.policy, found.versions)}

@@ -1,5 +1,6 @@
 """models.config."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -62,11 +63,20 @@ def test_the_folder_of_the_file_is_the_root_by_default(tmp_path: Path):
     assert read_config(file, Path("/data"))["a"].base_path == Path("/data/a")
 
 
-@pytest.mark.parametrize("text", ["", "model_config_list {}", "# nothing yet"])
-def test_a_file_without_models_serves_nothing(tmp_path: Path, text: str):
-    """It is no error."""
+@pytest.mark.parametrize(("text", "config"), [("model_config_list {}", {}), ("# nothing yet", None), ("\n", None)])
+def test_an_empty_list_of_models_is_not_the_same_as_none(
+    tmp_path: Path, text: str, config: Mapping[str, ModelConfig] | None
+):
+    """TensorFlow Serving unloads every model for the one, and keeps them for the other."""
     (tmp_path / "models.config").write_text(text)
-    assert read_config(tmp_path / "models.config") == {}
+    assert read_config(tmp_path / "models.config") == config
+
+
+def test_a_file_without_a_byte_cannot_be_read(tmp_path: Path):
+    """As in TensorFlow Serving, which does not start with it and keeps its models when it comes later."""
+    (tmp_path / "models.config").touch()
+    with pytest.raises(ConfigError, match=r"models\.config: cannot be read \(Invalid argument: the file is empty\)"):
+        read_config(tmp_path / "models.config")
 
 
 @pytest.mark.parametrize(

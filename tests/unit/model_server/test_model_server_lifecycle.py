@@ -114,19 +114,6 @@ def test_a_retry_that_nobody_wants_any_more_is_called_off():
     assert (a.versions[1].state, a.versions[1].code) == (State.END, grpc.StatusCode.CANCELLED)
 
 
-def test_a_folder_that_cannot_be_read_changes_nothing():
-    """But it has been looked at: nobody waits for it."""
-    a = model()
-    a.found(paths(1))
-    serve(a, 1)
-    a.configure(a.config)
-    assert not a.is_settled
-    a.found(None)
-    assert a.is_settled
-    assert a.next_step(now=0.0) is None
-    assert a.served() == {1: "servable 1"}
-
-
 def test_a_model_without_a_config_is_unloaded_and_its_history_stays():
     """Status can still tell what was."""
     a = model(All())
@@ -141,15 +128,26 @@ def test_a_model_without_a_config_is_unloaded_and_its_history_stays():
     assert a.versions[3].state is State.END
 
 
-def test_a_model_is_settled_once_its_folder_was_looked_at_and_nothing_is_left_to_load():
-    """A start waits for this, and so does a reload."""
+def test_a_model_is_settled_once_it_has_a_version_and_nothing_is_left_to_load():
+    """A start waits for this, and so does a reload; of versions under a config before, none counts."""
     a = model()
-    assert not a.is_settled
-    a.found(paths())
-    assert a.is_settled
+    for _ in range(2):
+        a.found(paths())
+        assert not a.is_settled
+        a.found(paths(1))
+        assert not a.is_settled
+        serve(a, 1)
+        assert a.is_settled
+        a.configure(None)
+        a.versions[1].ended()
+        a.configure(model().config)
+
+
+def test_a_model_whose_only_version_vanishes_before_it_is_loaded_is_settled():
+    """It has failed: in TensorFlow Serving it ends as well, and nobody waits any longer."""
+    a = model()
     a.found(paths(1))
-    assert not a.is_settled
-    serve(a, 1)
+    a.found(paths())
     assert a.is_settled
 
 

@@ -59,27 +59,82 @@ def test_a_reload_replaces_the_whole_config(models: Models, serve: Serve, until:
     until(lambda: client.states("other") == {5: "END"})
 
 
-@pytest.mark.parametrize(
-    ("models_listed", "refused"),
-    [
-        (["tiny", "tiny"], (Status.INVALID_ARGUMENT, "Illegal to list model tiny multiple times in config list")),
-        (
-            ["tiny", "absent"],
-            (Status.UNKNOWN, "1 model(s) did not become available: {{absent: no version found under "),
-        ),
-    ],
-    ids=["twice", "no such folder"],
-)
-def test_a_reload_that_cannot_be_done_says_so_and_what_is_served_stays(
-    models: Models, serve: Serve, refusal: Refusal, models_listed: list[str], refused: tuple[Status, str]
+def test_a_reload_that_lists_a_model_twice_is_invalid_and_what_is_served_stays(
+    models: Models, serve: Serve, refusal: Refusal
 ):
-    """It neither hangs nor takes anything away."""
+    """The text is TensorFlow Serving's."""
     models.publish(1)
     client = serve()
-    code, text = refusal(lambda: client.reload(models.config(*map(models.entry, models_listed))))
-    assert (code, text[: len(refused[1])]) == refused
+    assert refusal(lambda: client.reload(models.config(models.entry(), models.entry()))) == (
+        Status.INVALID_ARGUMENT,
+        "Illegal to list model tiny multiple times in config list",
+    )
     assert client.states() == {1: "AVAILABLE"}
     assert client.weight() == 2.0
+
+
+def count_looks(client: Client) -> list[str]:
+    """Return the models at whose base paths the server looks from now on, a list that grows."""
+    watcher, looks = client.server._watcher, []
+    scan = watcher._scan
+    watcher._scan = lambda config: (looks.append(config.name), scan(config))[1]
+    return looks
+
+
+@pytest.mark.parametrize(
+    "policy", ["latest { num_versions: 2 }", "specific { versions: 2 }"], ids=["latest", "specific"]
+)
+def test_a_base_path_that_does_not_exist_wedges_the_server_until_it_is_there(
+    models: Models, serve: Serve, until: Until, caplog: pytest.LogCaptureFixture, policy: str
+):
+    """No model gets a new version, and a corrected file changes nothing until the new model has a version."""
+    models.publish(1, 2.0)
+    client = serve(model_config_file_poll_wait_seconds=0.02)
+    models.configure(models.entry(), models.entry("absent", extra=f"model_version_policy {{ {policy} }}"))
+    until(lambda: "Could not find base path" in caplog.text)
+    models.publish(2, 3.0)
+    models.configure(models.entry())
+    looks = count_looks(client)
+    until(lambda: len(looks) > 3)
+    assert client.states() == {1: "AVAILABLE"}
+    (models.root / "absent").mkdir()
+    until(lambda: client.states() == {2: "AVAILABLE", 1: "END"})
+    assert sorted(client.server._repository.config) == ["absent", "tiny"]
+    models.publish(2, 3.0, name="absent")
+    until(lambda: sorted(client.server._repository.config) == ["tiny"])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "Invalid argument: the file is empty"),
+        ("# nothing", "It is only legal to transition from one ModelConfigList to another."),
+        ("\n", "It is only legal to transition from one ModelConfigList to another."),
+    ],
+    ids=["no byte", "comment", "newline"],
+)
+def test_a_config_file_without_a_list_unloads_nothing(
+    models: Models, serve: Serve, until: Until, caplog: pytest.LogCaptureFixture, content: str, told: str
+):
+    """An empty list does."""
+    models.publish(1)
+    file = models.configure()
+    client = serve(file, model_config_file_poll_wait_seconds=0.02)
+    file.write_text(content)
+    until(lambda: told in caplog.text)
+    assert client.states() == {1: "AVAILABLE"}
+    models.configure("")
+    until(lambda: client.states() == {1: "END"})
+
+
+def test_a_server_that_starts_without_a_list_takes_the_first_one(models: Models, serve: Serve, until: Until):
+    """It serves nothing until then."""
+    models.publish(1)
+    file = models.root / "models.config"
+    file.write_text("# nothing yet")
+    client = serve(file, model_config_file_poll_wait_seconds=0.02)
+    models.configure()
+    until(lambda: client.prediction.Predict.future(client.request("tiny"), timeout=9.0).code() is Status.OK)
 
 
 @pytest.mark.parametrize("config", ["", "custom_model_config {}"])

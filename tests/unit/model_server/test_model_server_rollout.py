@@ -1,6 +1,7 @@
 """Versions that come and go, break and warm up while the server runs."""
 
 import shutil
+import threading
 from collections.abc import Callable
 
 import grpc
@@ -9,6 +10,9 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
+from model_server.errors import ServableNotFound
+from model_server.flags import Flags
+from model_server.server import ModelServer
 from tests.unit.model_server.model_folder import Models
 from tests.unit.model_server.serving_client import Client
 from tests.unit.model_server.tiny_model import Gate
@@ -140,14 +144,32 @@ def test_a_call_on_a_version_that_is_unloaded_finishes(models: Models, serve: Se
     until(lambda: client.states() == {2: "AVAILABLE", 1: "END"})
 
 
-def test_a_model_without_versions_keeps_nobody_waiting(models: Models, serve: Serve, until: Until, refusal: Refusal):
-    """The others are served, and it is too once its folder and a version are there."""
+@pytest.mark.parametrize("directory", [True, False], ids=["empty", "missing"])
+def test_the_port_stays_closed_until_every_model_has_a_version(
+    models: Models, connect: Callable[[str], Client], until: Until, directory: bool
+):
+    """As in TensorFlow Serving; while a base path is missing not even the others are loaded."""
     models.publish(1)
-    client = serve(models.configure(models.entry(), models.entry("later")))
-    assert client.weight() == 2.0
-    assert refusal(lambda: client.states("later"))[0] is Status.NOT_FOUND
+    if directory:
+        (models.root / "later").mkdir()
+    file = models.configure(models.entry(), models.entry("later"))
+    server = ModelServer(Flags(port=0, model_config_file=file, file_system_poll_wait_seconds=0.05))
+    looks, scan = [], server._watcher._scan
+    server._watcher._scan = lambda config: (looks.append(config.name), scan(config))[1]
+    starting = threading.Thread(target=server.start, daemon=True)
+    starting.start()
+    until(lambda: looks.count("later") > 3)
+    if directory:
+        until(lambda: [status.state.name for status in server._repository.statuses("tiny")] == ["AVAILABLE"])
+    else:
+        with pytest.raises(ServableNotFound):
+            server._repository.statuses("tiny")
+    assert (starting.is_alive(), server.port) == (True, 0)
     models.publish(4, 3.0, name="later")
-    until(lambda: client.prediction.Predict.future(client.request("later"), timeout=9.0).code() is Status.OK)
+    starting.join(20.0)
+    client = connect(server.address)
+    assert (client.weight(), client.weight("later")) == (2.0, 3.0)
+    server.stop()
 
 
 def test_warm_up_runs_before_a_version_is_served(models: Models, serve: Serve, until: Until, gates: Gates):

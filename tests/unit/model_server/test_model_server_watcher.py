@@ -123,14 +123,26 @@ def test_a_version_that_vanishes_is_unloaded_and_the_one_before_comes_back(setup
     until(lambda: setup.states() == {2: "END", 1: "AVAILABLE"})
 
 
-def test_a_base_path_that_vanishes_unloads_nothing(setup: Setup, until: Until, caplog: pytest.LogCaptureFixture):
-    """A volume may be gone for a moment."""
-    setup.put(1)
-    setup.watch()
-    until(lambda: setup.states() == {1: "AVAILABLE"})
-    (setup.root / "a").rename(setup.root / "away")
-    until(lambda: "cannot be read" in caplog.text)
-    assert setup.states() == {1: "AVAILABLE"}
+def test_a_base_path_that_vanishes_holds_up_every_model_until_it_is_back(
+    setup: Setup, until: Until, caplog: pytest.LogCaptureFixture
+):
+    """Nothing is unloaded and nothing loaded, wherever in the config it stands; an empty directory is enough."""
+    for name in ("a", "b", "c"):
+        setup.put(1, name=name)
+    setup.watch("a", "b", "c")
+    until(lambda: all(setup.states(name) == {1: "AVAILABLE"} for name in ("a", "b", "c")))
+    (setup.root / "b").rename(setup.root / "away")
+    until(lambda: f"Could not find base path {setup.root / 'b'} for servable b" in caplog.text)
+    setup.put(2)
+    setup.put(2, name="c")
+    looks, scan_config = [], setup.watcher._scan
+    setup.watcher._scan = lambda config: (looks.append(config.name), scan_config(config))[1]
+    until(lambda: looks.count("b") > 2)
+    assert [setup.states(name) for name in ("a", "b", "c")] == [{1: "AVAILABLE"}] * 3
+    assert "c" not in looks
+    (setup.root / "b").mkdir()
+    until(lambda: [setup.states(name)[1] for name in ("a", "b", "c")] == ["END"] * 3)
+    assert setup.states() == setup.states("c") == {2: "AVAILABLE", 1: "END"}
 
 
 def test_lookups_go_on_while_a_version_loads(setup: Setup, until: Until):
@@ -264,31 +276,53 @@ def test_a_reload_waits_for_the_models_that_it_adds(setup: Setup, until: Until):
     until(lambda: setup.states() == {1: "END"})
 
 
-@pytest.mark.parametrize(("versions", "reason"), [((7,), "version 7 is broken"), ((), "no version found under")])
-def test_a_reload_tells_which_new_model_did_not_come(setup: Setup, versions: tuple[int, ...], reason: str):
+def test_a_reload_tells_which_new_model_did_not_come(setup: Setup):
     """The config is in force all the same."""
     setup.loader.broken.add(7)
     setup.put(1)
-    setup.put(*versions, name="b")
+    setup.put(7, name="b")
     setup.watch()
-    with pytest.raises(ModelsUnavailable, match=rf"^1 model\(s\) did not become available: .*b: {reason}"):
+    with pytest.raises(ModelsUnavailable, match=r"^1 model\(s\) did not become available: .*b: version 7 is broken"):
         setup.repository.reload(setup.config("a", "b"), give_up=lambda: False)
     assert sorted(setup.repository.config) == ["a", "b"]
 
 
+@pytest.mark.parametrize("directory", [True, False], ids=["empty", "missing"])
+def test_a_reload_waits_for_a_new_model_without_versions_and_holds_up_the_next(
+    setup: Setup, until: Until, directory: bool
+):
+    """As ServerCore does; a version ends it, and then the next one takes its turn."""
+    setup.put(1)
+    setup.watch()
+    if directory:
+        (setup.root / "b").mkdir()
+    ended = []
+
+    def reload(*names: str) -> None:
+        setup.repository.reload(setup.config(*names), give_up=lambda: False)
+        ended.append(names)
+
+    first = threading.Thread(target=reload, args=("a", "b"), daemon=True)
+    first.start()
+    until(lambda: "b" in setup.repository.config)
+    second = threading.Thread(target=reload, args=("a",), daemon=True)
+    second.start()
+    given_up = iter([False, False, True])
+    setup.repository.reload(setup.config("a", "c"), give_up=lambda: next(given_up))
+    assert (sorted(setup.repository.config), ended) == (["a", "b"], [])
+    setup.put(3, name="b")
+    until(lambda: len(ended) == 2)
+    assert ended == [("a", "b"), ("a",)]
+
+
 def test_a_reload_that_nobody_waits_for_any_more_ends(setup: Setup, until: Until):
     """A client that hangs up frees its thread, whatever is still loading."""
+    setup.put(1)
     setup.loader.slow.add(7)
     setup.put(7, name="b")
     setup.watch()
     setup.repository.reload(setup.config("a", "b"), give_up=lambda: ("b", 7) in setup.loader.attempts)
     until(lambda: setup.states("b") == {7: "LOADING"})
-
-
-def test_a_reload_that_another_config_overtakes_says_that_its_model_did_not_come(setup: Setup):
-    """The model that was waited for has left the config before anybody looked at its folder."""
-    with pytest.raises(ModelsUnavailable, match=f"b: no version found under {setup.root / 'b'}"):
-        setup.repository.reload(setup.config("b"), give_up=setup.configure)
 
 
 def test_the_status_of_what_was_never_seen_is_not_found(setup: Setup, until: Until):
