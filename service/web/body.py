@@ -9,6 +9,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from service.errors import InvalidRequest
 from service.memory import MemoryLease
+from service.process.chunks import ChunksTooSmall
 
 # Copies of a body while it is read: gunicorn's buffer, Werkzeug's, and the bytes that are returned.
 _READING_COPIES = 3
@@ -24,7 +25,7 @@ def read_body(memory: MemoryLease) -> bytes:
         memory: Holds what it takes to read the body, and then what it takes to parse it.
 
     Raises:
-        InvalidRequest: it is empty, shorter than announced, compressed, or its chunks are not well formed.
+        InvalidRequest: it is empty, shorter than announced, compressed, or its chunks are not well formed or too small.
         MemoryExhausted: other requests hold too much memory.
         RequestEntityTooLarge: it is longer than the bound.
     """
@@ -38,6 +39,8 @@ def read_body(memory: MemoryLease) -> bytes:
         # Of a body in chunks, werkzeug reads as much as is allowed and does not look whether there is more.
         if request.content_length is None and request.environ["wsgi.input"].read(1):
             raise RequestEntityTooLarge
+    except ChunksTooSmall as error:
+        raise InvalidRequest(str(error)) from error
     except ParseException as error:
         raise InvalidRequest(f"the body's chunks are not well formed: {type(error).__name__}") from error
     if not body:

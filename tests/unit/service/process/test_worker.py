@@ -166,6 +166,38 @@ def test_silent_connections_hold_no_thread(gunicorn):
     assert read_all(silent[0]) == b""
 
 
+@with_options(worker_class=f"{APP}.PatientWorker", worker_connections="10", keep_alive="600")
+@pytest.mark.parametrize("request_first", [False, True], ids=["new", "kept alive"])
+def test_idle_connections_keep_nobody_out(gunicorn, request_first):
+    """When the table is full, a new connection takes the place of the one idle longest, and streams keep theirs."""
+    with gunicorn.connect(GET % b"/stream") as stream:
+        read_past(stream, b"tick")
+        idlers = []
+        for _ in range(30):
+            idlers.append(gunicorn.connect(GET % b"/" if request_first else b""))
+            if request_first:
+                read_past(idlers[-1], b"ok")
+        assert [gunicorn.get("/") for _ in range(20)] == [(200, b"ok")] * 20
+        assert read_all(idlers[0]) == b""
+        idlers[-1].sendall(GET % b"/")
+        read_past(stream, b"tick")
+
+
+@with_options(worker_class=f"{APP}.PatientWorker", worker_connections="10", keep_alive="600")
+def test_connections_that_wait_are_taken_in_while_others_send(gunicorn):
+    """Hundreds that come at once and send at any moment, the moment of their eviction included, hurt nobody."""
+    pid = gunicorn.status()["pid"]
+    crowd = [gunicorn.connect() for _ in range(100)]
+    for member in crowd:
+        with contextlib.suppress(OSError):
+            member.sendall(GET % b"/")
+    for member in crowd:
+        with contextlib.suppress(OSError):
+            member.recv(1 << 16)
+    assert gunicorn.status()["pid"] == pid
+    assert "Traceback" not in gunicorn.log.read_text()
+
+
 @with_options(threads="1")
 @pytest.mark.parametrize("kept_alive", [False, True], ids=["first request", "later request"])
 def test_half_a_head_is_answered_408_and_frees_its_thread(gunicorn, kept_alive):

@@ -34,6 +34,12 @@ class SettlingWorker(ImpatientWorker):
     settle_s = 2.0
 
 
+class PatientWorker(StreamingWorker):
+    """One that waits for silent connections for longer than any test does."""
+
+    limits = Limits(head_s=600.0)
+
+
 class Application:
     """Remembers what tests ask about: the drains that were announced and the streams that were closed."""
 
