@@ -65,6 +65,12 @@ class Settings(BaseSettings):
         description="names of this server that a Host header may have, with commas between them, beside localhost and "
         "IP addresses; *: any; unset: none where OSTINATO_HOST is loopback and OSTINATO_NUM_PROXIES is 0, else any",
     )
+    max_client_connections: int | None = Field(
+        None,
+        ge=1,
+        description="connections that one client address may have at once, more are answered 429; unset: any number. "
+        "Not applied behind proxies (OSTINATO_NUM_PROXIES), whose clients share its address",
+    )
     metrics_host: str = Field("127.0.0.1", description="address to listen on for /metrics")
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port of /metrics; 0 picks a free one; unset: the one after OSTINATO_PORT"

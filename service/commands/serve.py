@@ -7,6 +7,7 @@ import logging
 import math
 import socket
 import sys
+from dataclasses import replace
 from typing import Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn has no types of its own
@@ -17,6 +18,7 @@ from service.access.visitors import check_access
 from service.observability.logs import configure_logging
 from service.process.allocator import give_memory_back
 from service.process.listening import is_loopback, listen
+from service.process.worker import StreamingWorker
 from service.servers.tls import TlsFileError, backend_tls
 from service.settings import Settings, unknown_settings
 from service.texts.state_tokens import StateKeyError, StateKeys
@@ -57,7 +59,7 @@ def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, A
         # descriptor over.
         "bind": f"fd://{listener.detach()}",
         "workers": 1,
-        "worker_class": "service.process.worker.StreamingWorker",
+        "worker_class": _worker_class(settings),
         # Each accepted text holds a thread while it runs or waits; threads are made when they are needed.
         "threads": threads,
         # Connections beyond the threads: kept alive, or about to be answered 429.
@@ -77,6 +79,13 @@ def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, A
         # gunicorn 27 opens a control socket in the working directory unless told not to.
         "control_socket_disable": True,
     }
+
+
+def _worker_class(settings: Settings) -> type[StreamingWorker]:
+    """Return the worker with the limits that are set; behind proxies all connections are the proxy's."""
+    max_connections = None if settings.num_proxies else settings.max_client_connections
+    limits = replace(StreamingWorker.limits, max_client_connections=max_connections)
+    return type("GatewayWorker", (StreamingWorker,), {"limits": limits})
 
 
 def _close(server: object, worker: Any) -> None:  # noqa: ARG001 - gunicorn tells hooks by their arguments

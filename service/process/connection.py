@@ -7,6 +7,7 @@ import math
 import socket
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 # gunicorn has no types of its own, hence every `type: ignore` in this file.
@@ -22,7 +23,7 @@ class HeadTimeout(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a client may take, in seconds.
+    """How long a client may take, in seconds, and how many connections it may have.
 
     A client may keep us waiting for `body_s`, but every byte gives some of that back: a client at
     `min_body_bytes_per_s` or above is never cut, one that sends a byte now and then is. Apache's mod_reqtimeout does
@@ -33,6 +34,7 @@ class Limits:
     body_s: float = 30.0
     min_body_bytes_per_s: float = 500.0
     write_s: float = 30.0  # without taking a byte
+    max_client_connections: int | None = None  # of one address; behind a proxy all have the proxy's
 
 
 class PatientUnreader(SocketUnreader):  # type: ignore[misc]
@@ -75,6 +77,7 @@ class Connection(TConn):  # type: ignore[misc]
         """
         super().__init__(cfg, sock, address, server)
         self.limits = limits
+        self.on_close: Callable[[], object] = lambda: None
         seconds, micros = divmod(round(limits.write_s * 1_000_000), 1_000_000)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, micros))
         if sock.family != socket.AF_UNIX:
@@ -93,4 +96,6 @@ class Connection(TConn):  # type: ignore[misc]
 
     def close(self, graceful: bool = False) -> None:  # noqa: ARG002 (gunicorn's signature)
         """Close at once. gunicorn asks on the accept thread, and `StreamingWorker.handle` has lingered before."""
+        on_close, self.on_close = self.on_close, lambda: None
+        on_close()
         util.close(self.sock)

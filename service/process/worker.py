@@ -21,7 +21,7 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import Future
 from functools import partial
 from http import HTTPStatus
@@ -79,6 +79,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         super().__init__(age, *args)
         self._youngest[:] = struct.pack("q", age)
         self._running: set[Connection] = set()
+        self._num_of_client: Counter[str] = Counter()
         self._accept_at = 0.0
         self._warn_at = 0.0
         self._quit_at = math.inf
@@ -92,10 +93,31 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
                 self._rest(error)
             return
+        if not self._admit(conn):
+            return
         self.nr_conns += 1
         conn.timeout = time.monotonic() + self.limits.head_s
         self.pending_conns.append(conn)
         self.poller.register(sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def _admit(self, conn: Connection) -> bool:
+        """Count a connection for its client's address, or refuse it as one too many."""
+        limit, client = self.limits.max_client_connections, conn.client
+        if limit is None or not isinstance(client, tuple):  # a Unix socket has no addresses
+            return True
+        if self._num_of_client[client[0]] >= limit:
+            message = f"an address may have at most {limit} connections at once; try again when one has ended"
+            _send_error(conn.sock, 429, message, "rate_limit_error", "Retry-After: 1\r\n")
+            conn.close()
+            return False
+        self._num_of_client[client[0]] += 1
+        conn.on_close = partial(self._forget_client, client[0])
+        return True
+
+    def _forget_client(self, address: str) -> None:
+        self._num_of_client[address] -= 1
+        if not self._num_of_client[address]:
+            del self._num_of_client[address]
 
     @property
     def _has_room(self) -> bool:
@@ -170,13 +192,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             return
         status, message = refusal
         self.log.info("Refused what is no request: %s", type(exc).__name__)
-        error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-        body = json.dumps({"error": error}).encode()
-        head = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        )
-        with contextlib.suppress(OSError):
-            util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        _send_error(client, status, message, "invalid_request_error")
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """Note SIGINT or SIGQUIT. Raising here, as gunicorn does, would print tracebacks and then wait for streams."""
@@ -247,3 +263,15 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         self.set_accept_enabled(False)
         for listener in self.sockets:
             listener.close()
+
+
+def _send_error(client: socket.socket, status: int, message: str, kind: str, headers: str = "") -> None:
+    """Send an error in the shape of every other one, as far as that is possible at once."""
+    error = {"message": message, "type": kind, "param": None, "code": None}
+    body = json.dumps({"error": error}).encode()
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n{headers}"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with contextlib.suppress(OSError):
+        util.write_nonblock(client, head.encode() + body)

@@ -183,6 +183,37 @@ def test_idle_connections_keep_nobody_out(gunicorn, request_first):
         read_past(stream, b"tick")
 
 
+@with_options(worker_class=f"{APP}.CountingWorker")
+def test_an_address_has_no_more_connections_than_the_limit(gunicorn):
+    """One more is told so; another address and a Unix socket are answered, and a place is free when one has closed."""
+
+    def admitted():
+        # Connections of before are forgotten a moment after they have closed.
+        sock = gunicorn.connect(GET % b"/")
+        data = b"."
+        with contextlib.suppress(ConnectionResetError):
+            while data and b"ok" not in data:
+                data = sock.recv(1 << 16)
+        return sock if data else sock.close()
+
+    ours = []
+    for _ in range(3):
+        wait_until(lambda: (sock := admitted()) and not ours.append(sock))
+    refusal = read_all(gunicorn.connect())
+    assert refusal.startswith(b"HTTP/1.1 429 Too Many Requests")
+    assert b"Retry-After: 1" in refusal
+    assert b"at most 3 connections" in refusal
+    with socket.create_connection(gunicorn.address, LIMIT_S, source_address=("127.0.0.2", 0)) as other:
+        other.sendall(LAST_GET % b"/")
+        assert read_all(other).endswith(b"ok")
+    with socket.socket(socket.AF_UNIX) as local:
+        local.connect(gunicorn.path)
+        local.sendall(LAST_GET % b"/")
+        assert read_all(local).endswith(b"ok")
+    ours[0].close()
+    wait_until(admitted)
+
+
 @with_options(worker_class=f"{APP}.PatientWorker", worker_connections="10", keep_alive="600")
 def test_connections_that_wait_are_taken_in_while_others_send(gunicorn):
     """Hundreds that come at once and send at any moment, the moment of their eviction included, hurt nobody."""

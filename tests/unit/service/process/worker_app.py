@@ -40,6 +40,12 @@ class PatientWorker(StreamingWorker):
     limits = Limits(head_s=600.0)
 
 
+class CountingWorker(StreamingWorker):
+    """One that takes three connections of an address."""
+
+    limits = Limits(max_client_connections=3)
+
+
 class Application:
     """Remembers what tests ask about: the drains that were announced and the streams that were closed."""
 

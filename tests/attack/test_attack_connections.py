@@ -1,0 +1,150 @@
+"""Connections that cost their owner nothing: silent, kept alive, and with bodies in chunks of one byte.
+
+Against gunicorn with the gateway's worker and number of threads, without models: it is the worker that is attacked.
+"""
+
+import contextlib
+import http.client
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.servers import ROOT, free_port
+
+APP = "tests.unit.service.process.worker_app"
+NUM_THREADS = 416
+GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+# Requests took 20 to 30 s, and an idle machine answers in milliseconds: a busy one lies far from both.
+PROMPT_S = 5.0
+
+
+class Server:
+    """gunicorn as `service serve` starts it."""
+
+    def __init__(self, log):
+        self.port = free_port()
+        options = ["-k", "service.process.worker.StreamingWorker", "-b", f"127.0.0.1:{self.port}", "--backlog", "2048"]
+        options += ["--threads", str(NUM_THREADS), "--worker-connections", str(2 * NUM_THREADS), "--keep-alive", "15"]
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", *options, "--no-control-socket", f"{APP}:application"],
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+            )
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError):
+                self.get_s()
+                return
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+
+    def connect(self, sent=b""):
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        sock.sendall(sent)
+        return sock
+
+    def get_s(self):
+        """Return the seconds that a request on a connection of its own takes."""
+        began = time.monotonic()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        with contextlib.closing(connection):
+            connection.request("GET", "/")
+            assert connection.getresponse().read() == b"ok"
+        return time.monotonic() - began
+
+    def end(self):
+        self.process.terminate()
+        try:
+            self.process.wait(40)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The server, and as many descriptors for this process as it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    server = Server(tmp_path / "log")
+    yield server
+    server.end()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def crowd():
+    """Connections that are closed after the test."""
+    with contextlib.ExitStack() as connections:
+        yield connections
+
+
+@pytest.mark.parametrize("sent", [b"", GET], ids=["silent", "kept alive"])
+def test_2000_idle_connections_keep_nobody_out(server, crowd, sent):
+    """Whether they never send anything, or were served once: other requests are answered promptly."""
+    for _ in range(2000):
+        crowd.enter_context(server.connect(sent))
+    seconds = sorted(server.get_s() for _ in range(50))
+    print(f"50 requests beside 2,000 connections: median {seconds[25]:.3f} s, longest {seconds[-1]:.3f} s")
+    assert seconds[-1] < PROMPT_S
+
+
+def test_connections_that_come_back_keep_nobody_out(server, crowd):
+    """Each that is closed is opened again at once."""
+    over = threading.Event()
+
+    def reconnect():
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                crowd.enter_context(server.connect())
+                time.sleep(0.005)
+
+    for _ in range(900):
+        crowd.enter_context(server.connect())
+    thread = threading.Thread(target=reconnect)
+    thread.start()
+    try:
+        seconds = sorted(server.get_s() for _ in range(50))
+    finally:
+        over.set()
+        thread.join()
+    print(f"50 requests beside connections that come back: longest {seconds[-1]:.3f} s")
+    assert seconds[-1] < PROMPT_S
+
+
+def cpu_s(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_bodies_in_chunks_of_one_byte_are_refused_early(server):
+    """32 clients send 1 MB each so: the worker spends next to nothing on them."""
+    (worker,) = map(int, Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split())
+    body = b"1\r\nx\r\n" * (1 << 20) + b"0\r\n\r\n"
+    head = b"POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    def send():
+        with server.connect(head) as sock, contextlib.suppress(OSError):
+            sock.sendall(body)
+            sock.recv(4096)
+
+    before = cpu_s(worker)
+    threads = [threading.Thread(target=send) for _ in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    used = cpu_s(worker) - before
+    print(f"{used:.1f} s of the processor for 32 bodies of 1 MB in chunks of one byte")
+    # 32 × 2.7 s when each was read to its end.
+    assert used < 15
+    assert server.get_s() < PROMPT_S
