@@ -16,6 +16,9 @@ from gunicorn.config import Config  # type: ignore[import-untyped]
 from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import TConn  # type: ignore[import-untyped]
 
+# More than nginx takes by default; gunicorn would take 819 KB, of as many clients as there are connections.
+MAX_HEAD_BYTES = 64 * 2**10
+
 
 class HeadTimeout(Exception):
     """The head of a request took too long. Not an OSError: gunicorn logs those with a traceback and no answer."""
@@ -78,6 +81,7 @@ class Connection(TConn):  # type: ignore[misc]
         super().__init__(cfg, sock, address, server)
         self.limits = limits
         self.on_close: Callable[[], object] = lambda: None
+        self.head = b""  # what has come of a head that is not complete, and has no thread yet
         seconds, micros = divmod(round(limits.write_s * 1_000_000), 1_000_000)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, micros))
         if sock.family != socket.AF_UNIX:
@@ -88,7 +92,27 @@ class Connection(TConn):  # type: ignore[misc]
         super().init()
         if not isinstance(self.parser.unreader, PatientUnreader):
             self.parser.unreader = PatientUnreader(self.sock)
+        self.parser.unreader.unread(self.head)
+        self.head = b""
         self.parser.unreader.expect(self.limits.head_s)
+
+    def receive_head(self) -> bool:
+        """Take in what has arrived, without waiting; return whether the head is complete, or there will be no more."""
+        try:
+            data = self.sock.recv(MAX_HEAD_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            return True
+        return self.add_to_head(data) or not data
+
+    def add_to_head(self, data: bytes) -> bool:
+        """Add to what has come of a head; return whether it is complete. Empty lines before it are dropped."""
+        if not self.head:
+            data = data.lstrip(b"\r\n")
+        is_complete = b"\r\n\r\n" in self.head[-3:] + data
+        self.head += data
+        return is_complete
 
     def expect_body(self) -> None:
         """Expect the body of the request whose head has been parsed."""

@@ -5,9 +5,9 @@ imports this module in the master process, where no thread may be started.
 
 Pinned to gunicorn 27.0.1, whose request parser is the strictest so far and whose loop costs nothing per running
 stream (23.0 waits on every running future at each event). What its `ThreadWorker` lacks is closed here: an accept
-thread that lingers on other people's sockets, reads and writes with no time-out, bodies in any number of chunks, idle
-connections that keep others out, a worker that dies of EMFILE, and a shutdown that neither answers new requests nor
-tells the application. TLS ends at the proxy in front.
+thread that lingers on other people's sockets, reads and writes with no time-out, heads that hold a thread, bodies in
+any number of chunks, idle connections that keep others out, a worker that dies of EMFILE, and a shutdown that neither
+answers new requests nor tells the application. TLS ends at the proxy in front.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
 from service.process.chunks import limit_chunks
-from service.process.connection import Connection, HeadTimeout, Limits
+from service.process.connection import MAX_HEAD_BYTES, Connection, HeadTimeout, Limits
 
 # Errors of the request's head, the first that fits, with the status and the message for the client.
 _REFUSALS = (
@@ -85,7 +85,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         self._quit_at = math.inf
 
     def accept(self, listener: socket.socket) -> None:
-        """Take a connection in, to wait for its first byte without a thread; rest for a moment if that fails."""
+        """Take a connection in, to wait for a request without a thread; rest for a moment if that fails."""
         try:
             sock, address = listener.accept()
             conn = Connection(self.cfg, self.limits, sock, address, listener.getsockname())
@@ -96,9 +96,42 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         if not self._admit(conn):
             return
         self.nr_conns += 1
+        self._expect_head(conn)
+
+    def _expect_head(self, conn: Connection) -> None:
+        """Wait for the head of a request, without a thread: clients that send a part of it would hold them all."""
+        conn.sock.setblocking(False)
         conn.timeout = time.monotonic() + self.limits.head_s
         self.pending_conns.append(conn)
-        self.poller.register(sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def on_pending_socket_readable(self, conn: Connection, client: socket.socket) -> None:
+        """Collect a head, and hand the connection to the pool once it is complete."""
+        if conn.receive_head():
+            super().on_pending_socket_readable(conn, client)
+        elif len(conn.head) > MAX_HEAD_BYTES:
+            self._refuse_head(conn, LimitRequestHeaders(f"no end in {len(conn.head)} bytes"))
+
+    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
+        """Collect the head of a further request."""
+        self.poller.unregister(client)
+        self.keepalived_conns.remove(conn)
+        self._expect_head(conn)
+        self.on_pending_socket_readable(conn, client)
+
+    def murder_pending(self) -> None:
+        """Close the connections whose head has not come in time; one that began is told so."""
+        now = time.monotonic()
+        while self.pending_conns and self.pending_conns[0].timeout <= now:
+            self._refuse_head(self.pending_conns[0], HeadTimeout())
+
+    def _refuse_head(self, conn: Connection, error: Exception) -> None:
+        self.poller.unregister(conn.sock)
+        self.pending_conns.remove(conn)
+        self.nr_conns -= 1
+        if conn.head:
+            self.handle_error(None, conn.sock, conn.client, error)
+        conn.close()
 
     def _admit(self, conn: Connection) -> bool:
         """Count a connection for its client's address, or refuse it as one too many."""
@@ -161,6 +194,12 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
     def finish_request(self, conn: Connection, fs: "Future[bool]") -> None:
         """Take a connection back from the pool, on the accept thread."""
         self._running.discard(conn)
+        if not fs.cancelled() and fs.exception() is None and fs.result():
+            # What came behind the request is a part of the next one, at least.
+            is_complete = conn.add_to_head(conn.parser.unreader.take_buffered())
+            if conn.head:
+                (self.enqueue_req if is_complete else self._expect_head)(conn)
+                return
         super().finish_request(conn, fs)
 
     def handle(self, conn: Connection) -> bool:

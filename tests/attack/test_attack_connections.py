@@ -1,4 +1,4 @@
-"""Connections that cost their owner nothing: silent, kept alive, and with bodies in chunks of one byte.
+"""Connections that cost their owner nothing: silent, stopped in a head, kept alive, with bodies in chunks of one byte.
 
 Against gunicorn with the gateway's worker and number of threads, without models: it is the worker that is attacked.
 """
@@ -88,9 +88,9 @@ def crowd():
         yield connections
 
 
-@pytest.mark.parametrize("sent", [b"", GET], ids=["silent", "kept alive"])
+@pytest.mark.parametrize("sent", [b"", GET[:20], GET], ids=["silent", "half a head", "kept alive"])
 def test_2000_idle_connections_keep_nobody_out(server, crowd, sent):
-    """Whether they never send anything, or were served once: other requests are answered promptly."""
+    """Whether they never send anything, stop in a head, or were served once: other requests are answered promptly."""
     for _ in range(2000):
         crowd.enter_context(server.connect(sent))
     seconds = sorted(server.get_s() for _ in range(50))

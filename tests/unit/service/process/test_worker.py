@@ -242,6 +242,45 @@ def test_half_a_head_is_answered_408_and_frees_its_thread(gunicorn, kept_alive):
         assert read_all(staller).startswith(b"HTTP/1.1 408 ")
 
 
+@with_options(worker_class=f"{APP}.PatientWorker", threads="2")
+@pytest.mark.parametrize("before", ["", "request", "pipelined"])
+def test_a_part_of_a_head_holds_no_thread(gunicorn, before):
+    """Be it of a connection's first request or of a later one, and however it comes; the rest of it is waited for."""
+    half = b"GET / HTTP/1.1\r\nHo"
+    stallers = [
+        gunicorn.connect({"": half, "request": GET % b"/", "pipelined": GET % b"/" + half}[before]) for _ in range(6)
+    ]
+    for staller in stallers if before else ():
+        read_past(staller, b"ok")
+        if before == "request":
+            staller.sendall(half)
+    assert [gunicorn.get("/") for _ in range(5)] == [(200, b"ok")] * 5
+    for staller in stallers:
+        staller.sendall(b"st: test\r\n\r\n")
+        read_past(staller, b"ok")
+
+
+def test_pipelined_requests_are_answered_in_order(gunicorn):
+    """Wherever what comes is cut, bodies included."""
+    content = b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc" + GET % b"/" + LAST_GET % b"/"
+    for cut in range(0, len(content), 7):
+        with gunicorn.connect(content[:cut]) as sock:
+            time.sleep(0.01)
+            sock.sendall(content[cut:])
+            answer = read_all(sock)
+        assert answer.count(b"HTTP/1.1 200 ") == 3
+        assert answer.index(b"abc") < answer.index(b"ok")
+
+
+def test_a_head_without_an_end_is_refused(gunicorn):
+    """At a size that no proxy lets through either; as more of it comes, the answer may be lost by a reset."""
+    with gunicorn.connect(b"GET / HTTP/1.1\r\nHost: test\r\n") as sender:
+        with contextlib.suppress(OSError):
+            sender.sendall(b"X: y\r\n" * 20_000)
+        assert read_all(sender)[:13] in (b"HTTP/1.1 431 ", b"")
+    assert gunicorn.get("/") == (200, b"ok")
+
+
 @with_options(threads="1")
 def test_a_dripping_head_is_cut(gunicorn):
     """The limit is for the whole head, so a byte now and then buys no time."""
