@@ -55,6 +55,8 @@ def test_values_that_are_not_finite_are_left_to_who_can_ask_another_server():
         (outputs(**full("logprobs", 0.5)), r"output logprobs must be at most 0, got 0\.5"),
         (outputs(**full("logprobs", np.inf)), "output logprobs must be at most 0, got inf"),
     ],
+    # The bytes of a protobuf map differ from process to process, so they are no name for a test.
+    ids=lambda value: "" if isinstance(value, bytes) else value,
 )
 def test_what_no_model_computes_is_refused(content, message):
     """The message names the output, what it must be and what came."""
