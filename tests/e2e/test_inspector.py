@@ -316,6 +316,100 @@ def test_files_hold_what_was_seen(open_inspector, gateway, tmp_path):
         assert np.allclose(told["layers"][0]["values"][kind], values, atol=CLOSE), kind
 
 
+def answer_of(num_tokens, num_units=2):
+    """Make what /v1/inspect answers of so long a text, as a model of one layer would."""
+    values = np.tile(np.linspace(-1, 1, num_units, dtype="<f2"), (num_tokens, 1))
+    tokens = ["a", "b", " ", "c", "\n"] * (num_tokens // 5) + ["a"] * (num_tokens % 5)
+    return {
+        "model": "lstm",
+        "version": 1,
+        "tokens": tokens,
+        "token_ids": [0] * num_tokens,
+        "token_logprobs": [None] + [-1.0] * (num_tokens - 1),
+        "top_logprobs": [None] + [{"a": -1.0}] * (num_tokens - 1),
+        "expected": {"a": -1.0},
+        "positions": list(range(num_tokens)),
+        "layers": [
+            {"layer": 1, "units": list(range(num_units)), "values": {"hidden": base64.b64encode(values).decode()}}
+        ],
+    }
+
+
+LONGEST = """async (count) => {
+    const [{Heatmap}, {Matrix}, {PaintedText}, {placeOfLeast}] = await Promise.all(
+        ['heatmap', 'inspection', 'painted', 'telling'].map((name) => import(`/static/${name}.js`)));
+    const list = document.createElement('div');
+    new PaintedText(list, () => {}).show(Array(count).fill('a'));
+    const logprobs = Array.from({length: count}, (_, place) => place ? -place % 1000 : null);
+    const map = new Heatmap(document.createElement('div'), {});
+    const matrix = new Matrix(Float32Array.from({length: 4 * count}, (_, i) => i % 4 - 1.5), 4, true);
+    map.show({matrix, order: [0, 1, 2, 3], labels: Array(count).fill('a'), width: 1, courses: [], row: 0, column: 0});
+    const {blob, tokensPerPixel} = await map.picture('title');
+    const {width, height} = await createImageBitmap(blob);
+    return [list.childElementCount, placeOfLeast(logprobs), blob.type, width, height, tokensPerPixel];
+}"""
+
+
+def test_the_longest_prompt_is_within_what_browsers_do(open_inspector, gateway):
+    """131,072 tokens are neither arguments of one call nor a picture that is wider than a browser makes."""
+    page = open_inspector(gateway)
+    found = page.page.evaluate(LONGEST, 131_072)
+    assert found == [131_072, 999, "image/png", 131_072 // 8, 4 * 10 + 32, 8]
+
+
+def test_a_picture_that_has_several_tokens_in_a_pixel_is_told(open_inspector, gateway):
+    """In the page's status, where a person looks after a click."""
+    page = open_inspector(gateway)
+    page.page.evaluate("() => { HTMLElement.prototype.click = () => {}; }")  # no download
+    page.page.route("**/v1/inspect", lambda route: route.fulfill(json=answer_of(16_385)))
+    page.page.fill("#text", "a")
+    page.page.press("#text", "Control+Enter")
+    page.wait_for("16385 tokens read.")
+    page.page.locator("#png").dispatch_event("click")
+    page.page.locator("#status", has_text="each pixel has the mean of 2 tokens").wait_for()
+
+
+def test_an_answer_of_another_shape_is_told_and_the_page_stays_usable(open_inspector, gateway):
+    """Nothing has to be loaded again: the next text is read as ever."""
+    page = open_inspector(gateway)
+    page.page.route("**/v1/inspect", lambda route: route.fulfill(json={**answer_of(3), "positions": None}))
+    page.page.fill("#text", "abc")
+    page.click("#read")
+    page.wait_for_notice("Something went wrong on this page")
+    assert (page.page.is_enabled("#read"), page.page.is_enabled("#stop"), page.read("#status")) == (True, False, "")
+    page.page.unroute("**/v1/inspect")
+    page.complaints.clear()
+    page.look("lstm", TEXT[:20])
+    assert page.page.is_hidden("#notice")
+
+
+def test_a_picture_that_the_browser_does_not_make_is_told(open_inspector, gateway):
+    """A click without an effect would leave its visitor to guess."""
+    page = open_inspector(gateway)
+    page.look("lstm", TEXT[:20])
+    page.page.evaluate("() => { HTMLCanvasElement.prototype.toBlob = (done) => done(null); }")
+    page.click("#png")
+    page.wait_for_notice("This browser makes no picture")
+    page.page.evaluate("() => { JSON.stringify = () => { throw new Error('no memory'); }; }")
+    page.click("#json")
+    page.wait_for_notice("no memory")
+    page.complaints.clear()
+
+
+def test_an_embedding_that_was_not_loaded_is_asked_for_again(open_inspector, gateway):
+    """A lost connection is told, and opening it once more is enough."""
+    page = open_inspector(gateway)
+    page.look("lstm", TEXT[:20])
+    page.page.route("**/embedding/map*", lambda route: route.abort())
+    page.click("#embedding summary")
+    page.wait_for_notice("cannot be reached")
+    page.excuse_failed_loads()
+    page.page.unroute("**/embedding/map*")
+    page.click("#embedding summary")
+    page.click("#embedding summary")
+    page.page.locator("#embedding-told", has_text="The plane shows").wait_for()
+
+
 def test_gates_of_a_long_text_come_when_they_are_wanted(open_inspector, gateway):
     """A text of which all would be much: states at first, then the gates of a layer."""
     page = open_inspector(gateway)

@@ -128,15 +128,19 @@ def test_a_model_that_reads_backwards_leads_up_to_an_ending(open_playground, gat
 
 
 def test_a_key_is_asked_for(browser, start_gateway, key_file):  # noqa: F811 - a fixture
-    """Once; a wrong one is asked for again."""
+    """Once; a wrong one is asked for again, with the reason."""
+    from playwright.sync_api import expect
+
     key = keys(key_file, "add", "--tenant", "alice")
     gateway = start_gateway(keys_file=key_file)
     context = browser.new_context()
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     page.goto(f"http://127.0.0.1:{gateway.port}/")
-    for given in ("wrong", key):
+    for given, refused in (("wrong", ""), (key, "The key was refused: the key is not valid.")):
         page.wait_for_selector("#key[open]")
+        expect(page.locator("#key-refused")).to_have_text(refused)
+        assert page.is_visible("#key-refused") == bool(refused)
         page.fill("#key-value", given)
         page.click("#key button[value=use]")
     page.locator("#model-0 option").first.wait_for(state="attached")
@@ -144,6 +148,41 @@ def test_a_key_is_asked_for(browser, start_gateway, key_file):  # noqa: F811 - a
     page.locator("#status", has_text="Done.").wait_for()
     assert key not in page.evaluate("JSON.stringify(localStorage) + location.href")
     context.close()
+
+
+@pytest.mark.parametrize("event", ['{"seed": 1, "choices": [null]}', "<html>"], ids=["shape", "no JSON"])
+def test_an_unexpected_event_is_told_and_the_page_stays_usable(open_playground, gateway, event):
+    """Nothing has to be loaded again: the next text is written as ever."""
+    page = open_playground(gateway)
+    body = f"data: {event}\n\ndata: [DONE]\n\n"
+    page.page.route("**/v1/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    page.set(**FIELDS)
+    page.click("#write")
+    page.wait_for_notice("Something went wrong on this page")
+    assert (page.page.is_enabled("#write"), page.page.is_enabled("#stop"), page.read("#status")) == (True, False, "")
+    page.page.unroute("**/v1/completions")
+    page.complaints.clear()
+    assert page.write(TEXT[:20]) == gateway.text(prompt=TEXT[:20], **ASKED)
+
+
+def test_one_of_two_texts_that_fails_leaves_the_other_to_be_stopped(open_playground, gateway):
+    """The page is busy until both have ended: else a further text would be written among the other's tokens."""
+    page = open_playground(gateway)
+    page.page.check("#compare")
+    page.set(0, **{**FIELDS, "max_tokens": "2000"})
+    page.page.locator("#max_tokens-0").evaluate("node => { node.max = 1e6; node.value = 90000; }")
+    page.set(1, **FIELDS)
+    page.page.locator("#temperature-1").evaluate("node => { node.type = 'text'; node.value = '9'; }")
+    page.page.fill("#prompt", TEXT[:20])
+    page.click("#write")
+    page.page.locator(".output").first.locator(".token").nth(20).wait_for()
+    assert (page.page.is_enabled("#write"), page.page.is_enabled("#stop")) == (False, True)
+    page.click("#stop")
+    page.page.locator("#write:enabled").wait_for()
+    page.excuse_failed_loads()
+    num_tokens = page.page.locator(".token").count()
+    page.page.wait_for_timeout(300)
+    assert page.page.locator(".token").count() == num_tokens
 
 
 @pytest.mark.parametrize(

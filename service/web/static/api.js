@@ -14,12 +14,18 @@ export function keepKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 
+export function hasKey() {
+  return sessionStorage.getItem(KEY) !== null;
+}
+
 export async function get(path) {
-  return (await send(path, {})).json();
+  const response = await send(path, {});
+  return lost(response.json());
 }
 
 export async function post(path, body, signal) {
-  return (await send(path, { method: "POST", body: JSON.stringify(body), signal })).json();
+  const response = await send(path, { method: "POST", body: JSON.stringify(body), signal });
+  return lost(response.json(), signal);
 }
 
 // The answer as bytes, for those that are large.
@@ -67,6 +73,7 @@ async function lost(promise, signal) {
     return await promise;
   } catch (error) {
     if (signal?.aborted) throw error;
+    if (error instanceof SyntaxError) throw new Failure("What answered is not this server: it sent no JSON. Check the address.", 0, "foreign");
     throw new Failure("The server cannot be reached. Check that it runs, and try again.", 0, "lost");
   }
 }

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { palette } from "./colors.js";
-import { button, row, visible } from "./telling.js";
+import { button, placeOfLeast, row, visible } from "./telling.js";
 
 const MARGIN_PX = 24;
 // More names than this hide each other.
@@ -36,7 +36,7 @@ export class EmbeddingMap {
     this.#chosen = null;
     this.#near.clear();
     this.#rows.replaceChildren();
-    await this.#attempt(async () => {
+    const isShown = await this.#attempt(async () => {
       const map = await get(`v1/models/${encodeURIComponent(reference)}/embedding/map?count=1000`);
       if (this.#reference !== reference) return;
       this.#map = map;
@@ -44,13 +44,14 @@ export class EmbeddingMap {
       this.#told.textContent = `${map.tokens.length} tokens. The plane shows ${shares.join(" and ")} of all differences; the rest lies in directions that a plane does not have.`;
       this.draw();
     });
+    if (!isShown && this.#reference === reference) this.#reference = null; // so that it is asked for again
   }
 
   // Shows what lies beside a token.
   async choose(tokenId) {
     if (!this.#map || this.#chosen === tokenId) return;
     this.#chosen = tokenId;
-    await this.#attempt(async () => {
+    const isShown = await this.#attempt(async () => {
       const found = await get(`v1/models/${encodeURIComponent(this.#reference)}/embedding/neighbors?token_id=${tokenId}&count=10`);
       if (this.#chosen !== tokenId) return;
       this.#near = new Set(found.data.map((neighbor) => neighbor.token_id));
@@ -59,13 +60,14 @@ export class EmbeddingMap {
       this.#rows.parentElement.caption.textContent = `Nearest to ${visible(found.token)}`;
       this.draw();
     });
+    if (!isShown && this.#chosen === tokenId) this.#chosen = null;
   }
 
   // Where each token stands on the canvas, [x, y] in pixels.
   #places() {
     const along = (values, length) => {
-      const low = Math.min(...values);
-      const stretch = (length - 2 * MARGIN_PX) / (Math.max(...values) - low || 1);
+      const [low, high] = values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
+      const stretch = (length - 2 * MARGIN_PX) / (high - low || 1);
       return values.map((value) => MARGIN_PX + (value - low) * stretch);
     };
     const ys = along(this.#map.y, this.#canvas.clientHeight);
@@ -94,6 +96,6 @@ export class EmbeddingMap {
   #pick(event) {
     if (!this.#map) return;
     const away = this.#places().map(([x, y]) => Math.hypot(x - event.offsetX, y - event.offsetY));
-    this.choose(this.#map.token_ids[away.indexOf(Math.min(...away))]);
+    this.choose(this.#map.token_ids[placeOfLeast(away)]);
   }
 }

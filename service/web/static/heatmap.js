@@ -1,7 +1,9 @@
 // A matrix as colours, tokens from left to right and units from top to bottom, with the course of one unit below.
 // Only what can be seen is drawn, so that a text of thousands of tokens scrolls as a short one does.
 
+import { Failure } from "./api.js";
 import { Palette, palette } from "./colors.js";
+import { breath } from "./inspection.js";
 import { visible } from "./telling.js";
 
 const LABELS_PX = 20;
@@ -10,6 +12,11 @@ const MAP_PX = 420;
 const MAX_UNIT_PX = 10;
 // Narrower columns have no room for a character.
 const LABELLED_PX = 8;
+// Of a picture. Chromium makes none that is wider or higher than 32,767, Safari none of more than 67 million pixels.
+const MAX_PICTURE_PX = 16_384;
+const TITLE_PX = 32;
+// What is drawn at once, in pixels of the picture: a longer text at once would need a canvas as long as itself.
+const STRIP_PX = 512;
 
 export class Heatmap {
   #scroller;
@@ -63,23 +70,35 @@ export class Heatmap {
     });
   }
 
-  // The whole map as a picture, without scrolling: a PNG. Tokens get as many pixels as a picture may be wide.
-  picture(title) {
-    const { matrix } = this.#shown;
-    const width = Math.max(1, Math.min(12, Math.floor(8192 / matrix.rows)));
-    const height = Math.max(1, Math.min(MAX_UNIT_PX, Math.floor(1024 / matrix.columns)));
+  // The whole map as a picture, without scrolling: a PNG. A token gets up to 12 pixels, or, where a picture cannot be so
+  // wide, a pixel has the mean of several. Returns `blob` and `tokensPerPixel`.
+  async picture(title) {
+    const shown = this.#shown;
+    const { matrix } = shown;
+    const tokensPerPixel = Math.ceil(matrix.rows / MAX_PICTURE_PX);
+    const width = Math.max(1, Math.min(12, Math.floor(8192 / matrix.rows))) / tokensPerPixel;
+    const unit = Math.max(1, Math.min(MAX_UNIT_PX, Math.floor(1024 / matrix.columns)));
+    const height = Math.min(MAX_PICTURE_PX / 4 - TITLE_PX, matrix.columns * unit);
     const canvas = document.createElement("canvas");
-    canvas.width = Math.max(480, matrix.rows * width);
-    canvas.height = matrix.columns * height + 32;
+    canvas.width = Math.max(480, Math.ceil(matrix.rows * width));
+    canvas.height = height + TITLE_PX;
     const context = canvas.getContext("2d");
     context.fillStyle = palette().ground;
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.fillStyle = palette().ink;
     context.font = "15px sans-serif";
-    context.fillText(title, 6, 21);
-    context.imageSmoothingEnabled = false;
-    context.drawImage(this.#pixels(0, matrix.rows), 0, 32, matrix.rows * width, matrix.columns * height);
-    return new Promise((resolve) => canvas.toBlob(resolve));
+    context.fillText(tokensPerPixel > 1 ? `${title}, ${tokensPerPixel} tokens in a pixel` : title, 6, 21);
+    context.imageSmoothingEnabled = tokensPerPixel > 1 || height < matrix.columns;
+    context.imageSmoothingQuality = "high";
+    const strip = STRIP_PX * tokensPerPixel;
+    for (let first = 0; first < matrix.rows; first += strip) {
+      const last = Math.min(matrix.rows, first + strip);
+      context.drawImage(this.#pixels(first, last, shown), first * width, TITLE_PX, (last - first) * width, height);
+      await breath();
+    }
+    const blob = await new Promise((resolve) => canvas.toBlob(resolve));
+    if (!blob) throw new Failure(`This browser makes no picture of ${canvas.width} × ${canvas.height} pixels. Read less of the text, or fewer units.`);
+    return { blob, tokensPerPixel };
   }
 
   get #mapHeight() {
@@ -130,8 +149,7 @@ export class Heatmap {
   }
 
   // Some rows of the matrix as a picture of a pixel for each number.
-  #pixels(first, last) {
-    const { matrix, order } = this.#shown;
+  #pixels(first, last, { matrix, order } = this.#shown) {
     const { pixels } = palette();
     const image = new ImageData(last - first, matrix.columns);
     const into = new Uint32Array(image.data.buffer);

@@ -10,8 +10,8 @@ import { copyAddress, fromHash, note } from "./link.js";
 import { ModelChoice, fill, loadModels } from "./models.js";
 import { PaintedText, activation, sureness } from "./painted.js";
 import { showPlace } from "./place.js";
-import { attempt, startTheme } from "./shell.js";
-import { number, visible } from "./telling.js";
+import { TaskRunner, attempt, startTheme } from "./shell.js";
+import { number, placeOfLeast, visible } from "./telling.js";
 import { UnitSearch } from "./unit_search.js";
 
 const SAMPLE = `The function returns a list of names (strings). If "name" is not given, it is taken from the file.
@@ -48,9 +48,12 @@ const unitSearch = new UnitSearch({
     order.of.clear();
     showMap();
   },
-});
+}, attempt);
 const plane = new EmbeddingMap({ canvas: page.plane, rows: page.neighbors, told: page["embedding-told"] }, attempt);
-let running = null;
+const tasks = new TaskRunner(
+  { form: page.request, submit: page.read, stop: page.stop, status: page.status },
+  async () => models.show(await loadModels().catch(() => [])),
+);
 let found = null; // Inspection
 let asked = null; // the request that it is the answer to
 let reader = null; // what the service says of the model that read
@@ -77,12 +80,7 @@ function listen() {
     chosen.place = null;
     read();
   });
-  page.stop.addEventListener("click", () => running?.abort());
   page.share.addEventListener("click", share);
-  document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !running) page.request.requestSubmit();
-    if (event.key === "Escape" && !document.querySelector("dialog[open]")) running?.abort();
-  });
   for (const name of ["text", "max_positions", "max_units", "backwards"]) page[name].addEventListener("input", keep);
   page.paint.addEventListener("change", () => { paint(); keep(); });
   page.layer.addEventListener("change", () => choose({ layer: Number(page.layer.value) }));
@@ -91,14 +89,13 @@ function listen() {
   page.order.addEventListener("change", () => { order = { by: page.order.value, of: new Map() }; showMap(); });
   page.width.addEventListener("input", () => { showMap(); map.reveal(); });
   page.gates.addEventListener("click", loadGates);
-  page.png.addEventListener("click", savePicture);
-  page.json.addEventListener("click", async () => save(await found.json(), "json"));
+  page.png.addEventListener("click", () => attempt(savePicture));
+  page.json.addEventListener("click", () => attempt(async () => save(await found.json(), "json")));
   page.embedding.addEventListener("toggle", showPlane);
 }
 
 // Reads the text, and shows what was found.
 async function read() {
-  if (running) return;
   const wanted = {
     model: models.reference, input: page.text.value, logprobs: ALTERNATIVES, encoding_format: "base64_float16",
     go_backwards: page.backwards.checked, max_positions: bound(page.max_positions), max_units: bound(page.max_units),
@@ -108,7 +105,7 @@ async function read() {
   // A token is a character at least.
   const numTokens = Math.min(wanted.input.length, wanted.max_positions ?? Infinity);
   const isLarge = numTokens * layers * Math.min(units, wanted.max_units ?? Infinity) * 6 > MAX_VALUES_AT_ONCE;
-  await during("Reading…", async (signal) => {
+  await run("Reading…", async (signal) => {
     const blob = await postForBlob("v1/inspect", isLarge ? { ...wanted, include: ["hidden", "cell"] } : wanted, signal);
     const answer = JSON.parse(await blob.text());
     if (!answer.tokens.length) throw new Failure("There is nothing in this text to look at. Write some, and read it.");
@@ -123,7 +120,7 @@ async function read() {
 
 async function loadGates() {
   const { layer } = chosen;
-  await during("Reading once more for the gates…", async (signal) => {
+  await run("Reading once more for the gates…", async (signal) => {
     // By the same version, whatever answers by now.
     const wanted = { ...asked, model: found.reference, include: ["gates"], layers: [layer], logprobs: 0 };
     const blob = await postForBlob("v1/inspect", wanted, signal);
@@ -132,19 +129,8 @@ async function loadGates() {
   });
 }
 
-// Does something that takes a while and can be stopped.
-async function during(what, work) {
-  if (running) return;
-  running = new AbortController();
-  page.read.disabled = true;
-  page.stop.disabled = false;
-  page.status.textContent = what;
-  const { signal } = running;
-  const done = await attempt(() => work(signal), async () => models.show(await loadModels().catch(() => [])));
-  page.status.textContent = done ? `${found.tokens.length} tokens read.` : signal.aborted ? "Stopped." : "";
-  running = null;
-  page.read.disabled = false;
-  page.stop.disabled = true;
+function run(what, work) {
+  return tasks.run(what, work, () => `${found.tokens.length} tokens read.`);
 }
 
 function bound(input) {
@@ -171,7 +157,7 @@ function choose(changes) {
   const kinds = found.kinds(chosen.layer);
   if (!kinds.includes(chosen.kind)) [chosen.kind] = kinds;
   // At first the token that the model expected least.
-  chosen.place ??= found.logprobs.indexOf(Math.min(...found.logprobs.filter((logprob) => logprob !== null)));
+  chosen.place ??= placeOfLeast(found.logprobs);
   chosen.place = Math.max(0, Math.min(Number(chosen.place) || 0, found.tokens.length - 1));
   page.layer.value = chosen.layer;
   fill(page.kind, kinds.map((kind) => [kind, KINDS[kind].name]), chosen.kind);
@@ -287,7 +273,11 @@ async function showPlane() {
 
 async function savePicture() {
   const title = `${found.reference}, layer ${chosen.layer}, ${KINDS[chosen.kind].name}, ${matrix().columns} units, ${matrix().rows} tokens`;
-  save(await map.picture(title), "png");
+  const { blob, tokensPerPixel } = await map.picture(title);
+  save(blob, "png");
+  if (tokensPerPixel > 1) {
+    page.status.textContent = `The map is too wide for a picture with a pixel for each token: each pixel has the mean of ${tokensPerPixel} tokens.`;
+  }
 }
 
 // Hands a file to the visitor.
@@ -318,4 +308,4 @@ function retheme() {
   if (found) choose({});
 }
 
-start();
+attempt(start);

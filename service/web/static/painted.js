@@ -29,7 +29,10 @@ export class PaintedText {
       token.dataset.place = place;
       return this.#labelled(token, text);
     });
-    this.#list.replaceChildren(...this.#tokens);
+    // One by one: as many arguments as a long text has tokens would overflow the stack.
+    const all = document.createDocumentFragment();
+    this.#tokens.forEach((token) => all.append(token));
+    this.#list.replaceChildren(all);
     this.choose(0);
   }
 

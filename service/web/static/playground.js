@@ -4,7 +4,7 @@ import { post, stream } from "./api.js";
 import { Column } from "./column.js";
 import { copyAddress, fromHash, note } from "./link.js";
 import { loadModels } from "./models.js";
-import { attempt, startTheme } from "./shell.js";
+import { TaskRunner, attempt, startTheme } from "./shell.js";
 
 const find = (id) => document.getElementById(id);
 const page = {
@@ -15,7 +15,7 @@ const page = {
 
 let models = [];
 let columns = [];
-let running = null;
+const tasks = new TaskRunner({ form: page.form, submit: page.write, stop: page.stop, status: page.status }, reloadModels);
 
 async function start() {
   startTheme();
@@ -23,14 +23,9 @@ async function start() {
     event.preventDefault();
     write();
   });
-  page.stop.addEventListener("click", stop);
   page.share.addEventListener("click", share);
   page.compare.addEventListener("change", () => showColumns(page.compare.checked ? 2 : 1));
   page.prompt.addEventListener("input", keep);
-  document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !running) page.form.requestSubmit();
-    if (event.key === "Escape" && running && !document.querySelector("dialog[open]")) stop();
-  });
   const shown = fromHash(location.hash, ({ columns }) => Array.isArray(columns));
   page.prompt.value = shown?.prompt ?? "The ";
   await attempt(async () => { models = await loadModels(); });
@@ -62,29 +57,22 @@ function keep() {
 }
 
 async function write() {
-  await during((signal) => Promise.all(columns.map((column) => column.write(page.prompt.value, signal, stream))));
+  await run((signal) => allEnded(columns.map((column) => column.write(page.prompt.value, signal, stream))));
 }
 
 // Goes on from a token: another one in its place, or just from behind it.
 async function branch(column, place, token) {
-  await during((signal) => column.branch(place, token, signal, { post, stream }));
+  await run((signal) => column.branch(place, token, signal, { post, stream }));
 }
 
-async function during(work) {
-  if (running) return;
-  running = new AbortController();
-  page.write.disabled = true;
-  page.stop.disabled = false;
-  page.status.textContent = "Writing…";
-  const done = await attempt(() => work(running.signal), reloadModels);
-  page.status.textContent = done ? "Done." : running.signal.aborted ? "Stopped." : "";
-  running = null;
-  page.write.disabled = false;
-  page.stop.disabled = true;
+function run(work) {
+  return tasks.run("Writing…", work, () => "Done.");
 }
 
-function stop() {
-  running?.abort();
+// Waits until all have ended, so that none goes on unseen after another one failed; throws the first failure.
+async function allEnded(promises) {
+  const failed = (await Promise.allSettled(promises)).find(({ status }) => status === "rejected");
+  if (failed) throw failed.reason;
 }
 
 async function reloadModels() {
@@ -96,4 +84,4 @@ async function share() {
   page.status.textContent = await copyAddress();
 }
 
-start();
+attempt(start);

@@ -22,6 +22,12 @@ export function number(value, digits = 3) {
   return text.startsWith("-") ? (Number(text) === 0 ? text.slice(1) : `−${text.slice(1)}`) : text;
 }
 
+// The place of the least of many numbers; null ones don't count, and -1: there is none. As arguments of Math.min, more than
+// some 100,000 would overflow the stack.
+export function placeOfLeast(values) {
+  return values.reduce((least, value, place) => (value !== null && !(value >= values[least]) ? place : least), -1);
+}
+
 // Lines of a table, most probable first: a token, its probability as a bar and a number. `tokens` are log
 // probabilities by text; the one that is `chosen` is marked; `more` may add cells to a line.
 export function probabilities(tokens, chosen, more = () => []) {

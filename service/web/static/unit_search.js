@@ -16,13 +16,14 @@ export class UnitSearch {
   wanted = null;
   #found = null;
 
-  // `on.found` is called when a search has ended; `on.chosen` with layer, kind and unit of the one that is chosen.
-  constructor(on) {
+  // `on.found` is called when a search has ended; `on.chosen` with layer, kind and unit of the one that is chosen;
+  // `attempt` says what went wrong.
+  constructor(on, attempt) {
     fill(feature, Object.entries(ALL).map(([name, one]) => [name, one.name.toLowerCase()]), "line");
     feature.addEventListener("change", () => this.#explain());
-    form.addEventListener("submit", async (event) => {
+    form.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (this.#found) await this.#search(on);
+      if (this.#found) attempt(() => this.#search(on));
     });
     this.#explain();
   }
