@@ -93,7 +93,7 @@ OnePrompt = Annotated[
 
 
 class Body(BaseModel):
-    """Null means absent; unknown fields are ignored, as OpenAI's clients expect."""
+    """Null means absent; unknown fields are ignored, as OpenAI's clients expect, but for those of `unsupported`."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
@@ -136,6 +136,9 @@ class CompletionBody(Body):
     )
     max_tokens: Annotated[int, Field(ge=0)] | None = Field(
         None, description="tokens to write at most for each choice; 16 by default"
+    )
+    max_completion_tokens: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="another name for max_tokens; if both are given they must be equal"
     )
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(None, description="texts to write for each prompt")
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(

@@ -29,12 +29,11 @@ from service.api import documents
 from service.api.bodies import (
     MAX_MAPPED,
     MAX_NEIGHBORS,
-    CompletionBody,
     DetokenizeBody,
-    EmbeddingsBody,
     InspectBody,
     TokenizeBody,
 )
+from service.api.schema import COMPLETION_BODY, EMBEDDINGS_BODY
 
 _JSON = "application/json"
 _BEARER = "key"
@@ -88,7 +87,7 @@ ADDRESSES = (
         "/v1/completions",
         "post",
         "Go on with prompts, or lead up to suffixes",
-        CompletionBody,
+        COMPLETION_BODY,
         documents.CompletionObject,
         (*_WORK_ERRORS, "403", "410"),
         streams=True,
@@ -97,7 +96,7 @@ ADDRESSES = (
         "/v1/embeddings",
         "post",
         "Read texts and tell the model's hidden state",
-        EmbeddingsBody,
+        EMBEDDINGS_BODY,
         documents.EmbeddingsObject,
         _WORK_ERRORS,
     ),

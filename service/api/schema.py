@@ -12,12 +12,16 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from service.api.bodies import MAX_LOGPROBS, PROMPT_KINDS, CompletionBody, EmbeddingsBody, InspectBody, StreamOptions
+from service.api.unsupported import COMPLETION_FIELDS, EMBEDDING_FIELDS, refuse_unsupported
 from service.errors import InvalidRequest
 from service.scheduling.sequence import Sampling
 
 # Seeds that we draw fit a double, so that they survive clients whose numbers are doubles.
 SEED_BITS = 53
 DEFAULT_MAX_TOKENS = 16
+
+COMPLETION_BODY = refuse_unsupported(CompletionBody, COMPLETION_FIELDS)
+EMBEDDINGS_BODY = refuse_unsupported(EmbeddingsBody, EMBEDDING_FIELDS)
 
 AnyBody = TypeVar("AnyBody", bound=BaseModel)
 PromptText = str | list[int]
@@ -135,12 +139,11 @@ def parse_completion(body: bytes, bounds: Bounds) -> CompletionRequest:
     Raises:
         InvalidRequest: not JSON, or a field that is wrong.
     """
-    given = parse(CompletionBody, body)
+    given = parse(COMPLETION_BODY, body)
     num_choices = _or(given.n, 1)
     best_of = _or(given.best_of, num_choices)
     prompts, suffixes = _prompts(given.prompt, bounds, "prompt"), _prompts(given.suffix, bounds, "suffix")
-    wanted = _or(given.max_tokens, min(DEFAULT_MAX_TOKENS, bounds.max_tokens))
-    _require_at_most("max_tokens", wanted, bounds.max_tokens)
+    wanted = _max_tokens(given, bounds)
     _check_interplay(given, num_choices, best_of)
     options = given.stream_options or StreamOptions()
     # A model reads but one of them, and refuses the request if the other is more than an empty text.
@@ -174,7 +177,7 @@ def parse_embeddings(body: bytes, bounds: Bounds) -> EmbeddingsRequest:
     Raises:
         InvalidRequest: not JSON, or a field that is wrong.
     """
-    given = parse(EmbeddingsBody, body)
+    given = parse(EMBEDDINGS_BODY, body)
     return EmbeddingsRequest(
         model=given.model,
         prompts=_prompts(given.input, bounds, "input"),
@@ -258,6 +261,22 @@ def _require_few(what: str, num_prompts: int, best_of: int, max_tokens: int, bou
             f"{num_prompts} × {best_of} × {max_tokens} = {total}",
             param="max_tokens",
         )
+
+
+def _max_tokens(given: CompletionBody, bounds: Bounds) -> int:
+    """Return the tokens wanted of each choice, by either name: guidellm gives both."""
+    name, wanted = "max_tokens", given.max_tokens
+    if wanted is None and given.max_completion_tokens is not None:
+        name, wanted = "max_completion_tokens", given.max_completion_tokens
+    elif given.max_completion_tokens not in (None, wanted):
+        other = _shorten(given.max_completion_tokens)
+        raise InvalidRequest(
+            f"max_completion_tokens must be absent or max_tokens, {wanted}, got {other}", param="max_completion_tokens"
+        )
+    if wanted is None:
+        return min(DEFAULT_MAX_TOKENS, bounds.max_tokens)
+    _require_at_most(name, wanted, bounds.max_tokens)
+    return wanted
 
 
 def _check_interplay(given: CompletionBody, num_choices: int, best_of: int) -> None:

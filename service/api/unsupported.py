@@ -1,0 +1,174 @@
+"""Fields of other servers' completions that would change the text, and are not supported: refused, not ignored.
+
+A client that asks for JSON by a schema must not get ordinary text with status 200. What changes nothing about the text
+(`user`, `metadata`, `store`, `priority`, `cache_salt`, …) is ignored, and so is a field that nobody knows.
+
+From OpenAI's completions and chat, vLLM, SGLang, llama.cpp, text-generation-inference and text-generation-webui.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema, create_model
+from pydantic_core import PydanticCustomError
+
+AnyBody = TypeVar("AnyBody", bound=BaseModel)
+
+# Values that ask for nothing, of every field.
+EMPTY: tuple[Any, ...] = (None, "", [], {})
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A field that is refused.
+
+    Attributes:
+        reason: Why, or what to use instead.
+        neutral: Values with which it changes nothing, beside the empty ones.
+    """
+
+    reason: str
+    neutral: tuple[Any, ...] = ()
+
+    def check(self, value: Any) -> Any:
+        """Let a value pass that asks for nothing."""
+        if any(type(value) in _kinds(neutral) and value == neutral for neutral in (*EMPTY, *self.neutral)):
+            return value
+        raise PydanticCustomError(
+            "unsupported", "be {allowed}: {reason}", {"allowed": self.allowed, "reason": self.reason}
+        )
+
+    @property
+    def allowed(self) -> str:
+        """The neutral values in words."""
+        return " or ".join(["absent", *map(repr, self.neutral)])
+
+
+def _kinds(neutral: Any) -> tuple[type, ...]:
+    """Return the types of a JSON value that equals another one: 1 is 1.0, and True is neither."""
+    return (int, float) if type(neutral) in (int, float) else (type(neutral),)
+
+
+_CONSTRAINED = "constrained decoding is not supported"
+_CHAT = "these models hold no conversations and call no tools"
+_SAMPLER = "this way of sampling is not supported"
+_BEAMS = "beam search is not supported"
+_LORA = "adapters are not supported"
+_LENGTH = "use max_tokens"
+_PROMPT = "use prompt"
+_STOP = "use stop"
+
+COMPLETION_FIELDS: Mapping[str, Unsupported] = {
+    # Constrained decoding.
+    "response_format": Unsupported(_CONSTRAINED, ({"type": "text"},)),
+    "structured_outputs": Unsupported(_CONSTRAINED),
+    "structural_tag": Unsupported(_CONSTRAINED),
+    "guided_json": Unsupported(_CONSTRAINED),
+    "guided_regex": Unsupported(_CONSTRAINED),
+    "guided_choice": Unsupported(_CONSTRAINED),
+    "guided_grammar": Unsupported(_CONSTRAINED),
+    "grammar": Unsupported(_CONSTRAINED),
+    "json_schema": Unsupported(_CONSTRAINED),
+    "regex": Unsupported(_CONSTRAINED),
+    "ebnf": Unsupported(_CONSTRAINED),
+    "allowed_token_ids": Unsupported("use logit_bias"),
+    "bad_words": Unsupported("use logit_bias"),
+    "logits_processors": Unsupported("use logit_bias"),
+    "custom_logit_processor": Unsupported("use logit_bias"),
+    "vllm_xargs": Unsupported("there is no vLLM here"),
+    # Conversations.
+    "messages": Unsupported(f"{_CHAT}; {_PROMPT}"),
+    "tools": Unsupported(_CHAT),
+    "tool_choice": Unsupported(_CHAT, ("none", "auto")),
+    "functions": Unsupported(_CHAT),
+    "function_call": Unsupported(_CHAT, ("none", "auto")),
+    "web_search_options": Unsupported(_CHAT),
+    "reasoning_effort": Unsupported(_CHAT, ("none",)),
+    "modalities": Unsupported("these models generate text alone", (["text"],)),
+    "audio": Unsupported("these models generate text alone"),
+    "image_data": Unsupported("these models read text alone"),
+    # The prompt.
+    "inputs": Unsupported(_PROMPT),
+    "parameters": Unsupported("parameters stand beside the prompt"),
+    "prompt_embeds": Unsupported("these models read tokens alone; use prompt"),
+    "input_prefix": Unsupported(_PROMPT),
+    "input_suffix": Unsupported("use suffix, with a model that reads backwards"),
+    "truncate": Unsupported("prompts are not cut"),
+    "truncate_prompt_tokens": Unsupported("prompts are not cut"),
+    "return_full_text": Unsupported("use echo", (False,)),
+    # Length and end.
+    "max_new_tokens": Unsupported(_LENGTH),
+    "n_predict": Unsupported(_LENGTH),
+    "min_new_tokens": Unsupported("use min_tokens"),
+    "t_max_predict_ms": Unsupported("use timeout_s", (0,)),
+    "n_indent": Unsupported("lines are not measured", (0,)),
+    "stop_sequences": Unsupported(_STOP),
+    "stop_token_ids": Unsupported(_STOP),
+    "stop_regex": Unsupported(_STOP),
+    "include_stop_str_in_output": Unsupported("the text ends before its stop string", (False,)),
+    "no_stop_trim": Unsupported("the text ends before its stop string", (False,)),
+    "skip_special_tokens": Unsupported("special tokens have no text", (True,)),
+    "watermark": Unsupported("texts are not watermarked", (False,)),
+    # Sampling.
+    "do_sample": Unsupported("use temperature 0", (True,)),
+    "repeat_penalty": Unsupported("use repetition_penalty", (1,)),
+    "no_repeat_ngram_size": Unsupported("use repetition_penalty", (0,)),
+    "encoder_repetition_penalty": Unsupported("use repetition_penalty", (1,)),
+    "typical_p": Unsupported(_SAMPLER, (1,)),
+    "tfs": Unsupported(_SAMPLER, (1,)),
+    "tfs_z": Unsupported(_SAMPLER, (1,)),
+    "top_a": Unsupported(_SAMPLER, (0,)),
+    "top_n_sigma": Unsupported(_SAMPLER, (-1, 0)),
+    "min_keep": Unsupported(_SAMPLER, (0, 1)),
+    "epsilon_cutoff": Unsupported(_SAMPLER, (0,)),
+    "eta_cutoff": Unsupported(_SAMPLER, (0,)),
+    "mirostat": Unsupported(_SAMPLER, (0,)),
+    "mirostat_mode": Unsupported(_SAMPLER, (0,)),
+    "dynatemp_range": Unsupported(_SAMPLER, (0,)),
+    "dynamic_temperature": Unsupported(_SAMPLER, (False,)),
+    "smoothing_factor": Unsupported(_SAMPLER, (0,)),
+    "xtc_probability": Unsupported(_SAMPLER, (0,)),
+    "dry_multiplier": Unsupported(_SAMPLER, (0,)),
+    "penalty_alpha": Unsupported(_SAMPLER, (0,)),
+    "samplers": Unsupported("the order of samplers is fixed"),
+    "sampler_priority": Unsupported("the order of samplers is fixed"),
+    "temperature_last": Unsupported("the order of samplers is fixed", (False,)),
+    "guidance_scale": Unsupported(_SAMPLER, (1,)),
+    "cfg_scale": Unsupported(_SAMPLER, (1,)),
+    "negative_prompt": Unsupported(_SAMPLER),
+    # Beams and other models.
+    "use_beam_search": Unsupported(_BEAMS, (False,)),
+    "num_beams": Unsupported(_BEAMS, (1,)),
+    "length_penalty": Unsupported(_BEAMS, (1,)),
+    "num_return_sequences": Unsupported("use n", (1,)),
+    "lora": Unsupported(_LORA),
+    "lora_path": Unsupported(_LORA),
+    "adapter_id": Unsupported(_LORA),
+}
+
+EMBEDDING_FIELDS: Mapping[str, Unsupported] = {
+    "messages": Unsupported("these models hold no conversations; use input"),
+    "normalize": Unsupported("vectors are not scaled to length 1", (False,)),
+    "truncate": Unsupported("inputs are not cut", (False,)),
+    "truncate_prompt_tokens": Unsupported("inputs are not cut"),
+    "prompt_name": Unsupported("put it before the input"),
+    "instruction": Unsupported("put it before the input"),
+    "lora_path": Unsupported(_LORA),
+}
+
+
+def refuse_unsupported(body: type[AnyBody], fields: Mapping[str, Unsupported]) -> type[AnyBody]:
+    """Return a body that knows these fields, too, and refuses them unless they ask for nothing."""
+    definitions: dict[str, Any] = {
+        name: (
+            Annotated[
+                Any,
+                AfterValidator(field.check),
+                WithJsonSchema({"enum": [*EMPTY, *field.neutral]}),
+            ],
+            Field(None, description=f"not supported, and refused if it asks for anything: {field.reason}"),
+        )
+        for name, field in fields.items()
+    }
+    return create_model(body.__name__, __base__=body, __doc__=body.__doc__, **definitions)
