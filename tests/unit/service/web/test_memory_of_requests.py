@@ -2,15 +2,20 @@
 
 import gc
 import json
+import time
 import tracemalloc
+import weakref
 
 import pytest
 
 from contract.tokenizer import CharacterTokenizer
 from service.access.keys import KeyLimits
+from service.engine import Caller
+from service.errors import ClientGone
 from service.memory import FREE_BYTES
 from service.texts.inspection import Inspection
 from tests.fakes import FakeBackend
+from tests.unit.service.texts.test_generation import request as completion_request
 
 LONG = 200_000
 
@@ -101,6 +106,30 @@ def test_an_answered_request_frees_its_memory_at_once(site, path):
     tracemalloc.stop()
     # Each has log probabilities of half a megabyte.
     assert after - before < 250_000
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_request_whose_client_left_frees_its_memory_at_once(make_site):
+    """Its sequences hold rows of whole replies; 500 of them in cycles took a gigabyte."""
+    site = make_site(backend=FakeBackend(held=True))
+    job = site.service.engine.begin(completion_request("abc", max_tokens=100), Caller())
+    # The array is also the sequence's.
+    watched = [weakref.ref(job), weakref.ref(job.sequences[0].prompt_ids)]
+    job.cancel()
+    with pytest.raises(ClientGone):
+        job.results()
+    job.close()
+    del job
+    # The scheduler has it until the call that is under way is answered.
+    site.service.backend.release(1000)
+    site.service.backend.calls.clear()
+    deadline = time.monotonic() + 30
+    while any(each() is not None for each in watched):
+        # Another request, as the scheduler's thread keeps the last message that it handled.
+        site.service.results("b", max_tokens=1)
+        site.service.backend.calls.clear()
+        assert time.monotonic() < deadline, watched
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/v1/inspect", "/tokenize"])

@@ -1,0 +1,40 @@
+"""What a process frees goes back to the system, whichever of its threads had it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.servers import ROOT
+
+# Threads that allocate blocks and a little behind them, and free the blocks; prints the resident MiB that are left.
+PROGRAM = """
+import threading
+from service.process.allocator import give_memory_back
+assert give_memory_back()
+kept, barrier = [], threading.Barrier(32)
+# Once a large block was freed, glibc by itself would map no smaller one any more.
+large = b"x" * 30_000_000
+del large
+def work():
+    blocks = [b"x" * 400_000 + b"y" for _ in range(20)]
+    kept.append(b"x" * 1000 + b"y")
+    barrier.wait()
+    blocks.clear()
+    barrier.wait()
+threads = [threading.Thread(target=work) for _ in range(32)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmRSS")))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_freed_blocks_are_returned():
+    """256 MB in blocks of 32 threads are gone when they are freed."""
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
+    )
+    assert int(run.stdout) < 60
