@@ -116,7 +116,7 @@ ADDRESSES = (
         "Tell which tokens lie beside a token in the model's embedding",
         None,
         documents.NeighborsObject,
-        ("400", "401", "404", "429", "503"),
+        ("400", "401", "404", "429", "499", "503"),
         query=(
             ("token", "the token: its text, or what the model calls it"),
             ("token_id", "its id, instead of its text"),
@@ -129,7 +129,7 @@ ADDRESSES = (
         "Lay a model's tokens out in a plane, by their embedding",
         None,
         documents.EmbeddingMapObject,
-        ("400", "401", "404", "429", "503"),
+        ("400", "401", "404", "429", "499", "503"),
         query=(("count", f"how many of the first tokens, 1000 by default, at most {MAX_MAPPED}"),),
     ),
     Address("/v1/status", "get", "Say what is going on", None, documents.StatusObject, ("401",)),
