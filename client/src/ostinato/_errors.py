@@ -13,6 +13,7 @@
     └── APIError                    the server refused or failed, and said so
         ├── BadRequest              400, 422: a field is wrong
         │   ├── BodyTooLarge        413: more bytes than one request may have
+        │   ├── HostNotAllowed      421: the server is not known by the host in base_url
         │   └── StateRefused        a state that cannot be gone on with
         │       ├── StateMalformed          it is no token, or not a whole one
         │       ├── StateOfUnknownKey       it was signed with a key that is not in force there
@@ -23,16 +24,19 @@
         │       └── StateOutdated           410: its version of the model is no longer served
         ├── Unauthorized            401: no API key, or none that is valid
         ├── Forbidden               403: the key may not do this
+        │   └── CrossOrigin         a web page of another origin sent it
         ├── NotFound                404: no such address
         │   └── ModelNotFound       no such model, or none of its versions is served
         ├── MethodNotAllowed        405: the address is for something else
         ├── BodyTimeout             408: the server waited for the request's body in vain
         ├── TooManyRequests         429
         │   ├── Overloaded          the server's queue is full
+        │   │   └── MemoryExhausted     its memory for requests is full
         │   └── RateLimited         this key's requests or tokens per minute are used up
         └── ServerError             500 and above
             ├── InternalError       500: the server's fault
             ├── ServiceUnavailable  503
+            │   ├── ModelLoading        the model or the version is not loaded yet
             │   ├── ShuttingDown        the server stops; another one may answer
             │   ├── VersionGone         the version was taken out of service meanwhile
             │   └── BackendUnavailable  no model server answers
@@ -139,6 +143,12 @@ class BodyTooLarge(BadRequest):
     advice = "send fewer or shorter prompts at once"
 
 
+class HostNotAllowed(BadRequest):
+    """The server is not known by the host in `base_url` (421)."""
+
+    advice = "use localhost or an IP address in base_url, or add the host to the server's OSTINATO_ALLOWED_HOSTS"
+
+
 class StateRefused(BadRequest):
     """A state that the server does not go on with; the class says why."""
 
@@ -189,6 +199,12 @@ class Forbidden(APIError):
     advice = "use an API key that has the permission"
 
 
+class CrossOrigin(Forbidden):
+    """A web page of another origin sent the request."""
+
+    advice = "call the API from a program, or serve the page from the server's own origin"
+
+
 class StateForeign(StateRefused, Forbidden):
     """It was given to another tenant (403)."""
 
@@ -229,6 +245,12 @@ class Overloaded(TooManyRequests):
     """The server's queue is full."""
 
 
+class MemoryExhausted(Overloaded):
+    """The server's memory for requests is full."""
+
+    advice = "try again later, or send smaller requests"
+
+
 class RateLimited(TooManyRequests):
     """This key's requests or tokens per minute are used up."""
 
@@ -247,6 +269,10 @@ class ServiceUnavailable(ServerError):
     """The server cannot take requests now: it is starting, stopping, or has no model server (503)."""
 
     advice = "try again in a while"
+
+
+class ModelLoading(ServiceUnavailable):
+    """The model or the version is not loaded yet, or the server has just been started."""
 
 
 class ShuttingDown(ServiceUnavailable):

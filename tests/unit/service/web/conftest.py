@@ -12,6 +12,7 @@ from service.access.visitors import Access
 from service.api.schema import Bounds
 from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
+from service.process.hosts import AllowedHosts
 from service.web.failures import register_failures
 from service.web.middleware import Middleware
 from service.web.routes import Drain, Parts, build_routes
@@ -43,10 +44,11 @@ class Site:
         app = Flask("site")
         app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20
         watch = lambda *_: nullcontext()  # noqa: E731 - shorter than a function
-        app.register_blueprint(build_routes(Parts(self.service.engine, models, None, None, watch, Drain(), Bounds())))
+        parts = Parts(self.service.engine, models, None, None, watch, Drain(), Bounds(), has_keys=False)
+        app.register_blueprint(build_routes(parts))
         register_failures(app)
         access = Access(None, RateLimiter(), limits)
-        Middleware(access, Metrics("test"), None, self.memory, log_prompts=False).register(app)
+        Middleware(access, Metrics("test"), None, AllowedHosts(), self.memory, log_prompts=False).register(app)
         self._app, self.client = app, app.test_client()
 
     def post(self, path="/v1/completions", **fields):

@@ -4,6 +4,7 @@ import pytest
 from flask import Flask
 
 from service.errors import InvalidRequest
+from service.memory import MemoryBudget
 from service.web.body import read_body
 from tests.unit.service.process.test_chunks import body_of
 
@@ -13,7 +14,7 @@ def read_in_chunks(sizes):
     app.config["MAX_CONTENT_LENGTH"] = 4 << 20
     environ = {"wsgi.input": body_of(sizes), "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
     with app.test_request_context("/", method="POST", environ_overrides=environ):
-        return read_body()
+        return read_body(MemoryBudget(2**30).lease())
 
 
 def test_a_body_in_tiny_chunks_is_refused_with_the_limit():
