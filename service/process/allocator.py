@@ -19,7 +19,7 @@ _KEPT_BYTES = 2**20
 def give_memory_back() -> bool:
     """Have freed memory returned to the system; for this process and those forked from it. Returns whether it was set.
 
-    The gateway's memory after 2,000 streams that clients left was 1,174 MB without it (measured, 416 threads).
+    32 threads that had 256 MB and freed them leave 266 MiB resident without it, and 10 with it (measured).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -110,7 +110,7 @@ def test_an_answered_request_frees_its_memory_at_once(site, path):
 
 @pytest.mark.usefixtures("no_collector")
 def test_a_request_whose_client_left_frees_its_memory_at_once(make_site):
-    """Its sequences hold rows of whole replies; 500 of them in cycles took a gigabyte."""
+    """Its sequences hold rows of whole replies, each as large as a batch of states."""
     site = make_site(backend=FakeBackend(held=True))
     job = site.service.engine.begin(completion_request("abc", max_tokens=100), Caller())
     # The array is also the sequence's.
