@@ -90,7 +90,8 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     engine = Engine(catalog, scheduler, metrics, _sizes(settings), _state_tokens(settings))
     vectors = VectorFiles(settings.models_dir)
     drain = Drain()
-    status = Status(catalog, scheduler, replicas, settings, lambda: drain.begun)
+    memory = MemoryBudget(settings.request_memory_bytes)
+    status = Status(catalog, scheduler, replicas, memory, settings, lambda: drain.begun)
     app = Gateway(scheduler, drain, settings.drain_s, tracing)
     if settings.num_proxies:
         # Of what proxies say, the client's address alone is of use here; from anybody else it could be a lie.
@@ -106,12 +107,13 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     app.url_map.merge_slashes = False
     register_pages(app)
     register_failures(app)
-    hosts, memory = allowed_hosts(settings), MemoryBudget(settings.request_memory_bytes)
+    hosts = allowed_hosts(settings)
     Middleware(build_access(settings), metrics, tracing, hosts, memory, log_prompts=settings.log_prompts).register(app)
     metrics.watch_load(
         lambda: [(load.model, load.running, load.waiting) for load in scheduler.loads], lambda: scheduler.num_tokens
     )
     metrics.watch_prefixes(scheduler.prefixes)
+    metrics.watch_request_memory(memory)
     metrics.watch_servers(lambda: [replica.out_because is None for replica in replicas.all()])
     metrics.watch_config_drift(lambda: {replica.address: replica.drift.seconds() for replica in replicas.all()})
     if metrics_socket is not None:

@@ -14,10 +14,14 @@ FREE_BYTES = 64 * 2**10
 
 
 class MemoryBudget:
-    """Bytes that all requests in flight may hold together; thread-safe."""
+    """Bytes that all requests in flight may hold together; thread-safe.
+
+    Attributes:
+        max_bytes: The limit.
+    """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._num_bytes = max_bytes, 0
+        self.max_bytes, self._num_bytes = max_bytes, 0
         self._lock = threading.Lock()
 
     @property
@@ -35,9 +39,9 @@ class MemoryBudget:
         Raises:
             InvalidRequest: it is more than the whole budget.
         """
-        if num_bytes > self._max_bytes:
+        if num_bytes > self.max_bytes:
             raise InvalidRequest(
-                f"{field} must need at most {self._max_bytes} bytes of memory, got {num_bytes} (an estimate)",
+                f"{field} must need at most {self.max_bytes} bytes of memory, got {num_bytes} (an estimate)",
                 param=param,
             )
 
@@ -48,9 +52,9 @@ class MemoryBudget:
             MemoryExhausted: other requests hold too much.
         """
         with self._lock:
-            if wanted > held and self._num_bytes - held + wanted > self._max_bytes:
+            if wanted > held and self._num_bytes - held + wanted > self.max_bytes:
                 raise MemoryExhausted(
-                    f"the memory for requests is full: {self._num_bytes - held} of {self._max_bytes} bytes are taken "
+                    f"the memory for requests is full: {self._num_bytes - held} of {self.max_bytes} bytes are taken "
                     f"and this request needs {wanted}; try again later",
                     retry_after_s=1,
                 )

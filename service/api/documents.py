@@ -307,6 +307,7 @@ class StatusObject(TypedDict):
     models: list[ModelStatus]
     texts: LoadObject
     tokens: LoadObject
+    memory: LoadObject
     backends: list[BackendStatus]
 
 

@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from service.errors import GatewayError
+from service.memory import MemoryBudget
 from service.scheduling.batch import Call
 from service.scheduling.prefixes import PrefixCache
 from service.scheduling.sequence import ModelVersion, Sequence
@@ -191,6 +192,20 @@ class _Servers(Collector):
         yield servers
 
 
+class _RequestMemory(Collector):
+    """How much of the budget for requests is taken, read when it is asked for."""
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+
+    def collect(self) -> Iterator[Metric]:
+        """Read both."""
+        help_text = "Memory that bodies, prompts and responses of requests in flight hold."
+        yield GaugeMetricFamily("ostinato_request_memory_bytes", help_text, value=self._budget.num_bytes)
+        help_text = "What that may be at most; requests beyond it are answered 429."
+        yield GaugeMetricFamily("ostinato_request_memory_limit_bytes", help_text, value=self._budget.max_bytes)
+
+
 class _ConfigDrift(Collector):
     """For how long each backend has not served what is listed, read when it is asked for."""
 
@@ -319,6 +334,10 @@ class Metrics:
     def watch_servers(self, states: Callable[[], Iterable[bool]]) -> None:
         """Say, at each scrape, how many model servers there are; `states` returns for each whether it gets calls."""
         self.registry.register(_Servers(states))
+
+    def watch_request_memory(self, budget: MemoryBudget) -> None:
+        """Report, at each scrape, how much memory requests hold, and the limit."""
+        self.registry.register(_RequestMemory(budget))
 
     def watch_config_drift(self, seconds: Callable[[], Mapping[str, float]]) -> None:
         """Report, at each scrape, for how long each backend, by its address, has served what is not listed."""

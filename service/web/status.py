@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from service import __version__
 from service.api.documents import BackendStatus, ConfigDriftObject, LoadObject, ModelStatus, StatusObject
+from service.memory import MemoryBudget
 from service.scheduling.scheduler import Load, Scheduler
 from service.servers.catalog import Catalog
 from service.servers.replica import Replica
@@ -20,11 +21,12 @@ class Status:
         catalog: Catalog,
         scheduler: Scheduler,
         replicas: Replicas,
+        memory: MemoryBudget,
         settings: Settings,
         is_draining: Callable[[], bool],
     ) -> None:
         self._catalog, self._scheduler, self._replicas, self._settings = catalog, scheduler, replicas, settings
-        self._is_draining = is_draining
+        self._memory, self._is_draining = memory, is_draining
         self._started_at = time.monotonic()
 
     def report(self) -> StatusObject:
@@ -37,6 +39,7 @@ class Status:
             "models": self._models(),
             "texts": LoadObject(accepted=self._scheduler.num_texts, max=settings.max_running + settings.max_queued),
             "tokens": LoadObject(accepted=self._scheduler.num_tokens, max=settings.max_queued_tokens),
+            "memory": LoadObject(accepted=self._memory.num_bytes, max=self._memory.max_bytes),
             "backends": [_backend(replica) for replica in self._replicas.all()],
         }
 

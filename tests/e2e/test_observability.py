@@ -95,11 +95,12 @@ def test_prompts_are_logged_when_asked_for(start_gateway):
 
 def test_status_says_what_is_going_on(start_gateway):
     """Models, loads and bounds, for a person or a script."""
-    status = ask(start_gateway(), body=None, address="/v1/status")[2]
+    status = ask(start_gateway(request_memory_bytes=2**20), body=None, address="/v1/status")[2]
     assert status["status"] == "ok"
     assert [model["id"] for model in status["models"]] == MODEL_NAMES
     assert status["texts"] == {"accepted": 0, "max": 384}
     assert status["tokens"]["accepted"] == 0
+    assert status["memory"] == {"accepted": 0, "max": 2**20}
     assert {"version", "uptime_s", "backends"} <= set(status)
 
 

@@ -8,6 +8,7 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
 from service.scheduling.prefixes import PrefixCache
 from tests.manifests import ROOT
@@ -24,6 +25,7 @@ def known():
     metrics.watch_load(lambda: [(DEMO, 0, 0)], lambda: 0)
     metrics.watch_prefixes(PrefixCache(1))
     metrics.watch_servers(list)
+    metrics.watch_request_memory(MemoryBudget(1))
     metrics.watch_config_drift(lambda: {"127.0.0.1:8500": 0.0})
     happen(metrics)
     families = text_string_to_metric_families(generate_latest(metrics.registry).decode())

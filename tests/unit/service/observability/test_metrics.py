@@ -14,6 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from service.errors import BackendUnavailable, InternalError
+from service.memory import MemoryBudget
 from service.observability import scrape
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
@@ -91,9 +92,10 @@ def test_every_name_ends_with_its_unit(metrics):
     metrics.watch_prefixes(PrefixCache(1000))
     metrics.watch_servers(lambda: [True, False])
     metrics.watch_config_drift(dict)
+    metrics.watch_request_memory(MemoryBudget(1000))
     families = [family for family in parse(text_of(metrics)) if not family.name.startswith(("process_", "python_"))]
     names = [f"{family.name}_total" if family.type == "counter" else family.name for family in families]
-    assert len(names) == 26
+    assert len(names) == 28
     assert [name for name in names if not NAME.fullmatch(name)] == []
 
 
@@ -104,6 +106,17 @@ def test_config_drift_is_told_of_each_backend(metrics):
     drift["10.0.0.2:8500"] = 75.5
     assert value(metrics, "backend_config_drift_seconds", backend="10.0.0.1:8500") == 0
     assert value(metrics, "backend_config_drift_seconds", backend="10.0.0.2:8500") == 75.5
+
+
+def test_the_memory_of_requests_is_told_with_its_limit(metrics):
+    """As it is at the scrape: large requests are shed when the one comes to the other."""
+    budget = MemoryBudget(10_000_000)
+    metrics.watch_request_memory(budget)
+    with budget.lease() as lease:
+        lease.hold(1_000_000, "the body")
+        assert value(metrics, "request_memory_bytes") == 1_000_000
+    assert value(metrics, "request_memory_bytes") == 0
+    assert value(metrics, "request_memory_limit_bytes") == 10_000_000
 
 
 def test_every_metric_explains_itself(metrics):
