@@ -1,4 +1,4 @@
-"""Atomic writes: whoever reads a file sees all of the old one or all of the new one, whatever ends the writer.
+"""Atomic writes: a reader sees either the whole old file or the whole new one, however the writer ends.
 
 Knows temporary files, `fsync`, links and renames. Does not know what is written.
 """
@@ -91,7 +91,7 @@ def sync_tree(root: Path) -> None:
 
 @contextlib.contextmanager
 def _temporary_file(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
-    """Open a new file beside `path` and remove its name at the end; an error is told of `path`."""
+    """Open a temporary file beside `path` and unlink it at the end; errors name `path`."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

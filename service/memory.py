@@ -68,7 +68,7 @@ class MemoryLease:
         self._budget, self._held = budget, 0
 
     def hold(self, num_bytes: int, field: str, *, param: str | None = None) -> None:
-        """Hold so many bytes from now on, in place of those held before.
+        """Replace the bytes held by `num_bytes`.
 
         Args:
             num_bytes: An upper estimate.
@@ -85,7 +85,7 @@ class MemoryLease:
         self._held = wanted
 
     def shrink(self, num_bytes: int) -> None:
-        """Hold at most so many bytes from now on."""
+        """Release what is held beyond `num_bytes`."""
         if num_bytes < self._held:
             self.hold(num_bytes, "")
 

@@ -74,7 +74,7 @@ def chunks(text: str) -> Iterator[str]:
 
 
 def encoding_bytes(num_bytes: int) -> int:
-    """Return how much memory `Engine.encode` takes at most for a text of so many bytes in UTF-8, its ids included."""
+    """Return the most bytes of memory that encoding takes, ids included, for a text of this length in UTF-8."""
     return min(150 * num_bytes, _CHUNK_BYTES) + _BYTES_PER_ID * num_bytes
 
 

@@ -89,7 +89,7 @@ class Tokenizer(Protocol):
         """Most characters of a text that one token stands for; None where there is no bound."""
 
     def encoding_bytes(self, num_bytes: int) -> int:
-        """Return how much memory encoding takes at most, the ids included, for a text of so many bytes in UTF-8."""
+        """Return the most bytes of memory that encoding takes, ids included, for a text of this length in UTF-8."""
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without start or end marks.

@@ -86,7 +86,7 @@ def _sorted(data: np.ndarray, keys: np.ndarray) -> Iterator[str]:
 
 
 class _Bucket:
-    """Documents whose keys begin alike."""
+    """Documents whose keys share their first bits."""
 
     def __init__(self) -> None:
         self._documents, self._keys = Scratch(), Scratch()

@@ -20,7 +20,7 @@ from export.errors import UnsupportedModel
 # The description of a model: some kilobytes a layer. Parsed, JSON takes up to thirty times as much memory.
 MAX_CONFIG_BYTES = 8 << 20
 MAX_METADATA_BYTES = 64 << 10
-# All of a file together may unpack to so much, or to so many times its own size.
+# Limits of what a whole file unpacks to: bytes, or a multiple of its own size.
 FREE_BYTES, MAX_EXPANSION = 64 << 20, 16
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 

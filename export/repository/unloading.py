@@ -82,7 +82,7 @@ def wait_until_unloaded(watch: ServerWatch, name: str, wait_s: float) -> None:
 
     Raises:
         RepositoryError: a server still serves the model after all of the time.
-        KeyboardInterrupt: Ctrl-C; how to finish is told.
+        KeyboardInterrupt: Ctrl-C, after a line that says how to finish.
     """
     deadline = time.monotonic() + wait_s
     if wait_s and not watch.is_unloaded():

@@ -83,7 +83,7 @@ class Access:
         num_tokens: int,
         total: int | None = None,
     ) -> Callable[[], None]:
-        """Count a request, or tokens of one that has so many in all; return what gives them back.
+        """Charge a request, or tokens of a request with `total` tokens; return a function that refunds them.
 
         Raises:
             RateLimited: the minute's share is used up.

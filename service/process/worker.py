@@ -120,7 +120,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         self.on_pending_socket_readable(conn, client)
 
     def murder_pending(self) -> None:
-        """Close the connections whose head has not come in time; one that began is told so."""
+        """Close connections whose head has not arrived in time, with a 408 if part of it had."""
         now = time.monotonic()
         while self.pending_conns and self.pending_conns[0].timeout <= now:
             self._refuse_head(self.pending_conns[0], HeadTimeout())

@@ -23,8 +23,8 @@ import numpy as np
 OVERHEAD_BYTES = 512
 # Tokens of a block.
 BLOCK = 128
-# While a prompt is read, states are kept at least so many tokens apart, and beyond the first `FAR` ones that many: a
-# prompt that shares a prefix has few to read again, and a long one does not push all others out.
+# Least distance in tokens between states cached during a prefill; beyond the first `FAR` tokens it is `FAR`. A prompt
+# that shares a prefix has few tokens to read again, and a long one does not evict all others.
 SPACING, FAR = BLOCK, 1024
 # Hashes that one lookup computes at most, 1.3 µs each (measured): a prompt made to meet many entries that differ in
 # their last tokens alone is a miss, and costs nobody else anything.
@@ -78,7 +78,7 @@ class Prefix:
 
     @classmethod
     def at(cls, block: bytes, num_blocks: int, tail: np.ndarray) -> Self:
-        """Return the prefix of so many blocks, whose hash is known, and some tokens behind them."""
+        """Return the prefix of `num_blocks` blocks, whose hash is `block`, and the tokens of `tail`."""
         prefix = cls.__new__(cls)
         prefix.block, prefix._tail = block, tail.tobytes()
         prefix.length = prefix.kept = num_blocks * BLOCK + len(tail)

@@ -83,7 +83,7 @@ class SingleFlightCache(Generic[K, V]):
     def _abandon_if_cancelled(self, key: K) -> None:
         with self._lock:
             if all(request.cancelled() for request in self._waiting[key]):
-                # In one step with the check: whoever comes next is the first.
+                # In one step with the check: the next caller starts a new computation.
                 del self._waiting[key]
                 raise Abandoned
 

@@ -28,8 +28,8 @@ class Sizes:
     Attributes:
         max_prompt_tokens: Of each prompt.
         max_echo_tokens: Of all prompts echoed, in all choices.
-        max_logprobs_tokens: Of all that is told with log probabilities, prompts and texts, in all choices.
-        max_inspect_values: Numbers, not tokens: those that are told of what goes on in a model.
+        max_logprobs_tokens: Tokens returned with log probabilities, of prompts and completions, in all choices.
+        max_inspect_values: Values of /v1/inspect, not tokens.
         max_total_tokens: Of all prompts together, as the queue holds no more.
     """
 

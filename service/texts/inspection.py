@@ -162,7 +162,7 @@ class Inspection(Reading):
         )
 
     def _take_values(self) -> list[tuple[Trace, np.ndarray]]:
-        """Hand the values over: whoever has them may let them go one after another."""
+        """Hand the values over, so that the caller can free them one by one."""
         values, self._values = self._values, []
         return list(zip(self.traces, values, strict=True))
 

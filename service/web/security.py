@@ -1,6 +1,6 @@
 """What keeps other web pages from using this service through a visitor's browser.
 
-Knows headers of requests and responses. Does not know keys: without them, whoever can send a request is answered.
+Knows headers of requests and responses. Does not know API keys: without them every client that can connect is served.
 """
 
 from flask import Request, Response

@@ -1,4 +1,4 @@
-"""Gateways that start under load, and backends that compute nonsense for seconds: no request is told a falsehood."""
+"""Gateways that start under load, backends with invalid responses: no model is missing and no stream fails."""
 
 import concurrent.futures
 import os

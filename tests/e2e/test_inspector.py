@@ -397,7 +397,7 @@ def test_a_picture_that_the_browser_does_not_make_is_told(open_inspector, gatewa
 
 
 def test_an_embedding_that_was_not_loaded_is_asked_for_again(open_inspector, gateway):
-    """A lost connection is told, and opening it once more is enough."""
+    """A lost connection is reported, and opening it once more is enough."""
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:20])
     page.page.route("**/embedding/map*", lambda route: route.abort())

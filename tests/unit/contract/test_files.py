@@ -56,7 +56,7 @@ def test_a_full_disk_leaves_the_file_that_is_there(tmp_path, full_disk):  # noqa
 
 
 def test_content_is_on_the_disk_before_its_name_and_the_name_before_it_is_done(tmp_path, monkeypatch):
-    """Otherwise a power failure leaves an empty file under the name, or the old one after success was told."""
+    """Otherwise a power failure leaves an empty file under the name, or the old one after success was reported."""
     done = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""`python -m service up` with small programs in the place of the model server and the gateway.
+"""`python -m service up` with small programs instead of the model server and the gateway.
 
 `python -m tests.unit.service.commands.up_programs up PORT DIR` runs it. Its gateway is gunicorn with the real worker,
 and needs the model server at every tick of a stream.

@@ -185,7 +185,7 @@ def test_idle_connections_keep_nobody_out(gunicorn, request_first):
 
 @with_options(worker_class=f"{APP}.CountingWorker")
 def test_an_address_has_no_more_connections_than_the_limit(gunicorn):
-    """One more is told so; another address and a Unix socket are answered, and a place is free when one has closed."""
+    """One more gets 429; another address and a Unix socket are served, and a closed connection makes room."""
 
     def admitted():
         # Connections of before are forgotten a moment after they have closed.

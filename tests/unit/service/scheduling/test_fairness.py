@@ -124,7 +124,7 @@ def test_a_wide_request_of_one_model_leaves_slots_to_another(start):
 
 
 class FaultyObserver(FakeObserver):
-    """Fails once, when it is told of the first call that draws."""
+    """Fails once, on the first decode call."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A backend that does not follow `models.config` is told from a roll-out by how long it does not."""
+"""A backend that does not follow `models.config` for a minute is reported; a roll-out is not."""
 
 import pytest
 
@@ -110,7 +110,7 @@ def test_of_a_model_that_lies_elsewhere_nothing_is_reported(catalog, tmp_path, n
 
 
 def test_a_server_that_does_not_answer_disagrees_in_nothing(catalog, server, tmp_path, now):
-    """It is ejected, and that is told elsewhere; back again, its minute begins anew."""
+    """It is ejected, which is reported elsewhere; once readmitted, its minute starts again."""
     add(tmp_path, "demo", 3)
     assert reported(catalog, now) is not None
     server.down = True

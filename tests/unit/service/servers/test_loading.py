@@ -1,4 +1,4 @@
-"""Until it is known what is served, a request is told to come again, not that its model does not exist."""
+"""Until it is known what is served, a request gets 503 with Retry-After, never 404."""
 
 import threading
 

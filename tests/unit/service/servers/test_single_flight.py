@@ -87,7 +87,7 @@ def test_a_caller_that_cancels_does_not_wait(pool):
 
 
 def test_what_nobody_waits_for_is_abandoned_at_the_next_checkpoint(pool):
-    """And begun anew by whoever asks then."""
+    """The next caller starts a new one."""
     cache, work = SingleFlightCache(10), Work()
     requests = [Future() for _ in range(3)]
     results = [pool.submit(cache.get, "a", work, request) for request in requests]

@@ -22,7 +22,7 @@ from tests.unit.service.texts.test_inspection import Inspectable
 
 
 class Unmoved:
-    """Takes what it is told, as the scheduler's observer and as a request's listener, and remembers nothing."""
+    """Ignores every event, as the scheduler's observer and as a request's listener."""
 
     def __getattr__(self, name):
         return lambda *_, **__: None
