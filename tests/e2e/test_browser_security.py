@@ -168,4 +168,4 @@ def test_tools_find_the_addresses_that_they_ask(start_gateway, tmp_path):
     waiting = start_gateway(repository=tmp_path / "none", ready=False)
     for path in ("/health", "/ping"):
         status, answer = waiting.get(path)
-        assert (status, answer["error"]["code"]) == (503, "backend_unavailable")
+        assert (status, answer["error"]["code"]) == (503, "model_loading")

@@ -135,7 +135,7 @@ def test_warm_up_requests_keep_the_rules_too(models: Models, serve: Callable[...
 
 def test_a_file_may_leave_out_everything(parameters: Callable[[str], Path]):
     """The defaults are TensorFlow Serving's, as they are without a file."""
-    assert read_batching(parameters("")) == read_batching(None) == Batching(max_batch_size=1000)
+    assert read_batching(parameters("# nothing\n")) == read_batching(None) == Batching(max_batch_size=1000)
 
 
 def test_a_file_with_every_field_is_read(parameters: Callable[[str], Path]):
