@@ -225,6 +225,11 @@ def _read(models_dir: Path) -> _Config:
             text_format.Parse(path.read_text(encoding="utf-8"), config)
         except (text_format.ParseError, UnicodeDecodeError) as error:
             raise PublishError(f"{path}: {' '.join(str(error).split())}") from error
+        if not config.HasField("model_config_list"):
+            # Written back with a single entry, it would have model servers unload all others.
+            raise PublishError(
+                f"{path}: there is no model_config_list in it, so it is damaged: restore it, or delete it to begin anew"
+            )
     return config
 
 

@@ -260,3 +260,20 @@ def test_the_card_is_json_that_people_can_read(model, models_dir):
     text = (publish(model, TOKENIZER, "m", models_dir) / "assets.extra" / "generator.json").read_text()
     assert json.loads(text)["name"] == "m"
     assert text.count("\n") > 10
+
+
+@pytest.mark.parametrize("content", ["", "# model_config_list {}\n"], ids=["no bytes", "a comment"])
+def test_a_config_that_lost_its_list_is_not_written_back(tmp_path, content):
+    """With a single entry in it, model servers would unload every other model."""
+    path = tmp_path / "models.config"
+    path.write_text(content)
+    with pytest.raises(PublishError, match=r"models\.config: there is no model_config_list in it"):
+        add_to_models_config(tmp_path, "a")
+    assert path.read_text() == content
+
+
+def test_a_config_with_an_empty_list_is_one_without_models(tmp_path):
+    """So is what the removal of the last model leaves."""
+    (tmp_path / "models.config").write_text("model_config_list {}\n")
+    add_to_models_config(tmp_path, "a")
+    assert 'name: "a"' in (tmp_path / "models.config").read_text()
