@@ -228,7 +228,7 @@ def _read(models_dir: Path) -> _Config:
         if not config.HasField("model_config_list"):
             # Written back with a single entry, it would have model servers unload all others.
             raise PublishError(
-                f"{path}: there is no model_config_list in it, so it is damaged: restore it, or delete it to begin anew"
+                f"{path}: there is no model_config_list in it, so it is damaged: restore it, or delete it to start over"
             )
     return config
 
