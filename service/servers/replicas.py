@@ -259,7 +259,7 @@ class Replicas:
                 replica.known = MappingProxyType({ref: it for ref, it in replica.known.items() if ref != call.model})
         elif isinstance(outcome, InvalidResponse) or not isinstance(outcome, BackendUnavailable):
             # It may be the call's own fault; whether it was is known when another server has been asked. Where there
-            # is no other, an invalid response is waited out like an outage, by whoever made the call.
+            # is no other, the caller waits out an invalid response like an outage.
             attempt.to_blame.append((replica, outcome))
         elif not isinstance(outcome, ServerBusy):
             self.leave_out(replica, str(outcome))

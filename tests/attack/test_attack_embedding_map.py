@@ -56,7 +56,7 @@ def start(large_dir, large_model_server, tmp_path_factory):
         settings = {"max_tokens": 10**6}
         gateway = Gateway(large_dir, large_model_server.port, log, ready=False, **settings)
         running.append(gateway)
-        # Which batch sizes are bit-exact is slow to find out with so many words, on a busy machine.
+        # The determinism probe is slow with a vocabulary of this size, on a busy machine.
         gateway.wait_until(lambda: gateway.get("/readyz")[0] == 200, timeout=600)
         return gateway
 

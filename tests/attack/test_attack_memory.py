@@ -94,7 +94,7 @@ ATTACKS = {
 
 @pytest.mark.timeout(900)
 def test_a_gateway_outlives_whatever_is_asked_of_it(limited):
-    """All attacks at once, on a gateway that streams: no process is killed, and every stream comes to its end."""
+    """All attacks at once, on a gateway that streams: no process is killed, and every stream finishes."""
     gateway, cgroup = limited
     worker, expected = gateway.worker_pid, {200, 400, 429}
     with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS + 128) as pool:
