@@ -8,14 +8,11 @@ from typing import Any
 
 import tensorflow as tf
 
-# Steps in one turn of the graph's loop: 4 makes `decode` at 8 rows 10 to 15% faster than 1 (measured: `docs/log.md`).
-UNROLL = 4
-
 Loop = list[Any]
 
 
-def repeat(count: tf.Tensor, body: Callable[[tf.Tensor, Loop], Loop], variables: Loop) -> Loop:
-    """Run `body(i, variables)` for i = 0 … count - 1, `UNROLL` steps to a turn of the loop and the rest singly."""
+def repeat(count: tf.Tensor, body: Callable[[tf.Tensor, Loop], Loop], variables: Loop, unroll: int) -> Loop:
+    """Run `body(i, variables)` for i = 0 … count - 1, `unroll` steps in each iteration and the rest one by one."""
 
     def turn(steps: int) -> Callable[..., tuple[tf.Tensor, Loop]]:
         def run(i: tf.Tensor, variables: Loop) -> tuple[tf.Tensor, Loop]:
@@ -26,15 +23,33 @@ def repeat(count: tf.Tensor, body: Callable[[tf.Tensor, Loop], Loop], variables:
 
         return run
 
-    start = tf.constant(0)
-    i, variables = tf.while_loop(lambda i, _: i + UNROLL <= count, turn(UNROLL), (start, variables))
+    i = tf.constant(0)
+    if unroll > 1:
+        i, variables = tf.while_loop(lambda i, _: i + unroll <= count, turn(unroll), (i, variables))
     return tf.while_loop(lambda i, _: i < count, turn(1), (i, variables))[1]
 
 
-def read(token_ids: tf.Tensor, lengths: tf.Tensor, step: Callable[[tf.Tensor, Loop], Loop], variables: Loop) -> Loop:
+def specialize(whole: tf.Tensor, run: Callable[..., Any], unroll: int) -> Any:
+    """Return `run(masked=False)` where no sequence ends before the others, else `run(masked=True)`.
+
+    Masks cost a tenth of a cell's step (measured: `docs/log.md`). They cost nothing beside a step that is not unrolled,
+    while TensorFlow takes half a second for each further copy of it when a version is loaded: then there is one graph.
+    """
+    if unroll == 1:
+        return run(masked=True)
+    return tf.cond(whole, lambda: run(masked=False), lambda: run(masked=True))
+
+
+def read(
+    token_ids: tf.Tensor,
+    lengths: tf.Tensor,
+    step: Callable[[tf.Tensor, Loop], Loop],
+    variables: Loop,
+    unroll: int,
+) -> Loop:
     """Run `step(tokens, variables)` over the tokens int32 (batch, T), one (batch,) after another.
 
-    The variables are vectors, (batch, width) each; after its length a row's stay as they are.
+    The variables are vectors, (batch, width) each; after its length a sequence's stay as they are.
     """
     by_time = tf.transpose(token_ids)
     num_steps = tf.shape(token_ids)[1]
@@ -44,11 +59,10 @@ def read(token_ids: tf.Tensor, lengths: tf.Tensor, step: Callable[[tf.Tensor, Lo
             new = step(by_time[t], variables)
             return keep(t < lengths, new, variables) if masked else new
 
-        return repeat(num_steps, body, variables)
+        return repeat(num_steps, body, variables, unroll)
 
-    # Where every row counts to its end, as in most slices of a long prompt, masks would only take time.
-    whole = tf.reduce_all(lengths >= num_steps)
-    return tf.cond(whole, lambda: run(masked=False), lambda: run(masked=True))
+    # Most slices of a long prompt are full.
+    return specialize(tf.reduce_all(lengths >= num_steps), run, unroll)
 
 
 def keep(active: tf.Tensor, new_parts: list[tf.Tensor], old_parts: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -14,7 +14,7 @@ from contract import signatures
 from contract.card import Trace
 from contract.tokenizer import SpecialIds
 from export.graphs.adjustments import NEVER, Adjustments, Masked
-from export.graphs.loop import Loop, array, blank, by_row, keep, read, repeat, write
+from export.graphs.loop import Loop, array, blank, by_row, keep, read, repeat, specialize, write
 from export.graphs.sampling import Controls, sample
 from export.graphs.specs import input_specs
 
@@ -26,12 +26,14 @@ class Stepper(Protocol):
         state_size: S, floats of state per sequence.
         output_size: U, width of its top.
         vocab_size: V.
+        unroll: Steps in each iteration of a loop; 1 where a step is large, see `export.graphs.loop.specialize`.
         traces: What `look` tells.
     """
 
     state_size: int
     output_size: int
     vocab_size: int
+    unroll: int
 
     @property
     def traces(self) -> list[Trace]:
@@ -122,7 +124,8 @@ class Generator(tf.Module):
             return [parts, write(written, t, [output])]
 
         parts = self.network.split(tf.zeros([batch, self.network.state_size]))
-        _, written = repeat(length, body, [parts, [array(tf.float32, length, self.network.output_size)]])
+        variables = [parts, [array(tf.float32, length, self.network.output_size)]]
+        _, written = repeat(length, body, variables, self.network.unroll)
         (hidden,) = by_row(written)
         logits = self._shared.project(tf.reshape(hidden, [-1, self.network.output_size]))
         return {"logits": tf.reshape(logits, [batch, length, self.network.vocab_size])}
@@ -142,7 +145,8 @@ class Generator(tf.Module):
         def step(token_ids: tf.Tensor, parts: Loop) -> Loop:
             return self._shared.step(token_ids, parts)[1]
 
-        return {"state": self.network.join(read(token_ids, lengths, step, self.network.split(state)))}
+        parts = read(token_ids, lengths, step, self.network.split(state), self.network.unroll)
+        return {"state": self.network.join(parts)}
 
     def embed(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor, sum: tf.Tensor) -> dict[str, tf.Tensor]:
         """Read texts and add up what the top layer makes of them.
@@ -165,7 +169,7 @@ class Generator(tf.Module):
             return [total + output, output, *parts]
 
         variables = [sum, tf.zeros_like(sum), *self.network.split(state)]
-        total, last, *parts = read(token_ids, lengths, step, variables)
+        total, last, *parts = read(token_ids, lengths, step, variables, self.network.unroll)
         return {"state": self.network.join(parts), "sum": total, "last": last}
 
     def decode(
@@ -285,12 +289,12 @@ class Generator(tf.Module):
 
             written = [array(tf.int32, num_steps), *_judgements(num_steps, with_top=with_top)]
             variables = [token_id, steps, self.network.split(state), adjustments.tables(), written]
-            _, _, parts, _, written = repeat(num_steps, body, variables)
+            _, _, parts, _, written = repeat(num_steps, body, variables, self.network.unroll)
             return *by_row(written), self.network.join(parts)
 
-        # Where no row can end early, masks would only take time (measured: `docs/log.md`).
         whole = tf.reduce_all(steps >= num_steps) & (self.end_id < 0)
-        return tf.cond(whole, lambda: draw(masked=False), lambda: draw(masked=True))
+        outputs: tuple[tf.Tensor, ...] = specialize(whole, draw, self.network.unroll)
+        return outputs
 
     def score(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
         """Say how probable given tokens are.
@@ -341,7 +345,7 @@ class Generator(tf.Module):
 
         told = [array(tf.float32, length, trace.units) for trace in traces]
         variables = [self.network.split(state), [*_judgements(length, with_top=True), *told]]
-        parts, written = repeat(length, body, variables)
+        parts, written = repeat(length, body, variables, self.network.unroll)
         names = ("logprobs", "top_token_ids", "top_logprobs", *(trace.output for trace in traces))
         return {**dict(zip(names, by_row(written), strict=True)), "state": self.network.join(parts)}
 

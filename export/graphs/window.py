@@ -33,6 +33,8 @@ Function = Callable[[tf.Tensor], tf.Tensor]
 class Window(tf.Module):
     """A function of a window of tokens, called with every token anew."""
 
+    unroll = 1
+
     def __init__(
         self, top: Function, project: Function, context: int, sizes: tuple[int, int], resources: Sequence[Any]
     ) -> None:
