@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 SERVING_MODELS := build/serving
+# Without compiled modules each process of the tests starts later, and there are hundreds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-attack test-compose check docs screenshots serving-models test-serving bench bench-quick quality clean
+.PHONY: help run test test-all test-compose mutants check docs screenshots serving-models test-serving bench bench-quick quality clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -15,12 +17,22 @@ run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PO
 	@$(BIN)/python -m export train --config export/recipes/demo.toml --if-empty
 	@exec $(BIN)/python -m service up
 
-test: $(STAMPS)/dev  ## run every test; as root it installs redis-server, nginx, chromium, curl, jq and kubectl, which some need
-	@scripts/install-test-packages
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+# One more than cores, as tests wait for servers, and 4 at most, as each has a model server of its own. The end-to-end tests
+# are the longest and come first, so that no process is left alone with one at the end.
+PROCESSES := $(shell cores=$$(nproc); echo $$((cores < 3 ? cores + 1 : 4)))
+PYTEST_IN_PARALLEL := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-test-attack: $(STAMPS)/dev  ## attack a running service: exhaustion, faults of backends, damaged files
-	@$(BIN)/python -m pytest tests/attack -m attack $(ARGS)
+test: $(STAMPS)/dev  ## test every promise, in ten minutes; as root it installs redis-server, nginx, chromium, curl, jq and kubectl
+	@scripts/install-test-packages
+	@$(PYTEST_IN_PARALLEL) $(ARGS)
+
+test-all: $(STAMPS)/dev  ## the same with the slow tests: all pages, conformance with batching, soak and attacks, in half an hour
+	@scripts/install-test-packages
+	@$(PYTEST_IN_PARALLEL) -m "" --ignore=tests/attack $(ARGS)
+	@$(BIN)/python -m pytest -m "" tests/attack $(ARGS)
+
+mutants: $(STAMPS)/dev  ## change the code in 100 places and count the changes that the unit tests catch, in an hour
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 test-compose: $(STAMPS)/dev  ## try docker-compose.yml for real, as root; installs and starts Docker if need be
 	@tests/compose/run $(ARGS)
@@ -44,7 +56,7 @@ serving-models: $(STAMPS)/dev  ## make the models of tests/serving, and say how 
 
 test-serving: $(STAMPS)/dev  ## test model_server's protocol, or that of SERVING=host:8500 on the models of serving-models
 	@$(BIN)/python -m tests.serving.repository $(SERVING_MODELS) --quiet
-	@$(BIN)/python -m pytest tests/serving --serving-models=$(SERVING_MODELS) $(SERVING:%=--serving=%) $(ARGS)
+	@$(BIN)/python -m pytest tests/serving -m "" --serving-models=$(SERVING_MODELS) $(SERVING:%=--serving=%) $(ARGS)
 
 bench-quick: $(STAMPS)/bench  ## measure serving and training against their baselines, in a quarter of an hour
 	@$(BIN)/python -m benchmarks --quick

@@ -20,12 +20,17 @@ _SOURCES = ("contract", "export", "tests/conftest.py", "requirements.txt")
 _OLD_S = 24 * 3600
 
 
-def built(name: str, make) -> Path:
+def built(name: str, make, inputs: str = "") -> Path:
     """Return the directory of this name that `make(directory)` made, now or in an earlier run of the same code.
 
     One process makes it, beside its place, and renames it: a run that was killed leaves no half of it.
+
+    Args:
+        name: Of the directory.
+        make: Makes it.
+        inputs: What else it depends on, beside the code of `make` and of the exporter.
     """
-    home = _BUILT / _key(make)
+    home = _BUILT / _key(make, inputs)
     if not home.exists():
         _remove_old()
     home.mkdir(parents=True, exist_ok=True)
@@ -40,9 +45,9 @@ def built(name: str, make) -> Path:
     return directory
 
 
-def _key(make) -> str:
+def _key(make, inputs: str) -> str:
     """Hash everything that the models depend on: the exporter, the module of `make`, packages, Python, the machine."""
-    digest = hashlib.sha256(f"{platform.python_version()} {platform.machine()}".encode())
+    digest = hashlib.sha256(f"{platform.python_version()} {platform.machine()} {inputs}".encode())
     for source in (*_SOURCES, inspect.getfile(make)):
         path = ROOT / source
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:

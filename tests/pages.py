@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from tests.programs import program
 
 # As root, and without asking anything of the internet.
@@ -10,7 +12,10 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 FLAGS += ["--host-resolver-rules=MAP evil.example 127.0.0.1"]
 PATIENCE_MS = 60_000
 PHONE = {"width": 360, "height": 740}
-LOOKS = [{}, {"color_scheme": "dark"}, {"viewport": PHONE}, {"viewport": PHONE, "color_scheme": "dark"}]
+LOOKS = [
+    *({}, {"viewport": PHONE, "color_scheme": "dark"}),
+    *(pytest.param(look, marks=pytest.mark.slow) for look in ({"color_scheme": "dark"}, {"viewport": PHONE})),
+]
 
 
 def launch(playwright):

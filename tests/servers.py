@@ -160,6 +160,12 @@ class Gateway(Process, Client):
         address = "/readyz" if ready else "/healthz"
         self.wait_until(lambda: self.get(address)[0] == 200, timeout=120)
 
+    def kill(self):
+        """End it and its worker at once: a graceful shutdown takes a second."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
     @property
     def worker_pid(self):
         """Process id of gunicorn's only worker."""

@@ -1,7 +1,7 @@
 """Attacks on a running service: resource exhaustion, faults of backends and damaged files, on loopback alone.
 
-They take minutes and both cores, so `make test` leaves them out; `make test-attack` runs them. Each one is bounded in
-requests and in time, and measures what other clients get meanwhile.
+They take minutes and both cores, so only `make test-all` runs them. Each one is bounded in requests and in time,
+and measures what other clients get meanwhile.
 """
 
 from pathlib import Path
@@ -25,4 +25,4 @@ def pytest_collection_modifyitems(items):
     """Mark every test of this directory."""
     for item in items:
         if item.path.is_relative_to(_HERE):
-            item.add_marker(pytest.mark.attack)
+            item.add_marker(pytest.mark.slow)

@@ -9,11 +9,21 @@ from tests.conftest import publish_model
 from tests.pages import launch
 from tests.servers import Gateway, ModelServer
 
+# What lives for the whole session takes a tenth of a core with the polls of 0.1 s that others have.
+SLOW_POLLS = ("--file_system_poll_wait_seconds=1", "--model_config_file_poll_wait_seconds=1")
+# Limits that no test's sequence reaches.
+AMPLE = {
+    "max_tokens": 10_000_000,
+    "max_request_tokens": 10_000_000,
+    "max_queued_tokens": 10**9,
+    "request_memory_bytes": 10**12,
+}
+
 
 @pytest.fixture(scope="session")
 def model_server(models_dir, tmp_path_factory):
     """A model server for the whole session."""
-    server = ModelServer(models_dir, tmp_path_factory.mktemp("logs") / "model_server.log")
+    server = ModelServer(models_dir, tmp_path_factory.mktemp("logs") / "model_server.log", flags=SLOW_POLLS)
     yield server
     server.end()
 
@@ -21,9 +31,18 @@ def model_server(models_dir, tmp_path_factory):
 @pytest.fixture(scope="session")
 def gateway(models_dir, model_server, tmp_path_factory):
     """A gateway with its default settings."""
-    gateway = Gateway(models_dir, model_server.port, tmp_path_factory.mktemp("logs") / "gateway.log")
+    gateway = Gateway(models_dir, model_server.port, tmp_path_factory.mktemp("logs") / "gateway.log", poll_s=1)
     yield gateway
-    gateway.end()
+    gateway.kill()
+
+
+@pytest.fixture(scope="module")
+def ample_gateway(models_dir, model_server, tmp_path_factory):
+    """A gateway with limits that no sequence reaches, shared by the tests of a file."""
+    log = tmp_path_factory.mktemp("logs") / "gateway.log"
+    gateway = Gateway(models_dir, model_server.port, log, poll_s=1, **AMPLE)
+    yield gateway
+    gateway.kill()
 
 
 @pytest.fixture(scope="session")
@@ -66,24 +85,20 @@ def own_model_server(tmp_path):
 
 
 @pytest.fixture
-def start_gateway(models_dir, model_server, tmp_path):
-    """Start further gateways with other settings."""
+def start_gateway(two_models_dir, model_server, tmp_path):
+    """Start further gateways with other settings, in front of `lstm` and `words` unless given another repository."""
     running = []
 
     def start(**settings):
         log = tmp_path / f"gateway{len(running)}.log"
-        repository = settings.pop("repository", models_dir)
-        # Texts that are longer than any test waits.
-        for name in ("max_tokens", "max_request_tokens"):
-            settings.setdefault(name, 10_000_000)
-        settings.setdefault("max_queued_tokens", 10**9)
-        settings.setdefault("request_memory_bytes", 10**12)
-        running.append(Gateway(repository, settings.pop("backend", model_server.port), log, **settings))
+        repository = settings.pop("repository", two_models_dir)
+        backend = settings.pop("backend", model_server.port)
+        running.append(Gateway(repository, backend, log, **{**AMPLE, **settings}))
         return running[-1]
 
     yield start
     for gateway in running:
-        gateway.end()
+        gateway.kill()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from service.web.pages import PUBLIC_ENDPOINTS
-from tests.servers import ROOT
+from tests.servers import ROOT, Gateway
 
 BODY = {"model": "lstm", "prompt": "It was", "max_tokens": 10, "seed": 1}
 PUBLIC = {
@@ -51,6 +51,16 @@ def key_file(tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def guarded_gateway(two_models_dir, model_server, tmp_path_factory):
+    """A gateway that asks for keys, shared by the tests that have none."""
+    folder = tmp_path_factory.mktemp("guarded")
+    keys(folder / "keys.json", "add", "--tenant", "operator")
+    gateway = Gateway(two_models_dir, model_server.port, folder / "gateway.log", keys_file=folder / "keys.json")
+    yield gateway
+    gateway.kill()
+
+
 _RULES = """
 import json
 from service.app import create_app
@@ -66,10 +76,9 @@ def rules():
     return json.loads(subprocess.run(command, capture_output=True, cwd=ROOT, check=True, timeout=60).stdout)
 
 
-def test_every_address_asks_for_a_key_but_the_listed_ones(start_gateway, key_file):
+def test_every_address_asks_for_a_key_but_the_listed_ones(guarded_gateway):
     """Walk the URL map: without a key all answer 401 but the public ones, whatever the method."""
-    gateway = start_gateway(keys_file=key_file)
-    found = rules()
+    gateway, found = guarded_gateway, rules()
     assert {rule for rule, endpoint, _ in found if endpoint in PUBLIC_ENDPOINTS} == PUBLIC
     assert len(found) > len(PUBLIC) + 8
     for rule, endpoint, methods in found:
@@ -102,11 +111,10 @@ def test_every_address_asks_for_a_key_but_the_listed_ones(start_gateway, key_fil
         "Bearer ost-aaaaaaaa-" + "a" * 43,
     ],
 )
-def test_whatever_is_no_key_is_refused(start_gateway, key_file, header):
+def test_whatever_is_no_key_is_refused(guarded_gateway, header):
     """Missing, malformed and unknown keys get 401, and the message does not tell how near they came."""
-    gateway = start_gateway(keys_file=key_file)
     headers = {} if header is None else {"Authorization": header}
-    status, _, answer = ask(gateway, body=BODY, **headers)
+    status, _, answer = ask(guarded_gateway, body=BODY, **headers)
     assert status == 401
     assert answer["error"]["message"] in (
         "the key is not valid",
@@ -208,11 +216,11 @@ def test_a_deadline_frees_the_row(start_gateway):
     assert (status, answer["error"]["param"]) == (400, "timeout_s")
 
 
-def test_an_open_door_on_the_network_is_said_loudly(start_gateway, key_file):
+def test_an_open_door_on_the_network_is_said_loudly(start_gateway, key_file, gateway):
     """Listening beyond loopback without keys is a warning in capitals; with keys, or on loopback, there is none."""
     assert "NO API KEYS" in start_gateway(host="0.0.0.0").output
     assert "NO API KEYS" not in start_gateway(host="0.0.0.0", keys_file=key_file).output
-    assert "NO API KEYS" not in start_gateway().output
+    assert "NO API KEYS" not in gateway.output
 
 
 @pytest.mark.parametrize(

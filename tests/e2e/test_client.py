@@ -88,7 +88,7 @@ def test_a_stream_that_is_cut_anywhere_goes_on_to_the_byte(gateway, client, mode
     assert ours["text_offset"] == theirs["text_offset"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stream_outlives_its_gateway(start_gateway, client, tmp_path, number):
     """Killed or told to stop, the gateway takes no token along: another one with its key goes on."""
     key = tmp_path / "state.key"

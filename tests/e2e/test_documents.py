@@ -23,6 +23,7 @@ import pytest
 from pydantic import ValidationError
 
 import ostinato
+from tests.built import built
 from tests.conftest import TEXT
 from tests.documents import SHELL, blocks, documents, fits, spans
 from tests.programs import program
@@ -292,22 +293,41 @@ def made(tmp_path_factory, surroundings):
     reader, served = folder / "reader", folder / "served"
     (reader / ".venv/bin").mkdir(parents=True)
     _write_program(reader / ".venv/bin/python")
-    for name in ("book.txt", "page.txt"):
-        (reader / name).write_text(CORPUS)
+    _write_corpora(reader)
     (requests,) = (block.text for block in blocks("docs/batch.md") if block.language == "json")
     (reader / "in.jsonl").write_text(requests)
     _make_key(reader / "keys.json")
-    for page, name in TRAININGS.items():
-        lines = [line for block in blocks(page) for line in block.text.splitlines()]
-        (training,) = (line for line in lines if f" train --corpus book.txt --name {name} " in line)
-        code, _, errors = enter(training + SHORT, reader, surroundings)
-        assert code == 0, errors
-    book, ending = folder / "trained/book/1", folder / "trained/ending/1"
+    trained = _trained_by_the_pages(surroundings)
+    book, ending = trained / "book/1", trained / "ending/1"
     for name in ("book", "demo"):
         _copy_version(book, reader / "models", name, 1)
         _copy_version(book, served, name, 1)
     _copy_version(ending, served, "reverse", 1)
     return folder
+
+
+def _write_corpora(folder):
+    for name in ("book.txt", "page.txt"):
+        (folder / name).write_text(CORPUS)
+
+
+def _trained_by_the_pages(surroundings):
+    """Return the repository that the trainings of the pages fill."""
+    trainings = []
+    for page, name in TRAININGS.items():
+        lines = [line for block in blocks(page) for line in block.text.splitlines()]
+        trainings += [line + SHORT for line in lines if f" train --corpus book.txt --name {name} " in line]
+    assert len(trainings) == len(TRAININGS)
+
+    def train(folder):
+        (folder / "reader/.venv/bin").mkdir(parents=True)
+        _write_program(folder / "reader/.venv/bin/python")
+        _write_corpora(folder / "reader")
+        for training in trainings:
+            code, _, errors = enter(training, folder / "reader", surroundings)
+            assert code == 0, errors
+
+    return built("documents", train, "".join(trainings)) / "trained"
 
 
 def _make_key(path):
@@ -348,7 +368,18 @@ def is_entered(block):
     return block.language == "python" or (block.language in SHELL and any(map(is_run, block.commands())))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(map(is_entered, blocks(page)))])
+# What a newcomer enters first; those of all other pages are for `make test-all`.
+FIRST_PAGES = ("README.md", "docs/quickstart.md", "client/README.md")
+
+
+PAGES_WITH_COMMANDS = [
+    pytest.param(page, marks=[] if page in FIRST_PAGES else pytest.mark.slow)
+    for page in PAGES
+    if any(map(is_entered, blocks(page)))
+]
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_COMMANDS)
 def test_what_a_page_has_one_enter_runs(page, address, folder, surroundings, monkeypatch):
     """In order, in a folder with the files that it names, but for the address; what it shows and says of it is so."""
     monkeypatch.chdir(folder)

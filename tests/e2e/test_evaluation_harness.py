@@ -14,6 +14,8 @@ import pytest
 
 from tests.servers import Gateway, ModelServer
 
+pytestmark = pytest.mark.slow
+
 TEXT = "".join(f"It was the {('best', 'worst')[i % 2]} of times, said number {i % 7} of us.\n" for i in range(400))
 TASK = {
     "rolling": {

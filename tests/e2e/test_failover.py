@@ -41,13 +41,55 @@ def expected(gateway):
         return list(pool.map(lambda body: gateway.text(**body), bodies()))
 
 
+class Servers:
+    """Two model servers that the tests of this file share, whatever a test does to them."""
+
+    def __init__(self, models_dir, folder):
+        self._models_dir, self._folder, self._num_started = models_dir, folder, 0
+        self.running = [self._start(None) for _ in range(2)]
+
+    def kill(self, index):
+        """Kill one."""
+        self.running[index].end(signal.SIGKILL)
+
+    def restart(self, index):
+        """Start one again on its port, and wait until it serves."""
+        self.running[index] = self._start(self.running[index].port)
+
+    def restore(self):
+        """Wake and restart what a test that failed left."""
+        for index, server in enumerate(self.running):
+            if server.process.poll() is None:
+                server.send(signal.SIGCONT)
+            else:
+                self.restart(index)
+
+    def _start(self, port):
+        self._num_started += 1
+        return ModelServer(self._models_dir, self._folder / f"{self._num_started}.log", port=port)
+
+
+@pytest.fixture(scope="module")
+def shared_servers(two_models_dir, tmp_path_factory):
+    """The two servers of this file."""
+    servers = Servers(two_models_dir, tmp_path_factory.mktemp("servers"))
+    yield servers
+    for server in servers.running:
+        server.end()
+
+
 @pytest.fixture
-def pair(two_models_dir, own_model_server, start_gateway):
-    """Two model servers and a gateway in front of both."""
-    servers = [own_model_server(two_models_dir) for _ in range(2)]
-    gateway = start_gateway(
-        repository=two_models_dir, backends=",".join(f"127.0.0.1:{server.port}" for server in servers)
-    )
+def servers(shared_servers):
+    """The two servers, both alive."""
+    yield shared_servers
+    shared_servers.restore()
+
+
+@pytest.fixture
+def pair(servers, two_models_dir, start_gateway):
+    """The two servers and a gateway in front of both."""
+    backends = ",".join(f"127.0.0.1:{server.port}" for server in servers.running)
+    gateway = start_gateway(repository=two_models_dir, backends=backends)
     gateway.wait_until(lambda: left_out(gateway) == [])
     return servers, gateway
 
@@ -69,23 +111,22 @@ def streams_while(gateway, happen, after_s=0.5):
         return [text.result(120) for text in running]
 
 
-def test_one_of_two_is_killed_and_started_again(pair, expected, two_models_dir, tmp_path):
-    """Its texts go on at the other one, to the byte; when it is back it gets calls again."""
-    (first, second), gateway = pair
-    assert streams_while(gateway, lambda: first.end(signal.SIGKILL)) == expected
-    assert left_out(gateway) == [first.port]
-    again = ModelServer(two_models_dir, tmp_path / "again.log", port=first.port)
-    try:
-        gateway.wait_until(lambda: left_out(gateway) == [])
-        assert streams_while(gateway, lambda: second.end(signal.SIGKILL)) == expected
-        assert left_out(gateway) == [second.port]
-    finally:
-        again.end()
+def test_one_of_two_is_killed_and_started_again(pair, expected):
+    """Its sequences continue on the other one, byte for byte; when it is back it gets calls again."""
+    servers, gateway = pair
+    first, second = (server.port for server in servers.running)
+    assert streams_while(gateway, lambda: servers.kill(0)) == expected
+    assert left_out(gateway) == [first]
+    servers.restart(0)
+    gateway.wait_until(lambda: left_out(gateway) == [])
+    assert streams_while(gateway, lambda: servers.kill(1)) == expected
+    assert left_out(gateway) == [second]
 
 
 def test_one_of_two_hangs_and_goes_on(pair, expected):
     """Nobody waits for the end of a long deadline; awake again, it is taken back."""
-    (first, _), gateway = pair
+    servers, gateway = pair
+    first = servers.running[0]
     started = time.monotonic()
     try:
         assert streams_while(gateway, lambda: first.send(signal.SIGSTOP)) == expected
@@ -98,22 +139,16 @@ def test_one_of_two_hangs_and_goes_on(pair, expected):
         assert list(pool.map(lambda body: gateway.streamed_text(**body), bodies())) == expected
 
 
-def test_the_only_one_is_started_again(two_models_dir, own_model_server, start_gateway, expected, tmp_path):
-    """The texts wait for it, and go on where they were."""
-    server = own_model_server(two_models_dir)
+def test_the_only_one_is_started_again(servers, two_models_dir, start_gateway, expected):
+    """The sequences wait for it, and continue where they were."""
     # Beside other tests a model server takes as long as the default to start.
-    gateway = start_gateway(repository=two_models_dir, backend=server.port, backend_grace_s=120)
-    again = []
+    gateway = start_gateway(repository=two_models_dir, backend=servers.running[0].port, backend_grace_s=120)
 
     def restart():
-        server.end(signal.SIGKILL)
-        again.append(ModelServer(two_models_dir, tmp_path / "again.log", port=server.port))
+        servers.kill(0)
+        servers.restart(0)
 
-    try:
-        assert streams_while(gateway, restart) == expected
-    finally:
-        for each in again:
-            each.end()
+    assert streams_while(gateway, restart) == expected
 
 
 class Proxy(grpc.GenericRpcHandler):
@@ -198,11 +233,9 @@ FAULTS = {
 }
 
 
-def test_every_code_and_every_kind_of_nonsense_is_made_good_elsewhere(
-    two_models_dir, own_model_server, start_gateway, gateway
-):
+def test_every_code_and_every_kind_of_nonsense_is_made_good_elsewhere(servers, two_models_dir, start_gateway, gateway):
     """Whatever one of two servers answers, requests get the bytes of the other; well again, it gets calls again."""
-    real = [own_model_server(two_models_dir) for _ in range(2)]
+    real = servers.running
     proxy = Proxy(real[0].port)
     try:
         both = start_gateway(repository=two_models_dir, backends=f"127.0.0.1:{proxy.port},127.0.0.1:{real[1].port}")
@@ -223,9 +256,9 @@ def test_every_code_and_every_kind_of_nonsense_is_made_good_elsewhere(
         proxy.end()
 
 
-def test_one_that_became_slow_is_left_out(two_models_dir, own_model_server, start_gateway, gateway):
+def test_one_that_became_slow_is_left_out(servers, two_models_dir, start_gateway, gateway):
     """Many times slower than the others is as good as hanging."""
-    real = [own_model_server(two_models_dir) for _ in range(2)]
+    real = servers.running
     proxy = Proxy(real[0].port)
     try:
         both = start_gateway(repository=two_models_dir, backends=f"127.0.0.1:{proxy.port},127.0.0.1:{real[1].port}")

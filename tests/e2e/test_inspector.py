@@ -410,6 +410,7 @@ def test_an_embedding_that_was_not_loaded_is_asked_for_again(open_inspector, gat
     page.page.locator("#embedding-told", has_text="The plane shows").wait_for()
 
 
+@pytest.mark.slow
 def test_gates_of_a_long_text_come_when_they_are_wanted(open_inspector, gateway):
     """A text of which all would be much: states at first, then the gates of a layer."""
     page = open_inspector(gateway)
@@ -425,6 +426,7 @@ def test_gates_of_a_long_text_come_when_they_are_wanted(open_inspector, gateway)
     assert math.isclose(page.numbers("#values")["Forget gate f"], values["forget"][0][0], abs_tol=CLOSE)
 
 
+@pytest.mark.slow
 def test_five_thousand_tokens_and_two_layers_of_512_units(open_inspector, gateway):
     """All of it is there, and no more is drawn than can be seen."""
     page = open_inspector(gateway)
@@ -501,13 +503,13 @@ def test_reading_can_be_stopped(open_inspector, gateway):
 
 def test_what_goes_wrong_is_said_and_passes(open_inspector, start_gateway):
     """Nothing to read, too much, too many numbers, a server that is away; then it reads."""
-    gateway = start_gateway(max_prompt_tokens=5000, max_inspect_values=100_000)
+    gateway = start_gateway(max_prompt_tokens=5000, max_inspect_values=100_000, max_body_bytes=2**16)
     page = open_inspector(gateway)
     for text, said in (
         ("", "nothing in this text"),
         ("x" * 5001, "5000"),
         ("x" * 4999, "100000"),
-        ("x" * 5_000_000, "4194304"),
+        ("x" * 2**16, "65536"),
     ):
         page.page.fill("#text", text)
         page.page.select_option("#model", "lstm")

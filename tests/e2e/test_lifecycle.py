@@ -120,13 +120,12 @@ def test_a_full_queue_answers_at_once_and_says_when_to_come_back(start_gateway):
 def test_sigterm_lets_accepted_requests_finish_and_refuses_new_ones(start_gateway):
     """Requests in the making are answered whole, new ones get 503, and then the process ends with 0."""
     gateway = start_gateway(drain_s=20)
-    expected = gateway.text(**{**LONG, "max_tokens": 5_000})
+    expected = gateway.text(**{**LONG, "max_tokens": 20_000})
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        whole = pool.submit(gateway.text, **{**LONG, "max_tokens": 5_000})
-        streamed = pool.submit(gateway.streamed_text, **{**LONG, "max_tokens": 5_000})
-        # A request is accepted once its stream has begun; the other one was sent before it.
+        whole = pool.submit(gateway.text, **{**LONG, "max_tokens": 20_000})
+        streamed = pool.submit(gateway.streamed_text, **{**LONG, "max_tokens": 20_000})
         blocker = Pending(gateway, stream=True, max_tokens=100_000)
-        blocker.response.readline()
+        until(lambda: gateway.get("/v1/status")[1]["texts"]["accepted"] == 3)
         gateway.send(signal.SIGTERM)
         until(lambda: gateway.ask("POST", "/v1/completions", json.dumps({**LONG, "max_tokens": 1}))[0] == 503)
         status, _, body = gateway.ask("GET", "/readyz")
@@ -156,9 +155,9 @@ def test_a_text_that_outlasts_the_drain_ends_with_an_error_event(start_gateway):
     assert gateway.process.wait(10) == 0
 
 
-def test_a_model_server_that_stays_away_is_an_error_with_a_status(models_dir, start_gateway, tmp_path):
+def test_a_model_server_that_stays_away_is_an_error_with_a_status(two_models_dir, start_gateway, tmp_path):
     """After the grace time the answer is 503 in OpenAI's shape, or an error event in a stream."""
-    server = ModelServer(models_dir, tmp_path / "model_server.log")
+    server = ModelServer(two_models_dir, tmp_path / "model_server.log")
     gateway = start_gateway(backend=server.port, backend_grace_s=0.5)
     server.end(signal.SIGKILL)
     status, answer = gateway.post({**LONG, "max_tokens": 5})
@@ -216,12 +215,11 @@ def test_a_worker_is_small_and_has_no_tensorflow(start_gateway):
         assert "tensorflow_framework" not in maps.read()
 
 
-def test_a_port_in_use_is_one_line(start_gateway, models_dir):
+def test_a_port_in_use_is_one_line(gateway, models_dir):
     """A second gateway on the port says so and ends with 1."""
     import subprocess
     import sys
 
-    gateway = start_gateway()
     done = subprocess.run(
         [sys.executable, "-m", "service", "serve"],
         env={**os.environ, "OSTINATO_PORT": str(gateway.port), "OSTINATO_MODELS_DIR": str(models_dir)},

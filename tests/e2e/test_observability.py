@@ -83,9 +83,9 @@ def test_a_request_is_one_line_with_its_id_and_without_its_words(start_gateway):
     assert answer["choices"][0]["text"][:10] not in gateway.output
 
 
-def test_prompts_are_logged_when_asked_for(start_gateway):
+def test_prompts_are_logged_when_asked_for(models_dir, start_gateway):
     """An operator can have them."""
-    gateway = start_gateway(log_prompts=True)
+    gateway = start_gateway(log_prompts=True, repository=models_dir)
     ask(gateway, body=BODY)
     until(lambda: any(line.get("prompt") == [SECRET] for line in lines(gateway)))
     assert not any("suffix" in line for line in lines(gateway))
@@ -93,9 +93,9 @@ def test_prompts_are_logged_when_asked_for(start_gateway):
     until(lambda: any(line.get("suffix") == [SECRET] for line in lines(gateway)))
 
 
-def test_status_says_what_is_going_on(start_gateway):
+def test_status_says_what_is_going_on(models_dir, start_gateway):
     """Models, loads and bounds, for a person or a script."""
-    status = ask(start_gateway(request_memory_bytes=2**20), body=None, address="/v1/status")[2]
+    status = ask(start_gateway(request_memory_bytes=2**20, repository=models_dir), body=None, address="/v1/status")[2]
     assert status["status"] == "ok"
     assert [model["id"] for model in status["models"]] == MODEL_NAMES
     assert status["texts"] == {"accepted": 0, "max": 384}

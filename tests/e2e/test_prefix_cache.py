@@ -4,6 +4,7 @@ import pytest
 
 from tests.conftest import MODEL_NAMES, TEXT
 from tests.e2e.test_access import ask, key_file, keys  # noqa: F401 - a fixture is used by its name
+from tests.servers import Gateway
 
 LONG = TEXT * 12
 
@@ -17,20 +18,17 @@ def completed(gateway, **fields):
     return [choice["text"] for choice in answer["choices"]], usage["prompt_tokens_details"]["cached_tokens"]
 
 
-@pytest.fixture
-def fresh(start_gateway):
-    """A gateway that has read nothing yet."""
-    return start_gateway()
-
-
-@pytest.fixture
-def forgetful(start_gateway):
-    """A gateway that keeps nothing."""
-    return start_gateway(prefix_cache_bytes=0)
+@pytest.fixture(scope="module")
+def forgetful(models_dir, model_server, tmp_path_factory):
+    """A gateway without a prefix cache."""
+    log = tmp_path_factory.mktemp("logs") / "gateway.log"
+    gateway = Gateway(models_dir, model_server.port, log, prefix_cache_bytes=0)
+    yield gateway
+    gateway.kill()
 
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
-def test_a_hit_gives_the_bytes_of_a_miss(fresh, forgetful, model):
+def test_a_hit_gives_the_bytes_of_a_miss(ample_gateway, forgetful, model):
     """The same prompt again, a longer one, one that parts midway and the text so far: each as if nothing were known."""
     field = "suffix" if model == "reverse" else "prompt"
 
@@ -40,12 +38,12 @@ def test_a_hit_gives_the_bytes_of_a_miss(fresh, forgetful, model):
     known = []
     for length in (500, 500, 800, 300, 800):
         (expected,), none = completed(forgetful, model=model, **{field: beginning(length)})
-        (text,), cached = completed(fresh, model=model, **{field: beginning(length)})
+        (text,), cached = completed(ample_gateway, model=model, **{field: beginning(length)})
         assert (text, none) == (expected, 0)
         known.append(cached)
     joined = text + beginning(800) if model == "reverse" else beginning(800) + text
     assert (
-        completed(fresh, model=model, **{field: joined}, n=3)[0]
+        completed(ample_gateway, model=model, **{field: joined}, n=3)[0]
         == completed(forgetful, model=model, **{field: joined}, n=3)[0]
     )
     assert known[0] == 0
@@ -70,10 +68,9 @@ def test_what_one_tenant_has_read_is_known_to_its_keys_alone(start_gateway, key_
     assert [cached(key) for key in (anna, also_anna, bert, bert)] == [0, 399, 0, 399]
 
 
-def test_a_stream_tells_what_was_known(fresh):
+def test_a_stream_tells_what_was_known(ample_gateway):
     """The usage of a stream has the same figure."""
+    fields = {"model": "lstm", "prompt": LONG[7:107], "max_tokens": 3, "seed": 1}
     for expected in (0, 99):
-        events = list(
-            fresh.stream(model="lstm", prompt=LONG[:100], max_tokens=3, seed=1, stream_options={"include_usage": True})
-        )
+        events = list(ample_gateway.stream(**fields, stream_options={"include_usage": True}))
         assert events[-2]["usage"]["prompt_tokens_details"] == {"cached_tokens": expected}

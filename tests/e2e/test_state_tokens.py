@@ -8,16 +8,27 @@ import pytest
 
 from tests.conftest import MODEL_NAMES, TEXT
 from tests.e2e.test_access import ask, key_file, keys  # noqa: F401 - a fixture is used by its name
+from tests.servers import Gateway
 
 BODY = {"model": "lstm", "prompt": TEXT[:40], "seed": 3, "temperature": 0.9}
 
 
-@pytest.fixture
-def state_key(tmp_path):
-    """A file with the key that gateways of a test share."""
-    path = tmp_path / "state.key"
+@pytest.fixture(scope="module")
+def state_key(tmp_path_factory):
+    """A file with the key that gateways share."""
+    path = tmp_path_factory.mktemp("keys") / "state.key"
     path.write_text("k" * 64 + "\n")
     return path
+
+
+@pytest.fixture(scope="module")
+def two_gateways(models_dir, model_server, state_key, tmp_path_factory):
+    """Two gateways with the same key."""
+    logs = tmp_path_factory.mktemp("logs")
+    two = [Gateway(models_dir, model_server.port, logs / f"{i}.log", state_key_file=state_key) for i in range(2)]
+    yield two
+    for gateway in two:
+        gateway.kill()
 
 
 def given(model, text):
@@ -38,9 +49,9 @@ def joined(model, *texts):
 
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
-def test_fifty_and_fifty_tokens_are_a_hundred(start_gateway, state_key, model):
+def test_fifty_and_fifty_tokens_are_a_hundred(two_gateways, model):
     """On another gateway with the same key, byte for byte, penalties and pieces of characters included."""
-    here, there = start_gateway(state_key_file=state_key), start_gateway(state_key_file=state_key)
+    here, there = two_gateways
     for seed, more in enumerate(({}, {"frequency_penalty": 0.5, "repetition_penalty": 1.2}, {"top_k": 5})):
         fields = {"temperature": 1.1, "ignore_eos": True, **more}
         whole = completed(here, **given(model, TEXT[:30]), **fields, seed=seed, max_tokens=100)
@@ -125,9 +136,9 @@ def test_one_state_has_many_continuations(gateway):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_deadline_leaves_a_state(start_gateway, stream):
+def test_a_deadline_leaves_a_state(ample_gateway, stream):
     """The answer, or the stream's last event, is an error with each choice's state: the rest is as it would be."""
-    gateway = start_gateway()
+    gateway = ample_gateway
     fields = {**BODY, "max_tokens": 1_000_000, "timeout_s": 0.6, "return_state": True}
     if stream:
         events = [event for event in gateway.stream(**fields) if event]
@@ -170,10 +181,10 @@ def test_a_drain_leaves_a_state_for_another_gateway(start_gateway, state_key, st
     assert text + rest["text"] == completed(staying, **BODY, max_tokens=len(text) + 50)["text"]
 
 
-def test_each_wrong_token_has_its_error(start_gateway, key_file):  # noqa: F811 - see the import
+def test_each_wrong_token_has_its_error(models_dir, start_gateway, key_file):  # noqa: F811 - see the import
     """Another tenant's, an altered one, a cut one, a megabyte, another model's: each is told by status and code."""
     anna, bert = (keys(key_file, "add", "--tenant", tenant).splitlines()[-1] for tenant in ("anna", "bert"))
-    gateway = start_gateway(keys_file=key_file)
+    gateway = start_gateway(keys_file=key_file, repository=models_dir)
     state = ask(gateway, anna, {**BODY, "return_state": True})[2]["choices"][0]["state"]
 
     def refusal(key, **fields):

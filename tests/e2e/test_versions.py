@@ -133,7 +133,7 @@ def test_what_is_not_there_is_told_with_what_is(served):
     assert (status, answer["version"]) == (200, 3)
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_version_that_is_removed_while_it_runs_leaves_the_text_so_far(served, stream):
     """A clear error, with what there is of the text, and the next request is answered by another version."""
     folder, gateway = served

@@ -12,7 +12,8 @@ from tests.serving.repository import BATCHING_CONFIG, make_repository
 def pytest_generate_tests(metafunc):
     """Run every test against the server that was given, or else against `model_server` in both of its modes."""
     if "server" in metafunc.fixturenames:
-        modes = ["given"] if metafunc.config.getoption("--serving") else ["plain", "batching"]
+        both = ["plain", pytest.param("batching", marks=pytest.mark.slow)]
+        modes = ["given"] if metafunc.config.getoption("--serving") else both
         metafunc.parametrize("server", modes, indirect=True, scope="session")
 
 

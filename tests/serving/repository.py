@@ -93,10 +93,11 @@ def main() -> int:
 
 def _publish(folder: Path, name: str, version: int) -> None:
     from contract.tokenizer import ExactWordTokenizer
+    from export.graphs.cells import Carried
     from tests.conftest import TEXT, publish_model
 
     kinds = {
-        "lstm": {"cell": "lstm", "seed": version},
+        "lstm": {"cell": "lstm", "seed": version, "unroll": Carried.unroll},
         "gru": {"cell": "gru", "layers": 2, "tokenizer": ExactWordTokenizer.train([TEXT * 2])},
         "rnn": {"cell": "simple_rnn"},
         "window": {"cell": "gru", "units": 8, "context": 6},

@@ -2,10 +2,24 @@
 
 import pytest
 
+from export.graphs.cells import Carried
 from tests.unit.export.models import make_model
 from tests.unit.export.published import END, Published
 
-STACKS = [("simple_rnn", 1), ("simple_rnn", 3), ("lstm", 1), ("lstm", 2), ("gru", 1), ("gru", 3)]
+STACKS = [
+    *(("lstm", 2), ("gru", 3)),
+    *(
+        pytest.param(stack, marks=pytest.mark.slow)
+        for stack in (("simple_rnn", 1), ("simple_rnn", 3), ("lstm", 1), ("gru", 1))
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def _small_graphs(request, monkeypatch):
+    """Trace a step once and not four times, but for the tests of graphs: publishing takes a third of the time."""
+    if request.path.parent.name != "graphs":
+        monkeypatch.setattr(Carried, "unroll", 1)
 
 
 @pytest.fixture

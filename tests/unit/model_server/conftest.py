@@ -32,22 +32,22 @@ def until_fixture() -> Callable[[Callable[[], object]], None]:
 
 
 @pytest.fixture(scope="session")
-def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], Path]:
-    """Return the folder of a SavedModel with this weight, written once."""
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return the folder of a SavedModel with this weight, written once; with `echo_<dtype>` it takes long to load."""
     root = tmp_path_factory.mktemp("saved_models")
 
-    def write(weight: float) -> Path:
-        path = root / str(weight)
+    def write(weight: float, *, echoes: bool = False) -> Path:
+        path = root / f"{weight} {echoes}"
         if not path.exists():
             model = TinyModel(weight)
-            tf.saved_model.save(model, str(path), signatures=model.signatures())
+            tf.saved_model.save(model, str(path), signatures=model.signatures(echoes=echoes))
         return path
 
     return write
 
 
 @pytest.fixture
-def models(tmp_path: Path, saved_model: Callable[[float], Path]) -> Models:
+def models(tmp_path: Path, saved_model: Callable[..., Path]) -> Models:
     """Return a folder for models, without any."""
     (tmp_path / "models").mkdir()
     return Models(tmp_path / "models", saved_model)

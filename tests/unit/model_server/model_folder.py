@@ -12,14 +12,14 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 class Models:
     """The folder that `/models` of the config stands for."""
 
-    def __init__(self, root: Path, saved_model: Callable[[float], Path]) -> None:
+    def __init__(self, root: Path, saved_model: Callable[..., Path]) -> None:
         self.root = root
         self._saved_model = saved_model
 
-    def draft(self, version: int | str, weight: float = 2.0, *, name: str = "tiny") -> Path:
+    def draft(self, version: int | str, weight: float = 2.0, *, name: str = "tiny", echoes: bool = False) -> Path:
         """Write a version beside its place, as an exporter does."""
         path = self.root / name / f".{version}.tmp"
-        shutil.copytree(self._saved_model(weight), path)
+        shutil.copytree(self._saved_model(weight, echoes=echoes), path)
         return path
 
     def finish(self, draft: Path) -> Path:
@@ -27,10 +27,16 @@ class Models:
         return draft.rename(draft.with_name(draft.name.removeprefix(".").removesuffix(".tmp")))
 
     def publish(
-        self, version: int | str, weight: float = 2.0, *, name: str = "tiny", warmup: Sequence[PredictRequest] = ()
+        self,
+        version: int | str,
+        weight: float = 2.0,
+        *,
+        name: str = "tiny",
+        warmup: Sequence[PredictRequest] = (),
+        echoes: bool = False,
     ) -> Path:
         """Put a version in its place."""
-        draft = self.draft(version, weight, name=name)
+        draft = self.draft(version, weight, name=name, echoes=echoes)
         if warmup:
             write_warmup(draft, [PredictionLog(predict_log=PredictLog(request=request)) for request in warmup])
         return self.finish(draft)

@@ -38,7 +38,7 @@ def parameters(tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture
 def client(models: Models, serve: Callable[..., Client], parameters: Callable[[str], Path]) -> Client:
     """Serve `tiny` with batching, in calls of 2, 4 or 6 rows."""
-    models.publish(3, 2.0)
+    models.publish(3, 2.0, echoes=True)
     return serve(enable_batching=True, batching_parameters_file=parameters(SIZES))
 
 

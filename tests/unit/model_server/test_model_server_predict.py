@@ -28,7 +28,7 @@ Refusal = Callable[[Callable[[], object]], tuple[Status, str]]
 @pytest.fixture
 def client(models: Models, serve: Callable[..., Client]) -> Client:
     """Serve `tiny` version 3, with weight 2."""
-    models.publish(3, 2.0)
+    models.publish(3, 2.0, echoes=True)
     return serve()
 
 

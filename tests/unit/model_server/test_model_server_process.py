@@ -17,7 +17,8 @@ from tests.unit.model_server.tiny_model import Gate
 Until = Callable[[Callable[[], object]], None]
 Connect = Callable[[str], Client]
 Gates = Callable[[str], Gate]
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Process:
@@ -162,3 +163,18 @@ def test_a_wrong_ssl_config_is_one_line_and_status_2(models: Models, run: Callab
         f"{path}: not a usable SSL config (server_key must hold the contents of a PEM file, not its path)"
     ]
     assert "Traceback" not in server.log
+
+
+def test_tensorflow_is_imported_without_keras():
+    """No SavedModel needs it, and it is 180 MB; who imports it afterwards gets it."""
+    code = """
+import sys
+from model_server.__main__ import _without_keras
+
+with _without_keras():
+    import tensorflow
+assert not [name for name in sys.modules if name.partition(".")[0] == "keras"]
+import keras
+import keras.src.optimizers
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=TIMEOUT_S)

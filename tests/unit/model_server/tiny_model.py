@@ -80,10 +80,10 @@ class TinyModel(tf.Module):
         with tf.control_dependencies([tf.raw_ops.QueueEnqueueManyV2(handle=_queue(), components=[values])]):
             return {"num": tf.size(values)}
 
-    def signatures(self) -> dict[str, Any]:
-        """Return all signatures; `echo_<dtype>` takes x of any shape and returns it."""
+    def signatures(self, *, echoes: bool) -> dict[str, Any]:
+        """Return all signatures; with echoes also `echo_<dtype>`, which takes x of any shape and returns it."""
         signatures = {name: getattr(self, name) for name in ("step", "square", "read", "gate", "take", "give")}
-        for dtype in ECHOED:
+        for dtype in ECHOED if echoes else ():
             echo = tf.function(lambda x: {"x": tf.identity(x)})
             signatures[f"echo_{dtype.name}"] = echo.get_concrete_function(tf.TensorSpec(None, dtype, name="x"))
         return {"serving_default": self.scale, **signatures}

@@ -194,6 +194,7 @@ def test_exporters_at_the_same_time_are_all_listed(tmp_path):
     assert all(f'"{name}"' in text for name in names)
 
 
+@pytest.mark.slow
 def test_the_draft_of_a_killed_exporter_is_removed_and_that_of_a_living_one_is_not(model, models_dir):
     """Litter goes with the next publishing, in whatever container that is; work in progress stays."""
     home = models_dir / "m"

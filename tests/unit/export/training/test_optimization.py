@@ -1,6 +1,7 @@
 """An update is the same on one core, on several and on several devices; the average follows the weights."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -47,17 +48,32 @@ class Cutting(Devices):
         return self.how
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn"])
-@pytest.mark.parametrize("parts", [{"rows": 2}, {"rows": 3}, {"rows": 16}, {"units": 2}, {"units": 4}])
+@functools.cache
+def train_whole(cell):
+    """Train a model of a cell in one part."""
+    return train(prepare(cell=cell)[0])
+
+
+@pytest.mark.parametrize(
+    ("cell", "parts"),
+    [
+        *(("lstm", {"rows": 3}), ("lstm", {"units": 4}), ("gru", {"rows": 3}), ("simple_rnn", {"units": 2})),
+        *(pytest.param("lstm", parts, marks=pytest.mark.slow) for parts in ({"rows": 2}, {"rows": 9}, {"units": 2})),
+        *(
+            pytest.param(cell, parts, marks=pytest.mark.slow)
+            for cell, parts in (("gru", {"units": 2}), ("simple_rnn", {"rows": 3}))
+        ),
+    ],
+)
 def test_parts_computed_side_by_side_are_trained_as_one(cell, parts):
     """However many, also of uneven widths, and empty ones: the losses are those of one part."""
-    expected, judged = train(prepare(cell=cell)[0])
+    expected, judged = train_whole(cell)
     got, judged_too = train(prepare(Cutting(how=Cut(**parts)), cell=cell)[0])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     np.testing.assert_allclose(judged_too, judged, rtol=1e-5)
 
 
-@pytest.mark.parametrize("parts", [{"rows": 3}, {"units": 2}])
+@pytest.mark.parametrize("parts", [{"rows": 3}, pytest.param({"units": 2}, marks=pytest.mark.slow)])
 def test_what_is_dropped_does_not_depend_on_the_parts(parts):
     """Masks are drawn for all rows: the seed means the same on a machine with other cores."""
     dropouts = {"dropout": 0.5, "recurrent_dropout": 0.3, "embedding_dropout": 0.2}
@@ -66,6 +82,7 @@ def test_what_is_dropped_does_not_depend_on_the_parts(parts):
     np.testing.assert_allclose(train(prepare(Cutting(how=Cut(**parts)), **dropouts)[0])[0], expected[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_bidirectional_model_is_trained_in_parts_too():
     """Each of its directions is cut like any other layer."""
     settings = {"bidirectional": True, "context": STEPS}

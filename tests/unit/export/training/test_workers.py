@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[4]
 TIMEOUT_S = 200
 
+pytestmark = pytest.mark.slow
+
 
 def launch(*arguments, **variables):
     """Start `python -m` in a process of its own."""

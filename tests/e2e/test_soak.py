@@ -1,0 +1,127 @@
+"""Minutes of mixed load while model servers die: every output stays the same, and nothing is left behind."""
+
+import concurrent.futures
+import itertools
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TEXT
+from tests.servers import ModelServer
+
+SOAK_S = 120
+NUM_CLIENTS = 24
+# Between two kills of a model server.
+KILL_EVERY_S = 20
+# What the allocator keeps of a burst is no leak; a leak of a kilobyte a request would be more.
+MAX_GROWTH_BYTES = 24 * 2**20
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def requests():
+    """Return requests of every kind, with their paths."""
+    completions = [
+        {
+            "model": ("lstm", "words")[i % 2],
+            "prompt": (TEXT * 9)[: 1 + 37 * i % 600],
+            "max_tokens": 20 + 67 * i % 400,
+            "seed": i,
+            "n": 1 + i % 3,
+            **[{}, {"top_p": 0.9}, {"frequency_penalty": 0.4}, {"logprobs": 2}, {"return_state": True}][i % 5],
+        }
+        for i in range(30)
+    ]
+    others = [
+        ("/v1/embeddings", {"model": "lstm", "input": TEXT[:50]}),
+        ("/v1/inspect", {"model": "lstm", "text": TEXT[:20]}),
+    ]
+    return [*(("/v1/completions", body) for body in completions), *others]
+
+
+def content(gateway, path, body):
+    """Return what a response says, without what differs from one to the next."""
+    status, response = gateway.post(body, path, timeout=120)
+    assert status == 200, response
+    if "choices" in response:
+        return [(choice["text"], choice["logprobs"]) for choice in response["choices"]]
+    return response["data"]
+
+
+def leave(gateway, seed):
+    """Begin a stream and close the connection in the middle."""
+    connection = gateway.connect()
+    body = {"model": "lstm", "prompt": TEXT[:30], "max_tokens": 20_000, "seed": seed, "stream": True}
+    connection.request("POST", "/v1/completions", json.dumps(body))
+    response = connection.getresponse()
+    response.read(300)
+    response.close()
+    connection.close()
+
+
+class Footprint:
+    """What a gateway's worker holds: bytes of memory, threads, open files."""
+
+    def __init__(self, gateway):
+        process = Path(f"/proc/{gateway.worker_pid}")
+        fields = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+        self.resident_bytes = int(fields["VmRSS"].split()[0]) * 1024
+        self.num_threads = int(fields["Threads"])
+        self.num_files = len(list((process / "fd").iterdir()))
+
+
+def soak(gateway, expected, seconds):
+    """Send requests from all clients for some seconds; return how many."""
+    deadline = time.monotonic() + seconds
+    wanted = requests()
+
+    def client(index):
+        number = index
+        while time.monotonic() < deadline:
+            number += 1
+            if number % 11 == 0:
+                leave(gateway, number)
+            else:
+                path, body = wanted[number % len(wanted)]
+                assert content(gateway, path, body) == expected[number % len(wanted)], body
+        return number - index
+
+    with concurrent.futures.ThreadPoolExecutor(NUM_CLIENTS) as pool:
+        return sum(pool.map(client, range(NUM_CLIENTS)))
+
+
+def settled(gateway):
+    """Wait until nothing runs, and return the footprint."""
+    gateway.wait_until(lambda: gateway.get("/v1/status")[1]["texts"]["accepted"] == 0)
+    time.sleep(2)
+    return Footprint(gateway)
+
+
+def test_load_and_dying_servers_leave_nothing_behind(two_models_dir, own_model_server, start_gateway, tmp_path):
+    """Same bytes as alone, whichever server dies; memory, threads and files are those of the beginning."""
+    servers = [own_model_server(two_models_dir) for _ in range(2)]
+    gateway = start_gateway(backends=",".join(f"127.0.0.1:{server.port}" for server in servers), backend_grace_s=120)
+    expected = [content(gateway, path, body) for path, body in requests()]
+    # The allocator, the prefix cache and the pools of threads have their size after that.
+    assert soak(gateway, expected, 20) > 0
+    before = settled(gateway)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        load = pool.submit(soak, gateway, expected, SOAK_S)
+        for number in itertools.count():
+            if not concurrent.futures.wait([load], KILL_EVERY_S).not_done:
+                break
+            killed = servers[number % 2]
+            killed.end(signal.SIGKILL)
+            servers[number % 2] = ModelServer(two_models_dir, tmp_path / f"again{number}.log", port=killed.port)
+        num_requests = load.result()
+    after = settled(gateway)
+    for server in servers:
+        server.end()
+    assert num_requests > SOAK_S
+    assert after.resident_bytes - before.resident_bytes < MAX_GROWTH_BYTES
+    assert after.num_threads <= before.num_threads + NUM_CLIENTS
+    assert after.num_files <= before.num_files + NUM_CLIENTS
+    assert gateway.get("/v1/status")[1]["memory"]["accepted"] == 0

@@ -1,0 +1,70 @@
+"""The guard that ends every process of a test run with pytest."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LIMIT_S = 30
+# Stands for pytest: it starts the guard, then a server in a session of its own, and prints the server's process id.
+RUN = """
+import subprocess, sys, time
+from tests import guard
+
+mine = guard.start()
+code = {server!r}
+server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+server.stdout.readline()
+print(server.pid, flush=True)
+time.sleep({sleep_s})
+guard.stop(mine)
+"""
+SERVER = "print(flush=True); import time; time.sleep(60)"
+DEAF_SERVER = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SERVER
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc of Linux")
+
+
+def is_running(pid):
+    """Return whether a process runs; a zombie does not."""
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def start_run(server, sleep_s):
+    """Start a run and return it with its server's process id."""
+    run = subprocess.Popen(
+        [sys.executable, "-c", RUN.format(server=server, sleep_s=sleep_s)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+    )
+    return run, int(run.stdout.readline())
+
+
+@pytest.mark.parametrize("server", [SERVER, DEAF_SERVER], ids=["", "deaf to SIGTERM"])
+def test_a_killed_run_leaves_no_server(server):
+    """Not even one in a session of its own, whose run got SIGKILL."""
+    run, pid = start_run(server, 60)
+    assert is_running(pid)
+    with run:
+        run.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + LIMIT_S
+    while is_running(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_run_that_ends_leaves_no_server():
+    """`stop` waits until none is left."""
+    run, pid = start_run(SERVER, 0)
+    with run:
+        assert run.wait(LIMIT_S) == 0
+    assert not is_running(pid)
