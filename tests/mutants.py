@@ -77,8 +77,8 @@ class Mutant:
         return f"{self.path}:{self.line}: {before} -> {after}"
 
 
-def mutants_of(path: Path) -> Iterator[Mutant]:
-    """Yield every mutant of a module."""
+def mutants_of(path: Path, root: Path = ROOT) -> Iterator[Mutant]:
+    """Yield every mutant of a module of a checkout."""
     source = path.read_bytes()
     starts = [0]
     for line in source.splitlines(keepends=True):
@@ -93,7 +93,7 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
         assert node.end_col_offset is not None
         begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
         changed = (source[:begin] + after.encode() + source[end:]).decode()
-        yield Mutant(str(path.relative_to(ROOT)), node.lineno, source[begin:end].decode(), after, changed)
+        yield Mutant(str(path.relative_to(root)), node.lineno, source[begin:end].decode(), after, changed)
 
 
 def _unchecked(node: ast.AST) -> Iterator[ast.AST]:

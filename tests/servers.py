@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from tests.programs import program
+from tests.terminals import interruptible
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,7 +30,7 @@ class Process:
         """Start it in a process group of its own."""
         self.log = Path(log)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
-        with self.log.open("ab") as output:
+        with self.log.open("ab") as output, interruptible():
             self.process = subprocess.Popen(
                 arguments, stdout=output, stderr=output, cwd=ROOT, env=environment, start_new_session=True
             )

@@ -1,0 +1,72 @@
+"""Mutation testing: which changes are made of a module, and which of them its tests catch."""
+
+import ast
+import textwrap
+
+import pytest
+
+from tests.mutants import PACKAGES, ROOT, is_caught, mutants_of, sample
+
+MODULE = '''
+def clamp(value: int | None, limit: int = 3) -> int:
+    """Clamp 7 < 8."""
+    if value is None:
+        raise ValueError("must be at least 1" + f"{limit + 1}")
+    print(value)
+    return limit if value > limit else value
+'''
+
+
+@pytest.fixture
+def module(tmp_path):
+    """A module that has one of everything."""
+    path = tmp_path / "clamp.py"
+    path.write_text(textwrap.dedent(MODULE).lstrip())
+    return path
+
+
+def test_each_mutant_is_one_change_that_a_test_can_see(module):
+    """Annotations, docstrings and messages stay; what is left of the module is valid."""
+    mutants = list(mutants_of(module, module.parent))
+    assert sorted((mutant.line, mutant.before, mutant.after) for mutant in mutants) == [
+        (1, "3", "4"),
+        (3, "value is None", "(value is not None)"),
+        (4, 'raise ValueError("must be at least 1" + f"{limit + 1}")', "pass"),
+        (5, "print(value)", "pass"),
+        (6, "return limit if value > limit else value", "return None"),
+        (6, "value > limit", "(value >= limit)"),
+    ]
+    for mutant in mutants:
+        ast.parse(mutant.source)
+        assert mutant.source != module.read_text()
+
+
+def test_a_mutant_is_caught_where_a_test_fails(module):
+    """One that changes nothing that is tested survives; the module is whole again afterwards."""
+    original = module.read_text()
+    (module.parent / "test_clamp.py").write_text("from clamp import clamp\ndef test(): assert clamp(5) == 3\n")
+    caught = {
+        mutant.after: is_caught(mutant, module.parent, ["test_clamp.py"], ["-p", "no:cacheprovider"])
+        for mutant in mutants_of(module, module.parent)
+        if mutant.after in ("4", "(value >= limit)")
+    }
+    assert caught == {"4": True, "(value >= limit)": False}
+    assert module.read_text() == original
+
+
+def test_tests_that_do_not_run_are_an_error(module):
+    """Otherwise every mutant would seem to be caught, or none."""
+    mutant = next(mutants_of(module, module.parent))
+    with pytest.raises(RuntimeError, match="pytest ended with 4"):
+        is_caught(mutant, module.parent, ["nothing.py"], [])
+
+
+def test_a_sample_is_of_every_package_and_repeatable():
+    """By the shares, of which the sum is one."""
+    assert sum(share for share, _ in PACKAGES.values()) == pytest.approx(1)
+    chosen = sample(20, 3)
+    assert [str(mutant) for mutant in chosen] == [str(mutant) for mutant in sample(20, 3)]
+    assert [str(mutant) for mutant in chosen] != [str(mutant) for mutant in sample(20, 4)]
+    for package, (share, tests) in PACKAGES.items():
+        assert sum(mutant.path.startswith(package) for mutant in chosen) == round(20 * share)
+        assert all((ROOT / test).exists() for test in tests)
