@@ -17,10 +17,8 @@ run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PO
 	@$(BIN)/python -m export train --config export/recipes/demo.toml --if-empty
 	@exec $(BIN)/python -m service up
 
-# One more than cores, as tests wait for servers, and 4 at most, as each has a model server of its own. The end-to-end tests
-# are the longest and come first, so that no process is left alone with one at the end.
-PROCESSES := $(shell cores=$$(nproc); echo $$((cores < 3 ? cores + 1 : 4)))
-PYTEST_IN_PARALLEL := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# The end-to-end tests are the longest and come first, so that no process is left alone with one at the end.
+PYTEST_IN_PARALLEL := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMPS)/dev  ## test every promise, in ten minutes; as root it installs redis-server, nginx, chromium, curl, jq and kubectl
 	@scripts/install-test-packages
