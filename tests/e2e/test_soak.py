@@ -37,7 +37,7 @@ def requests():
     ]
     others = [
         ("/v1/embeddings", {"model": "lstm", "input": TEXT[:50]}),
-        ("/v1/inspect", {"model": "lstm", "text": TEXT[:20]}),
+        ("/v1/inspect", {"model": "lstm", "input": TEXT[:20]}),
     ]
     return [*(("/v1/completions", body) for body in completions), *others]
 
@@ -48,7 +48,7 @@ def content(gateway, path, body):
     assert status == 200, response
     if "choices" in response:
         return [(choice["text"], choice["logprobs"]) for choice in response["choices"]]
-    return response["data"]
+    return {name: value for name, value in response.items() if name not in ("id", "created", "usage")}
 
 
 def leave(gateway, seed):
