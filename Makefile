@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 SERVING_MODELS := build/serving
-# Without compiled modules each process of the tests starts later, and there are hundreds.
+# Without cached bytecode every test process compiles the modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

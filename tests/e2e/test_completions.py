@@ -21,7 +21,7 @@ def test_an_answer_has_openais_shape(gateway):
     (choice,) = answer["choices"]
     assert set(choice) == {"index", "text", "logprobs", "finish_reason"}
     assert (choice["index"], choice["finish_reason"], len(choice["text"])) == (0, "length", 40)
-    # Another test may have asked for a prompt that begins alike.
+    # Another test may have sent a prompt with the same prefix.
     assert answer["usage"].pop("prompt_tokens_details")["cached_tokens"] in range(6)
     assert answer["usage"] == {"prompt_tokens": 6, "completion_tokens": 40, "total_tokens": 46}
 
