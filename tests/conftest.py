@@ -41,6 +41,18 @@ def pytest_configure(config):
         check_given(address, models_dir)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give a file of tests to one process, and all of tests/serving: each process would start a server of its own."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "tests/serving" if nodeid.startswith("tests/serving/") else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
 def pytest_collection_finish():
     """Have the garbage collector pass over what imports made: it takes a tenth of the time of tracing a graph."""
     gc.collect()
@@ -118,6 +130,13 @@ def _publish_all(folder):
     publish_model(folder, "reverse", seed=1, direction="backward")
     publish_model(folder, "window", "gru", units=8, context=6, tokenizer=SubwordTokenizer.train([TEXT * 2]))
     publish_model(folder, "words", tokenizer=ExactWordTokenizer.train([TEXT * 2]))
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory):
+    """A directory that all test processes of this run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")

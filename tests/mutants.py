@@ -10,6 +10,7 @@ import argparse
 import ast
 import contextlib
 import os
+import queue
 import random
 import shutil
 import signal
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,7 +150,7 @@ def sample(number: int, seed: int) -> list[Mutant]:
     return chosen
 
 
-def is_caught(mutant: Mutant, checkout: Path, tests: list[str], options: list[str]) -> bool:
+def is_caught(mutant: Mutant, checkout: Path, tests: list[str]) -> bool:
     """Run tests on a mutant in a copy of the checkout, until one fails.
 
     Raises:
@@ -157,9 +159,13 @@ def is_caught(mutant: Mutant, checkout: Path, tests: list[str], options: list[st
     path = checkout / mutant.path
     original = path.read_bytes()
     path.write_text(mutant.source, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "--exitfirst", "--quiet", "-p", "no:cacheprovider", *options, *tests]
+    options = ["--exitfirst", "--quiet", "-p", "no:cacheprovider", f"--basetemp={checkout}.pytest"]
     process = subprocess.Popen(
-        command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        [sys.executable, "-m", "pytest", *options, *tests],
+        cwd=checkout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     try:
         output, _ = process.communicate(timeout=TIMEOUT_S)
@@ -184,27 +190,43 @@ def tests_of(mutant: Mutant) -> list[list[str]]:
     return [[str(nearest)], tests] if (ROOT / nearest).is_dir() and str(nearest) not in tests else [tests]
 
 
+def _copy_checkout(directory: Path) -> Path:
+    """Copy the checkout without what can be made again."""
+    return Path(
+        shutil.copytree(
+            ROOT, directory, ignore=shutil.ignore_patterns(".venv", ".git", "build", "__pycache__", ".*_cache")
+        )
+    )
+
+
 def main() -> int:
     """Print each mutant with whether it was caught, and the counts."""
     parser = argparse.ArgumentParser(prog="tests.mutants", description=__doc__.partition("\n")[0])
     parser.add_argument("--number", type=int, default=100, help="mutants (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
-    parser.add_argument("--also", nargs="*", default=[], metavar="TEST", help="tests that survivors meet, too")
+    parser.add_argument(
+        "--also", nargs="*", default=[], metavar="TEST", help="tests that survivors meet, too, slow ones included"
+    )
     parser.add_argument("--only", metavar="TEXT", help="only mutants whose line of output contains it")
-    parser.add_argument("--processes", type=int, default=2, help="of pytest (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="mutants tested at a time (default: %(default)s)")
     arguments = parser.parse_args()
     mutants = [mutant for mutant in sample(arguments.number, arguments.seed) if (arguments.only or "") in str(mutant)]
+    also = [["-m", "", *arguments.also]] if arguments.also else []
     running = guard.start()
     caught, began = 0, time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        checkout = Path(folder) / "checkout"
-        shutil.copytree(
-            ROOT, checkout, ignore=shutil.ignore_patterns(".venv", ".git", "build", "__pycache__", ".*_cache")
-        )
-        options = [f"--numprocesses={arguments.processes}", "--dist=loadfile", f"--basetemp={folder}/pytest"]
-        for number, mutant in enumerate(mutants, start=1):
-            stages = [*tests_of(mutant), *([arguments.also] if arguments.also else [])]
-            found = any(is_caught(mutant, checkout, tests, options) for tests in stages)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.processes) as pool:
+        checkouts: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        for number in range(arguments.processes):
+            checkouts.put(_copy_checkout(Path(folder) / str(number)))
+
+        def judge(mutant: Mutant) -> bool:
+            checkout = checkouts.get()
+            try:
+                return any(is_caught(mutant, checkout, tests) for tests in [*tests_of(mutant), *also])
+            finally:
+                checkouts.put(checkout)
+
+        for number, (mutant, found) in enumerate(zip(mutants, pool.map(judge, mutants), strict=True), start=1):
             caught += found
             left_min = (time.monotonic() - began) / number * (len(mutants) - number) / 60
             print(f"{'caught' if found else 'SURVIVED':8} {mutant}  [{number}/{len(mutants)}, {left_min:.0f} min left]")

@@ -8,6 +8,7 @@ from tests.built import built
 from tests.conftest import publish_model
 from tests.pages import launch
 from tests.servers import Gateway, ModelServer
+from tests.shared import shared
 
 # Polling every 0.1 s, an idle server and its gateway use 8% of a core; these two live for the whole session.
 SLOW_POLLS = ("--file_system_poll_wait_seconds=1", "--model_config_file_poll_wait_seconds=1")
@@ -21,11 +22,10 @@ AMPLE = {
 
 
 @pytest.fixture(scope="session")
-def model_server(models_dir, tmp_path_factory):
-    """A model server for the whole session."""
-    server = ModelServer(models_dir, tmp_path_factory.mktemp("logs") / "model_server.log", flags=SLOW_POLLS)
-    yield server
-    server.end()
+def model_server(models_dir, run_dir):
+    """A model server for the whole run; tests know its `port` alone."""
+    with shared(run_dir / "model_server", lambda log: ModelServer(models_dir, log, flags=SLOW_POLLS)) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ NUM_STREAMS = 64
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
-def bodies(max_tokens=3000):
+def bodies(max_tokens=1500):
     """Return requests of several models, long enough to be in the middle when something happens."""
     return [
         {
@@ -57,7 +57,7 @@ class Servers:
         self.running[index] = self._start(self.running[index].port)
 
     def restore(self):
-        """Wake and restart what a test that failed left."""
+        """Wake and restart what earlier tests left."""
         for index, server in enumerate(self.running):
             if server.process.poll() is None:
                 server.send(signal.SIGCONT)
@@ -81,8 +81,8 @@ def shared_servers(two_models_dir, tmp_path_factory):
 @pytest.fixture
 def servers(shared_servers):
     """The two servers, both alive."""
-    yield shared_servers
     shared_servers.restore()
+    return shared_servers
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def left_out(gateway):
     return [int(it["address"].rpartition(":")[2]) for it in backends if it["left_out_because"] is not None]
 
 
-def streams_while(gateway, happen, after_s=0.5):
+def streams_while(gateway, happen, after_s=0.3):
     """Return the texts of all requests, streamed at once, and let something happen in the middle."""
     with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
         running = [pool.submit(gateway.streamed_text, **body) for body in bodies()]
@@ -109,18 +109,6 @@ def streams_while(gateway, happen, after_s=0.5):
         assert sum(text.done() for text in running) < NUM_STREAMS / 2, "too short to be disturbed"
         happen()
         return [text.result(120) for text in running]
-
-
-def test_one_of_two_is_killed_and_started_again(pair, expected):
-    """Its sequences continue on the other one, byte for byte; when it is back it gets calls again."""
-    servers, gateway = pair
-    first, second = (server.port for server in servers.running)
-    assert streams_while(gateway, lambda: servers.kill(0)) == expected
-    assert left_out(gateway) == [first]
-    servers.restart(0)
-    gateway.wait_until(lambda: left_out(gateway) == [])
-    assert streams_while(gateway, lambda: servers.kill(1)) == expected
-    assert left_out(gateway) == [second]
 
 
 def test_one_of_two_hangs_and_goes_on(pair, expected):
@@ -289,3 +277,26 @@ def test_two_servers_are_one_to_who_asks(pair, gateway):
     assert two == {name: one[name] for name in ("lstm", "words")}
     with contextlib.closing(both.stream(**bodies()[0])) as events:
         assert next(events)["system_fingerprint"] == one["lstm"]
+
+
+def test_one_of_two_is_killed_and_started_again(pair, expected):
+    """Its sequences continue on the other one, byte for byte; when it is back it gets calls again."""
+    servers, gateway = pair
+    first, second = (server.port for server in servers.running)
+    assert streams_while(gateway, lambda: servers.kill(0)) == expected
+    assert left_out(gateway) == [first]
+    servers.restart(0)
+    gateway.wait_until(lambda: left_out(gateway) == [])
+    assert streams_while(gateway, lambda: servers.kill(1)) == expected
+    assert left_out(gateway) == [second]
+
+
+def test_one_that_stays_away_is_an_error_with_a_status(shared_servers, start_gateway):
+    """After the grace time the response is 503 in OpenAI's shape, or an error event in a stream."""
+    gateway = start_gateway(backend=shared_servers.running[0].port, backend_grace_s=0.5)
+    shared_servers.kill(0)
+    body = {"model": "lstm", "prompt": "It was", "max_tokens": 5}
+    status, response = gateway.post(body)
+    assert (status, response["error"]["code"]) == (503, "backend_unavailable")
+    *_, last = gateway.stream(**body)
+    assert last["error"]["code"] == "backend_unavailable"

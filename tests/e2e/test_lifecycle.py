@@ -155,17 +155,6 @@ def test_a_text_that_outlasts_the_drain_ends_with_an_error_event(start_gateway):
     assert gateway.process.wait(10) == 0
 
 
-def test_a_model_server_that_stays_away_is_an_error_with_a_status(two_models_dir, start_gateway, tmp_path):
-    """After the grace time the answer is 503 in OpenAI's shape, or an error event in a stream."""
-    server = ModelServer(two_models_dir, tmp_path / "model_server.log")
-    gateway = start_gateway(backend=server.port, backend_grace_s=0.5)
-    server.end(signal.SIGKILL)
-    status, answer = gateway.post({**LONG, "max_tokens": 5})
-    assert (status, answer["error"]["code"]) == (503, "backend_unavailable")
-    *_, last = gateway.stream(**{**LONG, "max_tokens": 5})
-    assert last["error"]["code"] == "backend_unavailable"
-
-
 def test_a_gateway_without_a_model_server_lives_but_is_not_ready(start_gateway):
     """/healthz says that the process lives, /readyz that no model answers; a model that is listed may yet come."""
     gateway = start_gateway(backend=1, ready=False)

@@ -107,15 +107,14 @@ def test_promotions_canaries_and_rollbacks_fail_nobody(served):
         assert known == answer["choices"]
 
 
-def test_labels_outlast_a_restart(served, own_model_server, start_gateway):
+def test_labels_outlast_a_restart(versions_dir, own_model_server, start_gateway):
     """A model server that begins anew serves what has a label, and a gateway that never saw it set goes by it."""
-    folder, _ = served
-    command(folder, "promote", "demo:1")
-    server = own_model_server(folder)
-    gateway = start_gateway(repository=folder, backend=server.port)
+    command(versions_dir, "promote", "demo:1")
+    server = own_model_server(versions_dir)
+    gateway = start_gateway(repository=versions_dir, backend=server.port)
     gateway.wait_until(lambda: [entry["version"] for entry in entries(gateway)] == [1, 2, 3])
     assert gateway.post(BODY)[1]["version"] == 1
-    command(folder, "rollback", "demo")
+    command(versions_dir, "rollback", "demo")
     gateway.wait_until(lambda: gateway.post(BODY)[1]["version"] == 3)
 
 

@@ -46,7 +46,7 @@ def test_a_mutant_is_caught_where_a_test_fails(module):
     original = module.read_text()
     (module.parent / "test_clamp.py").write_text("from clamp import clamp\ndef test(): assert clamp(5) == 3\n")
     caught = {
-        mutant.after: is_caught(mutant, module.parent, ["test_clamp.py"], ["-p", "no:cacheprovider"])
+        mutant.after: is_caught(mutant, module.parent, ["test_clamp.py"])
         for mutant in mutants_of(module, module.parent)
         if mutant.after in ("4", "(value >= limit)")
     }
@@ -58,7 +58,7 @@ def test_tests_that_do_not_run_are_an_error(module):
     """Otherwise every mutant would seem to be caught, or none."""
     mutant = next(mutants_of(module, module.parent))
     with pytest.raises(RuntimeError, match="pytest ended with 4"):
-        is_caught(mutant, module.parent, ["nothing.py"], [])
+        is_caught(mutant, module.parent, ["nothing.py"])
 
 
 def test_a_sample_is_of_every_package_and_repeatable():

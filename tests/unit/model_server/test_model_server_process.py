@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -111,14 +112,14 @@ def test_sigint_while_a_model_loads_ends_with_status_0(
     assert "serving at" not in server.log
 
 
-def test_a_port_in_use_is_one_line_and_status_1(models: Models, run: Callable[..., Process], until: Until):
+def test_a_port_in_use_is_one_line_and_status_1(models: Models, run: Callable[..., Process]):
     """It names the address."""
-    first = run(f"--model_config_file={models.configure('')}", "--port=0")
-    address = first.address(until)
-    second = run(f"--model_config_file={models.configure('')}", f"--port={address.rpartition(':')[2]}")
-    assert second.wait() == 1
-    assert second.errors == [f"cannot listen on {address}: Address already in use"]
-    assert "Traceback" not in second.log
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = run(f"--model_config_file={models.configure('')}", f"--port={port}")
+        assert server.wait() == 1
+    assert server.errors == [f"cannot listen on 127.0.0.1:{port}: Address already in use"]
+    assert "Traceback" not in server.log
 
 
 def test_a_damaged_config_is_one_line_and_status_1(models: Models, run: Callable[..., Process]):

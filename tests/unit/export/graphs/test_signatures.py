@@ -140,7 +140,9 @@ def test_the_end_mark_ends_a_row(ending):
     assert ended > 10
 
 
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "gru" else pytest.mark.slow) for kind in CELLS]
+)
 def test_a_large_vocabulary_is_not_folded_and_computes_the_same(kind, monkeypatch, tmp_path):
     """Without the table of gate inputs the logits are the same."""
     monkeypatch.setattr("export.graphs.cells.MAX_TABLE_BYTES", 0)

@@ -57,12 +57,10 @@ def train_whole(cell):
 @pytest.mark.parametrize(
     ("cell", "parts"),
     [
-        *(("lstm", {"rows": 3}), ("lstm", {"units": 4}), ("gru", {"rows": 3}), ("simple_rnn", {"units": 2})),
-        *(pytest.param("lstm", parts, marks=pytest.mark.slow) for parts in ({"rows": 2}, {"rows": 9}, {"units": 2})),
-        *(
-            pytest.param(cell, parts, marks=pytest.mark.slow)
-            for cell, parts in (("gru", {"units": 2}), ("simple_rnn", {"rows": 3}))
-        ),
+        *(("lstm", {"units": 4}), ("gru", {"rows": 3})),
+        *(pytest.param("lstm", {"rows": number}, marks=pytest.mark.slow) for number in (2, 3, 9)),
+        *(pytest.param(cell, {"units": 2}, marks=pytest.mark.slow) for cell in ("lstm", "gru", "simple_rnn")),
+        pytest.param("simple_rnn", {"rows": 3}, marks=pytest.mark.slow),
     ],
 )
 def test_parts_computed_side_by_side_are_trained_as_one(cell, parts):
