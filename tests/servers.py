@@ -84,6 +84,13 @@ class ModelServer(Process):
         return False
 
 
+def joined(events):
+    """Return the text of choice 0 of a stream's events."""
+    events = [event for event in events if event]
+    assert not any("error" in event for event in events), events
+    return "".join(choice["text"] for event in events for choice in event["choices"] if choice["index"] == 0)
+
+
 class Client:
     """Speaks HTTP to a gateway on this machine, by its port."""
 
@@ -132,10 +139,8 @@ class Client:
             connection.close()
 
     def streamed_text(self, **fields):
-        """Return the text of choice 0, joined from its pieces."""
-        events = [event for event in self.stream(**fields) if event]
-        assert not any("error" in event for event in events), events
-        return "".join(choice["text"] for event in events for choice in event["choices"] if choice["index"] == 0)
+        """Return the text of choice 0 of a stream."""
+        return joined(self.stream(**fields))
 
     def text(self, **fields):
         """Return the text of choice 0 of one whole answer."""

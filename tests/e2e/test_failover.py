@@ -13,13 +13,13 @@ import pytest
 from service.servers.protos import predict_pb2
 from service.servers.tensors import to_proto
 from tests.conftest import TEXT
-from tests.servers import ModelServer, free_port
+from tests.servers import ModelServer, free_port, joined
 
 NUM_STREAMS = 64
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
-def bodies(max_tokens=1500):
+def bodies(max_tokens=2000):
     """Return requests of several models, long enough to be in the middle when something happens."""
     return [
         {
@@ -100,12 +100,20 @@ def left_out(gateway):
     return [int(it["address"].rpartition(":")[2]) for it in backends if it["left_out_because"] is not None]
 
 
-def streams_while(gateway, happen, after_s=0.3):
-    """Return the texts of all requests, streamed at once, and let something happen in the middle."""
+def streams_while(gateway, happen):
+    """Return the texts of all requests, streamed at once; once half of them have begun, let something happen."""
+    begun = threading.Semaphore(0)
+
+    def run(body):
+        events = gateway.stream(**body)
+        first = next(events)
+        begun.release()
+        return joined([first, *events])
+
     with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
-        running = [pool.submit(gateway.streamed_text, **body) for body in bodies()]
-        time.sleep(after_s)
-        # On a busy machine the first may be through by now.
+        running = [pool.submit(run, body) for body in bodies()]
+        for _ in range(NUM_STREAMS // 2):
+            assert begun.acquire(timeout=120)
         assert sum(text.done() for text in running) < NUM_STREAMS / 2, "too short to be disturbed"
         happen()
         return [text.result(120) for text in running]
