@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks.subject import CHARACTERS, EMBEDDING, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS
 from contract.card import load_assets
+from service.backends.client import GrpcBackend
 from service.scheduling.sequence import ModelVersion
-from service.servers.backend import GrpcBackend
 
 CHUNK = 32
 

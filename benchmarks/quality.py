@@ -23,8 +23,8 @@ from benchmarks.__main__ import RESULTS, child, free_port, machine, wait_for
 from contract.card import GeneratorCard, load_assets
 from contract.signatures import MODELS_CONFIG, SCORE
 from contract.tokenizer import Tokenizer
+from service.backends.client import GrpcBackend
 from service.scheduling.sequence import ModelVersion
-from service.servers.backend import GrpcBackend
 
 RECIPES = Path("export/recipes")
 FOLDER = RESULTS / "quality"

@@ -1,7 +1,7 @@
 """Names and sizes that a published SavedModel and its callers agree on.
 
 The tensors of each signature are described in `docs/architecture.md`; `export.graphs.signatures` builds them and
-`service.servers.backend` calls them.
+`service.backends.client` calls them.
 """
 
 SERVING_DEFAULT = "serving_default"

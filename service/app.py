@@ -10,25 +10,25 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from service import __version__
-from service.access.visitors import build_access
-from service.api.schema import Bounds
+from service.access.auth import build_access
+from service.api.parameters import Bounds
+from service.backends.client import GrpcBackend
+from service.backends.embedding_vectors import VectorFiles
+from service.backends.registry import Catalog
+from service.backends.replicas import Replicas
+from service.backends.tls import backend_tls
 from service.engine import Engine
 from service.errors import ShuttingDown
+from service.generation.encoding import Sizes
+from service.generation.resume_tokens import KeyFile, StateKeys, StateTokens
 from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
 from service.observability.tracing import Tracing
 from service.process.disconnects import DisconnectWatcher
 from service.scheduling.scheduler import Limits, Scheduler
-from service.servers.backend import GrpcBackend
-from service.servers.catalog import Catalog
-from service.servers.replicas import Replicas
-from service.servers.tls import backend_tls
-from service.servers.vectors import VectorFiles
 from service.settings import Settings
-from service.texts.encoding import Sizes
-from service.texts.state_tokens import KeyFile, StateKeys, StateTokens
-from service.web.failures import register_failures
+from service.web.error_handlers import register_failures
 from service.web.middleware import Middleware
 from service.web.pages import register_pages
 from service.web.routes import Drain, Parts, build_routes

@@ -12,21 +12,21 @@ from typing import Any, Protocol
 import numpy as np
 
 from contract import signatures
-from service.api.schema import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
+from service.api.parameters import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
+from service.backends.registry import LiveModel
 from service.errors import GatewayError, InvalidRequest, StateOfAnotherModel, StateOutdated
+from service.generation.checkpoint import SavedText
+from service.generation.completion import Generation
+from service.generation.encoding import Sizes, encode_prompts, require_encodable, require_ids
+from service.generation.inspection import Inspection, num_values, wanted_traces
+from service.generation.job import Listener
+from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
+from service.generation.pooling import Embedding
+from service.generation.prompts import NOTHING, EncodedPrompt
+from service.generation.resume_tokens import StateTokens
 from service.memory import MemoryBudget, MemoryLease
 from service.scheduling.policy import Shapes
 from service.scheduling.sequence import Account, ModelVersion, Sequence
-from service.servers.catalog import LiveModel
-from service.texts.embedding import Embedding
-from service.texts.encoding import Sizes, encode_prompts, require_encodable, require_ids
-from service.texts.footprint import completion_bytes, embedding_bytes, inspection_bytes
-from service.texts.generation import Generation
-from service.texts.inspection import Inspection, num_values, wanted_traces
-from service.texts.job import Listener
-from service.texts.prompts import NOTHING, EncodedPrompt
-from service.texts.saved_text import SavedText
-from service.texts.state_tokens import StateTokens
 
 AnyJob = Generation | Embedding | Inspection
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from contract import signatures
 from service.errors import BackendUnavailable, GatewayError
-from service.scheduling.batch import Call
-from service.scheduling.rows import Arrays
+from service.scheduling.call import Call
+from service.scheduling.padding import Arrays
 from service.scheduling.sequence import ModelVersion, Sampling, Sequence
 
 VOCABULARY = 50

@@ -25,15 +25,15 @@ from openapi_pydantic import (
 from pydantic import BaseModel, TypeAdapter
 
 from service import __version__
-from service.api import documents
-from service.api.bodies import (
+from service.api import responses
+from service.api.parameters import COMPLETION_BODY, EMBEDDINGS_BODY
+from service.api.requests import (
     MAX_MAPPED,
     MAX_NEIGHBORS,
     DetokenizeBody,
     InspectBody,
     TokenizeBody,
 )
-from service.api.schema import COMPLETION_BODY, EMBEDDINGS_BODY
 
 _JSON = "application/json"
 _BEARER = "key"
@@ -88,7 +88,7 @@ ADDRESSES = (
         "post",
         "Go on with prompts, or lead up to suffixes",
         COMPLETION_BODY,
-        documents.CompletionObject,
+        responses.CompletionObject,
         (*_WORK_ERRORS, "403", "410"),
         streams=True,
     ),
@@ -97,7 +97,7 @@ ADDRESSES = (
         "post",
         "Read texts and tell the model's hidden state",
         EMBEDDINGS_BODY,
-        documents.EmbeddingsObject,
+        responses.EmbeddingsObject,
         _WORK_ERRORS,
     ),
     Address(
@@ -105,17 +105,17 @@ ADDRESSES = (
         "post",
         "Read a text and tell what goes on in the model at each token",
         InspectBody,
-        documents.InspectionObject,
+        responses.InspectionObject,
         (*_WORK_ERRORS, "403", "410"),
     ),
-    Address("/v1/models", "get", "List the models that answer", None, documents.ModelList, ("401", "503")),
-    Address("/v1/models/{name}", "get", "Describe one model", None, documents.ModelObject, ("401", "404", "503")),
+    Address("/v1/models", "get", "List the models that answer", None, responses.ModelList, ("401", "503")),
+    Address("/v1/models/{name}", "get", "Describe one model", None, responses.ModelObject, ("401", "404", "503")),
     Address(
         "/v1/models/{name}/embedding/neighbors",
         "get",
         "Tell which tokens lie beside a token in the model's embedding",
         None,
-        documents.NeighborsObject,
+        responses.NeighborsObject,
         ("400", "401", "404", "429", "499", "503"),
         query=(
             ("token", "the token: its text, or what the model calls it"),
@@ -128,11 +128,11 @@ ADDRESSES = (
         "get",
         "Lay a model's tokens out in a plane, by their embedding",
         None,
-        documents.EmbeddingMapObject,
+        responses.EmbeddingMapObject,
         ("400", "401", "404", "429", "499", "503"),
         query=(("count", f"how many of the first tokens, 1000 by default, at most {MAX_MAPPED}"),),
     ),
-    Address("/v1/status", "get", "Say what is going on", None, documents.StatusObject, ("401",)),
+    Address("/v1/status", "get", "Say what is going on", None, responses.StatusObject, ("401",)),
     Address(
         "/v1/chat/completions",
         "post",
@@ -142,14 +142,14 @@ ADDRESSES = (
         ("401", "404", "408", "413"),
     ),
     Address(
-        "/tokenize", "post", "Cut a text into tokens", TokenizeBody, documents.TokenizeObject, (*_BODY_ERRORS, "503")
+        "/tokenize", "post", "Cut a text into tokens", TokenizeBody, responses.TokenizeObject, (*_BODY_ERRORS, "503")
     ),
     Address(
         "/detokenize",
         "post",
         "Join tokens to a text",
         DetokenizeBody,
-        documents.DetokenizeObject,
+        responses.DetokenizeObject,
         (*_BODY_ERRORS, "503"),
     ),
     Address(
@@ -157,16 +157,16 @@ ADDRESSES = (
         "get",
         "Describe a model's tokenizer",
         None,
-        documents.TokenizerObject,
+        responses.TokenizerObject,
         ("400", "401", "404", "503"),
         query=(("model", "name of a model; needed where there are several"),),
     ),
     Address("/health", "get", "200 where /readyz is, without a body", None, None, ("503",), public=True, is_empty=True),
     Address("/ping", "get", "The same as /health", None, None, ("503",), public=True, is_empty=True),
-    Address("/version", "get", "Tell the version of the service", None, documents.ServiceVersion, public=True),
-    Address("/healthz", "get", "Say that the process lives", None, documents.HealthObject, public=True),
+    Address("/version", "get", "Tell the version of the service", None, responses.ServiceVersion, public=True),
+    Address("/healthz", "get", "Say that the process lives", None, responses.HealthObject, public=True),
     Address(
-        "/readyz", "get", "Say whether a request would be answered", None, documents.ReadyObject, ("503",), public=True
+        "/readyz", "get", "Say whether a request would be answered", None, responses.ReadyObject, ("503",), public=True
     ),
 )
 
@@ -200,7 +200,7 @@ class _Schemas:
 
     def __init__(self) -> None:
         kinds = [address.body for address in ADDRESSES if address.body]
-        kinds += [address.answer for address in ADDRESSES if address.answer] + [documents.ErrorObject]
+        kinds += [address.answer for address in ADDRESSES if address.answer] + [responses.ErrorObject]
         by_key, rest = TypeAdapter.json_schemas(
             [(kind.__name__, "validation", TypeAdapter(kind)) for kind in kinds],
             ref_template="#/components/schemas/{model}",
@@ -246,4 +246,4 @@ def _operation(address: Address, schemas: _Schemas) -> Operation:
 
 
 def _error(description: str, schemas: _Schemas) -> Response:
-    return Response(description=description, content={_JSON: schemas.content(documents.ErrorObject)})
+    return Response(description=description, content={_JSON: schemas.content(responses.ErrorObject)})

@@ -6,7 +6,7 @@ from collections import Counter
 
 from tqdm import tqdm
 
-from service.batch.answers import Answer
+from service.batch.output_record import Answer
 
 LINE_EVERY_S, BAR_EVERY_S = 30.0, 0.2
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"

@@ -8,10 +8,10 @@ import requests
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import ReadTimeoutError
 
-from service.batch.answers import parse_json
-from service.batch.attempts import MAX_ATTEMPTS, Patience, Verdict, asked_wait_s, describe, judge, next_wait_s
 from service.batch.errors import Stopped, Unusable
+from service.batch.output_record import parse_json
 from service.batch.requests_file import URLS, Request
+from service.batch.retries import MAX_ATTEMPTS, Patience, Verdict, asked_wait_s, describe, judge, next_wait_s
 
 CONNECT_TIMEOUT_S = 10.0
 STATUS_TIMEOUT_S = 30.0

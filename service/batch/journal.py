@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from service.batch.answers import Written, parse_written
 from service.batch.errors import Stopped, Unusable
+from service.batch.output_record import Written, parse_written
 
 # What a crash of the machine may cost; a crash of the program costs nothing that was written.
 SYNC_EVERY_S = 1.0

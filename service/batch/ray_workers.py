@@ -24,14 +24,14 @@ from ray.data.block import BlockMetadata
 from ray.data.context import DataContext
 
 import service
-from service.batch.answering import answer
-from service.batch.answers import Answer
-from service.batch.attempts import Patience
 from service.batch.cluster import LOCAL, Cluster
 from service.batch.errors import BatchError, Stopped
 from service.batch.gateway import CONNECT_TIMEOUT_S, Address, Gateway
-from service.batch.pending import Pending
+from service.batch.output_record import Answer
+from service.batch.plan import Pending
 from service.batch.requests_file import Line
+from service.batch.retries import Patience
+from service.batch.worker import answer
 
 TASKS_AT_ONCE = 4  # of each worker, with half as many lines as it has threads
 TOLD_EVERY_S = 1.0  # a kill costs what was answered since, no more

@@ -9,16 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from service.batch import threads
-from service.batch.answering import answer
-from service.batch.answers import Answer, Written
-from service.batch.attempts import Patience
 from service.batch.cluster import Cluster, prepare
 from service.batch.display import Display
 from service.batch.errors import Unusable
 from service.batch.gateway import Address, Gateway
 from service.batch.journal import Journal
-from service.batch.pending import Done, Pending, survey
+from service.batch.output_record import Answer, Written
+from service.batch.plan import Done, Pending, survey
 from service.batch.requests_file import check_readable
+from service.batch.retries import Patience
+from service.batch.worker import answer
 
 # More made nothing faster (docs/batch.md).
 MAX_CONCURRENCY = 64

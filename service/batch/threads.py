@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from service.batch.answers import Answer
+from service.batch.output_record import Answer
 from service.batch.requests_file import Line
 
 TICK_S = 1.0

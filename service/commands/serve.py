@@ -12,16 +12,16 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn has no types of its own
 
+from service.access.auth import check_access
 from service.access.keys import KeyFileError
 from service.access.ratelimits import RedisUrlError
-from service.access.visitors import check_access
+from service.backends.tls import TlsFileError, backend_tls
+from service.generation.resume_tokens import StateKeyError, StateKeys
 from service.observability.logs import configure_logging
 from service.process.allocator import give_memory_back
 from service.process.listening import is_loopback, listen
 from service.process.worker import StreamingWorker
-from service.servers.tls import TlsFileError, backend_tls
 from service.settings import Settings, unknown_settings
-from service.texts.state_tokens import StateKeyError, StateKeys
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from service.texts.state_tokens import StateKeyError, StateKeys, make_key_file
+from service.generation.resume_tokens import StateKeyError, StateKeys, make_key_file
 
 
 def make(path: Path) -> int:

@@ -22,10 +22,10 @@ from types import FrameType
 from typing import TypeVar
 
 from contract.signatures import MODELS_CONFIG
+from service.generation.resume_tokens import make_key_file
 from service.process.lifeline import IS_LINUX, Lifeline, terminate_with_parent
 from service.process.listening import listen
 from service.settings import Settings
-from service.texts.state_tokens import make_key_file
 
 # From the moment at which every version is loaded.
 GATEWAY_TIMEOUT_S = 120.0

@@ -14,8 +14,8 @@ from prometheus_client.registry import Collector
 
 from service.errors import GatewayError
 from service.memory import MemoryBudget
-from service.scheduling.batch import Call
-from service.scheduling.prefixes import PrefixCache
+from service.scheduling.call import Call
+from service.scheduling.prefix_cache import PrefixCache
 from service.scheduling.sequence import ModelVersion, Sequence
 
 # Returns for each model version: texts that hold a row, and texts that wait for one.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from service.errors import GatewayError
-from service.scheduling.batch import Call
+from service.scheduling.call import Call
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
-from service.scheduling.batch import Call
+from service.scheduling.call import Call
 from service.scheduling.sequence import ModelVersion, Sequence
 
 

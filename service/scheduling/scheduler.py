@@ -17,11 +17,11 @@ from typing import Protocol
 
 from contract import signatures
 from service.errors import BackendUnavailable, GatewayError, InternalError, ShuttingDown
-from service.scheduling.batch import Call
-from service.scheduling.ledger import Ledger
+from service.scheduling.admission import Ledger
+from service.scheduling.call import Call
+from service.scheduling.padding import Arrays
 from service.scheduling.policy import ModelQueue, Shapes
-from service.scheduling.prefixes import Prefix, PrefixCache, block_hashes
-from service.scheduling.rows import Arrays
+from service.scheduling.prefix_cache import Prefix, PrefixCache, block_hashes
 from service.scheduling.sequence import Event, Failure, ModelVersion, Read, Sequence
 from service.scheduling.slots import Slots
 

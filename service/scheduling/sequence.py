@@ -12,8 +12,8 @@ import numpy as np
 from contract import signatures
 from service.errors import GatewayError
 from service.scheduling.penalties import Adjustments
-from service.scheduling.prefixes import Prefix
-from service.scheduling.randomness import UniformStream
+from service.scheduling.prefix_cache import Prefix
+from service.scheduling.random_numbers import UniformStream
 
 FinishReason = Literal["stop", "length"]
 # Token ids are int32.

@@ -10,15 +10,15 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
-from service.access.visitors import Access
+from service.access.auth import Access
 from service.engine import Caller
 from service.memory import MemoryBudget
 from service.observability.logs import log_request, request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracing
 from service.process.hosts import AllowedHosts
+from service.web.access_log import Record
 from service.web.pages import PUBLIC_ENDPOINTS
-from service.web.record import Record
 from service.web.security import add_security_headers, require_allowed_host, require_same_origin
 
 

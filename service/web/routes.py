@@ -9,18 +9,21 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 
 from service import __version__
-from service.api import documents
-from service.api.bodies import MAX_MAPPED, MAX_NEIGHBORS, DetokenizeBody, TokenizeBody
-from service.api.schema import Bounds, parse, parse_completion, parse_embeddings, parse_inspect, parse_number
+from service.api import responses
+from service.api.parameters import Bounds, parse, parse_completion, parse_embeddings, parse_inspect, parse_number
+from service.api.requests import MAX_MAPPED, MAX_NEIGHBORS, DetokenizeBody, TokenizeBody
+from service.backends.embedding_vectors import VectorFiles, Vectors, find_token
+from service.backends.registry import Catalog, LiveModel
 from service.engine import AnyJob, Engine
 from service.errors import ClientGone, InvalidRequest, NotFound, ShuttingDown
-from service.servers.catalog import Catalog, LiveModel
-from service.servers.vectors import VectorFiles, Vectors, find_token
-from service.texts.encoding import encoding_bytes, min_tokens, require_ids
-from service.texts.footprint import given_bytes
-from service.texts.generation import Generation
-from service.texts.logprobs import labels
-from service.web.answers import (
+from service.generation.completion import Generation
+from service.generation.encoding import encoding_bytes, min_tokens, require_ids
+from service.generation.logprobs import labels
+from service.generation.memory_estimates import given_bytes
+from service.web.access_log import Record
+from service.web.inspection_response import inspection_parts
+from service.web.request_body import read_body
+from service.web.responses import (
     CompletionAnswer,
     embedding_map_object,
     embeddings_answer,
@@ -28,9 +31,6 @@ from service.web.answers import (
     neighbors_object,
     tokenizer_object,
 )
-from service.web.body import read_body
-from service.web.inspections import inspection_parts
-from service.web.record import Record
 from service.web.status import Status
 
 # A token of /tokenize, as an id and in JSON, and its text (measured: 48 and 110); one of a map, with its two numbers.
@@ -178,17 +178,17 @@ def _inspect(parts: Parts) -> Response:
         return response
 
 
-def _models(parts: Parts) -> documents.ModelList:
+def _models(parts: Parts) -> responses.ModelList:
     """List the models that answer."""
     return {"object": "list", "data": [model_object(model, route) for model, route in parts.catalog.models()]}
 
 
-def _model(parts: Parts, name: str) -> documents.ModelObject:
+def _model(parts: Parts, name: str) -> responses.ModelObject:
     """Describe one model, or the version of it that is named."""
     return model_object(*parts.catalog.look_up(name))
 
 
-def _neighbors(parts: Parts, name: str) -> documents.NeighborsObject:
+def _neighbors(parts: Parts, name: str) -> responses.NeighborsObject:
     """Tell what lies beside a token."""
     parts.drain.refuse_if_begun()
     model = parts.catalog.find(name)
@@ -203,7 +203,7 @@ def _neighbors(parts: Parts, name: str) -> documents.NeighborsObject:
     return neighbors_object(model, token_id, vectors.neighbors(token_id, count))
 
 
-def _embedding_map(parts: Parts, name: str) -> documents.EmbeddingMapObject:
+def _embedding_map(parts: Parts, name: str) -> responses.EmbeddingMapObject:
     """Lay tokens out in a plane."""
     parts.drain.refuse_if_begun()
     model = parts.catalog.find(name)
@@ -242,12 +242,12 @@ def _vectors(parts: Parts, model: LiveModel) -> Vectors:
             raise ClientGone("the client closed its connection, or the sending half of it") from None
 
 
-def _status(parts: Parts) -> documents.StatusObject:
+def _status(parts: Parts) -> responses.StatusObject:
     """Say what is going on."""
     return parts.status.report()
 
 
-def _tokenize(parts: Parts) -> documents.TokenizeObject:
+def _tokenize(parts: Parts) -> responses.TokenizeObject:
     """Cut a text into tokens."""
     wanted = parse(TokenizeBody, _body())
     model, memory = parts.catalog.find(wanted.model), g.caller.memory
@@ -264,7 +264,7 @@ def _tokenize(parts: Parts) -> documents.TokenizeObject:
     return {"count": len(ids), "tokens": ids, "token_strs": strings, "max_model_len": None}
 
 
-def _detokenize(parts: Parts) -> documents.DetokenizeObject:
+def _detokenize(parts: Parts) -> responses.DetokenizeObject:
     """Join tokens to a text."""
     wanted = parse(DetokenizeBody, _body())
     model = parts.catalog.find(wanted.model)
@@ -280,17 +280,17 @@ def _require_few(field: str, count: int, bounds: Bounds) -> None:
         raise InvalidRequest(f"{field} must be at most {bounds.max_request_tokens} tokens, got {count}", param=field)
 
 
-def _tokenizer_info(parts: Parts) -> documents.TokenizerObject:
+def _tokenizer_info(parts: Parts) -> responses.TokenizerObject:
     """Describe a model's tokenizer."""
     return tokenizer_object(parts.catalog.find(request.args.get("model")))
 
 
-def _healthz(parts: Parts) -> documents.HealthObject:  # noqa: ARG001 - every view takes them
+def _healthz(parts: Parts) -> responses.HealthObject:  # noqa: ARG001 - every view takes them
     """Say that the process lives."""
     return {"status": "ok"}
 
 
-def _readyz(parts: Parts) -> documents.ReadyObject:
+def _readyz(parts: Parts) -> responses.ReadyObject:
     """Return which models are served, or how many where their names are for those who have a key.
 
     Not while one is probed for the first time: a request for it would be answered 503.
@@ -312,7 +312,7 @@ def _ping(parts: Parts) -> Response:
     return _health(parts)
 
 
-def _version(parts: Parts) -> documents.ServiceVersion:  # noqa: ARG001 - every view takes them
+def _version(parts: Parts) -> responses.ServiceVersion:  # noqa: ARG001 - every view takes them
     """Return the version of this service."""
     return {"version": __version__}
 

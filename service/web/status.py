@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable
 
 from service import __version__
-from service.api.documents import BackendStatus, ConfigDriftObject, LoadObject, ModelStatus, StatusObject
+from service.api.responses import BackendStatus, ConfigDriftObject, LoadObject, ModelStatus, StatusObject
+from service.backends.registry import Catalog
+from service.backends.replica import Replica
+from service.backends.replicas import Replicas
 from service.memory import MemoryBudget
 from service.scheduling.scheduler import Load, Scheduler
-from service.servers.catalog import Catalog
-from service.servers.replica import Replica
-from service.servers.replicas import Replicas
 from service.settings import Settings
 
 

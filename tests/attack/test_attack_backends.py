@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ostinato import Client as Sdk
-from service.servers.tensors import to_proto
+from service.backends.tensors import to_proto
 from tests.e2e.test_failover import NUM_STREAMS, Proxy, bodies, changed, foreign_ids, left_out, other_shape, spoil_state
 
 NUM_CLIENTS = 12

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.texts.state_tokens import StateKeys
+from service.generation.resume_tokens import StateKeys
 from tests.unit.export.repository.stored import store
 
 ROOT = Path(__file__).resolve().parents[2]

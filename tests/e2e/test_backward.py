@@ -8,7 +8,7 @@ import pytest
 
 from contract.card import load_assets
 from ostinato import Client
-from service.scheduling.randomness import uniforms
+from service.scheduling.random_numbers import uniforms
 from tests.conftest import TEXT
 
 BASE = {"model": "reverse", "suffix": "worst of times", "max_tokens": 60, "seed": 5}

@@ -165,7 +165,7 @@ def test_the_text_is_what_the_saved_model_itself_computes(gateway, models_dir, l
     import tensorflow as tf
 
     from contract.card import load_assets
-    from service.scheduling.randomness import uniforms
+    from service.scheduling.random_numbers import uniforms
 
     version = models_dir / "gru" / "1"
     functions = tf.saved_model.load(str(version)).signatures

@@ -569,7 +569,7 @@ def _options_of(parser):
 
 def test_shares_are_read(tmp_path):
     """As a gateway reads them."""
-    from service.servers.routing import read_shares
+    from service.backends.routing import read_shares
 
     (shares,) = (block.text for block in BLOCKS if block.language == "toml")
     (tmp_path / "routing.toml").write_text(shares)

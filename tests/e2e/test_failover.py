@@ -10,8 +10,8 @@ import grpc
 import numpy as np
 import pytest
 
-from service.servers.protos import predict_pb2
-from service.servers.tensors import to_proto
+from service.backends.protos import predict_pb2
+from service.backends.tensors import to_proto
 from tests.conftest import TEXT
 from tests.servers import ModelServer, free_port, joined
 

@@ -7,8 +7,8 @@ import pytest
 
 from contract import signatures
 from contract.card import load_assets
+from service.backends.client import GrpcBackend
 from service.errors import GatewayError
-from service.servers.backend import GrpcBackend
 from tests.serving.repository import VERSIONS
 
 _TIMEOUT_S = 5.0

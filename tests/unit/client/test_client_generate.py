@@ -111,7 +111,7 @@ def test_a_misspelt_argument_is_refused(client: Client, server: ScriptedServer) 
 
 def test_the_names_are_those_of_the_service() -> None:
     """All of them, but for the one that says which method is meant, and another name of one."""
-    from service.api.bodies import CompletionBody, EmbeddingsBody, InspectBody
+    from service.api.requests import CompletionBody, EmbeddingsBody, InspectBody
 
     assert CompletionBody.model_fields.keys() - {"stream", "max_completion_tokens"} == COMPLETION_FIELDS
     assert EmbeddingsBody.model_fields.keys() == EMBEDDING_FIELDS

@@ -61,7 +61,7 @@ def test_the_page_has_the_same_numbers():
 
 def test_a_body_of_the_largest_size_fits_into_the_budget():
     """However its JSON is made, it alone is never refused for its memory."""
-    from service.web.body import parsing_bytes
+    from service.web.request_body import parsing_bytes
 
     settings = Settings()
     size = settings.max_body_bytes

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
-from service.scheduling.prefixes import PrefixCache
+from service.scheduling.prefix_cache import PrefixCache
 from tests.manifests import ROOT
 from tests.unit.service.observability.test_metrics import DEMO, happen
 

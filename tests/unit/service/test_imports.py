@@ -22,7 +22,7 @@ def test_the_gateway_imports_no_tensorflow_and_stays_small():
 
 def test_tensorflow_can_still_be_imported_after_the_messages():
     """The placeholder is gone afterwards: the real package loads and computes in the same process."""
-    script = "import service.servers.protos, tensorflow as tf; assert tf.constant(2).numpy() + 2 == 4"
+    script = "import service.backends.protos, tensorflow as tf; assert tf.constant(2).numpy() + 2 == 4"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -30,7 +30,7 @@ def test_tensorflow_can_still_be_imported_after_the_messages():
 def test_the_messages_load_beside_a_tensorflow_that_is_there():
     """With TensorFlow imported first, its own messages are used."""
     script = """
-import tensorflow as tf, service.servers.protos as p
+import tensorflow as tf, service.backends.protos as p
 assert type(tf.make_tensor_proto(1)) is p.tensor_pb2.TensorProto
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from service.api.openapi import openapi_document
-from service.api.schema import Bounds, parse_completion, parse_embeddings
+from service.api.parameters import Bounds, parse_completion, parse_embeddings
 from service.api.unsupported import COMPLETION_FIELDS, EMBEDDING_FIELDS, EMPTY
 from service.errors import InvalidRequest
 from tests.manifests import ROOT

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from service.batch.attempts import Patience
+from service.batch.retries import Patience
 from tests.unit.client.scripted_server import ScriptedServer
 
 

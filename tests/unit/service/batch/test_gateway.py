@@ -8,10 +8,10 @@ import certifi
 import pytest
 import requests
 
-from service.batch.attempts import MAX_ATTEMPTS
 from service.batch.errors import Stopped, Unusable
 from service.batch.gateway import MAX_LOST, Address, Failure, Gateway
 from service.batch.requests_file import Request
+from service.batch.retries import MAX_ATTEMPTS
 from tests.unit.client.scripted_answers import answer_bytes, answer_json, hang_up, refusal, silence
 
 REQUEST = Request("a", "/v1/completions", b'{"seed":1}')

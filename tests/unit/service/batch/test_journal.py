@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from service.batch.answers import answered, failed
 from service.batch.errors import Stopped, Unusable
 from service.batch.journal import Journal
+from service.batch.output_record import answered, failed
 from service.batch.requests_file import Line
 
 GOOD = [answered(name, 200, "r", b"{}").content for name in "abc"]

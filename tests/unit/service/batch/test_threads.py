@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from service.batch import threads
-from service.batch.answers import Answer
 from service.batch.errors import Stopped
+from service.batch.output_record import Answer
 from service.batch.requests_file import Line
 
 LINES = [Line(number, b"%d" % number) for number in range(100)]

@@ -3,7 +3,7 @@
 import stat
 
 from service.__main__ import main
-from service.texts.state_tokens import StateKeys
+from service.generation.resume_tokens import StateKeys
 from tests.faults import fill_disk
 
 

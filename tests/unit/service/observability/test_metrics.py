@@ -18,8 +18,8 @@ from service.memory import MemoryBudget
 from service.observability import scrape
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
-from service.scheduling.batch import Call
-from service.scheduling.prefixes import Prefix, PrefixCache
+from service.scheduling.call import Call
+from service.scheduling.prefix_cache import Prefix, PrefixCache
 from service.scheduling.sequence import ModelVersion
 from tests.fakes import make_sequence
 

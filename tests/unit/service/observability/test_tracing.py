@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from service.errors import BackendUnavailable, InvalidRequest, VersionGone
 from service.observability.tracing import RPC, Tracing
-from service.scheduling.batch import Call
+from service.scheduling.call import Call
 from service.scheduling.sequence import ModelVersion
 from tests.fakes import make_sequence
 

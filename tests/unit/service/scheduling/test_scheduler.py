@@ -15,7 +15,7 @@ from tests.unit.service.scheduling.sequences import PENALTY, SHAPES, Text, alone
 
 def test_a_text_is_what_reading_and_drawing_step_by_step_gives():
     """The tokens follow from the prompt's state and the uniforms, one after another."""
-    from service.scheduling.randomness import uniforms
+    from service.scheduling.random_numbers import uniforms
 
     token_ids, reason = alone(prompt=(5, 6, 7), max_tokens=12, seed=3)
     state, last, expected = np.zeros(STATE_SIZE, np.float32), 7, []

@@ -6,19 +6,19 @@ import pytest
 from flask import Flask
 from werkzeug.test import EnvironBuilder
 
+from service.access.auth import Access
 from service.access.keys import KeyLimits
 from service.access.ratelimits import RateLimiter
-from service.access.visitors import Access
-from service.api.schema import Bounds
+from service.api.parameters import Bounds
 from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
 from service.process.hosts import AllowedHosts
-from service.web.failures import register_failures
+from service.web.error_handlers import register_failures
 from service.web.middleware import Middleware
 from service.web.routes import Drain, Parts, build_routes
 from tests.fakes import FakeBackend
-from tests.unit.service.texts.test_generation import Service
-from tests.unit.service.texts.test_inspection import Inspectable
+from tests.unit.service.generation.test_completion import Service
+from tests.unit.service.generation.test_inspection import Inspectable
 
 
 class Unmoved:

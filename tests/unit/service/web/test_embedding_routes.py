@@ -8,17 +8,17 @@ import pytest
 from flask import Flask, g
 
 from contract.card import GeneratorCard
+from service.backends.embedding_vectors import VectorFiles
+from service.backends.registry import LiveModel
 from service.engine import Caller
 from service.errors import InvalidRequest
 from service.scheduling.policy import Shapes
 from service.scheduling.sequence import ModelVersion
-from service.servers.catalog import LiveModel
-from service.servers.vectors import VectorFiles
-from service.web.failures import register_failures
-from service.web.record import Record
+from service.web.access_log import Record
+from service.web.error_handlers import register_failures
 from service.web.routes import Drain, build_routes
-from tests.unit.service.servers.test_vectors import write
-from tests.unit.service.texts.test_generation import CHARACTERS, FIELDS
+from tests.unit.service.backends.test_embedding_vectors import write
+from tests.unit.service.generation.test_completion import CHARACTERS, FIELDS
 
 NUM_TOKENS = len(CHARACTERS.tokens)
 

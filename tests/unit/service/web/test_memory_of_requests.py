@@ -12,10 +12,10 @@ from contract.tokenizer import CharacterTokenizer
 from service.access.keys import KeyLimits
 from service.engine import Caller
 from service.errors import ClientGone
+from service.generation.inspection import Inspection
 from service.memory import FREE_BYTES
-from service.texts.inspection import Inspection
 from tests.fakes import FakeBackend
-from tests.unit.service.texts.test_generation import request as completion_request
+from tests.unit.service.generation.test_completion import request as completion_request
 
 LONG = 200_000
 
@@ -219,8 +219,8 @@ def test_a_running_request_holds_what_its_response_may_take(make_site):
 def test_an_inspection_is_written_in_parts(site, monkeypatch, encoding):
     """Joined they are the JSON that the API describes; each array is let go once it is written."""
     jobs = []
-    monkeypatch.setattr("service.web.inspections._NUMBERS", 32)
-    monkeypatch.setattr("service.web.inspections._ITEMS", 10)
+    monkeypatch.setattr("service.web.inspection_response._NUMBERS", 32)
+    monkeypatch.setattr("service.web.inspection_response._ITEMS", 10)
     take = Inspection.result
     monkeypatch.setattr(Inspection, "result", lambda job: jobs.append(take(job)) or jobs[-1])
     fields = {"model": "characters", "input": "abcdefghij" * 20, "encoding_format": encoding, "return_state": True}

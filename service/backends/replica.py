@@ -1,0 +1,98 @@
+"""One backend as it was seen last: what it serves, whether it gets calls, and which it has.
+
+Knows state. Does not know when it changes; `service.backends.replicas` does, under its lock.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from service.backends.client import VersionStatus
+from service.backends.determinism_probe import Probe
+from service.backends.drift import ConfigDrift
+from service.errors import GatewayError
+from service.scheduling.call import Call
+from service.scheduling.padding import Arrays
+from service.scheduling.sequence import ModelVersion
+
+# Probe calls at each server at once, of all models, which take turns: as many as most servers have cores.
+MAX_PROBE_CALLS = 2
+# Until a server that was left out is looked at again; doubled each time that it is left out again soon.
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 2.0
+NOT_LOOKED_AT = "it was not looked at yet"
+
+
+class Server(Protocol):
+    """What is asked of one model server; see `service.backends.client.GrpcBackend`."""
+
+    def call(self, call: Call, done: Callable[[Arrays | GatewayError], None]) -> None:
+        """Send a call without waiting for it."""
+
+    def versions(self, name: str) -> list[VersionStatus]:
+        """Return every version that the server knows of a model."""
+
+    def predict(
+        self,
+        model: ModelVersion,
+        signature: str,
+        inputs: Arrays,
+        shapes: Mapping[str, tuple[int, ...]],
+        vocab_size: int,
+    ) -> Arrays:
+        """Make a call and wait for the outputs named in `shapes`."""
+
+    def reset(self) -> None:
+        """Give up what is in flight."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+@dataclass(eq=False)
+class Replica:
+    """One model server as it was seen last.
+
+    Attributes:
+        known: The versions that it serves, and what their probes found; replaced as a whole, as are the next three.
+        unchecked: Of those, versions that get no calls until their probes have been repeated.
+        reported: The versions that it serves or is loading, by its own account.
+        settled: Names of models of which it is known which versions it serves.
+        in_flight: Its calls, and when each was sent.
+        out_because: Why it gets no calls; None: it does.
+        pause_s: Seconds until it is looked at again, while it is left out.
+        num_times_out: How often it was found to be ill.
+        probe_calls: Held by each call of a probe.
+        drift: Where it disagrees with the model repository.
+        delisted: Names of models that it served, and that are no longer listed.
+    """
+
+    address: str
+    server: Server
+    known: Mapping[ModelVersion, Probe] = field(default_factory=dict)
+    unchecked: frozenset[ModelVersion] = frozenset()
+    reported: frozenset[ModelVersion] = frozenset()
+    settled: frozenset[str] = frozenset()
+    in_flight: dict[Call, float] = field(default_factory=dict)
+    out_because: str | None = NOT_LOOKED_AT
+    pause_s: float = FIRST_PAUSE_S
+    left_out_at: float = float("-inf")
+    num_times_out: int = 0
+    probe_calls: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_PROBE_CALLS))
+    drift: ConfigDrift = field(default_factory=ConfigDrift)
+    delisted: frozenset[str] = frozenset()
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether it gets calls, or will when it has been probed for the first time."""
+        return self.out_because is None or (self.out_because == NOT_LOOKED_AT and bool(self.reported))
+
+    def takes(self, model: ModelVersion) -> bool:
+        """Return whether it gets calls of a version."""
+        return self.out_because is None and model in self.known and model not in self.unchecked
+
+    def may_take(self, model: ModelVersion) -> bool:
+        """Return whether it gets no calls of a version now, and may get some later."""
+        if model.name not in self.settled or model in self.reported.difference(self.known):
+            return True
+        return model in self.known and not self.takes(model)

@@ -1,0 +1,65 @@
+"""A request whose texts are only read: nothing is drawn, and each text is one sequence.
+
+Knows what a sequence that draws nothing is made of. Does not know what is learnt from the reading.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from service.backends.registry import LiveModel
+from service.generation.checkpoint import SavedText
+from service.generation.job import Canceller, Job, Listener
+from service.generation.prompts import EncodedPrompt
+from service.scheduling.sequence import Sampling
+
+
+class Reading(Job):
+    """One request in the making."""
+
+    def __init__(
+        self,
+        model: LiveModel,
+        prompts: list[EncodedPrompt],
+        runner: Canceller,
+        listener: Listener,
+        timeout_s: float,
+        saved: SavedText | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            model: What reads.
+            prompts: The texts.
+            runner: What the sequences are cancelled at.
+            listener: Told how it goes.
+            timeout_s: See `Job`.
+            saved: The text that they are read after; None: none.
+        """
+        super().__init__(model.ref, sum(prompt.num_tokens for prompt in prompts), runner, listener, timeout_s)
+        self.model, self.prompts = model, prompts
+        self.options: dict[str, Any] = {"max_tokens": 0, "sampling": Sampling(), "seed": 0}
+        self._saved = saved
+
+    def choices(self, place: int) -> range:
+        """Return the indexes of the sequences that a prompt needs."""
+        return range(place, place + 1)
+
+    @property
+    def fingerprint(self) -> str:
+        """What the values go by."""
+        return self.model.fingerprint_if(self.is_as_promised)
+
+    def stream_of(self, index: int) -> int:
+        """Return which random numbers it is given; it needs none."""
+        return index
+
+    @property
+    def beginning(self) -> np.ndarray:
+        """The state, float32 (S,), that is to read the texts."""
+        return self._saved.point.state if self._saved else np.zeros(self.model.card.state_size, np.float32)
+
+    @property
+    def origin(self) -> bytes:
+        """What tells that state from others."""
+        return self._saved.origin if self._saved else b""

@@ -1,0 +1,192 @@
+"""Texts as tokens that clients keep: signed, so that what comes back is what was given out, to whom and when.
+
+A token is `ost1.<key>.<content>.<signature>`: the key that signed it, then in base64 (RFC 4648, section 5, unpadded)
+what it holds, and HMAC-SHA256 over all before it. It can be read by whoever has it, like the text itself, but not made
+or altered.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.files import create_atomically
+from service.errors import StateAltered, StateExpired, StateForeign, StateMalformed, StateOfUnknownKey
+from service.generation.checkpoint import SavedText
+
+log = logging.getLogger(__name__)
+
+KIND = "ost1"
+MIN_KEY_CHARACTERS = 32
+_TOKEN = re.compile(rf"{KIND}\.([0-9a-f]{{8}})\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{{43}})")
+# When it was signed, in seconds since 1970, and the hash of the tenant: nobody's name is told to who finds a token.
+_HEAD = struct.Struct("<q32s")
+
+
+class StateKeyError(Exception):
+    """The file of keys cannot be used; one line that names it and shows nothing that it holds."""
+
+
+@dataclass(frozen=True)
+class StateKeys:
+    """Keys by their names; the first signs, all of them are accepted."""
+
+    keys: Mapping[str, bytes]
+
+    @classmethod
+    def read(cls, path: Path) -> "StateKeys":
+        """Read a file with a secret in each line; empty ones, and those that begin with #, do not count.
+
+        Raises:
+            StateKeyError: there is no such file, no secret in it, or one that is too short.
+        """
+        try:
+            lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise StateKeyError(f"{path}: the file of state keys cannot be read ({error})") from error
+        keys = [line for line in lines if line and not line.startswith("#")]
+        if not keys:
+            raise StateKeyError(f"{path}: holds no key; make one: openssl rand -hex 32 > {path}")
+        short = min(map(len, keys))
+        if short < MIN_KEY_CHARACTERS:
+            raise StateKeyError(f"{path}: a key must have at least {MIN_KEY_CHARACTERS} characters, got {short}")
+        return cls.of([line.encode() for line in keys])
+
+    @classmethod
+    def of(cls, keys: list[bytes]) -> "StateKeys":
+        """Name each key by its hash."""
+        return cls({hashlib.sha256(b"name of " + key).hexdigest()[:8]: key for key in keys})
+
+    @classmethod
+    def random(cls) -> "StateKeys":
+        """Return a key that nobody else has."""
+        return cls.of([secrets.token_bytes(32)])
+
+
+def make_key_file(path: Path) -> bool:
+    """Write a file with a new key that its owner alone can read, unless there is a file; return whether it was made.
+
+    Raises:
+        OSError: the disk did not take it, and there is no file.
+    """
+    content = f"# Signs state tokens; see docs/settings.md.\n{secrets.token_hex(32)}\n"
+    return create_atomically(path, content, mode=0o600)
+
+
+class KeyFile:
+    """A file of keys that may change while it is in use."""
+
+    def __init__(self, path: Path) -> None:
+        """Read it.
+
+        Raises:
+            StateKeyError: see `StateKeys.read`.
+        """
+        self._path, self._lock = path, threading.Lock()
+        self._stamp, self._keys = self._look(), StateKeys.read(path)
+
+    def __call__(self) -> StateKeys:
+        """Return the keys in force: those of the file, or the last ones that could be read."""
+        with self._lock:
+            stamp = self._look()
+            if stamp != self._stamp:
+                self._stamp = stamp
+                try:
+                    self._keys = StateKeys.read(self._path)
+                    log.info("state keys: %s", ", ".join(self._keys.keys))
+                except StateKeyError as error:
+                    log.warning("%s; the keys before stay in force", error)
+            return self._keys
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+class StateTokens:
+    """Makes tokens and reads them."""
+
+    def __init__(self, keys: Callable[[], StateKeys], max_age_s: float, clock: Callable[[], float] = time.time) -> None:
+        """Prepare.
+
+        Args:
+            keys: Returns those in force; called for each token.
+            max_age_s: For how many seconds a token is accepted.
+            clock: Seconds since 1970.
+        """
+        self._keys, self._max_age_s, self._clock = keys, max_age_s, clock
+
+    def seal(self, text: SavedText, tenant: str) -> str:
+        """Return a token for a text."""
+        name, key = next(iter(self._keys().keys.items()))
+        content = _HEAD.pack(int(self._clock()), _hashed(tenant)) + text.to_bytes()
+        signed = f"{KIND}.{name}.{_to_base64(content)}"
+        return f"{signed}.{_to_base64(_sign(key, signed))}"
+
+    def open(self, token: str, tenant: str) -> SavedText:
+        """Return the text of a token.
+
+        A token from the future is accepted: it is our own, and the clock was set back since.
+
+        Raises:
+            StateMalformed: it is none, or not a whole one.
+            StateOfUnknownKey: it was signed elsewhere, or with a key that is no longer in force.
+            StateAltered: it is not what was signed.
+            StateForeign: it was given to another tenant.
+            StateExpired: it is too old.
+        """
+        match = _TOKEN.fullmatch(token)
+        if match is None:
+            raise StateMalformed(
+                f"state must be a whole token as it was given out, {KIND}.….….…, got {_shorten(token)} of "
+                f"{len(token)} characters"
+            )
+        name, content, signature = match.groups()
+        key = self._keys().keys.get(name)
+        if key is None:
+            raise StateOfUnknownKey(
+                f"state was signed with key {name}, which this server does not have: it is from another server, or the "
+                "key was retired"
+            )
+        signed = token[: match.end(2)]
+        if not hmac.compare_digest(_to_base64(_sign(key, signed)), signature):
+            raise StateAltered("state is not as it was given out: its signature does not fit")
+        try:
+            opened = base64.urlsafe_b64decode(content + "=" * (-len(content) % 4))
+        except binascii.Error as error:
+            raise StateMalformed("state must be a whole token as it was given out") from error
+        issued_at, owner = _HEAD.unpack_from(opened)
+        if not hmac.compare_digest(owner, _hashed(tenant)):
+            raise StateForeign("state was given to another tenant")
+        age_s = self._clock() - issued_at
+        if age_s > self._max_age_s:
+            raise StateExpired(f"state must be at most {self._max_age_s:g} seconds old, got one of {age_s:.0f}")
+        return SavedText.from_bytes(opened[_HEAD.size :])
+
+
+def _hashed(tenant: str) -> bytes:
+    return hashlib.sha256(tenant.encode()).digest()
+
+
+def _sign(key: bytes, signed: str) -> bytes:
+    return hmac.digest(key, signed.encode(), "sha256")
+
+
+def _to_base64(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def _shorten(token: str) -> str:
+    return repr(token if len(token) <= 24 else token[:24] + "…")

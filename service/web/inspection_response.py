@@ -1,0 +1,123 @@
+"""The response of `/v1/inspect`, written in parts: a megabyte of numbers has three megabytes of JSON.
+
+Knows the shape in `service.api.responses`. Does not know HTTP.
+"""
+
+import base64
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import orjson
+
+from contract.card import Trace
+from service.generation.inspection import Inspected, Inspection
+
+# Numbers and list items of one part.
+_NUMBERS, _ITEMS = 2**14, 2**12
+
+
+def inspection_parts(job: Inspection) -> Iterator[bytes]:
+    """Wait for all of it, and return the parts of one JSON object; each array is let go once it is written.
+
+    Raises:
+        GatewayError: see `Inspection.result`.
+    """
+    # Not in the generator: errors come before the first byte.
+    return _parts(job, job.result())
+
+
+def _parts(job: Inspection, found: Inspected) -> Iterator[bytes]:
+    head = {
+        "object": "inspection",
+        "model": job.model.ref.name,
+        "version": job.model.ref.version,
+        "system_fingerprint": job.fingerprint,
+        "expected": found.expected,
+    }
+    yield orjson.dumps(head)[:-1]
+    logprobs = found.logprobs
+    for name, items in (
+        ("token_ids", found.token_ids),
+        ("tokens", logprobs.tokens),
+        ("token_logprobs", logprobs.token_logprobs),
+        ("top_logprobs", logprobs.top_logprobs),
+        ("text_offset", logprobs.text_offset),
+        ("positions", found.positions.tolist()),
+    ):
+        yield b',"%b":' % name.encode()
+        yield from _json_list(items)
+    yield b',"layers":['
+    yield from _layers(found, job.request.encoding)
+    usage = {"prompt_tokens": job.num_prompt_tokens, "total_tokens": job.num_prompt_tokens}
+    yield b'],"usage":%b}' % orjson.dumps(usage)
+
+
+def _layers(found: Inspected, encoding: str) -> Iterator[bytes]:
+    """Write every layer: its units, then a matrix for each kind of value, then its state if that was asked for."""
+    numbers = sorted({*found.units, *(trace.layer for trace, _ in found.state)})
+    encode = _ENCODINGS[encoding]
+    for place, number in enumerate(numbers):
+        units = found.units[number].tolist() if number in found.units else []
+        yield b'%b{"layer":%d,"units":%b,"values":{' % (b"," if place else b"", number, orjson.dumps(units))
+        yield from _by_kind(_taken(found.values, number), encode)
+        state = _taken(found.state, number)
+        if (first := next(state, None)) is not None:
+            yield b'},"state":{'
+            yield from _by_kind((pair for pairs in ([first], state) for pair in pairs), encode)
+        yield b"}}"
+
+
+def _taken(arrays: list[tuple[Trace, np.ndarray]], layer: int) -> Iterator[tuple[Trace, np.ndarray]]:
+    """Take the arrays of a layer out of a list, one after another."""
+    while (place := next((i for i, (trace, _) in enumerate(arrays) if trace.layer == layer), None)) is not None:
+        yield arrays.pop(place)
+
+
+def _by_kind(
+    arrays: Iterable[tuple[Trace, np.ndarray]], encode: Callable[[np.ndarray], Iterator[bytes]]
+) -> Iterator[bytes]:
+    comma = b""
+    for trace, array in arrays:
+        yield b'%b"%b":' % (comma, trace.kind.encode())
+        yield from encode(array)
+        comma = b","
+
+
+def _json_list(items: Sequence[Any]) -> Iterator[bytes]:
+    """Write a list, some items at a time."""
+    yield b"["
+    for start in range(0, len(items), _ITEMS):
+        yield (b"," if start else b"") + orjson.dumps(items[start : start + _ITEMS])[1:-1]
+    yield b"]"
+
+
+def _numbers(array: np.ndarray) -> Iterator[bytes]:
+    """Write a vector or a matrix as lists of numbers, some rows at a time."""
+    if array.ndim == 1:
+        # A view of a whole state is in no order that orjson takes.
+        yield orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+        return
+    num_rows = max(1, _NUMBERS // max(1, array.shape[1]))
+    yield b"["
+    for start in range(0, len(array), num_rows):
+        rows = orjson.dumps(array[start : start + num_rows], option=orjson.OPT_SERIALIZE_NUMPY)
+        yield (b"," if start else b"") + rows[1:-1]
+    yield b"]"
+
+
+def _base64(array: np.ndarray, kind: str) -> Iterator[bytes]:
+    """Write numbers little-endian, row by row, in base64: parts of 3 × n bytes, so that they join."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    yield b'"'
+    for start in range(0, flat.size, 3 * _NUMBERS):
+        yield base64.b64encode(flat[start : start + 3 * _NUMBERS].astype(kind).tobytes())
+    yield b'"'
+
+
+_ENCODINGS: dict[str, Callable[[np.ndarray], Iterator[bytes]]] = {
+    "float": _numbers,
+    "base64": partial(_base64, kind="<f4"),
+    "base64_float16": partial(_base64, kind="<f2"),
+}

@@ -1,0 +1,371 @@
+"""A body is checked once, and whatever is wrong is named with its bound and its value."""
+
+import json
+
+import pytest
+
+from service.api.parameters import Bounds, parse, parse_completion, parse_embeddings
+from service.api.requests import DetokenizeBody, TokenizeBody
+from service.errors import InvalidRequest
+from service.scheduling.sequence import Sampling
+
+BOUNDS = Bounds(max_tokens=1000, max_request_tokens=20_000, max_prompts=10, max_texts=200, timeout_s=60.0)
+
+
+def parsed(**fields):
+    """Parse a body with a model and the given fields."""
+    return parse_completion(json.dumps({"model": "m", **fields}).encode(), BOUNDS)
+
+
+def embed(**fields):
+    """Parse a body of /v1/embeddings."""
+    return parse_embeddings(json.dumps({"model": "m", "input": "x", **fields}).encode(), BOUNDS)
+
+
+def test_defaults_are_openais():
+    """What is not given has OpenAI's default, and a seed is drawn."""
+    request = parsed()
+    assert (request.prompts, request.max_tokens, request.num_choices, request.best_of) == (("",), 16, 1, 1)
+    assert (request.stream, request.echo, request.num_top, request.timeout_s) == (False, False, None, 60.0)
+    assert request.sampling == Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+    assert not request.sampling.adjusts
+    assert request.stops == ()
+    assert 0 <= request.seed < 2**53
+
+
+def test_a_state_brings_its_seed():
+    """A request that goes on with a text has no seed of its own unless it is given one."""
+    request = parsed(state="ost1.x", return_state=True)
+    assert (request.state, request.return_state, request.seed) == ("ost1.x", True, None)
+    assert parsed(state="ost1.x", seed=4).seed == 4
+    assert (parsed().state, parsed().return_state) == (None, False)
+
+
+def test_drawn_seeds_differ():
+    """Two requests without a seed get two texts."""
+    assert parsed().seed != parsed().seed
+
+
+def test_every_field_arrives():
+    """Given values are taken as they are."""
+    request = parsed(
+        prompt="x",
+        max_tokens=5,
+        temperature=0,
+        top_p=0.5,
+        top_k=7,
+        min_p=0.1,
+        seed=-3,
+        stop=["a", "b"],
+        n=2,
+        best_of=3,
+        logprobs=4,
+        echo=True,
+        presence_penalty=-1.5,
+        frequency_penalty=2,
+        repetition_penalty=1.25,
+        logit_bias={"7": -100, "9": 0, "11": 2.5},
+        min_tokens=3,
+        timeout_s=1.5,
+    )
+    assert request.sampling == Sampling(
+        temperature=0.0,
+        top_k=7,
+        top_p=0.5,
+        min_p=0.1,
+        presence_penalty=-1.5,
+        frequency_penalty=2.0,
+        repetition_penalty=1.25,
+        bias=((7, -100.0), (9, 0.0), (11, 2.5)),
+        min_tokens=3,
+    )
+    assert (request.seed, request.stops, request.num_choices, request.best_of) == (-3, ("a", "b"), 2, 3)
+    assert (request.num_top, request.echo, request.timeout_s) == (4, True, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("a", ("a",)),
+        ("", ("",)),
+        (["a", ""], ("a", "")),
+        ([1, 2], ([1, 2],)),
+        ([[1], [2, 3], []], ([1], [2, 3], [])),
+        (None, ("",)),
+    ],
+    ids=str,
+)
+def test_a_prompt_has_four_forms(prompt, prompts):
+    """A text, some texts, token ids, some lists of those; null begins a new text."""
+    assert parsed(prompt=prompt).prompts == prompts
+
+
+@pytest.mark.parametrize(
+    ("suffix", "suffixes"), [("a", ("a",)), ([1, 2], ([1, 2],)), (["a", ""], ("a", "")), ("", ("",))]
+)
+def test_a_suffix_has_the_forms_of_a_prompt(suffix, suffixes):
+    """Whether it may be given is the model's to tell."""
+    assert (parsed(suffix=suffix).suffixes, parsed(suffix=suffix).prompts) == (suffixes, ("",))
+
+
+def test_a_client_says_that_it_puts_pieces_before_others():
+    """It is an option of streams; nothing is said by default."""
+    assert [parsed(stream=True, stream_options={"prepend": value}).prepend for value in (True, False, None)] == [
+        True,
+        False,
+        False,
+    ]
+    assert not parsed(stream=True).prepend
+
+
+def test_ignoring_the_end_puts_it_off_for_ever():
+    """With ignore_eos the end mark is not drawn among all the tokens that are asked for."""
+    assert parsed(ignore_eos=True, max_tokens=50, min_tokens=2).sampling.min_tokens == 50
+
+
+def test_embeddings_have_defaults_and_fields():
+    """What is not given is the mean, as numbers; what is given arrives."""
+    request = embed()
+    assert (request.prompts, request.mean, request.base64, request.dimensions) == (("x",), True, False, None)
+    request = embed(input=[[1, 2]], pooling="last", encoding_format="base64", dimensions=8)
+    assert (request.prompts, request.mean, request.base64, request.dimensions) == (([1, 2],), False, True, 8)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "n", "best_of", "stream", "echo"),
+        *("stream_options", "suffix", "user", "logprobs", "logit_bias", "presence_penalty", "frequency_penalty"),
+        *("repetition_penalty", "ignore_eos", "min_tokens", "add_special_tokens", "timeout_s"),
+    ],
+)
+def test_null_means_absent(field):
+    """Null gives the default, as OpenAI's clients expect."""
+    given, absent = parsed(seed=1, **{field: None}), parsed(seed=1)
+    assert given == absent
+
+
+@pytest.mark.parametrize(("value", "expected"), [("a", ("a",)), (["a"], ("a",)), ([], ())])
+def test_stop_is_a_string_or_a_list(value, expected):
+    """One stop string need not be in a list."""
+    assert parsed(stop=value).stops == expected
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_top_k_has_two_ways_to_be_off(value):
+    """0 and -1 both mean all tokens."""
+    assert parsed(top_k=value).sampling.top_k == 0
+
+
+def test_unknown_fields_are_ignored():
+    """Clients send more than we know."""
+    assert parsed(user="u", best_of_breed=1).prompts == ("",)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("max_tokens", -1, "max_tokens must be greater than or equal to 0, got -1"),
+        ("max_tokens", 1001, "max_tokens must be at most 1000, got 1001"),
+        ("max_tokens", 10**30, "max_tokens must be at most 1000, got 1000000"),
+        ("max_tokens", 2.5, "max_tokens must .*integer.*, got 2.5"),
+        ("max_tokens", "5", "max_tokens must .*integer, got '5'"),
+        ("max_tokens", True, "max_tokens must .*integer, got True"),
+        ("temperature", -0.1, "temperature must be greater than or equal to 0, got -0.1"),
+        ("temperature", 2.1, "temperature must be less than or equal to 2, got 2.1"),
+        ("temperature", "hot", "temperature must .*number, got 'hot'"),
+        ("top_p", 1.5, "top_p must be less than or equal to 1, got 1.5"),
+        ("min_p", -1, "min_p must be greater than or equal to 0, got -1"),
+        ("top_k", -2, "top_k must be greater than or equal to -1, got -2"),
+        ("top_k", 2**31, "top_k must be less than or equal to 2147483647"),
+        ("seed", 2**63, "seed must be less than 9223372036854775808"),
+        ("seed", 0.5, "seed must .*integer"),
+        ("n", 0, "n must be greater than or equal to 1, got 0"),
+        ("n", 129, "n must be less than or equal to 128, got 129"),
+        ("prompt", 5, "prompt must be a string, a list of strings, a list of token ids or a list of such lists, got 5"),
+        ("prompt", {"a": 1}, "prompt must be a string, a list"),
+        ("prompt", [], r"prompt must have at least 1 item, got \[\]"),
+        ("prompt", ["a", 1], r"prompt\[1\] must be a valid string, got 1"),
+        ("prompt", [1, "a"], r"prompt\[1\] must be a valid integer, got 'a'"),
+        ("prompt", [1, True], r"prompt\[1\] must be a valid integer, got True"),
+        ("prompt", [1.5], r"prompt\[0\] must .*integer.*, got 1.5"),
+        ("prompt", [-1], r"prompt\[0\] must be greater than or equal to 0, got -1"),
+        ("prompt", [2**31], r"prompt\[0\] must be less than or equal to 2147483647"),
+        (
+            "prompt",
+            [10**4000],
+            r"prompt\[0\] must be less than or equal to 2147483647, got a number of more than 60 digits",
+        ),
+        ("prompt", [[1], [2, None]], r"prompt\[1\]\[1\] must be a valid integer, got None"),
+        ("prompt", [[1], "a"], r"prompt\[1\] must be a valid array, got 'a'"),
+        ("prompt", ["a"] * 11, "prompt must have at most 10 items, got 11"),
+        ("best_of", 0, "best_of must be greater than or equal to 1, got 0"),
+        ("best_of", 129, "best_of must be less than or equal to 128, got 129"),
+        ("logprobs", 6, "logprobs must be less than or equal to 5, got 6"),
+        ("logprobs", -1, "logprobs must be greater than or equal to 0, got -1"),
+        ("logprobs", True, "logprobs must be a valid integer, got True"),
+        ("echo", "yes", "echo must .*boolean, got 'yes'"),
+        ("presence_penalty", 2.1, "presence_penalty must be less than or equal to 2, got 2.1"),
+        ("frequency_penalty", -2.1, "frequency_penalty must be greater than or equal to -2, got -2.1"),
+        ("repetition_penalty", 0, r"repetition_penalty must be greater than or equal to 0\.01, got 0"),
+        ("repetition_penalty", 101, "repetition_penalty must be less than or equal to 100, got 101"),
+        ("logit_bias", {"1": 101}, "logit_bias.1 must be less than or equal to 100, got 101"),
+        ("logit_bias", {"1": "x"}, "logit_bias.1 must be a valid number, got 'x'"),
+        ("logit_bias", {"x": 1}, "logit_bias must have token ids as names, got 'x'"),
+        ("logit_bias", {"-1": 1}, "logit_bias must have token ids as names, got '-1'"),
+        ("logit_bias", {"1": 1, "01": 1}, "logit_bias must name a token id once, got 1 twice"),
+        ("logit_bias", {str(i): 1 for i in range(1025)}, "logit_bias must have at most 1024 items"),
+        ("logit_bias", [1], r"logit_bias must .*object.*, got \[1\]"),
+        ("min_tokens", -1, "min_tokens must be greater than or equal to 0, got -1"),
+        ("min_tokens", 17, "min_tokens must be at most max_tokens, 16, got 17"),
+        ("ignore_eos", 1, "ignore_eos must .*boolean, got 1"),
+        ("suffix", 1, "suffix must be a string, a list of strings, a list of token ids or a list of such lists, got 1"),
+        ("suffix", [1, "a"], r"suffix\[1\] must be a valid integer, got 'a'"),
+        ("suffix", ["a"] * 11, "suffix must have at most 10 items, got 11"),
+        ("timeout_s", 0, "timeout_s must be greater than 0, got 0"),
+        ("timeout_s", 61, "timeout_s must be at most 60, got 61"),
+        ("add_special_tokens", "x", "add_special_tokens must .*boolean, got 'x'"),
+        ("user", 5, "user must .*string, got 5"),
+        ("stream_options", {"include_usage": True}, "stream_options must be absent without stream"),
+        ("stream_options", {"state_interval": 0}, "stream_options.state_interval must be greater.* 1, got 0"),
+        ("stream_options", {"prepend": 1}, "stream_options.prepend must .*boolean, got 1"),
+        ("stream_options", 5, "stream_options must .*object.*, got 5"),
+        ("stop", "", r"stop\[0\] must have at least 1 character, got ''"),
+        ("stop", ["a", 5], r"stop\[1\] must .*string, got 5"),
+        ("stop", ["x"] * 17, "stop must have at most 16 items"),
+        ("stop", 5, "stop must be a valid array, got 5"),
+        ("stream", "yes", "stream must .*boolean, got 'yes'"),
+        ("stream_options", {"include_usage": 3}, "stream_options.include_usage must .*boolean, got 3"),
+        ("model", 5, "model must .*string, got 5"),
+        ("state", 5, "state must .*string, got 5"),
+        ("state", "x" * (2**21 + 1), "state must have at most 2097152 characters, got 'xxx"),
+        ("return_state", "yes", "return_state must .*boolean, got 'yes'"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_bound_and_its_value(field, value, message):
+    """The message says which field, what is allowed and what came; `param` repeats the field for programs."""
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        parsed(**{field: value})
+    assert caught.value.param == field
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"n": 3, "best_of": 2}, "best_of", "best_of must be at least n, got best_of 2 and n 3"),
+        ({"best_of": 2, "stream": True}, "best_of", "best_of must be n with stream.* got best_of 2 and n 1"),
+        ({"n": 30, "max_tokens": 1000}, "max_tokens", "at most 20000, got 1 × 30 × 1000 = 30000"),
+        ({"prompt": ["a"] * 5, "best_of": 5, "max_tokens": 1000}, "max_tokens", "got 5 × 5 × 1000 = 25000"),
+        ({"prompt": ["a"] * 3, "n": 70, "max_tokens": 0}, "n", r"prompts × n .* must be at most 200, got 3 × 70"),
+        ({"suffix": ["a"] * 3, "n": 70, "max_tokens": 0}, "n", r"suffixes × n .* must be at most 200, got 3 × 70"),
+        ({"suffix": ["a"] * 5, "n": 5, "max_tokens": 1000}, "max_tokens", "suffixes × n .* got 5 × 5 × 1000 = 25000"),
+        ({"max_tokens": 4, "min_tokens": 5}, "min_tokens", "min_tokens must be at most max_tokens, 4, got 5"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_named(fields, param, message):
+    """What no field can be blamed for alone is told by all that belong to it."""
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        parsed(**fields)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("fields", [{"echo": True, "stream": True}, {"n": 2, "best_of": 2, "stream": True}], ids=str)
+def test_fields_that_go_together_are_taken(fields):
+    """An echoed prompt can be streamed, and so can all choices when none is to be left out."""
+    assert parsed(**fields).stream
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("input", None, "input must be a string"),
+        ("input", [], "input must have at least 1 item"),
+        ("input", ["a"] * 11, "input must have at most 10 items, got 11"),
+        ("pooling", "max", "pooling must be 'mean' or 'last', got 'max'"),
+        ("encoding_format", "hex", "encoding_format must be 'float' or 'base64', got 'hex'"),
+        ("dimensions", 0, "dimensions must be greater than or equal to 1, got 0"),
+        ("timeout_s", 61, "timeout_s must be at most 60, got 61"),
+    ],
+)
+def test_a_wrong_field_of_embeddings_is_named(field, value, message):
+    """As for completions."""
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        embed(**{field: value})
+    assert caught.value.param == field
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "message"),
+    [
+        (TokenizeBody, b"{}", "prompt is required"),
+        (TokenizeBody, b'{"prompt": [1]}', r"prompt must be a valid string, got \[1\]"),
+        (DetokenizeBody, b"{}", "tokens is required"),
+        (DetokenizeBody, b'{"tokens": [-1]}', r"tokens\[0\] must be greater than or equal to 0, got -1"),
+        (DetokenizeBody, b'{"tokens": "a"}', "tokens must be a valid array, got 'a'"),
+    ],
+)
+def test_a_wrong_field_of_the_tokenizer_is_named(kind, body, message):
+    """As for completions."""
+    with pytest.raises(InvalidRequest, match=message):
+        parse(kind, body)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stop": [1] * 1_000_000}, r"stop\[0\] must be a valid string, got 1"),
+        ({"stop": ["a"] * 1_000_000}, "stop must have at most 16 items"),
+        ({"prompt": [[]] * 1_000_000}, "prompt must have at most 4096 items"),
+        ({"prompt": ["a"] * 1_000_000}, "prompt must have at most 4096 items"),
+        ({"logit_bias": {str(i): 101 for i in range(200_000)}}, "logit_bias must have at most 1024 items"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_million_wrong_items_are_one_error(fields, message):
+    """The first is enough: no list of a million errors is made."""
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        parsed(**fields)
+    assert caught.value.__cause__.error_count() == 1
+
+
+def test_a_million_token_ids_are_read_and_one_wrong_one_is_found():
+    """A long list is checked to its first wrong item, which the message names."""
+    assert len(parsed(prompt=[5] * 1_000_000).prompts[0]) == 1_000_000
+    with pytest.raises(InvalidRequest, match=r"prompt\[999999\] must be a valid integer, got 'x'"):
+        parsed(prompt=[*[5] * 999_999, "x"])
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize(
+    "field",
+    ["temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "timeout_s"],
+)
+def test_numbers_that_are_not_finite_are_refused(field, number):
+    """NaN and infinities, which some JSON writers produce, are errors of the field."""
+    with pytest.raises(InvalidRequest, match=f"{field} must be a finite number"):
+        parse_completion(f'{{"model": "m", "{field}": {number}}}'.encode(), BOUNDS)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "must be JSON"),
+        (b"{", "must be JSON"),
+        (b"hello", "must be JSON"),
+        (b"\xff\xfe", "must be JSON"),
+        (b'{"prompt": "\\ud800"}', "must be JSON"),
+        (b"[1]", r"must be a JSON object, got \[1\]"),
+        (b"null", "must be a JSON object, got None"),
+    ],
+)
+def test_a_body_that_is_no_request_says_why(body, message):
+    """Whatever is not a JSON object with a model is refused in one line."""
+    with pytest.raises(InvalidRequest, match=message):
+        parse_completion(body, BOUNDS)
+
+
+def test_a_long_value_is_shortened_in_the_message():
+    """An error never repeats a megabyte."""
+    with pytest.raises(InvalidRequest) as caught:
+        parsed(n="x" * 1_000_000)
+    assert len(str(caught.value)) < 200

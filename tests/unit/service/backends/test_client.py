@@ -1,0 +1,86 @@
+"""The end of a model server's connection; what its calls do is seen end to end."""
+
+import concurrent.futures
+
+import grpc
+import numpy as np
+import pytest
+
+from service.backends.client import GrpcBackend
+from service.backends.protos import get_model_status_pb2, model_service_pb2_grpc
+from service.errors import BackendUnavailable, InternalError, InvalidResponse, ServerBusy
+from service.scheduling.sequence import ModelVersion
+
+
+class _Answers(model_service_pb2_grpc.ModelServiceServicer):
+    def GetModelStatus(self, _request, _context):
+        response = get_model_status_pb2.GetModelStatusResponse()
+        response.model_version_status.add(version=7)
+        return response
+
+
+def test_what_was_closed_stays_closed():
+    """A server that left the name while it was late is closed, and then given up: that opens no new connection."""
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Answers(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        backend = GrpcBackend(f"127.0.0.1:{port}", timeout_s=5)
+        backend.reset()
+        assert [status.version for status in backend.versions("any")] == [7]
+        backend.close()
+        backend.reset()
+        with pytest.raises(BackendUnavailable):
+            backend.versions("any")
+    finally:
+        server.stop(None)
+
+
+class _Serves(grpc.GenericRpcHandler):
+    """Answers every method with the same bytes, or with a code."""
+
+    def __init__(self):
+        self.content, self.code = b"", None
+
+    def service(self, _details):
+        def handle(_request, context):
+            if self.code is not None:
+                context.abort(self.code, "for the test")
+            return self.content
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+
+@pytest.fixture
+def answers():
+    """A server whose answers are set, and a connection to it."""
+    handler, server = _Serves(), grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    backend = GrpcBackend(f"127.0.0.1:{port}", timeout_s=5)
+    yield handler, backend
+    backend.close()
+    server.stop(None)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xff\xffjunk", b""], ids=["no message", "an empty message"])
+def test_an_invalid_response_is_told_from_a_refusal(answers, content):
+    """A call that the server refuses is at fault itself; one that it answers with nonsense may be made again."""
+    handler, backend = answers
+    handler.content = content
+    ask = (ModelVersion("demo", 1), "prefill", {"state": np.zeros((8, 2), np.float32)}, {"state": (8, 2)})
+    with pytest.raises(InvalidResponse):
+        backend.predict(*ask)
+    handler.code = grpc.StatusCode.INTERNAL
+    with pytest.raises(InternalError):
+        backend.predict(*ask)
+
+
+def test_a_server_without_a_free_thread_is_busy(answers):
+    """It has too much to do to say what it serves, and answers all the same."""
+    handler, backend = answers
+    handler.code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    with pytest.raises(ServerBusy):
+        backend.versions("demo")

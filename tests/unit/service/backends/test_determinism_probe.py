@@ -1,0 +1,65 @@
+"""The probe finds out which row counts give equal bits."""
+
+import numpy as np
+import pytest
+
+from contract.card import GeneratorCard
+from contract.signatures import DECODE, DECODE_FULL, EMBED, PREFILL, SCORE
+from service.backends.determinism_probe import run_probe
+from tests.unit.contract.test_card import FIELDS
+
+CARD = GeneratorCard(**{**FIELDS, "row_counts": (8, 16, 24, 32), "max_decode_steps": 16})
+
+
+def server(rounding, where=DECODE):
+    """Return a model server whose results of one signature are off by `rounding(number of rows, row)`."""
+
+    def predict(signature, inputs, outputs):
+        state = inputs["state"].copy()
+        rows = len(state)
+        state += (inputs["uniforms"] if "uniforms" in inputs else inputs["token_ids"]).sum(1, keepdims=True)
+        if signature == where:
+            state += np.array([[rounding(rows, row)] for row in range(rows)], np.float32)
+        return {name: np.zeros(shape, np.float32) for name, shape in outputs.items()} | {"state": state}
+
+    return predict
+
+
+@pytest.mark.parametrize(
+    ("rounding", "expected"),
+    [
+        (lambda rows, row: 0, (8, 16, 24, 32)),
+        (lambda rows, row: rows == 8, (16, 24, 32)),
+        (lambda rows, row: rows >= 24, (24, 32)),
+        (lambda rows, row: rows, (32,)),
+        (lambda rows, row: rows in (8, 32), (8, 32)),
+        (lambda rows, row: row if rows == 32 else rows, (24,)),
+        (lambda rows, row: rows == 16 and row == 13, (8, 24, 32)),
+        (lambda rows, row: row, (32,)),
+    ],
+    ids=[
+        "all agree",
+        "one stands out",
+        "of equal groups the larger",
+        "none agree",
+        "of equal groups the one that reaches higher",
+        "one is unsteady",
+        "one place differs",
+        "places differ",
+    ],
+)
+def test_the_largest_group_that_agrees_is_kept(rounding, expected):
+    """Counts whose bits differ from the others', or from place to place within a call, are left out."""
+    assert run_probe(CARD, server(rounding)).row_counts == expected
+
+
+@pytest.mark.parametrize("signature", [PREFILL, DECODE, DECODE_FULL, SCORE, EMBED])
+def test_every_signature_that_is_called_is_probed(signature):
+    """A row count that differs in any of them is left out."""
+    assert run_probe(CARD, server(lambda rows, row: rows == 8, signature)).row_counts == (16, 24, 32)
+
+
+def test_the_hash_tells_arithmetics_apart():
+    """Two servers that compute alike have one hash, and two that do not have two."""
+    one, same, other = (run_probe(CARD, server(lambda rows, row, x=x: x)).sha256 for x in (0, 0, 1))
+    assert one == same != other

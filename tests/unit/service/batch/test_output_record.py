@@ -1,0 +1,56 @@
+"""The lines of OUT, written and read again."""
+
+import json
+
+import pytest
+
+from service.batch.output_record import Written, answered, failed, parse_written
+from service.batch.requests_file import DUPLICATE, Line
+
+REFUSAL = b'{"error": {"message": "no", "code": "model_not_found"}}'
+
+
+def test_an_answer_keeps_the_bytes_of_its_body():
+    """Numbers keep their digits, and the form is OpenAI's."""
+    made = answered("ä", 200, "req-1", b'{"x": 1.10, "usage": {"completion_tokens": 7}}\n')
+    assert b'"body":{"x": 1.10, "usage": {"completion_tokens": 7}}' in made.content
+    line = json.loads(made.content)
+    assert line.pop("id").startswith("batch_req_")
+    body = {"x": 1.1, "usage": {"completion_tokens": 7}}
+    response = {"status_code": 200, "request_id": "req-1", "body": body}
+    assert line == {"custom_id": "ä", "response": response, "error": None}
+    assert (made.code, made.tokens) == (None, 7)
+
+
+@pytest.mark.parametrize("body", [b'{\n "x":\n 1}', b"<html>\n</html>", b"", b"\xff"])
+def test_whatever_came_an_answer_is_one_line_of_json(body):
+    """Line ends of the body are not the line's."""
+    content = answered("a", 413, None, body).content
+    assert content.count(b"\n") == 1
+    assert content.endswith(b"\n")
+    assert json.loads(content)["response"]["request_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("made", "written"),
+    [
+        (answered("a", 200, "r", b"{}"), Written("a", None, None)),
+        (answered("a", 404, "r", REFUSAL), Written("a", None, "model_not_found")),
+        (answered("a", 500, "r", b"<html>"), Written("a", None, "http_500")),
+        (failed(Line(3, b""), "a", "timeout", "m"), Written("a", None, "timeout")),
+        (failed(Line(3, b""), None, "invalid_json", "m"), Written(None, 3, "invalid_json")),
+        (failed(Line(3, b""), "a", DUPLICATE, "m"), Written(None, 3, DUPLICATE)),
+    ],
+)
+def test_a_line_of_out_says_what_it_answers(made, written):
+    """By its custom_id, or by its number where that does not tell it from others; the code is the same."""
+    assert parse_written(made.content) == written
+    assert made.code == written.code
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"[]", b"{}", b'{"custom_id": "a"}', b'{"response": {"status_code": 200}}', b'{"error": {}}']
+)
+def test_what_a_batch_has_not_written_is_told(content):
+    """Somebody's own file is no OUT."""
+    assert parse_written(content) is None

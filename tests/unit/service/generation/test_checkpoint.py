@@ -1,0 +1,76 @@
+"""A text put down in bytes is the text taken up, and its branches have random numbers of their own."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.generation.checkpoint import Point, SavedText
+from service.scheduling.sequence import ModelVersion
+
+FLOATS = st.lists(st.floats(width=32), min_size=1, max_size=20)
+IDS = st.lists(st.integers(0, 2**31 - 1), max_size=20)
+
+
+def saved(state=(0.5, -1.0), unread=(7,), position=3, seed=5, stream=0, detokenizer=None, held="", counts=()):
+    """Return a text; fields given replace what does not matter."""
+    ids = np.array([token_id for token_id, _ in counts], np.int32)
+    numbers = np.array([number for _, number in counts], np.float32)
+    point = Point(np.array(state, np.float32), np.array(unread, np.int32), position)
+    return SavedText(ModelVersion("demo", 3), "ab" * 32, point, seed, stream, detokenizer, held, (ids, numbers))
+
+
+@given(
+    FLOATS,
+    st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20),
+    st.integers(0, 2**40),
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(0, 2**64 - 1),
+    st.sampled_from([None, True, "e282", [3, " a"]]),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 1000)), max_size=5),
+)
+def test_what_comes_back_is_what_was_put_down(state, unread, position, seed, stream, detokenizer, held, counts):
+    """Every bit of the state, NaN and -0.0 too, and everything beside it."""
+    text = saved(state, unread, position, seed, stream, detokenizer, held, counts)
+    back = SavedText.from_bytes(text.to_bytes())
+    assert back.point.state.tobytes() == text.point.state.tobytes()
+    assert back.point.unread.tolist() == list(unread)
+    assert [array.tolist() for array in back.counted] == [array.tolist() for array in text.counted]
+    assert [array.dtype for array in (back.point.state, back.point.unread, *back.counted)] == [
+        np.float32,
+        np.int32,
+        np.int32,
+        np.float32,
+    ]
+    for name in ("model", "weights_sha256", "seed", "stream", "detokenizer", "held"):
+        assert getattr(back, name) == getattr(text, name)
+    assert back.point.position == position
+    assert back.point.state.flags.writeable
+
+
+def test_a_text_of_some_thousand_floats_stays_small():
+    """The bytes are those of the floats, and little more."""
+    state = np.random.default_rng(0).normal(size=2048).astype(np.float32)
+    assert len(saved(state).to_bytes()) < 4 * 2048 + 300
+
+
+@pytest.mark.parametrize("stream", [0, 3, 2**64 - 1])
+def test_the_first_branch_goes_on_and_the_others_are_new(stream):
+    """Branches of a text, of its branches, and of the same text further on differ, and each is always the same."""
+    text = saved(stream=stream)
+    assert text.branch(0) == stream
+    streams = [saved(stream=stream, position=position).branch(choice) for position in (3, 4) for choice in range(1, 50)]
+    deeper = [saved(stream=branch).branch(1) for branch in streams]
+    assert len({stream, *streams, *deeper}) == 1 + 2 * 98
+    assert [text.branch(choice) for choice in range(1, 50)] == streams[:49]
+    assert all(0 <= branch < 2**64 for branch in streams)
+
+
+def test_a_point_moves_with_the_state_or_without():
+    """With the state just the last token is unread; without it all that came since the state."""
+    point = Point(np.zeros(2, np.float32), np.array([4, 5], np.int32), 10)
+    kept = point.after([6, 7], None)
+    assert (kept.unread.tolist(), kept.position, kept.state is point.state) == ([4, 5, 6, 7], 12, True)
+    moved = kept.after([8, 9, 1], np.ones(2, np.float32))
+    assert (moved.unread.tolist(), moved.position, moved.state.tolist()) == ([1], 15, [1, 1])

@@ -1,0 +1,603 @@
+"""From requests to results over a fake model: prompts, choices, echo, scores, the best of several, deadlines."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+
+from contract.card import GeneratorCard
+from contract.tokenizer import CharacterTokenizer, WordTokenizer
+from service.api.parameters import Bounds, CompletionRequest, EmbeddingsRequest
+from service.backends.registry import LiveModel
+from service.engine import Caller, Engine
+from service.errors import ClientGone, DeadlineExceeded, InternalError, InvalidRequest, Overloaded, RateLimited
+from service.generation.completion import Result
+from service.generation.encoding import Sizes
+from service.generation.logprobs import Logprobs
+from service.generation.resume_tokens import StateKeys, StateTokens
+from service.scheduling.policy import Shapes
+from service.scheduling.scheduler import Limits, Scheduler
+from service.scheduling.sequence import Account, ModelVersion, Sampling
+from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, FakeListener, FakeObserver, fake_logprob, fake_step
+from tests.unit.contract.test_card import FIELDS
+
+# The fake ends a text at id 2, which must be the end mark.
+CHARACTERS = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABULARY - 3)), end_mark=True)
+WORDS = WordTokenizer.train(["the cat sat on a mat", " ".join(f"w{i}" for i in range(VOCABULARY - 9))])
+
+
+KEYS = StateKeys.random()
+SIZES = Sizes(max_prompt_tokens=1000, max_echo_tokens=3000, max_logprobs_tokens=2000)
+
+
+class Models:
+    """One model of each unit of text and direction, on a fake server."""
+
+    def __init__(self):
+        self.models = {"characters": CHARACTERS, "words": WORDS}
+
+    def find_version(self, ref):
+        """Return a version, if it lives."""
+        return self.find(ref.name) if ref.version == 1 else None
+
+    def find(self, name, seed=None):  # noqa: ARG002 - as the catalog's
+        unit, _, backward = name.partition(" ")
+        tokenizer = self.models[unit]
+        assert len(tokenizer.tokens) == VOCABULARY
+        fields = {"name": unit, "state_size": STATE_SIZE, "units": STATE_SIZE, "vocab_size": VOCABULARY}
+        fields["direction"] = "backward" if backward else "forward"
+        card = GeneratorCard(**{**FIELDS, **fields})
+        return LiveModel(ModelVersion(name, 1), card, tokenizer, Shapes((8, 16), 8, 16), "fp")
+
+
+def request(*prompts, **fields):
+    """Return a request of the characters' model with defaults."""
+    defaults = {
+        "model": "characters",
+        "suffixes": ("",),
+        "max_tokens": 12,
+        "sampling": Sampling(),
+        "seed": 1,
+        "stops": (),
+        "num_choices": 1,
+        "best_of": fields.get("num_choices", 1),
+        "num_top": None,
+        "echo": False,
+        "stream": False,
+        "include_usage": False,
+        "prepend": False,
+        "timeout_s": 10.0,
+    }
+    return CompletionRequest(prompts=prompts or ("abc",), **{**defaults, **fields})
+
+
+class Service:
+    """An engine with all that it needs."""
+
+    def __init__(self, backend=None, **limits):
+        self.backend = backend or FakeBackend()
+        self.scheduler = Scheduler(self.backend, Limits(**limits), FakeObserver())
+        self.scheduler.start()
+        self.listener = FakeListener()
+        self.engine = Engine(Models(), self.scheduler, self.listener, SIZES, StateTokens(lambda: KEYS, 60.0))
+
+    def results(self, *prompts, **fields):
+        """Return the results of a request."""
+        generation = self.engine.begin(request(*prompts, **fields), Caller())
+        try:
+            return generation.results()
+        finally:
+            generation.close()
+
+    def calls(self):
+        """Return the signatures of all calls."""
+        return [call.signature for call in self.backend.calls]
+
+
+@pytest.fixture
+def service():
+    service = Service()
+    yield service
+    service.scheduler.stop()
+
+
+def expected_scores(token_ids):
+    """Return the fake model's log probability of every token but the first."""
+    state, scores = np.zeros(STATE_SIZE, np.float32), []
+    for last, token_id in itertools.pairwise(token_ids):
+        state = fake_step(last, state)
+        scores.append(round(float(fake_logprob(token_id, state)), 7))
+    return scores
+
+
+def test_several_prompts_give_what_each_gives_alone(service):
+    """Results come in order of prompts, then choices, whatever form the prompts have."""
+    ids = CHARACTERS.encode("hello")
+    together = service.results("abc", ids, "", num_choices=2)
+    alone = [result for prompt in ("abc", "hello", "") for result in service.results(prompt, num_choices=2)]
+    assert together == alone
+    assert len({result.text for result in together}) == 6
+
+
+def test_scores_change_no_text(service):
+    """A text is the same with log probabilities, with those of the best too, and with an echo."""
+    (plain,) = service.results()
+    assert [service.results(num_top=top)[0].text for top in (0, 1, 5)] == [plain.text] * 3
+    assert service.results(num_top=5, echo=True)[0].text == "abc" + plain.text
+    assert service.results(echo=True)[0].text == "abc" + plain.text
+
+
+@pytest.mark.parametrize("echo", [False, True])
+@pytest.mark.parametrize("length", [1, 2, 17, 40])
+def test_every_token_has_its_own_score_and_place(service, length, echo):
+    """The scores are the model's for that token after those before it; the first of all has none."""
+    prompt = ("abcdefghij" * 4)[:length]
+    (result,) = service.results(prompt, num_top=2, echo=echo)
+    logprobs = result.logprobs
+    # The fake draws special tokens too; their names stand in the list, but they have no text.
+    told = [CHARACTERS.tokens.index(name) for name in logprobs.tokens]
+    texts = [CHARACTERS.decode([token_id]) for token_id in told]
+    assert "".join(texts) == result.text
+    assert logprobs.text_offset == [sum(map(len, texts[:i])) for i in range(len(texts))]
+    ids = told if echo else CHARACTERS.encode(prompt) + told
+    scores = [None, *expected_scores(ids)][0 if echo else length :]
+    assert logprobs.token_logprobs == scores
+    for token, score, top in zip(logprobs.tokens, scores, logprobs.top_logprobs, strict=True):
+        assert top is None if score is None else top[token] == score
+        assert top is None or 2 <= len(top) <= 3
+
+
+def test_a_prompt_is_scored_without_a_token_being_drawn(service):
+    """With max_tokens 0 and echo the prompt comes back with its scores, and nothing is drawn."""
+    (one, two) = service.results("abcdefghij" * 3, "b", num_top=0, echo=True, max_tokens=0)
+    assert (one.text, one.finish_reason) == ("abcdefghij" * 3, "length")
+    assert one.logprobs.token_logprobs == [None, *expected_scores(CHARACTERS.encode(one.text))]
+    assert (two.text, two.logprobs.token_logprobs, two.logprobs.tokens) == ("b", [None], ["b"])
+    assert set(service.calls()) == {"score"}
+
+
+def test_nothing_is_computed_for_no_tokens(service):
+    """With max_tokens 0 and no scores, the answer is made without a call."""
+    results = service.results("abc", "", max_tokens=0, num_choices=2)
+    assert [(result.text, result.finish_reason, result.logprobs) for result in results] == [("", "length", None)] * 4
+    assert [result.text for result in service.results("abc", max_tokens=0, echo=True)] == ["abc"]
+    assert service.calls() == []
+
+
+def test_choices_of_one_prompt_share_its_scores(service):
+    """The prompt is read and scored once, and each choice begins with it."""
+    results = service.results(num_choices=3, num_top=1, echo=True)
+    assert service.calls().count("score") == 1
+    assert len({tuple(result.logprobs.token_logprobs[:3]) for result in results}) == 1
+    assert [result.text[:3] for result in results] == ["abc"] * 3
+    assert len({result.text for result in results}) == 3
+
+
+def mean_with_end(result, prompt):
+    """Return the mean log probability of a text, the end mark's among them if it ended by that."""
+    ids = CHARACTERS.encode(prompt) + [CHARACTERS.tokens.index(name) for name in result.logprobs.tokens]
+    if result.finish_reason == "stop":
+        ids.append(CHARACTERS.special.end)
+    return np.mean(expected_scores(ids)[len(prompt) - 1 :])
+
+
+def test_the_best_of_several_is_chosen_by_its_mean_log_probability(service):
+    """Those with the highest mean of all choices made are returned, best first, as they would be alone."""
+    every = service.results(num_choices=6, num_top=0)
+    means = [mean_with_end(result, "abc") for result in every]
+    order = sorted(range(6), key=lambda i: means[i], reverse=True)
+    assert service.results(num_choices=2, best_of=6, num_top=0) == [every[i] for i in order[:2]]
+    chosen = service.results(num_choices=1, best_of=6)
+    assert (chosen[0].text, chosen[0].logprobs) == (every[order[0]].text, None)
+
+
+def test_scores_end_with_the_text_that_a_stop_leaves(service):
+    """No token of the stop string is told of, streamed or not."""
+    (whole,) = service.results(num_top=1)
+    stop = whole.text[6:8]
+    (result,) = service.results(num_top=1, stops=(stop,))
+    cut = whole.text.index(stop)
+    assert (result.text, result.finish_reason) == (whole.text[:cut], "stop")
+    assert result.logprobs.token_logprobs == whole.logprobs.token_logprobs[:cut]
+    generation = service.engine.begin(request(num_top=1, stops=(stop,)), Caller())
+    shown, told = "", []
+    for piece in generation:
+        shown += piece.text
+        told += piece.logprobs.tokens
+        assert "".join(told) == shown
+    assert shown == result.text
+
+
+def test_words_of_a_prompt_are_found_in_the_text_as_it_was_given(service):
+    """Places are those in the client's own text; tokens are the model's."""
+    (result,) = service.results("The CAT, sat!", model="words", num_top=1, echo=True, max_tokens=2)
+    assert result.text.startswith("The CAT, sat! w")
+    assert result.logprobs.text_offset[:4] == [0, 4, 9, 13]
+    assert result.logprobs.tokens[:3] == ["the", " cat", " sat"]
+    assert result.logprobs.tokens[3] == result.text[13 : 13 + len(result.logprobs.tokens[3])]
+
+
+def test_special_tokens_of_a_prompt_are_named_and_have_no_text(service):
+    """A prompt of ids may hold marks: their entries are there, their text is not."""
+    ids = [CHARACTERS.special.start, *CHARACTERS.encode("ab")]
+    (result,) = service.results(ids, num_top=1, echo=True, max_tokens=0)
+    assert result.text == "ab"
+    assert result.logprobs.tokens == ["<end>", "a", "b"]
+    assert result.logprobs.text_offset == [0, 0, 1]
+    (result,) = service.results(ids[:1] * 2, num_top=1, echo=True, max_tokens=1)
+    assert result.logprobs.tokens[:2] == ["<end>", "<end>"]
+
+
+def test_penalties_go_by_what_was_drawn_however_it_was_cut(service):
+    """A text with penalties is the same drawn at once and token by token."""
+    sampling = Sampling(frequency_penalty=2.0)
+    (result,) = service.results(sampling=sampling, max_tokens=40)
+    slow = Service()
+    slow.engine._models.find = lambda name, seed: _with_steps(Models().find(name), 1)
+    assert slow.results(sampling=sampling, max_tokens=40) == [result]
+    slow.scheduler.stop()
+    assert result != service.results(max_tokens=40)[0]
+    assert "decode_full" in service.calls()
+
+
+def _with_steps(model, steps):
+    return LiveModel(model.ref, model.card, model.tokenizer, Shapes((8,), steps, 4), "fp")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"prompts": ([1, VOCABULARY],)}, "prompt", f"prompt must have token ids below {VOCABULARY}, got {VOCABULARY}"),
+        ({"sampling": Sampling(bias=((VOCABULARY, 1.0),))}, "logit_bias", "logit_bias must have token ids below"),
+        ({"prompts": ("a" * 1001,)}, "prompt", "prompt must be at most 1000 tokens, got 1001"),
+        ({"prompts": ([1] * 1001,)}, "prompt", "prompt must be at most 1000 tokens, got 1001"),
+    ],
+    ids=["id out of range", "bias out of range", "long text", "many ids"],
+)
+def test_what_only_the_model_can_tell_is_refused_too(service, fields, param, message):
+    """Ids beyond the vocabulary and prompts beyond the bound name field, bound and value."""
+    prompts = fields.pop("prompts", ("abc",))
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        service.results(*prompts, **fields)
+    assert caught.value.param == param
+
+
+def test_a_deadline_frees_the_rows():
+    """A request whose time is over gets its error, and its texts make room."""
+    service = Service(FakeBackend(held=True))
+    with pytest.raises(DeadlineExceeded, match=r"within its timeout_s of 0\.1 seconds"):
+        service.results(num_choices=3, timeout_s=0.1)
+    service.backend.release(1000)
+    deadline = time.monotonic() + 10
+    while service.scheduler.num_texts:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(service.listener.cancelled_sequences) == 3
+    service.scheduler.stop()
+
+
+def test_a_cancelled_request_ends_for_whoever_waits_for_it():
+    """The thread that iterates hears of it at once."""
+    service = Service(FakeBackend(held=True))
+    generation = service.engine.begin(request(), Caller())
+    generation.cancel()
+    with pytest.raises(ClientGone):
+        generation.results()
+    service.backend.release(1000)
+    service.scheduler.stop()
+
+
+def test_what_a_request_may_use_is_charged_before_it_is_queued(service):
+    """The prompt once, and max_tokens for each text; one that cannot pay is not queued."""
+    charged = []
+    caller = Caller(charge=lambda count: charged.append(count) or (lambda: charged.append(-count)))
+    generation = service.engine.begin(request("abc", "de", num_choices=2, max_tokens=7), caller)
+    generation.results()
+    assert charged == [3 + 2 + 4 * 7]
+
+    def refuse(_):
+        raise RateLimited("no")
+
+    with pytest.raises(RateLimited):
+        service.engine.begin(request(), Caller(charge=refuse))
+    assert service.scheduler.num_texts == 0
+
+
+def test_what_the_queue_refuses_is_given_back():
+    """A request that is not taken on costs nothing."""
+    service, charged = Service(FakeBackend(held=True), max_running=1, max_queued=0), []
+    caller = Caller(charge=lambda count: charged.append(count) or (lambda: charged.append(-count)))
+    running = service.engine.begin(request(), caller)
+    with pytest.raises(Overloaded):
+        service.engine.begin(request(), caller)
+    assert charged == [15, 15, -15]
+    running.close()
+    service.backend.release(100)
+    service.scheduler.stop()
+
+
+def test_a_failure_is_not_counted_as_given_up(service):
+    """Only texts that a client left, or whose time was over, are cancelled; each request gets an error of its own."""
+    service.backend.failures = [InternalError("refused")] * 2
+    errors = []
+    for _ in range(2):
+        with pytest.raises(InternalError) as caught:
+            service.results()
+        errors.append(caught.value)
+    assert service.listener.cancelled_sequences == []
+    assert len(service.listener.finished_requests) == 2
+    assert errors[0] is not errors[1]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "fields", "param", "message"),
+    [
+        (("a" * 800,), {"echo": True, "num_choices": 4}, "echo", "at most 3000 tokens .* got 3200"),
+        (("a" * 800,), {"echo": True, "num_choices": 3, "num_top": 1}, "logprobs", "at most 2000 tokens .* got 2436"),
+        (("a",), {"num_top": 0, "max_tokens": 2001}, "logprobs", "at most 2000 tokens .* got 2001"),
+    ],
+    ids=["echo", "echo with logprobs", "logprobs"],
+)
+def test_an_answer_of_hundreds_of_megabytes_is_refused(service, prompts, fields, param, message):
+    """What a small request could blow up is bounded before anything is computed."""
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        service.results(*prompts, **fields)
+    assert caught.value.param == param
+    assert service.calls() == []
+
+
+def test_an_empty_text_is_not_the_best(service):
+    """The end mark counts in the mean, so that a text that ends at once is judged by how probable that was."""
+    every = [service.engine.begin(request(seed=seed, num_top=0), Caller()) for seed in range(60)]
+    results = [(one.results()[0], one) for one in every]
+    empty = [one for result, one in results if not result.text]
+    assert empty, "choose other seeds"
+    assert all(one._choices[0].assembler.mean_logprob < 0 for one in empty)
+
+
+def test_a_request_reports_its_tokens_and_times(service):
+    """The first token, the gaps and the tokens of each request reach whoever counts them."""
+    service.results("abc", "de", num_choices=2, max_tokens=20)
+    ((_, finished),) = service.listener.finished_requests
+    assert finished["num_prompt_tokens"] == 5
+    assert sorted(finished["reasons"]) == ["length", "stop", "stop", "stop"]
+    assert finished["num_completion_tokens"] > 20
+    assert len(service.listener.first) == 1
+    gaps = [count for _, _, count in service.listener.gaps]
+    assert 0 < sum(gaps) < finished["num_completion_tokens"]
+    assert min(gaps) > 0
+    assert service.listener.cancelled_sequences == []
+
+
+def embedding(*prompts, **fields):
+    """Return a request for embeddings."""
+    defaults = {"model": "characters", "mean": True, "base64": False, "dimensions": None, "timeout_s": 10.0}
+    return EmbeddingsRequest(prompts=prompts, **{**defaults, **fields})
+
+
+@pytest.mark.parametrize("mean", [True, False])
+def test_an_embedding_is_the_mean_or_the_last_of_what_the_layer_says(service, mean):
+    """Every token is read, the last too, in as many calls as it takes."""
+    prompts = ("abc", "", "hello world" * 5)
+    job = service.engine.embed(embedding(*prompts), Caller())
+    vectors = job.vectors(mean=mean)
+    job.close()
+    for prompt, vector in zip(prompts, vectors, strict=True):
+        state, outputs = np.zeros(STATE_SIZE, np.float32), []
+        for token_id in CHARACTERS.encode(prompt) or [CHARACTERS.special.start]:
+            state = fake_step(token_id, state)
+            outputs.append(state)
+        np.testing.assert_array_equal(vector, np.sum(outputs, 0, np.float32) / len(outputs) if mean else outputs[-1])
+    assert set(service.calls()) == {"embed"}
+    assert service.listener.finished_requests[0][1]["num_prompt_tokens"] == 58
+
+
+def test_dimensions_must_be_the_models_own(service):
+    """Another width cannot be given."""
+    with pytest.raises(InvalidRequest, match=r"dimensions must be 4, .*, got 5"):
+        service.engine.embed(embedding("a", dimensions=5), Caller())
+
+
+def test_bounds_have_defaults():
+    """The bounds that a server has unless its settings say otherwise."""
+    assert Bounds().max_prompts == 128
+
+
+def from_the_end(*suffixes, **fields):
+    """Return a request of the model of characters that reads backwards."""
+    return request("", suffixes=suffixes, **{"model": "characters backwards", **fields})
+
+
+def begun(service, wanted):
+    """Start a request as the engine does."""
+    return service.engine.begin(wanted, Caller())
+
+
+def mirrored(result):
+    """Return what a text forwards would be from its end: the fake model knows no directions."""
+    logprobs, text = result.logprobs, result.text
+    if logprobs is not None:
+        widths = [len(CHARACTERS.decode([CHARACTERS.tokens.index(token)])) for token in logprobs.tokens]
+        offsets = [len(text) - offset - width for offset, width in zip(logprobs.text_offset, widths, strict=True)]
+        lists = (logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, offsets)
+        logprobs = Logprobs(*(values[::-1] for values in lists))
+    return Result(text[::-1], result.finish_reason, logprobs)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"num_choices": 3, "best_of": 5},
+        {"num_top": 2, "max_tokens": 40},
+        {"num_top": 0, "echo": True, "num_choices": 2},
+        {"echo": True, "max_tokens": 0, "num_top": 1},
+        {"echo": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("suffix", ["", "a", "abcdefghij" * 4])
+def test_a_text_from_its_end_is_the_mirror_image_of_one_forwards(service, suffix, fields):
+    """Read from the end, drawn leftwards; text, scores and places are told in order of reading."""
+    forwards = service.results(suffix[::-1], **fields)
+    assert begun(service, from_the_end(suffix, **fields)).results() == [mirrored(result) for result in forwards]
+
+
+@pytest.mark.parametrize("echo", [False, True])
+def test_a_stop_is_read_forwards_in_a_text_from_its_end(service, echo):
+    """The text begins behind it, and so do its scores."""
+    (whole,) = begun(service, from_the_end("abc", num_top=1, max_tokens=30)).results()
+    stop = whole.text[-8:-6]
+    (result,) = begun(service, from_the_end("abc", num_top=1, max_tokens=30, stops=(stop, "??"), echo=echo)).results()
+    left = whole.text[whole.text.rindex(stop) + 2 :]
+    assert (result.text, result.finish_reason) == (left + "abc" * echo, "stop")
+    assert "".join(result.logprobs.tokens) == result.text
+    assert result.logprobs.text_offset == list(range(len(result.text)))
+    assert result.logprobs.token_logprobs[: len(left)] == whole.logprobs.token_logprobs[-len(left) :]
+    assert (result.logprobs.token_logprobs[-1] is None) == echo
+
+
+@pytest.mark.parametrize("echo", [False, True])
+@pytest.mark.parametrize("num_top", [None, 1])
+def test_pieces_of_a_text_from_its_end_go_before_those_so_far(service, num_top, echo):
+    """With the client's consent; put together so, they are the whole text with its scores."""
+    wanted = {"num_top": num_top, "echo": echo, "num_choices": 2, "max_tokens": 30, "stops": ("q",)}
+    whole = begun(service, from_the_end("abc", **wanted)).results()
+    generation = begun(service, from_the_end("abc", **wanted, prepend=True))
+    texts, told, pieces = ["", ""], [Logprobs(), Logprobs()], list(generation.stream())
+    assert generation.prepends
+    assert len(pieces) > 4
+    for piece in pieces:
+        texts[piece.index] = piece.text + texts[piece.index]
+        if num_top is not None:
+            assert all(0 <= offset <= len(piece.text) for offset in piece.logprobs.text_offset)
+            earlier, told[piece.index] = told[piece.index], Logprobs()
+            told[piece.index].extend(piece.logprobs)
+            told[piece.index].extend(earlier, shift=len(piece.text))
+    assert texts == [result.text for result in whole]
+    assert [result.logprobs for result in whole] == ([None, None] if num_top is None else told)
+
+
+@pytest.mark.parametrize("num_top", [None, 1])
+def test_a_client_that_only_appends_gets_a_text_from_its_end_as_one_piece(service, num_top):
+    """Each choice as it would be in a whole answer, echo included."""
+    wanted = {"num_top": num_top, "echo": True, "num_choices": 2, "max_tokens": 30}
+    whole = begun(service, from_the_end("abc", **wanted)).results()
+    generation = begun(service, from_the_end("abc", **wanted))
+    pieces = sorted(generation.stream(), key=lambda piece: piece.index)
+    assert not generation.prepends
+    assert [Result(piece.text, piece.finish_reason, piece.logprobs) for piece in pieces] == whole
+
+
+def test_consent_changes_nothing_forwards(service):
+    """The pieces go behind those so far, with or without it."""
+    with_consent, without = (
+        begun(service, request(num_top=1, echo=True, prepend=prepend)) for prepend in (True, False)
+    )
+    assert not with_consent.prepends
+    assert list(with_consent.stream()) == list(without.stream())
+
+
+@pytest.mark.parametrize("num_top", [None, 1])
+def test_words_lead_up_to_a_suffix(service, num_top):
+    """With one space before it; the words of the suffix are found in the text as it was given."""
+    wanted = {"model": "words backwards", "num_top": num_top, "echo": True, "max_tokens": 2}
+    (result,) = begun(service, from_the_end("The CAT, sat!", **wanted)).results()
+    drawn = result.text.removesuffix("The CAT, sat!")
+    assert drawn.endswith(" ")
+    assert drawn != result.text
+    if num_top:
+        assert result.logprobs.text_offset[-3:] == [len(drawn), len(drawn) + 4, len(drawn) + 9]
+        assert result.logprobs.tokens[-3:] == ["the ", "cat ", "sat"]
+        assert "".join(result.logprobs.tokens[:-3]) == drawn
+        assert result.logprobs.token_logprobs[-1] is None
+
+
+def test_ids_to_lead_up_to_are_in_order_of_reading(service):
+    """They are what their text is, marks among them are named, and the last of them is read first."""
+    ids = CHARACTERS.encode("hello")
+    by_ids, by_text = (begun(service, from_the_end(one, num_top=1)).results() for one in (ids, "hello"))
+    assert by_ids == by_text
+    wanted = from_the_end([*ids, CHARACTERS.special.end], num_top=1, echo=True, max_tokens=0)
+    (result,) = begun(service, wanted).results()
+    assert result.text == "hello"
+    assert (result.logprobs.tokens, result.logprobs.text_offset) == ([*"hello", "<end>"], [0, 1, 2, 3, 4, 5])
+    assert [score is None for score in result.logprobs.token_logprobs] == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "param", "message"),
+    [
+        (request("abc", model="characters backwards"), "prompt", "prompt must be empty or absent: model .* backwards"),
+        (request("", "", model="characters backwards"), "prompt", "the ending of a text goes into suffix"),
+        (request([1], model="characters backwards", suffixes=("a",)), "prompt", "prompt must be empty or absent"),
+        (
+            request("abc", suffixes=("d",)),
+            "suffix",
+            "suffix must be empty or absent: model 'characters' reads forwards",
+        ),
+        (request("", suffixes=([5],)), "suffix", "the beginning of a text goes into prompt"),
+        (from_the_end([VOCABULARY]), "suffix", f"suffix must have token ids below {VOCABULARY}, got {VOCABULARY}"),
+        (from_the_end("a" * 1001), "suffix", "suffix must be at most 1000 tokens, got 1001"),
+        (from_the_end("a" * 800, echo=True, num_choices=4), "echo", r"of every suffix × n\), got 3200"),
+        (from_the_end("a" * 800, echo=True, num_choices=3, num_top=1), "logprobs", "every suffix with echo.* got 2436"),
+    ],
+)
+def test_which_end_a_model_reads_from_is_told_where_a_request_has_the_other(service, wanted, param, message):
+    """The message has the field that was given and the one that it belongs into, bounds that of the field given."""
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        begun(service, wanted)
+    assert caught.value.param == param
+    assert service.calls() == []
+
+
+@pytest.mark.parametrize("mean", [True, False])
+def test_an_embedding_of_a_model_that_reads_backwards_is_read_from_the_end(service, mean):
+    """It is that of the mirror image forwards; the text is given in order of reading."""
+    forwards = service.engine.embed(embedding("abc", ""), Caller()).vectors(mean=mean)
+    job = service.engine.embed(embedding("cba", "", model="characters backwards"), Caller())
+    np.testing.assert_array_equal(job.vectors(mean=mean), forwards)
+
+
+def test_what_was_read_before_is_told_and_belongs_to_a_tenant():
+    """A prompt counts once, whatever its choices, and only for who sent it before; a scored one counts nothing."""
+    service = Service(prefix_cache_bytes=10**6)
+
+    def cached(*prompts, tenant="anna", **fields):
+        generation = service.engine.begin(request(*prompts, **fields), Caller(Account(tenant=tenant)))
+        results = generation.results()
+        generation.close()
+        assert results == service_without.results(*prompts, **fields)
+        return generation.num_cached_tokens
+
+    service_without = Service()
+    try:
+        assert cached("abcdef", num_choices=3) == 0
+        assert cached("abcdef", "abcdefgh", "xyz", num_choices=3) == 10
+        assert cached("abcdef", tenant="bert") == 0
+        assert cached("abcdef", tenant="bert", echo=True, num_top=1) == 0
+        assert cached("abcdef", tenant="bert", echo=True) == 5
+        assert cached("abcdef", tenant="bert", max_tokens=0, echo=True) == 0
+    finally:
+        service.scheduler.stop()
+        service_without.scheduler.stop()
+
+
+def test_a_stand_in_of_another_kind_is_told_in_the_fingerprint():
+    """Bytes that were not computed as promised do not go by the model's name for them, and are not kept for others."""
+    service = Service(prefix_cache_bytes=10**6)
+    honest = service.backend.call
+
+    def stand_in(call, done):
+        honest(call, lambda outcome, _: done(outcome, "another" if call.signature == "decode" else None))
+
+    service.backend.call = stand_in
+    generation = service.engine.begin(request("abc", num_choices=2), Caller())
+    assert generation.fingerprint == "fp"
+    generation.results()
+    assert generation.fingerprint == "fp_mixed"
+    generation.close()
+    # The prompt, read before that, and neither of the texts.
+    assert len(service.scheduler.prefixes) == 1
+    service.scheduler.stop()

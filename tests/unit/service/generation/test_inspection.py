@@ -1,0 +1,202 @@
+"""What is told of a text that is looked into: of which tokens and units, after which text, in which order."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from contract.card import Trace
+from service.api.parameters import InspectRequest
+from service.engine import Caller
+from service.errors import InvalidRequest, StateOfAnotherModel
+from service.generation.inspection import picked
+from service.scheduling.policy import TELL_BUDGET, ModelQueue, Shapes
+from service.scheduling.sequence import ModelVersion
+from tests.fakes import STATE_SIZE, fake_step, make_sequence
+from tests.unit.service.generation.test_completion import CHARACTERS, Models, Service, request
+
+TRACES = (Trace("hidden", 1, STATE_SIZE),)
+
+
+class Inspectable(Models):
+    """Models whose cards say what can be told of them."""
+
+    def find(self, name, seed=None):
+        model = super().find(name, seed)
+        return dataclasses.replace(model, card=model.card.model_copy(update={"traces": TRACES}))
+
+
+@pytest.fixture
+def service():
+    service = Service()
+    service.engine._models = Inspectable()
+    yield service
+    service.scheduler.stop()
+
+
+def looked_into(service, given, **fields):
+    """Return what is found in a text."""
+    defaults = {
+        "model": "characters",
+        "state": None,
+        "include": ("hidden", "cell", "gates"),
+        "layers": None,
+        "return_sequences": True,
+        "return_state": False,
+        "go_backwards": False,
+        "num_top": 2,
+        "max_positions": None,
+        "max_units": None,
+        "encoding": "float",
+        "timeout_s": 10.0,
+    }
+    job = service.engine.inspect(InspectRequest(given=given, **{**defaults, **fields}), Caller())
+    try:
+        return job.result()
+    finally:
+        job.close()
+
+
+def states_after(token_ids, state=None):
+    """Return float32 (tokens, S): the fake model's state after each token."""
+    states = []
+    state = np.zeros(STATE_SIZE, np.float32) if state is None else state
+    for token_id in token_ids:
+        state = fake_step(token_id, state)
+        states.append(state)
+    return np.array(states)
+
+
+TEXT = "thecatsatonthematandthedog"
+
+
+def test_each_token_has_its_values_and_scores(service):
+    """Of every token, over slices of a call; what is expected behind the last is told, too."""
+    found = looked_into(service, TEXT)
+    ids = CHARACTERS.encode(TEXT)
+    ((trace, values),) = found.values
+    assert trace == TRACES[0]
+    np.testing.assert_array_equal(values, states_after(ids))
+    assert found.positions.tolist() == list(range(len(ids)))
+    assert found.units[1].tolist() == list(range(STATE_SIZE))
+    assert (found.token_ids, found.logprobs.tokens) == (ids, list(TEXT))
+    (echoed,) = service.results(TEXT, echo=True, num_top=2, max_tokens=0)
+    assert found.logprobs == echoed.logprobs
+    assert len(found.expected) == 2
+    assert found.state == []
+    assert {call.signature for call in service.backend.calls} == {"inspect", "score"}
+
+
+@pytest.mark.parametrize(("backward", "go_backwards"), [(True, False), (False, True), (True, True)])
+def test_a_text_that_is_read_from_its_end_is_told_in_order_of_reading(service, backward, go_backwards):
+    """The state of a token has read those behind it; both at once is reading from the beginning."""
+    model = "characters backward" if backward else "characters"
+    found = looked_into(service, TEXT, model=model, go_backwards=go_backwards)
+    ids = CHARACTERS.encode(TEXT)
+    expected = states_after(ids) if backward and go_backwards else states_after(ids[::-1])[::-1]
+    np.testing.assert_array_equal(found.values[0][1], expected)
+    assert found.logprobs.tokens == list(TEXT)
+    assert [score is None for score in found.logprobs.token_logprobs].index(True) == (
+        0 if backward and go_backwards else len(ids) - 1
+    )
+
+
+def test_the_last_token_alone(service):
+    """`return_sequences` off: of a text that is read from its end that is the first one."""
+    ids = CHARACTERS.encode(TEXT)
+    for go_backwards, place, read in ((False, len(ids) - 1, ids), (True, 0, ids[::-1])):
+        found = looked_into(service, TEXT, return_sequences=False, go_backwards=go_backwards)
+        assert found.positions.tolist() == [place]
+        np.testing.assert_array_equal(found.values[0][1], states_after(read)[-1:])
+        assert len(found.logprobs.tokens) == len(ids)
+
+
+def test_the_whole_state_is_told_whatever_else_is(service):
+    """`return_state`: after the last token, of all units."""
+    found = looked_into(service, TEXT, return_state=True, max_units=1, max_positions=1, include=())
+    ((trace, state),) = found.state
+    assert (trace.kind, trace.layer, found.values) == ("hidden", 1, [])
+    np.testing.assert_array_equal(state, states_after(CHARACTERS.encode(TEXT))[-1])
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "places"),
+    [(5, None, [0, 1, 2, 3, 4]), (5, 5, [0, 1, 2, 3, 4]), (5, 2, [0, 4]), (9, 3, [0, 4, 8]), (5, 1, [0]), (0, 3, [])],
+)
+def test_places_are_spread_from_the_first_to_the_last(count, most, places):
+    """As evenly as whole numbers allow."""
+    assert picked(count, most).tolist() == places
+
+
+def test_some_tokens_and_units_are_those_of_all(service):
+    """Fewer of them change none."""
+    whole = looked_into(service, TEXT)
+    some = looked_into(service, TEXT, max_positions=7, max_units=2)
+    assert (len(some.positions), some.units[1].tolist()) == (7, [0, STATE_SIZE - 1])
+    np.testing.assert_array_equal(some.values[0][1], whole.values[0][1][some.positions][:, some.units[1]])
+    assert some.logprobs == whole.logprobs
+
+
+def test_a_text_is_read_after_the_one_of_a_state(service):
+    """What that had not read is read first, and not told; the first token has a score."""
+    (first,) = Service.results(service, "abc", max_tokens=5, return_state=True)
+    found = looked_into(service, "xyz", state=first.state, model=None)
+    drawn = CHARACTERS.encode("abc" + first.text)
+    expected = states_after(CHARACTERS.encode("xyz"), states_after(drawn)[-1])
+    np.testing.assert_array_equal(found.values[0][1], expected)
+    assert found.logprobs.token_logprobs[0] is not None
+    assert found.logprobs.tokens == list("xyz")
+    with pytest.raises(StateOfAnotherModel):
+        looked_into(service, "xyz", state=first.state, model="words")
+
+
+def test_nothing_is_read_as_the_beginning_of_a_text(service):
+    """There are no tokens, but something is expected."""
+    found = looked_into(service, "")
+    assert (found.token_ids, found.positions.tolist(), found.values[0][1].shape) == ([], [], (0, STATE_SIZE))
+    assert len(found.expected) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"layers": (2,)}, "layers of model 'characters' are 1, got 2"),
+        ({"given": "x" * 40}, r"at most 150 numbers, got 160; .* max_positions"),
+        ({"given": [99999]}, "input must"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(service, fields, message):
+    """With the bound, and how to stay below it."""
+    service.engine._sizes = dataclasses.replace(service.engine._sizes, max_inspect_values=150)
+    with pytest.raises(InvalidRequest, match=message):
+        looked_into(service, **{"given": "abc", **fields})
+    assert looked_into(service, "x" * 40, max_positions=37).positions[-1] == 39
+
+
+def test_a_version_of_an_earlier_release_says_so(service):
+    """It has no signature to look into it by."""
+    service.engine._models = Models()
+    with pytest.raises(InvalidRequest, match="Export it again"):
+        looked_into(service, "abc")
+
+
+def test_a_call_tells_no_more_than_fits():
+    """Wide layers are told in shorter slices; texts for which other things are told wait for their turn."""
+    queue = ModelQueue(ModelVersion("demo", 1), Shapes((8,), 8, 128))
+    wide = (("hidden_1", 100_000),)
+    for tells in (wide, wide, (("cell_1", 5),)):
+        ids = np.ones(50, np.int32)
+        queue.place(make_sequence(prompt_ids=ids, reads_by="inspect", tells=tells, max_tokens=0))
+    call = queue.next_call(2, 2)
+    assert {sequence.tells for sequence in call.sequences} == {wide}
+    assert call.size == TELL_BUDGET // (8 * 100_000)
+    assert dict(call.outputs())["hidden_1"] == (8, call.size, 100_000)
+
+
+def test_inspecting_shares_a_model_with_texts(service):
+    """A text that runs meanwhile is what it would be alone."""
+    (alone,) = service.results("abc", max_tokens=12)
+    generation = service.engine.begin(request("abc", max_tokens=12), Caller())
+    looked_into(service, TEXT)
+    assert generation.results() == [alone]
+    generation.close()

@@ -1,0 +1,483 @@
+"""A text in several requests is the text of one, wherever it is put down and however it ended there."""
+
+import itertools
+import threading
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.engine import Caller
+from service.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ShuttingDown,
+    StateForeign,
+    StateOfAnotherModel,
+    StateOutdated,
+)
+from service.generation.checkpoint import Point
+from service.generation.choice import Choice
+from service.generation.detokenize import TextAssembler
+from service.generation.stop_strings import Stops
+from service.scheduling.sequence import Account, Chunk, ModelVersion, Sampling
+from tests.fakes import END, FakeBackend
+from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
+from tests.unit.service.generation.test_completion import CHARACTERS, Service, request
+
+TOTAL = 40
+CHUNK = 8  # tokens that the fake model draws in a call
+KINDS = ["characters", "words", "characters backward", "words backward"]
+
+
+@pytest.fixture(scope="module")
+def service():
+    service = Service(prefix_cache_bytes=10**6)
+    yield service
+    service.scheduler.stop()
+
+
+def ask(service, *prompts, tenant="", **fields):
+    """Return the results of a request whose choices are to be gone on with."""
+    generation = service.engine.begin(
+        request(*prompts, **{"return_state": True, **fields}), Caller(Account(tenant=tenant))
+    )
+    try:
+        return generation.results()
+    finally:
+        generation.close()
+
+
+def given_text(model, text):
+    """Return what a request says for a model to read."""
+    return {"prompts": ("",), "suffixes": (text,)} if "backward" in model else {"prompts": (text,), "suffixes": ("",)}
+
+
+def parts(service, model, lengths, state=None, text="abc", **fields):
+    """Return the results of one request after another, each going on with the one before, until the text has ended."""
+    found = []
+    for length in lengths:
+        wanted = {**given_text(model, "" if state else text), "model": model, "max_tokens": length, **fields}
+        if state:
+            wanted |= {"seed": None, "state": state}
+        generation = service.engine.begin(replace(request(return_state=True), **wanted), Caller())
+        (result,) = generation.results()
+        generation.close()
+        found.append(result)
+        state = result.state
+        if result.finish_reason == "stop":
+            break
+    return found
+
+
+def joined(results, model):
+    """Return the text of results, and its tokens with log probabilities and places, in order of reading."""
+    rows, text = [], ""
+    for result in results[::-1] if "backward" in model else results:
+        if (found := result.logprobs) is not None:
+            # From the end, a token whose text is held stands at the edge until it is known where it begins.
+            places = [0 if "backward" in model else len(text) + offset for offset in found.text_offset]
+            rows += zip(found.tokens, found.token_logprobs, found.top_logprobs, places, strict=True)
+        text += result.text
+    return text, rows
+
+
+def require_same(split, whole, model):
+    """Fail unless a text in parts is that of one request, but for tokens of a stop string that a cut goes through.
+
+    Those have been told by the request that drew them, when nobody knew what they would become.
+    """
+    (text, rows), (expected, wanted) = joined(split, model), joined(whole, model)
+    extra = len(rows) - len(wanted)
+    assert (text, split[-1].finish_reason) == (expected, whole[-1].finish_reason)
+    assert (rows[extra:] if "backward" in model else rows[: len(wanted)]) == wanted
+    assert extra == 0 or (len(split) > 1 and split[-1].finish_reason == "stop")
+
+
+def endless(service, max_tokens, **fields):
+    """Return a seed by which no choice comes to its end, and the choices' texts."""
+    for seed in range(100):
+        results = ask(service, "abc", seed=seed, max_tokens=max_tokens, **fields)
+        if {result.finish_reason for result in results} == {"length"}:
+            return seed, [result.text for result in results]
+    raise AssertionError("no seed does")
+
+
+SAMPLINGS = [
+    Sampling(),
+    Sampling(frequency_penalty=2.0),
+    Sampling(frequency_penalty=1.0, repetition_penalty=1.5, bias=((5, 2.0),)),
+    Sampling(top_k=5, temperature=0.5),
+]
+
+
+@pytest.mark.parametrize("model", KINDS)
+@settings(deadline=None, max_examples=60)
+@given(
+    cuts=st.lists(st.integers(1, TOTAL - 1), max_size=4),
+    seed=st.integers(0, 30),
+    sampling=st.sampled_from(SAMPLINGS),
+    stops=st.sampled_from([(), ("b",), ("th", "hq"), ("ab", "ba", "aa"), ("w1", "t w"), ("e", " ")]),
+    num_top=st.sampled_from([None, 0, 2]),
+)
+def test_a_text_in_parts_is_the_text_of_one_request(service, model, cuts, seed, sampling, stops, num_top):
+    """Text, reason and log probabilities, for every way of drawing, with stops that a cut goes through."""
+    fields = {"seed": seed, "sampling": sampling, "stops": stops, "num_top": num_top}
+    whole = parts(service, model, [TOTAL], **fields)
+    bounds = [0, *sorted(set(cuts)), TOTAL]
+    split = parts(service, model, [b - a for a, b in itertools.pairwise(bounds)], **fields)
+    require_same(split, whole, model)
+
+
+@pytest.mark.parametrize("model", KINDS)
+@settings(deadline=None, max_examples=40)
+@given(
+    interval=st.integers(1, TOTAL + 1),
+    seed=st.integers(0, 30),
+    sampling=st.sampled_from(SAMPLINGS),
+    stops=st.sampled_from([(), ("b",), ("th", "hq"), ("ab", "ba", "aa"), ("e", " ")]),
+)
+def test_a_stream_with_states_is_that_without_and_goes_on_from_each(service, model, interval, seed, sampling, stops):
+    """A state in the midst of a stream stands behind its piece; the end of the text is as if there were none."""
+    fields = {**given_text(model, "abc"), "model": model, "seed": seed, "sampling": sampling, "stops": stops}
+    plain = service.engine.begin(replace(request(max_tokens=TOTAL), **fields), Caller())
+    (whole,) = plain.results()
+    kept = service.engine.begin(
+        replace(request(max_tokens=TOTAL), **fields, prepend=True, state_interval=interval), Caller()
+    )
+    pieces, states, num_before = [], [], 0
+    for piece in kept.stream():
+        pieces.append(piece.text)
+        if piece.state:
+            assert kept.num_completion_tokens - num_before >= interval
+            num_before = kept.num_completion_tokens
+            states.append((pieces.copy(), num_before, piece.state))
+    kept.close()
+    assert (assembled(pieces, model), piece.finish_reason, piece.state) == (whole.text, whole.finish_reason, None)
+    assert len(states) >= (plain.num_completion_tokens - 1) // (interval + CHUNK)
+    for before, num_tokens, state in states:
+        rest = {**fields, **given_text(model, ""), "seed": None, "state": state, "max_tokens": TOTAL - num_tokens}
+        resumed = service.engine.begin(replace(request(), **rest), Caller())
+        (result,) = resumed.results()
+        assert (assembled([*before, result.text], model), result.finish_reason) == (whole.text, whole.finish_reason)
+
+
+def test_what_may_become_a_stop_holds_up_no_state_and_no_end(service):
+    """A piece may be a state alone; at the end of such a text nothing is held back."""
+    seed, (text,) = endless(service, TOTAL)
+    fields = {"seed": seed, "max_tokens": TOTAL}
+    for held in (text[:20], text[-1:]):
+        generation = service.engine.begin(
+            request("abc", **fields, stops=(held + "\0",), state_interval=CHUNK), Caller()
+        )
+        pieces = list(generation.stream())
+        assert "".join(piece.text for piece in pieces) == text
+        assert [bool(piece.state) for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+        assert len(pieces) == TOTAL // CHUNK
+    assert pieces[-1].finish_reason == "length"
+
+
+def assembled(pieces, model):
+    """Put pieces together, in order of reading."""
+    return "".join(pieces[::-1] if "backward" in model else pieces)
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_what_may_become_a_stop_is_kept_for_who_goes_on(service, model):
+    """Each split of a text, with a stop string that stands across it, shows nothing of the stop, whoever goes on."""
+    (plain,) = parts(service, model, [TOTAL], seed=3)
+    middle = len(plain.text) // 2
+    stop = plain.text[middle : middle + 6]
+    fields = {"seed": 3, "stops": (stop,), "num_top": 1}
+    whole = parts(service, model, [TOTAL], **fields)
+    assert whole[0].finish_reason == "stop"
+    for cut in range(1, TOTAL):
+        require_same(parts(service, model, [cut, TOTAL - cut], **fields), whole, model)
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_behind_a_stop_the_text_goes_on_as_if_there_were_none(service, model):
+    """The stop string is left out, and nothing else: neither tokens that were drawn beyond it nor letters behind it."""
+    (plain,) = parts(service, model, [TOTAL], seed=5)
+    middle = len(plain.text) // 2
+    for length in (1, 2, 5):
+        stop = plain.text[middle : middle + length]
+        first = parts(service, model, [TOTAL], seed=5, stops=(stop,))[0]
+        assert first.finish_reason == "stop"
+        rest = parts(service, model, [TOTAL], state=first.state)[0]
+        texts = (first.text, stop, rest.text)
+        together = "".join(texts[::-1] if "backward" in model else texts)
+        assert plain.text in together
+        assert together.endswith(plain.text) if "backward" in model else together.startswith(plain.text)
+
+
+def test_one_token_has_many_branches(service):
+    """The first choice is the text's own, the others differ, and each is the same whenever it is asked for."""
+    (first,) = ask(service, "abc", seed=2, max_tokens=10)
+    (whole,) = ask(service, "abc", seed=2, max_tokens=30)
+    branches = [result.text for result in ask(service, "", state=first.state, seed=None, num_choices=5, max_tokens=20)]
+    assert first.text + branches[0] == whole.text
+    assert len(set(branches)) == 5
+    again = ask(service, "", state=first.state, seed=None, num_choices=5, max_tokens=20)
+    assert [result.text for result in again] == branches
+    deeper = ask(service, "", state=again[3].state, seed=None, num_choices=3, max_tokens=10)
+    assert len({result.text for result in deeper}) == 3
+    (other,) = ask(service, "", state=first.state, seed=7, max_tokens=20)
+    assert other.text not in branches
+
+
+def test_a_prompt_is_read_after_the_state(service):
+    """It is the text that one long prompt would give: what was written, and then the new prompt by itself."""
+    (first,) = ask(service, "abc", seed=2, max_tokens=10)
+    prompts = ("xyz", [10, 11], "")
+    results = ask(service, *prompts, state=first.state, seed=4, max_tokens=12, num_choices=2)
+    long = "abc" + first.text
+    (scored,) = ask(service, "xyz", state=first.state, seed=4, max_tokens=0, echo=True, num_top=1)
+    (whole,) = ask(service, long + "xyz", seed=4, max_tokens=0, echo=True, num_top=1)
+    assert scored.text == "xyz"
+    assert scored.logprobs.token_logprobs == whole.logprobs.token_logprobs[-3:]
+    assert None not in scored.logprobs.token_logprobs
+    assert len({result.text for result in results}) == 6
+    (further,) = ask(service, "", state=results[0].state, seed=None, max_tokens=6)
+    (longer,) = ask(service, "xyz", state=first.state, seed=4, max_tokens=18)
+    assert results[0].text + further.text == longer.text
+
+
+def test_what_a_text_still_held_comes_before_a_prompt(service):
+    """A prompt puts an end to what might have become a stop: with an echo all is in order."""
+    seed, (plain,) = endless(service, 20)
+    stop = plain[9:11] + "?"
+    firsts = [ask(service, "abc", seed=seed, max_tokens=length, stops=(stop,))[0] for length in range(9, 16)]
+    first = next(result for result in firsts if opened(service, result).held == plain[9:11])
+    assert first.text == plain[:9]
+    (scored,) = ask(service, "xyz", state=first.state, seed=None, echo=True, num_top=0, max_tokens=0)
+    assert (scored.text, scored.logprobs.text_offset) == (plain[9:11] + "xyz", [2, 3, 4])
+    (second,) = ask(service, "xyz", state=first.state, seed=None, echo=True, max_tokens=5)
+    assert second.text.startswith(plain[9:11] + "xyz")
+    (bare,) = ask(service, "xyz", state=first.state, seed=None, max_tokens=5)
+    assert bare.text == second.text.replace("xyz", "", 1)
+
+
+@pytest.mark.parametrize(("prompt", "num_choices"), [("abcdefgh", 1), ("abcdefgh", 3), ("a", 2), ("", 1)])
+def test_a_prompt_can_be_read_for_later(service, prompt, num_choices):
+    """With no tokens to be written the state after the prompt is returned; from there it is the text of one request."""
+    read = ask(service, prompt, seed=6, max_tokens=0, num_choices=num_choices)
+    whole = ask(service, prompt, seed=6, max_tokens=15, num_choices=num_choices)
+    assert [(result.text, result.finish_reason) for result in read] == [("", "length")] * num_choices
+    again = ask(service, prompt, seed=6, max_tokens=0, num_choices=num_choices)
+    for results in (read, again):
+        later = [ask(service, "", state=result.state, seed=None, max_tokens=15)[0].text for result in results]
+        assert later == [result.text for result in whole]
+
+
+def opened(service, result):
+    """Return the text that a result's token stands for."""
+    return service.engine._state_tokens.open(result.state, "")
+
+
+def test_behind_the_end_of_a_text_the_next_one_begins(service):
+    """The mark is the last token, still unread: what comes is scored as behind it, and has its own random numbers."""
+    for seed in range(100):
+        (first,) = ask(service, "abc", seed=seed, max_tokens=TOTAL, num_top=0)
+        if first.finish_reason == "stop":
+            break
+    saved = opened(service, first)
+    assert saved.point.unread.tolist() == [END]
+    num_drawn = saved.point.position
+    drawn = [CHARACTERS.tokens.index(token) for token in first.logprobs.tokens]
+    assert num_drawn == len(drawn) + 1
+    (after,) = ask(service, "xyz", state=first.state, seed=1, max_tokens=0, echo=True, num_top=0)
+    ids = [*CHARACTERS.encode("abc"), *drawn, END, *CHARACTERS.encode("xyz")]
+    (whole,) = ask(service, ids, seed=1, max_tokens=0, echo=True, num_top=0)
+    assert after.logprobs.token_logprobs == whole.logprobs.token_logprobs[-3:]
+
+
+def test_tokens_are_as_small_as_they_can_be(service):
+    """A text cut off within its first call has few tokens to read again, also if its prompt was known."""
+    for _ in range(2):
+        (first,) = ask(service, "abcdefghijklmnopqrstuvwxyz", seed=1, max_tokens=TOTAL)
+        (cut,) = ask(service, "abcdefghijklmnopqrstuvwxyz", seed=1, max_tokens=TOTAL, stops=(first.text[1:3],))
+        assert len(opened(service, first).point.unread) == 1
+        assert len(opened(service, cut).point.unread) < 10
+
+
+def test_penalties_know_the_prompt_and_all_that_was_drawn(service):
+    """What they count is put down: prompts by themselves, with no count, only where they matter."""
+    fields = {"seed": 3, "max_tokens": 10, "num_top": 0}
+    (plain,) = ask(service, "abc", **fields)
+    assert [len(part) for part in opened(service, plain).counted] == [0, 0]
+    (counted,) = ask(service, "abc", **fields, sampling=Sampling(frequency_penalty=1.0))
+    (repeated,) = ask(service, "abc", **fields, sampling=Sampling(repetition_penalty=2.0))
+    for result, prompt in ((counted, ""), (repeated, "abc")):
+        drawn = Counter(CHARACTERS.tokens.index(token) for token in result.logprobs.tokens)
+        if result.finish_reason == "stop":
+            drawn[END] = 1
+        expected = {**dict.fromkeys(CHARACTERS.encode(prompt), 0), **drawn}
+        ids, counts = opened(service, result).counted
+        assert dict(zip(ids.tolist(), counts.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("how", ["deadline", "drain"])
+def test_a_request_that_cannot_be_finished_leaves_what_there_is(how):
+    """The error has each choice's text so far and its state, from which the rest comes out as it would have."""
+    other = Service()
+    seed, expected = endless(other, 60, num_choices=2)
+    backend = FakeBackend(held=True)
+    service = Service(backend, max_calls=1)
+    fields = {"seed": seed, "max_tokens": 60, "num_choices": 2, "return_state": True}
+    fields["timeout_s"] = 0.5 if how == "deadline" else 60.0
+    generation = service.engine.begin(request("abc", **fields), Caller())
+    backend.release(3)
+    if how == "drain":
+        threading.Timer(0.5, lambda: service.scheduler.stop(ShuttingDown("good night"))).start()
+    with pytest.raises(DeadlineExceeded if how == "deadline" else ShuttingDown):
+        generation.results()
+    rest = generation.rest()
+    generation.close()
+    backend.release(100)
+    service.scheduler.stop()
+    assert [index for index, _ in rest] == [0, 1]
+    for (_, result), text in zip(rest, expected, strict=True):
+        assert 0 < len(result.text) < 60
+        assert result.finish_reason is None
+        (later,) = ask(other, "", state=result.state, seed=None, max_tokens=60)
+        assert (result.text + later.text).startswith(text)
+    other.scheduler.stop()
+
+
+def test_without_a_wish_for_states_the_text_so_far_is_whole():
+    """An error without states shows what was held back, too: nobody goes on with it."""
+    other = Service()
+    seed, (plain,) = endless(other, 60)
+    other.scheduler.stop()
+    texts = []
+    # Whatever letter the last call ends with may begin a stop string.
+    for stops in ((), tuple(letter + "?" for letter in set(plain))):
+        backend = FakeBackend(held=True)
+        service = Service(backend, max_calls=1)
+        fields = {"seed": seed, "max_tokens": 60, "stops": stops, "timeout_s": 0.5}
+        generation = service.engine.begin(request("abc", **fields), Caller())
+        backend.release(2)
+        with pytest.raises(DeadlineExceeded):
+            generation.results()
+        ((index, result),) = generation.rest()
+        generation.close()
+        assert (index, result.finish_reason, result.state) == (0, None, None)
+        texts.append(result.text)
+        backend.release(100)
+        service.scheduler.stop()
+    assert texts[0] == texts[1]
+    assert 0 < len(texts[0]) < 20
+    assert plain.startswith(texts[0])
+
+
+def test_a_stream_tells_the_state_with_its_last_piece(service):
+    """It is the state of a whole answer, and no other piece has one; a failed stream's rest is what was not sent."""
+    (whole,) = ask(service, "abc", seed=2, max_tokens=30)
+    generation = service.engine.begin(request("abc", seed=2, max_tokens=30, stream=True, return_state=True), Caller())
+    pieces = list(generation.stream())
+    assert [piece.state is not None for piece in pieces] == [piece.finish_reason is not None for piece in pieces]
+    assert generation.rest() == []
+    generation.close()
+    (one,) = ask(service, "", state=whole.state, seed=None, max_tokens=9)
+    (other,) = ask(service, "", state=pieces[-1].state, seed=None, max_tokens=9)
+    assert one.text == other.text
+
+
+def test_a_state_that_does_not_fit_is_refused_by_its_reason(service):
+    """Of another tenant, of another model, of a version that is gone or whose number another one has now."""
+    (first,) = ask(service, "abc", seed=2, max_tokens=5, tenant="anna")
+    assert ask(service, "", state=first.state, seed=None, max_tokens=5, tenant="anna")
+    with pytest.raises(StateForeign):
+        ask(service, "", state=first.state, seed=None, tenant="bert")
+    with pytest.raises(StateOfAnotherModel, match=r"'words'.*'characters'"):
+        ask(service, "", state=first.state, seed=None, tenant="anna", model="words")
+    tokens = service.engine._state_tokens
+    saved = tokens.open(first.state, "anna")
+    gone = tokens.seal(replace(saved, model=ModelVersion("characters", 7)), "anna")
+    replaced = tokens.seal(replace(saved, weights_sha256="f" * 64), "anna")
+    for token in (gone, replaced):
+        with pytest.raises(StateOutdated, match="no longer served; version 1 is"):
+            ask(service, "", state=token, seed=None, tenant="anna")
+
+
+def test_what_is_not_to_be_gone_on_with_has_no_state(service):
+    """Without a wish for it no token is made."""
+    assert [result.state for result in ask(service, "abc", num_choices=3, return_state=False)] == [None] * 3
+
+
+@pytest.mark.parametrize("model", ["characters", "characters backward"])
+def test_a_deadline_within_a_prompt_loses_nothing_that_was_held(service, model):
+    """What the text so far still held, and the echo, are in the error, and the rest comes out as it would have."""
+    seed, plain = next(
+        (seed, result)
+        for seed in range(100)
+        for result in parts(service, model, [20], seed=seed, text="abcabc")
+        if result.finish_reason == "length"
+    )
+    ending = plain.text[:2] if "backward" in model else plain.text[-2:]
+    stop = "?" + ending if "backward" in model else ending + "?"
+    first = parts(service, model, [20], seed=seed, text="abcabc", stops=(stop,))[0]
+    assert opened(service, first).held in (ending, ending[::-1])
+    backend = FakeBackend(held=True)
+    slow = Service(backend, max_calls=1)
+    slow.engine._state_tokens = service.engine._state_tokens
+    fields = {**given_text(model, "xyz" * 9), "model": model, "state": first.state, "seed": None, "num_top": 0}
+    fields |= {"echo": True, "max_tokens": 9, "return_state": True}
+    generation = slow.engine.begin(replace(request(timeout_s=0.3), **fields), Caller())
+    backend.release(1)
+    with pytest.raises(DeadlineExceeded):
+        generation.results()
+    ((_, rest),) = generation.rest()
+    generation.close()
+    backend.release(100)
+    slow.scheduler.stop()
+    assert rest.text == ("xyz" * 9 + ending if "backward" in model else ending + "xyz" * 9)
+    # One slice of the prompt has been read.
+    assert len(opened(service, rest).point.unread) == 12
+    later = parts(service, model, [9], state=rest.state)[0]
+    generation = service.engine.begin(replace(request(), **{**fields, "num_top": None, "echo": False}), Caller())
+    (whole,) = generation.results()
+    generation.close()
+    assert later.text in whole.text
+    assert len(later.text) + len(ending) == len(whole.text)
+
+
+def test_a_stop_that_is_complete_at_the_very_end_is_the_reason():
+    """What comes out of the detokenizer when no more tokens come may complete it."""
+    tokenizer = BYTES
+    choice = Choice(
+        TextAssembler(tokenizer.detokenizer(), Stops(["\ufffd"])),
+        None,
+        Point(np.zeros(2, np.float32), np.zeros(1, np.int32), 0),
+        0,
+        None,
+        is_kept=False,
+        is_left_open=False,
+    )
+    text = choice.take(Chunk(0, [BYTE_IDS[ord("a")], BYTE_IDS[0xE2]], "length"))
+    assert (text, choice.finish_reason) == ("a", "stop")
+
+
+def test_what_states_would_carry_is_bounded(service):
+    """A long prompt for many choices, each of whose states may have to hold it, is refused with the bound."""
+    with pytest.raises(InvalidRequest, match=r"states may carry at most 3000 tokens .*, got 3200"):
+        ask(service, "a" * 100, num_choices=32)
+    assert len(ask(service, "a" * 100, num_choices=32, return_state=False)) == 32
+
+
+def test_tokens_that_a_state_brings_along_are_no_cached_ones(service):
+    """A prompt that was read after the same state before is known; what the state had not read is not of it."""
+    (first,) = ask(service, "abc", seed=2, max_tokens=5)
+    known = []
+    for _ in range(2):
+        generation = service.engine.begin(
+            request("uvwuvw", state=first.state, seed=None, max_tokens=3), Caller(Account(tenant=""))
+        )
+        generation.results()
+        known.append((generation.num_prompt_tokens, generation.num_cached_tokens))
+        generation.close()
+    assert known == [(6, 0), (6, 5)]

@@ -1,0 +1,49 @@
+"""A call's outputs become the events of its sequences; what one of them computed is no other's trouble."""
+
+import numpy as np
+import pytest
+
+from service.errors import InternalError
+from service.scheduling.call import Call
+from service.scheduling.sequence import Chunk, Failure, ModelVersion, Read
+from tests.fakes import COMPUTE, make_sequence
+
+MODEL = ModelVersion("demo", 3)
+WIDTH = 4
+
+
+def sequences(signature):
+    """Return two sequences that a call of the signature advances."""
+    fields = {"state": np.zeros(WIDTH, np.float32), "num_top": 5, "index": 0}
+    if signature.startswith("decode"):
+        return tuple(make_sequence(**{**fields, "index": index}) for index in range(2))
+    fields |= {"prompt_ids": np.arange(1, 6, dtype=np.int32), "reads_by": signature, "max_tokens": 0}
+    fields |= {"hidden_sum": np.zeros(WIDTH, np.float32), "tells": (("hidden_1", WIDTH),), "keeps_state": True}
+    return tuple(make_sequence(**{**fields, "index": index}) for index in range(2))
+
+
+@pytest.mark.parametrize(
+    ("signature", "output"),
+    [
+        ("prefill", "state"),
+        ("decode", "state"),
+        ("decode_full", "logprobs"),
+        ("decode_full", "top_logprobs"),
+        ("score", "logprobs"),
+        ("score", "top_logprobs"),
+        ("embed", "sum"),
+        ("embed", "last"),
+        ("inspect", "hidden_1"),
+    ],
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_ends_its_own_sequence_alone(signature, output, value):
+    """In whichever output: else it would be in the text, in an embedding, or in JSON that nobody can read."""
+    call = Call(MODEL, signature, sequences(signature), 8, 4)
+    outputs = COMPUTE[signature](call.inputs())
+    outputs[output][1].flat[0] = value
+    well, failed = call.apply(outputs)
+    assert isinstance(well, Chunk | Read)
+    assert isinstance(failed, Failure)
+    assert isinstance(failed.error, InternalError)
+    assert str(failed.error) == "the model computed NaN or infinity"
