@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.scheduling import prefix_cache
 from service.scheduling.prefix_cache import (
     BLOCK,
     FAR,
