@@ -53,7 +53,7 @@ def torch_layer(cell: str, units: int, precision: str) -> Callable[..., float]:
     torch.set_num_threads(num_cores())
     torch.manual_seed(0)
     kind = {"simple_rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]
-    embedding, layer = torch.nn.Embedding(VOCABULARY, EMBEDDING), kind(EMBEDDING, units)
+    embedding, layer = torch.nn.Pooling(VOCABULARY, EMBEDDING), kind(EMBEDDING, units)
     output = torch.nn.Linear(units, VOCABULARY)
     model = torch.nn.ModuleList([embedding, layer, output])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), fused=True)
@@ -86,7 +86,7 @@ def keras_fit(cell: str, units: int, precision: str) -> Callable[..., float]:
     assert precision == "float32", "compared in float32 alone"
     layers = [
         keras.layers.Input([None], dtype="int32"),
-        keras.layers.Embedding(VOCABULARY, EMBEDDING),
+        keras.layers.Pooling(VOCABULARY, EMBEDDING),
         CELLS[cell](units, return_sequences=True),
         keras.layers.Dense(VOCABULARY),
     ]

@@ -20,7 +20,7 @@ def publish_subject(models_dir: Path, units: int = UNITS, num_layers: int = 1) -
     tokenizer = CharacterTokenizer.train(CHARACTERS)
     layers = [
         keras.layers.Input([None], dtype="int32"),
-        keras.layers.Embedding(len(tokenizer), EMBEDDING),
+        keras.layers.Pooling(len(tokenizer), EMBEDDING),
         *(keras.layers.LSTM(units, return_sequences=True) for _ in range(num_layers)),
         keras.layers.Dense(len(tokenizer)),
     ]

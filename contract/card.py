@@ -130,7 +130,7 @@ class GeneratorCard(_Frozen):
         weights_sha256: Hash of the weights' names, shapes and bytes: two versions with one hash are one model.
         code_sha256: Hash of the code that made the graph of its signatures: what is drawn depends on it too.
         traces: What `inspect` tells; empty for versions of earlier releases, which have no such signature.
-        row_counts: Numbers of rows that the gateway may send.
+        batch_sizes: Numbers of rows that the gateway may send.
         max_decode_steps: Largest K that it may send to `decode`.
         max_prefill_length: Largest T that it may send to `prefill`.
         training: None for a model that was trained elsewhere.
@@ -152,17 +152,17 @@ class GeneratorCard(_Frozen):
     tensorflow: str
     created: int
     traces: tuple[Trace, ...] = ()
-    row_counts: tuple[Count, ...] = signatures.ROW_COUNTS
+    batch_sizes: tuple[Count, ...] = signatures.BATCH_SIZES
     max_decode_steps: Count = signatures.MAX_DECODE_STEPS
     max_prefill_length: Count = signatures.MAX_PREFILL_LENGTH
     training: TrainingReport | None = None
 
     @model_validator(mode="after")
     def _row_counts_ascend(self) -> "GeneratorCard":
-        if not self.row_counts or list(self.row_counts) != sorted(set(self.row_counts)):
-            raise ValueError(f"row_counts must ascend and not be empty, got {self.row_counts}")
-        if self.row_counts[-1] > signatures.MAX_ROWS:
-            raise ValueError(f"row_counts must not exceed {signatures.MAX_ROWS}, got {self.row_counts[-1]}")
+        if not self.batch_sizes or list(self.batch_sizes) != sorted(set(self.batch_sizes)):
+            raise ValueError(f"batch_sizes must ascend and not be empty, got {self.batch_sizes}")
+        if self.batch_sizes[-1] > signatures.MAX_BATCH_SIZE:
+            raise ValueError(f"batch_sizes must not exceed {signatures.MAX_BATCH_SIZE}, got {self.batch_sizes[-1]}")
         return self
 
 

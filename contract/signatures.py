@@ -23,9 +23,9 @@ UPDATE, RESET = "update", "reset"
 TOP = "top"
 
 # Above 64 rows large layers stop giving equal bits at every row count (measured on AVX-512 with oneDNN).
-MAX_ROWS = 64
+MAX_BATCH_SIZE = 64
 # Multiples of 8 give equal bits at every count up to 64 there; 1, 2 and 4 rows do not.
-ROW_COUNTS = (8, 16, 24, 32, 40, 48, 56, 64)
+BATCH_SIZES = (8, 16, 24, 32, 40, 48, 56, 64)
 # Tokens that one `decode` call may draw and one `prefill` call may read, per row. Any number up to these can be sent:
 # it is the count of a loop in the graph, and neither TensorFlow nor oneDNN prepares anything for it.
 MAX_DECODE_STEPS = 128

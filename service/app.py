@@ -10,17 +10,17 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from service import __version__
-from service.access.auth import build_access
+from service.access.auth import build_authenticator
 from service.api.parameters import Bounds
 from service.backends.client import GrpcBackend
 from service.backends.embedding_vectors import VectorFiles
-from service.backends.registry import Catalog
+from service.backends.registry import ModelRegistry
 from service.backends.replicas import Replicas
 from service.backends.tls import backend_tls
 from service.engine import Engine
 from service.errors import ShuttingDown
 from service.generation.encoding import Sizes
-from service.generation.resume_tokens import KeyFile, StateKeys, StateTokens
+from service.generation.resume_tokens import KeyFile, ResumeTokens, StateKeys
 from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
@@ -28,10 +28,10 @@ from service.observability.tracing import Tracing
 from service.process.disconnects import DisconnectWatcher
 from service.scheduling.scheduler import Limits, Scheduler
 from service.settings import Settings
-from service.web.error_handlers import register_failures
+from service.web.error_handlers import register_error_handlers
 from service.web.middleware import Middleware
 from service.web.pages import register_pages
-from service.web.routes import Drain, Parts, build_routes
+from service.web.routes import Services, ShutdownGate, build_routes
 from service.web.security import allowed_hosts
 from service.web.status import Status
 
@@ -44,7 +44,7 @@ LAST_TRACES_S = 0.8
 class Gateway(Flask):
     """Flask, and what the gunicorn worker tells it about the end."""
 
-    def __init__(self, scheduler: Scheduler, drain: Drain, drain_s: float, tracing: Tracing | None) -> None:
+    def __init__(self, scheduler: Scheduler, drain: ShutdownGate, drain_s: float, tracing: Tracing | None) -> None:
         super().__init__("service", static_folder=None, template_folder="web/templates")
         self._scheduler, self._drain, self._drain_s, self._tracing = scheduler, drain, drain_s, tracing
 
@@ -79,7 +79,7 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
 
     replicas = Replicas(connect, settings.addresses)
     scheduler = Scheduler(replicas, _limits(settings), metrics)
-    catalog = Catalog(
+    model_registry = ModelRegistry(
         settings.models_dir,
         replicas,
         poll_s=settings.poll_s,
@@ -87,11 +87,11 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
         default_model=settings.default_model,
         changed=metrics.keep,
     )
-    engine = Engine(catalog, scheduler, metrics, _sizes(settings), _state_tokens(settings))
+    engine = Engine(model_registry, scheduler, metrics, _sizes(settings), _resume_tokens(settings))
     vectors = VectorFiles(settings.models_dir)
-    drain = Drain()
+    drain = ShutdownGate()
     memory = MemoryBudget(settings.request_memory_bytes)
-    status = Status(catalog, scheduler, replicas, memory, settings, lambda: drain.begun)
+    status = Status(model_registry, scheduler, replicas, memory, settings, lambda: drain.begun)
     app = Gateway(scheduler, drain, settings.drain_s, tracing)
     if settings.num_proxies:
         # Of what proxies say, the client's address alone is of use here; from anybody else it could be a lie.
@@ -101,26 +101,28 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     has_keys = settings.keys_file is not None
-    parts = Parts(engine, catalog, vectors, status, _watch(), drain, _bounds(settings), has_keys)
+    parts = Services(engine, model_registry, vectors, status, _watch(), drain, _bounds(settings), has_keys)
     app.register_blueprint(build_routes(parts))
     # A doubled slash is another address, and no reason to send a client to the Host that it named itself.
     app.url_map.merge_slashes = False
     register_pages(app)
-    register_failures(app)
+    register_error_handlers(app)
     hosts = allowed_hosts(settings)
-    Middleware(build_access(settings), metrics, tracing, hosts, memory, log_prompts=settings.log_prompts).register(app)
+    Middleware(
+        build_authenticator(settings), metrics, tracing, hosts, memory, log_prompts=settings.log_prompts
+    ).register(app)
     metrics.watch_load(
         lambda: [(load.model, load.running, load.waiting) for load in scheduler.loads], lambda: scheduler.num_tokens
     )
     metrics.watch_prefixes(scheduler.prefixes)
     metrics.watch_request_memory(memory)
-    metrics.watch_servers(lambda: [replica.out_because is None for replica in replicas.all()])
+    metrics.watch_servers(lambda: [replica.ejected_because is None for replica in replicas.all()])
     metrics.watch_config_drift(lambda: {replica.address: replica.drift.seconds() for replica in replicas.all()})
     if metrics_socket is not None:
         serve_metrics(metrics_socket, metrics.registry)
     replicas.start()
     scheduler.start()
-    catalog.start()
+    model_registry.start()
     return app
 
 
@@ -130,11 +132,11 @@ def _tracing(settings: Settings) -> Tracing | None:
     return Tracing.to(settings.traces_endpoint, ratio=settings.traces_ratio, version=__version__)
 
 
-def _state_tokens(settings: Settings) -> StateTokens:
+def _resume_tokens(settings: Settings) -> ResumeTokens:
     if settings.state_key_file is not None:
-        return StateTokens(KeyFile(settings.state_key_file), settings.state_max_age_s)
+        return ResumeTokens(KeyFile(settings.state_key_file), settings.state_max_age_s)
     keys = StateKeys.random()
-    return StateTokens(lambda: keys, settings.state_max_age_s)
+    return ResumeTokens(lambda: keys, settings.state_max_age_s)
 
 
 def _limits(settings: Settings) -> Limits:
@@ -153,7 +155,7 @@ def _bounds(settings: Settings) -> Bounds:
         max_tokens=settings.max_tokens,
         max_request_tokens=settings.max_request_tokens,
         max_prompts=settings.max_prompts,
-        max_texts=settings.max_running + settings.max_queued,
+        max_sequences=settings.max_running + settings.max_queued,
         timeout_s=settings.max_timeout_s,
     )
 

@@ -13,38 +13,38 @@ import numpy as np
 
 from contract import signatures
 from service.api.parameters import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
-from service.backends.registry import LiveModel
+from service.backends.registry import ServedModel
 from service.errors import GatewayError, InvalidRequest, StateOfAnotherModel, StateOutdated
-from service.generation.checkpoint import SavedText
-from service.generation.completion import Generation
+from service.generation.checkpoint import Checkpoint
+from service.generation.completion import Completion
 from service.generation.encoding import Sizes, encode_prompts, require_encodable, require_ids
 from service.generation.inspection import Inspection, num_values, wanted_traces
 from service.generation.job import Listener
 from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
-from service.generation.pooling import Embedding
+from service.generation.pooling import Pooling
 from service.generation.prompts import NOTHING, EncodedPrompt
-from service.generation.resume_tokens import StateTokens
+from service.generation.resume_tokens import ResumeTokens
 from service.memory import MemoryBudget, MemoryLease
-from service.scheduling.policy import Shapes
-from service.scheduling.sequence import Account, ModelVersion, Sequence
+from service.scheduling.policy import BatchLimits
+from service.scheduling.sequence import ModelVersion, Quota, Sequence
 
-AnyJob = Generation | Embedding | Inspection
+AnyJob = Completion | Pooling | Inspection
 
 
 class Models(Protocol):
     """Where a model's name becomes a version that answers."""
 
-    def find(self, name: str | None, seed: int | None = None) -> LiveModel:
+    def find(self, name: str | None, seed: int | None = None) -> ServedModel:
         """Return the version that answers a request, or raise `ModelNotFound` or `ModelLoading`."""
 
-    def find_version(self, ref: ModelVersion) -> LiveModel | None:
+    def find_version(self, ref: ModelVersion) -> ServedModel | None:
         """Return a version, if it lives; raise `ModelLoading` while it is not known whether it does."""
 
 
 class Runner(Protocol):
     """What computes sequences."""
 
-    def submit(self, groups: Many[Many[Sequence]], shapes: Shapes) -> None:
+    def submit(self, groups: Many[Many[Sequence]], batch_limits: BatchLimits) -> None:
         """Accept the sequences of one request, grouped by prompt, or raise `Overloaded`."""
 
     def cancel(self, sequences: Many[Sequence]) -> None:
@@ -55,20 +55,20 @@ def _nothing() -> None:
     """Give nothing back, as nothing was charged."""
 
 
-def _charge_nothing(num_tokens: int, total: int | None = None) -> Callable[[], None]:  # noqa: ARG001 - see `Caller`
+def _charge_nothing(num_tokens: int, total: int | None = None) -> Callable[[], None]:  # noqa: ARG001 - see `RequestContext`
     """Charge nothing."""
     return _nothing
 
 
-ANYBODY = Account()
+ANYBODY = Quota()
 
 
 @dataclass(frozen=True)
-class Caller:
+class RequestContext:
     """Who asks.
 
     Attributes:
-        account: What the texts are counted for.
+        quota: What the texts are counted for.
         charge_request: Charges one request, before anything is done for it; raises `RateLimited`.
         charge: Charges tokens that the request may read and generate, the second argument being all that are known to
             be charged for it if these are not all; raises `RateLimited`, or returns what gives them back.
@@ -76,7 +76,7 @@ class Caller:
         memory: What the request holds of the budget for memory.
     """
 
-    account: Account = ANYBODY
+    quota: Quota = ANYBODY
     charge_request: Callable[[], object] = _nothing
     charge: Callable[..., Callable[[], None]] = _charge_nothing
     trace: Any = None
@@ -87,25 +87,25 @@ class Engine:
     """Starts jobs."""
 
     def __init__(
-        self, models: Models, runner: Runner, listener: Listener, sizes: Sizes, state_tokens: StateTokens
+        self, models: Models, runner: Runner, listener: Listener, sizes: Sizes, resume_tokens: ResumeTokens
     ) -> None:
         self._models, self._runner, self._listener, self._sizes = models, runner, listener, sizes
-        self._state_tokens = state_tokens
+        self._resume_tokens = resume_tokens
 
-    def begin(self, request: CompletionRequest, caller: Caller) -> Generation:
+    def begin(self, request: CompletionRequest, caller: RequestContext) -> Completion:
         """Encode the prompts and queue the request.
 
         Raises:
             GatewayError: the model is not served or reads from the other end, a prompt is too long or has ids that the
                 model does not, the state cannot be gone on with, the answer would be too large, or the queue is full.
         """
-        tenant = caller.account.tenant
-        model, saved = self._find(request.model, request.state, tenant, request.seed)
-        if saved is not None and request.seed is None:
-            request = replace(request, seed=saved.seed)
+        tenant = caller.quota.tenant
+        model, checkpoint = self._find(request.model, request.state, tenant, request.seed)
+        if checkpoint is not None and request.seed is None:
+            request = replace(request, seed=checkpoint.seed)
         field, given = _to_read(request, model)
         require_ids([token_id for token_id, _ in request.sampling.bias], model, "logit_bias")
-        unread = NOTHING if saved is None else saved.point.unread
+        unread = NOTHING if checkpoint is None else checkpoint.point.unread
         num_generated = len(given) * request.best_of * request.max_tokens
         charged, give_back = self._charge_least(given, model, field, num_generated, caller)
         prompts = encode_prompts(given, model, field, self._sizes, caller.memory, after=unread, backward=model.backward)
@@ -116,19 +116,19 @@ class Engine:
         if model.tokenizer.special.end is None:
             # Texts without an end: nothing that could be put off.
             request = replace(request, sampling=replace(request.sampling, min_tokens=0))
-        generation = Generation(
+        generation = Completion(
             request,
             model,
             prompts,
             self._runner,
             self._listener,
-            seal=partial(self._state_tokens.seal, tenant=tenant),
-            saved=saved,
+            seal=partial(self._resume_tokens.seal, tenant=tenant),
+            checkpoint=checkpoint,
         )
         self._start(generation, caller, charged, give_back)
         return generation
 
-    def embed(self, request: EmbeddingsRequest, caller: Caller) -> Embedding:
+    def embed(self, request: EmbeddingsRequest, caller: RequestContext) -> Pooling:
         """Encode the texts and queue them to be read.
 
         Raises:
@@ -143,17 +143,17 @@ class Engine:
         charged, give_back = self._charge_least(request.prompts, model, "input", 0, caller)
         prompts = encode_prompts(request.prompts, model, "input", self._sizes, caller.memory, backward=model.backward)
         self._hold(prompts, embedding_bytes(len(prompts), model.card.units), caller)
-        job = Embedding(model, prompts, self._runner, self._listener, request.timeout_s)
+        job = Pooling(model, prompts, self._runner, self._listener, request.timeout_s)
         self._start(job, caller, charged, give_back)
         return job
 
-    def inspect(self, request: InspectRequest, caller: Caller) -> Inspection:
+    def inspect(self, request: InspectRequest, caller: RequestContext) -> Inspection:
         """Encode a text and queue it to be looked into.
 
         Raises:
             GatewayError: as `begin`; or nothing can be told of the model, or there would be too much to tell.
         """
-        model, saved = self._find(request.model, request.state, caller.account.tenant)
+        model, checkpoint = self._find(request.model, request.state, caller.quota.tenant)
         if not model.card.traces:
             raise InvalidRequest(
                 f"version {model.ref.version} of model {model.ref.name!r} cannot be looked into: an earlier release "
@@ -166,7 +166,7 @@ class Engine:
             raise InvalidRequest(
                 f"layers of model {model.ref.name!r} are {', '.join(map(str, known))}, got {unknown[0]}", param="layers"
             )
-        unread = NOTHING if saved is None else saved.point.unread
+        unread = NOTHING if checkpoint is None else checkpoint.point.unread
         backward = model.backward != request.go_backwards
         charged, give_back = self._charge_least((request.given,), model, "input", 0, caller)
         (prompt,) = encode_prompts(
@@ -180,13 +180,13 @@ class Engine:
                 param="input",
             )
         self._hold([prompt], inspection_bytes(count, prompt.num_tokens, request.num_top), caller)
-        job = Inspection(replace(request, given=""), model, prompt, self._runner, self._listener, saved)
+        job = Inspection(replace(request, given=""), model, prompt, self._runner, self._listener, checkpoint)
         self._start(job, caller, charged, give_back)
         return job
 
     def _find(
         self, name: str | None, state: str | None, tenant: str, seed: int | None = None
-    ) -> tuple[LiveModel, SavedText | None]:
+    ) -> tuple[ServedModel, Checkpoint | None]:
         """Return the version that answers, and the text that a state stands for.
 
         Raises:
@@ -194,11 +194,11 @@ class Engine:
         """
         if state is None:
             return self._models.find(name, seed), None
-        saved = self._state_tokens.open(state, tenant)
-        asked = saved.model.name if name is None else name
-        return self._version_of(saved, self._models.find(asked, seed), asked), saved
+        checkpoint = self._resume_tokens.open(state, tenant)
+        asked = checkpoint.model.name if name is None else name
+        return self._version_of(checkpoint, self._models.find(asked, seed), asked), checkpoint
 
-    def _version_of(self, saved: SavedText, found: LiveModel, asked: str) -> LiveModel:
+    def _version_of(self, checkpoint: Checkpoint, found: ServedModel, asked: str) -> ServedModel:
         """Return the version that a text is of: it goes on with no other.
 
         Raises:
@@ -206,22 +206,22 @@ class Engine:
             StateOutdated: that version is no longer served.
         """
         # A request that names the model alone leaves the version to the state.
-        if saved.model != found.ref and asked != saved.model.name:
+        if checkpoint.model != found.ref and asked != checkpoint.model.name:
             raise StateOfAnotherModel(
                 f"state must be of model {asked[:64]!r}, which the request names, got one of version "
-                f"{saved.model.version} of {saved.model.name!r}"
+                f"{checkpoint.model.version} of {checkpoint.model.name!r}"
             )
-        model = self._models.find_version(saved.model)
+        model = self._models.find_version(checkpoint.model)
         # A number may have been given to another version since.
-        if model is None or model.card.weights_sha256 != saved.weights_sha256:
+        if model is None or model.card.weights_sha256 != checkpoint.weights_sha256:
             raise StateOutdated(
-                f"state is of version {saved.model.version} of model {saved.model.name!r}, which is no longer served; "
-                f"version {found.ref.version} is. Send the text so far as a prompt instead"
+                f"state is of version {checkpoint.model.version} of model {checkpoint.model.name!r}, which is no "
+                f"longer served; version {found.ref.version} is. Send the text so far as a prompt instead"
             )
         return model
 
     def _charge_least(
-        self, given: tuple[PromptText, ...], model: LiveModel, field: str, num_generated: int, caller: Caller
+        self, given: tuple[PromptText, ...], model: ServedModel, field: str, num_generated: int, caller: RequestContext
     ) -> tuple[int, Callable[[], None]]:
         """Refuse prompts that cannot be short enough, and charge the tokens that they have at least.
 
@@ -234,7 +234,7 @@ class Engine:
         return charged, caller.charge(charged)
 
     @staticmethod
-    def _hold(prompts: list[EncodedPrompt], num_response_bytes: int, caller: Caller) -> None:
+    def _hold(prompts: list[EncodedPrompt], num_response_bytes: int, caller: RequestContext) -> None:
         """Hold the memory that the request takes from here to its end."""
         num_bytes = sum(prompt.num_bytes for prompt in prompts) + num_response_bytes
         caller.memory.hold(num_bytes, "the request and its response")
@@ -252,7 +252,7 @@ class Engine:
                 f"echo may repeat at most {sizes.max_echo_tokens} tokens (of every {field} × n), got {echoed}",
                 param="echo",
             )
-        carried = sum(len(prompt.read_ids) for prompt in prompts) * request.best_of if request.keeps_states else 0
+        carried = sum(len(prompt.read_ids) for prompt in prompts) * request.best_of if request.returns_states else 0
         if carried > sizes.max_echo_tokens:
             raise InvalidRequest(
                 f"states may carry at most {sizes.max_echo_tokens} tokens (of every {field} × n), as one may "
@@ -266,7 +266,7 @@ class Engine:
                 param="logprobs",
             )
 
-    def _start(self, job: AnyJob, caller: Caller, charged: int, give_back: Callable[[], None]) -> None:
+    def _start(self, job: AnyJob, caller: RequestContext, charged: int, give_back: Callable[[], None]) -> None:
         """Charge the rest of a job's tokens and queue it; the tokens of one that the queue refuses are given back."""
         groups = [group for place in range(len(job.prompts)) if (group := self._group(job, place, caller))]
         job.begin(sequence for group in groups for sequence in group)
@@ -276,15 +276,15 @@ class Engine:
         give_back_rest = caller.charge(total - charged, total) if total > charged else _nothing
         if groups:
             try:
-                self._runner.submit(groups, job.model.shapes)
+                self._runner.submit(groups, job.model.batch_limits)
             except GatewayError:
                 give_back()
                 give_back_rest()
                 raise
 
-    def _group(self, job: AnyJob, place: int, caller: Caller) -> list[Sequence]:
+    def _group(self, job: AnyJob, place: int, caller: RequestContext) -> list[Sequence]:
         """Make the sequences that a prompt needs."""
-        prompt, reads_by, card = job.prompts[place], job.reads_by(place), job.model.card
+        prompt, prefill_signature, card = job.prompts[place], job.prefill_signature(place), job.model.card
         indexes = job.choices(place)
         return [
             Sequence(
@@ -297,19 +297,19 @@ class Engine:
                 state=job.beginning,
                 index=index,
                 stream=job.stream_of(index),
-                account=caller.account,
-                promise=job.model.promise,
-                scope=(caller.account.tenant, job.model.ref, job.model.fingerprint, job.origin),
-                reads_by=reads_by,
+                quota=caller.quota,
+                expected_probe_hash=job.model.expected_probe_hash,
+                scope=(caller.quota.tenant, job.model.ref, job.model.fingerprint, job.origin),
+                prefill_signature=prefill_signature,
                 trace=caller.trace,
-                hidden_sum=np.zeros(card.units, np.float32) if reads_by == signatures.EMBED else None,
+                hidden_sum=np.zeros(card.units, np.float32) if prefill_signature == signatures.EMBED else None,
                 **job.options,
             )
             for index in indexes
         ]
 
 
-def _to_read(request: CompletionRequest, model: LiveModel) -> tuple[str, tuple[PromptText, ...]]:
+def _to_read(request: CompletionRequest, model: ServedModel) -> tuple[str, tuple[PromptText, ...]]:
     """Return what a model reads, and the name of its field: the prompt, or the suffix if it reads backwards.
 
     Raises:

@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         ge=1,
         description="tokens per minute of such a key: of its prompts, and max_tokens of each text; unset: any number",
     )
-    max_key_texts: int | None = Field(
+    max_key_sequences: int | None = Field(
         None, ge=1, description="texts of such a key at once, running or waiting; unset: as many as the server takes"
     )
     max_key_tokens: int | None = Field(

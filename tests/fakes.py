@@ -10,7 +10,7 @@ from contract import signatures
 from service.errors import BackendUnavailable, GatewayError
 from service.scheduling.call import Call
 from service.scheduling.padding import Arrays
-from service.scheduling.sequence import ModelVersion, Sampling, Sequence
+from service.scheduling.sequence import ModelVersion, SamplingParams, Sequence
 
 VOCABULARY = 50
 END = 2
@@ -113,7 +113,7 @@ def make_sequence(**fields) -> Sequence:
         "prompt_ids": np.array([1], np.int32),
         "seen_ids": np.zeros(0, np.int32),
         "max_tokens": 4,
-        "sampling": Sampling(),
+        "sampling": SamplingParams(),
         "seed": 1,
         "stream": 0,
         "end_id": None,
@@ -210,7 +210,7 @@ class FakeBackend:
         if self._gate is not None and not self._gate.acquire(timeout=10):
             self._finish(done, BackendUnavailable("never released"))
             return
-        compute = partial(fake_decode, end_id=call.sequences[0].end_id) if call.draws else COMPUTE[call.signature]
+        compute = partial(fake_decode, end_id=call.sequences[0].end_id) if call.is_decode else COMPUTE[call.signature]
         self._finish(done, failure or compute(inputs))
 
     def _finish(

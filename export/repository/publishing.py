@@ -210,7 +210,7 @@ def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: Generator
         tf.saved_model.save(generator, str(draft), signatures=generator.signatures())
     assets = draft / signatures.ASSETS
     assets.mkdir()
-    write_warmup(assets / WARMUP_FILE, input_specs(card.state_size, card.units), card.row_counts)
+    write_warmup(assets / WARMUP_FILE, input_specs(card.state_size, card.units), card.batch_sizes)
     (assets / signatures.CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (assets / signatures.TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
     if model.model is not None:

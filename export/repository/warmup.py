@@ -15,17 +15,17 @@ WARMUP_FILE = "tf_serving_warmup_requests"
 _LENGTH = 2
 
 
-def write_warmup(path: Path, specs: Mapping[str, Mapping[str, tf.TensorSpec]], row_counts: Sequence[int]) -> None:
+def write_warmup(path: Path, specs: Mapping[str, Mapping[str, tf.TensorSpec]], batch_sizes: Sequence[int]) -> None:
     """Write a request for each signature at each number of rows: by those a GPU's libraries choose their kernels.
 
     Args:
         path: The file.
         specs: By signature and name of the input: its dtype and shape, the rows first; see `input_specs`.
-        row_counts: Those that the gateway may send.
+        batch_sizes: Those that the gateway may send.
     """
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, inputs in specs.items():
-            for num_rows in row_counts:
+            for num_rows in batch_sizes:
                 writer.write(_request(signature, inputs, num_rows).SerializeToString())
 
 

@@ -9,14 +9,14 @@ from functools import partial
 
 from service.access.keys import KeyLimits, KeyRefused, KeyRing, read_keys
 from service.access.ratelimits import RateExceeded, RateImpossible, RateLimiter, check_redis_url
-from service.engine import Caller
+from service.engine import RequestContext
 from service.errors import InvalidRequest, RateLimited, Unauthorized
-from service.scheduling.sequence import Account
+from service.scheduling.sequence import Quota
 from service.settings import Settings
 
 
 @dataclass(frozen=True)
-class Visitor:
+class Principal:
     """Whom a request comes from.
 
     Attributes:
@@ -25,10 +25,10 @@ class Visitor:
     """
 
     key_id: str
-    caller: Caller
+    caller: RequestContext
 
 
-class Access:
+class Authenticator:
     """The door."""
 
     def __init__(self, keys: KeyRing | None, limiter: RateLimiter, defaults: KeyLimits) -> None:
@@ -41,7 +41,7 @@ class Access:
         """
         self._keys, self._limiter, self._defaults = keys, limiter, defaults
 
-    def admit(self, authorization: str | None) -> Visitor:
+    def admit(self, authorization: str | None) -> Principal:
         """Find out who calls.
 
         Args:
@@ -63,13 +63,13 @@ class Access:
             raise Unauthorized("the key has expired" if expired else "the key is not valid") from refusal
         return self._visitor(key.id, key.tenant, _with_defaults(key.limits, self._defaults))
 
-    def _visitor(self, name: str, tenant: str, limits: KeyLimits) -> Visitor:
-        account = Account(name, limits.max_texts, limits.max_text_tokens, tenant)
+    def _visitor(self, name: str, tenant: str, limits: KeyLimits) -> Principal:
+        quota = Quota(name, limits.max_sequences, limits.max_queued_tokens, tenant)
         charge = partial(self._charge, name)
-        return Visitor(
+        return Principal(
             name,
-            Caller(
-                account,
+            RequestContext(
+                quota,
                 charge_request=lambda: charge(limits.requests_per_minute, None, 0),
                 charge=lambda num_tokens, total=None: charge(None, limits.tokens_per_minute, num_tokens, total),
             ),
@@ -108,7 +108,7 @@ def _with_defaults(limits: KeyLimits, defaults: KeyLimits) -> KeyLimits:
     return KeyLimits(**{**defaults.model_dump(), **limits.model_dump(exclude_none=True)})
 
 
-def build_access(settings: Settings) -> Access:
+def build_authenticator(settings: Settings) -> Authenticator:
     """Open the file of keys and the counters that the settings name.
 
     Raises:
@@ -117,17 +117,17 @@ def build_access(settings: Settings) -> Access:
     """
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     defaults = KeyLimits(
-        max_texts=settings.max_key_texts,
-        max_text_tokens=settings.max_key_tokens,
+        max_sequences=settings.max_key_sequences,
+        max_queued_tokens=settings.max_key_tokens,
         requests_per_minute=settings.requests_per_minute,
         tokens_per_minute=settings.tokens_per_minute,
     )
     keys = None if settings.keys_file is None else KeyRing(settings.keys_file)
-    return Access(keys, RateLimiter(redis_url), defaults)
+    return Authenticator(keys, RateLimiter(redis_url), defaults)
 
 
-def check_access(settings: Settings) -> None:
-    """Look at what `build_access` will open in another process; opens nothing that would outlive a fork.
+def check_authenticator(settings: Settings) -> None:
+    """Look at what `build_authenticator` will open in another process; opens nothing that would outlive a fork.
 
     Raises:
         KeyFileError: the file of keys cannot be read.

@@ -80,8 +80,8 @@ class _Frozen(BaseModel):
 class KeyLimits(_Frozen):
     """What one key may use; None stands for the server's own limit."""
 
-    max_texts: _Count | None = Field(None, description="texts accepted and not ended at once")
-    max_text_tokens: _Count | None = Field(None, description="tokens that those may still read and write")
+    max_sequences: _Count | None = Field(None, description="texts accepted and not ended at once")
+    max_queued_tokens: _Count | None = Field(None, description="tokens that those may still read and write")
     requests_per_minute: _Count | None = Field(None, description="requests per minute")
     tokens_per_minute: _Count | None = Field(None, description="tokens per minute")
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from service.api.requests import MAX_LOGPROBS, PROMPT_KINDS, CompletionBody, EmbeddingsBody, InspectBody, StreamOptions
 from service.api.unsupported import COMPLETION_FIELDS, EMBEDDING_FIELDS, refuse_unsupported
 from service.errors import InvalidRequest
-from service.scheduling.sequence import Sampling
+from service.scheduling.sequence import SamplingParams
 
 # Seeds that we draw fit a double, so that they survive clients whose numbers are doubles.
 SEED_BITS = 53
@@ -35,14 +35,14 @@ class Bounds:
         max_tokens: Largest `max_tokens`.
         max_request_tokens: Largest number of texts × `max_tokens`.
         max_prompts: Most prompts or inputs.
-        max_texts: Most texts: prompts × n, or best_of if it is more.
+        max_sequences: Most texts: prompts × n, or best_of if it is more.
         timeout_s: Longest `timeout_s`, and what a request without one gets.
     """
 
     max_tokens: int = 100_000
     max_request_tokens: int = 1_000_000
     max_prompts: int = 128
-    max_texts: int = 384
+    max_sequences: int = 384
     timeout_s: float = 600.0
 
 
@@ -70,7 +70,7 @@ class CompletionRequest:
     prompts: tuple[PromptText, ...]
     suffixes: tuple[PromptText, ...]
     max_tokens: int
-    sampling: Sampling
+    sampling: SamplingParams
     seed: int | None
     stops: tuple[str, ...]
     num_choices: int
@@ -86,7 +86,7 @@ class CompletionRequest:
     state_interval: int | None = None
 
     @property
-    def keeps_states(self) -> bool:
+    def returns_states(self) -> bool:
         """Whether a choice may have to be put down before its end, or at it."""
         return self.return_state or self.state_interval is not None
 
@@ -249,9 +249,10 @@ def _prompts(given: Any, bounds: Bounds, field: str) -> tuple[PromptText, ...]:
 
 def _require_few(what: str, num_prompts: int, best_of: int, max_tokens: int, bounds: Bounds) -> None:
     """Refuse a request of too many texts or tokens before anything is made of it."""
-    if num_prompts * best_of > bounds.max_texts:
+    if num_prompts * best_of > bounds.max_sequences:
         raise InvalidRequest(
-            f"{what} × n (best_of if it is given) must be at most {bounds.max_texts}, got {num_prompts} × {best_of}",
+            f"{what} × n (best_of if it is given) must be at most {bounds.max_sequences}, got "
+            f"{num_prompts} × {best_of}",
             param="n",
         )
     total = num_prompts * best_of * max_tokens
@@ -292,10 +293,10 @@ def _check_interplay(given: CompletionBody, num_choices: int, best_of: int) -> N
         raise InvalidRequest("stream_options must be absent without stream", param="stream_options")
 
 
-def _sampling(given: CompletionBody, max_tokens: int) -> Sampling:
+def _sampling(given: CompletionBody, max_tokens: int) -> SamplingParams:
     min_tokens = _or(given.min_tokens, 0)
     _require_at_most("min_tokens", min_tokens, max_tokens, "max_tokens, ")
-    return Sampling(
+    return SamplingParams(
         temperature=_or(given.temperature, 1.0),
         top_k=max(0, _or(given.top_k, 0)),
         top_p=_or(given.top_p, 1.0),

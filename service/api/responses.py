@@ -177,9 +177,9 @@ class ModelObject(TypedDict):
 
     All but `versions` is of its stable version, or of the one that was asked for.
 
-    `deterministic` says that the same request with the same seed gets the same bytes, in any company, from every server
-    with this `system_fingerprint`; the model runs at `row_counts` for that. It is false where no number of rows gives a
-    text the same bits at every place.
+    `deterministic`: the same request with the same seed returns the same bytes under any load, from every backend with
+    this `system_fingerprint`. The determinism probe verified `batch_sizes` to be bit-exact. It is false where no batch
+    size computes the same bits in every slot.
 
     `cell` is null where layers are of several kinds or not known. `context` is the number of tokens that a model sees
     whose state is the window of its last ones, and null for one that carries what it has read.
@@ -201,7 +201,7 @@ class ModelObject(TypedDict):
     direction: Literal["forward", "backward"]
     context: int | None
     vocab_size: int
-    row_counts: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
     deterministic: bool
 
 
@@ -270,7 +270,7 @@ class ModelStatus(TypedDict):
     id: str
     version: int
     system_fingerprint: str
-    row_counts: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
     running: int
     waiting: int
 
@@ -294,7 +294,7 @@ class BackendStatus(TypedDict):
     """A model server, why it gets no calls (null: it does), and where it does not follow `models.config`."""
 
     address: str
-    left_out_because: str | None
+    ejected_because: str | None
     config_drift: ConfigDriftObject | None
 
 
@@ -305,7 +305,7 @@ class StatusObject(TypedDict):
     version: str
     uptime_s: float
     models: list[ModelStatus]
-    texts: LoadObject
+    sequences: LoadObject
     tokens: LoadObject
     memory: LoadObject
     backends: list[BackendStatus]

@@ -30,13 +30,13 @@ class Probe:
     """What a model server's arithmetic does.
 
     Attributes:
-        row_counts: Ascending; a sequence has the same bits at each of them, at any place, in any company.
+        batch_sizes: Ascending; a sequence has the same bits at each of them, at any place, in any company.
         sha256: Hash of those bits: two servers with one hash compute alike.
         is_steady: Whether there are such counts; if not, nothing is promised of the one that is used.
         stamp: When the card by which it was made was written; see `service.backends.prober.Assets`.
     """
 
-    row_counts: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
     sha256: str
     is_steady: bool = True
     stamp: int = 0
@@ -51,12 +51,12 @@ def run_probe(card: GeneratorCard, predict: Predict) -> Probe:
     """
     steps = min(_LENGTH, card.max_decode_steps)
     by_bits: dict[bytes | None, list[int]] = {}
-    for count in card.row_counts:
+    for count in card.batch_sizes:
         by_bits.setdefault(_bits_at(count, steps, card, predict), []).append(count)
     steady = {bits: counts for bits, counts in by_bits.items() if bits is not None}
     if not steady:
         log.warning("model %s: no row count gives a sequence the same bits at every place", card.name)
-        return Probe(card.row_counts[-1:], hashlib.sha256(b"unsteady").hexdigest(), is_steady=False)
+        return Probe(card.batch_sizes[-1:], hashlib.sha256(b"unsteady").hexdigest(), is_steady=False)
     bits, counts = max(steady.items(), key=lambda item: (len(item[1]), item[1][-1]))
     return Probe(tuple(counts), hashlib.sha256(bits).hexdigest())
 
@@ -65,7 +65,7 @@ def still_holds(probe: Probe, card: GeneratorCard, predict: Predict) -> bool:
     """Say whether a server computes as a probe found before, by one of its row counts."""
     if not probe.is_steady:
         return False
-    bits = _bits_at(probe.row_counts[0], min(_LENGTH, card.max_decode_steps), card, predict)
+    bits = _bits_at(probe.batch_sizes[0], min(_LENGTH, card.max_decode_steps), card, predict)
     return bits is not None and hashlib.sha256(bits).hexdigest() == probe.sha256
 
 

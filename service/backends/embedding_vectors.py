@@ -14,7 +14,7 @@ import numpy as np
 
 from contract import signatures
 from contract.tokenizer import Tokenizer
-from service.backends.registry import LiveModel
+from service.backends.registry import ServedModel
 from service.backends.single_flight import SingleFlightCache
 from service.errors import InvalidRequest, NotFound
 from service.scheduling.sequence import ModelVersion
@@ -34,7 +34,7 @@ _TEXT_BYTES = 200
 Checkpoint = Callable[[], None]
 
 
-def _go_on() -> None:
+def _requeue() -> None:
     """Let the work go on."""
 
 
@@ -66,7 +66,7 @@ class Vectors:
         rows: np.ndarray,
         hidden: frozenset[int],
         ids_by_text: Mapping[str, int],
-        checkpoint: Checkpoint = _go_on,
+        checkpoint: Checkpoint = _requeue,
     ) -> "Vectors":
         """Compute the lengths and the plane, in steps."""
         ids = np.array([token_id for token_id in range(len(rows)) if token_id not in hidden], np.int64)
@@ -158,7 +158,7 @@ class VectorFiles:
         self._models_dir = models_dir
         self._cache: SingleFlightCache[tuple[ModelVersion, str], Vectors] = SingleFlightCache(max_bytes)
 
-    def of(self, model: LiveModel, request: "Future[Vectors] | None" = None) -> Vectors:
+    def of(self, model: ServedModel, request: "Future[Vectors] | None" = None) -> Vectors:
         """Return the vectors of a version.
 
         Args:
@@ -173,7 +173,7 @@ class VectorFiles:
         key = (model.ref, model.card.weights_sha256)
         return self._cache.get(key, partial(self._read, model), Future() if request is None else request)
 
-    def _read(self, model: LiveModel, checkpoint: Checkpoint) -> Vectors:
+    def _read(self, model: ServedModel, checkpoint: Checkpoint) -> Vectors:
         path = self._models_dir / model.ref.name / str(model.ref.version) / signatures.ASSETS / signatures.VECTORS_FILE
         try:
             rows = _read_rows(path, len(model.tokenizer.tokens), checkpoint)
@@ -225,7 +225,7 @@ def _ids_by_text(tokenizer: Tokenizer, checkpoint: Checkpoint) -> dict[str, int]
     return ids
 
 
-def find_token(model: LiveModel, vectors: Vectors, text: str) -> int:
+def find_token(model: ServedModel, vectors: Vectors, text: str) -> int:
     """Return the id of a token by what it is called or by its text.
 
     Raises:

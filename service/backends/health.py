@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from service.backends.client import VersionStatus
-from service.backends.prober import Complaints, Greeter
+from service.backends.prober import BackendErrors, Prober
 from service.backends.replica import Replica
 from service.backends.replicas import Replicas
 from service.errors import BackendUnavailable, ModelNotFound, ServerBusy
@@ -25,8 +25,8 @@ class HealthChecks:
     def __init__(
         self,
         replicas: Replicas,
-        greeter: Greeter,
-        complaints: Complaints,
+        greeter: Prober,
+        complaints: BackendErrors,
         *,
         poll_s: float,
         wanted: Callable[[], Mapping[str, Collection[int] | None]],
@@ -61,14 +61,14 @@ class HealthChecks:
     def _run(self, replica: Replica) -> None:
         while not self._closed.is_set() and replica in self._replicas.all():
             try:
-                self.look_at(replica)
+                self.check(replica)
                 self._changed()
             except Exception:
                 log.exception("looking at model server %s failed; trying again", replica.address)
-            self._closed.wait(self._poll_s if replica.out_because is None else replica.pause_s)
+            self._closed.wait(self._poll_s if replica.ejected_because is None else replica.pause_s)
         self._watched.discard(replica)
 
-    def look_at(self, replica: Replica) -> list[threading.Thread]:
+    def check(self, replica: Replica) -> list[threading.Thread]:
         """Find out what a backend serves now, and eject it if it does not say.
 
         It is taken to serve what it served: requests are better judged by their own calls, which wait for it to come
@@ -77,13 +77,13 @@ class HealthChecks:
         Returns:
             The threads that probe what is new.
         """
-        seen, wanted = replica.num_times_out, dict(self._wanted())
+        seen, wanted = replica.num_ejections, dict(self._wanted())
         try:
             for name, versions in wanted.items():
                 if (replica, name) not in self._probing:
-                    self._look_at_model(replica, name, versions, seen)
+                    self._check_model(replica, name, versions, seen)
             for name in replica.delisted.difference(wanted):
-                self._look_at_delisted(replica, name)
+                self._check_delisted(replica, name)
         except ServerBusy as error:
             self._complaints.add(replica.address, str(error))
         except BackendUnavailable as error:
@@ -94,13 +94,13 @@ class HealthChecks:
             replica.drift.retain(wanted.keys() | replica.delisted)
         return [thread for (probed, _), thread in list(self._probing.items()) if probed is replica]
 
-    def _look_at_model(self, replica: Replica, name: str, wanted: Collection[int] | None, seen: int) -> None:
+    def _check_model(self, replica: Replica, name: str, wanted: Collection[int] | None, seen: int) -> None:
         statuses = self._greeter.statuses(replica, name)
         loaded = [ModelVersion(name, status.version) for status in statuses if status.available]
         loading = [ModelVersion(name, status.version) for status in statuses if status.loading]
         self._replicas.report(replica, name, [*loaded, *loading])
         replica.drift.note(name, wanted, [ref.version for ref in loaded], [ref.version for ref in loading])
-        look = _Look(replica, name, statuses, seen)
+        look = _Check(replica, name, statuses, seen)
         if all(self._greeter.is_probed(replica, ref) for ref in loaded):
             self._probe(look)
             return
@@ -110,7 +110,7 @@ class HealthChecks:
         self._probing[replica, name] = thread
         thread.start()
 
-    def _look_at_delisted(self, replica: Replica, name: str) -> None:
+    def _check_delisted(self, replica: Replica, name: str) -> None:
         """Find out whether a backend still serves a model that is no longer listed."""
         try:
             available = [status.version for status in replica.server.versions(name) if status.available]
@@ -121,7 +121,7 @@ class HealthChecks:
         if not available:
             replica.delisted -= {name}
 
-    def _probe_and_tell(self, look: "_Look") -> None:
+    def _probe_and_tell(self, look: "_Check") -> None:
         try:
             self._probe(look)
         except BackendUnavailable as error:
@@ -140,21 +140,21 @@ class HealthChecks:
         except Exception:
             log.exception("looking at the models failed; trying again")
 
-    def _probe(self, look: "_Look") -> None:
+    def _probe(self, look: "_Check") -> None:
         probes, unchecked = self._greeter.probe_all(look.replica, look.statuses, look.name)
         self._replicas.learn(look.replica, look.name, probes, unchecked=unchecked, seen=look.seen)
 
     def _eject(self, replica: Replica, error: BackendUnavailable) -> None:
         self._complaints.add(replica.address, str(error))
-        self._replicas.leave_out(replica, str(error))
+        self._replicas.eject(replica, str(error))
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Check:
     """What a backend said of one model, and what is known of it by then.
 
     Attributes:
-        seen: `Replica.num_times_out` when the look began.
+        seen: `Replica.num_ejections` when the look began.
     """
 
     replica: Replica

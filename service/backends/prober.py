@@ -16,7 +16,7 @@ from service.backends.client import VersionStatus
 from service.backends.determinism_probe import Probe, run_probe, still_holds
 from service.backends.replica import Replica
 from service.errors import BackendUnavailable, GatewayError, InvalidResponse, ModelNotFound, ServerBusy
-from service.scheduling.padding import Arrays, finite_rows
+from service.scheduling.padding import Arrays, finite_sequences
 from service.scheduling.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Assets:
     stamp: int
 
 
-class Complaints:
+class BackendErrors:
     """Problems, logged once and not at every look."""
 
     def __init__(self) -> None:
@@ -52,10 +52,10 @@ class Complaints:
         self._known.pop(what, None)
 
 
-class Greeter:
+class Prober:
     """Finds out about model servers; several threads may look at several servers."""
 
-    def __init__(self, models_dir: Path, complaints: Complaints) -> None:
+    def __init__(self, models_dir: Path, complaints: BackendErrors) -> None:
         """Prepare.
 
         Args:
@@ -139,7 +139,7 @@ class Greeter:
                     self._complaints.add(what, status.error)
                 continue
             try:
-                probes[ref] = self._greet(replica, ref)
+                probes[ref] = self._probe_backend(replica, ref)
                 self._complaints.settle(what)
             except (ServerBusy, InvalidResponse) as error:
                 self._complaints.add(what, str(error))
@@ -153,7 +153,7 @@ class Greeter:
                 self._complaints.add(what, str(error))
         return probes, unchecked
 
-    def _greet(self, replica: Replica, ref: ModelVersion) -> Probe:
+    def _probe_backend(self, replica: Replica, ref: ModelVersion) -> Probe:
         """Return what a probe finds; one that is known is repeated only in part, if the server was away."""
         assets, before = self.assets(ref), replica.known.get(ref)
 
@@ -161,7 +161,7 @@ class Greeter:
             with replica.probe_calls:
                 outputs = replica.server.predict(ref, signature, inputs, shapes, assets.card.vocab_size)
             # Else it would be kept as the server's arithmetic, for as long as it serves the version.
-            if not finite_rows(outputs).all():
+            if not finite_sequences(outputs).all():
                 raise InvalidResponse(f"the model server computed NaN or infinity ({signature})")
             return outputs
 
@@ -172,5 +172,5 @@ class Greeter:
         ):
             return before
         probe = replace(run_probe(assets.card, predict), stamp=assets.stamp)
-        log.info("model %s version %d at %s: row counts %s", ref.name, ref.version, replica.address, probe.row_counts)
+        log.info("model %s version %d at %s: row counts %s", ref.name, ref.version, replica.address, probe.batch_sizes)
         return probe

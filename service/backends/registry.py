@@ -18,36 +18,36 @@ from contract.labels import LABELS_FILE
 from contract.tokenizer import Tokenizer
 from service.backends.determinism_probe import Probe
 from service.backends.health import HealthChecks
-from service.backends.prober import Assets, Complaints, Greeter
+from service.backends.prober import Assets, BackendErrors, Prober
 from service.backends.replica import Replica
 from service.backends.replicas import Replicas
 from service.backends.repository_config import RepositoryConfig
 from service.backends.routing import Reference, Route, make_route
 from service.errors import InvalidRequest, ModelLoading, ModelNotFound
-from service.scheduling.policy import Shapes
+from service.scheduling.policy import BatchLimits
 from service.scheduling.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LiveModel:
+class ServedModel:
     """A version that answers.
 
     Attributes:
-        shapes: Sizes that may be sent to it.
+        batch_limits: Sizes that may be sent to it.
         fingerprint: Changes whenever the same request might get other bytes.
         is_steady: Whether the same request gets the same bytes, whatever others ask for meanwhile.
-        promise: Hash of the probe that the fingerprint stands for; None: there was none.
+        expected_probe_hash: Hash of the probe that the fingerprint stands for; None: there was none.
     """
 
     ref: ModelVersion
     card: GeneratorCard
     tokenizer: Tokenizer
-    shapes: Shapes
+    batch_limits: BatchLimits
     fingerprint: str
     is_steady: bool = True
-    promise: str | None = None
+    expected_probe_hash: str | None = None
 
     def fingerprint_if(self, as_promised: bool) -> str:
         """Return the fingerprint, or one that promises nothing if a server that computes otherwise had to stand in."""
@@ -69,13 +69,13 @@ class _Snapshot:
         has_labels: Whether labels are known; while they are not, who names no version has none.
     """
 
-    live: Mapping[ModelVersion, LiveModel]
+    live: Mapping[ModelVersion, ServedModel]
     routes: Mapping[str, Route]
     listed: Collection[str] | None = None
     has_labels: bool = False
 
 
-class Catalog:
+class ModelRegistry:
     """The models that can be asked for now."""
 
     def __init__(
@@ -102,9 +102,9 @@ class Catalog:
         self._poll_s, self._max_chunk, self._default_model = poll_s, max_chunk, default_model
         self._changed = changed
         self._now = _Snapshot({}, {})
-        self._complaints = Complaints()
+        self._complaints = BackendErrors()
         self._config = RepositoryConfig(models_dir, self._complaints)
-        self._greeter = Greeter(models_dir, self._complaints)
+        self._greeter = Prober(models_dir, self._complaints)
         self._checks = HealthChecks(
             replicas,
             self._greeter,
@@ -118,7 +118,7 @@ class Catalog:
         self._was_ready = False
         self._merging = threading.Lock()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="catalog", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
 
     def start(self) -> None:
         """Look at once and then every `poll_s` seconds, on a thread."""
@@ -130,7 +130,7 @@ class Catalog:
         self._checks.close()
         self._thread.join(timeout=5)
 
-    def models(self) -> list[tuple[LiveModel, Route]]:
+    def models(self) -> list[tuple[ServedModel, Route]]:
         """Return each model by the version that most of its requests get, and where they go; by name.
 
         Raises:
@@ -163,15 +163,15 @@ class Catalog:
         self._was_ready = True
         return names
 
-    def versions(self) -> list[LiveModel]:
+    def versions(self) -> list[ServedModel]:
         """Return every version that answers, by name and number."""
         return sorted(self._now.live.values(), key=lambda live: (live.ref.name, live.ref.version))
 
-    def find(self, name: str | None, seed: int | None = None) -> LiveModel:
+    def find(self, name: str | None, seed: int | None = None) -> ServedModel:
         """Return the version that answers a request; see `look_up`."""
         return self.look_up(name, seed)[0]
 
-    def look_up(self, name: str | None, seed: int | None = None) -> tuple[LiveModel, Route]:
+    def look_up(self, name: str | None, seed: int | None = None) -> tuple[ServedModel, Route]:
         """Return the version that answers a request, and where the model's requests go.
 
         Args:
@@ -197,7 +197,7 @@ class Catalog:
             raise ModelLoading(f"version {awaited} of model {route.name!r} is not loaded yet")
         return now.live[ModelVersion(reference.name, route.choose(reference, seed))], route
 
-    def find_version(self, ref: ModelVersion) -> LiveModel | None:
+    def find_version(self, ref: ModelVersion) -> ServedModel | None:
         """Return a version, if it lives.
 
         Raises:
@@ -276,7 +276,7 @@ class Catalog:
         """Look at the repository and at every server once, and wait for all probes."""
         self._config.read()
         for replica in self._replicas.look_up():
-            for thread in self._checks.look_at(replica):
+            for thread in self._checks.check(replica):
                 thread.join()
         self._merge()
 
@@ -289,7 +289,7 @@ class Catalog:
                 for ref, probe in replica.known.items():
                     if ref.name in self._config.labels:
                         served.setdefault(ref, []).append((replica, probe))
-            live: dict[ModelVersion, LiveModel] = {}
+            live: dict[ModelVersion, ServedModel] = {}
             able: set[ModelVersion] = set()
             for ref, probes in served.items():
                 # Not read here: no other version is to wait for a large tokenizer.
@@ -311,8 +311,8 @@ class Catalog:
         self._changed(live)
 
     def _describe(
-        self, ref: ModelVersion, assets: Assets, probes: list[tuple[Replica, Probe]], before: LiveModel | None
-    ) -> LiveModel:
+        self, ref: ModelVersion, assets: Assets, probes: list[tuple[Replica, Probe]], before: ServedModel | None
+    ) -> ServedModel:
         """Say what is promised of a version: what most of its servers agree in; of equals, what was promised before."""
         able = [pair for pair in probes if pair[0].takes(ref)] or probes
         hashes = Counter(probe.sha256 for _, probe in able)
@@ -323,12 +323,14 @@ class Catalog:
             self._complaints.add(f"{ref.name}:{ref.version}", f"computed otherwise, used in need alone: {others}")
         self._hashes[ref] = chosen
         agreeing = [probe for _, probe in able if probe.sha256 == chosen]
-        shared = set(agreeing[0].row_counts).intersection(*(probe.row_counts for probe in agreeing))
-        row_counts = tuple(sorted(shared)) or agreeing[0].row_counts
+        shared = set(agreeing[0].batch_sizes).intersection(*(probe.batch_sizes for probe in agreeing))
+        batch_sizes = tuple(sorted(shared)) or agreeing[0].batch_sizes
         card = assets.card
-        shapes = Shapes(row_counts, min(card.max_decode_steps, self._max_chunk), card.max_prefill_length)
+        batch_limits = BatchLimits(batch_sizes, min(card.max_decode_steps, self._max_chunk), card.max_prefill_length)
         probe = agreeing[0]
-        model = LiveModel(ref, card, assets.tokenizer, shapes, fingerprint(card, probe), probe.is_steady, probe.sha256)
+        model = ServedModel(
+            ref, card, assets.tokenizer, batch_limits, fingerprint(card, probe), probe.is_steady, probe.sha256
+        )
         return before if before == model else model
 
     def _make_routes(

@@ -20,7 +20,7 @@ from service.scheduling.sequence import ModelVersion
 MAX_PROBE_CALLS = 2
 # Until a server that was left out is looked at again; doubled each time that it is left out again soon.
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 2.0
-NOT_LOOKED_AT = "it was not looked at yet"
+NOT_CHECKED = "it was not looked at yet"
 
 
 class Server(Protocol):
@@ -59,9 +59,9 @@ class Replica:
         reported: The versions that it serves or is loading, by its own account.
         settled: Names of models of which it is known which versions it serves.
         in_flight: Its calls, and when each was sent.
-        out_because: Why it gets no calls; None: it does.
+        ejected_because: Why it gets no calls; None: it does.
         pause_s: Seconds until it is looked at again, while it is left out.
-        num_times_out: How often it was found to be ill.
+        num_ejections: How often it was found to be ill.
         probe_calls: Held by each call of a probe.
         drift: Where it disagrees with the model repository.
         delisted: Names of models that it served, and that are no longer listed.
@@ -74,10 +74,10 @@ class Replica:
     reported: frozenset[ModelVersion] = frozenset()
     settled: frozenset[str] = frozenset()
     in_flight: dict[Call, float] = field(default_factory=dict)
-    out_because: str | None = NOT_LOOKED_AT
+    ejected_because: str | None = NOT_CHECKED
     pause_s: float = FIRST_PAUSE_S
-    left_out_at: float = float("-inf")
-    num_times_out: int = 0
+    ejected_at: float = float("-inf")
+    num_ejections: int = 0
     probe_calls: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_PROBE_CALLS))
     drift: ConfigDrift = field(default_factory=ConfigDrift)
     delisted: frozenset[str] = frozenset()
@@ -85,11 +85,11 @@ class Replica:
     @property
     def is_answering(self) -> bool:
         """Whether it gets calls, or will when it has been probed for the first time."""
-        return self.out_because is None or (self.out_because == NOT_LOOKED_AT and bool(self.reported))
+        return self.ejected_because is None or (self.ejected_because == NOT_CHECKED and bool(self.reported))
 
     def takes(self, model: ModelVersion) -> bool:
         """Return whether it gets calls of a version."""
-        return self.out_because is None and model in self.known and model not in self.unchecked
+        return self.ejected_because is None and model in self.known and model not in self.unchecked
 
     def may_take(self, model: ModelVersion) -> bool:
         """Return whether it gets no calls of a version now, and may get some later."""

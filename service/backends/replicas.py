@@ -26,7 +26,7 @@ from service.errors import (
     version_gone,
 )
 from service.scheduling.call import NOT_FINITE, Call
-from service.scheduling.padding import Arrays, finite_rows
+from service.scheduling.padding import Arrays, finite_sequences
 from service.scheduling.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -136,18 +136,18 @@ class Replicas:
             candidates = self._candidates(model, ())
             return sum(max(0, max_calls - len(replica.in_flight)) for replica in candidates) if candidates else 1
 
-    def leave_out(self, replica: Replica, reason: str) -> None:
+    def eject(self, replica: Replica, reason: str) -> None:
         """Send a server no more calls, and what it has to others, until it was looked at."""
         now = time.monotonic()
         with self._lock:
-            was_in, replica.out_because = replica.out_because is None, reason
+            was_in, replica.ejected_because = replica.ejected_because is None, reason
             # It may come back as another build.
             replica.unchecked = frozenset(replica.known)
-            replica.num_times_out += 1
+            replica.num_ejections += 1
             if was_in:
-                soon = now - replica.left_out_at < SOON_S
+                soon = now - replica.ejected_at < SOON_S
                 replica.pause_s = min(2 * replica.pause_s, LAST_PAUSE_S) if soon else FIRST_PAUSE_S
-                replica.left_out_at = now
+                replica.ejected_at = now
         if was_in:
             log.warning("model server %s is left out: %s", replica.address, reason)
             replica.drift.clear()
@@ -174,21 +174,21 @@ class Replicas:
             name: Of the model.
             probes: The versions that it serves, and what their probes found.
             unchecked: Of those, versions whose probes could not be repeated: they get no calls yet.
-            seen: `num_times_out` when the look at it began: if it was found to be ill since, it stays out, and what the
+            seen: `num_ejections` when the look at it began: if it was found to be ill since, it stays out, and what the
                 probes found is to be checked.
         """
         with self._lock:
             others = {ref: probe for ref, probe in replica.known.items() if ref.name != name}
             replica.known = MappingProxyType({**others, **probes})
-            ill = seen is not None and seen != replica.num_times_out
+            ill = seen is not None and seen != replica.num_ejections
             replica.unchecked = frozenset(others.keys() & replica.unchecked).union(probes if ill else unchecked)
             if ill:
                 return
             replica.settled |= {name}
-            was_out = replica.out_because is not None
+            was_out = replica.ejected_because is not None
             takes_calls = not replica.known or bool(replica.known.keys() - replica.unchecked)
             if takes_calls:
-                replica.out_because = None
+                replica.ejected_because = None
         if was_out and takes_calls:
             log.info("model server %s takes calls", replica.address)
 
@@ -200,8 +200,8 @@ class Replicas:
             replica.reported = frozenset(ref for ref in replica.reported if ref.name in names)
             replica.delisted = (replica.delisted | replica.settled).difference(names)
             replica.settled &= frozenset(names)
-            if not names and seen == replica.num_times_out:
-                replica.out_because = None
+            if not names and seen == replica.num_ejections:
+                replica.ejected_because = None
 
     def call(self, call: Call, done: Done) -> None:
         """Send a call to the server that has least to do; `done` is given the outcome, once, on any thread."""
@@ -223,7 +223,7 @@ class Replicas:
         """Say why nobody can take a version's call: who had it may come back, or those that answer have it no more."""
         with self._lock:
             replicas = list(self._replicas.values())
-        answers = any(replica.out_because is None for replica in replicas)
+        answers = any(replica.ejected_because is None for replica in replicas)
         may_come_back = any(model in replica.known and not replica.takes(model) for replica in replicas)
         if answers and not may_come_back:
             return version_gone()
@@ -243,13 +243,13 @@ class Replicas:
             probe = replica.known.get(call.model)
             others = self._candidates(call.model, attempt.tried)
         if not isinstance(outcome, GatewayError):
-            finite = bool(finite_rows(outcome).all())
+            finite = bool(finite_sequences(outcome).all())
             if finite or not others:
                 self._note(call, seconds)
                 for other, failure in attempt.to_blame:
                     # Where all of them compute NaN it is the sequence's own.
                     if finite or isinstance(failure, InvalidResponse):
-                        self.leave_out(other, f"another server answered a call that it failed: {failure}")
+                        self.eject(other, f"another server answered a call that it failed: {failure}")
                 attempt.done(outcome, probe.sha256 if probe else None)
                 return
             outcome = InternalError(NOT_FINITE)
@@ -262,7 +262,7 @@ class Replicas:
             # is no other, the caller waits out an invalid response like an outage.
             attempt.to_blame.append((replica, outcome))
         elif not isinstance(outcome, ServerBusy):
-            self.leave_out(replica, str(outcome))
+            self.eject(replica, str(outcome))
         self._send(attempt)
 
     def _note(self, call: Call, seconds: float) -> None:
@@ -274,11 +274,11 @@ class Replicas:
     def _watch(self) -> None:
         while not self._closed.wait(WATCH_S):
             try:
-                self.leave_out_who_hangs()
+                self.eject_hanging()
             except Exception:
                 log.exception("looking for calls that hang failed; trying again")
 
-    def leave_out_who_hangs(self) -> None:
+    def eject_hanging(self) -> None:
         """Leave out each server that is late with a call which another could make."""
         now = time.monotonic()
         for replica in self.all():
@@ -288,8 +288,8 @@ class Replicas:
                     for call, sent_at in replica.in_flight.items()
                     if now - sent_at > self._patience_s(call) and self._candidates(call.model, (replica,))
                 ]
-            if late and replica.out_because is None:
-                self.leave_out(replica, f"a call has not come back for {max(late):.1f} seconds")
+            if late and replica.ejected_because is None:
+                self.eject(replica, f"a call has not come back for {max(late):.1f} seconds")
             elif late:
                 # Sent in the moment in which it was left out.
                 replica.server.reset()

@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from contract import signatures
 from contract.errors import LabelsError
 from contract.labels import LABELS_FILE, Labels, read_labels
-from service.backends.prober import Complaints
+from service.backends.prober import BackendErrors
 from service.backends.protos import model_server_config_pb2
 from service.backends.routing import RoutingError, Shares, read_shares
 
@@ -30,7 +30,7 @@ class RepositoryConfig:
         has_labels: Whether `labels.json` could be; that there is none is known then, too.
     """
 
-    def __init__(self, models_dir: Path, complaints: Complaints) -> None:
+    def __init__(self, models_dir: Path, complaints: BackendErrors) -> None:
         """Prepare; nothing is read before `read`.
 
         Args:

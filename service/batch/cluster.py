@@ -5,7 +5,7 @@ import os
 import secrets
 from dataclasses import dataclass
 
-from service.batch.errors import Unusable
+from service.batch.errors import UsageError
 
 LOCAL = "local"
 
@@ -27,10 +27,10 @@ def prepare(cluster: Cluster) -> None:
     """Look for the package, and set what Ray reads from the environment while it is imported.
 
     Raises:
-        Unusable: it is not there.
+        UsageError: it is not there.
     """
     if importlib.util.find_spec("ray") is None:
-        raise Unusable("--ray needs Ray: pip install -r requirements/batch-ray.txt")
+        raise UsageError("--ray needs Ray: pip install -r requirements/batch-ray.txt")
     # Nothing is reported to anybody, and what its processes log stays in their files.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

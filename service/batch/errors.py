@@ -16,7 +16,7 @@ class BatchError(Exception):
     exit_code: ClassVar[int]
 
 
-class Unusable(BatchError):
+class UsageError(BatchError):
     """IN, OUT or an option cannot be used."""
 
     exit_code = 2

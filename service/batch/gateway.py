@@ -8,7 +8,7 @@ import requests
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import ReadTimeoutError
 
-from service.batch.errors import Stopped, Unusable
+from service.batch.errors import Stopped, UsageError
 from service.batch.output_record import parse_json
 from service.batch.requests_file import URLS, Request
 from service.batch.retries import MAX_ATTEMPTS, Patience, Verdict, asked_wait_s, describe, judge, next_wait_s
@@ -69,12 +69,12 @@ class Gateway:
         """Prepare; nothing is sent.
 
         Raises:
-            Unusable: the address is none.
+            UsageError: the address is none.
         """
         self._address, self._patience = address, patience
         self._local = threading.local()
         if not address.base_url.startswith(("http://", "https://")):
-            raise Unusable(f"--base-url must be like http://host:port, got {address.base_url!r}")
+            raise UsageError(f"--base-url must be like http://host:port, got {address.base_url!r}")
         with requests.Session() as session:
             try:
                 self._prepared = {path: self._prepare("POST", path) for path in URLS} | {
@@ -83,7 +83,9 @@ class Gateway:
                 # Looked up once: proxies and certificates of the environment cost a third of a call each time.
                 self._how = session.merge_environment_settings(address.url(STATUS), {}, None, None, None)
             except (requests.RequestException, ValueError) as error:
-                raise Unusable(f"--base-url must be like http://host:port, got {address.base_url!r}: {error}") from None
+                raise UsageError(
+                    f"--base-url must be like http://host:port, got {address.base_url!r}: {error}"
+                ) from None
 
     def num_free(self) -> int:
         """Ask how many more texts the gateway would take, and wait for it if it is away.
@@ -165,7 +167,7 @@ class Gateway:
 
     def _free(self, reply: Reply) -> int:
         try:
-            texts = reply.parsed["texts"]
+            texts = reply.parsed["sequences"]
             return max(1, int(texts["max"]) - int(texts["accepted"]))
         except (KeyError, TypeError, ValueError):
             url, start = self._address.url(STATUS), reply.content[:40].decode(errors="replace")

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from service.batch.errors import Stopped, Unusable
-from service.batch.output_record import Written, parse_written
+from service.batch.errors import Stopped, UsageError
+from service.batch.output_record import OutputRecord, parse_output_record
 
 # What a crash of the machine may cost; a crash of the program costs nothing that was written.
 SYNC_EVERY_S = 1.0
@@ -27,7 +27,7 @@ class Journal:
         """Open and lock it; it is made if need be.
 
         Raises:
-            Unusable: it cannot be opened, is no file, or another run has it.
+            UsageError: it cannot be opened, is no file, or another run has it.
         """
         self._path = path.resolve()
         self._file = _locked(self._path)
@@ -42,11 +42,11 @@ class Journal:
     ) -> None:
         self.close()
 
-    def recover(self, take: Callable[[Written], None]) -> None:
+    def recover(self, take: Callable[[OutputRecord], None]) -> None:
         """Tell of every line that there is, and cut off one that was torn when the last run was killed.
 
         Raises:
-            Unusable: it is not what a batch writes.
+            UsageError: it is not what a batch writes.
         """
         end = 0
         with os.fdopen(os.dup(self._file), "rb") as file:
@@ -63,7 +63,7 @@ class Journal:
         """Put in its place a file that has the successes alone; whenever this is killed, one of both is there, whole.
 
         Raises:
-            Unusable: it is not what a batch writes, or there is no room for another.
+            UsageError: it is not what a batch writes, or there is no room for another.
         """
         beside = self._path.with_name(f"{self._path.name}.rewriting")
         try:
@@ -77,7 +77,7 @@ class Journal:
             os.fsync(replacement)
             beside.replace(self._path)
         except OSError as error:
-            raise Unusable(f"cannot write {beside}: {error.strerror}") from None
+            raise UsageError(f"cannot write {beside}: {error.strerror}") from None
         os.close(self._file)
         self._file = replacement
 
@@ -112,14 +112,14 @@ class Journal:
             os.fdatasync(self._file)
         self._synced_at, self._unsynced = time.monotonic(), False
 
-    def _parsed(self, content: bytes, number: int) -> Written:
-        written = parse_written(content)
+    def _parsed(self, content: bytes, number: int) -> OutputRecord:
+        written = parse_output_record(content)
         if written is None:
             raise self._foreign(number)
         return written
 
-    def _foreign(self, number: int) -> Unusable:
-        return Unusable(f"line {number} of {self._path} is not a batch's answer; name another OUT, or remove it")
+    def _foreign(self, number: int) -> UsageError:
+        return UsageError(f"line {number} of {self._path} is not a batch's answer; name another OUT, or remove it")
 
 
 def _locked(path: Path) -> int:
@@ -128,18 +128,18 @@ def _locked(path: Path) -> int:
         try:
             file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise Unusable(f"cannot write {path}: {error.strerror}") from None
+            raise UsageError(f"cannot write {path}: {error.strerror}") from None
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
             os.close(file)
-            raise Unusable(f"OUT must be a file, as a run that goes on reads it; got {path}")
+            raise UsageError(f"OUT must be a file, as a run that goes on reads it; got {path}")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(file)
             if error.errno == errno.EWOULDBLOCK:
-                raise Unusable(f"another run is writing {path}; wait for its end, or name another OUT") from None
-            raise Unusable(f"cannot lock {path}: {error.strerror}") from None
+                raise UsageError(f"another run is writing {path}; wait for its end, or name another OUT") from None
+            raise UsageError(f"cannot lock {path}: {error.strerror}") from None
         # It may have been renamed away between both.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), found):

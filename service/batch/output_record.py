@@ -28,7 +28,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class OutputRecord:
     """What a line of OUT says about IN: one of both is None.
 
     Attributes:
@@ -75,7 +75,7 @@ def refused(line: Line, wrong: WrongLine) -> Answer:
     return failed(line, wrong.custom_id, wrong.code, str(wrong))
 
 
-def parse_written(content: bytes) -> Written | None:
+def parse_output_record(content: bytes) -> OutputRecord | None:
     """Read a line of OUT; None if it is no such line."""
     fields = parse_json(content)
     if not isinstance(fields, dict):
@@ -83,13 +83,13 @@ def parse_written(content: bytes) -> Written | None:
     custom_id, response, error = (fields.get(name) for name in ("custom_id", "response", "error"))
     if isinstance(response, dict) and isinstance(custom_id, str) and isinstance(response.get("status_code"), int):
         status = response["status_code"]
-        return Written(custom_id, None, code_of(status, response.get("body")) if status >= FIRST_REFUSAL else None)
+        return OutputRecord(custom_id, None, code_of(status, response.get("body")) if status >= FIRST_REFUSAL else None)
     if not isinstance(error, dict) or not isinstance(error.get("line"), int):
         return None
     code = str(error.get("code"))
     if not isinstance(custom_id, str) or code == DUPLICATE:
-        return Written(None, error["line"], code)
-    return Written(custom_id, None, code)
+        return OutputRecord(None, error["line"], code)
+    return OutputRecord(custom_id, None, code)
 
 
 def code_of(status: int, body: Any) -> str:

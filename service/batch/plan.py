@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.batch.output_record import Written
+from service.batch.output_record import OutputRecord
 from service.batch.requests_file import Line, custom_id_of, read_lines
 
 DIGEST_BYTES = 16
@@ -24,7 +24,7 @@ class Done:
         self.digests = bytearray()
         self.lines: list[int] = []
 
-    def add(self, written: Written) -> None:
+    def add(self, written: OutputRecord) -> None:
         """Take in a line of OUT."""
         if written.custom_id is not None:
             self.digests += _digest(written.custom_id)
@@ -62,7 +62,7 @@ class Pending:
         """Read IN again, as far as it went when it was counted.
 
         Raises:
-            Unusable: it cannot be read.
+            UsageError: it cannot be read.
         """
         for line in read_lines(self.path):
             if line.number > len(self.states):
@@ -81,7 +81,7 @@ def survey(path: Path, done: Done) -> Pending:
     """Read IN once and hold it against OUT.
 
     Raises:
-        Unusable: IN cannot be read.
+        UsageError: IN cannot be read.
     """
     states, digests, named = bytearray(), bytearray(), bytearray()
     for line in read_lines(path):

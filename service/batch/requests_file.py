@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from service.batch.errors import Unusable, WrongLine
+from service.batch.errors import UsageError, WrongLine
 
 URLS = ("/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize")
 # Four times the body that a gateway takes unless OSTINATO_MAX_BODY_BYTES says otherwise.
@@ -47,15 +47,15 @@ def check_readable(path: Path) -> os.stat_result:
     """Return what the system knows of IN.
 
     Raises:
-        Unusable: it cannot be read, or not twice.
+        UsageError: it cannot be read, or not twice.
     """
     try:
         with path.open("rb"):
             found = path.stat()
     except OSError as error:
-        raise Unusable(f"cannot read {path}: {error.strerror}") from None
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
     if not stat.S_ISREG(found.st_mode):
-        raise Unusable(
+        raise UsageError(
             f"IN must be a file, as it is read twice and again when a run goes on; got {path}: save it first"
         )
     return found
@@ -65,7 +65,7 @@ def read_lines(path: Path) -> Iterator[Line]:
     """Yield every line, the empty ones too, and hold one at a time.
 
     Raises:
-        Unusable: the file cannot be read any further.
+        UsageError: the file cannot be read any further.
     """
     try:
         with path.open("rb") as file:
@@ -78,7 +78,7 @@ def read_lines(path: Path) -> Iterator[Line]:
                     content = content.removeprefix(_BYTE_ORDER_MARK)
                 yield Line(number, content if len(content) > MAX_LINE_BYTES else content.strip())
     except OSError as error:
-        raise Unusable(f"cannot read {path}: {error.strerror}") from None
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _skip_rest(file: Any, content: bytes) -> None:

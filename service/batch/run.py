@@ -11,10 +11,10 @@ from pathlib import Path
 from service.batch import threads
 from service.batch.cluster import Cluster, prepare
 from service.batch.display import Display
-from service.batch.errors import Unusable
+from service.batch.errors import UsageError
 from service.batch.gateway import Address, Gateway
 from service.batch.journal import Journal
-from service.batch.output_record import Answer, Written
+from service.batch.output_record import Answer, OutputRecord
 from service.batch.plan import Done, Pending, survey
 from service.batch.requests_file import check_readable
 from service.batch.retries import Patience
@@ -55,7 +55,7 @@ def run(options: Options) -> bool:
     """
     source = check_readable(options.source)
     if options.target.exists() and os.path.samestat(source, options.target.stat()):
-        raise Unusable(f"IN and OUT must be two files, got {options.source} for both")
+        raise UsageError(f"IN and OUT must be two files, got {options.source} for both")
     if options.ray is not None:
         prepare(options.ray)
     with Journal(options.target) as journal:
@@ -71,7 +71,7 @@ def run(options: Options) -> bool:
 def _recovered(journal: Journal, *, retry_errors: bool) -> tuple[Done, Counter[str]]:
     done, errors = Done(), Counter[str]()
 
-    def take(written: Written) -> None:
+    def take(written: OutputRecord) -> None:
         if written.code is not None:
             if retry_errors:
                 return

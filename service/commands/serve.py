@@ -12,7 +12,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn has no types of its own
 
-from service.access.auth import check_access
+from service.access.auth import check_authenticator
 from service.access.keys import KeyFileError
 from service.access.ratelimits import RedisUrlError
 from service.backends.tls import TlsFileError, backend_tls
@@ -106,7 +106,7 @@ def serve(settings: Settings) -> int:
     configure_logging(format=settings.log_format, level=settings.log_level)
     try:
         # Whatever would stop the worker is tried here, where it ends the start with one line.
-        check_access(settings)
+        check_authenticator(settings)
         if settings.state_key_file is not None:
             StateKeys.read(settings.state_key_file)
         backend_tls(settings)

@@ -167,7 +167,7 @@ class Service:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
         models = self._wait(lambda: _models_ready(host, port), GATEWAY_TIMEOUT_S)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._greet(f"http://{address}", models, time.monotonic() - started)
+        self._probe_backend(f"http://{address}", models, time.monotonic() - started)
 
     def _launch(
         self, name: str, module: str, *arguments: str, prepare: Callable[[], None], fd: int, **variables: str
@@ -194,7 +194,7 @@ class Service:
         self._look()
         return answer
 
-    def _greet(self, url: str, models: list[str], seconds: float) -> None:
+    def _probe_backend(self, url: str, models: list[str], seconds: float) -> None:
         models = models or _configured_models(self._settings.models_dir) or [UNKNOWN_MODEL]
         body = f'{{"model": "{models[0]}", "prompt": "The ", "max_tokens": 300, "temperature": 0.7, "stream": true}}'
         _say(f"ready after {seconds:.1f} s: {url}  (models: {', '.join(models)}; Ctrl-C stops)")

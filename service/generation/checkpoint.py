@@ -46,7 +46,7 @@ class Point:
 
 
 @dataclass(frozen=True, eq=False)
-class SavedText:
+class Checkpoint:
     """Everything that the rest of a text depends on, but for what a request says anew.
 
     Attributes:
@@ -112,9 +112,9 @@ class SavedText:
         (length,) = _LENGTH.unpack_from(content)
         place = _LENGTH.size + length
         head = orjson.loads(content[_LENGTH.size : place])
-        size, num_unread, num_ids = head["sizes"]
+        size, num_remaining_prompt_tokens, num_ids = head["sizes"]
         arrays = []
-        for count, kind in ((size, "<f4"), (num_unread, "<i4"), (num_ids, "<i4"), (num_ids, "<f4")):
+        for count, kind in ((size, "<f4"), (num_remaining_prompt_tokens, "<i4"), (num_ids, "<i4"), (num_ids, "<f4")):
             array = np.frombuffer(content, kind, count, place)
             # In this machine's order, whatever that is.
             arrays.append(array.astype(array.dtype.newbyteorder("=")))

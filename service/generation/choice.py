@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.generation.checkpoint import Point, SavedText
+from service.generation.checkpoint import Checkpoint, Point
 from service.generation.detokenize import TextAssembler
 from service.generation.logprobs import Logprobs
 from service.scheduling.sequence import Chunk, FinishReason, ModelVersion
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextDelta:
     """Text of one choice.
 
     Attributes:
@@ -48,7 +48,7 @@ class Choice:
         last_at: Monotonic seconds at which its last tokens came.
         is_open: Whether what it begins with was handed out.
         finish_reason: None until it has ended.
-        num_put_down: Of its tokens, how many had been drawn when it was last put down.
+        num_tokens_at_checkpoint: Of its tokens, how many had been drawn when it was last put down.
         pieces: Those that were not handed out yet, in order of arrival.
     """
 
@@ -62,8 +62,8 @@ class Choice:
     is_open: bool = False
     last_at: float | None = None
     finish_reason: FinishReason | None = None
-    num_put_down: int = 0
-    pieces: list[Piece] = field(default_factory=list)
+    num_tokens_at_checkpoint: int = 0
+    pieces: list[TextDelta] = field(default_factory=list)
 
     def take(self, chunk: Chunk) -> str:
         """Take in what was drawn; return the text that is certain, and note the end if it has come."""
@@ -81,15 +81,15 @@ class Choice:
     def is_due(self, interval: int | None) -> bool:
         """Whether so many tokens have been drawn since this was last true; None: it never is."""
         num_tokens = self.assembler.num_tokens
-        if interval is None or num_tokens - self.num_put_down < interval:
+        if interval is None or num_tokens - self.num_tokens_at_checkpoint < interval:
             return False
-        self.num_put_down = num_tokens
+        self.num_tokens_at_checkpoint = num_tokens
         return True
 
-    def save(self, model: ModelVersion, weights_sha256: str, seed: int) -> SavedText:
+    def save(self, model: ModelVersion, weights_sha256: str, seed: int) -> Checkpoint:
         """Put it down where it stands."""
         counted = self.counted or Counter()
-        return SavedText(
+        return Checkpoint(
             model=model,
             weights_sha256=weights_sha256,
             point=self.point,

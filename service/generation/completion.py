@@ -15,10 +15,10 @@ import numpy as np
 
 from contract import signatures
 from service.api.parameters import CompletionRequest
-from service.backends.registry import LiveModel
-from service.generation.checkpoint import Point, SavedText
-from service.generation.choice import Choice, Piece
-from service.generation.detokenize import Mirrored, TextAssembler
+from service.backends.registry import ServedModel
+from service.generation.checkpoint import Checkpoint, Point
+from service.generation.choice import Choice, TextDelta
+from service.generation.detokenize import ReversedDetokenizer, TextAssembler
 from service.generation.job import Canceller, Job, Listener
 from service.generation.logprobs import Logprobs
 from service.generation.prompts import NOTHING, EncodedPrompt
@@ -26,12 +26,12 @@ from service.generation.stop_strings import Stops
 from service.scheduling.sequence import Chunk, FinishReason, Read, Scores
 
 # Makes a token of a text.
-Seal = Callable[[SavedText], str]
+SealToken = Callable[[Checkpoint], str]
 
 
 @dataclass(frozen=True)
-class Result:
-    """A whole choice, or what there is of one that could not be ended; see `Piece`."""
+class CompletionOutput:
+    """A whole choice, or what there is of one that could not be ended; see `TextDelta`."""
 
     text: str
     finish_reason: FinishReason | None
@@ -39,19 +39,19 @@ class Result:
     state: str | None = None
 
 
-class Generation(Job):
+class Completion(Job):
     """One request in the making: iterate over it for its pieces, in order of arrival, or ask for its results."""
 
     def __init__(
         self,
         request: CompletionRequest,
-        model: LiveModel,
+        model: ServedModel,
         prompts: list[EncodedPrompt],
         runner: Canceller,
         listener: Listener,
         *,
-        seal: Seal,
-        saved: SavedText | None = None,
+        seal: SealToken,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         """Prepare.
 
@@ -62,14 +62,14 @@ class Generation(Job):
             runner: What the sequences are cancelled at.
             listener: Told how it goes.
             seal: Makes the tokens that choices are to have.
-            saved: The text that this one goes on with; None: none.
+            checkpoint: The text that this one goes on with; None: none.
         """
         assert request.seed is not None, "a seed is drawn or comes with the state"
         num_prompt_tokens = sum(prompt.num_tokens for prompt in prompts)
         super().__init__(model.ref, num_prompt_tokens, runner, listener, request.timeout_s)
         self.request, self.model, self.prompts = request, model, prompts
         self.seed: int = request.seed
-        self._seal, self._saved = seal, saved
+        self._seal, self._checkpoint = seal, checkpoint
         # A choice among several is made by the log probabilities of their tokens.
         chooses = request.best_of > request.num_choices and request.num_top is None
         self.options: dict[str, Any] = {
@@ -77,10 +77,10 @@ class Generation(Job):
             "sampling": request.sampling,
             "seed": request.seed,
             "num_top": 0 if chooses else request.num_top,
-            "keeps_state": request.keeps_states,
+            "returns_state": request.returns_states,
         }
-        if saved:
-            self.options |= {"position": saved.point.position, "drawn_before": saved.counted}
+        if checkpoint:
+            self.options |= {"position": checkpoint.point.position, "counts_before": checkpoint.counted}
         self._scores: dict[int, list[Scores]] = {}
         self._begun = False
         stops = Stops([stop[::-1] for stop in request.stops] if model.backward else request.stops)
@@ -89,12 +89,12 @@ class Generation(Job):
     @property
     def beginning(self) -> np.ndarray:
         """The state, float32 (S,), that is to read the prompts."""
-        return self._saved.point.state if self._saved else np.zeros(self.model.card.state_size, np.float32)
+        return self._checkpoint.point.state if self._checkpoint else np.zeros(self.model.card.state_size, np.float32)
 
     @property
     def origin(self) -> bytes:
         """What tells that state from others: what is read from one is not what is read from another."""
-        return self._saved.origin if self._saved else b""
+        return self._checkpoint.origin if self._checkpoint else b""
 
     def stream_of(self, index: int) -> int:
         """Return which stream of the seed a choice's random numbers are."""
@@ -105,7 +105,7 @@ class Generation(Job):
         first, best_of = place * self.request.best_of, self.request.best_of
         return range(first, first + (best_of if self.request.max_tokens else int(self._is_only_read(place))))
 
-    def reads_by(self, place: int) -> str:
+    def prefill_signature(self, place: int) -> str:
         """Return the signature by which a prompt is read."""
         return signatures.SCORE if self._is_scored(place) else signatures.PREFILL
 
@@ -118,20 +118,20 @@ class Generation(Job):
     def num_cached_tokens(self) -> int:
         """Tokens of all prompts that were not read, as their state was known."""
         # What a state had not read is in no prompt.
-        num_carried = len(self._saved.point.unread) if self._saved else 0
-        return sum(max(0, sequence.num_recalled - num_carried) for sequence in self.sequences.values())
+        num_carried = len(self._checkpoint.point.unread) if self._checkpoint else 0
+        return sum(max(0, sequence.num_cached_tokens - num_carried) for sequence in self.sequences.values())
 
     @property
     def fingerprint(self) -> str:
         """What the bytes so far go by."""
-        return self.model.fingerprint_if(self.is_as_promised)
+        return self.model.fingerprint_if(self.is_reproducible)
 
     @property
     def reasons(self) -> list[str]:  # type: ignore[override]
         """Finish reasons of the choices that have ended."""
         return [choice.finish_reason for choice in self._choices if choice.finish_reason]
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[TextDelta]:
         """Yield every choice's pieces until all have ended.
 
         Raises:
@@ -153,7 +153,7 @@ class Generation(Job):
         """Whether `stream` gives pieces of which each goes before those so far."""
         return self.model.backward and self.request.prepend
 
-    def stream(self) -> Iterator[Piece]:
+    def stream(self) -> Iterator[TextDelta]:
         """Iterate over the pieces as the client puts them together.
 
         A client that did not say that it puts pieces before others gets a text that is written from its end as one.
@@ -163,7 +163,7 @@ class Generation(Job):
         """
         return self._whole_texts() if self.model.backward and not self.prepends else iter(self)
 
-    def results(self) -> list[Result]:
+    def results(self) -> list[CompletionOutput]:
         """Wait for every choice and return those asked for: of each prompt the best ones, best first.
 
         Raises:
@@ -174,7 +174,7 @@ class Generation(Job):
         best = [index for place in range(len(self.prompts)) for index in self._best(place)]
         return [self._join(self._choices[index].pieces) for index in best]
 
-    def rest(self, *, keep_states: bool = True) -> list[tuple[int, Result]]:
+    def rest(self, *, keep_states: bool = True) -> list[tuple[int, CompletionOutput]]:
         """Return what was not handed out of each choice, of a request that could not be finished, with its index.
 
         Args:
@@ -188,38 +188,38 @@ class Generation(Job):
                 if not choice.is_kept:
                     text = self._behind(text, choice.assembler.flush())
                 logprobs = choice.assembler.take_logprobs(last=True)
-                pieces = [*pieces, Piece(index, text, None, logprobs, self._state(choice) if keep_states else None)]
+                pieces = [*pieces, TextDelta(index, text, None, logprobs, self._state(choice) if keep_states else None)]
             if pieces:
                 rest.append((index, self._join(pieces)))
         return rest
 
     def _choice(self, prompt: EncodedPrompt, number: int, stops: Stops) -> Choice:
         """Make ready what a choice of a prompt becomes."""
-        request, saved = self.request, self._saved
+        request, checkpoint = self.request, self._checkpoint
         counted: Counter[int] | None = None
         if request.sampling.counts_tokens:
-            ids, counts = saved.counted if saved else (NOTHING, NOTHING)
+            ids, counts = checkpoint.counted if checkpoint else (NOTHING, NOTHING)
             counted = Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
             for token_id in prompt.seen_ids.tolist() if request.sampling.repetition_penalty != 1 else ():
                 counted.setdefault(token_id, 0)
         return Choice(
             self._assembler(prompt, stops),
             self.model.tokenizer.special.end,
-            Point(self.beginning, prompt.read_ids, saved.point.position if saved else 0),
-            saved.branch(number) if saved else number,
+            Point(self.beginning, prompt.read_ids, checkpoint.point.position if checkpoint else 0),
+            checkpoint.branch(number) if checkpoint else number,
             counted,
-            is_kept=request.keeps_states,
+            is_kept=request.returns_states,
             is_left_open=request.return_state,
         )
 
     def _assembler(self, prompt: EncodedPrompt, stops: Stops) -> TextAssembler:
         tokenizer, num_top, backward, held = self.model.tokenizer, self.request.num_top, self.model.backward, ""
         detokenizer = tokenizer.backward_detokenizer(prompt.text) if backward else tokenizer.detokenizer(prompt.text)
-        if self._saved and prompt.is_empty:
-            detokenizer.restore(self._saved.detokenizer)
-            held = self._saved.held
+        if self._checkpoint and prompt.is_empty:
+            detokenizer.restore(self._checkpoint.detokenizer)
+            held = self._checkpoint.held
         if backward:
-            return TextAssembler(Mirrored(detokenizer), stops, num_top, backward=True, held=held)
+            return TextAssembler(ReversedDetokenizer(detokenizer), stops, num_top, backward=True, held=held)
         return TextAssembler(detokenizer, stops, num_top, len(self._lead(prompt)), held=held)
 
     def _lead(self, prompt: EncodedPrompt) -> str:
@@ -227,12 +227,12 @@ class Generation(Job):
 
         And before it what the text that is gone on with still held, which a prompt puts an end to.
         """
-        echo, held, saved = prompt.text if self.request.echo else "", "", self._saved
-        if saved and not prompt.is_empty:
+        echo, held, checkpoint = prompt.text if self.request.echo else "", "", self._checkpoint
+        if checkpoint and not prompt.is_empty:
             tokenizer, backward = self.model.tokenizer, self.model.backward
             detokenizer = tokenizer.backward_detokenizer() if backward else tokenizer.detokenizer()
-            detokenizer.restore(saved.detokenizer)
-            held = detokenizer.flush() + saved.held[::-1] if backward else saved.held + detokenizer.flush()
+            detokenizer.restore(checkpoint.detokenizer)
+            held = detokenizer.flush() + checkpoint.held[::-1] if backward else checkpoint.held + detokenizer.flush()
         return echo + held if self.model.backward else held + echo
 
     def _in_reading_order(self, text: str) -> str:
@@ -248,7 +248,7 @@ class Generation(Job):
             return None
         return self._seal(choice.save(self.model.ref, self.model.card.weights_sha256, self.seed))
 
-    def _whole_texts(self) -> Iterator[Piece]:
+    def _whole_texts(self) -> Iterator[TextDelta]:
         """Yield each choice as one piece, once it has ended."""
         for piece in self:
             pieces = self._choices[piece.index].pieces
@@ -256,9 +256,9 @@ class Generation(Job):
             if piece.finish_reason:
                 whole = self._join(pieces)
                 pieces.clear()
-                yield Piece(piece.index, whole.text, whole.finish_reason, whole.logprobs, whole.state)
+                yield TextDelta(piece.index, whole.text, whole.finish_reason, whole.logprobs, whole.state)
 
-    def _join(self, pieces: list[Piece]) -> Result:
+    def _join(self, pieces: list[TextDelta]) -> CompletionOutput:
         """Put a choice's pieces together, which are in order of arrival."""
         backward, place = self.model.backward, 0
         logprobs = None if self.request.num_top is None else Logprobs()
@@ -268,7 +268,7 @@ class Generation(Job):
                 logprobs.extend(piece.logprobs, shift=place if backward else 0)
             place += len(piece.text)
         text, last = "".join([piece.text for piece in in_order]), pieces[-1]
-        return Result(text, last.finish_reason, logprobs, last.state)
+        return CompletionOutput(text, last.finish_reason, logprobs, last.state)
 
     def _best(self, place: int) -> list[int]:
         """Choose those of a prompt's choices with the highest mean log probability, if not all of them are wanted."""
@@ -292,20 +292,20 @@ class Generation(Job):
         """Return the indexes of a prompt's choices."""
         return range(place * self.request.best_of, (place + 1) * self.request.best_of)
 
-    def _take_read(self, event: Read) -> Iterator[Piece]:
+    def _take_read(self, event: Read) -> Iterator[TextDelta]:
         place = event.index // self.request.best_of
         if event.scores is not None:
             self._scores.setdefault(place, []).append(event.scores)
         if event.state is not None:
             # One sequence reads for all choices.
-            unread = self.prompts[place].read_ids[-1 - event.num_unread :]
+            unread = self.prompts[place].read_ids[-1 - event.num_remaining_prompt_tokens :]
             for index in self._indexes(place):
                 choice = self._choices[index]
                 choice.point = Point(event.state, unread, choice.point.position)
         if event.last and (self._is_scored(place) or self._is_only_read(place)):
             yield from self._open(place)
 
-    def _open(self, place: int) -> Iterator[Piece]:
+    def _open(self, place: int) -> Iterator[TextDelta]:
         """Yield what a prompt's choices begin with; the end too, if it is all."""
         request, prompt = self.request, self.prompts[place]
         logprobs, lead = None, self._lead(prompt)
@@ -333,7 +333,7 @@ class Generation(Job):
         choice.is_open = True
         return self._behind(lead, choice.assembler.begin())
 
-    def _assemble(self, chunk: Chunk) -> Piece:
+    def _assemble(self, chunk: Chunk) -> TextDelta:
         choice = self._choices[chunk.index]
         self._time(choice, len(chunk.token_ids))
         text = self._in_reading_order(choice.take(chunk))
@@ -342,14 +342,14 @@ class Generation(Job):
         logprobs = choice.assembler.take_logprobs(last=choice.finish_reason is not None)
         return self._piece(chunk.index, text, logprobs)
 
-    def _piece(self, index: int, text: str, logprobs: Logprobs | None) -> Piece:
+    def _piece(self, index: int, text: str, logprobs: Logprobs | None) -> TextDelta:
         """Make a piece of a choice, the last one if the choice has ended."""
         choice, request = self._choices[index], self.request
         ended = choice.finish_reason is not None
         if ended:
             self.finish(index)
         due = request.return_state if ended else choice.is_due(request.state_interval)
-        return Piece(index, text, choice.finish_reason, logprobs, self._state(choice) if due else None)
+        return TextDelta(index, text, choice.finish_reason, logprobs, self._state(choice) if due else None)
 
     def _time(self, choice: Choice, count: int) -> None:
         now = time.monotonic()

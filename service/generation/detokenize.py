@@ -18,7 +18,7 @@ from service.scheduling.sequence import Scores
 
 
 @dataclass(frozen=True)
-class Mirrored:
+class ReversedDetokenizer:
     """A backward detokenizer whose text comes mirrored, so that each piece goes behind those so far."""
 
     detokenizer: Detokenizer
@@ -44,9 +44,9 @@ class Mirrored:
         """Return what is carried over to the next token."""
         return self.detokenizer.save()
 
-    def restore(self, saved: Any) -> None:
+    def restore(self, checkpoint: Any) -> None:
         """Go on where another one was saved."""
-        self.detokenizer.restore(saved)
+        self.detokenizer.restore(checkpoint)
 
 
 @dataclass
@@ -54,7 +54,7 @@ class TextAssembler:
     """Turns a sequence's tokens into visible text.
 
     Attributes:
-        detokenizer: Of the text; `Mirrored` if it is written from its end.
+        detokenizer: Of the text; `ReversedDetokenizer` if it is written from its end.
         stops: The text ends before the first of these to be complete; of several that end at one place, before the
             longest. Mirrored, too, if it is written from its end.
         num_top: Most probable tokens wanted beside each token; None: no log probabilities.

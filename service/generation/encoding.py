@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.api.parameters import PromptText
-from service.backends.registry import LiveModel
+from service.backends.registry import ServedModel
 from service.errors import InvalidRequest
 from service.generation.memory_estimates import given_bytes
 from service.generation.prompts import NOTHING, EncodedPrompt
@@ -40,7 +40,7 @@ class Sizes:
     max_total_tokens: int = 4_000_000
 
 
-def require_encodable(given: Sequence[PromptText], model: LiveModel, field: str, sizes: Sizes) -> int:
+def require_encodable(given: Sequence[PromptText], model: ServedModel, field: str, sizes: Sizes) -> int:
     """Refuse prompts that have too many tokens, whatever these are, or ids that the model does not have.
 
     Returns:
@@ -62,7 +62,7 @@ def require_encodable(given: Sequence[PromptText], model: LiveModel, field: str,
 
 def encode_prompts(
     given: Sequence[PromptText],
-    model: LiveModel,
+    model: ServedModel,
     field: str,
     sizes: Sizes,
     memory: MemoryLease,
@@ -103,13 +103,13 @@ def encode_prompts(
     return prompts
 
 
-def min_tokens(given: PromptText, model: LiveModel) -> int:
+def min_tokens(given: PromptText, model: ServedModel) -> int:
     """Return how many tokens a prompt has at least, without encoding it."""
     longest = 1 if isinstance(given, list) else model.tokenizer.max_token_characters
     return 0 if longest is None else -(-len(given) // longest)
 
 
-def encoding_bytes(given: PromptText, model: LiveModel) -> int:
+def encoding_bytes(given: PromptText, model: ServedModel) -> int:
     """Return how much memory it takes at most to encode a text, or to decode ids that the model has."""
     tokenizer = model.tokenizer
     if isinstance(given, list):
@@ -119,7 +119,7 @@ def encoding_bytes(given: PromptText, model: LiveModel) -> int:
     return tokenizer.encoding_bytes(num_bytes)
 
 
-def require_ids(token_ids: list[int], model: LiveModel, field: str) -> None:
+def require_ids(token_ids: list[int], model: ServedModel, field: str) -> None:
     """Refuse ids that the model does not have.
 
     Raises:

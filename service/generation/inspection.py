@@ -10,8 +10,8 @@ import numpy as np
 from contract import signatures
 from contract.card import Trace
 from service.api.parameters import InspectRequest
-from service.backends.registry import LiveModel
-from service.generation.checkpoint import SavedText
+from service.backends.registry import ServedModel
+from service.generation.checkpoint import Checkpoint
 from service.generation.job import Canceller, Listener
 from service.generation.logprobs import Logprobs, expected_next
 from service.generation.prompts import EncodedPrompt
@@ -34,7 +34,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Inspected:
+class InspectionOutput:
     """What was found.
 
     Attributes:
@@ -56,7 +56,7 @@ class Inspected:
     state: list[tuple[Trace, np.ndarray]]
 
 
-def wanted_traces(request: InspectRequest, model: LiveModel) -> list[Trace]:
+def wanted_traces(request: InspectRequest, model: ServedModel) -> list[Trace]:
     """Return what is to be told of a model, by kind and layer."""
     kinds = {kind for name in request.include for kind in KINDS[name]}
     layers = {trace.layer for trace in model.card.traces} if request.layers is None else set(request.layers)
@@ -84,11 +84,11 @@ class Inspection(Reading):
     def __init__(
         self,
         request: InspectRequest,
-        model: LiveModel,
+        model: ServedModel,
         prompt: EncodedPrompt,
         runner: Canceller,
         listener: Listener,
-        saved: SavedText | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         """Prepare.
 
@@ -98,9 +98,9 @@ class Inspection(Reading):
             prompt: The text.
             runner: What the sequence is cancelled at.
             listener: Told how it goes.
-            saved: The text that is gone on with; None: none.
+            checkpoint: The text that is gone on with; None: none.
         """
-        super().__init__(model, [prompt], runner, listener, request.timeout_s, saved)
+        super().__init__(model, [prompt], runner, listener, request.timeout_s, checkpoint)
         self.request, self.traces = request, wanted_traces(request, model)
         self._positions = picked(prompt.num_tokens, request.max_positions)
         if not request.return_sequences:
@@ -115,11 +115,11 @@ class Inspection(Reading):
         ]
         self._num_read = 0
         self.options |= {
-            "keeps_state": request.return_state,
+            "returns_state": request.return_state,
             "tells": tuple((trace.output, trace.units) for trace in self.traces),
         }
 
-    def reads_by(self, place: int) -> str:  # noqa: ARG002 - as for `Generation`
+    def prefill_signature(self, place: int) -> str:  # noqa: ARG002 - as for `Completion`
         """Return the signature by which the text is read."""
         return signatures.INSPECT
 
@@ -135,7 +135,7 @@ class Inspection(Reading):
             event = replace(event, told=None)
         super().put(event)
 
-    def result(self) -> Inspected:
+    def result(self) -> InspectionOutput:
         """Wait for all of it.
 
         Raises:
@@ -151,7 +151,7 @@ class Inspection(Reading):
                 self.finish(event.index)
         whole, last = _parted(scores)
         num_top = self.request.num_top
-        return Inspected(
+        return InspectionOutput(
             logprobs=prompt.logprobs([whole] if len(whole.logprobs) else [], num_top),
             token_ids=prompt.ids.tolist(),
             expected=expected_next(last, num_top, self.model.tokenizer.detokenizer(prompt.text)),

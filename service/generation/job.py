@@ -86,9 +86,9 @@ class Job:
         self._events.put(event)
 
     @property
-    def is_as_promised(self) -> bool:
+    def is_reproducible(self) -> bool:
         """Whether all that was computed so far has the bits that the model's fingerprint stands for."""
-        return all(sequence.is_as_promised for sequence in self.sequences.values())
+        return all(sequence.is_reproducible for sequence in self.sequences.values())
 
     def cancel(self) -> None:
         """Free the rows; from any thread, any number of times. An iteration that waits ends."""

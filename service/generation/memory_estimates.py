@@ -46,7 +46,7 @@ def completion_bytes(request: CompletionRequest, card: GeneratorCard, prompts: S
         total += _SCORES_BYTES * num_generated + logprobs_bytes(held, request.num_top)
     elif request.best_of > request.num_choices:
         total += _SCORES_BYTES * num_generated
-    if request.keeps_states:
+    if request.returns_states:
         chunks = 1 + request.max_tokens // _TOKENS_PER_CHUNK
         total += num_choices * card.state_size * 4 * (chunks + _STATE_COPIES)
     return total

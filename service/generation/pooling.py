@@ -10,10 +10,10 @@ from service.generation.reading import Reading
 from service.scheduling.sequence import Read
 
 
-class Embedding(Reading):
+class Pooling(Reading):
     """One request for embeddings in the making."""
 
-    def reads_by(self, place: int) -> str:  # noqa: ARG002 - as for `Generation`
+    def prefill_signature(self, place: int) -> str:  # noqa: ARG002 - as for `Completion`
         """Return the signature by which a prompt is read."""
         return signatures.EMBED
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from service.backends.registry import LiveModel
-from service.generation.checkpoint import SavedText
+from service.backends.registry import ServedModel
+from service.generation.checkpoint import Checkpoint
 from service.generation.job import Canceller, Job, Listener
 from service.generation.prompts import EncodedPrompt
-from service.scheduling.sequence import Sampling
+from service.scheduling.sequence import SamplingParams
 
 
 class Reading(Job):
@@ -19,12 +19,12 @@ class Reading(Job):
 
     def __init__(
         self,
-        model: LiveModel,
+        model: ServedModel,
         prompts: list[EncodedPrompt],
         runner: Canceller,
         listener: Listener,
         timeout_s: float,
-        saved: SavedText | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         """Prepare.
 
@@ -34,12 +34,12 @@ class Reading(Job):
             runner: What the sequences are cancelled at.
             listener: Told how it goes.
             timeout_s: See `Job`.
-            saved: The text that they are read after; None: none.
+            checkpoint: The text that they are read after; None: none.
         """
         super().__init__(model.ref, sum(prompt.num_tokens for prompt in prompts), runner, listener, timeout_s)
         self.model, self.prompts = model, prompts
-        self.options: dict[str, Any] = {"max_tokens": 0, "sampling": Sampling(), "seed": 0}
-        self._saved = saved
+        self.options: dict[str, Any] = {"max_tokens": 0, "sampling": SamplingParams(), "seed": 0}
+        self._checkpoint = checkpoint
 
     def choices(self, place: int) -> range:
         """Return the indexes of the sequences that a prompt needs."""
@@ -48,7 +48,7 @@ class Reading(Job):
     @property
     def fingerprint(self) -> str:
         """What the values go by."""
-        return self.model.fingerprint_if(self.is_as_promised)
+        return self.model.fingerprint_if(self.is_reproducible)
 
     def stream_of(self, index: int) -> int:
         """Return which random numbers it is given; it needs none."""
@@ -57,9 +57,9 @@ class Reading(Job):
     @property
     def beginning(self) -> np.ndarray:
         """The state, float32 (S,), that is to read the texts."""
-        return self._saved.point.state if self._saved else np.zeros(self.model.card.state_size, np.float32)
+        return self._checkpoint.point.state if self._checkpoint else np.zeros(self.model.card.state_size, np.float32)
 
     @property
     def origin(self) -> bytes:
         """What tells that state from others."""
-        return self._saved.origin if self._saved else b""
+        return self._checkpoint.origin if self._checkpoint else b""

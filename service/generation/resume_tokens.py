@@ -21,7 +21,7 @@ from pathlib import Path
 
 from contract.files import create_atomically
 from service.errors import StateAltered, StateExpired, StateForeign, StateMalformed, StateOfUnknownKey
-from service.generation.checkpoint import SavedText
+from service.generation.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class KeyFile:
         return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-class StateTokens:
+class ResumeTokens:
     """Makes tokens and reads them."""
 
     def __init__(self, keys: Callable[[], StateKeys], max_age_s: float, clock: Callable[[], float] = time.time) -> None:
@@ -128,14 +128,14 @@ class StateTokens:
         """
         self._keys, self._max_age_s, self._clock = keys, max_age_s, clock
 
-    def seal(self, text: SavedText, tenant: str) -> str:
+    def seal(self, text: Checkpoint, tenant: str) -> str:
         """Return a token for a text."""
         name, key = next(iter(self._keys().keys.items()))
         content = _HEAD.pack(int(self._clock()), _hashed(tenant)) + text.to_bytes()
         signed = f"{KIND}.{name}.{_to_base64(content)}"
         return f"{signed}.{_to_base64(_sign(key, signed))}"
 
-    def open(self, token: str, tenant: str) -> SavedText:
+    def open(self, token: str, tenant: str) -> Checkpoint:
         """Return the text of a token.
 
         A token from the future is accepted: it is our own, and the clock was set back since.
@@ -173,7 +173,7 @@ class StateTokens:
         age_s = self._clock() - issued_at
         if age_s > self._max_age_s:
             raise StateExpired(f"state must be at most {self._max_age_s:g} seconds old, got one of {age_s:.0f}")
-        return SavedText.from_bytes(opened[_HEAD.size :])
+        return Checkpoint.from_bytes(opened[_HEAD.size :])
 
 
 def _hashed(tenant: str) -> bytes:

@@ -66,8 +66,8 @@ class _Texts(dict[ModelVersion, "_TextSeries"]):
             registry=registry,
             buckets=_GAPS_S,
         )
-        self.cancelled = counter("texts_cancelled", "Texts given up: the client left, or the time was over.")
-        self.finished = counter("texts_finished", "Texts that ended, by finish reason.", "reason")
+        self.cancelled = counter("sequences_cancelled", "Texts given up: the client left, or the time was over.")
+        self.finished = counter("sequences_finished", "Texts that ended, by finish reason.", "reason")
         # Both by tokens, as is usual: their ratio is the share of reading that was saved.
         self.prefix_queries = counter(
             "prefix_cache_queried_tokens", "Prompt tokens that were to be read, of texts that were started."
@@ -145,8 +145,8 @@ class _Load(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Ask how much there is to do."""
-        running = GaugeMetricFamily("ostinato_texts_running", "Texts that hold a row.", labels=_MODEL)
-        waiting = GaugeMetricFamily("ostinato_texts_waiting", "Texts that wait for a row.", labels=_MODEL)
+        running = GaugeMetricFamily("ostinato_sequences_running", "Texts that hold a row.", labels=_MODEL)
+        waiting = GaugeMetricFamily("ostinato_sequences_waiting", "Texts that wait for a row.", labels=_MODEL)
         # Zeros for versions that have nothing to do now: a series that comes and goes cannot be told from a lost one.
         counts = dict.fromkeys(list(self._known), (0, 0))
         counts |= {model: (num_running, num_waiting) for model, num_running, num_waiting in self._loads()}
@@ -255,15 +255,15 @@ class Metrics:
         """A text, with the other choices of its prompt, got its row after it had waited."""
         series = self._texts[sequence.model]
         series.queue_wait.observe(waited_s)
-        series.prefix_queries.inc(sequence.num_recalled + sequence.num_unread)
-        series.prefix_hits.inc(sequence.num_recalled)
+        series.prefix_queries.inc(sequence.num_cached_tokens + sequence.num_remaining_prompt_tokens)
+        series.prefix_hits.inc(sequence.num_cached_tokens)
 
     def answered(self, call: Call, seconds: float) -> None:
         """The model server answered a call."""
         series, num_used = self._calls[call.model, call.signature], len(call.sequences)
         series.duration.observe(seconds)
         series.rows.observe(num_used)
-        series.filler_rows.inc(call.num_rows - num_used)
+        series.filler_rows.inc(call.batch_size - num_used)
 
     def failed(self, call: Call, error: GatewayError, again: bool) -> None:
         """A call failed; whether it will be made again."""

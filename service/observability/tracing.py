@@ -253,7 +253,7 @@ def _describe(call: Call, address: str | None) -> dict[str, str | int]:
         "rpc.method": RPC,
         "ostinato.call.id": secrets.token_hex(8),
         "ostinato.call.signature": call.signature,
-        "ostinato.call.rows": call.num_rows,
+        "ostinato.call.rows": call.batch_size,
         "ostinato.call.rows_used": len(call.sequences),
         "ostinato.call.steps": call.size,
         "ostinato.model.name": call.model.name,

@@ -10,7 +10,7 @@ import numpy as np
 from contract import signatures
 from service.errors import InternalError
 from service.scheduling.decode import Decode, DecodeFull
-from service.scheduling.padding import Arrays, OutputShapes, finite_rows
+from service.scheduling.padding import Arrays, OutputShapes, finite_sequences
 from service.scheduling.prefill import Embed, Inspect, Prefill, Score
 from service.scheduling.sequence import Event, Failure, ModelVersion, Sequence
 
@@ -32,18 +32,18 @@ class Call:
     Attributes:
         signature: Which function.
         sequences: Whose rows come first; the rest are filler.
-        num_rows: B, filler rows included.
+        batch_size: B, filler rows included.
         size: K of calls that draw or T of calls that read.
     """
 
     model: ModelVersion
     signature: str
     sequences: tuple[Sequence, ...]
-    num_rows: int
+    batch_size: int
     size: int
 
     @property
-    def draws(self) -> bool:
+    def is_decode(self) -> bool:
         """Whether it draws tokens; else it reads them."""
         return isinstance(_KINDS[self.signature], Decode)
 
@@ -53,16 +53,16 @@ class Call:
         return self.sequences[0].vocab_size
 
     def inputs(self) -> Arrays:
-        """Build the input tensors, each with `num_rows` rows."""
-        states = np.zeros((self.num_rows, self.sequences[0].state.size), np.float32)
+        """Build the input tensors, each with `batch_size` rows."""
+        states = np.zeros((self.batch_size, self.sequences[0].state.size), np.float32)
         for row, sequence in enumerate(self.sequences):
             states[row] = sequence.state
-        return {"state": states, **_KINDS[self.signature].inputs(self.sequences, self.num_rows, self.size)}
+        return {"state": states, **_KINDS[self.signature].inputs(self.sequences, self.batch_size, self.size)}
 
     def outputs(self) -> OutputShapes:
         """Name the output tensors that are wanted, with the shape of each."""
-        state = (self.num_rows, self.sequences[0].state.size)
-        return {"state": state, **_KINDS[self.signature].outputs(self.sequences, self.num_rows, self.size)}
+        state = (self.batch_size, self.sequences[0].state.size)
+        return {"state": state, **_KINDS[self.signature].outputs(self.sequences, self.batch_size, self.size)}
 
     def apply(self, outputs: Arrays) -> list[Event | None]:
         """Bring every sequence up to date with the reply.
@@ -71,7 +71,7 @@ class Call:
             What to tell each sequence's client; None where there is nothing to tell.
         """
         kind = _KINDS[self.signature]
-        finite = finite_rows(outputs)
+        finite = finite_sequences(outputs)
         events: list[Event | None] = []
         for row, sequence in enumerate(self.sequences):
             if finite[row]:

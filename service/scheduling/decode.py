@@ -15,28 +15,28 @@ from service.scheduling.sequence import Event, Scores, Sequence
 class Decode:
     """Draws from the model's distribution by temperature and filters."""
 
-    def inputs(self, sequences: Many[Sequence], num_rows: int, size: int) -> Arrays:
+    def inputs(self, sequences: Many[Sequence], batch_size: int, size: int) -> Arrays:
         """Build the inputs beside the state."""
-        uniforms = np.zeros((num_rows, size), np.float32)
+        uniforms = np.zeros((batch_size, size), np.float32)
         for row, sequence in enumerate(sequences):
             uniforms[row] = sequence.uniforms(size)
         samplings = [sequence.sampling for sequence in sequences]
         return {
-            "token_id": column([sequence.last_id for sequence in sequences], num_rows, np.int32),
+            "token_id": column([sequence.last_token_id for sequence in sequences], batch_size, np.int32),
             "uniforms": uniforms,
             # Filler rows go on to the end too: a call without rows that end early is a quicker one.
-            "steps": column([min(sequence.num_left, size) for sequence in sequences], num_rows, np.int32, size),
-            "temperature": column([sampling.temperature for sampling in samplings], num_rows, np.float32),
-            "top_k": column([sampling.top_k for sampling in samplings], num_rows, np.int32),
-            "top_p": column([sampling.top_p for sampling in samplings], num_rows, np.float32, 1),
-            "min_p": column([sampling.min_p for sampling in samplings], num_rows, np.float32),
+            "steps": column([min(sequence.num_left, size) for sequence in sequences], batch_size, np.int32, size),
+            "temperature": column([sampling.temperature for sampling in samplings], batch_size, np.float32),
+            "top_k": column([sampling.top_k for sampling in samplings], batch_size, np.int32),
+            "top_p": column([sampling.top_p for sampling in samplings], batch_size, np.float32, 1),
+            "min_p": column([sampling.min_p for sampling in samplings], batch_size, np.float32),
         }
 
-    def outputs(self, sequences: Many[Sequence], num_rows: int, size: int) -> OutputShapes:
+    def outputs(self, sequences: Many[Sequence], batch_size: int, size: int) -> OutputShapes:
         """Name the outputs wanted beside the state, with the shape of each."""
-        shapes: OutputShapes = {"token_ids": (num_rows, size)}
+        shapes: OutputShapes = {"token_ids": (batch_size, size)}
         if any(sequence.num_top is not None for sequence in sequences):
-            shapes["logprobs"] = (num_rows, size)
+            shapes["logprobs"] = (batch_size, size)
         return shapes
 
     def apply(self, sequence: Sequence, row: int, outputs: Arrays, size: int) -> Event | None:
@@ -49,36 +49,36 @@ class Decode:
 class DecodeFull(Decode):
     """Draws after penalties and bias, and tells the most probable tokens."""
 
-    def inputs(self, sequences: Many[Sequence], num_rows: int, size: int) -> Arrays:
+    def inputs(self, sequences: Many[Sequence], batch_size: int, size: int) -> Arrays:
         """See `Decode.inputs`."""
         samplings = [sequence.sampling for sequence in sequences]
         width = max(len(sequence.adjustments) for sequence in sequences)
-        adjusted_ids = np.zeros((num_rows, width), np.int32)
-        counts, seen, bias = (np.zeros((num_rows, width), np.float32) for _ in range(3))
+        adjusted_ids = np.zeros((batch_size, width), np.int32)
+        counts, seen, bias = (np.zeros((batch_size, width), np.float32) for _ in range(3))
         for row, sequence in enumerate(sequences):
             sequence.adjustments.write(adjusted_ids[row], counts[row], seen[row], bias[row])
-        min_steps = [max(0, min(sequence.sampling.min_tokens - sequence.num_drawn, size)) for sequence in sequences]
+        min_steps = [max(0, min(sequence.sampling.min_tokens - sequence.num_generated, size)) for sequence in sequences]
         return {
-            **super().inputs(sequences, num_rows, size),
+            **super().inputs(sequences, batch_size, size),
             "adjusted_ids": adjusted_ids,
             "counts": counts,
             "seen": seen,
             "bias": bias,
-            "presence_penalty": column([sampling.presence_penalty for sampling in samplings], num_rows, np.float32),
-            "frequency_penalty": column([sampling.frequency_penalty for sampling in samplings], num_rows, np.float32),
+            "presence_penalty": column([sampling.presence_penalty for sampling in samplings], batch_size, np.float32),
+            "frequency_penalty": column([sampling.frequency_penalty for sampling in samplings], batch_size, np.float32),
             "repetition_penalty": column(
-                [sampling.repetition_penalty for sampling in samplings], num_rows, np.float32, 1
+                [sampling.repetition_penalty for sampling in samplings], batch_size, np.float32, 1
             ),
-            "min_steps": column(min_steps, num_rows, np.int32, size),
+            "min_steps": column(min_steps, batch_size, np.int32, size),
         }
 
-    def outputs(self, sequences: Many[Sequence], num_rows: int, size: int) -> OutputShapes:
+    def outputs(self, sequences: Many[Sequence], batch_size: int, size: int) -> OutputShapes:
         """See `Decode.outputs`."""
-        shapes = super().outputs(sequences, num_rows, size)
+        shapes = super().outputs(sequences, batch_size, size)
         if any(sequence.num_top for sequence in sequences):
             shapes |= {
-                "top_token_ids": (num_rows, size, signatures.NUM_TOP),
-                "top_logprobs": (num_rows, size, signatures.NUM_TOP),
+                "top_token_ids": (batch_size, size, signatures.NUM_TOP),
+                "top_logprobs": (batch_size, size, signatures.NUM_TOP),
             }
         return shapes
 

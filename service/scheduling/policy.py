@@ -20,27 +20,27 @@ from service.scheduling.sequence import ModelVersion, Sequence
 
 
 @dataclass(frozen=True)
-class Shapes:
+class BatchLimits:
     """Sizes that may be sent for a model version, row counts ascending; see `contract.card.GeneratorCard`."""
 
-    row_counts: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
     max_steps: int
     max_length: int
 
 
 # Rows × steps of one call at most: some 30 ms for 512 units, so that nobody who joins waits for long, while few rows,
 # whose steps are quick, make up for the cost of a call by more of them. Reading is not waited for by running texts.
-DRAW_BUDGET = 2048
-READ_BUDGET = 4096
+DECODE_BUDGET = 2048
+PREFILL_BUDGET = 4096
 # Floats that a call may tell of what goes on in a model: 16 MiB of them.
-TELL_BUDGET = 2**22
+INSPECT_BUDGET = 2**22
 # Steps of a call in which every text is at its beginning: the first of it is to be seen early.
-FIRST_STEPS = 16
+FIRST_DECODE_STEPS = 16
 # Steps of a call that others will want to join.
-JOINING_STEPS = 32
+JOINING_DECODE_STEPS = 32
 # While texts run, prompts wait until they fill the smallest call, but not for longer than this many calls that draw:
 # a call costs what its rows cost, filler or not.
-MAX_DRAWS_BEFORE_READING = 4
+MAX_DECODES_BEFORE_PREFILL = 4
 
 
 def fit(sizes: Iterable[int], wanted: int) -> int:
@@ -77,16 +77,16 @@ class ModelQueue:
         reading: Prompts to be read further.
         ready: The next tokens can be drawn.
         calls: In flight.
-        num_draws: Calls that draw since the last one that reads.
+        num_decodes: Calls that draw since the last one that reads.
     """
 
     model: ModelVersion
-    shapes: Shapes
+    limits: BatchLimits
     sequences: set[Sequence] = field(default_factory=set)
     reading: deque[Sequence] = field(default_factory=deque)
     ready: deque[Sequence] = field(default_factory=deque)
     calls: set[Call] = field(default_factory=set)
-    num_draws: int = 0
+    num_decodes: int = 0
 
     @property
     def num_running(self) -> int:
@@ -103,9 +103,9 @@ class ModelQueue:
         """Whether nothing is left to do or to wait for."""
         return not self.sequences and not self.calls
 
-    def place(self, sequence: Sequence, *, first: bool = False) -> None:
+    def enqueue(self, sequence: Sequence, *, first: bool = False) -> None:
         """Put a running sequence where it belongs by what it still has to read."""
-        queue = self.reading if sequence.num_unread else self.ready
+        queue = self.reading if sequence.num_remaining_prompt_tokens else self.ready
         queue.appendleft(sequence) if first else queue.append(sequence)
 
     def remove(self, unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
@@ -135,77 +135,77 @@ class ModelQueue:
         With nothing to draw, or nothing that is worth a call yet, every free call reads prompts. Otherwise one call at
         a time does, and between two of those it is the running texts' turn.
         """
-        drawing = self._signature_worth_drawing()
-        reads = any(not call.draws for call in self.calls)
-        due = not reads and (self._many_to_read() or self.num_draws >= MAX_DRAWS_BEFORE_READING)
+        drawing = self._signature_worth_decoding()
+        reads = any(not call.is_decode for call in self.calls)
+        due = not reads and (self._prefill_is_full() or self.num_decodes >= MAX_DECODES_BEFORE_PREFILL)
         if self.reading and (due or drawing is None):
-            return self._read(num_free_calls)
-        return None if drawing is None else self._draw(drawing, max_calls)
+            return self._next_prefill(num_free_calls)
+        return None if drawing is None else self._next_decode(drawing, max_calls)
 
-    def _signature_worth_drawing(self) -> str | None:
+    def _signature_worth_decoding(self) -> str | None:
         """Return the signature of the next call that draws, or None if none is worth its rows.
 
         A call costs what its smallest row count costs, so texts that fit into one call wait for each other.
         """
-        for signature in dict.fromkeys(sequence.draws_by for sequence in self.ready):
+        for signature in dict.fromkeys(sequence.decode_signature for sequence in self.ready):
             running = [len(call.sequences) for call in self.calls if call.signature == signature]
-            num_ready = sum(sequence.draws_by == signature for sequence in self.ready)
-            if len(running) * self.shapes.row_counts[0] < sum(running) + num_ready:
+            num_ready = sum(sequence.decode_signature == signature for sequence in self.ready)
+            if len(running) * self.limits.batch_sizes[0] < sum(running) + num_ready:
                 return signature
         return None
 
-    def _many_to_read(self) -> bool:
+    def _prefill_is_full(self) -> bool:
         """Whether the prompts that are next fill a call, and it is not the running texts' turn."""
-        return self.num_draws > 0 and len(self._alike_in_reading()) >= self.shapes.row_counts[0]
+        return self.num_decodes > 0 and len(self._compatible_prefills()) >= self.limits.batch_sizes[0]
 
-    def _alike_in_reading(self) -> list[Sequence]:
+    def _compatible_prefills(self) -> list[Sequence]:
         """Return the sequences to be read by the signature whose turn it is, for the same outputs."""
 
         def kind(sequence: Sequence) -> Hashable:
-            return sequence.reads_by, sequence.tells
+            return sequence.prefill_signature, sequence.tells
 
         return [sequence for sequence in self.reading if kind(sequence) == kind(self.reading[0])]
 
-    def _read(self, num_free_calls: int) -> Call:
-        alike = self._alike_in_reading()
+    def _next_prefill(self, num_free_calls: int) -> Call:
+        alike = self._compatible_prefills()
         # Full calls only, if there are running texts that a fuller one will be no later for.
-        count = fit_below(self.shapes.row_counts, len(alike)) if self.ready else len(alike)
+        count = fit_below(self.limits.batch_sizes, len(alike)) if self.ready else len(alike)
         sequences = self._take(self.reading, alike, count, num_free_calls)
-        self.num_draws = 0
-        num_rows = fit(self.shapes.row_counts, len(sequences))
-        limit = min(self.shapes.max_length, READ_BUDGET // num_rows)
+        self.num_decodes = 0
+        batch_size = fit(self.limits.batch_sizes, len(sequences))
+        limit = min(self.limits.max_length, PREFILL_BUDGET // batch_size)
         if num_told := sum(units for _, units in sequences[0].tells):
-            limit = max(1, min(limit, TELL_BUDGET // (num_rows * num_told)))
-        wanted = max(sequence.num_unread for sequence in sequences)
-        return self._call(sequences[0].reads_by, sequences, num_rows, min(wanted, limit))
+            limit = max(1, min(limit, INSPECT_BUDGET // (batch_size * num_told)))
+        wanted = max(sequence.num_remaining_prompt_tokens for sequence in sequences)
+        return self._call(sequences[0].prefill_signature, sequences, batch_size, min(wanted, limit))
 
-    def _draw(self, signature: str, max_calls: int) -> Call:
-        alike = [sequence for sequence in self.ready if sequence.draws_by == signature]
-        sequences = self._take(self.ready, alike, self._num_drawing_by(signature), max_calls)
-        self.num_draws += 1
-        num_rows = fit(self.shapes.row_counts, len(sequences))
-        limit = min(self.shapes.max_steps, max(1, DRAW_BUDGET // num_rows))
-        if all(sequence.num_drawn == 0 for sequence in sequences):
-            limit = min(limit, FIRST_STEPS)
-        elif self.num_running and len(sequences) < self.shapes.row_counts[0]:
-            limit = min(limit, JOINING_STEPS)
+    def _next_decode(self, signature: str, max_calls: int) -> Call:
+        alike = [sequence for sequence in self.ready if sequence.decode_signature == signature]
+        sequences = self._take(self.ready, alike, self._num_decoding_by(signature), max_calls)
+        self.num_decodes += 1
+        batch_size = fit(self.limits.batch_sizes, len(sequences))
+        limit = min(self.limits.max_steps, max(1, DECODE_BUDGET // batch_size))
+        if all(sequence.num_generated == 0 for sequence in sequences):
+            limit = min(limit, FIRST_DECODE_STEPS)
+        elif self.num_running and len(sequences) < self.limits.batch_sizes[0]:
+            limit = min(limit, JOINING_DECODE_STEPS)
         steps = steps_for([sequence.num_left for sequence in sequences], limit)
-        return self._call(signature, sequences, num_rows, steps)
+        return self._call(signature, sequences, batch_size, steps)
 
-    def _num_drawing_by(self, signature: str) -> int:
+    def _num_decoding_by(self, signature: str) -> int:
         """Count the running texts that draw by a signature, those whose prompts are still being read among them."""
         busy = (sequence for call in self.calls for sequence in call.sequences)
         return sum(
             1 + len(sequence.forks)
             for sequence in chain(self.reading, self.ready, busy)
-            if sequence.max_tokens and sequence.draws_by == signature
+            if sequence.max_tokens and sequence.decode_signature == signature
         )
 
     def _take(
         self, queue: deque[Sequence], alike: list[Sequence], num_sharing: int, num_calls: int
     ) -> tuple[Sequence, ...]:
         """Take an even share of the sequences that are alike, at least a full call of the smallest row count."""
-        taken = alike[: fit(self.shapes.row_counts, -(-num_sharing // num_calls))]
+        taken = alike[: fit(self.limits.batch_sizes, -(-num_sharing // num_calls))]
         if len(taken) == len(queue):
             queue.clear()
         else:
@@ -215,7 +215,7 @@ class ModelQueue:
             queue.extend(kept)
         return tuple(taken)
 
-    def _call(self, signature: str, sequences: tuple[Sequence, ...], num_rows: int, size: int) -> Call:
-        call = Call(self.model, signature, sequences, num_rows, size)
+    def _call(self, signature: str, sequences: tuple[Sequence, ...], batch_size: int, size: int) -> Call:
+        call = Call(self.model, signature, sequences, batch_size, size)
         self.calls.add(call)
         return call

@@ -7,7 +7,7 @@ request has the same bytes wherever and however it runs.
 import numpy as np
 
 # A call costs some 11 µs however few numbers it draws (measured), so a sequence draws ahead.
-DRAWN_AHEAD = 256
+GENERATED_AHEAD = 256
 
 
 def uniforms(seed: int, stream: int, first: int, count: int) -> np.ndarray:
@@ -45,5 +45,5 @@ class UniformStream:
         offset = position - self._first
         if offset < 0 or offset + count > self._block.size:
             self._first, offset = position, 0
-            self._block = uniforms(self._seed, self._stream, position, max(count, DRAWN_AHEAD))
+            self._block = uniforms(self._seed, self._stream, position, max(count, GENERATED_AHEAD))
         return self._block[offset : offset + count]

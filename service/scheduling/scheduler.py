@@ -17,10 +17,10 @@ from typing import Protocol
 
 from contract import signatures
 from service.errors import BackendUnavailable, GatewayError, InternalError, ShuttingDown
-from service.scheduling.admission import Ledger
+from service.scheduling.admission import AdmissionControl
 from service.scheduling.call import Call
 from service.scheduling.padding import Arrays
-from service.scheduling.policy import ModelQueue, Shapes
+from service.scheduling.policy import BatchLimits, ModelQueue
 from service.scheduling.prefix_cache import Prefix, PrefixCache, block_hashes
 from service.scheduling.sequence import Event, Failure, ModelVersion, Read, Sequence
 from service.scheduling.slots import Slots
@@ -53,7 +53,7 @@ class Observer(Protocol):
     def started(self, sequence: Sequence, waited_s: float) -> None:
         """The first sequence of a prompt got its first slot after it had waited.
 
-        What it need not read, as its state is cached, is in `num_recalled`.
+        What it need not read, as its state is cached, is in `num_cached_tokens`.
         """
 
     def answered(self, call: Call, seconds: float) -> None:
@@ -96,7 +96,7 @@ class Limits:
 @dataclass(frozen=True)
 class _Submit:
     first: tuple[Sequence, ...]
-    shapes: Shapes
+    limits: BatchLimits
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Scheduler:
 
     def __init__(self, backend: Backend, limits: Limits, observer: Observer) -> None:
         self._backend, self._limits, self._observer = backend, limits, observer
-        self._ledger = Ledger(limits.max_running + limits.max_queued, limits.max_tokens)
+        self._admission = AdmissionControl(limits.max_running + limits.max_queued, limits.max_tokens)
         self._slots = Slots(limits.max_running)
         self._prefixes = PrefixCache(limits.prefix_cache_bytes)
         self._request_numbers = itertools.count()
@@ -153,14 +153,14 @@ class Scheduler:
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     @property
-    def num_texts(self) -> int:
+    def num_sequences(self) -> int:
         """Texts accepted and not yet ended."""
-        return self._ledger.num_texts
+        return self._admission.num_sequences
 
     @property
     def num_tokens(self) -> int:
         """Tokens that those may read and write, as they were counted when they were accepted."""
-        return self._ledger.num_tokens
+        return self._admission.num_tokens
 
     @property
     def prefixes(self) -> PrefixCache:
@@ -181,12 +181,12 @@ class Scheduler:
         self._inbox.put(_Stop(error or ShuttingDown("the server was stopped")))
         self._thread.join(timeout=5)
 
-    def submit(self, groups: Many[Many[Sequence]], shapes: Shapes) -> None:
+    def submit(self, groups: Many[Many[Sequence]], limits: BatchLimits) -> None:
         """Accept the sequences of one request, all or none.
 
         Args:
             groups: One per prompt: its choices, at least one. All are of one model version and one account.
-            shapes: Sizes that may be sent for that version.
+            limits: Sizes that may be sent for that version.
 
         Raises:
             InvalidRequest: they are more than may ever be accepted.
@@ -196,7 +196,7 @@ class Scheduler:
         now, request = time.monotonic(), next(self._request_numbers)
         for first, *others in groups:
             first.forks = others
-            first.cost = first.num_unread + first.max_tokens
+            first.cost = first.num_remaining_prompt_tokens + first.max_tokens
             if self._caches(first):
                 first.prefix_blocks = block_hashes(first.scope, first.prompt_ids)
             for sequence in others:
@@ -206,9 +206,9 @@ class Scheduler:
         with self._accepting:
             if self._stopped is not None:
                 raise type(self._stopped)(str(self._stopped))
-            self._ledger.enter([sequence for group in groups for sequence in group])
+            self._admission.admit([sequence for group in groups for sequence in group])
             # Under the lock, so that nothing is put behind the end that `_close` makes.
-            self._inbox.put(_Submit(tuple(group[0] for group in groups), shapes))
+            self._inbox.put(_Submit(tuple(group[0] for group in groups), limits))
 
     def cancel(self, sequences: Many[Sequence]) -> None:
         """Forget sequences: each frees its slot with the call that holds it. Ended ones are left alone."""
@@ -250,61 +250,61 @@ class Scheduler:
     def _handle(self, message: _Message) -> None:
         match message:
             case _Submit():
-                self._take_in(message.first, message.shapes)
+                self._enqueue(message.first, message.limits)
             case _Reply():
-                self._take_reply(message.call, message.outcome, message.computed_by)
+                self._apply_reply(message.call, message.outcome, message.computed_by)
             case _Wake():
                 self._remove(lambda sequence: sequence.cancelled)
             case _Stop():
                 self._close(message.error)
 
-    def _take_in(self, first: Many[Sequence], shapes: Shapes) -> None:
+    def _enqueue(self, first: Many[Sequence], limits: BatchLimits) -> None:
         """Let the first sequence of each prompt of a request wait for a slot."""
         model = first[0].model
-        queue_ = self._queues.setdefault(model, ModelQueue(model, shapes))
+        queue_ = self._queues.setdefault(model, ModelQueue(model, limits))
         # What was verified may have changed while there was something to do all the time.
-        queue_.shapes = shapes
+        queue_.limits = limits
         for sequence in first:
             queue_.sequences.update((sequence, *sequence.forks))
         for sequence in first:
             self._slots.enqueue(sequence)
 
-    def _take_reply(self, call: Call, outcome: Arrays | GatewayError, computed_by: str | None) -> None:
+    def _apply_reply(self, call: Call, outcome: Arrays | GatewayError, computed_by: str | None) -> None:
         sent_at = self._in_flight.pop(call, None)
         if sent_at is None:
             return
         queue_ = self._queues[call.model]
         queue_.calls.remove(call)
         if isinstance(outcome, GatewayError):
-            self._take_failure(queue_, call, outcome, sent_at)
+            self._apply_failure(queue_, call, outcome, sent_at)
             return
         events = call.apply(outcome)
         self._observer.answered(call, time.monotonic() - sent_at)
         self._outages.pop(call.model, None)
         for sequence, event in zip(call.sequences, events, strict=True):
-            sequence.is_as_promised &= computed_by == sequence.promise
-            self._remember(sequence)
-            self._go_on(queue_, sequence, event)
+            sequence.is_reproducible &= computed_by == sequence.expected_probe_hash
+            self._cache_state(sequence)
+            self._requeue(queue_, sequence, event)
 
     def _caches(self, sequence: Sequence) -> bool:
         return sequence.scope is not None and self._limits.prefix_cache_bytes > 0
 
-    def _remember(self, sequence: Sequence) -> None:
+    def _cache_state(self, sequence: Sequence) -> None:
         """Cache the state of a sequence that has come to the end of its prompt or of itself, or a good way further."""
-        if sequence.prefix is None or not sequence.is_as_promised:
+        if sequence.prefix is None or not sequence.is_reproducible:
             return
-        if sequence.ended or (sequence.num_unread == 0 and sequence.num_drawn == 0):
+        if sequence.ended or (sequence.num_remaining_prompt_tokens == 0 and sequence.num_generated == 0):
             self._prefixes.keep(sequence.prefix, sequence.state)
-        elif sequence.num_drawn == 0:
+        elif sequence.num_generated == 0:
             self._prefixes.keep_now_and_then(sequence.prefix, sequence.state)
 
-    def _recall(self, sequence: Sequence) -> None:
+    def _lookup_prefix(self, sequence: Sequence) -> None:
         """Begin with the longest cached prefix of the prompt, unless all of its tokens are to be looked at."""
         if not self._caches(sequence):
             return
         # A sequence that draws nothing is to have something to read, or there would be no call that it ends with.
-        wanted = sequence.num_unread - (sequence.max_tokens == 0)
-        known = sequence.prompt_ids[: wanted if sequence.reads_by == signatures.PREFILL else 0]
+        wanted = sequence.num_remaining_prompt_tokens - (sequence.max_tokens == 0)
+        known = sequence.prompt_ids[: wanted if sequence.prefill_signature == signatures.PREFILL else 0]
         hit = self._prefixes.find(sequence.prefix_blocks, known)
         # No longer needed, and up to 16 kB for the longest prompt.
         sequence.prefix_blocks = ()
@@ -312,33 +312,33 @@ class Scheduler:
             sequence.prefix = Prefix(sequence.scope)
             return
         prefix, state = hit
-        sequence.recall(prefix, state)
-        if sequence.keeps_state:
-            self._outbox.append((sequence, Read(sequence.index, sequence.num_unread, state=state)))
+        sequence.resume_from_prefix(prefix, state)
+        if sequence.returns_state:
+            self._outbox.append((sequence, Read(sequence.index, sequence.num_remaining_prompt_tokens, state=state)))
 
-    def _go_on(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
+    def _requeue(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
         """Put a sequence where its next call will find it, or end it."""
         if sequence.cancelled or isinstance(event, Failure) or sequence.ended:
             self._end(sequence, event)
             return
-        queue_.place(sequence)
-        self._release_forks(sequence)
+        queue_.enqueue(sequence)
+        self._enqueue_forks(sequence)
         if event is not None:
             self._outbox.append((sequence, event))
 
-    def _release_forks(self, sequence: Sequence) -> None:
+    def _enqueue_forks(self, sequence: Sequence) -> None:
         """Let the choices wait for slots whose prompt has now been read."""
-        if sequence.num_unread == 0:
-            for fork in _forks_of(sequence):
-                fork.follow(sequence)
+        if sequence.num_remaining_prompt_tokens == 0:
+            for fork in _take_forks(sequence):
+                fork.fork_from(sequence)
                 self._slots.enqueue(fork)
 
-    def _take_failure(self, queue_: ModelQueue, call: Call, error: GatewayError, sent_at: float) -> None:
+    def _apply_failure(self, queue_: ModelQueue, call: Call, error: GatewayError, sent_at: float) -> None:
         """Try again after a pause, as nothing of a failed call has happened; or give up."""
         again = isinstance(error, BackendUnavailable)
         for sequence in reversed(call.sequences):
             if again and not sequence.cancelled:
-                queue_.place(sequence, first=True)
+                queue_.enqueue(sequence, first=True)
             else:
                 self._end(sequence, Failure(sequence.index, error))
         self._observer.failed(call, error, again)
@@ -354,7 +354,7 @@ class Scheduler:
 
     def _end(self, sequence: Sequence, event: Event | None) -> None:
         """Let a sequence go, and with it the choices that wait for its prompt."""
-        forks = _forks_of(sequence)
+        forks = _take_forks(sequence)
         if isinstance(event, Failure):
             self._outbox += [(fork, Failure(fork.index, event.error)) for fork in forks]
         if event is not None:
@@ -366,7 +366,7 @@ class Scheduler:
         removed = self._slots.remove(unwanted)
         for queue_ in self._queues.values():
             removed += queue_.remove(unwanted)
-        removed += [fork for sequence in removed for fork in _forks_of(sequence)]
+        removed += [fork for sequence in removed for fork in _take_forks(sequence)]
         self._forget(removed)
         return removed
 
@@ -375,7 +375,7 @@ class Scheduler:
         for sequence in sequences:
             self._queues[sequence.model].sequences.remove(sequence)
             self._slots.release(sequence)
-        self._ledger.leave(sequences)
+        self._admission.release(sequences)
 
     def _dispatch(self) -> None:
         """Send calls while some may be in flight; models take turns."""
@@ -397,10 +397,10 @@ class Scheduler:
             sequence = self._slots.admit()
             if not sequence.started:
                 sequence.started = True
-                self._recall(sequence)
+                self._lookup_prefix(sequence)
                 self._observer.started(sequence, now - sequence.accepted_at)
-            self._queues[sequence.model].place(sequence)
-            self._release_forks(sequence)
+            self._queues[sequence.model].enqueue(sequence)
+            self._enqueue_forks(sequence)
 
     def _preempt(self) -> bool:
         """Let a sequence wait whose request holds more than its share of the slots; return whether there was one."""
@@ -456,11 +456,11 @@ class Scheduler:
         self._outages.clear()
         self._slots = Slots(self._limits.max_running)
         self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in ended]
-        self._ledger.leave(ended)
+        self._admission.release(ended)
         self._deliver()
 
 
-def _forks_of(sequence: Sequence) -> list[Sequence]:
+def _take_forks(sequence: Sequence) -> list[Sequence]:
     """Return the choices that wait for a sequence's prompt, which it no longer speaks for."""
     forks, sequence.forks = sequence.forks, []
     return forks

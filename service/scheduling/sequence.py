@@ -29,7 +29,7 @@ class ModelVersion:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How tokens are drawn; see `export.graphs.sampling.Controls` and `signatures` there for the meaning of each.
 
     Attributes:
@@ -65,19 +65,19 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Account:
+class Quota:
     """Whom a text is counted for.
 
     Attributes:
         name: Of the key, or "" where there are no keys.
-        max_texts: Texts accepted and not ended at once; None: as many as the server takes.
-        max_text_tokens: Tokens that those may still read and write; None: as many as the server takes.
+        max_sequences: Texts accepted and not ended at once; None: as many as the server takes.
+        max_queued_tokens: Tokens that those may still read and write; None: as many as the server takes.
         tenant: Whose key it is, or "".
     """
 
     name: str = ""
-    max_texts: int | None = None
-    max_text_tokens: int | None = None
+    max_sequences: int | None = None
+    max_queued_tokens: int | None = None
     tenant: str = ""
 
 
@@ -121,7 +121,7 @@ class Read:
 
     Attributes:
         index: Of the sequence within its request.
-        num_unread: Tokens of the prompt that are still to be read; see `Sequence.num_unread`.
+        num_remaining_prompt_tokens: Prompt tokens that are still to be read; see `Sequence`.
         scores: Of the tokens after the first, for a sequence that asked for them.
         hidden_sum: float32 (U,): the top layer's outputs over all tokens read so far, added up.
         hidden_last: float32 (U,): the top layer's output after the last of them.
@@ -130,7 +130,7 @@ class Read:
     """
 
     index: int
-    num_unread: int
+    num_remaining_prompt_tokens: int
     scores: Scores | None = None
     hidden_sum: np.ndarray | None = None
     hidden_last: np.ndarray | None = None
@@ -140,7 +140,7 @@ class Read:
     @property
     def last(self) -> bool:
         """Whether the prompt is read now."""
-        return self.num_unread == 0
+        return self.num_remaining_prompt_tokens == 0
 
 
 @dataclass(frozen=True)
@@ -168,13 +168,13 @@ class Sequence:
         end_id: The end mark, or None.
         vocab_size: Its model's token ids are below this; what a backend samples is checked against it.
         emit: Takes each event, in order; called on the scheduler's thread and must not block.
-        reads_by: The signature by which the prompt is read: "prefill", "score", "embed" or "inspect".
+        prefill_signature: The signature by which the prompt is read: "prefill", "score", "embed" or "inspect".
         tells: Outputs of "inspect" that are wanted, and the width of each.
-        drawn_before: Counts of those tokens, as `Adjustments` takes them.
-        keeps_state: Whether its events are to tell the state.
+        counts_before: Counts of those tokens, as `Adjustments` takes them.
+        returns_state: Whether its events are to tell the state.
         num_top: Most probable tokens wanted beside each drawn one; None: not even the log probability of that one.
         trace: What the tracing keeps of its request.
-        promise: Hash of the probe that its model's fingerprint stands for; None: of none.
+        expected_probe_hash: Hash of the probe that its model's fingerprint stands for; None: of none.
         scope: Where a beginning that was read before may be taken from; see `Prefix`. None: nowhere.
         prefix_blocks: Hashes of the prompt's blocks in that namespace; see `block_hashes`.
         request: Number of its request, in order of arrival.
@@ -183,20 +183,20 @@ class Sequence:
         state: float32 (S,) after the tokens read so far.
         hidden_sum: float32 (U,), for "embed": see `Read`.
         num_read: Prompt tokens read.
-        num_recalled: Of those, the first ones that needed no reading, as their state was known; 0 for forks.
+        num_cached_tokens: Of those, the first ones that needed no reading, as their state was known; 0 for forks.
         prefix: Names what `state` has read; None: nobody wants to know.
-        last_id: The newest token, not yet read by the model.
-        num_drawn: Tokens drawn so far.
+        last_token_id: The newest token, not yet read by the model.
+        num_generated: Tokens drawn so far.
         accepted_at: Monotonic seconds.
         cost: Tokens that it is counted with while it is accepted.
-        is_as_promised: Whether all of it was computed by servers whose probes were as promised.
+        is_reproducible: Whether all of it was computed by servers whose probes were as promised.
         cancelled: Set by any thread; the scheduler drops the sequence when it next looks.
     """
 
     model: ModelVersion
     prompt_ids: np.ndarray
     max_tokens: int
-    sampling: Sampling
+    sampling: SamplingParams
     seed: int
     stream: int
     end_id: int | None
@@ -205,79 +205,79 @@ class Sequence:
     seen_ids: np.ndarray
     index: int = 0
     vocab_size: int = MAX_VOCAB_SIZE
-    account: Account = Account()
-    reads_by: str = signatures.PREFILL
+    quota: Quota = Quota()
+    prefill_signature: str = signatures.PREFILL
     tells: tuple[tuple[str, int], ...] = ()
     position: int = 0
-    drawn_before: tuple[np.ndarray, np.ndarray] | None = None
-    keeps_state: bool = False
+    counts_before: tuple[np.ndarray, np.ndarray] | None = None
+    returns_state: bool = False
     num_top: int | None = None
     trace: Any = None
     hidden_sum: np.ndarray | None = None
-    promise: str | None = None
+    expected_probe_hash: str | None = None
     scope: Hashable = None
     prefix_blocks: tuple[bytes, ...] = ()
     request: int = 0
     started: bool = False
     forks: list["Sequence"] = field(default_factory=list)
     num_read: int = 0
-    num_recalled: int = 0
+    num_cached_tokens: int = 0
     prefix: Prefix | None = None
-    num_drawn: int = 0
-    last_id: int = 0
+    num_generated: int = 0
+    last_token_id: int = 0
     accepted_at: float = 0.0
     cost: int = 0
-    is_as_promised: bool = True
+    is_reproducible: bool = True
     cancelled: bool = False
     _uniforms: UniformStream = field(init=False)
     adjustments: Adjustments = field(init=False)
 
     def __post_init__(self) -> None:
         self._uniforms = UniformStream(self.seed, self.stream)
-        self.last_id = int(self.prompt_ids[-1])
+        self.last_token_id = int(self.prompt_ids[-1])
         sampling = self.sampling
-        counts, drawn = sampling.counts_tokens, self.drawn_before
+        counts, drawn = sampling.counts_tokens, self.counts_before
         self.adjustments = Adjustments(sampling.bias, self.seen_ids, counts=counts, drawn=drawn if counts else None)
 
     @property
-    def draws_by(self) -> str:
+    def decode_signature(self) -> str:
         """The signature by which tokens are drawn."""
         return signatures.DECODE_FULL if self.num_top or self.sampling.adjusts else signatures.DECODE
 
     @property
-    def num_unread(self) -> int:
+    def num_remaining_prompt_tokens(self) -> int:
         """Prompt tokens still to be read; the last one is read when the next is drawn, or when there is no next."""
-        last_too = self.reads_by in (signatures.EMBED, signatures.INSPECT)
+        last_too = self.prefill_signature in (signatures.EMBED, signatures.INSPECT)
         return len(self.prompt_ids) - (0 if last_too else 1) - self.num_read
 
     def uniforms(self, count: int) -> np.ndarray:
         """Return float32 (count,): the random numbers of the next tokens."""
-        return self._uniforms.take(self.position + self.num_drawn, count)
+        return self._uniforms.take(self.position + self.num_generated, count)
 
     @property
-    def told_state(self) -> np.ndarray | None:
+    def state_snapshot(self) -> np.ndarray | None:
         """The state as an event tells it, if it is to: a copy, as a view would keep the whole reply of its call."""
-        return self.state.copy() if self.keeps_state else None
+        return self.state.copy() if self.returns_state else None
 
     @property
     def num_left(self) -> int:
         """Tokens that may still be drawn."""
-        return self.max_tokens - self.num_drawn
+        return self.max_tokens - self.num_generated
 
     @property
     def ended(self) -> bool:
         """Whether there is nothing left to read or to draw."""
-        by_mark = self.num_drawn > 0 and self.last_id == self.end_id
-        return self.num_unread == 0 and (self.num_left == 0 or by_mark)
+        by_mark = self.num_generated > 0 and self.last_token_id == self.end_id
+        return self.num_remaining_prompt_tokens == 0 and (self.num_left == 0 or by_mark)
 
-    def recall(self, prefix: Prefix, state: np.ndarray) -> None:
+    def resume_from_prefix(self, prefix: Prefix, state: np.ndarray) -> None:
         """Begin with a state that has read the prompt's first tokens before."""
-        self.num_read = self.num_recalled = prefix.length
+        self.num_read = self.num_cached_tokens = prefix.length
         self.prefix, self.state = prefix, state
 
-    def follow(self, first: "Sequence") -> None:
+    def fork_from(self, first: "Sequence") -> None:
         """Begin where another choice of the same prompt has come to by reading it."""
-        self.num_read, self.state, self.is_as_promised = first.num_read, first.state, first.is_as_promised
+        self.num_read, self.state, self.is_reproducible = first.num_read, first.state, first.is_reproducible
         self.started = True
         self.prefix = first.prefix.copy() if first.prefix else None
 
@@ -294,12 +294,12 @@ class Sequence:
         Returns:
             What to tell the client.
         """
-        self.num_drawn += len(token_ids)
+        self.num_generated += len(token_ids)
         if self.prefix is not None:
-            self.prefix.extend([self.last_id, *token_ids[:-1]])
-        self.state, self.last_id = state, token_ids[-1]
+            self.prefix.extend([self.last_token_id, *token_ids[:-1]])
+        self.state, self.last_token_id = state, token_ids[-1]
         self.adjustments.note(token_ids)
-        told = self.told_state
-        if self.last_id == self.end_id:
+        told = self.state_snapshot
+        if self.last_token_id == self.end_id:
             return Chunk(self.index, token_ids[:-1], "stop", scores, told)
         return Chunk(self.index, token_ids, "length" if self.num_left == 0 else None, scores, told)

@@ -20,7 +20,7 @@ from service.observability.tracing import Trace, Tracing
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
-class Record:
+class RequestLog:
     """The facts, as they come to be known.
 
     Attributes:

@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 Answer = tuple[dict[str, Any], int, dict[str, str]]
 
 
-def register_failures(app: Flask) -> None:
+def register_error_handlers(app: Flask) -> None:
     """Have the application answer failures by this module."""
-    app.register_error_handler(GatewayError, answer_to)
+    app.register_error_handler(GatewayError, error_response)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected_error)
 
 
-def answer_to(error: GatewayError) -> Answer:
+def error_response(error: GatewayError) -> Answer:
     """Return body, status and headers, and note the error for those who report on the request."""
     g.record.failed(error)
     answer = error.body(), error.status, error.headers()
@@ -39,22 +39,22 @@ def answer_to(error: GatewayError) -> Answer:
 def _http_error(error: HTTPException) -> Answer:
     if isinstance(error, RequestEntityTooLarge):
         bound = request.max_content_length
-        return answer_to(
+        return error_response(
             BodyTooLarge(f"the body must be at most {bound} bytes, got {request.content_length or 'more'}")
         )
     if isinstance(error, ClientDisconnected) and isinstance(error.__context__, TimeoutError):
-        return answer_to(BodyTimeout("the body did not come in time"))
+        return error_response(BodyTimeout("the body did not come in time"))
     if error.code == 404:
-        return answer_to(NotFound(f"there is nothing at {request.path}"))
+        return error_response(NotFound(f"there is nothing at {request.path}"))
     if error.code == 405:
         methods = sorted(getattr(error, "valid_methods", None) or ())
         useful = [method for method in methods if method not in ("HEAD", "OPTIONS")]
-        body, status, headers = answer_to(MethodNotAllowed(f"{request.path} takes {', '.join(useful)}"))
+        body, status, headers = error_response(MethodNotAllowed(f"{request.path} takes {', '.join(useful)}"))
         return body, status, {**headers, "Allow": ", ".join(methods)}
-    body, _, headers = answer_to(InvalidRequest(error.description or error.name))
+    body, _, headers = error_response(InvalidRequest(error.description or error.name))
     return body, error.code or 400, headers
 
 
 def _unexpected_error(error: Exception) -> Answer:
     log.error("unexpected error at %r", request.path, exc_info=error)
-    return answer_to(InternalError("an unexpected error; the server's log has the trace"))
+    return error_response(InternalError("an unexpected error; the server's log has the trace"))

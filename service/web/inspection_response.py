@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from contract.card import Trace
-from service.generation.inspection import Inspected, Inspection
+from service.generation.inspection import Inspection, InspectionOutput
 
 # Numbers and list items of one part.
 _NUMBERS, _ITEMS = 2**14, 2**12
@@ -28,7 +28,7 @@ def inspection_parts(job: Inspection) -> Iterator[bytes]:
     return _parts(job, job.result())
 
 
-def _parts(job: Inspection, found: Inspected) -> Iterator[bytes]:
+def _parts(job: Inspection, found: InspectionOutput) -> Iterator[bytes]:
     head = {
         "object": "inspection",
         "model": job.model.ref.name,
@@ -54,7 +54,7 @@ def _parts(job: Inspection, found: Inspected) -> Iterator[bytes]:
     yield b'],"usage":%b}' % orjson.dumps(usage)
 
 
-def _layers(found: Inspected, encoding: str) -> Iterator[bytes]:
+def _layers(found: InspectionOutput, encoding: str) -> Iterator[bytes]:
     """Write every layer: its units, then a matrix for each kind of value, then its state if that was asked for."""
     numbers = sorted({*found.units, *(trace.layer for trace, _ in found.state)})
     encode = _ENCODINGS[encoding]

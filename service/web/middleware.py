@@ -10,14 +10,14 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
-from service.access.auth import Access
-from service.engine import Caller
+from service.access.auth import Authenticator
+from service.engine import RequestContext
 from service.memory import MemoryBudget
 from service.observability.logs import log_request, request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracing
 from service.process.hosts import AllowedHosts
-from service.web.access_log import Record
+from service.web.access_log import RequestLog
 from service.web.pages import PUBLIC_ENDPOINTS
 from service.web.security import add_security_headers, require_allowed_host, require_same_origin
 
@@ -27,7 +27,7 @@ class Middleware:
 
     def __init__(
         self,
-        access: Access,
+        access: Authenticator,
         metrics: Metrics,
         tracing: Tracing | None,
         hosts: AllowedHosts,
@@ -44,22 +44,22 @@ class Middleware:
         app.after_request(self._after)
 
     def _before(self) -> None:
-        g.record = record = Record(request, prompts=self._log_prompts)
+        g.record = record = RequestLog(request, prompts=self._log_prompts)
         request_id.set(record.request_id)
         if self._tracing is not None:
             record.follow(self._tracing, request)
         require_allowed_host(request, self._hosts)
         require_same_origin(request)
         if request.endpoint not in PUBLIC_ENDPOINTS:
-            visitor = self._access.admit(request.headers.get("Authorization"))
-            record.details["key"] = visitor.key_id or None
-            g.caller = replace(visitor.caller, trace=record.trace, memory=self._memory.lease())
+            principal = self._access.admit(request.headers.get("Authorization"))
+            record.details["key"] = principal.key_id or None
+            g.caller = replace(principal.caller, trace=record.trace, memory=self._memory.lease())
 
     def _after(self, response: Response) -> Response:
-        record: Record = g.record
+        record: RequestLog = g.record
         response.headers["x-request-id"] = record.request_id
         add_security_headers(response)
-        caller: Caller | None = g.get("caller")
+        caller: RequestContext | None = g.get("caller")
         if caller is not None:
             response.call_on_close(caller.memory.close)
         # Without the response itself: it would stand in a cycle with its callback, and keep its body until a garbage
@@ -67,7 +67,7 @@ class Middleware:
         response.call_on_close(partial(self._finish, record, response.status_code, request.environ))
         return response
 
-    def _finish(self, record: Record, status: int, environ: dict[str, Any]) -> None:
+    def _finish(self, record: RequestLog, status: int, environ: dict[str, Any]) -> None:
         """Report a request whose answer was sent, or given up."""
         environ.pop("werkzeug.request", None)
         seconds = time.monotonic() - record.started_at

@@ -15,13 +15,13 @@ import orjson
 
 from contract.labels import STABLE
 from service.api import responses
-from service.backends.registry import LiveModel
+from service.backends.registry import ServedModel
 from service.backends.routing import Route
 from service.errors import ClientGone, GatewayError, InternalError, VersionGone
-from service.generation.choice import Piece
-from service.generation.completion import Generation, Result
+from service.generation.choice import TextDelta
+from service.generation.completion import Completion, CompletionOutput
 from service.generation.logprobs import Logprobs
-from service.generation.pooling import Embedding
+from service.generation.pooling import Pooling
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,10 @@ def sse(data: Any) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-class CompletionAnswer:
+class CompletionResponse:
     """Builds the answer to one completion request."""
 
-    def __init__(self, generation: Generation, failed: Callable[[GatewayError], None]) -> None:
+    def __init__(self, generation: Completion, failed: Callable[[GatewayError], None]) -> None:
         """Prepare.
 
         Args:
@@ -63,7 +63,7 @@ class CompletionAnswer:
         """Wait for every choice and return one object.
 
         Raises:
-            GatewayError: see `Generation`.
+            GatewayError: see `Completion`.
         """
         try:
             results = self._generation.results()
@@ -115,7 +115,7 @@ class CompletionAnswer:
                 error.should_retry = False
         return error
 
-    def _event(self, piece: Piece) -> bytes:
+    def _event(self, piece: TextDelta) -> bytes:
         """Frame one piece, and with a state in the midst of a text what has been used up to there.
 
         Joined by hand: of everything that is done per chunk this was the dearest (9 µs of 40 as a whole object).
@@ -147,7 +147,7 @@ class CompletionAnswer:
         }
 
 
-def _choice(index: int, result: Result) -> responses.ChoiceObject:
+def _choice(index: int, result: CompletionOutput) -> responses.ChoiceObject:
     choice: responses.ChoiceObject = {
         "index": index,
         "text": result.text,
@@ -166,11 +166,11 @@ def _logprobs(logprobs: Logprobs) -> responses.LogprobsObject:
     }
 
 
-def embeddings_answer(job: Embedding, *, mean: bool, as_base64: bool) -> bytes:
+def embeddings_response(job: Pooling, *, mean: bool, as_base64: bool) -> bytes:
     """Wait for every vector and return one object.
 
     Raises:
-        GatewayError: see `Embedding.vectors`.
+        GatewayError: see `Pooling.vectors`.
     """
     data = [
         {"object": "embedding", "index": index, "embedding": _packed(vector) if as_base64 else vector}
@@ -192,7 +192,7 @@ def _packed(numbers: np.ndarray) -> str:
     return base64.b64encode(numbers.astype("<f4").tobytes()).decode()
 
 
-def model_object(model: LiveModel, route: Route) -> responses.ModelObject:
+def model_object(model: ServedModel, route: Route) -> responses.ModelObject:
     """Describe a version of a model, and where the model's requests go.
 
     `max_model_len` is null: a recurrent model has no longest text.
@@ -215,7 +215,7 @@ def model_object(model: LiveModel, route: Route) -> responses.ModelObject:
         "direction": card.direction,
         "context": card.context,
         "vocab_size": card.vocab_size,
-        "row_counts": model.shapes.row_counts,
+        "batch_sizes": model.batch_limits.batch_sizes,
         "deterministic": model.is_steady,
     }
 
@@ -230,7 +230,9 @@ def _version_object(version: int, route: Route) -> responses.VersionObject:
     }
 
 
-def neighbors_object(model: LiveModel, token_id: int, neighbors: list[tuple[int, float]]) -> responses.NeighborsObject:
+def neighbors_object(
+    model: ServedModel, token_id: int, neighbors: list[tuple[int, float]]
+) -> responses.NeighborsObject:
     """Describe what lies beside a token."""
     label = model.tokenizer.detokenizer().label
     return {
@@ -244,7 +246,7 @@ def neighbors_object(model: LiveModel, token_id: int, neighbors: list[tuple[int,
 
 
 def embedding_map_object(
-    model: LiveModel, token_ids: np.ndarray, plane: np.ndarray, explained: tuple[float, float]
+    model: ServedModel, token_ids: np.ndarray, plane: np.ndarray, explained: tuple[float, float]
 ) -> responses.EmbeddingMapObject:
     """Describe where tokens lie."""
     label = model.tokenizer.detokenizer().label
@@ -260,7 +262,7 @@ def embedding_map_object(
     }
 
 
-def tokenizer_object(model: LiveModel) -> responses.TokenizerObject:
+def tokenizer_object(model: ServedModel) -> responses.TokenizerObject:
     """Describe a model's tokenizer by the names that Hugging Face's `tokenizer_config.json` uses."""
     tokens, special = model.tokenizer.tokens, model.tokenizer.special
     return {

@@ -13,20 +13,20 @@ from service.api import responses
 from service.api.parameters import Bounds, parse, parse_completion, parse_embeddings, parse_inspect, parse_number
 from service.api.requests import MAX_MAPPED, MAX_NEIGHBORS, DetokenizeBody, TokenizeBody
 from service.backends.embedding_vectors import VectorFiles, Vectors, find_token
-from service.backends.registry import Catalog, LiveModel
+from service.backends.registry import ModelRegistry, ServedModel
 from service.engine import AnyJob, Engine
 from service.errors import ClientGone, InvalidRequest, NotFound, ShuttingDown
-from service.generation.completion import Generation
+from service.generation.completion import Completion
 from service.generation.encoding import encoding_bytes, min_tokens, require_ids
 from service.generation.logprobs import labels
 from service.generation.memory_estimates import given_bytes
-from service.web.access_log import Record
+from service.web.access_log import RequestLog
 from service.web.inspection_response import inspection_parts
 from service.web.request_body import read_body
 from service.web.responses import (
-    CompletionAnswer,
+    CompletionResponse,
     embedding_map_object,
-    embeddings_answer,
+    embeddings_response,
     model_object,
     neighbors_object,
     tokenizer_object,
@@ -40,7 +40,7 @@ _TOKEN_BYTES, _LABEL_BYTES, _MAPPED_BYTES = 60, 120, 300
 Watch = Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]
 
 
-class Drain:
+class ShutdownGate:
     """Whether the server takes new requests."""
 
     def __init__(self) -> None:
@@ -57,20 +57,20 @@ class Drain:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Services:
     """What the addresses lead to."""
 
     engine: Engine
-    catalog: Catalog
+    model_registry: ModelRegistry
     vectors: VectorFiles
     status: Status
     watch: Watch
-    drain: Drain
+    drain: ShutdownGate
     bounds: Bounds
     has_keys: bool
 
 
-def build_routes(parts: Parts) -> Blueprint:
+def build_routes(parts: Services) -> Blueprint:
     """Wire the addresses to what answers them."""
     routes = Blueprint("v1", __name__)
     for rule, method, view in (
@@ -96,21 +96,21 @@ def build_routes(parts: Parts) -> Blueprint:
     return routes
 
 
-def _bound(view: Callable[..., Any], parts: Parts) -> Callable[..., Any]:
+def _bound(view: Callable[..., Any], parts: Services) -> Callable[..., Any]:
     def answer(**arguments: Any) -> Any:
         return view(parts, **arguments)
 
     return answer
 
 
-def _completions(parts: Parts) -> Response:
+def _completions(parts: Services) -> Response:
     """Go on with prompts, or lead up to suffixes."""
     parts.drain.refuse_if_begun()
     generation, record = _begin(parts), g.record
     with ExitStack() as stack:
         stack.callback(_close, generation, record)
         stack.enter_context(parts.watch(request.environ.get("gunicorn.socket"), generation.cancel))
-        answer = CompletionAnswer(generation, record.failed)
+        answer = CompletionResponse(generation, record.failed)
         if not generation.request.stream:
             return _json(answer.whole())
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -120,7 +120,7 @@ def _completions(parts: Parts) -> Response:
         return response
 
 
-def _begin(parts: Parts) -> Generation:
+def _begin(parts: Services) -> Completion:
     """Start a completion; in a frame of its own, which does not hold the body's prompts while it runs."""
     wanted = parse_completion(_body(), parts.bounds)
     g.record.asked(wanted.model, wanted.prompts, stream=wanted.stream, suffixes=wanted.suffixes)
@@ -133,7 +133,7 @@ def _body() -> bytes:
     return read_body(g.caller.memory)
 
 
-def _close(job: AnyJob, record: Record) -> None:
+def _close(job: AnyJob, record: RequestLog) -> None:
     job.close()
     record.made(
         model=job.model.ref.name,
@@ -144,7 +144,7 @@ def _close(job: AnyJob, record: Record) -> None:
     )
 
 
-def _chat(parts: Parts) -> Response:  # noqa: ARG001 - every view takes them
+def _chat(parts: Services) -> Response:  # noqa: ARG001 - every view takes them
     """Say where to go instead: a generator of text holds no conversations."""
     raise NotFound(
         "these models go on with text and hold no conversations: use /v1/completions with a prompt instead of "
@@ -152,7 +152,7 @@ def _chat(parts: Parts) -> Response:  # noqa: ARG001 - every view takes them
     )
 
 
-def _embeddings(parts: Parts) -> Response:
+def _embeddings(parts: Services) -> Response:
     """Read texts and tell the model's hidden state."""
     parts.drain.refuse_if_begun()
     wanted = parse_embeddings(_body(), parts.bounds)
@@ -161,10 +161,10 @@ def _embeddings(parts: Parts) -> Response:
     with ExitStack() as stack:
         stack.callback(_close, job, g.record)
         stack.enter_context(parts.watch(request.environ.get("gunicorn.socket"), job.cancel))
-        return _json(embeddings_answer(job, mean=wanted.mean, as_base64=wanted.base64))
+        return _json(embeddings_response(job, mean=wanted.mean, as_base64=wanted.base64))
 
 
-def _inspect(parts: Parts) -> Response:
+def _inspect(parts: Services) -> Response:
     """Read a text and tell what goes on in the model."""
     parts.drain.refuse_if_begun()
     wanted = parse_inspect(_body(), parts.bounds)
@@ -178,20 +178,20 @@ def _inspect(parts: Parts) -> Response:
         return response
 
 
-def _models(parts: Parts) -> responses.ModelList:
+def _models(parts: Services) -> responses.ModelList:
     """List the models that answer."""
-    return {"object": "list", "data": [model_object(model, route) for model, route in parts.catalog.models()]}
+    return {"object": "list", "data": [model_object(model, route) for model, route in parts.model_registry.models()]}
 
 
-def _model(parts: Parts, name: str) -> responses.ModelObject:
+def _model(parts: Services, name: str) -> responses.ModelObject:
     """Describe one model, or the version of it that is named."""
-    return model_object(*parts.catalog.look_up(name))
+    return model_object(*parts.model_registry.look_up(name))
 
 
-def _neighbors(parts: Parts, name: str) -> responses.NeighborsObject:
+def _neighbors(parts: Services, name: str) -> responses.NeighborsObject:
     """Tell what lies beside a token."""
     parts.drain.refuse_if_begun()
-    model = parts.catalog.find(name)
+    model = parts.model_registry.find(name)
     g.caller.charge_request()
     count = parse_number(request.args.get("count"), "count", (1, MAX_NEIGHBORS), 10)
     _charge_tokens(model, count)
@@ -203,10 +203,10 @@ def _neighbors(parts: Parts, name: str) -> responses.NeighborsObject:
     return neighbors_object(model, token_id, vectors.neighbors(token_id, count))
 
 
-def _embedding_map(parts: Parts, name: str) -> responses.EmbeddingMapObject:
+def _embedding_map(parts: Services, name: str) -> responses.EmbeddingMapObject:
     """Lay tokens out in a plane."""
     parts.drain.refuse_if_begun()
-    model = parts.catalog.find(name)
+    model = parts.model_registry.find(name)
     g.caller.charge_request()
     count = parse_number(request.args.get("count"), "count", (1, MAX_MAPPED), 1000)
     _charge_tokens(model, count)
@@ -214,7 +214,7 @@ def _embedding_map(parts: Parts, name: str) -> responses.EmbeddingMapObject:
     return embedding_map_object(model, *_vectors(parts, model).map(count))
 
 
-def _charge_tokens(model: LiveModel, count: int) -> None:
+def _charge_tokens(model: ServedModel, count: int) -> None:
     """Charge as many tokens as the response has at most.
 
     Raises:
@@ -227,7 +227,7 @@ def _charge_tokens(model: LiveModel, count: int) -> None:
         raise InvalidRequest(str(error), param="count") from error
 
 
-def _vectors(parts: Parts, model: LiveModel) -> Vectors:
+def _vectors(parts: Services, model: ServedModel) -> Vectors:
     """Return the vectors of a version; a client that leaves does not wait for them.
 
     Raises:
@@ -242,15 +242,15 @@ def _vectors(parts: Parts, model: LiveModel) -> Vectors:
             raise ClientGone("the client closed its connection, or the sending half of it") from None
 
 
-def _status(parts: Parts) -> responses.StatusObject:
+def _status(parts: Services) -> responses.StatusObject:
     """Say what is going on."""
     return parts.status.report()
 
 
-def _tokenize(parts: Parts) -> responses.TokenizeObject:
+def _tokenize(parts: Services) -> responses.TokenizeObject:
     """Cut a text into tokens."""
     wanted = parse(TokenizeBody, _body())
-    model, memory = parts.catalog.find(wanted.model), g.caller.memory
+    model, memory = parts.model_registry.find(wanted.model), g.caller.memory
     tokenizer = model.tokenizer
     _require_few("prompt", min_tokens(wanted.prompt, model), parts.bounds)
     memory.hold(given_bytes([wanted.prompt]) + encoding_bytes(wanted.prompt, model), "prompt", param="prompt")
@@ -264,10 +264,10 @@ def _tokenize(parts: Parts) -> responses.TokenizeObject:
     return {"count": len(ids), "tokens": ids, "token_strs": strings, "max_model_len": None}
 
 
-def _detokenize(parts: Parts) -> responses.DetokenizeObject:
+def _detokenize(parts: Services) -> responses.DetokenizeObject:
     """Join tokens to a text."""
     wanted = parse(DetokenizeBody, _body())
-    model = parts.catalog.find(wanted.model)
+    model = parts.model_registry.find(wanted.model)
     _require_few("tokens", len(wanted.tokens), parts.bounds)
     require_ids(wanted.tokens, model, "tokens")
     num_bytes = given_bytes([wanted.tokens]) + 2 * encoding_bytes(wanted.tokens, model)
@@ -280,17 +280,17 @@ def _require_few(field: str, count: int, bounds: Bounds) -> None:
         raise InvalidRequest(f"{field} must be at most {bounds.max_request_tokens} tokens, got {count}", param=field)
 
 
-def _tokenizer_info(parts: Parts) -> responses.TokenizerObject:
+def _tokenizer_info(parts: Services) -> responses.TokenizerObject:
     """Describe a model's tokenizer."""
-    return tokenizer_object(parts.catalog.find(request.args.get("model")))
+    return tokenizer_object(parts.model_registry.find(request.args.get("model")))
 
 
-def _healthz(parts: Parts) -> responses.HealthObject:  # noqa: ARG001 - every view takes them
+def _healthz(parts: Services) -> responses.HealthObject:  # noqa: ARG001 - every view takes them
     """Say that the process lives."""
     return {"status": "ok"}
 
 
-def _readyz(parts: Parts) -> responses.ReadyObject:
+def _readyz(parts: Services) -> responses.ReadyObject:
     """Return which models are served, or how many where their names are for those who have a key.
 
     Not while one is probed for the first time: a request for it would be answered 503.
@@ -301,23 +301,23 @@ def _readyz(parts: Parts) -> responses.ReadyObject:
     return {"status": "ready", "num_models": len(names), "models": names}
 
 
-def _health(parts: Parts) -> Response:
+def _health(parts: Services) -> Response:
     """Return an empty response where /readyz is 200: vLLM's endpoint, which load generators ask first."""
     _ready_models(parts)
     return Response(mimetype="application/json")
 
 
-def _ping(parts: Parts) -> Response:
+def _ping(parts: Services) -> Response:
     """Do as /health does: SageMaker's endpoint."""
     return _health(parts)
 
 
-def _version(parts: Parts) -> responses.ServiceVersion:  # noqa: ARG001 - every view takes them
+def _version(parts: Services) -> responses.ServiceVersion:  # noqa: ARG001 - every view takes them
     """Return the version of this service."""
     return {"version": __version__}
 
 
-def _ready_models(parts: Parts) -> list[str]:
+def _ready_models(parts: Services) -> list[str]:
     """Return the names of the models that requests can be sent to.
 
     Raises:
@@ -325,7 +325,7 @@ def _ready_models(parts: Parts) -> list[str]:
         BackendUnavailable: no model is served, or one is probed for the first time.
     """
     parts.drain.refuse_if_begun()
-    return parts.catalog.ready_models()
+    return parts.model_registry.ready_models()
 
 
 def _json(body: bytes) -> Response:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from service import __version__
 from service.api.responses import BackendStatus, ConfigDriftObject, LoadObject, ModelStatus, StatusObject
-from service.backends.registry import Catalog
+from service.backends.registry import ModelRegistry
 from service.backends.replica import Replica
 from service.backends.replicas import Replicas
 from service.memory import MemoryBudget
@@ -18,14 +18,19 @@ class Status:
 
     def __init__(
         self,
-        catalog: Catalog,
+        model_registry: ModelRegistry,
         scheduler: Scheduler,
         replicas: Replicas,
         memory: MemoryBudget,
         settings: Settings,
         is_draining: Callable[[], bool],
     ) -> None:
-        self._catalog, self._scheduler, self._replicas, self._settings = catalog, scheduler, replicas, settings
+        self._model_registry, self._scheduler, self._replicas, self._settings = (
+            model_registry,
+            scheduler,
+            replicas,
+            settings,
+        )
         self._memory, self._is_draining = memory, is_draining
         self._started_at = time.monotonic()
 
@@ -37,7 +42,9 @@ class Status:
             "version": __version__,
             "uptime_s": round(time.monotonic() - self._started_at, 1),
             "models": self._models(),
-            "texts": LoadObject(accepted=self._scheduler.num_texts, max=settings.max_running + settings.max_queued),
+            "sequences": LoadObject(
+                accepted=self._scheduler.num_sequences, max=settings.max_running + settings.max_queued
+            ),
             "tokens": LoadObject(accepted=self._scheduler.num_tokens, max=settings.max_queued_tokens),
             "memory": LoadObject(accepted=self._memory.num_bytes, max=self._memory.max_bytes),
             "backends": [_backend(replica) for replica in self._replicas.all()],
@@ -50,11 +57,11 @@ class Status:
                 id=model.ref.name,
                 version=model.ref.version,
                 system_fingerprint=model.fingerprint,
-                row_counts=model.shapes.row_counts,
+                batch_sizes=model.batch_limits.batch_sizes,
                 running=(load := loads.get(model.ref) or Load(model.ref, 0, 0)).running,
                 waiting=load.waiting,
             )
-            for model in self._catalog.versions()
+            for model in self._model_registry.versions()
         ]
 
 
@@ -62,4 +69,4 @@ def _backend(replica: Replica) -> BackendStatus:
     drift, config_drift = replica.drift.report(), None
     if drift is not None:
         config_drift = ConfigDriftObject(seconds=drift.seconds, missing=drift.missing, unexpected=drift.unexpected)
-    return {"address": replica.address, "left_out_because": replica.out_because, "config_drift": config_drift}
+    return {"address": replica.address, "ejected_because": replica.ejected_because, "config_drift": config_drift}

@@ -36,7 +36,7 @@ def wide_models_dir(tmp_path_factory):
     tokenizer, folder = CharacterTokenizer.train(TEXT), tmp_path_factory.mktemp("wide") / "models"
     keras.utils.set_random_seed(0)
     layers = [
-        keras.layers.Embedding(len(tokenizer.tokens), 8),
+        keras.layers.Pooling(len(tokenizer.tokens), 8),
         CELLS["lstm"](256, return_sequences=True),
         keras.layers.Dense(len(tokenizer.tokens)),
     ]
@@ -148,7 +148,7 @@ def test_clients_that_leave_take_their_memory_along(limited):
         with concurrent.futures.ThreadPoolExecutor(400) as pool:
             list(pool.map(lambda number: leave(gateway, number), range(500)))
         deadline = time.monotonic() + 60
-        while gateway.get("/v1/status")[1]["texts"]["accepted"]:
+        while gateway.get("/v1/status")[1]["sequences"]["accepted"]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         sizes.append(resident_mib(gateway.worker_pid))

@@ -68,7 +68,7 @@ class Project:
     def backends(self):
         """Return why each model server gets no calls; None: it does."""
         status, found = self.gateway.get("/v1/status")
-        return [backend["left_out_because"] for backend in found["backends"]] if status == 200 else []
+        return [backend["ejected_because"] for backend in found["backends"]] if status == 200 else []
 
 
 @pytest.fixture(scope="session")

@@ -236,7 +236,7 @@ def test_stop_ends_in_order(project):
 
     reader = threading.Thread(target=read)
     reader.start()
-    project.until(lambda: project.gateway.get("/v1/status")[1]["texts"]["accepted"] == 1)
+    project.until(lambda: project.gateway.get("/v1/status")[1]["sequences"]["accepted"] == 1)
     project.run("stop", timeout=120)
     reader.join(timeout=10)
     assert not reader.is_alive()

@@ -40,7 +40,7 @@ def ask(gateway, key=None, body=BODY, address="/v1/completions", **headers):
 
 def accepted(gateway, key=None):
     """Return how many texts the gateway has accepted and not ended."""
-    return ask(gateway, key, body=None, address="/v1/status")[2]["texts"]["accepted"]
+    return ask(gateway, key, body=None, address="/v1/status")[2]["sequences"]["accepted"]
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_key_has_its_own_limits(start_gateway, key_file):
 
 def test_a_key_that_fills_its_share_of_the_queue_leaves_the_rest(start_gateway, key_file):
     """One key's texts are bounded, and another's are answered meanwhile."""
-    greedy = keys(key_file, "add", "--tenant", "greedy", "--max-texts", "2")
+    greedy = keys(key_file, "add", "--tenant", "greedy", "--max-sequences", "2")
     other = keys(key_file, "add", "--tenant", "other")
     gateway = start_gateway(keys_file=key_file, max_request_tokens=10**7)
     long = {**BODY, "max_tokens": 1_000_000, "timeout_s": 3}
@@ -173,7 +173,7 @@ def test_a_key_that_fills_its_share_of_the_queue_leaves_the_rest(start_gateway, 
         running = [pool.submit(ask, gateway, greedy, long) for _ in range(2)]
         until(lambda: accepted(gateway, other) == 2)
         assert ask(gateway, greedy)[0] == 429
-        assert "2 of 2 texts at this key" in ask(gateway, greedy)[2]["error"]["message"]
+        assert "2 of 2 sequences at this key" in ask(gateway, greedy)[2]["error"]["message"]
         assert ask(gateway, other)[0] == 200
         assert [one.result()[0] for one in running] == [504, 504]
     until(lambda: ask(gateway, greedy)[0] == 200)

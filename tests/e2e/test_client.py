@@ -225,7 +225,7 @@ def test_many_prompts_are_what_each_is_alone(client):
     fields = {"model": "lstm", "max_tokens": 40, **FIELDS}
     together = [generation.text for generation in client.generate_many(prompts, **fields)]
     assert together == [client.generate(prompt, **fields).text for prompt in prompts]
-    assert client.status().max_texts == 384
+    assert client.status().max_sequences == 384
 
 
 def test_a_wrong_key_is_told_apart(start_gateway, key_file):  # noqa: F811 - a fixture

@@ -62,7 +62,7 @@ def terminal(address):
 
 def accepted(gateway):
     """Return how many texts the gateway has in the making."""
-    return gateway.get("/v1/status")[1]["texts"]["accepted"]
+    return gateway.get("/v1/status")[1]["sequences"]["accepted"]
 
 
 def wait_until_idle(gateway):

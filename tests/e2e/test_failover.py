@@ -97,7 +97,7 @@ def pair(servers, two_models_dir, start_gateway):
 def left_out(gateway):
     """Return the ports of model servers that get no calls."""
     backends = gateway.get("/v1/status")[1]["backends"]
-    return [int(it["address"].rpartition(":")[2]) for it in backends if it["left_out_because"] is not None]
+    return [int(it["address"].rpartition(":")[2]) for it in backends if it["ejected_because"] is not None]
 
 
 def streams_while(gateway, happen):

@@ -71,7 +71,7 @@ def test_a_client_that_leaves_frees_its_row(start_gateway, stream):
     gateway = start_gateway(max_running=1, max_queued=0)
     connection = Pending(gateway, stream=stream)
     # Asked before it has its place, the second text would be let in and the first one refused.
-    until(lambda: gateway.get("/v1/status")[1]["texts"]["accepted"] == 1)
+    until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 1)
     assert gateway.post({**LONG, "max_tokens": 1})[0] == 429
     connection.close()
     until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 200)
@@ -125,7 +125,7 @@ def test_sigterm_lets_accepted_requests_finish_and_refuses_new_ones(start_gatewa
         whole = pool.submit(gateway.text, **{**LONG, "max_tokens": 20_000})
         streamed = pool.submit(gateway.streamed_text, **{**LONG, "max_tokens": 20_000})
         blocker = Pending(gateway, stream=True, max_tokens=100_000)
-        until(lambda: gateway.get("/v1/status")[1]["texts"]["accepted"] == 3)
+        until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 3)
         gateway.send(signal.SIGTERM)
         until(lambda: gateway.ask("POST", "/v1/completions", json.dumps({**LONG, "max_tokens": 1}))[0] == 503)
         status, _, body = gateway.ask("GET", "/readyz")

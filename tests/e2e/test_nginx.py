@@ -52,9 +52,9 @@ def test_pieces_come_as_they_are_written_and_who_leaves_frees_its_row(proxied):
     gateway, client = proxied
     events = client.stream(**BODY, max_tokens=10_000_000)
     assert next(events)["choices"][0]["text"]
-    assert gateway.get("/v1/status")[1]["texts"]["accepted"] == 1
+    assert gateway.get("/v1/status")[1]["sequences"]["accepted"] == 1
     events.close()
-    until(lambda: gateway.get("/v1/status")[1]["texts"]["accepted"] == 0)
+    until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 0)
 
 
 def test_bytes_and_errors_are_those_of_the_gateway(proxied):

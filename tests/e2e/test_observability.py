@@ -44,13 +44,13 @@ def test_metrics_count_what_happened(start_gateway):
     assert ask(gateway, body={**BODY, "temperature": 9})[0] == 400
     assert ask(gateway, body={**BODY, "max_tokens": 1_000_000, "timeout_s": 0.3})[0] == 504
     model = {"model": "lstm", "version": "1"}
-    until(lambda: total(metrics(gateway), "ostinato_texts_running", **model) == 0)
+    until(lambda: total(metrics(gateway), "ostinato_sequences_running", **model) == 0)
     found = metrics(gateway)
     prompt = len(SECRET)
     assert total(found, "ostinato_prompt_tokens_total", **model) == 3 * prompt
     assert total(found, "ostinato_completion_tokens_total", **model) >= 120
-    assert total(found, "ostinato_texts_finished_total", reason="length", **model) == 4
-    assert total(found, "ostinato_texts_cancelled_total", **model) == 1
+    assert total(found, "ostinato_sequences_finished_total", reason="length", **model) == 4
+    assert total(found, "ostinato_sequences_cancelled_total", **model) == 1
     assert total(found, "ostinato_first_token_seconds_count", **model) == 3
     assert total(found, "ostinato_queue_wait_seconds_count", **model) == 3
     assert total(found, "ostinato_token_gap_seconds_count", **model) > 0
@@ -98,7 +98,7 @@ def test_status_says_what_is_going_on(models_dir, start_gateway):
     status = ask(start_gateway(request_memory_bytes=2**20, repository=models_dir), body=None, address="/v1/status")[2]
     assert status["status"] == "ok"
     assert [model["id"] for model in status["models"]] == MODEL_NAMES
-    assert status["texts"] == {"accepted": 0, "max": 384}
+    assert status["sequences"] == {"accepted": 0, "max": 384}
     assert status["tokens"]["accepted"] == 0
     assert status["memory"] == {"accepted": 0, "max": 2**20}
     assert {"version", "uptime_s", "backends"} <= set(status)

@@ -95,7 +95,7 @@ def soak(gateway, expected, seconds):
 
 def settled(gateway):
     """Wait until nothing runs, and return the footprint."""
-    gateway.wait_until(lambda: gateway.get("/v1/status")[1]["texts"]["accepted"] == 0)
+    gateway.wait_until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 0)
     time.sleep(2)
     return Footprint(gateway)
 

@@ -30,10 +30,10 @@ def test_texts_are_the_same_by_tls_and_a_stranger_gets_no_call(
         backend_tls_cert_file=made["gateway"].cert,
         backend_tls_key_file=made["gateway"].key,
     )
-    safe.wait_until(lambda: safe.get("/v1/status")[1]["backends"][0]["left_out_because"] is None)
+    safe.wait_until(lambda: safe.get("/v1/status")[1]["backends"][0]["ejected_because"] is None)
     body = {"model": "lstm", "prompt": "It was", "seed": 1, "max_tokens": 100}
     assert safe.text(**body) == gateway.text(**body)
-    told = {backend["address"]: backend["left_out_because"] for backend in safe.get("/v1/status")[1]["backends"]}
+    told = {backend["address"]: backend["ejected_because"] for backend in safe.get("/v1/status")[1]["backends"]}
     assert told[f"127.0.0.1:{servers[0].port}"] is None
     assert "UNAVAILABLE" in told[f"127.0.0.1:{servers[1].port}"]
 

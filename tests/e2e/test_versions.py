@@ -146,7 +146,7 @@ def test_a_version_that_is_removed_while_it_runs_leaves_the_text_so_far(served, 
 
     thread = threading.Thread(target=run)
     thread.start()
-    gateway.wait_until(lambda: gateway.get("/v1/status")[1]["texts"]["accepted"] == 1)
+    gateway.wait_until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 1)
     time.sleep(0.5)
     assert main(["remove", "demo:3", "--yes", "--models-dir", str(folder)]) == 0
     thread.join(timeout=120)

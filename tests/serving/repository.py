@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DEFAULT_DIR = ROOT / "build" / "serving"
 # Versions of each model. `gru` is a stack and writes words, `window` carries no state.
 VERSIONS = {"lstm": (1, 2), "gru": (1,), "rnn": (1,), "window": (1,)}
-MAX_BATCH_SIZE = signatures.MAX_ROWS
+MAX_BATCH_SIZE = signatures.MAX_BATCH_SIZE
 BATCHING_CONFIG = "batching.config"
 MADE_BY = "made-by"
 # Only what decides how the models are made.
@@ -107,7 +107,7 @@ def _publish(folder: Path, name: str, version: int) -> None:
 
 def _batching_config() -> str:
     """Return parameters under which no call of the suite waits for another or finds the queue full."""
-    sizes = "".join(f"allowed_batch_sizes: {count}\n" for count in signatures.ROW_COUNTS)
+    sizes = "".join(f"allowed_batch_sizes: {count}\n" for count in signatures.BATCH_SIZES)
     limits = {"max_batch_size": MAX_BATCH_SIZE, "batch_timeout_micros": 0, "max_enqueued_batches": 1000}
     return "".join(f"{name} {{ value: {value} }}\n" for name, value in limits.items()) + sizes
 

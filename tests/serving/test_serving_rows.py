@@ -32,7 +32,7 @@ def test_the_gateways_probe_keeps_a_row_count(probe, name):
     """Otherwise it could promise nothing."""
     found = probe(name)
     assert found.is_steady
-    assert found.row_counts
+    assert found.batch_sizes
 
 
 @pytest.mark.parametrize("name", VERSIONS)
@@ -41,7 +41,7 @@ def test_a_row_has_the_same_bits_at_every_place_of_every_row_count_that_is_kept(
     """In whatever company."""
     call = make_call(signature, server.card(name), NUM_SEQUENCES, seed=5, temperature=0.8)
     bits = {}
-    for count in probe(name).row_counts:
+    for count in probe(name).batch_sizes:
         for shift in (0, 5):
             places = (np.arange(count) + shift) % NUM_SEQUENCES
             outputs = client.predict(name, signature, {key: array[places] for key, array in call.items()})

@@ -65,7 +65,7 @@ def test_tokens_are_drawn_as_the_same_saved_model_draws_them_here(server, client
 @every_model
 def test_a_text_has_one_state_whatever_signature_reads_it(server, client, name):
     """To the bit: read at once, in two parts, scored, embedded, or drawn token by token."""
-    card, rows = server.card(name), signatures.ROW_COUNTS[0]
+    card, rows = server.card(name), signatures.BATCH_SIZES[0]
     begin = make_call(signatures.DECODE, card, rows, steps=STEPS)
     drawn = client.predict(name, signatures.DECODE, begin)
     # The last token is always unread.

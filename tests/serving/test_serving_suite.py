@@ -48,7 +48,9 @@ def test_models_of_another_state_of_the_code_are_refused(tmp_path):
 
 def test_the_batching_parameters_allow_the_row_counts_of_the_contract(serving_models):
     """So that the gateway's calls are not filled up."""
-    assert read_batching(serving_models / BATCHING_CONFIG) == Batching(signatures.MAX_ROWS, signatures.ROW_COUNTS)
+    assert read_batching(serving_models / BATCHING_CONFIG) == Batching(
+        signatures.MAX_BATCH_SIZE, signatures.BATCH_SIZES
+    )
 
 
 def test_the_docker_line_mounts_the_folder_and_leaves_the_config_file_unwatched(tmp_path):

@@ -541,7 +541,7 @@ class Client:
 
     def _room(self) -> int:
         """Return how many requests to send at once."""
-        return max(1, min(self.status().max_texts, MAX_CONCURRENCY))
+        return max(1, min(self.status().max_sequences, MAX_CONCURRENCY))
 
     def _open_stream(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> requests.Response:
         return self._transport.open_stream(path, {**body, "stream": True}, stopped)

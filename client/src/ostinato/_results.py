@@ -207,14 +207,14 @@ class Status:
 
     Attributes:
         status: str. "ok", or "draining" before it stops.
-        num_texts: int. Texts that it has accepted and not ended.
-        max_texts: int. How many it takes at once, those that wait among them.
+        num_sequences: int. Texts that it has accepted and not ended.
+        max_sequences: int. How many it takes at once, those that wait among them.
         raw: dict. The answer as it came.
     """
 
     status: str
-    num_texts: int
-    max_texts: int
+    num_sequences: int
+    max_sequences: int
     raw: dict[str, Any] = field(compare=False, repr=False)
 
     @classmethod
@@ -224,7 +224,7 @@ class Status:
         Raises:
             UnexpectedAnswer: a field is missing or of another type.
         """
-        texts = required(raw, "texts", dict)
+        texts = required(raw, "sequences", dict)
         return cls(required(raw, "status", str), required(texts, "accepted", int), required(texts, "max", int), raw)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.unit.client.scripted_server import Handler, ScriptedServer
 
-STATUS = answer_json({"status": "ok", "texts": {"accepted": 3, "max": 8}})
+STATUS = answer_json({"status": "ok", "sequences": {"accepted": 3, "max": 8}})
 
 
 def echo(handler: Handler) -> None:

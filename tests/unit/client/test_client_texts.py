@@ -202,7 +202,7 @@ def test_the_first_model_is_asked_for_once_by_all(client: Client, server: Script
     assert [body["model"] for body in server.bodies[1:]] == ["first", "first"]
 
 
-@pytest.mark.parametrize("answer", [{}, {"texts": {}}, {"status": "ok", "texts": {"accepted": 1}}])
+@pytest.mark.parametrize("answer", [{}, {"sequences": {}}, {"status": "ok", "sequences": {"accepted": 1}}])
 def test_a_status_of_another_shape_is_unexpected(client: Client, server: ScriptedServer, answer: object) -> None:
     """A server without a status of this kind is told apart."""
     server.script = [answer_json(answer)]

@@ -41,9 +41,9 @@ def test_card_and_tokenizer_come_back(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("row_counts", (8, 8)),
-        ("row_counts", (64, 128)),
-        ("row_counts", ()),
+        ("batch_sizes", (8, 8)),
+        ("batch_sizes", (64, 128)),
+        ("batch_sizes", ()),
         ("max_decode_steps", 0),
         ("name", "../up"),
         ("cell", "transformer"),

@@ -70,7 +70,7 @@ def test_port_is_what_platforms_set(monkeypatch):
         ("METRICS_PORT", "-1"),
         ("REQUESTS_PER_MINUTE", "0"),
         ("TOKENS_PER_MINUTE", "many"),
-        ("MAX_KEY_TEXTS", "0"),
+        ("MAX_KEY_SEQUENCES", "0"),
         ("MAX_QUEUED_TOKENS", "0"),
         ("MAX_TIMEOUT_S", "0"),
         ("LOG_FORMAT", "xml"),

@@ -193,7 +193,7 @@ def test_the_model_servers_are_scaled_by_a_metric_that_the_gateways_have(objects
     assert rule["name"]["matches"] in shown
     (pattern,) = re.findall(r'__name__=~"([^"]+)"', rule["metricsQuery"])
     summed = [name for name in shown if re.fullmatch(pattern, name)]
-    assert summed == ["ostinato_texts_running", "ostinato_texts_waiting"]
+    assert summed == ["ostinato_sequences_running", "ostinato_sequences_waiting"]
 
 
 def test_the_largest_number_of_model_servers_is_what_running_texts_keep_busy(objects, gateway_settings):

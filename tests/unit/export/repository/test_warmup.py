@@ -32,7 +32,7 @@ def test_a_published_version_answers_its_own_warm_up(models_dir, name):
         for request in requests
         for tensor in [next(iter(request.inputs.values()))]
     ]
-    assert sorted(found) == sorted((signature, rows) for signature in SIGNATURES for rows in card.row_counts)
+    assert sorted(found) == sorted((signature, rows) for signature in SIGNATURES for rows in card.batch_sizes)
     assert (version / WARMUP_FILE).stat().st_size < 2000 * len(requests)
     servable = Servable(name, 1, version)
     for request in requests:

@@ -46,11 +46,11 @@ def refusal(ring, presented):
 def test_a_key_that_was_added_is_found_with_its_tenant_and_limits(path):
     """What `add_key` returned opens the door, as the record that it returned."""
     expires = datetime(2999, 1, 31, tzinfo=UTC)
-    key, presented = add(path, expires=expires, max_texts=3)
+    key, presented = add(path, expires=expires, max_sequences=3)
     other, _ = add(path, "other")
     ring = KeyRing(path)
     assert ring.find(presented) == key
-    assert (key.tenant, key.expires, key.limits) == ("acme", expires, KeyLimits(max_texts=3))
+    assert (key.tenant, key.expires, key.limits) == ("acme", expires, KeyLimits(max_sequences=3))
     assert (other.expires, other.limits) == (None, KeyLimits())
     assert read_keys(path) == (key, other)
 
@@ -238,7 +238,7 @@ RECORD = {
     "tenant": "acme",
     "created": "2027-01-31T12:00:00+02:00",
     "expires": None,
-    "limits": {"max_texts": 1},
+    "limits": {"max_sequences": 1},
 }
 
 
@@ -250,14 +250,14 @@ def test_what_a_person_writes_is_read(path):
     assert other.limits == KeyLimits()
     assert key.created == datetime(2027, 1, 31, 10, tzinfo=UTC)
     assert key.created.tzinfo == UTC
-    assert key.limits == KeyLimits(max_texts=1)
+    assert key.limits == KeyLimits(max_sequences=1)
 
 
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"limits": {"max_texts": "1"}}, "limits.max_texts"),
-        ({"limits": {"max_texts": 0}}, "limits.max_texts"),
+        ({"limits": {"max_sequences": "1"}}, "limits.max_sequences"),
+        ({"limits": {"max_sequences": 0}}, "limits.max_sequences"),
         ({"limits": {"max_text": 1}}, "limits.max_text"),
         ({"expires": "2027-01-31T12:00:00"}, "expires"),
         ({"expires": "0001-01-01T00:00:00+02:00"}, "expires"),

@@ -7,9 +7,9 @@ import pytest
 from service.api.parameters import Bounds, parse, parse_completion, parse_embeddings
 from service.api.requests import DetokenizeBody, TokenizeBody
 from service.errors import InvalidRequest
-from service.scheduling.sequence import Sampling
+from service.scheduling.sequence import SamplingParams
 
-BOUNDS = Bounds(max_tokens=1000, max_request_tokens=20_000, max_prompts=10, max_texts=200, timeout_s=60.0)
+BOUNDS = Bounds(max_tokens=1000, max_request_tokens=20_000, max_prompts=10, max_sequences=200, timeout_s=60.0)
 
 
 def parsed(**fields):
@@ -27,7 +27,7 @@ def test_defaults_are_openais():
     request = parsed()
     assert (request.prompts, request.max_tokens, request.num_choices, request.best_of) == (("",), 16, 1, 1)
     assert (request.stream, request.echo, request.num_top, request.timeout_s) == (False, False, None, 60.0)
-    assert request.sampling == Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+    assert request.sampling == SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
     assert not request.sampling.adjusts
     assert request.stops == ()
     assert 0 <= request.seed < 2**53
@@ -68,7 +68,7 @@ def test_every_field_arrives():
         min_tokens=3,
         timeout_s=1.5,
     )
-    assert request.sampling == Sampling(
+    assert request.sampling == SamplingParams(
         temperature=0.0,
         top_k=7,
         top_p=0.5,

@@ -8,7 +8,7 @@ from contract.signatures import DECODE, DECODE_FULL, EMBED, PREFILL, SCORE
 from service.backends.determinism_probe import run_probe
 from tests.unit.contract.test_card import FIELDS
 
-CARD = GeneratorCard(**{**FIELDS, "row_counts": (8, 16, 24, 32), "max_decode_steps": 16})
+CARD = GeneratorCard(**{**FIELDS, "batch_sizes": (8, 16, 24, 32), "max_decode_steps": 16})
 
 
 def server(rounding, where=DECODE):
@@ -50,13 +50,13 @@ def server(rounding, where=DECODE):
 )
 def test_the_largest_group_that_agrees_is_kept(rounding, expected):
     """Counts whose bits differ from the others', or from place to place within a call, are left out."""
-    assert run_probe(CARD, server(rounding)).row_counts == expected
+    assert run_probe(CARD, server(rounding)).batch_sizes == expected
 
 
 @pytest.mark.parametrize("signature", [PREFILL, DECODE, DECODE_FULL, SCORE, EMBED])
 def test_every_signature_that_is_called_is_probed(signature):
     """A row count that differs in any of them is left out."""
-    assert run_probe(CARD, server(lambda rows, row: rows == 8, signature)).row_counts == (16, 24, 32)
+    assert run_probe(CARD, server(lambda rows, row: rows == 8, signature)).batch_sizes == (16, 24, 32)
 
 
 def test_the_hash_tells_arithmetics_apart():

@@ -3,7 +3,7 @@
 import pytest
 
 from service.backends.drift import TOLERATED_S, ConfigDrift, DriftReport
-from service.backends.registry import Catalog
+from service.backends.registry import ModelRegistry
 from service.errors import BackendUnavailable
 from tests.unit.service.backends.test_registry import LOADING, FakeServer, add, label, only
 
@@ -25,7 +25,7 @@ def server():
 
 
 @pytest.fixture
-def catalog(server, tmp_path):
+def model_registry(server, tmp_path):
     """A catalog in front of it."""
     (tmp_path / "models.config").write_text("model_config_list {}")
     for version in (1, 2):
@@ -33,94 +33,94 @@ def catalog(server, tmp_path):
     config = tmp_path / "models.config"
     policy = 'base_path: "/models/demo" model_version_policy { latest { num_versions: 2 } }'
     config.write_text(config.read_text().replace('base_path: "/models/demo"', policy))
-    catalog = Catalog(tmp_path, only(server))
-    catalog.refresh()
-    return catalog
+    model_registry = ModelRegistry(tmp_path, only(server))
+    model_registry.refresh()
+    return model_registry
 
 
-def reported(catalog, now):
+def reported(model_registry, now):
     """Look again after more than the tolerated time, and return what is missing and unexpected."""
-    catalog.refresh()
+    model_registry.refresh()
     now[0] += TOLERATED_S + 1
-    catalog.refresh()
-    (replica,) = catalog._replicas.all()
+    model_registry.refresh()
+    (replica,) = model_registry._replicas.all()
     report = replica.drift.report()
     return None if report is None else (report.missing, report.unexpected)
 
 
-def test_what_is_agreed_on_is_no_drift(catalog, now):
+def test_what_is_agreed_on_is_no_drift(model_registry, now):
     """However long."""
-    assert reported(catalog, now) is None
-    (replica,) = catalog._replicas.all()
+    assert reported(model_registry, now) is None
+    (replica,) = model_registry._replicas.all()
     assert replica.drift.seconds() == 0
 
 
-def test_a_version_that_is_not_taken_up_is_reported(catalog, server, tmp_path, now):
+def test_a_version_that_is_not_taken_up_is_reported(model_registry, server, tmp_path, now):
     """And the one that stays in its place; as soon as both are as listed, nothing is."""
     add(tmp_path, "demo", 3)
-    assert reported(catalog, now) == (["demo:3"], ["demo:1"])
+    assert reported(model_registry, now) == (["demo:3"], ["demo:1"])
     server.models["demo"] = {2: "", 3: ""}
-    catalog.refresh()
-    (replica,) = catalog._replicas.all()
+    model_registry.refresh()
+    (replica,) = model_registry._replicas.all()
     assert (replica.drift.report(), replica.drift.seconds()) == (None, 0)
 
 
 @pytest.mark.parametrize(("error", "expected"), [("cannot be loaded", (["demo:2"], [])), (LOADING, None)])
-def test_a_version_that_failed_is_missing_and_one_that_is_loaded_is_not(catalog, server, now, error, expected):
+def test_a_version_that_failed_is_missing_and_one_that_is_loaded_is_not(model_registry, server, now, error, expected):
     """A large model takes more than a minute."""
     server.models["demo"] = {1: "", 2: error}
-    assert reported(catalog, now) == expected
+    assert reported(model_registry, now) == expected
 
 
-def test_a_listed_model_that_the_server_does_not_know_is_missing(catalog, tmp_path, now):
+def test_a_listed_model_that_the_server_does_not_know_is_missing(model_registry, tmp_path, now):
     """Its versions; where it has none in the repository, itself: its base path is wrong."""
     add(tmp_path, "other", 1)
-    assert reported(catalog, now) == (["other:1"], [])
+    assert reported(model_registry, now) == (["other:1"], [])
     (tmp_path / "other").rename(tmp_path / "elsewhere")
-    assert reported(catalog, now) == (["other"], [])
+    assert reported(model_registry, now) == (["other"], [])
 
 
-def test_a_model_that_is_listed_no_more_is_unexpected_while_it_is_served(catalog, server, tmp_path, now):
+def test_a_model_that_is_listed_no_more_is_unexpected_while_it_is_served(model_registry, server, tmp_path, now):
     """It is asked for until the server has unloaded it."""
     (tmp_path / "models.config").write_text("model_config_list {}")
-    catalog.refresh()
-    assert reported(catalog, now) == ([], ["demo:1", "demo:2"])
+    model_registry.refresh()
+    assert reported(model_registry, now) == ([], ["demo:1", "demo:2"])
     server.models["demo"] = {1: "unloaded", 2: "unloaded"}
-    assert reported(catalog, now) is None
-    (replica,) = catalog._replicas.all()
+    assert reported(model_registry, now) is None
+    (replica,) = model_registry._replicas.all()
     assert replica.delisted == frozenset()
 
 
-def test_versions_with_labels_are_those_of_the_policy(catalog, server, tmp_path, now):
+def test_versions_with_labels_are_those_of_the_policy(model_registry, server, tmp_path, now):
     """`promote` names them."""
     config = tmp_path / "models.config"
     config.write_text(config.read_text().replace("latest { num_versions: 2 }", "specific { versions: 1 versions: 9 }"))
     label(tmp_path, stable=1)
-    assert reported(catalog, now) == ([], ["demo:2"])
+    assert reported(model_registry, now) == ([], ["demo:2"])
     server.models["demo"] = {1: ""}
-    assert reported(catalog, now) is None
+    assert reported(model_registry, now) is None
 
 
-def test_of_a_model_that_lies_elsewhere_nothing_is_reported(catalog, tmp_path, now):
+def test_of_a_model_that_lies_elsewhere_nothing_is_reported(model_registry, tmp_path, now):
     """The gateway does not see its directory."""
     config = tmp_path / "models.config"
     config.write_text(config.read_text().replace("/models/demo", "/mnt/other/demo"))
     add(tmp_path, "demo", 3)
-    assert reported(catalog, now) is None
+    assert reported(model_registry, now) is None
 
 
-def test_a_server_that_does_not_answer_disagrees_in_nothing(catalog, server, tmp_path, now):
+def test_a_server_that_does_not_answer_disagrees_in_nothing(model_registry, server, tmp_path, now):
     """It is ejected, which is reported elsewhere; once readmitted, its minute starts again."""
     add(tmp_path, "demo", 3)
-    assert reported(catalog, now) is not None
+    assert reported(model_registry, now) is not None
     server.down = True
-    catalog.refresh()
-    (replica,) = catalog._replicas.all()
+    model_registry.refresh()
+    (replica,) = model_registry._replicas.all()
     assert (replica.drift.report(), replica.drift.seconds()) == (None, 0)
     with pytest.raises(BackendUnavailable):
         server.versions("demo")
     server.down = False
-    catalog.refresh()
+    model_registry.refresh()
     assert replica.drift.report() is None
 
 

@@ -10,9 +10,9 @@ import pytest
 from contract.card import GeneratorCard
 from service.backends import embedding_vectors as module
 from service.backends.embedding_vectors import VectorFiles, Vectors, find_token
-from service.backends.registry import LiveModel
+from service.backends.registry import ServedModel
 from service.errors import InvalidRequest, NotFound
-from service.scheduling.policy import Shapes
+from service.scheduling.policy import BatchLimits
 from service.scheduling.sequence import ModelVersion
 from tests.unit.service.generation.test_completion import CHARACTERS, FIELDS
 
@@ -22,7 +22,7 @@ ROWS = np.array([[9, 9], [1, 0], [2, 0.2], [0, 5], [-3, 0], [0, 0]], np.float32)
 @pytest.fixture
 def model():
     card = GeneratorCard(**{**FIELDS, "name": "demo", "weights_sha256": "a" * 64})
-    return LiveModel(ModelVersion("demo", 1), card, CHARACTERS, Shapes((8,), 8, 16), "fp")
+    return ServedModel(ModelVersion("demo", 1), card, CHARACTERS, BatchLimits((8,), 8, 16), "fp")
 
 
 def write(folder, rows, name="demo"):

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from service.backends.registry import Catalog
+from service.backends.registry import ModelRegistry
 from service.backends.replicas import Replicas
 from service.errors import ModelLoading, ModelNotFound
 from service.scheduling.sequence import ModelVersion
@@ -47,10 +47,10 @@ def serving(*versions, **others):
     return server
 
 
-def refused(catalog, name):
+def refused(model_registry, name):
     """Return what a request for a model is refused with."""
     with pytest.raises((ModelLoading, ModelNotFound)) as caught:
-        catalog.find(name)
+        model_registry.find(name)
     return type(caught.value)
 
 
@@ -59,45 +59,45 @@ NAMES = ["demo", "demo:1", "demo@stable", "demo@canary", "nope", None]
 
 def test_before_anything_is_read_every_model_may_come(repository):
     """The answer is 503 with a time to wait, as clients try that again; so are the lists of models."""
-    catalog = Catalog(repository, only(serving(1)))
-    assert {refused(catalog, name) for name in NAMES} == {ModelLoading}
-    for ask in (catalog.models, catalog.ready_models):
+    model_registry = ModelRegistry(repository, only(serving(1)))
+    assert {refused(model_registry, name) for name in NAMES} == {ModelLoading}
+    for ask in (model_registry.models, model_registry.ready_models):
         with pytest.raises(ModelLoading) as caught:
             ask()
     assert (caught.value.status, caught.value.headers()["Retry-After"]) == (503, "2")
     assert caught.value.body()["error"]["code"] == "model_loading"
     with pytest.raises(ModelLoading):
-        catalog.find_version(ModelVersion("demo", 1))
+        model_registry.find_version(ModelVersion("demo", 1))
 
 
 def test_while_no_server_answers_what_is_listed_may_come(repository):
     """What is not in models.config does not exist; nor does a version that is not in the repository."""
     server = serving(1)
     server.down = True
-    catalog = Catalog(repository, only(server))
+    model_registry = ModelRegistry(repository, only(server))
     for _ in range(2):
-        catalog.refresh()
-        assert {refused(catalog, name) for name in NAMES if name != "nope"} == {ModelLoading}
-        assert refused(catalog, "nope") is ModelNotFound
+        model_registry.refresh()
+        assert {refused(model_registry, name) for name in NAMES if name != "nope"} == {ModelLoading}
+        assert refused(model_registry, "nope") is ModelNotFound
         with pytest.raises(ModelLoading, match="demo, large"):
-            catalog.models()
-    assert catalog.find_version(ModelVersion("demo", 9)) is None
+            model_registry.models()
+    assert model_registry.find_version(ModelVersion("demo", 9)) is None
     server.down = False
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 1
-    assert catalog.ready_models() == ["demo", "large"]
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
+    assert model_registry.ready_models() == ["demo", "large"]
 
 
 def test_a_listed_model_that_no_server_has_yet_may_come(repository):
     """It was published a moment ago, and the servers look for new models now and then."""
     server = serving(1)
     del server.models["large"]
-    catalog = Catalog(repository, only(server))
-    catalog.refresh()
-    assert refused(catalog, "large") is ModelLoading
-    assert catalog.ready_models() == ["demo"]
-    assert [model.ref.name for model, _ in catalog.models()] == ["demo"]
-    assert catalog.find(None).ref.name == "demo"
+    model_registry = ModelRegistry(repository, only(server))
+    model_registry.refresh()
+    assert refused(model_registry, "large") is ModelLoading
+    assert model_registry.ready_models() == ["demo"]
+    assert [model.ref.name for model, _ in model_registry.models()] == ["demo"]
+    assert model_registry.find(None).ref.name == "demo"
 
 
 def test_a_version_may_come_while_it_is_loaded_or_probed(repository):
@@ -105,91 +105,91 @@ def test_a_version_may_come_while_it_is_loaded_or_probed(repository):
     label(repository, stable=1, canary=2)
     server = serving(1)
     server.models["demo"] = {1: "", 2: LOADING}
-    catalog = Catalog(repository, only(server))
-    catalog.refresh()
-    assert [refused(catalog, name) for name in ("demo:2", "demo@canary")] == [ModelLoading] * 2
-    assert [refused(catalog, name) for name in ("demo:3", "demo:9", "demo@beta")] == [ModelNotFound] * 3
-    assert catalog.find("demo").ref.version == 1
+    model_registry = ModelRegistry(repository, only(server))
+    model_registry.refresh()
+    assert [refused(model_registry, name) for name in ("demo:2", "demo@canary")] == [ModelLoading] * 2
+    assert [refused(model_registry, name) for name in ("demo:3", "demo:9", "demo@beta")] == [ModelNotFound] * 3
+    assert model_registry.find("demo").ref.version == 1
     server.models["demo"] = {1: "", 2: ""}
     gate = Gate(server, "demo", 2)
-    looking = threading.Thread(target=catalog.refresh)
+    looking = threading.Thread(target=model_registry.refresh)
     looking.start()
     try:
         assert gate.reached.wait(20)
-        assert [refused(catalog, name) for name in ("demo:2", "demo@canary")] == [ModelLoading] * 2
+        assert [refused(model_registry, name) for name in ("demo:2", "demo@canary")] == [ModelLoading] * 2
         with pytest.raises(ModelLoading):
-            catalog.find_version(ModelVersion("demo", 2))
-        assert catalog.find("demo").ref.version == 1
+            model_registry.find_version(ModelVersion("demo", 2))
+        assert model_registry.find("demo").ref.version == 1
     finally:
         gate.open()
         looking.join()
-    assert catalog.find("demo@canary").ref.version == 2
+    assert model_registry.find("demo@canary").ref.version == 2
     server.models["demo"] = {1: "", 2: "unloaded"}
-    catalog.refresh()
-    assert refused(catalog, "demo:2") is ModelNotFound
+    model_registry.refresh()
+    assert refused(model_registry, "demo:2") is ModelNotFound
 
 
 def test_a_model_that_is_probed_for_long_keeps_no_other_away(repository):
     """Each is served as soon as it is probed, also at the same server; the gateway is ready with the last one."""
     server = serving(1)
     gate = Gate(server, "demo")
-    catalog = Catalog(repository, only(server), poll_s=0.01)
-    catalog.start()
+    model_registry = ModelRegistry(repository, only(server), poll_s=0.01)
+    model_registry.start()
     try:
         assert gate.reached.wait(20)
-        wait_until(lambda: served(catalog) == ["large"])
-        assert catalog.find("large").ref.version == 1
-        assert refused(catalog, "demo") is ModelLoading
+        wait_until(lambda: served(model_registry) == ["large"])
+        assert model_registry.find("large").ref.version == 1
+        assert refused(model_registry, "demo") is ModelLoading
         # Which model a request gets does not depend on what is loaded first.
-        assert refused(catalog, None) is ModelLoading
+        assert refused(model_registry, None) is ModelLoading
         with pytest.raises(ModelLoading, match="demo"):
-            catalog.ready_models()
+            model_registry.ready_models()
         add(repository, "late", 1)
         server.models["late"] = {1: ""}
-        wait_until(lambda: served(catalog) == ["large", "late"])
+        wait_until(lambda: served(model_registry) == ["large", "late"])
         gate.open()
-        wait_until(lambda: served(catalog) == ["demo", "large", "late"])
-        assert catalog.ready_models() == ["demo", "large", "late"]
+        wait_until(lambda: served(model_registry) == ["demo", "large", "late"])
+        assert model_registry.ready_models() == ["demo", "large", "late"]
     finally:
         gate.open()
-        catalog.close()
+        model_registry.close()
 
 
 def test_a_model_that_is_added_later_makes_no_gateway_unready(repository):
     """Every gateway probes it at the same time: none would be left to send requests to."""
     server = serving(1)
-    catalog = Catalog(repository, only(server), poll_s=0.01)
-    catalog.refresh()
-    assert catalog.ready_models() == ["demo", "large"]
+    model_registry = ModelRegistry(repository, only(server), poll_s=0.01)
+    model_registry.refresh()
+    assert model_registry.ready_models() == ["demo", "large"]
     add(repository, "late", 1)
     server.models["late"] = {1: ""}
     gate = Gate(server, "late")
-    catalog.start()
+    model_registry.start()
     try:
         assert gate.reached.wait(20)
-        assert catalog.ready_models() == ["demo", "large"]
+        assert model_registry.ready_models() == ["demo", "large"]
     finally:
         gate.open()
-        catalog.close()
+        model_registry.close()
 
 
 def test_a_server_that_is_probed_for_long_takes_calls_of_what_is_probed(repository):
     """Back after it was ejected, too: what is checked first is served first."""
     server = serving(1)
     replicas = only(server)
-    catalog = Catalog(repository, replicas, poll_s=0.01)
-    catalog.refresh()
+    model_registry = ModelRegistry(repository, replicas, poll_s=0.01)
+    model_registry.refresh()
     (replica,) = replicas.all()
-    replicas.leave_out(replica, "for the test")
+    replicas.eject(replica, "for the test")
     gate = Gate(server, "demo")
-    catalog.start()
+    model_registry.start()
     try:
         assert gate.reached.wait(20)
         wait_until(lambda: replica.takes(ModelVersion("large", 1)))
         assert not replica.takes(ModelVersion("demo", 1))
     finally:
         gate.open()
-        catalog.close()
+        model_registry.close()
 
 
 def test_nobody_gets_a_version_by_guess_while_the_stable_one_may_come(repository):
@@ -198,26 +198,28 @@ def test_nobody_gets_a_version_by_guess_while_the_stable_one_may_come(repository
     servers = {"a:1": serving(2), "b:1": serving(1)}
     servers["b:1"].down = True
     replicas = Replicas(lambda address, _: servers[address], list(servers), resolve=lambda address: [address])
-    catalog = Catalog(repository, replicas)
-    catalog.refresh()
-    assert [refused(catalog, name) for name in ("demo", "demo@stable", "demo:1")] == [ModelLoading] * 3
-    assert catalog.find("demo@canary").ref.version == catalog.find("demo:2").ref.version == 2
+    model_registry = ModelRegistry(repository, replicas)
+    model_registry.refresh()
+    assert [refused(model_registry, name) for name in ("demo", "demo@stable", "demo:1")] == [ModelLoading] * 3
+    assert model_registry.find("demo@canary").ref.version == model_registry.find("demo:2").ref.version == 2
     servers["b:1"].down = False
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 1
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
     servers["b:1"].down = True
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 2
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 2
     # A gateway that starts where nobody has the stable one any more takes what there is.
     servers["b:1"].down, servers["b:1"].models = False, {}
-    late = Catalog(repository, Replicas(lambda address, _: servers[address], list(servers), resolve=lambda it: [it]))
+    late = ModelRegistry(
+        repository, Replicas(lambda address, _: servers[address], list(servers), resolve=lambda it: [it])
+    )
     late.refresh()
     assert late.find("demo").ref.version == 2
 
 
-def served(catalog):
+def served(model_registry):
     """Return the names of the models that are served."""
-    return sorted({model.ref.name for model in catalog.versions()})
+    return sorted({model.ref.name for model in model_registry.versions()})
 
 
 def wait_until(condition, timeout=20):

@@ -11,7 +11,7 @@ from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer
 from service.backends.client import VersionStatus
 from service.backends.determinism_probe import Probe
-from service.backends.registry import Catalog
+from service.backends.registry import ModelRegistry
 from service.backends.replicas import Replicas
 from service.errors import BackendUnavailable, InvalidRequest, InvalidResponse, ModelLoading, ModelNotFound
 from service.scheduling.sequence import ModelVersion
@@ -70,10 +70,10 @@ def server():
 
 
 @pytest.fixture
-def catalog(server, tmp_path):
+def model_registry(server, tmp_path):
     """A catalog of an empty repository."""
     (tmp_path / "models.config").write_text("model_config_list {}")
-    return Catalog(tmp_path, only(server))
+    return ModelRegistry(tmp_path, only(server))
 
 
 def add(folder, name, version, **fields):
@@ -87,35 +87,35 @@ def add(folder, name, version, **fields):
         config.write_text(config.read_text().rstrip()[:-1] + entry)
 
 
-def test_the_newest_living_version_is_found(catalog, server, tmp_path):
+def test_the_newest_living_version_is_found(model_registry, server, tmp_path):
     """A new version takes over once it lives; when it goes, the old one is back."""
     add(tmp_path, "demo", 1)
     add(tmp_path, "demo", 2)
     server.models = {"demo": {1: ""}}
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 1
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
     server.models = {"demo": {1: "", 2: ""}}
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 2
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 2
     server.models = {"demo": {1: "", 2: "unloaded"}}
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 1
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
 
 
-def test_an_unknown_model_is_named_with_those_there_are(catalog, server, tmp_path):
+def test_an_unknown_model_is_named_with_those_there_are(model_registry, server, tmp_path):
     """The error lists what can be asked for."""
-    catalog.refresh()
+    model_registry.refresh()
     with pytest.raises(ModelNotFound, match="'nope' is not served; models are: none yet"):
-        catalog.find("nope")
+        model_registry.find("nope")
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
-    catalog.refresh()
+    model_registry.refresh()
     with pytest.raises(ModelNotFound, match="models are: demo"):
-        catalog.find("nope")
+        model_registry.find("nope")
 
 
 @pytest.mark.parametrize("damage", ["no card", "half a card", "no tokenizer", "no folder"])
-def test_a_damaged_version_is_passed_over_and_named_once(catalog, server, tmp_path, caplog, damage):
+def test_a_damaged_version_is_passed_over_and_named_once(model_registry, server, tmp_path, caplog, damage):
     """The good version is served, and the log says what is wrong with the other, not at every look."""
     add(tmp_path, "demo", 1)
     if damage != "no folder":
@@ -130,54 +130,54 @@ def test_a_damaged_version_is_passed_over_and_named_once(catalog, server, tmp_pa
     server.models = {"demo": {1: "", 2: ""}}
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            catalog.refresh()
-    assert catalog.find("demo").ref.version == 1
+            model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
     assert len([record for record in caplog.records if "demo:2" in record.getMessage()]) == 1
 
 
 @pytest.mark.parametrize("content", ["", "{{{{", "\x00\xff", "model_config_list { config { nome: 'x' } }"])
-def test_a_broken_config_leaves_the_models_as_they_were(catalog, server, tmp_path, content):
+def test_a_broken_config_leaves_the_models_as_they_were(model_registry, server, tmp_path, content):
     """While `models.config` is being edited, what was served is served."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
-    catalog.refresh()
+    model_registry.refresh()
     if content:
         (tmp_path / "models.config").write_text(content)
     else:
         (tmp_path / "models.config").unlink()
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 1
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
 
 
-def test_a_server_that_is_away_is_taken_to_come_back(catalog, server, tmp_path):
+def test_a_server_that_is_away_is_taken_to_come_back(model_registry, server, tmp_path):
     """Requests are not turned away because of one unanswered look: their own calls wait for the server."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
-    catalog.refresh()
+    model_registry.refresh()
     server.down = True
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 1
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
 
 
-def test_a_version_is_probed_once(catalog, server, tmp_path):
+def test_a_version_is_probed_once(model_registry, server, tmp_path):
     """Looking again does not compute again."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
-    catalog.refresh()
-    first = catalog.find("demo")
-    catalog.refresh()
-    assert catalog.find("demo") is first
+    model_registry.refresh()
+    first = model_registry.find("demo")
+    model_registry.refresh()
+    assert model_registry.find("demo") is first
 
 
-def test_the_fingerprint_follows_the_weights_and_the_code(catalog, server, tmp_path):
+def test_the_fingerprint_follows_the_weights_and_the_code(model_registry, server, tmp_path):
     """Other weights or another graph, another fingerprint; the same under another name or version, the same."""
     add(tmp_path, "a", 1)
     add(tmp_path, "b", 1)
     add(tmp_path, "c", 1, weights_sha256="1" * 64)
     add(tmp_path, "d", 1, code_sha256="1" * 64)
     server.models = {"a": {1: ""}, "b": {1: ""}, "c": {1: ""}, "d": {1: ""}}
-    catalog.refresh()
-    prints = [catalog.find(name).fingerprint for name in "abcd"]
+    model_registry.refresh()
+    prints = [model_registry.find(name).fingerprint for name in "abcd"]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
 
@@ -188,85 +188,85 @@ def test_chunks_are_no_larger_than_allowed(server, tmp_path):
     add(tmp_path, "demo", 1, max_decode_steps=16)
     server.models = {"demo": {1: ""}}
     for bound, expected in ((1, 1), (8, 8), (100, 16)):
-        catalog = Catalog(tmp_path, only(server), max_chunk=bound)
-        catalog.refresh()
-        assert catalog.find("demo").shapes.max_steps == expected
+        model_registry = ModelRegistry(tmp_path, only(server), max_chunk=bound)
+        model_registry.refresh()
+        assert model_registry.find("demo").batch_limits.max_steps == expected
 
 
-def test_a_model_that_answers_nonsense_is_no_other_models_trouble(catalog, server, tmp_path):
+def test_a_model_that_answers_nonsense_is_no_other_models_trouble(model_registry, server, tmp_path):
     """A model whose probe fails in an unforeseen way is passed over; the next one is served."""
     add(tmp_path, "aaa", 1)
     add(tmp_path, "zzz", 1)
     server.models = {"aaa": {1: ""}, "zzz": {1: ""}}
     honest = server.predict
     server.predict = lambda model, *rest: {} if model.name == "aaa" else honest(model, *rest)
-    catalog.refresh()
-    assert [model.ref.name for model, _ in catalog.models()] == ["zzz"]
+    model_registry.refresh()
+    assert [model.ref.name for model, _ in model_registry.models()] == ["zzz"]
 
 
-def test_a_server_that_was_away_is_probed_again(catalog, server, tmp_path):
+def test_a_server_that_was_away_is_probed_again(model_registry, server, tmp_path):
     """It may have come back as another build: if it has, what is promised of it is found out anew."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
-    catalog.refresh()
-    first = catalog.find("demo")
+    model_registry.refresh()
+    first = model_registry.find("demo")
     server.down = True
-    catalog.refresh()
+    model_registry.refresh()
     server.down, calls = False, server.num_calls
-    catalog.refresh()
-    assert catalog.find("demo") is first
+    model_registry.refresh()
+    assert model_registry.find("demo") is first
     again = server.num_calls - calls
     assert 0 < again < calls / 4
     server.down = True
-    catalog.refresh()
+    model_registry.refresh()
     server.down, server.bits = False, 0.5
-    catalog.refresh()
-    assert catalog.find("demo").fingerprint != first.fingerprint
+    model_registry.refresh()
+    assert model_registry.find("demo").fingerprint != first.fingerprint
 
 
-def test_a_version_that_was_replaced_is_read_again(catalog, server, tmp_path):
+def test_a_version_that_was_replaced_is_read_again(model_registry, server, tmp_path):
     """Another model under the same number is not taken for the old one."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
-    catalog.refresh()
-    first = catalog.find("demo").fingerprint
+    model_registry.refresh()
+    first = model_registry.find("demo").fingerprint
     shutil.rmtree(tmp_path / "demo" / "1")
     add(tmp_path, "demo", 1, weights_sha256="1" * 64)
-    catalog.refresh()
-    assert catalog.find("demo").fingerprint != first
+    model_registry.refresh()
+    assert model_registry.find("demo").fingerprint != first
 
 
-def test_a_server_that_goes_away_during_the_probe_keeps_its_models(catalog, server, tmp_path):
+def test_a_server_that_goes_away_during_the_probe_keeps_its_models(model_registry, server, tmp_path):
     """A version that is known is not forgotten because it could not be greeted again just then; later it is."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
-    catalog.refresh()
-    known = catalog.find("demo")
+    model_registry.refresh()
+    known = model_registry.find("demo")
     server.down = True
-    catalog.refresh()
+    model_registry.refresh()
     server.down, server.down_for_calls = False, True
-    catalog.refresh()
-    assert catalog.find("demo") is known
+    model_registry.refresh()
+    assert model_registry.find("demo") is known
     server.down_for_calls, server.bits = False, 0.5
-    catalog.refresh()
-    assert catalog.find("demo") is not known
+    model_registry.refresh()
+    assert model_registry.find("demo") is not known
 
 
-def test_without_a_name_the_only_model_is_found_or_the_default_one(catalog, server, tmp_path):
+def test_without_a_name_the_only_model_is_found_or_the_default_one(model_registry, server, tmp_path):
     """Requests that may leave the model out get the one there is; where there are several, a setting names it."""
-    catalog.refresh()
+    model_registry.refresh()
     with pytest.raises(ModelNotFound, match="no model is served"):
-        catalog.find(None)
+        model_registry.find(None)
     add(tmp_path, "one", 1)
     server.models = {"one": {1: ""}, "two": {1: ""}}
-    catalog.refresh()
-    assert catalog.find(None).ref.name == "one"
+    model_registry.refresh()
+    assert model_registry.find(None).ref.name == "one"
     add(tmp_path, "two", 1)
-    catalog.refresh()
+    model_registry.refresh()
     with pytest.raises(InvalidRequest, match="models are: one, two") as caught:
-        catalog.find(None)
+        model_registry.find(None)
     assert caught.value.param == "model"
-    chooses = Catalog(tmp_path, only(server), default_model="two")
+    chooses = ModelRegistry(tmp_path, only(server), default_model="two")
     chooses.refresh()
     assert chooses.find(None).ref.name == "two"
 
@@ -276,56 +276,56 @@ def label(folder, **labels):
     (folder / "labels.json").write_text(json.dumps({"demo": labels}))
 
 
-def test_labels_and_shares_take_effect_at_the_next_look(catalog, server, tmp_path, caplog):
+def test_labels_and_shares_take_effect_at_the_next_look(model_registry, server, tmp_path, caplog):
     """The files of labels and of shares say who answers; a damaged one leaves what was said last, and is told once."""
     for version in (1, 2, 3):
         add(tmp_path, "demo", version)
     server.models = {"demo": {1: "", 2: "", 3: ""}}
     label(tmp_path, stable=1, canary=3)
-    catalog.refresh()
-    assert [catalog.find(name).ref.version for name in ("demo", "demo@canary", "demo:2")] == [1, 3, 2]
+    model_registry.refresh()
+    assert [model_registry.find(name).ref.version for name in ("demo", "demo@canary", "demo:2")] == [1, 3, 2]
     (tmp_path / "routing.toml").write_text("[demo]\nstable = 1\ncanary = 1\n[gone]\nstable = 1\n")
-    catalog.refresh()
-    shared = [catalog.find("demo", seed).ref.version for seed in range(40)]
+    model_registry.refresh()
+    shared = [model_registry.find("demo", seed).ref.version for seed in range(40)]
     assert set(shared) == {1, 3}
     (tmp_path / "routing.toml").write_text("[demo")
     (tmp_path / "labels.json").write_text('{"demo": {"stable": "1"}}')
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            catalog.refresh()
-    assert [catalog.find("demo", seed).ref.version for seed in range(40)] == shared
+            model_registry.refresh()
+    assert [model_registry.find("demo", seed).ref.version for seed in range(40)] == shared
     for name in ("routing.toml", "labels.json"):
         assert len([record for record in caplog.records if name in record.getMessage()]) == 1
     (tmp_path / "routing.toml").unlink()
     label(tmp_path, stable=2)
-    catalog.refresh()
-    assert {catalog.find("demo", seed).ref.version for seed in range(40)} == {2}
+    model_registry.refresh()
+    assert {model_registry.find("demo", seed).ref.version for seed in range(40)} == {2}
     with pytest.raises(ModelNotFound, match="labels are: stable"):
-        catalog.find("demo@canary")
+        model_registry.find("demo@canary")
 
 
-def test_what_answered_goes_on_until_its_successor_lives(catalog, server, tmp_path):
+def test_what_answered_goes_on_until_its_successor_lives(model_registry, server, tmp_path):
     """A promotion to a version that is being loaded leaves no gap, nor does the end of the one that answered."""
     for version in (1, 2, 3):
         add(tmp_path, "demo", version)
     server.models = {"demo": {1: "", 2: ""}}
     label(tmp_path, stable=1)
-    catalog.refresh()
+    model_registry.refresh()
     label(tmp_path, stable=3)
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 1
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
     server.models = {"demo": {1: "", 2: "", 3: ""}}
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 3
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 3
     server.models = {"demo": {1: "", 2: "", 3: "unloaded"}}
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 2
-    assert [model.ref.version for model in catalog.versions()] == [1, 2]
-    (model, route), *others = catalog.models()
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 2
+    assert [model.ref.version for model in model_registry.versions()] == [1, 2]
+    (model, route), *others = model_registry.models()
     assert (model.ref.version, route.labels, others) == (2, {"stable": 3}, [])
 
 
-def test_a_version_is_probed_once_whoever_looks_meanwhile(catalog, server, tmp_path):
+def test_a_version_is_probed_once_whoever_looks_meanwhile(model_registry, server, tmp_path):
     """What others bring together while a server is looked at for the first time costs no second probe."""
     add(tmp_path, "demo", 1)
     add(tmp_path, "demo", 2)
@@ -333,13 +333,13 @@ def test_a_version_is_probed_once_whoever_looks_meanwhile(catalog, server, tmp_p
     honest = server.predict
 
     def merge_meanwhile(*call):
-        catalog._merge()
+        model_registry._merge()
         return honest(*call)
 
     server.predict = merge_meanwhile
-    catalog.refresh()
+    model_registry.refresh()
     calls = server.num_calls
-    catalog.refresh()
+    model_registry.refresh()
     assert (server.num_calls, calls > 0) == (calls, True)
 
 
@@ -353,12 +353,12 @@ class Fleet:
             server.models = {"demo": {1: ""}}
         self.replicas = Replicas(lambda address, _: self.servers[address], names, resolve=lambda address: [address])
         add(folder, "demo", 1)
-        self.catalog = Catalog(folder, self.replicas)
+        self.model_registry = ModelRegistry(folder, self.replicas)
 
     def model(self):
         """Look again and return the model."""
-        self.catalog.refresh()
-        return self.catalog.find("demo")
+        self.model_registry.refresh()
+        return self.model_registry.find("demo")
 
 
 def test_what_is_promised_is_what_most_servers_agree_in(tmp_path, caplog):
@@ -379,7 +379,7 @@ def test_what_is_promised_is_what_most_servers_agree_in(tmp_path, caplog):
     assert fleet.replicas.num_servers(most.ref) == 1
     fleet.servers["c:1"].down = True
     assert fleet.model() == alone
-    assert (most.promise == alone.promise, len(most.promise)) == (False, 64)
+    assert (most.expected_probe_hash == alone.expected_probe_hash, len(most.expected_probe_hash)) == (False, 64)
 
 
 def test_a_new_version_that_cannot_be_called_is_no_trouble_of_its_server(tmp_path, caplog):
@@ -398,7 +398,7 @@ def test_a_new_version_that_cannot_be_called_is_no_trouble_of_its_server(tmp_pat
 
     server.predict = fail
     assert fleet.model() is first
-    assert fleet.replicas.all()[0].out_because is None
+    assert fleet.replicas.all()[0].ejected_because is None
     assert "demo:2 at a:1: too slow" in caplog.text
     server.predict = honest
     assert fleet.model().ref.version == 2
@@ -412,7 +412,7 @@ def test_a_version_that_only_a_dead_server_had_answers_nobody(tmp_path):
     assert fleet.model().ref.version == 2
     fleet.servers["a:1"].down = True
     assert fleet.model().ref.version == 1
-    assert fleet.catalog.find("demo:2").ref.version == 2
+    assert fleet.model_registry.find("demo:2").ref.version == 2
     fleet.servers["b:1"].down = True
     assert fleet.model().ref.version == 1
 
@@ -424,7 +424,7 @@ def test_files_of_versions_that_are_gone_are_forgotten(tmp_path):
         add(tmp_path, "demo", version)
         fleet.servers["a:1"].models = {"demo": {version: ""}}
         fleet.model()
-    assert [ref.version for ref in fleet.catalog._greeter._assets] == [4]
+    assert [ref.version for ref in fleet.model_registry._greeter._assets] == [4]
 
 
 def test_a_probe_that_is_not_finite_is_repeated_until_it_is(tmp_path):
@@ -433,51 +433,51 @@ def test_a_probe_that_is_not_finite_is_repeated_until_it_is(tmp_path):
     well = fleet.model()
     ill, (replica, _) = fleet.servers["a:1"], fleet.replicas.all()
     ill.bits = np.nan
-    fleet.replicas.leave_out(replica, "it failed a call")
+    fleet.replicas.eject(replica, "it failed a call")
     for _ in range(2):
         assert fleet.model() is well
         assert fleet.replicas.num_servers(well.ref) == 1
-        assert replica.out_because == "it failed a call"
+        assert replica.ejected_because == "it failed a call"
     ill.bits = 0.0
     assert fleet.model() is well
     assert fleet.replicas.num_servers(well.ref) == 2
-    assert replica.out_because is None
+    assert replica.ejected_because is None
 
 
-def test_a_new_version_whose_probe_is_not_finite_is_served_once_it_is(catalog, server, tmp_path):
+def test_a_new_version_whose_probe_is_not_finite_is_served_once_it_is(model_registry, server, tmp_path):
     """Until then it is not served at all; a response that no model gives is no other thing."""
     add(tmp_path, "demo", 1)
     server.models, server.bits = {"demo": {1: ""}}, np.inf
-    catalog.refresh()
+    model_registry.refresh()
     with pytest.raises(ModelLoading):
-        catalog.find("demo")
+        model_registry.find("demo")
     honest = server.predict
 
     def invalid(*_):
         raise InvalidResponse("ids out of range")
 
     server.predict, server.bits = invalid, 0.0
-    catalog.refresh()
+    model_registry.refresh()
     with pytest.raises(ModelLoading):
-        catalog.find("demo")
+        model_registry.find("demo")
     server.predict = honest
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 1
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
 
 
-def test_an_only_server_whose_probe_is_not_finite_is_waited_for(catalog, server, tmp_path):
+def test_an_only_server_whose_probe_is_not_finite_is_waited_for(model_registry, server, tmp_path):
     """The version is not forgotten: its sequences wait, as for a server that does not answer."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
-    catalog.refresh()
-    (replica,) = catalog._replicas.all()
-    catalog._replicas.leave_out(replica, "it failed a call")
+    model_registry.refresh()
+    (replica,) = model_registry._replicas.all()
+    model_registry._replicas.eject(replica, "it failed a call")
     server.bits = np.nan
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 1
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
     assert not replica.takes(ModelVersion("demo", 1))
     server.bits = 0.0
-    catalog.refresh()
+    model_registry.refresh()
     assert replica.takes(ModelVersion("demo", 1))
 
 
@@ -486,7 +486,7 @@ def test_row_counts_are_those_that_suit_every_server(tmp_path, monkeypatch):
     fleet = Fleet(tmp_path, "a:1", "b:1")
     found = iter([Probe((8, 16, 32), "same"), Probe((16, 32, 64), "same")])
     monkeypatch.setattr("service.backends.prober.run_probe", lambda *_: next(found))
-    assert fleet.model().shapes.row_counts == (16, 32)
+    assert fleet.model().batch_limits.batch_sizes == (16, 32)
 
 
 def test_a_version_lives_while_one_server_has_it(tmp_path):
@@ -498,5 +498,5 @@ def test_a_version_lives_while_one_server_has_it(tmp_path):
     assert fleet.replicas.num_servers(ModelVersion("demo", 1)) == 2
     assert fleet.replicas.num_servers(ModelVersion("demo", 2)) == 1
     fleet.servers["a:1"].models = fleet.servers["b:1"].models = {"demo": {2: ""}}
-    fleet.catalog.refresh()
-    assert fleet.catalog.find_version(ModelVersion("demo", 1)) is None
+    fleet.model_registry.refresh()
+    assert fleet.model_registry.find_version(ModelVersion("demo", 1)) is None

@@ -84,7 +84,7 @@ class Fleet:
 
     def left_out(self):
         """Return the letters of those that get no calls."""
-        return "".join(replica.address[0] for replica in self.replicas.all() if replica.out_because)
+        return "".join(replica.address[0] for replica in self.replicas.all() if replica.ejected_because)
 
     def call(self, model=MODEL, size=16):
         """Make a call; return where its outcome comes."""
@@ -206,7 +206,7 @@ def test_a_version_whose_probe_is_not_repeated_gets_no_calls():
     fleet = Fleet()
     for letter in "ab":
         fleet.replicas.learn(fleet.replica(letter), "other", {other: PROBE})
-    fleet.replicas.leave_out(fleet.replica("a"), "ill")
+    fleet.replicas.eject(fleet.replica("a"), "ill")
     fleet.replicas.learn(fleet.replica("a"), "demo", {MODEL: PROBE}, unchecked={MODEL})
     assert fleet.left_out() == "a"
     fleet.replicas.learn(fleet.replica("a"), "other", {other: PROBE})
@@ -221,7 +221,7 @@ def test_a_version_whose_probe_is_not_repeated_gets_no_calls():
 def test_with_nobody_to_ask_the_call_fails_at_once():
     """The caller waits for servers that may come back; what those that answer have no more is gone."""
     fleet = Fleet()
-    fleet.replicas.leave_out(fleet.replica("a"), "for the test")
+    fleet.replicas.eject(fleet.replica("a"), "for the test")
     assert isinstance(fleet.answer(model=ModelVersion("demo", 2))[0], VersionGone)
     fleet.replicas.learn(fleet.replica("b"), "demo", {})
     assert isinstance(fleet.answer()[0], BackendUnavailable)
@@ -229,7 +229,7 @@ def test_with_nobody_to_ask_the_call_fails_at_once():
     assert isinstance(fleet.answer()[0], VersionGone)
     for letter in "ab":
         fleet.replicas.learn(fleet.replica(letter), "demo", {MODEL: PROBE})
-        fleet.replicas.leave_out(fleet.replica(letter), "for the test")
+        fleet.replicas.eject(fleet.replica(letter), "for the test")
     outcome, _ = fleet.answer()
     assert (str(outcome), fleet.servers["a"].num_calls) == ("no model server answers", 0)
     assert fleet.replicas.num_servers(MODEL) == 1
@@ -258,10 +258,10 @@ def test_a_call_that_does_not_come_back_is_made_elsewhere(monkeypatch):
         fleet.answer()
     fleet.servers["a"].hangs = True
     outcomes = [fleet.call() for _ in range(3)]
-    fleet.replicas.leave_out_who_hangs()
+    fleet.replicas.eject_hanging()
     assert fleet.left_out() == ""
     time.sleep(0.1)
-    fleet.replicas.leave_out_who_hangs()
+    fleet.replicas.eject_hanging()
     assert fleet.left_out() == "a"
     assert [outcome.get(timeout=5)[0].by[0] for outcome in outcomes] == ["b"] * 3
     assert all(outcome.empty() for outcome in outcomes)
@@ -270,7 +270,7 @@ def test_a_call_that_does_not_come_back_is_made_elsewhere(monkeypatch):
     fleet.servers["b"].hangs = True
     waiting = fleet.call()
     time.sleep(0.1)
-    fleet.replicas.leave_out_who_hangs()
+    fleet.replicas.eject_hanging()
     assert fleet.left_out() == "a"
     fleet.servers["b"].release()
     assert waiting.get(timeout=5)[0].by == "b:1"
@@ -283,7 +283,7 @@ def test_a_kind_of_call_that_was_never_seen_may_take_its_time(monkeypatch):
     fleet.servers["a"].hangs = True
     first = fleet.call()
     time.sleep(0.05)
-    fleet.replicas.leave_out_who_hangs()
+    fleet.replicas.eject_hanging()
     assert fleet.left_out() == ""
     fleet.servers["a"].release()
     first.get(timeout=5)
@@ -291,7 +291,7 @@ def test_a_kind_of_call_that_was_never_seen_may_take_its_time(monkeypatch):
     # Some 50 ms for 16 steps are known: 128 steps may take ten times 400 ms.
     fleet.call(size=128)
     time.sleep(0.2)
-    fleet.replicas.leave_out_who_hangs()
+    fleet.replicas.eject_hanging()
     assert fleet.left_out() == ""
 
 
@@ -313,16 +313,16 @@ def test_who_falls_ill_again_and_again_is_looked_at_less_and_less(monkeypatch):
     monkeypatch.setattr("service.backends.replicas.time.monotonic", lambda: now[0])
     replica, pauses = fleet.replica("a"), []
     for _ in range(8):
-        fleet.replicas.leave_out(replica, "ill")
-        fleet.replicas.leave_out(replica, "still ill")
+        fleet.replicas.eject(replica, "ill")
+        fleet.replicas.eject(replica, "still ill")
         pauses.append(replica.pause_s)
         fleet.replicas.learn(replica, "demo", {MODEL: PROBE})
     assert pauses[:3] == [FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, 4 * FIRST_PAUSE_S]
     assert pauses[-1] == LAST_PAUSE_S
     now[0] += 1000
-    fleet.replicas.leave_out(replica, "ill")
+    fleet.replicas.eject(replica, "ill")
     assert replica.pause_s == FIRST_PAUSE_S
-    assert replica.out_because == "ill"
+    assert replica.ejected_because == "ill"
 
 
 def test_a_name_stands_for_what_it_stands_for_now():
@@ -433,11 +433,11 @@ def test_who_fell_ill_while_it_was_looked_at_stays_out():
     """What the look found was true before that."""
     fleet = Fleet()
     replica = fleet.replica("a")
-    seen = replica.num_times_out
-    fleet.replicas.leave_out(replica, "ill")
+    seen = replica.num_ejections
+    fleet.replicas.eject(replica, "ill")
     fleet.replicas.learn(replica, "demo", {MODEL: PROBE}, seen=seen)
     assert fleet.left_out() == "a"
-    fleet.replicas.learn(replica, "demo", {MODEL: PROBE}, seen=replica.num_times_out)
+    fleet.replicas.learn(replica, "demo", {MODEL: PROBE}, seen=replica.num_ejections)
     assert fleet.left_out() == ""
 
 
@@ -449,8 +449,8 @@ def test_a_call_that_was_sent_as_its_server_was_left_out_is_given_up_too(monkeyp
     fleet.servers["a"].hangs = True
     outcome = fleet.call()
     fleet.servers["a"].reset, reset = (lambda: None), fleet.servers["a"].reset
-    fleet.replicas.leave_out(fleet.replica("a"), "ill")
+    fleet.replicas.eject(fleet.replica("a"), "ill")
     fleet.servers["a"].reset = reset
     time.sleep(0.1)
-    fleet.replicas.leave_out_who_hangs()
+    fleet.replicas.eject_hanging()
     assert outcome.get(timeout=5)[0].by == "b:1"

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from service.backends.registry import Catalog
+from service.backends.registry import ModelRegistry
 from service.errors import ModelLoading, ModelNotFound
 from tests.unit.service.backends.test_registry import FakeServer, add, label, only
 
@@ -18,13 +18,13 @@ def server():
 
 
 @pytest.fixture
-def catalog(server, tmp_path):
+def model_registry(server, tmp_path):
     """A catalog in front of it, with the first version stable and the second one a canary; nothing is read yet."""
     (tmp_path / "models.config").write_text("model_config_list {}")
     for version in (1, 2):
         add(tmp_path, "demo", version)
     label(tmp_path, stable=1, canary=2)
-    return Catalog(tmp_path, only(server))
+    return ModelRegistry(tmp_path, only(server))
 
 
 def truncate(path, size):
@@ -46,92 +46,92 @@ def truncate(path, size):
         "demo/1/assets.extra/tokenizer.json",
     ],
 )
-def test_what_was_read_last_holds(catalog, server, tmp_path, name, size, caplog):
+def test_what_was_read_last_holds(model_registry, server, tmp_path, name, size, caplog):
     """No version goes, no label moves and no share changes; the log says once which file it is."""
     (tmp_path / "routing.toml").write_text("[demo]\nstable = 3\ncanary = 1\n")
-    catalog.refresh()
-    versions, calls = [catalog.find("demo", seed) for seed in range(40)], server.num_calls
+    model_registry.refresh()
+    versions, calls = [model_registry.find("demo", seed) for seed in range(40)], server.num_calls
     assert {model.ref.version for model in versions} == {1, 2}
     truncate(tmp_path / name, size)
     for _ in range(3):
-        catalog.refresh()
-        assert [catalog.find("demo", seed) for seed in range(40)] == versions
-        assert catalog.find("demo@canary").ref.version == 2
+        model_registry.refresh()
+        assert [model_registry.find("demo", seed) for seed in range(40)] == versions
+        assert model_registry.find("demo@canary").ref.version == 2
     assert server.num_calls == calls
     if "tokenizer" not in name:
         assert len([record for record in caplog.records if name.rpartition("/")[2] in record.getMessage()]) == 1
 
 
-def test_labels_hold_when_their_file_is_gone(catalog, tmp_path):
+def test_labels_hold_when_their_file_is_gone(model_registry, tmp_path):
     """Exporters never delete it; an empty object in it ends all labels."""
-    catalog.refresh()
+    model_registry.refresh()
     (tmp_path / "labels.json").unlink()
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 1
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
     (tmp_path / "labels.json").write_text("{}\n")
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 2
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 2
 
 
-def test_a_repository_that_is_away_changes_nothing(catalog, tmp_path):
+def test_a_repository_that_is_away_changes_nothing(model_registry, tmp_path):
     """As on a network file system that is not mounted for a moment."""
     (tmp_path / "routing.toml").write_text("[demo]\ncanary = 1\n")
-    catalog.refresh()
+    model_registry.refresh()
     for name in ("models.config", "labels.json", "routing.toml"):
         (tmp_path / name).rename(tmp_path / f"{name}.away")
-    catalog.refresh()
-    assert (catalog.find("demo").ref.version, catalog.find("demo@stable").ref.version) == (2, 1)
+    model_registry.refresh()
+    assert (model_registry.find("demo").ref.version, model_registry.find("demo@stable").ref.version) == (2, 1)
     for name in ("models.config", "labels.json"):
         (tmp_path / f"{name}.away").rename(tmp_path / name)
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 1
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
 
 
-def test_a_list_without_models_unloads_them(catalog, tmp_path):
+def test_a_list_without_models_unloads_them(model_registry, tmp_path):
     """What an exporter leaves when it has removed the last one is no damaged file."""
-    catalog.refresh()
+    model_registry.refresh()
     (tmp_path / "models.config").write_text("model_config_list {\n}\n")
-    catalog.refresh()
+    model_registry.refresh()
     with pytest.raises(ModelNotFound):
-        catalog.find("demo")
-    assert catalog.models() == []
+        model_registry.find("demo")
+    assert model_registry.models() == []
 
 
 @pytest.mark.parametrize("damage", ['{"demo": {"sta', ""])
-def test_nobody_is_sent_to_a_version_by_guess_at_a_start(catalog, tmp_path, damage):
+def test_nobody_is_sent_to_a_version_by_guess_at_a_start(model_registry, tmp_path, damage):
     """While labels cannot be read, a version has to be named; once they can, the stable one answers."""
     (tmp_path / "labels.json").write_text(damage)
-    catalog.refresh()
+    model_registry.refresh()
     for name in ("demo", "demo@stable", "demo@canary", None):
         with pytest.raises(ModelLoading, match=r"labels\.json cannot be read"):
-            catalog.find(name)
+            model_registry.find(name)
     with pytest.raises(ModelLoading):
-        catalog.ready_models()
+        model_registry.ready_models()
     with pytest.raises(ModelLoading):
-        catalog.models()
-    assert [catalog.find(f"demo:{version}").ref.version for version in (1, 2)] == [1, 2]
+        model_registry.models()
+    assert [model_registry.find(f"demo:{version}").ref.version for version in (1, 2)] == [1, 2]
     label(tmp_path, stable=1, canary=2)
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 1
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
 
 
-def test_no_canary_stands_in_for_a_stable_version_that_cannot_be_read(catalog, tmp_path):
+def test_no_canary_stands_in_for_a_stable_version_that_cannot_be_read(model_registry, tmp_path):
     """Its server has it, so it comes as soon as its files are whole again."""
     card = tmp_path / "demo" / "1" / "assets.extra" / "generator.json"
     whole = card.read_bytes()
     truncate(card, 10)
-    catalog.refresh()
+    model_registry.refresh()
     for name in ("demo", "demo@stable", "demo:1"):
         with pytest.raises(ModelLoading):
-            catalog.find(name)
-    assert catalog.find("demo@canary").ref.version == 2
+            model_registry.find(name)
+    assert model_registry.find("demo@canary").ref.version == 2
     card.write_bytes(whole)
-    catalog.refresh()
-    assert catalog.find("demo").ref.version == 1
+    model_registry.refresh()
+    assert model_registry.find("demo").ref.version == 1
 
 
-def test_routing_that_cannot_be_read_at_a_start_leaves_all_to_the_stable_version(catalog, tmp_path):
+def test_routing_that_cannot_be_read_at_a_start_leaves_all_to_the_stable_version(model_registry, tmp_path):
     """It is what answers where nothing else is said."""
     (tmp_path / "routing.toml").write_text("[demo")
-    catalog.refresh()
-    assert {catalog.find("demo", seed).ref.version for seed in range(20)} == {1}
+    model_registry.refresh()
+    assert {model_registry.find("demo", seed).ref.version for seed in range(20)} == {1}

@@ -8,14 +8,14 @@ import certifi
 import pytest
 import requests
 
-from service.batch.errors import Stopped, Unusable
+from service.batch.errors import Stopped, UsageError
 from service.batch.gateway import MAX_LOST, Address, Failure, Gateway
 from service.batch.requests_file import Request
 from service.batch.retries import MAX_ATTEMPTS
 from tests.unit.client.scripted_answers import answer_bytes, answer_json, hang_up, refusal, silence
 
 REQUEST = Request("a", "/v1/completions", b'{"seed":1}')
-STATUS = {"texts": {"accepted": 3, "max": 10}, "models": [{}], "uptime_s": 1000.0}
+STATUS = {"sequences": {"accepted": 3, "max": 10}, "models": [{}], "uptime_s": 1000.0}
 
 
 @pytest.fixture
@@ -161,13 +161,18 @@ def test_the_room_of_the_gateway_is_what_it_has_left(server, gateway, patience):
     server.script = [refusal(503, "drains"), hang_up, answer_json(STATUS)]
     assert gateway.num_free() == 7
     assert len(patience.waits) == 2
-    server.script = [answer_json({**STATUS, "texts": {"accepted": 10, "max": 10}})]
+    server.script = [answer_json({**STATUS, "sequences": {"accepted": 10, "max": 10}})]
     assert gateway.num_free() == 1
 
 
 @pytest.mark.parametrize(
     "answer",
-    [answer_bytes(b"<html>", "text/html"), answer_json([]), answer_json({"texts": 1}), refusal(404, "nothing there")],
+    [
+        answer_bytes(b"<html>", "text/html"),
+        answer_json([]),
+        answer_json({"sequences": 1}),
+        refusal(404, "nothing there"),
+    ],
 )
 def test_what_is_no_gateway_stops_the_run_at_once(server, gateway, answer):
     """A wrong address is told with what came."""
@@ -179,7 +184,7 @@ def test_what_is_no_gateway_stops_the_run_at_once(server, gateway, answer):
 @pytest.mark.parametrize("url", ["example", "ftp://example", "http://", "http://example:port"])
 def test_an_address_that_is_none_is_refused(url, patience):
     """Before anything is sent."""
-    with pytest.raises(Unusable, match="--base-url must be like http://host:port"):
+    with pytest.raises(UsageError, match="--base-url must be like http://host:port"):
         Gateway(Address(url, None, 60.0), patience)
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from service.batch.errors import Stopped, Unusable
+from service.batch.errors import Stopped, UsageError
 from service.batch.journal import Journal
 from service.batch.output_record import answered, failed
 from service.batch.requests_file import Line
@@ -48,14 +48,14 @@ def test_a_torn_line_is_cut_off_wherever_it_was_torn(out, length):
 def test_somebodys_own_file_is_refused_and_stays_as_it_is(out, content):
     """Nothing is cut off that a batch has not written."""
     out.write_bytes(content)
-    with pytest.raises(Unusable, match="is not a batch's answer"):
+    with pytest.raises(UsageError, match="is not a batch's answer"):
         recovered(out)
     assert out.read_bytes() == content
 
 
 def test_a_second_run_on_the_same_file_is_refused(out):
     """In one line; once the first has ended, it may."""
-    with Journal(out), pytest.raises(Unusable, match="another run is writing"):
+    with Journal(out), pytest.raises(UsageError, match="another run is writing"):
         Journal(out)
     Journal(out).close()
 
@@ -65,7 +65,7 @@ def test_a_run_is_refused_while_the_file_has_been_replaced(out):
     out.write_bytes(BAD)
     with Journal(out) as journal:
         journal.drop_errors()
-        with pytest.raises(Unusable, match="another run"):
+        with pytest.raises(UsageError, match="another run"):
             Journal(out)
 
 
@@ -139,5 +139,5 @@ def test_a_full_disk_ends_the_run_and_what_was_torn_is_cut_off(out, monkeypatch)
 @pytest.mark.parametrize(("path", "message"), [("/dev/null", "must be a file"), ("nowhere/out", "No such file")])
 def test_what_is_no_file_is_refused(tmp_path, path, message):
     """A run that goes on reads OUT."""
-    with pytest.raises(Unusable, match=message):
+    with pytest.raises(UsageError, match=message):
         Journal(tmp_path / path)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from service.batch.output_record import Written, answered, failed, parse_written
+from service.batch.output_record import OutputRecord, answered, failed, parse_output_record
 from service.batch.requests_file import DUPLICATE, Line
 
 REFUSAL = b'{"error": {"message": "no", "code": "model_not_found"}}'
@@ -34,17 +34,17 @@ def test_whatever_came_an_answer_is_one_line_of_json(body):
 @pytest.mark.parametrize(
     ("made", "written"),
     [
-        (answered("a", 200, "r", b"{}"), Written("a", None, None)),
-        (answered("a", 404, "r", REFUSAL), Written("a", None, "model_not_found")),
-        (answered("a", 500, "r", b"<html>"), Written("a", None, "http_500")),
-        (failed(Line(3, b""), "a", "timeout", "m"), Written("a", None, "timeout")),
-        (failed(Line(3, b""), None, "invalid_json", "m"), Written(None, 3, "invalid_json")),
-        (failed(Line(3, b""), "a", DUPLICATE, "m"), Written(None, 3, DUPLICATE)),
+        (answered("a", 200, "r", b"{}"), OutputRecord("a", None, None)),
+        (answered("a", 404, "r", REFUSAL), OutputRecord("a", None, "model_not_found")),
+        (answered("a", 500, "r", b"<html>"), OutputRecord("a", None, "http_500")),
+        (failed(Line(3, b""), "a", "timeout", "m"), OutputRecord("a", None, "timeout")),
+        (failed(Line(3, b""), None, "invalid_json", "m"), OutputRecord(None, 3, "invalid_json")),
+        (failed(Line(3, b""), "a", DUPLICATE, "m"), OutputRecord(None, 3, DUPLICATE)),
     ],
 )
 def test_a_line_of_out_says_what_it_answers(made, written):
     """By its custom_id, or by its number where that does not tell it from others; the code is the same."""
-    assert parse_written(made.content) == written
+    assert parse_output_record(made.content) == written
     assert made.code == written.code
 
 
@@ -53,4 +53,4 @@ def test_a_line_of_out_says_what_it_answers(made, written):
 )
 def test_what_a_batch_has_not_written_is_told(content):
     """Somebody's own file is no OUT."""
-    assert parse_written(content) is None
+    assert parse_output_record(content) is None

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from service.batch.output_record import Written
+from service.batch.output_record import OutputRecord
 from service.batch.plan import Done, _compare, survey
 from tests.unit.service.batch.conftest import request
 
@@ -32,7 +32,9 @@ def test_every_line_is_to_do_but_empty_ones(write_requests):
 
 def test_what_out_has_is_done(write_requests):
     """By custom_id, wherever the line is by now; by number where there is none."""
-    done = done_of(Written("b", None, None), Written(None, 3, "invalid_json"), Written("gone", None, None))
+    done = done_of(
+        OutputRecord("b", None, None), OutputRecord(None, 3, "invalid_json"), OutputRecord("gone", None, None)
+    )
     pending = survey(write_requests("a", b"\n", b"nonsense\n", b"other\n", "b"), done)
     assert numbers(pending) == [(1, 0), (4, 0)]
     assert (pending.num_lines, pending.num_to_do, pending.num_unknown) == (4, 2, 1)
@@ -40,7 +42,7 @@ def test_what_out_has_is_done(write_requests):
 
 def test_a_number_does_not_answer_a_line_that_has_a_name_by_now(write_requests):
     """IN was mended: line 2 was nonsense and is a request."""
-    done = done_of(Written(None, 2, "invalid_json"), Written(None, 99, "invalid_json"))
+    done = done_of(OutputRecord(None, 2, "invalid_json"), OutputRecord(None, 99, "invalid_json"))
     assert numbers(survey(write_requests("a", "b"), done)) == [(1, 0), (2, 0)]
 
 
@@ -48,7 +50,9 @@ def test_a_number_does_not_answer_a_line_that_has_a_name_by_now(write_requests):
 def test_a_repeated_custom_id_is_marked_with_its_first_line(write_requests, first_is_done):
     """Whether that one is done or not; each of the others is done by its own number."""
     path = write_requests("a", "b", "a", "b", "a")
-    done = done_of(Written(None, 5, "duplicate_custom_id"), *([Written("a", None, None)] if first_is_done else []))
+    done = done_of(
+        OutputRecord(None, 5, "duplicate_custom_id"), *([OutputRecord("a", None, None)] if first_is_done else [])
+    )
     expected = [(2, 0), (3, 1), (4, 2)]
     assert numbers(survey(path, done)) == (expected if first_is_done else [(1, 0), *expected])
 
@@ -60,7 +64,7 @@ def test_many_lines_agree_with_the_plain_way(tmp_path):
     path = tmp_path / "in"
     path.write_bytes(b"".join(map(request, names)))
     out = {f"n{draw.randrange(800)}" for _ in range(200)}
-    pending = survey(path, done_of(*(Written(name, None, None) for name in out)))
+    pending = survey(path, done_of(*(OutputRecord(name, None, None) for name in out)))
     first, expected = {}, []
     for number, name in enumerate(names, 1):
         if name in first or name not in out:

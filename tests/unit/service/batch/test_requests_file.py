@@ -5,7 +5,7 @@ import json
 import pytest
 
 from service.batch import requests_file
-from service.batch.errors import Unusable, WrongLine
+from service.batch.errors import UsageError, WrongLine
 from service.batch.requests_file import Line, Request, check_readable, parse, read_lines
 
 SOUND = {"custom_id": "a", "method": "POST", "url": "/tokenize", "body": {"model": "m", "prompt": "大 0.1"}}
@@ -78,5 +78,5 @@ def test_a_line_that_is_too_long_is_wrong_and_not_held_in_memory(tmp_path, monke
 )
 def test_what_cannot_be_read_twice_is_refused(tmp_path, name, message):
     """Pipes and devices, folders and files that are not there."""
-    with pytest.raises(Unusable, match=message):
+    with pytest.raises(UsageError, match=message):
         check_readable(tmp_path / name)

@@ -95,8 +95,8 @@ def test_a_key_expires_after_days_or_hours(path, text, span):
         ("--expires", "2999-01-31T12:00:00"),
         ("--expires", "99999999999999d"),
         ("--expires", "9999-12-31T23:59:59-23:00"),
-        ("--max-texts", "0"),
-        ("--max-texts", "many"),
+        ("--max-sequences", "0"),
+        ("--max-sequences", "many"),
         ("--tokens-per-minute", "-1"),
         ("--tenant", "a b"),
         ("--tenant", ""),
@@ -111,7 +111,7 @@ def test_a_wrong_option_is_named_and_makes_no_key(path, capsys, option, value):
 
 def test_list_is_a_table_without_secrets(path, capsys):
     """Each key is one line under aligned headings, in the order in which they were made; hashes are not shown."""
-    first, _ = add_key(path, "acme", None, KeyLimits(max_texts=8))
+    first, _ = add_key(path, "acme", None, KeyLimits(max_sequences=8))
     second, _ = add_key(path, "a-longer-name", datetime(2020, 1, 31, tzinfo=UTC), KeyLimits())
     assert call(path, "list") == 0
     out = capsys.readouterr().out
@@ -129,7 +129,7 @@ def test_list_is_a_table_without_secrets(path, capsys):
 
 def test_list_as_json_has_what_the_table_has(path, capsys):
     """Programs get times as ISO 8601, limits as numbers or null, and the state."""
-    key, _ = add_key(path, "acme", datetime(2999, 1, 31, tzinfo=UTC), KeyLimits(max_texts=8))
+    key, _ = add_key(path, "acme", datetime(2999, 1, 31, tzinfo=UTC), KeyLimits(max_sequences=8))
     assert call(path, "list", "--json") == 0
     assert json.loads(capsys.readouterr().out) == [
         {
@@ -139,8 +139,8 @@ def test_list_as_json_has_what_the_table_has(path, capsys):
             "expires": "2999-01-31T00:00:00Z",
             "state": "active",
             "limits": {
-                "max_texts": 8,
-                "max_text_tokens": None,
+                "max_sequences": 8,
+                "max_queued_tokens": None,
                 "requests_per_minute": None,
                 "tokens_per_minute": None,
             },

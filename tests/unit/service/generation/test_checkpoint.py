@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.generation.checkpoint import Point, SavedText
+from service.generation.checkpoint import Checkpoint, Point
 from service.scheduling.sequence import ModelVersion
 
 FLOATS = st.lists(st.floats(width=32), min_size=1, max_size=20)
@@ -17,7 +17,7 @@ def saved(state=(0.5, -1.0), unread=(7,), position=3, seed=5, stream=0, detokeni
     ids = np.array([token_id for token_id, _ in counts], np.int32)
     numbers = np.array([number for _, number in counts], np.float32)
     point = Point(np.array(state, np.float32), np.array(unread, np.int32), position)
-    return SavedText(ModelVersion("demo", 3), "ab" * 32, point, seed, stream, detokenizer, held, (ids, numbers))
+    return Checkpoint(ModelVersion("demo", 3), "ab" * 32, point, seed, stream, detokenizer, held, (ids, numbers))
 
 
 @given(
@@ -33,7 +33,7 @@ def saved(state=(0.5, -1.0), unread=(7,), position=3, seed=5, stream=0, detokeni
 def test_what_comes_back_is_what_was_put_down(state, unread, position, seed, stream, detokenizer, held, counts):
     """Every bit of the state, NaN and -0.0 too, and everything beside it."""
     text = saved(state, unread, position, seed, stream, detokenizer, held, counts)
-    back = SavedText.from_bytes(text.to_bytes())
+    back = Checkpoint.from_bytes(text.to_bytes())
     assert back.point.state.tobytes() == text.point.state.tobytes()
     assert back.point.unread.tolist() == list(unread)
     assert [array.tolist() for array in back.counted] == [array.tolist() for array in text.counted]

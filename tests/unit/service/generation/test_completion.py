@@ -9,16 +9,16 @@ import pytest
 from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer, WordTokenizer
 from service.api.parameters import Bounds, CompletionRequest, EmbeddingsRequest
-from service.backends.registry import LiveModel
-from service.engine import Caller, Engine
+from service.backends.registry import ServedModel
+from service.engine import Engine, RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InternalError, InvalidRequest, Overloaded, RateLimited
-from service.generation.completion import Result
+from service.generation.completion import CompletionOutput
 from service.generation.encoding import Sizes
 from service.generation.logprobs import Logprobs
-from service.generation.resume_tokens import StateKeys, StateTokens
-from service.scheduling.policy import Shapes
+from service.generation.resume_tokens import ResumeTokens, StateKeys
+from service.scheduling.policy import BatchLimits
 from service.scheduling.scheduler import Limits, Scheduler
-from service.scheduling.sequence import Account, ModelVersion, Sampling
+from service.scheduling.sequence import ModelVersion, Quota, SamplingParams
 from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, FakeListener, FakeObserver, fake_logprob, fake_step
 from tests.unit.contract.test_card import FIELDS
 
@@ -48,7 +48,7 @@ class Models:
         fields = {"name": unit, "state_size": STATE_SIZE, "units": STATE_SIZE, "vocab_size": VOCABULARY}
         fields["direction"] = "backward" if backward else "forward"
         card = GeneratorCard(**{**FIELDS, **fields})
-        return LiveModel(ModelVersion(name, 1), card, tokenizer, Shapes((8, 16), 8, 16), "fp")
+        return ServedModel(ModelVersion(name, 1), card, tokenizer, BatchLimits((8, 16), 8, 16), "fp")
 
 
 def request(*prompts, **fields):
@@ -57,7 +57,7 @@ def request(*prompts, **fields):
         "model": "characters",
         "suffixes": ("",),
         "max_tokens": 12,
-        "sampling": Sampling(),
+        "sampling": SamplingParams(),
         "seed": 1,
         "stops": (),
         "num_choices": 1,
@@ -80,11 +80,11 @@ class Service:
         self.scheduler = Scheduler(self.backend, Limits(**limits), FakeObserver())
         self.scheduler.start()
         self.listener = FakeListener()
-        self.engine = Engine(Models(), self.scheduler, self.listener, SIZES, StateTokens(lambda: KEYS, 60.0))
+        self.engine = Engine(Models(), self.scheduler, self.listener, SIZES, ResumeTokens(lambda: KEYS, 60.0))
 
     def results(self, *prompts, **fields):
         """Return the results of a request."""
-        generation = self.engine.begin(request(*prompts, **fields), Caller())
+        generation = self.engine.begin(request(*prompts, **fields), RequestContext())
         try:
             return generation.results()
         finally:
@@ -200,7 +200,7 @@ def test_scores_end_with_the_text_that_a_stop_leaves(service):
     cut = whole.text.index(stop)
     assert (result.text, result.finish_reason) == (whole.text[:cut], "stop")
     assert result.logprobs.token_logprobs == whole.logprobs.token_logprobs[:cut]
-    generation = service.engine.begin(request(num_top=1, stops=(stop,)), Caller())
+    generation = service.engine.begin(request(num_top=1, stops=(stop,)), RequestContext())
     shown, told = "", []
     for piece in generation:
         shown += piece.text
@@ -231,7 +231,7 @@ def test_special_tokens_of_a_prompt_are_named_and_have_no_text(service):
 
 def test_penalties_go_by_what_was_drawn_however_it_was_cut(service):
     """A text with penalties is the same drawn at once and token by token."""
-    sampling = Sampling(frequency_penalty=2.0)
+    sampling = SamplingParams(frequency_penalty=2.0)
     (result,) = service.results(sampling=sampling, max_tokens=40)
     slow = Service()
     slow.engine._models.find = lambda name, seed: _with_steps(Models().find(name), 1)
@@ -242,14 +242,14 @@ def test_penalties_go_by_what_was_drawn_however_it_was_cut(service):
 
 
 def _with_steps(model, steps):
-    return LiveModel(model.ref, model.card, model.tokenizer, Shapes((8,), steps, 4), "fp")
+    return ServedModel(model.ref, model.card, model.tokenizer, BatchLimits((8,), steps, 4), "fp")
 
 
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
         ({"prompts": ([1, VOCABULARY],)}, "prompt", f"prompt must have token ids below {VOCABULARY}, got {VOCABULARY}"),
-        ({"sampling": Sampling(bias=((VOCABULARY, 1.0),))}, "logit_bias", "logit_bias must have token ids below"),
+        ({"sampling": SamplingParams(bias=((VOCABULARY, 1.0),))}, "logit_bias", "logit_bias must have token ids below"),
         ({"prompts": ("a" * 1001,)}, "prompt", "prompt must be at most 1000 tokens, got 1001"),
         ({"prompts": ([1] * 1001,)}, "prompt", "prompt must be at most 1000 tokens, got 1001"),
     ],
@@ -270,7 +270,7 @@ def test_a_deadline_frees_the_rows():
         service.results(num_choices=3, timeout_s=0.1)
     service.backend.release(1000)
     deadline = time.monotonic() + 10
-    while service.scheduler.num_texts:
+    while service.scheduler.num_sequences:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert len(service.listener.cancelled_sequences) == 3
@@ -280,7 +280,7 @@ def test_a_deadline_frees_the_rows():
 def test_a_cancelled_request_ends_for_whoever_waits_for_it():
     """The thread that iterates hears of it at once."""
     service = Service(FakeBackend(held=True))
-    generation = service.engine.begin(request(), Caller())
+    generation = service.engine.begin(request(), RequestContext())
     generation.cancel()
     with pytest.raises(ClientGone):
         generation.results()
@@ -291,7 +291,7 @@ def test_a_cancelled_request_ends_for_whoever_waits_for_it():
 def test_what_a_request_may_use_is_charged_before_it_is_queued(service):
     """The prompt once, and max_tokens for each text; one that cannot pay is not queued."""
     charged = []
-    caller = Caller(charge=lambda count: charged.append(count) or (lambda: charged.append(-count)))
+    caller = RequestContext(charge=lambda count: charged.append(count) or (lambda: charged.append(-count)))
     generation = service.engine.begin(request("abc", "de", num_choices=2, max_tokens=7), caller)
     generation.results()
     assert charged == [3 + 2 + 4 * 7]
@@ -300,14 +300,14 @@ def test_what_a_request_may_use_is_charged_before_it_is_queued(service):
         raise RateLimited("no")
 
     with pytest.raises(RateLimited):
-        service.engine.begin(request(), Caller(charge=refuse))
-    assert service.scheduler.num_texts == 0
+        service.engine.begin(request(), RequestContext(charge=refuse))
+    assert service.scheduler.num_sequences == 0
 
 
 def test_what_the_queue_refuses_is_given_back():
     """A request that is not taken on costs nothing."""
     service, charged = Service(FakeBackend(held=True), max_running=1, max_queued=0), []
-    caller = Caller(charge=lambda count: charged.append(count) or (lambda: charged.append(-count)))
+    caller = RequestContext(charge=lambda count: charged.append(count) or (lambda: charged.append(-count)))
     running = service.engine.begin(request(), caller)
     with pytest.raises(Overloaded):
         service.engine.begin(request(), caller)
@@ -349,7 +349,7 @@ def test_an_answer_of_hundreds_of_megabytes_is_refused(service, prompts, fields,
 
 def test_an_empty_text_is_not_the_best(service):
     """The end mark counts in the mean, so that a text that ends at once is judged by how probable that was."""
-    every = [service.engine.begin(request(seed=seed, num_top=0), Caller()) for seed in range(60)]
+    every = [service.engine.begin(request(seed=seed, num_top=0), RequestContext()) for seed in range(60)]
     results = [(one.results()[0], one) for one in every]
     empty = [one for result, one in results if not result.text]
     assert empty, "choose other seeds"
@@ -380,7 +380,7 @@ def embedding(*prompts, **fields):
 def test_an_embedding_is_the_mean_or_the_last_of_what_the_layer_says(service, mean):
     """Every token is read, the last too, in as many calls as it takes."""
     prompts = ("abc", "", "hello world" * 5)
-    job = service.engine.embed(embedding(*prompts), Caller())
+    job = service.engine.embed(embedding(*prompts), RequestContext())
     vectors = job.vectors(mean=mean)
     job.close()
     for prompt, vector in zip(prompts, vectors, strict=True):
@@ -396,7 +396,7 @@ def test_an_embedding_is_the_mean_or_the_last_of_what_the_layer_says(service, me
 def test_dimensions_must_be_the_models_own(service):
     """Another width cannot be given."""
     with pytest.raises(InvalidRequest, match=r"dimensions must be 4, .*, got 5"):
-        service.engine.embed(embedding("a", dimensions=5), Caller())
+        service.engine.embed(embedding("a", dimensions=5), RequestContext())
 
 
 def test_bounds_have_defaults():
@@ -411,7 +411,7 @@ def from_the_end(*suffixes, **fields):
 
 def begun(service, wanted):
     """Start a request as the engine does."""
-    return service.engine.begin(wanted, Caller())
+    return service.engine.begin(wanted, RequestContext())
 
 
 def mirrored(result):
@@ -422,7 +422,7 @@ def mirrored(result):
         offsets = [len(text) - offset - width for offset, width in zip(logprobs.text_offset, widths, strict=True)]
         lists = (logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, offsets)
         logprobs = Logprobs(*(values[::-1] for values in lists))
-    return Result(text[::-1], result.finish_reason, logprobs)
+    return CompletionOutput(text[::-1], result.finish_reason, logprobs)
 
 
 @pytest.mark.parametrize(
@@ -487,7 +487,7 @@ def test_a_client_that_only_appends_gets_a_text_from_its_end_as_one_piece(servic
     generation = begun(service, from_the_end("abc", **wanted))
     pieces = sorted(generation.stream(), key=lambda piece: piece.index)
     assert not generation.prepends
-    assert [Result(piece.text, piece.finish_reason, piece.logprobs) for piece in pieces] == whole
+    assert [CompletionOutput(piece.text, piece.finish_reason, piece.logprobs) for piece in pieces] == whole
 
 
 def test_consent_changes_nothing_forwards(service):
@@ -555,8 +555,8 @@ def test_which_end_a_model_reads_from_is_told_where_a_request_has_the_other(serv
 @pytest.mark.parametrize("mean", [True, False])
 def test_an_embedding_of_a_model_that_reads_backwards_is_read_from_the_end(service, mean):
     """It is that of the mirror image forwards; the text is given in order of reading."""
-    forwards = service.engine.embed(embedding("abc", ""), Caller()).vectors(mean=mean)
-    job = service.engine.embed(embedding("cba", "", model="characters backwards"), Caller())
+    forwards = service.engine.embed(embedding("abc", ""), RequestContext()).vectors(mean=mean)
+    job = service.engine.embed(embedding("cba", "", model="characters backwards"), RequestContext())
     np.testing.assert_array_equal(job.vectors(mean=mean), forwards)
 
 
@@ -565,7 +565,7 @@ def test_what_was_read_before_is_told_and_belongs_to_a_tenant():
     service = Service(prefix_cache_bytes=10**6)
 
     def cached(*prompts, tenant="anna", **fields):
-        generation = service.engine.begin(request(*prompts, **fields), Caller(Account(tenant=tenant)))
+        generation = service.engine.begin(request(*prompts, **fields), RequestContext(Quota(tenant=tenant)))
         results = generation.results()
         generation.close()
         assert results == service_without.results(*prompts, **fields)
@@ -593,7 +593,7 @@ def test_a_stand_in_of_another_kind_is_told_in_the_fingerprint():
         honest(call, lambda outcome, _: done(outcome, "another" if call.signature == "decode" else None))
 
     service.backend.call = stand_in
-    generation = service.engine.begin(request("abc", num_choices=2), Caller())
+    generation = service.engine.begin(request("abc", num_choices=2), RequestContext())
     assert generation.fingerprint == "fp"
     generation.results()
     assert generation.fingerprint == "fp_mixed"

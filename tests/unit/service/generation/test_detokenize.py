@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.tokenizer import CharacterTokenizer, SubwordTokenizer
-from service.generation.detokenize import Mirrored, TextAssembler
+from service.generation.detokenize import ReversedDetokenizer, TextAssembler
 from service.generation.logprobs import Logprobs
 from service.generation.stop_strings import Stops
 from service.scheduling.sequence import Scores
@@ -117,7 +117,7 @@ def made(ids, stops, sizes, *, backward, tokenizer=SUBWORDS):
     Each token has a log probability of its own.
     """
     if backward:
-        detokenizer, stops = Mirrored(tokenizer.backward_detokenizer()), [stop[::-1] for stop in stops]
+        detokenizer, stops = ReversedDetokenizer(tokenizer.backward_detokenizer()), [stop[::-1] for stop in stops]
     else:
         detokenizer = tokenizer.detokenizer()
     assembler = TextAssembler(detokenizer, Stops(stops), 1, backward=backward)
@@ -147,11 +147,11 @@ def made(ids, stops, sizes, *, backward, tokenizer=SUBWORDS):
 
 def cut_by(text, stops, *, backward):
     """Return the beginning and the end of what the first stop to be complete leaves of a text."""
-    for num_drawn in range(1, len(text) + 1):
-        drawn = text[-num_drawn:] if backward else text[:num_drawn]
+    for num_generated in range(1, len(text) + 1):
+        drawn = text[-num_generated:] if backward else text[:num_generated]
         found = [len(stop) for stop in stops if (drawn.startswith(stop) if backward else drawn.endswith(stop))]
         if found:
-            left = num_drawn - max(found)
+            left = num_generated - max(found)
             return (len(text) - left, len(text)) if backward else (0, left)
     return 0, len(text)
 
@@ -209,7 +209,7 @@ def test_a_text_from_its_end_begins_behind_the_first_complete_stop(text, stops, 
 
 def test_an_unfinished_stop_at_the_left_edge_is_held_back():
     """Everything behind it is shown at once; the assembler takes the stop `dc` and shows the text mirrored."""
-    assembler = TextAssembler(Mirrored(TOKENIZER.backward_detokenizer()), Stops(("cd",)), backward=True)
+    assembler = TextAssembler(ReversedDetokenizer(TOKENIZER.backward_detokenizer()), Stops(("cd",)), backward=True)
     assert assembler.feed(TOKENIZER.encode("ba")) == "ba"
     assert assembler.feed(TOKENIZER.encode("bc")) == "b"
     assert assembler.feed(TOKENIZER.encode("a")) == "ca"

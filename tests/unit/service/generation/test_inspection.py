@@ -7,10 +7,10 @@ import pytest
 
 from contract.card import Trace
 from service.api.parameters import InspectRequest
-from service.engine import Caller
+from service.engine import RequestContext
 from service.errors import InvalidRequest, StateOfAnotherModel
 from service.generation.inspection import picked
-from service.scheduling.policy import TELL_BUDGET, ModelQueue, Shapes
+from service.scheduling.policy import INSPECT_BUDGET, BatchLimits, ModelQueue
 from service.scheduling.sequence import ModelVersion
 from tests.fakes import STATE_SIZE, fake_step, make_sequence
 from tests.unit.service.generation.test_completion import CHARACTERS, Models, Service, request
@@ -50,7 +50,7 @@ def looked_into(service, given, **fields):
         "encoding": "float",
         "timeout_s": 10.0,
     }
-    job = service.engine.inspect(InspectRequest(given=given, **{**defaults, **fields}), Caller())
+    job = service.engine.inspect(InspectRequest(given=given, **{**defaults, **fields}), RequestContext())
     try:
         return job.result()
     finally:
@@ -182,21 +182,21 @@ def test_a_version_of_an_earlier_release_says_so(service):
 
 def test_a_call_tells_no_more_than_fits():
     """Wide layers are told in shorter slices; texts for which other things are told wait for their turn."""
-    queue = ModelQueue(ModelVersion("demo", 1), Shapes((8,), 8, 128))
+    queue = ModelQueue(ModelVersion("demo", 1), BatchLimits((8,), 8, 128))
     wide = (("hidden_1", 100_000),)
     for tells in (wide, wide, (("cell_1", 5),)):
         ids = np.ones(50, np.int32)
-        queue.place(make_sequence(prompt_ids=ids, reads_by="inspect", tells=tells, max_tokens=0))
+        queue.enqueue(make_sequence(prompt_ids=ids, prefill_signature="inspect", tells=tells, max_tokens=0))
     call = queue.next_call(2, 2)
     assert {sequence.tells for sequence in call.sequences} == {wide}
-    assert call.size == TELL_BUDGET // (8 * 100_000)
+    assert call.size == INSPECT_BUDGET // (8 * 100_000)
     assert dict(call.outputs())["hidden_1"] == (8, call.size, 100_000)
 
 
 def test_inspecting_shares_a_model_with_texts(service):
     """A text that runs meanwhile is what it would be alone."""
     (alone,) = service.results("abc", max_tokens=12)
-    generation = service.engine.begin(request("abc", max_tokens=12), Caller())
+    generation = service.engine.begin(request("abc", max_tokens=12), RequestContext())
     looked_into(service, TEXT)
     assert generation.results() == [alone]
     generation.close()

@@ -14,7 +14,7 @@ from service.errors import (
     StateOfUnknownKey,
     StateRefused,
 )
-from service.generation.resume_tokens import KeyFile, StateKeyError, StateKeys, StateTokens, make_key_file
+from service.generation.resume_tokens import KeyFile, ResumeTokens, StateKeyError, StateKeys, make_key_file
 from tests.unit.service.generation.test_checkpoint import saved
 
 NOW = 1_800_000_000.0
@@ -24,7 +24,7 @@ KEYS = StateKeys.of([NEW, OLD])
 
 def tokens(keys=KEYS, now=NOW, max_age_s=100.0):
     """Return what makes and reads tokens at a time."""
-    return StateTokens(lambda: keys, max_age_s, lambda: now)
+    return ResumeTokens(lambda: keys, max_age_s, lambda: now)
 
 
 TOKEN = tokens().seal(saved(), "anna")

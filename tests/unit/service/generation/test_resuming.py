@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine import Caller
+from service.engine import RequestContext
 from service.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -23,7 +23,7 @@ from service.generation.checkpoint import Point
 from service.generation.choice import Choice
 from service.generation.detokenize import TextAssembler
 from service.generation.stop_strings import Stops
-from service.scheduling.sequence import Account, Chunk, ModelVersion, Sampling
+from service.scheduling.sequence import Chunk, ModelVersion, Quota, SamplingParams
 from tests.fakes import END, FakeBackend
 from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
 from tests.unit.service.generation.test_completion import CHARACTERS, Service, request
@@ -43,7 +43,7 @@ def service():
 def ask(service, *prompts, tenant="", **fields):
     """Return the results of a request whose choices are to be gone on with."""
     generation = service.engine.begin(
-        request(*prompts, **{"return_state": True, **fields}), Caller(Account(tenant=tenant))
+        request(*prompts, **{"return_state": True, **fields}), RequestContext(Quota(tenant=tenant))
     )
     try:
         return generation.results()
@@ -63,7 +63,7 @@ def parts(service, model, lengths, state=None, text="abc", **fields):
         wanted = {**given_text(model, "" if state else text), "model": model, "max_tokens": length, **fields}
         if state:
             wanted |= {"seed": None, "state": state}
-        generation = service.engine.begin(replace(request(return_state=True), **wanted), Caller())
+        generation = service.engine.begin(replace(request(return_state=True), **wanted), RequestContext())
         (result,) = generation.results()
         generation.close()
         found.append(result)
@@ -107,10 +107,10 @@ def endless(service, max_tokens, **fields):
 
 
 SAMPLINGS = [
-    Sampling(),
-    Sampling(frequency_penalty=2.0),
-    Sampling(frequency_penalty=1.0, repetition_penalty=1.5, bias=((5, 2.0),)),
-    Sampling(top_k=5, temperature=0.5),
+    SamplingParams(),
+    SamplingParams(frequency_penalty=2.0),
+    SamplingParams(frequency_penalty=1.0, repetition_penalty=1.5, bias=((5, 2.0),)),
+    SamplingParams(top_k=5, temperature=0.5),
 ]
 
 
@@ -143,10 +143,10 @@ def test_a_text_in_parts_is_the_text_of_one_request(service, model, cuts, seed, 
 def test_a_stream_with_states_is_that_without_and_goes_on_from_each(service, model, interval, seed, sampling, stops):
     """A state in the midst of a stream stands behind its piece; the end of the text is as if there were none."""
     fields = {**given_text(model, "abc"), "model": model, "seed": seed, "sampling": sampling, "stops": stops}
-    plain = service.engine.begin(replace(request(max_tokens=TOTAL), **fields), Caller())
+    plain = service.engine.begin(replace(request(max_tokens=TOTAL), **fields), RequestContext())
     (whole,) = plain.results()
     kept = service.engine.begin(
-        replace(request(max_tokens=TOTAL), **fields, prepend=True, state_interval=interval), Caller()
+        replace(request(max_tokens=TOTAL), **fields, prepend=True, state_interval=interval), RequestContext()
     )
     pieces, states, num_before = [], [], 0
     for piece in kept.stream():
@@ -160,7 +160,7 @@ def test_a_stream_with_states_is_that_without_and_goes_on_from_each(service, mod
     assert len(states) >= (plain.num_completion_tokens - 1) // (interval + CHUNK)
     for before, num_tokens, state in states:
         rest = {**fields, **given_text(model, ""), "seed": None, "state": state, "max_tokens": TOTAL - num_tokens}
-        resumed = service.engine.begin(replace(request(), **rest), Caller())
+        resumed = service.engine.begin(replace(request(), **rest), RequestContext())
         (result,) = resumed.results()
         assert (assembled([*before, result.text], model), result.finish_reason) == (whole.text, whole.finish_reason)
 
@@ -171,7 +171,7 @@ def test_what_may_become_a_stop_holds_up_no_state_and_no_end(service):
     fields = {"seed": seed, "max_tokens": TOTAL}
     for held in (text[:20], text[-1:]):
         generation = service.engine.begin(
-            request("abc", **fields, stops=(held + "\0",), state_interval=CHUNK), Caller()
+            request("abc", **fields, stops=(held + "\0",), state_interval=CHUNK), RequestContext()
         )
         pieces = list(generation.stream())
         assert "".join(piece.text for piece in pieces) == text
@@ -275,7 +275,7 @@ def test_a_prompt_can_be_read_for_later(service, prompt, num_choices):
 
 def opened(service, result):
     """Return the text that a result's token stands for."""
-    return service.engine._state_tokens.open(result.state, "")
+    return service.engine._resume_tokens.open(result.state, "")
 
 
 def test_behind_the_end_of_a_text_the_next_one_begins(service):
@@ -286,9 +286,9 @@ def test_behind_the_end_of_a_text_the_next_one_begins(service):
             break
     saved = opened(service, first)
     assert saved.point.unread.tolist() == [END]
-    num_drawn = saved.point.position
+    num_generated = saved.point.position
     drawn = [CHARACTERS.tokens.index(token) for token in first.logprobs.tokens]
-    assert num_drawn == len(drawn) + 1
+    assert num_generated == len(drawn) + 1
     (after,) = ask(service, "xyz", state=first.state, seed=1, max_tokens=0, echo=True, num_top=0)
     ids = [*CHARACTERS.encode("abc"), *drawn, END, *CHARACTERS.encode("xyz")]
     (whole,) = ask(service, ids, seed=1, max_tokens=0, echo=True, num_top=0)
@@ -309,8 +309,8 @@ def test_penalties_know_the_prompt_and_all_that_was_drawn(service):
     fields = {"seed": 3, "max_tokens": 10, "num_top": 0}
     (plain,) = ask(service, "abc", **fields)
     assert [len(part) for part in opened(service, plain).counted] == [0, 0]
-    (counted,) = ask(service, "abc", **fields, sampling=Sampling(frequency_penalty=1.0))
-    (repeated,) = ask(service, "abc", **fields, sampling=Sampling(repetition_penalty=2.0))
+    (counted,) = ask(service, "abc", **fields, sampling=SamplingParams(frequency_penalty=1.0))
+    (repeated,) = ask(service, "abc", **fields, sampling=SamplingParams(repetition_penalty=2.0))
     for result, prompt in ((counted, ""), (repeated, "abc")):
         drawn = Counter(CHARACTERS.tokens.index(token) for token in result.logprobs.tokens)
         if result.finish_reason == "stop":
@@ -329,7 +329,7 @@ def test_a_request_that_cannot_be_finished_leaves_what_there_is(how):
     service = Service(backend, max_calls=1)
     fields = {"seed": seed, "max_tokens": 60, "num_choices": 2, "return_state": True}
     fields["timeout_s"] = 0.5 if how == "deadline" else 60.0
-    generation = service.engine.begin(request("abc", **fields), Caller())
+    generation = service.engine.begin(request("abc", **fields), RequestContext())
     backend.release(3)
     if how == "drain":
         threading.Timer(0.5, lambda: service.scheduler.stop(ShuttingDown("good night"))).start()
@@ -359,7 +359,7 @@ def test_without_a_wish_for_states_the_text_so_far_is_whole():
         backend = FakeBackend(held=True)
         service = Service(backend, max_calls=1)
         fields = {"seed": seed, "max_tokens": 60, "stops": stops, "timeout_s": 0.5}
-        generation = service.engine.begin(request("abc", **fields), Caller())
+        generation = service.engine.begin(request("abc", **fields), RequestContext())
         backend.release(2)
         with pytest.raises(DeadlineExceeded):
             generation.results()
@@ -377,7 +377,9 @@ def test_without_a_wish_for_states_the_text_so_far_is_whole():
 def test_a_stream_tells_the_state_with_its_last_piece(service):
     """It is the state of a whole answer, and no other piece has one; a failed stream's rest is what was not sent."""
     (whole,) = ask(service, "abc", seed=2, max_tokens=30)
-    generation = service.engine.begin(request("abc", seed=2, max_tokens=30, stream=True, return_state=True), Caller())
+    generation = service.engine.begin(
+        request("abc", seed=2, max_tokens=30, stream=True, return_state=True), RequestContext()
+    )
     pieces = list(generation.stream())
     assert [piece.state is not None for piece in pieces] == [piece.finish_reason is not None for piece in pieces]
     assert generation.rest() == []
@@ -395,7 +397,7 @@ def test_a_state_that_does_not_fit_is_refused_by_its_reason(service):
         ask(service, "", state=first.state, seed=None, tenant="bert")
     with pytest.raises(StateOfAnotherModel, match=r"'words'.*'characters'"):
         ask(service, "", state=first.state, seed=None, tenant="anna", model="words")
-    tokens = service.engine._state_tokens
+    tokens = service.engine._resume_tokens
     saved = tokens.open(first.state, "anna")
     gone = tokens.seal(replace(saved, model=ModelVersion("characters", 7)), "anna")
     replaced = tokens.seal(replace(saved, weights_sha256="f" * 64), "anna")
@@ -424,10 +426,10 @@ def test_a_deadline_within_a_prompt_loses_nothing_that_was_held(service, model):
     assert opened(service, first).held in (ending, ending[::-1])
     backend = FakeBackend(held=True)
     slow = Service(backend, max_calls=1)
-    slow.engine._state_tokens = service.engine._state_tokens
+    slow.engine._resume_tokens = service.engine._resume_tokens
     fields = {**given_text(model, "xyz" * 9), "model": model, "state": first.state, "seed": None, "num_top": 0}
     fields |= {"echo": True, "max_tokens": 9, "return_state": True}
-    generation = slow.engine.begin(replace(request(timeout_s=0.3), **fields), Caller())
+    generation = slow.engine.begin(replace(request(timeout_s=0.3), **fields), RequestContext())
     backend.release(1)
     with pytest.raises(DeadlineExceeded):
         generation.results()
@@ -439,7 +441,9 @@ def test_a_deadline_within_a_prompt_loses_nothing_that_was_held(service, model):
     # One slice of the prompt has been read.
     assert len(opened(service, rest).point.unread) == 12
     later = parts(service, model, [9], state=rest.state)[0]
-    generation = service.engine.begin(replace(request(), **{**fields, "num_top": None, "echo": False}), Caller())
+    generation = service.engine.begin(
+        replace(request(), **{**fields, "num_top": None, "echo": False}), RequestContext()
+    )
     (whole,) = generation.results()
     generation.close()
     assert later.text in whole.text
@@ -475,7 +479,7 @@ def test_tokens_that_a_state_brings_along_are_no_cached_ones(service):
     known = []
     for _ in range(2):
         generation = service.engine.begin(
-            request("uvwuvw", state=first.state, seed=None, max_tokens=3), Caller(Account(tenant=""))
+            request("uvwuvw", state=first.state, seed=None, max_tokens=3), RequestContext(Quota(tenant=""))
         )
         generation.results()
         known.append((generation.num_prompt_tokens, generation.num_cached_tokens))

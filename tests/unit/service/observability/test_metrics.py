@@ -28,7 +28,7 @@ DEMO = ModelVersion("demo", 3)
 DEMO_LABELS = {"model": "demo", "version": "3"}
 # Units of https://prometheus.io/docs/practices/naming and of this project; counters end with "total" behind theirs.
 NAME = re.compile(
-    r"ostinato(_[a-z]+)*_(seconds|rows|tokens|texts|requests|errors|failures|retries|bytes|states|servers)"
+    r"ostinato(_[a-z]+)*_(seconds|rows|tokens|sequences|requests|errors|failures|retries|bytes|states|servers)"
     r"(_(running|waiting|cancelled|finished))?(_total)?|ostinato_[a-z]+_info"
 )
 
@@ -38,7 +38,7 @@ def sequence(model=DEMO):
 
 
 def call(num_used=3, model=DEMO, signature="decode"):
-    return Call(model, signature, tuple(sequence(model) for _ in range(num_used)), num_rows=8, size=16)
+    return Call(model, signature, tuple(sequence(model) for _ in range(num_used)), batch_size=8, size=16)
 
 
 def value(metrics, name, **labels):
@@ -167,11 +167,11 @@ def test_texts_are_counted_by_version(metrics):
         labels = {"model": "demo", "version": version}
         assert value(metrics, "queue_wait_seconds_sum", **labels) == pytest.approx(0.2)
         assert value(metrics, "first_token_seconds_sum", **labels) == pytest.approx(0.1)
-        assert value(metrics, "texts_cancelled_total", **labels) == 1
+        assert value(metrics, "sequences_cancelled_total", **labels) == 1
         assert value(metrics, "prompt_tokens_total", **labels) == 5
         assert value(metrics, "completion_tokens_total", **labels) == 7
-        assert value(metrics, "texts_finished_total", reason="stop", **labels) == 1
-        assert value(metrics, "texts_finished_total", reason="length", **labels) == 1
+        assert value(metrics, "sequences_finished_total", reason="stop", **labels) == 1
+        assert value(metrics, "sequences_finished_total", reason="length", **labels) == 1
 
 
 def test_what_clients_make_up_is_no_label(metrics):
@@ -194,12 +194,12 @@ def test_load_is_read_when_it_is_asked_for(metrics):
     """Gauges have no memory of their own, and a version with nothing to do says zero."""
     loads = [(DEMO, 5, 7)]
     metrics.watch_load(lambda: loads, lambda: 1000 * len(loads))
-    assert value(metrics, "texts_running", **DEMO_LABELS) == 5
-    assert value(metrics, "texts_waiting", **DEMO_LABELS) == 7
+    assert value(metrics, "sequences_running", **DEMO_LABELS) == 5
+    assert value(metrics, "sequences_waiting", **DEMO_LABELS) == 7
     assert value(metrics, "queued_tokens") == 1000
     metrics.first_token(DEMO, 0.1)
     loads.clear()
-    assert value(metrics, "texts_running", **DEMO_LABELS) == 0
+    assert value(metrics, "sequences_running", **DEMO_LABELS) == 0
     assert value(metrics, "queued_tokens") == 0
 
 
@@ -334,10 +334,10 @@ def test_ipv6_is_served(metrics):
 
 def test_the_prefix_cache_is_told_by_tokens_and_by_its_size(metrics):
     """How much reading was saved, how full it is and what had to go can be read at any time."""
-    for num_recalled in (0, 5):
+    for num_cached_tokens in (0, 5):
         known = make_sequence(model=DEMO, prompt_ids=np.arange(8, dtype=np.int32))
-        if num_recalled:
-            known.num_read = known.num_recalled = num_recalled
+        if num_cached_tokens:
+            known.num_read = known.num_cached_tokens = num_cached_tokens
         metrics.started(known, 0.1)
     assert value(metrics, "prefix_cache_queried_tokens_total", **DEMO_LABELS) == 14
     assert value(metrics, "prefix_cache_hit_tokens_total", **DEMO_LABELS) == 5

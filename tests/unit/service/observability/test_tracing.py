@@ -92,7 +92,7 @@ def sequence(trace):
 
 
 def call(*traces):
-    return Call(ModelVersion("demo", 3), "decode", tuple(map(sequence, traces)), num_rows=8, size=16)
+    return Call(ModelVersion("demo", 3), "decode", tuple(map(sequence, traces)), batch_size=8, size=16)
 
 
 def spans_of(tracing, exporter):

@@ -5,14 +5,14 @@ import time
 
 import numpy as np
 
-from service.scheduling.policy import Shapes
+from service.scheduling.policy import BatchLimits
 from service.scheduling.scheduler import Limits, Scheduler
-from service.scheduling.sequence import Failure, ModelVersion, Sampling, Sequence
+from service.scheduling.sequence import Failure, ModelVersion, SamplingParams, Sequence
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver
 
-SHAPES = Shapes(row_counts=(8, 16), max_steps=8, max_length=16)
+SHAPES = BatchLimits(batch_sizes=(8, 16), max_steps=8, max_length=16)
 MODEL = ModelVersion("fake", 1)
-PENALTY = Sampling(frequency_penalty=2.0)
+PENALTY = SamplingParams(frequency_penalty=2.0)
 
 
 class Text:
@@ -24,7 +24,7 @@ class Text:
             model=model,
             prompt_ids=np.array(prompt, np.int32),
             max_tokens=max_tokens,
-            sampling=sampling or Sampling(),
+            sampling=sampling or SamplingParams(),
             seed=seed,
             stream=choice,
             end_id=end_id,
@@ -59,7 +59,7 @@ def alone(**wanted):
     scheduler = Scheduler(FakeBackend(), Limits(), FakeObserver())
     scheduler.start()
     text = Text(**wanted)
-    scheduler.submit([[text.sequence]], Shapes((8,), 1, 4))
+    scheduler.submit([[text.sequence]], BatchLimits((8,), 1, 4))
     outcome = text.finish()
     scheduler.stop()
     return outcome

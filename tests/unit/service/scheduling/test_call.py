@@ -17,8 +17,8 @@ def sequences(signature):
     fields = {"state": np.zeros(WIDTH, np.float32), "num_top": 5, "index": 0}
     if signature.startswith("decode"):
         return tuple(make_sequence(**{**fields, "index": index}) for index in range(2))
-    fields |= {"prompt_ids": np.arange(1, 6, dtype=np.int32), "reads_by": signature, "max_tokens": 0}
-    fields |= {"hidden_sum": np.zeros(WIDTH, np.float32), "tells": (("hidden_1", WIDTH),), "keeps_state": True}
+    fields |= {"prompt_ids": np.arange(1, 6, dtype=np.int32), "prefill_signature": signature, "max_tokens": 0}
+    fields |= {"hidden_sum": np.zeros(WIDTH, np.float32), "tells": (("hidden_1", WIDTH),), "returns_state": True}
     return tuple(make_sequence(**{**fields, "index": index}) for index in range(2))
 
 

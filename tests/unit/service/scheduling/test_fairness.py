@@ -53,7 +53,7 @@ def test_no_more_sequences_run_than_may(start):
         expected = [alone(prompt=(1, 2, 3), seed=seed, choice=choice) for choice in range(9)]
         assert [text.finish() for text in texts] == expected
     assert backend.most <= 6
-    until(lambda: scheduler.num_texts == 0)
+    until(lambda: scheduler.num_sequences == 0)
 
 
 def test_more_choices_than_slots_run_when_nothing_else_does(start):
@@ -82,7 +82,7 @@ def test_a_request_that_holds_every_slot_gives_up_what_is_over_its_share(start):
     until(lambda: all(not text.events.empty() for text in wide[:4]))
     narrow = [submit(scheduler, [Text(max_tokens=5, seed=seed)])[0] for seed in range(9)]
     assert [text.finish() for text in narrow] == [alone(max_tokens=5, seed=seed) for seed in range(9)]
-    assert wide[0].sequence.num_drawn < 3000
+    assert wide[0].sequence.num_generated < 3000
     outcomes = [text.finish(timeout=60) for text in wide]
     assert outcomes[:2] == [alone(prompt=(3, 4, 5), max_tokens=3000, end_id=None, choice=choice) for choice in range(2)]
     assert [reason for _, reason in outcomes] == ["length"] * 6
@@ -132,7 +132,7 @@ class FaultyObserver(FakeObserver):
 
     def answered(self, call, seconds):
         super().answered(call, seconds)
-        if call.draws and self.faults:
+        if call.is_decode and self.faults:
             self.faults -= 1
             raise RuntimeError("a fault")
 
@@ -158,6 +158,6 @@ def test_a_fault_behind_a_reply_strands_no_sequence(start, where, monkeypatch):
         submit(scheduler, [text])
     submit(scheduler, texts[16:])
     assert {type(text.finish()[1]) for text in texts} == {InternalError}
-    until(lambda: scheduler.num_texts == 0 and scheduler.num_tokens == 0)
+    until(lambda: scheduler.num_sequences == 0 and scheduler.num_tokens == 0)
     again = submit(scheduler, choices(4, max_tokens=5))
     assert [text.finish() for text in again] == [alone(max_tokens=5, choice=choice) for choice in range(4)]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from service.errors import BackendUnavailable, InternalError, InvalidRequest, Overloaded, ShuttingDown
-from service.scheduling.policy import Shapes
-from service.scheduling.sequence import Chunk, ModelVersion, Sampling
+from service.scheduling.policy import BatchLimits
+from service.scheduling.sequence import Chunk, ModelVersion, SamplingParams
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, fake_logprob, fake_step
 from tests.unit.service.scheduling.sequences import PENALTY, SHAPES, Text, alone, until
 
@@ -41,7 +41,7 @@ def test_joining_a_running_batch_changes_no_sequence(start):
         texts.append(Text(**one))
         scheduler.submit([[texts[-1].sequence]], SHAPES)
     assert [text.finish() for text in texts] == [alone(**one) for one in wanted]
-    until(lambda: scheduler.num_texts == 0)
+    until(lambda: scheduler.num_sequences == 0)
 
 
 def test_choices_of_one_prompt_differ_from_each_other_and_not_from_being_alone(start):
@@ -77,9 +77,9 @@ def test_only_shapes_of_the_card_are_sent(start):
     for text in texts:
         text.finish()
     for call in backend.calls:
-        assert call.num_rows in SHAPES.row_counts
+        assert call.batch_size in SHAPES.batch_sizes
         assert 1 <= call.size <= (SHAPES.max_steps if call.signature == "decode" else SHAPES.max_length)
-        assert len(call.sequences) <= call.num_rows
+        assert len(call.sequences) <= call.batch_size
 
 
 def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(start):
@@ -89,12 +89,12 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(start):
     texts = [Text(max_tokens=1, seed=i) for i in range(3)]
     for text in texts:
         scheduler.submit([[text.sequence]], SHAPES)
-    with pytest.raises(Overloaded, match="3 of 3 texts"):
+    with pytest.raises(Overloaded, match="3 of 3 sequences"):
         scheduler.submit([[Text().sequence]], SHAPES)
     backend.release(100)
     for text in texts:
         text.finish()
-    until(lambda: scheduler.num_texts == 0)
+    until(lambda: scheduler.num_sequences == 0)
     again = Text(max_tokens=1)
     scheduler.submit([[again.sequence]], SHAPES)
     again.finish()
@@ -112,7 +112,7 @@ def test_a_cancelled_sequence_frees_its_place(start, where):
     scheduler.cancel([(waiting if where == "queued" else running).sequence])
     if where == "running":
         backend.release()
-    until(lambda: scheduler.num_texts == 1)
+    until(lambda: scheduler.num_sequences == 1)
     assert (running if where == "running" else waiting).events.empty()
     backend.release(10_000)
 
@@ -126,7 +126,7 @@ def test_a_cancelled_prompt_takes_its_choices_along(start):
     until(lambda: len(backend.calls) == 1)
     scheduler.cancel([text.sequence for text in texts])
     backend.release()
-    until(lambda: scheduler.num_texts == 0)
+    until(lambda: scheduler.num_sequences == 0)
 
 
 def test_a_failed_call_is_repeated_and_nothing_is_lost_or_doubled(start):
@@ -148,7 +148,7 @@ def test_a_backend_that_stays_away_ends_the_text_with_its_error(start):
     texts = [Text(prompt=(1, 2), choice=i) for i in range(3)]
     scheduler.submit([[text.sequence for text in texts]], SHAPES)
     assert [str(text.finish()[1]) for text in texts] == ["gone for good"] * 3
-    until(lambda: scheduler.num_texts == 0)
+    until(lambda: scheduler.num_sequences == 0)
 
 
 def test_an_error_that_repeating_cannot_mend_is_told_at_once(start):
@@ -252,13 +252,13 @@ def test_an_outage_ends_all_who_wait_for_it_together(start):
         scheduler.submit([[text.sequence]], SHAPES)
     assert {str(text.finish(timeout=5)[1]) for text in texts} == {"gone for good"}
     assert len(backend.calls) < 10
-    until(lambda: scheduler.num_texts == 0)
+    until(lambda: scheduler.num_sequences == 0)
 
 
 def test_more_choices_than_can_ever_be_accepted_are_an_error_of_the_request(start):
     """Coming back later would not help, so the answer is not 429."""
     scheduler = start(max_running=2, max_queued=2)
-    with pytest.raises(InvalidRequest, match=r"at most 4 texts at this server .*, got 5"):
+    with pytest.raises(InvalidRequest, match=r"at most 4 sequences at this server .*, got 5"):
         scheduler.submit([[Text(choice=i).sequence for i in range(5)]], SHAPES)
 
 
@@ -282,7 +282,7 @@ def test_a_request_that_races_with_the_end_hears_of_it(start):
         for text in texts:
             if text not in refused:
                 assert str(text.finish(timeout=2)[1]) == "good night"
-        assert scheduler.num_texts == 0
+        assert scheduler.num_sequences == 0
 
 
 def test_a_row_that_is_not_a_number_ends_its_own_text_alone(start):
@@ -349,15 +349,15 @@ def test_texts_with_and_without_penalties_take_turns_and_keep_their_tokens(start
     backend = FakeBackend()
     scheduler = start(backend, max_running=64, max_calls=1)
     wanted = [{"seed": i, "max_tokens": 60, "prompt": (3, 4, 5)} for i in range(40)]
-    texts = [Text(**one, sampling=PENALTY if i % 8 == 0 else Sampling()) for i, one in enumerate(wanted)]
+    texts = [Text(**one, sampling=PENALTY if i % 8 == 0 else SamplingParams()) for i, one in enumerate(wanted)]
     for text in texts:
         scheduler.submit([[text.sequence]], SHAPES)
     outcomes = [text.finish() for text in texts]
-    expected = [alone(**one, sampling=PENALTY if i % 8 == 0 else Sampling()) for i, one in enumerate(wanted)]
+    expected = [alone(**one, sampling=PENALTY if i % 8 == 0 else SamplingParams()) for i, one in enumerate(wanted)]
     assert outcomes == expected
     for call in backend.calls:
-        assert not call.draws or {sequence.draws_by for sequence in call.sequences} == {call.signature}
-    drawing = [call.signature for call in backend.calls if call.draws]
+        assert not call.is_decode or {sequence.decode_signature for sequence in call.sequences} == {call.signature}
+    drawing = [call.signature for call in backend.calls if call.is_decode]
     assert drawing.index("decode_full") < 6
     assert len(list(itertools.groupby(drawing))) > 6
 
@@ -366,7 +366,7 @@ def test_a_prompt_is_scored_in_slices_as_it_is_read(start):
     """Scores come piece by piece and are those of every token but the first; the last piece says so."""
     scheduler = start()
     prompt = tuple(3 + i % 40 for i in range(60))
-    text = Text(prompt=prompt, max_tokens=0, reads_by="score")
+    text = Text(prompt=prompt, max_tokens=0, prefill_signature="score")
     scheduler.submit([[text.sequence]], SHAPES)
     events = []
     while not events or not events[-1].last:
@@ -377,7 +377,7 @@ def test_a_prompt_is_scored_in_slices_as_it_is_read(start):
         state = fake_step(last, state)
         expected.append(fake_logprob(token_id, state))
     np.testing.assert_array_equal(np.concatenate([event.scores.logprobs for event in events]), expected)
-    until(lambda: scheduler.num_texts == 0)
+    until(lambda: scheduler.num_sequences == 0)
 
 
 def test_an_observer_is_told_of_rows_calls_and_failures(start):
@@ -426,7 +426,7 @@ def reads(backend):
     return [
         int(length)
         for call, lengths in zip(backend.calls, backend.lengths, strict=True)
-        if not call.draws
+        if not call.is_decode
         for length in lengths[: len(call.sequences)]
     ]
 
@@ -454,7 +454,7 @@ def test_a_prompt_read_before_is_not_read_again(start):
         scheduler.submit([[text.sequence]], SHAPES)
         assert text.finish() == alone(prompt=tokens)
         assert sum(reads(backend)) - before == to_read
-        assert text.sequence.num_recalled == len(tokens) - 1 - to_read
+        assert text.sequence.num_cached_tokens == len(tokens) - 1 - to_read
 
 
 @pytest.mark.parametrize(("scope", "limits"), [("another", CACHE), (None, CACHE), ("mine", {})])
@@ -466,7 +466,7 @@ def test_a_prompt_that_may_not_be_recalled_is_read(start, scope, limits):
         text = Text(prompt=(3, 4, 5, 6), scope=name)
         scheduler.submit([[text.sequence]], SHAPES)
         assert text.finish() == alone(prompt=(3, 4, 5, 6))
-        assert text.sequence.num_recalled == 0
+        assert text.sequence.num_cached_tokens == 0
     assert reads(backend) == [3, 3]
 
 
@@ -484,7 +484,7 @@ def test_a_text_that_is_sent_back_as_a_prompt_is_known(start):
     assert second.finish() == alone(prompt=longer)
     # The last token written was not read yet.
     assert reads(backend) == [2, 2]
-    assert second.sequence.num_recalled == len(longer) - 3
+    assert second.sequence.num_cached_tokens == len(longer) - 3
 
 
 def test_prompts_that_part_midway_share_what_comes_before(start):
@@ -522,8 +522,8 @@ def test_a_prompt_whose_every_token_is_looked_at_is_read_whole(start):
     """Scores are of all tokens, so nothing is skipped; but what was read so is known to others."""
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
-    for reads_by in ("prefill", "score", "prefill"):
-        text = Text(prompt=(3, 4, 5, 6), reads_by=reads_by, scope="mine")
+    for prefill_signature in ("prefill", "score", "prefill"):
+        text = Text(prompt=(3, 4, 5, 6), prefill_signature=prefill_signature, scope="mine")
         scheduler.submit([[text.sequence]], SHAPES)
         while not isinstance(event := text.events.get(timeout=10), Chunk) or not event.finish_reason:
             pass
@@ -566,11 +566,13 @@ def test_knowing_changes_no_text(start):
         wanted.append({"prompt": tuple(prompt), "max_tokens": 1 + i % 30, "seed": i % 7, "choice": i % 2})
     texts = []
     for i, one in enumerate(wanted):
-        texts.append(Text(**one, scope="mine", sampling=PENALTY if i % 5 == 0 else Sampling()))
+        texts.append(Text(**one, scope="mine", sampling=PENALTY if i % 5 == 0 else SamplingParams()))
         scheduler.submit([[texts[-1].sequence]], SHAPES)
     outcomes = [text.finish() for text in texts]
-    assert outcomes == [alone(**one, sampling=PENALTY if i % 5 == 0 else Sampling()) for i, one in enumerate(wanted)]
-    assert sum(text.sequence.num_recalled > 0 for text in texts) > 20
+    assert outcomes == [
+        alone(**one, sampling=PENALTY if i % 5 == 0 else SamplingParams()) for i, one in enumerate(wanted)
+    ]
+    assert sum(text.sequence.num_cached_tokens > 0 for text in texts) > 20
     assert scheduler.prefixes.num_evicted > 0
 
 
@@ -582,8 +584,8 @@ def test_other_shapes_are_sent_as_soon_as_they_are_told(start):
     scheduler.submit([[long.sequence]], SHAPES)
     until(lambda: len(backend.calls) > 3)
     text = Text(seed=1, max_tokens=5)
-    scheduler.submit([[text.sequence]], Shapes((16,), 4, 4))
+    scheduler.submit([[text.sequence]], BatchLimits((16,), 4, 4))
     assert text.finish() == alone(seed=1, max_tokens=5)
     seen = len(backend.calls)
     until(lambda: len(backend.calls) > seen + 3)
-    assert {(call.num_rows, call.size <= 4) for call in backend.calls[seen + 1 :]} == {(16, True)}
+    assert {(call.batch_size, call.size <= 4) for call in backend.calls[seen + 1 :]} == {(16, True)}

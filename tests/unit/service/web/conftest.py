@@ -6,16 +6,16 @@ import pytest
 from flask import Flask
 from werkzeug.test import EnvironBuilder
 
-from service.access.auth import Access
+from service.access.auth import Authenticator
 from service.access.keys import KeyLimits
 from service.access.ratelimits import RateLimiter
 from service.api.parameters import Bounds
 from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
 from service.process.hosts import AllowedHosts
-from service.web.error_handlers import register_failures
+from service.web.error_handlers import register_error_handlers
 from service.web.middleware import Middleware
-from service.web.routes import Drain, Parts, build_routes
+from service.web.routes import Services, ShutdownGate, build_routes
 from tests.fakes import FakeBackend
 from tests.unit.service.generation.test_completion import Service
 from tests.unit.service.generation.test_inspection import Inspectable
@@ -44,10 +44,10 @@ class Site:
         app = Flask("site")
         app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20
         watch = lambda *_: nullcontext()  # noqa: E731 - shorter than a function
-        parts = Parts(self.service.engine, models, None, None, watch, Drain(), Bounds(), has_keys=False)
+        parts = Services(self.service.engine, models, None, None, watch, ShutdownGate(), Bounds(), has_keys=False)
         app.register_blueprint(build_routes(parts))
-        register_failures(app)
-        access = Access(None, RateLimiter(), limits)
+        register_error_handlers(app)
+        access = Authenticator(None, RateLimiter(), limits)
         Middleware(access, Metrics("test"), None, AllowedHosts(), self.memory, log_prompts=False).register(app)
         self._app, self.client = app, app.test_client()
 

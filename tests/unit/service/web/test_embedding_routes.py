@@ -9,14 +9,14 @@ from flask import Flask, g
 
 from contract.card import GeneratorCard
 from service.backends.embedding_vectors import VectorFiles
-from service.backends.registry import LiveModel
-from service.engine import Caller
+from service.backends.registry import ServedModel
+from service.engine import RequestContext
 from service.errors import InvalidRequest
-from service.scheduling.policy import Shapes
+from service.scheduling.policy import BatchLimits
 from service.scheduling.sequence import ModelVersion
-from service.web.access_log import Record
-from service.web.error_handlers import register_failures
-from service.web.routes import Drain, build_routes
+from service.web.access_log import RequestLog
+from service.web.error_handlers import register_error_handlers
+from service.web.routes import ShutdownGate, build_routes
 from tests.unit.service.backends.test_embedding_vectors import write
 from tests.unit.service.generation.test_completion import CHARACTERS, FIELDS
 
@@ -29,22 +29,24 @@ class Site:
     def __init__(self, models_dir):
         write(models_dir, np.random.default_rng(0).normal(size=(NUM_TOKENS, 4)))
         card = GeneratorCard(**{**FIELDS, "name": "demo", "weights_sha256": "a" * 64})
-        model = LiveModel(ModelVersion("demo", 1), card, CHARACTERS, Shapes((8,), 8, 16), "fp")
-        self.charged, self.drain, self.vectors = [], Drain(), VectorFiles(models_dir)
+        model = ServedModel(ModelVersion("demo", 1), card, CHARACTERS, BatchLimits((8,), 8, 16), "fp")
+        self.charged, self.drain, self.vectors = [], ShutdownGate(), VectorFiles(models_dir)
         self.watch = lambda sock, on_gone: nullcontext()
         self.charge = self.charged.append
         app = Flask(__name__)
         app.before_request(self._before)
-        catalog = SimpleNamespace(find=lambda name: model)
-        parts = SimpleNamespace(catalog=catalog, vectors=self.vectors, drain=self.drain, watch=self._watch)
+        model_registry = SimpleNamespace(find=lambda name: model)
+        parts = SimpleNamespace(
+            model_registry=model_registry, vectors=self.vectors, drain=self.drain, watch=self._watch
+        )
         app.register_blueprint(build_routes(parts))
-        register_failures(app)
+        register_error_handlers(app)
         self._client = app.test_client()
 
     def _before(self):
         from flask import request
 
-        g.record, g.caller = Record(request, prompts=False), Caller(charge=self._charge)
+        g.record, g.caller = RequestLog(request, prompts=False), RequestContext(charge=self._charge)
 
     def _charge(self, num_tokens):
         return self.charge(num_tokens)

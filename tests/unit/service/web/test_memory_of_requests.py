@@ -10,7 +10,7 @@ import pytest
 
 from contract.tokenizer import CharacterTokenizer
 from service.access.keys import KeyLimits
-from service.engine import Caller
+from service.engine import RequestContext
 from service.errors import ClientGone
 from service.generation.inspection import Inspection
 from service.memory import FREE_BYTES
@@ -112,7 +112,7 @@ def test_an_answered_request_frees_its_memory_at_once(site, path):
 def test_a_request_whose_client_left_frees_its_memory_at_once(make_site):
     """Its sequences hold rows of whole replies, each as large as a batch of states."""
     site = make_site(backend=FakeBackend(held=True))
-    job = site.service.engine.begin(completion_request("abc", max_tokens=100), Caller())
+    job = site.service.engine.begin(completion_request("abc", max_tokens=100), RequestContext())
     # The array is also the sequence's.
     watched = [weakref.ref(job), weakref.ref(job.sequences[0].prompt_ids)]
     job.cancel()
