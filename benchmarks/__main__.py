@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fixture_model import EMBEDDING, NAME, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS
 from benchmarks.load import Load, run_load
-from benchmarks.subject import EMBEDDING, NAME, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS
 
 RESULTS = Path(__file__).parent / "results"
 BODY = {"model": NAME, "prompt": PROMPT, "max_tokens": NEW_TOKENS, "temperature": TEMPERATURE}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.subject import CHARACTERS, EMBEDDING, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS
+from benchmarks.fixture_model import CHARACTERS, EMBEDDING, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS
 from contract.card import load_assets
 from service.backends.client import GrpcBackend
 from service.scheduling.sequence import ModelVersion

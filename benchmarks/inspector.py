@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Locator, sync_playwright
 from playwright.sync_api import Page as BrowserPage
 
 from benchmarks.__main__ import child, machine, service, spread, write_results
-from benchmarks.subject import NAME
+from benchmarks.fixture_model import NAME
 from tests.pages import launch
 
 UNITS, LAYERS = 512, 2

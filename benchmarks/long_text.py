@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.__main__ import child, machine, service, spread, write_results
-from benchmarks.subject import CHARACTERS, EMBEDDING, NAME, TEMPERATURE, UNITS
+from benchmarks.fixture_model import CHARACTERS, EMBEDDING, NAME, TEMPERATURE, UNITS
 
 # Tokens between which a text's speed is taken; the first are left out, as calls begin short.
 PLACES = ((200, 2_000), (10_000, 12_000), (50_000, 52_000), (98_000, 100_000))

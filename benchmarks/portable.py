@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.__main__ import BODY, NUM_REQUESTS, child, machine, service, spread
+from benchmarks.fixture_model import UNITS
 from benchmarks.load import run_load
-from benchmarks.subject import UNITS
 
 CONCURRENCIES = (1, 8, 64)
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from benchmarks.subject import publish_subject
+from benchmarks.fixture_model import publish_subject
 
 if __name__ == "__main__":
     print(publish_subject(Path(sys.argv[1]), *map(int, sys.argv[2:])))

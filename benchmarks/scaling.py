@@ -25,8 +25,8 @@ from benchmarks.__main__ import (
     wait_for,
     write_results,
 )
+from benchmarks.fixture_model import NEW_TOKENS, PROMPT_LENGTH
 from benchmarks.load import run_load
-from benchmarks.subject import NEW_TOKENS, PROMPT_LENGTH
 
 SIZES = (256, 512, 1024)
 CONCURRENCIES = (1, 8, 64)

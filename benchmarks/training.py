@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.__main__ import asker, child, machine, spread, write_results
-from benchmarks.learners import EMBEDDING, STREAMS, VOCABULARY, WINDOW
+from benchmarks.training_baselines import EMBEDDING, STREAMS, VOCABULARY, WINDOW
 
 UNITS = (256, 512, 1024)
 
@@ -67,7 +67,7 @@ def measure(pair: Pair, rounds: int, seconds: float) -> Comparison:
 
         def learner(kind: str, precision: str) -> Any:
             settings = ["--cell", pair.cell, "--units", str(pair.units), "--precision", precision]
-            return asker(stack.enter_context(child("benchmarks.learners", kind, *settings)))
+            return asker(stack.enter_context(child("benchmarks.training_baselines", kind, *settings)))
 
         ours, baseline = learner("ostinato", pair.ours), learner(pair.baseline, pair.theirs)
         for ask in (ours, baseline):

@@ -82,7 +82,7 @@ class TrainingReport(_Frozen):
         validation_loss: None where nothing was held out.
         accuracy: Share of those tokens that were the most probable one.
         bits_per_character: The validation loss over the characters that its tokens stand for, in bits; how they are
-            counted is told in `export.corpora.bits`.
+            counted is told in `export.corpora.bits_per_character`.
         seconds: Wall time of the training, without the export.
         settings: Every setting of the training, by its name in `export.config.TrainConfig`.
         samples: What the model writes, at several temperatures.

@@ -15,7 +15,7 @@ from contract.errors import TokenizerError
 from contract.tokenizers import exact_words, subwords
 from contract.tokenizers.characters import EVERY_CHARACTER, CharacterTokenizer
 from contract.tokenizers.exact_words import ExactWordTokenizer
-from contract.tokenizers.foreign import ForeignTokenizer, is_foreign
+from contract.tokenizers.imported import ImportedTokenizer, is_imported
 from contract.tokenizers.rules import KERAS_FILTERS, KERAS_RULES, LOWERCASE, WordRules
 from contract.tokenizers.subwords import SubwordTokenizer
 from contract.tokenizers.vocabulary import (
@@ -41,7 +41,7 @@ __all__ = [
     "CharacterTokenizer",
     "Detokenizer",
     "ExactWordTokenizer",
-    "ForeignTokenizer",
+    "ImportedTokenizer",
     "SpecialIds",
     "SubwordTokenizer",
     "Tokenizer",
@@ -69,8 +69,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def _read(document: Any) -> Tokenizer:
-    if is_foreign(document):
-        return ForeignTokenizer(document)
+    if is_imported(document):
+        return ImportedTokenizer(document)
     model = document["model"]
     vocabulary = dict(model["vocab"])
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)

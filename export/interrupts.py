@@ -14,7 +14,7 @@ STOPPED_BY_SIGINT = 130
 
 
 class Interrupts:
-    """While this context is entered, `obey` is where `KeyboardInterrupt` is raised."""
+    """While this context is entered, `raise_if_interrupted` is where `KeyboardInterrupt` is raised."""
 
     def __init__(self) -> None:
         self._heard = False
@@ -36,7 +36,7 @@ class Interrupts:
         self._heard = True
         os.write(2, _HEARD)
 
-    def obey(self) -> None:
+    def raise_if_interrupted(self) -> None:
         """Raise what was heard.
 
         Raises:

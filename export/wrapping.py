@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from contract.card import Direction
-from export.foreign_tokenizer import read_tokenizer
-from export.graphs.foreign_model import read_foreign
+from export.graphs.imported_model import read_imported
+from export.imported_tokenizer import read_tokenizer
 from export.layout import say
 from export.repository.publishing import publish_exportable, require_name, require_writable
 
@@ -27,7 +27,7 @@ def wrap(model: Path, tokenizer: Path, name: str, window: int | None, direction:
     require_writable(models_dir / name)
     text_side = read_tokenizer(tokenizer)
     say(f"{tokenizer}: {text_side.unit}, {len(text_side.tokens):,} tokens")
-    foreign = read_foreign(model, window)
+    foreign = read_imported(model, window)
     for line in foreign.lines:
         say(line)
     surplus = foreign.model.network.vocab_size - len(text_side.tokens)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from export.corpora.parting import Documents, mark_documents
+from export.corpora.documents import Documents, mark_documents
 from export.corpora.shuffling import shuffle_documents
 from export.corpora.sources import DEMO, read_texts
 from export.corpora.text import Piece, Text, TextWriter

@@ -1,6 +1,6 @@
 """Encoding of long texts: what was encoded once is looked up.
 
-A text is cut where `contract.tokenizers.pieces` could cut it, at every such place: these segments, mostly a word with
+A text is cut where `contract.tokenizers.chunking` could cut it, at every such place: these segments, mostly a word with
 the space before it, repeat, and any unit encodes each by itself as it does within the text.
 
 Knows tokenizers and arrays of ids. Does not know corpora or files.

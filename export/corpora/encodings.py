@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from export.corpora.scratch import BLOCK_BYTES
+from export.corpora.spool import BLOCK_BYTES
 from export.errors import NotText
 
 # The guess is made from this much: the first bytes that are not UTF-8, and what follows.

@@ -9,7 +9,7 @@ from contract.card import Direction
 from contract.tokenizer import Tokenizer
 from export.corpora.corpus import Corpus
 from export.corpora.encoder import Encoder
-from export.corpora.scratch import BLOCK_BYTES, Scratch
+from export.corpora.spool import BLOCK_BYTES, Spool
 
 # Ids that are turned around at once.
 _TURNED = 1 << 18
@@ -35,7 +35,7 @@ class _Writer:
     def __init__(self, encoder: Encoder, mark: int | None, direction: Direction) -> None:
         self._encoder, self._backward = encoder, direction == "backward"
         self._mark = np.array([] if mark is None else [mark], encoder.dtype)
-        self._scratch = Scratch()
+        self._scratch = Spool()
         # What is not in the file yet, its bytes, and where the document began that is being written.
         self._held: list[np.ndarray] = []
         self._num_held, self._document = 0, 0

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from export.corpora.parting import MARK
-from export.corpora.scratch import BLOCK_BYTES, Scratch
+from export.corpora.documents import MARK
+from export.corpora.progress import ProgressLine
+from export.corpora.spool import BLOCK_BYTES, Spool
 from export.corpora.text import Text, TextWriter
-from export.corpora.waiting import Waiting
 
 # Of a file that is put in order in memory, and how many files there are at most.
 BUCKET_BYTES, MAX_BUCKET_BITS = 16 << 20, 8
@@ -89,7 +89,7 @@ class _Bucket:
     """Documents whose keys share their first bits."""
 
     def __init__(self) -> None:
-        self._documents, self._keys = Scratch(), Scratch()
+        self._documents, self._keys = Spool(), Spool()
         self._held, self._held_keys, self._num_held = list[bytes](), list[np.uint64](), 0
 
     def begin(self, key: np.uint64) -> None:
@@ -128,7 +128,7 @@ def _deal_out(text: Text, seed: int, bits: int) -> list[_Bucket]:
         return bucket
 
     bucket = begin()
-    with Waiting("shuffling", text.stop.byte - text.start.byte) as waiting:
+    with ProgressLine("shuffling", text.stop.byte - text.start.byte) as waiting:
         for block in text.blocks(waiting):
             first, *others = block.split(_ZERO)
             bucket.go_on(first)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from export.corpora.encodings import decode_file
-from export.corpora.scratch import BLOCK_BYTES, Scratch
-from export.corpora.waiting import Waiting
+from export.corpora.progress import ProgressLine
+from export.corpora.spool import BLOCK_BYTES, Spool
 from export.errors import CorpusError, NotText
 
 # The help topics that every Python carries: some 465,000 characters of English, no download, no licence question.
@@ -41,7 +41,7 @@ def read_texts(source: str, stdin: BinaryIO | None, role: str) -> Iterator[Itera
     else:
         files = _files(Path(source), role)
         # What is no regular file, such as a pipe, has no size before it is read.
-        with Waiting("reading", sum(size for _, size in files) or None) as waiting:
+        with ProgressLine("reading", sum(size for _, size in files) or None) as waiting:
             yield from (_file_parts(file, source, role, waiting) for file, _ in files)
 
 
@@ -61,7 +61,7 @@ def _files_below(folder: Path, role: str) -> list[Path]:
     return files
 
 
-def _file_parts(file: Path, source: str, role: str, waiting: Waiting) -> Iterator[str]:
+def _file_parts(file: Path, source: str, role: str, waiting: ProgressLine) -> Iterator[str]:
     try:
         with file.open("rb") as opened:
             is_regular = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
@@ -77,14 +77,14 @@ def _standard_input(stdin: BinaryIO | None, role: str) -> Iterator[str]:
     if stdin.isatty():
         print(f"reading the {role} from the terminal; Ctrl-D on a line of its own ends it", file=sys.stderr)
     copy = _copied(stdin)
-    with Waiting("reading", copy.size) as waiting:
+    with ProgressLine("reading", copy.size) as waiting:
         yield from _decoded(copy.file, f"{role} standard input", None, waiting)
 
 
-def _copied(pipe: BinaryIO) -> Scratch:
+def _copied(pipe: BinaryIO) -> Spool:
     """Return what comes through a pipe as a file: why it is refused can be told only from all of it."""
-    copy = Scratch()
-    with Waiting("reading", None) as waiting:
+    copy = Spool()
+    with ProgressLine("reading", None) as waiting:
         while block := pipe.read(BLOCK_BYTES):
             copy.write(block)
             waiting.step(len(block))
@@ -92,7 +92,7 @@ def _copied(pipe: BinaryIO) -> Scratch:
     return copy
 
 
-def _decoded(file: BinaryIO, name: str, path: str | None, waiting: Waiting) -> Iterator[str]:
+def _decoded(file: BinaryIO, name: str, path: str | None, waiting: ProgressLine) -> Iterator[str]:
     """Yield the parts of a file's text; every line end becomes a line feed."""
     line_ends = io.IncrementalNewlineDecoder(None, translate=True)
     try:

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from contract.tokenizers.pieces import Cutter
-from export.corpora.parting import MARK
-from export.corpora.scratch import BLOCK_BYTES, Scratch
-from export.corpora.waiting import Waiting
+from contract.tokenizers.chunking import Chunker
+from export.corpora.documents import MARK
+from export.corpora.progress import ProgressLine
+from export.corpora.spool import BLOCK_BYTES, Spool
 
 
 class Place(NamedTuple):
@@ -55,7 +55,7 @@ class Text:
         stop: Where they end.
     """
 
-    scratch: Scratch
+    scratch: Spool
     noted: Sequence[Place]
     start: Place
     stop: Place
@@ -73,7 +73,7 @@ class Text:
     def sha256(self) -> str:
         """Hash the documents and where they part."""
         digest = hashlib.sha256()
-        with Waiting("hashing", self.stop.byte - self.start.byte) as waiting:
+        with ProgressLine("hashing", self.stop.byte - self.start.byte) as waiting:
             for block in self.blocks(waiting):
                 digest.update(block)
         return digest.hexdigest()
@@ -84,8 +84,8 @@ class Text:
         Args:
             doing: What is done with them, for whoever waits.
         """
-        cutter, decoder = Cutter(), codecs.getincrementaldecoder("utf-8")()
-        with Waiting(doing, self.stop.byte - self.start.byte) as waiting:
+        cutter, decoder = Chunker(), codecs.getincrementaldecoder("utf-8")()
+        with ProgressLine(doing, self.stop.byte - self.start.byte) as waiting:
             for block in self.blocks(waiting):
                 *ended, rest = decoder.decode(block).split(MARK)
                 for part in ended:
@@ -126,7 +126,7 @@ class Text:
     def _part(self, start: Place, stop: Place) -> "Text":
         return Text(self.scratch, self.noted, start, stop)
 
-    def blocks(self, waiting: Waiting) -> Iterator[bytes]:
+    def blocks(self, waiting: ProgressLine) -> Iterator[bytes]:
         """Yield the bytes of all documents, with a zero between two."""
         for place in range(self.start.byte, self.stop.byte, BLOCK_BYTES):
             block = self.scratch.read(place, min(place + BLOCK_BYTES, self.stop.byte))
@@ -161,7 +161,7 @@ class TextWriter:
     """Writes the file of a text, part by part; blank documents are left out."""
 
     def __init__(self) -> None:
-        self._scratch = Scratch()
+        self._scratch = Spool()
         self._place = Place(0, 0, 0)
         self._noted = [self._place]
         # Whether the document that is being written has text, and the white space it begins with if it has none yet.

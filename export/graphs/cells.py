@@ -228,7 +228,7 @@ def _make(operation: Operation) -> _Layer:
             return _Concatenate()
 
 
-class Carried(tf.Module):
+class StatefulNetwork(tf.Module):
     """A network whose state is carried from token to token: the vectors of its recurrent layers, in order."""
 
     # 4 makes `decode` at 8 rows 10 to 15% faster than 1 (measured: `docs/log.md`).
@@ -274,12 +274,12 @@ class Carried(tf.Module):
         Returns:
             The network's output float32 (batch, U), and the new parts.
         """
-        output, new_parts, _ = self.look(token_ids, parts)
+        output, new_parts, _ = self.step_with_traces(token_ids, parts)
         return output, new_parts
 
     @property
     def traces(self) -> list[Trace]:
-        """What `look` tells, in order."""
+        """What `step_with_traces` tells, in order."""
         recurrent = [layer for layer in self._layers if layer.states]
         return [
             Trace(kind, number, layer.units)
@@ -287,7 +287,9 @@ class Carried(tf.Module):
             for kind in (*layer.states, *layer.gates)
         ]
 
-    def look(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+    def step_with_traces(
+        self, token_ids: tf.Tensor, parts: list[tf.Tensor]
+    ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
         """Read one token per row as `step` does, and tell what went on: float32 (batch, units) for each of `traces`."""
         outputs: list[tf.Tensor] = []
         new_parts: list[tf.Tensor] = []

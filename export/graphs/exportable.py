@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from export.errors import NotFinite, UnsupportedModel
-from export.graphs.cells import Carried
+from export.graphs.cells import StatefulNetwork
 from export.graphs.graph import read_graph
 from export.graphs.network import CELLS, Network, read_network, without_softmax
-from export.graphs.rebuild import all_layers, is_plain, made_plain, needs_freeing, set_free
+from export.graphs.rebuild import all_layers, is_plain, made_plain, needs_rebuild, rebuild_unfixed
 from export.graphs.window import (
     LEAST,
     Function,
@@ -34,7 +34,7 @@ from export.graphs.window import (
 )
 
 # int32 (batch, T) to float32 (batch, T, width).
-Oracle = Callable[[np.ndarray], np.ndarray]
+LogitsFn = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Exportable:
         model: The Keras model, to be kept beside; None where there is none.
     """
 
-    network: Carried | Window
+    network: StatefulNetwork | Window
     facts: Facts
     weights_sha256: str
-    logits: Oracle
+    logits: LogitsFn
     gives_probabilities: bool
-    tops: Oracle | None = None
+    tops: LogitsFn | None = None
     num_embeddings: int | None = None
     vectors: np.ndarray | None = None
     model: keras.Model | None = None
@@ -110,7 +110,7 @@ def fixed_length(model: keras.Model) -> int | None:
 
 
 def _carried(model: keras.Model, network: Network) -> Exportable:
-    whole = set_free(model) if needs_freeing(model) else model
+    whole = rebuild_unfixed(model) if needs_rebuild(model) else model
     nodes = without_softmax(read_graph(whole))
     highest = nodes[nodes[-1].inputs[0]].layer
     top = None if is_shared(highest, nodes) else model_up_to(whole, lambda: highest.output)
@@ -121,7 +121,7 @@ def _carried(model: keras.Model, network: Network) -> Exportable:
     vectors = network.embedding.table
     num_embeddings, width = vectors.shape
     return Exportable(
-        Carried(network),
+        StatefulNetwork(network),
         Facts(network.cell, len(network.recurrent), width),
         network.sha256(),
         *_judged(outputs, num_embeddings),
@@ -190,7 +190,7 @@ def _hash(structure: str, variables: Sequence[tf.Variable]) -> str:
     return digest.hexdigest()
 
 
-def _by_windows(function: Function, context: int) -> Oracle:
+def _by_windows(function: Function, context: int) -> LogitsFn:
     """Return what a model says of each token when it is given the window that ends there, padded in front."""
     traced = tf.function(function, input_signature=[tf.TensorSpec([None, context], tf.int32)])
 
@@ -203,7 +203,7 @@ def _by_windows(function: Function, context: int) -> Oracle:
     return outputs
 
 
-def _judged(outputs: Oracle, num_ids: int) -> tuple[Oracle, bool]:
+def _judged(outputs: LogitsFn, num_ids: int) -> tuple[LogitsFn, bool]:
     """Find out by a call whether outputs are probabilities; return an oracle of logits, and what was found."""
     some = np.random.default_rng(0).integers(0, num_ids, (8, 1)).astype(np.int32)
     soft = gives_probabilities(outputs(some)[:, -1])

@@ -11,14 +11,14 @@ import keras
 _RECURRENT = (keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU)
 
 
-def needs_freeing(model: keras.Model) -> bool:
+def needs_rebuild(model: keras.Model) -> bool:
     """Say whether a model takes a fixed batch or length, keeps states between calls, or answers for one token alone."""
     recurrent = [layer for layer in model.layers if isinstance(layer, _RECURRENT)]
     fixed = any(size is not None for size in model.input_shape)
     return fixed or not is_plain(model) or any(layer.stateful or not layer.return_sequences for layer in recurrent)
 
 
-def set_free(model: keras.Model) -> keras.Model:
+def rebuild_unfixed(model: keras.Model) -> keras.Model:
     """Return a model of the same weights that takes any batch of any length and answers for every token."""
     return _rebuilt(
         model, {**_PLAIN, **dict.fromkeys(_SHAPES, lambda _: [None, None]), "return_sequences": _always(True)}

@@ -19,7 +19,7 @@ from export.graphs.sampling import Controls, sample
 from export.graphs.specs import input_specs
 
 
-class Stepper(Protocol):
+class StepModel(Protocol):
     """A model that reads one token after another.
 
     Attributes:
@@ -27,7 +27,7 @@ class Stepper(Protocol):
         output_size: U, width of its top.
         vocab_size: V.
         unroll: Steps in each iteration of a loop; 1 where a step is large, see `export.graphs.loop.specialize`.
-        traces: What `look` tells.
+        traces: What `step_with_traces` tells.
     """
 
     state_size: int
@@ -48,7 +48,9 @@ class Stepper(Protocol):
     def step(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Read one token per row, int32 (batch,): return the top float32 (batch, U) and the new parts."""
 
-    def look(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+    def step_with_traces(
+        self, token_ids: tf.Tensor, parts: list[tf.Tensor]
+    ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
         """Do what `step` does, and return what went on, too: float32 (batch, units) for each of `traces`."""
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
@@ -62,17 +64,17 @@ class _Shared:
     TensorFlow inlines the calls before it runs them: bits and speed of `decode` are the same (measured: `docs/log.md`).
     """
 
-    def __init__(self, network: Stepper) -> None:
-        self.step, self.look, self.project, self.judge, self.sample = (
+    def __init__(self, network: StepModel) -> None:
+        self.step, self.step_with_traces, self.project, self.judge, self.sample = (
             tf.function(function, autograph=False)
-            for function in (network.step, network.look, network.project, _judge, sample)
+            for function in (network.step, network.step_with_traces, network.project, _judge, sample)
         )
 
 
 class Generator(tf.Module):
     """A model, callable by any of the signatures."""
 
-    def __init__(self, network: Stepper, special: SpecialIds, num_tokens: int) -> None:
+    def __init__(self, network: StepModel, special: SpecialIds, num_tokens: int) -> None:
         """Take a model.
 
         Args:
@@ -337,7 +339,7 @@ class Generator(tf.Module):
         def body(t: tf.Tensor, variables: Loop) -> Loop:
             parts, written = variables
             active = t < lengths
-            hidden, new_parts, told = self._shared.look(by_time[t], parts)
+            hidden, new_parts, told = self._shared.step_with_traces(by_time[t], parts)
             judged = self._shared.judge(self._shared.project(hidden), by_time[t + 1], with_top=True)
             outputs = [*judged, *told] if traces else judged
             written = write(written, t, [blank(active, value) for value in outputs])

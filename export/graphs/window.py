@@ -62,17 +62,19 @@ class Window(tf.Module):
         return parts[0]
 
     def step(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Read one token per row; see `export.graphs.cells.Carried.step`."""
+        """Read one token per row; see `export.graphs.cells.StatefulNetwork.step`."""
         window = tf.concat([parts[0][:, 1:], tf.cast(token_ids, tf.float32)[:, None]], axis=1)
         return self._top(tf.cast(window, tf.int32)), [window]
 
     @property
     def traces(self) -> list[Trace]:
-        """What `look` tells: the top alone, as what goes on below it is done anew with every token."""
+        """What `step_with_traces` tells: the top alone, as what goes on below it is done anew with every token."""
         return [Trace(signatures.TOP, 0, self.output_size)]
 
-    def look(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-        """Read one token per row and tell what went on; see `export.graphs.cells.Carried.look`."""
+    def step_with_traces(
+        self, token_ids: tf.Tensor, parts: list[tf.Tensor]
+    ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+        """Read one token per row and tell what went on; see `export.graphs.cells.StatefulNetwork.step_with_traces`."""
         output, parts = self.step(token_ids, parts)
         return output, parts, [output]
 

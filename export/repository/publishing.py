@@ -30,9 +30,9 @@ from export.graphs.checks import check_saved_model
 from export.graphs.exportable import Exportable, prepare
 from export.graphs.signatures import Generator
 from export.graphs.specs import input_specs
+from export.repository.artifacts import write_artifacts
 from export.repository.history import Progress
 from export.repository.models_config import add_to_models_config, locked, version_numbers
-from export.repository.papers import write_papers
 from export.repository.warmup import WARMUP_FILE, write_warmup
 
 # The trained model itself, for a notebook or for further training.
@@ -215,7 +215,7 @@ def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: Generator
     (assets / signatures.TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
     if model.model is not None:
         model.model.save(assets / KERAS_FILE)
-    write_papers(draft, card, tokenizer, model.vectors, history)
+    write_artifacts(draft, card, tokenizer, model.vectors, history)
     check_saved_model(draft, model, len(tokenizer.tokens))
     sync_tree(draft)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from contract.card import GeneratorCard, Sample, TrainingReport, Unit
 from contract.signatures import ASSETS
-from export.corpora.bits import characters_of_loss
-from export.corpora.copies import SPAN_WORDS
+from export.corpora.bits_per_character import characters_of_loss
+from export.corpora.memorization import SPAN_WORDS
 from export.markdown import code, fenced, seen, table
 from export.repository.history import Progress, perplexity
 

@@ -17,7 +17,7 @@ from contract.tokenizer import Tokenizer
 from export.errors import CheckFailed, ExportError, NotFinite, UnknownCode
 from export.graphs.checks import check_saved_model
 from export.graphs.exportable import Exportable, Facts, prepare
-from export.graphs.foreign_model import load_keras
+from export.graphs.imported_model import load_keras
 from export.graphs.specs import Specs, input_specs
 from export.repository.history import HISTORY_FILE, read_history
 from export.repository.versions import SAVED_MODEL, Version

@@ -48,5 +48,5 @@ def _verify(version: Version, interrupts: Interrupts) -> bool:
     for outcome in Verification(version).outcomes():
         say(f"  {outcome.verdict:<11}  {visible(outcome.told)}")
         good = good and outcome.verdict != FAILED
-        interrupts.obey()
+        interrupts.raise_if_interrupted()
     return good

@@ -14,7 +14,7 @@ from contract.tokenizer import Tokenizer
 from export.config import TrainConfig
 from export.corpora.corpus import Corpus
 from export.corpora.ids import encode_corpus
-from export.corpora.scratch import blocks
+from export.corpora.spool import blocks
 from export.errors import CorpusError
 
 __all__ = ["Dataset", "Examples", "Ngrams", "Streams", "encode_corpus"]

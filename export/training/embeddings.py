@@ -11,7 +11,7 @@ import numpy as np
 from contract.tokenizer import Tokenizer
 from export.errors import ConfigError, CorpusError
 from export.training.skipgram import count_tokens, skip_gram
-from export.training.vectorfile import read_vectors
+from export.training.vector_file import read_vectors
 
 SKIP_GRAM = "skip-gram"
 # Keras's Embedding starts from the uniform distribution between these.
@@ -30,7 +30,7 @@ def initial_embedding(
     mean and the standard deviation of those for which there is one.
 
     Args:
-        source: `skip-gram`, or a file as `export.training.vectorfile` reads it, whose vectors are taken as they are.
+        source: `skip-gram`, or a file as `export.training.vector_file` reads it, whose vectors are taken as they are.
         tokenizer: Of the model.
         ids: integers (tokens,). The training text; read for `skip-gram` alone.
         width: Of the embedding.

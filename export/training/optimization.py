@@ -75,7 +75,7 @@ class Optimization:
         update, judge = signatures if self._devices.is_alone else (None, None)
         return (
             tf.function(self._update_everywhere, input_signature=update, autograph=False),
-            tf.function(self._judge_everywhere, input_signature=judge, autograph=False),
+            tf.function(self._evaluate_everywhere, input_signature=judge, autograph=False),
         )
 
     def zero_states(self, rows: int) -> Any:
@@ -137,9 +137,9 @@ class Optimization:
                 strategy.extended.update(average.value, _move, args=(variable.value, decay), group=False)
         return strategy.reduce("SUM", loss, axis=None), states
 
-    def _judge_everywhere(self, inputs, targets, states):  # noqa: ANN001, ANN202 - traced by TensorFlow
+    def _evaluate_everywhere(self, inputs, targets, states):  # noqa: ANN001, ANN202 - traced by TensorFlow
         strategy = self._devices.strategy
-        loss, hits, states = strategy.run(self._judge_replica, (inputs, targets, states))
+        loss, hits, states = strategy.run(self._evaluate_replica, (inputs, targets, states))
         return strategy.reduce("SUM", loss, axis=None), strategy.reduce("SUM", hits, axis=None), states
 
     def _update_replica(
@@ -169,7 +169,7 @@ class Optimization:
         shares = [gradient / self._devices.num_replicas for gradient in gradients]
         self._optimizer.apply(shares, self._model.trainable_variables)
 
-    def _judge_replica(
+    def _evaluate_replica(
         self, inputs: tf.Tensor, targets: tf.Tensor, states: States
     ) -> tuple[tf.Tensor, tf.Tensor, States]:
         logits, new_states = forward(self.averaged, inputs, states, training=False, compute=self._compute_judged)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from contract.card import Sample, TrainingReport
 from export.config import TrainConfig
-from export.corpora.bits import bits_per_character
-from export.corpora.copies import Copies
+from export.corpora.bits_per_character import bits_per_character
+from export.corpora.memorization import Memorization
 from export.repository.history import Progress
 from export.training.model import count_parameters
 from export.training.runs import CorpusFacts
@@ -20,7 +20,7 @@ def report(
     facts: CorpusFacts,
     progress: Progress,
     samples: Sequence[Sample],
-    copies: Copies | None,
+    copies: Memorization | None,
 ) -> TrainingReport:
     """Describe how the best epoch's weights came to be: what came after it has no part in them.
 

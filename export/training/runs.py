@@ -39,7 +39,7 @@ class CorpusFacts(_Record):
     What has a default is not known of runs that an earlier release began.
 
     Attributes:
-        judged_characters: What the validation tokens stand for; see `export.corpora.bits`.
+        judged_characters: What the validation tokens stand for; see `export.corpora.bits_per_character`.
     """
 
     corpus: str

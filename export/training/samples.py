@@ -13,7 +13,7 @@ from contract import signatures
 from contract.card import Sample
 from contract.tokenizer import Tokenizer, WordTokenizer
 from export.config import TrainConfig
-from export.corpora.copies import Copies, find_copies
+from export.corpora.memorization import Memorization, find_memorized_spans
 from export.corpora.text import Piece
 from export.graphs.exportable import prepare
 from export.graphs.signatures import Generator
@@ -66,7 +66,7 @@ class Writer:
         temperatures: Sequence[float],
         num_tokens: int,
         rng: np.random.Generator,
-        obey: Obey = lambda: None,
+        raise_if_interrupted: Obey = lambda: None,
     ) -> list[str]:
         """Return what the model makes of each text.
 
@@ -75,7 +75,7 @@ class Writer:
             temperatures: One for each.
             num_tokens: Bound of each text; one may end before.
             rng: What is drawn with.
-            obey: Called between two steps; what it raises ends the writing.
+            raise_if_interrupted: Called between two steps; what it raises ends the writing.
         """
         last, state = self._read(given)
         rows, special, drawn = len(given), self._tokenizer.special, []
@@ -96,7 +96,7 @@ class Writer:
             # Behind a row's end stand zeros: padding, which has no text.
             drawn.append(token_ids)
             last, ended = token_ids[:, -1], ended | (token_ids == special.end).any(axis=1)
-            obey()
+            raise_if_interrupted()
             if ended.all():
                 break
         return [self._text(*pair) for pair in zip(given, np.concatenate(drawn, axis=1).tolist(), strict=True)]
@@ -162,13 +162,13 @@ class SampleWriter:
         rows = zip(KEPT_TEMPERATURES, given, texts, strict=True)
         return tuple(Sample(temperature=degree, given=piece, text=text[kept]) for degree, piece, text in rows)
 
-    def copies(self, model: keras.Model, learnt: Iterable[Piece], obey: Obey) -> Copies:
+    def copies(self, model: keras.Model, learnt: Iterable[Piece], raise_if_interrupted: Obey) -> Memorization:
         """Let a model write some 4,000 words at temperature 1, a window model 1,000, and look for them.
 
         Args:
             model: The model.
             learnt: What it was trained on.
-            obey: Called between two steps; what it raises ends the search.
+            raise_if_interrupted: Called between two steps; what it raises ends the search.
         """
         self._writer.take(model)
         words = self._tokenizer.rules.words if isinstance(self._tokenizer, WordTokenizer) else str.split
@@ -177,10 +177,10 @@ class SampleWriter:
         for _ in range(MAX_COPY_ROUNDS if self._tokenizer.special.end is not None else 1):
             given = [self._pick_piece(rng) for _ in range(rows)]
             num_tokens = self._num_copy_tokens(given, words)
-            written += self._writer.write(given, [1.0] * rows, num_tokens, rng, obey)
+            written += self._writer.write(given, [1.0] * rows, num_tokens, rng, raise_if_interrupted)
             if sum(len(words(text)) for text in written) >= rows * COPY_WORDS // 2:
                 break
-        return find_copies(written, learnt, words, obey)
+        return find_memorized_spans(written, learnt, words, raise_if_interrupted)
 
     def _num_copy_tokens(self, given: Sequence[str], words: Callable[[str], list[str]]) -> int:
         """Return how many tokens make `COPY_WORDS` words, within the bounds."""

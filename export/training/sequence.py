@@ -22,7 +22,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from export.training.timeloop import item, loop, pop, stacked, to_list, turned
+from export.training.time_loop import item, loop, pop, stacked, to_list, turned
 
 Arrays = list[tf.Tensor]
 

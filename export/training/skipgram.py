@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from export.corpora.scratch import blocks
+from export.corpora.spool import blocks
 
 # Mikolov et al.'s figures.
 WINDOW, NEGATIVES, NOISE_POWER, SAMPLE = 5, 5, 0.75, 1e-3

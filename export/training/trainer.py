@@ -45,7 +45,7 @@ def learning_rate_at(fraction: float, peak: float, warmup: float) -> float:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """What the held-out text says of a model: nats per token, and the share of tokens that were the most probable."""
 
     loss: float | None = None
@@ -60,7 +60,7 @@ class Trainer:
         config: TrainConfig,
         model: keras.Model,
         dataset: Dataset,
-        obey: Callable[[], None] = lambda: None,
+        raise_if_interrupted: Callable[[], None] = lambda: None,
         devices: Devices = Devices(),  # noqa: B008 - frozen
     ) -> None:
         """Prepare a training.
@@ -69,10 +69,16 @@ class Trainer:
             config: Its settings.
             model: As `export.training.model.build_model` returns it, within the scope of the devices' strategy.
             dataset: What is learnt, and what the epochs are judged by; without the latter it is the training loss.
-            obey: Called between two steps. What it raises ends the training; the folder holds the last whole epoch.
+            raise_if_interrupted: Called between two steps. What it raises ends the training; the folder holds the last
+                whole epoch.
             devices: What it runs on.
         """
-        self.config, self.dataset, self.obey, self.devices = config, dataset, obey, devices
+        self.config, self.dataset, self.raise_if_interrupted, self.devices = (
+            config,
+            dataset,
+            raise_if_interrupted,
+            devices,
+        )
         self.optimization = Optimization(config, model, devices, dataset.unknown)
         self.model, self.checkpoint = self.optimization.averaged, self.optimization.checkpoint
 
@@ -112,7 +118,7 @@ class Trainer:
                 if self.devices.is_chief:
                     folder.save(self.checkpoint, self.model, progress)
                 display.epoch(progress, self.model)
-                self.obey()
+                self.raise_if_interrupted()
         return progress
 
     def _is_over(self, progress: Progress, started: float) -> bool:
@@ -148,28 +154,28 @@ class Trainer:
             self._require_number(loss, "the loss", progress)
             total, tokens = total + loss * targets.size, tokens + targets.size
             display.window(progress.epochs + 1, total / tokens, targets.size, fraction)
-            self.obey()
+            self.raise_if_interrupted()
         return total / tokens, tokens
 
     def _zero_states(self, streams: Examples) -> object:
         return self.optimization.zero_states(streams.rows)
 
-    def _validate(self, progress: Progress) -> Judgement:
+    def _validate(self, progress: Progress) -> Evaluation:
         """Judge by the known tokens of the held-out streams, with carried state and without dropout."""
         # The last update of an epoch can spoil the weights, and without validation no loss would tell.
         for weight in self.model.trainable_variables:
             self._require_number(float(tf.reduce_sum(tf.abs(weight))), f"the sum of |{weight.path}|", progress)
         streams = self.dataset.validation
         if streams is None:
-            return Judgement()
+            return Evaluation()
         states = self._zero_states(streams)
         loss, hits = 0.0, 0.0
         for inputs, targets in streams.windows():
             window_loss, window_hits, states = self.optimization.judge(inputs, targets, states)
             loss, hits = loss + window_loss, hits + window_hits
-            self.obey()
+            self.raise_if_interrupted()
         count = self.dataset.num_judged
-        return Judgement(self._require_number(loss / count, "the validation loss", progress), hits / count)
+        return Evaluation(self._require_number(loss / count, "the validation loss", progress), hits / count)
 
     def _require_number(self, value: float, name: str, progress: Progress) -> float:
         if math.isfinite(value):

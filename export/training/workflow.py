@@ -9,8 +9,8 @@ from pathlib import Path
 from contract.files import write_atomically
 from contract.tokenizer import Tokenizer
 from export.config import MODELS, TrainConfig
-from export.corpora.copies import SPAN_WORDS
 from export.corpora.corpus import Corpus, read_corpus
+from export.corpora.memorization import SPAN_WORDS
 from export.errors import CorpusError, ExportError, RunError, WorkerLost
 from export.interrupts import Interrupts
 from export.layout import say
@@ -21,13 +21,13 @@ from export.tokenizer_command import tell_cut, train_tokenizer
 from export.training.devices import Devices
 from export.training.display import NoDisplay, TerminalDisplay
 from export.training.events import EventDisplay
-from export.training.material import Material, read_again, require_enough
 from export.training.model import build_model, count_parameters
 from export.training.optimization import precision_of
 from export.training.report import report
 from export.training.runs import PICTURE, CorpusFacts, RunFolder
 from export.training.samples import SampleWriter
 from export.training.trainer import Display, Trainer
+from export.training.training_data import TrainingData, read_again, require_enough
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class _Job:
     facts: CorpusFacts
     devices: Devices = field(default_factory=Devices)
 
-    def train_and_publish(self, material: Material) -> None:
+    def train_and_publish(self, material: TrainingData) -> None:
         try:
             _introduce(self.config, self.tokenizer, material, self.devices)
             writer = SampleWriter(self.tokenizer, material.samples_from, self.config)
@@ -52,13 +52,13 @@ class _Job:
             self._say_how_to_go_on(can_resume=isinstance(error, KeyboardInterrupt | OSError | WorkerLost))
             raise
 
-    def _train(self, material: Material, writer: SampleWriter, interrupts: Interrupts) -> Progress:
+    def _train(self, material: TrainingData, writer: SampleWriter, interrupts: Interrupts) -> Progress:
         with self.devices.strategy.scope():
             model = build_model(self.config, len(self.tokenizer.tokens))
         epochs_before = self.folder.progress().epochs
         if material.embedding is not None:
             model.get_layer("embedding").embeddings.assign(material.embedding)
-        trainer = Trainer(self.config, model, material.dataset, interrupts.obey, self.devices)
+        trainer = Trainer(self.config, model, material.dataset, interrupts.raise_if_interrupted, self.devices)
         if not self.devices.is_chief:
             return trainer.run(self.folder, NoDisplay())
         with contextlib.ExitStack() as stack:
@@ -72,7 +72,7 @@ class _Job:
         write_atomically(self.folder.path / PICTURE, history_png(progress, self.config.name))
         return progress
 
-    def assist(self, material: Material) -> None:
+    def assist(self, material: TrainingData) -> None:
         """Train along with the chief, which tells the progress and publishes."""
         say(f"{self.devices.task} of {self.devices.describe()}: trains along; the chief tells the progress")
         writer = SampleWriter(self.tokenizer, material.samples_from, self.config)
@@ -89,10 +89,14 @@ class _Job:
             interrupts: Ctrl-C before the last step.
         """
         model, best = self.folder.load_best(progress), progress.best
-        interrupts.obey()
+        interrupts.raise_if_interrupted()
         say(f"writing samples with epoch {progress.best_epoch}, the best one")
         samples = writer.samples(model)
-        copies = None if learnt is None else writer.copies(model, learnt.pieces("looking for copies"), interrupts.obey)
+        copies = (
+            None
+            if learnt is None
+            else writer.copies(model, learnt.pieces("looking for copies"), interrupts.raise_if_interrupted)
+        )
         if copies and copies.share is not None:
             found = f"{copies.num_copied:,} of {copies.num_spans:,} runs of {SPAN_WORDS} words"
             say(f"copies: {found} that it writes stand in the training text ({copies.share:.1%})")
@@ -130,7 +134,7 @@ def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
     corpus = read_corpus(config.corpus, config.documents)
     require_enough(config, corpus)
     tokenizer = train_tokenizer(config, corpus.split(config.validation, config.seed)[0])
-    material = Material.prepare(config, corpus, tokenizer).with_embedding(config)
+    material = TrainingData.prepare(config, corpus, tokenizer).with_embedding(config)
     folder = RunFolder(runs_dir / config.name)
     if not devices.is_chief:
         devices.wait()
@@ -159,7 +163,7 @@ def resume(run: Path, models_dir: Path) -> int:
                 f"corpus {corpus.name}: this is not the text that {run} began with; it has {corpus.num_characters:,} "
                 f"characters, and that one had {job.facts.corpus_characters:,}"
             )
-        material = Material.prepare(job.config, corpus, job.tokenizer, shuffled=job.facts.is_shuffled)
+        material = TrainingData.prepare(job.config, corpus, job.tokenizer, shuffled=job.facts.is_shuffled)
         if job.facts.held_out_sha256 not in (None, material.facts.held_out_sha256):
             raise CorpusError(f"corpus {corpus.name}: what is held out is not what {run} began with")
         # A run that was stopped before its first epoch was whole begins anew.
@@ -189,7 +193,7 @@ def publish_best(run: Path, models_dir: Path) -> int:
     return 0
 
 
-def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: Material, devices: Devices) -> None:
+def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: TrainingData, devices: Devices) -> None:
     corpus, dataset, vocab_size = material.corpus, material.dataset, len(tokenizer.tokens)
     held_out = dataset.validation.num_tokens if dataset.validation else 0
     drawn = f", documents drawn by seed {config.seed}" if material.facts.is_shuffled else ""

@@ -23,7 +23,7 @@ MADE_BY = "made-by"
 _SOURCES = (
     "export/graphs",
     "export/repository/models_config.py",
-    "export/repository/papers.py",
+    "export/repository/artifacts.py",
     "export/repository/publishing.py",
     "export/repository/warmup.py",
     "contract",
@@ -93,11 +93,11 @@ def main() -> int:
 
 def _publish(folder: Path, name: str, version: int) -> None:
     from contract.tokenizer import ExactWordTokenizer
-    from export.graphs.cells import Carried
+    from export.graphs.cells import StatefulNetwork
     from tests.conftest import TEXT, publish_model
 
     kinds = {
-        "lstm": {"cell": "lstm", "seed": version, "unroll": Carried.unroll},
+        "lstm": {"cell": "lstm", "seed": version, "unroll": StatefulNetwork.unroll},
         "gru": {"cell": "gru", "layers": 2, "tokenizer": ExactWordTokenizer.train([TEXT * 2])},
         "rnn": {"cell": "simple_rnn"},
         "window": {"cell": "gru", "units": 8, "context": 6},

@@ -40,11 +40,11 @@ from ostinato._errors import (
     Timeout,
     TooManyRequests,
     Unauthorized,
-    UnexpectedAnswer,
+    UnexpectedResponse,
     VersionGone,
 )
 from ostinato._inspection import InspectedLayer, Inspection
-from ostinato._results import Choice, Generation, Model, Piece, Status, Usage
+from ostinato._results import Choice, Generation, Model, Status, TextDelta, Usage
 from ostinato._scores import EmbeddingMap, Neighbor, Score, ScoredToken, Tokens
 from ostinato._stream import Stream
 from ostinato._version import __version__
@@ -79,7 +79,6 @@ __all__ = [
     "NotFound",
     "OstinatoError",
     "Overloaded",
-    "Piece",
     "RateLimited",
     "ResumptionFailed",
     "Score",
@@ -98,12 +97,13 @@ __all__ = [
     "Status",
     "Stream",
     "StreamInterrupted",
+    "TextDelta",
     "Timeout",
     "Tokens",
     "TooManyRequests",
     "Turn",
     "Unauthorized",
-    "UnexpectedAnswer",
+    "UnexpectedResponse",
     "Usage",
     "VersionGone",
     "__version__",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ostinato._errors import ResumptionFailed
-from ostinato._results import Generation, Piece, required
+from ostinato._results import Generation, TextDelta, required
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
@@ -71,13 +71,13 @@ class Assembly:
         for index, known in self._choices.items():
             owed = [self._owed_part()] if index == 0 and self._owed else []
             choices.append({**known, **_joined([*self._parts[index], *owed])})
-        return Generation.from_answer({**self._fields, "choices": choices, "usage": self._usage()})
+        return Generation.from_response({**self._fields, "choices": choices, "usage": self._usage()})
 
-    def add(self, chunk: dict[str, Any]) -> list[Piece]:
+    def add(self, chunk: dict[str, Any]) -> list[TextDelta]:
         """Take a chunk, and return its pieces of text, without what was delivered before.
 
         Raises:
-            UnexpectedAnswer: the chunk has another shape.
+            UnexpectedResponse: the chunk has another shape.
             ResumptionFailed: it is of another text than the one that broke off.
         """
         choices = required(chunk, "choices", list)
@@ -112,7 +112,7 @@ class Assembly:
         counts = (num_prompt_tokens, num_completion_tokens, num_prompt_tokens + num_completion_tokens)
         return {**self._used, **dict(zip(_COUNTS, counts))}
 
-    def _add_choice(self, choice: dict[str, Any]) -> Piece:
+    def _add_choice(self, choice: dict[str, Any]) -> TextDelta:
         index, text = required(choice, "index", int), required(choice, "text", str)
         prepend, finish_reason = bool(choice.get("prepend")), choice.get("finish_reason")
         parts = self._parts.setdefault(index, [])
@@ -126,7 +126,7 @@ class Assembly:
             text = self._without_owed(text, prepend)
             if finish_reason and self._owed:
                 raise _other_text()
-        return Piece(index, text, finish_reason, prepend)
+        return TextDelta(index, text, finish_reason, prepend)
 
     def _without_owed(self, text: str, prepend: bool) -> str:
         """Return what is new of a piece."""

@@ -10,12 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, Union, overload
 from urllib.parse import quote, urlencode
 
+from ostinato._concurrency import in_order
 from ostinato._conversation import Conversation
-from ostinato._errors import InvalidArgument, NotFound, UnexpectedAnswer
+from ostinato._errors import InvalidArgument, NotFound, UnexpectedResponse
 from ostinato._events import LinkedEvent
 from ostinato._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS
 from ostinato._inspection import Inspection
-from ostinato._many import in_order
 from ostinato._results import Generation, Model, Status, required
 from ostinato._resuming import Resumption
 from ostinato._scores import EmbeddingMap, Neighbor, Score, Tokens
@@ -117,7 +117,7 @@ class Client:
         Raises:
             InvalidArgument: there is no such field.
             APIError: the server refused or failed; the subclass says how.
-            ConnectionFailed, Timeout, UnexpectedAnswer: there was no proper answer.
+            ConnectionFailed, Timeout, UnexpectedResponse: there was no proper answer.
         """
         named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
         fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **extra}
@@ -145,8 +145,8 @@ class Client:
 
         Further arguments and errors are those of `generate`. The request is sent at once, and so refused at once. With
         `prepend` the text of a model that reads backwards comes piece by piece, too: it is written from its end, and
-        each piece goes before those so far, as `Piece.prepend` says. Without, each of its choices comes as one piece at
-        its end, so that pieces joined are always the text.
+        each piece goes before those so far, as `TextDelta.prepend` says. Without, each of its choices comes as one
+        piece at its end, so that pieces joined are always the text.
 
         With `resume` a stream that breaks off in the middle goes on, exactly: the server sends a state every few
         hundred tokens, and after a lost connection, a read timeout or a server that stops another request goes on from
@@ -176,7 +176,7 @@ class Client:
 
         Raises:
             StateRefused: the state cannot be gone on with; the subclass says why.
-            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         return self.generate(prompt, state=state, **options)
 
@@ -229,10 +229,10 @@ class Client:
             extra: the API's other fields of a completion.
 
         Raises:
-            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         fields = {"suffix": suffix, "echo": True, "logprobs": top, "max_tokens": 0, **extra}
-        generation = Generation.from_answer(self._complete(self._transport.post, prompt, model, fields))
+        generation = Generation.from_response(self._complete(self._transport.post, prompt, model, fields))
         scores = [Score.from_choice(choice) for choice in generation.choices]
         return scores if _is_many(prompt if suffix is None else suffix) else _only(scores, "choices")
 
@@ -240,10 +240,10 @@ class Client:
         """Cut a text into the tokens that a model reads.
 
         Raises:
-            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         fields = {"prompt": text, "return_token_strs": True}
-        return Tokens.from_answer(
+        return Tokens.from_response(
             self._ask(self._transport.post, TOKENIZE, self._body(model, fields, frozenset(fields)))
         )
 
@@ -251,7 +251,7 @@ class Client:
         """Join tokens to a text.
 
         Raises:
-            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         body = self._body(model, {"tokens": list(tokens)}, frozenset({"tokens"}))
         return required(self._ask(self._transport.post, DETOKENIZE, body), "prompt", str)
@@ -276,7 +276,7 @@ class Client:
             extra: the API's other fields.
 
         Raises:
-            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         body = self._body(model, {"input": text, "pooling": pooling, **extra}, EMBEDDING_FIELDS)
         data = required(self._ask(self._transport.post, EMBEDDINGS, body), "data", list)
@@ -316,7 +316,7 @@ class Client:
             extra: the API's other fields.
 
         Raises:
-            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         fields = {
             "input": text,
@@ -332,7 +332,7 @@ class Client:
             "encoding_format": "base64",
             **extra,
         }
-        return Inspection.from_answer(
+        return Inspection.from_response(
             self._ask(self._transport.post, INSPECT, self._body(model, fields, INSPECT_FIELDS))
         )
 
@@ -347,7 +347,7 @@ class Client:
         Raises:
             BadRequest: the text is no single token.
             NotFound: there is no such model, or its embedding is not known.
-            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         name = "token_id" if isinstance(token, int) else "token"
         answer = self._ask_of_model(model, f"embedding/neighbors?{urlencode({name: token, 'count': count})}")
@@ -365,7 +365,7 @@ class Client:
 
         Raises:
             NotFound: there is no such model, or its embedding is not known.
-            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         answer = self._ask_of_model(model, f"embedding/map?count={count}")
         return EmbeddingMap(*(required(answer, name, list) for name in ("tokens", "token_ids", "x", "y", "explained")))
@@ -453,18 +453,18 @@ class Client:
         """Return how much the server has to do, and takes.
 
         Raises:
-            APIError, ConnectionFailed, Timeout, UnexpectedAnswer: as `generate`.
+            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
-        return Status.from_answer(self._transport.get(STATUS))
+        return Status.from_response(self._transport.get(STATUS))
 
     def models(self) -> list[Model]:
         """Return the models that the server has.
 
         Raises:
             APIError: the server refused or failed; the subclass says how.
-            ConnectionFailed, Timeout, UnexpectedAnswer: there was no proper answer.
+            ConnectionFailed, Timeout, UnexpectedResponse: there was no proper answer.
         """
-        return [Model.from_answer(entry) for entry in required(self._transport.get(MODELS), "data", list)]
+        return [Model.from_response(entry) for entry in required(self._transport.get(MODELS), "data", list)]
 
     def close(self) -> None:
         """Close the client's connections; a request that waits to be sent again ends with ClientClosed.
@@ -494,7 +494,7 @@ class Client:
         model: str | None,
         fields: dict[str, Any],
     ) -> Generation:
-        return Generation.from_answer(self._complete(post, prompt, model, fields))
+        return Generation.from_response(self._complete(post, prompt, model, fields))
 
     def _complete(
         self, send: Callable[[str, dict[str, Any]], T], prompt: Prompt, model: str | None, fields: dict[str, Any]
@@ -563,13 +563,13 @@ class Client:
     def _ask_for_first_model(self) -> str:
         models = self.models()
         if not models:
-            raise UnexpectedAnswer(f"{self._settings.shown_url} lists no model: give it one, or pass model")
+            raise UnexpectedResponse(f"{self._settings.shown_url} lists no model: give it one, or pass model")
         return models[0].id
 
 
 def _only(entries: list[T], name: str) -> T:
     if len(entries) != 1:
-        raise UnexpectedAnswer(f"the answer's {name!r} should be one but are {len(entries)}: check base_url")
+        raise UnexpectedResponse(f"the answer's {name!r} should be one but are {len(entries)}: check base_url")
     return entries[0]
 
 

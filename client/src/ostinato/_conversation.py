@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ostinato._errors import InvalidArgument, UnexpectedAnswer
+from ostinato._errors import InvalidArgument, UnexpectedResponse
 from ostinato._files import write_whole
 from ostinato._results import required, shortened
 
@@ -163,7 +163,7 @@ class Conversation:
             turns = tuple(_turn(turn) for turn in raw["turns"])
             model, prompt = required(raw, "model", str), required(raw, "prompt", str)
             return cls(client, model=model, prompt=prompt, turns=turns, **raw["options"])
-        except UnexpectedAnswer as error:
+        except UnexpectedResponse as error:
             raise InvalidArgument(f"{path}: holds no conversation: name a file that save() wrote") from error
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, InvalidArgument):

@@ -7,7 +7,7 @@
     ├── ClientClosed                the client was closed before (also a RuntimeError)
     ├── ConnectionFailed            no connection could be made, or it was lost before the answer was complete
     ├── Timeout                     connected, but no byte of the answer came in time
-    ├── UnexpectedAnswer            something answered that does not speak this API
+    ├── UnexpectedResponse            something answered that does not speak this API
     ├── StreamInterrupted           a stream stopped before its end
     │   └── ResumptionFailed        and what the server goes on with is another text
     └── APIError                    the server refused or failed, and said so
@@ -88,7 +88,7 @@ class Timeout(OstinatoError):
     """The server took the request, and no byte of an answer came within the read timeout. It is not sent again."""
 
 
-class UnexpectedAnswer(OstinatoError):
+class UnexpectedResponse(OstinatoError):
     """An answer came that is not this API's: a web page, a redirect, or JSON of another shape."""
 
 

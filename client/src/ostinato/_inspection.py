@@ -9,7 +9,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import Any
 
-from ostinato._errors import UnexpectedAnswer
+from ostinato._errors import UnexpectedResponse
 from ostinato._results import required, shortened
 from ostinato._scores import ScoredToken, scored_tokens
 
@@ -68,11 +68,11 @@ class Inspection:
     raw: dict[str, Any] = field(compare=False)
 
     @classmethod
-    def from_answer(cls, raw: dict[str, Any]) -> Inspection:
+    def from_response(cls, raw: dict[str, Any]) -> Inspection:
         """Read an answer of `/v1/inspect`, with its numbers in base64.
 
         Raises:
-            UnexpectedAnswer: a field is missing or of another type.
+            UnexpectedResponse: a field is missing or of another type.
         """
         positions = required(raw, "positions", list)
         return cls(
@@ -110,12 +110,12 @@ def numbers(packed: Any) -> list[float]:
     """Unpack float32 (n,), little-endian, from base64.
 
     Raises:
-        UnexpectedAnswer: it is something else.
+        UnexpectedResponse: it is something else.
     """
     try:
         unpacked = array("f", base64.b64decode(packed, validate=True))
     except (TypeError, ValueError, binascii.Error) as error:
-        raise UnexpectedAnswer(
+        raise UnexpectedResponse(
             f"numbers should be float32 in base64 but are {packed!r:.40}: check that base_url is an Ostinato server"
         ) from error
     if sys.byteorder == "big":

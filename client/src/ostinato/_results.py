@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
 
-from ostinato._errors import UnexpectedAnswer
+from ostinato._errors import UnexpectedResponse
 
 T = TypeVar("T")
 
 _REPR_LIMIT = 60  # characters of text that a repr shows
 
 
-class Piece(NamedTuple):
+class TextDelta(NamedTuple):
     """The next piece of one choice's text, as a stream delivers it.
 
     Attributes:
@@ -48,11 +48,11 @@ class Choice:
     logprobs: dict[str, list[Any]] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def from_answer(cls, raw: dict[str, Any]) -> Choice:
+    def from_response(cls, raw: dict[str, Any]) -> Choice:
         """Read one of an answer's `choices`.
 
         Raises:
-            UnexpectedAnswer: a field is missing or of another type.
+            UnexpectedResponse: a field is missing or of another type.
         """
         index, text = required(raw, "index", int), required(raw, "text", str)
         logprobs = None if raw.get("logprobs") is None else required(raw, "logprobs", dict)
@@ -68,7 +68,7 @@ class Usage:
     total_tokens: int
 
     @classmethod
-    def from_answer(cls, raw: dict[str, Any]) -> Usage:
+    def from_response(cls, raw: dict[str, Any]) -> Usage:
         """Read an answer's `usage`; what it leaves out counts as 0."""
         return cls(*(raw.get(name) or 0 for name in ("prompt_tokens", "completion_tokens", "total_tokens")))
 
@@ -96,20 +96,20 @@ class Generation:
     raw: dict[str, Any] = field(compare=False)
 
     @classmethod
-    def from_answer(cls, raw: dict[str, Any]) -> Generation:
+    def from_response(cls, raw: dict[str, Any]) -> Generation:
         """Read an answer of `/v1/completions`.
 
         Raises:
-            UnexpectedAnswer: the choices are missing or of another shape.
+            UnexpectedResponse: the choices are missing or of another shape.
         """
-        choices = [Choice.from_answer(choice) for choice in required(raw, "choices", list)]
+        choices = [Choice.from_response(choice) for choice in required(raw, "choices", list)]
         return cls(
             id=raw.get("id") or "",
             model=raw.get("model") or "",
             seed=raw.get("seed"),
             system_fingerprint=raw.get("system_fingerprint"),
             choices=tuple(sorted(choices, key=lambda choice: choice.index)),
-            usage=Usage.from_answer(required(raw, "usage", dict)) if raw.get("usage") else None,
+            usage=Usage.from_response(required(raw, "usage", dict)) if raw.get("usage") else None,
             raw=raw,
         )
 
@@ -180,11 +180,11 @@ class Model:
     raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def from_answer(cls, raw: dict[str, Any]) -> Model:
+    def from_response(cls, raw: dict[str, Any]) -> Model:
         """Read an entry of `/v1/models`.
 
         Raises:
-            UnexpectedAnswer: it has no id.
+            UnexpectedResponse: it has no id.
         """
         required(raw, "id", str)
         known = {entry.name for entry in fields(cls)} - {"raw"}
@@ -218,11 +218,11 @@ class Status:
     raw: dict[str, Any] = field(compare=False, repr=False)
 
     @classmethod
-    def from_answer(cls, raw: dict[str, Any]) -> Status:
+    def from_response(cls, raw: dict[str, Any]) -> Status:
         """Read an answer of `/v1/status`.
 
         Raises:
-            UnexpectedAnswer: a field is missing or of another type.
+            UnexpectedResponse: a field is missing or of another type.
         """
         texts = required(raw, "sequences", dict)
         return cls(required(raw, "status", str), required(texts, "accepted", int), required(texts, "max", int), raw)
@@ -237,11 +237,11 @@ def required(raw: Any, name: str, kind: type[T]) -> T:
     """Return the field `name` of a JSON object.
 
     Raises:
-        UnexpectedAnswer: `raw` is no object, or the field is missing or of another type.
+        UnexpectedResponse: `raw` is no object, or the field is missing or of another type.
     """
     value = raw.get(name) if isinstance(raw, dict) else None
     if not isinstance(value, kind):
-        raise UnexpectedAnswer(
+        raise UnexpectedResponse(
             f"the answer's {name!r} should be of type {kind.__name__} but is {value!r:.40}: "
             "check that base_url is an Ostinato server"
         )

@@ -69,7 +69,7 @@ class Resumption:
         self._stopped.set()
 
     @staticmethod
-    def helps_after(error: OstinatoError) -> bool:
+    def is_resumable(error: OstinatoError) -> bool:
         """Whether the text may well be gone on with: its connection, or its server, was lost."""
         lost = (StreamInterrupted, ShuttingDown, BackendUnavailable, InternalError)
         return isinstance(error, lost) and not isinstance(error, ResumptionFailed)

@@ -91,11 +91,11 @@ class Tokens:
     texts: list[str]
 
     @classmethod
-    def from_answer(cls, raw: dict[str, Any]) -> Tokens:
+    def from_response(cls, raw: dict[str, Any]) -> Tokens:
         """Read an answer of `/tokenize`.
 
         Raises:
-            UnexpectedAnswer: a field is missing or of another type.
+            UnexpectedResponse: a field is missing or of another type.
         """
         return cls(required(raw, "tokens", list), required(raw, "token_strs", list))
 
@@ -145,7 +145,7 @@ def scored_tokens(logprobs: dict[str, list[Any]]) -> tuple[ScoredToken, ...]:
     """Turn the API's parallel lists into one token after another.
 
     Raises:
-        UnexpectedAnswer: a list is missing.
+        UnexpectedResponse: a list is missing.
     """
     tokens, scores = required(logprobs, "tokens", list), required(logprobs, "token_logprobs", list)
     offsets, tops = required(logprobs, "text_offset", list), required(logprobs, "top_logprobs", list)

@@ -7,10 +7,10 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
-from ostinato._answers import is_read_timeout, reason, stream_error
 from ostinato._assembly import Assembly
 from ostinato._body import Body
-from ostinato._errors import OstinatoError, StreamInterrupted, UnexpectedAnswer
+from ostinato._errors import OstinatoError, StreamInterrupted, UnexpectedResponse
+from ostinato._responses import is_read_timeout, reason, stream_error
 from ostinato._sse import decode
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import requests
 
-    from ostinato._results import Generation, Piece
+    from ostinato._results import Generation, TextDelta
     from ostinato._resuming import Resumption
 
 DONE = "[DONE]"
@@ -36,7 +36,7 @@ class Stream:
     Raises, while it is read:
         APIError: the server failed after it had begun; what came before has been delivered.
         StreamInterrupted: the connection was lost or fell silent before the end.
-        UnexpectedAnswer: an event has another shape.
+        UnexpectedResponse: an event has another shape.
 
     Each of them has in `choices` what had come, and a state to go on with if the server gave one.
     """
@@ -48,7 +48,7 @@ class Stream:
             response: With its events still to be read.
             resumption: Goes on with a text whose stream broke off; None: that is an error.
         """
-        self._line = _Line(Body(response), resumption)
+        self._line = _Connection(Body(response), resumption)
         self._so_far = Assembly()
         # A function, not a method: a cycle would delay the closing.
         self._pieces = _Pieces(_read(self._line, self._so_far, resumption))
@@ -64,7 +64,7 @@ class Stream:
                 return piece.text
         raise StopIteration
 
-    def events(self) -> Iterator[Piece]:
+    def events(self) -> Iterator[TextDelta]:
         """Return an iterator over the pieces of all choices, in the order in which they arrive."""
         return self._pieces
 
@@ -110,14 +110,14 @@ class Stream:
 class _Pieces:
     """A generator of pieces that one thread may close while another one reads: Python's own do not allow that."""
 
-    def __init__(self, pieces: Generator[Piece, None, None]) -> None:
+    def __init__(self, pieces: Generator[TextDelta, None, None]) -> None:
         self._pieces = pieces
         self._running = threading.RLock()
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[TextDelta]:
         return self
 
-    def __next__(self) -> Piece:
+    def __next__(self) -> TextDelta:
         with self._running:
             return next(self._pieces)
 
@@ -131,7 +131,7 @@ class _Pieces:
                 self._running.release()
 
 
-class _Line:
+class _Connection:
     """The body that a stream is read from now; it may be another one later, but for good only one end."""
 
     def __init__(self, body: Body, resumption: Resumption | None) -> None:
@@ -158,7 +158,7 @@ class _Line:
         body.close()
 
 
-def _read(line: _Line, so_far: Assembly, resumption: Resumption | None) -> Generator[Piece, None, None]:
+def _read(line: _Connection, so_far: Assembly, resumption: Resumption | None) -> Generator[TextDelta, None, None]:
     """Yield the pieces of a stream, and of those that go on with it; close their bodies however that ends."""
     mark, waited_s = so_far.mark, 0.0  # for the next piece that is new
     try:
@@ -171,7 +171,7 @@ def _read(line: _Line, so_far: Assembly, resumption: Resumption | None) -> Gener
                 return
             except OstinatoError as error:
                 error.choices = so_far.generation.choices
-                if resumption is None or not resumption.helps_after(error):
+                if resumption is None or not resumption.is_resumable(error):
                     raise
                 if so_far.generation.finish_reason is not None:
                     return  # all but the last words had come
@@ -182,7 +182,7 @@ def _read(line: _Line, so_far: Assembly, resumption: Resumption | None) -> Gener
             line.ended(so_far.generation)
 
 
-def _go_on(line: _Line, so_far: Assembly, resumption: Resumption, waited_s: float, error: OstinatoError) -> float:
+def _go_on(line: _Connection, so_far: Assembly, resumption: Resumption, waited_s: float, error: OstinatoError) -> float:
     """Have the line go on with another body, unless it was closed, and return how long it was waited for something new.
 
     Raises:
@@ -201,7 +201,7 @@ def _go_on(line: _Line, so_far: Assembly, resumption: Resumption, waited_s: floa
     return waited_s
 
 
-def _pieces(body: Body, so_far: Assembly) -> Iterator[Piece]:
+def _pieces(body: Body, so_far: Assembly) -> Iterator[TextDelta]:
     """Yield the pieces that a body brings, to its end."""
     for data in decode(body):
         if body.closed:
@@ -227,7 +227,7 @@ def _chunk(data: str) -> dict[str, Any]:
     except ValueError:
         chunk = None
     if not isinstance(chunk, dict):
-        raise UnexpectedAnswer(f"an event holds {data!r:.40}, no JSON object: check what base_url leads to")
+        raise UnexpectedResponse(f"an event holds {data!r:.40}, no JSON object: check what base_url leads to")
     return chunk
 
 

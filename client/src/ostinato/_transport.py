@@ -15,9 +15,9 @@ from requests.auth import AuthBase
 from requests.utils import default_user_agent
 from urllib3.exceptions import HTTPError
 
-from ostinato._answers import failure, json_object, refusal, unexpected
 from ostinato._errors import APIError, ClientClosed, ConnectionFailed, InvalidArgument
 from ostinato._events import LinkedEvent
+from ostinato._responses import failure, json_object, refusal, unexpected
 from ostinato._retries import wait_s
 from ostinato._version import __version__
 

@@ -12,7 +12,7 @@ import requests
 
 import ostinato
 from ostinato import Client
-from tests.unit.client.scripted_answers import COMPLETION, answer_json, models
+from tests.unit.client.scripted_responses import COMPLETION, answer_json, models
 from tests.unit.client.scripted_server import Handler, ScriptedServer
 
 if TYPE_CHECKING:

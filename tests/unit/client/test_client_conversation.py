@@ -9,7 +9,7 @@ import pytest
 
 import ostinato
 from ostinato import Client, Turn
-from tests.unit.client.scripted_answers import DONE, answer_json, chunk, hang_up, linger, models, refusal, stream
+from tests.unit.client.scripted_responses import DONE, answer_json, chunk, hang_up, linger, models, refusal, stream
 
 if TYPE_CHECKING:
     from pathlib import Path

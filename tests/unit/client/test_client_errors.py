@@ -9,8 +9,8 @@ import pytest
 
 import ostinato
 from ostinato import APIError, Choice, Client, OstinatoError
-from ostinato._answers import stream_error
-from tests.unit.client.scripted_answers import answer_bytes, answer_json, refusal
+from ostinato._responses import stream_error
+from tests.unit.client.scripted_responses import answer_bytes, answer_json, refusal
 from tests.unit.client.scripted_server import ScriptedServer
 
 ALL = [thing for thing in vars(ostinato).values() if isinstance(thing, type) and issubclass(thing, OstinatoError)]
@@ -95,14 +95,14 @@ def test_an_answer_that_is_no_json_object_is_unexpected(
 ) -> None:
     """A web page in place of an answer hints at a wrong base_url."""
     server.script = [answer_bytes(content, content_type)]
-    with pytest.raises(ostinato.UnexpectedAnswer, match=f"answered 200 with {content_type}.* base_url"):
+    with pytest.raises(ostinato.UnexpectedResponse, match=f"answered 200 with {content_type}.* base_url"):
         client.models()
 
 
 def test_a_redirect_is_not_followed(client: Client, server: ScriptedServer) -> None:
     """Following would turn a POST into a GET, so that the error says where to go instead."""
     server.script = [answer_bytes(b"", "text/html", 301, {"Location": "https://example.test/v1/models"})]
-    with pytest.raises(ostinato.UnexpectedAnswer, match=r"redirects to https://example\.test.* base_url"):
+    with pytest.raises(ostinato.UnexpectedResponse, match=r"redirects to https://example\.test.* base_url"):
         client.models()
     assert len(server.requests) == 1
 
@@ -191,7 +191,7 @@ def test_answers_of_another_shape_are_unexpected(client: Client, server: Scripte
     """Never an error of Python's own."""
     server.script = [answer_json(answer)]
     ask = client.embed if "data" in str(answer) else client.score
-    with pytest.raises(ostinato.UnexpectedAnswer, match="base_url"):
+    with pytest.raises(ostinato.UnexpectedResponse, match="base_url"):
         ask("a", model="tiny")
 
 

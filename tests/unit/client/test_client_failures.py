@@ -9,7 +9,7 @@ import pytest
 
 import ostinato
 from ostinato import Client, ConnectionFailed, Timeout
-from tests.unit.client.scripted_answers import COMPLETION, answer_json, hang_up, models, refusal, silence
+from tests.unit.client.scripted_responses import COMPLETION, answer_json, hang_up, models, refusal, silence
 from tests.unit.client.scripted_server import PATIENCE_S, Answer, Handler, ScriptedServer
 
 ANSWER = answer_json(COMPLETION)

@@ -10,7 +10,7 @@ import pytest
 import ostinato
 from ostinato import Client, InvalidArgument, NotFound
 from ostinato._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS
-from tests.unit.client.scripted_answers import COMPLETION, answer_json, models, refusal
+from tests.unit.client.scripted_responses import COMPLETION, answer_json, models, refusal
 from tests.unit.client.scripted_server import Handler, ScriptedServer
 
 ANSWER = answer_json(COMPLETION)
@@ -78,7 +78,7 @@ def test_a_model_that_is_gone_is_forgotten(client: Client, server: ScriptedServe
 def test_a_server_without_models_is_told_apart(client: Client, server: ScriptedServer) -> None:
     """An empty list is an error that says what to do, and is asked for again."""
     server.script = [models(), models("tiny"), ANSWER]
-    with pytest.raises(ostinato.UnexpectedAnswer, match="lists no model"):
+    with pytest.raises(ostinato.UnexpectedResponse, match="lists no model"):
         client.generate()
     assert client.generate().model == "tiny"
 

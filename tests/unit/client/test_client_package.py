@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ostinato
-from tests.unit.client.scripted_answers import COMPLETION, answer_json, chunk, models, stream
+from tests.unit.client.scripted_responses import COMPLETION, answer_json, chunk, models, stream
 from tests.unit.client.scripted_server import ScriptedServer
 
 PACKAGE = Path(ostinato.__file__).parent

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from ostinato import Choice, Generation, Model, UnexpectedAnswer, Usage
-from tests.unit.client.scripted_answers import COMPLETION
+from ostinato import Choice, Generation, Model, UnexpectedResponse, Usage
+from tests.unit.client.scripted_responses import COMPLETION
 
 
 def test_a_generation_has_what_the_answer_said() -> None:
     """Every field of the answer is where the documentation puts it."""
-    generation = Generation.from_answer(COMPLETION)
+    generation = Generation.from_response(COMPLETION)
     assert generation == Generation(
         id="cmpl-1",
         model="tiny",
@@ -29,16 +29,16 @@ def test_a_generation_has_what_the_answer_said() -> None:
 
 def test_a_generation_prints_as_its_text() -> None:
     """`str()` is the text and nothing else."""
-    assert str(Generation.from_answer(COMPLETION)) == " upon a time"
+    assert str(Generation.from_response(COMPLETION)) == " upon a time"
 
 
 def test_the_repr_shows_the_essentials_and_cuts_a_long_text() -> None:
     """The repr is one line, however long the text."""
-    assert repr(Generation.from_answer(COMPLETION)) == (
+    assert repr(Generation.from_response(COMPLETION)) == (
         "Generation(text=' upon a time', finish_reason='length', model='tiny', seed=7, completion_tokens=3)"
     )
     choices = [{"index": index, "text": "x" * 1000, "finish_reason": "stop"} for index in range(3)]
-    shown = repr(Generation.from_answer({"choices": choices}))
+    shown = repr(Generation.from_response({"choices": choices}))
     assert "xxx…'" in shown
     assert "num_choices=3" in shown
     assert len(shown) < 200
@@ -47,22 +47,22 @@ def test_the_repr_shows_the_essentials_and_cuts_a_long_text() -> None:
 def test_choices_are_sorted_by_index() -> None:
     """The first choice is the one with index 0, in whatever order they came."""
     choices = [{"index": index, "text": str(index), "finish_reason": "stop"} for index in (2, 0, 1)]
-    generation = Generation.from_answer({"choices": choices})
+    generation = Generation.from_response({"choices": choices})
     assert [choice.index for choice in generation.choices] == [0, 1, 2]
     assert generation.text == "0"
 
 
 def test_results_are_frozen_and_hashable() -> None:
     """A result can be shared and be a key, since nothing can change it."""
-    generation = Generation.from_answer(COMPLETION)
+    generation = Generation.from_response(COMPLETION)
     with pytest.raises(FrozenInstanceError):
         generation.seed = 8  # type: ignore[misc]
-    assert len({generation, Generation.from_answer({**COMPLETION, "created": 2})}) == 1
+    assert len({generation, Generation.from_response({**COMPLETION, "created": 2})}) == 1
 
 
 def test_optional_fields_may_be_missing() -> None:
     """Another server's answer, with nothing but its choices, is good enough."""
-    generation = Generation.from_answer({"choices": []})
+    generation = Generation.from_response({"choices": []})
     assert (generation.id, generation.seed, generation.usage) == ("", None, None)
     assert (generation.text, generation.finish_reason) == ("", None)
 
@@ -78,13 +78,13 @@ def test_optional_fields_may_be_missing() -> None:
 )
 def test_an_answer_of_another_shape_names_the_field(answer: dict[str, Any], field: str) -> None:
     """The message says which field was expected, and hints at the cause."""
-    with pytest.raises(UnexpectedAnswer, match=f"'{field}' should be of type .* base_url"):
-        Generation.from_answer(answer)
+    with pytest.raises(UnexpectedResponse, match=f"'{field}' should be of type .* base_url"):
+        Generation.from_response(answer)
 
 
 def test_a_model_prints_as_its_id() -> None:
     """A model has its fields, and `str()` of it can be passed as `model`."""
     raw = {"id": "tiny", "created": 5, "owned_by": "me", "max_model_len": None}
-    model = Model.from_answer(raw)
+    model = Model.from_response(raw)
     assert str(model) == "tiny"
     assert (model, model.raw) == (Model("tiny", 5, "me"), raw)

@@ -13,7 +13,7 @@ from ostinato import Client, Usage, _resuming
 from ostinato._assembly import Assembly
 from ostinato._events import LinkedEvent
 from ostinato._resuming import STATE_INTERVAL
-from tests.unit.client.scripted_answers import (
+from tests.unit.client.scripted_responses import (
     DONE,
     as_event,
     chunk,

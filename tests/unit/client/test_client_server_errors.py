@@ -8,7 +8,7 @@ import pytest
 import requests
 
 import ostinato
-from ostinato._answers import refusal, stream_error
+from ostinato._responses import refusal, stream_error
 from service import errors as service_errors
 from service.errors import ClientGone, GatewayError, ServerBusy, StateRefused
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import ostinato
-from ostinato import Client, Piece, StreamInterrupted, Usage
-from tests.unit.client.scripted_answers import (
+from ostinato import Client, StreamInterrupted, TextDelta, Usage
+from tests.unit.client.scripted_responses import (
     COMPLETION,
     DONE,
     WHOLE,
@@ -100,10 +100,10 @@ def test_events_tell_the_choices_apart(client: Client, server: ScriptedServer) -
     server.script = [stream([chunk("a"), chunk("x", index=1), chunk("b", "stop"), chunk("y", "length", 1), DONE])]
     pieces = client.stream("Once", model="tiny", n=2)
     assert list(pieces.events()) == [
-        Piece(0, "a", None),
-        Piece(1, "x", None),
-        Piece(0, "b", "stop"),
-        Piece(1, "y", "length"),
+        TextDelta(0, "a", None),
+        TextDelta(1, "x", None),
+        TextDelta(0, "b", "stop"),
+        TextDelta(1, "y", "length"),
     ]
     assert [choice.text for choice in pieces.generation.choices] == ["ab", "xy"]
     assert [choice.finish_reason for choice in pieces.generation.choices] == ["stop", "length"]
@@ -121,7 +121,7 @@ def test_further_fields_of_the_pieces_are_put_together(client: Client, server: S
     second: dict[str, Any] = {"tokens": ["b"], "token_logprobs": [-2.0]}
     server.script = [stream([chunk("a", logprobs=first), chunk("b", "stop", logprobs=second, state="S"), DONE])]
     pieces = client.stream("Once", model="tiny", logprobs=1)
-    assert list(pieces.events()) == [Piece(0, "a", None), Piece(0, "b", "stop")]
+    assert list(pieces.events()) == [TextDelta(0, "a", None), TextDelta(0, "b", "stop")]
     assert pieces.generation.raw["choices"] == [
         {
             "index": 0,
@@ -143,9 +143,9 @@ def test_pieces_of_a_text_from_its_end_go_before_those_so_far(client: Client, se
     pieces = client.stream(suffix="!", model="tiny", logprobs=1, prepend=True)
     assert server.bodies[0]["stream_options"] == {"include_usage": True, "prepend": True}
     events = pieces.events()
-    assert next(events) == Piece(0, "ef", None, prepend=True)
+    assert next(events) == TextDelta(0, "ef", None, prepend=True)
     assert pieces.generation.raw["choices"][0]["logprobs"] == last
-    assert list(events) == [Piece(0, "abcd", "stop", prepend=True)]
+    assert list(events) == [TextDelta(0, "abcd", "stop", prepend=True)]
     assert pieces.generation.raw["choices"] == [
         {
             "index": 0,
@@ -200,7 +200,7 @@ def test_a_refusal_is_raised_by_the_call_itself(client: Client, server: Scripted
 def test_an_answer_that_is_no_stream_is_unexpected(client: Client, server: ScriptedServer, content_type: str) -> None:
     """A web page is not read as events."""
     server.script = [answer_bytes(b"{}", content_type)]
-    with pytest.raises(ostinato.UnexpectedAnswer, match=f"with {content_type}, not with a stream of events"):
+    with pytest.raises(ostinato.UnexpectedResponse, match=f"with {content_type}, not with a stream of events"):
         client.stream("Once", model="tiny")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import ostinato
 from ostinato import Client
-from tests.unit.client.scripted_answers import WHOLE, as_event, chunk, hang_up, linger, stream
+from tests.unit.client.scripted_responses import WHOLE, as_event, chunk, hang_up, linger, stream
 from tests.unit.client.scripted_server import PATIENCE_S, Handler, ScriptedServer
 
 
@@ -18,7 +18,7 @@ from tests.unit.client.scripted_server import PATIENCE_S, Handler, ScriptedServe
 def test_an_event_of_another_shape_is_unexpected(client: Client, server: ScriptedServer, event: bytes) -> None:
     """What is no chunk ends the stream with an error, and the connection with it."""
     server.script = [stream([event], then=linger)]
-    with pytest.raises(ostinato.UnexpectedAnswer):
+    with pytest.raises(ostinato.UnexpectedResponse):
         next(client.stream("Once", model="tiny"))
     assert server.left.wait(PATIENCE_S)
 

@@ -11,7 +11,7 @@ import pytest
 
 import ostinato
 from ostinato import Choice, Client, Model, Score, ScoredToken, Tokens
-from tests.unit.client.scripted_answers import COMPLETION, answer_json, models
+from tests.unit.client.scripted_responses import COMPLETION, answer_json, models
 from tests.unit.client.scripted_server import ScriptedServer
 
 
@@ -160,7 +160,7 @@ def test_numbers_of_another_shape_are_unexpected(client: Client, server: Scripte
     layer = {"layer": 1, "units": [0], "values": {"hidden": wrong}}
     answer = {"token_ids": [], "expected": {}, "positions": [], **scored("")["logprobs"], "layers": [layer]}
     server.script = [answer_json(answer)]
-    with pytest.raises(ostinato.UnexpectedAnswer, match="base64"):
+    with pytest.raises(ostinato.UnexpectedResponse, match="base64"):
         client.inspect("", model="tiny")
 
 
@@ -206,5 +206,5 @@ def test_the_first_model_is_asked_for_once_by_all(client: Client, server: Script
 def test_a_status_of_another_shape_is_unexpected(client: Client, server: ScriptedServer, answer: object) -> None:
     """A server without a status of this kind is told apart."""
     server.script = [answer_json(answer)]
-    with pytest.raises(ostinato.UnexpectedAnswer, match="base_url"):
+    with pytest.raises(ostinato.UnexpectedResponse, match="base_url"):
         client.status()

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from contract.tokenizer import (
     CharacterTokenizer,
     ExactWordTokenizer,
-    ForeignTokenizer,
+    ImportedTokenizer,
     SubwordTokenizer,
     WordTokenizer,
 )
-from tests.unit.contract.foreign_files import MADE
+from tests.unit.contract.imported_files import MADE
 from tests.unit.contract.scripts import ALL, SCRIPTS, texts
 from tests.unit.contract.test_subwords import BYTE_IDS, BYTES, any_ids, cuts, odd_bytes
 
@@ -210,7 +210,7 @@ def test_a_tokens_label_stands_where_it_begins(tokenizer, text, direction):
             assert shown[places[i] :].startswith(label)
 
 
-FOREIGN = {f"foreign {name}": ForeignTokenizer(json.loads(library.to_str())) for name, library in MADE.items()}
+FOREIGN = {f"foreign {name}": ImportedTokenizer(json.loads(library.to_str())) for name, library in MADE.items()}
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

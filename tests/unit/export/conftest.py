@@ -2,7 +2,7 @@
 
 import pytest
 
-from export.graphs.cells import Carried
+from export.graphs.cells import StatefulNetwork
 from tests.unit.export.models import make_model
 from tests.unit.export.published import END, Published
 
@@ -19,7 +19,7 @@ STACKS = [
 def _small_graphs(request, monkeypatch):
     """Trace a step once and not four times, but for the tests of graphs: publishing takes a third of the time."""
     if request.path.parent.name != "graphs":
-        monkeypatch.setattr(Carried, "unroll", 1)
+        monkeypatch.setattr(StatefulNetwork, "unroll", 1)
 
 
 @pytest.fixture

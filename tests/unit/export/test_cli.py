@@ -16,7 +16,7 @@ from contract.tokenizer import CharacterTokenizer
 from export.cli import main
 from export.graphs.network import CELLS
 from export.training import workflow
-from export.training.trainer import Judgement
+from export.training.trainer import Evaluation
 from tests.unit.export.trainings import TEXT, NoSamples
 
 ROOT = Path(__file__).parents[3]
@@ -110,7 +110,7 @@ def test_a_file_of_settings_and_an_option_over_it(published, capsys):
 def test_a_corpus_becomes_a_version_with_a_true_card(monkeypatch, capsys):
     """Everything from text to SavedModel; the card gives the figures of the epoch whose weights are published."""
     monkeypatch.setattr(
-        workflow.Trainer, "_validate", lambda _, progress: Judgement([2.0, 1.0, 3.0][progress.epochs], 0.5)
+        workflow.Trainer, "_validate", lambda _, progress: Evaluation([2.0, 1.0, 3.0][progress.epochs], 0.5)
     )
     assert train("--epochs", "3", "--seed", "5") == 0
     card, tokenizer = load_assets(Path("models/m/1"))
@@ -576,7 +576,7 @@ def test_a_resumed_run_holds_out_what_it_held_out(published):
     earlier = {name: value for name, value in facts.items() if not name.startswith("held_out")}
     Path("runs/m/corpus.json").write_text(json.dumps(earlier))
     held_out = []
-    prepare = workflow.Material.prepare
+    prepare = workflow.TrainingData.prepare
 
     def spy(*arguments, **options):
         material = prepare(*arguments, **options)
@@ -584,6 +584,6 @@ def test_a_resumed_run_holds_out_what_it_held_out(published):
         return material
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workflow.Material, "prepare", spy)
+        patch.setattr(workflow.TrainingData, "prepare", spy)
         assert main(["resume", "runs/m"]) == 0
     assert held_out == NAMES[-len(held_out) :]

@@ -12,11 +12,11 @@ from export.interrupts import Interrupts
 def test_it_is_obeyed_when_asked_and_not_before(capfd):
     """A step that is begun is ended; the person who pressed is told so."""
     with Interrupts() as interrupts:
-        interrupts.obey()
+        interrupts.raise_if_interrupted()
         signal.raise_signal(signal.SIGINT)
         assert "stopping as soon as this step is done" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
-            interrupts.obey()
+            interrupts.raise_if_interrupted()
 
 
 def test_afterwards_it_is_what_it_was():

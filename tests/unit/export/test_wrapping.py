@@ -147,7 +147,7 @@ def test_a_keras_file_that_names_a_savedmodel_is_refused(tmp_path, capsys):
 
 def test_a_tokenizer_larger_than_its_limit_is_refused(monkeypatch, capsys):
     """JSON takes many times its size in memory; the message has the limit and the size."""
-    monkeypatch.setattr("export.foreign_tokenizer.MAX_BYTES", 100)
+    monkeypatch.setattr("export.imported_tokenizer.MAX_BYTES", 100)
     size = Path("tokenizer.json").stat().st_size
     assert wrap() == 1
     assert f"a tokenizer's file must have at most 100 bytes, got {size:,}" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import Any, Callable, TypeVar
 import click
 
 from ostinato import Client
-from ostinato._cli.failures import Failure, reason
+from ostinato._cli.errors import Failure, reason
 from ostinato._settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Callable
 
-from ostinato._cli.failures import Failure
-from ostinato._cli.given import from_bytes
+from ostinato._cli.errors import Failure
+from ostinato._cli.inputs import from_bytes
 
 
 def typed(prompt: Callable[[], str], interrupted: Callable[[], None]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from statistics import median
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Callable
 
-from ostinato._many import in_order
+from ostinato._concurrency import in_order
 
 if TYPE_CHECKING:
     from ostinato import Client

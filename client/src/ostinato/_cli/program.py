@@ -21,7 +21,7 @@ from ostinato._cli.commands.score import score
 from ostinato._cli.commands.tokens import tokens
 from ostinato._cli.commands.write import write
 from ostinato._cli.connection import ENVIRONMENT, server_options
-from ostinato._cli.failures import BROKEN_PIPE, EXIT_CODES, INTERRUPTED, exit_code, line
+from ostinato._cli.errors import BROKEN_PIPE, EXIT_CODES, INTERRUPTED, exit_code, line
 from ostinato._cli.screen import say
 
 EPILOG = f"""\

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Callable
 import click
 
 from ostinato import OstinatoError, StateRefused
-from ostinato._cli.failures import Failure
-from ostinato._cli.failures import line as error_line
+from ostinato._cli.errors import Failure
+from ostinato._cli.errors import line as error_line
 from ostinato._cli.sampling import NAMES
 from ostinato._cli.screen import on_one_line, say, write_text
 from ostinato._cli.writing import new_seed

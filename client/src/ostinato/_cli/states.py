@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from ostinato._cli.failures import Failure, reason
+from ostinato._cli.errors import Failure, reason
 from ostinato._files import write_whole
 
 _TOKEN = re.compile(r"ost\d+\.")  # what every token begins with

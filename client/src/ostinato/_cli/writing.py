@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ostinato import InvalidArgument
-from ostinato._cli.failures import Failure, reason
+from ostinato._cli.errors import Failure, reason
 
 if TYPE_CHECKING:
     from ostinato import Client, Conversation, Stream, Turn

@@ -12,7 +12,16 @@ import pytest
 
 from ostinato import Client
 from ostinato._cli.load import Figure, Request, Round, quantile, run_request, run_round
-from tests.unit.client.scripted_answers import COMPLETION, DONE, WHOLE, answer_json, chunk, refusal, stream, usage_chunk
+from tests.unit.client.scripted_responses import (
+    COMPLETION,
+    DONE,
+    WHOLE,
+    answer_json,
+    chunk,
+    refusal,
+    stream,
+    usage_chunk,
+)
 
 
 @pytest.fixture

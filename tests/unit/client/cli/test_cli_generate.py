@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from ostinato._cli import states
-from ostinato._cli.failures import Failure
-from tests.unit.client.scripted_answers import (
+from ostinato._cli.errors import Failure
+from tests.unit.client.scripted_responses import (
     COMPLETION,
     DONE,
     WHOLE,

@@ -12,7 +12,7 @@ import pytest
 from ostinato import __version__
 from ostinato._cli.program import program
 from tests.terminals import environment
-from tests.unit.client.scripted_answers import (
+from tests.unit.client.scripted_responses import (
     WHOLE,
     answer_bytes,
     chunk,

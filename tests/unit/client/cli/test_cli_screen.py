@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 
 from ostinato._cli.screen import on_one_line, print_table, visible
-from tests.unit.client.scripted_answers import DONE, WHOLE, answer_json, chunk, models, stream
+from tests.unit.client.scripted_responses import DONE, WHOLE, answer_json, chunk, models, stream
 
 GENERATE = ("generate", "Once", "--model", "tiny")
 SHOWN = {

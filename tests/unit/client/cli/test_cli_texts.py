@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from tests.unit.client.scripted_answers import answer_json, models
+from tests.unit.client.scripted_responses import answer_json, models
 
 TINY = ("--model", "tiny")
 LOGPROBS = {

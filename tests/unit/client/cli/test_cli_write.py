@@ -12,7 +12,7 @@ import pytest
 
 import ostinato
 from tests.terminals import CTRL_C, CTRL_D, interruptible
-from tests.unit.client.scripted_answers import DONE, chunk, hang_up, linger, refusal, stream, usage_chunk
+from tests.unit.client.scripted_responses import DONE, chunk, hang_up, linger, refusal, stream, usage_chunk
 from tests.unit.client.scripted_server import PATIENCE_S
 
 TINY = ("--model", "tiny")

@@ -11,7 +11,7 @@ import pytest
 
 from export.errors import UnsupportedModel
 from export.graphs import archives
-from export.graphs.foreign_model import load_keras
+from export.graphs.imported_model import load_keras
 
 MIB = 1 << 20
 

@@ -7,7 +7,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.trackable.resource import CapturableResource
 
 from export.errors import UnsupportedModel
-from export.graphs import foreign_model
+from export.graphs import imported_model
 from export.graphs.operations import require_harmless
 
 V = 11
@@ -153,7 +153,7 @@ def test_an_operation_that_does_more_than_compute_is_refused_before_anything_run
     with pytest.raises(
         UnsupportedModel, match=rf"{folder}: a SavedModel is a program.* {operation} \(operation"
     ) as told:
-        foreign_model.read_foreign(folder, None)
+        imported_model.read_imported(folder, None)
     assert "\n" not in str(told.value)
     assert not file.exists()
 

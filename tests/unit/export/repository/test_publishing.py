@@ -112,8 +112,8 @@ def wrong_cell(patch):
 
 def wrong_output(patch):
     """Let every logit be a little off."""
-    project = cells.Carried.project
-    patch.setattr(cells.Carried, "project", lambda self, hidden: project(self, hidden) * 1.01)
+    project = cells.StatefulNetwork.project
+    patch.setattr(cells.StatefulNetwork, "project", lambda self, hidden: project(self, hidden) * 1.01)
 
 
 def wrong_state(patch):

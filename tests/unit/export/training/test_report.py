@@ -5,7 +5,7 @@ import math
 import pytest
 
 from contract.card import Sample
-from export.corpora.copies import Copies
+from export.corpora.memorization import Memorization
 from export.repository.history import Epoch, Progress
 from export.training.report import report
 from export.training.runs import CorpusFacts
@@ -32,7 +32,7 @@ SAMPLES = (Sample(temperature=0.5, given="a", text="b"),)
 def test_every_field_is_that_of_the_best_epoch():
     """Bits of a character: 50 tokens of 2 bits stand for 100 characters."""
     trainer, tokenizer = prepare(cell="gru", seed=5)
-    got = report(trainer.config, len(tokenizer.tokens), FACTS, HISTORY, SAMPLES, Copies(200, 50))
+    got = report(trainer.config, len(tokenizer.tokens), FACTS, HISTORY, SAMPLES, Memorization(200, 50))
     assert got.bits_per_character == pytest.approx(1)
     assert (got.train_loss, got.validation_loss, got.accuracy) == (3.0, math.log(4), 0.4)
     assert (got.epochs, got.seconds, got.tokens_per_s, got.seed) == (1, 10, 45, 5)
@@ -55,5 +55,5 @@ def test_what_is_not_known_is_none():
 def test_a_share_of_a_handful_is_none():
     """How many there were is told all the same."""
     trainer, tokenizer = prepare()
-    got = report(trainer.config, len(tokenizer.tokens), FACTS, HISTORY, (), Copies(5, 5))
+    got = report(trainer.config, len(tokenizer.tokens), FACTS, HISTORY, (), Memorization(5, 5))
     assert (got.copied_spans, got.written_spans) == (None, 5)

@@ -5,7 +5,7 @@ import pytest
 
 from contract.signatures import MAX_DECODE_STEPS
 from contract.tokenizer import CharacterTokenizer
-from export.corpora.copies import MIN_SPANS, SPAN_WORDS
+from export.corpora.memorization import MIN_SPANS, SPAN_WORDS
 from export.corpora.text import Piece
 from export.training.samples import (
     COPY_ROWS,
@@ -219,8 +219,8 @@ def test_the_writing_can_be_ended(make):
     """Ctrl-C is obeyed between two calls."""
     writer, model, _ = make()
 
-    def obey():
+    def raise_if_interrupted():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        writer.copies(model, [Piece(TEXT, ends=True)], obey)
+        writer.copies(model, [Piece(TEXT, ends=True)], raise_if_interrupted)

@@ -13,7 +13,7 @@ from export.training import trainer as training
 from export.training.devices import Cut
 from export.training.model import Compute, build_model, count_parameters, forward, zero_states
 from export.training.runs import RunFolder
-from export.training.trainer import FINAL_RATE, Judgement, learning_rate_at
+from export.training.trainer import FINAL_RATE, Evaluation, learning_rate_at
 from tests.unit.export.trainings import SETTINGS, TEXT, Watcher, prepare, start
 
 
@@ -215,7 +215,7 @@ def test_what_can_be_learnt_is_learnt(tmp_path):
 def test_the_epoch_with_the_least_loss_is_kept(tmp_path, monkeypatch, losses, best):
     """Its weights are those that are published, whatever came after it."""
     trainer, folder = start(tmp_path / "m", validation=0)
-    monkeypatch.setattr(trainer, "_validate", lambda progress: Judgement(losses[progress.epochs], 0.5))
+    monkeypatch.setattr(trainer, "_validate", lambda progress: Evaluation(losses[progress.epochs], 0.5))
     watcher = Watcher()
     progress = trainer.run(folder, watcher)
     assert (progress.best_epoch, progress.best.loss) == (best, losses[best - 1])
@@ -382,7 +382,7 @@ def test_what_asks_for_an_end_is_asked_between_two_steps(tmp_path):
     """Also during the validation, which may take long."""
     trainer, folder = start(tmp_path / "m", epochs=1)
     asked = []
-    trainer.obey = lambda: asked.append(len(watcher.losses))
+    trainer.raise_if_interrupted = lambda: asked.append(len(watcher.losses))
     watcher = Watcher()
     trainer.run(folder, watcher)
     windows, judged = len(watcher.losses), trainer.dataset.validation.num_windows
@@ -393,12 +393,12 @@ def test_a_training_that_gets_no_better_ends(tmp_path, monkeypatch):
     """After as many epochs in a row as the setting says; a run that is resumed then has nothing left to do."""
     losses = [3.0, 2.0, 2.5, 2.1, 1.0, 1.0]
     trainer, folder = start(tmp_path / "m", epochs=6, patience=2)
-    monkeypatch.setattr(trainer, "_validate", lambda progress: Judgement(losses[progress.epochs], 0.5))
+    monkeypatch.setattr(trainer, "_validate", lambda progress: Evaluation(losses[progress.epochs], 0.5))
     progress = trainer.run(folder, Watcher())
     assert (progress.epochs, progress.best_epoch) == (4, 2)
     assert prepare(epochs=6, patience=2)[0].run(folder, Watcher()) == progress
     trainer, folder = start(tmp_path / "n", epochs=6, patience=3)
-    monkeypatch.setattr(trainer, "_validate", lambda progress: Judgement(losses[progress.epochs], 0.5))
+    monkeypatch.setattr(trainer, "_validate", lambda progress: Evaluation(losses[progress.epochs], 0.5))
     assert trainer.run(folder, Watcher()).epochs == 6
 
 

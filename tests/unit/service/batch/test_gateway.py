@@ -12,7 +12,7 @@ from service.batch.errors import Stopped, UsageError
 from service.batch.gateway import MAX_LOST, Address, Failure, Gateway
 from service.batch.requests_file import Request
 from service.batch.retries import MAX_ATTEMPTS
-from tests.unit.client.scripted_answers import answer_bytes, answer_json, hang_up, refusal, silence
+from tests.unit.client.scripted_responses import answer_bytes, answer_json, hang_up, refusal, silence
 
 REQUEST = Request("a", "/v1/completions", b'{"seed":1}')
 STATUS = {"sequences": {"accepted": 3, "max": 10}, "models": [{}], "uptime_s": 1000.0}

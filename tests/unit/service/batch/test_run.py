@@ -10,7 +10,7 @@ import service.__main__
 from service.batch import gateway
 from service.batch.__main__ import main
 from tests.servers import ROOT, free_port
-from tests.unit.client.scripted_answers import COMPLETION, answer_bytes, answer_json, hang_up, refusal
+from tests.unit.client.scripted_responses import COMPLETION, answer_bytes, answer_json, hang_up, refusal
 
 STATUS = answer_json({"sequences": {"accepted": 0, "max": 10}, "models": [{}], "uptime_s": 1000.0})
 ANSWER = answer_json(COMPLETION)

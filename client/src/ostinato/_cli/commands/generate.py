@@ -13,14 +13,14 @@ import click
 from ostinato import OstinatoError
 from ostinato._cli import states
 from ostinato._cli.connection import connect, model_option, server_options
-from ostinato._cli.given import text_or_stdin
+from ostinato._cli.inputs import text_or_stdin
 from ostinato._cli.sampling import given_fields, sampling_options
 from ostinato._cli.screen import say, write_json, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ostinato import Generation, Piece, Stream
+    from ostinato import Generation, Stream, TextDelta
 
 EPILOG = """\
 \b
@@ -143,7 +143,7 @@ def _write_whole(generation: Generation, as_json: bool, save_state: Path | None)
     return None
 
 
-def _write_piece(piece: Piece, as_json: bool) -> None:
+def _write_piece(piece: TextDelta, as_json: bool) -> None:
     if as_json:
         write_json({"index": piece.index, "text": piece.text, "finish_reason": piece.finish_reason})
     else:

@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from ostinato._cli.connection import connect, model_option, reading, server_options
-from ostinato._cli.given import text_or_stdin
+from ostinato._cli.inputs import text_or_stdin
 from ostinato._cli.screen import console, has_colours, on_one_line, print_table, visible, write_json
 
 if TYPE_CHECKING:

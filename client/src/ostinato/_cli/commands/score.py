@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ostinato._cli.connection import connect, model_option, reading, server_options
-from ostinato._cli.given import from_file, text_or_stdin
+from ostinato._cli.inputs import from_file, text_or_stdin
 from ostinato._cli.screen import on_one_line, print_table, write_json
 
 if TYPE_CHECKING:

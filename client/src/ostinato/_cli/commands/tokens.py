@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from ostinato._cli.connection import connect, model_option, server_options
-from ostinato._cli.given import STDIN, from_argument, text_or_stdin
+from ostinato._cli.inputs import STDIN, from_argument, text_or_stdin
 from ostinato._cli.screen import console, on_one_line, write_json, write_text
 
 EPILOG = """\

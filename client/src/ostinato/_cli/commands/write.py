@@ -9,7 +9,7 @@ import click
 
 from ostinato._cli import lines
 from ostinato._cli.connection import connect, model_option, server_options
-from ostinato._cli.given import from_argument, is_piped
+from ostinato._cli.inputs import from_argument, is_piped
 from ostinato._cli.sampling import given_fields, sampling_options
 from ostinato._cli.screen import say, write_text
 from ostinato._cli.session import Session

@@ -18,14 +18,14 @@ _SMALL, _LARGE = "/tmp", "/var/tmp"
 BLOCK_BYTES = 1 << 20
 
 
-def scratch_folder() -> str:
+def spool_directory() -> str:
     """Return where such files lie: as `TMPDIR` says, or in /var/tmp."""
     folder = tempfile.gettempdir()
     chosen = folder != _SMALL or "TMPDIR" in os.environ
     return folder if chosen or not os.access(_LARGE, os.W_OK) else _LARGE
 
 
-class Scratch:
+class Spool:
     """A file that is written from its beginning to its end, and read anywhere."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Scratch:
         Raises:
             CorpusError: there is no place for one.
         """
-        self._folder, self.size = scratch_folder(), 0
+        self._folder, self.size = spool_directory(), 0
         try:
             self.file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 - closed below
         except OSError as error:

@@ -14,7 +14,7 @@ from contract.tokenizers import huggingface
 MAX_ENDLESS = 1 << 22
 
 
-class Cutter:
+class Chunker:
     """Cuts one text after another; each is fed in parts and then ended."""
 
     def __init__(self) -> None:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from contract.errors import TokenizerError
-from contract.tokenizer import ForeignTokenizer, load_tokenizer
-from tests.unit.contract.foreign_files import MADE
+from contract.tokenizer import ImportedTokenizer, load_tokenizer
+from tests.unit.contract.imported_files import MADE
 from tests.unit.contract.scripts import ALL, SCRIPTS, texts
 
-KINDS = {name: ForeignTokenizer(json.loads(library.to_str())) for name, library in MADE.items()}
+KINDS = {name: ImportedTokenizer(json.loads(library.to_str())) for name, library in MADE.items()}
 kinds = pytest.mark.parametrize("name", MADE)
 cuts = st.lists(st.integers(0, 40), max_size=6)
 id_lists = st.lists(st.integers(0, 10_000), max_size=24)
@@ -191,7 +191,7 @@ def test_an_id_that_is_left_out_is_a_token_without_text():
     """The model has a row for it all the same."""
     document = json.loads(MADE["words"].to_str())
     document["model"]["vocab"]["late"] = len(KINDS["words"]) + 1
-    tokenizer = ForeignTokenizer(document)
+    tokenizer = ImportedTokenizer(document)
     hole = len(KINDS["words"])
     assert tokenizer.tokens[hole : hole + 2] == (f"<unused {hole}>", "late")
     assert tokenizer.decode([hole, hole + 1]) == "late"
@@ -202,7 +202,7 @@ def test_an_id_beyond_the_limit_is_refused():
     document = json.loads(MADE["words"].to_str())
     document["model"]["vocab"]["late"] = 4_000_000_000
     with pytest.raises(TokenizerError, match="token ids must be below 4,194,304, got 4,000,000,000"):
-        ForeignTokenizer(document)
+        ImportedTokenizer(document)
 
 
 DAMAGES = {
@@ -220,7 +220,7 @@ def test_what_cannot_be_served_is_told(damage):
     document = json.loads(MADE["words"].to_str())
     (document if part is None else document[part])[key] = value
     with pytest.raises(TokenizerError, match=message):
-        ForeignTokenizer(document)
+        ImportedTokenizer(document)
 
 
 def test_a_suffix_within_a_token_is_refused():
@@ -228,4 +228,4 @@ def test_a_suffix_within_a_token_is_refused():
     document = json.loads(MADE["pairs with suffix"].to_str())
     document["model"]["vocab"]["a</w>b"] = len(document["model"]["vocab"])
     with pytest.raises(TokenizerError, match="suffix '</w>' in its middle"):
-        ForeignTokenizer(document)
+        ImportedTokenizer(document)

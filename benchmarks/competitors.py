@@ -1,4 +1,4 @@
-"""`python -m benchmarks.rivals threads|async IN OUT CONCURRENCY`: what people write to answer a file of requests.
+"""`python -m benchmarks.competitors threads|async IN OUT CONCURRENCY`: what people write to answer a file of requests.
 
 OpenAI's own client, from a pool of threads or with a semaphore, as its documentation has it. The address is that of
 OPENAI_BASE_URL. Whole lines are written as they come, and nothing goes on after a kill.

@@ -35,7 +35,7 @@ class OrdinaryStart(SpecialIds):
         return ()
 
 
-def find_marks(
+def find_special_tokens(
     library: "tokenizers.Tokenizer", model: Mapping[str, Any], tokens: Sequence[str]
 ) -> tuple[SpecialIds, set[int]]:
     """Return the special ids, and all ids that have no text: those that the file calls special, and the unknown one.

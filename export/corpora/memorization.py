@@ -21,7 +21,7 @@ Words = Callable[[str], list[str]]
 
 
 @dataclass(frozen=True)
-class Copies:
+class Memorization:
     """What was found.
 
     Attributes:
@@ -38,22 +38,25 @@ class Copies:
         return self.num_copied / self.num_spans if self.num_spans >= MIN_SPANS else None
 
 
-def find_copies(
-    written: Iterable[str], learnt: Iterable[Piece], words: Words = str.split, obey: Callable[[], None] = lambda: None
-) -> Copies:
+def find_memorized_spans(
+    written: Iterable[str],
+    learnt: Iterable[Piece],
+    words: Words = str.split,
+    raise_if_interrupted: Callable[[], None] = lambda: None,
+) -> Memorization:
     """Look for what was written in the training text.
 
     Args:
         written: Texts. The first and the last word of each may be cut, and do not count.
         learnt: The training text, in pieces that no word reaches out of; no run reaches over the end of a document.
         words: Cuts both into words, in the form in which they are compared.
-        obey: Called between two steps; what it raises ends the search.
+        raise_if_interrupted: Called between two steps; what it raises ends the search.
     """
     numbers = dict[str, int]()
     texts = [[numbers.setdefault(word, len(numbers)) for word in words(text)[1:-1]] for text in written]
     spans = [tuple(text[i : i + SPAN_WORDS]) for text in texts for i in range(len(text) - SPAN_WORDS + 1)]
     if len(spans) < MIN_SPANS:
-        return Copies(len(spans), 0)
+        return Memorization(len(spans), 0)
     wanted = np.unique(_hashes(np.array(spans).ravel())[::SPAN_WORDS])
     found = set[tuple[int, ...]]()
     for ids in _numbered(learnt, words, numbers):
@@ -61,8 +64,8 @@ def find_copies(
         places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
         candidates = np.flatnonzero(wanted[places] == hashes)
         found.update(tuple(ids[i : i + SPAN_WORDS].tolist()) for i in candidates)
-        obey()
-    return Copies(len(spans), sum(span in found for span in spans))
+        raise_if_interrupted()
+    return Memorization(len(spans), sum(span in found for span in spans))
 
 
 def _numbered(learnt: Iterable[Piece], words: Words, numbers: dict[str, int]) -> Iterator[np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 from contract.card import HeldOut
 from contract.tokenizer import Tokenizer
 from export.config import TrainConfig
-from export.corpora.bits import count_characters
+from export.corpora.bits_per_character import count_characters
 from export.corpora.corpus import Corpus, read_corpus
 from export.errors import CorpusError
 from export.layout import say
@@ -24,7 +24,7 @@ from export.training.runs import CorpusFacts
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """A corpus made ready.
 
     Attributes:
@@ -45,7 +45,9 @@ class Material:
     is_shuffled: bool = False
 
     @classmethod
-    def prepare(cls, config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer, *, shuffled: bool = True) -> "Material":
+    def prepare(
+        cls, config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer, *, shuffled: bool = True
+    ) -> "TrainingData":
         """Split, encode and lay out a corpus.
 
         Args:
@@ -63,7 +65,7 @@ class Material:
         require_memory(config, count_parameters(config, vocab_size), vocab_size, dataset.train.batch_tokens)
         return cls(corpus, head, tail, dataset, tokenizer, is_shuffled=shuffled and corpus.ends)
 
-    def with_embedding(self, config: TrainConfig) -> "Material":
+    def with_embedding(self, config: TrainConfig) -> "TrainingData":
         """Add what the embedding starts from, if the settings name anything.
 
         Raises:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
-from contract.tokenizers import huggingface, pieces
-from contract.tokenizers.pieces import Cutter
+from contract.tokenizers import chunking, huggingface
+from contract.tokenizers.chunking import Chunker
 
 KINDS = [CharacterTokenizer, WordTokenizer, ExactWordTokenizer, SubwordTokenizer]
 # Words, capital sigma and what its lower case looks across, letters that grow in lower case, marks, and white space of
@@ -26,8 +26,8 @@ def parted(text, places):
 
 def cut(text, places, size=3, endless=1 << 20):
     """Feed a text in parts and return its pieces."""
-    cutter = Cutter()
-    with patch.object(huggingface, "CHUNK_CHARACTERS", size), patch.object(pieces, "MAX_ENDLESS", endless):
+    cutter = Chunker()
+    with patch.object(huggingface, "CHUNK_CHARACTERS", size), patch.object(chunking, "MAX_ENDLESS", endless):
         fed = [piece for part in parted(text, places) for piece in cutter.feed(part)]
         return [*fed, cutter.end()]
 

@@ -15,7 +15,7 @@ QUIET_S = 3.0
 LINE_EVERY_S = 30.0
 
 
-class Waiting:
+class ProgressLine:
     """Tells how far something is, if it takes long."""
 
     def __init__(self, doing: str, total_bytes: int | None) -> None:

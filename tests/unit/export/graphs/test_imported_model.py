@@ -12,7 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 from export.errors import UnsupportedModel
-from export.graphs.foreign_model import load_keras, read_foreign
+from export.graphs.imported_model import load_keras, read_imported
 
 V = 30
 # Keras 2 says that its format is an old one.
@@ -85,7 +85,7 @@ def test_the_lessons_model_gets_a_window(kit, tmp_path):
     model = lesson(kit)
     path = tmp_path / ("lesson.keras" if kit is keras else "lesson.h5")
     model.save(path)
-    foreign = read_foreign(path, None)
+    foreign = read_imported(path, None)
     same_answers(foreign, np.asarray(model(IDS)))
     assert foreign.model.facts.context == 9
     why, kind = foreign.lines[1:]
@@ -106,7 +106,7 @@ def test_the_tutorials_model_carries_its_state(make, kit, suffix, tmp_path):
     model = make(kit)
     path = tmp_path / f"tutorial.{suffix}"
     model.save(path)
-    foreign = read_foreign(path, None)
+    foreign = read_imported(path, None)
     assert foreign.model.facts.context is None
     assert "it carries its state from token to token: 7 floats a text" in foreign.lines
     assert foreign.lines[-1] == "its outputs are logits of 30 tokens"
@@ -128,7 +128,7 @@ def test_keras_2s_hard_sigmoid_is_what_it_was(kind, tmp_path):
     for weight in model.weights:
         weight.assign(np.random.default_rng(1).normal(0, 0.8, weight.shape))
     model.save(tmp_path / "old.h5")
-    got = read_foreign(tmp_path / "old.h5", None).model.logits(IDS)[:, -1]
+    got = read_imported(tmp_path / "old.h5", None).model.logits(IDS)[:, -1]
     np.testing.assert_allclose(got, model(IDS), atol=1e-4)
 
 
@@ -140,7 +140,7 @@ def test_a_sequential_of_keras_2_without_an_input_layer_is_read(tmp_path):
         config = json.loads(file.attrs["model_config"])
         config["config"]["layers"] = config["config"]["layers"][1:]
         file.attrs["model_config"] = json.dumps(config)
-    assert "it carries its state from token to token: 7 floats a text" in read_foreign(tmp_path / "old.h5", None).lines
+    assert "it carries its state from token to token: 7 floats a text" in read_imported(tmp_path / "old.h5", None).lines
 
 
 def test_a_model_of_a_class_is_served_from_its_savedmodel(tmp_path):
@@ -151,12 +151,12 @@ def test_a_model_of_a_class_is_served_from_its_savedmodel(tmp_path):
     with pytest.raises(
         UnsupportedModel, match=r"layer class 'Tutorial' is not Keras's own; .*model.export\('folder'\)"
     ):
-        read_foreign(tmp_path / "tutorial.keras", None)
+        read_imported(tmp_path / "tutorial.keras", None)
     open_length = [tf.TensorSpec([None, None], tf.int32)]
     model.export(str(tmp_path / "folder"), input_signature=open_length, verbose=False)
     with pytest.raises(UnsupportedModel, match=r"give its length.*--window N"):
-        read_foreign(tmp_path / "folder", None)
-    foreign = read_foreign(tmp_path / "folder", 9)
+        read_imported(tmp_path / "folder", None)
+    foreign = read_imported(tmp_path / "folder", 9)
     same_answers(foreign, expected)
     assert foreign.lines[-1] == "its outputs are logits of 30 tokens"
 
@@ -165,7 +165,7 @@ def test_keras_2s_savedmodel_of_a_fixed_length_is_served(tmp_path):
     """The window's length is the signature's; ids may be floats."""
     model = lesson(tf_keras)
     tf.saved_model.save(model, str(tmp_path))
-    foreign = read_foreign(tmp_path, None)
+    foreign = read_imported(tmp_path, None)
     assert foreign.model.facts.context == 9
     same_answers(foreign, np.asarray(model(IDS)))
 
@@ -175,8 +175,8 @@ def test_a_window_can_be_asked_for(tmp_path):
     layers = keras.layers
     model = keras.Sequential([layers.Input([9]), layers.Embedding(V, 8), layers.LSTM(5), layers.Dense(V)])
     model.save(tmp_path / "m.keras")
-    assert "--window 9 serves it as it was trained" in "".join(read_foreign(tmp_path / "m.keras", None).lines)
-    foreign = read_foreign(tmp_path / "m.keras", 9)
+    assert "--window 9 serves it as it was trained" in "".join(read_imported(tmp_path / "m.keras", None).lines)
+    foreign = read_imported(tmp_path / "m.keras", 9)
     assert foreign.lines[1] == "it sees a window of 9 tokens, padded in front: as asked for"
     same_answers(foreign, np.asarray(tf.nn.softmax(model(IDS))))
 
@@ -297,14 +297,14 @@ def test_what_cannot_be_served_is_refused_in_one_line(case, tmp_path):
     """The message names the file, what is wrong, and what to do where there is something to do."""
     make, message = REFUSED[case]
     with pytest.raises(UnsupportedModel, match=message) as refused:
-        read_foreign(make(tmp_path), None)
+        read_imported(make(tmp_path), None)
     assert "\n" not in str(refused.value)
 
 
 def test_what_keras_says_of_a_window_that_is_too_short_is_told_in_one_line(tmp_path):
     """And the name of the file."""
     with pytest.raises(UnsupportedModel, match=r"m.keras: it cannot be run: .*egative") as refused:
-        read_foreign(too_short(tmp_path), 3)
+        read_imported(too_short(tmp_path), 3)
     assert "\n" not in str(refused.value)
 
 

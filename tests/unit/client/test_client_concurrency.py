@@ -13,9 +13,9 @@ import pytest
 
 import ostinato
 from ostinato import Client, Generation, _progress
-from ostinato._many import AHEAD, in_order
+from ostinato._concurrency import AHEAD, in_order
 from ostinato._progress import Progress
-from tests.unit.client.scripted_answers import answer_json, refusal
+from tests.unit.client.scripted_responses import answer_json, refusal
 from tests.unit.client.scripted_server import PATIENCE_S
 
 if TYPE_CHECKING:

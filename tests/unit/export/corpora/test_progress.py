@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from export.corpora import waiting
-from export.corpora.waiting import Waiting
+from export.corpora import progress
+from export.corpora.progress import ProgressLine
 
 
 class Terminal(io.StringIO):
@@ -17,12 +17,12 @@ class Terminal(io.StringIO):
 
 def test_of_what_is_soon_done_nothing_is_said(capsys, monkeypatch):
     """Neither on a terminal nor elsewhere."""
-    with Waiting("reading", 100) as shown:
+    with ProgressLine("reading", 100) as shown:
         shown.step(100)
     assert capsys.readouterr() == ("", "")
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    with Waiting("reading", 100) as shown:
+    with ProgressLine("reading", 100) as shown:
         shown.step(100)
     assert terminal.getvalue() == ""
 
@@ -32,7 +32,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(capsys, monkeypatch, to
     """With what is done, and of how much if that is known."""
     now = iter([0, 10, 31, 31, 40])
     monkeypatch.setattr("time.monotonic", lambda: next(now))
-    with Waiting("reading", total) as shown:
+    with ProgressLine("reading", total) as shown:
         for _ in range(3):
             shown.step(1_500_000)
     assert capsys.readouterr().out == f"{line}\n"
@@ -43,9 +43,9 @@ def test_on_a_terminal_there_is_a_bar_that_goes(monkeypatch):
     terminal, lines = Terminal(), io.StringIO()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr("sys.stdout", lines)
-    monkeypatch.setattr(waiting, "QUIET_S", 0.0)
-    monkeypatch.setattr(waiting, "LINE_EVERY_S", 0.0)
-    with Waiting("encoding", 2_000_000) as shown:
+    monkeypatch.setattr(progress, "QUIET_S", 0.0)
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    with ProgressLine("encoding", 2_000_000) as shown:
         shown._bar.mininterval = 0
         shown.step(1_000_000)
         assert "encoding:  50%" in terminal.getvalue()

@@ -73,7 +73,7 @@ def json_object(response: requests.Response) -> dict[str, Any]:
     """Return the JSON object that a successful answer holds.
 
     Raises:
-        UnexpectedAnswer: it holds something else.
+        UnexpectedResponse: it holds something else.
     """
     answer = _json_or_none(response.content)
     if isinstance(answer, dict):
@@ -81,10 +81,10 @@ def json_object(response: requests.Response) -> dict[str, Any]:
     raise unexpected(response, "a JSON object")
 
 
-def unexpected(response: requests.Response, expected: str) -> errors.UnexpectedAnswer:
+def unexpected(response: requests.Response, expected: str) -> errors.UnexpectedResponse:
     """Return the error for an answer that is not what this API would say."""
     got = response.headers.get("content-type", "").partition(";")[0] or "no content type"
-    return errors.UnexpectedAnswer(
+    return errors.UnexpectedResponse(
         f"{response.url} answered {response.status_code} with {got}, not with {expected}: "
         "check that base_url is an Ostinato server"
     )
@@ -95,7 +95,7 @@ def refusal(response: requests.Response) -> errors.OstinatoError:
     status, headers = response.status_code, response.headers
     if status < _FIRST_ERROR:
         target = headers.get("location", "another address")
-        return errors.UnexpectedAnswer(f"{response.url} redirects to {target}: set base_url to where it leads")
+        return errors.UnexpectedResponse(f"{response.url} redirects to {target}: set base_url to where it leads")
     body = _json_or_none(response.content)
     told = body.get("error") if isinstance(body, dict) else None
     error = told if isinstance(told, dict) else {"message": told}
@@ -169,8 +169,8 @@ def _api_error(
 def _choices(body: Any) -> tuple[Choice, ...]:
     """Read what an error leaves of the texts; the error is worth more than a complaint about its shape."""
     try:
-        return Generation.from_answer(body).choices
-    except errors.UnexpectedAnswer:
+        return Generation.from_response(body).choices
+    except errors.UnexpectedResponse:
         return ()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.errors import TokenizerError
 from contract.tokenizers.huggingface import without_surrogates
-from contract.tokenizers.marks import find_marks
+from contract.tokenizers.special_tokens import find_special_tokens
 from contract.tokenizers.subwords import BYTES, backward_byte_detokenizer, byte_detokenizer, byte_label
 from contract.tokenizers.vocabulary import AT_THE_EDGE, Detokenizer
 
@@ -29,12 +29,12 @@ MAX_TOKENS = 1 << 22
 _HEAD_CHARACTERS = 100
 
 
-def is_foreign(document: Any) -> bool:
-    """Say whether `ForeignTokenizer` wrote this."""
+def is_imported(document: Any) -> bool:
+    """Say whether `ImportedTokenizer` wrote this."""
     return isinstance(document, dict) and document.get("post_processor") is not None
 
 
-class ForeignTokenizer:
+class ImportedTokenizer:
     """A tokenizer that the library encodes by.
 
     Tokens that the file calls special have no text, as in the library. No text can spell one.
@@ -56,7 +56,7 @@ class ForeignTokenizer:
             # A name is made for every id, also for those that the file leaves out.
             raise TokenizerError(f"token ids must be below {MAX_TOKENS:,}, got {max(names):,}")
         self.tokens = tuple(names.get(i, f"<unused {i}>") for i in range(max(names, default=-1) + 1))
-        self.special, self._silent = find_marks(self._library, model, self.tokens)
+        self.special, self._silent = find_special_tokens(self._library, model, self.tokens)
         self._silent |= set(range(len(self.tokens))) - names.keys()
         # Only now: it would shift the places of tokens to the letter after their space.
         self._library.post_processor = None
@@ -66,13 +66,13 @@ class ForeignTokenizer:
         return len(self.tokens)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ForeignTokenizer) and self._document == other._document
+        return isinstance(other, ImportedTokenizer) and self._document == other._document
 
     def __hash__(self) -> int:
         return hash(self.tokens)
 
     def __repr__(self) -> str:
-        return f"ForeignTokenizer({self._document['model']['type']}, {len(self.tokens)} tokens)"
+        return f"ImportedTokenizer({self._document['model']['type']}, {len(self.tokens)} tokens)"
 
     @property
     def max_token_characters(self) -> int | None:
@@ -207,7 +207,7 @@ class _Decoder:
 
 
 class _PieceDetokenizer:
-    def __init__(self, tokenizer: ForeignTokenizer, follows: str) -> None:
+    def __init__(self, tokenizer: ImportedTokenizer, follows: str) -> None:
         self._tokenizer = tokenizer
         self._previous = tokenizer.anchor if follows else None
         self._is_set_off = tokenizer.joins_by_spaces and follows[-1:].isspace()
@@ -244,7 +244,7 @@ class _PieceDetokenizer:
 class _BackwardPieceDetokenizer:
     """Holds the token that is first so far: what it adds depends on whether one stands before it."""
 
-    def __init__(self, tokenizer: ForeignTokenizer, precedes: str) -> None:
+    def __init__(self, tokenizer: ImportedTokenizer, precedes: str) -> None:
         self._tokenizer, self._precedes = tokenizer, precedes
         self._held: int | None = None
         # Tokens tracked whose place is not told yet: the held one, and those without text before it.

@@ -23,7 +23,7 @@ PICTURE_FILE = "history.png"
 METADATA_FILE = "metadata.tsv"
 
 
-def write_papers(
+def write_artifacts(
     folder: Path, card: GeneratorCard, tokenizer: Tokenizer, vectors: np.ndarray | None, history: Progress
 ) -> None:
     """Write them all into a version that is not visible yet.

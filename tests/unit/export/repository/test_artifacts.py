@@ -7,8 +7,8 @@ import pytest
 
 from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer
+from export.repository.artifacts import write_artifacts
 from export.repository.history import Epoch, Progress
-from export.repository.papers import write_papers
 
 TOKENIZER = CharacterTokenizer.train("ab")
 VECTORS = np.arange(15, dtype=np.float32).reshape(5, 3)
@@ -37,7 +37,7 @@ HISTORY = Progress(
 def written(folder, vectors, history):
     """Write into the folder of a version and return what is there now, by its name."""
     (folder / "assets.extra").mkdir()
-    write_papers(folder, CARD, TOKENIZER, vectors, history)
+    write_artifacts(folder, CARD, TOKENIZER, vectors, history)
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

@@ -1,8 +1,9 @@
 """Trainings that are held against each other, each in a process of its own that measures when it is asked to.
 
-`python -m benchmarks.learners KIND --cell … --units …` reads one line of JSON, the arguments of a measurement, and
-answers with one line: tokens per second. Every kind does the same work for an update: embedding, one recurrent layer,
-output layer, cross-entropy, gradients, clipping by global norm and AdamW, with the state carried from window to window.
+`python -m benchmarks.training_baselines KIND --cell … --units …` reads one line of JSON, the arguments of a
+measurement, and answers with one line: tokens per second. Every kind does the same work for an update: embedding, one
+recurrent layer, output layer, cross-entropy, gradients, clipping by global norm and AdamW, with the state carried from
+window to window.
 """
 
 import argparse

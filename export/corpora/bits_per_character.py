@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from contract.tokenizer import SubwordTokenizer, Tokenizer, WordTokenizer
-from export.corpora.scratch import blocks
+from export.corpora.spool import blocks
 
 _CONTINUATION_MASK, _CONTINUATION = 0xC0, 0x80
 

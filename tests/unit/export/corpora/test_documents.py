@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.corpora.corpus import Corpus
-from export.corpora.parting import MARK, mark_documents
+from export.corpora.documents import MARK, mark_documents
 from export.corpora.text import TextWriter
 from export.errors import CorpusError
 

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from contract.tokenizer import KERAS_RULES
-from export.corpora import copies
-from export.corpora.copies import MIN_SPANS, SPAN_WORDS, Copies, find_copies
+from export.corpora import memorization
+from export.corpora.memorization import MIN_SPANS, SPAN_WORDS, Memorization, find_memorized_spans
 from export.corpora.text import Piece
 
 WORDS = [f"w{i}" for i in range(200)]
@@ -33,7 +33,7 @@ def by_hand(written, documents, words=str.split):
     texts = [words(text)[1:-1] for text in written]
     spans = [tuple(text[i : i + SPAN_WORDS]) for text in texts for i in range(len(text) - SPAN_WORDS + 1)]
     runs = {tuple(cut[i : i + SPAN_WORDS]) for cut in map(words, documents) for i in range(len(cut) - SPAN_WORDS + 1)}
-    return Copies(len(spans), sum(span in runs for span in spans))
+    return Memorization(len(spans), sum(span in runs for span in spans))
 
 
 @pytest.mark.parametrize(
@@ -51,20 +51,22 @@ def by_hand(written, documents, words=str.split):
 )
 def test_runs_of_eight_words_are_found_where_they_stand(document, expected):
     """White space is no part of a word, and case is."""
-    assert find_copies([WRITTEN], pieces(document)) == Copies(NUM_SPANS, expected)
+    assert find_memorized_spans([WRITTEN], pieces(document)) == Memorization(NUM_SPANS, expected)
 
 
 def test_a_run_does_not_reach_over_the_end_of_a_document_or_of_a_text():
     """Two halves in two documents are no copy, nor are two texts one."""
-    assert find_copies([WRITTEN], pieces(joined(50, 54), joined(54, 58))).num_copied == 0
+    assert find_memorized_spans([WRITTEN], pieces(joined(50, 54), joined(54, 58))).num_copied == 0
     halves = [joined(0, 100), joined(100, 200)]
-    assert find_copies(halves, pieces(WRITTEN)) == Copies(2 * (98 - SPAN_WORDS + 1), 2 * (98 - SPAN_WORDS + 1))
+    assert find_memorized_spans(halves, pieces(WRITTEN)) == Memorization(
+        2 * (98 - SPAN_WORDS + 1), 2 * (98 - SPAN_WORDS + 1)
+    )
 
 
 def test_words_are_compared_in_the_form_in_which_a_model_writes_them():
     """A model of Keras's words writes lower case without punctuation, and the text has both."""
     document = ", ".join(WORDS[50:60]).upper() + "!"
-    assert find_copies([WRITTEN], pieces(document), KERAS_RULES.words).num_copied == 3
+    assert find_memorized_spans([WRITTEN], pieces(document), KERAS_RULES.words).num_copied == 3
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100])
@@ -75,15 +77,15 @@ def test_a_text_that_is_cut_into_pieces_has_the_same_copies(size):
     documents = [rng.choice([" ", "\n", "  "]).join(rng.choices("abc", k=150)) for _ in range(4)]
     expected = by_hand(written, documents)
     assert 0 < expected.num_copied < expected.num_spans
-    assert find_copies(written, pieces(*documents, length=size)) == expected
+    assert find_memorized_spans(written, pieces(*documents, length=size)) == expected
 
 
 def test_runs_that_only_agree_by_their_hash_are_no_copies(monkeypatch):
     """What the hash finds is compared word by word."""
-    monkeypatch.setattr(copies, "_FACTOR", copies.np.uint64(0))
+    monkeypatch.setattr(memorization, "_FACTOR", memorization.np.uint64(0))
     written = [" ".join(f"{i}a b" for i in range(100))]
     document = " ".join(["b x"] * 100) + " " + " ".join(f"b b b b b b b {i}a" for i in range(100))
-    assert find_copies(written, pieces(document)).num_copied == 0
+    assert find_memorized_spans(written, pieces(document)).num_copied == 0
 
 
 def test_of_too_few_runs_there_is_no_share():
@@ -94,16 +96,16 @@ def test_of_too_few_runs_there_is_no_share():
         yield
 
     few = " ".join(WORDS[: MIN_SPANS + SPAN_WORDS])
-    assert find_copies([few], unread()) == Copies(MIN_SPANS - 1, 0)
-    assert find_copies([few], unread()).share is None
-    assert Copies(MIN_SPANS, 10).share == pytest.approx(0.2)
+    assert find_memorized_spans([few], unread()) == Memorization(MIN_SPANS - 1, 0)
+    assert find_memorized_spans([few], unread()).share is None
+    assert Memorization(MIN_SPANS, 10).share == pytest.approx(0.2)
 
 
 def test_the_search_can_be_ended_between_two_pieces():
     """A large text takes a while, and Ctrl-C is obeyed."""
 
-    def obey():
+    def raise_if_interrupted():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find_copies([WRITTEN], pieces(WRITTEN, length=10), obey=obey)
+        find_memorized_spans([WRITTEN], pieces(WRITTEN, length=10), raise_if_interrupted=raise_if_interrupted)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ostinato._cli.failures import Failure, reason
+from ostinato._cli.errors import Failure, reason
 
 STDIN = "-"
 

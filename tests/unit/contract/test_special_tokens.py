@@ -6,13 +6,13 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from contract.errors import TokenizerError
-from contract.tokenizer import ForeignTokenizer
-from tests.unit.contract.foreign_files import MADE
+from contract.tokenizer import ImportedTokenizer
+from tests.unit.contract.imported_files import MADE
 
 
 def special(library):
     """Return the special ids by the names of their tokens."""
-    tokenizer = ForeignTokenizer(json.loads(library.to_str()))
+    tokenizer = ImportedTokenizer(json.loads(library.to_str()))
     found = vars(tokenizer.special)
     return {role: None if i is None else tokenizer.tokens[i] for role, i in found.items()}
 
@@ -54,7 +54,7 @@ def test_what_the_file_puts_around_a_text_are_its_marks_whatever_they_are_called
 def test_an_end_alone_begins_texts_and_can_be_drawn():
     """As documents do that one mark parts."""
     library = words(["</s>", "<pad>"])
-    tokenizer = ForeignTokenizer(json.loads(library.to_str()))
+    tokenizer = ImportedTokenizer(json.loads(library.to_str()))
     assert special(library) == {"padding": "<pad>", "unknown": "w0", "start": "</s>", "end": "</s>"}
     assert tokenizer.special.never_drawn == (0, 11)
 
@@ -62,7 +62,7 @@ def test_an_end_alone_begins_texts_and_can_be_drawn():
 def test_without_any_mark_a_text_begins_with_a_line_feed_that_may_be_drawn():
     """No token is kept from being drawn, and each has its text."""
     library = MADE["bytes without marks"]
-    tokenizer = ForeignTokenizer(json.loads(library.to_str()))
+    tokenizer = ImportedTokenizer(json.loads(library.to_str()))
     assert set(special(library).values()) == {"Ċ", None}
     assert tokenizer.special.never_drawn == ()
     assert tokenizer.decode([tokenizer.special.start]) == "\n"
@@ -71,7 +71,7 @@ def test_without_any_mark_a_text_begins_with_a_line_feed_that_may_be_drawn():
 def test_a_model_that_would_fail_on_what_it_does_not_hold_is_refused():
     """Not when a client sends such a text."""
     with pytest.raises(TokenizerError, match="unk_token '<unk>' of the WordLevel model is not in its vocabulary"):
-        ForeignTokenizer(json.loads(words([], unknown="<unk>").to_str()))
+        ImportedTokenizer(json.loads(words([], unknown="<unk>").to_str()))
     library = Tokenizer(models.Unigram([("a", -1.0)]))
     with pytest.raises(TokenizerError, match="a Unigram model needs unk_id"):
-        ForeignTokenizer(json.loads(library.to_str()))
+        ImportedTokenizer(json.loads(library.to_str()))

@@ -16,7 +16,7 @@ from contract.errors import TokenizerError
 from contract.tokenizer import (
     KERAS_FILTERS,
     CharacterTokenizer,
-    ForeignTokenizer,
+    ImportedTokenizer,
     Tokenizer,
     WordRules,
     WordTokenizer,
@@ -104,7 +104,7 @@ def _tell_other(document: dict[str, Any]) -> str:
 
 def _hugging_face(document: dict[str, Any]) -> Tokenizer:
     try:
-        return ForeignTokenizer(document)
+        return ImportedTokenizer(document)
     except (LookupError, TypeError, AttributeError) as error:
         raise TokenizerError(f"a tokenizer.json that is damaged ({type(error).__name__}: {error})") from error
 

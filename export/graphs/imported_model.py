@@ -42,7 +42,7 @@ _FRAMES = ("Exception encountered", "Arguments received", "Graph execution error
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ImportedModel:
     """A model made ready, and how it is served.
 
     Attributes:
@@ -53,7 +53,7 @@ class Foreign:
     lines: tuple[str, ...]
 
 
-def read_foreign(path: Path, window: int | None) -> Foreign:
+def read_imported(path: Path, window: int | None) -> ImportedModel:
     """Read a model and choose how it is served: with a carried state if its layers allow it, else with a window.
 
     Args:
@@ -69,7 +69,7 @@ def read_foreign(path: Path, window: int | None) -> Foreign:
     return _from_keras(path, window)
 
 
-def _from_keras(path: Path, window: int | None) -> Foreign:
+def _from_keras(path: Path, window: int | None) -> ImportedModel:
     model = load_keras(path)
     _require_one_text(model, path)
     try:
@@ -92,7 +92,7 @@ def _from_keras(path: Path, window: int | None) -> Foreign:
     else:
         why = "as asked for" if window is not None else _why_no_state(model)
         lines.append(f"it sees a window of {prepared.facts.context} tokens, padded in front: {why}")
-    return Foreign(prepared, (*lines, _outputs_line(prepared)))
+    return ImportedModel(prepared, (*lines, _outputs_line(prepared)))
 
 
 def _why_no_state(model: keras.Model) -> str:
@@ -254,7 +254,7 @@ def _with_input(config: Any) -> Any:
     return config
 
 
-def _from_saved_model(path: Path, window: int | None) -> Foreign:
+def _from_saved_model(path: Path, window: int | None) -> ImportedModel:
     """Read the function that TensorFlow Serving would call: `serving_default`."""
     if not (path / _SAVED_MODEL).is_file():
         raise UnsupportedModel(f"{path}: a folder without {_SAVED_MODEL}: no SavedModel")
@@ -294,7 +294,7 @@ def _from_saved_model(path: Path, window: int | None) -> Foreign:
     except (UnsupportedModel, *_REFUSALS) as error:
         raise UnsupportedModel(f"{path}: {_telling_line(error)}") from error
     seen = f"it sees a window of {context} tokens, padded in front: what is inside a SavedModel is not known"
-    return Foreign(prepared, (f"{path}: SavedModel, {name} → {output}", seen, _outputs_line(prepared)))
+    return ImportedModel(prepared, (f"{path}: SavedModel, {name} → {output}", seen, _outputs_line(prepared)))
 
 
 def _one(given: dict[str, Any], message: str) -> tuple[str, Any]:

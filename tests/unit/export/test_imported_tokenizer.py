@@ -17,12 +17,12 @@ from contract.errors import TokenizerError
 from contract.tokenizer import (
     CharacterTokenizer,
     ExactWordTokenizer,
-    ForeignTokenizer,
+    ImportedTokenizer,
     SubwordTokenizer,
     WordTokenizer,
     load_tokenizer,
 )
-from export.foreign_tokenizer import read_tokenizer
+from export.imported_tokenizer import read_tokenizer
 from tests.unit.contract.scripts import ALL, SCRIPTS, texts
 
 ROOT = Path(__file__).parents[3]
@@ -215,7 +215,7 @@ def test_a_tokenizer_of_hugging_faces_is_read_by_the_library(tmp_path):
     library.pre_tokenizer = pre_tokenizers.Whitespace()
     library.add_special_tokens(["<pad>", "<unk>"])
     tokenizer = read_tokenizer(write(tmp_path, library.to_str()))
-    assert isinstance(tokenizer, ForeignTokenizer)
+    assert isinstance(tokenizer, ImportedTokenizer)
     assert tokenizer.encode("cat dog") == [2, 1]
     assert load_tokenizer(write(tmp_path, tokenizer.to_json())) == tokenizer
 

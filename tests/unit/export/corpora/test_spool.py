@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from export.corpora.scratch import Scratch, blocks, scratch_folder
+from export.corpora.spool import Spool, blocks, spool_directory
 from export.errors import CorpusError
 
 
@@ -20,7 +20,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_file_has_no_name_and_goes_with_its_owner(folder):
     """Not even a process that is killed leaves one."""
-    scratch = Scratch()
+    scratch = Spool()
     scratch.write(b"abc")
     number = scratch.file.fileno()
     assert os.fstat(number).st_dev == folder.stat().st_dev
@@ -33,7 +33,7 @@ def test_a_file_has_no_name_and_goes_with_its_owner(folder):
 
 def test_what_was_written_is_read_and_mapped_wherever_it_lies(folder):  # noqa: ARG001 - it is written there
     """An array outlives the file's owner; what is longer than the file is read to its end."""
-    scratch = Scratch()
+    scratch = Spool()
     for content in (b"ab", b"", b"cdef"):
         scratch.write(content)
     assert (scratch.read(1, 3), scratch.read(4, 99), scratch.size) == (b"bc", b"ef", 6)
@@ -41,12 +41,12 @@ def test_what_was_written_is_read_and_mapped_wherever_it_lies(folder):  # noqa: 
     del scratch
     gc.collect()
     assert array.tobytes() == b"abcdef"
-    assert Scratch().map(np.dtype(np.uint8)).tolist() == []
+    assert Spool().map(np.dtype(np.uint8)).tolist() == []
 
 
 def test_a_full_disk_is_told_with_the_folder_and_the_way_out(folder, monkeypatch):
     """It is no error of the text."""
-    scratch = Scratch()
+    scratch = Spool()
     scratch.write(b"abc")
 
     class Full:
@@ -64,16 +64,16 @@ def test_without_a_folder_that_is_told_too(folder, monkeypatch):
     """In the same line."""
     monkeypatch.setattr("tempfile.tempdir", str(folder / "none"))
     with pytest.raises(CorpusError, match="none: No such file or directory, after 0 bytes"):
-        Scratch()
+        Spool()
 
 
 def test_files_lie_where_there_is_room_unless_somebody_says_otherwise(monkeypatch):
     """On many systems /tmp is memory."""
     monkeypatch.setattr("tempfile.tempdir", "/tmp")
     monkeypatch.delenv("TMPDIR", raising=False)
-    assert scratch_folder() == "/var/tmp"
+    assert spool_directory() == "/var/tmp"
     monkeypatch.setenv("TMPDIR", "/tmp")
-    assert scratch_folder() == "/tmp"
+    assert spool_directory() == "/tmp"
 
 
 def test_blocks_are_views_of_all_of_an_array():
