@@ -87,7 +87,7 @@ def publish_model(
     import numpy as np
 
     from contract.tokenizer import CharacterTokenizer
-    from export.graphs.cells import Carried
+    from export.graphs.cells import StatefulNetwork
     from export.graphs.network import CELLS
     from export.repository.publishing import publish
 
@@ -102,7 +102,7 @@ def publish_model(
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         weight.assign(rng.normal(0, 0.4, weight.shape))
-    with mock.patch.object(Carried, "unroll", unroll):
+    with mock.patch.object(StatefulNetwork, "unroll", unroll):
         return publish(model, tokenizer, name, models_dir, direction=direction)
 
 
@@ -122,9 +122,9 @@ def models_dir():
 
 def _publish_all(folder):
     from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer
-    from export.graphs.cells import Carried
+    from export.graphs.cells import StatefulNetwork
 
-    publish_model(folder, "lstm", unroll=Carried.unroll)
+    publish_model(folder, "lstm", unroll=StatefulNetwork.unroll)
     publish_model(folder, "gru", "gru", layers=2)
     publish_model(folder, "rnn", "simple_rnn", tokenizer=CharacterTokenizer.train(TEXT, end_mark=True))
     publish_model(folder, "reverse", seed=1, direction="backward")

@@ -23,7 +23,7 @@ SETTINGS = {"name": "m", "corpus": "c", "units": 10, "embedding": 6}
 @pytest.fixture(autouse=True)
 def _small_graphs(monkeypatch):
     """Trace each step once and not four times: what it computes is the same, and this file publishes many models."""
-    monkeypatch.setattr("export.graphs.cells.Carried.unroll", 1)
+    monkeypatch.setattr("export.graphs.cells.StatefulNetwork.unroll", 1)
 
 
 def built(**settings):
