@@ -31,7 +31,7 @@ def ostinato(cell: str, units: int, precision: str) -> Callable[..., float]:
     from export.training.model import build_model  # noqa: PLC0415
     from export.training.optimization import Optimization  # noqa: PLC0415
 
-    settings = {"cell": cell, "units": units, "embedding": EMBEDDING, "streams": STREAMS, "precision": precision}
+    settings = {"cell": cell, "units": units, "embedding": EMBEDDING, "batch_size": STREAMS, "precision": precision}
     config = load_config(None, {"name": "bench", "corpus": "-", "dropout": 0, "ema": 0, **settings})
     devices = Devices.find(STREAMS, units)
     optimization = Optimization(config, build_model(config, VOCABULARY), devices, unknown=1)

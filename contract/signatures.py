@@ -22,7 +22,7 @@ UPDATE, RESET = "update", "reset"
 # And of a model that sees a window, of which nothing else is known.
 TOP = "top"
 
-# Above 64 rows large layers stop giving equal bits at every row count (measured on AVX-512 with oneDNN).
+# Above 64 rows large layers stop giving equal bits at every batch size (measured on AVX-512 with oneDNN).
 MAX_BATCH_SIZE = 64
 # Multiples of 8 give equal bits at every count up to 64 there; 1, 2 and 4 rows do not.
 BATCH_SIZES = (8, 16, 24, 32, 40, 48, 56, 64)

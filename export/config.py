@@ -75,10 +75,12 @@ class TrainConfig(BaseModel):
     recurrent_dropout: Rate = Field(
         0.0, description="share of the state that a step's gates are not given, one mask per sequence and window"
     )
-    streams: int = Field(32, ge=1, le=4096, description="sequences trained side by side; if bidirectional, windows")
-    window: int = Field(100, ge=1, le=100_000, description="steps between two updates; the state is carried over")
-    cold_starts: Rate = Field(
-        0.05, description="share of windows that begin from the zero state, as a prompt does; the others go on"
+    batch_size: int = Field(32, ge=1, le=4096, description="sequences trained in parallel; if bidirectional, windows")
+    sequence_length: int = Field(
+        100, ge=1, le=100_000, description="steps of truncated backpropagation; the state is carried over"
+    )
+    state_reset_probability: Rate = Field(
+        0.05, description="probability that a sequence starts an update from the zero state, as a prompt does"
     )
     epochs: int | None = Field(
         None,

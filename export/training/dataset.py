@@ -86,17 +86,17 @@ class Streams:
     unjudged: int = 0
 
     @classmethod
-    def lay_out(cls, ids: np.ndarray, first: int, streams: int, window: int) -> Self:
-        """Cut ids into streams to learn from: as many as fill a window each, at most `streams`.
+    def lay_out(cls, ids: np.ndarray, first: int, batch_size: int, sequence_length: int) -> Self:
+        """Cut ids into streams to learn from: as many as fill a sequence each, at most `batch_size`.
 
         Args:
             ids: integers (tokens,), at least 1; fewer than a row of them at the end are left out.
             first: The id that stands before the text.
-            streams: Rows wanted.
-            window: Steps of a window.
+            batch_size: Sequences wanted.
+            sequence_length: Steps of an update.
         """
-        rows = max(1, min(streams, len(ids) // window))
-        return cls(ids[: len(ids) // rows * rows], rows, first, window)
+        rows = max(1, min(batch_size, len(ids) // sequence_length))
+        return cls(ids[: len(ids) // rows * rows], rows, first, sequence_length)
 
     @classmethod
     def lay_out_to_judge(cls, ids: np.ndarray, first: int, window: int, unjudged: int) -> Self:
@@ -304,8 +304,8 @@ class Dataset:
 def _examples(ids: np.ndarray, tokenizer: Tokenizer, config: TrainConfig, *, judged: bool) -> Examples:
     special = tokenizer.special
     if config.num_seen is not None:
-        rows = VALIDATION_WINDOWS if judged else config.streams
+        rows = VALIDATION_WINDOWS if judged else config.batch_size
         return Ngrams.lay_out(ids, special.start, special.end, rows, config.num_seen)
     if judged:
-        return Streams.lay_out_to_judge(ids, special.start, config.window, special.unknown)
-    return Streams.lay_out(ids, special.start, config.streams, config.window)
+        return Streams.lay_out_to_judge(ids, special.start, config.sequence_length, special.unknown)
+    return Streams.lay_out(ids, special.start, config.batch_size, config.sequence_length)

@@ -38,9 +38,9 @@ def require_memory(config: TrainConfig, num_parameters: int, vocab_size: int, wi
     if needed > free:
         raise TrainingFailed(
             f"{num_parameters:,} parameters (layers = {config.layers}, units = {config.units}, embedding = "
-            f"{config.embedding}, vocabulary {vocab_size:,}) and {window_tokens:,} tokens at once (streams = "
-            f"{config.streams}, window = {config.window}) take at least {needed / 2**30:.1f} GiB of memory, and "
-            f"{free / 2**30:.1f} are free"
+            f"{config.embedding}, vocabulary {vocab_size:,}) and {window_tokens:,} tokens at once (batch_size = "
+            f"{config.batch_size}, sequence_length = {config.sequence_length}) take at least {needed / 2**30:.1f} "
+            f"GiB of memory, and {free / 2**30:.1f} are free"
         )
 
 

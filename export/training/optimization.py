@@ -47,7 +47,7 @@ class Optimization:
         """
         self._config, self._model, self._devices, self._unknown = config, model, devices, unknown
         # In float32, as it will be served.
-        self._compute_judged = Compute(on_gpu=devices.on_gpu, cut=devices.cut(config.streams, config.units))
+        self._compute_judged = Compute(on_gpu=devices.on_gpu, cut=devices.cut(config.batch_size, config.units))
         precision = tf.as_dtype(precision_of(config, devices))
         self._compute = dataclasses.replace(self._compute_judged, precision=precision)
         with devices.strategy.scope():

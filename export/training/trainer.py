@@ -145,7 +145,7 @@ class Trainer:
         cuts, colds = (np.random.default_rng([self.config.seed, progress.epochs, i]) for i in range(2))
         for count, (inputs, targets) in enumerate(streams.windows(cuts)):
             # A model must learn to read a prompt from nothing; carried state has the zero state once an epoch.
-            kept = (colds.random((streams.rows, 1)) >= self.config.cold_starts).astype(np.float32)
+            kept = (colds.random((streams.rows, 1)) >= self.config.state_reset_probability).astype(np.float32)
             fraction = self.devices.agreed(self._fraction(progress, started, count))
             if count and fraction >= 1:
                 break

@@ -130,7 +130,7 @@ class _Job:
 def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
     """Train from the beginning and publish the best epoch. Returns the exit code."""
     require_writable(models_dir / config.name)
-    devices = Devices.find(config.streams, config.units)
+    devices = Devices.find(config.batch_size, config.units)
     corpus = read_corpus(config.corpus, config.documents)
     require_enough(config, corpus)
     tokenizer = train_tokenizer(config, corpus.split(config.validation, config.seed)[0])
@@ -154,7 +154,7 @@ def resume(run: Path, models_dir: Path) -> int:
     """Go on after the last whole epoch of a run and publish its best one. Returns the exit code."""
     folder = RunFolder(run)
     config, tokenizer, facts = folder.load()
-    job = _Job(folder, models_dir, config, tokenizer, facts, Devices.find(config.streams, config.units))
+    job = _Job(folder, models_dir, config, tokenizer, facts, Devices.find(config.batch_size, config.units))
     require_writable(models_dir / job.config.name)
     with folder.alone() if job.devices.is_chief else contextlib.nullcontext():
         corpus = read_corpus(job.config.corpus, job.config.documents)
@@ -206,7 +206,7 @@ def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: TrainingData
         say(line)
     say(f"{dataset.train.num_tokens:,} tokens to learn from, {held_out:,} held out{unknown}{drawn}")
     ways = "bidirectional " if config.bidirectional else ""
-    length = f"windows of {config.num_seen}" if config.bidirectional else f"streams × {config.window} steps"
+    length = f"windows of {config.num_seen}" if config.bidirectional else f"sequences × {config.sequence_length} steps"
     say(
         f"model {config.name}: {config.layers} × {ways}{config.cell}, {config.units} units, "
         f"{count_parameters(config, vocab_size):,} parameters, {dataset.train.rows} {length}"

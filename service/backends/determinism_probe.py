@@ -1,7 +1,7 @@
 """Which numbers of rows give a sequence the same bits.
 
 A matrix product rounds differently at different heights, depending on the processor and on TensorFlow's build. So for
-each version the gateway computes the same few sequences at every row count that it may send, and keeps the counts that
+each version the gateway computes the same few sequences at every batch size that it may send, and keeps the counts that
 agree to the bit. Then a text does not depend on how many others are in the making.
 """
 
@@ -43,7 +43,7 @@ class Probe:
 
 
 def run_probe(card: GeneratorCard, predict: Predict) -> Probe:
-    """Compute fixed sequences at every row count of the card.
+    """Compute fixed sequences at every batch size of the card.
 
     Where counts fall into groups, the largest group is kept, and of equals the one that reaches higher. A count at
     which the place in the call matters is kept only if all are like that: nothing can be promised then, but served it
@@ -55,14 +55,14 @@ def run_probe(card: GeneratorCard, predict: Predict) -> Probe:
         by_bits.setdefault(_bits_at(count, steps, card, predict), []).append(count)
     steady = {bits: counts for bits, counts in by_bits.items() if bits is not None}
     if not steady:
-        log.warning("model %s: no row count gives a sequence the same bits at every place", card.name)
+        log.warning("model %s: no batch size gives a sequence the same bits at every place", card.name)
         return Probe(card.batch_sizes[-1:], hashlib.sha256(b"unsteady").hexdigest(), is_steady=False)
     bits, counts = max(steady.items(), key=lambda item: (len(item[1]), item[1][-1]))
     return Probe(tuple(counts), hashlib.sha256(bits).hexdigest())
 
 
 def still_holds(probe: Probe, card: GeneratorCard, predict: Predict) -> bool:
-    """Say whether a server computes as a probe found before, by one of its row counts."""
+    """Say whether a server computes as a probe found before, by one of its batch sizes."""
     if not probe.is_steady:
         return False
     bits = _bits_at(probe.batch_sizes[0], min(_LENGTH, card.max_decode_steps), card, predict)
@@ -70,7 +70,7 @@ def still_holds(probe: Probe, card: GeneratorCard, predict: Predict) -> bool:
 
 
 def _bits_at(num_rows: int, steps: int, card: GeneratorCard, predict: Predict) -> bytes | None:
-    """Return the bits of the fixed sequences at one row count; None where they differ from place to place."""
+    """Return the bits of the fixed sequences at one batch size; None where they differ from place to place."""
     bits: dict[int, bytes] = {}
     # The second time every sequence stands elsewhere, also where a call holds each of them just once.
     for shift in (0, 3):

@@ -172,5 +172,5 @@ class Prober:
         ):
             return before
         probe = replace(run_probe(assets.card, predict), stamp=assets.stamp)
-        log.info("model %s version %d at %s: row counts %s", ref.name, ref.version, replica.address, probe.batch_sizes)
+        log.info("model %s version %d at %s: batch sizes %s", ref.name, ref.version, replica.address, probe.batch_sizes)
         return probe

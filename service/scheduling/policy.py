@@ -4,7 +4,7 @@ Pure and single-threaded: no clock, no network, no text. One `ModelQueue` per mo
 
 The model server computes several calls at once, each on one core; two calls of 32 rows on two cores make 1.5 times the
 tokens of one call of 64 rows on both (measured). So the rows are spread over as many calls as may be in flight, each
-padded to a row count that the probe found to give equal bits.
+padded to a batch size that the probe found to give equal bits.
 
 A call runs one signature. Texts that differ in it, with penalties or without, with scores of the prompt or without,
 take turns: whose turn it is says the one that has waited longest.
@@ -21,7 +21,7 @@ from service.scheduling.sequence import ModelVersion, Sequence
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """Sizes that may be sent for a model version, row counts ascending; see `contract.card.GeneratorCard`."""
+    """Sizes that may be sent for a model version, batch sizes ascending; see `contract.card.GeneratorCard`."""
 
     batch_sizes: tuple[int, ...]
     max_steps: int
@@ -145,7 +145,7 @@ class ModelQueue:
     def _signature_worth_decoding(self) -> str | None:
         """Return the signature of the next call that draws, or None if none is worth its rows.
 
-        A call costs what its smallest row count costs, so texts that fit into one call wait for each other.
+        A call costs what its smallest batch size costs, so texts that fit into one call wait for each other.
         """
         for signature in dict.fromkeys(sequence.decode_signature for sequence in self.ready):
             running = [len(call.sequences) for call in self.calls if call.signature == signature]
@@ -204,7 +204,7 @@ class ModelQueue:
     def _take(
         self, queue: deque[Sequence], alike: list[Sequence], num_sharing: int, num_calls: int
     ) -> tuple[Sequence, ...]:
-        """Take an even share of the sequences that are alike, at least a full call of the smallest row count."""
+        """Take an even share of the sequences that are alike, at least a full call of the smallest batch size."""
         taken = alike[: fit(self.limits.batch_sizes, -(-num_sharing // num_calls))]
         if len(taken) == len(queue):
             queue.clear()

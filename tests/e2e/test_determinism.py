@@ -115,7 +115,7 @@ def test_a_restart_changes_no_byte(gateway, two_models_dir, start_gateway, alone
 
 
 def test_the_row_counts_that_keep_the_promise_are_told(gateway):
-    """Each model says at which row counts it runs; they are more than one here."""
+    """Each model says at which batch sizes it runs; they are more than one here."""
     for model in gateway.get("/v1/models")[1]["data"]:
         assert len(model["batch_sizes"]) > 1
         assert model["deterministic"] is True

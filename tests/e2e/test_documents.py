@@ -41,7 +41,7 @@ PATIENCE_S = 120
 # Every character of the pages' prompts, and more of them than the ids that the pages name.
 CORPUS = "".join(map(chr, range(32, 127))) + TEXT * 20
 # Behind a training of the pages, which takes seconds then.
-SHORT = " --units 16 --epochs 1 --streams 4 --validation 0.3 --runs-dir ../runs --models-dir ../trained"
+SHORT = " --units 16 --epochs 1 --batch-size 4 --validation 0.3 --runs-dir ../runs --models-dir ../trained"
 # The trainings that make the models which the pages ask: `book` and `demo`, which carry a state, and `reverse`.
 TRAININGS = {"docs/quickstart.md": "book", "docs/how-to/train.md": "ending"}
 # The key that a page revokes.

@@ -50,7 +50,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("harness")
     (folder / "corpus.txt").write_text(TEXT, encoding="utf-8")
     arguments = ["--corpus", folder / "corpus.txt", "--name", "small", "--units", 24, "--embedding", 8]
-    arguments += ["--epochs", 3, "--streams", 8, "--window", 32]
+    arguments += ["--epochs", 3, "--batch-size", 8, "--sequence-length", 32]
     arguments += ["--models-dir", folder / "models", "--runs-dir", folder / "runs"]
     assert main(["train", *map(str, arguments)]) == 0
     return folder, *load_assets(folder / "models" / "small" / "1")

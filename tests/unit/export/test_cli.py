@@ -20,7 +20,7 @@ from export.training.trainer import Evaluation
 from tests.unit.export.trainings import TEXT, NoSamples
 
 ROOT = Path(__file__).parents[3]
-SMALL = ["--units", "6", "--embedding", "4", "--streams", "4", "--window", "25", "--epochs", "2"]
+SMALL = ["--units", "6", "--embedding", "4", "--batch-size", "4", "--sequence-length", "25", "--epochs", "2"]
 SMALL += ["--min-characters", "0"]
 
 
@@ -99,7 +99,7 @@ def test_settings_that_are_missing_or_wrong_are_told_together(capsys):
 
 def test_a_file_of_settings_and_an_option_over_it(published, capsys):
     """A recipe gives the settings, the command line goes before it, and the run's folder says what was used."""
-    Path("r.toml").write_text('name = "m"\ncorpus = "book.txt"\nunits = 6\nembedding = 4\nstreams = 4\nepochs = 9\n')
+    Path("r.toml").write_text('name = "m"\ncorpus = "book.txt"\nunits = 6\nembedding = 4\nbatch_size = 4\nepochs = 9\n')
     assert main(["train", "--config", "r.toml", "--epochs", "1", "--runs-dir", "elsewhere"]) == 0
     config = json.loads(Path("elsewhere/m/config.json").read_text())
     assert (config["units"], config["epochs"]) == (6, 1)

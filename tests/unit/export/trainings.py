@@ -9,7 +9,7 @@ from export.training.trainer import Trainer
 from export.training.workflow import train_tokenizer
 
 TEXT = "the cat sat on the mat and the dog ran to the hill. " * 24
-SETTINGS = {"name": "m", "corpus": "c", "units": 6, "embedding": 4, "streams": 4, "window": 25, "epochs": 3}
+SETTINGS = {"name": "m", "corpus": "c", "units": 6, "embedding": 4, "batch_size": 4, "sequence_length": 25, "epochs": 3}
 FACTS = CorpusFacts(
     corpus="c", corpus_sha256="0" * 64, corpus_characters=len(TEXT), train_tokens=1000, validation_tokens=100
 )

@@ -64,7 +64,7 @@ def test_a_large_text_is_made_ready_with_less_memory_than_half_of_it(tmp_path, m
     path = tmp_path / "book.txt"
     write_text(path, megabytes * MB)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    settings = {"streams": 512, "window": 5000, **settings}
+    settings = {"batch_size": 512, "sequence_length": 5000, **settings}
     command = [sys.executable, "-c", CHILD, str(path), json.dumps(settings)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     peak_bytes, num_characters, num_tokens = json.loads(done.stdout)

@@ -23,7 +23,7 @@ SIGNATURES = {
 
 @pytest.mark.parametrize("name", ["gru", "window"])
 def test_a_published_version_answers_its_own_warm_up(models_dir, name):
-    """Each signature at each of the card's row counts, once, in a file of a few kilobytes, and nothing but numbers."""
+    """Each signature at each of the card's batch sizes, once, in a file of a few kilobytes, and nothing but numbers."""
     version = models_dir / name / "1"
     card, _ = load_assets(version)
     requests = list(read_requests(version / WARMUP_FILE))

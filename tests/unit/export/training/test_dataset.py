@@ -148,7 +148,7 @@ def test_a_long_text_is_drawn_from_in_parts(monkeypatch):
 
 def dataset(head, tail, tokenizer=None, window=10, **settings):
     """Lay out two running texts."""
-    config = load_config(None, {"name": "m", "corpus": "c", "streams": 4, "window": window, **settings})
+    config = load_config(None, {"name": "m", "corpus": "c", "batch_size": 4, "sequence_length": window, **settings})
     parts = [text if text is None else Corpus.of("c", [text], ends=False) for text in (head, tail)]
     return Dataset.lay_out(*parts, tokenizer or CharacterTokenizer.train(head), config)
 

@@ -21,7 +21,7 @@ def test_a_model_that_is_too_large_is_refused_with_its_figures(monkeypatch):
 def test_a_window_that_is_too_large_is_refused(monkeypatch):
     """A million tokens at once with many words cannot be held either."""
     monkeypatch.setattr(memory, "free_bytes", lambda: 20 * 2**30)
-    with pytest.raises(TrainingFailed, match=r"1,000,000 tokens at once \(streams = 32, window = 100\)"):
+    with pytest.raises(TrainingFailed, match=r"1,000,000 tokens at once \(batch_size = 32, sequence_length = 100\)"):
         require_memory(load_config(None, {"name": "m", "corpus": "c"}), 10**6, 50_000, 10**6)
 
 

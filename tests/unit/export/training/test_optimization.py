@@ -22,7 +22,7 @@ FLOAT32 = {"precision": "float32", "dropout": 0, "layers": 2}
 
 def prepare(devices=None, **settings):
     """Return what updates a small model."""
-    config = load_config(None, {**SETTINGS, **FLOAT32, "streams": ROWS, **settings})
+    config = load_config(None, {**SETTINGS, **FLOAT32, "batch_size": ROWS, **settings})
     devices = devices or Devices()
     with devices.strategy.scope():
         model = build_model(config, VOCABULARY)

@@ -129,7 +129,7 @@ def test_one_mask_of_dropout_per_sequence_lasts_a_whole_window(monkeypatch):
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 0.3, 0.7)])
 def test_a_share_of_the_windows_begins_from_nothing(tmp_path, share, least, most):
     """As a prompt does; the others go on where the last one ended, and each epoch chooses anew."""
-    trainer, folder = start(tmp_path / "run", cold_starts=share, epochs=2)
+    trainer, folder = start(tmp_path / "run", state_reset_probability=share, epochs=2)
     update, rows = trainer.optimization.update, []
 
     def record(inputs, targets, states, kept, rate):
@@ -171,7 +171,7 @@ def test_the_learning_rate_is_set_before_each_update(tmp_path):
 
 def test_each_window_begins_with_the_state_in_which_the_last_one_ended(tmp_path, cell):
     """The state is carried through an epoch, and is zero at its beginning."""
-    trainer, folder = start(tmp_path / "m", cell=cell, layers=2, epochs=2, cold_starts=0)
+    trainer, folder = start(tmp_path / "m", cell=cell, layers=2, epochs=2, state_reset_probability=0)
     update, begun, ended = trainer.optimization.update, [], []
 
     def spy(inputs, targets, states, *rest):
@@ -191,7 +191,7 @@ def test_each_window_begins_with_the_state_in_which_the_last_one_ended(tmp_path,
 
 def test_the_validation_loss_is_that_of_the_known_tokens_in_one_go(tmp_path):
     """Windows do not show in it, and neither does a character that the vocabulary does not hold."""
-    trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sXt on thX mat" * 6, epochs=1, window=7)
+    trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sXt on thX mat" * 6, epochs=1, sequence_length=7)
     loss = trainer.run(folder, Watcher()).last.validation_loss
     streams, unknown = trainer.dataset.validation, trainer.dataset.unknown
     inputs = np.concatenate([window for window, _ in streams.windows()]).T
@@ -205,7 +205,7 @@ def test_the_validation_loss_is_that_of_the_known_tokens_in_one_go(tmp_path):
 
 def test_what_can_be_learnt_is_learnt(tmp_path):
     """A text that repeats itself is soon known by heart: a fifth of the loss that guessing by frequency has."""
-    trainer, folder = start(tmp_path / "m", units=32, epochs=12, streams=2, learning_rate=0.03, dropout=0)
+    trainer, folder = start(tmp_path / "m", units=32, epochs=12, batch_size=2, learning_rate=0.03, dropout=0)
     progress = trainer.run(folder, Watcher())
     shares = np.array([TEXT.count(character) / len(TEXT) for character in set(TEXT)])
     assert progress.best.validation_loss < 0.2 * -(shares * np.log(shares)).sum()

@@ -26,8 +26,8 @@ FACTS = CorpusFacts(
     corpus="c", corpus_sha256="0" * 64, corpus_characters=len(TEXT), train_tokens=1000, validation_tokens=100
 )
 SETTINGS = {
-    "name": "m", "corpus": "c", "units": 8, "embedding": 4, "streams": 5, "window": 25, "epochs": 2, "dropout": 0,
-    "precision": "float32", "max_minutes": 60, "layers": 2, "learning_rate": 0.01,
+    "name": "m", "corpus": "c", "units": 8, "embedding": 4, "batch_size": 5, "sequence_length": 25, "epochs": 2,
+    "dropout": 0, "precision": "float32", "max_minutes": 60, "layers": 2, "learning_rate": 0.01,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The probe finds out which row counts give equal bits."""
+"""The probe finds out which batch sizes give equal bits."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_the_largest_group_that_agrees_is_kept(rounding, expected):
 
 @pytest.mark.parametrize("signature", [PREFILL, DECODE, DECODE_FULL, SCORE, EMBED])
 def test_every_signature_that_is_called_is_probed(signature):
-    """A row count that differs in any of them is left out."""
+    """A batch size that differs in any of them is left out."""
     assert run_probe(CARD, server(lambda rows, row: rows == 8, signature)).batch_sizes == (16, 24, 32)
 
 
