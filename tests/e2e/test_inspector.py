@@ -336,10 +336,10 @@ def answer_of(num_tokens, num_units=2):
 
 
 LONGEST = """async (count) => {
-    const [{Heatmap}, {Matrix}, {PaintedText}, {placeOfLeast}] = await Promise.all(
+    const [{Heatmap}, {Matrix}, {TokenView}, {placeOfLeast}] = await Promise.all(
         ['heatmap', 'inspection', 'painted', 'telling'].map((name) => import(`/static/${name}.js`)));
     const list = document.createElement('div');
-    new PaintedText(list, () => {}).show(Array(count).fill('a'));
+    new TokenView(list, () => {}).show(Array(count).fill('a'));
     const logprobs = Array.from({length: count}, (_, place) => place ? -place % 1000 : null);
     const map = new Heatmap(document.createElement('div'), {});
     const matrix = new Matrix(Float32Array.from({length: 4 * count}, (_, i) => i % 4 - 1.5), 4, true);

@@ -3,7 +3,7 @@
 import { FIELDS, requestFields } from "./fields.js";
 import { toHash } from "./link.js";
 import { ModelChoice } from "./models.js";
-import { spoken } from "./telling.js";
+import { speakable } from "./format.js";
 import { showToken } from "./token.js";
 
 const ALTERNATIVES = 5;
@@ -135,7 +135,7 @@ export class Column {
     button.dataset.place = place;
     button.tabIndex = place === 0 ? 0 : -1;
     button.textContent = token.text;
-    if (!token.text.trim()) button.setAttribute("aria-label", spoken(token.text));
+    if (!token.text.trim()) button.setAttribute("aria-label", speakable(token.text));
     if (token.branched) button.classList.add("branched");
     if (token.logprob !== null && token.logprob !== undefined) button.style.setProperty("--sure", Math.exp(token.logprob));
     this.reads === "backward" ? this.#output.prepend(button) : this.#output.append(button);

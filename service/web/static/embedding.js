@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { palette } from "./colors.js";
-import { button, placeOfLeast, row, visible } from "./telling.js";
+import { button, placeOfLeast, row, visible } from "./format.js";
 
 const MARGIN_PX = 24;
 // More names than this hide each other.

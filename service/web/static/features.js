@@ -1,6 +1,6 @@
 // What a unit may follow in a text, and how closely it does.
 
-import { breath } from "./inspection.js";
+import { yieldToBrowser } from "./inspection.js";
 
 // Of each: a name, what it says, and its value behind each character, made by a walk over the text.
 export const FEATURES = {
@@ -62,7 +62,7 @@ export async function search(inspection, wanted, count = 12) {
       if (!matrix) continue;
       const [first, second] = [correlations(matrix, wanted, 0, half), correlations(matrix, wanted, half, wanted.length)];
       units.forEach((unit, column) => found.push({ layer, kind, unit, first: first[column], second: second[column] }));
-      await breath();
+      await yieldToBrowser();
     }
   }
   return found.sort((one, other) => Math.abs(other.first) - Math.abs(one.first)).slice(0, count);

@@ -3,8 +3,8 @@
 
 import { Failure } from "./api.js";
 import { Palette, palette } from "./colors.js";
-import { breath } from "./inspection.js";
-import { visible } from "./telling.js";
+import { yieldToBrowser } from "./inspection.js";
+import { visible } from "./format.js";
 
 const LABELS_PX = 20;
 const COURSE_PX = 130;
@@ -94,7 +94,7 @@ export class Heatmap {
     for (let first = 0; first < matrix.rows; first += strip) {
       const last = Math.min(matrix.rows, first + strip);
       context.drawImage(this.#pixels(first, last, shown), first * width, TITLE_PX, (last - first) * width, height);
-      await breath();
+      await yieldToBrowser();
     }
     const blob = await new Promise((resolve) => canvas.toBlob(resolve));
     if (!blob) throw new Failure(`This browser makes no picture of ${canvas.width} × ${canvas.height} pixels. Read less of the text, or fewer units.`);

@@ -25,7 +25,7 @@ export class Matrix {
     this.rows = columns ? values.length / columns : 0;
     this.signed = signed;
     // The value that has the strongest colour: gates have 1, others what 19 of 20 values stay below.
-    this.limit = signed ? farOut(values) : 1;
+    this.limit = signed ? percentile95(values) : 1;
   }
 
   at(row, column) {
@@ -76,7 +76,7 @@ export class Inspection {
       const { matrices } = this.layers.get(layer);
       for (const [kind, packed] of Object.entries(values)) {
         matrices.set(kind, new Matrix(fromHalves(packed), units.length, KINDS[kind].signed));
-        await breath();
+        await yieldToBrowser();
       }
       if (matrices.has("input")) matrices.set("learn", product(matrices.get("input"), matrices.get("candidate")));
     }
@@ -111,7 +111,7 @@ export class Inspection {
             lines.push(JSON.stringify(Array.from(values.subarray(next * columns, (next + 1) * columns), (value) => Number(value.toPrecision(4)))));
           }
           parts.push(at ? "," : "", new Blob([lines.join(",")]));
-          await breath();
+          await yieldToBrowser();
         }
         parts.push("]");
         comma = ",";
@@ -127,7 +127,7 @@ export class Inspection {
 }
 
 // Lets the page draw and listen before the work goes on.
-export function breath() {
+export function yieldToBrowser() {
   return new Promise((resolve) => setTimeout(resolve));
 }
 
@@ -135,7 +135,7 @@ function product(one, other) {
   return new Matrix(one.values.map((value, i) => value * other.values[i]), one.columns, true);
 }
 
-function farOut(values) {
+function percentile95(values) {
   const step = Math.max(1, Math.floor(values.length / 20_000));
   const sample = [];
   for (let i = 0; i < values.length; i += step) sample.push(Math.abs(values[i]));

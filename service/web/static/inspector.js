@@ -8,10 +8,10 @@ import { Heatmap } from "./heatmap.js";
 import { Inspection, KINDS } from "./inspection.js";
 import { copyAddress, fromHash, note } from "./link.js";
 import { ModelChoice, fill, loadModels } from "./models.js";
-import { PaintedText, activation, sureness } from "./painted.js";
-import { showPlace } from "./place.js";
+import { TokenView, activation, tokenProbabilities } from "./token_view.js";
+import { showTokenDetail } from "./token_detail.js";
 import { TaskRunner, attempt, startTheme } from "./shell.js";
-import { number, placeOfLeast, visible } from "./telling.js";
+import { number, placeOfLeast, visible } from "./format.js";
 import { UnitSearch } from "./unit_search.js";
 
 const SAMPLE = `The function returns a list of names (strings). If "name" is not given, it is taken from the file.
@@ -34,7 +34,7 @@ const ids = [
 const page = Object.fromEntries(ids.map((id) => [id, document.getElementById(id)]));
 
 const models = new ModelChoice(page.model, page.version, keep);
-const text = new PaintedText(page.tokens, (place) => choose({ place }));
+const text = new TokenView(page.tokens, (place) => choose({ place }));
 const map = new Heatmap(page.map, {
   chosen: (at, column) => choose({ place: found.positions[at], unit: found.units(chosen.layer)[column] }),
   pointed: (under) => tellPointed(under),
@@ -169,7 +169,7 @@ function choose(changes) {
   if (Object.keys(changes).join() !== "place") paint();
   showMap();
   if (changes.place !== undefined) map.reveal();
-  showPlace(found, chosen, column(), isReadBackwards());
+  showTokenDetail(found, chosen, column(), isReadBackwards());
   if (page.embedding.open) plane.choose(found.tokenIds[chosen.place]);
   keep();
 }
@@ -202,7 +202,7 @@ function paint() {
   const warm = palette().css(1, 1.6);
   const colors = by === "unit" ? activation(found, matrix(), column())
     : by === "said" ? differs.map((other) => (other ? warm : "transparent"))
-      : sureness(logprobs);
+      : tokenProbabilities(logprobs);
   // What is said in a token's place keeps the lines of the text.
   const texts = said.map((token, place) => (differs[place] ? visible(token) + (tokens[place].endsWith("\n") ? "\n" : "") : token));
   text.paint(texts.map((token) => (token.startsWith("bytes:") ? "�" : token)), colors);

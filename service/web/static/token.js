@@ -1,6 +1,6 @@
 // What the model might have written in a token's place, and a way to go on from there.
 
-import { button, percent, probabilities, visible } from "./telling.js";
+import { button, percent, probabilities, visible } from "./format.js";
 
 const dialog = document.getElementById("token");
 

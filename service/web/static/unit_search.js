@@ -2,7 +2,7 @@
 
 import { FEATURES, OWN, SURE, featureOf, search } from "./features.js";
 import { fill } from "./models.js";
-import { button, number, row } from "./telling.js";
+import { button, number, row } from "./format.js";
 
 const find = (id) => document.getElementById(id);
 const [form, feature, help, pattern, patternLabel, units] =

@@ -1,7 +1,7 @@
 // How tokens and their probabilities are told, to eyes and to ears.
 
 // White space as a screen reader can say it.
-export function spoken(text) {
+export function speakable(text) {
   const names = { " ": "space", "\n": "line end", "\t": "tab" };
   return [...text].map((character) => names[character] ?? "blank").join(", ") || "nothing";
 }

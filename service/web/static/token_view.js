@@ -1,9 +1,9 @@
 // A text whose tokens are painted by what went on at them, and can be chosen one by one.
 
 import { palette } from "./colors.js";
-import { spoken } from "./telling.js";
+import { speakable } from "./format.js";
 
-export class PaintedText {
+export class TokenView {
   #list;
   #on;
   #tokens = [];
@@ -59,7 +59,7 @@ export class PaintedText {
   #labelled(token, text) {
     token.textContent = text;
     if (text.trim()) token.removeAttribute("aria-label");
-    else token.setAttribute("aria-label", spoken(text));
+    else token.setAttribute("aria-label", speakable(text));
     return token;
   }
 
@@ -73,7 +73,7 @@ export class PaintedText {
 }
 
 // Colours of tokens: the less sure the model was, the warmer.
-export function sureness(logprobs) {
+export function tokenProbabilities(logprobs) {
   return logprobs.map((logprob) => (logprob === null ? "transparent" : palette().css(1 - Math.exp(logprob), 1.6)));
 }
 

@@ -1,14 +1,14 @@
 // What went on at one token: what was expected there, and what one unit held and its gates did, by the formula.
 
 import { KINDS } from "./inspection.js";
-import { number, percent, probabilities, row, visible } from "./telling.js";
+import { number, percent, probabilities, row, visible } from "./format.js";
 
 const find = (id) => document.getElementById(id);
 const [title, told, alternatives, gatesTitle, values, formula] =
   ["place-title", "place-text", "alternatives", "gates-title", "values", "formula"].map(find);
 
 // Shows it. `column` is where the matrices have the unit; `isBackward`: whether the text was read from its other end.
-export function showPlace(found, { place, layer, unit }, column, isBackward) {
+export function showTokenDetail(found, { place, layer, unit }, column, isBackward) {
   const logprob = found.logprobs[place];
   title.textContent = `At token ${place}, “${visible(found.tokens[place])}”`;
   told.textContent = logprob === null
