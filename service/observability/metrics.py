@@ -31,7 +31,7 @@ _LATENCIES_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 
 # Calls are cut to last some 30 ms at 512 units, hence the fine steps there; a call has 30 s at most.
 _CALLS_S = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1, 5, 30)
 # Calls are padded to multiples of 8 up to 64, so each bucket is one padded size; the small ones tell idle hours apart.
-_ROWS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
 # A text alone has 0.2 ms a token, one of 64 has 1 ms; from 50 ms on a reader notices.
 _GAPS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
 
@@ -58,9 +58,11 @@ class _Texts(dict[ModelVersion, "_TextSeries"]):
             return Counter(f"ostinato_{name}", text, (*_MODEL, *labels), registry=registry)
 
         self.queue_wait = histogram("queue_wait_seconds", "Time from acceptance to a row, of each prompt.")
-        self.first_token = histogram("first_token_seconds", "Time from the start of a request to its first token.")
+        self.first_token = histogram(
+            "time_to_first_token_seconds", "Time from the start of a request to its first token."
+        )
         self.token_gap = _TokenHistogram(
-            "ostinato_token_gap_seconds",
+            "ostinato_inter_token_latency_seconds",
             "Time per token after the first, each token counted: sum by count is the mean, its inverse a text's speed.",
             _MODEL,
             registry=registry,
@@ -112,8 +114,8 @@ class _Calls(dict[tuple[ModelVersion, str], "_CallSeries"]):
             return Counter(f"ostinato_call_{name}", text, (*_CALL, *labels), registry=registry)
 
         self.duration = histogram("duration_seconds", "Time from sending a call to its answer.", _CALLS_S)
-        self.rows = histogram("rows", "Rows of an answered call that held a text.", _ROWS)
-        self.filler_rows = counter("filler_rows", "Rows of answered calls that held none, for padding.")
+        self.sequences = histogram("sequences", "Sequences of an answered call, padding not counted.", _BATCH_SIZES)
+        self.padding_sequences = counter("padding_sequences", "Slots of answered calls that held no sequence.")
         self.failures = counter("failures", "Calls that failed, by the error's code.", "code")
         self.retries = counter("retries", "Failed calls that are made again.")
 
@@ -132,8 +134,8 @@ class _CallSeries:
     def __init__(self, calls: _Calls, model: ModelVersion, signature: str) -> None:
         labels = (model.name, str(model.version), signature)
         self.duration = calls.duration.labels(*labels)
-        self.rows = calls.rows.labels(*labels)
-        self.filler_rows = calls.filler_rows.labels(*labels)
+        self.sequences = calls.sequences.labels(*labels)
+        self.padding_sequences = calls.padding_sequences.labels(*labels)
         self.retries = calls.retries.labels(*labels)
 
 
@@ -184,9 +186,7 @@ class _Servers(Collector):
     def collect(self) -> Iterator[Metric]:
         """Count them."""
         states = list(self._states())
-        servers = GaugeMetricFamily(
-            "ostinato_model_servers", "Model servers, by whether they get calls.", labels=["state"]
-        )
+        servers = GaugeMetricFamily("ostinato_backends", "Model servers, by whether they get calls.", labels=["state"])
         servers.add_metric(["in"], sum(states))
         servers.add_metric(["out"], len(states) - sum(states))
         yield servers
@@ -262,8 +262,8 @@ class Metrics:
         """The model server answered a call."""
         series, num_used = self._calls[call.model, call.signature], len(call.sequences)
         series.duration.observe(seconds)
-        series.rows.observe(num_used)
-        series.filler_rows.inc(call.batch_size - num_used)
+        series.sequences.observe(num_used)
+        series.padding_sequences.inc(call.batch_size - num_used)
 
     def failed(self, call: Call, error: GatewayError, again: bool) -> None:
         """A call failed; whether it will be made again."""

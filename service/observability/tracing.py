@@ -167,7 +167,7 @@ class Tracing:
         attributes = _describe(call, address)
         spans = tuple(
             self._tracer.start_span(
-                RPC, trace.context, self._api.SpanKind.CLIENT, {**attributes, "ostinato.call.request_rows": count}
+                RPC, trace.context, self._api.SpanKind.CLIENT, {**attributes, "ostinato.call.request_sequences": count}
             )
             for trace, count in traces.items()
         )

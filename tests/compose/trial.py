@@ -199,7 +199,7 @@ def test_prometheus_finds_the_gateway_and_takes_the_rules(project):
         )
 
     project.until(gateway_is_up, timeout=90)
-    project.until(lambda: ask("query?query=ostinato_model_servers").get("result"), timeout=90)
+    project.until(lambda: ask("query?query=ostinato_backends").get("result"), timeout=90)
     ((group),) = ask("rules")["groups"]
     assert len(group["rules"]) >= 7
     assert {rule["health"] for rule in group["rules"]} <= {"ok", "unknown"}

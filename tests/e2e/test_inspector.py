@@ -337,7 +337,7 @@ def answer_of(num_tokens, num_units=2):
 
 LONGEST = """async (count) => {
     const [{Heatmap}, {Matrix}, {TokenView}, {placeOfLeast}] = await Promise.all(
-        ['heatmap', 'inspection', 'painted', 'telling'].map((name) => import(`/static/${name}.js`)));
+        ['heatmap', 'inspection', 'token_view', 'format'].map((name) => import(`/static/${name}.js`)));
     const list = document.createElement('div');
     new TokenView(list, () => {}).show(Array(count).fill('a'));
     const logprobs = Array.from({length: count}, (_, place) => place ? -place % 1000 : null);

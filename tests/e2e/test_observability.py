@@ -51,11 +51,11 @@ def test_metrics_count_what_happened(start_gateway):
     assert total(found, "ostinato_completion_tokens_total", **model) >= 120
     assert total(found, "ostinato_sequences_finished_total", reason="length", **model) == 4
     assert total(found, "ostinato_sequences_cancelled_total", **model) == 1
-    assert total(found, "ostinato_first_token_seconds_count", **model) == 3
+    assert total(found, "ostinato_time_to_first_token_seconds_count", **model) == 3
     assert total(found, "ostinato_queue_wait_seconds_count", **model) == 3
-    assert total(found, "ostinato_token_gap_seconds_count", **model) > 0
+    assert total(found, "ostinato_inter_token_latency_seconds_count", **model) > 0
     for signature in ("prefill", "score", "decode", "decode_full"):
-        assert total(found, "ostinato_call_rows_count", signature=signature, **model) > 0
+        assert total(found, "ostinato_call_sequences_count", signature=signature, **model) > 0
         assert total(found, "ostinato_call_duration_seconds_count", signature=signature, **model) > 0
     assert total(found, "ostinato_http_requests_total", route="/v1/completions", status="200") == 2
     assert total(found, "ostinato_errors_total", code="deadline_exceeded") == 1

@@ -28,7 +28,7 @@ DEMO = ModelVersion("demo", 3)
 DEMO_LABELS = {"model": "demo", "version": "3"}
 # Units of https://prometheus.io/docs/practices/naming and of this project; counters end with "total" behind theirs.
 NAME = re.compile(
-    r"ostinato(_[a-z]+)*_(seconds|rows|tokens|sequences|requests|errors|failures|retries|bytes|states|servers)"
+    r"ostinato(_[a-z]+)*_(seconds|tokens|sequences|requests|errors|failures|retries|bytes|states|backends)"
     r"(_(running|waiting|cancelled|finished))?(_total)?|ostinato_[a-z]+_info"
 )
 
@@ -129,11 +129,11 @@ def test_every_token_counts_in_the_token_gap(metrics):
     """A chunk of 32 tokens weighs 32 times as much as one of a single token."""
     metrics.token_gap(DEMO, 0.032, 32)
     metrics.token_gap(DEMO, 0.5, 1)
-    assert value(metrics, "token_gap_seconds_count", **DEMO_LABELS) == 33
-    assert value(metrics, "token_gap_seconds_sum", **DEMO_LABELS) == pytest.approx(0.532)
-    assert value(metrics, "token_gap_seconds_bucket", le="0.001", **DEMO_LABELS) == 32
-    assert value(metrics, "token_gap_seconds_bucket", le="0.1", **DEMO_LABELS) == 32
-    assert value(metrics, "token_gap_seconds_bucket", le="0.5", **DEMO_LABELS) == 33
+    assert value(metrics, "inter_token_latency_seconds_count", **DEMO_LABELS) == 33
+    assert value(metrics, "inter_token_latency_seconds_sum", **DEMO_LABELS) == pytest.approx(0.532)
+    assert value(metrics, "inter_token_latency_seconds_bucket", le="0.001", **DEMO_LABELS) == 32
+    assert value(metrics, "inter_token_latency_seconds_bucket", le="0.1", **DEMO_LABELS) == 32
+    assert value(metrics, "inter_token_latency_seconds_bucket", le="0.5", **DEMO_LABELS) == 33
 
 
 def test_answered_calls_are_counted_by_signature(metrics):
@@ -143,9 +143,9 @@ def test_answered_calls_are_counted_by_signature(metrics):
     labels = {**DEMO_LABELS, "signature": "decode"}
     assert value(metrics, "call_duration_seconds_count", **labels) == 1
     assert value(metrics, "call_duration_seconds_sum", **labels) == pytest.approx(0.03)
-    assert value(metrics, "call_rows_sum", **labels) == 5
-    assert value(metrics, "call_filler_rows_total", **labels) == 3
-    assert value(metrics, "call_rows_sum", **{**labels, "signature": "prefill"}) == 3
+    assert value(metrics, "call_sequences_sum", **labels) == 5
+    assert value(metrics, "call_padding_sequences_total", **labels) == 3
+    assert value(metrics, "call_sequences_sum", **{**labels, "signature": "prefill"}) == 3
 
 
 def test_failed_calls_are_counted_by_code_and_retries_apart(metrics):
@@ -166,7 +166,7 @@ def test_texts_are_counted_by_version(metrics):
     for version in ("3", "4"):
         labels = {"model": "demo", "version": version}
         assert value(metrics, "queue_wait_seconds_sum", **labels) == pytest.approx(0.2)
-        assert value(metrics, "first_token_seconds_sum", **labels) == pytest.approx(0.1)
+        assert value(metrics, "time_to_first_token_seconds_sum", **labels) == pytest.approx(0.1)
         assert value(metrics, "sequences_cancelled_total", **labels) == 1
         assert value(metrics, "prompt_tokens_total", **labels) == 5
         assert value(metrics, "completion_tokens_total", **labels) == 7
@@ -229,7 +229,7 @@ def test_a_version_that_comes_back_counts_from_zero(metrics):
     metrics.forget(DEMO)
     happen(metrics)
     assert value(metrics, "call_retries_total", signature="decode", **DEMO_LABELS) == 1
-    assert value(metrics, "first_token_seconds_count", **DEMO_LABELS) == 1
+    assert value(metrics, "time_to_first_token_seconds_count", **DEMO_LABELS) == 1
 
 
 def test_scrapes_are_whole_while_others_write(metrics, server):
@@ -245,10 +245,12 @@ def test_scrapes_are_whole_while_others_write(metrics, server):
         writer.start()
     while any(writer.is_alive() for writer in writers):
         families = {family.name: family for family in parse(get(server)[2])}
-        samples = families["ostinato_token_gap_seconds"].samples
+        samples = families["ostinato_inter_token_latency_seconds"].samples
         counts.append(sum(sample.value for sample in samples if sample.name.endswith("_count")))
     assert counts == sorted(counts)
-    total = sum(value(metrics, "token_gap_seconds_count", model="demo", version=str(number)) for number in range(5))
+    total = sum(
+        value(metrics, "inter_token_latency_seconds_count", model="demo", version=str(number)) for number in range(5)
+    )
     assert total == 4 * num_writers * num_writes
 
 
@@ -257,10 +259,10 @@ def test_both_formats_are_spoken(metrics, server):
     happen(metrics)
     status, kind, text = get(server)
     assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    assert "ostinato_call_rows" in {family.name for family in parse(text)}
+    assert "ostinato_call_sequences" in {family.name for family in parse(text)}
     status, kind, text = get(server, Accept="application/openmetrics-text; version=1.0.0")
     assert (status, kind.partition(";")[0]) == (200, openmetrics.exposition.CONTENT_TYPE_LATEST.partition(";")[0])
-    assert "ostinato_call_rows" in {family.name for family in parse_openmetrics(text)}
+    assert "ostinato_call_sequences" in {family.name for family in parse_openmetrics(text)}
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/metricsx", "/healthz"])
@@ -356,6 +358,6 @@ def test_model_servers_are_counted_by_whether_they_get_calls(metrics):
     """Also where there are none of a state."""
     states = [True, True, False]
     metrics.watch_servers(lambda: states)
-    assert [value(metrics, "model_servers", state=state) for state in ("in", "out")] == [2, 1]
+    assert [value(metrics, "backends", state=state) for state in ("in", "out")] == [2, 1]
     states.clear()
-    assert [value(metrics, "model_servers", state=state) for state in ("in", "out")] == [0, 0]
+    assert [value(metrics, "backends", state=state) for state in ("in", "out")] == [0, 0]

@@ -154,7 +154,7 @@ def test_a_call_of_many_requests_is_in_every_trace(tracing, exporter):
         "ostinato.call.signature": "decode",
         "ostinato.call.rows": 8,
         "ostinato.call.rows_used": 4,
-        "ostinato.call.request_rows": 2,
+        "ostinato.call.request_sequences": 2,
         "ostinato.call.steps": 16,
         "ostinato.model.name": "demo",
         "ostinato.model.version": 3,
