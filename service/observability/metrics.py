@@ -186,9 +186,9 @@ class _Servers(Collector):
     def collect(self) -> Iterator[Metric]:
         """Count them."""
         states = list(self._states())
-        servers = GaugeMetricFamily("ostinato_backends", "Model servers, by whether they get calls.", labels=["state"])
-        servers.add_metric(["in"], sum(states))
-        servers.add_metric(["out"], len(states) - sum(states))
+        servers = GaugeMetricFamily("ostinato_backends", "Backends, by whether they get calls.", labels=["state"])
+        servers.add_metric(["serving"], sum(states))
+        servers.add_metric(["ejected"], len(states) - sum(states))
         yield servers
 
 

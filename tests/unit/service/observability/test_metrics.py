@@ -358,6 +358,6 @@ def test_model_servers_are_counted_by_whether_they_get_calls(metrics):
     """Also where there are none of a state."""
     states = [True, True, False]
     metrics.watch_servers(lambda: states)
-    assert [value(metrics, "backends", state=state) for state in ("in", "out")] == [2, 1]
+    assert [value(metrics, "backends", state=state) for state in ("serving", "ejected")] == [2, 1]
     states.clear()
-    assert [value(metrics, "backends", state=state) for state in ("in", "out")] == [0, 0]
+    assert [value(metrics, "backends", state=state) for state in ("serving", "ejected")] == [0, 0]
