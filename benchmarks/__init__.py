@@ -1,1 +1,1 @@
-"""What every claim about speed is measured with: each figure is a ratio to a baseline of the same run."""
+"""Benchmarks behind every performance claim: each result is a ratio to a baseline measured in the same run."""

@@ -1,7 +1,7 @@
-"""What the service is held against, each in a process of its own that measures when it is asked to.
+"""Baselines of the serving benchmark, each in its own process, which measures on request.
 
-`python -m benchmarks.baselines KIND …` reads one line of JSON, the arguments of a measurement, and answers with one
-line: tokens per second.
+`python -m benchmarks.baselines KIND …` reads the arguments of a measurement as one line of JSON, and writes one line:
+tokens per second.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from contract.card import load_assets
 from service.backends.client import GrpcBackend
 from service.scheduling.sequence import ModelVersion
 
-CHUNK = 32
+DECODE_STEPS = 32
 
 
 def repeat_for(seconds: float, step: Callable[[], int]) -> float:
-    """Run a step until the time is over, once to warm up; return tokens per second."""
+    """Run a step repeatedly for a time, after one warm-up step; return tokens per second."""
     step()
     started, tokens = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
@@ -32,24 +32,24 @@ def repeat_for(seconds: float, step: Callable[[], int]) -> float:
 
 
 def decode_in_process(version: Path, threads: int) -> Callable[..., float]:
-    """Call `decode` of the SavedModel in this process: no RPC, no gateway, no prompts."""
+    """Measure `decode` of the SavedModel in this process: no RPC, no gateway, no prefill."""
     import tensorflow as tf  # noqa: PLC0415 - one baseline each
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     function = tf.saved_model.load(str(version)).signatures["decode"]
 
     def measure(rows: int, seconds: float) -> float:
-        column = {"temperature": TEMPERATURE, "top_p": 1.0, "min_p": 0.0}
-        fixed = {name: tf.fill([rows], value) for name, value in column.items()}
-        fixed |= {"top_k": tf.zeros([rows], tf.int32), "steps": tf.fill([rows], CHUNK)}
+        sampling = {"temperature": TEMPERATURE, "top_p": 1.0, "min_p": 0.0}
+        constant = {name: tf.fill([rows], value) for name, value in sampling.items()}
+        constant |= {"top_k": tf.zeros([rows], tf.int32), "steps": tf.fill([rows], DECODE_STEPS)}
         rng = np.random.default_rng(0)
-        now = {"token_id": tf.fill([rows], 5), "state": tf.zeros([rows, 2 * UNITS])}
+        carried = {"token_id": tf.fill([rows], 5), "state": tf.zeros([rows, 2 * UNITS])}
 
         def step() -> int:
-            uniforms = tf.constant(rng.random((rows, CHUNK), dtype=np.float32))
-            outputs = function(uniforms=uniforms, **now, **fixed)
-            now.update(token_id=tf.constant(outputs["token_ids"].numpy()[:, -1]), state=outputs["state"])
-            return rows * CHUNK
+            uniforms = tf.constant(rng.random((rows, DECODE_STEPS), dtype=np.float32))
+            outputs = function(uniforms=uniforms, **carried, **constant)
+            carried.update(token_id=tf.constant(outputs["token_ids"].numpy()[:, -1]), state=outputs["state"])
+            return rows * DECODE_STEPS
 
         return repeat_for(seconds, step)
 
@@ -57,13 +57,13 @@ def decode_in_process(version: Path, threads: int) -> Callable[..., float]:
 
 
 def whole_text_each_time(version: Path, address: str) -> Callable[..., float]:
-    """Ask `serving_default` for every token with the whole text so far, one request after another: the usual way."""
+    """Measure the usual way: one `serving_default` call per token with the whole text so far, sequentially."""
     _, tokenizer = load_assets(version)
     backend = GrpcBackend(address, 60)
     model = ModelVersion(version.parent.name, int(version.name))
     rng = np.random.default_rng(0)
 
-    def write(num_tokens: int) -> int:
+    def generate(num_tokens: int) -> int:
         ids = tokenizer.encode(PROMPT)
         for _ in range(num_tokens):
             inputs = {"token_ids": np.array([ids], np.int32)}
@@ -74,21 +74,21 @@ def whole_text_each_time(version: Path, address: str) -> Callable[..., float]:
         return num_tokens
 
     def measure(**_: Any) -> float:
-        write(2)
+        generate(2)
         started = time.perf_counter()
-        return write(NEW_TOKENS) / (time.perf_counter() - started)
+        return generate(NEW_TOKENS) / (time.perf_counter() - started)
 
     return measure
 
 
 def torch_loop(threads: int) -> Callable[..., float]:
-    """Do one request's work with PyTorch's nn.LSTM: read the prompt in one call, then draw token by token."""
+    """Measure the work of one request with PyTorch's nn.LSTM: one prefill call, then one decode step per token."""
     import torch  # noqa: PLC0415
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     vocabulary = len(CHARACTERS) + 3
-    embedding = torch.nn.Pooling(vocabulary, EMBEDDING)
+    embedding = torch.nn.Embedding(vocabulary, EMBEDDING)
     lstm = torch.nn.LSTM(EMBEDDING, UNITS, batch_first=True)
     output = torch.nn.Linear(UNITS, vocabulary)
 
@@ -112,7 +112,7 @@ def torch_loop(threads: int) -> Callable[..., float]:
 
 
 def main() -> None:
-    """Answer measurements until standard input ends."""
+    """Measure once per line of standard input, until it ends."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["decode", "whole-text", "torch"])
     parser.add_argument("--version", type=Path)

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.batch`: lines a second of `service.batch`, over what people write instead with OpenAI's client.
+"""`python -m benchmarks.batch`: throughput of `service.batch`, as a ratio to typical scripts with OpenAI's client.
 
-Each contestant is a process that answers the same file; what it takes for a file of one line, which is its start, is
-taken off. They run in turn, on the cores that gateway and model server compute on.
+Each competitor is a process that completes the same file of requests. The time for a file of one line, its start-up
+time, is subtracted. They run in alternation, on the same cores as gateway and model server.
 """
 
 import argparse
@@ -19,19 +19,19 @@ from pathlib import Path
 from benchmarks.__main__ import BODY, child, machine, spread, start_gateway, start_model_server, wait_for, write_results
 
 OURS, THREADS, TASKS = "service.batch", "ThreadPoolExecutor over OpenAI", "AsyncOpenAI with a semaphore"
-# Tokens of each text, and lines of the file: some seconds' worth.
-WORKS = {1: 1500, 200: 400}
+# max_tokens of each request -> lines of the file: some seconds each.
+WORKLOADS = {1: 1500, 200: 400}
 CONCURRENCY = 64
 CONCURRENCIES = (16, 32, 128)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a contestant did, its start taken off.
+    """Speed of a competitor, without its start-up time.
 
     Attributes:
-        lines_per_s: Of what other work on the machine left it.
-        cpu_ms: Processor time of its process for each line, which other work changes less.
+        lines_per_s: Throughput, which other load on the machine affects.
+        cpu_ms: CPU time of its process per line in ms, which other load affects less.
     """
 
     lines_per_s: float
@@ -39,8 +39,8 @@ class Speed:
 
 
 @dataclass
-class Figures:
-    """Ours and another's, one entry a round."""
+class Comparison:
+    """Speeds of ours and of a competitor, one per round."""
 
     ours: list[Speed] = field(default_factory=list)
     other: list[Speed] = field(default_factory=list)
@@ -49,13 +49,13 @@ class Figures:
         """Return columns of the table."""
         ours, other = ([speed.lines_per_s for speed in speeds] for speeds in (self.ours, self.other))
         ours_ms, other_ms = ([speed.cpu_ms for speed in speeds] for speeds in (self.ours, self.other))
-        ratios = [mine / its for mine, its in zip(ours, other, strict=True)]
+        ratios = [our_speed / other_speed for our_speed, other_speed in zip(ours, other, strict=True)]
         columns = spread(ours, ",.0f"), spread(other, ",.0f"), spread(ratios), spread(ours_ms), spread(other_ms)
         return " | ".join(columns)
 
 
 def write_requests(path: Path, num_lines: int, max_tokens: int) -> None:
-    """Write a file whose requests differ by their seeds."""
+    """Write a file of requests that differ by seed."""
     with path.open("w") as file:
         for number in range(num_lines):
             body = {**BODY, "max_tokens": max_tokens, "seed": number}
@@ -64,19 +64,19 @@ def write_requests(path: Path, num_lines: int, max_tokens: int) -> None:
 
 
 def speed_of(name: str, source: Path, port: int, concurrency: int) -> Speed:
-    """Have a contestant answer a file of one line and then the whole file, each in a process of its own."""
-    one = source.with_suffix(".one")
+    """Run a competitor on a file of one line and then on the whole file, each in its own process."""
+    single_line = source.with_suffix(".one")
     with source.open() as file:
-        one.write_text(file.readline())
-    _, start_s, start_cpu_s = _answer(name, one, port, concurrency)
-    num_lines, seconds, cpu_s = _answer(name, source, port, concurrency)
+        single_line.write_text(file.readline())
+    _, start_s, start_cpu_s = _run(name, single_line, port, concurrency)
+    num_lines, seconds, cpu_s = _run(name, source, port, concurrency)
     speed = Speed((num_lines - 1) / (seconds - start_s), 1000 * (cpu_s - start_cpu_s) / (num_lines - 1))
     print(f"{name}, {concurrency} at once: {speed}, start {start_s:.2f} s", file=sys.stderr, flush=True)
     return speed
 
 
-def _answer(name: str, source: Path, port: int, concurrency: int) -> tuple[int, float, float]:
-    """Return lines, seconds and seconds of the processor."""
+def _run(name: str, source: Path, port: int, concurrency: int) -> tuple[int, float, float]:
+    """Return the number of lines, the wall time and the CPU time in seconds."""
     target, url = source.with_suffix(".out"), f"http://127.0.0.1:{port}"
     commands = {
         OURS: ["service.batch", str(source), str(target), "--base-url", url, "--concurrency", str(concurrency)],
@@ -95,14 +95,14 @@ def _answer(name: str, source: Path, port: int, concurrency: int) -> tuple[int, 
 
 
 def _children_cpu_s() -> float:
-    """Return the processor time of the children that have ended; the servers have not."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    """Return the CPU time of ended child processes in seconds; excludes the servers, which are still running."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
-def measure(rounds: int) -> dict[tuple[int, str], Figures]:
-    """Measure every work with every rival, and ours with other numbers at once, in turn."""
-    found: dict[tuple[int, str], Figures] = {}
+def measure(rounds: int) -> dict[tuple[int, str], Comparison]:
+    """Measure every workload with every competitor, and ours at other concurrencies, in alternation."""
+    results: dict[tuple[int, str], Comparison] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         models_dir, source = Path(folder, "models"), Path(folder, "in.jsonl")
         with child("benchmarks.publish", str(models_dir)) as publishing:
@@ -112,35 +112,37 @@ def measure(rounds: int) -> dict[tuple[int, str], Figures]:
         wait_for(port, "/readyz", gateway)
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-            for max_tokens, num_lines in WORKS.items():
+            for max_tokens, num_lines in WORKLOADS.items():
                 write_requests(source, num_lines, max_tokens)
-                # Whoever comes first would meet servers that have not computed this yet (a third slower, seen).
-                _answer(OURS, source, port, CONCURRENCY)
+                # Warm-up: otherwise the first competitor would measure cold servers (observed: a third slower).
+                _run(OURS, source, port, CONCURRENCY)
                 ours = speed_of(OURS, source, port, CONCURRENCY)
                 others = {name: speed_of(name, source, port, CONCURRENCY) for name in (THREADS, TASKS)}
-                others |= {f"{at_once} at once": speed_of(OURS, source, port, at_once) for at_once in CONCURRENCIES}
+                others |= {
+                    f"{concurrency} at once": speed_of(OURS, source, port, concurrency) for concurrency in CONCURRENCIES
+                }
                 for name, other in others.items():
-                    figures = found.setdefault((max_tokens, name), Figures())
-                    figures.ours.append(ours)
-                    figures.other.append(other)
-    return found
+                    comparison = results.setdefault((max_tokens, name), Comparison())
+                    comparison.ours.append(ours)
+                    comparison.other.append(other)
+    return results
 
 
 def main() -> None:
-    """Measure, print a table and write it as JSON."""
+    """Measure, print a table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.batch", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
     rounds = parser.parse_args().rounds
     started = time.time()
-    found = measure(rounds)
+    results = measure(rounds)
     print(f"\n{machine()}, model_server as the model server; {CONCURRENCY} at once; medians of {rounds} rounds\n")
     print(
         "| tokens a text | compared with | lines/s of service.batch | its | ratio | processor ms a line: ours | its |"
     )
     print("|---|---|---|---|---|---|---|")
-    for (max_tokens, name), figures in found.items():
-        print(f"| {max_tokens} | {name} | {figures.row()} |")
-    write_results("batch-", started, figures={str(key): asdict(figures) for key, figures in found.items()})
+    for (max_tokens, name), comparison in results.items():
+        print(f"| {max_tokens} | {name} | {comparison.row()} |")
+    write_results("batch-", started, figures={str(key): asdict(comparison) for key, comparison in results.items()})
 
 
 if __name__ == "__main__":

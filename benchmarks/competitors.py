@@ -1,7 +1,7 @@
-"""`python -m benchmarks.competitors threads|async IN OUT CONCURRENCY`: what people write to answer a file of requests.
+"""`python -m benchmarks.competitors threads|async IN OUT CONCURRENCY`: typical scripts to complete a file of requests.
 
-OpenAI's own client, from a pool of threads or with a semaphore, as its documentation has it. The address is that of
-OPENAI_BASE_URL. Whole lines are written as they come, and nothing goes on after a kill.
+They use OpenAI's own client with a thread pool, or with asyncio and a semaphore, as in its documentation. The server is
+OPENAI_BASE_URL. Lines are written whole as they complete; a killed run cannot be resumed.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ def _line(custom_id: str, completion: Any) -> str:
 
 
 def by_threads(lines: Iterable[dict[str, Any]], out: IO[str], concurrency: int) -> None:
-    """One client, and a thread for each request under way."""
+    """Complete the lines with one client and a thread per concurrent request."""
     client = OpenAI(max_retries=2)
     with ThreadPoolExecutor(concurrency) as pool:
         futures = {pool.submit(client.completions.create, **line["body"]): line["custom_id"] for line in lines}
@@ -29,7 +29,7 @@ def by_threads(lines: Iterable[dict[str, Any]], out: IO[str], concurrency: int) 
 
 
 async def by_tasks(lines: Iterable[dict[str, Any]], out: IO[str], concurrency: int) -> None:
-    """One client, and a semaphore in front of it."""
+    """Complete the lines with one asynchronous client and a semaphore."""
     semaphore = asyncio.Semaphore(concurrency)
     async with AsyncOpenAI(max_retries=2) as client:
 
@@ -42,7 +42,7 @@ async def by_tasks(lines: Iterable[dict[str, Any]], out: IO[str], concurrency: i
 
 
 def main() -> None:
-    """Answer the file."""
+    """Complete the file of requests."""
     name, source, target, concurrency = sys.argv[1:]
     lines = map(json.loads, Path(source).read_text().splitlines())
     with Path(target).open("w") as out:

@@ -1,4 +1,4 @@
-"""The model under test: an LSTM of the size that the figures are about, untrained, as training changes no speed."""
+"""The model under test: an untrained LSTM of the documented size; training does not change the speed."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ PROMPT_LENGTH, NEW_TOKENS, TEMPERATURE = 100, 200, 0.8
 PROMPT = (CHARACTERS * 2)[:PROMPT_LENGTH]
 
 
-def publish_subject(models_dir: Path, units: int = UNITS, num_layers: int = 1) -> Path:
-    """Publish the model into a repository and return its version's folder."""
-    import keras  # noqa: PLC0415 - TensorFlow belongs to the processes that measure it, and to this step alone
+def publish_fixture_model(models_dir: Path, units: int = UNITS, num_layers: int = 1) -> Path:
+    """Publish the model to a repository; return its version directory."""
+    import keras  # noqa: PLC0415 - only this step and the processes that measure TensorFlow may import it
 
     from contract.tokenizer import CharacterTokenizer  # noqa: PLC0415
     from export.repository.publishing import publish  # noqa: PLC0415
@@ -20,7 +20,7 @@ def publish_subject(models_dir: Path, units: int = UNITS, num_layers: int = 1) -
     tokenizer = CharacterTokenizer.train(CHARACTERS)
     layers = [
         keras.layers.Input([None], dtype="int32"),
-        keras.layers.Pooling(len(tokenizer), EMBEDDING),
+        keras.layers.Embedding(len(tokenizer), EMBEDDING),
         *(keras.layers.LSTM(units, return_sequences=True) for _ in range(num_layers)),
         keras.layers.Dense(len(tokenizer)),
     ]

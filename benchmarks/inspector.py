@@ -1,7 +1,7 @@
-"""`python -m benchmarks.inspector`: how smoothly the inspector's page moves over a long text and a large model.
+"""`python -m benchmarks.inspector`: frame times of the inspector page with a long text and a large model.
 
-The browser's time from frame to frame while something is done, for 5,000 tokens of two layers of 512 units, against the
-same page with 250 tokens of that model, in turn. Headless Chromium, on the cores that the servers compute on.
+Measures the browser's frame times during user actions, for 5,000 tokens and two layers of 512 units, and for 250 tokens
+of the same model, in alternation. Headless Chromium runs on the same cores as the servers.
 """
 
 import argparse
@@ -25,7 +25,7 @@ UNITS, LAYERS = 512, 2
 LONG, SHORT = 5_000, 250
 PROSE = 'It says "yes" (or so), in 1859.\nThen Ann left: "no", she wrote (once).\n'
 PATIENCE_MS = 240_000
-# Notes when each frame begins, as the browser tells it.
+# Records the time between animation frames.
 WATCH = """() => {
   window.frames_ms = [];
   let last = performance.now();
@@ -42,7 +42,7 @@ SCROLL = """() => new Promise((done) => {
 
 
 def tour(browser: Browser, port: int, length: int) -> dict[str, list[float]]:
-    """Use the page with a text of so many characters; return the milliseconds of all frames, by what was done."""
+    """Perform all actions on a text of `length` characters; return the frame times in ms of each action."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(PATIENCE_MS)
     page.goto(f"http://127.0.0.1:{port}/inspector")
@@ -83,8 +83,8 @@ def _download(page: BrowserPage, button: str) -> None:
 
 
 def measure(rounds: int) -> dict[str, list[tuple[float, float, float, float]]]:
-    """Return by what was done, for each round: median and longest frame of the long text, and of the short one."""
-    found = defaultdict(list)
+    """Return for each action, per round: median and longest frame with the long text, and with the short one."""
+    results = defaultdict(list)
     with contextlib.ExitStack() as stack:
         models_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         publisher = stack.enter_context(child("benchmarks.publish", str(models_dir), str(UNITS), str(LAYERS)))
@@ -97,27 +97,27 @@ def measure(rounds: int) -> dict[str, list[tuple[float, float, float, float]]]:
             long, short = (tour(browser, port, length) for length in (LONG, SHORT))
             for name, frames in long.items():
                 sides = (frames, short[name])
-                found[name].append(tuple(figure(side) for side in sides for figure in (statistics.median, max)))
+                results[name].append(tuple(statistic(side) for side in sides for statistic in (statistics.median, max)))
         browser.close()
-    return found
+    return results
 
 
 def main() -> None:
-    """Measure, print a table and write it as JSON."""
+    """Measure, print a table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.inspector", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
     options = parser.parse_args()
     started = time.time()
-    found = measure(options.rounds)
+    results = measure(options.rounds)
     print(f"\n{machine()}, headless Chromium beside model_server; model {NAME}: {LAYERS} LSTM layers of {UNITS} units;")
     print(f"milliseconds from frame to frame, medians of {options.rounds} rounds, the range in brackets\n")
     print(f"| | {LONG:,} tokens: median | longest | {SHORT} tokens: median | longest | ratio of the longest |")
     print("|---|---|---|---|---|---|")
-    for name, rounds in found.items():
+    for name, rounds in results.items():
         columns = list(zip(*rounds, strict=True))
         ratios = [longest / other for _, longest, _, other in rounds]
         print(f"| {name} | {' | '.join(spread(column, '.0f') for column in columns)} | {spread(ratios, '.1f')} |")
-    write_results("inspector-", started, frames_ms=found)
+    write_results("inspector-", started, frames_ms=results)
 
 
 if __name__ == "__main__":

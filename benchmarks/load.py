@@ -1,6 +1,6 @@
-"""A load generator that costs little: one thread, raw sockets, no parsing beyond what must be counted.
+"""A load generator with low overhead: one thread, raw sockets, minimal parsing.
 
-It shares its cores with what it measures, so a client library's time per token would be measured too.
+It shares its cores with the servers under test, so a client library's time per token would be part of the result.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 @dataclass(frozen=True)
 class Load:
-    """What was asked and what came.
+    """Results of a load.
 
     Attributes:
-        tokens: Tokens of all answers, as the server counted them.
+        tokens: Completion tokens of all responses, as counted by the server.
         seconds: From the first request to the last byte.
-        first_s: Seconds to the first text of each request.
+        first_s: Time to first token of each request, in seconds.
     """
 
     tokens: int
@@ -43,16 +43,16 @@ class _Connection:
 
 
 class LoadError(Exception):
-    """The server answered something else than a stream of text."""
+    """The server returned something other than a complete stream."""
 
 
 def run_load(port: int, body: dict[str, object], *, concurrency: int, num_requests: int) -> Load:
-    """Keep `concurrency` streaming requests going until `num_requests` are answered.
+    """Keep `concurrency` streaming requests in flight until `num_requests` have completed.
 
-    Each request has a seed of its own, so no two are the same.
+    Each request has its own seed, so no two are equal.
 
     Raises:
-        LoadError: an answer was not a complete stream.
+        LoadError: a response is not a complete stream.
     """
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
@@ -63,7 +63,7 @@ def run_load(port: int, body: dict[str, object], *, concurrency: int, num_reques
 
 
 def _run(selector: selectors.BaseSelector, waiting: list[bytes]) -> Load:
-    """Send the waiting requests, one after another on each connection, and count what comes."""
+    """Send the waiting requests, one at a time on each connection, and count the tokens."""
     tokens, firsts = 0, []
     started = time.perf_counter()
     for key in list(selector.get_map().values()):
@@ -86,8 +86,8 @@ def _run(selector: selectors.BaseSelector, waiting: list[bytes]) -> Load:
 
 
 def _request(body: dict[str, object], seed: int) -> bytes:
-    wanted = {**body, "stream": True, "stream_options": {"include_usage": True}, "seed": seed}
-    content = json.dumps(wanted).encode()
+    fields = {**body, "stream": True, "stream_options": {"include_usage": True}, "seed": seed}
+    content = json.dumps(fields).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
     return head.encode() + content
 
@@ -100,7 +100,7 @@ def _send(connection: _Connection, request: bytes) -> None:
 
 
 def _receive(connection: _Connection) -> bool:
-    """Take what has come; return whether the answer is complete."""
+    """Receive available bytes; return whether the response is complete."""
     content = connection.sock.recv(1 << 16)
     if not content:
         raise LoadError(f"the connection ended in the middle of: {bytes(connection.received[-200:])!r}")
@@ -112,8 +112,8 @@ def _receive(connection: _Connection) -> bool:
     return connection.received.endswith(LAST_CHUNK)
 
 
-def _count_tokens(answer: bytes) -> int:
-    if DONE not in answer:
-        raise LoadError(f"not a complete stream: {answer[-300:]!r}")
-    place = answer.rindex(b'"completion_tokens":')
-    return int(answer[place:].split(b":", 1)[1].split(b",", 1)[0])
+def _count_tokens(response: bytes) -> int:
+    if DONE not in response:
+        raise LoadError(f"not a complete stream: {response[-300:]!r}")
+    position = response.rindex(b'"completion_tokens":')
+    return int(response[position:].split(b":", 1)[1].split(b",", 1)[0])

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.long_text`: what long texts cost, those that write them and those beside them.
+"""`python -m benchmarks.long_text`: costs of long sequences, for themselves and for concurrent sequences.
 
-Three claims, each a ratio within one run: a token costs the same wherever it stands in a text; a long prompt that was
-read before starts as a short one does; and while a long prompt is read, the texts beside it go on.
+Three claims, each a ratio within one run: the time per token does not depend on the position in the sequence; a long
+prompt in the prefix cache has the time to first token of a short one; and concurrent sequences keep decoding during the
+prefill of a long prompt.
 """
 
 import argparse
@@ -20,19 +21,19 @@ from typing import Any
 from benchmarks.__main__ import child, machine, service, spread, write_results
 from benchmarks.fixture_model import CHARACTERS, EMBEDDING, NAME, TEMPERATURE, UNITS
 
-# Tokens between which a text's speed is taken; the first are left out, as calls begin short.
-PLACES = ((200, 2_000), (10_000, 12_000), (50_000, 52_000), (98_000, 100_000))
-KNOWN_LENGTHS = (10, 10_000)
-LONG_PROMPT, NUM_BESIDE = 100_000, 8
+# Ranges of tokens over which speed is measured; the first tokens are excluded, because the first calls have few steps.
+POSITIONS = ((200, 2_000), (10_000, 12_000), (50_000, 52_000), (98_000, 100_000))
+CACHED_LENGTHS = (10, 10_000)
+LONG_PROMPT, NUM_BACKGROUND = 100_000, 8
 
 
 @dataclass
 class Ratio:
-    """A figure over another of the same round.
+    """A metric as a ratio to another of the same round.
 
     Attributes:
-        aim: What it should be at most.
-        values: Of the figure, and of what it is compared with, by rounds.
+        aim: Maximum of the ratio.
+        values: The metric and its baseline, per round.
     """
 
     name: str
@@ -41,19 +42,19 @@ class Ratio:
     values: list[tuple[float, float]] = field(default_factory=list)
 
     def row(self) -> str:
-        """Return a line of the table: medians, and the spread of the ratio."""
+        """Return a row of the table: medians, and the range of the ratio."""
         ours, base = (statistics.median(column) for column in zip(*self.values, strict=True))
         ratios = [value / other for value, other in self.values]
         return f"| {self.name} | {ours:.3g} {self.unit} | {base:.3g} {self.unit} | {spread(ratios)} | ≤ {self.aim:g} |"
 
 
 def text_of(length: int, salt: int) -> str:
-    """Return a prompt that no other salt begins with."""
+    """Return a prompt whose prefix is unique to the salt."""
     return (f"{salt:06d}" + CHARACTERS * (length // len(CHARACTERS) + 1))[:length]
 
 
 def stream(port: int, **fields: Any) -> Iterator[tuple[float, int]]:
-    """Yield, for each piece of a streamed text, when it came and how many characters it has, each of them a token."""
+    """Yield the arrival time and the number of characters of each text delta; every character is one token."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     body = {"model": NAME, "temperature": TEMPERATURE, "seed": 1, "stream": True, **fields}
     try:
@@ -72,33 +73,33 @@ def stream(port: int, **fields: Any) -> Iterator[tuple[float, int]]:
 
 
 def curve(port: int, seed: int) -> list[float]:
-    """Write one text of 100,000 tokens; return milliseconds per token at each of the places."""
+    """Generate one sequence of 100,000 tokens; return milliseconds per token in each range of POSITIONS."""
     marks, count = [(0, 0.0)], 0
-    for moment, length in stream(port, max_tokens=PLACES[-1][1], seed=seed):
+    for moment, length in stream(port, max_tokens=POSITIONS[-1][1], seed=seed):
         count += length
         marks.append((count, moment))
-    found = []
-    for first, last in PLACES:
+    costs = []
+    for first, last in POSITIONS:
         inside = [mark for mark in marks if first <= mark[0] <= last]
         (begin, began), (end, ended) = inside[0], inside[-1]
-        found.append(1000 * (ended - began) / (end - begin))
-    return found
+        costs.append(1000 * (ended - began) / (end - begin))
+    return costs
 
 
 def first_token_ms(port: int, prompt: str, seed: int) -> float:
-    """Return milliseconds to the first text."""
+    """Return the time to first token in milliseconds."""
     sent = time.perf_counter()
-    with contextlib.closing(stream(port, prompt=prompt, max_tokens=1, seed=seed)) as pieces:
-        return 1000 * (next(moment for moment, length in pieces if length) - sent)
+    with contextlib.closing(stream(port, prompt=prompt, max_tokens=1, seed=seed)) as deltas:
+        return 1000 * (next(moment for moment, length in deltas if length) - sent)
 
 
-class Beside:
-    """Texts that are written all the time, and how long each waits for its next tokens."""
+class BackgroundLoad:
+    """Concurrent sequences that decode continuously, and the gaps between their text deltas."""
 
     def __init__(self, port: int) -> None:
         self.gaps: list[tuple[float, float, int]] = []
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(port, seed)) for seed in range(NUM_BESIDE)]
+        self._threads = [threading.Thread(target=self._run, args=(port, seed)) for seed in range(NUM_BACKGROUND)]
         for thread in self._threads:
             thread.start()
 
@@ -113,27 +114,27 @@ class Beside:
                     return
 
     def ms_per_token(self, begin: float, end: float) -> float:
-        """Return the mean over the tokens that came within a time."""
+        """Return the mean over the tokens that arrived within a time range."""
         inside = [(gap, length) for moment, gap, length in self.gaps if begin <= moment <= end]
         return 1000 * sum(gap for gap, _ in inside) / sum(length for _, length in inside)
 
     def longest_ms(self, begin: float, end: float) -> float:
-        """Return the 99th percentile of the times between two pieces."""
+        """Return the 99th percentile of the gaps between text deltas."""
         gaps = sorted(gap for moment, gap, _ in self.gaps if begin <= moment <= end)
         return 1000 * gaps[int(0.99 * (len(gaps) - 1))]
 
     def stop(self) -> None:
-        """End the texts."""
+        """Stop the sequences."""
         self._ended.set()
         for thread in self._threads:
             thread.join()
 
 
 def measure(rounds: int) -> tuple[list[list[float]], list[Ratio]]:
-    """Run everything `rounds` times; return the curves, and the ratios."""
-    later = [Ratio(f"a token at {last:,}, over one at {PLACES[0][1]:,}", "ms", 1.1) for _, last in PLACES[1:]]
-    known = Ratio(f"first token behind {KNOWN_LENGTHS[1]:,} known tokens, over 10 new ones", "ms", 2)
-    mean = Ratio(f"{NUM_BESIDE} texts while {LONG_PROMPT:,} tokens are read, over without: time per token", "ms", 2)
+    """Run everything `rounds` times; return the curves and the ratios."""
+    later = [Ratio(f"a token at {last:,}, over one at {POSITIONS[0][1]:,}", "ms", 1.1) for _, last in POSITIONS[1:]]
+    known = Ratio(f"first token behind {CACHED_LENGTHS[1]:,} known tokens, over 10 new ones", "ms", 2)
+    mean = Ratio(f"{NUM_BACKGROUND} texts while {LONG_PROMPT:,} tokens are read, over without: time per token", "ms", 2)
     tail = Ratio("the same: 99th percentile of the time between two pieces", "ms", 2)
     curves = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -146,7 +147,7 @@ def measure(rounds: int) -> tuple[list[list[float]], list[Ratio]]:
             curves.append(curve(port, number))
             for ratio, cost in zip(later, curves[-1][1:], strict=True):
                 ratio.values.append((cost, curves[-1][0]))
-            short, long = KNOWN_LENGTHS
+            short, long = CACHED_LENGTHS
             first_token_ms(port, text_of(long, number), 0)
             pairs = [
                 (
@@ -156,22 +157,24 @@ def measure(rounds: int) -> tuple[list[list[float]], list[Ratio]]:
                 for i in range(1, 21)
             ]
             known.values.append(tuple(statistics.median(column) for column in zip(*pairs, strict=True)))  # type: ignore[arg-type]
-            beside = Beside(port)
+            background = BackgroundLoad(port)
             time.sleep(1)
             begin = time.perf_counter()
             time.sleep(5)
             middle = time.perf_counter()
             first_token_ms(port, text_of(LONG_PROMPT, 900_000 + number), 0)
             end = time.perf_counter()
-            beside.stop()
-            mean.values.append((beside.ms_per_token(middle, end), beside.ms_per_token(begin, middle)))
-            tail.values.append((beside.longest_ms(middle, end), beside.longest_ms(begin, middle)))
-            print(f"  {LONG_PROMPT:,} tokens were read in {end - middle:.1f} s beside {NUM_BESIDE} texts", flush=True)
+            background.stop()
+            mean.values.append((background.ms_per_token(middle, end), background.ms_per_token(begin, middle)))
+            tail.values.append((background.longest_ms(middle, end), background.longest_ms(begin, middle)))
+            print(
+                f"  {LONG_PROMPT:,} tokens were read in {end - middle:.1f} s beside {NUM_BACKGROUND} texts", flush=True
+            )
     return curves, [*later, known, mean, tail]
 
 
 def main() -> None:
-    """Measure, print a table and write it as JSON."""
+    """Measure, print a table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.long_text", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
     options = parser.parse_args()
@@ -180,12 +183,12 @@ def main() -> None:
     print(f"\n{machine()}, model_server as the model server; LSTM of {UNITS} units, embedding {EMBEDDING};")
     print(f"medians of {options.rounds} rounds, the ratio's range in brackets\n")
     print("| tokens written | ms per token |\n|---|---|")
-    for (first, last), costs in zip(PLACES, zip(*curves, strict=True), strict=True):
+    for (first, last), costs in zip(POSITIONS, zip(*curves, strict=True), strict=True):
         print(f"| {first:,} to {last:,} | {spread(costs, '.3f')} |")
     print("\n| | ours | compared with | ratio | aim |\n|---|---|---|---|---|")
     for ratio in ratios:
         print(ratio.row())
-    write_results("long-text-", started, places=PLACES, curves=curves, ratios=[asdict(ratio) for ratio in ratios])
+    write_results("long-text-", started, places=POSITIONS, curves=curves, ratios=[asdict(ratio) for ratio in ratios])
 
 
 if __name__ == "__main__":

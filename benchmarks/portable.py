@@ -1,4 +1,4 @@
-"""`python -m benchmarks.portable`: what the same bits on every kind of processor cost, in turn with the usual ones."""
+"""`python -m benchmarks.portable`: the cost of bit-exact outputs across CPU models, in alternation with the default."""
 
 import argparse
 import contextlib
@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.portable", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
     options = parser.parse_args()
-    found: dict[tuple[int, bool], list[float]] = {}
+    throughputs: dict[tuple[int, bool], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         with child("benchmarks.publish", folder) as publishing:
             publishing.communicate()
@@ -31,12 +31,12 @@ def main() -> None:
             for concurrency in CONCURRENCIES:
                 for portable, port in ports.items():
                     load = run_load(port, BODY, concurrency=concurrency, num_requests=NUM_REQUESTS[concurrency])
-                    found.setdefault((concurrency, portable), []).append(load.tokens_per_s)
+                    throughputs.setdefault((concurrency, portable), []).append(load.tokens_per_s)
     print(f"\n{machine()}, model_server as the model server; LSTM of {UNITS} units;")
     print(f"medians of {options.rounds} rounds, the ratio's range in brackets\n")
     print("| at a time | portable, tokens/s | usual, tokens/s | ratio |\n|---|---|---|---|")
     for concurrency in CONCURRENCIES:
-        ours, usual = found[concurrency, True], found[concurrency, False]
+        ours, usual = throughputs[concurrency, True], throughputs[concurrency, False]
         ratios = [a / b for a, b in zip(ours, usual, strict=True)]
         print(
             f"| {concurrency} | {statistics.median(ours):,.0f} | {statistics.median(usual):,.0f} | {spread(ratios)} |"

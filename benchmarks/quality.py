@@ -1,8 +1,8 @@
-"""`python -m benchmarks.quality --corpus FILE`: train each recipe within its minutes and score the held-out tail.
+"""`python -m benchmarks.quality --corpus FILE`: train each recipe within its time limit and score the held-out tail.
 
-The tail is scored as it is served: by the `score` signature of a running model server, in one pass whose state is
-carried from its first token to its last. The same pass by the Keras model in this process must agree. Nothing is learnt
-from the tail, neither the vocabulary nor the weights.
+The tail is scored as served: with the `score` signature of a running model server, in one pass that carries the state
+from the first token to the last. The same pass with the Keras model in this process must agree. Neither the vocabulary
+nor the weights are trained on the tail.
 """
 
 import argparse
@@ -28,19 +28,19 @@ from service.scheduling.sequence import ModelVersion
 
 RECIPES = Path("export/recipes")
 FOLDER = RESULTS / "quality"
-# Of `make quality`: what is not about one corpus. The demo's text is its own.
+# Recipes of `make quality`: those not tied to one corpus, as the demo's is.
 NAMES = ("characters-3-minutes", "characters", "characters-hour", "words", "subwords")
-# Nats a token by which the served score and the Keras model may differ.
+# Maximum difference between the served score and the Keras model, in nats per token.
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a recipe came to.
+    """Evaluation of a recipe on the held-out tail.
 
     Attributes:
-        nats: Per token of the tail, as served.
-        bits_per_character: Of the tail; the one figure that compares units of text.
+        nats: Loss per token, as served.
+        bits_per_character: The only metric that is comparable between tokenizers.
         difference: Between the served score and the Keras model's, in nats per token.
     """
 
@@ -52,14 +52,14 @@ class Score:
     card: GeneratorCard
 
     def row(self) -> str:
-        """Return a line of the table."""
+        """Return a row of the table."""
         card, report = self.card, self.card.training
         assert report is not None, "it was just trained"
         model = f"{card.layers} × {card.cell} {card.units}"
         training = f"{report.parameters or 0:,} | {report.seconds / 60:.1f} | {report.epochs:.1f}"
         speed, perplexity = f"{report.tokens_per_s:,.0f}", f"{math.exp(self.nats):.2f}"
-        figures = f"{self.nats:.4f} | {self.bits_per_character:.3f} | {perplexity} | {self.accuracy:.1%}"
-        return f"| {self.recipe} | {model} | {training} | {speed} | {figures} |"
+        metrics = f"{self.nats:.4f} | {self.bits_per_character:.3f} | {perplexity} | {self.accuracy:.1%}"
+        return f"| {self.recipe} | {model} | {training} | {speed} | {metrics} |"
 
 
 COLUMNS = (
@@ -70,7 +70,7 @@ HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
 def train(recipe: str, corpus: Path, max_minutes: float | None) -> Path:
-    """Train a recipe as a person would, unless that was done; return its version."""
+    """Train a recipe with the command line, unless already trained; return its version directory."""
     home = FOLDER / "models" / recipe
     done = sorted(home.glob("*/saved_model.pb"))
     if done:
@@ -84,8 +84,8 @@ def train(recipe: str, corpus: Path, max_minutes: float | None) -> Path:
 
 
 def tail_of(corpus: Path, version: Path) -> tuple[str, np.ndarray, Tokenizer]:
-    """Return the text that a version's training held out, and its ids int32 (tokens,) with the start mark in front."""
-    from export.corpora.corpus import read_corpus  # noqa: PLC0415 - this module must start where TensorFlow is not wanted
+    """Return a version's held-out text, its token ids int32 (tokens,) with the start token first, and the tokenizer."""
+    from export.corpora.corpus import read_corpus  # noqa: PLC0415 - this module must start without TensorFlow
 
     card, tokenizer = load_assets(version)
     assert card.training is not None, "it was just trained"
@@ -96,10 +96,11 @@ def tail_of(corpus: Path, version: Path) -> tuple[str, np.ndarray, Tokenizer]:
 
 
 def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Score ids by a model server, slice after slice.
+    """Score token ids with a model server, slice by slice.
 
     Returns:
-        Log probabilities float32 (tokens,) of all but the first, and the most probable token at each place.
+        Log probabilities float32 (tokens - 1,) of all tokens but the first, and the most probable token at each
+        position.
     """
     card, _ = load_assets(version)
     model, length = ModelVersion(version.parent.name, int(version.name)), card.max_prefill_length
@@ -125,7 +126,7 @@ def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_keras(version: Path, ids: np.ndarray, window: int = 2_000) -> float:
-    """Return the mean negative log probability by the Keras model itself, its state carried from window to window."""
+    """Return the mean negative log probability with the Keras model, its state carried from window to window."""
     from export.quiet import import_tensorflow_quietly  # noqa: PLC0415 - after everything that may fail
 
     import_tensorflow_quietly()
@@ -150,10 +151,10 @@ def by_keras(version: Path, ids: np.ndarray, window: int = 2_000) -> float:
 
 
 def score(recipe: str, corpus: Path, version: Path) -> Score:
-    """Score the tail both ways.
+    """Score the tail with the model server and with Keras.
 
     Raises:
-        SystemExit: they do not agree.
+        SystemExit: the two scores differ by more than TOLERANCE.
     """
     text, ids, _ = tail_of(corpus, version)
     logprobs, best = served(version, ids)
@@ -167,7 +168,7 @@ def score(recipe: str, corpus: Path, version: Path) -> Score:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, score, print the table and write it as JSON."""
+    """Train, score, print the table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="a file of running text; its last tenth is held out")
     parser.add_argument("--max-minutes", type=float, help="of each recipe, in place of its own")

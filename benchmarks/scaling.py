@@ -1,8 +1,8 @@
-"""`python -m benchmarks.scaling`: what one core of a model server carries, how many a gateway feeds, and two of them.
+"""`python -m benchmarks.scaling`: throughput per core of a model server, of two servers, and the capacity of a gateway.
 
-Each arrangement is measured in turn, with the processor time that model servers and gateway take for a token. A gateway
-is full when its worker keeps a core busy, so that time says how many model servers it can feed, of which this machine
-has no room for.
+Each arrangement is measured in alternation, with the CPU time per token of model servers and gateway. A gateway is
+saturated when its worker uses a full core, so the CPU times tell how many model-server cores one gateway can feed: more
+than this machine has.
 """
 
 import argparse
@@ -30,19 +30,20 @@ from benchmarks.load import run_load
 
 SIZES = (256, 512, 1024)
 CONCURRENCIES = (1, 8, 64)
-# Requests of one measurement: some seconds' worth.
+# Requests per measurement: some seconds.
 NUM_REQUESTS = {1: 16, 8: 64, 64: 640}
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 ONE_CORE, TWO_CORES, TWO_SERVERS = "one server, one core", "one server, two cores", "two servers, two cores"
 
 
 @dataclass
-class Figures:
-    """What was measured of one size of model, in one arrangement, with so many streams; one entry a round.
+class Measurements:
+    """Measurements of one model size in one arrangement at one concurrency, one per round.
 
     Attributes:
-        server_us: Processor time of all model servers for each token that was written, in microseconds.
-        gateway_us: The same of the gateway's worker.
+        tokens_per_s: Throughput.
+        server_us: CPU time of all model servers per generated token, in microseconds.
+        gateway_us: CPU time of the gateway's worker per generated token, in microseconds.
     """
 
     tokens_per_s: list[float] = field(default_factory=list)
@@ -51,7 +52,7 @@ class Figures:
 
 
 def cpu_s(pid: int) -> float:
-    """Return the processor time that a process has taken, user's and system's, in seconds."""
+    """Return the CPU time of a process, user and system, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
@@ -59,10 +60,10 @@ def cpu_s(pid: int) -> float:
 def arrange(
     models_dir: Path, stack: contextlib.ExitStack, num_servers: int, max_calls: int, *, pinned: bool = False
 ) -> Callable[[int], tuple[float, float, float]]:
-    """Start model servers and a gateway; return a function that puts a number of streams on them.
+    """Start model servers and a gateway; return a function that measures them at a concurrency.
 
-    That returns tokens per second, and the microseconds of model servers and gateway for each token. Pinned, the model
-    server has the first core alone, and the gateway shares the second with the load.
+    It returns tokens per second, and the CPU time per token of model servers and gateway in microseconds. If `pinned`,
+    the model server has the first core to itself, and the gateway shares the second with the load generator.
     """
     servers = [start_model_server(models_dir, stack, "--tensorflow_inter_op_parallelism=2") for _ in range(num_servers)]
     ports = [port for _, port in servers]
@@ -90,9 +91,9 @@ def arrange(
     return measure
 
 
-def measure(rounds: int) -> dict[tuple[int, str, int], Figures]:
-    """Measure every size in every arrangement with every number of streams, `rounds` times, in turn."""
-    found: dict[tuple[int, str, int], Figures] = {}
+def measure(rounds: int) -> dict[tuple[int, str, int], Measurements]:
+    """Measure every size in every arrangement at every concurrency, `rounds` times, in alternation."""
+    results: dict[tuple[int, str, int], Measurements] = {}
     for units in SIZES:
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
             with child("benchmarks.publish", folder, str(units)) as publishing:
@@ -106,40 +107,41 @@ def measure(rounds: int) -> dict[tuple[int, str, int], Figures]:
                 print(f"{units} units, round {number + 1} of {rounds}", flush=True)
                 for concurrency in CONCURRENCIES:
                     for name, run in arrangements.items():
-                        figures = found.setdefault((units, name, concurrency), Figures())
-                        for values, value in zip(vars(figures).values(), run(concurrency), strict=True):
+                        measurements = results.setdefault((units, name, concurrency), Measurements())
+                        for values, value in zip(vars(measurements).values(), run(concurrency), strict=True):
                             values.append(value)
-    return found
+    return results
 
 
 def main() -> None:
-    """Measure, print tables and write them as JSON."""
+    """Measure, print tables and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
     options = parser.parse_args()
     if len(os.sched_getaffinity(0)) != 2:
         parser.error(f"two cores are needed, no more and no less (taskset), got {len(os.sched_getaffinity(0))}")
     started = time.time()
-    found = measure(options.rounds)
+    results = measure(options.rounds)
     print(f"\n{machine()}, model_server as the model server; LSTM, {PROMPT_LENGTH} characters read and")
     print(f"{NEW_TOKENS} tokens written a request; medians of {options.rounds} rounds, the range in brackets\n")
     print("| units | streams | tokens/s of one core | µs a token: model server | gateway | one gateway feeds, cores |")
     print("|---|---|---|---|---|---|")
     for units in SIZES:
         for concurrency in CONCURRENCIES:
-            one = found[units, ONE_CORE, concurrency]
-            feeds = [server / gateway for server, gateway in zip(one.server_us, one.gateway_us, strict=True)]
-            columns = spread(one.tokens_per_s, ",.0f"), spread(one.server_us, ".1f"), spread(one.gateway_us, ".1f")
+            base = results[units, ONE_CORE, concurrency]
+            feeds = [server / gateway for server, gateway in zip(base.server_us, base.gateway_us, strict=True)]
+            columns = spread(base.tokens_per_s, ",.0f"), spread(base.server_us, ".1f"), spread(base.gateway_us, ".1f")
             print(f"| {units} | {concurrency} | {' | '.join(columns)} | {spread(feeds, '.1f')} |")
     print("\n| units | streams | two cores over one | two servers over one, both on two cores |\n|---|---|---|---|")
     for units in SIZES:
         for concurrency in CONCURRENCIES:
-            one, two, servers = (
-                found[units, name, concurrency].tokens_per_s for name in (ONE_CORE, TWO_CORES, TWO_SERVERS)
+            one_core, two_cores, servers = (
+                results[units, name, concurrency].tokens_per_s for name in (ONE_CORE, TWO_CORES, TWO_SERVERS)
             )
-            ratios = [[ours / base for ours, base in zip(*pair, strict=True)] for pair in ((two, one), (servers, two))]
+            pairs = (two_cores, one_core), (servers, two_cores)
+            ratios = [[value / base for value, base in zip(*pair, strict=True)] for pair in pairs]
             print(f"| {units} | {concurrency} | {spread(ratios[0])} | {spread(ratios[1])} |")
-    write_results("scaling-", started, figures={str(key): asdict(figures) for key, figures in found.items()})
+    write_results("scaling-", started, figures={str(key): asdict(values) for key, values in results.items()})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.training`: training throughput, as a ratio to PyTorch's and Keras's in the same run."""
+"""`python -m benchmarks.training`: training throughput, as a ratio to PyTorch and Keras in the same run."""
 
 import argparse
 import contextlib
@@ -8,19 +8,20 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.__main__ import asker, child, machine, spread, write_results
-from benchmarks.training_baselines import EMBEDDING, STREAMS, VOCABULARY, WINDOW
+from benchmarks.__main__ import child, machine, requester, spread, write_results
+from benchmarks.training_baselines import BATCH_SIZE, EMBEDDING, SEQUENCE_LENGTH, VOCABULARY
 
 UNITS = (256, 512, 1024)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What is held against what.
+    """A training and its baseline.
 
     Attributes:
         baseline: "torch" or "keras".
-        ours: Precision of ours; the baseline's is `theirs`.
+        ours: Precision of our training.
+        theirs: Precision of the baseline.
     """
 
     cell: str
@@ -31,7 +32,7 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """How the table calls it."""
+        """The name in the table."""
         kinds = {"torch": {"lstm": "nn.LSTM", "gru": "nn.GRU"}[self.cell], "keras": "Keras's layer, no state carried"}
         precisions = self.ours if self.ours == self.theirs else f"{self.ours}, baseline {self.theirs}"
         return f"{self.cell}, {self.units} units, {precisions}, over {kinds[self.baseline]}"
@@ -47,29 +48,29 @@ PAIRS = (
 
 @dataclass
 class Comparison:
-    """Tokens per second of both, one of each a round."""
+    """Tokens per second of both, one per round."""
 
     pair: Pair
     ours: list[float] = field(default_factory=list)
     baseline: list[float] = field(default_factory=list)
 
     def row(self) -> str:
-        """Return a line of the table: medians, and the spread of the ratio."""
+        """Return a row of the table: medians, and the range of the ratio."""
         ratios = [ours / baseline for ours, baseline in zip(self.ours, self.baseline, strict=True)]
         ours, baseline = statistics.median(self.ours), statistics.median(self.baseline)
         return f"| {self.pair.name} | {ours:,.0f} | {baseline:,.0f} | {spread(ratios)} |"
 
 
 def measure(pair: Pair, rounds: int, seconds: float) -> Comparison:
-    """Let both train in turn, in processes of their own that are idle while the other works."""
+    """Train both in alternation, each in its own process, which is idle while the other trains."""
     comparison = Comparison(pair)
     with contextlib.ExitStack() as stack:
 
-        def learner(kind: str, precision: str) -> Any:
+        def start(kind: str, precision: str) -> Any:
             settings = ["--cell", pair.cell, "--units", str(pair.units), "--precision", precision]
-            return asker(stack.enter_context(child("benchmarks.training_baselines", kind, *settings)))
+            return requester(stack.enter_context(child("benchmarks.training_baselines", kind, *settings)))
 
-        ours, baseline = learner("ostinato", pair.ours), learner(pair.baseline, pair.theirs)
+        ours, baseline = start("ostinato", pair.ours), start(pair.baseline, pair.theirs)
         for ask in (ours, baseline):
             ask(seconds=1.0)
         for _ in range(rounds):
@@ -79,7 +80,7 @@ def measure(pair: Pair, rounds: int, seconds: float) -> Comparison:
 
 
 def main() -> None:
-    """Measure, print a table and write it as JSON."""
+    """Measure, print a table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.training", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="five rounds of 2 s instead of nine of 4 s")
     options = parser.parse_args()
@@ -89,7 +90,9 @@ def main() -> None:
         print(f"{number + 1} of {len(PAIRS)}: {pair.name}", file=sys.stderr, flush=True)
         comparisons.append(measure(pair, rounds, seconds))
     print(f"\n{machine()}; whole updates with AdamW and clipping, embedding {EMBEDDING}, vocabulary {VOCABULARY},")
-    print(f"{STREAMS} streams × {WINDOW} steps; medians of {rounds} rounds, the ratio's range in brackets\n")
+    print(
+        f"{BATCH_SIZE} streams × {SEQUENCE_LENGTH} steps; medians of {rounds} rounds, the ratio's range in brackets\n"
+    )
     print("| training | tokens/s | baseline tokens/s | ratio |\n|---|---|---|---|")
     for comparison in comparisons:
         print(comparison.row())

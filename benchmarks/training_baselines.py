@@ -1,9 +1,8 @@
-"""Trainings that are held against each other, each in a process of its own that measures when it is asked to.
+"""Our training and its baselines, each in its own process, which measures on request.
 
-`python -m benchmarks.training_baselines KIND --cell … --units …` reads one line of JSON, the arguments of a
-measurement, and answers with one line: tokens per second. Every kind does the same work for an update: embedding, one
-recurrent layer, output layer, cross-entropy, gradients, clipping by global norm and AdamW, with the state carried from
-window to window.
+`python -m benchmarks.training_baselines KIND --cell … --units …` reads the arguments of a measurement as one line of
+JSON, and writes one line: tokens per second. Every kind does the same work per update: embedding, one recurrent layer,
+output layer, cross-entropy, gradients, clipping by global norm and AdamW, with the state carried from batch to batch.
 """
 
 import argparse
@@ -15,28 +14,28 @@ import numpy as np
 
 from benchmarks.baselines import repeat_for
 
-VOCABULARY, EMBEDDING, STREAMS, WINDOW = 100, 64, 64, 100
+VOCABULARY, EMBEDDING, BATCH_SIZE, SEQUENCE_LENGTH = 100, 64, 64, 100
 
 
-def _windows() -> tuple[np.ndarray, np.ndarray]:
+def _batch() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    inputs, targets = rng.integers(0, VOCABULARY, (2, WINDOW, STREAMS))
+    inputs, targets = rng.integers(0, VOCABULARY, (2, SEQUENCE_LENGTH, BATCH_SIZE))
     return inputs, targets
 
 
 def ostinato(cell: str, units: int, precision: str) -> Callable[..., float]:
-    """Train as `python -m export train` does, without the average of the weights, which the others do not keep."""
-    from export.config import load_config  # noqa: PLC0415 - TensorFlow belongs to the processes that measure it
+    """Train as `python -m export train` does, but without the weight average (EMA), which the baselines lack."""
+    from export.config import load_config  # noqa: PLC0415 - only processes that measure TensorFlow may import it
     from export.training.devices import Devices  # noqa: PLC0415
     from export.training.model import build_model  # noqa: PLC0415
     from export.training.optimization import Optimization  # noqa: PLC0415
 
-    settings = {"cell": cell, "units": units, "embedding": EMBEDDING, "batch_size": STREAMS, "precision": precision}
+    settings = {"cell": cell, "units": units, "embedding": EMBEDDING, "batch_size": BATCH_SIZE, "precision": precision}
     config = load_config(None, {"name": "bench", "corpus": "-", "dropout": 0, "ema": 0, **settings})
-    devices = Devices.find(STREAMS, units)
+    devices = Devices.find(BATCH_SIZE, units)
     optimization = Optimization(config, build_model(config, VOCABULARY), devices, unknown=1)
-    inputs, targets = (ids.astype(np.int32) for ids in _windows())
-    kept, states = np.ones((STREAMS, 1), np.float32), [optimization.zero_states(STREAMS)]
+    inputs, targets = (ids.astype(np.int32) for ids in _batch())
+    kept, states = np.ones((BATCH_SIZE, 1), np.float32), [optimization.zero_states(BATCH_SIZE)]
 
     def step() -> int:
         _, states[0] = optimization.update(inputs, targets, states[0], kept, 1e-3)
@@ -54,12 +53,12 @@ def torch_layer(cell: str, units: int, precision: str) -> Callable[..., float]:
     torch.set_num_threads(num_cores())
     torch.manual_seed(0)
     kind = {"simple_rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]
-    embedding, layer = torch.nn.Pooling(VOCABULARY, EMBEDDING), kind(EMBEDDING, units)
+    embedding, layer = torch.nn.Embedding(VOCABULARY, EMBEDDING), kind(EMBEDDING, units)
     output = torch.nn.Linear(units, VOCABULARY)
     model = torch.nn.ModuleList([embedding, layer, output])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), fused=True)
-    inputs, targets = (torch.tensor(ids) for ids in _windows())
-    zeros = torch.zeros(1, STREAMS, units)
+    inputs, targets = (torch.tensor(ids) for ids in _batch())
+    zeros = torch.zeros(1, BATCH_SIZE, units)
     states = [(zeros, zeros) if cell == "lstm" else zeros]
 
     def step() -> int:
@@ -79,7 +78,7 @@ def torch_layer(cell: str, units: int, precision: str) -> Callable[..., float]:
 
 
 def keras_fit(cell: str, units: int, precision: str) -> Callable[..., float]:
-    """Train with Keras's own layers and `train_on_batch`, as its tutorials do; the state starts anew in each window."""
+    """Train with Keras's own layers and `train_on_batch`, as its tutorials do; the state is reset for each batch."""
     import keras  # noqa: PLC0415
 
     from export.graphs.network import CELLS  # noqa: PLC0415
@@ -87,14 +86,14 @@ def keras_fit(cell: str, units: int, precision: str) -> Callable[..., float]:
     assert precision == "float32", "compared in float32 alone"
     layers = [
         keras.layers.Input([None], dtype="int32"),
-        keras.layers.Pooling(VOCABULARY, EMBEDDING),
+        keras.layers.Embedding(VOCABULARY, EMBEDDING),
         CELLS[cell](units, return_sequences=True),
         keras.layers.Dense(VOCABULARY),
     ]
     model = keras.Sequential(layers)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.AdamW(1e-3, global_clipnorm=1.0), loss)
-    inputs, targets = (ids.T.astype(np.int32) for ids in _windows())
+    inputs, targets = (ids.T.astype(np.int32) for ids in _batch())
 
     def step() -> int:
         model.train_on_batch(inputs, targets)
@@ -107,7 +106,7 @@ KINDS = {"ostinato": ostinato, "torch": torch_layer, "keras": keras_fit}
 
 
 def main() -> None:
-    """Answer measurements until standard input ends."""
+    """Measure once per line of standard input, until it ends."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--cell", default="lstm")

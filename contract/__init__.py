@@ -1,4 +1,4 @@
-"""What crosses a process boundary: tokenizers, the generator card, the names in a SavedModel.
+"""File formats and names that processes share: tokenizers, the generator card, the names in a SavedModel.
 
-`export` writes these things, `service` reads them. Nothing here imports TensorFlow, Flask or either of those packages.
+`export` writes these files, `service` reads them. Nothing here imports TensorFlow, Flask or either of those packages.
 """

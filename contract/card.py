@@ -1,6 +1,6 @@
-"""The generator card: what a published version says about itself, in `assets.extra/generator.json`.
+"""The generator card: the metadata of a published version, in `assets.extra/generator.json`.
 
-Knows the fields and their bounds. Does not know how a model is trained or called.
+Knows the fields and their limits. Does not know how a model is trained or called.
 """
 
 import shlex
@@ -32,11 +32,11 @@ class _Format(_Frozen):
 
 
 class Trace(NamedTuple):
-    """One thing that the signature `inspect` tells of each token, as an output of its own: float32 (batch, T, units).
+    """One per-token output of the signature `inspect`: float32 (batch, T, units).
 
     Attributes:
-        kind: `contract.signatures.HIDDEN` and its like.
-        layer: Number of the recurrent layer, from 1; 0 for the top of a model whose layers are not looked into.
+        kind: `contract.signatures.HIDDEN`, `CELL`, `FORGET` or another trace constant.
+        layer: Number of the recurrent layer, from 1; 0 for the top of a sliding-window model.
         units: Width.
     """
 
@@ -51,12 +51,12 @@ class Trace(NamedTuple):
 
 
 class Sample(_Frozen):
-    """What a model makes of the beginning of a text, or before its end if it reads backwards.
+    """A sample completion of a model.
 
     Attributes:
-        given: A piece of the held-out text, or of the training text where nothing was held out; empty where neither was
-            at hand, and the model began from nothing.
-        text: What the model wrote; it does not hold `given`.
+        given: The prompt, for a backward model the suffix: an excerpt of the validation split, or of the training text
+            if there was none; empty if neither was available.
+        text: The completion, without `given`.
     """
 
     temperature: float
@@ -65,30 +65,30 @@ class Sample(_Frozen):
 
 
 class TrainingReport(_Frozen):
-    """How the version came to be. Losses are mean negative log likelihoods in nats per token.
+    """Settings and results of the training run. Losses are mean negative log likelihoods in nats per token.
 
-    What has a default is not known of versions that an earlier release trained.
+    Fields with a default are missing from cards of earlier releases.
 
     Attributes:
-        corpus: What the corpus was called on the command line.
+        corpus: Name of the corpus on the command line.
         corpus_sha256: Hash of its text.
-        corpus_characters: Length of its text, the held-out part included.
-        held_out_characters: Length of what was held out, which the tokenizer and the training never saw.
-        held_out: How that was chosen: the "tail" of a running text, or "shuffled_documents": the last ones after a
-            shuffle by `seed`. None where nothing was, and for an earlier release, which held out the tail of all.
-        held_out_sha256: Hash of that text.
-        train_tokens: Tokens of an epoch.
-        validation_tokens: Tokens of the held-out part that the vocabulary holds; the losses are the mean over these.
-        validation_loss: None where nothing was held out.
-        accuracy: Share of those tokens that were the most probable one.
-        bits_per_character: The validation loss over the characters that its tokens stand for, in bits; how they are
-            counted is told in `export.corpora.bits_per_character`.
+        corpus_characters: Length of its text, including the validation split.
+        held_out_characters: Length of the validation split, which the tokenizer and the training never saw.
+        held_out: How the split was made: the "tail" of a running text, or "shuffled_documents": the last documents
+            after a shuffle by `seed`. None without a split, and for an earlier release, which always took the tail.
+        held_out_sha256: Hash of the validation split.
+        train_tokens: Tokens per epoch.
+        validation_tokens: Tokens of the validation split that are in the vocabulary; the losses are means over these.
+        validation_loss: None without a validation split.
+        accuracy: Top-1 accuracy on those tokens.
+        bits_per_character: The validation loss in bits per character of its tokens; for how these are counted see
+            `export.corpora.bits_per_character`.
         seconds: Wall time of the training, without the export.
-        settings: Every setting of the training, by its name in `export.config.TrainConfig`.
-        samples: What the model writes, at several temperatures.
-        copied_spans: Share of the runs of 8 words in longer samples at temperature 1 that stand in the training text;
-            None if these are too few, or the text was not at hand.
-        written_spans: How many such runs there were.
+        settings: Every training setting, by its name in `export.config.TrainConfig`.
+        samples: Sample completions at several temperatures.
+        copied_spans: Memorization: share of the 8-grams of words in longer samples at temperature 1 that occur in the
+            training text; None if there are too few, or the text was unavailable.
+        written_spans: Number of such 8-grams.
     """
 
     corpus: str
@@ -115,25 +115,24 @@ class TrainingReport(_Frozen):
 
 
 class GeneratorCard(_Frozen):
-    """What the gateway must know to call a version, and a person to judge it.
+    """Metadata of a version: what the gateway needs to call it, and users to evaluate it.
 
     Attributes:
-        cell: None where the recurrent layers are of several kinds, or are not known.
-        layers: Recurrent layers; 0 where they are not known.
+        cell: None if the recurrent layers are of several kinds or unknown.
+        layers: Number of recurrent layers; 0 if unknown.
         units: U, width of the top layer's output.
-        embedding: Width of the embedding; 0 where it is not known.
-        direction: "backward": the model reads texts from their end, and writes what leads up to them.
-        context: Tokens that the model sees, for one whose state is the window of its last tokens; None for one that
-            carries what it has read in its state.
+        embedding: Width of the embedding; 0 if unknown.
+        direction: "backward": the model generates right to left, the text before `suffix`.
+        context: Window length in tokens of a sliding-window model; None for a model with carried state.
         state_size: S, floats of state per sequence.
         vocab_size: V, rows of the output layer.
-        weights_sha256: Hash of the weights' names, shapes and bytes: two versions with one hash are one model.
-        code_sha256: Hash of the code that made the graph of its signatures: what is drawn depends on it too.
-        traces: What `inspect` tells; empty for versions of earlier releases, which have no such signature.
-        batch_sizes: Numbers of rows that the gateway may send.
-        max_decode_steps: Largest K that it may send to `decode`.
-        max_prefill_length: Largest T that it may send to `prefill`.
-        training: None for a model that was trained elsewhere.
+        weights_sha256: Hash of the weights' names, shapes and bytes: versions with equal hashes are the same model.
+        code_sha256: Hash of the code that built the graph of the signatures: the sampled tokens depend on it, too.
+        traces: Outputs of `inspect`; empty for versions of earlier releases, which lack that signature.
+        batch_sizes: Allowed batch sizes.
+        max_decode_steps: Maximum K of a `decode` call.
+        max_prefill_length: Maximum T of a `prefill` call.
+        training: None for an imported model.
     """
 
     format: Literal[2] = FORMAT
@@ -158,7 +157,7 @@ class GeneratorCard(_Frozen):
     training: TrainingReport | None = None
 
     @model_validator(mode="after")
-    def _row_counts_ascend(self) -> "GeneratorCard":
+    def _validate_batch_sizes(self) -> "GeneratorCard":
         if not self.batch_sizes or list(self.batch_sizes) != sorted(set(self.batch_sizes)):
             raise ValueError(f"batch_sizes must ascend and not be empty, got {self.batch_sizes}")
         if self.batch_sizes[-1] > signatures.MAX_BATCH_SIZE:
@@ -167,13 +166,13 @@ class GeneratorCard(_Frozen):
 
 
 def load_assets(version_dir: Path) -> tuple[GeneratorCard, Tokenizer]:
-    """Read the card and the tokenizer of a published version.
+    """Load the card and the tokenizer of a published version.
 
     Args:
         version_dir: `models/<name>/<version>`.
 
     Raises:
-        ContractError: a file is missing, damaged or of another format, or the two do not belong together.
+        ContractError: a file is missing, damaged or of another format, or the two do not match.
     """
     path = version_dir / signatures.ASSETS / signatures.CARD_FILE
     try:
@@ -191,11 +190,11 @@ def load_assets(version_dir: Path) -> tuple[GeneratorCard, Tokenizer]:
     return card, tokenizer
 
 
-def _require_format(found: int, version_dir: Path) -> None:
-    if found != FORMAT:
+def _require_format(format_version: int, version_dir: Path) -> None:
+    if format_version != FORMAT:
         name, models_dir = version_dir.parent.name, version_dir.parent.parent
         command = ["python", "-m", "export", "publish", f"runs/{name}", "--models-dir", str(models_dir)]
         raise CardError(
-            f"{version_dir}: exported in format {found}, and this release reads {FORMAT}; "
+            f"{version_dir}: exported in format {format_version}, and this release reads {FORMAT}; "
             f"export it again with: {shlex.join(command)}"
         )

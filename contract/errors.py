@@ -1,18 +1,18 @@
-"""What can be wrong with a file that crosses a process boundary.
+"""Errors of files that processes share.
 
 ContractError
-├── TokenizerError   a tokenizer cannot be built from this text, or this file holds none
+├── TokenizerError   a tokenizer cannot be trained on this text or loaded from this file
 ├── CardError        a generator card is missing, damaged or of another format
-└── LabelsError      the file of labels cannot be read, or holds something else
+└── LabelsError      the labels file is unreadable or malformed
 """
 
 
 class ContractError(ValueError):
-    """A file that cannot be used; the message names the file and the field."""
+    """An unusable file; the message names the file and the field."""
 
 
 class TokenizerError(ContractError):
-    """A tokenizer cannot be built from this text, or this file holds none."""
+    """A tokenizer cannot be trained on this text or loaded from this file."""
 
 
 class CardError(ContractError):
@@ -20,4 +20,4 @@ class CardError(ContractError):
 
 
 class LabelsError(ContractError):
-    """The file of labels cannot be read, or holds something else."""
+    """The labels file is unreadable or malformed."""

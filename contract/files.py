@@ -1,6 +1,6 @@
-"""Atomic writes: a reader sees either the whole old file or the whole new one, however the writer ends.
+"""Atomic writes: a reader sees either the whole old file or the whole new one, even if the writer crashes.
 
-Knows temporary files, `fsync`, links and renames. Does not know what is written.
+Knows temporary files, `fsync`, links and renames. Does not know the content.
 """
 
 import contextlib
@@ -12,15 +12,15 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
-    """Replace a file, or create it; a link leads to where it led. A pipe or device is written directly.
+    """Replace or create a file. Symbolic links are followed; pipes and devices are written directly.
 
     Args:
-        path: In a directory that exists.
-        content: Text is written in UTF-8.
+        path: In an existing directory.
+        content: Text is encoded as UTF-8.
         mode: Permissions of the file, less the umask.
 
     Raises:
-        OSError: the disk did not take it; the file is as it was. The error names the file and the reason.
+        OSError: the write failed; the file is unchanged. The error names the file and the reason.
     """
     if path.exists() and not path.is_file():
         path.write_bytes(_to_bytes(content))
@@ -32,7 +32,7 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> Non
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a temporary file, which replaces the file at `path` when the block ends, and is removed when it raises.
+    """Open a temporary file; replace `path` with it when the block ends, delete it when the block raises.
 
     Raises:
         OSError: as for `write_atomically`.
@@ -45,18 +45,18 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 def create_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> bool:
-    """Create a file unless there is one. Of several processes at once one succeeds.
+    """Create a file unless it exists. Of several concurrent processes one succeeds.
 
     Args:
-        path: In a directory that exists.
-        content: Text is written in UTF-8.
+        path: In an existing directory.
+        content: Text is encoded as UTF-8.
         mode: Permissions of the file, less the umask.
 
     Returns:
-        Whether it was created; a file that is there stays as it is.
+        Whether it was created; an existing file is unchanged.
 
     Raises:
-        OSError: the disk did not take it, and there is no file. The error names the file and the reason.
+        OSError: the write failed, and there is no file. The error names the file and the reason.
     """
     if os.path.lexists(path):
         return False
@@ -64,7 +64,7 @@ def create_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> bo
         file.write(_to_bytes(content))
         _flush_to_disk(file)
         try:
-            # Unlike a rename, a link never takes the place of a file.
+            # Unlike a rename, a hard link never replaces a file.
             os.link(temporary, path)
         except FileExistsError:
             return False
@@ -73,7 +73,7 @@ def create_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> bo
 
 
 def sync_directory(path: Path) -> None:
-    """Force the names in a directory to the disk: a rename outlasts a power failure only after that."""
+    """Flush a directory's entries to disk: only then does a rename survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -82,16 +82,16 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """Force all files and names below a directory to the disk, before a rename makes them visible."""
+    """Flush all files and directories below a directory to disk, before a rename makes them visible."""
     for path in (*root.rglob("*"), root):
         if path.is_file() or path.is_dir():
-            # Both are synced alike.
+            # It works for files, too.
             sync_directory(path)
 
 
 @contextlib.contextmanager
 def _temporary_file(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
-    """Open a temporary file beside `path` and unlink it at the end; errors name `path`."""
+    """Open a temporary file in the directory of `path` and unlink it at the end; errors name `path`."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

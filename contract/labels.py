@@ -1,7 +1,7 @@
-"""`labels.json` in the model repository: what the versions of each model are called.
+"""Version labels of each model: `labels.json` in the model repository.
 
-Exporters write it, gateways read it. In `models.config`, TensorFlow Serving's own, a label that moves to a version that
-is not loaded yet has the whole file refused, so that the version never is; gateways wait for it.
+Exporters write it, gateways read it. The labels are not in `models.config`: when a label there moves to a version that
+is not loaded yet, TensorFlow Serving rejects the whole file, so the version never loads. Gateways wait for the version.
 """
 
 import json
@@ -11,19 +11,19 @@ from pathlib import Path
 from contract.errors import LabelsError
 
 LABELS_FILE = "labels.json"
-# What answers requests that name a model alone.
+# Default label of requests that name only a model.
 STABLE = "stable"
 LABEL_PATTERN = "[a-z][a-z0-9_-]{0,31}"
 
-# The version of each label of each model.
+# Model name to label to version.
 Labels = dict[str, dict[str, int]]
 
 
 def read_labels(models_dir: Path) -> Labels:
-    """Read the file; none is no labels.
+    """Read the labels; a missing file has none.
 
     Raises:
-        LabelsError: it cannot be read, or holds something else.
+        LabelsError: the file is unreadable or malformed.
     """
     path = models_dir / LABELS_FILE
     try:

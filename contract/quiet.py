@@ -1,7 +1,7 @@
-"""Standard error held back while something that chatters is imported.
+"""Suppression of stderr output during noisy imports.
 
-Here because `export` and `model_server` both need it and never import each other. TensorFlow 2.21 prints some eight
-lines about processors and drivers during its import, whatever TF_CPP_MIN_LOG_LEVEL says.
+In `contract` because `export` and `model_server` both need it and never import each other. TensorFlow 2.21 prints about
+eight lines about CPUs and drivers on import, whatever TF_CPP_MIN_LOG_LEVEL says.
 """
 
 import os
@@ -13,16 +13,16 @@ from contextlib import contextmanager
 
 @contextmanager
 def stderr_held_back() -> Iterator[None]:
-    """Hold back what the process prints on descriptor 2, libraries in C included; show it if an exception passes."""
+    """Capture the process's output on file descriptor 2, also of C libraries; print it if the block raises."""
     sys.stderr.flush()
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         except Exception:
-            held.seek(0)
-            os.write(stderr, held.read())
+            captured.seek(0)
+            os.write(stderr, captured.read())
             raise
         finally:
             sys.stderr.flush()

@@ -1,10 +1,10 @@
-"""Text to token ids and back, whatever the unit of text; and reading the files of any of them.
+"""Tokenizers of every unit (character, word, subword): encoding, detokenization and loading from a file.
 
-Knows vocabularies, special tokens and how pieces of text are joined. Knows nothing of models or requests.
+Knows vocabularies, special tokens and how token texts are joined. Does not know models or requests.
 
-Files are in the format of Hugging Face's `tokenizers`, so any program with that library reads them, and encodes as is
-done here but for three things: it takes the name of a special token for the token, lower-cases without context, and
-has padding for an unknown word where a vocabulary from elsewhere has no token for one and it is dropped here.
+Files are in Hugging Face `tokenizers` format, so any program with that library can load them. It encodes as this module
+does, with three exceptions: it parses the name of a special token as that token, it lower-cases without context, and
+it encodes an unknown word as padding where an imported vocabulary has no unknown token (here the word is dropped).
 """
 
 import json
@@ -55,10 +55,10 @@ _OTHER_RULE = "text is cut or changed by a rule that is not this release's: see 
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer that `to_json` wrote; the file says of which unit it is.
+    """Load a tokenizer that `to_json` wrote. The file determines the unit.
 
     Raises:
-        TokenizerError: the file is missing, is not JSON, or holds a tokenizer of another kind.
+        TokenizerError: the file is missing, is not JSON, or holds an unsupported tokenizer.
     """
     try:
         return _read(json.loads(path.read_text(encoding="utf-8")))
@@ -82,7 +82,7 @@ def _read(document: Any) -> Tokenizer:
 
 
 def _word_level(document: Any, tokens: list[str]) -> Tokenizer:
-    """Tell characters from words by how a text is cut."""
+    """Build a character or word tokenizer, depending on the pre-tokenizer."""
     unknown, normalizer, rule = document["model"]["unk_token"], document["normalizer"], document["pre_tokenizer"]
     if unknown == tokens[0]:
         unknown = None
@@ -95,7 +95,7 @@ def _word_level(document: Any, tokens: list[str]) -> Tokenizer:
 
 
 def _byte_pairs(document: Any, tokens: list[str]) -> Tokenizer:
-    """Tell exact words from subwords by whether anything can be unknown."""
+    """Build an exact-word tokenizer if there is an unknown token, else a subword tokenizer."""
     model = document["model"]
     exact = model["unk_token"] is not None
     rule = (exact_words if exact else subwords).PRE_TOKENIZER

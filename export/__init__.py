@@ -1,6 +1,6 @@
-"""Corpus in, served model out: trains Keras recurrent text generators and publishes them as SavedModels.
+"""Exporter: trains Keras recurrent text generators and publishes them as SavedModels.
 
-From a notebook, `export.publish(model, tokenizer, name)` does what the last step of `python -m export train` does.
+In a notebook, `export.publish(model, tokenizer, name)` does the same as the last step of `python -m export train`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ __all__ = ["publish"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import TensorFlow only when something that needs it is used: `--help` then answers at once."""
+    """Import TensorFlow lazily, so that `--help` is fast."""
     if name == "publish":
         from export.repository.publishing import publish  # noqa: PLC0415 - see above
 

@@ -6,15 +6,15 @@ import sys
 
 def _run() -> int:
     try:
-        from export.cli import main  # noqa: PLC0415 - so that Ctrl-C during the import is caught too
+        from export.cli import main  # noqa: PLC0415 - also catches Ctrl-C during the import
 
         return main()
     except KeyboardInterrupt:
         return 130
     finally:
-        # TensorFlow's threads take a moment to end; a second Ctrl-C would print a traceback there.
+        # TensorFlow's threads take a moment to stop; a second Ctrl-C would print a traceback then.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # A pool of threads that TensorFlow leaves to the interpreter's end cannot be closed there, and would say so.
+        # TensorFlow leaves a thread pool to interpreter shutdown. It cannot be closed there and would print an error.
         sys.unraisablehook = lambda _: None
 
 

@@ -1,4 +1,7 @@
-"""The command line: options in, exit code out. Knows no TensorFlow until the settings are known to be good."""
+"""Command-line interface: parses options, runs a command, returns its exit code.
+
+Imports no TensorFlow until the settings are validated.
+"""
 
 import argparse
 import io
@@ -110,7 +113,7 @@ def _add_tokenizer(command: argparse.ArgumentParser) -> None:
 
 
 def _converter(annotation: Any) -> Any:
-    """Return int or float for a numeric field; pydantic checks its bounds."""
+    """Return int or float for a numeric field; pydantic checks its limits."""
     kinds = {get_origin(kind) or kind for kind in (annotation, *get_args(annotation))}
     return next((kind for kind in (int, float) if kind in kinds), str)
 
@@ -119,10 +122,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0; 1 after an error, told in one line; 130 after Ctrl-C. An option that is none ends with 2, by `argparse`.
+        0 on success; 1 after an error, printed in one line; 130 after Ctrl-C. `argparse` exits with 2 on an unknown
+        option.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A sample holds whatever the corpus holds: a terminal that cannot show it must not end the training.
+        # A sample may hold any character of the corpus. A terminal that cannot encode it must not end the training.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     options = vars(build_parser().parse_args(arguments))
@@ -131,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever read it, such as `head`, has seen enough; what is still to be flushed at the end goes nowhere.
+        # The reader, such as `head`, has closed the pipe; discard what is flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except (ExportError, ContractError, OSError) as error:
@@ -149,12 +153,12 @@ def _run(options: dict[str, Any]) -> int:
     if command == "train":
         if_empty, runs_dir = options.pop("if_empty"), options.pop("runs_dir")
         config = load_config(options.pop("config"), options)
-        if if_empty and (there := _published(models_dir)):
-            print(f"{there} is there already: nothing to train")
+        if if_empty and (version_dir := _first_readable_version(models_dir)):
+            print(f"{version_dir} is there already: nothing to train")
             if not (models_dir / MODELS_CONFIG).exists():
-                _list(models_dir, there.parent.name)
+                _add_to_models_config(models_dir, version_dir.parent.name)
             return 0
-    # TensorFlow takes seconds to import: only now, when the settings are known to be good.
+    # TensorFlow takes seconds to import, so import it only after the settings are validated.
     import_tensorflow_quietly(start=command not in {"train", "resume"})
     if command == "wrap":
         from export import wrapping  # noqa: PLC0415
@@ -169,9 +173,9 @@ def _run(options: dict[str, Any]) -> int:
     return workflow.publish_best(options["run"], models_dir)
 
 
-def _list(models_dir: Path, name: str) -> None:
-    """Let servers find a model that was copied here without `models.config`."""
-    # Their messages need TensorFlow, which is imported for this alone.
+def _add_to_models_config(models_dir: Path, name: str) -> None:
+    """Add a model that was copied here without `models.config`, so that model servers load it."""
+    # The protobuf messages need TensorFlow.
     import_tensorflow_quietly(start=False)
     from export.repository.models_config import add_to_models_config  # noqa: PLC0415
 
@@ -179,8 +183,8 @@ def _list(models_dir: Path, name: str) -> None:
     print(f"{name} is listed in {models_dir / MODELS_CONFIG} now")
 
 
-def _published(models_dir: Path) -> Path | None:
-    """Return the first version that this release reads; what is wrong with another one is told."""
+def _first_readable_version(models_dir: Path) -> Path | None:
+    """Return the first version that this release can read; print why each one before it was skipped."""
     for path in sorted(models_dir.glob("*/*/saved_model.pb")):
         if path.parent.name.isdigit():
             try:

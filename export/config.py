@@ -1,6 +1,6 @@
-"""Settings of a training run: one frozen model, filled from a TOML file and the command line.
+"""Settings of a training run: one frozen pydantic model, filled from a TOML file and the command line.
 
-Knows names, bounds, defaults and their reasons. Does not know what they are used for.
+Knows names, limits, defaults and their reasons. Does not know what uses them.
 """
 
 import tomllib
@@ -14,7 +14,7 @@ from contract.card import ID_PATTERN, Cell, Direction, Unit
 from export.corpora.corpus import Documents
 from export.errors import ConfigError
 
-# Where versions and trainings lie, unless the command line says otherwise.
+# Default directories of published versions and of training runs.
 MODELS, RUNS = Path("models"), Path("runs")
 
 Connections = Literal["none", "residual", "skip"]
@@ -22,17 +22,18 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 DEFAULT_CONTEXT = 20
-# Where no end is given. Minutes alone are one: ten epochs might be over before.
+# Applies where neither epochs nor max_minutes is given. With max_minutes alone there is no epoch limit: ten epochs
+# might end earlier.
 DEFAULT_EPOCHS = 10
-# Less than a page. What a model learns from so little is the text itself; the shortest text that is trained on in this
-# project's tests has 1,248.
+# Less than a page. A model only memorizes so short a text. The shortest training text in this project's tests has 1,248
+# characters.
 MIN_CHARACTERS = 1000
-# What bounds the vocabulary of which units.
-_BOUNDED_UNITS = {"num_words": ("word", "exact_word"), "vocab_size": ("exact_word", "subword")}
+# Settings that limit the vocabulary, and the units that they apply to.
+_UNITS_OF_LIMIT = {"num_words": ("word", "exact_word"), "vocab_size": ("exact_word", "subword")}
 
 
 class TrainConfig(BaseModel):
-    """How to train one generator. The field's description is its help on the command line."""
+    """Settings for training one generator. A field's description is its command-line help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +42,7 @@ class TrainConfig(BaseModel):
     min_characters: int = Field(MIN_CHARACTERS, ge=0, description="refuse a corpus of fewer; 0: none is too small")
     documents: Documents = Field("none", description="what ends with an end mark: none, file, lines or blank-line")
     unit: Unit = Field("character", description="what a token is: character, word, exact_word or subword")
-    # Ids 0 and 1 are special, and one word alone leaves nothing to choose.
+    # Ids 0 and 1 are special tokens, and a single word leaves nothing to sample from.
     num_words: int | None = Field(None, ge=4, description="keep word ids below this one; for word and exact_word")
     vocab_size: int | None = Field(
         None, ge=4, description="bound of all tokens; for exact_word and subword, which has 2000 without it"
@@ -123,16 +124,16 @@ class TrainConfig(BaseModel):
 
     @field_validator("num_words", "vocab_size")
     @classmethod
-    def _has_its_unit(cls, bound: int | None, info: ValidationInfo) -> int | None:
-        units, unit = _BOUNDED_UNITS[info.field_name or ""], info.data.get("unit")
-        if bound is not None and unit is not None and unit not in units:
+    def _require_matching_unit(cls, limit: int | None, info: ValidationInfo) -> int | None:
+        units, unit = _UNITS_OF_LIMIT[info.field_name or ""], info.data.get("unit")
+        if limit is not None and unit is not None and unit not in units:
             raise PydanticCustomError("other_unit", f"is for unit = {' or '.join(units)}, and unit is {unit}")
-        if bound is not None and info.field_name == "vocab_size" and info.data.get("num_words") is not None:
+        if limit is not None and info.field_name == "vocab_size" and info.data.get("num_words") is not None:
             raise PydanticCustomError("two_bounds", "and num_words bound the same vocabulary: give one of them")
-        return bound
+        return limit
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "TrainConfig":
+    def _require_consistent_settings(self) -> "TrainConfig":
         if self.bidirectional and self.connections != "none":
             raise PydanticCustomError("no_connections", "connections must be none with bidirectional")
         if self.connections != "none" and self.layers == 1:
@@ -145,20 +146,20 @@ class TrainConfig(BaseModel):
 
     @property
     def max_epochs(self) -> int | None:
-        """Passes over the text after which the training ends; None where only minutes end it."""
+        """Maximum number of epochs; None where only `max_minutes` ends the training."""
         return DEFAULT_EPOCHS if self.epochs is None and self.max_minutes is None else self.epochs
 
     @property
     def num_seen(self) -> int | None:
-        """Tokens that the model sees; None for one that carries a state."""
+        """Context length of a sliding-window model, in tokens; None for a model that carries state."""
         return (self.context or DEFAULT_CONTEXT) if self.bidirectional else None
 
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
-    """Read a TOML file and lay the command line's values over it.
+    """Read a TOML file and override its values with those of the command line.
 
     Raises:
-        ConfigError: the file cannot be read, or a field is missing, unknown or out of bounds.
+        ConfigError: the file cannot be read, or a field is missing, unknown or out of range.
     """
     values: dict[str, Any] = {}
     if path is not None:

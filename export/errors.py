@@ -1,39 +1,39 @@
-"""What can go wrong between a corpus and a published version.
+"""Exceptions of the exporter.
 
 ExportError
-├── ConfigError       a setting is unknown, of the wrong type or out of its bounds
-├── CorpusError       the text cannot be read, or there is too little of it
-├── NotText           bytes are binary, damaged or in another encoding than UTF-8
-├── UnsupportedModel  a Keras model has a layer or an option that the signatures do not cover
+├── ConfigError       a setting is unknown, has the wrong type or is out of range
+├── CorpusError       the corpus cannot be read or is too small
+├── NotText           the input is binary, damaged or not UTF-8
+├── UnsupportedModel  the signatures do not support a layer or an option of the Keras model
 │   ├── NotFinite     a weight is NaN or infinite
-│   └── UnknownCode   a Keras model holds code that is not Keras's own
+│   └── UnknownCode   the Keras model contains code that is not Keras's own
 ├── CheckFailed       the exported graph does not compute what the Keras model computes
-├── RunError          the folder of a training is damaged, in use or not a training's
+├── RunError          the run directory is damaged, in use or not a run directory
 ├── TrainingFailed    the loss is not a number, or the model does not fit into memory
-├── WorkerLost        of several processes that train together, one is gone
+├── WorkerLost        a worker of a distributed training is gone
 ├── PublishError      a version cannot be written into the model repository, or its models.config cannot be read
-└── RepositoryError   the model repository has no such version, or one that is damaged or cannot be removed
+└── RepositoryError   the model repository has no such version, or the version is damaged or cannot be removed
 """
 
 
 class ExportError(Exception):
-    """Ends the command with one line; the message says what was wrong with what."""
+    """Base class; the command prints the message in one line and exits with 1."""
 
 
 class ConfigError(ExportError):
-    """A setting is unknown, of the wrong type or out of its bounds."""
+    """A setting is unknown, has the wrong type or is out of range."""
 
 
 class CorpusError(ExportError):
-    """The text cannot be read, or there is too little of it."""
+    """The corpus cannot be read or is too small."""
 
 
 class NotText(ExportError):
-    """Bytes are binary, damaged or in another encoding than UTF-8."""
+    """The input is binary, damaged or not UTF-8."""
 
 
 class UnsupportedModel(ExportError):
-    """A Keras model has a layer or an option that the signatures do not cover."""
+    """The signatures do not support a layer or an option of the Keras model."""
 
 
 class NotFinite(UnsupportedModel):
@@ -41,7 +41,7 @@ class NotFinite(UnsupportedModel):
 
 
 class UnknownCode(UnsupportedModel):
-    """A Keras model holds code that is not Keras's own, which is not run."""
+    """The Keras model contains code that is not Keras's own; it is not run."""
 
 
 class CheckFailed(ExportError):
@@ -49,7 +49,7 @@ class CheckFailed(ExportError):
 
 
 class RunError(ExportError):
-    """The folder of a training is damaged, in use or not a training's."""
+    """The run directory is damaged, in use or not a run directory."""
 
 
 class TrainingFailed(ExportError):
@@ -57,7 +57,7 @@ class TrainingFailed(ExportError):
 
 
 class WorkerLost(ExportError):
-    """Of several processes that train together, one is gone."""
+    """A worker of a distributed training is gone."""
 
 
 class PublishError(ExportError):
@@ -65,4 +65,4 @@ class PublishError(ExportError):
 
 
 class RepositoryError(ExportError):
-    """The model repository has no such version, or one that is damaged or cannot be removed."""
+    """The model repository has no such version, or the version is damaged or cannot be removed."""

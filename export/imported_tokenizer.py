@@ -1,6 +1,6 @@
-"""Tokenizers that were made elsewhere: Keras's JSON, Hugging Face's `tokenizer.json`, and this project's own.
+"""Imported tokenizers: Keras's JSON, Hugging Face's `tokenizer.json`, and this project's own.
 
-Knows the formats of files. Does not know what model a tokenizer belongs to, and never unpickles.
+Knows file formats. Does not know the model of a tokenizer, and never unpickles.
 """
 
 import json
@@ -26,24 +26,24 @@ from contract.tokenizer import (
 from export.corpora.encodings import decode
 from export.errors import NotText
 
-# Twice as many as those of the largest vocabularies in use. Parsed, JSON takes up to thirty times as much memory.
+# Twice the size of the largest vocabularies in use. Parsed JSON takes up to thirty times as much memory.
 MAX_BYTES = 64 << 20
 _PICKLE_SUFFIXES = {".pickle", ".pkl"}
-# Protocols from 2 on begin with this byte; an object in protocols 0 and 1 begins with the name of what makes it.
+# Pickle protocols from 2 on begin with this byte; in protocols 0 and 1 an object begins with its constructor's name.
 _PICKLE = re.compile(rb"\x80|c[\w.]+\n\w+\n")
 _UNPICKLE = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).to_json())"
-_WANTED = "give what Keras's Tokenizer.to_json() or the save() of Hugging Face's tokenizers wrote"
+_EXPECTED_FORMATS = "give what Keras's Tokenizer.to_json() or the save() of Hugging Face's tokenizers wrote"
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer from elsewhere. Its ids are those that the model was trained with.
+    """Read an imported tokenizer and keep its token ids, which the model was trained with.
 
     Args:
-        path: What the legacy `Tokenizer.to_json()` of Keras wrote, also as one JSON string; or a `tokenizer.json` of
-            Hugging Face's `tokenizers`, this project's among them.
+        path: Output of Keras's legacy `Tokenizer.to_json()`, plain or encoded once more as a JSON string; or a
+            `tokenizer.json` of Hugging Face's `tokenizers` or of this project.
 
     Raises:
-        TokenizerError: the file is missing, damaged, a pickle or of another kind; the message names it.
+        TokenizerError: the file is missing, damaged, a pickle or of an unsupported format; the message names it.
     """
     try:
         return _read(path)
@@ -56,11 +56,11 @@ def _read(path: Path) -> Tokenizer:
     if document.get("class_name") == "Tokenizer":
         return _keras(document.get("config"))
     if "model" not in document:
-        raise TokenizerError(_tell_other(document))
+        raise TokenizerError(_describe_unknown_format(document))
     try:
         return load_tokenizer(path)
     except TokenizerError:
-        # Of another kind than this project's.
+        # Not one of this project's tokenizers.
         return _hugging_face(document)
 
 
@@ -83,23 +83,23 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(decode(content, str(path)))
         if isinstance(document, str):
-            # `json.dump(tokenizer.to_json(), file)` makes JSON of what is JSON already.
+            # `json.dump(tokenizer.to_json(), file)` encodes the JSON twice.
             document = json.loads(document)
     except NotText as error:
         raise TokenizerError(str(error)) from error
     except (ValueError, RecursionError) as error:
-        raise TokenizerError(f"this is not JSON ({error}); {_WANTED}") from error
+        raise TokenizerError(f"this is not JSON ({error}); {_EXPECTED_FORMATS}") from error
     if not isinstance(document, dict):
-        raise TokenizerError(f"this is JSON of no tokenizer: {type(document).__name__}; {_WANTED}")
+        raise TokenizerError(f"this is JSON of no tokenizer: {type(document).__name__}; {_EXPECTED_FORMATS}")
     return document
 
 
-def _tell_other(document: dict[str, Any]) -> str:
+def _describe_unknown_format(document: dict[str, Any]) -> str:
     if "class_name" in document:
         return f"class_name must be 'Tokenizer', got {document['class_name']!r}"
     if document and all(type(value) is int for value in document.values()):
-        return f"this is a vocabulary alone, which does not say how a text is cut; {_WANTED}"
-    return f"this is JSON of no tokenizer: neither class_name nor model is in it; {_WANTED}"
+        return f"this is a vocabulary alone, which does not say how a text is cut; {_EXPECTED_FORMATS}"
+    return f"this is JSON of no tokenizer: neither class_name nor model is in it; {_EXPECTED_FORMATS}"
 
 
 def _hugging_face(document: dict[str, Any]) -> Tokenizer:
@@ -109,22 +109,22 @@ def _hugging_face(document: dict[str, Any]) -> Tokenizer:
         raise TokenizerError(f"a tokenizer.json that is damaged ({type(error).__name__}: {error})") from error
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _require_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    index = dict(pairs)
+    if len(index) < len(pairs):
         words = sorted(word for word, _ in pairs)
-        twice = next(word for word, following in pairwise(words) if word == following)
-        raise ValueError(f"{twice!r} stands there twice")
-    return found
+        duplicate = next(word for word, following in pairwise(words) if word == following)
+        raise ValueError(f"{duplicate!r} stands there twice")
+    return index
 
 
 def _unpack(value: Any) -> Any:
-    """Read what Keras writes as JSON within JSON."""
-    return json.loads(value, object_pairs_hook=_pairs) if isinstance(value, str) else value
+    """Decode a field that Keras writes as JSON within JSON."""
+    return json.loads(value, object_pairs_hook=_require_unique_keys) if isinstance(value, str) else value
 
 
 class _KerasConfig(BaseModel):
-    """What Keras's legacy `Tokenizer` says of itself, as far as ids depend on it; absent means Keras's default."""
+    """The settings of Keras's legacy `Tokenizer` that token ids depend on; a missing one has Keras's default."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -158,13 +158,13 @@ def _keras(content: Any) -> Tokenizer:
 def _kept_words(config: _KerasConfig) -> list[str]:
     """Return the words that Keras encodes, in order of their ids from 1.
 
-    Some add a word with the id 0 to tell of padding: it is left out, and no text can spell it.
+    Some vocabularies have a padding token with the id 0. It is dropped; no text encodes to it.
     """
     index = {word: i for word, i in config.word_index.items() if i != 0}
     words = sorted(index, key=index.__getitem__)
-    for place, word in enumerate(words, 1):
-        if index[word] != place:
-            raise TokenizerError(_tell_ids(config, words, index, place))
+    for expected_id, word in enumerate(words, 1):
+        if index[word] != expected_id:
+            raise TokenizerError(_describe_id_error(config, words, index, expected_id))
     oov, limit = config.oov_token, config.num_words or len(words) + 1
     if oov is not None and oov not in index:
         raise TokenizerError(f"oov_token {oov!r} is not in word_index")
@@ -176,18 +176,18 @@ def _kept_words(config: _KerasConfig) -> list[str]:
     return kept
 
 
-def _tell_ids(config: _KerasConfig, words: list[str], index: dict[str, int], place: int) -> str:
-    word, wanted = words[place - 1], f"ids must run from 1 to {len(words)} without a gap"
+def _describe_id_error(config: _KerasConfig, words: list[str], index: dict[str, int], expected_id: int) -> str:
+    word, rule = words[expected_id - 1], f"ids must run from 1 to {len(words)} without a gap"
     if index[word] < 1:
-        return f"word_index has {word!r} = {index[word]}; {wanted}"
-    if index[word] < place:
-        return f"word_index has the id {index[word]} twice, for {words[place - 2]!r} and {word!r}; {wanted}"
-    if config.oov_token in index and place == 1:
+        return f"word_index has {word!r} = {index[word]}; {rule}"
+    if index[word] < expected_id:
+        return f"word_index has the id {index[word]} twice, for {words[expected_id - 2]!r} and {word!r}; {rule}"
+    if config.oov_token in index and expected_id == 1:
         return (
             f"word_index has no id 1: the texts that it was made from hold oov_token {config.oov_token!r} as a word, "
-            f"and Keras then gives that id to nothing; {wanted}"
+            f"and Keras then gives that id to nothing; {rule}"
         )
-    return f"word_index has no id {place}; {wanted}"
+    return f"word_index has no id {expected_id}; {rule}"
 
 
 def _require_unicode(text: str) -> None:

@@ -1,7 +1,7 @@
-"""Ctrl-C that is heard at once and obeyed between two steps.
+"""Deferred Ctrl-C: the signal is recorded at once and raised between two steps.
 
-Python raises `KeyboardInterrupt` anywhere, and TensorFlow does not bear that: in a finalizer it is lost with a
-traceback, in the middle of tracing a second one becomes an `AssertionError` (both seen).
+Python raises `KeyboardInterrupt` anywhere, and TensorFlow cannot handle that: in a finalizer it is lost with a
+traceback; during tracing a second one becomes an `AssertionError` (both observed).
 """
 
 import os
@@ -9,38 +9,38 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-_HEARD = b"\nstopping as soon as this step is done; Ctrl-C again: at once\n"
+_MESSAGE = b"\nstopping as soon as this step is done; Ctrl-C again: at once\n"
 STOPPED_BY_SIGINT = 130
 
 
 class Interrupts:
-    """While this context is entered, `raise_if_interrupted` is where `KeyboardInterrupt` is raised."""
+    """Context manager that defers `KeyboardInterrupt` to the next call of `raise_if_interrupted`."""
 
     def __init__(self) -> None:
-        self._heard = False
-        self._before: Any = None
+        self._is_interrupted = False
+        self._previous_handler: Any = None
 
     def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._hear)
+        self._previous_handler = signal.signal(signal.SIGINT, self._record)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        signal.signal(signal.SIGINT, self._previous_handler)
 
-    def _hear(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as `signal` calls it
-        # Printing is not allowed in a handler: what it interrupts may be printing.
-        if self._heard:
+    def _record(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as `signal` calls it
+        # `print` is not reentrant: the handler may have interrupted another print.
+        if self._is_interrupted:
             os._exit(STOPPED_BY_SIGINT)
-        self._heard = True
-        os.write(2, _HEARD)
+        self._is_interrupted = True
+        os.write(2, _MESSAGE)
 
     def raise_if_interrupted(self) -> None:
-        """Raise what was heard.
+        """Raise the recorded interrupt.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed since the context was entered.
         """
-        if self._heard:
+        if self._is_interrupted:
             raise KeyboardInterrupt

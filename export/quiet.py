@@ -1,4 +1,4 @@
-"""Importing TensorFlow without its chatter."""
+"""Imports TensorFlow without its log output."""
 
 import os
 
@@ -6,18 +6,18 @@ from contract.quiet import stderr_held_back
 
 
 def import_tensorflow_quietly(*, start: bool = True) -> None:
-    """Import TensorFlow.
+    """Import TensorFlow and suppress what it prints on standard error.
 
     Args:
-        start: Whether to start its runtime, which has a word about a missing GPU. A training starts it itself, for the
-            devices that it finds.
+        start: Whether to start its runtime too, which warns about a missing GPU. A training starts the runtime itself,
+            for the devices that it finds.
 
     Raises:
-        Exception: what the import raised, after all that it printed.
+        Exception: the import failed; the suppressed output is printed first.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with stderr_held_back():
-        import tensorflow as tf  # noqa: PLC0415 - the point of this module
+        import tensorflow as tf  # noqa: PLC0415 - the purpose of this module
 
         if start:
             tf.zeros([1])

@@ -1,6 +1,6 @@
-"""Tables of text, and figures as people read them.
+"""Text tables and human-readable numbers.
 
-Knows columns, widths and units of measure. Does not know what the figures are of.
+Knows columns, widths and units of measure. Does not know what the numbers measure.
 """
 
 import json
@@ -21,8 +21,8 @@ class Column:
     """A column of a table.
 
     Attributes:
-        right: Whether its cells end at the same place, as numbers should.
-        rank: Where the table is too wide, columns of the highest rank go first; 0 stays.
+        right: Whether its cells are right-aligned, as numbers should be.
+        rank: If the table is too wide, columns of the highest rank are dropped first; rank 0 is never dropped.
     """
 
     title: str
@@ -31,12 +31,12 @@ class Column:
 
 
 def render(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
-    """Yield the lines of a table; a last line says which columns had no room.
+    """Yield the lines of a table; a last line names the columns that were dropped.
 
     Args:
         columns: From left to right.
-        rows: Cells. The last one of a row that is shorter than the others takes the place of all that are missing.
-        width: Characters of a line; None for as many as are needed.
+        rows: Cells. The last cell of a short row spans all missing columns.
+        width: Maximum characters per line; None for no limit.
     """
     kept = list(range(len(columns)))
     while width is not None and _width(columns, rows, kept) > width:
@@ -56,9 +56,9 @@ def render(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int 
                 break
             cells.append(row[i].rjust(widths[i]) if columns[i].right else row[i].ljust(widths[i]))
         yield _GAP.join(cells).rstrip()
-    left_out = [columns[i].title.partition(" (")[0].lower() for i in range(len(columns)) if i not in kept]
-    if left_out:
-        yield f"(not enough room for: {', '.join(left_out)})"
+    dropped = [columns[i].title.partition(" (")[0].lower() for i in range(len(columns)) if i not in kept]
+    if dropped:
+        yield f"(not enough room for: {', '.join(dropped)})"
 
 
 def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
@@ -74,24 +74,24 @@ def _width(columns: Sequence[Column], rows: Sequence[Sequence[str]], kept: Seque
 
 
 def terminal_width() -> int | None:
-    """Return how many characters a line of the terminal takes; None where standard output is none."""
+    """Return the width of the terminal in characters; None if standard output is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def figure(value: float | None, form: str) -> str:
-    """Write a number in a form of `format`; what is not known is a dash."""
+    """Format a number by a format spec; None becomes a dash."""
     return NOTHING if value is None else format(value, form)
 
 
 def size(num_bytes: int) -> str:
-    """Write a size, such as 12.3 MB."""
+    """Format a size, such as 12.3 MB."""
     if num_bytes < 1_000_000:
         return f"{num_bytes / 1e3:.1f} kB"
     return f"{num_bytes / 1e6:,.1f} MB" if num_bytes < 1_000_000_000 else f"{num_bytes / 1e9:,.2f} GB"
 
 
 def moment(seconds: int) -> str:
-    """Write a time, in UTC."""
+    """Format a Unix time in UTC; a dash if it is out of range."""
     try:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
     except (ValueError, OverflowError, OSError):
@@ -99,12 +99,12 @@ def moment(seconds: int) -> str:
 
 
 def visible(text: Any) -> str:
-    """Write something from a file in one line; a control character, which the terminal would obey, becomes a dot."""
+    """Format a value in one line; control characters, which a terminal would interpret, become dots."""
     return "".join(c if c.isprintable() else "·" for c in str(text))
 
 
 def to_json(value: Any) -> str:
-    """Write JSON. What is no number to JSON, such as an infinite loss, becomes null."""
+    """Format a value as JSON; a float that JSON cannot represent, such as an infinite loss, becomes null."""
     return json.dumps(_finite(value), indent=1, ensure_ascii=False)
 
 

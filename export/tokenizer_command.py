@@ -1,6 +1,6 @@
-"""The tokenizer of a training, and `python -m export tokenizer`, which shows what it makes of a corpus.
+"""Trains the tokenizer of a run; `python -m export tokenizer` shows how it encodes a corpus.
 
-Knows settings, tokenizers and corpora. Imports no TensorFlow: the command answers at once.
+Knows settings, tokenizers and corpora. Imports no TensorFlow, so the command starts fast.
 """
 
 from collections import Counter
@@ -24,27 +24,27 @@ from export.config import TrainConfig, load_config
 from export.corpora.corpus import Corpus, read_corpus
 from export.errors import ConfigError, CorpusError
 
-# Settings of a training that the vocabulary depends on.
+# Training settings that the vocabulary depends on.
 SETTINGS = ("corpus", "documents", "unit", "num_words", "vocab_size", "validation", "seed")
-# Fewer leave nothing to choose between when a text is sampled.
+# Fewer tokens leave nothing to sample from.
 MIN_VOCABULARY = 2
 SHOWN_LINES, SHOWN_TOKENS, SHOWN_UNKNOWN = 3, 30, 10
-# Of a text whose lines never end so much is looked at to show its beginning.
+# Characters read, at most, to find the first lines of a text that has no line ends.
 SHOWN_CHARACTERS = 1 << 20
 _PLURALS = {"character": "characters", "word": "words", "exact_word": "words", "subword": "subwords"}
 
 
 def run(options: dict[str, Any]) -> int:
-    """Train a tokenizer as a training would, and print what it makes of a text. Returns the exit code.
+    """Train a tokenizer as a training run does, and print how it encodes a text. Returns the exit code.
 
     Args:
-        options: `config`, `text` and `save`, which may be None; `show`; and those of `SETTINGS` that were given.
+        options: `config`, `text` and `save`, which may be None; `show`; and the `SETTINGS` that were given.
 
     Raises:
-        ExportError, ContractError, OSError: each told in one line by the command line.
+        ExportError, ContractError, OSError: the command line prints each in one line.
     """
     config_file, source, save, show = (options.pop(name) for name in ("config", "text", "save", "show"))
-    # The settings are those of a training, which has a name; nothing here depends on it.
+    # `TrainConfig` requires a name; nothing here depends on it.
     config = load_config(config_file, {"name": "tokenizer", **options})
     if source == config.corpus == "-":
         raise ConfigError("corpus and text are both -: standard input can be read once")
@@ -77,15 +77,15 @@ def _first_tokens(tokenizer: Tokenizer, count: int) -> Iterator[str]:
 
 
 def _labels(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
-    """Show tokens with their white space, and those that are no whole characters by their bytes."""
+    """Format tokens with their white space; show incomplete characters as bytes."""
     labels = map(tokenizer.detokenizer().label, token_ids)
     return " ".join(label if label.startswith("bytes:") else repr(label) for label in labels)
 
 
 def describe(tokenizer: Tokenizer, text: Corpus) -> Iterator[str]:
-    """Yield the lines that tell what becomes of a text."""
-    beginning, goes_on = _beginning(text)
-    yield from _first_lines(tokenizer, beginning, goes_on=goes_on)
+    """Yield the lines that show how a text is encoded."""
+    beginning, continues = _first_excerpt(text)
+    yield from _first_lines(tokenizer, beginning, continues=continues)
     counts = Counts.of(tokenizer, text)
     yield (
         f"{counts.tokens:,} tokens: {counts.tokens / counts.lines:.1f} per line, "
@@ -97,28 +97,28 @@ def describe(tokenizer: Tokenizer, text: Corpus) -> Iterator[str]:
         yield f"  {count:,} × {piece!r}"
 
 
-def _beginning(text: Corpus) -> tuple[str, bool]:
-    """Return the beginning of the first document, more lines than are shown if there are, and whether it goes on."""
-    beginning, goes_on = "", False
+def _first_excerpt(text: Corpus) -> tuple[str, bool]:
+    """Return the beginning of the first document, with the lines to show, and whether the document continues."""
+    beginning, continues = "", False
     for piece in text.pieces():
-        beginning, goes_on = beginning + piece.text, not piece.ends
+        beginning, continues = beginning + piece.text, not piece.ends
         whole_lines = [line for line in beginning.splitlines()[:-1] if line.strip()]
-        if not goes_on or len(whole_lines) >= SHOWN_LINES or len(beginning) >= SHOWN_CHARACTERS:
+        if not continues or len(whole_lines) >= SHOWN_LINES or len(beginning) >= SHOWN_CHARACTERS:
             break
-    return beginning, goes_on
+    return beginning, continues
 
 
-def _first_lines(tokenizer: Tokenizer, document: str, *, goes_on: bool) -> Iterator[str]:
-    """Yield ids and tokens of the first lines that are not blank; a token is shown with the line it begins in."""
+def _first_lines(tokenizer: Tokenizer, document: str, *, continues: bool) -> Iterator[str]:
+    """Yield ids and tokens of the first lines that are not blank; a token is shown with the line that it begins in."""
     lines = document.splitlines(keepends=True)
     numbers = [number for number, line in enumerate(lines) if line.strip()][:SHOWN_LINES]
-    places = list(accumulate(map(len, lines[: max(numbers, default=-1) + 1]), initial=0))
-    shown = document[: places[-1]]
+    line_starts = list(accumulate(map(len, lines[: max(numbers, default=-1) + 1]), initial=0))
+    shown = document[: line_starts[-1]]
     pairs = list(zip(tokenizer.offsets(shown), tokenizer.encode(shown), strict=True))
     for number in numbers:
-        ids = [token_id for place, token_id in pairs if places[number] <= place < places[number + 1]]
-        # Of a line that is longer than what is looked at nobody has counted the rest.
-        at_least = "at least " if goes_on and number == len(lines) - 1 else ""
+        ids = [token_id for offset, token_id in pairs if line_starts[number] <= offset < line_starts[number + 1]]
+        # The rest of a line that is longer than the excerpt is not counted.
+        at_least = "at least " if continues and number == len(lines) - 1 else ""
         more = f" … and {at_least}{len(ids) - SHOWN_TOKENS:,} more" if len(ids) > SHOWN_TOKENS else ""
         yield f"  {' '.join(map(str, ids[:SHOWN_TOKENS]))}{more}"
         yield f"  {_labels(tokenizer, ids[:SHOWN_TOKENS])}{more}"
@@ -126,10 +126,10 @@ def _first_lines(tokenizer: Tokenizer, document: str, *, goes_on: bool) -> Itera
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of a text.
+    """Token statistics of a text.
 
     Attributes:
-        unknown: Pieces of it that the vocabulary does not hold, and how often each stands there.
+        unknown: Parts of the text that the vocabulary does not contain, with their frequencies.
     """
 
     tokens: int
@@ -143,7 +143,7 @@ class Counts:
         for piece, ends in text.pieces("encoding"):
             ids = tokenizer.encode(piece)
             tokens += len(ids)
-            # A line end that ends a document begins no other line.
+            # A trailing newline starts no further line.
             lines += piece.count("\n") + ends * (not piece.endswith("\n"))
             if tokenizer.special.unknown in ids:
                 unknown.update(_unknown_pieces(tokenizer, piece, ids))
@@ -151,19 +151,20 @@ class Counts:
 
 
 def _unknown_pieces(tokenizer: Tokenizer, text: str, ids: list[int]) -> Iterator[str]:
-    places = [*tokenizer.offsets(text), len(text)]
-    for start, end, token_id in zip(places, places[1:], ids, strict=False):
+    offsets = [*tokenizer.offsets(text), len(text)]
+    for start, end, token_id in zip(offsets, offsets[1:], ids, strict=False):
         if token_id == tokenizer.special.unknown:
-            # Between words stand characters that belong to none; elsewhere an unknown token is one character.
+            # The span of a word also covers separators that belong to no word; elsewhere an unknown token is one
+            # character.
             words = tokenizer.rules.words(text[start:end]) if isinstance(tokenizer, WordTokenizer) else []
             yield words[0] if words else text[start]
 
 
 def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
-    """Build the vocabulary from the part of the text that training sees.
+    """Build the vocabulary from the training split.
 
     Raises:
-        CorpusError: it is too small.
+        CorpusError: the split has fewer than `MIN_VOCABULARY` different tokens.
         TokenizerError: the settings leave no room for a vocabulary.
     """
     tokenizer = _train(config, corpus)
@@ -177,15 +178,15 @@ def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
 
 
 def tell_cut(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield a line that says how many words a bound of the settings cut off, if it cut off any.
+    """Yield a line with the number of words that a vocabulary limit removed, if it removed any.
 
     Args:
         config: The settings.
-        corpus: What the vocabulary was made from.
-        tokenizer: What `train_tokenizer` made of both.
+        corpus: The training split.
+        tokenizer: As `train_tokenizer` returned it for both.
     """
-    bound, count = ("num_words", config.num_words) if config.num_words else ("vocab_size", config.vocab_size)
-    if count is None or config.unit not in {"word", "exact_word"}:
+    setting, limit = ("num_words", config.num_words) if config.num_words else ("vocab_size", config.vocab_size)
+    if limit is None or config.unit not in {"word", "exact_word"}:
         return
     if config.unit == "word":
         words = {word for text in corpus.texts("counting words") for word in KERAS_RULES.words(text)}
@@ -195,7 +196,7 @@ def tell_cut(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> Itera
         kind, fate = f"different words that occur at least {MIN_FREQUENCY} times", "the others are spelt"
     num_kept = len(words.intersection(tokenizer.tokens))
     if num_kept < len(words):
-        yield f"{bound} = {count:,} keeps {num_kept:,} of {len(words):,} {kind}; {fate}"
+        yield f"{setting} = {limit:,} keeps {num_kept:,} of {len(words):,} {kind}; {fate}"
 
 
 def _train(config: TrainConfig, corpus: Corpus) -> Tokenizer:

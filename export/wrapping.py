@@ -1,4 +1,4 @@
-"""`python -m export wrap`: a model from elsewhere and its tokenizer become a version."""
+"""`python -m export wrap`: publishes an imported model and its tokenizer as a version."""
 
 from pathlib import Path
 
@@ -10,29 +10,30 @@ from export.repository.publishing import publish_exportable, require_name, requi
 
 
 def wrap(model: Path, tokenizer: Path, name: str, window: int | None, direction: Direction, models_dir: Path) -> int:
-    """Publish a model that was trained elsewhere. Returns the exit code.
+    """Publish an imported model. Returns the exit code.
 
     Args:
-        model: A `.keras` or `.h5` file, or the folder of a SavedModel.
+        model: A `.keras` or `.h5` file, or the directory of a SavedModel.
         tokenizer: Keras's JSON or a `tokenizer.json`.
-        name: Of the model in the repository.
-        window: Tokens of its window; None where it carries its state, or has a length of its own.
-        direction: "backward" for one that reads texts from their end.
+        name: Name of the model in the repository.
+        window: Context length in tokens of a sliding-window model; None if the model carries state or has a fixed
+            length.
+        direction: "backward" for a model that generates right to left.
         models_dir: The repository.
 
     Raises:
-        ExportError, ContractError, OSError: each told in one line by the command line.
+        ExportError, ContractError, OSError: the command line prints each in one line.
     """
     require_name(name)
     require_writable(models_dir / name)
-    text_side = read_tokenizer(tokenizer)
-    say(f"{tokenizer}: {text_side.unit}, {len(text_side.tokens):,} tokens")
-    foreign = read_imported(model, window)
-    for line in foreign.lines:
+    imported_tokenizer = read_tokenizer(tokenizer)
+    say(f"{tokenizer}: {imported_tokenizer.unit}, {len(imported_tokenizer.tokens):,} tokens")
+    imported = read_imported(model, window)
+    for line in imported.lines:
         say(line)
-    surplus = foreign.model.network.vocab_size - len(text_side.tokens)
-    if surplus > 0:
-        say(f"{surplus:,} of its outputs have no token and are never drawn")
-    place = publish_exportable(foreign.model, text_side, name, models_dir, None, direction)
-    say(f"published {place}")
+    num_unused = imported.model.network.vocab_size - len(imported_tokenizer.tokens)
+    if num_unused > 0:
+        say(f"{num_unused:,} of its outputs have no token and are never drawn")
+    version_dir = publish_exportable(imported.model, imported_tokenizer, name, models_dir, None, direction)
+    say(f"published {version_dir}")
     return 0

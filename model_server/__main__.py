@@ -1,7 +1,7 @@
-"""`python -m model_server`: the command line, the log, the signals and the exit status.
+"""`python -m model_server`: command line, logging, signals and exit status.
 
-Exits with 0 after SIGTERM or SIGINT, 1 when the server cannot start, 2 for a wrong command line, or for batching
-parameters or an SSL config that cannot be used.
+Exits with 0 after SIGTERM or SIGINT, 1 when the server cannot start, 2 for an invalid command line, batching parameters
+or SSL config.
 """
 
 import contextlib
@@ -19,22 +19,22 @@ from model_server.flags import parse
 
 log = logging.getLogger("model_server")
 
-# Both choose kernels by the processor's instructions: oneDNN, and the contraction that TensorFlow puts in the place of
-# Eigen's. Without them products of matrices are compiled once, for all processors.
+# Both oneDNN and TensorFlow's replacement of Eigen's contraction choose kernels by the CPU's instruction set. Without
+# them, matrix products use code compiled once for all CPUs.
 PORTABLE = {"TF_ENABLE_ONEDNN_OPTS": "0", "TENSORFLOW_USE_CUSTOM_CONTRACTION_KERNEL": "false"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until a signal comes.
+    """Serve until a signal arrives.
 
     Args:
-        arguments: Without the program's name; None for the process's own.
+        arguments: Command-line arguments without the program's name; None for those of the process.
 
     Returns:
-        The exit status of a server that could not start. After a signal the process ends here, with status 0.
+        The exit status, if the server could not start. After a signal the process exits here with status 0.
     """
     flags = parse(arguments)
-    # Signals come first: a supervisor may change its mind while TensorFlow is being imported.
+    # Before the slow import of TensorFlow, so that a supervisor can stop the process during it.
     signals = _receive_signals()
     _log_to_stderr()
     log.info("a stand-in for TensorFlow Serving (same API, never merges calls), process %d", os.getpid())
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from model_server.server import ModelServer, configure_tensorflow  # noqa: PLC0415 - TensorFlow: after the above
 
     configure_tensorflow(flags)
-    # Imports leave 270,000 objects that never go: each full collection would stop all calls for 140 ms.
+    # Imports leave 270,000 permanent objects: each full garbage collection would pause all calls for 140 ms.
     gc.collect()
     gc.freeze()
     try:
@@ -61,16 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.info("stopping after %s", signals.get().name)
     server.stop()
     logging.shutdown()
-    # Not `return 0`: the interpreter would wait for threads whose calls have outlived their grace.
+    # Not `return 0`: the interpreter would wait for threads whose calls exceeded the grace period.
     os._exit(0)
 
 
 @contextlib.contextmanager
 def _without_keras() -> Iterator[None]:
-    """Keep TensorFlow from importing Keras, which no SavedModel needs: 1.7 s of a core and 180 MB.
+    """Keep TensorFlow from importing Keras, which no SavedModel needs: saves 1.7 s of CPU time and 180 MB.
 
-    TensorFlow imports `keras.src.optimizers` last of all and ignores an ImportError, which is what an entry of None in
-    `sys.modules` raises (https://docs.python.org/3/reference/import.html#the-module-cache).
+    TensorFlow imports `keras.src.optimizers` last and ignores an ImportError. An entry of None in `sys.modules` raises
+    one (https://docs.python.org/3/reference/import.html#the-module-cache).
     """
     name = "keras.src.optimizers"
     sys.modules[name] = None  # type: ignore[assignment]
@@ -81,9 +81,9 @@ def _without_keras() -> Iterator[None]:
 
 
 def _receive_signals() -> queue.SimpleQueue[signal.Signals]:
-    """Collect SIGTERM and SIGINT; the second signal ends the process as if nobody had asked for it.
+    """Return a queue of received SIGTERM and SIGINT signals; a repeated signal has its default effect.
 
-    A queue, because an event that is set by a handler can deadlock with the thread that waits for it.
+    A queue, because an event that a handler sets can deadlock with the thread that waits for it.
     """
     received: queue.SimpleQueue[signal.Signals] = queue.SimpleQueue()
 

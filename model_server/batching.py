@@ -1,7 +1,7 @@
-"""The rules of TensorFlow Serving's batching, enforced on each call by itself; calls are never merged.
+"""TensorFlow Serving's batching rules, enforced on each call; calls are never merged.
 
-Knows rows: what a call may send, what a graph must answer, and how a call is filled up to a size that is allowed. The
-texts of its errors are TensorFlow Serving's. Does not know signatures or requests.
+Knows batch sizes: those of inputs and outputs, and padding to an allowed batch size. Error messages are TensorFlow
+Serving's. Does not know signatures or requests.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,47 +17,52 @@ from model_server.errors import ConfigError, InvalidRequest, TensorFlowFailed
 
 Tensors = Mapping[str, tf.Tensor]
 NAME = "file of batching parameters"
-# What is left out has TensorFlow Serving's default; these have a least value there too.
-_AT_LEAST = {"max_batch_size": 1, "batch_timeout_micros": 0, "max_enqueued_batches": 1, "num_batch_threads": 1}
+# Omitted parameters have TensorFlow Serving's defaults; these minimums are TensorFlow Serving's too.
+_MINIMUMS = {"max_batch_size": 1, "batch_timeout_micros": 0, "max_enqueued_batches": 1, "num_batch_threads": 1}
 
-_OTHER_ROWS = (
+_WRONG_BATCH_SIZE = (
     "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input tensors"
 )
 
 
 @dataclass(frozen=True)
 class Batching:
-    """What a call may be.
+    """Batching parameters.
 
     Attributes:
-        max_batch_size: Rows of the largest call.
-        allowed_batch_sizes: Ascending; a call is filled up to the next of these. Empty: any size is allowed.
+        max_batch_size: Largest batch size of a call.
+        allowed_batch_sizes: Ascending; a call is padded to the next of these. Empty: any size is allowed.
     """
 
     max_batch_size: int = 1000
     allowed_batch_sizes: tuple[int, ...] = ()
 
     def wrap(self, function: Callable[..., Tensors]) -> Callable[..., Tensors]:
-        """Return a function that enforces the rules around one that takes and returns tensors by name.
+        """Wrap a function from tensors to tensors, by name, so that it enforces the batching rules.
 
-        Without rows there is none to be copied, so an empty call is not filled up.
+        An empty batch is not padded, because padding copies its first entry.
 
         Raises:
-            InvalidRequest: (the returned function) inputs without rows, of unequal numbers of rows, or of too many.
-            TensorFlowFailed: (the returned function) FAILED_PRECONDITION: an output does not have the call's rows.
+            InvalidRequest: (the returned function) inputs without a batch dimension, with unequal batch sizes, or with
+                a batch size above the maximum.
+            TensorFlowFailed: (the returned function) FAILED_PRECONDITION: an output does not have the batch size.
         """
 
         def wrapped(**inputs: tf.Tensor) -> Tensors:
-            num_rows = self._num_rows(inputs)
-            size = next((size for size in self.allowed_batch_sizes if size >= num_rows), num_rows) if num_rows else 0
-            outputs = function(**{name: _fill_up(tensor, size) for name, tensor in inputs.items()})
+            batch_size = self._batch_size(inputs)
+            padded_size = 0
+            if batch_size:
+                padded_size = next((size for size in self.allowed_batch_sizes if size >= batch_size), batch_size)
+            outputs = function(**{name: _pad(tensor, padded_size) for name, tensor in inputs.items()})
             for tensor in outputs.values():
-                _check_output(tensor, size)
-            return {name: tensor[:num_rows] for name, tensor in outputs.items()} if size > num_rows else outputs
+                _check_output(tensor, padded_size)
+            if padded_size == batch_size:
+                return outputs
+            return {name: tensor[:batch_size] for name, tensor in outputs.items()}
 
         return wrapped
 
-    def _num_rows(self, inputs: Tensors) -> int:
+    def _batch_size(self, inputs: Tensors) -> int:
         if not inputs:
             raise InvalidRequest("Batching Run() must have at least one input tensor")
         if any(tensor.shape.rank == 0 for tensor in inputs.values()):
@@ -65,17 +70,19 @@ class Batching:
         sizes = {int(tensor.shape[0]) for tensor in inputs.values()}
         if len(sizes) > 1:
             raise InvalidRequest("Batching Run() input tensors must have equal 0th-dimension size")
-        num_rows = sizes.pop()
-        if num_rows > self.max_batch_size:
-            raise InvalidRequest(f"Task size {num_rows} is larger than maximum input batch size {self.max_batch_size}")
-        return num_rows
+        batch_size = sizes.pop()
+        if batch_size > self.max_batch_size:
+            raise InvalidRequest(
+                f"Task size {batch_size} is larger than maximum input batch size {self.max_batch_size}"
+            )
+        return batch_size
 
 
 def read_batching(path: Path | None) -> Batching:
-    """Read a file of batching parameters; None stands for TensorFlow Serving's defaults.
+    """Read a file of batching parameters; None means TensorFlow Serving's defaults.
 
     Raises:
-        ConfigError: the file cannot be read or used; the message is one line and names it.
+        ConfigError: the file cannot be read or is invalid; the message is one line and names the file.
     """
     if path is None:
         return Batching()
@@ -87,9 +94,9 @@ def read_batching(path: Path | None) -> Batching:
 
 
 def _from_proto(message: Any) -> Batching:
-    for field, least in _AT_LEAST.items():
-        if message.HasField(field) and getattr(message, field).value < least:
-            raise ConfigError(f"{field} must be at least {least}, got {getattr(message, field).value}")
+    for field, minimum in _MINIMUMS.items():
+        if message.HasField(field) and getattr(message, field).value < minimum:
+            raise ConfigError(f"{field} must be at least {minimum}, got {getattr(message, field).value}")
     max_batch_size = message.max_batch_size.value if message.HasField("max_batch_size") else Batching.max_batch_size
     return Batching(max_batch_size, _sizes(message.allowed_batch_sizes, max_batch_size))
 
@@ -105,17 +112,17 @@ def _sizes(sizes: Sequence[int], max_batch_size: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _fill_up(tensor: tf.Tensor, size: int) -> tf.Tensor:
-    """Add copies of the first row, which is known to be one that the graph takes."""
-    missing = size - int(tensor.shape[0])
-    return tf.concat([tensor, tf.repeat(tensor[:1], missing, axis=0)], axis=0) if missing else tensor
+def _pad(tensor: tf.Tensor, padded_size: int) -> tf.Tensor:
+    """Pad with copies of the first entry, which is a valid input of the graph."""
+    num_padding = padded_size - int(tensor.shape[0])
+    return tf.concat([tensor, tf.repeat(tensor[:1], num_padding, axis=0)], axis=0) if num_padding else tensor
 
 
-def _check_output(tensor: tf.Tensor, size: int) -> None:
+def _check_output(tensor: tf.Tensor, padded_size: int) -> None:
     if tensor.shape.rank == 0:
         message = "Batched output tensor has 0 dimensions"
-    elif tensor.shape[0] != size:
-        message = _OTHER_ROWS
+    elif tensor.shape[0] != padded_size:
+        message = _WRONG_BATCH_SIZE
     else:
         return
     raise TensorFlowFailed(grpc.StatusCode.FAILED_PRECONDITION, message)

@@ -1,6 +1,6 @@
-"""`models.config`: which models are served from where, as frozen data.
+"""`models.config`: the served models and their base paths, as frozen data.
 
-Knows TensorFlow Serving's text proto and what it refuses. Does not look at the models themselves.
+Knows TensorFlow Serving's text proto and its validation. Does not read the models.
 """
 
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ from model_server.errors import ConfigError
 from model_server.versions import All, Latest, Policy, Specific
 
 PLATFORM = "tensorflow"
-# Where models lie in TensorFlow Serving's container, and so in a config file that serves both.
+# Directory of the models in TensorFlow Serving's container, and so in a config file for both servers.
 CONTAINER_ROOT = PurePosixPath("/models")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model.
+    """Config of one model.
 
     Attributes:
-        base_path: The folder of its version folders, on this machine.
+        base_path: Parent of its version directories, on this machine.
         labels: Version number of each label.
     """
 
@@ -42,14 +42,14 @@ def read_config(path: Path, models_root: Path | None = None) -> ServerConfig | N
     """Read a config file.
 
     Args:
-        path: A text proto of `ModelServerConfig`. One that lists no model is fine: nothing is served.
-        models_root: What `/models` stands for; None for the folder of the file.
+        path: A text proto of `ModelServerConfig`. It may list no model: nothing is served then.
+        models_root: Directory that replaces `/models`; None for the directory of the file.
 
     Returns:
         None if the file has no `model_config_list`, not even an empty one.
 
     Raises:
-        ConfigError: the file cannot be read or used; the message is one line and names it.
+        ConfigError: the file cannot be read or is invalid; the message is one line and names the file.
     """
     message = textproto.read(path, model_server_config_pb2.ModelServerConfig, "models.config")
     if message.WhichOneof("config") is None:
@@ -61,14 +61,14 @@ def read_config(path: Path, models_root: Path | None = None) -> ServerConfig | N
 
 
 def from_proto(message: model_server_config_pb2.ModelServerConfig, models_root: Path | None) -> ServerConfig:
-    """Check a config and turn it into data; the texts of its errors are TensorFlow Serving's.
+    """Validate and convert a config; error messages are TensorFlow Serving's.
 
     Args:
-        message: With `model_config_list`, or with nothing.
-        models_root: What `/models` stands for; None takes base paths as they are.
+        message: With `model_config_list`, or empty.
+        models_root: Directory that replaces `/models`; None leaves base paths unchanged.
 
     Raises:
-        ConfigError: a model is listed twice, or a field of one cannot be used.
+        ConfigError: a model is listed twice, or one of its fields is invalid.
     """
     if message.WhichOneof("config") == "custom_model_config":
         raise ConfigError("custom_model_config is not supported, only model_config_list is")
@@ -81,7 +81,7 @@ def from_proto(message: model_server_config_pb2.ModelServerConfig, models_root: 
 
 
 def single_model(name: str, base_path: Path) -> ServerConfig:
-    """Return the config of `--model_name` and `--model_base_path`: the latest version of one model."""
+    """Return the config for `--model_name` and `--model_base_path`: the latest version of one model."""
     return {name: ModelConfig(name, base_path.absolute(), Latest(), {})}
 
 

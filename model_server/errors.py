@@ -1,15 +1,15 @@
-"""What can go wrong, and the gRPC status that tells a client so.
+"""The errors of the model server and their gRPC statuses.
 
 ModelServerError
-├── ConfigError          INVALID_ARGUMENT     models.config, or the config of a reload request, cannot be used
-├── TransitionRefused    FAILED_PRECONDITION  models.config lists no models any more, not even an empty list of them
-├── LabelRefused         FAILED_PRECONDITION  a label was to point at a version that is not available
-├── ModelsUnavailable    UNKNOWN              a reload is in force, but a new model did not become available
+├── ConfigError          INVALID_ARGUMENT     models.config, or the config of a reload request, is invalid
+├── TransitionRefused    FAILED_PRECONDITION  models.config no longer has a model_config_list
+├── LabelRefused         FAILED_PRECONDITION  a label would point to a version that is not available
+├── ModelsUnavailable    UNKNOWN              a reload was applied, but a new model did not become available
 ├── ServableNotFound     NOT_FOUND            no such model or version, or it is not loaded
 ├── SignatureNotFound    FAILED_PRECONDITION  the version has no signature of this name
 ├── InvalidRequest       INVALID_ARGUMENT     a field of the request is missing, unknown or of the wrong type
-├── TensorFlowFailed     TensorFlow's own     a graph failed while it ran, or a version while it loaded
-└── PortUnavailable      UNAVAILABLE          the address cannot be listened on; seen at start alone
+├── TensorFlowFailed     TensorFlow's own     a graph failed to run, or a version failed to load
+└── PortUnavailable      UNAVAILABLE          the server cannot listen on the address; raised only at start
 """
 
 import grpc
@@ -18,36 +18,36 @@ _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.Statu
 
 
 def status_code(number: int) -> grpc.StatusCode:
-    """Return the gRPC status of one of TensorFlow's error codes, which are the same numbers."""
+    """Return the gRPC status for a TensorFlow error code; the numbers are the same."""
     return _CODES.get(number, grpc.StatusCode.UNKNOWN)
 
 
 class ModelServerError(Exception):
-    """Something that a client or an operator is told, with the status that it gets over gRPC."""
+    """Base class of errors reported to a client or operator, with a gRPC status."""
 
     code = grpc.StatusCode.UNKNOWN
 
 
 class ConfigError(ModelServerError):
-    """A config that cannot be used; the message names the file or the model, and the field."""
+    """An invalid config; the message names the file or the model, and the field."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
 
 
 class TransitionRefused(ModelServerError):
-    """A config without `model_config_list` was to follow one with it."""
+    """A new config has no `model_config_list`, unlike the current one."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class LabelRefused(ModelServerError):
-    """A label was to point at a version that is not available."""
+    """A label would point to a version that is not available."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class ModelsUnavailable(ModelServerError):
-    """A reload is in force, but a model that it added has no available version."""
+    """A reload was applied, but a model that it added has no available version."""
 
 
 class ServableNotFound(ModelServerError):
@@ -69,20 +69,20 @@ class InvalidRequest(ModelServerError):
 
 
 class TensorFlowFailed(ModelServerError):
-    """A graph failed while it ran, or a version while it loaded."""
+    """A graph failed to run, or a version failed to load."""
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        """Keep TensorFlow's own status.
+        """Store TensorFlow's own status.
 
         Args:
-            code: What TensorFlow said, never OK.
-            message: Its text, without stack traces.
+            code: TensorFlow's status code, never OK.
+            message: TensorFlow's message, without stack traces.
         """
         super().__init__(message)
         self.code = code
 
 
 class PortUnavailable(ModelServerError):
-    """The address cannot be listened on."""
+    """The server cannot listen on the address."""
 
     code = grpc.StatusCode.UNAVAILABLE

@@ -1,6 +1,6 @@
 """The command line: TensorFlow Serving's flags in its own spelling, and three of our own.
 
-Knows names, defaults and bounds. Imports nothing heavy, so that `--help` and a mistyped flag answer at once.
+Knows names, defaults and limits. Imports nothing heavy, so that `--help` and usage errors return at once.
 """
 
 import argparse
@@ -35,21 +35,21 @@ what differs from TensorFlow Serving:
 
 @dataclass(frozen=True)
 class Flags:
-    """What the command line said.
+    """The parsed command line.
 
     Attributes:
-        port: 0 takes a free one.
-        grpc_max_threads: Calls that run at once; as many again may wait, and one more gets RESOURCE_EXHAUSTED.
-        ssl_config_file: None speaks plain text.
-        model_config_file_poll_wait_seconds: Seconds between two looks at the file; 0 reads it once.
-        file_system_poll_wait_seconds: Seconds between two looks at the version folders; 0 looks once.
-        model_base_path: Served as `model_name` when there is no config file.
-        models_root: Where `/models` of the config file lies on this machine; None for the file's own folder.
-        max_num_load_retries: Further attempts to load a version that failed.
-        tensorflow_inter_op_parallelism: 0 leaves it to TensorFlow.
-        enable_batching: Enforce the rules of batching on every call.
-        batching_parameters_file: None for the defaults; only together with `enable_batching`.
-        portable: Compute the same bits on processors of other kinds.
+        port: 0 chooses a free port.
+        grpc_max_threads: Concurrent calls; as many again may wait, and one more gets RESOURCE_EXHAUSTED.
+        ssl_config_file: None disables TLS.
+        model_config_file_poll_wait_seconds: Interval at which the file is read again; 0 reads it once.
+        file_system_poll_wait_seconds: Interval at which the version directories are scanned; 0 scans once.
+        model_base_path: Base path of `model_name`, used when there is no config file.
+        models_root: Directory that replaces `/models` of the config file; None for the file's own directory.
+        max_num_load_retries: Retries of a version that fails to load.
+        tensorflow_inter_op_parallelism: 0 leaves the choice to TensorFlow.
+        enable_batching: Enforce the batching rules on every call.
+        batching_parameters_file: None for the defaults; requires `enable_batching`.
+        portable: Compute bit-exact outputs across CPU models.
     """
 
     host: str = "127.0.0.1"
@@ -74,10 +74,10 @@ class Flags:
 
 
 def parse(arguments: Sequence[str] | None = None) -> Flags:
-    """Read the command line; `--help` and anything that is wrong end the process, with status 0 and 2.
+    """Parse the command line; `--help` exits with status 0, a usage error with status 2.
 
     Args:
-        arguments: Without the program's name; None for the process's own.
+        arguments: Command-line arguments without the program's name; None for those of the process.
     """
     parser = _parser()
     flags = Flags(**vars(parser.parse_args(arguments)))
@@ -97,7 +97,7 @@ def parse(arguments: Sequence[str] | None = None) -> Flags:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """End with one line; argparse would print the whole usage before it."""
+        """Exit with a one-line message; argparse would print the whole usage before it."""
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 

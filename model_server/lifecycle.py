@@ -1,6 +1,6 @@
-"""The life of one model's versions: from found on disk to served, replaced, failed or gone.
+"""The lifecycle of a model's versions: from found on disk to served, replaced, failed or removed.
 
-Knows the states and what may follow what. Does no IO and starts no thread; `Repository` holds the lock.
+Knows the states and their transitions. Does no IO and starts no thread; `Repository` holds the lock.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ S = TypeVar("S")
 
 
 class State(IntEnum):
-    """Numbers of `ModelVersionStatus.State`."""
+    """`ModelVersionStatus.State`, with the same numbers."""
 
     START = 10
     LOADING = 20
@@ -29,14 +29,14 @@ class State(IntEnum):
 
 @dataclass(eq=False)
 class Version(Generic[S]):
-    """One attempt at serving one version; a number that comes back after it has ended is a new attempt.
+    """One attempt to serve a version; a version that reappears after END is a new attempt.
 
     Attributes:
         model: Name of the model.
-        servable: What serves it, while it is AVAILABLE.
-        failures: How often loading it has failed.
-        due: Time (monotonic, s) before which it is not tried again.
-        wanted: Whether the policy asks for it.
+        servable: The loaded version, while AVAILABLE.
+        failures: Number of failed loads.
+        due: Earliest time (monotonic, s) of the next load attempt.
+        wanted: Whether the version is aspired: the policy asks for it.
     """
 
     model: str
@@ -55,24 +55,24 @@ class Version(Generic[S]):
 
     @property
     def is_settled(self) -> bool:
-        """Whether loading it has come to an end, good or bad."""
+        """Whether loading has finished, successfully or not."""
         return self.state not in (State.START, State.LOADING)
 
     def loading(self) -> None:
-        """Note that it is being loaded."""
+        """Record that the version is being loaded."""
         self.state = State.LOADING
 
     def available(self, servable: S) -> None:
-        """Note that it has been loaded and may be used."""
+        """Record that the version has been loaded and may be used."""
         self.state, self.code, self.message, self.servable = State.AVAILABLE, grpc.StatusCode.OK, "", servable
 
     def failed(self, code: grpc.StatusCode, message: str, retry_at: float | None) -> None:
-        """Note that loading it has failed.
+        """Record that loading has failed.
 
         Args:
             code: Never OK.
-            message: What went wrong.
-            retry_at: When to try again (monotonic, s); None gives it up.
+            message: Error message.
+            retry_at: Time of the next attempt (monotonic, s); None for no further attempt.
         """
         self.failures, self.code, self.message = self.failures + 1, code, message
         if retry_at is None:
@@ -81,11 +81,11 @@ class Version(Generic[S]):
             self.due = retry_at
 
     def unloading(self) -> None:
-        """Note that no new request may use it."""
+        """Record that no new request may use the version."""
         self.state, self.servable = State.UNLOADING, None
 
     def ended(self) -> None:
-        """Note that the last request that used it is done."""
+        """Record that the last request that used the version has finished."""
         self.state = State.END
 
 
@@ -94,8 +94,8 @@ class Model(Generic[S]):
     """The versions of one model.
 
     Attributes:
-        config: None once the model has left the config; its history stays.
-        versions: By number, those that have ended included.
+        config: None once the model is removed from the config; its versions' history stays.
+        versions: By number, including ended ones.
         found_any: Whether a version that `config` asks for was found since `config` was set.
     """
 
@@ -105,16 +105,16 @@ class Model(Generic[S]):
     found_any: bool = False
 
     def configure(self, config: ModelConfig | None) -> None:
-        """Follow another config from now on; without one, everything goes."""
+        """Replace the config; None unloads all versions."""
         self.config, self.found_any = config, False
         if config is None:
             self.found({})
 
     def found(self, paths: Mapping[int, Path]) -> None:
-        """Take note of the versions on disk.
+        """Update the versions that exist on disk.
 
-        A version that has failed is tried again only after it has been gone, or not wanted, in between. One that is
-        served stays, wherever its folder lies now.
+        A version that has failed for good is loaded again only after it was gone, or not wanted, in between. A served
+        version stays loaded even if its directory has moved.
         """
         wanted = aspired(self.config.policy, paths) if self.config else frozenset()
         self.found_any = self.found_any or bool(wanted)
@@ -124,27 +124,27 @@ class Model(Generic[S]):
                 if not version.is_settled:
                     version.failed(grpc.StatusCode.CANCELLED, "no longer wanted before it was loaded", None)
         for number in sorted(wanted):
-            known = self.versions.get(number)
-            if known is None or (not known.wanted and known.state in (State.UNLOADING, State.END)):
+            version = self.versions.get(number)
+            if version is None or (not version.wanted and version.state in (State.UNLOADING, State.END)):
                 self.versions[number] = Version(self.name, number, paths[number])
             else:
-                known.wanted = True
+                version.wanted = True
 
     def next_step(self, now: float) -> Load | Unload | None:
-        """Return what to do next, if anything is due at `now` (monotonic, s)."""
-        known = self.versions.values()
+        """Return the next load or unload, if one is due at `now` (monotonic, s)."""
+        versions = self.versions.values()
         return next_step(
-            {version.number for version in known if version.wanted},
-            {version.number for version in known if version.state is State.AVAILABLE},
-            {version.number for version in known if not version.is_settled and version.due <= now},
+            {version.number for version in versions if version.wanted},
+            {version.number for version in versions if version.state is State.AVAILABLE},
+            {version.number for version in versions if not version.is_settled and version.due <= now},
         )
 
     def next_due(self) -> float:
-        """Return when the next retry is due (monotonic, s), infinity if none is waiting."""
+        """Return the time of the next load attempt (monotonic, s), infinity if there is none."""
         return min((version.due for version in self.versions.values() if not version.is_settled), default=float("inf"))
 
     def served(self) -> dict[int, S]:
-        """Return what serves each available version."""
+        """Return the servable of each available version."""
         return {
             version.number: version.servable
             for version in self.versions.values()
@@ -153,5 +153,5 @@ class Model(Generic[S]):
 
     @property
     def is_settled(self) -> bool:
-        """Whether a version was found, and each has loaded or failed. Without one a model is waited for, for ever."""
+        """Whether a version was found and every version has loaded or failed. False as long as there is no version."""
         return self.found_any and all(version.is_settled for version in self.versions.values())

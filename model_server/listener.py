@@ -1,6 +1,6 @@
-"""The gRPC port: whether it is free, and the server that listens on it.
+"""The gRPC port: the check that it is free, and the server that listens on it.
 
-Knows sockets, threads and options. Does not know what is served.
+Knows sockets, threads and options. Does not know the services.
 """
 
 import socket
@@ -13,7 +13,7 @@ import grpc
 from model_server.errors import PortUnavailable
 
 _OPTIONS = (
-    # Otherwise two servers share one port without a word, and each gets some of the connections.
+    # Otherwise two servers would silently share a port, and each would get some of the connections.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -21,12 +21,12 @@ _OPTIONS = (
 
 
 def address(host: str, port: int) -> str:
-    """Return host and port as a gRPC channel takes them."""
+    """Return host and port as the target of a gRPC channel."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def check_port(host: str, port: int) -> None:
-    """Fail now rather than after minutes of loading.
+    """Check that the port is free, before minutes of loading.
 
     Raises:
         PortUnavailable: the port is in use on every address of the host, or the host has none.
@@ -47,14 +47,14 @@ def listen(
     add_services: Callable[[grpc.Server], None],
     credentials: grpc.ServerCredentials | None = None,
 ) -> tuple[grpc.Server, int]:
-    """Start a server.
+    """Start a gRPC server.
 
     Args:
         host: Address or name.
-        port: 0 takes a free one.
-        num_threads: Calls that run at once; twice as many may be under way, one more gets RESOURCE_EXHAUSTED.
-        add_services: Registers them.
-        credentials: For TLS; None speaks plain text.
+        port: 0 chooses a free port.
+        num_threads: Concurrent calls; as many again may wait, and one more gets RESOURCE_EXHAUSTED.
+        add_services: Registers the services.
+        credentials: For TLS; None disables it.
 
     Returns:
         The server and its port.
@@ -62,18 +62,18 @@ def listen(
     Raises:
         PortUnavailable: the port is in use.
     """
-    # A finished call counts until its thread is free, which is after its client may have sent the next: with no room
-    # above the threads, as many clients as threads would now and then be turned away.
+    # A finished call counts until its thread is free, by when its client may have sent the next call. If the limit were
+    # the number of threads, that many clients would sometimes be refused.
     pool = ThreadPoolExecutor(num_threads, "grpc")
     server = grpc.server(pool, options=_OPTIONS, maximum_concurrent_rpcs=2 * num_threads)
     add_services(server)
     try:
-        where = address(host, port)
-        bound = server.add_secure_port(where, credentials) if credentials else server.add_insecure_port(where)
+        target = address(host, port)
+        bound_port = server.add_secure_port(target, credentials) if credentials else server.add_insecure_port(target)
     except RuntimeError as error:
         raise PortUnavailable(f"cannot listen on {address(host, port)}: {error}") from error
     server.start()
-    return server, bound
+    return server, bound_port
 
 
 def _bind_error(family: int, where: Any) -> str | None:

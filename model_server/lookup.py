@@ -1,6 +1,6 @@
-"""From a model's name, and a version or a label, to what serves it.
+"""Resolution of a model's name, and a version or a label, to a servable.
 
-Knows the rules and TensorFlow Serving's texts. Is never changed, only replaced: requests read it without a lock.
+Knows the rules and TensorFlow Serving's error messages. Immutable: requests read it without a lock.
 """
 
 from collections.abc import Mapping, Set
@@ -17,20 +17,20 @@ Labels = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True)
 class Lookup(Generic[S]):
-    """What is served at one moment.
+    """A snapshot of the served versions.
 
     Attributes:
-        served: What serves each available version of each model.
+        served: The servable of each available version of each model.
     """
 
     served: Mapping[str, Mapping[int, S]] = field(default_factory=dict)
     labels: Labels = field(default_factory=dict)
 
     def find(self, name: str, version: int | None = None, label: str | None = None) -> S:
-        """Return what serves a version, the newest one when neither version nor label is given.
+        """Return the servable of a version; without version and label, that of the newest.
 
         Raises:
-            InvalidRequest: no name, or a label that the model does not have.
+            InvalidRequest: the name is empty, or the model does not have the label.
             ServableNotFound: the model or the version is unknown or not available.
         """
         if not name:
@@ -40,30 +40,30 @@ class Lookup(Generic[S]):
             if version is None:
                 raise InvalidRequest(f"Unrecognized servable version label: {label}")
         versions = self.served.get(name, {})
-        wanted = max(versions, default=None) if version is None else version
-        if wanted is None or wanted not in versions:
+        resolved = max(versions, default=None) if version is None else version
+        if resolved is None or resolved not in versions:
             request = f"Latest({name})" if version is None else f"Specific({name}, {version})"
             raise ServableNotFound(f"Servable not found for request: {request}")
-        return versions[wanted]
+        return versions[resolved]
 
 
 def new_labels(config: ServerConfig, lookup: Lookup[S], *, allow_unavailable: bool) -> Labels:
-    """Return the labels of a config, once they are found to be allowed.
+    """Validate and return the labels of a config.
 
     Args:
-        config: What is to come.
-        lookup: What is served now.
-        allow_unavailable: Whether a label may point at a version that is not available. Even so, one that exists may
-            not be moved to such a version: its users would be left with nothing.
+        config: The new config.
+        lookup: The versions served now.
+        allow_unavailable: Whether a new label may point to a version that is not available. An existing label may never
+            move to such a version, because its users would get errors.
 
     Raises:
-        LabelRefused: a label points at a version that is not available.
+        LabelRefused: a label points to a version that is not available.
     """
     for name, model in config.items():
         available: Set[int] = lookup.served.get(name, {}).keys()
-        known = lookup.labels.get(name, {})
+        current = lookup.labels.get(name, {})
         for label, version in model.labels.items():
-            is_moved = known.get(label, version) != version
+            is_moved = current.get(label, version) != version
             if version not in available and (is_moved or not allow_unavailable):
                 raise LabelRefused(
                     f"Request to assign label to version {version} of model {name}, "

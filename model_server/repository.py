@@ -1,6 +1,6 @@
-"""The models of the present config and their versions: who asks gets an answer, who changes does so in one place.
+"""The configured models and the states of their versions; all lookups and all changes go through it.
 
-Knows states, labels and waiting. Knows neither folders nor TensorFlow: `Watcher` finds, loads and unloads.
+Knows states, labels and waiting. Does not know directories or TensorFlow: `Watcher` scans, loads and unloads.
 """
 
 import queue
@@ -18,12 +18,12 @@ from model_server.lookup import Labels, Lookup, new_labels
 from model_server.versions import Load, Unload
 
 S = TypeVar("S")
-# How often one who waits looks whether to give up.
+# Interval at which a waiting call checks whether to give up.
 _GIVE_UP_POLL_S = 0.1
 
 
 class Status(NamedTuple):
-    """What is told of one version; `message` is empty unless `code` is an error."""
+    """Status of one version; `message` is empty unless `code` is an error."""
 
     number: int
     state: State
@@ -32,67 +32,67 @@ class Status(NamedTuple):
 
 
 class Repository(Generic[S]):
-    """Thread-safe. Requests look up without a lock, so no load and no reload holds them up."""
+    """A thread-safe registry of models. Lookups take no lock, so neither loads nor reloads block requests."""
 
     def __init__(self, *, allow_unavailable_labels: bool = False) -> None:
-        """Know no model yet.
+        """Start without models.
 
         Args:
-            allow_unavailable_labels: Let a new label point at a version that is not available.
+            allow_unavailable_labels: Let a new label point to a version that is not available.
         """
         self._allow_unavailable_labels = allow_unavailable_labels
         self._lookup: Lookup[S] = Lookup()
         self._config: ServerConfig = {}
         self._models: dict[str, Model[S]] = {}
         self._is_configured = False
-        # Held while a config is put in force and its new models are waited for, as ServerCore's `config_mu_` is.
+        # Held while a config is applied and its new models are loading, as `config_mu_` of TensorFlow's ServerCore is.
         self._reloading = threading.Lock()
         # Guards all of the above but `_lookup` and `_reloading`; notified when a state changes.
         self._changed = threading.Condition()
-        # What the watcher waits for: a version that its last user has let go of, or None for another change. Unlike a
-        # lock, putting is safe in a finalizer, which may run within any line of any thread.
+        # Wakes the watcher: with a version whose last user has released it, or None for another change. Unlike taking
+        # a lock, `put` is safe in a finalizer, which may run at any line of any thread.
         self.events: queue.SimpleQueue[Version[S] | None] = queue.SimpleQueue()
 
     @property
     def config(self) -> ServerConfig:
-        """What was configured last."""
+        """The current config."""
         return self._config
 
     @property
     def is_configured(self) -> bool:
-        """Whether there has been a config; the first one may list no model."""
+        """Whether a config was applied, even one without models."""
         return self._is_configured
 
     def find(self, name: str, version: int | None = None, label: str | None = None) -> S:
-        """Return what serves a version; see `Lookup.find`. Who holds it may use it to the end, unloaded or not."""
+        """Return the servable of a version; see `Lookup.find`. It stays usable even when it is unloaded meanwhile."""
         return self._lookup.find(name, version, label)
 
     def statuses(self, name: str, number: int | None = None) -> list[Status]:
-        """Return the status of a model's versions, the newest first.
+        """Return the status of a model's versions, newest first.
 
         Args:
-            name: Of a model that is or was in the config.
-            number: The only version to tell of; None for all, those that have ended included.
+            name: Name of a model that is or was in the config.
+            number: A single version; None for all versions, including ended ones.
 
         Raises:
-            ServableNotFound: no such version was ever seen, or none at all.
+            ServableNotFound: the version, or any version of the model, was never found.
         """
         with self._changed:
-            known = self._models[name].versions.values() if name in self._models else ()
-            chosen = [Status(v.number, v.state, v.code, v.message) for v in known if number in (None, v.number)]
-        if not chosen:
+            versions = self._models[name].versions.values() if name in self._models else ()
+            statuses = [Status(v.number, v.state, v.code, v.message) for v in versions if number in (None, v.number)]
+        if not statuses:
             which = "any versions" if number is None else f"version {number}"
             raise ServableNotFound(f"Could not find {which} of model {name}")
-        return sorted(chosen, reverse=True)
+        return sorted(statuses, reverse=True)
 
     def configure(self, config: ServerConfig) -> frozenset[str]:
-        """Put another config in the place of the present one; what it changes follows in the background.
+        """Replace the config; loads and unloads follow in the background.
 
         Returns:
             The names of the models that were not configured before.
 
         Raises:
-            LabelRefused: a label may not point where it does; the present config stays.
+            LabelRefused: a label points to a version that is not available; the current config stays.
         """
         with self._changed:
             labels = new_labels(config, self._lookup, allow_unavailable=self._allow_unavailable_labels)
@@ -108,17 +108,17 @@ class Repository(Generic[S]):
         return added
 
     def reload(self, config: ServerConfig, give_up: Callable[[], bool]) -> None:
-        """Put another config in the place of the present one and wait for the models that it adds.
+        """Replace the config and wait for the models that it adds.
 
-        A reload before, which still waits for its models, is waited for first.
+        Reloads are serialized: an earlier reload finishes first.
 
         Args:
-            config: Replaces all of the present one.
-            give_up: Asked now and then; once true, nothing more is waited for.
+            config: Replaces the whole current config.
+            give_up: Polled; once true, stop waiting.
 
         Raises:
-            LabelRefused: a label may not point where it does; the present config stays.
-            ModelsUnavailable: a new model has no available version; the new config is in force all the same.
+            LabelRefused: a label points to a version that is not available; the current config stays.
+            ModelsUnavailable: a new model has no available version; the new config is applied nevertheless.
         """
         while not self._reloading.acquire(timeout=_GIVE_UP_POLL_S):
             if give_up():
@@ -138,13 +138,13 @@ class Repository(Generic[S]):
             raise ModelsUnavailable(f"{len(failed)} model(s) did not become available: {{{reasons}}}")
 
     def wait_settled(self, names: Collection[str], give_up: Callable[[], bool]) -> bool:
-        """Wait until every version of these models has been loaded or has failed for good; return whether it came so.
+        """Wait until every version of these models has loaded or failed for good; return False if given up.
 
-        A model without any version is waited for until it has one.
+        Also waits for a model without any version until it has one.
 
         Args:
-            names: Of models that are configured.
-            give_up: Asked now and then; once true, nothing more is waited for.
+            names: Names of configured models.
+            give_up: Polled; once true, stop waiting.
         """
         with self._changed:
             while not all(self._models[name].is_settled for name in names):
@@ -154,11 +154,11 @@ class Repository(Generic[S]):
         return True
 
     def found(self, config: ModelConfig, paths: Mapping[int, Path]) -> None:
-        """Take note of what lies on disk for a model.
+        """Update a model's versions that exist on disk.
 
         Args:
-            config: Of the model, when its folder was looked at; of no effect when it has changed since.
-            paths: Folder of each version.
+            config: The model's config at the time of the scan; no effect if it has changed since.
+            paths: Directory of each version.
         """
         with self._changed:
             model = self._models[config.name]
@@ -167,7 +167,7 @@ class Repository(Generic[S]):
                 self._changed.notify_all()
 
     def next_step(self, now: float) -> tuple[Load | Unload, Version[S]] | None:
-        """Return what to do next, and with which version; None if nothing is due at `now` (monotonic, s)."""
+        """Return the next load or unload and its version; None if nothing is due at `now` (monotonic, s)."""
         with self._changed:
             for model in self._models.values():
                 step = model.next_step(now)
@@ -176,12 +176,12 @@ class Repository(Generic[S]):
         return None
 
     def next_due(self) -> float:
-        """Return when the next retry is due (monotonic, s), infinity if none is waiting."""
+        """Return the time of the next load attempt (monotonic, s), infinity if there is none."""
         with self._changed:
             return min((model.next_due() for model in self._models.values()), default=float("inf"))
 
     def update(self, change: Callable[[], None]) -> None:
-        """Change a version's state, so that lookups and those who wait see it."""
+        """Change a version's state, publish it to lookups and wake waiters."""
         with self._changed:
             change()
             self._publish(self._lookup.labels)

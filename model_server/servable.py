@@ -1,6 +1,6 @@
 """One loaded version of a model.
 
-Knows the SavedModel format. Does not know when it is loaded or who asks.
+Knows the SavedModel format. Does not know the lifecycle or requests.
 """
 
 from collections.abc import Mapping
@@ -23,29 +23,29 @@ DEFAULT_SIGNATURE = "serving_default"
 
 
 class Servable:
-    """Holds the weights for as long as anything refers to it.
+    """A loaded SavedModel. Its weights stay in memory as long as anything refers to it.
 
     Attributes:
-        definitions: The signatures as the SavedModel has them, those that are not for requests included.
+        definitions: All signatures of the SavedModel, including those that are not for requests.
     """
 
     def __init__(self, name: str, version: int, path: Path, batching: Batching | None = None) -> None:
         """Load a version.
 
         Args:
-            name: Of the model.
-            version: Its number.
-            path: Folder of a SavedModel with the tag "serve".
+            name: Name of the model.
+            version: Version number.
+            path: Directory of a SavedModel with the tag "serve".
             batching: Rules for every call of every signature; None for no rules.
 
         Raises:
-            TensorFlowFailed: with TensorFlow's code, or DATA_LOSS or NOT_FOUND for a file that cannot be used.
+            TensorFlowFailed: with TensorFlow's code, or DATA_LOSS or NOT_FOUND for an unusable file.
         """
         self.name = name
         self.version = version
         self.definitions: Mapping[str, SignatureDef] = dict(_read_meta_graph(path).signature_def)
         try:
-            # The functions alone don't keep the variables alive.
+            # The functions alone do not keep the variables alive.
             self._root = tf.saved_model.load(str(path), tags=[TAG])
         except tf.errors.OpError as error:
             raise TensorFlowFailed(status_code(error.error_code), plain_message(error)) from error
@@ -55,10 +55,10 @@ class Servable:
         }
 
     def signature(self, name: str) -> Signature:
-        """Return a signature, `serving_default` for an empty name.
+        """Return a signature; an empty name means `serving_default`.
 
         Raises:
-            SignatureNotFound: there is none of this name.
+            SignatureNotFound: the signature does not exist.
         """
         key = name or DEFAULT_SIGNATURE
         if key not in self._signatures:
@@ -67,10 +67,10 @@ class Servable:
 
 
 def _read_meta_graph(path: Path) -> MetaGraphDef:
-    """Read what `tf.saved_model.load` does not give out: the signatures with their tensors' names.
+    """Read what `tf.saved_model.load` does not expose: the signatures with their tensor names.
 
     Raises:
-        TensorFlowFailed: DATA_LOSS if the file is damaged, NOT_FOUND if it holds no graph with the tag "serve".
+        TensorFlowFailed: DATA_LOSS if the file is damaged, NOT_FOUND if it contains no graph with the tag "serve".
     """
     binary, text = (path / name for name in SAVED_MODEL_FILES)
     try:

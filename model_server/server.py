@@ -1,6 +1,6 @@
-"""The model server: joins config, repository, watcher and gRPC, and starts and stops them in order.
+"""The model server: wires config, repository, watcher and gRPC, and starts and stops them in order.
 
-Knows the order. Sets nothing that belongs to the process: `configure_tensorflow` does, for the command line.
+Knows the order. Changes no process-wide settings; `configure_tensorflow` does, for the command line.
 """
 
 import functools
@@ -26,7 +26,7 @@ from model_server.tls import read_credentials
 from model_server.watcher import Watcher
 
 log = logging.getLogger(__name__)
-# How long a stopping server waits for running calls, and then for a version that is being loaded: nobody is to use it.
+# How long shutdown waits for running calls, and then for a version that is being loaded, which nobody will use.
 GRACE_S = 5.0
 _LOADING_GRACE_S = 1.0
 _NO_TRANSITION = (
@@ -35,31 +35,31 @@ _NO_TRANSITION = (
 
 
 def configure_tensorflow(flags: Flags) -> None:
-    """Fix the sizes of TensorFlow's thread pools, before it runs anything in this process.
+    """Set the sizes of TensorFlow's thread pools, before TensorFlow runs anything in this process.
 
     Raises:
-        RuntimeError: TensorFlow is in use already.
+        RuntimeError: TensorFlow is already initialized.
     """
     tf.config.threading.set_intra_op_parallelism_threads(flags.tensorflow_intra_op_parallelism)
     tf.config.threading.set_inter_op_parallelism_threads(flags.tensorflow_inter_op_parallelism)
 
 
 class ModelServer:
-    """One server in this process; a context manager that starts and stops it.
+    """A model server in this process; a context manager that starts and stops it.
 
     Attributes:
-        port: The one it listens on, once it has started.
+        port: The port it listens on, after start.
     """
 
     def __init__(self, flags: Flags) -> None:
         """Prepare a server.
 
         Args:
-            flags: With a config file or a base path. Those that concern TensorFlow's threads are for
-                `configure_tensorflow` and not looked at here.
+            flags: With a config file or a base path. The flags for TensorFlow's threads are ignored here;
+                `configure_tensorflow` applies them.
 
         Raises:
-            ConfigError: the file of batching parameters or the SSL config cannot be used.
+            ConfigError: the batching parameters or the SSL config are invalid.
         """
         batching = read_batching(flags.batching_parameters_file) if flags.enable_batching else None
         self._credentials = read_credentials(flags.ssl_config_file) if flags.ssl_config_file else None
@@ -83,21 +83,21 @@ class ModelServer:
 
     @property
     def address(self) -> str:
-        """Host and port, as a gRPC channel takes them."""
+        """Host and port, as the target of a gRPC channel."""
         return listener.address(self._flags.host, self.port)
 
     def start(self, give_up: Callable[[], bool] = lambda: False) -> None:
-        """Load what the config asks for and only then listen; a version that fails to load is no obstacle.
+        """Load the configured versions and then listen, even if a version fails to load.
 
-        A model without any version is one: until it has one the port stays shut, as TensorFlow Serving's does.
+        A model without any version delays the start: as in TensorFlow Serving, the port stays closed until it has one.
 
         Args:
-            give_up: Asked now and then; once true, loading is left and the port stays shut.
+            give_up: Polled; once true, stop waiting and do not listen.
 
         Raises:
-            ConfigError: the config file is missing or cannot be used.
-            LabelRefused: it has labels, and `allow_version_labels_for_unavailable_models` is not set.
-            PortUnavailable: something else listens there, or the host is not this machine's.
+            ConfigError: the config file is missing or invalid.
+            LabelRefused: the config has labels, and `allow_version_labels_for_unavailable_models` is not set.
+            PortUnavailable: the port is in use, or the host is not an address of this machine.
         """
         listener.check_port(self._flags.host, self.port)
         config = self._read_config()
@@ -115,11 +115,11 @@ class ModelServer:
         log.info("serving at %s%s", self.address, " (TLS)" if self._credentials else "")
 
     def stop(self, grace_s: float = GRACE_S) -> None:
-        """Take no more calls, let the running ones finish, and follow the folders no more.
+        """Refuse new calls, wait for running ones, and stop the watcher.
 
         Args:
-            grace_s: How long calls may take. One that takes longer is answered with CANCELLED and left behind in its
-                thread, as is a version that is being loaded, after a second.
+            grace_s: Grace period for running calls. A longer call is cancelled (CANCELLED) and its thread abandoned.
+                So is, after one second, a version that is being loaded.
         """
         self._stopping.set()
         if self._grpc is not None:
@@ -151,9 +151,9 @@ class ModelServer:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
 
     def _follow_config(self) -> None:
-        """Put the config file's content in force whenever it differs from what is, as TensorFlow Serving does.
+        """Reload the config file whenever it differs from the current config, as TensorFlow Serving does.
 
-        As there, the file is not read again before every new model has a version that was loaded or failed.
+        As there, the file is not read again until every new model has a version that has loaded or failed.
         """
         last_error = ""
         while not self._stopping.wait(self._flags.model_config_file_poll_wait_seconds):
@@ -168,11 +168,11 @@ class ModelServer:
                 last_error = str(error)
 
     def _apply_config(self, config: ServerConfig | None) -> None:
-        """Reload a config if it differs from the present one.
+        """Apply a config if it differs from the current one.
 
         Raises:
-            TransitionRefused: it has no `model_config_list`, and the present one has.
-            LabelRefused: a label may not point where it does.
+            TransitionRefused: the config has no `model_config_list`, unlike the current one.
+            LabelRefused: a label points to a version that is not available.
             ModelsUnavailable: a new model has no available version.
         """
         if config is None:

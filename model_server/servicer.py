@@ -1,6 +1,6 @@
-"""The gRPC services: from a message to the repository or a version, and back to a message or a status.
+"""The gRPC services: map requests to the repository or a version, and results to responses or statuses.
 
-Knows protos and statuses. Decides nothing about models.
+Knows protos and statuses. Makes no decisions about models.
 """
 
 import logging
@@ -29,27 +29,26 @@ from model_server.servable import Servable
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
-# A status text travels in a header, where a byte takes up to three, and clients refuse headers above 8 KiB.
+# A status message is sent in a header, percent-encoded at up to 3 bytes per byte; clients refuse headers above 8 KiB.
 _MAX_MESSAGE_BYTES = 2000
 SIGNATURE_DEF = "signature_def"
 
 
 class PredictionServicer(PredictionServiceServicer):
-    """Predict and GetModelMetadata; what is not here answers UNIMPLEMENTED."""
+    """Predict and GetModelMetadata; all other methods return UNIMPLEMENTED."""
 
     def __init__(self, repository: Repository[Servable]) -> None:
-        """Answer from what the repository serves."""
         self._repository = repository
 
     def Predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:
         """Run one signature of one version."""
-        return _answer(context, lambda: predict(_find(self._repository, request), request))
+        return _respond(context, lambda: predict(_find(self._repository, request), request))
 
     def GetModelMetadata(
         self, request: GetModelMetadataRequest, context: grpc.ServicerContext
     ) -> GetModelMetadataResponse:
-        """Tell the signatures of one version: dtypes, shapes and names of tensors."""
-        return _answer(context, lambda: self._metadata(request))
+        """Return the signatures of one version: dtypes, shapes and names of tensors."""
+        return _respond(context, lambda: self._metadata(request))
 
     def _metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
         _require_spec(request)
@@ -70,24 +69,24 @@ class ModelServicer(ModelServiceServicer):
     """GetModelStatus and HandleReloadConfigRequest."""
 
     def __init__(self, repository: Repository[Servable], models_root: Path | None) -> None:
-        """Answer from the repository, and change it.
+        """Serve the status of a repository, and reload it.
 
         Args:
-            repository: What is told and changed.
-            models_root: What `/models` stands for in the config of a reload.
+            repository: The models.
+            models_root: Directory that replaces `/models` in the config of a reload.
         """
         self._repository = repository
         self._models_root = models_root
 
     def GetModelStatus(self, request: GetModelStatusRequest, context: grpc.ServicerContext) -> GetModelStatusResponse:
-        """Tell the state of one version or of all; labels are not looked at, as in TensorFlow Serving."""
-        return _answer(context, lambda: self._status(request))
+        """Return the state of one version or of all; ignores labels, as TensorFlow Serving does."""
+        return _respond(context, lambda: self._status(request))
 
     def HandleReloadConfigRequest(
         self, request: ReloadConfigRequest, context: grpc.ServicerContext
     ) -> ReloadConfigResponse:
         """Replace the whole config, and wait for the models that it adds."""
-        return _answer(context, lambda: self._reload(request, lambda: not context.is_active()))
+        return _respond(context, lambda: self._reload(request, lambda: not context.is_active()))
 
     def _status(self, request: GetModelStatusRequest) -> GetModelStatusResponse:
         spec = _require_spec(request)
@@ -127,8 +126,8 @@ def _find(repository: Repository[Servable], request: PredictRequest | GetModelMe
             return repository.find(spec.name)
 
 
-def _answer(context: grpc.ServicerContext, compute: Callable[[], R]) -> R:
-    """Compute an answer, unless nobody waits for it any more; turn an exception into its status."""
+def _respond(context: grpc.ServicerContext, compute: Callable[[], R]) -> R:
+    """Compute a response, unless the call has been cancelled or its deadline has passed; map errors to statuses."""
     if not context.is_active():
         context.abort(grpc.StatusCode.CANCELLED, "the call was cancelled before it was computed")
     if context.time_remaining() == 0:
@@ -137,7 +136,7 @@ def _answer(context: grpc.ServicerContext, compute: Callable[[], R]) -> R:
         return compute()
     except ModelServerError as error:
         code, message = error.code, str(error)
-    except Exception as error:  # the gRPC boundary: one bad call must not be the others' trouble
+    except Exception as error:  # the gRPC boundary: one failed call must not affect others
         log.exception("unexpected error in a call")
         code, message = grpc.StatusCode.INTERNAL, f"unexpected error: {type(error).__name__}: {error}"
     context.abort(code, message.encode()[:_MAX_MESSAGE_BYTES].decode(errors="ignore"))

@@ -1,6 +1,6 @@
-"""One signature of a loaded version: what it takes, what it gives, and the graph function behind it.
+"""One signature of a loaded version: its inputs, its outputs and its graph function.
 
-Knows names, dtypes and shapes. Does not know protos of requests, nor which version it belongs to.
+Knows names, dtypes and shapes. Does not know request messages or its version.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,35 +17,35 @@ from model_server.errors import InvalidRequest, TensorFlowFailed, status_code
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Dtype (a `DataType`) and shape of an input or output; -1 stands for any size, None for any rank."""
+    """Dtype (a `DataType`) and shape of an input or output; -1 means any size, None any rank."""
 
     dtype: int
     shape: tuple[int, ...] | None
 
     @classmethod
     def from_info(cls, info: TensorInfo) -> "TensorSpec":
-        """Read what a SavedModel says of a tensor."""
+        """Convert a SavedModel's TensorInfo."""
         shape = info.tensor_shape
         return cls(info.dtype, None if shape.unknown_rank else tuple(dim.size for dim in shape.dim))
 
     def takes(self, shape: tuple[int, ...]) -> bool:
-        """Return whether a tensor of this shape fits."""
+        """Return whether a tensor of this shape matches."""
         if self.shape is None:
             return True
         return len(shape) == len(self.shape) and all(
-            mine in (-1, its) for mine, its in zip(self.shape, shape, strict=True)
+            expected in (-1, actual) for expected, actual in zip(self.shape, shape, strict=True)
         )
 
 
 class Signature:
-    """Callable from many threads at once."""
+    """A thread-safe callable signature."""
 
     def __init__(self, name: str, definition: SignatureDef, function: Callable[..., Mapping[str, tf.Tensor]]) -> None:
-        """Join a signature's description and its function.
+        """Combine a signature's definition and its function.
 
         Args:
-            name: For messages.
-            definition: As the SavedModel has it.
+            name: Name of the signature, for messages.
+            definition: The SavedModel's definition.
             function: Takes one tensor per input, by keyword, and returns one per output.
         """
         self.name = name
@@ -54,13 +54,13 @@ class Signature:
         self._function = function
 
     def decode(self, protos: Mapping[str, TensorProto]) -> dict[str, np.ndarray]:
-        """Read the inputs of a request.
+        """Validate and decode the inputs of a request.
 
         Args:
-            protos: One tensor for each input, of its dtype and a shape that fits.
+            protos: One tensor per input, of its dtype and a matching shape.
 
         Raises:
-            InvalidRequest: an input is missing, unknown or does not fit; the message names it.
+            InvalidRequest: an input is missing, unknown or does not match; the message names it.
         """
         if protos.keys() != self.inputs.keys():
             raise InvalidRequest(self._names_differ(protos.keys()))
@@ -69,10 +69,10 @@ class Signature:
         return {name: tensors.decode(name, protos[name]) for name in self.inputs}
 
     def select(self, output_filter: Sequence[str]) -> Collection[str]:
-        """Return the names of the outputs that a request asks for; an empty filter asks for all.
+        """Return the names of the requested outputs; an empty filter selects all.
 
         Raises:
-            InvalidRequest: there is no such output, or it is named twice.
+            InvalidRequest: an output does not exist or is listed twice.
         """
         for position, name in enumerate(output_filter):
             if name not in self.outputs:
@@ -88,13 +88,13 @@ class Signature:
         """Run the graph.
 
         Args:
-            arrays: As `decode` returns them.
+            arrays: Inputs as `decode` returns them.
 
         Returns:
-            Every output.
+            All outputs.
 
         Raises:
-            TensorFlowFailed: with TensorFlow's own code and text.
+            TensorFlowFailed: with TensorFlow's own code and message.
         """
         try:
             outputs = self._function(**{name: tf.constant(array) for name, array in arrays.items()})
@@ -125,12 +125,12 @@ class Signature:
 
 
 def _to_array(tensor: tf.Tensor) -> np.ndarray:
-    """Return a tensor's values without a copy; of a single string TensorFlow gives bytes, not an array."""
+    """Return a tensor's values without a copy; for a scalar string TensorFlow returns bytes, not an array."""
     value = tensor.numpy()
     return np.array(value, object) if isinstance(value, bytes) else value
 
 
 def plain_message(error: tf.errors.OpError) -> str:
-    """Return what went wrong and in which node, without the remarks on Python stacks that TensorFlow puts around it."""
+    """Return the error and its node, without the remarks on Python stack traces that TensorFlow adds."""
     message = str(error.message).rpartition("<stack traces unavailable>\n")[2]
     return message.removeprefix("Graph execution error:\n\n").partition(" [Op:")[0].strip()

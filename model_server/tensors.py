@@ -1,6 +1,6 @@
-"""TensorProto to NumPy and back, in the forms that TensorFlow Serving reads and writes.
+"""Conversion between TensorProto and NumPy, in the encodings that TensorFlow Serving reads and writes.
 
-Knows encodings. Does not know signatures: names and shapes are checked elsewhere.
+Knows encodings. Does not know signatures: names and shapes are validated elsewhere.
 """
 
 import math
@@ -17,8 +17,8 @@ _FAST: dict[int, tuple[type[np.generic], str]] = {
     types_pb2.DT_FLOAT: (np.float32, "float_val"),
     types_pb2.DT_INT32: (np.int32, "int_val"),
 }
-# Elements to which fewer values are expanded: 64 MiB of floats, a batch of 256 with a state of 65,536. A request of
-# 50 bytes may announce any shape, and TensorFlow Serving tries to allocate each.
+# Maximum number of elements to which fewer values are padded: 64 MiB of floats, a batch of 256 with a state of 65,536.
+# A request of 50 bytes may declare any shape, and TensorFlow Serving tries to allocate it.
 MAX_EXPANDED = 2**24
 # `float_val` on the wire: field 5, length-delimited; then a length and the raw little-endian floats.
 _FLOAT_VAL_TAG = b"\x2a"
@@ -37,23 +37,23 @@ _FIELDS: dict[int, str] = {
 
 
 def dtype_name(dtype: int) -> str:
-    """Return the name that TensorFlow's messages give a `DataType`, such as float or int32."""
+    """Return the name of a `DataType` in TensorFlow's messages, such as float or int32."""
     names = types_pb2.DataType
     return names.Name(dtype).removeprefix("DT_").lower() if dtype in names.values() else str(dtype)
 
 
 def decode(name: str, proto: TensorProto) -> np.ndarray:
-    """Read a tensor from `tensor_content` or from its typed field.
+    """Decode a tensor from `tensor_content` or from its typed field.
 
-    As in TensorFlow, a typed field with too few values is continued with its last one, and surplus ones are ignored;
-    unlike there, to `MAX_EXPANDED` elements at most.
+    As in TensorFlow, a typed field with too few values is padded with its last value, and surplus values are ignored;
+    unlike there, padding is limited to `MAX_EXPANDED` elements.
 
     Args:
-        name: Of the input, for the message.
-        proto: Of any dtype but resources and variants.
+        name: Name of the input, for the message.
+        proto: Any dtype except resources and variants.
 
     Raises:
-        InvalidRequest: there is no such tensor.
+        InvalidRequest: the tensor is invalid.
     """
     try:
         shape = _read_shape(proto)
@@ -63,10 +63,10 @@ def decode(name: str, proto: TensorProto) -> np.ndarray:
 
 
 def _read_shape(proto: TensorProto) -> list[int]:
-    """Return the announced shape, before anything of its size is allocated.
+    """Return the declared shape, before allocating anything of its size.
 
     Raises:
-        ValueError: it is not known, or has far more elements than values were sent.
+        ValueError: the shape is unknown, or has far more elements than values were sent.
     """
     shape = [dimension.size for dimension in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
@@ -89,12 +89,12 @@ def _decode_fast(proto: TensorProto, shape: list[int]) -> np.ndarray:
 
 
 def encode(array: np.ndarray, dtype: int, proto: TensorProto) -> None:
-    """Write an array into an empty tensor: into its typed field, as TensorFlow Serving answers by default.
+    """Encode an array into the typed field of an empty tensor, TensorFlow Serving's default for responses.
 
     Args:
-        array: What TensorFlow's `numpy()` returns; strings are objects of type bytes.
+        array: As returned by TensorFlow's `numpy()`; strings are objects of type bytes.
         dtype: Its `DataType`.
-        proto: Where to write.
+        proto: The tensor to fill.
     """
     if dtype == types_pb2.DT_FLOAT:
         _describe(array, dtype, proto)

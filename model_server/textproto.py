@@ -1,6 +1,6 @@
-"""Files in protobuf's text format, read as TensorFlow Serving reads them.
+"""Files in protobuf's text format, parsed as TensorFlow Serving parses them.
 
-Knows how a message is read and how a fault is told. Two of TensorFlow Serving's messages are not in the package
+Knows parsing and its error messages. Two of TensorFlow Serving's messages are missing in the package
 `tensorflow-serving-api`; they are declared here, as in its `session_bundle_config.proto` and `ssl_config.proto`.
 """
 
@@ -39,12 +39,12 @@ message_type {
 
 
 def _declared() -> dict[str, type[Message]]:
-    # A pool of its own: in the common one the names would clash with a release that brings these messages.
+    # A separate pool: in the default pool the names would clash with a release that contains these messages.
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.AddSerializedFile(text_format.Parse(_DECLARED, FileDescriptorProto()).SerializeToString())
     file = pool.FindFileByName("model_server/textproto.proto")
-    return {name: message_factory.GetMessageClass(found) for name, found in file.message_types_by_name.items()}
+    return {name: message_factory.GetMessageClass(kind) for name, kind in file.message_types_by_name.items()}
 
 
 _MESSAGES = _declared()
@@ -53,35 +53,35 @@ SSLConfig = _MESSAGES["SSLConfig"]
 
 
 def read(path: Path, kind: type[M], name: str, *, is_secret: bool = False) -> M:
-    """Read a file.
+    """Read and parse a file.
 
     Args:
-        path: Of the file.
-        kind: The message that it holds.
-        name: What the file is called in messages.
-        is_secret: Whether messages may tell no more of its content than the place of the fault.
+        path: The file.
+        kind: Message class of its content.
+        name: Name of this kind of file in error messages.
+        is_secret: Whether error messages may contain only the position of the error, none of the content.
 
     Raises:
-        ConfigError: the file cannot be read or parsed; the message is one line and names it.
+        ConfigError: the file cannot be read or parsed; the message is one line and names the file.
     """
     try:
         content = path.read_bytes()
         if not content:
-            # TensorFlow maps a file into memory, and one without bytes cannot be mapped.
+            # TensorFlow memory-maps the file, which fails for an empty one.
             raise ConfigError(f"{path}: cannot be read (Invalid argument: the file is empty)")
         return text_format.Parse(content, kind())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise unusable(path, name, _place(error) if is_secret else error) from error
+        raise unusable(path, name, _position(error) if is_secret else error) from error
 
 
-def _place(error: Exception) -> str:
+def _position(error: Exception) -> str:
     if isinstance(error, text_format.ParseError) and error.GetLine():
         return f"fault in line {error.GetLine()}, column {error.GetColumn()}"
     return "it is not text in UTF-8"
 
 
 def unusable(path: Path, name: str, reason: object) -> ConfigError:
-    """Return the error of a file that was read and cannot be used, as one line."""
+    """Return the error for a readable but invalid file, as one line."""
     return ConfigError(f"{path}: not a usable {name} ({' '.join(str(reason).split())})")

@@ -1,6 +1,6 @@
-"""TLS of the gRPC port: TensorFlow Serving's SSLConfig, which holds the PEM texts themselves.
+"""TLS of the gRPC port: TensorFlow Serving's SSLConfig, which contains PEM text, not paths.
 
-Knows keys and certificates, and shows none of them: an error never quotes the file. Does not know the port.
+Knows keys and certificates, and leaks none: errors never quote the file. Does not know the port.
 """
 
 import ssl
@@ -17,13 +17,13 @@ NAME = "SSL config"
 
 
 def read_credentials(path: Path) -> grpc.ServerCredentials:
-    """Read what the port needs to speak TLS, and try it: gRPC would only say that the port cannot be bound.
+    """Read and verify the TLS credentials: with invalid ones gRPC would only report that it cannot bind the port.
 
     Args:
         path: Text proto of SSLConfig: `server_key`, `server_cert`, `custom_ca` and `client_verify`.
 
     Raises:
-        ConfigError: the file cannot be read or used; the message is one line and names it.
+        ConfigError: the file cannot be read or is invalid; the message is one line and names the file.
     """
     message = textproto.read(path, textproto.SSLConfig, NAME, is_secret=True)
     try:
@@ -40,27 +40,27 @@ def _from_proto(message: Any) -> grpc.ServerCredentials:
     if message.client_verify and not message.custom_ca:
         raise ConfigError("client_verify needs custom_ca, the certificates that clients' own are signed with")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _try_pair(context, message.server_key, message.server_cert)
+    _verify_pair(context, message.server_key, message.server_cert)
     if message.custom_ca:
-        _try_ca(context, message.custom_ca)
+        _verify_ca(context, message.custom_ca)
     pair = message.server_key.encode(), message.server_cert.encode()
     return grpc.ssl_server_credentials([pair], message.custom_ca.encode() or None, message.client_verify)
 
 
-def _try_pair(context: ssl.SSLContext, key: str, certificate: str) -> None:
-    # OpenSSL takes them from a file alone; this one nobody else may read, and it is gone at once.
+def _verify_pair(context: ssl.SSLContext, key: str, certificate: str) -> None:
+    # OpenSSL loads them only from a file; this one is readable by its owner only and deleted at once.
     with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
         file.write(f"{key}\n{certificate}\n")
         file.flush()
         try:
-            # An empty password: otherwise an encrypted key would be asked for at the terminal.
+            # With no password, OpenSSL would prompt for that of an encrypted key at the terminal.
             context.load_cert_chain(file.name, password="")
         except (ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or "PEM text is damaged"
             raise ConfigError(f"server_key and server_cert do not work together: {reason}") from error
 
 
-def _try_ca(context: ssl.SSLContext, certificates: str) -> None:
+def _verify_ca(context: ssl.SSLContext, certificates: str) -> None:
     try:
         context.load_verify_locations(cadata=certificates)
     except (ssl.SSLError, ValueError) as error:

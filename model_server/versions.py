@@ -1,6 +1,6 @@
-"""Version folders and policies: which versions should be served, and what to do next to get there.
+"""Version directories and policies: which versions to serve, and the next load or unload on the way.
 
-Knows folder names and TensorFlow Serving's availability-preserving rule. Loads nothing and keeps nothing.
+Knows directory names and TensorFlow Serving's availability-preserving policy. Loads nothing and has no state.
 """
 
 from collections.abc import Iterable, Iterator, Set
@@ -25,7 +25,7 @@ class All:
 
 @dataclass(frozen=True)
 class Specific:
-    """Serve these versions, where they exist."""
+    """Serve these versions, if they exist."""
 
     versions: frozenset[int]
 
@@ -49,11 +49,11 @@ class Unload:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a base path holds.
+    """The content of a base path.
 
     Attributes:
-        versions: Folder of each version.
-        problems: One line for each entry that was passed over.
+        versions: Directory of each version.
+        problems: One line per ignored entry.
     """
 
     versions: dict[int, Path]
@@ -61,10 +61,10 @@ class Scan:
 
 
 def scan(base_path: Path) -> Scan:
-    """Look for the versions under a base path.
+    """Find the versions under a base path.
 
     Raises:
-        OSError: the folder is missing or cannot be read, which says nothing about its versions.
+        OSError: the directory is missing or unreadable, so its versions are unknown.
     """
     versions: dict[int, Path] = {}
     problems = []
@@ -82,7 +82,7 @@ def scan(base_path: Path) -> Scan:
 
 
 def aspired(policy: Policy, found: Iterable[int]) -> frozenset[int]:
-    """Return the versions that a policy wants of those that exist."""
+    """Return the existing versions that a policy selects."""
     match policy:
         case Latest(num_versions):
             return frozenset(sorted(found)[-num_versions:])
@@ -93,21 +93,21 @@ def aspired(policy: Policy, found: Iterable[int]) -> frozenset[int]:
 
 
 def missing(policy: Policy, found: Iterable[int]) -> Iterator[int]:
-    """Yield the versions that a policy names and that do not exist."""
+    """Yield the versions that a policy names but that do not exist."""
     if isinstance(policy, Specific):
         yield from sorted(policy.versions - frozenset(found))
 
 
 def next_step(wanted: Set[int], available: Set[int], loadable: Set[int]) -> Load | Unload | None:
-    """Choose one step towards the wanted versions, without leaving the model unserved on the way.
+    """Return the next step towards the wanted versions that keeps the model available.
 
-    An unwanted version goes once a wanted one is available, or when none is wanted at all. Until then the newest of
-    the unwanted stays, so a new version that fails to load never leaves a gap.
+    An unwanted version is unloaded once a wanted one is available, or when no version is wanted. Until then the newest
+    unwanted version stays, so a new version that fails to load causes no outage.
 
     Args:
-        wanted: What the policy asks for.
-        available: What is being served.
-        loadable: Those of `wanted` that may be loaded now; those that have failed are not among them.
+        wanted: Versions that the policy selects.
+        available: Versions being served.
+        loadable: Versions of `wanted` that may be loaded now; failed ones are excluded.
     """
     unwanted = available - wanted
     if unwanted and (not wanted or wanted & available or len(unwanted) > 1):

@@ -1,6 +1,6 @@
-"""The requests that a version answers before it is served, so that no client pays for the first run of a shape.
+"""Warm-up requests: run before a version is served, so that no client pays for the first run of a shape.
 
-Knows TensorFlow Serving's file: `assets.extra/tf_serving_warmup_requests`, a TFRecord of PredictionLog.
+Knows TensorFlow Serving's warm-up file: `assets.extra/tf_serving_warmup_requests`, a TFRecord of PredictionLog.
 """
 
 import logging
@@ -24,27 +24,27 @@ MAX_RECORDS = 1000
 
 
 def load(name: str, version: int, path: Path, batching: Batching | None = None) -> Servable:
-    """Load a version and let it answer its warm-up requests; see `Servable`.
+    """Load a version and run its warm-up requests; see `Servable`.
 
     Raises:
-        TensorFlowFailed: it cannot be loaded, the file is damaged or too long, or a request failed.
+        TensorFlowFailed: the version cannot be loaded, the file is damaged or too long, or a request failed.
     """
     servable = Servable(name, version, path, batching)
     file = path / WARMUP_FILE
     if file.is_file():
         num_requests = 0
         for request in read_requests(file):
-            _answer(servable, request, file, num_requests)
+            _run(servable, request, file, num_requests)
             num_requests += 1
         log.info("warmed up %s version %d with %d requests", name, version, num_requests)
     return servable
 
 
 def read_requests(file: Path) -> Iterator[PredictRequest]:
-    """Yield the Predict requests of a warm-up file; records of other kinds are passed over.
+    """Yield the Predict requests of a warm-up file; ignores other records.
 
     Raises:
-        TensorFlowFailed: DATA_LOSS if the file is not a TFRecord of PredictionLog, INVALID_ARGUMENT if it holds more
+        TensorFlowFailed: DATA_LOSS if the file is not a TFRecord of PredictionLog, INVALID_ARGUMENT if it contains more
             than `MAX_RECORDS` records.
     """
     try:
@@ -61,7 +61,7 @@ def read_requests(file: Path) -> Iterator[PredictRequest]:
         raise TensorFlowFailed(code, message) from error
 
 
-def _answer(servable: Servable, request: PredictRequest, file: Path, number: int) -> None:
+def _run(servable: Servable, request: PredictRequest, file: Path, number: int) -> None:
     try:
         predict(servable, request)
     except ModelServerError as error:

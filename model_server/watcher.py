@@ -1,6 +1,6 @@
-"""The thread that keeps what is served in step with the folders: it looks, loads, tries again and unloads.
+"""The thread that reconciles served versions with the version directories: scans, loads, retries and unloads.
 
-Knows folders and times. Does not know TensorFlow: what loads a version is an argument.
+Knows directories and times. Does not know TensorFlow: the load function is an argument.
 """
 
 import gc
@@ -26,7 +26,7 @@ S = TypeVar("S")
 
 
 class Watcher(Generic[S]):
-    """One step at a time: look at the folders, load one version or unload one. No two loads run in parallel."""
+    """Scans base paths, and loads and unloads versions, one step at a time. No two loads run in parallel."""
 
     def __init__(
         self,
@@ -37,34 +37,35 @@ class Watcher(Generic[S]):
         max_retries: int,
         retry_s: float,
     ) -> None:
-        """Do nothing yet.
+        """Prepare the thread; `start` runs it.
 
         Args:
-            repository: Says what is configured and learns what has become of it.
-            load: Loads the version of this name and number from this folder, warm-up included. May raise anything.
-            poll_s: Seconds between two looks at the folders; 0 looks once for each config.
-            max_retries: Further attempts at a version that fails to load.
-            retry_s: Seconds between them; other versions are loaded meanwhile.
+            repository: The configured models, and where states are recorded.
+            load: Loads a version, given the model's name, its number and its directory, and warms it up. May raise
+                anything.
+            poll_s: Seconds between two scans; 0 scans once for each config.
+            max_retries: Retries of a version that fails to load.
+            retry_s: Seconds between retries; other versions are loaded meanwhile.
         """
         self._repository = repository
         self._load_version = load
         self._poll_s = poll_s or float("inf")
         self._max_retries = max_retries
         self._retry_s = retry_s
-        self._next_look = float("inf")
+        self._next_scan = float("inf")
         self._problems: dict[str, set[str]] = {}
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="model-watcher", daemon=True)
 
     def start(self) -> None:
-        """Begin with the next `Repository.configure`, or with one that has already been."""
+        """Start the thread, which waits for `Repository.configure`, if that was not called already."""
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Load and unload nothing more; what is served stays so.
+        """Stop loading and unloading; served versions stay loaded.
 
         Args:
-            timeout_s: How long to wait for a version that is being loaded; one that takes longer goes on in the thread.
+            timeout_s: How long to wait for a version that is being loaded; a longer load continues in the thread.
         """
         self._stopping = True
         self._repository.events.put(None)
@@ -74,33 +75,33 @@ class Watcher(Generic[S]):
     def _run(self) -> None:
         while not self._stopping:
             try:
-                if time.monotonic() >= self._next_look:
-                    self._look()
-                is_busy = self._take_step()
-                self._heed_events(0.0 if is_busy else self._idle_s())
-            except Exception:  # the top of the thread: without it no version would ever come or go again
+                if time.monotonic() >= self._next_scan:
+                    self._scan_all()
+                is_busy = self._run_next_step()
+                self._wait_for_event(0.0 if is_busy else self._idle_s())
+            except Exception:  # the thread's top level: otherwise no version would be loaded or unloaded any more
                 log.exception("unexpected error while following the models")
                 time.sleep(1.0)
 
     def _idle_s(self) -> float | None:
-        due = min(self._next_look, self._repository.next_due())
+        due = min(self._next_scan, self._repository.next_due())
         return None if due == float("inf") else max(due - time.monotonic(), 0.0)
 
-    def _heed_events(self, timeout_s: float | None) -> None:
-        """Wait for an event, for ever if `timeout_s` is None."""
+    def _wait_for_event(self, timeout_s: float | None) -> None:
+        """Wait for an event and handle it; without limit if `timeout_s` is None."""
         try:
             released = self._repository.events.get(timeout=timeout_s)
         except queue.Empty:
             return
         if released is None:
-            self._next_look = 0.0
+            self._next_scan = 0.0
         else:
             self._repository.update(released.ended)
             log.info("unloaded %s", released)
 
-    def _look(self) -> None:
-        """Look at all base paths; where one cannot be read, no model is changed, as in TensorFlow Serving."""
-        self._next_look = time.monotonic() + self._poll_s
+    def _scan_all(self) -> None:
+        """Scan all base paths; if one is unreadable, no model changes, as in TensorFlow Serving."""
+        self._next_scan = time.monotonic() + self._poll_s
         scans: list[tuple[ModelConfig, Mapping[int, Path]]] = []
         for config in tuple(self._repository.config.values()):
             versions = self._scan(config)
@@ -112,26 +113,26 @@ class Watcher(Generic[S]):
 
     def _scan(self, config: ModelConfig) -> Mapping[int, Path] | None:
         try:
-            found = scan(config.base_path)
+            result = scan(config.base_path)
         except OSError as error:
             problem = f"Could not find base path {config.base_path} for servable {config.name} ({error.strerror})"
             self._report(config.name, {f"{problem}: until it is there no model gets another version"})
             return None
-        problems = set(found.problems)
-        problems |= {f"version {n} of {config.name} does not exist" for n in missing(config.policy, found.versions)}
-        if not found.versions:
+        problems = set(result.problems)
+        problems |= {f"version {n} of {config.name} does not exist" for n in missing(config.policy, result.versions)}
+        if not result.versions:
             problems.add(f"No versions of servable {config.name} found under base path {config.base_path}")
         self._report(config.name, problems)
-        return found.versions
+        return result.versions
 
     def _report(self, name: str, problems: set[str]) -> None:
-        """Log each problem when it appears, not at each look."""
+        """Log each problem when it first appears, not at each scan."""
         for problem in sorted(problems - self._problems.get(name, set())):
             log.warning("%s", problem)
         self._problems[name] = problems
 
-    def _take_step(self) -> bool:
-        """Load or unload one version, if one is due; return whether one was."""
+    def _run_next_step(self) -> bool:
+        """Load or unload one version, if one is due; return whether one was due."""
         match self._repository.next_step(time.monotonic()):
             case Load(), version:
                 self._load(version)
@@ -146,7 +147,7 @@ class Watcher(Generic[S]):
         started = time.monotonic()
         try:
             servable = self._load_version(version.model, version.number, version.path)
-        except Exception as error:  # whatever is wrong with a version is no reason to stop serving the others
+        except Exception as error:  # a broken version must not affect the others
             self._load_failed(version, error)
         else:
             log.info("loaded %s in %.1f s", version, time.monotonic() - started)
@@ -162,10 +163,10 @@ class Watcher(Generic[S]):
         self._repository.update(lambda: version.failed(code, message, retry_at))
 
     def _unload(self, version: Version[S]) -> None:
-        """Let go of a version; it has ended when the last request that uses it lets go of it as well."""
+        """Release a version; it ends when the last request that uses it has released it too."""
         log.info("unloading %s", version)
         weakref.finalize(version.servable, self._repository.events.put, version).atexit = False
         self._repository.update(version.unloading)
-        # TensorFlow's objects refer to each other in circles: without this the weights stay until some later
-        # collection, which a process that does little in Python may never come to.
+        # TensorFlow's objects form reference cycles: without this the weights stay in memory until a later collection,
+        # which may never run in a process that executes little Python.
         gc.collect()

@@ -26,8 +26,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("up", help="run the embedded model server and the gateway together")
     commands.add_parser("serve", help="run the gateway alone, in front of OSTINATO_BACKENDS")
     commands.add_parser("health", help="ask the gateway on this machine whether a model answers: exit code 0 or 1")
-    made = commands.add_parser("state-key", help="make a file for OSTINATO_STATE_KEY_FILE, unless there is one")
-    made.add_argument("file", type=Path, metavar="FILE")
+    state_key_parser = commands.add_parser(
+        "state-key", help="make a file for OSTINATO_STATE_KEY_FILE, unless there is one"
+    )
+    state_key_parser.add_argument("file", type=Path, metavar="FILE")
     keys_command.add_parser(commands)
     commands.add_parser("batch", help="answer a file of requests: python -m service.batch --help", add_help=False)
     return parser
@@ -39,8 +41,8 @@ def _shown(default: object) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    return _batch(given[1:]) if given[:1] == ["batch"] else _run(given)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    return _batch(argv[1:]) if argv[:1] == ["batch"] else _run(argv)
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -59,13 +61,13 @@ def _run(arguments: Sequence[str]) -> int:
             return state_key.make(options.file)
         case "keys":
             return keys_command.run(options, settings.keys_file)
-    from service.commands.serve import serve  # noqa: PLC0415 - gunicorn and Flask, which the others do not need
+    from service.commands.serve import serve  # noqa: PLC0415 - gunicorn and Flask, which other commands do not need
 
     return serve(settings)
 
 
 def _batch(arguments: Sequence[str]) -> int:
-    """Hand over to a program of its own: a client of the gateway, which needs none of its settings."""
+    """Run the batch client, a separate program that needs no settings of the gateway."""
     from service.batch.__main__ import main as batch  # noqa: PLC0415 - requests and tqdm, which the gateway does not need
 
     return batch(arguments)

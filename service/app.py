@@ -1,4 +1,4 @@
-"""The application: wiring alone."""
+"""The application factory: wiring only."""
 
 import socket
 import threading
@@ -35,28 +35,28 @@ from service.web.routes import Services, ShutdownGate, build_routes
 from service.web.security import allowed_hosts
 from service.web.status import Status
 
-# Before the worker's end, for the last words of what is still running then.
+# Before the worker exits, for the final error events of requests that are still running.
 LAST_WORDS_S = 1.0
-# The worker gives its hooks a second at the end (`StreamingWorker.exit_timeout_s`).
+# The worker gives its exit hooks one second (`StreamingWorker.exit_timeout_s`).
 LAST_TRACES_S = 0.8
 
 
 class Gateway(Flask):
-    """Flask, and what the gunicorn worker tells it about the end."""
+    """The Flask application, with the shutdown hooks that the gunicorn worker calls."""
 
     def __init__(self, scheduler: Scheduler, drain: ShutdownGate, drain_s: float, tracing: Tracing | None) -> None:
         super().__init__("service", static_folder=None, template_folder="web/templates")
         self._scheduler, self._drain, self._drain_s, self._tracing = scheduler, drain, drain_s, tracing
 
     def begin_drain(self, seconds_left: float) -> None:
-        """Refuse new requests from now on, and end the running ones with an error when their time is over."""
+        """Refuse new requests from now on, and end running ones with an error when the drain time is over."""
         self._drain.begun = True
         timer = threading.Timer(max(0.0, min(self._drain_s, seconds_left - LAST_WORDS_S)), self._end_all)
         timer.daemon = True
         timer.start()
 
     def close(self) -> None:
-        """Send the last traces, just before the process ends."""
+        """Export the last traces, just before the process exits."""
         if self._tracing is not None:
             self._tracing.shutdown(LAST_TRACES_S)
 
@@ -65,11 +65,11 @@ class Gateway(Flask):
 
 
 def create_app(settings: Settings, metrics_socket: socket.socket | None = None) -> Gateway:
-    """Build the gateway and start its threads: call this in the process that serves, after any fork.
+    """Build the gateway and start its threads; call it in the serving process, after any fork.
 
     Args:
-        settings: Checked already.
-        metrics_socket: Listens already, for /metrics; None: metrics are kept and not served.
+        settings: Validated settings.
+        metrics_socket: A listening socket for /metrics; None: metrics are collected but not served.
     """
     metrics, tracing = Metrics(__version__), _tracing(settings)
     tls = backend_tls(settings)
@@ -94,16 +94,16 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     status = Status(model_registry, scheduler, replicas, memory, settings, lambda: drain.begun)
     app = Gateway(scheduler, drain, settings.drain_s, tracing)
     if settings.num_proxies:
-        # Of what proxies say, the client's address alone is of use here; from anybody else it could be a lie.
+        # Of the proxies' headers only the client's address is used; without a proxy a client could forge it.
         proxied = ProxyFix(app.wsgi_app, x_for=settings.num_proxies, x_proto=0, x_host=0)
         app.wsgi_app = proxied  # type: ignore[method-assign]
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     has_keys = settings.keys_file is not None
-    parts = Services(engine, model_registry, vectors, status, _watch(), drain, _bounds(settings), has_keys)
-    app.register_blueprint(build_routes(parts))
-    # A doubled slash is another address, and no reason to send a client to the Host that it named itself.
+    services = Services(engine, model_registry, vectors, status, _watch(), drain, _bounds(settings), has_keys)
+    app.register_blueprint(build_routes(services))
+    # A path with a double slash is another path; merging would redirect to the Host that the client itself named.
     app.url_map.merge_slashes = False
     register_pages(app)
     register_error_handlers(app)
@@ -173,8 +173,8 @@ def _sizes(settings: Settings) -> Sizes:
 def _watch() -> Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]:
     watcher = DisconnectWatcher()
 
-    def watch(sock: Any, gone: Callable[[], object]) -> AbstractContextManager[Any]:
-        # Under Flask's test client there is no socket, and nobody who could leave.
-        return nullcontext() if sock is None else watcher.watch(sock, gone)
+    def watch(sock: Any, on_gone: Callable[[], object]) -> AbstractContextManager[Any]:
+        # Under Flask's test client there is no socket and no disconnect.
+        return nullcontext() if sock is None else watcher.watch(sock, on_gone)
 
     return watch

@@ -1,4 +1,4 @@
-"""From a valid request to a job that is computed: find the model, encode, charge, schedule.
+"""The engine turns a parsed request into a running job: it finds the model, charges, encodes and submits.
 
 Knows tokenizers and sequences. Does not know HTTP, and does not compute.
 """
@@ -32,32 +32,32 @@ AnyJob = Completion | Pooling | Inspection
 
 
 class Models(Protocol):
-    """Where a model's name becomes a version that answers."""
+    """The model registry: resolves a model's name to a served version."""
 
     def find(self, name: str | None, seed: int | None = None) -> ServedModel:
-        """Return the version that answers a request, or raise `ModelNotFound` or `ModelLoading`."""
+        """Return the version that serves a request, or raise `ModelNotFound` or `ModelLoading`."""
 
     def find_version(self, ref: ModelVersion) -> ServedModel | None:
-        """Return a version, if it lives; raise `ModelLoading` while it is not known whether it does."""
+        """Return a version, or None if it is not served; raise `ModelLoading` while that is unknown."""
 
 
 class Runner(Protocol):
-    """What computes sequences."""
+    """The scheduler of sequences."""
 
     def submit(self, groups: Many[Many[Sequence]], batch_limits: BatchLimits) -> None:
-        """Accept the sequences of one request, grouped by prompt, or raise `Overloaded`."""
+        """Admit the sequences of one request, grouped by prompt, or raise `Overloaded`."""
 
     def cancel(self, sequences: Many[Sequence]) -> None:
-        """Forget sequences; ended ones are left alone."""
+        """Remove sequences; finished ones are ignored."""
 
 
-def _nothing() -> None:
-    """Give nothing back, as nothing was charged."""
+def _do_nothing() -> None:
+    """Charge or refund nothing."""
 
 
 def _charge_nothing(num_tokens: int, total: int | None = None) -> Callable[[], None]:  # noqa: ARG001 - see `RequestContext`
     """Charge nothing."""
-    return _nothing
+    return _do_nothing
 
 
 ANYBODY = Quota()
@@ -65,26 +65,26 @@ ANYBODY = Quota()
 
 @dataclass(frozen=True)
 class RequestContext:
-    """Who asks.
+    """The principal of a request, and what the request holds.
 
     Attributes:
-        quota: What the texts are counted for.
-        charge_request: Charges one request, before anything is done for it; raises `RateLimited`.
-        charge: Charges tokens that the request may read and generate, the second argument being all that are known to
-            be charged for it if these are not all; raises `RateLimited`, or returns what gives them back.
-        trace: What the tracing keeps of the request, or None.
-        memory: What the request holds of the budget for memory.
+        quota: Limits that its sequences count towards.
+        charge_request: Charges one request, before any work on it; raises `RateLimited`.
+        charge: Charges tokens that the request may prefill and generate; the second argument is the total known so far,
+            if these are not all. Raises `RateLimited`, or returns a function that refunds them.
+        trace: The request's tracing context, or None.
+        memory: The request's lease of the memory budget.
     """
 
     quota: Quota = ANYBODY
-    charge_request: Callable[[], object] = _nothing
+    charge_request: Callable[[], object] = _do_nothing
     charge: Callable[..., Callable[[], None]] = _charge_nothing
     trace: Any = None
     memory: MemoryLease = field(default_factory=MemoryBudget(2**63).lease)
 
 
 class Engine:
-    """Starts jobs."""
+    """Starts the jobs of requests."""
 
     def __init__(
         self, models: Models, runner: Runner, listener: Listener, sizes: Sizes, resume_tokens: ResumeTokens
@@ -96,25 +96,27 @@ class Engine:
         """Encode the prompts and queue the request.
 
         Raises:
-            GatewayError: the model is not served or reads from the other end, a prompt is too long or has ids that the
-                model does not, the state cannot be gone on with, the answer would be too large, or the queue is full.
+            GatewayError: the model is not served or has the other direction, a prompt is too long or has unknown ids,
+                the resume token is not usable, the response would be too large, or the queue is full.
         """
         tenant = caller.quota.tenant
-        model, checkpoint = self._find(request.model, request.state, tenant, request.seed)
+        model, checkpoint = self._find_model(request.model, request.state, tenant, request.seed)
         if checkpoint is not None and request.seed is None:
             request = replace(request, seed=checkpoint.seed)
-        field, given = _to_read(request, model)
+        field, raw_prompts = _input_field(request, model)
         require_ids([token_id for token_id, _ in request.sampling.bias], model, "logit_bias")
         unread = NOTHING if checkpoint is None else checkpoint.point.unread
-        num_generated = len(given) * request.best_of * request.max_tokens
-        charged, give_back = self._charge_least(given, model, field, num_generated, caller)
-        prompts = encode_prompts(given, model, field, self._sizes, caller.memory, after=unread, backward=model.backward)
-        # Held by nobody from here on: what is read are the encoded ones.
+        num_generated = len(raw_prompts) * request.best_of * request.max_tokens
+        charged, refund = self._charge_minimum(raw_prompts, model, field, num_generated, caller)
+        prompts = encode_prompts(
+            raw_prompts, model, field, self._sizes, caller.memory, after=unread, backward=model.backward
+        )
+        # Free the unencoded prompts.
         request = replace(request, prompts=(), suffixes=())
-        self._require_answer_fits(request, prompts, field)
-        self._hold(prompts, completion_bytes(request, model.card, prompts), caller)
+        self._require_response_fits(request, prompts, field)
+        self._hold_memory(prompts, completion_bytes(request, model.card, prompts), caller)
         if model.tokenizer.special.end is None:
-            # Texts without an end: nothing that could be put off.
+            # Without an EOS token there is nothing to suppress.
             request = replace(request, sampling=replace(request.sampling, min_tokens=0))
         generation = Completion(
             request,
@@ -125,11 +127,11 @@ class Engine:
             seal=partial(self._resume_tokens.seal, tenant=tenant),
             checkpoint=checkpoint,
         )
-        self._start(generation, caller, charged, give_back)
+        self._start(generation, caller, charged, refund)
         return generation
 
     def embed(self, request: EmbeddingsRequest, caller: RequestContext) -> Pooling:
-        """Encode the texts and queue them to be read.
+        """Encode the texts and queue their prefill.
 
         Raises:
             GatewayError: as `begin`.
@@ -140,152 +142,163 @@ class Engine:
                 f"dimensions must be {model.card.units}, the width of the model's top layer, got {request.dimensions}",
                 param="dimensions",
             )
-        charged, give_back = self._charge_least(request.prompts, model, "input", 0, caller)
+        charged, refund = self._charge_minimum(request.prompts, model, "input", 0, caller)
         prompts = encode_prompts(request.prompts, model, "input", self._sizes, caller.memory, backward=model.backward)
-        self._hold(prompts, embedding_bytes(len(prompts), model.card.units), caller)
+        self._hold_memory(prompts, embedding_bytes(len(prompts), model.card.units), caller)
         job = Pooling(model, prompts, self._runner, self._listener, request.timeout_s)
-        self._start(job, caller, charged, give_back)
+        self._start(job, caller, charged, refund)
         return job
 
     def inspect(self, request: InspectRequest, caller: RequestContext) -> Inspection:
-        """Encode a text and queue it to be looked into.
+        """Encode a text and queue its inspection.
 
         Raises:
-            GatewayError: as `begin`; or nothing can be told of the model, or there would be too much to tell.
+            GatewayError: as `begin`; or the model has no traces, or the response would have too many values.
         """
-        model, checkpoint = self._find(request.model, request.state, caller.quota.tenant)
+        model, checkpoint = self._find_model(request.model, request.state, caller.quota.tenant)
         if not model.card.traces:
             raise InvalidRequest(
                 f"version {model.ref.version} of model {model.ref.name!r} cannot be looked into: an earlier release "
                 "exported it. Export it again",
                 param="model",
             )
-        known = sorted({trace.layer for trace in model.card.traces})
-        unknown = [layer for layer in request.layers or () if layer not in known]
+        layers = sorted({trace.layer for trace in model.card.traces})
+        unknown = [layer for layer in request.layers or () if layer not in layers]
         if unknown:
             raise InvalidRequest(
-                f"layers of model {model.ref.name!r} are {', '.join(map(str, known))}, got {unknown[0]}", param="layers"
+                f"layers of model {model.ref.name!r} are {', '.join(map(str, layers))}, got {unknown[0]}",
+                param="layers",
             )
         unread = NOTHING if checkpoint is None else checkpoint.point.unread
         backward = model.backward != request.go_backwards
-        charged, give_back = self._charge_least((request.given,), model, "input", 0, caller)
+        charged, refund = self._charge_minimum((request.given,), model, "input", 0, caller)
         (prompt,) = encode_prompts(
             (request.given,), model, "input", self._sizes, caller.memory, after=unread, backward=backward
         )
-        bound, count = self._sizes.max_inspect_values, num_values(request, wanted_traces(request, model), prompt)
-        if count > bound:
+        limit, count = self._sizes.max_inspect_values, num_values(request, wanted_traces(request, model), prompt)
+        if count > limit:
             raise InvalidRequest(
-                f"input × values of each token must be at most {bound} numbers, got {count}; ask for fewer layers, "
+                f"input × values of each token must be at most {limit} numbers, got {count}; ask for fewer layers, "
                 "include less, or set max_positions or max_units",
                 param="input",
             )
-        self._hold([prompt], inspection_bytes(count, prompt.num_tokens, request.num_top), caller)
+        self._hold_memory([prompt], inspection_bytes(count, prompt.num_tokens, request.num_top), caller)
         job = Inspection(replace(request, given=""), model, prompt, self._runner, self._listener, checkpoint)
-        self._start(job, caller, charged, give_back)
+        self._start(job, caller, charged, refund)
         return job
 
-    def _find(
+    def _find_model(
         self, name: str | None, state: str | None, tenant: str, seed: int | None = None
     ) -> tuple[ServedModel, Checkpoint | None]:
-        """Return the version that answers, and the text that a state stands for.
+        """Return the version that serves a request, and the checkpoint of its resume token `state`.
 
         Raises:
-            GatewayError: there is no such model, or the state cannot be gone on with.
+            GatewayError: there is no such model, or the resume token is not usable.
         """
         if state is None:
             return self._models.find(name, seed), None
         checkpoint = self._resume_tokens.open(state, tenant)
-        asked = checkpoint.model.name if name is None else name
-        return self._version_of(checkpoint, self._models.find(asked, seed), asked), checkpoint
+        requested = checkpoint.model.name if name is None else name
+        return self._version_of(checkpoint, self._models.find(requested, seed), requested), checkpoint
 
-    def _version_of(self, checkpoint: Checkpoint, found: ServedModel, asked: str) -> ServedModel:
-        """Return the version that a text is of: it goes on with no other.
+    def _version_of(self, checkpoint: Checkpoint, named: ServedModel, requested: str) -> ServedModel:
+        """Return the version that took a checkpoint, as no other can resume it.
+
+        Args:
+            checkpoint: The checkpoint.
+            named: The version that the request's model name resolves to.
+            requested: That name.
 
         Raises:
-            StateOfAnotherModel: it is not of the model that the request names.
-            StateOutdated: that version is no longer served.
+            StateOfAnotherModel: the request names another model or version.
+            StateOutdated: the version is no longer served.
         """
-        # A request that names the model alone leaves the version to the state.
-        if checkpoint.model != found.ref and asked != checkpoint.model.name:
+        # A name without a version or label leaves the version to the checkpoint.
+        if checkpoint.model != named.ref and requested != checkpoint.model.name:
             raise StateOfAnotherModel(
-                f"state must be of model {asked[:64]!r}, which the request names, got one of version "
+                f"state must be of model {requested[:64]!r}, which the request names, got one of version "
                 f"{checkpoint.model.version} of {checkpoint.model.name!r}"
             )
         model = self._models.find_version(checkpoint.model)
-        # A number may have been given to another version since.
+        # Another version may have got the number since.
         if model is None or model.card.weights_sha256 != checkpoint.weights_sha256:
             raise StateOutdated(
                 f"state is of version {checkpoint.model.version} of model {checkpoint.model.name!r}, which is no "
-                f"longer served; version {found.ref.version} is. Send the text so far as a prompt instead"
+                f"longer served; version {named.ref.version} is. Send the text so far as a prompt instead"
             )
         return model
 
-    def _charge_least(
-        self, given: tuple[PromptText, ...], model: ServedModel, field: str, num_generated: int, caller: RequestContext
+    def _charge_minimum(
+        self,
+        raw_prompts: tuple[PromptText, ...],
+        model: ServedModel,
+        field: str,
+        num_generated: int,
+        caller: RequestContext,
     ) -> tuple[int, Callable[[], None]]:
-        """Refuse prompts that cannot be short enough, and charge the tokens that they have at least.
+        """Refuse prompts that are certainly too long, and charge the minimum number of tokens.
 
-        Before anything is encoded, so that no caller has work done beyond the rate limit.
+        It happens before encoding, so that no principal causes work beyond its rate limit.
 
         Returns:
-            The tokens charged, and what gives them back.
+            The number of tokens charged, and a function that refunds them.
         """
-        charged = require_encodable(given, model, field, self._sizes) + num_generated
+        charged = require_encodable(raw_prompts, model, field, self._sizes) + num_generated
         return charged, caller.charge(charged)
 
     @staticmethod
-    def _hold(prompts: list[EncodedPrompt], num_response_bytes: int, caller: RequestContext) -> None:
-        """Hold the memory that the request takes from here to its end."""
+    def _hold_memory(prompts: list[EncodedPrompt], num_response_bytes: int, caller: RequestContext) -> None:
+        """Hold the memory that the request needs from here to its end."""
         num_bytes = sum(prompt.num_bytes for prompt in prompts) + num_response_bytes
         caller.memory.hold(num_bytes, "the request and its response")
 
-    def _require_answer_fits(self, request: CompletionRequest, prompts: list[EncodedPrompt], field: str) -> None:
-        """Refuse what would be an answer of hundreds of megabytes.
+    def _require_response_fits(self, request: CompletionRequest, prompts: list[EncodedPrompt], field: str) -> None:
+        """Refuse a request whose response would have hundreds of megabytes.
 
         Raises:
             InvalidRequest: it would.
         """
-        echoed = sum(prompt.num_tokens for prompt in prompts) * request.best_of if request.echo else 0
-        sizes, written = self._sizes, len(prompts) * request.best_of * request.max_tokens
-        if echoed > sizes.max_echo_tokens:
+        num_echoed = sum(prompt.num_tokens for prompt in prompts) * request.best_of if request.echo else 0
+        sizes, num_generated = self._sizes, len(prompts) * request.best_of * request.max_tokens
+        if num_echoed > sizes.max_echo_tokens:
             raise InvalidRequest(
-                f"echo may repeat at most {sizes.max_echo_tokens} tokens (of every {field} × n), got {echoed}",
+                f"echo may repeat at most {sizes.max_echo_tokens} tokens (of every {field} × n), got {num_echoed}",
                 param="echo",
             )
-        carried = sum(len(prompt.read_ids) for prompt in prompts) * request.best_of if request.returns_states else 0
-        if carried > sizes.max_echo_tokens:
+        num_carried = sum(len(prompt.read_ids) for prompt in prompts) * request.best_of if request.returns_states else 0
+        if num_carried > sizes.max_echo_tokens:
             raise InvalidRequest(
                 f"states may carry at most {sizes.max_echo_tokens} tokens (of every {field} × n), as one may "
-                f"have to hold all of its {field}, got {carried}",
+                f"have to hold all of its {field}, got {num_carried}",
                 param="return_state",
             )
-        if request.num_top is not None and echoed + written > sizes.max_logprobs_tokens:
+        if request.num_top is not None and num_echoed + num_generated > sizes.max_logprobs_tokens:
             raise InvalidRequest(
                 f"logprobs may be told of at most {sizes.max_logprobs_tokens} tokens (of all texts, and of every "
-                f"{field} with echo), got {echoed + written}",
+                f"{field} with echo), got {num_echoed + num_generated}",
                 param="logprobs",
             )
 
-    def _start(self, job: AnyJob, caller: RequestContext, charged: int, give_back: Callable[[], None]) -> None:
-        """Charge the rest of a job's tokens and queue it; the tokens of one that the queue refuses are given back."""
-        groups = [group for place in range(len(job.prompts)) if (group := self._group(job, place, caller))]
+    def _start(self, job: AnyJob, caller: RequestContext, charged: int, refund: Callable[[], None]) -> None:
+        """Charge the rest of a job's tokens and submit it; refund all of them if it is refused."""
+        groups = [group for index in range(len(job.prompts)) if (group := self._group(job, index, caller))]
         job.begin(sequence for group in groups for sequence in group)
         num_tokens = sum(len(prompt.read_ids) for prompt in job.prompts)
         total = num_tokens + sum(sequence.max_tokens for sequence in job.sequences.values())
-        # Of characters and ids the first charge was exact.
-        give_back_rest = caller.charge(total - charged, total) if total > charged else _nothing
+        # For character tokenizers and token ids the first charge was exact.
+        refund_rest = caller.charge(total - charged, total) if total > charged else _do_nothing
         if groups:
             try:
                 self._runner.submit(groups, job.model.batch_limits)
             except GatewayError:
-                give_back()
-                give_back_rest()
+                refund()
+                refund_rest()
                 raise
 
-    def _group(self, job: AnyJob, place: int, caller: RequestContext) -> list[Sequence]:
-        """Make the sequences that a prompt needs."""
-        prompt, prefill_signature, card = job.prompts[place], job.prefill_signature(place), job.model.card
-        indexes = job.choices(place)
+    def _group(self, job: AnyJob, prompt_index: int, caller: RequestContext) -> list[Sequence]:
+        """Return the sequences that a prompt needs."""
+        prompt, prefill_signature, card = job.prompts[prompt_index], job.prefill_signature(prompt_index), job.model.card
+        indexes = job.choices(prompt_index)
         return [
             Sequence(
                 model=job.model.ref,
@@ -309,8 +322,8 @@ class Engine:
         ]
 
 
-def _to_read(request: CompletionRequest, model: ServedModel) -> tuple[str, tuple[PromptText, ...]]:
-    """Return what a model reads, and the name of its field: the prompt, or the suffix if it reads backwards.
+def _input_field(request: CompletionRequest, model: ServedModel) -> tuple[str, tuple[PromptText, ...]]:
+    """Return the name and value of the field that a model reads: `prompt`, or `suffix` for a backward model.
 
     Raises:
         InvalidRequest: the other field is not empty.
@@ -319,8 +332,8 @@ def _to_read(request: CompletionRequest, model: ServedModel) -> tuple[str, tuple
         read, other, way, what = ("suffix", request.suffixes), ("prompt", request.prompts), "backwards", "the ending"
     else:
         read, other, way, what = ("prompt", request.prompts), ("suffix", request.suffixes), "forwards", "the beginning"
-    name, given = other
-    if len(given) > 1 or given[0]:
+    name, values = other
+    if len(values) > 1 or values[0]:
         raise InvalidRequest(
             f"{name} must be empty or absent: model {model.ref.name!r} reads {way}, and {what} of a text goes into "
             f"{read[0]}",

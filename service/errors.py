@@ -2,27 +2,27 @@
 
 GatewayError
 ├── InvalidRequest      400  a field is wrong; `param` names it
-│   └── StateRefused    400  a state token that cannot be gone on with; one class for each reason
-├── Unauthorized        401  no key, or none that is valid
-├── CrossOrigin         403  a web page of another origin sends it
+│   └── StateRefused    400  a resume token cannot be resumed from; one class for each reason
+├── Unauthorized        401  the API key is missing or invalid
+├── CrossOrigin         403  sent by a web page of another origin
 ├── ModelNotFound       404  no such model, or none of its versions is served
-├── NotFound            404  no such address
-├── MethodNotAllowed    405  the address exists, for another method
-├── BodyTimeout         408  the body did not come
-├── BodyTooLarge        413  more bytes than one request may have
+├── NotFound            404  no such endpoint
+├── MethodNotAllowed    405  the endpoint does not allow the method
+├── BodyTimeout         408  the body did not arrive in time
+├── BodyTooLarge        413  the body exceeds the limit
 ├── HostNotAllowed      421  the Host header names another server
-├── Overloaded          429  the queue is full; try again after `retry_after_s`
+├── Overloaded          429  the queue is full; retry after `retry_after_s`
 │   └── MemoryExhausted 429  the memory for requests is full; likewise
-├── RateLimited         429  the key's requests or tokens per minute are used up; try again after `retry_after_s`
-├── ClientGone          499  nobody is there to read the answer; nginx's number for it
+├── RateLimited         429  the key's requests or tokens per minute are used up; retry after `retry_after_s`
+├── ClientGone          499  the client disconnected; nginx's status for it
 ├── InternalError       500  our fault
-├── ShuttingDown        503  the server drains; another replica may answer
-├── ModelLoading        503  the model, or the version, is not served yet; try again after `retry_after_s`
-├── VersionGone         503  the version was taken out of service while the text was in the making
-├── BackendUnavailable  503  no model server answers
-│   ├── ServerBusy      503  it has more calls than it takes
-│   └── InvalidResponse 503  it returned what no model computes
-└── DeadlineExceeded    504  the request's own time was over
+├── ShuttingDown        503  the server is draining; another replica may respond
+├── ModelLoading        503  the model or the version is not served yet; retry after `retry_after_s`
+├── VersionGone         503  the version was unloaded while the sequence was generated
+├── BackendUnavailable  503  no backend responds
+│   ├── ServerBusy      503  the backend has more calls than it accepts
+│   └── InvalidResponse 503  the backend returned values that no model computes
+└── DeadlineExceeded    504  the request exceeded its own time-out
 """
 
 from collections.abc import Mapping
@@ -31,17 +31,16 @@ from typing import Any, ClassVar
 
 
 class GatewayError(Exception):
-    """An answer other than success.
+    """Base class of the errors that a client can see.
 
     Attributes:
         status: HTTP status.
-        type: OpenAI's class of error.
-        code: A word that programs can compare, or None.
-        param: The field that was wrong, or None.
-        retry_after_s: Seconds after which trying again makes sense, or None.
-        should_retry: Whether the same request, sent again, may succeed; None leaves it to the client, which judges by
-            the status.
-        rest: What had been made of the request when it failed: `choices` and `usage`, as JSON has them.
+        type: OpenAI's error type.
+        code: Machine-readable code, or None.
+        param: The invalid field, or None.
+        retry_after_s: Seconds after which to retry, or None.
+        should_retry: Whether the same request may succeed on a retry; None: the client decides by the status.
+        rest: The partial output when the request failed: `choices` and `usage` as in the response.
     """
 
     status: ClassVar[int] = 500
@@ -56,22 +55,22 @@ class GatewayError(Exception):
         self.retry_after_s = retry_after_s
 
     def release(self) -> None:
-        """Drop the traceback and the causes, once the error is handled.
+        """Drop traceback and causes once the error is handled.
 
-        Their frames hold the request's body and prompts, and what holds the error is often held by them: such a cycle
-        is freed by the next full garbage collection alone. 50 refused bodies of 4 MB held 2.7 GB (measured).
+        Their frames hold the request's body and prompts, and often refer back to the error: only the next full garbage
+        collection frees such a cycle. 50 refused bodies of 4 MB held 2.7 GB (measured).
         """
         self.__traceback__ = self.__cause__ = self.__context__ = None
 
     def body(self) -> dict[str, Any]:
-        """Return OpenAI's error object, and beside it what had been made."""
+        """Return OpenAI's error object, with the partial output beside it."""
         body: dict[str, Any] = {
             "error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}
         }
         return {**body, **self.rest}
 
     def headers(self) -> dict[str, str]:
-        """Return the headers by which OpenAI's clients decide whether and when to try again."""
+        """Return the headers by which OpenAI's clients decide whether and when to retry."""
         headers = {}
         if self.retry_after_s is not None:
             headers = {"Retry-After": str(self.retry_after_s), "retry-after-ms": str(1000 * self.retry_after_s)}
@@ -81,39 +80,39 @@ class GatewayError(Exception):
 
 
 class InvalidRequest(GatewayError):
-    """A field is missing, of the wrong type or out of its bounds."""
+    """A field is missing, of the wrong type or outside its limits."""
 
     status = 400
     type = "invalid_request_error"
 
 
 class StateRefused(InvalidRequest):
-    """A state token cannot be gone on with."""
+    """A resume token cannot be resumed from."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, param="state")
 
 
 class StateMalformed(StateRefused):
-    """It is no token, or not a whole one."""
+    """The token is malformed or truncated."""
 
     code = "state_malformed"
 
 
 class StateOfUnknownKey(StateRefused):
-    """It was signed with a key that is not in force here."""
+    """The token was signed with a key that this gateway does not accept."""
 
     code = "state_key_unknown"
 
 
 class StateAltered(StateRefused):
-    """It is not what was signed."""
+    """The token's signature does not match."""
 
     code = "state_altered"
 
 
 class StateForeign(StateRefused):
-    """It was given to another tenant."""
+    """The token was issued to another tenant."""
 
     status = 403
     type = "permission_error"
@@ -121,7 +120,7 @@ class StateForeign(StateRefused):
 
 
 class StateExpired(StateRefused):
-    """It is too old."""
+    """The token has expired."""
 
     code = "state_expired"
 
@@ -133,26 +132,26 @@ class StateOfAnotherModel(StateRefused):
 
 
 class StateOutdated(StateRefused):
-    """The version that it is of is no longer served."""
+    """The token's model version is no longer served."""
 
     status = 410
     code = "state_outdated"
 
 
 class Unauthorized(GatewayError):
-    """No key, or none that is valid."""
+    """The API key is missing or invalid."""
 
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
 
     def headers(self) -> dict[str, str]:
-        """Name the scheme, as RFC 9110 section 11.6.1 asks for."""
+        """Add the authentication scheme, as RFC 9110 section 11.6.1 requires."""
         return {**super().headers(), "WWW-Authenticate": 'Bearer realm="ostinato"'}
 
 
 class CrossOrigin(GatewayError):
-    """A web page of another origin sends it."""
+    """The request was sent by a web page of another origin."""
 
     status = 403
     type = "permission_error"
@@ -160,7 +159,7 @@ class CrossOrigin(GatewayError):
 
 
 class ModelNotFound(GatewayError):
-    """No such model, or none of its versions is served."""
+    """The model does not exist, or none of its versions is served."""
 
     status = 404
     type = "invalid_request_error"
@@ -168,28 +167,28 @@ class ModelNotFound(GatewayError):
 
 
 class NotFound(GatewayError):
-    """No such address."""
+    """The endpoint does not exist."""
 
     status = 404
     type = "invalid_request_error"
 
 
 class MethodNotAllowed(GatewayError):
-    """The address exists, for another method."""
+    """The endpoint does not allow the method."""
 
     status = 405
     type = "invalid_request_error"
 
 
 class BodyTimeout(GatewayError):
-    """The body did not come within the worker's patience."""
+    """The body did not arrive within the worker's time-out."""
 
     status = 408
     type = "invalid_request_error"
 
 
 class BodyTooLarge(GatewayError):
-    """More bytes than one request may have."""
+    """The body exceeds the limit."""
 
     status = 413
     type = "invalid_request_error"
@@ -212,7 +211,7 @@ class Overloaded(GatewayError):
 
 
 class MemoryExhausted(Overloaded):
-    """Requests in flight hold all of the memory that is meant for them."""
+    """Requests in flight hold the whole memory budget."""
 
     code = "memory_full"
 
@@ -226,7 +225,7 @@ class RateLimited(GatewayError):
 
 
 class ClientGone(GatewayError):
-    """The client has closed its connection, or the sending half of it."""
+    """The client has closed its connection, or its sending half."""
 
     status = 499
     type = "invalid_request_error"
@@ -234,56 +233,56 @@ class ClientGone(GatewayError):
 
 
 class InternalError(GatewayError):
-    """Our fault; the log has the trace."""
+    """An unexpected error; the log has the traceback."""
 
 
 class ShuttingDown(GatewayError):
-    """The server drains."""
+    """The server is draining."""
 
     status = 503
     code = "shutting_down"
 
 
 class ModelLoading(GatewayError):
-    """The model or the version is being loaded or probed, or it is not known yet what is served."""
+    """The model or the version is being loaded or probed, or the served models are not known yet."""
 
     status = 503
     code = "model_loading"
 
     def __init__(self, message: str) -> None:
-        # A worker probes two small models within two seconds; clients try two or three times.
+        # A worker probes two small models within two seconds; clients retry two or three times.
         super().__init__(message, param="model", retry_after_s=2)
 
 
 class VersionGone(GatewayError):
-    """The version was taken out of service while the text was in the making; sent again, it gets the next one."""
+    """The version was unloaded while the sequence was generated; a retry gets the next version."""
 
     status = 503
     code = "version_gone"
 
 
 def version_gone() -> VersionGone:
-    """Return the error with what to do."""
+    """Return the error with its message."""
     return VersionGone("the version of the model is no longer served; send the request again", retry_after_s=1)
 
 
 class BackendUnavailable(GatewayError):
-    """No model server answers."""
+    """No backend responds."""
 
     status = 503
     code = "backend_unavailable"
 
 
 class ServerBusy(BackendUnavailable):
-    """The model server has more calls than it takes."""
+    """The backend has more calls than it accepts."""
 
 
 class InvalidResponse(BackendUnavailable):
-    """A backend's response cannot be parsed, or holds values that no model computes. A healthy one may answer."""
+    """A backend's response cannot be parsed or holds values that no model computes; another backend may be healthy."""
 
 
 class DeadlineExceeded(GatewayError):
-    """The request's own time was over; sent again it would most likely be so again."""
+    """The request exceeded its own time-out; a retry would most likely do so too."""
 
     status = 504
     type = "timeout_error"

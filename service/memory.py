@@ -1,6 +1,6 @@
-"""A budget for the memory of requests in flight: their bodies, encoded prompts and responses.
+"""A memory budget for requests in flight: their bodies, encoded prompts and responses.
 
-Knows bytes. Does not know what holds them: estimates come from where the objects are made.
+Knows bytes. Does not know the objects: their modules estimate the bytes.
 """
 
 import threading
@@ -9,7 +9,7 @@ from typing import Self
 
 from service.errors import InvalidRequest, MemoryExhausted
 
-# What each request may take without being counted, so that small requests pass while the budget is taken.
+# Bytes per request that do not count, so that small requests are admitted while the budget is full.
 FREE_BYTES = 64 * 2**10
 
 
@@ -34,10 +34,10 @@ class MemoryBudget:
         return MemoryLease(self)
 
     def require_possible(self, num_bytes: int, field: str, *, param: str | None = None) -> None:
-        """Refuse what no empty server would admit.
+        """Refuse a request that even an idle server could not admit.
 
         Raises:
-            InvalidRequest: it is more than the whole budget.
+            InvalidRequest: it needs more than the whole budget.
         """
         if num_bytes > self.max_bytes:
             raise InvalidRequest(
@@ -45,24 +45,24 @@ class MemoryBudget:
                 param=param,
             )
 
-    def resize(self, held: int, wanted: int) -> None:
-        """Replace bytes held by bytes wanted; less than before always succeeds.
+    def resize(self, held: int, new: int) -> None:
+        """Replace `held` bytes by `new` bytes; shrinking always succeeds.
 
         Raises:
-            MemoryExhausted: other requests hold too much.
+            MemoryExhausted: other requests hold too much memory.
         """
         with self._lock:
-            if wanted > held and self._num_bytes - held + wanted > self.max_bytes:
+            if new > held and self._num_bytes - held + new > self.max_bytes:
                 raise MemoryExhausted(
                     f"the memory for requests is full: {self._num_bytes - held} of {self.max_bytes} bytes are taken "
-                    f"and this request needs {wanted}; try again later",
+                    f"and this request needs {new}; try again later",
                     retry_after_s=1,
                 )
-            self._num_bytes += wanted - held
+            self._num_bytes += new - held
 
 
 class MemoryLease:
-    """What one request holds of a budget, until it is closed; for one thread at a time."""
+    """The part of a budget that one request holds until `close`; for one thread at a time."""
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget, self._held = budget, 0
@@ -72,25 +72,25 @@ class MemoryLease:
 
         Args:
             num_bytes: An upper estimate.
-            field: What needs them, for the message.
-            param: Name of the field if it is one.
+            field: What needs them, for the error message.
+            param: Name of the request's field, if it is one.
 
         Raises:
             InvalidRequest: it is more than the whole budget.
-            MemoryExhausted: other requests hold too much.
+            MemoryExhausted: other requests hold too much memory.
         """
         self._budget.require_possible(num_bytes, field, param=param)
-        wanted = num_bytes if num_bytes > FREE_BYTES else 0
-        self._budget.resize(self._held, wanted)
-        self._held = wanted
+        counted = num_bytes if num_bytes > FREE_BYTES else 0
+        self._budget.resize(self._held, counted)
+        self._held = counted
 
     def shrink(self, num_bytes: int) -> None:
-        """Release what is held beyond `num_bytes`."""
+        """Release all but `num_bytes`; keep less than that as it is."""
         if num_bytes < self._held:
             self.hold(num_bytes, "")
 
     def close(self) -> None:
-        """Give everything back; can be repeated."""
+        """Release everything; idempotent."""
         self.shrink(0)
 
     def __enter__(self) -> Self:
@@ -100,5 +100,5 @@ class MemoryLease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give everything back."""
+        """Release everything."""
         self.close()

@@ -1,4 +1,4 @@
-"""The gateway's settings: each with its default, unit and bounds; read once, at the start."""
+"""The gateway's settings with defaults, units and limits; read once, at the start."""
 
 import difflib
 import os
@@ -27,7 +27,7 @@ def _host_names(value: str | None) -> str | None:
 
 
 class Settings(BaseSettings):
-    """Read from `OSTINATO_<NAME>` in the environment, then from the file that `OSTINATO_ENV_FILE` names."""
+    """Settings from `OSTINATO_<NAME>` in the environment, then from the file that `OSTINATO_ENV_FILE` names."""
 
     model_config = SettingsConfigDict(env_prefix="OSTINATO_", frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -160,38 +160,38 @@ class Settings(BaseSettings):
 
     @property
     def addresses(self) -> list[str]:
-        """Addresses of the model servers, each once."""
+        """Addresses of the backends, without duplicates."""
         return list(dict.fromkeys(address.strip() for address in self.backends.split(",")))
 
 
-# What other programs of the project read.
-_OF_OTHERS = {"ENV_FILE", "BASE_URL", "API_KEY"}
+# Variables of other programs of the project.
+_OTHER_VARIABLES = {"ENV_FILE", "BASE_URL", "API_KEY"}
 
 
 def unknown_settings() -> list[str]:
-    """Return a line for each variable that looks like a setting and is none, with what may have been meant.
+    """Return a warning for each OSTINATO_ variable that is no setting, with the closest match.
 
-    Not an error: Kubernetes sets such variables for a service that has this name.
+    Not an error: Kubernetes sets such variables for a service with this name.
     """
     known = [name.upper() for name in Settings.model_fields]
-    given = [name.removeprefix("OSTINATO_") for name in sorted(os.environ) if name.startswith("OSTINATO_")]
+    names = [name.removeprefix("OSTINATO_") for name in sorted(os.environ) if name.startswith("OSTINATO_")]
     lines = []
-    for name in given:
-        if name not in known and name not in _OF_OTHERS:
-            meant = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-            lines.append(f"OSTINATO_{name} is no setting" + (f"; is OSTINATO_{meant[0]} meant?" if meant else ""))
+    for name in names:
+        if name not in known and name not in _OTHER_VARIABLES:
+            matches = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+            lines.append(f"OSTINATO_{name} is no setting" + (f"; is OSTINATO_{matches[0]} meant?" if matches else ""))
     return lines
 
 
 class SettingsError(ValueError):
-    """A setting is wrong; the message names it."""
+    """A setting is invalid; the message names it."""
 
 
 def load_settings() -> Settings:
     """Read the settings.
 
     Raises:
-        SettingsError: one is of the wrong type or out of its bounds.
+        SettingsError: a setting has the wrong type or is outside its limits.
     """
     file = os.environ.get("OSTINATO_ENV_FILE")
     if file is not None and not Path(file).is_file():
@@ -201,7 +201,7 @@ def load_settings() -> Settings:
         settings = Settings(**values)
         if "port" in settings.model_fields_set or "PORT" not in os.environ:
             return settings
-        # PORT is what platforms that run containers set.
+        # Container platforms set PORT.
         return Settings(**values, port=os.environ["PORT"])
     except ValidationError as error:
         problems = (

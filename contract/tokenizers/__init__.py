@@ -1,4 +1,4 @@
-"""Units of text, a module each: characters, words by Keras's rules, exact words and subwords.
+"""One tokenizer per module: characters, words by Keras's rules, exact words, subwords and imported tokenizers.
 
-Their common part is in `vocabulary`. What the rest of the project uses is in `contract.tokenizer`.
+The shared base is in `vocabulary`. The public interface is `contract.tokenizer`.
 """

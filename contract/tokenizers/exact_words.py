@@ -1,8 +1,8 @@
-"""Words as they are written, with case, punctuation and white space: decoding gives the text back.
+"""Lossless word tokenizer: it preserves case, punctuation and white space, so decoding restores the text.
 
-A token is a run of letters and digits with their combining marks, or one other character. A single space before it
-belongs to it, as in GPT-2: a sequence is about half as long as with spaces as tokens, for a vocabulary that has some
-words twice. Other white space is tokens of its own.
+A token is a run of letters and digits with their combining marks, or a single other character. It includes one leading
+space, as in GPT-2: sequences are about half as long as with separate space tokens, and some words are in the vocabulary
+twice. Other white space has tokens of its own.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,18 +22,17 @@ from contract.tokenizers.huggingface import (
 )
 from contract.tokenizers.vocabulary import END, PADDING, START, UNKNOWN, JoinedVocabulary
 
-# Words that occur once are spelt: so the model learns to spell, and the vocabulary is about half as large.
+# Words that occur once are spelled in characters: the model learns to spell, and the vocabulary is about half as large.
 MIN_FREQUENCY = 2
 PRE_TOKENIZER = split_by(rf" ?[\p{{L}}\p{{M}}\p{{N}}]+| ?[^\s\p{{L}}\p{{M}}\p{{N}}]|{WHITE_SPACE}")
 _NUM_SPECIAL = 3
 
 
 class ExactWordTokenizer(JoinedVocabulary):
-    """Words, punctuation and white space; what the vocabulary does not hold is spelt in characters.
+    """A tokenizer of words, punctuation and white space, with a character fallback for out-of-vocabulary words.
 
-    Every character of the training text is held, so nothing but an unseen character is unknown. Words have the ids
-    from 2, by falling frequency; after them come the characters that are not among the words, and the start or end
-    mark.
+    The vocabulary has every character of the training text, so only unseen characters are unknown. Word ids start at 2,
+    by descending frequency. Then come the characters that are not words themselves, and the start or end token.
     """
 
     unit = "exact_word"
@@ -46,7 +45,7 @@ class ExactWordTokenizer(JoinedVocabulary):
             tokens: Token of each id, special ones included.
 
         Raises:
-            TokenizerError: a token stands twice, or a special one is missing.
+            TokenizerError: duplicate token, or a special token is missing.
         """
         super().__init__(tokens)
         self._engine = Engine(self._model(), PRE_TOKENIZER)
@@ -60,14 +59,14 @@ class ExactWordTokenizer(JoinedVocabulary):
         vocab_size: int | None = None,
         end_mark: bool = False,
     ) -> Self:
-        """Count the words of some texts.
+        """Build a vocabulary of the most frequent words in the training texts.
 
         Args:
-            texts: The training texts; what is held out must not be among them.
-            num_words: Keep the words whose ids are below this one, as with Keras's words; None keeps all that occur
+            texts: The training texts, without the validation split.
+            num_words: Keep words with ids below this one, as `WordTokenizer` does; None keeps all that occur at least
                 `MIN_FREQUENCY` times.
-            vocab_size: Bound of all tokens together, as another way to say how many words are kept.
-            end_mark: Whether documents end, and their end can be drawn.
+            vocab_size: Maximum number of tokens, special tokens and characters included.
+            end_mark: Whether each document ends with the end token, which can be sampled.
 
         Raises:
             TokenizerError: `num_words` leaves no word, or `vocab_size` no room for the characters.
@@ -85,7 +84,7 @@ class ExactWordTokenizer(JoinedVocabulary):
 
     @cached_property
     def max_token_characters(self) -> int | None:
-        """The longest word's."""
+        """Length of the longest token."""
         return max(map(len, self._text_ids), default=1)
 
     def encoding_bytes(self, num_bytes: int) -> int:
@@ -93,40 +92,40 @@ class ExactWordTokenizer(JoinedVocabulary):
         return encoding_bytes(num_bytes)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of words, and of characters where a word is not held; `special.unknown` for unseen ones."""
+        """Return word ids, or character ids for unknown words; unseen characters become `special.unknown`."""
         return self._engine.encode(text)
 
     def offsets(self, text: str) -> list[int]:
-        """Return the place at which each token begins; an unknown one is one character."""
+        """Return the offset of each token; an unknown token is one character."""
         ids = self.encode(text)
         return list(accumulate((len(self._texts[i]) or 1 for i in ids[:-1]), initial=0)) if ids else []
 
     def to_json(self) -> str:
-        """Return the file's text, in Hugging Face `tokenizers` format."""
+        """Serialize to JSON in Hugging Face `tokenizers` format."""
         return self._json(self._model(), None, PRE_TOKENIZER, {"type": "Fuse"})
 
     def _model(self) -> dict[str, Any]:
-        """Describe byte pair encoding without merges: a word that is held is itself, and any other is characters."""
+        """Describe BPE without merges: a word in the vocabulary is one token, any other is one token per character."""
         return byte_pairs(self._ids, [], UNKNOWN)
 
 
 def exact_words(texts: Iterable[str]) -> list[str]:
-    """Return the words that occur often enough to be held, by falling frequency, then by code points."""
+    """Return words with at least `MIN_FREQUENCY` occurrences, by descending frequency, then by code points."""
     return count_words(texts, PRE_TOKENIZER, MIN_FREQUENCY)
 
 
 def _collect(texts: Iterable[str], characters: set[str]) -> Iterator[str]:
-    """Pass on texts, which may come once and be large together, and take up their characters."""
+    """Yield the texts and add their characters to a set, in one pass: the texts may be a large one-shot iterable."""
     for text in map(without_surrogates, texts):
         characters.update(text)
         yield text
 
 
 def _fit(words: list[str], vocab_size: int, num_characters: int) -> list[str]:
-    """Return as many of the most frequent words as leave room for every character."""
+    """Return the most frequent words that fit into the vocabulary beside all characters."""
     least = _NUM_SPECIAL + num_characters
     if vocab_size < least:
         raise TokenizerError(f"vocab_size must be at least {least} (characters and special tokens), got {vocab_size}")
-    # A word of one character takes no room: the characters are counted already.
+    # Words of one character add nothing: the characters are already counted.
     sizes = accumulate(len(word) > 1 for word in words)
     return [word for word, size in zip(words, sizes, strict=True) if least + size <= vocab_size]

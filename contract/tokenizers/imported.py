@@ -1,9 +1,9 @@
-"""Tokenizers of Hugging Face's `tokenizers` that were made elsewhere.
+"""Imported tokenizers of Hugging Face's `tokenizers`.
 
-Encoded by the library. Decoded as the library does, a few tokens at a time, which only its usual decoders allow: each
-token's text depends on no more than whether one stands before it.
+The library encodes. Decoding gives the library's text, but incrementally. Only the usual decoders allow that: those
+where the text of a token depends on nothing but whether another token precedes it.
 
-A file of this kind has a post-processor, if only one that does nothing, and those of this project's own units none.
+Files of imported tokenizers have a post-processor, at least a no-op; files of this project's own units have none.
 """
 
 import json
@@ -20,45 +20,45 @@ if TYPE_CHECKING:
     import tokenizers
 
 _UNITS = {"BPE": "subword", "Unigram": "subword", "WordPiece": "subword", "WordLevel": "word"}
-# Decoders that join tokens by spaces, which stand in no token; and those whose tokens hold theirs.
+# Decoders that insert spaces between tokens; and those whose tokens contain the spaces.
 _SPACING = (None, "WordPiece", "BPEDecoder")
 _DECODERS = (*_SPACING, "Metaspace", "Fuse", "ByteLevel")
 # Sixteen times as many as the largest vocabularies in use.
 MAX_TOKENS = 1 << 22
-# Enough of a text to know its first token, but for one that is longer than any word.
+# Enough text to determine its first token, unless that is longer than any word.
 _HEAD_CHARACTERS = 100
 
 
 def is_imported(document: Any) -> bool:
-    """Say whether `ImportedTokenizer` wrote this."""
+    """Return whether `ImportedTokenizer` wrote this document."""
     return isinstance(document, dict) and document.get("post_processor") is not None
 
 
 class ImportedTokenizer:
-    """A tokenizer that the library encodes by.
+    """A tokenizer backed by Hugging Face's library.
 
-    Tokens that the file calls special have no text, as in the library. No text can spell one.
+    Tokens that the file marks as special have no text, as in the library. No text can spell one.
     """
 
     def __init__(self, document: Any) -> None:
-        """Take a file's content.
+        """Load from the parsed JSON of a file.
 
         Raises:
-            TokenizerError: the library cannot read it, or texts cannot be decoded piece by piece.
+            TokenizerError: the library cannot read it, or its decoder does not allow incremental decoding.
         """
-        self._document = _normal(document)
+        self._document = _normalize(document)
         self._library = _build(self._document)
         model, decoder = self._document["model"], self._document.get("decoder")
         self.unit = _UNITS[model["type"]]
         self._decoder = _Decoder(self._library, decoder)
         names = {i: name for name, i in self._library.get_vocab().items()}
         if max(names, default=0) >= MAX_TOKENS:
-            # A name is made for every id, also for those that the file leaves out.
+            # Every id gets a name, including unused ids.
             raise TokenizerError(f"token ids must be below {MAX_TOKENS:,}, got {max(names):,}")
         self.tokens = tuple(names.get(i, f"<unused {i}>") for i in range(max(names, default=-1) + 1))
-        self.special, self._silent = find_special_tokens(self._library, model, self.tokens)
-        self._silent |= set(range(len(self.tokens))) - names.keys()
-        # Only now: it would shift the places of tokens to the letter after their space.
+        self.special, self._textless = find_special_tokens(self._library, model, self.tokens)
+        self._textless |= set(range(len(self.tokens))) - names.keys()
+        # Not before `find_special_tokens`. A post-processor would move token offsets behind the leading space.
         self._library.post_processor = None
         self._library.encode_special_tokens = True
 
@@ -80,75 +80,75 @@ class ImportedTokenizer:
         return None
 
     def encoding_bytes(self, num_bytes: int) -> int:
-        """See `Tokenizer`: 370 were measured for tokens of one byte; such a text cannot be encoded in chunks."""
+        """See `Tokenizer`: 370 bytes per byte were measured for one-byte tokens; text is not encoded in chunks here."""
         return 400 * num_bytes
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, without marks."""
+        """Return the ids of a text, without special tokens."""
         ids: list[int] = self._library.encode(without_surrogates(text), add_special_tokens=False).ids
         return ids
 
     def offsets(self, text: str) -> list[int]:
-        """Return the place at which each token begins; tokens inside of one character share its place."""
+        """Return the offset of each token; tokens within one character share its offset."""
         encoding = self._library.encode(without_surrogates(text), add_special_tokens=False)
         return [start for start, _ in encoding.offsets]
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Return the text that the library has for the ids; special tokens have none."""
-        return self._decoder.text([self.tokens[i] for i in token_ids if i not in self._silent])
+        """Return the library's text of the ids; special tokens have none."""
+        return self._decoder.text([self.tokens[i] for i in token_ids if i not in self._textless])
 
     def detokenizer(self, follows: str = "") -> Detokenizer:
-        """Return a detokenizer; where the decoder joins by spaces, one stands between `follows` and the first word."""
+        """Return a detokenizer; if the decoder joins by spaces, a space separates `follows` from the first word."""
         if self._decoder.joins_bytes:
             return byte_detokenizer(self)
         return _PieceDetokenizer(self, follows)
 
     def backward_detokenizer(self, precedes: str = "") -> Detokenizer:
-        """Return a backward detokenizer, which holds the first token until it is known what stands before it."""
+        """Return a backward detokenizer that buffers the first token until the one before it is known."""
         if self._decoder.joins_bytes:
             return backward_byte_detokenizer(self)
         return _BackwardPieceDetokenizer(self, precedes)
 
     def join(self, token_ids: Iterable[int]) -> bytes:
-        """Return the bytes of the ids, of a vocabulary of bytes; special tokens have none."""
-        return b"".join([_token_bytes(self.tokens[i]) for i in token_ids if i not in self._silent])
+        """Return the bytes of the ids of a byte-level vocabulary; special tokens have none."""
+        return b"".join([_token_bytes(self.tokens[i]) for i in token_ids if i not in self._textless])
 
     def piece(self, token_id: int, previous: str | None) -> str:
-        """Return what a token adds to a text.
+        """Return the text that a token adds.
 
         Args:
             token_id: Any id.
-            previous: The token before it that has text; None for none.
+            previous: The preceding token with text; None for none.
         """
-        return "" if token_id in self._silent else self._decoder.piece(self.tokens[token_id], previous)
+        return "" if token_id in self._textless else self._decoder.piece(self.tokens[token_id], previous)
 
     def label(self, token_id: int) -> str:
-        """Return a token's text within a text, or its name if it has none."""
+        """Return a token's text after another token, or its name if it has none."""
         if self._decoder.joins_bytes:
             return byte_label(self.join([token_id]), self.tokens[token_id])
         return self.piece(token_id, self.anchor) or self.tokens[token_id]
 
     @property
     def anchor(self) -> str:
-        """What stands for a token at the end of a word that is not known."""
+        """Placeholder for an unknown preceding token that ends a word."""
         return self._decoder.anchor
 
     @property
     def joins_by_spaces(self) -> bool:
-        """Whether spaces stand between tokens and not in them."""
+        """Whether the decoder inserts spaces between tokens."""
         return self._decoder.kind in _SPACING
 
     def token(self, token_id: int) -> str | None:
-        """Return a token for the decoder; None if it has no text."""
-        return None if token_id in self._silent else self.tokens[token_id]
+        """Return the decoder's input for an id; None if it has no text."""
+        return None if token_id in self._textless else self.tokens[token_id]
 
     def to_json(self) -> str:
-        """Return the file's text, in Hugging Face `tokenizers` format."""
+        """Serialize to JSON in Hugging Face `tokenizers` format."""
         return json.dumps(self._document, ensure_ascii=False, indent=1) + "\n"
 
 
-def _normal(document: Any) -> dict[str, Any]:
-    """Leave out what would change a text's ids from one call to the next, or cut them; and mark the file."""
+def _normalize(document: Any) -> dict[str, Any]:
+    """Remove BPE dropout, truncation and padding, and add a post-processor, which marks the file as imported."""
     processor = document.get("post_processor") or {"type": "Sequence", "processors": []}
     model = document["model"]
     if model.get("dropout") is not None:
@@ -174,7 +174,7 @@ def _build(document: Mapping[str, Any]) -> "tokenizers.Tokenizer":
 
 
 def _token_bytes(token: str) -> bytes:
-    """Return the bytes of a token; one that is not written in GPT-2's alphabet is its own text, as in the library."""
+    """Return the bytes of a token; one outside GPT-2's alphabet is taken as text, as in the library."""
     try:
         return bytes(map(BYTES.__getitem__, token))
     except KeyError:
@@ -182,7 +182,7 @@ def _token_bytes(token: str) -> bytes:
 
 
 class _Decoder:
-    """The text of tokens, all at once and one after another."""
+    """A decoder of token texts, whole or incremental."""
 
     def __init__(self, library: "tokenizers.Tokenizer", description: Any) -> None:
         self.kind = (description or {}).get("type")
@@ -200,7 +200,7 @@ class _Decoder:
         return " ".join(tokens) if self._library is None else self._library.decode(tokens)
 
     def piece(self, token: str, previous: str | None) -> str:
-        """Return what a token adds to a text that ends in another; all of its text for None."""
+        """Return the text that a token adds after `previous`; its whole text for None."""
         if previous is None:
             return self.text([token])
         return self.text([previous, token])[len(self.text([previous])) :]
@@ -213,13 +213,13 @@ class _PieceDetokenizer:
         self._is_set_off = tokenizer.joins_by_spaces and follows[-1:].isspace()
 
     def feed(self, token_ids: Iterable[int]) -> str:
-        return "".join([self._take(token_id) for token_id in token_ids])
+        return "".join([self._append(token_id) for token_id in token_ids])
 
     def flush(self) -> str:
         return ""
 
     def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
-        return ("", ()) if token_id is None else (self._take(token_id), AT_THE_EDGE)
+        return ("", ()) if token_id is None else (self._append(token_id), AT_THE_EDGE)
 
     def label(self, token_id: int) -> str:
         return self._piece(token_id) or self._tokenizer.tokens[token_id]
@@ -230,7 +230,7 @@ class _PieceDetokenizer:
     def restore(self, saved: Any) -> None:
         self._previous, self._is_set_off = saved
 
-    def _take(self, token_id: int) -> str:
+    def _append(self, token_id: int) -> str:
         piece, token = self._piece(token_id), self._tokenizer.token(token_id)
         if token is not None:
             self._previous, self._is_set_off = token, False
@@ -242,59 +242,59 @@ class _PieceDetokenizer:
 
 
 class _BackwardPieceDetokenizer:
-    """Holds the token that is first so far: what it adds depends on whether one stands before it."""
+    """A backward detokenizer that buffers the first token: its text depends on whether another precedes it."""
 
     def __init__(self, tokenizer: ImportedTokenizer, precedes: str) -> None:
         self._tokenizer, self._precedes = tokenizer, precedes
-        self._held: int | None = None
-        # Tokens tracked whose place is not told yet: the held one, and those without text before it.
-        self._num_unplaced = 0
+        self._buffered: int | None = None
+        # Tracked tokens without a final offset: the buffered one, and those without text before it.
+        self._num_pending = 0
 
     def feed(self, token_ids: Iterable[int]) -> str:
-        return "".join([self._take(token_id) for token_id in token_ids][::-1])
+        return "".join([self._prepend(token_id) for token_id in token_ids][::-1])
 
     def flush(self) -> str:
         return self._release(None)
 
     def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
         if token_id is not None and self._tokenizer.token(token_id) is None:
-            if self._held is None:
+            if self._buffered is None:
                 return "", (0,)
-            self._num_unplaced += 1
+            self._num_pending += 1
             return "", ()
-        text = self.flush() if token_id is None else self._take(token_id)
-        places = (len(text),) * self._num_unplaced
-        self._num_unplaced = int(token_id is not None)
-        return text, places
+        text = self.flush() if token_id is None else self._prepend(token_id)
+        offsets = (len(text),) * self._num_pending
+        self._num_pending = int(token_id is not None)
+        return text, offsets
 
     def label(self, token_id: int) -> str:
         return self._tokenizer.label(token_id)
 
     def save(self) -> Any:
-        return [self._held, self._precedes[:_HEAD_CHARACTERS]]
+        return [self._buffered, self._precedes[:_HEAD_CHARACTERS]]
 
     def restore(self, saved: Any) -> None:
-        self._held, self._precedes = saved
+        self._buffered, self._precedes = saved
 
-    def _take(self, token_id: int) -> str:
-        """Take a token, and return the text of the one behind it."""
+    def _prepend(self, token_id: int) -> str:
+        """Buffer a token, and return the text of the one that was buffered."""
         token = self._tokenizer.token(token_id)
         if token is None:
             return ""
         text = self._release(token)
-        self._held = token_id
+        self._buffered = token_id
         return text
 
     def _release(self, previous: str | None) -> str:
-        """Return the text of the held token, now that it is known what stands before it."""
-        if self._held is None:
+        """Return the text of the buffered token, given the token before it."""
+        if self._buffered is None:
             return ""
-        text = self._tokenizer.piece(self._held, previous) + self._joint(self._held)
-        self._held, self._precedes = None, ""
+        text = self._tokenizer.piece(self._buffered, previous) + self._separator(self._buffered)
+        self._buffered, self._precedes = None, ""
         return text
 
-    def _joint(self, token_id: int) -> str:
-        """Return the space between the last token and the text that is there already, if one belongs there."""
+    def _separator(self, token_id: int) -> str:
+        """Return a space if the decoder puts one between the last token and the text that follows, else nothing."""
         if not self._precedes or self._precedes[0].isspace():
             return ""
         following = self._tokenizer.encode(self._precedes[:_HEAD_CHARACTERS])[:1]

@@ -1,4 +1,4 @@
-"""How a text is cut into words: the options of Keras's legacy `Tokenizer`, in code and in the file's format."""
+"""Word splitting by the options of Keras's legacy `Tokenizer`, and its Hugging Face `tokenizers` equivalent."""
 
 import re
 import string
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-# Keras's default `filters`: each of these parts words and is dropped.
+# Keras's default `filters`: each of these characters separates words and is dropped.
 # https://github.com/keras-team/keras/blob/v3.15.0/keras/src/legacy/preprocessing/text.py
 KERAS_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
 
@@ -18,12 +18,12 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 @dataclass(frozen=True)
 class WordRules:
-    """What `keras.preprocessing.text.text_to_word_sequence` takes beside a text.
+    """The options of `keras.preprocessing.text.text_to_word_sequence`.
 
     Attributes:
-        filters: Characters that part words and are dropped.
-        lower: Whether the text is in lower case first.
-        split: What parts words, and joins them; at least one character.
+        filters: Characters that separate words and are dropped.
+        lower: Whether to lower-case the text first.
+        split: Separator that splits and joins words; at least one character.
     """
 
     filters: str = KERAS_FILTERS
@@ -31,30 +31,30 @@ class WordRules:
     split: str = " "
 
     def words(self, text: str) -> list[str]:
-        """Return the words of a text, as Keras has them."""
-        return [word for word in self._parted(text).split(self.split) if word]
+        """Return the words of a text, split as Keras does."""
+        return [word for word in self._normalized(text).split(self.split) if word]
 
-    def places(self, text: str) -> list[int]:
-        """Return the place in `text` at which each word begins, in code points."""
-        parted, places, place = self._parted(text), [], 0
-        sources = range(len(text)) if len(parted) == len(text) else self._sources(text)
-        for word in parted.split(self.split):
+    def offsets(self, text: str) -> list[int]:
+        """Return the offset of each word in `text`, in code points."""
+        normalized, offsets, position = self._normalized(text), [], 0
+        sources = range(len(text)) if len(normalized) == len(text) else self._sources(text)
+        for word in normalized.split(self.split):
             if word:
-                places.append(sources[place])
-            place += len(word) + len(self.split)
-        return places
+                offsets.append(sources[position])
+            position += len(word) + len(self.split)
+        return offsets
 
     def needs_none_after(self, text: str) -> bool:
-        """Say whether a word goes on a text without `split` between the two."""
+        """Return whether a word can follow `text` without a separator."""
         return not text or (text[-1].isspace() if self.split == " " else text.endswith(self.split))
 
     def needs_none_before(self, text: str) -> bool:
-        """Say whether a word leads up to a text without `split` between the two."""
+        """Return whether a word can precede `text` without a separator."""
         return not text or (text[0].isspace() if self.split == " " else text.startswith(self.split))
 
     @property
     def normalizer(self) -> dict[str, Any]:
-        """How Hugging Face's library makes a text ready to be split."""
+        """The Hugging Face normalizer that lower-cases and replaces `filters` by `split`."""
         steps: list[dict[str, Any]] = [LOWERCASE] if self.lower else []
         if self.filters:
             pattern = "".join(_ESCAPES.get(character, character) for character in self.filters)
@@ -63,12 +63,12 @@ class WordRules:
 
     @property
     def pre_tokenizer(self) -> dict[str, Any]:
-        """How Hugging Face's library splits it."""
+        """The Hugging Face pre-tokenizer that splits at `split`."""
         return {"type": "Split", "pattern": {"String": self.split}, "behavior": "Removed", "invert": False}
 
     @classmethod
     def read(cls, normalizer: Any, pre_tokenizer: Any) -> Self | None:
-        """Return the rules that have this normalizer and this pre-tokenizer; None if none have."""
+        """Return the rules with this normalizer and pre-tokenizer; None if there are none."""
         try:
             steps, split = normalizer["normalizers"], pre_tokenizer["pattern"]["String"]
             patterns = [step["pattern"]["Regex"] for step in steps if step["type"] == "Replace"]
@@ -76,20 +76,20 @@ class WordRules:
             return None
         filters = _ESCAPED.sub(_unescape, patterns[0][1:-1]) if patterns else ""
         rules = cls(filters, LOWERCASE in steps, split)
-        found = (rules.normalizer, rules.pre_tokenizer) == (normalizer, pre_tokenizer)
-        return rules if found and rules.split else None
+        matches = (rules.normalizer, rules.pre_tokenizer) == (normalizer, pre_tokenizer)
+        return rules if matches and rules.split else None
 
     @cached_property
     def _table(self) -> dict[int, str]:
         return str.maketrans(dict.fromkeys(self.filters, self.split))
 
-    def _parted(self, text: str) -> str:
+    def _normalized(self, text: str) -> str:
         return (text.lower() if self.lower else text).translate(self._table)
 
     def _sources(self, text: str) -> Sequence[int]:
-        """Return the place in `text` of each character of `_parted(text)`.
+        """Return the offset in `text` of each character of `_normalized(text)`.
 
-        Lower case can be longer, as that of "İ" is, and `split` can be.
+        The normalized text can be longer: lower-casing may add characters, as for "İ", and so may `split`.
         """
         lowered, sources = text, list(range(len(text)))
         if self.lower:
@@ -104,8 +104,8 @@ KERAS_RULES = WordRules()
 
 
 def lowered_sources(text: str) -> list[int]:
-    """Return the place in `text` of each character of `text.lower()`."""
-    return [place for place, character in enumerate(text) for _ in character.lower()]
+    """Return the offset in `text` of each character of `text.lower()`."""
+    return [offset for offset, character in enumerate(text) for _ in character.lower()]
 
 
 def _unescape(match: re.Match[str]) -> str:

@@ -1,6 +1,6 @@
-"""Which tokens of a tokenizer from elsewhere are marks: what begins or ends a text, fills rows, or is the unknown.
+"""Detection of the special tokens of an imported tokenizer: start, end, padding and unknown.
 
-They are told by what the file puts around a text, by its model, and by the names that are in use.
+They are identified by the file's post-processor, by its model, and by their usual names.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,55 +27,55 @@ _END = (
 
 @dataclass(frozen=True)
 class OrdinaryStart(SpecialIds):
-    """Of a vocabulary in which no token is special: the text begins from an ordinary one, which may be drawn."""
+    """Special ids of a vocabulary without special tokens: sequences start from an ordinary token, which is sampled."""
 
     @property
     def never_drawn(self) -> tuple[int, ...]:
-        """None is kept from being drawn."""
+        """Nothing: every id may be sampled."""
         return ()
 
 
 def find_special_tokens(
     library: "tokenizers.Tokenizer", model: Mapping[str, Any], tokens: Sequence[str]
 ) -> tuple[SpecialIds, set[int]]:
-    """Return the special ids, and all ids that have no text: those that the file calls special, and the unknown one.
+    """Return the special ids, and all ids without text: those that the file marks as special, and the unknown one.
 
     Raises:
-        TokenizerError: a text can hold what has no id: the model's token for it is none.
+        TokenizerError: the model has no valid unknown token, so some text could not be encoded.
     """
     special = {token.content.lower(): i for i, token in library.get_added_tokens_decoder().items() if token.special}
     unknown, (before, after) = _unknown_id(model), _frame(library, tokens)
-    unknown = _named(_UNKNOWN, special) if unknown is None else unknown
-    padding = _named(_PADDING, special)
-    end = after if after is not None else _named(_END, special)
-    start = before if before is not None else _named(_START, special)
-    # Where one is missing, the next best stands for it.
-    known = [i for i in (start, end, padding, unknown) if i is not None]
-    if not known:
+    unknown = _find_by_name(_UNKNOWN, special) if unknown is None else unknown
+    padding = _find_by_name(_PADDING, special)
+    end = after if after is not None else _find_by_name(_END, special)
+    start = before if before is not None else _find_by_name(_START, special)
+    # Missing special tokens fall back to another one.
+    candidates = [i for i in (start, end, padding, unknown) if i is not None]
+    if not candidates:
         ordinary = tokens.index("Ċ") if "Ċ" in tokens else 0
         return OrdinaryStart(ordinary, ordinary, ordinary, None), set()
-    fallback = padding if padding is not None else known[0]
-    silent = {*special.values()} | {i for i in (unknown, before, after) if i is not None}
+    fallback = padding if padding is not None else candidates[0]
+    textless = {*special.values()} | {i for i in (unknown, before, after) if i is not None}
     return (
         SpecialIds(
             padding=fallback,
             unknown=fallback if unknown is None else unknown,
-            start=known[0],
+            start=candidates[0],
             end=end,
         ),
-        silent,
+        textless,
     )
 
 
-def _named(names: Iterable[str], special: Mapping[str, int]) -> int | None:
+def _find_by_name(names: Iterable[str], special: Mapping[str, int]) -> int | None:
     return next((special[name] for name in names if name in special), None)
 
 
 def _unknown_id(model: Mapping[str, Any]) -> int | None:
-    """Return the id that the model itself gives to what it does not hold; None where it drops that.
+    """Return the model's id for unknown text; None if the model drops it.
 
     Raises:
-        TokenizerError: it gives none, and does not drop it either: encoding would fail.
+        TokenizerError: the model neither has such an id nor drops unknown text: encoding would fail.
     """
     kind, name = model["type"], model.get("unk_token")
     if kind == "Unigram":
@@ -90,10 +90,10 @@ def _unknown_id(model: Mapping[str, Any]) -> int | None:
 
 
 def _frame(library: "tokenizers.Tokenizer", tokens: Sequence[str]) -> tuple[int | None, int | None]:
-    """Return the ids that the file's post-processor puts before and behind a text; None where it puts none."""
+    """Return the ids that the file's post-processor adds before and after a text; None where it adds none."""
     for text in ("a", *(library.decode([i]) for i in range(min(100, len(tokens))))):
         encoding = library.encode(text)
-        inside = [place for place, is_mark in enumerate(encoding.special_tokens_mask) if not is_mark]
+        inside = [position for position, is_special in enumerate(encoding.special_tokens_mask) if not is_special]
         if inside:
             ids = encoding.ids
             return (ids[0] if inside[0] else None), (ids[-1] if inside[-1] < len(ids) - 1 else None)

@@ -1,8 +1,9 @@
-"""Pieces of words by byte pair encoding: every text can be encoded, and decoding gives it back.
+"""Subword tokenizer by byte-level BPE: it encodes any text, and decoding restores the text.
 
-Tokens are bytes, written in GPT-2's alphabet of 256 visible characters. Words, numbers and runs of signs take a single
-space before them along, and no token reaches across two of them. Unlike in GPT-2's rule combining marks belong to their
-letters, without which Devanagari, Thai or vocalized Hebrew fall apart, and what follows an apostrophe to its word.
+Tokens are byte strings, written in GPT-2's alphabet of 256 visible characters. The pre-tokenizer splits text into
+words, numbers and runs of symbols, each with one leading space; no token crosses a split. Unlike GPT-2's, it keeps
+combining marks with their letters (otherwise Devanagari, Thai or vocalized Hebrew fall apart), and the part after an
+apostrophe with its word.
 """
 
 import codecs
@@ -19,25 +20,25 @@ _WORD = r"[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)*"
 _SPLIT = split_by(rf" ?{_WORD}| ?\p{{N}}+| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+|{WHITE_SPACE}")
 _AS_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 PRE_TOKENIZER = {"type": "Sequence", "pretokenizers": [_SPLIT, _AS_BYTES]}
-# Merges are learnt from words of at most 128 characters: the library goes through the whole of a word for each of them,
-# and 2 million letters without a space took 106 s, so cut 15.
+# Merges are learned from words of at most 128 characters: the library scans the whole word for each merge. 2 million
+# letters without a space took 106 s, and 15 s when split like this.
 _LEARNT_FROM = {"type": "Sequence", "pretokenizers": [_SPLIT, split_by(r"[\s\S]{128}"), _AS_BYTES]}
 _NUM_SPECIAL = 3
 
-# Bytes that are visible in Latin-1 are themselves, the others the characters from U+0100 in order.
+# Bytes that are visible in Latin-1 map to themselves, the others to the characters from U+0100 on, in order.
 # https://github.com/openai/gpt-2/blob/master/src/encoder.py, `bytes_to_unicode`
 _VISIBLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 _OTHERS = [byte for byte in range(256) if byte not in _VISIBLE]
 BYTES = {chr(byte): byte for byte in sorted(_VISIBLE)} | {chr(256 + i): byte for i, byte in enumerate(_OTHERS)}
-# What a label shows as it is; a backslash could be taken for the beginning of a byte.
+# Bytes that a label shows unescaped; a backslash would look like an escape.
 _PRINTABLE = frozenset(range(0x20, 0x7F)) - {ord("\\")}
-# Bytes of UTF-8 that go on with a character, and how many of them a character has at most.
+# UTF-8 continuation bytes, and the maximum number of them per character.
 _CONTINUATIONS = bytes(range(0x80, 0xC0))
 _MAX_CONTINUATIONS = 3
 
 
 class SubwordTokenizer(Vocabulary):
-    """Byte pair encoding. Ids: padding, unknown (which nothing is), the start or end mark, 256 bytes, the merges."""
+    """A byte-level BPE tokenizer. Ids: padding, unknown (never used), start or end token, 256 bytes, merges."""
 
     unit = "subword"
     unknown = UNKNOWN
@@ -47,25 +48,25 @@ class SubwordTokenizer(Vocabulary):
 
         Args:
             tokens: Token of each id, special ones included, in GPT-2's alphabet.
-            merges: Pairs of tokens, the first to be merged first.
+            merges: Pairs of tokens to merge, by priority.
 
         Raises:
-            TokenizerError: a token stands twice, a special one or one of the 256 bytes is missing, or a merge is none.
+            TokenizerError: duplicate token, a special token or one of the 256 bytes is missing, or a merge is invalid.
         """
         super().__init__(tokens)
         self.merges = tuple((left, right) for left, right in merges)
-        self._require_sound()
+        self._validate()
         self._bytes = tuple(bytes(map(BYTES.__getitem__, text)) for text in self._texts)
         self._engine = Engine(self._model(), PRE_TOKENIZER)
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int = DEFAULT_VOCAB_SIZE, end_mark: bool = False) -> Self:
-        """Learn which bytes go together.
+        """Train BPE merges on the training texts.
 
         Args:
-            texts: The training texts; what is held out must not be among them.
-            vocab_size: Bound of all tokens together. It is not reached where no pair occurs twice any more.
-            end_mark: Whether documents end, and their end can be drawn.
+            texts: The training texts, without the validation split.
+            vocab_size: Maximum number of tokens. Training stops earlier if no pair occurs twice.
+            end_mark: Whether each document ends with the end token, which can be sampled.
 
         Raises:
             TokenizerError: `vocab_size` has no room for the bytes.
@@ -84,7 +85,7 @@ class SubwordTokenizer(Vocabulary):
 
     @cached_property
     def max_token_characters(self) -> int | None:
-        """The bytes of the longest token, as a character has one at least."""
+        """Length of the longest token in bytes, as each character has at least one byte."""
         return max(map(len, self._bytes), default=1)
 
     def encoding_bytes(self, num_bytes: int) -> int:
@@ -92,11 +93,11 @@ class SubwordTokenizer(Vocabulary):
         return encoding_bytes(num_bytes)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text; none is unknown."""
+        """Return the ids of a text; no id is unknown."""
         return self._engine.encode(text)
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Return the bytes joined, as text; what is not UTF-8 is U+FFFD, and special tokens have no bytes."""
+        """Return the joined bytes as text; invalid UTF-8 becomes U+FFFD, and special tokens have no bytes."""
         return _decode(self.join(token_ids))
 
     def join(self, token_ids: Iterable[int]) -> bytes:
@@ -104,53 +105,53 @@ class SubwordTokenizer(Vocabulary):
         return b"".join([self._bytes[i] for i in token_ids])
 
     def offsets(self, text: str) -> list[int]:
-        """Return the place of the character that each token begins with, or in."""
-        places, characters = [], 0
+        """Return the offset of the character that contains each token's first byte."""
+        offsets, num_characters = [], 0
         for token_id in self.encode(text):
             token = self._bytes[token_id]
-            places.append(characters - _continues(token[0]))
-            characters += sum(not _continues(byte) for byte in token)
-        return places
+            offsets.append(num_characters - _is_continuation(token[0]))
+            num_characters += sum(not _is_continuation(byte) for byte in token)
+        return offsets
 
     def detokenizer(self, follows: str = "") -> Detokenizer:  # noqa: ARG002 - bytes join the same way anywhere
-        """Return a detokenizer, which holds the bytes of a character that is not whole."""
+        """Return a detokenizer that buffers the bytes of an incomplete character."""
         return byte_detokenizer(self)
 
     def backward_detokenizer(self, precedes: str = "") -> Detokenizer:  # noqa: ARG002 - as above
-        """Return a backward detokenizer, which holds the bytes that a character before them may begin with."""
+        """Return a backward detokenizer that buffers bytes which may belong to a character that begins before them."""
         return backward_byte_detokenizer(self)
 
     def label(self, token_id: int) -> str:
-        r"""Return a token's text, or its name, or `bytes:\xe2\x82` where it is not whole characters."""
+        r"""Return a token's text, its name if it has none, or `bytes:\xe2\x82` for incomplete characters."""
         return byte_label(self._bytes[token_id], self.tokens[token_id])
 
     def to_json(self) -> str:
-        """Return the file's text, in Hugging Face `tokenizers` format."""
+        """Serialize to JSON in Hugging Face `tokenizers` format."""
         return self._json(self._model(), None, PRE_TOKENIZER, _AS_BYTES)
 
     def _model(self) -> dict[str, Any]:
         return byte_pairs(self._ids, self.merges, None)
 
-    def _require_sound(self) -> None:
-        held = self._text_ids
-        missing = [character for character in BYTES if character not in held]
+    def _validate(self) -> None:
+        vocabulary = self._text_ids
+        missing = [character for character in BYTES if character not in vocabulary]
         if missing:
             raise TokenizerError(f"a vocabulary of subwords needs all 256 bytes, and {missing[0]!r} is missing")
-        for token in held:
+        for token in vocabulary:
             if not token or not BYTES.keys() >= set(token):
                 raise TokenizerError(f"token {token!r} is not written in GPT-2's alphabet of bytes")
         for left, right in self.merges:
-            if not held.keys() >= {left, right, left + right}:
+            if not vocabulary.keys() >= {left, right, left + right}:
                 raise TokenizerError(f"merge {left!r} {right!r}: both, and both together, must be in the vocabulary")
 
 
-def _continues(byte: int) -> bool:
-    """Say whether a byte of UTF-8 goes on with a character."""
+def _is_continuation(byte: int) -> bool:
+    """Return whether a byte is a UTF-8 continuation byte."""
     return byte & 0xC0 == 0x80
 
 
 def byte_label(token: bytes, name: str) -> str:
-    r"""Return a token's text, or its name if it has none, or `bytes:\xe2\x82` where it is not whole characters."""
+    r"""Return a token's text, its name if it has none, or `bytes:\xe2\x82` for incomplete characters."""
     try:
         return token.decode() or name
     except UnicodeDecodeError:
@@ -164,17 +165,17 @@ class _ByteVocabulary(Protocol):
 
 
 def byte_detokenizer(vocabulary: _ByteVocabulary) -> Detokenizer:
-    """Return a detokenizer for tokens that are bytes."""
+    """Return a detokenizer for byte-level tokens."""
     return _ByteDetokenizer(vocabulary)
 
 
 def backward_byte_detokenizer(vocabulary: _ByteVocabulary) -> Detokenizer:
-    """Return a backward detokenizer for tokens that are bytes."""
+    """Return a backward detokenizer for byte-level tokens."""
     return _BackwardByteDetokenizer(vocabulary)
 
 
 class _ByteDetokenizer:
-    """Holds the bytes of a character that is not whole."""
+    """A detokenizer that buffers the bytes of an incomplete character."""
 
     def __init__(self, tokenizer: _ByteVocabulary) -> None:
         self._tokenizer = tokenizer
@@ -189,10 +190,10 @@ class _ByteDetokenizer:
     def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
         if token_id is None:
             return self.flush(), ()
-        held, token = self._decoder.getstate()[0], self._tokenizer.join((token_id,))
-        # What is held is one U+FFFD before the token, unless the token's first byte goes on with it.
-        places = (len(_decode(held + token[:1])) - 1,) if held else AT_THE_EDGE
-        return self._decoder.decode(token), places
+        buffered, token = self._decoder.getstate()[0], self._tokenizer.join((token_id,))
+        # Buffered bytes become one U+FFFD before the token, unless the token's first byte continues their character.
+        offsets = (len(_decode(buffered + token[:1])) - 1,) if buffered else AT_THE_EDGE
+        return self._decoder.decode(token), offsets
 
     def label(self, token_id: int) -> str:
         return self._tokenizer.label(token_id)
@@ -205,52 +206,52 @@ class _ByteDetokenizer:
 
 
 class _BackwardByteDetokenizer:
-    """Holds what a text so far begins with as long as a byte before it may change it.
+    """A backward detokenizer that buffers leading bytes of the text which a preceding byte may change.
 
-    That is up to three continuation bytes: a fourth belongs to no character, whatever comes before.
+    These are up to three continuation bytes: a fourth belongs to no character, whatever precedes it.
     """
 
     def __init__(self, tokenizer: _ByteVocabulary) -> None:
         self._tokenizer = tokenizer
-        self._held = b""
-        # Of each tracked token whose place is not certain: bytes from its first one to the last that is held.
-        self._unplaced: list[int] = []
+        self._buffer = b""
+        # For each tracked token without a final offset: number of bytes from its first one to the end of the buffer.
+        self._pending: list[int] = []
 
     def feed(self, token_ids: Iterable[int]) -> str:
-        return _decode(self._take(self._tokenizer.join([*token_ids][::-1])))
+        return _decode(self._prepend(self._tokenizer.join([*token_ids][::-1])))
 
     def flush(self) -> str:
-        held, self._held = self._held, b""
-        return _decode(held)
+        buffered, self._buffer = self._buffer, b""
+        return _decode(buffered)
 
     def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
         if token_id is None:
-            certain, self._held = self._held, b""
+            final, self._buffer = self._buffer, b""
         else:
             token = self._tokenizer.join((token_id,))
-            self._unplaced.append(len(token) + len(self._held))
-            certain = self._take(token)
-        text, count = _decode(certain), len(certain)
-        placed = [_characters_from(certain, text, distance) for distance in self._unplaced if distance <= count]
-        self._unplaced = [distance - count for distance in self._unplaced if distance > count]
-        return text, placed
+            self._pending.append(len(token) + len(self._buffer))
+            final = self._prepend(token)
+        text, count = _decode(final), len(final)
+        offsets = [_characters_from(final, text, distance) for distance in self._pending if distance <= count]
+        self._pending = [distance - count for distance in self._pending if distance > count]
+        return text, offsets
 
     def label(self, token_id: int) -> str:
         return self._tokenizer.label(token_id)
 
     def save(self) -> Any:
-        return self._held.hex()
+        return self._buffer.hex()
 
     def restore(self, saved: Any) -> None:
-        self._held = bytes.fromhex(saved)
+        self._buffer = bytes.fromhex(saved)
 
-    def _take(self, content: bytes) -> bytes:
-        """Put bytes before those held, and return what is certain of them together."""
-        content += self._held
+    def _prepend(self, content: bytes) -> bytes:
+        """Prepend bytes to the buffer; remove and return the bytes that are final."""
+        content += self._buffer
         head = content[:_MAX_CONTINUATIONS]
-        num_held = len(head) - len(head.lstrip(_CONTINUATIONS))
-        self._held = content[:num_held]
-        return content[num_held:]
+        num_buffered = len(head) - len(head.lstrip(_CONTINUATIONS))
+        self._buffer = content[:num_buffered]
+        return content[num_buffered:]
 
 
 def _decode(content: bytes) -> str:
@@ -258,7 +259,7 @@ def _decode(content: bytes) -> str:
 
 
 def _characters_from(content: bytes, text: str, distance: int) -> int:
-    """Return how many characters of a text there are from the one that holds a byte on, `distance` from its end."""
+    """Return the number of characters from the one with the byte at `distance` from the end up to the end."""
     if not distance:
         return 0
     return len(text) + 1 - len(_decode(content[: len(content) - distance + 1]))

@@ -1,4 +1,4 @@
-"""What every unit of text shares: special tokens, ids, the file's frame, and what is asked of a tokenizer."""
+"""Shared base of all tokenizers: special tokens, ids, file format, and the `Tokenizer` and `Detokenizer` protocols."""
 
 import json
 from collections import Counter
@@ -16,14 +16,14 @@ END = "<end>"
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Token ids that stand for no text.
+    """Ids of tokens without text.
 
     Attributes:
-        padding: Fills rows of unequal length; 0 in every vocabulary but those of Hugging Face's from elsewhere.
-        unknown: Whatever the vocabulary does not hold; padding where no token is for that.
-        start: Read first when there is no prompt; padding in a vocabulary from elsewhere that has no mark.
-        end: Ends a document, and with it the text; None for a corpus that is one running text. Where there is one it
-            is also `start`: what ends one document begins the next.
+        padding: Pads sequences of unequal length; 0 in every vocabulary except imported Hugging Face ones.
+        unknown: Stands for out-of-vocabulary text; equals `padding` if there is no unknown token.
+        start: Prefilled when there is no prompt; falls back to `end` or `padding` where there is no start token.
+        end: Ends a document, and with it the sequence; None for a corpus that is one running text. In a vocabulary that
+            was trained here it is also `start`: the end of one document is the start of the next.
     """
 
     padding: int
@@ -33,52 +33,52 @@ class SpecialIds:
 
     @property
     def never_drawn(self) -> tuple[int, ...]:
-        """Ids that sampling must not choose: all but the end mark, which is how a document ends."""
+        """Ids that must not be sampled: all but the end token."""
         return tuple(sorted({self.padding, self.unknown, self.start} - {self.end}))
 
 
 class Detokenizer(Protocol):
-    """Turns one sequence's token ids into text, a few at a time.
+    """An incremental detokenizer of one sequence.
 
-    Forwards each piece goes behind those so far. Backwards ids come in the order in which they are drawn, the nearest
-    to the text's end first, and each piece goes before those so far. A sequence is either fed or tracked.
+    A forward detokenizer returns text deltas to append. A backward one takes ids in sampling order, the one nearest to
+    the end of the text first, and returns text deltas to prepend. Use either `feed` or `track` for a sequence.
     """
 
     def feed(self, token_ids: Iterable[int]) -> str:
-        """Return the text that is certain after the next tokens; the pieces and the flush joined are the whole text."""
+        """Add tokens and return the text delta that is final; all deltas and the flush make up the whole text."""
 
     def flush(self) -> str:
-        """Return what is still held, now that no more tokens come."""
+        """Return the buffered text at the end of the sequence."""
 
     def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
-        """Take one token and tell where tokens begin, too; None: no more come.
+        """Add one token, or flush for None, and also return where tokens begin.
 
-        A token begins with the character that holds its first byte.
+        A token begins at the character that contains its first byte.
 
         Returns:
-            What `feed` or `flush` would, and the places that have become certain, in order of the tokens: distances
-            in code points from the edge of all text returned before, behind it or, backwards, before it.
+            The text delta, as of `feed` or `flush`, and the offsets that are now final, in order of the tokens:
+            distances in code points from the edge of all text returned before (its end; backwards, its beginning).
         """
 
     def label(self, token_id: int) -> str:
-        r"""Return a token by its text, as it would be if the token came next.
+        r"""Return the text that the token would have as the next one.
 
-        One without text has its name; one that is not whole characters is told by its bytes, as OpenAI does:
+        For a token without text, return its name; for one of incomplete characters its bytes, as OpenAI does:
         `bytes:\xe2\x82`.
         """
 
     def save(self) -> Any:
-        """Return what is carried over to the next token, as a value of JSON."""
+        """Return the state to resume from, as a JSON value."""
 
     def restore(self, saved: Any) -> None:
-        """Go on where another detokenizer of the same tokenizer and direction was saved, in place of a beginning.
+        """Resume from the saved state of another detokenizer of the same tokenizer and direction.
 
-        Nothing is known of the tokens before: their places were told by the other one.
+        Offsets of tokens before that are not returned: the other detokenizer returned them.
         """
 
 
 class Tokenizer(Protocol):
-    """What the gateway and the exporter need of any unit of text."""
+    """The interface that the gateway and the exporter use, common to all units."""
 
     unit: str
     tokens: tuple[str, ...]
@@ -86,39 +86,39 @@ class Tokenizer(Protocol):
 
     @property
     def max_token_characters(self) -> int | None:
-        """Most characters of a text that one token stands for; None where there is no bound."""
+        """Maximum number of input characters per token; None if unlimited."""
 
     def encoding_bytes(self, num_bytes: int) -> int:
-        """Return the most bytes of memory that encoding takes, ids included, for a text of this length in UTF-8."""
+        """Return the peak memory in bytes of encoding a text of this UTF-8 length, ids included."""
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, without start or end marks.
+        """Return the ids of `text`, without start or end tokens.
 
-        What is not in the vocabulary is `special.unknown`, or dropped where no token is for it.
+        Out-of-vocabulary text becomes `special.unknown`, or is dropped if there is no unknown token.
         """
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of the ids; special tokens have none."""
 
     def offsets(self, text: str) -> list[int]:
-        """Return the place in `text` at which each token of `encode(text)` begins, in code points."""
+        """Return the offset in `text` of each token of `encode(text)`, in code points."""
 
     def detokenizer(self, follows: str = "") -> Detokenizer:
         """Return a detokenizer for text that continues `follows`."""
 
     def backward_detokenizer(self, precedes: str = "") -> Detokenizer:
-        """Return a detokenizer for text that is written from its end and leads up to `precedes`."""
+        """Return a detokenizer for text that is generated right to left and precedes `precedes`."""
 
     def to_json(self) -> str:
-        """Return the file's text, in Hugging Face `tokenizers` format."""
+        """Serialize to JSON in Hugging Face `tokenizers` format."""
 
 
-# Where a token begins, forwards, if nothing is held.
+# Offset of a token, forwards, if nothing is buffered.
 AT_THE_EDGE = (0,)
 
 
 def padding_name(tokens: Iterable[str]) -> str:
-    """Return what padding is called beside these tokens: `<pad>`, if no word from elsewhere is called so."""
+    """Return the name of the padding token: `<pad>`, or, if an imported word has this name, with underscores added."""
     name, taken = PADDING, set(tokens)
     while name in taken:
         name += "_"
@@ -126,10 +126,10 @@ def padding_name(tokens: Iterable[str]) -> str:
 
 
 def _special_ids(tokens: Sequence[str], unknown: str | None) -> SpecialIds:
-    """Find the special tokens of a vocabulary by their names.
+    """Return the special ids of a vocabulary, found by token name.
 
     Raises:
-        TokenizerError: padding or unknown is missing.
+        TokenizerError: the padding or unknown token is missing.
     """
     index = {token: i for i, token in enumerate(tokens)}
     padded = bool(tokens) and tokens[0] == padding_name(tokens[1:])
@@ -141,10 +141,10 @@ def _special_ids(tokens: Sequence[str], unknown: str | None) -> SpecialIds:
 
 
 class Vocabulary:
-    """Tokens and their ids.
+    """Base class that maps tokens to ids.
 
     Attributes:
-        unknown: Token for what the vocabulary does not hold; None where that is dropped.
+        unknown: Token for out-of-vocabulary text; None if that is dropped.
     """
 
     unit: str
@@ -157,14 +157,14 @@ class Vocabulary:
             tokens: Token of each id, special ones included.
 
         Raises:
-            TokenizerError: a token stands twice, or a special one is missing.
+            TokenizerError: duplicate token, or a special token is missing.
         """
         self.tokens = tuple(tokens)
         self.special = _special_ids(self.tokens, self.unknown)
         self._ids = {token: i for i, token in enumerate(self.tokens)}
         if len(self._ids) != len(self.tokens):
-            twice = next(token for token, count in Counter(self.tokens).items() if count > 1)
-            raise TokenizerError(f"token {twice!r} stands twice in the vocabulary")
+            duplicate = next(token for token, count in Counter(self.tokens).items() if count > 1)
+            raise TokenizerError(f"token {duplicate!r} stands twice in the vocabulary")
         special = {0, self.special.unknown, self.special.start, self.special.end}
         self._text_ids = {token: i for token, i in self._ids.items() if i not in special}
         self._texts = tuple("" if i in special else token for i, token in enumerate(self.tokens))
@@ -182,17 +182,17 @@ class Vocabulary:
         return f"{type(self).__name__}({len(self.tokens)} tokens)"
 
     def _key(self) -> tuple[Any, ...]:
-        """Return all that the tokenizer is made of."""
+        """Return the values that equality and hash depend on."""
         return self.tokens, self.unknown
 
     def _json(self, model: Any, normalizer: Any, pre_tokenizer: Any, decoder: Any) -> str:
-        marks = sorted({i for i in vars(self.special).values() if i is not None})
+        special_ids = sorted({i for i in vars(self.special).values() if i is not None})
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         document = {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [{"id": i, "content": self.tokens[i], **flags} for i in marks],
+            "added_tokens": [{"id": i, "content": self.tokens[i], **flags} for i in special_ids],
             "normalizer": normalizer,
             "pre_tokenizer": pre_tokenizer,
             "post_processor": None,
@@ -202,28 +202,28 @@ class Vocabulary:
         return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
 
     def _word_level(self) -> Any:
-        # The format needs a token for what is unknown. Where there is none it is padding, which has no text either.
+        # The format requires an unknown token. Without one it is padding, which has no text either.
         return {"type": "WordLevel", "vocab": self._ids, "unk_token": self.tokens[self.special.unknown]}
 
 
 class JoinedVocabulary(Vocabulary):
-    """Tokens that are pieces of text: joined, they are the text."""
+    """A vocabulary whose token texts, concatenated, are the text."""
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Return the tokens joined; special ones have no text."""
+        """Return the tokens joined; special tokens have no text."""
         texts = self._texts
         return "".join([texts[i] for i in token_ids])
 
     def text(self, token_id: int) -> str:
-        """Return what one token adds."""
+        """Return the text of one token."""
         return self._texts[token_id]
 
     def detokenizer(self, follows: str = "") -> Detokenizer:  # noqa: ARG002 - these join the same way anywhere
-        """Return a detokenizer; nothing is carried over from one call to the next."""
+        """Return a stateless detokenizer."""
         return _JoiningDetokenizer(self)
 
     def backward_detokenizer(self, precedes: str = "") -> Detokenizer:  # noqa: ARG002 - as above
-        """Return a backward detokenizer; nothing is carried over either."""
+        """Return a stateless backward detokenizer."""
         return _BackwardJoiningDetokenizer(self)
 
 

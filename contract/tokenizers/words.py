@@ -1,7 +1,7 @@
-"""Words by the rules of Keras's legacy `Tokenizer`: by default lower case, without punctuation.
+"""Word tokenizer with the rules of Keras's legacy `Tokenizer`: by default lower case, without punctuation.
 
-Read directly, not by the library that names the file's format: Keras lower-cases by context ("ΟΔΟΣ" becomes "οδος"),
-which the library does not.
+Implemented here, not with Hugging Face's library: Keras lower-cases by context ("ΟΔΟΣ" becomes "οδος"), the library
+does not.
 """
 
 from collections import Counter
@@ -17,10 +17,10 @@ UNKNOWN_WORD = "<OOV>"
 
 
 class WordTokenizer(Vocabulary):
-    """Words by the rules of Keras's legacy `Tokenizer`.
+    """A word tokenizer with the rules of Keras's legacy `Tokenizer`.
 
-    Of one that is trained here ids run from 2 by falling frequency, then by first appearance; 0 is padding and 1 any
-    word that is not held. The start or end mark follows the last word, so every word keeps the id that Keras gives it.
+    `train` assigns word ids from 2 by descending frequency, then by first occurrence; 0 is padding and 1 is the unknown
+    word. The start or end token follows the last word, so every word has the id that Keras gives it.
     """
 
     unit = "word"
@@ -32,25 +32,25 @@ class WordTokenizer(Vocabulary):
 
         Args:
             tokens: Token of each id, padding first.
-            rules: How texts are cut.
-            unknown: Token for words that are not held; None: they are dropped.
+            rules: How text is split into words.
+            unknown: Token for words outside the vocabulary; None drops them.
 
         Raises:
-            TokenizerError: a token stands twice, or a special one is missing.
+            TokenizerError: duplicate token, or a special token is missing.
         """
         self.rules, self.unknown = rules, unknown
         super().__init__(tokens)
-        # A word of Keras's may be called as a mark is, and then the text may hold it; where "<" is filtered none can.
+        # A word of a Keras vocabulary may have the name of a special token; text can contain it unless "<" is filtered.
         self._word_ids = {token: i for token, i in self._ids.items() if i != self.special.padding}
 
     @classmethod
     def train(cls, texts: Iterable[str], *, num_words: int | None = None, end_mark: bool = False) -> Self:
-        """Count the words of some texts.
+        """Build a vocabulary of the most frequent words in the training texts.
 
         Args:
-            texts: The training texts; what is held out must not be among them.
+            texts: The training texts, without the validation split.
             num_words: Keep ids below this one, as Keras does; None keeps every word.
-            end_mark: Whether documents end, and their end can be drawn.
+            end_mark: Whether each document ends with the end token, which can be sampled.
 
         Raises:
             TokenizerError: `num_words` leaves no word.
@@ -64,54 +64,54 @@ class WordTokenizer(Vocabulary):
 
     @property
     def word_index(self) -> dict[str, int]:
-        """Id of each word, and of the unknown one, as Keras's attribute of the same name; marks are left out."""
+        """Id of each word and of the unknown word, as in Keras's `word_index`; without other special tokens."""
         unknown = {} if self.unknown is None else {self.unknown: self.special.unknown}
         return {**unknown, **self._text_ids}
 
     @property
     def max_token_characters(self) -> int | None:
-        """None: a word may have any length, and what stands between words has no token."""
+        """None: words have any length, and text between words has no token."""
         return None
 
     def encoding_bytes(self, num_bytes: int) -> int:
-        """See `Tokenizer`: 47 were measured for words of one character, each an object."""
+        """See `Tokenizer`: 47 bytes per byte were measured for words of one character, each an object."""
         return 48 * num_bytes
 
     def encode(self, text: str) -> list[int]:
-        """Return one id per word; one that is not held is `special.unknown`, or dropped where no token is for it."""
+        """Return one id per word; unknown words become `special.unknown`, or are dropped without such a token."""
         ids, unknown = self._word_ids, self.special.unknown
         if self.unknown is None:
             return [ids[word] for word in self.rules.words(text) if word in ids]
         return [ids.get(word, unknown) for word in self.rules.words(text)]
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Return the words joined as they were split, by spaces unless Keras was told otherwise; marks have none."""
-        return self.rules.split.join(self._held(token_ids))
+        """Return the words joined by the separator, a space by default; special tokens have no text."""
+        return self.rules.split.join(self._words(token_ids))
 
     def offsets(self, text: str) -> list[int]:
-        """Return the place in `text` at which each word of `encode(text)` begins."""
-        places = self.rules.places(text)
+        """Return the offset in `text` of each word of `encode(text)`."""
+        offsets = self.rules.offsets(text)
         if self.unknown is None:
-            pairs = zip(places, self.rules.words(text), strict=True)
-            return [place for place, word in pairs if word in self._word_ids]
-        return places
+            pairs = zip(offsets, self.rules.words(text), strict=True)
+            return [offset for offset, word in pairs if word in self._word_ids]
+        return offsets
 
     def detokenizer(self, follows: str = "") -> Detokenizer:
-        """Return a detokenizer whose first word is set off from `follows` by one space where it needs one."""
+        """Return a detokenizer that separates its first word from `follows` if needed."""
         return _WordDetokenizer(self, begins_text=self.rules.needs_none_after(follows))
 
     def backward_detokenizer(self, precedes: str = "") -> Detokenizer:
-        """Return a backward detokenizer; its last word is set off from `precedes` by one space where it needs one."""
+        """Return a backward detokenizer that separates its last word from `precedes` if needed."""
         return _BackwardWordDetokenizer(self, ends_text=self.rules.needs_none_before(precedes))
 
     def to_json(self) -> str:
-        """Return the file's text, in Hugging Face `tokenizers` format."""
+        """Serialize to JSON in Hugging Face `tokenizers` format."""
         return self._json(self._word_level(), self.rules.normalizer, self.rules.pre_tokenizer, None)
 
     def _key(self) -> tuple[Any, ...]:
         return (*super()._key(), self.rules)
 
-    def _held(self, token_ids: Iterable[int]) -> Iterator[str]:
+    def _words(self, token_ids: Iterable[int]) -> Iterator[str]:
         return (self._texts[i] for i in token_ids if self._texts[i])
 
 
@@ -124,9 +124,9 @@ class _WordDetokenizer:
         text = self.tokenizer.decode(token_ids)
         if not text:
             return ""
-        piece = text if self.begins_text else self.tokenizer.rules.split + text
+        delta = text if self.begins_text else self.tokenizer.rules.split + text
         self.begins_text = False
-        return piece
+        return delta
 
     def flush(self) -> str:
         return ""
@@ -155,9 +155,9 @@ class _BackwardWordDetokenizer:
         text = self.tokenizer.decode([*token_ids][::-1])
         if not text:
             return ""
-        piece = text if self.ends_text else text + self.tokenizer.rules.split
+        delta = text if self.ends_text else text + self.tokenizer.rules.split
         self.ends_text = False
-        return piece
+        return delta
 
     def flush(self) -> str:
         return ""

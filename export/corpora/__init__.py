@@ -1,1 +1,1 @@
-"""Texts: where they come from, how they are decoded and parted, and how they become token ids in a file."""
+"""Corpora: reading and decoding text, splitting it into documents, and encoding it to token ids in a file."""

@@ -1,14 +1,14 @@
-"""Bits per character: a loss per token made comparable between characters, words and pieces of words.
+"""Bits per character: the loss per token, made comparable between character, word and subword tokenizers.
 
-Every unit is charged for the same text, so on one split of a corpus the figures of two models can be compared:
+All units are normalized by the same text, so two models can be compared on the same validation split:
 
-- A token stands for its own characters. Of a piece of a word these are the bytes that begin a character, so the pieces
-  of a text have as many characters as the text.
-- A word by Keras's rules stands for itself and the space behind it. Case, punctuation and line ends, which such a model
-  never predicts, are not counted either.
-- An end mark is one character, as the line end is that stands in its place in a running text.
-- What is unknown is left out on both sides: it has no part in the loss, and its characters are not counted. A model
-  that knows less is judged by less of the text, and the share of it has to be told beside the figure.
+- A token counts as its own characters. For a subword these are the bytes that begin a character, so the subwords of a
+  text have as many characters as the text.
+- A word by Keras's rules counts as itself and the following space. Case, punctuation and line breaks, which such a
+  model never predicts, are not counted either.
+- An end token is one character, like the line break in its place in a running text.
+- Unknown tokens are excluded on both sides: from the loss and from the character count. A model with a smaller
+  vocabulary is evaluated on less of the text, so report that share beside the result.
 """
 
 import math
@@ -22,10 +22,10 @@ _CONTINUATION_MASK, _CONTINUATION = 0xC0, 0x80
 
 
 def count_characters(tokenizer: Tokenizer, token_ids: np.ndarray) -> int:
-    """Count what tokens stand for, unknown ones left out, in any order of reading.
+    """Count the characters of tokens, without unknown ones. The order of the tokens does not matter.
 
     Args:
-        tokenizer: One that was trained here.
+        tokenizer: Any but an imported one.
         token_ids: integers (tokens,).
     """
     size = len(tokenizer.tokens)
@@ -45,12 +45,12 @@ def _length(tokenizer: Tokenizer, token_id: int) -> int:
 
 
 def bits_per_character(loss: float | None, num_tokens: int, num_characters: int | None) -> float | None:
-    """Return the bits that a character costs.
+    """Convert a loss per token to bits per character.
 
     Args:
-        loss: Nats per token; None where nothing is held out.
-        num_tokens: Tokens that it is the mean over.
-        num_characters: What they stand for; None where that is not known.
+        loss: Nats per token; None without a validation split.
+        num_tokens: Number of tokens that the loss is the mean over.
+        num_characters: Number of their characters; None if unknown.
     """
     if loss is None or not num_characters:
         return None
@@ -58,5 +58,5 @@ def bits_per_character(loss: float | None, num_tokens: int, num_characters: int 
 
 
 def characters_of_loss(loss: float, num_tokens: int, bits: float | None) -> int | None:
-    """Return how many characters `bits_per_character` was given; None where it was not known."""
+    """Recover `num_characters` from the result of `bits_per_character`; None if it was unknown."""
     return round(loss * num_tokens / math.log(2) / bits) if bits else None

@@ -1,6 +1,6 @@
-"""A corpus: documents of text under a name, in order, of which a part can be held out.
+"""A named corpus of text documents, and its train/validation split.
 
-Knows where a corpus is cut. Does not know tokens.
+Knows where to split a corpus. Does not know tokens.
 """
 
 import math
@@ -16,18 +16,18 @@ from export.errors import CorpusError
 
 __all__ = ["DEMO", "Corpus", "Documents", "Piece", "read_corpus"]
 
-# Of a text that is longer a part is enough to take samples from.
+# Longer texts are subsampled for excerpts.
 SAMPLED_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents of text, in order; they lie in a file, and memory holds a piece of them.
+    """A sequence of text documents in a file, which are streamed chunk by chunk.
 
     Attributes:
-        name: What it was called.
+        name: Its name.
         text: The documents: at least one, none of them blank.
-        ends: Whether each document ends with an end mark; False where the corpus is one running text.
+        ends: Whether each document ends with the end token; False if the corpus is one running text.
     """
 
     name: str
@@ -36,10 +36,10 @@ class Corpus:
 
     @classmethod
     def of(cls, name: str, documents: Iterable[str], *, ends: bool) -> "Corpus":
-        """Make a corpus of documents that are there already; blank ones are left out.
+        """Create a corpus of in-memory documents, without the blank ones.
 
         Raises:
-            CorpusError: there is no text in them.
+            CorpusError: all documents are blank.
         """
         return cls._write(name, mark_documents(([document] for document in documents), "file"), "corpus", ends=ends)
 
@@ -65,50 +65,50 @@ class Corpus:
 
     @property
     def documents(self) -> tuple[str, ...]:
-        """All documents, in memory: for a corpus that is known to be small."""
+        """All documents, in memory; for small corpora only."""
         return tuple(self.text.documents())
 
     def pieces(self, doing: str = "reading") -> Iterator[Piece]:
-        """Yield all documents in pieces that every tokenizer encodes as it would the whole.
+        """Yield all documents in chunks; encoding chunk by chunk gives the same tokens as encoding the whole.
 
         Args:
-            doing: What is done with them, for whoever waits.
+            doing: Label of the progress bar.
         """
         return self.text.pieces(doing)
 
     def texts(self, doing: str = "reading") -> Iterator[str]:
-        """Yield the texts of all pieces, to learn a vocabulary from."""
+        """Yield the text of each chunk, for tokenizer training."""
         return (piece.text for piece in self.pieces(doing))
 
     def sha256(self) -> str:
-        """Hash the documents and where they part."""
+        """Return the hash of the documents and their boundaries."""
         return self.text.sha256()
 
     def excerpts(self) -> tuple[str, ...]:
-        """Return all documents, or of a long text pieces from everywhere in it."""
+        """Return all documents, or evenly spaced chunks of a long text."""
         step = -(-self.num_characters // SAMPLED_CHARACTERS)
         if step == 1:
             return self.documents
         return tuple(text for number, text in enumerate(self.texts()) if number % step == 0)
 
     def split(self, fraction: float, seed: int | None = None) -> tuple["Corpus", "Corpus | None"]:
-        """Hold out a part: the end of a running text, and documents that are drawn from all of them.
+        """Split into training and validation: at a character of a running text, else at a boundary of documents.
 
-        A running text is cut at a character, documents at the boundary nearest to it.
+        The validation split is the tail. Documents are shuffled before the split and cut at the nearest boundary.
 
         Args:
-            fraction: Of the characters, 0 to below 1. At 0 nothing is held out.
-            seed: Documents are shuffled by it, the held-out ones as well as the others; None to leave them in order,
-                as earlier releases did: of a sorted list the last letters are held out then.
+            fraction: Share of characters for validation, 0 to below 1. At 0 there is no validation split.
+            seed: Seed to shuffle documents, for training and validation; None keeps their order, as earlier releases
+                did: for a sorted list the validation split is then the last letters.
 
         Raises:
-            CorpusError: there is too little text to hold out anything.
+            CorpusError: there is too little text for a validation split.
         """
         if self.ends and seed is not None:
             return Corpus(self.name, shuffle_documents(self.text, seed), self.ends).split(fraction)
         if fraction == 0:
             return self, None
-        # Down, as nanoGPT and most others part their text, whose figures stand beside ours; 1 - 0.9 is less than 0.1.
+        # Round down, as nanoGPT and most others do, to compare results. The offset: in floats 1 - 0.9 is below 0.1.
         keep = math.floor(self.num_characters * (1 - fraction) + 1e-6)
         if self.ends:
             parts = self.text.cut_at_mark(keep)
@@ -126,21 +126,21 @@ class Corpus:
 def read_corpus(
     source: str, documents: Documents = "none", stdin: BinaryIO | None = None, role: str = "corpus"
 ) -> Corpus:
-    """Read text in UTF-8.
+    """Read a corpus of UTF-8 text.
 
-    It is copied into a file without a name: so a pipe can be gone through several times, what is learnt is what was
-    hashed even if the source changes meanwhile, and any place in it is found at once.
+    The text is copied into an unnamed temporary file: so a pipe can be read several times, training sees the text that
+    was hashed even if the source changes meanwhile, and seeking is fast.
 
     Args:
-        source: A file, a folder (its files in order of their paths, hidden ones left out), `-` for standard input, or
+        source: A file, a directory (its files sorted by path, without hidden ones), `-` for standard input, or
             `pydoc-topics`.
-        documents: How the text is parted: `none` joins everything into one running text, `file` makes each file a
+        documents: How to split the text: `none` joins everything into one running text, `file` makes each file a
             document, `lines` each line that is not blank, `blank-line` each paragraph.
-        stdin: Read for `-`.
-        role: The option that named it, for messages.
+        stdin: The stream for `-`.
+        role: The option that named the source, for messages.
 
     Raises:
-        CorpusError: nothing to read, not UTF-8, binary, or no text in it.
+        CorpusError: the source is missing, empty, blank, binary or not UTF-8.
     """
     marked = mark_documents(read_texts(source, stdin, role), documents)
     return Corpus._write(source, marked, role, ends=documents != "none")

@@ -1,4 +1,4 @@
-"""A text in parts, parted into documents: where one ends and the next begins stands a mark.
+"""Splitting of streamed text into documents, separated by a zero character.
 
 Knows lines and paragraphs. Does not know where the text comes from.
 """
@@ -9,17 +9,17 @@ from typing import Literal
 
 Documents = Literal["none", "file", "lines", "blank-line"]
 
-# Stands in no text: bytes that hold it are refused as binary.
+# Document separator. It occurs in no text: bytes that contain it are rejected as binary.
 MARK = "\0"
 _BETWEEN_PARAGRAPHS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 
 
 def mark_documents(texts: Iterable[Iterable[str]], documents: Documents) -> Iterator[str]:
-    """Yield all texts as one, in parts, with a mark between two documents; blank ones are not left out yet.
+    """Yield the parts of all texts, with `MARK` between documents. Blank documents are still included.
 
     Args:
-        texts: Each as its parts.
-        documents: `none` joins everything into one running text by line feeds, `file` makes each text a document,
+        texts: Each text as its parts.
+        documents: `none` joins all texts into one running text by line feeds, `file` makes each text a document,
             `lines` each line, `blank-line` each paragraph.
     """
     for count, parts in enumerate(texts):
@@ -34,15 +34,15 @@ def mark_documents(texts: Iterable[Iterable[str]], documents: Documents) -> Iter
 
 
 def _mark_paragraphs(parts: Iterable[str]) -> Iterator[str]:
-    """Mark where blank lines stand, and take away a line feed before the first paragraph and behind the last."""
-    held, begun = "", False
+    """Replace blank lines by `MARK`, and strip a line feed before the first paragraph and after the last."""
+    buffer, has_begun = "", False
     for part in parts:
-        text = held + part
-        # From the last line end on, if only white space follows it, a break may begin that goes on in the next part.
+        text = buffer + part
+        # Trailing white space with a line break may be the start of a paragraph break that continues in the next part.
         cut = text.find("\n", len(text.rstrip(" \t\n")))
-        certain, held = (text, "") if cut < 0 else (text[:cut], text[cut:])
-        if certain:
-            marked = _BETWEEN_PARAGRAPHS.sub(MARK, certain)
-            yield marked if begun else marked.removeprefix("\n")
-            begun = True
-    yield _BETWEEN_PARAGRAPHS.sub(MARK, held).removesuffix("\n")
+        complete, buffer = (text, "") if cut < 0 else (text[:cut], text[cut:])
+        if complete:
+            marked = _BETWEEN_PARAGRAPHS.sub(MARK, complete)
+            yield marked if has_begun else marked.removeprefix("\n")
+            has_begun = True
+    yield _BETWEEN_PARAGRAPHS.sub(MARK, buffer).removesuffix("\n")

@@ -1,7 +1,7 @@
-"""Encoding of long texts: what was encoded once is looked up.
+"""Encoding of long texts with a cache of segments.
 
-A text is cut where `contract.tokenizers.chunking` could cut it, at every such place: these segments, mostly a word with
-the space before it, repeat, and any unit encodes each by itself as it does within the text.
+Text is split at every boundary that `contract.tokenizers.chunking` could use. The segments, mostly a word with its
+leading space, repeat, and every unit encodes a segment alone as it does within the text.
 
 Knows tokenizers and arrays of ids. Does not know corpora or files.
 """
@@ -13,42 +13,42 @@ import numpy as np
 
 from contract.tokenizer import CharacterTokenizer, Tokenizer
 
-# From white space to before white space. That which is not among `huggingface.CUT`'s begins no segment.
+# From white space up to the next white space. White space that is not in `huggingface.CUT` begins no segment.
 _SEGMENT = re.compile(r"\s*\S+(?:[^\S \t\n]\s*\S+)*(?:[^\S \t\n]\s*\Z)?|\s+")
-# Segments that are kept, the first that come: the frequent ones are among them. Some 50 MB.
+# Cache size: the first segments, which include the frequent ones. About 50 MB.
 MAX_SEGMENTS = 1 << 18
-# A longer one hardly comes again.
+# Longer segments rarely repeat.
 MAX_CHARACTERS = 24
 
 
 class Encoder:
-    """Encodes one text after another."""
+    """An encoder of many texts with one tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Begin with nothing looked up.
+        """Create an empty cache.
 
         Args:
-            tokenizer: One of this project's own units.
+            tokenizer: Any but an imported one.
         """
         self._tokenizer = tokenizer
-        # Of as many bytes as the largest id needs.
+        # The smallest dtype that holds every id.
         self.dtype = np.dtype(np.min_scalar_type(len(tokenizer.tokens) - 1))
         self._segments = _Segments(tokenizer, self.dtype)
         self._by_character = _by_character(tokenizer, self.dtype)
 
     def encode(self, text: str) -> np.ndarray:
-        """Return what the tokenizer makes of a text, (tokens,) of `dtype`."""
+        """Return the ids of a text, (tokens,) of `dtype`."""
         if self._by_character is not None:
             return self._by_character[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
         segments = _SEGMENT.findall(text)
         if len(text) > MAX_CHARACTERS * len(segments):
-            # Letters without spaces between them: hardly a segment comes again.
+            # Text without spaces: its segments rarely repeat.
             return np.array(self._tokenizer.encode(text), self.dtype)
         return np.frombuffer(b"".join(map(self._segments.__getitem__, segments)), self.dtype)
 
 
 def _by_character(tokenizer: Tokenizer, dtype: np.dtype) -> np.ndarray | None:
-    """Return the id of every code point, (code points,): 20 times as fast as a dictionary; None for other units."""
+    """Return a table of ids by code point, 20 times as fast as a dictionary; None for other units."""
     if not isinstance(tokenizer, CharacterTokenizer) or tokenizer.lower or tokenizer.unknown is None:
         return None
     ids = np.full(sys.maxunicode + 1, tokenizer.special.unknown, dtype)
@@ -59,7 +59,7 @@ def _by_character(tokenizer: Tokenizer, dtype: np.dtype) -> np.ndarray | None:
 
 
 class _Segments(dict[str, bytes]):
-    """The ids of segments, as the bytes of an array; of one that is not held they are made."""
+    """A cache from segment to the bytes of its id array; it encodes missing segments."""
 
     def __init__(self, tokenizer: Tokenizer, dtype: np.dtype) -> None:
         super().__init__()

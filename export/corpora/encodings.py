@@ -1,6 +1,6 @@
-"""Bytes to text: UTF-8 and nothing else, and the likely name of an encoding that is not.
+"""Decoding of UTF-8, and detection of the likely encoding of other bytes for the error message.
 
-Knows encodings. Does not know where the bytes come from, and never decodes by a guess.
+Knows encodings. Does not know where the bytes come from. Never decodes with a guessed encoding.
 """
 
 import codecs
@@ -14,9 +14,9 @@ from typing import BinaryIO
 from export.corpora.spool import BLOCK_BYTES
 from export.errors import NotText
 
-# The guess is made from this much: the first bytes that are not UTF-8, and what follows.
+# Size of the sample for detection, from the first line that is not UTF-8 on.
 SAMPLE_BYTES = 1 << 16
-# By Python's name and iconv's, the most usual first: it decides between encodings in which the bytes read alike.
+# Python's name to iconv's, most common first: the order breaks ties between encodings that decode the bytes alike.
 _ENCODINGS = {
     "cp1252": "CP1252",
     "cp1251": "CP1251",
@@ -37,8 +37,8 @@ _ENCODINGS = {
     "cp866": "CP866",
     "mac_roman": "MACINTOSH",
 }
-# UTF-32's mark begins with that of UTF-16.
-_MARKS = {
+# UTF-32 first: its byte order mark begins with that of UTF-16.
+_BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
@@ -46,7 +46,7 @@ _MARKS = {
 }
 _WIDE = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
 _CONTROLS = frozenset("\t\n\f\r\ufeff")
-# A file that is refused is looked through as if it were in memory.
+# Bytes, or a rejected file that is memory-mapped for the analysis.
 _Content = bytes | mmap.mmap
 
 
@@ -54,11 +54,11 @@ def decode(content: bytes, path: str | None = None) -> str:
     """Decode UTF-8, with or without a byte order mark.
 
     Args:
-        content: All of it.
-        path: The file that it is from, for the command that converts it; None for none.
+        content: The whole content.
+        path: Its file, for the suggested conversion command; None for none.
 
     Raises:
-        NotText: it is binary, damaged or in another encoding; the message says in which one, most likely.
+        NotText: the content is binary, damaged or in another encoding; the message names the most likely one.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -70,17 +70,17 @@ def decode(content: bytes, path: str | None = None) -> str:
 
 
 def decode_file(file: BinaryIO, path: str | None = None) -> Iterator[str]:
-    """Decode a file that does not fit into memory, part by part, as `decode` would all of it.
+    """Decode a file incrementally, with the same result as `decode`: it may not fit into memory.
 
     Args:
         file: A regular file, at its beginning.
         path: As for `decode`.
 
     Yields:
-        Parts of the text, none of them empty.
+        Non-empty parts of the text.
 
     Raises:
-        NotText: as `decode` does; the parts before were good.
+        NotText: as `decode` does; parts yielded before are valid.
     """
     decoder, num_read = codecs.getincrementaldecoder("utf-8-sig")(), 0
     block = None
@@ -107,13 +107,13 @@ def _refusal_of_file(
 def _refusal(
     content: _Content, path: str | None, error: UnicodeDecodeError | None = None, num_read: int = 0
 ) -> NotText:
-    """Say what is wrong with some bytes.
+    """Return the error that describes why the content was rejected.
 
     Args:
-        content: All of them.
+        content: The whole content.
         path: As for `decode`.
-        error: The first error in them as UTF-8; None if there is a zero in them.
-        num_read: Where the bytes end that the error is about.
+        error: The first UTF-8 error; None if the content has a zero byte.
+        num_read: Offset in the content of the end of `error.object`.
     """
     wide = _wide_encoding(content)
     if wide is not None:
@@ -121,12 +121,12 @@ def _refusal(
     zero = content.find(b"\0")
     if error is None or zero >= 0:
         return NotText(f"byte 0 at offset {zero}: this is binary, not text")
-    # Its places are counted without the mark, and without what was good before.
+    # `error.start` counts from the beginning of `error.object`: without the byte order mark and the parts before.
     offset = error.start + num_read - len(error.object)
-    return NotText(_tell(content, offset, path, cut_short="end of data" in error.reason))
+    return NotText(_describe(content, offset, path, cut_short="end of data" in error.reason))
 
 
-def _tell(content: _Content, offset: int, path: str | None, *, cut_short: bool) -> str:
+def _describe(content: _Content, offset: int, path: str | None, *, cut_short: bool) -> str:
     where = f"byte {content[offset]:#04x} at offset {offset}"
     if cut_short:
         return f"not UTF-8: {where} begins a character of which the rest is missing"
@@ -148,8 +148,8 @@ def _conversion(encoding: str, path: str | None) -> str:
 
 
 def _wide_encoding(content: _Content) -> str | None:
-    """Name the encoding of two or four bytes a unit that this is in, if it is in one."""
-    for mark, encoding in _MARKS.items():
+    """Return the name of the encoding if it is UTF-16 or UTF-32."""
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
         if content[: len(mark)] == mark:
             return encoding
     if content.find(b"\0") < 0:
@@ -158,9 +158,9 @@ def _wide_encoding(content: _Content) -> str | None:
 
 
 def _is_wide(content: _Content, encoding: str) -> bool:
-    """Say whether bytes without a mark read as text in UTF-16 or UTF-32.
+    """Return whether content without a byte order mark is text in this UTF-16 or UTF-32 encoding.
 
-    The high bytes of a text are few, and the low ones many; where that is not so, zeros stand in text of another kind.
+    Such text has few distinct high bytes and many distinct low bytes; otherwise it is another encoding with zero bytes.
     """
     width, little = (4 if "32" in encoding else 2), encoding.endswith("LE")
     if len(content) % width:
@@ -170,7 +170,7 @@ def _is_wide(content: _Content, encoding: str) -> bool:
     if 0 in low or len(set(high)) >= len(set(low)):
         return False
     try:
-        # Incremental: the sample may end within a character.
+        # Incremental: the sample may end inside a character.
         text = codecs.getincrementaldecoder(encoding)().decode(sample)
     except UnicodeDecodeError:
         return False
@@ -178,28 +178,28 @@ def _is_wide(content: _Content, encoding: str) -> bool:
 
 
 def _sample(content: _Content, offset: int) -> bytes:
-    """Return some lines from the first that is not UTF-8 on."""
+    """Return a sample from the first line that is not UTF-8 on."""
     start = max(content.rfind(b"\n", 0, offset) + 1, offset - SAMPLE_BYTES // 8)
     sample = content[start : start + SAMPLE_BYTES]
     if start + SAMPLE_BYTES < len(content):
-        # Not in the middle of a character: neither byte is part of one in any encoding here.
+        # Do not end inside a character: neither byte is part of a multi-byte character in any of these encodings.
         sample = sample[: max(sample.rfind(b"\n"), sample.rfind(b" ")) + 1] or sample
     return sample
 
 
 def _guess(sample: bytes) -> list[str]:
-    """Return the names of the encodings that the bytes are in, by iconv's name, the most likely first."""
+    """Return iconv's names of the possible encodings, most likely first."""
     from charset_normalizer import from_bytes  # noqa: PLC0415 - 40 ms that only a bad file needs
 
     order = list(_ENCODINGS)
     matches = list(from_bytes(sample, cp_isolation=order, enable_fallback=False))
     matches = [match for match in matches if match.encoding in _ENCODINGS]
-    found = sorted(
-        ((match.chaos, -match.coherence, min(map(order.index, _alike(match)))) for match in matches),
+    ranked = sorted(
+        ((match.chaos, -match.coherence, min(map(order.index, _equivalents(match)))) for match in matches),
     )
-    return [_ENCODINGS[order[place]] for _, _, place in found]
+    return [_ENCODINGS[order[index]] for _, _, index in ranked]
 
 
-def _alike(match: object) -> list[str]:
-    """Return the encodings that a match stands for: those in which the bytes are the same text."""
+def _equivalents(match: object) -> list[str]:
+    """Return the encodings that decode the bytes to the same text as this match."""
     return [name for name in getattr(match, "could_be_from_charset", ()) if name in _ENCODINGS]

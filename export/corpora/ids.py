@@ -1,6 +1,6 @@
-"""The token ids of a corpus, in a file without a name: memory holds what is in use of them.
+"""The token ids of a corpus in an unnamed, memory-mapped temporary file: only pages in use are in memory.
 
-Knows corpora, tokenizers and directions. Does not know what is learnt from the ids.
+Knows corpora, tokenizers and directions. Does not know training.
 """
 
 import numpy as np
@@ -11,17 +11,17 @@ from export.corpora.corpus import Corpus
 from export.corpora.encoder import Encoder
 from export.corpora.spool import BLOCK_BYTES, Spool
 
-# Ids that are turned around at once.
-_TURNED = 1 << 18
+# Number of ids to reverse at a time.
+_REVERSE_BLOCK = 1 << 18
 
 
 def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, direction: Direction = "forward") -> np.ndarray:
-    """Return the ids of a corpus, (tokens,), each document followed by the end mark if documents end.
+    """Return the ids of a corpus, (tokens,), with an end token after each document if `corpus.ends`.
 
-    A backward model reads each document from its end; then the mark stands for the document's beginning.
+    For a backward model each document is reversed; its end token then marks the beginning of the document.
 
     Returns:
-        Unsigned integers of as many bytes as the largest id needs, mapped from a file.
+        Unsigned integers of the smallest dtype that holds every id, memory-mapped from a file.
     """
     writer = _Writer(Encoder(tokenizer), tokenizer.special.end if corpus.ends else None, direction)
     for text, ends in corpus.pieces("encoding"):
@@ -30,53 +30,53 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, direction: Direction = "
 
 
 class _Writer:
-    """Writes ids piece by piece."""
+    """A writer of token ids that takes text chunk by chunk."""
 
-    def __init__(self, encoder: Encoder, mark: int | None, direction: Direction) -> None:
+    def __init__(self, encoder: Encoder, end_id: int | None, direction: Direction) -> None:
         self._encoder, self._backward = encoder, direction == "backward"
-        self._mark = np.array([] if mark is None else [mark], encoder.dtype)
-        self._scratch = Spool()
-        # What is not in the file yet, its bytes, and where the document began that is being written.
-        self._held: list[np.ndarray] = []
-        self._num_held, self._document = 0, 0
+        self._end = np.array([] if end_id is None else [end_id], encoder.dtype)
+        self._spool = Spool()
+        # Ids that are not in the file yet, their size in bytes, and where the current document began.
+        self._buffer: list[np.ndarray] = []
+        self._buffer_bytes, self._document_start = 0, 0
 
     def write(self, text: str, *, ends: bool) -> None:
         ids = self._encoder.encode(text)
-        is_whole = ends and self._document == self._place
+        is_whole = ends and self._document_start == self._position
         self._append(ids[::-1] if is_whole and self._backward else ids)
         if ends:
             if self._backward and not is_whole:
                 self._flush()
-                self._turn_around()
-            self._append(self._mark)
-            self._document = self._place
+                self._reverse_document()
+            self._append(self._end)
+            self._document_start = self._position
 
     def finish(self) -> np.ndarray:
         self._flush()
-        return self._scratch.map(self._encoder.dtype)
+        return self._spool.map(self._encoder.dtype)
 
     @property
-    def _place(self) -> int:
-        """Ids so far."""
-        return (self._scratch.size + self._num_held) // self._encoder.dtype.itemsize
+    def _position(self) -> int:
+        """Number of ids so far."""
+        return (self._spool.size + self._buffer_bytes) // self._encoder.dtype.itemsize
 
     def _append(self, ids: np.ndarray) -> None:
-        self._held.append(ids)
-        self._num_held += ids.nbytes
-        if self._num_held >= BLOCK_BYTES:
+        self._buffer.append(ids)
+        self._buffer_bytes += ids.nbytes
+        if self._buffer_bytes >= BLOCK_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        if self._num_held:
-            self._scratch.write(np.concatenate(self._held).tobytes())
-        self._held, self._num_held = [], 0
+        if self._buffer_bytes:
+            self._spool.write(np.concatenate(self._buffer).tobytes())
+        self._buffer, self._buffer_bytes = [], 0
 
-    def _turn_around(self) -> None:
-        """Reverse the document at the end of the file, from both of its ends."""
-        ids = self._scratch.map(self._encoder.dtype, writable=True)[self._document :]
-        for start in range(0, len(ids) // 2, _TURNED):
-            stop = min(start + _TURNED, len(ids) // 2)
+    def _reverse_document(self) -> None:
+        """Reverse the last document of the file in place, from both ends."""
+        ids = self._spool.map(self._encoder.dtype, writable=True)[self._document_start :]
+        for start in range(0, len(ids) // 2, _REVERSE_BLOCK):
+            stop = min(start + _REVERSE_BLOCK, len(ids) // 2)
             front, back = ids[start:stop], ids[len(ids) - stop : len(ids) - start]
-            kept = front.copy()
+            front_copy = front.copy()
             front[:] = back[::-1]
-            back[:] = kept[::-1]
+            back[:] = front_copy[::-1]

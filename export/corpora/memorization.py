@@ -1,6 +1,7 @@
-"""How much of what a model writes it has by heart: runs of words that stand literally in the training text.
+"""Memorization: n-gram overlap of generated text with the training text.
 
-Knows words and texts. The training text may be large: only what was written is kept, and the text is gone through once.
+Knows words and texts. The training text may be large: only the generated n-grams are in memory, and the training text
+is scanned once.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,10 +12,10 @@ import numpy as np
 from export.corpora.text import Piece
 
 SPAN_WORDS = 8
-# Of fewer the share would be noise.
+# With fewer, the share would be noise.
 MIN_SPANS = 50
 _UNKNOWN = -1
-# Odd, with well mixed bits; what agrees by chance is compared word by word.
+# Odd, with well-mixed bits. Hash matches are verified word by word.
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 Words = Callable[[str], list[str]]
@@ -22,11 +23,11 @@ Words = Callable[[str], list[str]]
 
 @dataclass(frozen=True)
 class Memorization:
-    """What was found.
+    """The n-gram overlap.
 
     Attributes:
-        num_spans: Runs of `SPAN_WORDS` words that were written.
-        num_copied: Of these, those that stand in the training text.
+        num_spans: Number of generated runs of `SPAN_WORDS` words.
+        num_copied: Number of those that occur in the training text.
     """
 
     num_spans: int
@@ -34,7 +35,7 @@ class Memorization:
 
     @property
     def share(self) -> float | None:
-        """Share of copied runs; None where there are too few to tell."""
+        """Share of copied runs; None if there are fewer than `MIN_SPANS`."""
         return self.num_copied / self.num_spans if self.num_spans >= MIN_SPANS else None
 
 
@@ -44,41 +45,41 @@ def find_memorized_spans(
     words: Words = str.split,
     raise_if_interrupted: Callable[[], None] = lambda: None,
 ) -> Memorization:
-    """Look for what was written in the training text.
+    """Search the training text for generated n-grams.
 
     Args:
-        written: Texts. The first and the last word of each may be cut, and do not count.
-        learnt: The training text, in pieces that no word reaches out of; no run reaches over the end of a document.
-        words: Cuts both into words, in the form in which they are compared.
-        raise_if_interrupted: Called between two steps; what it raises ends the search.
+        written: The generated texts. The first and last word of each are ignored: they may be incomplete.
+        learnt: The training text, in chunks that split no word; runs do not cross document boundaries.
+        words: Splits both into normalized words.
+        raise_if_interrupted: Called after each chunk; its exceptions end the search.
     """
-    numbers = dict[str, int]()
-    texts = [[numbers.setdefault(word, len(numbers)) for word in words(text)[1:-1]] for text in written]
+    word_ids = dict[str, int]()
+    texts = [[word_ids.setdefault(word, len(word_ids)) for word in words(text)[1:-1]] for text in written]
     spans = [tuple(text[i : i + SPAN_WORDS]) for text in texts for i in range(len(text) - SPAN_WORDS + 1)]
     if len(spans) < MIN_SPANS:
         return Memorization(len(spans), 0)
-    wanted = np.unique(_hashes(np.array(spans).ravel())[::SPAN_WORDS])
-    found = set[tuple[int, ...]]()
-    for ids in _numbered(learnt, words, numbers):
+    span_hashes = np.unique(_hashes(np.array(spans).ravel())[::SPAN_WORDS])
+    copied = set[tuple[int, ...]]()
+    for ids in _to_word_ids(learnt, words, word_ids):
         hashes = _hashes(ids)
-        places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
-        candidates = np.flatnonzero(wanted[places] == hashes)
-        found.update(tuple(ids[i : i + SPAN_WORDS].tolist()) for i in candidates)
+        indices = np.minimum(np.searchsorted(span_hashes, hashes), len(span_hashes) - 1)
+        candidates = np.flatnonzero(span_hashes[indices] == hashes)
+        copied.update(tuple(ids[i : i + SPAN_WORDS].tolist()) for i in candidates)
         raise_if_interrupted()
-    return Memorization(len(spans), sum(span in found for span in spans))
+    return Memorization(len(spans), sum(span in copied for span in spans))
 
 
-def _numbered(learnt: Iterable[Piece], words: Words, numbers: dict[str, int]) -> Iterator[np.ndarray]:
-    """Yield each piece's words as numbers, int64, with the words of its document that ended the one before."""
-    before = np.empty(0, np.int64)
+def _to_word_ids(learnt: Iterable[Piece], words: Words, word_ids: dict[str, int]) -> Iterator[np.ndarray]:
+    """Yield the word ids of each chunk, int64, preceded by the last words of the previous chunk of the document."""
+    overlap = np.empty(0, np.int64)
     for text, ends in learnt:
-        ids = np.concatenate([before, np.array([numbers.get(word, _UNKNOWN) for word in words(text)], np.int64)])
+        ids = np.concatenate([overlap, np.array([word_ids.get(word, _UNKNOWN) for word in words(text)], np.int64)])
         yield ids
-        before = ids[len(ids) :] if ends else ids[-(SPAN_WORDS - 1) :]
+        overlap = ids[len(ids) :] if ends else ids[-(SPAN_WORDS - 1) :]
 
 
 def _hashes(ids: np.ndarray) -> np.ndarray:
-    """Hash each run of words: int64 (words,) to uint64 (words - SPAN_WORDS + 1,)."""
+    """Hash each run of `SPAN_WORDS` words: int64 (words,) to uint64 (words - SPAN_WORDS + 1,)."""
     count = max(0, len(ids) - SPAN_WORDS + 1)
     ids, hashes = ids.astype(np.uint64), np.zeros(count, np.uint64)
     for i in range(SPAN_WORDS):

@@ -1,10 +1,10 @@
-"""Documents in an order that is drawn from a seed: so what is held out is a sample of all, whatever order they came in.
+"""External shuffle of documents by a seed, so that the validation split is a random sample, whatever their order.
 
-A corpus may be larger than memory. Its documents are dealt out to files by the first bits of their keys, and each file,
-which is small, is put in order by itself. The order depends on the seed and the number of a document alone: not on the
-size of the files, nor on a library's generator, so a run that is resumed years later holds out the same.
+A corpus may be larger than memory. Documents are partitioned into bucket files by the first bits of their sort keys.
+Each bucket is small and is sorted in memory. The order depends only on the seed and the index of a document, not on the
+bucket size or a library's random generator: a run that is resumed years later gets the same validation split.
 
-Knows documents and files. Does not know what is held out.
+Knows documents and files. Does not know the split.
 """
 
 import codecs
@@ -17,20 +17,20 @@ from export.corpora.progress import ProgressLine
 from export.corpora.spool import BLOCK_BYTES, Spool
 from export.corpora.text import Text, TextWriter
 
-# Of a file that is put in order in memory, and how many files there are at most.
+# Target size of a bucket, which is sorted in memory, and log2 of the maximum number of buckets.
 BUCKET_BYTES, MAX_BUCKET_BITS = 16 << 20, 8
-# Keys that are computed at once, and characters that are written at once.
+# Number of keys per computation, and of characters per write.
 _CHUNK, _BATCH_CHARACTERS = 1 << 16, 1 << 16
 _ZERO = MARK.encode()
-# SplitMix64 (Steele, Lea and Flood 2014): a fixed function of 64 bits, each output once.
+# SplitMix64 (Steele, Lea and Flood 2014): a fixed bijection on 64 bits.
 _STEP, _MIX = np.uint64(0x9E3779B97F4A7C15), (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 def shuffle_documents(text: Text, seed: int) -> Text:
-    """Return the same documents in an order that follows from the seed.
+    """Return the same documents in an order determined by the seed.
 
     Raises:
-        CorpusError: the disk did not take them.
+        CorpusError: a temporary file could not be written.
     """
     writer, batch, size = TextWriter(), list[str](), 0
     for part in _in_order(text, seed):
@@ -46,19 +46,19 @@ def shuffle_documents(text: Text, seed: int) -> Text:
 
 
 def _in_order(text: Text, seed: int) -> Iterator[str]:
-    """Yield the documents in parts, with a mark behind each."""
+    """Yield the shuffled documents in parts, with `MARK` after each."""
     num_bytes = text.stop.byte - text.start.byte
     bits = min(MAX_BUCKET_BITS, max(0, -(-num_bytes // BUCKET_BYTES) - 1).bit_length())
     if not bits:
         data = text.scratch.map(np.dtype(np.uint8))[text.start.byte : text.stop.byte]
         yield from _sorted(data, _keys(seed, 0, text.num_documents))
         return
-    for bucket in _deal_out(text, seed, bits):
+    for bucket in _partition(text, seed, bits):
         yield from bucket.in_order()
 
 
 def _keys(seed: int, start: int, stop: int) -> np.ndarray:
-    """Return what some documents are sorted by, uint64 (stop - start,), no two of one seed alike."""
+    """Return the sort keys of some documents, uint64 (stop - start,); keys of one seed are distinct."""
     origin = _mixed(np.array([seed], np.uint64) + _STEP)
     return _mixed(origin + (np.arange(start, stop, dtype=np.uint64) + np.uint64(1)) * _STEP)
 
@@ -70,10 +70,10 @@ def _mixed(z: np.ndarray) -> np.ndarray:
 
 
 def _sorted(data: np.ndarray, keys: np.ndarray) -> Iterator[str]:
-    """Yield documents by rising keys, in parts, with a mark behind each.
+    """Yield the documents in ascending order of keys, in parts, with `MARK` after each.
 
     Args:
-        data: uint8 (bytes,). The documents in UTF-8, with a zero between two.
+        data: uint8 (bytes,). The documents in UTF-8, separated by zero bytes.
         keys: uint64 (documents,).
     """
     ends = np.append(np.flatnonzero(data == 0), len(data))
@@ -86,39 +86,39 @@ def _sorted(data: np.ndarray, keys: np.ndarray) -> Iterator[str]:
 
 
 class _Bucket:
-    """Documents whose keys share their first bits."""
+    """A bucket file of documents whose keys share their first bits."""
 
     def __init__(self) -> None:
         self._documents, self._keys = Spool(), Spool()
-        self._held, self._held_keys, self._num_held = list[bytes](), list[np.uint64](), 0
+        self._buffer, self._buffered_keys, self._buffer_bytes = list[bytes](), list[np.uint64](), 0
 
     def begin(self, key: np.uint64) -> None:
-        """Begin another document."""
-        if self._held_keys or self._keys.size:
-            self.go_on(_ZERO)
-        self._held_keys.append(key)
+        """Begin a new document."""
+        if self._buffered_keys or self._keys.size:
+            self.append(_ZERO)
+        self._buffered_keys.append(key)
 
-    def go_on(self, part: bytes) -> None:
-        """Go on with a document."""
-        self._held.append(part)
-        self._num_held += len(part)
-        if self._num_held >= _CHUNK or len(self._held) >= _CHUNK:
+    def append(self, part: bytes) -> None:
+        """Append a part to the current document."""
+        self._buffer.append(part)
+        self._buffer_bytes += len(part)
+        if self._buffer_bytes >= _CHUNK or len(self._buffer) >= _CHUNK:
             self._flush()
 
     def _flush(self) -> None:
-        self._documents.write(b"".join(self._held))
-        self._keys.write(np.array(self._held_keys, np.uint64).tobytes())
-        self._held, self._held_keys, self._num_held = [], [], 0
+        self._documents.write(b"".join(self._buffer))
+        self._keys.write(np.array(self._buffered_keys, np.uint64).tobytes())
+        self._buffer, self._buffered_keys, self._buffer_bytes = [], [], 0
 
     def in_order(self) -> Iterator[str]:
-        """Yield the documents by rising keys, in parts, with a mark behind each."""
+        """Yield the documents in ascending order of keys, in parts, with `MARK` after each."""
         self._flush()
         if self._keys.size:
             yield from _sorted(self._documents.map(np.dtype(np.uint8)), self._keys.map(np.dtype(np.uint64)))
 
 
-def _deal_out(text: Text, seed: int, bits: int) -> list[_Bucket]:
-    """Write each document into the file that the first bits of its key name."""
+def _partition(text: Text, seed: int, bits: int) -> list[_Bucket]:
+    """Write each document into the bucket of the first bits of its key."""
     buckets, keys = [_Bucket() for _ in range(1 << bits)], _every_key(seed)
 
     def begin() -> _Bucket:
@@ -128,13 +128,13 @@ def _deal_out(text: Text, seed: int, bits: int) -> list[_Bucket]:
         return bucket
 
     bucket = begin()
-    with ProgressLine("shuffling", text.stop.byte - text.start.byte) as waiting:
-        for block in text.blocks(waiting):
-            first, *others = block.split(_ZERO)
-            bucket.go_on(first)
+    with ProgressLine("shuffling", text.stop.byte - text.start.byte) as progress:
+        for block in text.blocks(progress):
+            rest, *others = block.split(_ZERO)
+            bucket.append(rest)
             for part in others:
                 bucket = begin()
-                bucket.go_on(part)
+                bucket.append(part)
     return buckets
 
 

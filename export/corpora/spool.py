@@ -1,6 +1,6 @@
-"""Files without a name for what does not fit into memory: they vanish with the process, however it ends.
+"""Unnamed temporary files for data larger than memory; they disappear with the process, even if it is killed.
 
-Knows bytes and where there is room for them. Does not know what they mean.
+Knows bytes and temporary directories. Does not know the content.
 """
 
 import os
@@ -12,51 +12,51 @@ import numpy as np
 
 from export.errors import CorpusError
 
-# /tmp may lie in memory; /var/tmp is for what is large: https://systemd.io/TEMPORARY_DIRECTORIES
+# /tmp may be in memory; /var/tmp is for large files: https://systemd.io/TEMPORARY_DIRECTORIES
 _SMALL, _LARGE = "/tmp", "/var/tmp"
-# Read and written at once.
+# Size of reads and writes.
 BLOCK_BYTES = 1 << 20
 
 
 def spool_directory() -> str:
-    """Return where such files lie: as `TMPDIR` says, or in /var/tmp."""
-    folder = tempfile.gettempdir()
-    chosen = folder != _SMALL or "TMPDIR" in os.environ
-    return folder if chosen or not os.access(_LARGE, os.W_OK) else _LARGE
+    """Return the directory for temporary files: `TMPDIR` if set, else /var/tmp."""
+    directory = tempfile.gettempdir()
+    is_configured = directory != _SMALL or "TMPDIR" in os.environ
+    return directory if is_configured or not os.access(_LARGE, os.W_OK) else _LARGE
 
 
 class Spool:
-    """A file that is written from its beginning to its end, and read anywhere."""
+    """A temporary file with sequential writes and random reads."""
 
     def __init__(self) -> None:
-        """Open a file.
+        """Open a temporary file.
 
         Raises:
-            CorpusError: there is no place for one.
+            CorpusError: the file could not be created.
         """
-        self._folder, self.size = spool_directory(), 0
+        self._directory, self.size = spool_directory(), 0
         try:
-            self.file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 - closed below
+            self.file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115 - closed below
         except OSError as error:
             raise self._full(error) from error
         weakref.finalize(self, self.file.close)
 
     def write(self, content: bytes | memoryview) -> None:
-        """Put bytes behind those written before.
+        """Append bytes.
 
         Raises:
-            CorpusError: the disk did not take them.
+            CorpusError: the write failed.
         """
-        left = memoryview(content)
+        remaining = memoryview(content)
         try:
-            while left:
-                left = left[self.file.write(left) :]
+            while remaining:
+                remaining = remaining[self.file.write(remaining) :]
         except OSError as error:
             raise self._full(error) from error
         self.size += len(content)
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return the bytes from one place to another."""
+        """Return the bytes from offset `start` to `stop`."""
         parts: list[bytes] = []
         while start < stop and (part := os.pread(self.file.fileno(), stop - start, start)):
             parts.append(part)
@@ -64,7 +64,7 @@ class Spool:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def map(self, dtype: np.dtype, *, writable: bool = False) -> np.ndarray:
-        """Return all of it as an array, (size / itemsize,), of which memory holds what is in use."""
+        """Return the file as a memory-mapped array, (size / itemsize,)."""
         if not self.size:
             # An empty file cannot be mapped.
             return np.empty(0, dtype)
@@ -73,11 +73,11 @@ class Spool:
 
     def _full(self, error: OSError) -> CorpusError:
         return CorpusError(
-            f"{self._folder}: {error.strerror or error}, after {self.size:,} bytes; text and token ids lie there while "
-            f"they are in use, and TMPDIR names another folder"
+            f"{self._directory}: {error.strerror or error}, after {self.size:,} bytes; text and token ids lie there "
+            f"while they are in use, and TMPDIR names another folder"
         )
 
 
 def blocks(array: np.ndarray, length: int = BLOCK_BYTES) -> Sequence[np.ndarray]:
-    """Cut an array into views, so that what is computed of it needs little memory."""
+    """Split an array into views, so that computations on it need little memory."""
     return [array[start : start + length] for start in range(0, len(array), length)]

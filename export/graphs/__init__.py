@@ -1,1 +1,1 @@
-"""What is served: a Keras model read as plain operations, and the signatures that are traced from them."""
+"""Graphs of served models: conversion of Keras models to plain operations, and the signatures traced from them."""

@@ -1,7 +1,7 @@
-"""Files of Keras, looked into before Keras reads them: what they unpack to is bounded by what they are.
+"""Decompression limits for Keras files, checked before Keras loads them.
 
-Weights hardly compress, and Keras stores them as they are. So a file that unpacks to many times its size is none that a
-training wrote, but one that is to use up memory.
+Weights hardly compress, and Keras stores them uncompressed. A file that unpacks to many times its size is therefore not
+from a training run, but a decompression bomb.
 
 Knows ZIP and HDF5. Does not know models.
 """
@@ -17,20 +17,20 @@ import h5py
 
 from export.errors import UnsupportedModel
 
-# The description of a model: some kilobytes a layer. Parsed, JSON takes up to thirty times as much memory.
+# The model config takes a few kilobytes per layer. Parsed JSON takes up to thirty times as much memory.
 MAX_CONFIG_BYTES = 8 << 20
 MAX_METADATA_BYTES = 64 << 10
-# Limits of what a whole file unpacks to: bytes, or a multiple of its own size.
+# Limit of the unpacked size of a file: the larger of a number of bytes and a multiple of the file's size.
 FREE_BYTES, MAX_EXPANSION = 64 << 20, 16
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return what a `.keras` file says of itself, having looked through all that Keras will unpack.
+    """Return the metadata of a `.keras` file, after checking the limits of everything that Keras will unpack.
 
     Raises:
-        UnsupportedModel: it unpacks to more than a limit.
-        zipfile.BadZipFile, KeyError, ValueError, OSError: it is damaged, or none.
+        UnsupportedModel: the unpacked size exceeds a limit.
+        zipfile.BadZipFile, KeyError, ValueError, OSError: the file is damaged or not a `.keras` file.
     """
     with zipfile.ZipFile(path) as archive:
         sizes = [info.file_size for info in archive.infolist()]
@@ -40,7 +40,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         if _CONFIG in names:
             _read(archive, _CONFIG, path, MAX_CONFIG_BYTES)
         if _WEIGHTS in names:
-            # On the disk: HDF5 reads here and there, for which an archive would be unpacked again and again.
+            # Unpack to disk: HDF5 seeks, and each backward seek would decompress the member again.
             with tempfile.TemporaryFile() as copy, archive.open(_WEIGHTS) as weights:
                 shutil.copyfileobj(weights, copy)
                 _require_datasets(copy, path, limit)
@@ -48,10 +48,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> tuple[str | None, str]:
-    """Return the description of the model in an `.h5` file, None where it has none, and the version of Keras.
+    """Return the model config of an `.h5` file (None if it has none) and the Keras version.
 
     Raises:
-        UnsupportedModel: it unpacks to more than a limit, or names other files.
+        UnsupportedModel: the unpacked size exceeds a limit, or the file refers to other files.
     """
     _require_datasets(path, path, _limit(path))
     with h5py.File(path) as file:
@@ -60,7 +60,7 @@ def read_config(path: Path) -> tuple[str | None, str]:
             _require_size(path, "model_config", size, MAX_CONFIG_BYTES)
         config, version = file.attrs.get("model_config"), str(file.attrs.get("keras_version", "2"))
     if config is not None:
-        # Of a text of variable length the storage is a reference.
+        # For a variable-length string the storage size is that of a reference.
         _require_size(path, "model_config", len(config), MAX_CONFIG_BYTES)
     return config, version
 
@@ -70,7 +70,7 @@ def _limit(path: Path) -> int:
 
 
 def _read(archive: zipfile.ZipFile, name: str, path: Path, limit: int) -> bytes:
-    """Read a member; whatever it says of its size, no more than the limit."""
+    """Read a member, at most `limit` bytes, whatever size its header declares."""
     _require_size(path, name, archive.getinfo(name).file_size, limit)
     with archive.open(name) as member:
         content = member.read(limit + 1)
@@ -79,14 +79,14 @@ def _read(archive: zipfile.ZipFile, name: str, path: Path, limit: int) -> bytes:
 
 
 def _require_datasets(file: BinaryIO | Path, path: Path, limit: int) -> None:
-    """Refuse arrays that are larger than the file can hold, and those that lie in other files."""
+    """Reject datasets whose total size exceeds the limit, links, and datasets stored in other files."""
     total = 0
     with h5py.File(file, "r") as opened:
         groups, seen = [opened["/"]], set[int]()
         while groups:
             group = groups.pop()
             address = h5py.h5o.get_info(group.id).addr
-            # A group may hold itself.
+            # A group may contain itself.
             names = () if address in seen else tuple(group)
             seen.add(address)
             for name in names:

@@ -1,11 +1,10 @@
-"""One time step of a network of recurrent layers, built for generating: few operations, no dropout, no Keras layers.
+"""One time step of a recurrent network, optimized for generation: few operations, no dropout, no Keras layers.
 
-Every signature runs this same step, one token after another; that is what makes a state from `decode` equal to the bit
-to one from `prefill`. Knows cells and how they are connected. Does not know sampling, signatures or how weights were
-trained.
+Every signature runs this same step token by token, so states from `decode` and `prefill` are bit-exact. Knows cells and
+their connections. Does not know sampling, signatures or training.
 
-A layer that reads the embedding alone has one of V inputs, so embedding · kernel + bias is computed once for all of
-them: a step looks a row up and is left with one matmul by the recurrent kernel (measured: `docs/log.md`).
+A layer whose only input is the embedding has one of V possible inputs, so embedding · kernel + bias is precomputed for
+all of them: a step is a table lookup and one matmul by the recurrent kernel (measured: `docs/log.md`).
 """
 
 import functools
@@ -19,22 +18,22 @@ import tensorflow as tf
 
 from contract import signatures
 from contract.card import Trace
-from export.graphs.loop import keep
+from export.graphs.loop import select_active
 from export.graphs.network import Add, Concatenate, Dense, Embedding, Network, Operation, Recurrent
 
 # A larger table of gate inputs costs more memory than its matmul costs time.
 MAX_TABLE_BYTES = 64 * 2**20
-# What Keras's `mask_zero` passes over.
+# The id that Keras's `mask_zero` skips.
 PADDING_ID = 0
 
 
-class Passed(NamedTuple):
-    """What a layer made of a token: float32 (batch, width) each.
+class LayerOutput(NamedTuple):
+    """The results of a layer for one token: float32 (batch, width) each.
 
     Attributes:
-        output: What the layers behind it take.
-        state: Its new state, if it has one.
-        gates: How far they were open, and what came through, if it has any.
+        output: Input of the following layers.
+        state: The new state; empty for a stateless layer.
+        gates: Gate activations and the candidate; empty for a layer without gates.
     """
 
     output: tf.Tensor
@@ -43,26 +42,26 @@ class Passed(NamedTuple):
 
 
 class _Layer(tf.Module):
-    """One operation of a step; most have no state."""
+    """Base class of the operations of a step; most have no state."""
 
     units = 0
-    # Of its state, and of its gates.
+    # Trace kinds of its state and of its gates.
     states: tuple[str, ...] = ()
     gates: tuple[str, ...] = ()
 
     @abstractmethod
-    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> Passed:
-        """Take one token.
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> LayerOutput:
+        """Process one token.
 
         Args:
             token_ids: int32 (batch,).
-            inputs: Outputs of the layers that it takes, float32 (batch, width) each.
-            state: Its own, float32 (batch, units) each.
+            inputs: Outputs of its input layers, float32 (batch, width) each.
+            state: Its own state vectors, float32 (batch, units) each.
         """
 
 
 class _Cell(_Layer):
-    """A recurrent layer: gate inputs (batch, G·units) and its state in, its state out."""
+    """Base class of recurrent layers, which map gate inputs (batch, G·units) and a state to a new state."""
 
     states = (signatures.HIDDEN,)
 
@@ -76,21 +75,21 @@ class _Cell(_Layer):
 
     @staticmethod
     def _arrange(layer: Recurrent) -> tuple[np.ndarray, ...]:
-        """Return kernel, recurrent kernel, bias and recurrent bias, gates in the order in which `step` wants them."""
+        """Return kernel, recurrent kernel, bias and recurrent bias, with gates in the order that `step` expects."""
         return layer.kernel, layer.recurrent_kernel, layer.bias, np.zeros(0)
 
     def gate_inputs(self, inputs: tf.Tensor) -> tf.Tensor:
         """Project float32 (batch, inputs) to the gates: (batch, G·units)."""
         return tf.matmul(inputs, self.kernel) + self.bias
 
-    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> Passed:  # noqa: ARG002 - see `_Layer`
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> LayerOutput:  # noqa: ARG002 - see `_Layer`
         """See `_Layer.run`."""
         new, gates = self.step(self.gate_inputs(inputs[0]), state)
-        return Passed(new[0], new, gates)
+        return LayerOutput(new[0], new, gates)
 
     @abstractmethod
     def step(self, gate_inputs: tf.Tensor, state: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Return the state after one token, whose first vector is the layer's output, and the gates."""
+        """Return the new state, whose first vector is the layer's output, and the gates."""
 
 
 class SimpleRNNCell(_Cell):
@@ -172,16 +171,16 @@ def _activation(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 class _Folded(_Layer):
-    """A cell with a table of the gate inputs that it would make of every embedding."""
+    """A cell with a precomputed table of gate inputs for every embedding."""
 
     def __init__(self, cell: _Cell, embedding: np.ndarray) -> None:
         super().__init__()
         self.units, self.states, self.gates, self.cell = cell.units, cell.states, cell.gates, cell
         self.table = tf.Variable(cell.gate_inputs(embedding), trainable=False)
 
-    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> Passed:  # noqa: ARG002 - see `_Layer`
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> LayerOutput:  # noqa: ARG002 - see `_Layer`
         new, gates = self.cell.step(tf.gather(self.table, token_ids), state)
-        return Passed(new[0], new, gates)
+        return LayerOutput(new[0], new, gates)
 
 
 class _Lookup(_Layer):
@@ -189,8 +188,8 @@ class _Lookup(_Layer):
         super().__init__()
         self.table = tf.Variable(embedding.table, trainable=False)
 
-    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> Passed:  # noqa: ARG002 - see `_Layer`
-        return Passed(tf.gather(self.table, token_ids))
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> LayerOutput:  # noqa: ARG002 - see `_Layer`
+        return LayerOutput(tf.gather(self.table, token_ids))
 
 
 class _Dense(_Layer):
@@ -199,19 +198,19 @@ class _Dense(_Layer):
         self.kernel, self.bias = (tf.Variable(a, trainable=False) for a in (dense.kernel, dense.bias))
         self.activation = _activation(dense.activation)
 
-    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> Passed:  # noqa: ARG002 - see `_Layer`
-        return Passed(self.activation(tf.matmul(inputs[0], self.kernel) + self.bias))
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> LayerOutput:  # noqa: ARG002 - see `_Layer`
+        return LayerOutput(self.activation(tf.matmul(inputs[0], self.kernel) + self.bias))
 
 
 class _Add(_Layer):
-    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> Passed:  # noqa: ARG002 - see `_Layer`
-        # One after another: the order of a sum is a matter of bits.
-        return Passed(functools.reduce(tf.add, inputs))
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> LayerOutput:  # noqa: ARG002 - see `_Layer`
+        # In fixed order: float addition is not associative, and results must be bit-exact.
+        return LayerOutput(functools.reduce(tf.add, inputs))
 
 
 class _Concatenate(_Layer):
-    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> Passed:  # noqa: ARG002 - see `_Layer`
-        return Passed(tf.concat(inputs, axis=1))
+    def run(self, token_ids: tf.Tensor, inputs: list[tf.Tensor], state: list[tf.Tensor]) -> LayerOutput:  # noqa: ARG002 - see `_Layer`
+        return LayerOutput(tf.concat(inputs, axis=1))
 
 
 def _make(operation: Operation) -> _Layer:
@@ -229,13 +228,13 @@ def _make(operation: Operation) -> _Layer:
 
 
 class StatefulNetwork(tf.Module):
-    """A network whose state is carried from token to token: the vectors of its recurrent layers, in order."""
+    """A network with carried state: the state vectors of its recurrent layers, in order."""
 
-    # 4 makes `decode` at 8 rows 10 to 15% faster than 1 (measured: `docs/log.md`).
+    # 4 makes `decode` at batch size 8 10 to 15% faster than 1 (measured: `docs/log.md`).
     unroll = 4
 
     def __init__(self, network: Network) -> None:
-        """Copy the weights into variables of its own, tables of gate inputs folded where they are small."""
+        """Copy the weights into variables, and precompute tables of gate inputs up to `MAX_TABLE_BYTES`."""
         super().__init__()
         self.state_size, self.output_size = network.state_size, network.output_size
         self.vocab_size = network.vocab_size
@@ -256,30 +255,30 @@ class StatefulNetwork(tf.Module):
         self._output = _make(network.output)
 
     def split(self, state: tf.Tensor) -> list[tf.Tensor]:
-        """Part state rows float32 (batch, S) into the vectors of each layer, (batch, units) each."""
+        """Split states float32 (batch, S) into the vectors of each layer, (batch, units) each."""
         sizes = [layer.units for layer in self._layers for _ in layer.states]
         return tf.split(state, sizes, axis=1) if len(sizes) > 1 else [state]
 
     def join(self, parts: list[tf.Tensor]) -> tf.Tensor:
-        """Undo `split`."""
+        """Concatenate state vectors, the inverse of `split`."""
         return tf.concat(parts, axis=1) if len(parts) > 1 else parts[0]
 
     def step(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Read one token per row.
+        """Process one token per sequence.
 
         Args:
             token_ids: int32 (batch,).
-            parts: The state as `split` gives it.
+            parts: The state as returned by `split`.
 
         Returns:
-            The network's output float32 (batch, U), and the new parts.
+            The network's output float32 (batch, U), and the new state parts.
         """
         output, new_parts, _ = self.step_with_traces(token_ids, parts)
         return output, new_parts
 
     @property
     def traces(self) -> list[Trace]:
-        """What `step_with_traces` tells, in order."""
+        """The traces of `step_with_traces`, in order."""
         recurrent = [layer for layer in self._layers if layer.states]
         return [
             Trace(kind, number, layer.units)
@@ -290,23 +289,23 @@ class StatefulNetwork(tf.Module):
     def step_with_traces(
         self, token_ids: tf.Tensor, parts: list[tf.Tensor]
     ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-        """Read one token per row as `step` does, and tell what went on: float32 (batch, units) for each of `traces`."""
+        """Process one token per sequence as `step` does, and also return float32 (batch, units) for each trace."""
         outputs: list[tf.Tensor] = []
         new_parts: list[tf.Tensor] = []
-        told: list[tf.Tensor] = []
-        for layer, places in zip(self._layers, self._inputs, strict=True):
+        traces: list[tf.Tensor] = []
+        for layer, input_indices in zip(self._layers, self._inputs, strict=True):
             old = parts[len(new_parts) : len(new_parts) + len(layer.states)]
-            output, new, gates = layer.run(token_ids, [outputs[place] for place in places], old)
+            output, new, gates = layer.run(token_ids, [outputs[index] for index in input_indices], old)
             if self._skips_padding and new:
-                new = keep(token_ids != PADDING_ID, new, old)
+                new = select_active(token_ids != PADDING_ID, new, old)
                 output = new[0]
             new_parts += new
-            told += [*new, *gates]
+            traces += [*new, *gates]
             outputs.append(output)
-        return outputs[-1], new_parts, told
+        return outputs[-1], new_parts, traces
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
-        """Return logits float32 (batch, V) of the network's output float32 (batch, U)."""
+        """Project the network's output float32 (batch, U) to logits float32 (batch, V)."""
         return self._output.run(hidden, [hidden], []).output
 
 

@@ -1,4 +1,4 @@
-"""Whether an exported SavedModel computes what its model computes. Nothing is published before this says yes."""
+"""Numerical verification of an exported SavedModel against its model, required before publishing."""
 
 from pathlib import Path
 from typing import Any
@@ -13,45 +13,46 @@ from export.graphs.exportable import Exportable
 TOKEN_TOLERANCE = 1e-4
 LOSS_TOLERANCE = 1e-4
 OUTPUT_TOLERANCE = 1e-4
-_ROWS, _LENGTH = 8, 64
-# Tokens compared one by one: few, as rounding grows from step to step in a network with large weights. The second is
-# the first for which a state matters.
+_BATCH_SIZE, _LENGTH = 8, 64
+# Tokens to compare one by one: few, as rounding errors grow with each step in a network with large weights. The state
+# matters from the second one on.
 _COMPARED = 4
 _EMBED_LENGTH = 8
-_DRAWN = 16
+_NUM_SAMPLED = 16
 _SHARE_PADDING = 0.05
 
 
 def check_saved_model(path: Path, model: Exportable, num_tokens: int) -> None:
-    """Load a SavedModel and hold it against the model that it was made from.
+    """Load a SavedModel and compare it with the model that it was exported from.
 
-    The first tokens of a random text must have the model's own log probabilities to 1e-4 · max(1, |log p|), and the
-    whole text the same mean negative log likelihood to 1e-4: by `score`, at once and in two halves with `prefill` for
-    the first of them, and by `serving_default`. `embed` must give the outputs of the model's top to 1e-4. What
-    `decode_full` says of the tokens that it draws must be what `score` says of them, to 1e-4, and so must what
-    `inspect` says of a text; the states that it tells must end in the state that it returns.
+    The tokens are random. `score` must give the model's log probabilities of the first ones to 1e-4 · max(1, |log p|).
+    The mean negative log likelihood of whole sequences must match to 1e-4 for `score` (in one call, and in two halves,
+    the first by `prefill`) and for `serving_default`. `embed` must give the outputs of the model's top layer to 1e-4.
+    The log probabilities of `decode_full` for the tokens that it samples, and those of `inspect`, must match `score` to
+    1e-4. The last state traces of `inspect` must equal the state that it returns.
 
     Args:
-        path: The SavedModel's folder.
-        model: What it was made from.
+        path: The SavedModel's directory.
+        model: The model that it was exported from.
         num_tokens: Size of the tokenizer's vocabulary.
 
     Raises:
-        CheckFailed: a figure differs by more; the message gives both.
+        CheckFailed: a value differs by more than its tolerance; the message gives the values or the difference.
     """
     functions = tf.saved_model.load(str(path)).signatures
     rng = np.random.default_rng(0)
-    token_ids = rng.integers(0, num_tokens, (_ROWS, _LENGTH + 1)).astype(np.int32)
-    # Padding stands for something else in many models, and of 20,000 tokens none would be it.
+    token_ids = rng.integers(0, num_tokens, (_BATCH_SIZE, _LENGTH + 1)).astype(np.int32)
+    # Many models treat padding specially, and with a vocabulary of 20,000 random ids would hardly include it.
     token_ids[rng.random(token_ids.shape) < _SHARE_PADDING] = 0
-    state = np.zeros((_ROWS, model.network.state_size), np.float32)
+    state = np.zeros((_BATCH_SIZE, model.network.state_size), np.float32)
     expected = _log_probabilities(model.logits(token_ids[:, :-1]), token_ids)
     scored = _score(functions, token_ids, state)["logprobs"]
     _check_tokens(scored, expected)
     half = _LENGTH // 2
     first = token_ids[:, :half]
-    read = _call(functions[signatures.PREFILL], token_ids=first, lengths=_full(_ROWS, half), state=state)["state"]
-    rest = _score(functions, token_ids[:, half:], read)["logprobs"]
+    prefill = functions[signatures.PREFILL]
+    prefilled = _call(prefill, token_ids=first, lengths=_full(_BATCH_SIZE, half), state=state)["state"]
+    rest = _score(functions, token_ids[:, half:], prefilled)["logprobs"]
     logits = _call(functions[signatures.SERVING_DEFAULT], token_ids=token_ids[:, :-1])["logits"]
     for name, got, right in (
         (signatures.SCORE, scored, expected),
@@ -65,53 +66,53 @@ def check_saved_model(path: Path, model: Exportable, num_tokens: int) -> None:
     _check_embed(functions[signatures.EMBED], model, token_ids[:, :_EMBED_LENGTH], state)
     if signatures.INSPECT in functions:  # earlier releases had none
         _check_inspect(functions, model, token_ids[:, :half], state)
-    _check_decode_full(functions, token_ids[:, half], read, rng)
+    _check_decode_full(functions, token_ids[:, half], prefilled, rng)
 
 
 def _check_tokens(scored: np.ndarray, expected: np.ndarray) -> None:
-    wrong = np.abs(scored - expected) / np.maximum(1, np.abs(expected))
-    worst = wrong[:, :_COMPARED].max()
+    errors = np.abs(scored - expected) / np.maximum(1, np.abs(expected))
+    worst = errors[:, :_COMPARED].max()
     if not worst <= TOKEN_TOLERANCE:
         raise CheckFailed(f"{signatures.SCORE}: a log probability is off by {worst:.2e} · max(1, |log p|), over 1e-4")
 
 
 def _check_embed(embed: Any, model: Exportable, token_ids: np.ndarray, state: np.ndarray) -> None:
-    """Hold the mean and the last output of a text against the model's own, if it has any to show."""
+    """Compare the mean and the last top-layer output with the model's, if these are known."""
     if model.tops is None:
         return
     expected, length = model.tops(token_ids), token_ids.shape[1]
-    total = np.zeros((_ROWS, model.network.output_size), np.float32)
-    got = _call(embed, token_ids=token_ids, lengths=_full(_ROWS, length), state=state, sum=total)
+    total = np.zeros((_BATCH_SIZE, model.network.output_size), np.float32)
+    got = _call(embed, token_ids=token_ids, lengths=_full(_BATCH_SIZE, length), state=state, sum=total)
     for name, value, right in (
         ("sum", got["sum"] / length, expected.mean(axis=1)),
         ("last", got["last"], expected[:, -1]),
     ):
-        wrong = np.abs(value - right).max()
-        if not wrong <= OUTPUT_TOLERANCE:
-            raise CheckFailed(f"{signatures.EMBED}: {name} differs from the model's by {wrong:.2e}, over 1e-4")
+        difference = np.abs(value - right).max()
+        if not difference <= OUTPUT_TOLERANCE:
+            raise CheckFailed(f"{signatures.EMBED}: {name} differs from the model's by {difference:.2e}, over 1e-4")
 
 
 def _check_inspect(functions: Any, model: Exportable, token_ids: np.ndarray, state: np.ndarray) -> None:
-    """Hold what is told of each token against `score`, and against the state behind the last one."""
-    told = _call(
-        functions[signatures.INSPECT], token_ids=token_ids, lengths=_full(_ROWS, _LENGTH // 2 - 1), state=state
+    """Compare the log probabilities with `score`, and the last state traces with the returned state."""
+    inspected = _call(
+        functions[signatures.INSPECT], token_ids=token_ids, lengths=_full(_BATCH_SIZE, _LENGTH // 2 - 1), state=state
     )
     scored = _score(functions, token_ids, state)
     states = [trace.output for trace in model.network.traces if trace.kind in (signatures.HIDDEN, signatures.CELL)]
-    parts = np.concatenate([told[name][:, -1] for name in states], axis=1) if states else told["state"]
+    parts = np.concatenate([inspected[name][:, -1] for name in states], axis=1) if states else inspected["state"]
     for name, got, right in (
-        *((name, told[name], scored[name]) for name in ("logprobs", "top_logprobs", "state")),
-        ("states", parts, told["state"]),
+        *((name, inspected[name], scored[name]) for name in ("logprobs", "top_logprobs", "state")),
+        ("states", parts, inspected["state"]),
     ):
-        wrong = np.abs(got - right).max()
-        if not wrong <= OUTPUT_TOLERANCE:
-            raise CheckFailed(f"{signatures.INSPECT}: {name} differ by {wrong:.2e}, over 1e-4")
+        difference = np.abs(got - right).max()
+        if not difference <= OUTPUT_TOLERANCE:
+            raise CheckFailed(f"{signatures.INSPECT}: {name} differ by {difference:.2e}, over 1e-4")
 
 
 def _check_decode_full(functions: Any, token_id: np.ndarray, state: np.ndarray, rng: np.random.Generator) -> None:
-    """Let rows draw with every adjustment on and have `score` judge the same tokens."""
+    """Sample with every adjustment on and compare the log probabilities with `score`."""
     columns = {
-        **dict.fromkeys(("steps", "min_steps"), np.int32(_DRAWN)),
+        **dict.fromkeys(("steps", "min_steps"), np.int32(_NUM_SAMPLED)),
         "temperature": np.float32(1),
         "top_k": np.int32(0),
         "top_p": np.float32(1),
@@ -119,26 +120,26 @@ def _check_decode_full(functions: Any, token_id: np.ndarray, state: np.ndarray, 
         **dict.fromkeys(("presence_penalty", "frequency_penalty"), np.float32(0.5)),
         "repetition_penalty": np.float32(1.2),
     }
-    drawn = _call(
+    sampled = _call(
         functions[signatures.DECODE_FULL],
         token_id=token_id,
         state=state,
-        uniforms=rng.integers(0, 2**23, (_ROWS, _DRAWN)).astype(np.float32) / np.float32(2**23),
+        uniforms=rng.integers(0, 2**23, (_BATCH_SIZE, _NUM_SAMPLED)).astype(np.float32) / np.float32(2**23),
         adjusted_ids=token_id[:, None],
-        **dict.fromkeys(("counts", "seen", "bias"), np.ones((_ROWS, 1), np.float32)),
-        **{name: np.full(_ROWS, value) for name, value in columns.items()},
+        **dict.fromkeys(("counts", "seen", "bias"), np.ones((_BATCH_SIZE, 1), np.float32)),
+        **{name: np.full(_BATCH_SIZE, value) for name, value in columns.items()},
     )
-    text = np.concatenate([token_id[:, None], drawn["token_ids"]], axis=1)
-    for name, expected in _score(functions, text, state).items():
-        wrong = np.abs(drawn[name] - expected).max()
-        # Tokens that are equally probable may stand in either order.
-        if name != "top_token_ids" and not wrong <= OUTPUT_TOLERANCE:
-            raise CheckFailed(f"{signatures.DECODE_FULL}: {name} differs from score by {wrong:.2e}, over 1e-4")
+    token_ids = np.concatenate([token_id[:, None], sampled["token_ids"]], axis=1)
+    for name, expected in _score(functions, token_ids, state).items():
+        difference = np.abs(sampled[name] - expected).max()
+        # Equally probable tokens may be in any order.
+        if name != "top_token_ids" and not difference <= OUTPUT_TOLERANCE:
+            raise CheckFailed(f"{signatures.DECODE_FULL}: {name} differs from score by {difference:.2e}, over 1e-4")
 
 
 def _score(functions: Any, token_ids: np.ndarray, state: np.ndarray) -> dict[str, np.ndarray]:
-    rows, length = token_ids.shape
-    return _call(functions[signatures.SCORE], token_ids=token_ids, lengths=_full(rows, length - 1), state=state)
+    batch_size, length = token_ids.shape
+    return _call(functions[signatures.SCORE], token_ids=token_ids, lengths=_full(batch_size, length - 1), state=state)
 
 
 def _call(function: Any, **inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -146,11 +147,11 @@ def _call(function: Any, **inputs: np.ndarray) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in outputs.items()}
 
 
-def _full(rows: int, value: int) -> np.ndarray:
-    return np.full(rows, value, np.int32)
+def _full(batch_size: int, value: int) -> np.ndarray:
+    return np.full(batch_size, value, np.int32)
 
 
 def _log_probabilities(logits: np.ndarray, token_ids: np.ndarray) -> np.ndarray:
-    """Return those of every token after the first, float32 (batch, T)."""
-    every = tf.nn.log_softmax(logits).numpy()
-    return np.take_along_axis(every, token_ids[:, 1:, None], axis=2)[:, :, 0]
+    """Return the log probability of each token after the first, float32 (batch, T)."""
+    log_probabilities = tf.nn.log_softmax(logits).numpy()
+    return np.take_along_axis(log_probabilities, token_ids[:, 1:, None], axis=2)[:, :, 0]

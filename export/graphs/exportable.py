@@ -1,7 +1,6 @@
-"""A Keras model, or a function from elsewhere, made ready to be published: what computes its steps, and what it says.
+"""Preparation of a Keras model or an imported function for export: its step function and its reference logits.
 
-Knows the two ways to serve a model: with a state that is carried, and with a window of its last tokens. Does not know
-signatures or files.
+Knows the two ways to serve a model: with carried state, or with a sliding window. Does not know signatures or files.
 """
 
 import hashlib
@@ -18,9 +17,9 @@ from export.errors import NotFinite, UnsupportedModel
 from export.graphs.cells import StatefulNetwork
 from export.graphs.graph import read_graph
 from export.graphs.network import CELLS, Network, read_network, without_softmax
-from export.graphs.rebuild import all_layers, is_plain, made_plain, needs_rebuild, rebuild_unfixed
+from export.graphs.rebuild import all_layers, is_plain, needs_rebuild, rebuild_plain, rebuild_unfixed
 from export.graphs.window import (
-    LEAST,
+    MIN_PROBABILITY,
     Function,
     Window,
     as_input,
@@ -29,8 +28,8 @@ from export.graphs.window import (
     gives_probabilities,
     is_shared,
     keras_window,
+    last_output,
     model_up_to,
-    newest,
 )
 
 # int32 (batch, T) to float32 (batch, T, width).
@@ -39,7 +38,7 @@ LogitsFn = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Facts:
-    """What the card says of a model's layers; see `contract.card.GeneratorCard`."""
+    """Facts about a model's layers for the card; see `contract.card.GeneratorCard`."""
 
     cell: str | None = None
     layers: int = 0
@@ -49,17 +48,17 @@ class Facts:
 
 @dataclass(frozen=True)
 class Exportable:
-    """What is published.
+    """A model prepared for export.
 
     Attributes:
-        network: What computes a step.
-        weights_sha256: Hash of the weights, and of how they are used.
-        logits: The model's own answer, to hold what is published against: logits up to a constant in each row.
-        tops: What its last layer takes, likewise; None where that is not known.
-        gives_probabilities: Whether its outputs are these and not logits, found by calling it.
-        num_embeddings: Ids that it can read; None where that is not known.
-        vectors: float32 (ids, embedding), its embedding; None where that is not known.
-        model: The Keras model, to be kept beside; None where there is none.
+        network: The step function.
+        weights_sha256: Hash of the weights and of the model structure.
+        logits: Reference logits of the original model, up to a constant per token; to verify the export.
+        tops: Reference inputs of its last layer, likewise; None if unknown.
+        gives_probabilities: Whether the original outputs are probabilities and not logits, as observed in a call.
+        num_embeddings: Rows of the embedding: number of valid input ids; None if unknown.
+        vectors: float32 (ids, embedding), the embedding table; None if unknown.
+        model: The Keras model, to store beside the SavedModel; None if there is none.
     """
 
     network: StatefulNetwork | Window
@@ -74,21 +73,21 @@ class Exportable:
 
 
 def prepare(model: keras.Model, context: int | None = None) -> Exportable:
-    """Make a Keras model ready: with a carried state where its layers allow it, else with a window.
+    """Prepare a Keras model: with carried state if its layers allow it, else as a sliding-window model.
 
     Args:
-        model: From token ids to logits or probabilities, of every token or of the last one.
-        context: Tokens of a window; given, it is served as a window model even if it could carry a state. Without it a
-            model of a fixed length has that one.
+        model: Maps token ids to logits or probabilities of every token or of the last one.
+        context: Window length. If given, even a model that could carry state is served as a sliding-window model. The
+            default is the model's fixed input length.
 
     Raises:
-        UnsupportedModel: it cannot carry a state, and how many tokens it takes is not known, or is not `context`; or
-            its outputs have another shape.
+        UnsupportedModel: the model cannot carry state and its input length is unknown; or the input length differs from
+            `context`; or its outputs have another shape.
     """
     length = fixed_length(model)
     if context is None:
         try:
-            return _carried(model, read_network(model))
+            return _prepare_stateful(model, read_network(model))
         except NotFinite:
             raise
         except UnsupportedModel as error:
@@ -100,20 +99,20 @@ def prepare(model: keras.Model, context: int | None = None) -> Exportable:
                 ) from error
     if length not in (None, context):
         raise UnsupportedModel(f"the model takes texts of {length} tokens, and a window of {context} was asked for")
-    return _windowed(model, context)
+    return _prepare_window(model, context)
 
 
 def fixed_length(model: keras.Model) -> int | None:
-    """Return how many tokens a model takes at once; None where that is open."""
+    """Return the fixed input length of a model in tokens; None if it is variable."""
     shape = getattr(model, "input_shape", None)
     return shape[1] if isinstance(shape, tuple) and len(shape) == 2 else None
 
 
-def _carried(model: keras.Model, network: Network) -> Exportable:
+def _prepare_stateful(model: keras.Model, network: Network) -> Exportable:
     whole = rebuild_unfixed(model) if needs_rebuild(model) else model
     nodes = without_softmax(read_graph(whole))
-    highest = nodes[nodes[-1].inputs[0]].layer
-    top = None if is_shared(highest, nodes) else model_up_to(whole, lambda: highest.output)
+    top_layer = nodes[nodes[-1].inputs[0]].layer
+    top = None if is_shared(top_layer, nodes) else model_up_to(whole, lambda: top_layer.output)
 
     def outputs(token_ids: np.ndarray) -> np.ndarray:
         return np.asarray(whole(as_input(token_ids, whole), training=False))
@@ -124,7 +123,7 @@ def _carried(model: keras.Model, network: Network) -> Exportable:
         StatefulNetwork(network),
         Facts(network.cell, len(network.recurrent), width),
         network.sha256(),
-        *_judged(outputs, num_embeddings),
+        *_reference_logits(outputs, num_embeddings),
         tops=None if top is None else lambda token_ids: np.asarray(top(as_input(token_ids, whole), training=False)),
         num_embeddings=num_embeddings,
         vectors=vectors,
@@ -132,25 +131,27 @@ def _carried(model: keras.Model, network: Network) -> Exportable:
     )
 
 
-def _windowed(given: keras.Model, context: int) -> Exportable:
-    can_be_rebuilt = isinstance(given, keras.Sequential) or hasattr(given, "input_shape")
-    model = made_plain(given) if can_be_rebuilt and not is_plain(given) else given
+def _prepare_window(original: keras.Model, context: int) -> Exportable:
+    can_be_rebuilt = isinstance(original, keras.Sequential) or hasattr(original, "input_shape")
+    model = rebuild_plain(original) if can_be_rebuilt and not is_plain(original) else original
 
     layers = list(all_layers(model))
     kinds = {name for layer in layers for name, kind in CELLS.items() if type(layer) is kind}
     embedding = next((layer for layer in layers if isinstance(layer, keras.layers.Embedding)), None)
     num_embeddings = None if embedding is None else embedding.input_dim
     network = keras_window(model, context)
-    structure = json.dumps(_description(given), sort_keys=True, default=lambda value: type(value).__name__)
+    structure = json.dumps(_description(original), sort_keys=True, default=lambda value: type(value).__name__)
     return Exportable(
         network,
         Facts(kinds.pop() if len(kinds) == 1 else None, 0, embedding.output_dim if embedding else 0, context),
-        # Not `variables`: among these are the seeds of dropout, drawn anew whenever the model is loaded.
+        # Not `variables`: these include dropout seeds, which are random at every load.
         _hash(f"{context} {structure}", [variable.value for variable in model.weights]),
-        *_judged(_by_windows(lambda ids: call(model, ids, model), context), num_embeddings or network.vocab_size),
+        *_reference_logits(
+            _by_windows(lambda ids: call(model, ids, model), context), num_embeddings or network.vocab_size
+        ),
         num_embeddings=num_embeddings,
         vectors=None if embedding is None else np.asarray(embedding.embeddings, np.float32),
-        model=given,
+        model=original,
     )
 
 
@@ -164,22 +165,23 @@ def _description(model: keras.Model) -> Any:
 def prepare_function(
     function: Function, context: int, variables: Sequence[tf.Variable], structure: bytes, keep: Any = None
 ) -> Exportable:
-    """Make any function from token ids int32 (batch, T) to logits or probabilities ready, as a window model.
+    """Prepare any function from token ids int32 (batch, T) to logits or probabilities as a sliding-window model.
 
     Args:
-        function: To (batch, V) or (batch, T, V).
-        context: Tokens of its window.
-        variables: All that it uses.
-        structure: What tells it from another function of equal variables.
-        keep: What else it uses, to be saved with it.
+        function: Returns (batch, V) or (batch, T, V).
+        context: Window length in tokens.
+        variables: All variables that it uses.
+        structure: Serialized function, so that functions with equal variables have different hashes.
+        keep: Other resources that it uses, to be saved with it.
 
     Raises:
         UnsupportedModel: its outputs have another shape.
     """
     network = function_window(function, context, [*variables, *([] if keep is None else [keep])])
     digest = _hash(f"{context} {hashlib.sha256(structure).hexdigest()}", variables)
-    judged = _judged(_by_windows(function, context), network.vocab_size)
-    return Exportable(network, Facts(context=context), digest, *judged)
+    return Exportable(
+        network, Facts(context=context), digest, *_reference_logits(_by_windows(function, context), network.vocab_size)
+    )
 
 
 def _hash(structure: str, variables: Sequence[tf.Variable]) -> str:
@@ -191,25 +193,25 @@ def _hash(structure: str, variables: Sequence[tf.Variable]) -> str:
 
 
 def _by_windows(function: Function, context: int) -> LogitsFn:
-    """Return what a model says of each token when it is given the window that ends there, padded in front."""
+    """Return a function that calls the model for each token with the window that ends there, left-padded."""
     traced = tf.function(function, input_signature=[tf.TensorSpec([None, context], tf.int32)])
 
     def outputs(token_ids: np.ndarray) -> np.ndarray:
         padded = np.pad(token_ids, ((0, 0), (context, 0)))
         ends = range(1, token_ids.shape[1] + 1)
-        every = [np.asarray(newest(traced(tf.constant(padded[:, end : end + context])))) for end in ends]
-        return np.stack(every, axis=1)
+        by_token = [np.asarray(last_output(traced(tf.constant(padded[:, end : end + context])))) for end in ends]
+        return np.stack(by_token, axis=1)
 
     return outputs
 
 
-def _judged(outputs: LogitsFn, num_ids: int) -> tuple[LogitsFn, bool]:
-    """Find out by a call whether outputs are probabilities; return an oracle of logits, and what was found."""
-    some = np.random.default_rng(0).integers(0, num_ids, (8, 1)).astype(np.int32)
-    soft = gives_probabilities(outputs(some)[:, -1])
+def _reference_logits(outputs: LogitsFn, num_ids: int) -> tuple[LogitsFn, bool]:
+    """Test in a call whether outputs are probabilities; return a function to logits, and the result of the test."""
+    token_ids = np.random.default_rng(0).integers(0, num_ids, (8, 1)).astype(np.int32)
+    are_probabilities = gives_probabilities(outputs(token_ids)[:, -1])
 
     def logits(token_ids: np.ndarray) -> np.ndarray:
         raw = np.asarray(outputs(token_ids), np.float32)
-        return np.log(np.maximum(raw, LEAST)) if soft else raw
+        return np.log(np.maximum(raw, MIN_PROBABILITY)) if are_probabilities else raw
 
-    return logits, soft
+    return logits, are_probabilities

@@ -1,6 +1,6 @@
-"""A Keras model as its layers in the order in which a token passes them, each with those that it takes its inputs from.
+"""The layer graph of a Keras model in topological order, each layer call with its inputs.
 
-Knows Keras's two ways to put a model together, Sequential and functional. Does not know what a layer computes.
+Knows Keras's Sequential and functional models. Does not know what a layer computes.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import keras
 
 from export.errors import UnsupportedModel
 
-# The place of the model's own input among the inputs of a node.
+# Index that stands for the model's own input among the inputs of a node.
 INPUT = -1
 
 
@@ -20,8 +20,8 @@ class Node:
     """One call of a layer.
 
     Attributes:
-        inputs: Places of the nodes that it takes, or `INPUT`.
-        reverse: Whether an embedding is used the other way round, from vectors to logits.
+        inputs: Indices of its input nodes, or `INPUT`.
+        reverse: Whether an embedding is used in reverse, from vectors to logits.
     """
 
     layer: keras.layers.Layer
@@ -30,16 +30,16 @@ class Node:
 
 
 def read_graph(model: keras.Model) -> tuple[Node, ...]:
-    """Return the calls of a model's layers; the last one is its output, and each stands after its inputs.
+    """Return the layer calls of a model in topological order; the last one is its output.
 
     Raises:
-        UnsupportedModel: it is neither Sequential nor functional, has several inputs or outputs, or holds what is no
-            layer, such as an operation on a tensor.
+        UnsupportedModel: the model is neither Sequential nor functional, has several inputs or outputs, or contains
+            operations on tensors that are not layers.
     """
     if isinstance(model, keras.Sequential):
         layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
         return tuple(Node(layer, (i - 1,)) for i, layer in enumerate(layers))
-    # `get_config` of a model written as a class is its own affair, and mostly empty.
+    # A subclassed model defines its own `get_config`, mostly an empty one.
     if not isinstance(model, keras.Model) or "output_layers" not in _config(model):
         raise UnsupportedModel(f"{_name(model)} is neither Sequential nor functional: its layers cannot be followed")
     return _Functional(model).nodes()
@@ -61,7 +61,7 @@ class _Functional:
         self._model, config = model, model.get_config()
         self._entries = {entry["config"]["name"]: entry for entry in config["layers"]}
         self._inputs, self._outputs = (list(_references(config[key])) for key in ("input_layers", "output_layers"))
-        self._places: dict[tuple[str, int], int] = {}
+        self._indices: dict[tuple[str, int], int] = {}
         self._nodes: list[Node] = []
 
     def nodes(self) -> tuple[Node, ...]:
@@ -72,12 +72,12 @@ class _Functional:
         return tuple(self._nodes)
 
     def _visit(self, name: str, call: int) -> int:
-        """Append what a call needs and then itself, unless it stands there already; return its place."""
+        """Append the inputs of a call and then the call, unless it is there already; return its index."""
         if (name, 0) in self._inputs:
             return INPUT
-        if (name, call) not in self._places:
+        if (name, call) not in self._indices:
             arguments = self._entries[name]["inbound_nodes"][call]
-            # A mask that Keras made of an embedding's padding is the embedding's affair: see `Embedding.skips_padding`.
+            # `Embedding.skips_padding` represents the mask that Keras derives from an embedding's padding.
             unmasked = {name: value for name, value in arguments["kwargs"].items() if name != "mask"}
             inputs = tuple(self._visit(*source) for source in _tensors([arguments["args"], unmasked]))
             try:
@@ -85,12 +85,12 @@ class _Functional:
             except ValueError:
                 raise UnsupportedModel(f"{self._entries[name]['class_name']} {name!r} is no layer") from None
             self._nodes.append(Node(layer, inputs, bool(arguments["kwargs"].get("reverse"))))
-            self._places[name, call] = len(self._nodes) - 1
-        return self._places[name, call]
+            self._indices[name, call] = len(self._nodes) - 1
+        return self._indices[name, call]
 
 
 def _references(value: Any) -> Iterator[tuple[str, int]]:
-    """Yield the calls that `input_layers` or `output_layers` name: one [name, call, tensor], or a list of them."""
+    """Yield the calls in `input_layers` or `output_layers`: one [name, call, tensor], or a list of them."""
     if isinstance(value, list | tuple) and value and isinstance(value[0], str):
         yield value[0], value[1]
     elif isinstance(value, dict | list | tuple):
@@ -99,7 +99,7 @@ def _references(value: Any) -> Iterator[tuple[str, int]]:
 
 
 def _tensors(value: Any) -> Iterator[tuple[str, int]]:
-    """Yield the calls whose outputs stand among serialized arguments."""
+    """Yield the calls whose outputs are in serialized arguments."""
     if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
         name, call, tensor = value["config"]["keras_history"]
         if tensor:

@@ -1,6 +1,6 @@
-"""Models that were made elsewhere: `.keras` files, Keras 2's `.h5` files and SavedModels.
+"""Imported models: `.keras` files, Keras 2's `.h5` files and SavedModels.
 
-Knows how they are written, and what Keras 3 no longer reads of what Keras 2 wrote. Does not know how they are served.
+Knows their file formats, and what Keras 3 cannot load of Keras 2's. Does not know how they are served.
 """
 
 import json
@@ -29,13 +29,13 @@ from export.graphs.rebuild import all_layers
 
 _HDF5, _ZIP = b"\x89HDF", b"PK"
 _SAVED_MODEL = "saved_model.pb"
-# Options that Keras 2 wrote down and Keras 3 refuses to read; at these values, their defaults, they mean nothing.
-_GONE = {"time_major": False, "input_length": None}
-# In Keras 2 the slope of `hard_sigmoid` is 0.2, in Keras 3 it is 1/6: what goes into a gate must be so much larger.
+# Options in Keras 2 files that Keras 3 rejects. These values are the defaults and have no effect.
+_REMOVED_OPTIONS = {"time_major": False, "input_length": None}
+# The slope of `hard_sigmoid` is 0.2 in Keras 2 and 1/6 in Keras 3: gate inputs are scaled by the ratio.
 _HARD_SIGMOID = 0.2 * 6
-# Which columns of LSTM's (i, f, c, o) and GRU's (z, r, h) weights lead to gates.
+# Which columns of LSTM's (i, f, c, o) and GRU's (z, r, h) weights are gates.
 _GATES = {"LSTM": (True, True, False, True), "GRU": (True, True, False)}
-# What Keras and TensorFlow raise for a model that does not fit its input.
+# Exceptions of Keras and TensorFlow for an input that the model does not accept.
 _REFUSALS = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, tf.errors.OpError)
 _COLOUR, _RAISED = re.compile(r"\x1b\[\d*m"), re.compile(r"(\w+\.)*\w*Error: ")
 _FRAMES = ("Exception encountered", "Arguments received", "Graph execution error", "Detected at", "File ", "•", "{{")
@@ -43,10 +43,10 @@ _FRAMES = ("Exception encountered", "Arguments received", "Graph execution error
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A model made ready, and how it is served.
+    """An imported model, prepared for export.
 
     Attributes:
-        lines: What a person should know of that.
+        lines: Messages to the user about how it will be served.
     """
 
     model: Exportable
@@ -54,15 +54,15 @@ class ImportedModel:
 
 
 def read_imported(path: Path, window: int | None) -> ImportedModel:
-    """Read a model and choose how it is served: with a carried state if its layers allow it, else with a window.
+    """Load a model and prepare it with carried state if its layers allow it, else as a sliding-window model.
 
     Args:
-        path: A file, or the folder of a SavedModel.
-        window: Tokens of the window; given, even a model that could carry a state gets one.
+        path: A file, or the directory of a SavedModel.
+        window: Window length in tokens; if given, even a model that could carry state gets a window.
 
     Raises:
-        UnsupportedModel: it cannot be read, has a layer that is not Keras's own, has other inputs or outputs, or needs
-            a window whose length is not known.
+        UnsupportedModel: the model cannot be loaded, has a custom layer, has unsupported inputs or outputs, or needs a
+            window of unknown length.
     """
     if path.is_dir():
         return _from_saved_model(path, window)
@@ -71,7 +71,7 @@ def read_imported(path: Path, window: int | None) -> ImportedModel:
 
 def _from_keras(path: Path, window: int | None) -> ImportedModel:
     model = load_keras(path)
-    _require_one_text(model, path)
+    _require_one_input_and_output(model, path)
     try:
         prepared = prepare(model, window)
     except NotFinite as error:
@@ -79,7 +79,7 @@ def _from_keras(path: Path, window: int | None) -> ImportedModel:
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{path}: {error} (--window)") from error
     except _REFUSALS as error:
-        raise UnsupportedModel(f"{path}: it cannot be run: {_telling_line(error)}") from error
+        raise UnsupportedModel(f"{path}: it cannot be run: {_summary_line(error)}") from error
     lines = [f"{path}: {', '.join(type(layer).__name__ for layer in model.layers)}"]
     if prepared.facts.context is None:
         lines.append(f"it carries its state from token to token: {prepared.network.state_size:,} floats a text")
@@ -108,34 +108,34 @@ def _outputs_line(model: Exportable) -> str:
     return f"its outputs are {kind} of {model.network.vocab_size:,} tokens"
 
 
-def _telling_line(error: Exception) -> str:
-    """Return the line that says something: around it, Keras and TensorFlow tell where they were and what they got."""
+def _summary_line(error: Exception) -> str:
+    """Return the informative line of an error; Keras and TensorFlow surround it with call frames and arguments."""
     lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
-    # Where a traceback is told, it comes before the last error's name.
+    # A traceback in the message precedes the name of the last error.
     begin = max((i for i, line in enumerate(lines) if _RAISED.match(line)), default=0)
     lines[begin:] = [_RAISED.sub("", line) for line in lines[begin:]]
-    told = [line for line in lines[begin:] if not line.startswith(_FRAMES) and not line.endswith(":")]
-    return (told or lines or [type(error).__name__])[0][:300]
+    informative = [line for line in lines[begin:] if not line.startswith(_FRAMES) and not line.endswith(":")]
+    return (informative or lines or [type(error).__name__])[0][:300]
 
 
-def _require_one_text(model: keras.Model, path: Path) -> None:
+def _require_one_input_and_output(model: keras.Model, path: Path) -> None:
     inputs, outputs = getattr(model, "inputs", None) or [], getattr(model, "outputs", None) or []
     if len(inputs) != 1 or len(outputs) != 1:
         raise UnsupportedModel(f"{path}: one input and one output are needed, got {len(inputs)} and {len(outputs)}")
-    taken, given = tuple(inputs[0].shape), tuple(outputs[0].shape)
-    if len(taken) != 2 or len(given) not in (2, 3):
+    input_shape, output_shape = tuple(inputs[0].shape), tuple(outputs[0].shape)
+    if len(input_shape) != 2 or len(output_shape) not in (2, 3):
         raise UnsupportedModel(
             f"{path}: the input must be token ids (batch, tokens) and the output (batch, vocabulary) or "
-            f"(batch, tokens, vocabulary), got {taken} and {given}"
+            f"(batch, tokens, vocabulary), got {input_shape} and {output_shape}"
         )
 
 
 def load_keras(path: Path) -> keras.Model:
-    """Load a `.keras` or `.h5` file, whichever Keras wrote it; what a file is, is told by its content.
+    """Load a `.keras` or `.h5` file of Keras 2 or 3; the content determines the format.
 
     Raises:
-        UnknownCode: it holds what is not Keras's own.
-        UnsupportedModel: it cannot be read.
+        UnknownCode: the model has custom code.
+        UnsupportedModel: the file cannot be loaded.
     """
     try:
         with path.open("rb") as file:
@@ -143,10 +143,10 @@ def load_keras(path: Path) -> keras.Model:
     except OSError as error:
         raise UnsupportedModel(f"{path}: {error.strerror}") from error
     if start.startswith(_HDF5):
-        return _loaded(_load_h5, path)
+        return _load_with(_load_h5, path)
     if start.startswith(_ZIP):
         _require_keras_3(path)
-        return _loaded(_load, path)
+        return _load_with(_load, path)
     raise UnsupportedModel(f"{path}: neither a .keras file, nor an .h5 file, nor the folder of a SavedModel")
 
 
@@ -154,11 +154,11 @@ def _load(path: Path) -> keras.Model:
     return keras.models.load_model(path, compile=False)
 
 
-def _loaded(load: Callable[[Path], keras.Model], path: Path) -> keras.Model:
-    """Load, with every way in which Keras says that it cannot turned into one line."""
+def _load_with(load: Callable[[Path], keras.Model], path: Path) -> keras.Model:
+    """Call a loader and convert any Keras error to a one-line `UnsupportedModel`."""
     try:
         with warnings.catch_warnings():
-            # Of arguments that Keras 2 wrote down and that mean nothing here.
+            # Warnings about Keras 2 arguments that have no effect here.
             warnings.simplefilter("ignore")
             return load(path)
     except UnsupportedModel:
@@ -184,7 +184,7 @@ def _explained(path: Path, message: str) -> UnsupportedModel:
 
 
 def _require_keras_3(path: Path) -> None:
-    """Refuse a `.keras` file of Keras 2, whose weights lie elsewhere, and one that unpacks to more than a limit."""
+    """Reject `.keras` files of Keras 2, which store weights differently, and files whose unpacked size is too large."""
     try:
         version = read_metadata(path)["keras_version"]
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
@@ -197,28 +197,28 @@ def _require_keras_3(path: Path) -> None:
 
 
 def _load_h5(path: Path) -> keras.Model:
-    """Load a copy without the options that Keras 3 does not know: its own reader wants a file."""
-    given, version = read_config(path)
-    if given is None:
+    """Load via a copy without the options that Keras 3 rejects: Keras's loader needs a file."""
+    config, version = read_config(path)
+    if config is None:
         raise UnsupportedModel(f"{path}: weights alone, without their model; save the whole with model.save")
-    cleaned = json.dumps(_with_input(_without_gone(json.loads(given))))
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "model.h5"
+    cleaned = json.dumps(_with_input(_without_removed_options(json.loads(config))))
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory) / "model.h5"
         shutil.copyfile(path, copy)
         with h5py.File(copy, "r+") as file:
             file.attrs["model_config"] = cleaned
         model = _load(copy)
     if version.startswith("2"):
         for layer in all_layers(model):
-            _keep_hard_sigmoid(layer)
+            _rescale_hard_sigmoid(layer)
     return model
 
 
-def _keep_hard_sigmoid(layer: Any) -> None:
-    """Let a layer of Keras 2 compute what it did, by larger weights before its `hard_sigmoid`.
+def _rescale_hard_sigmoid(layer: Any) -> None:
+    """Scale the weights before a Keras 2 layer's `hard_sigmoid`, so that the layer computes the same in Keras 3.
 
     Raises:
-        UnsupportedModel: its state goes through that function, which no weights lead to.
+        UnsupportedModel: `hard_sigmoid` is also the activation of its state, which scaled weights cannot correct.
     """
     kind = type(layer).__name__
     if getattr(layer, "activation", None) is keras.activations.hard_sigmoid:
@@ -230,32 +230,32 @@ def _keep_hard_sigmoid(layer: Any) -> None:
         layer.set_weights([weight * scale for weight in layer.get_weights()])
 
 
-def _without_gone(config: Any) -> Any:
+def _without_removed_options(config: Any) -> Any:
     if isinstance(config, list):
-        return [_without_gone(item) for item in config]
+        return [_without_removed_options(item) for item in config]
     if not isinstance(config, dict):
         return config
-    for name, harmless in _GONE.items():
-        if name in config and (harmless is None or config[name] == harmless):
+    for name, default in _REMOVED_OPTIONS.items():
+        if name in config and (default is None or config[name] == default):
             config = {key: value for key, value in config.items() if key != name}
-    return {key: _without_gone(value) for key, value in config.items()}
+    return {key: _without_removed_options(value) for key, value in config.items()}
 
 
 def _with_input(config: Any) -> Any:
-    """Put an input layer before an old Sequential's first layer, of whose shape Keras 3 makes one with two batches."""
+    """Add an input layer to an old Sequential: Keras 3 would derive one with two batch dimensions from the shape."""
     layers = config["config"].get("layers") if isinstance(config.get("config"), dict) else config.get("config")
     if config.get("class_name") != "Sequential" or not layers or layers[0]["class_name"] == "InputLayer":
         return config
     shape = layers[0]["config"].pop("batch_input_shape", None)
     if shape is not None:
         name = layers[0]["config"]["name"] + "_input"
-        given = {"batch_input_shape": shape, "dtype": "float32", "sparse": False, "ragged": False, "name": name}
-        layers.insert(0, {"class_name": "InputLayer", "config": given})
+        options = {"batch_input_shape": shape, "dtype": "float32", "sparse": False, "ragged": False, "name": name}
+        layers.insert(0, {"class_name": "InputLayer", "config": options})
     return config
 
 
 def _from_saved_model(path: Path, window: int | None) -> ImportedModel:
-    """Read the function that TensorFlow Serving would call: `serving_default`."""
+    """Load the function that TensorFlow Serving would call: `serving_default`."""
     if not (path / _SAVED_MODEL).is_file():
         raise UnsupportedModel(f"{path}: a folder without {_SAVED_MODEL}: no SavedModel")
     try:
@@ -266,8 +266,8 @@ def _from_saved_model(path: Path, window: int | None) -> ImportedModel:
         raise UnsupportedModel(f"{path}: it has no signature serving_default") from None
     except (OSError, ValueError, tf.errors.OpError) as error:
         raise UnsupportedModel(f"{path}: TensorFlow cannot read it: {str(error).partition(chr(10))[0]}") from error
-    name, spec = _one(function.structured_input_signature[1], f"{path}: serving_default must have one input")
-    output, _ = _one(function.structured_outputs, f"{path}: serving_default must have one output")
+    name, spec = _require_one(function.structured_input_signature[1], f"{path}: serving_default must have one input")
+    output, _ = _require_one(function.structured_outputs, f"{path}: serving_default must have one output")
     if spec.shape.rank != 2 or not (spec.dtype.is_integer or spec.dtype.is_floating):
         raise UnsupportedModel(
             f"{path}: the input {name!r} must be token ids (batch, tokens), got {spec.dtype.name} of shape {spec.shape}"
@@ -292,12 +292,12 @@ def _from_saved_model(path: Path, window: int | None) -> ImportedModel:
     try:
         prepared = prepare_function(call, context, list(function.variables), structure, keep=loaded)
     except (UnsupportedModel, *_REFUSALS) as error:
-        raise UnsupportedModel(f"{path}: {_telling_line(error)}") from error
-    seen = f"it sees a window of {context} tokens, padded in front: what is inside a SavedModel is not known"
-    return ImportedModel(prepared, (f"{path}: SavedModel, {name} → {output}", seen, _outputs_line(prepared)))
+        raise UnsupportedModel(f"{path}: {_summary_line(error)}") from error
+    window_line = f"it sees a window of {context} tokens, padded in front: what is inside a SavedModel is not known"
+    return ImportedModel(prepared, (f"{path}: SavedModel, {name} → {output}", window_line, _outputs_line(prepared)))
 
 
-def _one(given: dict[str, Any], message: str) -> tuple[str, Any]:
-    if len(given) != 1:
-        raise UnsupportedModel(f"{message}, got {', '.join(given) or 'none'}")
-    return next(iter(given.items()))
+def _require_one(tensors: dict[str, Any], message: str) -> tuple[str, Any]:
+    if len(tensors) != 1:
+        raise UnsupportedModel(f"{message}, got {', '.join(tensors) or 'none'}")
+    return next(iter(tensors.items()))

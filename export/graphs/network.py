@@ -1,6 +1,6 @@
-"""A recurrent generator as plain arrays: what one token passes, in order, read from a Keras model.
+"""A recurrent network as plain arrays and operations in order, converted from a Keras model.
 
-Knows Keras's layers and the order of their gates. Knows nothing of TensorFlow's graphs, signatures or files.
+Knows Keras's layers and the order of their gates. Does not know TensorFlow graphs, signatures or files.
 """
 
 import hashlib
@@ -20,17 +20,17 @@ CELLS: dict[str, type[keras.layers.Layer]] = {
     "gru": keras.layers.GRU,
 }
 _NAMES = {kind: name for name, kind in CELLS.items()}
-# Layers that do nothing once a model is trained.
-_IDLE = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.GaussianNoise)
+# Layers that are the identity in inference.
+_TRAINING_ONLY = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.GaussianNoise)
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Looks a token up.
+    """An embedding lookup.
 
     Attributes:
         table: float32 (vocab, embedding).
-        skips_padding: Whether a token 0 leaves every recurrent layer as it is, as Keras's `mask_zero` does.
+        skips_padding: Whether token 0 leaves every recurrent state unchanged, as with Keras's `mask_zero`.
     """
 
     table: np.ndarray
@@ -39,16 +39,16 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Recurrent:
-    """One recurrent layer, as Keras keeps it; G is 4 for LSTM (i, f, c, o), 3 for GRU (z, r, h), 1 for SimpleRNN.
+    """A recurrent layer in Keras's layout; G is 4 for LSTM (i, f, c, o), 3 for GRU (z, r, h), 1 for SimpleRNN.
 
     Attributes:
         cell: "simple_rnn", "lstm" or "gru".
         kernel: float32 (inputs, G·units).
         recurrent_kernel: float32 (units, G·units).
-        bias: float32 (G·units,); for GRU with `reset_after` (2, G·units), the input's and the state's.
-        activation: Keras's name of it, as for the next.
-        recurrent_activation: Of the gates; SimpleRNN has none.
-        reset_after: Whether a GRU's reset gate works on the product by the recurrent kernel and not on the state.
+        bias: float32 (G·units,); for GRU with `reset_after` (2, G·units), the input and the recurrent bias.
+        activation: Keras's name of the activation.
+        recurrent_activation: Keras's name of the gate activation; unused for SimpleRNN.
+        reset_after: Whether a GRU applies the reset gate after the recurrent matmul, not to the state before it.
     """
 
     cell: str
@@ -72,7 +72,7 @@ class Recurrent:
 
 @dataclass(frozen=True)
 class Dense:
-    """A layer without memory: kernel float32 (inputs, units), bias float32 (units,)."""
+    """A dense layer: kernel float32 (inputs, units), bias float32 (units,)."""
 
     kernel: np.ndarray
     bias: np.ndarray
@@ -81,12 +81,12 @@ class Dense:
 
 @dataclass(frozen=True)
 class Add:
-    """The sum of its inputs."""
+    """An elementwise sum of the inputs."""
 
 
 @dataclass(frozen=True)
 class Concatenate:
-    """Its inputs side by side."""
+    """A concatenation of the inputs along the last axis."""
 
 
 Operation = Embedding | Recurrent | Dense | Add | Concatenate
@@ -94,7 +94,7 @@ Operation = Embedding | Recurrent | Dense | Add | Concatenate
 
 @dataclass(frozen=True)
 class Step:
-    """One operation, and the places of the steps that it takes; an embedding takes the token."""
+    """An operation, and the indices of its input steps; an embedding has none, its input is the token."""
 
     operation: Operation
     inputs: tuple[int, ...] = ()
@@ -102,11 +102,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Network:
-    """What a token passes, and the layer that makes logits of it.
+    """The operations for a token in topological order, and the output layer.
 
     Attributes:
         steps: Each after its inputs; the last one is the top of the network.
-        output: The last layer, linear: whatever probabilities the model makes of its logits is left out.
+        output: The output layer, linear: a final softmax is dropped.
     """
 
     steps: tuple[Step, ...]
@@ -126,27 +126,27 @@ class Network:
 
     @property
     def cell(self) -> str | None:
-        """Kind of the recurrent layers; None where they differ."""
+        """Kind of the recurrent layers; None if they differ."""
         kinds = {layer.cell for layer in self.recurrent}
         return kinds.pop() if len(kinds) == 1 else None
 
     @property
     def vocab_size(self) -> int:
-        """V: width of the output layer."""
+        """V, width of the output layer."""
         return int(self.output.kernel.shape[1])
 
     @property
     def output_size(self) -> int:
-        """U: width of what the output layer takes."""
+        """U, input width of the output layer."""
         return int(self.output.kernel.shape[0])
 
     @property
     def state_size(self) -> int:
-        """S: floats of state per sequence."""
+        """S, floats of state per sequence."""
         return sum(layer.state_size for layer in self.recurrent)
 
     def sha256(self) -> str:
-        """Hash every operation, its inputs, its options and its arrays: equal hashes are equal models."""
+        """Hash every operation with its inputs, options and arrays: equal hashes mean equal models."""
         digest = hashlib.sha256()
         for step in (*self.steps, Step(self.output)):
             digest.update(f"{type(step.operation).__name__} {step.inputs}".encode())
@@ -164,38 +164,39 @@ def _values(operation: Operation) -> Iterator[Any]:
 
 
 def read_network(model: keras.Model) -> Network:
-    """Read a model that can carry its state from token to token.
+    """Convert a Keras model with carried state.
 
-    It begins with an embedding and ends with Dense (linear or softmax), a softmax of its own behind it or not, or with
-    the embedding used the other way round. Between them stand SimpleRNN, LSTM and GRU layers, Dense, sums and
-    concatenations in any order; dropout is left out.
+    The first layer must be an embedding. The last must be Dense (linear or softmax), optionally followed by a separate
+    softmax, or the reversed embedding. In between there may be SimpleRNN, LSTM, GRU, Dense, Add and Concatenate layers
+    in any order; dropout is dropped.
 
     Raises:
-        UnsupportedModel: another layer, or an option that a step from token to token cannot honour.
+        UnsupportedModel: another layer, or an option that token-by-token steps do not allow.
     """
     nodes = without_softmax(read_graph(model))
     if not nodes or not isinstance(nodes[0].layer, keras.layers.Embedding) or nodes[0].inputs != (INPUT,):
         raise UnsupportedModel(f"the first layer must be Embedding; {_describe(nodes)}")
     *inner, last = nodes
-    steps, places = list[Step](), {INPUT: INPUT}
+    # Index of the step of each node.
+    steps, indices = list[Step](), {INPUT: INPUT}
     for i, node in enumerate(inner):
-        if isinstance(node.layer, _IDLE):
-            places[i] = places[node.inputs[0]]
+        if isinstance(node.layer, _TRAINING_ONLY):
+            indices[i] = indices[node.inputs[0]]
             continue
         operation = _read(node)
         if (INPUT in node.inputs) != isinstance(operation, Embedding):
             raise UnsupportedModel(f"the first layer must be Embedding; {_describe(nodes)}")
-        steps.append(Step(operation, tuple(places[place] for place in node.inputs if place != INPUT)))
-        places[i] = len(steps) - 1
+        steps.append(Step(operation, tuple(indices[index] for index in node.inputs if index != INPUT)))
+        indices[i] = len(steps) - 1
     network = Network(tuple(steps), _read_output(last))
-    if places[last.inputs[0]] != len(steps) - 1 or not network.recurrent:
+    if indices[last.inputs[0]] != len(steps) - 1 or not network.recurrent:
         raise UnsupportedModel(f"recurrent layers must lead to the last layer; {_describe(nodes)}")
-    _require_numbers(network)
+    _require_finite(network)
     return network
 
 
 def without_softmax(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-    """Leave out a softmax that is a layer of its own, at the end, unless it stands behind another one."""
+    """Drop a final softmax or linear activation layer, unless it follows a Dense layer with an activation."""
     last = nodes[-1].layer if nodes else None
     softmax = isinstance(last, keras.layers.Softmax) or (
         isinstance(last, keras.layers.Activation) and _activation(last) in ("softmax", "linear")
@@ -207,7 +208,7 @@ def without_softmax(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
 
 
 def _read(node: Node) -> Operation:
-    """Read a layer, or refuse it by its name and what does not fit."""
+    """Convert a layer, or raise `UnsupportedModel` with its name."""
     layer = node.layer
     if type(layer) in _NAMES:
         return _read_recurrent(layer)
@@ -245,7 +246,7 @@ def _is_dense(layer: Any) -> bool:
 
 
 def _inner(layer: Any) -> Any:
-    # Dense works on each step alone; wrapped so that it does, it is the same.
+    # Dense is applied per time step anyway, so `TimeDistributed` changes nothing.
     return layer.layer if isinstance(layer, keras.layers.TimeDistributed) else layer
 
 
@@ -278,7 +279,7 @@ def _describe(nodes: Any) -> str:
     return "got " + (", ".join(type(node.layer).__name__ for node in nodes) or "no layer")
 
 
-def _require_numbers(network: Network) -> None:
+def _require_finite(network: Network) -> None:
     for step in (*network.steps, Step(network.output)):
         for value in _values(step.operation):
             if isinstance(value, np.ndarray) and not np.isfinite(value).all():

@@ -1,10 +1,10 @@
-"""Operations that a SavedModel from elsewhere may hold: those that compute, and none that reaches out of the graph.
+"""Allowlist of operations in an imported SavedModel: only pure computation, no side effects outside the graph.
 
-A SavedModel is a program. Its operations can write files, run Python, open connections or end the process, when it is
-loaded as well as when it is called, here and again in the model server. So what it holds is looked through before any
-of it is run, and the list is of what is allowed: an operation that nobody thought of is refused.
+A SavedModel is a program. Its operations can write files, run Python, open connections or end the process, both at load
+and at call time, here and again in the model server. So it is inspected before any of it runs, against an allowlist: an
+unknown operation is rejected.
 
-Knows the format. Runs nothing.
+Knows the SavedModel format. Runs nothing.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ import tensorflow as tf
 from export.errors import UnsupportedModel
 
 # Arithmetic, arrays and layers; control flow; lists; variables and in-memory tables; random numbers. All of them work
-# on tensors and on the model's own memory. Left out are, among others, files (WriteFile, SaveV2, ReadFile), output
+# on tensors and on the model's own memory. Not allowed are, among others, files (WriteFile, SaveV2, ReadFile), output
 # (PrintV2 writes to files, too), Python (PyFunc), networks, datasets, queues, devices and `Abort`.
 _COMPUTING_NAMES = """
 Abs Acos Acosh Add AddN AddV2 All Angle Any ApproximateEqual ArgMax ArgMin AsString Asin Asinh Assert Assign AssignAdd
@@ -72,32 +72,32 @@ _COMPUTING = frozenset(_COMPUTING_NAMES.split())
 _RESTORING = _COMPUTING | {"RestoreV2"}
 # What every SavedModel is saved by: nothing here calls it, so it may lie there, and nothing else may use it.
 _SAVING = _RESTORING | {"MergeV2Checkpoints", "SaveV2", "ShardedFilename"}
-# Operations that a message names.
+# Maximum number of operations in an error message.
 _SHOWN = 3
 
 
 def require_harmless(path: Path) -> None:
-    """Look through every graph and every function of a SavedModel; nothing of it is run.
+    """Check every graph and function of a SavedModel without running any of it.
 
     Args:
         path: Its directory.
 
     Raises:
-        UnsupportedModel: an operation is not on the list, or a file is to be copied from beside the model.
-        OSError: it cannot be read.
+        UnsupportedModel: an operation is not allowed, or the model needs an asset file.
+        OSError: the SavedModel cannot be read.
     """
-    # The loader's own parser: what is looked through is what will be loaded.
+    # The loader's own parser, so that the same content is checked and loaded.
     for meta_graph in tf.__internal__.saved_model.parse_saved_model(str(path)).meta_graphs:
         if meta_graph.asset_file_def:
-            named = meta_graph.asset_file_def[0].filename
+            filename = meta_graph.asset_file_def[0].filename
             raise UnsupportedModel(
-                f"{path}: it needs the file {named!r} beside its weights; such models are not served"
+                f"{path}: it needs the file {filename!r} beside its weights; such models are not served"
             )
         _Graph(path, meta_graph).require_harmless()
 
 
 class _Graph:
-    """A graph and the functions that it may call."""
+    """A graph with its function library."""
 
     def __init__(self, path: Path, meta_graph: Any) -> None:
         self._path, self._meta_graph = path, meta_graph
@@ -105,15 +105,15 @@ class _Graph:
         self._functions = {function.signature.name: function for function in meta_graph.graph_def.library.function}
 
     def require_harmless(self) -> None:
-        restored = self._reached([self._meta_graph.saver_def.restore_op_name])
-        run = self._reached(self._roots(), self._function_roots())
-        for nodes, allowed in ((run, _COMPUTING), (restored, _RESTORING), (self._every_node(), _SAVING)):
+        restored = self._reachable([self._meta_graph.saver_def.restore_op_name])
+        run = self._reachable(self._roots(), self._function_roots())
+        for nodes, allowed in ((run, _COMPUTING), (restored, _RESTORING), (self._all_nodes(), _SAVING)):
             refused = {where: node.op for where, node in nodes if node.op not in allowed}
             if refused:
-                raise UnsupportedModel(f"{self._path}: {_told(refused)}")
+                raise UnsupportedModel(f"{self._path}: {_refusal(refused)}")
 
     def _roots(self) -> Iterator[str]:
-        """Yield the names of what is run when the model is loaded, and of what is called."""
+        """Yield the names of operations and tensors that are run at load or call time."""
         for signature in self._meta_graph.signature_def.values():
             for tensor in (*signature.inputs.values(), *signature.outputs.values()):
                 yield from (tensor.name, *(part.name for part in tensor.composite_tensor.components))
@@ -123,7 +123,7 @@ class _Graph:
             yield from collection.node_list.value
 
     def _function_roots(self) -> Iterator[str]:
-        """Yield the names of the functions that the loaded object has."""
+        """Yield the names of the functions of the loaded object."""
         objects = self._meta_graph.object_graph_def
         yield from objects.concrete_functions
         for node in objects.nodes:
@@ -133,21 +133,21 @@ class _Graph:
         for gradient in self._meta_graph.graph_def.library.registered_gradients:
             yield gradient.gradient_func
 
-    def _every_node(self) -> Iterator[tuple[str, Any]]:
+    def _all_nodes(self) -> Iterator[tuple[str, Any]]:
         yield from ((f"operation {name!r}", node) for name, node in self._nodes.items())
         for name, function in self._functions.items():
             yield from _nodes_of(name, function)
 
-    def _reached(self, tensors: Iterable[str], functions: Iterable[str] = ()) -> list[tuple[str, Any]]:
-        """Return where and what is run for some tensors or operations, and by some functions."""
-        found, open_nodes, seen = list[tuple[str, Any]](), list(map(_operation, tensors)), set[str]()
+    def _reachable(self, tensors: Iterable[str], functions: Iterable[str] = ()) -> list[tuple[str, Any]]:
+        """Return all nodes, with their locations, that these tensors, operations and functions depend on."""
+        reachable, open_nodes, seen = list[tuple[str, Any]](), list(map(_operation, tensors)), set[str]()
         open_functions, seen_functions = list(functions), set[str]()
         while open_nodes:
             name = open_nodes.pop()
             node = self._nodes.get(name)
             if node is not None and name not in seen:
                 seen.add(name)
-                found.append((f"operation {name!r}", node))
+                reachable.append((f"operation {name!r}", node))
                 open_nodes += map(_operation, node.input)
                 open_functions += _called(node)
         while open_functions:
@@ -156,9 +156,9 @@ class _Graph:
             if function is not None and name not in seen_functions:
                 seen_functions.add(name)
                 for where, node in _nodes_of(name, function):
-                    found.append((where, node))
+                    reachable.append((where, node))
                     open_functions += _called(node)
-        return found
+        return reachable
 
 
 def _nodes_of(name: str, function: Any) -> Iterator[tuple[str, Any]]:
@@ -166,17 +166,17 @@ def _nodes_of(name: str, function: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _operation(tensor: str) -> str:
-    """Return the name of the operation that a tensor or a control input comes from."""
+    """Return the name of the operation that outputs a tensor or control input."""
     return tensor.removeprefix("^").partition(":")[0]
 
 
 def _called(node: Any) -> Iterator[str]:
-    """Yield the functions that a node's attributes name; one whose own type is a function's is refused anyway."""
+    """Yield the functions in a node's attributes. A node whose type is a function name is not on the allowlist."""
     for value in node.attr.values():
         yield from (function.name for function in (value.func, *value.list.func) if function.name)
 
 
-def _told(refused: dict[str, str]) -> str:
+def _refusal(refused: dict[str, str]) -> str:
     shown = "; ".join(f"{op} ({where})" for where, op in list(refused.items())[:_SHOWN])
     more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
     return (

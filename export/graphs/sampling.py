@@ -1,7 +1,7 @@
-"""Choosing a token in the graph: temperature, top-k, top-p, min-p and an inverse cumulative distribution.
+"""Sampling in the graph: temperature, top-k, top-p, min-p and inverse transform sampling.
 
-Pure functions of logits and of uniforms that the caller draws. Rows are independent, and a filter that is off is an
-exact no-op: a row's token never depends on what its neighbours ask for.
+Pure functions of logits and of uniform random numbers from the caller. Sequences are independent, and a disabled filter
+is a bit-exact no-op: the token of a sequence never depends on the parameters of others in the batch.
 """
 
 from typing import NamedTuple
@@ -15,9 +15,10 @@ class Controls(NamedTuple):
     """Sampling parameters of a batch, each (batch,).
 
     Attributes:
-        temperature: float32; below `GREEDY_BELOW_TEMPERATURE` the most probable token is taken.
+        temperature: float32; below `GREEDY_BELOW_TEMPERATURE` sampling is greedy.
         top_k: int32; keep the k most probable tokens. 0 or less is off.
-        top_p: float32; keep the fewest most probable tokens that hold this much of what top_k left. 1 or more is off.
+        top_p: float32; keep the smallest set of most probable tokens with this share of the mass that top_k left. 1 or
+            more is off.
         min_p: float32; drop tokens less probable than this times the most probable one. 0 or less is off.
     """
 
@@ -28,38 +29,38 @@ class Controls(NamedTuple):
 
     @property
     def filtered(self) -> tf.Tensor:
-        """Bool (batch,): whether a row has any filter on."""
+        """Bool (batch,): whether any filter is on."""
         return (self.top_k > 0) | (self.top_p < 1.0) | (self.min_p > 0.0)
 
 
 def sample(logits: tf.Tensor, uniforms: tf.Tensor, controls: Controls) -> tf.Tensor:
-    """Draw one token per row.
+    """Sample one token per sequence.
 
     Args:
-        logits: float32 (batch, V); ids that must not be drawn at -1e9.
+        logits: float32 (batch, V); -1e9 for masked ids.
         uniforms: float32 (batch,) in [0, 1).
-        controls: Parameters of each row.
+        controls: Sampling parameters of each sequence.
 
     Returns:
         int32 (batch,).
     """
     greedy = tf.argmax(logits, axis=1, output_type=tf.int32)
-    # The maximum goes first: a logit divided by a small temperature would overflow.
+    # Subtract the maximum first: a logit divided by a small temperature would overflow.
     centred = logits - tf.reduce_max(logits, axis=1, keepdims=True)
     temperature = tf.maximum(controls.temperature, GREEDY_BELOW_TEMPERATURE)
     probabilities = tf.nn.softmax(centred / temperature[:, None])
-    drawn = _inverse_cdf(probabilities, uniforms)
+    sampled = _inverse_cdf(probabilities, uniforms)
     filtered = controls.filtered
 
     def with_filters() -> tf.Tensor:
-        return tf.where(filtered, _sample_filtered(probabilities, uniforms, controls), drawn)
+        return tf.where(filtered, _sample_filtered(probabilities, uniforms, controls), sampled)
 
-    drawn = tf.cond(tf.reduce_any(filtered), with_filters, lambda: drawn)
-    return tf.where(controls.temperature < GREEDY_BELOW_TEMPERATURE, greedy, drawn)
+    sampled = tf.cond(tf.reduce_any(filtered), with_filters, lambda: sampled)
+    return tf.where(controls.temperature < GREEDY_BELOW_TEMPERATURE, greedy, sampled)
 
 
 def _inverse_cdf(weights: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
-    """Return the first index whose cumulative weight exceeds uniform · total; one of weight 0 is never it.
+    """Return the first index whose cumulative weight exceeds uniform · total, never one of weight 0.
 
     `<=` matters: with `<`, a uniform of 0 would pick index 0 even where its weight is 0. The product is below the total
     for every float32 uniform below 1 - 2⁻²⁵, so the result is below V.
@@ -70,16 +71,16 @@ def _inverse_cdf(weights: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
 
 
 def _sample_filtered(probabilities: tf.Tensor, uniforms: tf.Tensor, controls: Controls) -> tf.Tensor:
-    """Draw among the tokens that the filters leave, in falling order of probability."""
+    """Sample among the tokens that pass the filters, in descending order of probability."""
     vocab_size = tf.shape(probabilities)[1]
     ordered, token_ids = tf.math.top_k(probabilities, k=vocab_size)
     rank = tf.range(vocab_size)[None, :]
     limit = tf.where(controls.top_k > 0, controls.top_k, vocab_size)
     ordered = tf.where(rank < limit[:, None], ordered, 0.0)
     before = tf.cumsum(ordered, axis=1, exclusive=True)
-    enough = controls.top_p * tf.reduce_sum(ordered, axis=1)
-    in_nucleus = (before < enough[:, None]) | (controls.top_p >= 1.0)[:, None]
+    nucleus_mass = controls.top_p * tf.reduce_sum(ordered, axis=1)
+    in_nucleus = (before < nucleus_mass[:, None]) | (controls.top_p >= 1.0)[:, None]
     likely = ordered >= (controls.min_p * ordered[:, 0])[:, None]
-    # The most probable token always stays, whatever top_p = 0 or rounding says.
+    # Always keep the most probable token, also with top_p = 0 or rounding errors.
     kept = tf.where((in_nucleus & likely) | (rank == 0), ordered, 0.0)
     return tf.gather(token_ids, _inverse_cdf(kept, uniforms), batch_dims=1)

@@ -1,7 +1,7 @@
-"""The functions of a published SavedModel: what each signature computes, and what it returns.
+"""The signatures of a published SavedModel.
 
-What one step computes is the network's affair (`cells`, `window`); the loop over time comes from `loop`, inputs from
-`specs`; a token is chosen by `adjustments` and `sampling`. Writing files is `export.repository.publishing`'s.
+The network (`cells`, `window`) computes one step. The loop over time is in `loop`, the input specs are in `specs`,
+sampling is in `adjustments` and `sampling`. `export.repository.publishing` writes the files.
 """
 
 from collections.abc import Callable
@@ -14,20 +14,30 @@ from contract import signatures
 from contract.card import Trace
 from contract.tokenizer import SpecialIds
 from export.graphs.adjustments import NEVER, Adjustments, Masked
-from export.graphs.loop import Loop, array, blank, by_row, keep, read, repeat, specialize, write
+from export.graphs.loop import (
+    Loop,
+    array,
+    repeat,
+    scan,
+    select_active,
+    specialize,
+    stack_batch_major,
+    write,
+    zero_inactive,
+)
 from export.graphs.sampling import Controls, sample
 from export.graphs.specs import input_specs
 
 
 class StepModel(Protocol):
-    """A model that reads one token after another.
+    """A model that processes one token per step.
 
     Attributes:
         state_size: S, floats of state per sequence.
-        output_size: U, width of its top.
+        output_size: U, width of the top layer's output.
         vocab_size: V.
-        unroll: Steps in each iteration of a loop; 1 where a step is large, see `export.graphs.loop.specialize`.
-        traces: What `step_with_traces` tells.
+        unroll: Steps per loop iteration; 1 for a large step, see `export.graphs.loop.specialize`.
+        traces: The traces of `step_with_traces`.
     """
 
     state_size: int
@@ -40,51 +50,51 @@ class StepModel(Protocol):
         """See above."""
 
     def split(self, state: tf.Tensor) -> list[tf.Tensor]:
-        """Part state rows float32 (batch, S) into vectors, (batch, width) each."""
+        """Split states float32 (batch, S) into vectors, (batch, width) each."""
 
     def join(self, parts: list[tf.Tensor]) -> tf.Tensor:
-        """Undo `split`."""
+        """Concatenate state vectors, the inverse of `split`."""
 
     def step(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Read one token per row, int32 (batch,): return the top float32 (batch, U) and the new parts."""
+        """Process one token per sequence, int32 (batch,); return the top float32 (batch, U) and the new state parts."""
 
     def step_with_traces(
         self, token_ids: tf.Tensor, parts: list[tf.Tensor]
     ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-        """Do what `step` does, and return what went on, too: float32 (batch, units) for each of `traces`."""
+        """Process one token per sequence as `step` does, and also return float32 (batch, units) for each trace."""
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
-        """Return logits float32 (batch, V) of tops float32 (batch, U)."""
+        """Project the top float32 (batch, U) to logits float32 (batch, V)."""
 
 
 class _Shared:
-    """The functions that every step of every signature calls, each traced once and called by name in the graph.
+    """The functions of a step, each traced once as a `tf.function` that all loops of all signatures call.
 
-    Without this, 22 loops trace some 60 steps: 3.5 s and a graph of 1.3 MB for an LSTM, against 1.6 s and 0.7 MB.
-    TensorFlow inlines the calls before it runs them: bits and speed of `decode` are the same (measured: `docs/log.md`).
+    Otherwise 22 loops trace about 60 steps: for an LSTM that took 3.5 s and a graph of 1.3 MB, against 1.6 s and
+    0.7 MB. TensorFlow inlines the calls: `decode` is bit-exact and as fast as without (measured: `docs/log.md`).
     """
 
     def __init__(self, network: StepModel) -> None:
-        self.step, self.step_with_traces, self.project, self.judge, self.sample = (
+        self.step, self.step_with_traces, self.project, self.score_tokens, self.sample = (
             tf.function(function, autograph=False)
-            for function in (network.step, network.step_with_traces, network.project, _judge, sample)
+            for function in (network.step, network.step_with_traces, network.project, _score_tokens, sample)
         )
 
 
 class Generator(tf.Module):
-    """A model, callable by any of the signatures."""
+    """A model with all signatures."""
 
     def __init__(self, network: StepModel, special: SpecialIds, num_tokens: int) -> None:
-        """Take a model.
+        """Wrap a network.
 
         Args:
-            network: What computes a step, its weights in variables.
-            special: Which ids must not be drawn, and which one ends a text.
-            num_tokens: Size of the tokenizer's vocabulary; rows of the output layer past it are never drawn.
+            network: The step model, with its weights in variables.
+            special: The special ids, for those that must not be sampled and the end token.
+            num_tokens: Size of the tokenizer's vocabulary; ids of the output layer beyond it are never sampled.
         """
         super().__init__()
         self.network = network
-        # Not an object that TensorFlow tracks: what is not called by a signature is not saved.
+        # TensorFlow does not track this object, so functions that no signature calls are not saved.
         self._shared = _Shared(network)
         mask = np.zeros(network.vocab_size, np.float32)
         mask[[*special.never_drawn, *range(num_tokens, network.vocab_size)]] = NEVER
@@ -109,13 +119,13 @@ class Generator(tf.Module):
         }
 
     def logits(self, token_ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Run whole texts from the zero state.
+        """Compute the logits of whole sequences from the zero state.
 
         Args:
             token_ids: int32 (batch, T).
 
         Returns:
-            logits float32 (batch, T, V): row t is what follows tokens 0 … t.
+            logits float32 (batch, T, V): position t predicts the token after tokens 0 … t.
         """
         batch, length = tf.shape(token_ids)[0], tf.shape(token_ids)[1]
         by_time = tf.transpose(token_ids)
@@ -128,41 +138,41 @@ class Generator(tf.Module):
         parts = self.network.split(tf.zeros([batch, self.network.state_size]))
         variables = [parts, [array(tf.float32, length, self.network.output_size)]]
         _, written = repeat(length, body, variables, self.network.unroll)
-        (hidden,) = by_row(written)
+        (hidden,) = stack_batch_major(written)
         logits = self._shared.project(tf.reshape(hidden, [-1, self.network.output_size]))
         return {"logits": tf.reshape(logits, [batch, length, self.network.vocab_size])}
 
     def prefill(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Read prompts without producing anything.
+        """Prefill prompts without sampling.
 
         Args:
             token_ids: int32 (batch, T), padded at the end.
-            lengths: int32 (batch,): tokens of each row that count; 0 leaves its state as it is.
+            lengths: int32 (batch,): tokens of each sequence without padding; 0 leaves its state unchanged.
             state: float32 (batch, S).
 
         Returns:
-            state float32 (batch, S) after the last token that counts.
+            state float32 (batch, S) after the last token before the padding.
         """
 
         def step(token_ids: tf.Tensor, parts: Loop) -> Loop:
             return self._shared.step(token_ids, parts)[1]
 
-        parts = read(token_ids, lengths, step, self.network.split(state), self.network.unroll)
+        parts = scan(token_ids, lengths, step, self.network.split(state), self.network.unroll)
         return {"state": self.network.join(parts)}
 
     def embed(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor, sum: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Read texts and add up what the top layer makes of them.
+        """Prefill sequences and sum the top layer's outputs.
 
         Args:
             token_ids: int32 (batch, T), padded at the end.
-            lengths: int32 (batch,): tokens of each row that count; 0 leaves its state and sum as they are.
+            lengths: int32 (batch,): tokens of each sequence without padding; 0 leaves its state and sum unchanged.
             state: float32 (batch, S).
-            sum: float32 (batch, U): the top layer's outputs over the tokens read so far.
+            sum: float32 (batch, U): sum of the top layer's outputs at the tokens of previous calls.
 
         Returns:
-            state float32 (batch, S) after the last token that counts; sum float32 (batch, U) with the outputs at those
-            tokens, added one after another, so that slices change no bit; last float32 (batch, U), the output at the
-            last token that counts, 0 where none does.
+            state float32 (batch, S) after the last token before the padding; sum float32 (batch, U) including the
+            outputs at these tokens, added in order, so it is bit-exact however the sequence is split into calls; last
+            float32 (batch, U), the output at the last token before the padding, 0 if there is none.
         """
 
         def step(token_ids: tf.Tensor, variables: Loop) -> Loop:
@@ -171,7 +181,7 @@ class Generator(tf.Module):
             return [total + output, output, *parts]
 
         variables = [sum, tf.zeros_like(sum), *self.network.split(state)]
-        total, last, *parts = read(token_ids, lengths, step, variables, self.network.unroll)
+        total, last, *parts = scan(token_ids, lengths, step, variables, self.network.unroll)
         return {"state": self.network.join(parts), "sum": total, "last": last}
 
     def decode(
@@ -185,25 +195,25 @@ class Generator(tf.Module):
         top_p: tf.Tensor,
         min_p: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Advance every row by up to K sampled tokens.
+        """Advance every sequence by up to K sampled tokens.
 
         Args:
-            token_id: int32 (batch,): the last token of each row, not yet read.
+            token_id: int32 (batch,): the last token of each sequence, not yet processed.
             state: float32 (batch, S): before that token.
             uniforms: float32 (batch, K) in [0, 1).
-            steps: int32 (batch,): tokens wanted of each row, 0 to K.
-            temperature: float32 (batch,); see `export.graphs.sampling.Controls`, as for the next three.
+            steps: int32 (batch,): tokens to sample for each sequence, 0 to K.
+            temperature: float32 (batch,); see `export.graphs.sampling.Controls`, also for the next three.
             top_k: int32 (batch,).
             top_p: float32 (batch,).
             min_p: float32 (batch,).
 
         Returns:
             token_ids int32 (batch, K) and logprobs float32 (batch, K), the model's own before temperature and filters,
-            both 0 after a row's end; state float32 (batch, S), in which the last token returned is not yet read. A row
-            ends after `steps` tokens or after the end mark.
+            both 0 after the end of a sequence; state float32 (batch, S), before the last returned token. A sequence
+            ends after `steps` tokens or after the end token.
         """
         controls = Controls(temperature, top_k, top_p, min_p)
-        outputs = self._draw(token_id, state, uniforms, steps, controls, Masked(self.mask), with_top=False)
+        outputs = self._sample_tokens(token_id, state, uniforms, steps, controls, Masked(self.mask), with_top=False)
         return dict(zip(("token_ids", "logprobs", "state"), outputs, strict=True))
 
     def decode_full(
@@ -225,12 +235,12 @@ class Generator(tf.Module):
         repetition_penalty: tf.Tensor,
         min_steps: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Advance every row as `decode` does, with adjusted logits, and say what else was probable.
+        """Advance every sequence as `decode` does, with logits processing and top log probabilities.
 
-        What this call draws, it counts itself; the caller counts it before the next call.
+        The call counts the tokens that it samples itself; the caller updates `counts` and `seen` before the next call.
 
         Args:
-            token_id: int32 (batch,); see `decode`, as for the next seven.
+            token_id: int32 (batch,); see `decode`, also for the next seven.
             state: float32 (batch, S).
             uniforms: float32 (batch, K).
             steps: int32 (batch,).
@@ -238,7 +248,7 @@ class Generator(tf.Module):
             top_k: int32 (batch,).
             top_p: float32 (batch,).
             min_p: float32 (batch,).
-            adjusted_ids: int32 (batch, N); see `adjustments.Adjustments`, as for all that follow. N may be 0.
+            adjusted_ids: int32 (batch, N); see `adjustments.Adjustments`, also for all that follow. N may be 0.
             counts: float32 (batch, N).
             seen: float32 (batch, N).
             bias: float32 (batch, N).
@@ -249,16 +259,17 @@ class Generator(tf.Module):
 
         Returns:
             As `decode`, with top_token_ids int32 and top_logprobs float32 (batch, K, 5), the most probable tokens of
-            each step, falling, by the model's own log probabilities, as in logprobs; 0 after a row's end.
+            each step in descending order, by the model's own log probabilities, as in logprobs; 0 after the end of a
+            sequence.
         """
         controls = Controls(temperature, top_k, top_p, min_p)
         penalties = presence_penalty, frequency_penalty, repetition_penalty
         adjustments = Adjustments(self.mask, self.end_id, adjusted_ids, counts, seen, bias, *penalties, min_steps)
-        outputs = self._draw(token_id, state, uniforms, steps, controls, adjustments, with_top=True)
+        outputs = self._sample_tokens(token_id, state, uniforms, steps, controls, adjustments, with_top=True)
         names = ("token_ids", "logprobs", "top_token_ids", "top_logprobs", "state")
         return dict(zip(names, outputs, strict=True))
 
-    def _draw(
+    def _sample_tokens(
         self,
         token_id: tf.Tensor,
         state: tf.Tensor,
@@ -269,100 +280,101 @@ class Generator(tf.Module):
         *,
         with_top: bool,
     ) -> tuple[tf.Tensor, ...]:
-        """Return token_ids, what `_judge` says of them, and state."""
+        """Return token_ids, the results of `_score_tokens` for them, and state."""
         num_steps = tf.shape(uniforms)[1]
         by_time = tf.transpose(uniforms)
 
-        def draw(*, masked: bool) -> tuple[tf.Tensor, ...]:
+        def run(*, masked: bool) -> tuple[tf.Tensor, ...]:
             def body(t: tf.Tensor, variables: Loop) -> Loop:
                 last, ends, parts, tables, written = variables
                 hidden, new_parts = self._shared.step(last, parts)
                 logits = self._shared.project(hidden)
-                drawn = self._shared.sample(adjustments.adjust(t, logits, tables), by_time[t], controls)
-                outputs = [drawn, *self._shared.judge(logits, drawn, with_top=with_top)]
+                sampled = self._shared.sample(adjustments.adjust(t, logits, tables), by_time[t], controls)
+                outputs = [sampled, *self._shared.score_tokens(logits, sampled, with_top=with_top)]
                 if masked:
                     active = t < ends
-                    new_parts = keep(active, new_parts, parts)
-                    outputs = [blank(active, value) for value in outputs]
-                    drawn = outputs[0]
-                    ends = tf.where(drawn == self.end_id, t + 1, ends)
-                tables = adjustments.count(drawn, tables)
-                return [drawn, ends, new_parts, tables, write(written, t, outputs)]
+                    new_parts = select_active(active, new_parts, parts)
+                    outputs = [zero_inactive(active, value) for value in outputs]
+                    sampled = outputs[0]
+                    ends = tf.where(sampled == self.end_id, t + 1, ends)
+                tables = adjustments.count(sampled, tables)
+                return [sampled, ends, new_parts, tables, write(written, t, outputs)]
 
-            written = [array(tf.int32, num_steps), *_judgements(num_steps, with_top=with_top)]
+            written = [array(tf.int32, num_steps), *_score_arrays(num_steps, with_top=with_top)]
             variables = [token_id, steps, self.network.split(state), adjustments.tables(), written]
             _, _, parts, _, written = repeat(num_steps, body, variables, self.network.unroll)
-            return *by_row(written), self.network.join(parts)
+            return *stack_batch_major(written), self.network.join(parts)
 
-        whole = tf.reduce_all(steps >= num_steps) & (self.end_id < 0)
-        outputs: tuple[tf.Tensor, ...] = specialize(whole, draw, self.network.unroll)
+        is_full = tf.reduce_all(steps >= num_steps) & (self.end_id < 0)
+        outputs: tuple[tf.Tensor, ...] = specialize(is_full, run, self.network.unroll)
         return outputs
 
     def score(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Say how probable given tokens are.
+        """Compute log probabilities of given tokens.
 
         Args:
-            token_ids: int32 (batch, T + 1), padded at the end; the first is the unread last token so far.
-            lengths: int32 (batch,): how many of the T tokens after it count.
-            state: float32 (batch, S): before the first.
+            token_ids: int32 (batch, T + 1), padded at the end; the first is the last token so far, not yet processed.
+            lengths: int32 (batch,): tokens after the first, without padding.
+            state: float32 (batch, S): before the first token.
 
         Returns:
             logprobs float32 (batch, T) of each token given those before it, top_token_ids int32 and top_logprobs
-            float32 (batch, T, 5) of the most probable ones there, all 0 past a row's length; state float32 (batch, S),
-            in which the last token that counts is not yet read.
+            float32 (batch, T, 5) of the most probable tokens there, all 0 past a sequence's length; state
+            float32 (batch, S), before the last token without padding.
         """
-        return self._follow(token_ids, lengths, state, [])
+        return self._score_sequences(token_ids, lengths, state, [])
 
     def inspect(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Read texts and tell what goes on at each token.
+        """Prefill sequences and return log probabilities and traces at each token.
 
         Args:
-            token_ids: int32 (batch, T + 1), padded at the end; the last that counts is not read, only judged.
-            lengths: int32 (batch,): how many of the first T tokens count.
-            state: float32 (batch, S): before the first.
+            token_ids: int32 (batch, T + 1), padded at the end; the last token before the padding is only scored, not
+                processed.
+            lengths: int32 (batch,): tokens to process, at most T.
+            state: float32 (batch, S): before the first token.
 
         Returns:
             logprobs float32 (batch, T) of the token after each, top_token_ids int32 and top_logprobs float32
-            (batch, T, 5) of the most probable ones there; for each of the network's `traces`, by its own name, float32
-            (batch, T, units) at each token; all 0 past a row's length. state float32 (batch, S) after the last token
-            that counts.
+            (batch, T, 5) of the most probable tokens there; for each of the network's `traces`, under its output name,
+            float32 (batch, T, units) at each token; all 0 past a sequence's length. state float32 (batch, S) after the
+            last processed token.
         """
-        return self._follow(token_ids, lengths, state, self.network.traces)
+        return self._score_sequences(token_ids, lengths, state, self.network.traces)
 
-    def _follow(
+    def _score_sequences(
         self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor, traces: list[Trace]
     ) -> dict[str, tf.Tensor]:
-        """Read texts token by token, and judge the next token at each; tell all `traces` of the network, or none."""
+        """Process sequences and score the next token at each; return all `traces` of the network, or none."""
         by_time = tf.transpose(token_ids)
         length = tf.shape(token_ids)[1] - 1
 
         def body(t: tf.Tensor, variables: Loop) -> Loop:
             parts, written = variables
             active = t < lengths
-            hidden, new_parts, told = self._shared.step_with_traces(by_time[t], parts)
-            judged = self._shared.judge(self._shared.project(hidden), by_time[t + 1], with_top=True)
-            outputs = [*judged, *told] if traces else judged
-            written = write(written, t, [blank(active, value) for value in outputs])
-            return [keep(active, new_parts, parts), written]
+            hidden, new_parts, trace_values = self._shared.step_with_traces(by_time[t], parts)
+            scores = self._shared.score_tokens(self._shared.project(hidden), by_time[t + 1], with_top=True)
+            outputs = [*scores, *trace_values] if traces else scores
+            written = write(written, t, [zero_inactive(active, value) for value in outputs])
+            return [select_active(active, new_parts, parts), written]
 
-        told = [array(tf.float32, length, trace.units) for trace in traces]
-        variables = [self.network.split(state), [*_judgements(length, with_top=True), *told]]
+        trace_arrays = [array(tf.float32, length, trace.units) for trace in traces]
+        variables = [self.network.split(state), [*_score_arrays(length, with_top=True), *trace_arrays]]
         parts, written = repeat(length, body, variables, self.network.unroll)
         names = ("logprobs", "top_token_ids", "top_logprobs", *(trace.output for trace in traces))
-        return {**dict(zip(names, by_row(written), strict=True)), "state": self.network.join(parts)}
+        return {**dict(zip(names, stack_batch_major(written), strict=True)), "state": self.network.join(parts)}
 
 
-def _judge(logits: tf.Tensor, token_ids: tf.Tensor, *, with_top: bool) -> list[tf.Tensor]:
-    """Return log probabilities float32 (batch,) of tokens; with the top, also its ids and its own, (batch, 5) each."""
+def _score_tokens(logits: tf.Tensor, token_ids: tf.Tensor, *, with_top: bool) -> list[tf.Tensor]:
+    """Return log probabilities float32 (batch,) of tokens; with_top, also the top ids and log probabilities."""
     log_probabilities = tf.nn.log_softmax(logits)
     logprobs = tf.gather(log_probabilities, token_ids, batch_dims=1)
     if not with_top:
         return [logprobs]
-    best, best_ids = tf.math.top_k(log_probabilities, k=signatures.NUM_TOP)
-    return [logprobs, best_ids, best]
+    top_logprobs, top_ids = tf.math.top_k(log_probabilities, k=signatures.NUM_TOP)
+    return [logprobs, top_ids, top_logprobs]
 
 
-def _judgements(num_steps: tf.Tensor, *, with_top: bool) -> list[tf.TensorArray]:
-    """Make the arrays that take what `_judge` returns."""
+def _score_arrays(num_steps: tf.Tensor, *, with_top: bool) -> list[tf.TensorArray]:
+    """Create the arrays for the results of `_score_tokens`."""
     top = [array(kind, num_steps, signatures.NUM_TOP) for kind in (tf.int32, tf.float32)] if with_top else []
     return [array(tf.float32, num_steps), *top]

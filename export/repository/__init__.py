@@ -1,1 +1,1 @@
-"""The model repository: how a version gets into it, what is said about versions, and how they leave it."""
+"""The model repository: publishing, listing, comparing, verifying, promoting and removing versions."""

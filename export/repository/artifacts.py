@@ -1,6 +1,6 @@
-"""What a version holds for people: a page to read, the history of its training and a picture of it, its embedding.
+"""Human-readable files of a version: README, history of the training with a plot, and the embedding.
 
-Knows which files there are and where. What stands in them is made by `readme`, `plots` and `projector`.
+Knows the names and paths of the files. `readme`, `plots` and `projector` produce their contents.
 """
 
 import json
@@ -26,18 +26,18 @@ METADATA_FILE = "metadata.tsv"
 def write_artifacts(
     folder: Path, card: GeneratorCard, tokenizer: Tokenizer, vectors: np.ndarray | None, history: Progress
 ) -> None:
-    """Write them all into a version that is not visible yet.
+    """Write all files into a version that is not visible yet.
 
     Args:
-        folder: Of the version; its `assets.extra` is there.
-        card: The version's.
-        tokenizer: Likewise.
-        vectors: float32 (ids, width), the embedding; None where the model has none, or it is not known.
-        history: Of the training; without an epoch there is nothing to tell of it.
+        folder: Directory of the version; its `assets.extra` exists.
+        card: Card of the version.
+        tokenizer: Tokenizer of the version.
+        vectors: float32 (ids, width), the embedding; None if the model has none or it is unknown.
+        history: History of the training; without epochs, history files are not written.
 
     Raises:
-        PublishError: the picture cannot be drawn.
-        OSError: the disk did not take a file.
+        PublishError: the plot cannot be drawn.
+        OSError: a file cannot be written.
     """
     assets = folder / ASSETS
     if history.epochs:
@@ -48,14 +48,14 @@ def write_artifacts(
         _write_lines(assets / METADATA_FILE, label_lines(tokenizer, vectors))
     files = {path.name for path in assets.iterdir()}
     num_lines = 0 if vectors is None else num_vectors(tokenizer, vectors)
-    page = write_readme(card, len(tokenizer.tokens), history, files, num_lines)
-    (folder / README_FILE).write_text(page, encoding="utf-8")
+    readme = write_readme(card, len(tokenizer.tokens), history, files, num_lines)
+    (folder / README_FILE).write_text(readme, encoding="utf-8")
 
 
 def history_json(history: Progress) -> str:
-    """Return a list with an entry for each epoch: what `Epoch` holds, perplexities, and which one is the best.
+    """Return a JSON list of epochs: the fields of `Epoch`, its perplexities, and whether it is the best.
 
-    Perplexity is null where no file could hold it.
+    A perplexity that overflows is null.
     """
     entries = []
     for number, epoch in enumerate(history.history, start=1):

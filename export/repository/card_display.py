@@ -1,6 +1,6 @@
-"""`python -m export show`: what a version says of itself, for people.
+"""`python -m export show`: prints the card of a version.
 
-Knows cards and the file of epochs. Changes nothing.
+Knows cards and `history.json`. Changes nothing.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def show(version: Version, *, as_json: bool) -> int:
     """Print the card of a version. Returns the exit code.
 
     Raises:
-        RepositoryError: a file of it is missing or damaged.
+        RepositoryError: a file of the version is missing or damaged.
     """
     card, tokenizer = version.read()
     if as_json:
@@ -43,7 +43,7 @@ def show(version: Version, *, as_json: bool) -> int:
             print(_line(visible(name), setting_text(setting)))
     for sample in card.training.samples:
         print(f"\nsample at temperature {sample.temperature:g}")
-        print(_written(sample, backward=card.direction == "backward"))
+        print(_sample_text(sample, backward=card.direction == "backward"))
     return 0
 
 
@@ -90,16 +90,16 @@ def _training(
 
 
 def _epochs(report: TrainingReport, version: Version) -> str:
-    told = f"{report.train_tokens:,} tokens an epoch"
+    tokens = f"{report.train_tokens:,} tokens an epoch"
     try:
         progress = read_history(version.path)
     except RepositoryError as error:
-        return f"{report.epochs:g}, {told}; {visible(error)}"
+        return f"{report.epochs:g}, {tokens}; {visible(error)}"
     if not progress.epochs:
-        return f"{report.epochs:g}, {told}"
-    return f"{progress.best_epoch} is the best of {progress.epochs}, {told}"
+        return f"{report.epochs:g}, {tokens}"
+    return f"{progress.best_epoch} is the best of {progress.epochs}, {tokens}"
 
 
-def _written(sample: Sample, *, backward: bool) -> str:
-    """Show what was given in brackets, and what was written behind it, or before it."""
+def _sample_text(sample: Sample, *, backward: bool) -> str:
+    """Format a sample with its prompt, or suffix, in brackets."""
     return layout(f"{sample.text}[{sample.given}]" if backward else f"[{sample.given}]{sample.text}")

@@ -1,6 +1,6 @@
-"""The commands on the model repository: their options, and what each of them calls.
+"""Commands on the model repository: their options, and the functions that they call.
 
-Imports no TensorFlow until `verify` runs: the others answer at once.
+Imports TensorFlow only for `verify`, so the other commands start fast.
 """
 
 import argparse
@@ -23,9 +23,9 @@ _REFERENCE = "NAME:VERSION, NAME for the newest version, or the folder of a vers
 
 
 def add_commands(commands: Any) -> None:
-    """Add the parsers; each says by its default `act` what runs it."""
-    every = commands.add_parser("list", help="show every version in the repository", description=listing.__doc__)
-    every.set_defaults(act=_list)
+    """Add the parsers; the default `act` of each is the function that runs it."""
+    list_command = commands.add_parser("list", help="show every version in the repository", description=listing.__doc__)
+    list_command.set_defaults(act=_list)
     show = commands.add_parser("show", help="show what a version says of itself: figures, settings, samples")
     show.set_defaults(act=_show)
     show.add_argument("version", metavar="VERSION", help=_REFERENCE)
@@ -68,9 +68,9 @@ def add_commands(commands: Any) -> None:
     compare.set_defaults(act=_compare)
     compare.add_argument("versions", nargs="+", metavar="VERSION", help=_REFERENCE)
     compare.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the losses by epoch and by minutes")
-    for command in (every, show, compare):
+    for command in (list_command, show, compare):
         command.add_argument("--json", action="store_true", dest="as_json", help="print JSON and nothing else")
-    for command in (every, show, verify, remove, promote, rollback, compare):
+    for command in (list_command, show, verify, remove, promote, rollback, compare):
         command.add_argument("--models-dir", type=Path, default=MODELS, help=f"repository (default: {MODELS})")
 
 

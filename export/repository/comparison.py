@@ -1,6 +1,7 @@
-"""Versions that are compared, and which of their figures can be compared at all.
+"""Comparison of versions, and which of their metrics are comparable.
 
-Knows what makes figures comparable: one text, one part of it held out, one unit. Knows no table and no picture.
+Knows what makes metrics comparable: the same corpus, the same validation split, the same unit. Does not know tables or
+plots.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,17 +16,17 @@ from export.repository.history import Progress, perplexity, read_history
 from export.repository.versions import Version
 from export.table import NOTHING, figure, visible
 
-# Settings that other lines of the table tell.
-_TOLD = {"name", "cell", "layers", "units", "unit", "corpus", "direction", "bidirectional", "context"}
+# Settings that other lines of the table already show.
+_SHOWN = {"name", "cell", "layers", "units", "unit", "corpus", "direction", "bidirectional", "context"}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A version that is compared.
+    """A version to compare.
 
     Attributes:
-        progress: Its epochs, none where they are not known.
-        problem: Why they are not; else empty.
+        progress: Its epochs; empty if they are unknown.
+        problem: Why its epochs are unknown; else empty.
     """
 
     label: str
@@ -39,7 +40,7 @@ class Candidate:
         """Read a version.
 
         Raises:
-            RepositoryError: its card or its tokenizer is missing or damaged.
+            RepositoryError: the card or the tokenizer is missing or damaged.
         """
         card, tokenizer = version.read()
         try:
@@ -50,22 +51,22 @@ class Candidate:
 
     @property
     def bits_per_nat(self) -> float | None:
-        """What makes bits per character of its losses; None where it is not known."""
+        """Factor from its losses to bits per character; None if it is unknown."""
         bits, loss = bits_per_character(self.card, self.tokenizer), validation_loss(self.card)
         return bits / loss if bits is not None and loss else None
 
     def reported(self, name: str) -> Any:
-        """Return a field of the training's report; None where there is none."""
+        """Return a field of the training report; None if there is no report."""
         return getattr(self.card.training, name) if self.card.training else None
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A line of the comparison that holds numbers.
+    """A metric, which is one line of the comparison.
 
     Attributes:
-        needs: What must be equal for the numbers to be compared: "nothing", "text", or "tokens", which are of a text.
-        best: Which number is best, `min` or `max`; None where none is.
+        needs: What must be equal for values to be comparable: "nothing", "text", or "tokens", which implies "text".
+        best: Which value is best, `min` or `max`; None if there is no best.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Figure:
     value: Callable[[Candidate], float | None]
 
     def write(self, value: float | None) -> str:
-        """Write one of its numbers."""
+        """Format a value."""
         return figure(value, self.form)
 
 
@@ -110,7 +111,7 @@ FIGURES = (
 
 
 class Comparison:
-    """Candidates, at least two, and what of them can be compared."""
+    """At least two candidates, and which of their metrics are comparable."""
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = candidates
@@ -123,15 +124,15 @@ class Comparison:
         return len({c.reported(name) for c in self.candidates}) == 1
 
     def _are_samples(self) -> bool:
-        """Say whether each holds out other documents of the corpus, as large a share of it, chosen by its own seed."""
+        """Return whether each holds out different documents of the corpus, the same share, sampled by its own seed."""
         shares = {(c.reported("settings") or {}).get("validation") for c in self.candidates}
         is_shuffled = {c.reported("held_out") for c in self.candidates} == {"shuffled_documents"}
         return is_shuffled and len(shares) == 1 and None not in shares and not self._agree("held_out_sha256")
 
     def _is_split_alike(self) -> bool:
-        """Say whether the same is held out, or as much of documents that a seed chose: samples of one corpus.
+        """Return whether the validation splits are equal, or equally large samples of documents of one corpus.
 
-        An earlier release wrote down how many tokens, not how many characters.
+        An earlier release recorded the number of tokens, not of characters.
         """
         if self.are_samples:
             return True
@@ -140,22 +141,28 @@ class Comparison:
             return len(hashes) == 1
         if len({c.reported("held_out") == "shuffled_documents" for c in self.candidates}) > 1:
             return False
-        known = any(c.reported("held_out_characters") is not None for c in self.candidates)
-        return self._agree("held_out_characters") if known else self.same_tokens and self._agree("validation_tokens")
+        has_characters = any(c.reported("held_out_characters") is not None for c in self.candidates)
+        return (
+            self._agree("held_out_characters")
+            if has_characters
+            else self.same_tokens and self._agree("validation_tokens")
+        )
 
     def best(self, line: Figure) -> set[int]:
-        """Return which candidates have the best number of a line; none where numbers cannot be compared."""
+        """Return which candidates have the best value of a metric; none if its values are not comparable."""
         values = {i: value for i, c in enumerate(self.candidates) if (value := line.value(c)) is not None}
-        fair = {"nothing": True, "text": self.same_text, "tokens": self.same_text and self.same_tokens}[line.needs]
-        if line.best is None or not fair or len(values) < 2:
+        is_comparable = {"nothing": True, "text": self.same_text, "tokens": self.same_text and self.same_tokens}[
+            line.needs
+        ]
+        if line.best is None or not is_comparable or len(values) < 2:
             return set()
         best = line.best(values.values())
-        # What is shown alike is alike; where all are, none is the best.
-        found = {i for i, value in values.items() if line.write(value) == line.write(best)}
-        return found if len(found) < len(values) else set()
+        # Values that are shown alike count as equal; if all are equal, none is the best.
+        winners = {i for i, value in values.items() if line.write(value) == line.write(best)}
+        return winners if len(winners) < len(values) else set()
 
     def notes(self) -> Iterator[str]:
-        """Yield what a reader must know before he believes the table."""
+        """Yield the caveats of the table."""
         yield from self._notes_on_text()
         if not self.same_tokens:
             what = "units" if len({c.card.unit for c in self.candidates}) > 1 else "vocabularies"
@@ -181,14 +188,14 @@ class Comparison:
                 f"and one --seed holds out the same ({self._each(_held_out)})"
             )
 
-    def _each(self, tell: Callable[[TrainingReport], str]) -> str:
-        return "; ".join(f"{c.label}: {tell(c.card.training)}" for c in self.candidates if c.card.training)
+    def _each(self, describe: Callable[[TrainingReport], str]) -> str:
+        return "; ".join(f"{c.label}: {describe(c.card.training)}" for c in self.candidates if c.card.training)
 
     def settings(self) -> dict[str, list[Any]]:
-        """Return the settings in which the candidates differ, with the value of each; a dash where it is not known."""
-        every = [c.card.training.settings if c.card.training else {} for c in self.candidates]
-        names = dict.fromkeys(name for settings in every for name in settings if name not in _TOLD)
-        values = {name: [settings.get(name, NOTHING) for settings in every] for name in names}
+        """Return the settings in which the candidates differ, with a value per candidate; a dash if it is unknown."""
+        all_settings = [c.card.training.settings if c.card.training else {} for c in self.candidates]
+        names = dict.fromkeys(name for settings in all_settings for name in settings if name not in _SHOWN)
+        values = {name: [settings.get(name, NOTHING) for settings in all_settings] for name in names}
         return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
 
 

@@ -1,6 +1,6 @@
-"""`python -m export compare`: versions side by side, as a table, as JSON and as a picture.
+"""`python -m export compare`: versions side by side, as a table, as JSON and as a plot.
 
-Knows rows and columns. What can be compared with what is `export.repository.comparison`'s.
+Knows rows and columns. `export.repository.comparison` decides what is comparable.
 """
 
 import sys
@@ -18,14 +18,14 @@ _BEST, _OTHER = " *", "  "
 
 
 def compare(versions: Sequence[Version], plot: Path | None, *, as_json: bool) -> int:
-    """Print versions side by side, and draw their losses if there is a file for it. Returns the exit code.
+    """Print versions side by side, and plot their losses into a file if one is given. Returns the exit code.
 
     Raises:
-        RepositoryError: there are fewer than two versions, one of them is damaged, or nothing can be drawn.
+        RepositoryError: there are fewer than two versions, one of them is damaged, or nothing can be plotted.
     """
     if len({version.path.resolve() for version in versions}) < max(2, len(versions)):
-        given = ", ".join(version.label for version in versions)
-        raise RepositoryError(f"at least two different versions are needed, and each once; got {given}")
+        labels = ", ".join(version.label for version in versions)
+        raise RepositoryError(f"at least two different versions are needed, and each once; got {labels}")
     if plot is not None and plot.suffix.lower() != ".png":
         raise RepositoryError(f"plot must be a .png file, got {plot}")
     comparison = Comparison([Candidate.of(version) for version in versions])
@@ -35,7 +35,7 @@ def compare(versions: Sequence[Version], plot: Path | None, *, as_json: bool) ->
         for line in (*_table(comparison), *_legend(comparison), *comparison.notes()):
             print(line)
     if plot is not None:
-        # matplotlib takes a moment to import: only now.
+        # matplotlib is slow to import.
         from export.repository.comparison_plot import draw  # noqa: PLC0415
 
         for line in draw(comparison, plot):
@@ -49,7 +49,7 @@ def _legend(comparison: Comparison) -> Iterator[str]:
 
 
 def _table(comparison: Comparison) -> Iterator[str]:
-    """Yield the lines of the table, a column for each version; if they do not fit, one part below another."""
+    """Yield the lines of the table, one column per version; columns that do not fit continue below."""
     rows = list(_rows(comparison))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for part in _parts(widths[1:], terminal_width(), widths[0]):
@@ -79,14 +79,14 @@ def _row(title: str, values: Iterable[Any], best: Iterable[int] = ()) -> list[st
 
 
 def _parts(widths: Sequence[int], width: int | None, labels: int) -> Iterator[list[int]]:
-    """Part columns so that each part fits beside the labels; a part has one column at least."""
+    """Split columns into parts that fit next to the labels; a part has at least one column."""
     part, used = list[int](), labels
-    for i, own in enumerate(widths):
-        if part and width is not None and used + 2 + own > width:
+    for i, column_width in enumerate(widths):
+        if part and width is not None and used + 2 + column_width > width:
             yield part
             part, used = [], labels
         part.append(i)
-        used += 2 + own
+        used += 2 + column_width
     yield part
 
 
@@ -97,7 +97,7 @@ def _epochs(candidate: Candidate) -> str:
 
 
 def _document(comparison: Comparison) -> dict[str, Any]:
-    """Return everything that the table tells."""
+    """Return the contents of the table as a JSON document."""
     models = [
         {
             "model": c.label,

@@ -1,6 +1,6 @@
-"""The losses of versions that are compared, epoch by epoch, as a picture.
+"""Plot of the losses of compared versions by epoch.
 
-Knows matplotlib, by its objects alone: `pyplot` would keep every figure and choose a window.
+Knows matplotlib, but only its object API: `pyplot` would keep every figure and choose a GUI backend.
 """
 
 import io
@@ -19,34 +19,34 @@ from export.errors import RepositoryError
 from export.repository.comparison import Candidate, Comparison
 
 _SIZE, _DPI = (11.0, 5.0), 120
-# Colours that are told apart easily are ten.
+# Ten colours are easy to distinguish.
 _DISTINCT = 10
 _NATS, _BITS = "nats per token", "bits per character"
 
 
 def draw(comparison: Comparison, path: Path) -> Iterator[str]:
-    """Write a picture: validation losses solid, training losses dashed, by epoch and by minutes.
+    """Write a plot: validation losses solid, training losses dashed, by epoch and by minutes.
 
-    Losses are in nats per token; where versions have different tokens, in bits per character if these are known of
-    all. A training loss is then taken by the held-out text's characters per token.
+    Losses are in nats per token. If the versions' tokens differ, losses are in bits per character, if these are known
+    of all versions; training losses are then converted by the validation split's characters per token.
 
     Yields:
-        What a person should know of it.
+        Messages about the plot.
 
     Raises:
-        RepositoryError: no version has the file of its epochs.
-        OSError: the picture cannot be written.
+        RepositoryError: no version has a `history.json`.
+        OSError: the plot cannot be written.
     """
-    drawn = [c for c in comparison.candidates if c.progress.epochs]
-    if not drawn:
+    plotted = [c for c in comparison.candidates if c.progress.epochs]
+    if not plotted:
         raise RepositoryError(f"{path}: nothing to draw, as no version has a history.json; those of this release have")
     for c in comparison.candidates:
         if not c.progress.epochs:
             yield f"not in the picture: {c.label}, its epochs are not known"
-    scales = [c.bits_per_nat for c in drawn]
+    scales = [c.bits_per_nat for c in plotted]
     in_bits = not comparison.same_tokens and None not in scales
     unit = _BITS if in_bits else _NATS if comparison.same_tokens else f"{_NATS}, of different tokens"
-    figure = _figure(drawn, [scale if in_bits and scale else 1.0 for scale in scales], unit)
+    figure = _figure(plotted, [scale if in_bits and scale else 1.0 for scale in scales], unit)
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
     write_atomically(path, picture.getvalue())
@@ -76,17 +76,17 @@ def _figure(candidates: Sequence[Candidate], scales: Sequence[float], unit: str)
     return figure
 
 
-def _curves(axes: Axes, places: Sequence[float], candidate: Candidate, scale: float, colour: Any) -> None:
+def _curves(axes: Axes, xs: Sequence[float], candidate: Candidate, scale: float, colour: Any) -> None:
     history = candidate.progress.history
     training = [epoch.train_loss * scale for epoch in history]
     validation = [float("nan") if epoch.validation_loss is None else epoch.validation_loss * scale for epoch in history]
-    # A dot for each epoch: of one epoch there is no line to see.
-    axes.plot(places, training, color=colour, linestyle="--", linewidth=1, marker=".", markersize=3)
-    axes.plot(places, validation, color=colour, linewidth=1.6, marker=".", markersize=4)
+    # A dot for each epoch: a single epoch has no visible line.
+    axes.plot(xs, training, color=colour, linestyle="--", linewidth=1, marker=".", markersize=3)
+    axes.plot(xs, validation, color=colour, linewidth=1.6, marker=".", markersize=4)
     best = candidate.progress.best_epoch - 1
-    axes.add_line(_ring(colour, places[best], history[best].loss * scale))
+    axes.add_line(_ring(colour, xs[best], history[best].loss * scale))
 
 
-def _ring(colour: Any, *place: float) -> Line2D:
-    x, y = ([value] for value in place) if place else ([], [])
+def _ring(colour: Any, *point: float) -> Line2D:
+    x, y = ([value] for value in point) if point else ([], [])
     return Line2D(x, y, color=colour, linestyle="none", marker="o", markersize=8, fillstyle="none")

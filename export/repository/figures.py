@@ -1,6 +1,6 @@
-"""What a card says in figures that versions are told apart and compared by.
+"""Metrics and architecture of a card, to identify and compare versions.
 
-Knows cards. Does not know where they lie or how figures are shown.
+Knows cards. Does not know where they are stored or how metrics are shown.
 """
 
 import math
@@ -12,7 +12,7 @@ from export.table import visible
 
 
 def architecture(card: GeneratorCard) -> str:
-    """Describe the recurrent layers, such as `lstm 2 × 512`, and the window of a model that carries no state."""
+    """Describe the recurrent layers, such as `lstm 2 × 512`, and the context length of a sliding-window model."""
     settings = card.training.settings if card.training else {}
     cell = card.cell or ("mixed" if card.layers else "unknown")
     layers, units = card.layers or settings.get("layers"), settings.get("units", card.units)
@@ -22,20 +22,20 @@ def architecture(card: GeneratorCard) -> str:
 
 
 def setting_text(value: Any) -> str:
-    """Write a setting's value."""
+    """Format the value of a setting."""
     names = {None: "none", True: "yes", False: "no"}
     return names[value] if value is None or isinstance(value, bool) else visible(value)
 
 
 def validation_loss(card: GeneratorCard) -> float | None:
-    """Return nats per token of the held-out text; None where nothing was held out, or nobody said."""
+    """Return the validation loss in nats per token; None if nothing was held out or the training is unknown."""
     return card.training.validation_loss if card.training else None
 
 
 def bits_per_character(card: GeneratorCard, tokenizer: Tokenizer) -> float | None:
-    """Return the validation loss in bits per character; None where it is not known.
+    """Return the validation loss in bits per character; None if it is unknown.
 
-    An earlier release did not write it down; where each token is a character it follows from the loss.
+    An earlier release did not record it; if each token is a character, it follows from the loss.
     """
     if card.training is None or card.training.bits_per_character is not None:
         return card.training.bits_per_character if card.training else None

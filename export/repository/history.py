@@ -1,4 +1,4 @@
-"""The epochs of a training: in the run's folder while it goes on, and in `assets.extra/history.json` of a version.
+"""The epochs of a training: in the run directory during training, and in `assets.extra/history.json` of a version.
 
 Knows losses and how epochs are compared. Imports no TensorFlow.
 """
@@ -15,19 +15,19 @@ HISTORY_FILE = "history.json"
 
 
 class _Record(BaseModel):
-    # A version's history says more of an epoch than is needed to go on with a run.
+    # A version's history has more fields per epoch than a resumed run needs.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Epoch(_Record):
-    """One epoch's outcome.
+    """Result of one epoch.
 
     Attributes:
         train_loss: Nats per token, with dropout, while the weights change.
-        validation_loss: Nats per token of the held-out text; None where nothing is held out.
-        tokens: Trained on since the run began.
-        seconds: Spent since the run began, interruptions left out.
-        accuracy: Share of the held-out tokens that were the most probable one; None where nothing is held out.
+        validation_loss: Nats per token of the validation split; None if nothing is held out.
+        tokens: Tokens trained on since the run began.
+        seconds: Training time since the run began, without interruptions.
+        accuracy: Share of the validation tokens that were the most probable one; None if nothing is held out.
     """
 
     train_loss: float
@@ -38,12 +38,12 @@ class Epoch(_Record):
 
     @property
     def loss(self) -> float:
-        """What epochs are compared by."""
+        """The loss that epochs are compared by: validation loss, or training loss without a validation split."""
         return self.train_loss if self.validation_loss is None else self.validation_loss
 
 
 class Progress(_Record):
-    """Where a run stands after its last epoch."""
+    """Progress of a run: its complete epochs."""
 
     history: tuple[Epoch, ...] = ()
 
@@ -53,23 +53,23 @@ class Progress(_Record):
 
     @property
     def epochs(self) -> int:
-        """Epochs done."""
+        """Number of complete epochs."""
         return len(self.history)
 
     @property
     def last(self) -> Epoch:
-        """The last epoch; before the first one, an epoch of nothing."""
+        """The last epoch; before the first one, an empty epoch."""
         return self.history[-1] if self.history else Epoch(train_loss=0, validation_loss=None, tokens=0, seconds=0)
 
     @property
     def best_epoch(self) -> int:
-        """Number of the epoch with the least loss, from 1, the earlier of two alike; 0 before the first."""
+        """Number of the epoch with the lowest loss, from 1; the earlier one of equals; 0 before the first epoch."""
         losses = [epoch.loss for epoch in self.history]
         return losses.index(min(losses)) + 1 if losses else 0
 
     @property
     def best(self) -> Epoch:
-        """The epoch with the least loss."""
+        """The epoch with the lowest loss."""
         return self.history[self.best_epoch - 1]
 
 
@@ -77,7 +77,7 @@ _EPOCHS = TypeAdapter(tuple[Epoch, ...])
 
 
 def read_history(version_dir: Path) -> Progress:
-    """Read the epochs of a published version; those of earlier releases have no such file, and no epoch is known.
+    """Read the epochs of a published version; the result is empty for versions of earlier releases.
 
     Raises:
         RepositoryError: the file is damaged.
@@ -96,10 +96,7 @@ def read_history(version_dir: Path) -> Progress:
 
 
 def perplexity(loss: float | None) -> float | None:
-    """Return e to a loss in nats: among how many equally probable tokens a model is undecided.
-
-    None where that is no number that a file could hold.
-    """
+    """Return the perplexity, e to the power of a loss in nats; None if it overflows."""
     try:
         return None if loss is None else math.exp(loss)
     except OverflowError:

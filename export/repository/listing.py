@@ -35,12 +35,12 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Row:
-    """What is told of a version; None is what is not known of it.
+    """A row of the list; None stands for an unknown value.
 
     Attributes:
-        listed: Whether an entry of `models.config` is for its model; None where that file cannot be read.
-        served: Whether that entry chooses this version.
-        labels: Those that point at it there.
+        listed: Whether `models.config` has an entry for the model; None if that file cannot be read.
+        served: Whether the entry's version policy selects this version.
+        labels: Labels that point at this version.
         problem: Why the version cannot be read.
     """
 
@@ -62,7 +62,7 @@ class Row:
     problem: str | None = None
 
     def cells(self) -> list[str]:
-        """Return what the table shows."""
+        """Return the cells of the table."""
         start = [visible(self.name), figure(self.version, "d")]
         if self.problem is not None:
             return [*start, f"cannot be read: {visible(self.problem)}"]
@@ -82,25 +82,25 @@ class Row:
 
 
 def list_versions(models_dir: Path, *, as_json: bool) -> int:
-    """Print what the repository holds. Returns the exit code.
+    """Print all versions of the repository. Returns the exit code.
 
     Raises:
-        OSError: it is no folder, or may not be read.
+        OSError: the repository is not a directory or cannot be read.
     """
     models = Repository(models_dir).models()
     try:
-        listings, complaint = read_listings(models_dir), None
+        listings, problem = read_listings(models_dir), None
     except (PublishError, OSError) as error:
-        listings, complaint = None, str(error)
+        listings, problem = None, str(error)
     rows = [row for model in models for row in _rows(model, listings)]
     rows += _missing(models_dir, {model.name for model in models}, listings or [])
     if as_json:
-        print(to_json({"models_dir": str(models_dir), "problem": complaint, "versions": [asdict(row) for row in rows]}))
+        print(to_json({"models_dir": str(models_dir), "problem": problem, "versions": [asdict(row) for row in rows]}))
         return 0
     for line in _table(rows, models_dir):
         print(line)
-    if complaint:
-        print(f"what is served is not known: {visible(complaint)}")
+    if problem:
+        print(f"what is served is not known: {visible(problem)}")
     return 0
 
 
@@ -133,13 +133,13 @@ def _rows(model: Model, listings: list[Listing] | None) -> Iterator[Row]:
         )
 
 
-def _row(version: Version, *, name: str, **known: Any) -> Row:
-    known["size_bytes"] = version.num_bytes()
+def _row(version: Version, *, name: str, **fields: Any) -> Row:
+    fields["size_bytes"] = version.num_bytes()
     try:
         card, tokenizer = _read(version)
     except RepositoryError as error:
-        told = str(error).removeprefix(str(version.path)).lstrip("/: ")
-        return Row(name, version.number, str(version.path), problem=told, **known)
+        problem = str(error).removeprefix(str(version.path)).lstrip("/: ")
+        return Row(name, version.number, str(version.path), problem=problem, **fields)
     return Row(
         name,
         version.number,
@@ -152,7 +152,7 @@ def _row(version: Version, *, name: str, **known: Any) -> Row:
         validation_loss=validation_loss(card),
         bits_per_character=bits_per_character(card, tokenizer),
         created=card.created,
-        **known,
+        **fields,
     )
 
 
@@ -164,7 +164,7 @@ def _read(version: Version) -> tuple[GeneratorCard, Tokenizer]:
 
 
 def _missing(models_dir: Path, names: set[str], listings: list[Listing]) -> Iterator[Row]:
-    """Yield a row for each model that is listed and has no version: a model server waits for it."""
+    """Yield a row for each listed model without a version; a model server waits for it."""
     for entry in listings:
         if entry.folder is not None and entry.folder not in names:
             problem = f"{signatures.MODELS_CONFIG} lists it, and it has no version"

@@ -1,6 +1,6 @@
-"""`models.config` and `labels.json`: which models of the repository are served, and what their versions are called.
+"""`models.config` and `labels.json`: which models of the repository are served, and the labels of their versions.
 
-Knows the file, its lock and what its policies choose. Does not know what a version holds. Imports no TensorFlow.
+Knows the files, their lock and the version policies. Does not know the contents of a version. Imports no TensorFlow.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from contract.files import write_atomically
 from contract.labels import LABELS_FILE, Labels, read_labels
 from export.errors import PublishError
 
-# Two versions stay loaded: a running generation ends on the one it began with.
+# Two versions stay loaded, so that a running generation finishes on the version that it started with.
 VERSIONS_KEPT = 2
-# Base paths are those inside TensorFlow Serving's container; `model_server` maps this to the repository.
+# Base paths inside TensorFlow Serving's container; `model_server` maps this one to the repository.
 _ROOT = PurePosixPath("/models")
 _Config = model_server_config_pb2.ModelServerConfig
 
@@ -31,10 +31,10 @@ class Listing:
     """An entry of `models.config`.
 
     Attributes:
-        name: What requests call the model.
-        folder: The model's folder in the repository; None where it lies elsewhere.
-        latest: How many of the newest versions are served; None where `specific` says which, or all are.
-        specific: Versions that are served; None where not these are named.
+        name: Name of the model in requests.
+        folder: The model's directory in the repository; None if its base path is elsewhere.
+        latest: Number of newest versions that are served; None if `specific` selects them, or all are served.
+        specific: Versions that are served; None with another policy.
         labels: Version of each label.
     """
 
@@ -45,20 +45,21 @@ class Listing:
     labels: Mapping[str, int] = field(default_factory=dict)
 
     def served(self, versions: Collection[int]) -> set[int]:
-        """Return those of a model's versions that the entry's policy chooses."""
+        """Return the versions that the entry's version policy selects."""
         if self.specific is not None:
             return self.specific & set(versions)
         return set(versions) if self.latest is None else set(sorted(versions)[-self.latest :])
 
-    def served_without(self, left: Collection[int]) -> set[int]:
-        """Return what is served when only these are left of a model's versions."""
+    def served_without(self, remaining: Collection[int]) -> set[int]:
+        """Return the versions that are served once only `remaining` exist."""
         if self.specific is None or not self.labels:
-            return self.served(left)
-        return set(_chosen({label: version for label, version in self.labels.items() if version in left}, left))
+            return self.served(remaining)
+        labels = {label: version for label, version in self.labels.items() if version in remaining}
+        return set(_versions_to_serve(labels, remaining))
 
 
 def read_listings(models_dir: Path) -> list[Listing]:
-    """Read the entries in their order; no file is no entry.
+    """Read the entries in file order; a missing file has none.
 
     Raises:
         PublishError: the file exists and cannot be parsed.
@@ -72,7 +73,7 @@ def read_listings(models_dir: Path) -> list[Listing]:
 
 @contextlib.contextmanager
 def locked(models_dir: Path) -> Iterator[None]:
-    """Keep other exporters from writing `models.config`: each would write the file without the other's changes."""
+    """Lock `models.config` against other exporters, so that no update is lost."""
     with (models_dir / f".{signatures.MODELS_CONFIG}.lock").open("w") as lock:
         # Closing the file unlocks it.
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -80,7 +81,7 @@ def locked(models_dir: Path) -> Iterator[None]:
 
 
 def add_to_models_config(models_dir: Path, name: str) -> None:
-    """List a model if it is not there yet; one whose versions have labels is to serve its newest, too.
+    """Add a model to `models.config`; if it is listed and has labels, make its newest versions served too.
 
     Raises:
         PublishError: the file exists and cannot be parsed.
@@ -91,7 +92,7 @@ def add_to_models_config(models_dir: Path, name: str) -> None:
         if listed:
             labels = _read_labels(models_dir).get(name)
             if labels:
-                _choose(listed[0], models_dir, labels)
+                _set_policy(listed[0], models_dir, labels)
                 _write(models_dir, config)
             return
         entry = config.model_config_list.config.add(name=name, base_path=str(_ROOT / name), model_platform="tensorflow")
@@ -102,13 +103,13 @@ def add_to_models_config(models_dir: Path, name: str) -> None:
 def change_labels(
     models_dir: Path, name: str, change: Callable[[dict[str, int], list[int]], dict[str, int]]
 ) -> dict[str, int]:
-    """Give a model other labels; what they point at is served from then on, with its two newest versions.
+    """Change the labels of a model; serve the labelled versions and the two newest ones.
 
     Args:
         models_dir: The repository.
-        name: What requests call the model.
-        change: From the labels so far, and the versions that there are, ascending, to the new labels. It may raise
-            whatever refuses the change.
+        name: Name of the model in requests.
+        change: Maps the current labels and the existing versions, ascending, to the new labels. It may raise to reject
+            the change.
 
     Returns:
         The new labels.
@@ -117,43 +118,43 @@ def change_labels(
         PublishError: the model is not listed, or one of the files cannot be read.
     """
     with locked(models_dir):
-        config, every = _read(models_dir), _read_labels(models_dir)
+        config, all_labels = _read(models_dir), _read_labels(models_dir)
         entry = next((entry for entry in config.model_config_list.config if entry.name == name), None)
         if entry is None:
             raise PublishError(f"{name} is not in {models_dir / signatures.MODELS_CONFIG}: no version of it is served")
-        before = every.get(name, {})
+        before = all_labels.get(name, {})
         labels = change(dict(before), _versions(entry, models_dir))
         if labels != before:
-            # First it is to be served, then to be called so.
-            _choose(entry, models_dir, labels)
+            # Serve a version before a label points at it.
+            _set_policy(entry, models_dir, labels)
             _write(models_dir, config)
-            _write_labels(models_dir, {**every, name: labels})
+            _write_labels(models_dir, {**all_labels, name: labels})
         return labels
 
 
 def forget_versions(models_dir: Path, folder: str) -> None:
-    """Let the entries of a model's folder name no version that is not there. The caller holds the lock.
+    """Remove versions that no longer exist from the entries of a model's directory. The caller holds the lock.
 
     Raises:
         PublishError: the file cannot be parsed.
     """
-    config, every = _read(models_dir), _read_labels(models_dir)
+    config, all_labels = _read(models_dir), _read_labels(models_dir)
     changed = [
         entry
         for entry in config.model_config_list.config
-        if every.get(entry.name) and _listing(entry, models_dir).folder == folder
+        if all_labels.get(entry.name) and _listing(entry, models_dir).folder == folder
     ]
     for entry in changed:
-        there = set(_versions(entry, models_dir))
-        every[entry.name] = {label: version for label, version in every[entry.name].items() if version in there}
-        _choose(entry, models_dir, every[entry.name])
+        existing, labels = set(_versions(entry, models_dir)), all_labels[entry.name]
+        all_labels[entry.name] = {label: version for label, version in labels.items() if version in existing}
+        _set_policy(entry, models_dir, all_labels[entry.name])
     if changed:
-        _write_labels(models_dir, every)
+        _write_labels(models_dir, all_labels)
         _write(models_dir, config)
 
 
 def drop_from_models_config(models_dir: Path, folder: str) -> None:
-    """Take out every entry whose versions lie in a model's folder. The caller holds the lock.
+    """Remove all entries of a model's directory. The caller holds the lock.
 
     Raises:
         PublishError: the file exists and cannot be parsed.
@@ -184,36 +185,36 @@ def _listing(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> Li
 
 
 def _versions(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> list[int]:
-    """Return the numbers of the versions that lie where an entry says, ascending."""
+    """Return the numbers of the versions in an entry's base path, ascending."""
     folder = _listing(entry, models_dir).folder
     home = models_dir / (folder or "")
     return version_numbers(home) if folder is not None and home.is_dir() else []
 
 
 def version_numbers(home: Path) -> list[int]:
-    """Return the numbers of the versions in a model's folder, ascending.
+    """Return the numbers of the versions in a model's directory, ascending.
 
     Raises:
-        OSError: it is no folder, or may not be read.
+        OSError: `home` is not a directory or cannot be read.
     """
     return sorted(int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit())
 
 
-def _chosen(labels: Mapping[str, int], versions: Collection[int]) -> list[int]:
-    """Return which of a model's versions are served where there are labels: those that have one, and the newest."""
+def _versions_to_serve(labels: Mapping[str, int], versions: Collection[int]) -> list[int]:
+    """Return the versions to serve of a model with labels: the labelled ones and the newest."""
     return sorted({*labels.values(), *sorted(versions)[-VERSIONS_KEPT:]})
 
 
-def _choose(entry: model_server_config_pb2.ModelConfig, models_dir: Path, labels: Mapping[str, int]) -> None:
-    """Have the versions served that have a label, and the newest ones; without labels just these.
+def _set_policy(entry: model_server_config_pb2.ModelConfig, models_dir: Path, labels: Mapping[str, int]) -> None:
+    """Set the version policy of an entry: the labelled versions and the newest ones; without labels, the newest ones.
 
-    "latest" would unload what a label points at once there are newer ones.
+    With "latest", model servers would unload a labelled version once there are newer ones.
     """
     policy = entry.model_version_policy
     if policy.WhichOneof("policy_choice") == "all":
         return
     if labels:
-        policy.specific.versions[:] = _chosen(labels, _versions(entry, models_dir))
+        policy.specific.versions[:] = _versions_to_serve(labels, _versions(entry, models_dir))
     else:
         policy.latest.num_versions = VERSIONS_KEPT
 
@@ -226,7 +227,7 @@ def _read(models_dir: Path) -> _Config:
         except (text_format.ParseError, UnicodeDecodeError) as error:
             raise PublishError(f"{path}: {' '.join(str(error).split())}") from error
         if not config.HasField("model_config_list"):
-            # Written back with a single entry, it would have model servers unload all others.
+            # Writing it back with a single entry would make model servers unload all other models.
             raise PublishError(
                 f"{path}: there is no model_config_list in it, so it is damaged: restore it, or delete it to start over"
             )
@@ -245,6 +246,6 @@ def _read_labels(models_dir: Path) -> Labels:
 
 
 def _write_labels(models_dir: Path, labels: Labels) -> None:
-    """Write the file anew; models without labels are left out."""
-    kept = {name: dict(sorted(of_model.items())) for name, of_model in sorted(labels.items()) if of_model}
-    write_atomically(models_dir / LABELS_FILE, json.dumps(kept, indent=1) + "\n")
+    """Write `labels.json` without the models that have no labels."""
+    document = {name: dict(sorted(of_model.items())) for name, of_model in sorted(labels.items()) if of_model}
+    write_atomically(models_dir / LABELS_FILE, json.dumps(document, indent=1) + "\n")

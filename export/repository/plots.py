@@ -1,6 +1,6 @@
-"""The picture of a training: loss and perplexity by epoch.
+"""Plot of a training: loss and perplexity by epoch.
 
-Knows matplotlib, by its objects alone: no window, no display and nobody's current figure is touched. Does no IO.
+Knows matplotlib, but only its object API: it opens no window and leaves the caller's current figure alone. Does no IO.
 """
 
 import io
@@ -16,45 +16,45 @@ if TYPE_CHECKING:
 
 _TRAINING, _VALIDATION = "#3b6fb6", "#d9722b"
 _GREY = "#666666"
-# Times the best perplexity, what its panel reaches up to.
+# Upper limit of the perplexity axis, in multiples of the best perplexity.
 _HIGHEST = 6
 _INCHES, _DPI = (10, 4.2), 120
-# With more epochs than these a dot for each would hide the line.
+# With more epochs, a dot per epoch would hide the line.
 _DOTTED_EPOCHS = 40
 
 
 def history_png(progress: Progress, title: str) -> bytes:
-    """Draw the losses and perplexities of a training, its best epoch marked.
+    """Plot the losses and perplexities of a training, with its best epoch marked.
 
     Args:
         progress: At least one epoch.
-        title: Stands above; a name of a model.
+        title: Title of the plot: the name of the model.
 
     Returns:
-        A PNG.
+        The bytes of a PNG file.
 
     Raises:
-        PublishError: matplotlib is missing, or cannot draw.
+        PublishError: matplotlib is missing or fails.
     """
     try:
-        # A second's import, for the end of a training alone.
+        # Imported here: it takes a second, and is needed only at the end of a training.
         import matplotlib.style  # noqa: PLC0415
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
 
-        # A person's own matplotlibrc may ask for what is not there, such as LaTeX.
+        # A user's matplotlibrc may require what is unavailable here, such as LaTeX.
         with matplotlib.style.context("default"):
             figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
             FigureCanvasAgg(figure)
             left, right = figure.subplots(1, 2)
             _draw(left, progress, "loss, nats per token", lambda loss: loss)
             _draw(right, progress, "perplexity", perplexity)
-            _cut(right, _measured(progress.best.loss, perplexity))
+            _limit_perplexity(right, _measured(progress.best.loss, perplexity))
             figure.suptitle(_heading(progress, title), fontsize=11)
             file = io.BytesIO()
             figure.savefig(file, format="png", metadata={"Software": None})
     except Exception as error:
-        # Settings, fonts and files make it raise anything.
+        # matplotlib may raise any exception, because of settings, fonts or files.
         raise PublishError(
             f"history.png cannot be drawn ({type(error).__name__}: {error})".replace("\n", " ")
         ) from error
@@ -86,20 +86,20 @@ def _draw(axes: "Axes", progress: Progress, label: str, measure: Callable[[float
     axes.legend(frameon=False)
 
 
-def _cut(axes: "Axes", best: float) -> None:
-    """End a panel of perplexities where the first epochs' would leave nothing to be seen of the others."""
+def _limit_perplexity(axes: "Axes", best: float) -> None:
+    """Limit the perplexity axis if the first epochs would make the differences of the others invisible."""
     if axes.get_ylim()[1] > _HIGHEST * best:
         axes.set_ylim(bottom=0, top=_HIGHEST * best)
 
 
 def _measured(loss: float | None, measure: Callable[[float], float | None]) -> float:
-    """Return what a loss becomes; what cannot be drawn is not a number, and leaves a gap."""
+    """Return the measure of a loss; NaN, which leaves a gap, if there is none."""
     value = None if loss is None else measure(loss)
     return math.nan if value is None else value
 
 
 def _curves(history: Sequence[Epoch]) -> list[tuple[str, str, list[float | None]]]:
-    """Return name, colour and losses of each curve."""
+    """Return the name, colour and losses of each curve."""
     validation = [epoch.validation_loss for epoch in history]
     curves = [("training", _TRAINING, [epoch.train_loss for epoch in history]), ("validation", _VALIDATION, validation)]
     return curves if any(loss is not None for loss in validation) else curves[:1]

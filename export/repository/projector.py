@@ -1,7 +1,7 @@
-"""An embedding as TensorFlow's Embedding Projector reads it: two texts of lines, vectors and what they stand for.
+"""An embedding in the format of TensorFlow's Embedding Projector: vectors and metadata, both as TSV lines.
 
-https://projector.tensorflow.org takes both under "Load". It passes over lines that are blank and cuts at tabs, so every
-character of a label can be seen. Metadata of one column has no header.
+https://projector.tensorflow.org takes both under "Load". It skips blank lines and splits at tabs, so labels contain
+only visible characters. Metadata of one column has no header.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import numpy as np
 
 from contract.tokenizer import Tokenizer
 
-# Of a larger embedding the first vectors are written: in most vocabularies they are the most frequent tokens.
+# Of a larger embedding only the first vectors are written: in most vocabularies those of the most frequent tokens.
 # 4 million numbers are some 40 MB.
 MAX_NUMBERS = 4_000_000
 _SHORT = {"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"}
@@ -18,10 +18,10 @@ _SPACE = "␣"
 
 
 def num_vectors(tokenizer: Tokenizer, vectors: np.ndarray) -> int:
-    """Return how many vectors are written: one for each token, within the bound.
+    """Return how many vectors are written: one per token, within the limit.
 
     Args:
-        tokenizer: Its ids are the first rows.
+        tokenizer: Its token ids are the first rows of `vectors`.
         vectors: float32 (ids, width).
     """
     return min(len(tokenizer.tokens), len(vectors), max(1, MAX_NUMBERS // vectors.shape[1]))
@@ -40,9 +40,9 @@ def label_lines(tokenizer: Tokenizer, vectors: np.ndarray) -> Iterator[str]:
 
 
 def visible(label: str) -> str:
-    r"""Return a label of which everything can be seen: a space is ␣, other white space and control characters escaped.
+    r"""Make all characters of a label visible: a space becomes ␣, other white space and control characters are escaped.
 
-    What a tokenizer calls by its bytes, such as `bytes:\xe2\x82`, keeps its backslashes.
+    A label made of bytes, such as `bytes:\xe2\x82`, keeps its backslashes.
     """
     if label.startswith("bytes:") and label.isascii() and label.isprintable():
         return label.replace(" ", _SPACE)

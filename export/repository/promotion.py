@@ -13,7 +13,7 @@ from export.errors import RepositoryError
 from export.repository.models_config import change_labels
 from export.repository.versions import Repository
 
-# What was stable before: where `rollback` goes.
+# Label of the previously stable version, which `rollback` returns to.
 PREVIOUS = "previous"
 
 
@@ -22,11 +22,11 @@ def promote(models_dir: Path, reference: str, label: str) -> int:
 
     Args:
         models_dir: The repository.
-        reference: NAME:VERSION, or NAME for the newest.
-        label: "stable" is what a request gets that names the model alone.
+        reference: NAME:VERSION, or NAME for the newest version.
+        label: "stable" is the version of requests that name only the model.
 
     Raises:
-        RepositoryError: there is no such version, it cannot be read, or the label is no label.
+        RepositoryError: there is no such version, it cannot be read, or the label is invalid.
         PublishError: `models.config` does not list the model, or cannot be parsed.
     """
     if not re.fullmatch(LABEL_PATTERN, label) or label == PREVIOUS:
@@ -45,21 +45,21 @@ def promote(models_dir: Path, reference: str, label: str) -> int:
         before.update(labels)
         changed = {**labels, label: number}
         if label == STABLE:
-            # Without a label it was the newest.
-            then = labels.get(STABLE, max(versions, default=number))
-            changed |= {PREVIOUS: then} if then != number else {}
+            # Without a stable label, the newest version was served.
+            previous = labels.get(STABLE, max(versions, default=number))
+            changed |= {PREVIOUS: previous} if previous != number else {}
         return changed
 
     change_labels(models_dir, name, change)
-    _tell(name, label, before.get(label), number)
+    _report(name, label, before.get(label), number)
     return 0
 
 
 def rollback(models_dir: Path, name: str) -> int:
-    """Point "stable" at what was stable before. Returns the exit code.
+    """Point "stable" at the previously stable version. Returns the exit code.
 
     Raises:
-        RepositoryError: there is no such model, or nothing to go back to.
+        RepositoryError: there is no such model, or no previous version.
         PublishError: `models.config` does not list the model, or cannot be parsed.
     """
     numbers = [version.number for version in Repository(models_dir).named(name)]
@@ -70,7 +70,7 @@ def rollback(models_dir: Path, name: str) -> int:
     def change(labels: dict[str, int], versions: list[int]) -> dict[str, int]:
         stable = labels.get(STABLE, max(versions, default=0))
         older = [version for version in versions if version < stable]
-        # Never promoted: the newest has been stable, and before it the one before it.
+        # Without a promotion the newest version was stable, and before that its predecessor.
         previous = labels.get(PREVIOUS) if STABLE in labels else max(older, default=None)
         if previous is None or previous not in numbers:
             raise RepositoryError(f"{name} has no version that was stable before {stable}: nothing to go back to")
@@ -78,11 +78,11 @@ def rollback(models_dir: Path, name: str) -> int:
         return {**labels, STABLE: previous, PREVIOUS: stable}
 
     labels = change_labels(models_dir, name, change)
-    _tell(name, STABLE, before[STABLE], labels[STABLE])
+    _report(name, STABLE, before[STABLE], labels[STABLE])
     return 0
 
 
-def _tell(name: str, label: str, before: int | None, now: int) -> None:
+def _report(name: str, label: str, before: int | None, now: int) -> None:
     if before == now:
         print(f"{label} of {name} is version {now} already")
     else:

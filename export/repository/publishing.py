@@ -1,6 +1,6 @@
-"""Writing a version into the model repository, whole or not at all.
+"""Publishes a version into the model repository atomically.
 
-Knows the repository's layout and renaming. What a version computes is `export.graphs.signatures`'s.
+Knows the layout of the repository and renaming. `export.graphs.signatures` defines what a version computes.
 """
 
 import contextlib
@@ -35,9 +35,9 @@ from export.repository.history import Progress
 from export.repository.models_config import add_to_models_config, locked, version_numbers
 from export.repository.warmup import WARMUP_FILE, write_warmup
 
-# The trained model itself, for a notebook or for further training.
+# The Keras model, for notebooks and further training.
 KERAS_FILE = "model.keras"
-# What is being written, beside the versions, and the lock of whoever writes it.
+# Prefix of a version that is being written, next to the versions, and suffix of its exporter's lock file.
 _DRAFT, _LOCK = ".draft-", ".lock"
 
 
@@ -54,52 +54,51 @@ def publish(
     """Export a Keras model as the next version of `name`.
 
     A model that begins with Embedding, ends with Dense and has SimpleRNN, LSTM, GRU and Dense layers, sums and
-    concatenations between them carries its state from token to token. Any other one is given the window of its last
-    tokens.
+    concatenations between them carries its state from token to token. Any other model is a sliding-window model.
 
-    The SavedModel is written beside its place, loaded, checked against the Keras model and only then renamed: a model
-    server never sees half of it, and a failure leaves nothing behind.
+    The SavedModel is written to a draft directory, loaded, checked against the Keras model and then renamed: a model
+    server never sees an incomplete version, and a failure leaves no files behind.
 
     Args:
         model: From token ids (batch, T) to logits or probabilities, (batch, T, V) or (batch, V).
-        tokenizer: Its vocabulary is no larger than the model's.
+        tokenizer: Its vocabulary is at most as large as the model's.
         name: Letters, digits, dots, dashes and underscores.
         models_dir: The model repository.
-        training: How the model came to be, for the card.
-        direction: "backward" for a model that reads texts from their end.
-        context: Tokens of the window; the model's own length, if it has one, where this is None. Given, even a model
-            that could carry a state gets a window.
-        history: The epochs of the training, for what a person finds beside the model.
+        training: Training report for the card.
+        direction: "backward" for a model that generates right to left.
+        context: Context length of the sliding window in tokens; None for the model's own fixed length, if it has one.
+            If given, even a model that could carry state gets a sliding window.
+        history: Epochs of the training, for the README, `history.json` and the plot of the version.
 
     Returns:
-        The version's folder, `models_dir/name/<version>`.
+        Directory of the version, `models_dir/name/<version>`.
 
     Raises:
-        UnsupportedModel: the model can carry no state, and the length of its window is not known.
+        UnsupportedModel: the model cannot carry state, and its context length is unknown.
         CheckFailed: the graph does not compute what the Keras model computes.
-        PublishError: the name or the sizes do not fit, the history cannot be drawn, or the disk did not take it.
+        PublishError: the name is invalid, the sizes do not match, the history cannot be plotted, or writing failed.
     """
     require_name(name)
     return publish_exportable(prepare(model, context), tokenizer, name, models_dir, training, direction, history)
 
 
 def require_name(name: str) -> None:
-    """Refuse a name that no folder or address should have.
+    """Check that a name is valid as a directory and in a URL.
 
     Raises:
-        PublishError: it is one.
+        PublishError: the name is invalid.
     """
     if not re.fullmatch(ID_PATTERN, name):
         raise PublishError(f"name must be letters, digits, dots, dashes and underscores, got {name!r}")
 
 
 def require_writable(home: Path) -> None:
-    """Refuse before the work what would fail after it.
+    """Check, before a training, that a version can be published.
 
     Raises:
-        PublishError: a version cannot be written there.
+        PublishError: a version cannot be written to `home`.
     """
-    # The version goes into the one, `models.config` into the other.
+    # The version is written to `home`, `models.config` to its parent.
     for folder in (home, home.parent):
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not nearest.is_dir():
@@ -117,7 +116,7 @@ def publish_exportable(
     direction: Direction,
     history: Progress | None = None,
 ) -> Path:
-    """Do what `publish` does, with a model that was made ready."""
+    """Publish a model that is already prepared; see `publish`."""
     vocab_size, num_tokens = model.network.vocab_size, len(tokenizer.tokens)
     if vocab_size < num_tokens:
         raise PublishError(f"the model has {vocab_size} outputs, too few for a tokenizer of {num_tokens} tokens")
@@ -134,27 +133,27 @@ def publish_exportable(
         remove_litter(home)
         with _draft(home) as draft:
             _write(draft, model, tokenizer, card, history or Progress())
-            place = _rename_to_next_version(draft, home)
+            version_dir = _rename_to_next_version(draft, home)
         sync_directory(home)
         add_to_models_config(Path(models_dir), name)
     except OSError as error:
         raise PublishError(f"{error.filename or home}: {error.strerror or error}") from error
     except tf.errors.OpError as error:
-        # What TensorFlow writes itself: a full disk is no OSError there.
+        # TensorFlow reports a full disk as an OpError.
         raise PublishError(f"{home}: {error.message}") from error
-    return place
+    return version_dir
 
 
 @contextlib.contextmanager
 def _draft(home: Path) -> Iterator[Path]:
-    """Give a folder's name that nobody else has, which is removed unless it was renamed.
+    """Yield a unique draft directory name; delete the draft on exit, unless it was renamed.
 
-    Its lock is held meanwhile: so every exporter can tell, in any container and on any machine, who still writes.
+    Its lock is held meanwhile, so that other exporters, in any container and on any machine, know that it is in use.
     """
     draft = home / f"{_DRAFT}{secrets.token_hex(8)}"
     lock = draft.with_suffix(_LOCK)
     with locked(home.parent):
-        # A removal may just have deleted the directory, as it was empty.
+        # A concurrent removal may have deleted the empty directory.
         home.mkdir(exist_ok=True)
         file = lock.open("w")
     with file:
@@ -167,10 +166,10 @@ def _draft(home: Path) -> Iterator[Path]:
 
 
 def remove_litter(home: Path) -> None:
-    """Remove the drafts of exporters that were killed."""
+    """Delete the drafts of killed exporters."""
     for lock in home.glob(f"{_DRAFT}*{_LOCK}"):
         with contextlib.suppress(OSError), lock.open("w") as file:
-            # Fails at once where it is held.
+            # Fails immediately if an exporter holds it.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
             lock.unlink()
@@ -197,7 +196,7 @@ def _card(
 
 
 def _code_sha256() -> str:
-    """Hash the modules that build the graph: another loop or another sampling may draw other tokens."""
+    """Hash the modules that build the graph: a change of loop or sampling may change the sampled tokens."""
     digest = hashlib.sha256()
     for module in (adjustments, cells, loop, sampling, specs, window, graph):
         digest.update(Path(str(module.__file__)).read_bytes())
@@ -206,7 +205,7 @@ def _code_sha256() -> str:
 
 def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: GeneratorCard, history: Progress) -> None:
     generator = Generator(model.network, tokenizer.special, len(tokenizer.tokens))
-    with _without_notes():
+    with _without_info_logs():
         tf.saved_model.save(generator, str(draft), signatures=generator.signatures())
     assets = draft / signatures.ASSETS
     assets.mkdir()
@@ -221,8 +220,8 @@ def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: Generator
 
 
 @contextlib.contextmanager
-def _without_notes() -> Iterator[None]:
-    """Keep TensorFlow from telling a notebook where it writes: the draft is gone in a moment."""
+def _without_info_logs() -> Iterator[None]:
+    """Suppress TensorFlow's log message about the path of the SavedModel, which is only the draft's."""
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel("WARNING")
@@ -233,7 +232,7 @@ def _without_notes() -> Iterator[None]:
 
 
 def _rename_to_next_version(draft: Path, home: Path) -> Path:
-    """Rename to one above the highest version; if another exporter takes that number first, to the next."""
+    """Rename the draft to the next version number; if another exporter takes it first, to the one after that."""
     version = _next_version(home)
     while True:
         try:

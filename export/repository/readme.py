@@ -1,6 +1,6 @@
-"""The page of a version: what the model is, how good it is, what it writes, how it was made and how it is called.
+"""README of a version: example request, metrics, samples, memorization, model, training settings and files.
 
-Knows the card and the history. What is not known of a model is left out.
+Knows the card and the history. Omits facts that are unknown.
 """
 
 import datetime
@@ -25,7 +25,7 @@ _UNITS = {
     "subword": "in pieces of words",
 }
 _FLOAT_BYTES = 4
-# Columns at which a page breaks the lines of samples: those of words have no line ends of their own.
+# Width at which samples are wrapped: samples of word models have no line ends.
 _WIDTH = 100
 _FILES = {
     "generator.json": "all that stands here, for programs",
@@ -41,19 +41,19 @@ _FILES = {
 def write_readme(
     card: GeneratorCard, num_tokens: int, history: Progress, files: Collection[str], num_vectors: int
 ) -> str:
-    """Write the page, in Markdown.
+    """Return the README in Markdown.
 
     Args:
-        card: Of the version. Its number is not known yet, and is the name of the folder.
-        num_tokens: Tokens of the vocabulary.
-        history: Of the training; it may be empty.
-        files: Names in `assets.extra`.
-        num_vectors: Lines of `vectors.tsv`, if it is among them.
+        card: Card of the version. The version number is not known yet; it becomes the name of the directory.
+        num_tokens: Size of the vocabulary.
+        history: History of the training; it may be empty.
+        files: Names of the files in `assets.extra`.
+        num_vectors: Lines of `vectors.tsv`, if that file exists.
     """
     training = card.training
-    parts = [f"# {code(card.name)}", _sentence(card), *_call(card)]
+    parts = [f"# {code(card.name)}", _summary(card), *_example_request(card)]
     if training is not None:
-        parts += [*_figures(training, card.unit, history), *_samples(card, training.samples), *_copies(training)]
+        parts += [*_metrics(training, card.unit, history), *_samples(card, training.samples), *_memorization(training)]
     parts += ["## The model", table(["", ""], [*_model_rows(card, num_tokens)])]
     if training is not None:
         parts += ["## Its training", table(["", ""], [*_training_rows(training, history)])]
@@ -63,10 +63,10 @@ def write_readme(
     return "\n\n".join(parts) + "\n"
 
 
-def _sentence(card: GeneratorCard) -> str:
+def _summary(card: GeneratorCard) -> str:
     layers = f" of {card.layers} layers with {card.units} units" if card.layers > 1 else f" of {card.units} units"
     ways = "bidirectional " if card.training and card.training.settings.get("bidirectional") else ""
-    # A window model has no layers that are known; one from elsewhere may have none that are recurrent.
+    # The layers of a sliding-window model are unknown; an imported model may have no recurrent layers.
     kind = ways + _CELLS[card.cell] + layers if card.cell or card.layers else "model"
     article = "An" if kind.startswith("LSTM") else "A"
     sees = f", seeing its last {card.context} tokens" if card.context else ""
@@ -75,18 +75,18 @@ def _sentence(card: GeneratorCard) -> str:
     return f"{article} {kind}, {source}, that {does} {_UNITS[card.unit]}{sees}."
 
 
-def _call(card: GeneratorCard) -> Iterator[str]:
-    """Yield how to call the model, with a text of its own kind if one is at hand."""
-    given = next((sample.given for sample in card.training.samples if sample.given), "") if card.training else ""
+def _example_request(card: GeneratorCard) -> Iterator[str]:
+    """Yield an example request, with the prompt of a sample if there is one."""
+    prompt = next((sample.given for sample in card.training.samples if sample.given), "") if card.training else ""
     field = "suffix" if card.direction == "backward" else "prompt"
-    body = {"model": card.name, field: given or "The ", "max_tokens": 200, "temperature": 0.8}
-    data = shlex.quote(json.dumps(body, ensure_ascii=not given.isprintable()))
+    body = {"model": card.name, field: prompt or "The ", "max_tokens": 200, "temperature": 0.8}
+    data = shlex.quote(json.dumps(body, ensure_ascii=not prompt.isprintable()))
     yield "Where the gateway listens on its usual port:"
     yield fenced(f"curl http://127.0.0.1:8000/v1/completions \\\n  -d {data}", "bash")
 
 
-def _figures(training: TrainingReport, unit: Unit, history: Progress) -> Iterator[str]:
-    """Yield the losses, and what they were measured on."""
+def _metrics(training: TrainingReport, unit: Unit, history: Progress) -> Iterator[str]:
+    """Yield the metrics, and what they were measured on."""
     yield "## How good it is"
     held_out = training.validation_loss is not None
     losses = [training.train_loss] + [training.validation_loss] * held_out
@@ -110,9 +110,9 @@ def _what_was_held_out(training: TrainingReport, unit: Unit) -> str:
     num_tokens = training.validation_tokens
     text = f"Validation is the last {tail} of the corpus, {num_tokens:,} tokens that the vocabulary holds"
     lines = ["The training loss is that of the weights while they change, with dropout."]
-    judged = characters_of_loss(training.validation_loss, num_tokens, training.bits_per_character)
-    if judged:
-        text += f" and that stand for {judged:,} characters"
+    num_characters = characters_of_loss(training.validation_loss, num_tokens, training.bits_per_character)
+    if num_characters:
+        text += f" and that stand for {num_characters:,} characters"
         lines.append(
             "Bits per character are counted over those characters, so models of characters, words and pieces of words "
             "can be compared on one split of a corpus, as far as they know as much of it."
@@ -139,7 +139,7 @@ def _samples(card: GeneratorCard, samples: tuple[Sample, ...]) -> Iterator[str]:
         yield fenced("\n".join(part for line in seen(text).split("\n") for part in textwrap.wrap(line, _WIDTH) or [""]))
 
 
-def _copies(training: TrainingReport) -> Iterator[str]:
+def _memorization(training: TrainingReport) -> Iterator[str]:
     if training.copied_spans is None:
         return
     runs = f"{training.written_spans:,} runs" if training.written_spans else "the runs"

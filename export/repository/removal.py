@@ -1,6 +1,6 @@
-"""`python -m export remove`: versions taken out of the repository, so that a model server never sees half of one.
+"""`python -m export remove`: removes versions such that a model server never sees an incomplete one.
 
-Knows the order in which it must be done. Asks before it does anything.
+Knows the order of the steps. Asks for confirmation first.
 """
 
 import contextlib
@@ -20,31 +20,31 @@ from export.repository.versions import Repository, Version
 from export.table import size
 
 _PREFIX = ".removed-"
-# Age at which the empty directory of a removed model is deleted, far above the time for which a server may look there.
+# Minimum age at which the empty directory of a removed model is deleted: far longer than a server may still poll it.
 _EMPTY_AGE_S = 3600.0
 
 
 def remove(
     models_dir: Path, reference: str, *, yes: bool, wait_s: float = DEFAULT_WAIT_S, servers: Sequence[str] = ()
 ) -> int:
-    """Remove a version, or a model with all its versions. Returns the exit code: 1 if a person said no.
+    """Remove a version, or a model with all its versions. Returns the exit code: 1 if it was not confirmed.
 
     Args:
         models_dir: The repository.
         reference: NAME:VERSION, or NAME for all its versions.
-        yes: Whether it was confirmed on the command line.
-        wait_s: Seconds after which every model server has read `models.config` again and looked at its base paths.
-        servers: HOST:PORT of model servers; once all of them have unloaded the model, the rest of the time is saved.
+        yes: Whether the removal was confirmed on the command line.
+        wait_s: Seconds after which every model server has reloaded `models.config` and polled its base paths.
+        servers: HOST:PORT of model servers; the wait ends early once all of them have unloaded the model.
 
     Raises:
-        RepositoryError: there is no such version, nobody can be asked, a server still serves the model, or its files
-            cannot be deleted.
+        RepositoryError: there is no such version, no terminal to ask for confirmation, a server still serves the model,
+            or its files cannot be deleted.
         PublishError: `models.config` cannot be parsed; then nothing is removed.
     """
     repository = Repository(models_dir)
     versions = repository.named(reference)
     home = versions[0].path.parent
-    # Behind a link lies what is not the repository's.
+    # The target of a link is outside the repository.
     if home.is_symlink():
         raise RepositoryError(
             f"{home}: a link to {home.resolve()}; remove the link by hand, nothing behind it is touched"
@@ -55,27 +55,27 @@ def remove(
     if not yes and not _is_confirmed():
         print("nothing is removed")
         return 1
-    _delete_litter(models_dir)
+    _delete_renamed(models_dir)
     _delete_empty_directories(models_dir)
     _stop_serving(repository, home.name, versions, wait_s, servers)
-    print(_take_out(repository, home, versions))
-    left = _delete_litter(models_dir)
-    if left:
-        raise RepositoryError(f"{left[0]}: out of the repository, but it cannot be deleted")
+    print(_rename_removed(repository, home, versions))
+    undeleted = _delete_renamed(models_dir)
+    if undeleted:
+        raise RepositoryError(f"{undeleted[0]}: out of the repository, but it cannot be deleted")
     return 0
 
 
 def _require_unlabelled(repository: Repository, name: str, versions: Sequence[Version]) -> None:
-    """Refuse to remove what a label points at, if other versions stay.
+    """Check that no label points at a version to be removed, unless all versions are removed.
 
     Raises:
-        RepositoryError: one does.
+        RepositoryError: a label does.
     """
-    gone = {version.number for version in versions}
-    if gone >= {version.number for version in repository.model(name).versions}:
+    removed = {version.number for version in versions}
+    if removed >= {version.number for version in repository.model(name).versions}:
         return
     for entry in read_listings(repository.path):
-        labels = sorted(label for label, version in entry.labels.items() if version in gone and label != PREVIOUS)
+        labels = sorted(label for label, version in entry.labels.items() if version in removed and label != PREVIOUS)
         if entry.folder == name and labels:
             raise RepositoryError(
                 f"{versions[0].label} is {' and '.join(labels)} of {entry.name}: promote another version first "
@@ -84,15 +84,15 @@ def _require_unlabelled(repository: Repository, name: str, versions: Sequence[Ve
 
 
 def _require_served(repository: Repository, name: str, versions: Sequence[Version]) -> None:
-    """Refuse to remove every version that an entry serves, if others stay: a server that starts would wait for one.
+    """Check that each entry still serves a version, if any remain: otherwise a starting server would wait for one.
 
     Raises:
         RepositoryError: an entry would serve no version.
     """
-    every = {version.number for version in repository.model(name).versions}
-    kept = every - {version.number for version in versions}
+    existing = {version.number for version in repository.model(name).versions}
+    kept = existing - {version.number for version in versions}
     for entry in read_listings(repository.path):
-        if kept and entry.folder == name and entry.served(every) and not entry.served_without(kept):
+        if kept and entry.folder == name and entry.served(existing) and not entry.served_without(kept):
             raise RepositoryError(
                 f"{MODELS_CONFIG} would serve no version of {entry.name}, and a model server does not start then: "
                 f"its model_version_policy must choose one of {', '.join(map(str, sorted(kept)))} first"
@@ -100,16 +100,16 @@ def _require_served(repository: Repository, name: str, versions: Sequence[Versio
 
 
 def _plan(repository: Repository, name: str, versions: Sequence[Version]) -> str:
-    """Say what goes, and what is served of the model now and then."""
-    every = [version.number for version in repository.model(name).versions]
-    kept = [number for number in every if number not in {version.number for version in versions}]
+    """Describe which versions are removed, and which are served before and after."""
+    existing = [version.number for version in repository.model(name).versions]
+    kept = [number for number in existing if number not in {version.number for version in versions}]
     lines = [f"to be removed: {version.label}, {size(version.num_bytes())}" for version in versions]
     entries = [entry for entry in read_listings(repository.path) if entry.folder == name]
     for entry in entries:
-        chosen = entry.served_without(kept)
-        then = f"then {_numbers(chosen)}" if kept else f"then it is no longer in {MODELS_CONFIG}"
-        called = "" if entry.name == name else f" as {entry.name}"
-        lines.append(f"served of {name} now{called}: {_numbers(entry.served(every))}; {then}")
+        served = entry.served_without(kept)
+        then = f"then {_numbers(served)}" if kept else f"then it is no longer in {MODELS_CONFIG}"
+        alias = "" if entry.name == name else f" as {entry.name}"
+        lines.append(f"served of {name} now{alias}: {_numbers(entry.served(existing))}; {then}")
     if not entries:
         lines.append(f"{name} is not in {MODELS_CONFIG}: no version of it is served")
     return "\n".join(lines)
@@ -134,7 +134,7 @@ def _is_confirmed() -> bool:
 def _stop_serving(
     repository: Repository, name: str, versions: Sequence[Version], wait_s: float, servers: Sequence[str]
 ) -> None:
-    """Have no server look at a model's directory any more, if no version of it stays.
+    """Make every server stop polling a model's directory, if no version of the model remains.
 
     Raises:
         RepositoryError: a server still serves the model after `wait_s`.
@@ -144,34 +144,34 @@ def _stop_serving(
     entries = [entry.name for entry in read_listings(repository.path) if entry.folder == name]
     watch = ServerWatch(servers, entries or [name])
     with locked(repository.path):
-        # What was published since the question stays, and so does its entry.
+        # A version published since the confirmation stays, and so does the entry.
         if not _is_all(repository, name, versions):
             return
         drop_from_models_config(repository.path, name)
-    # Without the lock: another model may be published meanwhile.
+    # Wait without the lock, so that other models can be published meanwhile.
     wait_until_unloaded(watch, name, wait_s)
 
 
 def _is_all(repository: Repository, name: str, versions: Sequence[Version]) -> bool:
-    """Return whether a model has no other versions than these."""
+    """Return whether these are all versions of a model."""
     return {version.path for version in repository.model(name).versions} <= {version.path for version in versions}
 
 
-def _take_out(repository: Repository, home: Path, versions: Sequence[Version]) -> str:
-    """Rename versions to what no server takes for one; of a model without versions the directory stays.
+def _rename_removed(repository: Repository, home: Path, versions: Sequence[Version]) -> str:
+    """Rename versions so that no server treats them as versions; the directory of a model without versions stays.
 
     Raises:
         RepositoryError: a version was promoted, or the model was listed again, in the meantime.
     """
     numbers = [version.path.name for version in versions]
     with locked(repository.path):
-        # It may have been promoted since the question.
+        # A version may have been promoted since the confirmation.
         _require_unlabelled(repository, home.name, versions)
         if _is_all(repository, home.name, versions) and any(
             entry.folder == home.name for entry in read_listings(repository.path)
         ):
             raise RepositoryError(f"{home.name} was put into {MODELS_CONFIG} again meanwhile: run the command again")
-        # The oldest first: a server that has not read the config yet goes on with the newest.
+        # The oldest first: a server that has not reloaded the config yet keeps serving the newest.
         for number in numbers:
             with contextlib.suppress(FileNotFoundError):
                 (home / number).rename(home / f"{_PREFIX}{number}-{os.getpid()}")
@@ -179,28 +179,28 @@ def _take_out(repository: Repository, home: Path, versions: Sequence[Version]) -
     return f"removed {', '.join(version.label for version in versions)}"
 
 
-def _delete_litter(models_dir: Path) -> list[Path]:
-    """Delete what was taken out, by this removal or by one that was killed.
+def _delete_renamed(models_dir: Path) -> list[Path]:
+    """Delete renamed versions of this removal and of killed ones.
 
     Returns:
-        What cannot be deleted.
+        The paths that cannot be deleted.
     """
-    litter = sorted(models_dir.glob(f"*/{_PREFIX}*"))
-    for path in litter:
+    renamed = sorted(models_dir.glob(f"*/{_PREFIX}*"))
+    for path in renamed:
         if path.is_symlink():
             path.unlink()
         else:
             shutil.rmtree(path, ignore_errors=True)
-    return [path for path in litter if path.exists()]
+    return [path for path in renamed if path.exists()]
 
 
 def _delete_empty_directories(models_dir: Path) -> None:
-    """Delete the directories that earlier removals have left empty, once no server looks at them any more."""
+    """Delete the empty directories of earlier removals, once no server polls them any more."""
     with locked(models_dir):
         listed = {entry.folder for entry in read_listings(models_dir)}
         for home in models_dir.iterdir():
             if home.is_dir() and not home.is_symlink() and home.name not in listed:
-                # Drafts, or what a person put there, stay.
+                # `rmdir` fails if there are drafts or other files, which stay.
                 with contextlib.suppress(OSError):
                     if time.time() - home.stat().st_mtime >= _EMPTY_AGE_S:
                         home.rmdir()

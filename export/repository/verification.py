@@ -1,6 +1,6 @@
-"""Whether a published version is what it was when it was published: its files, its weights, what it computes.
+"""Verifies that a published version is unchanged: its files, its weights, and its computation.
 
-Knows the checks and what each of them needs. Does not know which versions there are, and changes nothing.
+Knows the checks and their inputs. Does not know which versions exist, and changes nothing.
 """
 
 import re
@@ -24,17 +24,17 @@ from export.repository.versions import SAVED_MODEL, Version
 
 OK, FAILED, NOT_CHECKED = "ok", "FAILED", "not checked"
 _VARIABLES, _KERAS_FILE = "variables", "model.keras"
-_MAX_TOLD = 200
+_MAX_MESSAGE = 200
 _NODE = re.compile(r"\{\{[^}]*\}\} ?")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
         verdict: `OK`, `FAILED` or `NOT_CHECKED`.
-        told: A line.
+        told: One line of explanation.
     """
 
     verdict: str
@@ -42,12 +42,12 @@ class Outcome:
 
 
 class _NotChecked(Exception):
-    """A check lacks what it needs, which is no fault, or was told as one already."""
+    """An input of the check is missing; that is no failure, or was reported by an earlier check."""
 
 
 @dataclass(frozen=True)
 class _Sizes:
-    """As much of a network as the check of its signatures looks at."""
+    """The attributes of a network that the check of its signatures uses."""
 
     state_size: int
     output_size: int
@@ -55,7 +55,7 @@ class _Sizes:
 
 
 class Verification:
-    """The checks of one version, in the order in which they are told; later ones use what earlier ones read."""
+    """The checks of one version, in order; later checks use what earlier ones have loaded."""
 
     def __init__(self, version: Version) -> None:
         self._version, self._path, self._assets = version, version.path, version.path / signatures.ASSETS
@@ -64,7 +64,7 @@ class Verification:
         self._model: Exportable | None = None
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Run one check after another."""
+        """Run the checks one by one and yield their outcomes."""
         for name, check in {
             "card": self._card,
             _VARIABLES: self._variables,
@@ -80,21 +80,21 @@ class Verification:
                 yield Outcome(NOT_CHECKED, f"{name}: {reason}")
             except ExportError as error:
                 yield Outcome(FAILED, f"{name}: {self._short(str(error))}")
-            # Damaged files make TensorFlow, Keras, protobuf and HDF5 raise what each of them likes.
+            # Damaged files make TensorFlow, Keras, protobuf and HDF5 raise many kinds of exceptions.
             except Exception as error:
                 yield Outcome(FAILED, f"{name}: {self._short(f'{type(error).__name__}: {error}')}")
 
-    def _short(self, told: str) -> str:
-        """Tell an error in a line: without the folder, which was told, and without the names of a graph's nodes."""
-        told = _NODE.sub("", told.replace(f"{self._path}/", "").replace(f"{self._path}: ", ""))
-        return " ".join(told.split())[:_MAX_TOLD]
+    def _short(self, message: str) -> str:
+        """Shorten an error message to one line, without the path of the version and without names of graph nodes."""
+        message = _NODE.sub("", message.replace(f"{self._path}/", "").replace(f"{self._path}: ", ""))
+        return " ".join(message.split())[:_MAX_MESSAGE]
 
     def _card(self) -> str:
         self._contents = card, tokenizer = self._version.read()
         return f"format {card.format}, {card.unit}, {len(tokenizer.tokens):,} tokens"
 
     def _variables(self) -> str:
-        """Read every variable, which compares checksums."""
+        """Read every variable, which verifies its checksum, and check that it is finite."""
         if not (self._path / _VARIABLES).is_dir():
             raise CheckFailed("no such folder")
         reader = tf.train.load_checkpoint(str(self._path / _VARIABLES / _VARIABLES))
@@ -143,14 +143,16 @@ class Verification:
             raise _NotChecked(self._short(str(error)).partition(";")[0]) from error
         except NotFinite as error:
             raise CheckFailed(str(error).partition(":")[0]) from error
-        found = self._model.weights_sha256
-        if found != card.weights_sha256:
-            raise CheckFailed(f"its weights have the hash {found[:12]}…, and the card says {card.weights_sha256[:12]}…")
-        return f"its weights have the card's hash, {found[:12]}…"
+        actual = self._model.weights_sha256
+        if actual != card.weights_sha256:
+            raise CheckFailed(
+                f"its weights have the hash {actual[:12]}…, and the card says {card.weights_sha256[:12]}…"
+            )
+        return f"its weights have the card's hash, {actual[:12]}…"
 
     def _computation(self) -> str:
         card, tokenizer, functions = self._readable()
-        check_saved_model(self._path, self._model or _by_itself(card, functions), len(tokenizer.tokens))
+        check_saved_model(self._path, self._model or _serving_default_as_model(card, functions), len(tokenizer.tokens))
         if self._model is None:
             return f"the signatures agree with each other; without {_KERAS_FILE} no more can be checked"
         return f"it computes what {_KERAS_FILE} computes"
@@ -162,12 +164,12 @@ class Verification:
 
 
 def _may_be_wrapped(card: GeneratorCard) -> bool:
-    """Say whether a card can be that of a SavedModel, of whose layers nothing is known."""
+    """Return whether a card may be that of an imported SavedModel, whose layers are unknown."""
     return card.training is None and card.cell is None and not card.layers and not card.embedding
 
 
-def _by_itself(card: GeneratorCard, functions: Mapping[str, Any]) -> Exportable:
-    """Let `serving_default` stand for the model, so that the other signatures are held against it."""
+def _serving_default_as_model(card: GeneratorCard, functions: Mapping[str, Any]) -> Exportable:
+    """Use `serving_default` as the model, so that the other signatures are checked against it."""
 
     def logits(token_ids: np.ndarray) -> np.ndarray:
         return functions[signatures.SERVING_DEFAULT](token_ids=tf.constant(token_ids))["logits"].numpy()
@@ -180,18 +182,18 @@ def _shapes(specs: Specs) -> dict[str, tuple[str, list[int | None]]]:
     return {name: (spec.dtype.name, spec.shape.as_list()) for name, spec in sorted(specs.items())}
 
 
-def _require(name: str, what: str, expected: Any, found: Any) -> None:
-    wrong = [key for key in sorted({*expected, *found}) if expected.get(key) != found.get(key)]
+def _require(name: str, what: str, expected: Any, actual: Any) -> None:
+    wrong = [key for key in sorted({*expected, *actual}) if expected.get(key) != actual.get(key)]
     if wrong:
         key = wrong[0]
-        raise CheckFailed(f"{what} of {name}: {key} must be {expected.get(key)}, got {found.get(key)}")
+        raise CheckFailed(f"{what} of {name}: {key} must be {expected.get(key)}, got {actual.get(key)}")
 
 
 def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
-    """Return the width of every output; None where it is a number of tokens."""
+    """Return the width of every output; None if it is the number of tokens."""
     state, tokens = {"state": card.state_size}, {"token_ids": None, "logprobs": None}
     top = dict.fromkeys(("top_token_ids", "top_logprobs"), signatures.NUM_TOP)
-    told = {trace.output: trace.units for trace in card.traces}
+    traces = {trace.output: trace.units for trace in card.traces}
     return {
         signatures.SERVING_DEFAULT: {"logits": card.vocab_size},
         signatures.PREFILL: state,
@@ -200,5 +202,5 @@ def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
         signatures.SCORE: {"logprobs": None, **top, **state},
         signatures.EMBED: {**state, "sum": card.units, "last": card.units},
         # Earlier releases had no such signature.
-        **({signatures.INSPECT: {"logprobs": None, **top, **state, **told}} if card.traces else {}),
+        **({signatures.INSPECT: {"logprobs": None, **top, **state, **traces}} if card.traces else {}),
     }

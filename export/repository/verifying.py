@@ -1,6 +1,6 @@
-"""`python -m export verify`: versions checked one after another, a line for each check.
+"""`python -m export verify`: verifies versions one by one and prints a line per check.
 
-Knows how outcomes are told. What is checked is `export.repository.verification`'s.
+Knows how outcomes are printed. `export.repository.verification` runs the checks.
 """
 
 import sys
@@ -17,18 +17,18 @@ from export.table import visible
 
 
 def verify(versions: Sequence[Version], problems: Sequence[str]) -> int:
-    """Check versions. Returns the exit code: 1 if anything is wrong.
+    """Verify versions. Returns the exit code: 1 if a check failed.
 
     Args:
-        versions: In the order in which they are checked.
-        problems: A line for each model whose versions are not known.
+        versions: The versions, in the order of verification.
+        problems: One line per model whose versions cannot be listed.
     """
     for problem in problems:
         say(f"{FAILED}  {visible(problem)}")
-    # Of many window models TensorFlow says that it traces a function again and again, which is meant.
+    # With many sliding-window models TensorFlow warns about repeated retracing, which is intended here.
     tf.get_logger().setLevel("ERROR")
     failed = []
-    # One version takes seconds; of many a bar tells how many are left.
+    # A version takes seconds; for several ones, a progress bar shows how many are left.
     bar = tqdm(versions, disable=len(versions) < 2 or not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
     with Interrupts() as interrupts, bar:
         for version in bar:
@@ -44,9 +44,9 @@ def verify(versions: Sequence[Version], problems: Sequence[str]) -> int:
 
 
 def _verify(version: Version, interrupts: Interrupts) -> bool:
-    good = True
+    is_good = True
     for outcome in Verification(version).outcomes():
         say(f"  {outcome.verdict:<11}  {visible(outcome.told)}")
-        good = good and outcome.verdict != FAILED
+        is_good = is_good and outcome.verdict != FAILED
         interrupts.raise_if_interrupted()
-    return good
+    return is_good

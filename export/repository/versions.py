@@ -1,6 +1,6 @@
-"""The model repository as it lies on the disk: its models, their versions, and which one `NAME:VERSION` means.
+"""The model repository on disk: its models, their versions, and the resolution of `NAME:VERSION`.
 
-Knows folders, and where a version keeps what. Changes nothing, and knows no table and no option. Imports no TensorFlow.
+Knows the layout of directories and versions. Changes nothing; does not know tables or options. Imports no TensorFlow.
 """
 
 import contextlib
@@ -17,16 +17,16 @@ from contract.tokenizer import Tokenizer
 from export.errors import RepositoryError
 
 SAVED_MODEL = "saved_model.pb"
-# Names in a message: more would hide what it says.
+# Maximum number of names in an error message.
 _MAX_NAMED = 20
 
 
 @dataclass(frozen=True)
 class Version:
-    """A version's folder, which may be damaged.
+    """The directory of a version, which may be damaged.
 
     Attributes:
-        label: What to call it: `name:version`, or the path that was asked for.
+        label: Name in messages: `name:version`, or the requested path.
     """
 
     path: Path
@@ -34,14 +34,15 @@ class Version:
 
     @property
     def number(self) -> int:
-        """Its number, for a version that lies in the repository."""
+        """Number of a version in the repository."""
         return int(self.path.name)
 
     def read(self) -> tuple[GeneratorCard, Tokenizer]:
         """Read the card and the tokenizer.
 
         Raises:
-            RepositoryError: one of them is missing, damaged or of another format; a line that names the file.
+            RepositoryError: one of them is missing, damaged or of another format; the message is one line and names the
+                file.
         """
         try:
             return load_assets(self.path)
@@ -49,10 +50,10 @@ class Version:
             raise RepositoryError(_in_one_line(error)) from error
 
     def num_bytes(self) -> int:
-        """Return the size of its files."""
+        """Return the total size of the files in bytes."""
         total = 0
         for path in self.path.rglob("*"):
-            # It may be removed meanwhile.
+            # The file may be removed concurrently.
             with contextlib.suppress(OSError):
                 total += path.lstat().st_size if path.is_file() else 0
         return total
@@ -60,11 +61,11 @@ class Version:
 
 @dataclass(frozen=True)
 class Model:
-    """A model's folder.
+    """The directory of a model.
 
     Attributes:
-        versions: By their numbers, the newest last.
-        problem: Why they are not known; else empty.
+        versions: Sorted by number, the newest last.
+        problem: Why the versions cannot be listed; else empty.
     """
 
     name: str
@@ -74,16 +75,16 @@ class Model:
 
 
 class Repository:
-    """`models/`: a folder for each model, and in it one for each version."""
+    """Model repository `models/`: one directory per model, and in it one per version."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def models(self) -> list[Model]:
-        """Return the models by their names; a folder that is not there has none.
+        """Return the models sorted by name; a missing repository has none.
 
         Raises:
-            OSError: it is no folder, or may not be read.
+            OSError: the repository is not a directory or cannot be read.
         """
         if not self.path.exists():
             return []
@@ -94,33 +95,33 @@ class Repository:
         """Return a model that has a version.
 
         Raises:
-            RepositoryError: there is none of that name; the message names those that are.
+            RepositoryError: there is no such model; the message names the existing ones.
         """
         models = self.models()
-        found = next((model for model in models if model.name == name), None)
-        if found is None:
-            there = f"it has {_some(model.name for model in models)}" if models else "it has no model yet"
-            raise RepositoryError(f"no model {name!r} in {self.path}; {there}")
-        if found.problem:
-            raise RepositoryError(f"{found.path}: {found.problem}")
-        return found
+        match = next((model for model in models if model.name == name), None)
+        if match is None:
+            existing = f"it has {_join_names(model.name for model in models)}" if models else "it has no model yet"
+            raise RepositoryError(f"no model {name!r} in {self.path}; {existing}")
+        if match.problem:
+            raise RepositoryError(f"{match.path}: {match.problem}")
+        return match
 
     def find(self, reference: str) -> Version:
-        """Return the version that a reference means: NAME:VERSION, NAME for the newest, or a version's folder.
+        """Resolve a reference: NAME:VERSION, NAME for the newest version, or the directory of a version.
 
         Raises:
-            RepositoryError: it means none; the message says what there is.
+            RepositoryError: there is no such version; the message names the existing ones.
         """
-        # No name holds a slash or begins with a dot.
+        # No name contains a slash or begins with a dot.
         if "/" in reference or reference.startswith("."):
-            return _at(Path(reference))
+            return _version_at(Path(reference))
         return self.named(reference)[-1]
 
     def named(self, reference: str) -> tuple[Version, ...]:
-        """Return the version that NAME:VERSION means, or every version of NAME.
+        """Return the version NAME:VERSION, or all versions of NAME.
 
         Raises:
-            RepositoryError: it means none; the message says what there is.
+            RepositoryError: there is no such version; the message names the existing ones.
         """
         name, colon, number = reference.partition(":")
         if not re.fullmatch(ID_PATTERN, name) or (colon and not _is_number(number)):
@@ -128,11 +129,11 @@ class Repository:
         versions = self.model(name).versions
         if not colon:
             return versions
-        found = tuple(version for version in versions if version.number == int(number))
-        if not found:
-            there = _some(str(version.number) for version in versions)
-            raise RepositoryError(f"{name} has no version {number} in {self.path}; it has {there}")
-        return found
+        matches = tuple(version for version in versions if version.number == int(number))
+        if not matches:
+            existing = _join_names(str(version.number) for version in versions)
+            raise RepositoryError(f"{name} has no version {number} in {self.path}; it has {existing}")
+        return matches
 
 
 def _model(path: Path) -> Model:
@@ -144,33 +145,35 @@ def _model(path: Path) -> Model:
     return Model(path.name, path, tuple(Version(folder, f"{path.name}:{folder.name}") for folder in folders))
 
 
-def _at(path: Path) -> Version:
+def _version_at(path: Path) -> Version:
     if not path.is_dir():
         raise RepositoryError(f"{path}: no such folder of a version")
     numbers = [version.path.name for version in _model(path).versions]
     if numbers:
-        raise RepositoryError(f"{path}: the folder of a model, not of a version; its versions are {_some(numbers)}")
+        raise RepositoryError(
+            f"{path}: the folder of a model, not of a version; its versions are {_join_names(numbers)}"
+        )
     return Version(path, str(path))
 
 
 def _is_number(text: str) -> bool:
-    # More digits are no version to TensorFlow Serving, and Python reads no number of 5,000.
+    # TensorFlow Serving accepts no version of more digits, and Python parses no number of 5,000 digits.
     return text.isascii() and text.isdigit() and len(text) < 20
 
 
-def _some(names: Iterable[str]) -> str:
-    every = list(names)
-    more = f" and {len(every) - _MAX_NAMED:,} more" if len(every) > _MAX_NAMED else ""
-    return ", ".join(every[:_MAX_NAMED]) + more
+def _join_names(names: Iterable[str]) -> str:
+    all_names = list(names)
+    more = f" and {len(all_names) - _MAX_NAMED:,} more" if len(all_names) > _MAX_NAMED else ""
+    return ", ".join(all_names[:_MAX_NAMED]) + more
 
 
 def _in_one_line(error: ContractError) -> str:
-    """Tell a damaged file in a line; what pydantic says of it has several."""
-    told, cause = " ".join(str(error).split()), error.__cause__
+    """Describe a damaged file in one line; pydantic's message has several."""
+    message, cause = " ".join(str(error).split()), error.__cause__
     if isinstance(cause, OSError) and cause.strerror:
         return f"{cause.filename}: {cause.strerror}"
     if not isinstance(cause, ValidationError):
-        return told
+        return message
     problem = cause.errors()[0]
     field = ".".join(map(str, problem["loc"]))
-    return f"{told.partition(' (')[0]} ({field}{': ' if field else ''}{problem['msg']})"
+    return f"{message.partition(' (')[0]} ({field}{': ' if field else ''}{problem['msg']})"

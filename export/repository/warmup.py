@@ -1,6 +1,6 @@
-"""Requests that a model server answers to itself before a version is served, so that no client pays for first runs.
+"""Warmup requests that a model server replays before it serves a version, so that no client waits for first runs.
 
-Knows TensorFlow Serving's file of them: TFRecords of PredictionLog in `assets.extra/tf_serving_warmup_requests`
+Knows TensorFlow Serving's warmup file: TFRecords of PredictionLog in `assets.extra/tf_serving_warmup_requests`
 (https://www.tensorflow.org/tfx/serving/saved_model_warmup).
 """
 
@@ -11,34 +11,34 @@ import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 WARMUP_FILE = "tf_serving_warmup_requests"
-# Of tokens to read and to draw. These are counts of a loop, for which nothing is prepared: any will do.
+# Tokens to prefill and decode steps. Both only count loop iterations, which need no warmup, so any number will do.
 _LENGTH = 2
 
 
 def write_warmup(path: Path, specs: Mapping[str, Mapping[str, tf.TensorSpec]], batch_sizes: Sequence[int]) -> None:
-    """Write a request for each signature at each number of rows: by those a GPU's libraries choose their kernels.
+    """Write a request for each signature and batch size: a GPU's libraries choose their kernels by batch size.
 
     Args:
         path: The file.
-        specs: By signature and name of the input: its dtype and shape, the rows first; see `input_specs`.
-        batch_sizes: Those that the gateway may send.
+        specs: Dtype and shape, batch first, by signature and name of the input; see `input_specs`.
+        batch_sizes: Batch sizes that the gateway may send.
     """
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, inputs in specs.items():
-            for num_rows in batch_sizes:
-                writer.write(_request(signature, inputs, num_rows).SerializeToString())
+            for batch_size in batch_sizes:
+                writer.write(_request(signature, inputs, batch_size).SerializeToString())
 
 
-def _request(signature: str, inputs: Mapping[str, tf.TensorSpec], num_rows: int) -> PredictionLog:
+def _request(signature: str, inputs: Mapping[str, tf.TensorSpec], batch_size: int) -> PredictionLog:
     log = PredictionLog()
     request = log.predict_log.request
     request.model_spec.signature_name = signature
     for name, spec in inputs.items():
-        # One value and a shape: TensorFlow fills the tensor with it, so the file has no more than a kilobyte a request.
-        # As an id, a count, a length and a number of steps 1 is valid everywhere, and 0.5 wherever floats are taken.
+        # One value and a shape: TensorFlow fills the tensor with the value, so a request has at most a kilobyte.
+        # 1 is valid as every token id, count, length and number of steps, and 0.5 as every float.
         tensor = request.inputs[name]
         tensor.dtype = spec.dtype.as_datatype_enum
-        for size in (num_rows, *spec.shape[1:]):
+        for size in (batch_size, *spec.shape[1:]):
             tensor.tensor_shape.dim.add(size=size or _LENGTH)
         if spec.dtype.is_floating:
             tensor.float_val.append(0.5)

@@ -1,1 +1,1 @@
-"""How a model learns: the layers' own gradients, updates on all devices, the order of a run and its folder."""
+"""Training: gradients of recurrent layers, updates on all devices, the training loop and the run directory."""

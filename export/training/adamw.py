@@ -1,6 +1,6 @@
-"""AdamW as Keras computes it, with an update that goes through the weights twice and not fifteen times.
+"""AdamW as Keras computes it, but with two passes over the weights per update instead of fifteen.
 
-Adam: Kingma and Ba, https://arxiv.org/abs/1412.6980; decay apart from the gradient: Loshchilov and Hutter,
+Adam: Kingma and Ba, https://arxiv.org/abs/1412.6980; decoupled weight decay: Loshchilov and Hutter,
 https://arxiv.org/abs/1711.05101.
 """
 
@@ -11,24 +11,24 @@ import tensorflow as tf
 
 
 class AdamW(keras.optimizers.Adam):
-    """Keras's Adam, with its state and its bookkeeping, and an update of one operation of TensorFlow's.
+    """Keras's Adam, including its state, with an update by a single fused TensorFlow operation.
 
-    Decay is this class's own, as Keras's needs three passes; biases have none.
+    It implements weight decay itself, as Keras's needs three passes; biases have no decay.
     """
 
     def __init__(self, learning_rate: float, decay: float, beta_2: float) -> None:
-        """Take the settings.
+        """Initialize the optimizer.
 
         Args:
-            learning_rate: Until another is assigned.
-            decay: Share of the learning rate by which weights shrink in an update.
+            learning_rate: Initial learning rate.
+            decay: Weight decay per update, as a share of the learning rate.
             beta_2: Decay of the mean of squared gradients.
         """
         super().__init__(learning_rate, beta_2=beta_2, name="adamw")
         self._decay = decay
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any) -> None:
-        """Change a variable and the means of its gradients, in place; Keras calls it for each."""
+        """Update a variable and its moments in place; Keras calls it for each variable."""
         index = self._get_variable_index(variable)
         rate, step = tf.cast(learning_rate, tf.float32), tf.cast(self.iterations + 1, tf.float32)
         if "bias" not in variable.name:

@@ -1,6 +1,6 @@
-"""A text as token ids in the order in which a model reads them: in parallel streams, or a window before each token.
+"""Batches of token ids for training and validation: parallel sequences with carried state, or sliding windows.
 
-Knows corpora, tokenizers and arrays of ids. Does not know what is learnt from them.
+Knows corpora, tokenizers and arrays of token ids. Does not know models.
 """
 
 from collections.abc import Iterator
@@ -19,35 +19,37 @@ from export.errors import CorpusError
 
 __all__ = ["Dataset", "Examples", "Ngrams", "Streams", "encode_corpus"]
 
-# Rows of validation. A step of few takes nearly as long as one of many: 8 took a quarter of an epoch (`docs/log.md`).
+# Batch size of validation. A step of a small batch takes nearly as long as one of a large batch: with 8, validation
+# took a quarter of an epoch (`docs/log.md`).
 VALIDATION_STREAMS = 64
-# Tokens that a validation stream reads before it is judged, so that its state is as good as one that was carried there.
+# Burn-in: tokens that a validation sequence reads before it is evaluated, so that its state is as good as a carried
+# one.
 LEAD = 100
-# A stream's own tokens are several times as many.
+# Minimum ratio of a validation sequence's evaluated tokens to its burn-in.
 LEADS_PER_STREAM = 4
-# Windows judged at once.
+# Batch size of validation for a sliding-window model.
 VALIDATION_WINDOWS = 256
-# Windows of an epoch that are cut shorter, so that a model learns to go on with little.
+# Share of an epoch's windows that are shortened, so that a model learns to continue a short prompt.
 SHARE_CUT = 0.25
-# Windows whose order is drawn together, some 80 MB of memory, and tokens behind each other in a long text that go into
-# the same draw: all of a text whose windows are so few.
+# Windows that are shuffled together, some 80 MB of memory, and consecutive tokens of a long text that stay in one
+# shuffle. A text of at most `DRAWN` windows is shuffled as a whole.
 DRAWN, RUN = 1 << 20, 1 << 15
 
 
 class Examples(Protocol):
-    """What is learnt from, or judged by, in batches."""
+    """Batches of one split, for training or evaluation."""
 
     @property
     def ids(self) -> np.ndarray:
-        """Every token that is to be predicted, in order: integers (tokens,), mapped from a file."""
+        """All target tokens in order: integers (tokens,), memory-mapped from a file."""
 
     @property
     def rows(self) -> int:
-        """Sequences side by side."""
+        """Batch size."""
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens that one update reads."""
+        """Tokens of one update."""
 
     @property
     def num_windows(self) -> int:
@@ -58,24 +60,25 @@ class Examples(Protocol):
         """Tokens predicted in an epoch."""
 
     def windows(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield what is read, int32 (T, batch), and what is predicted, (T, batch) or (1, batch).
+        """Yield (inputs, targets) of each update: int32 (T, batch), and (T, batch) or (1, batch).
 
         Args:
-            rng: Draws how this epoch differs from others; None for no difference.
+            rng: Randomizes offsets or order of the epoch; None for a fixed order.
         """
 
 
 @dataclass(frozen=True)
 class Streams:
-    """Ids laid side by side, for training with carried state: row b of one window goes on in row b of the next.
+    """Parallel sequences for truncated BPTT with carried state: row b of a window continues in row b of the next.
 
     Attributes:
-        ids: integers (tokens,), at least 1: lead + rows · a stream's own tokens.
-        rows: Number of streams.
-        first: The id that stands before the text: a text is learnt from its first token on, and the mark with it.
-        window: Steps between two updates.
-        lead: Tokens of the stream above that each stream but the first begins with, to be read and not predicted.
-        unjudged: The id that these have where they would be predicted.
+        ids: integers (tokens,), at least 1: lead + rows · a sequence's own tokens.
+        rows: Batch size: number of parallel sequences.
+        first: The start token's id, which precedes the text, so that the first token is a target too.
+        window: Sequence length: steps between two updates.
+        lead: Burn-in: last tokens of the preceding sequence that each sequence but the first begins with, to be read
+            and not predicted.
+        unjudged: The id that replaces burn-in tokens in the targets; it is not evaluated.
     """
 
     ids: np.ndarray
@@ -87,12 +90,12 @@ class Streams:
 
     @classmethod
     def lay_out(cls, ids: np.ndarray, first: int, batch_size: int, sequence_length: int) -> Self:
-        """Cut ids into streams to learn from: as many as fill a sequence each, at most `batch_size`.
+        """Lay out the training split: as many sequences as fill `sequence_length` tokens each, at most `batch_size`.
 
         Args:
-            ids: integers (tokens,), at least 1; fewer than a row of them at the end are left out.
-            first: The id that stands before the text.
-            batch_size: Sequences wanted.
+            ids: integers (tokens,), at least 1; a remainder of fewer than `rows` tokens at the end is dropped.
+            first: The start token's id.
+            batch_size: Maximum number of parallel sequences.
             sequence_length: Steps of an update.
         """
         rows = max(1, min(batch_size, len(ids) // sequence_length))
@@ -100,13 +103,13 @@ class Streams:
 
     @classmethod
     def lay_out_to_judge(cls, ids: np.ndarray, first: int, window: int, unjudged: int) -> Self:
-        """Cut ids into streams to judge by, each but the first led up to by the text in front of it.
+        """Lay out the validation split; each sequence but the first has the preceding text as burn-in.
 
         Args:
-            ids: integers (tokens,), at least 1; fewer than a row of them at the end are left out.
-            first: The id that stands before the text.
-            window: Steps of a window.
-            unjudged: The id that is not judged.
+            ids: integers (tokens,), at least 1; a remainder of fewer than `rows` tokens at the end is dropped.
+            first: The start token's id.
+            window: Sequence length.
+            unjudged: The id that is not evaluated.
         """
         rows = max(1, min(VALIDATION_STREAMS, len(ids) // (LEAD * LEADS_PER_STREAM)))
         lead = LEAD if rows > 1 else 0
@@ -114,12 +117,12 @@ class Streams:
 
     @property
     def targets(self) -> np.ndarray:
-        """What each stream predicts, its lead included: integers (streams, length), a view of the ids."""
+        """Targets of each sequence, burn-in included: integers (rows, length), a view of the ids."""
         return np.lib.stride_tricks.sliding_window_view(self.ids, self.length)[:: self._own]
 
     @property
     def length(self) -> int:
-        """Tokens of each stream, with its lead."""
+        """Tokens of each sequence, burn-in included."""
         return self.lead + self._own
 
     @property
@@ -128,7 +131,7 @@ class Streams:
 
     @property
     def num_windows(self) -> int:
-        """Windows of an epoch; the last may be shorter."""
+        """Updates of an epoch; the last one may be shorter."""
         return -(-self.length // self.window)
 
     @property
@@ -138,16 +141,17 @@ class Streams:
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens of a window, over all streams."""
+        """Tokens of one update, over all sequences of the batch."""
         return self.rows * min(self.window, self.length)
 
     def windows(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (inputs, targets), int32 (window, streams) each: time first.
+        """Yield (inputs, targets), int32 (window, rows) each: time first.
 
         Args:
-            rng: Draws where the windows are cut: if every epoch cut at the same places, all would truncate there.
+            rng: Samples the offset of the first window; with a fixed offset, every epoch would truncate gradients at
+                the same tokens.
         """
-        # Before the first token of a stream stands the one that precedes it in the text.
+        # The first input of a sequence is the token that precedes it in the text.
         targets, before = self.targets, [self.first, *self.ids[self._own - 1 :: self._own][: self.rows - 1]]
         skip = 0 if rng is None else int(rng.integers(0, max(1, min(self.window, self.length // 2))))
         for start in range(skip, self.length, self.window):
@@ -161,16 +165,16 @@ class Streams:
 
 @dataclass(frozen=True)
 class Ngrams:
-    """Each token with the window of those before it, padded in front, for models that carry no state.
+    """Sliding windows for models without carried state: each token with its context, padded on the left.
 
-    A window begins no earlier than its document, with the mark that stands before it.
+    A window does not cross documents: it begins at the earliest with the special token before its document.
 
     Attributes:
         ids: integers (tokens,), at least 1.
-        mark: The id that stands before the text.
-        end: The id after which another document begins; None for one running text.
-        batch: Windows of one update.
-        context: Tokens of a window.
+        mark: The start token's id.
+        end: The end token's id, which separates documents; None for one running text.
+        batch: Batch size: windows of one update.
+        context: Context length: tokens of a window.
     """
 
     ids: np.ndarray
@@ -181,17 +185,17 @@ class Ngrams:
 
     @classmethod
     def lay_out(cls, ids: np.ndarray, mark: int, end: int | None, batch: int, context: int) -> Self:
-        """Prepare; of windows there are at most as many at once as there are tokens."""
+        """Lay out a split, with a batch size of at most the number of tokens."""
         return cls(ids, mark, end, min(batch, len(ids)), context)
 
     @property
     def rows(self) -> int:
-        """Windows of one update."""
+        """Batch size: windows of one update."""
         return self.batch
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens of all windows of one update."""
+        """Tokens of one update, over all windows of the batch."""
         return self.batch * self.context
 
     @property
@@ -208,57 +212,56 @@ class Ngrams:
         """Yield (inputs, targets), int32 (context, batch) and (1, batch): time first.
 
         Args:
-            rng: Draws the order, and windows to be cut shorter than the text would allow: a prompt may be short, and
-                stands behind no mark.
+            rng: Shuffles the windows, and chooses some to be shortened: a prompt may be short, without a start token
+                before it.
         """
-        left = np.empty(0, np.int64), np.empty(0, np.int64)
-        for drawn in self._order(rng):
-            places, lengths = (np.concatenate(parts) for parts in zip(left, drawn, strict=True))
-            whole = len(places) - len(places) % self.batch
-            for start in range(0, whole, self.batch):
-                yield self._batch(places[start : start + self.batch], lengths[start : start + self.batch])
-            left = places[whole:], lengths[whole:]
-        if len(left[0]):
-            yield self._batch(*left)
+        remainder = np.empty(0, np.int64), np.empty(0, np.int64)
+        for block in self._order(rng):
+            positions, lengths = (np.concatenate(parts) for parts in zip(remainder, block, strict=True))
+            stop = len(positions) - len(positions) % self.batch
+            for start in range(0, stop, self.batch):
+                yield self._batch(positions[start : start + self.batch], lengths[start : start + self.batch])
+            remainder = positions[stop:], lengths[stop:]
+        if len(remainder[0]):
+            yield self._batch(*remainder)
 
     def _order(self, rng: np.random.Generator | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the places of an epoch's targets, some at a time, and how long the window before each may be.
+        """Yield the positions of an epoch's targets block by block, and the maximum length of each window.
 
-        A long text is drawn from in runs: those of some places all over it are shuffled together.
+        A long text is split into runs of consecutive tokens. Each block shuffles randomly chosen runs together.
         """
         num_runs = -(-self.num_tokens // RUN)
         runs = np.arange(num_runs) if rng is None or self.num_tokens <= DRAWN else rng.permutation(num_runs)
-        for together in blocks(runs, DRAWN // RUN):
-            places = (together[:, None] * RUN + np.arange(RUN)).ravel()
-            places = places[places < self.num_tokens]
-            lengths = np.full(len(places), self.context)
+        for block in blocks(runs, DRAWN // RUN):
+            positions = (block[:, None] * RUN + np.arange(RUN)).ravel()
+            positions = positions[positions < self.num_tokens]
+            lengths = np.full(len(positions), self.context)
             if rng is not None:
-                order = rng.permutation(len(places))
-                cut = rng.random(len(places)) < SHARE_CUT
-                lengths = np.where(cut, rng.integers(1, self.context + 1, len(places)), lengths)
-                places, lengths = places[order], lengths[order]
-            yield places, lengths
+                order = rng.permutation(len(positions))
+                cut = rng.random(len(positions)) < SHARE_CUT
+                lengths = np.where(cut, rng.integers(1, self.context + 1, len(positions)), lengths)
+                positions, lengths = positions[order], lengths[order]
+            yield positions, lengths
 
-    def _batch(self, places: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the windows before some places, int32 (context, batch), and what stands there, int32 (1, batch)."""
+    def _batch(self, positions: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the windows before some positions, int32 (context, batch), and their targets, int32 (1, batch)."""
         back = np.arange(self.context, 0, -1)[:, None]
-        sources = places[None] - back
+        sources = positions[None] - back
         windows = np.where(sources < 0, self.mark, self.ids[np.maximum(sources, 0)]).astype(np.int32)
-        # One mark stands before the text, and nothing before it.
+        # The start token precedes the text; everything before it is padding.
         begins = sources == -1 if self.end is None else (sources == -1) | (windows == self.end)
-        newest = np.where(begins, back, self.context).min(axis=0)
-        kept = back <= np.minimum(newest, lengths)
-        return np.where(kept, windows, 0).astype(np.int32), self.ids[places][None].astype(np.int32)
+        to_document_start = np.where(begins, back, self.context).min(axis=0)
+        kept = back <= np.minimum(to_document_start, lengths)
+        return np.where(kept, windows, 0).astype(np.int32), self.ids[positions][None].astype(np.int32)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a training learns, and the held-out text that its epochs are judged by.
+    """Training and validation split.
 
     Attributes:
-        validation: None where nothing is held out.
-        unknown: Id of what the vocabulary does not hold. It is never drawn, and may never have been learnt, so the
-            held-out text is judged by its other tokens alone.
+        validation: None if nothing is held out.
+        unknown: The unknown token's id. It is never sampled and may not occur in training, so the evaluation skips it.
     """
 
     train: Examples
@@ -267,20 +270,20 @@ class Dataset:
 
     @classmethod
     def lay_out(cls, head: Corpus, tail: Corpus | None, tokenizer: Tokenizer, config: TrainConfig) -> Self:
-        """Encode both parts of a corpus.
+        """Encode and lay out both splits of a corpus.
 
         Raises:
-            CorpusError: a part is too short, or the vocabulary holds nothing of the tail.
+            CorpusError: the training split is too short, or the vocabulary contains no token of the validation split.
         """
         unknown = tokenizer.special.unknown
         ids = encode_corpus(head, tokenizer, config.direction)
         if len(ids) < 2:
             raise CorpusError(f"corpus {head.name}: at least 2 tokens are needed to learn from, got {len(ids)}")
-        train = _examples(ids, tokenizer, config, judged=False)
+        train = _examples(ids, tokenizer, config, for_validation=False)
         if tail is None:
             return cls(train, None, unknown)
         ids = encode_corpus(tail, tokenizer, config.direction)
-        validation = _examples(ids, tokenizer, config, judged=True) if len(ids) else None
+        validation = _examples(ids, tokenizer, config, for_validation=True) if len(ids) else None
         dataset = cls(train, validation, unknown)
         if not dataset.num_judged:
             raise CorpusError(
@@ -291,21 +294,21 @@ class Dataset:
 
     @cached_property
     def num_judged(self) -> int:
-        """Held-out tokens that the validation loss is the mean of."""
+        """Number of evaluated validation tokens, which the validation loss is averaged over."""
         ids = self.validation.ids if self.validation else np.empty(0)
         return sum(int(np.count_nonzero(block != self.unknown)) for block in blocks(ids))
 
     @property
     def share_unknown(self) -> float:
-        """Share of the held-out tokens that the vocabulary does not hold."""
+        """Share of the validation tokens that are unknown to the vocabulary."""
         return 1 - self.num_judged / self.validation.num_tokens if self.validation else 0.0
 
 
-def _examples(ids: np.ndarray, tokenizer: Tokenizer, config: TrainConfig, *, judged: bool) -> Examples:
+def _examples(ids: np.ndarray, tokenizer: Tokenizer, config: TrainConfig, *, for_validation: bool) -> Examples:
     special = tokenizer.special
     if config.num_seen is not None:
-        rows = VALIDATION_WINDOWS if judged else config.batch_size
-        return Ngrams.lay_out(ids, special.start, special.end, rows, config.num_seen)
-    if judged:
+        batch_size = VALIDATION_WINDOWS if for_validation else config.batch_size
+        return Ngrams.lay_out(ids, special.start, special.end, batch_size, config.num_seen)
+    if for_validation:
         return Streams.lay_out_to_judge(ids, special.start, config.sequence_length, special.unknown)
     return Streams.lay_out(ids, special.start, config.batch_size, config.sequence_length)

@@ -1,6 +1,6 @@
-"""What a training runs on: the cores of this machine, its GPUs, or several machines.
+"""Devices of a training run: the CPU cores of this machine, its GPUs, or several machines.
 
-Knows `tf.distribute`, threads and how rows are shared out. Does not know models or text.
+Knows `tf.distribute`, threads and how a batch is split over replicas. Does not know models or text.
 """
 
 import contextlib
@@ -18,28 +18,28 @@ from contract.quiet import stderr_held_back
 from export.errors import ConfigError, WorkerLost
 from export.layout import say
 
-# Fewer rows or units leave a core with more to do for each operation than within it (measured: `docs/log.md`).
+# With fewer rows or units per core, the overhead of an operation exceeds its computation (measured: `docs/log.md`).
 MIN_ROWS_PER_CORE, MIN_UNITS_PER_CORE = 8, 128
-# From so many units for each row of a core on, a step takes its time for reading weights, which are then cut.
+# From this ratio of units to rows per core on, a step is bound by reading weights; units are partitioned then.
 UNITS_FOR_A_ROW = 32
-# Processors without it compute with bfloat16 by converting every number, which takes longer than float32.
+# A CPU without one of these flags emulates bfloat16 by converting every number, which is slower than float32.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _CPUINFO = "/proc/cpuinfo"
-# Of `mallopt(3)`, and the largest values that it takes everywhere.
+# Options of `mallopt(3)`, and the largest values that it accepts on every platform.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MAX_TRIM_THRESHOLD, _MAX_MMAP_THRESHOLD = 2**31 - 1, 32 * 2**20
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Into how many parts the work of a layer is cut, a core each.
+    """Partitioning of a layer's computation over cores.
 
-    Parts of rows never meet, but each reads all weights in every step. Parts of units read their own, and meet once a
-    step.
+    Partitions of rows never synchronize, but each reads all weights in every step. Partitions of units read only their
+    own weights, and synchronize once per step.
 
     Attributes:
-        rows: Parts of the rows.
-        units: Parts of the units.
+        rows: Number of partitions of the batch.
+        units: Number of partitions of the units.
     """
 
     rows: int = 1
@@ -48,12 +48,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class Devices:
-    """What a training runs on.
+    """Devices of a training run.
 
     Attributes:
-        strategy: Of one device, of the GPUs of this machine, or of several machines.
-        cores: Over which a replica's work is shared out; 1 on a GPU.
-        on_gpu: Whether it is a GPU that computes.
+        strategy: For one device, for the GPUs of this machine, or for several machines.
+        cores: CPU cores that a replica's computation is partitioned over; 1 on a GPU.
+        on_gpu: Whether the training runs on GPUs.
     """
 
     strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
@@ -62,12 +62,12 @@ class Devices:
 
     @classmethod
     def find(cls, rows: int, units: int) -> "Devices":
-        """Look at `TF_CONFIG`, at GPUs and at cores, in this order, and start TensorFlow for them.
+        """Detect devices from `TF_CONFIG`, GPUs and cores, in this order, and start TensorFlow for them.
 
-        It must come before whatever else makes TensorFlow start: what runs already keeps the threads that it has.
+        Call it before anything else starts TensorFlow: a running runtime cannot change its threads.
 
         Args:
-            rows: Sequences that are trained side by side, on all devices together.
+            rows: Global batch size.
             units: Width of the layers.
 
         Raises:
@@ -78,10 +78,10 @@ class Devices:
         cores = 1 if gpus else cores_for(rows // num_replicas, units, num_cores())
         with stderr_held_back():
             if not gpus:
-                _use_cores(cores)
-                _keep_memory()
+                _set_threads(cores)
+                _keep_freed_memory()
             if num_workers > 1:
-                # It must come first of all: it starts the server that the others speak to.
+                # Must come first: it starts the server that the other workers connect to.
                 strategy = _join(num_workers)
             else:
                 strategy = tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
@@ -90,37 +90,37 @@ class Devices:
 
     @property
     def num_replicas(self) -> int:
-        """Devices that each hold the whole model and train a share of the rows."""
+        """Number of replicas; each holds the whole model and trains a share of the batch."""
         return int(self.strategy.num_replicas_in_sync)
 
     @property
     def num_own(self) -> int:
-        """Of these, the devices of this process."""
+        """Number of replicas in this process."""
         return len(self.strategy.extended.worker_devices)
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is one device."""
+        """Whether there is only one replica."""
         return self.num_replicas == 1
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process keeps the run and publishes; of several machines, one does."""
+        """Whether this process writes checkpoints and publishes; of several machines, one does."""
         resolver = self.strategy.cluster_resolver
         return resolver is None or not resolver.task_type or (resolver.task_type, resolver.task_id) in _chiefs(resolver)
 
     @property
     def task(self) -> str:
-        """What `TF_CONFIG` calls this process, such as "worker 1"."""
+        """Task of this process in `TF_CONFIG`, such as "worker 1"."""
         resolver = self.strategy.cluster_resolver
         return f"{resolver.task_type} {resolver.task_id}" if resolver and resolver.task_type else "worker 0"
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Compute with all other processes.
+        """Translate TensorFlow's errors within the context if a worker is lost.
 
         Raises:
-            WorkerLost: one of them is gone.
+            WorkerLost: another worker is gone.
         """
         try:
             yield
@@ -132,30 +132,30 @@ class Devices:
             ) from error
 
     def agreed(self, value: float) -> float:
-        """Return the chief's value in every process; each waits here for all others."""
+        """Broadcast the chief's value to every process; each blocks until all have called it."""
         if self.is_alone:
             return value
         own = tf.constant(value if self.is_chief else 0.0) / self.num_own
         return float(self.strategy.reduce("SUM", self.share(lambda _: own, 1), axis=None))
 
     def wait(self) -> None:
-        """Wait for all other processes.
+        """Block until all workers get here (a barrier).
 
         Raises:
-            WorkerLost: one of them is gone.
+            WorkerLost: another worker is gone.
         """
         with self.together():
             self.agreed(0.0)
 
     def share(self, take: Callable[[slice], Any], rows: int) -> Any:
-        """Give each replica its rows.
+        """Distribute a batch over the replicas.
 
         Args:
-            take: Returns what belongs to a slice of the rows.
-            rows: Of all replicas together.
+            take: Returns the value of a slice of the batch.
+            rows: Global batch size.
 
         Returns:
-            What one replica takes; of several, what `strategy.run` hands out to them.
+            The value of a single replica; of several, a distributed value for `strategy.run`.
         """
 
         def of(context: tf.distribute.experimental.ValueContext) -> Any:
@@ -165,19 +165,20 @@ class Devices:
         return self.strategy.experimental_distribute_values_from_function(of)
 
     def cut(self, rows: int, units: int) -> Cut:
-        """Say how layers are cut.
+        """Return the partitioning of layers over the cores.
 
         Args:
-            rows: Sequences that are trained side by side, on all devices together.
+            rows: Global batch size.
             units: Width of the layers.
         """
-        own = rows // self.num_replicas
-        by_rows, by_units = _parts(own, MIN_ROWS_PER_CORE, self.cores), _parts(units, MIN_UNITS_PER_CORE, self.cores)
-        reads_long = by_units == by_rows and units * self.cores >= UNITS_FOR_A_ROW * own
-        return Cut(units=by_units) if by_units > by_rows or reads_long else Cut(rows=by_rows)
+        own_rows = rows // self.num_replicas
+        by_rows = _parts(own_rows, MIN_ROWS_PER_CORE, self.cores)
+        by_units = _parts(units, MIN_UNITS_PER_CORE, self.cores)
+        is_memory_bound = by_units == by_rows and units * self.cores >= UNITS_FOR_A_ROW * own_rows
+        return Cut(units=by_units) if by_units > by_rows or is_memory_bound else Cut(rows=by_rows)
 
     def describe(self) -> str:
-        """Say in a few words what it is."""
+        """Describe the devices in a few words."""
         replicas = f"{self.num_replicas} × " if self.num_replicas > 1 else ""
         return f"{replicas}GPU" if self.on_gpu else f"{replicas}{self.cores} core(s)"
 
@@ -188,15 +189,15 @@ def _chiefs(resolver: Any) -> set[tuple[str, int]]:
 
 
 def _join(num_workers: int) -> tf.distribute.Strategy:
-    """Wait for all processes that `TF_CONFIG` names."""
+    """Return a strategy once all processes that `TF_CONFIG` names have started."""
     say(f"waiting until all {num_workers} processes that TF_CONFIG names have started")
-    # It waits within TensorFlow, where Python hears nothing, and Ctrl-C must end that too.
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # TensorFlow blocks in C++, where Python handles no signals; Ctrl-C must end that too.
+    previous_handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     finally:
-        signal.signal(signal.SIGINT, before)
-        # TensorFlow keeps it to itself, for machines that are taken away; `kill` must end a training.
+        signal.signal(signal.SIGINT, previous_handler)
+        # TensorFlow handles SIGTERM itself, for preempted machines; `kill` must end a training.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
@@ -218,7 +219,7 @@ def num_cores() -> int:
 
 
 def cores_for(rows: int, units: int, cores: int) -> int:
-    """Return how many cores have enough to do: all, unless the parts became too narrow."""
+    """Return how many cores a layer can use: all, unless the partitions become too small."""
     return max(_parts(rows, MIN_ROWS_PER_CORE, cores), _parts(units, MIN_UNITS_PER_CORE, cores))
 
 
@@ -226,21 +227,21 @@ def _parts(length: int, least: int, cores: int) -> int:
     return max(1, min(cores, length // least))
 
 
-def _use_cores(parts: int) -> None:
-    """Let each part have a thread, or several where there are more cores: small operations gain nothing by many."""
-    # In a notebook, or a test, TensorFlow may have started: then its threads are what they are.
+def _set_threads(parts: int) -> None:
+    """Set one thread per part, or several if there are more cores: small operations do not profit from many threads."""
+    # In a notebook or a test TensorFlow may have started already, and its threads cannot change.
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(max(1, num_cores() // parts))
         tf.config.threading.set_inter_op_parallelism_threads(max(2, parts))
 
 
-def _keep_memory() -> None:
-    """Let what is freed stay with the process.
+def _keep_freed_memory() -> None:
+    """Make glibc keep freed memory.
 
-    An update makes and frees the same arrays again and again. glibc gives the large ones back to the system each time,
-    which then has to hand out thousands of pages anew (measured: `docs/log.md`).
+    Every update allocates and frees the same arrays. By default glibc returns large ones to the kernel each time, which
+    then has to map thousands of pages again (measured: `docs/log.md`).
     """
-    # Other C libraries have no such setting.
+    # Other C libraries have no `mallopt`.
     with contextlib.suppress(AttributeError, TypeError):
         set_option = ctypes.CDLL(None).mallopt
         set_option(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
@@ -248,7 +249,7 @@ def _keep_memory() -> None:
 
 
 def multiplies_bfloat16() -> bool:
-    """Say whether this processor has instructions for products of bfloat16."""
+    """Return whether this CPU has instructions for bfloat16 products."""
     with contextlib.suppress(OSError), open(_CPUINFO, encoding="ascii", errors="replace") as lines:
         flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
         return not _BFLOAT16_FLAGS.isdisjoint(flags.split())

@@ -1,4 +1,4 @@
-"""What a person sees of a training: a progress bar, a line and a sample after each epoch."""
+"""Progress display of a training: a progress bar, and a line and a sample after each epoch."""
 
 import sys
 import time
@@ -13,20 +13,20 @@ from export.repository.history import Progress
 
 
 class Writer(Protocol):
-    """Who writes the samples that are shown."""
+    """Source of the samples that are shown."""
 
     def write(self, model: keras.Model) -> str:
-        """Return a sample of what a model writes now."""
+        """Return a sample of the model."""
 
 
 class TerminalDisplay:
-    """A progress bar of the whole run; without a terminal, only the lines between epochs."""
+    """A progress bar of the whole run, and a line after each epoch; without a terminal, only the lines."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._validation_loss: float | None = None
         self._tokens, self._started = 0, time.monotonic()
-        # The fraction done may come from a time limit, so the bar counts to 1, not windows.
+        # A time limit may determine the fraction done, so the bar counts to 1, not windows.
         self._bar = tqdm(
             total=1.0,
             bar_format="{desc} {percentage:3.0f}%|{bar:10}| {remaining} left{postfix}",
@@ -46,13 +46,13 @@ class TerminalDisplay:
         self.close()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.close()
 
     def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
-        """Move the bar on."""
+        """Advance the bar."""
         if not self._tokens:
-            # A resumed run begins in the middle: the time left follows from what this process does.
+            # A resumed run starts in the middle; estimate the remaining time from this process's speed only.
             self._bar.initial = self._bar.n = fraction
         self._tokens += tokens
         validation = "" if self._validation_loss is None else f", val {self._validation_loss:.3f}"
@@ -61,7 +61,7 @@ class TerminalDisplay:
         self._bar.update(fraction - self._bar.n)
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:
-        """Print the epoch's losses and what the model writes now."""
+        """Print the epoch's losses and a sample."""
         last = progress.last
         self._validation_loss = last.validation_loss
         validation = "" if last.validation_loss is None else f", validation {last.validation_loss:.3f}"
@@ -75,7 +75,7 @@ class TerminalDisplay:
 
 
 class NoDisplay:
-    """Shows nothing: of several machines that train together, one tells the progress."""
+    """A display that shows nothing: in a distributed training only the chief shows the progress."""
 
     def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
         """See `export.training.trainer.Display`."""

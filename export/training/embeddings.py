@@ -1,6 +1,6 @@
-"""What an embedding starts from: vectors of a file, or of skip-gram on the corpus.
+"""Initial embeddings: vectors from a file, or from skip-gram on the corpus.
 
-Knows vocabularies and how their tokens are found in a file. Does not know models.
+Knows vocabularies and how to look up their tokens in a vector file. Does not know models.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,10 @@ from export.training.skipgram import count_tokens, skip_gram
 from export.training.vector_file import read_vectors
 
 SKIP_GRAM = "skip-gram"
-# Keras's Embedding starts from the uniform distribution between these.
+# Keras initializes an Embedding uniformly between -0.05 and 0.05.
 KERAS_RANGE = 0.05
-# Skip-gram's vectors are scaled to this deviation: validation loss 3.52, 3.48, 3.44 and 3.41 with 0.03, 0.1, 0.3, 1.
+# Skip-gram vectors are scaled to this standard deviation: validation loss was 3.52, 3.48, 3.44 and 3.41 with 0.03, 0.1,
+# 0.3 and 1.
 SKIP_GRAM_STD = 1.0
 SHOWN_MISSING = 8
 
@@ -24,44 +25,44 @@ SHOWN_MISSING = 8
 def initial_embedding(
     source: str, tokenizer: Tokenizer, ids: np.ndarray, width: int, seed: int, say: Callable[[str], None]
 ) -> np.ndarray:
-    """Return what an embedding starts from; alike for the same arguments.
+    """Return an initial embedding; reproducible for the same arguments.
 
-    Special tokens start as with Keras. Tokens for which there is no vector start from the normal distribution with the
-    mean and the standard deviation of those for which there is one.
+    Special tokens are initialized as in Keras. Tokens without a vector are sampled from the normal distribution with
+    the mean and the standard deviation of the vectors.
 
     Args:
-        source: `skip-gram`, or a file as `export.training.vector_file` reads it, whose vectors are taken as they are.
-        tokenizer: Of the model.
-        ids: integers (tokens,). The training text; read for `skip-gram` alone.
-        width: Of the embedding.
-        seed: Of all that is drawn.
-        say: Told how far it is, and how many tokens have a vector.
+        source: `skip-gram`, or a file that `export.training.vector_file` reads, whose vectors are not rescaled.
+        tokenizer: Tokenizer of the model.
+        ids: integers (tokens,). The training text; used for `skip-gram` only.
+        width: Width of the embedding.
+        seed: Seed of all random numbers.
+        say: Receives progress messages, and how many tokens have a vector.
 
     Returns:
         float32 (vocab, width).
 
     Raises:
-        ConfigError: the file cannot be read, is not one of vectors, has another width or none of the tokens.
-        CorpusError: there is no word to learn a vector of.
+        ConfigError: the file cannot be read, is no vector file, has another width or contains none of the tokens.
+        CorpusError: the training text has no token to learn a vector for.
     """
     texts = [tokenizer.decode([token_id]) for token_id in range(len(tokenizer.tokens))]
     has_text = np.array([bool(text) for text in texts])
     if source.replace("_", "").lower() == SKIP_GRAM.replace("-", "") and not Path(source).exists():
         raise ConfigError(f"embedding_init {source}: no such file; to learn vectors from the corpus it is {SKIP_GRAM}")
     if source == SKIP_GRAM:
-        vectors, is_known = _learn(ids, has_text, tokenizer.special.end, width, seed, say)
+        vectors, is_known = _train_skip_gram(ids, has_text, tokenizer.special.end, width, seed, say)
     else:
-        vectors, is_known = _read(Path(source), texts, width, say)
+        vectors, is_known = _read_file(Path(source), texts, width, say)
     rng = np.random.default_rng([seed, 1])
     missing, special = has_text & ~is_known, ~has_text
-    known = vectors[is_known]
-    # Of a single vector, or of equal ones, there is no deviation: words must not begin alike.
-    vectors[missing] = rng.normal(known.mean(), known.std() or KERAS_RANGE, (missing.sum(), width))
+    available = vectors[is_known]
+    # A single vector, or equal ones, have no deviation; the missing tokens must still differ from each other.
+    vectors[missing] = rng.normal(available.mean(), available.std() or KERAS_RANGE, (missing.sum(), width))
     vectors[special] = rng.uniform(-KERAS_RANGE, KERAS_RANGE, (special.sum(), width))
     return vectors
 
 
-def _learn(
+def _train_skip_gram(
     ids: np.ndarray, has_text: np.ndarray, end: int | None, width: int, seed: int, say: Callable[[str], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     is_known = has_text & (count_tokens(ids, len(has_text)) > 0)
@@ -72,31 +73,31 @@ def _learn(
     return vectors * (SKIP_GRAM_STD / vectors[is_known].std()), is_known
 
 
-def _read(path: Path, texts: list[str], width: int, say: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
+def _read_file(path: Path, texts: list[str], width: int, say: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
     names = [_names(text) for text in texts]
-    found = read_vectors(path, {name for both in names for name in both}, width)
+    vector_of = read_vectors(path, {name for candidates in names for name in candidates}, width)
     vectors, is_known = np.zeros((len(texts), width), np.float32), np.zeros(len(texts), bool)
-    for token_id, both in enumerate(names):
-        name = next((name for name in both if name in found), None)
+    for token_id, candidates in enumerate(names):
+        name = next((name for name in candidates if name in vector_of), None)
         if name is not None:
-            vectors[token_id], is_known[token_id] = found[name], True
+            vectors[token_id], is_known[token_id] = vector_of[name], True
     missing = [text for text, known in zip(texts, is_known, strict=True) if text and not known]
-    _tell_found(path, int(is_known.sum()), missing, say)
+    _report_coverage(path, int(is_known.sum()), missing, say)
     return vectors, is_known
 
 
 def _names(text: str) -> tuple[bytes, ...]:
-    """Return what a token may be called in a file, in UTF-8, the best first.
+    """Return the names to look up for a token in a vector file, in UTF-8, the best first.
 
-    A space before a word belongs to it only here. White space stands in no such file, nor does what is no whole
-    character.
+    Vector files have words without the leading space that belongs to a token here. They contain neither white space nor
+    incomplete characters.
     """
     if not text.strip() or "\ufffd" in text:
         return ()
     return text.encode(errors="surrogatepass"), text.strip().encode(errors="surrogatepass")
 
 
-def _tell_found(path: Path, num_found: int, missing: list[str], say: Callable[[str], None]) -> None:
+def _report_coverage(path: Path, num_found: int, missing: list[str], say: Callable[[str], None]) -> None:
     total = num_found + len(missing)
     examples = ", ".join(map(repr, missing[:SHOWN_MISSING])) + (" …" if missing[SHOWN_MISSING:] else "")
     if not num_found:

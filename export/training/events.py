@@ -1,6 +1,6 @@
-"""A training's figures as TensorBoard reads them: `tensorboard --logdir runs/<name>/tensorboard`.
+"""Training metrics as TensorBoard event files: `tensorboard --logdir runs/<name>/tensorboard`.
 
-Knows event files. TensorBoard itself is not needed to write them: its package is for whoever looks.
+Knows event files. Writing them does not need the `tensorboard` package; viewing them does.
 """
 
 from pathlib import Path
@@ -20,16 +20,19 @@ _SCALARS = tf.compat.v1.SummaryMetadata(
 
 
 class EventDisplay:
-    """Hands everything on to another display and writes it down, by the tokens trained on since the run began."""
+    """Display that writes metrics to event files and forwards to another display.
+
+    The step of a metric is the number of tokens trained on since the run began.
+    """
 
     def __init__(self, display: Display, folder: Path, config: TrainConfig, tokens: int) -> None:
-        """Open a file.
+        """Open an event file.
 
         Args:
-            display: What is shown beside.
-            folder: Where the file goes; those of a run's other parts may lie there.
+            display: The display to forward to.
+            folder: Directory of the file; it may contain event files of the run before it was resumed.
             config: The settings.
-            tokens: Trained on before, by a run that is gone on with.
+            tokens: Tokens trained on before a resumed run continues.
         """
         self._display, self._config, self._tokens = display, config, tokens
         self._writer = tf.summary.create_file_writer(str(folder))
@@ -53,8 +56,8 @@ class EventDisplay:
         """See `export.training.trainer.Display`."""
         last = progress.last
         if last.validation_loss is not None:
-            figures = {"loss": last.validation_loss, "perplexity": perplexity(last.validation_loss)}
-            self._write({f"validation/{name}": value for name, value in figures.items() if value is not None})
+            metrics = {"loss": last.validation_loss, "perplexity": perplexity(last.validation_loss)}
+            self._write({f"validation/{name}": value for name, value in metrics.items() if value is not None})
         if last.accuracy is not None:
             self._write({"validation/accuracy": last.accuracy})
         self._writer.flush()

@@ -1,6 +1,6 @@
-"""Whether a training fits into memory. Without this the kernel ends one that does not, and says nothing.
+"""Checks whether a training fits into memory. Otherwise the kernel would kill it without a message.
 
-Knows rough sizes, measured at the largest. Does not know models.
+Knows rough sizes, measured on the largest models. Does not know models.
 """
 
 from pathlib import Path
@@ -9,29 +9,29 @@ from export.config import TrainConfig
 from export.errors import TrainingFailed
 
 _MEMINFO = Path("/proc/meminfo")
-# The limit of a container: cgroups of version 2, and of version 1.
+# The memory limit of a container: cgroups v2, and v1.
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-# Copies of the weights: themselves, gradients, the optimizer's two moments, those of a sample and of an export.
-# Measured 8 to 11 with 2,048 and 4,096 units.
+# Copies of the weights: the weights, their gradients, the optimizer's two moments, those of a sample and of an export.
+# Measured: 8 to 11 with 2,048 and 4,096 units.
 _COPIES = 8
-# float32 values kept per token, unit and layer for the way back: measured 5 (simple_rnn), 15 (lstm and gru).
+# float32 values saved per token, unit and layer for the backward pass: measured 5 (simple_rnn), 15 (lstm and gru).
 _KEPT_PER_UNIT = 5
 
 
 def require_memory(config: TrainConfig, num_parameters: int, vocab_size: int, window_tokens: int) -> None:
-    """Refuse a training that cannot fit; one that is let through may still be too large.
+    """Check a lower bound of the memory that a training needs; a training that passes may still be too large.
 
     Args:
-        config: Its settings.
-        num_parameters: Of the model.
+        config: The settings.
+        num_parameters: Number of parameters of the model.
         vocab_size: V, width of the output layer.
-        window_tokens: Tokens of one update, over all streams.
+        window_tokens: Tokens of one update, over the whole batch.
 
     Raises:
-        TrainingFailed: it takes more than is free.
+        TrainingFailed: the training needs more memory than is free.
     """
     ways = 2 if config.bidirectional else 1
-    # A bidirectional model has logits for the last token of a window alone.
+    # A bidirectional model has logits only for the token after a window.
     logits = vocab_size / (config.num_seen or 1)
     per_token = logits + _KEPT_PER_UNIT * config.layers * config.units * ways
     needed, free = 4 * (_COPIES * num_parameters + window_tokens * per_token), free_bytes()
@@ -45,7 +45,7 @@ def require_memory(config: TrainConfig, num_parameters: int, vocab_size: int, wi
 
 
 def free_bytes() -> float:
-    """Return the memory that is free, or the container's limit where that is less; infinity where neither is known."""
+    """Return the available memory, or the container's limit if that is less; infinity if neither is known."""
     limits = [path.read_text().strip() for path in _LIMITS if path.exists()]
     meminfo = _MEMINFO.read_text().splitlines() if _MEMINFO.exists() else []
     available = [int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")]

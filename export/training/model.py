@@ -1,7 +1,7 @@
-"""The Keras model of a generator, and its forward pass over a window with carried state.
+"""The Keras model of a generator, and its forward pass over a BPTT window with carried state.
 
-The model is an ordinary one, of Keras's own layers; saved as `.keras` it loads anywhere. Training runs it through
-`export.training.sequence`, which takes and returns states and needs less time.
+The model consists of Keras's own layers, so a `.keras` file of it loads anywhere. Training runs it through
+`export.training.sequence`, which takes and returns states and is faster.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from export.training.devices import Cut
 from export.training.sequence import product, run_layer, split
 
 States = list[list[tf.Tensor]]
-# Parts of the rows of one array, each for a core.
+# One array, partitioned along the batch: one part per core.
 Parts = list[tf.Tensor]
 
 _NAMES = {kind: name for name, kind in CELLS.items()}
-# One mask per sequence: dropping other units at every step would disturb what the state carries.
+# One dropout mask per sequence: a new mask at every step would disturb the carried state.
 _ONE_MASK = (None, 1, None)
 
 
@@ -31,8 +31,8 @@ def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
     """Build an untrained model.
 
     Returns:
-        Token ids int32 (batch, T) to logits float32 (batch, T, V); for a bidirectional one (batch, context) to
-        (batch, V), those of what follows.
+        A model from token ids int32 (batch, T) to logits float32 (batch, T, V). A bidirectional model maps
+        (batch, context) to (batch, V), the logits of the next token.
     """
     keras.utils.set_random_seed(config.seed)
     token_ids = keras.layers.Input([config.num_seen], dtype="int32", name="token_ids")
@@ -64,15 +64,19 @@ def _dropout(rate: float, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 
 
 def _recurrent(config: TrainConfig, i: int) -> keras.layers.Layer:
-    # What reads both ways has one output for the window: what follows it.
-    whole = not config.bidirectional or i < config.layers - 1
-    options = {"return_sequences": whole, "recurrent_dropout": config.recurrent_dropout, "name": f"recurrent_{i}"}
+    # A bidirectional model predicts only the token after the window.
+    returns_sequences = not config.bidirectional or i < config.layers - 1
+    options = {
+        "return_sequences": returns_sequences,
+        "recurrent_dropout": config.recurrent_dropout,
+        "name": f"recurrent_{i}",
+    }
     layer = CELLS[config.cell](config.units, **options)
     return keras.layers.Bidirectional(layer, name=f"bidirectional_{i}") if config.bidirectional else layer
 
 
 def count_parameters(config: TrainConfig, vocab_size: int) -> int:
-    """Count the weights of the model that `build_model` would build."""
+    """Return the number of parameters of the model that `build_model` builds."""
     gates, biases = {"simple_rnn": (1, 1), "lstm": (4, 1), "gru": (3, 2)}[config.cell]
     ways = 2 if config.bidirectional else 1
     top = config.units * ways
@@ -88,7 +92,7 @@ def count_parameters(config: TrainConfig, vocab_size: int) -> int:
 
 
 def zero_states(model: keras.Model, rows: int) -> States:
-    """Return the state before any token: per recurrent layer its vectors, float32 (rows, units) each."""
+    """Return the zero state: for each recurrent layer its vectors, float32 (rows, units) each."""
     layers = [node.layer for node in read_graph(model) if type(node.layer) in _NAMES]
     return [[tf.zeros([rows, layer.units])] * _num_vectors(layer) for layer in layers]
 
@@ -99,12 +103,12 @@ def _num_vectors(layer: keras.layers.Layer) -> int:
 
 @dataclass(frozen=True)
 class Compute:
-    """How a forward pass is computed.
+    """Precision, device and partitioning of a forward pass.
 
     Attributes:
         precision: float32 or bfloat16, for the factors of matrix products on a CPU.
         on_gpu: Whether Keras's own layers run, by cuDNN.
-        cut: Into how many parts layers are cut, a core each.
+        cut: Partitioning of the layers over the cores.
     """
 
     precision: tf.DType = tf.float32
@@ -120,82 +124,82 @@ def forward(
     training: bool,
     compute: Compute = Compute(),
 ) -> tuple[Parts, States]:
-    """Run a window.
+    """Run the model over a BPTT window.
 
     Args:
         model: As `build_model` returns it.
         token_ids: int32 (T, batch): time first.
         states: As the previous window returned them.
-        training: Whether to drop units.
-        compute: How.
+        training: Whether to apply dropout.
+        compute: Precision, device and partitioning.
 
     Returns:
-        Logits float32 (T, rows, V) of each part of the batch, `compute.cut.rows` of them, and the states after the
-        window; of a bidirectional model (1, rows, V) and none.
+        Logits float32 (T, rows, V) of each of the `compute.cut.rows` parts of the batch, and the states after the
+        window. A bidirectional model returns (1, rows, V) and no states.
     """
-    batch, given = tf.shape(token_ids)[1], split(token_ids, compute.cut.rows, axis=1)
+    batch_size, token_id_parts = tf.shape(token_ids)[1], split(token_ids, compute.cut.rows, axis=1)
     outputs, remaining, new_states = list[Parts](), list(states), []
     for node in read_graph(model):
-        layer, inputs = node.layer, [given if place == INPUT else outputs[place] for place in node.inputs]
+        layer, inputs = node.layer, [token_id_parts if i == INPUT else outputs[i] for i in node.inputs]
         xs = inputs[0]
         if type(layer) in _NAMES:
-            xs, state = _run(layer, xs, remaining.pop(0), compute, training=training)
+            xs, state = _run_recurrent(layer, xs, remaining.pop(0), compute, training=training)
             new_states.append(state)
         elif isinstance(layer, keras.layers.Bidirectional):
-            xs = _run_both_ways(layer, xs, batch, compute, training=training)
+            xs = _run_bidirectional(layer, xs, batch_size, compute, training=training)
         elif isinstance(layer, keras.layers.Dropout):
             if training and layer.rate:
-                kept = _mask(layer.rate, layer.seed_generator, [batch, xs[0].shape[-1]], compute)
-                xs = [x * some for x, some in zip(xs, kept, strict=True)]
+                masks = _dropout_mask(layer.rate, layer.seed_generator, [batch_size, xs[0].shape[-1]], compute)
+                xs = [x * mask for x, mask in zip(xs, masks, strict=True)]
         elif isinstance(layer, keras.layers.Dense):
-            xs = [_times(x, layer.kernel, compute) for x in xs]
+            xs = [_matmul(x, layer.kernel, compute) for x in xs]
             xs = [x + layer.bias for x in xs] if layer.use_bias else xs
         elif node.reverse:
-            xs = [_times(x, layer.embeddings, compute, transpose_b=True) for x in xs]
+            xs = [_matmul(x, layer.embeddings, compute, transpose_b=True) for x in xs]
         else:
-            xs = [layer(list(some) if len(some) > 1 else some[0]) for some in zip(*inputs, strict=True)]
+            xs = [layer(list(part) if len(part) > 1 else part[0]) for part in zip(*inputs, strict=True)]
         outputs.append(xs)
     return outputs[-1], new_states
 
 
-def _run(
+def _run_recurrent(
     layer: keras.layers.Layer, xs: Parts, state: Sequence[tf.Tensor], compute: Compute, *, training: bool
 ) -> tuple[Parts, list[tf.Tensor]]:
     masks: list[tf.Tensor | None] = [None] * len(xs)
     if training and layer.recurrent_dropout:
         shape = tf.shape(state[0])
-        masks = list(_mask(layer.recurrent_dropout, layer.cell.seed_generator, shape, compute))
+        masks = list(_dropout_mask(layer.recurrent_dropout, layer.cell.seed_generator, shape, compute))
     weights = [variable.value for variable in layer.trainable_variables]
     results = []
     for x, mask, *own_state in zip(xs, masks, *[split(vectors, len(xs)) for vectors in state], strict=True):
         if compute.on_gpu and mask is None:
             results.append(run_keras_layer(layer, x, own_state))
         else:
-            how = compute.precision, compute.cut.units
-            results.append(run_layer(_NAMES[type(layer)], x, own_state, weights, mask, *how))
+            options = compute.precision, compute.cut.units
+            results.append(run_layer(_NAMES[type(layer)], x, own_state, weights, mask, *options))
     ys, new_states = zip(*results, strict=True)
     return list(ys), [tf.concat(vectors, axis=0) for vectors in zip(*new_states, strict=True)]
 
 
-def _run_both_ways(
-    layer: keras.layers.Bidirectional, xs: Parts, batch: tf.Tensor, compute: Compute, *, training: bool
+def _run_bidirectional(
+    layer: keras.layers.Bidirectional, xs: Parts, batch_size: tf.Tensor, compute: Compute, *, training: bool
 ) -> Parts:
-    """Return the outputs of both directions, (T, rows, 2 · units), or (1, rows, 2 · units) of the last each made."""
+    """Return the outputs of both directions, (T, rows, 2 · units), or the last of each, (1, rows, 2 · units)."""
     outputs = []
     for way, axes in ((layer.forward_layer, []), (layer.backward_layer, [0])):
-        state = [tf.zeros([batch, way.units])] * _num_vectors(way)
-        ys, _ = _run(way, [tf.reverse(x, axes) for x in xs], state, compute, training=training)
+        state = [tf.zeros([batch_size, way.units])] * _num_vectors(way)
+        ys, _ = _run_recurrent(way, [tf.reverse(x, axes) for x in xs], state, compute, training=training)
         outputs.append([tf.reverse(y, axes) if layer.return_sequences else y[-1:] for y in ys])
     return [tf.concat(both, axis=-1) for both in zip(*outputs, strict=True)]
 
 
-def _mask(rate: float, seed: keras.random.SeedGenerator, shape: Any, compute: Compute) -> Parts:
-    """Draw what is left of (batch, width) for a whole window, by a layer's own numbers; it is the same in any parts."""
+def _dropout_mask(rate: float, seed: keras.random.SeedGenerator, shape: Any, compute: Compute) -> Parts:
+    """Sample a dropout mask (batch, width) for a window from a layer's seed generator; it is the same for any parts."""
     return split(keras.random.dropout(tf.ones(shape), rate, seed=seed), compute.cut.rows)
 
 
-def _times(x: tf.Tensor, kernel: tf.Tensor, compute: Compute, **transposed: bool) -> tf.Tensor:
-    """Multiply all steps (T, rows, K) by a kernel; where units are cut, a core takes a part of them."""
+def _matmul(x: tf.Tensor, kernel: tf.Tensor, compute: Compute, **transposed: bool) -> tf.Tensor:
+    """Multiply all steps (T, rows, K) by a kernel; where units are partitioned, split the steps over the cores."""
     parts = split(tf.reshape(x, [-1, x.shape[-1]]), compute.cut.units)
     y = tf.concat([product(part, kernel, compute.precision, **transposed) for part in parts], axis=0)
     return tf.reshape(y, tf.concat([tf.shape(x)[:-1], y.shape[1:]], axis=0))

@@ -1,6 +1,6 @@
-"""One update of the weights, and one look at the held-out text, on all devices at once.
+"""One update of the weights and one evaluation step, on all devices at once.
 
-Knows gradients, the optimizer and the moving average. Does not know epochs, minutes or files.
+Knows gradients, the optimizer and the moving average. Does not know epochs, time limits or files.
 """
 
 import dataclasses
@@ -17,54 +17,54 @@ from export.training.devices import Cut, Devices, multiplies_bfloat16
 from export.training.model import Compute, States, forward, zero_states
 from export.training.sequence import split
 
-# The average follows the weights closely at first: (1 + n) / (10 + n) after n updates, until that reaches its decay.
+# The decay of the moving average starts low: it is (1 + n) / (10 + n) after n updates, until that reaches `ema`.
 _WARM_UP = 10.0
 
 
 def precision_of(config: TrainConfig, devices: Devices) -> str:
-    """Return "float32" or "bfloat16". On a GPU it is float32: there the products are cuDNN's, by TF32 where it can."""
+    """Return "float32" or "bfloat16"; "auto" is float32 on a GPU, where cuDNN uses TF32 if it can."""
     if config.precision != "auto":
         return config.precision
     return "bfloat16" if not devices.on_gpu and multiplies_bfloat16() else "float32"
 
 
 class Optimization:
-    """A model, its optimizer and the average of its weights.
+    """A model, its optimizer and the moving average of its weights.
 
     Attributes:
-        averaged: The model with the averaged weights; the model itself where no average is kept.
+        averaged: The model with the averaged weights; the model itself without a moving average.
         checkpoint: Everything that a resumed run needs.
     """
 
     def __init__(self, config: TrainConfig, model: keras.Model, devices: Devices, unknown: int) -> None:
-        """Prepare.
+        """Build the optimizer, the moving average and the graphs.
 
         Args:
             config: The settings.
-            model: What is trained.
-            devices: What it runs on.
-            unknown: Id of the tokens that are not judged.
+            model: The model to train.
+            devices: Devices to train on.
+            unknown: The unknown token's id, which is not evaluated.
         """
         self._config, self._model, self._devices, self._unknown = config, model, devices, unknown
-        # In float32, as it will be served.
-        self._compute_judged = Compute(on_gpu=devices.on_gpu, cut=devices.cut(config.batch_size, config.units))
+        # Evaluated in float32, as the model will be served.
+        self._evaluation_compute = Compute(on_gpu=devices.on_gpu, cut=devices.cut(config.batch_size, config.units))
         precision = tf.as_dtype(precision_of(config, devices))
-        self._compute = dataclasses.replace(self._compute_judged, precision=precision)
+        self._compute = dataclasses.replace(self._evaluation_compute, precision=precision)
         with devices.strategy.scope():
             self._optimizer = _optimizer(config, model)
             self._updates = tf.Variable(0.0, trainable=False)
             self.averaged = _copy(model) if config.ema else model
-        # Keras leaves the states of dropout's generators out of what TensorFlow tracks; a resumed run needs them.
+        # TensorFlow does not track the states of Keras's dropout generators; a resumed run needs them.
         dropout = [variable.value for variable in model.non_trainable_variables]
         parts = {"model": model, "optimizer": self._optimizer, "dropout": dropout, "updates": self._updates}
         self.checkpoint = tf.train.Checkpoint(**parts, averaged=self.averaged)
-        self._update, self._judge = self._functions()
+        self._update, self._evaluate = self._functions()
 
     def _functions(self) -> tuple[Any, Any]:
-        """Make the graphs of an update and of a judgement.
+        """Build the graphs of an update and of an evaluation step.
 
-        One graph for windows of every length: with two, a resumed run would not be equal to the bit. What several
-        devices are given has no such signature; there a graph is made for each of the two lengths.
+        One graph serves windows of every length: with two graphs, a resumed run would not be bit-exact. Distributed
+        values have no such input signature, so with several replicas each of the two lengths gets its own graph.
         """
         ids = tf.TensorSpec([None, None], tf.int32)
         states = tf.nest.map_structure(
@@ -72,26 +72,26 @@ class Optimization:
         )
         kept, number = tf.TensorSpec([None, 1]), tf.TensorSpec([])
         signatures = [ids, ids, states, kept, number, number], [ids, ids, states]
-        update, judge = signatures if self._devices.is_alone else (None, None)
+        update, evaluate = signatures if self._devices.is_alone else (None, None)
         return (
             tf.function(self._update_everywhere, input_signature=update, autograph=False),
-            tf.function(self._evaluate_everywhere, input_signature=judge, autograph=False),
+            tf.function(self._evaluate_everywhere, input_signature=evaluate, autograph=False),
         )
 
     def zero_states(self, rows: int) -> Any:
-        """Return the state before any token, of so many rows on all devices together."""
+        """Return the zero state for a global batch size."""
         return self._devices.share(lambda own: zero_states(self._model, own.stop - own.start), rows)
 
     def update(
         self, inputs: np.ndarray, targets: np.ndarray, states: Any, kept: np.ndarray, rate: float
     ) -> tuple[float, Any]:
-        """Change the weights by one window.
+        """Train on one BPTT window.
 
         Args:
             inputs: int32 (T, rows).
             targets: int32 (T, rows), or (1, rows).
-            states: As the last window returned them, or `zero_states`.
-            kept: float32 (rows, 1), 0 for rows that begin from the zero state.
+            states: As the previous window returned them, or `zero_states`.
+            kept: float32 (rows, 1), 0 for sequences whose state is reset to zero.
             rate: The learning rate.
 
         Returns:
@@ -110,14 +110,14 @@ class Optimization:
         return float(loss) / targets.size, states
 
     def judge(self, inputs: np.ndarray, targets: np.ndarray, states: Any) -> tuple[float, float, Any]:
-        """Look at held-out text.
+        """Evaluate one window of the validation split.
 
         Returns:
             Summed loss in nats of the known tokens, how many of these were the most probable token, and the states.
         """
         rows = inputs.shape[1]
         share = self._devices.share
-        loss, hits, states = self._judge(
+        loss, hits, states = self._evaluate(
             share(lambda own: tf.constant(inputs[:, own]), rows),
             share(lambda own: tf.constant(targets[:, own]), rows),
             states,
@@ -145,7 +145,7 @@ class Optimization:
     def _update_replica(
         self, inputs: tf.Tensor, targets: tf.Tensor, states: States, kept: tf.Tensor, count: tf.Tensor
     ) -> tuple[tf.Tensor, States]:
-        """Return the summed loss of a replica's rows, and its states; `count` tokens are those of all replicas."""
+        """Return the summed loss and the states of a replica; `count` is the number of tokens of all replicas."""
         states = tf.nest.map_structure(lambda part: part * kept, states)
         variables = self._model.trainable_variables
         with tf.GradientTape() as tape:
@@ -158,10 +158,10 @@ class Optimization:
         return loss, new_states
 
     def _apply(self, gradients: list[tf.Tensor]) -> None:
-        """Let the optimizer have the gradients of all replicas.
+        """Apply the gradients of all replicas.
 
-        Keras clips the gradients of each replica and then adds them up. So each is given the whole sum first, divided,
-        which is then clipped as that of one device would be.
+        Keras would clip the gradients of each replica and then sum them. Here they are summed first, so that clipping
+        is the same as on one device. Each replica then passes on an equal share, and Keras sums the shares.
         """
         if not self._devices.is_alone:
             gradients = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
@@ -172,21 +172,21 @@ class Optimization:
     def _evaluate_replica(
         self, inputs: tf.Tensor, targets: tf.Tensor, states: States
     ) -> tuple[tf.Tensor, tf.Tensor, States]:
-        logits, new_states = forward(self.averaged, inputs, states, training=False, compute=self._compute_judged)
+        logits, new_states = forward(self.averaged, inputs, states, training=False, compute=self._evaluation_compute)
         losses, hits = [], []
-        for own_targets, own_logits in _parts(targets, logits, self._compute_judged.cut):
-            known = tf.cast(own_targets != self._unknown, tf.float32)
+        for own_targets, own_logits in _parts(targets, logits, self._evaluation_compute.cut):
+            mask = tf.cast(own_targets != self._unknown, tf.float32)
             hit = tf.argmax(own_logits, axis=-1, output_type=tf.int32) == own_targets
-            losses.append(tf.reduce_sum(_losses(own_targets, own_logits) * known))
-            hits.append(tf.reduce_sum(tf.cast(hit, tf.float32) * known))
+            losses.append(tf.reduce_sum(_losses(own_targets, own_logits) * mask))
+            hits.append(tf.reduce_sum(tf.cast(hit, tf.float32) * mask))
         return tf.add_n(losses), tf.add_n(hits), new_states
 
 
 def _parts(targets: tf.Tensor, logits: list[tf.Tensor], cut: Cut) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """Part what is to be judged, (tokens,) and (tokens, V), over the cores."""
-    for own, theirs in zip(split(targets, cut.rows, axis=1), logits, strict=True):
-        flat = tf.reshape(theirs, [-1, theirs.shape[-1]])
-        yield from zip(split(tf.reshape(own, [-1]), cut.units), split(flat, cut.units), strict=True)
+    """Yield targets (tokens,) and logits (tokens, V) of each core's partition."""
+    for part_targets, part_logits in zip(split(targets, cut.rows, axis=1), logits, strict=True):
+        flat = tf.reshape(part_logits, [-1, part_logits.shape[-1]])
+        yield from zip(split(tf.reshape(part_targets, [-1]), cut.units), split(flat, cut.units), strict=True)
 
 
 def _losses(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

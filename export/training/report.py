@@ -1,6 +1,6 @@
-"""What the card says of a training.
+"""Training report of the card.
 
-Knows settings, the facts about a corpus and the history of a run. Does not know how samples are written.
+Knows settings, the facts about a corpus and the history of a run. Does not know how samples are generated.
 """
 
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ def report(
     samples: Sequence[Sample],
     copies: Memorization | None,
 ) -> TrainingReport:
-    """Describe how the best epoch's weights came to be: what came after it has no part in them.
+    """Return the training report of the best epoch; it ignores later epochs.
 
     Args:
-        config: Settings.
+        config: The settings.
         vocab_size: V.
-        facts: What was learnt from.
+        facts: Facts about the corpus.
         progress: At least one epoch.
-        samples: What the model writes.
-        copies: What it has by heart; None where the training text is not at hand.
+        samples: Samples that the model generated.
+        copies: Memorization in the model's output; None if the training text is unavailable.
     """
     best = progress.best
     return TrainingReport(

@@ -1,4 +1,4 @@
-"""The folder of a training run: what it takes to go on with it, and the best weights so far.
+"""The directory of a training run: its last checkpoint, and the best weights so far.
 
 Knows files. Does not know how training works.
 """
@@ -34,12 +34,12 @@ class _Record(BaseModel):
 
 
 class CorpusFacts(_Record):
-    """What a run learns from, as the card of its version will say it.
+    """Facts about the corpus of a run, for the card of its version.
 
-    What has a default is not known of runs that an earlier release began.
+    Fields with a default are missing in runs that an earlier release started.
 
     Attributes:
-        judged_characters: What the validation tokens stand for; see `export.corpora.bits_per_character`.
+        judged_characters: Characters of the evaluated validation tokens; see `export.corpora.bits_per_character`.
     """
 
     corpus: str
@@ -59,21 +59,21 @@ class CorpusFacts(_Record):
 
 
 class RunFolder:
-    """`runs/<name>`: configuration, tokenizer, progress, checkpoint and best weights of one training."""
+    """Run directory `runs/<name>`: configuration, tokenizer, progress, checkpoint and best weights."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other trainings out of the folder; the lock lies beside it and ends with the process.
+        """Lock the directory against other trainings; the lock file is next to it, and the lock ends with the process.
 
         Raises:
-            RunError: another training is at work in it.
+            RunError: another training uses the directory.
         """
-        place = self.path.resolve()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.with_name(f".{place.name}.lock").open("w") as lock:
+        path = self.path.resolve()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f".{path.name}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -83,24 +83,24 @@ class RunFolder:
             yield
 
     def create(self, config: TrainConfig, tokenizer: Tokenizer, facts: CorpusFacts) -> Path | None:
-        """Start afresh.
+        """Create the directory of a new run.
 
         Returns:
-            Where the training is now that lay here before, `runs/<name>~`; None if there was none with a whole epoch.
+            The path that the previous run was moved to, `runs/<name>~`; None if there was none with a complete epoch.
 
         Raises:
-            RunError: the folder holds something that no training wrote.
-            OSError: the disk did not take it; the training that lay here before still does.
+            RunError: the directory contains a file that no training wrote.
+            OSError: writing failed; a previous run is still in its place.
         """
         names = sorted(path.name for path in self.path.iterdir()) if self.path.exists() else []
-        # Temporary files of a training that was killed are named after its own ones.
-        own = tuple(f".{name}" for name in _OWN)
-        strangers = [name for name in names if name not in _OWN and not name.startswith(own)]
-        if strangers:
+        # A killed training may leave temporary files, which are named after its files.
+        temporary = tuple(f".{name}" for name in _OWN)
+        unexpected = [name for name in names if name not in _OWN and not name.startswith(temporary)]
+        if unexpected:
             raise RunError(
-                f"{self.path}: {strangers[0]} was not written by a training; choose another --name or --runs-dir"
+                f"{self.path}: {unexpected[0]} was not written by a training; choose another --name or --runs-dir"
             )
-        # Written beside: a disk that is full must not cost the training that lies here.
+        # Write a draft first: a full disk must not destroy the previous run.
         draft = self.path.with_name(f".{self.path.name}.draft")
         shutil.rmtree(draft, ignore_errors=True)
         try:
@@ -119,7 +119,7 @@ class RunFolder:
         return aside
 
     def _set_aside(self) -> Path:
-        # No name of a model ends in ~, so this is no other run's folder.
+        # No model name ends in ~, so this is not the directory of another run.
         aside = self.path.with_name(f"{self.path.name}~")
         shutil.rmtree(aside, ignore_errors=True)
         return self.path.rename(aside)
@@ -128,7 +128,7 @@ class RunFolder:
         """Read what `create` wrote.
 
         Raises:
-            RunError: this is not the folder of a run.
+            RunError: this is not a run directory.
         """
         try:
             config = TrainConfig.model_validate_json((self.path / _CONFIG).read_bytes())
@@ -138,7 +138,7 @@ class RunFolder:
             raise RunError(f"{self.path}: not the folder of a training run ({_in_one_line(error)})") from error
 
     def progress(self) -> Progress:
-        """Read where the run stands; one without a whole epoch stands at the beginning.
+        """Read the progress of the run; it is empty before the first complete epoch.
 
         Raises:
             RunError: the file is damaged.
@@ -153,17 +153,17 @@ class RunFolder:
 
     @property
     def events(self) -> Path:
-        """Where TensorBoard looks for the run's figures."""
+        """Directory of the run's TensorBoard event files."""
         return self.path / _EVENTS
 
     def save(self, checkpoint: tf.train.Checkpoint, model: keras.Model, progress: Progress) -> None:
-        """Keep an epoch, and its model if it is the best.
+        """Save the checkpoint of an epoch, and its model if it is the best.
 
-        Weights come first, then the progress that names them, then what it no longer names goes: whenever this is
-        killed, the folder holds one whole epoch and the best one.
+        The weights are written first, then the progress that refers to them; last, superseded files are deleted. If the
+        process is killed at any time, the directory still has one complete epoch and the best one.
 
         Raises:
-            OSError: the disk did not take it.
+            OSError: writing failed.
         """
         try:
             checkpoint.write(str(self.path / _CHECKPOINTS / str(progress.epochs)))
@@ -171,7 +171,7 @@ class RunFolder:
             if progress.best_epoch == progress.epochs:
                 self._best(progress).parent.mkdir(exist_ok=True)
                 model.save(self._best(progress))
-            # On the disk before the progress that names them.
+            # Sync them before writing the progress that refers to them.
             sync_tree(self.path / _CHECKPOINTS)
             sync_tree(self.path / _BEST)
             write_atomically(self.path / _PROGRESS, progress.model_dump_json(indent=1) + "\n")
@@ -191,10 +191,10 @@ class RunFolder:
                 path.unlink()
 
     def restore(self, checkpoint: tf.train.Checkpoint) -> Progress:
-        """Load the last whole epoch into `checkpoint`; a run without one starts at the beginning.
+        """Load the last complete epoch into `checkpoint`; a run without one starts from the beginning.
 
         Raises:
-            RunError: a file is damaged or missing, or the settings are not those that the epoch was trained with.
+            RunError: a file is damaged or missing, or the settings differ from those of the checkpoint.
         """
         progress = self.progress()
         if progress.epochs:
@@ -209,11 +209,11 @@ class RunFolder:
     def _require_same_settings(self) -> None:
         path = self.path / _CHECKPOINTS / _CONFIG
         try:
-            then, now = (json.loads(each.read_bytes()) for each in (path, self.path / _CONFIG))
-            # A setting that this release has and an earlier one had not is none that was changed.
+            then, now = (json.loads(config.read_bytes()) for config in (path, self.path / _CONFIG))
+            # A setting that an earlier release did not have has not changed.
             changed = [name for name, value in then.items() if name not in now or now[name] != value]
         except FileNotFoundError:
-            # Kept by an earlier release.
+            # Saved by an earlier release.
             return
         except (OSError, ValueError, AttributeError) as error:
             raise RunError(f"{path}: damaged ({_in_one_line(error)})") from error
@@ -227,7 +227,7 @@ class RunFolder:
         """Load the best model so far.
 
         Raises:
-            RunError: its file is damaged or missing.
+            RunError: the file is damaged or missing.
         """
         try:
             return keras.models.load_model(self._best(progress))

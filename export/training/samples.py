@@ -1,6 +1,6 @@
-"""Texts that a model writes: a sample after each epoch, and those that a version keeps.
+"""Generated samples: one after each epoch, the ones stored in a version, and those checked for memorization.
 
-Knows `decode` as it is published, and where in a text a sample begins. Does not know screens or files.
+Knows the published `decode` and how prompts are chosen from a text. Does not know displays or files.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,36 +20,36 @@ from export.graphs.signatures import Generator
 from export.graphs.specs import input_specs
 
 SAMPLE_TOKENS = 200
-# Of these, what is shown: 200 words would fill the screen.
+# Characters of a sample that are shown: 200 words would fill the screen.
 SAMPLE_CHARACTERS = 400
-# Characters of given text that a sample goes on from, or leads up to.
+# Characters of the prompt, or of the suffix of a backward model.
 SAMPLE_GIVEN = 40
 SAMPLE_TEMPERATURE = 0.7
 
-# What a version keeps.
+# Samples that a version stores.
 KEPT_TEMPERATURES = (0.5, 0.8, 1.0)
 KEPT_TOKENS = SAMPLE_CHARACTERS
 
-# Texts written side by side to look for copies in, and words wanted of each: some 4,000 in all. A window model, which
-# reads its window anew for every token, writes fewer texts.
+# Memorization check: batch size and words per sequence, some 4,000 words in all. A sliding-window model recomputes its
+# window for every token, so it generates fewer sequences.
 COPY_ROWS, COPY_WINDOW_ROWS, COPY_WORDS = 64, 16, 64
-# Bounds of each text's tokens, and of the tokens that a window model reads for it.
+# Maximum tokens per sequence, and maximum tokens that a sliding-window model reads for it.
 MAX_COPY_TOKENS, MAX_COPY_READ = 512, 16_384
-# Rounds of these, where texts may end early.
+# Maximum number of batches, as sequences may end early.
 MAX_COPY_ROUNDS = 4
 
-Obey = Callable[[], None]
+Check = Callable[[], None]
 
 
 class Writer:
-    """Lets a model go on with texts, or lead up to them, by the same `decode` that is published."""
+    """Generates sequences with the same `prefill` and `decode` that are published."""
 
     def __init__(self, tokenizer: Tokenizer, *, backward: bool) -> None:
         self._tokenizer, self._backward = tokenizer, backward
         self._generator: Generator | None = None
 
     def take(self, model: keras.Model) -> None:
-        """Write with this model from now on; the graph is traced once, and its variables are assigned after."""
+        """Use this model from now on. The first call traces the graph; later ones only assign its variables."""
         fresh = Generator(prepare(model).network, self._tokenizer.special, len(self._tokenizer.tokens))
         if self._generator is None:
             self._generator = fresh
@@ -66,76 +66,75 @@ class Writer:
         temperatures: Sequence[float],
         num_tokens: int,
         rng: np.random.Generator,
-        raise_if_interrupted: Obey = lambda: None,
+        raise_if_interrupted: Check = lambda: None,
     ) -> list[str]:
-        """Return what the model makes of each text.
+        """Return the continuation of each prompt; of a backward model, the text before each suffix.
 
         Args:
-            given: What stands before, or behind it.
-            temperatures: One for each.
-            num_tokens: Bound of each text; one may end before.
-            rng: What is drawn with.
-            raise_if_interrupted: Called between two steps; what it raises ends the writing.
+            given: Prompts, or suffixes.
+            temperatures: One per sequence.
+            num_tokens: Maximum tokens of each sequence; an end token may end it earlier.
+            rng: Random generator for sampling.
+            raise_if_interrupted: Called between two decode calls; what it raises ends the generation.
         """
-        last, state = self._read(given)
-        rows, special, drawn = len(given), self._tokenizer.special, []
-        ended = np.zeros(rows, bool)
+        last, state = self._prefill_prompts(given)
+        batch_size, special, sampled = len(given), self._tokenizer.special, []
+        ended = np.zeros(batch_size, bool)
         for start in range(0, num_tokens, signatures.MAX_DECODE_STEPS):
             count = min(signatures.MAX_DECODE_STEPS, num_tokens - start)
             decoded = self._decode(
                 token_id=tf.constant(last),
                 state=state,
-                uniforms=tf.constant(rng.random((rows, count), dtype=np.float32)),
+                uniforms=tf.constant(rng.random((batch_size, count), dtype=np.float32)),
                 steps=tf.constant(np.where(ended, 0, count).astype(np.int32)),
                 temperature=tf.constant(temperatures, tf.float32),
-                top_k=tf.zeros([rows], tf.int32),
-                top_p=tf.ones([rows]),
-                min_p=tf.zeros([rows]),
+                top_k=tf.zeros([batch_size], tf.int32),
+                top_p=tf.ones([batch_size]),
+                min_p=tf.zeros([batch_size]),
             )
             token_ids, state = decoded["token_ids"].numpy(), decoded["state"]
-            # Behind a row's end stand zeros: padding, which has no text.
-            drawn.append(token_ids)
+            # After its end token a sequence has padding zeros, which decode to no text.
+            sampled.append(token_ids)
             last, ended = token_ids[:, -1], ended | (token_ids == special.end).any(axis=1)
             raise_if_interrupted()
             if ended.all():
                 break
-        return [self._text(*pair) for pair in zip(given, np.concatenate(drawn, axis=1).tolist(), strict=True)]
+        return [self._text(*pair) for pair in zip(given, np.concatenate(sampled, axis=1).tolist(), strict=True)]
 
-    def _read(self, given: Sequence[str]) -> tuple[np.ndarray, tf.Tensor]:
-        """Return the last token of each text, int32 (rows,), and the state before it, float32 (rows, S)."""
+    def _prefill_prompts(self, given: Sequence[str]) -> tuple[np.ndarray, tf.Tensor]:
+        """Return the last token of each prompt, int32 (batch,), and the state before it, float32 (batch, S)."""
         assert self._generator is not None, "take a model first"
         step, start = (-1 if self._backward else 1), [self._tokenizer.special.start]
-        rows = [self._tokenizer.encode(text)[::step] or start for text in given]
-        token_ids = np.zeros((len(rows), max(map(len, rows)) - 1), np.int32)
-        for place, row in enumerate(rows):
-            token_ids[place, : len(row) - 1] = row[:-1]
-        read = self._prefill(
+        prompts = [self._tokenizer.encode(text)[::step] or start for text in given]
+        token_ids = np.zeros((len(prompts), max(map(len, prompts)) - 1), np.int32)
+        for slot, prompt in enumerate(prompts):
+            token_ids[slot, : len(prompt) - 1] = prompt[:-1]
+        prefilled = self._prefill(
             token_ids=tf.constant(token_ids),
-            lengths=tf.constant([len(row) - 1 for row in rows], tf.int32),
-            state=tf.zeros([len(rows), self._generator.network.state_size]),
+            lengths=tf.constant([len(prompt) - 1 for prompt in prompts], tf.int32),
+            state=tf.zeros([len(prompts), self._generator.network.state_size]),
         )
-        return np.array([row[-1] for row in rows], np.int32), read["state"]
+        return np.array([prompt[-1] for prompt in prompts], np.int32), prefilled["state"]
 
-    def _text(self, given: str, drawn: list[int]) -> str:
+    def _text(self, given: str, sampled: list[int]) -> str:
         if self._backward:
             detokenizer = self._tokenizer.backward_detokenizer(given)
-            text = detokenizer.feed(drawn)
+            text = detokenizer.feed(sampled)
             return detokenizer.flush() + text
         detokenizer = self._tokenizer.detokenizer(given)
-        return detokenizer.feed(drawn) + detokenizer.flush()
+        return detokenizer.feed(sampled) + detokenizer.flush()
 
 
 class SampleWriter:
-    """Lets the models of one training go on with pieces of a text."""
+    """Generates samples from prompts of a text, for the models of one training run."""
 
     def __init__(self, tokenizer: Tokenizer, documents: Sequence[str], config: TrainConfig) -> None:
-        """Prepare.
+        """Initialize the writer.
 
         Args:
-            tokenizer: The models'.
-            documents: Where the pieces come from, best ones that the training does not see; without any, the models
-                begin from nothing.
-            config: Of the training; its seed chooses places in the text and what is drawn.
+            tokenizer: Tokenizer of the models.
+            documents: Source of the prompts, preferably held out; without documents, prompts are empty.
+            config: Settings of the run; its seed determines the prompts and the sampling.
         """
         self._tokenizer, self._documents, self._config = tokenizer, documents, config
         self._lengths = np.array([len(document) for document in documents])
@@ -144,7 +143,7 @@ class SampleWriter:
         self._writer = Writer(tokenizer, backward=self._backward)
 
     def write(self, model: keras.Model) -> str:
-        """Return a piece of the text in brackets, and behind it what the model makes of it, or before it."""
+        """Return a prompt in brackets and its continuation; of a backward model, the generated text first."""
         self._writer.take(model)
         given = self._pick_piece(self._rng)
         (text,) = self._writer.write([given], [SAMPLE_TEMPERATURE], SAMPLE_TOKENS, self._rng)
@@ -153,49 +152,53 @@ class SampleWriter:
         return f"[{given}]{text}"[:SAMPLE_CHARACTERS]
 
     def samples(self, model: keras.Model) -> tuple[Sample, ...]:
-        """Return what a version keeps; of one model always the same."""
+        """Return the samples that a version stores; reproducible for one model."""
         self._writer.take(model)
         rng = np.random.default_rng([self._config.seed, 0])
         given = [self._pick_piece(rng) for _ in KEPT_TEMPERATURES]
         texts = self._writer.write(given, KEPT_TEMPERATURES, KEPT_TOKENS, rng)
-        kept = slice(-SAMPLE_CHARACTERS, None) if self._backward else slice(SAMPLE_CHARACTERS)
-        rows = zip(KEPT_TEMPERATURES, given, texts, strict=True)
-        return tuple(Sample(temperature=degree, given=piece, text=text[kept]) for degree, piece, text in rows)
+        shown = slice(-SAMPLE_CHARACTERS, None) if self._backward else slice(SAMPLE_CHARACTERS)
+        samples = zip(KEPT_TEMPERATURES, given, texts, strict=True)
+        return tuple(
+            Sample(temperature=temperature, given=prompt, text=text[shown]) for temperature, prompt, text in samples
+        )
 
-    def copies(self, model: keras.Model, learnt: Iterable[Piece], raise_if_interrupted: Obey) -> Memorization:
-        """Let a model write some 4,000 words at temperature 1, a window model 1,000, and look for them.
+    def copies(self, model: keras.Model, learnt: Iterable[Piece], raise_if_interrupted: Check) -> Memorization:
+        """Measure memorization: generate some 4,000 words at temperature 1 and find their n-gram overlap.
+
+        A sliding-window model generates 1,000 words.
 
         Args:
             model: The model.
-            learnt: What it was trained on.
+            learnt: The training text.
             raise_if_interrupted: Called between two steps; what it raises ends the search.
         """
         self._writer.take(model)
         words = self._tokenizer.rules.words if isinstance(self._tokenizer, WordTokenizer) else str.split
         rng = np.random.default_rng([self._config.seed, 1])
-        rows, written = COPY_WINDOW_ROWS if self._config.num_seen else COPY_ROWS, list[str]()
+        batch_size, generated = COPY_WINDOW_ROWS if self._config.num_seen else COPY_ROWS, list[str]()
         for _ in range(MAX_COPY_ROUNDS if self._tokenizer.special.end is not None else 1):
-            given = [self._pick_piece(rng) for _ in range(rows)]
+            given = [self._pick_piece(rng) for _ in range(batch_size)]
             num_tokens = self._num_copy_tokens(given, words)
-            written += self._writer.write(given, [1.0] * rows, num_tokens, rng, raise_if_interrupted)
-            if sum(len(words(text)) for text in written) >= rows * COPY_WORDS // 2:
+            generated += self._writer.write(given, [1.0] * batch_size, num_tokens, rng, raise_if_interrupted)
+            if sum(len(words(text)) for text in generated) >= batch_size * COPY_WORDS // 2:
                 break
-        return find_memorized_spans(written, learnt, words, raise_if_interrupted)
+        return find_memorized_spans(generated, learnt, words, raise_if_interrupted)
 
     def _num_copy_tokens(self, given: Sequence[str], words: Callable[[str], list[str]]) -> int:
-        """Return how many tokens make `COPY_WORDS` words, within the bounds."""
+        """Return how many tokens make `COPY_WORDS` words, within the limits."""
         num_tokens = sum(len(self._tokenizer.encode(text)) for text in given)
         num_words = sum(len(words(text)) for text in given)
-        wanted = -(-COPY_WORDS * num_tokens // max(1, num_words)) or MAX_COPY_TOKENS
-        return max(1, min(wanted, MAX_COPY_TOKENS, MAX_COPY_READ // (self._config.num_seen or 1)))
+        num_needed = -(-COPY_WORDS * num_tokens // max(1, num_words)) or MAX_COPY_TOKENS
+        return max(1, min(num_needed, MAX_COPY_TOKENS, MAX_COPY_READ // (self._config.num_seen or 1)))
 
     def _pick_piece(self, rng: np.random.Generator) -> str:
-        """Take some characters of a document, from the beginning of a word to the end of one."""
+        """Return a random excerpt of a document, cut at word boundaries."""
         if not len(self._lengths):
             return ""
         text = self._documents[rng.choice(len(self._lengths), p=self._lengths / self._lengths.sum())]
         first = int(rng.integers(0, max(1, len(text) - SAMPLE_GIVEN)))
         words = text[first : first + SAMPLE_GIVEN].split(" ")
-        # The first and the last word may be cut, unless the document begins or ends there.
-        whole = words[first > 0 : len(words) - (first + SAMPLE_GIVEN < len(text))]
-        return " ".join(whole if any(whole) else words)
+        # The first and the last word may be incomplete, unless the document begins or ends there.
+        complete = words[first > 0 : len(words) - (first + SAMPLE_GIVEN < len(text))]
+        return " ".join(complete if any(complete) else words)

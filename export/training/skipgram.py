@@ -1,11 +1,12 @@
-"""Skip-gram with negative sampling: vectors of tokens, learnt from which tokens stand near each other.
+"""Skip-gram with negative sampling: token vectors learned from the tokens' neighbours.
 
-Mikolov et al. 2013, https://arxiv.org/abs/1310.4546: window, subsampling, noise and learning rate's fall as there. Two
-things are other, so that a block of text is three matrix products instead of thousands of short vectors: the noise of a
-block is drawn once for all its tokens (as in https://arxiv.org/abs/1604.04661) and its terms weigh accordingly, and a
-row's steps are scaled by its past gradients (Adagrad), without which a block's sum of gradients can diverge.
+Window, subsampling, noise distribution and learning rate decay follow Mikolov et al. 2013,
+https://arxiv.org/abs/1310.4546. There are two differences, so that a block of text takes three matrix products instead
+of thousands of short vector operations. All tokens of a block share negative samples (as in
+https://arxiv.org/abs/1604.04661), whose terms are weighted accordingly. Updates of a row are scaled by its past
+gradients (Adagrad); without that, the summed gradient of a block can diverge.
 
-Knows arrays of ids. Does not know tokenizers, files or models.
+Knows arrays of token ids. Does not know tokenizers, files or models.
 """
 
 import time
@@ -17,35 +18,35 @@ from threadpoolctl import threadpool_limits
 
 from export.corpora.spool import blocks
 
-# Mikolov et al.'s figures.
+# Hyperparameters of Mikolov et al.
 WINDOW, NEGATIVES, NOISE_POWER, SAMPLE = 5, 5, 0.75, 1e-3
 LEARNING_RATE = 0.3
 PASSES = 10
-# Of a long text less is read, in tokens × width: about two minutes of one core.
+# Maximum work in tokens × width, which limits the passes over a long text: about two minutes of one core.
 MAX_WORK = 3e9
-# Tokens whose gradients are added up before a step, and the noise drawn for them.
+# Tokens per update, and negative samples that they share.
 BLOCK, NOISE = 128, 128
-# Tokens that are drawn together; windows do not reach across.
+# Consecutive tokens that are shuffled as a unit; windows do not cross segments.
 SEGMENT = 10_000
-# In place of what is no word; no token has this id.
+# Placeholder id of positions without a word; no token has it.
 GAP = -1
 
 
 def skip_gram(
     ids: np.ndarray, is_word: np.ndarray, end: int | None, width: int, seed: int, say: Callable[[str], None]
 ) -> np.ndarray:
-    """Learn a vector per token; alike for the same arguments.
+    """Train a vector per token; reproducible for the same arguments.
 
     Args:
         ids: integers (tokens,). The text.
-        is_word: bool (vocab,). What is no word is passed over, as if it did not stand in the text.
-        end: The token that windows do not reach across, which is no word; None if there is none.
-        width: Of the vectors.
-        seed: Of beginnings, order and draws.
-        say: Told four times how far it is.
+        is_word: bool (vocab,). Tokens that are not words are skipped, as if they were not in the text.
+        end: The end token, which windows do not cross and which is not a word; None if there is none.
+        width: Width of the vectors.
+        seed: Seed of initialization, order and sampling.
+        say: Receives four progress messages.
 
     Returns:
-        float32 (vocab, width). What does not occur keeps its beginning, near zero.
+        float32 (vocab, width). A token that does not occur keeps its initial vector, near zero.
     """
     rng = np.random.default_rng(seed)
     counts = np.where(is_word, count_tokens(ids, len(is_word)), 0)
@@ -53,12 +54,12 @@ def skip_gram(
     vectors = _Vectors.begin(len(is_word), width, rng)
     noise = np.cumsum(counts**NOISE_POWER)
     done, started = 0, time.monotonic()
-    # Two threads for products this small gain nothing, and lose 25 times where other programs want the cores too.
+    # For products this small a second thread gains nothing; if other programs use the cores, it is 25 times slower.
     with threadpool_limits(1, "blas"):
         for segment in _segments(ids, total, rng):
             for block in _blocks(_subsample(segment, counts, end, rng)):
-                draws = np.searchsorted(noise, rng.random(NOISE) * noise[-1], side="right")
-                vectors.learn(block, draws, rng, LEARNING_RATE * max(0.01, 1 - done / total))
+                negatives = np.searchsorted(noise, rng.random(NOISE) * noise[-1], side="right")
+                vectors.learn(block, negatives, rng, LEARNING_RATE * max(0.01, 1 - done / total))
             before, done = done, done + len(segment)
             if 4 * done // total > 4 * before // total:
                 rate = done / (time.monotonic() - started)
@@ -67,12 +68,12 @@ def skip_gram(
 
 
 def count_tokens(ids: np.ndarray, vocab_size: int) -> np.ndarray:
-    """Return how often each id occurs, int64 (vocab,); of ids that are mapped from a file a part is in memory."""
+    """Return the frequency of each id, int64 (vocab,); reads memory-mapped ids block by block."""
     return sum((np.bincount(block, minlength=vocab_size) for block in blocks(ids)), np.zeros(vocab_size, np.int64))
 
 
 def _segments(ids: np.ndarray, total: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield parts of a text, int32 (up to SEGMENT,) each, in an order drawn for each pass; `total` tokens in all."""
+    """Yield segments, int32 (up to SEGMENT,) each, shuffled anew for each pass; `total` tokens in all."""
     starts = np.arange(0, len(ids), SEGMENT)
     while total > 0:
         for start in rng.permutation(starts):
@@ -83,9 +84,9 @@ def _segments(ids: np.ndarray, total: int, rng: np.random.Generator) -> Iterator
 
 
 def _subsample(segment: np.ndarray, counts: np.ndarray, end: int | None, rng: np.random.Generator) -> np.ndarray:
-    """Drop what is no word and most of what is frequent; an end becomes a gap as wide as a window.
+    """Drop tokens that are not words and subsample frequent ones; an end token becomes a gap as wide as a window.
 
-    The share that is kept is word2vec's own, not the paper's: https://code.google.com/archive/p/word2vec, word2vec.c.
+    The keep probability is word2vec's, not the paper's: https://code.google.com/archive/p/word2vec, word2vec.c.
     """
     is_end = segment == (GAP if end is None else end)
     ratio = SAMPLE * counts.sum() / np.maximum(counts[segment], 1)
@@ -94,26 +95,26 @@ def _subsample(segment: np.ndarray, counts: np.ndarray, end: int | None, rng: np
 
 
 def _blocks(tokens: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield int32 (WINDOW + BLOCK + WINDOW,): tokens and what stands around them."""
-    filled = -len(tokens) % BLOCK
-    padded = np.pad(tokens, (WINDOW, filled + WINDOW), constant_values=GAP)
+    """Yield blocks of tokens with their context on both sides: int32 (WINDOW + BLOCK + WINDOW,)."""
+    padding = -len(tokens) % BLOCK
+    padded = np.pad(tokens, (WINDOW, padding + WINDOW), constant_values=GAP)
     for start in range(0, len(tokens), BLOCK):
         yield padded[start : start + BLOCK + 2 * WINDOW]
 
 
-# bool (BLOCK, WINDOW + BLOCK + WINDOW): how far each place is from each token of a block.
+# int (BLOCK, WINDOW + BLOCK + WINDOW): distance of each position from each token of a block.
 _DISTANCE = np.abs(np.arange(-WINDOW, BLOCK + WINDOW) - np.arange(BLOCK)[:, None])
 
 
 @dataclass(frozen=True)
 class _Vectors:
-    """What is learnt.
+    """Token and context vectors, and their Adagrad accumulators.
 
     Attributes:
-        tokens: float32 (vocab, width). What a token is as the middle of a window.
-        contexts: float32 (vocab, width). What it is as a neighbour.
-        token_squares: float32 (vocab,). Mean squares of the gradients of each row of `tokens`, added up.
-        context_squares: float32 (vocab,). And of `contexts`.
+        tokens: float32 (vocab, width). Vector of each token as the center of a window.
+        contexts: float32 (vocab, width). Vector of each token as a neighbour.
+        token_squares: float32 (vocab,). Summed mean squared gradients of each row of `tokens`.
+        context_squares: float32 (vocab,). The same for `contexts`.
     """
 
     tokens: np.ndarray
@@ -123,19 +124,19 @@ class _Vectors:
 
     @classmethod
     def begin(cls, vocab_size: int, width: int, rng: np.random.Generator) -> "_Vectors":
-        """Begin as word2vec does: tokens near zero, contexts at zero."""
+        """Initialize as word2vec does: tokens near zero, contexts at zero."""
         tokens = ((rng.random((vocab_size, width), np.float32) - 0.5) / width).astype(np.float32)
         squares = [np.zeros(vocab_size, np.float32) for _ in range(2)]
         return cls(tokens, np.zeros_like(tokens), *squares)
 
     def learn(self, block: np.ndarray, noise: np.ndarray, rng: np.random.Generator, rate: float) -> None:
-        """Make one step: a token's neighbours become more probable, the noise less."""
+        """Apply one update, which makes neighbours of a token more probable and negative samples less."""
         middle, others = block[WINDOW:-WINDOW], np.concatenate([block, noise])
-        # A window's reach is drawn for each token, so that near neighbours count more.
+        # The window size is sampled for each token, so that near neighbours have more weight.
         reach = rng.integers(1, WINDOW + 1, size=(BLOCK, 1))
         is_pair = (_DISTANCE > 0) & (reach >= _DISTANCE) & (block != GAP) & (middle != GAP)[:, None]
         x, y = self.tokens[middle], self.contexts[others]
-        # Derivative of the logarithm of the likelihood by the products; the sigmoid as tanh, which does not overflow.
+        # Derivative of the log-likelihood by the products; the sigmoid is computed by tanh, which does not overflow.
         slope = -(0.5 + 0.5 * np.tanh(0.5 * (x @ y.T)))  # (BLOCK, WINDOW + BLOCK + WINDOW + NOISE)
         slope[:, : len(block)] = (1 + slope[:, : len(block)]) * is_pair
         slope[:, len(block) :] *= is_pair.sum(axis=1, keepdims=True, dtype=np.float32) * (NEGATIVES / NOISE)
@@ -144,8 +145,8 @@ class _Vectors:
 
 
 def _step(table: np.ndarray, squares: np.ndarray, ids: np.ndarray, gradients: np.ndarray, rate: float) -> None:
-    """Add to each row the sum of its gradients; gaps are left out."""
-    # Sorting and adding runs up instead of `np.add.at`: a sixth of the whole time less.
+    """Apply an Adagrad update to each row, by the sum of its gradients; gaps are skipped."""
+    # Sorting and `reduceat` instead of `np.add.at` save a sixth of the total time.
     order = np.argsort(ids, kind="stable")
     first = np.flatnonzero(np.diff(ids[order], prepend=GAP))
     rows, sums = ids[order][first], np.add.reduceat(gradients[order], first, axis=0)

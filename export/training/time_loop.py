@@ -1,7 +1,7 @@
-"""A loop over time, and what its steps read and save: lists of TensorFlow's, an array (n, B) for each step.
+"""A loop over time steps whose inputs and saved values are TensorFlow tensor lists: one array (n, B) per step.
 
-They are what `tf.TensorArray` is made of. Used directly, they can be popped, which lets go of an item's memory while it
-is in the processor's cache; and they work outside of graphs too.
+`tf.TensorArray` is built from tensor lists. Used directly, they support pop, which frees an item's memory while it is
+in the CPU cache, and they work in eager mode too.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 
 def to_list(x: tf.Tensor) -> tf.Tensor:
-    """Make a list of x (T, n, B). A step reads its item without copying, and for less than a slice costs."""
+    """Return x (T, n, B) as a list. A step reads its item without copying, which is cheaper than a slice."""
     return tf.raw_ops.TensorListFromTensor(tensor=x, element_shape=[x.shape[1], -1])
 
 
@@ -23,10 +23,10 @@ def item(items: tf.Tensor, t: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
 
 
 def pop(items: tf.Tensor, like: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return a list without its last item, and that item, which is (n, B) like another.
+    """Return a list without its last item, and that item, (n, B) with the shape of `like`.
 
-    What is computed from it is then written where it stood. Written elsewhere, it would have to fetch memory that has
-    long left the cache, which took half as long as the step's product (measured: `docs/log.md`).
+    Results computed from the item reuse its memory. Written elsewhere, they would touch memory that has long left the
+    cache, which took half as long as the step's product (measured: `docs/log.md`).
     """
     return tf.raw_ops.TensorListPopBack(input_handle=items, element_shape=_shape(like), element_dtype=like.dtype)
 
@@ -37,21 +37,21 @@ def stacked(items: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
 
 
 def turned(x: tf.Tensor) -> tf.Tensor:
-    """Turn (T, n, B) into (T, B, n), or back. For all steps at once it takes a fifth of the time of one by one."""
+    """Transpose (T, n, B) to (T, B, n), or back. All steps at once take a fifth of the time of step by step."""
     return tf.transpose(x, [0, 2, 1])
 
 
 def loop(times: tuple[Any, Any, int], step: Callable[[tf.Tensor, Any], Any], state: Any, saved: Any) -> Any:
-    """Loop over time.
+    """Run a loop over time steps.
 
     Args:
-        times: The first t, the number of steps and 1 or -1.
-        step: `step(t, state)` returns the new state and what to save.
-        state: Before the first step; tensors in any structure.
-        saved: What a step saves, in its structure: specs of (n, B).
+        times: The first t, the number of steps, and the direction, 1 or -1.
+        step: `step(t, state)` returns the new state and the values to save.
+        state: Initial state; tensors in any structure.
+        saved: Specs (n, B) of the saved values, in the same structure.
 
     Returns:
-        The state after the last step, and what was saved: a list in order of t for each spec.
+        The state after the last step, and the saved values: for each spec a list in order of t.
     """
     first, num_steps, direction = times
 
@@ -75,5 +75,5 @@ def loop(times: tuple[Any, Any, int], step: Callable[[tf.Tensor, Any], Any], sta
 
 
 def _shape(like: tf.Tensor | tf.TensorSpec) -> list[int]:
-    """Return the shape of a step's array: how many rows there are is known when it runs."""
+    """Return the shape of a step's array; the batch size is known only at run time."""
     return [like.shape[0], -1]

@@ -1,7 +1,7 @@
-"""Training with carried state: windows in order, the state of one handed to the next, the best epoch kept.
+"""Training loop: BPTT windows in order with carried state, validation, checkpoints and early stopping.
 
-Knows the order of a run and when it ends. What an update computes is `optimization`'s. Does not know where text comes
-from, what the screen shows or how a version is published.
+Knows the order of a run and when it ends; `optimization` computes the updates. Does not know where text comes from,
+what the display shows or how a version is published.
 """
 
 import math
@@ -22,22 +22,22 @@ from export.training.devices import Devices
 from export.training.optimization import Optimization
 from export.training.runs import RunFolder
 
-# The last share of the peak learning rate, at the end of the cosine.
+# Learning rate at the end of the cosine schedule, as a share of the peak.
 FINAL_RATE = 0.02
 
 
 class Display(Protocol):
-    """What the loop tells whoever watches."""
+    """Receiver of the training loop's progress."""
 
     def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
-        """Show one update: the epoch's mean loss so far, tokens just trained on, and how much of the run is done."""
+        """Show one update: the epoch's mean loss so far, the tokens of the update, and the fraction of the run done."""
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:
-        """Show the end of an epoch, the last one of the progress."""
+        """Show the end of an epoch, `progress.last`."""
 
 
 def learning_rate_at(fraction: float, peak: float, warmup: float) -> float:
-    """Rise linearly to `peak` over the first `warmup` of the run, then fall by a cosine to 2% of it."""
+    """Return the learning rate: linear warmup to `peak` over the first `warmup` of the run, then cosine decay to 2%."""
     if fraction < warmup:
         return peak * max(fraction / warmup, 1e-3)
     done = min(1.0, (fraction - warmup) / (1 - warmup))
@@ -46,14 +46,14 @@ def learning_rate_at(fraction: float, peak: float, warmup: float) -> float:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the held-out text says of a model: nats per token, and the share of tokens that were the most probable."""
+    """Validation loss in nats per token, and accuracy: the share of tokens that were the most probable one."""
 
     loss: float | None = None
     accuracy: float | None = None
 
 
 class Trainer:
-    """A model and a text; `run` trains until the epochs or the minutes are used up, or nothing gets better."""
+    """Training loop of a model; `run` trains until the epoch or time limit, or until early stopping."""
 
     def __init__(
         self,
@@ -66,12 +66,12 @@ class Trainer:
         """Prepare a training.
 
         Args:
-            config: Its settings.
+            config: The settings.
             model: As `export.training.model.build_model` returns it, within the scope of the devices' strategy.
-            dataset: What is learnt, and what the epochs are judged by; without the latter it is the training loss.
-            raise_if_interrupted: Called between two steps. What it raises ends the training; the folder holds the last
-                whole epoch.
-            devices: What it runs on.
+            dataset: Training and validation split; without a validation split, epochs are compared by training loss.
+            raise_if_interrupted: Called between two steps. What it raises ends the training; the run directory has the
+                last complete epoch.
+            devices: Devices to train on.
         """
         self.config, self.dataset, self.raise_if_interrupted, self.devices = (
             config,
@@ -83,34 +83,34 @@ class Trainer:
         self.model, self.checkpoint = self.optimization.averaged, self.optimization.checkpoint
 
     def run(self, folder: RunFolder, display: Display) -> Progress:
-        """Train, keeping each epoch in the folder and the best one as such.
+        """Train, and save a checkpoint of each epoch and the model of the best one.
 
         Args:
-            folder: Where the run lies; one that holds epochs already is gone on with. Of several machines each must
-                see it, and the chief writes.
-            display: What to tell the progress to.
+            folder: The run directory; a run that has epochs is resumed. Each of several machines must see it; the chief
+                writes to it.
+            display: Receives the progress.
 
         Returns:
-            Where the run stands.
+            The progress of the run.
 
         Raises:
             TrainingFailed: the loss or a weight is not a number.
-            WorkerLost: another process is gone.
-            RunError: the folder is damaged.
-            OSError: the disk did not take an epoch.
+            WorkerLost: another worker is gone.
+            RunError: the run directory is damaged.
+            OSError: an epoch could not be saved.
         """
         progress = folder.restore(self.checkpoint)
         started = time.monotonic() - progress.last.seconds
         with self.devices.together():
-            # The first epoch takes place however little time there is: without it there would be nothing to publish.
+            # The first epoch runs regardless of the time limit: without it there would be nothing to publish.
             while progress.epochs == 0 or not self._is_over(progress, started):
                 train_loss, tokens = self._train_epoch(progress, started, display)
-                judgement = self._validate(progress)
+                evaluation = self._validate(progress)
                 tokens, seconds = progress.last.tokens + tokens, time.monotonic() - started
                 epoch = Epoch(
                     train_loss=train_loss,
-                    validation_loss=judgement.loss,
-                    accuracy=judgement.accuracy,
+                    validation_loss=evaluation.loss,
+                    accuracy=evaluation.accuracy,
                     tokens=tokens,
                     seconds=seconds,
                 )
@@ -123,29 +123,29 @@ class Trainer:
 
     def _is_over(self, progress: Progress, started: float) -> bool:
         patience, waited = self.config.patience, progress.epochs - progress.best_epoch
-        # Of several machines each has a clock of its own, and all must end together.
+        # Each machine has its own clock, and all must stop at the same update.
         fraction = self.devices.agreed(self._fraction(progress, started, 0))
         return fraction >= 1 or 0 < patience <= waited
 
     def _fraction(self, progress: Progress, started: float, windows: int) -> float:
-        """Return how much of the run is done: by its updates or by its minutes, whichever is further."""
+        """Return the fraction of the run done, by updates or by time, whichever is greater."""
         epochs, minutes = self.config.max_epochs, self.config.max_minutes
         by_epochs = (progress.epochs + windows / self.dataset.train.num_windows) / epochs if epochs else 0.0
         return max(by_epochs, (time.monotonic() - started) / (60 * minutes) if minutes else 0.0)
 
     def _train_epoch(self, progress: Progress, started: float, display: Display) -> tuple[float, int]:
-        """Pass over the text once, or until the minutes are used up, but for one window at least.
+        """Train for one epoch, or until the time limit, but on one window at least.
 
         Returns:
             Mean loss in nats per token, and the tokens trained on.
         """
-        streams = self.dataset.train
-        states = self._zero_states(streams)
+        examples = self.dataset.train
+        states = self._zero_states(examples)
         total, tokens = 0.0, 0
-        cuts, colds = (np.random.default_rng([self.config.seed, progress.epochs, i]) for i in range(2))
-        for count, (inputs, targets) in enumerate(streams.windows(cuts)):
-            # A model must learn to read a prompt from nothing; carried state has the zero state once an epoch.
-            kept = (colds.random((streams.rows, 1)) >= self.config.state_reset_probability).astype(np.float32)
+        offset_rng, reset_rng = (np.random.default_rng([self.config.seed, progress.epochs, i]) for i in range(2))
+        for count, (inputs, targets) in enumerate(examples.windows(offset_rng)):
+            # A model must learn to prefill a prompt from the zero state, which carried state has only once an epoch.
+            kept = (reset_rng.random((examples.rows, 1)) >= self.config.state_reset_probability).astype(np.float32)
             fraction = self.devices.agreed(self._fraction(progress, started, count))
             if count and fraction >= 1:
                 break
@@ -157,20 +157,20 @@ class Trainer:
             self.raise_if_interrupted()
         return total / tokens, tokens
 
-    def _zero_states(self, streams: Examples) -> object:
-        return self.optimization.zero_states(streams.rows)
+    def _zero_states(self, examples: Examples) -> object:
+        return self.optimization.zero_states(examples.rows)
 
     def _validate(self, progress: Progress) -> Evaluation:
-        """Judge by the known tokens of the held-out streams, with carried state and without dropout."""
-        # The last update of an epoch can spoil the weights, and without validation no loss would tell.
+        """Evaluate on the known tokens of the validation split, with carried state and without dropout."""
+        # The last update of an epoch can make weights NaN or infinite; without validation no loss would show it.
         for weight in self.model.trainable_variables:
             self._require_number(float(tf.reduce_sum(tf.abs(weight))), f"the sum of |{weight.path}|", progress)
-        streams = self.dataset.validation
-        if streams is None:
+        examples = self.dataset.validation
+        if examples is None:
             return Evaluation()
-        states = self._zero_states(streams)
+        states = self._zero_states(examples)
         loss, hits = 0.0, 0.0
-        for inputs, targets in streams.windows():
+        for inputs, targets in examples.windows():
             window_loss, window_hits, states = self.optimization.judge(inputs, targets, states)
             loss, hits = loss + window_loss, hits + window_hits
             self.raise_if_interrupted()

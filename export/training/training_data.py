@@ -1,4 +1,4 @@
-"""A corpus made ready for a training: what is learnt from it, what the training is judged by, and what is said of it.
+"""Training data: a corpus split, encoded and laid out in batches, and the facts about it.
 
 Knows corpora, tokenizers and the settings. Does not know the model.
 """
@@ -25,14 +25,13 @@ from export.training.runs import CorpusFacts
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A corpus made ready.
+    """A corpus, split, encoded and laid out.
 
     Attributes:
-        corpus: All of it.
-        head: What is learnt.
-        tail: What is held out, if anything is.
-        embedding: What the embedding starts from, float32 (vocab, embedding); None where it starts as Keras starts it,
-            or has started.
+        corpus: The whole corpus.
+        head: The training split.
+        tail: The validation split; None if nothing is held out.
+        embedding: Initial embedding, float32 (vocab, embedding); None if Keras initializes it, or the run is resumed.
         is_shuffled: Whether documents were shuffled before the split.
     """
 
@@ -52,13 +51,14 @@ class TrainingData:
 
         Args:
             config: The settings.
-            corpus: All of it.
-            tokenizer: Of its part that training sees.
-            shuffled: Whether documents are shuffled by the seed before; False for a run that an earlier release began.
+            corpus: The whole corpus.
+            tokenizer: Trained on the training split.
+            shuffled: Whether documents are shuffled by the seed before the split; False for a run that an earlier
+                release started.
 
         Raises:
-            CorpusError: there is too little of it.
-            TrainingFailed: the model and a window of it do not fit into memory.
+            CorpusError: the corpus is too small.
+            TrainingFailed: the model and one update do not fit into memory.
         """
         head, tail = corpus.split(config.validation, config.seed if shuffled else None)
         dataset, vocab_size = Dataset.lay_out(head, tail, tokenizer, config), len(tokenizer.tokens)
@@ -66,26 +66,26 @@ class TrainingData:
         return cls(corpus, head, tail, dataset, tokenizer, is_shuffled=shuffled and corpus.ends)
 
     def with_embedding(self, config: TrainConfig) -> "TrainingData":
-        """Add what the embedding starts from, if the settings name anything.
+        """Return the data with an initial embedding, if the settings ask for one.
 
         Raises:
-            ConfigError: a file of vectors does not fit.
-            CorpusError: there is no word to learn a vector of.
+            ConfigError: the vector file cannot be used.
+            CorpusError: the training text has no token to learn a vector for.
         """
         if config.embedding_init is None:
             return self
         ids = self.dataset.train.ids
-        start = initial_embedding(config.embedding_init, self.tokenizer, ids, config.embedding, config.seed, say)
-        return replace(self, embedding=start)
+        embedding = initial_embedding(config.embedding_init, self.tokenizer, ids, config.embedding, config.seed, say)
+        return replace(self, embedding=embedding)
 
     @property
     def samples_from(self) -> Sequence[str]:
-        """Documents that samples go on from, or parts of them: held out, if anything is."""
+        """Documents, or excerpts of them, for the prompts of samples: held out, if anything is."""
         return (self.tail or self.head).excerpts()
 
     @cached_property
     def facts(self) -> CorpusFacts:
-        """What the card says of it."""
+        """Facts about the corpus, for the card."""
         validation = self.dataset.validation
         return CorpusFacts(
             corpus=self.corpus.name,
@@ -105,10 +105,10 @@ def _held_out(is_shuffled: bool) -> HeldOut:
 
 
 def require_enough(config: TrainConfig, corpus: Corpus) -> None:
-    """Refuse a corpus that is too small to learn anything from but itself.
+    """Check that a corpus is large enough that a model does not only memorize it.
 
     Raises:
-        CorpusError: it has fewer characters than the settings ask for.
+        CorpusError: the corpus has fewer characters than `min_characters`.
     """
     if corpus.num_characters < config.min_characters:
         raise CorpusError(
@@ -118,7 +118,7 @@ def require_enough(config: TrainConfig, corpus: Corpus) -> None:
 
 
 def read_again(config: TrainConfig, facts: CorpusFacts) -> Corpus | None:
-    """Return the corpus of a training, if it can be read again and is still the same."""
+    """Return the corpus of a run; None if it cannot be read again or has changed."""
     try:
         corpus = None if config.corpus == "-" else read_corpus(config.corpus, config.documents)
     except CorpusError:

@@ -1,8 +1,8 @@
-"""Vectors of tokens from a file in word2vec's text form, which GloVe and fastText have too, or a projector's pair.
+"""Reads token vectors from a file in word2vec's text format, also used by GloVe and fastText, or from projector files.
 
-A line is a token and its values, parted by spaces or tabs; word2vec and fastText have a first line `count width`. The
-pair is TensorFlow's embedding projector's: `vectors.tsv`, and beside it `metadata.tsv` with the tokens. Files are read
-line by line, and only what is wanted is kept or looked at closely: GloVe's have gigabytes.
+A line is a token and its values, separated by spaces or tabs; word2vec and fastText have a header line `count width`.
+The projector files are those of TensorFlow's Embedding Projector: `vectors.tsv`, and next to it `metadata.tsv` with the
+tokens. Files are read line by line, and only requested vectors are parsed and kept: GloVe's files have gigabytes.
 
 Knows lines and numbers. Does not know tokenizers or models.
 """
@@ -23,27 +23,27 @@ from export.errors import ConfigError, NotText
 VECTORS, METADATA = "vectors.tsv", "metadata.tsv"
 _GZIP, _ZIP, _MARK = b"\x1f\x8b", b"PK\x03\x04", b"\xef\xbb\xbf"
 _HEAD_BYTES = 1 << 16
-# The widest embedding of 8,192 values has a quarter of that.
+# A line of the widest embedding, 8,192 values, has a quarter of that.
 MAX_LINE_BYTES = 1 << 20
 
 
-def read_vectors(path: Path, wanted: Collection[bytes], width: int) -> dict[bytes, np.ndarray]:
-    """Read the vectors of some tokens.
+def read_vectors(path: Path, requested: Collection[bytes], width: int) -> dict[bytes, np.ndarray]:
+    """Read the vectors of the requested tokens.
 
     Args:
-        path: The file, which may be compressed by gzip, or `vectors.tsv`.
-        wanted: Tokens in UTF-8. None of them is white space alone.
-        width: Values that each vector must have.
+        path: The file, which may be gzip-compressed, or `vectors.tsv`.
+        requested: Requested tokens in UTF-8. None of them is only white space.
+        width: Required number of values per vector.
 
     Returns:
-        float32 (width,) for each token that the file holds; the first, if it holds several.
+        float32 (width,) for each requested token in the file; the first one of duplicates.
 
     Raises:
-        ConfigError: the file cannot be read, is not text, or a line is not as it must be.
+        ConfigError: the file cannot be read, is not text, or has a malformed line.
     """
     try:
         with contextlib.ExitStack() as files:
-            return _Reader(path, width).read(_lines(path, files), wanted)
+            return _Reader(path, width).read(_lines(path, files), requested)
     except NotText as error:
         raise ConfigError(f"embedding_init {path}: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
@@ -52,41 +52,41 @@ def read_vectors(path: Path, wanted: Collection[bytes], width: int) -> dict[byte
 
 
 class _Reader:
-    """What is known of a file while its lines go by."""
+    """Parser of a vector file."""
 
     def __init__(self, path: Path, width: int) -> None:
         self._path, self._width = path, width
 
-    def read(self, lines: Iterator[bytes], wanted: Collection[bytes]) -> dict[bytes, np.ndarray]:
-        found: dict[bytes, np.ndarray] = {}
+    def read(self, lines: Iterator[bytes], requested: Collection[bytes]) -> dict[bytes, np.ndarray]:
+        vectors: dict[bytes, np.ndarray] = {}
         separator = None
         for number, content in enumerate(lines, 1):
             line = content.rstrip()
             if separator is None:
                 if number == 1 and self._is_header(line):
                     continue
-                separator = self._begin(line, number)
-            # A million lines: what is as it usually is takes the short way.
+                separator = self._separator(line, number)
+            # Fast path: a file has a million lines, and nearly all of them have the usual form.
             if line.count(separator) == self._width:
                 token, _, values = line.partition(separator)
             elif line:
-                token, values = self._part(line, number)
+                token, values = self._split(line, number)
             else:
                 continue
-            if token in wanted and token not in found:
-                found[token] = self._parse(values, number)
-        return found
+            if token in requested and token not in vectors:
+                vectors[token] = self._parse(values, number)
+        return vectors
 
     def _is_header(self, line: bytes) -> bool:
-        """Say whether this is `count width`, and hold its width against what is asked for."""
+        """Return whether this is a header `count width`; if so, check its width."""
         fields = line.split()
         if len(fields) != 2 or not all(field.isdigit() for field in fields):
             return False
         self._require_width(int(fields[1]))
         return True
 
-    def _begin(self, line: bytes, number: int) -> bytes:
-        """Take the width from the first vector, and what its token and values are parted by."""
+    def _separator(self, line: bytes, number: int) -> bytes:
+        """Return the separator of the first vector; without a header, check its width."""
         by_tabs = b"\t" in line
         if number == 1:
             self._require_width(len(line.split(b"\t" if by_tabs else None)) - 1)
@@ -101,30 +101,30 @@ class _Reader:
                 f"give --embedding {width}"
             )
 
-    def _part(self, line: bytes, number: int) -> tuple[bytes, bytes]:
-        """Part a line whose token has white space in it, or whose fields are set off by more than one."""
+    def _split(self, line: bytes, number: int) -> tuple[bytes, bytes]:
+        """Split a line whose token contains white space, or whose fields are separated by more than one space."""
         token, *values = line.rsplit(None, self._width)
         if len(values) == self._width - 1 and line[:1].isspace() and _is_number(token):
-            return b" ", b""  # The token is white space, which the file's form cannot tell.
+            return b" ", b""  # The token is white space, which the format cannot represent.
         extra = [field for field in token.split()[1:] if _is_number(field)]
         if len(values) < self._width or extra:
             count = len(values) + len(extra)
-            raise self._wrong(number, f"{self._width} values are expected, as in the lines before it, got {count}")
+            raise self._line_error(number, f"{self._width} values are expected, as in the lines before it, got {count}")
         return token, b" ".join(values)
 
     def _parse(self, values: bytes, number: int) -> np.ndarray:
         fields = values.split()
         for field in fields:
             if not _is_number(field):
-                raise self._wrong(number, f"{field.decode('utf-8', 'replace')!r} is not a number")
+                raise self._line_error(number, f"{field.decode('utf-8', 'replace')!r} is not a number")
         with np.errstate(over="ignore"):
             vector = np.array(list(map(float, fields)), np.float32)
         if not np.all(np.isfinite(vector)):
             field = fields[int(np.argmin(np.isfinite(vector)))]
-            raise self._wrong(number, f"{field.decode()!r} is not a number that float32 can hold")
+            raise self._line_error(number, f"{field.decode()!r} is not a number that float32 can hold")
         return vector
 
-    def _wrong(self, number: int, problem: str) -> ConfigError:
+    def _line_error(self, number: int, problem: str) -> ConfigError:
         return ConfigError(f"embedding_init {self._path}: line {number}: {problem}")
 
 
@@ -137,13 +137,13 @@ def _is_number(field: bytes) -> bool:
 
 
 def _lines(path: Path, files: contextlib.ExitStack) -> Iterator[bytes]:
-    """Return the lines of a file, or of a projector's pair with the tokens put before the values."""
+    """Return the lines of a file; for projector files, each token is prepended to its values."""
     lines = _open(path, files)
     if path.name != VECTORS:
         return lines
     labels = _open(path.with_name(METADATA), files)
     first = next(labels, b"")
-    # Several columns have a line of titles, one column has none.
+    # Metadata of several columns has a header line, metadata of one column has none.
     return _pairs(path, lines, labels if b"\t" in first else chain([first], labels))
 
 
@@ -158,7 +158,7 @@ def _pairs(path: Path, lines: Iterator[bytes], labels: Iterator[bytes]) -> Itera
 
 
 def _open(path: Path, files: contextlib.ExitStack) -> Iterator[bytes]:
-    """Return the lines of a file that begins as text does, in UTF-8."""
+    """Return the lines of a file; check that it begins with UTF-8 text."""
     raw = files.enter_context(path.open("rb", buffering=_HEAD_BYTES))
     if raw.peek(2)[:2] == _GZIP:
         raw = files.enter_context(gzip.GzipFile(fileobj=raw))
@@ -168,11 +168,11 @@ def _open(path: Path, files: contextlib.ExitStack) -> Iterator[bytes]:
     decode(head[: head.rfind(b"\n") + 1] or head, str(path))
     if head.startswith(_MARK):
         raw.read(len(_MARK))
-    return _bounded_lines(raw, path)
+    return _limited_lines(raw, path)
 
 
-def _bounded_lines(file: BufferedIOBase, path: Path) -> Iterator[bytes]:
-    """Yield lines; a compressed file of a megabyte may hold one of a gigabyte, which is refused before it is read."""
+def _limited_lines(file: BufferedIOBase, path: Path) -> Iterator[bytes]:
+    """Yield lines of limited length: a line of a gigabyte fits into a compressed file of a megabyte."""
     for number in count(1):
         line = file.readline(MAX_LINE_BYTES + 1)
         if len(line) > MAX_LINE_BYTES:

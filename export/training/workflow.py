@@ -1,4 +1,4 @@
-"""From corpus to published version: the order of the steps, and what is kept when they are interrupted."""
+"""The training workflow, from corpus to published version: the order of its steps, and how it is interrupted."""
 
 import contextlib
 import shlex
@@ -32,7 +32,7 @@ from export.training.training_data import TrainingData, read_again, require_enou
 
 @dataclass(frozen=True)
 class _Job:
-    """A training that has its folder, and where its version goes."""
+    """A training run with its directory, and the repository that it publishes to."""
 
     folder: RunFolder
     models_dir: Path
@@ -41,24 +41,24 @@ class _Job:
     facts: CorpusFacts
     devices: Devices = field(default_factory=Devices)
 
-    def train_and_publish(self, material: TrainingData) -> None:
+    def train_and_publish(self, data: TrainingData) -> None:
         try:
-            _introduce(self.config, self.tokenizer, material, self.devices)
-            writer = SampleWriter(self.tokenizer, material.samples_from, self.config)
+            _describe(self.config, self.tokenizer, data, self.devices)
+            writer = SampleWriter(self.tokenizer, data.samples_from, self.config)
             with Interrupts() as interrupts:
-                progress = self._train(material, writer, interrupts)
-                self.publish(progress, writer, material.head, interrupts)
+                progress = self._train(data, writer, interrupts)
+                self.publish(progress, writer, data.head, interrupts)
         except (KeyboardInterrupt, ExportError, OSError) as error:
-            self._say_how_to_go_on(can_resume=isinstance(error, KeyboardInterrupt | OSError | WorkerLost))
+            self._suggest_commands(can_resume=isinstance(error, KeyboardInterrupt | OSError | WorkerLost))
             raise
 
-    def _train(self, material: TrainingData, writer: SampleWriter, interrupts: Interrupts) -> Progress:
+    def _train(self, data: TrainingData, writer: SampleWriter, interrupts: Interrupts) -> Progress:
         with self.devices.strategy.scope():
             model = build_model(self.config, len(self.tokenizer.tokens))
         epochs_before = self.folder.progress().epochs
-        if material.embedding is not None:
-            model.get_layer("embedding").embeddings.assign(material.embedding)
-        trainer = Trainer(self.config, model, material.dataset, interrupts.raise_if_interrupted, self.devices)
+        if data.embedding is not None:
+            model.get_layer("embedding").embeddings.assign(data.embedding)
+        trainer = Trainer(self.config, model, data.dataset, interrupts.raise_if_interrupted, self.devices)
         if not self.devices.is_chief:
             return trainer.run(self.folder, NoDisplay())
         with contextlib.ExitStack() as stack:
@@ -72,21 +72,21 @@ class _Job:
         write_atomically(self.folder.path / PICTURE, history_png(progress, self.config.name))
         return progress
 
-    def assist(self, material: TrainingData) -> None:
-        """Train along with the chief, which tells the progress and publishes."""
+    def assist(self, data: TrainingData) -> None:
+        """Train as a worker; the chief displays the progress and publishes."""
         say(f"{self.devices.task} of {self.devices.describe()}: trains along; the chief tells the progress")
-        writer = SampleWriter(self.tokenizer, material.samples_from, self.config)
+        writer = SampleWriter(self.tokenizer, data.samples_from, self.config)
         with Interrupts() as interrupts:
-            self._train(material, writer, interrupts)
+            self._train(data, writer, interrupts)
 
     def publish(self, progress: Progress, writer: SampleWriter, learnt: Corpus | None, interrupts: Interrupts) -> None:
-        """Publish the best epoch. Ctrl-C during the last step comes too late: then the version is there.
+        """Publish the best epoch. Ctrl-C has no effect during the last step, which writes the version.
 
         Args:
             progress: At least one epoch.
-            writer: Of its samples.
-            learnt: What it was trained on; None where that is not at hand.
-            interrupts: Ctrl-C before the last step.
+            writer: Writes the samples of the version.
+            learnt: The training split; None if it is unavailable.
+            interrupts: Raises Ctrl-C before the last step.
         """
         model, best = self.folder.load_best(progress), progress.best
         interrupts.raise_if_interrupted()
@@ -98,10 +98,10 @@ class _Job:
             else writer.copies(model, learnt.pieces("looking for copies"), interrupts.raise_if_interrupted)
         )
         if copies and copies.share is not None:
-            found = f"{copies.num_copied:,} of {copies.num_spans:,} runs of {SPAN_WORDS} words"
-            say(f"copies: {found} that it writes stand in the training text ({copies.share:.1%})")
+            spans = f"{copies.num_copied:,} of {copies.num_spans:,} runs of {SPAN_WORDS} words"
+            say(f"copies: {spans} that it writes stand in the training text ({copies.share:.1%})")
         training = report(self.config, len(self.tokenizer.tokens), self.facts, progress, samples, copies)
-        place = publish(
+        version_dir = publish(
             model,
             self.tokenizer,
             self.config.name,
@@ -111,9 +111,9 @@ class _Job:
             history=progress,
         )
         kind = "training" if best.validation_loss is None else "validation"
-        say(f"published {place}: epoch {progress.best_epoch}, {kind} loss {best.loss:.3f}")
+        say(f"published {version_dir}: epoch {progress.best_epoch}, {kind} loss {best.loss:.3f}")
 
-    def _say_how_to_go_on(self, *, can_resume: bool) -> None:
+    def _suggest_commands(self, *, can_resume: bool) -> None:
         progress = self.folder.progress()
         say(f"stopped after {progress.epochs} whole epoch(s)")
         if progress.epochs:
@@ -122,7 +122,7 @@ class _Job:
             say(f"go on with:  {self.command('resume')}")
 
     def command(self, name: str) -> str:
-        """Return the command line that does something else with this training."""
+        """Return the command line that runs another command on this run."""
         words = ["python", "-m", "export", name, str(self.folder.path)]
         return shlex.join(words if self.models_dir == MODELS else [*words, "--models-dir", str(self.models_dir)])
 
@@ -134,24 +134,24 @@ def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
     corpus = read_corpus(config.corpus, config.documents)
     require_enough(config, corpus)
     tokenizer = train_tokenizer(config, corpus.split(config.validation, config.seed)[0])
-    material = TrainingData.prepare(config, corpus, tokenizer).with_embedding(config)
+    data = TrainingData.prepare(config, corpus, tokenizer).with_embedding(config)
     folder = RunFolder(runs_dir / config.name)
     if not devices.is_chief:
         devices.wait()
-        _Job(folder, models_dir, config, tokenizer, material.facts, devices).assist(material)
+        _Job(folder, models_dir, config, tokenizer, data.facts, devices).assist(data)
         return 0
     with folder.alone():
-        # A command that cannot work must not cost the run that lies in its place: only now.
-        aside = folder.create(config, tokenizer, material.facts)
-        if aside:
-            say(f"the training that lay in {folder.path} is now in {aside}")
+        # Only after all checks: a command that fails must not replace the previous run.
+        previous = folder.create(config, tokenizer, data.facts)
+        if previous:
+            say(f"the training that lay in {folder.path} is now in {previous}")
         devices.wait()
-        _Job(folder, models_dir, config, tokenizer, material.facts, devices).train_and_publish(material)
+        _Job(folder, models_dir, config, tokenizer, data.facts, devices).train_and_publish(data)
     return 0
 
 
 def resume(run: Path, models_dir: Path) -> int:
-    """Go on after the last whole epoch of a run and publish its best one. Returns the exit code."""
+    """Resume a run after its last complete epoch and publish the best epoch. Returns the exit code."""
     folder = RunFolder(run)
     config, tokenizer, facts = folder.load()
     job = _Job(folder, models_dir, config, tokenizer, facts, Devices.find(config.batch_size, config.units))
@@ -163,18 +163,18 @@ def resume(run: Path, models_dir: Path) -> int:
                 f"corpus {corpus.name}: this is not the text that {run} began with; it has {corpus.num_characters:,} "
                 f"characters, and that one had {job.facts.corpus_characters:,}"
             )
-        material = TrainingData.prepare(job.config, corpus, job.tokenizer, shuffled=job.facts.is_shuffled)
-        if job.facts.held_out_sha256 not in (None, material.facts.held_out_sha256):
+        data = TrainingData.prepare(job.config, corpus, job.tokenizer, shuffled=job.facts.is_shuffled)
+        if job.facts.held_out_sha256 not in (None, data.facts.held_out_sha256):
             raise CorpusError(f"corpus {corpus.name}: what is held out is not what {run} began with")
-        # A run that was stopped before its first epoch was whole begins anew.
-        begun = folder.progress().epochs > 0
-        material = material if begun else material.with_embedding(job.config)
-        job.train_and_publish(material) if job.devices.is_chief else job.assist(material)
+        # A run that was stopped before its first complete epoch starts over.
+        has_epochs = folder.progress().epochs > 0
+        data = data if has_epochs else data.with_embedding(job.config)
+        job.train_and_publish(data) if job.devices.is_chief else job.assist(data)
     return 0
 
 
 def publish_best(run: Path, models_dir: Path) -> int:
-    """Publish the best epoch of a run as it stands. Returns the exit code."""
+    """Publish the best epoch so far of a run. Returns the exit code."""
     folder = RunFolder(run)
     job = _Job(folder, models_dir, *folder.load())
     require_writable(models_dir / job.config.name)
@@ -186,23 +186,23 @@ def publish_best(run: Path, models_dir: Path) -> int:
         say(f"corpus {job.config.corpus} is gone or has changed: samples begin from nothing, and copies are not found")
     seed = job.config.seed if job.facts.is_shuffled else None
     head, tail = corpus.split(job.config.validation, seed) if corpus else (None, None)
-    given = tail or head
-    writer = SampleWriter(job.tokenizer, given.excerpts() if given else (), job.config)
+    source = tail or head
+    writer = SampleWriter(job.tokenizer, source.excerpts() if source else (), job.config)
     with Interrupts() as interrupts:
         job.publish(progress, writer, head, interrupts)
     return 0
 
 
-def _introduce(config: TrainConfig, tokenizer: Tokenizer, material: TrainingData, devices: Devices) -> None:
-    corpus, dataset, vocab_size = material.corpus, material.dataset, len(tokenizer.tokens)
+def _describe(config: TrainConfig, tokenizer: Tokenizer, data: TrainingData, devices: Devices) -> None:
+    corpus, dataset, vocab_size = data.corpus, data.dataset, len(tokenizer.tokens)
     held_out = dataset.validation.num_tokens if dataset.validation else 0
-    drawn = f", documents drawn by seed {config.seed}" if material.facts.is_shuffled else ""
+    drawn = f", documents drawn by seed {config.seed}" if data.facts.is_shuffled else ""
     unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
     say(
         f"corpus {corpus.name}: {corpus.num_characters:,} characters in {corpus.num_documents:,} document(s), "
         f"vocabulary {vocab_size:,}"
     )
-    for line in tell_cut(config, material.head, tokenizer):
+    for line in tell_cut(config, data.head, tokenizer):
         say(line)
     say(f"{dataset.train.num_tokens:,} tokens to learn from, {held_out:,} held out{unknown}{drawn}")
     ways = "bidirectional " if config.bidirectional else ""

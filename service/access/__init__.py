@@ -1,1 +1,1 @@
-"""Who may call, and how much."""
+"""Authentication by API key, and rate limits."""

@@ -1,6 +1,6 @@
-"""Who may call, and how much: from an Authorization header to the caller that the engine counts texts for.
+"""Authentication: from an Authorization header to a principal with its quota and rate limits.
 
-Knows keys and their limits. Does not know Flask, or what a request wants.
+Knows keys and their limits. Does not know Flask or the contents of a request.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class Principal:
-    """Whom a request comes from.
+    """The authenticated sender of a request.
 
     Attributes:
-        key_id: Name of the key, "" where none is asked for.
-        caller: What the engine needs to know.
+        key_id: The id of its key; "" where no keys are required.
+        caller: Its quota and its rate limit charges, as the engine takes them.
     """
 
     key_id: str
@@ -29,30 +29,30 @@ class Principal:
 
 
 class Authenticator:
-    """The door."""
+    """Authenticates API keys and charges rate limits."""
 
     def __init__(self, keys: KeyRing | None, limiter: RateLimiter, defaults: KeyLimits) -> None:
-        """Open or closed.
+        """Create it.
 
         Args:
-            keys: None: nobody is asked for a key.
+            keys: The valid keys; None: no key is required.
             limiter: Counts requests and tokens per minute.
-            defaults: Limits of keys that have none of their own, and of everybody where there are no keys.
+            defaults: Limits of keys that have none of their own, and of all requests together where no key is required.
         """
         self._keys, self._limiter, self._defaults = keys, limiter, defaults
 
     def admit(self, authorization: str | None) -> Principal:
-        """Find out who calls.
+        """Authenticate a request.
 
         Args:
-            authorization: The header. Where no keys are asked for, whatever it holds is ignored: clients send what
-                they have, and the evaluation harness an empty one.
+            authorization: The header. Ignored where no keys are required: clients send whatever they have, and the
+                evaluation harness sends an empty one.
 
         Raises:
-            Unauthorized: no key, or none that is valid now; the message does not tell which of its parts is wrong.
+            Unauthorized: the key is missing, invalid or expired; the message does not say which part of it is wrong.
         """
         if self._keys is None:
-            return self._visitor("", "", self._defaults)
+            return self._principal("", "", self._defaults)
         scheme, _, presented = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not presented.strip():
             raise Unauthorized("a key is required: send the header Authorization: Bearer <key>")
@@ -61,9 +61,9 @@ class Authenticator:
         except KeyRefused as refusal:
             expired = refusal.reason == "expired"
             raise Unauthorized("the key has expired" if expired else "the key is not valid") from refusal
-        return self._visitor(key.id, key.tenant, _with_defaults(key.limits, self._defaults))
+        return self._principal(key.id, key.tenant, _with_defaults(key.limits, self._defaults))
 
-    def _visitor(self, name: str, tenant: str, limits: KeyLimits) -> Principal:
+    def _principal(self, name: str, tenant: str, limits: KeyLimits) -> Principal:
         quota = Quota(name, limits.max_sequences, limits.max_queued_tokens, tenant)
         charge = partial(self._charge, name)
         return Principal(
@@ -86,8 +86,8 @@ class Authenticator:
         """Charge a request, or tokens of a request with `total` tokens; return a function that refunds them.
 
         Raises:
-            RateLimited: the minute's share is used up.
-            InvalidRequest: the request alone is more than a minute's share.
+            RateLimited: the requests or tokens per minute are used up.
+            InvalidRequest: this request alone exceeds the tokens per minute.
         """
         if tokens_per_minute is not None and total is not None and total > tokens_per_minute:
             raise InvalidRequest(str(RateImpossible(tokens_per_minute, total)), param="max_tokens")
@@ -109,11 +109,11 @@ def _with_defaults(limits: KeyLimits, defaults: KeyLimits) -> KeyLimits:
 
 
 def build_authenticator(settings: Settings) -> Authenticator:
-    """Open the file of keys and the counters that the settings name.
+    """Open the key file and the rate limit counters that the settings name.
 
     Raises:
-        KeyFileError: the file cannot be read.
-        RedisUrlError: the address is none.
+        KeyFileError: the key file cannot be read.
+        RedisUrlError: the Redis URL is invalid.
     """
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     defaults = KeyLimits(
@@ -127,11 +127,11 @@ def build_authenticator(settings: Settings) -> Authenticator:
 
 
 def check_authenticator(settings: Settings) -> None:
-    """Look at what `build_authenticator` will open in another process; opens nothing that would outlive a fork.
+    """Validate what `build_authenticator` will open in another process; open nothing that would outlive a fork.
 
     Raises:
-        KeyFileError: the file of keys cannot be read.
-        RedisUrlError: the address is none.
+        KeyFileError: the key file cannot be read.
+        RedisUrlError: the Redis URL is invalid.
     """
     if settings.keys_file is not None:
         read_keys(settings.keys_file)

@@ -1,8 +1,8 @@
-"""Who may call: the keys, the file that holds them, and how both change. Does not know HTTP.
+"""API keys and the key file: validate, create, revoke. Does not know HTTP.
 
-A key is `ost-<id>-<secret>`. The id names it in logs and lists; of the secret the file holds only the SHA-256 of the
-whole key. A slow hash is for passwords, which can be guessed; 256 random bits cannot, however fast the hash, and a fast
-one costs a request nothing.
+A key is `ost-<id>-<secret>`. The id names it in logs and lists. The file stores only the SHA-256 of the whole key. A
+slow hash is for passwords, which can be guessed; 256 random bits cannot, however fast the hash, and a fast hash adds no
+latency to a request.
 """
 
 import contextlib
@@ -32,28 +32,28 @@ log = logging.getLogger(__name__)
 _Stamp = tuple[int, int, int] | None
 
 ID_PATTERN = "[a-z0-9]{8}"
-# What is safe in a log line, a table and the label of a metric, and has room for an e-mail address.
+# Safe in a log line, a table and a metric label; long enough for an e-mail address.
 TENANT_PATTERN = "[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 Reason = Literal["missing", "malformed", "unknown", "wrong", "expired"]
 
 _KEY = re.compile(f"ost-({ID_PATTERN})-[0-9a-f]{{64}}")
 _ID_CHARACTERS = string.ascii_lowercase + string.digits
-# The hash of no key that anybody could find.
-_NO_SHA256 = "0" * 64
-_LOOK_EVERY_S = 0.5
+# Compared with when the id is unknown; the hash of no known key.
+_DUMMY_SHA256 = "0" * 64
+_CHECK_EVERY_S = 0.5
 _LOCK_TIMEOUT_S = 10.0
 
 
 class KeyFileError(Exception):
-    """The file of keys cannot be read, used or changed; one line that names it and shows nothing that it holds."""
+    """The key file cannot be read, used or changed; the message is one line that names it and shows no contents."""
 
 
 class KeyRefused(Exception):
-    """What was presented is no key that is valid now.
+    """The presented string is not a valid key.
 
     Attributes:
-        reason: For the log. "wrong" is a known id with another secret; whoever calls must not tell it from "unknown".
-        key_id: The id that was presented, known or not; None where there was none. Safe to log.
+        reason: For the log. "wrong" is a known id with another secret; the client must not tell it from "unknown".
+        key_id: The presented id, known or not; None if there was none. Safe to log.
     """
 
     def __init__(self, reason: Reason, key_id: str | None = None) -> None:
@@ -78,7 +78,7 @@ class _Frozen(BaseModel):
 
 
 class KeyLimits(_Frozen):
-    """What one key may use; None stands for the server's own limit."""
+    """The limits of one key; None stands for the server's default."""
 
     max_sequences: _Count | None = Field(None, description="texts accepted and not ended at once")
     max_queued_tokens: _Count | None = Field(None, description="tokens that those may still read and write")
@@ -87,12 +87,12 @@ class KeyLimits(_Frozen):
 
 
 class Key(_Frozen):
-    """A record of the file.
+    """A record of the key file.
 
     Attributes:
-        sha256: Of the whole key, `ost-<id>-<secret>`, in hexadecimal.
-        tenant: Whose it is; a tenant may have several keys.
-        expires: From when it is refused; None is never.
+        sha256: Hash of the whole key, `ost-<id>-<secret>`, in hexadecimal.
+        tenant: The owner; a tenant may have several keys.
+        expires: When it expires; None: never.
     """
 
     id: str = Field(pattern=f"^{ID_PATTERN}$")
@@ -103,7 +103,7 @@ class Key(_Frozen):
     limits: KeyLimits = KeyLimits()
 
     def expired(self, now: datetime) -> bool:
-        """Say whether the key is refused at that time, whatever its secret."""
+        """Return whether the key has expired at that time."""
         return self.expires is not None and self.expires <= now
 
 
@@ -120,43 +120,43 @@ class _KeyFile(_Frozen):
 
 
 class KeyRing:
-    """The keys that are valid now; what is written to the file holds a moment later.
+    """The keys of a file, which is reloaded when it changes.
 
-    A file that is damaged, unreadable or gone after the start leaves the last good keys in force: a slip of an
-    operator's hand must lock nobody out.
+    If the file becomes invalid, unreadable or missing after the start, the last valid keys stay in force: a mistake of
+    the operator must lock nobody out.
     """
 
     def __init__(self, path: Path) -> None:
         """Read the file.
 
         Raises:
-            KeyFileError: it cannot be used.
+            KeyFileError: it cannot be read or is invalid.
         """
         self._path = path
         self._stamp = _stamp(path)
         self._keys: Mapping[str, Key] = {key.id: key for key in read_keys(path)}
-        self._look_at = time.monotonic() + _LOOK_EVERY_S
-        self._looking = threading.Lock()
-        self._complaint: tuple[_Stamp, str] | None = None
+        self._next_check_at = time.monotonic() + _CHECK_EVERY_S
+        self._reload_lock = threading.Lock()
+        self._last_problem: tuple[_Stamp, str] | None = None
 
     def find(self, presented: str) -> Key:
-        """Return the key that was presented, in the same time whether its id is known or not.
+        """Return the record of the presented key, in the same time whether its id is known or not.
 
         Args:
-            presented: Any string at all; "" where nothing was presented.
+            presented: Any string; "" where nothing was presented.
 
         Raises:
-            KeyRefused: it is no key that is valid now.
+            KeyRefused: it is not a valid key.
         """
-        if time.monotonic() >= self._look_at:
-            self._look()
+        if time.monotonic() >= self._next_check_at:
+            self._reload()
         if not presented:
             raise KeyRefused("missing")
         match = _KEY.fullmatch(presented)
         if match is None:
             raise KeyRefused("malformed")
         key = self._keys.get(match[1])
-        same = hmac.compare_digest(_sha256(presented), key.sha256 if key is not None else _NO_SHA256)
+        same = hmac.compare_digest(_sha256(presented), key.sha256 if key is not None else _DUMMY_SHA256)
         if key is None:
             raise KeyRefused("unknown", match[1])
         if not same:
@@ -165,38 +165,38 @@ class KeyRing:
             raise KeyRefused("expired", key.id)
         return key
 
-    def _look(self) -> None:
-        """Read the file again if it changed; while one thread looks, the others go on with what there is."""
-        if not self._looking.acquire(blocking=False):
+    def _reload(self) -> None:
+        """Reload the file if it changed; while one thread checks, the others use the current keys."""
+        if not self._reload_lock.acquire(blocking=False):
             return
         try:
-            self._look_at = time.monotonic() + _LOOK_EVERY_S
+            self._next_check_at = time.monotonic() + _CHECK_EVERY_S
             self._read_if_changed(_stamp(self._path))
         finally:
-            self._looking.release()
+            self._reload_lock.release()
 
     def _read_if_changed(self, stamp: _Stamp) -> None:
         if stamp is not None and stamp == self._stamp:
-            self._complaint = None
+            self._last_problem = None
             return
-        # Tried again at every look: rights that are given later leave no trace in the stamp.
+        # Retried at every check: a later change of permissions does not change the stamp.
         try:
             keys = read_keys(self._path)
         except KeyFileError as error:
-            if self._complaint != (stamp, str(error)):
-                self._complaint = (stamp, str(error))
+            if self._last_problem != (stamp, str(error)):
+                self._last_problem = (stamp, str(error))
                 log.error("%s; the keys of before stay in force", error)
             return
         self._keys = {key.id: key for key in keys}
-        self._stamp, self._complaint = stamp, None
+        self._stamp, self._last_problem = stamp, None
         log.info("%s: %d keys", self._path, len(keys))
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """Return every key of a file, those that have expired included.
+    """Return every key of a file, expired ones included.
 
     Raises:
-        KeyFileError: it cannot be read, or something in it is wrong; the message names the key's id and the field.
+        KeyFileError: it cannot be read or is invalid; the message names the key's id and the field.
     """
     try:
         content = path.read_bytes()
@@ -205,7 +205,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     try:
         return _KeyFile.model_validate_json(content).keys
     except ValidationError as error:
-        # Without its cause: that would show values, and one may be a key that was pasted into the wrong place.
+        # Without its cause, which shows values: one may be a key that was pasted into the wrong field.
         raise KeyFileError(f"{path}: {_first_problem(content, error)}") from None
 
 
@@ -213,7 +213,7 @@ def _first_problem(content: bytes, error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     match first["loc"]:
         case ("keys", int(index), *field):
-            where = f"key {_name(content, index)}, "
+            where = f"key {_record_name(content, index)}, "
         case field:
             where = ""
     if field:
@@ -222,27 +222,27 @@ def _first_problem(content: bytes, error: ValidationError) -> str:
     return f"{where}{first['msg'].removeprefix('Value error, ')}{more}"
 
 
-def _name(content: bytes, index: int) -> str:
-    """Return a record's id, or its number where it has none."""
+def _record_name(content: bytes, index: int) -> str:
+    """Return a record's id, or its number if it has no valid id."""
     record = from_json(content)["keys"][index]
     key_id = record.get("id") if isinstance(record, dict) else None
     return repr(key_id) if isinstance(key_id, str) and re.fullmatch(ID_PATTERN, key_id) else f"number {index + 1}"
 
 
 def add_key(path: Path, tenant: str, expires: datetime | None, limits: KeyLimits) -> tuple[Key, str]:
-    """Make a key and write it into the file, which is made if it is not there; its folder is not.
+    """Create a key and add it to the file; create the file, but not its directory, if it does not exist.
 
     Returns:
-        The record, and the key itself, which is kept nowhere.
+        The record, and the key itself, which is stored nowhere.
 
     Raises:
         KeyFileError: the file cannot be changed.
-        ValueError: the tenant's name is none.
+        ValueError: the tenant's name is invalid.
     """
-    with _changing(path) as target:
+    with _locked_for_writing(path) as target:
         keys = read_keys(target) if target.exists() else ()
-        taken = {key.id for key in keys}
-        while (key_id := "".join(secrets.choice(_ID_CHARACTERS) for _ in range(8))) in taken:
+        ids = {key.id for key in keys}
+        while (key_id := "".join(secrets.choice(_ID_CHARACTERS) for _ in range(8))) in ids:
             pass
         presented = f"ost-{key_id}-{secrets.token_hex(32)}"
         now = datetime.now(UTC).replace(microsecond=0)
@@ -257,7 +257,7 @@ def revoke_keys(path: Path, key_ids: Collection[str]) -> None:
     Raises:
         KeyFileError: the file cannot be changed, or one of the keys is not in it.
     """
-    with _changing(path) as target:
+    with _locked_for_writing(path) as target:
         keys = read_keys(target)
         unknown = sorted(set(key_ids) - {key.id for key in keys})
         if unknown:
@@ -270,7 +270,7 @@ def _sha256(presented: str) -> str:
 
 
 def _stamp(path: Path) -> _Stamp:
-    """Return what changes with the file, or None if it cannot be looked at."""
+    """Return modification time, size and inode of the file, or None if it cannot be read."""
     try:
         status = os.stat(path)
     except OSError:
@@ -279,30 +279,30 @@ def _stamp(path: Path) -> _Stamp:
 
 
 @contextlib.contextmanager
-def _changing(path: Path) -> Iterator[Path]:
-    """Keep other writers out, and give the file itself if the path is a link.
+def _locked_for_writing(path: Path) -> Iterator[Path]:
+    """Lock out other writers, and yield the path with symbolic links resolved.
 
-    The lock is the folder's: the file's own would go with the file when the next one takes its place.
+    The lock is on the directory: a lock on the file would be lost when the file is replaced.
     """
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise KeyFileError(f"{path}: there is no folder {target.parent}")
     try:
-        folder = os.open(target.parent, os.O_RDONLY)
+        directory = os.open(target.parent, os.O_RDONLY)
         try:
-            _lock(folder, path)
+            _lock(directory, path)
             yield target
         finally:
-            os.close(folder)
+            os.close(directory)
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}") from error
 
 
-def _lock(folder: int, path: Path) -> None:
+def _lock(directory: int, path: Path) -> None:
     deadline = time.monotonic() + _LOCK_TIMEOUT_S
     while True:
         try:
-            return fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise KeyFileError(f"{path}: another process holds the lock of its folder") from None
@@ -313,12 +313,12 @@ def _write(path: Path, keys: tuple[Key, ...]) -> None:
     """Write the file atomically."""
     with atomic_write(path, mode=0o600) as file:
         if path.exists():
-            _take_over(path, file.fileno())
+            _copy_ownership(path, file.fileno())
         file.write(f"{_KeyFile(keys=keys).model_dump_json(indent=2)}\n".encode())
 
 
-def _take_over(path: Path, descriptor: int) -> None:
-    """Give a new file (mode 0600) the owner of the old one, and its group's right to read, if it has that.
+def _copy_ownership(path: Path, descriptor: int) -> None:
+    """Copy the old file's owner, group and group read permission to the new file (mode 0600).
 
     Otherwise a key that root adds would make the file unreadable for the gateway's own user.
     """

@@ -1,10 +1,10 @@
-"""Requests and tokens per minute of whoever calls, counted in Redis or in this process. Does not know HTTP.
+"""Rate limits: requests and tokens per minute, counted in Redis or in this process. Does not know HTTP.
 
-The counting is `limits`' sliding window counter: the count of this minute and a share of the last one's. It is nearly a
-true window of 60 seconds at two numbers a counter.
+The algorithm is the sliding window counter of `limits`: the count of this minute plus a share of the previous minute's.
+It approximates a true window of 60 seconds with two numbers per counter.
 
-While Redis does not answer this process counts alone, from nothing: n processes then let through n times as much for a
-while, which is better than to answer nobody.
+While Redis is unavailable this process counts alone, from zero: n processes then admit n times as much for a while,
+which is better than to refuse everybody.
 """
 
 import contextlib
@@ -28,18 +28,18 @@ log = logging.getLogger(__name__)
 
 What = Literal["requests", "tokens"]
 
-# For a connection, and for each answer; a Redis of the same site takes under a millisecond.
+# For a connection, and for each response; a Redis on the same site takes under a millisecond.
 REDIS_TIMEOUT_S = 0.25
-# Between two attempts at a Redis that is away: one request in that time pays the time-out.
+# Between two attempts while Redis is unavailable: one request per interval waits for the time-out.
 REDIS_RETRY_S = 3.0
 _WINDOW_S = 60
 
 
 class RateExceeded(Exception):
-    """A minute's requests or tokens are used up.
+    """The requests or tokens per minute are used up.
 
     Attributes:
-        retry_after_s: When the same request would pass if no other came before it; at least 1.
+        retry_after_s: Seconds until the same request would be admitted if no other came before it; at least 1.
     """
 
     def __init__(self, what: What, limit: int, retry_after_s: int) -> None:
@@ -50,7 +50,7 @@ class RateExceeded(Exception):
 
 
 class RateImpossible(Exception):
-    """One request wants more tokens than a minute has: it can never pass."""
+    """One request needs more tokens than the limit per minute: it can never be admitted."""
 
     def __init__(self, limit: int, num_tokens: int) -> None:
         super().__init__(f"the limit is {limit} tokens per minute, and this request alone may take {num_tokens}")
@@ -59,7 +59,7 @@ class RateImpossible(Exception):
 
 
 class RedisUrlError(ValueError):
-    """OSTINATO_REDIS_URL is no address of a Redis; the message does not show it, as it may hold a password."""
+    """OSTINATO_REDIS_URL is not a Redis URL; the message does not show it, as it may contain a password."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,19 @@ class _Charge:
 
 
 class RateLimiter:
-    """Charges requests, or refuses them. To be made in the process that uses it: it has a thread, at times."""
+    """Charges requests or refuses them. Create it in the process that uses it: it may start a thread."""
 
     def __init__(self, redis_url: str | None = None) -> None:
-        """Open the storage; a Redis that does not answer is a warning.
+        """Open the storage; log a warning if Redis is unavailable.
 
         Args:
             redis_url: `redis://…`, `rediss://…` or `unix://…`; None counts in this process.
 
         Raises:
-            RedisUrlError: the address is none.
+            RedisUrlError: the URL is invalid.
         """
         self._own = _Counters(MemoryStorage())
-        # `limits`' memory is not safe among threads; under a lock a request's charges are one step, too.
+        # The in-memory storage of `limits` is not thread-safe; the lock also makes the charges of a request atomic.
         self._own_lock = threading.Lock()
         self._shared = None if redis_url is None else _RedisCounters(redis_url)
 
@@ -97,16 +97,16 @@ class RateLimiter:
 
         Args:
             subject: Who is charged, such as the id of a key.
-            requests_per_minute: The limit, at least 1; None is none. A new limit begins a new count.
+            requests_per_minute: The limit, at least 1; None: no limit. A new limit starts a new count.
             tokens_per_minute: Likewise.
-            num_tokens: What the request may take at most: tokens of its prompts and max_tokens of every choice.
+            num_tokens: The maximum tokens of the request: tokens of its prompts and max_tokens of every choice.
 
         Returns:
-            A function that gives it all back, for a request that is refused after all.
+            A function that refunds the whole charge, for a request that is refused after all.
 
         Raises:
-            RateExceeded: later it may pass.
-            RateImpossible: it never will.
+            RateExceeded: it may be admitted later.
+            RateImpossible: it can never be admitted.
         """
         charges = []
         if requests_per_minute is not None:
@@ -130,7 +130,7 @@ class RateLimiter:
             shared = self._shared
             try:
                 return shared.charge(subject, charges) or (lambda: shared.refund(subject, charges))
-            except _RedisAway:
+            except _RedisUnavailable:
                 pass
         with self._own_lock:
             return self._own.charge(subject, charges) or (lambda: self._refund_own(subject, charges))
@@ -141,7 +141,7 @@ class RateLimiter:
 
 
 class _Counters:
-    """The counters in one storage."""
+    """The rate limit counters in one storage."""
 
     def __init__(self, storage: MemoryStorage | RedisStorage) -> None:
         self._storage = storage
@@ -150,12 +150,12 @@ class _Counters:
     def charge(self, subject: str, charges: Sequence[_Charge]) -> RateExceeded | None:
         """Charge all or none.
 
-        Each counter is charged in one atomic step, and what was charged is given back when a later one refuses. To
-        test all first would let two requests pass the test together and leave one of them half charged. This way no
-        limit is ever exceeded; in the moment before the refund another request may be refused that would have fitted.
+        Each counter is charged in one atomic step, and earlier charges are refunded when a later counter refuses.
+        Testing all counters first would let two requests pass the test together and leave one of them half charged.
+        This way no limit is ever exceeded; in the moment before the refund a request that would fit may be refused.
 
         Raises:
-            StorageError: the storage failed in between; what was charged before is given back if the storage allows it.
+            StorageError: the storage failed in between; earlier charges are refunded if the storage allows it.
         """
         for position, charge in enumerate(charges):
             try:
@@ -170,7 +170,7 @@ class _Counters:
         return None
 
     def refund(self, subject: str, charges: Sequence[_Charge]) -> None:
-        """Give back what was charged."""
+        """Refund charges."""
         for charge in charges:
             self._hit(subject, charge, -charge.cost)
 
@@ -186,52 +186,52 @@ def wait_s(previous: int, previous_ttl_s: float, current: int, current_ttl_s: fl
     """Return the seconds until a cost fits into a sliding window, if nothing else is charged meanwhile.
 
     Args:
-        previous: Count of the last minute, which weighs as much as there is left of this one.
-        previous_ttl_s: What is left of this minute, where there is a last one.
+        previous: Count of the previous minute; its weight is the remaining share of this minute.
+        previous_ttl_s: Seconds left of this minute, if there is a previous count.
         current: Count of this minute.
-        current_ttl_s: Until this minute's count is forgotten, which is at the end of the next minute.
-        limit: What a minute has; at least `cost`.
-        cost: What is to fit.
+        current_ttl_s: Seconds until this minute's count expires, at the end of the next minute.
+        limit: The limit per minute; at least `cost`.
+        cost: The cost to fit.
 
     Returns:
         Whole seconds, rounded up, at least 1.
     """
     room = limit - current - cost
     if room >= 0:
-        wait = _until_fewer(previous, room + 1) - (_WINDOW_S - previous_ttl_s)
+        wait = _seconds_until_below(previous, room + 1) - (_WINDOW_S - previous_ttl_s)
     else:
-        wait = max(0.0, current_ttl_s - _WINDOW_S) + _until_fewer(current, limit - cost + 1)
+        wait = max(0.0, current_ttl_s - _WINDOW_S) + _seconds_until_below(current, limit - cost + 1)
     return max(1, math.floor(wait) + 1)
 
 
-def _until_fewer(count: int, bound: int) -> float:
-    """Return the seconds into the next minute after which a minute's count weighs less than `bound`."""
-    return _WINDOW_S * max(0, count - bound) / count if count else 0.0
+def _seconds_until_below(count: int, limit: int) -> float:
+    """Return the seconds into the next minute after which a minute's count weighs less than `limit`."""
+    return _WINDOW_S * max(0, count - limit) / count if count else 0.0
 
 
 def check_redis_url(url: str) -> None:
-    """Say whether an address can be that of a Redis; nothing is connected to.
+    """Validate a Redis URL without connecting.
 
     Raises:
-        RedisUrlError: it cannot.
+        RedisUrlError: the URL is invalid.
     """
-    _connections(url)
+    _connection_pool(url)
 
 
-class _RedisAway(Exception):
-    """Redis does not answer now, or did not a moment ago."""
+class _RedisUnavailable(Exception):
+    """Redis is unavailable, or was a moment ago."""
 
 
 class _RedisCounters:
-    """The counters that every process with the same Redis shares, as long as it answers."""
+    """The counters in Redis, shared by every process that uses it."""
 
     def __init__(self, url: str) -> None:
-        self._pool = _connections(url)
+        self._pool = _connection_pool(url)
         self._storage = RedisStorage(url, connection_pool=self._pool, wrap_exceptions=True)
         self._counters = _Counters(self._storage)
         self._lock = threading.Lock()
-        self._away = False
-        self._ask_at = 0.0
+        self._is_unavailable = False
+        self._retry_at = 0.0
         try:
             self._storage.get_sliding_window("start", _WINDOW_S)
         except StorageError as error:
@@ -241,21 +241,21 @@ class _RedisCounters:
         """Charge all or none.
 
         Raises:
-            _RedisAway: nothing was charged, as far as one can know.
+            _RedisUnavailable: nothing was charged, as far as is known.
         """
-        if not self._may_ask():
-            raise _RedisAway
+        if not self._may_try():
+            raise _RedisUnavailable
         try:
             refusal = self._counters.charge(subject, charges)
         except StorageError as error:
             self._note_loss(error)
-            raise _RedisAway from error
-        if self._away:
+            raise _RedisUnavailable from error
+        if self._is_unavailable:
             self._note_return()
         return refusal
 
     def refund(self, subject: str, charges: Sequence[_Charge]) -> None:
-        """Give back what was charged; lost if Redis went away since."""
+        """Refund charges; the refund is lost if Redis has become unavailable."""
         with contextlib.suppress(StorageError):
             self._counters.refund(subject, charges)
 
@@ -263,35 +263,35 @@ class _RedisCounters:
         """Close the connections."""
         self._pool.disconnect()
 
-    def _may_ask(self) -> bool:
-        """Say whether to try; of all who come while Redis is away, one every few seconds may."""
-        if not self._away:
+    def _may_try(self) -> bool:
+        """Return whether to try Redis; while it is unavailable, one request every `REDIS_RETRY_S` may."""
+        if not self._is_unavailable:
             return True
         with self._lock:
             now = time.monotonic()
-            if now < self._ask_at:
+            if now < self._retry_at:
                 return False
-            self._ask_at = now + REDIS_RETRY_S
+            self._retry_at = now + REDIS_RETRY_S
             return True
 
     def _note_loss(self, error: StorageError) -> None:
         with self._lock:
-            self._ask_at = time.monotonic() + REDIS_RETRY_S
-            if not self._away:
-                self._away = True
-                why = error.storage_error
-                log.warning("Redis is away, this process counts alone: %s: %s", type(why).__name__, why)
+            self._retry_at = time.monotonic() + REDIS_RETRY_S
+            if not self._is_unavailable:
+                self._is_unavailable = True
+                cause = error.storage_error
+                log.warning("Redis is away, this process counts alone: %s: %s", type(cause).__name__, cause)
 
     def _note_return(self) -> None:
         with self._lock:
-            if self._away:
-                self._away = False
+            if self._is_unavailable:
+                self._is_unavailable = False
                 log.info("Redis is back")
 
 
-def _connections(url: str) -> "ConnectionPool":
-    """Prepare connections; none is made yet."""
-    # 8 MB, which only those pay who use it.
+def _connection_pool(url: str) -> "ConnectionPool":
+    """Return a connection pool; nothing is connected yet."""
+    # Imported here: 8 MB, only for those who use Redis.
     from redis import ConnectionPool, RedisError  # noqa: PLC0415
 
     try:
@@ -299,14 +299,14 @@ def _connections(url: str) -> "ConnectionPool":
             url,
             socket_connect_timeout=REDIS_TIMEOUT_S,
             socket_timeout=REDIS_TIMEOUT_S,
-            # Each thread that waits for an answer has one; the pool's own limit is an error, not a wait.
+            # Each waiting thread has a connection; at its limit the pool raises an error instead of waiting.
             max_connections=2**16,
-            # The older protocol: fewer words at the start of a connection, and nothing that Redis sends unasked.
+            # The older protocol: a shorter handshake, and no push messages from Redis.
             protocol=2,
         )
-        # An option that there is not is only found when a connection is prepared.
+        # An unknown option is detected only when a connection is prepared.
         pool.make_connection()
     except (ValueError, TypeError, RedisError):
-        # Without the cause: it quotes parts of the address.
+        # Without the cause, which quotes parts of the URL.
         raise RedisUrlError("OSTINATO_REDIS_URL: must be like redis://localhost:6379/0") from None
     return pool

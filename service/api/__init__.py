@@ -1,1 +1,1 @@
-"""The API as types: the bodies of requests, the shapes of answers, and their description."""
+"""The API as types: request bodies, response objects, and their OpenAPI document."""

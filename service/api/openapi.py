@@ -1,6 +1,6 @@
-"""`/openapi.json`: the API's description in OpenAPI 3.1, made from the types that check requests and build answers.
+"""The OpenAPI 3.1 document at `/openapi.json`, generated from the types of request bodies and response objects.
 
-Knows addresses and types. A test holds the addresses against the application's, and a fuzzer calls what is described.
+Knows endpoints and types. A test compares the endpoints with the application's routes, and a fuzzer calls them.
 """
 
 import re
@@ -59,13 +59,13 @@ class Address:
     """One method of one path.
 
     Attributes:
-        body: What the request has, or None.
-        answer: What a success has, or None.
-        errors: Statuses of failures.
+        body: Type of the request body, or None.
+        answer: Type of a successful response, or None.
+        errors: Statuses of error responses.
         query: Names of optional query parameters, with descriptions.
-        public: Whether no key is ever asked for.
-        streams: Whether the answer may also come as server-sent events.
-        is_empty: Whether a success has no body.
+        public: Whether it never requires an API key.
+        streams: Whether the response may also come as server-sent events.
+        is_empty: Whether a successful response has no body.
     """
 
     path: str
@@ -173,7 +173,7 @@ ADDRESSES = (
 
 @cache
 def openapi_document() -> dict[str, Any]:
-    """Return the description as it goes out in JSON."""
+    """Return the OpenAPI document as a JSON value."""
     schemas = _Schemas()
     paths: dict[str, PathItem] = {}
     for address in ADDRESSES:
@@ -196,22 +196,23 @@ def openapi_document() -> dict[str, Any]:
 
 
 class _Schemas:
-    """JSON schemas of every type that stands in a request or an answer, and the definitions that they refer to."""
+    """JSON schemas of all request bodies and response objects, and of the definitions that they refer to."""
 
     def __init__(self) -> None:
-        kinds = [address.body for address in ADDRESSES if address.body]
-        kinds += [address.answer for address in ADDRESSES if address.answer] + [responses.ErrorObject]
-        by_key, rest = TypeAdapter.json_schemas(
-            [(kind.__name__, "validation", TypeAdapter(kind)) for kind in kinds],
+        types = [address.body for address in ADDRESSES if address.body]
+        types += [address.answer for address in ADDRESSES if address.answer] + [responses.ErrorObject]
+        by_key, shared = TypeAdapter.json_schemas(
+            [(each.__name__, "validation", TypeAdapter(each)) for each in types],
             ref_template="#/components/schemas/{model}",
         )
-        self.definitions: dict[str, Any] = dict(rest.get("$defs", {}))
+        self.definitions: dict[str, Any] = dict(shared.get("$defs", {}))
         for (name, _), schema in by_key.items():
             if "$ref" not in schema:
                 self.definitions[str(name)] = schema
 
-    def content(self, kind: Any) -> MediaType:
-        return MediaType(media_type_schema=Reference.model_validate({"$ref": f"#/components/schemas/{kind.__name__}"}))
+    def content(self, schema_type: Any) -> MediaType:
+        reference = {"$ref": f"#/components/schemas/{schema_type.__name__}"}
+        return MediaType(media_type_schema=Reference.model_validate(reference))
 
 
 def _operation(address: Address, schemas: _Schemas) -> Operation:
@@ -229,9 +230,9 @@ def _operation(address: Address, schemas: _Schemas) -> Operation:
     names += [(name, "query", text) for name, text in address.query]
     parameters = [
         Parameter.model_validate(
-            {"name": name, "in": place, "required": place == "path", "description": text, "schema": {"type": "string"}}
+            {"name": name, "in": where, "required": where == "path", "description": text, "schema": {"type": "string"}}
         )
-        for name, place, text in names
+        for name, where, text in names
     ]
     body = RequestBody(content={_JSON: schemas.content(address.body)}, required=True) if address.body else None
     return Operation(
@@ -240,7 +241,7 @@ def _operation(address: Address, schemas: _Schemas) -> Operation:
         parameters=parameters or None,
         requestBody=body,
         responses=dict(sorted(responses.items())),
-        # Where keys are on, each of these needs one; where they are off, none does.
+        # Without configured API keys, no endpoint requires one.
         security=[] if address.public else [{_BEARER: []}, {}],
     )
 

@@ -1,7 +1,7 @@
-"""A request's body, checked once: JSON in, a frozen request with every default filled in out.
+"""Request parsing: validates a JSON body once, and returns a frozen request with every default filled in.
 
-Messages name the field, the bound and what was given. Nothing below this checks again, but for what only a model can
-tell: whether ids are in its vocabulary, and from which end it reads.
+Error messages name the field, the limit and the given value. No other module validates again, except what depends on
+the model: whether ids are in its vocabulary, and its direction.
 """
 
 import re
@@ -16,7 +16,7 @@ from service.api.unsupported import COMPLETION_FIELDS, EMBEDDING_FIELDS, refuse_
 from service.errors import InvalidRequest
 from service.scheduling.sequence import SamplingParams
 
-# Seeds that we draw fit a double, so that they survive clients whose numbers are doubles.
+# Random seeds fit a double, so that they survive clients whose numbers are doubles.
 SEED_BITS = 53
 DEFAULT_MAX_TOKENS = 16
 
@@ -29,14 +29,14 @@ PromptText = str | list[int]
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one request may ask for on this server.
+    """Limits of one request on this server.
 
     Attributes:
-        max_tokens: Largest `max_tokens`.
-        max_request_tokens: Largest number of texts × `max_tokens`.
-        max_prompts: Most prompts or inputs.
-        max_sequences: Most texts: prompts × n, or best_of if it is more.
-        timeout_s: Longest `timeout_s`, and what a request without one gets.
+        max_tokens: Maximum of `max_tokens`.
+        max_request_tokens: Maximum number of sequences × `max_tokens`.
+        max_prompts: Maximum number of prompts or inputs.
+        max_sequences: Maximum number of sequences: prompts × `n`, or × `best_of` if that is given.
+        timeout_s: Maximum and default of `timeout_s`.
     """
 
     max_tokens: int = 100_000
@@ -51,19 +51,19 @@ class CompletionRequest:
     """A valid request with every default filled in.
 
     Attributes:
-        model: None: that of the state, or the only one.
-        prompts: At least one; each a text or token ids. An empty one if the field was empty or absent.
-        suffixes: The same of the field `suffix`. A model reads the one or the other.
-        max_tokens: Of each choice.
-        seed: Given, or drawn now; either way it is returned. None: that of the state.
-        stops: Not empty strings.
-        num_choices: Choices wanted of each prompt, `n` in the body.
-        best_of: Choices made of each prompt, at least `num_choices`.
-        num_top: `logprobs` in the body: most probable tokens wanted beside each; None: no log probabilities at all.
-        prepend: Whether the client puts pieces of a stream before those so far, where they say so.
-        state: Token of the text to go on with; None: of none.
-        return_state: Whether each choice is to have such a token at its end.
-        state_interval: Tokens of a choice after which it is to have one before its end; None: it is to have none.
+        model: Model name; None: the resume token's model, or the only one.
+        prompts: At least one, each a text or token ids; one empty prompt if the field was empty or absent.
+        suffixes: The same for the field `suffix`; a model reads either prompts or suffixes.
+        max_tokens: Maximum number of tokens of each choice.
+        seed: Given or random, and returned in the response; None: that of the resume token.
+        stops: Stop strings, none of them empty.
+        num_choices: Choices returned for each prompt, `n` in the body.
+        best_of: Choices generated for each prompt, at least `num_choices`.
+        num_top: `logprobs` in the body: top tokens returned with each token; None: no log probabilities at all.
+        prepend: Whether the client can prepend chunks of a stream that say so.
+        state: Resume token; None: start from the initial state.
+        return_state: Whether each choice returns a resume token at its end.
+        state_interval: Tokens of a choice between resume tokens before its end; None: only `return_state` counts.
     """
 
     model: str | None
@@ -87,7 +87,7 @@ class CompletionRequest:
 
     @property
     def returns_states(self) -> bool:
-        """Whether a choice may have to be put down before its end, or at it."""
+        """Whether resume tokens are requested, at the end of choices or before."""
         return self.return_state or self.state_interval is not None
 
 
@@ -109,12 +109,12 @@ class InspectRequest:
 
     Attributes:
         given: A text or token ids.
-        state: Token of the text that it is read after; None: of none.
-        include: "hidden", "cell" and "gates", those of them that are wanted.
+        state: Resume token whose state precedes the text; None: the initial state.
+        include: The requested ones of "hidden", "cell" and "gates".
         layers: Numbers of layers; None: all of them.
-        num_top: Most probable tokens wanted in each token's place.
-        max_positions: Most tokens to tell values of; None: all.
-        max_units: Most units of each layer to tell; None: all.
+        num_top: Top tokens returned with each token.
+        max_positions: Maximum number of tokens with values; None: all.
+        max_units: Maximum number of units with values in each layer; None: all.
         encoding: "float", "base64" or "base64_float16".
     """
 
@@ -134,121 +134,129 @@ class InspectRequest:
 
 
 def parse_completion(body: bytes, bounds: Bounds) -> CompletionRequest:
-    """Check a body and fill in its defaults.
+    """Validate a body and fill in its defaults.
 
     Raises:
-        InvalidRequest: not JSON, or a field that is wrong.
+        InvalidRequest: it is not JSON, or a field is wrong.
     """
-    given = parse(COMPLETION_BODY, body)
-    num_choices = _or(given.n, 1)
-    best_of = _or(given.best_of, num_choices)
-    prompts, suffixes = _prompts(given.prompt, bounds, "prompt"), _prompts(given.suffix, bounds, "suffix")
-    wanted = _max_tokens(given, bounds)
-    _check_interplay(given, num_choices, best_of)
-    options = given.stream_options or StreamOptions()
-    # A model reads but one of them, and refuses the request if the other is more than an empty text.
-    what, num_prompts = "suffixes" if given.suffix else "prompts", max(len(prompts), len(suffixes))
-    _require_few(what, num_prompts, best_of, wanted, bounds)
+    fields = parse(COMPLETION_BODY, body)
+    num_choices = _or(fields.n, 1)
+    best_of = _or(fields.best_of, num_choices)
+    prompts, suffixes = _prompts(fields.prompt, bounds, "prompt"), _prompts(fields.suffix, bounds, "suffix")
+    max_tokens = _max_tokens(fields, bounds)
+    _check_interplay(fields, num_choices, best_of)
+    options = fields.stream_options or StreamOptions()
+    # A model reads only one of them; the engine refuses the request if the other is not empty.
+    what, num_prompts = "suffixes" if fields.suffix else "prompts", max(len(prompts), len(suffixes))
+    _require_few(what, num_prompts, best_of, max_tokens, bounds)
     return CompletionRequest(
-        model=given.model,
+        model=fields.model,
         prompts=prompts,
         suffixes=suffixes,
-        max_tokens=wanted,
-        sampling=_sampling(given, wanted),
-        seed=_seed(given),
-        stops=tuple(given.stop or ()),
+        max_tokens=max_tokens,
+        sampling=_sampling(fields, max_tokens),
+        seed=_seed(fields),
+        stops=tuple(fields.stop or ()),
         num_choices=num_choices,
         best_of=best_of,
-        num_top=given.logprobs,
-        echo=bool(given.echo),
-        stream=bool(given.stream),
+        num_top=fields.logprobs,
+        echo=bool(fields.echo),
+        stream=bool(fields.stream),
         include_usage=bool(options.include_usage),
         prepend=bool(options.prepend),
-        timeout_s=_timeout(given.timeout_s, bounds),
-        state=given.state,
-        return_state=bool(given.return_state),
+        timeout_s=_timeout(fields.timeout_s, bounds),
+        state=fields.state,
+        return_state=bool(fields.return_state),
         state_interval=options.state_interval,
     )
 
 
 def parse_embeddings(body: bytes, bounds: Bounds) -> EmbeddingsRequest:
-    """Check a body and fill in its defaults.
+    """Validate a body and fill in its defaults.
 
     Raises:
-        InvalidRequest: not JSON, or a field that is wrong.
+        InvalidRequest: it is not JSON, or a field is wrong.
     """
-    given = parse(EMBEDDINGS_BODY, body)
+    fields = parse(EMBEDDINGS_BODY, body)
     return EmbeddingsRequest(
-        model=given.model,
-        prompts=_prompts(given.input, bounds, "input"),
-        mean=given.pooling != "last",
-        base64=given.encoding_format == "base64",
-        dimensions=given.dimensions,
-        timeout_s=_timeout(given.timeout_s, bounds),
+        model=fields.model,
+        prompts=_prompts(fields.input, bounds, "input"),
+        mean=fields.pooling != "last",
+        base64=fields.encoding_format == "base64",
+        dimensions=fields.dimensions,
+        timeout_s=_timeout(fields.timeout_s, bounds),
     )
 
 
 def parse_inspect(body: bytes, bounds: Bounds) -> InspectRequest:
-    """Check a body and fill in its defaults.
+    """Validate a body and fill in its defaults.
 
     Raises:
-        InvalidRequest: not JSON, or a field that is wrong.
+        InvalidRequest: it is not JSON, or a field is wrong.
     """
-    given = parse(InspectBody, body)
+    fields = parse(InspectBody, body)
     return InspectRequest(
-        model=given.model,
-        given=given.input,
-        state=given.state,
-        include=tuple(_or(given.include, ("hidden", "cell", "gates"))),
-        layers=None if given.layers is None else tuple(given.layers),
-        return_sequences=_or(given.return_sequences, True),
-        return_state=bool(given.return_state),
-        go_backwards=bool(given.go_backwards),
-        num_top=_or(given.logprobs, MAX_LOGPROBS),
-        max_positions=given.max_positions,
-        max_units=given.max_units,
-        encoding=given.encoding_format or "float",
-        timeout_s=_timeout(given.timeout_s, bounds),
+        model=fields.model,
+        given=fields.input,
+        state=fields.state,
+        include=tuple(_or(fields.include, ("hidden", "cell", "gates"))),
+        layers=None if fields.layers is None else tuple(fields.layers),
+        return_sequences=_or(fields.return_sequences, True),
+        return_state=bool(fields.return_state),
+        go_backwards=bool(fields.go_backwards),
+        num_top=_or(fields.logprobs, MAX_LOGPROBS),
+        max_positions=fields.max_positions,
+        max_units=fields.max_units,
+        encoding=fields.encoding_format or "float",
+        timeout_s=_timeout(fields.timeout_s, bounds),
     )
 
 
-def parse_number(given: str | None, field: str, bounds: tuple[int, int], default: int | None = None) -> int:
-    """Read a number out of a query.
+def parse_number(value: str | None, field: str, limits: tuple[int, int], default: int | None = None) -> int:
+    """Parse a number in a query.
+
+    Args:
+        value: As given; None: absent.
+        field: Name of the query parameter.
+        limits: Minimum and maximum, both allowed.
+        default: Returned if `value` is None; None: the parameter is required.
 
     Raises:
-        InvalidRequest: it is none, is out of its bounds, or is missing and has no default.
+        InvalidRequest: it is not a number, is out of its limits, or is missing and required.
     """
-    if given is None and default is not None:
+    if value is None and default is not None:
         return default
-    least, most = bounds
-    if given is None or not re.fullmatch(r"[0-9]{1,10}", given) or not least <= int(given) <= most:
-        raise InvalidRequest(f"{field} must be a number from {least} to {most}, got {_shorten(given)}", param=field)
-    return int(given)
+    minimum, maximum = limits
+    if value is None or not re.fullmatch(r"[0-9]{1,10}", value) or not minimum <= int(value) <= maximum:
+        raise InvalidRequest(
+            f"{field} must be a number from {minimum} to {maximum}, got {_shorten(value)}", param=field
+        )
+    return int(value)
 
 
-def parse(kind: type[AnyBody], body: bytes) -> AnyBody:
-    """Check each field of a body by itself.
+def parse(body_type: type[AnyBody], body: bytes) -> AnyBody:
+    """Parse a body and validate each field by itself.
 
     Raises:
-        InvalidRequest: not JSON, or a field that is wrong.
+        InvalidRequest: it is not JSON, or a field is wrong.
     """
     try:
-        return kind.model_validate_json(body)
+        return body_type.model_validate_json(body)
     except ValidationError as error:
         raise _explain(error) from error
 
 
-def _prompts(given: Any, bounds: Bounds, field: str) -> tuple[PromptText, ...]:
-    """Bring every form of a prompt into one: a few texts or lists of ids."""
-    one = isinstance(given, str) or (isinstance(given, list) and isinstance(given[0], int))
-    prompts = ("",) if given is None else (given,) if one else tuple(given)
+def _prompts(value: Any, bounds: Bounds, field: str) -> tuple[PromptText, ...]:
+    """Normalize every kind of a prompt to a tuple of texts or lists of ids."""
+    is_single = isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], int))
+    prompts = ("",) if value is None else (value,) if is_single else tuple(value)
     if len(prompts) > bounds.max_prompts:
         raise InvalidRequest(f"{field} must have at most {bounds.max_prompts} items, got {len(prompts)}", param=field)
     return prompts
 
 
 def _require_few(what: str, num_prompts: int, best_of: int, max_tokens: int, bounds: Bounds) -> None:
-    """Refuse a request of too many texts or tokens before anything is made of it."""
+    """Refuse a request for too many sequences or tokens."""
     if num_prompts * best_of > bounds.max_sequences:
         raise InvalidRequest(
             f"{what} × n (best_of if it is given) must be at most {bounds.max_sequences}, got "
@@ -264,61 +272,61 @@ def _require_few(what: str, num_prompts: int, best_of: int, max_tokens: int, bou
         )
 
 
-def _max_tokens(given: CompletionBody, bounds: Bounds) -> int:
-    """Return the tokens wanted of each choice, by either name: guidellm gives both."""
-    name, wanted = "max_tokens", given.max_tokens
-    if wanted is None and given.max_completion_tokens is not None:
-        name, wanted = "max_completion_tokens", given.max_completion_tokens
-    elif given.max_completion_tokens not in (None, wanted):
-        other = _shorten(given.max_completion_tokens)
+def _max_tokens(fields: CompletionBody, bounds: Bounds) -> int:
+    """Return the maximum tokens of each choice, by either name: guidellm sends both."""
+    name, value = "max_tokens", fields.max_tokens
+    if value is None and fields.max_completion_tokens is not None:
+        name, value = "max_completion_tokens", fields.max_completion_tokens
+    elif fields.max_completion_tokens not in (None, value):
+        other = _shorten(fields.max_completion_tokens)
         raise InvalidRequest(
-            f"max_completion_tokens must be absent or max_tokens, {wanted}, got {other}", param="max_completion_tokens"
+            f"max_completion_tokens must be absent or max_tokens, {value}, got {other}", param="max_completion_tokens"
         )
-    if wanted is None:
+    if value is None:
         return min(DEFAULT_MAX_TOKENS, bounds.max_tokens)
-    _require_at_most(name, wanted, bounds.max_tokens)
-    return wanted
+    _require_at_most(name, value, bounds.max_tokens)
+    return value
 
 
-def _check_interplay(given: CompletionBody, num_choices: int, best_of: int) -> None:
+def _check_interplay(fields: CompletionBody, num_choices: int, best_of: int) -> None:
     if best_of < num_choices:
         raise InvalidRequest(f"best_of must be at least n, got best_of {best_of} and n {num_choices}", param="best_of")
-    if given.stream and best_of > num_choices:
+    if fields.stream and best_of > num_choices:
         raise InvalidRequest(
             f"best_of must be n with stream, as a choice can only be made of whole texts; got best_of {best_of} and n "
             f"{num_choices}",
             param="best_of",
         )
-    if given.stream_options is not None and not given.stream:
+    if fields.stream_options is not None and not fields.stream:
         raise InvalidRequest("stream_options must be absent without stream", param="stream_options")
 
 
-def _sampling(given: CompletionBody, max_tokens: int) -> SamplingParams:
-    min_tokens = _or(given.min_tokens, 0)
+def _sampling(fields: CompletionBody, max_tokens: int) -> SamplingParams:
+    min_tokens = _or(fields.min_tokens, 0)
     _require_at_most("min_tokens", min_tokens, max_tokens, "max_tokens, ")
     return SamplingParams(
-        temperature=_or(given.temperature, 1.0),
-        top_k=max(0, _or(given.top_k, 0)),
-        top_p=_or(given.top_p, 1.0),
-        min_p=_or(given.min_p, 0.0),
-        presence_penalty=_or(given.presence_penalty, 0.0),
-        frequency_penalty=_or(given.frequency_penalty, 0.0),
-        repetition_penalty=_or(given.repetition_penalty, 1.0),
-        bias=_bias(given.logit_bias or {}),
-        min_tokens=max_tokens if given.ignore_eos else min_tokens,
+        temperature=_or(fields.temperature, 1.0),
+        top_k=max(0, _or(fields.top_k, 0)),
+        top_p=_or(fields.top_p, 1.0),
+        min_p=_or(fields.min_p, 0.0),
+        presence_penalty=_or(fields.presence_penalty, 0.0),
+        frequency_penalty=_or(fields.frequency_penalty, 0.0),
+        repetition_penalty=_or(fields.repetition_penalty, 1.0),
+        bias=_bias(fields.logit_bias or {}),
+        min_tokens=max_tokens if fields.ignore_eos else min_tokens,
     )
 
 
-def _seed(given: CompletionBody) -> int | None:
-    if given.seed is None and given.state is None:
+def _seed(fields: CompletionBody) -> int | None:
+    if fields.seed is None and fields.state is None:
         return secrets.randbits(SEED_BITS)
-    return given.seed
+    return fields.seed
 
 
-def _bias(given: dict[str, float]) -> tuple[tuple[int, float], ...]:
-    """Read the ids, which JSON has as strings."""
+def _bias(logit_bias: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    """Parse the token ids, which are strings in JSON."""
     bias: dict[int, float] = {}
-    for name, value in given.items():
+    for name, value in logit_bias.items():
         if not re.fullmatch(r"[0-9]{1,10}", name):
             raise InvalidRequest(f"logit_bias must have token ids as names, got {_shorten(name)}", param="logit_bias")
         if int(name) in bias:
@@ -327,15 +335,15 @@ def _bias(given: dict[str, float]) -> tuple[tuple[int, float], ...]:
     return tuple(bias.items())
 
 
-def _timeout(given: float | None, bounds: Bounds) -> float:
-    if given is not None and given > bounds.timeout_s:
-        raise InvalidRequest(f"timeout_s must be at most {bounds.timeout_s:g}, got {given:g}", param="timeout_s")
-    return bounds.timeout_s if given is None else given
+def _timeout(timeout_s: float | None, bounds: Bounds) -> float:
+    if timeout_s is not None and timeout_s > bounds.timeout_s:
+        raise InvalidRequest(f"timeout_s must be at most {bounds.timeout_s:g}, got {timeout_s:g}", param="timeout_s")
+    return bounds.timeout_s if timeout_s is None else timeout_s
 
 
-def _require_at_most(field: str, value: int, bound: int, what: str = "") -> None:
-    if value > bound:
-        raise InvalidRequest(f"{field} must be at most {what}{bound}, got {_shorten(value)}", param=field)
+def _require_at_most(field: str, value: int, limit: int, what: str = "") -> None:
+    if value > limit:
+        raise InvalidRequest(f"{field} must be at most {what}{limit}, got {_shorten(value)}", param=field)
 
 
 def _or(value: Any, default: Any) -> Any:
@@ -343,7 +351,7 @@ def _or(value: Any, default: Any) -> Any:
 
 
 def _explain(error: ValidationError) -> InvalidRequest:
-    """Put the first problem into one line; pydantic names each branch of a union, the client knows only the field."""
+    """Return the first error in one line; pydantic names each branch of a union, but a client knows only the field."""
     problem = error.errors(include_url=False)[0]
     if problem["type"] == "json_invalid":
         return InvalidRequest(f"the body must be JSON: {problem['ctx']['error']}")
@@ -352,19 +360,19 @@ def _explain(error: ValidationError) -> InvalidRequest:
     field = str(problem["loc"][0])
     if problem["type"] == "missing":
         return InvalidRequest(f"{field} is required", param=field)
-    # Of a nested field, say which part of it is wrong: stop[1], stream_options.include_usage.
-    rest = [part for part in problem["loc"][1:] if part not in PROMPT_KINDS]
-    place = field + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
+    # The path of a nested field: stop[1], stream_options.include_usage.
+    nested = [part for part in problem["loc"][1:] if part not in PROMPT_KINDS]
+    path = field + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in nested)
     message = re.sub(r"^\w+ should ", "", problem["msg"]).split(" after validation")[0]
     if problem["loc"][1:] == ("text",):
         message = "be a string, a list of strings, a list of token ids or a list of such lists"
     return InvalidRequest(
-        f"{_shorten(place, quoted=False)} must {message}, got {_shorten(problem['input'])}", param=field
+        f"{_shorten(path, quoted=False)} must {message}, got {_shorten(problem['input'])}", param=field
     )
 
 
 def _shorten(value: Any, *, quoted: bool = True) -> str:
-    """Return a value as a message may show it: a million items are not spelt out to be cut."""
+    """Return a value for an error message; a long list is cut before it is formatted."""
     if isinstance(value, list | str) and len(value) > 60:
         value = value[:60]
     if isinstance(value, int) and abs(value) > 10**60:

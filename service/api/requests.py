@@ -1,6 +1,6 @@
-"""The bodies of requests as clients send them: names, types, bounds and descriptions of every field.
+"""Request bodies as clients send them: name, type, limits and description of every field.
 
-From these types come the checks and `/openapi.json`. What fields say about each other is `service.api.parameters`'s.
+Validation and `/openapi.json` derive from these types. `service.api.parameters` validates fields against each other.
 """
 
 from typing import Annotated, Any, Literal
@@ -14,17 +14,17 @@ MAX_LOGPROBS = 5
 MAX_BIAS = 1024
 MAX_NEIGHBORS = 100
 MAX_MAPPED = 10_000
-# Whatever the server's own bound (OSTINATO_MAX_PROMPTS, at most this): more are refused before each is looked at.
+# Whatever the server's own limit (OSTINATO_MAX_PROMPTS, at most this): longer lists are refused unvalidated.
 MAX_PROMPTS = 4096
 MAX_ID = 2**31 - 1
-# Characters of a state token: those of a model of 1,024 units and two layers have some 20,000.
+# Characters of a resume token: that of a model of 1,024 units and two layers has some 20,000.
 MAX_STATE = 2**21
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-# One stop string is a list of one: a union of both would report every problem twice.
+# A single stop string becomes a list of one: a union of both types would report every error twice.
 Stops = Annotated[
     list[Stop],
     Field(max_length=MAX_STOPS, fail_fast=True),
@@ -45,7 +45,7 @@ Stops = Annotated[
 
 
 def _require_few_biases(value: Any) -> Any:
-    """Refuse a long mapping before each of its values is looked at: every wrong one would be an error of its own."""
+    """Refuse a long mapping before its values are validated: each wrong one would be an error of its own."""
     if isinstance(value, dict) and len(value) > MAX_BIAS:
         raise PydanticCustomError("too_long", "Dictionary should have at most {n} items", {"n": MAX_BIAS})
     return value
@@ -64,8 +64,8 @@ LogitBias = Annotated[
 ]
 
 
-def _kind_of_prompt(value: Any) -> str:
-    """Name the form of a prompt by its first item, so that a wrong one gets one message and not one for each form."""
+def _prompt_kind(value: Any) -> str:
+    """Return the kind of a prompt by its first item, so that a wrong one gets one error and not one for each kind."""
     first = value[0] if isinstance(value, list) and value else None
     if isinstance(first, list):
         return "token lists"
@@ -74,7 +74,7 @@ def _kind_of_prompt(value: Any) -> str:
     return "tokens" if isinstance(value, list) else "text"
 
 
-# Kinds of prompt: they stand in the place of an error, where a client knows only the field.
+# Kinds of prompt: pydantic puts them into the location of an error, but a client knows only the field.
 PROMPT_KINDS = {"text", "texts", "tokens", "token lists"}
 Tokens = Annotated[list[TokenId], Field(fail_fast=True)]
 PromptForms = Annotated[
@@ -82,7 +82,7 @@ PromptForms = Annotated[
     | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("texts")]
     | Annotated[list[TokenId], Field(min_length=1, fail_fast=True), Tag("tokens")]
     | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("token lists")],
-    Discriminator(_kind_of_prompt),
+    Discriminator(_prompt_kind),
 ]
 
 
@@ -93,13 +93,13 @@ OnePrompt = Annotated[
 
 
 class Body(BaseModel):
-    """Null means absent; unknown fields are ignored, as OpenAI's clients expect, but for those of `unsupported`."""
+    """A request body: null means absent; unknown fields are ignored, as OpenAI's clients expect; see `unsupported`."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
 def _with_example(**fields: Any) -> ConfigDict:
-    """Return a configuration that puts an example into the API's description."""
+    """Return a configuration that puts an example into the OpenAPI document."""
     return ConfigDict(json_schema_extra={"examples": [fields]})
 
 

@@ -1,11 +1,11 @@
-"""The shapes of every answer: what `service.web.responses` builds and `/openapi.json` describes.
+"""Types of the response objects that `service.web.responses` builds and `/openapi.json` describes.
 
 Types alone; field names and meanings are OpenAI's where it has them.
 """
 
 from typing import Literal, NotRequired
 
-# Before Python 3.12 pydantic reads only this one.
+# Before Python 3.12 pydantic supports only this TypedDict.
 from typing_extensions import TypedDict
 
 

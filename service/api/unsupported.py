@@ -1,7 +1,7 @@
-"""Fields of other servers' completions that would change the text, and are not supported: refused, not ignored.
+"""Unsupported fields of other servers' completions that would change the text: refused, not ignored.
 
-A client that asks for JSON by a schema must not get ordinary text with status 200. What changes nothing about the text
-(`user`, `metadata`, `store`, `priority`, `cache_salt`, …) is ignored, and so is a field that nobody knows.
+A client that requests JSON by a schema must not get ordinary text with status 200. Fields that do not change the text
+(`user`, `metadata`, `store`, `priority`, `cache_salt`, …) are ignored, and so are unknown fields.
 
 From OpenAI's completions and chat, vLLM, SGLang, llama.cpp, text-generation-inference and text-generation-webui.
 """
@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 AnyBody = TypeVar("AnyBody", bound=BaseModel)
 
-# Values that ask for nothing, of every field.
+# Values that request nothing, whatever the field.
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -25,15 +25,15 @@ class Unsupported:
 
     Attributes:
         reason: Why, or what to use instead.
-        neutral: Values with which it changes nothing, beside the empty ones.
+        neutral: Values that request nothing, in addition to the empty ones.
     """
 
     reason: str
     neutral: tuple[Any, ...] = ()
 
     def check(self, value: Any) -> Any:
-        """Let a value pass that asks for nothing."""
-        if any(type(value) in _kinds(neutral) and value == neutral for neutral in (*EMPTY, *self.neutral)):
+        """Return a value that requests nothing; refuse any other."""
+        if any(type(value) in _equal_types(neutral) and value == neutral for neutral in (*EMPTY, *self.neutral)):
             return value
         raise PydanticCustomError(
             "unsupported", "be {allowed}: {reason}", {"allowed": self.allowed, "reason": self.reason}
@@ -41,12 +41,12 @@ class Unsupported:
 
     @property
     def allowed(self) -> str:
-        """The neutral values in words."""
+        """The accepted values, for the error message."""
         return " or ".join(["absent", *map(repr, self.neutral)])
 
 
-def _kinds(neutral: Any) -> tuple[type, ...]:
-    """Return the types of a JSON value that equals another one: 1 is 1.0, and True is neither."""
+def _equal_types(neutral: Any) -> tuple[type, ...]:
+    """Return the types of JSON values that may equal a neutral value: 1 is 1.0, but True is neither."""
     return (int, float) if type(neutral) in (int, float) else (type(neutral),)
 
 
@@ -159,7 +159,7 @@ EMBEDDING_FIELDS: Mapping[str, Unsupported] = {
 
 
 def refuse_unsupported(body: type[AnyBody], fields: Mapping[str, Unsupported]) -> type[AnyBody]:
-    """Return a body that knows these fields, too, and refuses them unless they ask for nothing."""
+    """Return a subclass of a body that refuses these fields unless they request nothing."""
     definitions: dict[str, Any] = {
         name: (
             Annotated[

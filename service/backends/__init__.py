@@ -1,1 +1,1 @@
-"""The model servers: which there are, what they serve and promise, and the calls made to them."""
+"""Backends: the model registry, replicas and their health, determinism probes, and gRPC calls to model servers."""

@@ -1,6 +1,6 @@
-"""gRPC to a model server: calls that are not waited for, and the few that are.
+"""A gRPC client of one model server: asynchronous calls, and a few synchronous ones.
 
-Knows TensorFlow Serving's protocol. Does not know sequences, texts or when to call.
+Knows TensorFlow Serving's protocol. Does not know sequences, text or when to call.
 """
 
 import contextlib
@@ -41,29 +41,29 @@ Shape = tuple[int, ...]
 Done = Callable[[Arrays | GatewayError], None]
 
 _OPTIONS = (
-    # grpcio receives 4 MB unless told otherwise; 64 rows of a large model's states are more.
+    # grpcio's default limit is 4 MB; the states of a large model at batch size 64 are larger.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # A model server that comes back is to be found within a second, not after a minute of backing off.
+    # Reconnect to a recovered model server within a second, not after a backoff of a minute.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_http_proxy", 0),
 )
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
-# Codes of calls that had no effect and may be answered the next time.
+# Codes of calls that had no effect and may succeed when retried.
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
-# A server says at once what it serves; one that does not is left out.
+# A healthy server returns its status at once; one that times out is ejected.
 _STATUS_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """One line of GetModelStatus.
+    """The status of one version in a GetModelStatus response.
 
     Attributes:
         available: Whether it takes calls.
-        error: Why it does not; "" where nothing went wrong.
-        loading: Whether it will take calls, as far as the server knows.
+        error: The server's error message; "" if there is none.
+        loading: Whether the server is starting or loading it.
     """
 
     version: int
@@ -73,7 +73,7 @@ class VersionStatus:
 
 
 class GrpcBackend:
-    """The model server at one address."""
+    """A client of the model server at one address."""
 
     def __init__(
         self,
@@ -85,22 +85,22 @@ class GrpcBackend:
         host: str = "",
         tls: Tls | None = None,
     ) -> None:
-        """Open a channel; it connects when it is first used, and again whenever it must.
+        """Open a channel; it connects on first use and reconnects by itself.
 
         Args:
             address: `host:port`.
             timeout_s: Deadline of each call.
-            max_calls: Calls at once. Each has a thread that waits for it: grpcio's own futures cost 350 µs of processor
-                time a call, a waiting thread 230 (measured).
-            tracing: Makes a span of each call; None: nothing is traced.
-            host: The name that stood for the address.
-            tls: How calls are encrypted; None: they are not.
+            max_calls: Concurrent calls. Each blocks a thread: grpcio's futures cost 350 µs of CPU time per call, a
+                blocked thread 230 µs (measured).
+            tracing: Creates a span for each call; None: no tracing.
+            host: The host name that the address was resolved from.
+            tls: Encryption of the channel; None: plaintext.
         """
         self.address, self._host, self._tls = address, host, tls
         self._timeout_s, self._tracing = timeout_s, tracing
         self._connect()
         self._jobs: queue.SimpleQueue[tuple[Call, Done] | None] = queue.SimpleQueue()
-        # Held while a call is put into the queue, or the queue is emptied: none is left in it unanswered.
+        # Held while a call is enqueued or the queue is drained, so that no call stays in it without an outcome.
         self._lock = threading.Lock()
         self._closed = False
         self._threads = [
@@ -114,62 +114,62 @@ class GrpcBackend:
             self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
         else:
             self._channel = self._tls.channel(self.address, self._host, _OPTIONS)
-        # Responses as bytes: gRPC reports what it cannot parse as INTERNAL, like a call that the backend refuses.
+        # Responses as bytes: gRPC reports an unparsable response as INTERNAL, like a call that the backend refuses.
         self._predict_rpc = self._channel.unary_unary(
             _PREDICT, request_serializer=predict_pb2.PredictRequest.SerializeToString
         )
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
     def reset(self) -> None:
-        """Give up the calls in flight and those that wait, which end with an error at once, and begin anew."""
+        """Abort the calls in flight and in the queue, which fail at once, and open a new channel."""
         with self._lock:
             if self._closed:
                 return
-            before = self._channel
+            old_channel = self._channel
             self._connect()
-        before.close()
-        self._give_up()
+        old_channel.close()
+        self._abort_queued()
 
     def close(self) -> None:
-        """Close the channel; calls in flight, waiting or still to come end with an error."""
+        """Close the channel; calls in flight, in the queue or made later fail."""
         with self._lock:
             self._closed = True
             channel = self._channel
         channel.close()
-        self._give_up()
+        self._abort_queued()
         for _ in self._threads:
             self._jobs.put(None)
 
     def call(self, call: Call, done: Done) -> None:
-        """Send a call; `done` is given its outputs or the error, once, on any thread."""
+        """Send a call; `done` is called once, on any thread, with its outputs or the error."""
         with self._lock:
             if not self._closed:
                 self._jobs.put((call, done))
                 return
         done(BackendUnavailable("the model server is gone"))
 
-    def _give_up(self) -> None:
-        """Answer what waits for a thread."""
-        given_up: list[Done] = []
+    def _abort_queued(self) -> None:
+        """Fail the calls that wait for a thread."""
+        aborted: list[Done] = []
         with self._lock, contextlib.suppress(queue.Empty):
             while (job := self._jobs.get_nowait()) is not None:
-                given_up.append(job[1])
-            # It was closed meanwhile, and this is what one of the threads ends by.
+                aborted.append(job[1])
+            # The client was closed meanwhile; this sentinel ends one of the threads.
             self._jobs.put(None)
-        for done in given_up:
+        for done in aborted:
             done(BackendUnavailable("the model server was given up"))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             call, done = job
             try:
-                outcome = self._traced(call)
+                outcome = self._predict_traced(call)
             except Exception:
                 log.exception("a call to %s could not be made", self.address)
                 outcome = InternalError("a call to the model server could not be made; the log says why")
             done(outcome)
 
-    def _traced(self, call: Call) -> Arrays | GatewayError:
+    def _predict_traced(self, call: Call) -> Arrays | GatewayError:
         spans = self._tracing.begin_call(call, self.address) if self._tracing else None
         metadata = spans.metadata if spans else ()
         outcome = self._predict(
@@ -190,11 +190,11 @@ class GrpcBackend:
         """Make a call and wait for its outputs.
 
         Args:
-            model: Whom to ask.
-            signature: Which function.
-            inputs: Its input tensors.
-            shapes: The outputs wanted, and the shape of each.
-            vocab_size: Token ids are below this.
+            model: The version.
+            signature: Its signature.
+            inputs: The input tensors.
+            shapes: The shape of each requested output, by name.
+            vocab_size: Exclusive upper limit of token ids.
 
         Raises:
             GatewayError: as `call` would report it.
@@ -205,12 +205,12 @@ class GrpcBackend:
         return outcome
 
     def versions(self, name: str) -> list[VersionStatus]:
-        """Ask which versions of a model there are.
+        """Request the status of all versions of a model.
 
         Raises:
-            ModelNotFound: none.
-            ServerBusy: the server has no thread left that could say.
-            BackendUnavailable: no answer.
+            ModelNotFound: the server has no version of it.
+            ServerBusy: the server has no free thread to respond.
+            BackendUnavailable: no response.
         """
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = name
@@ -248,12 +248,12 @@ class GrpcBackend:
         *,
         metadata: tuple[tuple[str, str], ...] = (),
     ) -> Arrays | GatewayError:
-        """Make a call; whatever is wrong with its response becomes an error, never an exception."""
+        """Make a call and wait; return errors instead of raising them."""
         request = _predict_request(model, signature, inputs, tuple(shapes))
         try:
             content = self._predict_rpc(request, timeout=self._timeout_s, metadata=metadata or None)
         except grpc.RpcError as error:
-            return self._explain(error)
+            return self._to_gateway_error(error)
         except ValueError as error:
             # The channel was closed meanwhile.
             return BackendUnavailable(f"the model server is gone ({error})")
@@ -264,8 +264,8 @@ class GrpcBackend:
             log.error("model server %s: invalid response to %s: %s", self.address, what, error)
             return InvalidResponse("the model server returned an invalid response; the log says which")
 
-    def _explain(self, error: Any) -> GatewayError:
-        """Turn a failed call into what a client may know; addresses stay in the log."""
+    def _to_gateway_error(self, error: Any) -> GatewayError:
+        """Convert an RPC error to one that a client may see; addresses appear only in the log."""
         code, details = error.code(), error.details()
         if code in _TRANSIENT:
             return BackendUnavailable(f"the model server does not answer ({code.name})")

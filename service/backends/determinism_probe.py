@@ -1,8 +1,8 @@
-"""Which numbers of rows give a sequence the same bits.
+"""Determinism probe: which batch sizes are bit-exact with each other.
 
-A matrix product rounds differently at different heights, depending on the processor and on TensorFlow's build. So for
-each version the gateway computes the same few sequences at every batch size that it may send, and keeps the counts that
-agree to the bit. Then a text does not depend on how many others are in the making.
+A matrix product rounds differently at different batch sizes, depending on the CPU and on TensorFlow's build. So for
+each version the gateway computes the same few sequences at every batch size of its card, and keeps the batch sizes that
+are bit-exact. Then a sequence does not depend on how many others run.
 """
 
 import hashlib
@@ -20,20 +20,20 @@ log = logging.getLogger(__name__)
 
 Predict = Callable[[str, Arrays, Mapping[str, tuple[int, ...]]], Arrays]
 
-# Different sequences, repeated to fill a call: each must have the same bits at every place.
+# Distinct sequences, repeated to fill the batch: each must be bit-exact in every slot.
 NUM_SEQUENCES = 8
 _LENGTH = 16
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a model server's arithmetic does.
+    """The result of a determinism probe: a fingerprint of a model server's arithmetic.
 
     Attributes:
-        batch_sizes: Ascending; a sequence has the same bits at each of them, at any place, in any company.
-        sha256: Hash of those bits: two servers with one hash compute alike.
-        is_steady: Whether there are such counts; if not, nothing is promised of the one that is used.
-        stamp: When the card by which it was made was written; see `service.backends.prober.Assets`.
+        batch_sizes: Ascending; a sequence is bit-exact at each of them, in any slot, with any other sequences.
+        sha256: The probe hash, of all outputs: two servers with the same hash are bit-exact with each other.
+        is_steady: Whether there are such batch sizes; otherwise the one in use is not reproducible.
+        stamp: Modification time of the card that it was made with; see `service.backends.prober.Assets`.
     """
 
     batch_sizes: tuple[int, ...]
@@ -45,97 +45,97 @@ class Probe:
 def run_probe(card: GeneratorCard, predict: Predict) -> Probe:
     """Compute fixed sequences at every batch size of the card.
 
-    Where counts fall into groups, the largest group is kept, and of equals the one that reaches higher. A count at
-    which the place in the call matters is kept only if all are like that: nothing can be promised then, but served it
-    is.
+    If the batch sizes fall into several bit-exact groups, the largest group is kept, in a tie the one with the larger
+    maximum. A batch size at which the slot matters is excluded, unless all are such: then the largest is served without
+    reproducibility.
     """
     steps = min(_LENGTH, card.max_decode_steps)
-    by_bits: dict[bytes | None, list[int]] = {}
-    for count in card.batch_sizes:
-        by_bits.setdefault(_bits_at(count, steps, card, predict), []).append(count)
-    steady = {bits: counts for bits, counts in by_bits.items() if bits is not None}
+    groups: dict[bytes | None, list[int]] = {}
+    for batch_size in card.batch_sizes:
+        groups.setdefault(_outputs_at(batch_size, steps, card, predict), []).append(batch_size)
+    steady = {outputs: batch_sizes for outputs, batch_sizes in groups.items() if outputs is not None}
     if not steady:
         log.warning("model %s: no batch size gives a sequence the same bits at every place", card.name)
         return Probe(card.batch_sizes[-1:], hashlib.sha256(b"unsteady").hexdigest(), is_steady=False)
-    bits, counts = max(steady.items(), key=lambda item: (len(item[1]), item[1][-1]))
-    return Probe(tuple(counts), hashlib.sha256(bits).hexdigest())
+    outputs, batch_sizes = max(steady.items(), key=lambda item: (len(item[1]), item[1][-1]))
+    return Probe(tuple(batch_sizes), hashlib.sha256(outputs).hexdigest())
 
 
 def still_holds(probe: Probe, card: GeneratorCard, predict: Predict) -> bool:
-    """Say whether a server computes as a probe found before, by one of its batch sizes."""
+    """Return whether a server still has an earlier probe's hash, by a check at its smallest batch size."""
     if not probe.is_steady:
         return False
-    bits = _bits_at(probe.batch_sizes[0], min(_LENGTH, card.max_decode_steps), card, predict)
-    return bits is not None and hashlib.sha256(bits).hexdigest() == probe.sha256
+    outputs = _outputs_at(probe.batch_sizes[0], min(_LENGTH, card.max_decode_steps), card, predict)
+    return outputs is not None and hashlib.sha256(outputs).hexdigest() == probe.sha256
 
 
-def _bits_at(num_rows: int, steps: int, card: GeneratorCard, predict: Predict) -> bytes | None:
-    """Return the bits of the fixed sequences at one batch size; None where they differ from place to place."""
-    bits: dict[int, bytes] = {}
-    # The second time every sequence stands elsewhere, also where a call holds each of them just once.
+def _outputs_at(batch_size: int, steps: int, card: GeneratorCard, predict: Predict) -> bytes | None:
+    """Return the outputs of the fixed sequences at one batch size; None if they differ between slots."""
+    outputs: dict[int, bytes] = {}
+    # The second call puts every sequence into another slot, even if the batch holds each only once.
     for shift in (0, 3):
-        sequences = (np.arange(num_rows) + shift) % NUM_SEQUENCES
-        for sequence, found in zip(sequences.tolist(), _compute(sequences, steps, card, predict), strict=True):
-            if bits.setdefault(sequence, found) != found:
+        sequences = (np.arange(batch_size) + shift) % NUM_SEQUENCES
+        for sequence, output in zip(sequences.tolist(), _compute(sequences, steps, card, predict), strict=True):
+            if outputs.setdefault(sequence, output) != output:
                 return None
-    return b"".join(bits[sequence] for sequence in sorted(bits))
+    return b"".join(outputs[sequence] for sequence in sorted(outputs))
 
 
 def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, predict: Predict) -> list[bytes]:
-    """Run every signature that the gateway calls; return the bits of everything that comes back, row by row."""
+    """Run every signature that the gateway calls; return the bytes of all outputs of each slot."""
     rng = np.random.default_rng(0)
-    length, rows = min(_LENGTH, card.max_prefill_length), len(sequences)
+    length, batch_size = min(_LENGTH, card.max_prefill_length), len(sequences)
     token_ids = rng.integers(0, card.vocab_size, (NUM_SEQUENCES, length + 1)).astype(np.int32)[sequences]
     state = rng.uniform(-0.5, 0.5, (NUM_SEQUENCES, card.state_size)).astype(np.float32)[sequences]
     uniforms = rng.random((NUM_SEQUENCES, steps), dtype=np.float32)[sequences]
-    lengths = np.full(rows, length, np.int32)
-    reading = {"token_ids": token_ids[:, :-1], "lengths": lengths, "state": state}
-    read = predict(signatures.PREFILL, reading, {"state": state.shape})
-    width = (rows, card.units)
+    lengths = np.full(batch_size, length, np.int32)
+    prefill_inputs = {"token_ids": token_ids[:, :-1], "lengths": lengths, "state": state}
+    prefilled = predict(signatures.PREFILL, prefill_inputs, {"state": state.shape})
+    width = (batch_size, card.units)
     sums = {"sum": np.zeros(width, np.float32)}
-    embedded = predict(signatures.EMBED, {**reading, **sums}, {"state": state.shape, "sum": width, "last": width})
-    top = (rows, length, signatures.NUM_TOP)
+    embedded = predict(signatures.EMBED, prefill_inputs | sums, {"state": state.shape, "sum": width, "last": width})
+    top = (batch_size, length, signatures.NUM_TOP)
     scored = predict(
         signatures.SCORE,
-        {**reading, "token_ids": token_ids},
-        {"state": state.shape, "logprobs": (rows, length), "top_token_ids": top, "top_logprobs": top},
+        {**prefill_inputs, "token_ids": token_ids},
+        {"state": state.shape, "logprobs": (batch_size, length), "top_token_ids": top, "top_logprobs": top},
     )
-    drawing = {
+    decode_inputs = {
         "token_id": token_ids[:, -1],
-        "state": read["state"],
+        "state": prefilled["state"],
         "uniforms": uniforms,
         **_controls(sequences, steps),
     }
     shapes = {"token_ids": uniforms.shape, "logprobs": uniforms.shape, "state": state.shape}
-    drawn = predict(signatures.DECODE, drawing, shapes)
-    top = (rows, steps, signatures.NUM_TOP)
+    decoded = predict(signatures.DECODE, decode_inputs, shapes)
+    top = (batch_size, steps, signatures.NUM_TOP)
     shapes |= {"top_token_ids": top, "top_logprobs": top}
-    drawn_full = predict(signatures.DECODE_FULL, {**drawing, **_adjustments(token_ids, sequences)}, shapes)
-    outputs = [array for call in (read, embedded, scored, drawn, drawn_full) for array in call.values()]
-    return [b"".join(array[row].tobytes() for array in outputs) for row in range(rows)]
+    decoded_full = predict(signatures.DECODE_FULL, {**decode_inputs, **_adjustments(token_ids, sequences)}, shapes)
+    outputs = [array for call in (prefilled, embedded, scored, decoded, decoded_full) for array in call.values()]
+    return [b"".join(array[slot].tobytes() for array in outputs) for slot in range(batch_size)]
 
 
 def _controls(sequences: np.ndarray, steps: int) -> Arrays:
-    rows = len(sequences)
+    batch_size = len(sequences)
     return {
-        "steps": np.full(rows, steps, np.int32),
-        "temperature": np.full(rows, 0.8, np.float32),
+        "steps": np.full(batch_size, steps, np.int32),
+        "temperature": np.full(batch_size, 0.8, np.float32),
         "top_k": np.where(sequences % 2, 0, 20).astype(np.int32),
         "top_p": np.where(sequences % 3, 1.0, 0.9).astype(np.float32),
-        "min_p": np.zeros(rows, np.float32),
+        "min_p": np.zeros(batch_size, np.float32),
     }
 
 
 def _adjustments(token_ids: np.ndarray, sequences: np.ndarray) -> Arrays:
-    """Penalties and a bias for a few ids of each row."""
-    rows = len(sequences)
+    """Return penalties, and a count and a bias for one token id per slot."""
+    batch_size = len(sequences)
     return {
-        "adjusted_ids": np.zeros((rows, 1), np.int32) + token_ids[:, :1],
-        "counts": np.ones((rows, 1), np.float32),
-        "seen": np.ones((rows, 1), np.float32),
+        "adjusted_ids": np.zeros((batch_size, 1), np.int32) + token_ids[:, :1],
+        "counts": np.ones((batch_size, 1), np.float32),
+        "seen": np.ones((batch_size, 1), np.float32),
         "bias": np.where(sequences % 2, 0.0, 1.5).astype(np.float32)[:, None],
-        "presence_penalty": np.full(rows, 0.3, np.float32),
-        "frequency_penalty": np.full(rows, 0.2, np.float32),
+        "presence_penalty": np.full(batch_size, 0.3, np.float32),
+        "frequency_penalty": np.full(batch_size, 0.2, np.float32),
         "repetition_penalty": np.where(sequences % 3, 1.0, 1.2).astype(np.float32),
-        "min_steps": np.zeros(rows, np.int32),
+        "min_steps": np.zeros(batch_size, np.int32),
     }

@@ -1,7 +1,7 @@
-"""Health checks: each backend is asked, again and again, what it serves, and what is new there is probed.
+"""Health checks: poll each backend for the versions that it serves, and probe new ones.
 
-Each backend has a thread, and each model that is probed at it another, so that what hangs or takes long keeps nothing
-else from being served. Knows when a backend is looked at. Does not know what a probe is, or where requests go.
+Each backend has a thread, and each model being probed at it has another, so that a slow or hanging backend or probe
+does not block the others. Knows when a backend is checked. Does not know what a probe is, or where requests go.
 """
 
 import logging
@@ -20,40 +20,40 @@ log = logging.getLogger(__name__)
 
 
 class HealthChecks:
-    """Looks at backends until it is closed."""
+    """Periodic health checks of all backends, until closed."""
 
     def __init__(
         self,
         replicas: Replicas,
-        greeter: Prober,
-        complaints: BackendErrors,
+        prober: Prober,
+        errors: BackendErrors,
         *,
         poll_s: float,
-        wanted: Callable[[], Mapping[str, Collection[int] | None]],
+        listed: Callable[[], Mapping[str, Collection[int] | None]],
         changed: Callable[[], None],
     ) -> None:
-        """Prepare; nothing is asked yet.
+        """Prepare; no backend is called yet.
 
         Args:
             replicas: The backends.
-            greeter: Asks and probes them.
-            complaints: Takes what is wrong with them.
-            poll_s: Seconds between two looks at a backend.
-            wanted: Returns the models to be asked for, and the versions of each that are to be served, or None.
-            changed: Told whenever something was found out.
+            prober: Requests their status and probes them.
+            errors: Logs their errors.
+            poll_s: Interval between two health checks of a backend, in seconds.
+            listed: Returns the models that the repository lists, and the versions to be served of each, or None.
+            changed: Called after each check and each probe.
         """
-        self._replicas, self._greeter, self._complaints = replicas, greeter, complaints
-        self._poll_s, self._wanted, self._changed = poll_s, wanted, changed
+        self._replicas, self._prober, self._errors = replicas, prober, errors
+        self._poll_s, self._listed, self._changed = poll_s, listed, changed
         self._watched: set[Replica] = set()
         self._probing: dict[tuple[Replica, str], threading.Thread] = {}
         self._closed = threading.Event()
 
     def close(self) -> None:
-        """End the threads, each after what it is doing."""
+        """End the threads, each after its current check."""
         self._closed.set()
 
     def watch(self, replica: Replica) -> None:
-        """Look at a backend at once, and from then on as long as there is one, on a thread of its own."""
+        """Check a backend now and periodically, on its own thread, until it is removed."""
         if replica not in self._watched:
             self._watched.add(replica)
             threading.Thread(target=self._run, args=(replica,), name=f"visits {replica.address}", daemon=True).start()
@@ -69,95 +69,94 @@ class HealthChecks:
         self._watched.discard(replica)
 
     def check(self, replica: Replica) -> list[threading.Thread]:
-        """Find out what a backend serves now, and eject it if it does not say.
+        """Update which versions a backend serves, and eject it if it does not respond.
 
-        It is taken to serve what it served: requests are better judged by their own calls, which wait for it to come
-        back, than turned away here.
+        An ejected backend keeps its known versions: requests are not rejected here, their calls wait for its recovery.
 
         Returns:
-            The threads that probe what is new.
+            The threads that probe new versions.
         """
-        seen, wanted = replica.num_ejections, dict(self._wanted())
+        num_ejections, listed = replica.num_ejections, dict(self._listed())
         try:
-            for name, versions in wanted.items():
+            for name, versions in listed.items():
                 if (replica, name) not in self._probing:
-                    self._check_model(replica, name, versions, seen)
-            for name in replica.delisted.difference(wanted):
+                    self._check_model(replica, name, versions, num_ejections)
+            for name in replica.delisted.difference(listed):
                 self._check_delisted(replica, name)
         except ServerBusy as error:
-            self._complaints.add(replica.address, str(error))
+            self._errors.add(replica.address, str(error))
         except BackendUnavailable as error:
             self._eject(replica, error)
         else:
-            self._complaints.settle(replica.address)
-            self._replicas.retain(replica, wanted, seen)
-            replica.drift.retain(wanted.keys() | replica.delisted)
+            self._errors.clear(replica.address)
+            self._replicas.retain(replica, listed, num_ejections)
+            replica.drift.retain(listed.keys() | replica.delisted)
         return [thread for (probed, _), thread in list(self._probing.items()) if probed is replica]
 
-    def _check_model(self, replica: Replica, name: str, wanted: Collection[int] | None, seen: int) -> None:
-        statuses = self._greeter.statuses(replica, name)
+    def _check_model(self, replica: Replica, name: str, listed: Collection[int] | None, num_ejections: int) -> None:
+        statuses = self._prober.statuses(replica, name)
         loaded = [ModelVersion(name, status.version) for status in statuses if status.available]
         loading = [ModelVersion(name, status.version) for status in statuses if status.loading]
         self._replicas.report(replica, name, [*loaded, *loading])
-        replica.drift.note(name, wanted, [ref.version for ref in loaded], [ref.version for ref in loading])
-        look = _Check(replica, name, statuses, seen)
-        if all(self._greeter.is_probed(replica, ref) for ref in loaded):
-            self._probe(look)
+        replica.drift.note(name, listed, [ref.version for ref in loaded], [ref.version for ref in loading])
+        check = _Check(replica, name, statuses, num_ejections)
+        if all(self._prober.is_probed(replica, ref) for ref in loaded):
+            self._probe(check)
             return
         thread = threading.Thread(
-            target=self._probe_and_tell, args=(look,), name=f"probes {name} {replica.address}", daemon=True
+            target=self._probe_and_notify, args=(check,), name=f"probes {name} {replica.address}", daemon=True
         )
         self._probing[replica, name] = thread
         thread.start()
 
     def _check_delisted(self, replica: Replica, name: str) -> None:
-        """Find out whether a backend still serves a model that is no longer listed."""
+        """Check whether a backend still serves a delisted model."""
         try:
             available = [status.version for status in replica.server.versions(name) if status.available]
         except ModelNotFound:
             available = []
-        # An empty list of what is wanted would be a model without versions.
+        # An empty list would report the model as missing.
         replica.drift.note(name, () if available else None, available)
         if not available:
             replica.delisted -= {name}
 
-    def _probe_and_tell(self, look: "_Check") -> None:
+    def _probe_and_notify(self, check: "_Check") -> None:
         try:
-            self._probe(look)
+            self._probe(check)
         except BackendUnavailable as error:
-            self._eject(look.replica, error)
+            self._eject(check.replica, error)
         except Exception as error:
-            # Unforeseen, and no other model's trouble: what was known of this one holds.
-            log.debug("looking at %s failed", look.name, exc_info=True)
-            self._complaints.add(f"{look.name} at {look.replica.address}", f"{type(error).__name__}: {error}")
-            known = {ref: probe for ref, probe in look.replica.known.items() if ref.name == look.name}
-            unchecked = known.keys() & look.replica.unchecked
-            self._replicas.learn(look.replica, look.name, known, unchecked=unchecked, seen=look.seen)
+            # Unexpected, and it must not affect other models: keep this model's known probes.
+            log.debug("looking at %s failed", check.name, exc_info=True)
+            self._errors.add(f"{check.name} at {check.replica.address}", f"{type(error).__name__}: {error}")
+            probes = {ref: probe for ref, probe in check.replica.known.items() if ref.name == check.name}
+            unchecked = probes.keys() & check.replica.unchecked
+            self._replicas.learn(check.replica, check.name, probes, unchecked=unchecked, seen=check.num_ejections)
         finally:
-            del self._probing[look.replica, look.name]
+            del self._probing[check.replica, check.name]
         try:
             self._changed()
         except Exception:
             log.exception("looking at the models failed; trying again")
 
-    def _probe(self, look: "_Check") -> None:
-        probes, unchecked = self._greeter.probe_all(look.replica, look.statuses, look.name)
-        self._replicas.learn(look.replica, look.name, probes, unchecked=unchecked, seen=look.seen)
+    def _probe(self, check: "_Check") -> None:
+        probes, unchecked = self._prober.probe_all(check.replica, check.statuses, check.name)
+        self._replicas.learn(check.replica, check.name, probes, unchecked=unchecked, seen=check.num_ejections)
 
     def _eject(self, replica: Replica, error: BackendUnavailable) -> None:
-        self._complaints.add(replica.address, str(error))
+        self._errors.add(replica.address, str(error))
         self._replicas.eject(replica, str(error))
 
 
 @dataclass(frozen=True)
 class _Check:
-    """What a backend said of one model, and what is known of it by then.
+    """A backend's status of one model.
 
     Attributes:
-        seen: `Replica.num_ejections` when the look began.
+        num_ejections: `Replica.num_ejections` when the check began.
     """
 
     replica: Replica
     name: str
     statuses: list[VersionStatus]
-    seen: int
+    num_ejections: int

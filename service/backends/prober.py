@@ -1,4 +1,4 @@
-"""What a model server serves, and how it computes: asked when it is met, and looked after from then on.
+"""Requests a model server's status, and runs determinism probes of its versions.
 
 Knows one server at a time, and the files of versions. Does not know requests, or which server a call goes to.
 """
@@ -27,7 +27,7 @@ class Assets:
     """A version's files.
 
     Attributes:
-        stamp: When the card was written, in nanoseconds; it changes if another version is put in its place.
+        stamp: Modification time of the card in nanoseconds; it changes if the version is replaced.
     """
 
     card: GeneratorCard
@@ -36,58 +36,58 @@ class Assets:
 
 
 class BackendErrors:
-    """Problems, logged once and not at every look."""
+    """A log of errors that repeat at every poll: each is logged once."""
 
     def __init__(self) -> None:
-        self._known: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
 
-    def add(self, what: str, why: str) -> None:
-        """Log a problem, unless it was the last one of this kind."""
-        if self._known.get(what) != why:
-            self._known[what] = why
-            log.warning("%s: %s", what, why)
+    def add(self, subject: str, message: str) -> None:
+        """Log an error, unless it is the last one logged for its subject."""
+        if self._logged.get(subject) != message:
+            self._logged[subject] = message
+            log.warning("%s: %s", subject, message)
 
-    def settle(self, what: str) -> None:
-        """Forget a problem: the next one of this kind is logged again."""
-        self._known.pop(what, None)
+    def clear(self, subject: str) -> None:
+        """Mark a subject as recovered: its next error is logged again."""
+        self._logged.pop(subject, None)
 
 
 class Prober:
-    """Finds out about model servers; several threads may look at several servers."""
+    """Status requests and determinism probes; several threads may probe several servers."""
 
-    def __init__(self, models_dir: Path, complaints: BackendErrors) -> None:
+    def __init__(self, models_dir: Path, errors: BackendErrors) -> None:
         """Prepare.
 
         Args:
             models_dir: The model repository.
-            complaints: Takes what is wrong with servers and files.
+            errors: Logs errors of servers and files.
         """
-        self._models_dir, self._complaints = models_dir, complaints
+        self._models_dir, self._errors = models_dir, errors
         self._assets: dict[ModelVersion, Assets] = {}
 
     def assets(self, ref: ModelVersion) -> Assets:
-        """Return a version's files, read again if they were replaced; what was read last, while they are damaged.
+        """Return a version's files; reload them if they were replaced, keep the last ones while they are damaged.
 
         Raises:
             ContractError: they cannot be read, and never could.
         """
         path = self._models_dir / ref.name / str(ref.version) / signatures.ASSETS / signatures.CARD_FILE
-        known, stamp = self._assets.get(ref), path.stat().st_mtime_ns if path.exists() else 0
-        if known is not None and stamp in (0, known.stamp):
-            return known
+        cached, stamp = self._assets.get(ref), path.stat().st_mtime_ns if path.exists() else 0
+        if cached is not None and stamp in (0, cached.stamp):
+            return cached
         what = f"files of {ref.name}:{ref.version}"
         try:
-            read = self._assets[ref] = Assets(*load_assets(self._models_dir / ref.name / str(ref.version)), stamp)
+            loaded = self._assets[ref] = Assets(*load_assets(self._models_dir / ref.name / str(ref.version)), stamp)
         except ContractError as error:
-            if known is None:
+            if cached is None:
                 raise
-            self._complaints.add(what, f"what was read last holds: {error}")
-            return known
-        self._complaints.settle(what)
-        return read
+            self._errors.add(what, f"what was read last holds: {error}")
+            return cached
+        self._errors.clear(what)
+        return loaded
 
     def known_assets(self, ref: ModelVersion) -> Assets | None:
-        """Return a version's files as they were read last, or None."""
+        """Return a version's files as last loaded, or None; read nothing."""
         return self._assets.get(ref)
 
     def keep(self, versions: Collection[ModelVersion]) -> None:
@@ -96,22 +96,23 @@ class Prober:
             self._assets.pop(ref, None)
 
     def statuses(self, replica: Replica, name: str) -> list[VersionStatus]:
-        """Ask a server for its versions of a model; none is an empty list.
+        """Request a server's versions of a model; an empty list if it has none.
 
         Raises:
-            BackendUnavailable: it does not answer.
+            ServerBusy: it has no free thread to respond.
+            BackendUnavailable: it does not respond.
         """
         what = f"{name} at {replica.address}"
         try:
             statuses = replica.server.versions(name)
         except ModelNotFound as error:
-            self._complaints.add(what, str(error))
+            self._errors.add(what, str(error))
             return []
-        self._complaints.settle(what)
+        self._errors.clear(what)
         return statuses
 
     def is_probed(self, replica: Replica, ref: ModelVersion) -> bool:
-        """Return whether a version needs no probe at a server, or none but one that fails at once."""
+        """Return whether a version has a valid probe at a server."""
         probe = replica.known.get(ref)
         try:
             return probe is not None and ref not in replica.unchecked and probe.stamp == self.assets(ref).stamp
@@ -121,13 +122,13 @@ class Prober:
     def probe_all(
         self, replica: Replica, statuses: Iterable[VersionStatus], name: str
     ) -> tuple[dict[ModelVersion, Probe], set[ModelVersion]]:
-        """Probe what is new of a model at a server, and what is unchecked.
+        """Probe the new and the unchecked versions of a model at a server.
 
         Returns:
-            The versions that the server serves, and what their probes found; and those of them that are unchecked.
+            The probes of the versions that the server serves; and those of them that are still unchecked.
 
         Raises:
-            BackendUnavailable: it does not answer.
+            BackendUnavailable: it does not respond.
         """
         probes: dict[ModelVersion, Probe] = {}
         unchecked: set[ModelVersion] = set()
@@ -136,31 +137,31 @@ class Prober:
             before = replica.known.get(ref)
             if not status.available:
                 if status.error:
-                    self._complaints.add(what, status.error)
+                    self._errors.add(what, status.error)
                 continue
             try:
                 probes[ref] = self._probe_backend(replica, ref)
-                self._complaints.settle(what)
+                self._errors.clear(what)
             except (ServerBusy, InvalidResponse) as error:
-                self._complaints.add(what, str(error))
+                self._errors.add(what, str(error))
                 if before is not None:
                     probes[ref] = before
                     unchecked |= {ref} if ref in replica.unchecked or isinstance(error, InvalidResponse) else set()
             except (ContractError, GatewayError) as error:
-                # A new version that cannot be called is trouble with that version, not with the server.
+                # A new version that cannot be called is the fault of that version, not of the server.
                 if isinstance(error, BackendUnavailable) and before is not None:
                     raise
-                self._complaints.add(what, str(error))
+                self._errors.add(what, str(error))
         return probes, unchecked
 
     def _probe_backend(self, replica: Replica, ref: ModelVersion) -> Probe:
-        """Return what a probe finds; one that is known is repeated only in part, if the server was away."""
+        """Probe a version; if the server was ejected since its last probe, verify only that this still holds."""
         assets, before = self.assets(ref), replica.known.get(ref)
 
         def predict(signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
             with replica.probe_calls:
                 outputs = replica.server.predict(ref, signature, inputs, shapes, assets.card.vocab_size)
-            # Else it would be kept as the server's arithmetic, for as long as it serves the version.
+            # Otherwise NaN would be in the probe hash for as long as the server serves the version.
             if not finite_sequences(outputs).all():
                 raise InvalidResponse(f"the model server computed NaN or infinity ({signature})")
             return outputs

@@ -1,8 +1,8 @@
 """TensorFlow Serving's messages and stubs, without TensorFlow.
 
 `tensorflow_serving.apis` imports `tensorflow.core.…_pb2`, and that runs `tensorflow/__init__.py`: 687 MB and 2.6 s in
-every worker. With a placeholder module of that name in place, whose `__path__` is the installed package's, only the
-generated messages load: 55 MB and 0.2 s (measured). The placeholder goes again, so a later real import works.
+every worker. With a placeholder module of that name, whose `__path__` is the installed package's, only the generated
+messages load: 55 MB and 0.2 s (measured). The placeholder is removed afterwards, so a later real import works.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def _placeholder_for_tensorflow() -> Iterator[None]:
-    """Stand in for `tensorflow` unless it is imported already, or is a folder of messages without code of its own."""
+    """Install the placeholder, unless `tensorflow` is already imported, not installed or a namespace package."""
     spec = None if "tensorflow" in sys.modules else importlib.util.find_spec("tensorflow")
     if spec is None or spec.origin is None:
         yield
@@ -25,7 +25,7 @@ def _placeholder_for_tensorflow() -> Iterator[None]:
     try:
         yield
     finally:
-        # The messages stay loaded as tensorflow.core.…; only the name that hides the real package is removed.
+        # The messages stay loaded as tensorflow.core.…; only the placeholder that hides the real package is removed.
         if sys.modules.get("tensorflow") is module:
             del sys.modules["tensorflow"]
 

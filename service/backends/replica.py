@@ -1,4 +1,4 @@
-"""One backend as it was seen last: what it serves, whether it gets calls, and which it has.
+"""The last known state of one backend: its versions, its health and its calls in flight.
 
 Knows state. Does not know when it changes; `service.backends.replicas` does, under its lock.
 """
@@ -16,21 +16,21 @@ from service.scheduling.call import Call
 from service.scheduling.padding import Arrays
 from service.scheduling.sequence import ModelVersion
 
-# Probe calls at each server at once, of all models, which take turns: as many as most servers have cores.
+# Concurrent probe calls per server, over all models, which take turns: as many as most servers have cores.
 MAX_PROBE_CALLS = 2
-# Until a server that was left out is looked at again; doubled each time that it is left out again soon.
+# Seconds until an ejected server is checked again; doubled each time that it is ejected again soon.
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 2.0
 NOT_CHECKED = "it was not looked at yet"
 
 
 class Server(Protocol):
-    """What is asked of one model server; see `service.backends.client.GrpcBackend`."""
+    """A client of one model server; see `service.backends.client.GrpcBackend`."""
 
     def call(self, call: Call, done: Callable[[Arrays | GatewayError], None]) -> None:
         """Send a call without waiting for it."""
 
     def versions(self, name: str) -> list[VersionStatus]:
-        """Return every version that the server knows of a model."""
+        """Return the status of every version of a model that the server knows."""
 
     def predict(
         self,
@@ -43,28 +43,29 @@ class Server(Protocol):
         """Make a call and wait for the outputs named in `shapes`."""
 
     def reset(self) -> None:
-        """Give up what is in flight."""
+        """Abort the calls in flight."""
 
     def close(self) -> None:
-        """End it."""
+        """Close the connection."""
 
 
 @dataclass(eq=False)
 class Replica:
-    """One model server as it was seen last.
+    """The last known state of one model server.
 
     Attributes:
-        known: The versions that it serves, and what their probes found; replaced as a whole, as are the next three.
-        unchecked: Of those, versions that get no calls until their probes have been repeated.
-        reported: The versions that it serves or is loading, by its own account.
-        settled: Names of models of which it is known which versions it serves.
-        in_flight: Its calls, and when each was sent.
-        ejected_because: Why it gets no calls; None: it does.
-        pause_s: Seconds until it is looked at again, while it is left out.
-        num_ejections: How often it was found to be ill.
+        known: The versions that it serves, and their probes; replaced as a whole, as are the next three.
+        unchecked: Those of them that get no calls until their probes have been repeated.
+        reported: The versions that it serves or is loading, by its own status.
+        settled: Names of the models whose versions have been checked and probed.
+        in_flight: Its calls: monotonic seconds at which each was sent.
+        ejected_because: Why it is ejected; None: it is in service.
+        pause_s: Seconds until its next health check while it is ejected.
+        ejected_at: Monotonic seconds of the last ejection from service.
+        num_ejections: How often a failure was found, also while it was ejected already.
         probe_calls: Held by each call of a probe.
-        drift: Where it disagrees with the model repository.
-        delisted: Names of models that it served, and that are no longer listed.
+        drift: Its drift from the model repository.
+        delisted: Names of models that it served and that are no longer listed.
     """
 
     address: str
@@ -84,7 +85,7 @@ class Replica:
 
     @property
     def is_answering(self) -> bool:
-        """Whether it gets calls, or will when it has been probed for the first time."""
+        """Whether it is in service, or will be after its first probe."""
         return self.ejected_because is None or (self.ejected_because == NOT_CHECKED and bool(self.reported))
 
     def takes(self, model: ModelVersion) -> bool:
@@ -92,7 +93,7 @@ class Replica:
         return self.ejected_because is None and model in self.known and model not in self.unchecked
 
     def may_take(self, model: ModelVersion) -> bool:
-        """Return whether it gets no calls of a version now, and may get some later."""
+        """Return whether it gets no calls of a version now but may get some later."""
         if model.name not in self.settled or model in self.reported.difference(self.known):
             return True
         return model in self.known and not self.takes(model)

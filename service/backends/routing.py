@@ -1,6 +1,6 @@
-"""Which version of a model answers: NAME, NAME:VERSION or NAME@LABEL, and the shares of requests that name no version.
+"""Routing of requests to versions: NAME, NAME:VERSION or NAME@LABEL, and the traffic split for NAME.
 
-Pure, but for reading one file. Knows names, numbers and labels. Does not know what a version is.
+Pure, except for reading one file. Knows names, numbers and labels. Does not know what a version is.
 """
 
 import hashlib
@@ -14,17 +14,17 @@ from pathlib import Path
 from contract.labels import LABEL_PATTERN, STABLE
 from service.errors import ModelNotFound
 
-# Shares of a model's requests, by versions and labels as the file has them.
+# Traffic split of a model: shares by version or label, as in the file.
 Shares = Mapping[str, float]
 
 
 class RoutingError(ValueError):
-    """The file of shares cannot be used; one line that names the place."""
+    """The routing file is invalid; the message is one line that names the position."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a request calls a model."""
+    """A request's reference to a model: name, and version or label."""
 
     name: str
     version: int | None = None
@@ -32,9 +32,9 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> "Reference":
-        """Part a name from what follows `:` or `@`; what has neither is a name, whatever it is."""
+        """Parse NAME, NAME:VERSION or NAME@LABEL; any other text is a name."""
         name, colon, version = text.partition(":")
-        # More digits are no version to TensorFlow Serving.
+        # TensorFlow Serving accepts no longer version numbers.
         if colon and re.fullmatch("[0-9]{1,19}", version):
             return cls(name, version=int(version))
         name, at, label = text.partition("@")
@@ -43,14 +43,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Route:
-    """The versions of one model that answer now, and who gets which.
+    """The served versions of one model, its labels and its traffic split.
 
     Attributes:
         versions: Ascending, at least one.
-        labels: What each points at, served or not.
-        stable: The version that answers where nothing else is said.
-        shares: Of requests that name no version: what share goes to which version. Empty: all go to `stable`.
-        is_guess: Whether another version than the one labelled stable has to stand in for it, and never was it.
+        labels: The version of each label, served or not.
+        stable: The version for requests that name none, if there is no traffic split.
+        shares: Traffic split: the share of each version in requests that name none. Empty: all go to `stable`.
+        is_guess: Whether `stable` is a substitute for the version labelled stable, and was never stable itself.
     """
 
     name: str
@@ -62,31 +62,31 @@ class Route:
 
     @property
     def primary(self) -> int:
-        """The version that most of the requests get which name none."""
+        """The version that gets most of the requests that name none."""
         return max(self.shares, key=lambda version: (self.shares[version], version)) if self.shares else self.stable
 
-    def awaited(self, reference: Reference) -> int | None:
-        """Return the version that a request means, if it is not served; None if it is, or if there is no such label."""
+    def unserved_version(self, reference: Reference) -> int | None:
+        """Return the version that a reference resolves to, if it is not served; otherwise, or if unknown, None."""
         if reference.version is None and reference.label in (None, STABLE):
             return self.labels[STABLE] if self.is_guess else None
         version = reference.version if reference.label is None else self.labels.get(reference.label)
         return None if version in self.versions else version
 
     def choose(self, reference: Reference, seed: int | None) -> int:
-        """Return the version that a request gets.
+        """Return the version for a request.
 
-        Where shares are, a seed always gets the same version, and one that a share brings to a version stays with it
-        when that share grows: so the same request has the same bytes while the shares are what they are.
+        With a traffic split, a seed always gets the same version, and keeps it when that version's share grows: so the
+        same request is reproducible while the split stays the same.
 
         Args:
-            reference: What the request calls the model.
-            seed: Of its random numbers; None for a request that has none: it gets the version with the largest share.
+            reference: The request's reference to the model.
+            seed: Of the request; None: it gets the version with the largest share.
 
         Raises:
-            ModelNotFound: the version is not served, or there is no such label; the message lists those that are.
+            ModelNotFound: the version is not served, or the label is unknown; the message lists the alternatives.
         """
         if reference.version is not None:
-            return self._living(reference.version, f"version {reference.version}")
+            return self._require_served(reference.version, f"version {reference.version}")
         if reference.label is not None:
             labels = {STABLE: self.stable, **self.labels}
             if reference.label not in labels:
@@ -95,21 +95,21 @@ class Route:
                     param="model",
                 )
             number = self.stable if reference.label == STABLE else labels[reference.label]
-            return self._living(number, f"{reference.label}, version {number},")
+            return self._require_served(number, f"{reference.label}, version {number},")
         if not self.shares:
             return self.stable
         if seed is None:
             return self.primary
         digest = hashlib.blake2b(f"{self.name} {seed}".encode(), digest_size=8).digest()
-        place = int.from_bytes(digest, "little") / 2**64 * sum(self.shares.values())
+        point = int.from_bytes(digest, "little") / 2**64 * sum(self.shares.values())
         versions = sorted(self.shares)
         for version in versions[:-1]:
-            place -= self.shares[version]
-            if place < 0:
+            point -= self.shares[version]
+            if point < 0:
                 return version
         return versions[-1]
 
-    def _living(self, version: int, what: str) -> int:
+    def _require_served(self, version: int, what: str) -> int:
         if version not in self.versions:
             raise ModelNotFound(
                 f"{what} of model {self.name!r} is not served; versions are: {', '.join(map(str, self.versions))}",
@@ -124,32 +124,32 @@ def make_route(
     labels: Mapping[str, int],
     shares: Shares,
     stable_before: int | None,
-    able: Collection[int] | None = None,
+    available: Collection[int] | None = None,
     *,
     was_guess: bool = False,
 ) -> tuple[Route, list[str]]:
-    """Bring together what is served, what is labelled and what is wanted.
+    """Make the route of a model from its served versions, labels and traffic split.
 
     Args:
         name: Of the model.
-        versions: Those that answer now, at least one.
+        versions: Served, at least one.
         labels: Of the model.
-        shares: Of this model, from the file.
-        stable_before: What answered until now: it goes on while the version that is to be stable is being loaded.
-        able: Those of the versions whose servers take calls; None: all. The others are known from servers that may come
-            back, and are chosen for nobody; if there are only such, what answered goes on.
+        shares: Traffic split of the model, from the file.
+        stable_before: The stable version until now: it is kept while the one labelled stable is being loaded.
+        available: The versions whose backends take calls; None: all. The others belong to ejected backends that may
+            recover, and get no requests; if there are only such, `stable_before` is kept.
         was_guess: Whether `stable_before` was a guess; see `Route.is_guess`.
 
     Returns:
-        The route, and a line for each share that leads nowhere.
+        The route, and a message for each share that was ignored.
     """
-    if able is None:
-        able = versions
-    elif not able:
-        able = versions if stable_before is None or stable_before not in versions else [stable_before]
-    stable = labels.get(STABLE, max(able))
-    if stable not in able:
-        stable = stable_before if stable_before is not None and stable_before in able else max(able)
+    if available is None:
+        available = versions
+    elif not available:
+        available = versions if stable_before is None or stable_before not in versions else [stable_before]
+    stable = labels.get(STABLE, max(available))
+    if stable not in available:
+        stable = stable_before if stable_before is not None and stable_before in available else max(available)
     is_guess = stable != labels.get(STABLE, stable) and (stable_before is None or was_guess)
     resolved: dict[int, float] = {}
     problems = []
@@ -157,7 +157,7 @@ def make_route(
         version = int(target) if target.isdigit() else stable if target == STABLE else labels.get(target)
         if version is None:
             problems.append(f"{target} is no label of it")
-        elif version not in able:
+        elif version not in available:
             problems.append(f"version {version} is not served")
         elif share > 0:
             resolved[version] = resolved.get(version, 0.0) + share
@@ -165,18 +165,18 @@ def make_route(
 
 
 def read_shares(path: Path) -> dict[str, Shares]:
-    """Read the file of shares: a table for each model, in it a number for each label or version.
+    """Read the routing file: a table per model, with a share per label or version.
 
     Returns:
-        Shares by the model's name; none if there is no such file.
+        Traffic splits by model; empty if there is no such file.
 
     Raises:
-        RoutingError: it cannot be read, is empty, or holds something else.
+        RoutingError: it cannot be read, is empty or is invalid.
     """
     try:
         text = path.read_text("utf-8")
         if not text.strip():
-            # As it is while it is being written. A comment, or no file, ends all shares.
+            # It may be half written. To end all traffic splits, delete the file or leave only a comment in it.
             raise RoutingError(f"{path}: is empty")
         document = tomllib.loads(text)
     except FileNotFoundError:

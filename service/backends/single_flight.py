@@ -1,6 +1,6 @@
-"""A cache that computes each value once, however many threads ask for it at the same time.
+"""A single-flight LRU cache: concurrent requests for a key share one computation.
 
-Knows keys, values and threads. Does not know what is computed, or who asks.
+Knows keys, values and threads. Does not know what is computed, or for whom.
 """
 
 import copy
@@ -12,11 +12,11 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Sized(Protocol):
-    """A value that occupies memory."""
+    """A value with a memory size."""
 
     @property
     def num_bytes(self) -> int:
-        """Return how much."""
+        """Its memory, in bytes."""
 
 
 K = TypeVar("K", bound=Hashable)
@@ -24,17 +24,17 @@ V = TypeVar("V", bound=Sized)
 
 
 class Abandoned(Exception):
-    """Every caller has cancelled its request."""
+    """All requests for a value have been cancelled."""
 
 
 class SingleFlightCache(Generic[K, V]):
-    """Values by key, those used last within a memory limit; any thread may ask."""
+    """A thread-safe single-flight LRU cache with a memory limit."""
 
     def __init__(self, max_bytes: int) -> None:
         """Start empty.
 
         Args:
-            max_bytes: Memory for values. The value used last is kept even if it alone is larger.
+            max_bytes: Memory limit of all values. The most recently used value is kept even if it alone is larger.
         """
         self._max_bytes = max_bytes
         self._kept: OrderedDict[K, V] = OrderedDict()
@@ -46,12 +46,13 @@ class SingleFlightCache(Generic[K, V]):
 
         Args:
             key: Of the value.
-            compute: Is given a function to call between its steps, which raises `Abandoned` once nobody waits.
+            compute: Computes the value. It gets a function to call between its steps, which raises `Abandoned` once all
+                requests are cancelled.
             request: The caller's own, pending. `request.cancel()`, from another thread, ends its wait.
 
         Raises:
             CancelledError: the request was cancelled.
-            Exception: what `compute` raised, in every caller that waited for it; the next caller computes anew.
+            Exception: what `compute` raised, in every waiting caller; the next caller computes again.
         """
         with self._lock:
             if key in self._kept:
@@ -83,12 +84,12 @@ class SingleFlightCache(Generic[K, V]):
     def _abandon_if_cancelled(self, key: K) -> None:
         with self._lock:
             if all(request.cancelled() for request in self._waiting[key]):
-                # In one step with the check: the next caller starts a new computation.
+                # Under the same lock as the check: the next caller starts a new computation.
                 del self._waiting[key]
                 raise Abandoned
 
     def _take_waiting(self, key: K) -> "list[Future[V]]":
-        """Return the requests that still wait."""
+        """Remove the requests for a key; return those that are not cancelled."""
         with self._lock:
             waiting = self._waiting.pop(key)
         return [request for request in waiting if request.set_running_or_notify_cancel()]

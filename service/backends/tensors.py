@@ -1,4 +1,4 @@
-"""numpy arrays to TensorProto and back, for the few types that the signatures use."""
+"""Conversion between numpy arrays and TensorProto, for the dtypes that the signatures use."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ _FIELDS = {types_pb2.DT_FLOAT: (np.dtype("<f4"), "float_val"), types_pb2.DT_INT3
 
 
 def to_proto(array: np.ndarray) -> Any:
-    """Pack a float32 or int32 array."""
+    """Convert a float32 or int32 array."""
     proto = tensor_pb2.TensorProto(dtype=_TYPES[array.dtype], tensor_content=array.tobytes())
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
@@ -20,17 +20,17 @@ def to_proto(array: np.ndarray) -> Any:
 
 
 def to_array(proto: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Unpack a float32 or int32 tensor of a known shape.
+    """Convert a float32 or int32 tensor of a known shape.
 
-    TensorFlow Serving answers with typed values, others with raw bytes; both are read (a 32 × 1,024 float32 in 4 µs).
+    TensorFlow Serving returns typed values, others raw bytes; both are supported (32 × 1,024 float32 in 4 µs).
 
     Args:
         proto: The tensor.
-        shape: The shape that it must have. It is compared first: one value stands for a tensor of any size, so a few
-            bytes could announce gigabytes.
+        shape: The expected shape. It is checked first: one value may stand for a tensor of any size, so a few bytes
+            could expand to gigabytes.
 
     Raises:
-        ValueError: another type, another shape, or fewer or more values than that has.
+        ValueError: another dtype or shape, or a number of values that does not fit the shape.
     """
     if proto.dtype not in _FIELDS:
         raise ValueError(f"tensor type {proto.dtype} is neither DT_FLOAT nor DT_INT32")
@@ -43,6 +43,6 @@ def to_array(proto: Any, shape: tuple[int, ...]) -> np.ndarray:
     else:
         flat = np.array(getattr(proto, field), dtype)
         if flat.size == 1:
-            # The format's abbreviation for a tensor that holds one value throughout.
+            # TensorProto's compact form of a constant tensor.
             flat = np.full(math.prod(shape), flat[0])
     return flat.reshape(shape)

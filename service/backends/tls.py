@@ -1,4 +1,4 @@
-"""How calls to model servers are encrypted, and how both sides show who they are.
+"""TLS and mutual TLS for calls to model servers.
 
 Knows files and gRPC's credentials. Does not know which servers there are.
 """
@@ -12,18 +12,18 @@ from service.settings import Settings
 
 
 class TlsFileError(Exception):
-    """A file of certificates or keys cannot be used; the message says which and why."""
+    """A certificate or key file is invalid; the message names the file and the reason."""
 
 
 @dataclass(frozen=True)
 class Tls:
-    """What a gateway trusts and shows.
+    """The gateway's trusted CAs and client certificate.
 
     Attributes:
-        ca: PEM: the authorities whose servers are trusted.
-        cert: PEM: the gateway's own certificates, for servers that ask for one; None: it has none.
-        key: PEM: the key of those.
-        name: What certificates of servers are made out to; None: the host by which a server is addressed.
+        ca: PEM: the trusted CA certificates.
+        cert: PEM: the client certificate chain, for servers that require one; None: no mutual TLS.
+        key: PEM: the private key of the client certificate.
+        name: Expected name in server certificates; None: the server's host name.
     """
 
     ca: bytes
@@ -35,8 +35,8 @@ class Tls:
         """Open an encrypted channel.
 
         Args:
-            address: `host:port`, the host mostly as an IP address.
-            host: The name that stood for it, to which its certificate is made out.
+            address: `host:port`, the host usually an IP address.
+            host: The host name that it was resolved from, which its certificate is issued for.
             options: Of the channel.
         """
         credentials = grpc.ssl_channel_credentials(self.ca, self.key, self.cert)
@@ -46,10 +46,10 @@ class Tls:
 
 
 def backend_tls(settings: Settings) -> Tls | None:
-    """Read the files that the settings name; None: calls are not encrypted.
+    """Read the TLS files of the settings; None: plaintext.
 
     Raises:
-        TlsFileError: one is missing, holds nothing of the kind, or does not fit the others.
+        TlsFileError: a file is missing, holds no certificate or key, or does not match the others.
     """
     ca_file, name = settings.backend_tls_ca_file, settings.backend_tls_name
     cert_file, key_file = settings.backend_tls_cert_file, settings.backend_tls_key_file
@@ -59,7 +59,7 @@ def backend_tls(settings: Settings) -> Tls | None:
         return None
     if (cert_file is None) != (key_file is None):
         raise TlsFileError("OSTINATO_BACKEND_TLS_CERT_FILE and OSTINATO_BACKEND_TLS_KEY_FILE go together")
-    # gRPC takes any bytes, and says later that a handshake failed.
+    # gRPC accepts any bytes and reports a failed handshake later, so the files are checked here.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         what: object = f"OSTINATO_BACKEND_TLS_CA_FILE={ca_file}"

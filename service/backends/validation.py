@@ -1,7 +1,7 @@
-"""Whether a backend's outputs are such as a model computes.
+"""Validation of a backend's outputs: names, dtypes, shapes and value ranges.
 
-A response that fails here is the backend's fault: a healthy one answers the same call. Values that are not finite are
-not looked at here: a sequence may have come to them by itself, which only another backend can tell.
+A response that fails here is the backend's fault: a healthy backend gives a valid one to the same call. Non-finite
+values are not checked here: the sequence itself may cause them, which only a retry on another backend can show.
 """
 
 import numpy as np
@@ -13,23 +13,23 @@ from service.scheduling.padding import Arrays, OutputShapes
 
 _TOKEN_IDS = frozenset({"token_ids", "top_token_ids"})
 _LOGPROBS = frozenset({"logprobs", "top_logprobs"})
-# A log probability is at most 0; float32 rounds it to some 1e-7 above.
+# A logprob is at most 0; float32 rounding may put it some 1e-7 above.
 _MAX_LOGPROB = 1e-3
 
 
 def parse_response(content: bytes, shapes: OutputShapes, vocab_size: int) -> Arrays:
-    """Parse the bytes of a PredictResponse, and check every output that was asked for.
+    """Parse a PredictResponse and validate every requested output.
 
     Args:
-        content: As the backend sent them.
-        shapes: The outputs that were asked for, and the shape of each.
-        vocab_size: Token ids are below this.
+        content: The serialized response.
+        shapes: The shape of each requested output, by name.
+        vocab_size: Exclusive upper limit of token ids.
 
     Returns:
-        int32 token ids and float32 for all else, of those shapes.
+        Arrays of those shapes: int32 for token ids, float32 for all others.
 
     Raises:
-        ValueError: an output is missing, of another type or shape, or has values that no model computes.
+        ValueError: an output is missing, has another dtype or shape, or values out of range.
     """
     try:
         outputs = predict_pb2.PredictResponse.FromString(content).outputs

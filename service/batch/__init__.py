@@ -1,4 +1,4 @@
-"""`python -m service.batch`: answers a file of requests by HTTP from a running gateway.
+"""`python -m service.batch`: sends a file of requests to a running gateway and writes a file of responses.
 
-Knows OpenAI's lines of a batch and HTTP. It is a client of the gateway and knows nothing of its insides.
+Knows OpenAI's batch format and HTTP. Does not know the gateway's internals: it is a client.
 """

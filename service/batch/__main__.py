@@ -79,13 +79,13 @@ def _seconds(text: str) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, and return the exit code."""
+    """Run the batch and return the exit code."""
     options = _options(arguments)
     try:
         return 0 if run(options) else 1
     except BatchError as error:
-        goes_on = "; what is done is kept, and the same command goes on" if isinstance(error, Stopped) else ""
-        print(f"error: {error}{goes_on}", file=sys.stderr)
+        hint = "; what is done is kept, and the same command goes on" if isinstance(error, Stopped) else ""
+        print(f"error: {error}{hint}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped; what is done is kept, and the same command goes on", file=sys.stderr)
@@ -94,17 +94,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> Options:
     parser = _parser()
-    given = parser.parse_args(arguments)
-    if given.ray_workers and given.ray is None:
+    parsed = parser.parse_args(arguments)
+    if parsed.ray_workers and parsed.ray is None:
         parser.error("--ray-workers is about --ray, which is not given")
     return Options(
-        source=given.source,
-        target=given.target,
-        address=Address(given.base_url, os.environ.get("OSTINATO_API_KEY") or None, given.timeout),
-        concurrency=given.concurrency,
-        give_up_after_s=given.give_up_after,
-        retry_errors=given.retry_errors,
-        ray=None if given.ray is None else Cluster(given.ray, given.ray_workers),
+        source=parsed.source,
+        target=parsed.target,
+        address=Address(parsed.base_url, os.environ.get("OSTINATO_API_KEY") or None, parsed.timeout),
+        concurrency=parsed.concurrency,
+        give_up_after_s=parsed.give_up_after,
+        retry_errors=parsed.retry_errors,
+        ray=None if parsed.ray is None else Cluster(parsed.ray, parsed.ray_workers),
     )
 
 

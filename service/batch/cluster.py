@@ -1,4 +1,4 @@
-"""Which of Ray's machines send the requests. Imports nothing of Ray, which is an optional package."""
+"""The Ray cluster that sends the requests. Does not import Ray, which is an optional package."""
 
 import importlib.util
 import os
@@ -12,11 +12,11 @@ LOCAL = "local"
 
 @dataclass(frozen=True)
 class Cluster:
-    """Ray's workers.
+    """A Ray cluster and the number of workers on it.
 
     Attributes:
-        address: Of a cluster that runs, as `ray.init` takes it; LOCAL: made for this run, and ended with it.
-        num_workers: Processes that share the requests at once; None: one for each machine.
+        address: Of a running cluster, as `ray.init` takes it; LOCAL: started for this run and stopped after it.
+        num_workers: Processes that share the concurrent requests; None: one per machine.
     """
 
     address: str
@@ -24,16 +24,16 @@ class Cluster:
 
 
 def prepare(cluster: Cluster) -> None:
-    """Look for the package, and set what Ray reads from the environment while it is imported.
+    """Check that Ray is installed, and set the environment variables that it reads on import.
 
     Raises:
-        UsageError: it is not there.
+        UsageError: it is not installed.
     """
     if importlib.util.find_spec("ray") is None:
         raise UsageError("--ray needs Ray: pip install -r requirements/batch-ray.txt")
-    # Nothing is reported to anybody, and what its processes log stays in their files.
+    # No usage statistics, and the logs of its processes stay in their files.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if cluster.address == LOCAL and "RAY_AUTH_MODE" not in os.environ:
-        # Ray would keep a token in the home directory, for every cluster of this user's.
+        # Otherwise Ray stores a token in the home directory, for all clusters of this user.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

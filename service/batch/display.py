@@ -1,4 +1,4 @@
-"""What a run shows on standard error: a bar in a terminal, else a line now and then; in the end what came of it."""
+"""Progress on standard error: a progress bar in a terminal, else a line at intervals; at the end a summary."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {ra
 
 
 class Display:
-    """Counts answers and shows them. `errors` counts by code, those of earlier runs included."""
+    """The progress display. `errors` counts errors by code, including those of earlier runs."""
 
     def __init__(self, num_lines: int, num_done: int, errors: Counter[str]) -> None:
         self._num_lines, self._num_before, self._errors = num_lines, num_done, errors
@@ -30,14 +30,14 @@ class Display:
         )
 
     def add(self, answer: Answer) -> None:
-        """Count an answer."""
+        """Count an output record."""
         self._num_new += 1
         self._tokens += answer.tokens
         if answer.code is not None:
             self._errors[answer.code] += 1
 
     def show(self, trouble: str | None) -> None:
-        """Show where the run is, if that is due, and what it waits for."""
+        """Show progress, and the trouble that the run waits for, if an update is due."""
         now, every_s = time.monotonic(), LINE_EVERY_S if self._bar.disable else BAR_EVERY_S
         if now - self._shown_at < every_s:
             return
@@ -51,7 +51,7 @@ class Display:
             self._bar.set_postfix_str(words)
 
     def close(self) -> None:
-        """Leave the bar as it is, and sum up."""
+        """Close the progress bar and print the summary."""
         self._bar.n = self._num_before + self._num_new
         self._bar.refresh()
         self._bar.close()

@@ -1,8 +1,8 @@
-"""What ends a run before its last line, with its exit code.
+"""Errors that end a run early, with their exit codes.
 
 BatchError
-├── Unusable      2  IN, OUT or an option cannot be used
-└── Stopped       3  the gateway is gone, lets nobody in, or is none; the same command goes on
+├── UsageError    2  IN, OUT or an option cannot be used
+└── Stopped       3  the gateway is unavailable, refuses the key or is not one; the same command resumes
 
 WrongLine is not among them: it becomes a line of OUT.
 """
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 
 class BatchError(Exception):
-    """The run ends here, with this line."""
+    """An error that ends the run; its message is one line."""
 
     exit_code: ClassVar[int]
 
@@ -23,17 +23,17 @@ class UsageError(BatchError):
 
 
 class Stopped(BatchError):
-    """No further line would be answered."""
+    """No further line would get a response."""
 
     exit_code = 3
 
 
 class WrongLine(Exception):
-    """A line of IN that is never sent.
+    """An invalid line of IN, which is never sent.
 
     Attributes:
-        code: A word that programs can compare.
-        custom_id: The line's own, or None if it has none.
+        code: Machine-readable code.
+        custom_id: The custom_id of the line, or None if it has none.
     """
 
     def __init__(self, code: str, message: str, custom_id: str | None = None) -> None:

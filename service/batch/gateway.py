@@ -1,4 +1,4 @@
-"""The gateway, by HTTP: each request until it has its answer, or none can be had."""
+"""The HTTP client of the gateway: sends each request, with retries, until it has a response or finally fails."""
 
 import threading
 from dataclasses import dataclass, field
@@ -15,20 +15,20 @@ from service.batch.retries import MAX_ATTEMPTS, Patience, Verdict, asked_wait_s,
 
 CONNECT_TIMEOUT_S = 10.0
 STATUS_TIMEOUT_S = 30.0
-# A gateway that is as young as this may not have found all of its models yet.
+# A gateway with a shorter uptime may not have loaded all of its models yet.
 SETTLING_S = 60.0
-# Connections that one line loses while others are answered.
+# Lost connections per line, while other lines get responses, before the line fails.
 MAX_LOST = 5
 STATUS = "/v1/status"
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the gateway is and how it is asked.
+    """Address of the gateway, with API key and time-out.
 
     Attributes:
         base_url: With or without /v1 at its end.
-        timeout_s: For one answer, from its request on.
+        timeout_s: Time-out of one response in seconds.
     """
 
     base_url: str
@@ -36,13 +36,13 @@ class Address:
     timeout_s: float
 
     def url(self, path: str) -> str:
-        """Return the whole of an address."""
+        """Return the URL of a path."""
         return self.base_url.rstrip("/").removesuffix("/v1") + path
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer by HTTP; `parsed` is None if it is not JSON."""
+    """An HTTP response; `parsed` is None if it is not JSON."""
 
     status: int
     headers: CaseInsensitiveDict[str]
@@ -51,25 +51,25 @@ class Reply:
 
 
 class Failure(Exception):
-    """A line gets no answer by HTTP; `code` is a word that programs can compare."""
+    """A line gets no HTTP response; `code` is machine-readable."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
 
 
-class _Lost(Exception):
-    """No connection, or it broke before its answer had come."""
+class _ConnectionLost(Exception):
+    """The connection failed, or broke before the response was complete."""
 
 
 class Gateway:
-    """Sends requests. Any number of threads may share it; each has connections of its own."""
+    """A client of the gateway. Thread-safe; each thread has its own connections."""
 
     def __init__(self, address: Address, patience: Patience) -> None:
-        """Prepare; nothing is sent.
+        """Prepare the requests; nothing is sent.
 
         Raises:
-            UsageError: the address is none.
+            UsageError: the base URL is invalid.
         """
         self._address, self._patience = address, patience
         self._local = threading.local()
@@ -80,18 +80,18 @@ class Gateway:
                 self._prepared = {path: self._prepare("POST", path) for path in URLS} | {
                     STATUS: self._prepare("GET", STATUS)
                 }
-                # Looked up once: proxies and certificates of the environment cost a third of a call each time.
-                self._how = session.merge_environment_settings(address.url(STATUS), {}, None, None, None)
+                # Looked up once: reading proxies and certificates from the environment takes a third of a call.
+                self._send_options = session.merge_environment_settings(address.url(STATUS), {}, None, None, None)
             except (requests.RequestException, ValueError) as error:
                 raise UsageError(
                     f"--base-url must be like http://host:port, got {address.base_url!r}: {error}"
                 ) from None
 
     def num_free(self) -> int:
-        """Ask how many more texts the gateway would take, and wait for it if it is away.
+        """Return how many more sequences the gateway would admit; wait while it is unavailable.
 
         Raises:
-            Stopped: it stays away, lets nobody in, or is none.
+            Stopped: it stays unavailable, refuses the key or is not a gateway.
         """
         attempt = 0
         while True:
@@ -99,24 +99,24 @@ class Gateway:
                 reply = self._exchange(STATUS, None, STATUS_TIMEOUT_S)
                 verdict = judge(reply.status, reply.headers, reply.parsed)
                 if verdict is Verdict.STOP:
-                    raise self._shut_out(reply)
+                    raise self._refused(reply)
                 if verdict is not Verdict.WAIT:
-                    return self._free(reply)
+                    return self._parse_num_free(reply)
                 trouble, asked_s = describe(reply.status, reply.parsed), asked_wait_s(reply.headers)
-            except (_Lost, Failure) as error:
+            except (_ConnectionLost, Failure) as error:
                 trouble, asked_s = str(error), None
             self._patience.wait(next_wait_s(attempt, asked_s), trouble)
             attempt += 1
 
     def ask(self, request: Request) -> Reply:
-        """Send a request until it has its answer.
+        """Send a request, with retries, and return its response.
 
         Raises:
-            Failure: there is none, of this line.
+            Failure: this line gets no response.
             Stopped: no line would get one.
         """
         attempt = num_lost = 0
-        seen = self._patience.num_answers
+        num_answers = self._patience.num_answers
         while True:
             asked_s = None
             try:
@@ -125,16 +125,16 @@ class Gateway:
                 if verdict is Verdict.AGAIN and attempt + 1 >= MAX_ATTEMPTS:
                     verdict = Verdict.FINAL
                 if verdict is Verdict.STOP:
-                    raise self._shut_out(reply)
+                    raise self._refused(reply)
                 if verdict is Verdict.FINAL:
                     return self._final(reply)
                 trouble, asked_s = describe(reply.status, reply.parsed), asked_wait_s(reply.headers)
                 attempt += verdict is Verdict.AGAIN
-            except _Lost as error:
+            except _ConnectionLost as error:
                 trouble = str(error)
-                # Others were answered meanwhile, so it is this one that breaks them.
-                num_lost += self._patience.num_answers != seen
-                seen = self._patience.num_answers
+                # Other lines got responses meanwhile, so this line breaks its connections.
+                num_lost += self._patience.num_answers != num_answers
+                num_answers = self._patience.num_answers
                 if num_lost >= MAX_LOST:
                     raise Failure("connection_lost", f"{num_lost} connections broke, the last one: {trouble}") from None
             self._patience.wait(next_wait_s(max(attempt, num_lost), asked_s), trouble)
@@ -149,11 +149,11 @@ class Gateway:
         return judge(reply.status, reply.headers, reply.parsed)
 
     def _is_settling(self) -> bool:
-        """Ask whether the gateway has just been started, or knows no models: then one may yet come."""
+        """Return whether the gateway has just started or serves no model: one may be loaded soon."""
         try:
             status = self._exchange(STATUS, None, STATUS_TIMEOUT_S).parsed
         except Failure as error:
-            raise _Lost(str(error)) from None
+            raise _ConnectionLost(str(error)) from None
         if not isinstance(status, dict):
             return False
         return not status.get("models", True) or status.get("uptime_s", SETTLING_S) < SETTLING_S
@@ -165,15 +165,15 @@ class Gateway:
             raise Failure("not_json", f"the answer must be JSON, got status {reply.status} and {start!r}")
         return reply
 
-    def _free(self, reply: Reply) -> int:
+    def _parse_num_free(self, reply: Reply) -> int:
         try:
-            texts = reply.parsed["sequences"]
-            return max(1, int(texts["max"]) - int(texts["accepted"]))
+            sequences = reply.parsed["sequences"]
+            return max(1, int(sequences["max"]) - int(sequences["accepted"]))
         except (KeyError, TypeError, ValueError):
             url, start = self._address.url(STATUS), reply.content[:40].decode(errors="replace")
             raise Stopped(f"{url} is not an Ostinato gateway's: got status {reply.status} and {start!r}") from None
 
-    def _shut_out(self, reply: Reply) -> Stopped:
+    def _refused(self, reply: Reply) -> Stopped:
         key = "with the key of OSTINATO_API_KEY" if self._address.api_key else "without a key (OSTINATO_API_KEY)"
         return Stopped(f"the gateway lets nobody in {key}: {describe(reply.status, reply.parsed)}")
 
@@ -184,22 +184,22 @@ class Gateway:
             prepared.headers["Content-Length"] = str(len(body))
         try:
             response = self._session().send(
-                prepared, timeout=(CONNECT_TIMEOUT_S, timeout_s), allow_redirects=False, **self._how
+                prepared, timeout=(CONNECT_TIMEOUT_S, timeout_s), allow_redirects=False, **self._send_options
             )
         except requests.RequestException as error:
-            # Of the head or of the body, which requests raises differently.
+            # requests raises a time-out in the head and one in the body differently.
             if error.args and isinstance(error.args[0], ReadTimeoutError):
-                raise self._too_late(timeout_s) from None
-            raise _Lost(f"no answer from {self._address.base_url}: {_reason(error)}") from None
+                raise self._timed_out(timeout_s) from None
+            raise _ConnectionLost(f"no answer from {self._address.base_url}: {_reason(error)}") from None
         return Reply(response.status_code, response.headers, response.content, parse_json(response.content))
 
-    def _too_late(self, timeout_s: float) -> Failure:
+    def _timed_out(self, timeout_s: float) -> Failure:
         return Failure("timeout", f"no answer within --timeout of {timeout_s:g} s, and it is not asked for twice")
 
     def _prepare(self, method: str, path: str) -> requests.PreparedRequest:
         headers = {"User-Agent": "ostinato-batch", "Accept": "application/json", "Content-Type": "application/json"}
         if self._address.api_key:
-            # Not by a session, for which an entry in ~/.netrc would go before it.
+            # Not set on a session, where an entry in ~/.netrc would override it.
             headers["Authorization"] = f"Bearer {self._address.api_key}"
         return requests.Request(method, self._address.url(path), headers=headers).prepare()
 
@@ -211,12 +211,12 @@ class Gateway:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the innermost of what requests wraps, without the memory addresses of its objects."""
+    """Return the innermost exception that requests wraps, without memory addresses of objects."""
     inner: Any = error
     while inner.args and isinstance(inner.args[-1], BaseException):
         inner = inner.args[-1]
     if isinstance(reason := getattr(inner, "reason", None), BaseException):
         inner = reason
     words = str(inner).rpartition(">: ")[2].rpartition("): ")[2]
-    # What speaks no HTTP is quoted by the error.
+    # The error quotes a response that is not HTTP, which may be unprintable.
     return words if words and words.isprintable() else type(inner).__name__

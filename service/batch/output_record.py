@@ -1,4 +1,4 @@
-"""The lines of OUT: how they are written, and what an earlier run's say. Knows OpenAI's format, no files."""
+"""The lines of OUT: serialize and parse. Knows OpenAI's format. Does not know files."""
 
 import uuid
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ FIRST_REFUSAL = 300
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A line of OUT, and what is counted of it.
+    """A line of OUT to be written, with what is counted of it.
 
     Attributes:
-        content: The line, its end included.
-        code: What was wrong, or None.
-        tokens: Tokens that were written.
+        content: The line, with its line feed.
+        code: The error code, or None.
+        tokens: Completion tokens.
     """
 
     content: bytes
@@ -29,12 +29,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class OutputRecord:
-    """What a line of OUT says about IN: one of both is None.
+    """A parsed line of OUT: which line of IN it belongs to, by custom_id or by number; the other one is None.
 
     Attributes:
-        custom_id: Whose line it answers.
-        line: Number of the line that it answers, of one that no custom_id tells from others.
-        code: What was wrong, or None.
+        custom_id: The custom_id of the line of IN.
+        line: The number of the line of IN, if no custom_id identifies it.
+        code: The error code, or None.
     """
 
     custom_id: str | None
@@ -43,40 +43,40 @@ class OutputRecord:
 
 
 def answered(custom_id: str, status: int, request_id: str | None, content: bytes) -> Answer:
-    """Return the line of an answer by HTTP, success or not.
+    """Return the line of an HTTP response, success or error.
 
     Args:
-        custom_id: As the request has it.
-        status: HTTP's.
+        custom_id: The request's.
+        status: HTTP status.
         request_id: The header x-request-id.
-        content: The body, as it came. What is not JSON becomes a string.
+        content: The response body. If it is not JSON it becomes a string.
     """
     parsed = parse_json(content)
-    # The bytes as they came: numbers keep their digits, and nothing is written twice.
+    # The received bytes: numbers keep their digits, and nothing is serialized again.
     body = content.strip() if parsed is not None else orjson.dumps(content.decode(errors="replace"))
     if b"\n" in body:
         body = orjson.dumps(parsed)
-    named, own_id = orjson.dumps(custom_id), orjson.dumps(request_id)
-    response = b'{"status_code":%d,"request_id":%b,"body":%b}' % (status, own_id, body)
-    line = b'{"id":"%b","custom_id":%b,"response":%b,"error":null}\n' % (_new_id(), named, response)
+    custom_id_json, request_id_json = orjson.dumps(custom_id), orjson.dumps(request_id)
+    response = b'{"status_code":%d,"request_id":%b,"body":%b}' % (status, request_id_json, body)
+    line = b'{"id":"%b","custom_id":%b,"response":%b,"error":null}\n' % (_new_id(), custom_id_json, response)
     code = code_of(status, parsed) if status >= FIRST_REFUSAL else None
     return Answer(line, code, _tokens(parsed) if code is None else 0)
 
 
 def failed(line: Line, custom_id: str | None, code: str, message: str) -> Answer:
-    """Return the line of a request that has no answer by HTTP."""
+    """Return the line of a request that got no HTTP response."""
     error = {"code": code, "message": message, "line": line.number}
     content = {"id": _new_id().decode(), "custom_id": custom_id, "response": None, "error": error}
     return Answer(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE), code)
 
 
 def refused(line: Line, wrong: WrongLine) -> Answer:
-    """Return the line of one that was never sent."""
+    """Return the line of an invalid request, which was never sent."""
     return failed(line, wrong.custom_id, wrong.code, str(wrong))
 
 
 def parse_output_record(content: bytes) -> OutputRecord | None:
-    """Read a line of OUT; None if it is no such line."""
+    """Parse a line of OUT; return None if it is not one."""
     fields = parse_json(content)
     if not isinstance(fields, dict):
         return None
@@ -93,14 +93,14 @@ def parse_output_record(content: bytes) -> OutputRecord | None:
 
 
 def code_of(status: int, body: Any) -> str:
-    """Return the word by which an error is counted: OpenAI's code, or else the status."""
+    """Return the code by which an error is counted: OpenAI's code, else the status."""
     error = body.get("error") if isinstance(body, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
     return code if isinstance(code, str) else f"http_{status}"
 
 
 def parse_json(content: bytes) -> Any:
-    """Return what JSON says; None if it is none."""
+    """Parse JSON; return None if it is invalid."""
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:

@@ -1,6 +1,6 @@
-"""Which lines of IN are to be answered: one pass over it, against what OUT has already.
+"""The plan of a run: which lines of IN have no output record yet, found in one pass over IN.
 
-Of each custom_id 16 bytes are kept while both are compared, and afterwards one byte a line.
+Memory: 16 bytes per custom_id while IN and OUT are compared, then one byte per line.
 """
 
 import hashlib
@@ -18,28 +18,29 @@ EMPTY, TO_DO, DONE = range(3)
 
 
 class Done:
-    """What OUT has: digests of custom_ids, and numbers of lines that have none of their own."""
+    """The lines that OUT has: digests of custom_ids, and numbers of lines without a custom_id of their own."""
 
     def __init__(self) -> None:
         self.digests = bytearray()
         self.lines: list[int] = []
 
-    def add(self, written: OutputRecord) -> None:
-        """Take in a line of OUT."""
-        if written.custom_id is not None:
-            self.digests += _digest(written.custom_id)
-        elif written.line is not None:
-            self.lines.append(written.line)
+    def add(self, record: OutputRecord) -> None:
+        """Add a line of OUT."""
+        if record.custom_id is not None:
+            self.digests += _digest(record.custom_id)
+        elif record.line is not None:
+            self.lines.append(record.line)
 
 
 @dataclass(frozen=True)
 class Pending:
-    """The lines that are to be answered, in their order; can be gone through again, and sent to another process.
+    """The lines to be sent, in their order; iterable more than once, and picklable.
 
     Attributes:
         path: IN.
         states: uint8 (lines,). EMPTY, TO_DO or DONE.
-        repeated: int64 (repeated lines, 2). Lines whose custom_id an earlier one has, ascending, and that one.
+        repeated: int64 (repeated lines, 2). Numbers of lines with a duplicate custom_id, ascending, and of the first
+            line with that custom_id.
         num_unknown: Lines of OUT whose custom_id is not in IN.
     """
 
@@ -55,11 +56,11 @@ class Pending:
 
     @property
     def num_to_do(self) -> int:
-        """Lines that have no answer yet."""
+        """Lines that have no output record yet."""
         return int(np.count_nonzero(self.states == TO_DO))
 
     def __iter__(self) -> Iterator[Line]:
-        """Read IN again, as far as it went when it was counted.
+        """Yield the lines to be sent, reading IN again up to the length that it had in the first pass.
 
         Raises:
             UsageError: it cannot be read.
@@ -68,73 +69,74 @@ class Pending:
             if line.number > len(self.states):
                 return
             if self.states[line.number - 1] == TO_DO:
-                yield self._marked(line)
+                yield self._with_first_line(line)
 
-    def _marked(self, line: Line) -> Line:
-        place = np.searchsorted(self.repeated[:, 0], line.number)
-        if place < len(self.repeated) and self.repeated[place, 0] == line.number:
-            return Line(line.number, line.content, int(self.repeated[place, 1]))
+    def _with_first_line(self, line: Line) -> Line:
+        index = np.searchsorted(self.repeated[:, 0], line.number)
+        if index < len(self.repeated) and self.repeated[index, 0] == line.number:
+            return Line(line.number, line.content, int(self.repeated[index, 1]))
         return line
 
 
 def survey(path: Path, done: Done) -> Pending:
-    """Read IN once and hold it against OUT.
+    """Read IN once and compare it with OUT.
 
     Raises:
         UsageError: IN cannot be read.
     """
-    states, digests, named = bytearray(), bytearray(), bytearray()
+    states, digests, has_id = bytearray(), bytearray(), bytearray()
     for line in read_lines(path):
         custom_id = custom_id_of(line.content) if line.content else None
         states.append(TO_DO if line.content else EMPTY)
-        named.append(custom_id is not None)
+        has_id.append(custom_id is not None)
         if custom_id is not None:
             digests += _digest(custom_id)
     state = np.frombuffer(states, np.uint8).copy()
-    numbers = np.flatnonzero(np.frombuffer(named, np.uint8)) + 1
-    finished, first, num_unknown = _compare(_keys(done.digests), _keys(digests))
-    state[numbers[finished] - 1] = DONE
+    numbers = np.flatnonzero(np.frombuffer(has_id, np.uint8)) + 1
+    is_done, first, num_unknown = _compare(_keys(done.digests), _keys(digests))
+    state[numbers[is_done] - 1] = DONE
     is_repeated = first >= 0
     repeated = np.stack([numbers[is_repeated], numbers[first[is_repeated]]], axis=1)
     _mark_lines(state, numbers, repeated[:, 0], np.array(done.lines, np.int64))
     return Pending(path, state, repeated, num_unknown)
 
 
-def _compare(out: np.ndarray, given: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def _compare(out: np.ndarray, requested: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Compare the custom_ids of OUT and IN.
 
     Args:
-        out: uint64 (answers, 2).
-        given: uint64 (lines, 2).
+        out: uint64 (records, 2).
+        requested: uint64 (lines, 2).
 
     Returns:
-        bool (lines,), whether OUT has it and it is the first of its name; int64 (lines,), the index of the first of its
-        name where it is not that itself, else -1; and how many of OUT are not in IN.
+        bool (lines,), whether OUT has the custom_id and the line is the first with it; int64 (lines,), the index of the
+        first line with the same custom_id, -1 for the first line itself; and the number of records of OUT that are not
+        in IN.
     """
-    keys = np.concatenate([out, given])
-    # Stable, so that within a name those of OUT come first and then those of IN in their order.
+    keys = np.concatenate([out, requested])
+    # Stable: of equal custom_ids those of OUT come first, then those of IN in their order.
     order = np.lexsort((keys[:, 1], keys[:, 0]))
-    begins = np.ones(len(keys), bool)
-    begins[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
-    name = np.cumsum(begins) - 1
-    is_given = order >= len(out)
-    num_names = int(begins.sum())
+    is_new_name = np.ones(len(keys), bool)
+    is_new_name[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+    name = np.cumsum(is_new_name) - 1
+    is_requested = order >= len(out)
+    num_names = int(is_new_name.sum())
     in_out = np.zeros(num_names, bool)
-    in_out[name[~is_given]] = True
+    in_out[name[~is_requested]] = True
     first_of = np.full(num_names, -1, np.int64)
-    # Assigned from the last to the first, which therefore stays.
-    first_of[name[is_given][::-1]] = (order[is_given] - len(out))[::-1]
-    name_of = np.empty(len(given), np.int64)
-    name_of[order[is_given] - len(out)] = name[is_given]
-    is_first = first_of[name_of] == np.arange(len(given))
+    # Assigned from last to first, so that the first remains.
+    first_of[name[is_requested][::-1]] = (order[is_requested] - len(out))[::-1]
+    name_of = np.empty(len(requested), np.int64)
+    name_of[order[is_requested] - len(out)] = name[is_requested]
+    is_first = first_of[name_of] == np.arange(len(requested))
     first = np.where(is_first, -1, first_of[name_of])
-    return in_out[name_of] & is_first, first, int(np.count_nonzero(first_of[name[~is_given]] < 0))
+    return in_out[name_of] & is_first, first, int(np.count_nonzero(first_of[name[~is_requested]] < 0))
 
 
-def _mark_lines(state: np.ndarray, named: np.ndarray, repeated: np.ndarray, lines: np.ndarray) -> None:
-    """Mark as done the lines that OUT knows by their number, unless a custom_id tells them from others by now."""
+def _mark_lines(state: np.ndarray, has_id: np.ndarray, repeated: np.ndarray, lines: np.ndarray) -> None:
+    """Mark the lines that OUT has by number as done, unless they have a unique custom_id by now."""
     lines = lines[(lines >= 1) & (lines <= len(state))]
-    lines = lines[~np.isin(lines, named) | np.isin(lines, repeated)]
+    lines = lines[~np.isin(lines, has_id) | np.isin(lines, repeated)]
     state[lines - 1] = np.where(state[lines - 1] == TO_DO, DONE, state[lines - 1])
 
 

@@ -1,8 +1,8 @@
-"""The engine of several machines: Ray Data maps `answering.answer` over the lines of IN.
+"""Execution on several machines: Ray Data maps `worker.answer` over the lines of IN.
 
-IN is read by one task on the machine of this process and OUT is written by this process, so that only the requests and
-their answers travel. A task is some lines, which the threads of a worker share; a worker has a few tasks at once, so
-that none of its threads waits for the last line of one.
+One task on the machine of this process reads IN, and this process writes OUT, so only requests and responses are
+transferred. A task is a block of lines, shared by the threads of a worker; a worker has a few tasks at once, so no
+thread waits for the last line of one.
 """
 
 import logging
@@ -33,9 +33,9 @@ from service.batch.requests_file import Line
 from service.batch.retries import Patience
 from service.batch.worker import answer
 
-TASKS_AT_ONCE = 4  # of each worker, with half as many lines as it has threads
-TOLD_EVERY_S = 1.0  # a kill costs what was answered since, no more
-# Next to nothing, as workers wait for the gateway; and something, or Ray would not count them.
+TASKS_AT_ONCE = 4  # per worker, each with half as many lines as the worker has threads
+YIELD_EVERY_S = 1.0  # a kill loses at most the responses since
+# Almost zero, as workers wait for the gateway; not zero, or Ray would not count them.
 NUM_CPUS = 0.01
 
 _LINE = pa.struct([("number", pa.int64()), ("content", pa.binary()), ("same_as", pa.int64())])
@@ -45,43 +45,43 @@ _ANSWER = pa.struct([("content", pa.binary()), ("code", pa.string()), ("tokens",
 def answers(
     pending: Pending, address: Address, concurrency: int, give_up_after_s: float, cluster: Cluster
 ) -> Iterator[Answer]:
-    """Yield answers in the order in which they come.
+    """Yield output records in the order of completion.
 
     Raises:
-        Stopped: no line would be answered, or there is no cluster at the address.
+        Stopped: no line would get a response, or there is no cluster at the address.
     """
     _connect(cluster.address)
     try:
         num_workers = min(cluster.num_workers or _num_machines(), concurrency)
-        for table in _answered(pending, address, give_up_after_s, concurrency, num_workers):
-            for told in _unpacked(table):
-                if (stopped := told.pop("stopped")) is not None:
+        for table in _map_lines(pending, address, give_up_after_s, concurrency, num_workers):
+            for fields in _unpacked(table):
+                if (stopped := fields.pop("stopped")) is not None:
                     raise Stopped(stopped)
-                yield Answer(**told)
+                yield Answer(**fields)
     finally:
         ray.shutdown()
 
 
 def _connect(address: str) -> None:
-    _check_there(address)
-    # The workers get this package, of the version that runs here.
+    _check_reachable(address)
+    # The workers get the version of this package that runs here.
     packages = {"py_modules": [str(Path(service.__file__).parent)]}
-    where = {"include_dashboard": False} if address == LOCAL else {"address": address}
+    cluster = {"include_dashboard": False} if address == LOCAL else {"address": address}
     try:
-        ray.init(runtime_env=packages, log_to_driver=False, logging_level=logging.ERROR, **where)
+        ray.init(runtime_env=packages, log_to_driver=False, logging_level=logging.ERROR, **cluster)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise Stopped(f"no Ray cluster at {address}: {error}") from None
-    # Ray 2.64 is to have another way to say SPREAD, and 2.60, which is pinned, has none yet.
+    # Ray 2.64 is to have another option for SPREAD; the pinned 2.60 has none yet.
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    # Each row, a task's lines or some of its answers, travels by itself; Ray would put 128 MiB of them together first.
+    # Each row, the lines of a task or some of its records, is transferred on its own; Ray would first collect 128 MiB.
     context.target_max_block_size = 1
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def _check_there(address: str) -> None:
-    """Look whether anybody listens, as Ray would look for minutes."""
+def _check_reachable(address: str) -> None:
+    """Check that the address accepts connections; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit()):
         return
@@ -95,7 +95,7 @@ def _num_machines() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
-def _answered(
+def _map_lines(
     pending: Pending, address: Address, give_up_after_s: float, concurrency: int, num_workers: int
 ) -> Iterator[pa.Table]:
     threads = -(-concurrency // num_workers)
@@ -123,7 +123,7 @@ def _answered(
 
 
 class _Source(Datasource):  # type: ignore[misc]  # Ray's types are not followed
-    """IN, read lazily by one task."""
+    """A data source: IN, read lazily by one task."""
 
     def __init__(self, pending: Any, lines_of_task: int) -> None:
         self._pending, self._lines_of_task = pending, lines_of_task
@@ -134,43 +134,43 @@ class _Source(Datasource):  # type: ignore[misc]  # Ray's types are not followed
         return [ReadTask(partial(_tables, self._pending, self._lines_of_task), metadata)]
 
     def estimate_inmemory_data_size(self) -> None:
-        """Say that it is not known."""
+        """Return None: the size is unknown."""
 
 
 def _tables(pending: Any, lines_of_task: int) -> Iterator[pa.Table]:
     lines = map(asdict, ray.get(pending))
-    while some := list(islice(lines, lines_of_task)):
-        yield _packed(some, _LINE)
+    while block := list(islice(lines, lines_of_task)):
+        yield _packed(block, _LINE)
 
 
 class _Worker:
-    """A process that sends requests."""
+    """A Ray actor that sends requests."""
 
     def __init__(self, address: Address, give_up_after_s: float, num_threads: int) -> None:
         self._gateway = Gateway(address, Patience(give_up_after_s))
         self._threads = ThreadPoolExecutor(num_threads)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        """Answer some lines; called by several threads at once."""
-        told, told_at = [], time.monotonic()
+        """Answer a block of lines; called by several threads at once."""
+        records, yielded_at = [], time.monotonic()
         for future in as_completed([self._threads.submit(self._answer, Line(**line)) for line in _unpacked(table)]):
-            told.append(future.result())
-            if time.monotonic() - told_at >= TOLD_EVERY_S:
-                yield _packed(told, _ANSWER)
-                told, told_at = [], time.monotonic()
-        if told:
-            yield _packed(told, _ANSWER)
+            records.append(future.result())
+            if time.monotonic() - yielded_at >= YIELD_EVERY_S:
+                yield _packed(records, _ANSWER)
+                records, yielded_at = [], time.monotonic()
+        if records:
+            yield _packed(records, _ANSWER)
 
     def _answer(self, line: Line) -> dict[str, Any]:
         try:
             return {**asdict(answer(line, self._gateway)), "stopped": None}
         except BatchError as error:
-            # As an exception it would arrive wrapped, with a page of trace.
+            # An exception would arrive wrapped, with a long traceback.
             return {**asdict(Answer(b"")), "stopped": str(error)}
 
 
 def _packed(rows: list[dict[str, Any]], kind: pa.StructType) -> pa.Table:
-    """Put rows into one, which Ray does not part."""
+    """Pack rows into a single row, which Ray does not split."""
     return pa.table({"rows": pa.array([rows], pa.list_(kind))})
 
 

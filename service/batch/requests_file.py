@@ -1,4 +1,4 @@
-"""IN: its lines, and what each of them asks for. Knows OpenAI's format; sends nothing."""
+"""IN: read its lines and parse their requests. Knows OpenAI's format. Does not send anything."""
 
 import os
 import stat
@@ -12,7 +12,7 @@ import orjson
 from service.batch.errors import UsageError, WrongLine
 
 URLS = ("/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize")
-# Four times the body that a gateway takes unless OSTINATO_MAX_BODY_BYTES says otherwise.
+# Four times the gateway's default OSTINATO_MAX_BODY_BYTES.
 MAX_LINE_BYTES = 16 * 2**20
 MAX_SHOWN = 80  # characters of a value in a message
 DUPLICATE = "duplicate_custom_id"
@@ -24,8 +24,8 @@ class Line:
     """A line of IN.
 
     Attributes:
-        number: From 1, empty lines included.
-        content: Without white space around it; of a line that is too long one byte more than MAX_LINE_BYTES.
+        number: From 1, counting empty lines.
+        content: Without surrounding white space; of a line that is too long, the first MAX_LINE_BYTES + 1 bytes.
         same_as: Number of the first line with the same custom_id, or 0 if this is the first.
     """
 
@@ -36,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is sent: `body` is JSON, in UTF-8."""
+    """A request to be sent; `body` is JSON in UTF-8."""
 
     custom_id: str
     url: str
@@ -44,28 +44,28 @@ class Request:
 
 
 def check_readable(path: Path) -> os.stat_result:
-    """Return what the system knows of IN.
+    """Check that IN can be read twice, and return its `stat` result.
 
     Raises:
-        UsageError: it cannot be read, or not twice.
+        UsageError: it cannot be read, or is not a regular file.
     """
     try:
         with path.open("rb"):
-            found = path.stat()
+            status = path.stat()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise UsageError(
             f"IN must be a file, as it is read twice and again when a run goes on; got {path}: save it first"
         )
-    return found
+    return status
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Yield every line, the empty ones too, and hold one at a time.
+    """Yield every line, including empty ones, with one in memory at a time.
 
     Raises:
-        UsageError: the file cannot be read any further.
+        UsageError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -87,56 +87,56 @@ def _skip_rest(file: Any, content: bytes) -> None:
 
 
 def custom_id_of(content: bytes) -> str | None:
-    """Return a line's custom_id, or None if it has none that is sound."""
+    """Return a line's custom_id, or None if it has no valid one."""
     try:
-        return _named(content)[0]
+        return _parse_fields(content)[0]
     except WrongLine:
         return None
 
 
 def parse(line: Line) -> Request:
-    """Check a line.
+    """Validate a line and return its request.
 
     Raises:
-        WrongLine: it cannot be sent; the message names the field, what it must be and what was given.
+        WrongLine: the line is invalid; the message names the field, the requirement and the value.
     """
-    custom_id, fields = _named(line.content)
+    custom_id, fields = _parse_fields(line.content)
     if line.same_as:
-        message = f"custom_id must be of one line alone, got {_shown(custom_id)} as in line {line.same_as}"
+        message = f"custom_id must be of one line alone, got {_excerpt(custom_id)} as in line {line.same_as}"
         raise WrongLine(DUPLICATE, message, custom_id)
-    for field, given, is_sound, must in (
+    for field, value, is_valid, requirement in (
         ("method", fields.get("method"), fields.get("method") == "POST", "POST"),
         ("url", fields.get("url"), fields.get("url") in URLS, f"one of {', '.join(URLS)}"),
         ("body", fields.get("body"), isinstance(fields.get("body"), dict), "an object"),
     ):
-        if not is_sound:
-            got = _shown(given) if field in fields else "none"
-            raise WrongLine(f"invalid_{field}", f"{field} must be {must}, got {got}", custom_id)
+        if not is_valid:
+            got = _excerpt(value) if field in fields else "none"
+            raise WrongLine(f"invalid_{field}", f"{field} must be {requirement}, got {got}", custom_id)
     body = fields["body"]
-    # Whatever is not false asks for a stream, or is refused by the gateway with its own words.
+    # Other values than true are left to the gateway to refuse.
     if body.get("stream") is True:
         raise WrongLine("invalid_body", "body.stream must be false or absent in a batch, got true", custom_id)
     return Request(custom_id, fields["url"], orjson.dumps(body))
 
 
-def _named(content: bytes) -> tuple[str, dict[str, Any]]:
-    """Return a line's custom_id and its fields."""
+def _parse_fields(content: bytes) -> tuple[str, dict[str, Any]]:
+    """Parse a line and return its custom_id and fields."""
     if len(content) > MAX_LINE_BYTES:
         raise WrongLine("line_too_long", f"the line must be at most {MAX_LINE_BYTES} bytes, got more")
     try:
         fields = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise WrongLine("invalid_json", f"the line must be JSON in UTF-8, got {_shown(content)}: {error}") from None
+        raise WrongLine("invalid_json", f"the line must be JSON in UTF-8, got {_excerpt(content)}: {error}") from None
     if not isinstance(fields, dict):
-        raise WrongLine("invalid_line", f"the line must be an object, got {_shown(fields)}")
+        raise WrongLine("invalid_line", f"the line must be an object, got {_excerpt(fields)}")
     custom_id = fields.get("custom_id")
     if not isinstance(custom_id, str):
-        got = _shown(custom_id) if "custom_id" in fields else "none"
+        got = _excerpt(custom_id) if "custom_id" in fields else "none"
         raise WrongLine("invalid_custom_id", f"custom_id must be a string, got {got}")
     return custom_id, fields
 
 
-def _shown(value: object) -> str:
-    """Write a value as JSON has it, and no more than its beginning."""
+def _excerpt(value: object) -> str:
+    """Return the beginning of a value in JSON."""
     text = value.decode(errors="replace") if isinstance(value, bytes) else orjson.dumps(value).decode()
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

@@ -1,7 +1,8 @@
-"""Whether a request is sent again, when, and for how long at all. It sends nothing.
+"""The retry policy: whether a request is retried, when, and when the run gives up. Does not send anything.
 
-`urllib3.Retry` does not fit: it counts attempts of one request, and here all of them wait together for a gateway that
-is away, as long as none is answered; the end of the run cannot wake it; and it does not know `x-should-retry`.
+`urllib3.Retry` does not fit: it counts attempts of one request, whereas here all requests wait together for an
+unavailable gateway as long as none gets a response; the end of the run cannot wake it; and it does not support
+`x-should-retry`.
 """
 
 import math
@@ -17,14 +18,14 @@ from typing import Any
 from service.batch.errors import Stopped
 from service.batch.output_record import FIRST_REFUSAL, code_of
 
-MAX_ATTEMPTS = 4  # of a request that is at fault itself, as far as one can tell
+MAX_ATTEMPTS = 4  # of a request whose failure appears to be its own
 FIRST_WAIT_S = 0.5  # doubled at every attempt
 MAX_WAIT_S = 8.0
-JITTER = 0.25  # so that requests refused together don't come back together
+JITTER = 0.25  # so that requests refused together are not retried together
 
 
 class Verdict(Enum):
-    """What an answer means for its line."""
+    """The decision on the response to a line."""
 
     FINAL = "it is the line's answer"
     AGAIN = "the request, or its moment, was bad: a few attempts more"
@@ -33,22 +34,22 @@ class Verdict(Enum):
 
 
 def judge(status: int, headers: Mapping[str, str], body: Any) -> Verdict:
-    """Judge an answer by HTTP.
+    """Return whether a response is final, retried or ends the run.
 
     Args:
-        status: HTTP's.
-        headers: Looked up regardless of case.
-        body: What its JSON says; None if it is none.
+        status: HTTP status.
+        headers: Case-insensitive.
+        body: The parsed JSON; None if it is not JSON.
     """
     if status in {429, 502, 503}:
-        # Whatever x-should-retry says: a text begins anew here, and comes out the same.
+        # Regardless of x-should-retry: here a retry starts the sequence again, with the same output.
         return Verdict.WAIT
-    # A state token of somebody else is one line's own fault; it comes with the field's name.
+    # A resume token of another tenant is an error of one line only; its 403 names the field.
     if status == 401 or (status == 403 and not _names_field(body)):
         return Verdict.STOP
-    said = headers.get("x-should-retry", "").strip().lower()
-    if said in {"true", "false"}:
-        return Verdict.AGAIN if said == "true" else Verdict.FINAL
+    should_retry = headers.get("x-should-retry", "").strip().lower()
+    if should_retry in {"true", "false"}:
+        return Verdict.AGAIN if should_retry == "true" else Verdict.FINAL
     if status in {408, 499} or status >= 500:
         return Verdict.AGAIN
     if body is None and status < 400:
@@ -57,23 +58,23 @@ def judge(status: int, headers: Mapping[str, str], body: Any) -> Verdict:
 
 
 def describe(status: int, body: Any) -> str:
-    """Say in a few words what came."""
+    """Return a short description of a response: status, code and message."""
     if status < FIRST_REFUSAL:
         return f"{status} without JSON"
     error = body.get("error") if isinstance(body, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
     code = code_of(status, body)
-    words = f"{status}" if code == f"http_{status}" else f"{status} {code}"
-    return f"{words}: {message}" if isinstance(message, str) else words
+    summary = f"{status}" if code == f"http_{status}" else f"{status} {code}"
+    return f"{summary}: {message}" if isinstance(message, str) else summary
 
 
 def asked_wait_s(headers: Mapping[str, str]) -> float | None:
-    """Read the seconds to wait: `retry-after-ms`, or `Retry-After` (seconds or a date); None if neither is sound."""
-    milliseconds = _number(headers.get("retry-after-ms", ""))
+    """Return the seconds of `retry-after-ms`, else of `Retry-After` (seconds or a date), else None."""
+    milliseconds = _parse_number(headers.get("retry-after-ms", ""))
     if milliseconds is not None:
         return milliseconds / 1000
     retry_after = headers.get("retry-after", "")
-    seconds = _number(retry_after)
+    seconds = _parse_number(retry_after)
     return seconds if seconds is not None else _seconds_until(retry_after)
 
 
@@ -81,22 +82,22 @@ def wait_s(attempt: int, asked_s: float | None, chance: float) -> float:
     """Compute the seconds before the next attempt.
 
     Args:
-        attempt: Attempts before the one that has just failed.
-        asked_s: What the server asks for.
-        chance: In [0, 1), for the jitter: a quarter more than asked at most, or a quarter less than our own.
+        attempt: Number of attempts before the one that has just failed.
+        asked_s: Seconds that the server asks for, or None.
+        chance: Random number in [0, 1) for the jitter: up to a quarter more than asked, or a quarter less than our own.
     """
     if asked_s is not None:
         return asked_s * (1 + JITTER * chance)
-    # Bounded before it is a power: a night of attempts has thousands.
+    # The exponent is limited: a night of retries has thousands of attempts.
     return float(min(FIRST_WAIT_S * 2 ** min(attempt, 10), MAX_WAIT_S) * (1 - JITTER * chance))
 
 
 class Patience:
-    """How long the whole run waits without any answer; shared by all threads.
+    """The time-out of the whole run without any response; shared by all threads.
 
     Attributes:
-        trouble: What is waited for, or None.
-        num_answers: Answers so far.
+        trouble: Description of the last failure while the run waits, or None.
+        num_answers: Responses so far.
     """
 
     def __init__(self, give_up_after_s: float) -> None:
@@ -107,19 +108,19 @@ class Patience:
         self.num_answers = 0
 
     def answered(self) -> None:
-        """Note that a line has got its answer."""
+        """Record that a line got its response."""
         self._failing_since = self.trouble = None
         self.num_answers += 1
 
     def end(self) -> None:
-        """Wake whoever waits: the run is over."""
+        """End the run and wake all waiting threads."""
         self._ended.set()
 
     def wait(self, seconds: float, trouble: str) -> None:
-        """Wait before another attempt.
+        """Wait before the next attempt.
 
         Raises:
-            Stopped: nothing was answered for too long, or the run is over.
+            Stopped: no response for too long, or the run is over.
         """
         now = time.monotonic()
         since = self._failing_since = self._failing_since or now
@@ -132,7 +133,7 @@ class Patience:
 
 
 def next_wait_s(attempt: int, asked_s: float | None) -> float:
-    """Compute the seconds before the next attempt, with a jitter of chance."""
+    """Compute the seconds before the next attempt, with random jitter."""
     return wait_s(attempt, asked_s, random.random())
 
 
@@ -141,7 +142,7 @@ def _names_field(body: Any) -> bool:
     return isinstance(error, dict) and error.get("param") is not None
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     try:
         number = float(text)
     except ValueError:
@@ -154,6 +155,6 @@ def _seconds_until(http_date: str) -> float | None:
         moment = parsedate_to_datetime(http_date)
     except ValueError:
         return None
-    if moment.tzinfo is None:  # "-0000", which is GMT without saying so
+    if moment.tzinfo is None:  # "-0000": UTC without a stated time zone
         moment = moment.replace(tzinfo=UTC)
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())

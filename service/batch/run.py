@@ -1,4 +1,4 @@
-"""A whole run: what is left of IN, who answers it, and OUT."""
+"""A run: plan the remaining lines of IN, send them, and write OUT."""
 
 import os
 import sys
@@ -20,22 +20,22 @@ from service.batch.requests_file import check_readable
 from service.batch.retries import Patience
 from service.batch.worker import answer
 
-# More made nothing faster (docs/batch.md).
+# Higher concurrency was not faster (docs/batch.md).
 MAX_CONCURRENCY = 64
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for.
+    """The options of a run.
 
     Attributes:
         source: IN.
         target: OUT.
-        address: The gateway's.
-        concurrency: Requests at once; None: as many as the gateway has room for, up to MAX_CONCURRENCY.
-        give_up_after_s: Seconds without any answer.
-        retry_errors: Whether lines of OUT that are errors are answered again.
-        ray: Where the workers are; None: there are none.
+        address: Address of the gateway.
+        concurrency: Concurrent requests; None: as many as the gateway would admit, up to MAX_CONCURRENCY.
+        give_up_after_s: Seconds without any response after which the run ends.
+        retry_errors: Whether to retry the lines of OUT that are errors.
+        ray: The Ray cluster that sends the requests; None: threads of this process send them.
     """
 
     source: Path
@@ -48,10 +48,10 @@ class Options:
 
 
 def run(options: Options) -> bool:
-    """Answer every line that has no answer. Returns whether all lines of OUT are successes.
+    """Send every line without an output record. Return whether all lines of OUT are successes.
 
     Raises:
-        BatchError: it ends before the last line. What is done is kept.
+        BatchError: the run ends before the last line. Written lines are kept.
     """
     source = check_readable(options.source)
     if options.target.exists() and os.path.samestat(source, options.target.stat()):
@@ -62,8 +62,8 @@ def run(options: Options) -> bool:
         done, errors = _recovered(journal, retry_errors=options.retry_errors)
         pending = survey(options.source, done)
         if pending.num_unknown:
-            unknown = f"{pending.num_unknown:,} lines of OUT have a custom_id that IN has not; they are kept"
-            print(unknown, file=sys.stderr)
+            warning = f"{pending.num_unknown:,} lines of OUT have a custom_id that IN has not; they are kept"
+            print(warning, file=sys.stderr)
         _answer_all(pending, journal, errors, options)
     return not errors
 
@@ -71,14 +71,14 @@ def run(options: Options) -> bool:
 def _recovered(journal: Journal, *, retry_errors: bool) -> tuple[Done, Counter[str]]:
     done, errors = Done(), Counter[str]()
 
-    def take(written: OutputRecord) -> None:
-        if written.code is not None:
+    def add(record: OutputRecord) -> None:
+        if record.code is not None:
             if retry_errors:
                 return
-            errors[written.code] += 1
-        done.add(written)
+            errors[record.code] += 1
+        done.add(record)
 
-    journal.recover(take)
+    journal.recover(add)
     if retry_errors:
         journal.drop_errors()
     return done, errors
@@ -89,19 +89,19 @@ def _answer_all(pending: Pending, journal: Journal, errors: Counter[str], option
     gateway = Gateway(options.address, patience)
     display = Display(pending.num_lines, pending.num_lines - pending.num_to_do, errors)
     try:
-        for made in _answers(pending, gateway, patience, options):
-            if made is None:
+        for result in _answers(pending, gateway, patience, options):
+            if result is None:
                 journal.sync_if_due()
             else:
-                journal.append(made.content)
-                display.add(made)
+                journal.append(result.content)
+                display.add(result)
             display.show(patience.trouble)
     finally:
         display.close()
 
 
 def _answers(pending: Pending, gateway: Gateway, patience: Patience, options: Options) -> Iterator[Answer | None]:
-    """Yield answers as they come, and None now and then while there are none."""
+    """Yield output records as they complete, and None at intervals while there are none."""
     if not pending.num_to_do:
         return
     num_free = gateway.num_free()

@@ -1,4 +1,4 @@
-"""The engine of one machine: a thread for each request that is under way."""
+"""Execution on one machine: one thread per concurrent request."""
 
 import queue
 import threading
@@ -13,19 +13,19 @@ TICK_S = 1.0
 def answers(
     lines: Iterable[Line], answer: Callable[[Line], Answer], concurrency: int, end: Callable[[], None]
 ) -> Iterator[Answer | None]:
-    """Yield answers in the order in which they come, and None after a second without one.
+    """Yield output records in the order of completion, and None after a second without one.
 
-    No more lines are read than are under way or wait to be taken.
+    Lines are read only as fast as threads and queue have room for them.
 
     Args:
         lines: Read by all threads in turn.
-        answer: Called by `concurrency` threads; waits.
-        concurrency: Threads.
-        end: Has those that wait stop waiting. Threads that are in the middle of a request are left to the end of the
-            process, as nobody will take their answer.
+        answer: Called by `concurrency` threads; blocks.
+        concurrency: Number of threads.
+        end: Wakes waiting threads at the end. Threads in the middle of a request are left until the process exits, as
+            their response is not needed.
 
     Raises:
-        BaseException: whatever `lines` or `answer` raised, the first of it.
+        BaseException: the first exception that `lines` or `answer` raised.
     """
     done: queue.Queue[Answer | BaseException | None] = queue.Queue(2 * concurrency)
     source, lock, over = iter(lines), threading.Lock(), threading.Event()
@@ -39,19 +39,19 @@ def answers(
                     break
                 done.put(answer(line))
             done.put(None)
-        except BaseException as error:  # a thread's top: the one that yields raises it
+        except BaseException as error:  # top of a thread: the generator raises it
             done.put(error)
 
     for _ in range(concurrency):
         threading.Thread(target=work, daemon=True).start()
     try:
-        yield from _taken(done, concurrency)
+        yield from _drain(done, concurrency)
     finally:
         over.set()
         end()
 
 
-def _taken(done: "queue.Queue[Answer | BaseException | None]", num_threads: int) -> Iterator[Answer | None]:
+def _drain(done: "queue.Queue[Answer | BaseException | None]", num_threads: int) -> Iterator[Answer | None]:
     while num_threads:
         try:
             item = done.get(timeout=TICK_S)

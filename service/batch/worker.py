@@ -1,4 +1,4 @@
-"""From a line of IN to a line of OUT: what every engine runs, here or on another machine."""
+"""From a line of IN to a line of OUT: the function that threads and Ray workers run."""
 
 from service.batch.errors import WrongLine
 from service.batch.gateway import Failure, Gateway
@@ -7,10 +7,10 @@ from service.batch.requests_file import Line, parse
 
 
 def answer(line: Line, gateway: Gateway) -> Answer:
-    """Answer a line.
+    """Send the request of a line and return its line of OUT.
 
     Raises:
-        Stopped: no line would be answered.
+        Stopped: no line would get a response.
     """
     try:
         request = parse(line)

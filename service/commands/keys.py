@@ -1,4 +1,4 @@
-"""`python -m service keys`: make, list and revoke API keys. Knows the command line, `service.access.keys` the file."""
+"""`python -m service keys`: create, list and revoke API keys. `service.access.keys` knows the file."""
 
 import argparse
 import json
@@ -24,12 +24,12 @@ SETTING = "OSTINATO_KEYS_FILE"
 _UNITS = {"d": "days", "h": "hours"}
 
 
-class _NotShown(Exception):
-    """What was asked for could not be written to standard output."""
+class _OutputError(Exception):
+    """The output could not be written to standard output."""
 
 
 def add_parser(commands: Any) -> None:
-    """Add `keys` to the commands of a parser: what its `add_subparsers` returned."""
+    """Add `keys` to the subcommands of a parser, as its `add_subparsers` returned them."""
     keys = commands.add_parser("keys", help="make, list and revoke API keys", description="API keys: who may call.")
     actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
     add = actions.add_parser("add", help="make a key and print it: KEY=$(python -m service keys add --tenant NAME)")
@@ -55,11 +55,11 @@ def run(options: argparse.Namespace, keys_file: Path | None) -> int:
     """Run the command.
 
     Args:
-        options: As parsed; `file` goes before the setting.
-        keys_file: What the setting says.
+        options: The parsed options; `file` overrides the setting.
+        keys_file: The setting.
 
     Returns:
-        0; 1 if the file cannot be read or changed or a key is not there; 2 if no file is named.
+        0; 1 if the file cannot be read or changed, or a key does not exist; 2 if no file is named.
     """
     path = options.file or keys_file
     if path is None:
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace, keys_file: Path | None) -> int:
             revoke_keys(path, options.ids)
         else:
             _list(read_keys(path), as_json=options.json)
-    except (KeyFileError, _NotShown) as error:
+    except (KeyFileError, _OutputError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -82,11 +82,11 @@ def _add(path: Path, options: argparse.Namespace) -> None:
     limits = KeyLimits(**{name: getattr(options, name) for name in KeyLimits.model_fields})
     key, presented = add_key(path, options.tenant, options.expires, limits)
     try:
-        _show(presented)
-    except _NotShown as error:
+        _print(presented)
+    except _OutputError as error:
         revoke_keys(path, [key.id])
-        raise _NotShown(f"{error}; the key is revoked") from error
-    expires = "never expires" if key.expires is None else f"expires {_moment(key.expires)}"
+        raise _OutputError(f"{error}; the key is revoked") from error
+    expires = "never expires" if key.expires is None else f"expires {_format_time(key.expires)}"
     print(f"shown once; {path} holds only its hash: id {key.id}, tenant {key.tenant}, {expires}", file=sys.stderr)
 
 
@@ -98,28 +98,28 @@ def _list(keys: Sequence[Key], *, as_json: bool) -> None:
             | {"limits": key.limits.model_dump()}
             for key in keys
         ]
-        return _show(json.dumps(rows, indent=2))
+        return _print(json.dumps(rows, indent=2))
     headings = ["id", "tenant", "created", "expires", "state", *KeyLimits.model_fields]
-    return _show(_table([headings, *_rows(keys, now)]))
+    return _print(_table([headings, *_rows(keys, now)]))
 
 
-def _show(text: str) -> None:
+def _print(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
-        raise _NotShown(f"standard output: {error.strerror}") from error
+        raise _OutputError(f"standard output: {error.strerror}") from error
 
 
 def _rows(keys: Sequence[Key], now: datetime) -> list[list[str]]:
     return [
-        [key.id, key.tenant, _moment(key.created), _moment(key.expires), _state(key, now)]
+        [key.id, key.tenant, _format_time(key.created), _format_time(key.expires), _state(key, now)]
         + ["-" if limit is None else str(limit) for limit in key.limits.model_dump().values()]
         for key in keys
     ]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Align words at their left and numbers, the limits, at their right."""
+    """Align words left and numbers, the limits, right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     num_words = len(widths) - len(KeyLimits.model_fields)
     return "\n".join(
@@ -135,7 +135,7 @@ def _state(key: Key, now: datetime) -> str:
     return "expired" if key.expired(now) else "active"
 
 
-def _moment(moment: datetime | None) -> str:
+def _format_time(moment: datetime | None) -> str:
     return "never" if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
@@ -153,7 +153,7 @@ def _count(text: str) -> int:
 
 def _key_id(text: str) -> str:
     if not re.fullmatch(ID_PATTERN, text):
-        # Without what was given: that may be a whole key.
+        # Without the value, which may be a whole key.
         raise argparse.ArgumentTypeError("an id is the 8 characters between the dashes of ost-<id>-<secret>")
     return text
 
@@ -161,25 +161,25 @@ def _key_id(text: str) -> str:
 def _expiry(text: str) -> datetime:
     now = datetime.now(UTC)
     try:
-        expires = _time(text, now)
+        expires = _parse_time(text, now)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
             f"must be like 30d, 12h, 2027-01-31 or 2027-01-31T12:00:00Z, got {text!r}"
         ) from None
     if expires <= now:
-        raise argparse.ArgumentTypeError(f"{_moment(expires)} is past")
+        raise argparse.ArgumentTypeError(f"{_format_time(expires)} is past")
     return expires
 
 
-def _time(text: str, now: datetime) -> datetime:
-    """Read a time, to the second.
+def _parse_time(text: str, now: datetime) -> datetime:
+    """Parse a time, rounded down to the second.
 
     Raises:
-        ValueError: it is none, or has no zone.
-        OverflowError: it is too far away.
+        ValueError: it is not a time, or has no time zone.
+        OverflowError: it is out of range.
     """
-    if span := re.fullmatch("([0-9]+)([dh])", text):
-        return (now + timedelta(**{_UNITS[span[2]]: int(span[1])})).replace(microsecond=0)
+    if duration := re.fullmatch("([0-9]+)([dh])", text):
+        return (now + timedelta(**{_UNITS[duration[2]]: int(duration[1])})).replace(microsecond=0)
     if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
         return datetime.fromisoformat(text).replace(tzinfo=UTC)
     moment = datetime.fromisoformat(text)

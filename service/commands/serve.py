@@ -1,6 +1,6 @@
 """`python -m service serve`: the gateway under gunicorn.
 
-One worker process, so that one scheduler sees all rows, and a thread for every request that may be accepted.
+One worker process, so that one scheduler sees all sequences, and a thread for every request that may be accepted.
 """
 
 import logging
@@ -27,11 +27,12 @@ log = logging.getLogger(__name__)
 
 MAX_PORT = 65535
 
-# Threads for requests that are refused at once, for /healthz and the like.
+# Threads for requests that are refused at once, for /healthz and similar endpoints.
 SPARE_THREADS = 32
-# Connections that the kernel holds until they are accepted; clients that find it full hang.
+# Connections that the kernel queues until they are accepted; clients hang while it is full.
 BACKLOG = 2048
-# For the last words of texts that outlast the drain, and for the worker to end (StreamingWorker.exit_margin_s).
+# For the final error events of requests that outlast the drain, and for the worker to exit
+# (StreamingWorker.exit_margin_s).
 AFTER_DRAIN_S = 4
 
 
@@ -55,25 +56,25 @@ def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, A
     """Return gunicorn's settings, each with its reason."""
     threads = settings.max_running + settings.max_queued + SPARE_THREADS
     return {
-        # Bound here, or gunicorn would try a port that is in use for five seconds before it says so. It takes the
-        # descriptor over.
+        # Bound by the caller: gunicorn would retry a port in use for five seconds before it reports it. gunicorn takes
+        # over the descriptor.
         "bind": f"fd://{listener.detach()}",
         "workers": 1,
         "worker_class": _worker_class(settings),
-        # Each accepted text holds a thread while it runs or waits; threads are made when they are needed.
+        # At most one thread per accepted sequence, while it waits or runs; threads are started on demand.
         "threads": threads,
-        # Connections beyond the threads: kept alive, or about to be answered 429.
+        # Connections beyond the threads: kept alive, or about to get 429.
         "worker_connections": 2 * threads,
         "keepalive": 15,
-        # When the arbiter kills: texts have `drain_s`, and then the worker needs a moment for the rest.
+        # When the arbiter kills: requests have `drain_s`, and then the worker needs a moment to exit.
         "graceful_timeout": math.ceil(settings.drain_s + AFTER_DRAIN_S),
-        # The worker's heartbeat comes from its accept thread, which no request can hold up.
+        # The worker's heartbeat comes from its accept thread, which no request can block.
         "timeout": 30,
         "accesslog": None,
         "logger_class": "service.observability.logs.GunicornLogger",
         "loglevel": "warning",
         "worker_exit": _close,
-        # gunicorn lets clients on this machine set SCRIPT_NAME by a header, which moves every address.
+        # gunicorn lets clients on this machine set SCRIPT_NAME by a header, which changes every path.
         "forwarder_headers": "",
         "proc_name": "ostinato-gateway",
         # gunicorn 27 opens a control socket in the working directory unless told not to.
@@ -82,30 +83,30 @@ def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, A
 
 
 def _worker_class(settings: Settings) -> type[StreamingWorker]:
-    """Return the worker with the limits that are set; behind proxies all connections are the proxy's."""
+    """Return the worker class with the configured limits; behind proxies there is no limit per client address."""
     max_connections = None if settings.num_proxies else settings.max_client_connections
     limits = replace(StreamingWorker.limits, max_client_connections=max_connections)
     return type("GatewayWorker", (StreamingWorker,), {"limits": limits})
 
 
-def _close(server: object, worker: Any) -> None:  # noqa: ARG001 - gunicorn tells hooks by their arguments
-    """End the application of a worker that is about to exit; one that never booted has none."""
+def _close(server: object, worker: Any) -> None:  # noqa: ARG001 - gunicorn checks the number of a hook's arguments
+    """Close the application of a worker that is about to exit; one that never booted has none."""
     getattr(worker.wsgi, "close", lambda: None)()
 
 
 def metrics_port(settings: Settings, port: int) -> int:
-    """Return the port of /metrics: the one after the gateway's, unless it is set; any free one if that was any."""
+    """Return the port of /metrics: as configured, else the gateway's port + 1, or any free one if that port was 0."""
     if settings.metrics_port is not None:
         return settings.metrics_port
     return 0 if settings.port == 0 or port == MAX_PORT else port + 1
 
 
 def serve(settings: Settings) -> int:
-    """Run until a signal ends it. Returns the exit code."""
+    """Serve until a signal stops it. Return the exit code."""
     give_memory_back()
     configure_logging(format=settings.log_format, level=settings.log_level)
     try:
-        # Whatever would stop the worker is tried here, where it ends the start with one line.
+        # Errors that would stop the worker are detected here, where they end the start with one line.
         check_authenticator(settings)
         if settings.state_key_file is not None:
             StateKeys.read(settings.state_key_file)

@@ -1,6 +1,6 @@
-"""`python -m service up`: the embedded model server and the gateway together, as one foreground program.
+"""`python -m service up`: the embedded model server and the gateway as one foreground program.
 
-Starts both as processes of their own, waits until a model answers, and ends both when one ends or a signal comes.
+Starts both as child processes, waits until a model is ready, and stops both when one ends or a signal arrives.
 """
 
 import contextlib
@@ -27,38 +27,38 @@ from service.process.lifeline import IS_LINUX, Lifeline, terminate_with_parent
 from service.process.listening import listen
 from service.settings import Settings
 
-# From the moment at which every version is loaded.
+# Measured from when every version is loaded.
 GATEWAY_TIMEOUT_S = 120.0
 POLL_S = 0.05
-# After the gateway's drain, before a part that does not end is killed.
+# After the gateway's drain, before a process that does not end is killed.
 EXIT_TIMEOUT_S = 10.0
-# In the working directory, where models and runs are as well.
+# In the working directory, like models and runs.
 STATE_KEY_FILE = Path(".ostinato-state-key")
-# Stands for a model whose name is not known here.
+# Placeholder for a model whose name is unknown.
 UNKNOWN_MODEL = "MODEL"
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 @dataclass
 class Part:
-    """One of the processes."""
+    """One of the two processes."""
 
     name: str
     process: subprocess.Popen[bytes]
 
     def kill(self) -> None:
-        """Kill it with its children: gunicorn's worker would go on draining without its master."""
+        """Kill it with its children: gunicorn's worker would keep draining without its master."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 class PartDied(Exception):
-    """A part ended on its own.
+    """A process ended on its own.
 
     Attributes:
-        exit_code: Its own, or 128 + the signal that ended it.
+        exit_code: Its exit code, or 128 + the signal that ended it.
     """
 
     def __init__(self, part: Part) -> None:
@@ -69,14 +69,14 @@ class PartDied(Exception):
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM came."""
+    """SIGINT or SIGTERM was received."""
 
 
 class Service:
-    """Both parts, from start to end.
+    """The lifecycle of both processes.
 
-    Whatever is killed, the gateway drains, and the model server lives until the gateway's last process has ended: it is
-    signalled by a pipe that those hold, and the gateway by the end of this process.
+    Whichever process is killed, the gateway drains, and the model server runs until the gateway's last process has
+    ended: a pipe held by those signals the model server, and the end of this process signals the gateway.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -87,41 +87,41 @@ class Service:
         self._num_signals = 0
 
     def run(self) -> int:
-        """Run until a part dies or a signal comes. Returns the exit code; 0 after a signal."""
+        """Run until a process ends or a signal arrives. Return the exit code; 0 after a signal."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._hear)
+            signal.signal(number, self._count_signal)
         try:
             self._start()
             while True:
-                self._look()
+                self._check()
                 time.sleep(POLL_S)
         except Interrupted:
-            _say("stopping: accepted requests are finished first (again: at once)")
+            _print("stopping: accepted requests are finished first (again: at once)")
             return 0
         except PartDied as died:
-            _say(f"error: {died}")
-            # A part that ends without being asked is a failure, whatever it thinks.
+            _print(f"error: {died}")
+            # A process that ends unasked is a failure, whatever its exit code.
             return died.exit_code or 1
         except (TimeoutError, OSError) as error:
-            _say(f"error: {error}")
+            _print(f"error: {error}")
             return 1
         finally:
             self._stop()
 
-    def _hear(self, _number: int, _frame: FrameType | None) -> None:
-        # Noted here and obeyed in `_look`: an exception could come anywhere, in the middle of stopping too.
+    def _count_signal(self, _number: int, _frame: FrameType | None) -> None:
+        # Only counted here and handled in `_check`: an exception could be raised anywhere, also while stopping.
         self._num_signals += 1
 
-    def _look(self) -> None:
-        """See whether everything is as it should be.
+    def _check(self) -> None:
+        """Check for signals and ended processes.
 
         Raises:
-            Interrupted: a signal came.
-            PartDied: a part ended.
+            Interrupted: a signal was received.
+            PartDied: a process ended.
         """
         if self._num_signals:
             raise Interrupted
-        # The gateway first: when that has ended, the model server may have followed.
+        # The gateway first: if it has ended, the model server may have ended because of it.
         for part in (self._gateway, self._model_server):
             if part is not None and part.process.poll() is not None:
                 raise PartDied(part)
@@ -129,7 +129,7 @@ class Service:
     def _start(self) -> None:
         settings = self._settings
         if "backends" in settings.model_fields_set:
-            _say("OSTINATO_BACKENDS is not read here: a model server is started; python -m service serve reads it")
+            _print("OSTINATO_BACKENDS is not read here: a model server is started; python -m service serve reads it")
         started = time.monotonic()
         port = _require_free(settings.host, settings.port)
         backend_port = _require_free("127.0.0.1", 0)
@@ -144,14 +144,14 @@ class Service:
             prepare=self._gateway_life.terminate_when_cut,
             fd=self._gateway_life.read_fd,
         )
-        # It loads version after version, says so, and ends if it cannot: more of them take longer.
+        # No time-out: it loads versions one after another, logs each, and exits if one fails.
         self._wait(lambda: _listens(backend_port))
         variables = {"OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}", "OSTINATO_PORT": str(port)}
         if "log_format" not in self._settings.model_fields_set:
-            # This is a terminal, or a file that a person reads.
+            # The output is a terminal, or a file that a person reads.
             variables["OSTINATO_LOG_FORMAT"] = "text"
         if settings.state_key_file is None:
-            # So that a text can be gone on with after a restart.
+            # So that resume tokens stay valid after a restart.
             make_key_file(STATE_KEY_FILE)
             variables["OSTINATO_STATE_KEY_FILE"] = str(STATE_KEY_FILE)
         self._gateway = self._launch(
@@ -162,65 +162,67 @@ class Service:
             fd=self._gateway_life.write_fd,
             **variables,
         )
-        # Held by the gateway alone from now on.
+        # From now on only the gateway holds it.
         self._gateway_life.drop()
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
         models = self._wait(lambda: _models_ready(host, port), GATEWAY_TIMEOUT_S)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._probe_backend(f"http://{address}", models, time.monotonic() - started)
+        self._print_ready(f"http://{address}", models, time.monotonic() - started)
 
     def _launch(
         self, name: str, module: str, *arguments: str, prepare: Callable[[], None], fd: int, **variables: str
     ) -> Part:
-        """Start a part; `prepare` is called in its process, before the program is, which inherits the descriptor."""
+        """Start a process, which inherits `fd`; `prepare` is called in it before `exec`."""
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             env={**os.environ, **variables},
-            # Ctrl-C reaches every process of the terminal's group; only this one is to decide what it means.
+            # Ctrl-C reaches every process of the terminal's group; only this one should handle it.
             start_new_session=True,
             preexec_fn=prepare,  # noqa: PLW1509 - there are no threads here
             pass_fds=[fd],
         )
         return Part(name, process)
 
-    def _wait(self, ready: Callable[[], Answer | None], timeout_s: float = math.inf) -> Answer:
-        """Ask until there is an answer, and return it."""
+    def _wait(self, ready: Callable[[], T | None], timeout_s: float = math.inf) -> T:
+        """Poll until `ready` returns a value, and return it."""
         deadline = time.monotonic() + timeout_s
-        while (answer := ready()) is None:
-            self._look()
+        while (value := ready()) is None:
+            self._check()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no model answers after {timeout_s:.0f} s")
             time.sleep(POLL_S)
-        self._look()
-        return answer
+        self._check()
+        return value
 
-    def _probe_backend(self, url: str, models: list[str], seconds: float) -> None:
+    def _print_ready(self, url: str, models: list[str], seconds: float) -> None:
         models = models or _configured_models(self._settings.models_dir) or [UNKNOWN_MODEL]
         body = f'{{"model": "{models[0]}", "prompt": "The ", "max_tokens": 300, "temperature": 0.7, "stream": true}}'
-        _say(f"ready after {seconds:.1f} s: {url}  (models: {', '.join(models)}; Ctrl-C stops)")
-        _say("try:")
+        _print(f"ready after {seconds:.1f} s: {url}  (models: {', '.join(models)}; Ctrl-C stops)")
+        _print("try:")
         key = ' -H "Authorization: Bearer $KEY"' if self._settings.keys_file else ""
-        _say(f"  curl -N {url}/v1/completions{key} -d '{body}'")
+        _print(f"  curl -N {url}/v1/completions{key} -d '{body}'")
 
     def _stop(self) -> None:
-        """End the gateway first, as it still needs the model server for what it has accepted."""
+        """Stop the gateway first, as it still needs the model server for accepted requests."""
         signals_before = self._num_signals
         self._gateway_life.drop()
         if self._gateway is not None:
             self._gateway.process.terminate()
-            # A worker may outlive its master, and drains as well.
-            self._end(self._gateway, signals_before, lambda: self._gateway_life.is_cut)
+            # A worker may outlive its master, and drains too.
+            self._wait_until_ended(self._gateway, signals_before, lambda: self._gateway_life.is_cut)
         if self._model_server is not None:
             if not IS_LINUX:
-                # On Linux it got SIGTERM when the gateway's last process ended, and a second one would cut it short.
+                # On Linux it got SIGTERM when the gateway's last process ended; a second one would kill it early.
                 self._model_server.process.terminate()
-            self._end(self._model_server, signals_before)
+            self._wait_until_ended(self._model_server, signals_before)
         self._gateway_life.close()
 
-    def _end(self, part: Part, signals_before: int, is_alone: Callable[[], bool] = lambda: True) -> None:
-        """Wait until a part and what it started have ended; kill them when time is over or a further signal came."""
+    def _wait_until_ended(
+        self, part: Part, signals_before: int, has_no_children: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Wait until a process and its children have ended; kill them after the time-out or on a further signal."""
         deadline = time.monotonic() + self._settings.drain_s + EXIT_TIMEOUT_S
-        while part.process.poll() is None or not is_alone():
+        while part.process.poll() is None or not has_no_children():
             if self._num_signals > signals_before or time.monotonic() > deadline:
                 part.kill()
                 return
@@ -228,13 +230,13 @@ class Service:
 
 
 def _require_free(host: str, port: int) -> int:
-    """Return the port, or a free one for 0; `OSError` says what is wrong before anything is started."""
+    """Return the port, or a free one for 0; raise `OSError` if it is in use, before anything is started."""
     with listen(host, port) as listener:
         return int(listener.getsockname()[1])
 
 
 def _listens(port: int) -> bool | None:
-    """Say whether there is a server, None for not yet."""
+    """Return True if a server listens on the port, else None."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -243,7 +245,7 @@ def _listens(port: int) -> bool | None:
 
 
 def _models_ready(host: str, port: int) -> list[str] | None:
-    """Return the names of the models that answer, none where the gateway does not tell them; None: it is not ready."""
+    """Return the names of the ready models, [] if the gateway does not list them, None if it is not ready."""
     connection = http.client.HTTPConnection(host, port, timeout=5)
     try:
         connection.request("GET", "/readyz")
@@ -270,10 +272,10 @@ def _configured_models(models_dir: Path) -> list[str]:
     return re.findall(r"""\bname:\s*["']([^"']+)["']""", text)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)
 
 
 def has_models(models_dir: Path) -> bool:
-    """Whether there is anything to serve."""
+    """Return whether there is a `models.config`."""
     return (models_dir / MODELS_CONFIG).exists()

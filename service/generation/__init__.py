@@ -1,1 +1,1 @@
-"""One request's texts: from prompts and events to pieces, log probabilities and states that can be kept."""
+"""Generation for one request: prompts, events, text deltas, log probabilities and resume tokens."""

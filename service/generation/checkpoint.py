@@ -1,6 +1,6 @@
-"""A text put down, to be taken up again anywhere: what the model remembers of it, and what a client has not seen yet.
+"""A checkpoint of a sequence: the model's state, the tokens it lacks, and the text that no client has seen yet.
 
-Pure: knows arrays, ids and bytes. Does not know whose it is, or how it is kept from being altered.
+Any gateway can resume generation from it. Pure: knows arrays, ids and bytes. Does not know tenants or signatures.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ _LENGTH = struct.Struct("<I")
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A place in a text from which it can be gone on with.
+    """A point in a sequence from which generation can resume.
 
     Attributes:
         state: float32 (S,).
-        unread: int32 (tokens,), at least one: tokens of the text that the state has not read. Mostly the last one
-            alone, but a text that was cut off by a stop string has those of a whole call, as its state is from before.
-        position: Of the next random number: tokens drawn so far.
+        unread: int32 (tokens,), at least one: tokens of the sequence that the state does not include yet. Usually the
+            last one alone; after a stop string those of a whole call, as the state is from before that call.
+        position: Index of the next random number, which is the number of tokens sampled so far.
     """
 
     state: np.ndarray
@@ -33,31 +33,31 @@ class Point:
     position: int
 
     def after(self, token_ids: list[int], state: np.ndarray | None) -> "Point":
-        """Return the place some drawn tokens further.
+        """Return the point after some more sampled tokens.
 
         Args:
             token_ids: At least one.
-            state: After all but the last of them; None: it is not known.
+            state: float32 (S,) after all but the last of them; None: unknown.
         """
-        drawn, position = np.array(token_ids, np.int32), self.position + len(token_ids)
+        sampled, position = np.array(token_ids, np.int32), self.position + len(token_ids)
         if state is None:
-            return Point(self.state, np.concatenate([self.unread, drawn]), position)
-        return Point(state, drawn[-1:], position)
+            return Point(self.state, np.concatenate([self.unread, sampled]), position)
+        return Point(state, sampled[-1:], position)
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Everything that the rest of a text depends on, but for what a request says anew.
+    """Everything that the rest of a sequence depends on, except the fields of the request that resumes it.
 
     Attributes:
-        model: The version that wrote it.
-        weights_sha256: Of that version: its number may have been given to another.
-        seed: Of its random numbers, with `stream`: see `service.scheduling.random_numbers`.
-        stream: Which of the seed's streams of numbers they are.
+        model: The version that generated it.
+        weights_sha256: Hash of that version's weights: another version may have its number by now.
+        seed: Key of its random numbers, together with `stream`: see `service.scheduling.random_numbers`.
+        stream: Index of the seed's random stream.
         detokenizer: What `Detokenizer.save` returned.
-        held: Text that has come out of the detokenizer and was shown to nobody: it may be the beginning of a stop
-            string, or stands behind one. Mirrored if the text is written from its end.
-        counted: int32 (ids,) and float32 (ids,): ids that penalties count, and how often each was drawn.
+        held: Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a
+            backward model.
+        counted: int32 (ids,) and float32 (ids,): ids that penalties count, and how often each was sampled.
     """
 
     model: ModelVersion
@@ -71,18 +71,18 @@ class Checkpoint:
 
     @property
     def origin(self) -> bytes:
-        """What tells the state from others, by its bits."""
+        """Hash of the state, 16 bytes: tells prefixes that start from it from those that start elsewhere."""
         return hashlib.blake2b(self.point.state.tobytes(), digest_size=16).digest()
 
     def branch(self, choice: int) -> int:
-        """Return the stream of a choice that goes on from here: the first has this text's own, the others new ones."""
+        """Return the random stream of a choice that resumes here: choice 0 keeps `stream`, the others get new ones."""
         if choice == 0:
             return self.stream
         name = f"{self.seed} {self.stream} {self.point.position} {choice}".encode()
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
 
     def to_bytes(self) -> bytes:
-        """Return it in as few bytes as is quick: floats of a state hardly get smaller, ids and words do."""
+        """Serialize and compress it: ids and words get smaller, the floats of the state hardly do."""
         ids, counts = self.counted
         head = orjson.dumps(
             {
@@ -107,18 +107,18 @@ class Checkpoint:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
-        """Read what `to_bytes` returned. Bytes that come from anybody else are unpacked to whatever size they say."""
+        """Parse what `to_bytes` returned; trusted bytes only, as their decompressed size has no limit."""
         content = zlib.decompress(content)
         (length,) = _LENGTH.unpack_from(content)
-        place = _LENGTH.size + length
-        head = orjson.loads(content[_LENGTH.size : place])
-        size, num_remaining_prompt_tokens, num_ids = head["sizes"]
+        offset = _LENGTH.size + length
+        head = orjson.loads(content[_LENGTH.size : offset])
+        state_size, num_unread, num_ids = head["sizes"]
         arrays = []
-        for count, kind in ((size, "<f4"), (num_remaining_prompt_tokens, "<i4"), (num_ids, "<i4"), (num_ids, "<f4")):
-            array = np.frombuffer(content, kind, count, place)
-            # In this machine's order, whatever that is.
+        for count, dtype in ((state_size, "<f4"), (num_unread, "<i4"), (num_ids, "<i4"), (num_ids, "<f4")):
+            array = np.frombuffer(content, dtype, count, offset)
+            # To this machine's byte order.
             arrays.append(array.astype(array.dtype.newbyteorder("=")))
-            place += array.nbytes
+            offset += array.nbytes
         state, unread, ids, counts = arrays
         return cls(
             model=ModelVersion(head["model"], head["version"]),

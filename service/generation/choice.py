@@ -1,6 +1,6 @@
-"""One text of a request as it comes back: its pieces, where it stands, and how it is put down.
+"""One choice of a completion: its text deltas, its point in the sequence, and its checkpoints.
 
-Knows a text's tokens and what was shown of them. Does not know requests, or how tokens are drawn.
+Knows a choice's tokens and which of their text is visible. Does not know requests, or how tokens are sampled.
 """
 
 from collections import Counter
@@ -16,14 +16,14 @@ from service.scheduling.sequence import Chunk, FinishReason, ModelVersion
 
 @dataclass(frozen=True)
 class TextDelta:
-    """Text of one choice.
+    """New visible text of one choice.
 
     Attributes:
-        index: Of the choice, among all that are made.
-        finish_reason: "stop" or "length" with the choice's last piece, else None.
-        logprobs: Of the tokens whose text begins in this piece; None if they were not asked for. Their places are
-            within the choice's text, or within this piece if it goes before those so far.
-        state: Token to go on with behind this piece, if it was asked for.
+        index: Index of the choice among all that are generated.
+        finish_reason: "stop" or "length" with the choice's last delta, else None.
+        logprobs: Log probabilities of the tokens whose text begins in this delta; None if not requested. Offsets count
+            from the beginning of the choice's text, or of this delta if the client prepends it.
+        state: Resume token for the point after this delta, if requested.
     """
 
     index: int
@@ -35,21 +35,21 @@ class TextDelta:
 
 @dataclass
 class Choice:
-    """A text in the making.
+    """A choice that is being generated.
 
     Attributes:
-        end_id: The end mark, or None.
-        point: Where the text stands, as far as it has been taken in here; kept up only if `is_kept`.
-        stream: Which of the seed's streams its random numbers are.
-        counted: How often each token that penalties count was drawn; None: there are none.
-        is_kept: Whether it may be put down before its end or at it.
-        is_left_open: Whether it is to be gone on with behind its end. Then what may still become something else is held
-            there, for those who go on.
-        last_at: Monotonic seconds at which its last tokens came.
-        is_open: Whether what it begins with was handed out.
-        finish_reason: None until it has ended.
-        num_tokens_at_checkpoint: Of its tokens, how many had been drawn when it was last put down.
-        pieces: Those that were not handed out yet, in order of arrival.
+        end_id: The EOS token, or None.
+        point: Its point in the sequence after the chunks processed here; kept up to date only if `is_kept`.
+        stream: Index of the seed's random stream.
+        counted: How often each token that penalties count was sampled; None: no penalty counts tokens.
+        is_kept: Whether checkpoints may be taken, at its end or before.
+        is_left_open: Whether generation may resume after its end. Then text that is not final is held back there, for
+            the request that resumes.
+        last_at: Monotonic seconds at which its last tokens arrived.
+        is_open: Whether its leading text was returned.
+        finish_reason: None until it has finished.
+        num_tokens_at_checkpoint: Number of its tokens when the last checkpoint was taken.
+        pieces: Deltas that were not returned yet, in order of arrival.
     """
 
     assembler: TextAssembler
@@ -66,20 +66,20 @@ class Choice:
     pieces: list[TextDelta] = field(default_factory=list)
 
     def take(self, chunk: Chunk) -> str:
-        """Take in what was drawn; return the text that is certain, and note the end if it has come."""
+        """Process a chunk: return the text that is final now, and set `finish_reason` at the end."""
         assembler, before = self.assembler, self.assembler.num_tokens
         text = assembler.feed(chunk.token_ids, chunk.scores)
         if self.is_kept:
-            self._move(chunk, assembler.num_tokens - before)
-        # A text that has come to its end mark is over, whoever goes on behind it.
-        is_over = chunk.finish_reason == "stop" or (chunk.finish_reason == "length" and not self.is_left_open)
-        if is_over and not assembler.stopped:
+            self._advance_point(chunk, assembler.num_tokens - before)
+        # The EOS token makes the text final, even if a request resumes after it.
+        is_final = chunk.finish_reason == "stop" or (chunk.finish_reason == "length" and not self.is_left_open)
+        if is_final and not assembler.stopped:
             text += assembler.flush()
         self.finish_reason = "stop" if assembler.stopped else chunk.finish_reason
         return text
 
     def is_due(self, interval: int | None) -> bool:
-        """Whether so many tokens have been drawn since this was last true; None: it never is."""
+        """Return whether at least `interval` tokens came since this was last true; None: never."""
         num_tokens = self.assembler.num_tokens
         if interval is None or num_tokens - self.num_tokens_at_checkpoint < interval:
             return False
@@ -87,7 +87,7 @@ class Choice:
         return True
 
     def save(self, model: ModelVersion, weights_sha256: str, seed: int) -> Checkpoint:
-        """Put it down where it stands."""
+        """Return a checkpoint of its current point."""
         counted = self.counted or Counter()
         return Checkpoint(
             model=model,
@@ -100,14 +100,14 @@ class Choice:
             counted=(np.array([*counted.keys()], np.int32), np.array([*counted.values()], np.float32)),
         )
 
-    def _move(self, chunk: Chunk, num_taken: int) -> None:
-        """Note where the text stands after a chunk of which so many tokens belong to it."""
-        token_ids, state = chunk.token_ids[:num_taken], chunk.state
-        marked = chunk.finish_reason == "stop"
-        if self.assembler.stopped and (marked or num_taken < len(chunk.token_ids)):
-            # Cut off before what the call has read: the state from before it stays, with all that came since unread.
+    def _advance_point(self, chunk: Chunk, num_tokens: int) -> None:
+        """Move the point past a chunk, whose first `num_tokens` tokens belong to the choice."""
+        token_ids, state = chunk.token_ids[:num_tokens], chunk.state
+        has_eos = chunk.finish_reason == "stop"
+        if self.assembler.stopped and (has_eos or num_tokens < len(chunk.token_ids)):
+            # The call went past the stop string: keep the state before the call, with all tokens since as unread.
             state = None
-        elif marked and self.end_id is not None:
+        elif has_eos and self.end_id is not None:
             token_ids = [*token_ids, self.end_id]
         self.point = self.point.after(token_ids, state)
         if self.counted is not None:

@@ -1,6 +1,6 @@
-"""A completion in the making: from the events of its sequences to pieces of its choices, and from those to results.
+"""A running completion: turns the events of its sequences into text deltas of its choices, and those into results.
 
-The pieces of a text that is written from its end arrive nearest to it first: each goes before those so far.
+The deltas of a backward model arrive from the end of the text: each is prepended to those so far.
 
 Knows texts and log probabilities. Does not know how sequences are computed, or HTTP.
 """
@@ -25,13 +25,13 @@ from service.generation.prompts import NOTHING, EncodedPrompt
 from service.generation.stop_strings import Stops
 from service.scheduling.sequence import Chunk, FinishReason, Read, Scores
 
-# Makes a token of a text.
+# Returns the resume token of a checkpoint.
 SealToken = Callable[[Checkpoint], str]
 
 
 @dataclass(frozen=True)
 class CompletionOutput:
-    """A whole choice, or what there is of one that could not be ended; see `TextDelta`."""
+    """A whole choice, or the part of it that was generated before a failure; see `TextDelta`."""
 
     text: str
     finish_reason: FinishReason | None
@@ -40,7 +40,7 @@ class CompletionOutput:
 
 
 class Completion(Job):
-    """One request in the making: iterate over it for its pieces, in order of arrival, or ask for its results."""
+    """A completion request that is being generated: iterate over its deltas in order of arrival, or get its results."""
 
     def __init__(
         self,
@@ -53,16 +53,16 @@ class Completion(Job):
         seal: SealToken,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        """Prepare.
+        """Create its choices; nothing is computed yet.
 
         Args:
-            request: What is wanted; with a seed.
-            model: What makes it.
-            prompts: Those of the request, encoded.
-            runner: What the sequences are cancelled at.
-            listener: Told how it goes.
-            seal: Makes the tokens that choices are to have.
-            checkpoint: The text that this one goes on with; None: none.
+            request: A request with a seed.
+            model: The version that computes it.
+            prompts: The request's encoded prompts.
+            runner: Cancels its sequences.
+            listener: Receives latencies and the outcome.
+            seal: Returns the resume tokens of its choices.
+            checkpoint: The checkpoint that it resumes; None: none.
         """
         assert request.seed is not None, "a seed is drawn or comes with the state"
         num_prompt_tokens = sum(prompt.num_tokens for prompt in prompts)
@@ -70,13 +70,13 @@ class Completion(Job):
         self.request, self.model, self.prompts = request, model, prompts
         self.seed: int = request.seed
         self._seal, self._checkpoint = seal, checkpoint
-        # A choice among several is made by the log probabilities of their tokens.
-        chooses = request.best_of > request.num_choices and request.num_top is None
+        # The best choices are those with the highest log probabilities.
+        ranks_choices = request.best_of > request.num_choices and request.num_top is None
         self.options: dict[str, Any] = {
             "max_tokens": request.max_tokens,
             "sampling": request.sampling,
             "seed": request.seed,
-            "num_top": 0 if chooses else request.num_top,
+            "num_top": 0 if ranks_choices else request.num_top,
             "returns_state": request.returns_states,
         }
         if checkpoint:
@@ -84,117 +84,119 @@ class Completion(Job):
         self._scores: dict[int, list[Scores]] = {}
         self._begun = False
         stops = Stops([stop[::-1] for stop in request.stops] if model.backward else request.stops)
-        self._choices = [self._choice(prompt, number, stops) for prompt in prompts for number in range(request.best_of)]
+        numbers = range(request.best_of)
+        self._choices = [self._new_choice(prompt, number, stops) for prompt in prompts for number in numbers]
 
     @property
     def beginning(self) -> np.ndarray:
-        """The state, float32 (S,), that is to read the prompts."""
+        """The state before the prompts, float32 (S,)."""
         return self._checkpoint.point.state if self._checkpoint else np.zeros(self.model.card.state_size, np.float32)
 
     @property
     def origin(self) -> bytes:
-        """What tells that state from others: what is read from one is not what is read from another."""
+        """Identifies that state in the prefix cache: prefixes that start from different states never match."""
         return self._checkpoint.origin if self._checkpoint else b""
 
     def stream_of(self, index: int) -> int:
-        """Return which stream of the seed a choice's random numbers are."""
+        """Return the index of a choice's random stream."""
         return self._choices[index].stream
 
-    def choices(self, place: int) -> range:
-        """Return the indexes of the sequences that a prompt needs: none if nothing of it is to be computed."""
-        first, best_of = place * self.request.best_of, self.request.best_of
-        return range(first, first + (best_of if self.request.max_tokens else int(self._is_only_read(place))))
+    def choices(self, prompt_index: int) -> range:
+        """Return the indexes of the sequences that a prompt needs: none if it needs no computation."""
+        first, best_of = prompt_index * self.request.best_of, self.request.best_of
+        return range(first, first + (best_of if self.request.max_tokens else int(self._is_prefill_only(prompt_index))))
 
-    def prefill_signature(self, place: int) -> str:
-        """Return the signature by which a prompt is read."""
-        return signatures.SCORE if self._is_scored(place) else signatures.PREFILL
+    def prefill_signature(self, prompt_index: int) -> str:
+        """Return the signature that prefills a prompt."""
+        return signatures.SCORE if self._is_scored(prompt_index) else signatures.PREFILL
 
     @property
     def num_completion_tokens(self) -> int:  # type: ignore[override]
-        """Tokens of all choices made so far, those behind a stop string not counted."""
+        """Tokens generated so far in all choices, without those after a stop string."""
         return sum(choice.assembler.num_tokens for choice in self._choices)
 
     @property
     def num_cached_tokens(self) -> int:
-        """Tokens of all prompts that were not read, as their state was known."""
-        # What a state had not read is in no prompt.
+        """Tokens of all prompts that were prefix cache hits."""
+        # The checkpoint's unread tokens go before each prompt, and are not part of it.
         num_carried = len(self._checkpoint.point.unread) if self._checkpoint else 0
         return sum(max(0, sequence.num_cached_tokens - num_carried) for sequence in self.sequences.values())
 
     @property
     def fingerprint(self) -> str:
-        """What the bytes so far go by."""
+        """The `system_fingerprint` of the output so far."""
         return self.model.fingerprint_if(self.is_reproducible)
 
     @property
     def reasons(self) -> list[str]:  # type: ignore[override]
-        """Finish reasons of the choices that have ended."""
+        """Finish reasons of the choices that have finished."""
         return [choice.finish_reason for choice in self._choices if choice.finish_reason]
 
     def __iter__(self) -> Iterator[TextDelta]:
-        """Yield every choice's pieces until all have ended.
+        """Yield the deltas of every choice until all have finished.
 
         Raises:
             GatewayError: see `Job.events`.
         """
-        for place in range(len(self.prompts)):
-            if not self._is_scored(place) and not self._is_only_read(place):
-                yield from self._open(place)
+        for prompt_index in range(len(self.prompts)):
+            if not self._is_scored(prompt_index) and not self._is_prefill_only(prompt_index):
+                yield from self._leading_deltas(prompt_index)
         for event in self.events():
             if isinstance(event, Read):
-                yield from self._take_read(event)
+                yield from self._process_read(event)
             elif isinstance(event, Chunk):
-                piece = self._assemble(event)
-                if piece.text or piece.finish_reason or piece.state or (piece.logprobs and piece.logprobs.tokens):
-                    yield piece
+                delta = self._process_chunk(event)
+                if delta.text or delta.finish_reason or delta.state or (delta.logprobs and delta.logprobs.tokens):
+                    yield delta
 
     @property
     def prepends(self) -> bool:
-        """Whether `stream` gives pieces of which each goes before those so far."""
+        """Whether the client prepends each delta of `stream` to those so far."""
         return self.model.backward and self.request.prepend
 
     def stream(self) -> Iterator[TextDelta]:
-        """Iterate over the pieces as the client puts them together.
+        """Return the deltas that the client joins, as an iterator.
 
-        A client that did not say that it puts pieces before others gets a text that is written from its end as one.
+        A client that did not ask for `prepend` gets each choice of a backward model as one delta.
 
         Raises:
             GatewayError: see `Job.events`.
         """
-        return self._whole_texts() if self.model.backward and not self.prepends else iter(self)
+        return self._whole_choices() if self.model.backward and not self.prepends else iter(self)
 
     def results(self) -> list[CompletionOutput]:
-        """Wait for every choice and return those asked for: of each prompt the best ones, best first.
+        """Wait for every choice and return the best `n` of each prompt, best first.
 
         Raises:
             GatewayError: see `Job.events`.
         """
-        for piece in self:
-            self._choices[piece.index].pieces.append(piece)
-        best = [index for place in range(len(self.prompts)) for index in self._best(place)]
+        for delta in self:
+            self._choices[delta.index].pieces.append(delta)
+        best = [index for prompt_index in range(len(self.prompts)) for index in self._best(prompt_index)]
         return [self._join(self._choices[index].pieces) for index in best]
 
     def rest(self, *, keep_states: bool = True) -> list[tuple[int, CompletionOutput]]:
-        """Return what was not handed out of each choice, of a request that could not be finished, with its index.
+        """Return the output of a failed request that was not returned yet: for each choice its index and output.
 
         Args:
-            keep_states: Whether it can be gone on with; not if the version is gone.
+            keep_states: Whether to include resume tokens; they are useless if the version is no longer served.
         """
-        rest = []
+        outputs = []
         for index, choice in enumerate(self._choices):
-            pieces = choice.pieces
+            deltas = choice.pieces
             if choice.finish_reason is None:
-                text = "" if choice.is_open else self._begin(index)
+                text = "" if choice.is_open else self._open_choice(index)
                 if not choice.is_kept:
-                    text = self._behind(text, choice.assembler.flush())
+                    text = self._extend(text, choice.assembler.flush())
                 logprobs = choice.assembler.take_logprobs(last=True)
-                pieces = [*pieces, TextDelta(index, text, None, logprobs, self._state(choice) if keep_states else None)]
-            if pieces:
-                rest.append((index, self._join(pieces)))
-        return rest
+                state = self._resume_token(choice) if keep_states else None
+                deltas = [*deltas, TextDelta(index, text, None, logprobs, state)]
+            if deltas:
+                outputs.append((index, self._join(deltas)))
+        return outputs
 
-    def _choice(self, prompt: EncodedPrompt, number: int, stops: Stops) -> Choice:
-        """Make ready what a choice of a prompt becomes."""
+    def _new_choice(self, prompt: EncodedPrompt, number: int, stops: Stops) -> Choice:
+        """Return choice `number` of a prompt, with nothing generated yet."""
         request, checkpoint = self.request, self._checkpoint
         counted: Counter[int] | None = None
         if request.sampling.counts_tokens:
@@ -203,7 +205,7 @@ class Completion(Job):
             for token_id in prompt.seen_ids.tolist() if request.sampling.repetition_penalty != 1 else ():
                 counted.setdefault(token_id, 0)
         return Choice(
-            self._assembler(prompt, stops),
+            self._new_assembler(prompt, stops),
             self.model.tokenizer.special.end,
             Point(self.beginning, prompt.read_ids, checkpoint.point.position if checkpoint else 0),
             checkpoint.branch(number) if checkpoint else number,
@@ -212,7 +214,7 @@ class Completion(Job):
             is_left_open=request.return_state,
         )
 
-    def _assembler(self, prompt: EncodedPrompt, stops: Stops) -> TextAssembler:
+    def _new_assembler(self, prompt: EncodedPrompt, stops: Stops) -> TextAssembler:
         tokenizer, num_top, backward, held = self.model.tokenizer, self.request.num_top, self.model.backward, ""
         detokenizer = tokenizer.backward_detokenizer(prompt.text) if backward else tokenizer.detokenizer(prompt.text)
         if self._checkpoint and prompt.is_empty:
@@ -220,12 +222,13 @@ class Completion(Job):
             held = self._checkpoint.held
         if backward:
             return TextAssembler(ReversedDetokenizer(detokenizer), stops, num_top, backward=True, held=held)
-        return TextAssembler(detokenizer, stops, num_top, len(self._lead(prompt)), held=held)
+        return TextAssembler(detokenizer, stops, num_top, len(self._leading_text(prompt)), held=held)
 
-    def _lead(self, prompt: EncodedPrompt) -> str:
-        """Return the text that a prompt's choices begin with, in order of reading: the prompt, if it is wanted.
+    def _leading_text(self, prompt: EncodedPrompt) -> str:
+        """Return the text that a prompt's choices start with (end with, for a backward model), in reading order.
 
-        And before it what the text that is gone on with still held, which a prompt puts an end to.
+        It is the prompt if `echo` is set, and the text that the checkpoint held back, which a prompt makes final. That
+        goes before the prompt, or after it for a backward model.
         """
         echo, held, checkpoint = prompt.text if self.request.echo else "", "", self._checkpoint
         if checkpoint and not prompt.is_empty:
@@ -238,120 +241,119 @@ class Completion(Job):
     def _in_reading_order(self, text: str) -> str:
         return text[::-1] if self.model.backward else text
 
-    def _behind(self, text: str, more: str) -> str:
-        """Put what an assembler returned where a text grows: behind it, or before one that is written from its end."""
+    def _extend(self, text: str, more: str) -> str:
+        """Append what an assembler returned to a text, or prepend it for a backward model."""
         return more[::-1] + text if self.model.backward else text + more
 
-    def _state(self, choice: Choice) -> str | None:
-        """Return a token of where a choice stands, if it is wanted."""
+    def _resume_token(self, choice: Choice) -> str | None:
+        """Return a resume token for a choice's current point; None if it keeps no checkpoints."""
         if not choice.is_kept:
             return None
         return self._seal(choice.save(self.model.ref, self.model.card.weights_sha256, self.seed))
 
-    def _whole_texts(self) -> Iterator[TextDelta]:
-        """Yield each choice as one piece, once it has ended."""
-        for piece in self:
-            pieces = self._choices[piece.index].pieces
-            pieces.append(piece)
-            if piece.finish_reason:
-                whole = self._join(pieces)
-                pieces.clear()
-                yield TextDelta(piece.index, whole.text, whole.finish_reason, whole.logprobs, whole.state)
+    def _whole_choices(self) -> Iterator[TextDelta]:
+        """Yield each choice as one delta, once it has finished."""
+        for delta in self:
+            deltas = self._choices[delta.index].pieces
+            deltas.append(delta)
+            if delta.finish_reason:
+                whole = self._join(deltas)
+                deltas.clear()
+                yield TextDelta(delta.index, whole.text, whole.finish_reason, whole.logprobs, whole.state)
 
-    def _join(self, pieces: list[TextDelta]) -> CompletionOutput:
-        """Put a choice's pieces together, which are in order of arrival."""
-        backward, place = self.model.backward, 0
+    def _join(self, deltas: list[TextDelta]) -> CompletionOutput:
+        """Join a choice's deltas, which are in order of arrival."""
+        backward, offset = self.model.backward, 0
         logprobs = None if self.request.num_top is None else Logprobs()
-        in_order = pieces[::-1] if backward else pieces
-        for piece in in_order:
-            if logprobs is not None and piece.logprobs is not None:
-                logprobs.extend(piece.logprobs, shift=place if backward else 0)
-            place += len(piece.text)
-        text, last = "".join([piece.text for piece in in_order]), pieces[-1]
+        in_order = deltas[::-1] if backward else deltas
+        for delta in in_order:
+            if logprobs is not None and delta.logprobs is not None:
+                logprobs.extend(delta.logprobs, shift=offset if backward else 0)
+            offset += len(delta.text)
+        text, last = "".join([delta.text for delta in in_order]), deltas[-1]
         return CompletionOutput(text, last.finish_reason, logprobs, last.state)
 
-    def _best(self, place: int) -> list[int]:
-        """Choose those of a prompt's choices with the highest mean log probability, if not all of them are wanted."""
+    def _best(self, prompt_index: int) -> list[int]:
+        """Return the `n` choices of a prompt with the highest mean log probability; in order if `best_of` is `n`."""
         best_of, count = self.request.best_of, self.request.num_choices
-        indexes = list(range(place * best_of, (place + 1) * best_of))
+        indexes = list(range(prompt_index * best_of, (prompt_index + 1) * best_of))
         if best_of > count:
             indexes.sort(key=lambda index: self._choices[index].assembler.mean_logprob, reverse=True)
         return indexes[:count]
 
-    def _is_scored(self, place: int) -> bool:
-        """Whether the tokens of a prompt are told with their scores, and there are any that follow another."""
-        scores, prompt = self.request.echo and self.request.num_top is not None, self.prompts[place]
-        return scores and prompt.ids.size > 0 and len(prompt.read_ids) > 1
+    def _is_scored(self, prompt_index: int) -> bool:
+        """Return whether a prompt's tokens need log probabilities: requested, and a token follows another."""
+        is_requested, prompt = self.request.echo and self.request.num_top is not None, self.prompts[prompt_index]
+        return is_requested and prompt.ids.size > 0 and len(prompt.read_ids) > 1
 
-    def _is_only_read(self, place: int) -> bool:
-        """Whether nothing is drawn, but something is to be known of a prompt that takes reading it."""
-        wanted = self._is_scored(place) or (self.request.return_state and len(self.prompts[place].read_ids) > 1)
-        return wanted and self.request.max_tokens == 0
+    def _is_prefill_only(self, prompt_index: int) -> bool:
+        """Return whether a prompt needs prefill, for its log probabilities or its state, and no decode."""
+        has_state = self.request.return_state and len(self.prompts[prompt_index].read_ids) > 1
+        return (self._is_scored(prompt_index) or has_state) and self.request.max_tokens == 0
 
-    def _indexes(self, place: int) -> range:
-        """Return the indexes of a prompt's choices."""
-        return range(place * self.request.best_of, (place + 1) * self.request.best_of)
+    def _choice_indexes(self, prompt_index: int) -> range:
+        return range(prompt_index * self.request.best_of, (prompt_index + 1) * self.request.best_of)
 
-    def _take_read(self, event: Read) -> Iterator[TextDelta]:
-        place = event.index // self.request.best_of
+    def _process_read(self, event: Read) -> Iterator[TextDelta]:
+        prompt_index = event.index // self.request.best_of
         if event.scores is not None:
-            self._scores.setdefault(place, []).append(event.scores)
+            self._scores.setdefault(prompt_index, []).append(event.scores)
         if event.state is not None:
-            # One sequence reads for all choices.
-            unread = self.prompts[place].read_ids[-1 - event.num_remaining_prompt_tokens :]
-            for index in self._indexes(place):
+            # One sequence prefills for all choices.
+            unread = self.prompts[prompt_index].read_ids[-1 - event.num_remaining_prompt_tokens :]
+            for index in self._choice_indexes(prompt_index):
                 choice = self._choices[index]
                 choice.point = Point(event.state, unread, choice.point.position)
-        if event.last and (self._is_scored(place) or self._is_only_read(place)):
-            yield from self._open(place)
+        if event.last and (self._is_scored(prompt_index) or self._is_prefill_only(prompt_index)):
+            yield from self._leading_deltas(prompt_index)
 
-    def _open(self, place: int) -> Iterator[TextDelta]:
-        """Yield what a prompt's choices begin with; the end too, if it is all."""
-        request, prompt = self.request, self.prompts[place]
-        logprobs, lead = None, self._lead(prompt)
+    def _leading_deltas(self, prompt_index: int) -> Iterator[TextDelta]:
+        """Yield the first delta of each choice of a prompt: its leading text; the last one too if `max_tokens` is 0."""
+        request, prompt = self.request, self.prompts[prompt_index]
+        logprobs, leading_text = None, self._leading_text(prompt)
         if request.num_top is not None:
-            scores = self._scores.pop(place, [])
+            scores = self._scores.pop(prompt_index, [])
             logprobs = Logprobs()
             if request.echo:
-                before = 0 if self.model.backward else len(lead) - len(prompt.text)
-                logprobs.extend(prompt.logprobs(scores, request.num_top), before)
-        for index in self._indexes(place):
-            choice, text = self._choices[index], self._begin(index)
+                offset = 0 if self.model.backward else len(leading_text) - len(prompt.text)
+                logprobs.extend(prompt.logprobs(scores, request.num_top), offset)
+        for index in self._choice_indexes(prompt_index):
+            choice, text = self._choices[index], self._open_choice(index)
             reason: FinishReason | None = None if request.max_tokens else "length"
             if reason and not choice.is_left_open:
-                text = self._behind(text, choice.assembler.flush())
+                text = self._extend(text, choice.assembler.flush())
             if choice.assembler.stopped:
                 reason = "stop"
                 self._runner.cancel([self.sequences[index]] if index in self.sequences else [])
             if reason or text or (logprobs and logprobs.tokens):
                 choice.finish_reason = reason
-                yield self._piece(index, text, logprobs)
+                yield self._delta(index, text, logprobs)
 
-    def _begin(self, index: int) -> str:
-        """Return the text that a choice begins with, in order of reading, once."""
-        choice, lead = self._choices[index], self._lead(self.prompts[index // self.request.best_of])
+    def _open_choice(self, index: int) -> str:
+        """Mark a choice as open and return its leading text, in reading order."""
+        choice, leading_text = self._choices[index], self._leading_text(self.prompts[index // self.request.best_of])
         choice.is_open = True
-        return self._behind(lead, choice.assembler.begin())
+        return self._extend(leading_text, choice.assembler.begin())
 
-    def _assemble(self, chunk: Chunk) -> TextDelta:
+    def _process_chunk(self, chunk: Chunk) -> TextDelta:
         choice = self._choices[chunk.index]
-        self._time(choice, len(chunk.token_ids))
+        self._report_latency(choice, len(chunk.token_ids))
         text = self._in_reading_order(choice.take(chunk))
         if choice.assembler.stopped and chunk.finish_reason is None:
             self._runner.cancel([self.sequences[chunk.index]])
         logprobs = choice.assembler.take_logprobs(last=choice.finish_reason is not None)
-        return self._piece(chunk.index, text, logprobs)
+        return self._delta(chunk.index, text, logprobs)
 
-    def _piece(self, index: int, text: str, logprobs: Logprobs | None) -> TextDelta:
-        """Make a piece of a choice, the last one if the choice has ended."""
+    def _delta(self, index: int, text: str, logprobs: Logprobs | None) -> TextDelta:
+        """Return a delta of a choice, the last one if the choice has finished."""
         choice, request = self._choices[index], self.request
-        ended = choice.finish_reason is not None
-        if ended:
+        is_finished = choice.finish_reason is not None
+        if is_finished:
             self.finish(index)
-        due = request.return_state if ended else choice.is_due(request.state_interval)
-        return TextDelta(index, text, choice.finish_reason, logprobs, self._state(choice) if due else None)
+        is_due = request.return_state if is_finished else choice.is_due(request.state_interval)
+        return TextDelta(index, text, choice.finish_reason, logprobs, self._resume_token(choice) if is_due else None)
 
-    def _time(self, choice: Choice, count: int) -> None:
+    def _report_latency(self, choice: Choice, count: int) -> None:
         now = time.monotonic()
         if not self._begun:
             self._begun = True

@@ -1,7 +1,7 @@
-"""From drawn tokens to the text that a client may see: joining, stop strings, log probabilities of what is seen.
+"""Detokenization of one sequence: visible text, stop strings, and log probabilities of the visible tokens.
 
-Knows one text. What it shows does not depend on how the tokens were grouped into calls. Of a text that is written from
-its end it knows the mirror image, which grows at its end like any other.
+Knows one sequence. Its output does not depend on how the tokens were grouped into model calls. Text of a backward model
+is handled as its mirror image, which grows at its end like any other.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,40 +12,40 @@ from typing import Any
 import numpy as np
 
 from contract.tokenizer import Detokenizer
-from service.generation.logprobs import BackwardLog, Logprobs, LogprobsLog, Row, score_rows
+from service.generation.logprobs import BackwardLog, Logprobs, LogprobsLog, TokenScore, token_scores
 from service.generation.stop_strings import StopFinder, Stops
 from service.scheduling.sequence import Scores
 
 
 @dataclass(frozen=True)
 class ReversedDetokenizer:
-    """A backward detokenizer whose text comes mirrored, so that each piece goes behind those so far."""
+    """A backward detokenizer with mirrored text, so that new text is appended instead of prepended."""
 
     detokenizer: Detokenizer
 
     def feed(self, token_ids: Iterable[int]) -> str:
-        """Return the next text's mirror image."""
+        """Return the mirror image of the next text."""
         return self.detokenizer.feed(token_ids)[::-1]
 
     def flush(self) -> str:
-        """Return the mirror image of what is held."""
+        """Return the mirror image of the text held back."""
         return self.detokenizer.flush()[::-1]
 
     def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
-        """Return the next text's mirror image, and places, which are distances and stay as they are."""
-        text, places = self.detokenizer.track(token_id)
-        return text[::-1], places
+        """Return the mirror image of the next text, and token offsets: distances, which mirroring does not change."""
+        text, offsets = self.detokenizer.track(token_id)
+        return text[::-1], offsets
 
     def label(self, token_id: int) -> str:
-        """Return a token as it is read."""
+        """Return a token's text, not mirrored."""
         return self.detokenizer.label(token_id)
 
     def save(self) -> Any:
-        """Return what is carried over to the next token."""
+        """Return the state that is carried over to the next token."""
         return self.detokenizer.save()
 
     def restore(self, checkpoint: Any) -> None:
-        """Go on where another one was saved."""
+        """Restore a state that `save` returned."""
         self.detokenizer.restore(checkpoint)
 
 
@@ -54,17 +54,17 @@ class TextAssembler:
     """Turns a sequence's tokens into visible text.
 
     Attributes:
-        detokenizer: Of the text; `ReversedDetokenizer` if it is written from its end.
-        stops: The text ends before the first of these to be complete; of several that end at one place, before the
-            longest. Mirrored, too, if it is written from its end.
-        num_top: Most probable tokens wanted beside each token; None: no log probabilities.
-        offset: Length of the text before what comes next, for the places in log probabilities.
-        backward: Whether the text is written from its end: then what is returned of it is mirrored, and its log
-            probabilities are in order of reading.
-        num_tokens: Tokens taken, the one that completed a stop included and those after it not.
-        stopped: Whether a stop was found.
-        held: Text that has come and is not shown: it may be the beginning of a stop, or stands behind one. To begin
-            with, what an earlier text held, which `begin` takes.
+        detokenizer: The sequence's detokenizer; a `ReversedDetokenizer` for a backward model.
+        stops: Stop strings: the text ends before the first one that is complete; of several that end at the same
+            character, before the longest. Mirrored for a backward model.
+        num_top: Number of most probable tokens to return for each token; None: no log probabilities.
+        offset: Length of all text before the next text, for the offsets in log probabilities.
+        backward: Whether the model is a backward model: then returned text is mirrored, and log probabilities are in
+            reading order.
+        num_tokens: Tokens processed, up to the one that completed a stop string.
+        stopped: Whether a stop string was found.
+        held: Detokenized text that is not visible: it may begin a stop string, or follows one. Initially the text that
+            a checkpoint held back, which `begin` processes.
     """
 
     detokenizer: Detokenizer
@@ -79,41 +79,41 @@ class TextAssembler:
     _num_scored: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        # Tokens stand behind what is held; of a text that is written from its end, before it.
+        # The first token follows the held text, or precedes it for a backward model.
         log = BackwardLog(len(self.held)) if self.backward else LogprobsLog(self.offset + len(self.held))
         self._log = None if self.num_top is None else log
         self._finder = StopFinder(self.stops) if self.stops else None
 
     @property
     def mean_logprob(self) -> float:
-        """Of the tokens taken, the end mark among them, if they came with scores."""
+        """Mean log probability of the processed tokens, the EOS token included; 0 if they came without scores."""
         return self._sum_logprobs / max(1, self._num_scored)
 
     def begin(self) -> str:
-        """Return what is certain of the text that an earlier one held."""
+        """Return the final part of the text that a checkpoint held back."""
         held, self.held = self.held, ""
         text = self._show(held)
         self.offset += len(text)
         return text
 
     def feed(self, token_ids: Sequence[int], scores: Scores | None = None) -> str:
-        """Take tokens and return the text that is certain; an unfinished stop string is held back."""
+        """Process tokens and return the text that is final; a possible beginning of a stop string is held back."""
         before = self.num_tokens
         if self._finder is not None or self._log is not None:
-            every_row = repeat(None) if scores is None or self.num_top is None else score_rows(scores, self.num_top)
-            pairs = zip(token_ids, every_row, strict=False)
-            text = "".join([self._feed_one(token_id, row) for token_id, row in pairs if not self.stopped])
+            every_score = repeat(None) if scores is None or self.num_top is None else token_scores(scores, self.num_top)
+            pairs = zip(token_ids, every_score, strict=False)
+            text = "".join([self._feed_one(token_id, score) for token_id, score in pairs if not self.stopped])
         else:
             self.num_tokens += len(token_ids)
             text = self.detokenizer.feed(token_ids)
         if scores is not None:
-            # The end mark's score is the last one, and there is no token for it.
+            # The last score is the EOS token's, which is not among `token_ids`.
             self._add_scores(scores.logprobs[: self.num_tokens - before] if self.stopped else scores.logprobs)
         self.offset += len(text)
         return text
 
     def flush(self) -> str:
-        """Return the text held back, now that no more tokens come; what the detokenizer held may complete a stop."""
+        """Return the text held back, after the last token; the detokenizer's part of it may complete a stop string."""
         text = self._show(self.detokenizer.flush() if self._log is None else self._log.end(self.detokenizer))
         if not self.stopped:
             text, self.held = text + self.held, ""
@@ -121,36 +121,36 @@ class TextAssembler:
         return text
 
     def take_logprobs(self, *, last: bool) -> Logprobs | None:
-        """Return the log probabilities of the tokens whose text was shown since the last time, if they are wanted."""
+        """Return the log probabilities of the tokens that became visible since the last call; None if not requested."""
         if self._log is None:
             return None
         return self._log.take(self.offset, last=last, stopped=self.stopped)
 
     def _add_scores(self, logprobs: np.ndarray) -> None:
-        """Add up, one after another: so the sum does not depend on how the tokens were grouped."""
+        """Add log probabilities one by one, so that the sum does not depend on how the tokens were grouped."""
         for logprob in logprobs.tolist():
             self._sum_logprobs += logprob
         self._num_scored += len(logprobs)
 
-    def _feed_one(self, token_id: int, row: Row | None) -> str:
-        """Take one token: only so is it certain which stop was complete first, whatever the chunks."""
+    def _feed_one(self, token_id: int, score: TokenScore | None) -> str:
+        """Process one token: token by token, the first complete stop string does not depend on the chunks."""
         self.num_tokens += 1
         if self._log is None:
             piece = self.detokenizer.feed((token_id,))
         else:
-            piece = self._log.add(self.detokenizer, token_id, row)
+            piece = self._log.add(self.detokenizer, token_id, score)
         return self._show(piece)
 
     def _show(self, piece: str) -> str:
-        """Return what is certain once a piece has come."""
+        """Append a piece of text and return what is final."""
         if self._finder is None:
             return piece
-        found = self._finder.feed(piece)
+        match = self._finder.feed(piece)
         text = self.held + piece
-        if found is not None:
-            end = len(self.held) + found.end
+        if match is not None:
+            end = len(self.held) + match.end
             self.stopped, self.held = True, text[end:]
-            return text[: end - found.length]
+            return text[: end - match.length]
         visible = len(text) - self._finder.num_pending
         self.held = text[visible:]
         return text[:visible]

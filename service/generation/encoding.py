@@ -1,8 +1,8 @@
-"""From what a client gave to encoded prompts, within limits of tokens and memory.
+"""Encoding of prompts, within limits of tokens and memory.
 
 Lengths are checked by characters first, as encoding takes ten times the memory of a text and up to a second.
 
-Knows tokenizers. Does not know what prompts are for, or who asks.
+Knows tokenizers. Does not know what prompts are for, or the principal.
 """
 
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from service.generation.memory_estimates import given_bytes
 from service.generation.prompts import NOTHING, EncodedPrompt
 from service.memory import MemoryLease
 
-# Tokens that a state may bring along unread, beside a longest prompt: those of a call and the last one.
+# Unread tokens that a resume token may add to a prompt of the maximum length: those of one call, and the last one.
 MAX_UNREAD = 129
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What one request may hold, in tokens.
+    """Limits of one request, in tokens.
 
     Attributes:
         max_prompt_tokens: Of each prompt.
-        max_echo_tokens: Of all prompts echoed, in all choices.
+        max_echo_tokens: Of all echoed prompts, in all choices.
         max_logprobs_tokens: Tokens returned with log probabilities, of prompts and completions, in all choices.
-        max_inspect_values: Values of /v1/inspect, not tokens.
-        max_total_tokens: Of all prompts together, as the queue holds no more.
+        max_inspect_values: Numbers in a response of /v1/inspect, not tokens.
+        max_total_tokens: Of all prompts together; the queue holds no more.
     """
 
     max_prompt_tokens: int = 131_072
@@ -40,28 +40,28 @@ class Sizes:
     max_total_tokens: int = 4_000_000
 
 
-def require_encodable(given: Sequence[PromptText], model: ServedModel, field: str, sizes: Sizes) -> int:
-    """Refuse prompts that have too many tokens, whatever these are, or ids that the model does not have.
+def require_encodable(raw_prompts: Sequence[PromptText], model: ServedModel, field: str, sizes: Sizes) -> int:
+    """Refuse prompts that have too many tokens however they are encoded, or ids that the model does not have.
 
     Returns:
-        The number of tokens that they have at least.
+        The minimum number of their tokens.
 
     Raises:
         InvalidRequest: see above.
     """
-    least = []
-    for one in given:
-        least.append(min_tokens(one, model))
-        is_exact = isinstance(one, list) or model.tokenizer.max_token_characters == 1
-        _require_at_most(least[-1], sizes.max_prompt_tokens, field, "" if is_exact else "at least ")
-        if isinstance(one, list):
-            require_ids(one, model, field)
-    _require_total(sum(least), field, sizes)
-    return sum(least)
+    minimums = []
+    for prompt in raw_prompts:
+        minimums.append(min_tokens(prompt, model))
+        is_exact = isinstance(prompt, list) or model.tokenizer.max_token_characters == 1
+        _require_at_most(minimums[-1], sizes.max_prompt_tokens, field, "" if is_exact else "at least ")
+        if isinstance(prompt, list):
+            require_ids(prompt, model, field)
+    _require_total(sum(minimums), field, sizes)
+    return sum(minimums)
 
 
 def encode_prompts(
-    given: Sequence[PromptText],
+    raw_prompts: Sequence[PromptText],
     model: ServedModel,
     field: str,
     sizes: Sizes,
@@ -70,32 +70,32 @@ def encode_prompts(
     after: np.ndarray = NOTHING,
     backward: bool,
 ) -> list[EncodedPrompt]:
-    """Encode prompts that `require_encodable` let pass, one after another while they are not too many tokens.
+    """Encode prompts that `require_encodable` accepted, one by one until they exceed a limit.
 
     Args:
-        given: Texts or lists of ids.
-        model: What reads them.
-        field: Where they stand in the request.
+        raw_prompts: Texts or lists of ids.
+        model: The model that encodes them.
+        field: Name of their field in the request.
         sizes: Limits.
-        memory: Holds what is needed meanwhile.
-        after: int32 (tokens,): what is read before each.
-        backward: Whether they are read from their end.
+        memory: Holds the memory of encoding, and of the prompts encoded so far.
+        after: int32 (tokens,): tokens that the model reads before each prompt.
+        backward: Whether the model reads them from right to left.
 
     Raises:
-        InvalidRequest: they are too many tokens, or need more memory than there is.
-        MemoryExhausted: other requests hold too much.
+        InvalidRequest: they have too many tokens, or need more memory than the whole budget.
+        MemoryExhausted: other requests hold too much memory.
     """
     prompts: list[EncodedPrompt] = []
-    held, total, bound = given_bytes(given), 0, sizes.max_prompt_tokens
-    for one in given:
-        memory.hold(held + encoding_bytes(one, model), field, param=field)
-        prompt = EncodedPrompt.of(one, model.tokenizer, backward=backward, after=after)
+    held, total, limit = given_bytes(raw_prompts), 0, sizes.max_prompt_tokens
+    for raw_prompt in raw_prompts:
+        memory.hold(held + encoding_bytes(raw_prompt, model), field, param=field)
+        prompt = EncodedPrompt.of(raw_prompt, model.tokenizer, backward=backward, after=after)
         prompts.append(prompt)
         held, total = held + prompt.num_bytes, total + prompt.num_tokens
-        _require_at_most(prompt.num_tokens, bound, field)
-        if len(prompt.read_ids) > bound + MAX_UNREAD:
+        _require_at_most(prompt.num_tokens, limit, field)
+        if len(prompt.read_ids) > limit + MAX_UNREAD:
             raise InvalidRequest(
-                f"{field} and what the state has not read yet must be at most {bound + MAX_UNREAD} tokens, got "
+                f"{field} and what the state has not read yet must be at most {limit + MAX_UNREAD} tokens, got "
                 f"{prompt.num_tokens} and {len(after)}",
                 param=field,
             )
@@ -103,19 +103,19 @@ def encode_prompts(
     return prompts
 
 
-def min_tokens(given: PromptText, model: ServedModel) -> int:
-    """Return how many tokens a prompt has at least, without encoding it."""
-    longest = 1 if isinstance(given, list) else model.tokenizer.max_token_characters
-    return 0 if longest is None else -(-len(given) // longest)
+def min_tokens(prompt: PromptText, model: ServedModel) -> int:
+    """Return the minimum number of tokens of a prompt, without encoding it."""
+    max_characters = 1 if isinstance(prompt, list) else model.tokenizer.max_token_characters
+    return 0 if max_characters is None else -(-len(prompt) // max_characters)
 
 
-def encoding_bytes(given: PromptText, model: ServedModel) -> int:
-    """Return how much memory it takes at most to encode a text, or to decode ids that the model has."""
+def encoding_bytes(prompt: PromptText, model: ServedModel) -> int:
+    """Return the maximum memory for encoding a text, or for decoding ids that the model has."""
     tokenizer = model.tokenizer
-    if isinstance(given, list):
-        # Pieces of text: their places in a list, and up to 4 bytes a character, joined from bytes.
-        return 8 * len(given) + 8 * sum(len(tokenizer.tokens[i]) for i in given)
-    num_bytes = len(given) if given.isascii() else len(given.encode("utf-8", "surrogatepass"))
+    if isinstance(prompt, list):
+        # A list of the tokens' texts, and up to 4 bytes a character, joined from bytes.
+        return 8 * len(prompt) + 8 * sum(len(tokenizer.tokens[i]) for i in prompt)
+    num_bytes = len(prompt) if prompt.isascii() else len(prompt.encode("utf-8", "surrogatepass"))
     return tokenizer.encoding_bytes(num_bytes)
 
 
@@ -123,17 +123,17 @@ def require_ids(token_ids: list[int], model: ServedModel, field: str) -> None:
     """Refuse ids that the model does not have.
 
     Raises:
-        InvalidRequest: one is too large; the message names field, bound and value.
+        InvalidRequest: one is too large; the message names field, limit and value.
     """
-    bound = len(model.tokenizer.tokens)
-    wrong = max(token_ids, default=0)
-    if wrong >= bound:
-        raise InvalidRequest(f"{field} must have token ids below {bound}, got {wrong}", param=field)
+    vocab_size = len(model.tokenizer.tokens)
+    largest = max(token_ids, default=0)
+    if largest >= vocab_size:
+        raise InvalidRequest(f"{field} must have token ids below {vocab_size}, got {largest}", param=field)
 
 
-def _require_at_most(num_tokens: int, bound: int, field: str, how: str = "") -> None:
-    if num_tokens > bound:
-        raise InvalidRequest(f"{field} must be at most {bound} tokens, got {how}{num_tokens}", param=field)
+def _require_at_most(num_tokens: int, limit: int, field: str, qualifier: str = "") -> None:
+    if num_tokens > limit:
+        raise InvalidRequest(f"{field} must be at most {limit} tokens, got {qualifier}{num_tokens}", param=field)
 
 
 def _require_total(num_tokens: int, field: str, sizes: Sizes) -> None:

@@ -1,6 +1,6 @@
-"""A text that is read to be looked into: at each token what its layers held, what their gates did, what was expected.
+"""Inspection of a text: hidden states, cell states, gates and predicted tokens at each of its tokens.
 
-Knows what a model's card says can be told, and what of it is wanted. Does not know how sequences are computed, or HTTP.
+Knows the traces of a model's card, and which of them are requested. Does not know how sequences are computed, or HTTP.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from service.generation.prompts import EncodedPrompt
 from service.generation.reading import Reading
 from service.scheduling.sequence import Event, Read, Scores
 
-# What a request may want, and which traces that is.
+# Values of `include`, and the kinds of traces that each selects.
 KINDS = {
     "hidden": (signatures.HIDDEN, signatures.TOP),
     "cell": (signatures.CELL,),
@@ -35,16 +35,16 @@ KINDS = {
 
 @dataclass(frozen=True)
 class InspectionOutput:
-    """What was found.
+    """The result of an inspection.
 
     Attributes:
-        logprobs: Of the text's tokens, in order of reading.
-        token_ids: Of the same.
-        expected: The most probable tokens behind the last one that was read, and their log probabilities.
-        positions: int64 (positions,): of which tokens `values` are.
-        units: By layer, int64 (units,): which of its units.
-        values: Of each trace that was wanted, float32 (positions, units).
-        state: Of each layer's hidden and cell state, float32 (units,) after the last token; empty if not asked for.
+        logprobs: Log probabilities of the text's tokens, in reading order.
+        token_ids: Ids of the same tokens.
+        expected: The most probable tokens after the last one that the model read, and their log probabilities.
+        positions: int64 (positions,): indexes of the tokens of `values`.
+        units: By layer, int64 (units,): indexes of its units in `values`.
+        values: Each requested trace, float32 (positions, units).
+        state: Each layer's hidden and cell state after the last token, float32 (units,); empty if not requested.
     """
 
     logprobs: Logprobs
@@ -57,21 +57,21 @@ class InspectionOutput:
 
 
 def wanted_traces(request: InspectRequest, model: ServedModel) -> list[Trace]:
-    """Return what is to be told of a model, by kind and layer."""
+    """Return the traces of a model that a request selects by kind and layer."""
     kinds = {kind for name in request.include for kind in KINDS[name]}
     layers = {trace.layer for trace in model.card.traces} if request.layers is None else set(request.layers)
     return [trace for trace in model.card.traces if trace.kind in kinds and trace.layer in layers]
 
 
 def picked(count: int, most: int | None) -> np.ndarray:
-    """Return int64 (≤ most,): of so many places those that are told, spread evenly from the first to the last."""
+    """Return int64 (≤ most,): indexes below `count`, spread evenly from the first to the last; None: all of them."""
     if most is None or count <= most:
         return np.arange(count)
     return np.linspace(0, count - 1, most).round().astype(np.int64)
 
 
 def num_values(request: InspectRequest, traces: list[Trace], prompt: EncodedPrompt) -> int:
-    """Return how many numbers would be told."""
+    """Return how many numbers the response would hold."""
     num_positions = (
         min(prompt.num_tokens, request.max_positions or prompt.num_tokens) if request.return_sequences else 1
     )
@@ -79,7 +79,7 @@ def num_values(request: InspectRequest, traces: list[Trace], prompt: EncodedProm
 
 
 class Inspection(Reading):
-    """One request to look into a text, in the making."""
+    """A running inspection request."""
 
     def __init__(
         self,
@@ -90,15 +90,15 @@ class Inspection(Reading):
         listener: Listener,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        """Prepare.
+        """Allocate the values; nothing is computed yet.
 
         Args:
-            request: What is wanted.
-            model: What reads it.
-            prompt: The text.
-            runner: What the sequence is cancelled at.
-            listener: Told how it goes.
-            checkpoint: The text that is gone on with; None: none.
+            request: The parsed request.
+            model: The version that computes it.
+            prompt: The encoded text.
+            runner: Cancels its sequence.
+            listener: Receives the outcome.
+            checkpoint: The checkpoint that it resumes; None: none.
         """
         super().__init__(model, [prompt], runner, listener, request.timeout_s, checkpoint)
         self.request, self.traces = request, wanted_traces(request, model)
@@ -107,8 +107,8 @@ class Inspection(Reading):
             self._positions = self._positions[:1] if prompt.backward else self._positions[-1:]
         self._units = {trace.layer: picked(trace.units, request.max_units) for trace in self.traces}
         num_tokens, num_before = prompt.num_tokens, len(prompt.read_ids) - prompt.num_tokens
-        # Where the positions stand in what the model reads.
-        self._places = num_before + (num_tokens - 1 - self._positions if prompt.backward else self._positions)
+        # Indexes of the positions in what the model reads.
+        self._read_indexes = num_before + (num_tokens - 1 - self._positions if prompt.backward else self._positions)
         # Zeros take no memory until the first values are written.
         self._values = [
             np.zeros((len(self._positions), len(self._units[trace.layer])), np.float32) for trace in self.traces
@@ -119,24 +119,25 @@ class Inspection(Reading):
             "tells": tuple((trace.output, trace.units) for trace in self.traces),
         }
 
-    def prefill_signature(self, place: int) -> str:  # noqa: ARG002 - as for `Completion`
-        """Return the signature by which the text is read."""
+    def prefill_signature(self, prompt_index: int) -> str:  # noqa: ARG002 - as for `Completion`
+        """Return the signature that prefills the text."""
         return signatures.INSPECT
 
     def put(self, event: Event) -> None:
-        """Keep the values that are wanted of an event, on the scheduler's thread; the rest does not wait in a queue."""
+        """Keep an event's requested values, on the scheduler's thread; the other values are dropped, not queued."""
         if isinstance(event, Read) and event.told is not None and event.scores is not None:
             length = len(event.scores.logprobs)
-            here = np.flatnonzero((self._places >= self._num_read) & (self._places < self._num_read + length))
+            indexes, start = self._read_indexes, self._num_read
+            in_event = np.flatnonzero((indexes >= start) & (indexes < start + length))
             for trace, value in zip(self.traces, self._values, strict=True):
-                told = event.told[trace.output][self._places[here] - self._num_read]
-                value[here] = told[:, self._units[trace.layer]]
+                trace_values = event.told[trace.output][indexes[in_event] - start]
+                value[in_event] = trace_values[:, self._units[trace.layer]]
             self._num_read += length
             event = replace(event, told=None)
         super().put(event)
 
     def result(self) -> InspectionOutput:
-        """Wait for all of it.
+        """Wait for the whole result.
 
         Raises:
             GatewayError: see `Job.events`.
@@ -149,32 +150,32 @@ class Inspection(Reading):
             state = event.state
             if event.last:
                 self.finish(event.index)
-        whole, last = _parted(scores)
+        text_scores, next_scores = _split_scores(scores)
         num_top = self.request.num_top
         return InspectionOutput(
-            logprobs=prompt.logprobs([whole] if len(whole.logprobs) else [], num_top),
+            logprobs=prompt.logprobs([text_scores] if len(text_scores.logprobs) else [], num_top),
             token_ids=prompt.ids.tolist(),
-            expected=expected_next(last, num_top, self.model.tokenizer.detokenizer(prompt.text)),
+            expected=expected_next(next_scores, num_top, self.model.tokenizer.detokenizer(prompt.text)),
             positions=self._positions,
             units=self._units,
             values=self._take_values(),
-            state=[] if state is None else self._by_layer(state),
+            state=[] if state is None else self._split_state(state),
         )
 
     def _take_values(self) -> list[tuple[Trace, np.ndarray]]:
-        """Hand the values over, so that the caller can free them one by one."""
+        """Return the values and drop them here, so that the caller can free them one by one."""
         values, self._values = self._values, []
         return list(zip(self.traces, values, strict=True))
 
-    def _by_layer(self, state: np.ndarray) -> list[tuple[Trace, np.ndarray]]:
-        """Part a state into the vectors of its layers; that of a window has none."""
+    def _split_state(self, state: np.ndarray) -> list[tuple[Trace, np.ndarray]]:
+        """Split a state into the vectors of its layers; a sliding-window model has none."""
         traces = [trace for trace in self.model.card.traces if trace.kind in (signatures.HIDDEN, signatures.CELL)]
         parts = np.split(state, np.cumsum([trace.units for trace in traces])[:-1]) if traces else []
         return list(zip(traces, parts, strict=True))
 
 
-def _parted(scores: list[Scores]) -> tuple[Scores, Scores]:
-    """Part scores into those of the text's tokens but the first, and what is expected behind the last."""
+def _split_scores(scores: list[Scores]) -> tuple[Scores, Scores]:
+    """Split scores into those of the text's tokens after the first, and that of the token after the last."""
     joined = [
         np.concatenate([getattr(part, name) for part in scores]) for name in ("logprobs", "top_ids", "top_logprobs")
     ]

@@ -1,4 +1,4 @@
-"""One request's sequences while they are computed: their events, in order, until they end, fail or are given up.
+"""The running sequences of one request: their events, in order, until they finish, fail or are cancelled.
 
 Knows sequences, time and queues. Does not know text or HTTP.
 """
@@ -15,32 +15,32 @@ from service.scheduling.sequence import Event, Failure, ModelVersion, Sequence
 
 
 class Canceller(Protocol):
-    """What frees the rows of a job."""
+    """Frees the slots of a job."""
 
     def cancel(self, sequences: Many[Sequence]) -> None:
-        """Forget sequences; ended ones are left alone."""
+        """Remove sequences; finished ones are ignored."""
 
 
 class Listener(Protocol):
-    """Is told how a request goes, on its own thread."""
+    """Observer of a request, called on the request's thread."""
 
     def first_token(self, model: ModelVersion, seconds: float) -> None:
-        """The first token of a request came."""
+        """Report the time to the first token of a request."""
 
     def token_gap(self, model: ModelVersion, seconds: float, count: int) -> None:
-        """So many more tokens of a choice came at once, so long after those before."""
+        """Report that `count` tokens of a choice arrived at once, `seconds` after those before."""
 
     def finished(
         self, model: ModelVersion, *, num_prompt_tokens: int, num_completion_tokens: int, reasons: Iterable[str]
     ) -> None:
-        """A request is over; `reasons` are the finish reasons of its choices that ended."""
+        """Report the end of a request; `reasons` are the finish reasons of its finished choices."""
 
     def cancelled(self, sequences: Many[Sequence]) -> None:
-        """These were given up: the client left, or the time was over."""
+        """Report sequences that were cancelled: the client disconnected, or the deadline passed."""
 
 
 def _ignore(event: Event) -> None:
-    """Drop an event that comes after its request is over."""
+    """Drop an event that arrives after the end of its request."""
 
 
 class Job:
@@ -49,8 +49,8 @@ class Job:
     Attributes:
         sequences: By their index within the request.
         num_prompt_tokens: Tokens of all prompts.
-        num_completion_tokens: Tokens written so far.
-        reasons: Finish reasons of the choices that have ended.
+        num_completion_tokens: Tokens generated so far.
+        reasons: Finish reasons of the finished choices.
     """
 
     num_completion_tokens: int = 0
@@ -62,11 +62,11 @@ class Job:
         """Start the clock.
 
         Args:
-            model: What computes it.
+            model: The version that computes it.
             num_prompt_tokens: Tokens of all prompts.
-            runner: What the sequences are cancelled at.
-            listener: Told how it goes.
-            timeout_s: Seconds from now after which the request is given up.
+            runner: Cancels its sequences.
+            listener: Receives latencies and the outcome.
+            timeout_s: Seconds from now until its deadline.
         """
         self.sequences: dict[int, Sequence] = {}
         self.num_prompt_tokens = num_prompt_tokens
@@ -77,26 +77,26 @@ class Job:
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
 
     def begin(self, sequences: Iterable[Sequence]) -> None:
-        """Take the sequences whose events are to be waited for."""
+        """Set the sequences whose events `events` waits for."""
         self.sequences = {sequence.index: sequence for sequence in sequences}
         self._unfinished = set(self.sequences)
 
     def put(self, event: Event) -> None:
-        """Take an event, on the scheduler's thread."""
+        """Enqueue an event, on the scheduler's thread."""
         self._events.put(event)
 
     @property
     def is_reproducible(self) -> bool:
-        """Whether all that was computed so far has the bits that the model's fingerprint stands for."""
+        """Whether all output so far was computed by backends with the model's expected probe hash."""
         return all(sequence.is_reproducible for sequence in self.sequences.values())
 
     def cancel(self) -> None:
-        """Free the rows; from any thread, any number of times. An iteration that waits ends."""
+        """Free the slots and end an iteration that waits; from any thread, any number of times."""
         self._runner.cancel(list(self.sequences.values()))
         self._events.put(None)
 
     def close(self) -> None:
-        """Free what still runs, and report; any number of times, on the request's own thread."""
+        """Cancel what still runs, and report to the listener; any number of times, on the request's thread."""
         if self._closed:
             return
         self._closed = True
@@ -110,20 +110,20 @@ class Job:
             num_completion_tokens=self.num_completion_tokens,
             reasons=self.reasons,
         )
-        # Each held the job by `emit`: in a cycle, all that the request made would wait for a full garbage collection.
+        # Each refers to the job by `emit`: this cycle would keep the request's objects until a full garbage collection.
         for sequence in self.sequences.values():
             sequence.emit = _ignore
 
     def events(self) -> Iterator[Event]:
-        """Yield the events of unfinished sequences until there are none; whoever takes a last event calls `finish`.
+        """Yield events of unfinished sequences until all have finished; the consumer calls `finish` at a last event.
 
         Raises:
             ClientGone: `cancel` was called.
-            DeadlineExceeded: the request's time is over.
-            GatewayError: the model server failed for longer than a text may wait, or the gateway was stopped.
+            DeadlineExceeded: the deadline has passed.
+            GatewayError: the backends failed for longer than a sequence may wait, or the gateway was stopped.
         """
         while self._unfinished:
-            event = self._next()
+            event = self._next_event()
             if event is None:
                 raise ClientGone("the client closed its connection, or the sending half of it")
             if isinstance(event, Failure):
@@ -134,14 +134,14 @@ class Job:
                 yield event
 
     def finish(self, index: int) -> None:
-        """Note that a sequence has no more to say."""
+        """Mark a sequence as finished."""
         self._unfinished.discard(index)
 
-    def _next(self) -> Event | None:
-        left = self._started_at + self._timeout_s - time.monotonic()
+    def _next_event(self) -> Event | None:
+        remaining_s = self._started_at + self._timeout_s - time.monotonic()
         try:
-            if left > 0:
-                return self._events.get(timeout=left)
+            if remaining_s > 0:
+                return self._events.get(timeout=remaining_s)
         except queue.Empty:
             pass
         raise DeadlineExceeded(f"the request was not finished within its timeout_s of {self._timeout_s:g} seconds")

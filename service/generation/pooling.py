@@ -1,4 +1,4 @@
-"""Texts that are only read: for each what the model's top layer says of it.
+"""Embeddings: pools the top layer's hidden states over each text.
 
 Knows hidden states. Does not know how sequences are computed, or HTTP.
 """
@@ -11,14 +11,14 @@ from service.scheduling.sequence import Read
 
 
 class Pooling(Reading):
-    """One request for embeddings in the making."""
+    """A running embeddings request."""
 
-    def prefill_signature(self, place: int) -> str:  # noqa: ARG002 - as for `Completion`
-        """Return the signature by which a prompt is read."""
+    def prefill_signature(self, prompt_index: int) -> str:  # noqa: ARG002 - as for `Completion`
+        """Return the signature that prefills a prompt."""
         return signatures.EMBED
 
     def vectors(self, *, mean: bool) -> list[np.ndarray]:
-        """Wait for every text; float32 (U,) each: its mean or its last output.
+        """Wait for every text and return its vector, float32 (U,): the mean of its outputs, or the last one.
 
         Raises:
             GatewayError: see `Job.events`.

@@ -1,6 +1,6 @@
-"""A prompt as the model reads it: text or ids from the client, encoded once for all its choices.
+"""An encoded prompt: text or token ids from the client, encoded once for all its choices.
 
-Knows tokenizers, and from which end a model reads. Does not know requests or sequences.
+Knows tokenizers and a model's direction. Does not know requests or sequences.
 """
 
 import sys
@@ -21,14 +21,14 @@ NOTHING = np.zeros(0, np.int32)
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """What a text goes on with, or, backwards, leads up to.
+    """The tokens before the generated text, or after it for a backward model.
 
     Attributes:
-        text: As it was given, or what the ids add up to.
-        ids: int32 (tokens,): its tokens, in order of reading; none for a text that begins from nothing.
-        given_as_text: Whether `text` is the client's own.
-        backward: Whether the model reads it from its end.
-        after: int32 (tokens,): what is read before it, of a text that goes on; none if there is no such text.
+        text: The client's text, or that of the client's token ids.
+        ids: int32 (tokens,): its tokens, in reading order; empty for an empty prompt.
+        given_as_text: Whether the client sent text.
+        backward: Whether the model reads it from right to left.
+        after: int32 (tokens,): a checkpoint's unread tokens, which the model reads first; empty without a checkpoint.
     """
 
     text: str
@@ -39,43 +39,45 @@ class EncodedPrompt:
     after: np.ndarray
 
     @classmethod
-    def of(cls, given: PromptText, tokenizer: Tokenizer, *, backward: bool, after: np.ndarray = NOTHING) -> Self:
-        """Encode a text by itself, or take its ids as they are."""
-        as_text = isinstance(given, str)
-        text, ids = (given, tokenizer.encode(given)) if isinstance(given, str) else (tokenizer.decode(given), given)
-        # Of a list each id may take 40 bytes, and a prompt that waits may have 131,072 of them.
+    def of(cls, prompt: PromptText, tokenizer: Tokenizer, *, backward: bool, after: np.ndarray = NOTHING) -> Self:
+        """Encode a text, independently of what precedes it, or take token ids as they are."""
+        is_text = isinstance(prompt, str)
+        text, ids = (
+            (prompt, tokenizer.encode(prompt)) if isinstance(prompt, str) else (tokenizer.decode(prompt), prompt)
+        )
+        # In a list each id may take 40 bytes, and a prompt in the queue may have 131,072 of them.
         array = np.array(ids, np.int32)
-        return cls(text, array, given_as_text=as_text, tokenizer=tokenizer, backward=backward, after=after)
+        return cls(text, array, given_as_text=is_text, tokenizer=tokenizer, backward=backward, after=after)
 
     @property
     def is_empty(self) -> bool:
-        """Whether a client gave nothing."""
+        """Whether the client sent no text and no ids."""
         return not self.text and not self.ids.size
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that the client is told of: a start mark in place of nothing is none."""
+        """Number of tokens in the client's usage: the BOS token of an empty prompt does not count."""
         return len(self.ids)
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it takes while its request is answered."""
+        """Memory that it takes while its request runs."""
         return sys.getsizeof(self.text) + self.ids.nbytes + self.read_ids.nbytes
 
     @cached_property
     def read_ids(self) -> np.ndarray:
-        """What the model reads, int32 (tokens,), in its order; the start mark where there is nothing to read."""
+        """The model's input, int32 (tokens,), in the model's direction; the BOS token if it would be empty."""
         if not self.after.size:
-            return self._in_models_order if self.ids.size else self._start
-        return np.concatenate([self.after, self._in_models_order])
+            return self._ids_in_model_order if self.ids.size else self._start
+        return np.concatenate([self.after, self._ids_in_model_order])
 
     @cached_property
     def seen_ids(self) -> np.ndarray:
-        """Each id of those once, int32."""
+        """Unique ids of `read_ids`, int32."""
         return np.unique(self.read_ids)
 
     def logprobs(self, scores: Sequence[Scores], num_top: int) -> Logprobs:
-        """Lay out its tokens in order of reading; `scores` are of all `read_ids` but the first."""
+        """Return its log probabilities in reading order; `scores` are of all `read_ids` but the first."""
         if not self.ids.size:
             return Logprobs()
         log, detokenizer = (
@@ -83,15 +85,15 @@ class EncodedPrompt:
             if self.backward
             else (LogprobsLog(), self.tokenizer.detokenizer())
         )
-        laid_out = score_prompt(log, self._in_models_order.tolist(), scores, num_top, detokenizer)
+        logprobs = score_prompt(log, self._ids_in_model_order.tolist(), scores, num_top, detokenizer)
         if self.given_as_text:
-            laid_out.text_offset = self.tokenizer.offsets(self.text)
-        return laid_out
+            logprobs.text_offset = self.tokenizer.offsets(self.text)
+        return logprobs
 
     @property
     def _start(self) -> np.ndarray:
         return np.array([self.tokenizer.special.start], np.int32)
 
     @property
-    def _in_models_order(self) -> np.ndarray:
+    def _ids_in_model_order(self) -> np.ndarray:
         return self.ids[::-1] if self.backward else self.ids

@@ -1,6 +1,6 @@
-"""A request whose texts are only read: nothing is drawn, and each text is one sequence.
+"""A prefill-only request: nothing is sampled, and each prompt is one sequence.
 
-Knows what a sequence that draws nothing is made of. Does not know what is learnt from the reading.
+Knows the fields of a sequence without decode. Does not know what the request returns.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from service.scheduling.sequence import SamplingParams
 
 
 class Reading(Job):
-    """One request in the making."""
+    """A running prefill-only request."""
 
     def __init__(
         self,
@@ -26,40 +26,40 @@ class Reading(Job):
         timeout_s: float,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        """Prepare.
+        """Start the clock.
 
         Args:
-            model: What reads.
-            prompts: The texts.
-            runner: What the sequences are cancelled at.
-            listener: Told how it goes.
+            model: The version that computes it.
+            prompts: The encoded prompts.
+            runner: Cancels its sequences.
+            listener: Receives the outcome.
             timeout_s: See `Job`.
-            checkpoint: The text that they are read after; None: none.
+            checkpoint: The checkpoint whose state precedes each prompt; None: none.
         """
         super().__init__(model.ref, sum(prompt.num_tokens for prompt in prompts), runner, listener, timeout_s)
         self.model, self.prompts = model, prompts
         self.options: dict[str, Any] = {"max_tokens": 0, "sampling": SamplingParams(), "seed": 0}
         self._checkpoint = checkpoint
 
-    def choices(self, place: int) -> range:
-        """Return the indexes of the sequences that a prompt needs."""
-        return range(place, place + 1)
+    def choices(self, prompt_index: int) -> range:
+        """Return the indexes of the sequences that a prompt needs: its own."""
+        return range(prompt_index, prompt_index + 1)
 
     @property
     def fingerprint(self) -> str:
-        """What the values go by."""
+        """The `system_fingerprint` of the values."""
         return self.model.fingerprint_if(self.is_reproducible)
 
     def stream_of(self, index: int) -> int:
-        """Return which random numbers it is given; it needs none."""
+        """Return the index of a sequence's random stream, which stays unused."""
         return index
 
     @property
     def beginning(self) -> np.ndarray:
-        """The state, float32 (S,), that is to read the texts."""
+        """The state before the prompts, float32 (S,)."""
         return self._checkpoint.point.state if self._checkpoint else np.zeros(self.model.card.state_size, np.float32)
 
     @property
     def origin(self) -> bytes:
-        """What tells that state from others."""
+        """Identifies that state in the prefix cache."""
         return self._checkpoint.origin if self._checkpoint else b""

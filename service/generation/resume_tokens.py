@@ -1,8 +1,8 @@
-"""Texts as tokens that clients keep: signed, so that what comes back is what was given out, to whom and when.
+"""Resume tokens: checkpoints that clients keep, signed together with tenant and time of issue.
 
-A token is `ost1.<key>.<content>.<signature>`: the key that signed it, then in base64 (RFC 4648, section 5, unpadded)
-what it holds, and HMAC-SHA256 over all before it. It can be read by whoever has it, like the text itself, but not made
-or altered.
+A token is `ost1.<key>.<content>.<signature>`: the name of the key that signed it, then in base64 (RFC 4648, section 5,
+unpadded) the content, and HMAC-SHA256 over all before it. Whoever has a token can read it, like the text itself, but
+nobody can forge or alter one.
 """
 
 import base64
@@ -28,26 +28,26 @@ log = logging.getLogger(__name__)
 KIND = "ost1"
 MIN_KEY_CHARACTERS = 32
 _TOKEN = re.compile(rf"{KIND}\.([0-9a-f]{{8}})\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{{43}})")
-# When it was signed, in seconds since 1970, and the hash of the tenant: nobody's name is told to who finds a token.
+# Time of signing in seconds since 1970, and the hash of the tenant: a token does not reveal the tenant's name.
 _HEAD = struct.Struct("<q32s")
 
 
 class StateKeyError(Exception):
-    """The file of keys cannot be used; one line that names it and shows nothing that it holds."""
+    """The key file is unusable; a one-line message that names the file and shows none of its content."""
 
 
 @dataclass(frozen=True)
 class StateKeys:
-    """Keys by their names; the first signs, all of them are accepted."""
+    """Keys by name; the first one signs, all of them verify."""
 
     keys: Mapping[str, bytes]
 
     @classmethod
     def read(cls, path: Path) -> "StateKeys":
-        """Read a file with a secret in each line; empty ones, and those that begin with #, do not count.
+        """Read a file with one secret per line; empty lines and those that begin with # are ignored.
 
         Raises:
-            StateKeyError: there is no such file, no secret in it, or one that is too short.
+            StateKeyError: the file is missing or unreadable, has no secret, or one that is too short.
         """
         try:
             lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
@@ -63,41 +63,41 @@ class StateKeys:
 
     @classmethod
     def of(cls, keys: list[bytes]) -> "StateKeys":
-        """Name each key by its hash."""
+        """Return keys, each named by its hash."""
         return cls({hashlib.sha256(b"name of " + key).hexdigest()[:8]: key for key in keys})
 
     @classmethod
     def random(cls) -> "StateKeys":
-        """Return a key that nobody else has."""
+        """Return one random key, which no other process has."""
         return cls.of([secrets.token_bytes(32)])
 
 
 def make_key_file(path: Path) -> bool:
-    """Write a file with a new key that its owner alone can read, unless there is a file; return whether it was made.
+    """Create a file with a new key, readable by its owner alone, unless it exists; return whether it was created.
 
     Raises:
-        OSError: the disk did not take it, and there is no file.
+        OSError: it could not be written, and there is no file.
     """
     content = f"# Signs state tokens; see docs/settings.md.\n{secrets.token_hex(32)}\n"
     return create_atomically(path, content, mode=0o600)
 
 
 class KeyFile:
-    """A file of keys that may change while it is in use."""
+    """A key file that is reloaded when it changes."""
 
     def __init__(self, path: Path) -> None:
-        """Read it.
+        """Read the file.
 
         Raises:
             StateKeyError: see `StateKeys.read`.
         """
         self._path, self._lock = path, threading.Lock()
-        self._stamp, self._keys = self._look(), StateKeys.read(path)
+        self._stamp, self._keys = self._stamp_of_file(), StateKeys.read(path)
 
     def __call__(self) -> StateKeys:
-        """Return the keys in force: those of the file, or the last ones that could be read."""
+        """Return the current keys: those of the file, or the last ones that could be read."""
         with self._lock:
-            stamp = self._look()
+            stamp = self._stamp_of_file()
             if stamp != self._stamp:
                 self._stamp = stamp
                 try:
@@ -107,7 +107,7 @@ class KeyFile:
                     log.warning("%s; the keys before stay in force", error)
             return self._keys
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _stamp_of_file(self) -> tuple[int, int, int] | None:
         try:
             status = self._path.stat()
         except OSError:
@@ -116,35 +116,35 @@ class KeyFile:
 
 
 class ResumeTokens:
-    """Makes tokens and reads them."""
+    """Signs and verifies resume tokens."""
 
     def __init__(self, keys: Callable[[], StateKeys], max_age_s: float, clock: Callable[[], float] = time.time) -> None:
-        """Prepare.
+        """Set keys and maximum age.
 
         Args:
-            keys: Returns those in force; called for each token.
-            max_age_s: For how many seconds a token is accepted.
+            keys: Returns the current keys; called for each token.
+            max_age_s: Seconds for which a token is accepted.
             clock: Seconds since 1970.
         """
         self._keys, self._max_age_s, self._clock = keys, max_age_s, clock
 
-    def seal(self, text: Checkpoint, tenant: str) -> str:
-        """Return a token for a text."""
+    def seal(self, checkpoint: Checkpoint, tenant: str) -> str:
+        """Return the resume token of a checkpoint."""
         name, key = next(iter(self._keys().keys.items()))
-        content = _HEAD.pack(int(self._clock()), _hashed(tenant)) + text.to_bytes()
+        content = _HEAD.pack(int(self._clock()), _hashed(tenant)) + checkpoint.to_bytes()
         signed = f"{KIND}.{name}.{_to_base64(content)}"
         return f"{signed}.{_to_base64(_sign(key, signed))}"
 
     def open(self, token: str, tenant: str) -> Checkpoint:
-        """Return the text of a token.
+        """Verify a resume token and return its checkpoint.
 
-        A token from the future is accepted: it is our own, and the clock was set back since.
+        A token from the future is accepted: its signature is ours, and the clock was set back since.
 
         Raises:
-            StateMalformed: it is none, or not a whole one.
-            StateOfUnknownKey: it was signed elsewhere, or with a key that is no longer in force.
-            StateAltered: it is not what was signed.
-            StateForeign: it was given to another tenant.
+            StateMalformed: it is not a resume token, or not a complete one.
+            StateOfUnknownKey: it was signed by another server, or with a retired key.
+            StateAltered: its signature does not match.
+            StateForeign: it was issued to another tenant.
             StateExpired: it is too old.
         """
         match = _TOKEN.fullmatch(token)
@@ -164,16 +164,16 @@ class ResumeTokens:
         if not hmac.compare_digest(_to_base64(_sign(key, signed)), signature):
             raise StateAltered("state is not as it was given out: its signature does not fit")
         try:
-            opened = base64.urlsafe_b64decode(content + "=" * (-len(content) % 4))
+            payload = base64.urlsafe_b64decode(content + "=" * (-len(content) % 4))
         except binascii.Error as error:
             raise StateMalformed("state must be a whole token as it was given out") from error
-        issued_at, owner = _HEAD.unpack_from(opened)
+        issued_at, owner = _HEAD.unpack_from(payload)
         if not hmac.compare_digest(owner, _hashed(tenant)):
             raise StateForeign("state was given to another tenant")
         age_s = self._clock() - issued_at
         if age_s > self._max_age_s:
             raise StateExpired(f"state must be at most {self._max_age_s:g} seconds old, got one of {age_s:.0f}")
-        return Checkpoint.from_bytes(opened[_HEAD.size :])
+        return Checkpoint.from_bytes(payload[_HEAD.size :])
 
 
 def _hashed(tenant: str) -> bytes:

@@ -1,7 +1,7 @@
-"""Finding the first of some stop strings in a text that comes piece by piece.
+"""Incremental search for the first of several stop strings in streamed text.
 
-One step per character and stop string, however the strings repeat themselves: Knuth, Morris and Pratt, "Fast pattern
-matching in strings", 1977. Looking for each string anew at every token took milliseconds for hostile ones (measured).
+One step per character and stop string, however repetitive the strings are: Knuth, Morris and Pratt, "Fast pattern
+matching in strings", 1977. Searching for each string anew at every token took milliseconds for hostile ones (measured).
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class _Pattern:
-    """A stop string, and for each of its beginnings the longest proper end of it that is a beginning too."""
+    """A stop string and its KMP failure table: for each prefix the length of its longest border."""
 
     text: str
     borders: tuple[int, ...]
@@ -18,22 +18,22 @@ class _Pattern:
     @classmethod
     def of(cls, text: str) -> "_Pattern":
         borders = [0] * len(text)
-        for place in range(1, len(text)):
-            length = borders[place - 1]
-            while length and text[place] != text[length]:
+        for i in range(1, len(text)):
+            length = borders[i - 1]
+            while length and text[i] != text[length]:
                 length = borders[length - 1]
-            borders[place] = length + (text[place] == text[length])
+            borders[i] = length + (text[i] == text[length])
         return cls(text, tuple(borders))
 
     def step(self, matched: int, character: str) -> int:
-        """Return how much of the string stands at the end of the text after one more character."""
+        """Return the length of the longest prefix of the string that ends at `character`, the next of the text."""
         while matched and self.text[matched] != character:
             matched = self.borders[matched - 1]
         return matched + (self.text[matched] == character)
 
 
 class Stops:
-    """Stop strings made ready; shared by the texts of a request."""
+    """Stop strings, prepared for search; shared by the choices of a request."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.patterns = tuple(_Pattern.of(stop) for stop in stops)
@@ -43,12 +43,12 @@ class Stops:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Where a stop string was completed.
+class StopMatch:
+    """The end of a stop string in the text.
 
     Attributes:
-        end: Characters of the piece up to and with its last one.
-        length: Of the string; of several that end there, the longest.
+        end: Number of characters of the piece up to and including its last one.
+        length: Length of the string; of several that end there, of the longest.
     """
 
     end: int
@@ -56,10 +56,10 @@ class Found:
 
 
 class StopFinder:
-    """Watches one text.
+    """The search in the text of one choice.
 
     Attributes:
-        num_pending: Characters at the end of the text so far that may turn out to begin a stop string.
+        num_pending: Number of characters at the end of the text so far that may begin a stop string.
     """
 
     def __init__(self, stops: Stops) -> None:
@@ -67,8 +67,8 @@ class StopFinder:
         self._matched = [0] * len(stops.patterns)
         self.num_pending = 0
 
-    def feed(self, piece: str) -> Found | None:
-        """Take the next piece; return the first place at which a stop string is complete, if there is one."""
+    def feed(self, piece: str) -> StopMatch | None:
+        """Search the next piece; return the first match, or None."""
         matched = self._matched
         for end, character in enumerate(piece, 1):
             complete = 0
@@ -77,6 +77,6 @@ class StopFinder:
                 if matched[i] == len(pattern.text):
                     complete = max(complete, matched[i])
             if complete:
-                return Found(end, complete)
+                return StopMatch(end, complete)
         self.num_pending = max(matched, default=0)
         return None

@@ -1,1 +1,1 @@
-"""What can be seen from outside: logs, metrics, traces."""
+"""Logs, metrics and traces."""

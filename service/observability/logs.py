@@ -1,6 +1,6 @@
-"""How the process logs: one format for every line, whoever writes it, and one line for every request.
+"""Logging: one format for every line in the process, and one access log line per request.
 
-Knows `logging`. Does not know Flask, and reads no request: what is to be logged is handed in.
+Knows `logging`. Does not know Flask: the fields of the access log are passed in.
 """
 
 import json
@@ -18,50 +18,50 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # gunicorn
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-# Of the request that the current thread works on.
+# The id of the request that the current thread handles.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 log = logging.getLogger(__name__)
 _access = logging.getLogger("service.access")
 
-# Asked every few seconds by whatever runs the process.
+# Health checks, requested every few seconds.
 _PROBES = ("/health", "/healthz", "/ping", "/readyz")
-# A value that needs no quotes behind `key=`.
+# A value that needs no quotes after `key=`.
 _PLAIN = re.compile(r'[^\s"=\\]+')
 _RESERVED = {*RESERVED_ATTRS, "taskName"}
 
 
 class _RequestId(logging.Filter):
-    """Adds the request's id to whatever is logged while it is worked on."""
+    """A filter that adds the id of the current request to every log record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass."""
+        """Accept every record."""
         if (current := request_id.get()) is not None:
             record.request_id = current
         return True
 
 
 class _Json(JsonFormatter):
-    """A JSON object a line, in ASCII: no client's character can end one."""
+    """One JSON object per line, in ASCII: no character from a client can end a line."""
 
     def __init__(self) -> None:
         names = {"asctime": "timestamp", "levelname": "level", "name": "logger"}
         super().__init__([*names, "message"], rename_fields=names)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002
-        """Return ISO 8601."""
+        """Return the time in ISO 8601."""
         return _timestamp(record)
 
 
 class _Text(logging.Formatter):
-    """A line for people: time, level, logger, message, and what else is known as key=value.
+    """One line for people: time, level, logger, message, and extra fields as key=value.
 
-    Line feeds and whatever else is not printable are escaped; the lines of a traceback are indented. So only we begin a
-    line with a time.
+    Line feeds and other unprintable characters are escaped, and traceback lines are indented: no client can forge
+    a line that begins with a time.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one record."""
+        """Format one record."""
         extras = "".join(f" {key}={_quoted(value)}" for key, value in vars(record).items() if key not in _RESERVED)
         message = _printable(record.getMessage().rstrip())
         line = f"{_timestamp(record)} {record.levelname} {record.name} {message}{extras}"
@@ -76,7 +76,7 @@ def _timestamp(record: logging.LogRecord) -> str:
 def _printable(text: str) -> str:
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def _quoted(value: object) -> str:
@@ -85,13 +85,13 @@ def _quoted(value: object) -> str:
 
 
 def configure_logging(*, format: Literal["json", "text"], level: str) -> None:
-    """Send everything that is logged in this process to standard error, in one format.
+    """Log everything in this process to standard error, in one format.
 
-    Warnings and what ends a thread are logged too. Called before a fork, it holds for the children.
+    Warnings and uncaught exceptions of threads are logged too. Called before a fork, it applies to the children.
 
     Args:
-        format: For machines or for people.
-        level: The least that is logged: "DEBUG", "INFO", "WARNING", "ERROR".
+        format: For programs or for people.
+        level: The lowest level that is logged: "DEBUG", "INFO", "WARNING", "ERROR".
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if format == "json" else _Text())
@@ -118,10 +118,10 @@ def _log_thread_exception(end: threading.ExceptHookArgs) -> None:
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]
-    """gunicorn's logger for `logger_class`: its lines go the way of all others; `loglevel` is still its own."""
+    """gunicorn's `logger_class`: propagates to the root logger; `loglevel` still applies."""
 
     def setup(self, cfg: Any) -> None:
-        """Take over the settings, at the start and when they are read again."""
+        """Apply the settings, at the start and on a reload."""
         self.cfg = cfg
         self.loglevel = self.LOG_LEVELS.get(cfg.loglevel.lower(), logging.INFO)
         for logger in (self.error_log, self.access_log):
@@ -151,27 +151,27 @@ def log_request(
     suffix: object = None,
     text: object = None,
 ) -> None:
-    """Write the line of one request, once it is over, with these fields; what is None is left out.
+    """Write the access log line of a finished request with these fields; omit those that are None.
 
     Args:
-        method: As the client gave it.
-        route: The rule that it matched.
-        path: As the client gave it; a query, which may hold secrets, is cut off.
-        status: Of the answer.
-        duration_ms: From the request's head to the last byte of the answer.
-        client: Its address.
-        key: Names the key, and is not the key.
-        model: Its name.
-        version: Of the model.
-        stream: Whether the answer was one.
+        method: As sent by the client.
+        route: The URL rule that matched.
+        path: As sent by the client; the query, which may contain secrets, is removed.
+        status: HTTP status of the response.
+        duration_ms: From the request's head to the last byte of the response.
+        client: IP address of the client.
+        key: Id of the API key, not the key.
+        model: Name of the model.
+        version: Version of the model.
+        stream: Whether the response was streamed.
         prompt_tokens: Tokens of all prompts.
         completion_tokens: Tokens of all choices.
-        finish_reasons: Of the choices that ended.
+        finish_reasons: Of the finished choices.
         error: The error's code, or its type if it has no code, also within a stream.
-        user_agent: What the client calls itself.
-        prompt: What the text goes on with. Other people's words: give it only where the operator asks for it.
-        suffix: What the text leads up to; as for `prompt`.
-        text: What was written; as for `prompt`.
+        user_agent: As sent by the client.
+        prompt: The prompts. User content: pass it only if the operator enables it.
+        suffix: The suffixes; as for `prompt`.
+        text: The generated text; as for `prompt`.
     """
     level = logging.DEBUG if route in _PROBES else logging.INFO
     if not _access.isEnabledFor(level):

@@ -1,7 +1,7 @@
-"""What is counted and timed, in Prometheus's terms.
+"""Prometheus metrics.
 
-Knows calls, texts and the numbers of a request. Does not know Flask, who calls, or where the metrics are read. Labels
-have few values: versions that are served, signatures, routes as they are declared; nothing that a client made up.
+Knows calls, sequences and the measurements of a request. Does not know Flask, the principal, or where the metrics are
+scraped. Labels have few values: served versions, signatures, declared routes; never a value that a client chose.
 """
 
 from bisect import bisect_left
@@ -18,7 +18,7 @@ from service.scheduling.call import Call
 from service.scheduling.prefix_cache import PrefixCache
 from service.scheduling.sequence import ModelVersion, Sequence
 
-# Returns for each model version: texts that hold a row, and texts that wait for one.
+# Returns for each model version the numbers of running and of waiting sequences.
 Loads = Callable[[], Iterable[tuple[ModelVersion, int, int]]]
 
 _MODEL = ("model", "version")
@@ -26,13 +26,14 @@ _CALL = (*_MODEL, "signature")
 _HTTP = ("method", "route", "status")
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
-# From a first token alone, some 15 ms, to a text that waits out an outage; about three buckets a decade.
+# From a first token on an idle server, some 15 ms, to a sequence that waits through an outage; about three buckets per
+# decade.
 _LATENCIES_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
-# Calls are cut to last some 30 ms at 512 units, hence the fine steps there; a call has 30 s at most.
+# Calls are sized to last some 30 ms at 512 units, hence the fine buckets there; a call times out after 30 s.
 _CALLS_S = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1, 5, 30)
-# Calls are padded to multiples of 8 up to 64, so each bucket is one padded size; the small ones tell idle hours apart.
+# Batches are padded to multiples of 8 up to 64, so each bucket is one padded size; the small ones resolve low load.
 _BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
-# A text alone has 0.2 ms a token, one of 64 has 1 ms; from 50 ms on a reader notices.
+# A single sequence has 0.2 ms per token, one in a batch of 64 has 1 ms; readers notice 50 ms and more.
 _GAPS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
 
 
@@ -40,22 +41,22 @@ class _TokenHistogram(Histogram):
     """A histogram in which one observation counts for many tokens."""
 
     def observe_tokens(self, seconds: float, count: int) -> None:
-        """Note `count` tokens that took `seconds` together."""
+        """Observe `count` tokens that took `seconds` together."""
         self._sum.inc(seconds)
         self._buckets[bisect_left(self._upper_bounds, seconds / count)].inc(count)
 
 
-class _Texts(dict[ModelVersion, "_TextSeries"]):
-    """The series of each model version's texts; a missing one is made."""
+class _SequenceFamilies(dict[ModelVersion, "_SequenceSeries"]):
+    """The series of each model version's sequences; a missing one is created."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__()
 
-        def histogram(name: str, text: str) -> Histogram:
-            return Histogram(f"ostinato_{name}", text, _MODEL, registry=registry, buckets=_LATENCIES_S)
+        def histogram(name: str, help_text: str) -> Histogram:
+            return Histogram(f"ostinato_{name}", help_text, _MODEL, registry=registry, buckets=_LATENCIES_S)
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"ostinato_{name}", text, (*_MODEL, *labels), registry=registry)
+        def counter(name: str, help_text: str, *labels: str) -> Counter:
+            return Counter(f"ostinato_{name}", help_text, (*_MODEL, *labels), registry=registry)
 
         self.queue_wait = histogram("queue_wait_seconds", "Time from acceptance to a row, of each prompt.")
         self.first_token = histogram(
@@ -70,7 +71,7 @@ class _Texts(dict[ModelVersion, "_TextSeries"]):
         )
         self.cancelled = counter("sequences_cancelled", "Texts given up: the client left, or the time was over.")
         self.finished = counter("sequences_finished", "Texts that ended, by finish reason.", "reason")
-        # Both by tokens, as is usual: their ratio is the share of reading that was saved.
+        # Both count tokens, as is usual: their ratio is the share of prefill that was saved.
         self.prefix_queries = counter(
             "prefix_cache_queried_tokens", "Prompt tokens that were to be read, of texts that were started."
         )
@@ -78,40 +79,40 @@ class _Texts(dict[ModelVersion, "_TextSeries"]):
         self.prompt_tokens = counter("prompt_tokens", "Tokens of the prompts of requests that are over.")
         self.completion_tokens = counter("completion_tokens", "Tokens written in requests that are over.")
 
-    def __missing__(self, model: ModelVersion) -> "_TextSeries":
-        series = self[model] = _TextSeries(self, model)
+    def __missing__(self, model: ModelVersion) -> "_SequenceSeries":
+        series = self[model] = _SequenceSeries(self, model)
         return series
 
     def forget(self, model: ModelVersion) -> None:
-        """Drop a version's series."""
+        """Remove a version's series."""
         self.pop(model, None)
         _remove(vars(self).values(), model)
 
 
-class _TextSeries:
-    def __init__(self, texts: _Texts, model: ModelVersion) -> None:
+class _SequenceSeries:
+    def __init__(self, families: _SequenceFamilies, model: ModelVersion) -> None:
         labels = (model.name, str(model.version))
-        self.queue_wait = texts.queue_wait.labels(*labels)
-        self.first_token = texts.first_token.labels(*labels)
-        self.token_gap = texts.token_gap.labels(*labels)
-        self.cancelled = texts.cancelled.labels(*labels)
-        self.prefix_queries = texts.prefix_queries.labels(*labels)
-        self.prefix_hits = texts.prefix_hits.labels(*labels)
-        self.prompt_tokens = texts.prompt_tokens.labels(*labels)
-        self.completion_tokens = texts.completion_tokens.labels(*labels)
+        self.queue_wait = families.queue_wait.labels(*labels)
+        self.first_token = families.first_token.labels(*labels)
+        self.token_gap = families.token_gap.labels(*labels)
+        self.cancelled = families.cancelled.labels(*labels)
+        self.prefix_queries = families.prefix_queries.labels(*labels)
+        self.prefix_hits = families.prefix_hits.labels(*labels)
+        self.prompt_tokens = families.prompt_tokens.labels(*labels)
+        self.completion_tokens = families.completion_tokens.labels(*labels)
 
 
-class _Calls(dict[tuple[ModelVersion, str], "_CallSeries"]):
-    """The series of each model version's calls, by signature; a missing one is made."""
+class _CallFamilies(dict[tuple[ModelVersion, str], "_CallSeries"]):
+    """The series of each model version's calls, by signature; a missing one is created."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__()
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"ostinato_call_{name}", text, _CALL, registry=registry, buckets=buckets)
+        def histogram(name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"ostinato_call_{name}", help_text, _CALL, registry=registry, buckets=buckets)
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"ostinato_call_{name}", text, (*_CALL, *labels), registry=registry)
+        def counter(name: str, help_text: str, *labels: str) -> Counter:
+            return Counter(f"ostinato_call_{name}", help_text, (*_CALL, *labels), registry=registry)
 
         self.duration = histogram("duration_seconds", "Time from sending a call to its answer.", _CALLS_S)
         self.sequences = histogram("sequences", "Sequences of an answered call, padding not counted.", _BATCH_SIZES)
@@ -124,14 +125,14 @@ class _Calls(dict[tuple[ModelVersion, str], "_CallSeries"]):
         return series
 
     def forget(self, model: ModelVersion) -> None:
-        """Drop a version's series."""
+        """Remove a version's series."""
         for key in [key for key in list(self) if key[0] == model]:
             self.pop(key, None)
         _remove(vars(self).values(), model)
 
 
 class _CallSeries:
-    def __init__(self, calls: _Calls, model: ModelVersion, signature: str) -> None:
+    def __init__(self, calls: _CallFamilies, model: ModelVersion, signature: str) -> None:
         labels = (model.name, str(model.version), signature)
         self.duration = calls.duration.labels(*labels)
         self.sequences = calls.sequences.labels(*labels)
@@ -140,17 +141,17 @@ class _CallSeries:
 
 
 class _Load(Collector):
-    """Gauges that are read when they are asked for."""
+    """Gauges of the scheduler's load, read at each scrape."""
 
-    def __init__(self, known: Iterable[ModelVersion], loads: Loads, num_tokens: Callable[[], int]) -> None:
-        self._known, self._loads, self._num_tokens = known, loads, num_tokens
+    def __init__(self, versions: Iterable[ModelVersion], loads: Loads, num_tokens: Callable[[], int]) -> None:
+        self._versions, self._loads, self._num_tokens = versions, loads, num_tokens
 
     def collect(self) -> Iterator[Metric]:
-        """Ask how much there is to do."""
+        """Yield running and waiting sequences per version, and queued tokens."""
         running = GaugeMetricFamily("ostinato_sequences_running", "Texts that hold a row.", labels=_MODEL)
         waiting = GaugeMetricFamily("ostinato_sequences_waiting", "Texts that wait for a row.", labels=_MODEL)
-        # Zeros for versions that have nothing to do now: a series that comes and goes cannot be told from a lost one.
-        counts = dict.fromkeys(list(self._known), (0, 0))
+        # Zeros for idle versions: a series that comes and goes cannot be distinguished from a lost one.
+        counts = dict.fromkeys(list(self._versions), (0, 0))
         counts |= {model: (num_running, num_waiting) for model, num_running, num_waiting in self._loads()}
         for model, (num_running, num_waiting) in counts.items():
             labels = (model.name, str(model.version))
@@ -158,48 +159,48 @@ class _Load(Collector):
             waiting.add_metric(labels, num_waiting)
         yield running
         yield waiting
-        text = "Tokens that the accepted texts, running or waiting, may read and write."
-        yield GaugeMetricFamily("ostinato_queued_tokens", text, value=self._num_tokens())
+        help_text = "Tokens that the accepted texts, running or waiting, may read and write."
+        yield GaugeMetricFamily("ostinato_queued_tokens", help_text, value=self._num_tokens())
 
 
-class _Prefixes(Collector):
-    """The numbers of the prefix cache, read when they are asked for."""
+class _PrefixCacheSize(Collector):
+    """Metrics of the prefix cache, read at each scrape."""
 
     def __init__(self, cache: PrefixCache) -> None:
         self._cache = cache
 
     def collect(self) -> Iterator[Metric]:
-        """Ask how full it is."""
+        """Yield size, states and evictions."""
         cache = self._cache
         yield GaugeMetricFamily("ostinato_prefix_cache_bytes", "Memory that kept states take.", value=cache.num_bytes)
         yield GaugeMetricFamily("ostinato_prefix_cache_states", "States kept.", value=len(cache))
-        text = "States that had to make room for others."
-        yield CounterMetricFamily("ostinato_prefix_cache_evicted_states", text, value=cache.num_evicted)
+        help_text = "States that had to make room for others."
+        yield CounterMetricFamily("ostinato_prefix_cache_evicted_states", help_text, value=cache.num_evicted)
 
 
-class _Servers(Collector):
-    """How many model servers take calls, counted when it is asked for."""
+class _Backends(Collector):
+    """Gauges of the backends by state, read at each scrape."""
 
     def __init__(self, states: Callable[[], Iterable[bool]]) -> None:
         self._states = states
 
     def collect(self) -> Iterator[Metric]:
-        """Count them."""
+        """Yield the number of serving and of ejected backends."""
         states = list(self._states())
-        servers = GaugeMetricFamily("ostinato_backends", "Backends, by whether they get calls.", labels=["state"])
-        servers.add_metric(["serving"], sum(states))
-        servers.add_metric(["ejected"], len(states) - sum(states))
-        yield servers
+        backends = GaugeMetricFamily("ostinato_backends", "Backends, by whether they get calls.", labels=["state"])
+        backends.add_metric(["serving"], sum(states))
+        backends.add_metric(["ejected"], len(states) - sum(states))
+        yield backends
 
 
 class _RequestMemory(Collector):
-    """How much of the budget for requests is taken, read when it is asked for."""
+    """Gauges of the memory budget of requests, read at each scrape."""
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
 
     def collect(self) -> Iterator[Metric]:
-        """Read both."""
+        """Yield held memory and limit."""
         help_text = "Memory that bodies, prompts and responses of requests in flight hold."
         yield GaugeMetricFamily("ostinato_request_memory_bytes", help_text, value=self._budget.num_bytes)
         help_text = "What that may be at most; requests beyond it are answered 429."
@@ -207,13 +208,13 @@ class _RequestMemory(Collector):
 
 
 class _ConfigDrift(Collector):
-    """For how long each backend has not served what is listed, read when it is asked for."""
+    """Gauges of the config drift of each backend, read at each scrape."""
 
     def __init__(self, seconds: Callable[[], Mapping[str, float]]) -> None:
         self._seconds = seconds
 
     def collect(self) -> Iterator[Metric]:
-        """Ask each."""
+        """Yield the drift of each backend in seconds."""
         drift = GaugeMetricFamily(
             "ostinato_backend_config_drift_seconds",
             "Time for which a backend has served other versions than models.config lists; 0: it serves those.",
@@ -225,18 +226,18 @@ class _ConfigDrift(Collector):
 
 
 class Metrics:
-    """Every metric of the gateway; each method takes a few microseconds and may be called on any thread.
+    """Every metric of the gateway; each method takes a few microseconds and is thread-safe.
 
     Attributes:
-        registry: What a scrape reads.
+        registry: The registry that a scrape reads.
     """
 
     def __init__(self, version: str) -> None:
         """Declare the metrics; `version` is the project's."""
-        # A series more for each histogram and counter, which says when it was made: nobody reads it.
+        # Otherwise every histogram and counter has another series with its creation time, which nobody reads.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
-        self._texts, self._calls = _Texts(registry), _Calls(registry)
+        self._sequences, self._calls = _SequenceFamilies(registry), _CallFamilies(registry)
         self._requests = Counter("ostinato_http_requests", "Requests answered.", _HTTP, registry=registry)
         self._duration = Histogram(
             "ostinato_http_request_duration_seconds",
@@ -252,61 +253,61 @@ class Metrics:
         prometheus_client.PlatformCollector(registry=registry)
 
     def started(self, sequence: Sequence, waited_s: float) -> None:
-        """A text, with the other choices of its prompt, got its row after it had waited."""
-        series = self._texts[sequence.model]
+        """Count a sequence that got its slot, with the other choices of its prompt, after it had waited."""
+        series = self._sequences[sequence.model]
         series.queue_wait.observe(waited_s)
         series.prefix_queries.inc(sequence.num_cached_tokens + sequence.num_remaining_prompt_tokens)
         series.prefix_hits.inc(sequence.num_cached_tokens)
 
     def answered(self, call: Call, seconds: float) -> None:
-        """The model server answered a call."""
+        """Count a call that a backend responded to."""
         series, num_used = self._calls[call.model, call.signature], len(call.sequences)
         series.duration.observe(seconds)
         series.sequences.observe(num_used)
         series.padding_sequences.inc(call.batch_size - num_used)
 
     def failed(self, call: Call, error: GatewayError, again: bool) -> None:
-        """A call failed; whether it will be made again."""
+        """Count a failed call; `again`: it will be retried."""
         model = call.model
         self._calls.failures.labels(model.name, model.version, call.signature, error.code or error.type).inc()
         if again:
             self._calls[model, call.signature].retries.inc()
 
     def cancelled(self, sequences: Iterable[Sequence]) -> None:
-        """These were given up."""
+        """Count cancelled sequences."""
         for sequence in sequences:
-            self._texts[sequence.model].cancelled.inc()
+            self._sequences[sequence.model].cancelled.inc()
 
     def first_token(self, model: ModelVersion, seconds: float) -> None:
-        """The first token of a request came."""
-        self._texts[model].first_token.observe(seconds)
+        """Observe the time to the first token of a request."""
+        self._sequences[model].first_token.observe(seconds)
 
     def token_gap(self, model: ModelVersion, seconds: float, count: int) -> None:
-        """So many more tokens, at least one, of a choice came at once, so long after those before.
+        """Observe `count` tokens, at least one, of a choice that arrived together, `seconds` after the previous ones.
 
-        Each token counts, with an equal share of the time: so long chunks weigh as much as the tokens that they bring,
-        and a quantile is one of tokens.
+        Each token counts with an equal share of the time: a chunk is weighted by its tokens, and a quantile is one of
+        tokens.
         """
-        self._texts[model].token_gap.observe_tokens(seconds, count)
+        self._sequences[model].token_gap.observe_tokens(seconds, count)
 
     def finished(
         self, model: ModelVersion, *, num_prompt_tokens: int, num_completion_tokens: int, reasons: Iterable[str]
     ) -> None:
-        """A request is over; `reasons` are the finish reasons of its choices that ended."""
-        series = self._texts[model]
+        """Count the tokens of an ended request, and its finished choices by their finish `reasons`."""
+        series = self._sequences[model]
         series.prompt_tokens.inc(num_prompt_tokens)
         series.completion_tokens.inc(num_completion_tokens)
         for reason in reasons:
-            self._texts.finished.labels(model.name, model.version, reason).inc()
+            self._sequences.finished.labels(model.name, model.version, reason).inc()
 
     def responded(self, *, method: str, route: str | None, status: int, error_code: str | None, seconds: float) -> None:
-        """A request was answered, to the last byte.
+        """Count a request whose response was sent to the last byte.
 
         Args:
-            method: As the client gave it.
-            route: The rule that it matched, as it is declared, never the path; None: it matched none.
-            status: Of the answer.
-            error_code: The error's code, or its type if it has no code, also within a stream; None: there was no error.
+            method: As sent by the client.
+            route: The URL rule that matched, as declared, never the path; None: no rule matched.
+            status: HTTP status of the response.
+            error_code: The error's code, or its type if it has no code, also within a stream; None: no error.
             seconds: Since the request's head.
         """
         key = (method if method in _METHODS else "other", route or "other", status)
@@ -319,39 +320,39 @@ class Metrics:
             self._errors.labels(error_code).inc()
 
     def watch_load(self, loads: Loads, num_tokens: Callable[[], int]) -> None:
-        """Say, at each scrape, how much there is to do.
+        """Report the scheduler's load at each scrape.
 
         Args:
-            loads: Returns model version, texts that hold a row, and texts that wait for one.
-            num_tokens: Returns the tokens that all of those may read and write.
+            loads: Returns for each model version the numbers of running and of waiting sequences.
+            num_tokens: Returns the tokens that all of those may still prefill and generate.
         """
-        self.registry.register(_Load(self._texts, loads, num_tokens))
+        self.registry.register(_Load(self._sequences, loads, num_tokens))
 
     def watch_prefixes(self, cache: PrefixCache) -> None:
-        """Say, at each scrape, how full the prefix cache is."""
-        self.registry.register(_Prefixes(cache))
+        """Report the size of the prefix cache at each scrape."""
+        self.registry.register(_PrefixCacheSize(cache))
 
     def watch_servers(self, states: Callable[[], Iterable[bool]]) -> None:
-        """Say, at each scrape, how many model servers there are; `states` returns for each whether it gets calls."""
-        self.registry.register(_Servers(states))
+        """Report the number of backends at each scrape; `states` returns for each whether it gets calls."""
+        self.registry.register(_Backends(states))
 
     def watch_request_memory(self, budget: MemoryBudget) -> None:
-        """Report, at each scrape, how much memory requests hold, and the limit."""
+        """Report the memory that requests hold, and its limit, at each scrape."""
         self.registry.register(_RequestMemory(budget))
 
     def watch_config_drift(self, seconds: Callable[[], Mapping[str, float]]) -> None:
-        """Report, at each scrape, for how long each backend, by its address, has served what is not listed."""
+        """Report at each scrape for how long each backend, by address, has served other versions than configured."""
         self.registry.register(_ConfigDrift(seconds))
 
     def forget(self, model: ModelVersion) -> None:
-        """Drop the series of a version that is gone; a late observation makes them anew."""
-        self._texts.forget(model)
+        """Remove the series of a version that is no longer served; a late observation creates them again."""
+        self._sequences.forget(model)
         self._calls.forget(model)
 
     def keep(self, models: Iterable[ModelVersion]) -> None:
-        """Forget every version but these; where it is called now and then, late observations leave no series behind."""
-        known = {*list(self._texts), *(model for model, _ in list(self._calls))}
-        for model in known.difference(models):
+        """Remove the series of all other versions; called regularly, it also removes those of late observations."""
+        counted = {*list(self._sequences), *(model for model, _ in list(self._calls))}
+        for model in counted.difference(models):
             self.forget(model)
 
 

@@ -1,6 +1,6 @@
-"""`GET /metrics` on a port of its own, so that who may read the metrics is settled by who reaches the port.
+"""`GET /metrics` on its own port, so that network access to the port decides who may read the metrics.
 
-Knows sockets and Prometheus's exposition. Does not know what is measured.
+Knows sockets and Prometheus's exposition format. Does not know what is measured.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ class _Handler(MetricsHandler):
     server_version, sys_version = "ostinato", ""
 
     def do_GET(self) -> None:
-        """Answer a scrape; on loopback not that of a web page whose name resolves to this machine."""
+        """Serve a scrape; on loopback refuse a web page whose name resolves to this machine (DNS rebinding)."""
         if is_loopback(str(self.connection.getsockname()[0])) and not AllowedHosts().allows(self.headers.get("Host")):
             self.send_error(421)
         elif self.path.partition("?")[0] == "/metrics":
@@ -36,11 +36,11 @@ class _Handler(MetricsHandler):
             self.send_error(404)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log nothing: scrapes are regular."""
+        """Log nothing: scrapes are frequent."""
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread for each scraper, but no more than a few: the oldest connection makes room for the newest."""
+    """A server with one thread per connection, up to a limit: the newest connection replaces the oldest."""
 
     max_connections: ClassVar[int] = 16
     accept_rest_s: ClassVar[float] = 0.5  # after a failed accept; without descriptors a retry would spin
@@ -52,7 +52,7 @@ class _Server(ThreadingHTTPServer):
         self._connections: deque[socket.socket] = deque()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Take a connection in."""
+        """Accept a connection; pause if that fails."""
         try:
             return super().get_request()
         except OSError:
@@ -60,35 +60,35 @@ class _Server(ThreadingHTTPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for a connection."""
+        """Start a thread for a connection, and disconnect the oldest one above the limit."""
         self._connections.append(request)
         if len(self._connections) > self.max_connections:
-            # Its thread finds the end of the connection and closes it.
+            # Its thread detects the end of the connection and closes it.
             with contextlib.suppress(OSError):
                 self._connections.popleft().shutdown(socket.SHUT_RDWR)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """End a connection."""
+        """Close a connection."""
         with contextlib.suppress(ValueError):
             self._connections.remove(request)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 (socketserver's signature)
-        """Log what went wrong, unless the scraper left."""
+        """Log an exception, unless the scraper disconnected."""
         if not isinstance(sys.exception(), OSError):
             log.exception("the metrics could not be read")
 
 
 def serve_metrics(sock: socket.socket, registry: CollectorRegistry) -> Callable[[], None]:
-    """Answer `GET /metrics` on a thread of its own.
+    """Serve `GET /metrics` on a thread of its own.
 
     Args:
-        sock: Listens already, on IPv4 or IPv6. Taken over.
-        registry: What is read.
+        sock: A listening socket, IPv4 or IPv6; owned by the server from now on.
+        registry: The metrics to serve.
 
     Returns:
-        A function that ends it and closes the socket.
+        A function that stops the server and closes the socket.
     """
     server = _Server(sock, registry)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

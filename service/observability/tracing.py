@@ -1,7 +1,7 @@
-"""Traces by OpenTelemetry: a span for each request, and below it one for each call that worked on it.
+"""OpenTelemetry traces: a span for each request, with a child span for each call that computes for it.
 
-Knows spans, calls and the names that OpenTelemetry's conventions give to facts. Does not know Flask or gRPC.
-OpenTelemetry is imported by what makes traces, not by this module: a gateway that makes none does not load it.
+Knows spans, calls and OpenTelemetry's semantic conventions. Does not know Flask or gRPC. OpenTelemetry is imported when
+tracing starts, not with this module: a gateway without tracing does not load it.
 """
 
 import logging
@@ -29,21 +29,21 @@ SERVICE = "ostinato-gateway"
 RPC = "tensorflow.serving.PredictionService/Predict"
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-# Spans that wait to be sent; what comes beyond is lost.
+# Limit of spans that wait to be exported; further ones are dropped.
 _MAX_WAITING = 8192
 _EXPORT_TIMEOUT_S = 5.0
 
 
 class Headers(Protocol):
-    """The headers of a request, by names in small letters; in truth a mapping, whose `get` takes a default too."""
+    """The headers of a request by lower-case name; in fact a mapping, whose `get` takes a default too."""
 
     def get(self, name: str, /) -> str | None:
-        """Return a header's value."""
+        """Return the value of a header."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A request that is traced: its span, and the context of the spans below it."""
+    """A traced request: its span, and the context of its child spans."""
 
     span: "Span"
     context: "Context"
@@ -53,10 +53,10 @@ class Trace:
         """32 hexadecimal digits."""
         return f"{self.span.get_span_context().trace_id:032x}"
 
-    # The conventions call all `gen_ai` names "development"; those here are the ones that have held since 2024.
+    # All `gen_ai` names have the status "development" in the conventions; those used here are unchanged since 2024.
 
     def asked(self, model: str | None, operation: str = "text_completion") -> None:
-        """Note what the request wants, of which model if it names one; `operation` is "embeddings" for those."""
+        """Set the attributes of the parsed request: operation, and model if it names one."""
         self.span.set_attribute("gen_ai.operation.name", operation)
         if model is not None:
             self.span.set_attribute("gen_ai.request.model", model)
@@ -64,7 +64,7 @@ class Trace:
     def finished(
         self, *, version: int, num_prompt_tokens: int, num_completion_tokens: int, reasons: Iterable[str] = ()
     ) -> None:
-        """Note what was made, by which version."""
+        """Set the attributes of the result: version, token counts and finish reasons."""
         self.span.set_attributes(
             {
                 "ostinato.model.version": version,
@@ -75,21 +75,21 @@ class Trace:
         )
 
     def responded(self, status: int, error: GatewayError | None = None) -> None:
-        """Note the answer's status, and the error, which may have come within a stream."""
+        """Set the response's status and the error, which may have occurred within a stream."""
         self.span.set_attribute("http.response.status_code", status)
         if status >= 500 or (error is not None and status < 400):
-            # What the client did wrong, 4xx, is no failure of a server's span.
-            _fail(self.span, _kind(error) if error else str(status))
+            # A client error, 4xx, is not an error of a server span.
+            _set_error(self.span, _error_type(error) if error else str(status))
         elif error is not None:
-            self.span.set_attribute("error.type", _kind(error))
+            self.span.set_attribute("error.type", _error_type(error))
 
 
 @dataclass(frozen=True, eq=False)
 class CallSpans:
-    """A call under way, once in each of the traces that it belongs to.
+    """The spans of a running call, one in each trace that it belongs to.
 
     Attributes:
-        metadata: For gRPC: the first of the spans, for a model server that traces too.
+        metadata: gRPC metadata with the context of the first span, for a backend that traces too.
     """
 
     spans: tuple["Span", ...]
@@ -97,14 +97,14 @@ class CallSpans:
 
 
 class Tracing:
-    """Makes spans and sends them, on a thread of its own: make it in the process that serves, after any fork."""
+    """Creates spans and exports them on a thread of its own: create it in the serving process, after any fork."""
 
     def __init__(self, exporter: "SpanExporter", *, ratio: float, version: str) -> None:
         """Start the thread.
 
         Args:
-            exporter: Where spans go.
-            ratio: Share of the requests that are traced, of those that come without a trace; the others say themselves.
+            exporter: Exports the spans.
+            ratio: Sampling ratio of requests without a trace context; the others carry their own decision.
             version: The project's.
         """
         from opentelemetry import trace  # noqa: PLC0415 - see the module's docstring
@@ -116,7 +116,7 @@ class Tracing:
 
     @classmethod
     def to(cls, endpoint: str, *, ratio: float, version: str) -> Self:
-        """Send spans by OTLP over HTTP, to an address such as `http://collector:4318/v1/traces`."""
+        """Export spans by OTLP over HTTP to an endpoint such as `http://collector:4318/v1/traces`."""
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
         exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_TIMEOUT_S)
@@ -126,45 +126,45 @@ class Tracing:
     def request(
         self, headers: Headers, *, method: str, route: str | None, path: str, scheme: str = "http"
     ) -> Iterator[Trace | None]:
-        """Trace a request while the context lasts, which may end on another thread.
+        """Trace a request for the duration of the context, which may end on another thread.
 
         Args:
-            headers: `traceparent` and `tracestate` count: W3C Trace Context.
-            method: As the client gave it.
-            route: The rule that it matched, or None.
+            headers: `traceparent` and `tracestate` are read (W3C Trace Context).
+            method: As sent by the client.
+            route: The URL rule that matched, or None.
             path: Without the query.
             scheme: "http" or "https".
 
         Yields:
-            What its sequences keep; None if the request is not among those that are traced.
+            The trace, which the request's sequences refer to; None if the request is not sampled.
         """
-        known = method if method in _METHODS else "_OTHER"
-        attributes = {"http.request.method": known, "url.path": path, "url.scheme": scheme}
+        known_method = method if method in _METHODS else "_OTHER"
+        attributes = {"http.request.method": known_method, "url.path": path, "url.scheme": scheme}
         if route is not None:
             attributes["http.route"] = route
-        if known == "_OTHER":
+        if known_method == "_OTHER":
             attributes["http.request.method_original"] = method
-        name = " ".join(filter(None, ("HTTP" if known == "_OTHER" else known, route)))
+        name = " ".join(filter(None, ("HTTP" if known_method == "_OTHER" else known_method, route)))
         span = self._tracer.start_span(name, self._propagator.extract(headers), self._api.SpanKind.SERVER, attributes)
         try:
             yield Trace(span, self._api.set_span_in_context(span)) if span.is_recording() else None
         except BaseException as error:
-            _fail(span, type(error).__qualname__)
+            _set_error(span, type(error).__qualname__)
             raise
         finally:
             span.end()
 
     def begin_call(self, call: Call, address: str | None = None) -> CallSpans | None:
-        """Start a span of a call in every trace that it works for; None where there is none.
+        """Start a span of a call in every trace of its sequences; return None if there is none.
 
         Args:
             call: About to be sent.
-            address: `host:port` of the model server.
+            address: `host:port` of the backend.
         """
         traces: Counter[Trace] = Counter(sequence.trace for sequence in call.sequences if sequence.trace is not None)
         if not traces:
             return None
-        attributes = _describe(call, address)
+        attributes = _call_attributes(call, address)
         spans = tuple(
             self._tracer.start_span(
                 RPC, trace.context, self._api.SpanKind.CLIENT, {**attributes, "ostinato.call.request_sequences": count}
@@ -176,24 +176,24 @@ class Tracing:
         return CallSpans(spans, tuple(carrier.items()))
 
     def end_call(self, call: CallSpans | None, error: GatewayError | None = None) -> None:
-        """End the spans of a call that was answered, or failed."""
+        """End the spans of a call that succeeded or failed."""
         for span in call.spans if call else ():
             if error is None:
                 span.set_attribute("rpc.response.status_code", "OK")
             else:
-                _fail(span, _kind(error))
+                _set_error(span, _error_type(error))
             span.end()
 
     def shutdown(self, timeout_s: float = 1.0) -> None:
-        """Send what waits, but take no longer than this; spans that end later are lost."""
-        # The provider takes no time-out, and its exporter may be waiting for one of its own.
+        """Export the waiting spans within `timeout_s`; spans that end later are lost."""
+        # The provider takes no time-out, and its exporter may be waiting for its own.
         thread = threading.Thread(target=self._provider.shutdown, name="last traces", daemon=True)
         thread.start()
         thread.join(timeout_s)
 
 
-class _FirstWords(logging.Handler):
-    """Keeps what was logged first."""
+class _FirstMessage(logging.Handler):
+    """A log handler that keeps the first message."""
 
     text = ""
 
@@ -202,23 +202,23 @@ class _FirstWords(logging.Handler):
 
 
 class _Exporter:
-    """Passes spans on, and says once when that fails and once when it works again."""
+    """An exporter that logs once when exports start to fail and once when they succeed again."""
 
     def __init__(self, exporter: "SpanExporter") -> None:
         self._exporter, self._failing = exporter, False
-        self._why = _FirstWords()
-        # OpenTelemetry warns of every batch that is not taken and of every odd header that a client sends.
+        self._reason = _FirstMessage()
+        # OpenTelemetry logs a warning for every failed batch and for every invalid header from a client.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        sending = logging.getLogger("opentelemetry.exporter")
-        sending.setLevel(logging.WARNING)
-        sending.propagate, sending.handlers = False, [self._why]
+        exporter_log = logging.getLogger("opentelemetry.exporter")
+        exporter_log.setLevel(logging.WARNING)
+        exporter_log.propagate, exporter_log.handlers = False, [self._reason]
 
     def export(self, spans: Many["ReadableSpan"]) -> "SpanExportResult":
-        self._why.text = ""
+        self._reason.text = ""
         result = self._exporter.export(spans)
         failing = result.name != "SUCCESS"
         if failing and not self._failing:
-            log.warning("traces cannot be sent and are lost until they can: %s", self._why.text)
+            log.warning("traces cannot be sent and are lost until they can: %s", self._reason.text)
         elif self._failing and not failing:
             log.warning("traces are sent again")
         self._failing = failing
@@ -237,16 +237,16 @@ def _provider(exporter: "SpanExporter", ratio: float, version: str) -> "TracerPr
     provider = TracerProvider(
         sampler=ParentBased(TraceIdRatioBased(ratio)),
         resource=Resource.create({"service.name": SERVICE, "service.version": version}),
-        # It would hold up the end of the process for as long as nobody takes the spans; see `shutdown`.
+        # At exit it would block the process while the collector is unavailable; see `shutdown`.
         shutdown_on_exit=False,
     )
-    # An exporter in all but its base class, which is loaded no earlier than this.
+    # An exporter without the base class, which is imported only here.
     quiet: Any = _Exporter(exporter)
     provider.add_span_processor(BatchSpanProcessor(quiet, max_queue_size=_MAX_WAITING))
     return provider
 
 
-def _describe(call: Call, address: str | None) -> dict[str, str | int]:
+def _call_attributes(call: Call, address: str | None) -> dict[str, str | int]:
     """Return the attributes that all spans of a call share."""
     attributes: dict[str, str | int] = {
         "rpc.system.name": "grpc",
@@ -265,11 +265,11 @@ def _describe(call: Call, address: str | None) -> dict[str, str | int]:
     return attributes
 
 
-def _kind(error: GatewayError) -> str:
+def _error_type(error: GatewayError) -> str:
     return error.code or error.type
 
 
-def _fail(span: "Span", kind: str) -> None:
+def _set_error(span: "Span", kind: str) -> None:
     from opentelemetry.trace import StatusCode  # noqa: PLC0415 - see the module's docstring
 
     span.set_attribute("error.type", kind)

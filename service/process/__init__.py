@@ -1,1 +1,1 @@
-"""The gateway as a process: its worker, its connections, the port it listens at, and clients that leave."""
+"""The gateway process: gunicorn worker, connections, listening sockets, client disconnects."""

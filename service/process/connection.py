@@ -1,6 +1,6 @@
-"""A client's connection as the worker sees it: how long it may keep a thread waiting, reading or writing.
+"""A client connection with read and write time-outs.
 
-Knows one socket and its limits; knows nothing of the loop that accepts it or of the request that it carries.
+Knows one socket and its limits. Does not know the loop that accepts it or the request that it carries.
 """
 
 import math
@@ -16,45 +16,45 @@ from gunicorn.config import Config  # type: ignore[import-untyped]
 from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import TConn  # type: ignore[import-untyped]
 
-# More than nginx takes by default; gunicorn would take 819 KB, of as many clients as there are connections.
+# More than nginx accepts by default; gunicorn would accept 819 KB on every connection.
 MAX_HEAD_BYTES = 64 * 2**10
 
 
 class HeadTimeout(Exception):
-    """The head of a request took too long. Not an OSError: gunicorn logs those with a traceback and no answer."""
+    """The head of a request took too long. Not an OSError: gunicorn logs those with traceback and does not respond."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a client may take, in seconds, and how many connections it may have.
+    """Time-outs of a client in seconds, and its maximum number of connections.
 
-    A client may keep us waiting for `body_s`, but every byte gives some of that back: a client at
-    `min_body_bytes_per_s` or above is never cut, one that sends a byte now and then is. Apache's mod_reqtimeout does
-    so too, by default with `body=20,MinRate=500`.
+    The body may stall for `body_s`, and every received byte extends that: a client at `min_body_bytes_per_s` or above
+    is never disconnected, one that sends a byte now and then is. Apache's mod_reqtimeout does the same, by default with
+    `body=20,MinRate=500`.
     """
 
     head_s: float = 10.0  # for the whole head
     body_s: float = 30.0
     min_body_bytes_per_s: float = 500.0
-    write_s: float = 30.0  # without taking a byte
-    max_client_connections: int | None = None  # of one address; behind a proxy all have the proxy's
+    write_s: float = 30.0  # without accepting a byte
+    max_client_connections: int | None = None  # per client address; behind a proxy all clients have the proxy's
 
 
 class PatientUnreader(SocketUnreader):  # type: ignore[misc]
-    """Reads what a client sends while patience lasts, which is used up by waiting."""
+    """gunicorn's socket reader with a time budget that waiting uses up."""
 
     def expect(self, patience_s: float, *, min_bytes_per_s: float = math.inf) -> None:
-        """Start anew, with the head or the body of a request; only a body has a rate that restores patience."""
+        """Reset the time budget for the head or the body of a request; only for a body, received bytes refill it."""
         self.patience_s = self.full_s = patience_s
         self.s_per_byte = 1 / min_bytes_per_s
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """Read what has arrived, at least a byte; none if the client has closed.
+        """Return the bytes that have arrived, at least one; none if the client has closed the connection.
 
         Raises:
-            HeadTimeout: patience ended within a head.
-            TimeoutError: patience ended within a body. Where MAX_CONTENT_LENGTH is set, Werkzeug makes of it a
-                `ClientDisconnected`, status 400, whose `__context__` it is.
+            HeadTimeout: the budget ran out within a head.
+            TimeoutError: the budget ran out within a body. Where MAX_CONTENT_LENGTH is set, Werkzeug raises
+                `ClientDisconnected`, status 400, instead, with this error as its `__context__`.
         """
         outer_s, start = self.sock.gettimeout(), time.monotonic()  # gunicorn sets one to skip an unread body
         self.sock.settimeout(min(max(self.patience_s, 0.001), outer_s or math.inf))
@@ -70,25 +70,25 @@ class PatientUnreader(SocketUnreader):  # type: ignore[misc]
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """gunicorn's connection, with limits."""
+    """gunicorn's connection with limits."""
 
     def __init__(self, cfg: Config, limits: Limits, sock: socket.socket, address: object, server: object) -> None:
-        """Bound the writes, whose failures are BlockingIOError and TimeoutError (socket(7), tcp(7)).
+        """Set the write time-outs, which raise BlockingIOError and TimeoutError (socket(7), tcp(7)).
 
-        SO_SNDTIMEO ends a blocked `send`. TCP_USER_TIMEOUT ends the connection when sent data is not taken, though no
-        `send` may block yet: that is how a client without power or network is found out.
+        SO_SNDTIMEO ends a blocked `send`. TCP_USER_TIMEOUT closes the connection when sent data is not acknowledged,
+        even if no `send` blocks yet: it detects a client that lost power or network.
         """
         super().__init__(cfg, sock, address, server)
         self.limits = limits
         self.on_close: Callable[[], object] = lambda: None
-        self.head = b""  # what has come of a head that is not complete, and has no thread yet
+        self.head = b""  # the received part of an incomplete head, which has no thread yet
         seconds, micros = divmod(round(limits.write_s * 1_000_000), 1_000_000)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, micros))
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(limits.write_s * 1000))
 
     def init(self) -> None:
-        """Expect the head of a request; gunicorn calls this before it parses each."""
+        """Start the head of a request; gunicorn calls this before it parses each."""
         super().init()
         if not isinstance(self.parser.unreader, PatientUnreader):
             self.parser.unreader = PatientUnreader(self.sock)
@@ -97,7 +97,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.parser.unreader.expect(self.limits.head_s)
 
     def receive_head(self) -> bool:
-        """Take in what has arrived, without waiting; return whether the head is complete, or there will be no more."""
+        """Receive without blocking; return whether the head is complete or the connection has ended."""
         try:
             data = self.sock.recv(MAX_HEAD_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -107,7 +107,7 @@ class Connection(TConn):  # type: ignore[misc]
         return self.add_to_head(data) or not data
 
     def add_to_head(self, data: bytes) -> bool:
-        """Add to what has come of a head; return whether it is complete. Empty lines before it are dropped."""
+        """Append to the received part of a head, dropping empty lines before it; return whether it is complete."""
         if not self.head:
             data = data.lstrip(b"\r\n")
         is_complete = b"\r\n\r\n" in self.head[-3:] + data
@@ -115,11 +115,11 @@ class Connection(TConn):  # type: ignore[misc]
         return is_complete
 
     def expect_body(self) -> None:
-        """Expect the body of the request whose head has been parsed."""
+        """Start the body of the request whose head has been parsed."""
         self.parser.unreader.expect(self.limits.body_s, min_bytes_per_s=self.limits.min_body_bytes_per_s)
 
     def close(self, graceful: bool = False) -> None:  # noqa: ARG002 (gunicorn's signature)
-        """Close at once. gunicorn asks on the accept thread, and `StreamingWorker.handle` has lingered before."""
+        """Close at once. gunicorn calls this on the accept thread; `StreamingWorker.handle` has lingered before."""
         on_close, self.on_close = self.on_close, lambda: None
         on_close()
         util.close(self.sock)

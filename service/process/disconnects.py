@@ -1,9 +1,9 @@
-"""Notices clients that leave while their request is queued or runs, so that nobody computes for them.
+"""Detects clients that disconnect while their request waits or runs, so that it can be cancelled.
 
-Knows sockets and callbacks; knows nothing of HTTP. One thread asks the kernel about all sockets at once (epoll(7),
-Linux only), which costs nothing while nobody leaves. A client counts as gone when it has closed its end, or just its
-sending half (`nc -N` does that): over TCP the two look alike until something is written. Bytes that wait to be read,
-such as a pipelined request, are no sign of leaving.
+Knows sockets and callbacks. Does not know HTTP. One thread polls all sockets at once (epoll(7), Linux only), which
+costs nothing while nobody disconnects. A client counts as gone when it has closed its end, or only its sending half
+(`nc -N` does that): over TCP the two look alike until something is written. Unread bytes, such as a pipelined request,
+are no disconnect.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Watch:
-    """A socket under watch, until it is closed: a context manager."""
+    """A watched socket; a context manager that stops watching."""
 
     def __init__(self, watcher: "DisconnectWatcher", fd: int, on_gone: Callable[[], object]) -> None:
         """See `DisconnectWatcher.watch`."""
@@ -29,7 +29,7 @@ class Watch:
         self._watcher = watcher
 
     def close(self) -> None:
-        """Stop watching, before the socket is closed. Can be repeated, and from within the callback too."""
+        """Stop watching; call it before the socket is closed. May be repeated, also from within the callback."""
         self._watcher.unwatch(self)
 
     def __enter__(self) -> Self:
@@ -44,14 +44,14 @@ class Watch:
 
 
 class DisconnectWatcher:
-    """Calls back, from a daemon thread of its own, when the other end of a watched socket is gone.
+    """A daemon thread that calls back when the other end of a watched socket is gone.
 
-    Threads do not survive a fork: make one in the process that serves.
+    Threads do not survive a fork: create it in the serving process.
     """
 
     def __init__(self) -> None:
         """Start the thread."""
-        self._lock = threading.Lock()  # held while a watch begins, ends or is judged: a watched descriptor stays open
+        self._lock = threading.Lock()  # held while a watch starts, ends or is checked: a watched descriptor stays open
         self._watches: dict[int, Watch] = {}
         self._epoll = select.epoll()
         self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -60,17 +60,17 @@ class DisconnectWatcher:
         self._thread.start()
 
     def watch(self, sock: socket.socket, on_gone: Callable[[], object]) -> Watch:
-        """Call `on_gone` once if the other end leaves, or has left already, before the watch is closed.
+        """Call `on_gone` once if the other end disconnects, or has disconnected already, before the watch is closed.
 
         Args:
             sock: An open, connected stream socket, such as `environ["gunicorn.socket"]`; one watch at a time. It is
                 neither read nor changed. Close the watch before it.
-            on_gone: Must return at once, as all sockets share the thread, and may still be running when the watch has
-                been closed: it should cancel a request by identity. What it raises is logged.
+            on_gone: Must return at once, as all sockets share the thread. May still be running after the watch has been
+                closed, so it should cancel a request by identity. Exceptions are logged.
 
         Raises:
-            ValueError: the socket has been closed at this end, or the watcher has been.
-            FileExistsError: the socket is being watched.
+            ValueError: the socket has been closed at this end, or the watcher has been closed.
+            FileExistsError: the socket is already watched.
         """
         with self._lock:
             watch = Watch(self, sock.fileno(), on_gone)
@@ -79,13 +79,13 @@ class DisconnectWatcher:
         return watch
 
     def unwatch(self, watch: Watch) -> None:
-        """Forget a watch; one that is over, or whose watcher has been closed, is ignored."""
+        """Remove a watch; ignore one that has ended or whose watcher has been closed."""
         with self._lock:
             if self._watches.get(watch.fd) is watch:
-                self._forget(watch)
+                self._remove(watch)
 
     def close(self) -> None:
-        """Forget all watches, without calling back, and end the thread. Not for use in a callback; can be repeated."""
+        """Remove all watches without calling back, and end the thread. Not for use in a callback; may be repeated."""
         with self._lock:
             self._watches.clear()
         if not self._epoll.closed:
@@ -100,28 +100,28 @@ class DisconnectWatcher:
             if self._stop_fd in fds:
                 return
             for fd in fds:
-                self._judge(fd)
+                self._check(fd)
 
-    def _judge(self, fd: int) -> None:
-        """Call back for a descriptor that is gone now: since epoll named it, it may have become another socket's."""
+    def _check(self, fd: int) -> None:
+        """Call back if the descriptor's peer is gone now: since epoll returned it, it may belong to another socket."""
         with self._lock:
             watch = self._watches.get(fd)
             if watch is None or not is_gone(fd):
                 return
-            self._forget(watch)
+            self._remove(watch)
         try:
             watch.on_gone()
         except Exception:
             log.exception("What should follow a disconnect failed")
 
-    def _forget(self, watch: Watch) -> None:
+    def _remove(self, watch: Watch) -> None:
         del self._watches[watch.fd]
-        with contextlib.suppress(OSError):  # the socket was closed too early, and the kernel has forgotten it
+        with contextlib.suppress(OSError):  # the socket was closed before its watch, and the kernel has removed it
             self._epoll.unregister(watch.fd)
 
 
 def is_gone(fd: int) -> bool:
-    """Whether the other end of a connected socket has closed, at least its sending half, or the connection is lost."""
+    """Return whether the other end of a socket has closed at least its sending half, or the connection is lost."""
     poll = select.poll()
     poll.register(fd, select.POLLRDHUP)  # POLLHUP and POLLERR are always reported
     return bool(poll.poll(0))

@@ -1,7 +1,7 @@
-"""Which names of this server a request may have in its Host header.
+"""The host names that a request's Host header may have: protection against DNS rebinding.
 
-A web page whose name resolves to this machine (DNS rebinding) has the same origin as this server, to a browser: it may
-send requests and read the responses. Its name stands in Host, where no page can change it.
+To a browser, a web page whose name resolves to this machine has the same origin as this server: it may send requests
+and read the responses. Its name is in the Host header, which no page can change.
 """
 
 import ipaddress
@@ -11,16 +11,16 @@ ANY = "*"
 
 
 class AllowedHosts:
-    """Names that requests may give to this server, beside `localhost` and IP addresses.
+    """The allowed host names, besides `localhost` and IP addresses.
 
-    An address is always allowed: nobody can have it resolve to another one. Health checks and metrics use addresses.
+    An IP address is always allowed: it cannot be rebound. Health checks and metrics use addresses.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = frozenset(name.lower() for name in names)
 
     def allows(self, host: str | None) -> bool:
-        """Say whether a request with this Host header is one for this server; None: without one, so by no browser."""
+        """Return whether a Host header is allowed; None, a request without one, is: browsers always send it."""
         if host is None or ANY in self._names:
             return True
         name = host_name(host)
@@ -28,7 +28,7 @@ class AllowedHosts:
 
 
 def host_name(host: str) -> str:
-    """Return the name or address in a Host header, without port, brackets and the dot of the root."""
+    """Return the name or address in a Host header, without port, brackets and trailing dot."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower().removesuffix(".")

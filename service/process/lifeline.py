@@ -1,6 +1,6 @@
-"""Processes that must not outlive others, whatever kills those: by signals that Linux sends.
+"""Processes that are signalled by Linux when others end, however those end.
 
-Knows pipes and signals; knows nothing of what the processes do. Elsewhere than on Linux nothing is signalled.
+Knows pipes and signals. Does not know what the processes do. On other systems nothing is signalled.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def terminate_with_parent(parent: int) -> None:
-    """Have this process get SIGTERM when its parent ends; for `preexec_fn`.
+    """Have the kernel send this process SIGTERM when its parent ends; for `preexec_fn`.
 
     Args:
-        parent: Process id of the parent. If it has ended already, so does this process.
+        parent: Process id of the parent. If it has ended already, this process exits.
     """
     if IS_LINUX:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -28,10 +28,10 @@ def terminate_with_parent(parent: int) -> None:
 
 
 class Lifeline:
-    """A pipe by which one process learns that the last of several others has ended.
+    """A pipe by which one process detects that the last of several others has ended.
 
-    Those that hold the write end are its holders: this process, until it calls `drop`, any that it was passed to, and
-    their children. However they end, the kernel closes their ends, and the pipe is cut.
+    The processes that hold the write end are its holders: this process until it calls `drop`, those that it was passed
+    to, and their children. However they end, the kernel closes their ends; the pipe is then cut.
     """
 
     def __init__(self) -> None:
@@ -39,9 +39,9 @@ class Lifeline:
         self._is_dropped = False
 
     def terminate_when_cut(self) -> None:
-        """Have this process get SIGTERM when the pipe is cut; for `preexec_fn`, with `read_fd` passed to the program.
+        """Have the kernel send this process SIGTERM when the pipe is cut; for `preexec_fn`, with `read_fd` passed on.
 
-        `fork` has made this process a holder, which `exec` ends: a pipe that is cut before has the signal sent then.
+        `fork` makes this process a holder until `exec`: if all other holders have ended before, `exec` cuts the pipe.
         """
         if IS_LINUX:
             fcntl.fcntl(self.read_fd, fcntl.F_SETOWN, os.getpid())
@@ -50,7 +50,7 @@ class Lifeline:
             fcntl.fcntl(self.read_fd, fcntl.F_SETFL, flags | os.O_ASYNC)
 
     def drop(self) -> None:
-        """Be no holder any more; can be repeated."""
+        """Stop being a holder; may be repeated."""
         if not self._is_dropped:
             self._is_dropped = True
             os.close(self.write_fd)

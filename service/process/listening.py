@@ -1,4 +1,4 @@
-"""Opening the port that people connect to."""
+"""Listening sockets."""
 
 import ipaddress
 import os
@@ -10,23 +10,23 @@ def listen(host: str, port: int, backlog: int | None = None) -> socket.socket:
 
     Args:
         host: An IPv4 or IPv6 address, or a name.
-        port: 0 takes a free one.
-        backlog: Connections that the kernel holds until they are accepted.
+        port: 0 picks a free one.
+        backlog: Connections that the kernel queues until they are accepted.
 
     Raises:
-        OSError: the port is in use, or there is no such address; the message says which, in one line.
+        OSError: the port is in use, or the address does not exist; the message says which, in one line.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=backlog)
     except OSError as error:
-        # Name resolution has error numbers of its own; the system's texts repeat the address.
-        why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise OSError(f"cannot listen on {host}:{port}: {why}") from error
+        # Name resolution has its own error numbers; the messages of other errors repeat the address.
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise OSError(f"cannot listen on {host}:{port}: {reason}") from error
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches an address; a name that cannot be resolved is not taken to be so."""
+    """Return whether a host is reachable from this machine only; False for a name that cannot be resolved."""
     try:
         addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
     except OSError:

@@ -1,13 +1,13 @@
-"""The gunicorn worker: one process, hundreds of threads, one stream a thread.
+"""The gunicorn worker: one process, hundreds of threads, one stream per thread.
 
-Knows sockets, threads and signals; knows nothing of Flask or of generation, and must import neither: the arbiter
-imports this module in the master process, where no thread may be started.
+Knows sockets, threads and signals. Does not know Flask or generation and must import neither: the arbiter imports this
+module in the master process, where no thread may be started.
 
 Pinned to gunicorn 27.0.1, whose request parser is the strictest so far and whose loop costs nothing per running
-stream (23.0 waits on every running future at each event). What its `ThreadWorker` lacks is closed here: an accept
-thread that lingers on other people's sockets, reads and writes with no time-out, heads that hold a thread, bodies in
-any number of chunks, idle connections that keep others out, a worker that dies of EMFILE, and a shutdown that neither
-answers new requests nor tells the application. TLS ends at the proxy in front.
+stream (23.0 waits on every running future at each event). This worker fixes faults of its `ThreadWorker`: an accept
+thread that lingers on closing sockets, reads and writes without time-outs, incomplete heads that hold a thread, any
+number of chunks per body, idle connections that keep others out, a worker that dies of EMFILE, and a shutdown that
+neither responds to new requests nor notifies the application. TLS terminates at the proxy in front.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 from service.process.chunks import limit_chunks
 from service.process.connection import MAX_HEAD_BYTES, Connection, HeadTimeout, Limits
 
-# Errors of the request's head, the first that fits, with the status and the message for the client.
+# Errors of the request's head with their status and message; the first match applies.
 _REFUSALS = (
     (HeadTimeout, (408, "the request's head did not come in time")),
     (LimitRequestLine, (414, "the address is too long")),
@@ -55,19 +55,19 @@ _REFUSALS = (
 
 
 class StreamingWorker(ThreadWorker):  # type: ignore[misc]
-    """A thread worker that no client can hold up, and that ends its requests before it ends itself.
+    """A thread worker that no client can block, and that drains its requests before it exits.
 
-    On SIGTERM it calls `begin_drain(seconds_left)` of the WSGI application, if it has that, once and from the accept
-    thread: it must return at once. New requests still reach the application, which should refuse them with 503. It
-    should end its streams within `seconds_left`, which is `graceful_timeout` (when the arbiter kills) less
-    `exit_margin_s`; `settle_s` later the rest is cut. SIGINT and SIGQUIT do the same with no seconds left.
+    On SIGTERM it calls `begin_drain(seconds_left)` of the WSGI application, if defined, once and on the accept thread:
+    it must return at once. New requests still reach the application, which should refuse them with 503. It should end
+    its streams within `seconds_left`, which is `graceful_timeout` (when the arbiter kills) minus `exit_margin_s`;
+    `settle_s` later the remaining connections are closed. SIGINT and SIGQUIT do the same with no seconds left.
     """
 
     limits: ClassVar[Limits] = Limits()
-    linger_s: ClassVar[float] = 1.0  # for the client to close first, so that a reset does not destroy our last bytes
-    max_linger_bytes: ClassVar[int] = 4 << 20  # unread body that is thrown away meanwhile
+    linger_s: ClassVar[float] = 1.0  # for the client to close first, so that a reset does not discard our last bytes
+    max_linger_bytes: ClassVar[int] = 4 << 20  # of unread body, discarded meanwhile
     accept_rest_s: ClassVar[float] = 0.5  # after a failed accept; without descriptors a retry would spin
-    settle_s: ClassVar[float] = 0.5  # for requests on their way at SIGTERM, and for the last words at the end
+    settle_s: ClassVar[float] = 0.5  # for requests in transit at SIGTERM, and for final error events at the end
     exit_margin_s: ClassVar[float] = 2.0  # settle_s, exit_timeout_s and a reserve
     exit_timeout_s: ClassVar[float] = 1.0  # for hooks and threads, before the process exits without them
 
@@ -75,23 +75,23 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
     _youngest: ClassVar[mmap.mmap] = mmap.mmap(-1, 8)
 
     def __init__(self, age: int, *args: object) -> None:
-        """Runs in the arbiter, before the fork."""
+        """Record the worker's age; runs in the arbiter, before the fork."""
         super().__init__(age, *args)
         self._youngest[:] = struct.pack("q", age)
         self._running: set[Connection] = set()
-        self._num_of_client: Counter[str] = Counter()
+        self._num_client_connections: Counter[str] = Counter()
         self._accept_at = 0.0
         self._warn_at = 0.0
         self._quit_at = math.inf
 
     def accept(self, listener: socket.socket) -> None:
-        """Take a connection in, to wait for a request without a thread; rest for a moment if that fails."""
+        """Accept a connection, which waits for a request without a thread; pause accepting if that fails."""
         try:
             sock, address = listener.accept()
             conn = Connection(self.cfg, self.limits, sock, address, listener.getsockname())
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
-                self._rest(error)
+                self._pause_accepting(error)
             return
         if not self._admit(conn):
             return
@@ -99,28 +99,28 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         self._expect_head(conn)
 
     def _expect_head(self, conn: Connection) -> None:
-        """Wait for the head of a request, without a thread: clients that send a part of it would hold them all."""
+        """Wait for the head of a request without a thread: clients that send only a part would hold all threads."""
         conn.sock.setblocking(False)
         conn.timeout = time.monotonic() + self.limits.head_s
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def on_pending_socket_readable(self, conn: Connection, client: socket.socket) -> None:
-        """Collect a head, and hand the connection to the pool once it is complete."""
+        """Receive a head, and submit the connection to the thread pool once it is complete."""
         if conn.receive_head():
             super().on_pending_socket_readable(conn, client)
         elif len(conn.head) > MAX_HEAD_BYTES:
             self._refuse_head(conn, LimitRequestHeaders(f"no end in {len(conn.head)} bytes"))
 
     def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
-        """Collect the head of a further request."""
+        """Receive the head of the next request on a kept-alive connection."""
         self.poller.unregister(client)
         self.keepalived_conns.remove(conn)
         self._expect_head(conn)
         self.on_pending_socket_readable(conn, client)
 
     def murder_pending(self) -> None:
-        """Close connections whose head has not arrived in time, with a 408 if part of it had."""
+        """Close connections whose head has not arrived in time, with 408 if part of it has."""
         now = time.monotonic()
         while self.pending_conns and self.pending_conns[0].timeout <= now:
             self._refuse_head(self.pending_conns[0], HeadTimeout())
@@ -134,34 +134,34 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         conn.close()
 
     def _admit(self, conn: Connection) -> bool:
-        """Count a connection for its client's address, or refuse it as one too many."""
+        """Count a connection for its client's address, or refuse it with 429 at the limit."""
         limit, client = self.limits.max_client_connections, conn.client
         if limit is None or not isinstance(client, tuple):  # a Unix socket has no addresses
             return True
-        if self._num_of_client[client[0]] >= limit:
+        if self._num_client_connections[client[0]] >= limit:
             message = f"an address may have at most {limit} connections at once; try again when one has ended"
             _send_error(conn.sock, 429, message, "rate_limit_error", "Retry-After: 1\r\n")
             conn.close()
             return False
-        self._num_of_client[client[0]] += 1
+        self._num_client_connections[client[0]] += 1
         conn.on_close = partial(self._forget_client, client[0])
         return True
 
     def _forget_client(self, address: str) -> None:
-        self._num_of_client[address] -= 1
-        if not self._num_of_client[address]:
-            del self._num_of_client[address]
+        self._num_client_connections[address] -= 1
+        if not self._num_client_connections[address]:
+            del self._num_client_connections[address]
 
     @property
     def _has_room(self) -> bool:
         return self.nr_conns < self.worker_connections or bool(self.pending_conns or self.keepalived_conns)
 
-    def _make_room(self) -> None:
-        """Close the connections that have sent nothing for the longest time, new or kept alive, if there are too many.
+    def _evict_idle(self) -> None:
+        """Close the longest-idle connections, new or kept alive, if there are too many.
 
-        Clients that connect and stay silent could take every place otherwise, and be replaced by others when they are
-        timed out: with 2,000 of them a request waited for 20 to 30 s. Not to be called while events are dispatched,
-        as one of them may be such a connection's.
+        Otherwise silent clients could take every connection and be replaced by others when they time out: with 2,000
+        of them a request waited for 20 to 30 s. Do not call it while events are dispatched: one of them may belong to
+        a connection that it closes.
         """
         while self.nr_conns > self.worker_connections and (self.pending_conns or self.keepalived_conns):
             conn = self._longest_idle().popleft()
@@ -179,7 +179,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         keepalived_since = keepalived[0].timeout - self.cfg.keepalive
         return pending if pending_since < keepalived_since else keepalived
 
-    def _rest(self, error: OSError) -> None:
+    def _pause_accepting(self, error: OSError) -> None:
         now = time.monotonic()
         self._accept_at = now + self.accept_rest_s
         if now >= self._warn_at:
@@ -187,15 +187,15 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             self.log.warning("Cannot accept connections, trying again every %g s: %s", self.accept_rest_s, error)
 
     def enqueue_req(self, conn: Connection) -> None:
-        """Hand a connection with something to read to the pool."""
+        """Submit a connection with a request to the thread pool."""
         self._running.add(conn)
         super().enqueue_req(conn)
 
     def finish_request(self, conn: Connection, fs: "Future[bool]") -> None:
-        """Take a connection back from the pool, on the accept thread."""
+        """Handle a connection that the thread pool has finished with, on the accept thread."""
         self._running.discard(conn)
         if not fs.cancelled() and fs.exception() is None and fs.result():
-            # What came behind the request is a part of the next one, at least.
+            # Bytes after the request belong to the next one.
             is_complete = conn.add_to_head(conn.parser.unreader.take_buffered())
             if conn.head:
                 (self.enqueue_req if is_complete else self._expect_head)(conn)
@@ -203,14 +203,14 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         super().finish_request(conn, fs)
 
     def handle(self, conn: Connection) -> bool:
-        """Serve one request in a pool thread, and see the connection off there if it is the last."""
+        """Serve one request in a pool thread, and close the connection gracefully there if it is the last."""
         keep = super().handle(conn)
         if not keep:
             util.close_graceful(conn.sock, self.linger_s, self.max_linger_bytes)
         return bool(keep)
 
     def handle_request(self, req: Request, conn: Connection) -> bool:
-        """Run the application; a client that stalls in its body or in reading ends the request."""
+        """Run the application; end the request if the client stalls while sending its body or reading the response."""
         conn.expect_body()
         limit_chunks(req, conn.parser.unreader)
         try:
@@ -220,12 +220,12 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             return False
 
     def handle_error(self, req: Request | None, client: socket.socket, addr: object, exc: Exception) -> None:
-        """Answer what is no request in the shape of every other error, and anything else as gunicorn does.
+        """Respond to an invalid request with OpenAI's error object, and to other errors as gunicorn does.
 
-        What the client sent is not repeated, neither to it nor in the log: the rest of a body with a wrong length looks
-        like a request.
+        The received bytes are neither returned nor logged: the rest of a body with a wrong length looks like a
+        request.
         """
-        refusal = next((answer for kind, answer in _REFUSALS if isinstance(exc, kind)), None)
+        refusal = next((response for kind, response in _REFUSALS if isinstance(exc, kind)), None)
         if refusal is None:
             super().handle_error(req, client, addr, exc)
             return
@@ -234,7 +234,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         _send_error(client, status, message, "invalid_request_error")
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """Note SIGINT or SIGQUIT. Raising here, as gunicorn does, would print tracebacks and then wait for streams."""
+        """Record SIGINT or SIGQUIT. Raising, as gunicorn does, would print tracebacks and then wait for streams."""
         if not self.booted:
             super().handle_quit(sig, frame)
         self.alive = False
@@ -242,47 +242,47 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         self.method_queue.defer(lambda: None)
 
     def run(self) -> None:
-        """Serve until told to stop, drain, and see to it that the process ends."""
+        """Serve until a signal stops it, drain, and exit."""
         self.poller.register(self.method_queue.fileno(), selectors.EVENT_READ, self.method_queue.run_callbacks)
         while self.alive and self.is_parent_alive():
             self._tick(accepting=True)
-        self.alive = False  # from here on every answer says `Connection: close`
+        self.alive = False  # from here on every response has `Connection: close`
         self._drain()
-        self._leave()
+        self._shut_down()
 
     def _tick(self, *, accepting: bool, timeout_s: float = 1.0) -> None:
         self.notify()
-        rested = time.monotonic() >= self._accept_at
-        self.set_accept_enabled(accepting and rested and self._has_room)
+        may_accept = time.monotonic() >= self._accept_at
+        self.set_accept_enabled(accepting and may_accept and self._has_room)
         self.wait_for_and_dispatch_events(timeout_s)
-        self._make_room()
+        self._evict_idle()
         self.murder_keepalived()
         self.murder_pending()
 
     def _drain(self) -> None:
-        """Answer whatever comes until the requests of before have ended or there is no time left."""
+        """Serve until the requests running at the start of the drain have ended or the time is over."""
         start = time.monotonic()
         limit = min(start + max(0.0, self.cfg.graceful_timeout - self.exit_margin_s), self._quit_at)
-        # On a reload a younger worker shares the listener and serves what this one could only refuse.
+        # On a reload a younger worker shares the listener and serves requests that this one could only refuse.
         accepting = self.ppid == os.getppid() and self._youngest[:] == struct.pack("q", self.age)
         if not accepting:
             self._stop_accepting()
-        self._tell_application(max(0.0, limit - start))
+        self._notify_application(max(0.0, limit - start))
         earlier = frozenset(self._running)
         while (now := time.monotonic()) < min(limit, self._quit_at):
             if now > start + self.settle_s and not earlier & self._running:
                 break
             self._tick(accepting=accepting, timeout_s=0.1)
 
-    def _tell_application(self, seconds_left: float) -> None:
+    def _notify_application(self, seconds_left: float) -> None:
         self.log.info("Draining %d requests for up to %.1f s", len(self._running), seconds_left)
         try:
             getattr(self.wsgi, "begin_drain", lambda _: None)(seconds_left)
         except Exception:
             self.log.exception("begin_drain failed")
 
-    def _leave(self) -> None:
-        """Wait for last words, cut what still runs, and let the process end with or without its threads."""
+    def _shut_down(self) -> None:
+        """Wait for final events, close the remaining connections, and let the process exit without its threads."""
         self._stop_accepting()
         if self._quit_at < math.inf:
             self.cfg.worker_int(self)
@@ -293,7 +293,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             with contextlib.suppress(OSError):
                 conn.sock.shutdown(socket.SHUT_RDWR)
         self.tpool.shutdown(wait=False, cancel_futures=True)
-        # The interpreter joins every pool thread before it exits, and one may wait for something other than its client.
+        # At exit the interpreter joins every pool thread, and one may be blocked on something other than its client.
         watchdog = threading.Timer(self.exit_timeout_s, os._exit, (0,))
         watchdog.daemon = True
         watchdog.start()
@@ -305,7 +305,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
 
 
 def _send_error(client: socket.socket, status: int, message: str, kind: str, headers: str = "") -> None:
-    """Send an error in the shape of every other one, as far as that is possible at once."""
+    """Send OpenAI's error object, as far as possible without blocking."""
     error = {"message": message, "type": kind, "param": None, "code": None}
     body = json.dumps({"error": error}).encode()
     head = (

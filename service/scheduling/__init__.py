@@ -1,1 +1,1 @@
-"""Which sequence is computed when, and with which others: no text, no HTTP, no gRPC."""
+"""Continuous batching: which sequences share which model call, and when. No text, no HTTP, no gRPC."""

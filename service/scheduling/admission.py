@@ -1,6 +1,6 @@
-"""How many texts and tokens are accepted and not yet ended, in all and for each account, and what the bounds are.
+"""Admission control: limits on unfinished sequences and their tokens, for the server and for each API key.
 
-Thread-safe: requests are let in on their own threads, and leave on the scheduler's.
+Thread-safe: requests are admitted on their own threads and released on the scheduler's.
 """
 
 import threading
@@ -12,76 +12,77 @@ from service.scheduling.sequence import Quota, Sequence
 
 
 class AdmissionControl:
-    """What the server has taken on."""
+    """Counts of admitted, unfinished sequences and tokens, and their limits."""
 
     def __init__(self, max_sequences: int, max_tokens: int) -> None:
-        """Begin with nothing.
+        """Start with zero load.
 
         Args:
-            max_sequences: Texts accepted at once, of all accounts.
-            max_tokens: Tokens that those may still read and write.
+            max_sequences: Limit of admitted, unfinished sequences, over all keys.
+            max_tokens: Limit of their tokens to be prefilled and generated.
         """
-        self._bounds = (max_sequences, max_tokens)
+        self._limits = (max_sequences, max_tokens)
         self._lock = threading.Lock()
         self._sequences: Counter[str] = Counter()
         self._tokens: Counter[str] = Counter()
 
     @property
     def num_sequences(self) -> int:
-        """Texts accepted and not ended."""
+        """Admitted sequences that have not finished."""
         return self._sequences.total()
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of those, as they were counted when they were accepted."""
+        """Total `cost` of those sequences, as of their admission."""
         return self._tokens.total()
 
     def admit(self, sequences: Many[Sequence]) -> None:
-        """Take the sequences of one request on, all or none; each has its `cost`.
+        """Admit the sequences of one request, all or none; their `cost` is set.
 
         Raises:
-            InvalidRequest: they are more than may ever be accepted.
-            Overloaded: they cannot all be taken on now.
+            InvalidRequest: the request alone exceeds a limit.
+            Overloaded: a limit would be exceeded now.
         """
-        quota, wanted = sequences[0].quota, (len(sequences), sum(sequence.cost for sequence in sequences))
-        own = (quota.max_sequences, quota.max_queued_tokens)
-        _require_possible(wanted, self._bounds, whose="this server")
-        _require_possible(wanted, own, whose="this key")
+        quota, demand = sequences[0].quota, (len(sequences), sum(sequence.cost for sequence in sequences))
+        key_limits = (quota.max_sequences, quota.max_queued_tokens)
+        _require_possible(demand, self._limits, whose="this server")
+        _require_possible(demand, key_limits, whose="this key")
         with self._lock:
-            _require_room(wanted, self._bounds, (self.num_sequences, self.num_tokens), whose="this server")
-            own_load = (self._sequences[quota.name], self._tokens[quota.name])
-            _require_room(wanted, own, own_load, whose="this key")
-            self._sequences[quota.name] += wanted[0]
-            self._tokens[quota.name] += wanted[1]
+            _require_capacity(demand, self._limits, (self.num_sequences, self.num_tokens), whose="this server")
+            key_load = (self._sequences[quota.name], self._tokens[quota.name])
+            _require_capacity(demand, key_limits, key_load, whose="this key")
+            self._sequences[quota.name] += demand[0]
+            self._tokens[quota.name] += demand[1]
 
     def release(self, sequences: Many[Sequence]) -> None:
-        """Let sequences go that were taken on."""
+        """Release admitted sequences."""
         with self._lock:
             for sequence in sequences:
                 _subtract(self._sequences, sequence.quota, 1)
                 _subtract(self._tokens, sequence.quota, sequence.cost)
 
 
-_Pair = tuple[int, int]
-_Bounds = tuple[int | None, int | None]
+# Sequences and tokens.
+_Load = tuple[int, int]
+_Limits = tuple[int | None, int | None]
 _NAMES = (("sequences", "n"), ("tokens", "max_tokens"))
 
 
-def _require_possible(wanted: _Pair, bounds: _Bounds, *, whose: str) -> None:
-    for (what, param), count, bound in zip(_NAMES, wanted, bounds, strict=True):
-        if bound is not None and count > bound:
+def _require_possible(demand: _Load, limits: _Limits, *, whose: str) -> None:
+    for (what, param), count, limit in zip(_NAMES, demand, limits, strict=True):
+        if limit is not None and count > limit:
             raise InvalidRequest(
-                f"a request may have at most {bound} {what} at {whose} (prompts × n; tokens of the prompts + "
+                f"a request may have at most {limit} {what} at {whose} (prompts × n; tokens of the prompts + "
                 f"sequences × max_tokens), got {count}",
                 param=param,
             )
 
 
-def _require_room(wanted: _Pair, bounds: _Bounds, loads: _Pair, *, whose: str) -> None:
-    for (what, _), count, bound, load in zip(_NAMES, wanted, bounds, loads, strict=True):
-        if bound is not None and load + count > bound:
+def _require_capacity(demand: _Load, limits: _Limits, loads: _Load, *, whose: str) -> None:
+    for (what, _), count, limit, load in zip(_NAMES, demand, limits, loads, strict=True):
+        if limit is not None and load + count > limit:
             raise Overloaded(
-                f"the queue is full: {load} of {bound} {what} at {whose} are taken and this request has {count}; try "
+                f"the queue is full: {load} of {limit} {what} at {whose} are taken and this request has {count}; try "
                 "again later",
                 retry_after_s=1,
             )

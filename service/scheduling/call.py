@@ -1,6 +1,6 @@
-"""Sequences laid side by side as the arrays of one call, and a call's reply parted into sequences again.
+"""Packs sequences into the batched inputs of one model call, and applies its outputs to them.
 
-Pure: knows arrays and sequences, not when a call is made or how.
+Pure. Knows arrays and sequences. Does not know when or how a call is made.
 """
 
 from dataclasses import dataclass
@@ -27,13 +27,12 @@ _KINDS: dict[str, Prefill | Decode] = {
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One request to the model server; equal only to itself.
+    """One batched request to the model server; compared by identity.
 
     Attributes:
-        signature: Which function.
-        sequences: Whose rows come first; the rest are filler.
-        batch_size: B, filler rows included.
-        size: K of calls that draw or T of calls that read.
+        sequences: In the first slots of the batch; the others are padding.
+        batch_size: B, padding included.
+        size: K, the decode steps of a decode call; T, the tokens per slot of a prefill call.
     """
 
     model: ModelVersion
@@ -44,38 +43,38 @@ class Call:
 
     @property
     def is_decode(self) -> bool:
-        """Whether it draws tokens; else it reads them."""
+        """Whether this is a decode call; otherwise it is a prefill call."""
         return isinstance(_KINDS[self.signature], Decode)
 
     @property
     def vocab_size(self) -> int:
-        """The model's token ids are below this."""
+        """Exclusive upper limit of the model's token ids."""
         return self.sequences[0].vocab_size
 
     def inputs(self) -> Arrays:
-        """Build the input tensors, each with `batch_size` rows."""
+        """Build the input tensors, padded to `batch_size`."""
         states = np.zeros((self.batch_size, self.sequences[0].state.size), np.float32)
-        for row, sequence in enumerate(self.sequences):
-            states[row] = sequence.state
+        for slot, sequence in enumerate(self.sequences):
+            states[slot] = sequence.state
         return {"state": states, **_KINDS[self.signature].inputs(self.sequences, self.batch_size, self.size)}
 
     def outputs(self) -> OutputShapes:
-        """Name the output tensors that are wanted, with the shape of each."""
+        """Return the shape of each requested output tensor, by name."""
         state = (self.batch_size, self.sequences[0].state.size)
         return {"state": state, **_KINDS[self.signature].outputs(self.sequences, self.batch_size, self.size)}
 
     def apply(self, outputs: Arrays) -> list[Event | None]:
-        """Bring every sequence up to date with the reply.
+        """Update every sequence from the outputs.
 
         Returns:
-            What to tell each sequence's client; None where there is nothing to tell.
+            The event to emit for each sequence, or None.
         """
         kind = _KINDS[self.signature]
         finite = finite_sequences(outputs)
         events: list[Event | None] = []
-        for row, sequence in enumerate(self.sequences):
-            if finite[row]:
-                events.append(kind.apply(sequence, row, outputs, self.size))
+        for slot, sequence in enumerate(self.sequences):
+            if finite[slot]:
+                events.append(kind.apply(sequence, slot, outputs, self.size))
             else:
                 events.append(Failure(sequence.index, InternalError(NOT_FINITE)))
         return events

@@ -1,6 +1,6 @@
-"""Calls that draw tokens: `decode` and `decode_full` as arrays in and out.
+"""Inputs and outputs of decode calls: signatures `decode` and `decode_full`.
 
-Pure: knows arrays and sequences, not when a call is made or how.
+Pure. Knows arrays and sequences. Does not know when or how a call is made.
 """
 
 from collections.abc import Sequence as Many
@@ -13,18 +13,18 @@ from service.scheduling.sequence import Event, Scores, Sequence
 
 
 class Decode:
-    """Draws from the model's distribution by temperature and filters."""
+    """Multi-step decoding with temperature, top-k, top-p and min-p."""
 
     def inputs(self, sequences: Many[Sequence], batch_size: int, size: int) -> Arrays:
-        """Build the inputs beside the state."""
+        """Build the inputs except the state."""
         uniforms = np.zeros((batch_size, size), np.float32)
-        for row, sequence in enumerate(sequences):
-            uniforms[row] = sequence.uniforms(size)
+        for slot, sequence in enumerate(sequences):
+            uniforms[slot] = sequence.uniforms(size)
         samplings = [sequence.sampling for sequence in sequences]
         return {
             "token_id": column([sequence.last_token_id for sequence in sequences], batch_size, np.int32),
             "uniforms": uniforms,
-            # Filler rows go on to the end too: a call without rows that end early is a quicker one.
+            # Padding runs all steps, too: a call is faster if no slot ends early.
             "steps": column([min(sequence.num_left, size) for sequence in sequences], batch_size, np.int32, size),
             "temperature": column([sampling.temperature for sampling in samplings], batch_size, np.float32),
             "top_k": column([sampling.top_k for sampling in samplings], batch_size, np.int32),
@@ -33,21 +33,21 @@ class Decode:
         }
 
     def outputs(self, sequences: Many[Sequence], batch_size: int, size: int) -> OutputShapes:
-        """Name the outputs wanted beside the state, with the shape of each."""
+        """Return the shape of each requested output except the state, by name."""
         shapes: OutputShapes = {"token_ids": (batch_size, size)}
         if any(sequence.num_top is not None for sequence in sequences):
             shapes["logprobs"] = (batch_size, size)
         return shapes
 
-    def apply(self, sequence: Sequence, row: int, outputs: Arrays, size: int) -> Event | None:
-        """Bring a sequence up to date with its row of the reply."""
-        drawn = _until_end(outputs["token_ids"][row].tolist(), sequence, size)
-        scores = None if sequence.num_top is None else _scores(sequence, row, outputs, len(drawn))
-        return sequence.advance(drawn, outputs["state"][row], scores)
+    def apply(self, sequence: Sequence, slot: int, outputs: Arrays, size: int) -> Event | None:
+        """Update a sequence from its slot of the outputs."""
+        sampled = _truncate(outputs["token_ids"][slot].tolist(), sequence, size)
+        scores = None if sequence.num_top is None else _scores(sequence, slot, outputs, len(sampled))
+        return sequence.advance(sampled, outputs["state"][slot], scores)
 
 
 class DecodeFull(Decode):
-    """Draws after penalties and bias, and tells the most probable tokens."""
+    """Multi-step decoding with penalties, logit bias and top logprobs as well."""
 
     def inputs(self, sequences: Many[Sequence], batch_size: int, size: int) -> Arrays:
         """See `Decode.inputs`."""
@@ -55,8 +55,8 @@ class DecodeFull(Decode):
         width = max(len(sequence.adjustments) for sequence in sequences)
         adjusted_ids = np.zeros((batch_size, width), np.int32)
         counts, seen, bias = (np.zeros((batch_size, width), np.float32) for _ in range(3))
-        for row, sequence in enumerate(sequences):
-            sequence.adjustments.write(adjusted_ids[row], counts[row], seen[row], bias[row])
+        for slot, sequence in enumerate(sequences):
+            sequence.adjustments.write(adjusted_ids[slot], counts[slot], seen[slot], bias[slot])
         min_steps = [max(0, min(sequence.sampling.min_tokens - sequence.num_generated, size)) for sequence in sequences]
         return {
             **super().inputs(sequences, batch_size, size),
@@ -83,15 +83,15 @@ class DecodeFull(Decode):
         return shapes
 
 
-def _scores(sequence: Sequence, row: int, outputs: Arrays, count: int) -> Scores:
+def _scores(sequence: Sequence, slot: int, outputs: Arrays, count: int) -> Scores:
     names = ("logprobs", "top_token_ids", "top_logprobs") if sequence.num_top else ("logprobs",)
-    # Copies: a view would keep the whole call's arrays as long as its row is waited for.
-    return Scores(*(outputs[name][row, :count].copy() for name in names))
+    # Copies: a view would keep all arrays of the call alive as long as the scores.
+    return Scores(*(outputs[name][slot, :count].copy() for name in names))
 
 
-def _until_end(token_ids: list[int], sequence: Sequence, size: int) -> list[int]:
-    """Cut a row at the tokens that its sequence wanted and behind its end mark."""
-    wanted = token_ids[: min(sequence.num_left, size)]
-    if sequence.end_id in wanted:
-        return wanted[: wanted.index(sequence.end_id) + 1]
-    return wanted
+def _truncate(token_ids: list[int], sequence: Sequence, size: int) -> list[int]:
+    """Truncate sampled tokens at `max_tokens` and after the EOS token."""
+    token_ids = token_ids[: min(sequence.num_left, size)]
+    if sequence.end_id in token_ids:
+        return token_ids[: token_ids.index(sequence.end_id) + 1]
+    return token_ids

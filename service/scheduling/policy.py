@@ -1,13 +1,13 @@
-"""Which call comes next: queues of sequences, and the rules by which they share the model server.
+"""Scheduling policy: the queues of a model version, and the rules that choose its next call.
 
 Pure and single-threaded: no clock, no network, no text. One `ModelQueue` per model version.
 
-The model server computes several calls at once, each on one core; two calls of 32 rows on two cores make 1.5 times the
-tokens of one call of 64 rows on both (measured). So the rows are spread over as many calls as may be in flight, each
-padded to a batch size that the probe found to give equal bits.
+The model server computes several calls at once, each on one core. Two calls of batch size 32 on two cores generate 1.5
+times the tokens of one call of batch size 64 on both (measured). So sequences are spread over as many calls as may be
+in flight, each padded to a batch size that the determinism probe has verified to be bit-exact.
 
-A call runs one signature. Texts that differ in it, with penalties or without, with scores of the prompt or without,
-take turns: whose turn it is says the one that has waited longest.
+A call runs one signature. Sequences with different signatures (with or without penalties, with or without prompt
+logprobs) take turns; the one that has waited longest decides whose turn it is.
 """
 
 from collections import deque
@@ -21,50 +21,51 @@ from service.scheduling.sequence import ModelVersion, Sequence
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """Sizes that may be sent for a model version, batch sizes ascending; see `contract.card.GeneratorCard`."""
+    """Allowed sizes of a model version's calls, batch sizes ascending; see `contract.card.GeneratorCard`."""
 
     batch_sizes: tuple[int, ...]
     max_steps: int
     max_length: int
 
 
-# Rows × steps of one call at most: some 30 ms for 512 units, so that nobody who joins waits for long, while few rows,
-# whose steps are quick, make up for the cost of a call by more of them. Reading is not waited for by running texts.
+# Maximum batch size × decode steps of one call: some 30 ms for 512 units, so that a joining sequence waits briefly.
+# Small batches have fast steps, and amortize the overhead of a call over more of them. Running sequences do not wait
+# for prefill calls.
 DECODE_BUDGET = 2048
 PREFILL_BUDGET = 4096
-# Floats that a call may tell of what goes on in a model: 16 MiB of them.
+# Maximum floats of the traces that one `inspect` call returns: 16 MiB.
 INSPECT_BUDGET = 2**22
-# Steps of a call in which every text is at its beginning: the first of it is to be seen early.
+# Maximum decode steps of a call in which no sequence has a token yet: keeps time to first token low.
 FIRST_DECODE_STEPS = 16
-# Steps of a call that others will want to join.
+# Maximum decode steps of a partly filled call while other sequences run: they can join the batch after it.
 JOINING_DECODE_STEPS = 32
-# While texts run, prompts wait until they fill the smallest call, but not for longer than this many calls that draw:
-# a call costs what its rows cost, filler or not.
+# While sequences decode, prompts wait until they fill the smallest batch size, but for at most this many decode calls:
+# a slot costs the same with padding in it.
 MAX_DECODES_BEFORE_PREFILL = 4
 
 
-def fit(sizes: Iterable[int], wanted: int) -> int:
-    """Return the smallest of the ascending sizes that is at least `wanted`, or the largest."""
+def fit(sizes: Iterable[int], count: int) -> int:
+    """Return the smallest of the ascending sizes that is at least `count`, or the largest."""
     size = 0
     for size in sizes:
-        if size >= wanted:
+        if size >= count:
             break
     return size
 
 
-def fit_below(sizes: Iterable[int], wanted: int) -> int:
-    """Return the largest of the ascending sizes that is at most `wanted`, or `wanted` if there is none."""
-    return max((size for size in sizes if size <= wanted), default=wanted)
+def fit_below(sizes: Iterable[int], count: int) -> int:
+    """Return the largest of the ascending sizes that is at most `count`, or `count` if there is none."""
+    return max((size for size in sizes if size <= count), default=count)
 
 
-def steps_for(lefts: list[int], limit: int) -> int:
-    """Return how many steps a call should make for texts with so many tokens left each.
+def steps_for(nums_left: list[int], limit: int) -> int:
+    """Return the decode steps of a call from the tokens that each sequence has left.
 
-    As many as allowed, but if texts end in the last half of those, just until the last of them: a row that has ended
-    costs what the others cost.
+    The limit; but if all sequences finish before it, or some in its second half, only until the last of these finishes:
+    a finished slot costs as much as a running one.
     """
-    ending = max((left for left in lefts if left <= limit), default=0)
-    return ending if ending * 2 >= limit or ending == max(lefts) else limit
+    last_finish = max((num_left for num_left in nums_left if num_left <= limit), default=0)
+    return last_finish if last_finish * 2 >= limit or last_finish == max(nums_left) else limit
 
 
 @dataclass
@@ -72,12 +73,12 @@ class ModelQueue:
     """The sequences of one model version.
 
     Attributes:
-        sequences: Every accepted one that has not ended, wherever it is: it waits for a slot, for the prompt that it
-            shares, in one of the queues below, or it is in a call.
-        reading: Prompts to be read further.
-        ready: The next tokens can be drawn.
+        sequences: All unfinished ones: waiting for a slot, waiting for the prefill of a shared prompt, in one of the
+            queues below, or in a call.
+        reading: Sequences in prefill.
+        ready: Sequences ready to decode.
         calls: In flight.
-        num_decodes: Calls that draw since the last one that reads.
+        num_decodes: Decode calls since the last prefill call.
     """
 
     model: ModelVersion
@@ -95,21 +96,21 @@ class ModelQueue:
 
     @property
     def num_waiting(self) -> int:
-        """Sequences that wait for a slot, or for the prompt that they share."""
+        """Sequences that wait for a slot, or for the prefill of a shared prompt."""
         return len(self.sequences) - self.num_running
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is left to do or to wait for."""
+        """Whether there are neither sequences nor calls in flight."""
         return not self.sequences and not self.calls
 
     def enqueue(self, sequence: Sequence, *, first: bool = False) -> None:
-        """Put a running sequence where it belongs by what it still has to read."""
+        """Enqueue a running sequence for prefill or decode."""
         queue = self.reading if sequence.num_remaining_prompt_tokens else self.ready
         queue.appendleft(sequence) if first else queue.append(sequence)
 
     def remove(self, unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
-        """Remove and return the unwanted sequences that hold a slot and are in no call."""
+        """Remove and return the unwanted sequences that hold a slot and are not in a call."""
         removed: list[Sequence] = []
         for queue in (self.reading, self.ready):
             leaving = [sequence for sequence in queue if unwanted(sequence)]
@@ -121,7 +122,7 @@ class ModelQueue:
         return removed
 
     def preempt(self, request: int) -> Sequence | None:
-        """Remove and return the sequence of a request that would be in a call last; None if all of them are in one."""
+        """Remove and return the sequence of a request that is last in the queues; None if all are in calls."""
         for queue in (self.ready, self.reading):
             for sequence in reversed(queue):
                 if sequence.request == request:
@@ -130,22 +131,25 @@ class ModelQueue:
         return None
 
     def next_call(self, num_free_calls: int, max_calls: int) -> Call | None:
-        """Choose the next call, and take its sequences out of the queues.
+        """Choose the next call, and dequeue its sequences.
 
-        With nothing to draw, or nothing that is worth a call yet, every free call reads prompts. Otherwise one call at
-        a time does, and between two of those it is the running texts' turn.
+        Where no decode call is worthwhile, every free call is a prefill call. Otherwise at most one prefill call is in
+        flight, and decode calls come between two of them.
         """
-        drawing = self._signature_worth_decoding()
-        reads = any(not call.is_decode for call in self.calls)
-        due = not reads and (self._prefill_is_full() or self.num_decodes >= MAX_DECODES_BEFORE_PREFILL)
-        if self.reading and (due or drawing is None):
+        decode_signature = self._signature_worth_decoding()
+        is_prefilling = any(not call.is_decode for call in self.calls)
+        prefill_is_due = not is_prefilling and (
+            self._prefill_is_full() or self.num_decodes >= MAX_DECODES_BEFORE_PREFILL
+        )
+        if self.reading and (prefill_is_due or decode_signature is None):
             return self._next_prefill(num_free_calls)
-        return None if drawing is None else self._next_decode(drawing, max_calls)
+        return None if decode_signature is None else self._next_decode(decode_signature, max_calls)
 
     def _signature_worth_decoding(self) -> str | None:
-        """Return the signature of the next call that draws, or None if none is worth its rows.
+        """Return the signature of the next decode call, or None if none is worthwhile.
 
-        A call costs what its smallest batch size costs, so texts that fit into one call wait for each other.
+        A call costs at least as much as one of the smallest batch size, so sequences that fit into one wait for each
+        other.
         """
         for signature in dict.fromkeys(sequence.decode_signature for sequence in self.ready):
             running = [len(call.sequences) for call in self.calls if call.signature == signature]
@@ -155,11 +159,11 @@ class ModelQueue:
         return None
 
     def _prefill_is_full(self) -> bool:
-        """Whether the prompts that are next fill a call, and it is not the running texts' turn."""
+        """Return whether the next prompts fill a batch and a decode call has been made since the last prefill call."""
         return self.num_decodes > 0 and len(self._compatible_prefills()) >= self.limits.batch_sizes[0]
 
     def _compatible_prefills(self) -> list[Sequence]:
-        """Return the sequences to be read by the signature whose turn it is, for the same outputs."""
+        """Return the sequences in prefill with the same signature and outputs as the first."""
 
         def kind(sequence: Sequence) -> Hashable:
             return sequence.prefill_signature, sequence.tells
@@ -167,21 +171,21 @@ class ModelQueue:
         return [sequence for sequence in self.reading if kind(sequence) == kind(self.reading[0])]
 
     def _next_prefill(self, num_free_calls: int) -> Call:
-        alike = self._compatible_prefills()
-        # Full calls only, if there are running texts that a fuller one will be no later for.
-        count = fit_below(self.limits.batch_sizes, len(alike)) if self.ready else len(alike)
-        sequences = self._take(self.reading, alike, count, num_free_calls)
+        compatible = self._compatible_prefills()
+        # While sequences are ready to decode, only as many prompts as fill a batch without padding.
+        count = fit_below(self.limits.batch_sizes, len(compatible)) if self.ready else len(compatible)
+        sequences = self._dequeue(self.reading, compatible, count, num_free_calls)
         self.num_decodes = 0
         batch_size = fit(self.limits.batch_sizes, len(sequences))
         limit = min(self.limits.max_length, PREFILL_BUDGET // batch_size)
-        if num_told := sum(units for _, units in sequences[0].tells):
-            limit = max(1, min(limit, INSPECT_BUDGET // (batch_size * num_told)))
-        wanted = max(sequence.num_remaining_prompt_tokens for sequence in sequences)
-        return self._call(sequences[0].prefill_signature, sequences, batch_size, min(wanted, limit))
+        if trace_width := sum(units for _, units in sequences[0].tells):
+            limit = max(1, min(limit, INSPECT_BUDGET // (batch_size * trace_width)))
+        longest = max(sequence.num_remaining_prompt_tokens for sequence in sequences)
+        return self._call(sequences[0].prefill_signature, sequences, batch_size, min(longest, limit))
 
     def _next_decode(self, signature: str, max_calls: int) -> Call:
-        alike = [sequence for sequence in self.ready if sequence.decode_signature == signature]
-        sequences = self._take(self.ready, alike, self._num_decoding_by(signature), max_calls)
+        compatible = [sequence for sequence in self.ready if sequence.decode_signature == signature]
+        sequences = self._dequeue(self.ready, compatible, self._num_decoding_by(signature), max_calls)
         self.num_decodes += 1
         batch_size = fit(self.limits.batch_sizes, len(sequences))
         limit = min(self.limits.max_steps, max(1, DECODE_BUDGET // batch_size))
@@ -193,27 +197,27 @@ class ModelQueue:
         return self._call(signature, sequences, batch_size, steps)
 
     def _num_decoding_by(self, signature: str) -> int:
-        """Count the running texts that draw by a signature, those whose prompts are still being read among them."""
-        busy = (sequence for call in self.calls for sequence in call.sequences)
+        """Count the running sequences of a decode signature, those in prefill and their forks included."""
+        in_calls = (sequence for call in self.calls for sequence in call.sequences)
         return sum(
             1 + len(sequence.forks)
-            for sequence in chain(self.reading, self.ready, busy)
+            for sequence in chain(self.reading, self.ready, in_calls)
             if sequence.max_tokens and sequence.decode_signature == signature
         )
 
-    def _take(
-        self, queue: deque[Sequence], alike: list[Sequence], num_sharing: int, num_calls: int
+    def _dequeue(
+        self, queue: deque[Sequence], compatible: list[Sequence], num_sequences: int, num_calls: int
     ) -> tuple[Sequence, ...]:
-        """Take an even share of the sequences that are alike, at least a full call of the smallest batch size."""
-        taken = alike[: fit(self.limits.batch_sizes, -(-num_sharing // num_calls))]
-        if len(taken) == len(queue):
+        """Dequeue one call's share of `num_sequences`, rounded up to an allowed batch size."""
+        batch = compatible[: fit(self.limits.batch_sizes, -(-num_sequences // num_calls))]
+        if len(batch) == len(queue):
             queue.clear()
         else:
-            rest = set(map(id, taken))
-            kept = [sequence for sequence in queue if id(sequence) not in rest]
+            dequeued = set(map(id, batch))
+            remaining = [sequence for sequence in queue if id(sequence) not in dequeued]
             queue.clear()
-            queue.extend(kept)
-        return tuple(taken)
+            queue.extend(remaining)
+        return tuple(batch)
 
     def _call(self, signature: str, sequences: tuple[Sequence, ...], batch_size: int, size: int) -> Call:
         call = Call(self.model, signature, sequences, batch_size, size)

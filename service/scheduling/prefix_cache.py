@@ -1,13 +1,13 @@
-"""Prefix cache: states after token sequences that were read or generated before.
+"""Prefix cache: model states after token prefixes that were prefilled or generated before.
 
-A recurrent state has the same size after ten tokens as after ten thousand, so one entry is one row of floats. And it is
-the same to the bit however it came to be (`docs/architecture.md`), so no completion depends on what is found here.
+A recurrent state has the same size after ten tokens as after ten thousand, so one entry is one vector of floats. It is
+bit-exact however it was computed (`docs/architecture.md`), so no completion depends on cache hits.
 
-A prefix is named by a chain of hashes, one for each block of `BLOCK` tokens and one for what is left behind the last
-block, as vLLM names the blocks of its prefix cache. A lookup walks the blocks of a prompt, not the lengths that are
-cached: 12,000 cached lengths made 64 lookups for prompts of 12,000 tokens hold the scheduler for 1.4 s (measured).
+The key of a prefix is a hash chain: one hash per block of `BLOCK` tokens and one for the tail after the last block, as
+vLLM names the blocks of its prefix cache. A lookup walks the blocks of a prompt, not the cached lengths: with 12,000
+cached lengths, 64 lookups for prompts of 12,000 tokens blocked the scheduler for 1.4 s (measured).
 
-Used by the scheduler's thread alone, so nothing is locked; `block_hashes` is pure and runs on the request's thread.
+Used by the scheduler's thread alone, so it needs no lock. `block_hashes` is pure and runs on the request's thread.
 """
 
 import hashlib
@@ -19,22 +19,22 @@ from typing import Self
 
 import numpy as np
 
-# What an entry takes beside its floats: key, counts, objects (measured with tracemalloc: 450).
+# Bytes of an entry beside its floats: key, counts, objects (measured with tracemalloc: 450).
 OVERHEAD_BYTES = 512
 # Tokens of a block.
 BLOCK = 128
-# Least distance in tokens between states cached during a prefill; beyond the first `FAR` tokens it is `FAR`. A prompt
-# that shares a prefix has few tokens to read again, and a long one does not evict all others.
+# Minimum distance in tokens between states cached during a prefill; beyond the first `FAR` tokens it is `FAR`. So a
+# prompt that shares a prefix has few tokens to prefill again, and a long one does not evict all other entries.
 SPACING, FAR = BLOCK, 1024
-# Hashes that one lookup computes at most, 1.3 µs each (measured): a prompt made to meet many entries that differ in
-# their last tokens alone is a miss, and costs nobody else anything.
+# Maximum hashes that one lookup computes, 1.3 µs each (measured). A prompt crafted to match many entries that differ in
+# their tails alone becomes a miss, and delays no other request.
 MAX_HASHES = 512
 
 _ITEM_BYTES = np.dtype(np.int32).itemsize
 
 
 def _hash(parent: bytes, tokens: bytes) -> bytes:
-    # Of 128 bits no two are found to be equal, by chance or by trying.
+    # 128 bits: collisions are infeasible, by chance or by search.
     return hashlib.blake2b(tokens, digest_size=16, key=parent).digest()
 
 
@@ -43,10 +43,10 @@ def _root(scope: Hashable) -> bytes:
 
 
 def block_hashes(scope: Hashable, token_ids: np.ndarray) -> tuple[bytes, ...]:
-    """Return the hash of a namespace, and of every whole block of some tokens behind it.
+    """Return the hash chain of some tokens: that of the namespace, then one per whole block.
 
     Args:
-        scope: See `Prefix`.
+        scope: The namespace; see `Prefix`.
         token_ids: int32 (tokens,).
     """
     hashes, tokens = [_root(scope)], token_ids.tobytes()
@@ -56,42 +56,42 @@ def block_hashes(scope: Hashable, token_ids: np.ndarray) -> tuple[bytes, ...]:
 
 
 class Prefix:
-    """Names the tokens that a state has read.
+    """The tokens behind a state, as a hash chain.
 
     Attributes:
-        block: Hash of the namespace and all whole blocks so far.
-        length: Tokens so far.
-        kept: Of those, how many had been added when a state was last kept.
+        block: Hash of the namespace and all whole blocks.
+        length: Number of tokens.
+        kept: `length` when a state was last cached.
     """
 
     __slots__ = ("_tail", "block", "kept", "length")
 
     def __init__(self, scope: Hashable) -> None:
-        """Begin with no tokens.
+        """Start with no tokens.
 
         Args:
-            scope: Namespace: whose tokens they are, the model that reads them, and the state that it begins with.
-                Prefixes of different namespaces never match. Its `repr` tells it from others.
+            scope: Namespace: the tenant, the model version and the initial state. Prefixes of different namespaces
+                never match. Its `repr` must be unique.
         """
         self.block, self.length, self.kept = _root(scope), 0, 0
         self._tail = b""
 
     @classmethod
     def at(cls, block: bytes, num_blocks: int, tail: np.ndarray) -> Self:
-        """Return the prefix of `num_blocks` blocks, whose hash is `block`, and the tokens of `tail`."""
+        """Return the prefix of `num_blocks` whole blocks, whose hash is `block`, and the tokens of `tail`."""
         prefix = cls.__new__(cls)
         prefix.block, prefix._tail = block, tail.tobytes()
         prefix.length = prefix.kept = num_blocks * BLOCK + len(tail)
         return prefix
 
     def copy(self) -> Self:
-        """Return one that has the same tokens and grows by itself."""
-        twin = type(self).__new__(type(self))
-        twin.block, twin.length, twin.kept, twin._tail = self.block, self.length, self.kept, self._tail
-        return twin
+        """Return an independent copy."""
+        copy = type(self).__new__(type(self))
+        copy.block, copy.length, copy.kept, copy._tail = self.block, self.length, self.kept, self._tail
+        return copy
 
     def extend(self, token_ids: np.ndarray | Many[int]) -> None:
-        """Add tokens."""
+        """Append tokens."""
         self.length += len(token_ids)
         tail, size = self._tail + np.asarray(token_ids, np.int32).tobytes(), BLOCK * _ITEM_BYTES
         while len(tail) >= size:
@@ -105,7 +105,7 @@ class Prefix:
 
     @property
     def tail_length(self) -> int:
-        """Tokens behind the last whole block."""
+        """Tokens after the last whole block."""
         return len(self._tail) // _ITEM_BYTES
 
 
@@ -121,22 +121,22 @@ class _Entry:
 
 
 class PrefixCache:
-    """The states that were used last, as many as fit.
+    """An LRU cache of states, with a memory limit.
 
     Attributes:
-        num_bytes: Taken by all entries.
-        num_evicted: Entries that had to make room so far.
+        num_bytes: Memory of all entries.
+        num_evicted: Entries evicted so far.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        """Begin with nothing.
+        """Start empty.
 
         Args:
-            max_bytes: What all entries may take; 0 keeps none.
+            max_bytes: Memory limit of all entries; 0 disables the cache.
         """
         self._max_bytes = max_bytes
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        # Of each block, how many entries there are with how many tokens behind it.
+        # By block hash: number of entries per tail length.
         self._tails: dict[bytes, Counter[int]] = {}
         self.num_bytes = self.num_evicted = 0
 
@@ -147,20 +147,20 @@ class PrefixCache:
         """Look up the longest cached prefix of some tokens.
 
         Args:
-            blocks: `block_hashes` of the tokens, or of more that begin with them.
+            blocks: `block_hashes` of the tokens, or of a longer sequence that starts with them.
             token_ids: int32 (tokens,).
 
         Returns:
-            The prefix and the state after it, float32 (S,), not to be written to; None: a miss.
+            The prefix and the state after it, float32 (S,), read-only by convention; None on a miss.
         """
         num_hashes = 0
         for number in range(min(len(blocks) - 1, len(token_ids) // BLOCK), -1, -1):
             tails = self._tails.get(blocks[number])
             if tails is None:
                 continue
-            rest = token_ids[number * BLOCK : (number + 1) * BLOCK]
-            for length in sorted((length for length in tails if length <= len(rest)), reverse=True):
-                prefix = Prefix.at(blocks[number], number, rest[:length])
+            next_tokens = token_ids[number * BLOCK : (number + 1) * BLOCK]
+            for length in sorted((length for length in tails if length <= len(next_tokens)), reverse=True):
+                prefix = Prefix.at(blocks[number], number, next_tokens[:length])
                 key = prefix.key
                 if key in self._entries:
                     self._entries.move_to_end(key)
@@ -170,18 +170,18 @@ class PrefixCache:
                     return None
         return None
 
-    def keep_now_and_then(self, prefix: Prefix, state: np.ndarray) -> None:
-        """Keep the state of a text that goes on, if there is none from shortly before."""
+    def keep_if_due(self, prefix: Prefix, state: np.ndarray) -> None:
+        """Cache the state of a sequence in prefill, unless one was cached fewer than `SPACING` or `FAR` tokens ago."""
         if prefix.length - prefix.kept >= (SPACING if prefix.length <= FAR else FAR):
             self.keep(prefix, state)
 
     def keep(self, prefix: Prefix, state: np.ndarray) -> None:
-        """Keep the state after some tokens, in place of those that were not used for longest."""
+        """Cache the state after a prefix; evict the least recently used entries if memory is short."""
         prefix.kept, key = prefix.length, prefix.key
         if key in self._entries:
             self._entries.move_to_end(key)
             return
-        # A copy: a row of a call's reply would keep the whole reply.
+        # A copy: a view would keep all outputs of its call alive.
         entry = _Entry(state.copy(), prefix.block, prefix.tail_length)
         if not prefix.length or entry.num_bytes > self._max_bytes:
             return

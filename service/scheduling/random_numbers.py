@@ -1,28 +1,28 @@
-"""The random numbers behind every token: a pure function of seed, choice and position.
+"""The random number of every token: a pure function of seed, stream and position.
 
-A token's uniform does not depend on the chunk that it was drawn in, on its neighbours or on the process, so the same
-request has the same bytes wherever and however it runs.
+A token's uniform does not depend on the decode call that sampled it, on the other sequences of the batch or on the
+process, so the same request is byte-identical wherever and however it runs.
 """
 
 import numpy as np
 
-# A call costs some 11 µs however few numbers it draws (measured), so a sequence draws ahead.
+# A call costs some 11 µs however few numbers it generates (measured), so a sequence generates ahead.
 GENERATED_AHEAD = 256
 
 
 def uniforms(seed: int, stream: int, first: int, count: int) -> np.ndarray:
-    """Draw the uniforms of some positions.
+    """Generate the uniforms of consecutive positions.
 
     Philox 4×64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with the key (seed, stream);
     the counter's block of four gives positions 4·counter to 4·counter + 3; each is the top 24 bits of its word.
-    `Generator.random(float32)` after `advance` would not do: it takes half a word a number.
+    `Generator.random(float32)` after `advance` does not work: it consumes half a word per number.
 
     Args:
-        seed: The request's; taken modulo 2⁶⁴.
-        stream: Which of the seed's streams, below 2⁶⁴; for a text that goes on with nothing the index of the choice
-            within its prompt, from 0.
-        first: Position of the first token wanted, from 0.
-        count: Tokens wanted.
+        seed: Of the request; taken modulo 2⁶⁴.
+        stream: Stream of the seed, below 2⁶⁴; for a sequence that resumes nothing, the index of its choice within the
+            prompt, from 0.
+        first: Position of the first token, from 0.
+        count: Number of tokens.
 
     Returns:
         float32 (count,) in [0, 1).
@@ -34,7 +34,7 @@ def uniforms(seed: int, stream: int, first: int, count: int) -> np.ndarray:
 
 
 class UniformStream:
-    """The uniforms of one sequence, drawn ahead in blocks."""
+    """The uniforms of one sequence, generated ahead in blocks."""
 
     def __init__(self, seed: int, stream: int) -> None:
         self._seed, self._stream = seed, stream

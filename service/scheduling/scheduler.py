@@ -1,7 +1,7 @@
-"""Continuous batching: one thread that turns requests, replies and cancellations into calls.
+"""Continuous batching: one thread that turns submissions, outputs and cancellations into model calls.
 
-The thread owns every queue and takes messages from an inbox, so nothing here is locked but the count that bounds the
-queue. It sees no text and no protobuf; the backend is told to make a call and to say when it is answered.
+The thread owns all queues and takes messages from an inbox, so only admission control needs a lock. Knows sequences
+and calls. Does not know text or protobuf: the backend makes the calls, asynchronously, and reports their outputs.
 """
 
 import itertools
@@ -31,41 +31,41 @@ RETRY_DELAY_S = 0.2
 
 
 class Backend(Protocol):
-    """Makes calls without waiting for them."""
+    """An asynchronous client of the model servers."""
 
     def call(self, call: Call, done: Callable[[Arrays | GatewayError, str | None], None]) -> None:
         """Send a call.
 
-        `done` is given its outputs or the error, and the hash of the probe of whoever computed it, or None; once, on
-        any thread, at once even.
+        `done` is called once, on any thread and possibly before this returns: with the outputs or the error, and the
+        probe hash of the server that computed them, or None.
         """
 
     def num_servers(self, model: ModelVersion) -> int:
-        """Return how many model servers share a version's calls, at least one."""
+        """Return the number of model servers that share a version's calls, at least one."""
 
     def num_free_calls(self, model: ModelVersion, max_calls: int) -> int:
-        """Return how many more calls of a version those take, if each takes so many; one if there is no server."""
+        """Return how many more calls of a version they take, at `max_calls` each; one if there is no server."""
 
 
 class Observer(Protocol):
-    """Is told what happens, on the scheduler's thread, and must return at once."""
+    """Callbacks for metrics, on the scheduler's thread; they must return at once."""
 
     def started(self, sequence: Sequence, waited_s: float) -> None:
-        """The first sequence of a prompt got its first slot after it had waited.
+        """Record that the first sequence of a prompt got its first slot, and how long it waited.
 
-        What it need not read, as its state is cached, is in `num_cached_tokens`.
+        Its prefix cache hit is in `num_cached_tokens`.
         """
 
     def answered(self, call: Call, seconds: float) -> None:
-        """The model server answered a call."""
+        """Record a call that returned outputs."""
 
     def failed(self, call: Call, error: GatewayError, again: bool) -> None:
-        """A call failed; whether it will be made again."""
+        """Record a failed call, and whether it will be retried."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """How many sequences of a model version hold a slot, and how many wait."""
+    """Numbers of running and waiting sequences of a model version."""
 
     model: ModelVersion
     running: int
@@ -74,15 +74,15 @@ class Load:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much the scheduler takes on.
+    """Limits of the scheduler.
 
     Attributes:
-        max_running: Sequences that hold a slot.
-        max_queued: Sequences that may wait beyond those.
-        max_tokens: Tokens that all of those may still read and write.
-        max_calls: Calls in flight at each model server, of all models together: its cores.
-        prefix_cache_bytes: For states of texts that may be begun again; 0: none are kept.
-        backend_grace_s: How long sequences wait for a model server that does not answer, from its first failed call on.
+        max_running: Slots: sequences that run at once.
+        max_queued: Sequences that may wait for a slot.
+        max_tokens: Tokens to be prefilled and generated, of running and waiting sequences.
+        max_calls: Calls in flight per model server, over all models: its number of cores.
+        prefix_cache_bytes: Memory of the prefix cache; 0 disables it.
+        backend_grace_s: How long sequences wait for an unavailable model server, from its first failed call on.
     """
 
     max_running: int = 128
@@ -108,7 +108,7 @@ class _Reply:
 
 @dataclass(frozen=True)
 class _Wake:
-    """Look at the queues again: something was cancelled, or a pause is over."""
+    """Process the queues again: a sequence was cancelled, or a retry is due."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ class _Outage:
     """A model version whose calls fail.
 
     Attributes:
-        since: Monotonic seconds at which the first of the failed calls was sent.
-        resume_at: When to try again; None while an attempt is in flight.
+        since: Monotonic seconds at which the first failed call was sent.
+        resume_at: When to retry; None while an attempt is in flight.
     """
 
     since: float
@@ -133,7 +133,7 @@ class _Outage:
 
 
 class Scheduler:
-    """Runs sequences on a backend; `start` before the first, `stop` after the last."""
+    """Runs sequences on a backend; call `start` before the first `submit`, `stop` after the last."""
 
     def __init__(self, backend: Backend, limits: Limits, observer: Observer) -> None:
         self._backend, self._limits, self._observer = backend, limits, observer
@@ -145,7 +145,7 @@ class Scheduler:
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._queues: dict[ModelVersion, ModelQueue] = {}
         self._outages: dict[ModelVersion, _Outage] = {}
-        # Calls in flight, and when each was sent.
+        # Calls in flight: monotonic seconds at which each was sent.
         self._in_flight: dict[Call, float] = {}
         self._outbox: deque[tuple[Sequence, Event]] = deque()
         self._accepting = threading.Lock()
@@ -154,22 +154,22 @@ class Scheduler:
 
     @property
     def num_sequences(self) -> int:
-        """Texts accepted and not yet ended."""
+        """Admitted sequences that have not finished."""
         return self._admission.num_sequences
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that those may read and write, as they were counted when they were accepted."""
+        """Total `cost` of those sequences, as of their admission."""
         return self._admission.num_tokens
 
     @property
     def prefixes(self) -> PrefixCache:
-        """States of texts that may be begun again; to be read by others for its numbers alone."""
+        """The prefix cache; other threads may only read its counters."""
         return self._prefixes
 
     @property
     def loads(self) -> tuple[Load, ...]:
-        """Where the texts of each model version stood after the thread's last turn."""
+        """The load of each model version after the thread's last iteration."""
         return self._loads
 
     def start(self) -> None:
@@ -177,20 +177,20 @@ class Scheduler:
         self._thread.start()
 
     def stop(self, error: GatewayError | None = None) -> None:
-        """End every sequence with an error, and then the thread."""
+        """Fail every sequence, then end the thread."""
         self._inbox.put(_Stop(error or ShuttingDown("the server was stopped")))
         self._thread.join(timeout=5)
 
     def submit(self, groups: Many[Many[Sequence]], limits: BatchLimits) -> None:
-        """Accept the sequences of one request, all or none.
+        """Admit the sequences of one request, all or none.
 
         Args:
-            groups: One per prompt: its choices, at least one. All are of one model version and one account.
-            limits: Sizes that may be sent for that version.
+            groups: One per prompt: its choices, at least one. All are of one model version and one API key.
+            limits: Allowed sizes of that version's calls.
 
         Raises:
-            InvalidRequest: they are more than may ever be accepted.
-            Overloaded: the queue cannot take them all now.
+            InvalidRequest: the request alone exceeds a limit.
+            Overloaded: the queue has no capacity for all of them now.
             ShuttingDown: the scheduler was stopped.
         """
         now, request = time.monotonic(), next(self._request_numbers)
@@ -207,11 +207,11 @@ class Scheduler:
             if self._stopped is not None:
                 raise type(self._stopped)(str(self._stopped))
             self._admission.admit([sequence for group in groups for sequence in group])
-            # Under the lock, so that nothing is put behind the end that `_close` makes.
+            # Under the lock, so that nothing is submitted after `_close` has drained the inbox.
             self._inbox.put(_Submit(tuple(group[0] for group in groups), limits))
 
     def cancel(self, sequences: Many[Sequence]) -> None:
-        """Forget sequences: each frees its slot with the call that holds it. Ended ones are left alone."""
+        """Cancel sequences; one in a call frees its slot when the call returns. Finished ones are ignored."""
         for sequence in sequences:
             sequence.cancelled = True
         self._inbox.put(_Wake())
@@ -220,17 +220,17 @@ class Scheduler:
         try:
             while self._stopped is None:
                 try:
-                    self._turn()
+                    self._iterate()
                 except Exception:
                     log.exception("the scheduler failed; every running sequence ends")
-                    self._end_all(InternalError("the scheduler failed; the log says why"))
+                    self._fail_all(InternalError("the scheduler failed; the log says why"))
         finally:
             self._close(self._stopped or InternalError("the scheduler failed; the log says why"))
 
-    def _turn(self) -> None:
-        """Take in what has come, send what can be sent, and only then tell the clients."""
+    def _iterate(self) -> None:
+        """Handle all messages, dispatch calls, and only then deliver events."""
         self._handle(self._next_message())
-        # One at a time: should one fail, the others are still in the inbox.
+        # One at a time: if one fails, the others are still in the inbox.
         while self._stopped is None and not self._inbox.empty():
             self._handle(self._inbox.get())
         self._dispatch()
@@ -240,10 +240,10 @@ class Scheduler:
         )
 
     def _next_message(self) -> _Message:
-        """Wait for a message, or for the time to try a failed call again."""
-        times = [outage.resume_at for outage in self._outages.values() if outage.resume_at is not None]
+        """Wait for a message, or until a retry is due."""
+        retry_times = [outage.resume_at for outage in self._outages.values() if outage.resume_at is not None]
         try:
-            return self._inbox.get(timeout=max(0.0, min(times) - time.monotonic()) if times else None)
+            return self._inbox.get(timeout=max(0.0, min(retry_times) - time.monotonic()) if retry_times else None)
         except queue.Empty:
             return _Wake()
 
@@ -259,10 +259,10 @@ class Scheduler:
                 self._close(message.error)
 
     def _enqueue(self, first: Many[Sequence], limits: BatchLimits) -> None:
-        """Let the first sequence of each prompt of a request wait for a slot."""
+        """Enqueue the first sequence of each prompt of a request for a slot."""
         model = first[0].model
         queue_ = self._queues.setdefault(model, ModelQueue(model, limits))
-        # What was verified may have changed while there was something to do all the time.
+        # The verified batch sizes may have changed since the queue was created.
         queue_.limits = limits
         for sequence in first:
             queue_.sequences.update((sequence, *sequence.forks))
@@ -290,22 +290,22 @@ class Scheduler:
         return sequence.scope is not None and self._limits.prefix_cache_bytes > 0
 
     def _cache_state(self, sequence: Sequence) -> None:
-        """Cache the state of a sequence that has come to the end of its prompt or of itself, or a good way further."""
+        """Cache the state of a sequence at the end of its prompt, when it finishes, and at intervals during prefill."""
         if sequence.prefix is None or not sequence.is_reproducible:
             return
         if sequence.ended or (sequence.num_remaining_prompt_tokens == 0 and sequence.num_generated == 0):
             self._prefixes.keep(sequence.prefix, sequence.state)
         elif sequence.num_generated == 0:
-            self._prefixes.keep_now_and_then(sequence.prefix, sequence.state)
+            self._prefixes.keep_if_due(sequence.prefix, sequence.state)
 
     def _lookup_prefix(self, sequence: Sequence) -> None:
-        """Begin with the longest cached prefix of the prompt, unless all of its tokens are to be looked at."""
+        """Start from the longest cached prefix of the prompt, unless outputs are needed for all prompt tokens."""
         if not self._caches(sequence):
             return
-        # A sequence that draws nothing is to have something to read, or there would be no call that it ends with.
-        wanted = sequence.num_remaining_prompt_tokens - (sequence.max_tokens == 0)
-        known = sequence.prompt_ids[: wanted if sequence.prefill_signature == signatures.PREFILL else 0]
-        hit = self._prefixes.find(sequence.prefix_blocks, known)
+        # A sequence with `max_tokens` 0 needs a token to prefill: otherwise it has no call to finish with.
+        num_cacheable = sequence.num_remaining_prompt_tokens - (sequence.max_tokens == 0)
+        cacheable = sequence.prompt_ids[: num_cacheable if sequence.prefill_signature == signatures.PREFILL else 0]
+        hit = self._prefixes.find(sequence.prefix_blocks, cacheable)
         # No longer needed, and up to 16 kB for the longest prompt.
         sequence.prefix_blocks = ()
         if hit is None:
@@ -317,9 +317,9 @@ class Scheduler:
             self._outbox.append((sequence, Read(sequence.index, sequence.num_remaining_prompt_tokens, state=state)))
 
     def _requeue(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
-        """Put a sequence where its next call will find it, or end it."""
+        """Enqueue a sequence for its next call, or finish it."""
         if sequence.cancelled or isinstance(event, Failure) or sequence.ended:
-            self._end(sequence, event)
+            self._finish(sequence, event)
             return
         queue_.enqueue(sequence)
         self._enqueue_forks(sequence)
@@ -327,58 +327,58 @@ class Scheduler:
             self._outbox.append((sequence, event))
 
     def _enqueue_forks(self, sequence: Sequence) -> None:
-        """Let the choices wait for slots whose prompt has now been read."""
+        """Fork the choices that share the prompt of a prefilled sequence, and enqueue them for slots."""
         if sequence.num_remaining_prompt_tokens == 0:
             for fork in _take_forks(sequence):
                 fork.fork_from(sequence)
                 self._slots.enqueue(fork)
 
     def _apply_failure(self, queue_: ModelQueue, call: Call, error: GatewayError, sent_at: float) -> None:
-        """Try again after a pause, as nothing of a failed call has happened; or give up."""
-        again = isinstance(error, BackendUnavailable)
+        """Retry the call after a delay, as a failed call has no effect; or fail its sequences."""
+        is_retried = isinstance(error, BackendUnavailable)
         for sequence in reversed(call.sequences):
-            if again and not sequence.cancelled:
+            if is_retried and not sequence.cancelled:
                 queue_.enqueue(sequence, first=True)
             else:
-                self._end(sequence, Failure(sequence.index, error))
-        self._observer.failed(call, error, again)
-        if not again:
+                self._finish(sequence, Failure(sequence.index, error))
+        self._observer.failed(call, error, is_retried)
+        if not is_retried:
             return
         now = time.monotonic()
         outage = self._outages.setdefault(call.model, _Outage(since=sent_at))
         outage.resume_at = now + RETRY_DELAY_S
         if now - outage.since >= self._limits.backend_grace_s:
-            # Whoever waits here has waited for the same server; those in other calls hear of it with their replies.
-            ended = self._remove(lambda sequence: sequence.model == call.model)
-            self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in ended]
+            # The queued sequences wait for the same backend; those in calls are handled when these return.
+            removed = self._remove(lambda sequence: sequence.model == call.model)
+            self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in removed]
 
-    def _end(self, sequence: Sequence, event: Event | None) -> None:
-        """Let a sequence go, and with it the choices that wait for its prompt."""
+    def _finish(self, sequence: Sequence, event: Event | None) -> None:
+        """Finish a sequence, and with it the forks that wait for its prefill."""
         forks = _take_forks(sequence)
         if isinstance(event, Failure):
             self._outbox += [(fork, Failure(fork.index, event.error)) for fork in forks]
         if event is not None:
             self._outbox.append((sequence, event))
-        self._forget([sequence, *forks])
+        self._release([sequence, *forks])
 
     def _remove(self, unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
-        """Let the unwanted sequences go that no call holds, each with the choices that wait for its prompt."""
+        """Remove and return the unwanted sequences that are not in a call, and the forks that wait for them."""
         removed = self._slots.remove(unwanted)
         for queue_ in self._queues.values():
             removed += queue_.remove(unwanted)
         removed += [fork for sequence in removed for fork in _take_forks(sequence)]
-        self._forget(removed)
+        self._release(removed)
         return removed
 
-    def _forget(self, sequences: Many[Sequence]) -> None:
-        """Free what sequences hold that have ended: their slots, and their part of what may be accepted."""
+    def _release(self, sequences: Many[Sequence]) -> None:
+        """Release the slots and the admission of finished sequences."""
         for sequence in sequences:
             self._queues[sequence.model].sequences.remove(sequence)
             self._slots.release(sequence)
         self._admission.release(sequences)
 
     def _dispatch(self) -> None:
-        """Send calls while some may be in flight; models take turns."""
+        """Send calls until no more may be in flight; models take turns."""
         for model, queue_ in list(self._queues.items()):
             if queue_.empty:
                 del self._queues[model]
@@ -391,7 +391,7 @@ class Scheduler:
                 sent = self._send_one(model) or sent
 
     def _admit(self) -> None:
-        """Give free slots, and those that are more than a request's share, to the sequences that wait."""
+        """Admit waiting sequences to free slots, and to those above a request's fair share."""
         now = time.monotonic()
         while self._slots.any_waiting and (self._slots.num_free > 0 or self._preempt()):
             sequence = self._slots.admit()
@@ -403,7 +403,7 @@ class Scheduler:
             self._enqueue_forks(sequence)
 
     def _preempt(self) -> bool:
-        """Let a sequence wait whose request holds more than its share of the slots; return whether there was one."""
+        """Preempt a sequence whose request holds more than its fair share of slots; return whether there was one."""
         for request in self._slots.over_share():
             for queue_ in self._queues.values():
                 sequence = queue_.preempt(request)
@@ -414,7 +414,7 @@ class Scheduler:
         return False
 
     def _send_one(self, model: ModelVersion) -> bool:
-        """Send the next call of a model, if it has one and it is not to wait; return whether."""
+        """Send the next call of a model, if there is one and no retry is pending; return whether one was sent."""
         outage, limits = self._outages.get(model), self._limits
         if outage is not None and outage.resume_at is not None:
             if time.monotonic() < outage.resume_at:
@@ -428,7 +428,7 @@ class Scheduler:
             return False
         self._in_flight[call] = time.monotonic()
         self._backend.call(call, lambda outcome, computed_by: self._inbox.put(_Reply(call, outcome, computed_by)))
-        # To the end of the line: the next call is another model's, if that has one.
+        # To the end of the queue: the next call is another model's, if it has one.
         self._queues[model] = self._queues.pop(model)
         return True
 
@@ -439,28 +439,28 @@ class Scheduler:
                 sequence.emit(event)
 
     def _close(self, error: GatewayError) -> None:
-        """Accept nothing any more, and end what was accepted."""
+        """Reject further submissions, and fail all admitted sequences."""
         with self._accepting:
             self._stopped = error
         while not self._inbox.empty():
             message = self._inbox.get()
             if isinstance(message, _Submit):
                 self._handle(message)
-        self._end_all(error)
+        self._fail_all(error)
 
-    def _end_all(self, error: GatewayError) -> None:
-        """End every sequence with an error; replies that still come are ignored."""
-        ended = [sequence for queue_ in self._queues.values() for sequence in queue_.sequences]
+    def _fail_all(self, error: GatewayError) -> None:
+        """Fail every sequence; outputs of calls in flight are ignored."""
+        failed = [sequence for queue_ in self._queues.values() for sequence in queue_.sequences]
         self._in_flight.clear()
         self._queues.clear()
         self._outages.clear()
         self._slots = Slots(self._limits.max_running)
-        self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in ended]
-        self._admission.release(ended)
+        self._outbox += [(sequence, Failure(sequence.index, error)) for sequence in failed]
+        self._admission.release(failed)
         self._deliver()
 
 
 def _take_forks(sequence: Sequence) -> list[Sequence]:
-    """Return the choices that wait for a sequence's prompt, which it no longer speaks for."""
+    """Detach and return the forks that wait for a sequence's prefill."""
     forks, sequence.forks = sequence.forks, []
     return forks

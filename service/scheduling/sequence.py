@@ -1,6 +1,6 @@
-"""One text in the making: what was read, what was drawn, and the row of floats that is the model's memory of it.
+"""A sequence: one continuation that is being generated, with its prompt, progress and model state.
 
-Knows ids, counts and its own state. Does not know text, other sequences or where it is computed.
+Knows token ids, counts and its own state. Does not know text, other sequences or where it is computed.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -22,7 +22,7 @@ MAX_VOCAB_SIZE = 2**31
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A concrete version on the model server."""
+    """A model's name and a concrete version number."""
 
     name: str
     version: int
@@ -30,7 +30,7 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are drawn; see `export.graphs.sampling.Controls` and `signatures` there for the meaning of each.
+    """Sampling parameters; see `export.graphs.sampling.Controls` and `signatures` there for the meaning of each.
 
     Attributes:
         top_k: 0 is off.
@@ -39,8 +39,8 @@ class SamplingParams:
         presence_penalty: 0 is off.
         frequency_penalty: 0 is off.
         repetition_penalty: 1 is off.
-        bias: (token id, what is added to its logit), each id once.
-        min_tokens: The end mark is not drawn among the first so many tokens.
+        bias: (token id, value added to its logit); ids are unique.
+        min_tokens: The EOS token is not sampled among the first `min_tokens` tokens.
     """
 
     temperature: float = 1.0
@@ -55,24 +55,24 @@ class SamplingParams:
 
     @property
     def counts_tokens(self) -> bool:
-        """Whether what was read and drawn changes what is drawn next, beyond the model."""
+        """Whether a penalty is on: prompt and sampled tokens adjust the logits."""
         return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
 
     @property
     def adjusts(self) -> bool:
-        """Whether logits are changed before they are drawn from."""
+        """Whether logits are adjusted before sampling."""
         return self.counts_tokens or any(value for _, value in self.bias) or self.min_tokens > 0
 
 
 @dataclass(frozen=True)
 class Quota:
-    """Whom a text is counted for.
+    """Limits of the API key that a sequence is charged to.
 
     Attributes:
         name: Of the key, or "" where there are no keys.
-        max_sequences: Texts accepted and not ended at once; None: as many as the server takes.
-        max_queued_tokens: Tokens that those may still read and write; None: as many as the server takes.
-        tenant: Whose key it is, or "".
+        max_sequences: Limit of admitted, unfinished sequences; None: only the server's.
+        max_queued_tokens: Limit of their tokens to be prefilled and generated; None: only the server's.
+        tenant: Owner of the key, or "".
     """
 
     name: str = ""
@@ -83,11 +83,11 @@ class Quota:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """How probable the model found some tokens, by its own distribution before temperature and filters.
+    """Logprobs of tokens, from the model's distribution before temperature and filters.
 
     Attributes:
         logprobs: float32 (tokens,), of each token itself.
-        top_ids: int32 (tokens, 5): the most probable ones in its place; None if they were not asked for.
+        top_ids: int32 (tokens, 5): the most probable tokens at its position; None if not requested.
         top_logprobs: float32 (tokens, 5), descending.
     """
 
@@ -98,14 +98,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens that one call drew for one sequence.
+    """The tokens of one sequence that one decode call sampled.
 
     Attributes:
         index: Of the sequence within its request.
-        token_ids: In order; the end mark is not among them.
+        token_ids: In order, without the EOS token.
         finish_reason: "stop" or "length" with the last chunk, else None.
-        scores: Of those tokens, if they were asked for.
-        state: float32 (S,), when all but the last drawn token were read, the end mark included; None: nobody asked.
+        scores: Of those tokens, if requested.
+        state: float32 (S,), after all sampled tokens but the last, where the EOS token counts; None if not requested.
     """
 
     index: int
@@ -117,16 +117,16 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """What a call learnt while it read some of a prompt.
+    """The result of one prefill call for one sequence.
 
     Attributes:
         index: Of the sequence within its request.
-        num_remaining_prompt_tokens: Prompt tokens that are still to be read; see `Sequence`.
-        scores: Of the tokens after the first, for a sequence that asked for them.
-        hidden_sum: float32 (U,): the top layer's outputs over all tokens read so far, added up.
+        num_remaining_prompt_tokens: See `Sequence`.
+        scores: Of the tokens after the first, if requested.
+        hidden_sum: float32 (U,): sum of the top layer's outputs over all tokens prefilled so far.
         hidden_last: float32 (U,): the top layer's output after the last of them.
-        state: float32 (S,), after them; None: nobody asked.
-        told: By name, float32 (tokens, units): what went on at each of the tokens that were read.
+        state: float32 (S,), after them; None if not requested.
+        told: Traces by name, float32 (tokens, units), of the tokens that the call prefilled.
     """
 
     index: int
@@ -139,13 +139,13 @@ class Read:
 
     @property
     def last(self) -> bool:
-        """Whether the prompt is read now."""
+        """Whether this completes the prefill."""
         return self.num_remaining_prompt_tokens == 0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The sequence cannot go on; nothing comes after this."""
+    """The error that ends a sequence; its last event."""
 
     index: int
     error: GatewayError
@@ -159,38 +159,38 @@ class Sequence:
     """One choice of one prompt of one request.
 
     Attributes:
-        model: The version that it stays on.
-        prompt_ids: int32 (tokens,), at least one; the last is the first that `decode` reads.
-        seen_ids: int32 (ids,): those of the prompt, each once; none where it does not matter.
-        stream: With the seed, the key of its random numbers: its index within its prompt, if it goes on with nothing.
-        position: Of its first random number: tokens drawn before, by requests that it goes on with.
+        model: The version; it never changes.
+        prompt_ids: int32 (tokens,), at least one; the last is the first input of `decode`.
+        seen_ids: int32 (ids,): unique ids of the prompt; empty where no penalty needs them.
+        stream: With the seed, the key of its random numbers: its index within its prompt, if it resumes nothing.
+        position: Of its first random number: the number of tokens sampled by the requests that it resumes.
         index: Within its request.
-        end_id: The end mark, or None.
-        vocab_size: Its model's token ids are below this; what a backend samples is checked against it.
-        emit: Takes each event, in order; called on the scheduler's thread and must not block.
-        prefill_signature: The signature by which the prompt is read: "prefill", "score", "embed" or "inspect".
-        tells: Outputs of "inspect" that are wanted, and the width of each.
-        counts_before: Counts of those tokens, as `Adjustments` takes them.
-        returns_state: Whether its events are to tell the state.
-        num_top: Most probable tokens wanted beside each drawn one; None: not even the log probability of that one.
-        trace: What the tracing keeps of its request.
-        expected_probe_hash: Hash of the probe that its model's fingerprint stands for; None: of none.
-        scope: Where a beginning that was read before may be taken from; see `Prefix`. None: nowhere.
-        prefix_blocks: Hashes of the prompt's blocks in that namespace; see `block_hashes`.
+        end_id: The EOS token, or None.
+        vocab_size: Exclusive upper limit of the model's token ids; a backend's samples are checked against it.
+        emit: Called with each event, in order, on the scheduler's thread; must not block.
+        prefill_signature: "prefill", "score", "embed" or "inspect".
+        tells: Requested traces of "inspect", as (name, width).
+        counts_before: Ids and counts of the tokens sampled by the requests that it resumes; see `Adjustments`.
+        returns_state: Whether its events carry the state.
+        num_top: Requested top logprobs per sampled token; None: not even its own logprob.
+        trace: The tracing context of its request.
+        expected_probe_hash: Probe hash that its model's fingerprint stands for; None if there is none.
+        scope: Namespace of the prefix cache, see `Prefix`; None: no caching.
+        prefix_blocks: `block_hashes` of the prompt in that namespace.
         request: Number of its request, in order of arrival.
         started: Whether it has held a slot.
-        forks: Choices with the same prompt, which start from this one's state once it is read.
-        state: float32 (S,) after the tokens read so far.
+        forks: Choices with the same prompt, which fork from this one after prefill.
+        state: float32 (S,), after the tokens that the model has processed.
         hidden_sum: float32 (U,), for "embed": see `Read`.
-        num_read: Prompt tokens read.
-        num_cached_tokens: Of those, the first ones that needed no reading, as their state was known; 0 for forks.
-        prefix: Names what `state` has read; None: nobody wants to know.
-        last_token_id: The newest token, not yet read by the model.
-        num_generated: Tokens drawn so far.
+        num_read: Prompt tokens prefilled.
+        num_cached_tokens: Those of them from a prefix cache hit; 0 for forks.
+        prefix: The tokens behind `state`; None: no caching.
+        last_token_id: The newest token, not yet processed by the model.
+        num_generated: Tokens sampled so far.
         accepted_at: Monotonic seconds.
-        cost: Tokens that it is counted with while it is accepted.
-        is_reproducible: Whether all of it was computed by servers whose probes were as promised.
-        cancelled: Set by any thread; the scheduler drops the sequence when it next looks.
+        cost: Tokens charged by admission control.
+        is_reproducible: Whether all its calls ran on backends with the expected probe hash.
+        cancelled: Set by any thread; the scheduler removes the sequence afterwards.
     """
 
     model: ModelVersion
@@ -236,70 +236,70 @@ class Sequence:
         self._uniforms = UniformStream(self.seed, self.stream)
         self.last_token_id = int(self.prompt_ids[-1])
         sampling = self.sampling
-        counts, drawn = sampling.counts_tokens, self.counts_before
-        self.adjustments = Adjustments(sampling.bias, self.seen_ids, counts=counts, drawn=drawn if counts else None)
+        counts, sampled = sampling.counts_tokens, self.counts_before
+        self.adjustments = Adjustments(sampling.bias, self.seen_ids, counts=counts, sampled=sampled if counts else None)
 
     @property
     def decode_signature(self) -> str:
-        """The signature by which tokens are drawn."""
+        """The signature of its decode calls."""
         return signatures.DECODE_FULL if self.num_top or self.sampling.adjusts else signatures.DECODE
 
     @property
     def num_remaining_prompt_tokens(self) -> int:
-        """Prompt tokens still to be read; the last one is read when the next is drawn, or when there is no next."""
-        last_too = self.prefill_signature in (signatures.EMBED, signatures.INSPECT)
-        return len(self.prompt_ids) - (0 if last_too else 1) - self.num_read
+        """Prompt tokens still to be prefilled; the last one is left to `decode`, except with "embed" and "inspect"."""
+        includes_last = self.prefill_signature in (signatures.EMBED, signatures.INSPECT)
+        return len(self.prompt_ids) - (0 if includes_last else 1) - self.num_read
 
     def uniforms(self, count: int) -> np.ndarray:
-        """Return float32 (count,): the random numbers of the next tokens."""
+        """Return the random numbers of the next tokens, float32 (count,)."""
         return self._uniforms.take(self.position + self.num_generated, count)
 
     @property
     def state_snapshot(self) -> np.ndarray | None:
-        """The state as an event tells it, if it is to: a copy, as a view would keep the whole reply of its call."""
+        """The state for an event, if requested: a copy, as a view would keep all outputs of its call alive."""
         return self.state.copy() if self.returns_state else None
 
     @property
     def num_left(self) -> int:
-        """Tokens that may still be drawn."""
+        """Tokens that may still be sampled."""
         return self.max_tokens - self.num_generated
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing left to read or to draw."""
-        by_mark = self.num_generated > 0 and self.last_token_id == self.end_id
-        return self.num_remaining_prompt_tokens == 0 and (self.num_left == 0 or by_mark)
+        """Whether both prefill and decode are complete."""
+        at_eos = self.num_generated > 0 and self.last_token_id == self.end_id
+        return self.num_remaining_prompt_tokens == 0 and (self.num_left == 0 or at_eos)
 
     def resume_from_prefix(self, prefix: Prefix, state: np.ndarray) -> None:
-        """Begin with a state that has read the prompt's first tokens before."""
+        """Start from the cached state of a prefix of the prompt."""
         self.num_read = self.num_cached_tokens = prefix.length
         self.prefix, self.state = prefix, state
 
     def fork_from(self, first: "Sequence") -> None:
-        """Begin where another choice of the same prompt has come to by reading it."""
+        """Start from the state of another choice of the same prompt, after its prefill."""
         self.num_read, self.state, self.is_reproducible = first.num_read, first.state, first.is_reproducible
         self.started = True
         self.prefix = first.prefix.copy() if first.prefix else None
 
     def read(self, count: int, state: np.ndarray) -> None:
-        """Note that `count` more prompt tokens were read."""
+        """Record the prefill of `count` more prompt tokens."""
         if self.prefix is not None:
             self.prefix.extend(self.prompt_ids[self.num_read : self.num_read + count])
         self.num_read += count
         self.state = state
 
     def advance(self, token_ids: list[int], state: np.ndarray, scores: Scores | None = None) -> Chunk:
-        """Note drawn tokens, at least one; the end mark, if drawn, is the last of them.
+        """Record sampled tokens, at least one; the EOS token, if sampled, is the last of them.
 
         Returns:
-            What to tell the client.
+            The event to emit.
         """
         self.num_generated += len(token_ids)
         if self.prefix is not None:
             self.prefix.extend([self.last_token_id, *token_ids[:-1]])
         self.state, self.last_token_id = state, token_ids[-1]
         self.adjustments.note(token_ids)
-        told = self.state_snapshot
+        snapshot = self.state_snapshot
         if self.last_token_id == self.end_id:
-            return Chunk(self.index, token_ids[:-1], "stop", scores, told)
-        return Chunk(self.index, token_ids, "length" if self.num_left == 0 else None, scores, told)
+            return Chunk(self.index, token_ids[:-1], "stop", scores, snapshot)
+        return Chunk(self.index, token_ids, "length" if self.num_left == 0 else None, scores, snapshot)

@@ -1,1 +1,1 @@
-"""HTTP: what answers an address, what happens around every request, and the JSON and events that come back."""
+"""HTTP: routes, middleware, error handlers, and responses as JSON or server-sent events."""

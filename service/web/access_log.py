@@ -1,6 +1,6 @@
-"""What is to be said of one request when it is over.
+"""The fields that are logged and traced when a request ends.
 
-Knows facts. Does not know where they are reported.
+Knows the fields. Does not know where they are reported.
 """
 
 import re
@@ -16,25 +16,25 @@ from service.api.parameters import PromptText
 from service.errors import GatewayError
 from service.observability.tracing import Trace, Tracing
 
-# What a client may call its request; anything else gets an id of ours.
+# A valid X-Request-Id; any other value is replaced by a generated id.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 class RequestLog:
-    """The facts, as they come to be known.
+    """The fields of one request's log line, collected while it is handled.
 
     Attributes:
-        request_id: The client's own, if it gave one that can be used.
+        request_id: The client's X-Request-Id if valid, else a generated one.
         started_at: Monotonic seconds.
-        route: The rule that was matched.
-        error: How it failed, if it did.
-        trace: What the tracing keeps of it, if it is traced.
-        details: Fields of the line in the log.
+        route: The URL rule that matched, or None.
+        error: The error that the request failed with, or None.
+        trace: The span of the request, or None if it is not traced.
+        details: Fields of the log line.
     """
 
     def __init__(self, incoming: Request, *, prompts: bool) -> None:
-        given = incoming.headers.get("X-Request-Id", "")
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+        client_id = incoming.headers.get("X-Request-Id", "")
+        self.request_id = client_id if _REQUEST_ID.fullmatch(client_id) else f"req-{secrets.token_hex(12)}"
         self.started_at = time.monotonic()
         self.route = incoming.url_rule.rule if incoming.url_rule else None
         self.error: GatewayError | None = None
@@ -48,10 +48,10 @@ class RequestLog:
         self._log_prompts = prompts
         self._scope = ExitStack()
 
-    def asked(
+    def record_request(
         self, model: str | None, prompts: Iterable[PromptText], *, stream: bool, suffixes: tuple[PromptText, ...] = ()
     ) -> None:
-        """Note what a request wants, and its prompts and suffixes if they may be logged."""
+        """Record the parsed request, with prompts and suffixes only if they may be logged."""
         self.details |= {"model": model, "stream": stream}
         if self.trace:
             self.trace.asked(model, "embeddings" if (self.route or "").endswith("embeddings") else "text_completion")
@@ -60,8 +60,8 @@ class RequestLog:
             if any(suffixes):
                 self.details["suffix"] = list(suffixes)
 
-    def follow(self, tracing: Tracing, incoming: Request) -> None:
-        """Trace the request until it is closed."""
+    def start_trace(self, tracing: Tracing, incoming: Request) -> None:
+        """Start the request's trace, which `close` ends."""
         self.trace = self._scope.enter_context(
             tracing.request(
                 incoming.headers, method=incoming.method, route=self.route, path=incoming.path, scheme=incoming.scheme
@@ -74,14 +74,14 @@ class RequestLog:
             self.trace.responded(status, self.error)
         self._scope.close()
 
-    def failed(self, error: GatewayError) -> None:
-        """Note how it failed."""
+    def record_error(self, error: GatewayError) -> None:
+        """Record the error."""
         self.error = error
 
-    def made(
+    def record_result(
         self, *, model: str, version: int, num_prompt_tokens: int, num_completion_tokens: int, reasons: Iterable[str]
     ) -> None:
-        """Note what became of it, and which model it was of, if the request left that open."""
+        """Record the outcome, and the model if the request named none."""
         self.details |= {
             "model": self.details.get("model") or model,
             "version": version,

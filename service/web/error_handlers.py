@@ -1,4 +1,4 @@
-"""Every failure of a request in OpenAI's shape, Flask's own among them."""
+"""Error handlers: every error, including Flask's own, as OpenAI's error object."""
 
 import logging
 from typing import Any
@@ -18,29 +18,29 @@ from service.errors import (
 
 log = logging.getLogger(__name__)
 
-Answer = tuple[dict[str, Any], int, dict[str, str]]
+ErrorResponse = tuple[dict[str, Any], int, dict[str, str]]
 
 
 def register_error_handlers(app: Flask) -> None:
-    """Have the application answer failures by this module."""
+    """Register the error handlers with an application."""
     app.register_error_handler(GatewayError, error_response)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected_error)
 
 
-def error_response(error: GatewayError) -> Answer:
-    """Return body, status and headers, and note the error for those who report on the request."""
-    g.record.failed(error)
-    answer = error.body(), error.status, error.headers()
+def error_response(error: GatewayError) -> ErrorResponse:
+    """Return body, status and headers, and record the error for the access log, metrics and trace."""
+    g.record.record_error(error)
+    response = error.body(), error.status, error.headers()
     error.release()
-    return answer
+    return response
 
 
-def _http_error(error: HTTPException) -> Answer:
+def _http_error(error: HTTPException) -> ErrorResponse:
     if isinstance(error, RequestEntityTooLarge):
-        bound = request.max_content_length
+        limit = request.max_content_length
         return error_response(
-            BodyTooLarge(f"the body must be at most {bound} bytes, got {request.content_length or 'more'}")
+            BodyTooLarge(f"the body must be at most {limit} bytes, got {request.content_length or 'more'}")
         )
     if isinstance(error, ClientDisconnected) and isinstance(error.__context__, TimeoutError):
         return error_response(BodyTimeout("the body did not come in time"))
@@ -55,6 +55,6 @@ def _http_error(error: HTTPException) -> Answer:
     return body, error.code or 400, headers
 
 
-def _unexpected_error(error: Exception) -> Answer:
+def _unexpected_error(error: Exception) -> ErrorResponse:
     log.error("unexpected error at %r", request.path, exc_info=error)
     return error_response(InternalError("an unexpected error; the server's log has the trace"))

@@ -1,6 +1,6 @@
-"""The response of `/v1/inspect`, written in parts: a megabyte of numbers has three megabytes of JSON.
+"""The response of `/v1/inspect`, serialized in parts: 1 MB of numbers becomes 3 MB of JSON.
 
-Knows the shape in `service.api.responses`. Does not know HTTP.
+Knows the schema in `service.api.responses`. Does not know HTTP.
 """
 
 import base64
@@ -14,65 +14,65 @@ import orjson
 from contract.card import Trace
 from service.generation.inspection import Inspection, InspectionOutput
 
-# Numbers and list items of one part.
+# Numbers per part, and list items per part.
 _NUMBERS, _ITEMS = 2**14, 2**12
 
 
 def inspection_parts(job: Inspection) -> Iterator[bytes]:
-    """Wait for all of it, and return the parts of one JSON object; each array is let go once it is written.
+    """Wait for the result, and return the parts of one JSON object; each array is freed once it is serialized.
 
     Raises:
         GatewayError: see `Inspection.result`.
     """
-    # Not in the generator: errors come before the first byte.
+    # Not in the generator: errors are raised before the first byte is sent.
     return _parts(job, job.result())
 
 
-def _parts(job: Inspection, found: InspectionOutput) -> Iterator[bytes]:
+def _parts(job: Inspection, output: InspectionOutput) -> Iterator[bytes]:
     head = {
         "object": "inspection",
         "model": job.model.ref.name,
         "version": job.model.ref.version,
         "system_fingerprint": job.fingerprint,
-        "expected": found.expected,
+        "expected": output.expected,
     }
     yield orjson.dumps(head)[:-1]
-    logprobs = found.logprobs
+    logprobs = output.logprobs
     for name, items in (
-        ("token_ids", found.token_ids),
+        ("token_ids", output.token_ids),
         ("tokens", logprobs.tokens),
         ("token_logprobs", logprobs.token_logprobs),
         ("top_logprobs", logprobs.top_logprobs),
         ("text_offset", logprobs.text_offset),
-        ("positions", found.positions.tolist()),
+        ("positions", output.positions.tolist()),
     ):
         yield b',"%b":' % name.encode()
         yield from _json_list(items)
     yield b',"layers":['
-    yield from _layers(found, job.request.encoding)
+    yield from _layers(output, job.request.encoding)
     usage = {"prompt_tokens": job.num_prompt_tokens, "total_tokens": job.num_prompt_tokens}
     yield b'],"usage":%b}' % orjson.dumps(usage)
 
 
-def _layers(found: InspectionOutput, encoding: str) -> Iterator[bytes]:
-    """Write every layer: its units, then a matrix for each kind of value, then its state if that was asked for."""
-    numbers = sorted({*found.units, *(trace.layer for trace, _ in found.state)})
+def _layers(output: InspectionOutput, encoding: str) -> Iterator[bytes]:
+    """Serialize every layer: its units, a matrix for each kind of value, and its state if requested."""
+    layers = sorted({*output.units, *(trace.layer for trace, _ in output.state)})
     encode = _ENCODINGS[encoding]
-    for place, number in enumerate(numbers):
-        units = found.units[number].tolist() if number in found.units else []
-        yield b'%b{"layer":%d,"units":%b,"values":{' % (b"," if place else b"", number, orjson.dumps(units))
-        yield from _by_kind(_taken(found.values, number), encode)
-        state = _taken(found.state, number)
+    for index, layer in enumerate(layers):
+        units = output.units[layer].tolist() if layer in output.units else []
+        yield b'%b{"layer":%d,"units":%b,"values":{' % (b"," if index else b"", layer, orjson.dumps(units))
+        yield from _by_kind(_pop_layer(output.values, layer), encode)
+        state = _pop_layer(output.state, layer)
         if (first := next(state, None)) is not None:
             yield b'},"state":{'
             yield from _by_kind((pair for pairs in ([first], state) for pair in pairs), encode)
         yield b"}}"
 
 
-def _taken(arrays: list[tuple[Trace, np.ndarray]], layer: int) -> Iterator[tuple[Trace, np.ndarray]]:
-    """Take the arrays of a layer out of a list, one after another."""
-    while (place := next((i for i, (trace, _) in enumerate(arrays) if trace.layer == layer), None)) is not None:
-        yield arrays.pop(place)
+def _pop_layer(arrays: list[tuple[Trace, np.ndarray]], layer: int) -> Iterator[tuple[Trace, np.ndarray]]:
+    """Pop the arrays of a layer from a list, one after another."""
+    while (index := next((i for i, (trace, _) in enumerate(arrays) if trace.layer == layer), None)) is not None:
+        yield arrays.pop(index)
 
 
 def _by_kind(
@@ -86,7 +86,7 @@ def _by_kind(
 
 
 def _json_list(items: Sequence[Any]) -> Iterator[bytes]:
-    """Write a list, some items at a time."""
+    """Serialize a list, `_ITEMS` items at a time."""
     yield b"["
     for start in range(0, len(items), _ITEMS):
         yield (b"," if start else b"") + orjson.dumps(items[start : start + _ITEMS])[1:-1]
@@ -94,9 +94,9 @@ def _json_list(items: Sequence[Any]) -> Iterator[bytes]:
 
 
 def _numbers(array: np.ndarray) -> Iterator[bytes]:
-    """Write a vector or a matrix as lists of numbers, some rows at a time."""
+    """Serialize a vector or a matrix as lists of numbers, some rows at a time."""
     if array.ndim == 1:
-        # A view of a whole state is in no order that orjson takes.
+        # orjson requires a contiguous array; a slice of a state is not.
         yield orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
         return
     num_rows = max(1, _NUMBERS // max(1, array.shape[1]))
@@ -108,7 +108,7 @@ def _numbers(array: np.ndarray) -> Iterator[bytes]:
 
 
 def _base64(array: np.ndarray, kind: str) -> Iterator[bytes]:
-    """Write numbers little-endian, row by row, in base64: parts of 3 × n bytes, so that they join."""
+    """Serialize an array in base64, little-endian and row-major; parts have 3 × n bytes, so they concatenate."""
     flat = np.ascontiguousarray(array).reshape(-1)
     yield b'"'
     for start in range(0, flat.size, 3 * _NUMBERS):

@@ -1,6 +1,6 @@
-"""What happens around every request: id, Host, origin, key, trace; then security headers, metrics, a line in the log.
+"""Middleware: request id, Host, origin, API key and trace; then security headers, metrics and the access log.
 
-Knows Flask's hooks. Does not know what any address does.
+Knows Flask's hooks. Does not know what any endpoint does.
 """
 
 import time
@@ -23,7 +23,7 @@ from service.web.security import add_security_headers, require_allowed_host, req
 
 
 class Middleware:
-    """The hooks."""
+    """Flask hooks that run before and after every request."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Middleware:
         self._hosts, self._log_prompts = hosts, log_prompts
 
     def register(self, app: Flask) -> None:
-        """Have an application call the hooks."""
+        """Register the hooks with an application."""
         app.before_request(self._before)
         app.after_request(self._after)
 
@@ -47,7 +47,7 @@ class Middleware:
         g.record = record = RequestLog(request, prompts=self._log_prompts)
         request_id.set(record.request_id)
         if self._tracing is not None:
-            record.follow(self._tracing, request)
+            record.start_trace(self._tracing, request)
         require_allowed_host(request, self._hosts)
         require_same_origin(request)
         if request.endpoint not in PUBLIC_ENDPOINTS:
@@ -62,13 +62,13 @@ class Middleware:
         caller: RequestContext | None = g.get("caller")
         if caller is not None:
             response.call_on_close(caller.memory.close)
-        # Without the response itself: it would stand in a cycle with its callback, and keep its body until a garbage
-        # collection. So would the request in its environ.
+        # The callback does not hold the response: that cycle would keep the body until a garbage collection. So would
+        # the request in its environ.
         response.call_on_close(partial(self._finish, record, response.status_code, request.environ))
         return response
 
     def _finish(self, record: RequestLog, status: int, environ: dict[str, Any]) -> None:
-        """Report a request whose answer was sent, or given up."""
+        """Report a request whose response was sent or aborted."""
         environ.pop("werkzeug.request", None)
         seconds = time.monotonic() - record.started_at
         code = (record.error.code or record.error.type) if record.error else None

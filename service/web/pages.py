@@ -1,7 +1,7 @@
-"""What a browser opens: the playground at `/`, the inspector, and the API's description with a page to read and try it.
+"""Pages for browsers: the playground at `/`, the inspector, and the OpenAPI document with Swagger UI.
 
-None needs the internet. Pages are made of files as they are, under a policy by which nothing runs that is not one of
-them: whatever a model writes or a link carries is text.
+None needs the internet. Pages are static files under a Content-Security-Policy that runs no other scripts: generated
+text and URL parameters are never executed.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import flask_swagger_ui  # type: ignore[import-untyped]  # it has no types
 from flask import Flask, Response, make_response, redirect, render_template, send_from_directory
 from flask.typing import ResponseReturnValue
 
-# Endpoints for which no key is asked.
+# Endpoints that need no API key.
 PUBLIC_ENDPOINTS = frozenset(
     {
         *("index", "inspector", "page_file", "docs_redirect", "docs", "docs_file", "openapi"),
@@ -23,58 +23,58 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# Swagger UI has a style attribute in what it renders.
+# Swagger UI renders inline style attributes.
 _SWAGGER_POLICY = _POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
 
 
 def register_pages(app: Flask) -> None:
-    """Add the pages."""
+    """Register the routes of the pages."""
 
     @app.get("/")
     def index() -> ResponseReturnValue:
-        """Return the page where texts are written."""
+        """Return the playground."""
         return _page("Playground", start="prompt")
 
     @app.get("/inspector")
     def inspector() -> ResponseReturnValue:
-        """Return the page where a model is looked into."""
+        """Return the inspector."""
         return _page("Inspector", start="text")
 
     @app.get("/static/<path:name>")
     def page_file(name: str) -> ResponseReturnValue:
-        """Return what pages are made of."""
-        return _bound(send_from_directory(_FILES, name))
+        """Return a static file of the pages."""
+        return _with_policy(send_from_directory(_FILES, name))
 
     @app.get("/docs")
     def docs_redirect() -> ResponseReturnValue:
-        """Lead to the page; Flask's own redirect would not count as public."""
+        """Redirect to the page; Flask's own redirect would not count as public."""
         return redirect("/docs/")
 
     @app.get("/docs/")
     def docs() -> ResponseReturnValue:
-        """Return the page where the API is read and tried."""
-        return _bound(make_response(render_template("docs.html")), _SWAGGER_POLICY)
+        """Return Swagger UI."""
+        return _with_policy(make_response(render_template("docs.html")), _SWAGGER_POLICY)
 
     @app.get("/docs/<path:name>")
     def docs_file(name: str) -> ResponseReturnValue:
-        """Return what Swagger UI is made of."""
+        """Return a static file of Swagger UI."""
         return send_from_directory(_SWAGGER_UI, name)
 
     @app.get("/openapi.json")
     def openapi() -> ResponseReturnValue:
-        """Describe the API."""
+        """Return the OpenAPI document."""
         from service.api.openapi import openapi_document  # noqa: PLC0415 - 95 ms of a worker's start
 
         return openapi_document()
 
 
 def _page(name: str, start: str) -> Response:
-    """Return a page; `start` is the element that a keyboard may skip to."""
+    """Return a page; `start` is the id of the element that the skip link leads to."""
     response = make_response(render_template(f"{name.lower()}.html", page=name, start=start))
     response.headers["Cache-Control"] = "no-cache"
-    return _bound(response)
+    return _with_policy(response)
 
 
-def _bound(response: Response, policy: str = _POLICY) -> Response:
+def _with_policy(response: Response, policy: str = _POLICY) -> Response:
     response.headers["Content-Security-Policy"] = policy
     return response

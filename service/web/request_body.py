@@ -1,6 +1,6 @@
-"""Reading a request's body to its end, and no further than its bound.
+"""Reads a request body up to its limit.
 
-Knows Flask and what gunicorn raises. Does not know what a body says.
+Knows Flask and the errors of gunicorn. Does not know what a body contains.
 """
 
 from flask import request
@@ -11,32 +11,32 @@ from service.errors import InvalidRequest
 from service.memory import MemoryLease
 from service.process.chunks import ChunksTooSmall
 
-# Copies of a body while it is read: gunicorn's buffer, Werkzeug's, and the bytes that are returned.
+# Copies of a body while it is read: gunicorn's buffer, Werkzeug's, and the returned bytes.
 _READING_COPIES = 3
-# JSON while it is parsed, as the parser's values and as Python's (measured: 46 and 77 for ids, 116 for lists of lists).
-# Text that is not ASCII has up to four bytes a character.
+# Bytes per JSON value while it is parsed, in the parser and in Python (measured: 46 and 77 for ids, 116 for lists of
+# lists). Text that is not ASCII has up to four bytes per character.
 _BYTES_PER_ITEM, _BYTES_PER_BRACKET, _TEXT_COPIES = 80, 100, 2
 
 
 def read_body(memory: MemoryLease) -> bytes:
-    """Read the body; its bound is the app's MAX_CONTENT_LENGTH.
+    """Read the body; its limit is the app's MAX_CONTENT_LENGTH.
 
     Args:
-        memory: Holds what it takes to read the body, and then what it takes to parse it.
+        memory: Holds the estimated bytes for reading the body, then those for parsing it.
 
     Raises:
-        InvalidRequest: it is empty, shorter than announced, compressed, or its chunks are not well formed or too small.
+        InvalidRequest: it is empty, shorter than announced or compressed, or its chunks are malformed or too small.
         MemoryExhausted: other requests hold too much memory.
-        RequestEntityTooLarge: it is longer than the bound.
+        RequestEntityTooLarge: it exceeds the limit.
     """
     encoding = request.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
         raise InvalidRequest(f"Content-Encoding must be identity or absent, got {encoding[:40]!r}")
-    announced, bound = request.content_length, request.max_content_length or 0
-    memory.hold(_READING_COPIES * min(bound, bound if announced is None else announced), "the body")
+    announced, limit = request.content_length, request.max_content_length or 0
+    memory.hold(_READING_COPIES * min(limit, limit if announced is None else announced), "the body")
     try:
         body = request.get_data(cache=False)
-        # Of a body in chunks, werkzeug reads as much as is allowed and does not look whether there is more.
+        # Of a chunked body, Werkzeug reads up to the limit and does not check whether there is more.
         if request.content_length is None and request.environ["wsgi.input"].read(1):
             raise RequestEntityTooLarge
     except ChunksTooSmall as error:
@@ -54,7 +54,7 @@ def read_body(memory: MemoryLease) -> bytes:
 
 
 def parsing_bytes(body: bytes) -> int:
-    """Return how much memory it takes at most to parse a body, itself and the outcome included."""
+    """Return an upper estimate of the memory in bytes for parsing a body, including the body and the parsed values."""
     width = 1 if body.isascii() and b"\\u" not in body else 4
     num_brackets = body.count(b"[") + body.count(b"{")
     num_values = _BYTES_PER_ITEM * body.count(b",") + _BYTES_PER_BRACKET * num_brackets

@@ -1,6 +1,6 @@
-"""The JSON that clients of OpenAI's API expect, whole or as server-sent events.
+"""Response bodies in OpenAI's format, as one JSON object or as server-sent events.
 
-The shapes are written down in `service.api.responses`, from which `/openapi.json` is made.
+The schemas are in `service.api.responses`, from which `/openapi.json` is generated.
 """
 
 import base64
@@ -26,24 +26,24 @@ from service.generation.pooling import Pooling
 log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
-# How the part of an event that is the same for all pieces ends.
+# The end of the constant prefix of every completion event.
 _CHOICES = b'"choices":['
 
 
 def sse(data: Any) -> bytes:
-    """Frame one event, in UTF-8 (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+    """Encode one event, in UTF-8 (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 class CompletionResponse:
-    """Builds the answer to one completion request."""
+    """The response to one completion request."""
 
     def __init__(self, generation: Completion, failed: Callable[[GatewayError], None]) -> None:
-        """Prepare.
+        """Build the fields that are the same in every event.
 
         Args:
-            generation: What is answered.
-            failed: Told of an error that becomes the last event of a stream.
+            generation: The completion to respond with.
+            failed: Called with an error that becomes the last event of a stream.
         """
         self._generation, self._failed = generation, failed
         model = generation.model
@@ -56,7 +56,7 @@ class CompletionResponse:
             "system_fingerprint": model.fingerprint,
             "seed": generation.seed,
         }
-        self._frame = self._framed()
+        self._prefix = self._event_prefix()
         self._tail = b', "prepend": true}]}\n\n' if generation.prepends else b"}]}\n\n"
 
     def whole(self) -> bytes:
@@ -68,45 +68,45 @@ class CompletionResponse:
         try:
             results = self._generation.results()
         except GatewayError as error:
-            raise self._with_rest(error) from None
-        self._keep_fingerprint_true()
+            raise self._with_partial_output(error) from None
+        self._update_fingerprint()
         choices = [_choice(index, result) for index, result in enumerate(results)]
         return orjson.dumps({**self._head, "choices": choices, "usage": self._usage()})
 
     def events(self) -> Iterator[bytes]:
-        """Yield server-sent events; a failure becomes the last one, as the status is sent already."""
+        """Yield server-sent events; an error becomes the last one, as the status has been sent already."""
         try:
-            for piece in self._generation.stream():
-                self._keep_fingerprint_true()
-                yield self._event(piece)
+            for delta in self._generation.stream():
+                self._update_fingerprint()
+                yield self._event(delta)
             if self._generation.request.include_usage:
                 yield sse({**self._head, "choices": [], "usage": self._usage()})
             yield DONE
         except GatewayError as error:
-            yield self._last_words(self._with_rest(error))
+            yield self._error_event(self._with_partial_output(error))
         except Exception:
             log.exception("a stream failed")
-            yield self._last_words(InternalError("an unexpected error; the server's log has the trace"))
+            yield self._error_event(InternalError("an unexpected error; the server's log has the trace"))
 
-    def _framed(self) -> bytes:
-        """Return the beginning of an event, up to its choice."""
+    def _event_prefix(self) -> bytes:
+        """Return the constant prefix of an event, up to its choice."""
         return b"data: " + orjson.dumps({**self._head, "choices": []})[: -len("]}")]
 
-    def _keep_fingerprint_true(self) -> None:
-        """Say that bytes are not those of the model's fingerprint, once a server of another kind stood in."""
-        true = self._generation.fingerprint
-        if self._head["system_fingerprint"] != true:
-            self._head["system_fingerprint"] = true
-            self._frame = self._framed()
+    def _update_fingerprint(self) -> None:
+        """Update `system_fingerprint` once a backend that is not bit-exact with the model's own has been used."""
+        fingerprint = self._generation.fingerprint
+        if self._head["system_fingerprint"] != fingerprint:
+            self._head["system_fingerprint"] = fingerprint
+            self._prefix = self._event_prefix()
 
-    def _last_words(self, error: GatewayError) -> bytes:
+    def _error_event(self, error: GatewayError) -> bytes:
         self._failed(error)
         event = sse(error.body())
         error.release()
         return event
 
-    def _with_rest(self, error: GatewayError) -> GatewayError:
-        """Give an error what had been made: whoever has a state goes on with it, and need not begin again."""
+    def _with_partial_output(self, error: GatewayError) -> GatewayError:
+        """Attach the partial output to an error: a client with resume tokens can resume instead of starting again."""
         if not isinstance(error, ClientGone):
             gone = isinstance(error, VersionGone)
             rest = self._generation.rest(keep_states=not gone)
@@ -115,22 +115,22 @@ class CompletionResponse:
                 error.should_retry = False
         return error
 
-    def _event(self, piece: TextDelta) -> bytes:
-        """Frame one piece, and with a state in the midst of a text what has been used up to there.
+    def _event(self, delta: TextDelta) -> bytes:
+        """Encode one text delta; with a resume token before the end, include the usage so far.
 
-        Joined by hand: of everything that is done per chunk this was the dearest (9 µs of 40 as a whole object).
+        Concatenated by hand: serializing the whole object was the most expensive step per chunk (9 µs of 40).
         """
-        reason = b"null" if piece.finish_reason is None else b'"%b"' % piece.finish_reason.encode()
-        logprobs = b"null" if piece.logprobs is None else orjson.dumps(_logprobs(piece.logprobs))
-        # A token is of letters, digits, - and _.
-        state = b"" if piece.state is None else b', "state": "%b"' % piece.state.encode()
-        frame = self._frame
-        if state and piece.finish_reason is None:
-            frame = b'%b"usage":%b,%b' % (frame[: -len(_CHOICES)], orjson.dumps(self._usage()), _CHOICES)
+        reason = b"null" if delta.finish_reason is None else b'"%b"' % delta.finish_reason.encode()
+        logprobs = b"null" if delta.logprobs is None else orjson.dumps(_logprobs(delta.logprobs))
+        # Not escaped: a resume token consists of letters, digits, - and _.
+        state = b"" if delta.state is None else b', "state": "%b"' % delta.state.encode()
+        prefix = self._prefix
+        if state and delta.finish_reason is None:
+            prefix = b'%b"usage":%b,%b' % (prefix[: -len(_CHOICES)], orjson.dumps(self._usage()), _CHOICES)
         return b'%b{"index": %d, "text": %b, "logprobs": %b, "finish_reason": %b%b%b' % (
-            frame,
-            piece.index,
-            orjson.dumps(piece.text),
+            prefix,
+            delta.index,
+            orjson.dumps(delta.text),
             logprobs,
             reason,
             state,
@@ -173,11 +173,11 @@ def embeddings_response(job: Pooling, *, mean: bool, as_base64: bool) -> bytes:
         GatewayError: see `Pooling.vectors`.
     """
     data = [
-        {"object": "embedding", "index": index, "embedding": _packed(vector) if as_base64 else vector}
+        {"object": "embedding", "index": index, "embedding": _base64(vector) if as_base64 else vector}
         for index, vector in enumerate(job.vectors(mean=mean))
     ]
     usage = {"prompt_tokens": job.num_prompt_tokens, "total_tokens": job.num_prompt_tokens}
-    answer = {
+    response = {
         "object": "list",
         "data": data,
         "model": job.model.ref.name,
@@ -185,17 +185,17 @@ def embeddings_response(job: Pooling, *, mean: bool, as_base64: bool) -> bytes:
         "system_fingerprint": job.fingerprint,
         "usage": usage,
     }
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _packed(numbers: np.ndarray) -> str:
-    return base64.b64encode(numbers.astype("<f4").tobytes()).decode()
+def _base64(vector: np.ndarray) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
 def model_object(model: ServedModel, route: Route) -> responses.ModelObject:
-    """Describe a version of a model, and where the model's requests go.
+    """Return the model object: one version, and the labels and traffic split of all.
 
-    `max_model_len` is null: a recurrent model has no longest text.
+    `max_model_len` is null: a recurrent model has no maximum sequence length.
     """
     card = model.card
     return {
@@ -233,7 +233,7 @@ def _version_object(version: int, route: Route) -> responses.VersionObject:
 def neighbors_object(
     model: ServedModel, token_id: int, neighbors: list[tuple[int, float]]
 ) -> responses.NeighborsObject:
-    """Describe what lies beside a token."""
+    """Return the nearest neighbors of a token in the embedding."""
     label = model.tokenizer.detokenizer().label
     return {
         "object": "list",
@@ -241,21 +241,24 @@ def neighbors_object(
         "version": model.ref.version,
         "token_id": token_id,
         "token": label(token_id),
-        "data": [{"token_id": place, "token": label(place), "cosine": round(cosine, 6)} for place, cosine in neighbors],
+        "data": [
+            {"token_id": neighbor, "token": label(neighbor), "cosine": round(cosine, 6)}
+            for neighbor, cosine in neighbors
+        ],
     }
 
 
 def embedding_map_object(
     model: ServedModel, token_ids: np.ndarray, plane: np.ndarray, explained: tuple[float, float]
 ) -> responses.EmbeddingMapObject:
-    """Describe where tokens lie."""
+    """Return the coordinates of tokens in the embedding map."""
     label = model.tokenizer.detokenizer().label
     return {
         "object": "embedding_map",
         "model": model.ref.name,
         "version": model.ref.version,
         "token_ids": token_ids.tolist(),
-        "tokens": [label(place) for place in token_ids.tolist()],
+        "tokens": [label(token_id) for token_id in token_ids.tolist()],
         "x": plane[:, 0].round(5).tolist(),
         "y": plane[:, 1].round(5).tolist(),
         "explained": [round(share, 6) for share in explained],
@@ -263,7 +266,7 @@ def embedding_map_object(
 
 
 def tokenizer_object(model: ServedModel) -> responses.TokenizerObject:
-    """Describe a model's tokenizer by the names that Hugging Face's `tokenizer_config.json` uses."""
+    """Return a model's tokenizer with the field names of Hugging Face's `tokenizer_config.json`."""
     tokens, special = model.tokenizer.tokens, model.tokenizer.special
     return {
         "tokenizer_class": type(model.tokenizer).__name__,
@@ -273,7 +276,7 @@ def tokenizer_object(model: ServedModel) -> responses.TokenizerObject:
         "bos_token": tokens[special.start],
         "eos_token": None if special.end is None else tokens[special.end],
         "pad_token": tokens[special.padding],
-        # Where nothing is unknown, or is dropped, padding stands for it.
+        # Where nothing is unknown, or unknown characters are dropped, the tokenizer has the padding token's id for it.
         "unk_token": None if special.unknown == special.padding else tokens[special.unknown],
         "chat_template": None,
     }

@@ -1,4 +1,4 @@
-"""The addresses of the API and what answers them."""
+"""The routes of the API and their views."""
 
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -33,24 +33,25 @@ from service.web.responses import (
 )
 from service.web.status import Status
 
-# A token of /tokenize, as an id and in JSON, and its text (measured: 48 and 110); one of a map, with its two numbers.
+# Bytes per token of /tokenize, as an id and in JSON, and per token string (measured: 48 and 110); per token of an
+# embedding map, with its two coordinates.
 _TOKEN_BYTES, _LABEL_BYTES, _MAPPED_BYTES = 60, 120, 300
 
-# Watches the client's connection while a request runs, and calls back once it is gone.
+# Watches the client's connection while a request runs, and calls back when the client disconnects.
 Watch = Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]
 
 
 class ShutdownGate:
-    """Whether the server takes new requests."""
+    """The switch that refuses new requests once shutdown has begun."""
 
     def __init__(self) -> None:
         self.begun = False
 
     def refuse_if_begun(self) -> None:
-        """Turn a new request away.
+        """Refuse a new request during shutdown.
 
         Raises:
-            ShuttingDown: the server drains.
+            ShuttingDown: the server is draining.
         """
         if self.begun:
             raise ShuttingDown("the server is shutting down; send the request to another replica", retry_after_s=1)
@@ -58,7 +59,7 @@ class ShutdownGate:
 
 @dataclass(frozen=True)
 class Services:
-    """What the addresses lead to."""
+    """The collaborators of the views."""
 
     engine: Engine
     model_registry: ModelRegistry
@@ -70,8 +71,8 @@ class Services:
     has_keys: bool
 
 
-def build_routes(parts: Services) -> Blueprint:
-    """Wire the addresses to what answers them."""
+def build_routes(services: Services) -> Blueprint:
+    """Return a blueprint with every route."""
     routes = Blueprint("v1", __name__)
     for rule, method, view in (
         ("/v1/completions", "POST", _completions),
@@ -92,50 +93,50 @@ def build_routes(parts: Services) -> Blueprint:
         ("/readyz", "GET", _readyz),
         ("/version", "GET", _version),
     ):
-        routes.add_url_rule(rule, view.__name__.lstrip("_"), _bound(view, parts), methods=[method])
+        routes.add_url_rule(rule, view.__name__.lstrip("_"), _with_services(view, services), methods=[method])
     return routes
 
 
-def _bound(view: Callable[..., Any], parts: Services) -> Callable[..., Any]:
-    def answer(**arguments: Any) -> Any:
-        return view(parts, **arguments)
+def _with_services(view: Callable[..., Any], services: Services) -> Callable[..., Any]:
+    def handle(**arguments: Any) -> Any:
+        return view(services, **arguments)
 
-    return answer
+    return handle
 
 
-def _completions(parts: Services) -> Response:
-    """Go on with prompts, or lead up to suffixes."""
-    parts.drain.refuse_if_begun()
-    generation, record = _begin(parts), g.record
+def _completions(services: Services) -> Response:
+    """Generate completions of prompts, or the text before suffixes."""
+    services.drain.refuse_if_begun()
+    generation, record = _begin(services), g.record
     with ExitStack() as stack:
         stack.callback(_close, generation, record)
-        stack.enter_context(parts.watch(request.environ.get("gunicorn.socket"), generation.cancel))
-        answer = CompletionResponse(generation, record.failed)
+        stack.enter_context(services.watch(request.environ.get("gunicorn.socket"), generation.cancel))
+        completion = CompletionResponse(generation, record.record_error)
         if not generation.request.stream:
-            return _json(answer.whole())
+            return _json(completion.whole())
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        response = Response(answer.events(), mimetype="text/event-stream", headers=headers)
-        # Closed even if the stream is dropped before its first event, when no `finally` of a generator would run.
+        response = Response(completion.events(), mimetype="text/event-stream", headers=headers)
+        # Closed even if the stream is dropped before its first event, when no `finally` of the generator would run.
         response.call_on_close(stack.pop_all().close)
         return response
 
 
-def _begin(parts: Services) -> Completion:
-    """Start a completion; in a frame of its own, which does not hold the body's prompts while it runs."""
-    wanted = parse_completion(_body(), parts.bounds)
-    g.record.asked(wanted.model, wanted.prompts, stream=wanted.stream, suffixes=wanted.suffixes)
-    return parts.engine.begin(wanted, g.caller)
+def _begin(services: Services) -> Completion:
+    """Start a completion; in its own frame, so that no frame holds the body's prompts while it runs."""
+    parsed = parse_completion(_body(), services.bounds)
+    g.record.record_request(parsed.model, parsed.prompts, stream=parsed.stream, suffixes=parsed.suffixes)
+    return services.engine.begin(parsed, g.caller)
 
 
 def _body() -> bytes:
-    """Charge a request to its caller, whatever becomes of it, and read its body."""
+    """Charge a request to its caller, whatever its outcome, and read its body."""
     g.caller.charge_request()
     return read_body(g.caller.memory)
 
 
 def _close(job: AnyJob, record: RequestLog) -> None:
     job.close()
-    record.made(
+    record.record_result(
         model=job.model.ref.name,
         version=job.model.ref.version,
         num_prompt_tokens=job.num_prompt_tokens,
@@ -144,82 +145,82 @@ def _close(job: AnyJob, record: RequestLog) -> None:
     )
 
 
-def _chat(parts: Services) -> Response:  # noqa: ARG001 - every view takes them
-    """Say where to go instead: a generator of text holds no conversations."""
+def _chat(services: Services) -> Response:  # noqa: ARG001 - every view takes them
+    """Refuse with the endpoint to use instead: these models have no chat format."""
     raise NotFound(
         "these models go on with text and hold no conversations: use /v1/completions with a prompt instead of "
         "/v1/chat/completions with messages"
     )
 
 
-def _embeddings(parts: Services) -> Response:
-    """Read texts and tell the model's hidden state."""
-    parts.drain.refuse_if_begun()
-    wanted = parse_embeddings(_body(), parts.bounds)
-    g.record.asked(wanted.model, wanted.prompts, stream=False)
-    job = parts.engine.embed(wanted, g.caller)
+def _embeddings(services: Services) -> Response:
+    """Return the model's hidden state for each input."""
+    services.drain.refuse_if_begun()
+    parsed = parse_embeddings(_body(), services.bounds)
+    g.record.record_request(parsed.model, parsed.prompts, stream=False)
+    job = services.engine.embed(parsed, g.caller)
     with ExitStack() as stack:
         stack.callback(_close, job, g.record)
-        stack.enter_context(parts.watch(request.environ.get("gunicorn.socket"), job.cancel))
-        return _json(embeddings_response(job, mean=wanted.mean, as_base64=wanted.base64))
+        stack.enter_context(services.watch(request.environ.get("gunicorn.socket"), job.cancel))
+        return _json(embeddings_response(job, mean=parsed.mean, as_base64=parsed.base64))
 
 
-def _inspect(parts: Services) -> Response:
-    """Read a text and tell what goes on in the model."""
-    parts.drain.refuse_if_begun()
-    wanted = parse_inspect(_body(), parts.bounds)
-    g.record.asked(wanted.model, [wanted.given], stream=False)
-    job = parts.engine.inspect(wanted, g.caller)
+def _inspect(services: Services) -> Response:
+    """Return a model's activations while it reads an input."""
+    services.drain.refuse_if_begun()
+    parsed = parse_inspect(_body(), services.bounds)
+    g.record.record_request(parsed.model, [parsed.given], stream=False)
+    job = services.engine.inspect(parsed, g.caller)
     with ExitStack() as stack:
         stack.callback(_close, job, g.record)
-        stack.enter_context(parts.watch(request.environ.get("gunicorn.socket"), job.cancel))
+        stack.enter_context(services.watch(request.environ.get("gunicorn.socket"), job.cancel))
         response = Response(inspection_parts(job), mimetype="application/json")
         response.call_on_close(stack.pop_all().close)
         return response
 
 
-def _models(parts: Services) -> responses.ModelList:
-    """List the models that answer."""
-    return {"object": "list", "data": [model_object(model, route) for model, route in parts.model_registry.models()]}
+def _models(services: Services) -> responses.ModelList:
+    """List the served models."""
+    return {"object": "list", "data": [model_object(model, route) for model, route in services.model_registry.models()]}
 
 
-def _model(parts: Services, name: str) -> responses.ModelObject:
-    """Describe one model, or the version of it that is named."""
-    return model_object(*parts.model_registry.look_up(name))
+def _model(services: Services, name: str) -> responses.ModelObject:
+    """Return one model, or the version of it that is named."""
+    return model_object(*services.model_registry.look_up(name))
 
 
-def _neighbors(parts: Services, name: str) -> responses.NeighborsObject:
-    """Tell what lies beside a token."""
-    parts.drain.refuse_if_begun()
-    model = parts.model_registry.find(name)
+def _neighbors(services: Services, name: str) -> responses.NeighborsObject:
+    """Return the nearest neighbors of a token in the embedding."""
+    services.drain.refuse_if_begun()
+    model = services.model_registry.find(name)
     g.caller.charge_request()
     count = parse_number(request.args.get("count"), "count", (1, MAX_NEIGHBORS), 10)
     _charge_tokens(model, count)
-    vectors, given = _vectors(parts, model), request.args.get("token")
-    if given is None:
+    vectors, token = _vectors(services, model), request.args.get("token")
+    if token is None:
         token_id = parse_number(request.args.get("token_id"), "token_id", (0, len(vectors.rows) - 1))
     else:
-        token_id = find_token(model, vectors, given)
+        token_id = find_token(model, vectors, token)
     return neighbors_object(model, token_id, vectors.neighbors(token_id, count))
 
 
-def _embedding_map(parts: Services, name: str) -> responses.EmbeddingMapObject:
-    """Lay tokens out in a plane."""
-    parts.drain.refuse_if_begun()
-    model = parts.model_registry.find(name)
+def _embedding_map(services: Services, name: str) -> responses.EmbeddingMapObject:
+    """Return the embedding projected to a plane."""
+    services.drain.refuse_if_begun()
+    model = services.model_registry.find(name)
     g.caller.charge_request()
     count = parse_number(request.args.get("count"), "count", (1, MAX_MAPPED), 1000)
     _charge_tokens(model, count)
     g.caller.memory.hold(_MAPPED_BYTES * count, "count", param="count")
-    return embedding_map_object(model, *_vectors(parts, model).map(count))
+    return embedding_map_object(model, *_vectors(services, model).map(count))
 
 
 def _charge_tokens(model: ServedModel, count: int) -> None:
-    """Charge as many tokens as the response has at most.
+    """Charge the maximum number of tokens in the response.
 
     Raises:
-        RateLimited: the minute's share is used up.
-        InvalidRequest: the request alone is more than a minute's share.
+        RateLimited: the tokens per minute are used up.
+        InvalidRequest: this request alone exceeds the tokens per minute.
     """
     try:
         g.caller.charge(min(count, len(model.tokenizer.tokens)))
@@ -227,105 +228,106 @@ def _charge_tokens(model: ServedModel, count: int) -> None:
         raise InvalidRequest(str(error), param="count") from error
 
 
-def _vectors(parts: Services, model: ServedModel) -> Vectors:
-    """Return the vectors of a version; a client that leaves does not wait for them.
+def _vectors(services: Services, model: ServedModel) -> Vectors:
+    """Return the embedding vectors of a version; stop waiting when the client disconnects.
 
     Raises:
-        NotFound: it has none.
-        ClientGone: the client left.
+        NotFound: the version has none.
+        ClientGone: the client disconnected.
     """
-    wanted: Future[Vectors] = Future()
-    with parts.watch(request.environ.get("gunicorn.socket"), wanted.cancel):
+    future: Future[Vectors] = Future()
+    with services.watch(request.environ.get("gunicorn.socket"), future.cancel):
         try:
-            return parts.vectors.of(model, wanted)
+            return services.vectors.of(model, future)
         except CancelledError:
             raise ClientGone("the client closed its connection, or the sending half of it") from None
 
 
-def _status(parts: Services) -> responses.StatusObject:
-    """Say what is going on."""
-    return parts.status.report()
+def _status(services: Services) -> responses.StatusObject:
+    """Return the gateway's status."""
+    return services.status.report()
 
 
-def _tokenize(parts: Services) -> responses.TokenizeObject:
-    """Cut a text into tokens."""
-    wanted = parse(TokenizeBody, _body())
-    model, memory = parts.model_registry.find(wanted.model), g.caller.memory
+def _tokenize(services: Services) -> responses.TokenizeObject:
+    """Tokenize a text."""
+    body = parse(TokenizeBody, _body())
+    model, memory = services.model_registry.find(body.model), g.caller.memory
     tokenizer = model.tokenizer
-    _require_few("prompt", min_tokens(wanted.prompt, model), parts.bounds)
-    memory.hold(given_bytes([wanted.prompt]) + encoding_bytes(wanted.prompt, model), "prompt", param="prompt")
+    _require_max_tokens("prompt", min_tokens(body.prompt, model), services.bounds)
+    memory.hold(given_bytes([body.prompt]) + encoding_bytes(body.prompt, model), "prompt", param="prompt")
     special = {tokenizer.tokens[i]: i for i in vars(tokenizer.special).values() if i is not None}
-    # Just a special token's name is that token: so the evaluation harness finds the id of the start mark.
-    ids = [special[wanted.prompt]] if wanted.prompt in special else tokenizer.encode(wanted.prompt)
-    _require_few("prompt", len(ids), parts.bounds)
-    token_bytes = _TOKEN_BYTES + (_LABEL_BYTES if wanted.return_token_strs else 0)
-    memory.hold(given_bytes([wanted.prompt]) + len(ids) * token_bytes, "prompt", param="prompt")
-    strings = labels(tokenizer.detokenizer(), ids) if wanted.return_token_strs else None
+    # A prompt that is exactly the name of a special token is encoded as that token: this is how the evaluation harness
+    # finds the id of the start token.
+    ids = [special[body.prompt]] if body.prompt in special else tokenizer.encode(body.prompt)
+    _require_max_tokens("prompt", len(ids), services.bounds)
+    token_bytes = _TOKEN_BYTES + (_LABEL_BYTES if body.return_token_strs else 0)
+    memory.hold(given_bytes([body.prompt]) + len(ids) * token_bytes, "prompt", param="prompt")
+    strings = labels(tokenizer.detokenizer(), ids) if body.return_token_strs else None
     return {"count": len(ids), "tokens": ids, "token_strs": strings, "max_model_len": None}
 
 
-def _detokenize(parts: Services) -> responses.DetokenizeObject:
-    """Join tokens to a text."""
-    wanted = parse(DetokenizeBody, _body())
-    model = parts.model_registry.find(wanted.model)
-    _require_few("tokens", len(wanted.tokens), parts.bounds)
-    require_ids(wanted.tokens, model, "tokens")
-    num_bytes = given_bytes([wanted.tokens]) + 2 * encoding_bytes(wanted.tokens, model)
+def _detokenize(services: Services) -> responses.DetokenizeObject:
+    """Detokenize token ids."""
+    body = parse(DetokenizeBody, _body())
+    model = services.model_registry.find(body.model)
+    _require_max_tokens("tokens", len(body.tokens), services.bounds)
+    require_ids(body.tokens, model, "tokens")
+    num_bytes = given_bytes([body.tokens]) + 2 * encoding_bytes(body.tokens, model)
     g.caller.memory.hold(num_bytes, "tokens", param="tokens")
-    return {"prompt": model.tokenizer.decode(wanted.tokens)}
+    return {"prompt": model.tokenizer.decode(body.tokens)}
 
 
-def _require_few(field: str, count: int, bounds: Bounds) -> None:
+def _require_max_tokens(field: str, count: int, bounds: Bounds) -> None:
     if count > bounds.max_request_tokens:
         raise InvalidRequest(f"{field} must be at most {bounds.max_request_tokens} tokens, got {count}", param=field)
 
 
-def _tokenizer_info(parts: Services) -> responses.TokenizerObject:
-    """Describe a model's tokenizer."""
-    return tokenizer_object(parts.model_registry.find(request.args.get("model")))
+def _tokenizer_info(services: Services) -> responses.TokenizerObject:
+    """Return a model's tokenizer."""
+    return tokenizer_object(services.model_registry.find(request.args.get("model")))
 
 
-def _healthz(parts: Services) -> responses.HealthObject:  # noqa: ARG001 - every view takes them
-    """Say that the process lives."""
+def _healthz(services: Services) -> responses.HealthObject:  # noqa: ARG001 - every view takes them
+    """Return ok while the process is alive."""
     return {"status": "ok"}
 
 
-def _readyz(parts: Services) -> responses.ReadyObject:
-    """Return which models are served, or how many where their names are for those who have a key.
+def _readyz(services: Services) -> responses.ReadyObject:
+    """Return the served models; only their number where API keys are required.
 
-    Not while one is probed for the first time: a request for it would be answered 503.
+    Not ready while a model is probed for the first time: a request for it would get 503.
     """
-    names = _ready_models(parts)
-    if parts.has_keys:
+    names = _ready_models(services)
+    if services.has_keys:
         return {"status": "ready", "num_models": len(names)}
     return {"status": "ready", "num_models": len(names), "models": names}
 
 
-def _health(parts: Services) -> Response:
-    """Return an empty response where /readyz is 200: vLLM's endpoint, which load generators ask first."""
-    _ready_models(parts)
+def _health(services: Services) -> Response:
+    """Return an empty response where /readyz is 200: vLLM's endpoint, which load generators call first."""
+    _ready_models(services)
     return Response(mimetype="application/json")
 
 
-def _ping(parts: Services) -> Response:
-    """Do as /health does: SageMaker's endpoint."""
-    return _health(parts)
+def _ping(services: Services) -> Response:
+    """Return the response of /health: SageMaker's endpoint."""
+    return _health(services)
 
 
-def _version(parts: Services) -> responses.ServiceVersion:  # noqa: ARG001 - every view takes them
+def _version(services: Services) -> responses.ServiceVersion:  # noqa: ARG001 - every view takes them
     """Return the version of this service."""
     return {"version": __version__}
 
 
-def _ready_models(parts: Services) -> list[str]:
-    """Return the names of the models that requests can be sent to.
+def _ready_models(services: Services) -> list[str]:
+    """Return the names of the models that accept requests.
 
     Raises:
-        ShuttingDown: the server drains.
-        BackendUnavailable: no model is served, or one is probed for the first time.
+        ShuttingDown: the server is draining.
+        BackendUnavailable: no model is served, or one is being probed for the first time.
     """
-    parts.drain.refuse_if_begun()
-    return parts.model_registry.ready_models()
+    services.drain.refuse_if_begun()
+    return services.model_registry.ready_models()
 
 
 def _json(body: bytes) -> Response:

@@ -1,4 +1,4 @@
-"""What keeps other web pages from using this service through a visitor's browser.
+"""Protection against cross-origin requests and DNS rebinding, and security headers.
 
 Knows headers of requests and responses. Does not know API keys: without them every client that can connect is served.
 """
@@ -13,7 +13,7 @@ from service.settings import Settings
 MAX_SHOWN = 60  # characters of a header in a message
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HEADERS = {
-    # Pages have policies of their own; nothing else is to be run, loaded or framed.
+    # Pages set their own policies; of other responses nothing may be executed, loaded or framed.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -22,9 +22,9 @@ _HEADERS = {
 
 
 def allowed_hosts(settings: Settings) -> AllowedHosts:
-    """Return what Host may be: where only this machine reaches the server, no name but localhost, unless they are set.
+    """Return the allowed Host names: those of the settings; else only localhost on loopback without proxies, else any.
 
-    A proxy in front passes on the name that it is called by. Beyond loopback the server may have any name.
+    A proxy in front passes on its own host name. Beyond loopback the server may have any name.
     """
     if settings.allowed_hosts is not None:
         return AllowedHosts(name.strip() for name in settings.allowed_hosts.split(","))
@@ -36,7 +36,7 @@ def require_allowed_host(request: Request, hosts: AllowedHosts) -> None:
     """Check the Host header.
 
     Raises:
-        HostNotAllowed: it is a name that this server is not known by.
+        HostNotAllowed: the name is not one of this server's.
     """
     host = request.headers.get("Host")
     if not hosts.allows(host):
@@ -46,14 +46,14 @@ def require_allowed_host(request: Request, hosts: AllowedHosts) -> None:
 
 
 def require_same_origin(request: Request) -> None:
-    """Check that a request which makes the server work is not sent by a page of another origin.
+    """Check that a request with an unsafe method does not come from a page of another origin.
 
-    A browser sends a POST of plain text without asking whether it may. Sec-Fetch-Site decides where there is one, which
-    is over HTTPS and to loopback; else Origin has to be this server. Other clients send neither. Go's
-    http.CrossOriginProtection does the same.
+    A browser sends a text/plain POST without a CORS preflight. Sec-Fetch-Site decides where it is present (over HTTPS
+    and to loopback); otherwise Origin must be this server. Other clients send neither. Go's http.CrossOriginProtection
+    does the same.
 
     Raises:
-        CrossOrigin: it is.
+        CrossOrigin: it does.
     """
     if request.method in _SAFE_METHODS:
         return
@@ -70,6 +70,6 @@ def require_same_origin(request: Request) -> None:
 
 
 def add_security_headers(response: Response) -> None:
-    """Add the headers that a response has not got already."""
+    """Add the security headers that a response does not set itself."""
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""What is going on, as `GET /v1/status` tells it."""
+"""The report of `GET /v1/status`: models, load, memory and backends."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from service.settings import Settings
 
 
 class Status:
-    """Gathers the report."""
+    """The source of the report."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Status:
         self._started_at = time.monotonic()
 
     def report(self) -> StatusObject:
-        """Return the state of this moment."""
+        """Return the current status."""
         settings = self._settings
         return {
             "status": "draining" if self._is_draining() else "ok",

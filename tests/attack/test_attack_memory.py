@@ -36,7 +36,7 @@ def wide_models_dir(tmp_path_factory):
     tokenizer, folder = CharacterTokenizer.train(TEXT), tmp_path_factory.mktemp("wide") / "models"
     keras.utils.set_random_seed(0)
     layers = [
-        keras.layers.Pooling(len(tokenizer.tokens), 8),
+        keras.layers.Embedding(len(tokenizer.tokens), 8),
         CELLS["lstm"](256, return_sequences=True),
         keras.layers.Dense(len(tokenizer.tokens)),
     ]

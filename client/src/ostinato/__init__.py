@@ -1,4 +1,4 @@
-"""Client of Ostinato, a service for recurrent text generators: `Client` is where to start."""
+"""Python client of Ostinato, a server for recurrent text generators. Start with `Client`."""
 
 from ostinato._client import Client
 from ostinato._conversation import Conversation, Turn

@@ -1,6 +1,7 @@
-"""The pieces of a stream, put together again. It knows the shape of chunks, and neither bytes nor connections.
+"""Assembles the chunks of a stream into a `Generation`.
 
-A stream that broke off may come in parts: what a new part repeats of the text is held against what was delivered.
+Knows the shape of chunks. Does not know bytes or connections. After a resumption, text that the new stream repeats is
+compared with the text that was already delivered.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 class _Part(NamedTuple):
-    """A piece as it came.
+    """One text delta of a choice, as received.
 
     Attributes:
-        logprobs: Lists with one entry per token, by name. Offsets of a prepended piece count from its own beginning.
-        prepended: Whether it was put before those so far.
-        before: Characters of the text that offsets do not count, as an earlier stream brought them.
+        logprobs: Lists with one entry per token, by name. Offsets of a prepended delta are relative to its own start.
+        prepended: Whether it goes before the earlier deltas.
+        before: Characters delivered by earlier streams, which the offsets of this stream do not count.
     """
 
     text: str
@@ -28,13 +29,13 @@ class _Part(NamedTuple):
     before: int = 0
 
 
-class Mark(NamedTuple):
-    """A place in the first choice's text from which another request can go on.
+class ResumePoint(NamedTuple):
+    """A point in the first choice's text from which another request can resume.
 
     Attributes:
-        state: The server's token for it.
-        usage: What the request had used up to there.
-        num_parts: How many parts of the text stand before it.
+        state: The resume token.
+        usage: Token counts of the request up to this point.
+        num_parts: Number of text deltas before this point.
     """
 
     state: str
@@ -43,67 +44,67 @@ class Mark(NamedTuple):
 
 
 class Assembly:
-    """What a stream has brought so far: chunks go in, and a Generation can be had at any time.
+    """The chunks received so far. `generation` is valid after any chunk.
 
     Attributes:
-        mark: The last place from which the text can be gone on with; None: there is none.
+        resume_point: The last point from which the first choice can resume; None if there is none yet.
     """
 
     def __init__(self) -> None:
-        """Start with nothing."""
-        self.mark: Mark | None = None
+        self.resume_point: ResumePoint | None = None
         self._fields: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
         self._parts: dict[int, list[_Part]] = {}  # in order of arrival
-        self._used: dict[str, Any] = {}  # by streams before this one
-        self._before = 0  # characters that those brought
-        self._owed = ""  # what was delivered of the first choice, and is to come again
+        self._used: dict[str, Any] = {}  # usage of earlier streams
+        self._before = 0  # characters delivered by earlier streams
+        self._overlap = ""  # delivered text of the first choice that the resumed stream will repeat
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing has come."""
+        """Whether no chunk has arrived."""
         return not self._fields
 
     @property
     def generation(self) -> Generation:
-        """What has come so far, in the shape of an answer that was not streamed."""
+        """The chunks so far, in the shape of a response that was not streamed."""
         choices = []
-        for index, known in self._choices.items():
-            owed = [self._owed_part()] if index == 0 and self._owed else []
-            choices.append({**known, **_joined([*self._parts[index], *owed])})
+        for index, fields in self._choices.items():
+            overlap = [self._overlap_part()] if index == 0 and self._overlap else []
+            choices.append({**fields, **_joined([*self._parts[index], *overlap])})
         return Generation.from_response({**self._fields, "choices": choices, "usage": self._usage()})
 
     def add(self, chunk: dict[str, Any]) -> list[TextDelta]:
-        """Take a chunk, and return its pieces of text, without what was delivered before.
+        """Add a chunk and return its text deltas, without text that was already delivered.
 
         Raises:
-            UnexpectedResponse: the chunk has another shape.
-            ResumptionFailed: it is of another text than the one that broke off.
+            UnexpectedResponse: the chunk has an unknown shape.
+            ResumptionFailed: the resumed stream does not repeat the delivered text.
         """
         choices = required(chunk, "choices", list)
         self._fields.update((name, value) for name, value in chunk.items() if value is not None)
-        pieces = [self._add_choice(choice) for choice in choices]
+        deltas = [self._add_choice(choice) for choice in choices]
         usage = self._usage() if chunk.get("usage") else None
         if usage and choices and choices[0].get("state"):
             required(usage, "completion_tokens", int)
-            self.mark = Mark(choices[0]["state"], usage, len(self._parts[0]))
-        return pieces
+            self.resume_point = ResumePoint(choices[0]["state"], usage, len(self._parts[0]))
+        return deltas
 
     def rewind(self) -> None:
-        """Go back to the mark, or to the beginning: the next chunk goes on from there."""
-        num_parts, self._used = (self.mark.num_parts, self.mark.usage) if self.mark else (0, {})
+        """Rewind to the resume point, or to the start: the next chunk continues from there."""
+        point = self.resume_point
+        num_parts, self._used = (point.num_parts, point.usage) if point else (0, {})
         parts = self._parts.get(0, [])
-        self._owed = _joined([*parts[num_parts:], self._owed_part()])["text"]
+        self._overlap = _joined([*parts[num_parts:], self._overlap_part()])["text"]
         del parts[num_parts:]
         self._fields.pop("usage", None)
         self._before = sum(len(part.text) for part in parts)
 
-    def _owed_part(self) -> _Part:
+    def _overlap_part(self) -> _Part:
         parts = self._parts.get(0, [])
-        return _Part(self._owed, None, bool(parts and parts[-1].prepended))
+        return _Part(self._overlap, None, bool(parts and parts[-1].prepended))
 
     def _usage(self) -> dict[str, Any] | None:
-        """Add up what the streams of the text have used: the prompt is the first one's alone."""
+        """Add up the usage of all streams; prompt tokens are those of the first stream."""
         latest = self._fields.get("usage")
         if not self._used:
             return latest
@@ -117,34 +118,35 @@ class Assembly:
         prepend, finish_reason = bool(choice.get("prepend")), choice.get("finish_reason")
         parts = self._parts.setdefault(index, [])
         parts.append(_Part(text, choice.get("logprobs"), prepend, self._before))
-        known = self._choices.setdefault(index, {})
+        fields = self._choices.setdefault(index, {})
         if text:
-            known.pop("state", None)  # it stands before this piece
-        known.update((name, value) for name, value in choice.items() if value is not None or name not in known)
-        known.pop("prepend", None)
+            fields.pop("state", None)  # that state precedes this delta
+        fields.update((name, value) for name, value in choice.items() if value is not None or name not in fields)
+        fields.pop("prepend", None)
         if index == 0:
-            text = self._without_owed(text, prepend)
-            if finish_reason and self._owed:
-                raise _other_text()
+            text = self._without_overlap(text, prepend)
+            if finish_reason and self._overlap:
+                raise _text_differs()
         return TextDelta(index, text, finish_reason, prepend)
 
-    def _without_owed(self, text: str, prepend: bool) -> str:
-        """Return what is new of a piece."""
-        if not self._owed:
+    def _without_overlap(self, text: str, prepend: bool) -> str:
+        """Return the part of a delta that was not delivered yet."""
+        if not self._overlap:
             return text
-        known = min(len(text), len(self._owed))
+        num_repeated = min(len(text), len(self._overlap))
         if prepend:
-            same, new = self._owed.endswith(text[len(text) - known :]), text[: len(text) - known]
-            self._owed = self._owed[: len(self._owed) - known]
+            same = self._overlap.endswith(text[len(text) - num_repeated :])
+            new = text[: len(text) - num_repeated]
+            self._overlap = self._overlap[: len(self._overlap) - num_repeated]
         else:
-            same, new = self._owed.startswith(text[:known]), text[known:]
-            self._owed = self._owed[known:]
+            same, new = self._overlap.startswith(text[:num_repeated]), text[num_repeated:]
+            self._overlap = self._overlap[num_repeated:]
         if not same:
-            raise _other_text()
+            raise _text_differs()
         return new
 
 
-def _other_text() -> ResumptionFailed:
+def _text_differs() -> ResumptionFailed:
     return ResumptionFailed(
         "the stream broke off, and what the server goes on with is another text, by another version of the model or on "
         "another kind of machine: send the request again"
@@ -152,21 +154,21 @@ def _other_text() -> ResumptionFailed:
 
 
 def _joined(parts: list[_Part]) -> dict[str, Any]:
-    """Join texts and, token by token, the lists of log probabilities."""
+    """Join the texts and the per-token lists of log probabilities."""
     in_order = [part for part in reversed(parts) if part.prepended] + [part for part in parts if not part.prepended]
     prepended = sum(len(part.text) for part in parts if part.prepended)
     logprobs: dict[str, list[Any]] | None = None
-    place = 0
+    start = 0
     for part in in_order:
         if part.logprobs is not None:
             logprobs = {} if logprobs is None else logprobs
-            _extend(logprobs, part.logprobs, place if part.prepended else prepended + part.before)
-        place += len(part.text)
+            _extend(logprobs, part.logprobs, start if part.prepended else prepended + part.before)
+        start += len(part.text)
     return {"text": "".join([part.text for part in in_order]), "logprobs": logprobs}
 
 
-def _extend(known: dict[str, list[Any]], new: dict[str, list[Any]], shift: int) -> None:
-    """Append each of the new lists to the known list of the same name; offsets are too small by `shift`."""
+def _extend(lists: dict[str, list[Any]], new: dict[str, list[Any]], shift: int) -> None:
+    """Append each new list to the list of the same name; add `shift` to text offsets."""
     for name, entries in new.items():
-        moved = [offset + shift for offset in entries or []] if name == "text_offset" and shift else entries or []
-        known.setdefault(name, []).extend(moved)
+        shifted = [offset + shift for offset in entries or []] if name == "text_offset" and shift else entries or []
+        lists.setdefault(name, []).extend(shifted)

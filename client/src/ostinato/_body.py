@@ -1,4 +1,4 @@
-"""The body of an open answer: bytes as they arrive, and an end that any thread may bring about."""
+"""The body of a streamed response: bytes as they arrive, closable from any thread."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import requests
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-FINISH_S = 0.2  # the bytes that end an answer come right behind its last event, or else never
+FINISH_S = 0.2  # the bytes that end a response follow right after its last event, or never
 
 
 class Body:
-    """Bytes of an answer, read by one thread and closed by any.
+    """Bytes of a response, read by one thread and closed by any.
 
-    Iterating it never raises: it ends, and `failure` says whether the connection had failed.
+    Iteration never raises: it ends, and `failure` holds the connection error, if there was one.
     """
 
     def __init__(self, response: requests.Response) -> None:
-        """Take over an answer that was opened with `stream=True`."""
+        """Take ownership of a response that was opened with `stream=True`."""
         self._response = response
         self._reading = threading.RLock()
-        # Of a body without chunks, requests would wait for the end if not asked for single bytes.
+        # Without chunked encoding, requests would buffer until the end of the body unless asked for single bytes.
         self._chunks = response.iter_content(chunk_size=None if response.raw.chunked else 1)
         self.closed = False
         self.failure: requests.RequestException | None = None
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The answer's headers; names are found in any case."""
+        """The response's headers; lookup is case-insensitive."""
         return self._response.headers
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield bytes as they arrive, until the answer ends, its connection fails, or it is closed."""
+        """Yield bytes as they arrive, until the response ends, the connection fails, or it is closed."""
         while True:
             with self._reading:
                 chunk = b"" if self.closed else self._read()
@@ -44,18 +44,18 @@ class Body:
             yield chunk
 
     def finish(self) -> None:
-        """Read the end of an answer whose last event has come, so that its connection serves the next request."""
+        """Read the end of a response after its last event, so that the connection can be reused."""
         with self._reading, suppress(OSError):
             socket = getattr(self._response.raw.connection, "sock", None)
             if self.closed or socket is None:
                 return
-            socket.settimeout(FINISH_S)  # urllib3 sets it anew for the connection's next request
+            socket.settimeout(FINISH_S)  # urllib3 resets it for the connection's next request
             self._read()
 
     def close(self) -> None:
-        """Let go of the answer; the connection goes with it, unless the answer was read to its end. Safe to repeat.
+        """Close the response. Its connection closes too, unless the response was read to its end. Idempotent.
 
-        A thread that is waiting for bytes is woken first (by urllib3 2.3 and later; before, it is waited for).
+        Wakes a thread that is waiting for bytes first (urllib3 2.3 and later; with earlier versions, waits for it).
         """
         self.closed = True
         with suppress(AttributeError, RuntimeError, ValueError, OSError):  # old urllib3, or nothing left to shut down

@@ -1,4 +1,4 @@
-"""The client: one method per thing to ask for. It knows the API's fields, and leaves their bounds to the server."""
+"""The client: one method per operation. Knows the API's fields. Leaves their limits to the server."""
 
 from __future__ import annotations
 
@@ -43,25 +43,25 @@ MODELS = "/v1/models"
 STATUS = "/v1/status"
 TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
 
-MAX_CONCURRENCY = 64  # a model server computes so many texts in one call
+MAX_CONCURRENCY = 64  # the largest batch of a model server
 
 
 class Client:
-    """A server of recurrent text generators. Any number of threads may share it; `with` closes its connections.
+    """A client of one Ostinato server. Thread-safe; as a context manager it closes its connections.
 
     Args:
-        base_url: str. Where the server is, with or without `/v1`. Default: the environment's OSTINATO_BASE_URL, or else
+        base_url: str. URL of the server, with or without `/v1`. Default: environment variable OSTINATO_BASE_URL, or
             http://127.0.0.1:8000.
-        api_key: str. Default: the environment's OSTINATO_API_KEY, or else none.
-        timeout: float or (float, float). Seconds to connect, and seconds between two bytes of an answer; one number is
-            both, and None waits for ever. Default: (5, 300).
-        max_retries: int. How often a request is sent again when the connection fails or the server answers 408, 409,
-            429 or 500 and above. A read timeout is not repeated, and a stream is not once it has begun.
-        session: requests.Session. Used in place of the client's own, for proxies, certificates or adapters. All threads
-            share it, and it stays open when the client is closed.
+        api_key: str. Default: environment variable OSTINATO_API_KEY, or no key.
+        timeout: float or (float, float). Connect timeout and read timeout in seconds; one number sets both, None
+            disables them. The read timeout limits the time between two bytes of a response. Default: (5, 300).
+        max_retries: int. How often a request is retried after a failed connection or status 408, 409, 429 or 500 and
+            above. Read timeouts are not retried, nor is a stream that has begun.
+        session: requests.Session. Replaces the client's own sessions, for proxies, certificates or adapters. All
+            threads share it. Closing the client leaves it open.
 
     Raises:
-        InvalidArgument: a value that no request could be sent with.
+        InvalidArgument: an argument is invalid.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Client:
         max_retries: int = 2,
         session: requests.Session | None = None,
     ) -> None:
-        """Check the settings; nothing is sent."""
+        """Validate the settings; sends nothing."""
         self._settings = resolve(base_url, api_key, timeout, max_retries)
         self._transport = Transport(self._settings, session)
         self._lock = threading.Lock()
@@ -95,29 +95,30 @@ class Client:
         n: int | None = None,
         **extra: Any,
     ) -> Generation:
-        """Generate a text that goes on from the prompt, or leads up to the suffix, and return it when it is complete.
+        """Generate a completion of a prompt and return it when it is complete.
 
-        What is None is not sent: the server's default applies. The server also checks all bounds.
+        Arguments that are None are not sent: the server's defaults apply. The server checks all limits.
 
         Args:
-            prompt: str, or token ids, or a list of either.
-            suffix: the same, in place of the prompt, for a model that reads backwards: the text's ending.
-            model: str. Default: the first that the server lists, asked for once.
-            max_tokens: int. The most tokens to generate.
-            temperature: float. 0 always takes the likeliest token.
-            top_p: float. Sample among the likeliest tokens that together have this probability.
-            top_k: int. Sample among so many of the likeliest tokens.
-            min_p: float. Drop tokens less likely than this times the likeliest.
-            seed: int. The same seed brings the same text. The answer has the seed that was used.
-            stop: str or list of str. End before the first of these; a text that leads up to a suffix, behind it.
-            n: int. How many texts to generate per prompt.
-            extra: the API's other fields: `logprobs`, `echo`, penalties, `return_state`, `state`, …. What it has no
-                name for yet goes into `extra_body`, a dict.
+            prompt: str, or list of int (token ids), or a list of either.
+            suffix: Same types, in place of the prompt, for a backward model: the text that the completion precedes.
+            model: str. Default: the first model that the server lists, looked up once.
+            max_tokens: int. Maximum number of tokens to generate.
+            temperature: float. Sampling temperature; 0 is greedy decoding.
+            top_p: float. Nucleus sampling: sample from the most probable tokens whose probabilities add up to this.
+            top_k: int. Sample from this many of the most probable tokens.
+            min_p: float. Exclude tokens whose probability is below this fraction of the highest probability.
+            seed: int. The same seed reproduces the same text. The response contains the seed that was used.
+            stop: str or list of str. Stop strings: the text ends before the first one. Text generated for a `suffix`
+                starts after it.
+            n: int. Number of choices per prompt.
+            extra: The API's other fields: `logprobs`, `echo`, penalties, `return_state`, `state`, …. Fields unknown to
+                this client go into `extra_body`, a dict.
 
         Raises:
-            InvalidArgument: there is no such field.
-            APIError: the server refused or failed; the subclass says how.
-            ConnectionFailed, Timeout, UnexpectedResponse: there was no proper answer.
+            InvalidArgument: an argument is no field of the API.
+            APIError: the server refused the request or failed; the subclass says why.
+            ConnectionFailed, Timeout, UnexpectedResponse: there was no valid response.
         """
         named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
         fields = {"suffix": suffix, **named, "seed": seed, "stop": stop, "n": n, **extra}
@@ -141,20 +142,22 @@ class Client:
         n: int | None = None,
         **extra: Any,
     ) -> Stream:
-        """Generate a text that goes on from the prompt, or leads up to the suffix, and return it meanwhile.
+        """Generate a completion and stream it.
 
-        Further arguments and errors are those of `generate`. The request is sent at once, and so refused at once. With
-        `prepend` the text of a model that reads backwards comes piece by piece, too: it is written from its end, and
-        each piece goes before those so far, as `TextDelta.prepend` says. Without, each of its choices comes as one
-        piece at its end, so that pieces joined are always the text.
+        Other arguments and errors are those of `generate`. This call sends the request, so a refusal is raised here,
+        not while the stream is read.
 
-        With `resume` a stream that breaks off in the middle goes on, exactly: the server sends a state every few
-        hundred tokens, and after a lost connection, a read timeout or a server that stops another request goes on from
-        the last one. It is tried for a minute without anything new. It is for one text: one prompt, and no `n` above 1.
+        `prepend` streams the choices of a backward model. Such a model generates a text from its end, and each delta
+        goes before the earlier ones, as `TextDelta.prepend` says. Without `prepend`, each of its choices arrives as a
+        single delta, so that concatenated deltas are always the text.
+
+        `resume` resumes an interrupted stream, byte-identically. The server sends a resume token every few hundred
+        tokens. After a lost connection, a read timeout or a server shutdown, a new request continues from the last
+        resume token. It gives up after a minute without new text. It needs a single prompt and `n` = 1.
 
         Raises:
-            InvalidArgument: `resume` for several texts.
-            ResumptionFailed: while it is read: it could not be gone on with exactly.
+            InvalidArgument: `resume` with several prompts or `n` above 1.
+            ResumptionFailed: while it is read: the stream could not be resumed exactly.
         """
         named = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
         options = {"include_usage": True, **({"prepend": True} if prepend else {})}
@@ -164,18 +167,18 @@ class Client:
         stopped = LinkedEvent(self._transport.closed)
         send = partial(self._open_stream, COMPLETIONS, stopped=stopped)
         resumption = Resumption(send, self._completion(prompt, model, fields), stopped)
-        return Stream(self._forgetting(resumption.open), resumption)
+        return Stream(self._resetting_default_model(resumption.open), resumption)
 
     def resume(self, state: str, prompt: Prompt = "", **options: Any) -> Generation:
-        """Go on with a text from a state that `return_state=True`, a stream or an error gave.
+        """Continue a generation from a resume token, as `return_state=True`, a stream or an error returned it.
 
         Args:
-            state: str. `Generation.state`, `Choice.state` or `OstinatoError.state`.
-            prompt: read after the text so far; of a model that reads backwards pass `suffix` instead.
-            options: arguments of `generate`. Those of sampling are not in the state; the seed is.
+            state: str. The resume token: `Generation.state`, `Choice.state` or `OstinatoError.state`.
+            prompt: Appended to the text so far before decoding. For a backward model pass `suffix` instead.
+            options: Arguments of `generate`. The token contains the seed, but no sampling parameters.
 
         Raises:
-            StateRefused: the state cannot be gone on with; the subclass says why.
+            StateRefused: the server does not accept the token; the subclass says why.
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         return self.generate(prompt, state=state, **options)
@@ -219,14 +222,17 @@ class Client:
         top: int = 0,
         **extra: Any,
     ) -> Score | list[Score]:
-        """Say how probable a text is, token by token. Nothing is generated.
+        """Compute the log probability of each token of a text. Generates nothing.
 
         Args:
-            prompt: str or token ids: a Score. A list of either: a list of Score.
-            suffix: the same, in place of the prompt, for a model that reads backwards.
+            prompt: str or list of int (token ids), or a list of either.
+            suffix: Same types, in place of the prompt, for a backward model.
             model: str. Default: as `generate`.
-            top: int. How many alternatives to tell in each token's place, at most 5.
-            extra: the API's other fields of a completion.
+            top: int. Number of alternatives per token, at most 5.
+            extra: The completion endpoint's other fields.
+
+        Returns:
+            A Score, or a list of Score for a list of prompts.
 
         Raises:
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
@@ -237,24 +243,24 @@ class Client:
         return scores if _is_many(prompt if suffix is None else suffix) else _only(scores, "choices")
 
     def tokenize(self, text: str, *, model: str | None = None) -> Tokens:
-        """Cut a text into the tokens that a model reads.
+        """Tokenize a text with a model's tokenizer.
 
         Raises:
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         fields = {"prompt": text, "return_token_strs": True}
         return Tokens.from_response(
-            self._ask(self._transport.post, TOKENIZE, self._body(model, fields, frozenset(fields)))
+            self._post(self._transport.post, TOKENIZE, self._body(model, fields, frozenset(fields)))
         )
 
     def detokenize(self, tokens: Sequence[int], *, model: str | None = None) -> str:
-        """Join tokens to a text.
+        """Convert token ids to text.
 
         Raises:
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         body = self._body(model, {"tokens": list(tokens)}, frozenset({"tokens"}))
-        return required(self._ask(self._transport.post, DETOKENIZE, body), "prompt", str)
+        return required(self._post(self._transport.post, DETOKENIZE, body), "prompt", str)
 
     @overload
     def embed(
@@ -267,19 +273,22 @@ class Client:
     def embed(
         self, text: Prompt, *, model: str | None = None, pooling: str | None = None, **extra: Any
     ) -> list[float] | list[list[float]]:
-        """Return a text as the model's hidden state: as many numbers as its top layer has units.
+        """Return the embedding of a text: the pooled outputs of the model's top layer.
 
         Args:
-            text: str or token ids: a list of numbers. A list of either: a list of such lists.
+            text: str or list of int (token ids), or a list of either.
             model: str. Default: as `generate`.
-            pooling: "mean" of the outputs over all tokens, or the "last" one. Default: the server's, "mean".
-            extra: the API's other fields.
+            pooling: str. "mean" over all tokens, or "last" token. Default: the server's, "mean".
+            extra: The embeddings endpoint's other fields.
+
+        Returns:
+            A list of float with one value per unit of the top layer; a list of such lists for a list of texts.
 
         Raises:
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         body = self._body(model, {"input": text, "pooling": pooling, **extra}, EMBEDDING_FIELDS)
-        data = required(self._ask(self._transport.post, EMBEDDINGS, body), "data", list)
+        data = required(self._post(self._transport.post, EMBEDDINGS, body), "data", list)
         vectors = [required(entry, "embedding", list) for entry in data]
         return vectors if _is_many(text) else _only(vectors, "data")
 
@@ -299,21 +308,21 @@ class Client:
         max_units: int | None = None,
         **extra: Any,
     ) -> Inspection:
-        """Look into a model while it reads a text: states, gates, and what it expected at each token.
+        """Run a model over a text and return its states, gate activations and predictions at each token.
 
         Args:
-            text: str or token ids.
-            model: str. Default: as `generate`, or the one that the state is of.
-            state: str. Read the text after the one of this state.
-            include: what to tell of each layer: "hidden", "cell", "gates". Default: all.
-            layers: numbers of layers, from 1. Default: all.
-            return_sequences: bool. Tell of every token, or of the last one alone.
-            return_state: bool. Tell each layer's whole state after the last token, too.
-            go_backwards: bool. Read the text from its other end; the answer is in order of reading all the same.
-            top: int. How many alternatives to tell in each token's place, at most 5.
-            max_positions: int. Tell values of so many tokens at most, spread evenly over the text.
-            max_units: int. Tell so many units of each layer at most, spread evenly.
-            extra: the API's other fields.
+            text: str or list of int (token ids).
+            model: str. Default: the model of `state`, or else as `generate`.
+            state: str. Resume token: start from its state instead of the initial state.
+            include: list of str. Values of each layer to return: "hidden", "cell", "gates". Default: all.
+            layers: list of int. Layer numbers, from 1. Default: all.
+            return_sequences: bool. Return the values at every token, or at the last one only.
+            return_state: bool. Also return each layer's full state after the last token.
+            go_backwards: bool. Process the text in reverse direction. The response is in processing order.
+            top: int. Number of alternatives per token, at most 5.
+            max_positions: int. Maximum number of tokens to return values of, evenly spaced.
+            max_units: int. Maximum number of units to return of each layer, evenly spaced.
+            extra: The endpoint's other fields.
 
         Raises:
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
@@ -333,59 +342,61 @@ class Client:
             **extra,
         }
         return Inspection.from_response(
-            self._ask(self._transport.post, INSPECT, self._body(model, fields, INSPECT_FIELDS))
+            self._post(self._transport.post, INSPECT, self._body(model, fields, INSPECT_FIELDS))
         )
 
     def neighbors(self, token: str | int, *, model: str | None = None, count: int = 10) -> list[Neighbor]:
-        """Return the tokens whose vectors in the model's embedding are nearest to that of a token.
+        """Return the nearest neighbors of a token in the model's embedding matrix.
 
         Args:
-            token: str or int. Its text, or its id.
+            token: str or int. Text or id of the token.
             model: str. Default: as `generate`.
-            count: int. How many.
+            count: int. Number of neighbors.
 
         Raises:
-            BadRequest: the text is no single token.
-            NotFound: there is no such model, or its embedding is not known.
+            BadRequest: the text is not a single token.
+            NotFound: the model does not exist, or its embedding is unavailable.
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         name = "token_id" if isinstance(token, int) else "token"
-        answer = self._ask_of_model(model, f"embedding/neighbors?{urlencode({name: token, 'count': count})}")
+        response = self._get_of_model(model, f"embedding/neighbors?{urlencode({name: token, 'count': count})}")
         return [
             Neighbor(required(entry, "token", str), required(entry, "token_id", int), required(entry, "cosine", float))
-            for entry in required(answer, "data", list)
+            for entry in required(response, "data", list)
         ]
 
     def embedding_map(self, *, model: str | None = None, count: int = 1000) -> EmbeddingMap:
-        """Lay a model's first tokens out in the plane in which their vectors differ most.
+        """Project the embedding vectors of a model's first tokens onto their first two principal components.
 
         Args:
             model: str. Default: as `generate`.
-            count: int. How many tokens; in most vocabularies the first are the most frequent.
+            count: int. Number of tokens; in most vocabularies the first tokens are the most frequent.
 
         Raises:
-            NotFound: there is no such model, or its embedding is not known.
+            NotFound: the model does not exist, or its embedding is unavailable.
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
-        answer = self._ask_of_model(model, f"embedding/map?count={count}")
-        return EmbeddingMap(*(required(answer, name, list) for name in ("tokens", "token_ids", "x", "y", "explained")))
+        response = self._get_of_model(model, f"embedding/map?count={count}")
+        return EmbeddingMap(
+            *(required(response, name, list) for name in ("tokens", "token_ids", "x", "y", "explained"))
+        )
 
     def conversation(self, prompt: str = "", *, model: str | None = None, **options: Any) -> Conversation:
-        """Begin a text that grows by turns, each of which goes on from the state of the one before.
+        """Start a conversation: a text that grows by turns, each of which resumes from the state of the previous one.
 
         Args:
-            prompt: str. What the text begins with.
+            prompt: str. Start of the text.
             model: str. Default: as `generate`.
-            options: arguments of `generate` for every turn.
+            options: Arguments of `generate` for every turn.
         """
         return Conversation(self, model=model if model is not None else self._default_model(), prompt=prompt, **options)
 
     def load_conversation(self, path: str | PathLike[str]) -> Conversation:
-        """Take up a conversation that `Conversation.save` wrote.
+        """Load a conversation from a file that `Conversation.save` wrote.
 
         Raises:
             OSError: the file cannot be read.
-            InvalidArgument: it holds no conversation.
+            InvalidArgument: the file contains no conversation.
         """
         return Conversation.load(path, self)
 
@@ -418,22 +429,23 @@ class Client:
         return_errors: bool = False,
         **options: Any,
     ) -> Iterator[Generation] | Iterator[Generation | OstinatoError]:
-        """Generate a text for each of many prompts, some at a time, and yield them in the order of the prompts.
+        """Generate a completion of each prompt, with concurrent requests, and yield them in the order of the prompts.
 
-        Nothing is sent before the first is asked for. A full queue and a used up allowance are waited for. Prompts may
-        be an endless iterable: they are read as they are needed. For files there is `python -m service.batch`.
+        Nothing is sent before the first `next()`. Requests refused because of a full queue or a rate limit wait and are
+        sent again. Prompts are consumed lazily, so the iterable may be infinite. For files use
+        `python -m service.batch`.
 
         Args:
-            prompts: each a text or token ids.
-            concurrency: int. Requests at once. Default: what the server says it takes, at most 64.
-            progress: bool. Show on standard error how far it is.
-            return_errors: bool. Yield an error in the place of its text, instead of raising it.
-            options: arguments of `generate` for every prompt.
+            prompts: iterable of str or of lists of int (token ids).
+            concurrency: int. Maximum number of concurrent requests. Default: the server's limit, at most 64.
+            progress: bool. Show a progress bar on standard error.
+            return_errors: bool. Yield an error in place of its completion, instead of raising it.
+            options: Arguments of `generate` for every prompt.
 
         Raises:
             InvalidArgument: `concurrency` is below 1.
-            OstinatoError: as `generate`, unless `return_errors`; requests on their way go on in the background, others
-                are not sent.
+            OstinatoError: as `generate`, unless `return_errors`. Requests in flight finish in the background; no more
+                are sent.
         """
         if concurrency is not None and concurrency < 1:
             raise InvalidArgument(f"concurrency is {concurrency}: pass 1 or more")
@@ -447,10 +459,12 @@ class Client:
         def generate(prompt: OnePrompt) -> Generation:
             return self._generate(post, prompt, options.get("model"), dict(fields))
 
-        return in_order(generate, prompts, lambda: concurrency or self._room(), progress, return_errors, stopped)
+        return in_order(
+            generate, prompts, lambda: concurrency or self._default_concurrency(), progress, return_errors, stopped
+        )
 
     def status(self) -> Status:
-        """Return how much the server has to do, and takes.
+        """Return the server's load and its limit.
 
         Raises:
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
@@ -458,18 +472,17 @@ class Client:
         return Status.from_response(self._transport.get(STATUS))
 
     def models(self) -> list[Model]:
-        """Return the models that the server has.
+        """Return the models that the server serves.
 
         Raises:
-            APIError: the server refused or failed; the subclass says how.
-            ConnectionFailed, Timeout, UnexpectedResponse: there was no proper answer.
+            APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         return [Model.from_response(entry) for entry in required(self._transport.get(MODELS), "data", list)]
 
     def close(self) -> None:
-        """Close the client's connections; a request that waits to be sent again ends with ClientClosed.
+        """Close the client's connections. Requests that wait for a retry raise ClientClosed.
 
-        Streams that are open go on to their end, and do not resume. Safe to repeat, from any thread.
+        Open streams continue to their end, but do not resume. Idempotent, callable from any thread.
         """
         self._transport.close()
 
@@ -484,7 +497,7 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        """Show where the server is, and not the key."""
+        """Show the server's URL, without the API key."""
         return f"Client({self._settings.shown_url!r})"
 
     def _generate(
@@ -499,68 +512,68 @@ class Client:
     def _complete(
         self, send: Callable[[str, dict[str, Any]], T], prompt: Prompt, model: str | None, fields: dict[str, Any]
     ) -> T:
-        return self._ask(send, COMPLETIONS, self._completion(prompt, model, fields))
+        return self._post(send, COMPLETIONS, self._completion(prompt, model, fields))
 
     def _completion(self, prompt: Prompt, model: str | None, fields: dict[str, Any]) -> dict[str, Any]:
         if "stream" in fields:
             raise InvalidArgument("stream is not an argument: call client.stream(...) or client.generate(...)")
         return self._body(model, {"prompt": prompt, **fields}, COMPLETION_FIELDS)
 
-    def _body(self, model: str | None, fields: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
-        """Leave out what is None, and name the model, unless a state does.
+    def _body(self, model: str | None, fields: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
+        """Build a request body: omit None values and add the model, unless a resume token implies it.
 
         Raises:
-            InvalidArgument: a name is none of the API's.
+            InvalidArgument: a name is no field of the API.
         """
-        more = fields.pop("extra_body", None) or {}
-        for name in fields.keys() - known:
-            close = difflib.get_close_matches(name, known, n=1)
-            instead = f"did you mean {close[0]}? " if close else ""
+        extra_body = fields.pop("extra_body", None) or {}
+        for name in fields.keys() - allowed:
+            matches = difflib.get_close_matches(name, allowed, n=1)
+            instead = f"did you mean {matches[0]}? " if matches else ""
             raise InvalidArgument(
                 f"there is no argument {name}: {instead}what the API has no name for goes into "
                 f"extra_body={{{name!r}: …}}"
             )
-        given = {name: value for name, value in {**fields, **more}.items() if value is not None}
-        if model is None and "state" in given:
-            return given
-        return {"model": model if model is not None else self._default_model(), **given}
+        present = {name: value for name, value in {**fields, **extra_body}.items() if value is not None}
+        if model is None and "state" in present:
+            return present
+        return {"model": model if model is not None else self._default_model(), **present}
 
-    def _ask(self, send: Callable[[str, dict[str, Any]], T], path: str, body: dict[str, Any]) -> T:
-        return self._forgetting(partial(send, path, body))
+    def _post(self, send: Callable[[str, dict[str, Any]], T], path: str, body: dict[str, Any]) -> T:
+        return self._resetting_default_model(partial(send, path, body))
 
-    def _ask_of_model(self, model: str | None, rest: str) -> dict[str, Any]:
+    def _get_of_model(self, model: str | None, rest: str) -> dict[str, Any]:
         name = model if model is not None else self._default_model()
-        return self._forgetting(partial(self._transport.get, f"{MODELS}/{quote(name, safe='')}/{rest}"))
+        return self._resetting_default_model(partial(self._transport.get, f"{MODELS}/{quote(name, safe='')}/{rest}"))
 
-    def _forgetting(self, send: Callable[[], T]) -> T:
+    def _resetting_default_model(self, send: Callable[[], T]) -> T:
         try:
             return send()
         except NotFound:
-            self._first_model = None  # the server may have other models by now: ask again next time
+            self._first_model = None  # the server may serve other models by now: look them up again next time
             raise
 
-    def _room(self) -> int:
-        """Return how many requests to send at once."""
+    def _default_concurrency(self) -> int:
+        """Return the number of concurrent requests that the server admits, at most MAX_CONCURRENCY."""
         return max(1, min(self.status().max_sequences, MAX_CONCURRENCY))
 
     def _open_stream(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> requests.Response:
         return self._transport.open_stream(path, {**body, "stream": True}, stopped)
 
     def _default_model(self) -> str:
-        with self._lock:  # threads that start together ask once together
-            asked, first = self._first_model, self._first_model is None
-            if asked is None:
-                asked = self._first_model = Future()
-        if first:
+        with self._lock:  # concurrent threads share one lookup
+            lookup, is_first = self._first_model, self._first_model is None
+            if lookup is None:
+                lookup = self._first_model = Future()
+        if is_first:
             try:
-                asked.set_result(self._ask_for_first_model())
+                lookup.set_result(self._look_up_first_model())
             except BaseException as error:
                 self._first_model = None
-                asked.set_exception(error)
+                lookup.set_exception(error)
                 raise
-        return asked.result()
+        return lookup.result()
 
-    def _ask_for_first_model(self) -> str:
+    def _look_up_first_model(self) -> str:
         models = self.models()
         if not models:
             raise UnexpectedResponse(f"{self._settings.shown_url} lists no model: give it one, or pass model")
@@ -574,5 +587,5 @@ def _only(entries: list[T], name: str) -> T:
 
 
 def _is_many(prompt: Prompt) -> bool:
-    """Whether it is a list of prompts, and not one prompt."""
+    """Return whether it is a list of prompts, not a single one."""
     return not isinstance(prompt, str) and len(prompt) > 0 and not isinstance(prompt[0], int)

@@ -1,4 +1,4 @@
-"""Many requests, some at a time, with their results in order. It knows neither HTTP nor texts."""
+"""A concurrent map with ordered results. Knows threads and retries. Does not know HTTP or generations."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from ostinato._retries import JITTER, MAX_ASKED_WAIT_S
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Input = TypeVar("Input")
+Output = TypeVar("Output")
 
-AHEAD = 4  # a slow one holds up those behind it only when so many times `concurrency` are done
-PAUSE_S = 1.0  # where the server does not say how long to wait
-LEAST_PAUSE_S = 0.1  # where it says not at all
+AHEAD = 4  # a slow item blocks the later ones only when this many times `concurrency` are pending
+PAUSE_S = 1.0  # if the server sends no Retry-After
+LEAST_PAUSE_S = 0.1  # if it sends 0
 
 
 def in_order(
-    make: Callable[[Given], Made],
-    given: Iterable[Given],
+    make: Callable[[Input], Output],
+    inputs: Iterable[Input],
     concurrency: Callable[[], int],
     show_progress: bool,
     return_errors: bool,
     stopped: LinkedEvent | None = None,
-) -> Iterator[Made | OstinatoError]:
-    """Yield what is made of each, in order.
+) -> Iterator[Output | OstinatoError]:
+    """Yield `make(input)` for each input, in order.
 
     Args:
         make: Called by several threads.
-        given: Read as far ahead as needed.
-        concurrency: How many at once; asked when the first result is.
-        show_progress: Whether to show on standard error how far it is.
-        return_errors: Whether to yield an error in its place, and not raise it.
-        stopped: Set when no further results are wanted; a wait before another attempt ends with it.
+        inputs: Consumed only as far ahead as needed.
+        concurrency: Returns the number of threads; called when the first result is requested.
+        show_progress: Whether to show a progress bar on standard error.
+        return_errors: Whether to yield an error in place of its result, instead of raising it.
+        stopped: Set when the iteration ends; interrupts a wait before a retry.
     """
     workers = _Workers(make, concurrency(), stopped or LinkedEvent())
-    total = len(given) if isinstance(given, Sized) else None
-    pending: deque[Future[Made]] = deque()
-    source, failure = iter(given), None
+    total = len(inputs) if isinstance(inputs, Sized) else None
+    pending: deque[Future[Output]] = deque()
+    source, failure = iter(inputs), None
     try:
         with Progress(total, shown=show_progress) as progress:
             while True:
                 try:
-                    one = next(source)
+                    item = next(source)
                 except StopIteration:
                     break
                 except Exception as error:
                     failure = error
                     break
-                pending.append(workers.submit(one))
+                pending.append(workers.submit(item))
                 pending[-1].add_done_callback(lambda _: progress.advance())
                 while pending and (pending[0].done() or len(pending) >= AHEAD * workers.count):
                     yield _result(pending.popleft(), return_errors)
@@ -71,7 +71,7 @@ def in_order(
 
 
 class _Workers:
-    """Threads that make things, begun as they are needed. A program may end while they are at it."""
+    """A pool of daemon threads, started on demand. They do not keep the program from exiting."""
 
     def __init__(self, make: Callable[[Any], Any], count: int, stopped: LinkedEvent) -> None:
         self.count = count
@@ -80,16 +80,16 @@ class _Workers:
         self._num_threads = 0
         self._stopped, self._is_over = stopped, False
 
-    def submit(self, one: Any) -> Future[Any]:
-        made: Future[Any] = Future()
-        self._work.put((made, one))
+    def submit(self, item: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._work.put((future, item))
         if self._num_threads < self.count:
             self._num_threads += 1
             threading.Thread(target=self._run, name="ostinato-many", daemon=True).start()
-        return made
+        return future
 
     def stop(self) -> None:
-        """Begin nothing new; what is on its way is finished in the background."""
+        """Start no more work; calls in progress finish in the background."""
         self._is_over = True
         self._stopped.set()
         for _ in range(self._num_threads):
@@ -97,29 +97,29 @@ class _Workers:
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None and not self._is_over:
-            made, one = work
+            future, item = work
             try:
-                made.set_result(self._make_patiently(one))
+                future.set_result(self._make_with_retries(item))
             except BaseException as error:
-                made.set_exception(error)
+                future.set_exception(error)
 
-    def _make_patiently(self, one: Any) -> Any:
-        """Make it, however long there is no room for it."""
+    def _make_with_retries(self, item: Any) -> Any:
+        """Call `make`; wait and repeat while the server answers 429, unless the wait exceeds MAX_ASKED_WAIT_S."""
         while True:
             try:
-                return self._make(one)
+                return self._make(item)
             except TooManyRequests as error:
                 pause_s = PAUSE_S if error.retry_after_s is None else max(error.retry_after_s, LEAST_PAUSE_S)
                 if not error.retryable or pause_s > MAX_ASKED_WAIT_S:
                     raise
-                # Where the client was closed, and results are still wanted, the next attempt says so.
+                # If the client was closed but the iteration continues, the next attempt raises ClientClosed.
                 if self._stopped.wait(pause_s * (1 + JITTER * random.random())) and self._is_over:
                     raise
 
 
-def _result(made: Future[Any], return_errors: bool) -> Any:
+def _result(future: Future[Any], return_errors: bool) -> Any:
     try:
-        return made.result()
+        return future.result()
     except OstinatoError as error:
         if return_errors:
             return error

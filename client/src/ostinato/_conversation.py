@@ -1,4 +1,4 @@
-"""A text that grows by turns. It knows what each turn said and where it stands, and nothing of HTTP."""
+"""A conversation: a text that grows by turns. Knows turns and their resume tokens. Does not know HTTP."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from ostinato._results import Generation
     from ostinato._stream import Stream
 
-FORMAT = 1  # of a file
+FORMAT = 1  # version of the file format
 _NOT_OPTIONS = {"n", "best_of", "echo", "suffix", "prepend", "state", "return_state", "model"}
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What was given, and what the model made of it.
+    """One turn of a conversation: a prompt and the text generated for it.
 
     Attributes:
-        prompt: str. What was read first.
-        text: str. What the model wrote.
-        finish_reason: str or None. None for a text that was left before its end.
-        state: str or None. Where the text stands behind it; None: it is read anew by the next turn.
+        prompt: str. Text appended before decoding.
+        text: str. The generated text.
+        finish_reason: str or None. None if the stream was closed before its end.
+        state: str or None. Resume token of the end of the turn. None: the next turn prefills the whole text.
     """
 
     prompt: str
@@ -40,11 +40,10 @@ class Turn:
 
 
 class Conversation:
-    """A text that grows by turns, each of which goes on from the state of the one before: nothing is read twice.
+    """A text that grows by turns. Each turn resumes from the state of the previous one, so no text is prefilled twice.
 
-    `client.conversation()` makes one. One thread at a time may use it; branches are independent of each other.
-
-    It is for models that read forwards.
+    `client.conversation()` creates one. Not thread-safe; branches are independent of each other. Supports forward
+    models only.
 
     Attributes:
         turns: tuple of Turn.
@@ -54,13 +53,13 @@ class Conversation:
     def __init__(
         self, client: Client, *, model: str, prompt: str = "", turns: tuple[Turn, ...] = (), **options: Any
     ) -> None:
-        """Begin, or go on; see `Client.conversation`."""
+        """Start or continue a conversation; see `Client.conversation`."""
         self._client, self._beginning, self._model = client, prompt, model
         self.turns, self.options = turns, options
 
     @property
     def model(self) -> str:
-        """The model. Another one reads the whole text anew with the next turn."""
+        """The model's name. After a change, the next turn prefills the whole text."""
         return self._model
 
     @model.setter
@@ -70,15 +69,15 @@ class Conversation:
         self._model = name
 
     def generate(self, prompt: str = "", **options: Any) -> Generation:
-        """Take a turn: the prompt is read, and the model goes on. Return what it wrote.
+        """Append a prompt, generate a turn and return its generation.
 
         Args:
             prompt: str.
-            options: arguments of `Client.generate`, for this turn alone.
+            options: Arguments of `Client.generate`, for this turn only.
 
         Raises:
-            StateRefused: the state before cannot be gone on with; after `reread()` the text is read anew.
-            OstinatoError: as `Client.generate`. The conversation stays as it was.
+            StateRefused: the server does not accept the previous state; call `reread()` and try again.
+            OstinatoError: as `Client.generate`. The conversation is unchanged.
         """
         turns = self.turns
         generation = self._client.generate(**self._request(prompt, options), return_state=True)
@@ -86,10 +85,11 @@ class Conversation:
         return generation
 
     def stream(self, prompt: str = "", **options: Any) -> Stream:
-        """Take a turn, and return its text as it is written. The turn counts once the stream has ended or is left.
+        """Append a prompt and stream a turn. The turn is added when the stream has ended or is closed.
 
-        Arguments and errors are those of `generate`, and `resume` of `Client.stream`. A stream that is left before its
-        end has no state: the next turn reads the text anew. So it does if there were other turns or `undo` meanwhile.
+        Arguments and errors are those of `generate`, plus `resume` of `Client.stream`. A stream that is closed before
+        its end has no state: the next turn prefills the whole text. So does a turn after a stream during which other
+        turns were added or undone.
         """
         turns = self.turns
         stream = self._client.stream(**self._request(prompt, options), return_state=True)
@@ -98,16 +98,16 @@ class Conversation:
 
     @property
     def text(self) -> str:
-        """The whole text so far: prompts and what the model wrote."""
+        """The whole text so far: prompts and generated text."""
         return self._beginning + "".join(turn.prompt + turn.text for turn in self.turns)
 
     @property
     def state(self) -> str | None:
-        """Where the text stands; None: it is read anew by the next turn."""
+        """Resume token of the last turn. None: the next turn prefills the whole text."""
         return self.turns[-1].state if self.turns else None
 
     def undo(self) -> Turn | None:
-        """Take the last turn back and return it; None: there is none."""
+        """Remove the last turn and return it; None if there is none."""
         if not self.turns:
             return None
         *turns, last = self.turns
@@ -115,22 +115,22 @@ class Conversation:
         return last
 
     def branch(self) -> Conversation:
-        """Return another conversation that stands where this one does."""
+        """Return an independent copy of the conversation."""
         beginning, turns = self._beginning, self.turns
         return Conversation(self._client, model=self.model, prompt=beginning, turns=turns, **self.options)
 
     def reread(self) -> None:
-        """Forget where the text stands, so that the next turn reads all of it: the state may be too old."""
+        """Drop all resume tokens, so that the next turn prefills the whole text. Helps when a state has expired."""
         self.turns = tuple(replace(turn, state=None) for turn in self.turns)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a file, which is whole at any moment. It holds the text and the states, and no API key.
+        """Write the conversation to a file, atomically. The file contains the text and the states, but no API key.
 
-        A new file is for its owner alone; one that is there keeps its permissions.
+        A new file is readable by its owner only; an existing file keeps its permissions.
 
         Raises:
             OSError: the file cannot be written.
-            InvalidArgument: an option has no JSON, or the text no UTF-8.
+            InvalidArgument: an option is not JSON-serializable, or the text is not encodable as UTF-8.
         """
         document = {
             "ostinato_conversation": FORMAT,
@@ -150,11 +150,11 @@ class Conversation:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], client: Client) -> Conversation:
-        """Read what `save` wrote.
+        """Load a conversation from a file that `save` wrote.
 
         Raises:
             OSError: the file cannot be read.
-            InvalidArgument: it holds no conversation.
+            InvalidArgument: the file contains no conversation.
         """
         try:
             raw = json.loads(Path(path).read_bytes())
@@ -171,28 +171,30 @@ class Conversation:
             raise InvalidArgument(f"{path}: holds no conversation: name a file that save() wrote") from error
 
     def __repr__(self) -> str:
-        """Show what one looks for first; of a long text the end."""
+        """Show the end of the text, the model and the number of turns."""
         tail = shortened(self.text[::-1])[::-1]
         return f"Conversation({tail!r}, model={self.model!r}, turns={len(self.turns)})"
 
     def _request(self, prompt: str, options: dict[str, Any]) -> dict[str, Any]:
         fields = {**self.options, **options}
-        wrong = sorted(_NOT_OPTIONS.intersection(fields))
-        if wrong:
-            raise InvalidArgument(f"{wrong[0]} is no option of a conversation, which grows by one text: leave it out")
+        unsupported = sorted(_NOT_OPTIONS.intersection(fields))
+        if unsupported:
+            raise InvalidArgument(
+                f"{unsupported[0]} is no option of a conversation, which grows by one text: leave it out"
+            )
         if self.state is None:
             return {"model": self.model, "prompt": self.text + prompt, **fields}
-        # The state names the version that the text is of; another may answer to the model's name by now.
+        # The token determines the model version; the model's name may resolve to another version by now.
         return {"prompt": prompt, "state": self.state, **fields}
 
     def _add(self, prompt: str, before: tuple[Turn, ...], generation: Generation) -> None:
         choice = generation.choices[0] if generation.choices else None
         if choice is not None:
-            # The state is of the turns that there were when the text was asked for.
+            # The state follows the turns at the time of the request, so it is invalid after any other turns.
             state = choice.state if self.turns is before else None
             self.turns = (*self.turns, Turn(prompt, choice.text, choice.finish_reason, state))
 
 
 def _turn(raw: Any) -> Turn:
-    """Read a turn; what a later version may have added is read over."""
+    """Parse a turn; ignores fields that a later version may have added."""
     return Turn(required(raw, "prompt", str), required(raw, "text", str), raw.get("finish_reason"), raw.get("state"))

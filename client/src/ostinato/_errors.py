@@ -1,46 +1,46 @@
-"""Every error that this package raises, in one tree. It knows what an error says, not how one is recognised.
+"""Every error that this package raises, in one tree. Does not know how a response maps to an error.
 
 ::
 
     OstinatoError
-    ├── InvalidArgument             what was passed to the client cannot be sent (also a ValueError)
-    ├── ClientClosed                the client was closed before (also a RuntimeError)
-    ├── ConnectionFailed            no connection could be made, or it was lost before the answer was complete
-    ├── Timeout                     connected, but no byte of the answer came in time
-    ├── UnexpectedResponse            something answered that does not speak this API
-    ├── StreamInterrupted           a stream stopped before its end
-    │   └── ResumptionFailed        and what the server goes on with is another text
-    └── APIError                    the server refused or failed, and said so
-        ├── BadRequest              400, 422: a field is wrong
-        │   ├── BodyTooLarge        413: more bytes than one request may have
-        │   ├── HostNotAllowed      421: the server is not known by the host in base_url
-        │   └── StateRefused        a state that cannot be gone on with
-        │       ├── StateMalformed          it is no token, or not a whole one
-        │       ├── StateOfUnknownKey       it was signed with a key that is not in force there
-        │       ├── StateAltered            it is not what was signed
-        │       ├── StateForeign            403: it was given to another tenant (also a Forbidden)
-        │       ├── StateExpired            it is too old
+    ├── InvalidArgument             an argument or environment variable is invalid (also a ValueError)
+    ├── ClientClosed                the client is closed (also a RuntimeError)
+    ├── ConnectionFailed            connecting failed, or the connection was lost before the response was complete
+    ├── Timeout                     connected, but the read timeout expired
+    ├── UnexpectedResponse          the response is not from this API
+    ├── StreamInterrupted           a stream was interrupted before its end
+    │   └── ResumptionFailed        and could not be resumed exactly
+    └── APIError                    the server returned an error
+        ├── BadRequest              400, 422: a field is invalid
+        │   ├── BodyTooLarge        413: the request body exceeds the limit
+        │   ├── HostNotAllowed      421: the host in base_url is not among the server's allowed hosts
+        │   └── StateRefused        the resume token is not accepted
+        │       ├── StateMalformed          not a token, or truncated
+        │       ├── StateOfUnknownKey       signed with a key that the server does not have
+        │       ├── StateAltered            the signature does not match
+        │       ├── StateForeign            403: issued to another tenant (also a Forbidden)
+        │       ├── StateExpired            too old
         │       ├── StateOfAnotherModel     the request names another model
-        │       └── StateOutdated           410: its version of the model is no longer served
-        ├── Unauthorized            401: no API key, or none that is valid
-        ├── Forbidden               403: the key may not do this
-        │   └── CrossOrigin         a web page of another origin sent it
-        ├── NotFound                404: no such address
+        │       └── StateOutdated           410: its model version is no longer served
+        ├── Unauthorized            401: missing or invalid API key
+        ├── Forbidden               403: the API key lacks the permission
+        │   └── CrossOrigin         cross-origin request from a web page
+        ├── NotFound                404: no such endpoint
         │   └── ModelNotFound       no such model, or none of its versions is served
-        ├── MethodNotAllowed        405: the address is for something else
-        ├── BodyTimeout             408: the server waited for the request's body in vain
+        ├── MethodNotAllowed        405: the endpoint does not support the method
+        ├── BodyTimeout             408: the request body did not arrive in time
         ├── TooManyRequests         429
         │   ├── Overloaded          the server's queue is full
-        │   │   └── MemoryExhausted     its memory for requests is full
-        │   └── RateLimited         this key's requests or tokens per minute are used up
+        │   │   └── MemoryExhausted     the server's memory for requests is full
+        │   └── RateLimited         requests or tokens per minute of the API key are exhausted
         └── ServerError             500 and above
-            ├── InternalError       500: the server's fault
+            ├── InternalError       500: a bug in the server
             ├── ServiceUnavailable  503
-            │   ├── ModelLoading        the model or the version is not loaded yet
-            │   ├── ShuttingDown        the server stops; another one may answer
-            │   ├── VersionGone         the version was taken out of service meanwhile
+            │   ├── ModelLoading        the model or version is not loaded yet
+            │   ├── ShuttingDown        the server is shutting down; another replica may answer
+            │   ├── VersionGone         the version was unloaded during the request
             │   └── BackendUnavailable  no model server answers
-            └── DeadlineExceeded    504: the request's `timeout_s` was over
+            └── DeadlineExceeded    504: the request's `timeout_s` expired
 """
 
 from __future__ import annotations
@@ -52,65 +52,65 @@ if TYPE_CHECKING:
 
 
 class OstinatoError(Exception):
-    """Anything that goes wrong in this package. Its text is one line that ends with what to do.
+    """Base class of this package's errors. The message is one line that ends with advice.
 
     Attributes:
-        choices: tuple of Choice. What had come of the texts by then, as far as it is known, each with its `state` where
-            the server gave one: `client.resume(state)` goes on from there.
+        choices: tuple of Choice. The partial choices received before the error, each with its `state` if the server
+            sent one: `client.resume(state)` continues from there.
     """
 
     choices: tuple[Choice, ...] = ()
 
     @property
     def text(self) -> str:
-        """What had come of the first choice's text."""
+        """The partial text of the first choice."""
         return self.choices[0].text if self.choices else ""
 
     @property
     def state(self) -> str | None:
-        """The first choice's state, if there is one."""
+        """The resume token of the first choice, if there is one."""
         return self.choices[0].state if self.choices else None
 
 
 class InvalidArgument(OstinatoError, ValueError):
-    """What was passed to the client, or stands in its environment, cannot be sent to any server."""
+    """An argument of the client or one of its environment variables is invalid. Nothing was sent."""
 
 
 class ClientClosed(OstinatoError, RuntimeError):
-    """The client was closed before the request was to be sent."""
+    """The client was closed before the request was sent."""
 
 
 class ConnectionFailed(OstinatoError):
-    """No connection could be made, in time or at all, or it was lost before the answer was complete."""
+    """Connecting failed or timed out, or the connection was lost before the response was complete."""
 
 
 class Timeout(OstinatoError):
-    """The server took the request, and no byte of an answer came within the read timeout. It is not sent again."""
+    """The server accepted the request, but no byte arrived within the read timeout. It is not retried."""
 
 
 class UnexpectedResponse(OstinatoError):
-    """An answer came that is not this API's: a web page, a redirect, or JSON of another shape."""
+    """The response is not from this API: a web page, a redirect, or JSON of another shape."""
 
 
 class StreamInterrupted(OstinatoError):
-    """A stream stopped before its end: the connection was lost, or fell silent for the read timeout."""
+    """A stream was interrupted before its end: the connection was lost, or no byte arrived within the read timeout."""
 
 
 class ResumptionFailed(StreamInterrupted):
-    """A stream that stopped before its end could not be gone on with exactly: the server had become another one."""
+    """An interrupted stream could not be resumed exactly: the server now generates another text."""
 
 
 class APIError(OstinatoError):
-    """The server refused the request or failed at it, and said so in its own words.
+    """The server returned an error.
 
     Attributes:
-        status: int or None. The HTTP status; None if the error came inside a stream and named none.
-        message: str. The server's own words, on one line.
-        type: str or None. The kind of error, such as "invalid_request_error".
-        code: str or None. A finer name of the error, such as "model_not_found".
-        param: str or None. The request's field that is at fault.
-        request_id: str or None. The `x-request-id` under which the server's log has the request.
-        retry_after_s: float or None. The seconds that the server asks to wait before trying again.
+        status: int or None. HTTP status; None for an error inside a stream that has none.
+        message: str. The server's message, on one line.
+        type: str or None. Error type, such as "invalid_request_error".
+        code: str or None. Error code, such as "model_not_found".
+        param: str or None. The request field that caused the error.
+        request_id: str or None. The `x-request-id` of the request in the server's log.
+        retry_after_s: float or None. Seconds to wait before a retry, if the server sent them.
         retryable: bool. Whether the same request may succeed later.
     """
 
@@ -126,75 +126,75 @@ class APIError(OstinatoError):
     retryable: bool = False
 
     def __init__(self, line: str = "", **details: Any) -> None:
-        """Make an error out of its one line and any of the attributes."""
+        """Create an error from its one-line message and any of the attributes."""
         super().__init__(line)
         vars(self).update(details)
 
 
 class BadRequest(APIError):
-    """The request is wrong (400), too large (413) or cannot be understood (422)."""
+    """The request is invalid (400), too large (413) or cannot be parsed (422)."""
 
     advice = "change the request"
 
 
 class BodyTooLarge(BadRequest):
-    """The request has more bytes than the server takes (413)."""
+    """The request body exceeds the server's limit (413)."""
 
     advice = "send fewer or shorter prompts at once"
 
 
 class HostNotAllowed(BadRequest):
-    """The server is not known by the host in `base_url` (421)."""
+    """The host in `base_url` is not among the server's allowed hosts (421)."""
 
     advice = "use localhost or an IP address in base_url, or add the host to the server's OSTINATO_ALLOWED_HOSTS"
 
 
 class StateRefused(BadRequest):
-    """A state that the server does not go on with; the class says why."""
+    """The server does not accept the resume token; the subclass says why."""
 
     advice = "send the text so far as prompt instead"
 
 
 class StateMalformed(StateRefused):
-    """It is no state, or not a whole one."""
+    """The value is not a resume token, or is truncated."""
 
     advice = "pass it exactly as it was given out"
 
 
 class StateOfUnknownKey(StateRefused):
-    """It was signed with a key that this server does not have: by another server, or the key was retired."""
+    """The token was signed with a key that this server does not have: by another server, or the key was retired."""
 
     advice = "ask the server that gave it out, or send the text so far as prompt instead"
 
 
 class StateAltered(StateRefused):
-    """It is not what the server gave out."""
+    """The token was modified: its signature does not match."""
 
     advice = "pass it exactly as it was given out"
 
 
 class StateExpired(StateRefused):
-    """It is older than the server accepts."""
+    """The token is older than the server accepts."""
 
 
 class StateOfAnotherModel(StateRefused):
-    """The request names another model than the state is of."""
+    """The request names another model than the token."""
 
     advice = "leave out model, or name the one that the state is of"
 
 
 class StateOutdated(StateRefused):
-    """The version of the model that it is of is no longer served (410)."""
+    """The token's model version is no longer served (410)."""
 
 
 class Unauthorized(APIError):
-    """The server wants an API key, or another one (401)."""
+    """The API key is missing or invalid (401)."""
 
     advice = "pass a valid api_key or set OSTINATO_API_KEY"
 
 
 class Forbidden(APIError):
-    """The API key is known, and may not do this (403)."""
+    """The API key is valid, but lacks the permission (403)."""
 
     advice = "use an API key that has the permission"
 
@@ -206,37 +206,37 @@ class CrossOrigin(Forbidden):
 
 
 class StateForeign(StateRefused, Forbidden):
-    """It was given to another tenant (403)."""
+    """The token was issued to another tenant (403)."""
 
     advice = "use the API key that it was made with"
 
 
 class NotFound(APIError):
-    """The server has no such model or no such address (404)."""
+    """The model or the endpoint does not exist (404)."""
 
     advice = "compare model with client.models(), and check base_url"
 
 
 class ModelNotFound(NotFound):
-    """The server has no such model, or serves none of its versions (404)."""
+    """The model does not exist, or none of its versions is served (404)."""
 
     advice = "take one that client.models() lists"
 
 
 class MethodNotAllowed(APIError):
-    """The address exists, and is for something else (405)."""
+    """The endpoint does not support the HTTP method (405)."""
 
     advice = "check what base_url leads to"
 
 
 class BodyTimeout(APIError):
-    """The server waited for the request's body in vain (408)."""
+    """The request body did not arrive in time (408)."""
 
     advice = "check the connection and try again"
 
 
 class TooManyRequests(APIError):
-    """The server's queue or this key's allowance is used up (429). `retry_after_s` says for how long."""
+    """The server's queue is full, or a limit of the API key is reached (429); `retry_after_s` says when to retry."""
 
     advice = "try again later, or send fewer requests at once"
 
@@ -252,7 +252,7 @@ class MemoryExhausted(Overloaded):
 
 
 class RateLimited(TooManyRequests):
-    """This key's requests or tokens per minute are used up."""
+    """The API key's requests or tokens per minute are exhausted."""
 
 
 class ServerError(APIError):
@@ -262,25 +262,25 @@ class ServerError(APIError):
 
 
 class InternalError(ServerError):
-    """The server failed by a fault of its own (500)."""
+    """The server failed because of a bug in the server (500)."""
 
 
 class ServiceUnavailable(ServerError):
-    """The server cannot take requests now: it is starting, stopping, or has no model server (503)."""
+    """The server cannot accept requests now: it is starting, shutting down, or has no model server (503)."""
 
     advice = "try again in a while"
 
 
 class ModelLoading(ServiceUnavailable):
-    """The model or the version is not loaded yet, or the server has just been started."""
+    """The model or version is not loaded yet, or the server has just started."""
 
 
 class ShuttingDown(ServiceUnavailable):
-    """The server stops; another one, or the same one started anew, may answer."""
+    """The server is shutting down; another replica, or the restarted server, may answer."""
 
 
 class VersionGone(ServiceUnavailable):
-    """The version of the model was taken out of service while the text was in the making."""
+    """The model version was unloaded during the generation."""
 
     advice = "send the request again: the next version answers it"
 
@@ -290,6 +290,6 @@ class BackendUnavailable(ServiceUnavailable):
 
 
 class DeadlineExceeded(ServerError):
-    """The request's own time, `timeout_s`, was over (504)."""
+    """The request's `timeout_s` expired (504)."""
 
     advice = "raise timeout_s or ask for fewer tokens"

@@ -1,4 +1,4 @@
-"""Events that waits end with. It knows neither requests nor streams."""
+"""Events that interrupt waits. Knows threads. Does not know requests or streams."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ import threading
 
 
 class LinkedEvent:
-    """A `threading.Event` that is also set as soon as its parent is.
+    """A `threading.Event` that is also set when its parent is set.
 
-    A wait before another attempt waits for it, so that closing a client or a stream ends the wait at once.
+    The wait before a retry is a wait for this event, so that closing a client or a stream interrupts it at once.
     """
 
     def __init__(self, parent: LinkedEvent | None = None) -> None:
-        """Begin unset."""
         self._parent = parent
-        # One for the whole family: who waits for a child hears of its parents. Its lock is reentrant, as a signal
-        # handler or the garbage collector may set an event in a thread that holds it.
+        # Shared with all ancestors, so that a waiter wakes when a parent is set. Its lock is reentrant, because a
+        # signal handler or the garbage collector may set an event in a thread that holds it.
         self._changed: threading.Condition = parent._changed if parent else threading.Condition()
         self._is_set = False
 
     def is_set(self) -> bool:
-        """Return whether it, or one of its parents, was set."""
+        """Return whether the event or one of its ancestors is set."""
         return self._is_set or (self._parent is not None and self._parent.is_set())
 
     def set(self) -> None:
-        """Set it for good, and wake those that wait."""
+        """Set the event permanently and wake all waiters."""
         with self._changed:
             self._is_set = True
             self._changed.notify_all()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until it is set, or the time is over; return whether it is set."""
+        """Wait until the event is set or the timeout expires; return whether it is set."""
         with self._changed:
             return self._changed.wait_for(self.is_set, timeout_s)

@@ -1,4 +1,4 @@
-"""Names of the API's fields. The server reads over what it does not know, so that here a misspelt one is refused."""
+"""Names of the API's fields. The server ignores unknown fields, so the client rejects misspelt ones."""
 
 COMPLETION_FIELDS = frozenset(
     {

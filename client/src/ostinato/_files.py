@@ -1,4 +1,4 @@
-"""Files that are whole at any moment, whatever happens while they are written."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import suppress
 
 
 def write_whole(path: str | os.PathLike[str], content: str) -> None:
-    """Put a text, as UTF-8, into the place of a file.
+    """Replace a file's content with a text, as UTF-8, atomically.
 
-    A file that is there keeps its permissions, and a link leads to where it led; a new one is for its owner alone, as
-    what is written here can be gone on with by whoever reads it.
+    An existing file keeps its permissions, and symbolic links are followed. A new file is readable by its owner only,
+    because whoever reads a resume token can resume its text.
 
     Raises:
-        OSError: that cannot be done; the file is as it was. The error names the file that was asked for.
+        OSError: the file cannot be written; it is unchanged. The error names `path`.
     """
     target = os.path.realpath(path)
     try:

@@ -1,4 +1,4 @@
-"""A text that was looked into, as the SDK gives it. It knows the shape of the answer, and the bytes of its numbers."""
+"""Results of `/v1/inspect`. Knows the shape of the response and the encoding of its numbers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Matrix = list[list[float]]
 
 @dataclass(frozen=True, repr=False)
 class InspectedLayer:
-    """What went on in one recurrent layer.
+    """Activations of one recurrent layer.
 
     Attributes:
-        layer: int. From 1; 0 for the top of a model whose layers are not looked into.
-        units: list of int. Which units the values are of.
-        values: dict of str to list of list of float. By kind, a row for each of `Inspection.positions`, a number for
-            each unit: `hidden`; of an LSTM also `cell` and the gates `forget`, `input`, `candidate`, `output`; of a GRU
-            `update`, `reset`, `candidate`; `top` of layer 0.
-        state: dict of str to list of float. `hidden` and `cell` after the last token, of all units, if asked for.
+        layer: int. Layer number from 1; 0 for the top outputs of a model whose layers cannot be inspected.
+        units: list of int. Indices of the units in `values`.
+        values: dict of str to list of list of float, shape (positions, units), by kind: `hidden`; for an LSTM also
+            `cell` and the gates `forget`, `input`, `candidate`, `output`; for a GRU `update`, `reset`, `candidate`;
+            `top` for layer 0. Rows correspond to `Inspection.positions`.
+        state: dict of str to list of float. `hidden` and `cell` of all units after the last token, if requested.
     """
 
     layer: int
@@ -36,26 +36,27 @@ class InspectedLayer:
 
     @property
     def learn(self) -> Matrix:
-        """What an LSTM takes in at each token: input ⊙ candidate."""
+        """The update of an LSTM's cell state at each token: input ⊙ candidate, shape (positions, units)."""
         return [_products(*rows) for rows in zip(self.values["input"], self.values["candidate"])]
 
     def __repr__(self) -> str:
-        """Show what there is, and not the numbers."""
+        """Show the layer, the number of units and the kinds of values."""
         return f"InspectedLayer({self.layer}, units={len(self.units)}, values={sorted(self.values)})"
 
 
 @dataclass(frozen=True, repr=False)
 class Inspection:
-    """What a model held, did and expected at each token of a text.
+    """States, gate activations and predictions of a model at each token of a text.
 
     Attributes:
-        model: str. And `version`, int.
-        tokens: tuple of ScoredToken, in order of reading; `alternatives` are what might have stood in its place.
+        model: str.
+        version: int or None.
+        tokens: tuple of ScoredToken, in processing order.
         token_ids: list of int.
-        expected: dict of str to float. The most probable tokens behind the last one, with their logarithms.
-        positions: list of int. Of which tokens the layers' values are.
+        expected: dict of str to float. The most probable next tokens after the last one, with their log probabilities.
+        positions: list of int. Indices of the tokens that the layers' values belong to.
         layers: tuple of InspectedLayer.
-        raw: dict. The answer as it came.
+        raw: dict. The JSON response.
     """
 
     model: str
@@ -69,7 +70,7 @@ class Inspection:
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Inspection:
-        """Read an answer of `/v1/inspect`, with its numbers in base64.
+        """Parse a response of `/v1/inspect` whose numbers are encoded in base64.
 
         Raises:
             UnexpectedResponse: a field is missing or of another type.
@@ -88,11 +89,11 @@ class Inspection:
 
     @property
     def text(self) -> str:
-        """The text of all tokens, joined."""
+        """The concatenated text of all tokens."""
         return "".join(token.text for token in self.tokens)
 
     def __repr__(self) -> str:
-        """Show what one looks for first."""
+        """Show the text, the model and the layers."""
         return f"Inspection({shortened(self.text)!r}, model={self.model!r}, layers={list(self.layers)})"
 
 
@@ -107,10 +108,10 @@ def _layer(raw: Any) -> InspectedLayer:
 
 
 def numbers(packed: Any) -> list[float]:
-    """Unpack float32 (n,), little-endian, from base64.
+    """Decode little-endian float32 (n,) from base64.
 
     Raises:
-        UnexpectedResponse: it is something else.
+        UnexpectedResponse: the value is not base64, or not a multiple of 4 bytes.
     """
     try:
         unpacked = array("f", base64.b64decode(packed, validate=True))
@@ -128,4 +129,4 @@ def _rows(values: list[float], width: int) -> Matrix:
 
 
 def _products(left: list[float], right: list[float]) -> list[float]:
-    return [one * other for one, other in zip(left, right)]
+    return [a * b for a, b in zip(left, right)]

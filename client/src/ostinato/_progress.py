@@ -1,4 +1,4 @@
-"""How far something is: a line that is written over in a terminal, and a new one now and then elsewhere."""
+"""A progress bar: one rewritten line in a terminal, and a new line at intervals elsewhere."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ TERMINAL_INTERVAL_S, FILE_INTERVAL_S = 0.2, 30.0
 
 
 class Progress:
-    """Counts what is done; any thread may. As a context manager it leaves a last line, and nothing behind it."""
+    """A thread-safe progress bar. As a context manager it writes a last line on exit, and nothing after it."""
 
     def __init__(self, total: int | None, *, shown: bool, file: TextIO | None = None) -> None:
-        """Begin.
+        """Start the clock.
 
         Args:
-            total: How many there are; None: nobody knows.
-            shown: Whether anything is written.
-            file: Where to; default: standard error.
+            total: Number of items; None if unknown.
+            shown: Whether to write anything.
+            file: Output; default: standard error.
         """
         self._total, self._shown, self._file = total, shown, file or sys.stderr
         self._terminal = self._file.isatty()
@@ -32,7 +32,7 @@ class Progress:
         self._done = 0
 
     def advance(self) -> None:
-        """Count one more."""
+        """Count one finished item."""
         with self._lock:
             self._done += 1
             interval_s = TERMINAL_INTERVAL_S if self._terminal else FILE_INTERVAL_S

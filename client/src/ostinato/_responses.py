@@ -1,4 +1,4 @@
-"""What came back, judged: JSON, or the error that fits. It sends nothing and reads nothing from a socket."""
+"""Maps responses to JSON or to errors. Knows statuses and error codes. Sends nothing and reads no socket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _FIRST_ERROR = 400  # below it a status is a redirect
 
-# What the server calls an error goes before its status, which several share.
+# The error code takes precedence over the status, which several errors share.
 _CLASS_BY_CODE: dict[str, type[errors.APIError]] = {
     "state_malformed": errors.StateMalformed,
     "state_key_unknown": errors.StateOfUnknownKey,
@@ -55,7 +55,7 @@ _CLASS_BY_STATUS: dict[int, type[errors.APIError]] = {
     503: errors.ServiceUnavailable,
     504: errors.DeadlineExceeded,
 }
-# For an error inside a stream, which has no status of its own. What is not listed is a ServerError.
+# For errors inside a stream, which have no status. Unlisted types are a ServerError.
 _CLASS_BY_TYPE: dict[str, type[errors.APIError]] = {
     "invalid_request_error": errors.BadRequest,
     "authentication_error": errors.Unauthorized,
@@ -65,24 +65,23 @@ _CLASS_BY_TYPE: dict[str, type[errors.APIError]] = {
     "overloaded_error": errors.ServiceUnavailable,
     "service_unavailable": errors.ServiceUnavailable,
 }
-# Those of them after which the same request may succeed.
-_PASSING = (errors.ServerError, errors.TooManyRequests)
+_RETRYABLE = (errors.ServerError, errors.TooManyRequests)
 
 
 def json_object(response: requests.Response) -> dict[str, Any]:
-    """Return the JSON object that a successful answer holds.
+    """Return the JSON object in a successful response.
 
     Raises:
-        UnexpectedResponse: it holds something else.
+        UnexpectedResponse: the body is something else.
     """
-    answer = _json_or_none(response.content)
-    if isinstance(answer, dict):
-        return answer
+    document = _json_or_none(response.content)
+    if isinstance(document, dict):
+        return document
     raise unexpected(response, "a JSON object")
 
 
 def unexpected(response: requests.Response, expected: str) -> errors.UnexpectedResponse:
-    """Return the error for an answer that is not what this API would say."""
+    """Return the error for a response that is not from this API."""
     got = response.headers.get("content-type", "").partition(";")[0] or "no content type"
     return errors.UnexpectedResponse(
         f"{response.url} answered {response.status_code} with {got}, not with {expected}: "
@@ -91,33 +90,33 @@ def unexpected(response: requests.Response, expected: str) -> errors.UnexpectedR
 
 
 def refusal(response: requests.Response) -> errors.OstinatoError:
-    """Return the error that an answer with a status of 300 or more stands for."""
+    """Return the error for a response with a status of 300 or more."""
     status, headers = response.status_code, response.headers
     if status < _FIRST_ERROR:
         target = headers.get("location", "another address")
         return errors.UnexpectedResponse(f"{response.url} redirects to {target}: set base_url to where it leads")
     body = _json_or_none(response.content)
-    told = body.get("error") if isinstance(body, dict) else None
-    error = told if isinstance(told, dict) else {"message": told}
+    value = body.get("error") if isinstance(body, dict) else None
+    fields = value if isinstance(value, dict) else {"message": value}
     fallback = errors.ServerError if status >= FIRST_SERVER_ERROR else errors.APIError
-    error_class = _CLASS_BY_CODE.get(str(error.get("code")), _CLASS_BY_STATUS.get(status, fallback))
-    made = _api_error(error_class, {"message": response.reason, **_present(error)}, headers, status)
-    made.choices = _choices(body)
-    return made
+    error_class = _CLASS_BY_CODE.get(str(fields.get("code")), _CLASS_BY_STATUS.get(status, fallback))
+    error = _api_error(error_class, {"message": response.reason, **_present(fields)}, headers, status)
+    error.choices = _choices(body)
+    return error
 
 
 def stream_error(error: Any, headers: Mapping[str, str]) -> errors.APIError:
-    """Return the error that a stream's `{"error": …}` stands for; the headers are those the stream began with."""
-    told = _present(error) if isinstance(error, dict) else {"message": error}
-    code = str(told.get("code", ""))
+    """Return the error for an `{"error": …}` event of a stream; `headers` are the response headers of the stream."""
+    fields = _present(error) if isinstance(error, dict) else {"message": error}
+    code = str(fields.get("code", ""))
     status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else None  # some servers put the status there
-    headers = {"x-request-id": headers.get("x-request-id", "")}  # the others are about the stream's beginning
-    by_type = _CLASS_BY_TYPE.get(str(told.get("type")), errors.ServerError)
-    return _api_error(_CLASS_BY_CODE.get(code, _CLASS_BY_STATUS.get(status or 0, by_type)), told, headers, status)
+    headers = {"x-request-id": headers.get("x-request-id", "")}  # the others describe the start of the stream
+    by_type = _CLASS_BY_TYPE.get(str(fields.get("type")), errors.ServerError)
+    return _api_error(_CLASS_BY_CODE.get(code, _CLASS_BY_STATUS.get(status or 0, by_type)), fields, headers, status)
 
 
 def failure(error: Exception, url: str, settings: Settings) -> errors.OstinatoError:
-    """Return the error for a request that got no answer, or not the whole of one."""
+    """Return the error for a request without a response, or with an incomplete one."""
     connect_s, read_s = settings.timeout
     if is_read_timeout(error):
         return errors.Timeout(f"{url} sent nothing for {read_s} s: raise timeout, ask for fewer tokens, or stream")
@@ -134,12 +133,12 @@ def failure(error: Exception, url: str, settings: Settings) -> errors.OstinatoEr
 
 
 def is_read_timeout(error: BaseException) -> bool:
-    """Say whether the server fell silent, be it before its answer or within it."""
+    """Return whether the read timeout expired, before the response or within it."""
     return isinstance(error, requests.ReadTimeout) or any(isinstance(arg, ReadTimeoutError) for arg in error.args)
 
 
 def reason(error: BaseException) -> str:
-    """Find the innermost error, which is the one that says something, and return its words on one line."""
+    """Return the message of the innermost error, which is the specific one, on one line."""
     inner = (getattr(error, "reason", None), error.__cause__, *error.args)
     for candidate in inner:
         if isinstance(candidate, BaseException):
@@ -148,9 +147,9 @@ def reason(error: BaseException) -> str:
 
 
 def _api_error(
-    error_class: type[errors.APIError], told: dict[str, Any], headers: Mapping[str, str], status: int | None
+    error_class: type[errors.APIError], fields: dict[str, Any], headers: Mapping[str, str], status: int | None
 ) -> errors.APIError:
-    message = _one_line(str(told.get("message") or "no reason given")).rstrip(".")
+    message = _one_line(str(fields.get("message") or "no reason given")).rstrip(".")
     request_id, retry_after_s = headers.get("x-request-id") or None, asked_wait_s(headers)
     facts = [f"HTTP {status}" if status else "", f"request {request_id}" if request_id else ""]
     where = ", ".join(fact for fact in facts if fact) or "within the stream"
@@ -159,15 +158,15 @@ def _api_error(
         f"{message} ({where}): {advice}",
         status=status,
         message=message,
-        **{name: str(told[name]) for name in ("type", "code", "param") if told.get(name) is not None},
+        **{name: str(fields[name]) for name in ("type", "code", "param") if fields.get(name) is not None},
         request_id=request_id,
         retry_after_s=retry_after_s,
-        retryable=is_retryable(status, headers) if status else issubclass(error_class, _PASSING),
+        retryable=is_retryable(status, headers) if status else issubclass(error_class, _RETRYABLE),
     )
 
 
 def _choices(body: Any) -> tuple[Choice, ...]:
-    """Read what an error leaves of the texts; the error is worth more than a complaint about its shape."""
+    """Return the partial choices in an error response; ignore them if malformed, because the error matters more."""
     try:
         return Generation.from_response(body).choices
     except errors.UnexpectedResponse:

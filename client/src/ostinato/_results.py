@@ -1,4 +1,4 @@
-"""What the server answers, as frozen values. It knows the shape of answers, not where they come from."""
+"""Responses of the server as frozen values. Knows their shape. Does not know where they come from."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _REPR_LIMIT = 60  # characters of text that a repr shows
 
 
 class TextDelta(NamedTuple):
-    """The next piece of one choice's text, as a stream delivers it.
+    """A text delta of one choice in a stream.
 
     Attributes:
-        index: int. The choice that it belongs to: prompt index · n + choice within the prompt.
+        index: int. Index of the choice: prompt index · n + choice within the prompt.
         text: str. May be empty.
-        finish_reason: str or None. "stop" or "length" in the choice's last piece, None before.
-        prepend: bool. Whether the text goes before what came so far of the choice, and not behind it.
+        finish_reason: str or None. "stop" or "length" in the choice's last delta, None before.
+        prepend: bool. Whether the text goes before the choice's earlier deltas instead of after them.
     """
 
     index: int  # type: ignore[assignment]  # hides tuple.index; the API's own name is worth more
@@ -30,15 +30,15 @@ class TextDelta(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """One generated text.
+    """One completion of a prompt.
 
     Attributes:
         index: int. Prompt index · n + choice within the prompt.
-        text: str. The text, without the prompt or suffix unless `echo` was asked for.
+        text: str. The generated text, without the prompt or suffix unless `echo` was set.
         finish_reason: str or None. "stop" or "length"; None while a stream has not ended.
-        state: str or None. What `state=` of another request goes on with, if `return_state=True` asked for it.
-        logprobs: dict or None. If `logprobs=…` asked for them, lists with an entry per token: `tokens`,
-            `token_logprobs`, `top_logprobs` and `text_offset`.
+        state: str or None. Resume token for `state=` of another request, if `return_state=True` was set.
+        logprobs: dict or None. If `logprobs=…` was set, lists with one entry per token: `tokens`, `token_logprobs`,
+            `top_logprobs` and `text_offset`.
     """
 
     index: int
@@ -49,7 +49,7 @@ class Choice:
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Choice:
-        """Read one of an answer's `choices`.
+        """Parse an entry of a response's `choices`.
 
         Raises:
             UnexpectedResponse: a field is missing or of another type.
@@ -61,7 +61,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a request took, in tokens."""
+    """Token counts of a request.
+
+    Attributes:
+        prompt_tokens: int.
+        completion_tokens: int.
+        total_tokens: int. Their sum.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -69,22 +75,22 @@ class Usage:
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Usage:
-        """Read an answer's `usage`; what it leaves out counts as 0."""
+        """Parse a response's `usage`; missing counts are 0."""
         return cls(*(raw.get(name) or 0 for name in ("prompt_tokens", "completion_tokens", "total_tokens")))
 
 
 @dataclass(frozen=True, repr=False)
 class Generation:
-    """What one request generated. `str()` of it is the text.
+    """The response of a completion request. `str()` returns the first choice's text.
 
     Attributes:
-        id: str. The server's name for the request; empty while a stream has brought nothing.
+        id: str. The server's id of the completion; empty before the first chunk of a stream.
         model: str. The model that generated the text.
-        seed: int or None. Sent again with the same request, it brings the same text.
-        system_fingerprint: str or None. Equal fingerprints mean equal texts from equal seeds.
+        seed: int or None. The same request with this seed reproduces the same text.
+        system_fingerprint: str or None. Equal fingerprints and equal seeds give equal texts.
         choices: tuple of Choice, by index.
         usage: Usage or None. None while a stream has not ended.
-        raw: dict. The answer as it came, with the fields that have no attribute here.
+        raw: dict. The JSON response, including fields without an attribute.
     """
 
     id: str
@@ -97,7 +103,7 @@ class Generation:
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Generation:
-        """Read an answer of `/v1/completions`.
+        """Parse a response of `/v1/completions`.
 
         Raises:
             UnexpectedResponse: the choices are missing or of another shape.
@@ -120,12 +126,12 @@ class Generation:
 
     @property
     def finish_reason(self) -> str | None:
-        """Why the first choice ended: "stop" or "length"; None while a stream has not ended."""
+        """The first choice's finish reason: "stop" or "length"; None while a stream has not ended."""
         return self.choices[0].finish_reason if self.choices else None
 
     @property
     def state(self) -> str | None:
-        """The first choice's state, which `state=` of another request goes on with; None if it was not asked for."""
+        """The first choice's resume token, for `state=` of another request; None if it was not requested."""
         return self.choices[0].state if self.choices else None
 
     def __str__(self) -> str:
@@ -133,7 +139,7 @@ class Generation:
         return self.text
 
     def __repr__(self) -> str:
-        """Show what one looks for first; a long text is cut."""
+        """Show the most important fields; truncate a long text."""
         shown = {
             "text": shortened(self.text),
             "finish_reason": self.finish_reason,
@@ -149,20 +155,22 @@ class Generation:
 
 @dataclass(frozen=True, repr=False)
 class Model:
-    """A model that the server has. `str()` of it is its id, which is what `model=` takes.
+    """A served model. `str()` returns its id, which `model=` accepts.
 
     Attributes:
         id: str.
-        created: int or None. Seconds since 1970.
+        created: int or None. Unix time in seconds.
         owned_by: str or None.
-        max_model_len: int or None. The most tokens of prompt and text together; None for no limit.
-        version: int or None. The one that answers who names the model alone.
-        cell: str or None. "lstm", "gru" or "rnn"; None where layers are of several kinds or not known.
-        layers, units, vocab_size: int or None.
-        unit: str or None. What a token is: "character", "word", "exact_word" or "subword".
-        direction: str or None. "forward", or "backward" for a model that leads up to an ending.
-        deterministic: bool or None. Whether the same seed brings the same bytes, under any load.
-        raw: dict. The entry as it came, with the fields that have no attribute here.
+        max_model_len: int or None. Maximum number of prompt and completion tokens together; None for no limit.
+        version: int or None. The version that serves requests which name the model without a version.
+        cell: str or None. "lstm", "gru" or "rnn"; None if the layers are of different types or unknown.
+        layers: int or None. Number of recurrent layers.
+        units: int or None. Units of a layer.
+        vocab_size: int or None.
+        unit: str or None. Unit of text of a token: "character", "word", "exact_word" or "subword".
+        direction: str or None. "forward", or "backward" for a model that generates from right to left.
+        deterministic: bool or None. Whether output is byte-identical for the same seed, under any load.
+        raw: dict. The JSON entry, including fields without an attribute.
     """
 
     id: str
@@ -181,7 +189,7 @@ class Model:
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Model:
-        """Read an entry of `/v1/models`.
+        """Parse an entry of `/v1/models`.
 
         Raises:
             UnexpectedResponse: it has no id.
@@ -191,7 +199,7 @@ class Model:
         return cls(**{name: value for name, value in raw.items() if name in known}, raw=raw)
 
     def __repr__(self) -> str:
-        """Show what one looks for first."""
+        """Show the most important fields."""
         shown = ("id", "version", "cell", "units", "unit", "direction")
         known = [f"{name}={value!r}" for name in shown if (value := getattr(self, name)) is not None]
         return f"Model({', '.join(known)})"
@@ -203,13 +211,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Status:
-    """How much a server has to do, and takes.
+    """Load of a server, and its limit.
 
     Attributes:
-        status: str. "ok", or "draining" before it stops.
-        num_sequences: int. Texts that it has accepted and not ended.
-        max_sequences: int. How many it takes at once, those that wait among them.
-        raw: dict. The answer as it came.
+        status: str. "ok", or "draining" during shutdown.
+        num_sequences: int. Sequences admitted and not finished.
+        max_sequences: int. Limit of admitted sequences, waiting and running.
+        raw: dict. The JSON response.
     """
 
     status: str
@@ -219,17 +227,17 @@ class Status:
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Status:
-        """Read an answer of `/v1/status`.
+        """Parse a response of `/v1/status`.
 
         Raises:
             UnexpectedResponse: a field is missing or of another type.
         """
-        texts = required(raw, "sequences", dict)
-        return cls(required(raw, "status", str), required(texts, "accepted", int), required(texts, "max", int), raw)
+        counts = required(raw, "sequences", dict)
+        return cls(required(raw, "status", str), required(counts, "accepted", int), required(counts, "max", int), raw)
 
 
 def shortened(text: str) -> str:
-    """Return a text as a repr shows it."""
+    """Truncate a text for a repr."""
     return text if len(text) <= _REPR_LIMIT else text[: _REPR_LIMIT - 1] + "…"
 
 
@@ -237,7 +245,7 @@ def required(raw: Any, name: str, kind: type[T]) -> T:
     """Return the field `name` of a JSON object.
 
     Raises:
-        UnexpectedResponse: `raw` is no object, or the field is missing or of another type.
+        UnexpectedResponse: `raw` is not an object, or the field is missing or of another type.
     """
     value = raw.get(name) if isinstance(raw, dict) else None
     if not isinstance(value, kind):

@@ -1,4 +1,4 @@
-"""How a stream that broke off is gone on with: by which request, and after which errors. It opens no connection."""
+"""Resumption of interrupted streams: with which request, and after which errors. Opens no connection."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ if TYPE_CHECKING:
 
     from ostinato._assembly import Assembly
 
-PATIENCE_S = 60.0  # of waiting without anything new: a gateway takes some ten seconds to start
-STATE_INTERVAL = 256  # tokens that are drawn anew at most; a state has some kilobytes
+PATIENCE_S = 60.0  # of waiting without new text: a gateway takes some ten seconds to start
+STATE_INTERVAL = 256  # maximum number of tokens to generate again; a resume token has some kilobytes
 
 
 class Resumption:
-    """Opens the next stream of a text whose last one broke off.
+    """Opens a new stream for a generation whose stream was interrupted.
 
-    The server is asked for a state every so many tokens, and the request after the break goes on from the last one. If
-    there is none yet, the first request is sent again with its seed.
+    The server sends a resume token every STATE_INTERVAL tokens, and the new request resumes from the last one. If there
+    is none yet, the original request is sent again with its seed.
     """
 
     def __init__(
         self, send: Callable[[dict[str, Any]], requests.Response], body: dict[str, Any], stopped: LinkedEvent
     ) -> None:
-        """Prepare.
+        """Prepare the request; sends nothing.
 
         Args:
             send: Opens a stream.
-            body: Of the first request, without `stream`.
-            stopped: Once it is set, waits end and nothing more is sent.
+            body: Body of the original request, without `stream`.
+            stopped: When set, interrupts waits, and nothing more is sent.
 
         Raises:
-            InvalidArgument: the request is of several texts, which no single state goes on with.
+            InvalidArgument: the request has several sequences, which a single resume token cannot resume.
         """
         prompts = [body.get("prompt"), body.get("suffix")]
         if (body.get("n") or 1) > 1 or any(_is_several(prompt) for prompt in prompts):
             raise InvalidArgument("resume=True needs one prompt and n=1: send each text by a request of its own")
         self._send, self._stopped = send, stopped
-        # Without max_tokens it is not known how many are left.
+        # Without max_tokens the remaining number of tokens is unknown.
         if body.get("max_tokens") is not None:
             options = {**(body.get("stream_options") or {}), "state_interval": STATE_INTERVAL}
             body = {**body, "stream_options": options}
@@ -65,33 +65,33 @@ class Resumption:
         return self._send(self._body)
 
     def stop(self) -> None:
-        """End a wait, and open no further stream. Safe to repeat, from any thread."""
+        """Interrupt a wait and open no more streams. Idempotent, callable from any thread."""
         self._stopped.set()
 
     @staticmethod
     def is_resumable(error: OstinatoError) -> bool:
-        """Whether the text may well be gone on with: its connection, or its server, was lost."""
+        """Return whether the stream can be resumed: its connection or its server was lost."""
         lost = (StreamInterrupted, ShuttingDown, BackendUnavailable, InternalError)
         return isinstance(error, lost) and not isinstance(error, ResumptionFailed)
 
-    def open_next(self, so_far: Assembly, waited_s: float) -> tuple[requests.Response | None, float]:
-        """Wait a little, and open the stream that goes on.
+    def open_next(self, assembly: Assembly, waited_s: float) -> tuple[requests.Response | None, float]:
+        """Back off, then open the stream that resumes.
 
         Args:
-            so_far: What has come; it is set back to where the new stream begins.
-            waited_s: Seconds that were waited for something new so far.
+            assembly: The chunks so far; rewound to the point where the new stream begins.
+            waited_s: Seconds waited so far without new text.
 
         Returns:
-            The stream, or None if that has been tried for PATIENCE_S, or was stopped; and the seconds waited by then.
+            The stream, or None if attempts lasted PATIENCE_S or were stopped; and the seconds waited by then.
 
         Raises:
-            OstinatoError: the server refuses to go on, or could not be reached for PATIENCE_S.
+            OstinatoError: the server refuses to resume, or was unreachable for PATIENCE_S.
         """
-        body = self._next_body(so_far)
-        so_far.rewind()
+        body = self._next_body(assembly)
+        assembly.rewind()
         lost: OstinatoError | None = None
         while True:
-            pause_s = min(max(waited_s, FIRST_WAIT_S), MAX_WAIT_S)  # so that all waits together double
+            pause_s = min(max(waited_s, FIRST_WAIT_S), MAX_WAIT_S)  # so that the total wait doubles
             if waited_s + pause_s > PATIENCE_S:
                 if lost is not None:
                     raise lost
@@ -109,10 +109,10 @@ class Resumption:
                 lost = error
 
     def _send_unless_stopped(self, body: dict[str, Any]) -> requests.Response | None:
-        """Open a stream in a thread of its own: `requests` cannot be woken while it waits for an answer.
+        """Open a stream in a separate thread, because `requests` cannot be interrupted while it waits for a response.
 
         Returns:
-            The stream, or None if it was stopped first: what comes then is closed.
+            The stream, or None if stopped first; a response that arrives later is closed.
         """
         opened: Future[requests.Response] = Future()
         done = LinkedEvent(self._stopped)
@@ -137,20 +137,20 @@ class Resumption:
             is_abandoned = opened.cancel()
         return None if is_abandoned else opened.result()
 
-    def _next_body(self, so_far: Assembly) -> dict[str, Any]:
-        mark, body = so_far.mark, dict(self._body)
-        if mark is None or body.get("max_tokens") is None:
-            so_far.mark = None
-            seed = so_far.generation.seed
+    def _next_body(self, assembly: Assembly) -> dict[str, Any]:
+        point, body = assembly.resume_point, dict(self._body)
+        if point is None or body.get("max_tokens") is None:
+            assembly.resume_point = None
+            seed = assembly.generation.seed
             return body if seed is None else {**body, "seed": seed}
-        num_tokens = mark.usage["completion_tokens"]
+        num_tokens = point.usage["completion_tokens"]
         for field in ("max_tokens", "min_tokens"):
             if body.get(field) is not None:
                 body[field] = max(0, body[field] - num_tokens)
-        # The prompt has been read, and the version is the state's.
+        # The prompt is prefilled already, and the resume token determines the model version.
         for field in ("model", "prompt", "suffix", "echo", "seed"):
             body.pop(field, None)
-        return {**body, "state": mark.state}
+        return {**body, "state": point.state}
 
 
 def _is_several(prompt: Any) -> bool:

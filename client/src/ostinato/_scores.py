@@ -1,4 +1,4 @@
-"""How probable a text is, token by token, and what a text is in tokens."""
+"""Results of scoring, tokenization and embedding endpoints. Knows their shape and the formulas of metrics."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from ostinato._results import Choice, required, shortened
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """One token of a text, and how sure the model was of it.
+    """One token of a text with its log probability.
 
     Attributes:
-        text: str. What it adds to the text, or its name if it adds nothing.
-        logprob: float or None. Natural logarithm of its probability; None for the one that nothing goes before.
-        offset: int. Where it begins in the text, in characters.
-        alternatives: dict of str to float. The most probable tokens in its place, and itself, with their logarithms.
+        text: str. The token's text, or its name if it has no text.
+        logprob: float or None. Natural log probability; None for the first token processed, which has no context.
+        offset: int. Start of the token in the text, in characters.
+        alternatives: dict of str to float. The most probable tokens at this position, and the token itself, with their
+            natural log probabilities.
     """
 
     text: str
@@ -27,17 +28,17 @@ class ScoredToken:
 
     @property
     def probability(self) -> float | None:
-        """Its probability, from 0 to 1; None for the one that nothing goes before."""
+        """The probability, from 0 to 1; None for the first token processed."""
         return None if self.logprob is None else math.exp(self.logprob)
 
 
 @dataclass(frozen=True, repr=False)
 class Score:
-    """How probable a text is. Its first token (the last one, of a model that reads backwards) has no score.
+    """Log probabilities of a text. Its first token (for a backward model, its last) has no score.
 
     Attributes:
         text: str.
-        tokens: tuple of ScoredToken, in order of reading.
+        tokens: tuple of ScoredToken, in processing order.
     """
 
     text: str
@@ -45,33 +46,33 @@ class Score:
 
     @classmethod
     def from_choice(cls, choice: Choice) -> Score:
-        """Read a choice that was echoed with log probabilities."""
+        """Convert a choice that was requested with `echo` and `logprobs`."""
         return cls(choice.text, scored_tokens(choice.logprobs) if choice.logprobs else ())
 
     @property
     def num_scored(self) -> int:
-        """How many of the tokens have a log probability."""
+        """Number of tokens that have a log probability."""
         return sum(token.logprob is not None for token in self.tokens)
 
     @property
     def logprob(self) -> float:
-        """Natural logarithm of the text's probability: the sum over its tokens, in nats."""
+        """Natural log probability of the text: the sum over its tokens, in nats."""
         return math.fsum(token.logprob for token in self.tokens if token.logprob is not None)
 
     @property
     def perplexity(self) -> float:
-        """Among how many equally probable tokens the model might as well have chosen: exp(-logprob / num_scored)."""
+        """Perplexity per token: exp(-logprob / num_scored)."""
         return math.exp(-self.logprob / self.num_scored) if self.num_scored else math.nan
 
     @property
     def bits_per_character(self) -> float:
-        """-logprob / ln 2 over the characters of the scored tokens: comparable between units of text."""
+        """-logprob / ln 2 per character of the scored tokens; comparable between tokenizers."""
         ends = [token.offset for token in self.tokens[1:]] + [len(self.text)]
         scored = [end - token.offset for token, end in zip(self.tokens, ends) if token.logprob is not None]
         return -self.logprob / math.log(2) / sum(scored) if any(scored) else math.nan
 
     def __repr__(self) -> str:
-        """Show what one looks for first; a long text is cut."""
+        """Show the metrics; truncate a long text."""
         return (
             f"Score({shortened(self.text)!r}, tokens={len(self.tokens)}, logprob={self.logprob:.4g}, "
             f"perplexity={self.perplexity:.4g}, bits_per_character={self.bits_per_character:.4g})"
@@ -80,11 +81,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text in tokens; `len()` is their number.
+    """A tokenized text; `len()` is the number of tokens.
 
     Attributes:
-        ids: list of int. What `prompt` and `detokenize` take.
-        texts: list of str. What each adds to the text, or its name if it adds nothing.
+        ids: list of int. Token ids, as `prompt` and `detokenize` accept them.
+        texts: list of str. Text of each token, or its name if it has no text.
     """
 
     ids: list[int]
@@ -92,7 +93,7 @@ class Tokens:
 
     @classmethod
     def from_response(cls, raw: dict[str, Any]) -> Tokens:
-        """Read an answer of `/tokenize`.
+        """Parse a response of `/tokenize`.
 
         Raises:
             UnexpectedResponse: a field is missing or of another type.
@@ -100,18 +101,18 @@ class Tokens:
         return cls(required(raw, "tokens", list), required(raw, "token_strs", list))
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of tokens."""
         return len(self.ids)
 
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A token, and how near its vector is to another one's.
+    """A nearest neighbor of a token in the embedding matrix.
 
     Attributes:
-        token: str. Its text, or its name if it has none.
+        token: str. The token's text, or its name if it has no text.
         token_id: int.
-        cosine: float. Of the angle between the two, from -1 to 1.
+        cosine: float. Cosine similarity of the two vectors, from -1 to 1.
     """
 
     token: str
@@ -121,13 +122,14 @@ class Neighbor:
 
 @dataclass(frozen=True, repr=False)
 class EmbeddingMap:
-    """Tokens in the plane in which their vectors differ most; lists have an entry for each.
+    """Embedding vectors projected onto two principal components. All lists but `explained` have one entry per token.
 
     Attributes:
         tokens: list of str.
         token_ids: list of int.
-        x: list of float. And `y`.
-        explained: list of float. Which share of all differences each axis shows.
+        x: list of float. First principal component.
+        y: list of float. Second principal component.
+        explained: list of float. Share of the variance that each of the two components explains.
     """
 
     tokens: list[str]
@@ -137,12 +139,12 @@ class EmbeddingMap:
     explained: list[float]
 
     def __repr__(self) -> str:
-        """Show how much there is."""
+        """Show the number of tokens and the explained variance."""
         return f"EmbeddingMap({len(self.tokens)} tokens, explained={self.explained})"
 
 
 def scored_tokens(logprobs: dict[str, list[Any]]) -> tuple[ScoredToken, ...]:
-    """Turn the API's parallel lists into one token after another.
+    """Convert the API's parallel lists to tokens.
 
     Raises:
         UnexpectedResponse: a list is missing.

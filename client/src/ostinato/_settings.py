@@ -1,4 +1,4 @@
-"""A client's settings, checked and frozen. The one module that reads the environment."""
+"""The client's settings, validated and frozen. The only module that reads the environment."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = (5.0, 300.0)  # a long text without streaming takes minutes on a CPU
 
-LONGEST_S = 1_000_000  # more, and a socket overflows
+LONGEST_S = 1_000_000  # larger timeouts overflow in the socket
 
 TimeoutSeconds = Union[float, tuple[Optional[float], Optional[float]], None]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the server is and how to treat it.
+    """Settings of a client.
 
     Attributes:
-        base_url: str. With its scheme, without a trailing slash and without `/v1`.
-        shown_url: str. The same without a name and a password, for messages.
+        base_url: str. With scheme, without trailing slash and without `/v1`.
+        shown_url: str. The same without user name and password, for messages.
         api_key: str or None.
-        timeout: seconds to connect, and between two bytes of an answer. None waits for ever.
-        max_retries: int. How often a request is sent again.
+        timeout: Connect timeout and read timeout in seconds. None disables a timeout.
+        max_retries: int. Maximum number of retries per request.
     """
 
     base_url: str
@@ -46,10 +46,10 @@ def resolve(
     max_retries: int,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Fill in what was not passed from the environment, and check it.
+    """Complete the arguments from the environment and validate them.
 
     Raises:
-        InvalidArgument: a value can't be used.
+        InvalidArgument: a value is invalid.
     """
     if not isinstance(max_retries, int) or max_retries < 0:
         raise InvalidArgument(f"max_retries is {max_retries!r}: pass 0 or more")
@@ -65,14 +65,14 @@ def resolve(
     )
 
 
-def _timeout(given: TimeoutSeconds) -> tuple[float | None, float | None]:
-    pair = given if isinstance(given, tuple) else (given, given)
-    numbers = all(
+def _timeout(timeout: TimeoutSeconds) -> tuple[float | None, float | None]:
+    pair = timeout if isinstance(timeout, tuple) else (timeout, timeout)
+    is_valid = all(
         seconds is None or (isinstance(seconds, (int, float)) and 0 < seconds <= LONGEST_S) for seconds in pair
     )
-    if len(pair) != 2 or not numbers:
+    if len(pair) != 2 or not is_valid:
         raise InvalidArgument(
-            f"timeout is {given!r}: pass seconds above 0 and at most {LONGEST_S:,}, a pair of them (to connect, to "
+            f"timeout is {timeout!r}: pass seconds above 0 and at most {LONGEST_S:,}, a pair of them (to connect, to "
             "read), or None to wait for ever"
         )
     return pair
@@ -92,7 +92,7 @@ def _base_url(url: str) -> str:
 def _api_key(key: str) -> str:
     if not isinstance(key, str):
         raise InvalidArgument(f"api_key is of type {type(key).__name__}: pass a str")
-    key = key.strip()  # a key out of a file ends with a newline
+    key = key.strip()  # a key read from a file ends with a newline
     if not (key.isascii() and key.isprintable()):
         raise InvalidArgument("api_key has characters that an HTTP header can't carry: use printable ASCII")
     return key

@@ -1,4 +1,4 @@
-"""Server-sent events: bytes in any split → the data of events. It does no IO and knows nothing of what the data mean.
+"""Server-sent events decoder. Knows the wire format. Does no IO and does not know what the data mean.
 
 Format: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
@@ -15,27 +15,26 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 def decode(chunks: Iterable[bytes]) -> Iterator[str]:
-    """Yield the data of every event as soon as its last byte is there; an event without its blank line is dropped."""
+    """Yield the data of each event as soon as its last byte arrives; drop a last event without its blank line."""
     decoder = Decoder()
     for chunk in chunks:
         yield from decoder.feed(chunk)
 
 
 class Decoder:
-    """Turns chunks of a stream into the data of its events, wherever the chunks were cut.
+    """An incremental decoder: accepts chunks split at any byte.
 
-    Fields other than `data` are read over, comments too. Bytes that are not UTF-8 become U+FFFD.
+    Ignores comments and fields other than `data`. Bytes that are not UTF-8 become U+FFFD.
     """
 
     def __init__(self) -> None:
-        """Start before the first byte of a stream."""
-        self._line: list[bytes] = []  # pieces of the unfinished line, joined once: a long line costs linear time
+        self._line: list[bytes] = []  # parts of the unfinished line, joined once: a long line costs linear time
         self._data: list[str] = []
-        self._after_cr = False  # a line has ended with \r: if \n comes next, it is the same line end
+        self._after_cr = False  # the last byte was \r: a following \n belongs to the same line end
         self._encoding = "utf-8-sig"  # the stream, not a line, may start with a byte order mark
 
     def feed(self, chunk: bytes) -> Iterator[str]:
-        """Take the next bytes, and yield the data of each event that they complete."""
+        """Decode the next bytes and yield the data of each event that they complete."""
         if not chunk:
             return
         if self._after_cr:
@@ -44,10 +43,10 @@ class Decoder:
         *ends_of_lines, rest = _LINE_END.split(chunk)
         for end in ends_of_lines:
             self._line.append(end)
-            yield from self._take_line()
+            yield from self._process_line()
         self._line.append(rest)
 
-    def _take_line(self) -> Iterator[str]:
+    def _process_line(self) -> Iterator[str]:
         line = b"".join(self._line).decode(self._encoding, errors="replace")
         self._line.clear()
         self._encoding = "utf-8"

@@ -1,4 +1,4 @@
-"""A generation while it happens. It knows events and what they mean; bytes and sockets are the body's."""
+"""A generation as a stream. Knows events and their meaning. Does not know bytes or sockets."""
 
 from __future__ import annotations
 
@@ -26,52 +26,53 @@ DONE = "[DONE]"
 
 
 class Stream:
-    """The text of a generation, piece by piece, as the server sends it.
+    """The text of a generation, streamed as the server generates it.
 
-    Iterating gives the first choice's text as `str` pieces that are never empty; `events()` gives every choice's. If
-    `prepend` was asked for, pieces of a text that leads up to a suffix go before those so far.
-    It closes itself at its end, on an error, when a `with` block is left, and when nothing refers to it any more. One
-    thread reads it; any thread may close it.
+    Iteration yields the text deltas of the first choice as non-empty `str`; `events()` yields those of all choices.
+    With `prepend`, each delta of a backward model goes before the earlier ones.
+
+    The stream closes itself at its end, on an error, at the end of a `with` block, and when it is garbage-collected.
+    One thread reads it; any thread may close it.
 
     Raises, while it is read:
-        APIError: the server failed after it had begun; what came before has been delivered.
-        StreamInterrupted: the connection was lost or fell silent before the end.
-        UnexpectedResponse: an event has another shape.
+        APIError: the server failed after the stream had begun; earlier text was delivered.
+        StreamInterrupted: the connection was lost, or the read timeout expired.
+        UnexpectedResponse: an event has an unknown shape.
 
-    Each of them has in `choices` what had come, and a state to go on with if the server gave one.
+    The error's `choices` contain the text so far, and a resume token if the server sent one.
     """
 
     def __init__(self, response: requests.Response, resumption: Resumption | None = None) -> None:
-        """Take over an answer that was opened with `stream=True`.
+        """Take ownership of a response that was opened with `stream=True`.
 
         Args:
-            response: With its events still to be read.
-            resumption: Goes on with a text whose stream broke off; None: that is an error.
+            response: Its events are still unread.
+            resumption: Resumes an interrupted stream; None: an interruption is an error.
         """
-        self._line = _Connection(Body(response), resumption)
-        self._so_far = Assembly()
-        # A function, not a method: a cycle would delay the closing.
-        self._pieces = _Pieces(_read(self._line, self._so_far, resumption))
+        self._connection = _Connection(Body(response), resumption)
+        self._assembly = Assembly()
+        # A function, not a method: a reference cycle would delay the close on garbage collection.
+        self._deltas = _Deltas(_read(self._connection, self._assembly, resumption))
 
     def __iter__(self) -> Iterator[str]:
-        """Return itself: a stream can be read once."""
+        """Return the stream itself: it can be read once."""
         return self
 
     def __next__(self) -> str:
-        """Return the next piece of the first choice's text."""
-        for piece in self._pieces:
-            if piece.index == 0 and piece.text:
-                return piece.text
+        """Return the next text delta of the first choice."""
+        for delta in self._deltas:
+            if delta.index == 0 and delta.text:
+                return delta.text
         raise StopIteration
 
     def events(self) -> Iterator[TextDelta]:
-        """Return an iterator over the pieces of all choices, in the order in which they arrive."""
-        return self._pieces
+        """Return an iterator over the text deltas of all choices, in order of arrival."""
+        return self._deltas
 
     @property
     def generation(self) -> Generation:
-        """What has come so far. After the end it is the whole, with its finish reasons and usage."""
-        return self._so_far.generation
+        """The generation so far. After the end it is complete, with finish reasons and usage."""
+        return self._assembly.generation
 
     @property
     def text(self) -> str:
@@ -80,38 +81,41 @@ class Stream:
 
     @property
     def num_resumed(self) -> int:
-        """How often it broke off and was gone on with."""
-        return self._line.num_resumed
+        """How often the stream was interrupted and resumed."""
+        return self._connection.num_resumed
 
     def _when_ended(self, call: Callable[[Generation], None]) -> None:
-        """Have a conversation told what has come, once no more comes, for whatever reason; not if it is never read."""
-        self._line.ended = call
+        """Call back with the generation when the stream has ended, for whatever reason; never if it is not read."""
+        self._connection.ended = call
 
     def close(self) -> None:
-        """Stop: the connection is closed, upon which the server frees the row. Safe to repeat, from any thread."""
-        self._line.close()
-        self._pieces.close()
+        """Cancel the generation: close the connection, upon which the server frees the slot.
+
+        Idempotent, callable from any thread.
+        """
+        self._connection.close()
+        self._deltas.close()
 
     def __enter__(self) -> Stream:
-        """Return itself."""
+        """Return the stream itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close it, whether it was read to its end or not."""
+        """Close the stream, whether it was read to its end or not."""
         self.close()
 
     def __repr__(self) -> str:
-        """Show what has come."""
+        """Show the generation so far."""
         return f"Stream({self.generation!r})"
 
 
-class _Pieces:
-    """A generator of pieces that one thread may close while another one reads: Python's own do not allow that."""
+class _Deltas:
+    """A generator of text deltas that one thread may close while another reads; plain generators do not allow that."""
 
-    def __init__(self, pieces: Generator[TextDelta, None, None]) -> None:
-        self._pieces = pieces
+    def __init__(self, deltas: Generator[TextDelta, None, None]) -> None:
+        self._deltas = deltas
         self._running = threading.RLock()
 
     def __iter__(self) -> Iterator[TextDelta]:
@@ -119,20 +123,20 @@ class _Pieces:
 
     def __next__(self) -> TextDelta:
         with self._running:
-            return next(self._pieces)
+            return next(self._deltas)
 
     def close(self) -> None:
-        """End it, or leave that to the thread that reads: it is about to see that nothing more comes."""
+        """Close the generator, or leave that to the reading thread, whose body has just been closed."""
         if self._running.acquire(blocking=False):
             try:
                 with suppress(ValueError):  # a generator that closes itself is running
-                    self._pieces.close()
+                    self._deltas.close()
             finally:
                 self._running.release()
 
 
 class _Connection:
-    """The body that a stream is read from now; it may be another one later, but for good only one end."""
+    """The body that a stream currently reads. A resumption replaces it; closing is final."""
 
     def __init__(self, body: Body, resumption: Resumption | None) -> None:
         self.body, self.num_resumed = body, 0
@@ -141,8 +145,8 @@ class _Connection:
         self.ended: Callable[[Generation], None] | None = None
         self._lock = threading.Lock()
 
-    def go_on(self, body: Body) -> None:
-        """Read from another body."""
+    def replace(self, body: Body) -> None:
+        """Read from another body from now on."""
         with self._lock:
             self.body, self.num_resumed = body, self.num_resumed + 1
             closed = self.closed
@@ -150,7 +154,7 @@ class _Connection:
             body.close()
 
     def close(self) -> None:
-        """End it."""
+        """Close the body and stop resumption."""
         with self._lock:
             self.closed, body = True, self.body
         if self._resumption is not None:
@@ -158,70 +162,74 @@ class _Connection:
         body.close()
 
 
-def _read(line: _Connection, so_far: Assembly, resumption: Resumption | None) -> Generator[TextDelta, None, None]:
-    """Yield the pieces of a stream, and of those that go on with it; close their bodies however that ends."""
-    mark, waited_s = so_far.mark, 0.0  # for the next piece that is new
+def _read(
+    connection: _Connection, assembly: Assembly, resumption: Resumption | None
+) -> Generator[TextDelta, None, None]:
+    """Yield the deltas of a stream and of its resumptions; close their bodies in any case."""
+    point, waited_s = assembly.resume_point, 0.0  # waited for new text
     try:
         while True:
             try:
-                for piece in _pieces(line.body, so_far):
-                    if piece.text or so_far.mark is not mark:
-                        mark, waited_s = so_far.mark, 0.0
-                    yield piece
+                for delta in _body_deltas(connection.body, assembly):
+                    if delta.text or assembly.resume_point is not point:
+                        point, waited_s = assembly.resume_point, 0.0
+                    yield delta
                 return
             except OstinatoError as error:
-                error.choices = so_far.generation.choices
+                error.choices = assembly.generation.choices
                 if resumption is None or not resumption.is_resumable(error):
                     raise
-                if so_far.generation.finish_reason is not None:
-                    return  # all but the last words had come
-                waited_s = _go_on(line, so_far, resumption, waited_s, error)
+                if assembly.generation.finish_reason is not None:
+                    return  # only the end of the stream is missing
+                waited_s = _resume(connection, assembly, resumption, waited_s, error)
     finally:
-        line.close()
-        if line.ended is not None:
-            line.ended(so_far.generation)
+        connection.close()
+        if connection.ended is not None:
+            connection.ended(assembly.generation)
 
 
-def _go_on(line: _Connection, so_far: Assembly, resumption: Resumption, waited_s: float, error: OstinatoError) -> float:
-    """Have the line go on with another body, unless it was closed, and return how long it was waited for something new.
+def _resume(
+    connection: _Connection, assembly: Assembly, resumption: Resumption, waited_s: float, error: OstinatoError
+) -> float:
+    """Continue the connection with a new body, unless it was closed; return the seconds waited without new text.
 
     Raises:
-        OstinatoError: that cannot be done; it has what has come.
+        OstinatoError: the stream could not be resumed; its `choices` contain the text so far.
     """
-    line.body.close()
+    connection.body.close()
     try:
-        response, waited_s = resumption.open_next(so_far, waited_s)
+        response, waited_s = resumption.open_next(assembly, waited_s)
     except OstinatoError as failed:
-        failed.choices = so_far.generation.choices
+        failed.choices = assembly.generation.choices
         raise failed from error
     if response is not None:
-        line.go_on(Body(response))
-    elif not line.closed:
+        connection.replace(Body(response))
+    elif not connection.closed:
         raise error
     return waited_s
 
 
-def _pieces(body: Body, so_far: Assembly) -> Iterator[TextDelta]:
-    """Yield the pieces that a body brings, to its end."""
+def _body_deltas(body: Body, assembly: Assembly) -> Iterator[TextDelta]:
+    """Yield the text deltas of a body, to its end."""
     for data in decode(body):
         if body.closed:
             return
         if data == DONE:
             body.finish()
             return
-        chunk = _chunk(data)
+        chunk = _parse_chunk(data)
         error = chunk.get("error")
-        # An error brings what it cut off.
+        # An error event may contain the last choices.
         if not error or chunk.get("choices"):
-            yield from so_far.add({name: value for name, value in chunk.items() if name != "error"})
+            yield from assembly.add({name: value for name, value in chunk.items() if name != "error"})
         if error:
             raise stream_error(error, body.headers)
     if not body.closed:
-        _interrupt(body, so_far.generation.text)
+        _raise_interrupted(body, assembly.generation.text)
 
 
-def _chunk(data: str) -> dict[str, Any]:
-    """Read an event's data."""
+def _parse_chunk(data: str) -> dict[str, Any]:
+    """Parse an event's data as a JSON object."""
     try:
         chunk = json.loads(data)
     except ValueError:
@@ -231,7 +239,7 @@ def _chunk(data: str) -> dict[str, Any]:
     return chunk
 
 
-def _interrupt(body: Body, text: str) -> NoReturn:
+def _raise_interrupted(body: Body, text: str) -> NoReturn:
     if body.failure is None:
         why = "it ended without [DONE]"
     elif is_read_timeout(body.failure):

@@ -1,4 +1,4 @@
-"""Requests on their way: sessions, headers, attempts. It knows HTTP, and not what is asked or answered."""
+"""HTTP transport: sessions, headers, retries. Knows HTTP. Does not know the API's fields."""
 
 from __future__ import annotations
 
@@ -30,23 +30,22 @@ _FIRST_REFUSAL = 300  # redirects too: requests would turn a redirected POST int
 
 
 class Transport:
-    """Sends requests to one server, again if that may help. Any number of threads may share it.
+    """An HTTP client of one server, with retries. Thread-safe.
 
-    Each thread gets a requests.Session of its own, since those are not made to be shared. A session that was passed in
-    serves all threads, and stays open: it belongs to the caller.
+    Each thread has its own requests.Session, because sessions are not thread-safe. A session passed by the caller is
+    used by all threads and stays open, because the caller owns it.
 
     Attributes:
-        closed: Set when it is closed; a wait before another attempt ends with it.
+        closed: Set by `close`; interrupts the wait before a retry.
     """
 
     def __init__(self, settings: Settings, session: requests.Session | None = None) -> None:
-        """Keep the settings; nothing is sent."""
         self._settings = settings
         self._auth = _Bearer(settings.api_key) if settings.api_key else None
-        self._given_session = session
+        self._caller_session = session
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()  # those of ended threads drop out
+        self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()  # sessions of ended threads drop out
         self.closed = LinkedEvent()
 
     def get(self, path: str) -> dict[str, Any]:
@@ -54,25 +53,25 @@ class Transport:
         return json_object(self._send("GET", path, {"Accept": "application/json"}))
 
     def post(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> dict[str, Any]:
-        """Send a JSON object, and return the one that answers it; once `stopped` is set it is not sent again."""
+        """Send a JSON object and return the JSON object in the response; setting `stopped` ends retries."""
         headers = {"Accept": "application/json", **_JSON}
-        return json_object(self._send("POST", path, headers, stopped, data=_packed(body)))
+        return json_object(self._send("POST", path, headers, stopped, data=_encoded(body)))
 
     def open_stream(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> requests.Response:
-        """Send a JSON object, and return the answer with its events still to be read. The caller closes it.
+        """Send a JSON object and return the response with its events unread. The caller closes it.
 
-        Once `stopped` is set the request is not sent again.
+        Setting `stopped` ends retries.
         """
-        # Compressed, events would sit in a buffer until a block is full.
+        # With compression, events would be buffered until a block is full.
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", **_JSON}
-        response = self._send("POST", path, headers, stopped, data=_packed(body), stream=True)
+        response = self._send("POST", path, headers, stopped, data=_encoded(body), stream=True)
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             return response
         response.close()
         raise unexpected(response, "a stream of events")
 
     def close(self) -> None:
-        """Close the sessions of all threads. A stream that is open stays so until it is closed itself."""
+        """Close the sessions of all threads. Open streams stay open."""
         self.closed.set()
         with self._lock:
             sessions = list(self._sessions)
@@ -80,33 +79,33 @@ class Transport:
             session.close()
 
     def _send(
-        self, method: str, path: str, headers: dict[str, str], stopped: LinkedEvent | None = None, **how: Any
+        self, method: str, path: str, headers: dict[str, str], stopped: LinkedEvent | None = None, **kwargs: Any
     ) -> requests.Response:
-        """Send a request until it succeeds, is refused for good, or has been sent `max_retries` times more."""
+        """Send a request until it succeeds, the error is not retryable, or `max_retries` is reached."""
         attempt, stopped = 0, stopped or self.closed
         while True:
             try:
-                return self._attempt(method, path, headers, **how)
+                return self._attempt(method, path, headers, **kwargs)
             except (ConnectionFailed, APIError) as error:
                 asked_s = error.retry_after_s if isinstance(error, APIError) else None
                 pause_s = wait_s(attempt, asked_s, random.random())
-                hopeless = isinstance(error, APIError) and not error.retryable
-                if hopeless or pause_s is None or attempt >= self._settings.max_retries:
+                is_final = isinstance(error, APIError) and not error.retryable
+                if is_final or pause_s is None or attempt >= self._settings.max_retries:
                     raise
                 if stopped.wait(pause_s):
                     self._require_open()
                     raise
             attempt += 1
 
-    def _attempt(self, method: str, path: str, headers: dict[str, str], **how: Any) -> requests.Response:
+    def _attempt(self, method: str, path: str, headers: dict[str, str], **kwargs: Any) -> requests.Response:
         timeout, url = self._settings.timeout, self._settings.base_url + path
         try:
             response = self._session().request(
-                method, url, headers=headers, auth=self._auth, timeout=timeout, allow_redirects=False, **how
+                method, url, headers=headers, auth=self._auth, timeout=timeout, allow_redirects=False, **kwargs
             )
             if response.status_code >= _FIRST_REFUSAL:
-                _ = response.content  # read where a lost connection is caught
-        except (requests.RequestException, HTTPError) as error:  # requests lets some of urllib3's through
+                _ = response.content  # read here, where a lost connection is caught
+        except (requests.RequestException, HTTPError) as error:  # requests does not wrap all of urllib3's errors
             raise failure(error, self._settings.shown_url + path, self._settings) from error
         if response.status_code >= _FIRST_REFUSAL:
             raise refusal(response)
@@ -114,9 +113,9 @@ class Transport:
 
     def _session(self) -> requests.Session:
         self._require_open()
-        if self._given_session is not None:
-            return self._given_session
-        # A process that was forked has its parent's connections: on those each would get answers to the other.
+        if self._caller_session is not None:
+            return self._caller_session
+        # A forked process inherits its parent's connections: on a shared one, each would get the other's responses.
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None or self._local.pid != os.getpid():
             session, self._local.pid = requests.Session(), os.getpid()
@@ -131,20 +130,20 @@ class Transport:
             raise ClientClosed("this Client is closed: make a new one")
 
 
-def _packed(body: dict[str, Any]) -> bytes:
-    """Write JSON, in UTF-8.
+def _encoded(body: dict[str, Any]) -> bytes:
+    """Encode a JSON object as UTF-8.
 
     Raises:
-        InvalidArgument: a value has no JSON, or no UTF-8.
+        InvalidArgument: a value is not JSON-serializable, or not encodable as UTF-8.
     """
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         for name, value in body.items():
-            found = _SURROGATE.search(json.dumps(value, ensure_ascii=False))
-            if found:
+            surrogate = _SURROGATE.search(json.dumps(value, ensure_ascii=False))
+            if surrogate:
                 raise InvalidArgument(
-                    f"{name} has a lone surrogate, {found.group()!a}, which no UTF-8 has: read the text with the "
+                    f"{name} has a lone surrogate, {surrogate.group()!a}, which no UTF-8 has: read the text with the "
                     "encoding that it is in"
                 ) from None
         raise
@@ -153,7 +152,7 @@ def _packed(body: dict[str, Any]) -> bytes:
 
 
 class _Bearer(AuthBase):
-    """Puts the key into a request. As a plain header it would lose against an entry in ~/.netrc."""
+    """Bearer authentication. An entry in ~/.netrc would override a plain Authorization header."""
 
     def __init__(self, api_key: str) -> None:
         self._header = f"Bearer {api_key}"

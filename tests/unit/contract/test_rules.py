@@ -32,7 +32,7 @@ def test_a_text_from_a_words_place_on_has_that_word_and_the_rest(rules, text):
     """So the place is where the word begins, also where lower case or a separator is longer than what it stands for."""
     # Its lower case depends on what stands before it.
     text = text.replace("Σ", "S")
-    words, places = rules.words(text), rules.places(text)
+    words, places = rules.words(text), rules.offsets(text)
     assert len(places) == len(words)
     for number, place in enumerate(places):
         assert rules.words(text[place:]) == words[number:]
@@ -51,7 +51,7 @@ def test_a_text_from_a_words_place_on_has_that_word_and_the_rest(rules, text):
 )
 def test_places_are_those_of_the_text_as_it_is_given(rules, text, places):
     """Counted in its own characters."""
-    assert rules.places(text) == places
+    assert rules.offsets(text) == places
 
 
 @settings(deadline=None, max_examples=300)

@@ -1,4 +1,4 @@
-"""The command line `ostinato`. It uses the SDK; nothing of the SDK imports it, and it alone needs click and rich."""
+"""The command line `ostinato`. It imports the SDK, never the reverse; only the command line needs click and rich."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ WRONG_USAGE = 2
 
 
 def main() -> None:
-    """Run the program, and leave with its exit code."""
+    """Run the program and exit with its exit code."""
     try:
-        from ostinato._cli.program import program  # noqa: PLC0415 - so that its absence is one line
+        from ostinato._cli.program import program  # noqa: PLC0415 - so that a missing package is a one-line error
     except ModuleNotFoundError as error:
         if error.name not in NEEDED:
             raise

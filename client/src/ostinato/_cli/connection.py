@@ -1,4 +1,4 @@
-"""Which server, with which key: options that may stand before a command's name or behind it."""
+"""Options for server and API key, valid before or after a command's name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 CONNECT_S, READ_S = DEFAULT_TIMEOUT
 RETRIES = 2
-LONGEST_S = 1e6  # more, and a socket overflows
+LONGEST_S = 1e6  # larger timeouts overflow in the socket
 
 ENVIRONMENT = """\
 \b
@@ -27,16 +27,16 @@ Environment:
   NO_COLOR           no colours"""
 
 
-def _seconds(given: str) -> float:
-    """Read a time that can be waited for."""
-    seconds = float(given)
+def _seconds(value: str) -> float:
+    """Parse a timeout."""
+    seconds = float(value)
     if not 0 < seconds <= LONGEST_S:
-        raise click.BadParameter(f"{given} is not above 0 and at most {LONGEST_S:,.0f}")
+        raise click.BadParameter(f"{value} is not above 0 and at most {LONGEST_S:,.0f}")
     return seconds
 
 
 def server_options(command: Decorated) -> Decorated:
-    """Add the options of the server; what a command's own say goes before what the program's say."""
+    """Add the server options; those after a command's name override those before it."""
     for option in reversed(
         (
             _option("--base-url", metavar="URL", help=f"Server.  [default: OSTINATO_BASE_URL, or {DEFAULT_BASE_URL}]"),
@@ -72,46 +72,46 @@ model_option = click.option(
 
 
 def connect() -> Client:
-    """Make the client that the options ask for.
+    """Create the client from the options.
 
     Raises:
-        Failure: the file of the key cannot be read.
-        InvalidArgument: a value that no request could be sent with.
+        Failure: the API key file cannot be read.
+        InvalidArgument: an option's value is invalid.
     """
-    given = _given(click.get_current_context())
-    read_s = given.get("timeout", READ_S)
+    options = _stored_options(click.get_current_context())
+    read_s = options.get("timeout", READ_S)
     return Client(
-        given.get("base_url"),
-        api_key=_key(given["api_key_file"]) if "api_key_file" in given else None,
+        options.get("base_url"),
+        api_key=_read_key(options["api_key_file"]) if "api_key_file" in options else None,
         timeout=(min(CONNECT_S, read_s), read_s),
-        max_retries=given.get("retries", RETRIES),
+        max_retries=options.get("retries", RETRIES),
     )
 
 
 def reading(client: Client, model: str | None) -> tuple[str | None, bool]:
-    """Return the name of the model that is asked, and whether it reads backwards, in one request."""
+    """Return the model's name and whether it is a backward model, with one request."""
     models = client.models()
     if model is None:
         return (models[0].id, models[0].direction == "backward") if models else (None, False)
     root = model.replace("@", ":").partition(":")[0]
-    return model, any(known.id == root and known.direction == "backward" for known in models)
+    return model, any(listed.id == root and listed.direction == "backward" for listed in models)
 
 
-def _option(*names: str, **how: Any) -> Callable[[Decorated], Decorated]:
-    return click.option(*names, expose_value=False, callback=_keep, **how)
+def _option(*names: str, **kwargs: Any) -> Callable[[Decorated], Decorated]:
+    return click.option(*names, expose_value=False, callback=_store, **kwargs)
 
 
-def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+def _store(context: click.Context, option: click.Parameter, value: Any) -> None:
     if value is not None:
-        _given(context)[str(option.name)] = value
+        _stored_options(context)[str(option.name)] = value
 
 
-def _given(context: click.Context) -> dict[str, Any]:
-    given: dict[str, Any] = context.find_root().ensure_object(dict)
-    return given
+def _stored_options(context: click.Context) -> dict[str, Any]:
+    options: dict[str, Any] = context.find_root().ensure_object(dict)
+    return options
 
 
-def _key(path: Path) -> str:
+def _read_key(path: Path) -> str:
     try:
         key = path.read_text(encoding="utf-8").strip()
     except OSError as error:

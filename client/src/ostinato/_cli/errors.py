@@ -1,4 +1,4 @@
-"""What went wrong, as an exit code and one line that says what to do. It writes nothing itself."""
+"""Maps errors to exit codes and one-line messages with advice. Writes nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ostinato
 from ostinato._cli import WRONG_USAGE
 
 SERVER_FAILED, NO_SERVER = 1, 3
-INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 and the number of the signal, as a shell would say
+INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + signal number, as in shells
 
 EXIT_CODES = """\
 \b
@@ -20,7 +20,7 @@ Exit codes:
   130  stopped by Ctrl-C
   141  whoever read the output is gone; nothing is said"""
 
-# Where the SDK's advice names what only a program in Python can do.
+# Replaces advice of the SDK that applies to Python programs only.
 _ADVICE: dict[type[ostinato.OstinatoError], str] = {
     ostinato.ModelNotFound: "`ostinato models` lists those there are",
     ostinato.NotFound: "check --base-url",
@@ -40,44 +40,44 @@ _NAMES = {
 
 
 class Failure(click.ClickException):
-    """Something is wrong with what was given; the message says what, and what to do."""
+    """A usage error, or a file that cannot be read or written; the message ends with advice."""
 
     exit_code = WRONG_USAGE
 
 
 def exit_code(error: ostinato.OstinatoError) -> int:
-    """Tell whose fault it is."""
+    """Return the exit code for an error of the SDK."""
     if isinstance(error, ostinato.InvalidArgument):
         return WRONG_USAGE
     return SERVER_FAILED if isinstance(error, ostinato.APIError) else NO_SERVER
 
 
 def line(error: Exception) -> str:
-    """Return what is said about an error, on one line."""
+    """Return the message for an error, on one line."""
     if isinstance(error, ostinato.APIError):
-        said = _with_advice(error)
+        message = _with_advice(error)
     elif isinstance(error, ostinato.OstinatoError):
-        said = str(error)
+        message = str(error)
         for name, option in _NAMES.items():
-            said = said.replace(name, option)
+            message = message.replace(name, option)
     elif isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "ostinato"
-        said = f"{error.format_message().rstrip('.')}: see `{path} --help`"
+        message = f"{error.format_message().rstrip('.')}: see `{path} --help`"
     elif isinstance(error, click.ClickException):
-        said = error.format_message()
+        message = error.format_message()
     else:
-        said = str(error)
-    return "error: " + " ".join(said.split())
+        message = str(error)
+    return "error: " + " ".join(message.split())
 
 
 def reason(error: OSError) -> str:
-    """Return what the system says, without number and path."""
+    """Return the system's message, without errno and path."""
     return error.strerror or type(error).__name__
 
 
 def _with_advice(error: ostinato.APIError) -> str:
-    said = str(error)
+    message = str(error)
     for kind in type(error).__mro__:
-        if kind in _ADVICE and said.endswith(error.advice):
-            return said[: -len(error.advice)] + _ADVICE[kind]
-    return said
+        if kind in _ADVICE and message.endswith(error.advice):
+            return message[: -len(error.advice)] + _ADVICE[kind]
+    return message

@@ -1,4 +1,4 @@
-"""Texts that are given to a command: as an argument, in a file, or on standard input. Nothing is stripped from them."""
+"""Text inputs of commands: an argument, a file, or standard input. Strips nothing."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ STDIN = "-"
 
 
 def is_piped() -> bool:
-    """Whether standard input comes from a program or a file, and not from a keyboard."""
+    """Return whether standard input is a pipe or a file, not a terminal."""
     return not sys.stdin.isatty()
 
 
 def text_or_stdin(text: str | None, what: str, *, may_be_empty: bool = False) -> str:
-    """Return the text, or what is piped in where it is `-` or not given.
+    """Return the text, or standard input if it is `-` or None.
 
     Args:
-        text: The argument.
-        what: Its name, for messages.
-        may_be_empty: Whether nothing at all is something, too.
+        text: The command's argument.
+        what: Name of the argument, for messages.
+        may_be_empty: Whether to accept an empty or missing text.
 
     Raises:
-        click.UsageError: there is none.
-        Failure: it is empty, or not UTF-8.
+        click.UsageError: there is no text.
+        Failure: the text is empty or not UTF-8.
     """
     if text is not None and text != STDIN:
         return from_argument(text, what)
@@ -35,17 +35,17 @@ def text_or_stdin(text: str | None, what: str, *, may_be_empty: bool = False) ->
         if may_be_empty:
             return ""
         raise click.UsageError(f"no {what}: pass it in quotes, or pipe it in")
-    read = from_bytes(sys.stdin.buffer.read(), "standard input")
-    if not read and not may_be_empty:
+    content = from_bytes(sys.stdin.buffer.read(), "standard input")
+    if not content and not may_be_empty:
         raise Failure(f'standard input is empty: pipe in a {what}, or pass "" for none')
-    return read
+    return content
 
 
 def from_argument(text: str, what: str) -> str:
-    """Return an argument, whose bytes may be no text.
+    """Return an argument after checking its encoding.
 
     Raises:
-        Failure: it is not UTF-8.
+        Failure: the argument is not UTF-8.
     """
     try:
         text.encode()
@@ -57,10 +57,10 @@ def from_argument(text: str, what: str) -> str:
 
 
 def from_file(path: Path) -> str:
-    """Return a file's text.
+    """Return the text of a file.
 
     Raises:
-        Failure: it can't be read, or is not UTF-8.
+        Failure: the file cannot be read or is not UTF-8.
     """
     try:
         return from_bytes(path.read_bytes(), str(path))
@@ -69,15 +69,15 @@ def from_file(path: Path) -> str:
 
 
 def from_bytes(content: bytes, where: str, before: int = 0) -> str:
-    """Decode bytes.
+    """Decode UTF-8.
 
     Args:
         content: The bytes.
-        where: Where they are from, for the message.
-        before: How many bytes went before them.
+        where: Name of their source, for the message.
+        before: Number of bytes before them, for the offset in the message.
 
     Raises:
-        Failure: they are not UTF-8.
+        Failure: the bytes are not UTF-8.
     """
     try:
         return content.decode("utf-8")

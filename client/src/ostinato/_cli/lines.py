@@ -1,4 +1,4 @@
-"""The lines of a session: from a keyboard, with history, or piped in. It knows no commands."""
+"""Input lines of a session: from a terminal, with history, or piped in. Does not know the session's commands."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ostinato._cli.inputs import from_bytes
 
 
 def typed(prompt: Callable[[], str], interrupted: Callable[[], None]) -> Iterator[str]:
-    """Yield lines from the keyboard until Ctrl-D.
+    """Yield lines from the terminal until Ctrl-D.
 
     Args:
-        prompt: Returns what to show before a line.
-        interrupted: Called when Ctrl-C takes a line back.
+        prompt: Returns the prompt of a line.
+        interrupted: Called when Ctrl-C discards a line.
     """
     with suppress(ImportError):
-        import readline  # noqa: F401, PLC0415 - input() has arrows and history once it is there
+        import readline  # noqa: F401, PLC0415 - gives input() line editing and history
     while True:
         try:
             yield input(prompt()) if sys.stdout.isatty() else _without_terminal(prompt())
@@ -32,10 +32,10 @@ def typed(prompt: Callable[[], str], interrupted: Callable[[], None]) -> Iterato
 
 
 def piped() -> Iterator[str]:
-    """Yield the lines of standard input, without their ends.
+    """Yield the lines of standard input, without line ends.
 
     Raises:
-        Failure: they are not UTF-8.
+        Failure: a line is not UTF-8.
     """
     before = 0
     for line in sys.stdin.buffer:
@@ -44,7 +44,7 @@ def piped() -> Iterator[str]:
 
 
 def _without_terminal(prompt: str) -> str:
-    """Read a line where standard output is a file: input() would write the prompt into it."""
+    """Read a line when standard output is a file: input() would write the prompt into that file."""
     sys.stderr.write(prompt)
     sys.stderr.flush()
     line = sys.stdin.readline()

@@ -1,4 +1,4 @@
-"""Load on a server, and how it bears it: many streams at once, their times. It shows nothing."""
+"""A load generator: concurrent streams and their latencies. Shows nothing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """How one stream went.
+    """Timings of one streamed request.
 
     Attributes:
-        num_tokens: int. Tokens that it brought.
-        first_s: float. Seconds from the request to the first text.
-        gaps_s: tuple of float. Seconds between each piece of text and the next.
+        num_tokens: int. Completion tokens.
+        first_s: float. Seconds from the request to the first text delta (TTFT).
+        gaps_s: tuple of float. Seconds between consecutive text deltas.
     """
 
     num_tokens: int
@@ -32,30 +32,30 @@ class Request:
 
 @dataclass(frozen=True)
 class Round:
-    """So many requests, some at a time, and the seconds that all took."""
+    """One round of a benchmark: its requests and its total duration in seconds."""
 
     seconds: float
     requests: tuple[Request, ...]
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens of all requests over the time of all."""
+        """Throughput: tokens of all requests per second of the round."""
         return sum(request.num_tokens for request in self.requests) / self.seconds
 
     @property
     def firsts_s(self) -> list[float]:
-        """Seconds to the first text."""
+        """Seconds to the first text delta, per request."""
         return [request.first_s for request in self.requests]
 
     @property
     def gaps_s(self) -> list[float]:
-        """Seconds between pieces of text."""
+        """Seconds between consecutive text deltas, over all requests."""
         return [gap for request in self.requests for gap in request.gaps_s]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of several rounds: their median and their range."""
+    """A metric over several rounds: median and range."""
 
     median: float
     low: float
@@ -63,25 +63,25 @@ class Figure:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Figure:
-        """Sum values up; those that are nan, as nothing was measured, don't count."""
-        known = [value for value in values if not math.isnan(value)]
-        return cls(median(known), min(known), max(known)) if known else cls(math.nan, math.nan, math.nan)
+        """Summarize values; ignores nan, which means that nothing was measured."""
+        measured = [value for value in values if not math.isnan(value)]
+        return cls(median(measured), min(measured), max(measured)) if measured else cls(math.nan, math.nan, math.nan)
 
 
 def run_round(
     client: Client, concurrency: int, num_requests: int, fields: dict[str, Any], done: Callable[[], None]
 ) -> Round:
-    """Send requests, so many at a time, and read their streams to the end.
+    """Send concurrent requests and read their streams to the end.
 
     Args:
-        client: Of the server.
-        concurrency: How many at a time.
-        num_requests: How many.
-        fields: Arguments of `Client.stream`; each request has another seed.
-        done: Called by several threads, after each request.
+        client: Sends the requests.
+        concurrency: Number of concurrent requests.
+        num_requests: Total number of requests.
+        fields: Arguments of `Client.stream`; each request has its own seed.
+        done: Called after each request, by several threads.
 
     Raises:
-        OstinatoError: one of them failed; no further ones are sent.
+        OstinatoError: a request failed; no more are sent.
     """
 
     def send(number: int) -> Request:
@@ -90,13 +90,13 @@ def run_round(
         return request
 
     began_at_s = monotonic()
-    made = in_order(send, range(num_requests), lambda: concurrency, show_progress=False, return_errors=False)
-    requests = tuple(request for request in made if isinstance(request, Request))
+    results = in_order(send, range(num_requests), lambda: concurrency, show_progress=False, return_errors=False)
+    requests = tuple(result for result in results if isinstance(result, Request))
     return Round(monotonic() - began_at_s, requests)
 
 
 def run_request(client: Client, fields: dict[str, Any], clock: Callable[[], float] = monotonic) -> Request:
-    """Send one request, and note when its pieces come."""
+    """Stream one request and record the arrival times of its text deltas."""
     began_at_s = clock()
     moments_s = []
     with client.stream(**fields) as stream:
@@ -111,6 +111,6 @@ def run_request(client: Client, fields: dict[str, Any], clock: Callable[[], floa
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that so large a share of them does not exceed; nan if there is none."""
+    """Return the smallest value that is not exceeded by this share of the values; nan if there are none."""
     in_order = sorted(values)
     return in_order[max(0, math.ceil(share * len(in_order)) - 1)] if in_order else math.nan

@@ -1,4 +1,4 @@
-"""The program `ostinato`: its commands, and how it ends."""
+"""The program `ostinato`: commands, error handling and exit codes."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ Tab completes commands and options after what `ostinato completion --help` says.
 
 
 class Program(click.Group):
-    """Commands whose every failure is one line on standard error and an exit code."""
+    """A command group that reports every failure as one line on standard error and an exit code."""
 
-    def main(self, *args: Any, **how: Any) -> NoReturn:
-        """Run a command and leave with its exit code."""
-        _open_what_is_closed()
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run a command and exit with its exit code."""
+        _open_missing_streams()
         try:
-            code = super().main(*args, **{**how, "standalone_mode": False})
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.ClickException as error:
             say(line(error))
             code = error.exit_code
@@ -57,53 +57,53 @@ class Program(click.Group):
         except OSError as error:  # such as a full disk behind standard output
             say(line(click.ClickException(f"cannot write: {error.strerror or error}")))
             code = WRONG_USAGE
-            _flush_into_nothing()
+            _discard_output()
         sys.exit(code or 0)
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        """Parse, or show who names no command what there is."""
-        if not args and not context.resilient_parsing:  # as a shell that asks what there is
+        """Parse the arguments; without a command, print the help and exit."""
+        if not args and not context.resilient_parsing:  # shell completion parses resiliently
             click.echo(context.get_help(), err=True)
             context.exit(WRONG_USAGE)
         return super().parse_args(context, args)
 
-    def make_context(self, *args: Any, **how: Any) -> click.Context:
-        """Parse; `--help` and `--version` write here already."""
-        with _quiet_without_reader():
-            return super().make_context(*args, **how)
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the arguments; `--help` and `--version` write their output here."""
+        with _silent_on_broken_pipe():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command of a context."""
-        with _quiet_without_reader():
+        with _silent_on_broken_pipe():
             super().invoke(context)
 
 
 @contextmanager
-def _quiet_without_reader() -> Iterator[None]:
-    """End without a word when nobody reads what is written."""
+def _silent_on_broken_pipe() -> Iterator[None]:
+    """Exit silently when the reader of standard output is gone."""
     try:
         yield
     except BrokenPipeError:
-        _flush_into_nothing()
+        _discard_output()
         raise click.exceptions.Exit(BROKEN_PIPE) from None
 
 
-def _flush_into_nothing() -> None:
-    """Have the interpreter, when it ends, write what it still holds nowhere."""
-    with suppress(OSError, ValueError):  # a stand-in of a test has no descriptor
+def _discard_output() -> None:
+    """Redirect standard output to the null device, so that the interpreter's flush at exit does not fail."""
+    with suppress(OSError, ValueError):  # a test's substitute has no file descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _open_what_is_closed() -> None:
-    """Give a program that was started without one of them, as daemons are, streams that lead nowhere."""
+def _open_missing_streams() -> None:
+    """Open the null device for standard streams that are closed, as a daemon's are."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as it runs
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open until the process ends
 
 
 @click.group(
     cls=Program,
-    no_args_is_help=False,  # from click 8.2 on it is an error of its own
+    no_args_is_help=False,  # click 8.2 and later raise a separate error for it
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )

@@ -1,4 +1,4 @@
-"""The API's fields of a text in the making, as options. Their bounds are the server's."""
+"""Sampling parameters of the API as command-line options. Leaves their limits to the server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-# Option, type, help.
+# option, type, help
 _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("--max-tokens", int, "The most tokens to write."),
     ("--temperature", float, "0 always takes the likeliest token."),
@@ -24,7 +24,7 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
 NAMES = (*(option[2:].replace("-", "_") for option, _, _ in _FIELDS), "stop", "ignore_eos")
 
 
-# Fields that commands say by themselves.
+# Fields that have an option of their own, so `--field` refuses them.
 _OWN = {
     *NAMES,
     "model",
@@ -41,7 +41,7 @@ _OWN = {
 
 
 def sampling_options(command: Decorated) -> Decorated:
-    """Add an option for each field; what is not given is None, and the server's default applies."""
+    """Add an option for each field; its default is None, which leaves the default to the server."""
     further = (
         click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times."),
         click.option("--ignore-eos", is_flag=True, default=None, help="Go on where the model would end the text."),
@@ -54,29 +54,29 @@ def sampling_options(command: Decorated) -> Decorated:
             help="Any other field of the API, such as logit_bias='{\"5\": -100}'.",
         ),
     )
-    named = [click.option(name, type=kind, metavar=_metavar(kind), help=told) for name, kind, told in _FIELDS]
+    named = [click.option(name, type=kind, metavar=_metavar(kind), help=text) for name, kind, text in _FIELDS]
     for option in reversed((*named, *further)):
         command = option(command)
     return command
 
 
 def given_fields(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that were given, by the API's names."""
+    """Return the fields that are set, by the API's names."""
     options = {**options, "stop": list(options["stop"]) or None}
     further = dict(options.pop("fields"))
     fields = {name: value for name, value in options.items() if value is not None}
     return {**fields, "extra_body": further} if further else fields
 
 
-def _field(given: str) -> tuple[str, Any]:
-    """Read a name and a JSON value, with `=` between them."""
-    name, _, written = given.partition("=")
+def _field(argument: str) -> tuple[str, Any]:
+    """Parse `NAME=JSON`."""
+    name, _, value = argument.partition("=")
     if not name or name in _OWN:
-        raise click.BadParameter(f"{given!r} has an option of its own" if name else f"{given!r} is not NAME=JSON")
+        raise click.BadParameter(f"{argument!r} has an option of its own" if name else f"{argument!r} is not NAME=JSON")
     try:
-        return name, json.loads(written)
+        return name, json.loads(value)
     except ValueError:
-        raise click.BadParameter(f"{given!r} is not NAME=JSON") from None
+        raise click.BadParameter(f"{argument!r} is not NAME=JSON") from None
 
 
 def _metavar(kind: type) -> str:

@@ -1,4 +1,4 @@
-"""What is shown and how: what a terminal must not run, whether there are colours, tables of any width."""
+"""Terminal output: escaping of control characters, colour support, tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console
 
-# What moves the cursor, changes colours, writes titles or reorders a line; a tab and a line's end are harmless.
+# Characters that move the cursor, change colours, write titles or reorder a line; tab and newline are harmless.
 _DANGEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _BREAKS = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 GAP = 2  # spaces between two columns
@@ -19,42 +19,42 @@ GAP = 2  # spaces between two columns
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave it to the program; rich would end with another exit code."""
+        """Raise the error, which the program handles; rich would exit with another exit code."""
         raise BrokenPipeError
 
 
 def visible(text: str) -> str:
-    """Return a text whose control characters are written out, as JSON would write them."""
-    return _DANGEROUS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    """Escape the control characters of a text as JSON does."""
+    return _DANGEROUS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def on_one_line(text: str) -> str:
-    """Return a text as a cell of a table shows it."""
+    """Escape control characters and line breaks, for a table cell."""
     return visible("".join(_BREAKS.get(character, character) for character in text))
 
 
 def console() -> Console:
-    """Return standard output as rich sees it. What is no terminal has no width."""
-    made = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    if not made.is_terminal:
-        made.width = sys.maxsize
-    return made
+    """Return a rich console for standard output, with unlimited width unless it is a terminal."""
+    screen = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if not screen.is_terminal:
+        screen.width = sys.maxsize
+    return screen
 
 
 def has_colours(screen: Console) -> bool:
-    """Whether shades can tell anything."""
+    """Return whether the console shows colours."""
     return screen.color_system is not None and not screen.no_color
 
 
 def say(line: str, *, dim: bool = False) -> None:
-    """Write a line for a person, to standard error."""
+    """Write a message for the user to standard error."""
     _Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(
         visible(line), style="dim" if dim else ""
     )
 
 
 def write_text(text: str) -> None:
-    """Write a text to standard output at once: as it is, or harmless where a terminal shows it."""
+    """Write a text to standard output and flush: unchanged, or with control characters escaped on a terminal."""
     if sys.stdout.isatty():
         sys.stdout.write(visible(text))
         sys.stdout.flush()
@@ -65,17 +65,17 @@ def write_text(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Write a JSON value on a line of its own."""
+    """Write a JSON value as one line."""
     write_text(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> None:
-    """Print rows in columns, or each as lines of its own where the columns don't fit.
+    """Print a table, or one record per row if the columns do not fit the terminal's width.
 
     Args:
-        headings: One for each column.
-        rows: Their cells.
-        numbers: The headings of columns whose cells stand at their right.
+        headings: Column headings.
+        rows: Cells of each row.
+        numbers: Headings of right-aligned columns.
     """
     screen = console()
     widths = [max(map(cell_len, column)) for column in zip(headings, *rows)]

@@ -1,4 +1,4 @@
-"""The commands of a session of writing: what each line that is typed does."""
+"""The commands of an interactive session: what each input line does."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ TEXT               add it as it is, with its blanks, and let the model go on;
 
 
 class Session:
-    """Takes one line after another."""
+    """An interactive session: executes input lines one by one."""
 
     def __init__(self, writing: Writing, *, patient: bool = False) -> None:
-        """Begin.
+        """Start a session.
 
         Args:
-            writing: The text.
-            patient: Whether a person sits there: the session goes on after a failure, and more is told.
+            writing: The text and its branches.
+            patient: Whether the input is interactive: the session continues after a failure, and shows more messages.
         """
         self._writing, self._patient = writing, patient
         self._commands: dict[str, Callable[[str], None]] = {
@@ -67,10 +67,10 @@ class Session:
         }
 
     def take(self, line: str) -> bool:
-        """Do what a line says; say whether the session goes on.
+        """Execute a line; return whether the session continues.
 
         Raises:
-            Failure, OstinatoError: it can't be done, and the session is not patient.
+            Failure, OstinatoError: the line failed, and the session is not patient.
         """
         if line.strip() == "/quit":
             return False
@@ -90,15 +90,15 @@ class Session:
 
     def _do(self, line: str) -> None:
         if not line.startswith("/") or line.startswith("//"):
-            return self._go_on(_unescaped(line[1:] if line.startswith("//") else line))
+            return self._generate(_unescaped(line[1:] if line.startswith("//") else line))
         name, _, rest = line[1:].partition(" ")
         command = self._commands.get(name)
         if command is None:
             raise Failure(f"there is no command /{name}: /help lists them; // begins a text with /")
         return command(rest.strip())
 
-    def _go_on(self, prompt: str = "", **options: Any) -> None:
-        """Have the model write, once more from the whole text if it refuses to go on from where that stands."""
+    def _generate(self, prompt: str = "", **options: Any) -> None:
+        """Generate a turn; if the server refuses the resume token, prefill the whole text instead."""
         try:
             stream = self._writing.stream(prompt, resume=True, **options)
         except StateRefused as error:
@@ -107,8 +107,8 @@ class Session:
             stream = self._writing.stream(prompt, resume=True, **options)
         try:
             with _closed_by_ctrl_c(stream):
-                for piece in stream:
-                    write_text(piece)
+                for delta in stream:
+                    write_text(delta)
         finally:
             if sys.stdout.isatty():
                 write_text("\n")
@@ -129,33 +129,33 @@ class Session:
         if turn is None:
             raise Failure("there is no turn to write again")
         try:
-            self._go_on(turn.prompt, seed=new_seed())
+            self._generate(turn.prompt, seed=new_seed())
         finally:
-            if len(conversation.turns) < len(before):  # nothing came in its place
+            if len(conversation.turns) < len(before):  # the new turn failed: restore the old one
                 conversation.turns = before
 
     def _branches(self, _: str) -> None:
         for name, conversation in self._writing.branches.items():
-            mark, turns = "*" if name == self._writing.current else " ", len(conversation.turns)
-            write_text(f"{mark} {name}: {turns} turns, {len(conversation.text):,} characters\n")
+            marker, turns = "*" if name == self._writing.current else " ", len(conversation.turns)
+            write_text(f"{marker} {name}: {turns} turns, {len(conversation.text):,} characters\n")
 
     def _switch(self, name: str) -> None:
         self._writing.switch(name)
         self._show_end()
 
-    def _set(self, given: str) -> None:
+    def _set(self, argument: str) -> None:
         conversation = self._writing.conversation
-        if not given:
+        if not argument:
             for name, value in {"model": conversation.model, **conversation.options}.items():
                 write_text(f"{name} {json.dumps(value, ensure_ascii=False)}\n")
             return
-        name, _, written = given.partition(" ")
+        name, _, value = argument.partition(" ")
         name = name.replace("-", "_")
         if name not in (*NAMES, "model"):
             raise Failure(f"there is no option {name!r}: set one of model, {', '.join(NAMES)}")
-        if name == "model" and not written:
+        if name == "model" and not value:
             raise Failure("name the model: /set model NAME")
-        self._writing.set(name, written if name == "model" else _value(name, written.strip()))
+        self._writing.set(name, value if name == "model" else _value(name, value.strip()))
 
     def _text(self, _: str) -> None:
         write_text(self._writing.conversation.text)
@@ -163,7 +163,7 @@ class Session:
             write_text("\n")
 
     def _show_end(self) -> None:
-        """Show, to a person, where the text stands now."""
+        """Show the end of the text, if interactive."""
         if not self._patient:
             return
         text = on_one_line(self._writing.conversation.text[-SHOWN:])
@@ -175,46 +175,46 @@ SHOWN = 60  # characters
 
 @contextmanager
 def _closed_by_ctrl_c(stream: Stream) -> Iterator[None]:
-    """Let Ctrl-C close a stream, so that what has come is a turn.
+    """Close the stream on Ctrl-C, so that the text so far becomes a turn.
 
-    An exception from within a read now and then left the connection open, and the server writing.
+    An exception raised within a read sometimes left the connection open and the server generating.
 
     Raises:
-        KeyboardInterrupt: it was closed.
+        KeyboardInterrupt: Ctrl-C closed the stream.
     """
     closing: list[threading.Thread] = []
 
     def close(*_: object) -> None:
-        # In a thread: this one may hold a lock that closing needs.
+        # In another thread, because this one may hold a lock that close() needs.
         closing.append(threading.Thread(target=stream.close))
         closing[-1].start()
 
-    usual = signal.signal(signal.SIGINT, close)
+    previous_handler = signal.signal(signal.SIGINT, close)
     try:
         yield
     finally:
         for thread in closing:
             thread.join()
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(signal.SIGINT, previous_handler)
         stream.close()
     if closing:
         raise KeyboardInterrupt
 
 
 def _unescaped(line: str) -> str:
-    """Replace backslash and n by a line's end, and two backslashes by one."""
+    r"""Replace `\n` by a line break and `\\` by a backslash."""
     return "\\".join(part.replace("\\n", "\n") for part in line.split("\\\\"))
 
 
-def _value(name: str, written: str) -> Any:
-    if not written:
+def _value(name: str, text: str) -> Any:
+    if not text:
         return None
     try:
-        return json.loads(written)
+        return json.loads(text)
     except ValueError:
         if name == "stop":
-            return _unescaped(written)
-        raise Failure(f"{name} can't be {written!r}: pass a number, or nothing for the server's default") from None
+            return _unescaped(text)
+        raise Failure(f"{name} can't be {text!r}: pass a number, or nothing for the server's default") from None
 
 
 def _path(name: str, command: str) -> Path:

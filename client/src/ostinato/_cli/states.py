@@ -1,4 +1,4 @@
-"""States on the command line: a token, or the file that holds one."""
+"""Resume tokens on the command line: a token, or the file that contains it."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from pathlib import Path
 from ostinato._cli.errors import Failure, reason
 from ostinato._files import write_whole
 
-_TOKEN = re.compile(r"ost\d+\.")  # what every token begins with
+_TOKEN = re.compile(r"ost\d+\.")  # prefix of every token
 
 
-def token(given: str) -> str:
-    """Return a token that is given itself, or in the file that is named.
+def token(argument: str) -> str:
+    """Return a resume token, given directly or as the name of a file.
 
     Raises:
-        Failure: the file holds none.
+        Failure: the file cannot be read or contains no token.
     """
-    if _TOKEN.match(given):
-        return given
+    if _TOKEN.match(argument):
+        return argument
     try:
-        content = Path(given).read_bytes().decode("utf-8", "replace").strip()
+        content = Path(argument).read_bytes().decode("utf-8", "replace").strip()
     except OSError as error:
-        raise Failure(f"cannot read the state in {given:.60}: {reason(error)}") from error
+        raise Failure(f"cannot read the state in {argument:.60}: {reason(error)}") from error
     if not _TOKEN.match(content):
-        raise Failure(f"{given} holds no state: name a file that --save-state wrote")
+        raise Failure(f"{argument} holds no state: name a file that --save-state wrote")
     return content
 
 
 def check_place(path: Path) -> None:
-    """See that a state can be written before there is one.
+    """Check that a token can be written to a path, before there is one.
 
     Raises:
-        Failure: it can't.
+        Failure: the path is not writable.
     """
     if not path.parent.is_dir():
         raise Failure(f"cannot write {path}: there is no folder {path.parent}")
@@ -42,10 +42,10 @@ def check_place(path: Path) -> None:
 
 
 def save(state: str, path: Path) -> None:
-    """Write a state to a file, which is whole at any moment.
+    """Write a resume token to a file, atomically.
 
     Raises:
-        Failure: it can't be written.
+        Failure: the file cannot be written.
     """
     try:
         write_whole(path, state + "\n")

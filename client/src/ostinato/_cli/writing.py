@@ -1,4 +1,4 @@
-"""A text that is written together with a model: its branches, and what can be done to them. It shows nothing."""
+"""A text written in turns with a model: its branches and the operations on them. Shows nothing."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 MAIN = "main"
 _BRANCH = re.compile(r"[\w-]+")
-SEED_BITS = 53  # as the server draws them: a double holds them
+SEED_BITS = 53  # as the server's own seeds: exact in a double
 
 
 class Writing:
-    """Branches of a text, one of which is written on.
+    """Branches of a text, one of which is current.
 
     Attributes:
-        branches: dict of str to Conversation, in the order in which they were made.
-        current: str. The name of the one that is written on.
+        branches: dict of str to Conversation, in order of creation.
+        current: str. Name of the current branch.
     """
 
     def __init__(self, client: Client, conversation: Conversation, path: Path | None = None) -> None:
-        """Begin.
+        """Start with one branch, `main`.
 
         Args:
-            client: Of the server that writes.
-            conversation: What the text begins with.
-            path: Where `keep` writes to; None: nowhere.
+            client: Generates the turns.
+            conversation: The branch `main`.
+            path: File that `keep` writes; None: `keep` does nothing.
         """
         self._client, self._path = client, path
         self.branches, self.current = {MAIN: conversation}, MAIN
@@ -42,33 +42,32 @@ class Writing:
 
     @classmethod
     def take_up(cls, client: Client, path: Path) -> Writing:
-        """Read what `keep` wrote, all branches of it.
+        """Load the file that `keep` wrote, with all branches.
 
         Raises:
-            Failure: it can't be read.
-            InvalidArgument: it holds no conversation.
+            Failure: the file cannot be read or contains no conversation.
         """
         writing = cls(client, _loaded(client, path), path)
-        for beside in sorted(path.parent.glob(f"{_escaped(path.stem)}.*{_escaped(path.suffix)}")):
-            name = beside.name[len(path.stem) + 1 : len(beside.name) - len(path.suffix)]
+        for sibling in sorted(path.parent.glob(f"{_escaped(path.stem)}.*{_escaped(path.suffix)}")):
+            name = sibling.name[len(path.stem) + 1 : len(sibling.name) - len(path.suffix)]
             if _BRANCH.fullmatch(name) and name != MAIN:
-                with suppress(InvalidArgument):  # somebody else's file
-                    writing.branches[name] = client.load_conversation(beside)
+                with suppress(InvalidArgument):  # an unrelated file
+                    writing.branches[name] = client.load_conversation(sibling)
         return writing
 
     @property
     def conversation(self) -> Conversation:
-        """The branch that is written on."""
+        """The current branch."""
         return self.branches[self.current]
 
     def stream(self, prompt: str = "", **options: Any) -> Stream:
-        """Have the model go on."""
+        """Stream the next turn of the current branch."""
         stream = self.conversation.stream(prompt, **options)
         self._undone.pop(self.current, None)
         return stream
 
     def undo(self) -> bool:
-        """Take the last turn back; say whether there was one."""
+        """Undo the last turn; return whether there was one."""
         turn = self.conversation.undo()
         if turn is None:
             return False
@@ -76,7 +75,7 @@ class Writing:
         return True
 
     def redo(self) -> Turn | None:
-        """Put back the turn that was taken back last, and return it; None: there is none."""
+        """Redo the turn that was undone last and return it; None if there is none."""
         undone = self._undone.get(self.current)
         if not undone:
             return None
@@ -85,50 +84,49 @@ class Writing:
         return turn
 
     def branch(self, name: str | None = None) -> None:
-        """Make another branch that stands where this one does, and write on that.
+        """Copy the current branch and switch to the copy.
 
         Raises:
-            Failure: it can't have that name.
+            Failure: the name is invalid or taken.
         """
         if name is None:
             name = next(free for number in range(2, 10**9) if (free := f"branch-{number}") not in self.branches)
         self._add(name, self.conversation.branch())
 
     def load(self, path: Path) -> None:
-        """Take up a conversation from a file as a branch of that name, and write on that.
+        """Load a conversation as a branch named after its file, and switch to it.
 
         Raises:
-            Failure: it can't be read, or there is such a branch.
-            InvalidArgument: it holds no conversation.
+            Failure: the file cannot be read or contains no conversation, or the branch exists.
         """
         self._add(re.sub(r"[^\w-]+", "-", path.stem).strip("-") or "loaded", _loaded(self._client, path))
 
     def switch(self, name: str) -> None:
-        """Write on another branch.
+        """Switch to another branch.
 
         Raises:
-            Failure: there is none of that name.
+            Failure: there is no branch of this name.
         """
         if name not in self.branches:
             raise Failure(f"there is no branch {name!r}: /branches lists them")
         self.current = name
 
     def set(self, name: str, value: Any) -> None:
-        """Set an option of this branch's further turns; None: leave it to the server. Another model reads anew."""
+        """Set an option of the branch; None: the server's default. A new model prefills the whole text."""
         if name == "model":
             self.conversation.model = str(value)
             undone = self._undone.get(self.current, [])
-            undone[:] = [replace(turn, state=None) for turn in undone]  # states of the model before
+            undone[:] = [replace(turn, state=None) for turn in undone]  # their tokens are of the previous model
         elif value is None:
             self.conversation.options.pop(name, None)
         else:
             self.conversation.options[name] = value
 
     def save(self, path: Path) -> None:
-        """Write this branch to a file.
+        """Write the current branch to a file.
 
         Raises:
-            Failure: that can't be done.
+            Failure: the file cannot be written.
         """
         try:
             self.conversation.save(path)
@@ -136,10 +134,10 @@ class Writing:
             raise Failure(f"cannot write {path}: {reason(error)}") from error
 
     def keep(self) -> None:
-        """Write this branch to where the text is kept: `main` to the file itself, another one beside it.
+        """Save the current branch: `main` to the text's file, other branches to files next to it.
 
         Raises:
-            Failure: that can't be done.
+            Failure: the file cannot be written.
         """
         if self._path is not None:
             path = self._path
@@ -155,7 +153,7 @@ class Writing:
 
 
 def new_seed() -> int:
-    """Draw a seed."""
+    """Return a random seed."""
     return random.SystemRandom().getrandbits(SEED_BITS)
 
 
@@ -169,5 +167,5 @@ def _loaded(client: Client, path: Path) -> Conversation:
 
 
 def _escaped(part: str) -> str:
-    """Return a part of a file's name as a pattern that fits it alone."""
+    """Escape a part of a file name for use in a glob pattern."""
     return re.sub(r"([*?[])", r"[\1]", part)

@@ -25,7 +25,7 @@ def small_pieces():
         patch.object(huggingface, "CHUNK_CHARACTERS", 3),
         patch.object(text_module, "BLOCK_BYTES", 11),
         patch.object(ids_module, "BLOCK_BYTES", 5),
-        patch.object(ids_module, "_TURNED", 4),
+        patch.object(ids_module, "_REVERSE_BLOCK", 4),
     ):
         yield
 

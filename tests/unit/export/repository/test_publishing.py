@@ -118,24 +118,24 @@ def wrong_output(patch):
 
 def wrong_state(patch):
     """Let `score` forget what it read."""
-    patch.setattr(signatures, "keep", lambda active, new, old: old)
+    patch.setattr(signatures, "select_active", lambda active, new, old: old)
 
 
 def wrong_order(patch):
     """Let `embed` and `prefill` read backwards."""
-    read = signatures.read
-    patch.setattr(signatures, "read", lambda token_ids, *rest: read(token_ids[:, ::-1], *rest))
+    scan = signatures.scan
+    patch.setattr(signatures, "scan", lambda token_ids, *rest: scan(token_ids[:, ::-1], *rest))
 
 
 def wrong_judgement(patch):
     """Let `decode` and `decode_full` say something else of a token than `score` does."""
-    draw = signatures.Generator._draw
+    draw = signatures.Generator._sample_tokens
 
     def boastful(*arguments, **options):
         token_ids, logprobs, *rest = draw(*arguments, **options)
         return token_ids, logprobs * 0.99, *rest
 
-    patch.setattr(signatures.Generator, "_draw", boastful)
+    patch.setattr(signatures.Generator, "_sample_tokens", boastful)
 
 
 @pytest.mark.parametrize("wrong", [wrong_cell, wrong_output, wrong_state, wrong_order, wrong_judgement])

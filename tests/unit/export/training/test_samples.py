@@ -160,7 +160,7 @@ def test_what_is_given_is_read_up_to_where_the_model_goes_on(make, settings, las
     """A backward model reads the last word first."""
     writer, model, tokenizer = make(**settings)
     writer._writer.take(model)
-    token_ids, _ = writer._writer._read(["the cat sat"])
+    token_ids, _ = writer._writer._prefill_prompts(["the cat sat"])
     assert tokenizer.tokens[token_ids[0]] == last
 
 

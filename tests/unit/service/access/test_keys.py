@@ -30,7 +30,7 @@ def path(tmp_path):
 @pytest.fixture
 def always_look(monkeypatch):
     """Rings look at their file at every call."""
-    monkeypatch.setattr(keys, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(keys, "_CHECK_EVERY_S", 0.0)
 
 
 def add(path, tenant="acme", expires=None, **limits):
@@ -116,7 +116,7 @@ def test_keys_come_and_go_without_a_restart(path):
 
 def test_the_file_is_looked_at_once_in_a_while(path, monkeypatch):
     """Requests in between cost no look at the file."""
-    monkeypatch.setattr(keys, "_LOOK_EVERY_S", 3600.0)
+    monkeypatch.setattr(keys, "_CHECK_EVERY_S", 3600.0)
     _, presented = add(path)
     ring = KeyRing(path)
     monkeypatch.setattr(keys, "_stamp", lambda path: pytest.fail("looked"))
@@ -422,5 +422,5 @@ def test_processes_that_add_at_once_lose_no_key(path):
 def test_a_lock_that_is_never_free_is_an_error(path, monkeypatch):
     """Who waits for another process does not wait for ever."""
     monkeypatch.setattr(keys, "_LOCK_TIMEOUT_S", 0.1)
-    with keys._changing(path), pytest.raises(KeyFileError, match=f"{path}: another process"):
+    with keys._locked_for_writing(path), pytest.raises(KeyFileError, match=f"{path}: another process"):
         add(path)

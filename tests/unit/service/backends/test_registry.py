@@ -424,7 +424,7 @@ def test_files_of_versions_that_are_gone_are_forgotten(tmp_path):
         add(tmp_path, "demo", version)
         fleet.servers["a:1"].models = {"demo": {version: ""}}
         fleet.model()
-    assert [ref.version for ref in fleet.model_registry._greeter._assets] == [4]
+    assert [ref.version for ref in fleet.model_registry._prober._assets] == [4]
 
 
 def test_a_probe_that_is_not_finite_is_repeated_until_it_is(tmp_path):

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.generation.stop_strings import Found, StopFinder, Stops
+from service.generation.stop_strings import StopFinder, StopMatch, Stops
 
 TEXT = st.text("ab", max_size=40)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=4)
@@ -21,7 +21,7 @@ def test_it_is_what_searching_the_whole_text_finds(text, stops, data):
     ends = [i for i in range(1, len(text) + 1) if any(text[:i].endswith(stop) for stop in stops)]
     if ends:
         length = max(len(stop) for stop in stops if text[: ends[0]].endswith(stop))
-        assert found == Found(ends[0] - place, length)
+        assert found == StopMatch(ends[0] - place, length)
     else:
         assert found is None
         pending = [n for stop in stops for n in range(len(stop)) if n and text.endswith(stop[:n])]
@@ -36,4 +36,4 @@ def test_a_stop_that_repeats_itself_takes_a_step_a_character():
     finder = StopFinder(stops)
     assert finder.feed("a" * 5000) is None
     assert finder.num_pending == 999
-    assert finder.feed("b") == Found(1, 1000)
+    assert finder.feed("b") == StopMatch(1, 1000)

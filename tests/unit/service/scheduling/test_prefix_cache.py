@@ -204,7 +204,7 @@ def test_states_on_the_way_are_kept_apart():
     cache, prefix = PrefixCache(10**6), Prefix("here")
     for _ in range(100):
         prefix.extend([1] * 50)
-        cache.keep_now_and_then(prefix, state(0))
+        cache.keep_if_due(prefix, state(0))
     lengths = sorted({found(cache, [1] * length)[0] for length in range(5001)} - {0})
     gaps = np.diff([0, *lengths])
     assert [gap for length, gap in zip(lengths, gaps, strict=True) if length <= FAR] == [150] * 6
@@ -218,8 +218,8 @@ def test_what_was_found_counts_as_kept():
     cache = kept([1] * 100)
     prefix, _ = find(cache, [1] * 120)
     prefix.extend([1] * (SPACING - 1))
-    cache.keep_now_and_then(prefix, state(1))
+    cache.keep_if_due(prefix, state(1))
     assert len(cache) == 1
     prefix.extend([1])
-    cache.keep_now_and_then(prefix, state(1))
+    cache.keep_if_due(prefix, state(1))
     assert len(cache) == 2

@@ -1,1 +1,1 @@
-"""One module for each command of `ostinato`."""
+"""The commands of `ostinato`, one module each."""

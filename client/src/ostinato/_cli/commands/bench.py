@@ -1,4 +1,4 @@
-"""`ostinato bench`: how fast a server is, as this client sees it."""
+"""`ostinato bench`: benchmark a server from this client."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ first text. Gap: from one piece of text to the next; a piece may have several to
 percentile. This client takes time itself: where it runs on the server's cores, it measures both."""
 
 
-def _counts(given: str) -> tuple[int, ...]:
-    """Read numbers from 1 on, separated by commas."""
-    words = given.split(",")
+def _counts(value: str) -> tuple[int, ...]:
+    """Parse comma-separated positive integers."""
+    words = value.split(",")
     if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise click.BadParameter(f"{given!r} is not a list of numbers from 1 on, such as 1,8,32")
+        raise click.BadParameter(f"{value!r} is not a list of numbers from 1 on, such as 1,8,32")
     return tuple(int(word) for word in words)
 
 
@@ -67,62 +67,63 @@ def bench(
     model: str | None,
 ) -> None:
     """Measure a server: tokens per second, the time to the first text, and the gaps between pieces of text."""
-    asked = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True}
+    fields = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True}
     with connect() as client:
-        facts = _subject(client, model)
-        asked["model"] = facts["model"]
-        numbers = {count: requests or 4 * count for count in concurrency}
-        with Progress(sum(numbers.values()) * (rounds + 1), shown=not quiet and sys.stderr.isatty()) as progress:
+        facts = _served_model(client, model)
+        fields["model"] = facts["model"]
+        num_requests = {level: requests or 4 * level for level in concurrency}
+        with Progress(sum(num_requests.values()) * (rounds + 1), shown=not quiet and sys.stderr.isatty()) as progress:
             levels = {
-                count: [run_round(client, count, number, asked, progress.advance) for _ in range(rounds + 1)][1:]
-                for count, number in numbers.items()
+                level: [run_round(client, level, number, fields, progress.advance) for _ in range(rounds + 1)][1:]
+                for level, number in num_requests.items()
             }
     facts = {**facts, "max_tokens": max_tokens, "rounds": rounds, "prompt": prompt}
     if as_json:
-        return write_json({**facts, "levels": [_level(count, numbers[count], made) for count, made in levels.items()]})
-    told = f"{{model}} version {{version}}, {{system_fingerprint}}: {max_tokens} tokens a request, {rounds} rounds"
-    write_text(on_one_line(told.format(**facts)) + "\n\n")
-    return print_table(HEADINGS, [_row(count, made) for count, made in levels.items()], numbers=HEADINGS)
+        records = [_level(level, num_requests[level], results) for level, results in levels.items()]
+        return write_json({**facts, "levels": records})
+    header = f"{{model}} version {{version}}, {{system_fingerprint}}: {max_tokens} tokens a request, {rounds} rounds"
+    write_text(on_one_line(header.format(**facts)) + "\n\n")
+    return print_table(HEADINGS, [_row(level, results) for level, results in levels.items()], numbers=HEADINGS)
 
 
-def _subject(client: Client, model: str | None) -> dict[str, Any]:
-    """Return what answers, by its own words."""
-    answer = client.generate("The ", model=model, max_tokens=1)
+def _served_model(client: Client, model: str | None) -> dict[str, Any]:
+    """Return the model that the server resolves, its version and fingerprint."""
+    generation = client.generate("The ", model=model, max_tokens=1)
     return {
-        "model": answer.model,
-        "version": answer.raw.get("version"),
-        "system_fingerprint": answer.system_fingerprint,
+        "model": generation.model,
+        "version": generation.raw.get("version"),
+        "system_fingerprint": generation.system_fingerprint,
         "client": f"ostinato-client {__version__}",
     }
 
 
-def _figures(rounds: list[Round]) -> dict[str, Figure]:
+def _metrics(rounds: list[Round]) -> dict[str, Figure]:
     return {
-        "tokens_per_s": Figure.of(made.tokens_per_s for made in rounds),
-        "first_s": Figure.of(quantile(made.firsts_s, 0.5) for made in rounds),
-        "first_99th_s": Figure.of(quantile(made.firsts_s, 0.99) for made in rounds),
-        "gap_s": Figure.of(quantile(made.gaps_s, 0.5) for made in rounds),
-        "gap_99th_s": Figure.of(quantile(made.gaps_s, 0.99) for made in rounds),
+        "tokens_per_s": Figure.of(result.tokens_per_s for result in rounds),
+        "first_s": Figure.of(quantile(result.firsts_s, 0.5) for result in rounds),
+        "first_99th_s": Figure.of(quantile(result.firsts_s, 0.99) for result in rounds),
+        "gap_s": Figure.of(quantile(result.gaps_s, 0.5) for result in rounds),
+        "gap_99th_s": Figure.of(quantile(result.gaps_s, 0.99) for result in rounds),
     }
 
 
 def _level(concurrency: int, num_requests: int, rounds: list[Round]) -> dict[str, Any]:
-    figures = {
-        name: {key: None if math.isnan(value) else value for key, value in asdict(figure).items()}
-        for name, figure in _figures(rounds).items()
+    metrics = {
+        name: {key: None if math.isnan(value) else value for key, value in asdict(metric).items()}
+        for name, metric in _metrics(rounds).items()
     }
-    return {"concurrency": concurrency, "requests": num_requests, **figures}
+    return {"concurrency": concurrency, "requests": num_requests, **metrics}
 
 
 def _row(concurrency: int, rounds: list[Round]) -> list[str]:
-    tokens, *times = _figures(rounds).values()
-    return [str(concurrency), _shown(tokens, 1), *(_shown(figure, 1000) for figure in times)]
+    tokens, *times = _metrics(rounds).values()
+    return [str(concurrency), _formatted(tokens, 1), *(_formatted(metric, 1000) for metric in times)]
 
 
-def _shown(figure: Figure, unit: float) -> str:
-    """Return a median, of few units with a place behind the point, and half the range in percent of it."""
-    if math.isnan(figure.median):
+def _formatted(metric: Figure, unit: float) -> str:
+    """Return the median, with one decimal place below 100, and half the range in percent of the median."""
+    if math.isnan(metric.median):
         return "-"
-    places = 0 if figure.median * unit >= 100 else 1
-    spread = (figure.high - figure.low) / 2 / figure.median if figure.median else 0.0
-    return f"{figure.median * unit:,.{places}f} ±{spread:.0%}"
+    places = 0 if metric.median * unit >= 100 else 1
+    spread = (metric.high - metric.low) / 2 / metric.median if metric.median else 0.0
+    return f"{metric.median * unit:,.{places}f} ±{spread:.0%}"

@@ -1,4 +1,4 @@
-"""`ostinato completion`: the script that teaches a shell to complete."""
+"""`ostinato completion`: print the shell completion script."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ostinato._cli.screen import write_text
 
 PROGRAM, VARIABLE = "ostinato", "_OSTINATO_COMPLETE"
 
-# Where each shell looks.
-PLACES = {
+# Path of the completion script for each shell.
+PATHS = {
     "bash": "~/.local/share/bash-completion/completions/ostinato",
     "zsh": "~/.zfunc/_ostinato, with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc",
     "fish": "~/.config/fish/completions/ostinato.fish",
@@ -26,18 +26,18 @@ Example:
 
 
 @click.command(epilog=EPILOG, short_help="Print the script that completes commands.")
-@click.argument("shell", type=click.Choice(sorted(PLACES)), required=False, metavar="SHELL")
+@click.argument("shell", type=click.Choice(sorted(PATHS)), required=False, metavar="SHELL")
 def completion(shell: str | None) -> None:
     """Print the script that lets SHELL complete commands and options; it says where it goes.
 
     SHELL is bash, zsh or fish; without it, yours.
     """
     shell = shell or PurePath(os.environ.get("SHELL", "")).name
-    kind = get_completion_class(shell) if shell in PLACES else None
+    kind = get_completion_class(shell) if shell in PATHS else None
     if kind is None:
-        raise click.UsageError(f"name your shell: {', '.join(sorted(PLACES))}")
-    # Its source() would start the shell to learn its version.
+        raise click.UsageError(f"name your shell: {', '.join(sorted(PATHS))}")
+    # Its source() would start the shell to get its version.
     script = kind(click.get_current_context().find_root().command, {}, PROGRAM, VARIABLE)
     first = "#compdef ostinato\n" if shell == "zsh" else ""
     body = (script.source_template % script.source_vars()).strip().replace("#compdef ostinato\n", "")
-    write_text(f"{first}# Goes into {PLACES[shell]}\n{body.strip()}\n")
+    write_text(f"{first}# Goes into {PATHS[shell]}\n{body.strip()}\n")

@@ -1,4 +1,4 @@
-"""`ostinato generate`: a text to standard output, as it comes."""
+"""`ostinato generate`: stream a completion to standard output."""
 
 from __future__ import annotations
 
@@ -88,33 +88,33 @@ def generate(
     several = (options["n"] or 1) > 1
     stream = stream if stream is not None else not (as_json or several)
     _check(several, stream, as_json, options["logprobs"], save_state)
-    asked = {**given_fields(options), **_beginning(prompt, suffix, options["state"])}
+    fields = {**given_fields(options), **_beginning(prompt, suffix, options["state"])}
     if save_state is not None:
         states.check_place(save_state)
-        asked["return_state"] = True
+        fields["return_state"] = True
     with connect() as client:
         if not stream:
             with _state_kept(save_state):
-                generation = client.generate(**asked)
+                generation = client.generate(**fields)
             _write_whole(generation, as_json, save_state)
             return
         resume = not several if resume is None else resume
         began_at_s = monotonic()
-        with _state_kept(save_state), _line_ended(as_json), client.stream(resume=resume, **asked) as pieces:
-            for piece in pieces.events():
-                _write_piece(piece, as_json)
+        with _state_kept(save_state), _line_ended(as_json), client.stream(resume=resume, **fields) as response:
+            for delta in response.events():
+                _write_piece(delta, as_json)
     if as_json:
-        write_json(pieces.generation.raw)
-    _keep_state(pieces.generation.state, save_state)
+        write_json(response.generation.raw)
+    _keep_state(response.generation.state, save_state)
     if sys.stderr.isatty() and not quiet:
-        say(_summary(pieces, monotonic() - began_at_s), dim=True)
+        say(_summary(response, monotonic() - began_at_s), dim=True)
 
 
 def _check(several: bool, stream: bool, as_json: bool, logprobs: int | None, save_state: Path | None) -> None:
-    """Refuse what cannot be meant.
+    """Check the combination of options.
 
     Raises:
-        click.UsageError: options that contradict each other.
+        click.UsageError: options contradict each other.
     """
     if several and stream and not as_json:
         raise click.UsageError("several texts at once can't be told apart: leave out --stream, or add --json")
@@ -143,16 +143,16 @@ def _write_whole(generation: Generation, as_json: bool, save_state: Path | None)
     return None
 
 
-def _write_piece(piece: TextDelta, as_json: bool) -> None:
+def _write_piece(delta: TextDelta, as_json: bool) -> None:
     if as_json:
-        write_json({"index": piece.index, "text": piece.text, "finish_reason": piece.finish_reason})
+        write_json({"index": delta.index, "text": delta.text, "finish_reason": delta.finish_reason})
     else:
-        write_text(piece.text)
+        write_text(delta.text)
 
 
 @contextmanager
 def _state_kept(path: Path | None) -> Iterator[None]:
-    """Keep the state that an error brings: the text can be gone on with from there."""
+    """Save the resume token of an error, so that the generation can be resumed."""
     try:
         yield
     except OstinatoError as error:
@@ -162,7 +162,7 @@ def _state_kept(path: Path | None) -> Iterator[None]:
 
 @contextmanager
 def _line_ended(as_json: bool) -> Iterator[None]:
-    """End the text's line on a terminal, where more is written below it."""
+    """End the text with a line break on a terminal."""
     try:
         yield
     finally:

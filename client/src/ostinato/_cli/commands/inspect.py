@@ -1,4 +1,4 @@
-"""`ostinato inspect`: where a text surprises a model."""
+"""`ostinato inspect`: token probabilities of a text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ostinato import Score, ScoredToken
 
-# Probability from which on, its style. Black on colours of the 256 that dark and light terminals show alike.
+# Minimum probability and style. Black on colours of the 256-colour palette that dark and light terminals show alike.
 SHADES = ((0.5, ""), (0.1, "black on color(194)"), (0.01, "black on color(229)"), (0.001, "black on color(216)"))
 LEAST = "black on color(210)"
 MAX_ALTERNATIVES = 5
@@ -44,42 +44,42 @@ def inspect(text: str | None, *, top: int, least: int, as_json: bool, model: str
 
     Without TEXT, or with -, it is read from standard input. Where there are no colours there is a table of all tokens.
     """
-    given = text_or_stdin(text, "text")
+    content = text_or_stdin(text, "text")
     with connect() as client:
         model, backward = reading(client, model)
-        found = client.score("" if backward else given, suffix=given if backward else None, model=model, top=top)
+        score = client.score("" if backward else content, suffix=content if backward else None, model=model, top=top)
     if as_json:
-        return write_json({"text": found.text, "tokens": [_fields(token) for token in found.tokens]})
+        return write_json({"text": score.text, "tokens": [_fields(token) for token in score.tokens]})
     screen = console()
     if not has_colours(screen):
-        return print_table(HEADINGS, [_row(token) for token in found.tokens], numbers=HEADINGS[1:2])
-    _print_shaded(screen, found)
-    scored = [token for token in found.tokens if token.probability is not None]
+        return print_table(HEADINGS, [_row(token) for token in score.tokens], numbers=HEADINGS[1:2])
+    _print_shaded(screen, score)
+    scored = [token for token in score.tokens if token.probability is not None]
     worst = sorted(scored, key=lambda token: token.probability or 0)[:least]
     if worst and top:
         screen.print()
         print_table(
-            ("after", *HEADINGS), [[_context(found, token), *_row(token)] for token in worst], numbers=HEADINGS[1:2]
+            ("after", *HEADINGS), [[_context(score, token), *_row(token)] for token in worst], numbers=HEADINGS[1:2]
         )
     return None
 
 
-def _print_shaded(screen: Console, found: Score) -> None:
-    shown = Text()
-    for token in found.tokens:
-        # A line's end has no width to be shaded.
-        shown.append(visible(token.text.replace("\n", "⏎\n")), _style(token.probability))
-    screen.print(shown)
+def _print_shaded(screen: Console, score: Score) -> None:
+    shaded = Text()
+    for token in score.tokens:
+        # A line break has no width, so a visible character carries its colour.
+        shaded.append(visible(token.text.replace("\n", "⏎\n")), _style(token.probability))
+    screen.print(shaded)
     legend = Text("\nprobability ", "dim")
-    for bound, style in SHADES:
-        legend.append(f" ≥ {bound:.1%} ".replace(".0%", "%"), style).append(" ")
+    for threshold, style in SHADES:
+        legend.append(f" ≥ {threshold:.1%} ".replace(".0%", "%"), style).append(" ")
     screen.print(legend.append(f" < {SHADES[-1][0]:.1%} ", LEAST))
 
 
 def _style(probability: float | None) -> str:
     if probability is None:
         return "dim"
-    return next((style for bound, style in SHADES if probability >= bound), LEAST)
+    return next((style for threshold, style in SHADES if probability >= threshold), LEAST)
 
 
 def _row(token: ScoredToken) -> list[str]:
@@ -93,9 +93,9 @@ def _row(token: ScoredToken) -> list[str]:
     ]
 
 
-def _context(found: Score, token: ScoredToken) -> str:
-    """Return where a token stands: what goes right before it in the text."""
-    before = found.text[max(0, token.offset - CONTEXT) : token.offset]
+def _context(score: Score, token: ScoredToken) -> str:
+    """Return the text right before a token."""
+    before = score.text[max(0, token.offset - CONTEXT) : token.offset]
     return on_one_line(before)
 
 

@@ -1,4 +1,4 @@
-"""`ostinato models`: what the server has."""
+"""`ostinato models`: list the server's models."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ Example:
 def models(*, as_json: bool) -> None:
     """List the server's models: those that --model takes, also as id:version and id@label. Size: layers × units."""
     with connect() as client:
-        known = client.models()
+        listed = client.models()
     if as_json:
-        for model in known:
+        for model in listed:
             write_json(model.raw)
         return
-    print_table(HEADINGS, [[on_one_line(cell) for cell in _row(model)] for model in known], numbers=("vocabulary",))
+    print_table(HEADINGS, [[on_one_line(cell) for cell in _row(model)] for model in listed], numbers=("vocabulary",))
 
 
 def _row(model: Model) -> list[str]:
-    size = f"{_told(model.layers)} × {_told(model.units)}"
+    size = f"{_or_unknown(model.layers)} × {_or_unknown(model.units)}"
     vocabulary = UNKNOWN if model.vocab_size is None else f"{model.vocab_size:,}"
     deterministic = (
         {True: "yes", False: "no"}.get(bool(model.deterministic)) if model.deterministic is not None else None
     )
-    known = (model.cell, size, model.unit, vocabulary, model.direction, deterministic)
-    return [model.id, _versions(model), *map(_told, known)]
+    cells = (model.cell, size, model.unit, vocabulary, model.direction, deterministic)
+    return [model.id, _versions(model), *map(_or_unknown, cells)]
 
 
 def _versions(model: Model) -> str:
-    """Return each version with its labels; the one that answers who names the model alone goes first."""
+    """Return the versions with their labels, the default version first."""
     versions = model.raw.get("versions")
     if not isinstance(versions, list):
-        return _told(model.version)
+        return _or_unknown(model.version)
     in_order = sorted(versions, key=lambda entry: entry.get("version") != model.version)
     return ", ".join(" ".join([str(entry.get("version")), *entry.get("labels", [])]) for entry in in_order)
 
 
-def _told(value: object) -> str:
+def _or_unknown(value: object) -> str:
     return UNKNOWN if value is None else str(value)

@@ -1,4 +1,4 @@
-"""`ostinato score`: how probable texts are."""
+"""`ostinato score`: log probabilities and perplexities of texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ostinato._cli.screen import on_one_line, print_table, write_json
 if TYPE_CHECKING:
     from ostinato import Score
 
-BATCH = 32  # texts in a request
+BATCH = 32  # texts per request
 MAX_SHOWN = 24  # characters of a text in the table
 HEADINGS = ("text", "tokens", "log probability", "perplexity", "bits/character")
 
@@ -51,21 +51,22 @@ def score(text: str | None, *, files: tuple[Path, ...], lines: bool, as_json: bo
     """
     if text is not None and files:
         raise click.UsageError("TEXT and --file exclude each other: leave one out")
-    given = [(str(path), from_file(path)) for path in files] or [("", text_or_stdin(text, "text"))]
-    texts = [(name, line) for name, whole in given for line in (_lines(whole) if lines else [whole])]
+    inputs = [(str(path), from_file(path)) for path in files] or [("", text_or_stdin(text, "text"))]
+    texts = [(name, line) for name, whole in inputs for line in (_lines(whole) if lines else [whole])]
     scores = _scores([content for _, content in texts], model)
     if as_json:
-        for found in scores:
-            write_json(_fields(found))
+        for result in scores:
+            write_json(_fields(result))
         return
     rows = [
-        [_shown(found.text if lines or not name else name), *_cells(found)] for (name, _), found in zip(texts, scores)
+        [_shortened(result.text if lines or not name else name), *_cells(result)]
+        for (name, _), result in zip(texts, scores)
     ]
     print_table(HEADINGS, rows, numbers=HEADINGS[1:])
 
 
 def _scores(texts: list[str], model: str | None) -> Iterator[Score]:
-    """Yield the score of each text, some in a request."""
+    """Yield the score of each text, with BATCH texts per request."""
     rest = iter(texts)
     with connect() as client:
         model, backward = reading(client, model)
@@ -74,29 +75,29 @@ def _scores(texts: list[str], model: str | None) -> Iterator[Score]:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines of a text; other than splitlines(), a form feed ends none."""
+    """Split a text into lines at line feeds only, unlike splitlines(), which also splits at form feeds."""
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
-def _fields(found: Score) -> dict[str, Any]:
+def _fields(result: Score) -> dict[str, Any]:
     return {
-        "text": found.text,
-        "tokens": len(found.tokens),
-        "logprob": found.logprob,
-        "perplexity": _or_none(found.perplexity),
-        "bits_per_character": _or_none(found.bits_per_character),
+        "text": result.text,
+        "tokens": len(result.tokens),
+        "logprob": result.logprob,
+        "perplexity": _or_none(result.perplexity),
+        "bits_per_character": _or_none(result.bits_per_character),
     }
 
 
-def _cells(found: Score) -> list[str]:
-    figures = (found.logprob, found.perplexity, found.bits_per_character)
-    return [f"{len(found.tokens):,}", *("-" if math.isnan(figure) else f"{figure:,.3f}" for figure in figures)]
+def _cells(result: Score) -> list[str]:
+    metrics = (result.logprob, result.perplexity, result.bits_per_character)
+    return [f"{len(result.tokens):,}", *("-" if math.isnan(metric) else f"{metric:,.3f}" for metric in metrics)]
 
 
-def _or_none(figure: float) -> float | None:
-    return None if math.isnan(figure) else figure
+def _or_none(metric: float) -> float | None:
+    return None if math.isnan(metric) else metric
 
 
-def _shown(text: str) -> str:
+def _shortened(text: str) -> str:
     text = on_one_line(text)
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"

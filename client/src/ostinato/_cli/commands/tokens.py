@@ -1,4 +1,4 @@
-"""`ostinato tokens`: what a model makes of a text, and back."""
+"""`ostinato tokens`: tokenize and detokenize."""
 
 from __future__ import annotations
 
@@ -42,34 +42,34 @@ def tokens(given: tuple[str, ...], *, decode: bool, as_json: bool, model: str | 
         raise click.UsageError("a text is one argument: put it in quotes, or pass --decode for ids")
     text = text_or_stdin(given[0] if given else None, "text")
     with connect() as client:
-        found = client.tokenize(text, model=model)
+        result = client.tokenize(text, model=model)
     if as_json:
-        return write_json({"ids": found.ids, "texts": found.texts})
-    cells = [(str(number), on_one_line(piece)) for number, piece in zip(found.ids, found.texts)]
+        return write_json({"ids": result.ids, "texts": result.texts})
+    cells = [(str(token_id), on_one_line(token_text)) for token_id, token_text in zip(result.ids, result.texts)]
     if sys.stdout.isatty():
         return _print_flowing(cells)
-    return write_text("".join(f"{number}\t{piece}\n" for number, piece in cells))
+    return write_text("".join(f"{token_id}\t{token_text}\n" for token_id, token_text in cells))
 
 
 def _ids(given: tuple[str, ...]) -> list[int]:
     words = text_or_stdin(None, "list of ids") if given in {(), (STDIN,)} else from_argument(" ".join(given), "ids")
     ids = [word for word in re.split(r"[\s,]+", words.strip("[], \t\r\n")) if word]
-    wrong = next((word for word in ids if not word.isdecimal()), None)
-    if wrong is not None:
-        raise click.UsageError(f"{wrong!r} is no id: ids are whole numbers, separated by blanks or commas")
+    invalid = next((word for word in ids if not word.isdecimal()), None)
+    if invalid is not None:
+        raise click.UsageError(f"{invalid!r} is no id: ids are whole numbers, separated by blanks or commas")
     return [int(word) for word in ids]
 
 
 def _print_flowing(cells: list[tuple[str, str]]) -> None:
-    """Print as many in a row as fit."""
+    """Print as many tokens per line as fit."""
     screen, width = console(), shutil.get_terminal_size().columns
     row = Text()
-    for number, piece in cells:
-        taken = len(number) + cell_len(piece) + 2
-        if row and row.cell_len + 1 + taken > width:
+    for token_id, token_text in cells:
+        cell_width = len(token_id) + cell_len(token_text) + 2
+        if row and row.cell_len + 1 + cell_width > width:
             screen.print(row)
             row = Text()
         if row:
             row.append(" ")
-        row.append(number, "dim").append("‹").append(piece, "bold").append("›")
+        row.append(token_id, "dim").append("‹").append(token_text, "bold").append("›")
     screen.print(row)

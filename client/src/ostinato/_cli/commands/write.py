@@ -1,4 +1,4 @@
-"""`ostinato write`: a text that a person and a model write in turns."""
+"""`ostinato write`: write a text in turns with a model."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ostinato._cli.writing import MAIN, Writing
 if TYPE_CHECKING:
     from ostinato import Client
 
-MAX_TOKENS = 200  # a turn; the server's own default is a line
-TAIL = 400  # characters of an older text that are shown again
+MAX_TOKENS = 200  # per turn; the server's default is 16
+TAIL = 400  # characters of a loaded text to show
 
 EPILOG = """\
 \b
@@ -82,7 +82,7 @@ def _begin(client: Client, prompt: str | None, path: Path | None, model: str | N
 
 
 def _converse(writing: Writing) -> None:
-    """Take lines from the keyboard; a failure is told, and the session goes on."""
+    """Run an interactive session; it shows failures and continues."""
     text = writing.conversation.text
     say(f"{writing.conversation.model}: Enter goes on, text is added, /help lists commands, Ctrl-D leaves", dim=True)
     if text:
