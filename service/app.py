@@ -11,7 +11,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from service import __version__
 from service.access.auth import build_authenticator
-from service.api.parameters import Bounds
+from service.api.parameters import RequestLimits
 from service.backends.client import GrpcBackend
 from service.backends.embedding_vectors import VectorFiles
 from service.backends.registry import ModelRegistry
@@ -19,7 +19,7 @@ from service.backends.replicas import Replicas
 from service.backends.tls import backend_tls
 from service.engine import Engine
 from service.errors import ShuttingDown
-from service.generation.encoding import Sizes
+from service.generation.encoding import TokenLimits
 from service.generation.resume_tokens import KeyFile, ResumeTokens, StateKeys
 from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
@@ -150,8 +150,8 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _bounds(settings: Settings) -> Bounds:
-    return Bounds(
+def _bounds(settings: Settings) -> RequestLimits:
+    return RequestLimits(
         max_tokens=settings.max_tokens,
         max_request_tokens=settings.max_request_tokens,
         max_prompts=settings.max_prompts,
@@ -160,8 +160,8 @@ def _bounds(settings: Settings) -> Bounds:
     )
 
 
-def _sizes(settings: Settings) -> Sizes:
-    return Sizes(
+def _sizes(settings: Settings) -> TokenLimits:
+    return TokenLimits(
         settings.max_prompt_tokens,
         settings.max_request_tokens,
         settings.max_logprobs_tokens,

@@ -17,9 +17,9 @@ from service.backends.registry import ServedModel
 from service.errors import GatewayError, InvalidRequest, StateOfAnotherModel, StateOutdated
 from service.generation.checkpoint import Checkpoint
 from service.generation.completion import Completion
-from service.generation.encoding import Sizes, encode_prompts, require_encodable, require_ids
+from service.generation.encoding import TokenLimits, encode_prompts, require_encodable, require_ids
 from service.generation.inspection import Inspection, num_values, wanted_traces
-from service.generation.job import Listener
+from service.generation.job import RequestObserver
 from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
 from service.generation.pooling import Pooling
 from service.generation.prompts import NOTHING, EncodedPrompt
@@ -87,7 +87,7 @@ class Engine:
     """Starts the jobs of requests."""
 
     def __init__(
-        self, models: Models, runner: Runner, listener: Listener, sizes: Sizes, resume_tokens: ResumeTokens
+        self, models: Models, runner: Runner, listener: RequestObserver, sizes: TokenLimits, resume_tokens: ResumeTokens
     ) -> None:
         self._models, self._runner, self._listener, self._sizes = models, runner, listener, sizes
         self._resume_tokens = resume_tokens
@@ -105,7 +105,7 @@ class Engine:
             request = replace(request, seed=checkpoint.seed)
         field, raw_prompts = _input_field(request, model)
         require_ids([token_id for token_id, _ in request.sampling.bias], model, "logit_bias")
-        unread = NOTHING if checkpoint is None else checkpoint.point.unread
+        unread = NOTHING if checkpoint is None else checkpoint.point.unread_ids
         num_generated = len(raw_prompts) * request.best_of * request.max_tokens
         charged, refund = self._charge_minimum(raw_prompts, model, field, num_generated, caller)
         prompts = encode_prompts(
@@ -169,7 +169,7 @@ class Engine:
                 f"layers of model {model.ref.name!r} are {', '.join(map(str, layers))}, got {unknown[0]}",
                 param="layers",
             )
-        unread = NOTHING if checkpoint is None else checkpoint.point.unread
+        unread = NOTHING if checkpoint is None else checkpoint.point.unread_ids
         backward = model.backward != request.go_backwards
         charged, refund = self._charge_minimum((request.given,), model, "input", 0, caller)
         (prompt,) = encode_prompts(
@@ -312,7 +312,7 @@ class Engine:
                 stream=job.stream_of(index),
                 quota=caller.quota,
                 expected_probe_hash=job.model.expected_probe_hash,
-                scope=(caller.quota.tenant, job.model.ref, job.model.fingerprint, job.origin),
+                cache_namespace=(caller.quota.tenant, job.model.ref, job.model.fingerprint, job.origin),
                 prefill_signature=prefill_signature,
                 trace=caller.trace,
                 hidden_sum=np.zeros(card.units, np.float32) if prefill_signature == signatures.EMBED else None,

@@ -55,7 +55,7 @@ _ERRORS = {
 
 
 @dataclass(frozen=True)
-class Address:
+class Endpoint:
     """One method of one path.
 
     Attributes:
@@ -82,8 +82,8 @@ class Address:
 
 _BODY_ERRORS = ("400", "401", "404", "408", "413", "429")
 _WORK_ERRORS = (*_BODY_ERRORS, "499", "500", "503", "504")
-ADDRESSES = (
-    Address(
+ENDPOINTS = (
+    Endpoint(
         "/v1/completions",
         "post",
         "Go on with prompts, or lead up to suffixes",
@@ -92,7 +92,7 @@ ADDRESSES = (
         (*_WORK_ERRORS, "403", "410"),
         streams=True,
     ),
-    Address(
+    Endpoint(
         "/v1/embeddings",
         "post",
         "Read texts and tell the model's hidden state",
@@ -100,7 +100,7 @@ ADDRESSES = (
         responses.EmbeddingsObject,
         _WORK_ERRORS,
     ),
-    Address(
+    Endpoint(
         "/v1/inspect",
         "post",
         "Read a text and tell what goes on in the model at each token",
@@ -108,9 +108,9 @@ ADDRESSES = (
         responses.InspectionObject,
         (*_WORK_ERRORS, "403", "410"),
     ),
-    Address("/v1/models", "get", "List the models that answer", None, responses.ModelList, ("401", "503")),
-    Address("/v1/models/{name}", "get", "Describe one model", None, responses.ModelObject, ("401", "404", "503")),
-    Address(
+    Endpoint("/v1/models", "get", "List the models that answer", None, responses.ModelList, ("401", "503")),
+    Endpoint("/v1/models/{name}", "get", "Describe one model", None, responses.ModelObject, ("401", "404", "503")),
+    Endpoint(
         "/v1/models/{name}/embedding/neighbors",
         "get",
         "Tell which tokens lie beside a token in the model's embedding",
@@ -123,7 +123,7 @@ ADDRESSES = (
             ("count", f"how many, 10 by default, at most {MAX_NEIGHBORS}"),
         ),
     ),
-    Address(
+    Endpoint(
         "/v1/models/{name}/embedding/map",
         "get",
         "Lay a model's tokens out in a plane, by their embedding",
@@ -132,8 +132,8 @@ ADDRESSES = (
         ("400", "401", "404", "429", "499", "503"),
         query=(("count", f"how many of the first tokens, 1000 by default, at most {MAX_MAPPED}"),),
     ),
-    Address("/v1/status", "get", "Say what is going on", None, responses.StatusObject, ("401",)),
-    Address(
+    Endpoint("/v1/status", "get", "Say what is going on", None, responses.StatusObject, ("401",)),
+    Endpoint(
         "/v1/chat/completions",
         "post",
         "Always 404: these models hold no conversations",
@@ -141,10 +141,10 @@ ADDRESSES = (
         None,
         ("401", "404", "408", "413"),
     ),
-    Address(
+    Endpoint(
         "/tokenize", "post", "Cut a text into tokens", TokenizeBody, responses.TokenizeObject, (*_BODY_ERRORS, "503")
     ),
-    Address(
+    Endpoint(
         "/detokenize",
         "post",
         "Join tokens to a text",
@@ -152,7 +152,7 @@ ADDRESSES = (
         responses.DetokenizeObject,
         (*_BODY_ERRORS, "503"),
     ),
-    Address(
+    Endpoint(
         "/tokenizer_info",
         "get",
         "Describe a model's tokenizer",
@@ -161,11 +161,13 @@ ADDRESSES = (
         ("400", "401", "404", "503"),
         query=(("model", "name of a model; needed where there are several"),),
     ),
-    Address("/health", "get", "200 where /readyz is, without a body", None, None, ("503",), public=True, is_empty=True),
-    Address("/ping", "get", "The same as /health", None, None, ("503",), public=True, is_empty=True),
-    Address("/version", "get", "Tell the version of the service", None, responses.ServiceVersion, public=True),
-    Address("/healthz", "get", "Say that the process lives", None, responses.HealthObject, public=True),
-    Address(
+    Endpoint(
+        "/health", "get", "200 where /readyz is, without a body", None, None, ("503",), public=True, is_empty=True
+    ),
+    Endpoint("/ping", "get", "The same as /health", None, None, ("503",), public=True, is_empty=True),
+    Endpoint("/version", "get", "Tell the version of the service", None, responses.ServiceVersion, public=True),
+    Endpoint("/healthz", "get", "Say that the process lives", None, responses.HealthObject, public=True),
+    Endpoint(
         "/readyz", "get", "Say whether a request would be answered", None, responses.ReadyObject, ("503",), public=True
     ),
 )
@@ -176,7 +178,7 @@ def openapi_document() -> dict[str, Any]:
     """Return the OpenAPI document as a JSON value."""
     schemas = _Schemas()
     paths: dict[str, PathItem] = {}
-    for address in ADDRESSES:
+    for address in ENDPOINTS:
         item = paths.setdefault(address.path, PathItem())
         setattr(item, address.method, _operation(address, schemas))
     document = OpenAPI(
@@ -199,8 +201,8 @@ class _Schemas:
     """JSON schemas of all request bodies and response objects, and of the definitions that they refer to."""
 
     def __init__(self) -> None:
-        types = [address.body for address in ADDRESSES if address.body]
-        types += [address.answer for address in ADDRESSES if address.answer] + [responses.ErrorObject]
+        types = [address.body for address in ENDPOINTS if address.body]
+        types += [address.answer for address in ENDPOINTS if address.answer] + [responses.ErrorObject]
         by_key, shared = TypeAdapter.json_schemas(
             [(each.__name__, "validation", TypeAdapter(each)) for each in types],
             ref_template="#/components/schemas/{model}",
@@ -215,7 +217,7 @@ class _Schemas:
         return MediaType(media_type_schema=Reference.model_validate(reference))
 
 
-def _operation(address: Address, schemas: _Schemas) -> Operation:
+def _operation(address: Endpoint, schemas: _Schemas) -> Operation:
     statuses = {*address.errors, "421", *(("403",) if address.method == "post" else ())}
     responses = {status: _error(_ERRORS[status], schemas) for status in statuses}
     if address.is_empty:

@@ -28,7 +28,7 @@ PromptText = str | list[int]
 
 
 @dataclass(frozen=True)
-class Bounds:
+class RequestLimits:
     """Limits of one request on this server.
 
     Attributes:
@@ -133,7 +133,7 @@ class InspectRequest:
     timeout_s: float
 
 
-def parse_completion(body: bytes, bounds: Bounds) -> CompletionRequest:
+def parse_completion(body: bytes, bounds: RequestLimits) -> CompletionRequest:
     """Validate a body and fill in its defaults.
 
     Raises:
@@ -171,7 +171,7 @@ def parse_completion(body: bytes, bounds: Bounds) -> CompletionRequest:
     )
 
 
-def parse_embeddings(body: bytes, bounds: Bounds) -> EmbeddingsRequest:
+def parse_embeddings(body: bytes, bounds: RequestLimits) -> EmbeddingsRequest:
     """Validate a body and fill in its defaults.
 
     Raises:
@@ -188,7 +188,7 @@ def parse_embeddings(body: bytes, bounds: Bounds) -> EmbeddingsRequest:
     )
 
 
-def parse_inspect(body: bytes, bounds: Bounds) -> InspectRequest:
+def parse_inspect(body: bytes, bounds: RequestLimits) -> InspectRequest:
     """Validate a body and fill in its defaults.
 
     Raises:
@@ -246,7 +246,7 @@ def parse(body_type: type[AnyBody], body: bytes) -> AnyBody:
         raise _explain(error) from error
 
 
-def _prompts(value: Any, bounds: Bounds, field: str) -> tuple[PromptText, ...]:
+def _prompts(value: Any, bounds: RequestLimits, field: str) -> tuple[PromptText, ...]:
     """Normalize every kind of a prompt to a tuple of texts or lists of ids."""
     is_single = isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], int))
     prompts = ("",) if value is None else (value,) if is_single else tuple(value)
@@ -255,7 +255,7 @@ def _prompts(value: Any, bounds: Bounds, field: str) -> tuple[PromptText, ...]:
     return prompts
 
 
-def _require_few(what: str, num_prompts: int, best_of: int, max_tokens: int, bounds: Bounds) -> None:
+def _require_few(what: str, num_prompts: int, best_of: int, max_tokens: int, bounds: RequestLimits) -> None:
     """Refuse a request for too many sequences or tokens."""
     if num_prompts * best_of > bounds.max_sequences:
         raise InvalidRequest(
@@ -272,7 +272,7 @@ def _require_few(what: str, num_prompts: int, best_of: int, max_tokens: int, bou
         )
 
 
-def _max_tokens(fields: CompletionBody, bounds: Bounds) -> int:
+def _max_tokens(fields: CompletionBody, bounds: RequestLimits) -> int:
     """Return the maximum tokens of each choice, by either name: guidellm sends both."""
     name, value = "max_tokens", fields.max_tokens
     if value is None and fields.max_completion_tokens is not None:
@@ -335,7 +335,7 @@ def _bias(logit_bias: dict[str, float]) -> tuple[tuple[int, float], ...]:
     return tuple(bias.items())
 
 
-def _timeout(timeout_s: float | None, bounds: Bounds) -> float:
+def _timeout(timeout_s: float | None, bounds: RequestLimits) -> float:
     if timeout_s is not None and timeout_s > bounds.timeout_s:
         raise InvalidRequest(f"timeout_s must be at most {bounds.timeout_s:g}, got {timeout_s:g}", param="timeout_s")
     return bounds.timeout_s if timeout_s is None else timeout_s

@@ -32,13 +32,13 @@ class Probe:
     Attributes:
         batch_sizes: Ascending; a sequence is bit-exact at each of them, in any slot, with any other sequences.
         sha256: The probe hash, of all outputs: two servers with the same hash are bit-exact with each other.
-        is_steady: Whether there are such batch sizes; otherwise the one in use is not reproducible.
+        is_deterministic: Whether there are such batch sizes; otherwise the one in use is not reproducible.
         stamp: Modification time of the card that it was made with; see `service.backends.prober.Assets`.
     """
 
     batch_sizes: tuple[int, ...]
     sha256: str
-    is_steady: bool = True
+    is_deterministic: bool = True
     stamp: int = 0
 
 
@@ -56,14 +56,14 @@ def run_probe(card: GeneratorCard, predict: Predict) -> Probe:
     steady = {outputs: batch_sizes for outputs, batch_sizes in groups.items() if outputs is not None}
     if not steady:
         log.warning("model %s: no batch size gives a sequence the same bits at every place", card.name)
-        return Probe(card.batch_sizes[-1:], hashlib.sha256(b"unsteady").hexdigest(), is_steady=False)
+        return Probe(card.batch_sizes[-1:], hashlib.sha256(b"unsteady").hexdigest(), is_deterministic=False)
     outputs, batch_sizes = max(steady.items(), key=lambda item: (len(item[1]), item[1][-1]))
     return Probe(tuple(batch_sizes), hashlib.sha256(outputs).hexdigest())
 
 
 def still_holds(probe: Probe, card: GeneratorCard, predict: Predict) -> bool:
     """Return whether a server still has an earlier probe's hash, by a check at its smallest batch size."""
-    if not probe.is_steady:
+    if not probe.is_deterministic:
         return False
     outputs = _outputs_at(probe.batch_sizes[0], min(_LENGTH, card.max_decode_steps), card, predict)
     return outputs is not None and hashlib.sha256(outputs).hexdigest() == probe.sha256

@@ -37,7 +37,7 @@ class ServedModel:
     Attributes:
         batch_limits: Allowed sizes of its calls.
         fingerprint: Changes whenever the output for the same request and seed might change.
-        is_steady: Whether output is reproducible, whatever other requests run.
+        is_deterministic: Whether output is reproducible, whatever other requests run.
         expected_probe_hash: Probe hash that the fingerprint stands for; None if there is none.
     """
 
@@ -46,7 +46,7 @@ class ServedModel:
     tokenizer: Tokenizer
     batch_limits: BatchLimits
     fingerprint: str
-    is_steady: bool = True
+    is_deterministic: bool = True
     expected_probe_hash: str | None = None
 
     def fingerprint_if(self, is_reproducible: bool) -> str:
@@ -330,7 +330,7 @@ class ModelRegistry:
         batch_limits = BatchLimits(batch_sizes, min(card.max_decode_steps, self._max_chunk), card.max_prefill_length)
         probe = matching[0]
         model = ServedModel(
-            ref, card, assets.tokenizer, batch_limits, fingerprint(card, probe), probe.is_steady, probe.sha256
+            ref, card, assets.tokenizer, batch_limits, fingerprint(card, probe), probe.is_deterministic, probe.sha256
         )
         return before if before == model else model
 

@@ -18,21 +18,21 @@ _LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class ResumePoint:
     """A point in a sequence from which generation can resume.
 
     Attributes:
         state: float32 (S,).
-        unread: int32 (tokens,), at least one: tokens of the sequence that the state does not include yet. Usually the
-            last one alone; after a stop string those of a whole call, as the state is from before that call.
+        unread_ids: int32 (tokens,), at least one: tokens of the sequence that the state does not include yet.
+            Usually the last one alone; after a stop string those of a whole call, as the state is from before it.
         position: Index of the next random number, which is the number of tokens sampled so far.
     """
 
     state: np.ndarray
-    unread: np.ndarray
+    unread_ids: np.ndarray
     position: int
 
-    def after(self, token_ids: list[int], state: np.ndarray | None) -> "Point":
+    def after(self, token_ids: list[int], state: np.ndarray | None) -> "ResumePoint":
         """Return the point after some more sampled tokens.
 
         Args:
@@ -41,8 +41,8 @@ class Point:
         """
         sampled, position = np.array(token_ids, np.int32), self.position + len(token_ids)
         if state is None:
-            return Point(self.state, np.concatenate([self.unread, sampled]), position)
-        return Point(state, sampled[-1:], position)
+            return ResumePoint(self.state, np.concatenate([self.unread_ids, sampled]), position)
+        return ResumePoint(state, sampled[-1:], position)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,19 +55,19 @@ class Checkpoint:
         seed: Key of its random numbers, together with `stream`: see `service.scheduling.random_numbers`.
         stream: Index of the seed's random stream.
         detokenizer: What `Detokenizer.save` returned.
-        held: Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a
+        held_back: Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a
             backward model.
-        counted: int32 (ids,) and float32 (ids,): ids that penalties count, and how often each was sampled.
+        token_counts: int32 (ids,) and float32 (ids,): ids that penalties count, and how often each was sampled.
     """
 
     model: ModelVersion
     weights_sha256: str
-    point: Point
+    point: ResumePoint
     seed: int
     stream: int
     detokenizer: Any
-    held: str
-    counted: tuple[np.ndarray, np.ndarray]
+    held_back: str
+    token_counts: tuple[np.ndarray, np.ndarray]
 
     @property
     def origin(self) -> bytes:
@@ -83,7 +83,7 @@ class Checkpoint:
 
     def to_bytes(self) -> bytes:
         """Serialize and compress it: ids and words get smaller, the floats of the state hardly do."""
-        ids, counts = self.counted
+        ids, counts = self.token_counts
         head = orjson.dumps(
             {
                 "model": self.model.name,
@@ -93,13 +93,13 @@ class Checkpoint:
                 "stream": self.stream,
                 "position": self.point.position,
                 "detokenizer": self.detokenizer,
-                "held": self.held,
-                "sizes": [len(self.point.state), len(self.point.unread), len(ids)],
+                "held": self.held_back,
+                "sizes": [len(self.point.state), len(self.point.unread_ids), len(ids)],
             }
         )
         arrays = (
             self.point.state.astype("<f4"),
-            self.point.unread.astype("<i4"),
+            self.point.unread_ids.astype("<i4"),
             ids.astype("<i4"),
             counts.astype("<f4"),
         )
@@ -119,14 +119,14 @@ class Checkpoint:
             # To this machine's byte order.
             arrays.append(array.astype(array.dtype.newbyteorder("=")))
             offset += array.nbytes
-        state, unread, ids, counts = arrays
+        state, unread_ids, ids, counts = arrays
         return cls(
             model=ModelVersion(head["model"], head["version"]),
             weights_sha256=head["weights"],
-            point=Point(state, unread, head["position"]),
+            point=ResumePoint(state, unread_ids, head["position"]),
             seed=head["seed"],
             stream=head["stream"],
             detokenizer=head["detokenizer"],
-            held=head["held"],
-            counted=(ids, counts),
+            held_back=head["held"],
+            token_counts=(ids, counts),
         )

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.generation.checkpoint import Checkpoint, Point
+from service.generation.checkpoint import Checkpoint, ResumePoint
 from service.generation.detokenize import TextAssembler
 from service.generation.logprobs import Logprobs
-from service.scheduling.sequence import Chunk, FinishReason, ModelVersion
+from service.scheduling.sequence import DecodeResult, FinishReason, ModelVersion
 
 
 @dataclass(frozen=True)
@@ -39,40 +39,40 @@ class Choice:
 
     Attributes:
         end_id: The EOS token, or None.
-        point: Its point in the sequence after the chunks processed here; kept up to date only if `is_kept`.
+        point: Its point in the sequence after the chunks processed here; kept up to date only if `keeps_checkpoint`.
         stream: Index of the seed's random stream.
-        counted: How often each token that penalties count was sampled; None: no penalty counts tokens.
-        is_kept: Whether checkpoints may be taken, at its end or before.
-        is_left_open: Whether generation may resume after its end. Then text that is not final is held back there, for
+        token_counts: How often each token that penalties count was sampled; None: no penalty counts tokens.
+        keeps_checkpoint: Whether checkpoints may be taken, at its end or before.
+        holds_back: Whether generation may resume after its end. Then text that is not final is held back there, for
             the request that resumes.
         last_at: Monotonic seconds at which its last tokens arrived.
-        is_open: Whether its leading text was returned.
+        is_started: Whether its leading text was returned.
         finish_reason: None until it has finished.
         num_tokens_at_checkpoint: Number of its tokens when the last checkpoint was taken.
-        pieces: Deltas that were not returned yet, in order of arrival.
+        deltas: Deltas that were not returned yet, in order of arrival.
     """
 
     assembler: TextAssembler
     end_id: int | None
-    point: Point
+    point: ResumePoint
     stream: int
-    counted: Counter[int] | None
-    is_kept: bool
-    is_left_open: bool
-    is_open: bool = False
+    token_counts: Counter[int] | None
+    keeps_checkpoint: bool
+    holds_back: bool
+    is_started: bool = False
     last_at: float | None = None
     finish_reason: FinishReason | None = None
     num_tokens_at_checkpoint: int = 0
-    pieces: list[TextDelta] = field(default_factory=list)
+    deltas: list[TextDelta] = field(default_factory=list)
 
-    def take(self, chunk: Chunk) -> str:
+    def take(self, chunk: DecodeResult) -> str:
         """Process a chunk: return the text that is final now, and set `finish_reason` at the end."""
         assembler, before = self.assembler, self.assembler.num_tokens
         text = assembler.feed(chunk.token_ids, chunk.scores)
-        if self.is_kept:
+        if self.keeps_checkpoint:
             self._advance_point(chunk, assembler.num_tokens - before)
         # The EOS token makes the text final, even if a request resumes after it.
-        is_final = chunk.finish_reason == "stop" or (chunk.finish_reason == "length" and not self.is_left_open)
+        is_final = chunk.finish_reason == "stop" or (chunk.finish_reason == "length" and not self.holds_back)
         if is_final and not assembler.stopped:
             text += assembler.flush()
         self.finish_reason = "stop" if assembler.stopped else chunk.finish_reason
@@ -88,7 +88,7 @@ class Choice:
 
     def save(self, model: ModelVersion, weights_sha256: str, seed: int) -> Checkpoint:
         """Return a checkpoint of its current point."""
-        counted = self.counted or Counter()
+        token_counts = self.token_counts or Counter()
         return Checkpoint(
             model=model,
             weights_sha256=weights_sha256,
@@ -96,11 +96,11 @@ class Choice:
             seed=seed,
             stream=self.stream,
             detokenizer=self.assembler.detokenizer.save(),
-            held=self.assembler.held,
-            counted=(np.array([*counted.keys()], np.int32), np.array([*counted.values()], np.float32)),
+            held_back=self.assembler.held_back,
+            token_counts=(np.array([*token_counts.keys()], np.int32), np.array([*token_counts.values()], np.float32)),
         )
 
-    def _advance_point(self, chunk: Chunk, num_tokens: int) -> None:
+    def _advance_point(self, chunk: DecodeResult, num_tokens: int) -> None:
         """Move the point past a chunk, whose first `num_tokens` tokens belong to the choice."""
         token_ids, state = chunk.token_ids[:num_tokens], chunk.state
         has_eos = chunk.finish_reason == "stop"
@@ -110,5 +110,5 @@ class Choice:
         elif has_eos and self.end_id is not None:
             token_ids = [*token_ids, self.end_id]
         self.point = self.point.after(token_ids, state)
-        if self.counted is not None:
-            self.counted.update(token_ids)
+        if self.token_counts is not None:
+            self.token_counts.update(token_ids)

@@ -16,14 +16,14 @@ import numpy as np
 from contract import signatures
 from service.api.parameters import CompletionRequest
 from service.backends.registry import ServedModel
-from service.generation.checkpoint import Checkpoint, Point
+from service.generation.checkpoint import Checkpoint, ResumePoint
 from service.generation.choice import Choice, TextDelta
 from service.generation.detokenize import ReversedDetokenizer, TextAssembler
-from service.generation.job import Canceller, Job, Listener
+from service.generation.job import Canceller, Job, RequestObserver
 from service.generation.logprobs import Logprobs
 from service.generation.prompts import NOTHING, EncodedPrompt
 from service.generation.stop_strings import Stops
-from service.scheduling.sequence import Chunk, FinishReason, Read, Scores
+from service.scheduling.sequence import DecodeResult, FinishReason, PrefillResult, Scores
 
 # Returns the resume token of a checkpoint.
 SealToken = Callable[[Checkpoint], str]
@@ -48,7 +48,7 @@ class Completion(Job):
         model: ServedModel,
         prompts: list[EncodedPrompt],
         runner: Canceller,
-        listener: Listener,
+        listener: RequestObserver,
         *,
         seal: SealToken,
         checkpoint: Checkpoint | None = None,
@@ -80,7 +80,7 @@ class Completion(Job):
             "returns_state": request.returns_states,
         }
         if checkpoint:
-            self.options |= {"position": checkpoint.point.position, "counts_before": checkpoint.counted}
+            self.options |= {"position": checkpoint.point.position, "counts_before": checkpoint.token_counts}
         self._scores: dict[int, list[Scores]] = {}
         self._begun = False
         stops = Stops([stop[::-1] for stop in request.stops] if model.backward else request.stops)
@@ -119,7 +119,7 @@ class Completion(Job):
     def num_cached_tokens(self) -> int:
         """Tokens of all prompts that were prefix cache hits."""
         # The checkpoint's unread tokens go before each prompt, and are not part of it.
-        num_carried = len(self._checkpoint.point.unread) if self._checkpoint else 0
+        num_carried = len(self._checkpoint.point.unread_ids) if self._checkpoint else 0
         return sum(max(0, sequence.num_cached_tokens - num_carried) for sequence in self.sequences.values())
 
     @property
@@ -142,9 +142,9 @@ class Completion(Job):
             if not self._is_scored(prompt_index) and not self._is_prefill_only(prompt_index):
                 yield from self._leading_deltas(prompt_index)
         for event in self.events():
-            if isinstance(event, Read):
+            if isinstance(event, PrefillResult):
                 yield from self._process_read(event)
-            elif isinstance(event, Chunk):
+            elif isinstance(event, DecodeResult):
                 delta = self._process_chunk(event)
                 if delta.text or delta.finish_reason or delta.state or (delta.logprobs and delta.logprobs.tokens):
                     yield delta
@@ -171,9 +171,9 @@ class Completion(Job):
             GatewayError: see `Job.events`.
         """
         for delta in self:
-            self._choices[delta.index].pieces.append(delta)
+            self._choices[delta.index].deltas.append(delta)
         best = [index for prompt_index in range(len(self.prompts)) for index in self._best(prompt_index)]
-        return [self._join(self._choices[index].pieces) for index in best]
+        return [self._join(self._choices[index].deltas) for index in best]
 
     def rest(self, *, keep_states: bool = True) -> list[tuple[int, CompletionOutput]]:
         """Return the output of a failed request that was not returned yet: for each choice its index and output.
@@ -183,10 +183,10 @@ class Completion(Job):
         """
         outputs = []
         for index, choice in enumerate(self._choices):
-            deltas = choice.pieces
+            deltas = choice.deltas
             if choice.finish_reason is None:
-                text = "" if choice.is_open else self._open_choice(index)
-                if not choice.is_kept:
+                text = "" if choice.is_started else self._open_choice(index)
+                if not choice.keeps_checkpoint:
                     text = self._extend(text, choice.assembler.flush())
                 logprobs = choice.assembler.take_logprobs(last=True)
                 state = self._resume_token(choice) if keep_states else None
@@ -198,31 +198,31 @@ class Completion(Job):
     def _new_choice(self, prompt: EncodedPrompt, number: int, stops: Stops) -> Choice:
         """Return choice `number` of a prompt, with nothing generated yet."""
         request, checkpoint = self.request, self._checkpoint
-        counted: Counter[int] | None = None
+        token_counts: Counter[int] | None = None
         if request.sampling.counts_tokens:
-            ids, counts = checkpoint.counted if checkpoint else (NOTHING, NOTHING)
-            counted = Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+            ids, counts = checkpoint.token_counts if checkpoint else (NOTHING, NOTHING)
+            token_counts = Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
             for token_id in prompt.seen_ids.tolist() if request.sampling.repetition_penalty != 1 else ():
-                counted.setdefault(token_id, 0)
+                token_counts.setdefault(token_id, 0)
         return Choice(
             self._new_assembler(prompt, stops),
             self.model.tokenizer.special.end,
-            Point(self.beginning, prompt.read_ids, checkpoint.point.position if checkpoint else 0),
+            ResumePoint(self.beginning, prompt.read_ids, checkpoint.point.position if checkpoint else 0),
             checkpoint.branch(number) if checkpoint else number,
-            counted,
-            is_kept=request.returns_states,
-            is_left_open=request.return_state,
+            token_counts,
+            keeps_checkpoint=request.returns_states,
+            holds_back=request.return_state,
         )
 
     def _new_assembler(self, prompt: EncodedPrompt, stops: Stops) -> TextAssembler:
-        tokenizer, num_top, backward, held = self.model.tokenizer, self.request.num_top, self.model.backward, ""
+        tokenizer, num_top, backward, held_back = self.model.tokenizer, self.request.num_top, self.model.backward, ""
         detokenizer = tokenizer.backward_detokenizer(prompt.text) if backward else tokenizer.detokenizer(prompt.text)
         if self._checkpoint and prompt.is_empty:
             detokenizer.restore(self._checkpoint.detokenizer)
-            held = self._checkpoint.held
+            held_back = self._checkpoint.held_back
         if backward:
-            return TextAssembler(ReversedDetokenizer(detokenizer), stops, num_top, backward=True, held=held)
-        return TextAssembler(detokenizer, stops, num_top, len(self._leading_text(prompt)), held=held)
+            return TextAssembler(ReversedDetokenizer(detokenizer), stops, num_top, backward=True, held_back=held_back)
+        return TextAssembler(detokenizer, stops, num_top, len(self._leading_text(prompt)), held_back=held_back)
 
     def _leading_text(self, prompt: EncodedPrompt) -> str:
         """Return the text that a prompt's choices start with (end with, for a backward model), in reading order.
@@ -230,13 +230,17 @@ class Completion(Job):
         It is the prompt if `echo` is set, and the text that the checkpoint held back, which a prompt makes final. That
         goes before the prompt, or after it for a backward model.
         """
-        echo, held, checkpoint = prompt.text if self.request.echo else "", "", self._checkpoint
+        echo, held_back, checkpoint = prompt.text if self.request.echo else "", "", self._checkpoint
         if checkpoint and not prompt.is_empty:
             tokenizer, backward = self.model.tokenizer, self.model.backward
             detokenizer = tokenizer.backward_detokenizer() if backward else tokenizer.detokenizer()
             detokenizer.restore(checkpoint.detokenizer)
-            held = detokenizer.flush() + checkpoint.held[::-1] if backward else checkpoint.held + detokenizer.flush()
-        return echo + held if self.model.backward else held + echo
+            held_back = (
+                detokenizer.flush() + checkpoint.held_back[::-1]
+                if backward
+                else checkpoint.held_back + detokenizer.flush()
+            )
+        return echo + held_back if self.model.backward else held_back + echo
 
     def _in_reading_order(self, text: str) -> str:
         return text[::-1] if self.model.backward else text
@@ -247,14 +251,14 @@ class Completion(Job):
 
     def _resume_token(self, choice: Choice) -> str | None:
         """Return a resume token for a choice's current point; None if it keeps no checkpoints."""
-        if not choice.is_kept:
+        if not choice.keeps_checkpoint:
             return None
         return self._seal(choice.save(self.model.ref, self.model.card.weights_sha256, self.seed))
 
     def _whole_choices(self) -> Iterator[TextDelta]:
         """Yield each choice as one delta, once it has finished."""
         for delta in self:
-            deltas = self._choices[delta.index].pieces
+            deltas = self._choices[delta.index].deltas
             deltas.append(delta)
             if delta.finish_reason:
                 whole = self._join(deltas)
@@ -294,16 +298,16 @@ class Completion(Job):
     def _choice_indexes(self, prompt_index: int) -> range:
         return range(prompt_index * self.request.best_of, (prompt_index + 1) * self.request.best_of)
 
-    def _process_read(self, event: Read) -> Iterator[TextDelta]:
+    def _process_read(self, event: PrefillResult) -> Iterator[TextDelta]:
         prompt_index = event.index // self.request.best_of
         if event.scores is not None:
             self._scores.setdefault(prompt_index, []).append(event.scores)
         if event.state is not None:
             # One sequence prefills for all choices.
-            unread = self.prompts[prompt_index].read_ids[-1 - event.num_remaining_prompt_tokens :]
+            unread_ids = self.prompts[prompt_index].read_ids[-1 - event.num_remaining_prompt_tokens :]
             for index in self._choice_indexes(prompt_index):
                 choice = self._choices[index]
-                choice.point = Point(event.state, unread, choice.point.position)
+                choice.point = ResumePoint(event.state, unread_ids, choice.point.position)
         if event.last and (self._is_scored(prompt_index) or self._is_prefill_only(prompt_index)):
             yield from self._leading_deltas(prompt_index)
 
@@ -320,7 +324,7 @@ class Completion(Job):
         for index in self._choice_indexes(prompt_index):
             choice, text = self._choices[index], self._open_choice(index)
             reason: FinishReason | None = None if request.max_tokens else "length"
-            if reason and not choice.is_left_open:
+            if reason and not choice.holds_back:
                 text = self._extend(text, choice.assembler.flush())
             if choice.assembler.stopped:
                 reason = "stop"
@@ -332,10 +336,10 @@ class Completion(Job):
     def _open_choice(self, index: int) -> str:
         """Mark a choice as open and return its leading text, in reading order."""
         choice, leading_text = self._choices[index], self._leading_text(self.prompts[index // self.request.best_of])
-        choice.is_open = True
+        choice.is_started = True
         return self._extend(leading_text, choice.assembler.begin())
 
-    def _process_chunk(self, chunk: Chunk) -> TextDelta:
+    def _process_chunk(self, chunk: DecodeResult) -> TextDelta:
         choice = self._choices[chunk.index]
         self._report_latency(choice, len(chunk.token_ids))
         text = self._in_reading_order(choice.take(chunk))

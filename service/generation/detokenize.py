@@ -63,8 +63,8 @@ class TextAssembler:
             reading order.
         num_tokens: Tokens processed, up to the one that completed a stop string.
         stopped: Whether a stop string was found.
-        held: Detokenized text that is not visible: it may begin a stop string, or follows one. Initially the text that
-            a checkpoint held back, which `begin` processes.
+        held_back: Detokenized text that is not visible: it may begin a stop string, or follows one. Initially the text
+            that a checkpoint held back, which `begin` processes.
     """
 
     detokenizer: Detokenizer
@@ -74,13 +74,13 @@ class TextAssembler:
     backward: bool = False
     num_tokens: int = 0
     stopped: bool = False
-    held: str = ""
+    held_back: str = ""
     _sum_logprobs: float = field(default=0.0, init=False)
     _num_scored: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         # The first token follows the held text, or precedes it for a backward model.
-        log = BackwardLog(len(self.held)) if self.backward else LogprobsLog(self.offset + len(self.held))
+        log = BackwardLog(len(self.held_back)) if self.backward else LogprobsLog(self.offset + len(self.held_back))
         self._log = None if self.num_top is None else log
         self._finder = StopFinder(self.stops) if self.stops else None
 
@@ -91,8 +91,8 @@ class TextAssembler:
 
     def begin(self) -> str:
         """Return the final part of the text that a checkpoint held back."""
-        held, self.held = self.held, ""
-        text = self._show(held)
+        held_back, self.held_back = self.held_back, ""
+        text = self._show(held_back)
         self.offset += len(text)
         return text
 
@@ -116,7 +116,7 @@ class TextAssembler:
         """Return the text held back, after the last token; the detokenizer's part of it may complete a stop string."""
         text = self._show(self.detokenizer.flush() if self._log is None else self._log.end(self.detokenizer))
         if not self.stopped:
-            text, self.held = text + self.held, ""
+            text, self.held_back = text + self.held_back, ""
         self.offset += len(text)
         return text
 
@@ -146,11 +146,11 @@ class TextAssembler:
         if self._finder is None:
             return piece
         match = self._finder.feed(piece)
-        text = self.held + piece
+        text = self.held_back + piece
         if match is not None:
-            end = len(self.held) + match.end
-            self.stopped, self.held = True, text[end:]
+            end = len(self.held_back) + match.end
+            self.stopped, self.held_back = True, text[end:]
             return text[: end - match.length]
         visible = len(text) - self._finder.num_pending
-        self.held = text[visible:]
+        self.held_back = text[visible:]
         return text[:visible]

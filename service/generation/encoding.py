@@ -13,7 +13,7 @@ import numpy as np
 from service.api.parameters import PromptText
 from service.backends.registry import ServedModel
 from service.errors import InvalidRequest
-from service.generation.memory_estimates import given_bytes
+from service.generation.memory_estimates import prompt_bytes
 from service.generation.prompts import NOTHING, EncodedPrompt
 from service.memory import MemoryLease
 
@@ -22,7 +22,7 @@ MAX_UNREAD = 129
 
 
 @dataclass(frozen=True)
-class Sizes:
+class TokenLimits:
     """Limits of one request, in tokens.
 
     Attributes:
@@ -40,7 +40,7 @@ class Sizes:
     max_total_tokens: int = 4_000_000
 
 
-def require_encodable(raw_prompts: Sequence[PromptText], model: ServedModel, field: str, sizes: Sizes) -> int:
+def require_encodable(raw_prompts: Sequence[PromptText], model: ServedModel, field: str, sizes: TokenLimits) -> int:
     """Refuse prompts that have too many tokens however they are encoded, or ids that the model does not have.
 
     Returns:
@@ -64,7 +64,7 @@ def encode_prompts(
     raw_prompts: Sequence[PromptText],
     model: ServedModel,
     field: str,
-    sizes: Sizes,
+    sizes: TokenLimits,
     memory: MemoryLease,
     *,
     after: np.ndarray = NOTHING,
@@ -86,7 +86,7 @@ def encode_prompts(
         MemoryExhausted: other requests hold too much memory.
     """
     prompts: list[EncodedPrompt] = []
-    held, total, limit = given_bytes(raw_prompts), 0, sizes.max_prompt_tokens
+    held, total, limit = prompt_bytes(raw_prompts), 0, sizes.max_prompt_tokens
     for raw_prompt in raw_prompts:
         memory.hold(held + encoding_bytes(raw_prompt, model), field, param=field)
         prompt = EncodedPrompt.of(raw_prompt, model.tokenizer, backward=backward, after=after)
@@ -136,7 +136,7 @@ def _require_at_most(num_tokens: int, limit: int, field: str, qualifier: str = "
         raise InvalidRequest(f"{field} must be at most {limit} tokens, got {qualifier}{num_tokens}", param=field)
 
 
-def _require_total(num_tokens: int, field: str, sizes: Sizes) -> None:
+def _require_total(num_tokens: int, field: str, sizes: TokenLimits) -> None:
     if num_tokens > sizes.max_total_tokens:
         raise InvalidRequest(
             f"{field} must be at most {sizes.max_total_tokens} tokens in all, got at least {num_tokens}", param=field

@@ -12,11 +12,11 @@ from contract.card import Trace
 from service.api.parameters import InspectRequest
 from service.backends.registry import ServedModel
 from service.generation.checkpoint import Checkpoint
-from service.generation.job import Canceller, Listener
+from service.generation.job import Canceller, RequestObserver
 from service.generation.logprobs import Logprobs, expected_next
 from service.generation.prompts import EncodedPrompt
 from service.generation.reading import Reading
-from service.scheduling.sequence import Event, Read, Scores
+from service.scheduling.sequence import Event, PrefillResult, Scores
 
 # Values of `include`, and the kinds of traces that each selects.
 KINDS = {
@@ -63,7 +63,7 @@ def wanted_traces(request: InspectRequest, model: ServedModel) -> list[Trace]:
     return [trace for trace in model.card.traces if trace.kind in kinds and trace.layer in layers]
 
 
-def picked(count: int, most: int | None) -> np.ndarray:
+def evenly_spaced(count: int, most: int | None) -> np.ndarray:
     """Return int64 (≤ most,): indexes below `count`, spread evenly from the first to the last; None: all of them."""
     if most is None or count <= most:
         return np.arange(count)
@@ -87,7 +87,7 @@ class Inspection(Reading):
         model: ServedModel,
         prompt: EncodedPrompt,
         runner: Canceller,
-        listener: Listener,
+        listener: RequestObserver,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         """Allocate the values; nothing is computed yet.
@@ -102,10 +102,10 @@ class Inspection(Reading):
         """
         super().__init__(model, [prompt], runner, listener, request.timeout_s, checkpoint)
         self.request, self.traces = request, wanted_traces(request, model)
-        self._positions = picked(prompt.num_tokens, request.max_positions)
+        self._positions = evenly_spaced(prompt.num_tokens, request.max_positions)
         if not request.return_sequences:
             self._positions = self._positions[:1] if prompt.backward else self._positions[-1:]
-        self._units = {trace.layer: picked(trace.units, request.max_units) for trace in self.traces}
+        self._units = {trace.layer: evenly_spaced(trace.units, request.max_units) for trace in self.traces}
         num_tokens, num_before = prompt.num_tokens, len(prompt.read_ids) - prompt.num_tokens
         # Indexes of the positions in what the model reads.
         self._read_indexes = num_before + (num_tokens - 1 - self._positions if prompt.backward else self._positions)
@@ -116,7 +116,7 @@ class Inspection(Reading):
         self._num_read = 0
         self.options |= {
             "returns_state": request.return_state,
-            "tells": tuple((trace.output, trace.units) for trace in self.traces),
+            "requested_traces": tuple((trace.output, trace.units) for trace in self.traces),
         }
 
     def prefill_signature(self, prompt_index: int) -> str:  # noqa: ARG002 - as for `Completion`
@@ -125,15 +125,15 @@ class Inspection(Reading):
 
     def put(self, event: Event) -> None:
         """Keep an event's requested values, on the scheduler's thread; the other values are dropped, not queued."""
-        if isinstance(event, Read) and event.told is not None and event.scores is not None:
+        if isinstance(event, PrefillResult) and event.trace_values is not None and event.scores is not None:
             length = len(event.scores.logprobs)
             indexes, start = self._read_indexes, self._num_read
             in_event = np.flatnonzero((indexes >= start) & (indexes < start + length))
             for trace, value in zip(self.traces, self._values, strict=True):
-                trace_values = event.told[trace.output][indexes[in_event] - start]
+                trace_values = event.trace_values[trace.output][indexes[in_event] - start]
                 value[in_event] = trace_values[:, self._units[trace.layer]]
             self._num_read += length
-            event = replace(event, told=None)
+            event = replace(event, trace_values=None)
         super().put(event)
 
     def result(self) -> InspectionOutput:
@@ -144,7 +144,7 @@ class Inspection(Reading):
         """
         (prompt,), state, scores = self.prompts, None, list[Scores]()
         for event in self.events():
-            assert isinstance(event, Read), "nothing is drawn"
+            assert isinstance(event, PrefillResult), "nothing is drawn"
             assert event.scores is not None, "inspect tells scores"
             scores.append(event.scores)
             state = event.state

@@ -21,7 +21,7 @@ class Canceller(Protocol):
         """Remove sequences; finished ones are ignored."""
 
 
-class Listener(Protocol):
+class RequestObserver(Protocol):
     """Observer of a request, called on the request's thread."""
 
     def first_token(self, model: ModelVersion, seconds: float) -> None:
@@ -57,7 +57,12 @@ class Job:
     reasons: Many[str] = ()
 
     def __init__(
-        self, model: ModelVersion, num_prompt_tokens: int, runner: Canceller, listener: Listener, timeout_s: float
+        self,
+        model: ModelVersion,
+        num_prompt_tokens: int,
+        runner: Canceller,
+        listener: RequestObserver,
+        timeout_s: float,
     ) -> None:
         """Start the clock.
 

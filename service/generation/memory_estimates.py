@@ -28,7 +28,7 @@ _TOKENS_PER_CHUNK = 32
 _VECTOR_BYTES, _VALUE_BYTES = 4 + 16, 4
 
 
-def given_bytes(prompts: Sequence[PromptText]) -> int:
+def prompt_bytes(prompts: Sequence[PromptText]) -> int:
     """Return the bytes that prompts take before encoding."""
     return sum(
         sys.getsizeof(prompt) if isinstance(prompt, str) else _GIVEN_ID_BYTES * len(prompt) for prompt in prompts

@@ -7,7 +7,7 @@ import numpy as np
 
 from contract import signatures
 from service.generation.reading import Reading
-from service.scheduling.sequence import Read
+from service.scheduling.sequence import PrefillResult
 
 
 class Pooling(Reading):
@@ -26,7 +26,7 @@ class Pooling(Reading):
         vectors: list[np.ndarray] = [np.zeros(0, np.float32)] * len(self.prompts)
         for event in self.events():
             if (
-                isinstance(event, Read)
+                isinstance(event, PrefillResult)
                 and event.last
                 and event.hidden_sum is not None
                 and event.hidden_last is not None

@@ -9,7 +9,7 @@ import numpy as np
 
 from service.backends.registry import ServedModel
 from service.generation.checkpoint import Checkpoint
-from service.generation.job import Canceller, Job, Listener
+from service.generation.job import Canceller, Job, RequestObserver
 from service.generation.prompts import EncodedPrompt
 from service.scheduling.sequence import SamplingParams
 
@@ -22,7 +22,7 @@ class Reading(Job):
         model: ServedModel,
         prompts: list[EncodedPrompt],
         runner: Canceller,
-        listener: Listener,
+        listener: RequestObserver,
         timeout_s: float,
         checkpoint: Checkpoint | None = None,
     ) -> None:

@@ -166,7 +166,7 @@ class ModelQueue:
         """Return the sequences in prefill with the same signature and outputs as the first."""
 
         def kind(sequence: Sequence) -> Hashable:
-            return sequence.prefill_signature, sequence.tells
+            return sequence.prefill_signature, sequence.requested_traces
 
         return [sequence for sequence in self.reading if kind(sequence) == kind(self.reading[0])]
 
@@ -178,7 +178,7 @@ class ModelQueue:
         self.num_decodes = 0
         batch_size = fit(self.limits.batch_sizes, len(sequences))
         limit = min(self.limits.max_length, PREFILL_BUDGET // batch_size)
-        if trace_width := sum(units for _, units in sequences[0].tells):
+        if trace_width := sum(units for _, units in sequences[0].requested_traces):
             limit = max(1, min(limit, INSPECT_BUDGET // (batch_size * trace_width)))
         longest = max(sequence.num_remaining_prompt_tokens for sequence in sequences)
         return self._call(sequences[0].prefill_signature, sequences, batch_size, min(longest, limit))

@@ -9,7 +9,7 @@ import numpy as np
 
 from contract import signatures
 from service.scheduling.padding import Arrays, OutputShapes, column
-from service.scheduling.sequence import Event, Read, Scores, Sequence
+from service.scheduling.sequence import Event, PrefillResult, Scores, Sequence
 
 
 def slice_length(sequence: Sequence, size: int) -> int:
@@ -41,7 +41,7 @@ class Prefill:
         """Update a sequence from its slot of the outputs."""
         sequence.read(slice_length(sequence, size), outputs["state"][slot])
         return (
-            Read(sequence.index, sequence.num_remaining_prompt_tokens, state=sequence.state_snapshot)
+            PrefillResult(sequence.index, sequence.num_remaining_prompt_tokens, state=sequence.state_snapshot)
             if sequence.returns_state
             else None
         )
@@ -61,7 +61,7 @@ class Score(Prefill):
         """See `Prefill.apply`."""
         length = slice_length(sequence, size)
         sequence.read(length, outputs["state"][slot])
-        return Read(
+        return PrefillResult(
             sequence.index,
             sequence.num_remaining_prompt_tokens,
             _scores(outputs, slot, length),
@@ -74,16 +74,18 @@ class Inspect(Score):
 
     def outputs(self, sequences: Many[Sequence], batch_size: int, size: int) -> OutputShapes:
         """See `Prefill.outputs`."""
-        traces = {name: (batch_size, size, units) for name, units in sequences[0].tells}
+        traces = {name: (batch_size, size, units) for name, units in sequences[0].requested_traces}
         return {**super().outputs(sequences, batch_size, size), **traces}
 
     def apply(self, sequence: Sequence, slot: int, outputs: Arrays, size: int) -> Event | None:
         """See `Prefill.apply`."""
         length = slice_length(sequence, size)
         sequence.read(length, outputs["state"][slot])
-        traces = {name: outputs[name][slot, :length].copy() for name, _ in sequence.tells}
+        traces = {name: outputs[name][slot, :length].copy() for name, _ in sequence.requested_traces}
         scores, state = _scores(outputs, slot, length), sequence.state_snapshot
-        return Read(sequence.index, sequence.num_remaining_prompt_tokens, scores, state=state, told=traces)
+        return PrefillResult(
+            sequence.index, sequence.num_remaining_prompt_tokens, scores, state=state, trace_values=traces
+        )
 
 
 class Embed(Prefill):
@@ -106,7 +108,7 @@ class Embed(Prefill):
         sequence.read(slice_length(sequence, size), outputs["state"][slot])
         sequence.hidden_sum = outputs["sum"][slot]
         last = outputs["last"][slot]
-        return Read(
+        return PrefillResult(
             sequence.index, sequence.num_remaining_prompt_tokens, hidden_sum=sequence.hidden_sum, hidden_last=last
         )
 

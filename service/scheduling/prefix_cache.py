@@ -38,18 +38,18 @@ def _hash(parent: bytes, tokens: bytes) -> bytes:
     return hashlib.blake2b(tokens, digest_size=16, key=parent).digest()
 
 
-def _root(scope: Hashable) -> bytes:
-    return hashlib.blake2b(repr(scope).encode(), digest_size=16).digest()
+def _root(namespace: Hashable) -> bytes:
+    return hashlib.blake2b(repr(namespace).encode(), digest_size=16).digest()
 
 
-def block_hashes(scope: Hashable, token_ids: np.ndarray) -> tuple[bytes, ...]:
+def block_hashes(namespace: Hashable, token_ids: np.ndarray) -> tuple[bytes, ...]:
     """Return the hash chain of some tokens: that of the namespace, then one per whole block.
 
     Args:
-        scope: The namespace; see `Prefix`.
+        namespace: The namespace; see `Prefix`.
         token_ids: int32 (tokens,).
     """
-    hashes, tokens = [_root(scope)], token_ids.tobytes()
+    hashes, tokens = [_root(namespace)], token_ids.tobytes()
     for start in range(0, len(token_ids) // BLOCK * BLOCK * _ITEM_BYTES, BLOCK * _ITEM_BYTES):
         hashes.append(_hash(hashes[-1], tokens[start : start + BLOCK * _ITEM_BYTES]))
     return tuple(hashes)
@@ -66,14 +66,14 @@ class Prefix:
 
     __slots__ = ("_tail", "block", "kept", "length")
 
-    def __init__(self, scope: Hashable) -> None:
+    def __init__(self, namespace: Hashable) -> None:
         """Start with no tokens.
 
         Args:
-            scope: Namespace: the tenant, the model version and the initial state. Prefixes of different namespaces
+            namespace: Tenant, model version and initial state. Prefixes of different namespaces
                 never match. Its `repr` must be unique.
         """
-        self.block, self.length, self.kept = _root(scope), 0, 0
+        self.block, self.length, self.kept = _root(namespace), 0, 0
         self._tail = b""
 
     @classmethod

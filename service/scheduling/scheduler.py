@@ -22,7 +22,7 @@ from service.scheduling.call import Call
 from service.scheduling.padding import Arrays
 from service.scheduling.policy import BatchLimits, ModelQueue
 from service.scheduling.prefix_cache import Prefix, PrefixCache, block_hashes
-from service.scheduling.sequence import Event, Failure, ModelVersion, Read, Sequence
+from service.scheduling.sequence import Event, Failure, ModelVersion, PrefillResult, Sequence
 from service.scheduling.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ class Scheduler:
             first.forks = others
             first.cost = first.num_remaining_prompt_tokens + first.max_tokens
             if self._caches(first):
-                first.prefix_blocks = block_hashes(first.scope, first.prompt_ids)
+                first.prefix_blocks = block_hashes(first.cache_namespace, first.prompt_ids)
             for sequence in others:
                 sequence.cost = sequence.max_tokens
             for sequence in (first, *others):
@@ -287,7 +287,7 @@ class Scheduler:
             self._requeue(queue_, sequence, event)
 
     def _caches(self, sequence: Sequence) -> bool:
-        return sequence.scope is not None and self._limits.prefix_cache_bytes > 0
+        return sequence.cache_namespace is not None and self._limits.prefix_cache_bytes > 0
 
     def _cache_state(self, sequence: Sequence) -> None:
         """Cache the state of a sequence at the end of its prompt, when it finishes, and at intervals during prefill."""
@@ -309,12 +309,14 @@ class Scheduler:
         # No longer needed, and up to 16 kB for the longest prompt.
         sequence.prefix_blocks = ()
         if hit is None:
-            sequence.prefix = Prefix(sequence.scope)
+            sequence.prefix = Prefix(sequence.cache_namespace)
             return
         prefix, state = hit
         sequence.resume_from_prefix(prefix, state)
         if sequence.returns_state:
-            self._outbox.append((sequence, Read(sequence.index, sequence.num_remaining_prompt_tokens, state=state)))
+            self._outbox.append(
+                (sequence, PrefillResult(sequence.index, sequence.num_remaining_prompt_tokens, state=state))
+            )
 
     def _requeue(self, queue_: ModelQueue, sequence: Sequence, event: Event | None) -> None:
         """Enqueue a sequence for its next call, or finish it."""

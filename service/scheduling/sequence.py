@@ -97,7 +97,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class DecodeResult:
     """The tokens of one sequence that one decode call sampled.
 
     Attributes:
@@ -116,7 +116,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
+class PrefillResult:
     """The result of one prefill call for one sequence.
 
     Attributes:
@@ -126,7 +126,7 @@ class Read:
         hidden_sum: float32 (U,): sum of the top layer's outputs over all tokens prefilled so far.
         hidden_last: float32 (U,): the top layer's output after the last of them.
         state: float32 (S,), after them; None if not requested.
-        told: Traces by name, float32 (tokens, units), of the tokens that the call prefilled.
+        trace_values: Traces by name, float32 (tokens, units), of the tokens that the call prefilled.
     """
 
     index: int
@@ -135,7 +135,7 @@ class Read:
     hidden_sum: np.ndarray | None = None
     hidden_last: np.ndarray | None = None
     state: np.ndarray | None = None
-    told: Mapping[str, np.ndarray] | None = None
+    trace_values: Mapping[str, np.ndarray] | None = None
 
     @property
     def last(self) -> bool:
@@ -151,7 +151,7 @@ class Failure:
     error: GatewayError
 
 
-Event = Chunk | Read | Failure
+Event = DecodeResult | PrefillResult | Failure
 
 
 @dataclass(eq=False, slots=True)
@@ -169,19 +169,19 @@ class Sequence:
         vocab_size: Exclusive upper limit of the model's token ids; a backend's samples are checked against it.
         emit: Called with each event, in order, on the scheduler's thread; must not block.
         prefill_signature: "prefill", "score", "embed" or "inspect".
-        tells: Requested traces of "inspect", as (name, width).
+        requested_traces: Requested traces of "inspect", as (name, width).
         counts_before: Ids and counts of the tokens sampled by the requests that it resumes; see `Adjustments`.
         returns_state: Whether its events carry the state.
         num_top: Requested top logprobs per sampled token; None: not even its own logprob.
         trace: The tracing context of its request.
         expected_probe_hash: Probe hash that its model's fingerprint stands for; None if there is none.
-        scope: Namespace of the prefix cache, see `Prefix`; None: no caching.
+        cache_namespace: Namespace of the prefix cache, see `Prefix`; None: no caching.
         prefix_blocks: `block_hashes` of the prompt in that namespace.
         request: Number of its request, in order of arrival.
         started: Whether it has held a slot.
         forks: Choices with the same prompt, which fork from this one after prefill.
         state: float32 (S,), after the tokens that the model has processed.
-        hidden_sum: float32 (U,), for "embed": see `Read`.
+        hidden_sum: float32 (U,), for "embed": see `PrefillResult`.
         num_read: Prompt tokens prefilled.
         num_cached_tokens: Those of them from a prefix cache hit; 0 for forks.
         prefix: The tokens behind `state`; None: no caching.
@@ -207,7 +207,7 @@ class Sequence:
     vocab_size: int = MAX_VOCAB_SIZE
     quota: Quota = Quota()
     prefill_signature: str = signatures.PREFILL
-    tells: tuple[tuple[str, int], ...] = ()
+    requested_traces: tuple[tuple[str, int], ...] = ()
     position: int = 0
     counts_before: tuple[np.ndarray, np.ndarray] | None = None
     returns_state: bool = False
@@ -215,7 +215,7 @@ class Sequence:
     trace: Any = None
     hidden_sum: np.ndarray | None = None
     expected_probe_hash: str | None = None
-    scope: Hashable = None
+    cache_namespace: Hashable = None
     prefix_blocks: tuple[bytes, ...] = ()
     request: int = 0
     started: bool = False
@@ -288,7 +288,7 @@ class Sequence:
         self.num_read += count
         self.state = state
 
-    def advance(self, token_ids: list[int], state: np.ndarray, scores: Scores | None = None) -> Chunk:
+    def advance(self, token_ids: list[int], state: np.ndarray, scores: Scores | None = None) -> DecodeResult:
         """Record sampled tokens, at least one; the EOS token, if sampled, is the last of them.
 
         Returns:
@@ -301,5 +301,5 @@ class Sequence:
         self.adjustments.note(token_ids)
         snapshot = self.state_snapshot
         if self.last_token_id == self.end_id:
-            return Chunk(self.index, token_ids[:-1], "stop", scores, snapshot)
-        return Chunk(self.index, token_ids, "length" if self.num_left == 0 else None, scores, snapshot)
+            return DecodeResult(self.index, token_ids[:-1], "stop", scores, snapshot)
+        return DecodeResult(self.index, token_ids, "length" if self.num_left == 0 else None, scores, snapshot)

@@ -216,7 +216,7 @@ def model_object(model: ServedModel, route: Route) -> responses.ModelObject:
         "context": card.context,
         "vocab_size": card.vocab_size,
         "batch_sizes": model.batch_limits.batch_sizes,
-        "deterministic": model.is_steady,
+        "deterministic": model.is_deterministic,
     }
 
 

@@ -10,7 +10,7 @@ from flask import Blueprint, Response, g, request
 
 from service import __version__
 from service.api import responses
-from service.api.parameters import Bounds, parse, parse_completion, parse_embeddings, parse_inspect, parse_number
+from service.api.parameters import RequestLimits, parse, parse_completion, parse_embeddings, parse_inspect, parse_number
 from service.api.requests import MAX_MAPPED, MAX_NEIGHBORS, DetokenizeBody, TokenizeBody
 from service.backends.embedding_vectors import VectorFiles, Vectors, find_token
 from service.backends.registry import ModelRegistry, ServedModel
@@ -19,7 +19,7 @@ from service.errors import ClientGone, InvalidRequest, NotFound, ShuttingDown
 from service.generation.completion import Completion
 from service.generation.encoding import encoding_bytes, min_tokens, require_ids
 from service.generation.logprobs import labels
-from service.generation.memory_estimates import given_bytes
+from service.generation.memory_estimates import prompt_bytes
 from service.web.access_log import RequestLog
 from service.web.inspection_response import inspection_parts
 from service.web.request_body import read_body
@@ -67,7 +67,7 @@ class Services:
     status: Status
     watch: Watch
     drain: ShutdownGate
-    bounds: Bounds
+    bounds: RequestLimits
     has_keys: bool
 
 
@@ -254,14 +254,14 @@ def _tokenize(services: Services) -> responses.TokenizeObject:
     model, memory = services.model_registry.find(body.model), g.caller.memory
     tokenizer = model.tokenizer
     _require_max_tokens("prompt", min_tokens(body.prompt, model), services.bounds)
-    memory.hold(given_bytes([body.prompt]) + encoding_bytes(body.prompt, model), "prompt", param="prompt")
+    memory.hold(prompt_bytes([body.prompt]) + encoding_bytes(body.prompt, model), "prompt", param="prompt")
     special = {tokenizer.tokens[i]: i for i in vars(tokenizer.special).values() if i is not None}
     # A prompt that is exactly the name of a special token is encoded as that token: this is how the evaluation harness
     # finds the id of the start token.
     ids = [special[body.prompt]] if body.prompt in special else tokenizer.encode(body.prompt)
     _require_max_tokens("prompt", len(ids), services.bounds)
     token_bytes = _TOKEN_BYTES + (_LABEL_BYTES if body.return_token_strs else 0)
-    memory.hold(given_bytes([body.prompt]) + len(ids) * token_bytes, "prompt", param="prompt")
+    memory.hold(prompt_bytes([body.prompt]) + len(ids) * token_bytes, "prompt", param="prompt")
     strings = labels(tokenizer.detokenizer(), ids) if body.return_token_strs else None
     return {"count": len(ids), "tokens": ids, "token_strs": strings, "max_model_len": None}
 
@@ -272,12 +272,12 @@ def _detokenize(services: Services) -> responses.DetokenizeObject:
     model = services.model_registry.find(body.model)
     _require_max_tokens("tokens", len(body.tokens), services.bounds)
     require_ids(body.tokens, model, "tokens")
-    num_bytes = given_bytes([body.tokens]) + 2 * encoding_bytes(body.tokens, model)
+    num_bytes = prompt_bytes([body.tokens]) + 2 * encoding_bytes(body.tokens, model)
     g.caller.memory.hold(num_bytes, "tokens", param="tokens")
     return {"prompt": model.tokenizer.decode(body.tokens)}
 
 
-def _require_max_tokens(field: str, count: int, bounds: Bounds) -> None:
+def _require_max_tokens(field: str, count: int, bounds: RequestLimits) -> None:
     if count > bounds.max_request_tokens:
         raise InvalidRequest(f"{field} must be at most {bounds.max_request_tokens} tokens, got {count}", param=field)
 

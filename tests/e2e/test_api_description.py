@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-from service.api.openapi import ADDRESSES, openapi_document
+from service.api.openapi import ENDPOINTS, openapi_document
 from tests.conftest import MODEL_NAMES
 from tests.e2e.test_access import PUBLIC, rules
 
@@ -46,7 +46,7 @@ def test_every_address_of_the_api_is_described():
     pages = PUBLIC - {"/health", "/healthz", "/ping", "/readyz", "/version"}
     found = rules()
     there = {(rule.replace("<", "{").replace(">", "}"), *methods) for rule, _, methods in found if rule not in pages}
-    assert {(address.path, address.method.upper()) for address in ADDRESSES} == there
+    assert {(address.path, address.method.upper()) for address in ENDPOINTS} == there
 
 
 def test_a_fuzzer_finds_no_answer_that_is_not_described(start_gateway, tmp_path):

@@ -455,13 +455,13 @@ def unknown_fields(kind, body):
 
 def test_every_field_of_a_request_is_known():
     """The service passes over what it does not know, so that a slip would not show."""
-    from service.api.openapi import ADDRESSES
+    from service.api.openapi import ENDPOINTS
 
     for method, url, body in requests():
         path, query = urlsplit(url).path, parse_qs(urlsplit(url).query)
         (there,) = (
             address
-            for address in ADDRESSES
+            for address in ENDPOINTS
             if address.method == method and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", address.path), path)
         )
         assert query.keys() <= dict(there.query).keys(), url

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from service.api.parameters import Bounds, parse, parse_completion, parse_embeddings
+from service.api.parameters import RequestLimits, parse, parse_completion, parse_embeddings
 from service.api.requests import DetokenizeBody, TokenizeBody
 from service.errors import InvalidRequest
 from service.scheduling.sequence import SamplingParams
 
-BOUNDS = Bounds(max_tokens=1000, max_request_tokens=20_000, max_prompts=10, max_sequences=200, timeout_s=60.0)
+BOUNDS = RequestLimits(max_tokens=1000, max_request_tokens=20_000, max_prompts=10, max_sequences=200, timeout_s=60.0)
 
 
 def parsed(**fields):

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from service.api.openapi import openapi_document
-from service.api.parameters import Bounds, parse_completion, parse_embeddings
+from service.api.parameters import RequestLimits, parse_completion, parse_embeddings
 from service.api.unsupported import COMPLETION_FIELDS, EMBEDDING_FIELDS, EMPTY
 from service.errors import InvalidRequest
 from tests.manifests import ROOT
@@ -14,7 +14,7 @@ from tests.manifests import ROOT
 
 def parse(parser, **fields):
     """Parse a body with a prompt or an input and these fields."""
-    return parser(json.dumps({"prompt": "x", "input": "x", **fields}).encode(), Bounds())
+    return parser(json.dumps({"prompt": "x", "input": "x", **fields}).encode(), RequestLimits())
 
 
 EVERY = [

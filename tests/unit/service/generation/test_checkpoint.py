@@ -5,19 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.generation.checkpoint import Checkpoint, Point
+from service.generation.checkpoint import Checkpoint, ResumePoint
 from service.scheduling.sequence import ModelVersion
 
 FLOATS = st.lists(st.floats(width=32), min_size=1, max_size=20)
 IDS = st.lists(st.integers(0, 2**31 - 1), max_size=20)
 
 
-def saved(state=(0.5, -1.0), unread=(7,), position=3, seed=5, stream=0, detokenizer=None, held="", counts=()):
+def saved(state=(0.5, -1.0), unread_ids=(7,), position=3, seed=5, stream=0, detokenizer=None, held_back="", counts=()):
     """Return a text; fields given replace what does not matter."""
     ids = np.array([token_id for token_id, _ in counts], np.int32)
     numbers = np.array([number for _, number in counts], np.float32)
-    point = Point(np.array(state, np.float32), np.array(unread, np.int32), position)
-    return Checkpoint(ModelVersion("demo", 3), "ab" * 32, point, seed, stream, detokenizer, held, (ids, numbers))
+    point = ResumePoint(np.array(state, np.float32), np.array(unread_ids, np.int32), position)
+    return Checkpoint(ModelVersion("demo", 3), "ab" * 32, point, seed, stream, detokenizer, held_back, (ids, numbers))
 
 
 @given(
@@ -30,20 +30,22 @@ def saved(state=(0.5, -1.0), unread=(7,), position=3, seed=5, stream=0, detokeni
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 1000)), max_size=5),
 )
-def test_what_comes_back_is_what_was_put_down(state, unread, position, seed, stream, detokenizer, held, counts):
+def test_what_comes_back_is_what_was_put_down(
+    state, unread_ids, position, seed, stream, detokenizer, held_back, counts
+):
     """Every bit of the state, NaN and -0.0 too, and everything beside it."""
-    text = saved(state, unread, position, seed, stream, detokenizer, held, counts)
+    text = saved(state, unread_ids, position, seed, stream, detokenizer, held_back, counts)
     back = Checkpoint.from_bytes(text.to_bytes())
     assert back.point.state.tobytes() == text.point.state.tobytes()
-    assert back.point.unread.tolist() == list(unread)
-    assert [array.tolist() for array in back.counted] == [array.tolist() for array in text.counted]
-    assert [array.dtype for array in (back.point.state, back.point.unread, *back.counted)] == [
+    assert back.point.unread_ids.tolist() == list(unread_ids)
+    assert [array.tolist() for array in back.token_counts] == [array.tolist() for array in text.token_counts]
+    assert [array.dtype for array in (back.point.state, back.point.unread_ids, *back.token_counts)] == [
         np.float32,
         np.int32,
         np.int32,
         np.float32,
     ]
-    for name in ("model", "weights_sha256", "seed", "stream", "detokenizer", "held"):
+    for name in ("model", "weights_sha256", "seed", "stream", "detokenizer", "held_back"):
         assert getattr(back, name) == getattr(text, name)
     assert back.point.position == position
     assert back.point.state.flags.writeable
@@ -69,8 +71,8 @@ def test_the_first_branch_goes_on_and_the_others_are_new(stream):
 
 def test_a_point_moves_with_the_state_or_without():
     """With the state just the last token is unread; without it all that came since the state."""
-    point = Point(np.zeros(2, np.float32), np.array([4, 5], np.int32), 10)
+    point = ResumePoint(np.zeros(2, np.float32), np.array([4, 5], np.int32), 10)
     kept = point.after([6, 7], None)
-    assert (kept.unread.tolist(), kept.position, kept.state is point.state) == ([4, 5, 6, 7], 12, True)
+    assert (kept.unread_ids.tolist(), kept.position, kept.state is point.state) == ([4, 5, 6, 7], 12, True)
     moved = kept.after([8, 9, 1], np.ones(2, np.float32))
-    assert (moved.unread.tolist(), moved.position, moved.state.tolist()) == ([1], 15, [1, 1])
+    assert (moved.unread_ids.tolist(), moved.position, moved.state.tolist()) == ([1], 15, [1, 1])

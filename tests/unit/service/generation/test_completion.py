@@ -8,12 +8,12 @@ import pytest
 
 from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer, WordTokenizer
-from service.api.parameters import Bounds, CompletionRequest, EmbeddingsRequest
+from service.api.parameters import CompletionRequest, EmbeddingsRequest, RequestLimits
 from service.backends.registry import ServedModel
 from service.engine import Engine, RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InternalError, InvalidRequest, Overloaded, RateLimited
 from service.generation.completion import CompletionOutput
-from service.generation.encoding import Sizes
+from service.generation.encoding import TokenLimits
 from service.generation.logprobs import Logprobs
 from service.generation.resume_tokens import ResumeTokens, StateKeys
 from service.scheduling.policy import BatchLimits
@@ -28,7 +28,7 @@ WORDS = WordTokenizer.train(["the cat sat on a mat", " ".join(f"w{i}" for i in r
 
 
 KEYS = StateKeys.random()
-SIZES = Sizes(max_prompt_tokens=1000, max_echo_tokens=3000, max_logprobs_tokens=2000)
+SIZES = TokenLimits(max_prompt_tokens=1000, max_echo_tokens=3000, max_logprobs_tokens=2000)
 
 
 class Models:
@@ -401,7 +401,7 @@ def test_dimensions_must_be_the_models_own(service):
 
 def test_bounds_have_defaults():
     """The bounds that a server has unless its settings say otherwise."""
-    assert Bounds().max_prompts == 128
+    assert RequestLimits().max_prompts == 128
 
 
 def from_the_end(*suffixes, **fields):
@@ -465,10 +465,10 @@ def test_pieces_of_a_text_from_its_end_go_before_those_so_far(service, num_top, 
     wanted = {"num_top": num_top, "echo": echo, "num_choices": 2, "max_tokens": 30, "stops": ("q",)}
     whole = begun(service, from_the_end("abc", **wanted)).results()
     generation = begun(service, from_the_end("abc", **wanted, prepend=True))
-    texts, told, pieces = ["", ""], [Logprobs(), Logprobs()], list(generation.stream())
+    texts, told, deltas = ["", ""], [Logprobs(), Logprobs()], list(generation.stream())
     assert generation.prepends
-    assert len(pieces) > 4
-    for piece in pieces:
+    assert len(deltas) > 4
+    for piece in deltas:
         texts[piece.index] = piece.text + texts[piece.index]
         if num_top is not None:
             assert all(0 <= offset <= len(piece.text) for offset in piece.logprobs.text_offset)
@@ -485,9 +485,9 @@ def test_a_client_that_only_appends_gets_a_text_from_its_end_as_one_piece(servic
     wanted = {"num_top": num_top, "echo": True, "num_choices": 2, "max_tokens": 30}
     whole = begun(service, from_the_end("abc", **wanted)).results()
     generation = begun(service, from_the_end("abc", **wanted))
-    pieces = sorted(generation.stream(), key=lambda piece: piece.index)
+    deltas = sorted(generation.stream(), key=lambda piece: piece.index)
     assert not generation.prepends
-    assert [CompletionOutput(piece.text, piece.finish_reason, piece.logprobs) for piece in pieces] == whole
+    assert [CompletionOutput(piece.text, piece.finish_reason, piece.logprobs) for piece in deltas] == whole
 
 
 def test_consent_changes_nothing_forwards(service):

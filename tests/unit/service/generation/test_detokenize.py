@@ -19,14 +19,14 @@ TOKENIZER = CharacterTokenizer.train("abcd")
 def assemble(text, stops, sizes):
     """Feed a text in pieces and return (visible text, tokens counted, whether it stopped, pieces)."""
     assembler = TextAssembler(TOKENIZER.detokenizer(), Stops(stops))
-    ids, pieces = TOKENIZER.encode(text), []
+    ids, deltas = TOKENIZER.encode(text), []
     while ids and not assembler.stopped:
         size = next(sizes)
-        pieces.append(assembler.feed(ids[:size]))
+        deltas.append(assembler.feed(ids[:size]))
         ids = ids[size:]
     if not assembler.stopped:
-        pieces.append(assembler.flush())
-    return "".join(pieces), assembler.num_tokens, assembler.stopped, pieces
+        deltas.append(assembler.flush())
+    return "".join(deltas), assembler.num_tokens, assembler.stopped, deltas
 
 
 def every(size):

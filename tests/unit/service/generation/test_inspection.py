@@ -9,7 +9,7 @@ from contract.card import Trace
 from service.api.parameters import InspectRequest
 from service.engine import RequestContext
 from service.errors import InvalidRequest, StateOfAnotherModel
-from service.generation.inspection import picked
+from service.generation.inspection import evenly_spaced
 from service.scheduling.policy import INSPECT_BUDGET, BatchLimits, ModelQueue
 from service.scheduling.sequence import ModelVersion
 from tests.fakes import STATE_SIZE, fake_step, make_sequence
@@ -125,7 +125,7 @@ def test_the_whole_state_is_told_whatever_else_is(service):
 )
 def test_places_are_spread_from_the_first_to_the_last(count, most, places):
     """As evenly as whole numbers allow."""
-    assert picked(count, most).tolist() == places
+    assert evenly_spaced(count, most).tolist() == places
 
 
 def test_some_tokens_and_units_are_those_of_all(service):
@@ -184,11 +184,13 @@ def test_a_call_tells_no_more_than_fits():
     """Wide layers are told in shorter slices; texts for which other things are told wait for their turn."""
     queue = ModelQueue(ModelVersion("demo", 1), BatchLimits((8,), 8, 128))
     wide = (("hidden_1", 100_000),)
-    for tells in (wide, wide, (("cell_1", 5),)):
+    for requested_traces in (wide, wide, (("cell_1", 5),)):
         ids = np.ones(50, np.int32)
-        queue.enqueue(make_sequence(prompt_ids=ids, prefill_signature="inspect", tells=tells, max_tokens=0))
+        queue.enqueue(
+            make_sequence(prompt_ids=ids, prefill_signature="inspect", requested_traces=requested_traces, max_tokens=0)
+        )
     call = queue.next_call(2, 2)
-    assert {sequence.tells for sequence in call.sequences} == {wide}
+    assert {sequence.requested_traces for sequence in call.sequences} == {wide}
     assert call.size == INSPECT_BUDGET // (8 * 100_000)
     assert dict(call.outputs())["hidden_1"] == (8, call.size, 100_000)
 

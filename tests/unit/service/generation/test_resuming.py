@@ -19,11 +19,11 @@ from service.errors import (
     StateOfAnotherModel,
     StateOutdated,
 )
-from service.generation.checkpoint import Point
+from service.generation.checkpoint import ResumePoint
 from service.generation.choice import Choice
 from service.generation.detokenize import TextAssembler
 from service.generation.stop_strings import Stops
-from service.scheduling.sequence import Chunk, ModelVersion, Quota, SamplingParams
+from service.scheduling.sequence import DecodeResult, ModelVersion, Quota, SamplingParams
 from tests.fakes import END, FakeBackend
 from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
 from tests.unit.service.generation.test_completion import CHARACTERS, Service, request
@@ -148,15 +148,15 @@ def test_a_stream_with_states_is_that_without_and_goes_on_from_each(service, mod
     kept = service.engine.begin(
         replace(request(max_tokens=TOTAL), **fields, prepend=True, state_interval=interval), RequestContext()
     )
-    pieces, states, num_before = [], [], 0
+    deltas, states, num_before = [], [], 0
     for piece in kept.stream():
-        pieces.append(piece.text)
+        deltas.append(piece.text)
         if piece.state:
             assert kept.num_completion_tokens - num_before >= interval
             num_before = kept.num_completion_tokens
-            states.append((pieces.copy(), num_before, piece.state))
+            states.append((deltas.copy(), num_before, piece.state))
     kept.close()
-    assert (assembled(pieces, model), piece.finish_reason, piece.state) == (whole.text, whole.finish_reason, None)
+    assert (assembled(deltas, model), piece.finish_reason, piece.state) == (whole.text, whole.finish_reason, None)
     assert len(states) >= (plain.num_completion_tokens - 1) // (interval + CHUNK)
     for before, num_tokens, state in states:
         rest = {**fields, **given_text(model, ""), "seed": None, "state": state, "max_tokens": TOTAL - num_tokens}
@@ -169,20 +169,20 @@ def test_what_may_become_a_stop_holds_up_no_state_and_no_end(service):
     """A piece may be a state alone; at the end of such a text nothing is held back."""
     seed, (text,) = endless(service, TOTAL)
     fields = {"seed": seed, "max_tokens": TOTAL}
-    for held in (text[:20], text[-1:]):
+    for held_back in (text[:20], text[-1:]):
         generation = service.engine.begin(
-            request("abc", **fields, stops=(held + "\0",), state_interval=CHUNK), RequestContext()
+            request("abc", **fields, stops=(held_back + "\0",), state_interval=CHUNK), RequestContext()
         )
-        pieces = list(generation.stream())
-        assert "".join(piece.text for piece in pieces) == text
-        assert [bool(piece.state) for piece in pieces] == [True] * (len(pieces) - 1) + [False]
-        assert len(pieces) == TOTAL // CHUNK
-    assert pieces[-1].finish_reason == "length"
+        deltas = list(generation.stream())
+        assert "".join(piece.text for piece in deltas) == text
+        assert [bool(piece.state) for piece in deltas] == [True] * (len(deltas) - 1) + [False]
+        assert len(deltas) == TOTAL // CHUNK
+    assert deltas[-1].finish_reason == "length"
 
 
-def assembled(pieces, model):
+def assembled(deltas, model):
     """Put pieces together, in order of reading."""
-    return "".join(pieces[::-1] if "backward" in model else pieces)
+    return "".join(deltas[::-1] if "backward" in model else deltas)
 
 
 @pytest.mark.parametrize("model", KINDS)
@@ -251,7 +251,7 @@ def test_what_a_text_still_held_comes_before_a_prompt(service):
     seed, (plain,) = endless(service, 20)
     stop = plain[9:11] + "?"
     firsts = [ask(service, "abc", seed=seed, max_tokens=length, stops=(stop,))[0] for length in range(9, 16)]
-    first = next(result for result in firsts if opened(service, result).held == plain[9:11])
+    first = next(result for result in firsts if opened(service, result).held_back == plain[9:11])
     assert first.text == plain[:9]
     (scored,) = ask(service, "xyz", state=first.state, seed=None, echo=True, num_top=0, max_tokens=0)
     assert (scored.text, scored.logprobs.text_offset) == (plain[9:11] + "xyz", [2, 3, 4])
@@ -285,7 +285,7 @@ def test_behind_the_end_of_a_text_the_next_one_begins(service):
         if first.finish_reason == "stop":
             break
     saved = opened(service, first)
-    assert saved.point.unread.tolist() == [END]
+    assert saved.point.unread_ids.tolist() == [END]
     num_generated = saved.point.position
     drawn = [CHARACTERS.tokens.index(token) for token in first.logprobs.tokens]
     assert num_generated == len(drawn) + 1
@@ -300,23 +300,23 @@ def test_tokens_are_as_small_as_they_can_be(service):
     for _ in range(2):
         (first,) = ask(service, "abcdefghijklmnopqrstuvwxyz", seed=1, max_tokens=TOTAL)
         (cut,) = ask(service, "abcdefghijklmnopqrstuvwxyz", seed=1, max_tokens=TOTAL, stops=(first.text[1:3],))
-        assert len(opened(service, first).point.unread) == 1
-        assert len(opened(service, cut).point.unread) < 10
+        assert len(opened(service, first).point.unread_ids) == 1
+        assert len(opened(service, cut).point.unread_ids) < 10
 
 
 def test_penalties_know_the_prompt_and_all_that_was_drawn(service):
     """What they count is put down: prompts by themselves, with no count, only where they matter."""
     fields = {"seed": 3, "max_tokens": 10, "num_top": 0}
     (plain,) = ask(service, "abc", **fields)
-    assert [len(part) for part in opened(service, plain).counted] == [0, 0]
-    (counted,) = ask(service, "abc", **fields, sampling=SamplingParams(frequency_penalty=1.0))
+    assert [len(part) for part in opened(service, plain).token_counts] == [0, 0]
+    (token_counts,) = ask(service, "abc", **fields, sampling=SamplingParams(frequency_penalty=1.0))
     (repeated,) = ask(service, "abc", **fields, sampling=SamplingParams(repetition_penalty=2.0))
-    for result, prompt in ((counted, ""), (repeated, "abc")):
+    for result, prompt in ((token_counts, ""), (repeated, "abc")):
         drawn = Counter(CHARACTERS.tokens.index(token) for token in result.logprobs.tokens)
         if result.finish_reason == "stop":
             drawn[END] = 1
         expected = {**dict.fromkeys(CHARACTERS.encode(prompt), 0), **drawn}
-        ids, counts = opened(service, result).counted
+        ids, counts = opened(service, result).token_counts
         assert dict(zip(ids.tolist(), counts.tolist(), strict=True)) == expected
 
 
@@ -380,12 +380,12 @@ def test_a_stream_tells_the_state_with_its_last_piece(service):
     generation = service.engine.begin(
         request("abc", seed=2, max_tokens=30, stream=True, return_state=True), RequestContext()
     )
-    pieces = list(generation.stream())
-    assert [piece.state is not None for piece in pieces] == [piece.finish_reason is not None for piece in pieces]
+    deltas = list(generation.stream())
+    assert [piece.state is not None for piece in deltas] == [piece.finish_reason is not None for piece in deltas]
     assert generation.rest() == []
     generation.close()
     (one,) = ask(service, "", state=whole.state, seed=None, max_tokens=9)
-    (other,) = ask(service, "", state=pieces[-1].state, seed=None, max_tokens=9)
+    (other,) = ask(service, "", state=deltas[-1].state, seed=None, max_tokens=9)
     assert one.text == other.text
 
 
@@ -423,7 +423,7 @@ def test_a_deadline_within_a_prompt_loses_nothing_that_was_held(service, model):
     ending = plain.text[:2] if "backward" in model else plain.text[-2:]
     stop = "?" + ending if "backward" in model else ending + "?"
     first = parts(service, model, [20], seed=seed, text="abcabc", stops=(stop,))[0]
-    assert opened(service, first).held in (ending, ending[::-1])
+    assert opened(service, first).held_back in (ending, ending[::-1])
     backend = FakeBackend(held=True)
     slow = Service(backend, max_calls=1)
     slow.engine._resume_tokens = service.engine._resume_tokens
@@ -439,7 +439,7 @@ def test_a_deadline_within_a_prompt_loses_nothing_that_was_held(service, model):
     slow.scheduler.stop()
     assert rest.text == ("xyz" * 9 + ending if "backward" in model else ending + "xyz" * 9)
     # One slice of the prompt has been read.
-    assert len(opened(service, rest).point.unread) == 12
+    assert len(opened(service, rest).point.unread_ids) == 12
     later = parts(service, model, [9], state=rest.state)[0]
     generation = service.engine.begin(
         replace(request(), **{**fields, "num_top": None, "echo": False}), RequestContext()
@@ -456,13 +456,13 @@ def test_a_stop_that_is_complete_at_the_very_end_is_the_reason():
     choice = Choice(
         TextAssembler(tokenizer.detokenizer(), Stops(["\ufffd"])),
         None,
-        Point(np.zeros(2, np.float32), np.zeros(1, np.int32), 0),
+        ResumePoint(np.zeros(2, np.float32), np.zeros(1, np.int32), 0),
         0,
         None,
-        is_kept=False,
-        is_left_open=False,
+        keeps_checkpoint=False,
+        holds_back=False,
     )
-    text = choice.take(Chunk(0, [BYTE_IDS[ord("a")], BYTE_IDS[0xE2]], "length"))
+    text = choice.take(DecodeResult(0, [BYTE_IDS[ord("a")], BYTE_IDS[0xE2]], "length"))
     assert (text, choice.finish_reason) == ("a", "stop")
 
 

@@ -120,9 +120,9 @@ def test_a_collector_gets_a_request_and_its_calls_as_one_trace(collector):
     (group,) = sent.resource_spans
     resource = {attribute.key: attribute.value.string_value for attribute in group.resource.attributes}
     assert (resource["service.name"], resource["service.version"]) == ("ostinato-gateway", "1.2.3")
-    spans = {span.name: span for scope in group.scope_spans for span in scope.spans}
+    spans = {span.name: span for cache_namespace in group.scope_spans for span in cache_namespace.spans}
     request, rpc = spans["POST /v1/completions"], spans[RPC]
-    assert sum(len(scope.spans) for scope in group.scope_spans) == 3
+    assert sum(len(cache_namespace.spans) for cache_namespace in group.scope_spans) == 3
     assert request.trace_id.hex() == rpc.trace_id.hex() == TRACE_ID
     assert request.parent_span_id.hex() == PARENT_ID
     assert rpc.parent_span_id == request.span_id

@@ -5,7 +5,7 @@ import pytest
 
 from service.errors import InternalError
 from service.scheduling.call import Call
-from service.scheduling.sequence import Chunk, Failure, ModelVersion, Read
+from service.scheduling.sequence import DecodeResult, Failure, ModelVersion, PrefillResult
 from tests.fakes import COMPUTE, make_sequence
 
 MODEL = ModelVersion("demo", 3)
@@ -18,7 +18,11 @@ def sequences(signature):
     if signature.startswith("decode"):
         return tuple(make_sequence(**{**fields, "index": index}) for index in range(2))
     fields |= {"prompt_ids": np.arange(1, 6, dtype=np.int32), "prefill_signature": signature, "max_tokens": 0}
-    fields |= {"hidden_sum": np.zeros(WIDTH, np.float32), "tells": (("hidden_1", WIDTH),), "returns_state": True}
+    fields |= {
+        "hidden_sum": np.zeros(WIDTH, np.float32),
+        "requested_traces": (("hidden_1", WIDTH),),
+        "returns_state": True,
+    }
     return tuple(make_sequence(**{**fields, "index": index}) for index in range(2))
 
 
@@ -43,7 +47,7 @@ def test_a_row_that_is_not_finite_ends_its_own_sequence_alone(signature, output,
     outputs = COMPUTE[signature](call.inputs())
     outputs[output][1].flat[0] = value
     well, failed = call.apply(outputs)
-    assert isinstance(well, Chunk | Read)
+    assert isinstance(well, DecodeResult | PrefillResult)
     assert isinstance(failed, Failure)
     assert isinstance(failed.error, InternalError)
     assert str(failed.error) == "the model computed NaN or infinity"

@@ -152,8 +152,8 @@ def test_a_fault_behind_a_reply_strands_no_sequence(start, where, monkeypatch):
             honest(prefix, state)
 
         monkeypatch.setattr(scheduler.prefixes, "keep", fail_once)
-    texts = [Text(prompt=(3, 4, 5), seed=seed, scope="mine", **ENDLESS) for seed in range(16)]
-    texts += choices(8, prompt=(6, 7, 8), scope="mine", **ENDLESS)
+    texts = [Text(prompt=(3, 4, 5), seed=seed, cache_namespace="mine", **ENDLESS) for seed in range(16)]
+    texts += choices(8, prompt=(6, 7, 8), cache_namespace="mine", **ENDLESS)
     for text in texts[:16]:
         submit(scheduler, [text])
     submit(scheduler, texts[16:])

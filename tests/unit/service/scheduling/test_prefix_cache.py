@@ -20,9 +20,9 @@ from service.scheduling.prefix_cache import (
 STATE_BYTES = 16
 
 
-def named(token_ids, scope="here"):
+def named(token_ids, namespace="here"):
     """Return the name of some tokens."""
-    prefix = Prefix(scope)
+    prefix = Prefix(namespace)
     prefix.extend(np.array(token_ids, np.int32))
     return prefix
 
@@ -32,23 +32,23 @@ def state(number):
     return np.full(STATE_BYTES // 4, number, np.float32)
 
 
-def kept(*texts, entries=100, scope="here"):
+def kept(*texts, entries=100, namespace="here"):
     """Return a cache with room for so many entries that has kept texts, each with its place as its state."""
     cache = PrefixCache(entries * (STATE_BYTES + OVERHEAD_BYTES))
     for number, text in enumerate(texts):
-        cache.keep(named(text, scope), state(number))
+        cache.keep(named(text, namespace), state(number))
     return cache
 
 
-def find(cache, token_ids, scope="here"):
+def find(cache, token_ids, namespace="here"):
     """Return what a lookup gives."""
     token_ids = np.array(token_ids, np.int32)
-    return cache.find(block_hashes(scope, token_ids), token_ids)
+    return cache.find(block_hashes(namespace, token_ids), token_ids)
 
 
-def found(cache, token_ids, scope="here"):
+def found(cache, token_ids, namespace="here"):
     """Return the length and the number of the hit; of a miss 0 and None."""
-    hit = find(cache, token_ids, scope)
+    hit = find(cache, token_ids, namespace)
     return (0, None) if hit is None else (hit[0].length, int(hit[1][0]))
 
 
@@ -151,7 +151,7 @@ def test_a_long_name_does_not_depend_on_slices_either(sizes):
 
 def test_scopes_are_strangers():
     """What one tenant or model has read is not found by another, though the tokens are the same."""
-    cache = kept([1, 2, 3], scope=("anna", "demo"))
+    cache = kept([1, 2, 3], namespace=("anna", "demo"))
     assert found(cache, [1, 2, 3], ("anna", "demo")) == (3, 0)
     assert found(cache, [1, 2, 3], ("bert", "demo")) == (0, None)
     assert found(cache, [1, 2, 3], ("anna", "other")) == (0, None)
@@ -176,7 +176,7 @@ def test_what_is_evicted_leaves_nothing(texts):
     assert cache.num_bytes == len(cache) * (STATE_BYTES + OVERHEAD_BYTES)
     assert sum(sum(tails.values()) for tails in cache._tails.values()) == len(cache)
     for number in range(10):
-        cache.keep(named([9], scope=number), state(0))
+        cache.keep(named([9], namespace=number), state(0))
     assert len(cache._tails) == 2
 
 

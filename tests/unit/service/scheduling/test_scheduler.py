@@ -8,7 +8,7 @@ import pytest
 
 from service.errors import BackendUnavailable, InternalError, InvalidRequest, Overloaded, ShuttingDown
 from service.scheduling.policy import BatchLimits
-from service.scheduling.sequence import Chunk, ModelVersion, SamplingParams
+from service.scheduling.sequence import DecodeResult, ModelVersion, SamplingParams
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, fake_logprob, fake_step
 from tests.unit.service.scheduling.sequences import PENALTY, SHAPES, Text, alone, until
 
@@ -415,7 +415,7 @@ def test_chunks_carry_only_drawn_tokens():
     """An event never holds more tokens than were asked for."""
     text = Text(max_tokens=3)
     chunk = text.sequence.advance([5, 6, 7], np.zeros(STATE_SIZE, np.float32))
-    assert chunk == Chunk(0, [5, 6, 7], "length")
+    assert chunk == DecodeResult(0, [5, 6, 7], "length")
 
 
 CACHE = {"prefix_cache_bytes": 10**6}
@@ -450,20 +450,20 @@ def test_a_prompt_read_before_is_not_read_again(start):
     prompt = tuple(3 + i % 40 for i in range(60))
     for tokens, to_read in ((prompt, 59), (prompt, 0), ((*prompt, 9, 8), 2)):
         before = sum(reads(backend))
-        text = Text(prompt=tokens, scope="mine")
+        text = Text(prompt=tokens, cache_namespace="mine")
         scheduler.submit([[text.sequence]], SHAPES)
         assert text.finish() == alone(prompt=tokens)
         assert sum(reads(backend)) - before == to_read
         assert text.sequence.num_cached_tokens == len(tokens) - 1 - to_read
 
 
-@pytest.mark.parametrize(("scope", "limits"), [("another", CACHE), (None, CACHE), ("mine", {})])
-def test_a_prompt_that_may_not_be_recalled_is_read(start, scope, limits):
+@pytest.mark.parametrize(("cache_namespace", "limits"), [("another", CACHE), (None, CACHE), ("mine", {})])
+def test_a_prompt_that_may_not_be_recalled_is_read(start, cache_namespace, limits):
     """Another scope, none, or no memory for it: all of the prompt is read."""
     backend = ReadingBackend()
     scheduler = start(backend, **limits)
-    for name in ("mine", scope):
-        text = Text(prompt=(3, 4, 5, 6), scope=name)
+    for name in ("mine", cache_namespace):
+        text = Text(prompt=(3, 4, 5, 6), cache_namespace=name)
         scheduler.submit([[text.sequence]], SHAPES)
         assert text.finish() == alone(prompt=(3, 4, 5, 6))
         assert text.sequence.num_cached_tokens == 0
@@ -474,12 +474,12 @@ def test_a_text_that_is_sent_back_as_a_prompt_is_known(start):
     """What was written has been read by the model as it was drawn: only what is new is read."""
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
-    first = Text(prompt=(3, 4, 5), max_tokens=10, scope="mine")
+    first = Text(prompt=(3, 4, 5), max_tokens=10, cache_namespace="mine")
     scheduler.submit([[first.sequence]], SHAPES)
     written, reason = first.finish()
     assert reason == "length", "choose another seed"
     longer = (3, 4, 5, *written, 7, 8)
-    second = Text(prompt=longer, scope="mine")
+    second = Text(prompt=longer, cache_namespace="mine")
     scheduler.submit([[second.sequence]], SHAPES)
     assert second.finish() == alone(prompt=longer)
     # The last token written was not read yet.
@@ -494,7 +494,7 @@ def test_prompts_that_part_midway_share_what_comes_before(start):
     stem = tuple(3 + i % 40 for i in range(300))
     for tokens, to_read in ((stem, 299), ((*stem[:270], 7, 8, 9), 272 - 256)):
         before = sum(reads(backend))
-        text = Text(prompt=tokens, scope="mine")
+        text = Text(prompt=tokens, cache_namespace="mine")
         scheduler.submit([[text.sequence]], SHAPES)
         assert text.finish() == alone(prompt=tokens)
         assert sum(reads(backend)) - before == to_read
@@ -505,14 +505,14 @@ def test_choices_of_a_known_prompt_start_at_once_and_each_is_known_in_the_end(st
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
     for _ in range(2):
-        texts = [Text(prompt=(3, 4, 5), choice=i, max_tokens=10, scope="mine") for i in range(4)]
+        texts = [Text(prompt=(3, 4, 5), choice=i, max_tokens=10, cache_namespace="mine") for i in range(4)]
         scheduler.submit([[text.sequence for text in texts]], SHAPES)
         written = [text.finish() for text in texts]
         assert written == [alone(prompt=(3, 4, 5), choice=i, max_tokens=10) for i in range(4)]
     assert {reason for _, reason in written} == {"length"}, "choose another seed"
     assert reads(backend) == [2]
     for token_ids, _ in written:
-        text = Text(prompt=(3, 4, 5, *token_ids, 6), scope="mine")
+        text = Text(prompt=(3, 4, 5, *token_ids, 6), cache_namespace="mine")
         scheduler.submit([[text.sequence]], SHAPES)
         text.finish()
     assert reads(backend) == [2, 1, 1, 1, 1]
@@ -523,9 +523,9 @@ def test_a_prompt_whose_every_token_is_looked_at_is_read_whole(start):
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
     for prefill_signature in ("prefill", "score", "prefill"):
-        text = Text(prompt=(3, 4, 5, 6), prefill_signature=prefill_signature, scope="mine")
+        text = Text(prompt=(3, 4, 5, 6), prefill_signature=prefill_signature, cache_namespace="mine")
         scheduler.submit([[text.sequence]], SHAPES)
-        while not isinstance(event := text.events.get(timeout=10), Chunk) or not event.finish_reason:
+        while not isinstance(event := text.events.get(timeout=10), DecodeResult) or not event.finish_reason:
             pass
     assert reads(backend) == [3, 3]
 
@@ -548,7 +548,7 @@ def test_a_state_that_is_not_a_number_is_not_kept(start):
     scheduler = start(backend, **CACHE)
     outcomes = []
     for _ in range(2):
-        text = Text(prompt=(3, 4, 5), scope="mine")
+        text = Text(prompt=(3, 4, 5), cache_namespace="mine")
         scheduler.submit([[text.sequence]], SHAPES)
         outcomes.append(text.finish())
     assert isinstance(outcomes[0][1], InternalError)
@@ -566,7 +566,7 @@ def test_knowing_changes_no_text(start):
         wanted.append({"prompt": tuple(prompt), "max_tokens": 1 + i % 30, "seed": i % 7, "choice": i % 2})
     texts = []
     for i, one in enumerate(wanted):
-        texts.append(Text(**one, scope="mine", sampling=PENALTY if i % 5 == 0 else SamplingParams()))
+        texts.append(Text(**one, cache_namespace="mine", sampling=PENALTY if i % 5 == 0 else SamplingParams()))
         scheduler.submit([[texts[-1].sequence]], SHAPES)
     outcomes = [text.finish() for text in texts]
     assert outcomes == [

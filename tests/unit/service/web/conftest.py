@@ -9,7 +9,7 @@ from werkzeug.test import EnvironBuilder
 from service.access.auth import Authenticator
 from service.access.keys import KeyLimits
 from service.access.ratelimits import RateLimiter
-from service.api.parameters import Bounds
+from service.api.parameters import RequestLimits
 from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
 from service.process.hosts import AllowedHosts
@@ -44,7 +44,9 @@ class Site:
         app = Flask("site")
         app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20
         watch = lambda *_: nullcontext()  # noqa: E731 - shorter than a function
-        parts = Services(self.service.engine, models, None, None, watch, ShutdownGate(), Bounds(), has_keys=False)
+        parts = Services(
+            self.service.engine, models, None, None, watch, ShutdownGate(), RequestLimits(), has_keys=False
+        )
         app.register_blueprint(build_routes(parts))
         register_error_handlers(app)
         access = Authenticator(None, RateLimiter(), limits)
