@@ -19,7 +19,7 @@ Direction = Literal["forward", "backward"]
 HeldOut = Literal["tail", "shuffled_documents"]
 Count = Annotated[int, Field(ge=1)]
 # 2: with the signatures `decode_full` and `embed`.
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -135,7 +135,7 @@ class GeneratorCard(_Frozen):
         training: None for an imported model.
     """
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     name: str = Field(pattern=ID_PATTERN)
     cell: Cell | None
     layers: Annotated[int, Field(ge=0)]

@@ -68,7 +68,7 @@ def test_a_damaged_card_is_named(tmp_path):
         load_assets(write(tmp_path, '{"name": "demo"', CharacterTokenizer.train("abc")))
 
 
-@pytest.mark.parametrize("found", [1, 3])
+@pytest.mark.parametrize("found", [1, 4])
 def test_a_version_of_another_format_says_how_to_export_it_again(found, tmp_path):
     """Both formats and the command, in one line, whatever else the card holds."""
     folder = tmp_path / "models" / "demo" / "7"
@@ -77,7 +77,7 @@ def test_a_version_of_another_format_says_how_to_export_it_again(found, tmp_path
     with pytest.raises(CardError) as error:
         load_assets(folder)
     assert str(error.value) == (
-        f"{folder}: exported in format {found}, and this release reads 2; export it again with: "
+        f"{folder}: exported in format {found}, and this release reads 3; export it again with: "
         f"python -m export publish runs/demo --models-dir {tmp_path / 'models'}"
     )
 

@@ -150,7 +150,7 @@ def test_a_model_that_is_there_is_not_trained_again(published, capsys):
     assert train("--if-empty", "--epochs", "1") == 0
     assert len(published) == 1
     out = capsys.readouterr().out
-    assert "passed over: models/m/1: exported in format 1, and this release reads 2; export it again with: " in out
+    assert "passed over: models/m/1: exported in format 1, and this release reads 3; export it again with: " in out
     tokenizer = CharacterTokenizer.train(TEXT)
     sizes = {"layers": 1, "units": 6, "embedding": 4, "state_size": 12, "vocab_size": len(tokenizer.tokens)}
     facts = {
