@@ -31,7 +31,7 @@ def probe(server):
 def test_the_gateways_probe_keeps_a_row_count(probe, name):
     """Otherwise it could promise nothing."""
     found = probe(name)
-    assert found.is_steady
+    assert found.is_deterministic
     assert found.batch_sizes
 
 
