@@ -23,6 +23,14 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def is_running(pid):
+    """Return whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
 class Process:
     """A program under test, its output in a file."""
 

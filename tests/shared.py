@@ -1,4 +1,4 @@
-"""A server that all test processes of a run share: the first one that needs it starts it, the last one ends it."""
+"""A server shared by all test processes of a run: the first to need it starts it, the last to finish stops it."""
 
 import contextlib
 import fcntl
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-from tests.servers import Process
+from tests.servers import Process, is_running
 
 _END_S = 30
-# Those that this process started, whoever ends them: a Popen that is collected before its process ended is a warning.
+# Keeps the Popen objects alive: Python warns when one is collected while its process still runs.
 _STARTED: list[Process] = []
 
 
@@ -21,7 +21,7 @@ _STARTED: list[Process] = []
 def shared(directory: Path, start: Callable[[Path], Process]) -> Iterator[SimpleNamespace]:
     """Yield the server's `port`.
 
-    Should a test process be killed, the run's guard ends the server.
+    If a test process is killed, `tests.guard` stops the server at the end of the run.
 
     Args:
         directory: The same one for all processes of the run, for this server alone.
@@ -44,7 +44,7 @@ def shared(directory: Path, start: Callable[[Path], Process]) -> Iterator[Simple
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[dict]:
-    """Yield what is known of the server, which is kept in a file, and keep the other processes out."""
+    """Lock the state file, yield its contents, and write them back."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "state.json").open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -57,18 +57,10 @@ def _locked(directory: Path) -> Iterator[dict]:
 
 
 def _end(pid: int) -> None:
-    """Terminate a process and wait until it has ended, be it a child or another's."""
+    """Terminate a process, a child or not, and wait until it has exited."""
     deadline = time.monotonic() + _END_S
     os.kill(pid, signal.SIGTERM)
-    while _is_running(pid):
+    while is_running(pid):
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
-
-
-def _is_running(pid: int) -> bool:
-    """Whether it runs; one that ended stays as a zombie until its parent asks for its status."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

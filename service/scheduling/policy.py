@@ -7,7 +7,7 @@ times the tokens of one call of batch size 64 on both (measured). So sequences a
 in flight, each padded to a batch size that the determinism probe has verified to be bit-exact.
 
 A call runs one signature. Sequences with different signatures (with or without penalties, with or without prompt
-logprobs) take turns; the one that has waited longest decides whose turn it is.
+logprobs) take turns: the signature of the longest-waiting sequence is next.
 """
 
 from collections import deque

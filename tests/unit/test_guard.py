@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import is_running
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 30
 # Stands for pytest: it starts the guard, then a server in a session of its own, and prints the server's process id.
@@ -28,14 +30,6 @@ SERVER = "print(flush=True); import time; time.sleep(60)"
 DEAF_SERVER = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SERVER
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc of Linux")
-
-
-def is_running(pid):
-    """Return whether a process runs; a zombie does not."""
-    try:
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
 
 
 def start_run(server, sleep_s):

@@ -12,7 +12,7 @@ def write_whole(path: str | os.PathLike[str], content: str) -> None:
     """Replace a file's content with a text, as UTF-8, atomically.
 
     An existing file keeps its permissions, and symbolic links are followed. A new file is readable by its owner only,
-    because whoever reads a resume token can resume its text.
+    because anyone who can read a resume token can resume from it.
 
     Raises:
         OSError: the file cannot be written; it is unchanged. The error names `path`.

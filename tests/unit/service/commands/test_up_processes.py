@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import is_running
+
 ROOT = Path(__file__).parents[4]
 LIMIT_S = 60.0
 NUM_STREAMS = 4
@@ -20,13 +22,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linu
 
 def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def wait_until(true):

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from service.process.lifeline import Lifeline, terminate_with_parent
+from tests.servers import is_running
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 LIMIT_S = 30
@@ -120,14 +121,6 @@ def test_a_process_whose_parent_has_ended_already_does_not_begin(start):
     """The signal would never come."""
     orphan = start(preexec_fn=partial(terminate_with_parent, os.getppid()))
     assert orphan.wait(LIMIT_S) == 1
-
-
-def is_running(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(") ")[2][0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def wait_for_end(pid):
