@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.fixture_model import CHARACTERS, EMBEDDING, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS
 from contract.card import load_assets
 from service.backends.client import GrpcBackend
-from service.scheduling.sequence import ModelVersion
+from service.params import ModelVersion
 
 DECODE_STEPS = 32
 

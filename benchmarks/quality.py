@@ -24,7 +24,7 @@ from contract.card import GeneratorCard, load_assets
 from contract.signatures import MODELS_CONFIG, SCORE
 from contract.tokenizer import Tokenizer
 from service.backends.client import GrpcBackend
-from service.scheduling.sequence import ModelVersion
+from service.params import ModelVersion
 
 RECIPES = Path("export/recipes")
 FOLDER = RESULTS / "quality"

@@ -11,7 +11,6 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from service import __version__
 from service.access.auth import build_authenticator
-from service.api.parameters import RequestLimits
 from service.backends.client import GrpcBackend
 from service.backends.embedding_vectors import VectorFiles
 from service.backends.registry import ModelRegistry
@@ -19,14 +18,13 @@ from service.backends.replicas import Replicas
 from service.backends.tls import backend_tls
 from service.engine import Engine
 from service.errors import ShuttingDown
-from service.generation.encoding import TokenLimits
 from service.generation.resume_tokens import KeyFile, ResumeTokens, StateKeys
 from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
 from service.observability.tracing import Tracing
 from service.process.disconnects import DisconnectWatcher
-from service.scheduling.scheduler import Limits, Scheduler
+from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from service.web.error_handlers import register_error_handlers
 from service.web.middleware import Middleware
@@ -78,7 +76,7 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
         return GrpcBackend(address, settings.call_timeout_s, settings.max_calls, tracing, host=host, tls=tls)
 
     replicas = Replicas(connect, settings.addresses)
-    scheduler = Scheduler(replicas, _limits(settings), metrics)
+    scheduler = Scheduler(replicas, settings, metrics)
     model_registry = ModelRegistry(
         settings.models_dir,
         replicas,
@@ -87,7 +85,7 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
         default_model=settings.default_model,
         changed=metrics.keep,
     )
-    engine = Engine(model_registry, scheduler, metrics, _sizes(settings), _resume_tokens(settings))
+    engine = Engine(model_registry, scheduler, metrics, settings, _resume_tokens(settings))
     vectors = VectorFiles(settings.models_dir)
     drain = ShutdownGate()
     memory = MemoryBudget(settings.request_memory_bytes)
@@ -101,7 +99,7 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     has_keys = settings.keys_file is not None
-    services = Services(engine, model_registry, vectors, status, _watch(), drain, _bounds(settings), has_keys)
+    services = Services(engine, model_registry, vectors, status, _watch(), drain, settings, has_keys)
     app.register_blueprint(build_routes(services))
     # A path with a double slash is another path; merging would redirect to the Host that the client itself named.
     app.url_map.merge_slashes = False
@@ -137,37 +135,6 @@ def _resume_tokens(settings: Settings) -> ResumeTokens:
         return ResumeTokens(KeyFile(settings.state_key_file), settings.state_max_age_s)
     keys = StateKeys.random()
     return ResumeTokens(lambda: keys, settings.state_max_age_s)
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        settings.max_running,
-        settings.max_queued,
-        settings.max_queued_tokens,
-        settings.max_calls,
-        settings.prefix_cache_bytes,
-        settings.backend_grace_s,
-    )
-
-
-def _bounds(settings: Settings) -> RequestLimits:
-    return RequestLimits(
-        max_tokens=settings.max_tokens,
-        max_request_tokens=settings.max_request_tokens,
-        max_prompts=settings.max_prompts,
-        max_sequences=settings.max_running + settings.max_queued,
-        timeout_s=settings.max_timeout_s,
-    )
-
-
-def _sizes(settings: Settings) -> TokenLimits:
-    return TokenLimits(
-        settings.max_prompt_tokens,
-        settings.max_request_tokens,
-        settings.max_logprobs_tokens,
-        settings.max_inspect_values,
-        settings.max_queued_tokens,
-    )
 
 
 def _watch() -> Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]:

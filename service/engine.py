@@ -4,31 +4,27 @@ Knows tokenizers and sequences. Does not know HTTP, and does not compute.
 """
 
 from collections.abc import Callable
-from collections.abc import Sequence as Many
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-
-from contract import signatures
-from service.api.parameters import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
+from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
 from service.backends.registry import ServedModel
+from service.context import RequestContext, refund_nothing
 from service.errors import GatewayError, InvalidRequest, StateOfAnotherModel, StateOutdated
 from service.generation.checkpoint import Checkpoint
-from service.generation.completion import Completion
-from service.generation.encoding import TokenLimits, encode_prompts, require_encodable, require_ids
-from service.generation.inspection import Inspection, num_values, wanted_traces
-from service.generation.job import RequestObserver
+from service.generation.completion import CompletionBuilder
+from service.generation.inspection import InspectionBuilder, num_values, wanted_traces
 from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
-from service.generation.pooling import Pooling
-from service.generation.prompts import NOTHING, EncodedPrompt
+from service.generation.pooling import PoolingBuilder
+from service.generation.prompts import NOTHING, EncodedPrompt, encode_prompts, require_encodable, require_ids
+from service.generation.request import Request, RequestObserver
 from service.generation.resume_tokens import ResumeTokens
-from service.memory import MemoryBudget, MemoryLease
-from service.scheduling.policy import BatchLimits
-from service.scheduling.sequence import ModelVersion, Quota, Sequence
+from service.limits import Limits
+from service.params import ModelVersion
+from service.scheduling.scheduler import Scheduler
 
-AnyJob = Completion | Pooling | Inspection
+OutputBuilder = CompletionBuilder | PoolingBuilder | InspectionBuilder
 
 
 class Models(Protocol):
@@ -41,151 +37,114 @@ class Models(Protocol):
         """Return a version, or None if it is not served; raise `ModelLoading` while that is unknown."""
 
 
-class Runner(Protocol):
-    """The scheduler of sequences."""
-
-    def submit(self, groups: Many[Many[Sequence]], batch_limits: BatchLimits) -> None:
-        """Admit the sequences of one request, grouped by prompt, or raise `Overloaded`."""
-
-    def cancel(self, sequences: Many[Sequence]) -> None:
-        """Remove sequences; finished ones are ignored."""
-
-
-def _do_nothing() -> None:
-    """Charge or refund nothing."""
-
-
-def _charge_nothing(num_tokens: int, total: int | None = None) -> Callable[[], None]:  # noqa: ARG001 - see `RequestContext`
-    """Charge nothing."""
-    return _do_nothing
-
-
-ANYBODY = Quota()
-
-
-@dataclass(frozen=True)
-class RequestContext:
-    """The principal of a request, and what the request holds.
-
-    Attributes:
-        quota: Limits that its sequences count towards.
-        charge_request: Charges one request, before any work on it; raises `RateLimited`.
-        charge: Charges tokens that the request may prefill and generate; the second argument is the total known so far,
-            if these are not all. Raises `RateLimited`, or returns a function that refunds them.
-        trace: The request's tracing context, or None.
-        memory: The request's lease of the memory budget.
-    """
-
-    quota: Quota = ANYBODY
-    charge_request: Callable[[], object] = _do_nothing
-    charge: Callable[..., Callable[[], None]] = _charge_nothing
-    trace: Any = None
-    memory: MemoryLease = field(default_factory=MemoryBudget(2**63).lease)
-
-
 class Engine:
-    """Starts the jobs of requests."""
+    """Starts requests; each method returns the output builder of a running one."""
 
     def __init__(
-        self, models: Models, runner: Runner, listener: RequestObserver, sizes: TokenLimits, resume_tokens: ResumeTokens
+        self,
+        models: Models,
+        scheduler: Scheduler,
+        observer: RequestObserver,
+        limits: Limits,
+        resume_tokens: ResumeTokens,
     ) -> None:
-        self._models, self._runner, self._listener, self._sizes = models, runner, listener, sizes
+        self._models, self._scheduler, self._observer, self._limits = models, scheduler, observer, limits
         self._resume_tokens = resume_tokens
 
-    def begin(self, request: CompletionRequest, caller: RequestContext) -> Completion:
-        """Encode the prompts and queue the request.
+    def complete(self, body: CompletionRequest, context: RequestContext) -> CompletionBuilder:
+        """Encode the prompts and submit the sequences.
 
         Raises:
             GatewayError: the model is not served or has the other direction, a prompt is too long or has unknown ids,
                 the resume token is not usable, the response would be too large, or the queue is full.
         """
-        tenant = caller.quota.tenant
-        model, checkpoint = self._find_model(request.model, request.state, tenant, request.seed)
-        if checkpoint is not None and request.seed is None:
-            request = replace(request, seed=checkpoint.seed)
-        field, raw_prompts = _input_field(request, model)
-        require_ids([token_id for token_id, _ in request.sampling.bias], model, "logit_bias")
-        unread = NOTHING if checkpoint is None else checkpoint.point.unread_ids
-        num_generated = len(raw_prompts) * request.best_of * request.max_tokens
-        charged, refund = self._charge_minimum(raw_prompts, model, field, num_generated, caller)
-        prompts = encode_prompts(
-            raw_prompts, model, field, self._sizes, caller.memory, after=unread, backward=model.backward
-        )
+        tenant = context.quota.tenant
+        model, checkpoint = self._find_model(body.model, body.state, tenant, body.seed)
+        field, raw_prompts = _input_field(body, model)
+        require_ids([token_id for token_id, _ in body.sampling.bias], model, "logit_bias")
+        num_generated = len(raw_prompts) * body.best_of * body.max_tokens
+        charged, refund = self._charge_minimum(raw_prompts, model, field, num_generated, context)
+        prompts = self._encode(raw_prompts, model, field, context, checkpoint)
         # Free the unencoded prompts.
-        request = replace(request, prompts=(), suffixes=())
-        self._require_response_fits(request, prompts, field)
-        self._hold_memory(prompts, completion_bytes(request, model.card, prompts), caller)
-        if model.tokenizer.special.end is None:
-            # Without an EOS token there is nothing to suppress.
-            request = replace(request, sampling=replace(request.sampling, min_tokens=0))
-        generation = Completion(
-            request,
-            model,
-            prompts,
-            self._runner,
-            self._listener,
-            seal=partial(self._resume_tokens.seal, tenant=tenant),
-            checkpoint=checkpoint,
-        )
-        self._start(generation, caller, charged, refund)
-        return generation
+        body = body.model_copy(update={"prompt": None, "suffix": None})
+        self._require_response_fits(body, prompts, field)
+        _hold_memory(prompts, completion_bytes(body, model.card, prompts), context)
+        # Without an EOS token there is nothing to suppress.
+        sampling = body.sampling if model.tokenizer.special.end is not None else replace(body.sampling, min_tokens=0)
+        request = self._request(model, prompts, context, body.timeout_s, checkpoint)
+        builder = CompletionBuilder(body, request, sampling, partial(self._resume_tokens.seal, tenant=tenant))
+        _submit(builder, context, charged, refund)
+        return builder
 
-    def embed(self, request: EmbeddingsRequest, caller: RequestContext) -> Pooling:
-        """Encode the texts and queue their prefill.
+    def embed(self, body: EmbeddingsRequest, context: RequestContext) -> PoolingBuilder:
+        """Encode the texts and submit their prefill.
 
         Raises:
-            GatewayError: as `begin`.
+            GatewayError: as `complete`.
         """
-        model = self._models.find(request.model)
-        if request.dimensions not in (None, model.card.units):
+        model = self._models.find(body.model)
+        if body.dimensions not in (None, model.card.units):
             raise InvalidRequest(
-                f"dimensions must be {model.card.units}, the width of the model's top layer, got {request.dimensions}",
+                f"dimensions must be {model.card.units}, the width of the model's top layer, got {body.dimensions}",
                 param="dimensions",
             )
-        charged, refund = self._charge_minimum(request.prompts, model, "input", 0, caller)
-        prompts = encode_prompts(request.prompts, model, "input", self._sizes, caller.memory, backward=model.backward)
-        self._hold_memory(prompts, embedding_bytes(len(prompts), model.card.units), caller)
-        job = Pooling(model, prompts, self._runner, self._listener, request.timeout_s)
-        self._start(job, caller, charged, refund)
-        return job
+        charged, refund = self._charge_minimum(body.prompts, model, "input", 0, context)
+        prompts = self._encode(body.prompts, model, "input", context)
+        _hold_memory(prompts, embedding_bytes(len(prompts), model.card.units), context)
+        # Free the unencoded texts.
+        body = body.model_copy(update={"input": ""})
+        builder = PoolingBuilder(body, self._request(model, prompts, context, body.timeout_s))
+        _submit(builder, context, charged, refund)
+        return builder
 
-    def inspect(self, request: InspectRequest, caller: RequestContext) -> Inspection:
-        """Encode a text and queue its inspection.
+    def inspect(self, body: InspectRequest, context: RequestContext) -> InspectionBuilder:
+        """Encode a text and submit its inspection.
 
         Raises:
-            GatewayError: as `begin`; or the model has no traces, or the response would have too many values.
+            GatewayError: as `complete`; or the model has no traces, or the response would have too many values.
         """
-        model, checkpoint = self._find_model(request.model, request.state, caller.quota.tenant)
-        if not model.card.traces:
-            raise InvalidRequest(
-                f"version {model.ref.version} of model {model.ref.name!r} cannot be looked into: an earlier release "
-                "exported it. Export it again",
-                param="model",
-            )
-        layers = sorted({trace.layer for trace in model.card.traces})
-        unknown = [layer for layer in request.layers or () if layer not in layers]
-        if unknown:
-            raise InvalidRequest(
-                f"layers of model {model.ref.name!r} are {', '.join(map(str, layers))}, got {unknown[0]}",
-                param="layers",
-            )
-        unread = NOTHING if checkpoint is None else checkpoint.point.unread_ids
-        backward = model.backward != request.go_backwards
-        charged, refund = self._charge_minimum((request.given,), model, "input", 0, caller)
-        (prompt,) = encode_prompts(
-            (request.given,), model, "input", self._sizes, caller.memory, after=unread, backward=backward
-        )
-        limit, count = self._sizes.max_inspect_values, num_values(request, wanted_traces(request, model), prompt)
+        model, checkpoint = self._find_model(body.model, body.state, context.quota.tenant)
+        _require_traces(body, model)
+        charged, refund = self._charge_minimum(body.prompts, model, "input", 0, context)
+        prompts = self._encode(body.prompts, model, "input", context, checkpoint, reverse=body.go_backwards)
+        limit, count = self._limits.max_inspect_values, num_values(body, wanted_traces(body, model), prompts[0])
         if count > limit:
             raise InvalidRequest(
                 f"input × values of each token must be at most {limit} numbers, got {count}; ask for fewer layers, "
                 "include less, or set max_positions or max_units",
                 param="input",
             )
-        self._hold_memory([prompt], inspection_bytes(count, prompt.num_tokens, request.num_top), caller)
-        job = Inspection(replace(request, given=""), model, prompt, self._runner, self._listener, checkpoint)
-        self._start(job, caller, charged, refund)
-        return job
+        _hold_memory(prompts, inspection_bytes(count, prompts[0].num_tokens, body.logprobs), context)
+        # Free the unencoded text.
+        body = body.model_copy(update={"input": ""})
+        builder = InspectionBuilder(body, self._request(model, prompts, context, body.timeout_s, checkpoint))
+        _submit(builder, context, charged, refund)
+        return builder
+
+    def _encode(
+        self,
+        raw_prompts: tuple[PromptText, ...],
+        model: ServedModel,
+        field: str,
+        context: RequestContext,
+        checkpoint: Checkpoint | None = None,
+        *,
+        reverse: bool = False,
+    ) -> list[EncodedPrompt]:
+        """Encode prompts, which follow a checkpoint's unread tokens, in the model's direction or in reverse."""
+        unread = NOTHING if checkpoint is None else checkpoint.point.unread_ids
+        backward = model.backward != reverse
+        return encode_prompts(raw_prompts, model, field, self._limits, context.memory, after=unread, backward=backward)
+
+    def _request(
+        self,
+        model: ServedModel,
+        prompts: list[EncodedPrompt],
+        context: RequestContext,
+        timeout_s: float,
+        checkpoint: Checkpoint | None = None,
+    ) -> Request:
+        return Request(model, prompts, self._scheduler, self._observer, context, timeout_s, checkpoint)
 
     def _find_model(
         self, name: str | None, state: str | None, tenant: str, seed: int | None = None
@@ -234,7 +193,7 @@ class Engine:
         model: ServedModel,
         field: str,
         num_generated: int,
-        caller: RequestContext,
+        context: RequestContext,
     ) -> tuple[int, Callable[[], None]]:
         """Refuse prompts that are certainly too long, and charge the minimum number of tokens.
 
@@ -243,95 +202,84 @@ class Engine:
         Returns:
             The number of tokens charged, and a function that refunds them.
         """
-        charged = require_encodable(raw_prompts, model, field, self._sizes) + num_generated
-        return charged, caller.charge(charged)
+        charged = require_encodable(raw_prompts, model, field, self._limits) + num_generated
+        return charged, context.charge(charged)
 
-    @staticmethod
-    def _hold_memory(prompts: list[EncodedPrompt], num_response_bytes: int, caller: RequestContext) -> None:
-        """Hold the memory that the request needs from here to its end."""
-        num_bytes = sum(prompt.num_bytes for prompt in prompts) + num_response_bytes
-        caller.memory.hold(num_bytes, "the request and its response")
-
-    def _require_response_fits(self, request: CompletionRequest, prompts: list[EncodedPrompt], field: str) -> None:
+    def _require_response_fits(self, body: CompletionRequest, prompts: list[EncodedPrompt], field: str) -> None:
         """Refuse a request whose response would have hundreds of megabytes.
 
         Raises:
             InvalidRequest: it would.
         """
-        num_echoed = sum(prompt.num_tokens for prompt in prompts) * request.best_of if request.echo else 0
-        sizes, num_generated = self._sizes, len(prompts) * request.best_of * request.max_tokens
-        if num_echoed > sizes.max_echo_tokens:
+        num_echoed = sum(prompt.num_tokens for prompt in prompts) * body.best_of if body.echo else 0
+        limits, num_generated = self._limits, len(prompts) * body.best_of * body.max_tokens
+        if num_echoed > limits.max_request_tokens:
             raise InvalidRequest(
-                f"echo may repeat at most {sizes.max_echo_tokens} tokens (of every {field} × n), got {num_echoed}",
+                f"echo may repeat at most {limits.max_request_tokens} tokens (of every {field} × n), got {num_echoed}",
                 param="echo",
             )
-        num_carried = sum(len(prompt.read_ids) for prompt in prompts) * request.best_of if request.returns_states else 0
-        if num_carried > sizes.max_echo_tokens:
+        num_carried = sum(len(prompt.read_ids) for prompt in prompts) * body.best_of if body.returns_states else 0
+        if num_carried > limits.max_request_tokens:
             raise InvalidRequest(
-                f"states may carry at most {sizes.max_echo_tokens} tokens (of every {field} × n), as one may "
+                f"states may carry at most {limits.max_request_tokens} tokens (of every {field} × n), as one may "
                 f"have to hold all of its {field}, got {num_carried}",
                 param="return_state",
             )
-        if request.num_top is not None and num_echoed + num_generated > sizes.max_logprobs_tokens:
+        if body.logprobs is not None and num_echoed + num_generated > limits.max_logprobs_tokens:
             raise InvalidRequest(
-                f"logprobs may be told of at most {sizes.max_logprobs_tokens} tokens (of all texts, and of every "
+                f"logprobs may be told of at most {limits.max_logprobs_tokens} tokens (of all texts, and of every "
                 f"{field} with echo), got {num_echoed + num_generated}",
                 param="logprobs",
             )
 
-    def _start(self, job: AnyJob, caller: RequestContext, charged: int, refund: Callable[[], None]) -> None:
-        """Charge the rest of a job's tokens and submit it; refund all of them if it is refused."""
-        groups = [group for index in range(len(job.prompts)) if (group := self._group(job, index, caller))]
-        job.begin(sequence for group in groups for sequence in group)
-        num_tokens = sum(len(prompt.read_ids) for prompt in job.prompts)
-        total = num_tokens + sum(sequence.max_tokens for sequence in job.sequences.values())
-        # For character tokenizers and token ids the first charge was exact.
-        refund_rest = caller.charge(total - charged, total) if total > charged else _do_nothing
-        if groups:
-            try:
-                self._runner.submit(groups, job.model.batch_limits)
-            except GatewayError:
-                refund()
-                refund_rest()
-                raise
 
-    def _group(self, job: AnyJob, prompt_index: int, caller: RequestContext) -> list[Sequence]:
-        """Return the sequences that a prompt needs."""
-        prompt, prefill_signature, card = job.prompts[prompt_index], job.prefill_signature(prompt_index), job.model.card
-        indexes = job.choices(prompt_index)
-        return [
-            Sequence(
-                model=job.model.ref,
-                prompt_ids=prompt.read_ids,
-                seen_ids=prompt.seen_ids if job.options["sampling"].repetition_penalty != 1 else NOTHING,
-                end_id=job.model.tokenizer.special.end,
-                vocab_size=card.vocab_size,
-                emit=job.put,
-                state=job.beginning,
-                index=index,
-                stream=job.stream_of(index),
-                quota=caller.quota,
-                expected_probe_hash=job.model.expected_probe_hash,
-                cache_namespace=(caller.quota.tenant, job.model.ref, job.model.fingerprint, job.origin),
-                prefill_signature=prefill_signature,
-                trace=caller.trace,
-                hidden_sum=np.zeros(card.units, np.float32) if prefill_signature == signatures.EMBED else None,
-                **job.options,
-            )
-            for index in indexes
-        ]
+def _submit(builder: OutputBuilder, context: RequestContext, charged: int, refund: Callable[[], None]) -> None:
+    """Charge the rest of a request's tokens and submit its sequences; refund all tokens if it is refused."""
+    request, groups = builder.request, builder.new_sequences()
+    num_tokens = sum(len(prompt.read_ids) for prompt in request.prompts)
+    total = num_tokens + sum(sequence.max_tokens for group in groups for sequence in group)
+    # For character tokenizers and token ids the first charge was exact.
+    refund_rest = context.charge(total - charged, total) if total > charged else refund_nothing
+    try:
+        request.submit(groups)
+    except GatewayError:
+        refund()
+        refund_rest()
+        raise
 
 
-def _input_field(request: CompletionRequest, model: ServedModel) -> tuple[str, tuple[PromptText, ...]]:
+def _hold_memory(prompts: list[EncodedPrompt], num_response_bytes: int, context: RequestContext) -> None:
+    """Hold the memory that the request needs from here to its end."""
+    num_bytes = sum(prompt.num_bytes for prompt in prompts) + num_response_bytes
+    context.memory.hold(num_bytes, "the request and its response")
+
+
+def _require_traces(body: InspectRequest, model: ServedModel) -> None:
+    """Refuse an inspection of a model, or of layers, without traces."""
+    if not model.card.traces:
+        raise InvalidRequest(
+            f"version {model.ref.version} of model {model.ref.name!r} cannot be inspected: an earlier release "
+            "exported it. Export it again",
+            param="model",
+        )
+    layers = sorted({trace.layer for trace in model.card.traces})
+    unknown = [layer for layer in body.layers or () if layer not in layers]
+    if unknown:
+        raise InvalidRequest(
+            f"layers of model {model.ref.name!r} are {', '.join(map(str, layers))}, got {unknown[0]}", param="layers"
+        )
+
+
+def _input_field(body: CompletionRequest, model: ServedModel) -> tuple[str, tuple[PromptText, ...]]:
     """Return the name and value of the field that a model reads: `prompt`, or `suffix` for a backward model.
 
     Raises:
         InvalidRequest: the other field is not empty.
     """
     if model.backward:
-        read, other, way, what = ("suffix", request.suffixes), ("prompt", request.prompts), "backwards", "the ending"
+        read, other, way, what = ("suffix", body.suffixes), ("prompt", body.prompts), "backwards", "the ending"
     else:
-        read, other, way, what = ("prompt", request.prompts), ("suffix", request.suffixes), "forwards", "the beginning"
+        read, other, way, what = ("prompt", body.prompts), ("suffix", body.suffixes), "forwards", "the beginning"
     name, values = other
     if len(values) > 1 or values[0]:
         raise InvalidRequest(

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.limits import Limits
+
 
 def _addresses(value: str) -> str:
     for address in value.split(","):
@@ -26,7 +28,7 @@ def _host_names(value: str | None) -> str | None:
     return value
 
 
-class Settings(BaseSettings):
+class Settings(BaseSettings, Limits):
     """Settings from `OSTINATO_<NAME>` in the environment, then from the file that `OSTINATO_ENV_FILE` names."""
 
     model_config = SettingsConfigDict(env_prefix="OSTINATO_", frozen=True, extra="ignore", allow_inf_nan=False)
@@ -106,30 +108,7 @@ class Settings(BaseSettings):
         description="whether `service up` starts a model server that computes the same bits on processors of other "
         "kinds, more slowly",
     )
-    max_running: int = Field(128, ge=1, le=4096, description="texts in the making at once")
-    max_queued: int = Field(256, ge=0, le=65536, description="texts that may wait beyond those; more are answered 429")
-    max_queued_tokens: int = Field(
-        4_000_000, ge=1, description="tokens that all of those may still read and write; more are answered 429"
-    )
-    prefix_cache_bytes: int = Field(
-        64 * 2**20, ge=0, description="memory for states of texts that may be begun again, in bytes; 0: none are kept"
-    )
-    max_calls: int = Field(2, ge=1, le=256, description="calls to each model server at once; its number of cores")
     max_chunk: int = Field(128, ge=1, le=128, description="tokens that one call draws for a text at most")
-    max_tokens: int = Field(100_000, ge=1, description="largest max_tokens of a request")
-    max_request_tokens: int = Field(
-        1_000_000,
-        ge=1,
-        description="largest prompts × n × max_tokens of a request, and most tokens that an echo repeats",
-    )
-    max_prompts: int = Field(128, ge=1, le=4096, description="most prompts of a request")
-    max_logprobs_tokens: int = Field(
-        262_144, ge=1, description="largest number of tokens of a request that are told with log probabilities"
-    )
-    max_inspect_values: int = Field(
-        2**24, ge=1, description="most numbers that one answer of /v1/inspect tells of what goes on in a model"
-    )
-    max_prompt_tokens: int = Field(131_072, ge=1, description="longest prompt, in tokens")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="largest request body, in bytes")
     request_memory_bytes: int = Field(
         384 * 2**20,
@@ -137,15 +116,7 @@ class Settings(BaseSettings):
         description="memory for bodies, prompts and responses of all requests in flight, in bytes; more are answered "
         "429, and a request that alone needs more 400",
     )
-    max_timeout_s: float = Field(
-        600.0, gt=0, le=86_400, description="largest timeout_s of a request, and what one without it gets, in seconds"
-    )
     call_timeout_s: float = Field(30.0, gt=0, description="deadline of one call to the model server, in seconds")
-    backend_grace_s: float = Field(
-        30.0,
-        ge=0,
-        description="seconds from a version's first failed call until the texts that wait for it end with an error",
-    )
     poll_s: float = Field(
         1.0, gt=0, description="seconds between two looks at model servers, versions, labels and shares"
     )

@@ -8,9 +8,10 @@ import numpy as np
 
 from contract import signatures
 from service.errors import BackendUnavailable, GatewayError
+from service.params import ModelVersion, SamplingParams
 from service.scheduling.call import Call
 from service.scheduling.padding import Arrays
-from service.scheduling.sequence import ModelVersion, SamplingParams, Sequence
+from service.scheduling.sequence import Sequence
 
 VOCABULARY = 50
 END = 2

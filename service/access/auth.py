@@ -9,9 +9,8 @@ from functools import partial
 
 from service.access.keys import KeyLimits, KeyRefused, KeyRing, read_keys
 from service.access.ratelimits import RateExceeded, RateImpossible, RateLimiter, check_redis_url
-from service.engine import RequestContext
+from service.context import Quota, RequestContext
 from service.errors import InvalidRequest, RateLimited, Unauthorized
-from service.scheduling.sequence import Quota
 from service.settings import Settings
 
 

@@ -26,13 +26,14 @@ from pydantic import BaseModel, TypeAdapter
 
 from service import __version__
 from service.api import responses
-from service.api.parameters import COMPLETION_BODY, EMBEDDINGS_BODY
 from service.api.requests import (
     MAX_MAPPED,
     MAX_NEIGHBORS,
-    DetokenizeBody,
-    InspectBody,
-    TokenizeBody,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingsRequest,
+    InspectRequest,
+    TokenizeRequest,
 )
 
 _JSON = "application/json"
@@ -87,7 +88,7 @@ ENDPOINTS = (
         "/v1/completions",
         "post",
         "Go on with prompts, or lead up to suffixes",
-        COMPLETION_BODY,
+        CompletionRequest,
         responses.CompletionObject,
         (*_WORK_ERRORS, "403", "410"),
         streams=True,
@@ -96,7 +97,7 @@ ENDPOINTS = (
         "/v1/embeddings",
         "post",
         "Read texts and tell the model's hidden state",
-        EMBEDDINGS_BODY,
+        EmbeddingsRequest,
         responses.EmbeddingsObject,
         _WORK_ERRORS,
     ),
@@ -104,7 +105,7 @@ ENDPOINTS = (
         "/v1/inspect",
         "post",
         "Read a text and tell what goes on in the model at each token",
-        InspectBody,
+        InspectRequest,
         responses.InspectionObject,
         (*_WORK_ERRORS, "403", "410"),
     ),
@@ -142,13 +143,13 @@ ENDPOINTS = (
         ("401", "404", "408", "413"),
     ),
     Endpoint(
-        "/tokenize", "post", "Cut a text into tokens", TokenizeBody, responses.TokenizeObject, (*_BODY_ERRORS, "503")
+        "/tokenize", "post", "Cut a text into tokens", TokenizeRequest, responses.TokenizeObject, (*_BODY_ERRORS, "503")
     ),
     Endpoint(
         "/detokenize",
         "post",
         "Join tokens to a text",
-        DetokenizeBody,
+        DetokenizeRequest,
         responses.DetokenizeObject,
         (*_BODY_ERRORS, "503"),
     ),

@@ -1,12 +1,34 @@
-"""Request bodies as clients send them: name, type, limits and description of every field.
+"""Request bodies: the fields, limits and defaults of each endpoint, and their validation.
 
-Validation and `/openapi.json` derive from these types. `service.api.parameters` validates fields against each other.
+`/openapi.json` derives from these types. A validated body is the request: no other module validates again, except what
+depends on the model: whether ids are in its vocabulary, and its direction.
 """
 
-from typing import Annotated, Any, Literal
+import re
+import secrets
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    Tag,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from service.api.unsupported import COMPLETION_FIELDS, EMBEDDING_FIELDS, refuse_unsupported
+from service.errors import InvalidRequest
+from service.limits import Limits
+from service.params import SamplingParams
 
 MAX_CHOICES = 128
 MAX_STOPS = 16
@@ -19,6 +41,12 @@ MAX_PROMPTS = 4096
 MAX_ID = 2**31 - 1
 # Characters of a resume token: that of a model of 1,024 units and two layers has some 20,000.
 MAX_STATE = 2**21
+# Random seeds fit a double, so that they survive clients whose numbers are doubles.
+SEED_BITS = 53
+
+PromptText = str | list[int]
+# The default of a field that `resolve` fills in, from other fields or from the server's limits.
+RESOLVED: Any = None
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -93,9 +121,45 @@ OnePrompt = Annotated[
 
 
 class Body(BaseModel):
-    """A request body: null means absent; unknown fields are ignored, as OpenAI's clients expect; see `unsupported`."""
+    """A request body: null is the field's default; unknown fields are ignored, as OpenAI's clients expect."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _default_for_null(cls, value: Any, validate: ValidatorFunctionWrapHandler, info: Any) -> Any:
+        field = cls.model_fields[info.field_name]
+        return field.default if value is None and not field.is_required() else validate(value)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Describe every optional field as nullable."""
+        described = handler.resolve_ref_schema(handler(schema))
+        for name, field in cls.model_fields.items():
+            if not field.is_required():
+                _make_nullable(described["properties"], name, field)
+        return described
+
+    def resolve(self, limits: Limits) -> Self:  # noqa: ARG002 - most bodies have only limits of their own
+        """Return the request with every default filled in.
+
+        Raises:
+            InvalidRequest: fields contradict each other, or exceed the server's limits.
+        """
+        return self
+
+
+def _make_nullable(properties: dict[str, Any], name: str, field: FieldInfo) -> None:
+    described = dict(properties[name])
+    outside = {key: described.pop(key) for key in ("title", "description", "default") if key in described}
+    if field.default is RESOLVED:
+        outside["default"] = None
+    if None not in described.get("enum", ()) and {"type": "null"} not in described.get("anyOf", ()):
+        described = {"anyOf": [*described.get("anyOf", [described]), {"type": "null"}]}
+    properties[name] = {**described, **outside}
+
+
+AnyBody = TypeVar("AnyBody", bound=Body)
 
 
 def _with_example(**fields: Any) -> ConfigDict:
@@ -106,174 +170,402 @@ def _with_example(**fields: Any) -> ConfigDict:
 class StreamOptions(Body):
     """How a stream is delivered."""
 
-    include_usage: bool | None = Field(None, description="whether a last chunk, without choices, carries the usage")
-    prepend: bool | None = Field(
-        None,
-        description="whether choices of a model that reads backwards may come in pieces, each with `prepend: true`, to "
-        "be put before those so far; without it each comes as one piece at its end",
+    include_usage: bool = Field(False, description="whether a last chunk, without choices, carries the usage")
+    prepend: bool = Field(
+        False,
+        description="whether choices of a backward model may be streamed as chunks with `prepend: true`, each to be "
+        "put before those so far; without it each choice is one chunk, at its end",
     )
     state_interval: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="after so many tokens of a choice its next piece has a `state`, and `usage` beside the choices: a "
-        "stream that is cut can be gone on with. `return_state` is for the last piece alone",
+        description="tokens of a choice between chunks that carry a resume token (`state`) and `usage`, by which an "
+        "interrupted stream can be resumed; `return_state` concerns the last chunk alone",
     )
 
 
-class CompletionBody(Body):
-    """What to go on with or to lead up to, and how."""
+NO_OPTIONS = StreamOptions()
+
+
+@refuse_unsupported(COMPLETION_FIELDS)
+class CompletionRequest(Body):
+    """A request of `/v1/completions`: prompts to continue, or suffixes to generate the text before."""
 
     model_config = _with_example(model="demo", prompt="The ", max_tokens=100, temperature=0.7)
 
     model: str | None = Field(
         None,
-        description="NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them; needed where there are "
-        "several, unless `state` is given: then it is the model of that",
+        description="NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them; required where there are "
+        "several, unless `state` is given: then it is the resume token's model",
     )
     prompt: PromptForms | None = Field(
         None,
-        description="text, token ids, or a list of either, to go on with; an empty one begins a new text. Of a model "
-        "that reads backwards it must be empty",
+        description="text, token ids, or a list of either, to continue; an empty one begins a new text. Must be empty "
+        "for a backward model",
     )
-    max_tokens: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="tokens to write at most for each choice; 16 by default"
+    max_tokens: Annotated[int, Field(ge=0)] = Field(
+        RESOLVED, description="maximum number of tokens to generate for each choice; 16 by default"
     )
     max_completion_tokens: Annotated[int, Field(ge=0)] | None = Field(
         None, description="another name for max_tokens; if both are given they must be equal"
     )
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(None, description="texts to write for each prompt")
-    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
-        None, description="texts to write and choose the n with the highest mean log probability from; not with stream"
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = Field(1, description="choices to return for each prompt")
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = Field(
+        RESOLVED,
+        description="choices to generate for each prompt, of which the n with the highest mean log probability are "
+        "returned; n by default; more than n not with stream",
     )
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
-        None, description="0 takes the most probable token; 1 by default"
+    temperature: Annotated[float, Field(ge=0, le=2)] = Field(1.0, description="0 takes the most probable token")
+    top_p: Probability = Field(1.0, description="sample from the most probable tokens that have this probability mass")
+    top_k: Annotated[int, Field(ge=-1, le=MAX_ID)] = Field(
+        0, description="sample from this many of the most probable tokens; 0 or -1: all"
     )
-    top_p: Probability | None = Field(None, description="draw among the most probable tokens that hold this much")
-    top_k: Annotated[int, Field(ge=-1, le=MAX_ID)] | None = Field(
-        None, description="draw among this many of the most probable tokens; 0 or -1: all"
+    min_p: Probability = Field(0.0, description="drop tokens less probable than this times the most probable")
+    presence_penalty: Penalty = Field(
+        0.0, description="subtracted from the logit of every token that is in the output so far"
     )
-    min_p: Probability | None = Field(None, description="drop tokens less probable than this times the most probable")
-    presence_penalty: Penalty | None = Field(
-        None, description="taken off the logit of every token that stands in the output so far"
+    frequency_penalty: Penalty = Field(
+        0.0, description="subtracted from the logit of a token for each time that it is in the output so far"
     )
-    frequency_penalty: Penalty | None = Field(
-        None, description="taken off the logit of a token for each time that it stands in the output so far"
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = Field(
+        1.0, description="divides the logit of every token in prompt or output, or multiplies it if negative; 1 is off"
     )
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = Field(
-        None, description="divides the logit of every token in prompt or output, or multiplies it if negative; 1 is off"
-    )
-    logit_bias: LogitBias | None = Field(None, description="added to the logits of these token ids")
+    logit_bias: LogitBias = Field({}, description="added to the logits of these token ids")
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = Field(
-        None, description="tell the log probability of each token, and of so many of the most probable in its place"
+        None, description="return the log probability of each token, and of this many top tokens in its place"
     )
-    echo: bool | None = Field(
-        None, description="begin the answer with the prompt, or end it with the suffix; with max_tokens 0 just that"
+    echo: bool = Field(
+        False, description="return the prompt before the completion, or the suffix after it; with max_tokens 0 it alone"
     )
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(
-        None, description="same seed, same text; drawn and told if not given"
+        None, description="same seed, same output; random, and returned in the response, if not given"
     )
-    stop: Stops | None = Field(
-        None,
-        description="end before this text, or before any of these; a text that is written from its end, behind it",
+    stop: Stops = Field(
+        [], description="end before any of these strings; for a backward model the text begins after it"
     )
-    min_tokens: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="the end of the text is not drawn before so many tokens"
+    min_tokens: Annotated[int, Field(ge=0)] = Field(
+        0, description="the EOS token is not sampled before this many tokens"
     )
-    ignore_eos: bool | None = Field(None, description="the end of the text is never drawn")
-    stream: bool | None = Field(None, description="send text as it is written, as server-sent events")
-    stream_options: StreamOptions | None = None
+    ignore_eos: bool = Field(False, description="never sample the EOS token")
+    stream: bool = Field(False, description="send the text as server-sent events while it is generated")
+    stream_options: StreamOptions = NO_OPTIONS
     suffix: PromptForms | None = Field(
         None,
-        description="text, token ids, or a list of either, to lead up to, for a model that reads backwards; an empty "
-        "one begins from a text's end. Of a model that reads forwards it must be empty",
+        description="text, token ids, or a list of either, before which a backward model generates text; an empty one "
+        "begins at a text's end. Must be empty for a forward model",
     )
-    timeout_s: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="seconds after which the request is given up and answered with an error"
+    timeout_s: Annotated[float, Field(gt=0)] = Field(
+        RESOLVED, description="deadline in seconds, after which the request fails; the server's maximum by default"
     )
-    return_state: bool | None = Field(
-        None, description="put a token into each choice, by which `state` of another request goes on with it"
+    return_state: bool = Field(
+        False, description="return a resume token with each choice, for `state` of another request"
     )
     state: Annotated[str, Field(max_length=MAX_STATE)] | None = Field(
         None,
-        description="token of a choice to go on with, as if it had not ended; what is to be read after it goes into "
-        "prompt, or suffix of a model that reads backwards",
+        description="resume token of a choice: generation continues as if it had not ended; text to be read after it "
+        "goes into prompt, or into suffix for a backward model",
     )
-    add_special_tokens: bool | None = Field(None, description="without effect: prompts get no special tokens")
+    add_special_tokens: bool = Field(False, description="without effect: prompts get no special tokens")
     user: str | None = Field(None, description="without effect")
 
+    def resolve(self, limits: Limits) -> Self:
+        """See `Body.resolve`; a seed is drawn unless one is given or comes with the resume token."""
+        best_of = self.n if self.best_of is RESOLVED else self.best_of
+        if best_of < self.n:
+            raise InvalidRequest(f"best_of must be at least n, got best_of {best_of} and n {self.n}", param="best_of")
+        if self.stream and best_of > self.n:
+            raise InvalidRequest(
+                f"best_of must be n with stream, as only whole choices can be ranked; got best_of {best_of} and n "
+                f"{self.n}",
+                param="best_of",
+            )
+        if self.stream_options is not NO_OPTIONS and not self.stream:
+            raise InvalidRequest("stream_options must be absent without stream", param="stream_options")
+        _require_few_prompts(self.prompts, limits, "prompt")
+        _require_few_prompts(self.suffixes, limits, "suffix")
+        max_tokens = self._max_tokens(limits)
+        _require_at_most("min_tokens", self.min_tokens, max_tokens, "max_tokens, ")
+        self._require_few_tokens(best_of, max_tokens, limits)
+        _by_token_id(self.logit_bias)
+        draws = self.seed is None and self.state is None
+        return self.model_copy(
+            update={
+                "best_of": best_of,
+                "max_tokens": max_tokens,
+                "seed": secrets.randbits(SEED_BITS) if draws else self.seed,
+                "timeout_s": _timeout_s(self.timeout_s, limits),
+            }
+        )
 
-class EmbeddingsBody(Body):
-    """Texts to be read, and what is wanted of the model's hidden state."""
+    @property
+    def prompts(self) -> tuple[PromptText, ...]:
+        """Its prompts: at least one, each a text or token ids; one empty text if the field was empty or absent."""
+        return _as_prompts(self.prompt)
+
+    @property
+    def suffixes(self) -> tuple[PromptText, ...]:
+        """Its suffixes, as `prompts`; a model reads either."""
+        return _as_prompts(self.suffix)
+
+    @cached_property
+    def sampling(self) -> SamplingParams:
+        """Its sampling parameters."""
+        return SamplingParams(
+            temperature=self.temperature,
+            top_k=max(0, self.top_k),
+            top_p=self.top_p,
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            bias=tuple(_by_token_id(self.logit_bias).items()),
+            min_tokens=self.max_tokens if self.ignore_eos else self.min_tokens,
+        )
+
+    @property
+    def returns_states(self) -> bool:
+        """Whether resume tokens are requested, at the end of choices or before."""
+        return self.return_state or self.stream_options.state_interval is not None
+
+    def _max_tokens(self, limits: Limits) -> int:
+        """Return the maximum tokens of each choice, by either name: guidellm sends both."""
+        name, value = "max_tokens", self.max_tokens
+        if value is RESOLVED and self.max_completion_tokens is not None:
+            name, value = "max_completion_tokens", self.max_completion_tokens
+        elif self.max_completion_tokens not in (None, value):
+            other = _shorten(self.max_completion_tokens)
+            raise InvalidRequest(
+                f"max_completion_tokens must be absent or max_tokens, {value}, got {other}",
+                param="max_completion_tokens",
+            )
+        if value is RESOLVED:
+            return min(DEFAULT_MAX_TOKENS, limits.max_tokens)
+        _require_at_most(name, value, limits.max_tokens)
+        return value
+
+    def _require_few_tokens(self, best_of: int, max_tokens: int, limits: Limits) -> None:
+        """Refuse a request for too many sequences or tokens."""
+        # A model reads prompts or suffixes; the engine refuses the request if the others are not empty.
+        what = "suffixes" if self.suffix else "prompts"
+        num_prompts = max(len(self.prompts), len(self.suffixes))
+        if num_prompts * best_of > limits.max_sequences:
+            raise InvalidRequest(
+                f"{what} × n (best_of if it is given) must be at most {limits.max_sequences}, got "
+                f"{num_prompts} × {best_of}",
+                param="n",
+            )
+        total = num_prompts * best_of * max_tokens
+        if total > limits.max_request_tokens:
+            raise InvalidRequest(
+                f"{what} × n (best_of if it is given) × max_tokens must be at most {limits.max_request_tokens}, got "
+                f"{num_prompts} × {best_of} × {max_tokens} = {total}",
+                param="max_tokens",
+            )
+
+
+DEFAULT_MAX_TOKENS = 16
+
+
+@refuse_unsupported(EMBEDDING_FIELDS)
+class EmbeddingsRequest(Body):
+    """A request of `/v1/embeddings`: inputs, and how the hidden states of each are pooled."""
 
     model_config = _with_example(model="demo", input=["The end", "The beginning"])
 
-    model: str | None = Field(None, description="name of a model; needed where there are several")
+    model: str | None = Field(None, description="name of a model; required where there are several")
     input: PromptForms = Field(description="text, token ids, or a list of either")
-    pooling: Literal["mean", "last"] | None = Field(
-        None, description="mean of the top layer's outputs over all tokens (the default), or its last output"
+    pooling: Literal["mean", "last"] = Field(
+        "mean", description="mean of the top layer's hidden states over all tokens, or the last of them"
     )
-    encoding_format: Literal["float", "base64"] | None = Field(
-        None, description="numbers (the default), or float32 little-endian in base64"
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="numbers, or float32 little-endian in base64"
     )
     dimensions: Annotated[int, Field(ge=1)] | None = Field(None, description="must be the model's own, if given")
-    timeout_s: Annotated[float, Field(gt=0)] | None = Field(None, description="seconds after which it is given up")
+    timeout_s: Annotated[float, Field(gt=0)] = Field(
+        RESOLVED, description="deadline in seconds; the server's maximum by default"
+    )
     user: str | None = Field(None, description="without effect")
 
+    def resolve(self, limits: Limits) -> Self:
+        """See `Body.resolve`."""
+        _require_few_prompts(self.prompts, limits, "input")
+        return self.model_copy(update={"timeout_s": _timeout_s(self.timeout_s, limits)})
 
-class InspectBody(Body):
-    """A text to be looked into, and what is to be told of it."""
+    @property
+    def prompts(self) -> tuple[PromptText, ...]:
+        """Its inputs: at least one, each a text or token ids."""
+        return _as_prompts(self.input)
+
+
+class InspectRequest(Body):
+    """A request of `/v1/inspect`: an input, and which activations to return."""
 
     model_config = _with_example(model="demo", input="The end", include=["hidden"], max_units=8)
 
     model: str | None = Field(
-        None, description="name of a model; needed where there are several, unless `state` is given"
+        None, description="name of a model; required where there are several, unless `state` is given"
     )
     input: OnePrompt = Field(description="text or token ids")
     state: Annotated[str, Field(max_length=MAX_STATE)] | None = Field(
-        None, description="token of a choice of a completion: the input is read after that text"
+        None, description="resume token of a completion's choice: the input is read after that text"
     )
-    include: Annotated[list[Literal["hidden", "cell", "gates"]], Field(max_length=3)] | None = Field(
-        None, description="what to tell of each layer: its hidden state, its cell state, its gates; all by default"
+    include: Annotated[list[Literal["hidden", "cell", "gates"]], Field(max_length=3)] = Field(
+        ["hidden", "cell", "gates"], description="what to return of each layer: hidden state, cell state, gates"
     )
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] | None = Field(
         None, description="numbers of recurrent layers, from 1; all by default"
     )
-    return_sequences: bool | None = Field(
-        None, description="tell of every token (the default), or of the last one alone"
+    return_sequences: bool = Field(True, description="return values of every token, or of the last one alone")
+    return_state: bool = Field(False, description="return each layer's whole state after the last token as well")
+    go_backwards: bool = Field(
+        False, description="read the input from its other end; the response is in reading order all the same"
     )
-    return_state: bool | None = Field(None, description="tell each layer's whole state after the last token, too")
-    go_backwards: bool | None = Field(
-        None, description="read the text from its other end; the answer is in order of reading all the same"
-    )
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = Field(
-        None, description="how many of the most probable tokens to tell in each token's place; 5 by default"
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] = Field(
+        MAX_LOGPROBS, description="number of top tokens to return in each token's place"
     )
     max_positions: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="tell values of so many tokens at most, spread evenly over the text"
+        None, description="maximum number of tokens with values, spread evenly over the input; all by default"
     )
     max_units: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="tell so many units of each layer at most, spread evenly"
+        None, description="maximum number of units of each layer, spread evenly; all by default"
     )
-    encoding_format: Literal["float", "base64", "base64_float16"] | None = Field(
-        None, description="numbers (the default), or float32 or float16, little-endian, row by row, in base64"
+    encoding_format: Literal["float", "base64", "base64_float16"] = Field(
+        "float", description="numbers, or float32 or float16, little-endian, row by row, in base64"
     )
-    timeout_s: Annotated[float, Field(gt=0)] | None = Field(None, description="seconds after which it is given up")
+    timeout_s: Annotated[float, Field(gt=0)] = Field(
+        RESOLVED, description="deadline in seconds; the server's maximum by default"
+    )
+
+    def resolve(self, limits: Limits) -> Self:
+        """See `Body.resolve`."""
+        return self.model_copy(update={"timeout_s": _timeout_s(self.timeout_s, limits)})
+
+    @property
+    def prompts(self) -> tuple[PromptText, ...]:
+        """Its only input."""
+        return (self.input,)
 
 
-class TokenizeBody(Body):
-    """A text to be cut into tokens."""
+class TokenizeRequest(Body):
+    """A request of `/tokenize`: a text."""
 
     model_config = _with_example(model="demo", prompt="The end")
 
-    model: str | None = Field(None, description="name of a model; needed where there are several")
-    prompt: str = Field(description="the text; just the name of a special token is that token")
-    return_token_strs: bool | None = Field(None, description="tell the text of each token, too")
-    add_special_tokens: bool | None = Field(None, description="without effect: prompts get no special tokens")
+    model: str | None = Field(None, description="name of a model; required where there are several")
+    prompt: str = Field(description="the text; exactly the name of a special token is that token")
+    return_token_strs: bool = Field(False, description="return the text of each token as well")
+    add_special_tokens: bool = Field(False, description="without effect: prompts get no special tokens")
 
 
-class DetokenizeBody(Body):
-    """Tokens to be joined."""
+class DetokenizeRequest(Body):
+    """A request of `/detokenize`: token ids."""
 
     model_config = _with_example(model="demo", tokens=[5, 6, 7])
 
-    model: str | None = Field(None, description="name of a model; needed where there are several")
+    model: str | None = Field(None, description="name of a model; required where there are several")
     tokens: Tokens = Field(description="token ids")
+
+
+def parse(body_type: type[AnyBody], body: bytes, limits: Limits) -> AnyBody:
+    """Validate a JSON body and fill in its defaults.
+
+    Raises:
+        InvalidRequest: it is not JSON, or a field is wrong; the message names the field, the limit and the value.
+    """
+    try:
+        request = body_type.model_validate_json(body)
+    except ValidationError as error:
+        raise _explain(error) from error
+    return request.resolve(limits)
+
+
+def parse_number(value: str | None, field: str, limits: tuple[int, int], default: int | None = None) -> int:
+    """Parse a number in a query.
+
+    Args:
+        value: As given; None: absent.
+        field: Name of the query parameter.
+        limits: Minimum and maximum, both allowed.
+        default: Returned if `value` is None; None: the parameter is required.
+
+    Raises:
+        InvalidRequest: it is not a number, is out of its limits, or is missing and required.
+    """
+    if value is None and default is not None:
+        return default
+    minimum, maximum = limits
+    if value is None or not re.fullmatch(r"[0-9]{1,10}", value) or not minimum <= int(value) <= maximum:
+        raise InvalidRequest(
+            f"{field} must be a number from {minimum} to {maximum}, got {_shorten(value)}", param=field
+        )
+    return int(value)
+
+
+def _as_prompts(value: Any) -> tuple[PromptText, ...]:
+    """Return the prompts of a field in any of its forms."""
+    if value is None:
+        return ("",)
+    is_single = isinstance(value, str) or isinstance(value[0], int)
+    return (value,) if is_single else tuple(value)
+
+
+def _require_few_prompts(prompts: tuple[PromptText, ...], limits: Limits, field: str) -> None:
+    if len(prompts) > limits.max_prompts:
+        raise InvalidRequest(f"{field} must have at most {limits.max_prompts} items, got {len(prompts)}", param=field)
+
+
+def _by_token_id(logit_bias: dict[str, float]) -> dict[int, float]:
+    """Parse the token ids, which are strings in JSON."""
+    bias: dict[int, float] = {}
+    for name, value in logit_bias.items():
+        if not re.fullmatch(r"[0-9]{1,10}", name):
+            raise InvalidRequest(f"logit_bias must have token ids as names, got {_shorten(name)}", param="logit_bias")
+        if int(name) in bias:
+            raise InvalidRequest(f"logit_bias must name a token id once, got {int(name)} twice", param="logit_bias")
+        bias[int(name)] = value
+    return bias
+
+
+def _timeout_s(timeout_s: float, limits: Limits) -> float:
+    if timeout_s is RESOLVED:
+        return limits.max_timeout_s
+    if timeout_s > limits.max_timeout_s:
+        raise InvalidRequest(
+            f"timeout_s must be at most {limits.max_timeout_s:g}, got {timeout_s:g}", param="timeout_s"
+        )
+    return timeout_s
+
+
+def _require_at_most(field: str, value: int, limit: int, what: str = "") -> None:
+    if value > limit:
+        raise InvalidRequest(f"{field} must be at most {what}{limit}, got {_shorten(value)}", param=field)
+
+
+def _explain(error: ValidationError) -> InvalidRequest:
+    """Return the first error in one line; pydantic names each branch of a union, but a client knows only the field."""
+    problem = error.errors(include_url=False)[0]
+    if problem["type"] == "json_invalid":
+        return InvalidRequest(f"the body must be JSON: {problem['ctx']['error']}")
+    if not problem["loc"]:
+        return InvalidRequest(f"the body must be a JSON object, got {_shorten(problem['input'])}")
+    field = str(problem["loc"][0])
+    if problem["type"] == "missing":
+        return InvalidRequest(f"{field} is required", param=field)
+    # The path of a nested field: stop[1], stream_options.include_usage.
+    nested = [part for part in problem["loc"][1:] if part not in PROMPT_KINDS]
+    path = field + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in nested)
+    message = re.sub(r"^\w+ should ", "", problem["msg"]).split(" after validation")[0]
+    if problem["loc"][1:] == ("text",):
+        message = "be a string, a list of strings, a list of token ids or a list of such lists"
+    return InvalidRequest(
+        f"{_shorten(path, quoted=False)} must {message}, got {_shorten(problem['input'])}", param=field
+    )
+
+
+def _shorten(value: Any, *, quoted: bool = True) -> str:
+    """Return a value for an error message; a long list is cut before it is formatted."""
+    if isinstance(value, list | str) and len(value) > 60:
+        value = value[:60]
+    if isinstance(value, int) and abs(value) > 10**60:
+        return "a number of more than 60 digits"
+    text = repr(value) if quoted else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -6,7 +6,7 @@ A client that requests JSON by a schema must not get ordinary text with status 2
 From OpenAI's completions and chat, vLLM, SGLang, llama.cpp, text-generation-inference and text-generation-webui.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -158,17 +158,17 @@ EMBEDDING_FIELDS: Mapping[str, Unsupported] = {
 }
 
 
-def refuse_unsupported(body: type[AnyBody], fields: Mapping[str, Unsupported]) -> type[AnyBody]:
-    """Return a subclass of a body that refuses these fields unless they request nothing."""
+def refuse_unsupported(fields: Mapping[str, Unsupported]) -> Callable[[type[AnyBody]], type[AnyBody]]:
+    """Return a decorator of bodies that refuses these fields unless they request nothing."""
     definitions: dict[str, Any] = {
         name: (
-            Annotated[
-                Any,
-                AfterValidator(field.check),
-                WithJsonSchema({"enum": [*EMPTY, *field.neutral]}),
-            ],
+            Annotated[Any, AfterValidator(field.check), WithJsonSchema({"enum": [*EMPTY, *field.neutral]})],
             Field(None, description=f"not supported, and refused if it asks for anything: {field.reason}"),
         )
         for name, field in fields.items()
     }
-    return create_model(body.__name__, __base__=body, __doc__=body.__doc__, **definitions)
+
+    def extend(body: type[AnyBody]) -> type[AnyBody]:
+        return create_model(body.__name__, __base__=body, __doc__=body.__doc__, **definitions)
+
+    return extend

@@ -31,9 +31,10 @@ from service.errors import (
     version_gone,
 )
 from service.observability.tracing import Tracing
+from service.params import ModelVersion
 from service.scheduling.call import Call
 from service.scheduling.padding import Arrays
-from service.scheduling.sequence import MAX_VOCAB_SIZE, ModelVersion
+from service.scheduling.sequence import MAX_VOCAB_SIZE
 
 log = logging.getLogger(__name__)
 

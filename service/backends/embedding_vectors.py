@@ -17,7 +17,7 @@ from contract.tokenizer import Tokenizer
 from service.backends.registry import ServedModel
 from service.backends.single_flight import SingleFlightCache
 from service.errors import InvalidRequest, NotFound
-from service.scheduling.sequence import ModelVersion
+from service.params import ModelVersion
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from service.backends.prober import BackendErrors, Prober
 from service.backends.replica import Replica
 from service.backends.replicas import Replicas
 from service.errors import BackendUnavailable, ModelNotFound, ServerBusy
-from service.scheduling.sequence import ModelVersion
+from service.params import ModelVersion
 
 log = logging.getLogger(__name__)
 

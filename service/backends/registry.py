@@ -24,8 +24,8 @@ from service.backends.replicas import Replicas
 from service.backends.repository_config import RepositoryConfig
 from service.backends.routing import Reference, Route, make_route
 from service.errors import InvalidRequest, ModelLoading, ModelNotFound
+from service.params import ModelVersion
 from service.scheduling.policy import BatchLimits
-from service.scheduling.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
 

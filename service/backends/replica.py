@@ -12,9 +12,9 @@ from service.backends.client import VersionStatus
 from service.backends.determinism_probe import Probe
 from service.backends.drift import ConfigDrift
 from service.errors import GatewayError
+from service.params import ModelVersion
 from service.scheduling.call import Call
 from service.scheduling.padding import Arrays
-from service.scheduling.sequence import ModelVersion
 
 # Concurrent probe calls per server, over all models, which take turns: as many as most servers have cores.
 MAX_PROBE_CALLS = 2

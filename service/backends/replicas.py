@@ -25,9 +25,9 @@ from service.errors import (
     VersionGone,
     version_gone,
 )
+from service.params import ModelVersion
 from service.scheduling.call import NOT_FINITE, Call
 from service.scheduling.padding import Arrays, finite_sequences
-from service.scheduling.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import orjson
 
-from service.scheduling.sequence import ModelVersion
+from service.params import ModelVersion
 
 _LENGTH = struct.Struct("<I")
 

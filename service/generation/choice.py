@@ -11,7 +11,8 @@ import numpy as np
 from service.generation.checkpoint import Checkpoint, ResumePoint
 from service.generation.detokenize import TextAssembler
 from service.generation.logprobs import Logprobs
-from service.scheduling.sequence import DecodeResult, FinishReason, ModelVersion
+from service.params import ModelVersion
+from service.scheduling.sequence import DecodeResult, FinishReason
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,6 @@ class Choice:
         keeps_checkpoint: Whether checkpoints may be taken, at its end or before.
         holds_back: Whether generation may resume after its end. Then text that is not final is held back there, for
             the request that resumes.
-        last_at: Monotonic seconds at which its last tokens arrived.
         is_started: Whether its leading text was returned.
         finish_reason: None until it has finished.
         num_tokens_at_checkpoint: Number of its tokens when the last checkpoint was taken.
@@ -60,7 +60,6 @@ class Choice:
     keeps_checkpoint: bool
     holds_back: bool
     is_started: bool = False
-    last_at: float | None = None
     finish_reason: FinishReason | None = None
     num_tokens_at_checkpoint: int = 0
     deltas: list[TextDelta] = field(default_factory=list)

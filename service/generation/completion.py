@@ -5,25 +5,21 @@ The deltas of a backward model arrive from the end of the text: each is prepende
 Knows texts and log probabilities. Does not know how sequences are computed, or HTTP.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from contract import signatures
-from service.api.parameters import CompletionRequest
-from service.backends.registry import ServedModel
+from service.api.requests import CompletionRequest
 from service.generation.checkpoint import Checkpoint, ResumePoint
 from service.generation.choice import Choice, TextDelta
 from service.generation.detokenize import ReversedDetokenizer, TextAssembler
-from service.generation.job import Canceller, Job, RequestObserver
 from service.generation.logprobs import Logprobs
 from service.generation.prompts import NOTHING, EncodedPrompt
+from service.generation.request import Request
 from service.generation.stop_strings import Stops
-from service.scheduling.sequence import DecodeResult, FinishReason, PrefillResult, Scores
+from service.params import SamplingParams
+from service.scheduling.sequence import DecodeResult, FinishReason, PrefillResult, Scores, Sequence
 
 # Returns the resume token of a checkpoint.
 SealToken = Callable[[Checkpoint], str]
@@ -39,109 +35,65 @@ class CompletionOutput:
     state: str | None = None
 
 
-class Completion(Job):
-    """A completion request that is being generated: iterate over its deltas in order of arrival, or get its results."""
+class CompletionBuilder:
+    """The output builder of a completion: iterate over its deltas in order of arrival, or get its results."""
 
-    def __init__(
-        self,
-        request: CompletionRequest,
-        model: ServedModel,
-        prompts: list[EncodedPrompt],
-        runner: Canceller,
-        listener: RequestObserver,
-        *,
-        seal: SealToken,
-        checkpoint: Checkpoint | None = None,
-    ) -> None:
+    def __init__(self, body: CompletionRequest, request: Request, sampling: SamplingParams, seal: SealToken) -> None:
         """Create its choices; nothing is computed yet.
 
         Args:
-            request: A request with a seed.
-            model: The version that computes it.
-            prompts: The request's encoded prompts.
-            runner: Cancels its sequences.
-            listener: Receives latencies and the outcome.
+            body: The request's body; only its prompts are not used.
+            request: The running request.
+            sampling: Sampling parameters: the body's, as far as the model supports them.
             seal: Returns the resume tokens of its choices.
-            checkpoint: The checkpoint that it resumes; None: none.
         """
-        assert request.seed is not None, "a seed is drawn or comes with the state"
-        num_prompt_tokens = sum(prompt.num_tokens for prompt in prompts)
-        super().__init__(model.ref, num_prompt_tokens, runner, listener, request.timeout_s)
-        self.request, self.model, self.prompts = request, model, prompts
-        self.seed: int = request.seed
-        self._seal, self._checkpoint = seal, checkpoint
-        # The best choices are those with the highest log probabilities.
-        ranks_choices = request.best_of > request.num_choices and request.num_top is None
-        self.options: dict[str, Any] = {
-            "max_tokens": request.max_tokens,
-            "sampling": request.sampling,
-            "seed": request.seed,
-            "num_top": 0 if ranks_choices else request.num_top,
-            "returns_state": request.returns_states,
-        }
-        if checkpoint:
-            self.options |= {"position": checkpoint.point.position, "counts_before": checkpoint.token_counts}
+        self.request, self.body = request, body
+        self._model, self._prompts, self._checkpoint = request.model, request.prompts, request.checkpoint
+        seed = request.checkpoint.seed if body.seed is None and request.checkpoint else body.seed
+        assert seed is not None, "a seed is drawn, unless it comes with a resume token"
+        self.seed = seed
+        self._sampling, self._seal = sampling, seal
         self._scores: dict[int, list[Scores]] = {}
-        self._begun = False
-        stops = Stops([stop[::-1] for stop in request.stops] if model.backward else request.stops)
-        numbers = range(request.best_of)
-        self._choices = [self._new_choice(prompt, number, stops) for prompt in prompts for number in numbers]
+        backward = request.model.backward
+        stops = Stops([stop[::-1] for stop in body.stop] if backward else body.stop)
+        numbers = range(body.best_of)
+        self._choices = [self._new_choice(prompt, number, stops) for prompt in request.prompts for number in numbers]
 
-    @property
-    def beginning(self) -> np.ndarray:
-        """The state before the prompts, float32 (S,)."""
-        return self._checkpoint.point.state if self._checkpoint else np.zeros(self.model.card.state_size, np.float32)
-
-    @property
-    def origin(self) -> bytes:
-        """Identifies that state in the prefix cache: prefixes that start from different states never match."""
-        return self._checkpoint.origin if self._checkpoint else b""
-
-    def stream_of(self, index: int) -> int:
-        """Return the index of a choice's random stream."""
-        return self._choices[index].stream
-
-    def choices(self, prompt_index: int) -> range:
-        """Return the indexes of the sequences that a prompt needs: none if it needs no computation."""
-        first, best_of = prompt_index * self.request.best_of, self.request.best_of
-        return range(first, first + (best_of if self.request.max_tokens else int(self._is_prefill_only(prompt_index))))
-
-    def prefill_signature(self, prompt_index: int) -> str:
-        """Return the signature that prefills a prompt."""
-        return signatures.SCORE if self._is_scored(prompt_index) else signatures.PREFILL
-
-    @property
-    def num_completion_tokens(self) -> int:  # type: ignore[override]
-        """Tokens generated so far in all choices, without those after a stop string."""
-        return sum(choice.assembler.num_tokens for choice in self._choices)
-
-    @property
-    def num_cached_tokens(self) -> int:
-        """Tokens of all prompts that were prefix cache hits."""
-        # The checkpoint's unread tokens go before each prompt, and are not part of it.
-        num_carried = len(self._checkpoint.point.unread_ids) if self._checkpoint else 0
-        return sum(max(0, sequence.num_cached_tokens - num_carried) for sequence in self.sequences.values())
-
-    @property
-    def fingerprint(self) -> str:
-        """The `system_fingerprint` of the output so far."""
-        return self.model.fingerprint_if(self.is_reproducible)
-
-    @property
-    def reasons(self) -> list[str]:  # type: ignore[override]
-        """Finish reasons of the choices that have finished."""
-        return [choice.finish_reason for choice in self._choices if choice.finish_reason]
+    def new_sequences(self) -> list[list[Sequence]]:
+        """Return its sequences, grouped by prompt; a prompt that needs no computation has none."""
+        body, groups = self.body, []
+        # The best choices are those with the highest log probabilities.
+        ranks_choices = body.best_of > body.n and body.logprobs is None
+        for prompt_index, prompt in enumerate(self._prompts):
+            count = body.best_of if body.max_tokens else int(self._is_prefill_only(prompt_index))
+            group = [
+                self.request.new_sequence(
+                    index,
+                    prompt,
+                    signatures.SCORE if self._is_scored(prompt_index) else signatures.PREFILL,
+                    max_tokens=body.max_tokens,
+                    sampling=self._sampling,
+                    seed=self.seed,
+                    stream=self._choices[index].stream,
+                    num_top=0 if ranks_choices else body.logprobs,
+                    returns_state=body.returns_states,
+                )
+                for index in self._choice_indexes(prompt_index)[:count]
+            ]
+            if group:
+                groups.append(group)
+        return groups
 
     def __iter__(self) -> Iterator[TextDelta]:
         """Yield the deltas of every choice until all have finished.
 
         Raises:
-            GatewayError: see `Job.events`.
+            GatewayError: see `Request.events`.
         """
-        for prompt_index in range(len(self.prompts)):
+        for prompt_index in range(len(self._prompts)):
             if not self._is_scored(prompt_index) and not self._is_prefill_only(prompt_index):
                 yield from self._leading_deltas(prompt_index)
-        for event in self.events():
+        for event in self.request.events():
             if isinstance(event, PrefillResult):
                 yield from self._process_read(event)
             elif isinstance(event, DecodeResult):
@@ -152,7 +104,7 @@ class Completion(Job):
     @property
     def prepends(self) -> bool:
         """Whether the client prepends each delta of `stream` to those so far."""
-        return self.model.backward and self.request.prepend
+        return self._model.backward and self.body.stream_options.prepend
 
     def stream(self) -> Iterator[TextDelta]:
         """Return the deltas that the client joins, as an iterator.
@@ -160,19 +112,19 @@ class Completion(Job):
         A client that did not ask for `prepend` gets each choice of a backward model as one delta.
 
         Raises:
-            GatewayError: see `Job.events`.
+            GatewayError: see `Request.events`.
         """
-        return self._whole_choices() if self.model.backward and not self.prepends else iter(self)
+        return self._whole_choices() if self._model.backward and not self.prepends else iter(self)
 
     def results(self) -> list[CompletionOutput]:
         """Wait for every choice and return the best `n` of each prompt, best first.
 
         Raises:
-            GatewayError: see `Job.events`.
+            GatewayError: see `Request.events`.
         """
         for delta in self:
             self._choices[delta.index].deltas.append(delta)
-        best = [index for prompt_index in range(len(self.prompts)) for index in self._best(prompt_index)]
+        best = [index for prompt_index in range(len(self._prompts)) for index in self._best(prompt_index)]
         return [self._join(self._choices[index].deltas) for index in best]
 
     def rest(self, *, keep_states: bool = True) -> list[tuple[int, CompletionOutput]]:
@@ -197,25 +149,25 @@ class Completion(Job):
 
     def _new_choice(self, prompt: EncodedPrompt, number: int, stops: Stops) -> Choice:
         """Return choice `number` of a prompt, with nothing generated yet."""
-        request, checkpoint = self.request, self._checkpoint
+        checkpoint, sampling = self._checkpoint, self._sampling
         token_counts: Counter[int] | None = None
-        if request.sampling.counts_tokens:
+        if sampling.counts_tokens:
             ids, counts = checkpoint.token_counts if checkpoint else (NOTHING, NOTHING)
             token_counts = Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
-            for token_id in prompt.seen_ids.tolist() if request.sampling.repetition_penalty != 1 else ():
+            for token_id in prompt.seen_ids.tolist() if sampling.repetition_penalty != 1 else ():
                 token_counts.setdefault(token_id, 0)
         return Choice(
             self._new_assembler(prompt, stops),
-            self.model.tokenizer.special.end,
-            ResumePoint(self.beginning, prompt.read_ids, checkpoint.point.position if checkpoint else 0),
+            self._model.tokenizer.special.end,
+            ResumePoint(self.request.initial_state, prompt.read_ids, checkpoint.point.position if checkpoint else 0),
             checkpoint.branch(number) if checkpoint else number,
             token_counts,
-            keeps_checkpoint=request.returns_states,
-            holds_back=request.return_state,
+            keeps_checkpoint=self.body.returns_states,
+            holds_back=self.body.return_state,
         )
 
     def _new_assembler(self, prompt: EncodedPrompt, stops: Stops) -> TextAssembler:
-        tokenizer, num_top, backward, held_back = self.model.tokenizer, self.request.num_top, self.model.backward, ""
+        tokenizer, num_top, backward, held_back = self._model.tokenizer, self.body.logprobs, self._model.backward, ""
         detokenizer = tokenizer.backward_detokenizer(prompt.text) if backward else tokenizer.detokenizer(prompt.text)
         if self._checkpoint and prompt.is_empty:
             detokenizer.restore(self._checkpoint.detokenizer)
@@ -230,9 +182,9 @@ class Completion(Job):
         It is the prompt if `echo` is set, and the text that the checkpoint held back, which a prompt makes final. That
         goes before the prompt, or after it for a backward model.
         """
-        echo, held_back, checkpoint = prompt.text if self.request.echo else "", "", self._checkpoint
+        echo, held_back, checkpoint = prompt.text if self.body.echo else "", "", self._checkpoint
         if checkpoint and not prompt.is_empty:
-            tokenizer, backward = self.model.tokenizer, self.model.backward
+            tokenizer, backward = self._model.tokenizer, self._model.backward
             detokenizer = tokenizer.backward_detokenizer() if backward else tokenizer.detokenizer()
             detokenizer.restore(checkpoint.detokenizer)
             held_back = (
@@ -240,20 +192,20 @@ class Completion(Job):
                 if backward
                 else checkpoint.held_back + detokenizer.flush()
             )
-        return echo + held_back if self.model.backward else held_back + echo
+        return echo + held_back if self._model.backward else held_back + echo
 
     def _in_reading_order(self, text: str) -> str:
-        return text[::-1] if self.model.backward else text
+        return text[::-1] if self._model.backward else text
 
     def _extend(self, text: str, more: str) -> str:
         """Append what an assembler returned to a text, or prepend it for a backward model."""
-        return more[::-1] + text if self.model.backward else text + more
+        return more[::-1] + text if self._model.backward else text + more
 
     def _resume_token(self, choice: Choice) -> str | None:
         """Return a resume token for a choice's current point; None if it keeps no checkpoints."""
         if not choice.keeps_checkpoint:
             return None
-        return self._seal(choice.save(self.model.ref, self.model.card.weights_sha256, self.seed))
+        return self._seal(choice.save(self._model.ref, self._model.card.weights_sha256, self.seed))
 
     def _whole_choices(self) -> Iterator[TextDelta]:
         """Yield each choice as one delta, once it has finished."""
@@ -267,8 +219,8 @@ class Completion(Job):
 
     def _join(self, deltas: list[TextDelta]) -> CompletionOutput:
         """Join a choice's deltas, which are in order of arrival."""
-        backward, offset = self.model.backward, 0
-        logprobs = None if self.request.num_top is None else Logprobs()
+        backward, offset = self._model.backward, 0
+        logprobs = None if self.body.logprobs is None else Logprobs()
         in_order = deltas[::-1] if backward else deltas
         for delta in in_order:
             if logprobs is not None and delta.logprobs is not None:
@@ -279,7 +231,7 @@ class Completion(Job):
 
     def _best(self, prompt_index: int) -> list[int]:
         """Return the `n` choices of a prompt with the highest mean log probability; in order if `best_of` is `n`."""
-        best_of, count = self.request.best_of, self.request.num_choices
+        best_of, count = self.body.best_of, self.body.n
         indexes = list(range(prompt_index * best_of, (prompt_index + 1) * best_of))
         if best_of > count:
             indexes.sort(key=lambda index: self._choices[index].assembler.mean_logprob, reverse=True)
@@ -287,24 +239,24 @@ class Completion(Job):
 
     def _is_scored(self, prompt_index: int) -> bool:
         """Return whether a prompt's tokens need log probabilities: requested, and a token follows another."""
-        is_requested, prompt = self.request.echo and self.request.num_top is not None, self.prompts[prompt_index]
+        is_requested, prompt = self.body.echo and self.body.logprobs is not None, self._prompts[prompt_index]
         return is_requested and prompt.ids.size > 0 and len(prompt.read_ids) > 1
 
     def _is_prefill_only(self, prompt_index: int) -> bool:
         """Return whether a prompt needs prefill, for its log probabilities or its state, and no decode."""
-        has_state = self.request.return_state and len(self.prompts[prompt_index].read_ids) > 1
-        return (self._is_scored(prompt_index) or has_state) and self.request.max_tokens == 0
+        has_state = self.body.return_state and len(self._prompts[prompt_index].read_ids) > 1
+        return (self._is_scored(prompt_index) or has_state) and self.body.max_tokens == 0
 
     def _choice_indexes(self, prompt_index: int) -> range:
-        return range(prompt_index * self.request.best_of, (prompt_index + 1) * self.request.best_of)
+        return range(prompt_index * self.body.best_of, (prompt_index + 1) * self.body.best_of)
 
     def _process_read(self, event: PrefillResult) -> Iterator[TextDelta]:
-        prompt_index = event.index // self.request.best_of
+        prompt_index = event.index // self.body.best_of
         if event.scores is not None:
             self._scores.setdefault(prompt_index, []).append(event.scores)
         if event.state is not None:
             # One sequence prefills for all choices.
-            unread_ids = self.prompts[prompt_index].read_ids[-1 - event.num_remaining_prompt_tokens :]
+            unread_ids = self._prompts[prompt_index].read_ids[-1 - event.num_remaining_prompt_tokens :]
             for index in self._choice_indexes(prompt_index):
                 choice = self._choices[index]
                 choice.point = ResumePoint(event.state, unread_ids, choice.point.position)
@@ -313,55 +265,49 @@ class Completion(Job):
 
     def _leading_deltas(self, prompt_index: int) -> Iterator[TextDelta]:
         """Yield the first delta of each choice of a prompt: its leading text; the last one too if `max_tokens` is 0."""
-        request, prompt = self.request, self.prompts[prompt_index]
+        body, prompt = self.body, self._prompts[prompt_index]
         logprobs, leading_text = None, self._leading_text(prompt)
-        if request.num_top is not None:
+        if body.logprobs is not None:
             scores = self._scores.pop(prompt_index, [])
             logprobs = Logprobs()
-            if request.echo:
-                offset = 0 if self.model.backward else len(leading_text) - len(prompt.text)
-                logprobs.extend(prompt.logprobs(scores, request.num_top), offset)
+            if body.echo:
+                offset = 0 if self._model.backward else len(leading_text) - len(prompt.text)
+                logprobs.extend(prompt.logprobs(scores, body.logprobs), offset)
         for index in self._choice_indexes(prompt_index):
             choice, text = self._choices[index], self._open_choice(index)
-            reason: FinishReason | None = None if request.max_tokens else "length"
+            reason: FinishReason | None = None if body.max_tokens else "length"
             if reason and not choice.holds_back:
                 text = self._extend(text, choice.assembler.flush())
             if choice.assembler.stopped:
                 reason = "stop"
-                self._runner.cancel([self.sequences[index]] if index in self.sequences else [])
+                self.request.cancel_sequence(index)
             if reason or text or (logprobs and logprobs.tokens):
                 choice.finish_reason = reason
                 yield self._delta(index, text, logprobs)
 
     def _open_choice(self, index: int) -> str:
         """Mark a choice as open and return its leading text, in reading order."""
-        choice, leading_text = self._choices[index], self._leading_text(self.prompts[index // self.request.best_of])
+        choice, leading_text = self._choices[index], self._leading_text(self._prompts[index // self.body.best_of])
         choice.is_started = True
         return self._extend(leading_text, choice.assembler.begin())
 
     def _process_chunk(self, chunk: DecodeResult) -> TextDelta:
         choice = self._choices[chunk.index]
-        self._report_latency(choice, len(chunk.token_ids))
+        self.request.report_tokens(chunk.index, len(chunk.token_ids))
+        num_tokens_before = choice.assembler.num_tokens
         text = self._in_reading_order(choice.take(chunk))
+        # Without those after a stop string.
+        self.request.num_completion_tokens += choice.assembler.num_tokens - num_tokens_before
         if choice.assembler.stopped and chunk.finish_reason is None:
-            self._runner.cancel([self.sequences[chunk.index]])
+            self.request.cancel_sequence(chunk.index)
         logprobs = choice.assembler.take_logprobs(last=choice.finish_reason is not None)
         return self._delta(chunk.index, text, logprobs)
 
     def _delta(self, index: int, text: str, logprobs: Logprobs | None) -> TextDelta:
         """Return a delta of a choice, the last one if the choice has finished."""
-        choice, request = self._choices[index], self.request
+        choice, body = self._choices[index], self.body
         is_finished = choice.finish_reason is not None
         if is_finished:
-            self.finish(index)
-        is_due = request.return_state if is_finished else choice.is_due(request.state_interval)
+            self.request.finish(index, choice.finish_reason)
+        is_due = body.return_state if is_finished else choice.is_due(body.stream_options.state_interval)
         return TextDelta(index, text, choice.finish_reason, logprobs, self._resume_token(choice) if is_due else None)
-
-    def _report_latency(self, choice: Choice, count: int) -> None:
-        now = time.monotonic()
-        if not self._begun:
-            self._begun = True
-            self._listener.first_token(self.model.ref, now - self._started_at)
-        if choice.last_at is not None and count:
-            self._listener.token_gap(self.model.ref, now - choice.last_at, count)
-        choice.last_at = now

@@ -9,14 +9,12 @@ import numpy as np
 
 from contract import signatures
 from contract.card import Trace
-from service.api.parameters import InspectRequest
+from service.api.requests import InspectRequest
 from service.backends.registry import ServedModel
-from service.generation.checkpoint import Checkpoint
-from service.generation.job import Canceller, RequestObserver
 from service.generation.logprobs import Logprobs, expected_next
 from service.generation.prompts import EncodedPrompt
-from service.generation.reading import Reading
-from service.scheduling.sequence import Event, PrefillResult, Scores
+from service.generation.request import Request
+from service.scheduling.sequence import Event, PrefillResult, Scores, Sequence
 
 # Values of `include`, and the kinds of traces that each selects.
 KINDS = {
@@ -56,10 +54,10 @@ class InspectionOutput:
     state: list[tuple[Trace, np.ndarray]]
 
 
-def wanted_traces(request: InspectRequest, model: ServedModel) -> list[Trace]:
-    """Return the traces of a model that a request selects by kind and layer."""
-    kinds = {kind for name in request.include for kind in KINDS[name]}
-    layers = {trace.layer for trace in model.card.traces} if request.layers is None else set(request.layers)
+def wanted_traces(body: InspectRequest, model: ServedModel) -> list[Trace]:
+    """Return the traces of a model that a body selects by kind and layer."""
+    kinds = {kind for name in body.include for kind in KINDS[name]}
+    layers = {trace.layer for trace in model.card.traces} if body.layers is None else set(body.layers)
     return [trace for trace in model.card.traces if trace.kind in kinds and trace.layer in layers]
 
 
@@ -70,42 +68,24 @@ def evenly_spaced(count: int, most: int | None) -> np.ndarray:
     return np.linspace(0, count - 1, most).round().astype(np.int64)
 
 
-def num_values(request: InspectRequest, traces: list[Trace], prompt: EncodedPrompt) -> int:
+def num_values(body: InspectRequest, traces: list[Trace], prompt: EncodedPrompt) -> int:
     """Return how many numbers the response would hold."""
-    num_positions = (
-        min(prompt.num_tokens, request.max_positions or prompt.num_tokens) if request.return_sequences else 1
-    )
-    return num_positions * sum(min(trace.units, request.max_units or trace.units) for trace in traces)
+    num_positions = min(prompt.num_tokens, body.max_positions or prompt.num_tokens) if body.return_sequences else 1
+    return num_positions * sum(min(trace.units, body.max_units or trace.units) for trace in traces)
 
 
-class Inspection(Reading):
-    """A running inspection request."""
+class InspectionBuilder:
+    """The output builder of an inspection request, which has one prompt."""
 
-    def __init__(
-        self,
-        request: InspectRequest,
-        model: ServedModel,
-        prompt: EncodedPrompt,
-        runner: Canceller,
-        listener: RequestObserver,
-        checkpoint: Checkpoint | None = None,
-    ) -> None:
-        """Allocate the values; nothing is computed yet.
-
-        Args:
-            request: The parsed request.
-            model: The version that computes it.
-            prompt: The encoded text.
-            runner: Cancels its sequence.
-            listener: Receives the outcome.
-            checkpoint: The checkpoint that it resumes; None: none.
-        """
-        super().__init__(model, [prompt], runner, listener, request.timeout_s, checkpoint)
-        self.request, self.traces = request, wanted_traces(request, model)
-        self._positions = evenly_spaced(prompt.num_tokens, request.max_positions)
-        if not request.return_sequences:
+    def __init__(self, body: InspectRequest, request: Request) -> None:
+        """Allocate the values; nothing is computed yet."""
+        self.request, self.body, self._model = request, body, request.model
+        self.traces = wanted_traces(body, request.model)
+        (prompt,) = request.prompts
+        self._positions = evenly_spaced(prompt.num_tokens, body.max_positions)
+        if not body.return_sequences:
             self._positions = self._positions[:1] if prompt.backward else self._positions[-1:]
-        self._units = {trace.layer: evenly_spaced(trace.units, request.max_units) for trace in self.traces}
+        self._units = {trace.layer: evenly_spaced(trace.units, body.max_units) for trace in self.traces}
         num_tokens, num_before = prompt.num_tokens, len(prompt.read_ids) - prompt.num_tokens
         # Indexes of the positions in what the model reads.
         self._read_indexes = num_before + (num_tokens - 1 - self._positions if prompt.backward else self._positions)
@@ -114,16 +94,23 @@ class Inspection(Reading):
             np.zeros((len(self._positions), len(self._units[trace.layer])), np.float32) for trace in self.traces
         ]
         self._num_read = 0
-        self.options |= {
-            "returns_state": request.return_state,
-            "requested_traces": tuple((trace.output, trace.units) for trace in self.traces),
-        }
 
-    def prefill_signature(self, prompt_index: int) -> str:  # noqa: ARG002 - as for `Completion`
-        """Return the signature that prefills the text."""
-        return signatures.INSPECT
+    def new_sequences(self) -> list[list[Sequence]]:
+        """Return its only sequence."""
+        return [
+            [
+                self.request.new_sequence(
+                    0,
+                    self.request.prompts[0],
+                    signatures.INSPECT,
+                    returns_state=self.body.return_state,
+                    requested_traces=tuple((trace.output, trace.units) for trace in self.traces),
+                    emit=self._take_event,
+                )
+            ]
+        ]
 
-    def put(self, event: Event) -> None:
+    def _take_event(self, event: Event) -> None:
         """Keep an event's requested values, on the scheduler's thread; the other values are dropped, not queued."""
         if isinstance(event, PrefillResult) and event.trace_values is not None and event.scores is not None:
             length = len(event.scores.logprobs)
@@ -134,28 +121,28 @@ class Inspection(Reading):
                 value[in_event] = trace_values[:, self._units[trace.layer]]
             self._num_read += length
             event = replace(event, trace_values=None)
-        super().put(event)
+        self.request.put(event)
 
     def result(self) -> InspectionOutput:
         """Wait for the whole result.
 
         Raises:
-            GatewayError: see `Job.events`.
+            GatewayError: see `Request.events`.
         """
-        (prompt,), state, scores = self.prompts, None, list[Scores]()
-        for event in self.events():
+        (prompt,), state, scores = self.request.prompts, None, list[Scores]()
+        for event in self.request.events():
             assert isinstance(event, PrefillResult), "nothing is drawn"
             assert event.scores is not None, "inspect tells scores"
             scores.append(event.scores)
             state = event.state
             if event.last:
-                self.finish(event.index)
+                self.request.finish(event.index)
         text_scores, next_scores = _split_scores(scores)
-        num_top = self.request.num_top
+        num_top = self.body.logprobs
         return InspectionOutput(
             logprobs=prompt.logprobs([text_scores] if len(text_scores.logprobs) else [], num_top),
             token_ids=prompt.ids.tolist(),
-            expected=expected_next(next_scores, num_top, self.model.tokenizer.detokenizer(prompt.text)),
+            expected=expected_next(next_scores, num_top, self._model.tokenizer.detokenizer(prompt.text)),
             positions=self._positions,
             units=self._units,
             values=self._take_values(),
@@ -169,7 +156,7 @@ class Inspection(Reading):
 
     def _split_state(self, state: np.ndarray) -> list[tuple[Trace, np.ndarray]]:
         """Split a state into the vectors of its layers; a sliding-window model has none."""
-        traces = [trace for trace in self.model.card.traces if trace.kind in (signatures.HIDDEN, signatures.CELL)]
+        traces = [trace for trace in self._model.card.traces if trace.kind in (signatures.HIDDEN, signatures.CELL)]
         parts = np.split(state, np.cumsum([trace.units for trace in traces])[:-1]) if traces else []
         return list(zip(traces, parts, strict=True))
 

@@ -7,12 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from contract.card import GeneratorCard
-from service.api.parameters import CompletionRequest, PromptText
+from service.api.requests import CompletionRequest
 from service.generation.prompts import EncodedPrompt
 
-# A token id in the request: its list entry and the object.
-_GIVEN_ID_BYTES = 40
-# A generated token, in a queued event or a text: as above, and a share of its event.
+# A generated token, in a queued event or a text: 40 as a list entry and its object, and a share of its event.
 _TOKEN_BYTES = 48
 # A token with log probabilities, as lists and JSON, and each top token (measured: 362 and 814 with 5).
 _LOGPROBS_BYTES, _ALTERNATIVE_BYTES = 350, 100
@@ -28,13 +26,6 @@ _TOKENS_PER_CHUNK = 32
 _VECTOR_BYTES, _VALUE_BYTES = 4 + 16, 4
 
 
-def prompt_bytes(prompts: Sequence[PromptText]) -> int:
-    """Return the bytes that prompts take before encoding."""
-    return sum(
-        sys.getsizeof(prompt) if isinstance(prompt, str) else _GIVEN_ID_BYTES * len(prompt) for prompt in prompts
-    )
-
-
 def completion_bytes(request: CompletionRequest, card: GeneratorCard, prompts: Sequence[EncodedPrompt]) -> int:
     """Return the bytes that the generated tokens and the response take, without the encoded prompts."""
     num_choices = len(prompts) * request.best_of
@@ -42,11 +33,11 @@ def completion_bytes(request: CompletionRequest, card: GeneratorCard, prompts: S
     num_echoed = echoes * sum(prompt.num_tokens for prompt in prompts)
     total = _TOKEN_BYTES * num_generated
     total += _ECHO_COPIES * echoes * sum(sys.getsizeof(prompt.text) for prompt in prompts)
-    if request.num_top is not None:
+    if request.logprobs is not None:
         # A stream sends them as they come; a backward model's are held until its end.
         num_held = num_echoed if request.stream and card.direction == "forward" else num_echoed + num_generated
-        total += _SCORES_BYTES * num_generated + logprobs_bytes(num_held, request.num_top)
-    elif request.best_of > request.num_choices:
+        total += _SCORES_BYTES * num_generated + logprobs_bytes(num_held, request.logprobs)
+    elif request.best_of > request.n:
         total += _SCORES_BYTES * num_generated
     if request.returns_states:
         chunks = 1 + request.max_tokens // _TOKENS_PER_CHUNK

@@ -1,6 +1,8 @@
-"""An encoded prompt: text or token ids from the client, encoded once for all its choices.
+"""Prompts: text or token ids from the client, encoded once for all choices, within limits of tokens and memory.
 
-Knows tokenizers and a model's direction. Does not know requests or sequences.
+Lengths are checked by characters first, as encoding takes ten times the memory of a text and up to a second.
+
+Knows tokenizers and a model's direction. Does not know what prompts are for, or the principal.
 """
 
 import sys
@@ -12,11 +14,19 @@ from typing import Self
 import numpy as np
 
 from contract.tokenizer import Tokenizer
-from service.api.parameters import PromptText
+from service.api.requests import PromptText
+from service.backends.registry import ServedModel
+from service.errors import InvalidRequest
 from service.generation.logprobs import BackwardLog, Logprobs, LogprobsLog, score_prompt
+from service.limits import Limits
+from service.memory import MemoryLease
 from service.scheduling.sequence import Scores
 
 NOTHING = np.zeros(0, np.int32)
+# Unread tokens that a resume token may add to a prompt of the maximum length: those of one call, and the last one.
+MAX_UNREAD = 129
+# A token id in the request: its list entry and the object.
+_GIVEN_ID_BYTES = 40
 
 
 @dataclass(frozen=True)
@@ -97,3 +107,113 @@ class EncodedPrompt:
     @property
     def _ids_in_model_order(self) -> np.ndarray:
         return self.ids[::-1] if self.backward else self.ids
+
+
+def require_encodable(raw_prompts: Sequence[PromptText], model: ServedModel, field: str, limits: Limits) -> int:
+    """Refuse prompts that have too many tokens however they are encoded, or ids that the model does not have.
+
+    Returns:
+        The minimum number of their tokens.
+
+    Raises:
+        InvalidRequest: see above.
+    """
+    minimums = []
+    for prompt in raw_prompts:
+        minimums.append(min_tokens(prompt, model))
+        is_exact = isinstance(prompt, list) or model.tokenizer.max_token_characters == 1
+        _require_at_most(minimums[-1], limits.max_prompt_tokens, field, "" if is_exact else "at least ")
+        if isinstance(prompt, list):
+            require_ids(prompt, model, field)
+    _require_total(sum(minimums), field, limits)
+    return sum(minimums)
+
+
+def encode_prompts(
+    raw_prompts: Sequence[PromptText],
+    model: ServedModel,
+    field: str,
+    limits: Limits,
+    memory: MemoryLease,
+    *,
+    after: np.ndarray = NOTHING,
+    backward: bool,
+) -> list[EncodedPrompt]:
+    """Encode prompts that `require_encodable` accepted, one by one until they exceed a limit.
+
+    Args:
+        raw_prompts: Texts or lists of ids.
+        model: The model that encodes them.
+        field: Name of their field in the request.
+        limits: The server's limits.
+        memory: Holds the memory of encoding, and of the prompts encoded so far.
+        after: int32 (tokens,): tokens that the model reads before each prompt.
+        backward: Whether the model reads them from right to left.
+
+    Raises:
+        InvalidRequest: they have too many tokens, or need more memory than the whole budget.
+        MemoryExhausted: other requests hold too much memory.
+    """
+    prompts: list[EncodedPrompt] = []
+    held, total, limit = prompt_bytes(raw_prompts), 0, limits.max_prompt_tokens
+    for raw_prompt in raw_prompts:
+        memory.hold(held + encoding_bytes(raw_prompt, model), field, param=field)
+        prompt = EncodedPrompt.of(raw_prompt, model.tokenizer, backward=backward, after=after)
+        prompts.append(prompt)
+        held, total = held + prompt.num_bytes, total + prompt.num_tokens
+        _require_at_most(prompt.num_tokens, limit, field)
+        if len(prompt.read_ids) > limit + MAX_UNREAD:
+            raise InvalidRequest(
+                f"{field} and what the state has not read yet must be at most {limit + MAX_UNREAD} tokens, got "
+                f"{prompt.num_tokens} and {len(after)}",
+                param=field,
+            )
+        _require_total(total, field, limits)
+    return prompts
+
+
+def prompt_bytes(prompts: Sequence[PromptText]) -> int:
+    """Return the bytes that prompts take before encoding."""
+    return sum(
+        sys.getsizeof(prompt) if isinstance(prompt, str) else _GIVEN_ID_BYTES * len(prompt) for prompt in prompts
+    )
+
+
+def min_tokens(prompt: PromptText, model: ServedModel) -> int:
+    """Return the minimum number of tokens of a prompt, without encoding it."""
+    max_characters = 1 if isinstance(prompt, list) else model.tokenizer.max_token_characters
+    return 0 if max_characters is None else -(-len(prompt) // max_characters)
+
+
+def encoding_bytes(prompt: PromptText, model: ServedModel) -> int:
+    """Return the maximum memory for encoding a text, or for decoding ids that the model has."""
+    tokenizer = model.tokenizer
+    if isinstance(prompt, list):
+        # A list of the tokens' texts, and up to 4 bytes a character, joined from bytes.
+        return 8 * len(prompt) + 8 * sum(len(tokenizer.tokens[i]) for i in prompt)
+    num_bytes = len(prompt) if prompt.isascii() else len(prompt.encode("utf-8", "surrogatepass"))
+    return tokenizer.encoding_bytes(num_bytes)
+
+
+def require_ids(token_ids: list[int], model: ServedModel, field: str) -> None:
+    """Refuse ids that the model does not have.
+
+    Raises:
+        InvalidRequest: one is too large; the message names field, limit and value.
+    """
+    vocab_size = len(model.tokenizer.tokens)
+    largest = max(token_ids, default=0)
+    if largest >= vocab_size:
+        raise InvalidRequest(f"{field} must have token ids below {vocab_size}, got {largest}", param=field)
+
+
+def _require_at_most(num_tokens: int, limit: int, field: str, qualifier: str = "") -> None:
+    if num_tokens > limit:
+        raise InvalidRequest(f"{field} must be at most {limit} tokens, got {qualifier}{num_tokens}", param=field)
+
+
+def _require_total(num_tokens: int, field: str, limits: Limits) -> None:
+    if num_tokens > limits.max_queued_tokens:
+        raise InvalidRequest(
+            f"{field} must be at most {limits.max_queued_tokens} tokens in all, got at least {num_tokens}", param=field
+        )

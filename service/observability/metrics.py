@@ -14,9 +14,10 @@ from prometheus_client.registry import Collector
 
 from service.errors import GatewayError
 from service.memory import MemoryBudget
+from service.params import ModelVersion
 from service.scheduling.call import Call
 from service.scheduling.prefix_cache import PrefixCache
-from service.scheduling.sequence import ModelVersion, Sequence
+from service.scheduling.sequence import Sequence
 
 # Returns for each model version the numbers of running and of waiting sequences.
 Loads = Callable[[], Iterable[tuple[ModelVersion, int, int]]]

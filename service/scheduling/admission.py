@@ -7,8 +7,9 @@ import threading
 from collections import Counter
 from collections.abc import Sequence as Many
 
+from service.context import Quota
 from service.errors import InvalidRequest, Overloaded
-from service.scheduling.sequence import Quota, Sequence
+from service.scheduling.sequence import Sequence
 
 
 class AdmissionControl:

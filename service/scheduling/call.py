@@ -9,10 +9,11 @@ import numpy as np
 
 from contract import signatures
 from service.errors import InternalError
+from service.params import ModelVersion
 from service.scheduling.decode import Decode, DecodeFull
 from service.scheduling.padding import Arrays, OutputShapes, finite_sequences
 from service.scheduling.prefill import Embed, Inspect, Prefill, Score
-from service.scheduling.sequence import Event, Failure, ModelVersion, Sequence
+from service.scheduling.sequence import Event, Failure, Sequence
 
 NOT_FINITE = "the model computed NaN or infinity"
 _KINDS: dict[str, Prefill | Decode] = {

@@ -15,8 +15,9 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
+from service.params import ModelVersion
 from service.scheduling.call import Call
-from service.scheduling.sequence import ModelVersion, Sequence
+from service.scheduling.sequence import Sequence
 
 
 @dataclass(frozen=True)

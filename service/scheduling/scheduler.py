@@ -17,12 +17,14 @@ from typing import Protocol
 
 from contract import signatures
 from service.errors import BackendUnavailable, GatewayError, InternalError, ShuttingDown
+from service.limits import Limits
+from service.params import ModelVersion
 from service.scheduling.admission import AdmissionControl
 from service.scheduling.call import Call
 from service.scheduling.padding import Arrays
 from service.scheduling.policy import BatchLimits, ModelQueue
 from service.scheduling.prefix_cache import Prefix, PrefixCache, block_hashes
-from service.scheduling.sequence import Event, Failure, ModelVersion, PrefillResult, Sequence
+from service.scheduling.sequence import Event, Failure, PrefillResult, Sequence
 from service.scheduling.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -73,27 +75,6 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits of the scheduler.
-
-    Attributes:
-        max_running: Slots: sequences that run at once.
-        max_queued: Sequences that may wait for a slot.
-        max_tokens: Tokens to be prefilled and generated, of running and waiting sequences.
-        max_calls: Calls in flight per model server, over all models: its number of cores.
-        prefix_cache_bytes: Memory of the prefix cache; 0 disables it.
-        backend_grace_s: How long sequences wait for an unavailable model server, from its first failed call on.
-    """
-
-    max_running: int = 128
-    max_queued: int = 256
-    max_tokens: int = 4_000_000
-    max_calls: int = 2
-    prefix_cache_bytes: int = 0
-    backend_grace_s: float = 30.0
-
-
-@dataclass(frozen=True)
 class _Submit:
     first: tuple[Sequence, ...]
     limits: BatchLimits
@@ -137,7 +118,7 @@ class Scheduler:
 
     def __init__(self, backend: Backend, limits: Limits, observer: Observer) -> None:
         self._backend, self._limits, self._observer = backend, limits, observer
-        self._admission = AdmissionControl(limits.max_running + limits.max_queued, limits.max_tokens)
+        self._admission = AdmissionControl(limits.max_sequences, limits.max_queued_tokens)
         self._slots = Slots(limits.max_running)
         self._prefixes = PrefixCache(limits.prefix_cache_bytes)
         self._request_numbers = itertools.count()

@@ -10,7 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from contract import signatures
+from service.context import ANYBODY, Quota
 from service.errors import GatewayError
+from service.params import ModelVersion, SamplingParams
 from service.scheduling.penalties import Adjustments
 from service.scheduling.prefix_cache import Prefix
 from service.scheduling.random_numbers import UniformStream
@@ -18,67 +20,6 @@ from service.scheduling.random_numbers import UniformStream
 FinishReason = Literal["stop", "length"]
 # Token ids are int32.
 MAX_VOCAB_SIZE = 2**31
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """A model's name and a concrete version number."""
-
-    name: str
-    version: int
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """Sampling parameters; see `export.graphs.sampling.Controls` and `signatures` there for the meaning of each.
-
-    Attributes:
-        top_k: 0 is off.
-        top_p: 1 is off.
-        min_p: 0 is off.
-        presence_penalty: 0 is off.
-        frequency_penalty: 0 is off.
-        repetition_penalty: 1 is off.
-        bias: (token id, value added to its logit); ids are unique.
-        min_tokens: The EOS token is not sampled among the first `min_tokens` tokens.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    bias: tuple[tuple[int, float], ...] = ()
-    min_tokens: int = 0
-
-    @property
-    def counts_tokens(self) -> bool:
-        """Whether a penalty is on: prompt and sampled tokens adjust the logits."""
-        return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
-
-    @property
-    def adjusts(self) -> bool:
-        """Whether logits are adjusted before sampling."""
-        return self.counts_tokens or any(value for _, value in self.bias) or self.min_tokens > 0
-
-
-@dataclass(frozen=True)
-class Quota:
-    """Limits of the API key that a sequence is charged to.
-
-    Attributes:
-        name: Of the key, or "" where there are no keys.
-        max_sequences: Limit of admitted, unfinished sequences; None: only the server's.
-        max_queued_tokens: Limit of their tokens to be prefilled and generated; None: only the server's.
-        tenant: Owner of the key, or "".
-    """
-
-    name: str = ""
-    max_sequences: int | None = None
-    max_queued_tokens: int | None = None
-    tenant: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +146,7 @@ class Sequence:
     seen_ids: np.ndarray
     index: int = 0
     vocab_size: int = MAX_VOCAB_SIZE
-    quota: Quota = Quota()
+    quota: Quota = ANYBODY
     prefill_signature: str = signatures.PREFILL
     requested_traces: tuple[tuple[str, int], ...] = ()
     position: int = 0

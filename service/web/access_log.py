@@ -12,7 +12,7 @@ from typing import Any
 
 from flask import Request
 
-from service.api.parameters import PromptText
+from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest
 from service.errors import GatewayError
 from service.observability.tracing import Trace, Tracing
 
@@ -48,17 +48,15 @@ class RequestLog:
         self._log_prompts = prompts
         self._scope = ExitStack()
 
-    def record_request(
-        self, model: str | None, prompts: Iterable[PromptText], *, stream: bool, suffixes: tuple[PromptText, ...] = ()
-    ) -> None:
+    def record_request(self, body: CompletionRequest | EmbeddingsRequest | InspectRequest) -> None:
         """Record the parsed request, with prompts and suffixes only if they may be logged."""
-        self.details |= {"model": model, "stream": stream}
+        self.details |= {"model": body.model, "stream": isinstance(body, CompletionRequest) and body.stream}
         if self.trace:
-            self.trace.asked(model, "embeddings" if (self.route or "").endswith("embeddings") else "text_completion")
+            self.trace.asked(body.model, "embeddings" if isinstance(body, EmbeddingsRequest) else "text_completion")
         if self._log_prompts:
-            self.details["prompt"] = list(prompts)
-            if any(suffixes):
-                self.details["suffix"] = list(suffixes)
+            self.details["prompt"] = list(body.prompts)
+            if isinstance(body, CompletionRequest) and any(body.suffixes):
+                self.details["suffix"] = list(body.suffixes)
 
     def start_trace(self, tracing: Tracing, incoming: Request) -> None:
         """Start the request's trace, which `close` ends."""

@@ -12,28 +12,29 @@ import numpy as np
 import orjson
 
 from contract.card import Trace
-from service.generation.inspection import Inspection, InspectionOutput
+from service.generation.inspection import InspectionBuilder, InspectionOutput
 
 # Numbers per part, and list items per part.
 _NUMBERS, _ITEMS = 2**14, 2**12
 
 
-def inspection_parts(job: Inspection) -> Iterator[bytes]:
+def inspection_parts(builder: InspectionBuilder) -> Iterator[bytes]:
     """Wait for the result, and return the parts of one JSON object; each array is freed once it is serialized.
 
     Raises:
-        GatewayError: see `Inspection.result`.
+        GatewayError: see `Request.events`.
     """
     # Not in the generator: errors are raised before the first byte is sent.
-    return _parts(job, job.result())
+    return _parts(builder, builder.result())
 
 
-def _parts(job: Inspection, output: InspectionOutput) -> Iterator[bytes]:
+def _parts(builder: InspectionBuilder, output: InspectionOutput) -> Iterator[bytes]:
+    request = builder.request
     head = {
         "object": "inspection",
-        "model": job.model.ref.name,
-        "version": job.model.ref.version,
-        "system_fingerprint": job.fingerprint,
+        "model": request.model.ref.name,
+        "version": request.model.ref.version,
+        "system_fingerprint": request.fingerprint,
         "expected": output.expected,
     }
     yield orjson.dumps(head)[:-1]
@@ -49,8 +50,8 @@ def _parts(job: Inspection, output: InspectionOutput) -> Iterator[bytes]:
         yield b',"%b":' % name.encode()
         yield from _json_list(items)
     yield b',"layers":['
-    yield from _layers(output, job.request.encoding)
-    usage = {"prompt_tokens": job.num_prompt_tokens, "total_tokens": job.num_prompt_tokens}
+    yield from _layers(output, builder.body.encoding_format)
+    usage = {"prompt_tokens": request.num_prompt_tokens, "total_tokens": request.num_prompt_tokens}
     yield b'],"usage":%b}' % orjson.dumps(usage)
 
 

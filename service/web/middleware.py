@@ -11,7 +11,7 @@ from typing import Any
 from flask import Flask, Response, g, request
 
 from service.access.auth import Authenticator
-from service.engine import RequestContext
+from service.context import RequestContext
 from service.memory import MemoryBudget
 from service.observability.logs import log_request, request_id
 from service.observability.metrics import Metrics

@@ -19,9 +19,9 @@ from service.backends.registry import ServedModel
 from service.backends.routing import Route
 from service.errors import ClientGone, GatewayError, InternalError, VersionGone
 from service.generation.choice import TextDelta
-from service.generation.completion import Completion, CompletionOutput
+from service.generation.completion import CompletionBuilder, CompletionOutput
 from service.generation.logprobs import Logprobs
-from service.generation.pooling import Pooling
+from service.generation.pooling import PoolingBuilder
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +38,15 @@ def sse(data: Any) -> bytes:
 class CompletionResponse:
     """The response to one completion request."""
 
-    def __init__(self, generation: Completion, failed: Callable[[GatewayError], None]) -> None:
+    def __init__(self, builder: CompletionBuilder, failed: Callable[[GatewayError], None]) -> None:
         """Build the fields that are the same in every event.
 
         Args:
-            generation: The completion to respond with.
+            builder: Builds the output.
             failed: Called with an error that becomes the last event of a stream.
         """
-        self._generation, self._failed = generation, failed
-        model = generation.model
+        self._builder, self._request, self._failed = builder, builder.request, failed
+        model = self._request.model
         self._head: dict[str, Any] = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
@@ -54,19 +54,19 @@ class CompletionResponse:
             "model": model.ref.name,
             "version": model.ref.version,
             "system_fingerprint": model.fingerprint,
-            "seed": generation.seed,
+            "seed": builder.seed,
         }
         self._prefix = self._event_prefix()
-        self._tail = b', "prepend": true}]}\n\n' if generation.prepends else b"}]}\n\n"
+        self._tail = b', "prepend": true}]}\n\n' if builder.prepends else b"}]}\n\n"
 
     def whole(self) -> bytes:
         """Wait for every choice and return one object.
 
         Raises:
-            GatewayError: see `Completion`.
+            GatewayError: see `Request.events`.
         """
         try:
-            results = self._generation.results()
+            results = self._builder.results()
         except GatewayError as error:
             raise self._with_partial_output(error) from None
         self._update_fingerprint()
@@ -76,10 +76,10 @@ class CompletionResponse:
     def events(self) -> Iterator[bytes]:
         """Yield server-sent events; an error becomes the last one, as the status has been sent already."""
         try:
-            for delta in self._generation.stream():
+            for delta in self._builder.stream():
                 self._update_fingerprint()
                 yield self._event(delta)
-            if self._generation.request.include_usage:
+            if self._builder.body.stream_options.include_usage:
                 yield sse({**self._head, "choices": [], "usage": self._usage()})
             yield DONE
         except GatewayError as error:
@@ -94,7 +94,7 @@ class CompletionResponse:
 
     def _update_fingerprint(self) -> None:
         """Update `system_fingerprint` once a backend that is not bit-exact with the model's own has been used."""
-        fingerprint = self._generation.fingerprint
+        fingerprint = self._request.fingerprint
         if self._head["system_fingerprint"] != fingerprint:
             self._head["system_fingerprint"] = fingerprint
             self._prefix = self._event_prefix()
@@ -109,9 +109,9 @@ class CompletionResponse:
         """Attach the partial output to an error: a client with resume tokens can resume instead of starting again."""
         if not isinstance(error, ClientGone):
             gone = isinstance(error, VersionGone)
-            rest = self._generation.rest(keep_states=not gone)
+            rest = self._builder.rest(keep_states=not gone)
             error.rest = {"choices": [_choice(index, result) for index, result in rest], "usage": self._usage()}
-            if self._generation.request.return_state and not gone:
+            if self._builder.body.return_state and not gone:
                 error.should_retry = False
         return error
 
@@ -138,12 +138,12 @@ class CompletionResponse:
         )
 
     def _usage(self) -> responses.CompletionUsage:
-        prompt, completion = self._generation.num_prompt_tokens, self._generation.num_completion_tokens
+        prompt, completion = self._request.num_prompt_tokens, self._request.num_completion_tokens
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": self._generation.num_cached_tokens},
+            "prompt_tokens_details": {"cached_tokens": self._request.num_cached_tokens},
         }
 
 
@@ -166,23 +166,24 @@ def _logprobs(logprobs: Logprobs) -> responses.LogprobsObject:
     }
 
 
-def embeddings_response(job: Pooling, *, mean: bool, as_base64: bool) -> bytes:
+def embeddings_response(builder: PoolingBuilder) -> bytes:
     """Wait for every vector and return one object.
 
     Raises:
-        GatewayError: see `Pooling.vectors`.
+        GatewayError: see `Request.events`.
     """
+    request, as_base64 = builder.request, builder.body.encoding_format == "base64"
     data = [
         {"object": "embedding", "index": index, "embedding": _base64(vector) if as_base64 else vector}
-        for index, vector in enumerate(job.vectors(mean=mean))
+        for index, vector in enumerate(builder.vectors())
     ]
-    usage = {"prompt_tokens": job.num_prompt_tokens, "total_tokens": job.num_prompt_tokens}
+    usage = {"prompt_tokens": request.num_prompt_tokens, "total_tokens": request.num_prompt_tokens}
     response = {
         "object": "list",
         "data": data,
-        "model": job.model.ref.name,
-        "version": job.model.ref.version,
-        "system_fingerprint": job.fingerprint,
+        "model": request.model.ref.name,
+        "version": request.model.ref.version,
+        "system_fingerprint": request.fingerprint,
         "usage": usage,
     }
     return orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -4,22 +4,33 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import Blueprint, Response, g, request
 
 from service import __version__
 from service.api import responses
-from service.api.parameters import RequestLimits, parse, parse_completion, parse_embeddings, parse_inspect, parse_number
-from service.api.requests import MAX_MAPPED, MAX_NEIGHBORS, DetokenizeBody, TokenizeBody
+from service.api.requests import (
+    MAX_MAPPED,
+    MAX_NEIGHBORS,
+    AnyBody,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingsRequest,
+    InspectRequest,
+    TokenizeRequest,
+    parse,
+    parse_number,
+)
 from service.backends.embedding_vectors import VectorFiles, Vectors, find_token
 from service.backends.registry import ModelRegistry, ServedModel
-from service.engine import AnyJob, Engine
+from service.context import RequestContext
+from service.engine import Engine, OutputBuilder
 from service.errors import ClientGone, InvalidRequest, NotFound, ShuttingDown
-from service.generation.completion import Completion
-from service.generation.encoding import encoding_bytes, min_tokens, require_ids
 from service.generation.logprobs import labels
-from service.generation.memory_estimates import prompt_bytes
+from service.generation.prompts import encoding_bytes, min_tokens, prompt_bytes, require_ids
+from service.generation.request import Request
+from service.limits import Limits
 from service.web.access_log import RequestLog
 from service.web.inspection_response import inspection_parts
 from service.web.request_body import read_body
@@ -37,6 +48,7 @@ from service.web.status import Status
 # embedding map, with its two coordinates.
 _TOKEN_BYTES, _LABEL_BYTES, _MAPPED_BYTES = 60, 120, 300
 
+Builder = TypeVar("Builder", bound=OutputBuilder)
 # Watches the client's connection while a request runs, and calls back when the client disconnects.
 Watch = Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]
 
@@ -67,7 +79,7 @@ class Services:
     status: Status
     watch: Watch
     drain: ShutdownGate
-    bounds: RequestLimits
+    limits: Limits
     has_keys: bool
 
 
@@ -106,13 +118,11 @@ def _with_services(view: Callable[..., Any], services: Services) -> Callable[...
 
 def _completions(services: Services) -> Response:
     """Generate completions of prompts, or the text before suffixes."""
-    services.drain.refuse_if_begun()
-    generation, record = _begin(services), g.record
+    builder, record = _start(services, CompletionRequest, services.engine.complete), g.record
     with ExitStack() as stack:
-        stack.callback(_close, generation, record)
-        stack.enter_context(services.watch(request.environ.get("gunicorn.socket"), generation.cancel))
-        completion = CompletionResponse(generation, record.record_error)
-        if not generation.request.stream:
+        _watch_request(services, builder, stack)
+        completion = CompletionResponse(builder, record.record_error)
+        if not builder.body.stream:
             return _json(completion.whole())
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         response = Response(completion.events(), mimetype="text/event-stream", headers=headers)
@@ -121,11 +131,20 @@ def _completions(services: Services) -> Response:
         return response
 
 
-def _begin(services: Services) -> Completion:
-    """Start a completion; in its own frame, so that no frame holds the body's prompts while it runs."""
-    parsed = parse_completion(_body(), services.bounds)
-    g.record.record_request(parsed.model, parsed.prompts, stream=parsed.stream, suffixes=parsed.suffixes)
-    return services.engine.begin(parsed, g.caller)
+def _start(
+    services: Services, body_type: type[AnyBody], start: Callable[[AnyBody, RequestContext], Builder]
+) -> Builder:
+    """Parse a body and start its request; in its own frame, so that no frame holds the body's prompts while it runs."""
+    services.drain.refuse_if_begun()
+    body = parse(body_type, _body(), services.limits)
+    g.record.record_request(body)
+    return start(body, g.caller)
+
+
+def _watch_request(services: Services, builder: OutputBuilder, stack: ExitStack) -> None:
+    """Have a request cancelled when its client disconnects, and closed and recorded with the stack."""
+    stack.callback(_close, builder.request, g.record)
+    stack.enter_context(services.watch(request.environ.get("gunicorn.socket"), builder.request.cancel))
 
 
 def _body() -> bytes:
@@ -134,14 +153,14 @@ def _body() -> bytes:
     return read_body(g.caller.memory)
 
 
-def _close(job: AnyJob, record: RequestLog) -> None:
-    job.close()
+def _close(running: Request, record: RequestLog) -> None:
+    running.close()
     record.record_result(
-        model=job.model.ref.name,
-        version=job.model.ref.version,
-        num_prompt_tokens=job.num_prompt_tokens,
-        num_completion_tokens=job.num_completion_tokens,
-        reasons=job.reasons,
+        model=running.model.ref.name,
+        version=running.model.ref.version,
+        num_prompt_tokens=running.num_prompt_tokens,
+        num_completion_tokens=running.num_completion_tokens,
+        reasons=running.finish_reasons,
     )
 
 
@@ -155,26 +174,18 @@ def _chat(services: Services) -> Response:  # noqa: ARG001 - every view takes th
 
 def _embeddings(services: Services) -> Response:
     """Return the model's hidden state for each input."""
-    services.drain.refuse_if_begun()
-    parsed = parse_embeddings(_body(), services.bounds)
-    g.record.record_request(parsed.model, parsed.prompts, stream=False)
-    job = services.engine.embed(parsed, g.caller)
+    builder = _start(services, EmbeddingsRequest, services.engine.embed)
     with ExitStack() as stack:
-        stack.callback(_close, job, g.record)
-        stack.enter_context(services.watch(request.environ.get("gunicorn.socket"), job.cancel))
-        return _json(embeddings_response(job, mean=parsed.mean, as_base64=parsed.base64))
+        _watch_request(services, builder, stack)
+        return _json(embeddings_response(builder))
 
 
 def _inspect(services: Services) -> Response:
     """Return a model's activations while it reads an input."""
-    services.drain.refuse_if_begun()
-    parsed = parse_inspect(_body(), services.bounds)
-    g.record.record_request(parsed.model, [parsed.given], stream=False)
-    job = services.engine.inspect(parsed, g.caller)
+    builder = _start(services, InspectRequest, services.engine.inspect)
     with ExitStack() as stack:
-        stack.callback(_close, job, g.record)
-        stack.enter_context(services.watch(request.environ.get("gunicorn.socket"), job.cancel))
-        response = Response(inspection_parts(job), mimetype="application/json")
+        _watch_request(services, builder, stack)
+        response = Response(inspection_parts(builder), mimetype="application/json")
         response.call_on_close(stack.pop_all().close)
         return response
 
@@ -250,16 +261,16 @@ def _status(services: Services) -> responses.StatusObject:
 
 def _tokenize(services: Services) -> responses.TokenizeObject:
     """Tokenize a text."""
-    body = parse(TokenizeBody, _body())
+    body = parse(TokenizeRequest, _body(), services.limits)
     model, memory = services.model_registry.find(body.model), g.caller.memory
     tokenizer = model.tokenizer
-    _require_max_tokens("prompt", min_tokens(body.prompt, model), services.bounds)
+    _require_max_tokens("prompt", min_tokens(body.prompt, model), services.limits)
     memory.hold(prompt_bytes([body.prompt]) + encoding_bytes(body.prompt, model), "prompt", param="prompt")
     special = {tokenizer.tokens[i]: i for i in vars(tokenizer.special).values() if i is not None}
     # A prompt that is exactly the name of a special token is encoded as that token: this is how the evaluation harness
     # finds the id of the start token.
     ids = [special[body.prompt]] if body.prompt in special else tokenizer.encode(body.prompt)
-    _require_max_tokens("prompt", len(ids), services.bounds)
+    _require_max_tokens("prompt", len(ids), services.limits)
     token_bytes = _TOKEN_BYTES + (_LABEL_BYTES if body.return_token_strs else 0)
     memory.hold(prompt_bytes([body.prompt]) + len(ids) * token_bytes, "prompt", param="prompt")
     strings = labels(tokenizer.detokenizer(), ids) if body.return_token_strs else None
@@ -268,18 +279,18 @@ def _tokenize(services: Services) -> responses.TokenizeObject:
 
 def _detokenize(services: Services) -> responses.DetokenizeObject:
     """Detokenize token ids."""
-    body = parse(DetokenizeBody, _body())
+    body = parse(DetokenizeRequest, _body(), services.limits)
     model = services.model_registry.find(body.model)
-    _require_max_tokens("tokens", len(body.tokens), services.bounds)
+    _require_max_tokens("tokens", len(body.tokens), services.limits)
     require_ids(body.tokens, model, "tokens")
     num_bytes = prompt_bytes([body.tokens]) + 2 * encoding_bytes(body.tokens, model)
     g.caller.memory.hold(num_bytes, "tokens", param="tokens")
     return {"prompt": model.tokenizer.decode(body.tokens)}
 
 
-def _require_max_tokens(field: str, count: int, bounds: RequestLimits) -> None:
-    if count > bounds.max_request_tokens:
-        raise InvalidRequest(f"{field} must be at most {bounds.max_request_tokens} tokens, got {count}", param=field)
+def _require_max_tokens(field: str, count: int, limits: Limits) -> None:
+    if count > limits.max_request_tokens:
+        raise InvalidRequest(f"{field} must be at most {limits.max_request_tokens} tokens, got {count}", param=field)
 
 
 def _tokenizer_info(services: Services) -> responses.TokenizerObject:

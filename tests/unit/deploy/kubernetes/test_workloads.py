@@ -10,7 +10,7 @@ from contract.signatures import MODELS_CONFIG
 from export.cli import build_parser
 from service.commands.serve import AFTER_DRAIN_S, metrics_port
 from service.observability.metrics import Metrics
-from service.scheduling.sequence import ModelVersion
+from service.params import ModelVersion
 from tests.manifests import (
     KUBERNETES,
     ROOT,

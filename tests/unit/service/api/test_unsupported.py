@@ -5,46 +5,48 @@ import re
 
 import pytest
 
+from service.api import requests
 from service.api.openapi import openapi_document
-from service.api.parameters import RequestLimits, parse_completion, parse_embeddings
+from service.api.requests import CompletionRequest, EmbeddingsRequest
 from service.api.unsupported import COMPLETION_FIELDS, EMBEDDING_FIELDS, EMPTY
 from service.errors import InvalidRequest
+from service.limits import Limits
 from tests.manifests import ROOT
 
 
-def parse(parser, **fields):
+def parse(kind, **fields):
     """Parse a body with a prompt or an input and these fields."""
-    return parser(json.dumps({"prompt": "x", "input": "x", **fields}).encode(), RequestLimits())
+    return requests.parse(kind, json.dumps({"prompt": "x", "input": "x", **fields}).encode(), Limits())
 
 
 EVERY = [
-    *((parse_completion, name, field) for name, field in COMPLETION_FIELDS.items()),
-    *((parse_embeddings, name, field) for name, field in EMBEDDING_FIELDS.items()),
+    *((CompletionRequest, name, field) for name, field in COMPLETION_FIELDS.items()),
+    *((EmbeddingsRequest, name, field) for name, field in EMBEDDING_FIELDS.items()),
 ]
-every = pytest.mark.parametrize(("parser", "name", "field"), EVERY, ids=[f"{e[0].__name__}-{e[1]}" for e in EVERY])
+every = pytest.mark.parametrize(("kind", "name", "field"), EVERY, ids=[f"{e[0].__name__}-{e[1]}" for e in EVERY])
 
 
 @every
 @pytest.mark.parametrize("value", [0.5, 7, "x", [5], {"type": "json_object"}], ids=repr)
-def test_a_field_that_would_change_the_text_is_refused(parser, name, field, value):
+def test_a_field_that_would_change_the_text_is_refused(kind, name, field, value):
     """400 with the field's name, what it may be, why, and what was given; not ordinary text with 200."""
     with pytest.raises(InvalidRequest) as caught:
-        parse(parser, **{name: value})
+        parse(kind, **{name: value})
     assert (caught.value.status, caught.value.param) == (400, name)
     assert str(caught.value) == f"{name} must be {field.allowed}: {field.reason}, got {value!r}"
 
 
 @every
-def test_a_value_that_asks_for_nothing_passes(parser, name, field):
+def test_a_value_that_asks_for_nothing_passes(kind, name, field):
     """Clients send defaults: off, null and empty ones."""
     for value in (*EMPTY, *field.neutral):
-        parse(parser, **{name: value})
+        parse(kind, **{name: value})
         if type(value) is int:
-            parse(parser, **{name: float(value)})
+            parse(kind, **{name: float(value)})
     # True is no 1 and False no 0.
     for wrong in {True, False} - {value for value in field.neutral if type(value) is bool}:
         with pytest.raises(InvalidRequest):
-            parse(parser, **{name: wrong})
+            parse(kind, **{name: wrong})
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_a_value_that_asks_for_nothing_passes(parser, name, field):
 def test_what_clients_send_is_refused(field, value):
     """As it stands in the documentation of vLLM, llama.cpp and text-generation-inference."""
     with pytest.raises(InvalidRequest, match=f"^{field} must be absent") as caught:
-        parse(parse_completion, **{field: value})
+        parse(CompletionRequest, **{field: value})
     assert caught.value.param == field
 
 
@@ -98,23 +100,23 @@ def test_what_clients_send_is_refused(field, value):
 )
 def test_what_changes_nothing_is_ignored(fields):
     """Unmodified clients work; a field that nobody knows is not noticed."""
-    assert parse(parse_completion, **fields).prompts == ("x",)
+    assert parse(CompletionRequest, **fields).prompts == ("x",)
 
 
 def test_max_tokens_has_another_name():
     """Either is heeded; both must agree."""
-    assert parse(parse_completion, max_completion_tokens=7).max_tokens == 7
-    assert parse(parse_completion, max_completion_tokens=7, max_tokens=7).max_tokens == 7
+    assert parse(CompletionRequest, max_completion_tokens=7).max_tokens == 7
+    assert parse(CompletionRequest, max_completion_tokens=7, max_tokens=7).max_tokens == 7
     with pytest.raises(InvalidRequest, match="max_completion_tokens must be absent or max_tokens, 7, got 8"):
-        parse(parse_completion, max_completion_tokens=8, max_tokens=7)
+        parse(CompletionRequest, max_completion_tokens=8, max_tokens=7)
     with pytest.raises(InvalidRequest, match="max_completion_tokens must be at most 100000, got 100001"):
-        parse(parse_completion, max_completion_tokens=100_001)
+        parse(CompletionRequest, max_completion_tokens=100_001)
 
 
 def test_every_refused_field_is_described():
     """In OpenAPI with the values that pass, and in docs/http-api.md."""
     schemas = openapi_document()["components"]["schemas"]
-    for body, fields in (("CompletionBody", COMPLETION_FIELDS), ("EmbeddingsBody", EMBEDDING_FIELDS)):
+    for body, fields in (("CompletionRequest", COMPLETION_FIELDS), ("EmbeddingsRequest", EMBEDDING_FIELDS)):
         for name, field in fields.items():
             described = schemas[body]["properties"][name]
             assert field.reason in described["description"]

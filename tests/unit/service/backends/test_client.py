@@ -9,7 +9,7 @@ import pytest
 from service.backends.client import GrpcBackend
 from service.backends.protos import get_model_status_pb2, model_service_pb2_grpc
 from service.errors import BackendUnavailable, InternalError, InvalidResponse, ServerBusy
-from service.scheduling.sequence import ModelVersion
+from service.params import ModelVersion
 
 
 class _Answers(model_service_pb2_grpc.ModelServiceServicer):

@@ -7,7 +7,7 @@ import pytest
 from service.backends.registry import ModelRegistry
 from service.backends.replicas import Replicas
 from service.errors import ModelLoading, ModelNotFound
-from service.scheduling.sequence import ModelVersion
+from service.params import ModelVersion
 from tests.unit.service.backends.test_registry import LOADING, FakeServer, add, label, only
 
 

@@ -14,7 +14,7 @@ from service.backends.determinism_probe import Probe
 from service.backends.registry import ModelRegistry
 from service.backends.replicas import Replicas
 from service.errors import BackendUnavailable, InvalidRequest, InvalidResponse, ModelLoading, ModelNotFound
-from service.scheduling.sequence import ModelVersion
+from service.params import ModelVersion
 from tests.unit.contract.test_card import FIELDS, write
 
 # In place of a version's error.

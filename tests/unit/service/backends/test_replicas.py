@@ -11,8 +11,8 @@ import pytest
 from service.backends.determinism_probe import Probe
 from service.backends.replicas import FIRST_PAUSE_S, LAST_PAUSE_S, Replicas, resolved
 from service.errors import BackendUnavailable, InternalError, InvalidResponse, ServerBusy, VersionGone
+from service.params import ModelVersion
 from service.scheduling.call import Call
-from service.scheduling.sequence import ModelVersion
 from tests.fakes import make_sequence
 
 MODEL = ModelVersion("demo", 1)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.generation.checkpoint import Checkpoint, ResumePoint
-from service.scheduling.sequence import ModelVersion
+from service.params import ModelVersion
 
 FLOATS = st.lists(st.floats(width=32), min_size=1, max_size=20)
 IDS = st.lists(st.integers(0, 2**31 - 1), max_size=20)

@@ -4,21 +4,23 @@ import itertools
 import time
 
 import numpy as np
+import orjson
 import pytest
 
 from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer, WordTokenizer
-from service.api.parameters import CompletionRequest, EmbeddingsRequest, RequestLimits
+from service.api.requests import CompletionRequest, EmbeddingsRequest, parse
 from service.backends.registry import ServedModel
-from service.engine import Engine, RequestContext
+from service.context import Quota, RequestContext
+from service.engine import Engine
 from service.errors import ClientGone, DeadlineExceeded, InternalError, InvalidRequest, Overloaded, RateLimited
 from service.generation.completion import CompletionOutput
-from service.generation.encoding import TokenLimits
 from service.generation.logprobs import Logprobs
 from service.generation.resume_tokens import ResumeTokens, StateKeys
+from service.limits import Limits
+from service.params import ModelVersion
 from service.scheduling.policy import BatchLimits
-from service.scheduling.scheduler import Limits, Scheduler
-from service.scheduling.sequence import ModelVersion, Quota, SamplingParams
+from service.scheduling.scheduler import Scheduler
 from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, FakeListener, FakeObserver, fake_logprob, fake_step
 from tests.unit.contract.test_card import FIELDS
 
@@ -28,7 +30,7 @@ WORDS = WordTokenizer.train(["the cat sat on a mat", " ".join(f"w{i}" for i in r
 
 
 KEYS = StateKeys.random()
-SIZES = TokenLimits(max_prompt_tokens=1000, max_echo_tokens=3000, max_logprobs_tokens=2000)
+LIMITS = Limits(max_prompt_tokens=1000, max_request_tokens=3000, max_logprobs_tokens=2000, prefix_cache_bytes=0)
 
 
 class Models:
@@ -52,43 +54,31 @@ class Models:
 
 
 def request(*prompts, **fields):
-    """Return a request of the characters' model with defaults."""
-    defaults = {
-        "model": "characters",
-        "suffixes": ("",),
-        "max_tokens": 12,
-        "sampling": SamplingParams(),
-        "seed": 1,
-        "stops": (),
-        "num_choices": 1,
-        "best_of": fields.get("num_choices", 1),
-        "num_top": None,
-        "echo": False,
-        "stream": False,
-        "include_usage": False,
-        "prepend": False,
-        "timeout_s": 10.0,
-    }
-    return CompletionRequest(prompts=prompts or ("abc",), **{**defaults, **fields})
+    """Return a request of the characters' model with defaults; `prepend` and `state_interval` make it a stream."""
+    options = {name: fields.pop(name) for name in ("prepend", "state_interval") if name in fields}
+    if options:
+        fields |= {"stream": True, "stream_options": options}
+    defaults = {"model": "characters", "prompt": prompts or "abc", "max_tokens": 12, "seed": 1, "timeout_s": 10.0}
+    return parse(CompletionRequest, orjson.dumps({**defaults, **fields}), LIMITS)
 
 
 class Service:
     """An engine with all that it needs."""
 
     def __init__(self, backend=None, **limits):
-        self.backend = backend or FakeBackend()
-        self.scheduler = Scheduler(self.backend, Limits(**limits), FakeObserver())
+        self.backend, limits = backend or FakeBackend(), LIMITS.model_copy(update=limits)
+        self.scheduler = Scheduler(self.backend, limits, FakeObserver())
         self.scheduler.start()
         self.listener = FakeListener()
-        self.engine = Engine(Models(), self.scheduler, self.listener, SIZES, ResumeTokens(lambda: KEYS, 60.0))
+        self.engine = Engine(Models(), self.scheduler, self.listener, limits, ResumeTokens(lambda: KEYS, 60.0))
 
     def results(self, *prompts, **fields):
         """Return the results of a request."""
-        generation = self.engine.begin(request(*prompts, **fields), RequestContext())
+        generation = self.engine.complete(request(*prompts, **fields), RequestContext())
         try:
             return generation.results()
         finally:
-            generation.close()
+            generation.request.close()
 
     def calls(self):
         """Return the signatures of all calls."""
@@ -113,18 +103,19 @@ def expected_scores(token_ids):
 
 def test_several_prompts_give_what_each_gives_alone(service):
     """Results come in order of prompts, then choices, whatever form the prompts have."""
-    ids = CHARACTERS.encode("hello")
-    together = service.results("abc", ids, "", num_choices=2)
-    alone = [result for prompt in ("abc", "hello", "") for result in service.results(prompt, num_choices=2)]
+    together = service.results("abc", "hello", "", n=2)
+    alone = [result for prompt in ("abc", "hello", "") for result in service.results(prompt, n=2)]
     assert together == alone
     assert len({result.text for result in together}) == 6
+    ids = [CHARACTERS.encode(prompt) for prompt in ("abc", "hello", "")]
+    assert service.results(*ids, n=2) == together
 
 
 def test_scores_change_no_text(service):
     """A text is the same with log probabilities, with those of the best too, and with an echo."""
     (plain,) = service.results()
-    assert [service.results(num_top=top)[0].text for top in (0, 1, 5)] == [plain.text] * 3
-    assert service.results(num_top=5, echo=True)[0].text == "abc" + plain.text
+    assert [service.results(logprobs=top)[0].text for top in (0, 1, 5)] == [plain.text] * 3
+    assert service.results(logprobs=5, echo=True)[0].text == "abc" + plain.text
     assert service.results(echo=True)[0].text == "abc" + plain.text
 
 
@@ -133,7 +124,7 @@ def test_scores_change_no_text(service):
 def test_every_token_has_its_own_score_and_place(service, length, echo):
     """The scores are the model's for that token after those before it; the first of all has none."""
     prompt = ("abcdefghij" * 4)[:length]
-    (result,) = service.results(prompt, num_top=2, echo=echo)
+    (result,) = service.results(prompt, logprobs=2, echo=echo)
     logprobs = result.logprobs
     # The fake draws special tokens too; their names stand in the list, but they have no text.
     told = [CHARACTERS.tokens.index(name) for name in logprobs.tokens]
@@ -150,7 +141,7 @@ def test_every_token_has_its_own_score_and_place(service, length, echo):
 
 def test_a_prompt_is_scored_without_a_token_being_drawn(service):
     """With max_tokens 0 and echo the prompt comes back with its scores, and nothing is drawn."""
-    (one, two) = service.results("abcdefghij" * 3, "b", num_top=0, echo=True, max_tokens=0)
+    (one, two) = service.results("abcdefghij" * 3, "b", logprobs=0, echo=True, max_tokens=0)
     assert (one.text, one.finish_reason) == ("abcdefghij" * 3, "length")
     assert one.logprobs.token_logprobs == [None, *expected_scores(CHARACTERS.encode(one.text))]
     assert (two.text, two.logprobs.token_logprobs, two.logprobs.tokens) == ("b", [None], ["b"])
@@ -159,7 +150,7 @@ def test_a_prompt_is_scored_without_a_token_being_drawn(service):
 
 def test_nothing_is_computed_for_no_tokens(service):
     """With max_tokens 0 and no scores, the answer is made without a call."""
-    results = service.results("abc", "", max_tokens=0, num_choices=2)
+    results = service.results("abc", "", max_tokens=0, n=2)
     assert [(result.text, result.finish_reason, result.logprobs) for result in results] == [("", "length", None)] * 4
     assert [result.text for result in service.results("abc", max_tokens=0, echo=True)] == ["abc"]
     assert service.calls() == []
@@ -167,7 +158,7 @@ def test_nothing_is_computed_for_no_tokens(service):
 
 def test_choices_of_one_prompt_share_its_scores(service):
     """The prompt is read and scored once, and each choice begins with it."""
-    results = service.results(num_choices=3, num_top=1, echo=True)
+    results = service.results(n=3, logprobs=1, echo=True)
     assert service.calls().count("score") == 1
     assert len({tuple(result.logprobs.token_logprobs[:3]) for result in results}) == 1
     assert [result.text[:3] for result in results] == ["abc"] * 3
@@ -184,23 +175,23 @@ def mean_with_end(result, prompt):
 
 def test_the_best_of_several_is_chosen_by_its_mean_log_probability(service):
     """Those with the highest mean of all choices made are returned, best first, as they would be alone."""
-    every = service.results(num_choices=6, num_top=0)
+    every = service.results(n=6, logprobs=0)
     means = [mean_with_end(result, "abc") for result in every]
     order = sorted(range(6), key=lambda i: means[i], reverse=True)
-    assert service.results(num_choices=2, best_of=6, num_top=0) == [every[i] for i in order[:2]]
-    chosen = service.results(num_choices=1, best_of=6)
+    assert service.results(n=2, best_of=6, logprobs=0) == [every[i] for i in order[:2]]
+    chosen = service.results(n=1, best_of=6)
     assert (chosen[0].text, chosen[0].logprobs) == (every[order[0]].text, None)
 
 
 def test_scores_end_with_the_text_that_a_stop_leaves(service):
     """No token of the stop string is told of, streamed or not."""
-    (whole,) = service.results(num_top=1)
+    (whole,) = service.results(logprobs=1)
     stop = whole.text[6:8]
-    (result,) = service.results(num_top=1, stops=(stop,))
+    (result,) = service.results(logprobs=1, stop=[stop])
     cut = whole.text.index(stop)
     assert (result.text, result.finish_reason) == (whole.text[:cut], "stop")
     assert result.logprobs.token_logprobs == whole.logprobs.token_logprobs[:cut]
-    generation = service.engine.begin(request(num_top=1, stops=(stop,)), RequestContext())
+    generation = service.engine.complete(request(logprobs=1, stop=[stop]), RequestContext())
     shown, told = "", []
     for piece in generation:
         shown += piece.text
@@ -211,7 +202,7 @@ def test_scores_end_with_the_text_that_a_stop_leaves(service):
 
 def test_words_of_a_prompt_are_found_in_the_text_as_it_was_given(service):
     """Places are those in the client's own text; tokens are the model's."""
-    (result,) = service.results("The CAT, sat!", model="words", num_top=1, echo=True, max_tokens=2)
+    (result,) = service.results("The CAT, sat!", model="words", logprobs=1, echo=True, max_tokens=2)
     assert result.text.startswith("The CAT, sat! w")
     assert result.logprobs.text_offset[:4] == [0, 4, 9, 13]
     assert result.logprobs.tokens[:3] == ["the", " cat", " sat"]
@@ -221,21 +212,20 @@ def test_words_of_a_prompt_are_found_in_the_text_as_it_was_given(service):
 def test_special_tokens_of_a_prompt_are_named_and_have_no_text(service):
     """A prompt of ids may hold marks: their entries are there, their text is not."""
     ids = [CHARACTERS.special.start, *CHARACTERS.encode("ab")]
-    (result,) = service.results(ids, num_top=1, echo=True, max_tokens=0)
+    (result,) = service.results(ids, logprobs=1, echo=True, max_tokens=0)
     assert result.text == "ab"
     assert result.logprobs.tokens == ["<end>", "a", "b"]
     assert result.logprobs.text_offset == [0, 0, 1]
-    (result,) = service.results(ids[:1] * 2, num_top=1, echo=True, max_tokens=1)
+    (result,) = service.results(ids[:1] * 2, logprobs=1, echo=True, max_tokens=1)
     assert result.logprobs.tokens[:2] == ["<end>", "<end>"]
 
 
 def test_penalties_go_by_what_was_drawn_however_it_was_cut(service):
     """A text with penalties is the same drawn at once and token by token."""
-    sampling = SamplingParams(frequency_penalty=2.0)
-    (result,) = service.results(sampling=sampling, max_tokens=40)
+    (result,) = service.results(frequency_penalty=2.0, max_tokens=40)
     slow = Service()
     slow.engine._models.find = lambda name, seed: _with_steps(Models().find(name), 1)
-    assert slow.results(sampling=sampling, max_tokens=40) == [result]
+    assert slow.results(frequency_penalty=2.0, max_tokens=40) == [result]
     slow.scheduler.stop()
     assert result != service.results(max_tokens=40)[0]
     assert "decode_full" in service.calls()
@@ -249,7 +239,7 @@ def _with_steps(model, steps):
     ("fields", "param", "message"),
     [
         ({"prompts": ([1, VOCABULARY],)}, "prompt", f"prompt must have token ids below {VOCABULARY}, got {VOCABULARY}"),
-        ({"sampling": SamplingParams(bias=((VOCABULARY, 1.0),))}, "logit_bias", "logit_bias must have token ids below"),
+        ({"logit_bias": {str(VOCABULARY): 1.0}}, "logit_bias", "logit_bias must have token ids below"),
         ({"prompts": ("a" * 1001,)}, "prompt", "prompt must be at most 1000 tokens, got 1001"),
         ({"prompts": ([1] * 1001,)}, "prompt", "prompt must be at most 1000 tokens, got 1001"),
     ],
@@ -267,7 +257,7 @@ def test_a_deadline_frees_the_rows():
     """A request whose time is over gets its error, and its texts make room."""
     service = Service(FakeBackend(held=True))
     with pytest.raises(DeadlineExceeded, match=r"within its timeout_s of 0\.1 seconds"):
-        service.results(num_choices=3, timeout_s=0.1)
+        service.results(n=3, timeout_s=0.1)
     service.backend.release(1000)
     deadline = time.monotonic() + 10
     while service.scheduler.num_sequences:
@@ -280,8 +270,8 @@ def test_a_deadline_frees_the_rows():
 def test_a_cancelled_request_ends_for_whoever_waits_for_it():
     """The thread that iterates hears of it at once."""
     service = Service(FakeBackend(held=True))
-    generation = service.engine.begin(request(), RequestContext())
-    generation.cancel()
+    generation = service.engine.complete(request(), RequestContext())
+    generation.request.cancel()
     with pytest.raises(ClientGone):
         generation.results()
     service.backend.release(1000)
@@ -292,7 +282,7 @@ def test_what_a_request_may_use_is_charged_before_it_is_queued(service):
     """The prompt once, and max_tokens for each text; one that cannot pay is not queued."""
     charged = []
     caller = RequestContext(charge=lambda count: charged.append(count) or (lambda: charged.append(-count)))
-    generation = service.engine.begin(request("abc", "de", num_choices=2, max_tokens=7), caller)
+    generation = service.engine.complete(request("abc", "de", n=2, max_tokens=7), caller)
     generation.results()
     assert charged == [3 + 2 + 4 * 7]
 
@@ -300,7 +290,7 @@ def test_what_a_request_may_use_is_charged_before_it_is_queued(service):
         raise RateLimited("no")
 
     with pytest.raises(RateLimited):
-        service.engine.begin(request(), RequestContext(charge=refuse))
+        service.engine.complete(request(), RequestContext(charge=refuse))
     assert service.scheduler.num_sequences == 0
 
 
@@ -308,11 +298,11 @@ def test_what_the_queue_refuses_is_given_back():
     """A request that is not taken on costs nothing."""
     service, charged = Service(FakeBackend(held=True), max_running=1, max_queued=0), []
     caller = RequestContext(charge=lambda count: charged.append(count) or (lambda: charged.append(-count)))
-    running = service.engine.begin(request(), caller)
+    running = service.engine.complete(request(), caller)
     with pytest.raises(Overloaded):
-        service.engine.begin(request(), caller)
+        service.engine.complete(request(), caller)
     assert charged == [15, 15, -15]
-    running.close()
+    running.request.close()
     service.backend.release(100)
     service.scheduler.stop()
 
@@ -333,9 +323,9 @@ def test_a_failure_is_not_counted_as_given_up(service):
 @pytest.mark.parametrize(
     ("prompts", "fields", "param", "message"),
     [
-        (("a" * 800,), {"echo": True, "num_choices": 4}, "echo", "at most 3000 tokens .* got 3200"),
-        (("a" * 800,), {"echo": True, "num_choices": 3, "num_top": 1}, "logprobs", "at most 2000 tokens .* got 2436"),
-        (("a",), {"num_top": 0, "max_tokens": 2001}, "logprobs", "at most 2000 tokens .* got 2001"),
+        (("a" * 800,), {"echo": True, "n": 4}, "echo", "at most 3000 tokens .* got 3200"),
+        (("a" * 800,), {"echo": True, "n": 3, "logprobs": 1}, "logprobs", "at most 2000 tokens .* got 2436"),
+        (("a",), {"logprobs": 0, "max_tokens": 2001}, "logprobs", "at most 2000 tokens .* got 2001"),
     ],
     ids=["echo", "echo with logprobs", "logprobs"],
 )
@@ -349,7 +339,7 @@ def test_an_answer_of_hundreds_of_megabytes_is_refused(service, prompts, fields,
 
 def test_an_empty_text_is_not_the_best(service):
     """The end mark counts in the mean, so that a text that ends at once is judged by how probable that was."""
-    every = [service.engine.begin(request(seed=seed, num_top=0), RequestContext()) for seed in range(60)]
+    every = [service.engine.complete(request(seed=seed, logprobs=0), RequestContext()) for seed in range(60)]
     results = [(one.results()[0], one) for one in every]
     empty = [one for result, one in results if not result.text]
     assert empty, "choose other seeds"
@@ -358,7 +348,7 @@ def test_an_empty_text_is_not_the_best(service):
 
 def test_a_request_reports_its_tokens_and_times(service):
     """The first token, the gaps and the tokens of each request reach whoever counts them."""
-    service.results("abc", "de", num_choices=2, max_tokens=20)
+    service.results("abc", "de", n=2, max_tokens=20)
     ((_, finished),) = service.listener.finished_requests
     assert finished["num_prompt_tokens"] == 5
     assert sorted(finished["reasons"]) == ["length", "stop", "stop", "stop"]
@@ -372,23 +362,25 @@ def test_a_request_reports_its_tokens_and_times(service):
 
 def embedding(*prompts, **fields):
     """Return a request for embeddings."""
-    defaults = {"model": "characters", "mean": True, "base64": False, "dimensions": None, "timeout_s": 10.0}
-    return EmbeddingsRequest(prompts=prompts, **{**defaults, **fields})
+    body = {"model": "characters", "input": prompts, "timeout_s": 10.0, **fields}
+    return parse(EmbeddingsRequest, orjson.dumps(body), LIMITS)
 
 
-@pytest.mark.parametrize("mean", [True, False])
-def test_an_embedding_is_the_mean_or_the_last_of_what_the_layer_says(service, mean):
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_an_embedding_is_the_mean_or_the_last_of_what_the_layer_says(service, pooling):
     """Every token is read, the last too, in as many calls as it takes."""
     prompts = ("abc", "", "hello world" * 5)
-    job = service.engine.embed(embedding(*prompts), RequestContext())
-    vectors = job.vectors(mean=mean)
-    job.close()
+    job = service.engine.embed(embedding(*prompts, pooling=pooling), RequestContext())
+    vectors = job.vectors()
+    job.request.close()
     for prompt, vector in zip(prompts, vectors, strict=True):
         state, outputs = np.zeros(STATE_SIZE, np.float32), []
         for token_id in CHARACTERS.encode(prompt) or [CHARACTERS.special.start]:
             state = fake_step(token_id, state)
             outputs.append(state)
-        np.testing.assert_array_equal(vector, np.sum(outputs, 0, np.float32) / len(outputs) if mean else outputs[-1])
+        np.testing.assert_array_equal(
+            vector, np.sum(outputs, 0, np.float32) / len(outputs) if pooling == "mean" else outputs[-1]
+        )
     assert set(service.calls()) == {"embed"}
     assert service.listener.finished_requests[0][1]["num_prompt_tokens"] == 58
 
@@ -399,19 +391,14 @@ def test_dimensions_must_be_the_models_own(service):
         service.engine.embed(embedding("a", dimensions=5), RequestContext())
 
 
-def test_bounds_have_defaults():
-    """The bounds that a server has unless its settings say otherwise."""
-    assert RequestLimits().max_prompts == 128
-
-
 def from_the_end(*suffixes, **fields):
     """Return a request of the model of characters that reads backwards."""
-    return request("", suffixes=suffixes, **{"model": "characters backwards", **fields})
+    return request("", suffix=suffixes, **{"model": "characters backwards", **fields})
 
 
 def begun(service, wanted):
     """Start a request as the engine does."""
-    return service.engine.begin(wanted, RequestContext())
+    return service.engine.complete(wanted, RequestContext())
 
 
 def mirrored(result):
@@ -429,10 +416,10 @@ def mirrored(result):
     "fields",
     [
         {},
-        {"num_choices": 3, "best_of": 5},
-        {"num_top": 2, "max_tokens": 40},
-        {"num_top": 0, "echo": True, "num_choices": 2},
-        {"echo": True, "max_tokens": 0, "num_top": 1},
+        {"n": 3, "best_of": 5},
+        {"logprobs": 2, "max_tokens": 40},
+        {"logprobs": 0, "echo": True, "n": 2},
+        {"echo": True, "max_tokens": 0, "logprobs": 1},
         {"echo": True},
     ],
     ids=str,
@@ -447,9 +434,9 @@ def test_a_text_from_its_end_is_the_mirror_image_of_one_forwards(service, suffix
 @pytest.mark.parametrize("echo", [False, True])
 def test_a_stop_is_read_forwards_in_a_text_from_its_end(service, echo):
     """The text begins behind it, and so do its scores."""
-    (whole,) = begun(service, from_the_end("abc", num_top=1, max_tokens=30)).results()
+    (whole,) = begun(service, from_the_end("abc", logprobs=1, max_tokens=30)).results()
     stop = whole.text[-8:-6]
-    (result,) = begun(service, from_the_end("abc", num_top=1, max_tokens=30, stops=(stop, "??"), echo=echo)).results()
+    (result,) = begun(service, from_the_end("abc", logprobs=1, max_tokens=30, stop=[stop, "??"], echo=echo)).results()
     left = whole.text[whole.text.rindex(stop) + 2 :]
     assert (result.text, result.finish_reason) == (left + "abc" * echo, "stop")
     assert "".join(result.logprobs.tokens) == result.text
@@ -462,7 +449,7 @@ def test_a_stop_is_read_forwards_in_a_text_from_its_end(service, echo):
 @pytest.mark.parametrize("num_top", [None, 1])
 def test_pieces_of_a_text_from_its_end_go_before_those_so_far(service, num_top, echo):
     """With the client's consent; put together so, they are the whole text with its scores."""
-    wanted = {"num_top": num_top, "echo": echo, "num_choices": 2, "max_tokens": 30, "stops": ("q",)}
+    wanted = {"logprobs": num_top, "echo": echo, "n": 2, "max_tokens": 30, "stop": ["q"]}
     whole = begun(service, from_the_end("abc", **wanted)).results()
     generation = begun(service, from_the_end("abc", **wanted, prepend=True))
     texts, told, deltas = ["", ""], [Logprobs(), Logprobs()], list(generation.stream())
@@ -482,7 +469,7 @@ def test_pieces_of_a_text_from_its_end_go_before_those_so_far(service, num_top, 
 @pytest.mark.parametrize("num_top", [None, 1])
 def test_a_client_that_only_appends_gets_a_text_from_its_end_as_one_piece(service, num_top):
     """Each choice as it would be in a whole answer, echo included."""
-    wanted = {"num_top": num_top, "echo": True, "num_choices": 2, "max_tokens": 30}
+    wanted = {"logprobs": num_top, "echo": True, "n": 2, "max_tokens": 30}
     whole = begun(service, from_the_end("abc", **wanted)).results()
     generation = begun(service, from_the_end("abc", **wanted))
     deltas = sorted(generation.stream(), key=lambda piece: piece.index)
@@ -493,7 +480,7 @@ def test_a_client_that_only_appends_gets_a_text_from_its_end_as_one_piece(servic
 def test_consent_changes_nothing_forwards(service):
     """The pieces go behind those so far, with or without it."""
     with_consent, without = (
-        begun(service, request(num_top=1, echo=True, prepend=prepend)) for prepend in (True, False)
+        begun(service, request(logprobs=1, echo=True, prepend=prepend)) for prepend in (True, False)
     )
     assert not with_consent.prepends
     assert list(with_consent.stream()) == list(without.stream())
@@ -502,7 +489,7 @@ def test_consent_changes_nothing_forwards(service):
 @pytest.mark.parametrize("num_top", [None, 1])
 def test_words_lead_up_to_a_suffix(service, num_top):
     """With one space before it; the words of the suffix are found in the text as it was given."""
-    wanted = {"model": "words backwards", "num_top": num_top, "echo": True, "max_tokens": 2}
+    wanted = {"model": "words backwards", "logprobs": num_top, "echo": True, "max_tokens": 2}
     (result,) = begun(service, from_the_end("The CAT, sat!", **wanted)).results()
     drawn = result.text.removesuffix("The CAT, sat!")
     assert drawn.endswith(" ")
@@ -517,9 +504,9 @@ def test_words_lead_up_to_a_suffix(service, num_top):
 def test_ids_to_lead_up_to_are_in_order_of_reading(service):
     """They are what their text is, marks among them are named, and the last of them is read first."""
     ids = CHARACTERS.encode("hello")
-    by_ids, by_text = (begun(service, from_the_end(one, num_top=1)).results() for one in (ids, "hello"))
+    by_ids, by_text = (begun(service, from_the_end(one, logprobs=1)).results() for one in (ids, "hello"))
     assert by_ids == by_text
-    wanted = from_the_end([*ids, CHARACTERS.special.end], num_top=1, echo=True, max_tokens=0)
+    wanted = from_the_end([*ids, CHARACTERS.special.end], logprobs=1, echo=True, max_tokens=0)
     (result,) = begun(service, wanted).results()
     assert result.text == "hello"
     assert (result.logprobs.tokens, result.logprobs.text_offset) == ([*"hello", "<end>"], [0, 1, 2, 3, 4, 5])
@@ -531,17 +518,17 @@ def test_ids_to_lead_up_to_are_in_order_of_reading(service):
     [
         (request("abc", model="characters backwards"), "prompt", "prompt must be empty or absent: model .* backwards"),
         (request("", "", model="characters backwards"), "prompt", "the ending of a text goes into suffix"),
-        (request([1], model="characters backwards", suffixes=("a",)), "prompt", "prompt must be empty or absent"),
+        (request([1], model="characters backwards", suffix="a"), "prompt", "prompt must be empty or absent"),
         (
-            request("abc", suffixes=("d",)),
+            request("abc", suffix="d"),
             "suffix",
             "suffix must be empty or absent: model 'characters' reads forwards",
         ),
-        (request("", suffixes=([5],)), "suffix", "the beginning of a text goes into prompt"),
+        (request("", suffix=[5]), "suffix", "the beginning of a text goes into prompt"),
         (from_the_end([VOCABULARY]), "suffix", f"suffix must have token ids below {VOCABULARY}, got {VOCABULARY}"),
         (from_the_end("a" * 1001), "suffix", "suffix must be at most 1000 tokens, got 1001"),
-        (from_the_end("a" * 800, echo=True, num_choices=4), "echo", r"of every suffix × n\), got 3200"),
-        (from_the_end("a" * 800, echo=True, num_choices=3, num_top=1), "logprobs", "every suffix with echo.* got 2436"),
+        (from_the_end("a" * 800, echo=True, n=4), "echo", r"of every suffix × n\), got 3200"),
+        (from_the_end("a" * 800, echo=True, n=3, logprobs=1), "logprobs", "every suffix with echo.* got 2436"),
     ],
 )
 def test_which_end_a_model_reads_from_is_told_where_a_request_has_the_other(service, wanted, param, message):
@@ -552,12 +539,12 @@ def test_which_end_a_model_reads_from_is_told_where_a_request_has_the_other(serv
     assert service.calls() == []
 
 
-@pytest.mark.parametrize("mean", [True, False])
-def test_an_embedding_of_a_model_that_reads_backwards_is_read_from_the_end(service, mean):
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_an_embedding_of_a_model_that_reads_backwards_is_read_from_the_end(service, pooling):
     """It is that of the mirror image forwards; the text is given in order of reading."""
-    forwards = service.engine.embed(embedding("abc", ""), RequestContext()).vectors(mean=mean)
-    job = service.engine.embed(embedding("cba", "", model="characters backwards"), RequestContext())
-    np.testing.assert_array_equal(job.vectors(mean=mean), forwards)
+    forwards = service.engine.embed(embedding("abc", "", pooling=pooling), RequestContext()).vectors()
+    job = service.engine.embed(embedding("cba", "", model="characters backwards", pooling=pooling), RequestContext())
+    np.testing.assert_array_equal(job.vectors(), forwards)
 
 
 def test_what_was_read_before_is_told_and_belongs_to_a_tenant():
@@ -565,18 +552,18 @@ def test_what_was_read_before_is_told_and_belongs_to_a_tenant():
     service = Service(prefix_cache_bytes=10**6)
 
     def cached(*prompts, tenant="anna", **fields):
-        generation = service.engine.begin(request(*prompts, **fields), RequestContext(Quota(tenant=tenant)))
+        generation = service.engine.complete(request(*prompts, **fields), RequestContext(Quota(tenant=tenant)))
         results = generation.results()
-        generation.close()
+        generation.request.close()
         assert results == service_without.results(*prompts, **fields)
-        return generation.num_cached_tokens
+        return generation.request.num_cached_tokens
 
     service_without = Service()
     try:
-        assert cached("abcdef", num_choices=3) == 0
-        assert cached("abcdef", "abcdefgh", "xyz", num_choices=3) == 10
+        assert cached("abcdef", n=3) == 0
+        assert cached("abcdef", "abcdefgh", "xyz", n=3) == 10
         assert cached("abcdef", tenant="bert") == 0
-        assert cached("abcdef", tenant="bert", echo=True, num_top=1) == 0
+        assert cached("abcdef", tenant="bert", echo=True, logprobs=1) == 0
         assert cached("abcdef", tenant="bert", echo=True) == 5
         assert cached("abcdef", tenant="bert", max_tokens=0, echo=True) == 0
     finally:
@@ -593,11 +580,11 @@ def test_a_stand_in_of_another_kind_is_told_in_the_fingerprint():
         honest(call, lambda outcome, _: done(outcome, "another" if call.signature == "decode" else None))
 
     service.backend.call = stand_in
-    generation = service.engine.begin(request("abc", num_choices=2), RequestContext())
-    assert generation.fingerprint == "fp"
+    generation = service.engine.complete(request("abc", n=2), RequestContext())
+    assert generation.request.fingerprint == "fp"
     generation.results()
-    assert generation.fingerprint == "fp_mixed"
-    generation.close()
+    assert generation.request.fingerprint == "fp_mixed"
+    generation.request.close()
     # The prompt, read before that, and neither of the texts.
     assert len(service.scheduler.prefixes) == 1
     service.scheduler.stop()

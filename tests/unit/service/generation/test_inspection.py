@@ -3,17 +3,18 @@
 import dataclasses
 
 import numpy as np
+import orjson
 import pytest
 
 from contract.card import Trace
-from service.api.parameters import InspectRequest
-from service.engine import RequestContext
+from service.api.requests import InspectRequest, parse
+from service.context import RequestContext
 from service.errors import InvalidRequest, StateOfAnotherModel
 from service.generation.inspection import evenly_spaced
+from service.params import ModelVersion
 from service.scheduling.policy import INSPECT_BUDGET, BatchLimits, ModelQueue
-from service.scheduling.sequence import ModelVersion
 from tests.fakes import STATE_SIZE, fake_step, make_sequence
-from tests.unit.service.generation.test_completion import CHARACTERS, Models, Service, request
+from tests.unit.service.generation.test_completion import CHARACTERS, LIMITS, Models, Service, request
 
 TRACES = (Trace("hidden", 1, STATE_SIZE),)
 
@@ -36,25 +37,12 @@ def service():
 
 def looked_into(service, given, **fields):
     """Return what is found in a text."""
-    defaults = {
-        "model": "characters",
-        "state": None,
-        "include": ("hidden", "cell", "gates"),
-        "layers": None,
-        "return_sequences": True,
-        "return_state": False,
-        "go_backwards": False,
-        "num_top": 2,
-        "max_positions": None,
-        "max_units": None,
-        "encoding": "float",
-        "timeout_s": 10.0,
-    }
-    job = service.engine.inspect(InspectRequest(given=given, **{**defaults, **fields}), RequestContext())
+    body = {"model": "characters", "input": given, "logprobs": 2, "timeout_s": 10.0, **fields}
+    builder = service.engine.inspect(parse(InspectRequest, orjson.dumps(body), LIMITS), RequestContext())
     try:
-        return job.result()
+        return builder.result()
     finally:
-        job.close()
+        builder.request.close()
 
 
 def states_after(token_ids, state=None):
@@ -80,7 +68,7 @@ def test_each_token_has_its_values_and_scores(service):
     assert found.positions.tolist() == list(range(len(ids)))
     assert found.units[1].tolist() == list(range(STATE_SIZE))
     assert (found.token_ids, found.logprobs.tokens) == (ids, list(TEXT))
-    (echoed,) = service.results(TEXT, echo=True, num_top=2, max_tokens=0)
+    (echoed,) = service.results(TEXT, echo=True, logprobs=2, max_tokens=0)
     assert found.logprobs == echoed.logprobs
     assert len(found.expected) == 2
     assert found.state == []
@@ -167,7 +155,7 @@ def test_nothing_is_read_as_the_beginning_of_a_text(service):
 )
 def test_what_cannot_be_told_is_refused(service, fields, message):
     """With the bound, and how to stay below it."""
-    service.engine._sizes = dataclasses.replace(service.engine._sizes, max_inspect_values=150)
+    service.engine._limits = LIMITS.model_copy(update={"max_inspect_values": 150})
     with pytest.raises(InvalidRequest, match=message):
         looked_into(service, **{"given": "abc", **fields})
     assert looked_into(service, "x" * 40, max_positions=37).positions[-1] == 39
@@ -198,7 +186,7 @@ def test_a_call_tells_no_more_than_fits():
 def test_inspecting_shares_a_model_with_texts(service):
     """A text that runs meanwhile is what it would be alone."""
     (alone,) = service.results("abc", max_tokens=12)
-    generation = service.engine.begin(request("abc", max_tokens=12), RequestContext())
+    generation = service.engine.complete(request("abc", max_tokens=12), RequestContext())
     looked_into(service, TEXT)
     assert generation.results() == [alone]
-    generation.close()
+    generation.request.close()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine import RequestContext
+from service.context import Quota, RequestContext
 from service.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -23,7 +23,8 @@ from service.generation.checkpoint import ResumePoint
 from service.generation.choice import Choice
 from service.generation.detokenize import TextAssembler
 from service.generation.stop_strings import Stops
-from service.scheduling.sequence import DecodeResult, ModelVersion, Quota, SamplingParams
+from service.params import ModelVersion
+from service.scheduling.sequence import DecodeResult
 from tests.fakes import END, FakeBackend
 from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
 from tests.unit.service.generation.test_completion import CHARACTERS, Service, request
@@ -42,18 +43,18 @@ def service():
 
 def ask(service, *prompts, tenant="", **fields):
     """Return the results of a request whose choices are to be gone on with."""
-    generation = service.engine.begin(
+    generation = service.engine.complete(
         request(*prompts, **{"return_state": True, **fields}), RequestContext(Quota(tenant=tenant))
     )
     try:
         return generation.results()
     finally:
-        generation.close()
+        generation.request.close()
 
 
 def given_text(model, text):
     """Return what a request says for a model to read."""
-    return {"prompts": ("",), "suffixes": (text,)} if "backward" in model else {"prompts": (text,), "suffixes": ("",)}
+    return {"prompt": "", "suffix": text} if "backward" in model else {"prompt": text, "suffix": ""}
 
 
 def parts(service, model, lengths, state=None, text="abc", **fields):
@@ -63,9 +64,9 @@ def parts(service, model, lengths, state=None, text="abc", **fields):
         wanted = {**given_text(model, "" if state else text), "model": model, "max_tokens": length, **fields}
         if state:
             wanted |= {"seed": None, "state": state}
-        generation = service.engine.begin(replace(request(return_state=True), **wanted), RequestContext())
+        generation = service.engine.complete(request(**{"return_state": True, **wanted}), RequestContext())
         (result,) = generation.results()
-        generation.close()
+        generation.request.close()
         found.append(result)
         state = result.state
         if result.finish_reason == "stop":
@@ -107,10 +108,10 @@ def endless(service, max_tokens, **fields):
 
 
 SAMPLINGS = [
-    SamplingParams(),
-    SamplingParams(frequency_penalty=2.0),
-    SamplingParams(frequency_penalty=1.0, repetition_penalty=1.5, bias=((5, 2.0),)),
-    SamplingParams(top_k=5, temperature=0.5),
+    {},
+    {"frequency_penalty": 2.0},
+    {"frequency_penalty": 1.0, "repetition_penalty": 1.5, "logit_bias": {"5": 2.0}},
+    {"top_k": 5, "temperature": 0.5},
 ]
 
 
@@ -120,12 +121,12 @@ SAMPLINGS = [
     cuts=st.lists(st.integers(1, TOTAL - 1), max_size=4),
     seed=st.integers(0, 30),
     sampling=st.sampled_from(SAMPLINGS),
-    stops=st.sampled_from([(), ("b",), ("th", "hq"), ("ab", "ba", "aa"), ("w1", "t w"), ("e", " ")]),
-    num_top=st.sampled_from([None, 0, 2]),
+    stop=st.sampled_from([[], ["b"], ["th", "hq"], ["ab", "ba", "aa"], ["w1", "t w"], ["e", " "]]),
+    logprobs=st.sampled_from([None, 0, 2]),
 )
-def test_a_text_in_parts_is_the_text_of_one_request(service, model, cuts, seed, sampling, stops, num_top):
+def test_a_text_in_parts_is_the_text_of_one_request(service, model, cuts, seed, sampling, stop, logprobs):
     """Text, reason and log probabilities, for every way of drawing, with stops that a cut goes through."""
-    fields = {"seed": seed, "sampling": sampling, "stops": stops, "num_top": num_top}
+    fields = {"seed": seed, **sampling, "stop": stop, "logprobs": logprobs}
     whole = parts(service, model, [TOTAL], **fields)
     bounds = [0, *sorted(set(cuts)), TOTAL]
     split = parts(service, model, [b - a for a, b in itertools.pairwise(bounds)], **fields)
@@ -138,29 +139,29 @@ def test_a_text_in_parts_is_the_text_of_one_request(service, model, cuts, seed, 
     interval=st.integers(1, TOTAL + 1),
     seed=st.integers(0, 30),
     sampling=st.sampled_from(SAMPLINGS),
-    stops=st.sampled_from([(), ("b",), ("th", "hq"), ("ab", "ba", "aa"), ("e", " ")]),
+    stop=st.sampled_from([[], ["b"], ["th", "hq"], ["ab", "ba", "aa"], ["e", " "]]),
 )
-def test_a_stream_with_states_is_that_without_and_goes_on_from_each(service, model, interval, seed, sampling, stops):
+def test_a_stream_with_states_is_that_without_and_goes_on_from_each(service, model, interval, seed, sampling, stop):
     """A state in the midst of a stream stands behind its piece; the end of the text is as if there were none."""
-    fields = {**given_text(model, "abc"), "model": model, "seed": seed, "sampling": sampling, "stops": stops}
-    plain = service.engine.begin(replace(request(max_tokens=TOTAL), **fields), RequestContext())
+    fields = {**given_text(model, "abc"), "model": model, "seed": seed, **sampling, "stop": stop}
+    plain = service.engine.complete(request(max_tokens=TOTAL, **fields), RequestContext())
     (whole,) = plain.results()
-    kept = service.engine.begin(
-        replace(request(max_tokens=TOTAL), **fields, prepend=True, state_interval=interval), RequestContext()
+    kept = service.engine.complete(
+        request(max_tokens=TOTAL, **fields, prepend=True, state_interval=interval), RequestContext()
     )
     deltas, states, num_before = [], [], 0
     for piece in kept.stream():
         deltas.append(piece.text)
         if piece.state:
-            assert kept.num_completion_tokens - num_before >= interval
-            num_before = kept.num_completion_tokens
+            assert kept.request.num_completion_tokens - num_before >= interval
+            num_before = kept.request.num_completion_tokens
             states.append((deltas.copy(), num_before, piece.state))
-    kept.close()
+    kept.request.close()
     assert (assembled(deltas, model), piece.finish_reason, piece.state) == (whole.text, whole.finish_reason, None)
-    assert len(states) >= (plain.num_completion_tokens - 1) // (interval + CHUNK)
+    assert len(states) >= (plain.request.num_completion_tokens - 1) // (interval + CHUNK)
     for before, num_tokens, state in states:
         rest = {**fields, **given_text(model, ""), "seed": None, "state": state, "max_tokens": TOTAL - num_tokens}
-        resumed = service.engine.begin(replace(request(), **rest), RequestContext())
+        resumed = service.engine.complete(request(**rest), RequestContext())
         (result,) = resumed.results()
         assert (assembled([*before, result.text], model), result.finish_reason) == (whole.text, whole.finish_reason)
 
@@ -170,8 +171,8 @@ def test_what_may_become_a_stop_holds_up_no_state_and_no_end(service):
     seed, (text,) = endless(service, TOTAL)
     fields = {"seed": seed, "max_tokens": TOTAL}
     for held_back in (text[:20], text[-1:]):
-        generation = service.engine.begin(
-            request("abc", **fields, stops=(held_back + "\0",), state_interval=CHUNK), RequestContext()
+        generation = service.engine.complete(
+            request("abc", **fields, stop=[held_back + "\0"], state_interval=CHUNK), RequestContext()
         )
         deltas = list(generation.stream())
         assert "".join(piece.text for piece in deltas) == text
@@ -191,7 +192,7 @@ def test_what_may_become_a_stop_is_kept_for_who_goes_on(service, model):
     (plain,) = parts(service, model, [TOTAL], seed=3)
     middle = len(plain.text) // 2
     stop = plain.text[middle : middle + 6]
-    fields = {"seed": 3, "stops": (stop,), "num_top": 1}
+    fields = {"seed": 3, "stop": [stop], "logprobs": 1}
     whole = parts(service, model, [TOTAL], **fields)
     assert whole[0].finish_reason == "stop"
     for cut in range(1, TOTAL):
@@ -205,7 +206,7 @@ def test_behind_a_stop_the_text_goes_on_as_if_there_were_none(service, model):
     middle = len(plain.text) // 2
     for length in (1, 2, 5):
         stop = plain.text[middle : middle + length]
-        first = parts(service, model, [TOTAL], seed=5, stops=(stop,))[0]
+        first = parts(service, model, [TOTAL], seed=5, stop=[stop])[0]
         assert first.finish_reason == "stop"
         rest = parts(service, model, [TOTAL], state=first.state)[0]
         texts = (first.text, stop, rest.text)
@@ -218,12 +219,12 @@ def test_one_token_has_many_branches(service):
     """The first choice is the text's own, the others differ, and each is the same whenever it is asked for."""
     (first,) = ask(service, "abc", seed=2, max_tokens=10)
     (whole,) = ask(service, "abc", seed=2, max_tokens=30)
-    branches = [result.text for result in ask(service, "", state=first.state, seed=None, num_choices=5, max_tokens=20)]
+    branches = [result.text for result in ask(service, "", state=first.state, seed=None, n=5, max_tokens=20)]
     assert first.text + branches[0] == whole.text
     assert len(set(branches)) == 5
-    again = ask(service, "", state=first.state, seed=None, num_choices=5, max_tokens=20)
+    again = ask(service, "", state=first.state, seed=None, n=5, max_tokens=20)
     assert [result.text for result in again] == branches
-    deeper = ask(service, "", state=again[3].state, seed=None, num_choices=3, max_tokens=10)
+    deeper = ask(service, "", state=again[3].state, seed=None, n=3, max_tokens=10)
     assert len({result.text for result in deeper}) == 3
     (other,) = ask(service, "", state=first.state, seed=7, max_tokens=20)
     assert other.text not in branches
@@ -232,11 +233,11 @@ def test_one_token_has_many_branches(service):
 def test_a_prompt_is_read_after_the_state(service):
     """It is the text that one long prompt would give: what was written, and then the new prompt by itself."""
     (first,) = ask(service, "abc", seed=2, max_tokens=10)
-    prompts = ("xyz", [10, 11], "")
-    results = ask(service, *prompts, state=first.state, seed=4, max_tokens=12, num_choices=2)
+    prompts = ("xyz", CHARACTERS.decode([10, 11]), "")
+    results = ask(service, *prompts, state=first.state, seed=4, max_tokens=12, n=2)
     long = "abc" + first.text
-    (scored,) = ask(service, "xyz", state=first.state, seed=4, max_tokens=0, echo=True, num_top=1)
-    (whole,) = ask(service, long + "xyz", seed=4, max_tokens=0, echo=True, num_top=1)
+    (scored,) = ask(service, "xyz", state=first.state, seed=4, max_tokens=0, echo=True, logprobs=1)
+    (whole,) = ask(service, long + "xyz", seed=4, max_tokens=0, echo=True, logprobs=1)
     assert scored.text == "xyz"
     assert scored.logprobs.token_logprobs == whole.logprobs.token_logprobs[-3:]
     assert None not in scored.logprobs.token_logprobs
@@ -250,10 +251,10 @@ def test_what_a_text_still_held_comes_before_a_prompt(service):
     """A prompt puts an end to what might have become a stop: with an echo all is in order."""
     seed, (plain,) = endless(service, 20)
     stop = plain[9:11] + "?"
-    firsts = [ask(service, "abc", seed=seed, max_tokens=length, stops=(stop,))[0] for length in range(9, 16)]
+    firsts = [ask(service, "abc", seed=seed, max_tokens=length, stop=[stop])[0] for length in range(9, 16)]
     first = next(result for result in firsts if opened(service, result).held_back == plain[9:11])
     assert first.text == plain[:9]
-    (scored,) = ask(service, "xyz", state=first.state, seed=None, echo=True, num_top=0, max_tokens=0)
+    (scored,) = ask(service, "xyz", state=first.state, seed=None, echo=True, logprobs=0, max_tokens=0)
     assert (scored.text, scored.logprobs.text_offset) == (plain[9:11] + "xyz", [2, 3, 4])
     (second,) = ask(service, "xyz", state=first.state, seed=None, echo=True, max_tokens=5)
     assert second.text.startswith(plain[9:11] + "xyz")
@@ -264,10 +265,10 @@ def test_what_a_text_still_held_comes_before_a_prompt(service):
 @pytest.mark.parametrize(("prompt", "num_choices"), [("abcdefgh", 1), ("abcdefgh", 3), ("a", 2), ("", 1)])
 def test_a_prompt_can_be_read_for_later(service, prompt, num_choices):
     """With no tokens to be written the state after the prompt is returned; from there it is the text of one request."""
-    read = ask(service, prompt, seed=6, max_tokens=0, num_choices=num_choices)
-    whole = ask(service, prompt, seed=6, max_tokens=15, num_choices=num_choices)
+    read = ask(service, prompt, seed=6, max_tokens=0, n=num_choices)
+    whole = ask(service, prompt, seed=6, max_tokens=15, n=num_choices)
     assert [(result.text, result.finish_reason) for result in read] == [("", "length")] * num_choices
-    again = ask(service, prompt, seed=6, max_tokens=0, num_choices=num_choices)
+    again = ask(service, prompt, seed=6, max_tokens=0, n=num_choices)
     for results in (read, again):
         later = [ask(service, "", state=result.state, seed=None, max_tokens=15)[0].text for result in results]
         assert later == [result.text for result in whole]
@@ -281,7 +282,7 @@ def opened(service, result):
 def test_behind_the_end_of_a_text_the_next_one_begins(service):
     """The mark is the last token, still unread: what comes is scored as behind it, and has its own random numbers."""
     for seed in range(100):
-        (first,) = ask(service, "abc", seed=seed, max_tokens=TOTAL, num_top=0)
+        (first,) = ask(service, "abc", seed=seed, max_tokens=TOTAL, logprobs=0)
         if first.finish_reason == "stop":
             break
     saved = opened(service, first)
@@ -289,9 +290,9 @@ def test_behind_the_end_of_a_text_the_next_one_begins(service):
     num_generated = saved.point.position
     drawn = [CHARACTERS.tokens.index(token) for token in first.logprobs.tokens]
     assert num_generated == len(drawn) + 1
-    (after,) = ask(service, "xyz", state=first.state, seed=1, max_tokens=0, echo=True, num_top=0)
+    (after,) = ask(service, "xyz", state=first.state, seed=1, max_tokens=0, echo=True, logprobs=0)
     ids = [*CHARACTERS.encode("abc"), *drawn, END, *CHARACTERS.encode("xyz")]
-    (whole,) = ask(service, ids, seed=1, max_tokens=0, echo=True, num_top=0)
+    (whole,) = ask(service, ids, seed=1, max_tokens=0, echo=True, logprobs=0)
     assert after.logprobs.token_logprobs == whole.logprobs.token_logprobs[-3:]
 
 
@@ -299,18 +300,18 @@ def test_tokens_are_as_small_as_they_can_be(service):
     """A text cut off within its first call has few tokens to read again, also if its prompt was known."""
     for _ in range(2):
         (first,) = ask(service, "abcdefghijklmnopqrstuvwxyz", seed=1, max_tokens=TOTAL)
-        (cut,) = ask(service, "abcdefghijklmnopqrstuvwxyz", seed=1, max_tokens=TOTAL, stops=(first.text[1:3],))
+        (cut,) = ask(service, "abcdefghijklmnopqrstuvwxyz", seed=1, max_tokens=TOTAL, stop=[first.text[1:3]])
         assert len(opened(service, first).point.unread_ids) == 1
         assert len(opened(service, cut).point.unread_ids) < 10
 
 
 def test_penalties_know_the_prompt_and_all_that_was_drawn(service):
     """What they count is put down: prompts by themselves, with no count, only where they matter."""
-    fields = {"seed": 3, "max_tokens": 10, "num_top": 0}
+    fields = {"seed": 3, "max_tokens": 10, "logprobs": 0}
     (plain,) = ask(service, "abc", **fields)
     assert [len(part) for part in opened(service, plain).token_counts] == [0, 0]
-    (token_counts,) = ask(service, "abc", **fields, sampling=SamplingParams(frequency_penalty=1.0))
-    (repeated,) = ask(service, "abc", **fields, sampling=SamplingParams(repetition_penalty=2.0))
+    (token_counts,) = ask(service, "abc", **fields, frequency_penalty=1.0)
+    (repeated,) = ask(service, "abc", **fields, repetition_penalty=2.0)
     for result, prompt in ((token_counts, ""), (repeated, "abc")):
         drawn = Counter(CHARACTERS.tokens.index(token) for token in result.logprobs.tokens)
         if result.finish_reason == "stop":
@@ -324,19 +325,19 @@ def test_penalties_know_the_prompt_and_all_that_was_drawn(service):
 def test_a_request_that_cannot_be_finished_leaves_what_there_is(how):
     """The error has each choice's text so far and its state, from which the rest comes out as it would have."""
     other = Service()
-    seed, expected = endless(other, 60, num_choices=2)
+    seed, expected = endless(other, 60, n=2)
     backend = FakeBackend(held=True)
     service = Service(backend, max_calls=1)
-    fields = {"seed": seed, "max_tokens": 60, "num_choices": 2, "return_state": True}
+    fields = {"seed": seed, "max_tokens": 60, "n": 2, "return_state": True}
     fields["timeout_s"] = 0.5 if how == "deadline" else 60.0
-    generation = service.engine.begin(request("abc", **fields), RequestContext())
+    generation = service.engine.complete(request("abc", **fields), RequestContext())
     backend.release(3)
     if how == "drain":
         threading.Timer(0.5, lambda: service.scheduler.stop(ShuttingDown("good night"))).start()
     with pytest.raises(DeadlineExceeded if how == "deadline" else ShuttingDown):
         generation.results()
     rest = generation.rest()
-    generation.close()
+    generation.request.close()
     backend.release(100)
     service.scheduler.stop()
     assert [index for index, _ in rest] == [0, 1]
@@ -355,16 +356,16 @@ def test_without_a_wish_for_states_the_text_so_far_is_whole():
     other.scheduler.stop()
     texts = []
     # Whatever letter the last call ends with may begin a stop string.
-    for stops in ((), tuple(letter + "?" for letter in set(plain))):
+    for stop in ([], [letter + "?" for letter in sorted(set(plain))[:16]]):
         backend = FakeBackend(held=True)
         service = Service(backend, max_calls=1)
-        fields = {"seed": seed, "max_tokens": 60, "stops": stops, "timeout_s": 0.5}
-        generation = service.engine.begin(request("abc", **fields), RequestContext())
+        fields = {"seed": seed, "max_tokens": 60, "stop": stop, "timeout_s": 0.5}
+        generation = service.engine.complete(request("abc", **fields), RequestContext())
         backend.release(2)
         with pytest.raises(DeadlineExceeded):
             generation.results()
         ((index, result),) = generation.rest()
-        generation.close()
+        generation.request.close()
         assert (index, result.finish_reason, result.state) == (0, None, None)
         texts.append(result.text)
         backend.release(100)
@@ -377,13 +378,13 @@ def test_without_a_wish_for_states_the_text_so_far_is_whole():
 def test_a_stream_tells_the_state_with_its_last_piece(service):
     """It is the state of a whole answer, and no other piece has one; a failed stream's rest is what was not sent."""
     (whole,) = ask(service, "abc", seed=2, max_tokens=30)
-    generation = service.engine.begin(
+    generation = service.engine.complete(
         request("abc", seed=2, max_tokens=30, stream=True, return_state=True), RequestContext()
     )
     deltas = list(generation.stream())
     assert [piece.state is not None for piece in deltas] == [piece.finish_reason is not None for piece in deltas]
     assert generation.rest() == []
-    generation.close()
+    generation.request.close()
     (one,) = ask(service, "", state=whole.state, seed=None, max_tokens=9)
     (other,) = ask(service, "", state=deltas[-1].state, seed=None, max_tokens=9)
     assert one.text == other.text
@@ -408,7 +409,7 @@ def test_a_state_that_does_not_fit_is_refused_by_its_reason(service):
 
 def test_what_is_not_to_be_gone_on_with_has_no_state(service):
     """Without a wish for it no token is made."""
-    assert [result.state for result in ask(service, "abc", num_choices=3, return_state=False)] == [None] * 3
+    assert [result.state for result in ask(service, "abc", n=3, return_state=False)] == [None] * 3
 
 
 @pytest.mark.parametrize("model", ["characters", "characters backward"])
@@ -422,30 +423,28 @@ def test_a_deadline_within_a_prompt_loses_nothing_that_was_held(service, model):
     )
     ending = plain.text[:2] if "backward" in model else plain.text[-2:]
     stop = "?" + ending if "backward" in model else ending + "?"
-    first = parts(service, model, [20], seed=seed, text="abcabc", stops=(stop,))[0]
+    first = parts(service, model, [20], seed=seed, text="abcabc", stop=[stop])[0]
     assert opened(service, first).held_back in (ending, ending[::-1])
     backend = FakeBackend(held=True)
     slow = Service(backend, max_calls=1)
     slow.engine._resume_tokens = service.engine._resume_tokens
-    fields = {**given_text(model, "xyz" * 9), "model": model, "state": first.state, "seed": None, "num_top": 0}
+    fields = {**given_text(model, "xyz" * 9), "model": model, "state": first.state, "seed": None, "logprobs": 0}
     fields |= {"echo": True, "max_tokens": 9, "return_state": True}
-    generation = slow.engine.begin(replace(request(timeout_s=0.3), **fields), RequestContext())
+    generation = slow.engine.complete(request(**fields, timeout_s=0.3), RequestContext())
     backend.release(1)
     with pytest.raises(DeadlineExceeded):
         generation.results()
     ((_, rest),) = generation.rest()
-    generation.close()
+    generation.request.close()
     backend.release(100)
     slow.scheduler.stop()
     assert rest.text == ("xyz" * 9 + ending if "backward" in model else ending + "xyz" * 9)
     # One slice of the prompt has been read.
     assert len(opened(service, rest).point.unread_ids) == 12
     later = parts(service, model, [9], state=rest.state)[0]
-    generation = service.engine.begin(
-        replace(request(), **{**fields, "num_top": None, "echo": False}), RequestContext()
-    )
+    generation = service.engine.complete(request(**{**fields, "logprobs": None, "echo": False}), RequestContext())
     (whole,) = generation.results()
-    generation.close()
+    generation.request.close()
     assert later.text in whole.text
     assert len(later.text) + len(ending) == len(whole.text)
 
@@ -469,8 +468,8 @@ def test_a_stop_that_is_complete_at_the_very_end_is_the_reason():
 def test_what_states_would_carry_is_bounded(service):
     """A long prompt for many choices, each of whose states may have to hold it, is refused with the bound."""
     with pytest.raises(InvalidRequest, match=r"states may carry at most 3000 tokens .*, got 3200"):
-        ask(service, "a" * 100, num_choices=32)
-    assert len(ask(service, "a" * 100, num_choices=32, return_state=False)) == 32
+        ask(service, "a" * 100, n=32)
+    assert len(ask(service, "a" * 100, n=32, return_state=False)) == 32
 
 
 def test_tokens_that_a_state_brings_along_are_no_cached_ones(service):
@@ -478,10 +477,10 @@ def test_tokens_that_a_state_brings_along_are_no_cached_ones(service):
     (first,) = ask(service, "abc", seed=2, max_tokens=5)
     known = []
     for _ in range(2):
-        generation = service.engine.begin(
+        generation = service.engine.complete(
             request("uvwuvw", state=first.state, seed=None, max_tokens=3), RequestContext(Quota(tenant=""))
         )
         generation.results()
-        known.append((generation.num_prompt_tokens, generation.num_cached_tokens))
-        generation.close()
+        known.append((generation.request.num_prompt_tokens, generation.request.num_cached_tokens))
+        generation.request.close()
     assert known == [(6, 0), (6, 5)]

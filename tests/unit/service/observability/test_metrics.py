@@ -18,9 +18,9 @@ from service.memory import MemoryBudget
 from service.observability import scrape
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
+from service.params import ModelVersion
 from service.scheduling.call import Call
 from service.scheduling.prefix_cache import Prefix, PrefixCache
-from service.scheduling.sequence import ModelVersion
 from tests.fakes import make_sequence
 
 LIMIT_S = 10.0  # patience with what takes milliseconds on an idle machine

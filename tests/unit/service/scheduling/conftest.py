@@ -2,7 +2,8 @@
 
 import pytest
 
-from service.scheduling.scheduler import Limits, Scheduler
+from service.limits import Limits
+from service.scheduling.scheduler import Scheduler
 from tests.fakes import FakeBackend, FakeObserver
 
 
@@ -12,7 +13,7 @@ def start():
     running = []
 
     def start_one(backend=None, observer=None, **limits):
-        limits.setdefault("max_tokens", 10**9)
+        limits = {"max_queued_tokens": 10**9, "prefix_cache_bytes": 0, **limits}
         scheduler = Scheduler(backend or FakeBackend(), Limits(**limits), observer or FakeObserver())
         scheduler.start()
         running.append(scheduler)

@@ -5,9 +5,11 @@ import time
 
 import numpy as np
 
+from service.limits import Limits
+from service.params import ModelVersion, SamplingParams
 from service.scheduling.policy import BatchLimits
-from service.scheduling.scheduler import Limits, Scheduler
-from service.scheduling.sequence import Failure, ModelVersion, SamplingParams, Sequence
+from service.scheduling.scheduler import Scheduler
+from service.scheduling.sequence import Failure, Sequence
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver
 
 SHAPES = BatchLimits(batch_sizes=(8, 16), max_steps=8, max_length=16)
@@ -56,7 +58,7 @@ def until(condition, timeout=10):
 
 def alone(**wanted):
     """Return what a sequence becomes with nobody else there, one token a call."""
-    scheduler = Scheduler(FakeBackend(), Limits(), FakeObserver())
+    scheduler = Scheduler(FakeBackend(), Limits(prefix_cache_bytes=0), FakeObserver())
     scheduler.start()
     text = Text(**wanted)
     scheduler.submit([[text.sequence]], BatchLimits((8,), 1, 4))

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
+from service.context import Quota
 from service.errors import InvalidRequest, Overloaded
 from service.scheduling.admission import AdmissionControl
-from service.scheduling.sequence import Quota
 from tests.fakes import make_sequence
 
 ANYBODY = Quota()

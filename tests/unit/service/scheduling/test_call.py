@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from service.errors import InternalError
+from service.params import ModelVersion
 from service.scheduling.call import Call
-from service.scheduling.sequence import DecodeResult, Failure, ModelVersion, PrefillResult
+from service.scheduling.sequence import DecodeResult, Failure, PrefillResult
 from tests.fakes import COMPUTE, make_sequence
 
 MODEL = ModelVersion("demo", 3)

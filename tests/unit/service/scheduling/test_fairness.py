@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from service.errors import InternalError
-from service.scheduling.sequence import ModelVersion
+from service.params import ModelVersion
 from tests.fakes import FakeBackend, FakeObserver
 from tests.unit.service.scheduling.sequences import SHAPES, Text, alone, until
 

@@ -9,7 +9,7 @@ from werkzeug.test import EnvironBuilder
 from service.access.auth import Authenticator
 from service.access.keys import KeyLimits
 from service.access.ratelimits import RateLimiter
-from service.api.parameters import RequestLimits
+from service.limits import Limits
 from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
 from service.process.hosts import AllowedHosts
@@ -38,15 +38,13 @@ class Site:
 
     def __init__(self, limits, backend, memory_bytes, **queue):
         self.service = Service(backend, **queue)
-        self.service.scheduler._observer = self.service.engine._listener = Unmoved()
+        self.service.scheduler._observer = self.service.engine._observer = Unmoved()
         models = self.service.engine._models = Inspectable()
         self.memory = MemoryBudget(memory_bytes)
         app = Flask("site")
         app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20
         watch = lambda *_: nullcontext()  # noqa: E731 - shorter than a function
-        parts = Services(
-            self.service.engine, models, None, None, watch, ShutdownGate(), RequestLimits(), has_keys=False
-        )
+        parts = Services(self.service.engine, models, None, None, watch, ShutdownGate(), Limits(), has_keys=False)
         app.register_blueprint(build_routes(parts))
         register_error_handlers(app)
         access = Authenticator(None, RateLimiter(), limits)

@@ -10,10 +10,10 @@ from flask import Flask, g
 from contract.card import GeneratorCard
 from service.backends.embedding_vectors import VectorFiles
 from service.backends.registry import ServedModel
-from service.engine import RequestContext
+from service.context import RequestContext
 from service.errors import InvalidRequest
+from service.params import ModelVersion
 from service.scheduling.policy import BatchLimits
-from service.scheduling.sequence import ModelVersion
 from service.web.access_log import RequestLog
 from service.web.error_handlers import register_error_handlers
 from service.web.routes import ShutdownGate, build_routes

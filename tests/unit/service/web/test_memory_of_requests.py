@@ -10,9 +10,10 @@ import pytest
 
 from contract.tokenizer import CharacterTokenizer
 from service.access.keys import KeyLimits
-from service.engine import RequestContext
+from service.context import RequestContext
 from service.errors import ClientGone
-from service.generation.inspection import Inspection
+from service.generation.inspection import InspectionBuilder
+from service.limits import Limits
 from service.memory import FREE_BYTES
 from tests.fakes import FakeBackend
 from tests.unit.service.generation.test_completion import request as completion_request
@@ -109,14 +110,15 @@ def test_an_answered_request_frees_its_memory_at_once(site, path):
 def test_a_request_whose_client_left_frees_its_memory_at_once(make_site):
     """Its sequences hold rows of whole replies, each as large as a batch of states."""
     site = make_site(backend=FakeBackend(held=True))
-    job = site.service.engine.begin(completion_request("abc", max_tokens=100), RequestContext())
+    builder = site.service.engine.complete(completion_request("abc", max_tokens=100), RequestContext())
+    request = builder.request
     # The array is also the sequence's.
-    watched = [weakref.ref(job), weakref.ref(job.sequences[0].prompt_ids)]
-    job.cancel()
+    watched = [weakref.ref(each) for each in (builder, request, request.sequences[0].prompt_ids)]
+    request.cancel()
     with pytest.raises(ClientGone):
-        job.results()
-    job.close()
-    del job
+        builder.results()
+    request.close()
+    del builder, request
     # The scheduler has it until the call that is under way is answered.
     site.service.backend.release(1000)
     site.service.backend.calls.clear()
@@ -144,7 +146,7 @@ def test_a_text_that_is_too_long_is_refused_before_it_is_encoded(site, monkeypat
 def test_prompts_that_are_too_much_together_are_refused_before_they_are_encoded(site, monkeypatch):
     """Each alone would do."""
     monkeypatch.setattr(CharacterTokenizer, "encode", lambda *_: pytest.fail("encoded"))
-    site.service.engine._sizes = type(site.service.engine._sizes)(max_prompt_tokens=1000, max_total_tokens=3999)
+    site.service.engine._limits = Limits(max_prompt_tokens=1000, max_queued_tokens=3999)
     answer = site.post("/v1/embeddings", input=["a" * 1000] * 4)
     assert (answer.status_code, answer.json["error"]["param"]) == (400, "input")
     assert "at most 3999 tokens in all, got at least 4000" in answer.json["error"]["message"]
@@ -218,8 +220,8 @@ def test_an_inspection_is_written_in_parts(site, monkeypatch, encoding):
     jobs = []
     monkeypatch.setattr("service.web.inspection_response._NUMBERS", 32)
     monkeypatch.setattr("service.web.inspection_response._ITEMS", 10)
-    take = Inspection.result
-    monkeypatch.setattr(Inspection, "result", lambda job: jobs.append(take(job)) or jobs[-1])
+    take = InspectionBuilder.result
+    monkeypatch.setattr(InspectionBuilder, "result", lambda job: jobs.append(take(job)) or jobs[-1])
     fields = {"model": "characters", "input": "abcdefghij" * 20, "encoding_format": encoding, "return_state": True}
     answer = site.client.post("/v1/inspect", json=fields, buffered=False)
     parts = list(answer.response)

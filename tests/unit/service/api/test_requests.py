@@ -4,32 +4,34 @@ import json
 
 import pytest
 
-from service.api.parameters import RequestLimits, parse, parse_completion, parse_embeddings
-from service.api.requests import DetokenizeBody, TokenizeBody
+from service.api.requests import CompletionRequest, DetokenizeRequest, EmbeddingsRequest, TokenizeRequest, parse
 from service.errors import InvalidRequest
-from service.scheduling.sequence import SamplingParams
+from service.limits import Limits
+from service.params import SamplingParams
 
-BOUNDS = RequestLimits(max_tokens=1000, max_request_tokens=20_000, max_prompts=10, max_sequences=200, timeout_s=60.0)
+LIMITS = Limits(
+    max_tokens=1000, max_request_tokens=20_000, max_prompts=10, max_running=100, max_queued=100, max_timeout_s=60.0
+)
 
 
 def parsed(**fields):
     """Parse a body with a model and the given fields."""
-    return parse_completion(json.dumps({"model": "m", **fields}).encode(), BOUNDS)
+    return parse(CompletionRequest, json.dumps({"model": "m", **fields}).encode(), LIMITS)
 
 
 def embed(**fields):
     """Parse a body of /v1/embeddings."""
-    return parse_embeddings(json.dumps({"model": "m", "input": "x", **fields}).encode(), BOUNDS)
+    return parse(EmbeddingsRequest, json.dumps({"model": "m", "input": "x", **fields}).encode(), LIMITS)
 
 
 def test_defaults_are_openais():
     """What is not given has OpenAI's default, and a seed is drawn."""
     request = parsed()
-    assert (request.prompts, request.max_tokens, request.num_choices, request.best_of) == (("",), 16, 1, 1)
-    assert (request.stream, request.echo, request.num_top, request.timeout_s) == (False, False, None, 60.0)
+    assert (request.prompts, request.max_tokens, request.n, request.best_of) == (("",), 16, 1, 1)
+    assert (request.stream, request.echo, request.logprobs, request.timeout_s) == (False, False, None, 60.0)
     assert request.sampling == SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
     assert not request.sampling.adjusts
-    assert request.stops == ()
+    assert request.stop == []
     assert 0 <= request.seed < 2**53
 
 
@@ -79,8 +81,8 @@ def test_every_field_arrives():
         bias=((7, -100.0), (9, 0.0), (11, 2.5)),
         min_tokens=3,
     )
-    assert (request.seed, request.stops, request.num_choices, request.best_of) == (-3, ("a", "b"), 2, 3)
-    assert (request.num_top, request.echo, request.timeout_s) == (4, True, 1.5)
+    assert (request.seed, request.stop, request.n, request.best_of) == (-3, ["a", "b"], 2, 3)
+    assert (request.logprobs, request.echo, request.timeout_s) == (4, True, 1.5)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +112,14 @@ def test_a_suffix_has_the_forms_of_a_prompt(suffix, suffixes):
 
 def test_a_client_says_that_it_puts_pieces_before_others():
     """It is an option of streams; nothing is said by default."""
-    assert [parsed(stream=True, stream_options={"prepend": value}).prepend for value in (True, False, None)] == [
+    assert [
+        parsed(stream=True, stream_options={"prepend": value}).stream_options.prepend for value in (True, False, None)
+    ] == [
         True,
         False,
         False,
     ]
-    assert not parsed(stream=True).prepend
+    assert not parsed(stream=True).stream_options.prepend
 
 
 def test_ignoring_the_end_puts_it_off_for_ever():
@@ -126,9 +130,19 @@ def test_ignoring_the_end_puts_it_off_for_ever():
 def test_embeddings_have_defaults_and_fields():
     """What is not given is the mean, as numbers; what is given arrives."""
     request = embed()
-    assert (request.prompts, request.mean, request.base64, request.dimensions) == (("x",), True, False, None)
+    assert (request.prompts, request.pooling, request.encoding_format, request.dimensions) == (
+        ("x",),
+        "mean",
+        "float",
+        None,
+    )
     request = embed(input=[[1, 2]], pooling="last", encoding_format="base64", dimensions=8)
-    assert (request.prompts, request.mean, request.base64, request.dimensions) == (([1, 2],), False, True, 8)
+    assert (request.prompts, request.pooling, request.encoding_format, request.dimensions) == (
+        ([1, 2],),
+        "last",
+        "base64",
+        8,
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,10 +159,10 @@ def test_null_means_absent(field):
     assert given == absent
 
 
-@pytest.mark.parametrize(("value", "expected"), [("a", ("a",)), (["a"], ("a",)), ([], ())])
+@pytest.mark.parametrize(("value", "expected"), [("a", ["a"]), (["a"], ["a"]), ([], [])])
 def test_stop_is_a_string_or_a_list(value, expected):
     """One stop string need not be in a list."""
-    assert parsed(stop=value).stops == expected
+    assert parsed(stop=value).stop == expected
 
 
 @pytest.mark.parametrize("value", [0, -1])
@@ -297,17 +311,17 @@ def test_a_wrong_field_of_embeddings_is_named(field, value, message):
 @pytest.mark.parametrize(
     ("kind", "body", "message"),
     [
-        (TokenizeBody, b"{}", "prompt is required"),
-        (TokenizeBody, b'{"prompt": [1]}', r"prompt must be a valid string, got \[1\]"),
-        (DetokenizeBody, b"{}", "tokens is required"),
-        (DetokenizeBody, b'{"tokens": [-1]}', r"tokens\[0\] must be greater than or equal to 0, got -1"),
-        (DetokenizeBody, b'{"tokens": "a"}', "tokens must be a valid array, got 'a'"),
+        (TokenizeRequest, b"{}", "prompt is required"),
+        (TokenizeRequest, b'{"prompt": [1]}', r"prompt must be a valid string, got \[1\]"),
+        (DetokenizeRequest, b"{}", "tokens is required"),
+        (DetokenizeRequest, b'{"tokens": [-1]}', r"tokens\[0\] must be greater than or equal to 0, got -1"),
+        (DetokenizeRequest, b'{"tokens": "a"}', "tokens must be a valid array, got 'a'"),
     ],
 )
 def test_a_wrong_field_of_the_tokenizer_is_named(kind, body, message):
     """As for completions."""
     with pytest.raises(InvalidRequest, match=message):
-        parse(kind, body)
+        parse(kind, body, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +357,7 @@ def test_a_million_token_ids_are_read_and_one_wrong_one_is_found():
 def test_numbers_that_are_not_finite_are_refused(field, number):
     """NaN and infinities, which some JSON writers produce, are errors of the field."""
     with pytest.raises(InvalidRequest, match=f"{field} must be a finite number"):
-        parse_completion(f'{{"model": "m", "{field}": {number}}}'.encode(), BOUNDS)
+        parse(CompletionRequest, f'{{"model": "m", "{field}": {number}}}'.encode(), LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +375,7 @@ def test_numbers_that_are_not_finite_are_refused(field, number):
 def test_a_body_that_is_no_request_says_why(body, message):
     """Whatever is not a JSON object with a model is refused in one line."""
     with pytest.raises(InvalidRequest, match=message):
-        parse_completion(body, BOUNDS)
+        parse(CompletionRequest, body, LIMITS)
 
 
 def test_a_long_value_is_shortened_in_the_message():

@@ -1,0 +1,247 @@
+"""A running request: its sequences and their events, in order, until they finish, fail or are cancelled.
+
+Knows sequences, time and queues. Does not know text, HTTP, or what the request returns: see the output builders in
+`completion`, `pooling` and `inspection`.
+"""
+
+import copy
+import queue
+import time
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Many
+from typing import Protocol
+
+import numpy as np
+
+from contract import signatures
+from service.backends.registry import ServedModel
+from service.context import RequestContext
+from service.errors import ClientGone, DeadlineExceeded
+from service.generation.checkpoint import Checkpoint
+from service.generation.prompts import NOTHING, EncodedPrompt
+from service.params import ModelVersion, SamplingParams
+from service.scheduling.scheduler import Scheduler
+from service.scheduling.sequence import Event, Failure, Sequence
+
+_GREEDY = SamplingParams()
+
+
+class RequestObserver(Protocol):
+    """Observer of a request, called on the request's thread."""
+
+    def first_token(self, model: ModelVersion, seconds: float) -> None:
+        """Report the time to the first token of a request."""
+
+    def token_gap(self, model: ModelVersion, seconds: float, count: int) -> None:
+        """Report that `count` tokens of a choice arrived at once, `seconds` after those before."""
+
+    def finished(
+        self, model: ModelVersion, *, num_prompt_tokens: int, num_completion_tokens: int, reasons: Iterable[str]
+    ) -> None:
+        """Report the end of a request; `reasons` are the finish reasons of its finished choices."""
+
+    def cancelled(self, sequences: Many[Sequence]) -> None:
+        """Report sequences that were cancelled: the client disconnected, or the deadline passed."""
+
+
+def _ignore(event: Event) -> None:
+    """Drop an event that arrives after the end of its request."""
+
+
+class Request:
+    """A request whose model and prompts are known.
+
+    Attributes:
+        model: The version that computes it.
+        prompts: Its encoded prompts.
+        checkpoint: The checkpoint that it resumes, or None.
+        sequences: By their index within the request.
+        num_prompt_tokens: Tokens of all prompts.
+        num_completion_tokens: Tokens generated so far; an output builder counts them.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        prompts: Many[EncodedPrompt],
+        scheduler: Scheduler,
+        observer: RequestObserver,
+        context: RequestContext,
+        timeout_s: float,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        """Start the clock.
+
+        Args:
+            model: The version that computes it.
+            prompts: Its encoded prompts.
+            scheduler: Runs its sequences.
+            observer: Receives latencies and the outcome.
+            context: Its principal's quota, and its trace.
+            timeout_s: Seconds from now until its deadline.
+            checkpoint: The checkpoint whose state precedes each prompt; None: the initial state.
+        """
+        self.model, self.prompts, self.checkpoint = model, prompts, checkpoint
+        self.sequences: dict[int, Sequence] = {}
+        self.num_prompt_tokens = sum(prompt.num_tokens for prompt in prompts)
+        self.num_completion_tokens = 0
+        self._scheduler, self._observer, self._context = scheduler, observer, context
+        self._started_at, self._timeout_s = time.monotonic(), timeout_s
+        self._last_token_at: dict[int, float] = {}
+        self._unfinished: set[int] = set()
+        self._finish_reasons: dict[int, str] = {}
+        self._failed = self._closed = False
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+
+    def new_sequence(
+        self,
+        index: int,
+        prompt: EncodedPrompt,
+        prefill_signature: str,
+        *,
+        max_tokens: int = 0,
+        sampling: SamplingParams = _GREEDY,
+        seed: int = 0,
+        stream: int = 0,
+        num_top: int | None = None,
+        returns_state: bool = False,
+        requested_traces: tuple[tuple[str, int], ...] = (),
+        emit: Callable[[Event], None] | None = None,
+    ) -> Sequence:
+        """Return a new sequence of a prompt; see `Sequence` for the arguments. `emit` is `put` if not given."""
+        model, checkpoint, quota = self.model, self.checkpoint, self._context.quota
+        return Sequence(
+            model=model.ref,
+            prompt_ids=prompt.read_ids,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            seed=seed,
+            stream=stream,
+            end_id=model.tokenizer.special.end,
+            emit=emit or self.put,
+            state=self.initial_state,
+            seen_ids=prompt.seen_ids if sampling.repetition_penalty != 1 else NOTHING,
+            index=index,
+            vocab_size=model.card.vocab_size,
+            quota=quota,
+            prefill_signature=prefill_signature,
+            requested_traces=requested_traces,
+            position=checkpoint.point.position if checkpoint else 0,
+            counts_before=checkpoint.token_counts if checkpoint else None,
+            returns_state=returns_state,
+            num_top=num_top,
+            trace=self._context.trace,
+            hidden_sum=np.zeros(model.card.units, np.float32) if prefill_signature == signatures.EMBED else None,
+            expected_probe_hash=model.expected_probe_hash,
+            cache_namespace=(quota.tenant, model.ref, model.fingerprint, checkpoint.origin if checkpoint else b""),
+        )
+
+    def submit(self, groups: Many[Many[Sequence]]) -> None:
+        """Submit its sequences, grouped by prompt, to the scheduler; without any, nothing is computed.
+
+        Raises:
+            GatewayError: see `Scheduler.submit`.
+        """
+        self.sequences = {sequence.index: sequence for group in groups for sequence in group}
+        self._unfinished = set(self.sequences)
+        if groups:
+            self._scheduler.submit(groups, self.model.batch_limits)
+
+    def put(self, event: Event) -> None:
+        """Enqueue an event, on the scheduler's thread."""
+        self._events.put(event)
+
+    @property
+    def initial_state(self) -> np.ndarray:
+        """The state before the prompts, float32 (S,)."""
+        return self.checkpoint.point.state if self.checkpoint else np.zeros(self.model.card.state_size, np.float32)
+
+    @property
+    def fingerprint(self) -> str:
+        """The `system_fingerprint` of the output so far: whether only bit-exact backends have computed it."""
+        return self.model.fingerprint_if(all(sequence.is_reproducible for sequence in self.sequences.values()))
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Tokens of all prompts that were prefix cache hits."""
+        # The checkpoint's unread tokens go before each prompt, and are not part of it.
+        num_carried = len(self.checkpoint.point.unread_ids) if self.checkpoint else 0
+        return sum(max(0, sequence.num_cached_tokens - num_carried) for sequence in self.sequences.values())
+
+    @property
+    def finish_reasons(self) -> list[str]:
+        """Finish reasons of the choices that have finished, in their order."""
+        return [self._finish_reasons[index] for index in sorted(self._finish_reasons)]
+
+    def events(self) -> Iterator[Event]:
+        """Yield events of unfinished sequences until all have finished; the consumer calls `finish` at a last event.
+
+        Raises:
+            ClientGone: `cancel` was called.
+            DeadlineExceeded: the deadline has passed.
+            GatewayError: the backends failed for longer than a sequence may wait, or the gateway was stopped.
+        """
+        while self._unfinished:
+            event = self._next_event()
+            if event is None:
+                raise ClientGone("the client closed its connection, or the sending half of it")
+            if isinstance(event, Failure):
+                self._failed = True
+                # The same error may end many requests: each raises its own, with its own traceback.
+                raise copy.copy(event.error)
+            if event.index in self._unfinished:
+                yield event
+
+    def finish(self, index: int, reason: str | None = None) -> None:
+        """Mark a sequence as finished, a choice with its finish reason."""
+        self._unfinished.discard(index)
+        if reason is not None:
+            self._finish_reasons[index] = reason
+
+    def report_tokens(self, index: int, count: int) -> None:
+        """Report the latency of `count` tokens of a choice that have just arrived."""
+        now = time.monotonic()
+        if not self._last_token_at:
+            self._observer.first_token(self.model.ref, now - self._started_at)
+        last_at = self._last_token_at.get(index)
+        if last_at is not None and count:
+            self._observer.token_gap(self.model.ref, now - last_at, count)
+        self._last_token_at[index] = now
+
+    def cancel_sequence(self, index: int) -> None:
+        """Free the slot of a sequence; of one that has finished or was never needed, do nothing."""
+        if index in self.sequences:
+            self._scheduler.cancel([self.sequences[index]])
+
+    def cancel(self) -> None:
+        """Free all slots and end an iteration that waits; from any thread, any number of times."""
+        self._scheduler.cancel(list(self.sequences.values()))
+        self._events.put(None)
+
+    def close(self) -> None:
+        """Cancel what still runs, and report the outcome; any number of times, on the request's thread."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._unfinished:
+            self.cancel()
+            if not self._failed:
+                self._observer.cancelled([self.sequences[index] for index in self._unfinished])
+        self._observer.finished(
+            self.model.ref,
+            num_prompt_tokens=self.num_prompt_tokens,
+            num_completion_tokens=self.num_completion_tokens,
+            reasons=self.finish_reasons,
+        )
+        # Each refers to the request by `emit`: this cycle would keep its objects until a full garbage collection.
+        for sequence in self.sequences.values():
+            sequence.emit = _ignore
+
+    def _next_event(self) -> Event | None:
+        remaining_s = self._started_at + self._timeout_s - time.monotonic()
+        try:
+            if remaining_s > 0:
+                return self._events.get(timeout=remaining_s)
+        except queue.Empty:
+            pass
+        raise DeadlineExceeded(f"the request was not finished within its timeout_s of {self._timeout_s:g} seconds")
