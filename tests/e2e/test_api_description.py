@@ -53,7 +53,7 @@ def test_a_fuzzer_finds_no_answer_that_is_not_described(start_gateway, tmp_path)
     """Valid and invalid requests to every address get answers of the described status, type and shape, and no 500."""
     gateway = start_gateway(**BOUNDS)
     document = copy.deepcopy(openapi_document())
-    for body in ("CompletionBody", "EmbeddingsBody", "TokenizeBody", "DetokenizeBody"):
+    for body in ("CompletionRequest", "EmbeddingsRequest", "TokenizeRequest", "DetokenizeRequest"):
         # Names that are served, or hardly a request would get further than that.
         fields = document["components"]["schemas"][body]["properties"]
         fields["model"] = {"enum": MODEL_NAMES}

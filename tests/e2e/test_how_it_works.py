@@ -1,0 +1,38 @@
+"""docs/how-it-works.md lists the modules that a streaming completion passes through: one is traced here."""
+
+import json
+import re
+import subprocess
+import sys
+from itertools import pairwise
+
+from tests.manifests import ROOT
+
+# It runs under gunicorn alone, which the traced application does without; the application is only called by it.
+WORKER, APPLICATION = "process/worker.py", "app.py"
+# Other threads poll the model servers.
+THREADS = re.compile(r"MainThread|scheduler|call \d+")
+
+
+def in_order(listed, called):
+    """Return whether modules are first called in the order of the list."""
+    places = [listed.index(module) for module in called if module in listed]
+    return all(first < second for first, second in pairwise(places))
+
+
+def test_a_streaming_completion_passes_through_the_modules_that_the_page_lists(models_dir, model_server):
+    """Each of them runs, in that order; every other module that runs is in the second list."""
+    command = [sys.executable, "-m", "tests.e2e.traced_completion", models_dir, str(model_server.port)]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=True).stdout
+    threads = json.loads(output.splitlines()[-1])
+    page = (ROOT / "docs/how-it-works.md").read_text(encoding="utf-8").partition("## From the socket")[2]
+    listed = re.findall(r"^\d+\. `([\w/]+\.py)`", page, re.MULTILINE)
+    helpers = set(re.findall(r"`([\w/]+\.py)`", page)) - {*listed}
+    called = {module for name, modules in threads.items() if THREADS.fullmatch(name) for module in modules}
+    assert listed[0] == WORKER
+    assert len(listed) <= 18
+    assert {*listed[1:]} | helpers == called - {APPLICATION}
+    # The response is created, and with it the last module called, while the scheduler has not yet a token for it.
+    request_thread = threads["MainThread"]
+    assert in_order(listed, request_thread[: request_thread.index("scheduling/scheduler.py")])
+    assert in_order(listed[listed.index("scheduling/scheduler.py") :], threads["scheduler"])
