@@ -56,7 +56,8 @@ class HealthChecks:
         """Check a backend now and periodically, on its own thread, until it is removed."""
         if replica not in self._watched:
             self._watched.add(replica)
-            threading.Thread(target=self._run, args=(replica,), name=f"health check {replica.address}", daemon=True).start()
+            name = f"health check {replica.address}"
+            threading.Thread(target=self._run, args=(replica,), name=name, daemon=True).start()
 
     def _run(self, replica: Replica) -> None:
         while not self._closed.is_set() and replica in self._replicas.all():
