@@ -14,17 +14,10 @@ import pytest
 
 from tests.conftest import publish_model
 from tests.servers import ModelServer
+from tests.waiting import until
 
 # Longer than any test waits.
 LONG = {"model": "lstm", "prompt": "It was", "max_tokens": 10_000_000, "seed": 1}
-
-
-def until(condition, timeout=20):
-    """Wait for something to become true."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
 
 
 class Pending:

@@ -10,7 +10,8 @@ from service.errors import BackendUnavailable, InternalError, InvalidRequest, Ov
 from service.scheduling.policy import BatchLimits
 from service.scheduling.sequence import DecodeResult, ModelVersion, SamplingParams
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, fake_logprob, fake_step
-from tests.unit.service.scheduling.sequences import PENALTY, SHAPES, Text, alone, until
+from tests.unit.service.scheduling.sequences import PENALTY, SHAPES, Text, alone
+from tests.waiting import until
 
 
 def test_a_text_is_what_reading_and_drawing_step_by_step_gives():
