@@ -15,7 +15,6 @@ from tests.e2e.conftest import (  # noqa: F401 - fixtures
     own_model_server,
     start_gateway,
     two_models_dir,
-    versions_dir,
 )
 
 _HERE = Path(__file__).parent

@@ -6,6 +6,8 @@ import time
 import numpy as np
 import pytest
 
+from tests.waiting import until
+
 LONG = {"model": "lstm", "prompt": "It was ", "max_tokens": 100_000, "temperature": 1, "ignore_eos": True}
 
 
@@ -34,21 +36,13 @@ class Stream(threading.Thread):
         return np.diff([start, *(moment for moment in self.times if moment >= start), time.monotonic()])
 
 
-def wait_until(condition, timeout=60):
-    """Wait for something to become true."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("wide", [{"n": 128, "max_tokens": 1}, {"n": 128, "max_tokens": 2_000, "ignore_eos": True}])
 def test_a_wide_request_stops_nobody(start_gateway, wide):
     """Behind a long stream and a request of 128 choices, small requests are answered while the stream still runs."""
     gateway = start_gateway(max_request_tokens=10_000_000)
     stream = Stream(gateway, **LONG)
-    wait_until(lambda: stream.runs)
+    until(lambda: stream.runs)
     answers = []
     request = {"model": "lstm", "prompt": "Größe ", **wide}
     attacker = threading.Thread(target=lambda: answers.append(gateway.post(request, timeout=500)))
@@ -77,7 +71,7 @@ def test_prompts_for_the_prefix_cache_hold_up_no_stream(start_gateway):
         status, answer = gateway.post({"model": "lstm", "prompt": prompts, "max_tokens": 1}, timeout=300)
         assert status == 200, answer
     stream = Stream(gateway, **{**LONG, "max_tokens": 1_000_000})
-    wait_until(lambda: len(stream.times) > 200)
+    until(lambda: len(stream.times) > 200)
     before = np.diff(stream.times[100:])
     start = time.monotonic()
     prompts = [[*tokens[: 11_000 + 10 * number], 3, *tokens[11_001 + 10 * number :]] for number in range(64)]

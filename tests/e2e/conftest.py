@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from tests.built import built
-from tests.conftest import publish_model
 from tests.pages import launch
 from tests.servers import Gateway, ModelServer
 from tests.shared import shared
@@ -56,17 +55,6 @@ def two_models_dir(models_dir):
             add_to_models_config(folder, name)
 
     return built("two_models", copy)
-
-
-@pytest.fixture
-def versions_dir(tmp_path):
-    """A repository with three versions of the model `demo`, each with other weights, which the test may change."""
-
-    def publish(folder):
-        for seed in (1, 2, 3):
-            publish_model(folder, "demo", seed=seed)
-
-    return shutil.copytree(built("versions", publish), tmp_path / "models")
 
 
 @pytest.fixture

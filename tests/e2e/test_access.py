@@ -4,13 +4,13 @@ import concurrent.futures
 import json
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from service.web.pages import PUBLIC_ENDPOINTS
 from tests.servers import ROOT, Gateway
+from tests.waiting import until
 
 BODY = {"model": "lstm", "prompt": "It was", "max_tokens": 10, "seed": 1}
 PUBLIC = {
@@ -134,14 +134,6 @@ def test_keys_come_and_go_without_a_restart(start_gateway, key_file):
     until(lambda: ask(gateway, short)[0] == 200)
     until(lambda: ask(gateway, short)[0] == 401)
     assert ask(gateway, short)[2]["error"]["message"] == "the key has expired"
-
-
-def until(condition, timeout=20):
-    """Wait for something to become true."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.05)
 
 
 def test_a_key_has_its_own_limits(start_gateway, key_file):

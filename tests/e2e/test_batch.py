@@ -116,16 +116,16 @@ def test_a_run_that_is_killed_again_and_again_loses_and_repeats_nothing(gateway,
     assert contents(out) == unbroken
 
 
-def test_a_gateway_that_is_restarted_costs_no_line(models_dir, model_server, source, unbroken, tmp_path):
+def test_a_gateway_that_is_restarted_costs_no_line(two_models_dir, model_server, source, unbroken, tmp_path):
     """Killed in the middle and started anew on its port: no line has an error of it."""
-    gateway = Gateway(models_dir, model_server.port, tmp_path / "gateway.log")
+    gateway = Gateway(two_models_dir, model_server.port, tmp_path / "gateway.log")
     try:
         with Batch(source, tmp_path / "out.jsonl", gateway, "--concurrency", "4") as batch:
             batch.wait_for_lines(50)
             os.killpg(gateway.process.pid, signal.SIGKILL)
             gateway.process.wait(30)
             assert batch.num_lines < NUM_LINES
-            gateway = Gateway(models_dir, model_server.port, tmp_path / "gateway2.log", port=gateway.port)
+            gateway = Gateway(two_models_dir, model_server.port, tmp_path / "gateway2.log", port=gateway.port)
             assert batch.process.wait(60) == 1, batch.output
     finally:
         gateway.end()

@@ -94,9 +94,9 @@ def test_a_stream_outlives_its_gateway(start_gateway, client, tmp_path, number):
     key = tmp_path / "state.key"
     key.write_text("k" * 64 + "\n")
     first = start_gateway(state_key_file=key, drain_s=1)
-    whole = client.generate(TEXT[:30], model="lstm", max_tokens=90_000, **FIELDS)
+    whole = client.generate(TEXT[:30], model="lstm", max_tokens=30_000, **FIELDS)
     with ostinato.Client(f"http://127.0.0.1:{first.port}", max_retries=0) as loyal:
-        pieces = loyal.stream(TEXT[:30], model="lstm", max_tokens=90_000, **FIELDS, resume=True)
+        pieces = loyal.stream(TEXT[:30], model="lstm", max_tokens=30_000, **FIELDS, resume=True)
         got = [next(pieces) for _ in range(10)]
         first.end(number) if number == signal.SIGTERM else (first.send(number), first.process.wait())
         start_gateway(state_key_file=key, port=first.port)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import MODEL_NAMES
 from tests.terminals import CTRL_C, CTRL_D, Terminal, environment, interruptible
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "It was the best of"
@@ -67,10 +68,7 @@ def accepted(gateway):
 
 def wait_until_idle(gateway):
     """Wait until no text is in the making."""
-    deadline = time.monotonic() + PATIENCE_S
-    while accepted(gateway):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: accepted(gateway) == 0)
 
 
 def test_what_is_piped_is_the_text_to_the_byte(ostinato, gateway):
@@ -247,9 +245,7 @@ def test_a_session_is_written_stopped_and_taken_up_again(terminal, gateway, tmp_
     session.wait_for(b"> ")
     session.type(PROMPT.encode() + b"\n")
     session.wait_for(PROMPT.encode() + b"\r\n")
-    deadline = time.monotonic() + PATIENCE_S
-    while not accepted(gateway):
-        assert time.monotonic() < deadline
+    until(lambda: accepted(gateway))
     time.sleep(0.3)
     session.type(CTRL_C)
     session.wait_for(b"stopped")

@@ -94,7 +94,13 @@ def test_company_changes_no_byte(gateway, alone):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"max_chunk": 1}, {"max_chunk": 4}, {"max_calls": 1}, {"max_running": 9}, {"prefix_cache_bytes": 0}],
+    [
+        *({"max_chunk": 1}, {"max_calls": 1, "max_running": 9}, {"max_chunk": 4, "prefix_cache_bytes": 0}),
+        pytest.param({"max_chunk": 4}, marks=pytest.mark.slow),
+        pytest.param({"max_calls": 1}, marks=pytest.mark.slow),
+        pytest.param({"max_running": 9}, marks=pytest.mark.slow),
+        pytest.param({"prefix_cache_bytes": 0}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_scheduling_changes_no_byte(models_dir, start_gateway, alone, settings):

@@ -4,7 +4,6 @@ import concurrent.futures
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import threading
@@ -12,19 +11,10 @@ import time
 
 import pytest
 
-from tests.conftest import publish_model
-from tests.servers import ModelServer
+from tests.waiting import until
 
 # Longer than any test waits.
 LONG = {"model": "lstm", "prompt": "It was", "max_tokens": 10_000_000, "seed": 1}
-
-
-def until(condition, timeout=20):
-    """Wait for something to become true."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
 
 
 class Pending:
@@ -164,32 +154,6 @@ def test_a_gateway_without_a_model_server_lives_but_is_not_ready(start_gateway):
         status, answer = ask()
         assert (status, answer["error"]["code"]) == (503, "model_loading")
     until(lambda: gateway.post({**LONG, "model": "nope"})[0] == 404)
-
-
-def test_a_new_version_takes_over_and_a_damaged_one_never_does(tmp_path, start_gateway):
-    """A version published while the server runs is used; half-written and damaged ones are passed over."""
-    models_dir = tmp_path / "models"
-    publish_model(models_dir, "m", seed=1)
-    server = ModelServer(models_dir, tmp_path / "model_server.log")
-    try:
-        gateway = start_gateway(backend=server.port, repository=models_dir)
-        ask = {"model": "m", "prompt": "It", "max_tokens": 20, "seed": 1}
-        first = gateway.text(**ask)
-        (models_dir / "m" / "2").mkdir()
-        (models_dir / "m" / "notes.txt").write_text("junk")
-        shutil.copytree(models_dir / "m" / "1", models_dir / "m" / "3.partial")
-        damaged = models_dir / "m" / ".damaged"
-        shutil.copytree(models_dir / "m" / "1", damaged)
-        (damaged / "saved_model.pb").write_bytes((damaged / "saved_model.pb").read_bytes()[:5_000])
-        damaged.rename(models_dir / "m" / "4")
-        server.wait_until(lambda: "version 4" in server.output or "m:4" in server.output or "/4" in server.output)
-        assert gateway.text(**ask) == first
-        assert gateway.get("/v1/models/m")[1]["version"] == 1
-        assert publish_model(models_dir, "m", seed=2).name == "5"
-        until(lambda: gateway.get("/v1/models/m")[1]["version"] == 5)
-        assert gateway.text(**ask) != first
-    finally:
-        server.end()
 
 
 def test_a_worker_is_small_and_has_no_tensorflow(start_gateway):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tests.e2e.test_access import until
 from tests.programs import program
 from tests.servers import ROOT, Client, Process, free_port
+from tests.waiting import until
 
 BODY = {"model": "lstm", "prompt": "It was", "seed": 1}
 

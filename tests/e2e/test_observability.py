@@ -11,7 +11,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import MODEL_NAMES
-from tests.e2e.test_access import ask, until
+from tests.e2e.test_access import ask
+from tests.waiting import until
 
 SECRET = "It was the worst of times, and nobody is to know"
 BODY = {"model": "lstm", "prompt": SECRET, "max_tokens": 30, "seed": 1}

@@ -208,25 +208,3 @@ def test_each_wrong_token_has_its_error(models_dir, start_gateway, key_file):  #
     time.sleep(2)
     status, _, answer = ask(aged, anna, {"model": "lstm", "state": old})
     assert (status, answer["error"]["code"]) == (400, "state_expired")
-
-
-def test_a_state_stays_with_its_version(versions_dir, tmp_path, start_gateway, own_model_server):
-    """It goes on with the version that wrote it as long as that is served, and is told to be outdated afterwards."""
-    for version in ("2", "3"):
-        (versions_dir / "demo" / version).rename(tmp_path / version)
-    server = own_model_server(versions_dir)
-    gateway = start_gateway(repository=versions_dir, backend=server.port)
-    body = {"model": "demo", "prompt": "It was", "seed": 2}
-    whole, first = completed(gateway, **body, max_tokens=40), completed(gateway, **body, max_tokens=20)
-    versions = {"1": 200, "2": 200, "3": 410}
-    for version, status in versions.items():
-        if version != "1":
-            (tmp_path / version).rename(versions_dir / "demo" / version)
-            gateway.wait_until(lambda version=version: str(gateway.get("/v1/models/demo")[1]["version"]) == version)
-        if status == 410:
-            gateway.wait_until(lambda: gateway.post({"model": "demo", "state": first["state"]})[0] != 200)
-        found, answer = gateway.post({"model": "demo", "state": first["state"], "max_tokens": 20})
-        assert found == status
-        if found == 200:
-            assert first["text"] + answer["choices"][0]["text"] == whole["text"]
-    assert answer["error"]["code"] == "state_outdated"

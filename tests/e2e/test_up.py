@@ -4,12 +4,12 @@ import concurrent.futures
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.servers import Client, Process, free_port
+from tests.servers import Client, Process, free_port, is_running
+from tests.waiting import until
 
 NUM_STREAMS = 6
 # Long enough to be under way when a process is killed, and short enough to end within the drain.
@@ -55,13 +55,6 @@ def command_line(pid):
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.fixture
 def up(models_dir, tmp_path):
     """The program, with a model server and a gateway that answer."""
@@ -85,7 +78,4 @@ def test_up_is_killed_and_accepted_streams_finish(up):
         for one in reading:
             one.result(120)
     assert ends == [None] * NUM_STREAMS
-    deadline = time.monotonic() + 90
-    while any(is_running(pid) for pid in up.pids.values()):
-        assert time.monotonic() < deadline, up.output
-        time.sleep(0.1)
+    until(lambda: not any(is_running(pid) for pid in up.pids.values()), timeout=90)

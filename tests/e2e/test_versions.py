@@ -1,5 +1,7 @@
 """Versions are promoted, shared out, rolled back and removed while requests run, and none of them notices."""
 
+import itertools
+import shutil
 import threading
 import time
 from collections import Counter
@@ -7,45 +9,110 @@ from collections import Counter
 import pytest
 
 from export.cli import main
+from export.repository.models_config import add_to_models_config
+from tests.built import built
 from tests.conftest import publish_model
+from tests.e2e.conftest import AMPLE
+from tests.servers import Gateway, ModelServer
+from tests.waiting import until
 
-BODY = {"model": "demo", "prompt": "It was", "max_tokens": 40}
+BODY = {"prompt": "It was", "max_tokens": 40}
+
+
+class Repository:
+    """A repository of which each test has a model of its own; a model server and a gateway serve them all."""
+
+    def __init__(self, path):
+        self.path = path
+        self.server = self.gateway = None
+        self._names = (f"demo{number}" for number in itertools.count(1))
+        self._published = built("versions", _publish_versions) / "demo"
+
+    def add_model(self, versions=(1, 2, 3)):
+        """Add a model and return its name."""
+        name = next(self._names)
+        for version in versions:
+            self.add_version(name, version)
+        add_to_models_config(self.path, name)
+        return name
+
+    def add_version(self, name, version):
+        """Add a version to a model, at once as exporters do."""
+        draft = self.path / name / f"{version}.draft"
+        shutil.copytree(self._published / str(version), draft)
+        draft.rename(draft.with_name(str(version)))
+
+    def run(self, *arguments):
+        """Run a command of the exporter."""
+        assert main([*arguments, "--models-dir", str(self.path)]) == 0
+
+
+def _publish_versions(folder):
+    """Publish three versions, each with other weights."""
+    for seed in (1, 2, 3):
+        publish_model(folder, "demo", seed=seed)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """The repository of this file's tests, before it is served."""
+    folder = tmp_path_factory.mktemp("versions")
+    (folder / "models").mkdir()
+    return Repository(folder / "models")
+
+
+@pytest.fixture(scope="module")
+def labelled(repository):
+    """A model that has a label before the servers start."""
+    name = repository.add_model()
+    repository.run("promote", f"{name}:1")
+    return name
+
+
+@pytest.fixture(scope="module")
+def served(repository, labelled, tmp_path_factory):  # noqa: ARG001 - it is there when they start
+    """The repository with a model server and a gateway in front of it."""
+    logs = tmp_path_factory.mktemp("logs")
+    repository.server = ModelServer(repository.path, logs / "model_server.log")
+    repository.gateway = Gateway(repository.path, repository.server.port, logs / "gateway.log", **AMPLE)
+    yield repository
+    repository.gateway.kill()
+    repository.server.end()
 
 
 @pytest.fixture
-def served(versions_dir, own_model_server, start_gateway):
-    """A repository with three versions of a model, and a gateway in front of it."""
-    server = own_model_server(versions_dir)
-    gateway = start_gateway(repository=versions_dir, backend=server.port)
-    gateway.wait_until(lambda: [entry["version"] for entry in entries(gateway)] == [2, 3])
-    return versions_dir, gateway
+def model(served):
+    """A served model with three versions, of which the newest two are loaded."""
+    name = served.add_model()
+    until(lambda: versions(served.gateway, name) == [2, 3])
+    return name
 
 
-def entries(gateway):
-    """Return what is told of the model's versions."""
-    status, model = gateway.get("/v1/models/demo")
-    return model["versions"] if status == 200 else []
+def entries(gateway, name):
+    """Return what is told of a model's versions."""
+    status, found = gateway.get(f"/v1/models/{name}")
+    return found["versions"] if status == 200 else []
 
 
-def command(folder, *arguments):
-    """Run a command of the exporter on the repository."""
-    assert main([*arguments, "--models-dir", str(folder)]) == 0
+def versions(gateway, name):
+    """Return the versions of a model that are served."""
+    return [entry["version"] for entry in entries(gateway, name)]
 
 
 class Load:
-    """Requests from several threads, one after another, until it is stopped."""
+    """Requests from several threads, some hundred a second, until it is stopped."""
 
-    def __init__(self, gateway, num_threads=12):
+    def __init__(self, gateway, body, num_threads=5):
         self.answers: list[tuple[float, int, dict]] = []
-        self._gateway, self._ended = gateway, threading.Event()
+        self._gateway, self._body, self._ended = gateway, body, threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(num_threads)]
         for thread in self._threads:
             thread.start()
 
     def _run(self, seed):
-        while not self._ended.is_set():
+        while not self._ended.wait(0.04):
             seed += 100
-            status, answer = self._gateway.post({**BODY, "seed": seed})
+            status, answer = self._gateway.post({**self._body, "seed": seed})
             self.answers.append((time.monotonic(), status, answer))
 
     def versions_since(self, moment):
@@ -60,83 +127,83 @@ class Load:
         assert {status for _, status, _ in self.answers} == {200}
 
 
-def test_promotions_canaries_and_rollbacks_fail_nobody(served):
+def test_promotions_canaries_and_rollbacks_fail_nobody(served, model):
     """Each takes effect within moments; what runs stays on its version, and every answer is that of one version."""
-    folder, gateway = served
-    of_version = {n: gateway.text(**{**BODY, "model": f"demo:{n}", "seed": 7}) for n in (2, 3)}
+    gateway, body = served.gateway, {**BODY, "model": model}
+    of_version = {n: gateway.text(**{**body, "model": f"{model}:{n}", "seed": 7}) for n in (2, 3)}
     assert of_version[2] != of_version[3]
-    load = Load(gateway)
-    long = {**BODY, "seed": 7, "max_tokens": 4000}
+    load = Load(gateway, body)
+    long = {**body, "seed": 7, "max_tokens": 4000}
     running = gateway.stream(**long)
     first = next(running)
     assert first["version"] == 3
 
-    command(folder, "promote", "demo:2")
-    gateway.wait_until(lambda: gateway.post({**BODY, "seed": 1})[1]["version"] == 2)
-    assert gateway.text(**BODY, seed=7) == of_version[2]
-    assert gateway.text(**{**BODY, "model": "demo@stable"}, seed=7) == of_version[2]
+    served.run("promote", f"{model}:2")
+    until(lambda: gateway.post({**body, "seed": 1})[1]["version"] == 2)
+    assert gateway.text(**body, seed=7) == of_version[2]
+    assert gateway.text(**{**body, "model": f"{model}@stable"}, seed=7) == of_version[2]
 
-    command(folder, "promote", "demo:3", "--label", "canary")
-    (folder / "routing.toml").write_text("[demo]\nstable = 70\ncanary = 30\n")
-    gateway.wait_until(lambda: [entry["share"] for entry in entries(gateway)] == [0.7, 0.3])
-    assert [entry["labels"] for entry in entries(gateway)] == [["stable"], ["canary", "previous"]]
-    shared = [gateway.post({**BODY, "seed": seed})[1]["version"] for seed in range(60)]
+    served.run("promote", f"{model}:3", "--label", "canary")
+    routing = served.path / "routing.toml"
+    routing.write_text(f"[{model}]\nstable = 70\ncanary = 30\n")
+    until(lambda: [entry["share"] for entry in entries(gateway, model)] == [0.7, 0.3])
+    assert [entry["labels"] for entry in entries(gateway, model)] == [["stable"], ["canary", "previous"]]
+    shared = [gateway.post({**body, "seed": seed})[1]["version"] for seed in range(60)]
     assert 5 <= shared.count(3) <= 35
-    assert [gateway.post({**BODY, "seed": seed})[1]["version"] for seed in range(60)] == shared
-    status, answer = gateway.post({**BODY, "model": "demo@canary", "seed": 7})
+    assert [gateway.post({**body, "seed": seed})[1]["version"] for seed in range(60)] == shared
+    status, answer = gateway.post({**body, "model": f"{model}@canary", "seed": 7})
     assert (status, answer["choices"][0]["text"]) == (200, of_version[3])
 
-    (folder / "routing.toml").unlink()
+    routing.unlink()
     # One that is not served yet: until it is loaded, the one before it answers.
-    command(folder, "promote", "demo:1")
-    gateway.wait_until(lambda: gateway.post({**BODY, "seed": 1})[1]["version"] == 1)
-    command(folder, "rollback", "demo")
-    gateway.wait_until(lambda: gateway.post({**BODY, "seed": 1})[1]["version"] == 2)
+    served.run("promote", f"{model}:1")
+    until(lambda: gateway.post({**body, "seed": 1})[1]["version"] == 1)
+    served.run("rollback", model)
+    until(lambda: gateway.post({**body, "seed": 1})[1]["version"] == 2)
     moment = time.monotonic() + 1
-    publish_model(folder, "demo", seed=4)
-    gateway.wait_until(lambda: 4 in [entry["version"] for entry in entries(gateway)])
+    publish_model(served.path, model, seed=4)
+    until(lambda: 4 in versions(gateway, model))
     time.sleep(1)
     # Published is not promoted: where there are labels it waits for one.
     assert set(load.versions_since(moment)) == {2}
     load.stop()
     texts = [choice["text"] for event in [first, *running] if event for choice in event["choices"]]
-    assert "".join(texts) == gateway.text(**{**long, "model": "demo:3"})
+    assert "".join(texts) == gateway.text(**{**long, "model": f"{model}:3"})
     by_seed = {}
     for _, _, answer in load.answers:
         known = by_seed.setdefault((answer["seed"], answer["version"]), answer["choices"])
         assert known == answer["choices"]
 
 
-def test_labels_outlast_a_restart(versions_dir, own_model_server, start_gateway):
+def test_labels_outlast_a_restart(served, labelled):
     """A model server that begins anew serves what has a label, and a gateway that never saw it set goes by it."""
-    command(versions_dir, "promote", "demo:1")
-    server = own_model_server(versions_dir)
-    gateway = start_gateway(repository=versions_dir, backend=server.port)
-    gateway.wait_until(lambda: [entry["version"] for entry in entries(gateway)] == [1, 2, 3])
-    assert gateway.post(BODY)[1]["version"] == 1
-    command(versions_dir, "rollback", "demo")
-    gateway.wait_until(lambda: gateway.post(BODY)[1]["version"] == 3)
+    gateway, body = served.gateway, {**BODY, "model": labelled}
+    until(lambda: versions(gateway, labelled) == [1, 2, 3])
+    assert gateway.post(body)[1]["version"] == 1
+    served.run("rollback", labelled)
+    until(lambda: gateway.post(body)[1]["version"] == 3)
 
 
-def test_what_is_not_there_is_told_with_what_is(served):
+def test_what_is_not_there_is_told_with_what_is(served, model):
     """A version or a label that cannot be had is 404, in every form of address."""
-    _, gateway = served
+    gateway = served.gateway
+    models = ", ".join(entry["id"] for entry in gateway.get("/v1/models")[1]["data"])
+    assert model in models
     for name, message in {
-        "demo:1": "version 1 of model 'demo' is not served; versions are: 2, 3",
-        "demo@beta": "model 'demo' has no label 'beta'; labels are: stable",
-        "nope:1": "model 'nope' is not served; models are: demo",
+        f"{model}:1": f"version 1 of model '{model}' is not served; versions are: 2, 3",
+        f"{model}@beta": f"model '{model}' has no label 'beta'; labels are: stable",
+        "nope:1": f"model 'nope' is not served; models are: {models}",
     }.items():
         for status, answer in (gateway.post({**BODY, "model": name}), gateway.get(f"/v1/models/{name}")):
             assert (status, answer["error"]["message"]) == (404, message)
-    status, answer = gateway.get("/v1/models/demo@stable")
+    status, answer = gateway.get(f"/v1/models/{model}@stable")
     assert (status, answer["version"]) == (200, 3)
 
 
 @pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_version_that_is_removed_while_it_runs_leaves_the_text_so_far(served, stream):
+def test_a_version_that_is_removed_while_it_runs_leaves_the_text_so_far(served, model, stream):
     """A clear error, with what there is of the text, and the next request is answered by another version."""
-    folder, gateway = served
-    fields = {**BODY, "model": "demo:3", "seed": 7}
+    gateway, fields = served.gateway, {**BODY, "model": f"{model}:3", "seed": 7}
     beginning = gateway.text(**{**fields, "max_tokens": 100})
     fields |= {"max_tokens": 5_000_000, "return_state": True}
     outcome = []
@@ -146,9 +213,9 @@ def test_a_version_that_is_removed_while_it_runs_leaves_the_text_so_far(served, 
 
     thread = threading.Thread(target=run)
     thread.start()
-    gateway.wait_until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 1)
+    until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 1)
     time.sleep(0.5)
-    assert main(["remove", "demo:3", "--yes", "--models-dir", str(folder)]) == 0
+    served.run("remove", f"{model}:3", "--yes")
     thread.join(timeout=120)
     (found,) = outcome
     error = found[-1] if stream else found[1]
@@ -158,4 +225,44 @@ def test_a_version_that_is_removed_while_it_runs_leaves_the_text_so_far(served, 
     assert text.startswith(beginning)
     # Nobody could go on with it.
     assert not any("state" in choice for choice in error["choices"])
-    gateway.wait_until(lambda: gateway.post(BODY)[0] == 200)
+    until(lambda: gateway.post({**BODY, "model": model})[0] == 200)
+
+
+def test_a_state_stays_with_its_version(served):
+    """It goes on with the version that wrote it as long as that is served, and is told to be outdated afterwards."""
+    gateway, model = served.gateway, served.add_model(versions=[1])
+    until(lambda: versions(gateway, model) == [1])
+    body = {**BODY, "model": model, "seed": 2}
+    whole = gateway.text(**body)
+    first = gateway.post({**body, "max_tokens": 20, "return_state": True})[1]["choices"][0]
+    rest = {"model": model, "state": first["state"], "max_tokens": 20}
+    for version in (1, 2):
+        if version == 2:
+            served.add_version(model, 2)
+            until(lambda: versions(gateway, model) == [1, 2])
+        assert first["text"] + gateway.text(**rest) == whole
+    served.add_version(model, 3)
+    until(lambda: versions(gateway, model) == [2, 3])
+    status, answer = gateway.post(rest)
+    assert (status, answer["error"]["code"]) == (410, "state_outdated")
+
+
+def test_a_new_version_takes_over_and_a_damaged_one_never_does(served):
+    """A version published while the server runs is used; half-written and damaged ones are passed over."""
+    gateway, model = served.gateway, served.add_model(versions=[1])
+    until(lambda: versions(gateway, model) == [1])
+    ask = {**BODY, "model": model, "seed": 1}
+    first, home = gateway.text(**ask), served.path / model
+    (home / "2").mkdir()
+    (home / "notes.txt").write_text("junk")
+    shutil.copytree(home / "1", home / "3.partial")
+    damaged = home / ".damaged"
+    shutil.copytree(home / "1", damaged)
+    (damaged / "saved_model.pb").write_bytes((damaged / "saved_model.pb").read_bytes()[:5_000])
+    damaged.rename(home / "4")
+    served.server.wait_until(lambda: f"{model} version 4 cannot be loaded" in served.server.output)
+    assert gateway.text(**ask) == first
+    assert gateway.get(f"/v1/models/{model}")[1]["version"] == 1
+    assert publish_model(served.path, model, seed=2).name == "5"
+    until(lambda: gateway.get(f"/v1/models/{model}")[1]["version"] == 5)
+    assert gateway.text(**ask) != first

@@ -102,7 +102,7 @@ def _publish(folder: Path, name: str, version: int) -> None:
         "rnn": {"cell": "simple_rnn"},
         "window": {"cell": "gru", "units": 8, "context": 6},
     }
-    publish_model(folder, name, **kinds[name])
+    publish_model(folder, name, batch_sizes=signatures.BATCH_SIZES, **kinds[name])
 
 
 def _batching_config() -> str:

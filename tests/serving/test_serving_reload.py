@@ -1,26 +1,16 @@
 """HandleReloadConfigRequest: models come and go, labels move, and in the end all is as it was."""
 
-import time
-
 import grpc
 import pytest
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from contract import signatures
-from tests.serving.client import TIMEOUT_S
 from tests.serving.repository import VERSIONS
 from tests.serving.tensors import make_call
+from tests.waiting import until
 
 Status = grpc.StatusCode
-
-
-def until(condition):
-    """Wait until a condition holds: a server unloads and settles in its own time."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.05)
 
 
 @pytest.fixture

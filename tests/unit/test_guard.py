@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.servers import is_running
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 30
@@ -50,10 +50,7 @@ def test_a_killed_run_leaves_no_server(server):
     assert is_running(pid)
     with run:
         run.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + LIMIT_S
-    while is_running(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: not is_running(pid))
 
 
 def test_a_run_that_ends_leaves_no_server():

@@ -1,6 +1,5 @@
 """Servers that serve tiny models on loopback, and what waits for them."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,16 +12,9 @@ import tensorflow as tf
 from model_server.flags import Flags
 from model_server.server import ModelServer
 from tests.unit.model_server.model_folder import Models
-from tests.unit.model_server.serving_client import TIMEOUT_S, Client
+from tests.unit.model_server.serving_client import Client
 from tests.unit.model_server.tiny_model import Gate, TinyModel
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds; fail when it does not in good time."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.01)
+from tests.waiting import until
 
 
 @pytest.fixture(name="until")

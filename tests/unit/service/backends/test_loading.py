@@ -9,6 +9,7 @@ from service.backends.replicas import Replicas
 from service.errors import ModelLoading, ModelNotFound
 from service.params import ModelVersion
 from tests.unit.service.backends.test_registry import LOADING, FakeServer, add, label, only
+from tests.waiting import until
 
 
 class Gate:
@@ -137,7 +138,7 @@ def test_a_model_that_is_probed_for_long_keeps_no_other_away(repository):
     model_registry.start()
     try:
         assert gate.reached.wait(20)
-        wait_until(lambda: served(model_registry) == ["large"])
+        until(lambda: served(model_registry) == ["large"])
         assert model_registry.find("large").ref.version == 1
         assert refused(model_registry, "demo") is ModelLoading
         # Which model a request gets does not depend on what is loaded first.
@@ -146,9 +147,9 @@ def test_a_model_that_is_probed_for_long_keeps_no_other_away(repository):
             model_registry.ready_models()
         add(repository, "late", 1)
         server.models["late"] = {1: ""}
-        wait_until(lambda: served(model_registry) == ["large", "late"])
+        until(lambda: served(model_registry) == ["large", "late"])
         gate.open()
-        wait_until(lambda: served(model_registry) == ["demo", "large", "late"])
+        until(lambda: served(model_registry) == ["demo", "large", "late"])
         assert model_registry.ready_models() == ["demo", "large", "late"]
     finally:
         gate.open()
@@ -185,7 +186,7 @@ def test_a_server_that_is_probed_for_long_takes_calls_of_what_is_probed(reposito
     model_registry.start()
     try:
         assert gate.reached.wait(20)
-        wait_until(lambda: replica.takes(ModelVersion("large", 1)))
+        until(lambda: replica.takes(ModelVersion("large", 1)))
         assert not replica.takes(ModelVersion("demo", 1))
     finally:
         gate.open()
@@ -220,13 +221,3 @@ def test_nobody_gets_a_version_by_guess_while_the_stable_one_may_come(repository
 def served(model_registry):
     """Return the names of the models that are served."""
     return sorted({model.ref.name for model in model_registry.versions()})
-
-
-def wait_until(condition, timeout=20):
-    """Wait for something to become true."""
-    ended = threading.Event()
-    for _ in range(int(timeout / 0.01)):
-        if condition():
-            return
-        ended.wait(0.01)
-    raise AssertionError("it never came true")

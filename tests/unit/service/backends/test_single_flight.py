@@ -1,13 +1,13 @@
 """The cache that computes each value once: who computes, who waits, what is kept, and when nobody wants it any more."""
 
 import threading
-import time
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
 
 from service.backends.single_flight import SingleFlightCache
+from tests.waiting import until
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +39,7 @@ def pool():
 
 
 def until_waiting(cache, key, count):
-    deadline = time.monotonic() + 30
-    while len(cache._waiting.get(key, ())) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    until(lambda: len(cache._waiting.get(key, ())) >= count)
 
 
 def test_callers_at_once_wait_for_one_computation(pool):

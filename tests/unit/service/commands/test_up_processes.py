@@ -6,12 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.servers import is_running
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[4]
 LIMIT_S = 60.0
@@ -22,13 +22,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linu
 
 def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def wait_until(true):
-    end = time.monotonic() + LIMIT_S
-    while not true():
-        assert time.monotonic() < end, "nothing happened in time"
-        time.sleep(0.02)
 
 
 class Up:
@@ -48,7 +41,7 @@ class Up:
                 start_new_session=True,
             )
         self.pids = {"up": self.process.pid}
-        wait_until(lambda: "ready after" in self.log.read_text() or self.process.poll() is not None)
+        until(lambda: "ready after" in self.log.read_text() or self.process.poll() is not None)
         for pid in children(self.process.pid):
             command = Path(f"/proc/{pid}/cmdline").read_text()
             self.pids["gateway" if "gunicorn" in command else "model server"] = pid
@@ -94,7 +87,7 @@ def test_the_model_server_lives_until_the_gateway_has_drained(up, killed):
     for name in killed.split("+"):
         os.kill(up.pids[name], signal.SIGKILL)
     assert all(b"the end" in rest_of(stream) for stream in streams)
-    wait_until(lambda: not up.running)
+    until(lambda: not up.running)
     assert "the model server stopped" in up.log.read_text()
 
 
@@ -108,7 +101,7 @@ def test_nobody_stays_behind_whoever_is_killed(up, killed):
         os.kill(up.pids[name], signal.SIGKILL)
     for stream in streams:
         rest_of(stream)
-    wait_until(lambda: not up.running)
+    until(lambda: not up.running)
 
 
 def test_a_signal_ends_the_gateway_first(up):
@@ -125,7 +118,7 @@ def test_a_second_signal_ends_everything_at_once(up):
     """Who does not want to wait signals again."""
     with up.stream():
         up.process.terminate()
-        wait_until(lambda: "stopping" in up.log.read_text())
+        until(lambda: "stopping" in up.log.read_text())
         up.process.terminate()
         assert up.process.wait(LIMIT_S) == 0
         assert up.running == []

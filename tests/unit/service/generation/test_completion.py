@@ -1,7 +1,6 @@
 """From requests to results over a fake model: prompts, choices, echo, scores, the best of several, deadlines."""
 
 import itertools
-import time
 
 import numpy as np
 import orjson
@@ -23,6 +22,7 @@ from service.scheduling.policy import BatchLimits
 from service.scheduling.scheduler import Scheduler
 from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, FakeListener, FakeObserver, fake_logprob, fake_step
 from tests.unit.contract.test_card import FIELDS
+from tests.waiting import until
 
 # The fake ends a text at id 2, which must be the end mark.
 CHARACTERS = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABULARY - 3)), end_mark=True)
@@ -259,10 +259,7 @@ def test_a_deadline_frees_the_rows():
     with pytest.raises(DeadlineExceeded, match=r"within its timeout_s of 0\.1 seconds"):
         service.results(n=3, timeout_s=0.1)
     service.backend.release(1000)
-    deadline = time.monotonic() + 10
-    while service.scheduler.num_sequences:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: service.scheduler.num_sequences == 0)
     assert len(service.listener.cancelled_sequences) == 3
     service.scheduler.stop()
 

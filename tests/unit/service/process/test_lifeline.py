@@ -12,6 +12,7 @@ import pytest
 
 from service.process.lifeline import Lifeline, terminate_with_parent
 from tests.servers import is_running
+from tests.waiting import until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 LIMIT_S = 30
@@ -124,7 +125,4 @@ def test_a_process_whose_parent_has_ended_already_does_not_begin(start):
 
 
 def wait_for_end(pid):
-    deadline = time.monotonic() + LIMIT_S
-    while is_running(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: not is_running(pid))

@@ -12,11 +12,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[4]
 APP = "tests.unit.service.process.worker_app"
@@ -102,14 +104,6 @@ def with_options(**options: str) -> pytest.MarkDecorator:
     """Set options of gunicorn for a test."""
     given = {"--" + name.replace("_", "-"): value for name, value in options.items()}
     return pytest.mark.parametrize("gunicorn", [given], indirect=True, ids=[""])
-
-
-def wait_until(true: Callable[[], object]) -> None:
-    """Ask again and again, within reason."""
-    end = time.monotonic() + LIMIT_S
-    while not true():
-        assert time.monotonic() < end, "nothing happened in time"
-        time.sleep(0.02)
 
 
 def read_past(sock: socket.socket, mark: bytes) -> bytes:
@@ -198,7 +192,7 @@ def test_an_address_has_no_more_connections_than_the_limit(gunicorn):
 
     ours = []
     for _ in range(3):
-        wait_until(lambda: (sock := admitted()) and not ours.append(sock))
+        until(lambda: (sock := admitted()) and not ours.append(sock))
     refusal = read_all(gunicorn.connect())
     assert refusal.startswith(b"HTTP/1.1 429 Too Many Requests")
     assert b"Retry-After: 1" in refusal
@@ -211,7 +205,7 @@ def test_an_address_has_no_more_connections_than_the_limit(gunicorn):
         local.sendall(LAST_GET % b"/")
         assert read_all(local).endswith(b"ok")
     ours[0].close()
-    wait_until(admitted)
+    until(admitted)
 
 
 @with_options(worker_class=f"{APP}.PatientWorker", worker_connections="10", keep_alive="600")
@@ -321,7 +315,7 @@ def test_a_client_that_does_not_read_loses_its_stream(gunicorn, family, path):
         idler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         idler.connect(gunicorn.address if family == socket.AF_INET else gunicorn.path)
         idler.sendall(GET % path)
-        wait_until(lambda: gunicorn.status()["ended"] == [path.decode()])
+        until(lambda: gunicorn.status()["ended"] == [path.decode()])
     assert "Traceback" not in gunicorn.log.read_text()
 
 
@@ -330,7 +324,7 @@ def test_an_answer_survives_a_body_that_nobody_reads(gunicorn):
     size = 2 << 20
     with gunicorn.connect(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % size) as sender:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        wait_until(lambda: select.select([sender], [], [], 0)[0])
+        until(lambda: select.select([sender], [], [], 0)[0])
         sender.sendall(b"x" * size)
         assert read_all(sender).endswith(b"ok")
 
@@ -343,7 +337,7 @@ def test_no_more_descriptors_end_neither_streams_nor_the_worker(gunicorn):
         limit = len(os.listdir(f"/proc/{pid}/fd")) + 5
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
         crowd = [gunicorn.connect() for _ in range(12)]
-        wait_until(lambda: "Cannot accept" in gunicorn.log.read_text())
+        until(lambda: "Cannot accept" in gunicorn.log.read_text())
         before = cpu_s(pid)
         for _ in range(20):
             read_past(stream, b"tick")
@@ -361,7 +355,7 @@ def test_after_sigterm_the_application_answers_until_its_requests_have_ended(gun
         read_past(kept, b"ok")
         read_past(stream, b"tick")
         gunicorn.process.terminate()
-        wait_until(lambda: gunicorn.status()["drains"])
+        until(lambda: gunicorn.status()["drains"])
         kept.sendall(GET % b"/")
         read_past(kept, b"draining")
         assert gunicorn.get("/") == (503, b"draining")
@@ -377,7 +371,7 @@ def test_a_request_on_its_way_at_sigterm_is_answered(gunicorn):
     with gunicorn.connect(GET % b"/") as kept:
         read_past(kept, b"ok")
         gunicorn.process.terminate()
-        wait_until(lambda: "Draining" in gunicorn.log.read_text())
+        until(lambda: "Draining" in gunicorn.log.read_text())
         kept.sendall(GET % b"/")
         assert read_all(kept).endswith(b"draining")
     assert gunicorn.process.wait(LIMIT_S) == 0
@@ -424,7 +418,7 @@ def test_a_reload_refuses_nothing(gunicorn):
     with gunicorn.connect(GET % b"/stream?2") as stream:
         read_past(stream, b"tick")
         gunicorn.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "Draining 1" in gunicorn.log.read_text())
+        until(lambda: "Draining 1" in gunicorn.log.read_text())
         assert {gunicorn.get("/") for _ in range(20)} == {(200, b"ok")}
         assert gunicorn.status()["pid"] != old
         assert b"the end" in read_all(stream)

@@ -1,7 +1,6 @@
 """Sequences for tests of the scheduler: what comes of one among others, and what of one alone."""
 
 import queue
-import time
 
 import numpy as np
 
@@ -46,14 +45,6 @@ class Text:
             token_ids += event.token_ids
             if event.finish_reason:
                 return token_ids, event.finish_reason
-
-
-def until(condition, timeout=10):
-    """Wait for something to become true."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)
 
 
 def alone(**wanted):

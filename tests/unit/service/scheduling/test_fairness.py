@@ -7,7 +7,8 @@ import pytest
 from service.errors import InternalError
 from service.params import ModelVersion
 from tests.fakes import FakeBackend, FakeObserver
-from tests.unit.service.scheduling.sequences import SHAPES, Text, alone, until
+from tests.unit.service.scheduling.sequences import SHAPES, Text, alone
+from tests.waiting import until
 
 ENDLESS = {"max_tokens": 10**6, "end_id": None}
 
