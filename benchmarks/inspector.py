@@ -45,7 +45,7 @@ def tour(browser: Browser, port: int, length: int) -> dict[str, list[float]]:
     page.locator("#model option").first.wait_for(state="attached")
     page.evaluate(WATCH)
     page.fill("#text", (PROSE * (length // len(PROSE) + 1))[:length])
-    read = page.locator("#status", has_text="tokens read.")
+    read = page.locator("#status", has_text="tokens inspected.")
     frames: dict[str, list[float]] = {}
 
     def watch(name: str, work: Callable[[], object]) -> None:
@@ -54,7 +54,7 @@ def tour(browser: Browser, port: int, length: int) -> dict[str, list[float]]:
         page.wait_for_timeout(100)
         frames[name] = page.evaluate("frames_ms")
 
-    watch("read the text", lambda: (page.click("#read"), read.wait_for()))
+    watch("read the text", lambda: (page.click("#inspect"), read.wait_for()))
     watch("scroll the heat map", lambda: page.evaluate(SCROLL))
     watch("select another layer", lambda: page.select_option("#layer", "2"))
     watch("select the cell state", lambda: page.select_option("#kind", "cell"))
