@@ -1,12 +1,6 @@
-"""Baselines of the serving benchmark, each in its own process, which measures on request.
-
-`python -m benchmarks.baselines KIND …` reads the arguments of a measurement as one line of JSON, and writes one line:
-tokens per second.
-"""
+"""Baselines of the serving benchmark: `python -m benchmarks.baselines KIND …` measures one on request."""
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,20 +9,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fixture_model import CHARACTERS, EMBEDDING, NEW_TOKENS, PROMPT, PROMPT_LENGTH, TEMPERATURE, UNITS
+from benchmarks.measurement import repeat_for, serve_measurements
 from contract.card import load_assets
 from service.backends.client import GrpcBackend
 from service.params import ModelVersion
 
 DECODE_STEPS = 32
-
-
-def repeat_for(seconds: float, step: Callable[[], int]) -> float:
-    """Run a step repeatedly for a time, after one warm-up step; return tokens per second."""
-    step()
-    started, tokens = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        tokens += step()
-    return tokens / (time.perf_counter() - started)
 
 
 def decode_in_process(version: Path, threads: int) -> Callable[..., float]:
@@ -38,18 +24,18 @@ def decode_in_process(version: Path, threads: int) -> Callable[..., float]:
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     function = tf.saved_model.load(str(version)).signatures["decode"]
 
-    def measure(rows: int, seconds: float) -> float:
+    def measure(batch_size: int, seconds: float) -> float:
         sampling = {"temperature": TEMPERATURE, "top_p": 1.0, "min_p": 0.0}
-        constant = {name: tf.fill([rows], value) for name, value in sampling.items()}
-        constant |= {"top_k": tf.zeros([rows], tf.int32), "steps": tf.fill([rows], DECODE_STEPS)}
+        constant = {name: tf.fill([batch_size], value) for name, value in sampling.items()}
+        constant |= {"top_k": tf.zeros([batch_size], tf.int32), "steps": tf.fill([batch_size], DECODE_STEPS)}
         rng = np.random.default_rng(0)
-        carried = {"token_id": tf.fill([rows], 5), "state": tf.zeros([rows, 2 * UNITS])}
+        carried = {"token_id": tf.fill([batch_size], 5), "state": tf.zeros([batch_size, 2 * UNITS])}
 
         def step() -> int:
-            uniforms = tf.constant(rng.random((rows, DECODE_STEPS), dtype=np.float32))
+            uniforms = tf.constant(rng.random((batch_size, DECODE_STEPS), dtype=np.float32))
             outputs = function(uniforms=uniforms, **carried, **constant)
             carried.update(token_id=tf.constant(outputs["token_ids"].numpy()[:, -1]), state=outputs["state"])
-            return rows * DECODE_STEPS
+            return batch_size * DECODE_STEPS
 
         return repeat_for(seconds, step)
 
@@ -112,7 +98,7 @@ def torch_loop(threads: int) -> Callable[..., float]:
 
 
 def main() -> None:
-    """Measure once per line of standard input, until it ends."""
+    """Serve measurements of one baseline."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["decode", "whole-text", "torch"])
     parser.add_argument("--version", type=Path)
@@ -125,8 +111,7 @@ def main() -> None:
         measure = whole_text_each_time(options.version, options.address)
     else:
         measure = torch_loop(options.threads)
-    for line in sys.stdin:
-        print(measure(**json.loads(line)), flush=True)
+    serve_measurements(measure)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ Each competitor is a process that completes the same file of requests. The time 
 time, is subtracted. They run in alternation, on the same cores as gateway and model server.
 """
 
-import argparse
-import contextlib
 import json
 import os
 import resource
@@ -13,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.__main__ import BODY, child, machine, spread, start_gateway, start_model_server, wait_for, write_results
+from benchmarks.fixture_model import BODY
+from benchmarks.report import Comparison, each_round, parse_rounds, print_heading, print_table, spread, write_results
+from benchmarks.servers import fixture_servers
 
 OURS, THREADS, TASKS = "service.batch", "ThreadPoolExecutor over OpenAI", "AsyncOpenAI with a semaphore"
 # max_tokens of each request -> lines of the file: some seconds each.
@@ -38,22 +38,6 @@ class Speed:
     cpu_ms: float
 
 
-@dataclass
-class Comparison:
-    """Speeds of ours and of a competitor, one per round."""
-
-    ours: list[Speed] = field(default_factory=list)
-    other: list[Speed] = field(default_factory=list)
-
-    def row(self) -> str:
-        """Return columns of the table."""
-        ours, other = ([speed.lines_per_s for speed in speeds] for speeds in (self.ours, self.other))
-        ours_ms, other_ms = ([speed.cpu_ms for speed in speeds] for speeds in (self.ours, self.other))
-        ratios = [our_speed / other_speed for our_speed, other_speed in zip(ours, other, strict=True)]
-        columns = spread(ours, ",.0f"), spread(other, ",.0f"), spread(ratios), spread(ours_ms), spread(other_ms)
-        return " | ".join(columns)
-
-
 def write_requests(path: Path, num_lines: int, max_tokens: int) -> None:
     """Write a file of requests that differ by seed."""
     with path.open("w") as file:
@@ -71,7 +55,7 @@ def speed_of(name: str, source: Path, port: int, concurrency: int) -> Speed:
     _, start_s, start_cpu_s = _run(name, single_line, port, concurrency)
     num_lines, seconds, cpu_s = _run(name, source, port, concurrency)
     speed = Speed((num_lines - 1) / (seconds - start_s), 1000 * (cpu_s - start_cpu_s) / (num_lines - 1))
-    print(f"{name}, {concurrency} at once: {speed}, start {start_s:.2f} s", file=sys.stderr, flush=True)
+    print(f"{name}, concurrency {concurrency}: {speed}, start {start_s:.2f} s", file=sys.stderr, flush=True)
     return speed
 
 
@@ -100,18 +84,18 @@ def _children_cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def measure(rounds: int) -> dict[tuple[int, str], Comparison]:
-    """Measure every workload with every competitor, and ours at other concurrencies, in alternation."""
-    results: dict[tuple[int, str], Comparison] = {}
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        models_dir, source = Path(folder, "models"), Path(folder, "in.jsonl")
-        with child("benchmarks.publish", str(models_dir)) as publishing:
-            publishing.communicate()
-        _, backend = start_model_server(models_dir, stack)
-        gateway, port = start_gateway(models_dir, stack, [backend])
-        wait_for(port, "/readyz", gateway)
-        for number in range(rounds):
-            print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+def measure(rounds: int) -> dict[tuple[int, str], tuple[Comparison, Comparison]]:
+    """Measure every workload with every competitor, and ours at other concurrencies, in alternation.
+
+    Returns:
+        For max_tokens and competitor, two comparisons: lines per second, and CPU time per line in ms.
+    """
+    results: dict[tuple[int, str], tuple[Comparison, Comparison]] = {}
+    with fixture_servers() as servers:
+        _, gateway = servers.start()
+        port = gateway.port
+        source = Path(servers.stack.enter_context(tempfile.TemporaryDirectory()), "in.jsonl")
+        for _ in each_round(rounds):
             for max_tokens, num_lines in WORKLOADS.items():
                 write_requests(source, num_lines, max_tokens)
                 # Warm-up: otherwise the first competitor would measure cold servers (observed: a third slower).
@@ -119,30 +103,30 @@ def measure(rounds: int) -> dict[tuple[int, str], Comparison]:
                 ours = speed_of(OURS, source, port, CONCURRENCY)
                 others = {name: speed_of(name, source, port, CONCURRENCY) for name in (THREADS, TASKS)}
                 others |= {
-                    f"{concurrency} at once": speed_of(OURS, source, port, concurrency) for concurrency in CONCURRENCIES
+                    f"concurrency {concurrency}": speed_of(OURS, source, port, concurrency)
+                    for concurrency in CONCURRENCIES
                 }
                 for name, other in others.items():
-                    comparison = results.setdefault((max_tokens, name), Comparison())
-                    comparison.ours.append(ours)
-                    comparison.other.append(other)
+                    lines, cpu = results.setdefault((max_tokens, name), (Comparison("lines/s"), Comparison("CPU ms")))
+                    lines.add(ours.lines_per_s, other.lines_per_s)
+                    cpu.add(ours.cpu_ms, other.cpu_ms)
     return results
 
 
 def main() -> None:
     """Measure, print a table and write the results as JSON."""
-    parser = argparse.ArgumentParser("python -m benchmarks.batch", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
-    rounds = parser.parse_args().rounds
+    rounds = parse_rounds("benchmarks.batch", __doc__)
     started = time.time()
     results = measure(rounds)
-    print(f"\n{machine()}, model_server as the model server; {CONCURRENCY} at once; medians of {rounds} rounds\n")
-    print(
-        "| tokens a text | compared with | lines/s of service.batch | its | ratio | processor ms a line: ours | its |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for (max_tokens, name), comparison in results.items():
-        print(f"| {max_tokens} | {name} | {comparison.row()} |")
-    write_results("batch-", started, figures={str(key): asdict(comparison) for key, comparison in results.items()})
+    print_heading(f"model_server, concurrency {CONCURRENCY}", rounds)
+    speeds = ("lines/s of service.batch", "lines/s of the baseline", "ratio")
+    rows = [
+        [max_tokens, name, spread(lines.ours, ",.0f"), spread(lines.baseline, ",.0f"), lines.ratio(),
+         spread(cpu.ours), spread(cpu.baseline)]
+        for (max_tokens, name), (lines, cpu) in results.items()
+    ]  # fmt: skip
+    print_table(("max_tokens", "baseline", *speeds, "CPU ms per line: ours", "baseline"), rows)
+    write_results("batch-", started, results={str(key): [*map(asdict, pair)] for key, pair in results.items()})
 
 
 if __name__ == "__main__":

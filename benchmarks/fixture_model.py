@@ -1,5 +1,9 @@
-"""The model under test: an untrained LSTM of the documented size; training does not change the speed."""
+"""The model under test: an untrained LSTM of the documented size; training does not change the speed.
 
+`python -m benchmarks.fixture_model DIRECTORY UNITS LAYERS` publishes it.
+"""
+
+import sys
 from pathlib import Path
 
 CHARACTERS = "".join(map(chr, range(32, 127)))
@@ -7,10 +11,13 @@ UNITS, EMBEDDING = 512, 64
 NAME = "bench"
 PROMPT_LENGTH, NEW_TOKENS, TEMPERATURE = 100, 200, 0.8
 PROMPT = (CHARACTERS * 2)[:PROMPT_LENGTH]
+BODY = {"model": NAME, "prompt": PROMPT, "max_tokens": NEW_TOKENS, "temperature": TEMPERATURE}
+# Requests per measurement by concurrency: a few seconds.
+NUM_REQUESTS = {1: 24, 8: 96, 32: 480, 64: 1280}
 
 
-def publish_fixture_model(models_dir: Path, units: int = UNITS, num_layers: int = 1) -> Path:
-    """Publish the model to a repository; return its version directory."""
+def publish_fixture_model(models_dir: Path, units: int, num_layers: int) -> None:
+    """Publish the model to a repository."""
     import keras  # noqa: PLC0415 - only this step and the processes that measure TensorFlow may import it
 
     from contract.tokenizer import CharacterTokenizer  # noqa: PLC0415
@@ -24,4 +31,8 @@ def publish_fixture_model(models_dir: Path, units: int = UNITS, num_layers: int 
         *(keras.layers.LSTM(units, return_sequences=True) for _ in range(num_layers)),
         keras.layers.Dense(len(tokenizer)),
     ]
-    return publish(keras.Sequential(layers), tokenizer, NAME, models_dir)
+    publish(keras.Sequential(layers), tokenizer, NAME, models_dir)
+
+
+if __name__ == "__main__":
+    publish_fixture_model(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -4,27 +4,23 @@ Measures the browser's frame times during user actions, for 5,000 tokens and two
 of the same model, in alternation. Headless Chromium runs on the same cores as the servers.
 """
 
-import argparse
-import contextlib
 import functools
 import statistics
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, sync_playwright
 from playwright.sync_api import Page as BrowserPage
 
-from benchmarks.__main__ import child, machine, service, spread, write_results
-from benchmarks.fixture_model import NAME
+from benchmarks.report import each_round, parse_rounds, print_heading, print_table, spread, write_results
+from benchmarks.servers import fixture_servers
 from tests.pages import launch
 
 UNITS, LAYERS = 512, 2
 LONG, SHORT = 5_000, 250
 PROSE = 'It says "yes" (or so), in 1859.\nThen Ann left: "no", she wrote (once).\n'
-PATIENCE_MS = 240_000
+TIMEOUT_MS = 240_000
 # Records the time between animation frames.
 WATCH = """() => {
   window.frames_ms = [];
@@ -44,12 +40,12 @@ SCROLL = """() => new Promise((done) => {
 def tour(browser: Browser, port: int, length: int) -> dict[str, list[float]]:
     """Perform all actions on a text of `length` characters; return the frame times in ms of each action."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(PATIENCE_MS)
+    page.set_default_timeout(TIMEOUT_MS)
     page.goto(f"http://127.0.0.1:{port}/inspector")
     page.locator("#model option").first.wait_for(state="attached")
     page.evaluate(WATCH)
     page.fill("#text", (PROSE * (length // len(PROSE) + 1))[:length])
-    read = page.locator("#status", has_text="tokens read.")
+    read = page.locator("#status", has_text="tokens inspected.")
     frames: dict[str, list[float]] = {}
 
     def watch(name: str, work: Callable[[], object]) -> None:
@@ -58,15 +54,15 @@ def tour(browser: Browser, port: int, length: int) -> dict[str, list[float]]:
         page.wait_for_timeout(100)
         frames[name] = page.evaluate("frames_ms")
 
-    watch("read the text and show it", lambda: (page.click("#read"), read.wait_for()))
-    watch("scroll through the map", lambda: page.evaluate(SCROLL))
-    watch("show another layer", lambda: page.select_option("#layer", "2"))
-    watch("show the cell state", lambda: page.select_option("#kind", "cell"))
+    watch("read the text", lambda: (page.click("#inspect"), read.wait_for()))
+    watch("scroll the heat map", lambda: page.evaluate(SCROLL))
+    watch("select another layer", lambda: page.select_option("#layer", "2"))
+    watch("select the cell state", lambda: page.select_option("#kind", "cell"))
     watch("search for units", lambda: (page.click("#search button"), page.locator("#units tbody tr").first.wait_for()))
-    watch("paint the text by a unit", page.locator("#units tbody button").first.click)
-    watch("go by arrow keys", functools.partial(_press, page.locator("#map"), 20))
-    watch("save the map as PNG", lambda: _download(page, "#png"))
-    watch("save all numbers as JSON", lambda: _download(page, "#json"))
+    watch("color the text by a unit", page.locator("#units tbody button").first.click)
+    watch("move by arrow keys", functools.partial(_press, page.locator("#map"), 20))
+    watch("save the heat map as PNG", lambda: _download(page, "#png"))
+    watch("save all values as JSON", lambda: _download(page, "#json"))
     page.close()
     return frames
 
@@ -85,16 +81,11 @@ def _download(page: BrowserPage, button: str) -> None:
 def measure(rounds: int) -> dict[str, list[tuple[float, float, float, float]]]:
     """Return for each action, per round: median and longest frame with the long text, and with the short one."""
     results = defaultdict(list)
-    with contextlib.ExitStack() as stack:
-        models_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        publisher = stack.enter_context(child("benchmarks.publish", str(models_dir), str(UNITS), str(LAYERS)))
-        if publisher.wait(300):
-            raise SystemExit("error: the model cannot be published")
-        port, _, _ = stack.enter_context(service(models_dir, stack))
-        browser = launch(stack.enter_context(sync_playwright()))
-        for number in range(rounds):
-            print(f"round {number + 1} of {rounds}", flush=True)
-            long, short = (tour(browser, port, length) for length in (LONG, SHORT))
+    with fixture_servers(UNITS, LAYERS) as servers:
+        _, gateway = servers.start()
+        browser = launch(servers.stack.enter_context(sync_playwright()))
+        for _ in each_round(rounds):
+            long, short = (tour(browser, gateway.port, length) for length in (LONG, SHORT))
             for name, frames in long.items():
                 sides = (frames, short[name])
                 results[name].append(tuple(statistic(side) for side in sides for statistic in (statistics.median, max)))
@@ -104,19 +95,16 @@ def measure(rounds: int) -> dict[str, list[tuple[float, float, float, float]]]:
 
 def main() -> None:
     """Measure, print a table and write the results as JSON."""
-    parser = argparse.ArgumentParser("python -m benchmarks.inspector", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
-    options = parser.parse_args()
+    rounds = parse_rounds("benchmarks.inspector", __doc__)
     started = time.time()
-    results = measure(options.rounds)
-    print(f"\n{machine()}, headless Chromium beside model_server; model {NAME}: {LAYERS} LSTM layers of {UNITS} units;")
-    print(f"milliseconds from frame to frame, medians of {options.rounds} rounds, the range in brackets\n")
-    print(f"| | {LONG:,} tokens: median | longest | {SHORT} tokens: median | longest | ratio of the longest |")
-    print("|---|---|---|---|---|---|")
-    for name, rounds in results.items():
-        columns = list(zip(*rounds, strict=True))
-        ratios = [longest / other for _, longest, _, other in rounds]
-        print(f"| {name} | {' | '.join(spread(column, '.0f') for column in columns)} | {spread(ratios, '.1f')} |")
+    results = measure(rounds)
+    print_heading(f"frame times in ms, headless Chromium, model_server, {LAYERS} LSTM layers of {UNITS} units", rounds)
+    rows = []
+    for name, frames in results.items():
+        ratios = [longest / other for _, longest, _, other in frames]
+        rows.append([name, *(spread(column, ".0f") for column in zip(*frames, strict=True)), spread(ratios, ".1f")])
+    lengths = (f"{LONG:,} tokens: median", "longest", f"{SHORT} tokens: median", "longest")
+    print_table(("", *lengths, "ratio of the longest"), rows)
     write_results("inspector-", started, frames_ms=results)
 
 

@@ -5,47 +5,25 @@ prompt in the prefix cache has the time to first token of a short one; and concu
 prefill of a long prompt.
 """
 
-import argparse
 import contextlib
 import http.client
 import json
 import statistics
-import tempfile
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-from benchmarks.__main__ import child, machine, service, spread, write_results
 from benchmarks.fixture_model import CHARACTERS, EMBEDDING, NAME, TEMPERATURE, UNITS
+from benchmarks.report import Comparison, each_round, parse_rounds, print_heading, print_table, spread, write_results
+from benchmarks.servers import fixture_servers
 
 # Ranges of tokens over which speed is measured; the first tokens are excluded, because the first calls have few steps.
 POSITIONS = ((200, 2_000), (10_000, 12_000), (50_000, 52_000), (98_000, 100_000))
 CACHED_LENGTHS = (10, 10_000)
 LONG_PROMPT, NUM_BACKGROUND = 100_000, 8
-
-
-@dataclass
-class Ratio:
-    """A metric as a ratio to another of the same round.
-
-    Attributes:
-        aim: Maximum of the ratio.
-        values: The metric and its baseline, per round.
-    """
-
-    name: str
-    unit: str
-    aim: float
-    values: list[tuple[float, float]] = field(default_factory=list)
-
-    def row(self) -> str:
-        """Return a row of the table: medians, and the range of the ratio."""
-        ours, base = (statistics.median(column) for column in zip(*self.values, strict=True))
-        ratios = [value / other for value, other in self.values]
-        return f"| {self.name} | {ours:.3g} {self.unit} | {base:.3g} {self.unit} | {spread(ratios)} | ≤ {self.aim:g} |"
 
 
 def text_of(length: int, salt: int) -> str:
@@ -118,7 +96,7 @@ class BackgroundLoad:
         inside = [(gap, length) for moment, gap, length in self.gaps if begin <= moment <= end]
         return 1000 * sum(gap for gap, _ in inside) / sum(length for _, length in inside)
 
-    def longest_ms(self, begin: float, end: float) -> float:
+    def percentile99_ms(self, begin: float, end: float) -> float:
         """Return the 99th percentile of the gaps between text deltas."""
         gaps = sorted(gap for moment, gap, _ in self.gaps if begin <= moment <= end)
         return 1000 * gaps[int(0.99 * (len(gaps) - 1))]
@@ -130,65 +108,77 @@ class BackgroundLoad:
             thread.join()
 
 
-def measure(rounds: int) -> tuple[list[list[float]], list[Ratio]]:
-    """Run everything `rounds` times; return the curves and the ratios."""
-    later = [Ratio(f"a token at {last:,}, over one at {POSITIONS[0][1]:,}", "ms", 1.1) for _, last in POSITIONS[1:]]
-    known = Ratio(f"first token behind {CACHED_LENGTHS[1]:,} known tokens, over 10 new ones", "ms", 2)
-    mean = Ratio(f"{NUM_BACKGROUND} texts while {LONG_PROMPT:,} tokens are read, over without: time per token", "ms", 2)
-    tail = Ratio("the same: 99th percentile of the time between two pieces", "ms", 2)
-    curves = []
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        with child("benchmarks.publish", folder) as publishing:
-            publishing.communicate()
-        variables = {"OSTINATO_PREFIX_CACHE_BYTES": str(64 * 2**20)}
-        port, _, _ = stack.enter_context(service(Path(folder), stack, **variables))
-        for number in range(rounds):
-            print(f"round {number + 1} of {rounds}", flush=True)
-            curves.append(curve(port, number))
-            for ratio, cost in zip(later, curves[-1][1:], strict=True):
-                ratio.values.append((cost, curves[-1][0]))
-            short, long = CACHED_LENGTHS
-            first_token_ms(port, text_of(long, number), 0)
-            pairs = [
-                (
-                    first_token_ms(port, text_of(long, number), i),
-                    first_token_ms(port, text_of(short, 1000 * number + i), i),
-                )
-                for i in range(1, 21)
-            ]
-            known.values.append(tuple(statistics.median(column) for column in zip(*pairs, strict=True)))  # type: ignore[arg-type]
-            background = BackgroundLoad(port)
-            time.sleep(1)
-            begin = time.perf_counter()
-            time.sleep(5)
-            middle = time.perf_counter()
-            first_token_ms(port, text_of(LONG_PROMPT, 900_000 + number), 0)
-            end = time.perf_counter()
-            background.stop()
-            mean.values.append((background.ms_per_token(middle, end), background.ms_per_token(begin, middle)))
-            tail.values.append((background.longest_ms(middle, end), background.longest_ms(begin, middle)))
-            print(
-                f"  {LONG_PROMPT:,} tokens were read in {end - middle:.1f} s beside {NUM_BACKGROUND} texts", flush=True
-            )
-    return curves, [*later, known, mean, tail]
+class LongTextBenchmark:
+    """The comparisons, each within one run.
+
+    Attributes:
+        curves: For each round milliseconds per token in each range of POSITIONS.
+    """
+
+    def __init__(self) -> None:
+        self.curves: list[list[float]] = []
+        first, *later = (last for _, last in POSITIONS)
+        short, long = CACHED_LENGTHS
+        self._later = [Comparison(f"a token at {last:,}, over one at {first:,}", 1.1) for last in later]
+        self._cached = Comparison(f"first token after {long:,} cached prompt tokens, over {short} new ones", 2)
+        self._mean = Comparison(
+            f"{NUM_BACKGROUND} sequences during a prefill of {LONG_PROMPT:,} tokens, over without: time per token", 2
+        )
+        self._tail = Comparison("the same: 99th percentile of the time between text deltas", 2)
+        self.comparisons = [*self._later, self._cached, self._mean, self._tail]
+
+    def run(self, rounds: int) -> None:
+        """Run every comparison in each round."""
+        with fixture_servers() as servers:
+            _, gateway = servers.start(OSTINATO_PREFIX_CACHE_BYTES=str(64 * 2**20))
+            for number in each_round(rounds):
+                self._compare_positions(gateway.port, number)
+                self._compare_cached(gateway.port, number)
+                self._compare_background(gateway.port, number)
+
+    def _compare_positions(self, port: int, number: int) -> None:
+        costs = curve(port, number)
+        self.curves.append(costs)
+        for comparison, cost in zip(self._later, costs[1:], strict=True):
+            comparison.add(cost, costs[0])
+
+    def _compare_cached(self, port: int, number: int) -> None:
+        short, long = CACHED_LENGTHS
+        first_token_ms(port, text_of(long, number), 0)
+        cached, new = [], []
+        for seed in range(1, 21):
+            cached.append(first_token_ms(port, text_of(long, number), seed))
+            new.append(first_token_ms(port, text_of(short, 1000 * number + seed), seed))
+        self._cached.add(statistics.median(cached), statistics.median(new))
+
+    def _compare_background(self, port: int, number: int) -> None:
+        background = BackgroundLoad(port)
+        time.sleep(1)
+        begin = time.perf_counter()
+        time.sleep(5)
+        middle = time.perf_counter()
+        first_token_ms(port, text_of(LONG_PROMPT, 900_000 + number), 0)
+        end = time.perf_counter()
+        background.stop()
+        self._mean.add(background.ms_per_token(middle, end), background.ms_per_token(begin, middle))
+        self._tail.add(background.percentile99_ms(middle, end), background.percentile99_ms(begin, middle))
+        print(f"  prefill beside {NUM_BACKGROUND} sequences: {end - middle:.1f} s", file=sys.stderr, flush=True)
 
 
 def main() -> None:
     """Measure, print a table and write the results as JSON."""
-    parser = argparse.ArgumentParser("python -m benchmarks.long_text", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
-    options = parser.parse_args()
-    started = time.time()
-    curves, ratios = measure(options.rounds)
-    print(f"\n{machine()}, model_server as the model server; LSTM of {UNITS} units, embedding {EMBEDDING};")
-    print(f"medians of {options.rounds} rounds, the ratio's range in brackets\n")
-    print("| tokens written | ms per token |\n|---|---|")
-    for (first, last), costs in zip(POSITIONS, zip(*curves, strict=True), strict=True):
-        print(f"| {first:,} to {last:,} | {spread(costs, '.3f')} |")
-    print("\n| | ours | compared with | ratio | aim |\n|---|---|---|---|---|")
-    for ratio in ratios:
-        print(ratio.row())
-    write_results("long-text-", started, places=POSITIONS, curves=curves, ratios=[asdict(ratio) for ratio in ratios])
+    rounds = parse_rounds("benchmarks.long_text", __doc__)
+    started, benchmark = time.time(), LongTextBenchmark()
+    benchmark.run(rounds)
+    print_heading(f"model_server, LSTM of {UNITS} units, embedding {EMBEDDING}", rounds)
+    columns = zip(POSITIONS, zip(*benchmark.curves, strict=True), strict=True)
+    rows = [[f"{first:,} to {last:,}", spread(costs, ".3f")] for (first, last), costs in columns]
+    print_table(("tokens generated", "ms per token"), rows)
+    print()
+    rows = [[*each.row(".3g", " ms"), f"≤ {each.aim:g}"] for each in benchmark.comparisons]
+    print_table(("", "ours", "baseline", "ratio", "aim"), rows)
+    comparisons = [asdict(each) for each in benchmark.comparisons]
+    write_results("long-text-", started, positions=POSITIONS, curves=benchmark.curves, results=comparisons)
 
 
 if __name__ == "__main__":

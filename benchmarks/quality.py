@@ -7,7 +7,6 @@ nor the weights are trained on the tail.
 
 import argparse
 import contextlib
-import json
 import math
 import subprocess
 import sys
@@ -19,15 +18,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.__main__ import RESULTS, child, free_port, machine, wait_for
+from benchmarks.report import RESULTS, machine, print_table, write_results
+from benchmarks.servers import Servers
 from contract.card import GeneratorCard, load_assets
-from contract.signatures import MODELS_CONFIG, SCORE
+from contract.signatures import SCORE
 from contract.tokenizer import Tokenizer
 from service.backends.client import GrpcBackend
 from service.params import ModelVersion
 
 RECIPES = Path("export/recipes")
-FOLDER = RESULTS / "quality"
+DIRECTORY = RESULTS / "quality"
 # Recipes of `make quality`: those not tied to one corpus, as the demo's is.
 NAMES = ("characters-3-minutes", "characters", "characters-hour", "words", "subwords")
 # Maximum difference between the served score and the Keras model, in nats per token.
@@ -51,34 +51,40 @@ class Score:
     difference: float
     card: GeneratorCard
 
-    def row(self) -> str:
+    def row(self) -> tuple[str, ...]:
         """Return a row of the table."""
         card, report = self.card, self.card.training
         assert report is not None, "it was just trained"
-        model = f"{card.layers} × {card.cell} {card.units}"
-        training = f"{report.parameters or 0:,} | {report.seconds / 60:.1f} | {report.epochs:.1f}"
-        speed, perplexity = f"{report.tokens_per_s:,.0f}", f"{math.exp(self.nats):.2f}"
-        metrics = f"{self.nats:.4f} | {self.bits_per_character:.3f} | {perplexity} | {self.accuracy:.1%}"
-        return f"| {self.recipe} | {model} | {training} | {speed} | {metrics} |"
+        return (
+            self.recipe,
+            f"{card.layers} × {card.cell} {card.units}",
+            f"{report.parameters or 0:,}",
+            f"{report.seconds / 60:.1f}",
+            f"{report.epochs:.1f}",
+            f"{report.tokens_per_s:,.0f}",
+            f"{self.nats:.4f}",
+            f"{self.bits_per_character:.3f}",
+            f"{math.exp(self.nats):.2f}",
+            f"{self.accuracy:.1%}",
+        )
 
 
 COLUMNS = (
     "recipe", "model", "parameters", "minutes", "epochs", "tokens/s",
     "nats/token", "bits/character", "perplexity", "accuracy",
 )  # fmt: skip
-HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
 def train(recipe: str, corpus: Path, max_minutes: float | None) -> Path:
     """Train a recipe with the command line, unless already trained; return its version directory."""
-    home = FOLDER / "models" / recipe
+    home = DIRECTORY / "models" / recipe
     done = sorted(home.glob("*/saved_model.pb"))
     if done:
         print(f"{recipe}: trained already, in {home}", flush=True)
         return done[-1].parent
     options = ["--config", RECIPES / f"{recipe}.toml", "--corpus", corpus, "--name", recipe]
     options += ["--max-minutes", max_minutes] if max_minutes else []
-    options += ["--models-dir", FOLDER / "models", "--runs-dir", FOLDER / "runs"]
+    options += ["--models-dir", DIRECTORY / "models", "--runs-dir", DIRECTORY / "runs"]
     subprocess.run([sys.executable, "-m", "export", "train", *map(str, options)], check=True)
     return next(home.glob("*/saved_model.pb")).parent
 
@@ -104,12 +110,9 @@ def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     card, _ = load_assets(version)
     model, length = ModelVersion(version.parent.name, int(version.name)), card.max_prefill_length
-    port = free_port()
-    flags = [f"--port={port}", f"--model_config_file={version.parents[1] / MODELS_CONFIG}"]
     logprobs, best = [], []
-    with child("model_server", *flags) as server:
-        wait_for(port, "", server)
-        backend = GrpcBackend(f"127.0.0.1:{port}", 60)
+    with contextlib.ExitStack() as stack:
+        backend = GrpcBackend(Servers(version.parents[1], stack).start_model_server().address, 60)
         state = np.zeros((1, card.state_size), np.float32)
         starts = range(0, len(ids) - 1, length)
         for start in tqdm(starts, desc="scoring", disable=not sys.stderr.isatty(), leave=False):
@@ -170,8 +173,8 @@ def score(recipe: str, corpus: Path, version: Path) -> Score:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, score, print the table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.quality", description=__doc__)
-    parser.add_argument("--corpus", type=Path, required=True, help="a file of running text; its last tenth is held out")
-    parser.add_argument("--max-minutes", type=float, help="of each recipe, in place of its own")
+    parser.add_argument("--corpus", type=Path, required=True, help="text file; its last tenth is held out")
+    parser.add_argument("--max-minutes", type=float, help="time limit of each recipe, in place of its own")
     parser.add_argument("recipes", nargs="*", default=NAMES, metavar="RECIPE", help=f"default: {' '.join(NAMES)}")
     options = parser.parse_args(arguments)
     if not options.corpus.is_file():
@@ -179,19 +182,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = [name for name in options.recipes if not (RECIPES / f"{name}.toml").is_file()]
     if unknown:
         parser.error(f"no recipe {unknown[0]} in {RECIPES}")
-    scores = []
+    started, scores = time.time(), []
     for recipe in options.recipes:
         scores.append(score(recipe, options.corpus, train(recipe, options.corpus, options.max_minutes)))
-        print(f"{HEAD}\n{scores[-1].row()}\n", flush=True)
-    print(f"{machine()}\n\n{HEAD}")
-    for each in scores:
-        print(each.row())
+        print_table(COLUMNS, [scores[-1].row()])
+        print(flush=True)
+    print(f"{machine()}\n")
+    print_table(COLUMNS, [each.row() for each in scores])
     worst = max(each.difference for each in scores)
     print(f"\nserved and trained models differ by at most {worst:.1e} nats/token")
-    path = FOLDER / f"{time.strftime('%Y-%m-%dT%H%M%S')}.json"
     document = [{**asdict(each), "card": each.card.model_dump(mode="json")} for each in scores]
-    path.write_text(json.dumps({"machine": machine(), "scores": document}, indent=1) + "\n")
-    print(f"written to {path}")
+    write_results("quality/", started, scores=document)
 
 
 if __name__ == "__main__":

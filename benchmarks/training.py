@@ -2,13 +2,13 @@
 
 import argparse
 import contextlib
-import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
-from benchmarks.__main__ import child, machine, requester, spread, write_results
+from benchmarks.measurement import start_measurement
+from benchmarks.report import Comparison, print_heading, print_table, write_results
 from benchmarks.training_baselines import BATCH_SIZE, EMBEDDING, SEQUENCE_LENGTH, VOCABULARY
 
 UNITS = (256, 512, 1024)
@@ -46,36 +46,20 @@ PAIRS = (
 )
 
 
-@dataclass
-class Comparison:
-    """Tokens per second of both, one per round."""
-
-    pair: Pair
-    ours: list[float] = field(default_factory=list)
-    baseline: list[float] = field(default_factory=list)
-
-    def row(self) -> str:
-        """Return a row of the table: medians, and the range of the ratio."""
-        ratios = [ours / baseline for ours, baseline in zip(self.ours, self.baseline, strict=True)]
-        ours, baseline = statistics.median(self.ours), statistics.median(self.baseline)
-        return f"| {self.pair.name} | {ours:,.0f} | {baseline:,.0f} | {spread(ratios)} |"
-
-
 def measure(pair: Pair, rounds: int, seconds: float) -> Comparison:
     """Train both in alternation, each in its own process, which is idle while the other trains."""
-    comparison = Comparison(pair)
+    comparison = Comparison(pair.name)
     with contextlib.ExitStack() as stack:
 
-        def start(kind: str, precision: str) -> Any:
+        def start(kind: str, precision: str) -> Callable[..., float]:
             settings = ["--cell", pair.cell, "--units", str(pair.units), "--precision", precision]
-            return requester(stack.enter_context(child("benchmarks.training_baselines", kind, *settings)))
+            return start_measurement(stack, "benchmarks.training_baselines", kind, *settings)
 
         ours, baseline = start("ostinato", pair.ours), start(pair.baseline, pair.theirs)
-        for ask in (ours, baseline):
-            ask(seconds=1.0)
+        for warm_up in (ours, baseline):
+            warm_up(seconds=1.0)
         for _ in range(rounds):
-            comparison.ours.append(ours(seconds=seconds))
-            comparison.baseline.append(baseline(seconds=seconds))
+            comparison.add(ours(seconds=seconds), baseline(seconds=seconds))
     return comparison
 
 
@@ -83,19 +67,14 @@ def main() -> None:
     """Measure, print a table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.training", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="five rounds of 2 s instead of nine of 4 s")
-    options = parser.parse_args()
-    rounds, seconds = (5, 2.0) if options.quick else (9, 4.0)
+    rounds, seconds = (5, 2.0) if parser.parse_args().quick else (9, 4.0)
     started, comparisons = time.time(), []
     for number, pair in enumerate(PAIRS):
         print(f"{number + 1} of {len(PAIRS)}: {pair.name}", file=sys.stderr, flush=True)
         comparisons.append(measure(pair, rounds, seconds))
-    print(f"\n{machine()}; whole updates with AdamW and clipping, embedding {EMBEDDING}, vocabulary {VOCABULARY},")
-    print(
-        f"{BATCH_SIZE} streams × {SEQUENCE_LENGTH} steps; medians of {rounds} rounds, the ratio's range in brackets\n"
-    )
-    print("| training | tokens/s | baseline tokens/s | ratio |\n|---|---|---|---|")
-    for comparison in comparisons:
-        print(comparison.row())
+    sizes = f"vocabulary {VOCABULARY}, batch size {BATCH_SIZE}, sequence length {SEQUENCE_LENGTH}"
+    print_heading(f"whole updates with AdamW and clipping, embedding {EMBEDDING}, {sizes}", rounds)
+    print_table(("training", "tokens/s", "baseline tokens/s", "ratio"), [each.row() for each in comparisons])
     print()
     write_results("training-", started, comparisons=[asdict(comparison) for comparison in comparisons])
 

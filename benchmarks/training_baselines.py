@@ -1,18 +1,15 @@
-"""Our training and its baselines, each in its own process, which measures on request.
+"""Our training and its baselines: `python -m benchmarks.training_baselines KIND …` measures one on request.
 
-`python -m benchmarks.training_baselines KIND --cell … --units …` reads the arguments of a measurement as one line of
-JSON, and writes one line: tokens per second. Every kind does the same work per update: embedding, one recurrent layer,
-output layer, cross-entropy, gradients, clipping by global norm and AdamW, with the state carried from batch to batch.
+Every kind does the same work per update: embedding, one recurrent layer, output layer, cross-entropy, gradients,
+clipping by global norm and AdamW, with the state carried from batch to batch.
 """
 
 import argparse
-import json
-import sys
 from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.baselines import repeat_for
+from benchmarks.measurement import repeat_for, serve_measurements
 
 VOCABULARY, EMBEDDING, BATCH_SIZE, SEQUENCE_LENGTH = 100, 64, 64, 100
 
@@ -106,16 +103,14 @@ KINDS = {"ostinato": ostinato, "torch": torch_layer, "keras": keras_fit}
 
 
 def main() -> None:
-    """Measure once per line of standard input, until it ends."""
+    """Serve measurements of one training."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--cell", default="lstm")
     parser.add_argument("--units", type=int, default=512)
     parser.add_argument("--precision", default="float32")
     options = parser.parse_args()
-    measure = KINDS[options.kind](options.cell, options.units, options.precision)
-    for line in sys.stdin:
-        print(measure(**json.loads(line)), flush=True)
+    serve_measurements(KINDS[options.kind](options.cell, options.units, options.precision))
 
 
 if __name__ == "__main__":

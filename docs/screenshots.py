@@ -54,7 +54,7 @@ def _inspector(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
         page.page.select_option("#feature", "quotes")
         page.click("#search button")
         page.page.locator("#units tbody tr", has_text="holds").first.locator("button").click()
-        page.page.locator("#tokens [data-place='78']").click()
+        page.page.locator("#tokens [data-position='78']").click()
         page.page.locator("#map").evaluate("map => { map.scrollLeft = 0; }")
         # The map is drawn before the next frame.
         page.page.wait_for_timeout(300)

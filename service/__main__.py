@@ -25,13 +25,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("up", help="run the embedded model server and the gateway together")
     commands.add_parser("serve", help="run the gateway alone, in front of OSTINATO_BACKENDS")
-    commands.add_parser("health", help="ask the gateway on this machine whether a model answers: exit code 0 or 1")
+    commands.add_parser("health", help="check the readiness of the gateway on this machine: exit code 0 or 1")
     state_key_parser = commands.add_parser(
-        "state-key", help="make a file for OSTINATO_STATE_KEY_FILE, unless there is one"
+        "state-key", help="create a key file for OSTINATO_STATE_KEY_FILE unless it exists"
     )
     state_key_parser.add_argument("file", type=Path, metavar="FILE")
     keys_command.add_parser(commands)
-    commands.add_parser("batch", help="answer a file of requests: python -m service.batch --help", add_help=False)
+    commands.add_parser("batch", help="complete a file of requests: python -m service.batch --help", add_help=False)
     return parser
 
 

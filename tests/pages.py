@@ -98,7 +98,7 @@ class Playground(Page):
         """Write a text to its end, and return it."""
         self.set(**values)
         self.page.fill("#prompt", prompt)
-        self.click("#write")
+        self.click("#generate")
         self.wait_for("Done.")
         return self.text()
 
@@ -123,8 +123,8 @@ class Inspector(Page):
         self.page.set_checked("#backwards", options.pop("backwards", False))
         for name, value in options.items():
             self.page.fill(f"#{name}", str(value))
-        self.click("#read")
-        self.page.locator("#status", has_text="tokens read.").wait_for()
+        self.click("#inspect")
+        self.page.locator("#status", has_text="tokens inspected.").wait_for()
 
     def cell(self, row, place, width=10, labels=20, height=10):
         """Return the colour of a token's cell in the map, in a place from top to bottom, as far as it can be seen."""

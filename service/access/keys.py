@@ -9,15 +9,13 @@ import contextlib
 import fcntl
 import hashlib
 import hmac
-import logging
 import os
 import re
 import secrets
 import string
-import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,10 +24,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from contract.files import atomic_write
-
-log = logging.getLogger(__name__)
-
-_Stamp = tuple[int, int, int] | None
+from service.process.reloading import ReloadingFile
 
 ID_PATTERN = "[a-z0-9]{8}"
 # Safe in a log line, a table and a metric label; long enough for an e-mail address.
@@ -80,8 +75,8 @@ class _Frozen(BaseModel):
 class KeyLimits(_Frozen):
     """The limits of one key; None stands for the server's default."""
 
-    max_sequences: _Count | None = Field(None, description="texts accepted and not ended at once")
-    max_queued_tokens: _Count | None = Field(None, description="tokens that those may still read and write")
+    max_sequences: _Count | None = Field(None, description="sequences that run or wait at once")
+    max_queued_tokens: _Count | None = Field(None, description="tokens that those may still prefill and generate")
     requests_per_minute: _Count | None = Field(None, description="requests per minute")
     tokens_per_minute: _Count | None = Field(None, description="tokens per minute")
 
@@ -120,11 +115,7 @@ class _KeyFile(_Frozen):
 
 
 class KeyRing:
-    """The keys of a file, which is reloaded when it changes.
-
-    If the file becomes invalid, unreadable or missing after the start, the last valid keys stay in force: a mistake of
-    the operator must lock nobody out.
-    """
+    """The keys of a file, which is reloaded when it changes."""
 
     def __init__(self, path: Path) -> None:
         """Read the file.
@@ -132,12 +123,13 @@ class KeyRing:
         Raises:
             KeyFileError: it cannot be read or is invalid.
         """
-        self._path = path
-        self._stamp = _stamp(path)
-        self._keys: Mapping[str, Key] = {key.id: key for key in read_keys(path)}
-        self._next_check_at = time.monotonic() + _CHECK_EVERY_S
-        self._reload_lock = threading.Lock()
-        self._last_problem: tuple[_Stamp, str] | None = None
+        self._file = ReloadingFile(
+            path,
+            lambda path: {key.id: key for key in read_keys(path)},
+            KeyFileError,
+            lambda keys: f"{len(keys)} keys",
+            _CHECK_EVERY_S,
+        )
 
     def find(self, presented: str) -> Key:
         """Return the record of the presented key, in the same time whether its id is known or not.
@@ -148,48 +140,21 @@ class KeyRing:
         Raises:
             KeyRefused: it is not a valid key.
         """
-        if time.monotonic() >= self._next_check_at:
-            self._reload()
+        keys = self._file.content()
         if not presented:
             raise KeyRefused("missing")
         match = _KEY.fullmatch(presented)
         if match is None:
             raise KeyRefused("malformed")
-        key = self._keys.get(match[1])
-        same = hmac.compare_digest(_sha256(presented), key.sha256 if key is not None else _DUMMY_SHA256)
+        key = keys.get(match[1])
+        is_equal = hmac.compare_digest(_sha256(presented), key.sha256 if key is not None else _DUMMY_SHA256)
         if key is None:
             raise KeyRefused("unknown", match[1])
-        if not same:
+        if not is_equal:
             raise KeyRefused("wrong", key.id)
         if key.expired(datetime.now(UTC)):
             raise KeyRefused("expired", key.id)
         return key
-
-    def _reload(self) -> None:
-        """Reload the file if it changed; while one thread checks, the others use the current keys."""
-        if not self._reload_lock.acquire(blocking=False):
-            return
-        try:
-            self._next_check_at = time.monotonic() + _CHECK_EVERY_S
-            self._read_if_changed(_stamp(self._path))
-        finally:
-            self._reload_lock.release()
-
-    def _read_if_changed(self, stamp: _Stamp) -> None:
-        if stamp is not None and stamp == self._stamp:
-            self._last_problem = None
-            return
-        # Retried at every check: a later change of permissions does not change the stamp.
-        try:
-            keys = read_keys(self._path)
-        except KeyFileError as error:
-            if self._last_problem != (stamp, str(error)):
-                self._last_problem = (stamp, str(error))
-                log.error("%s; the keys of before stay in force", error)
-            return
-        self._keys = {key.id: key for key in keys}
-        self._stamp, self._last_problem = stamp, None
-        log.info("%s: %d keys", self._path, len(keys))
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
@@ -269,15 +234,6 @@ def _sha256(presented: str) -> str:
     return hashlib.sha256(presented.encode()).hexdigest()
 
 
-def _stamp(path: Path) -> _Stamp:
-    """Return modification time, size and inode of the file, or None if it cannot be read."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
 @contextlib.contextmanager
 def _locked_for_writing(path: Path) -> Iterator[Path]:
     """Lock out other writers, and yield the path with symbolic links resolved.
@@ -286,7 +242,7 @@ def _locked_for_writing(path: Path) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
-        raise KeyFileError(f"{path}: there is no folder {target.parent}")
+        raise KeyFileError(f"{path}: there is no directory {target.parent}")
     try:
         directory = os.open(target.parent, os.O_RDONLY)
         try:
@@ -305,7 +261,7 @@ def _lock(directory: int, path: Path) -> None:
             return fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise KeyFileError(f"{path}: another process holds the lock of its folder") from None
+                raise KeyFileError(f"{path}: another process holds the lock of its directory") from None
             time.sleep(0.02)
 
 

@@ -120,11 +120,6 @@ class RateLimiter:
             raise outcome
         return outcome
 
-    def close(self) -> None:
-        """Close the connections to Redis; the next charge would open them again."""
-        if self._shared is not None:
-            self._shared.close()
-
     def _charge(self, subject: str, charges: Sequence[_Charge]) -> "RateExceeded | Callable[[], None]":
         if self._shared is not None and charges:
             shared = self._shared
@@ -226,8 +221,7 @@ class _RedisCounters:
     """The counters in Redis, shared by every process that uses it."""
 
     def __init__(self, url: str) -> None:
-        self._pool = _connection_pool(url)
-        self._storage = RedisStorage(url, connection_pool=self._pool, wrap_exceptions=True)
+        self._storage = RedisStorage(url, connection_pool=_connection_pool(url), wrap_exceptions=True)
         self._counters = _Counters(self._storage)
         self._lock = threading.Lock()
         self._is_unavailable = False
@@ -259,10 +253,6 @@ class _RedisCounters:
         with contextlib.suppress(StorageError):
             self._counters.refund(subject, charges)
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._pool.disconnect()
-
     def _may_try(self) -> bool:
         """Return whether to try Redis; while it is unavailable, one request every `REDIS_RETRY_S` may."""
         if not self._is_unavailable:
@@ -280,13 +270,13 @@ class _RedisCounters:
             if not self._is_unavailable:
                 self._is_unavailable = True
                 cause = error.storage_error
-                log.warning("Redis is away, this process counts alone: %s: %s", type(cause).__name__, cause)
+                log.warning("Redis is unavailable, this process counts alone: %s: %s", type(cause).__name__, cause)
 
     def _note_return(self) -> None:
         with self._lock:
             if self._is_unavailable:
                 self._is_unavailable = False
-                log.info("Redis is back")
+                log.info("Redis is available again")
 
 
 def _connection_pool(url: str) -> "ConnectionPool":

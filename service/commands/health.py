@@ -17,7 +17,7 @@ def check(settings: Settings) -> int:
         response = connection.getresponse()
         body = response.read().decode(errors="replace").strip()
     except (OSError, http.client.HTTPException) as error:
-        print(f"no answer from {settings.host}:{settings.port}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"no response from {settings.host}:{settings.port}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     finally:
         connection.close()

@@ -30,25 +30,26 @@ class _OutputError(Exception):
 
 def add_parser(commands: Any) -> None:
     """Add `keys` to the subcommands of a parser, as its `add_subparsers` returned them."""
-    keys = commands.add_parser("keys", help="make, list and revoke API keys", description="API keys: who may call.")
+    description = "create, list and revoke API keys"
+    keys = commands.add_parser("keys", help=description, description=description)
     actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
-    add = actions.add_parser("add", help="make a key and print it: KEY=$(python -m service keys add --tenant NAME)")
-    add.add_argument("--tenant", type=_tenant, required=True, metavar="NAME", help="whose it is")
+    add = actions.add_parser("add", help="create a key and print it: KEY=$(python -m service keys add --tenant NAME)")
+    add.add_argument("--tenant", type=_tenant, required=True, metavar="NAME", help="owner of the key")
     add.add_argument(
         "--expires",
         type=_expiry,
         metavar="WHEN",
-        help="30d, 12h, 2027-01-31 (as that day begins, UTC) or 2027-01-31T12:00:00Z (default: never)",
+        help="30d, 12h, 2027-01-31 (00:00 UTC) or 2027-01-31T12:00:00Z (default: never)",
     )
     for name, field in KeyLimits.model_fields.items():
-        option, description = "--" + name.replace("_", "-"), f"{field.description} (default: the server's own limit)"
+        option, description = "--" + name.replace("_", "-"), f"{field.description} (default: the server's limit)"
         add.add_argument(option, type=_count, metavar="N", help=description)
-    revoke = actions.add_parser("revoke", help="remove keys; they are refused a moment later")
-    revoke.add_argument("ids", nargs="+", type=_key_id, metavar="ID", help="as `list` shows it")
-    show = actions.add_parser("list", help="show every key, without its secret")
+    revoke = actions.add_parser("revoke", help="revoke keys; takes effect within a second")
+    revoke.add_argument("ids", nargs="+", type=_key_id, metavar="ID", help="id of a key, as `list` shows it")
+    show = actions.add_parser("list", help="list all keys, without secrets")
     show.add_argument("--json", action="store_true", help="as JSON")
     for action in (add, revoke, show):
-        action.add_argument("--file", type=Path, help=f"file of the keys (default: what {SETTING} says)")
+        action.add_argument("--file", type=Path, help=f"key file (default: {SETTING})")
 
 
 def run(options: argparse.Namespace, keys_file: Path | None) -> int:
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace, keys_file: Path | None) -> int:
     """
     path = options.file or keys_file
     if path is None:
-        print(f"error: which file holds the keys? Say --file FILE or set {SETTING}", file=sys.stderr)
+        print(f"error: no key file: use --file FILE or set {SETTING}", file=sys.stderr)
         return 2
     try:
         if options.action == "add":
@@ -141,20 +142,22 @@ def _format_time(moment: datetime | None) -> str:
 
 def _tenant(text: str) -> str:
     if not re.fullmatch(TENANT_PATTERN, text):
-        raise argparse.ArgumentTypeError(f"up to 64 letters, digits or . _ @ -, no mark first, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be up to 64 letters, digits or . _ @ -, a letter or digit first, got {text!r}"
+        )
     return text
 
 
 def _count(text: str) -> int:
     if not re.fullmatch("0*[1-9][0-9]{0,14}", text):
-        raise argparse.ArgumentTypeError(f"must be a number from 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
     return int(text)
 
 
 def _key_id(text: str) -> str:
     if not re.fullmatch(ID_PATTERN, text):
         # Without the value, which may be a whole key.
-        raise argparse.ArgumentTypeError("an id is the 8 characters between the dashes of ost-<id>-<secret>")
+        raise argparse.ArgumentTypeError("must be the 8 characters between the dashes of ost-<id>-<secret>")
     return text
 
 
@@ -167,7 +170,7 @@ def _expiry(text: str) -> datetime:
             f"must be like 30d, 12h, 2027-01-31 or 2027-01-31T12:00:00Z, got {text!r}"
         ) from None
     if expires <= now:
-        raise argparse.ArgumentTypeError(f"{_format_time(expires)} is past")
+        raise argparse.ArgumentTypeError(f"must be in the future, got {_format_time(expires)}")
     return expires
 
 

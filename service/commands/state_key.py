@@ -14,5 +14,5 @@ def make(path: Path) -> int:
     except (OSError, StateKeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{path}: {'made' if is_new else 'there already'}, key {', '.join(keys.keys)}")
+    print(f"{path}: {'created' if is_new else 'exists'}, key {', '.join(keys.keys)}")
     return 0

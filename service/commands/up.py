@@ -41,8 +41,8 @@ T = TypeVar("T")
 
 
 @dataclass
-class Part:
-    """One of the two processes."""
+class Child:
+    """One of the two child processes."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -54,18 +54,18 @@ class Part:
         self.process.wait()
 
 
-class PartDied(Exception):
+class ChildExited(Exception):
     """A process ended on its own.
 
     Attributes:
         exit_code: Its exit code, or 128 + the signal that ended it.
     """
 
-    def __init__(self, part: Part) -> None:
-        code = part.process.returncode
+    def __init__(self, child: Child) -> None:
+        code = child.process.returncode
         self.exit_code = code if code >= 0 else 128 - code
         how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
-        super().__init__(f"the {part.name} ended {how}; stopping the rest")
+        super().__init__(f"the {child.name} ended {how}; stopping")
 
 
 class Interrupted(Exception):
@@ -81,8 +81,8 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._model_server: Part | None = None
-        self._gateway: Part | None = None
+        self._model_server: Child | None = None
+        self._gateway: Child | None = None
         self._gateway_life = Lifeline()
         self._num_signals = 0
 
@@ -96,12 +96,12 @@ class Service:
                 self._check()
                 time.sleep(POLL_S)
         except Interrupted:
-            _print("stopping: accepted requests are finished first (again: at once)")
+            _print("stopping: draining accepted requests (again: stop at once)")
             return 0
-        except PartDied as died:
-            _print(f"error: {died}")
+        except ChildExited as error:
+            _print(f"error: {error}")
             # A process that ends unasked is a failure, whatever its exit code.
-            return died.exit_code or 1
+            return error.exit_code or 1
         except (TimeoutError, OSError) as error:
             _print(f"error: {error}")
             return 1
@@ -117,51 +117,25 @@ class Service:
 
         Raises:
             Interrupted: a signal was received.
-            PartDied: a process ended.
+            ChildExited: a process ended.
         """
         if self._num_signals:
             raise Interrupted
         # The gateway first: if it has ended, the model server may have ended because of it.
-        for part in (self._gateway, self._model_server):
-            if part is not None and part.process.poll() is not None:
-                raise PartDied(part)
+        for child in (self._gateway, self._model_server):
+            if child is not None and child.process.poll() is not None:
+                raise ChildExited(child)
 
     def _start(self) -> None:
-        settings = self._settings
+        settings, started = self._settings, time.monotonic()
         if "backends" in settings.model_fields_set:
-            _print("OSTINATO_BACKENDS is not read here: a model server is started; python -m service serve reads it")
-        started = time.monotonic()
+            _print("OSTINATO_BACKENDS is ignored: up starts its own model server; python -m service serve uses it")
         port = _require_free(settings.host, settings.port)
         backend_port = _require_free("127.0.0.1", 0)
-        self._model_server = self._launch(
-            "model server",
-            "model_server",
-            f"--port={backend_port}",
-            f"--model_config_file={settings.models_dir / MODELS_CONFIG}",
-            "--model_config_file_poll_wait_seconds=1",
-            "--max_num_load_retries=0",
-            f"--portable={str(settings.portable).lower()}",
-            prepare=self._gateway_life.terminate_when_cut,
-            fd=self._gateway_life.read_fd,
-        )
+        self._model_server = self._launch_model_server(backend_port)
         # No time-out: it loads versions one after another, logs each, and exits if one fails.
         self._wait(lambda: _listens(backend_port))
-        variables = {"OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}", "OSTINATO_PORT": str(port)}
-        if "log_format" not in self._settings.model_fields_set:
-            # The output is a terminal, or a file that a person reads.
-            variables["OSTINATO_LOG_FORMAT"] = "text"
-        if settings.state_key_file is None:
-            # So that resume tokens stay valid after a restart.
-            make_key_file(STATE_KEY_FILE)
-            variables["OSTINATO_STATE_KEY_FILE"] = str(STATE_KEY_FILE)
-        self._gateway = self._launch(
-            "gateway",
-            "service",
-            "serve",
-            prepare=partial(terminate_with_parent, os.getpid()),
-            fd=self._gateway_life.write_fd,
-            **variables,
-        )
+        self._gateway = self._launch_gateway(port, backend_port)
         # From now on only the gateway holds it.
         self._gateway_life.drop()
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
@@ -169,9 +143,34 @@ class Service:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._print_ready(f"http://{address}", models, time.monotonic() - started)
 
+    def _launch_model_server(self, port: int) -> Child:
+        return self._launch(
+            "model server",
+            "model_server",
+            f"--port={port}",
+            f"--model_config_file={self._settings.models_dir / MODELS_CONFIG}",
+            "--model_config_file_poll_wait_seconds=1",
+            "--max_num_load_retries=0",
+            f"--portable={str(self._settings.portable).lower()}",
+            prepare=self._gateway_life.terminate_when_cut,
+            fd=self._gateway_life.read_fd,
+        )
+
+    def _launch_gateway(self, port: int, backend_port: int) -> Child:
+        variables = {"OSTINATO_BACKENDS": f"127.0.0.1:{backend_port}", "OSTINATO_PORT": str(port)}
+        if "log_format" not in self._settings.model_fields_set:
+            # The output is a terminal, or a file that a person reads.
+            variables["OSTINATO_LOG_FORMAT"] = "text"
+        if self._settings.state_key_file is None:
+            # So that resume tokens stay valid after a restart.
+            make_key_file(STATE_KEY_FILE)
+            variables["OSTINATO_STATE_KEY_FILE"] = str(STATE_KEY_FILE)
+        prepare, fd = partial(terminate_with_parent, os.getpid()), self._gateway_life.write_fd
+        return self._launch("gateway", "service", "serve", prepare=prepare, fd=fd, **variables)
+
     def _launch(
         self, name: str, module: str, *arguments: str, prepare: Callable[[], None], fd: int, **variables: str
-    ) -> Part:
+    ) -> Child:
         """Start a process, which inherits `fd`; `prepare` is called in it before `exec`."""
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -181,7 +180,7 @@ class Service:
             preexec_fn=prepare,  # noqa: PLW1509 - there are no threads here
             pass_fds=[fd],
         )
-        return Part(name, process)
+        return Child(name, process)
 
     def _wait(self, ready: Callable[[], T | None], timeout_s: float = math.inf) -> T:
         """Poll until `ready` returns a value, and return it."""
@@ -189,7 +188,7 @@ class Service:
         while (value := ready()) is None:
             self._check()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"no model answers after {timeout_s:.0f} s")
+                raise TimeoutError(f"no model is ready after {timeout_s:.0f} s")
             time.sleep(POLL_S)
         self._check()
         return value
@@ -218,13 +217,13 @@ class Service:
         self._gateway_life.close()
 
     def _wait_until_ended(
-        self, part: Part, signals_before: int, has_no_children: Callable[[], bool] = lambda: True
+        self, child: Child, signals_before: int, has_no_children: Callable[[], bool] = lambda: True
     ) -> None:
         """Wait until a process and its children have ended; kill them after the time-out or on a further signal."""
         deadline = time.monotonic() + self._settings.drain_s + EXIT_TIMEOUT_S
-        while part.process.poll() is None or not has_no_children():
+        while child.process.poll() is None or not has_no_children():
             if self._num_signals > signals_before or time.monotonic() > deadline:
-                part.kill()
+                child.kill()
                 return
             time.sleep(POLL_S)
 

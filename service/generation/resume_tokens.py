@@ -9,11 +9,9 @@ import base64
 import binascii
 import hashlib
 import hmac
-import logging
 import re
 import secrets
 import struct
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,8 +20,7 @@ from pathlib import Path
 from contract.files import create_atomically
 from service.errors import StateAltered, StateExpired, StateForeign, StateMalformed, StateOfUnknownKey
 from service.generation.checkpoint import Checkpoint
-
-log = logging.getLogger(__name__)
+from service.process.reloading import ReloadingFile
 
 KIND = "ost1"
 MIN_KEY_CHARACTERS = 32
@@ -91,28 +88,11 @@ class KeyFile:
         Raises:
             StateKeyError: see `StateKeys.read`.
         """
-        self._path, self._lock = path, threading.Lock()
-        self._stamp, self._keys = self._stamp_of_file(), StateKeys.read(path)
+        self._file = ReloadingFile(path, StateKeys.read, StateKeyError, lambda keys: f"keys {', '.join(keys.keys)}")
 
     def __call__(self) -> StateKeys:
-        """Return the current keys: those of the file, or the last ones that could be read."""
-        with self._lock:
-            stamp = self._stamp_of_file()
-            if stamp != self._stamp:
-                self._stamp = stamp
-                try:
-                    self._keys = StateKeys.read(self._path)
-                    log.info("state keys: %s", ", ".join(self._keys.keys))
-                except StateKeyError as error:
-                    log.warning("%s; the keys before stay in force", error)
-            return self._keys
-
-    def _stamp_of_file(self) -> tuple[int, int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino, status.st_size
+        """Return the current keys: those of the file, or the last valid ones."""
+        return self._file.content()
 
 
 class ResumeTokens:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal
@@ -108,13 +109,13 @@ def _log_exception(kind: type[BaseException], error: BaseException, trace: Trace
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
     else:
-        log.critical("the program ends by an exception", exc_info=(kind, error, trace))
+        log.critical("the program was ended by an exception", exc_info=(kind, error, trace))
 
 
 def _log_thread_exception(end: threading.ExceptHookArgs) -> None:
     if end.exc_value is not None and end.exc_type is not SystemExit:
         name = end.thread.name if end.thread else "unknown"
-        log.critical("the thread %s ends by an exception", name, exc_info=end.exc_value)
+        log.critical("the thread %s was ended by an exception", name, exc_info=end.exc_value)
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]
@@ -130,70 +131,54 @@ class GunicornLogger(Logger):  # type: ignore[misc]
             logger.setLevel(self.loglevel)
 
 
-def log_request(
-    *,
-    method: str,
-    route: str | None,
-    path: str,
-    status: int,
-    duration_ms: float,
-    client: str | None = None,
-    key: str | None = None,
-    model: str | None = None,
-    version: int | None = None,
-    stream: bool | None = None,
-    prompt_tokens: int | None = None,
-    completion_tokens: int | None = None,
-    finish_reasons: Iterable[str] = (),
-    error: str | None = None,
-    user_agent: str | None = None,
-    prompt: object = None,
-    suffix: object = None,
-    text: object = None,
-) -> None:
-    """Write the access log line of a finished request with these fields; omit those that are None.
+@dataclass
+class AccessLogLine:
+    """The fields of a finished request's line in the access log; those that are None are omitted.
 
-    Args:
+    Attributes:
         method: As sent by the client.
         route: The URL rule that matched.
-        path: As sent by the client; the query, which may contain secrets, is removed.
+        path: As sent by the client; the query, which may contain secrets, is not logged.
         status: HTTP status of the response.
         duration_ms: From the request's head to the last byte of the response.
         client: IP address of the client.
         key: Id of the API key, not the key.
-        model: Name of the model.
-        version: Version of the model.
-        stream: Whether the response was streamed.
         prompt_tokens: Tokens of all prompts.
         completion_tokens: Tokens of all choices.
         finish_reasons: Of the finished choices.
         error: The error's code, or its type if it has no code, also within a stream.
         user_agent: As sent by the client.
-        prompt: The prompts. User content: pass it only if the operator enables it.
+        prompt: The prompts. User content: set it only if the operator enables it.
         suffix: The suffixes; as for `prompt`.
-        text: The generated text; as for `prompt`.
     """
-    level = logging.DEBUG if route in _PROBES else logging.INFO
+
+    method: str
+    route: str | None
+    path: str
+    status: int = 0
+    duration_ms: float = 0.0
+    client: str | None = None
+    key: str | None = None
+    model: str | None = None
+    version: int | None = None
+    stream: bool | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    finish_reasons: Iterable[str] = ()
+    error: str | None = None
+    user_agent: str | None = None
+    prompt: object = None
+    suffix: object = None
+
+
+def log_request(line: AccessLogLine) -> None:
+    """Write a line of the access log."""
+    level = logging.DEBUG if line.route in _PROBES else logging.INFO
     if not _access.isEnabledFor(level):
         return
-    fields = {
-        "method": method,
-        "route": route,
-        "path": path.partition("?")[0],
-        "status": status,
-        "duration_ms": round(duration_ms, 1),
-        "client": client,
-        "key": key,
-        "model": model,
-        "version": version,
-        "stream": stream,
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "finish_reasons": list(finish_reasons) or None,
-        "error": error,
-        "user_agent": user_agent,
-        "prompt": prompt,
-        "suffix": suffix,
-        "text": text,
+    fields = vars(line) | {
+        "path": line.path.partition("?")[0],
+        "duration_ms": round(line.duration_ms, 1),
+        "finish_reasons": list(line.finish_reasons) or None,
     }
     _access.log(level, "request", extra={name: value for name, value in fields.items() if value is not None})

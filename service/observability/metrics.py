@@ -5,10 +5,10 @@ scraped. Labels have few values: served versions, signatures, declared routes; n
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -25,7 +25,8 @@ Loads = Callable[[], Iterable[tuple[ModelVersion, int, int]]]
 _MODEL = ("model", "version")
 _CALL = (*_MODEL, "signature")
 _HTTP = ("method", "route", "status")
-_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+# Labels have no others: a client may send any.
+HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # From a first token on an idle server, some 15 ms, to a sequence that waits through an outage; about three buckets per
 # decade.
@@ -59,26 +60,24 @@ class _SequenceFamilies(dict[ModelVersion, "_SequenceSeries"]):
         def counter(name: str, help_text: str, *labels: str) -> Counter:
             return Counter(f"ostinato_{name}", help_text, (*_MODEL, *labels), registry=registry)
 
-        self.queue_wait = histogram("queue_wait_seconds", "Time from acceptance to a row, of each prompt.")
+        self.queue_wait = histogram("queue_wait_seconds", "Time from acceptance to a slot, of each prompt.")
         self.first_token = histogram(
             "time_to_first_token_seconds", "Time from the start of a request to its first token."
         )
         self.token_gap = _TokenHistogram(
             "ostinato_inter_token_latency_seconds",
-            "Time per token after the first, each token counted: sum by count is the mean, its inverse a text's speed.",
+            "Time per token after the first, weighted by tokens: the inverse of the mean is the speed of a sequence.",
             _MODEL,
             registry=registry,
             buckets=_GAPS_S,
         )
-        self.cancelled = counter("sequences_cancelled", "Texts given up: the client left, or the time was over.")
-        self.finished = counter("sequences_finished", "Texts that ended, by finish reason.", "reason")
+        self.cancelled = counter("sequences_cancelled", "Sequences cancelled by a disconnect or a deadline.")
+        self.finished = counter("sequences_finished", "Finished sequences, by finish reason.", "reason")
         # Both count tokens, as is usual: their ratio is the share of prefill that was saved.
-        self.prefix_queries = counter(
-            "prefix_cache_queried_tokens", "Prompt tokens that were to be read, of texts that were started."
-        )
-        self.prefix_hits = counter("prefix_cache_hit_tokens", "Of those, tokens whose state was known.")
-        self.prompt_tokens = counter("prompt_tokens", "Tokens of the prompts of requests that are over.")
-        self.completion_tokens = counter("completion_tokens", "Tokens written in requests that are over.")
+        self.prefix_queries = counter("prefix_cache_queried_tokens", "Prompt tokens of started sequences.")
+        self.prefix_hits = counter("prefix_cache_hit_tokens", "Of those, tokens with a cached state.")
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of ended requests.")
+        self.completion_tokens = counter("completion_tokens", "Completion tokens of ended requests.")
 
     def __missing__(self, model: ModelVersion) -> "_SequenceSeries":
         series = self[model] = _SequenceSeries(self, model)
@@ -115,11 +114,11 @@ class _CallFamilies(dict[tuple[ModelVersion, str], "_CallSeries"]):
         def counter(name: str, help_text: str, *labels: str) -> Counter:
             return Counter(f"ostinato_call_{name}", help_text, (*_CALL, *labels), registry=registry)
 
-        self.duration = histogram("duration_seconds", "Time from sending a call to its answer.", _CALLS_S)
-        self.sequences = histogram("sequences", "Sequences of an answered call, padding not counted.", _BATCH_SIZES)
-        self.padding_sequences = counter("padding_sequences", "Slots of answered calls that held no sequence.")
-        self.failures = counter("failures", "Calls that failed, by the error's code.", "code")
-        self.retries = counter("retries", "Failed calls that are made again.")
+        self.duration = histogram("duration_seconds", "Time from sending a call to its response.", _CALLS_S)
+        self.sequences = histogram("sequences", "Sequences of a call, without padding.", _BATCH_SIZES)
+        self.padding_sequences = counter("padding_sequences", "Slots of calls that held no sequence.")
+        self.failures = counter("failures", "Failed calls, by error code.", "code")
+        self.retries = counter("retries", "Failed calls that are retried.")
 
     def __missing__(self, key: tuple[ModelVersion, str]) -> "_CallSeries":
         series = self[key] = _CallSeries(self, *key)
@@ -141,89 +140,15 @@ class _CallSeries:
         self.retries = calls.retries.labels(*labels)
 
 
-class _Load(Collector):
-    """Gauges of the scheduler's load, read at each scrape."""
+class _AtScrape(Collector):
+    """Metrics that a function returns at each scrape, for those whose labels come and go."""
 
-    def __init__(self, versions: Iterable[ModelVersion], loads: Loads, num_tokens: Callable[[], int]) -> None:
-        self._versions, self._loads, self._num_tokens = versions, loads, num_tokens
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield running and waiting sequences per version, and queued tokens."""
-        running = GaugeMetricFamily("ostinato_sequences_running", "Texts that hold a row.", labels=_MODEL)
-        waiting = GaugeMetricFamily("ostinato_sequences_waiting", "Texts that wait for a row.", labels=_MODEL)
-        # Zeros for idle versions: a series that comes and goes cannot be distinguished from a lost one.
-        counts = dict.fromkeys(list(self._versions), (0, 0))
-        counts |= {model: (num_running, num_waiting) for model, num_running, num_waiting in self._loads()}
-        for model, (num_running, num_waiting) in counts.items():
-            labels = (model.name, str(model.version))
-            running.add_metric(labels, num_running)
-            waiting.add_metric(labels, num_waiting)
-        yield running
-        yield waiting
-        help_text = "Tokens that the accepted texts, running or waiting, may read and write."
-        yield GaugeMetricFamily("ostinato_queued_tokens", help_text, value=self._num_tokens())
-
-
-class _PrefixCacheSize(Collector):
-    """Metrics of the prefix cache, read at each scrape."""
-
-    def __init__(self, cache: PrefixCache) -> None:
-        self._cache = cache
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield size, states and evictions."""
-        cache = self._cache
-        yield GaugeMetricFamily("ostinato_prefix_cache_bytes", "Memory that kept states take.", value=cache.num_bytes)
-        yield GaugeMetricFamily("ostinato_prefix_cache_states", "States kept.", value=len(cache))
-        help_text = "States that had to make room for others."
-        yield CounterMetricFamily("ostinato_prefix_cache_evicted_states", help_text, value=cache.num_evicted)
-
-
-class _Backends(Collector):
-    """Gauges of the backends by state, read at each scrape."""
-
-    def __init__(self, states: Callable[[], Iterable[bool]]) -> None:
-        self._states = states
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the number of serving and of ejected backends."""
-        states = list(self._states())
-        backends = GaugeMetricFamily("ostinato_backends", "Backends, by whether they get calls.", labels=["state"])
-        backends.add_metric(["serving"], sum(states))
-        backends.add_metric(["ejected"], len(states) - sum(states))
-        yield backends
-
-
-class _RequestMemory(Collector):
-    """Gauges of the memory budget of requests, read at each scrape."""
-
-    def __init__(self, budget: MemoryBudget) -> None:
-        self._budget = budget
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield held memory and limit."""
-        help_text = "Memory that bodies, prompts and responses of requests in flight hold."
-        yield GaugeMetricFamily("ostinato_request_memory_bytes", help_text, value=self._budget.num_bytes)
-        help_text = "What that may be at most; requests beyond it are answered 429."
-        yield GaugeMetricFamily("ostinato_request_memory_limit_bytes", help_text, value=self._budget.max_bytes)
-
-
-class _ConfigDrift(Collector):
-    """Gauges of the config drift of each backend, read at each scrape."""
-
-    def __init__(self, seconds: Callable[[], Mapping[str, float]]) -> None:
-        self._seconds = seconds
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the drift of each backend in seconds."""
-        drift = GaugeMetricFamily(
-            "ostinato_backend_config_drift_seconds",
-            "Time for which a backend has served other versions than models.config lists; 0: it serves those.",
-            labels=["backend"],
-        )
-        for address, seconds in self._seconds().items():
-            drift.add_metric([address], seconds)
-        yield drift
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics."""
+        return self._collect()
 
 
 class Metrics:
@@ -239,17 +164,17 @@ class Metrics:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         self._sequences, self._calls = _SequenceFamilies(registry), _CallFamilies(registry)
-        self._requests = Counter("ostinato_http_requests", "Requests answered.", _HTTP, registry=registry)
+        self._requests = Counter("ostinato_http_requests", "Finished HTTP requests.", _HTTP, registry=registry)
         self._duration = Histogram(
             "ostinato_http_request_duration_seconds",
-            "Time from a request's head to the last byte of its answer.",
+            "Time from a request's head to the last byte of its response.",
             _HTTP,
             registry=registry,
             buckets=_LATENCIES_S,
         )
-        self._errors = Counter("ostinato_errors", "Errors that clients were told of.", ("code",), registry=registry)
+        self._errors = Counter("ostinato_errors", "Errors sent to clients, by code.", ("code",), registry=registry)
         self._http: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        Info("ostinato_build", "What runs.", registry=registry).info({"version": version})
+        Info("ostinato_build", "Version of the gateway.", registry=registry).info({"version": version})
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.PlatformCollector(registry=registry)
 
@@ -311,7 +236,7 @@ class Metrics:
             error_code: The error's code, or its type if it has no code, also within a stream; None: no error.
             seconds: Since the request's head.
         """
-        key = (method if method in _METHODS else "other", route or "other", status)
+        key = (method if method in HTTP_METHODS else "other", route or "other", status)
         series = self._http.get(key)
         if series is None:
             series = self._http[key] = (self._requests.labels(*key), self._duration.labels(*key))
@@ -327,23 +252,62 @@ class Metrics:
             loads: Returns for each model version the numbers of running and of waiting sequences.
             num_tokens: Returns the tokens that all of those may still prefill and generate.
         """
-        self.registry.register(_Load(self._sequences, loads, num_tokens))
+
+        def collect() -> list[Metric]:
+            running = GaugeMetricFamily("ostinato_sequences_running", "Sequences that hold a slot.", labels=_MODEL)
+            waiting = GaugeMetricFamily("ostinato_sequences_waiting", "Sequences that wait for a slot.", labels=_MODEL)
+            # Zeros for idle versions: a series that comes and goes cannot be distinguished from a lost one.
+            counts = dict.fromkeys(list(self._sequences), (0, 0))
+            counts |= {model: (num_running, num_waiting) for model, num_running, num_waiting in loads()}
+            for model, (num_running, num_waiting) in counts.items():
+                labels = (model.name, str(model.version))
+                running.add_metric(labels, num_running)
+                waiting.add_metric(labels, num_waiting)
+            return [running, waiting]
+
+        self.registry.register(_AtScrape(collect))
+        help_text = "Tokens that accepted sequences, running or waiting, may still prefill and generate."
+        self._gauge("queued_tokens", help_text, num_tokens)
 
     def watch_prefixes(self, cache: PrefixCache) -> None:
         """Report the size of the prefix cache at each scrape."""
-        self.registry.register(_PrefixCacheSize(cache))
+        self._gauge("prefix_cache_bytes", "Memory that cached states take.", lambda: cache.num_bytes)
+        self._gauge("prefix_cache_states", "Cached states.", lambda: len(cache))
+        name, help_text = "ostinato_prefix_cache_evicted_states", "States that were evicted."
+        collect = lambda: [CounterMetricFamily(name, help_text, value=cache.num_evicted)]  # noqa: E731
+        self.registry.register(_AtScrape(collect))
 
     def watch_servers(self, states: Callable[[], Iterable[bool]]) -> None:
         """Report the number of backends at each scrape; `states` returns for each whether it gets calls."""
-        self.registry.register(_Backends(states))
+        gauge = Gauge("ostinato_backends", "Backends, by whether they get calls.", ["state"], registry=self.registry)
+        gauge.labels("serving").set_function(lambda: sum(states()))
+        gauge.labels("ejected").set_function(lambda: sum(not is_serving for is_serving in states()))
 
     def watch_request_memory(self, budget: MemoryBudget) -> None:
         """Report the memory that requests hold, and its limit, at each scrape."""
-        self.registry.register(_RequestMemory(budget))
+        help_text = "Memory that bodies, prompts and responses of requests in flight hold."
+        self._gauge("request_memory_bytes", help_text, lambda: budget.num_bytes)
+        help_text = "Limit of that memory; requests beyond it get 429."
+        self._gauge("request_memory_limit_bytes", help_text, lambda: budget.max_bytes)
 
     def watch_config_drift(self, seconds: Callable[[], Mapping[str, float]]) -> None:
         """Report at each scrape for how long each backend, by address, has served other versions than configured."""
-        self.registry.register(_ConfigDrift(seconds))
+
+        def collect() -> list[Metric]:
+            drift = GaugeMetricFamily(
+                "ostinato_backend_config_drift_seconds",
+                "Time for which a backend has served other versions than models.config lists; 0: it serves those.",
+                labels=["backend"],
+            )
+            for address, drift_s in seconds().items():
+                drift.add_metric([address], drift_s)
+            return [drift]
+
+        self.registry.register(_AtScrape(collect))
+
+    def _gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
+        """Declare a gauge that is read at each scrape."""
+        Gauge(f"ostinato_{name}", help_text, registry=self.registry).set_function(value)
 
     def forget(self, model: ModelVersion) -> None:
         """Remove the series of a version that is no longer served; a late observation creates them again."""

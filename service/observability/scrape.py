@@ -77,7 +77,7 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 (socketserver's signature)
         """Log an exception, unless the scraper disconnected."""
         if not isinstance(sys.exception(), OSError):
-            log.exception("the metrics could not be read")
+            log.exception("a scrape failed")
 
 
 def serve_metrics(sock: socket.socket, registry: CollectorRegistry) -> Callable[[], None]:

@@ -8,13 +8,14 @@ import logging
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Many
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from service.errors import GatewayError
+from service.observability.metrics import HTTP_METHODS
 from service.scheduling.call import Call
 
 if TYPE_CHECKING:
@@ -28,17 +29,12 @@ log = logging.getLogger(__name__)
 SERVICE = "ostinato-gateway"
 RPC = "tensorflow.serving.PredictionService/Predict"
 
-_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+# Headers of a W3C Trace Context.
+TRACE_HEADERS = ("traceparent", "tracestate")
+
 # Limit of spans that wait to be exported; further ones are dropped.
 _MAX_WAITING = 8192
 _EXPORT_TIMEOUT_S = 5.0
-
-
-class Headers(Protocol):
-    """The headers of a request by lower-case name; in fact a mapping, whose `get` takes a default too."""
-
-    def get(self, name: str, /) -> str | None:
-        """Return the value of a header."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,20 +44,15 @@ class Trace:
     span: "Span"
     context: "Context"
 
-    @property
-    def trace_id(self) -> str:
-        """32 hexadecimal digits."""
-        return f"{self.span.get_span_context().trace_id:032x}"
-
     # All `gen_ai` names have the status "development" in the conventions; those used here are unchanged since 2024.
 
-    def asked(self, model: str | None, operation: str = "text_completion") -> None:
+    def set_request(self, model: str | None, operation: str = "text_completion") -> None:
         """Set the attributes of the parsed request: operation, and model if it names one."""
         self.span.set_attribute("gen_ai.operation.name", operation)
         if model is not None:
             self.span.set_attribute("gen_ai.request.model", model)
 
-    def finished(
+    def set_result(
         self, *, version: int, num_prompt_tokens: int, num_completion_tokens: int, reasons: Iterable[str] = ()
     ) -> None:
         """Set the attributes of the result: version, token counts and finish reasons."""
@@ -74,7 +65,7 @@ class Trace:
             }
         )
 
-    def responded(self, status: int, error: GatewayError | None = None) -> None:
+    def set_response(self, status: int, error: GatewayError | None = None) -> None:
         """Set the response's status and the error, which may have occurred within a stream."""
         self.span.set_attribute("http.response.status_code", status)
         if status >= 500 or (error is not None and status < 400):
@@ -124,12 +115,12 @@ class Tracing:
 
     @contextmanager
     def request(
-        self, headers: Headers, *, method: str, route: str | None, path: str, scheme: str = "http"
+        self, headers: Mapping[str, str], *, method: str, route: str | None, path: str, scheme: str = "http"
     ) -> Iterator[Trace | None]:
         """Trace a request for the duration of the context, which may end on another thread.
 
         Args:
-            headers: `traceparent` and `tracestate` are read (W3C Trace Context).
+            headers: Those of TRACE_HEADERS that the client sent, by lower-case name.
             method: As sent by the client.
             route: The URL rule that matched, or None.
             path: Without the query.
@@ -138,13 +129,13 @@ class Tracing:
         Yields:
             The trace, which the request's sequences refer to; None if the request is not sampled.
         """
-        known_method = method if method in _METHODS else "_OTHER"
-        attributes = {"http.request.method": known_method, "url.path": path, "url.scheme": scheme}
+        standard_method = method if method in HTTP_METHODS else "_OTHER"
+        attributes = {"http.request.method": standard_method, "url.path": path, "url.scheme": scheme}
         if route is not None:
             attributes["http.route"] = route
-        if known_method == "_OTHER":
+        if standard_method == "_OTHER":
             attributes["http.request.method_original"] = method
-        name = " ".join(filter(None, ("HTTP" if known_method == "_OTHER" else known_method, route)))
+        name = " ".join(filter(None, ("HTTP" if standard_method == "_OTHER" else standard_method, route)))
         span = self._tracer.start_span(name, self._propagator.extract(headers), self._api.SpanKind.SERVER, attributes)
         try:
             yield Trace(span, self._api.set_span_in_context(span)) if span.is_recording() else None
@@ -218,9 +209,9 @@ class _Exporter:
         result = self._exporter.export(spans)
         failing = result.name != "SUCCESS"
         if failing and not self._failing:
-            log.warning("traces cannot be sent and are lost until they can: %s", self._reason.text)
+            log.warning("traces cannot be exported and are lost: %s", self._reason.text)
         elif self._failing and not failing:
-            log.warning("traces are sent again")
+            log.warning("traces are exported again")
         self._failing = failing
         return result
 

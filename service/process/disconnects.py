@@ -13,13 +13,11 @@ import select
 import socket
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 log = logging.getLogger(__name__)
 
 
-class Watch:
+class Watch(contextlib.AbstractContextManager["Watch"]):
     """A watched socket; a context manager that stops watching."""
 
     def __init__(self, watcher: "DisconnectWatcher", fd: int, on_gone: Callable[[], object]) -> None:
@@ -32,13 +30,7 @@ class Watch:
         """Stop watching; call it before the socket is closed. May be repeated, also from within the callback."""
         self._watcher.unwatch(self)
 
-    def __enter__(self) -> Self:
-        """Return the watch itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop watching."""
         self.close()
 
@@ -112,7 +104,7 @@ class DisconnectWatcher:
         try:
             watch.on_gone()
         except Exception:
-            log.exception("What should follow a disconnect failed")
+            log.exception("a disconnect callback failed")
 
     def _remove(self, watch: Watch) -> None:
         del self._watches[watch.fd]

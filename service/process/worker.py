@@ -45,12 +45,12 @@ from service.process.connection import MAX_HEAD_BYTES, Connection, HeadTimeout, 
 
 # Errors of the request's head with their status and message; the first match applies.
 _REFUSALS = (
-    (HeadTimeout, (408, "the request's head did not come in time")),
-    (LimitRequestLine, (414, "the address is too long")),
-    (LimitRequestHeaders, (431, "the headers are too many or too long")),
+    (HeadTimeout, (408, "the head of the request timed out")),
+    (LimitRequestLine, (414, "the request URI is too long")),
+    (LimitRequestHeaders, (431, "the headers are too many or too large")),
     (ExpectationFailed, (417, "Expect must be 100-continue or absent")),
     (UnsupportedTransferCoding, (501, "Transfer-Encoding must be chunked or absent")),
-    (ParseException, (400, "this is no valid HTTP request")),
+    (ParseException, (400, "invalid HTTP request")),
 )
 
 
@@ -139,7 +139,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         if limit is None or not isinstance(client, tuple):  # a Unix socket has no addresses
             return True
         if self._num_client_connections[client[0]] >= limit:
-            message = f"an address may have at most {limit} connections at once; try again when one has ended"
+            message = f"a client address may have at most {limit} connections; close one and try again"
             _send_error(conn.sock, 429, message, "rate_limit_error", "Retry-After: 1\r\n")
             conn.close()
             return False
@@ -230,7 +230,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
             super().handle_error(req, client, addr, exc)
             return
         status, message = refusal
-        self.log.info("Refused what is no request: %s", type(exc).__name__)
+        self.log.info("Refused an invalid request: %s", type(exc).__name__)
         _send_error(client, status, message, "invalid_request_error")
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:

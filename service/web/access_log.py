@@ -1,6 +1,6 @@
-"""The fields that are logged and traced when a request ends.
+"""What the access log and the trace report of a request.
 
-Knows the fields. Does not know where they are reported.
+Knows Flask's request. Does not know formats and exporters.
 """
 
 import re
@@ -8,89 +8,88 @@ import secrets
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import Any
 
 from flask import Request
 
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest
 from service.errors import GatewayError
-from service.observability.tracing import Trace, Tracing
+from service.observability.logs import AccessLogLine, log_request
+from service.observability.tracing import TRACE_HEADERS, Trace, Tracing
 
 # A valid X-Request-Id; any other value is replaced by a generated id.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 class RequestLog:
-    """The fields of one request's log line, collected while it is handled.
+    """The log line and the trace of one request, filled in while it is handled.
 
     Attributes:
         request_id: The client's X-Request-Id if valid, else a generated one.
         started_at: Monotonic seconds.
-        route: The URL rule that matched, or None.
-        error: The error that the request failed with, or None.
+        line: The line of the access log.
         trace: The span of the request, or None if it is not traced.
-        details: Fields of the log line.
     """
 
     def __init__(self, incoming: Request, *, prompts: bool) -> None:
         client_id = incoming.headers.get("X-Request-Id", "")
         self.request_id = client_id if _REQUEST_ID.fullmatch(client_id) else f"req-{secrets.token_hex(12)}"
         self.started_at = time.monotonic()
-        self.route = incoming.url_rule.rule if incoming.url_rule else None
-        self.error: GatewayError | None = None
+        self.line = AccessLogLine(
+            incoming.method,
+            incoming.url_rule.rule if incoming.url_rule else None,
+            incoming.path,
+            client=incoming.remote_addr,
+            user_agent=incoming.headers.get("User-Agent"),
+        )
         self.trace: Trace | None = None
-        self.details: dict[str, Any] = {
-            "method": incoming.method,
-            "path": incoming.path,
-            "client": incoming.remote_addr,
-            "user_agent": incoming.headers.get("User-Agent"),
-        }
+        self._error: GatewayError | None = None
         self._log_prompts = prompts
         self._scope = ExitStack()
 
-    def record_request(self, body: CompletionRequest | EmbeddingsRequest | InspectRequest) -> None:
-        """Record the parsed request, with prompts and suffixes only if they may be logged."""
-        self.details |= {"model": body.model, "stream": isinstance(body, CompletionRequest) and body.stream}
-        if self.trace:
-            self.trace.asked(body.model, "embeddings" if isinstance(body, EmbeddingsRequest) else "text_completion")
-        if self._log_prompts:
-            self.details["prompt"] = list(body.prompts)
-            if isinstance(body, CompletionRequest) and any(body.suffixes):
-                self.details["suffix"] = list(body.suffixes)
-
     def start_trace(self, tracing: Tracing, incoming: Request) -> None:
         """Start the request's trace, which `close` ends."""
+        context = {name: incoming.headers[name] for name in TRACE_HEADERS if name in incoming.headers}
         self.trace = self._scope.enter_context(
             tracing.request(
-                incoming.headers, method=incoming.method, route=self.route, path=incoming.path, scheme=incoming.scheme
+                context, method=incoming.method, route=self.line.route, path=incoming.path, scheme=incoming.scheme
             )
         )
 
-    def close(self, status: int) -> None:
-        """End the trace."""
+    def record_request(self, body: CompletionRequest | EmbeddingsRequest | InspectRequest) -> None:
+        """Record the parsed request, with prompts and suffixes only if they may be logged."""
+        self.line.model, self.line.stream = body.model, isinstance(body, CompletionRequest) and body.stream
         if self.trace:
-            self.trace.responded(status, self.error)
-        self._scope.close()
+            is_embedding = isinstance(body, EmbeddingsRequest)
+            self.trace.set_request(body.model, "embeddings" if is_embedding else "text_completion")
+        if self._log_prompts:
+            self.line.prompt = list(body.prompts)
+            if isinstance(body, CompletionRequest) and any(body.suffixes):
+                self.line.suffix = list(body.suffixes)
 
     def record_error(self, error: GatewayError) -> None:
         """Record the error."""
-        self.error = error
+        self._error, self.line.error = error, error.code or error.type
 
     def record_result(
         self, *, model: str, version: int, num_prompt_tokens: int, num_completion_tokens: int, reasons: Iterable[str]
     ) -> None:
         """Record the outcome, and the model if the request named none."""
-        self.details |= {
-            "model": self.details.get("model") or model,
-            "version": version,
-            "prompt_tokens": num_prompt_tokens,
-            "completion_tokens": num_completion_tokens,
-            "finish_reasons": reasons,
-        }
+        line = self.line
+        line.model, line.version = line.model or model, version
+        line.prompt_tokens, line.completion_tokens = num_prompt_tokens, num_completion_tokens
+        line.finish_reasons = reasons
         if self.trace:
-            self.trace.finished(
+            self.trace.set_result(
                 version=version,
                 num_prompt_tokens=num_prompt_tokens,
                 num_completion_tokens=num_completion_tokens,
                 reasons=reasons,
             )
+
+    def close(self, status: int, seconds: float) -> None:
+        """Write the line and end the trace, `seconds` after the start."""
+        self.line.status, self.line.duration_ms = status, 1000 * seconds
+        log_request(self.line)
+        if self.trace:
+            self.trace.set_response(status, self._error)
+        self._scope.close()

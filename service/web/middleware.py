@@ -13,7 +13,7 @@ from flask import Flask, Response, g, request
 from service.access.auth import Authenticator
 from service.context import RequestContext
 from service.memory import MemoryBudget
-from service.observability.logs import log_request, request_id
+from service.observability.logs import request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracing
 from service.process.hosts import AllowedHosts
@@ -52,7 +52,7 @@ class Middleware:
         require_same_origin(request)
         if request.endpoint not in PUBLIC_ENDPOINTS:
             principal = self._access.admit(request.headers.get("Authorization"))
-            record.details["key"] = principal.key_id or None
+            record.line.key = principal.key_id or None
             g.caller = replace(principal.caller, trace=record.trace, memory=self._memory.lease())
 
     def _after(self, response: Response) -> Response:
@@ -70,10 +70,9 @@ class Middleware:
     def _finish(self, record: RequestLog, status: int, environ: dict[str, Any]) -> None:
         """Report a request whose response was sent or aborted."""
         environ.pop("werkzeug.request", None)
-        seconds = time.monotonic() - record.started_at
-        code = (record.error.code or record.error.type) if record.error else None
-        method = record.details["method"]
-        self._metrics.responded(method=method, route=record.route, status=status, error_code=code, seconds=seconds)
-        log_request(route=record.route, status=status, duration_ms=1000 * seconds, error=code, **record.details)
-        record.close(status)
+        line, seconds = record.line, time.monotonic() - record.started_at
+        self._metrics.responded(
+            method=line.method, route=line.route, status=status, error_code=line.error, seconds=seconds
+        )
+        record.close(status, seconds)
         request_id.set(None)

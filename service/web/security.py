@@ -64,8 +64,8 @@ def require_same_origin(request: Request) -> None:
         is_own = origin is None or origin.partition("://")[2] == request.headers.get("Host")
     if not is_own:
         raise CrossOrigin(
-            f"a web page may send requests to its own origin alone, and this one is of {origin!r:.{MAX_SHOWN}}: call "
-            "the API from a program, or serve the page from this origin"
+            f"a web page may call its own origin only, got one of {origin!r:.{MAX_SHOWN}}: call the API from a "
+            "program, or serve the page from this origin"
         )
 
 

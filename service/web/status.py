@@ -25,13 +25,8 @@ class Status:
         settings: Settings,
         is_draining: Callable[[], bool],
     ) -> None:
-        self._model_registry, self._scheduler, self._replicas, self._settings = (
-            model_registry,
-            scheduler,
-            replicas,
-            settings,
-        )
-        self._memory, self._is_draining = memory, is_draining
+        self._model_registry, self._scheduler, self._replicas = model_registry, scheduler, replicas
+        self._memory, self._settings, self._is_draining = memory, settings, is_draining
         self._started_at = time.monotonic()
 
     def report(self) -> StatusObject:

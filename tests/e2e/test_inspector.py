@@ -83,11 +83,11 @@ def test_the_numbers_of_a_token_are_those_of_the_api(open_inspector, gateway, mo
     page.look(model, text)
     answer = inspected(gateway, model, text)
     least = min(range(1, 60), key=answer["token_logprobs"].__getitem__)
-    assert page.read("#place-title").startswith(f"At token {least},"), "at first the token that was expected least"
+    assert page.read("#detail-title").startswith(f"Token {least},"), "at first the token that was expected least"
     layer = answer["layers"][-1]
     page.page.select_option("#layer", str(layer["layer"]))
     page.page.fill("#unit", "7")
-    page.page.locator("#tokens [data-place='41']").click()
+    page.page.locator("#tokens [data-position='41']").click()
     shown = page.numbers("#values")
     for kind, values in layer["values"].items():
         assert math.isclose(shown[SHOWN_AS[kind]], values[41][7], abs_tol=CLOSE), kind
@@ -96,7 +96,7 @@ def test_the_numbers_of_a_token_are_those_of_the_api(open_inspector, gateway, mo
     (mean,) = [mean for name, _, mean in page.rows("#values") if name == SHOWN_AS["hidden"]]
     assert math.isclose(float(mean.replace("−", "-")), np.mean(layer["values"]["hidden"][41]), abs_tol=CLOSE)
     assert set(shown) == {SHOWN_AS[kind] for kind in layer["values"]} | ({"Learn i⊙g"} if model == "lstm" else set())
-    assert f"“{text[41]}”" in page.read("#place-title").replace("␣", " ")
+    assert f"“{text[41]}”" in page.read("#detail-title").replace("␣", " ")
     alternatives = dict(page.rows("#alternatives"))
     for token, logprob in answer["top_logprobs"][41].items():
         assert (
@@ -110,7 +110,7 @@ def test_the_formula_comes_out(open_inspector, gateway, model, place):
     """What stands before the equals signs makes what stands behind them, whichever way the text was read."""
     page = open_inspector(gateway)
     page.look(model, TEXT[:60])
-    page.page.locator(f"#tokens [data-place='{place}']").click()
+    page.page.locator(f"#tokens [data-position='{place}']").click()
     lines = page.read("#formula").split("\n")
     assert len(lines) == (1 if model == "gru" else 2)
     for line in lines:
@@ -126,7 +126,7 @@ def test_warm_is_above_zero_and_cold_below(open_inspector, gateway):
     units[:, 0], units[13:, 1], units[:13, 1], units[5, 3] = 1, 1, -1, -1
     answer_with(page, made_up(tokens, units.tolist()))
     page.look("lstm", "".join(tokens))
-    page.page.select_option("#paint", "unit")
+    page.page.select_option("#color", "unit")
     page.page.fill("#unit", "1")
     colors = page.page.locator("#tokens > *").evaluate_all("all => all.map((token) => token.style.backgroundColor)")
     assert [is_warm(color) for color in colors] == [False] * 13 + [True] * 13
@@ -143,7 +143,7 @@ def test_warm_is_above_zero_and_cold_below(open_inspector, gateway):
     page.page.fill("#pattern", "[n-z]")
     page.click("#search button")
     page.page.locator("#units tbody tr").first.wait_for()
-    page.page.select_option("#order", "likeness")
+    page.page.select_option("#order", "correlation")
     # What follows it, then the one that was cold once before it, then those that never change.
     assert [is_warm(page.cell(7, place, width=20)) for place in range(3)] == [False, None, True]
 
@@ -159,7 +159,7 @@ def test_what_the_model_would_have_said_stands_in_each_place(open_inspector, gat
     page = open_inspector(gateway)
     text = TEXT[:50] + "\n" + TEXT[:30]
     page.look("lstm", text)
-    page.page.select_option("#paint", "said")
+    page.page.select_option("#color", "prediction")
     answer = inspected(gateway, "lstm", text, include=["hidden"])
     likeliest = [
         token if top is None else max(top, key=top.get) for token, top in zip(text, answer["top_logprobs"], strict=True)
@@ -168,7 +168,7 @@ def test_what_the_model_would_have_said_stands_in_each_place(open_inspector, gat
     for token, said, found in zip(text, likeliest, shown, strict=True):
         assert found.replace("␣", " ").replace("⏎", "\n") == said + ("\n" if token == "\n" != said else "")
     differing = sum(token != said for token, said in zip(text, likeliest, strict=True))
-    assert f"{differing} of {len(text)}" in page.read("#paint-help")
+    assert f"{differing} of {len(text)}" in page.read("#color-help")
 
 
 PROSE = 'He said "yes" (twice [or so]), in 1859.\nThen Ann left: "no", she wrote (once).\n' * 6
@@ -226,7 +226,7 @@ def test_the_search_finds_the_units_that_follow_something(open_inspector, gatewa
             assert [(first, "holds" in second) for _, first, second in halves] == [("1.00", False)] * 2
     page.page.locator("#units tbody button").first.click()
     assert page.page.input_value("#unit") == "14"
-    assert page.page.input_value("#paint") == "unit"
+    assert page.page.input_value("#color") == "unit"
 
 
 def test_a_search_that_finds_nothing_says_why(open_inspector, gateway):
@@ -234,7 +234,7 @@ def test_a_search_that_finds_nothing_says_why(open_inspector, gateway):
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:60])
     page.page.select_option("#feature", "own")
-    for pattern, said in (("(", "Invalid regular expression"), ("no such text", "nothing can follow it")):
+    for pattern, said in (("(", "Invalid regular expression"), ("no such text", "no unit can correlate with it")):
         page.page.fill("#pattern", pattern)
         page.click("#search button")
         page.page.locator("#feature-help", has_text=said).wait_for()
@@ -242,7 +242,7 @@ def test_a_search_that_finds_nothing_says_why(open_inspector, gateway):
     page.page.fill("#pattern", "was")
     page.click("#search button")
     page.page.locator("#units tbody tr").first.wait_for()
-    page.page.select_option("#order", "likeness")
+    page.page.select_option("#order", "correlation")
 
 
 def test_reading_backwards_and_less_of_it(open_inspector, gateway):
@@ -253,17 +253,17 @@ def test_reading_backwards_and_less_of_it(open_inspector, gateway):
     answer = inspected(gateway, "lstm", text, go_backwards=True, max_positions=7, max_units=5)
     place, unit = answer["positions"][3], answer["layers"][0]["units"][2]
     page.page.fill("#unit", str(unit))
-    page.page.locator(f"#tokens [data-place='{place}']").click()
+    page.page.locator(f"#tokens [data-position='{place}']").click()
     assert math.isclose(
         page.numbers("#values")["Hidden state h"], answer["layers"][0]["values"]["hidden"][3][2], abs_tol=CLOSE
     )
-    page.page.select_option("#paint", "unit")
+    page.page.select_option("#color", "unit")
     painted = page.page.locator("#tokens > *").evaluate_all(
         "all => all.map((token) => token.style.backgroundColor !== 'transparent')"
     )
     assert [place for place, is_painted in enumerate(painted) if is_painted] == answer["positions"]
-    page.page.locator(f"#tokens [data-place='{place + 1}']").click()
-    assert page.read("#gates-title") == "The values of this token were left out"
+    page.page.locator(f"#tokens [data-position='{place + 1}']").click()
+    assert page.read("#gates-title") == "No values of this token: Max tokens excludes it"
     page.page.fill("#unit", str(unit + 1))
     assert page.page.input_value("#unit") == str(unit)
 
@@ -272,7 +272,7 @@ def test_a_model_without_states_is_looked_into_as_far_as_it_goes(open_inspector,
     """A window of tokens, pieces of words: what its last layer hands on."""
     page = open_inspector(gateway)
     page.look("window", TEXT)
-    assert page.page.locator("#kind option").all_inner_texts() == ["What the last layer hands on"]
+    assert page.page.locator("#kind option").all_inner_texts() == ["Top outputs"]
     tokens = page.page.locator("#tokens > *").evaluate_all("all => all.map((token) => token.textContent)")
     assert "".join(tokens) == TEXT
 
@@ -281,7 +281,7 @@ def test_the_embedding_has_a_map_and_neighbours(open_inspector, gateway):
     """Those of the API; a neighbour leads to its own."""
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:60])
-    page.page.locator("#tokens [data-place='0']").click()
+    page.page.locator("#tokens [data-position='0']").click()
     page.click("#embedding summary")
     token = "I"
     for _ in range(2):
@@ -336,17 +336,17 @@ def answer_of(num_tokens, num_units=2):
 
 
 LONGEST = """async (count) => {
-    const [{Heatmap}, {Matrix}, {TokenView}, {placeOfLeast}] = await Promise.all(
+    const [{Heatmap}, {Matrix}, {TokenView}, {indexOfMin}] = await Promise.all(
         ['heatmap', 'inspection', 'token_view', 'format'].map((name) => import(`/static/${name}.js`)));
     const list = document.createElement('div');
     new TokenView(list, () => {}).show(Array(count).fill('a'));
     const logprobs = Array.from({length: count}, (_, place) => place ? -place % 1000 : null);
     const map = new Heatmap(document.createElement('div'), {});
     const matrix = new Matrix(Float32Array.from({length: 4 * count}, (_, i) => i % 4 - 1.5), 4, true);
-    map.show({matrix, order: [0, 1, 2, 3], labels: Array(count).fill('a'), width: 1, courses: [], row: 0, column: 0});
+    map.show({matrix, order: [0, 1, 2, 3], labels: Array(count).fill('a'), width: 1, curves: [], row: 0, column: 0});
     const {blob, tokensPerPixel} = await map.picture('title');
     const {width, height} = await createImageBitmap(blob);
-    return [list.childElementCount, placeOfLeast(logprobs), blob.type, width, height, tokensPerPixel];
+    return [list.childElementCount, indexOfMin(logprobs), blob.type, width, height, tokensPerPixel];
 }"""
 
 
@@ -364,7 +364,7 @@ def test_a_picture_that_has_several_tokens_in_a_pixel_is_told(open_inspector, ga
     page.page.route("**/v1/inspect", lambda route: route.fulfill(json=answer_of(16_385)))
     page.page.fill("#text", "a")
     page.page.press("#text", "Control+Enter")
-    page.wait_for("16385 tokens read.")
+    page.wait_for("16385 tokens inspected.")
     page.page.locator("#png").dispatch_event("click")
     page.page.locator("#status", has_text="each pixel has the mean of 2 tokens").wait_for()
 
@@ -374,9 +374,9 @@ def test_an_answer_of_another_shape_is_told_and_the_page_stays_usable(open_inspe
     page = open_inspector(gateway)
     page.page.route("**/v1/inspect", lambda route: route.fulfill(json={**answer_of(3), "positions": None}))
     page.page.fill("#text", "abc")
-    page.click("#read")
+    page.click("#inspect")
     page.wait_for_notice("Something went wrong on this page")
-    assert (page.page.is_enabled("#read"), page.page.is_enabled("#stop"), page.read("#status")) == (True, False, "")
+    assert (page.page.is_enabled("#inspect"), page.page.is_enabled("#stop"), page.read("#status")) == (True, False, "")
     page.page.unroute("**/v1/inspect")
     page.complaints.clear()
     page.look("lstm", TEXT[:20])
@@ -407,7 +407,7 @@ def test_an_embedding_that_was_not_loaded_is_asked_for_again(open_inspector, gat
     page.page.unroute("**/embedding/map*")
     page.click("#embedding summary")
     page.click("#embedding summary")
-    page.page.locator("#embedding-told", has_text="The plane shows").wait_for()
+    page.page.locator("#embedding-help", has_text="principal components").wait_for()
 
 
 @pytest.mark.slow
@@ -420,7 +420,7 @@ def test_gates_of_a_long_text_come_when_they_are_wanted(open_inspector, gateway)
     page.click("#gates")
     page.page.locator("#values tr", has_text="Forget gate f").wait_for()
     assert page.page.is_hidden("#gates")
-    place = int(page.read("#place-title").split()[2].strip(","))
+    place = int(page.read("#detail-title").split()[1].strip(","))
     answer = inspected(gateway, "lstm", text[: place + 1], return_sequences=False)
     values = answer["layers"][0]["values"]
     assert math.isclose(page.numbers("#values")["Forget gate f"], values["forget"][0][0], abs_tol=CLOSE)
@@ -446,7 +446,7 @@ def test_five_thousand_tokens_and_two_layers_of_512_units(open_inspector, gatewa
         page.page.select_option("#layer", layer)
         page.page.evaluate("document.querySelector('#map').scrollLeft = 49000")
     page.page.locator("#map").press("End")
-    assert page.read("#place-title").startswith("At token 4999")
+    assert page.read("#detail-title").startswith("Token 4999")
     page.click("#search button")
     page.page.locator("#units tbody tr").first.wait_for()
 
@@ -459,13 +459,13 @@ def test_keys_lead_through_the_map_and_the_text(open_inspector, gateway):
     plot.press("Home")
     for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowDown", "ArrowDown", "ArrowUp"):
         plot.press(key)
-    assert page.read("#place-title").startswith("At token 1,")
+    assert page.read("#detail-title").startswith("Token 1,")
     assert page.page.input_value("#unit") == "1"
-    assert page.read("#pointed").startswith("Unit 1 behind token 1")
+    assert page.read("#pointed").startswith("Unit 1 after token 1")
     text.press("End")
-    assert page.read("#place-title").startswith("At token 59,")
+    assert page.read("#detail-title").startswith("Token 59,")
     text.press("ArrowLeft")
-    assert page.page.locator("#tokens [aria-selected=true]").get_attribute("data-place") == "58"
+    assert page.page.locator("#tokens [aria-selected=true]").get_attribute("data-position") == "58"
 
 
 def test_a_link_brings_back_what_was_looked_at(open_inspector, gateway):
@@ -475,26 +475,26 @@ def test_a_link_brings_back_what_was_looked_at(open_inspector, gateway):
     page.page.select_option("#layer", "2")
     page.page.select_option("#kind", "update")
     page.page.fill("#unit", "9")
-    page.page.select_option("#paint", "unit")
-    page.page.locator("#tokens [data-place='13']").click()
+    page.page.select_option("#color", "unit")
+    page.page.locator("#tokens [data-position='13']").click()
     told = page.read("#pointed"), page.read("#values")
     page.click("#share")
-    page.page.locator("#status", has_text="The address of this page has all of it").wait_for()
+    page.page.locator("#status", has_text="The address of this page contains text, model and settings").wait_for()
     again = open_inspector(gateway, page.page.evaluate("location.hash"))
-    again.wait_for("60 tokens read.")
+    again.wait_for("60 tokens inspected.")
     assert (again.read("#pointed"), again.read("#values")) == told
-    assert again.page.input_value("#paint") == "unit"
+    assert again.page.input_value("#color") == "unit"
 
 
 def test_reading_can_be_stopped(open_inspector, gateway):
     """By the button and by Escape; then it reads."""
     page = open_inspector(gateway)
     page.page.route("**/v1/inspect", lambda route: None)
-    page.click("#read")
+    page.click("#inspect")
     page.click("#stop")
     page.wait_for("Stopped.")
     page.page.locator("#text").press("Control+Enter")
-    page.wait_for("Reading…")
+    page.wait_for("Inspecting…")
     page.page.keyboard.press("Escape")
     page.wait_for("Stopped.")
     page.page.unroute("**/v1/inspect")
@@ -506,18 +506,18 @@ def test_what_goes_wrong_is_said_and_passes(open_inspector, start_gateway):
     gateway = start_gateway(max_prompt_tokens=5000, max_inspect_values=100_000, max_body_bytes=2**16)
     page = open_inspector(gateway)
     for text, said in (
-        ("", "nothing in this text"),
+        ("", "The text is empty"),
         ("x" * 5001, "5000"),
         ("x" * 4999, "100000"),
         ("x" * 2**16, "65536"),
     ):
         page.page.fill("#text", text)
         page.page.select_option("#model", "lstm")
-        page.click("#read")
+        page.click("#inspect")
         page.wait_for_notice(said)
     page.page.route("**/v1/inspect", lambda route: route.abort())
     page.page.fill("#text", TEXT[:60])
-    page.click("#read")
+    page.click("#inspect")
     page.wait_for_notice("The server cannot be reached")
     page.page.unroute("**/v1/inspect")
     page.look("lstm", TEXT[:60])
@@ -554,8 +554,8 @@ def test_nothing_that_is_written_is_run(open_inspector, gateway, evil):
     tops = [None, {evil: -1.0}, {evil: -1.0}]
     answer_with(page, made_up([evil] * 3, [[0.5], [0.1], [0.3]], top_logprobs=tops, model=evil))
     page.look("lstm", evil)
-    page.page.select_option("#paint", "said")
-    page.page.locator("#tokens [data-place='1']").click()
+    page.page.select_option("#color", "prediction")
+    page.page.locator("#tokens [data-position='1']").click()
     page.click("#search button")
     assert page.page.locator("#tokens").evaluate("node => node.textContent") == evil * 3
     assert page.page.evaluate("window.ran") is None
@@ -572,8 +572,8 @@ def test_everybody_can_use_it(open_inspector, gateway, look):
     page.page.locator("#units tbody tr").first.wait_for()
     page.click("#embedding summary")
     page.page.locator("#neighbors tr").first.wait_for()
-    for painted in ("sure", "said", "unit"):
-        page.page.select_option("#paint", painted)
+    for painted in ("probability", "prediction", "unit"):
+        page.page.select_option("#color", painted)
         assert page.violations() == []
     assert page.fits()
     assert page.hosts <= {page.url.rstrip("/"), "data:", "blob:"}

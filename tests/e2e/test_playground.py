@@ -30,8 +30,8 @@ def test_a_text_is_written_as_the_api_writes_it(open_playground, gateway):
     page = open_playground(gateway)
     assert page.write(TEXT[:20], **FIELDS) == gateway.text(prompt=TEXT[:20], **ASKED)
     assert page.page.locator(".token").count() == 60
-    assert "60 tokens" in page.page.inner_text(".figures")
-    assert "seed 3" in page.page.inner_text(".figures")
+    assert "60 tokens" in page.page.inner_text(".statistics")
+    assert "seed 3" in page.page.inner_text(".statistics")
     assert page.hosts <= {page.url.rstrip("/"), "data:"}
 
 
@@ -45,7 +45,7 @@ def test_keys_write_and_stop(open_playground, gateway):
     page.page.locator(".token").nth(20).wait_for()
     page.page.keyboard.press("Escape")
     page.wait_for("Stopped.")
-    assert page.page.is_enabled("#write")
+    assert page.page.is_enabled("#generate")
     assert len(page.text()) > 20
 
 
@@ -93,12 +93,12 @@ def test_a_link_brings_everything_back(open_playground, gateway):
     page = open_playground(gateway)
     first = page.write(TEXT[:30], **FIELDS)
     page.click("#share")
-    page.page.locator("#status", has_text="The address of this page has all of it").wait_for()
+    page.page.locator("#status", has_text="The address of this page contains text, model and settings").wait_for()
     link = page.page.evaluate("location.hash")
     again = open_playground(gateway, link)
     assert again.page.input_value("#prompt") == TEXT[:30]
     assert again.page.input_value("#model-0") == "lstm"
-    again.page.click("#write")
+    again.page.click("#generate")
     again.wait_for("Done.")
     assert again.text() == first
 
@@ -110,7 +110,7 @@ def test_two_texts_stand_side_by_side(open_playground, gateway):
     page.page.check("#compare")
     page.set(1, temperature="0")
     page.page.fill("#prompt", TEXT[:20])
-    page.page.click("#write")
+    page.page.click("#generate")
     page.wait_for("Done.")
     assert page.text(0) == gateway.text(prompt=TEXT[:20], **ASKED)
     assert page.text(1) == gateway.text(prompt=TEXT[:20], **{**ASKED, "temperature": 0})
@@ -121,9 +121,9 @@ def test_a_model_that_reads_backwards_leads_up_to_an_ending(open_playground, gat
     page = open_playground(gateway)
     expected = gateway.text(suffix="the end", **{**ASKED, "model": "reverse"})
     assert page.write("the end", **{**FIELDS, "model": "reverse"}) == expected
-    assert page.page.inner_text("#prompt-label") == "Ending"
-    page.page.locator(".figures a").click()
-    page.page.locator("#status", has_text="67 tokens read.").wait_for()
+    assert page.page.inner_text("#prompt-label") == "Suffix"
+    page.page.locator(".statistics a").click()
+    page.page.locator("#status", has_text="67 tokens inspected.").wait_for()
     assert page.page.input_value("#text") == expected + "the end"
 
 
@@ -144,7 +144,7 @@ def test_a_key_is_asked_for(browser, start_gateway, key_file):  # noqa: F811 - a
         page.fill("#key-value", given)
         page.click("#key button[value=use]")
     page.locator("#model-0 option").first.wait_for(state="attached")
-    page.click("#write")
+    page.click("#generate")
     page.locator("#status", has_text="Done.").wait_for()
     assert key not in page.evaluate("JSON.stringify(localStorage) + location.href")
     context.close()
@@ -157,9 +157,9 @@ def test_an_unexpected_event_is_told_and_the_page_stays_usable(open_playground, 
     body = f"data: {event}\n\ndata: [DONE]\n\n"
     page.page.route("**/v1/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
     page.set(**FIELDS)
-    page.click("#write")
+    page.click("#generate")
     page.wait_for_notice("Something went wrong on this page")
-    assert (page.page.is_enabled("#write"), page.page.is_enabled("#stop"), page.read("#status")) == (True, False, "")
+    assert (page.page.is_enabled("#generate"), page.page.is_enabled("#stop"), page.read("#status")) == (True, False, "")
     page.page.unroute("**/v1/completions")
     page.complaints.clear()
     assert page.write(TEXT[:20]) == gateway.text(prompt=TEXT[:20], **ASKED)
@@ -174,11 +174,11 @@ def test_one_of_two_texts_that_fails_leaves_the_other_to_be_stopped(open_playgro
     page.set(1, **FIELDS)
     page.page.locator("#temperature-1").evaluate("node => { node.type = 'text'; node.value = '9'; }")
     page.page.fill("#prompt", TEXT[:20])
-    page.click("#write")
+    page.click("#generate")
     page.page.locator(".output").first.locator(".token").nth(20).wait_for()
-    assert (page.page.is_enabled("#write"), page.page.is_enabled("#stop")) == (False, True)
+    assert (page.page.is_enabled("#generate"), page.page.is_enabled("#stop")) == (False, True)
     page.click("#stop")
-    page.page.locator("#write:enabled").wait_for()
+    page.page.locator("#generate:enabled").wait_for()
     page.excuse_failed_loads()
     num_tokens = page.page.locator(".token").count()
     page.page.wait_for_timeout(300)
@@ -196,7 +196,7 @@ def test_nothing_that_is_written_is_run(open_playground, gateway, evil):
     choice = {"index": 0, "text": evil, "logprobs": lists, "finish_reason": "stop"}
     body = f"data: {json.dumps({'seed': 1, 'choices': [choice]})}\n\ndata: [DONE]\n\n"
     page.page.route("**/v1/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
-    page.page.click("#write")
+    page.page.click("#generate")
     page.wait_for("Done.")
     assert page.text() == evil
     page.page.locator(".token").first.click()
@@ -210,10 +210,10 @@ def test_what_goes_wrong_is_said_and_passes(open_playground, start_gateway):
     page = open_playground(gateway)
     page.set(**FIELDS)
     page.page.fill("#prompt", "x" * 100)
-    page.page.click("#write")
+    page.page.click("#generate")
     page.wait_for_notice("at most 50 tokens, got 100")
     page.page.route("**/v1/completions", lambda route: route.abort())
-    page.page.click("#write")
+    page.page.click("#generate")
     page.wait_for_notice("The server cannot be reached")
     page.page.unroute("**/v1/completions")
     assert page.write(TEXT[:20]) != ""
@@ -262,8 +262,8 @@ def test_the_inspector_gets_the_whole_text(open_playground, gateway):
     """Behind a text stands a link that reads prompt and text as the model did."""
     page = open_playground(gateway)
     whole = TEXT[:20] + page.write(TEXT[:20], **FIELDS)
-    page.page.locator(".figures a").click()
-    page.page.locator("#status", has_text="80 tokens read.").wait_for()
+    page.page.locator(".statistics a").click()
+    page.page.locator("#status", has_text="80 tokens inspected.").wait_for()
     assert page.page.input_value("#text") == whole
     assert page.page.input_value("#model") == "lstm"
 
@@ -274,7 +274,7 @@ def test_a_prompt_of_a_megabyte_is_refused_with_the_bound(open_playground, start
     page.set(**FIELDS)
     for length, bound in ((200_000, "131072"), (2**20, "1048576")):
         page.page.fill("#prompt", "x" * length)
-        page.click("#write")
+        page.click("#generate")
         page.wait_for_notice(bound)
         page.click("#share")
         page.wait_for("This text is too long for a link.")
@@ -288,7 +288,7 @@ def test_a_gateway_that_dies_and_comes_back(open_playground, start_gateway):
     page = open_playground(gateway)
     page.set(**FIELDS)
     page.page.locator("#max_tokens-0").evaluate("node => { node.max = 1e6; node.value = 200000; }")
-    page.click("#write")
+    page.click("#generate")
     page.page.locator(".token").nth(20).wait_for()
     worker = gateway.worker_pid
     gateway.end(signal.SIGKILL)
@@ -296,7 +296,7 @@ def test_a_gateway_that_dies_and_comes_back(open_playground, start_gateway):
     page.page.locator("#notice:not([hidden])").wait_for()
     assert re.search("cannot be reached|connection ended", page.read("#notice"))
     assert len(page.text()) > 20
-    page.click("#write")
+    page.click("#generate")
     page.wait_for_notice("cannot be reached")
     start_gateway(port=gateway.port)
     assert page.write(TEXT[:20], **FIELDS) != ""
@@ -318,7 +318,7 @@ def test_a_model_that_is_removed_while_the_page_is_open(
     command += ["--wait", "3"]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=120)
     gateway.wait_until(lambda: [model["id"] for model in gateway.get("/v1/models")[1]["data"]] == ["words"])
-    page.click("#write")
+    page.click("#generate")
     page.wait_for_notice("lstm")
     assert page.page.locator("#model-0 option").all_inner_texts() == ["lstm (not served)", "words"]
     assert page.write(TEXT[:20], model="words") != ""

@@ -1,4 +1,4 @@
-// The service, by HTTP: answers, streams of events, and errors that say what to do. Knows nothing of the page.
+// The HTTP API: responses, event streams, and errors for users. Knows nothing of the page.
 
 const KEY = "ostinato-key";
 
@@ -28,7 +28,7 @@ export async function post(path, body, signal) {
   return lost(response.json(), signal);
 }
 
-// The answer as bytes, for those that are large.
+// The response as bytes, for large ones.
 export async function postForBlob(path, body, signal) {
   const response = await send(path, { method: "POST", body: JSON.stringify(body), signal });
   return lost(response.blob(), signal);
@@ -42,7 +42,7 @@ export async function* stream(path, body, signal) {
   try {
     for (;;) {
       const { done, value } = await lost(reader.read(), signal);
-      if (done) throw new Failure("The connection ended before the text did. Write again to begin anew.", 0, "cut");
+      if (done) throw new Failure("The connection ended before the text was complete. Generate it again.", 0, "cut");
       const events = (rest + value).split("\n\n");
       rest = events.pop();
       for (const event of events) {
@@ -58,14 +58,14 @@ export async function* stream(path, body, signal) {
   }
 }
 
-async function send(path, how) {
+async function send(path, init) {
   const key = sessionStorage.getItem(KEY);
   const headers = { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
-  const response = await lost(fetch(path, { ...how, headers }), how.signal);
+  const response = await lost(fetch(path, { ...init, headers }), init.signal);
   if (response.ok) return response;
-  const told = await response.json().catch(() => ({}));
-  const message = told.error?.message ?? `The server answered ${response.status} ${response.statusText}.`;
-  throw new Failure(message, response.status, told.error?.code);
+  const body = await response.json().catch(() => ({}));
+  const message = body.error?.message ?? `The server returned ${response.status} ${response.statusText}.`;
+  throw new Failure(message, response.status, body.error?.code);
 }
 
 async function lost(promise, signal) {
@@ -73,7 +73,7 @@ async function lost(promise, signal) {
     return await promise;
   } catch (error) {
     if (signal?.aborted) throw error;
-    if (error instanceof SyntaxError) throw new Failure("What answered is not this server: it sent no JSON. Check the address.", 0, "foreign");
+    if (error instanceof SyntaxError) throw new Failure("The response is not JSON: it is not from this server. Check the address.", 0, "foreign");
     throw new Failure("The server cannot be reached. Check that it runs, and try again.", 0, "lost");
   }
 }

@@ -1,10 +1,10 @@
-// Colours of numbers: cold below zero, warm above; the page's ground stands for nothing. They follow the page's look.
+// Colours of numbers: cold below zero, warm above, the background for zero. They follow the theme.
 
 const STEPS = 256;
 
 let current = null;
 
-// The colours of the look that the page has now.
+// The colours of the current theme.
 export function palette() {
   const { theme } = document.documentElement.dataset;
   if (current?.theme !== theme) current = new Palette(theme);
@@ -26,13 +26,13 @@ export class Palette {
       const share = (2 * step) / (STEPS - 1) - 1;
       return mixed(ground, share < 0 ? cold : warm, Math.abs(share));
     });
-    // As canvas has its pixels: red, green, blue and alpha, from the lowest byte on.
+    // In the format of a canvas: red, green, blue and alpha, from the lowest byte on.
     this.pixels = Uint32Array.from(this.#colors, ([red, green, blue]) => (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0);
   }
 
   #colors;
 
-  // The place of a value in `pixels`.
+  // The index of a value in `pixels`.
   static step(value, limit) {
     const share = value / limit;
     return Math.round(((Math.max(-1, Math.min(1, share)) + 1) / 2) * (STEPS - 1));
@@ -44,7 +44,7 @@ export class Palette {
 }
 
 function rgb(hex) {
-  return [1, 3, 5].map((place) => parseInt(hex.trim().slice(place, place + 2), 16));
+  return [1, 3, 5].map((at) => parseInt(hex.trim().slice(at, at + 2), 16));
 }
 
 function mixed(one, other, share) {

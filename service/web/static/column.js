@@ -1,32 +1,33 @@
-// One text: which model writes it and how, its tokens as they come, and where it can branch.
+// One generated text: its model and sampling parameters, its tokens as they arrive, and branching.
 
+import { indexByKey } from "./dom.js";
 import { FIELDS, requestFields } from "./fields.js";
 import { toHash } from "./link.js";
 import { ModelChoice } from "./models.js";
-import { speakable } from "./format.js";
+import { setTokenText } from "./format.js";
 import { showToken } from "./token.js";
 
 const ALTERNATIVES = 5;
 
 export class Column {
   #tokens = [];
-  // Requests that the text is made of: each goes on behind so many tokens, with the seed that it got.
+  // Requests that generated the text: each continues after `count` tokens, with the seed of its response.
   #origins = [];
   #choice;
   #inputs = {};
   #output;
-  #figures;
-  #inside;
+  #statistics;
+  #inspectorLink;
   #prompt = "";
   #on;
 
-  // `values` are those of the fields, by name, and `model`; `on` has `changed` and `branch`.
+  // `values` are those of the fields by name, and `model`; `on` has the callbacks `changed` and `branch`.
   constructor(number, models, values, on) {
     this.#on = on;
     this.number = number;
     this.element = document.getElementById("column").content.firstElementChild.cloneNode(true);
     this.#output = this.element.querySelector(".output");
-    [this.#figures, this.#inside] = this.element.querySelector(".figures").children;
+    [this.#statistics, this.#inspectorLink] = this.element.querySelector(".statistics").children;
     this.#output.setAttribute("aria-label", `Text ${number + 1}`);
     const fields = this.element.querySelector(".fields");
     this.#choice = new ModelChoice(this.#select(fields, "model", "Model"), this.#select(fields, "version", "Version"), on.changed);
@@ -42,7 +43,7 @@ export class Column {
     return values;
   }
 
-  get reads() {
+  get direction() {
     return this.#choice.model?.direction;
   }
 
@@ -58,26 +59,26 @@ export class Column {
     this.element.remove();
   }
 
-  // Writes a text from its beginning, and shows it as it comes.
-  async write(prompt, signal, stream) {
+  // Generates a text from the prompt, and shows it as it arrives.
+  async generate(prompt, signal, stream) {
     this.#show([]);
     this.#prompt = prompt;
-    this.#origins = [{ count: 0, body: { model: this.#choice.reference, [this.#reads]: prompt } }];
-    await this.#follow(signal, stream);
+    this.#origins = [{ count: 0, body: { model: this.#choice.reference, [this.#promptField]: prompt } }];
+    await this.#readStream(signal, stream);
   }
 
-  // Goes on behind the tokens before `place`, with another token there, from the state of the text at that place.
-  async branch(place, token, signal, { post, stream }) {
-    const origins = this.#origins.filter(({ count }) => count <= place);
+  // Continues after the tokens before `position` and another token there, from the state at that position.
+  async branch(position, token, signal, { post, stream }) {
+    const origins = this.#origins.filter(({ count }) => count <= position);
     const { count, body, seed, fields } = origins.at(-1);
     const before = await post("v1/completions", {
-      ...fields, ...body, seed, max_tokens: place - count, stop: undefined, logprobs: undefined, return_state: true,
+      ...fields, ...body, seed, max_tokens: position - count, stop: undefined, logprobs: undefined, return_state: true,
     }, signal);
-    this.#show([...this.#tokens.slice(0, place), { ...token, branched: true }]);
+    this.#show([...this.#tokens.slice(0, position), { ...token, branched: true }]);
     this.#origins = [...origins, {
-      count: place + 1, body: { state: before.choices[0].state, [this.#reads]: token.text, ...(token.same ? newSeed() : {}) },
+      count: position + 1, body: { state: before.choices[0].state, [this.#promptField]: token.text, ...(token.same ? newSeed() : {}) },
     }];
-    await this.#follow(signal, stream);
+    await this.#readStream(signal, stream);
   }
 
   #show(tokens) {
@@ -86,21 +87,21 @@ export class Column {
     tokens.forEach((token) => this.#add(token));
   }
 
-  get #reads() {
-    return this.reads === "backward" ? "suffix" : "prompt";
+  get #promptField() {
+    return this.direction === "backward" ? "suffix" : "prompt";
   }
 
-  // Reads the last request's stream to its end.
-  async #follow(signal, stream) {
+  // Sends the last request and reads its stream to the end.
+  async #readStream(signal, stream) {
     const origin = this.#origins.at(-1);
     origin.fields = { ...requestFields(this.values), logprobs: ALTERNATIVES };
-    if (this.#origins.length > 1) delete origin.fields.seed; // the state has it, and where it stands
-    const body = { ...origin.fields, ...origin.body, stream_options: { prepend: this.reads === "backward" } };
+    if (this.#origins.length > 1) delete origin.fields.seed; // the resume token has it
+    const body = { ...origin.fields, ...origin.body, stream_options: { prepend: this.direction === "backward" } };
     const began = performance.now();
     const before = this.#tokens.length;
     let reason = null;
-    this.#figures.textContent = "";
-    this.#inside.hidden = true;
+    this.#statistics.textContent = "";
+    this.#inspectorLink.hidden = true;
     try {
       for await (const chunk of stream("v1/completions", body, signal)) {
         origin.seed = chunk.seed ?? origin.seed;
@@ -110,44 +111,43 @@ export class Column {
         }
       }
     } finally {
-      this.#offerInspector();
+      this.#linkInspector();
     }
     const seconds = (performance.now() - began) / 1000;
     const count = this.#tokens.length - before;
-    this.#figures.textContent =
-      `${count} tokens, ${Math.round(count / seconds)} a second · seed ${origin.seed} · ${reason === "stop" ? "came to its end" : "as long as was asked for"}`;
+    this.#statistics.textContent =
+      `${count} tokens, ${Math.round(count / seconds)} tokens/s · seed ${origin.seed} · finish reason ${reason}`;
   }
 
-  // A link to the inspector with the prompt and what was written so far, in order of reading.
-  #offerInspector() {
+  // Links to the inspector with prompt and generated text, in reading order.
+  #linkInspector() {
     const whole = [this.#prompt, this.#output.textContent];
-    if (this.reads === "backward") whole.reverse();
-    this.#inside.href = `inspector${toHash({ model: this.#choice.reference, text: whole.join("") })}`;
-    this.#inside.hidden = false;
+    if (this.direction === "backward") whole.reverse();
+    this.#inspectorLink.href = `inspector${toHash({ model: this.#choice.reference, text: whole.join("") })}`;
+    this.#inspectorLink.hidden = false;
   }
 
   #add(token) {
-    const place = this.#tokens.push(token) - 1;
+    const position = this.#tokens.push(token) - 1;
     // No <button>: browsers put a box around one, which would break lines within words and hide the text's own.
     const button = document.createElement("span");
     button.setAttribute("role", "button");
     button.className = "token";
-    button.dataset.place = place;
-    button.tabIndex = place === 0 ? 0 : -1;
-    button.textContent = token.text;
-    if (!token.text.trim()) button.setAttribute("aria-label", speakable(token.text));
+    button.dataset.position = position;
+    button.tabIndex = position === 0 ? 0 : -1;
+    setTokenText(button, token.text);
     if (token.branched) button.classList.add("branched");
     if (token.logprob !== null && token.logprob !== undefined) button.style.setProperty("--sure", Math.exp(token.logprob));
-    this.reads === "backward" ? this.#output.prepend(button) : this.#output.append(button);
+    this.direction === "backward" ? this.#output.prepend(button) : this.#output.append(button);
   }
 
   #open(button) {
     if (!button) return;
-    const place = Number(button.dataset.place);
-    showToken(this.#tokens[place], (token) => this.#on.branch(this, place, token));
+    const position = Number(button.dataset.position);
+    showToken(this.#tokens[position], (token) => this.#on.branch(this, position, token));
   }
 
-  // Arrow keys go from token to token, Enter and the blank open one; Tab goes past the text.
+  // Arrow keys move the focus, Enter and Space open a token; Tab leaves the text.
   #move(event) {
     if (event.key === "Enter" || event.key === " ") {
       event.preventDefault();
@@ -155,11 +155,11 @@ export class Column {
       return;
     }
     const tokens = [...this.#output.children];
-    const at = tokens.indexOf(document.activeElement);
-    const next = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: tokens.length - 1 }[event.key];
-    if (at < 0 || !tokens[next]) return;
+    const index = tokens.indexOf(document.activeElement);
+    const next = indexByKey(event.key, index, tokens.length);
+    if (index < 0 || next === undefined) return;
     event.preventDefault();
-    tokens[at].tabIndex = -1;
+    tokens[index].tabIndex = -1;
     tokens[next].tabIndex = 0;
     tokens[next].focus();
   }
@@ -204,12 +204,12 @@ function labelled(tag, id, text) {
   return { label, control };
 }
 
-// With the seed of the state the same token would be followed by the same text.
+// With the seed of the resume token the same token would be followed by the same text.
 function newSeed() {
   return { seed: Math.floor(Math.random() * Number.MAX_SAFE_INTEGER) };
 }
 
-// The tokens of a piece, in order of arrival.
+// The tokens of a chunk, in order of generation.
 function tokensOf({ text, logprobs, prepend }) {
   if (!logprobs) return text ? [{ text, logprob: null, alternatives: {} }] : [];
   const tokens = logprobs.tokens.map((token, i) => ({

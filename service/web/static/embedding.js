@@ -1,8 +1,9 @@
-// The embedding as a map: tokens that the model treats alike lie near each other. One is chosen, with its neighbours.
+// A map of the embedding in its first two principal components, and the nearest neighbours of one token.
 
 import { get } from "./api.js";
 import { palette } from "./colors.js";
-import { button, placeOfLeast, row, visible } from "./format.js";
+import { button, row } from "./dom.js";
+import { indexOfMin, visible } from "./format.js";
 
 const MARGIN_PX = 24;
 // More names than this hide each other.
@@ -11,24 +12,24 @@ const MAX_NAMED = 150;
 export class EmbeddingMap {
   #canvas;
   #rows;
-  #told;
+  #help;
   #attempt;
   #reference = null;
   #map = null;
   #chosen = null;
   #near = new Set();
 
-  // `parts` are the canvas, the table's body for neighbours, and where it is told what is shown.
-  constructor({ canvas, rows, told }, attempt) {
+  // `rows` is the table's body for neighbours; `help` gets a description of the map.
+  constructor({ canvas, rows, help }, attempt) {
     this.#canvas = canvas;
     this.#rows = rows;
-    this.#told = told;
+    this.#help = help;
     this.#attempt = attempt;
     canvas.addEventListener("click", (event) => this.#pick(event));
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
-  // Shows the map of a model, unless it is there already.
+  // Shows the map of a model, unless it is shown already.
   async show(reference) {
     if (this.#reference === reference) return;
     this.#reference = reference;
@@ -41,13 +42,13 @@ export class EmbeddingMap {
       if (this.#reference !== reference) return;
       this.#map = map;
       const shares = map.explained.map((share) => `${Math.round(100 * share)}%`);
-      this.#told.textContent = `${map.tokens.length} tokens. The plane shows ${shares.join(" and ")} of all differences; the rest lies in directions that a plane does not have.`;
+      this.#help.textContent = `The first two principal components of ${map.tokens.length} tokens explain ${shares.join(" and ")} of the variance.`;
       this.draw();
     });
-    if (!isShown && this.#reference === reference) this.#reference = null; // so that it is asked for again
+    if (!isShown && this.#reference === reference) this.#reference = null; // so that it is requested again
   }
 
-  // Shows what lies beside a token.
+  // Shows the neighbours of a token.
   async choose(tokenId) {
     if (!this.#map || this.#chosen === tokenId) return;
     this.#chosen = tokenId;
@@ -63,8 +64,8 @@ export class EmbeddingMap {
     if (!isShown && this.#chosen === tokenId) this.#chosen = null;
   }
 
-  // Where each token stands on the canvas, [x, y] in pixels.
-  #places() {
+  // The point of each token on the canvas, [x, y] in pixels.
+  #points() {
     const along = (values, length) => {
       const [low, high] = values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
       const stretch = (length - 2 * MARGIN_PX) / (high - low || 1);
@@ -83,7 +84,7 @@ export class EmbeddingMap {
     context.scale(scale, scale);
     context.textAlign = "center";
     const named = this.#map.tokens.length <= MAX_NAMED;
-    this.#places().forEach(([x, y], i) => {
+    this.#points().forEach(([x, y], i) => {
       const id = this.#map.token_ids[i];
       const [chosen, near] = [id === this.#chosen, this.#near.has(id)];
       context.fillStyle = chosen ? palette().accent : near ? palette().ink : palette().faint;
@@ -95,7 +96,7 @@ export class EmbeddingMap {
 
   #pick(event) {
     if (!this.#map) return;
-    const away = this.#places().map(([x, y]) => Math.hypot(x - event.offsetX, y - event.offsetY));
-    this.choose(this.#map.token_ids[placeOfLeast(away)]);
+    const distances = this.#points().map(([x, y]) => Math.hypot(x - event.offsetX, y - event.offsetY));
+    this.choose(this.#map.token_ids[indexOfMin(distances)]);
   }
 }

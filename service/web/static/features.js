@@ -1,22 +1,22 @@
-// What a unit may follow in a text, and how closely it does.
+// Features of a text, and the correlation of units with them.
 
 import { yieldToBrowser } from "./inspection.js";
 
-// Of each: a name, what it says, and its value behind each character, made by a walk over the text.
+// Each has a name, a help text, and a function that returns its value after each character of a text.
 export const FEATURES = {
-  line: { name: "Position in the line", says: "characters since the line began", walk: () => counter((character) => character === "\n") },
-  word: { name: "Position in the word", says: "letters since the word began", walk: () => counter((character) => !/[\p{L}\p{M}\p{N}_]/u.test(character)) },
-  quotes: { name: "Inside quotes", says: "1 between quotation marks", walk: quotes },
-  brackets: { name: "Inside brackets", says: "how many ( [ { are open", walk: brackets },
-  capital: { name: "After a capital", says: "1 just behind a capital letter", walk: () => (character) => Number(/\p{Lu}/u.test(character)) },
-  digit: { name: "In a number", says: "1 behind a digit", walk: () => (character) => Number(/\p{Decimal_Number}/u.test(character)) },
-  space: { name: "Between words", says: "1 behind a blank or a line's end", walk: () => (character) => Number(/\s/u.test(character)) },
+  line: { name: "Position in the line", help: "characters since the line began", walk: () => counter((character) => character === "\n") },
+  word: { name: "Position in the word", help: "letters since the word began", walk: () => counter((character) => !/[\p{L}\p{M}\p{N}_]/u.test(character)) },
+  quotes: { name: "Inside quotes", help: "1 between quotation marks", walk: quotes },
+  brackets: { name: "Inside brackets", help: "how many ( [ { are open", walk: brackets },
+  capital: { name: "After a capital", help: "1 directly after a capital letter", walk: () => (character) => Number(/\p{Lu}/u.test(character)) },
+  digit: { name: "In a number", help: "1 after a digit", walk: () => (character) => Number(/\p{Decimal_Number}/u.test(character)) },
+  space: { name: "Between words", help: "1 after white space", walk: () => (character) => Number(/\s/u.test(character)) },
 };
 
-export const SURE = { name: "How sure the model was", says: "the probability of the token" };
-export const OWN = { name: "A pattern of your own", says: "1 inside what a regular expression finds" };
+export const PROBABILITY = { name: "Token probability", help: "the probability of the token" };
+export const REGEXP = { name: "Regular expression", help: "1 inside a match of a regular expression" };
 
-// Returns the value behind each token: Float32Array (tokens).
+// Returns the value after each token: Float32Array (tokens).
 export function featureOf(name, { tokens, logprobs }, pattern = "") {
   if (name === "sure") return Float32Array.from(logprobs, (logprob) => (logprob === null ? 0 : Math.exp(logprob)));
   const text = tokens.join("");
@@ -25,15 +25,15 @@ export function featureOf(name, { tokens, logprobs }, pattern = "") {
   return Float32Array.from(tokens, (token) => along[(end += token.length) - 1] ?? 0);
 }
 
-// How closely each column of a matrix follows a feature: Pearson's correlation over `rows` from `from` up to `to`,
-// Float32Array (columns), 0 where one of both never changes. `wanted` has a value for each row.
-export function correlations(matrix, wanted, from, to) {
+// Pearson's correlation of each column of a matrix with a feature over the rows from `from` up to `to`: Float32Array
+// (columns), 0 where one of both is constant. `target` has a value for each row.
+export function correlations(matrix, target, from, to) {
   const { values, columns } = matrix;
   const [sums, squares, products] = [0, 1, 2].map(() => new Float64Array(columns));
   let sum = 0;
   let square = 0;
   for (let row = from; row < to; row++) {
-    const y = wanted[row];
+    const y = target[row];
     sum += y;
     square += y * y;
     for (let column = 0, i = row * columns; column < columns; column++, i++) {
@@ -51,16 +51,16 @@ export function correlations(matrix, wanted, from, to) {
   });
 }
 
-// The units that follow a feature most closely in the first half of a text, with what the other half says of them.
-// Without the second one, the best of a thousand units that mean nothing would look like a find.
-export async function search(inspection, wanted, count = 12) {
-  const half = Math.ceil(wanted.length / 2);
+// The units that correlate most with a feature in the first half of a text, with the correlation in the second half.
+// Without the second half, the best of a thousand unrelated units would look like a result.
+export async function search(inspection, target, count = 12) {
+  const half = Math.ceil(target.length / 2);
   const found = [];
   for (const [layer, { units, matrices }] of inspection.layers) {
     for (const kind of ["hidden", "cell", "top"]) {
       const matrix = matrices.get(kind);
       if (!matrix) continue;
-      const [first, second] = [correlations(matrix, wanted, 0, half), correlations(matrix, wanted, half, wanted.length)];
+      const [first, second] = [correlations(matrix, target, 0, half), correlations(matrix, target, half, target.length)];
       units.forEach((unit, column) => found.push({ layer, kind, unit, first: first[column], second: second[column] }));
       await yieldToBrowser();
     }
@@ -70,10 +70,10 @@ export async function search(inspection, wanted, count = 12) {
 
 function walked(text, step) {
   const along = new Float32Array(text.length);
-  let place = 0;
+  let offset = 0;
   for (const character of text) {
-    along.fill(step(character), place, place + character.length);
-    place += character.length;
+    along.fill(step(character), offset, offset + character.length);
+    offset += character.length;
   }
   return along;
 }

@@ -1,49 +1,49 @@
-// What can be set for a text: names as the API has them, bounds, and what each means.
+// Sampling parameters: name in the API, label, limits, default and help text.
 
 export const FIELDS = [
   {
     name: "temperature", label: "Temperature", kind: "range", min: 0, max: 2, step: 0.05, value: 0.8,
-    help: "0 always takes the likeliest token; 1 draws as the model says; above 1 is bolder than the model.",
+    help: "0: greedy decoding; 1: the distribution of the model; above 1: a flatter one.",
   },
   {
     name: "top_p", label: "Top p", kind: "range", min: 0, max: 1, step: 0.01, value: 1,
-    help: "Draw only among the likeliest tokens that together have this probability.",
+    help: "Sample from the most probable tokens that together have this probability.",
   },
   {
     name: "top_k", label: "Top k", kind: "range", min: 0, max: 100, step: 1, value: 0,
-    help: "Draw only among so many of the likeliest tokens; 0 is all of them.",
+    help: "Sample from this number of most probable tokens; 0: from all.",
   },
   {
     name: "min_p", label: "Min p", kind: "range", min: 0, max: 1, step: 0.01, value: 0,
-    help: "Drop tokens that are less likely than this times the likeliest.",
+    help: "Drop tokens less probable than this fraction of the most probable one.",
   },
   {
     name: "repetition_penalty", label: "Repetition penalty", kind: "range", min: 0.5, max: 2, step: 0.05, value: 1,
-    help: "Above 1 makes tokens that have occurred less likely, those of the prompt too; 1 is off.",
+    help: "Above 1: tokens of the prompt and the output become less probable; 1: off.",
   },
   {
     name: "frequency_penalty", label: "Frequency penalty", kind: "range", min: -2, max: 2, step: 0.1, value: 0,
-    help: "Taken off a token for each time that it was written.",
+    help: "Subtracted from the logit of a token for each time it was generated.",
   },
   {
     name: "presence_penalty", label: "Presence penalty", kind: "range", min: -2, max: 2, step: 0.1, value: 0,
-    help: "Taken off every token that was written at all.",
+    help: "Subtracted from the logit of every generated token.",
   },
   {
-    name: "max_tokens", label: "Tokens", kind: "range", min: 1, max: 2000, step: 1, value: 200,
-    help: "How many tokens to write at most.",
+    name: "max_tokens", label: "Max tokens", kind: "range", min: 1, max: 2000, step: 1, value: 200,
+    help: "Maximum number of generated tokens.",
   },
   {
     name: "seed", label: "Seed", kind: "number", value: "",
-    help: "The same seed writes the same text, to the byte. Empty: a new one is drawn, and shown below the text.",
+    help: "The same seed generates the same text. Empty: a random seed, shown below the text.",
   },
   {
-    name: "stop", label: "Stop before", kind: "text", value: "",
-    help: "The text ends before this; \\n stands for a line's end.",
+    name: "stop", label: "Stop", kind: "text", value: "",
+    help: "Generation ends before this string; \\n is a line feed.",
   },
 ];
 
-// The fields of a request, without those that are off.
+// The fields of a request, without empty ones.
 export function requestFields(values) {
   const fields = {};
   for (const { name, kind } of FIELDS) {

@@ -1,5 +1,5 @@
-// A matrix as colours, tokens from left to right and units from top to bottom, with the course of one unit below.
-// Only what can be seen is drawn, so that a text of thousands of tokens scrolls as a short one does.
+// A heat map of a matrix, tokens from left to right and units from top to bottom, with the curves of one unit below.
+// Only the visible part is drawn, so that a text of thousands of tokens scrolls as a short one does.
 
 import { Failure } from "./api.js";
 import { Palette, palette } from "./colors.js";
@@ -7,7 +7,7 @@ import { yieldToBrowser } from "./inspection.js";
 import { visible } from "./format.js";
 
 const LABELS_PX = 20;
-const COURSE_PX = 130;
+const CURVES_PX = 130;
 const MAP_PX = 420;
 const MAX_UNIT_PX = 10;
 // Narrower columns have no room for a character.
@@ -26,7 +26,7 @@ export class Heatmap {
   #shown = null;
   #waits = false;
 
-  // `scroller` gets the drawing; `on.chosen` is called with the place of a row and a column.
+  // `scroller` gets the canvas; `on.chosen` is called with a row and a column, `on.pointed` with those under the pointer.
   constructor(scroller, on) {
     this.#scroller = scroller;
     this.#on = on;
@@ -43,7 +43,7 @@ export class Heatmap {
   }
 
   // Shows: matrix, order (of its columns, from top to bottom), labels (a text for each row), width of a token in
-  // pixels, courses (name and matrix of each line below), row and column that are chosen.
+  // pixels, curves (kind and matrix of each line below), and the selected row and column.
   show(shown) {
     this.#shown = shown;
     this.#spacer.style.width = `${shown.matrix.rows * shown.width}px`;
@@ -51,7 +51,7 @@ export class Heatmap {
     this.draw();
   }
 
-  // Scrolls so that the chosen row can be seen.
+  // Scrolls to the selected row.
   reveal() {
     const { row, width } = this.#shown;
     const { scrollLeft, clientWidth } = this.#scroller;
@@ -97,7 +97,7 @@ export class Heatmap {
       await yieldToBrowser();
     }
     const blob = await new Promise((resolve) => canvas.toBlob(resolve));
-    if (!blob) throw new Failure(`This browser makes no picture of ${canvas.width} × ${canvas.height} pixels. Read less of the text, or fewer units.`);
+    if (!blob) throw new Failure(`This browser makes no picture of ${canvas.width} × ${canvas.height} pixels. Inspect fewer tokens or units.`);
     return { blob, tokensPerPixel };
   }
 
@@ -110,7 +110,7 @@ export class Heatmap {
   }
 
   get #height() {
-    return this.#labelsHeight + this.#mapHeight + COURSE_PX;
+    return this.#labelsHeight + this.#mapHeight + CURVES_PX;
   }
 
   #draw() {
@@ -126,11 +126,11 @@ export class Heatmap {
     context.imageSmoothingEnabled = height < matrix.columns;
     context.drawImage(this.#pixels(first, last), left, top, (last - first) * width, height);
     this.#drawLabels(context, first, last);
-    this.#drawCourses(context, first, last, top + height);
+    this.#drawCurves(context, first, last, top + height);
     context.strokeStyle = palette().ink;
     const unitHeight = height / matrix.columns;
     const x = row * width - scrollLeft;
-    context.strokeRect(x - 0.5, top, Math.max(width, 2) + 1, height + COURSE_PX);
+    context.strokeRect(x - 0.5, top, Math.max(width, 2) + 1, height + CURVES_PX);
     context.strokeRect(-2, top + order.indexOf(column) * unitHeight - 0.5, clientWidth + 4, Math.max(unitHeight, 2) + 1);
   }
 
@@ -155,8 +155,8 @@ export class Heatmap {
     const into = new Uint32Array(image.data.buffer);
     for (let row = first; row < last; row++) {
       const start = row * matrix.columns;
-      for (let place = 0, i = row - first; place < order.length; place++, i += last - first) {
-        into[i] = pixels[Palette.step(matrix.values[start + order[place]], matrix.limit)];
+      for (let rank = 0, i = row - first; rank < order.length; rank++, i += last - first) {
+        into[i] = pixels[Palette.step(matrix.values[start + order[rank]], matrix.limit)];
       }
     }
     const canvas = new OffscreenCanvas(image.width, image.height);
@@ -176,17 +176,17 @@ export class Heatmap {
     }
   }
 
-  #drawCourses(context, first, last, top) {
-    const { courses, column, width } = this.#shown;
-    const middle = top + COURSE_PX / 2 + 6;
-    const half = COURSE_PX / 2 - 12;
+  #drawCurves(context, first, last, top) {
+    const { curves, column, width } = this.#shown;
+    const middle = top + CURVES_PX / 2 + 6;
+    const half = CURVES_PX / 2 - 12;
     context.strokeStyle = palette().line;
     context.beginPath();
     context.moveTo(0, middle);
     context.lineTo(this.#scroller.clientWidth, middle);
     context.stroke();
     context.lineWidth = 1.5;
-    courses.forEach(({ matrix }, i) => {
+    curves.forEach(({ matrix }, i) => {
       const scale = Math.max(1, matrix.most(column));
       context.strokeStyle = palette().series[i];
       context.beginPath();
@@ -203,9 +203,9 @@ export class Heatmap {
     if (!this.#shown) return null;
     const { matrix, order, width } = this.#shown;
     const row = Math.floor((event.offsetX + this.#scroller.scrollLeft) / width);
-    const place = Math.floor(((event.offsetY - this.#labelsHeight) / this.#mapHeight) * matrix.columns);
+    const rank = Math.floor(((event.offsetY - this.#labelsHeight) / this.#mapHeight) * matrix.columns);
     if (row < 0 || row >= matrix.rows) return null;
-    return { row, column: order[Math.max(0, Math.min(place, order.length - 1))], inside: place >= 0 && place < order.length };
+    return { row, column: order[Math.max(0, Math.min(rank, order.length - 1))], inside: rank >= 0 && rank < order.length };
   }
 
   #choose(event) {
@@ -213,18 +213,18 @@ export class Heatmap {
     if (under) this.#on.chosen(under.row, under.inside ? under.column : this.#shown.column);
   }
 
-  // Arrow keys go from token to token and from unit to unit.
+  // Arrow keys move between tokens and units.
   #move(event) {
     if (!this.#shown) return;
     const { matrix, order, row, column } = this.#shown;
-    const place = order.indexOf(column);
-    const [nextRow, nextPlace] = {
-      ArrowLeft: [row - 1, place], ArrowRight: [row + 1, place], ArrowUp: [row, place - 1], ArrowDown: [row, place + 1],
-      Home: [0, place], End: [matrix.rows - 1, place], PageUp: [row, place - 16], PageDown: [row, place + 16],
+    const rank = order.indexOf(column);
+    const [nextRow, nextRank] = {
+      ArrowLeft: [row - 1, rank], ArrowRight: [row + 1, rank], ArrowUp: [row, rank - 1], ArrowDown: [row, rank + 1],
+      Home: [0, rank], End: [matrix.rows - 1, rank], PageUp: [row, rank - 16], PageDown: [row, rank + 16],
     }[event.key] ?? [];
     if (nextRow === undefined) return;
     event.preventDefault();
     const within = (value, count) => Math.max(0, Math.min(value, count - 1));
-    this.#on.chosen(within(nextRow, matrix.rows), order[within(nextPlace, order.length)]);
+    this.#on.chosen(within(nextRow, matrix.rows), order[within(nextRank, order.length)]);
   }
 }

@@ -1,17 +1,17 @@
-// What `/v1/inspect` found, as matrices: a row for each token, a column for each unit. Knows nothing of the page.
+// The response of `/v1/inspect` as matrices: a row for each token, a column for each unit. Knows nothing of the page.
 
-// In the order in which they are offered: names, what they say, and whether they go below zero.
+// In the order of the list: name, help text, and whether values are signed.
 export const KINDS = {
-  hidden: { name: "Hidden state h", signed: true, says: "what the layer hands on: to the next layer, and to itself at the next token" },
-  cell: { name: "Cell state c (remember)", signed: true, says: "the long memory: what was kept and what was learnt, c′ = f⊙c + i⊙g" },
-  forget: { name: "Forget gate f", signed: false, says: "which share of the old cell state is kept: 1 all of it, 0 nothing" },
-  input: { name: "Input gate i", signed: false, says: "which share of the candidate is let in" },
-  candidate: { name: "Candidate g", signed: true, says: "what could be written into the state" },
-  learn: { name: "Learn i⊙g", signed: true, says: "what is written into the cell state" },
-  output: { name: "Output gate o", signed: false, says: "which share of the cell state is shown, h′ = o⊙tanh c′ (use)" },
-  update: { name: "Update gate z", signed: false, says: "which share of the old state is kept: h′ = z⊙h + (1 − z)⊙g" },
-  reset: { name: "Reset gate r", signed: false, says: "which share of the old state the candidate sees" },
-  top: { name: "What the last layer hands on", signed: true, says: "before the output layer; the layers of this model are not looked into" },
+  hidden: { name: "Hidden state h", signed: true, help: "the output of the layer, and its state for the next token" },
+  cell: { name: "Cell state c (remember)", signed: true, help: "the long-term state, c′ = f⊙c + i⊙g" },
+  forget: { name: "Forget gate f", signed: false, help: "the fraction of the previous cell state that is kept" },
+  input: { name: "Input gate i", signed: false, help: "the fraction of the candidate that is written" },
+  candidate: { name: "Candidate g", signed: true, help: "the values that may be written to the state" },
+  learn: { name: "Learn i⊙g", signed: true, help: "the values that are written to the cell state" },
+  output: { name: "Output gate o", signed: false, help: "the fraction of the cell state that is output, h′ = o⊙tanh c′ (use)" },
+  update: { name: "Update gate z", signed: false, help: "the fraction of the previous state that is kept, h′ = z⊙h + (1 − z)⊙g" },
+  reset: { name: "Reset gate r", signed: false, help: "the fraction of the previous state that the candidate reads" },
+  top: { name: "Top outputs", signed: true, help: "the input of the output layer; the layers of this model cannot be inspected" },
 };
 
 const ROWS_AT_ONCE = 64;
@@ -48,30 +48,30 @@ export class Matrix {
 }
 
 export class Inspection {
-  // Reads an answer, whose numbers are float16 in base64, and lets the page breathe in between.
-  static async read(answer) {
-    const found = new Inspection(answer);
-    await found.add(answer);
+  // Reads a response, whose numbers are float16 in base64, and yields to the browser in between.
+  static async read(response) {
+    const found = new Inspection(response);
+    await found.add(response);
     return found;
   }
 
-  constructor(answer) {
-    this.reference = `${answer.model}:${answer.version}`;
-    this.tokens = answer.tokens;
-    this.logprobs = answer.token_logprobs;
-    this.alternatives = answer.top_logprobs;
-    this.expected = answer.expected;
-    this.tokenIds = answer.token_ids;
-    this.positions = answer.positions;
+  constructor(response) {
+    this.reference = `${response.model}:${response.version}`;
+    this.tokens = response.tokens;
+    this.logprobs = response.token_logprobs;
+    this.alternatives = response.top_logprobs;
+    this.expected = response.expected;
+    this.tokenIds = response.token_ids;
+    this.positions = response.positions;
     this.layers = new Map();
-    // Of each token the row that has its values; -1 where it was left out.
+    // The row of each token; -1 where the response has no values of it.
     this.rowOf = new Int32Array(this.tokens.length).fill(-1);
-    this.positions.forEach((place, row) => { this.rowOf[place] = row; });
+    this.positions.forEach((position, row) => { this.rowOf[position] = row; });
   }
 
-  // Takes in the matrices of another answer about the same text.
-  async add(answer) {
-    for (const { layer, units, values } of answer.layers) {
+  // Adds the matrices of another response for the same text.
+  async add(response) {
+    for (const { layer, units, values } of response.layers) {
       if (!this.layers.has(layer)) this.layers.set(layer, { units, matrices: new Map() });
       const { matrices } = this.layers.get(layer);
       for (const [kind, packed] of Object.entries(values)) {
@@ -94,11 +94,11 @@ export class Inspection {
     return Object.keys(KINDS).filter((kind) => this.matrix(layer, kind));
   }
 
-  // All of it for other programs: JSON with a list of numbers for each token, made piece by piece.
+  // Everything as JSON for other programs, with a list of numbers for each token.
   async json() {
     const { reference, tokens, tokenIds, logprobs, alternatives, expected, positions } = this;
-    const told = { model: reference, tokens, token_ids: tokenIds, token_logprobs: logprobs, top_logprobs: alternatives, expected, positions };
-    const parts = [JSON.stringify(told).slice(0, -1), ',"layers":['];
+    const head = { model: reference, tokens, token_ids: tokenIds, token_logprobs: logprobs, top_logprobs: alternatives, expected, positions };
+    const parts = [JSON.stringify(head).slice(0, -1), ',"layers":['];
     for (const [layer, { units, matrices }] of this.layers) {
       parts.push(parts.length > 2 ? "," : "", `{"layer":${layer},"units":${JSON.stringify(units)},"values":{`);
       let comma = "";
@@ -126,7 +126,7 @@ export class Inspection {
   }
 }
 
-// Lets the page draw and listen before the work goes on.
+// Lets the browser render and handle events before work continues.
 export function yieldToBrowser() {
   return new Promise((resolve) => setTimeout(resolve));
 }

@@ -1,17 +1,18 @@
-// The page that looks into a model: a text is read, and what the model held, did and expected at each token is shown.
+// The inspector: what a model computes and predicts at each token of a text.
 
 import { Failure, postForBlob } from "./api.js";
 import { palette } from "./colors.js";
+import { fill, find } from "./dom.js";
 import { EmbeddingMap } from "./embedding.js";
 import { correlations } from "./features.js";
+import { indexOfMin, number, visible } from "./format.js";
 import { Heatmap } from "./heatmap.js";
 import { Inspection, KINDS } from "./inspection.js";
-import { copyAddress, fromHash, note } from "./link.js";
-import { ModelChoice, fill, loadModels } from "./models.js";
-import { TokenView, activation, tokenProbabilities } from "./token_view.js";
+import { fromHash, note } from "./link.js";
+import { ModelChoice } from "./models.js";
+import { Shell, attempt } from "./shell.js";
 import { showTokenDetail } from "./token_detail.js";
-import { TaskRunner, attempt, startTheme } from "./shell.js";
-import { number, placeOfLeast, visible } from "./format.js";
+import { TokenView, activation, tokenProbabilities } from "./token_view.js";
 import { UnitSearch } from "./unit_search.js";
 
 const SAMPLE = `The function returns a list of names (strings). If "name" is not given, it is taken from the file.
@@ -22,26 +23,26 @@ If an object is "true" or "false" (as a Boolean value), the method returns it; e
 The class "Reader" has two methods: "read" (which takes the number of bytes) and "close" (which takes none).
 A string can be sliced with two indices, as in "text[2:5]" or, from the end, "text[-3:]" (both are strings).
 `;
-// Texts with more numbers than this bring their gates only when they are wanted.
+// Gates of texts with more values than this are loaded on request.
 const MAX_VALUES_AT_ONCE = 4e6;
 const ALTERNATIVES = 5;
 
 const ids = [
-  "request", "text", "model", "version", "max_positions", "max_units", "read", "stop", "share", "backwards", "status",
-  "found", "paint", "tokens", "paint-help", "layer", "kind", "kind-help", "unit", "order", "width", "map", "low", "ramp",
-  "high", "courses", "pointed", "gates", "png", "json", "embedding", "embedding-told", "plane", "neighbors",
+  "text", "model", "version", "max_positions", "max_units", "backwards", "status", "found", "color", "tokens", "color-help",
+  "layer", "kind", "kind-help", "unit", "order", "width", "map", "low", "ramp", "high", "curves", "pointed", "gates",
+  "png", "json", "embedding", "embedding-help", "plane", "neighbors",
 ];
-const page = Object.fromEntries(ids.map((id) => [id, document.getElementById(id)]));
+const page = Object.fromEntries(ids.map((id) => [id, find(id)]));
 
 const models = new ModelChoice(page.model, page.version, keep);
-const text = new TokenView(page.tokens, (place) => choose({ place }));
+const text = new TokenView(page.tokens, (position) => choose({ position }));
 const map = new Heatmap(page.map, {
-  chosen: (at, column) => choose({ place: found.positions[at], unit: found.units(chosen.layer)[column] }),
-  pointed: (under) => tellPointed(under),
+  chosen: (row, column) => choose({ position: found.positions[row], unit: found.units(chosen.layer)[column] }),
+  pointed: (under) => showPointed(under),
 });
 const unitSearch = new UnitSearch({
   chosen: (unit) => {
-    page.paint.value = "unit";
+    page.color.value = "unit";
     choose(unit);
   },
   found: () => {
@@ -49,40 +50,40 @@ const unitSearch = new UnitSearch({
     showMap();
   },
 }, attempt);
-const plane = new EmbeddingMap({ canvas: page.plane, rows: page.neighbors, told: page["embedding-told"] }, attempt);
-const tasks = new TaskRunner(
-  { form: page.request, submit: page.read, stop: page.stop, status: page.status },
-  async () => models.show(await loadModels().catch(() => [])),
-);
+const plane = new EmbeddingMap({ canvas: page.plane, rows: page.neighbors, help: page["embedding-help"] }, attempt);
+const shell = new Shell({
+  submit: () => {
+    chosen.position = null;
+    inspect();
+  },
+  models: (served) => models.show(served),
+  theme: () => {
+    plane.draw();
+    if (found) choose({});
+  },
+});
 let found = null; // Inspection
-let asked = null; // the request that it is the answer to
-let reader = null; // what the service says of the model that read
+let request = null; // its request
+let inspected = null; // the object of /v1/models of its model
 let order = { by: "number", of: new Map() };
-const chosen = { layer: 1, kind: "hidden", unit: 0, place: null };
+const chosen = { layer: 1, kind: "hidden", unit: 0, position: null };
 
 async function start() {
-  startTheme(retheme);
   page.width.value = 10;
   listen();
   const shown = fromHash(location.hash, (given) => typeof given.text === "string");
   page.text.value = shown?.text ?? SAMPLE;
   for (const name of ["max_positions", "max_units"]) page[name].value = shown?.[name] ?? "";
   page.backwards.checked = Boolean(shown?.go_backwards);
-  for (const name of ["layer", "kind", "unit", "place"]) chosen[name] = shown?.[name] ?? chosen[name];
-  page.paint.value = ["sure", "said", "unit"].includes(shown?.paint) ? shown.paint : "sure";
-  const loaded = await attempt(async () => models.show(await loadModels(), shown?.model));
-  if (loaded && shown) read();
+  for (const name of Object.keys(chosen)) chosen[name] = shown?.[name] ?? chosen[name];
+  page.color.value = ["probability", "prediction", "unit"].includes(shown?.color) ? shown.color : "probability";
+  const isLoaded = await shell.loadModels((served) => models.show(served, shown?.model));
+  if (isLoaded && shown) inspect();
 }
 
 function listen() {
-  page.request.addEventListener("submit", (event) => {
-    event.preventDefault();
-    chosen.place = null;
-    read();
-  });
-  page.share.addEventListener("click", share);
   for (const name of ["text", "max_positions", "max_units", "backwards"]) page[name].addEventListener("input", keep);
-  page.paint.addEventListener("change", () => { paint(); keep(); });
+  page.color.addEventListener("change", () => { colorTokens(); keep(); });
   page.layer.addEventListener("change", () => choose({ layer: Number(page.layer.value) }));
   page.kind.addEventListener("change", () => choose({ kind: page.kind.value }));
   page.unit.addEventListener("input", () => choose({ unit: Number(page.unit.value) }));
@@ -94,23 +95,23 @@ function listen() {
   page.embedding.addEventListener("toggle", showPlane);
 }
 
-// Reads the text, and shows what was found.
-async function read() {
+// Inspects the text, and shows the result.
+async function inspect() {
   const wanted = {
     model: models.reference, input: page.text.value, logprobs: ALTERNATIVES, encoding_format: "base64_float16",
-    go_backwards: page.backwards.checked, max_positions: bound(page.max_positions), max_units: bound(page.max_units),
+    go_backwards: page.backwards.checked, max_positions: limit(page.max_positions), max_units: limit(page.max_units),
   };
   const { model } = models;
   const { layers = 1, units = 512 } = model ?? {};
   // A token is a character at least.
   const numTokens = Math.min(wanted.input.length, wanted.max_positions ?? Infinity);
   const isLarge = numTokens * layers * Math.min(units, wanted.max_units ?? Infinity) * 6 > MAX_VALUES_AT_ONCE;
-  await run("Reading…", async (signal) => {
+  await run("Inspecting…", async (signal) => {
     const blob = await postForBlob("v1/inspect", isLarge ? { ...wanted, include: ["hidden", "cell"] } : wanted, signal);
-    const answer = JSON.parse(await blob.text());
-    if (!answer.tokens.length) throw new Failure("There is nothing in this text to look at. Write some, and read it.");
-    found = await Inspection.read(answer);
-    [asked, reader] = [wanted, model];
+    const response = JSON.parse(await blob.text());
+    if (!response.tokens.length) throw new Failure("The text is empty. Enter a text and inspect it.");
+    found = await Inspection.read(response);
+    [request, inspected] = [wanted, model];
     order = { by: "number", of: new Map() };
     page.order.value = "number";
     unitSearch.use(found);
@@ -120,20 +121,20 @@ async function read() {
 
 async function loadGates() {
   const { layer } = chosen;
-  await run("Reading once more for the gates…", async (signal) => {
-    // By the same version, whatever answers by now.
-    const wanted = { ...asked, model: found.reference, include: ["gates"], layers: [layer], logprobs: 0 };
+  await run("Loading gates…", async (signal) => {
+    // By the same version, whichever is the default by now.
+    const wanted = { ...request, model: found.reference, include: ["gates"], layers: [layer], logprobs: 0 };
     const blob = await postForBlob("v1/inspect", wanted, signal);
     await found.add(JSON.parse(await blob.text()));
     choose({});
   });
 }
 
-function run(what, work) {
-  return tasks.run(what, work, () => `${found.tokens.length} tokens read.`);
+function run(label, work) {
+  return shell.run(label, work, () => `${found.tokens.length} tokens inspected.`);
 }
 
-function bound(input) {
+function limit(input) {
   return input.value === "" ? undefined : Number(input.value);
 }
 
@@ -146,36 +147,36 @@ function show() {
   showPlane();
 }
 
-// Chooses a layer, a kind of value, a unit or a token, as far as they exist, and shows what is known of it.
+// Selects a layer, a kind of value, a unit or a token, as far as they exist, and shows it.
 function choose(changes) {
   if (!found) return;
   Object.assign(chosen, changes);
   if (!found.layers.has(chosen.layer)) [chosen.layer] = found.layers.keys();
   const units = found.units(chosen.layer);
-  // The nearest of the units that are told.
+  // The nearest of the units in the response.
   chosen.unit = units.reduce((one, other) => (Math.abs(other - chosen.unit) < Math.abs(one - chosen.unit) ? other : one), units[0]);
   const kinds = found.kinds(chosen.layer);
   if (!kinds.includes(chosen.kind)) [chosen.kind] = kinds;
-  // At first the token that the model expected least.
-  chosen.place ??= placeOfLeast(found.logprobs);
-  chosen.place = Math.max(0, Math.min(Number(chosen.place) || 0, found.tokens.length - 1));
+  // Initially the least probable token.
+  chosen.position ??= indexOfMin(found.logprobs);
+  chosen.position = Math.max(0, Math.min(Number(chosen.position) || 0, found.tokens.length - 1));
   page.layer.value = chosen.layer;
   fill(page.kind, kinds.map((kind) => [kind, KINDS[kind].name]), chosen.kind);
-  page["kind-help"].textContent = `${KINDS[chosen.kind].name}: ${KINDS[chosen.kind].says}.`;
+  page["kind-help"].textContent = `${KINDS[chosen.kind].name}: ${KINDS[chosen.kind].help}.`;
   page.unit.max = units.at(-1);
   if (document.activeElement !== page.unit || page.unit.value !== "") page.unit.value = chosen.unit;
   page.gates.hidden = found.hasGates(chosen.layer) || !hasGates();
-  text.choose(chosen.place);
-  if (Object.keys(changes).join() !== "place") paint();
+  text.choose(chosen.position);
+  if (Object.keys(changes).join() !== "position") colorTokens();
   showMap();
-  if (changes.place !== undefined) map.reveal();
+  if (changes.position !== undefined) map.reveal();
   showTokenDetail(found, chosen, column(), isReadBackwards());
-  if (page.embedding.open) plane.choose(found.tokenIds[chosen.place]);
+  if (page.embedding.open) plane.choose(found.tokenIds[chosen.position]);
   keep();
 }
 
 function hasGates() {
-  return ["lstm", "gru"].includes(reader?.cell) && chosen.layer > 0;
+  return ["lstm", "gru"].includes(inspected?.cell) && chosen.layer > 0;
 }
 
 function matrix() {
@@ -186,43 +187,43 @@ function column() {
   return found.units(chosen.layer).indexOf(chosen.unit);
 }
 
-// The row of the chosen token, or the nearest that was told.
+// The row of the selected token, or the nearest one in the response.
 function chosenRow() {
-  const exact = found.rowOf[chosen.place];
-  return exact >= 0 ? exact : found.positions.filter((place) => place < chosen.place).length;
+  const exact = found.rowOf[chosen.position];
+  return exact >= 0 ? exact : found.positions.filter((position) => position < chosen.position).length;
 }
 
-function paint() {
+function colorTokens() {
   if (!found) return;
   const { tokens, logprobs, alternatives } = found;
-  const by = page.paint.value;
-  const likeliest = (place) => Object.entries(alternatives[place] ?? {}).sort(([, one], [, other]) => other - one)[0]?.[0];
-  const said = by === "said" ? tokens.map((token, place) => likeliest(place) ?? token) : tokens;
-  const differs = said.map((token, place) => token !== tokens[place]);
+  const by = page.color.value;
+  const mostProbable = (position) => Object.entries(alternatives[position] ?? {}).sort(([, one], [, other]) => other - one)[0]?.[0];
+  const predicted = by === "prediction" ? tokens.map((token, position) => mostProbable(position) ?? token) : tokens;
+  const differs = predicted.map((token, position) => token !== tokens[position]);
   const warm = palette().css(1, 1.6);
   const colors = by === "unit" ? activation(found, matrix(), column())
-    : by === "said" ? differs.map((other) => (other ? warm : "transparent"))
+    : by === "prediction" ? differs.map((other) => (other ? warm : "transparent"))
       : tokenProbabilities(logprobs);
-  // What is said in a token's place keeps the lines of the text.
-  const texts = said.map((token, place) => (differs[place] ? visible(token) + (tokens[place].endsWith("\n") ? "\n" : "") : token));
+  // Predicted tokens keep the lines of the text.
+  const texts = predicted.map((token, position) => (differs[position] ? visible(token) + (tokens[position].endsWith("\n") ? "\n" : "") : token));
   text.paint(texts.map((token) => (token.startsWith("bytes:") ? "�" : token)), colors);
-  const wrong = differs.filter(Boolean).length;
-  page["paint-help"].textContent = {
-    sure: "The warmer a token, the less the model expected it. Choose one, by a click or with the arrow keys, to see what it expected instead.",
-    said: `In each place the likeliest token after the text so far. Where it is not what stands in the text it is marked: ${wrong} of ${tokens.length}.`,
-    unit: `Unit ${chosen.unit} of layer ${chosen.layer}, ${KINDS[chosen.kind].name}, behind each token: warm above zero, cold below.`,
+  const numDifferent = differs.filter(Boolean).length;
+  page["color-help"].textContent = {
+    probability: "The warmer a token, the less probable. Select one by a click or the arrow keys to see the predicted tokens.",
+    prediction: `The most probable token in each position; marked where it differs from the text: ${numDifferent} of ${tokens.length}.`,
+    unit: `Unit ${chosen.unit} of layer ${chosen.layer}, ${KINDS[chosen.kind].name}, after each token: warm above zero, cold below.`,
   }[by];
 }
 
-// The order of a layer's units from top to bottom: by number, or by how closely they follow what was searched.
+// The order of a layer's units from top to bottom: by number, or by correlation with the feature of the last search.
 function ordered() {
   const key = `${chosen.layer} ${chosen.kind}`;
   if (!order.of.has(key)) {
-    const columns = found.units(chosen.layer).map((_, place) => place);
-    const wanted = order.by === "likeness" ? unitSearch.wanted : null;
-    if (wanted) {
-      const likeness = correlations(matrix(), wanted, 0, wanted.length);
-      columns.sort((one, other) => likeness[other] - likeness[one]);
+    const columns = found.units(chosen.layer).map((_, column) => column);
+    const target = order.by === "correlation" ? unitSearch.target : null;
+    if (target) {
+      const correlation = correlations(matrix(), target, 0, target.length);
+      columns.sort((one, other) => correlation[other] - correlation[one]);
     }
     order.of.set(key, columns);
   }
@@ -232,43 +233,43 @@ function ordered() {
 function showMap() {
   if (!found) return;
   const kinds = found.kinds(chosen.layer).filter((kind) => ["hidden", "cell", "top", "forget", "update", "input", "reset", "output"].includes(kind));
-  const courses = kinds.map((kind) => ({ kind, matrix: found.matrix(chosen.layer, kind) }));
+  const curves = kinds.map((kind) => ({ kind, matrix: found.matrix(chosen.layer, kind) }));
   map.show({
-    matrix: matrix(), order: ordered(), labels: found.positions.map((place) => found.tokens[place]),
-    width: Number(page.width.value), courses, row: chosenRow(), column: column(),
+    matrix: matrix(), order: ordered(), labels: found.positions.map((position) => found.tokens[position]),
+    width: Number(page.width.value), curves, row: chosenRow(), column: column(),
   });
   const { limit, signed } = matrix();
   page.low.textContent = signed ? number(-limit, 2) : "0";
   page.high.textContent = number(limit, 2);
   page.ramp.dataset.signed = signed;
-  page.courses.replaceChildren(`Unit ${chosen.unit}: `, ...courses.map(({ kind }, i) => {
+  page.curves.replaceChildren(`Unit ${chosen.unit}: `, ...curves.map(({ kind }, i) => {
     const name = document.createElement("span");
     name.textContent = KINDS[kind].name;
     name.style.setProperty("--series", palette().series[i]);
     return name;
   }));
-  tellPointed(null);
+  showPointed(null);
 }
 
-// Tells the value under the pointer, or that of what is chosen.
-function tellPointed(under) {
+// Shows the value under the pointer, or the selected one.
+function showPointed(under) {
   if (!found) return;
   const at = under?.inside ? under : { row: chosenRow(), column: column() };
-  const place = found.positions[at.row];
-  // What a mouse passes over is not read out.
+  const position = found.positions[at.row];
+  // Screen readers ignore what the pointer passes over.
   page.pointed.ariaLive = under ? "off" : "polite";
   page.pointed.textContent =
-    `Unit ${found.units(chosen.layer)[at.column]} behind token ${place}, “${visible(found.tokens[place])}”: ${number(matrix().at(at.row, at.column))}`;
+    `Unit ${found.units(chosen.layer)[at.column]} after token ${position}, “${visible(found.tokens[position])}”: ${number(matrix().at(at.row, at.column))}`;
 }
 
 function isReadBackwards() {
-  return (reader?.direction === "backward") !== Boolean(asked.go_backwards);
+  return (inspected?.direction === "backward") !== Boolean(request.go_backwards);
 }
 
 async function showPlane() {
   if (!page.embedding.open || !found) return;
   await plane.show(found.reference);
-  await plane.choose(found.tokenIds[chosen.place]);
+  await plane.choose(found.tokenIds[chosen.position]);
 }
 
 async function savePicture() {
@@ -276,11 +277,11 @@ async function savePicture() {
   const { blob, tokensPerPixel } = await map.picture(title);
   save(blob, "png");
   if (tokensPerPixel > 1) {
-    page.status.textContent = `The map is too wide for a picture with a pixel for each token: each pixel has the mean of ${tokensPerPixel} tokens.`;
+    page.status.textContent = `The heat map is wider than a picture can be: each pixel has the mean of ${tokensPerPixel} tokens.`;
   }
 }
 
-// Hands a file to the visitor.
+// Downloads a file.
 function save(blob, ending) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
@@ -290,22 +291,13 @@ function save(blob, ending) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-// Notes in the address what is shown.
+// Keeps in the address what is shown.
 function keep() {
   note({
     model: models.reference, text: page.text.value, go_backwards: page.backwards.checked || undefined,
     max_positions: page.max_positions.value || undefined, max_units: page.max_units.value || undefined,
-    paint: page.paint.value, ...chosen,
+    color: page.color.value, ...chosen,
   });
-}
-
-async function share() {
-  page.status.textContent = await copyAddress();
-}
-
-function retheme() {
-  plane.draw();
-  if (found) choose({});
 }
 
 attempt(start);

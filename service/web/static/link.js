@@ -1,8 +1,8 @@
-// What a page shows, in its address, so that it can be shared; and back. Nothing of it goes to the server.
+// The state of a page in the fragment of its address, which can be shared and is not sent to the server.
 
-// An address that is longer cannot be pasted everywhere, and browsers refuse one of two megabytes.
+// Longer addresses cannot be pasted everywhere, and browsers refuse two megabytes.
 const MAX_LENGTH = 100_000;
-// Browsers take so many changes of the address a second, and no more.
+// Browsers limit the changes of the address per second.
 const PAUSE_MS = 150;
 
 let waiting = null;
@@ -12,19 +12,19 @@ export function toHash(shown) {
   return `#${encodeURIComponent(JSON.stringify(shown))}`;
 }
 
-// Notes in the address of this page what it shows, in a moment.
+// Keeps in the address of this page what it shows, after a pause.
 export function note(shown) {
   waiting = toHash(shown);
   clearTimeout(timer);
   timer = setTimeout(write, PAUSE_MS);
 }
 
-// Copies the address of this page, and returns what is to be said of it.
+// Copies the address of this page, and returns a status message.
 export async function copyAddress() {
   write();
   if (!location.hash) return "This text is too long for a link.";
-  const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
-  return `The address of this page has all of it: text, model, settings. ${copied ? "It was copied." : "Copy it from there."}`;
+  const isCopied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+  return `The address of this page contains text, model and settings. ${isCopied ? "Copied." : "Copy it from the address bar."}`;
 }
 
 function write() {
@@ -34,7 +34,7 @@ function write() {
   waiting = null;
 }
 
-// Returns null where the address says nothing, or nothing that `fits`.
+// Returns the state in a fragment; null if there is none, or none that `fits`.
 export function fromHash(hash, fits) {
   try {
     const shown = JSON.parse(decodeURIComponent(hash.slice(1)));

@@ -1,10 +1,11 @@
-// Which models answer, and two lists to choose one and its version from.
+// The models that are served, and two lists to select one and its version.
 
 import { Failure, get } from "./api.js";
+import { fill } from "./dom.js";
 
 export async function loadModels() {
   const models = (await get("v1/models")).data;
-  if (!models.length) throw new Failure("No model answers yet. Train one, or wait until it is loaded, and reload this page.");
+  if (!models.length) throw new Failure("No model is served yet. Train one or wait until it is loaded, then reload this page.");
   return models;
 }
 
@@ -13,7 +14,7 @@ export class ModelChoice {
   #name;
   #version;
 
-  // `changed` is called when another one is chosen.
+  // `name` and `version` are <select> elements; `changed` is called when another one is selected.
   constructor(name, version, changed) {
     this.#name = name;
     this.#version = version;
@@ -24,32 +25,27 @@ export class ModelChoice {
     version.addEventListener("change", changed);
   }
 
-  // As requests name it: "demo", or "demo:2".
+  // The model field of a request: "demo", or "demo:2".
   get reference() {
     return this.#version.value ? `${this.#name.value}:${this.#version.value}` : this.#name.value;
   }
 
-  // What the service says of it; undefined if it is not served.
+  // The object of /v1/models; undefined if it is not served.
   get model() {
     return this.#models.find(({ id }) => id === this.#name.value);
   }
 
-  // Shows these, with what was chosen before, or `reference`, even if it is not served.
+  // Shows the models, and selects the previous one, or `reference`, even if it is not served.
   show(models, reference = this.reference) {
     this.#models = models;
     const [name, version] = (reference || models[0]?.id || "").split(":");
-    const gone = name && !models.some((model) => model.id === name);
-    fill(this.#name, [...(gone ? [[name, `${name} (not served)`]] : []), ...models.map(({ id }) => [id, id])], name);
+    const isGone = name && !models.some((model) => model.id === name);
+    fill(this.#name, [...(isGone ? [[name, `${name} (not served)`]] : []), ...models.map(({ id }) => [id, id])], name);
     this.#showVersions(version ?? "");
   }
 
   #showVersions(chosen) {
     const versions = (this.model?.versions ?? []).map(({ version, labels }) => [String(version), [version, ...labels].join(" · ")]);
-    fill(this.#version, [["", "the one that answers"], ...versions], chosen);
+    fill(this.#version, [["", "default version"], ...versions], chosen);
   }
-}
-
-// Gives a list its options, each a value and what is shown for it.
-export function fill(select, options, chosen) {
-  select.replaceChildren(...options.map(([value, text]) => new Option(text, value, false, value === chosen)));
 }

@@ -1,36 +1,31 @@
-// The page: what is asked for, two columns of text at most, and what can be done with each token.
+// The playground: a prompt, one or two columns of generated text, and branching at each token.
 
 import { post, stream } from "./api.js";
 import { Column } from "./column.js";
-import { copyAddress, fromHash, note } from "./link.js";
-import { loadModels } from "./models.js";
-import { TaskRunner, attempt, startTheme } from "./shell.js";
+import { findAll } from "./dom.js";
+import { fromHash, note } from "./link.js";
+import { Shell, attempt } from "./shell.js";
 
-const find = (id) => document.getElementById(id);
-const page = {
-  form: find("request"), prompt: find("prompt"), label: find("prompt-label"), help: find("prompt-help"),
-  write: find("write"), stop: find("stop"), share: find("share"), compare: find("compare"),
-  columns: find("columns"), status: find("status"),
-};
+const [prompt, label, help, compare, list] = findAll(["prompt", "prompt-label", "prompt-help", "compare", "columns"]);
 
 let models = [];
 let columns = [];
-const tasks = new TaskRunner({ form: page.form, submit: page.write, stop: page.stop, status: page.status }, reloadModels);
+const shell = new Shell({
+  submit: () => run((signal) => allSettled(columns.map((column) => column.generate(prompt.value, signal, stream)))),
+  models: (served) => {
+    models = served;
+    columns.forEach((column) => column.showModels(models));
+  },
+});
 
 async function start() {
-  startTheme();
-  page.form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    write();
-  });
-  page.share.addEventListener("click", share);
-  page.compare.addEventListener("change", () => showColumns(page.compare.checked ? 2 : 1));
-  page.prompt.addEventListener("input", keep);
+  compare.addEventListener("change", () => showColumns(compare.checked ? 2 : 1));
+  prompt.addEventListener("input", keep);
   const shown = fromHash(location.hash, ({ columns }) => Array.isArray(columns));
-  page.prompt.value = shown?.prompt ?? "The ";
-  await attempt(async () => { models = await loadModels(); });
-  page.compare.checked = shown?.columns.length === 2;
-  showColumns(page.compare.checked ? 2 : 1, shown?.columns);
+  prompt.value = shown?.prompt ?? "The ";
+  await shell.loadModels();
+  compare.checked = shown?.columns.length === 2;
+  showColumns(compare.checked ? 2 : 1, shown?.columns);
 }
 
 function showColumns(count, given = []) {
@@ -39,49 +34,34 @@ function showColumns(count, given = []) {
     const values = given[columns.length] ?? columns[0]?.values ?? {};
     const column = new Column(columns.length, models, values, { changed: keep, branch });
     columns.push(column);
-    page.columns.append(column.element);
+    list.append(column.element);
   }
   columns.forEach((column) => column.showTitle(count > 1));
-  page.columns.dataset.count = count;
+  list.dataset.count = count;
   keep();
 }
 
-// Notes in the address what is shown, and says which end of a text the prompt is.
+// Keeps in the address what is shown, and labels the prompt by the direction of the model.
 function keep() {
-  note({ prompt: page.prompt.value, columns: columns.map((column) => column.values) });
-  const backward = columns.some((column) => column.reads === "backward");
-  page.label.textContent = backward ? "Ending" : "Prompt";
-  page.help.textContent = backward
-    ? "The model leads up to this. Ctrl+Enter writes, Escape stops."
-    : "The model goes on from here. Ctrl+Enter writes, Escape stops.";
+  note({ prompt: prompt.value, columns: columns.map((column) => column.values) });
+  const isBackward = columns.some((column) => column.direction === "backward");
+  label.textContent = isBackward ? "Suffix" : "Prompt";
+  help.textContent = `The model ${isBackward ? "generates the text before this" : "continues this"}. Ctrl+Enter generates, Escape stops.`;
 }
 
-async function write() {
-  await run((signal) => allEnded(columns.map((column) => column.write(page.prompt.value, signal, stream))));
-}
-
-// Goes on from a token: another one in its place, or just from behind it.
-async function branch(column, place, token) {
-  await run((signal) => column.branch(place, token, signal, { post, stream }));
+// Continues after a token: another one in its position, or the same.
+async function branch(column, position, token) {
+  await run((signal) => column.branch(position, token, signal, { post, stream }));
 }
 
 function run(work) {
-  return tasks.run("Writing…", work, () => "Done.");
+  return shell.run("Generating…", work, () => "Done.");
 }
 
-// Waits until all have ended, so that none goes on unseen after another one failed; throws the first failure.
-async function allEnded(promises) {
+// Waits until all have ended, so that none continues unseen after another one failed; throws the first failure.
+async function allSettled(promises) {
   const failed = (await Promise.allSettled(promises)).find(({ status }) => status === "rejected");
   if (failed) throw failed.reason;
-}
-
-async function reloadModels() {
-  models = await loadModels().catch(() => []);
-  columns.forEach((column) => column.showModels(models));
-}
-
-async function share() {
-  page.status.textContent = await copyAddress();
 }
 
 attempt(start);

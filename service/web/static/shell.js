@@ -1,28 +1,69 @@
-// What every page has: its look, one task at a time, a notice of what went wrong, and the question for a key.
+// What both pages share: theme, one task at a time, loading of models, links, error notices, and the API key dialog.
 
 import { Failure, hasKey, keepKey } from "./api.js";
+import { findAll } from "./dom.js";
+import { copyAddress } from "./link.js";
+import { loadModels } from "./models.js";
 
-const find = (id) => document.getElementById(id);
-const [theme, notice, key, keyValue, keyRefused] = ["theme", "notice", "key", "key-value", "key-refused"].map(find);
+const [form, stop, share, status] = findAll(["request", "stop", "share", "status"]);
+const [theme, notice, key, keyValue, keyRefused] = findAll(["theme", "notice", "key", "key-value", "key-refused"]);
+const submit = form.querySelector("[type=submit]");
 
-// Shows the page as the visitor likes it; `changed` is called when that changes.
-export function startTheme(changed = () => {}) {
-  show(localStorage.getItem("ostinato-theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
-  theme.addEventListener("click", () => {
-    const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-    localStorage.setItem("ostinato-theme", next);
-    show(next);
-    changed();
-  });
+// The parts of a page around its content. The form's button or Ctrl+Enter starts a task, another button or Escape stops it.
+export class Shell {
+  #running = null;
+  #on;
+
+  // `on.submit` is called when the form is submitted, `on.models` with the models that are served, and
+  // `on.theme` when the theme changes.
+  constructor(on) {
+    this.#on = on;
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      on.submit();
+    });
+    stop.addEventListener("click", () => this.#stop());
+    share.addEventListener("click", async () => { status.textContent = await copyAddress(); });
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !this.#running) form.requestSubmit();
+      if (event.key === "Escape" && !document.querySelector("dialog[open]")) this.#stop();
+    });
+    theme.addEventListener("click", () => {
+      const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+      localStorage.setItem("ostinato-theme", next);
+      showTheme(next);
+      on.theme?.();
+    });
+    showTheme(localStorage.getItem("ostinato-theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
+  }
+
+  // Loads the models; returns whether that succeeded.
+  loadModels(show = this.#on.models) {
+    return attempt(async () => show(await loadModels()));
+  }
+
+  // Runs `work`, which gets an AbortSignal; the status shows `label` meanwhile, and then what `done` returns.
+  async run(label, work, done) {
+    if (this.#running) return;
+    const { signal } = (this.#running = new AbortController());
+    [submit.disabled, stop.disabled, status.textContent] = [true, false, label];
+    let end = "";
+    try {
+      const isDone = await attempt(() => work(signal), async () => this.#on.models(await loadModels().catch(() => [])));
+      end = isDone ? done() : signal.aborted ? "Stopped." : "";
+    } finally {
+      this.#running = null;
+      [submit.disabled, stop.disabled, status.textContent] = [false, true, end];
+    }
+  }
+
+  #stop() {
+    this.#running?.abort();
+  }
 }
 
-function show(name) {
-  document.documentElement.dataset.theme = name;
-  theme.setAttribute("aria-pressed", String(name === "dark"));
-}
-
-// Does something that may fail, and says so; asks for a key where one is missing. Returns whether it was done.
-// `gone` is called when a model is not there any more.
+// Does something that may fail, and shows a notice if it does; asks for an API key where one is missing. Returns
+// whether it succeeded. `gone` is called when a model is no longer served.
 export async function attempt(work, gone = () => {}) {
   notice.hidden = true;
   try {
@@ -41,45 +82,12 @@ export async function attempt(work, gone = () => {}) {
   }
 }
 
-// Runs one task at a time, which takes a while and can be stopped: by a button, or by Escape. Ctrl+Enter submits the form.
-export class TaskRunner {
-  #running = null;
-  #parts;
-  #gone;
-
-  // `parts` are the form, its button `submit`, the button `stop` and `status`; `gone` is that of `attempt`.
-  constructor(parts, gone) {
-    this.#parts = parts;
-    this.#gone = gone;
-    parts.stop.addEventListener("click", () => this.stop());
-    document.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !this.#running) parts.form.requestSubmit();
-      if (event.key === "Escape" && !document.querySelector("dialog[open]")) this.stop();
-    });
-  }
-
-  // Does `work`, which gets an AbortSignal; `what` is shown meanwhile, and what `done` returns when it was done.
-  async run(what, work, done) {
-    if (this.#running) return;
-    const { submit, stop, status } = this.#parts;
-    const { signal } = (this.#running = new AbortController());
-    [submit.disabled, stop.disabled, status.textContent] = [true, false, what];
-    let end = "";
-    try {
-      const isDone = await attempt(() => work(signal), this.#gone);
-      end = isDone ? done() : signal.aborted ? "Stopped." : "";
-    } finally {
-      this.#running = null;
-      [submit.disabled, stop.disabled, status.textContent] = [false, true, end];
-    }
-  }
-
-  stop() {
-    this.#running?.abort();
-  }
+function showTheme(name) {
+  document.documentElement.dataset.theme = name;
+  theme.setAttribute("aria-pressed", String(name === "dark"));
 }
 
-// Asks for a key; `refused` says why the last one was refused, if there was one.
+// Asks for an API key; `refused` is the reason why the last one was refused, if there was one.
 function askForKey(refused) {
   keyRefused.textContent = refused && `The key was refused: ${refused}.`;
   keyRefused.hidden = !refused;

@@ -1,21 +1,22 @@
-// What the model might have written in a token's place, and a way to go on from there.
+// The dialog of a generated token: its alternatives, and branching with one of them.
 
-import { button, percent, probabilities, visible } from "./format.js";
+import { button, find } from "./dom.js";
+import { percent, probabilities, visible } from "./format.js";
 
-const dialog = document.getElementById("token");
+const dialog = find("token");
 
-// Shows one; `branch` is called with the token that is to stand in its place.
+// Shows a token; `branch` is called with the token to continue after.
 export function showToken(token, branch) {
   const title = dialog.querySelector("h2");
   title.textContent = `“${visible(token.text)}”`;
   dialog.querySelector("p").textContent = token.logprob === null || token.logprob === undefined
-    ? "It was put here, and not drawn."
-    : `The model gave it ${percent(token.logprob)}.`;
+    ? "Not sampled."
+    : `Probability ${percent(token.logprob)}.`;
   const rows = probabilities(token.alternatives ?? {}, token.text, (text, logprob) => {
-    // Bytes that are no whole character cannot be given as text.
+    // Bytes of an incomplete character cannot be sent as text.
     if (text.startsWith("bytes:")) return [""];
     const same = text === token.text;
-    const action = same ? "Go on from here" : "Branch";
+    const action = same ? "Continue" : "Branch";
     return [[button(action, `${action} with ${visible(text)}`, () => {
       dialog.close();
       branch({ text, logprob, alternatives: token.alternatives, same });

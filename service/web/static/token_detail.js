@@ -1,34 +1,34 @@
-// What went on at one token: what was expected there, and what one unit held and its gates did, by the formula.
+// The details of one token: the predicted tokens, and the values of one unit with the formula of its state.
 
+import { findAll, row } from "./dom.js";
+import { number, percent, probabilities, visible } from "./format.js";
 import { KINDS } from "./inspection.js";
-import { number, percent, probabilities, row, visible } from "./format.js";
 
-const find = (id) => document.getElementById(id);
-const [title, told, alternatives, gatesTitle, values, formula] =
-  ["place-title", "place-text", "alternatives", "gates-title", "values", "formula"].map(find);
+const [title, caption, alternatives, gatesTitle, values, formula] =
+  findAll(["detail-title", "detail-caption", "alternatives", "gates-title", "values", "formula"]);
 
-// Shows it. `column` is where the matrices have the unit; `isBackward`: whether the text was read from its other end.
-export function showTokenDetail(found, { place, layer, unit }, column, isBackward) {
-  const logprob = found.logprobs[place];
-  title.textContent = `At token ${place}, “${visible(found.tokens[place])}”`;
-  told.textContent = logprob === null
-    ? "There was nothing to expect this token from"
-    : `What the model expected here; it gave this token ${percent(logprob)}`;
+// Shows them. `column` is the unit's in the matrices; `isBackward`: whether the text was read from its end.
+export function showTokenDetail(found, { position, layer, unit }, column, isBackward) {
+  const logprob = found.logprobs[position];
+  title.textContent = `Token ${position}, “${visible(found.tokens[position])}”`;
+  caption.textContent = logprob === null
+    ? "First token: no prediction"
+    : `Predicted tokens; probability of this token ${percent(logprob)}`;
   alternatives.parentElement.tHead.hidden = logprob === null;
-  alternatives.replaceChildren(...probabilities(found.alternatives[place] ?? {}, found.tokens[place]));
-  const at = found.rowOf[place];
+  alternatives.replaceChildren(...probabilities(found.alternatives[position] ?? {}, found.tokens[position]));
+  const at = found.rowOf[position];
   const kinds = at < 0 ? [] : found.kinds(layer);
-  gatesTitle.textContent = at < 0 ? "The values of this token were left out" : `Layer ${layer}, unit ${unit}, as this token was read`;
+  gatesTitle.textContent = at < 0 ? "No values of this token: Max tokens excludes it" : `Layer ${layer}, unit ${unit}, after this token`;
   values.replaceChildren(...kinds.map((kind) => {
     const matrix = found.matrix(layer, kind);
     const line = row([KINDS[kind].name, number(matrix.at(at, column)), number(matrix.mean(at))]);
-    line.title = KINDS[kind].says;
+    line.title = KINDS[kind].help;
     return line;
   }));
   formula.textContent = at < 0 ? "" : calculation(found, layer, at, column, isBackward);
 }
 
-// The formula of the state with its numbers, as far as the state before is known: Keras's LSTM, and its GRU.
+// The formula of the state in numbers, if the previous state is available: Keras's LSTM and GRU.
 function calculation(found, layer, at, column, isBackward) {
   const value = (kind, where = at) => found.matrix(layer, kind)?.at(where, column);
   const before = isBackward ? at + 1 : at - 1;

@@ -1,33 +1,38 @@
-// A text whose tokens are painted by what went on at them, and can be chosen one by one.
+// A text whose tokens are coloured and can be selected.
 
 import { palette } from "./colors.js";
-import { speakable } from "./format.js";
+import { indexByKey } from "./dom.js";
+import { setTokenText } from "./format.js";
 
 export class TokenView {
   #list;
-  #on;
   #tokens = [];
   #chosen = 0;
 
-  // `list` gets the tokens; `on` is called with the place of the one that is chosen.
+  // `list` gets the tokens; `on` is called with the position of the one that is selected.
   constructor(list, on) {
     this.#list = list;
-    this.#on = on;
     list.addEventListener("click", (event) => {
-      const place = event.target.closest("[data-place]")?.dataset.place;
-      if (place) on(Number(place));
+      const position = event.target.closest("[data-position]")?.dataset.position;
+      if (position) on(Number(position));
     });
-    list.addEventListener("keydown", (event) => this.#move(event));
+    list.addEventListener("keydown", (event) => {
+      const next = indexByKey(event.key, this.#chosen, this.#tokens.length);
+      if (next === undefined) return;
+      event.preventDefault();
+      on(next);
+    });
   }
 
   show(tokens) {
-    this.#tokens = tokens.map((text, place) => {
+    this.#tokens = tokens.map((text, position) => {
       const token = document.createElement("span");
       token.setAttribute("role", "option");
       token.setAttribute("aria-selected", "false");
-      token.id = `token-${place}`;
-      token.dataset.place = place;
-      return this.#labelled(token, text);
+      token.id = `token-${position}`;
+      token.dataset.position = position;
+      setTokenText(token, text);
+      return token;
     });
     // One by one: as many arguments as a long text has tokens would overflow the stack.
     const all = document.createDocumentFragment();
@@ -36,18 +41,18 @@ export class TokenView {
     this.choose(0);
   }
 
-  // Gives each token a text and a colour: `texts` are those of the tokens, or what is to stand in their place.
+  // Gives each token a text, its own or another, and a colour.
   paint(texts, colors) {
-    this.#tokens.forEach((token, place) => {
-      if (token.textContent !== texts[place]) this.#labelled(token, texts[place]);
-      token.style.backgroundColor = colors[place];
+    this.#tokens.forEach((token, position) => {
+      if (token.textContent !== texts[position]) setTokenText(token, texts[position]);
+      token.style.backgroundColor = colors[position];
     });
   }
 
-  choose(place) {
+  choose(position) {
     this.#tokens[this.#chosen]?.setAttribute("aria-selected", "false");
-    this.#chosen = place;
-    const token = this.#tokens[place];
+    this.#chosen = position;
+    const token = this.#tokens[position];
     if (!token) return;
     token.setAttribute("aria-selected", "true");
     this.#list.setAttribute("aria-activedescendant", token.id);
@@ -55,30 +60,15 @@ export class TokenView {
     const box = this.#list.getBoundingClientRect();
     if (top < box.top || bottom > box.bottom) this.#list.scrollTop += top - box.top - box.height / 2;
   }
-
-  #labelled(token, text) {
-    token.textContent = text;
-    if (text.trim()) token.removeAttribute("aria-label");
-    else token.setAttribute("aria-label", speakable(text));
-    return token;
-  }
-
-  #move(event) {
-    const last = this.#tokens.length - 1;
-    const next = { ArrowLeft: this.#chosen - 1, ArrowRight: this.#chosen + 1, Home: 0, End: last }[event.key];
-    if (next === undefined || next < 0 || next > last) return;
-    event.preventDefault();
-    this.#on(next);
-  }
 }
 
-// Colours of tokens: the less sure the model was, the warmer.
+// Colours of tokens by probability: the less probable, the warmer.
 export function tokenProbabilities(logprobs) {
   return logprobs.map((logprob) => (logprob === null ? "transparent" : palette().css(1 - Math.exp(logprob), 1.6)));
 }
 
-// Colours of tokens by the value of one unit, the strongest for its largest; tokens that were left out have none.
+// Colours of tokens by the value of one unit, the strongest for its largest; tokens without values have none.
 export function activation({ rowOf, tokens }, matrix, column) {
   const most = matrix.most(column);
-  return tokens.map((_, place) => (rowOf[place] < 0 ? "transparent" : palette().css(matrix.at(rowOf[place], column), most)));
+  return tokens.map((_, position) => (rowOf[position] < 0 ? "transparent" : palette().css(matrix.at(rowOf[position], column), most)));
 }

@@ -1,25 +1,23 @@
-// The search for units that follow something in the text.
+// The search for units that correlate with a feature of the text.
 
-import { FEATURES, OWN, SURE, featureOf, search } from "./features.js";
-import { fill } from "./models.js";
-import { button, number, row } from "./format.js";
+import { button, fill, findAll, row } from "./dom.js";
+import { FEATURES, PROBABILITY, REGEXP, featureOf, search } from "./features.js";
+import { number } from "./format.js";
 
-const find = (id) => document.getElementById(id);
 const [form, feature, help, pattern, patternLabel, units] =
-  ["search", "feature", "feature-help", "pattern", "pattern-label", "units"].map(find);
+  findAll(["search", "feature", "feature-help", "pattern", "pattern-label", "units"]);
 
-const ALL = { ...FEATURES, sure: SURE, own: OWN };
-const CONSTANT = "This is the same at every token of the text: nothing can follow it.";
+const ALL = { ...FEATURES, sure: PROBABILITY, own: REGEXP };
+const CONSTANT = "This feature is constant over the text: no unit can correlate with it.";
 
 export class UnitSearch {
-  // What was looked for last, at each row of the text's matrices: Float32Array (rows); null: nothing.
-  wanted = null;
+  // The feature of the last search at each row of the text's matrices: Float32Array (rows); null: no search.
+  target = null;
   #found = null;
 
-  // `on.found` is called when a search has ended; `on.chosen` with layer, kind and unit of the one that is chosen;
-  // `attempt` says what went wrong.
+  // `on.found` is called when a search has ended; `on.chosen` with layer, kind and unit of the selected result.
   constructor(on, attempt) {
-    fill(feature, Object.entries(ALL).map(([name, one]) => [name, one.name.toLowerCase()]), "line");
+    fill(feature, Object.entries(ALL).map(([name, feature]) => [name, feature.name.toLowerCase()]), "line");
     feature.addEventListener("change", () => this.#explain());
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -28,25 +26,25 @@ export class UnitSearch {
     this.#explain();
   }
 
-  // Looks into another text from now on.
+  // Searches another text from now on.
   use(found) {
     this.#found = found;
-    this.wanted = null;
+    this.target = null;
     units.hidden = true;
   }
 
   #explain() {
-    help.textContent = `${ALL[feature.value].says}.`;
+    help.textContent = `${ALL[feature.value].help}.`;
     patternLabel.hidden = feature.value !== "own";
   }
 
-  // What is to be followed, at each row; null, and why is said, if nothing can follow it.
-  #follow() {
+  // The feature at each row; null, with the reason in the help text, if no unit can correlate with it.
+  #targetOfText() {
     this.#explain();
     try {
-      const behind = featureOf(feature.value, this.#found, pattern.value);
-      const wanted = Float32Array.from(this.#found.positions, (place) => behind[place]);
-      if (wanted.some((value) => value !== wanted[0])) return wanted;
+      const values = featureOf(feature.value, this.#found, pattern.value);
+      const target = Float32Array.from(this.#found.positions, (position) => values[position]);
+      if (target.some((value) => value !== target[0])) return target;
       help.textContent = CONSTANT;
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error;
@@ -56,14 +54,14 @@ export class UnitSearch {
   }
 
   async #search(on) {
-    this.wanted = this.#follow();
-    units.hidden = this.wanted === null;
-    if (this.wanted === null) return;
-    const best = await search(this.#found, this.wanted);
+    this.target = this.#targetOfText();
+    units.hidden = this.target === null;
+    if (this.target === null) return;
+    const best = await search(this.#found, this.target);
     units.tBodies[0].replaceChildren(...best.map(({ layer, kind, unit, first, second }) => {
-      const what = `${unit}, layer ${layer}, ${kind}`;
+      const label = `${unit}, layer ${layer}, ${kind}`;
       const holds = first * second > 0 && Math.abs(second) >= Math.abs(first) / 2;
-      const show = button(what, `Show unit ${what}`, () => on.chosen({ layer, kind, unit }));
+      const show = button(label, `Show unit ${label}`, () => on.chosen({ layer, kind, unit }));
       return row([[show], number(first, 2), `${number(second, 2)}${holds ? " · holds" : ""}`]);
     }));
     on.found();

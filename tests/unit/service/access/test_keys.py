@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from service.access import keys
 from service.access.keys import KeyFileError, KeyLimits, KeyRefused, KeyRing, add_key, read_keys, revoke_keys
+from service.process import reloading
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_the_file_is_looked_at_once_in_a_while(path, monkeypatch):
     monkeypatch.setattr(keys, "_CHECK_EVERY_S", 3600.0)
     _, presented = add(path)
     ring = KeyRing(path)
-    monkeypatch.setattr(keys, "_stamp", lambda path: pytest.fail("looked"))
+    monkeypatch.setattr(reloading, "_stamp", lambda path: pytest.fail("looked"))
     ring.find(presented)
 
 
@@ -393,7 +394,7 @@ def test_a_damaged_file_is_not_written_over(path):
 
 def test_a_folder_that_is_not_there_is_not_made(path):
     """A slip in a path must not make a second file of keys somewhere else."""
-    with pytest.raises(KeyFileError, match=f"there is no folder {path}"):
+    with pytest.raises(KeyFileError, match=f"there is no directory {path}"):
         add(path / "below.json")
     assert not path.exists()
 

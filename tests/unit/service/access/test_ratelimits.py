@@ -1,6 +1,5 @@
 """Requests and tokens per minute, counted in memory and in a real Redis."""
 
-import contextlib
 import logging
 import math
 import socket
@@ -21,9 +20,8 @@ from service.access.ratelimits import RateExceeded, RateImpossible, RateLimiter,
 
 @pytest.fixture
 def make_limiter():
-    """Make limiters whose connections are closed after the test."""
-    with contextlib.ExitStack() as limiters:
-        yield lambda url=None: limiters.enter_context(contextlib.closing(RateLimiter(url)))
+    """Make limiters."""
+    return RateLimiter
 
 
 @pytest.fixture(params=["memory", "redis"])

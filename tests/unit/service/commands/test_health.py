@@ -50,4 +50,4 @@ def test_nobody_there_is_told(monkeypatch, capsys, answering):
     """One line, with the address that was asked."""
     monkeypatch.setenv("OSTINATO_HOST", "127.0.0.2")
     assert main(["health"]) == 1
-    assert f"no answer from 127.0.0.2:{answering.server_port}: ConnectionRefusedError" in capsys.readouterr().err
+    assert f"no response from 127.0.0.2:{answering.server_port}: ConnectionRefusedError" in capsys.readouterr().err

@@ -15,7 +15,7 @@ def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path, capsys):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert main(["state-key", str(path)]) == 0
     assert list(StateKeys.read(path).keys) == [name]
-    assert capsys.readouterr().out == f"{path}: made, key {name}\n{path}: there already, key {name}\n"
+    assert capsys.readouterr().out == f"{path}: created, key {name}\n{path}: exists, key {name}\n"
 
 
 def test_what_cannot_be_written_or_read_is_one_line(tmp_path, capsys):

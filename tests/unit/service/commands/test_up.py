@@ -65,7 +65,7 @@ def run_up(tmp_path, monkeypatch):
         process = SimpleNamespace(poll=lambda: None, terminate=lambda: None)
         monkeypatch.setattr(up, "_require_free", lambda host, port: port or 1)
         monkeypatch.setattr(up, "_listens", lambda port: True)
-        monkeypatch.setattr(Service, "_launch", lambda *_, **__: up.Part("part", process))
+        monkeypatch.setattr(Service, "_launch", lambda *_, **__: up.Child("part", process))
         service = Service(Settings(port=gateway.server_port, models_dir=tmp_path, **settings))
         service._start()
         service._gateway_life.close()

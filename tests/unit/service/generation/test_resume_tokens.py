@@ -152,6 +152,6 @@ def test_a_file_may_change_while_it_is_in_use(tmp_path, caplog):
     assert keys() is second
     path.unlink()
     assert keys() is keys() is second
-    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 2
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 2
     path.write_text("o" * 40 + "\n")
     assert [*keys().keys.values()] == [OLD]

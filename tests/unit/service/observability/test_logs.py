@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.observability import logs
-from service.observability.logs import GunicornLogger, log_request, request_id
+from service.observability.logs import AccessLogLine, GunicornLogger, log_request, request_id
 
 ROOT = Path(__file__).parents[4]
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
@@ -63,7 +63,9 @@ def written(formatter, logger, act):
 
 
 def access(formatter=None, **fields):
-    return written(formatter or logs._Json(), logging.getLogger("service.access"), lambda: log_request(**fields))
+    return written(
+        formatter or logs._Json(), logging.getLogger("service.access"), lambda: log_request(AccessLogLine(**fields))
+    )
 
 
 def test_a_json_line_has_time_level_logger_and_message():
@@ -197,12 +199,12 @@ def test_a_request_has_one_line_with_what_is_known():
     }
 
 
-def test_prompts_and_texts_are_logged_only_where_they_are_given():
+def test_prompts_and_suffixes_are_logged_only_where_they_are_given():
     """Other people's words are not in the log by default."""
     line = json.loads(access(**REQUEST))
-    assert not {"prompt", "suffix", "text"} & line.keys()
-    line = json.loads(access(**REQUEST, prompt="To be", text=", or not", suffix=" to be"))
-    assert (line["prompt"], line["text"], line["suffix"]) == ("To be", ", or not", " to be")
+    assert not {"prompt", "suffix"} & line.keys()
+    line = json.loads(access(**REQUEST, prompt="To be", suffix=" to be"))
+    assert (line["prompt"], line["suffix"]) == ("To be", " to be")
 
 
 @pytest.mark.parametrize("route", ["/health", "/healthz", "/ping", "/readyz"])

@@ -180,10 +180,9 @@ def test_a_call_without_traced_requests_has_no_span(tracing, exporter):
 def test_a_request_says_what_it_asked_and_got(tracing, exporter):
     """The span has the names of OpenTelemetry's conventions."""
     with tracing.request({}, **POST) as trace:
-        trace.asked("demo")
-        trace.finished(version=3, num_prompt_tokens=5, num_completion_tokens=7, reasons=["stop", "length"])
-        trace.responded(200)
-        assert len(trace.trace_id) == 32
+        trace.set_request("demo")
+        trace.set_result(version=3, num_prompt_tokens=5, num_completion_tokens=7, reasons=["stop", "length"])
+        trace.set_response(200)
     ((span,), _) = spans_of(tracing, exporter)
     assert span.name == "POST /v1/completions"
     assert span.status.status_code is StatusCode.UNSET
@@ -214,7 +213,7 @@ def test_a_request_says_what_it_asked_and_got(tracing, exporter):
 def test_the_server_s_failures_are_marked_and_the_client_s_are_not(tracing, exporter, status, error, kind, failed):
     """A span is an error where the conventions say so: 5xx, and a stream that broke."""
     with tracing.request({}, **POST) as trace:
-        trace.responded(status, error)
+        trace.set_response(status, error)
     ((span,), _) = spans_of(tracing, exporter)
     assert span.attributes["error.type"] == kind
     assert (span.status.status_code is StatusCode.ERROR) == failed
@@ -242,7 +241,7 @@ def test_an_exception_passes_and_is_marked(tracing, exporter):
 def test_what_a_client_makes_up_is_no_name(tracing, exporter):
     """A span's name has few values, whatever method or path is asked for."""
     with tracing.request({}, method="BREW", route=None, path="/pot") as trace:
-        trace.responded(404)
+        trace.set_response(404)
     ((span,), _) = spans_of(tracing, exporter)
     assert span.name == "HTTP"
     assert span.attributes["http.request.method"] == "_OTHER"

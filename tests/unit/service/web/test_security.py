@@ -47,7 +47,7 @@ def test_programs_and_own_pages_may_send(headers):
 def test_pages_of_other_origins_may_not(headers):
     """Whatever they send, and by whatever method that makes the server work; they may follow a link here."""
     for method in ("POST", "PUT", "DELETE"):
-        with pytest.raises(CrossOrigin, match="own origin alone"):
+        with pytest.raises(CrossOrigin, match="own origin only"):
             require_same_origin(request(method, **headers))
     require_same_origin(request("GET", **headers))
 

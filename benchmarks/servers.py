@@ -1,0 +1,159 @@
+"""Servers under test as child processes: model servers and gateways, and their use of CPU and memory."""
+
+import contextlib
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.fixture_model import UNITS
+from contract.signatures import MODELS_CONFIG
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def child(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a Python module in a child process that is terminated at the end of the block."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@dataclass(frozen=True)
+class ModelServer:
+    """A model server that is ready."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    @property
+    def address(self) -> str:
+        """`host:port`."""
+        return f"127.0.0.1:{self.port}"
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A gateway that is ready.
+
+    Attributes:
+        start_s: Seconds from the start of the program to the first response of /healthz.
+    """
+
+    process: subprocess.Popen[str]
+    port: int
+    start_s: float
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids of its workers."""
+        pid = self.process.pid
+        return [int(worker) for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def resident_mb(self) -> float:
+        """Return the resident memory of its largest worker."""
+        return max(map(_resident_mb, self.workers))
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Starts servers for one model repository.
+
+    Attributes:
+        stack: Ends the servers when it is closed.
+    """
+
+    models_dir: Path
+    stack: contextlib.ExitStack
+
+    def start(self, *, portable: bool = False, **settings: str) -> tuple[ModelServer, Gateway]:
+        """Start a model server and a gateway; `settings` are environment variables of the gateway."""
+        backend = self.start_model_server(f"--portable={portable}")
+        return backend, self.start_gateway([backend], **settings)
+
+    def start_model_server(self, *flags: str) -> ModelServer:
+        """Start a model server."""
+        port = _free_port()
+        command = ["model_server", f"--port={port}", f"--model_config_file={self.models_dir / MODELS_CONFIG}", *flags]
+        process = self.stack.enter_context(child(*command))
+        _wait_for(port, "", process)
+        return ModelServer(process, port)
+
+    def start_gateway(self, backends: Sequence[ModelServer], **settings: str) -> Gateway:
+        """Start a gateway.
+
+        The prefix cache is off unless `settings` enable it: a load repeats one prompt, and the baselines prefill it
+        too.
+        """
+        port = _free_port()
+        variables = {
+            "OSTINATO_PORT": str(port),
+            "OSTINATO_METRICS_PORT": "0",
+            "OSTINATO_BACKENDS": ",".join(backend.address for backend in backends),
+            "OSTINATO_MODELS_DIR": str(self.models_dir),
+            "OSTINATO_PREFIX_CACHE_BYTES": "0",
+            **settings,
+        }
+        started = time.perf_counter()
+        process = self.stack.enter_context(child("service", "serve", **variables))
+        _wait_for(port, "/healthz", process)
+        gateway = Gateway(process, port, time.perf_counter() - started)
+        _wait_for(port, "/readyz", process)
+        return gateway
+
+
+@contextlib.contextmanager
+def fixture_servers(units: int = UNITS, num_layers: int = 1) -> Iterator[Servers]:
+    """Publish the fixture model to a temporary repository; its servers end with the block."""
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        with child("benchmarks.fixture_model", directory, str(units), str(num_layers)) as publisher:
+            publisher.communicate()
+        if publisher.returncode:
+            raise SystemExit("error: the fixture model cannot be published")
+        yield Servers(Path(directory), stack)
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time of a process, user and system, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def _resident_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _wait_for(port: int, path: str, process: subprocess.Popen[str]) -> None:
+    """Wait until an endpoint returns 200, or the port is open if the path is empty."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.connect()
+            if not path:
+                return
+            connection.request("GET", path)
+            if connection.getresponse().status == 200:
+                return
+        time.sleep(0.01)
+    raise SystemExit(f"error: port {port} does not respond")

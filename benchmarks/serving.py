@@ -1,0 +1,92 @@
+"""The serving benchmark: throughput over HTTP, as a ratio to baselines."""
+
+import functools
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.fixture_model import BODY, NAME, NUM_REQUESTS
+from benchmarks.load import Load, run_load
+from benchmarks.measurement import start_measurement
+from benchmarks.report import Comparison, each_round
+from benchmarks.servers import fixture_servers
+
+PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": 0.3, "repetition_penalty": 1.1}
+OPTIONS = {"penalties": PENALTIES, "logprobs 5": {"logprobs": 5}, "both": {**PENALTIES, "logprobs": 5}}
+MIN_BATCH_SIZE = 8
+
+
+@dataclass
+class ServingComparison(Comparison):
+    """Tokens per second over HTTP and of a baseline.
+
+    Attributes:
+        first_ms: Median time to first token in ms, one per round.
+    """
+
+    first_ms: list[float] = field(default_factory=list)
+
+    def add_load(self, load: Load, baseline: float) -> None:
+        """Add the results of one round."""
+        self.add(load.tokens_per_s, baseline)
+        self.first_ms.append(1000 * statistics.median(load.first_s))
+
+
+class ServingBenchmark:
+    """Every comparison, in the order of the table."""
+
+    def __init__(self, seconds: float) -> None:
+        """Set for how long each baseline is measured in each round."""
+        self._seconds = seconds
+        name = "(a) {} concurrent, over `decode` alone in one process at batch size {}"
+        self._in_process = {
+            concurrency: ServingComparison(name.format(concurrency, max(MIN_BATCH_SIZE, concurrency)), aim)
+            for concurrency, aim in ((1, None), (8, None), (64, 0.7))
+        }
+        name = "(a) 64 concurrent, over the same with one thread, as the model server has"
+        self._one_thread = ServingComparison(name, 0.7)
+        self._per_token = ServingComparison("(b) 32 concurrent, over sequential `serving_default` calls per token", 20)
+        self._torch = ServingComparison("(c) 1 concurrent, over the same request by PyTorch's nn.LSTM", 1)
+        self._options = {
+            name: ServingComparison(f"(d) 64 concurrent with {name}, over 64 without", 0.6) for name in OPTIONS
+        }
+
+    @property
+    def comparisons(self) -> list[ServingComparison]:
+        """All comparisons."""
+        baselines = self._one_thread, self._per_token, self._torch
+        return [*self._in_process.values(), *baselines, *self._options.values()]
+
+    def run(self, rounds: int) -> dict[str, float]:
+        """Run every comparison in each round; return start time and memory of the gateway's worker."""
+        with fixture_servers() as servers:
+            start = functools.partial(start_measurement, servers.stack, "benchmarks.baselines")
+            version = f"--version={servers.models_dir / NAME / '1'}"
+            decodes = [start("decode", version, "--threads", count) for count in ("1", "2")]
+            torches = [start("torch", "--threads", count) for count in ("1", "2")]
+            backend, gateway = servers.start()
+            per_token = start("whole-text", version, f"--address={backend.address}")
+            load = functools.partial(_run_load, gateway.port)
+            load(8)
+            for _ in each_round(rounds):
+                self._compare_in_process(load, decodes)
+                for name, comparison in self._options.items():
+                    plain = load(64)
+                    comparison.add_load(load(64, **OPTIONS[name]), plain.tokens_per_s)
+                self._per_token.add_load(load(32), per_token())
+                self._torch.add_load(load(1), max(measure(seconds=self._seconds) for measure in torches))
+            return {"start_s": gateway.start_s, "resident_mb": gateway.resident_mb()}
+
+    def _compare_in_process(self, load: Callable[[int], Load], decodes: Sequence[Callable[..., float]]) -> None:
+        for concurrency, comparison in self._in_process.items():
+            ours, batch_size = load(concurrency), max(MIN_BATCH_SIZE, concurrency)
+            baselines = [measure(batch_size=batch_size, seconds=self._seconds) for measure in decodes]
+            # The better of one and two threads, as a user would choose.
+            comparison.add_load(ours, max(baselines))
+            if concurrency == 64:
+                self._one_thread.add_load(ours, baselines[0])
+
+
+def _run_load(port: int, concurrency: int, **fields: Any) -> Load:
+    return run_load(port, {**BODY, **fields}, concurrency=concurrency, num_requests=NUM_REQUESTS[concurrency])

@@ -1,0 +1,43 @@
+// Elements: finding and making them. Knows nothing of models and tokens.
+
+export function find(id) {
+  return document.getElementById(id);
+}
+
+export function findAll(ids) {
+  return ids.map(find);
+}
+
+// A table row, its first cell a header; a cell is a text, or a list of nodes and texts.
+export function row([head, ...cells]) {
+  const line = document.createElement("tr");
+  const name = document.createElement("th");
+  name.scope = "row";
+  name.append(...[head].flat());
+  line.append(name, ...cells.map((content) => {
+    const cell = document.createElement("td");
+    cell.append(...[content].flat());
+    return cell;
+  }));
+  return line;
+}
+
+export function button(text, label, pressed) {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.textContent = text;
+  if (label) made.setAttribute("aria-label", label);
+  made.addEventListener("click", pressed);
+  return made;
+}
+
+// Gives a <select> its options, each a value and a text.
+export function fill(select, options, chosen) {
+  select.replaceChildren(...options.map(([value, text]) => new Option(text, value, false, value === chosen)));
+}
+
+// The index that a key leads to in a list of `count` items; undefined if it leads nowhere.
+export function indexByKey(key, index, count) {
+  const next = { ArrowLeft: index - 1, ArrowRight: index + 1, Home: 0, End: count - 1 }[key];
+  return next >= 0 && next < count ? next : undefined;
+}
