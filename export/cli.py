@@ -26,6 +26,7 @@ _WRAP = (
     "Embedding, SimpleRNN, LSTM, GRU and Dense it carries its state from token to token; any other one sees the window "
     "of its last tokens, padded in front."
 )
+_CONFIG = "settings from a TOML file, which options override"
 _EPILOG = """\
 examples:
   python -m export train --corpus book.txt --name book
@@ -44,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m export", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="train a generator and publish it", epilog=_EPILOG, formatter_class=raw)
-    train.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options go before it")
+    train.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
     train.add_argument("--if-empty", action="store_true", help="do nothing if the repository has any model")
     _add_settings(train, tuple(TrainConfig.model_fields))
     resume = commands.add_parser("resume", help="go on with a training that was stopped, and publish it")
@@ -101,10 +102,10 @@ def _positive(text: str) -> int:
 
 def _add_tokenizer(command: argparse.ArgumentParser) -> None:
     command.set_defaults(act=tokenizer_command.run)
-    command.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options go before it")
+    command.add_argument("--config", type=Path, dest="config_file", metavar="FILE", help=_CONFIG)
     _add_settings(command, tokenizer_command.SETTINGS)
     command.add_argument(
-        "--text", metavar="FILE", help="text to encode, - for standard input (default: what is held out)"
+        "--text", dest="source", metavar="FILE", help="text to encode, - for standard input (default: what is held out)"
     )
     command.add_argument(
         "--show", type=int, default=20, metavar="N", help="tokens of the vocabulary to print (default: 20)"
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: dict[str, Any]) -> int:
     command, act = options.pop("command"), options.pop("act", None)
     if act is not None:
-        return act(options)
+        return act(**options)
     models_dir = options.pop("models_dir")
     if command == "train":
         if_empty, runs_dir = options.pop("if_empty"), options.pop("runs_dir")

@@ -40,7 +40,7 @@ class TrainConfig(BaseModel):
     name: str = Field(pattern=ID_PATTERN, description="name of the model in the repository")
     corpus: str = Field(min_length=1, description="file, folder, - for standard input, or pydoc-topics")
     min_characters: int = Field(MIN_CHARACTERS, ge=0, description="refuse a corpus of fewer; 0: none is too small")
-    documents: Documents = Field("none", description="what ends with an end mark: none, file, lines or blank-line")
+    documents: Documents = Field("none", description="what ends with an end token: none, file, lines or blank-line")
     unit: Unit = Field("character", description="what a token is: character, word, exact_word or subword")
     # Ids 0 and 1 are special tokens, and a single word leaves nothing to sample from.
     num_words: int | None = Field(None, ge=4, description="keep word ids below this one; for word and exact_word")

@@ -114,7 +114,7 @@ MODEL_NAMES = ["gru", "lstm", "reverse", "rnn", "window", "words"]
 def models_dir():
     """A repository with one model of each kind, which no test may change.
 
-    `lstm` is unrolled as exported models are, `gru` is a stack of two, `rnn` has an end mark, `reverse` generates from
+    `lstm` is unrolled as exported models are, `gru` is a stack of two, `rnn` has an end token, `reverse` generates from
     right to left, `window` carries no state and has subword tokens, and `words` has words.
     """
     return built("models", _publish_all)
@@ -126,7 +126,7 @@ def _publish_all(folder):
 
     publish_model(folder, "lstm", unroll=StatefulNetwork.unroll)
     publish_model(folder, "gru", "gru", layers=2)
-    publish_model(folder, "rnn", "simple_rnn", tokenizer=CharacterTokenizer.train(TEXT, end_mark=True))
+    publish_model(folder, "rnn", "simple_rnn", tokenizer=CharacterTokenizer.train(TEXT, end_token=True))
     publish_model(folder, "reverse", seed=1, direction="backward")
     publish_model(folder, "window", "gru", units=8, context=6, tokenizer=SubwordTokenizer.train([TEXT * 2]))
     publish_model(folder, "words", tokenizer=ExactWordTokenizer.train([TEXT * 2]))

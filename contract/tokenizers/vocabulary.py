@@ -32,7 +32,7 @@ class SpecialIds:
     end: int | None
 
     @property
-    def never_drawn(self) -> tuple[int, ...]:
+    def never_sampled(self) -> tuple[int, ...]:
         """Ids that must not be sampled: all but the end token."""
         return tuple(sorted({self.padding, self.unknown, self.start} - {self.end}))
 

@@ -44,13 +44,13 @@ class WordTokenizer(Vocabulary):
         self._word_ids = {token: i for token, i in self._ids.items() if i != self.special.padding}
 
     @classmethod
-    def train(cls, texts: Iterable[str], *, num_words: int | None = None, end_mark: bool = False) -> Self:
+    def train(cls, texts: Iterable[str], *, num_words: int | None = None, end_token: bool = False) -> Self:
         """Build a vocabulary of the most frequent words in the training texts.
 
         Args:
             texts: The training texts, without the validation split.
             num_words: Keep ids below this one, as Keras does; None keeps every word.
-            end_mark: Whether each document ends with the end token, which can be sampled.
+            end_token: Whether each document ends with the end token, which can be sampled.
 
         Raises:
             TokenizerError: `num_words` leaves no word.
@@ -60,7 +60,7 @@ class WordTokenizer(Vocabulary):
         counts = Counter(word for text in texts for word in KERAS_RULES.words(text))
         words = [word for word, _ in counts.most_common()]
         kept = words if num_words is None else words[: num_words - 2]
-        return cls([PADDING, UNKNOWN_WORD, *kept, END if end_mark else START])
+        return cls([PADDING, UNKNOWN_WORD, *kept, END if end_token else START])
 
     @property
     def word_index(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.corpora.text import Piece
+from export.corpora.text import Chunk
 
 SPAN_WORDS = 8
 # With fewer, the share would be noise.
@@ -41,7 +41,7 @@ class Memorization:
 
 def find_memorized_spans(
     written: Iterable[str],
-    learnt: Iterable[Piece],
+    learnt: Iterable[Chunk],
     words: Words = str.split,
     raise_if_interrupted: Callable[[], None] = lambda: None,
 ) -> Memorization:
@@ -69,7 +69,7 @@ def find_memorized_spans(
     return Memorization(len(spans), sum(span in copied for span in spans))
 
 
-def _to_word_ids(learnt: Iterable[Piece], words: Words, word_ids: dict[str, int]) -> Iterator[np.ndarray]:
+def _to_word_ids(learnt: Iterable[Chunk], words: Words, word_ids: dict[str, int]) -> Iterator[np.ndarray]:
     """Yield the word ids of each chunk, int64, preceded by the last words of the previous chunk of the document."""
     overlap = np.empty(0, np.int64)
     for text, ends in learnt:

@@ -97,7 +97,7 @@ class Generator(tf.Module):
         # TensorFlow does not track this object, so functions that no signature calls are not saved.
         self._shared = _Shared(network)
         mask = np.zeros(network.vocab_size, np.float32)
-        mask[[*special.never_drawn, *range(num_tokens, network.vocab_size)]] = NEVER
+        mask[[*special.never_sampled, *range(num_tokens, network.vocab_size)]] = NEVER
         self.mask = tf.constant(mask)
         self.end_id = -1 if special.end is None else special.end
 
@@ -292,13 +292,9 @@ class Generator(tf.Module):
                 sampled = self._shared.sample(adjustments.adjust(t, logits, tables), by_time[t], controls)
                 outputs = [sampled, *self._shared.score_tokens(logits, sampled, with_top=with_top)]
                 if masked:
-                    active = t < ends
-                    new_parts = select_active(active, new_parts, parts)
-                    outputs = [zero_inactive(active, value) for value in outputs]
-                    sampled = outputs[0]
-                    ends = tf.where(sampled == self.end_id, t + 1, ends)
-                tables = adjustments.count(sampled, tables)
-                return [sampled, ends, new_parts, tables, write(written, t, outputs)]
+                    new_parts, outputs, ends = self._mask_ended(t, ends, parts, new_parts, outputs)
+                tables = adjustments.count(outputs[0], tables)
+                return [outputs[0], ends, new_parts, tables, write(written, t, outputs)]
 
             written = [array(tf.int32, num_steps), *_score_arrays(num_steps, with_top=with_top)]
             variables = [token_id, steps, self.network.split(state), adjustments.tables(), written]
@@ -308,6 +304,15 @@ class Generator(tf.Module):
         is_full = tf.reduce_all(steps >= num_steps) & (self.end_id < 0)
         outputs: tuple[tf.Tensor, ...] = specialize(is_full, run, self.network.unroll)
         return outputs
+
+    def _mask_ended(
+        self, t: tf.Tensor, ends: tf.Tensor, parts: Loop, new_parts: Loop, outputs: list[tf.Tensor]
+    ) -> tuple[Loop, list[tf.Tensor], tf.Tensor]:
+        """Keep the state of ended sequences and zero their outputs; return both, and the step at which each ends."""
+        active = t < ends
+        new_parts = select_active(active, new_parts, parts)
+        outputs = [zero_inactive(active, value) for value in outputs]
+        return new_parts, outputs, tf.where(outputs[0] == self.end_id, t + 1, ends)
 
     def score(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
         """Compute log probabilities of given tokens.

@@ -14,10 +14,20 @@ from contract.card import GeneratorCard
 from contract.tokenizer import Tokenizer
 from export.config import MODELS
 from export.errors import PublishError, RepositoryError
-from export.repository.figures import architecture, bits_per_character, validation_loss
+from export.repository.card_metrics import architecture, bits_per_character, validation_loss
 from export.repository.models_config import Listing, read_listings
 from export.repository.versions import SAVED_MODEL, Model, Repository, Version
-from export.table import NOTHING, Column, figure, moment, render, size, terminal_width, to_json, visible
+from export.terminal import (
+    NOTHING,
+    Column,
+    file_size,
+    format_number,
+    terminal_width,
+    text_table,
+    to_json,
+    utc_time,
+    visible,
+)
 
 _COLUMNS = (
     Column("MODEL"),
@@ -63,7 +73,7 @@ class Row:
 
     def cells(self) -> list[str]:
         """Return the cells of the table."""
-        start = [visible(self.name), figure(self.version, "d")]
+        start = [visible(self.name), format_number(self.version, "d")]
         if self.problem is not None:
             return [*start, f"cannot be read: {visible(self.problem)}"]
         chosen = ", ".join(["yes", *self.labels]) if self.served else "not chosen"
@@ -72,11 +82,11 @@ class Row:
             *start,
             self.unit or NOTHING,
             visible(self.architecture),
-            figure(self.parameters, ",d"),
-            figure(self.validation_loss, ".3f"),
-            figure(self.bits_per_character, ".3f"),
-            size(self.size_bytes or 0),
-            moment(self.created or 0),
+            format_number(self.parameters, ",d"),
+            format_number(self.validation_loss, ".3f"),
+            format_number(self.bits_per_character, ".3f"),
+            file_size(self.size_bytes or 0),
+            utc_time(self.created or 0),
             served,
         ]
 
@@ -106,7 +116,7 @@ def list_versions(models_dir: Path, *, as_json: bool) -> int:
 
 def _table(rows: list[Row], models_dir: Path) -> Iterator[str]:
     if rows:
-        yield from render(_COLUMNS, [row.cells() for row in rows], terminal_width())
+        yield from text_table(_COLUMNS, [row.cells() for row in rows], terminal_width())
         return
     command = ["python", "-m", "export", "train", "--corpus", "book.txt", "--name", "book"]
     elsewhere = [] if models_dir == MODELS else ["--models-dir", str(models_dir)]

@@ -14,7 +14,7 @@ from contract.card import GeneratorCard, Sample, TrainingReport, Unit
 from contract.signatures import ASSETS
 from export.corpora.bits_per_character import characters_of_loss
 from export.corpora.memorization import SPAN_WORDS
-from export.markdown import code, fenced, seen, table
+from export.markdown import code, fenced, printable, table
 from export.repository.history import Progress, perplexity
 
 _CELLS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU", None: "recurrent model"}
@@ -136,7 +136,8 @@ def _samples(card: GeneratorCard, samples: tuple[Sample, ...]) -> Iterator[str]:
         given = f"[{sample.given}]" if sample.given else ""
         text = sample.text + given if card.direction == "backward" else given + sample.text
         yield f"Temperature {sample.temperature:g}:"
-        yield fenced("\n".join(part for line in seen(text).split("\n") for part in textwrap.wrap(line, _WIDTH) or [""]))
+        lines = printable(text).split("\n")
+        yield fenced("\n".join(part for line in lines for part in textwrap.wrap(line, _WIDTH) or [""]))
 
 
 def _memorization(training: TrainingReport) -> Iterator[str]:

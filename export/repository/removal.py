@@ -17,7 +17,7 @@ from export.repository.models_config import drop_from_models_config, forget_vers
 from export.repository.promotion import PREVIOUS
 from export.repository.unloading import DEFAULT_WAIT_S, ServerWatch, wait_until_unloaded
 from export.repository.versions import Repository, Version
-from export.table import size
+from export.terminal import file_size
 
 _PREFIX = ".removed-"
 # Minimum age at which the empty directory of a removed model is deleted: far longer than a server may still poll it.
@@ -103,7 +103,7 @@ def _plan(repository: Repository, name: str, versions: Sequence[Version]) -> str
     """Describe which versions are removed, and which are served before and after."""
     existing = [version.number for version in repository.model(name).versions]
     kept = [number for number in existing if number not in {version.number for version in versions}]
-    lines = [f"to be removed: {version.label}, {size(version.num_bytes())}" for version in versions]
+    lines = [f"to be removed: {version.label}, {file_size(version.num_bytes())}" for version in versions]
     entries = [entry for entry in read_listings(repository.path) if entry.folder == name]
     for entry in entries:
         served = entry.served_without(kept)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from contract.quiet import stderr_held_back
 from export.errors import ConfigError, WorkerLost
-from export.layout import say
+from export.terminal import echo
 
 # With fewer rows or units per core, the overhead of an operation exceeds its computation (measured: `docs/log.md`).
 MIN_ROWS_PER_CORE, MIN_UNITS_PER_CORE = 8, 128
@@ -190,7 +190,7 @@ def _chiefs(resolver: Any) -> set[tuple[str, int]]:
 
 def _join(num_workers: int) -> tf.distribute.Strategy:
     """Return a strategy once all processes that `TF_CONFIG` names have started."""
-    say(f"waiting until all {num_workers} processes that TF_CONFIG names have started")
+    echo(f"waiting until all {num_workers} processes that TF_CONFIG names have started")
     # TensorFlow blocks in C++, where Python handles no signals; Ctrl-C must end that too.
     previous_handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

@@ -8,8 +8,8 @@ from typing import Protocol, Self
 import keras
 from tqdm import tqdm
 
-from export.layout import layout, say
 from export.repository.history import Progress
+from export.terminal import echo, wrap_sample
 
 
 class Writer(Protocol):
@@ -49,7 +49,7 @@ class TerminalDisplay:
         """Remove the bar."""
         self._bar.close()
 
-    def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
+    def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
         """Advance the bar."""
         if not self._tokens:
             # A resumed run starts in the middle; estimate the remaining time from this process's speed only.
@@ -67,8 +67,8 @@ class TerminalDisplay:
         validation = "" if last.validation_loss is None else f", validation {last.validation_loss:.3f}"
         best = ", best so far" if progress.best_epoch == progress.epochs else ""
         losses = f"loss {last.train_loss:.3f}{validation} nats/token"
-        say(f"epoch {progress.epochs}: {losses}, {self._rate():,.0f} tokens/s{best}")
-        say(layout(self._writer.write(model)))
+        echo(f"epoch {progress.epochs}: {losses}, {self._rate():,.0f} tokens/s{best}")
+        echo(wrap_sample(self._writer.write(model)))
 
     def _rate(self) -> float:
         return self._tokens / max(time.monotonic() - self._started, 1e-9)
@@ -77,7 +77,7 @@ class TerminalDisplay:
 class NoDisplay:
     """A display that shows nothing: in a distributed training only the chief shows the progress."""
 
-    def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
+    def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
         """See `export.training.trainer.Display`."""
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:

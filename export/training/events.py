@@ -45,12 +45,12 @@ class EventDisplay:
     ) -> None:
         self._writer.close()
 
-    def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
+    def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
         """See `export.training.trainer.Display`."""
         self._tokens += tokens
         rate = learning_rate_at(fraction, self._config.learning_rate, self._config.warmup)
         self._write({"train/loss": train_loss, "train/learning_rate": rate})
-        self._display.window(epoch, train_loss, tokens, fraction)
+        self._display.update(epoch, train_loss, tokens, fraction)
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:
         """See `export.training.trainer.Display`."""

@@ -109,8 +109,8 @@ class Optimization:
         )
         return float(loss) / targets.size, states
 
-    def judge(self, inputs: np.ndarray, targets: np.ndarray, states: Any) -> tuple[float, float, Any]:
-        """Evaluate one window of the validation split.
+    def evaluate(self, inputs: np.ndarray, targets: np.ndarray, states: Any) -> tuple[float, float, Any]:
+        """Evaluate one batch of the validation split.
 
         Returns:
             Summed loss in nats of the known tokens, how many of these were the most probable token, and the states.

@@ -14,7 +14,7 @@ from contract.card import Sample
 from contract.tokenizer import Tokenizer, WordTokenizer
 from export.config import TrainConfig
 from export.corpora.memorization import Memorization, find_memorized_spans
-from export.corpora.text import Piece
+from export.corpora.text import Chunk
 from export.graphs.exportable import prepare
 from export.graphs.signatures import Generator
 from export.graphs.specs import input_specs
@@ -163,7 +163,7 @@ class SampleWriter:
             Sample(temperature=temperature, given=prompt, text=text[shown]) for temperature, prompt, text in samples
         )
 
-    def copies(self, model: keras.Model, learnt: Iterable[Piece], raise_if_interrupted: Check) -> Memorization:
+    def copies(self, model: keras.Model, learnt: Iterable[Chunk], raise_if_interrupted: Check) -> Memorization:
         """Measure memorization: generate some 4,000 words at temperature 1 and find their n-gram overlap.
 
         A sliding-window model generates 1,000 words.

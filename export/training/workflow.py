@@ -13,10 +13,10 @@ from export.corpora.corpus import Corpus, read_corpus
 from export.corpora.memorization import SPAN_WORDS
 from export.errors import CorpusError, ExportError, RunError, WorkerLost
 from export.interrupts import Interrupts
-from export.layout import say
 from export.repository.history import Progress
 from export.repository.plots import history_png
 from export.repository.publishing import publish, require_writable
+from export.terminal import echo
 from export.tokenizer_command import tell_cut, train_tokenizer
 from export.training.devices import Devices
 from export.training.display import NoDisplay, TerminalDisplay
@@ -68,13 +68,13 @@ class _Job:
                 display = stack.enter_context(events)
             progress = trainer.run(self.folder, display)
         if progress.epochs == epochs_before:
-            say(f"nothing is left to train: {progress.epochs} epochs are done")
+            echo(f"nothing is left to train: {progress.epochs} epochs are done")
         write_atomically(self.folder.path / PICTURE, history_png(progress, self.config.name))
         return progress
 
     def assist(self, data: TrainingData) -> None:
         """Train as a worker; the chief displays the progress and publishes."""
-        say(f"{self.devices.task} of {self.devices.describe()}: trains along; the chief tells the progress")
+        echo(f"{self.devices.task} of {self.devices.describe()}: trains along; the chief tells the progress")
         writer = SampleWriter(self.tokenizer, data.samples_from, self.config)
         with Interrupts() as interrupts:
             self._train(data, writer, interrupts)
@@ -90,16 +90,16 @@ class _Job:
         """
         model, best = self.folder.load_best(progress), progress.best
         interrupts.raise_if_interrupted()
-        say(f"writing samples with epoch {progress.best_epoch}, the best one")
+        echo(f"writing samples with epoch {progress.best_epoch}, the best one")
         samples = writer.samples(model)
         copies = (
             None
             if learnt is None
-            else writer.copies(model, learnt.pieces("looking for copies"), interrupts.raise_if_interrupted)
+            else writer.copies(model, learnt.chunks("looking for copies"), interrupts.raise_if_interrupted)
         )
         if copies and copies.share is not None:
             spans = f"{copies.num_copied:,} of {copies.num_spans:,} runs of {SPAN_WORDS} words"
-            say(f"copies: {spans} that it writes stand in the training text ({copies.share:.1%})")
+            echo(f"copies: {spans} that it writes stand in the training text ({copies.share:.1%})")
         training = report(self.config, len(self.tokenizer.tokens), self.facts, progress, samples, copies)
         version_dir = publish(
             model,
@@ -111,15 +111,15 @@ class _Job:
             history=progress,
         )
         kind = "training" if best.validation_loss is None else "validation"
-        say(f"published {version_dir}: epoch {progress.best_epoch}, {kind} loss {best.loss:.3f}")
+        echo(f"published {version_dir}: epoch {progress.best_epoch}, {kind} loss {best.loss:.3f}")
 
     def _suggest_commands(self, *, can_resume: bool) -> None:
         progress = self.folder.progress()
-        say(f"stopped after {progress.epochs} whole epoch(s)")
+        echo(f"stopped after {progress.epochs} whole epoch(s)")
         if progress.epochs:
-            say(f"publish the best, epoch {progress.best_epoch}, with:  {self.command('publish')}")
+            echo(f"publish the best, epoch {progress.best_epoch}, with:  {self.command('publish')}")
         if can_resume:
-            say(f"go on with:  {self.command('resume')}")
+            echo(f"go on with:  {self.command('resume')}")
 
     def command(self, name: str) -> str:
         """Return the command line that runs another command on this run."""
@@ -144,7 +144,7 @@ def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
         # Only after all checks: a command that fails must not replace the previous run.
         previous = folder.create(config, tokenizer, data.facts)
         if previous:
-            say(f"the training that lay in {folder.path} is now in {previous}")
+            echo(f"the training that lay in {folder.path} is now in {previous}")
         devices.wait()
         _Job(folder, models_dir, config, tokenizer, data.facts, devices).train_and_publish(data)
     return 0
@@ -183,7 +183,7 @@ def publish_best(run: Path, models_dir: Path) -> int:
         raise RunError(f"{run}: no epoch is whole yet; go on with: {job.command('resume')}")
     corpus = read_again(job.config, job.facts)
     if corpus is None:
-        say(f"corpus {job.config.corpus} is gone or has changed: samples begin from nothing, and copies are not found")
+        echo(f"corpus {job.config.corpus} is gone or has changed: samples begin from nothing, and copies are not found")
     seed = job.config.seed if job.facts.is_shuffled else None
     head, tail = corpus.split(job.config.validation, seed) if corpus else (None, None)
     source = tail or head
@@ -198,19 +198,19 @@ def _describe(config: TrainConfig, tokenizer: Tokenizer, data: TrainingData, dev
     held_out = dataset.validation.num_tokens if dataset.validation else 0
     drawn = f", documents drawn by seed {config.seed}" if data.facts.is_shuffled else ""
     unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
-    say(
+    echo(
         f"corpus {corpus.name}: {corpus.num_characters:,} characters in {corpus.num_documents:,} document(s), "
         f"vocabulary {vocab_size:,}"
     )
     for line in tell_cut(config, data.head, tokenizer):
-        say(line)
-    say(f"{dataset.train.num_tokens:,} tokens to learn from, {held_out:,} held out{unknown}{drawn}")
+        echo(line)
+    echo(f"{dataset.train.num_tokens:,} tokens to learn from, {held_out:,} held out{unknown}{drawn}")
     ways = "bidirectional " if config.bidirectional else ""
     length = f"windows of {config.num_seen}" if config.bidirectional else f"sequences × {config.sequence_length} steps"
-    say(
+    echo(
         f"model {config.name}: {config.layers} × {ways}{config.cell}, {config.units} units, "
-        f"{count_parameters(config, vocab_size):,} parameters, {dataset.train.rows} {length}"
+        f"{count_parameters(config, vocab_size):,} parameters, {dataset.train.batch_size} {length}"
     )
-    say(f"computed in {precision_of(config, devices)} on {devices.describe()}")
+    echo(f"computed in {precision_of(config, devices)} on {devices.describe()}")
     if not held_out:
         print("warning: nothing is held out: the loss says how well the text is remembered, no more", file=sys.stderr)

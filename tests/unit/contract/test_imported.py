@@ -28,7 +28,7 @@ def plain(name):
 
 def nothing(tokenizer):
     """Return the unknown token's id, if there is one: the library has its name for text."""
-    return {tokenizer.special.unknown} if tokenizer.special.never_drawn else set()
+    return {tokenizer.special.unknown} if tokenizer.special.never_sampled else set()
 
 
 @kinds

@@ -80,28 +80,28 @@ def test_words_need_room_for_at_least_one():
         WordTokenizer.train(["a b"], num_words=2)
 
 
-@pytest.mark.parametrize("end_mark", [False, True])
+@pytest.mark.parametrize("end_token", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_special_tokens_have_no_text_and_only_the_end_may_be_drawn(kind, end_mark):
-    """Padding, unknown and start are never drawn; the end mark exists only for documents, and begins the next one."""
-    tokenizer = learn(kind, "some text", end_mark=end_mark)
+def test_special_tokens_have_no_text_and_only_the_end_may_be_drawn(kind, end_token):
+    """Padding, unknown and start are never drawn; the end token exists only for documents, and begins the next one."""
+    tokenizer = learn(kind, "some text", end_token=end_token)
     special = tokenizer.special
     assert tokenizer.decode([special.padding, special.unknown, special.start]) == ""
-    assert (special.end is not None) == end_mark
-    assert special.end not in special.never_drawn
-    if end_mark:
+    assert (special.end is not None) == end_token
+    assert special.end not in special.never_sampled
+    if end_token:
         assert special.start == special.end
         assert tokenizer.tokens[special.end] == END
     else:
-        assert special.start in special.never_drawn
-    assert {special.padding, special.unknown} <= set(special.never_drawn)
+        assert special.start in special.never_sampled
+    assert {special.padding, special.unknown} <= set(special.never_sampled)
 
 
 @pytest.mark.parametrize("name", ["<pad>", "<unk>", "<start>", "<end>"])
 @pytest.mark.parametrize("kind", [CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer])
 def test_the_name_of_a_special_token_in_a_text_is_only_text(kind, name):
     """A prompt cannot smuggle a special token in by spelling it, though the corpus is full of it."""
-    tokenizer = learn(kind, name * 9 + " " + name, end_mark=True)
+    tokenizer = learn(kind, name * 9 + " " + name, end_token=True)
     assert not set(tokenizer.encode(name)) & set(vars(tokenizer.special).values())
     assert tokenizer.decode(tokenizer.encode(name)) == name
 
@@ -130,11 +130,11 @@ def test_pieces_joined_are_the_whole_text(kind, text, cuts):
     assert "".join(pieces) + detokenizer.flush() == tokenizer.decode(ids)
 
 
-@pytest.mark.parametrize("end_mark", [False, True])
+@pytest.mark.parametrize("end_token", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_gives_the_same_tokenizer_again(kind, end_mark, tmp_path):
+def test_a_file_gives_the_same_tokenizer_again(kind, end_token, tmp_path):
     """What is written and read is equal, special ids included."""
-    tokenizer = learn(kind, ALL * 2, end_mark=end_mark)
+    tokenizer = learn(kind, ALL * 2, end_token=end_token)
     path = tmp_path / "tokenizer.json"
     path.write_text(tokenizer.to_json(), encoding="utf-8")
     again = load_tokenizer(path)

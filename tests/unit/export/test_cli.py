@@ -263,7 +263,7 @@ def test_words_that_are_cut_off_are_told(published, capsys):
 
 
 def test_a_limited_vocabulary_has_that_many_words(published):
-    """Ids below `--num-words`, as Keras counts, and the start mark after them."""
+    """Ids below `--num-words`, as Keras counts, and the start token after them."""
     assert train("--unit", "word", "--num-words", "6", "--epochs", "1") == 0
     assert published[0][1].tokens == ("<pad>", "<OOV>", "the", "cat", "sat", "on", "<start>")
 

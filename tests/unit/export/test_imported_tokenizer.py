@@ -144,14 +144,14 @@ def test_a_word_that_is_unknown_has_the_token_of_any_name_or_is_dropped(tmp_path
     assert (with_token.encode("b c a"), with_token.decode([1, 2])) == ([3, 1, 2], "a")
     assert without.tokens == ("<pad>", "a", "b")
     assert (without.encode("b c a"), without.offsets("b c a")) == ([2, 1], [0, 4])
-    assert (without.special.unknown, without.special.never_drawn) == (0, (0,))
+    assert (without.special.unknown, without.special.never_sampled) == (0, (0,))
     assert without.encode("x y") == []
 
 
 def test_a_model_from_elsewhere_begins_with_padding(tmp_path):
     """Its vocabulary has no mark: an empty text is a window of padding."""
     special = read_tokenizer(write(tmp_path, fitted(["a b"], oov_token="<OOV>").to_json())).special
-    assert (special.start, special.end, special.never_drawn) == (0, None, (0, 1))
+    assert (special.start, special.end, special.never_sampled) == (0, None, (0, 1))
 
 
 def test_words_that_are_called_as_marks_are_marks_and_the_text_may_hold_them(tmp_path):
@@ -160,8 +160,8 @@ def test_words_that_are_called_as_marks_are_marks_and_the_text_may_hold_them(tmp
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
     start, end = oracle.word_index["<start>"], oracle.word_index["<end>"]
     assert (tokenizer.special.start, tokenizer.special.end) == (start, end)
-    assert start in tokenizer.special.never_drawn
-    assert end not in tokenizer.special.never_drawn
+    assert start in tokenizer.special.never_sampled
+    assert end not in tokenizer.special.never_sampled
     ids = tokenizer.encode("<start> a dog <end>")
     assert ids == oracle.texts_to_sequences(["<start> a dog <end>"])[0]
     assert tokenizer.decode(ids) == "a dog"

@@ -36,7 +36,7 @@ dataset = Dataset.lay_out(head, tail, tokenizer, config)
 excerpts = (tail or head).excerpts()
 corpus.sha256()
 after = peak_bytes()
-tokens = sum(targets.size for _, targets in dataset.train.windows(np.random.default_rng(0)))
+tokens = sum(targets.size for _, targets in dataset.train.batches(np.random.default_rng(0)))
 print(json.dumps([after - before, corpus.num_characters, tokens]))
 """
 

@@ -74,7 +74,7 @@ def test_a_version_is_a_line_of_figures(models_dir, capsys):
 def test_bits_of_an_earlier_release_follow_from_the_loss_of_characters(models_dir, capsys):
     """2 nats of a character are 2.885 bits; where a text's end is a token too they are not known."""
     store(models_dir)
-    store(models_dir, "n", tokenizer=type(TOKENIZER).train("abcdefgh", end_mark=True))
+    store(models_dir, "n", tokenizer=type(TOKENIZER).train("abcdefgh", end_token=True))
     bits = [row["bits_per_character"] for row in json.loads("\n".join(told(capsys, "list", "--json")))["versions"]]
     assert bits == [pytest.approx(2.885, abs=1e-3), None]
 

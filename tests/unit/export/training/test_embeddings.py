@@ -233,11 +233,11 @@ def test_skip_gram_is_repeatable():
 
 
 def test_documents_part_for_skip_gram(monkeypatch):
-    """The tokenizer's end mark is what windows end at; a start mark is not."""
+    """The tokenizer's end token is what windows end at; a start token is not."""
     ends = []
     monkeypatch.setattr(embeddings, "skip_gram", lambda *args: ends.append(args[2]) or skipgram.skip_gram(*args))
-    for end_mark in (True, False):
-        tokenizer = CharacterTokenizer.train("ab", end_mark=end_mark)
+    for end_token in (True, False):
+        tokenizer = CharacterTokenizer.train("ab", end_token=end_token)
         start("skip-gram", tokenizer, ids_of(tokenizer, "abba"))
     assert ends == [2, None]
 

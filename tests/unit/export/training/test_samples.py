@@ -6,7 +6,7 @@ import pytest
 from contract.signatures import MAX_DECODE_STEPS
 from contract.tokenizer import CharacterTokenizer
 from export.corpora.memorization import MIN_SPANS, SPAN_WORDS
-from export.corpora.text import Piece
+from export.corpora.text import Chunk
 from export.training.samples import (
     COPY_ROWS,
     COPY_WORDS,
@@ -38,7 +38,7 @@ def make(traced):
         if key not in traced:
             trainer, tokenizer = prepare(**settings)
             if settings == ENDING:
-                tokenizer = CharacterTokenizer.train(TEXT, end_mark=True)
+                tokenizer = CharacterTokenizer.train(TEXT, end_token=True)
             writer = Writer(tokenizer, backward=settings.get("direction") == "backward")
             traced[key] = trainer, tokenizer, writer
         trainer, tokenizer, writer = traced[key]
@@ -78,7 +78,7 @@ def test_a_sample_goes_on_from_the_text_with_the_weights_of_now(make, settings):
 
 
 def test_a_text_without_words_has_a_sample_too(make):
-    """A sample begins with the start mark if the text gives nothing to go on from."""
+    """A sample begins with the start token if the text gives nothing to go on from."""
     writer, model, tokenizer = make(["?!"], **BACKWARD)
     bias(model, tokenizer, cat=0.0)
     sample = writer.write(model)
@@ -172,7 +172,7 @@ def test_texts_that_end_early_are_written_until_there_are_enough_words(make, wor
     write, calls = writer._writer.write, []
     writer._writer.write = lambda *arguments: calls.append(arguments) or write(*arguments)
     try:
-        writer.copies(model, [Piece(TEXT, ends=True)], lambda: None)
+        writer.copies(model, [Chunk(TEXT, is_last=True)], lambda: None)
     finally:
         del writer._writer.write
     assert len(calls) == rounds
@@ -182,26 +182,26 @@ def test_a_model_that_writes_its_training_text_is_found_out(make):
     """And one that writes something else is not."""
     writer, model, tokenizer = make(**BACKWARD)
     bias(model, tokenizer, cat=0.0)
-    copies = writer.copies(model, [Piece("Cat, cat! " * 100, ends=True)], lambda: None)
+    copies = writer.copies(model, [Chunk("Cat, cat! " * 100, is_last=True)], lambda: None)
     assert copies.num_copied == copies.num_spans == COPY_ROWS * (COPY_WORDS - 2 - SPAN_WORDS + 1)
-    assert writer.copies(model, [Piece("the cat " * 100, ends=True)], lambda: None).num_copied == 0
+    assert writer.copies(model, [Chunk("the cat " * 100, is_last=True)], lambda: None).num_copied == 0
 
 
 def test_characters_are_written_until_there_are_enough_words(make):
     """A word is taken to be as long as those of the text; of one model the outcome is always the same."""
     writer, model, tokenizer = make()
     bias(model, tokenizer, **{"c": 0.0, " ": 1.0})
-    copies = writer.copies(model, [Piece("c c c c c c c c c", ends=True)], lambda: None)
+    copies = writer.copies(model, [Chunk("c c c c c c c c c", is_last=True)], lambda: None)
     assert COPY_ROWS * COPY_WORDS / 4 < copies.num_spans < COPY_ROWS * COPY_WORDS
     assert 0 < copies.num_copied < copies.num_spans
-    assert writer.copies(model, [Piece("c c c c c c c c c", ends=True)], lambda: None) == copies
+    assert writer.copies(model, [Chunk("c c c c c c c c c", is_last=True)], lambda: None) == copies
 
 
 def test_a_model_that_writes_no_words_has_no_share(make):
     """One long word has no runs of eight."""
     writer, model, tokenizer = make()
     bias(model, tokenizer, c=0.0)
-    copies = writer.copies(model, [Piece(TEXT, ends=True)], lambda: None)
+    copies = writer.copies(model, [Chunk(TEXT, is_last=True)], lambda: None)
     assert copies.num_spans < MIN_SPANS
     assert copies.share is None
 
@@ -223,4 +223,4 @@ def test_the_writing_can_be_ended(make):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        writer.copies(model, [Piece(TEXT, ends=True)], raise_if_interrupted)
+        writer.copies(model, [Chunk(TEXT, is_last=True)], raise_if_interrupted)
