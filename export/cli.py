@@ -20,7 +20,7 @@ from export.errors import ExportError
 from export.quiet import import_tensorflow_quietly
 from export.repository import commands as repository_commands
 
-_DESCRIPTION = "Train recurrent text generators, publish them as SavedModels, and look after what was published."
+_DESCRIPTION = "Train recurrent text generators, publish them as SavedModels, and manage what was published."
 _WRAP = (
     "Publish a model from token ids to logits or probabilities, of every token or the last one. Where its layers are "
     "Embedding, SimpleRNN, LSTM, GRU and Dense it carries its state from token to token; any other one sees the window "
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
     train.add_argument("--if-empty", action="store_true", help="do nothing if the repository has any model")
     _add_settings(train, tuple(TrainConfig.model_fields))
-    resume = commands.add_parser("resume", help="go on with a training that was stopped, and publish it")
+    resume = commands.add_parser("resume", help="resume a training that was stopped, and publish it")
     publish = commands.add_parser("publish", help="publish the best weights of a training that was stopped")
     for command in (resume, publish):
         command.add_argument("run", type=Path, help="folder of the training, such as runs/demo")
@@ -88,7 +88,7 @@ def _add_wrap(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="serve it with a window of its last N tokens; needed where no state can be carried and no length is fixed",
     )
     command.add_argument(
-        "--direction", choices=get_args(Direction), default="forward", help="backward: it reads texts from their end"
+        "--direction", choices=get_args(Direction), default="forward", help="backward: it generates right to left"
     )
     return command
 
@@ -192,5 +192,5 @@ def _first_readable_version(models_dir: Path) -> Path | None:
                 load_assets(path.parent)
                 return path.parent
             except ContractError as error:
-                print(f"passed over: {error}")
+                print(f"skipped: {error}")
     return None

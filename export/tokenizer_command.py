@@ -62,7 +62,7 @@ def run(config_file: Path | None, source: str | None, save: Path | None, show: i
     learnt = f"{head.num_characters:,} of {corpus.num_characters:,} characters"
     print(f"{config.unit}: a vocabulary of {len(tokenizer.tokens):,} tokens from {learnt} of {corpus.name}")
     for line in (
-        *tell_cut(config, head, tokenizer),
+        *describe_dropped_words(config, head, tokenizer),
         *_first_tokens(tokenizer, show),
         f"text: {name}",
         *describe(tokenizer, text),
@@ -181,7 +181,7 @@ def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
     return tokenizer
 
 
-def tell_cut(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> Iterator[str]:
+def describe_dropped_words(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> Iterator[str]:
     """Yield a line with the number of words that a vocabulary limit removed, if it removed any.
 
     Args:

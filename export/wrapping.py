@@ -33,7 +33,7 @@ def wrap(model: Path, tokenizer: Path, name: str, window: int | None, direction:
         echo(line)
     num_unused = imported.model.network.vocab_size - len(imported_tokenizer.tokens)
     if num_unused > 0:
-        echo(f"{num_unused:,} of its outputs have no token and are never drawn")
+        echo(f"{num_unused:,} of its outputs have no token and are never sampled")
     version_dir = publish_exportable(imported.model, imported_tokenizer, name, models_dir, None, direction)
     echo(f"published {version_dir}")
     return 0

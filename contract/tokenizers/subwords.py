@@ -115,11 +115,11 @@ class SubwordTokenizer(Vocabulary):
 
     def detokenizer(self, follows: str = "") -> Detokenizer:  # noqa: ARG002 - bytes join the same way anywhere
         """Return a detokenizer that buffers the bytes of an incomplete character."""
-        return byte_detokenizer(self)
+        return byte_detokenizer(self, backward=False)
 
     def backward_detokenizer(self, precedes: str = "") -> Detokenizer:  # noqa: ARG002 - as above
         """Return a backward detokenizer that buffers bytes which may belong to a character that begins before them."""
-        return backward_byte_detokenizer(self)
+        return byte_detokenizer(self, backward=True)
 
     def label(self, token_id: int) -> str:
         r"""Return a token's text, its name if it has none, or `bytes:\xe2\x82` for incomplete characters."""
@@ -164,14 +164,9 @@ class _ByteVocabulary(Protocol):
     def label(self, token_id: int) -> str: ...
 
 
-def byte_detokenizer(vocabulary: _ByteVocabulary) -> Detokenizer:
+def byte_detokenizer(vocabulary: _ByteVocabulary, *, backward: bool) -> Detokenizer:
     """Return a detokenizer for byte-level tokens."""
-    return _ByteDetokenizer(vocabulary)
-
-
-def backward_byte_detokenizer(vocabulary: _ByteVocabulary) -> Detokenizer:
-    """Return a backward detokenizer for byte-level tokens."""
-    return _BackwardByteDetokenizer(vocabulary)
+    return _BackwardByteDetokenizer(vocabulary) if backward else _ByteDetokenizer(vocabulary)
 
 
 class _ByteDetokenizer:

@@ -89,7 +89,7 @@ def _add_promote(commands: Any) -> argparse.ArgumentParser:
 
 
 def _add_rollback(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("rollback", help="go back to the version that answered before")
+    command = commands.add_parser("rollback", help="return to the version that was stable before")
     command.set_defaults(act=promotion.rollback)
     command.add_argument("name", metavar="NAME", help="name of the model")
     return command

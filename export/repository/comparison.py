@@ -172,20 +172,20 @@ class Comparison:
             )
         for c in self.candidates:
             if c.problem:
-                yield f"{c.label}: its epochs are not known: {c.problem}"
+                yield f"{c.label}: its epochs are unknown: {c.problem}"
 
     def _notes_on_text(self) -> Iterator[str]:
         untrained = [c.label for c in self.candidates if c.card.training is None]
         if untrained:
-            yield f"trained elsewhere, so no figures of quality can be compared: {', '.join(untrained)}"
+            yield f"trained elsewhere, so no quality metrics can be compared: {', '.join(untrained)}"
         elif not self._same_corpus:
-            yield f"the corpora differ: no figures of quality can be compared ({self._each(_corpus)})"
+            yield f"the corpora differ: no quality metrics can be compared ({self._each(_corpus)})"
         elif not self.same_text:
-            yield f"what is held out differs: no figures of quality can be compared ({self._each(_held_out)})"
+            yield f"the validation splits differ: no quality metrics can be compared ({self._each(_held_out)})"
         elif self.are_samples:
             yield (
-                f"each holds out other documents of the same corpus, drawn by its seed: small differences are chance, "
-                f"and one --seed holds out the same ({self._each(_held_out)})"
+                f"each holds out other documents of the same corpus, sampled by its seed: small differences are "
+                f"chance, and one --seed holds out the same ({self._each(_held_out)})"
             )
 
     def _each(self, describe: Callable[[TrainingReport], str]) -> str:
@@ -207,5 +207,5 @@ def _corpus(report: TrainingReport) -> str:
 def _held_out(report: TrainingReport) -> str:
     if report.held_out_characters is None:
         return "not known"
-    drawn = f" of documents drawn by seed {report.seed}" if report.held_out == "shuffled_documents" else ""
+    drawn = f" of documents sampled by seed {report.seed}" if report.held_out == "shuffled_documents" else ""
     return f"{report.held_out_characters:,} characters{drawn}"

@@ -15,7 +15,7 @@ from contract.tokenizer import Tokenizer
 from export.config import MODELS
 from export.errors import PublishError, RepositoryError
 from export.repository.card_metrics import architecture, bits_per_character, validation_loss
-from export.repository.models_config import Listing, read_listings
+from export.repository.models_config import ConfigEntry, read_entries
 from export.repository.versions import SAVED_MODEL, Model, Repository, Version
 from export.terminal import (
     NOTHING,
@@ -99,18 +99,18 @@ def list_versions(models_dir: Path, *, as_json: bool) -> int:
     """
     models = Repository(models_dir).models()
     try:
-        listings, problem = read_listings(models_dir), None
+        config_entries, problem = read_entries(models_dir), None
     except (PublishError, OSError) as error:
-        listings, problem = None, str(error)
-    rows = [row for model in models for row in _rows(model, listings)]
-    rows += _missing(models_dir, {model.name for model in models}, listings or [])
+        config_entries, problem = None, str(error)
+    rows = [row for model in models for row in _rows(model, config_entries)]
+    rows += _missing(models_dir, {model.name for model in models}, config_entries or [])
     if as_json:
         print(to_json({"models_dir": str(models_dir), "problem": problem, "versions": [asdict(row) for row in rows]}))
         return 0
     for line in _table(rows, models_dir):
         print(line)
     if problem:
-        print(f"what is served is not known: {visible(problem)}")
+        print(f"served versions are unknown: {visible(problem)}")
     return 0
 
 
@@ -123,8 +123,8 @@ def _table(rows: list[Row], models_dir: Path) -> Iterator[str]:
     yield f"{models_dir} holds no model yet; train one with:  {shlex.join([*command, *elsewhere])}"
 
 
-def _rows(model: Model, listings: list[Listing] | None) -> Iterator[Row]:
-    entries = None if listings is None else [entry for entry in listings if entry.folder == model.name]
+def _rows(model: Model, config_entries: list[ConfigEntry] | None) -> Iterator[Row]:
+    entries = None if config_entries is None else [entry for entry in config_entries if entry.folder == model.name]
     numbers = [version.number for version in model.versions if (version.path / SAVED_MODEL).is_file()]
     served = set[int]().union(*(entry.served(numbers) for entry in entries or ()))
     if model.problem:
@@ -173,9 +173,9 @@ def _read(version: Version) -> tuple[GeneratorCard, Tokenizer]:
     return contents
 
 
-def _missing(models_dir: Path, names: set[str], listings: list[Listing]) -> Iterator[Row]:
+def _missing(models_dir: Path, names: set[str], config_entries: list[ConfigEntry]) -> Iterator[Row]:
     """Yield a row for each listed model without a version; a model server waits for it."""
-    for entry in listings:
+    for entry in config_entries:
         if entry.folder is not None and entry.folder not in names:
             problem = f"{signatures.MODELS_CONFIG} lists it, and it has no version"
             yield Row(entry.folder, None, str(models_dir / entry.folder), listed=True, served=False, problem=problem)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from contract.signatures import MODELS_CONFIG
 from export.errors import RepositoryError
-from export.repository.models_config import drop_from_models_config, forget_versions, locked, read_listings
+from export.repository.models_config import drop_from_models_config, forget_versions, locked, read_entries
 from export.repository.promotion import PREVIOUS
 from export.repository.unloading import DEFAULT_WAIT_S, ServerWatch, wait_until_unloaded
 from export.repository.versions import Repository, Version
@@ -74,7 +74,7 @@ def _require_unlabelled(repository: Repository, name: str, versions: Sequence[Ve
     removed = {version.number for version in versions}
     if removed >= {version.number for version in repository.model(name).versions}:
         return
-    for entry in read_listings(repository.path):
+    for entry in read_entries(repository.path):
         labels = sorted(label for label, version in entry.labels.items() if version in removed and label != PREVIOUS)
         if entry.folder == name and labels:
             raise RepositoryError(
@@ -91,7 +91,7 @@ def _require_served(repository: Repository, name: str, versions: Sequence[Versio
     """
     existing = {version.number for version in repository.model(name).versions}
     kept = existing - {version.number for version in versions}
-    for entry in read_listings(repository.path):
+    for entry in read_entries(repository.path):
         if kept and entry.folder == name and entry.served(existing) and not entry.served_without(kept):
             raise RepositoryError(
                 f"{MODELS_CONFIG} would serve no version of {entry.name}, and a model server does not start then: "
@@ -104,7 +104,7 @@ def _plan(repository: Repository, name: str, versions: Sequence[Version]) -> str
     existing = [version.number for version in repository.model(name).versions]
     kept = [number for number in existing if number not in {version.number for version in versions}]
     lines = [f"to be removed: {version.label}, {file_size(version.num_bytes())}" for version in versions]
-    entries = [entry for entry in read_listings(repository.path) if entry.folder == name]
+    entries = [entry for entry in read_entries(repository.path) if entry.folder == name]
     for entry in entries:
         served = entry.served_without(kept)
         then = f"then {_numbers(served)}" if kept else f"then it is no longer in {MODELS_CONFIG}"
@@ -141,7 +141,7 @@ def _stop_serving(
     """
     if not _is_all(repository, name, versions):
         return
-    entries = [entry.name for entry in read_listings(repository.path) if entry.folder == name]
+    entries = [entry.name for entry in read_entries(repository.path) if entry.folder == name]
     watch = ServerWatch(servers, entries or [name])
     with locked(repository.path):
         # A version published since the confirmation stays, and so does the entry.
@@ -168,7 +168,7 @@ def _rename_removed(repository: Repository, home: Path, versions: Sequence[Versi
         # A version may have been promoted since the confirmation.
         _require_unlabelled(repository, home.name, versions)
         if _is_all(repository, home.name, versions) and any(
-            entry.folder == home.name for entry in read_listings(repository.path)
+            entry.folder == home.name for entry in read_entries(repository.path)
         ):
             raise RepositoryError(f"{home.name} was put into {MODELS_CONFIG} again meanwhile: run the command again")
         # The oldest first: a server that has not reloaded the config yet keeps serving the newest.
@@ -197,7 +197,7 @@ def _delete_renamed(models_dir: Path) -> list[Path]:
 def _delete_empty_directories(models_dir: Path) -> None:
     """Delete the empty directories of earlier removals, once no server polls them any more."""
     with locked(models_dir):
-        listed = {entry.folder for entry in read_listings(models_dir)}
+        listed = {entry.folder for entry in read_entries(models_dir)}
         for home in models_dir.iterdir():
             if home.is_dir() and not home.is_symlink() and home.name not in listed:
                 # `rmdir` fails if there are drafts or other files, which stay.

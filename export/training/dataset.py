@@ -245,7 +245,7 @@ class Dataset:
         unknown = tokenizer.special.unknown
         ids = encode_corpus(head, tokenizer, config.direction)
         if len(ids) < 2:
-            raise CorpusError(f"corpus {head.name}: at least 2 tokens are needed to learn from, got {len(ids)}")
+            raise CorpusError(f"corpus {head.name}: at least 2 tokens are needed to train on, got {len(ids)}")
         train = _lay_out(ids, tokenizer, config, for_validation=False)
         if tail is None:
             return cls(train, None, unknown)
@@ -273,9 +273,9 @@ class Dataset:
 
 def _lay_out(ids: np.ndarray, tokenizer: Tokenizer, config: TrainConfig, *, for_validation: bool) -> Split:
     start_id, end_id = tokenizer.special.start, tokenizer.special.end
-    if config.num_seen is not None:
+    if config.window_length is not None:
         batch_size = min(VALIDATION_WINDOWS if for_validation else config.batch_size, len(ids))
-        return SlidingWindows(ids, batch_size, start_id, end_id, config.num_seen)
+        return SlidingWindows(ids, batch_size, start_id, end_id, config.window_length)
     if for_validation:
         return Sequences.for_validation(ids, start_id, config.sequence_length, tokenizer.special.unknown)
     return Sequences.for_training(ids, start_id, config.batch_size, config.sequence_length)

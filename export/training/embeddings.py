@@ -67,7 +67,7 @@ def _train_skip_gram(
 ) -> tuple[np.ndarray, np.ndarray]:
     is_known = has_text & (count_tokens(ids, len(has_text)) > 0)
     if not is_known.any():
-        raise CorpusError(f"embedding_init {SKIP_GRAM}: none of the {len(ids):,} tokens to learn from has text")
+        raise CorpusError(f"embedding_init {SKIP_GRAM}: none of the {len(ids):,} tokens to train on has text")
     is_end = end is not None and not has_text[end]
     vectors = skip_gram(ids, has_text, end if is_end else None, width, seed, echo)
     return vectors * (SKIP_GRAM_STD / vectors[is_known].std()), is_known

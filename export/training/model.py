@@ -35,7 +35,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
         (batch, context) to (batch, V), the logits of the next token.
     """
     keras.utils.set_random_seed(config.seed)
-    token_ids = keras.layers.Input([config.num_seen], dtype="int32", name="token_ids")
+    token_ids = keras.layers.Input([config.window_length], dtype="int32", name="token_ids")
     kind = keras.layers.ReversibleEmbedding if config.tie_embeddings else keras.layers.Embedding
     embedding = kind(vocab_size, config.embedding, trainable=not config.freeze_embedding, name="embedding")
     x = embedding(token_ids)

@@ -24,7 +24,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from export.training.time_loop import item, loop, pop, stacked, to_list, turned
+from export.training.time_loop import item, loop, pop, stacked, to_list, transposed_steps
 
 Arrays = list[tf.Tensor]
 
@@ -106,11 +106,11 @@ class _Cell:
     def __init__(self, precision: tf.DType) -> None:
         self.precision = precision
 
-    def times(self, matrix: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    def multiply(self, matrix: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
         """Multiply a matrix by columns, both already cast to the precision."""
         return tf.cast(tf.matmul(matrix, columns), tf.float32)
 
-    def turned(self, matrices: Sequence[tf.Tensor], unit_slices: Sequence[slice]) -> Arrays:
+    def transposed_columns(self, matrices: Sequence[tf.Tensor], unit_slices: Sequence[slice]) -> Arrays:
         """Return for each part of the units its columns of [(K, G·H) …], transposed: (G·n, all K) in the precision."""
 
         def of(matrix: tf.Tensor, part: slice) -> tf.Tensor:
@@ -133,7 +133,7 @@ class _Cell:
         self, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, unit_slices: Sequence[slice]
     ) -> list[Arrays]:
         """Return the weights of each part in the layout of `forward`."""
-        fused = self.turned([recurrent_kernel, kernel], unit_slices)
+        fused = self.transposed_columns([recurrent_kernel, kernel], unit_slices)
         return [list(pair) for pair in zip(fused, self.columns(bias, unit_slices), strict=True)]
 
     def gather(self, h: Arrays, x: tf.Tensor) -> Any:
@@ -198,7 +198,10 @@ class _GRU(_Cell):
     def prepare(
         self, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, unit_slices: Sequence[slice]
     ) -> list[Arrays]:
-        weights = [self.turned([kernel], unit_slices), self.turned([recurrent_kernel], unit_slices)]
+        weights = [
+            self.transposed_columns([kernel], unit_slices),
+            self.transposed_columns([recurrent_kernel], unit_slices),
+        ]
         biases = [self.columns(bias[0], unit_slices), self.columns(bias[1], unit_slices)]
         return [list(part) for part in zip(*weights, *biases, strict=True)]
 
@@ -252,7 +255,7 @@ class _Unrolled:
     ) -> None:
         self._cell, self._mask, self._inputs, self._state, self._weights = cell, mask, inputs, state, weights
         self._num_steps, self._unit_slices = tf.shape(inputs)[0], _slices(state[0].shape[1], parts)
-        x = tf.cast(turned(inputs), cell.precision)
+        x = tf.cast(transposed_steps(inputs), cell.precision)
         self._xs, self._spec_x = to_list(x), tf.TensorSpec(x.shape[1:], cell.precision)
         self._prepared = cell.prepare(*weights, self._unit_slices)
         self._first = [[tf.transpose(vectors[:, units]) for vectors in state] for units in self._unit_slices]
@@ -263,7 +266,9 @@ class _Unrolled:
         """Return the outputs (T, B, H) and the last state, (B, H) each."""
         saved_specs = [[spec] * (1 + self._cell.num_factors) for spec in self._specs]
         last, self._saved = loop((0, self._num_steps, 1), self._forward_step, self._first, saved_specs)
-        self._outputs = [turned(stacked(lists[0], spec)) for lists, spec in zip(self._saved, self._specs, strict=True)]
+        self._outputs = [
+            transposed_steps(stacked(lists[0], spec)) for lists, spec in zip(self._saved, self._specs, strict=True)
+        ]
         last_state = _joined(last)
         return tf.concat(self._outputs, axis=-1), *last_state
 
@@ -294,14 +299,14 @@ class _Unrolled:
 
         zeros = tf.nest.map_structure(tf.zeros_like, self._first)
         saved = [
-            [to_list(turned(d_outputs[:, :, units])), *lists[1:]]
+            [to_list(transposed_steps(d_outputs[:, :, units])), *lists[1:]]
             for units, lists in zip(self._unit_slices, self._saved, strict=True)
         ]
         specs = [[tf.TensorSpec(spec.shape, cell.precision)] * cell.num_gradients for spec in self._specs]
         times = self._num_steps - 1, self._num_steps, -1
         (d_first, _), d_gates = loop(times, step, (zeros, saved), specs)
         gates = [
-            [_flat(turned(stacked(items, spec))) for items, spec in zip(*part, strict=True)]
+            [_flat(transposed_steps(stacked(items, spec))) for items, spec in zip(*part, strict=True)]
             for part in zip(d_gates, specs, strict=True)
         ]
         return d_first, gates
@@ -326,7 +331,7 @@ class _Unrolled:
         into_recurrent = tf.concat([part[k] for k in self._cell.of_recurrent_kernel for part in gates], axis=0)
         d_states = []
         for kernel, keep, (d_h, *d_others) in zip(kernels, self._masks, direct, strict=True):
-            through_gates = _masked(self._cell.times(kernel, into_recurrent), keep)
+            through_gates = _masked(self._cell.multiply(kernel, into_recurrent), keep)
             d_states.append([through_gates if d_h is None else d_h + through_gates, *d_others])
         return d_states
 

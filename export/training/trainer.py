@@ -101,7 +101,7 @@ class Trainer:
         """
         progress = folder.restore(self.checkpoint)
         started = time.monotonic() - progress.last.seconds
-        with self.devices.together():
+        with self.devices.detect_lost_workers():
             # The first epoch runs regardless of the time limit: without it there would be nothing to publish.
             while progress.epochs == 0 or not self._is_over(progress, started):
                 train_loss, tokens = self._train_epoch(progress, started, display)
@@ -124,7 +124,7 @@ class Trainer:
     def _is_over(self, progress: Progress, started: float) -> bool:
         patience, waited = self.config.patience, progress.epochs - progress.best_epoch
         # Each machine has its own clock, and all must stop at the same update.
-        fraction = self.devices.agreed(self._fraction(progress, started, 0))
+        fraction = self.devices.broadcast(self._fraction(progress, started, 0))
         return fraction >= 1 or 0 < patience <= waited
 
     def _fraction(self, progress: Progress, started: float, updates: int) -> float:
@@ -146,7 +146,7 @@ class Trainer:
         for count, (inputs, targets) in enumerate(split.batches(offset_rng)):
             # A model must learn to prefill a prompt from the zero state, which carried state has only once an epoch.
             kept = (reset_rng.random((split.batch_size, 1)) >= self.config.state_reset_probability).astype(np.float32)
-            fraction = self.devices.agreed(self._fraction(progress, started, count))
+            fraction = self.devices.broadcast(self._fraction(progress, started, count))
             if count and fraction >= 1:
                 break
             rate = learning_rate_at(fraction, self.config.learning_rate, self.config.warmup)

@@ -79,7 +79,7 @@ class TrainingData:
         return replace(self, embedding=embedding)
 
     @property
-    def samples_from(self) -> Sequence[str]:
+    def prompt_source(self) -> Sequence[str]:
         """Documents, or excerpts of them, for the prompts of samples: held out, if anything is."""
         return (self.tail or self.head).excerpts()
 
@@ -117,7 +117,7 @@ def require_enough(config: TrainConfig, corpus: Corpus) -> None:
         )
 
 
-def read_again(config: TrainConfig, facts: CorpusFacts) -> Corpus | None:
+def reread_corpus(config: TrainConfig, facts: CorpusFacts) -> Corpus | None:
     """Return the corpus of a run; None if it cannot be read again or has changed."""
     try:
         corpus = None if config.corpus == "-" else read_corpus(config.corpus, config.documents)

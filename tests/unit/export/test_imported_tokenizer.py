@@ -253,8 +253,8 @@ BAD = {
     "nothing": ("", "this is not JSON"),
     "text": ("the\ncat\n", "this is not JSON"),
     "half": (changed()[:-9], "this is not JSON"),
-    "a list": ("[1, 2]", "JSON of no tokenizer: list"),
-    "a string in a string": (json.dumps(json.dumps("x")), "JSON of no tokenizer: str"),
+    "a list": ("[1, 2]", "JSON is no tokenizer: list"),
+    "a string in a string": (json.dumps(json.dumps("x")), "JSON is no tokenizer: str"),
     "deep": ("[" * 100_000, "this is not JSON"),
     "another object": ('{"a": {}}', "neither class_name nor model"),
     "a vocabulary": ('{"the": 1, "cat": 2}', "a vocabulary alone, which does not say how a text is cut"),
@@ -265,7 +265,7 @@ BAD = {
     "words without ids": (changed(word_index='{"a": "b"}'), "word_index.a: "),
     "a gap": (changed(word_index=index(a=2, b=4)), "word_index has no id 3; ids must run from 1 to 3"),
     "one id twice": (changed(word_index=index(a=2, b=2)), "the id 2 twice, for 'a' and 'b'"),
-    "one word twice": (changed(word_index='{"<OOV>": 1, "a": 2, "a": 3}'), "'a' stands there twice"),
+    "one word twice": (changed(word_index='{"<OOV>": 1, "a": 2, "a": 3}'), "'a' occurs twice"),
     "a late beginning": (changed(oov_token=None, word_index='{"a": 2, "b": 3}'), "word_index has no id 1"),
     "an id below": (changed(word_index=index(a=-1)), "word_index has 'a' = -1"),
     "the unknown token as a word": (changed(word_index='{"<OOV>": 3, "a": 2}'), "hold oov_token '<OOV>' as a word"),
@@ -287,7 +287,7 @@ BAD = {
     "a model without a vocabulary": ('{"model": {"type": "BPE"}}', "library cannot read it: "),
     "a decoder that is not served": (
         '{"model": {"type": "BPE"}, "decoder": {"type": "Sequence", "decoders": [{"type": "CTC"}, {"type": "Fuse"}]}}',
-        r"a decoder of CTC \+ Fuse is not served",
+        r"a decoder of CTC \+ Fuse is not supported",
     ),
 }
 

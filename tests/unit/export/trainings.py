@@ -27,7 +27,7 @@ class NoSamples:
     def samples(self, _):
         return ()
 
-    def copies(self, *_):
+    def measure_memorization(self, *_):
         return None
 
 

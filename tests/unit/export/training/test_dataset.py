@@ -201,8 +201,8 @@ def test_nothing_held_out_is_nothing_judged():
 @pytest.mark.parametrize(
     ("head", "tail", "tokenizer", "message"),
     [
-        ("a", None, None, "at least 2 tokens are needed to learn from, got 1"),
-        ("?!", None, WordTokenizer.train(["one two"]), "at least 2 tokens are needed to learn from, got 0"),
+        ("a", None, None, "at least 2 tokens are needed to train on, got 1"),
+        ("?!", None, WordTokenizer.train(["one two"]), "at least 2 tokens are needed to train on, got 0"),
         ("abab", "XYZ", None, "holds none of the 3 tokens held out.*--validation 0"),
         ("one two", " ?!", WordTokenizer.train(["one two"]), "holds none of the 0 tokens held out"),
     ],

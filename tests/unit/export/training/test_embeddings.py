@@ -244,7 +244,7 @@ def test_documents_part_for_skip_gram(monkeypatch):
 
 def test_a_text_without_words_is_refused(words):
     """There is nothing that could be a neighbour."""
-    with pytest.raises(CorpusError, match=r"^embedding_init skip-gram: none of the 3 tokens to learn from has text$"):
+    with pytest.raises(CorpusError, match=r"^embedding_init skip-gram: none of the 3 tokens to train on has text$"):
         start("skip-gram", words, np.full(3, words.special.unknown, np.int32))
 
 
