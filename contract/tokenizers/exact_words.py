@@ -39,14 +39,7 @@ class ExactWordTokenizer(JoinedVocabulary):
     unknown = UNKNOWN
 
     def __init__(self, tokens: Sequence[str]) -> None:
-        """Index a vocabulary.
-
-        Args:
-            tokens: Token of each id, special ones included.
-
-        Raises:
-            TokenizerError: duplicate token, or a special token is missing.
-        """
+        """Index a vocabulary; see `Vocabulary`."""
         super().__init__(tokens)
         self._engine = Engine(self._model(), PRE_TOKENIZER)
 

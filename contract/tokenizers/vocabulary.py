@@ -127,11 +127,7 @@ def padding_name(tokens: Iterable[str]) -> str:
 
 
 def _special_ids(tokens: Sequence[str], unknown: str | None) -> SpecialIds:
-    """Return the special ids of a vocabulary, found by token name.
-
-    Raises:
-        TokenizerError: the padding or unknown token is missing.
-    """
+    """Return the special ids of a vocabulary, found by token name."""
     index = {token: i for i, token in enumerate(tokens)}
     padded = bool(tokens) and tokens[0] == padding_name(tokens[1:])
     if not padded or (unknown is not None and unknown not in index):

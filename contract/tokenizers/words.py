@@ -27,15 +27,12 @@ class WordTokenizer(Vocabulary):
     def __init__(
         self, tokens: Sequence[str], rules: WordRules = KERAS_RULES, unknown: str | None = UNKNOWN_WORD
     ) -> None:
-        """Index a vocabulary.
+        """Index a vocabulary; see `Vocabulary`.
 
         Args:
             tokens: Token of each id, padding first.
             rules: How text is split into words.
             unknown: Token for words outside the vocabulary; None drops them.
-
-        Raises:
-            TokenizerError: duplicate token, or a special token is missing.
         """
         self.rules, self.unknown = rules, unknown
         super().__init__(tokens)

@@ -66,11 +66,7 @@ def remove(
 
 
 def _require_unlabelled(repository: Repository, name: str, versions: Sequence[Version]) -> None:
-    """Check that no label points at a version to be removed, unless all versions are removed.
-
-    Raises:
-        RepositoryError: a label does.
-    """
+    """Check that no label points at a version to be removed, unless all versions are removed."""
     removed = {version.number for version in versions}
     if removed >= {version.number for version in repository.model(name).versions}:
         return
@@ -84,11 +80,7 @@ def _require_unlabelled(repository: Repository, name: str, versions: Sequence[Ve
 
 
 def _require_served(repository: Repository, name: str, versions: Sequence[Version]) -> None:
-    """Check that each entry still serves a version, if any remain: otherwise a starting server would wait for one.
-
-    Raises:
-        RepositoryError: an entry would serve no version.
-    """
+    """Check that each entry still serves a version, if any remain: otherwise a starting server would wait for one."""
     existing = {version.number for version in repository.model(name).versions}
     kept = existing - {version.number for version in versions}
     for entry in read_entries(repository.path):
@@ -134,11 +126,7 @@ def _is_confirmed() -> bool:
 def _stop_serving(
     repository: Repository, name: str, versions: Sequence[Version], wait_s: float, servers: Sequence[str]
 ) -> None:
-    """Make every server stop polling a model's directory, if no version of the model remains.
-
-    Raises:
-        RepositoryError: a server still serves the model after `wait_s`.
-    """
+    """Make every server stop polling a model's directory, if no version of the model remains."""
     if not _is_all(repository, name, versions):
         return
     entries = [entry.name for entry in read_entries(repository.path) if entry.folder == name]
@@ -180,11 +168,7 @@ def _rename_removed(repository: Repository, home: Path, versions: Sequence[Versi
 
 
 def _delete_renamed(models_dir: Path) -> list[Path]:
-    """Delete renamed versions of this removal and of killed ones.
-
-    Returns:
-        The paths that cannot be deleted.
-    """
+    """Delete renamed versions of this removal and of killed ones; return the paths that cannot be deleted."""
     renamed = sorted(models_dir.glob(f"*/{_PREFIX}*"))
     for path in renamed:
         if path.is_symlink():

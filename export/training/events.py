@@ -4,7 +4,6 @@ Knows event files. Writing them does not need the `tensorboard` package; viewing
 """
 
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import keras
@@ -40,9 +39,7 @@ class EventDisplay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._writer.close()
 
     def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:

@@ -183,9 +183,8 @@ def publish_best(run: Path, models_dir: Path) -> int:
         raise RunError(f"{run}: no epoch is complete yet; resume with: {job.command('resume')}")
     corpus = reread_corpus(job.config, job.facts)
     if corpus is None:
-        echo(
-            f"corpus {job.config.corpus} is gone or has changed: samples have no prompt, and memorization is not measured"
-        )
+        changed = f"corpus {job.config.corpus} is gone or has changed"
+        echo(f"{changed}: samples have no prompt, and memorization is not measured")
     seed = job.config.seed if job.facts.is_shuffled else None
     head, tail = corpus.split(job.config.validation, seed) if corpus else (None, None)
     source = tail or head

@@ -442,7 +442,7 @@ def test_a_corpus_that_is_gone_or_changed_is_told_at_resume(capsys):
     capsys.readouterr()
     Path("book.txt").write_text(TEXT.replace("cat", "cow"))
     assert main(["publish", "runs/m"]) == 0
-    assert "corpus book.txt is gone or has changed: samples begin from nothing" in capsys.readouterr().out
+    assert "corpus book.txt is gone or has changed: samples have no prompt" in capsys.readouterr().out
     assert main(["resume", "runs/m"]) == 1
     assert "corpus book.txt: this is not the text that runs/m began with" in one_line(capsys)
     Path("book.txt").unlink()
