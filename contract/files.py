@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace or create a file. Symbolic links are followed; pipes and devices are written directly.
 
     Args:
         path: In an existing directory.
         content: Text is encoded as UTF-8.
-        mode: Permissions of the file, less the umask.
 
     Raises:
         OSError: the write failed; the file is unchanged. The error names the file and the reason.
@@ -26,7 +25,7 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> Non
         path.write_bytes(_to_bytes(content))
         return
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
-    with atomic_write(target, mode) as file:
+    with atomic_write(target) as file:
         file.write(_to_bytes(content))
 
 

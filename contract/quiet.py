@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def stderr_held_back() -> Iterator[None]:
+def suppress_stderr() -> Iterator[None]:
     """Capture the process's output on file descriptor 2, also of C libraries; print it if the block raises."""
     sys.stderr.flush()
     stderr = os.dup(2)

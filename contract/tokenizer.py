@@ -51,7 +51,7 @@ __all__ = [
     "padding_name",
 ]
 
-_OTHER_RULE = "text is cut or changed by a rule that is not this release's: see normalizer and pre_tokenizer"
+_OTHER_RULE = "this release does not support its normalizer or pre_tokenizer"
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

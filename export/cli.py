@@ -20,12 +20,13 @@ from export.errors import ExportError
 from export.quiet import import_tensorflow_quietly
 from export.repository import commands as repository_commands
 
-_DESCRIPTION = "Train recurrent text generators, publish them as SavedModels, and look after what was published."
+_DESCRIPTION = "Train recurrent text generators, publish them as SavedModels, and manage what was published."
 _WRAP = (
     "Publish a model from token ids to logits or probabilities, of every token or the last one. Where its layers are "
     "Embedding, SimpleRNN, LSTM, GRU and Dense it carries its state from token to token; any other one sees the window "
     "of its last tokens, padded in front."
 )
+_CONFIG = "settings from a TOML file, which options override"
 _EPILOG = """\
 examples:
   python -m export train --corpus book.txt --name book
@@ -44,10 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m export", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="train a generator and publish it", epilog=_EPILOG, formatter_class=raw)
-    train.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options go before it")
+    train.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
     train.add_argument("--if-empty", action="store_true", help="do nothing if the repository has any model")
     _add_settings(train, tuple(TrainConfig.model_fields))
-    resume = commands.add_parser("resume", help="go on with a training that was stopped, and publish it")
+    resume = commands.add_parser("resume", help="resume a training that was stopped, and publish it")
     publish = commands.add_parser("publish", help="publish the best weights of a training that was stopped")
     for command in (resume, publish):
         command.add_argument("run", type=Path, help="folder of the training, such as runs/demo")
@@ -87,7 +88,7 @@ def _add_wrap(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="serve it with a window of its last N tokens; needed where no state can be carried and no length is fixed",
     )
     command.add_argument(
-        "--direction", choices=get_args(Direction), default="forward", help="backward: it reads texts from their end"
+        "--direction", choices=get_args(Direction), default="forward", help="backward: it generates right to left"
     )
     return command
 
@@ -101,10 +102,10 @@ def _positive(text: str) -> int:
 
 def _add_tokenizer(command: argparse.ArgumentParser) -> None:
     command.set_defaults(act=tokenizer_command.run)
-    command.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; options go before it")
+    command.add_argument("--config", type=Path, dest="config_file", metavar="FILE", help=_CONFIG)
     _add_settings(command, tokenizer_command.SETTINGS)
     command.add_argument(
-        "--text", metavar="FILE", help="text to encode, - for standard input (default: what is held out)"
+        "--text", dest="source", metavar="FILE", help="text to encode, - for standard input (default: what is held out)"
     )
     command.add_argument(
         "--show", type=int, default=20, metavar="N", help="tokens of the vocabulary to print (default: 20)"
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: dict[str, Any]) -> int:
     command, act = options.pop("command"), options.pop("act", None)
     if act is not None:
-        return act(options)
+        return act(**options)
     models_dir = options.pop("models_dir")
     if command == "train":
         if_empty, runs_dir = options.pop("if_empty"), options.pop("runs_dir")
@@ -191,5 +192,5 @@ def _first_readable_version(models_dir: Path) -> Path | None:
                 load_assets(path.parent)
                 return path.parent
             except ContractError as error:
-                print(f"passed over: {error}")
+                print(f"skipped: {error}")
     return None

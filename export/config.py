@@ -40,15 +40,15 @@ class TrainConfig(BaseModel):
     name: str = Field(pattern=ID_PATTERN, description="name of the model in the repository")
     corpus: str = Field(min_length=1, description="file, folder, - for standard input, or pydoc-topics")
     min_characters: int = Field(MIN_CHARACTERS, ge=0, description="refuse a corpus of fewer; 0: none is too small")
-    documents: Documents = Field("none", description="what ends with an end mark: none, file, lines or blank-line")
+    documents: Documents = Field("none", description="what ends with an end token: none, file, lines or blank-line")
     unit: Unit = Field("character", description="what a token is: character, word, exact_word or subword")
     # Ids 0 and 1 are special tokens, and a single word leaves nothing to sample from.
     num_words: int | None = Field(None, ge=4, description="keep word ids below this one; for word and exact_word")
     vocab_size: int | None = Field(
-        None, ge=4, description="bound of all tokens; for exact_word and subword, which has 2000 without it"
+        None, ge=4, description="maximum number of tokens; for exact_word and subword, which has 2000 without it"
     )
     direction: Direction = Field(
-        "forward", description="forward, or backward: the model writes what leads up to a given ending"
+        "forward", description="forward, or backward: the model generates the text before a given suffix"
     )
     cell: Cell = Field("lstm", description="kind of recurrent layer: simple_rnn, lstm or gru")
     layers: int = Field(1, ge=1, le=8, description="recurrent layers on top of each other")
@@ -90,7 +90,9 @@ class TrainConfig(BaseModel):
         "both what comes first ends the training",
     )
     max_minutes: float | None = Field(
-        None, gt=0, description="train so long, whatever that is in epochs; the learning rate ends there"
+        None,
+        gt=0,
+        description="time limit of the training, whatever that is in epochs; the learning rate schedule ends there",
     )
     patience: int = Field(
         0, ge=0, description="stop after this many epochs in a row that were not the best; 0: train to the end"
@@ -102,13 +104,13 @@ class TrainConfig(BaseModel):
     )
     ema: Rate = Field(
         0.998,
-        description="decay per update of the moving average of the weights, which is what is judged and published; "
+        description="decay per update of the moving average of the weights, which is evaluated and published; "
         "lower at first; 0: the weights themselves",
     )
     clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False, description="largest norm of all gradients together")
     validation: Rate = Field(
         0.1,
-        description="share of the text that training never sees: its end, or documents drawn by the seed; 0: none",
+        description="share of the text that training never sees: its end, or documents sampled by the seed; 0: none",
     )
     precision: Precision = Field(
         "auto",
@@ -150,7 +152,7 @@ class TrainConfig(BaseModel):
         return DEFAULT_EPOCHS if self.epochs is None and self.max_minutes is None else self.epochs
 
     @property
-    def num_seen(self) -> int | None:
+    def window_length(self) -> int | None:
         """Context length of a sliding-window model, in tokens; None for a model that carries state."""
         return (self.context or DEFAULT_CONTEXT) if self.bidirectional else None
 

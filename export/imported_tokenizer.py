@@ -90,7 +90,7 @@ def _parse(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"this is not JSON ({error}); {_EXPECTED_FORMATS}") from error
     if not isinstance(document, dict):
-        raise TokenizerError(f"this is JSON of no tokenizer: {type(document).__name__}; {_EXPECTED_FORMATS}")
+        raise TokenizerError(f"this JSON is no tokenizer: {type(document).__name__}; {_EXPECTED_FORMATS}")
     return document
 
 
@@ -99,7 +99,7 @@ def _describe_unknown_format(document: dict[str, Any]) -> str:
         return f"class_name must be 'Tokenizer', got {document['class_name']!r}"
     if document and all(type(value) is int for value in document.values()):
         return f"this is a vocabulary alone, which does not say how a text is cut; {_EXPECTED_FORMATS}"
-    return f"this is JSON of no tokenizer: neither class_name nor model is in it; {_EXPECTED_FORMATS}"
+    return f"this JSON is no tokenizer: it has neither class_name nor model; {_EXPECTED_FORMATS}"
 
 
 def _hugging_face(document: dict[str, Any]) -> Tokenizer:
@@ -114,7 +114,7 @@ def _require_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(index) < len(pairs):
         words = sorted(word for word, _ in pairs)
         duplicate = next(word for word, following in pairwise(words) if word == following)
-        raise ValueError(f"{duplicate!r} stands there twice")
+        raise ValueError(f"{duplicate!r} occurs twice")
     return index
 
 

@@ -6,7 +6,7 @@ traceback; during tracing a second one becomes an `AssertionError` (both observe
 
 import os
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 _MESSAGE = b"\nstopping as soon as this step is done; Ctrl-C again: at once\n"
@@ -24,9 +24,7 @@ class Interrupts:
         self._previous_handler = signal.signal(signal.SIGINT, self._record)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         signal.signal(signal.SIGINT, self._previous_handler)
 
     def _record(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as `signal` calls it

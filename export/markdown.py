@@ -3,12 +3,14 @@
 import re
 from collections.abc import Sequence
 
+from export.terminal import visible
+
 _BACKTICKS = re.compile("`+")
 
 
 def code(text: str) -> str:
     """Format a text as a code span, valid in a table cell too."""
-    shown = seen(text).replace("\n", " ")
+    shown = printable(text).replace("\n", " ")
     if not shown.strip():
         return ""
     ticks = "`" * (_longest(shown) + 1)
@@ -21,7 +23,7 @@ def code(text: str) -> str:
 def fenced(text: str, language: str = "") -> str:
     """Format a text as a fenced code block."""
     fence = "`" * max(3, _longest(text) + 1)
-    return f"{fence}{language}\n{seen(text)}\n{fence}"
+    return f"{fence}{language}\n{printable(text)}\n{fence}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -30,9 +32,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def seen(text: str) -> str:
+def printable(text: str) -> str:
     """Replace unprintable characters, which an editor or a terminal would interpret, by dots."""
-    return "".join(c if c.isprintable() or c == "\n" else "·" for c in text.expandtabs(4))
+    return "\n".join(map(visible, text.expandtabs(4).split("\n")))
 
 
 def _longest(text: str) -> int:

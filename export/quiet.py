@@ -2,7 +2,7 @@
 
 import os
 
-from contract.quiet import stderr_held_back
+from contract.quiet import suppress_stderr
 
 
 def import_tensorflow_quietly(*, start: bool = True) -> None:
@@ -16,7 +16,7 @@ def import_tensorflow_quietly(*, start: bool = True) -> None:
         Exception: the import failed; the suppressed output is printed first.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with stderr_held_back():
+    with suppress_stderr():
         import tensorflow as tf  # noqa: PLC0415 - the purpose of this module
 
         if start:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from contract.files import write_atomically
@@ -34,18 +35,21 @@ SHOWN_CHARACTERS = 1 << 20
 _PLURALS = {"character": "characters", "word": "words", "exact_word": "words", "subword": "subwords"}
 
 
-def run(options: dict[str, Any]) -> int:
+def run(config_file: Path | None, source: str | None, save: Path | None, show: int, **settings: Any) -> int:
     """Train a tokenizer as a training run does, and print how it encodes a text. Returns the exit code.
 
     Args:
-        options: `config`, `text` and `save`, which may be None; `show`; and the `SETTINGS` that were given.
+        config_file: Settings in TOML; None for none.
+        source: Text to encode; None for the validation split.
+        save: File to write the tokenizer to; None to write none.
+        show: Number of tokens of the vocabulary to print.
+        settings: Those of the `SETTINGS` that override the file.
 
     Raises:
         ExportError, ContractError, OSError: the command line prints each in one line.
     """
-    config_file, source, save, show = (options.pop(name) for name in ("config", "text", "save", "show"))
     # `TrainConfig` requires a name; nothing here depends on it.
-    config = load_config(config_file, {"name": "tokenizer", **options})
+    config = load_config(config_file, {"name": "tokenizer", **settings})
     if source == config.corpus == "-":
         raise ConfigError("corpus and text are both -: standard input can be read once")
     corpus = read_corpus(config.corpus, config.documents)
@@ -58,7 +62,7 @@ def run(options: dict[str, Any]) -> int:
     learnt = f"{head.num_characters:,} of {corpus.num_characters:,} characters"
     print(f"{config.unit}: a vocabulary of {len(tokenizer.tokens):,} tokens from {learnt} of {corpus.name}")
     for line in (
-        *tell_cut(config, head, tokenizer),
+        *describe_dropped_words(config, head, tokenizer),
         *_first_tokens(tokenizer, show),
         f"text: {name}",
         *describe(tokenizer, text),
@@ -93,15 +97,15 @@ def describe(tokenizer: Tokenizer, text: Corpus) -> Iterator[str]:
     )
     num_unknown = counts.unknown.total()
     yield f"unknown: {num_unknown:,} tokens, {num_unknown / max(1, counts.tokens):.2%}"
-    for piece, count in counts.unknown.most_common(SHOWN_UNKNOWN):
-        yield f"  {count:,} × {piece!r}"
+    for excerpt, count in counts.unknown.most_common(SHOWN_UNKNOWN):
+        yield f"  {count:,} × {excerpt!r}"
 
 
 def _first_excerpt(text: Corpus) -> tuple[str, bool]:
     """Return the beginning of the first document, with the lines to show, and whether the document continues."""
     beginning, continues = "", False
-    for piece in text.pieces():
-        beginning, continues = beginning + piece.text, not piece.ends
+    for chunk in text.chunks():
+        beginning, continues = beginning + chunk.text, not chunk.is_last
         whole_lines = [line for line in beginning.splitlines()[:-1] if line.strip()]
         if not continues or len(whole_lines) >= SHOWN_LINES or len(beginning) >= SHOWN_CHARACTERS:
             break
@@ -140,17 +144,17 @@ class Counts:
     def of(cls, tokenizer: Tokenizer, text: Corpus) -> "Counts":
         """Encode and count every document."""
         tokens, lines, unknown = 0, 0, Counter[str]()
-        for piece, ends in text.pieces("encoding"):
-            ids = tokenizer.encode(piece)
+        for chunk, is_last in text.chunks("encoding"):
+            ids = tokenizer.encode(chunk)
             tokens += len(ids)
             # A trailing newline starts no further line.
-            lines += piece.count("\n") + ends * (not piece.endswith("\n"))
+            lines += chunk.count("\n") + is_last * (not chunk.endswith("\n"))
             if tokenizer.special.unknown in ids:
-                unknown.update(_unknown_pieces(tokenizer, piece, ids))
+                unknown.update(_unknown_excerpts(tokenizer, chunk, ids))
         return cls(tokens, lines, unknown)
 
 
-def _unknown_pieces(tokenizer: Tokenizer, text: str, ids: list[int]) -> Iterator[str]:
+def _unknown_excerpts(tokenizer: Tokenizer, text: str, ids: list[int]) -> Iterator[str]:
     offsets = [*tokenizer.offsets(text), len(text)]
     for start, end, token_id in zip(offsets, offsets[1:], ids, strict=False):
         if token_id == tokenizer.special.unknown:
@@ -177,7 +181,7 @@ def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
     return tokenizer
 
 
-def tell_cut(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> Iterator[str]:
+def describe_dropped_words(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> Iterator[str]:
     """Yield a line with the number of words that a vocabulary limit removed, if it removed any.
 
     Args:
@@ -200,12 +204,12 @@ def tell_cut(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> Itera
 
 
 def _train(config: TrainConfig, corpus: Corpus) -> Tokenizer:
-    texts, end_mark = corpus.texts("learning the vocabulary"), corpus.ends
+    texts, end_token = corpus.texts("learning the vocabulary"), corpus.ends
     if config.unit == "character":
-        return CharacterTokenizer.train(texts, end_mark=end_mark)
+        return CharacterTokenizer.train(texts, end_token=end_token)
     if config.unit == "word":
-        return WordTokenizer.train(texts, num_words=config.num_words, end_mark=end_mark)
+        return WordTokenizer.train(texts, num_words=config.num_words, end_token=end_token)
     if config.unit == "exact_word":
         num_words, vocab_size = config.num_words, config.vocab_size
-        return ExactWordTokenizer.train(texts, num_words=num_words, vocab_size=vocab_size, end_mark=end_mark)
-    return SubwordTokenizer.train(texts, vocab_size=config.vocab_size or DEFAULT_VOCAB_SIZE, end_mark=end_mark)
+        return ExactWordTokenizer.train(texts, num_words=num_words, vocab_size=vocab_size, end_token=end_token)
+    return SubwordTokenizer.train(texts, vocab_size=config.vocab_size or DEFAULT_VOCAB_SIZE, end_token=end_token)

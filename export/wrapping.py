@@ -5,8 +5,8 @@ from pathlib import Path
 from contract.card import Direction
 from export.graphs.imported_model import read_imported
 from export.imported_tokenizer import read_tokenizer
-from export.layout import say
 from export.repository.publishing import publish_exportable, require_name, require_writable
+from export.terminal import echo
 
 
 def wrap(model: Path, tokenizer: Path, name: str, window: int | None, direction: Direction, models_dir: Path) -> int:
@@ -27,13 +27,13 @@ def wrap(model: Path, tokenizer: Path, name: str, window: int | None, direction:
     require_name(name)
     require_writable(models_dir / name)
     imported_tokenizer = read_tokenizer(tokenizer)
-    say(f"{tokenizer}: {imported_tokenizer.unit}, {len(imported_tokenizer.tokens):,} tokens")
+    echo(f"{tokenizer}: {imported_tokenizer.unit}, {len(imported_tokenizer.tokens):,} tokens")
     imported = read_imported(model, window)
     for line in imported.lines:
-        say(line)
+        echo(line)
     num_unused = imported.model.network.vocab_size - len(imported_tokenizer.tokens)
     if num_unused > 0:
-        say(f"{num_unused:,} of its outputs have no token and are never drawn")
+        echo(f"{num_unused:,} of its outputs have no token and are never sampled")
     version_dir = publish_exportable(imported.model, imported_tokenizer, name, models_dir, None, direction)
-    say(f"published {version_dir}")
+    echo(f"published {version_dir}")
     return 0

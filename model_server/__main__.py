@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 
-from contract.quiet import stderr_held_back
+from contract.quiet import suppress_stderr
 from model_server.errors import ConfigError, ModelServerError
 from model_server.flags import parse
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if flags.portable:
         os.environ |= PORTABLE
-    with stderr_held_back(), _without_keras():
+    with suppress_stderr(), _without_keras():
         from model_server.server import ModelServer, configure_tensorflow  # noqa: PLC0415 - TensorFlow: after the above
 
     configure_tensorflow(flags)

@@ -26,7 +26,7 @@ what differs from TensorFlow Serving:
     merges no calls: batch_timeout_micros, max_enqueued_batches, num_batch_threads and pad_variable_length_inputs are
     read and have no effect, and what splits large calls is refused
   --file_system_poll_wait_seconds and --model_config_file_poll_wait_seconds may be fractions
-  a version folder without saved_model.pb is passed over as not finished; there it is a version that fails to load
+  a version folder without saved_model.pb is skipped as incomplete; there it is a version that fails to load
   a model that fails at start leaves the others served; there the server exits
   a reload whose client gives up waits no longer for the models that it adds; there it does, and holds up later ones
   a tensor of fewer values than its shape has is expanded to 16,777,216 elements at most; there to what can be allocated
@@ -161,7 +161,7 @@ def _add_network_flags(flag: Callable[..., None]) -> None:
 def _add_model_flags(flag: Callable[..., None], switch: Callable[[str, str], None]) -> None:
     flag("model_config_file", Path, "text proto with model_config_list", metavar="FILE")
     flag("model_config_file_poll_wait_seconds", _number(float, 0), "re-read that file; 0: never", metavar="S")
-    flag("file_system_poll_wait_seconds", _number(float, 0), "look for versions; 0: once", metavar="S")
+    flag("file_system_poll_wait_seconds", _number(float, 0), "scan for versions; 0: once", metavar="S")
     flag("model_name", str, "name of the model in --model_base_path", metavar="NAME")
     flag("model_base_path", Path, "folder of one model's versions, without a config file", metavar="DIR")
     flag(

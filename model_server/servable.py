@@ -1,6 +1,6 @@
-"""One loaded version of a model.
+"""One loaded version of a model, and Predict on it, for requests and for warm-up.
 
-Knows the SavedModel format. Does not know the lifecycle or requests.
+Knows the SavedModel format and the messages of Predict. Does not know the lifecycle.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,9 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
+from model_server import tensors
 from model_server.batching import Batching
 from model_server.errors import SignatureNotFound, TensorFlowFailed, status_code
 from model_server.signature import Signature, plain_message
@@ -64,6 +66,31 @@ class Servable:
         if key not in self._signatures:
             raise SignatureNotFound(f'Serving signature key "{key}" not found.')
         return self._signatures[key]
+
+    def predict(self, request: PredictRequest) -> PredictResponse:
+        """Run a signature and respond as TensorFlow Serving does: with typed fields and the concrete version.
+
+        Computes every output; `output_filter` selects those in the response.
+
+        Args:
+            request: For any signature; its name and version of the model are ignored.
+
+        Raises:
+            SignatureNotFound: the signature does not exist.
+            InvalidRequest: an input does not match the signature, or an output does not exist.
+            TensorFlowFailed: the graph failed.
+        """
+        signature = self.signature(request.model_spec.signature_name)
+        arrays = signature.decode(request.inputs)
+        output_names = signature.select(request.output_filter)
+        outputs = signature(arrays)
+        response = PredictResponse()
+        response.model_spec.name = self.name
+        response.model_spec.version.value = self.version
+        response.model_spec.signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        for name in output_names:
+            tensors.encode(outputs[name], signature.outputs[name].dtype, response.outputs[name])
+        return response
 
 
 def _read_meta_graph(path: Path) -> MetaGraphDef:

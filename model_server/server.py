@@ -7,7 +7,6 @@ import functools
 import logging
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 import grpc
@@ -131,9 +130,7 @@ class ModelServer:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Stop."""
         self.stop()
 
@@ -161,20 +158,14 @@ class ModelServer:
                 self._apply_config(self._read_config())
                 last_error = ""
             except ModelsUnavailable as error:
-                log.error("the config file is in force: %s", error)
+                log.error("the config file is applied: %s", error)
             except ModelServerError as error:
                 if str(error) != last_error:
-                    log.error("the present config stays: %s", error)
+                    log.error("the current config stays: %s", error)
                 last_error = str(error)
 
     def _apply_config(self, config: ServerConfig | None) -> None:
-        """Apply a config if it differs from the current one.
-
-        Raises:
-            TransitionRefused: the config has no `model_config_list`, unlike the current one.
-            LabelRefused: a label points to a version that is not available.
-            ModelsUnavailable: a new model has no available version.
-        """
+        """Apply a config if it differs from the current one."""
         if config is None:
             if self._repository.is_configured:
                 raise TransitionRefused(_NO_TRANSITION)

@@ -23,7 +23,6 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServic
 
 from model_server.config import from_proto
 from model_server.errors import InvalidRequest, ModelServerError
-from model_server.predict import predict
 from model_server.repository import Repository
 from model_server.servable import Servable
 
@@ -42,7 +41,7 @@ class PredictionServicer(PredictionServiceServicer):
 
     def Predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:
         """Run one signature of one version."""
-        return _respond(context, lambda: predict(_find(self._repository, request), request))
+        return _respond(context, lambda: _find(self._repository, request).predict(request))
 
     def GetModelMetadata(
         self, request: GetModelMetadataRequest, context: grpc.ServicerContext

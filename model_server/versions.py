@@ -75,7 +75,7 @@ def scan(base_path: Path) -> Scan:
         elif not any((path / file).is_file() for file in SAVED_MODEL_FILES):
             problems.append(f"{path}: not a version (yet), it has no {SAVED_MODEL_FILES[0]}")
         elif version in versions:
-            problems.append(f"{path}: passed over, {versions[version].name} is the same version")
+            problems.append(f"{path}: skipped, {versions[version].name} is the same version")
         else:
             versions[version] = path
     return Scan(versions, tuple(problems))

@@ -15,7 +15,6 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from model_server.batching import Batching
 from model_server.errors import ModelServerError, TensorFlowFailed, status_code
-from model_server.predict import predict
 from model_server.servable import Servable
 
 log = logging.getLogger(__name__)
@@ -63,6 +62,6 @@ def read_requests(file: Path) -> Iterator[PredictRequest]:
 
 def _run(servable: Servable, request: PredictRequest, file: Path, number: int) -> None:
     try:
-        predict(servable, request)
+        servable.predict(request)
     except ModelServerError as error:
         raise TensorFlowFailed(error.code, f"{file}: warm-up request {number} failed: {error}") from error

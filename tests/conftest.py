@@ -122,7 +122,7 @@ MODEL_NAMES = ["gru", "lstm", "reverse", "rnn", "window", "words"]
 def models_dir():
     """A repository with one model of each kind, which no test may change.
 
-    `gru` is a stack of two, `rnn` has an end mark and is as exported models are: unrolled, with all batch sizes.
+    `gru` is a stack of two, `rnn` has an end token and is as exported models are: unrolled, with all batch sizes.
     `reverse` generates from right to left, `window` carries no state and has subword tokens, and `words` has words.
     """
     return built("models", _publish_all)
@@ -136,7 +136,7 @@ def _publish_all(folder):
     publish_model(folder, "lstm")
     publish_model(folder, "gru", "gru", layers=2)
     as_exported = {"unroll": StatefulNetwork.unroll, "batch_sizes": signatures.BATCH_SIZES}
-    ends = CharacterTokenizer.train(TEXT, end_mark=True)
+    ends = CharacterTokenizer.train(TEXT, end_token=True)
     publish_model(folder, "rnn", "simple_rnn", tokenizer=ends, **as_exported)
     publish_model(folder, "reverse", seed=1, direction="backward")
     publish_model(folder, "window", "gru", units=8, context=6, tokenizer=SubwordTokenizer.train([TEXT * 2]))

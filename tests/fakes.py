@@ -77,7 +77,7 @@ def _fake_top(shape: tuple[int, ...]) -> Arrays:
 
 
 def fake_decode(inputs: Arrays, end_id: int | None = END) -> Arrays:
-    """Compute what a real `decode` or `decode_full` would: a token from the state and the uniform, the end mark too.
+    """Compute what a real `decode` or `decode_full` would: a token from the state and the uniform, the end token too.
 
     Of the adjustments only one is done: the counts shift the token by the frequency penalty.
     """

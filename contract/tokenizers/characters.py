@@ -33,17 +33,17 @@ class CharacterTokenizer(JoinedVocabulary):
         super().__init__(tokens)
 
     @classmethod
-    def train(cls, texts: Iterable[str], *, end_mark: bool = False) -> Self:
+    def train(cls, texts: Iterable[str], *, end_token: bool = False) -> Self:
         """Build a vocabulary of all characters in the training texts.
 
         Args:
             texts: The training texts, or a single one; without the validation split.
-            end_mark: Whether each document ends with the end token, which can be sampled.
+            end_token: Whether each document ends with the end token, which can be sampled.
         """
         characters = set[str]()
         for text in [texts] if isinstance(texts, str) else texts:
             characters.update(text)
-        return cls([PADDING, UNKNOWN, END if end_mark else START, *sorted(characters)])
+        return cls([PADDING, UNKNOWN, END if end_token else START, *sorted(characters)])
 
     @property
     def max_token_characters(self) -> int | None:

@@ -39,14 +39,7 @@ class ExactWordTokenizer(JoinedVocabulary):
     unknown = UNKNOWN
 
     def __init__(self, tokens: Sequence[str]) -> None:
-        """Index a vocabulary.
-
-        Args:
-            tokens: Token of each id, special ones included.
-
-        Raises:
-            TokenizerError: duplicate token, or a special token is missing.
-        """
+        """Index a vocabulary; see `Vocabulary`."""
         super().__init__(tokens)
         self._engine = Engine(self._model(), PRE_TOKENIZER)
 
@@ -57,7 +50,7 @@ class ExactWordTokenizer(JoinedVocabulary):
         *,
         num_words: int | None = None,
         vocab_size: int | None = None,
-        end_mark: bool = False,
+        end_token: bool = False,
     ) -> Self:
         """Build a vocabulary of the most frequent words in the training texts.
 
@@ -66,7 +59,7 @@ class ExactWordTokenizer(JoinedVocabulary):
             num_words: Keep words with ids below this one, as `WordTokenizer` does; None keeps all that occur at least
                 `MIN_FREQUENCY` times.
             vocab_size: Maximum number of tokens, special tokens and characters included.
-            end_mark: Whether each document ends with the end token, which can be sampled.
+            end_token: Whether each document ends with the end token, which can be sampled.
 
         Raises:
             TokenizerError: `num_words` leaves no word, or `vocab_size` no room for the characters.
@@ -80,7 +73,7 @@ class ExactWordTokenizer(JoinedVocabulary):
         if vocab_size is not None:
             words = _fit(words, vocab_size, len(characters))
         spelling = sorted(characters - set(words))
-        return cls([PADDING, UNKNOWN, *words, *spelling, END if end_mark else START])
+        return cls([PADDING, UNKNOWN, *words, *spelling, END if end_token else START])
 
     @cached_property
     def max_token_characters(self) -> int | None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from contract.errors import TokenizerError
 from contract.tokenizers.huggingface import without_surrogates
 from contract.tokenizers.special_tokens import find_special_tokens
-from contract.tokenizers.subwords import BYTES, backward_byte_detokenizer, byte_detokenizer, byte_label
-from contract.tokenizers.vocabulary import AT_THE_EDGE, Detokenizer
+from contract.tokenizers.subwords import BYTES, byte_detokenizer, byte_label
+from contract.tokenizers.vocabulary import Detokenizer, UnbufferedDetokenizer
 
 if TYPE_CHECKING:
     import tokenizers
@@ -100,33 +100,33 @@ class ImportedTokenizer:
     def detokenizer(self, follows: str = "") -> Detokenizer:
         """Return a detokenizer; if the decoder joins by spaces, a space separates `follows` from the first word."""
         if self._decoder.joins_bytes:
-            return byte_detokenizer(self)
-        return _PieceDetokenizer(self, follows)
+            return byte_detokenizer(self, backward=False)
+        return _ImportedDetokenizer(self, follows)
 
     def backward_detokenizer(self, precedes: str = "") -> Detokenizer:
         """Return a backward detokenizer that buffers the first token until the one before it is known."""
         if self._decoder.joins_bytes:
-            return backward_byte_detokenizer(self)
-        return _BackwardPieceDetokenizer(self, precedes)
+            return byte_detokenizer(self, backward=True)
+        return _BackwardImportedDetokenizer(self, precedes)
 
     def join(self, token_ids: Iterable[int]) -> bytes:
         """Return the bytes of the ids of a byte-level vocabulary; special tokens have none."""
         return b"".join([_token_bytes(self.tokens[i]) for i in token_ids if i not in self._textless])
 
-    def piece(self, token_id: int, previous: str | None) -> str:
+    def token_text(self, token_id: int, previous: str | None) -> str:
         """Return the text that a token adds.
 
         Args:
             token_id: Any id.
             previous: The preceding token with text; None for none.
         """
-        return "" if token_id in self._textless else self._decoder.piece(self.tokens[token_id], previous)
+        return "" if token_id in self._textless else self._decoder.token_text(self.tokens[token_id], previous)
 
     def label(self, token_id: int) -> str:
         """Return a token's text after another token, or its name if it has none."""
         if self._decoder.joins_bytes:
             return byte_label(self.join([token_id]), self.tokens[token_id])
-        return self.piece(token_id, self.anchor) or self.tokens[token_id]
+        return self.token_text(token_id, self.anchor) or self.tokens[token_id]
 
     @property
     def anchor(self) -> str:
@@ -165,7 +165,9 @@ def _build(document: Mapping[str, Any]) -> "tokenizers.Tokenizer":
     if decoder.get("type") not in _DECODERS:
         kinds = [part["type"] for part in decoder.get("decoders", [decoder])]
         served = ", ".join(kind for kind in _DECODERS if kind)
-        raise TokenizerError(f"a decoder of {' + '.join(kinds)} is not served; served are {served}, and none at all")
+        raise TokenizerError(
+            f"a decoder of {' + '.join(kinds)} is not supported; supported are {served}, and none at all"
+        )
     try:
         return Tokenizer.from_str(json.dumps(document))
     except Exception as error:
@@ -199,15 +201,16 @@ class _Decoder:
             return b"".join(map(_token_bytes, tokens)).decode("utf-8", "replace")
         return " ".join(tokens) if self._library is None else self._library.decode(tokens)
 
-    def piece(self, token: str, previous: str | None) -> str:
+    def token_text(self, token: str, previous: str | None) -> str:
         """Return the text that a token adds after `previous`; its whole text for None."""
         if previous is None:
             return self.text([token])
         return self.text([previous, token])[len(self.text([previous])) :]
 
 
-class _PieceDetokenizer:
+class _ImportedDetokenizer(UnbufferedDetokenizer):
     def __init__(self, tokenizer: ImportedTokenizer, follows: str) -> None:
+        super().__init__(backward=False)
         self._tokenizer = tokenizer
         self._previous = tokenizer.anchor if follows else None
         self._is_set_off = tokenizer.joins_by_spaces and follows[-1:].isspace()
@@ -215,14 +218,8 @@ class _PieceDetokenizer:
     def feed(self, token_ids: Iterable[int]) -> str:
         return "".join([self._append(token_id) for token_id in token_ids])
 
-    def flush(self) -> str:
-        return ""
-
-    def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
-        return ("", ()) if token_id is None else (self._append(token_id), AT_THE_EDGE)
-
     def label(self, token_id: int) -> str:
-        return self._piece(token_id) or self._tokenizer.tokens[token_id]
+        return self._token_text(token_id) or self._tokenizer.tokens[token_id]
 
     def save(self) -> Any:
         return [self._previous, self._is_set_off]
@@ -231,17 +228,17 @@ class _PieceDetokenizer:
         self._previous, self._is_set_off = saved
 
     def _append(self, token_id: int) -> str:
-        piece, token = self._piece(token_id), self._tokenizer.token(token_id)
+        token_text, token = self._token_text(token_id), self._tokenizer.token(token_id)
         if token is not None:
             self._previous, self._is_set_off = token, False
-        return piece
+        return token_text
 
-    def _piece(self, token_id: int) -> str:
-        piece = self._tokenizer.piece(token_id, self._previous)
-        return piece.removeprefix(" ") if self._is_set_off else piece
+    def _token_text(self, token_id: int) -> str:
+        token_text = self._tokenizer.token_text(token_id, self._previous)
+        return token_text.removeprefix(" ") if self._is_set_off else token_text
 
 
-class _BackwardPieceDetokenizer:
+class _BackwardImportedDetokenizer:
     """A backward detokenizer that buffers the first token: its text depends on whether another precedes it."""
 
     def __init__(self, tokenizer: ImportedTokenizer, precedes: str) -> None:
@@ -289,7 +286,7 @@ class _BackwardPieceDetokenizer:
         """Return the text of the buffered token, given the token before it."""
         if self._buffered is None:
             return ""
-        text = self._tokenizer.piece(self._buffered, previous) + self._separator(self._buffered)
+        text = self._tokenizer.token_text(self._buffered, previous) + self._separator(self._buffered)
         self._buffered, self._precedes = None, ""
         return text
 
@@ -298,5 +295,5 @@ class _BackwardPieceDetokenizer:
         if not self._precedes or self._precedes[0].isspace():
             return ""
         following = self._tokenizer.encode(self._precedes[:_HEAD_CHARACTERS])[:1]
-        piece = self._tokenizer.piece(following[0], self._tokenizer.token(token_id)) if following else ""
-        return " " if piece[:1] == " " else ""
+        token_text = self._tokenizer.token_text(following[0], self._tokenizer.token(token_id)) if following else ""
+        return " " if token_text[:1] == " " else ""

@@ -30,7 +30,7 @@ class OrdinaryStart(SpecialIds):
     """Special ids of a vocabulary without special tokens: sequences start from an ordinary token, which is sampled."""
 
     @property
-    def never_drawn(self) -> tuple[int, ...]:
+    def never_sampled(self) -> tuple[int, ...]:
         """Nothing: every id may be sampled."""
         return ()
 

@@ -60,13 +60,13 @@ class SubwordTokenizer(Vocabulary):
         self._engine = Engine(self._model(), PRE_TOKENIZER)
 
     @classmethod
-    def train(cls, texts: Iterable[str], *, vocab_size: int = DEFAULT_VOCAB_SIZE, end_mark: bool = False) -> Self:
+    def train(cls, texts: Iterable[str], *, vocab_size: int = DEFAULT_VOCAB_SIZE, end_token: bool = False) -> Self:
         """Train BPE merges on the training texts.
 
         Args:
             texts: The training texts, without the validation split.
             vocab_size: Maximum number of tokens. Training stops earlier if no pair occurs twice.
-            end_mark: Whether each document ends with the end token, which can be sampled.
+            end_token: Whether each document ends with the end token, which can be sampled.
 
         Raises:
             TokenizerError: `vocab_size` has no room for the bytes.
@@ -74,7 +74,7 @@ class SubwordTokenizer(Vocabulary):
         least = _NUM_SPECIAL + len(BYTES)
         if vocab_size < least:
             raise TokenizerError(f"vocab_size must be at least {least} (bytes and special tokens), got {vocab_size}")
-        special = [PADDING, UNKNOWN, END if end_mark else START]
+        special = [PADDING, UNKNOWN, END if end_token else START]
         return cls(*learn_merges(texts, _LEARNT_FROM, vocab_size, special, sorted(BYTES)))
 
     def __eq__(self, other: object) -> bool:
@@ -115,11 +115,11 @@ class SubwordTokenizer(Vocabulary):
 
     def detokenizer(self, follows: str = "") -> Detokenizer:  # noqa: ARG002 - bytes join the same way anywhere
         """Return a detokenizer that buffers the bytes of an incomplete character."""
-        return byte_detokenizer(self)
+        return byte_detokenizer(self, backward=False)
 
     def backward_detokenizer(self, precedes: str = "") -> Detokenizer:  # noqa: ARG002 - as above
         """Return a backward detokenizer that buffers bytes which may belong to a character that begins before them."""
-        return backward_byte_detokenizer(self)
+        return byte_detokenizer(self, backward=True)
 
     def label(self, token_id: int) -> str:
         r"""Return a token's text, its name if it has none, or `bytes:\xe2\x82` for incomplete characters."""
@@ -164,14 +164,9 @@ class _ByteVocabulary(Protocol):
     def label(self, token_id: int) -> str: ...
 
 
-def byte_detokenizer(vocabulary: _ByteVocabulary) -> Detokenizer:
+def byte_detokenizer(vocabulary: _ByteVocabulary, *, backward: bool) -> Detokenizer:
     """Return a detokenizer for byte-level tokens."""
-    return _ByteDetokenizer(vocabulary)
-
-
-def backward_byte_detokenizer(vocabulary: _ByteVocabulary) -> Detokenizer:
-    """Return a backward detokenizer for byte-level tokens."""
-    return _BackwardByteDetokenizer(vocabulary)
+    return _BackwardByteDetokenizer(vocabulary) if backward else _ByteDetokenizer(vocabulary)
 
 
 class _ByteDetokenizer:

@@ -1,6 +1,7 @@
 """Shared base of all tokenizers: special tokens, ids, file format, and the `Tokenizer` and `Detokenizer` protocols."""
 
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class SpecialIds:
     end: int | None
 
     @property
-    def never_drawn(self) -> tuple[int, ...]:
+    def never_sampled(self) -> tuple[int, ...]:
         """Ids that must not be sampled: all but the end token."""
         return tuple(sorted({self.padding, self.unknown, self.start} - {self.end}))
 
@@ -126,11 +127,7 @@ def padding_name(tokens: Iterable[str]) -> str:
 
 
 def _special_ids(tokens: Sequence[str], unknown: str | None) -> SpecialIds:
-    """Return the special ids of a vocabulary, found by token name.
-
-    Raises:
-        TokenizerError: the padding or unknown token is missing.
-    """
+    """Return the special ids of a vocabulary, found by token name."""
     index = {token: i for i, token in enumerate(tokens)}
     padded = bool(tokens) and tokens[0] == padding_name(tokens[1:])
     if not padded or (unknown is not None and unknown not in index):
@@ -164,7 +161,7 @@ class Vocabulary:
         self._ids = {token: i for i, token in enumerate(self.tokens)}
         if len(self._ids) != len(self.tokens):
             duplicate = next(token for token, count in Counter(self.tokens).items() if count > 1)
-            raise TokenizerError(f"token {duplicate!r} stands twice in the vocabulary")
+            raise TokenizerError(f"token {duplicate!r} occurs twice in the vocabulary")
         special = {0, self.special.unknown, self.special.start, self.special.end}
         self._text_ids = {token: i for token, i in self._ids.items() if i not in special}
         self._texts = tuple("" if i in special else token for i, token in enumerate(self.tokens))
@@ -214,48 +211,50 @@ class JoinedVocabulary(Vocabulary):
         texts = self._texts
         return "".join([texts[i] for i in token_ids])
 
-    def text(self, token_id: int) -> str:
-        """Return the text of one token."""
-        return self._texts[token_id]
-
     def detokenizer(self, follows: str = "") -> Detokenizer:  # noqa: ARG002 - these join the same way anywhere
         """Return a stateless detokenizer."""
-        return _JoiningDetokenizer(self)
+        return _JoiningDetokenizer(self, backward=False)
 
     def backward_detokenizer(self, precedes: str = "") -> Detokenizer:  # noqa: ARG002 - as above
         """Return a stateless backward detokenizer."""
-        return _BackwardJoiningDetokenizer(self)
+        return _JoiningDetokenizer(self, backward=True)
 
 
-@dataclass(frozen=True)
-class _JoiningDetokenizer:
-    vocabulary: JoinedVocabulary
+@dataclass
+class UnbufferedDetokenizer(ABC):
+    """Base class of detokenizers whose text deltas are final at once; see `Detokenizer`."""
 
+    backward: bool
+
+    @abstractmethod
     def feed(self, token_ids: Iterable[int]) -> str:
-        return self.vocabulary.decode(token_ids)
+        """Add tokens and return the text delta."""
 
     def flush(self) -> str:
+        """Return nothing: no text is buffered."""
         return ""
 
     def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
-        return ("", ()) if token_id is None else (self.vocabulary.text(token_id), AT_THE_EDGE)
+        """Add one token and return its text delta and offset; see `Detokenizer.track`."""
+        if token_id is None:
+            return "", ()
+        text = self.feed((token_id,))
+        return text, (len(text),) if self.backward else AT_THE_EDGE
+
+
+class _JoiningDetokenizer(UnbufferedDetokenizer):
+    def __init__(self, vocabulary: JoinedVocabulary, *, backward: bool) -> None:
+        super().__init__(backward)
+        self._vocabulary = vocabulary
+
+    def feed(self, token_ids: Iterable[int]) -> str:
+        return self._vocabulary.decode([*token_ids][::-1] if self.backward else token_ids)
 
     def label(self, token_id: int) -> str:
-        return self.vocabulary.tokens[token_id]
+        return self._vocabulary.tokens[token_id]
 
     def save(self) -> Any:
         return None
 
     def restore(self, saved: Any) -> None:
         pass
-
-
-class _BackwardJoiningDetokenizer(_JoiningDetokenizer):
-    def feed(self, token_ids: Iterable[int]) -> str:
-        return self.vocabulary.decode([*token_ids][::-1])
-
-    def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
-        if token_id is None:
-            return "", ()
-        text = self.vocabulary.text(token_id)
-        return text, (len(text),)

@@ -6,12 +6,11 @@ does not.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 from contract.errors import TokenizerError
 from contract.tokenizers.rules import KERAS_RULES, WordRules
-from contract.tokenizers.vocabulary import AT_THE_EDGE, END, PADDING, START, Detokenizer, Vocabulary
+from contract.tokenizers.vocabulary import END, PADDING, START, Detokenizer, UnbufferedDetokenizer, Vocabulary
 
 UNKNOWN_WORD = "<OOV>"
 
@@ -28,15 +27,12 @@ class WordTokenizer(Vocabulary):
     def __init__(
         self, tokens: Sequence[str], rules: WordRules = KERAS_RULES, unknown: str | None = UNKNOWN_WORD
     ) -> None:
-        """Index a vocabulary.
+        """Index a vocabulary; see `Vocabulary`.
 
         Args:
             tokens: Token of each id, padding first.
             rules: How text is split into words.
             unknown: Token for words outside the vocabulary; None drops them.
-
-        Raises:
-            TokenizerError: duplicate token, or a special token is missing.
         """
         self.rules, self.unknown = rules, unknown
         super().__init__(tokens)
@@ -44,13 +40,13 @@ class WordTokenizer(Vocabulary):
         self._word_ids = {token: i for token, i in self._ids.items() if i != self.special.padding}
 
     @classmethod
-    def train(cls, texts: Iterable[str], *, num_words: int | None = None, end_mark: bool = False) -> Self:
+    def train(cls, texts: Iterable[str], *, num_words: int | None = None, end_token: bool = False) -> Self:
         """Build a vocabulary of the most frequent words in the training texts.
 
         Args:
             texts: The training texts, without the validation split.
             num_words: Keep ids below this one, as Keras does; None keeps every word.
-            end_mark: Whether each document ends with the end token, which can be sampled.
+            end_token: Whether each document ends with the end token, which can be sampled.
 
         Raises:
             TokenizerError: `num_words` leaves no word.
@@ -60,7 +56,7 @@ class WordTokenizer(Vocabulary):
         counts = Counter(word for text in texts for word in KERAS_RULES.words(text))
         words = [word for word, _ in counts.most_common()]
         kept = words if num_words is None else words[: num_words - 2]
-        return cls([PADDING, UNKNOWN_WORD, *kept, END if end_mark else START])
+        return cls([PADDING, UNKNOWN_WORD, *kept, END if end_token else START])
 
     @property
     def word_index(self) -> dict[str, int]:
@@ -98,11 +94,11 @@ class WordTokenizer(Vocabulary):
 
     def detokenizer(self, follows: str = "") -> Detokenizer:
         """Return a detokenizer that separates its first word from `follows` if needed."""
-        return _WordDetokenizer(self, begins_text=self.rules.needs_none_after(follows))
+        return _WordDetokenizer(self, backward=False, is_separated=self.rules.needs_none_after(follows))
 
     def backward_detokenizer(self, precedes: str = "") -> Detokenizer:
         """Return a backward detokenizer that separates its last word from `precedes` if needed."""
-        return _BackwardWordDetokenizer(self, ends_text=self.rules.needs_none_before(precedes))
+        return _WordDetokenizer(self, backward=True, is_separated=self.rules.needs_none_before(precedes))
 
     def to_json(self) -> str:
         """Serialize to JSON in Hugging Face `tokenizers` format."""
@@ -115,66 +111,31 @@ class WordTokenizer(Vocabulary):
         return (self._texts[i] for i in token_ids if self._texts[i])
 
 
-@dataclass
-class _WordDetokenizer:
-    tokenizer: WordTokenizer
-    begins_text: bool
+class _WordDetokenizer(UnbufferedDetokenizer):
+    def __init__(self, tokenizer: WordTokenizer, *, backward: bool, is_separated: bool) -> None:
+        super().__init__(backward)
+        self._tokenizer = tokenizer
+        # Whether the next word needs no separator.
+        self._is_separated = is_separated
 
     def feed(self, token_ids: Iterable[int]) -> str:
-        text = self.tokenizer.decode(token_ids)
+        text = self._tokenizer.decode([*token_ids][::-1] if self.backward else token_ids)
         if not text:
             return ""
-        delta = text if self.begins_text else self.tokenizer.rules.split + text
-        self.begins_text = False
+        delta = self._separate(text)
+        self._is_separated = False
         return delta
 
-    def flush(self) -> str:
-        return ""
-
-    def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
-        return ("", ()) if token_id is None else (self.feed((token_id,)), AT_THE_EDGE)
-
     def label(self, token_id: int) -> str:
-        word = self.tokenizer.decode([token_id])
-        split = "" if self.begins_text else self.tokenizer.rules.split
-        return split + word if word else self.tokenizer.tokens[token_id]
+        word = self._tokenizer.decode([token_id])
+        return self._separate(word) if word else self._tokenizer.tokens[token_id]
 
     def save(self) -> Any:
-        return self.begins_text
+        return self._is_separated
 
     def restore(self, saved: Any) -> None:
-        self.begins_text = saved
+        self._is_separated = saved
 
-
-@dataclass
-class _BackwardWordDetokenizer:
-    tokenizer: WordTokenizer
-    ends_text: bool
-
-    def feed(self, token_ids: Iterable[int]) -> str:
-        text = self.tokenizer.decode([*token_ids][::-1])
-        if not text:
-            return ""
-        delta = text if self.ends_text else text + self.tokenizer.rules.split
-        self.ends_text = False
-        return delta
-
-    def flush(self) -> str:
-        return ""
-
-    def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
-        if token_id is None:
-            return "", ()
-        text = self.feed((token_id,))
-        return text, (len(text),)
-
-    def label(self, token_id: int) -> str:
-        word = self.tokenizer.decode([token_id])
-        split = "" if self.ends_text else self.tokenizer.rules.split
-        return word + split if word else self.tokenizer.tokens[token_id]
-
-    def save(self) -> Any:
-        return self.ends_text
-
-    def restore(self, saved: Any) -> None:
-        self.ends_text = saved
+    def _separate(self, text: str) -> str:
+        split = "" if self._is_separated else self._tokenizer.rules.split
+        return text + split if self.backward else split + text

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from export.corpora.documents import Documents, mark_documents
+from export.corpora.documents import Documents, separate_documents
 from export.corpora.shuffling import shuffle_documents
 from export.corpora.sources import DEMO, read_texts
-from export.corpora.text import Piece, Text, TextWriter
+from export.corpora.text import Chunk, Text, TextWriter
 from export.errors import CorpusError
 
-__all__ = ["DEMO", "Corpus", "Documents", "Piece", "read_corpus"]
+__all__ = ["DEMO", "Corpus", "Documents", "read_corpus"]
 
 # Longer texts are subsampled for excerpts.
 SAMPLED_CHARACTERS = 1 << 20
@@ -41,12 +41,12 @@ class Corpus:
         Raises:
             CorpusError: all documents are blank.
         """
-        return cls._write(name, mark_documents(([document] for document in documents), "file"), "corpus", ends=ends)
+        return cls._write(name, separate_documents(([document] for document in documents), "file"), "corpus", ends=ends)
 
     @classmethod
-    def _write(cls, name: str, marked: Iterable[str], role: str, *, ends: bool) -> "Corpus":
+    def _write(cls, name: str, separated: Iterable[str], role: str, *, ends: bool) -> "Corpus":
         writer = TextWriter()
-        for part in marked:
+        for part in separated:
             writer.write(part)
         text = writer.text()
         if text is None:
@@ -68,17 +68,17 @@ class Corpus:
         """All documents, in memory; for small corpora only."""
         return tuple(self.text.documents())
 
-    def pieces(self, doing: str = "reading") -> Iterator[Piece]:
+    def chunks(self, doing: str = "reading") -> Iterator[Chunk]:
         """Yield all documents in chunks; encoding chunk by chunk gives the same tokens as encoding the whole.
 
         Args:
             doing: Label of the progress bar.
         """
-        return self.text.pieces(doing)
+        return self.text.chunks(doing)
 
     def texts(self, doing: str = "reading") -> Iterator[str]:
         """Yield the text of each chunk, for tokenizer training."""
-        return (piece.text for piece in self.pieces(doing))
+        return (chunk.text for chunk in self.chunks(doing))
 
     def sha256(self) -> str:
         """Return the hash of the documents and their boundaries."""
@@ -111,9 +111,9 @@ class Corpus:
         # Round down, as nanoGPT and most others do, to compare results. The offset: in floats 1 - 0.9 is below 0.1.
         keep = math.floor(self.num_characters * (1 - fraction) + 1e-6)
         if self.ends:
-            parts = self.text.cut_at_mark(keep)
+            parts = self.text.split_at_document(keep)
         else:
-            parts = self.text.cut_at_character(keep) if 0 < keep < self.num_characters else None
+            parts = self.text.split_at_character(keep) if 0 < keep < self.num_characters else None
         if parts is None:
             raise CorpusError(
                 f"corpus {self.name}: {self.num_characters} character(s) in {self.num_documents} document(s) are too "
@@ -142,5 +142,5 @@ def read_corpus(
     Raises:
         CorpusError: the source is missing, empty, blank, binary or not UTF-8.
     """
-    marked = mark_documents(read_texts(source, stdin, role), documents)
-    return Corpus._write(source, marked, role, ends=documents != "none")
+    separated = separate_documents(read_texts(source, stdin, role), documents)
+    return Corpus._write(source, separated, role, ends=documents != "none")

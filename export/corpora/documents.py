@@ -10,12 +10,12 @@ from typing import Literal
 Documents = Literal["none", "file", "lines", "blank-line"]
 
 # Document separator. It occurs in no text: bytes that contain it are rejected as binary.
-MARK = "\0"
+SEPARATOR = "\0"
 _BETWEEN_PARAGRAPHS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 
 
-def mark_documents(texts: Iterable[Iterable[str]], documents: Documents) -> Iterator[str]:
-    """Yield the parts of all texts, with `MARK` between documents. Blank documents are still included.
+def separate_documents(texts: Iterable[Iterable[str]], documents: Documents) -> Iterator[str]:
+    """Yield the parts of all texts, with `SEPARATOR` between documents. Blank documents are still included.
 
     Args:
         texts: Each text as its parts.
@@ -24,17 +24,17 @@ def mark_documents(texts: Iterable[Iterable[str]], documents: Documents) -> Iter
     """
     for count, parts in enumerate(texts):
         if count:
-            yield "\n" if documents == "none" else MARK
+            yield "\n" if documents == "none" else SEPARATOR
         if documents == "lines":
-            yield from (part.replace("\n", MARK) for part in parts)
+            yield from (part.replace("\n", SEPARATOR) for part in parts)
         elif documents == "blank-line":
-            yield from _mark_paragraphs(parts)
+            yield from _separate_paragraphs(parts)
         else:
             yield from parts
 
 
-def _mark_paragraphs(parts: Iterable[str]) -> Iterator[str]:
-    """Replace blank lines by `MARK`, and strip a line feed before the first paragraph and after the last."""
+def _separate_paragraphs(parts: Iterable[str]) -> Iterator[str]:
+    """Replace blank lines by `SEPARATOR`, and strip a line feed before the first paragraph and after the last."""
     buffer, has_begun = "", False
     for part in parts:
         text = buffer + part
@@ -42,7 +42,7 @@ def _mark_paragraphs(parts: Iterable[str]) -> Iterator[str]:
         cut = text.find("\n", len(text.rstrip(" \t\n")))
         complete, buffer = (text, "") if cut < 0 else (text[:cut], text[cut:])
         if complete:
-            marked = _BETWEEN_PARAGRAPHS.sub(MARK, complete)
-            yield marked if has_begun else marked.removeprefix("\n")
+            separated = _BETWEEN_PARAGRAPHS.sub(SEPARATOR, complete)
+            yield separated if has_begun else separated.removeprefix("\n")
             has_begun = True
-    yield _BETWEEN_PARAGRAPHS.sub(MARK, buffer).removesuffix("\n")
+    yield _BETWEEN_PARAGRAPHS.sub(SEPARATOR, buffer).removesuffix("\n")

@@ -53,7 +53,7 @@ def _by_character(tokenizer: Tokenizer, dtype: np.dtype) -> np.ndarray | None:
         return None
     ids = np.full(sys.maxunicode + 1, tokenizer.special.unknown, dtype)
     for token_id, token in enumerate(tokenizer.tokens):
-        if tokenizer.text(token_id):
+        if tokenizer.decode([token_id]):
             ids[ord(token)] = token_id
     return ids
 

@@ -24,7 +24,7 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, direction: Direction = "
         Unsigned integers of the smallest dtype that holds every id, memory-mapped from a file.
     """
     writer = _Writer(Encoder(tokenizer), tokenizer.special.end if corpus.ends else None, direction)
-    for text, ends in corpus.pieces("encoding"):
+    for text, ends in corpus.chunks("encoding"):
         writer.write(text, ends=ends)
     return writer.finish()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.corpora.text import Piece
+from export.corpora.text import Chunk
 
 SPAN_WORDS = 8
 # With fewer, the share would be noise.
@@ -40,27 +40,27 @@ class Memorization:
 
 
 def find_memorized_spans(
-    written: Iterable[str],
-    learnt: Iterable[Piece],
+    generated: Iterable[str],
+    training_text: Iterable[Chunk],
     words: Words = str.split,
     raise_if_interrupted: Callable[[], None] = lambda: None,
 ) -> Memorization:
     """Search the training text for generated n-grams.
 
     Args:
-        written: The generated texts. The first and last word of each are ignored: they may be incomplete.
-        learnt: The training text, in chunks that split no word; runs do not cross document boundaries.
+        generated: The generated texts. The first and last word of each are ignored: they may be incomplete.
+        training_text: The training text, in chunks that split no word; runs do not cross document boundaries.
         words: Splits both into normalized words.
         raise_if_interrupted: Called after each chunk; its exceptions end the search.
     """
     word_ids = dict[str, int]()
-    texts = [[word_ids.setdefault(word, len(word_ids)) for word in words(text)[1:-1]] for text in written]
+    texts = [[word_ids.setdefault(word, len(word_ids)) for word in words(text)[1:-1]] for text in generated]
     spans = [tuple(text[i : i + SPAN_WORDS]) for text in texts for i in range(len(text) - SPAN_WORDS + 1)]
     if len(spans) < MIN_SPANS:
         return Memorization(len(spans), 0)
     span_hashes = np.unique(_hashes(np.array(spans).ravel())[::SPAN_WORDS])
     copied = set[tuple[int, ...]]()
-    for ids in _to_word_ids(learnt, words, word_ids):
+    for ids in _to_word_ids(training_text, words, word_ids):
         hashes = _hashes(ids)
         indices = np.minimum(np.searchsorted(span_hashes, hashes), len(span_hashes) - 1)
         candidates = np.flatnonzero(span_hashes[indices] == hashes)
@@ -69,10 +69,10 @@ def find_memorized_spans(
     return Memorization(len(spans), sum(span in copied for span in spans))
 
 
-def _to_word_ids(learnt: Iterable[Piece], words: Words, word_ids: dict[str, int]) -> Iterator[np.ndarray]:
+def _to_word_ids(training_text: Iterable[Chunk], words: Words, word_ids: dict[str, int]) -> Iterator[np.ndarray]:
     """Yield the word ids of each chunk, int64, preceded by the last words of the previous chunk of the document."""
     overlap = np.empty(0, np.int64)
-    for text, ends in learnt:
+    for text, ends in training_text:
         ids = np.concatenate([overlap, np.array([word_ids.get(word, _UNKNOWN) for word in words(text)], np.int64)])
         yield ids
         overlap = ids[len(ids) :] if ends else ids[-(SPAN_WORDS - 1) :]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from export.corpora.documents import MARK
+from export.corpora.documents import SEPARATOR
 from export.corpora.progress import ProgressLine
 from export.corpora.spool import BLOCK_BYTES, Spool
 from export.corpora.text import Text, TextWriter
@@ -21,7 +21,7 @@ from export.corpora.text import Text, TextWriter
 BUCKET_BYTES, MAX_BUCKET_BITS = 16 << 20, 8
 # Number of keys per computation, and of characters per write.
 _CHUNK, _BATCH_CHARACTERS = 1 << 16, 1 << 16
-_ZERO = MARK.encode()
+_ZERO = SEPARATOR.encode()
 # SplitMix64 (Steele, Lea and Flood 2014): a fixed bijection on 64 bits.
 _STEP, _MIX = np.uint64(0x9E3779B97F4A7C15), (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
@@ -46,11 +46,11 @@ def shuffle_documents(text: Text, seed: int) -> Text:
 
 
 def _in_order(text: Text, seed: int) -> Iterator[str]:
-    """Yield the shuffled documents in parts, with `MARK` after each."""
+    """Yield the shuffled documents in parts, with `SEPARATOR` after each."""
     num_bytes = text.stop.byte - text.start.byte
     bits = min(MAX_BUCKET_BITS, max(0, -(-num_bytes // BUCKET_BYTES) - 1).bit_length())
     if not bits:
-        data = text.scratch.map(np.dtype(np.uint8))[text.start.byte : text.stop.byte]
+        data = text.spool.map(np.dtype(np.uint8))[text.start.byte : text.stop.byte]
         yield from _sorted(data, _keys(seed, 0, text.num_documents))
         return
     for bucket in _partition(text, seed, bits):
@@ -70,7 +70,7 @@ def _mixed(z: np.ndarray) -> np.ndarray:
 
 
 def _sorted(data: np.ndarray, keys: np.ndarray) -> Iterator[str]:
-    """Yield the documents in ascending order of keys, in parts, with `MARK` after each.
+    """Yield the documents in ascending order of keys, in parts, with `SEPARATOR` after each.
 
     Args:
         data: uint8 (bytes,). The documents in UTF-8, separated by zero bytes.
@@ -82,7 +82,7 @@ def _sorted(data: np.ndarray, keys: np.ndarray) -> Iterator[str]:
         decoder, end = codecs.getincrementaldecoder("utf-8")(), int(ends[i])
         for start in range(int(starts[i]), end, BLOCK_BYTES):
             yield decoder.decode(data[start : min(start + BLOCK_BYTES, end)].tobytes())
-        yield MARK
+        yield SEPARATOR
 
 
 class _Bucket:
@@ -111,7 +111,7 @@ class _Bucket:
         self._buffer, self._buffered_keys, self._buffer_bytes = [], [], 0
 
     def in_order(self) -> Iterator[str]:
-        """Yield the documents in ascending order of keys, in parts, with `MARK` after each."""
+        """Yield the documents in ascending order of keys, in parts, with `SEPARATOR` after each."""
         self._flush()
         if self._keys.size:
             yield from _sorted(self._documents.map(np.dtype(np.uint8)), self._keys.map(np.dtype(np.uint64)))

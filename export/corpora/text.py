@@ -14,34 +14,34 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from contract.tokenizers.chunking import Chunker
-from export.corpora.documents import MARK
+from export.corpora.documents import SEPARATOR
 from export.corpora.progress import ProgressLine
 from export.corpora.spool import BLOCK_BYTES, Spool
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """A position in the file, with the numbers of bytes, characters and document separators before it."""
 
     byte: int
     characters: int
-    marks: int
+    separators: int
 
-    def after(self, text: str) -> "Place":
+    def after(self, text: str) -> "Position":
         """Return the position after a text that begins here."""
-        marks = text.count(MARK)
-        return Place(self.byte + len(text.encode()), self.characters + len(text) - marks, self.marks + marks)
+        count = text.count(SEPARATOR)
+        return Position(self.byte + len(text.encode()), self.characters + len(text) - count, self.separators + count)
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """A chunk of a document; no word crosses its boundaries.
 
     Attributes:
         text: At least one character.
-        ends: Whether it is the last chunk of the document.
+        is_last: Whether it is the last chunk of the document.
     """
 
     text: str
-    ends: bool
+    is_last: bool
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ class Text:
     """A range of consecutive documents in a file.
 
     Attributes:
-        scratch: The file; a text and its splits share it.
-        noted: Index of positions in the file, the first at its beginning.
+        spool: The file; a text and its splits share it.
+        index: Positions in the file to seek from, the first at its beginning.
         start: Position of the first document.
         stop: End of the last document.
     """
 
-    scratch: Spool
-    noted: Sequence[Place]
-    start: Place
-    stop: Place
+    spool: Spool
+    index: Sequence[Position]
+    start: Position
+    stop: Position
 
     @property
     def num_characters(self) -> int:
@@ -68,7 +68,7 @@ class Text:
     @property
     def num_documents(self) -> int:
         """At least 1."""
-        return self.stop.marks - self.start.marks + 1
+        return self.stop.separators - self.start.separators + 1
 
     def sha256(self) -> str:
         """Return the hash of the documents and their boundaries."""
@@ -78,7 +78,7 @@ class Text:
                 digest.update(block)
         return digest.hexdigest()
 
-    def pieces(self, doing: str) -> Iterator[Piece]:
+    def chunks(self, doing: str) -> Iterator[Chunk]:
         """Yield all documents in chunks.
 
         Args:
@@ -87,74 +87,73 @@ class Text:
         chunker, decoder = Chunker(), codecs.getincrementaldecoder("utf-8")()
         with ProgressLine(doing, self.stop.byte - self.start.byte) as progress:
             for block in self.blocks(progress):
-                *last_parts, rest = decoder.decode(block).split(MARK)
+                *last_parts, rest = decoder.decode(block).split(SEPARATOR)
                 for part in last_parts:
-                    yield from (Piece(piece, ends=False) for piece in chunker.feed(part))
-                    yield Piece(chunker.end(), ends=True)
-                yield from (Piece(piece, ends=False) for piece in chunker.feed(rest))
-            yield Piece(chunker.end(), ends=True)
+                    yield from (Chunk(chunk, is_last=False) for chunk in chunker.feed(part))
+                    yield Chunk(chunker.end(), is_last=True)
+                yield from (Chunk(chunk, is_last=False) for chunk in chunker.feed(rest))
+            yield Chunk(chunker.end(), is_last=True)
 
     def documents(self) -> Iterator[str]:
         """Yield whole documents."""
         parts = []
-        for piece in self.pieces("reading"):
-            parts.append(piece.text)
-            if piece.ends:
+        for chunk in self.chunks("reading"):
+            parts.append(chunk.text)
+            if chunk.is_last:
                 yield "".join(parts)
                 parts = []
 
-    def cut_at_character(self, count: int) -> tuple["Text", "Text"]:
+    def split_at_character(self, count: int) -> tuple["Text", "Text"]:
         """Split a single document after `count` characters."""
-        index = self._index_before(count)
-        here = max(self.noted[index], self.start)
-        following = self._between(here.byte, self._segment_end(index))
-        place = here.after(following[: self.start.characters + count - here.characters])
-        return self._range(self.start, place), self._range(place, self.stop)
+        number = self._segment_of(count)
+        here = max(self.index[number], self.start)
+        following = self._between(here.byte, self._segment_end(number))
+        position = here.after(following[: self.start.characters + count - here.characters])
+        return self._range(self.start, position), self._range(position, self.stop)
 
-    def cut_at_mark(self, count: int) -> tuple["Text", "Text"] | None:
+    def split_at_document(self, count: int) -> tuple["Text", "Text"] | None:
         """Split at the document boundary nearest to `count` characters; None if there is only one document."""
-        index, target = self._index_before(count), self.start.characters + count
+        number, target = self._segment_of(count), self.start.characters + count
         # Backwards and forwards from the target, nearest first.
-        before = (mark for i in range(index, -1, -1) for mark in self._marks(i)[::-1] if mark.characters <= target)
-        after = (mark for i in range(index, len(self.noted)) for mark in self._marks(i) if mark.characters > target)
-        nearest = [mark for mark in (next(before, None), next(after, None)) if mark]
+        before = (end for i in range(number, -1, -1) for end in self._ends(i)[::-1] if end.characters <= target)
+        after = (end for i in range(number, len(self.index)) for end in self._ends(i) if end.characters > target)
+        nearest = [end for end in (next(before, None), next(after, None)) if end]
         if not nearest:
             return None
-        mark = min(nearest, key=lambda mark: abs(mark.characters - target))
-        return self._range(self.start, mark), self._range(mark.after(MARK), self.stop)
+        end = min(nearest, key=lambda end: abs(end.characters - target))
+        return self._range(self.start, end), self._range(end.after(SEPARATOR), self.stop)
 
-    def _range(self, start: Place, stop: Place) -> "Text":
-        return Text(self.scratch, self.noted, start, stop)
+    def _range(self, start: Position, stop: Position) -> "Text":
+        return Text(self.spool, self.index, start, stop)
 
     def blocks(self, progress: ProgressLine) -> Iterator[bytes]:
         """Yield the bytes of all documents, separated by zero bytes."""
         for offset in range(self.start.byte, self.stop.byte, BLOCK_BYTES):
-            block = self.scratch.read(offset, min(offset + BLOCK_BYTES, self.stop.byte))
+            block = self.spool.read(offset, min(offset + BLOCK_BYTES, self.stop.byte))
             progress.step(len(block))
             yield block
 
     def _between(self, start: int, stop: int) -> str:
-        return self.scratch.read(start, stop).decode()
+        return self.spool.read(start, stop).decode()
 
-    def _index_before(self, count: int) -> int:
-        """Return the index in `noted` of the last position at or before `count` characters."""
-        return bisect(self.noted, self.start.characters + count, key=lambda place: place.characters) - 1
+    def _segment_of(self, count: int) -> int:
+        """Return the number of the segment, between two positions of the index, that has character number `count`."""
+        return bisect(self.index, self.start.characters + count, key=lambda position: position.characters) - 1
 
-    def _segment_end(self, index: int) -> int:
-        """Return the end of the segment that begins at a position of the index."""
-        is_last = index + 1 == len(self.noted)
-        return self.stop.byte if is_last else min(self.noted[index + 1].byte, self.stop.byte)
+    def _segment_end(self, number: int) -> int:
+        is_last = number + 1 == len(self.index)
+        return self.stop.byte if is_last else min(self.index[number + 1].byte, self.stop.byte)
 
-    def _marks(self, index: int) -> list[Place]:
-        """Return the positions of the document separators in a segment, only those between documents of this range."""
-        here, is_last = self.noted[index], index + 1 == len(self.noted)
-        if not is_last and self.noted[index + 1].marks == here.marks:
+    def _ends(self, number: int) -> list[Position]:
+        """Return the ends of documents in a segment, only those between documents of this range."""
+        here, is_last = self.index[number], number + 1 == len(self.index)
+        if not is_last and self.index[number + 1].separators == here.separators:
             return []
-        places: list[Place] = []
-        for document in self._between(here.byte, self._segment_end(index)).split(MARK)[:-1]:
-            places.append(here.after(document))
-            here = places[-1].after(MARK)
-        return [place for place in places if self.start.byte < place.byte < self.stop.byte]
+        ends: list[Position] = []
+        for document in self._between(here.byte, self._segment_end(number)).split(SEPARATOR)[:-1]:
+            ends.append(here.after(document))
+            here = ends[-1].after(SEPARATOR)
+        return [end for end in ends if self.start.byte < end.byte < self.stop.byte]
 
 
 class TextWriter:
@@ -162,14 +161,14 @@ class TextWriter:
 
     def __init__(self) -> None:
         self._spool = Spool()
-        self._place = Place(0, 0, 0)
-        self._noted = [self._place]
+        self._position = Position(0, 0, 0)
+        self._index = [self._position]
         # Whether the current document has text, and its leading white space as long as it has none.
         self._has_text, self._blank = False, ""
 
     def write(self, text: str) -> None:
-        """Append to the current document; `MARK` ends it and begins another."""
-        part, *others = text.split(MARK)
+        """Append to the current document; `SEPARATOR` ends it and begins another."""
+        part, *others = text.split(SEPARATOR)
         self._continue(part)
         if others:
             *whole, last = others
@@ -179,7 +178,7 @@ class TextWriter:
 
     def text(self) -> Text | None:
         """Return the text written so far; None if all of it was blank."""
-        return Text(self._spool, self._noted, self._noted[0], self._place) if self._place.byte else None
+        return Text(self._spool, self._index, self._index[0], self._position) if self._position.byte else None
 
     def _continue(self, part: str) -> None:
         if self._has_text:
@@ -195,12 +194,12 @@ class TextWriter:
 
     def _begin(self, documents: Iterable[str]) -> None:
         """Append the beginnings of new documents."""
-        text = MARK.join(documents)
+        text = SEPARATOR.join(documents)
         if text:
-            self._append(MARK + text if self._place.byte else text)
+            self._append(SEPARATOR + text if self._position.byte else text)
 
     def _append(self, text: str) -> None:
         self._spool.write(text.encode())
-        self._place = self._place.after(text)
-        if self._place.byte - self._noted[-1].byte >= BLOCK_BYTES:
-            self._noted.append(self._place)
+        self._position = self._position.after(text)
+        if self._position.byte - self._index[-1].byte >= BLOCK_BYTES:
+            self._index.append(self._position)

@@ -255,19 +255,39 @@ def _with_input(config: Any) -> Any:
 
 
 def _from_saved_model(path: Path, window: int | None) -> ImportedModel:
-    """Load the function that TensorFlow Serving would call: `serving_default`."""
+    loaded, function = _load_serving_default(path)
+    name, spec = _require_one(function.structured_input_signature[1], f"{path}: serving_default must have one input")
+    output, _ = _require_one(function.structured_outputs, f"{path}: serving_default must have one output")
+    context = _context_of(path, name, spec, window)
+
+    def call(token_ids: tf.Tensor) -> tf.Tensor:
+        return function(**{name: tf.cast(token_ids, spec.dtype)})[output]
+
+    structure = (path / _SAVED_MODEL).read_bytes()
+    try:
+        prepared = prepare_function(call, context, list(function.variables), structure, keep=loaded)
+    except (UnsupportedModel, *_REFUSALS) as error:
+        raise UnsupportedModel(f"{path}: {_summary_line(error)}") from error
+    window_line = f"it sees a window of {context} tokens, padded in front: what is inside a SavedModel is not known"
+    return ImportedModel(prepared, (f"{path}: SavedModel, {name} → {output}", window_line, _outputs_line(prepared)))
+
+
+def _load_serving_default(path: Path) -> tuple[Any, Any]:
+    """Return the loaded SavedModel, and the function of it that TensorFlow Serving would call."""
     if not (path / _SAVED_MODEL).is_file():
         raise UnsupportedModel(f"{path}: a folder without {_SAVED_MODEL}: no SavedModel")
     try:
         require_harmless(path)
         loaded = tf.saved_model.load(str(path))
-        function = loaded.signatures["serving_default"]
+        return loaded, loaded.signatures["serving_default"]
     except KeyError:
         raise UnsupportedModel(f"{path}: it has no signature serving_default") from None
     except (OSError, ValueError, tf.errors.OpError) as error:
         raise UnsupportedModel(f"{path}: TensorFlow cannot read it: {str(error).partition(chr(10))[0]}") from error
-    name, spec = _require_one(function.structured_input_signature[1], f"{path}: serving_default must have one input")
-    output, _ = _require_one(function.structured_outputs, f"{path}: serving_default must have one output")
+
+
+def _context_of(path: Path, name: str, spec: tf.TensorSpec, window: int | None) -> int:
+    """Return the window length, requested or fixed by the input, after checking the input's dtype and shape."""
     if spec.shape.rank != 2 or not (spec.dtype.is_integer or spec.dtype.is_floating):
         raise UnsupportedModel(
             f"{path}: the input {name!r} must be token ids (batch, tokens), got {spec.dtype.name} of shape {spec.shape}"
@@ -284,17 +304,7 @@ def _from_saved_model(path: Path, window: int | None) -> ImportedModel:
             f"{path}: a SavedModel is served with a window of its last tokens: give its length, the one that the texts "
             f"of its training had, with --window N"
         )
-
-    def call(token_ids: tf.Tensor) -> tf.Tensor:
-        return function(**{name: tf.cast(token_ids, spec.dtype)})[output]
-
-    structure = (path / _SAVED_MODEL).read_bytes()
-    try:
-        prepared = prepare_function(call, context, list(function.variables), structure, keep=loaded)
-    except (UnsupportedModel, *_REFUSALS) as error:
-        raise UnsupportedModel(f"{path}: {_summary_line(error)}") from error
-    window_line = f"it sees a window of {context} tokens, padded in front: what is inside a SavedModel is not known"
-    return ImportedModel(prepared, (f"{path}: SavedModel, {name} → {output}", window_line, _outputs_line(prepared)))
+    return int(context)
 
 
 def _require_one(tensors: dict[str, Any], message: str) -> tuple[str, Any]:

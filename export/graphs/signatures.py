@@ -5,7 +5,7 @@ sampling is in `adjustments` and `sampling`. `export.repository.publishing` writ
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +14,7 @@ from contract import signatures
 from contract.card import Trace
 from contract.tokenizer import SpecialIds
 from export.graphs.adjustments import NEVER, Adjustments, Masked
+from export.graphs.cells import StatefulNetwork
 from export.graphs.loop import (
     Loop,
     array,
@@ -27,44 +28,10 @@ from export.graphs.loop import (
 )
 from export.graphs.sampling import Controls, sample
 from export.graphs.specs import input_specs
+from export.graphs.window import Window
 
-
-class StepModel(Protocol):
-    """A model that processes one token per step.
-
-    Attributes:
-        state_size: S, floats of state per sequence.
-        output_size: U, width of the top layer's output.
-        vocab_size: V.
-        unroll: Steps per loop iteration; 1 for a large step, see `export.graphs.loop.specialize`.
-        traces: The traces of `step_with_traces`.
-    """
-
-    state_size: int
-    output_size: int
-    vocab_size: int
-    unroll: int
-
-    @property
-    def traces(self) -> list[Trace]:
-        """See above."""
-
-    def split(self, state: tf.Tensor) -> list[tf.Tensor]:
-        """Split states float32 (batch, S) into vectors, (batch, width) each."""
-
-    def join(self, parts: list[tf.Tensor]) -> tf.Tensor:
-        """Concatenate state vectors, the inverse of `split`."""
-
-    def step(self, token_ids: tf.Tensor, parts: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Process one token per sequence, int32 (batch,); return the top float32 (batch, U) and the new state parts."""
-
-    def step_with_traces(
-        self, token_ids: tf.Tensor, parts: list[tf.Tensor]
-    ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-        """Process one token per sequence as `step` does, and also return float32 (batch, units) for each trace."""
-
-    def project(self, hidden: tf.Tensor) -> tf.Tensor:
-        """Project the top float32 (batch, U) to logits float32 (batch, V)."""
+# A model that processes one token per step.
+StepModel = StatefulNetwork | Window
 
 
 class _Shared:
@@ -97,7 +64,7 @@ class Generator(tf.Module):
         # TensorFlow does not track this object, so functions that no signature calls are not saved.
         self._shared = _Shared(network)
         mask = np.zeros(network.vocab_size, np.float32)
-        mask[[*special.never_drawn, *range(num_tokens, network.vocab_size)]] = NEVER
+        mask[[*special.never_sampled, *range(num_tokens, network.vocab_size)]] = NEVER
         self.mask = tf.constant(mask)
         self.end_id = -1 if special.end is None else special.end
 
@@ -237,25 +204,8 @@ class Generator(tf.Module):
     ) -> dict[str, tf.Tensor]:
         """Advance every sequence as `decode` does, with logits processing and top log probabilities.
 
-        The call counts the tokens that it samples itself; the caller updates `counts` and `seen` before the next call.
-
-        Args:
-            token_id: int32 (batch,); see `decode`, also for the next seven.
-            state: float32 (batch, S).
-            uniforms: float32 (batch, K).
-            steps: int32 (batch,).
-            temperature: float32 (batch,).
-            top_k: int32 (batch,).
-            top_p: float32 (batch,).
-            min_p: float32 (batch,).
-            adjusted_ids: int32 (batch, N); see `adjustments.Adjustments`, also for all that follow. N may be 0.
-            counts: float32 (batch, N).
-            seen: float32 (batch, N).
-            bias: float32 (batch, N).
-            presence_penalty: float32 (batch,).
-            frequency_penalty: float32 (batch,).
-            repetition_penalty: float32 (batch,).
-            min_steps: int32 (batch,).
+        The first eight arguments are those of `decode`. For the others see `adjustments.Adjustments`; N may be 0. The
+        call counts the tokens that it samples itself; the caller updates `counts` and `seen` before the next call.
 
         Returns:
             As `decode`, with top_token_ids int32 and top_logprobs float32 (batch, K, 5), the most probable tokens of
@@ -292,13 +242,9 @@ class Generator(tf.Module):
                 sampled = self._shared.sample(adjustments.adjust(t, logits, tables), by_time[t], controls)
                 outputs = [sampled, *self._shared.score_tokens(logits, sampled, with_top=with_top)]
                 if masked:
-                    active = t < ends
-                    new_parts = select_active(active, new_parts, parts)
-                    outputs = [zero_inactive(active, value) for value in outputs]
-                    sampled = outputs[0]
-                    ends = tf.where(sampled == self.end_id, t + 1, ends)
-                tables = adjustments.count(sampled, tables)
-                return [sampled, ends, new_parts, tables, write(written, t, outputs)]
+                    new_parts, outputs, ends = self._mask_ended(t, ends, parts, new_parts, outputs)
+                tables = adjustments.count(outputs[0], tables)
+                return [outputs[0], ends, new_parts, tables, write(written, t, outputs)]
 
             written = [array(tf.int32, num_steps), *_score_arrays(num_steps, with_top=with_top)]
             variables = [token_id, steps, self.network.split(state), adjustments.tables(), written]
@@ -308,6 +254,15 @@ class Generator(tf.Module):
         is_full = tf.reduce_all(steps >= num_steps) & (self.end_id < 0)
         outputs: tuple[tf.Tensor, ...] = specialize(is_full, run, self.network.unroll)
         return outputs
+
+    def _mask_ended(
+        self, t: tf.Tensor, ends: tf.Tensor, parts: Loop, new_parts: Loop, outputs: list[tf.Tensor]
+    ) -> tuple[Loop, list[tf.Tensor], tf.Tensor]:
+        """Keep the state of ended sequences and zero their outputs; return both, and the step at which each ends."""
+        active = t < ends
+        new_parts = select_active(active, new_parts, parts)
+        outputs = [zero_inactive(active, value) for value in outputs]
+        return new_parts, outputs, tf.where(outputs[0] == self.end_id, t + 1, ends)
 
     def score(self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor) -> dict[str, tf.Tensor]:
         """Compute log probabilities of given tokens.

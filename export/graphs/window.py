@@ -33,6 +33,7 @@ Function = Callable[[tf.Tensor], tf.Tensor]
 class Window(tf.Module):
     """A function of a window of tokens, called for each token on the whole window."""
 
+    # A step is large: see `export.graphs.loop.specialize`.
     unroll = 1
 
     def __init__(

@@ -4,31 +4,32 @@ Knows cards and `history.json`. Changes nothing.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from contract.card import GeneratorCard, Sample, TrainingReport
 from contract.tokenizer import Tokenizer
 from export.errors import RepositoryError
-from export.layout import layout
-from export.repository.figures import architecture, bits_per_character, setting_text, validation_loss
+from export.repository.card_metrics import architecture, bits_per_character, setting_text, validation_loss
 from export.repository.history import perplexity, read_history
-from export.repository.versions import Version
-from export.table import NOTHING, figure, moment, size, visible
+from export.repository.versions import Repository, Version
+from export.terminal import NOTHING, file_size, format_number, utc_time, visible, wrap_sample
 
 _LABEL_WIDTH = 17
 _UNITS = {"character": "characters", "word": "words, lower case", "exact_word": "words", "subword": "subwords"}
 
 
-def show(version: Version, *, as_json: bool) -> int:
+def show(models_dir: Path, reference: str, *, as_json: bool) -> int:
     """Print the card of a version. Returns the exit code.
 
     Raises:
-        RepositoryError: a file of the version is missing or damaged.
+        RepositoryError: there is no such version, or one of its files is missing or damaged.
     """
+    version = Repository(models_dir).find(reference)
     card, tokenizer = version.read()
     if as_json:
         print(card.model_dump_json(indent=1))
         return 0
-    print(f"{version.label}  {visible(version.path)}, {size(version.num_bytes())}")
+    print(f"{version.label}  {visible(version.path)}, {file_size(version.num_bytes())}")
     for label, value in _facts(card, tokenizer):
         print(_line(label, value))
     if card.training is None:
@@ -52,7 +53,7 @@ def _line(label: str, value: str) -> str:
 
 
 def _facts(card: GeneratorCard, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
-    yield "created", f"{moment(card.created)} UTC, with TensorFlow {visible(card.tensorflow)}"
+    yield "created", f"{utc_time(card.created)} UTC, with TensorFlow {visible(card.tensorflow)}"
     yield "unit", f"{_UNITS[card.unit]}, a vocabulary of {len(tokenizer.tokens):,}"
     yield "reads", "from the end of a text (backward)" if card.direction == "backward" else "forward"
     embedding = f", embedding {card.embedding}" if card.embedding else ""
@@ -71,7 +72,7 @@ def _training(
     yield "corpus's SHA-256", visible(report.corpus_sha256)
     tokens = f"{report.validation_tokens:,} tokens"
     characters = "" if report.held_out_characters is None else f" in {report.held_out_characters:,} characters"
-    drawn = f", documents drawn by seed {report.seed}" if report.held_out == "shuffled_documents" else ""
+    drawn = f", documents sampled by seed {report.seed}" if report.held_out == "shuffled_documents" else ""
     yield "held out", tokens + characters + drawn if report.validation_tokens else "nothing"
     if report.parameters is not None:
         yield "parameters", f"{report.parameters:,}"
@@ -83,10 +84,10 @@ def _training(
         "validation loss",
         NOTHING if report.validation_loss is None else f"{report.validation_loss:.3f} nats per token",
     )
-    yield "bits/character", figure(bits_per_character(card, tokenizer), ".3f")
-    yield "perplexity", figure(perplexity(validation_loss(card)), ",.2f")
-    yield "accuracy", figure(report.accuracy, ".1%")
-    yield "copied spans", figure(report.copied_spans, ".2%")
+    yield "bits/character", format_number(bits_per_character(card, tokenizer), ".3f")
+    yield "perplexity", format_number(perplexity(validation_loss(card)), ",.2f")
+    yield "accuracy", format_number(report.accuracy, ".1%")
+    yield "copied spans", format_number(report.copied_spans, ".2%")
 
 
 def _epochs(report: TrainingReport, version: Version) -> str:
@@ -102,4 +103,4 @@ def _epochs(report: TrainingReport, version: Version) -> str:
 
 def _sample_text(sample: Sample, *, backward: bool) -> str:
     """Format a sample with its prompt, or suffix, in brackets."""
-    return layout(f"{sample.text}[{sample.given}]" if backward else f"[{sample.given}]{sample.text}")
+    return wrap_sample(f"{sample.text}[{sample.given}]" if backward else f"[{sample.given}]{sample.text}")

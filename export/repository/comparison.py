@@ -11,10 +11,10 @@ from typing import Any
 from contract.card import GeneratorCard, TrainingReport
 from contract.tokenizer import Tokenizer
 from export.errors import RepositoryError
-from export.repository.figures import bits_per_character, validation_loss
+from export.repository.card_metrics import bits_per_character, validation_loss
 from export.repository.history import Progress, perplexity, read_history
 from export.repository.versions import Version
-from export.table import NOTHING, figure, visible
+from export.terminal import NOTHING, format_number, visible
 
 # Settings that other lines of the table already show.
 _SHOWN = {"name", "cell", "layers", "units", "unit", "corpus", "direction", "bidirectional", "context"}
@@ -61,7 +61,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """A metric, which is one line of the comparison.
 
     Attributes:
@@ -76,9 +76,9 @@ class Figure:
     best: Callable[..., float] | None
     value: Callable[[Candidate], float | None]
 
-    def write(self, value: float | None) -> str:
+    def format(self, value: float | None) -> str:
         """Format a value."""
-        return figure(value, self.form)
+        return format_number(value, self.form)
 
 
 def _minutes(candidate: Candidate) -> float | None:
@@ -90,13 +90,13 @@ def _field(name: str) -> Callable[[Candidate], float | None]:
     return lambda candidate: candidate.reported(name)
 
 
-FIGURES = (
-    Figure("parameters", "parameters", ",d", "nothing", None, _field("parameters")),
-    Figure("minutes", "minutes to the best", ",.1f", "text", min, _minutes),
-    Figure("tokens_per_s", "tokens/s", ",.0f", "tokens", max, _field("tokens_per_s")),
-    Figure("train_loss", "training loss", ".3f", "tokens", min, _field("train_loss")),
-    Figure("validation_loss", "validation loss", ".3f", "tokens", min, _field("validation_loss")),
-    Figure(
+METRICS = (
+    Metric("parameters", "parameters", ",d", "nothing", None, _field("parameters")),
+    Metric("minutes", "minutes to the best", ",.1f", "text", min, _minutes),
+    Metric("tokens_per_s", "tokens/s", ",.0f", "tokens", max, _field("tokens_per_s")),
+    Metric("train_loss", "training loss", ".3f", "tokens", min, _field("train_loss")),
+    Metric("validation_loss", "validation loss", ".3f", "tokens", min, _field("validation_loss")),
+    Metric(
         "bits_per_character",
         "bits per character",
         ".3f",
@@ -104,9 +104,9 @@ FIGURES = (
         min,
         lambda c: bits_per_character(c.card, c.tokenizer),
     ),
-    Figure("perplexity", "perplexity", ",.2f", "tokens", min, lambda c: perplexity(validation_loss(c.card))),
-    Figure("accuracy", "accuracy", ".1%", "tokens", max, _field("accuracy")),
-    Figure("copied_spans", "copied spans", ".2%", "text", min, _field("copied_spans")),
+    Metric("perplexity", "perplexity", ",.2f", "tokens", min, lambda c: perplexity(validation_loss(c.card))),
+    Metric("accuracy", "accuracy", ".1%", "tokens", max, _field("accuracy")),
+    Metric("copied_spans", "copied spans", ".2%", "text", min, _field("copied_spans")),
 )
 
 
@@ -148,17 +148,17 @@ class Comparison:
             else self.same_tokens and self._agree("validation_tokens")
         )
 
-    def best(self, line: Figure) -> set[int]:
+    def best(self, metric: Metric) -> set[int]:
         """Return which candidates have the best value of a metric; none if its values are not comparable."""
-        values = {i: value for i, c in enumerate(self.candidates) if (value := line.value(c)) is not None}
+        values = {i: value for i, c in enumerate(self.candidates) if (value := metric.value(c)) is not None}
         is_comparable = {"nothing": True, "text": self.same_text, "tokens": self.same_text and self.same_tokens}[
-            line.needs
+            metric.needs
         ]
-        if line.best is None or not is_comparable or len(values) < 2:
+        if metric.best is None or not is_comparable or len(values) < 2:
             return set()
-        best = line.best(values.values())
+        best = metric.best(values.values())
         # Values that are shown alike count as equal; if all are equal, none is the best.
-        winners = {i for i, value in values.items() if line.write(value) == line.write(best)}
+        winners = {i for i, value in values.items() if metric.format(value) == metric.format(best)}
         return winners if len(winners) < len(values) else set()
 
     def notes(self) -> Iterator[str]:
@@ -172,20 +172,20 @@ class Comparison:
             )
         for c in self.candidates:
             if c.problem:
-                yield f"{c.label}: its epochs are not known: {c.problem}"
+                yield f"{c.label}: its epochs are unknown: {c.problem}"
 
     def _notes_on_text(self) -> Iterator[str]:
         untrained = [c.label for c in self.candidates if c.card.training is None]
         if untrained:
-            yield f"trained elsewhere, so no figures of quality can be compared: {', '.join(untrained)}"
+            yield f"trained elsewhere, so no quality metrics can be compared: {', '.join(untrained)}"
         elif not self._same_corpus:
-            yield f"the corpora differ: no figures of quality can be compared ({self._each(_corpus)})"
+            yield f"the corpora differ: no quality metrics can be compared ({self._each(_corpus)})"
         elif not self.same_text:
-            yield f"what is held out differs: no figures of quality can be compared ({self._each(_held_out)})"
+            yield f"the validation splits differ: no quality metrics can be compared ({self._each(_held_out)})"
         elif self.are_samples:
             yield (
-                f"each holds out other documents of the same corpus, drawn by its seed: small differences are chance, "
-                f"and one --seed holds out the same ({self._each(_held_out)})"
+                f"each holds out other documents of the same corpus, sampled by its seed: small differences are "
+                f"chance, and one --seed holds out the same ({self._each(_held_out)})"
             )
 
     def _each(self, describe: Callable[[TrainingReport], str]) -> str:
@@ -207,5 +207,5 @@ def _corpus(report: TrainingReport) -> str:
 def _held_out(report: TrainingReport) -> str:
     if report.held_out_characters is None:
         return "not known"
-    drawn = f" of documents drawn by seed {report.seed}" if report.held_out == "shuffled_documents" else ""
+    drawn = f" of documents sampled by seed {report.seed}" if report.held_out == "shuffled_documents" else ""
     return f"{report.held_out_characters:,} characters{drawn}"

@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import RepositoryError
-from export.repository.comparison import FIGURES, Candidate, Comparison
-from export.repository.figures import architecture, setting_text
-from export.repository.versions import Version
-from export.table import Column, figure, render, terminal_width, to_json, visible
+from export.repository.card_metrics import architecture, setting_text
+from export.repository.comparison import METRICS, Candidate, Comparison
+from export.repository.versions import Repository
+from export.terminal import Column, format_number, terminal_width, text_table, to_json, visible
 
 _BEST, _OTHER = " *", "  "
 
 
-def compare(versions: Sequence[Version], plot: Path | None, *, as_json: bool) -> int:
+def compare(models_dir: Path, references: Sequence[str], plot: Path | None, *, as_json: bool) -> int:
     """Print versions side by side, and plot their losses into a file if one is given. Returns the exit code.
 
     Raises:
-        RepositoryError: there are fewer than two versions, one of them is damaged, or nothing can be plotted.
+        RepositoryError: there are fewer than two versions, one is missing or damaged, or nothing can be plotted.
     """
+    versions = [Repository(models_dir).find(reference) for reference in references]
     if len({version.path.resolve() for version in versions}) < max(2, len(versions)):
         labels = ", ".join(version.label for version in versions)
         raise RepositoryError(f"at least two different versions are needed, and each once; got {labels}")
@@ -44,7 +45,7 @@ def compare(versions: Sequence[Version], plot: Path | None, *, as_json: bool) ->
 
 
 def _legend(comparison: Comparison) -> Iterator[str]:
-    if any(comparison.best(line) for line in FIGURES):
+    if any(comparison.best(metric) for metric in METRICS):
         yield "* the best of its line"
 
 
@@ -55,7 +56,7 @@ def _table(comparison: Comparison) -> Iterator[str]:
     for part in _parts(widths[1:], terminal_width(), widths[0]):
         titles, *cells = ([row[0], *(row[1 + i] for i in part)] for row in rows)
         columns = [Column(titles[0]), *(Column(title, right=True) for title in titles[1:])]
-        yield from render(columns, cells, None)
+        yield from text_table(columns, cells, None)
         yield ""
 
 
@@ -67,9 +68,9 @@ def _rows(comparison: Comparison) -> Iterator[list[str]]:
     yield _row("reads", [card.direction for card in cards])
     yield _row("architecture", [architecture(card) for card in cards])
     yield _row("best epoch", map(_epochs, candidates))
-    for line in FIGURES:
-        best = comparison.best(line)
-        yield _row(line.title, [line.write(line.value(c)) for c in candidates], best)
+    for metric in METRICS:
+        best = comparison.best(metric)
+        yield _row(metric.title, [metric.format(metric.value(c)) for c in candidates], best)
     for name, values in comparison.settings().items():
         yield _row(name, map(setting_text, values))
 
@@ -93,7 +94,7 @@ def _parts(widths: Sequence[int], width: int | None, labels: int) -> Iterator[li
 def _epochs(candidate: Candidate) -> str:
     if candidate.progress.epochs:
         return f"{candidate.progress.best_epoch} of {candidate.progress.epochs}"
-    return figure(candidate.reported("epochs"), "g")
+    return format_number(candidate.reported("epochs"), "g")
 
 
 def _document(comparison: Comparison) -> dict[str, Any]:
@@ -106,12 +107,13 @@ def _document(comparison: Comparison) -> dict[str, Any]:
             "architecture": architecture(c.card),
             "best_epoch": c.progress.best_epoch or c.reported("epochs"),
             "epochs": c.progress.epochs or None,
-            **{line.name: line.value(c) for line in FIGURES},
+            **{metric.name: metric.value(c) for metric in METRICS},
             "corpus_sha256": c.reported("corpus_sha256"),
             "held_out_characters": c.reported("held_out_characters"),
             "settings": c.reported("settings") or {},
         }
         for c in comparison.candidates
     ]
-    best = {line.name: [comparison.candidates[i].label for i in sorted(comparison.best(line))] for line in FIGURES}
+    labels = [c.label for c in comparison.candidates]
+    best = {metric.name: [labels[i] for i in sorted(comparison.best(metric))] for metric in METRICS}
     return {"models": models, "best": best, "notes": list(comparison.notes())}

@@ -42,7 +42,7 @@ def draw(comparison: Comparison, path: Path) -> Iterator[str]:
         raise RepositoryError(f"{path}: nothing to draw, as no version has a history.json; those of this release have")
     for c in comparison.candidates:
         if not c.progress.epochs:
-            yield f"not in the picture: {c.label}, its epochs are not known"
+            yield f"not in the plot: {c.label}, its epochs are unknown"
     scales = [c.bits_per_nat for c in plotted]
     in_bits = not comparison.same_tokens and None not in scales
     unit = _BITS if in_bits else _NATS if comparison.same_tokens else f"{_NATS}, of different tokens"

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from contract.signatures import ASSETS
-from export.errors import RepositoryError
+from export.errors import RepositoryError, first_problem
 
 HISTORY_FILE = "history.json"
 
@@ -90,9 +90,7 @@ def read_history(version_dir: Path) -> Progress:
     except OSError as error:
         raise RepositoryError(f"{path}: {error.strerror}") from error
     except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(map(str, problem["loc"]))
-        raise RepositoryError(f"{path}: damaged ({field}{': ' if field else ''}{problem['msg']})") from error
+        raise RepositoryError(f"{path}: damaged ({first_problem(error)})") from error
 
 
 def perplexity(loss: float | None) -> float | None:

@@ -14,10 +14,20 @@ from contract.card import GeneratorCard
 from contract.tokenizer import Tokenizer
 from export.config import MODELS
 from export.errors import PublishError, RepositoryError
-from export.repository.figures import architecture, bits_per_character, validation_loss
-from export.repository.models_config import Listing, read_listings
+from export.repository.card_metrics import architecture, bits_per_character, validation_loss
+from export.repository.models_config import ConfigEntry, read_entries
 from export.repository.versions import SAVED_MODEL, Model, Repository, Version
-from export.table import NOTHING, Column, figure, moment, render, size, terminal_width, to_json, visible
+from export.terminal import (
+    NOTHING,
+    Column,
+    file_size,
+    format_number,
+    terminal_width,
+    text_table,
+    to_json,
+    utc_time,
+    visible,
+)
 
 _COLUMNS = (
     Column("MODEL"),
@@ -63,7 +73,7 @@ class Row:
 
     def cells(self) -> list[str]:
         """Return the cells of the table."""
-        start = [visible(self.name), figure(self.version, "d")]
+        start = [visible(self.name), format_number(self.version, "d")]
         if self.problem is not None:
             return [*start, f"cannot be read: {visible(self.problem)}"]
         chosen = ", ".join(["yes", *self.labels]) if self.served else "not chosen"
@@ -72,11 +82,11 @@ class Row:
             *start,
             self.unit or NOTHING,
             visible(self.architecture),
-            figure(self.parameters, ",d"),
-            figure(self.validation_loss, ".3f"),
-            figure(self.bits_per_character, ".3f"),
-            size(self.size_bytes or 0),
-            moment(self.created or 0),
+            format_number(self.parameters, ",d"),
+            format_number(self.validation_loss, ".3f"),
+            format_number(self.bits_per_character, ".3f"),
+            file_size(self.size_bytes or 0),
+            utc_time(self.created or 0),
             served,
         ]
 
@@ -89,32 +99,32 @@ def list_versions(models_dir: Path, *, as_json: bool) -> int:
     """
     models = Repository(models_dir).models()
     try:
-        listings, problem = read_listings(models_dir), None
+        config_entries, problem = read_entries(models_dir), None
     except (PublishError, OSError) as error:
-        listings, problem = None, str(error)
-    rows = [row for model in models for row in _rows(model, listings)]
-    rows += _missing(models_dir, {model.name for model in models}, listings or [])
+        config_entries, problem = None, str(error)
+    rows = [row for model in models for row in _rows(model, config_entries)]
+    rows += _missing(models_dir, {model.name for model in models}, config_entries or [])
     if as_json:
         print(to_json({"models_dir": str(models_dir), "problem": problem, "versions": [asdict(row) for row in rows]}))
         return 0
     for line in _table(rows, models_dir):
         print(line)
     if problem:
-        print(f"what is served is not known: {visible(problem)}")
+        print(f"served versions are unknown: {visible(problem)}")
     return 0
 
 
 def _table(rows: list[Row], models_dir: Path) -> Iterator[str]:
     if rows:
-        yield from render(_COLUMNS, [row.cells() for row in rows], terminal_width())
+        yield from text_table(_COLUMNS, [row.cells() for row in rows], terminal_width())
         return
     command = ["python", "-m", "export", "train", "--corpus", "book.txt", "--name", "book"]
     elsewhere = [] if models_dir == MODELS else ["--models-dir", str(models_dir)]
     yield f"{models_dir} holds no model yet; train one with:  {shlex.join([*command, *elsewhere])}"
 
 
-def _rows(model: Model, listings: list[Listing] | None) -> Iterator[Row]:
-    entries = None if listings is None else [entry for entry in listings if entry.folder == model.name]
+def _rows(model: Model, config_entries: list[ConfigEntry] | None) -> Iterator[Row]:
+    entries = None if config_entries is None else [entry for entry in config_entries if entry.folder == model.name]
     numbers = [version.number for version in model.versions if (version.path / SAVED_MODEL).is_file()]
     served = set[int]().union(*(entry.served(numbers) for entry in entries or ()))
     if model.problem:
@@ -163,9 +173,9 @@ def _read(version: Version) -> tuple[GeneratorCard, Tokenizer]:
     return contents
 
 
-def _missing(models_dir: Path, names: set[str], listings: list[Listing]) -> Iterator[Row]:
+def _missing(models_dir: Path, names: set[str], config_entries: list[ConfigEntry]) -> Iterator[Row]:
     """Yield a row for each listed model without a version; a model server waits for it."""
-    for entry in listings:
+    for entry in config_entries:
         if entry.folder is not None and entry.folder not in names:
             problem = f"{signatures.MODELS_CONFIG} lists it, and it has no version"
             yield Row(entry.folder, None, str(models_dir / entry.folder), listed=True, served=False, problem=problem)

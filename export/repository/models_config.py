@@ -27,7 +27,7 @@ _Config = model_server_config_pb2.ModelServerConfig
 
 
 @dataclass(frozen=True)
-class Listing:
+class ConfigEntry:
     """An entry of `models.config`.
 
     Attributes:
@@ -58,7 +58,7 @@ class Listing:
         return set(_versions_to_serve(labels, remaining))
 
 
-def read_listings(models_dir: Path) -> list[Listing]:
+def read_entries(models_dir: Path) -> list[ConfigEntry]:
     """Read the entries in file order; a missing file has none.
 
     Raises:
@@ -66,7 +66,7 @@ def read_listings(models_dir: Path) -> list[Listing]:
     """
     labels = _read_labels(models_dir)
     return [
-        replace(_listing(entry, models_dir), labels=labels.get(entry.name, {}))
+        replace(_to_entry(entry, models_dir), labels=labels.get(entry.name, {}))
         for entry in _read(models_dir).model_config_list.config
     ]
 
@@ -142,7 +142,7 @@ def forget_versions(models_dir: Path, folder: str) -> None:
     changed = [
         entry
         for entry in config.model_config_list.config
-        if all_labels.get(entry.name) and _listing(entry, models_dir).folder == folder
+        if all_labels.get(entry.name) and _to_entry(entry, models_dir).folder == folder
     ]
     for entry in changed:
         existing, labels = set(_versions(entry, models_dir)), all_labels[entry.name]
@@ -161,7 +161,7 @@ def drop_from_models_config(models_dir: Path, folder: str) -> None:
     """
     config = _read(models_dir)
     entries = config.model_config_list.config
-    dropped = [i for i, entry in enumerate(entries) if _listing(entry, models_dir).folder == folder]
+    dropped = [i for i, entry in enumerate(entries) if _to_entry(entry, models_dir).folder == folder]
     names = {entries[i].name for i in dropped}
     for i in reversed(dropped):
         del entries[i]
@@ -172,21 +172,21 @@ def drop_from_models_config(models_dir: Path, folder: str) -> None:
         _write(models_dir, config)
 
 
-def _listing(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> Listing:
+def _to_entry(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> ConfigEntry:
     path, policy = PurePosixPath(entry.base_path), entry.model_version_policy
     folder = path.name if path.parent in (_ROOT, PurePosixPath(models_dir.resolve())) else None
     match policy.WhichOneof("policy_choice"):
         case "all":
-            return Listing(entry.name, folder)
+            return ConfigEntry(entry.name, folder)
         case "specific":
-            return Listing(entry.name, folder, specific=frozenset(policy.specific.versions))
+            return ConfigEntry(entry.name, folder, specific=frozenset(policy.specific.versions))
         case _:
-            return Listing(entry.name, folder, latest=max(policy.latest.num_versions, 1))
+            return ConfigEntry(entry.name, folder, latest=max(policy.latest.num_versions, 1))
 
 
 def _versions(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> list[int]:
     """Return the numbers of the versions in an entry's base path, ascending."""
-    folder = _listing(entry, models_dir).folder
+    folder = _to_entry(entry, models_dir).folder
     home = models_dir / (folder or "")
     return version_numbers(home) if folder is not None and home.is_dir() else []
 

@@ -14,7 +14,7 @@ from contract.card import GeneratorCard, Sample, TrainingReport, Unit
 from contract.signatures import ASSETS
 from export.corpora.bits_per_character import characters_of_loss
 from export.corpora.memorization import SPAN_WORDS
-from export.markdown import code, fenced, seen, table
+from export.markdown import code, fenced, printable, table
 from export.repository.history import Progress, perplexity
 
 _CELLS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU", None: "recurrent model"}
@@ -70,7 +70,7 @@ def _summary(card: GeneratorCard) -> str:
     kind = ways + _CELLS[card.cell] + layers if card.cell or card.layers else "model"
     article = "An" if kind.startswith("LSTM") else "A"
     sees = f", seeing its last {card.context} tokens" if card.context else ""
-    does = "leads up to a given ending" if card.direction == "backward" else "goes on with a text"
+    does = "generates the text before a suffix" if card.direction == "backward" else "continues a text"
     source = "trained elsewhere" if card.training is None else f"trained on {code(card.training.corpus)}"
     return f"{article} {kind}, {source}, that {does} {_UNITS[card.unit]}{sees}."
 
@@ -136,14 +136,15 @@ def _samples(card: GeneratorCard, samples: tuple[Sample, ...]) -> Iterator[str]:
         given = f"[{sample.given}]" if sample.given else ""
         text = sample.text + given if card.direction == "backward" else given + sample.text
         yield f"Temperature {sample.temperature:g}:"
-        yield fenced("\n".join(part for line in seen(text).split("\n") for part in textwrap.wrap(line, _WIDTH) or [""]))
+        lines = printable(text).split("\n")
+        yield fenced("\n".join(part for line in lines for part in textwrap.wrap(line, _WIDTH) or [""]))
 
 
 def _memorization(training: TrainingReport) -> Iterator[str]:
     if training.copied_spans is None:
         return
     runs = f"{training.written_spans:,} runs" if training.written_spans else "the runs"
-    yield "## What it has by heart"
+    yield "## Memorization"
     yield (
         f"Of {runs} of {SPAN_WORDS} words that it wrote at temperature 1, {training.copied_spans:.2%} stand word for "
         f"word in the training text. Near 0% its sentences are its own; a high share means that it recites what it was "
@@ -180,7 +181,7 @@ def _training_rows(training: TrainingReport, history: Progress) -> Iterator[list
     yield ["characters", f"{training.corpus_characters:,}"]
     if training.held_out_characters is not None:
         is_shuffled = training.held_out == "shuffled_documents"
-        where = f"in documents drawn by seed {training.seed}" if is_shuffled else "at the end"
+        where = f"in documents sampled by seed {training.seed}" if is_shuffled else "at the end"
         yield [f"of these held out, {where}", f"{training.held_out_characters:,}"]
     yield ["tokens of an epoch", f"{training.train_tokens:,}"]
     epochs = f"{training.epochs:g}"

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from contract.signatures import MODELS_CONFIG
 from export.errors import RepositoryError
-from export.repository.models_config import drop_from_models_config, forget_versions, locked, read_listings
+from export.repository.models_config import drop_from_models_config, forget_versions, locked, read_entries
 from export.repository.promotion import PREVIOUS
 from export.repository.unloading import DEFAULT_WAIT_S, ServerWatch, wait_until_unloaded
 from export.repository.versions import Repository, Version
-from export.table import size
+from export.terminal import file_size
 
 _PREFIX = ".removed-"
 # Minimum age at which the empty directory of a removed model is deleted: far longer than a server may still poll it.
@@ -66,15 +66,11 @@ def remove(
 
 
 def _require_unlabelled(repository: Repository, name: str, versions: Sequence[Version]) -> None:
-    """Check that no label points at a version to be removed, unless all versions are removed.
-
-    Raises:
-        RepositoryError: a label does.
-    """
+    """Check that no label points at a version to be removed, unless all versions are removed."""
     removed = {version.number for version in versions}
     if removed >= {version.number for version in repository.model(name).versions}:
         return
-    for entry in read_listings(repository.path):
+    for entry in read_entries(repository.path):
         labels = sorted(label for label, version in entry.labels.items() if version in removed and label != PREVIOUS)
         if entry.folder == name and labels:
             raise RepositoryError(
@@ -84,14 +80,10 @@ def _require_unlabelled(repository: Repository, name: str, versions: Sequence[Ve
 
 
 def _require_served(repository: Repository, name: str, versions: Sequence[Version]) -> None:
-    """Check that each entry still serves a version, if any remain: otherwise a starting server would wait for one.
-
-    Raises:
-        RepositoryError: an entry would serve no version.
-    """
+    """Check that each entry still serves a version, if any remain: otherwise a starting server would wait for one."""
     existing = {version.number for version in repository.model(name).versions}
     kept = existing - {version.number for version in versions}
-    for entry in read_listings(repository.path):
+    for entry in read_entries(repository.path):
         if kept and entry.folder == name and entry.served(existing) and not entry.served_without(kept):
             raise RepositoryError(
                 f"{MODELS_CONFIG} would serve no version of {entry.name}, and a model server does not start then: "
@@ -103,8 +95,8 @@ def _plan(repository: Repository, name: str, versions: Sequence[Version]) -> str
     """Describe which versions are removed, and which are served before and after."""
     existing = [version.number for version in repository.model(name).versions]
     kept = [number for number in existing if number not in {version.number for version in versions}]
-    lines = [f"to be removed: {version.label}, {size(version.num_bytes())}" for version in versions]
-    entries = [entry for entry in read_listings(repository.path) if entry.folder == name]
+    lines = [f"to be removed: {version.label}, {file_size(version.num_bytes())}" for version in versions]
+    entries = [entry for entry in read_entries(repository.path) if entry.folder == name]
     for entry in entries:
         served = entry.served_without(kept)
         then = f"then {_numbers(served)}" if kept else f"then it is no longer in {MODELS_CONFIG}"
@@ -134,14 +126,10 @@ def _is_confirmed() -> bool:
 def _stop_serving(
     repository: Repository, name: str, versions: Sequence[Version], wait_s: float, servers: Sequence[str]
 ) -> None:
-    """Make every server stop polling a model's directory, if no version of the model remains.
-
-    Raises:
-        RepositoryError: a server still serves the model after `wait_s`.
-    """
+    """Make every server stop polling a model's directory, if no version of the model remains."""
     if not _is_all(repository, name, versions):
         return
-    entries = [entry.name for entry in read_listings(repository.path) if entry.folder == name]
+    entries = [entry.name for entry in read_entries(repository.path) if entry.folder == name]
     watch = ServerWatch(servers, entries or [name])
     with locked(repository.path):
         # A version published since the confirmation stays, and so does the entry.
@@ -168,7 +156,7 @@ def _rename_removed(repository: Repository, home: Path, versions: Sequence[Versi
         # A version may have been promoted since the confirmation.
         _require_unlabelled(repository, home.name, versions)
         if _is_all(repository, home.name, versions) and any(
-            entry.folder == home.name for entry in read_listings(repository.path)
+            entry.folder == home.name for entry in read_entries(repository.path)
         ):
             raise RepositoryError(f"{home.name} was put into {MODELS_CONFIG} again meanwhile: run the command again")
         # The oldest first: a server that has not reloaded the config yet keeps serving the newest.
@@ -180,11 +168,7 @@ def _rename_removed(repository: Repository, home: Path, versions: Sequence[Versi
 
 
 def _delete_renamed(models_dir: Path) -> list[Path]:
-    """Delete renamed versions of this removal and of killed ones.
-
-    Returns:
-        The paths that cannot be deleted.
-    """
+    """Delete renamed versions of this removal and of killed ones; return the paths that cannot be deleted."""
     renamed = sorted(models_dir.glob(f"*/{_PREFIX}*"))
     for path in renamed:
         if path.is_symlink():
@@ -197,7 +181,7 @@ def _delete_renamed(models_dir: Path) -> list[Path]:
 def _delete_empty_directories(models_dir: Path) -> None:
     """Delete the empty directories of earlier removals, once no server polls them any more."""
     with locked(models_dir):
-        listed = {entry.folder for entry in read_listings(models_dir)}
+        listed = {entry.folder for entry in read_entries(models_dir)}
         for home in models_dir.iterdir():
             if home.is_dir() and not home.is_symlink() and home.name not in listed:
                 # `rmdir` fails if there are drafts or other files, which stay.

@@ -1,15 +1,17 @@
-"""Verifies that a published version is unchanged: its files, its weights, and its computation.
+"""`python -m export verify`: checks that versions are unchanged, in files, weights and computation.
 
-Knows the checks and their inputs. Does not know which versions exist, and changes nothing.
+Knows the checks, their inputs and how outcomes are printed. Does not know which versions exist, and changes nothing.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from contract import signatures
 from contract.card import GeneratorCard, Trace
@@ -19,13 +21,51 @@ from export.graphs.checks import check_saved_model
 from export.graphs.exportable import Exportable, Facts, prepare
 from export.graphs.imported_model import load_keras
 from export.graphs.specs import Specs, input_specs
+from export.interrupts import Interrupts
 from export.repository.history import HISTORY_FILE, read_history
 from export.repository.versions import SAVED_MODEL, Version
+from export.terminal import echo, visible
 
 OK, FAILED, NOT_CHECKED = "ok", "FAILED", "not checked"
 _VARIABLES, _KERAS_FILE = "variables", "model.keras"
 _MAX_MESSAGE = 200
 _NODE = re.compile(r"\{\{[^}]*\}\} ?")
+
+
+def verify(versions: Sequence[Version], problems: Sequence[str]) -> int:
+    """Verify versions. Returns the exit code: 1 if a check failed.
+
+    Args:
+        versions: The versions, in the order of verification.
+        problems: One line per model whose versions cannot be listed.
+    """
+    for problem in problems:
+        echo(f"{FAILED}  {visible(problem)}")
+    # With many sliding-window models TensorFlow warns about repeated retracing, which is intended here.
+    tf.get_logger().setLevel("ERROR")
+    failed = []
+    # A version takes seconds; for several ones, a progress bar shows how many are left.
+    bar = tqdm(versions, disable=len(versions) < 2 or not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
+    with Interrupts() as interrupts, bar:
+        for version in bar:
+            bar.set_description_str(version.label)
+            echo(version.label)
+            if not _verify(version, interrupts):
+                failed.append(version.label)
+    if len(versions) + len(problems) > 1:
+        echo(f"{len(versions):,} versions: {len(versions) - len(failed):,} good, {len(failed):,} damaged")
+        for label in failed:
+            echo(f"damaged: {label}")
+    return 1 if failed or problems else 0
+
+
+def _verify(version: Version, interrupts: Interrupts) -> bool:
+    is_good = True
+    for outcome in Verification(version).outcomes():
+        echo(f"  {outcome.verdict:<11}  {visible(outcome.message)}")
+        is_good = is_good and outcome.verdict != FAILED
+        interrupts.raise_if_interrupted()
+    return is_good
 
 
 @dataclass(frozen=True)
@@ -34,11 +74,11 @@ class Outcome:
 
     Attributes:
         verdict: `OK`, `FAILED` or `NOT_CHECKED`.
-        told: One line of explanation.
+        message: One line of explanation.
     """
 
     verdict: str
-    told: str
+    message: str
 
 
 class _NotChecked(Exception):
@@ -136,7 +176,7 @@ class Verification:
         if not path.exists():
             if not _may_be_wrapped(card):
                 raise CheckFailed(f"no such file in {signatures.ASSETS}")
-            raise _NotChecked("a wrapped SavedModel has none, so its weights cannot be held against the card's hash")
+            raise _NotChecked("a wrapped SavedModel has none, so its weights cannot be compared with the card's hash")
         try:
             self._model = prepare(load_keras(path), card.context)
         except UnknownCode as error:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from contract.card import ID_PATTERN, GeneratorCard, load_assets
 from contract.errors import ContractError
 from contract.tokenizer import Tokenizer
-from export.errors import RepositoryError
+from export.errors import RepositoryError, first_problem
 
 SAVED_MODEL = "saved_model.pb"
 # Maximum number of names in an error message.
@@ -174,6 +174,4 @@ def _in_one_line(error: ContractError) -> str:
         return f"{cause.filename}: {cause.strerror}"
     if not isinstance(cause, ValidationError):
         return message
-    problem = cause.errors()[0]
-    field = ".".join(map(str, problem["loc"]))
-    return f"{message.partition(' (')[0]} ({field}{': ' if field else ''}{problem['msg']})"
+    return f"{message.partition(' (')[0]} ({first_problem(cause)})"

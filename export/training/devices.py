@@ -14,9 +14,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from contract.quiet import stderr_held_back
+from contract.quiet import suppress_stderr
 from export.errors import ConfigError, WorkerLost
-from export.layout import say
+from export.terminal import echo
 
 # With fewer rows or units per core, the overhead of an operation exceeds its computation (measured: `docs/log.md`).
 MIN_ROWS_PER_CORE, MIN_UNITS_PER_CORE = 8, 128
@@ -76,7 +76,7 @@ class Devices:
         num_workers, gpus = _num_workers(), tf.config.list_physical_devices("GPU")
         num_replicas = num_workers * max(1, len(gpus))
         cores = 1 if gpus else cores_for(rows // num_replicas, units, num_cores())
-        with stderr_held_back():
+        with suppress_stderr():
             if not gpus:
                 _set_threads(cores)
                 _keep_freed_memory()
@@ -94,12 +94,12 @@ class Devices:
         return int(self.strategy.num_replicas_in_sync)
 
     @property
-    def num_own(self) -> int:
+    def num_local_replicas(self) -> int:
         """Number of replicas in this process."""
         return len(self.strategy.extended.worker_devices)
 
     @property
-    def is_alone(self) -> bool:
+    def is_single(self) -> bool:
         """Whether there is only one replica."""
         return self.num_replicas == 1
 
@@ -116,7 +116,7 @@ class Devices:
         return f"{resolver.task_type} {resolver.task_id}" if resolver and resolver.task_type else "worker 0"
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def detect_lost_workers(self) -> Iterator[None]:
         """Translate TensorFlow's errors within the context if a worker is lost.
 
         Raises:
@@ -125,18 +125,18 @@ class Devices:
         try:
             yield
         except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-            if self.is_alone:
+            if self.is_single:
                 raise
             raise WorkerLost(
                 "another process that TF_CONFIG names does not answer any more; start all of them again"
             ) from error
 
-    def agreed(self, value: float) -> float:
+    def broadcast(self, value: float) -> float:
         """Broadcast the chief's value to every process; each blocks until all have called it."""
-        if self.is_alone:
+        if self.is_single:
             return value
-        own = tf.constant(value if self.is_chief else 0.0) / self.num_own
-        return float(self.strategy.reduce("SUM", self.share(lambda _: own, 1), axis=None))
+        own = tf.constant(value if self.is_chief else 0.0) / self.num_local_replicas
+        return float(self.strategy.reduce("SUM", self.distribute(lambda _: own, 1), axis=None))
 
     def wait(self) -> None:
         """Block until all workers get here (a barrier).
@@ -144,10 +144,10 @@ class Devices:
         Raises:
             WorkerLost: another worker is gone.
         """
-        with self.together():
-            self.agreed(0.0)
+        with self.detect_lost_workers():
+            self.broadcast(0.0)
 
-    def share(self, take: Callable[[slice], Any], rows: int) -> Any:
+    def distribute(self, take: Callable[[slice], Any], rows: int) -> Any:
         """Distribute a batch over the replicas.
 
         Args:
@@ -190,7 +190,7 @@ def _chiefs(resolver: Any) -> set[tuple[str, int]]:
 
 def _join(num_workers: int) -> tf.distribute.Strategy:
     """Return a strategy once all processes that `TF_CONFIG` names have started."""
-    say(f"waiting until all {num_workers} processes that TF_CONFIG names have started")
+    echo(f"waiting until all {num_workers} processes that TF_CONFIG names have started")
     # TensorFlow blocks in C++, where Python handles no signals; Ctrl-C must end that too.
     previous_handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

@@ -2,17 +2,16 @@
 
 import sys
 import time
-from types import TracebackType
 from typing import Protocol, Self
 
 import keras
 from tqdm import tqdm
 
-from export.layout import layout, say
 from export.repository.history import Progress
+from export.terminal import echo, wrap_sample
 
 
-class Writer(Protocol):
+class SampleSource(Protocol):
     """Source of the samples that are shown."""
 
     def write(self, model: keras.Model) -> str:
@@ -22,8 +21,8 @@ class Writer(Protocol):
 class TerminalDisplay:
     """A progress bar of the whole run, and a line after each epoch; without a terminal, only the lines."""
 
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
+    def __init__(self, samples: SampleSource) -> None:
+        self._samples = samples
         self._validation_loss: float | None = None
         self._tokens, self._started = 0, time.monotonic()
         # A time limit may determine the fraction done, so the bar counts to 1, not windows.
@@ -40,16 +39,10 @@ class TerminalDisplay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Remove the bar."""
+    def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
-    def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
+    def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
         """Advance the bar."""
         if not self._tokens:
             # A resumed run starts in the middle; estimate the remaining time from this process's speed only.
@@ -67,8 +60,8 @@ class TerminalDisplay:
         validation = "" if last.validation_loss is None else f", validation {last.validation_loss:.3f}"
         best = ", best so far" if progress.best_epoch == progress.epochs else ""
         losses = f"loss {last.train_loss:.3f}{validation} nats/token"
-        say(f"epoch {progress.epochs}: {losses}, {self._rate():,.0f} tokens/s{best}")
-        say(layout(self._writer.write(model)))
+        echo(f"epoch {progress.epochs}: {losses}, {self._rate():,.0f} tokens/s{best}")
+        echo(wrap_sample(self._samples.write(model)))
 
     def _rate(self) -> float:
         return self._tokens / max(time.monotonic() - self._started, 1e-9)
@@ -77,7 +70,7 @@ class TerminalDisplay:
 class NoDisplay:
     """A display that shows nothing: in a distributed training only the chief shows the progress."""
 
-    def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
+    def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
         """See `export.training.trainer.Display`."""
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:

@@ -23,7 +23,7 @@ SHOWN_MISSING = 8
 
 
 def initial_embedding(
-    source: str, tokenizer: Tokenizer, ids: np.ndarray, width: int, seed: int, say: Callable[[str], None]
+    source: str, tokenizer: Tokenizer, ids: np.ndarray, width: int, seed: int, echo: Callable[[str], None]
 ) -> np.ndarray:
     """Return an initial embedding; reproducible for the same arguments.
 
@@ -36,7 +36,7 @@ def initial_embedding(
         ids: integers (tokens,). The training text; used for `skip-gram` only.
         width: Width of the embedding.
         seed: Seed of all random numbers.
-        say: Receives progress messages, and how many tokens have a vector.
+        echo: Receives progress messages, and how many tokens have a vector.
 
     Returns:
         float32 (vocab, width).
@@ -50,9 +50,9 @@ def initial_embedding(
     if source.replace("_", "").lower() == SKIP_GRAM.replace("-", "") and not Path(source).exists():
         raise ConfigError(f"embedding_init {source}: no such file; to learn vectors from the corpus it is {SKIP_GRAM}")
     if source == SKIP_GRAM:
-        vectors, is_known = _train_skip_gram(ids, has_text, tokenizer.special.end, width, seed, say)
+        vectors, is_known = _train_skip_gram(ids, has_text, tokenizer.special.end, width, seed, echo)
     else:
-        vectors, is_known = _read_file(Path(source), texts, width, say)
+        vectors, is_known = _read_file(Path(source), texts, width, echo)
     rng = np.random.default_rng([seed, 1])
     missing, special = has_text & ~is_known, ~has_text
     available = vectors[is_known]
@@ -63,17 +63,17 @@ def initial_embedding(
 
 
 def _train_skip_gram(
-    ids: np.ndarray, has_text: np.ndarray, end: int | None, width: int, seed: int, say: Callable[[str], None]
+    ids: np.ndarray, has_text: np.ndarray, end: int | None, width: int, seed: int, echo: Callable[[str], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     is_known = has_text & (count_tokens(ids, len(has_text)) > 0)
     if not is_known.any():
-        raise CorpusError(f"embedding_init {SKIP_GRAM}: none of the {len(ids):,} tokens to learn from has text")
+        raise CorpusError(f"embedding_init {SKIP_GRAM}: none of the {len(ids):,} tokens to train on has text")
     is_end = end is not None and not has_text[end]
-    vectors = skip_gram(ids, has_text, end if is_end else None, width, seed, say)
+    vectors = skip_gram(ids, has_text, end if is_end else None, width, seed, echo)
     return vectors * (SKIP_GRAM_STD / vectors[is_known].std()), is_known
 
 
-def _read_file(path: Path, texts: list[str], width: int, say: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
+def _read_file(path: Path, texts: list[str], width: int, echo: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
     names = [_names(text) for text in texts]
     vector_of = read_vectors(path, {name for candidates in names for name in candidates}, width)
     vectors, is_known = np.zeros((len(texts), width), np.float32), np.zeros(len(texts), bool)
@@ -82,7 +82,7 @@ def _read_file(path: Path, texts: list[str], width: int, say: Callable[[str], No
         if name is not None:
             vectors[token_id], is_known[token_id] = vector_of[name], True
     missing = [text for text, known in zip(texts, is_known, strict=True) if text and not known]
-    _report_coverage(path, int(is_known.sum()), missing, say)
+    _report_coverage(path, int(is_known.sum()), missing, echo)
     return vectors, is_known
 
 
@@ -97,10 +97,10 @@ def _names(text: str) -> tuple[bytes, ...]:
     return text.encode(errors="surrogatepass"), text.strip().encode(errors="surrogatepass")
 
 
-def _report_coverage(path: Path, num_found: int, missing: list[str], say: Callable[[str], None]) -> None:
+def _report_coverage(path: Path, num_found: int, missing: list[str], echo: Callable[[str], None]) -> None:
     total = num_found + len(missing)
     examples = ", ".join(map(repr, missing[:SHOWN_MISSING])) + (" …" if missing[SHOWN_MISSING:] else "")
     if not num_found:
         raise ConfigError(f"embedding_init {path}: it has none of the {total:,} tokens of the vocabulary: {examples}")
     absent = f"; it has no {examples}" if missing else ""
-    say(f"embedding from {path}: vectors of {num_found:,} of {total:,} tokens ({num_found / total:.1%}){absent}")
+    echo(f"embedding from {path}: vectors of {num_found:,} of {total:,} tokens ({num_found / total:.1%}){absent}")

@@ -4,7 +4,6 @@ Knows event files. Writing them does not need the `tensorboard` package; viewing
 """
 
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import keras
@@ -40,17 +39,15 @@ class EventDisplay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._writer.close()
 
-    def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
+    def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
         """See `export.training.trainer.Display`."""
         self._tokens += tokens
         rate = learning_rate_at(fraction, self._config.learning_rate, self._config.warmup)
         self._write({"train/loss": train_loss, "train/learning_rate": rate})
-        self._display.window(epoch, train_loss, tokens, fraction)
+        self._display.update(epoch, train_loss, tokens, fraction)
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:
         """See `export.training.trainer.Display`."""

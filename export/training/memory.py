@@ -32,7 +32,7 @@ def require_memory(config: TrainConfig, num_parameters: int, vocab_size: int, wi
     """
     ways = 2 if config.bidirectional else 1
     # A bidirectional model has logits only for the token after a window.
-    logits = vocab_size / (config.num_seen or 1)
+    logits = vocab_size / (config.window_length or 1)
     per_token = logits + _KEPT_PER_UNIT * config.layers * config.units * ways
     needed, free = 4 * (_COPIES * num_parameters + window_tokens * per_token), free_bytes()
     if needed > free:

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from export.config import TrainConfig
-from export.graphs.graph import INPUT, read_graph
+from export.graphs.graph import INPUT, Node, read_graph
 from export.graphs.network import CELLS
 from export.training.cudnn import run_keras_layer
 from export.training.devices import Cut
@@ -35,7 +35,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
         (batch, context) to (batch, V), the logits of the next token.
     """
     keras.utils.set_random_seed(config.seed)
-    token_ids = keras.layers.Input([config.num_seen], dtype="int32", name="token_ids")
+    token_ids = keras.layers.Input([config.window_length], dtype="int32", name="token_ids")
     kind = keras.layers.ReversibleEmbedding if config.tie_embeddings else keras.layers.Embedding
     embedding = kind(vocab_size, config.embedding, trainable=not config.freeze_embedding, name="embedding")
     x = embedding(token_ids)
@@ -140,26 +140,35 @@ def forward(
     batch_size, token_id_parts = tf.shape(token_ids)[1], split(token_ids, compute.cut.rows, axis=1)
     outputs, remaining, new_states = list[Parts](), list(states), []
     for node in read_graph(model):
-        layer, inputs = node.layer, [token_id_parts if i == INPUT else outputs[i] for i in node.inputs]
-        xs = inputs[0]
-        if type(layer) in _NAMES:
-            xs, state = _run_recurrent(layer, xs, remaining.pop(0), compute, training=training)
+        inputs = [token_id_parts if i == INPUT else outputs[i] for i in node.inputs]
+        if type(node.layer) in _NAMES:
+            xs, state = _run_recurrent(node.layer, inputs[0], remaining.pop(0), compute, training=training)
             new_states.append(state)
-        elif isinstance(layer, keras.layers.Bidirectional):
-            xs = _run_bidirectional(layer, xs, batch_size, compute, training=training)
-        elif isinstance(layer, keras.layers.Dropout):
-            if training and layer.rate:
-                masks = _dropout_mask(layer.rate, layer.seed_generator, [batch_size, xs[0].shape[-1]], compute)
-                xs = [x * mask for x, mask in zip(xs, masks, strict=True)]
-        elif isinstance(layer, keras.layers.Dense):
-            xs = [_matmul(x, layer.kernel, compute) for x in xs]
-            xs = [x + layer.bias for x in xs] if layer.use_bias else xs
-        elif node.reverse:
-            xs = [_matmul(x, layer.embeddings, compute, transpose_b=True) for x in xs]
+        elif isinstance(node.layer, keras.layers.Bidirectional):
+            xs = _run_bidirectional(node.layer, inputs[0], batch_size, compute, training=training)
+        elif isinstance(node.layer, keras.layers.Dropout):
+            xs = _run_dropout(node.layer, inputs[0], batch_size, compute) if training else inputs[0]
         else:
-            xs = [layer(list(part) if len(part) > 1 else part[0]) for part in zip(*inputs, strict=True)]
+            xs = _run_stateless(node, inputs, compute)
         outputs.append(xs)
     return outputs[-1], new_states
+
+
+def _run_stateless(node: Node, inputs: list[Parts], compute: Compute) -> Parts:
+    layer = node.layer
+    if isinstance(layer, keras.layers.Dense):
+        xs = [_matmul(x, layer.kernel, compute) for x in inputs[0]]
+        return [x + layer.bias for x in xs] if layer.use_bias else xs
+    if node.reverse:
+        return [_matmul(x, layer.embeddings, compute, transpose_b=True) for x in inputs[0]]
+    return [layer(list(part) if len(part) > 1 else part[0]) for part in zip(*inputs, strict=True)]
+
+
+def _run_dropout(layer: keras.layers.Dropout, xs: Parts, batch_size: tf.Tensor, compute: Compute) -> Parts:
+    if not layer.rate:
+        return xs
+    masks = _dropout_mask(layer.rate, layer.seed_generator, [batch_size, xs[0].shape[-1]], compute)
+    return [x * mask for x, mask in zip(xs, masks, strict=True)]
 
 
 def _run_recurrent(

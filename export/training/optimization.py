@@ -72,7 +72,7 @@ class Optimization:
         )
         kept, number = tf.TensorSpec([None, 1]), tf.TensorSpec([])
         signatures = [ids, ids, states, kept, number, number], [ids, ids, states]
-        update, evaluate = signatures if self._devices.is_alone else (None, None)
+        update, evaluate = signatures if self._devices.is_single else (None, None)
         return (
             tf.function(self._update_everywhere, input_signature=update, autograph=False),
             tf.function(self._evaluate_everywhere, input_signature=evaluate, autograph=False),
@@ -80,7 +80,7 @@ class Optimization:
 
     def zero_states(self, rows: int) -> Any:
         """Return the zero state for a global batch size."""
-        return self._devices.share(lambda own: zero_states(self._model, own.stop - own.start), rows)
+        return self._devices.distribute(lambda own: zero_states(self._model, own.stop - own.start), rows)
 
     def update(
         self, inputs: np.ndarray, targets: np.ndarray, states: Any, kept: np.ndarray, rate: float
@@ -97,32 +97,25 @@ class Optimization:
         Returns:
             Mean loss in nats per token with dropout, and the states.
         """
-        rows = inputs.shape[1]
-        share = self._devices.share
-        loss, states = self._update(
-            share(lambda own: tf.constant(inputs[:, own]), rows),
-            share(lambda own: tf.constant(targets[:, own]), rows),
-            states,
-            share(lambda own: tf.constant(kept[own]), rows),
-            tf.constant(float(targets.size)),
-            tf.constant(rate),
-        )
+        batch = self._distribute(inputs, targets)
+        kept_shares = self._devices.distribute(lambda own: tf.constant(kept[own]), len(kept))
+        count, rate_tensor = tf.constant(float(targets.size)), tf.constant(rate)
+        loss, states = self._update(*batch, states, kept_shares, count, rate_tensor)
         return float(loss) / targets.size, states
 
-    def judge(self, inputs: np.ndarray, targets: np.ndarray, states: Any) -> tuple[float, float, Any]:
-        """Evaluate one window of the validation split.
+    def evaluate(self, inputs: np.ndarray, targets: np.ndarray, states: Any) -> tuple[float, float, Any]:
+        """Evaluate one batch of the validation split.
 
         Returns:
             Summed loss in nats of the known tokens, how many of these were the most probable token, and the states.
         """
-        rows = inputs.shape[1]
-        share = self._devices.share
-        loss, hits, states = self._evaluate(
-            share(lambda own: tf.constant(inputs[:, own]), rows),
-            share(lambda own: tf.constant(targets[:, own]), rows),
-            states,
-        )
+        loss, hits, states = self._evaluate(*self._distribute(inputs, targets), states)
         return float(loss), float(hits), states
+
+    def _distribute(self, *arrays: np.ndarray) -> list[Any]:
+        """Distribute arrays (T, batch) over the replicas."""
+        distribute = self._devices.distribute
+        return [distribute(lambda own, a=array: tf.constant(a[:, own]), array.shape[1]) for array in arrays]
 
     def _update_everywhere(self, inputs, targets, states, kept, count, rate):  # noqa: ANN001, ANN202 - traced by TensorFlow
         strategy = self._devices.strategy
@@ -163,7 +156,7 @@ class Optimization:
         Keras would clip the gradients of each replica and then sum them. Here they are summed first, so that clipping
         is the same as on one device. Each replica then passes on an equal share, and Keras sums the shares.
         """
-        if not self._devices.is_alone:
+        if not self._devices.is_single:
             gradients = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
         gradients, _ = tf.clip_by_global_norm(gradients, self._config.clip_norm)
         shares = [gradient / self._devices.num_replicas for gradient in gradients]

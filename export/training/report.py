@@ -20,7 +20,7 @@ def report(
     facts: CorpusFacts,
     progress: Progress,
     samples: Sequence[Sample],
-    copies: Memorization | None,
+    memorization: Memorization | None,
 ) -> TrainingReport:
     """Return the training report of the best epoch; it ignores later epochs.
 
@@ -30,7 +30,7 @@ def report(
         facts: Facts about the corpus.
         progress: At least one epoch.
         samples: Samples that the model generated.
-        copies: Memorization in the model's output; None if the training text is unavailable.
+        memorization: Memorization in the model's output; None if the training text is unavailable.
     """
     best = progress.best
     return TrainingReport(
@@ -46,6 +46,6 @@ def report(
         parameters=count_parameters(config, vocab_size),
         settings=config.model_dump(mode="json"),
         samples=tuple(samples),
-        copied_spans=copies.share if copies else None,
-        written_spans=copies.num_spans if copies else None,
+        copied_spans=memorization.share if memorization else None,
+        written_spans=memorization.num_spans if memorization else None,
     )

@@ -20,7 +20,7 @@ from contract.errors import ContractError
 from contract.files import sync_tree, write_atomically
 from contract.tokenizer import Tokenizer, load_tokenizer
 from export.config import TrainConfig
-from export.errors import RunError
+from export.errors import RunError, first_problem
 from export.repository.history import Progress
 
 _CONFIG, _CORPUS, _TOKENIZER, _PROGRESS = "config.json", "corpus.json", "tokenizer.json", "progress.json"
@@ -65,7 +65,7 @@ class RunFolder:
         self.path = path
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Lock the directory against other trainings; the lock file is next to it, and the lock ends with the process.
 
         Raises:
@@ -78,7 +78,7 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunError(
-                    f"{self.path}: another training is at work here; give one of them another --name"
+                    f"{self.path}: another training uses this directory; give one of them another --name"
                 ) from None
             yield
 
@@ -220,7 +220,7 @@ class RunFolder:
         if changed:
             differences = ", ".join(f"{name} = {then[name]!r}, now {now.get(name)!r}" for name in changed)
             raise RunError(
-                f"{self.path / _CONFIG}: a run goes on with the settings that it began with; they were {differences}"
+                f"{self.path / _CONFIG}: a run resumes with the settings that it started with; they were {differences}"
             )
 
     def load_best(self, progress: Progress) -> keras.Model:
@@ -237,6 +237,5 @@ class RunFolder:
 
 def _in_one_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        problem = error.errors()[0]
-        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".removeprefix(": ")
+        return first_problem(error)
     return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -14,7 +14,7 @@ from contract.card import Sample
 from contract.tokenizer import Tokenizer, WordTokenizer
 from export.config import TrainConfig
 from export.corpora.memorization import Memorization, find_memorized_spans
-from export.corpora.text import Piece
+from export.corpora.text import Chunk
 from export.graphs.exportable import prepare
 from export.graphs.signatures import Generator
 from export.graphs.specs import input_specs
@@ -23,7 +23,7 @@ SAMPLE_TOKENS = 200
 # Characters of a sample that are shown: 200 words would fill the screen.
 SAMPLE_CHARACTERS = 400
 # Characters of the prompt, or of the suffix of a backward model.
-SAMPLE_GIVEN = 40
+PROMPT_CHARACTERS = 40
 SAMPLE_TEMPERATURE = 0.7
 
 # Samples that a version stores.
@@ -32,37 +32,37 @@ KEPT_TOKENS = SAMPLE_CHARACTERS
 
 # Memorization check: batch size and words per sequence, some 4,000 words in all. A sliding-window model recomputes its
 # window for every token, so it generates fewer sequences.
-COPY_ROWS, COPY_WINDOW_ROWS, COPY_WORDS = 64, 16, 64
+MEMORIZATION_BATCH_SIZE, MEMORIZATION_WINDOWS, MEMORIZATION_WORDS = 64, 16, 64
 # Maximum tokens per sequence, and maximum tokens that a sliding-window model reads for it.
-MAX_COPY_TOKENS, MAX_COPY_READ = 512, 16_384
+MAX_MEMORIZATION_TOKENS, MAX_MEMORIZATION_READ = 512, 16_384
 # Maximum number of batches, as sequences may end early.
-MAX_COPY_ROUNDS = 4
+MAX_MEMORIZATION_BATCHES = 4
 
 Check = Callable[[], None]
 
 
-class Writer:
+class Sampler:
     """Generates sequences with the same `prefill` and `decode` that are published."""
 
     def __init__(self, tokenizer: Tokenizer, *, backward: bool) -> None:
         self._tokenizer, self._backward = tokenizer, backward
         self._generator: Generator | None = None
 
-    def take(self, model: keras.Model) -> None:
+    def use_model(self, model: keras.Model) -> None:
         """Use this model from now on. The first call traces the graph; later ones only assign its variables."""
         fresh = Generator(prepare(model).network, self._tokenizer.special, len(self._tokenizer.tokens))
         if self._generator is None:
             self._generator = fresh
             specs = input_specs(fresh.network.state_size, fresh.network.output_size)
-            self._prefill = tf.function(fresh.prefill).get_concrete_function(**specs[signatures.PREFILL])
-            self._decode = tf.function(fresh.decode).get_concrete_function(**specs[signatures.DECODE])
+            self._prefill_signature = tf.function(fresh.prefill).get_concrete_function(**specs[signatures.PREFILL])
+            self._decode_signature = tf.function(fresh.decode).get_concrete_function(**specs[signatures.DECODE])
         else:
             for variable, value in zip(self._generator.variables, fresh.variables, strict=True):
                 variable.assign(value)
 
-    def write(
+    def generate(
         self,
-        given: Sequence[str],
+        prompts: Sequence[str],
         temperatures: Sequence[float],
         num_tokens: int,
         rng: np.random.Generator,
@@ -71,18 +71,18 @@ class Writer:
         """Return the continuation of each prompt; of a backward model, the text before each suffix.
 
         Args:
-            given: Prompts, or suffixes.
+            prompts: Prompts, or suffixes.
             temperatures: One per sequence.
             num_tokens: Maximum tokens of each sequence; an end token may end it earlier.
             rng: Random generator for sampling.
             raise_if_interrupted: Called between two decode calls; what it raises ends the generation.
         """
-        last, state = self._prefill_prompts(given)
-        batch_size, special, sampled = len(given), self._tokenizer.special, []
+        last, state = self._prefill(prompts)
+        batch_size, special, sampled = len(prompts), self._tokenizer.special, []
         ended = np.zeros(batch_size, bool)
         for start in range(0, num_tokens, signatures.MAX_DECODE_STEPS):
             count = min(signatures.MAX_DECODE_STEPS, num_tokens - start)
-            decoded = self._decode(
+            decoded = self._decode_signature(
                 token_id=tf.constant(last),
                 state=state,
                 uniforms=tf.constant(rng.random((batch_size, count), dtype=np.float32)),
@@ -99,29 +99,29 @@ class Writer:
             raise_if_interrupted()
             if ended.all():
                 break
-        return [self._text(*pair) for pair in zip(given, np.concatenate(sampled, axis=1).tolist(), strict=True)]
+        return [self._text(*pair) for pair in zip(prompts, np.concatenate(sampled, axis=1).tolist(), strict=True)]
 
-    def _prefill_prompts(self, given: Sequence[str]) -> tuple[np.ndarray, tf.Tensor]:
+    def _prefill(self, prompts: Sequence[str]) -> tuple[np.ndarray, tf.Tensor]:
         """Return the last token of each prompt, int32 (batch,), and the state before it, float32 (batch, S)."""
-        assert self._generator is not None, "take a model first"
+        assert self._generator is not None, "use_model comes first"
         step, start = (-1 if self._backward else 1), [self._tokenizer.special.start]
-        prompts = [self._tokenizer.encode(text)[::step] or start for text in given]
-        token_ids = np.zeros((len(prompts), max(map(len, prompts)) - 1), np.int32)
-        for slot, prompt in enumerate(prompts):
-            token_ids[slot, : len(prompt) - 1] = prompt[:-1]
-        prefilled = self._prefill(
+        encoded = [self._tokenizer.encode(prompt)[::step] or start for prompt in prompts]
+        token_ids = np.zeros((len(encoded), max(map(len, encoded)) - 1), np.int32)
+        for slot, ids in enumerate(encoded):
+            token_ids[slot, : len(ids) - 1] = ids[:-1]
+        prefilled = self._prefill_signature(
             token_ids=tf.constant(token_ids),
-            lengths=tf.constant([len(prompt) - 1 for prompt in prompts], tf.int32),
-            state=tf.zeros([len(prompts), self._generator.network.state_size]),
+            lengths=tf.constant([len(ids) - 1 for ids in encoded], tf.int32),
+            state=tf.zeros([len(encoded), self._generator.network.state_size]),
         )
-        return np.array([prompt[-1] for prompt in prompts], np.int32), prefilled["state"]
+        return np.array([ids[-1] for ids in encoded], np.int32), prefilled["state"]
 
-    def _text(self, given: str, sampled: list[int]) -> str:
+    def _text(self, prompt: str, sampled: list[int]) -> str:
         if self._backward:
-            detokenizer = self._tokenizer.backward_detokenizer(given)
+            detokenizer = self._tokenizer.backward_detokenizer(prompt)
             text = detokenizer.feed(sampled)
             return detokenizer.flush() + text
-        detokenizer = self._tokenizer.detokenizer(given)
+        detokenizer = self._tokenizer.detokenizer(prompt)
         return detokenizer.feed(sampled) + detokenizer.flush()
 
 
@@ -140,65 +140,68 @@ class SampleWriter:
         self._lengths = np.array([len(document) for document in documents])
         self._backward = config.direction == "backward"
         self._rng = np.random.default_rng(config.seed)
-        self._writer = Writer(tokenizer, backward=self._backward)
+        self._sampler = Sampler(tokenizer, backward=self._backward)
 
     def write(self, model: keras.Model) -> str:
         """Return a prompt in brackets and its continuation; of a backward model, the generated text first."""
-        self._writer.take(model)
-        given = self._pick_piece(self._rng)
-        (text,) = self._writer.write([given], [SAMPLE_TEMPERATURE], SAMPLE_TOKENS, self._rng)
+        self._sampler.use_model(model)
+        prompt = self._pick_prompt(self._rng)
+        (text,) = self._sampler.generate([prompt], [SAMPLE_TEMPERATURE], SAMPLE_TOKENS, self._rng)
         if self._backward:
-            return f"{text}[{given}]"[-SAMPLE_CHARACTERS:]
-        return f"[{given}]{text}"[:SAMPLE_CHARACTERS]
+            return f"{text}[{prompt}]"[-SAMPLE_CHARACTERS:]
+        return f"[{prompt}]{text}"[:SAMPLE_CHARACTERS]
 
     def samples(self, model: keras.Model) -> tuple[Sample, ...]:
         """Return the samples that a version stores; reproducible for one model."""
-        self._writer.take(model)
+        self._sampler.use_model(model)
         rng = np.random.default_rng([self._config.seed, 0])
-        given = [self._pick_piece(rng) for _ in KEPT_TEMPERATURES]
-        texts = self._writer.write(given, KEPT_TEMPERATURES, KEPT_TOKENS, rng)
+        prompts = [self._pick_prompt(rng) for _ in KEPT_TEMPERATURES]
+        texts = self._sampler.generate(prompts, KEPT_TEMPERATURES, KEPT_TOKENS, rng)
         shown = slice(-SAMPLE_CHARACTERS, None) if self._backward else slice(SAMPLE_CHARACTERS)
-        samples = zip(KEPT_TEMPERATURES, given, texts, strict=True)
+        samples = zip(KEPT_TEMPERATURES, prompts, texts, strict=True)
         return tuple(
             Sample(temperature=temperature, given=prompt, text=text[shown]) for temperature, prompt, text in samples
         )
 
-    def copies(self, model: keras.Model, learnt: Iterable[Piece], raise_if_interrupted: Check) -> Memorization:
-        """Measure memorization: generate some 4,000 words at temperature 1 and find their n-gram overlap.
+    def measure_memorization(
+        self, model: keras.Model, training_text: Iterable[Chunk], raise_if_interrupted: Check
+    ) -> Memorization:
+        """Generate some 4,000 words at temperature 1 and find their n-gram overlap with the training text.
 
         A sliding-window model generates 1,000 words.
 
         Args:
             model: The model.
-            learnt: The training text.
+            training_text: The training split.
             raise_if_interrupted: Called between two steps; what it raises ends the search.
         """
-        self._writer.take(model)
+        self._sampler.use_model(model)
         words = self._tokenizer.rules.words if isinstance(self._tokenizer, WordTokenizer) else str.split
-        rng = np.random.default_rng([self._config.seed, 1])
-        batch_size, generated = COPY_WINDOW_ROWS if self._config.num_seen else COPY_ROWS, list[str]()
-        for _ in range(MAX_COPY_ROUNDS if self._tokenizer.special.end is not None else 1):
-            given = [self._pick_piece(rng) for _ in range(batch_size)]
-            num_tokens = self._num_copy_tokens(given, words)
-            generated += self._writer.write(given, [1.0] * batch_size, num_tokens, rng, raise_if_interrupted)
-            if sum(len(words(text)) for text in generated) >= batch_size * COPY_WORDS // 2:
+        rng, generated = np.random.default_rng([self._config.seed, 1]), list[str]()
+        batch_size = MEMORIZATION_WINDOWS if self._config.window_length else MEMORIZATION_BATCH_SIZE
+        for _ in range(MAX_MEMORIZATION_BATCHES if self._tokenizer.special.end is not None else 1):
+            prompts = [self._pick_prompt(rng) for _ in range(batch_size)]
+            num_tokens = self._num_memorization_tokens(prompts, words)
+            generated += self._sampler.generate(prompts, [1.0] * batch_size, num_tokens, rng, raise_if_interrupted)
+            if sum(len(words(text)) for text in generated) >= batch_size * MEMORIZATION_WORDS // 2:
                 break
-        return find_memorized_spans(generated, learnt, words, raise_if_interrupted)
+        return find_memorized_spans(generated, training_text, words, raise_if_interrupted)
 
-    def _num_copy_tokens(self, given: Sequence[str], words: Callable[[str], list[str]]) -> int:
-        """Return how many tokens make `COPY_WORDS` words, within the limits."""
-        num_tokens = sum(len(self._tokenizer.encode(text)) for text in given)
-        num_words = sum(len(words(text)) for text in given)
-        num_needed = -(-COPY_WORDS * num_tokens // max(1, num_words)) or MAX_COPY_TOKENS
-        return max(1, min(num_needed, MAX_COPY_TOKENS, MAX_COPY_READ // (self._config.num_seen or 1)))
+    def _num_memorization_tokens(self, prompts: Sequence[str], words: Callable[[str], list[str]]) -> int:
+        """Return how many tokens make `MEMORIZATION_WORDS` words, within the limits."""
+        num_tokens = sum(len(self._tokenizer.encode(prompt)) for prompt in prompts)
+        num_words = sum(len(words(prompt)) for prompt in prompts)
+        num_needed = -(-MEMORIZATION_WORDS * num_tokens // max(1, num_words)) or MAX_MEMORIZATION_TOKENS
+        num_readable = MAX_MEMORIZATION_READ // (self._config.window_length or 1)
+        return max(1, min(num_needed, MAX_MEMORIZATION_TOKENS, num_readable))
 
-    def _pick_piece(self, rng: np.random.Generator) -> str:
+    def _pick_prompt(self, rng: np.random.Generator) -> str:
         """Return a random excerpt of a document, cut at word boundaries."""
         if not len(self._lengths):
             return ""
         text = self._documents[rng.choice(len(self._lengths), p=self._lengths / self._lengths.sum())]
-        first = int(rng.integers(0, max(1, len(text) - SAMPLE_GIVEN)))
-        words = text[first : first + SAMPLE_GIVEN].split(" ")
+        first = int(rng.integers(0, max(1, len(text) - PROMPT_CHARACTERS)))
+        words = text[first : first + PROMPT_CHARACTERS].split(" ")
         # The first and the last word may be incomplete, unless the document begins or ends there.
-        complete = words[first > 0 : len(words) - (first + SAMPLE_GIVEN < len(text))]
+        complete = words[first > 0 : len(words) - (first + PROMPT_CHARACTERS < len(text))]
         return " ".join(complete if any(complete) else words)

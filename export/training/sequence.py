@@ -24,7 +24,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from export.training.time_loop import item, loop, pop, stacked, to_list, turned
+from export.training.time_loop import item, loop, pop, stacked, to_list, transposed_steps
 
 Arrays = list[tf.Tensor]
 
@@ -106,11 +106,11 @@ class _Cell:
     def __init__(self, precision: tf.DType) -> None:
         self.precision = precision
 
-    def times(self, matrix: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    def multiply(self, matrix: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
         """Multiply a matrix by columns, both already cast to the precision."""
         return tf.cast(tf.matmul(matrix, columns), tf.float32)
 
-    def turned(self, matrices: Sequence[tf.Tensor], unit_slices: Sequence[slice]) -> Arrays:
+    def transposed_columns(self, matrices: Sequence[tf.Tensor], unit_slices: Sequence[slice]) -> Arrays:
         """Return for each part of the units its columns of [(K, G·H) …], transposed: (G·n, all K) in the precision."""
 
         def of(matrix: tf.Tensor, part: slice) -> tf.Tensor:
@@ -133,7 +133,7 @@ class _Cell:
         self, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, unit_slices: Sequence[slice]
     ) -> list[Arrays]:
         """Return the weights of each part in the layout of `forward`."""
-        fused = self.turned([recurrent_kernel, kernel], unit_slices)
+        fused = self.transposed_columns([recurrent_kernel, kernel], unit_slices)
         return [list(pair) for pair in zip(fused, self.columns(bias, unit_slices), strict=True)]
 
     def gather(self, h: Arrays, x: tf.Tensor) -> Any:
@@ -198,7 +198,10 @@ class _GRU(_Cell):
     def prepare(
         self, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, unit_slices: Sequence[slice]
     ) -> list[Arrays]:
-        weights = [self.turned([kernel], unit_slices), self.turned([recurrent_kernel], unit_slices)]
+        weights = [
+            self.transposed_columns([kernel], unit_slices),
+            self.transposed_columns([recurrent_kernel], unit_slices),
+        ]
         biases = [self.columns(bias[0], unit_slices), self.columns(bias[1], unit_slices)]
         return [list(part) for part in zip(*weights, *biases, strict=True)]
 
@@ -226,74 +229,125 @@ _CELLS: dict[str, type[_Cell]] = {"simple_rnn": _SimpleRNN, "lstm": _LSTM, "gru"
 
 def _layer(cell: _Cell, mask: tf.Tensor | None, parts: int) -> Callable[..., Any]:
     """Return the function of a layer and its gradient, for inputs (T, B, D), states (B, H) and Keras's weights."""
-    precision = cell.precision
 
     @tf.custom_gradient
     def run(inputs, *rest):  # noqa: ANN001, ANN002, ANN202 - traced by TensorFlow
-        state, weights = rest[: cell.num_states], rest[cell.num_states :]
-        num_steps, unit_slices = tf.shape(inputs)[0], _slices(state[0].shape[1], parts)
-        x = tf.cast(turned(inputs), precision)
-        xs, spec_x = to_list(x), tf.TensorSpec(x.shape[1:], precision)
-        prepared = cell.prepare(*weights, unit_slices)
-        first = [[tf.transpose(vectors[:, units]) for vectors in state] for units in unit_slices]
-        masks = [None if mask is None else tf.transpose(mask[:, units]) for units in unit_slices]
-
-        def forward(t: tf.Tensor, states: list[Arrays]) -> Any:
-            masked = [tf.cast(_masked(h, keep), precision) for (h, *_), keep in zip(states, masks, strict=True)]
-            gathered = cell.gather(masked, item(xs, t, spec_x))
-            steps = [cell.forward(gathered, *part) for part in zip(states, prepared, strict=True)]
-            return [new for new, _ in steps], [[new[0], *factors] for new, factors in steps]
-
-        specs = [tf.TensorSpec([vectors[0].shape[0], None]) for vectors in first]
-        last, saved = loop((0, num_steps, 1), forward, first, [[spec] * (1 + cell.num_factors) for spec in specs])
-        own_outputs = [turned(stacked(lists[0], spec)) for lists, spec in zip(saved, specs, strict=True)]
-
-        def gradient(d_outputs, *_):  # noqa: ANN001, ANN002, ANN202 - no gradient flows into the last state
-            recurrent_kernels = [tf.cast(weights[1][units], precision) for units in unit_slices]
-
-            def backward(_t: tf.Tensor, states: tuple[list[Arrays], list[Arrays]]) -> Any:
-                gates, direct, remaining = [], [], []
-                for (d_h, *d_others), lists in zip(*states, strict=True):
-                    shorter, (d_output, *factors) = zip(*[pop(items, d_h) for items in lists], strict=True)
-                    into_gates, into_state = cell.backward([d_h + d_output, *d_others], factors)
-                    gates.append([tf.cast(d_gate, precision) for d_gate in into_gates])
-                    direct.append(into_state)
-                    remaining.append(list(shorter))
-                into_recurrent = tf.concat([part[k] for k in cell.of_recurrent_kernel for part in gates], axis=0)
-                d_states = []
-                for kernel, keep, (d_h, *d_others) in zip(recurrent_kernels, masks, direct, strict=True):
-                    through_gates = _masked(cell.times(kernel, into_recurrent), keep)
-                    d_states.append([through_gates if d_h is None else d_h + through_gates, *d_others])
-                return (d_states, remaining), gates
-
-            zeros = tf.nest.map_structure(tf.zeros_like, first)
-            read = [
-                [to_list(turned(d_outputs[:, :, units])), *lists[1:]]
-                for units, lists in zip(unit_slices, saved, strict=True)
-            ]
-            specs_gates = [[tf.TensorSpec(spec.shape, precision)] * cell.num_gradients for spec in specs]
-            (d_first, _), d_gates = loop((num_steps - 1, num_steps, -1), backward, (zeros, read), specs_gates)
-            gates = [
-                [_flat(turned(stacked(items, spec))) for items, spec in zip(*part, strict=True)]
-                for part in zip(d_gates, specs_gates, strict=True)
-            ]
-            # The masked h before each step.
-            before = [
-                tf.concat([state[0][None, :, units], h[:-1]], 0)
-                for units, h in zip(unit_slices, own_outputs, strict=True)
-            ]
-            before = [
-                _masked(h, None if mask is None else mask[:, units])
-                for units, h in zip(unit_slices, before, strict=True)
-            ]
-            d_state = [tf.transpose(tf.concat(vectors, axis=0)) for vectors in zip(*d_first, strict=True)]
-            d_inputs, *d_weights = _products(cell, inputs, before, gates, weights)
-            return d_inputs, *d_state, *d_weights
-
-        last = [tf.transpose(tf.concat(vectors, axis=0)) for vectors in zip(*last, strict=True)]
-        return (tf.concat(own_outputs, axis=-1), *last), gradient
+        unrolled = _Unrolled(cell, mask, parts, inputs, rest[: cell.num_states], rest[cell.num_states :])
+        return unrolled.forward(), unrolled.gradient
 
     return run
+
+
+class _Unrolled:
+    """A layer unrolled over the steps of one call: the forward loop, and the backward loop over what it has saved.
+
+    State vectors, masks and saved values are lists with one entry per part of the units.
+    """
+
+    def __init__(
+        self,
+        cell: _Cell,
+        mask: tf.Tensor | None,
+        parts: int,
+        inputs: tf.Tensor,
+        state: Sequence[tf.Tensor],
+        weights: Sequence[tf.Tensor],
+    ) -> None:
+        self._cell, self._mask, self._inputs, self._state, self._weights = cell, mask, inputs, state, weights
+        self._num_steps, self._unit_slices = tf.shape(inputs)[0], _slices(state[0].shape[1], parts)
+        x = tf.cast(transposed_steps(inputs), cell.precision)
+        self._xs, self._spec_x = to_list(x), tf.TensorSpec(x.shape[1:], cell.precision)
+        self._prepared = cell.prepare(*weights, self._unit_slices)
+        self._first = [[tf.transpose(vectors[:, units]) for vectors in state] for units in self._unit_slices]
+        self._masks = [None if mask is None else tf.transpose(mask[:, units]) for units in self._unit_slices]
+        self._specs = [tf.TensorSpec([vectors[0].shape[0], None]) for vectors in self._first]
+
+    def forward(self) -> tuple[tf.Tensor, ...]:
+        """Return the outputs (T, B, H) and the last state, (B, H) each."""
+        saved_specs = [[spec] * (1 + self._cell.num_factors) for spec in self._specs]
+        last, self._saved = loop((0, self._num_steps, 1), self._forward_step, self._first, saved_specs)
+        self._outputs = [
+            transposed_steps(stacked(lists[0], spec)) for lists, spec in zip(self._saved, self._specs, strict=True)
+        ]
+        last_state = _joined(last)
+        return tf.concat(self._outputs, axis=-1), *last_state
+
+    def _forward_step(self, t: tf.Tensor, states: list[Arrays]) -> tuple[list[Arrays], list[Arrays]]:
+        """Return the new states, and for each part the new h and the factors of its backward step."""
+        precision = self._cell.precision
+        masked = [tf.cast(_masked(h, keep), precision) for (h, *_), keep in zip(states, self._masks, strict=True)]
+        gathered = self._cell.gather(masked, item(self._xs, t, self._spec_x))
+        steps = [self._cell.forward(gathered, *part) for part in zip(states, self._prepared, strict=True)]
+        return [new for new, _ in steps], [[new[0], *factors] for new, factors in steps]
+
+    def gradient(self, d_outputs: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Return the gradients of inputs, first state and weights; no gradient flows into the last state."""
+        d_first, gates = self._backward(d_outputs)
+        before = self._states_before()
+        d_state = _joined(d_first)
+        d_inputs, *d_weights = _products(self._cell, self._inputs, before, gates, self._weights)
+        return d_inputs, *d_state, *d_weights
+
+    def _backward(self, d_outputs: tf.Tensor) -> tuple[list[Arrays], list[Arrays]]:
+        """Return the gradients of the first states, and those of the gates' inputs in all steps, (T·B, n) each."""
+        cell = self._cell
+        kernels = [tf.cast(self._weights[1][units], cell.precision) for units in self._unit_slices]
+
+        def step(_t: tf.Tensor, states: tuple[list[Arrays], list[Arrays]]) -> Any:
+            gates, direct, remaining = self._backward_cells(*states)
+            return (self._through_recurrent_kernels(kernels, gates, direct), remaining), gates
+
+        zeros = tf.nest.map_structure(tf.zeros_like, self._first)
+        saved = [
+            [to_list(transposed_steps(d_outputs[:, :, units])), *lists[1:]]
+            for units, lists in zip(self._unit_slices, self._saved, strict=True)
+        ]
+        specs = [[tf.TensorSpec(spec.shape, cell.precision)] * cell.num_gradients for spec in self._specs]
+        times = self._num_steps - 1, self._num_steps, -1
+        (d_first, _), d_gates = loop(times, step, (zeros, saved), specs)
+        gates = [
+            [_flat(transposed_steps(stacked(items, spec))) for items, spec in zip(*part, strict=True)]
+            for part in zip(d_gates, specs, strict=True)
+        ]
+        return d_first, gates
+
+    def _backward_cells(
+        self, d_states: list[Arrays], saved: list[Arrays]
+    ) -> tuple[list[Arrays], list[list[tf.Tensor | None]], list[Arrays]]:
+        """Pop the last step's values, and return the gradients of the gates' inputs and of the state, and the rest."""
+        gates, direct, remaining = [], [], []
+        for (d_h, *d_others), lists in zip(d_states, saved, strict=True):
+            shorter, (d_output, *factors) = zip(*[pop(items, d_h) for items in lists], strict=True)
+            into_gates, into_state = self._cell.backward([d_h + d_output, *d_others], factors)
+            gates.append([tf.cast(d_gate, self._cell.precision) for d_gate in into_gates])
+            direct.append(into_state)
+            remaining.append(list(shorter))
+        return gates, direct, remaining
+
+    def _through_recurrent_kernels(
+        self, kernels: Arrays, gates: list[Arrays], direct: list[list[tf.Tensor | None]]
+    ) -> list[Arrays]:
+        """Return the gradients of the state before a step: the direct ones plus those through h·R."""
+        into_recurrent = tf.concat([part[k] for k in self._cell.of_recurrent_kernel for part in gates], axis=0)
+        d_states = []
+        for kernel, keep, (d_h, *d_others) in zip(kernels, self._masks, direct, strict=True):
+            through_gates = _masked(self._cell.multiply(kernel, into_recurrent), keep)
+            d_states.append([through_gates if d_h is None else d_h + through_gates, *d_others])
+        return d_states
+
+    def _states_before(self) -> Arrays:
+        """Return the masked h before each step, (T, B, n) for each part."""
+        before = [
+            tf.concat([self._state[0][None, :, units], h[:-1]], 0)
+            for units, h in zip(self._unit_slices, self._outputs, strict=True)
+        ]
+        masks = [None if self._mask is None else self._mask[:, units] for units in self._unit_slices]
+        return [_masked(h, keep) for h, keep in zip(before, masks, strict=True)]
+
+
+def _joined(states: list[Arrays]) -> Arrays:
+    """Return the state vectors of all parts of the units, (B, H) each."""
+    return [tf.transpose(tf.concat(vectors, axis=0)) for vectors in zip(*states, strict=True)]
 
 
 def _products(

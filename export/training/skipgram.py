@@ -33,7 +33,7 @@ GAP = -1
 
 
 def skip_gram(
-    ids: np.ndarray, is_word: np.ndarray, end: int | None, width: int, seed: int, say: Callable[[str], None]
+    ids: np.ndarray, is_word: np.ndarray, end: int | None, width: int, seed: int, echo: Callable[[str], None]
 ) -> np.ndarray:
     """Train a vector per token; reproducible for the same arguments.
 
@@ -43,7 +43,7 @@ def skip_gram(
         end: The end token, which windows do not cross and which is not a word; None if there is none.
         width: Width of the vectors.
         seed: Seed of initialization, order and sampling.
-        say: Receives four progress messages.
+        echo: Receives four progress messages.
 
     Returns:
         float32 (vocab, width). A token that does not occur keeps its initial vector, near zero.
@@ -63,7 +63,7 @@ def skip_gram(
             before, done = done, done + len(segment)
             if 4 * done // total > 4 * before // total:
                 rate = done / (time.monotonic() - started)
-                say(f"skip-gram: {done / total:.0%} of {total:,} tokens, {rate:,.0f} tokens/s")
+                echo(f"skip-gram: {done / total:.0%} of {total:,} tokens, {rate:,.0f} tokens/s")
     return vectors.tokens
 
 

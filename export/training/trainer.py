@@ -17,7 +17,7 @@ import tensorflow as tf
 from export.config import TrainConfig
 from export.errors import TrainingFailed
 from export.repository.history import Epoch, Progress
-from export.training.dataset import Dataset, Examples
+from export.training.dataset import Dataset, Split
 from export.training.devices import Devices
 from export.training.optimization import Optimization
 from export.training.runs import RunFolder
@@ -29,7 +29,7 @@ FINAL_RATE = 0.02
 class Display(Protocol):
     """Receiver of the training loop's progress."""
 
-    def window(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
+    def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
         """Show one update: the epoch's mean loss so far, the tokens of the update, and the fraction of the run done."""
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:
@@ -101,7 +101,7 @@ class Trainer:
         """
         progress = folder.restore(self.checkpoint)
         started = time.monotonic() - progress.last.seconds
-        with self.devices.together():
+        with self.devices.detect_lost_workers():
             # The first epoch runs regardless of the time limit: without it there would be nothing to publish.
             while progress.epochs == 0 or not self._is_over(progress, started):
                 train_loss, tokens = self._train_epoch(progress, started, display)
@@ -124,57 +124,57 @@ class Trainer:
     def _is_over(self, progress: Progress, started: float) -> bool:
         patience, waited = self.config.patience, progress.epochs - progress.best_epoch
         # Each machine has its own clock, and all must stop at the same update.
-        fraction = self.devices.agreed(self._fraction(progress, started, 0))
+        fraction = self.devices.broadcast(self._fraction(progress, started, 0))
         return fraction >= 1 or 0 < patience <= waited
 
-    def _fraction(self, progress: Progress, started: float, windows: int) -> float:
+    def _fraction(self, progress: Progress, started: float, updates: int) -> float:
         """Return the fraction of the run done, by updates or by time, whichever is greater."""
         epochs, minutes = self.config.max_epochs, self.config.max_minutes
-        by_epochs = (progress.epochs + windows / self.dataset.train.num_windows) / epochs if epochs else 0.0
+        by_epochs = (progress.epochs + updates / self.dataset.train.num_batches) / epochs if epochs else 0.0
         return max(by_epochs, (time.monotonic() - started) / (60 * minutes) if minutes else 0.0)
 
     def _train_epoch(self, progress: Progress, started: float, display: Display) -> tuple[float, int]:
-        """Train for one epoch, or until the time limit, but on one window at least.
+        """Train for one epoch, or until the time limit, but on one batch at least.
 
         Returns:
             Mean loss in nats per token, and the tokens trained on.
         """
-        examples = self.dataset.train
-        states = self._zero_states(examples)
+        split = self.dataset.train
+        states = self._zero_states(split)
         total, tokens = 0.0, 0
         offset_rng, reset_rng = (np.random.default_rng([self.config.seed, progress.epochs, i]) for i in range(2))
-        for count, (inputs, targets) in enumerate(examples.windows(offset_rng)):
+        for count, (inputs, targets) in enumerate(split.batches(offset_rng)):
             # A model must learn to prefill a prompt from the zero state, which carried state has only once an epoch.
-            kept = (reset_rng.random((examples.rows, 1)) >= self.config.state_reset_probability).astype(np.float32)
-            fraction = self.devices.agreed(self._fraction(progress, started, count))
+            kept = (reset_rng.random((split.batch_size, 1)) >= self.config.state_reset_probability).astype(np.float32)
+            fraction = self.devices.broadcast(self._fraction(progress, started, count))
             if count and fraction >= 1:
                 break
             rate = learning_rate_at(fraction, self.config.learning_rate, self.config.warmup)
             loss, states = self.optimization.update(inputs, targets, states, kept, rate)
             self._require_number(loss, "the loss", progress)
             total, tokens = total + loss * targets.size, tokens + targets.size
-            display.window(progress.epochs + 1, total / tokens, targets.size, fraction)
+            display.update(progress.epochs + 1, total / tokens, targets.size, fraction)
             self.raise_if_interrupted()
         return total / tokens, tokens
 
-    def _zero_states(self, examples: Examples) -> object:
-        return self.optimization.zero_states(examples.rows)
+    def _zero_states(self, split: Split) -> object:
+        return self.optimization.zero_states(split.batch_size)
 
     def _validate(self, progress: Progress) -> Evaluation:
         """Evaluate on the known tokens of the validation split, with carried state and without dropout."""
         # The last update of an epoch can make weights NaN or infinite; without validation no loss would show it.
         for weight in self.model.trainable_variables:
             self._require_number(float(tf.reduce_sum(tf.abs(weight))), f"the sum of |{weight.path}|", progress)
-        examples = self.dataset.validation
-        if examples is None:
+        split = self.dataset.validation
+        if split is None:
             return Evaluation()
-        states = self._zero_states(examples)
+        states = self._zero_states(split)
         loss, hits = 0.0, 0.0
-        for inputs, targets in examples.windows():
-            window_loss, window_hits, states = self.optimization.judge(inputs, targets, states)
-            loss, hits = loss + window_loss, hits + window_hits
+        for inputs, targets in split.batches():
+            batch_loss, batch_hits, states = self.optimization.evaluate(inputs, targets, states)
+            loss, hits = loss + batch_loss, hits + batch_hits
             self.raise_if_interrupted()
-        count = self.dataset.num_judged
+        count = self.dataset.num_evaluated
         return Evaluation(self._require_number(loss / count, "the validation loss", progress), hits / count)
 
     def _require_number(self, value: float, name: str, progress: Progress) -> float:

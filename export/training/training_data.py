@@ -15,7 +15,7 @@ from export.config import TrainConfig
 from export.corpora.bits_per_character import count_characters
 from export.corpora.corpus import Corpus, read_corpus
 from export.errors import CorpusError
-from export.layout import say
+from export.terminal import echo
 from export.training.dataset import Dataset
 from export.training.embeddings import initial_embedding
 from export.training.memory import require_memory
@@ -75,11 +75,11 @@ class TrainingData:
         if config.embedding_init is None:
             return self
         ids = self.dataset.train.ids
-        embedding = initial_embedding(config.embedding_init, self.tokenizer, ids, config.embedding, config.seed, say)
+        embedding = initial_embedding(config.embedding_init, self.tokenizer, ids, config.embedding, config.seed, echo)
         return replace(self, embedding=embedding)
 
     @property
-    def samples_from(self) -> Sequence[str]:
+    def prompt_source(self) -> Sequence[str]:
         """Documents, or excerpts of them, for the prompts of samples: held out, if anything is."""
         return (self.tail or self.head).excerpts()
 
@@ -95,7 +95,7 @@ class TrainingData:
             held_out=_held_out(self.is_shuffled) if self.tail else None,
             held_out_sha256=self.tail.sha256() if self.tail else None,
             train_tokens=self.dataset.train.num_tokens,
-            validation_tokens=self.dataset.num_judged,
+            validation_tokens=self.dataset.num_evaluated,
             judged_characters=count_characters(self.tokenizer, validation.ids) if validation else 0,
         )
 
@@ -117,7 +117,7 @@ def require_enough(config: TrainConfig, corpus: Corpus) -> None:
         )
 
 
-def read_again(config: TrainConfig, facts: CorpusFacts) -> Corpus | None:
+def reread_corpus(config: TrainConfig, facts: CorpusFacts) -> Corpus | None:
     """Return the corpus of a run; None if it cannot be read again or has changed."""
     try:
         corpus = None if config.corpus == "-" else read_corpus(config.corpus, config.documents)

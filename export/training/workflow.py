@@ -13,11 +13,11 @@ from export.corpora.corpus import Corpus, read_corpus
 from export.corpora.memorization import SPAN_WORDS
 from export.errors import CorpusError, ExportError, RunError, WorkerLost
 from export.interrupts import Interrupts
-from export.layout import say
 from export.repository.history import Progress
 from export.repository.plots import history_png
 from export.repository.publishing import publish, require_writable
-from export.tokenizer_command import tell_cut, train_tokenizer
+from export.terminal import echo
+from export.tokenizer_command import describe_dropped_words, train_tokenizer
 from export.training.devices import Devices
 from export.training.display import NoDisplay, TerminalDisplay
 from export.training.events import EventDisplay
@@ -27,7 +27,7 @@ from export.training.report import report
 from export.training.runs import PICTURE, CorpusFacts, RunFolder
 from export.training.samples import SampleWriter
 from export.training.trainer import Display, Trainer
-from export.training.training_data import TrainingData, read_again, require_enough
+from export.training.training_data import TrainingData, require_enough, reread_corpus
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _Job:
     def train_and_publish(self, data: TrainingData) -> None:
         try:
             _describe(self.config, self.tokenizer, data, self.devices)
-            writer = SampleWriter(self.tokenizer, data.samples_from, self.config)
+            writer = SampleWriter(self.tokenizer, data.prompt_source, self.config)
             with Interrupts() as interrupts:
                 progress = self._train(data, writer, interrupts)
                 self.publish(progress, writer, data.head, interrupts)
@@ -68,39 +68,39 @@ class _Job:
                 display = stack.enter_context(events)
             progress = trainer.run(self.folder, display)
         if progress.epochs == epochs_before:
-            say(f"nothing is left to train: {progress.epochs} epochs are done")
+            echo(f"nothing is left to train: {progress.epochs} epochs are done")
         write_atomically(self.folder.path / PICTURE, history_png(progress, self.config.name))
         return progress
 
-    def assist(self, data: TrainingData) -> None:
+    def train_as_worker(self, data: TrainingData) -> None:
         """Train as a worker; the chief displays the progress and publishes."""
-        say(f"{self.devices.task} of {self.devices.describe()}: trains along; the chief tells the progress")
-        writer = SampleWriter(self.tokenizer, data.samples_from, self.config)
+        echo(f"{self.devices.task} of {self.devices.describe()}: trains as a worker; the chief shows the progress")
+        writer = SampleWriter(self.tokenizer, data.prompt_source, self.config)
         with Interrupts() as interrupts:
             self._train(data, writer, interrupts)
 
-    def publish(self, progress: Progress, writer: SampleWriter, learnt: Corpus | None, interrupts: Interrupts) -> None:
+    def publish(
+        self, progress: Progress, writer: SampleWriter, training_text: Corpus | None, interrupts: Interrupts
+    ) -> None:
         """Publish the best epoch. Ctrl-C has no effect during the last step, which writes the version.
 
         Args:
             progress: At least one epoch.
             writer: Writes the samples of the version.
-            learnt: The training split; None if it is unavailable.
+            training_text: The training split; None if it is unavailable.
             interrupts: Raises Ctrl-C before the last step.
         """
         model, best = self.folder.load_best(progress), progress.best
         interrupts.raise_if_interrupted()
-        say(f"writing samples with epoch {progress.best_epoch}, the best one")
-        samples = writer.samples(model)
-        copies = (
-            None
-            if learnt is None
-            else writer.copies(model, learnt.pieces("looking for copies"), interrupts.raise_if_interrupted)
-        )
-        if copies and copies.share is not None:
-            spans = f"{copies.num_copied:,} of {copies.num_spans:,} runs of {SPAN_WORDS} words"
-            say(f"copies: {spans} that it writes stand in the training text ({copies.share:.1%})")
-        training = report(self.config, len(self.tokenizer.tokens), self.facts, progress, samples, copies)
+        echo(f"writing samples with epoch {progress.best_epoch}, the best one")
+        samples, memorization = writer.samples(model), None
+        if training_text is not None:
+            chunks = training_text.chunks("measuring memorization")
+            memorization = writer.measure_memorization(model, chunks, interrupts.raise_if_interrupted)
+        if memorization and memorization.share is not None:
+            spans = f"{memorization.num_copied:,} of {memorization.num_spans:,} runs of {SPAN_WORDS} words"
+            echo(f"memorization: {spans} that it generates occur in the training text ({memorization.share:.1%})")
+        training = report(self.config, len(self.tokenizer.tokens), self.facts, progress, samples, memorization)
         version_dir = publish(
             model,
             self.tokenizer,
@@ -111,15 +111,15 @@ class _Job:
             history=progress,
         )
         kind = "training" if best.validation_loss is None else "validation"
-        say(f"published {version_dir}: epoch {progress.best_epoch}, {kind} loss {best.loss:.3f}")
+        echo(f"published {version_dir}: epoch {progress.best_epoch}, {kind} loss {best.loss:.3f}")
 
     def _suggest_commands(self, *, can_resume: bool) -> None:
         progress = self.folder.progress()
-        say(f"stopped after {progress.epochs} whole epoch(s)")
+        echo(f"stopped after {progress.epochs} complete epoch(s)")
         if progress.epochs:
-            say(f"publish the best, epoch {progress.best_epoch}, with:  {self.command('publish')}")
+            echo(f"publish the best, epoch {progress.best_epoch}, with:  {self.command('publish')}")
         if can_resume:
-            say(f"go on with:  {self.command('resume')}")
+            echo(f"resume with:  {self.command('resume')}")
 
     def command(self, name: str) -> str:
         """Return the command line that runs another command on this run."""
@@ -138,13 +138,13 @@ def train(config: TrainConfig, models_dir: Path, runs_dir: Path) -> int:
     folder = RunFolder(runs_dir / config.name)
     if not devices.is_chief:
         devices.wait()
-        _Job(folder, models_dir, config, tokenizer, data.facts, devices).assist(data)
+        _Job(folder, models_dir, config, tokenizer, data.facts, devices).train_as_worker(data)
         return 0
-    with folder.alone():
+    with folder.locked():
         # Only after all checks: a command that fails must not replace the previous run.
         previous = folder.create(config, tokenizer, data.facts)
         if previous:
-            say(f"the training that lay in {folder.path} is now in {previous}")
+            echo(f"the previous run in {folder.path} is now in {previous}")
         devices.wait()
         _Job(folder, models_dir, config, tokenizer, data.facts, devices).train_and_publish(data)
     return 0
@@ -156,7 +156,7 @@ def resume(run: Path, models_dir: Path) -> int:
     config, tokenizer, facts = folder.load()
     job = _Job(folder, models_dir, config, tokenizer, facts, Devices.find(config.batch_size, config.units))
     require_writable(models_dir / job.config.name)
-    with folder.alone() if job.devices.is_chief else contextlib.nullcontext():
+    with folder.locked() if job.devices.is_chief else contextlib.nullcontext():
         corpus = read_corpus(job.config.corpus, job.config.documents)
         if corpus.sha256() != job.facts.corpus_sha256:
             raise CorpusError(
@@ -169,7 +169,7 @@ def resume(run: Path, models_dir: Path) -> int:
         # A run that was stopped before its first complete epoch starts over.
         has_epochs = folder.progress().epochs > 0
         data = data if has_epochs else data.with_embedding(job.config)
-        job.train_and_publish(data) if job.devices.is_chief else job.assist(data)
+        job.train_and_publish(data) if job.devices.is_chief else job.train_as_worker(data)
     return 0
 
 
@@ -180,10 +180,11 @@ def publish_best(run: Path, models_dir: Path) -> int:
     require_writable(models_dir / job.config.name)
     progress = folder.progress()
     if not progress.epochs:
-        raise RunError(f"{run}: no epoch is whole yet; go on with: {job.command('resume')}")
-    corpus = read_again(job.config, job.facts)
+        raise RunError(f"{run}: no epoch is complete yet; resume with: {job.command('resume')}")
+    corpus = reread_corpus(job.config, job.facts)
     if corpus is None:
-        say(f"corpus {job.config.corpus} is gone or has changed: samples begin from nothing, and copies are not found")
+        changed = f"corpus {job.config.corpus} is gone or has changed"
+        echo(f"{changed}: samples have no prompt, and memorization is not measured")
     seed = job.config.seed if job.facts.is_shuffled else None
     head, tail = corpus.split(job.config.validation, seed) if corpus else (None, None)
     source = tail or head
@@ -196,21 +197,22 @@ def publish_best(run: Path, models_dir: Path) -> int:
 def _describe(config: TrainConfig, tokenizer: Tokenizer, data: TrainingData, devices: Devices) -> None:
     corpus, dataset, vocab_size = data.corpus, data.dataset, len(tokenizer.tokens)
     held_out = dataset.validation.num_tokens if dataset.validation else 0
-    drawn = f", documents drawn by seed {config.seed}" if data.facts.is_shuffled else ""
+    drawn = f", documents sampled by seed {config.seed}" if data.facts.is_shuffled else ""
     unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
-    say(
+    echo(
         f"corpus {corpus.name}: {corpus.num_characters:,} characters in {corpus.num_documents:,} document(s), "
         f"vocabulary {vocab_size:,}"
     )
-    for line in tell_cut(config, data.head, tokenizer):
-        say(line)
-    say(f"{dataset.train.num_tokens:,} tokens to learn from, {held_out:,} held out{unknown}{drawn}")
+    for line in describe_dropped_words(config, data.head, tokenizer):
+        echo(line)
+    echo(f"{dataset.train.num_tokens:,} tokens to train on, {held_out:,} held out{unknown}{drawn}")
     ways = "bidirectional " if config.bidirectional else ""
-    length = f"windows of {config.num_seen}" if config.bidirectional else f"sequences × {config.sequence_length} steps"
-    say(
+    steps = f"sequences × {config.sequence_length} steps"
+    length = f"windows of {config.window_length}" if config.bidirectional else steps
+    echo(
         f"model {config.name}: {config.layers} × {ways}{config.cell}, {config.units} units, "
-        f"{count_parameters(config, vocab_size):,} parameters, {dataset.train.rows} {length}"
+        f"{count_parameters(config, vocab_size):,} parameters, {dataset.train.batch_size} {length}"
     )
-    say(f"computed in {precision_of(config, devices)} on {devices.describe()}")
+    echo(f"computed in {precision_of(config, devices)} on {devices.describe()}")
     if not held_out:
         print("warning: nothing is held out: the loss says how well the text is remembered, no more", file=sys.stderr)

@@ -5,17 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from service.backends.protos import tensor_pb2, types_pb2
+from contract.tensors import DT_FLOAT, DT_INT32, flat_values, set_type
+from service.backends.protos import tensor_pb2
 
-_TYPES = {np.dtype(np.float32): types_pb2.DT_FLOAT, np.dtype(np.int32): types_pb2.DT_INT32}
-_FIELDS = {types_pb2.DT_FLOAT: (np.dtype("<f4"), "float_val"), types_pb2.DT_INT32: (np.dtype("<i4"), "int_val")}
+_TYPES = {np.dtype(np.float32): DT_FLOAT, np.dtype(np.int32): DT_INT32}
 
 
 def to_proto(array: np.ndarray) -> Any:
     """Convert a float32 or int32 array."""
-    proto = tensor_pb2.TensorProto(dtype=_TYPES[array.dtype], tensor_content=array.tobytes())
-    for size in array.shape:
-        proto.tensor_shape.dim.add(size=size)
+    proto = tensor_pb2.TensorProto(tensor_content=array.tobytes())
+    set_type(proto, _TYPES[array.dtype], array.shape)
     return proto
 
 
@@ -32,17 +31,11 @@ def to_array(proto: Any, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         ValueError: another dtype or shape, or a number of values that does not fit the shape.
     """
-    if proto.dtype not in _FIELDS:
-        raise ValueError(f"tensor type {proto.dtype} is neither DT_FLOAT nor DT_INT32")
-    dtype, field = _FIELDS[proto.dtype]
     announced = tuple(dim.size for dim in proto.tensor_shape.dim)
     if announced != shape:
         raise ValueError(f"tensor shape must be {shape}, got {announced}")
-    if proto.tensor_content:
-        flat = np.frombuffer(proto.tensor_content, dtype)
-    else:
-        flat = np.array(getattr(proto, field), dtype)
-        if flat.size == 1:
-            # TensorProto's compact form of a constant tensor.
-            flat = np.full(math.prod(shape), flat[0])
+    flat = flat_values(proto)
+    if flat.size == 1 and not proto.tensor_content:
+        # TensorProto's compact form of a constant tensor.
+        flat = np.full(math.prod(shape), flat[0])
     return flat.reshape(shape)

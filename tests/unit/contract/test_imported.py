@@ -28,7 +28,7 @@ def plain(name):
 
 def nothing(tokenizer):
     """Return the unknown token's id, if there is one: the library has its name for text."""
-    return {tokenizer.special.unknown} if tokenizer.special.never_drawn else set()
+    return {tokenizer.special.unknown} if tokenizer.special.never_sampled else set()
 
 
 @kinds
@@ -207,7 +207,7 @@ def test_an_id_beyond_the_limit_is_refused():
 
 DAMAGES = {
     "no kind": (None, "model", {"type": "Magic", "vocab": {}}, "model.type must be one of .*, got 'Magic'"),
-    "a decoder of speech": (None, "decoder", {"type": "CTC"}, "a decoder of CTC is not served"),
+    "a decoder of speech": (None, "decoder", {"type": "CTC"}, "a decoder of CTC is not supported"),
     "damaged": ("model", "vocab", 5, "library cannot read it"),
     "no unknown token": ("model", "unk_token", "[NONE]", "unk_token '\\[NONE\\]' of the WordLevel model is not in its"),
 }

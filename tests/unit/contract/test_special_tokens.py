@@ -56,7 +56,7 @@ def test_an_end_alone_begins_texts_and_can_be_drawn():
     library = words(["</s>", "<pad>"])
     tokenizer = ImportedTokenizer(json.loads(library.to_str()))
     assert special(library) == {"padding": "<pad>", "unknown": "w0", "start": "</s>", "end": "</s>"}
-    assert tokenizer.special.never_drawn == (0, 11)
+    assert tokenizer.special.never_sampled == (0, 11)
 
 
 def test_without_any_mark_a_text_begins_with_a_line_feed_that_may_be_drawn():
@@ -64,7 +64,7 @@ def test_without_any_mark_a_text_begins_with_a_line_feed_that_may_be_drawn():
     library = MADE["bytes without marks"]
     tokenizer = ImportedTokenizer(json.loads(library.to_str()))
     assert set(special(library).values()) == {"Ċ", None}
-    assert tokenizer.special.never_drawn == ()
+    assert tokenizer.special.never_sampled == ()
     assert tokenizer.decode([tokenizer.special.start]) == "\n"
 
 

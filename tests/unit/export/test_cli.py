@@ -150,7 +150,7 @@ def test_a_model_that_is_there_is_not_trained_again(published, capsys):
     assert train("--if-empty", "--epochs", "1") == 0
     assert len(published) == 1
     out = capsys.readouterr().out
-    assert "passed over: models/m/1: exported in format 1, and this release reads 3; export it again with: " in out
+    assert "skipped: models/m/1: exported in format 1, and this release reads 3; export it again with: " in out
     tokenizer = CharacterTokenizer.train(TEXT)
     sizes = {"layers": 1, "units": 6, "embedding": 4, "state_size": 12, "vocab_size": len(tokenizer.tokens)}
     facts = {
@@ -263,7 +263,7 @@ def test_words_that_are_cut_off_are_told(published, capsys):
 
 
 def test_a_limited_vocabulary_has_that_many_words(published):
-    """Ids below `--num-words`, as Keras counts, and the start mark after them."""
+    """Ids below `--num-words`, as Keras counts, and the start token after them."""
     assert train("--unit", "word", "--num-words", "6", "--epochs", "1") == 0
     assert published[0][1].tokens == ("<pad>", "<OOV>", "the", "cat", "sat", "on", "<start>")
 
@@ -386,7 +386,9 @@ def test_a_training_that_fails_names_the_best_epoch_that_is_left(published, monk
     monkeypatch.setattr(workflow, "Trainer", Failing)
     assert train() == 1
     out, err = capsys.readouterr()
-    assert "stopped after 1 whole epoch(s)\npublish the best, epoch 1, with:  python -m export publish runs/m\n" in out
+    assert (
+        "stopped after 1 complete epoch(s)\npublish the best, epoch 1, with:  python -m export publish runs/m\n" in out
+    )
     assert "resume" not in out
     assert err == "error: the loss is nan in epoch 2; lower --learning-rate (now 0.004) or --clip-norm (now 1.0)\n"
     assert main(["publish", "runs/m"]) == 0
@@ -440,7 +442,7 @@ def test_a_corpus_that_is_gone_or_changed_is_told_at_resume(capsys):
     capsys.readouterr()
     Path("book.txt").write_text(TEXT.replace("cat", "cow"))
     assert main(["publish", "runs/m"]) == 0
-    assert "corpus book.txt is gone or has changed: samples begin from nothing" in capsys.readouterr().out
+    assert "corpus book.txt is gone or has changed: samples have no prompt" in capsys.readouterr().out
     assert main(["resume", "runs/m"]) == 1
     assert "corpus book.txt: this is not the text that runs/m began with" in one_line(capsys)
     Path("book.txt").unlink()
@@ -459,9 +461,9 @@ def test_a_run_without_a_whole_epoch_cannot_be_published(published, monkeypatch,
     monkeypatch.setattr(workflow.Trainer, "run", stop)
     assert train("--models-dir", "my models") == 130
     hint = "python -m export resume runs/m --models-dir 'my models'\n"
-    assert capsys.readouterr().out.endswith(f"stopped after 0 whole epoch(s)\ngo on with:  {hint}")
+    assert capsys.readouterr().out.endswith(f"stopped after 0 complete epoch(s)\nresume with:  {hint}")
     assert main(["publish", "runs/m", "--models-dir", "my models"]) == 1
-    assert one_line(capsys) == f"error: runs/m: no epoch is whole yet; go on with: {hint}"
+    assert one_line(capsys) == f"error: runs/m: no epoch is complete yet; resume with: {hint}"
     assert published == []
 
 
@@ -477,7 +479,7 @@ def test_the_same_training_started_again_keeps_the_earlier_one(published, capsys
     """A command repeated by mistake does not cost hours."""
     assert train("--epochs", "1") == 0
     assert train("--epochs", "1", "--seed", "1") == 0
-    assert "the training that lay in runs/m is now in runs/m~" in capsys.readouterr().out
+    assert "the previous run in runs/m is now in runs/m~" in capsys.readouterr().out
     assert main(["publish", "runs/m~"]) == 0
     assert [training.seed for _, _, training, _ in published] == [0, 1, 0]
 
@@ -519,7 +521,7 @@ def test_ctrl_c_in_the_middle_of_a_training(published, capsys):
     assert err == "\nstopping as soon as this step is done; Ctrl-C again: at once\n"
     done = int(re.search(r"stopped after (\d+) whole epoch", out)[1])
     assert 2 <= done < 40
-    assert "with:  python -m export publish runs/m\ngo on with:  python -m export resume runs/m\n" in out
+    assert "with:  python -m export publish runs/m\nresume with:  python -m export resume runs/m\n" in out
     assert not Path("models").exists()
 
     assert main(["publish", "runs/m"]) == 0
@@ -556,7 +558,7 @@ def test_of_a_sorted_list_documents_from_everywhere_are_held_out(published, caps
     _, tokenizer, training, _ = published[0]
     assert set("ABCDEFGHIJKLMNOPQRSTUVWXYZ") <= set(tokenizer.tokens)
     assert (training.held_out, len(training.held_out_sha256)) == ("shuffled_documents", 64)
-    assert "held out, documents drawn by seed 4\n" in capsys.readouterr().out
+    assert "held out, documents sampled by seed 4\n" in capsys.readouterr().out
     assert main(["tokenizer", "--corpus", "names.txt", "--documents", "lines", "--seed", "4"]) == 0
     assert f"a vocabulary of {len(tokenizer.tokens):,} tokens" in capsys.readouterr().out
 

@@ -144,14 +144,14 @@ def test_a_word_that_is_unknown_has_the_token_of_any_name_or_is_dropped(tmp_path
     assert (with_token.encode("b c a"), with_token.decode([1, 2])) == ([3, 1, 2], "a")
     assert without.tokens == ("<pad>", "a", "b")
     assert (without.encode("b c a"), without.offsets("b c a")) == ([2, 1], [0, 4])
-    assert (without.special.unknown, without.special.never_drawn) == (0, (0,))
+    assert (without.special.unknown, without.special.never_sampled) == (0, (0,))
     assert without.encode("x y") == []
 
 
 def test_a_model_from_elsewhere_begins_with_padding(tmp_path):
     """Its vocabulary has no mark: an empty text is a window of padding."""
     special = read_tokenizer(write(tmp_path, fitted(["a b"], oov_token="<OOV>").to_json())).special
-    assert (special.start, special.end, special.never_drawn) == (0, None, (0, 1))
+    assert (special.start, special.end, special.never_sampled) == (0, None, (0, 1))
 
 
 def test_words_that_are_called_as_marks_are_marks_and_the_text_may_hold_them(tmp_path):
@@ -160,8 +160,8 @@ def test_words_that_are_called_as_marks_are_marks_and_the_text_may_hold_them(tmp
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
     start, end = oracle.word_index["<start>"], oracle.word_index["<end>"]
     assert (tokenizer.special.start, tokenizer.special.end) == (start, end)
-    assert start in tokenizer.special.never_drawn
-    assert end not in tokenizer.special.never_drawn
+    assert start in tokenizer.special.never_sampled
+    assert end not in tokenizer.special.never_sampled
     ids = tokenizer.encode("<start> a dog <end>")
     assert ids == oracle.texts_to_sequences(["<start> a dog <end>"])[0]
     assert tokenizer.decode(ids) == "a dog"
@@ -253,8 +253,8 @@ BAD = {
     "nothing": ("", "this is not JSON"),
     "text": ("the\ncat\n", "this is not JSON"),
     "half": (changed()[:-9], "this is not JSON"),
-    "a list": ("[1, 2]", "JSON of no tokenizer: list"),
-    "a string in a string": (json.dumps(json.dumps("x")), "JSON of no tokenizer: str"),
+    "a list": ("[1, 2]", "JSON is no tokenizer: list"),
+    "a string in a string": (json.dumps(json.dumps("x")), "JSON is no tokenizer: str"),
     "deep": ("[" * 100_000, "this is not JSON"),
     "another object": ('{"a": {}}', "neither class_name nor model"),
     "a vocabulary": ('{"the": 1, "cat": 2}', "a vocabulary alone, which does not say how a text is cut"),
@@ -265,7 +265,7 @@ BAD = {
     "words without ids": (changed(word_index='{"a": "b"}'), "word_index.a: "),
     "a gap": (changed(word_index=index(a=2, b=4)), "word_index has no id 3; ids must run from 1 to 3"),
     "one id twice": (changed(word_index=index(a=2, b=2)), "the id 2 twice, for 'a' and 'b'"),
-    "one word twice": (changed(word_index='{"<OOV>": 1, "a": 2, "a": 3}'), "'a' stands there twice"),
+    "one word twice": (changed(word_index='{"<OOV>": 1, "a": 2, "a": 3}'), "'a' occurs twice"),
     "a late beginning": (changed(oov_token=None, word_index='{"a": 2, "b": 3}'), "word_index has no id 1"),
     "an id below": (changed(word_index=index(a=-1)), "word_index has 'a' = -1"),
     "the unknown token as a word": (changed(word_index='{"<OOV>": 3, "a": 2}'), "hold oov_token '<OOV>' as a word"),
@@ -287,7 +287,7 @@ BAD = {
     "a model without a vocabulary": ('{"model": {"type": "BPE"}}', "library cannot read it: "),
     "a decoder that is not served": (
         '{"model": {"type": "BPE"}, "decoder": {"type": "Sequence", "decoders": [{"type": "CTC"}, {"type": "Fuse"}]}}',
-        r"a decoder of CTC \+ Fuse is not served",
+        r"a decoder of CTC \+ Fuse is not supported",
     ),
 }
 

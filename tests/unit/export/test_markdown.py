@@ -2,7 +2,7 @@
 
 import pytest
 
-from export.markdown import code, fenced, seen, table
+from export.markdown import code, fenced, printable, table
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_no_text_ends_its_fence(text):
 
 def test_what_a_page_does_not_show_is_a_dot():
     """Escape sequences and separators reach no terminal and no editor."""
-    assert seen("a\x1b[2J\u2028b\r\n\tc\ud800") == "a·[2J·b·\n    c·"
+    assert printable("a\x1b[2J\u2028b\r\n\tc\ud800") == "a·[2J·b·\n    c·"
 
 
 def test_a_table_has_a_line_for_each_row():

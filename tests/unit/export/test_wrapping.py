@@ -61,7 +61,7 @@ def test_options_are_honoured(capsys):
     assert wrap("--direction", "backward", "--models-dir", "other", "--window", "7", model="gru.keras") == 0
     card, _ = load_assets(Path("other/lesson/1"))
     assert (card.direction, card.context) == ("backward", 7)
-    assert "7 of its outputs have no token and are never drawn" in capsys.readouterr().out
+    assert "7 of its outputs have no token and are never sampled" in capsys.readouterr().out
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(capsys):

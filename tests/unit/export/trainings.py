@@ -27,7 +27,7 @@ class NoSamples:
     def samples(self, _):
         return ()
 
-    def copies(self, *_):
+    def measure_memorization(self, *_):
         return None
 
 
@@ -38,7 +38,7 @@ class Watcher:
         self.fractions, self.losses, self.weights = [], [], []
         self._at_window, self._at_epoch = at_window, at_epoch
 
-    def window(self, epoch, train_loss, tokens, fraction):  # noqa: ARG002 - as `Display` declares it
+    def update(self, epoch, train_loss, tokens, fraction):  # noqa: ARG002 - as `Display` declares it
         self.losses.append(train_loss)
         self.fractions.append(fraction)
         if self._at_window:

@@ -178,7 +178,7 @@ def test_a_config_file_that_cannot_be_used_changes_nothing_and_is_logged_once(
     assert client.weight() == 2.0
     models.configure(models.entry(versions=[2]))
     until(lambda: client.states() == {2: "AVAILABLE", 1: "END"})
-    assert caplog.text.count("the present config stays") == 2
+    assert caplog.text.count("the current config stays") == 2
 
 
 def test_the_config_file_overrules_a_reload(

@@ -41,9 +41,9 @@ def test_a_word_stands_for_itself_and_a_space():
     assert count_characters(tokenizer, ids) == len("the dog the cat ")
 
 
-def test_an_end_mark_is_one_character():
+def test_an_end_token_is_one_character():
     """As the line end is that stands there in a running text, so both have the same figure."""
-    tokenizer = CharacterTokenizer.train("abc", end_mark=True)
+    tokenizer = CharacterTokenizer.train("abc", end_token=True)
     assert count_characters(tokenizer, np.array([*tokenizer.encode("abc"), tokenizer.special.end])) == 4
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.corpora.corpus import Corpus
-from export.corpora.documents import MARK, mark_documents
+from export.corpora.documents import SEPARATOR, separate_documents
 from export.corpora.text import TextWriter
 from export.errors import CorpusError
 
@@ -33,7 +33,7 @@ def at_once(texts, documents):
 def test_parts_are_parted_as_the_whole(documents, texts):
     """Also where a blank line, or blank text before a document, is itself in parts; what is blank is left out."""
     writer = TextWriter()
-    for part in mark_documents(texts, documents):
+    for part in separate_documents(texts, documents):
         writer.write(part)
     text, expected = writer.text(), at_once(["".join(parts) for parts in texts], documents)
     assert (list(text.documents()) if text else []) == expected
@@ -49,4 +49,4 @@ def test_a_corpus_of_nothing_is_refused():
 
 def test_the_mark_stands_in_no_text():
     """What is read as text never holds it: it is refused as binary."""
-    assert MARK == "\0"
+    assert SEPARATOR == "\0"

@@ -13,7 +13,7 @@ from export.corpora import ids as ids_module
 from export.corpora import text as text_module
 from export.corpora.corpus import Corpus
 from export.corpora.ids import encode_corpus
-from export.training.dataset import Ngrams, Streams
+from export.training.dataset import Sequences, SlidingWindows
 
 DOCUMENTS = st.lists(st.text(st.sampled_from("ab. \n"), min_size=1, max_size=80).filter(str.strip), min_size=1)
 
@@ -37,7 +37,7 @@ def small_pieces():
 def test_a_document_in_many_pieces_is_turned_around_whole(kind, ends, documents):
     """Forwards and backwards the ids are those of whole documents, with the mark behind each if they end."""
     documents = documents if ends else documents[:1]
-    tokenizer = kind.train([*documents, "ab"], end_mark=ends)
+    tokenizer = kind.train([*documents, "ab"], end_token=ends)
     corpus = Corpus.of("c", documents, ends=ends)
     mark = [tokenizer.special.end] if ends else []
     for direction, step in (("forward", 1), ("backward", -1)):
@@ -51,6 +51,6 @@ def test_what_is_laid_out_is_no_copy(direction):
     corpus = Corpus.of("c", ["ab ab " * 200], ends=False)
     ids = encode_corpus(corpus, CharacterTokenizer.train("ab "), direction)
     assert isinstance(ids.base, np.memmap)
-    for laid_out in (Streams.lay_out(ids, 2, 4, 10), Ngrams.lay_out(ids, 2, None, 4, 10)):
+    for laid_out in (Sequences.for_training(ids, 2, 4, 10), SlidingWindows(ids, 4, 2, None, 10)):
         assert np.shares_memory(laid_out.ids, ids)
-    assert np.shares_memory(Streams.lay_out(ids, 2, 4, 10).targets, ids)
+    assert np.shares_memory(Sequences.for_training(ids, 2, 4, 10).targets, ids)

@@ -17,7 +17,7 @@ import numpy as np
 from export.config import load_config
 from export.corpora.corpus import read_corpus
 from export.training.dataset import Dataset
-from export.tokenizer_command import tell_cut, train_tokenizer
+from export.tokenizer_command import describe_dropped_words, train_tokenizer
 
 def peak_bytes():
     # Of this process alone: getrusage has that of whoever started it in it.
@@ -31,12 +31,12 @@ before = peak_bytes()
 corpus = read_corpus(config.corpus, config.documents)
 head, tail = corpus.split(config.validation)
 tokenizer = train_tokenizer(config, head)
-list(tell_cut(config, head, tokenizer))
+list(describe_dropped_words(config, head, tokenizer))
 dataset = Dataset.lay_out(head, tail, tokenizer, config)
 excerpts = (tail or head).excerpts()
 corpus.sha256()
 after = peak_bytes()
-tokens = sum(targets.size for _, targets in dataset.train.windows(np.random.default_rng(0)))
+tokens = sum(targets.size for _, targets in dataset.train.batches(np.random.default_rng(0)))
 print(json.dumps([after - before, corpus.num_characters, tokens]))
 """
 

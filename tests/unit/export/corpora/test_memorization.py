@@ -8,7 +8,7 @@ import pytest
 from contract.tokenizer import KERAS_RULES
 from export.corpora import memorization
 from export.corpora.memorization import MIN_SPANS, SPAN_WORDS, Memorization, find_memorized_spans
-from export.corpora.text import Piece
+from export.corpora.text import Chunk
 
 WORDS = [f"w{i}" for i in range(200)]
 # Each text's first and last word do not count, so this one has 191 runs.
@@ -21,11 +21,11 @@ def joined(start, stop, between=" "):
     return between.join(WORDS[start:stop])
 
 
-def pieces(*documents, length=10**6):
-    """Cut documents into pieces of whole words."""
+def chunks(*documents, length=10**6):
+    """Cut documents into chunks of whole words."""
     for document in documents:
         parts = re.findall(rf"(?s).{{1,{length}}}\S*", document)
-        yield from (Piece(part, ends=i == len(parts)) for i, part in enumerate(parts, start=1))
+        yield from (Chunk(part, is_last=i == len(parts)) for i, part in enumerate(parts, start=1))
 
 
 def by_hand(written, documents, words=str.split):
@@ -51,14 +51,14 @@ def by_hand(written, documents, words=str.split):
 )
 def test_runs_of_eight_words_are_found_where_they_stand(document, expected):
     """White space is no part of a word, and case is."""
-    assert find_memorized_spans([WRITTEN], pieces(document)) == Memorization(NUM_SPANS, expected)
+    assert find_memorized_spans([WRITTEN], chunks(document)) == Memorization(NUM_SPANS, expected)
 
 
 def test_a_run_does_not_reach_over_the_end_of_a_document_or_of_a_text():
     """Two halves in two documents are no copy, nor are two texts one."""
-    assert find_memorized_spans([WRITTEN], pieces(joined(50, 54), joined(54, 58))).num_copied == 0
+    assert find_memorized_spans([WRITTEN], chunks(joined(50, 54), joined(54, 58))).num_copied == 0
     halves = [joined(0, 100), joined(100, 200)]
-    assert find_memorized_spans(halves, pieces(WRITTEN)) == Memorization(
+    assert find_memorized_spans(halves, chunks(WRITTEN)) == Memorization(
         2 * (98 - SPAN_WORDS + 1), 2 * (98 - SPAN_WORDS + 1)
     )
 
@@ -66,7 +66,7 @@ def test_a_run_does_not_reach_over_the_end_of_a_document_or_of_a_text():
 def test_words_are_compared_in_the_form_in_which_a_model_writes_them():
     """A model of Keras's words writes lower case without punctuation, and the text has both."""
     document = ", ".join(WORDS[50:60]).upper() + "!"
-    assert find_memorized_spans([WRITTEN], pieces(document), KERAS_RULES.words).num_copied == 3
+    assert find_memorized_spans([WRITTEN], chunks(document), KERAS_RULES.words).num_copied == 3
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100])
@@ -77,7 +77,7 @@ def test_a_text_that_is_cut_into_pieces_has_the_same_copies(size):
     documents = [rng.choice([" ", "\n", "  "]).join(rng.choices("abc", k=150)) for _ in range(4)]
     expected = by_hand(written, documents)
     assert 0 < expected.num_copied < expected.num_spans
-    assert find_memorized_spans(written, pieces(*documents, length=size)) == expected
+    assert find_memorized_spans(written, chunks(*documents, length=size)) == expected
 
 
 def test_runs_that_only_agree_by_their_hash_are_no_copies(monkeypatch):
@@ -85,7 +85,7 @@ def test_runs_that_only_agree_by_their_hash_are_no_copies(monkeypatch):
     monkeypatch.setattr(memorization, "_FACTOR", memorization.np.uint64(0))
     written = [" ".join(f"{i}a b" for i in range(100))]
     document = " ".join(["b x"] * 100) + " " + " ".join(f"b b b b b b b {i}a" for i in range(100))
-    assert find_memorized_spans(written, pieces(document)).num_copied == 0
+    assert find_memorized_spans(written, chunks(document)).num_copied == 0
 
 
 def test_of_too_few_runs_there_is_no_share():
@@ -108,4 +108,4 @@ def test_the_search_can_be_ended_between_two_pieces():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find_memorized_spans([WRITTEN], pieces(WRITTEN, length=10), raise_if_interrupted=raise_if_interrupted)
+        find_memorized_spans([WRITTEN], chunks(WRITTEN, length=10), raise_if_interrupted=raise_if_interrupted)

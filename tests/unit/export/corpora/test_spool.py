@@ -20,12 +20,12 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_file_has_no_name_and_goes_with_its_owner(folder):
     """Not even a process that is killed leaves one."""
-    scratch = Spool()
-    scratch.write(b"abc")
-    number = scratch.file.fileno()
+    spool = Spool()
+    spool.write(b"abc")
+    number = spool.file.fileno()
     assert os.fstat(number).st_dev == folder.stat().st_dev
     assert list(folder.iterdir()) == []
-    del scratch
+    del spool
     gc.collect()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)
@@ -33,12 +33,12 @@ def test_a_file_has_no_name_and_goes_with_its_owner(folder):
 
 def test_what_was_written_is_read_and_mapped_wherever_it_lies(folder):  # noqa: ARG001 - it is written there
     """An array outlives the file's owner; what is longer than the file is read to its end."""
-    scratch = Spool()
+    spool = Spool()
     for content in (b"ab", b"", b"cdef"):
-        scratch.write(content)
-    assert (scratch.read(1, 3), scratch.read(4, 99), scratch.size) == (b"bc", b"ef", 6)
-    array = scratch.map(np.dtype(np.uint16))
-    del scratch
+        spool.write(content)
+    assert (spool.read(1, 3), spool.read(4, 99), spool.size) == (b"bc", b"ef", 6)
+    array = spool.map(np.dtype(np.uint16))
+    del spool
     gc.collect()
     assert array.tobytes() == b"abcdef"
     assert Spool().map(np.dtype(np.uint8)).tolist() == []
@@ -46,18 +46,18 @@ def test_what_was_written_is_read_and_mapped_wherever_it_lies(folder):  # noqa: 
 
 def test_a_full_disk_is_told_with_the_folder_and_the_way_out(folder, monkeypatch):
     """It is no error of the text."""
-    scratch = Spool()
-    scratch.write(b"abc")
+    spool = Spool()
+    spool.write(b"abc")
 
     class Full:
         def write(self, _):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(scratch, "file", Full())
+    monkeypatch.setattr(spool, "file", Full())
     with pytest.raises(
         CorpusError, match=rf"^{folder}: No space left on device, after 3 bytes; .*TMPDIR names another"
     ):
-        scratch.write(b"d")
+        spool.write(b"d")
 
 
 def test_without_a_folder_that_is_told_too(folder, monkeypatch):

@@ -22,7 +22,7 @@ FRACTIONS = st.floats(0.01, 0.99)
 
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks():
-    """Blocks, noted places and pieces so small that a few words have many of them."""
+    """Blocks, known positions and chunks so small that a few words have many of them."""
     with patch.object(text_module, "BLOCK_BYTES", 7), patch.object(huggingface, "CHUNK_CHARACTERS", 3):
         yield
 
@@ -35,10 +35,10 @@ def kept(length, fraction):
 @settings(deadline=None)
 @given(documents=DOCUMENTS)
 def test_documents_come_back_with_their_figures(documents):
-    """In pieces, whole, counted and hashed, wherever a block ends within a character."""
+    """In chunks, whole, counted and hashed, wherever a block ends within a character."""
     corpus = Corpus.of("c", documents, ends=True)
     assert corpus.documents == tuple(documents)
-    assert "".join(text + "\0" * ends for text, ends in corpus.pieces()) == "".join(f"{each}\0" for each in documents)
+    assert "".join(text + "\0" * ends for text, ends in corpus.chunks()) == "".join(f"{each}\0" for each in documents)
     assert corpus.num_characters == sum(map(len, documents))
     assert corpus.sha256() == hashlib.sha256("\0".join(documents).encode()).hexdigest()
 

@@ -140,8 +140,8 @@ def test_a_bias_of_100_draws_a_token_always_and_of_minus_100_never(published):
         assert same_bits(drawn, plain)
 
 
-def test_the_end_mark_waits_for_min_steps_and_no_longer(ending):
-    """A row whose next token would always be the end mark ends after that many tokens and the mark."""
+def test_the_end_token_waits_for_min_steps_and_no_longer(ending):
+    """A row whose next token would always be the end token ends after that many tokens and the mark."""
     state = ending.read(IDS[:, :-1])
     min_steps = np.array([0, 1, 2, 5, 8, 23, 24, 1000])
     drawn = ending.draw_full(IDS[:, -1], state, UNIFORMS, bias=biased(END, 100), min_steps=min_steps)["token_ids"]
@@ -152,8 +152,8 @@ def test_the_end_mark_waits_for_min_steps_and_no_longer(ending):
             assert not drawn[row, count + 1 :].any()
 
 
-def test_the_end_mark_waits_also_where_the_lists_are_empty(ending):
-    """A flat distribution and evenly spread uniforms draw the end mark at once, and with `min_steps` they do not."""
+def test_the_end_token_waits_also_where_the_lists_are_empty(ending):
+    """A flat distribution and evenly spread uniforms draw the end token at once, and with `min_steps` they do not."""
     rows = 64
     state, last = ending.read(np.tile(IDS[:1, :-1], (rows, 1))), np.tile(IDS[:1, -1], rows)
     uniforms = np.linspace(0, 1, rows, endpoint=False, dtype=np.float32)[:, None]
@@ -162,7 +162,7 @@ def test_the_end_mark_waits_also_where_the_lists_are_empty(ending):
 
 
 def test_min_steps_in_calls_of_one_step_are_those_of_one_call(ending):
-    """Whoever takes off what was drawn gets the same text; penalties on the end mark itself count as any."""
+    """Whoever takes off what was drawn gets the same text; penalties on the end token itself count as any."""
     state, last = ending.read(IDS[:, :-1]), IDS[:, -1]
     counts, seen, bias = COUNTS.copy(), SEEN.copy(), biased(END, -1)
     counts[:, END], seen[:, END] = 1, 1
@@ -183,7 +183,7 @@ def test_min_steps_in_calls_of_one_step_are_those_of_one_call(ending):
     assert 0 < steps.sum() < ROWS
 
 
-def test_min_steps_mean_nothing_to_a_model_without_end_mark(published):
+def test_min_steps_mean_nothing_to_a_model_without_end_token(published):
     """No id is kept back where none ends a text."""
     state = published.read(IDS[:, :-1])
     plain = published.draw_full(IDS[:, -1], state, UNIFORMS)

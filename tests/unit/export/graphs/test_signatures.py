@@ -122,8 +122,8 @@ def test_special_tokens_and_surplus_rows_are_never_drawn(published):
         assert set(drawn.ravel()) <= set(range(3, VOCABULARY - 2))
 
 
-def test_the_end_mark_ends_a_row(ending):
-    """After the end mark a row draws nothing more, and its state is the one before the mark was read."""
+def test_the_end_token_ends_a_row(ending):
+    """After the end token a row draws nothing more, and its state is the one before the mark was read."""
     state = ending.read(IDS[:, :-1])
     rng = np.random.default_rng(1)
     ended = 0

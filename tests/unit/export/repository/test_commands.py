@@ -74,7 +74,7 @@ def test_a_version_is_a_line_of_figures(models_dir, capsys):
 def test_bits_of_an_earlier_release_follow_from_the_loss_of_characters(models_dir, capsys):
     """2 nats of a character are 2.885 bits; where a text's end is a token too they are not known."""
     store(models_dir)
-    store(models_dir, "n", tokenizer=type(TOKENIZER).train("abcdefgh", end_mark=True))
+    store(models_dir, "n", tokenizer=type(TOKENIZER).train("abcdefgh", end_token=True))
     bits = [row["bits_per_character"] for row in json.loads("\n".join(told(capsys, "list", "--json")))["versions"]]
     assert bits == [pytest.approx(2.885, abs=1e-3), None]
 
@@ -133,12 +133,12 @@ def test_a_model_that_is_listed_and_missing_is_told(models_dir, capsys):
 
 
 def test_a_damaged_models_config_costs_only_what_it_says(models_dir, capsys):
-    """Versions are listed, and what is served is not known."""
+    """Versions are listed, and served versions are unknown."""
     store(models_dir)
     (models_dir / "models.config").write_text("model_config_list { konfig {} }")
     _, line, complaint = told(capsys, "list")
     assert line.endswith("unknown")
-    assert complaint.startswith("what is served is not known: models/models.config: 1:21")
+    assert complaint.startswith("served versions are unknown: models/models.config: 1:21")
 
 
 def test_an_empty_repository_says_how_to_fill_it(capsys):

@@ -101,10 +101,10 @@ def test_documents_that_two_seeds_drew_are_compared_and_it_is_told(models_dir, c
     assert result["best"]["validation_loss"] == ["b:1"]
     (note,) = result["notes"]
     assert note.startswith(
-        "each holds out other documents of the same corpus, drawn by its seed: small differences are"
+        "each holds out other documents of the same corpus, sampled by its seed: small differences are"
     )
     assert note.endswith(
-        "(a:1: 500 characters of documents drawn by seed 0; b:1: 503 characters of documents drawn by seed 1)"
+        "(a:1: 500 characters of documents sampled by seed 0; b:1: 503 characters of documents sampled by seed 1)"
     )
 
 
@@ -130,7 +130,7 @@ def test_documents_that_were_drawn_are_not_compared_with_other_parts(models_dir,
     store(models_dir, "a", **SHUFFLED, held_out_sha256="1" * 64)
     store(models_dir, "b", **other, validation_loss=1.5)
     result = document(capsys, "a", "b")
-    assert result["notes"][0].startswith("what is held out differs: no figures of quality can be compared (a:1: 500 ")
+    assert result["notes"][0].startswith("the validation splits differ: no quality metrics can be compared (a:1: 500 ")
     assert not any(result["best"].values())
 
 
@@ -139,10 +139,10 @@ def test_documents_that_were_drawn_are_not_compared_with_other_parts(models_dir,
     [
         (
             {"corpus_sha256": "b" * 64},
-            "the corpora differ: no figures of quality can be compared (a:1: book.txt, 5,000",
+            "the corpora differ: no quality metrics can be compared (a:1: book.txt, 5,000",
         ),
-        ({"held_out_characters": 400}, "what is held out differs: no figures of quality can be compared (a:1: 500 "),
-        ({"held_out_characters": None}, "what is held out differs: no figures of quality can be compared (a:1: 500 "),
+        ({"held_out_characters": 400}, "the validation splits differ: no quality metrics can be compared (a:1: 500 "),
+        ({"held_out_characters": None}, "the validation splits differ: no quality metrics can be compared (a:1: 500 "),
     ],
 )
 def test_different_texts_are_told_and_nothing_is_marked(models_dir, capsys, report, note):
@@ -168,7 +168,7 @@ def test_a_model_from_elsewhere_has_no_figures(models_dir, capsys):
     store(models_dir, "b", card={"training": None})
     lines = compared(capsys, "a", "b")
     assert lines["validation loss"] == ["2.000", "–"]
-    assert "trained elsewhere, so no figures of quality can be compared: b:1" in lines[""]
+    assert "trained elsewhere, so no quality metrics can be compared: b:1" in lines[""]
 
 
 def test_a_loss_beyond_all_numbers_is_json_all_the_same(models_dir, capsys):
@@ -217,7 +217,7 @@ def test_losses_are_drawn_by_epoch_and_by_minutes(models_dir, capsys, monkeypatc
     store(models_dir, "b", epochs=[4.0, 3.5])
     store(models_dir, "old")
     out = "\n".join(compared(capsys, "a", "b", "old", "--plot", "p.png")[""])
-    assert "not in the picture: old:1, its epochs are not known" in out
+    assert "not in the plot: old:1, its epochs are unknown" in out
     assert "written p.png: losses in nats per token" in out
     assert Path("p.png").read_bytes().startswith(b"\x89PNG")
     by_epoch, by_minutes = figures[0].axes
@@ -269,4 +269,4 @@ def test_a_damaged_history_is_told_and_the_rest_is_compared(models_dir, capsys):
     (store(models_dir, "a") / "assets.extra" / "history.json").write_text("[")
     store(models_dir, "b")
     (note,) = document(capsys, "a", "b")["notes"]
-    assert note.startswith("a:1: its epochs are not known: models/a/1/assets.extra/history.json: damaged (Invalid JSON")
+    assert note.startswith("a:1: its epochs are unknown: models/a/1/assets.extra/history.json: damaged (Invalid JSON")

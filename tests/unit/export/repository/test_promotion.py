@@ -9,7 +9,7 @@ import pytest
 from contract.labels import read_labels
 from export.cli import main
 from export.repository import removal
-from export.repository.models_config import add_to_models_config, read_listings
+from export.repository.models_config import add_to_models_config, read_entries
 from tests.faults import fill_disk
 from tests.unit.export.repository.stored import store
 
@@ -32,7 +32,7 @@ def run(capsys, *arguments):
 
 def entry(models_dir, name="m"):
     """Return labels and served versions of an entry."""
-    (found,) = [listing for listing in read_listings(models_dir) if listing.name == name]
+    (found,) = [listing for listing in read_entries(models_dir) if listing.name == name]
     return dict(found.labels), sorted(found.served(range(1, 10)))
 
 
@@ -142,7 +142,7 @@ def test_a_labelled_version_is_not_removed(models_dir, capsys):
     assert entry(models_dir) == ({"stable": 2}, [2, 3])
     assert "nothing to go back to" in run(capsys, "rollback", "m")[1]
     assert run(capsys, "remove", "m", "--yes", "--wait", "0")[0] == 0
-    assert (read_listings(models_dir), read_labels(models_dir)) == ([], {})
+    assert (read_entries(models_dir), read_labels(models_dir)) == ([], {})
 
 
 def test_a_version_that_is_promoted_while_its_removal_asks_stays(models_dir, capsys, monkeypatch):
@@ -167,7 +167,7 @@ def test_without_labels_the_newest_are_served_again(models_dir, capsys):
     shutil.rmtree(models_dir / "m" / "3")
     assert run(capsys, "remove", "m:2", "--yes")[0] == 0
     assert entry(models_dir) == ({}, [8, 9])
-    assert read_listings(models_dir)[0].latest == 2
+    assert read_entries(models_dir)[0].latest == 2
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"m": 5}', '{"m": {"stable": "2"}}', '{"m": {"Stable": 2}}'])

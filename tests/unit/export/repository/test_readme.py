@@ -71,7 +71,7 @@ def test_the_page_has_every_figure_of_the_card():
     text = page()
     for line in (
         "# `my.model`",
-        "An LSTM of 2 layers with 512 units, trained on ``my\\|`book`.txt``, that goes on with a text "
+        "An LSTM of 2 layers with 512 units, trained on ``my\\|`book`.txt``, that continues a text "
         "character by character.",
         "| loss, nats per token | 1.2500 | 1.5000 |",
         "| perplexity | 3.490 | 4.482 |",
@@ -134,7 +134,7 @@ def test_nothing_that_is_not_known_is_named():
     """A model from elsewhere has no training, no history and perhaps no embedding."""
     unknown = {"cell": None, "layers": 0, "embedding": 0, "context": 20, "training": None, "unit": "word"}
     text = page(CARD.model_copy(update=unknown), Progress(), {"generator.json", "tokenizer.json"})
-    assert "A model, trained elsewhere, that goes on with a text word by word, in lower case" in text
+    assert "A model, trained elsewhere, that continues a text word by word, in lower case" in text
     assert ", seeing its last 20 tokens." in text
     for word in (
         "## How",
@@ -154,7 +154,7 @@ def test_a_report_of_an_earlier_release_leaves_out_what_it_did_not_know():
     """Its new fields have no values."""
     fields = ("held_out_characters", "accuracy", "bits_per_character", "parameters", "copied_spans", "written_spans")
     text = page(history=Progress(), settings={}, samples=(), **dict.fromkeys(fields))
-    for word in ("accuracy", "Accuracy", "bits", "parameters", "by heart", "Settings", "writes", "None", "png)"):
+    for word in ("accuracy", "Accuracy", "bits", "parameters", "Memorization", "Settings", "writes", "None", "png)"):
         assert word not in text.partition("## Files")[0], word
     assert "| loss, nats per token | 1.2500 | 1.5000 |" in text
 

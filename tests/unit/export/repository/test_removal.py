@@ -10,7 +10,7 @@ import pytest
 
 from export.cli import main
 from export.repository import removal
-from export.repository.models_config import add_to_models_config, read_listings
+from export.repository.models_config import add_to_models_config, read_entries
 from tests.unit.export.repository.stored import store
 
 
@@ -41,7 +41,7 @@ def versions(models_dir, name="m"):
 
 def listed(models_dir):
     """Return the models of `models.config`."""
-    return [entry.name for entry in read_listings(models_dir)]
+    return [entry.name for entry in read_entries(models_dir)]
 
 
 def test_one_of_several_versions_goes_and_the_entry_stays(models_dir, capsys):

@@ -49,7 +49,7 @@ def quick(monkeypatch):
 def verified(path):
     """Return verdict and line of each check, by its name."""
     outcomes = list(Verification(Version(path, "m:1")).outcomes())
-    told = {name: (outcome.verdict, outcome.told) for name, outcome in zip(CHECKS, outcomes, strict=True)}
+    told = {name: (outcome.verdict, outcome.message) for name, outcome in zip(CHECKS, outcomes, strict=True)}
     assert all(line.startswith(f"{name}: ") and "\n" not in line for name, (_, line) in told.items())
     return told
 
@@ -95,7 +95,7 @@ def test_a_wrapped_saved_model_is_held_against_itself(wrapped):
     """There is no Keras model; what could not be checked is told, and is no fault."""
     told = verified(wrapped)
     assert [verdict for verdict, _ in told.values()] == [OK] * 4 + [NOT_CHECKED, OK, NOT_CHECKED]
-    assert "its weights cannot be held against the card's hash" in told["model.keras"][1]
+    assert "its weights cannot be compared with the card's hash" in told["model.keras"][1]
     assert told["computation"][1].startswith("computation: the signatures agree with each other; without model.keras")
 
 

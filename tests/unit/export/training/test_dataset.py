@@ -8,12 +8,12 @@ from export.config import load_config
 from export.corpora.corpus import Corpus
 from export.errors import CorpusError
 from export.training.dataset import (
-    LEAD,
-    VALIDATION_STREAMS,
+    BURN_IN,
+    VALIDATION_BATCH_SIZE,
     VALIDATION_WINDOWS,
     Dataset,
-    Ngrams,
-    Streams,
+    Sequences,
+    SlidingWindows,
     encode_corpus,
 )
 
@@ -22,14 +22,14 @@ FIRST = 99
 
 def lay_out(length, streams, window):
     """Lay out the ids 0, 1, 2, …."""
-    return Streams.lay_out(np.arange(length, dtype=np.int32), FIRST, streams, window)
+    return Sequences.for_training(np.arange(length, dtype=np.int32), FIRST, streams, window)
 
 
 @pytest.mark.parametrize(("length", "streams", "window"), [(100, 4, 10), (103, 4, 10), (23, 2, 7), (5, 32, 100)])
 def test_a_row_goes_on_from_window_to_window(length, streams, window):
     """Windows laid end to end are each stream's part of the text, and targets are one ahead of inputs."""
     laid_out = lay_out(length, streams, window)
-    inputs, targets = (np.concatenate(parts).T for parts in zip(*laid_out.windows(), strict=True))
+    inputs, targets = (np.concatenate(parts).T for parts in zip(*laid_out.batches(), strict=True))
     rows, each = targets.shape
     assert targets.ravel().tolist() == list(range(rows * each))
     assert inputs.ravel().tolist() == [FIRST, *range(rows * each - 1)]
@@ -38,7 +38,7 @@ def test_a_row_goes_on_from_window_to_window(length, streams, window):
 
 def test_arrays_are_int32_and_time_comes_first():
     """Shapes and types are those that the model takes."""
-    inputs, targets = next(lay_out(100, 4, 10).windows())
+    inputs, targets = next(lay_out(100, 4, 10).batches())
     assert (inputs.shape, targets.shape) == ((10, 4), (10, 4))
     assert (inputs.dtype, targets.dtype) == (np.int32, np.int32)
 
@@ -49,29 +49,29 @@ def test_arrays_are_int32_and_time_comes_first():
 )
 def test_there_are_as_many_streams_as_fill_a_window(length, streams, window, rows):
     """A small text is not cut into snippets."""
-    assert lay_out(length, streams, window).rows == rows
+    assert lay_out(length, streams, window).batch_size == rows
 
 
 def test_the_last_window_is_as_long_as_what_is_left():
     """No token is left out for a window that is not full."""
     laid_out = lay_out(25, 1, 10)
-    assert [len(inputs) for inputs, _ in laid_out.windows()] == [10, 10, 5]
-    assert (laid_out.num_windows, laid_out.num_tokens) == (3, 25)
+    assert [len(inputs) for inputs, _ in laid_out.batches()] == [10, 10, 5]
+    assert (laid_out.num_batches, laid_out.num_tokens) == (3, 25)
 
 
 def test_windows_of_other_epochs_are_cut_elsewhere():
     """Windows begin where the epoch's random numbers say, and each where the one before it ended."""
     firsts = set()
     for epoch in range(200):
-        places = [int(targets[0, 0]) for _, targets in lay_out(25, 1, 10).windows(np.random.default_rng(epoch))]
+        places = [int(targets[0, 0]) for _, targets in lay_out(25, 1, 10).batches(np.random.default_rng(epoch))]
         assert np.diff(places).tolist() == [10] * (len(places) - 1)
         firsts.add(places[0])
     assert firsts == set(range(10))
 
 
-def test_each_document_is_followed_by_the_end_mark_if_documents_end():
+def test_each_document_is_followed_by_the_end_token_if_documents_end():
     """The end of a text is learnt as any token is; a running text has none."""
-    tokenizer = CharacterTokenizer.train("ab", end_mark=True)
+    tokenizer = CharacterTokenizer.train("ab", end_token=True)
     a, b, end = (tokenizer.tokens.index(token) for token in ("a", "b", "<end>"))
     assert encode_corpus(Corpus.of("c", ["ab", "b"], ends=True), tokenizer).tolist() == [a, b, end, b, end]
     assert encode_corpus(Corpus.of("c", ["ab"], ends=False), tokenizer).tolist() == [a, b]
@@ -79,50 +79,50 @@ def test_each_document_is_followed_by_the_end_mark_if_documents_end():
 
 def test_a_backward_model_reads_each_document_from_its_end():
     """Then the mark stands for the document's beginning."""
-    tokenizer = CharacterTokenizer.train("ab", end_mark=True)
+    tokenizer = CharacterTokenizer.train("ab", end_token=True)
     a, b, end = (tokenizer.tokens.index(token) for token in ("a", "b", "<end>"))
     ids = encode_corpus(Corpus.of("c", ["ab", "b"], ends=True), tokenizer, "backward")
     assert ids.tolist() == [b, a, end, b, end]
 
 
-MARK, END = 98, 97
+START, END = 98, 97
 
 
-def ngrams(ids, context, end=None, batch=4):
+def sliding_windows(ids, context, end=None, batch=4):
     """Return all windows of some ids and the target of each, in order."""
-    laid_out = Ngrams.lay_out(np.asarray(ids, np.int32), MARK, end, batch, context)
-    inputs, targets = zip(*laid_out.windows(), strict=True)
-    assert len(inputs) == laid_out.num_windows
+    laid_out = SlidingWindows(np.asarray(ids, np.int32), batch, START, end, context)
+    inputs, targets = zip(*laid_out.batches(), strict=True)
+    assert len(inputs) == laid_out.num_batches
     return np.concatenate(inputs, axis=1).T.tolist(), np.concatenate(targets, axis=1)[0].tolist()
 
 
 def test_each_token_has_the_window_before_it_padded_in_front():
-    """As in the lesson's n-grams, after the mark that every text begins with; what is too long loses its front."""
-    windows, targets = ngrams([11, 12, 13, 14], 3)
-    assert windows == [[0, 0, MARK], [0, MARK, 11], [MARK, 11, 12], [11, 12, 13]]
+    """As in the lesson's windows, after the mark that every text begins with; what is too long loses its front."""
+    windows, targets = sliding_windows([11, 12, 13, 14], 3)
+    assert windows == [[0, 0, START], [0, START, 11], [START, 11, 12], [11, 12, 13]]
     assert targets == [11, 12, 13, 14]
 
 
 def test_a_window_does_not_reach_into_the_document_before():
     """A document is learnt from its mark on: the end of the one before it says nothing."""
-    windows, targets = ngrams([11, 12, END, 21, 22, END], 4, end=END)
-    assert windows[2:5] == [[0, MARK, 11, 12], [0, 0, 0, END], [0, 0, END, 21]]
+    windows, targets = sliding_windows([11, 12, END, 21, 22, END], 4, end=END)
+    assert windows[2:5] == [[0, START, 11, 12], [0, 0, 0, END], [0, 0, END, 21]]
     assert targets == [11, 12, END, 21, 22, END]
 
 
 def test_an_epoch_has_every_window_once_some_of_them_cut_shorter():
     """The order is another one each time; a window that is cut keeps its newest tokens."""
     ids = np.arange(100, 700, dtype=np.int32)
-    laid_out = Ngrams.lay_out(ids, MARK, None, 32, 8)
+    laid_out = SlidingWindows(ids, 32, START, None, 8)
     orders, cut = [], 0
     for epoch in range(2):
         inputs, targets = (
-            np.concatenate(parts, axis=1) for parts in zip(*laid_out.windows(np.random.default_rng(epoch)), strict=True)
+            np.concatenate(parts, axis=1) for parts in zip(*laid_out.batches(np.random.default_rng(epoch)), strict=True)
         )
         orders.append(targets[0].tolist())
         assert sorted(orders[-1]) == ids.tolist()
         for window, target in zip(inputs.T, targets[0], strict=True):
-            full = [MARK, *ids][: target - 99][-8:]
+            full = [START, *ids][: target - 99][-8:]
             kept = window[window != 0]
             assert kept.tolist() == full[len(full) - len(kept) :]
             assert not window[: 8 - len(kept)].any()
@@ -133,11 +133,11 @@ def test_an_epoch_has_every_window_once_some_of_them_cut_shorter():
 
 def test_a_long_text_is_drawn_from_in_parts(monkeypatch):
     """An epoch has every window once all the same, and neighbours in it come from all over the text."""
-    monkeypatch.setattr("export.training.dataset.DRAWN", 64)
-    monkeypatch.setattr("export.training.dataset.RUN", 8)
+    monkeypatch.setattr("export.training.dataset.SHUFFLED_WINDOWS", 64)
+    monkeypatch.setattr("export.training.dataset.RUN_TOKENS", 8)
     ids = np.arange(100, 1003, dtype=np.int32)
-    laid_out = Ngrams.lay_out(ids, MARK, None, 10, 4)
-    inputs, targets = zip(*laid_out.windows(np.random.default_rng(0)), strict=True)
+    laid_out = SlidingWindows(ids, 10, START, None, 4)
+    inputs, targets = zip(*laid_out.batches(np.random.default_rng(0)), strict=True)
     assert [len(each[0]) for each in targets] == [10] * 90 + [3]
     order = np.concatenate(targets, axis=1)[0]
     assert sorted(order) == ids.tolist()
@@ -156,53 +156,53 @@ def dataset(head, tail, tokenizer=None, window=10, **settings):
 def test_a_tail_shorter_than_a_window_is_judged_whole():
     """A few held-out characters are better than none."""
     validation = dataset("abcabc" * 20, "cab").validation
-    assert (validation.rows, validation.num_tokens) == (1, 3)
+    assert (validation.batch_size, validation.num_tokens) == (1, 3)
 
 
-UNJUDGED = -1
+IGNORED = -1
 
 
-@pytest.mark.parametrize(("length", "rows"), [(3, 1), (799, 1), (805, 2), (40_003, VALIDATION_STREAMS)])
-@pytest.mark.parametrize("window", [7, LEAD, 2_000])
+@pytest.mark.parametrize(("length", "rows"), [(3, 1), (799, 1), (805, 2), (40_003, VALIDATION_BATCH_SIZE)])
+@pytest.mark.parametrize("window", [7, BURN_IN, 2_000])
 def test_what_is_judged_was_led_up_to(length, rows, window):
     """Every token is judged once; what a stream but the first reads before that is the text in front of it."""
-    laid_out = Streams.lay_out_to_judge(np.arange(length, dtype=np.int32), FIRST, window, UNJUDGED)
-    inputs, targets = (np.concatenate(parts).T for parts in zip(*laid_out.windows(), strict=True))
-    assert laid_out.rows == len(targets) == rows
-    judged = targets != UNJUDGED
+    laid_out = Sequences.for_validation(np.arange(length, dtype=np.int32), FIRST, window, IGNORED)
+    inputs, targets = (np.concatenate(parts).T for parts in zip(*laid_out.batches(), strict=True))
+    assert laid_out.batch_size == len(targets) == rows
+    judged = targets != IGNORED
     assert targets[judged].tolist() == list(range(laid_out.num_tokens))
     assert length - laid_out.num_tokens < rows
-    assert (~judged).sum(axis=1).tolist() == [0] + [LEAD] * (rows - 1)
+    assert (~judged).sum(axis=1).tolist() == [0] + [BURN_IN] * (rows - 1)
     assert inputs[0].tolist() == [FIRST, *range(inputs.shape[1] - 1)]
     assert np.all(np.diff(inputs[1:]) == 1)
-    assert np.all(inputs[1:, LEAD:] == targets[1:, LEAD:] - 1)
+    assert np.all(inputs[1:, BURN_IN:] == targets[1:, BURN_IN:] - 1)
 
 
 def test_a_model_that_reads_both_ways_gets_windows():
     """Small batches to learn from, large ones to be judged by."""
     laid_out = dataset("abcabc" * 20, "cab" * 100, bidirectional=True, context=5)
-    assert (laid_out.train.rows, laid_out.train.batch_tokens) == (4, 20)
-    assert laid_out.validation.rows == VALIDATION_WINDOWS
-    assert next(laid_out.train.windows())[0].shape == (5, 4)
+    assert (laid_out.train.batch_size, laid_out.train.batch_tokens) == (4, 20)
+    assert laid_out.validation.batch_size == VALIDATION_WINDOWS
+    assert next(laid_out.train.batches())[0].shape == (5, 4)
 
 
 def test_what_the_vocabulary_does_not_hold_is_not_judged():
     """An unseen character can never be drawn; its loss would say nothing about the texts."""
     laid_out = dataset("abcabc", "aXbYZ")
-    assert (laid_out.num_judged, laid_out.share_unknown) == (2, pytest.approx(0.6))
+    assert (laid_out.num_evaluated, laid_out.share_unknown) == (2, pytest.approx(0.6))
 
 
 def test_nothing_held_out_is_nothing_judged():
     """Zero, not an error."""
     laid_out = dataset("abcabc", None)
-    assert (laid_out.validation, laid_out.num_judged, laid_out.share_unknown) == (None, 0, 0.0)
+    assert (laid_out.validation, laid_out.num_evaluated, laid_out.share_unknown) == (None, 0, 0.0)
 
 
 @pytest.mark.parametrize(
     ("head", "tail", "tokenizer", "message"),
     [
-        ("a", None, None, "at least 2 tokens are needed to learn from, got 1"),
-        ("?!", None, WordTokenizer.train(["one two"]), "at least 2 tokens are needed to learn from, got 0"),
+        ("a", None, None, "at least 2 tokens are needed to train on, got 1"),
+        ("?!", None, WordTokenizer.train(["one two"]), "at least 2 tokens are needed to train on, got 0"),
         ("abab", "XYZ", None, "holds none of the 3 tokens held out.*--validation 0"),
         ("one two", " ?!", WordTokenizer.train(["one two"]), "holds none of the 0 tokens held out"),
     ],

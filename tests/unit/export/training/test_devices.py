@@ -87,5 +87,5 @@ def test_a_damaged_tf_config_is_told(monkeypatch, text):
 def test_one_process_without_gpus_is_alone_and_the_chief():
     """It keeps the run itself."""
     found = Devices.find(32, 6)
-    assert (found.is_alone, found.is_chief, found.on_gpu) == (True, True, False)
-    assert found.share(lambda own: (own.start, own.stop), 32) == (0, 32)
+    assert (found.is_single, found.is_chief, found.on_gpu) == (True, True, False)
+    assert found.distribute(lambda own: (own.start, own.stop), 32) == (0, 32)

@@ -2,8 +2,8 @@
 
 import io
 
-from export.layout import layout
 from export.repository.history import Epoch, Progress
+from export.terminal import wrap_sample
 from export.training.display import TerminalDisplay
 from tests.unit.export.trainings import NoSamples
 
@@ -23,7 +23,7 @@ PROGRESS = Progress(history=(Epoch(train_loss=2.5, validation_loss=2.25, tokens=
 def test_without_a_terminal_there_are_plain_lines(capsys):
     """A log holds a line for each epoch and its sample, and no bar."""
     with TerminalDisplay(NoSamples()) as display:
-        display.window(1, 2.6, 500, 0.5)
+        display.update(1, 2.6, 500, 0.5)
         display.epoch(PROGRESS, None)
     out, err = capsys.readouterr()
     first, *sample = out.splitlines()
@@ -51,8 +51,8 @@ def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(monkeypatch):
     with TerminalDisplay(NoSamples()) as display:
         display.epoch(PROGRESS, None)
         display._bar.mininterval = 0
-        display.window(2, 2.125, 500, 0.5)
-        display.window(2, 2.0, 500, 0.625)
+        display.update(2, 2.125, 500, 0.5)
+        display.update(2, 2.0, 500, 0.625)
         shown = terminal.getvalue().rpartition("\r")[2]
     assert shown.startswith("epoch 2  62%|██████▎   | 00:")
     assert " left, loss 2.000, val 2.250, " in shown
@@ -65,16 +65,16 @@ def test_a_resumed_run_begins_where_it_was(monkeypatch):
     """The time left follows from what is done now, not from what was done before."""
     monkeypatch.setattr("sys.stderr", Terminal())
     with TerminalDisplay(NoSamples()) as display:
-        display.window(9, 2.0, 500, 0.9)
+        display.update(9, 2.0, 500, 0.9)
         assert (display._bar.initial, display._bar.n) == (0.9, 0.9)
-        display.window(9, 2.0, 500, 0.95)
+        display.update(9, 2.0, 500, 0.95)
         assert (display._bar.initial, display._bar.n) == (0.9, 0.95)
 
 
 def test_a_sample_is_indented_and_its_lines_are_broken(monkeypatch):
     """A sample of words has no line ends of its own, and one of two hundred words would fill the screen."""
     monkeypatch.setenv("COLUMNS", "60")
-    lines = layout("[one two]" + " three" * 50).splitlines()
+    lines = wrap_sample("[one two]" + " three" * 50).splitlines()
     assert len(lines) > 5
     assert all(line.startswith("    ") and len(line) <= 60 for line in lines)
     assert lines[0].startswith("    [one two] three three")
@@ -82,4 +82,4 @@ def test_a_sample_is_indented_and_its_lines_are_broken(monkeypatch):
 
 def test_a_sample_cannot_give_orders_to_the_terminal():
     """A corpus of logs holds escape sequences; their characters are shown as dots, and blank lines stay."""
-    assert layout("[a]\x1b[2Jb\a\n\nc\td") == "    [a]·[2Jb·\n\n    c   d".replace("\n\n", "\n    \n")
+    assert wrap_sample("[a]\x1b[2Jb\a\n\nc\td") == "    [a]·[2Jb·\n\n    c   d".replace("\n\n", "\n    \n")

@@ -233,18 +233,18 @@ def test_skip_gram_is_repeatable():
 
 
 def test_documents_part_for_skip_gram(monkeypatch):
-    """The tokenizer's end mark is what windows end at; a start mark is not."""
+    """The tokenizer's end token is what windows end at; a start token is not."""
     ends = []
     monkeypatch.setattr(embeddings, "skip_gram", lambda *args: ends.append(args[2]) or skipgram.skip_gram(*args))
-    for end_mark in (True, False):
-        tokenizer = CharacterTokenizer.train("ab", end_mark=end_mark)
+    for end_token in (True, False):
+        tokenizer = CharacterTokenizer.train("ab", end_token=end_token)
         start("skip-gram", tokenizer, ids_of(tokenizer, "abba"))
     assert ends == [2, None]
 
 
 def test_a_text_without_words_is_refused(words):
     """There is nothing that could be a neighbour."""
-    with pytest.raises(CorpusError, match=r"^embedding_init skip-gram: none of the 3 tokens to learn from has text$"):
+    with pytest.raises(CorpusError, match=r"^embedding_init skip-gram: none of the 3 tokens to train on has text$"):
         start("skip-gram", words, np.full(3, words.special.unknown, np.int32))
 
 

@@ -35,7 +35,7 @@ def train(optimization, updates=4, inputs=INPUTS, targets=TARGETS, rate=0.01):
     for _ in range(updates):
         loss, states = optimization.update(inputs, targets, states, KEPT[: inputs.shape[1]], rate)
         losses.append(loss)
-    return losses, optimization.judge(inputs, targets, optimization.zero_states(inputs.shape[1]))[:2]
+    return losses, optimization.evaluate(inputs, targets, optimization.zero_states(inputs.shape[1]))[:2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ def test_the_average_follows_the_weights_ever_more_slowly():
         optimization.update(INPUTS, TARGETS, optimization.zero_states(ROWS), KEPT, 0.1)
         expected = decay * expected + (1 - decay) * kernel.numpy()
         np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6)
-    judged = optimization.judge(INPUTS, TARGETS, optimization.zero_states(ROWS))[0]
+    judged = optimization.evaluate(INPUTS, TARGETS, optimization.zero_states(ROWS))[0]
     logits = optimization.averaged(INPUTS.T)
     each = tf.nn.sparse_softmax_cross_entropy_with_logits(TARGETS.T, logits).numpy()
     assert judged == pytest.approx(each[TARGETS.T != UNKNOWN].sum(), rel=1e-4)
@@ -157,9 +157,9 @@ def test_hits_are_the_known_tokens_that_were_most_probable():
     for weight in model.weights:
         weight.assign(tf.zeros_like(weight))
     model.get_layer("logits").bias.assign(np.eye(VOCABULARY)[favourite])
-    assert optimization.judge(INPUTS, TARGETS, optimization.zero_states(ROWS))[1] == (favourite == TARGETS).sum()
+    assert optimization.evaluate(INPUTS, TARGETS, optimization.zero_states(ROWS))[1] == (favourite == TARGETS).sum()
     model.get_layer("logits").bias.assign(np.eye(VOCABULARY)[UNKNOWN])
-    assert optimization.judge(INPUTS, TARGETS, optimization.zero_states(ROWS))[1] == 0
+    assert optimization.evaluate(INPUTS, TARGETS, optimization.zero_states(ROWS))[1] == 0
 
 
 @pytest.mark.parametrize(

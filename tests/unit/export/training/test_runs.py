@@ -236,9 +236,9 @@ def test_two_trainings_do_not_share_a_folder(tmp_path, monkeypatch):
     path.mkdir()
     monkeypatch.chdir(path)
     folder, other = RunFolder(path), RunFolder(Path())
-    with folder.alone(), pytest.raises(RunError, match="another training is at work here"), other.alone():
+    with folder.locked(), pytest.raises(RunError, match="another training uses this directory"), other.locked():
         pass
-    with other.alone():
+    with other.locked():
         pass
 
 

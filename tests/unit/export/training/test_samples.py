@@ -6,15 +6,15 @@ import pytest
 from contract.signatures import MAX_DECODE_STEPS
 from contract.tokenizer import CharacterTokenizer
 from export.corpora.memorization import MIN_SPANS, SPAN_WORDS
-from export.corpora.text import Piece
+from export.corpora.text import Chunk
 from export.training.samples import (
-    COPY_ROWS,
-    COPY_WORDS,
     KEPT_TEMPERATURES,
-    MAX_COPY_ROUNDS,
+    MAX_MEMORIZATION_BATCHES,
+    MEMORIZATION_BATCH_SIZE,
+    MEMORIZATION_WORDS,
     SAMPLE_CHARACTERS,
+    Sampler,
     SampleWriter,
-    Writer,
 )
 from tests.unit.export.trainings import TEXT, prepare
 
@@ -38,12 +38,12 @@ def make(traced):
         if key not in traced:
             trainer, tokenizer = prepare(**settings)
             if settings == ENDING:
-                tokenizer = CharacterTokenizer.train(TEXT, end_mark=True)
-            writer = Writer(tokenizer, backward=settings.get("direction") == "backward")
+                tokenizer = CharacterTokenizer.train(TEXT, end_token=True)
+            writer = Sampler(tokenizer, backward=settings.get("direction") == "backward")
             traced[key] = trainer, tokenizer, writer
         trainer, tokenizer, writer = traced[key]
         samples = SampleWriter(tokenizer, texts, trainer.config)
-        samples._writer = writer
+        samples._sampler = writer
         return samples, trainer.model, tokenizer
 
     return make
@@ -78,7 +78,7 @@ def test_a_sample_goes_on_from_the_text_with_the_weights_of_now(make, settings):
 
 
 def test_a_text_without_words_has_a_sample_too(make):
-    """A sample begins with the start mark if the text gives nothing to go on from."""
+    """A sample begins with the start token if the text gives nothing to go on from."""
     writer, model, tokenizer = make(["?!"], **BACKWARD)
     bias(model, tokenizer, cat=0.0)
     sample = writer.write(model)
@@ -89,7 +89,7 @@ def test_a_text_without_words_has_a_sample_too(make):
 def test_a_sample_goes_on_from_within_one_document(make):
     """Lines of a corpus of lines do not run into each other; a short document is given whole."""
     writer, *_ = make(["the cat sat on the mat", "the dog"])
-    given = {writer._pick_piece(writer._rng) for _ in range(40)}
+    given = {writer._pick_prompt(writer._rng) for _ in range(40)}
     assert given == {"the cat sat on the mat", "the dog"}
 
 
@@ -137,19 +137,19 @@ def test_a_text_that_has_ended_is_not_gone_on_with(make):
     """Others of the same call may not have ended; the model is asked for no more of this one."""
     writer, model, tokenizer = make(**ENDING)
     bias(model, tokenizer, **{"c": 5.0, "<end>": 0.0})
-    writer._writer.take(model)
-    decode, calls = writer._writer._decode, []
+    writer._sampler.use_model(model)
+    decode, calls = writer._sampler._decode_signature, []
 
     def record(**inputs):
         outputs = decode(**inputs)
         calls.append((inputs["steps"].numpy(), (outputs["token_ids"].numpy() == tokenizer.special.end).any(axis=1)))
         return outputs
 
-    writer._writer._decode = record
+    writer._sampler._decode_signature = record
     try:
-        writer._writer.write(["the"] * 16, [1.0] * 16, 2 * MAX_DECODE_STEPS, np.random.default_rng(0))
+        writer._sampler.generate(["the"] * 16, [1.0] * 16, 2 * MAX_DECODE_STEPS, np.random.default_rng(0))
     finally:
-        writer._writer._decode = decode
+        writer._sampler._decode_signature = decode
     (_, ended), (steps, _) = calls
     assert 0 < ended.sum() < 16
     assert (steps > 0).tolist() == (~ended).tolist()
@@ -159,22 +159,22 @@ def test_a_text_that_has_ended_is_not_gone_on_with(make):
 def test_what_is_given_is_read_up_to_where_the_model_goes_on(make, settings, last):
     """A backward model reads the last word first."""
     writer, model, tokenizer = make(**settings)
-    writer._writer.take(model)
-    token_ids, _ = writer._writer._prefill_prompts(["the cat sat"])
+    writer._sampler.use_model(model)
+    token_ids, _ = writer._sampler._prefill_prompts(["the cat sat"])
     assert tokenizer.tokens[token_ids[0]] == last
 
 
-@pytest.mark.parametrize(("words", "rounds"), [(-100.0, MAX_COPY_ROUNDS), (5.0, 1)])
+@pytest.mark.parametrize(("words", "rounds"), [(-100.0, MAX_MEMORIZATION_BATCHES), (5.0, 1)])
 def test_texts_that_end_early_are_written_until_there_are_enough_words(make, words, rounds):
     """Within a bound: a model may write nothing at all."""
     writer, model, tokenizer = make(**ENDING)
     bias(model, tokenizer, **{"c": words, " ": words, "<end>": 0.0 if words < 0 else -100.0})
-    write, calls = writer._writer.write, []
-    writer._writer.write = lambda *arguments: calls.append(arguments) or write(*arguments)
+    write, calls = writer._sampler.generate, []
+    writer._sampler.generate = lambda *arguments: calls.append(arguments) or write(*arguments)
     try:
-        writer.copies(model, [Piece(TEXT, ends=True)], lambda: None)
+        writer.measure_memorization(model, [Chunk(TEXT, is_last=True)], lambda: None)
     finally:
-        del writer._writer.write
+        del writer._sampler.generate
     assert len(calls) == rounds
 
 
@@ -182,26 +182,27 @@ def test_a_model_that_writes_its_training_text_is_found_out(make):
     """And one that writes something else is not."""
     writer, model, tokenizer = make(**BACKWARD)
     bias(model, tokenizer, cat=0.0)
-    copies = writer.copies(model, [Piece("Cat, cat! " * 100, ends=True)], lambda: None)
-    assert copies.num_copied == copies.num_spans == COPY_ROWS * (COPY_WORDS - 2 - SPAN_WORDS + 1)
-    assert writer.copies(model, [Piece("the cat " * 100, ends=True)], lambda: None).num_copied == 0
+    copies = writer.measure_memorization(model, [Chunk("Cat, cat! " * 100, is_last=True)], lambda: None)
+    assert copies.num_copied == copies.num_spans == MEMORIZATION_BATCH_SIZE * (MEMORIZATION_WORDS - 2 - SPAN_WORDS + 1)
+    assert writer.measure_memorization(model, [Chunk("the cat " * 100, is_last=True)], lambda: None).num_copied == 0
 
 
 def test_characters_are_written_until_there_are_enough_words(make):
     """A word is taken to be as long as those of the text; of one model the outcome is always the same."""
     writer, model, tokenizer = make()
     bias(model, tokenizer, **{"c": 0.0, " ": 1.0})
-    copies = writer.copies(model, [Piece("c c c c c c c c c", ends=True)], lambda: None)
-    assert COPY_ROWS * COPY_WORDS / 4 < copies.num_spans < COPY_ROWS * COPY_WORDS
+    copies = writer.measure_memorization(model, [Chunk("c c c c c c c c c", is_last=True)], lambda: None)
+    limit = MEMORIZATION_BATCH_SIZE * MEMORIZATION_WORDS
+    assert limit / 4 < copies.num_spans < limit
     assert 0 < copies.num_copied < copies.num_spans
-    assert writer.copies(model, [Piece("c c c c c c c c c", ends=True)], lambda: None) == copies
+    assert writer.measure_memorization(model, [Chunk("c c c c c c c c c", is_last=True)], lambda: None) == copies
 
 
 def test_a_model_that_writes_no_words_has_no_share(make):
     """One long word has no runs of eight."""
     writer, model, tokenizer = make()
     bias(model, tokenizer, c=0.0)
-    copies = writer.copies(model, [Piece(TEXT, ends=True)], lambda: None)
+    copies = writer.measure_memorization(model, [Chunk(TEXT, is_last=True)], lambda: None)
     assert copies.num_spans < MIN_SPANS
     assert copies.share is None
 
@@ -211,7 +212,7 @@ def test_a_window_model_writes_less(make):
     counts = {}
     for context in (None, 128, 4096):
         writer, *_ = make(**({"bidirectional": True, "context": context} if context else {}))
-        counts[context] = writer._num_copy_tokens(["the cat"], str.split)
+        counts[context] = writer._num_tokens_for_words(["the cat"], str.split)
     assert counts == {None: 224, 128: 128, 4096: 4}
 
 
@@ -223,4 +224,4 @@ def test_the_writing_can_be_ended(make):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        writer.copies(model, [Piece(TEXT, ends=True)], raise_if_interrupted)
+        writer.measure_memorization(model, [Chunk(TEXT, is_last=True)], raise_if_interrupted)

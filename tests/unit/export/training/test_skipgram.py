@@ -29,8 +29,8 @@ def text_of_topics(tokens=3000, stretch=20, between=()):
     return np.concatenate(pieces).astype(np.int32)
 
 
-def learn(ids, width=8, seed=0, end=None, say=lambda line: None):
-    return skip_gram(ids, IS_WORD, end, width, seed, say)
+def learn(ids, width=8, seed=0, end=None, echo=lambda line: None):
+    return skip_gram(ids, IS_WORD, end, width, seed, echo)
 
 
 def cosines(vectors):
@@ -81,7 +81,7 @@ def test_what_is_no_word_keeps_its_beginning():
         (None, [3, END, 4], [3, 4]),
         (END, [3, END, 4], [3, *[skipgram.GAP] * skipgram.WINDOW, 4]),
     ],
-    ids=["no words", "a start mark", "an end"],
+    ids=["no words", "a start token", "an end"],
 )
 @pytest.mark.usefixtures("keep_all")
 def test_what_is_no_word_is_passed_over_but_no_window_spans_an_end(end, ids, expected):
@@ -139,9 +139,9 @@ def test_a_long_text_is_not_read_as_often(monkeypatch):
     """The work is bounded in tokens and width, not in minutes: the same text gives the same vectors on any machine."""
     lines = []
     ids = text_of_topics(2000)
-    learn(ids, say=lines.append)
+    learn(ids, echo=lines.append)
     monkeypatch.setattr(skipgram, "MAX_WORK", 8 * 3000)
-    learn(ids, say=lines.append)
+    learn(ids, echo=lines.append)
     assert lines[3].startswith("skip-gram: 100% of 20,000 tokens, ")
     assert lines[-1].startswith("skip-gram: 100% of 3,000 tokens, ")
 

@@ -194,12 +194,12 @@ def test_the_validation_loss_is_that_of_the_known_tokens_in_one_go(tmp_path):
     trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sXt on thX mat" * 6, epochs=1, sequence_length=7)
     loss = trainer.run(folder, Watcher()).last.validation_loss
     streams, unknown = trainer.dataset.validation, trainer.dataset.unknown
-    inputs = np.concatenate([window for window, _ in streams.windows()]).T
+    inputs = np.concatenate([window for window, _ in streams.batches()]).T
     logits = np.asarray(trainer.model(inputs, training=False), np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     each = -np.take_along_axis(log_probabilities, streams.targets[..., None].astype(np.int64), -1)[..., 0]
     assert (streams.targets == unknown).sum() > 5
-    assert streams.num_windows > 2
+    assert streams.num_batches > 2
     assert loss == pytest.approx(each[streams.targets != unknown].mean(), abs=1e-4)
 
 
@@ -244,9 +244,9 @@ def spoil(trainer, part):
 
         trainer._train_epoch = ruin_at_the_end
         return r"the sum of \|.*logits/kernel\| is nan"
-    name, value = {"training": ("update", "nan"), "validation": ("judge", "inf")}[part]
+    name, value = {"training": ("update", "nan"), "validation": ("evaluate", "inf")}[part]
     function = getattr(trainer.optimization, name)
-    first = trainer.dataset.train.num_windows if part == "training" else trainer.dataset.validation.num_windows
+    first = trainer.dataset.train.num_batches if part == "training" else trainer.dataset.validation.num_batches
     calls, hits = itertools.count(), () if part == "training" else (0.0,)
     spoilt = lambda *a: (float(value), *hits, a[2]) if next(calls) >= first else function(*a)  # noqa: E731
     setattr(trainer.optimization, name, spoilt)
@@ -385,7 +385,7 @@ def test_what_asks_for_an_end_is_asked_between_two_steps(tmp_path):
     trainer.raise_if_interrupted = lambda: asked.append(len(watcher.losses))
     watcher = Watcher()
     trainer.run(folder, watcher)
-    windows, judged = len(watcher.losses), trainer.dataset.validation.num_windows
+    windows, judged = len(watcher.losses), trainer.dataset.validation.num_batches
     assert asked == [*range(1, windows + 1), *[windows] * (judged + 1)]
 
 

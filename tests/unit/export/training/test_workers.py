@@ -108,4 +108,4 @@ def test_whoever_is_left_alone_stops_and_says_so(tmp_path, lost):
     assert err.splitlines()[-1].startswith("error: another process that TF_CONFIG names does not answer any more")
     assert "Traceback" not in err
     if lost == 1:
-        assert f"go on with:  python -m export resume {tmp_path / 'runs' / 'm'}" in out
+        assert f"resume with:  python -m export resume {tmp_path / 'runs' / 'm'}" in out

@@ -25,7 +25,7 @@ from tests.unit.contract.test_card import FIELDS
 from tests.waiting import until
 
 # The fake ends a text at id 2, which must be the end mark.
-CHARACTERS = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABULARY - 3)), end_mark=True)
+CHARACTERS = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABULARY - 3)), end_token=True)
 WORDS = WordTokenizer.train(["the cat sat on a mat", " ".join(f"w{i}" for i in range(VOCABULARY - 9))])
 
 

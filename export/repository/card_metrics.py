@@ -8,7 +8,7 @@ from typing import Any
 
 from contract.card import GeneratorCard
 from contract.tokenizer import Tokenizer
-from export.table import visible
+from export.terminal import visible
 
 
 def architecture(card: GeneratorCard) -> str:

@@ -1,19 +1,35 @@
-"""Text tables and human-readable numbers.
+"""Terminal output: lines above a progress bar, text tables, samples and human-readable numbers.
 
-Knows columns, widths and units of measure. Does not know what the numbers measure.
+Knows columns, widths and units of measure. Does not know what the numbers measure. Imports no TensorFlow.
 """
 
 import json
 import math
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from tqdm import tqdm
+
 NOTHING = "–"
 _GAP = "  "
+
+
+def echo(line: str) -> None:
+    """Print a line and flush it, above a progress bar if there is one."""
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def wrap_sample(sample: str) -> str:
+    """Indent a sample and wrap its lines; control characters become dots."""
+    width = min(100, shutil.get_terminal_size().columns - 5)
+    lines = [visible(line.expandtabs(4)) for line in sample.splitlines()]
+    return "\n".join(f"    {part}" for line in lines for part in textwrap.wrap(line, width) or [""])
 
 
 @dataclass(frozen=True)
@@ -30,7 +46,7 @@ class Column:
     rank: int = 0
 
 
-def render(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+def text_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
     """Yield the lines of a table; a last line names the columns that were dropped.
 
     Args:
@@ -78,19 +94,19 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def figure(value: float | None, form: str) -> str:
+def format_number(value: float | None, form: str) -> str:
     """Format a number by a format spec; None becomes a dash."""
     return NOTHING if value is None else format(value, form)
 
 
-def size(num_bytes: int) -> str:
+def file_size(num_bytes: int) -> str:
     """Format a size, such as 12.3 MB."""
     if num_bytes < 1_000_000:
         return f"{num_bytes / 1e3:.1f} kB"
     return f"{num_bytes / 1e6:,.1f} MB" if num_bytes < 1_000_000_000 else f"{num_bytes / 1e9:,.2f} GB"
 
 
-def moment(seconds: int) -> str:
+def utc_time(seconds: int) -> str:
     """Format a Unix time in UTC; a dash if it is out of range."""
     try:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
