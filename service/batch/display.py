@@ -6,7 +6,7 @@ from collections import Counter
 
 from tqdm import tqdm
 
-from service.batch.output_record import Answer
+from service.batch.output_record import OutputLine
 
 LINE_EVERY_S, BAR_EVERY_S = 30.0, 0.2
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
@@ -29,12 +29,12 @@ class Display:
             bar_format=BAR,
         )
 
-    def add(self, answer: Answer) -> None:
-        """Count an output record."""
+    def add(self, line: OutputLine) -> None:
+        """Count a line of OUT."""
         self._num_new += 1
-        self._tokens += answer.tokens
-        if answer.code is not None:
-            self._errors[answer.code] += 1
+        self._tokens += line.tokens
+        if line.code is not None:
+            self._errors[line.code] += 1
 
     def show(self, trouble: str | None) -> None:
         """Show progress, and the trouble that the run waits for, if an update is due."""
@@ -57,10 +57,10 @@ class Display:
         self._bar.close()
         seconds = max(time.monotonic() - self._started_at, 1e-3)
         errors = ", ".join(f"{count:,} {code}" for code, count in self._errors.most_common())
-        before = f", {self._num_before:,} before" if self._num_before else ""
+        before = f", {self._num_before:,} in earlier runs" if self._num_before else ""
         speed = f"{self._num_new / seconds:,.1f} lines/s, {self._tokens / seconds:,.0f} tokens/s"
-        made = f"{self._num_new:,} answered in {seconds:.1f} s ({speed})" if self._num_new else "none answered now"
-        print(f"{self._num_lines:,} lines: {made}{before}; errors: {errors or 'none'}", file=sys.stderr)
+        completed = f"{self._num_new:,} completed in {seconds:.1f} s ({speed})" if self._num_new else "none completed"
+        print(f"{self._num_lines:,} lines: {completed}{before}; errors: {errors or 'none'}", file=sys.stderr)
 
     def _words(self) -> str:
         seconds = max(time.monotonic() - self._started_at, 1e-3)

@@ -4,7 +4,7 @@ BatchError
 ├── UsageError    2  IN, OUT or an option cannot be used
 └── Stopped       3  the gateway is unavailable, refuses the key or is not one; the same command resumes
 
-WrongLine is not among them: it becomes a line of OUT.
+LineError is not among them: it becomes a line of OUT.
 """
 
 from typing import ClassVar
@@ -28,8 +28,8 @@ class Stopped(BatchError):
     exit_code = 3
 
 
-class WrongLine(Exception):
-    """An invalid line of IN, which is never sent.
+class LineError(Exception):
+    """A line of IN that gets no HTTP response: it is invalid and never sent, or its request failed.
 
     Attributes:
         code: Machine-readable code.

@@ -56,7 +56,7 @@ class Journal:
                     on_record(self._parsed(content, number))
                     end += len(content)
                 elif not (_BEGINNING.startswith(content) or content.startswith(_BEGINNING)):
-                    raise self._not_a_batch(number)
+                    raise self._not_output(number)
         os.ftruncate(self._file, end)
 
     def drop_errors(self) -> None:
@@ -115,11 +115,11 @@ class Journal:
     def _parsed(self, content: bytes, number: int) -> OutputRecord:
         record = parse_output_record(content)
         if record is None:
-            raise self._not_a_batch(number)
+            raise self._not_output(number)
         return record
 
-    def _not_a_batch(self, number: int) -> UsageError:
-        return UsageError(f"line {number} of {self._path} is not a batch's answer; name another OUT, or remove it")
+    def _not_output(self, number: int) -> UsageError:
+        return UsageError(f"line {number} of {self._path} is not the output of a batch; name another OUT, or remove it")
 
 
 def _open_locked(path: Path) -> int:
@@ -132,7 +132,7 @@ def _open_locked(path: Path) -> int:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             os.close(file)
-            raise UsageError(f"OUT must be a file, as a run that goes on reads it; got {path}")
+            raise UsageError(f"OUT must be a regular file, as it is read on resume; got {path}")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -6,15 +6,15 @@ from typing import Any
 
 import orjson
 
-from service.batch.errors import WrongLine
+from service.batch.errors import LineError
 from service.batch.requests_file import DUPLICATE, Line
 
-FIRST_REFUSAL = 300
+FIRST_ERROR = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A line of OUT to be written, with what is counted of it.
+class OutputLine:
+    """A serialized line of OUT, with what is counted of it.
 
     Attributes:
         content: The line, with its line feed.
@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class OutputRecord:
-    """A parsed line of OUT: which line of IN it belongs to, by custom_id or by number; the other one is None.
+    """A parsed line of OUT: its line of IN, by custom_id or by number (the other one is None), and its error.
 
     Attributes:
         custom_id: The custom_id of the line of IN.
@@ -42,8 +42,8 @@ class OutputRecord:
     code: str | None
 
 
-def answered(custom_id: str, status: int, request_id: str | None, content: bytes) -> Answer:
-    """Return the line of an HTTP response, success or error.
+def response_line(custom_id: str, status: int, request_id: str | None, content: bytes) -> OutputLine:
+    """Serialize an HTTP response, success or error.
 
     Args:
         custom_id: The request's.
@@ -51,7 +51,7 @@ def answered(custom_id: str, status: int, request_id: str | None, content: bytes
         request_id: The header x-request-id.
         content: The response body. If it is not JSON it becomes a string.
     """
-    parsed = parse_json(content)
+    parsed = _parse_json(content)
     # The received bytes: numbers keep their digits, and nothing is serialized again.
     body = content.strip() if parsed is not None else orjson.dumps(content.decode(errors="replace"))
     if b"\n" in body:
@@ -59,31 +59,25 @@ def answered(custom_id: str, status: int, request_id: str | None, content: bytes
     custom_id_json, request_id_json = orjson.dumps(custom_id), orjson.dumps(request_id)
     response = b'{"status_code":%d,"request_id":%b,"body":%b}' % (status, request_id_json, body)
     line = b'{"id":"%b","custom_id":%b,"response":%b,"error":null}\n' % (_new_id(), custom_id_json, response)
-    code = code_of(status, parsed) if status >= FIRST_REFUSAL else None
-    return Answer(line, code, _tokens(parsed) if code is None else 0)
+    code = _error_code(status, parsed)
+    return OutputLine(line, code, _num_tokens(parsed) if code is None else 0)
 
 
-def failed(line: Line, custom_id: str | None, code: str, message: str) -> Answer:
-    """Return the line of a request that got no HTTP response."""
-    error = {"code": code, "message": message, "line": line.number}
-    content = {"id": _new_id().decode(), "custom_id": custom_id, "response": None, "error": error}
-    return Answer(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE), code)
-
-
-def refused(line: Line, wrong: WrongLine) -> Answer:
-    """Return the line of an invalid request, which was never sent."""
-    return failed(line, wrong.custom_id, wrong.code, str(wrong))
+def error_line(line: Line, error: LineError) -> OutputLine:
+    """Serialize the error of a line without an HTTP response."""
+    fields = {"code": error.code, "message": str(error), "line": line.number}
+    content = {"id": _new_id().decode(), "custom_id": error.custom_id, "response": None, "error": fields}
+    return OutputLine(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE), error.code)
 
 
 def parse_output_record(content: bytes) -> OutputRecord | None:
     """Parse a line of OUT; return None if it is not one."""
-    fields = parse_json(content)
+    fields = _parse_json(content)
     if not isinstance(fields, dict):
         return None
     custom_id, response, error = (fields.get(name) for name in ("custom_id", "response", "error"))
     if isinstance(response, dict) and isinstance(custom_id, str) and isinstance(response.get("status_code"), int):
-        status = response["status_code"]
-        return OutputRecord(custom_id, None, code_of(status, response.get("body")) if status >= FIRST_REFUSAL else None)
+        return OutputRecord(custom_id, None, _error_code(response["status_code"], response.get("body")))
     if not isinstance(error, dict) or not isinstance(error.get("line"), int):
         return None
     code = str(error.get("code"))
@@ -92,14 +86,16 @@ def parse_output_record(content: bytes) -> OutputRecord | None:
     return OutputRecord(custom_id, None, code)
 
 
-def code_of(status: int, body: Any) -> str:
-    """Return the code by which an error is counted: OpenAI's code, else the status."""
+def _error_code(status: int, body: Any) -> str | None:
+    """Return the code by which an error is counted, OpenAI's or else the status; None for a success."""
+    if status < FIRST_ERROR:
+        return None
     error = body.get("error") if isinstance(body, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
     return code if isinstance(code, str) else f"http_{status}"
 
 
-def parse_json(content: bytes) -> Any:
+def _parse_json(content: bytes) -> Any:
     """Parse JSON; return None if it is invalid."""
     try:
         return orjson.loads(content)
@@ -107,7 +103,7 @@ def parse_json(content: bytes) -> Any:
         return None
 
 
-def _tokens(body: Any) -> int:
+def _num_tokens(body: Any) -> int:
     usage = body.get("usage") if isinstance(body, dict) else None
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     return tokens if isinstance(tokens, int) else 0

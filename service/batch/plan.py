@@ -14,10 +14,10 @@ from service.batch.output_record import OutputRecord
 from service.batch.requests_file import Line, custom_id_of, read_lines
 
 DIGEST_BYTES = 16
-EMPTY, TO_DO, DONE = range(3)
+EMPTY, PENDING, COMPLETED = range(3)
 
 
-class Done:
+class CompletedLines:
     """The lines that OUT has: digests of custom_ids, and numbers of lines without a custom_id of their own."""
 
     def __init__(self) -> None:
@@ -33,12 +33,12 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Pending:
+class PendingLines:
     """The lines to be sent, in their order; iterable more than once, and picklable.
 
     Attributes:
         path: IN.
-        states: uint8 (lines,). EMPTY, TO_DO or DONE.
+        states: uint8 (lines,). EMPTY, PENDING or COMPLETED.
         repeated: int64 (repeated lines, 2). Numbers of lines with a duplicate custom_id, ascending, and of the first
             line with that custom_id.
         num_unknown: Lines of OUT whose custom_id is not in IN.
@@ -55,9 +55,9 @@ class Pending:
         return int(np.count_nonzero(self.states != EMPTY))
 
     @property
-    def num_to_do(self) -> int:
+    def num_pending(self) -> int:
         """Lines that have no output record yet."""
-        return int(np.count_nonzero(self.states == TO_DO))
+        return int(np.count_nonzero(self.states == PENDING))
 
     def __iter__(self) -> Iterator[Line]:
         """Yield the lines to be sent, reading IN again up to the length that it had in the first pass.
@@ -68,7 +68,7 @@ class Pending:
         for line in read_lines(self.path):
             if line.number > len(self.states):
                 return
-            if self.states[line.number - 1] == TO_DO:
+            if self.states[line.number - 1] == PENDING:
                 yield self._with_first_line(line)
 
     def _with_first_line(self, line: Line) -> Line:
@@ -78,7 +78,7 @@ class Pending:
         return line
 
 
-def survey(path: Path, done: Done) -> Pending:
+def find_pending(path: Path, completed: CompletedLines) -> PendingLines:
     """Read IN once and compare it with OUT.
 
     Raises:
@@ -87,18 +87,18 @@ def survey(path: Path, done: Done) -> Pending:
     states, digests, has_id = bytearray(), bytearray(), bytearray()
     for line in read_lines(path):
         custom_id = custom_id_of(line.content) if line.content else None
-        states.append(TO_DO if line.content else EMPTY)
+        states.append(PENDING if line.content else EMPTY)
         has_id.append(custom_id is not None)
         if custom_id is not None:
             digests += _digest(custom_id)
     state = np.frombuffer(states, np.uint8).copy()
     numbers = np.flatnonzero(np.frombuffer(has_id, np.uint8)) + 1
-    is_done, first, num_unknown = _compare(_keys(done.digests), _keys(digests))
-    state[numbers[is_done] - 1] = DONE
+    is_completed, first, num_unknown = _compare(_keys(completed.digests), _keys(digests))
+    state[numbers[is_completed] - 1] = COMPLETED
     is_repeated = first >= 0
     repeated = np.stack([numbers[is_repeated], numbers[first[is_repeated]]], axis=1)
-    _mark_lines(state, numbers, repeated[:, 0], np.array(done.lines, np.int64))
-    return Pending(path, state, repeated, num_unknown)
+    _mark_lines(state, numbers, repeated[:, 0], np.array(completed.lines, np.int64))
+    return PendingLines(path, state, repeated, num_unknown)
 
 
 def _compare(out: np.ndarray, requested: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -116,28 +116,28 @@ def _compare(out: np.ndarray, requested: np.ndarray) -> tuple[np.ndarray, np.nda
     keys = np.concatenate([out, requested])
     # Stable: of equal custom_ids those of OUT come first, then those of IN in their order.
     order = np.lexsort((keys[:, 1], keys[:, 0]))
-    is_new_name = np.ones(len(keys), bool)
-    is_new_name[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
-    name = np.cumsum(is_new_name) - 1
+    is_new_id = np.ones(len(keys), bool)
+    is_new_id[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+    id_index = np.cumsum(is_new_id) - 1
     is_requested = order >= len(out)
-    num_names = int(is_new_name.sum())
-    in_out = np.zeros(num_names, bool)
-    in_out[name[~is_requested]] = True
-    first_of = np.full(num_names, -1, np.int64)
+    num_ids = int(is_new_id.sum())
+    in_out = np.zeros(num_ids, bool)
+    in_out[id_index[~is_requested]] = True
+    first_of = np.full(num_ids, -1, np.int64)
     # Assigned from last to first, so that the first remains.
-    first_of[name[is_requested][::-1]] = (order[is_requested] - len(out))[::-1]
-    name_of = np.empty(len(requested), np.int64)
-    name_of[order[is_requested] - len(out)] = name[is_requested]
-    is_first = first_of[name_of] == np.arange(len(requested))
-    first = np.where(is_first, -1, first_of[name_of])
-    return in_out[name_of] & is_first, first, int(np.count_nonzero(first_of[name[~is_requested]] < 0))
+    first_of[id_index[is_requested][::-1]] = (order[is_requested] - len(out))[::-1]
+    id_of = np.empty(len(requested), np.int64)
+    id_of[order[is_requested] - len(out)] = id_index[is_requested]
+    is_first = first_of[id_of] == np.arange(len(requested))
+    first = np.where(is_first, -1, first_of[id_of])
+    return in_out[id_of] & is_first, first, int(np.count_nonzero(first_of[id_index[~is_requested]] < 0))
 
 
 def _mark_lines(state: np.ndarray, has_id: np.ndarray, repeated: np.ndarray, lines: np.ndarray) -> None:
-    """Mark the lines that OUT has by number as done, unless they have a unique custom_id by now."""
+    """Mark the lines that OUT has by number as completed, unless they have a unique custom_id by now."""
     lines = lines[(lines >= 1) & (lines <= len(state))]
     lines = lines[~np.isin(lines, has_id) | np.isin(lines, repeated)]
-    state[lines - 1] = np.where(state[lines - 1] == TO_DO, DONE, state[lines - 1])
+    state[lines - 1] = np.where(state[lines - 1] == PENDING, COMPLETED, state[lines - 1])
 
 
 def _digest(custom_id: str) -> bytes:

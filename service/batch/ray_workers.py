@@ -1,4 +1,4 @@
-"""Execution on several machines: Ray Data maps `worker.answer` over the lines of IN.
+"""Execution on several machines: Ray Data maps `worker.process_line` over the lines of IN.
 
 One task on the machine of this process reads IN, and this process writes OUT, so only requests and responses are
 transferred. A task is a block of lines, shared by the threads of a worker; a worker has a few tasks at once, so no
@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,15 +22,15 @@ from ray.data import ActorPoolStrategy, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.context import DataContext
 
+import ostinato
 import service
 from service.batch.cluster import LOCAL, Cluster
 from service.batch.errors import BatchError, Stopped
-from service.batch.gateway import CONNECT_TIMEOUT_S, Address, Gateway
-from service.batch.output_record import Answer
-from service.batch.plan import Pending
+from service.batch.gateway import CONNECT_TIMEOUT_S, Gateway, GatewayOptions
+from service.batch.output_record import OutputLine
+from service.batch.plan import PendingLines
 from service.batch.requests_file import Line
-from service.batch.retries import Patience
-from service.batch.worker import answer
+from service.batch.worker import process_line
 
 TASKS_AT_ONCE = 4  # per worker, each with half as many lines as the worker has threads
 YIELD_EVERY_S = 1.0  # a kill loses at most the responses since
@@ -39,13 +38,13 @@ YIELD_EVERY_S = 1.0  # a kill loses at most the responses since
 NUM_CPUS = 0.01
 
 _LINE = pa.struct([("number", pa.int64()), ("content", pa.binary()), ("same_as", pa.int64())])
-_ANSWER = pa.struct([("content", pa.binary()), ("code", pa.string()), ("tokens", pa.int64()), ("stopped", pa.string())])
+_OUTPUT = pa.struct([("content", pa.binary()), ("code", pa.string()), ("tokens", pa.int64()), ("stopped", pa.string())])
 
 
-def answers(
-    pending: Pending, address: Address, concurrency: int, give_up_after_s: float, cluster: Cluster
-) -> Iterator[Answer]:
-    """Yield output records in the order of completion.
+def process_lines(
+    pending: PendingLines, options: GatewayOptions, concurrency: int, cluster: Cluster
+) -> Iterator[OutputLine]:
+    """Yield lines of OUT in the order of completion.
 
     Raises:
         Stopped: no line would get a response, or there is no cluster at the address.
@@ -53,19 +52,19 @@ def answers(
     _connect(cluster.address)
     try:
         num_workers = min(cluster.num_workers or _num_machines(), concurrency)
-        for table in _map_lines(pending, address, give_up_after_s, concurrency, num_workers):
+        for table in _map_lines(pending, options, concurrency, num_workers):
             for fields in _unpacked(table):
                 if (stopped := fields.pop("stopped")) is not None:
                     raise Stopped(stopped)
-                yield Answer(**fields)
+                yield OutputLine(**fields)
     finally:
         ray.shutdown()
 
 
 def _connect(address: str) -> None:
     _check_reachable(address)
-    # The workers get the version of this package that runs here.
-    packages = {"py_modules": [str(Path(service.__file__).parent)]}
+    # The workers get the versions of these packages that run here.
+    packages = {"py_modules": [package.__path__[0] for package in (service, ostinato)]}
     cluster = {"include_dashboard": False} if address == LOCAL else {"address": address}
     try:
         ray.init(runtime_env=packages, log_to_driver=False, logging_level=logging.ERROR, **cluster)
@@ -96,7 +95,7 @@ def _num_machines() -> int:
 
 
 def _map_lines(
-    pending: Pending, address: Address, give_up_after_s: float, concurrency: int, num_workers: int
+    pending: PendingLines, options: GatewayOptions, concurrency: int, num_workers: int
 ) -> Iterator[pa.Table]:
     threads = -(-concurrency // num_workers)
     lines: Dataset = ray.data.read_datasource(
@@ -107,7 +106,7 @@ def _map_lines(
     )
     mapped = lines.map_batches(
         _Worker,
-        fn_constructor_args=(address, give_up_after_s, threads),
+        fn_constructor_args=(options, threads),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
@@ -146,27 +145,27 @@ def _tables(pending: Any, lines_of_task: int) -> Iterator[pa.Table]:
 class _Worker:
     """A Ray actor that sends requests."""
 
-    def __init__(self, address: Address, give_up_after_s: float, num_threads: int) -> None:
-        self._gateway = Gateway(address, Patience(give_up_after_s))
+    def __init__(self, options: GatewayOptions, num_threads: int) -> None:
+        self._gateway = Gateway(options)
         self._threads = ThreadPoolExecutor(num_threads)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        """Answer a block of lines; called by several threads at once."""
+        """Process a block of lines; called by several threads at once."""
         records, yielded_at = [], time.monotonic()
-        for future in as_completed([self._threads.submit(self._answer, Line(**line)) for line in _unpacked(table)]):
+        for future in as_completed([self._threads.submit(self._process, Line(**line)) for line in _unpacked(table)]):
             records.append(future.result())
             if time.monotonic() - yielded_at >= YIELD_EVERY_S:
-                yield _packed(records, _ANSWER)
+                yield _packed(records, _OUTPUT)
                 records, yielded_at = [], time.monotonic()
         if records:
-            yield _packed(records, _ANSWER)
+            yield _packed(records, _OUTPUT)
 
-    def _answer(self, line: Line) -> dict[str, Any]:
+    def _process(self, line: Line) -> dict[str, Any]:
         try:
-            return {**asdict(answer(line, self._gateway)), "stopped": None}
+            return {**asdict(process_line(line, self._gateway)), "stopped": None}
         except BatchError as error:
             # An exception would arrive wrapped, with a long traceback.
-            return {**asdict(Answer(b"")), "stopped": str(error)}
+            return {**asdict(OutputLine(b"")), "stopped": str(error)}
 
 
 def _packed(rows: list[dict[str, Any]], kind: pa.StructType) -> pa.Table:

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from service.batch.errors import UsageError, WrongLine
+from service.batch.errors import LineError, UsageError
 
 URLS = ("/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize")
 # Four times the gateway's default OSTINATO_MAX_BODY_BYTES.
@@ -56,7 +56,7 @@ def check_readable(path: Path) -> os.stat_result:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(
-            f"IN must be a file, as it is read twice and again when a run goes on; got {path}: save it first"
+            f"IN must be a regular file, as it is read twice and again on resume; got {path}: save it first"
         )
     return status
 
@@ -90,7 +90,7 @@ def custom_id_of(content: bytes) -> str | None:
     """Return a line's custom_id, or None if it has no valid one."""
     try:
         return _parse_fields(content)[0]
-    except WrongLine:
+    except LineError:
         return None
 
 
@@ -98,12 +98,12 @@ def parse(line: Line) -> Request:
     """Validate a line and return its request.
 
     Raises:
-        WrongLine: the line is invalid; the message names the field, the requirement and the value.
+        LineError: the line is invalid; the message names the field, the requirement and the value.
     """
     custom_id, fields = _parse_fields(line.content)
     if line.same_as:
-        message = f"custom_id must be of one line alone, got {_excerpt(custom_id)} as in line {line.same_as}"
-        raise WrongLine(DUPLICATE, message, custom_id)
+        message = f"custom_id must be unique, got {_excerpt(custom_id)} as in line {line.same_as}"
+        raise LineError(DUPLICATE, message, custom_id)
     for field, value, is_valid, requirement in (
         ("method", fields.get("method"), fields.get("method") == "POST", "POST"),
         ("url", fields.get("url"), fields.get("url") in URLS, f"one of {', '.join(URLS)}"),
@@ -111,28 +111,28 @@ def parse(line: Line) -> Request:
     ):
         if not is_valid:
             got = _excerpt(value) if field in fields else "none"
-            raise WrongLine(f"invalid_{field}", f"{field} must be {requirement}, got {got}", custom_id)
+            raise LineError(f"invalid_{field}", f"{field} must be {requirement}, got {got}", custom_id)
     body = fields["body"]
     # Other values than true are left to the gateway to refuse.
     if body.get("stream") is True:
-        raise WrongLine("invalid_body", "body.stream must be false or absent in a batch, got true", custom_id)
+        raise LineError("invalid_body", "body.stream must be false or absent in a batch, got true", custom_id)
     return Request(custom_id, fields["url"], orjson.dumps(body))
 
 
 def _parse_fields(content: bytes) -> tuple[str, dict[str, Any]]:
     """Parse a line and return its custom_id and fields."""
     if len(content) > MAX_LINE_BYTES:
-        raise WrongLine("line_too_long", f"the line must be at most {MAX_LINE_BYTES} bytes, got more")
+        raise LineError("line_too_long", f"the line must be at most {MAX_LINE_BYTES} bytes, got more")
     try:
         fields = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise WrongLine("invalid_json", f"the line must be JSON in UTF-8, got {_excerpt(content)}: {error}") from None
+        raise LineError("invalid_json", f"the line must be JSON in UTF-8, got {_excerpt(content)}: {error}") from None
     if not isinstance(fields, dict):
-        raise WrongLine("invalid_line", f"the line must be an object, got {_excerpt(fields)}")
+        raise LineError("invalid_line", f"the line must be an object, got {_excerpt(fields)}")
     custom_id = fields.get("custom_id")
     if not isinstance(custom_id, str):
         got = _excerpt(custom_id) if "custom_id" in fields else "none"
-        raise WrongLine("invalid_custom_id", f"custom_id must be a string, got {got}")
+        raise LineError("invalid_custom_id", f"custom_id must be a string, got {got}")
     return custom_id, fields
 
 

@@ -12,13 +12,12 @@ from service.batch import threads
 from service.batch.cluster import Cluster, prepare
 from service.batch.display import Display
 from service.batch.errors import UsageError
-from service.batch.gateway import Address, Gateway
+from service.batch.gateway import Gateway, GatewayOptions
 from service.batch.journal import Journal
-from service.batch.output_record import Answer, OutputRecord
-from service.batch.plan import Done, Pending, survey
+from service.batch.output_record import OutputLine, OutputRecord
+from service.batch.plan import CompletedLines, PendingLines, find_pending
 from service.batch.requests_file import check_readable
-from service.batch.retries import Patience
-from service.batch.worker import answer
+from service.batch.worker import process_line
 
 # Higher concurrency was not faster (docs/batch.md).
 MAX_CONCURRENCY = 64
@@ -31,18 +30,16 @@ class Options:
     Attributes:
         source: IN.
         target: OUT.
-        address: Address of the gateway.
+        gateway: How to reach the gateway.
         concurrency: Concurrent requests; None: as many as the gateway would admit, up to MAX_CONCURRENCY.
-        give_up_after_s: Seconds without any response after which the run ends.
         retry_errors: Whether to retry the lines of OUT that are errors.
         ray: The Ray cluster that sends the requests; None: threads of this process send them.
     """
 
     source: Path
     target: Path
-    address: Address
+    gateway: GatewayOptions
     concurrency: int | None
-    give_up_after_s: float
     retry_errors: bool
     ray: Cluster | None
 
@@ -59,56 +56,55 @@ def run(options: Options) -> bool:
     if options.ray is not None:
         prepare(options.ray)
     with Journal(options.target) as journal:
-        done, errors = _recovered(journal, retry_errors=options.retry_errors)
-        pending = survey(options.source, done)
+        completed, errors = _recover(journal, retry_errors=options.retry_errors)
+        pending = find_pending(options.source, completed)
         if pending.num_unknown:
-            warning = f"{pending.num_unknown:,} lines of OUT have a custom_id that IN has not; they are kept"
+            warning = f"{pending.num_unknown:,} lines of OUT have a custom_id that is not in IN; they are kept"
             print(warning, file=sys.stderr)
-        _answer_all(pending, journal, errors, options)
+        _complete(pending, journal, errors, options)
     return not errors
 
 
-def _recovered(journal: Journal, *, retry_errors: bool) -> tuple[Done, Counter[str]]:
-    done, errors = Done(), Counter[str]()
+def _recover(journal: Journal, *, retry_errors: bool) -> tuple[CompletedLines, Counter[str]]:
+    completed, errors = CompletedLines(), Counter[str]()
 
     def add(record: OutputRecord) -> None:
         if record.code is not None:
             if retry_errors:
                 return
             errors[record.code] += 1
-        done.add(record)
+        completed.add(record)
 
     journal.recover(add)
     if retry_errors:
         journal.drop_errors()
-    return done, errors
+    return completed, errors
 
 
-def _answer_all(pending: Pending, journal: Journal, errors: Counter[str], options: Options) -> None:
-    patience = Patience(options.give_up_after_s)
-    gateway = Gateway(options.address, patience)
-    display = Display(pending.num_lines, pending.num_lines - pending.num_to_do, errors)
+def _complete(pending: PendingLines, journal: Journal, errors: Counter[str], options: Options) -> None:
+    gateway = Gateway(options.gateway)
+    display = Display(pending.num_lines, pending.num_lines - pending.num_pending, errors)
     try:
-        for result in _answers(pending, gateway, patience, options):
-            if result is None:
+        for line in _output_lines(pending, gateway, options):
+            if line is None:
                 journal.sync_if_due()
             else:
-                journal.append(result.content)
-                display.add(result)
-            display.show(patience.trouble)
+                journal.append(line.content)
+                display.add(line)
+            display.show(gateway.trouble)
     finally:
         display.close()
 
 
-def _answers(pending: Pending, gateway: Gateway, patience: Patience, options: Options) -> Iterator[Answer | None]:
-    """Yield output records as they complete, and None at intervals while there are none."""
-    if not pending.num_to_do:
+def _output_lines(pending: PendingLines, gateway: Gateway, options: Options) -> Iterator[OutputLine | None]:
+    """Yield lines of OUT as they complete, and None at intervals while there are none."""
+    if not pending.num_pending:
         return
     num_free = gateway.num_free()
-    concurrency = min(options.concurrency or min(num_free, MAX_CONCURRENCY), pending.num_to_do)
+    concurrency = min(options.concurrency or min(num_free, MAX_CONCURRENCY), pending.num_pending)
     if options.ray is None:
-        yield from threads.answers(pending, partial(answer, gateway=gateway), concurrency, patience.end)
+        yield from threads.process_lines(pending, partial(process_line, gateway=gateway), concurrency, gateway.close)
     else:
         from service.batch import ray_workers  # noqa: PLC0415 - an optional package, and seconds of imports
 
-        yield from ray_workers.answers(pending, options.address, concurrency, options.give_up_after_s, options.ray)
+        yield from ray_workers.process_lines(pending, options.gateway, concurrency, options.ray)

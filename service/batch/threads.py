@@ -4,30 +4,30 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from service.batch.output_record import Answer
+from service.batch.output_record import OutputLine
 from service.batch.requests_file import Line
 
 TICK_S = 1.0
 
 
-def answers(
-    lines: Iterable[Line], answer: Callable[[Line], Answer], concurrency: int, end: Callable[[], None]
-) -> Iterator[Answer | None]:
-    """Yield output records in the order of completion, and None after a second without one.
+def process_lines(
+    lines: Iterable[Line], process: Callable[[Line], OutputLine], concurrency: int, end: Callable[[], None]
+) -> Iterator[OutputLine | None]:
+    """Yield lines of OUT in the order of completion, and None after a second without one.
 
     Lines are read only as fast as threads and queue have room for them.
 
     Args:
         lines: Read by all threads in turn.
-        answer: Called by `concurrency` threads; blocks.
+        process: Called by `concurrency` threads; blocks.
         concurrency: Number of threads.
         end: Wakes waiting threads at the end. Threads in the middle of a request are left until the process exits, as
             their response is not needed.
 
     Raises:
-        BaseException: the first exception that `lines` or `answer` raised.
+        BaseException: the first exception that `lines` or `process` raised.
     """
-    done: queue.Queue[Answer | BaseException | None] = queue.Queue(2 * concurrency)
+    done: queue.Queue[OutputLine | BaseException | None] = queue.Queue(2 * concurrency)
     source, lock, over = iter(lines), threading.Lock(), threading.Event()
 
     def work() -> None:
@@ -37,7 +37,7 @@ def answers(
                     line = next(source, None)
                 if line is None:
                     break
-                done.put(answer(line))
+                done.put(process(line))
             done.put(None)
         except BaseException as error:  # top of a thread: the generator raises it
             done.put(error)
@@ -51,7 +51,7 @@ def answers(
         end()
 
 
-def _drain(done: "queue.Queue[Answer | BaseException | None]", num_threads: int) -> Iterator[Answer | None]:
+def _drain(done: "queue.Queue[OutputLine | BaseException | None]", num_threads: int) -> Iterator[OutputLine | None]:
     while num_threads:
         try:
             item = done.get(timeout=TICK_S)

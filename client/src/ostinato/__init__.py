@@ -21,6 +21,7 @@ from ostinato._errors import (
     ModelLoading,
     ModelNotFound,
     NotFound,
+    NotReady,
     OstinatoError,
     Overloaded,
     RateLimited,
@@ -44,7 +45,8 @@ from ostinato._errors import (
     VersionGone,
 )
 from ostinato._inspection import InspectedLayer, Inspection
-from ostinato._results import Choice, Generation, Model, Status, TextDelta, Usage
+from ostinato._readiness import WaitForReady
+from ostinato._results import Choice, Generation, Model, RawResponse, Status, TextDelta, Usage
 from ostinato._scores import EmbeddingMap, Neighbor, Score, ScoredToken, Tokens
 from ostinato._stream import Stream
 from ostinato._version import __version__
@@ -77,9 +79,11 @@ __all__ = [
     "ModelNotFound",
     "Neighbor",
     "NotFound",
+    "NotReady",
     "OstinatoError",
     "Overloaded",
     "RateLimited",
+    "RawResponse",
     "ResumptionFailed",
     "Score",
     "ScoredToken",
@@ -106,5 +110,6 @@ __all__ = [
     "UnexpectedResponse",
     "Usage",
     "VersionGone",
+    "WaitForReady",
     "__version__",
 ]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, Union, overload
 from urllib.parse import quote, urlencode
 
 from ostinato._concurrency import in_order
 from ostinato._conversation import Conversation
-from ostinato._errors import InvalidArgument, NotFound, UnexpectedResponse
+from ostinato._default_model import DefaultModel
+from ostinato._errors import InvalidArgument, UnexpectedResponse
 from ostinato._events import LinkedEvent
-from ostinato._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS
+from ostinato._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS, present_fields
 from ostinato._inspection import Inspection
 from ostinato._results import Generation, Model, Status, required
 from ostinato._resuming import Resumption
@@ -30,6 +28,8 @@ if TYPE_CHECKING:
     import requests
 
     from ostinato._errors import OstinatoError
+    from ostinato._readiness import WaitForReady
+    from ostinato._results import RawResponse
 
 T = TypeVar("T")
 OnePrompt = Union[str, Sequence[int]]
@@ -59,6 +59,8 @@ class Client:
             above. Read timeouts are not retried, nor is a stream that has begun.
         session: requests.Session. Replaces the client's own sessions, for proxies, certificates or adapters. All
             threads share it. Closing the client leaves it open.
+        wait_for_ready: WaitForReady. Requests wait together for a server that is unreachable, overloaded or
+            unavailable, without counting against `max_retries`. Default: they do not wait.
 
     Raises:
         InvalidArgument: an argument is invalid.
@@ -72,12 +74,12 @@ class Client:
         timeout: TimeoutSeconds = DEFAULT_TIMEOUT,
         max_retries: int = 2,
         session: requests.Session | None = None,
+        wait_for_ready: WaitForReady | None = None,
     ) -> None:
         """Validate the settings; sends nothing."""
         self._settings = resolve(base_url, api_key, timeout, max_retries)
-        self._transport = Transport(self._settings, session)
-        self._lock = threading.Lock()
-        self._first_model: Future[str] | None = None
+        self._transport = Transport(self._settings, session, wait_for_ready)
+        self._default_model = DefaultModel(self._look_up_first_model)
 
     def generate(
         self,
@@ -167,7 +169,7 @@ class Client:
         stopped = LinkedEvent(self._transport.closed)
         send = partial(self._open_stream, COMPLETIONS, stopped=stopped)
         resumption = Resumption(send, self._completion(prompt, model, fields), stopped)
-        return Stream(self._resetting_default_model(resumption.open), resumption)
+        return Stream(self._default_model.resetting(resumption.open), resumption)
 
     def resume(self, state: str, prompt: Prompt = "", **options: Any) -> Generation:
         """Continue a generation from a resume token, as `return_state=True`, a stream or an error returned it.
@@ -327,23 +329,11 @@ class Client:
         Raises:
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
-        fields = {
-            "input": text,
-            "state": state,
-            "include": include,
-            "layers": layers,
-            "return_sequences": return_sequences,
-            "return_state": return_state,
-            "go_backwards": go_backwards,
-            "logprobs": top,
-            "max_positions": max_positions,
-            "max_units": max_units,
-            "encoding_format": "base64",
-            **extra,
-        }
-        return Inspection.from_response(
-            self._post(self._transport.post, INSPECT, self._body(model, fields, INSPECT_FIELDS))
-        )
+        values = {"include": include, "layers": layers, "max_positions": max_positions, "max_units": max_units}
+        returned = {"return_sequences": return_sequences, "return_state": return_state, **values, "logprobs": top}
+        fields = {"input": text, "state": state, "go_backwards": go_backwards, **returned, "encoding_format": "base64"}
+        body = self._body(model, {**fields, **extra}, INSPECT_FIELDS)
+        return Inspection.from_response(self._post(self._transport.post, INSPECT, body))
 
     def neighbors(self, token: str | int, *, model: str | None = None, count: int = 10) -> list[Neighbor]:
         """Return the nearest neighbors of a token in the model's embedding matrix.
@@ -389,7 +379,7 @@ class Client:
             model: str. Default: as `generate`.
             options: Arguments of `generate` for every turn.
         """
-        return Conversation(self, model=model if model is not None else self._default_model(), prompt=prompt, **options)
+        return Conversation(self, model=self._model_or_default(model), prompt=prompt, **options)
 
     def load_conversation(self, path: str | PathLike[str]) -> Conversation:
         """Load a conversation from a file that `Conversation.save` wrote.
@@ -463,6 +453,21 @@ class Client:
             generate, prompts, lambda: concurrency or self._default_concurrency(), progress, return_errors, stopped
         )
 
+    def post(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
+        """Send a request body as it is and return the response as it is: neither is parsed or completed.
+
+        For endpoints and fields that the other methods lack, and for bodies that are JSON already.
+
+        Args:
+            path: str. Path of the endpoint, such as "/v1/completions".
+            body: bytes (JSON in UTF-8) or dict.
+
+        Raises:
+            UnexpectedResponse: the response is not JSON; raised after `max_retries` retries.
+            APIError, ConnectionFailed, Timeout: as `generate`. `APIError.content` is the response body.
+        """
+        return self._transport.post_raw(path, body)
+
     def status(self) -> Status:
         """Return the server's load and its limit.
 
@@ -520,37 +525,21 @@ class Client:
         return self._body(model, {"prompt": prompt, **fields}, COMPLETION_FIELDS)
 
     def _body(self, model: str | None, fields: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
-        """Build a request body: omit None values and add the model, unless a resume token implies it.
-
-        Raises:
-            InvalidArgument: a name is no field of the API.
-        """
-        extra_body = fields.pop("extra_body", None) or {}
-        for name in fields.keys() - allowed:
-            matches = difflib.get_close_matches(name, allowed, n=1)
-            instead = f"did you mean {matches[0]}? " if matches else ""
-            raise InvalidArgument(
-                f"there is no argument {name}: {instead}what the API has no name for goes into "
-                f"extra_body={{{name!r}: …}}"
-            )
-        present = {name: value for name, value in {**fields, **extra_body}.items() if value is not None}
+        """Build a request body; without a model it is the default, unless a resume token implies one."""
+        present = present_fields(fields, allowed)
         if model is None and "state" in present:
             return present
-        return {"model": model if model is not None else self._default_model(), **present}
+        return {"model": self._model_or_default(model), **present}
 
     def _post(self, send: Callable[[str, dict[str, Any]], T], path: str, body: dict[str, Any]) -> T:
-        return self._resetting_default_model(partial(send, path, body))
+        return self._default_model.resetting(partial(send, path, body))
 
     def _get_of_model(self, model: str | None, rest: str) -> dict[str, Any]:
-        name = model if model is not None else self._default_model()
-        return self._resetting_default_model(partial(self._transport.get, f"{MODELS}/{quote(name, safe='')}/{rest}"))
+        path = f"{MODELS}/{quote(self._model_or_default(model), safe='')}/{rest}"
+        return self._default_model.resetting(partial(self._transport.get, path))
 
-    def _resetting_default_model(self, send: Callable[[], T]) -> T:
-        try:
-            return send()
-        except NotFound:
-            self._first_model = None  # the server may serve other models by now: look them up again next time
-            raise
+    def _model_or_default(self, model: str | None) -> str:
+        return model if model is not None else self._default_model.name()
 
     def _default_concurrency(self) -> int:
         """Return the number of concurrent requests that the server admits, at most MAX_CONCURRENCY."""
@@ -558,20 +547,6 @@ class Client:
 
     def _open_stream(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> requests.Response:
         return self._transport.open_stream(path, {**body, "stream": True}, stopped)
-
-    def _default_model(self) -> str:
-        with self._lock:  # concurrent threads share one lookup
-            lookup, is_first = self._first_model, self._first_model is None
-            if lookup is None:
-                lookup = self._first_model = Future()
-        if is_first:
-            try:
-                lookup.set_result(self._look_up_first_model())
-            except BaseException as error:
-                self._first_model = None
-                lookup.set_exception(error)
-                raise
-        return lookup.result()
 
     def _look_up_first_model(self) -> str:
         models = self.models()

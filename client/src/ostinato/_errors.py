@@ -7,6 +7,7 @@
     ├── ClientClosed                the client is closed (also a RuntimeError)
     ├── ConnectionFailed            connecting failed, or the connection was lost before the response was complete
     ├── Timeout                     connected, but the read timeout expired
+    ├── NotReady                    the server stayed unavailable for the timeout of `WaitForReady`
     ├── UnexpectedResponse          the response is not from this API
     ├── StreamInterrupted           a stream was interrupted before its end
     │   └── ResumptionFailed        and could not be resumed exactly
@@ -57,9 +58,12 @@ class OstinatoError(Exception):
     Attributes:
         choices: tuple of Choice. The partial choices received before the error, each with its `state` if the server
             sent one: `client.resume(state)` continues from there.
+        retryable: bool. Whether the same request may succeed later. The client itself retries such requests, but not a
+            stream that has begun.
     """
 
     choices: tuple[Choice, ...] = ()
+    retryable: bool = False
 
     @property
     def text(self) -> str:
@@ -83,9 +87,15 @@ class ClientClosed(OstinatoError, RuntimeError):
 class ConnectionFailed(OstinatoError):
     """Connecting failed or timed out, or the connection was lost before the response was complete."""
 
+    retryable = True
+
 
 class Timeout(OstinatoError):
     """The server accepted the request, but no byte arrived within the read timeout. It is not retried."""
+
+
+class NotReady(OstinatoError):
+    """No request was answered within the timeout of `WaitForReady`; `__cause__` is the last failure."""
 
 
 class UnexpectedResponse(OstinatoError):
@@ -94,6 +104,8 @@ class UnexpectedResponse(OstinatoError):
 
 class StreamInterrupted(OstinatoError):
     """A stream was interrupted before its end: the connection was lost, or no byte arrived within the read timeout."""
+
+    retryable = True
 
 
 class ResumptionFailed(StreamInterrupted):
@@ -111,7 +123,7 @@ class APIError(OstinatoError):
         param: str or None. The request field that caused the error.
         request_id: str or None. The `x-request-id` of the request in the server's log.
         retry_after_s: float or None. Seconds to wait before a retry, if the server sent them.
-        retryable: bool. Whether the same request may succeed later.
+        content: bytes. The response body as received; empty for an error inside a stream.
     """
 
     advice: ClassVar[str] = "look up the request in the server's log"
@@ -123,7 +135,7 @@ class APIError(OstinatoError):
     param: str | None = None
     request_id: str | None = None
     retry_after_s: float | None = None
-    retryable: bool = False
+    content: bytes = b""
 
     def __init__(self, line: str = "", **details: Any) -> None:
         """Create an error from its one-line message and any of the attributes."""

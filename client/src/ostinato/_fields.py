@@ -1,5 +1,12 @@
 """Names of the API's fields. The server ignores unknown fields, so the client rejects misspelt ones."""
 
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from ostinato._errors import InvalidArgument
+
 COMPLETION_FIELDS = frozenset(
     {
         "model",
@@ -58,3 +65,19 @@ INSPECT_FIELDS = frozenset(
         "timeout_s",
     }
 )
+
+
+def present_fields(fields: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
+    """Return the fields to send: those that are not None, and what `extra_body` contains.
+
+    Raises:
+        InvalidArgument: a name is no field of the API.
+    """
+    extra_body = fields.pop("extra_body", None) or {}
+    for name in fields.keys() - allowed:
+        matches = difflib.get_close_matches(name, allowed, n=1)
+        instead = f"did you mean {matches[0]}? " if matches else ""
+        raise InvalidArgument(
+            f"there is no argument {name}: {instead}what the API has no name for goes into extra_body={{{name!r}: …}}"
+        )
+    return {name: value for name, value in {**fields, **extra_body}.items() if value is not None}

@@ -10,7 +10,7 @@ import requests
 from urllib3.exceptions import ReadTimeoutError  # requests needs urllib3 too, and hides this one in a ConnectionError
 
 from ostinato import _errors as errors
-from ostinato._results import Choice, Generation
+from ostinato._results import Choice, Generation, RawResponse
 from ostinato._retries import FIRST_SERVER_ERROR, asked_wait_s, is_retryable
 
 if TYPE_CHECKING:
@@ -80,6 +80,19 @@ def json_object(response: requests.Response) -> dict[str, Any]:
     raise unexpected(response, "a JSON object")
 
 
+def raw_json(response: requests.Response) -> RawResponse:
+    """Return a successful response whose content type is JSON, without parsing it.
+
+    Raises:
+        UnexpectedResponse: it is of another type. Retryable: a proxy may answer in place of a server that restarts.
+    """
+    if "json" in response.headers.get("content-type", ""):
+        return RawResponse(response.status_code, _request_id(response.headers), response.content)
+    error = unexpected(response, "JSON")
+    error.retryable = True
+    raise error
+
+
 def unexpected(response: requests.Response, expected: str) -> errors.UnexpectedResponse:
     """Return the error for a response that is not from this API."""
     got = response.headers.get("content-type", "").partition(";")[0] or "no content type"
@@ -101,7 +114,7 @@ def refusal(response: requests.Response) -> errors.OstinatoError:
     fallback = errors.ServerError if status >= FIRST_SERVER_ERROR else errors.APIError
     error_class = _CLASS_BY_CODE.get(str(fields.get("code")), _CLASS_BY_STATUS.get(status, fallback))
     error = _api_error(error_class, {"message": response.reason, **_present(fields)}, headers, status)
-    error.choices = _choices(body)
+    error.choices, error.content = _choices(body), response.content
     return error
 
 
@@ -150,7 +163,7 @@ def _api_error(
     error_class: type[errors.APIError], fields: dict[str, Any], headers: Mapping[str, str], status: int | None
 ) -> errors.APIError:
     message = _one_line(str(fields.get("message") or "no reason given")).rstrip(".")
-    request_id, retry_after_s = headers.get("x-request-id") or None, asked_wait_s(headers)
+    request_id, retry_after_s = _request_id(headers), asked_wait_s(headers)
     facts = [f"HTTP {status}" if status else "", f"request {request_id}" if request_id else ""]
     where = ", ".join(fact for fact in facts if fact) or "within the stream"
     advice = error_class.advice if retry_after_s is None else f"try again in {retry_after_s:.3g} s"
@@ -163,6 +176,10 @@ def _api_error(
         retry_after_s=retry_after_s,
         retryable=is_retryable(status, headers) if status else issubclass(error_class, _RETRYABLE),
     )
+
+
+def _request_id(headers: Mapping[str, str]) -> str | None:
+    return headers.get("x-request-id") or None
 
 
 def _choices(body: Any) -> tuple[Choice, ...]:

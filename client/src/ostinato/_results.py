@@ -210,6 +210,21 @@ class Model:
 
 
 @dataclass(frozen=True)
+class RawResponse:
+    """A successful response of `Client.post`, not parsed.
+
+    Attributes:
+        status: int. HTTP status.
+        request_id: str or None. The `x-request-id` of the request in the server's log.
+        content: bytes. The response body as received: JSON.
+    """
+
+    status: int
+    request_id: str | None
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Status:
     """Load of a server, and its limit.
 

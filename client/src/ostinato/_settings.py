@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Optional, Union
+from urllib.parse import urlsplit
 
 from ostinato._errors import InvalidArgument
 
@@ -86,6 +87,12 @@ def _base_url(url: str) -> str:
         raise InvalidArgument(f"base_url is {url!r}: leave out what begins with ? or #")
     if not url.lower().startswith(("http://", "https://")):
         raise InvalidArgument(f"base_url is {url!r}: let it start with http:// or https://")
+    try:
+        is_valid = bool(urlsplit(url).hostname) and urlsplit(url).port != 0
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise InvalidArgument(f"base_url is {url!r}: let it be like {DEFAULT_BASE_URL}")
     return url.removesuffix("/v1")
 
 

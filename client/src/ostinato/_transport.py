@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import requests
 from requests.auth import AuthBase
-from requests.utils import default_user_agent
+from requests.utils import default_user_agent, get_netrc_auth
 from urllib3.exceptions import HTTPError
 
-from ostinato._errors import APIError, ClientClosed, ConnectionFailed, InvalidArgument
+from ostinato._errors import APIError, ClientClosed, ConnectionFailed, InvalidArgument, UnexpectedResponse
 from ostinato._events import LinkedEvent
-from ostinato._responses import failure, json_object, refusal, unexpected
-from ostinato._retries import wait_s
+from ostinato._responses import failure, json_object, raw_json, refusal, unexpected
+from ostinato._retries import Attempts
 from ostinato._version import __version__
 
 if TYPE_CHECKING:
+    from ostinato._readiness import WaitForReady
+    from ostinato._results import RawResponse
     from ostinato._settings import Settings
 
+T = TypeVar("T")
+
+_ACCEPT_JSON = {"Accept": "application/json"}
 _JSON = {"Content-Type": "application/json"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FIRST_REFUSAL = 300  # redirects too: requests would turn a redirected POST into a GET
@@ -39,8 +43,13 @@ class Transport:
         closed: Set by `close`; interrupts the wait before a retry.
     """
 
-    def __init__(self, settings: Settings, session: requests.Session | None = None) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: Settings,
+        session: requests.Session | None = None,
+        wait_for_ready: WaitForReady | None = None,
+    ) -> None:
+        self._settings, self._wait_for_ready = settings, wait_for_ready
         self._auth = _Bearer(settings.api_key) if settings.api_key else None
         self._caller_session = session
         self._local = threading.local()
@@ -50,12 +59,16 @@ class Transport:
 
     def get(self, path: str) -> dict[str, Any]:
         """Return the JSON object at `path`."""
-        return json_object(self._send("GET", path, {"Accept": "application/json"}))
+        return self._send(json_object, "GET", path, _ACCEPT_JSON)
 
     def post(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> dict[str, Any]:
         """Send a JSON object and return the JSON object in the response; setting `stopped` ends retries."""
-        headers = {"Accept": "application/json", **_JSON}
-        return json_object(self._send("POST", path, headers, stopped, data=_encoded(body)))
+        return self._send(json_object, "POST", path, {**_ACCEPT_JSON, **_JSON}, stopped, data=_encoded(body))
+
+    def post_raw(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
+        """Send a JSON object, encoded or not, and return the response, whose JSON is not parsed."""
+        data = body if isinstance(body, bytes) else _encoded(body)
+        return self._send(raw_json, "POST", path, {**_ACCEPT_JSON, **_JSON}, data=data)
 
     def open_stream(self, path: str, body: dict[str, Any], stopped: LinkedEvent | None = None) -> requests.Response:
         """Send a JSON object and return the response with its events unread. The caller closes it.
@@ -64,11 +77,7 @@ class Transport:
         """
         # With compression, events would be buffered until a block is full.
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", **_JSON}
-        response = self._send("POST", path, headers, stopped, data=_encoded(body), stream=True)
-        if response.headers.get("content-type", "").startswith("text/event-stream"):
-            return response
-        response.close()
-        raise unexpected(response, "a stream of events")
+        return self._send(_events, "POST", path, headers, stopped, data=_encoded(body), stream=True)
 
     def close(self) -> None:
         """Close the sessions of all threads. Open streams stay open."""
@@ -79,23 +88,28 @@ class Transport:
             session.close()
 
     def _send(
-        self, method: str, path: str, headers: dict[str, str], stopped: LinkedEvent | None = None, **kwargs: Any
-    ) -> requests.Response:
-        """Send a request until it succeeds, the error is not retryable, or `max_retries` is reached."""
-        attempt, stopped = 0, stopped or self.closed
+        self,
+        read: Callable[[requests.Response], T],
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        stopped: LinkedEvent | None = None,
+        **kwargs: Any,
+    ) -> T:
+        """Send a request until it succeeds or its error is final; return what `read` makes of the response."""
+        attempts, stopped = Attempts(self._settings.max_retries, self._wait_for_ready), stopped or self.closed
         while True:
             try:
-                return self._attempt(method, path, headers, **kwargs)
-            except (ConnectionFailed, APIError) as error:
-                asked_s = error.retry_after_s if isinstance(error, APIError) else None
-                pause_s = wait_s(attempt, asked_s, random.random())
-                is_final = isinstance(error, APIError) and not error.retryable
-                if is_final or pause_s is None or attempt >= self._settings.max_retries:
+                response = read(self._attempt(method, path, headers, **kwargs))
+                attempts.succeed()
+                return response
+            except (ConnectionFailed, UnexpectedResponse, APIError) as error:
+                pause_s = attempts.pause_s(error)
+                if pause_s is None:
                     raise
                 if stopped.wait(pause_s):
                     self._require_open()
                     raise
-            attempt += 1
 
     def _attempt(self, method: str, path: str, headers: dict[str, str], **kwargs: Any) -> requests.Response:
         timeout, url = self._settings.timeout, self._settings.base_url + path
@@ -118,16 +132,33 @@ class Transport:
         # A forked process inherits its parent's connections: on a shared one, each would get the other's responses.
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None or self._local.pid != os.getpid():
-            session, self._local.pid = requests.Session(), os.getpid()
+            session, self._local.pid = self._new_session(), os.getpid()
             self._local.session = session
-            session.headers["User-Agent"] = f"ostinato-client/{__version__} {default_user_agent()}"
             with self._lock:
                 self._sessions.add(session)
+        return session
+
+    def _new_session(self) -> requests.Session:
+        """Create a session with the proxies, certificates and credentials of the environment."""
+        session, url = requests.Session(), self._settings.base_url
+        session.headers["User-Agent"] = f"ostinato-client/{__version__} {default_user_agent()}"
+        # Looked up once: with trust_env, requests would do it for each request, for a third of a call's CPU time.
+        vars(session).update(session.merge_environment_settings(url, {}, None, None, None))
+        session.auth = get_netrc_auth(url)
+        session.trust_env = False
         return session
 
     def _require_open(self) -> None:
         if self.closed.is_set():
             raise ClientClosed("this Client is closed: make a new one")
+
+
+def _events(response: requests.Response) -> requests.Response:
+    """Return a response that is a stream of events."""
+    if response.headers.get("content-type", "").startswith("text/event-stream"):
+        return response
+    response.close()
+    raise unexpected(response, "a stream of events")
 
 
 def _encoded(body: dict[str, Any]) -> bytes:

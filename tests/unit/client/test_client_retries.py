@@ -7,7 +7,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from ostinato._retries import MAX_ASKED_WAIT_S, MAX_WAIT_S, asked_wait_s, is_retryable, wait_s
+import ostinato
+from ostinato._retries import MAX_ASKED_WAIT_S, MAX_WAIT_S, Attempts, asked_wait_s, is_retryable, wait_s
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 599])
@@ -61,6 +62,7 @@ def test_an_unsound_wait_is_no_wait(text: str) -> None:
 def test_waits_double_up_to_a_limit() -> None:
     """Without a word from the server, each wait is twice the last."""
     assert [wait_s(attempt, None, 0.0) for attempt in range(6)] == [0.5, 1.0, 2.0, 4.0, MAX_WAIT_S, MAX_WAIT_S]
+    assert wait_s(9999, None, 1.0) == 6.0
 
 
 def test_jitter_shortens_own_waits_and_lengthens_asked_ones() -> None:
@@ -73,4 +75,5 @@ def test_jitter_shortens_own_waits_and_lengthens_asked_ones() -> None:
 def test_nobody_waits_longer_than_the_longest_asked_wait() -> None:
     """A server that asks for an hour gets no second attempt, rather than an early one."""
     assert wait_s(0, MAX_ASKED_WAIT_S, 0.0) == MAX_ASKED_WAIT_S
-    assert wait_s(0, MAX_ASKED_WAIT_S + 1, 0.0) is None
+    error = ostinato.TooManyRequests("full", retryable=True, retry_after_s=MAX_ASKED_WAIT_S + 1)
+    assert Attempts(2, None).pause_s(error) is None

@@ -1,23 +1,36 @@
-"""What the tests of batch share: a scripted server in the gateway's place, and waits that are only noted."""
+"""What the tests of batch share: a scripted server in the gateway's place, and waits that are only recorded."""
 
 import json
 
 import pytest
 
-from service.batch.retries import Patience
+from ostinato._events import LinkedEvent
 from tests.unit.client.scripted_server import ScriptedServer
 
 
-class NotedPatience(Patience):
-    """Notes what would be waited for."""
+class Waits(list):
+    """The seconds of every wait before a retry.
 
-    def __init__(self):
-        super().__init__(600.0)
-        self.waits = []
+    Attributes:
+        on_wait: Called instead of waiting.
+    """
 
-    def wait(self, seconds, trouble):
-        self.waits.append((seconds, trouble))
-        super().wait(0, trouble)
+    def on_wait(self):
+        """Do nothing."""
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Waits take no time."""
+    recorded = Waits()
+
+    def wait(event, timeout_s=None):
+        recorded.append(timeout_s)
+        recorded.on_wait()
+        return event.is_set()
+
+    monkeypatch.setattr(LinkedEvent, "wait", wait)
+    return recorded
 
 
 @pytest.fixture
@@ -25,12 +38,6 @@ def server():
     """A running server with an empty script."""
     with ScriptedServer() as running:
         yield running
-
-
-@pytest.fixture
-def patience():
-    """Waits take no time."""
-    return NotedPatience()
 
 
 @pytest.fixture(autouse=True)

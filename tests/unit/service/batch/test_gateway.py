@@ -1,6 +1,5 @@
 """Requests by HTTP against a scripted server: what is sent, sent again, given up."""
 
-import http.client
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,20 +7,25 @@ import certifi
 import pytest
 import requests
 
-from service.batch.errors import Stopped, UsageError
-from service.batch.gateway import MAX_LOST, Address, Failure, Gateway
+from ostinato import RawResponse
+from service.batch.errors import LineError, Stopped, UsageError
+from service.batch.gateway import MAX_RETRIES, Gateway, GatewayOptions
 from service.batch.requests_file import Request
-from service.batch.retries import MAX_ATTEMPTS
 from tests.unit.client.scripted_responses import answer_bytes, answer_json, hang_up, refusal, silence
 
 REQUEST = Request("a", "/v1/completions", b'{"seed":1}')
-STATUS = {"sequences": {"accepted": 3, "max": 10}, "models": [{}], "uptime_s": 1000.0}
+STATUS = {"status": "ok", "sequences": {"accepted": 3, "max": 10}, "models": [{}], "uptime_s": 1000.0}
+
+
+def connect(url, api_key="", timeout_s=60.0):
+    """Make a client of the gateway at a URL."""
+    return Gateway(GatewayOptions(url, api_key, timeout_s, give_up_after_s=600.0))
 
 
 @pytest.fixture
-def gateway(server, patience):
+def gateway(server, waits):  # noqa: ARG001 - no test should wait
     """A gateway at the scripted server."""
-    return Gateway(Address(server.url, "secret", 60.0), patience)
+    return connect(server.url, "secret")
 
 
 def test_a_request_is_sent_with_its_bytes_and_the_key(server, gateway, monkeypatch, tmp_path):
@@ -29,8 +33,7 @@ def test_a_request_is_sent_with_its_bytes_and_the_key(server, gateway, monkeypat
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     server.script = [answer_json({"x": 1}, headers={"x-request-id": "req-1"})]
-    reply = gateway.ask(REQUEST)
-    assert (reply.status, reply.parsed, reply.headers["X-Request-Id"]) == (200, {"x": 1}, "req-1")
+    assert gateway.send(REQUEST) == RawResponse(200, "req-1", b'{"x": 1}')
     (received,) = server.requests
     assert (received.method, received.path, received.body) == ("POST", "/v1/completions", {"seed": 1})
     assert received.headers["Authorization"] == "Bearer secret"
@@ -41,27 +44,30 @@ def test_requests_of_a_thread_share_a_connection(server, gateway):
     """Bodies do not get mixed up on it."""
     server.script = [answer_json({})] * 3
     for number in range(3):
-        gateway.ask(Request("a", "/tokenize", b'{"n":%d}' % number))
+        gateway.send(Request("a", "/tokenize", b'{"n":%d}' % number))
     assert server.bodies == [{"n": 0}, {"n": 1}, {"n": 2}]
     assert len({request.client_port for request in server.requests}) == 1
 
 
-def test_the_address_may_end_as_openais_does(server, patience):
+def test_the_base_url_may_end_as_openais_does(server):
     """With or without /v1 and a slash."""
     server.script = [answer_json({})]
-    Gateway(Address(f"{server.url}/v1/", None, 60.0), patience).ask(REQUEST)
+    connect(f"{server.url}/v1/").send(REQUEST)
     assert server.requests[0].path == "/v1/completions"
     assert "Authorization" not in server.requests[0].headers
 
 
-def test_a_busy_gateway_is_waited_for_as_it_asks(server, gateway, patience):
+def test_a_busy_gateway_is_waited_for_as_it_asks(server, gateway, waits):
     """429, 503, 502 and a lost connection, more often than a request at fault is sent."""
     away = [refusal(429, "full", headers={"retry-after-ms": "2000"}), refusal(503, "drains"), hang_up]
     server.script = [*away, answer_bytes(b"<html>", "text/html", 502), *away, answer_json({})]
-    assert gateway.ask(REQUEST).status == 200
-    assert len(patience.waits) == 7
-    assert 2 <= patience.waits[0][0] <= 2.5
-    assert patience.waits[0][1] == "429: full"
+    troubles = []
+    waits.on_wait = lambda: troubles.append(gateway.trouble)
+    assert gateway.send(REQUEST).status == 200
+    assert len(waits) == 7
+    assert 2 <= waits[0] <= 2.5
+    assert troubles[0] == "full (HTTP 429): try again in 2 s"
+    assert gateway.trouble is None
     assert len(server.requests) == 8
 
 
@@ -69,54 +75,52 @@ def test_a_busy_gateway_is_waited_for_as_it_asks(server, gateway, patience):
 def test_an_error_that_persists_is_the_answer(server, gateway, status):
     """After a few attempts."""
     server.script = [refusal(status, "broken")] * 10
-    assert gateway.ask(REQUEST).status == status
-    assert len(server.requests) == MAX_ATTEMPTS
+    assert gateway.send(REQUEST).status == status
+    assert len(server.requests) == MAX_RETRIES + 1
 
 
 def test_what_should_not_be_sent_again_is_not(server, gateway):
     """The gateway says so of a deadline that was over."""
     server.script = [refusal(504, "deadline", headers={"x-should-retry": "false"})]
-    assert gateway.ask(REQUEST).status == 504
+    assert gateway.send(REQUEST).status == 504
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_who_is_not_let_in_stops_the_run(server, gateway, status):
+def test_a_refused_key_stops_the_run(server, gateway, status):
     """One line, without the key."""
     server.script = [refusal(status, "wrong key", code="invalid_api_key")] * 2
-    for ask in (lambda: gateway.ask(REQUEST), gateway.num_free):
-        with pytest.raises(Stopped, match=f"lets nobody in with the key .*: {status} invalid_api_key: wrong key") as e:
+    for ask in (lambda: gateway.send(REQUEST), gateway.num_free):
+        with pytest.raises(Stopped, match=rf"wrong key \(HTTP {status}\): .* (api_key|API key)") as e:
             ask()
         assert "secret" not in str(e.value)
 
 
-def test_an_answer_that_does_not_come_is_not_asked_for_twice(server, patience):
-    """It becomes the line's error, which names the bound."""
+def test_a_request_that_timed_out_is_not_retried(server):
+    """It becomes the line's error, which names the limit."""
     server.script = [silence]
-    with pytest.raises(Failure, match=r"no answer within --timeout of 0\.2 s") as caught:
-        Gateway(Address(server.url, None, 0.2), patience).ask(REQUEST)
-    assert caught.value.code == "timeout"
+    with pytest.raises(LineError, match=r"no response within --timeout of 0\.2 s") as caught:
+        connect(server.url, timeout_s=0.2).send(REQUEST)
+    assert (caught.value.code, caught.value.custom_id) == ("timeout", "a")
     assert len(server.requests) == 1
 
 
-def test_a_line_that_breaks_its_connections_is_given_up_while_others_are_answered(server, gateway, patience):
-    """When nobody is answered, it is the gateway that is away."""
+def test_a_line_that_breaks_its_connections_fails_while_others_get_responses(server, gateway, waits):
+    """When nobody gets one, it is the gateway that is unavailable."""
     server.script = [hang_up] * 20
-    wait = patience.wait
-    patience.wait = lambda *arguments: (wait(*arguments), patience.answered())
-    with pytest.raises(Failure, match=f"{MAX_LOST} connections broke") as caught:
-        gateway.ask(REQUEST)
-    assert caught.value.code == "connection_lost"
-    # The first has nothing before it that was answered meanwhile.
-    assert len(server.requests) == MAX_LOST + 1
+    waits.on_wait = gateway._wait.record_response
+    with pytest.raises(LineError, match="lost its connection repeatedly") as caught:
+        gateway.send(REQUEST)
+    assert (caught.value.code, caught.value.custom_id) == ("connection_lost", "a")
+    # docs/batch.md says five.
+    assert len(server.requests) == 5
 
 
-def test_connections_that_break_while_nobody_is_answered_are_no_lines_fault(server, gateway, patience):
-    """Others were answered once in between, and then the gateway was away."""
-    server.script = [*[hang_up] * (MAX_LOST + 3), answer_json({})]
-    wait = patience.wait
-    patience.wait = lambda *arguments: (wait(*arguments), len(patience.waits) == 1 and patience.answered())
-    assert gateway.ask(REQUEST).status == 200
+def test_connections_that_break_while_nobody_gets_a_response_are_no_lines_fault(server, gateway, waits):
+    """Others got one once in between, and then the gateway was unavailable."""
+    server.script = [*[hang_up] * 8, answer_json({})]
+    waits.on_wait = lambda: len(waits) == 1 and gateway._wait.record_response()
+    assert gateway.send(REQUEST).status == 200
 
 
 def test_threads_do_not_mix_up_their_bodies(server, gateway):
@@ -124,43 +128,47 @@ def test_threads_do_not_mix_up_their_bodies(server, gateway):
     bodies = [b'{"n":%d}' % number for number in range(400)]
     server.script = [answer_json({})] * len(bodies)
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda body: gateway.ask(Request("a", "/tokenize", body)), bodies))
+        list(pool.map(lambda body: gateway.send(Request("a", "/tokenize", body)), bodies))
     assert sorted(body["n"] for body in server.bodies) == list(range(len(bodies)))
 
 
-def test_certificates_of_the_environment_are_used(server, patience, monkeypatch):
+def test_certificates_of_the_environment_are_used(server, monkeypatch):
     """They are looked up once, and given to each call."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
-    gateway, given = Gateway(Address(server.url, None, 60.0), patience), []
+    gateway, given = connect(server.url), []
     send = requests.Session.send
     monkeypatch.setattr(requests.Session, "send", lambda *a, **how: given.append(how["verify"]) or send(*a, **how))
     server.script = [answer_json({})]
-    gateway.ask(REQUEST)
+    gateway.send(REQUEST)
     assert given == [certifi.where()]
 
 
 def test_success_without_json_is_an_error(server, gateway):
     """A proxy's page, after a few attempts."""
-    server.script = [answer_bytes(b"<html>hello", "text/html")] * MAX_ATTEMPTS
-    with pytest.raises(Failure, match="must be JSON, got status 200 and '<html>hello'") as caught:
-        gateway.ask(REQUEST)
+    server.script = [answer_bytes(b"<html>hello", "text/html")] * 20
+    with pytest.raises(LineError, match="answered 200 with text/html, not with JSON") as caught:
+        gateway.send(REQUEST)
     assert caught.value.code == "not_json"
+    assert len(server.requests) == MAX_RETRIES + 1
 
 
 @pytest.mark.parametrize("early", [{"uptime_s": 3.0}, {"models": []}], ids=["young", "no models"])
-def test_a_model_that_may_yet_come_is_waited_for(server, gateway, patience, early):
+def test_a_model_that_may_yet_come_is_waited_for(server, gateway, waits, early):
     """After a restart the gateway answers before it has found its models."""
     missing = refusal(404, "not served", code="model_not_found")
     server.script = [missing, answer_json({**STATUS, **early}), missing, answer_json(STATUS)]
-    assert gateway.ask(REQUEST).status == 404
-    assert [trouble for _, trouble in patience.waits] == ["404 model_not_found: not served"]
+    troubles = []
+    waits.on_wait = lambda: troubles.append(gateway.trouble)
+    assert gateway.send(REQUEST).status == 404
+    assert len(troubles) == 1
+    assert troubles[0].startswith("not served (HTTP 404)")
 
 
-def test_the_room_of_the_gateway_is_what_it_has_left(server, gateway, patience):
-    """It is waited for while it is away."""
+def test_free_sequences_are_the_limit_less_the_admitted_ones(server, gateway, waits):
+    """An unavailable gateway is waited for."""
     server.script = [refusal(503, "drains"), hang_up, answer_json(STATUS)]
     assert gateway.num_free() == 7
-    assert len(patience.waits) == 2
+    assert len(waits) == 2
     server.script = [answer_json({**STATUS, "sequences": {"accepted": 10, "max": 10}})]
     assert gateway.num_free() == 1
 
@@ -175,29 +183,29 @@ def test_the_room_of_the_gateway_is_what_it_has_left(server, gateway, patience):
     ],
 )
 def test_what_is_no_gateway_stops_the_run_at_once(server, gateway, answer):
-    """A wrong address is told with what came."""
+    """The error has advice about the base URL."""
     server.script = [answer]
-    with pytest.raises(Stopped, match="is not an Ostinato gateway's: got status"):
+    with pytest.raises(Stopped, match=r"check (that )?base_url"):
         gateway.num_free()
 
 
 @pytest.mark.parametrize("url", ["example", "ftp://example", "http://", "http://example:port"])
-def test_an_address_that_is_none_is_refused(url, patience):
+def test_an_invalid_base_url_is_refused(url):
     """Before anything is sent."""
-    with pytest.raises(UsageError, match="--base-url must be like http://host:port"):
-        Gateway(Address(url, None, 60.0), patience)
+    with pytest.raises(UsageError, match=r"--base-url is .* http://"):
+        connect(url)
 
 
-def test_a_proxy_of_the_environment_is_used(server, patience, monkeypatch):
+def test_a_proxy_of_the_environment_is_used(server, monkeypatch):
     """The request goes to it, with the whole address in its first line."""
     monkeypatch.setenv("HTTP_PROXY", server.url)
     monkeypatch.setenv("NO_PROXY", "")
     server.script = [answer_json({})]
-    Gateway(Address("http://gateway.invalid:8000", None, 60.0), patience).ask(REQUEST)
+    connect("http://gateway.invalid:8000").send(REQUEST)
     assert server.requests[0].path == "http://gateway.invalid:8000/v1/completions"
 
 
-def test_a_body_that_breaks_off_is_asked_for_again(server, gateway, patience):
+def test_a_body_that_breaks_off_is_requested_again(server, gateway, waits):
     """Half an answer is none."""
 
     def half(handler):
@@ -206,7 +214,9 @@ def test_a_body_that_breaks_off_is_asked_for_again(server, gateway, patience):
         handler.hang_up()
 
     server.script = [half, answer_json({})]
-    assert gateway.ask(REQUEST).parsed == {}
-    assert len(patience.waits) == 1
-    assert http.client.IncompleteRead.__name__ in patience.waits[0][1]
+    troubles = []
+    waits.on_wait = lambda: troubles.append(gateway.trouble)
+    assert gateway.send(REQUEST).content == b"{}"
+    assert len(troubles) == 1
+    assert "IncompleteRead" in troubles[0]
     assert json.dumps(server.bodies) == json.dumps([{"seed": 1}] * 2)

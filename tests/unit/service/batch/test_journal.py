@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from service.batch.errors import Stopped, UsageError
+from service.batch.errors import LineError, Stopped, UsageError
 from service.batch.journal import Journal
-from service.batch.output_record import answered, failed
+from service.batch.output_record import error_line, response_line
 from service.batch.requests_file import Line
 
-GOOD = [answered(name, 200, "r", b"{}").content for name in "abc"]
-BAD = failed(Line(1, b""), "d", "timeout", "m").content
+GOOD = [response_line(name, 200, "r", b"{}").content for name in "abc"]
+BAD = error_line(Line(1, b""), LineError("timeout", "m", "d")).content
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_torn_line_is_cut_off_wherever_it_was_torn(out, length):
 def test_somebodys_own_file_is_refused_and_stays_as_it_is(out, content):
     """Nothing is cut off that a batch has not written."""
     out.write_bytes(content)
-    with pytest.raises(UsageError, match="is not a batch's answer"):
+    with pytest.raises(UsageError, match="is not the output of a batch"):
         recovered(out)
     assert out.read_bytes() == content
 
@@ -136,7 +136,9 @@ def test_a_full_disk_ends_the_run_and_what_was_torn_is_cut_off(out, monkeypatch)
     assert out.read_bytes() == b""
 
 
-@pytest.mark.parametrize(("path", "message"), [("/dev/null", "must be a file"), ("nowhere/out", "No such file")])
+@pytest.mark.parametrize(
+    ("path", "message"), [("/dev/null", "must be a regular file"), ("nowhere/out", "No such file")]
+)
 def test_what_is_no_file_is_refused(tmp_path, path, message):
     """A run that goes on reads OUT."""
     with pytest.raises(UsageError, match=message):

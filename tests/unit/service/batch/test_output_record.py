@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from service.batch.output_record import OutputRecord, answered, failed, parse_output_record
+from service.batch.errors import LineError
+from service.batch.output_record import OutputRecord, error_line, parse_output_record, response_line
 from service.batch.requests_file import DUPLICATE, Line
 
 REFUSAL = b'{"error": {"message": "no", "code": "model_not_found"}}'
@@ -12,7 +13,7 @@ REFUSAL = b'{"error": {"message": "no", "code": "model_not_found"}}'
 
 def test_an_answer_keeps_the_bytes_of_its_body():
     """Numbers keep their digits, and the form is OpenAI's."""
-    made = answered("ä", 200, "req-1", b'{"x": 1.10, "usage": {"completion_tokens": 7}}\n')
+    made = response_line("ä", 200, "req-1", b'{"x": 1.10, "usage": {"completion_tokens": 7}}\n')
     assert b'"body":{"x": 1.10, "usage": {"completion_tokens": 7}}' in made.content
     line = json.loads(made.content)
     assert line.pop("id").startswith("batch_req_")
@@ -25,7 +26,7 @@ def test_an_answer_keeps_the_bytes_of_its_body():
 @pytest.mark.parametrize("body", [b'{\n "x":\n 1}', b"<html>\n</html>", b"", b"\xff"])
 def test_whatever_came_an_answer_is_one_line_of_json(body):
     """Line ends of the body are not the line's."""
-    content = answered("a", 413, None, body).content
+    content = response_line("a", 413, None, body).content
     assert content.count(b"\n") == 1
     assert content.endswith(b"\n")
     assert json.loads(content)["response"]["request_id"] is None
@@ -34,12 +35,12 @@ def test_whatever_came_an_answer_is_one_line_of_json(body):
 @pytest.mark.parametrize(
     ("made", "written"),
     [
-        (answered("a", 200, "r", b"{}"), OutputRecord("a", None, None)),
-        (answered("a", 404, "r", REFUSAL), OutputRecord("a", None, "model_not_found")),
-        (answered("a", 500, "r", b"<html>"), OutputRecord("a", None, "http_500")),
-        (failed(Line(3, b""), "a", "timeout", "m"), OutputRecord("a", None, "timeout")),
-        (failed(Line(3, b""), None, "invalid_json", "m"), OutputRecord(None, 3, "invalid_json")),
-        (failed(Line(3, b""), "a", DUPLICATE, "m"), OutputRecord(None, 3, DUPLICATE)),
+        (response_line("a", 200, "r", b"{}"), OutputRecord("a", None, None)),
+        (response_line("a", 404, "r", REFUSAL), OutputRecord("a", None, "model_not_found")),
+        (response_line("a", 500, "r", b"<html>"), OutputRecord("a", None, "http_500")),
+        (error_line(Line(3, b""), LineError("timeout", "m", "a")), OutputRecord("a", None, "timeout")),
+        (error_line(Line(3, b""), LineError("invalid_json", "m", None)), OutputRecord(None, 3, "invalid_json")),
+        (error_line(Line(3, b""), LineError(DUPLICATE, "m", "a")), OutputRecord(None, 3, DUPLICATE)),
     ],
 )
 def test_a_line_of_out_says_what_it_answers(made, written):

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from service.batch.output_record import OutputRecord
-from service.batch.plan import Done, _compare, survey
+from service.batch.plan import CompletedLines, _compare, find_pending
 from tests.unit.service.batch.conftest import request
 
 
-def done_of(*written):
+def completed_of(*written):
     """Take in what OUT says."""
-    done = Done()
+    completed = CompletedLines()
     for item in written:
-        done.add(item)
-    return done
+        completed.add(item)
+    return completed
 
 
 def numbers(pending):
@@ -25,36 +25,36 @@ def numbers(pending):
 
 def test_every_line_is_to_do_but_empty_ones(write_requests):
     """Wrong ones too: they get their line."""
-    pending = survey(write_requests("a", b"\n", b"nonsense\n", "b"), Done())
+    pending = find_pending(write_requests("a", b"\n", b"nonsense\n", "b"), CompletedLines())
     assert numbers(pending) == [(1, 0), (3, 0), (4, 0)]
-    assert (pending.num_lines, pending.num_to_do) == (3, 3)
+    assert (pending.num_lines, pending.num_pending) == (3, 3)
 
 
 def test_what_out_has_is_done(write_requests):
     """By custom_id, wherever the line is by now; by number where there is none."""
-    done = done_of(
+    done = completed_of(
         OutputRecord("b", None, None), OutputRecord(None, 3, "invalid_json"), OutputRecord("gone", None, None)
     )
-    pending = survey(write_requests("a", b"\n", b"nonsense\n", b"other\n", "b"), done)
+    pending = find_pending(write_requests("a", b"\n", b"nonsense\n", b"other\n", "b"), done)
     assert numbers(pending) == [(1, 0), (4, 0)]
-    assert (pending.num_lines, pending.num_to_do, pending.num_unknown) == (4, 2, 1)
+    assert (pending.num_lines, pending.num_pending, pending.num_unknown) == (4, 2, 1)
 
 
 def test_a_number_does_not_answer_a_line_that_has_a_name_by_now(write_requests):
     """IN was mended: line 2 was nonsense and is a request."""
-    done = done_of(OutputRecord(None, 2, "invalid_json"), OutputRecord(None, 99, "invalid_json"))
-    assert numbers(survey(write_requests("a", "b"), done)) == [(1, 0), (2, 0)]
+    done = completed_of(OutputRecord(None, 2, "invalid_json"), OutputRecord(None, 99, "invalid_json"))
+    assert numbers(find_pending(write_requests("a", "b"), done)) == [(1, 0), (2, 0)]
 
 
 @pytest.mark.parametrize("first_is_done", [False, True])
 def test_a_repeated_custom_id_is_marked_with_its_first_line(write_requests, first_is_done):
     """Whether that one is done or not; each of the others is done by its own number."""
     path = write_requests("a", "b", "a", "b", "a")
-    done = done_of(
+    done = completed_of(
         OutputRecord(None, 5, "duplicate_custom_id"), *([OutputRecord("a", None, None)] if first_is_done else [])
     )
     expected = [(2, 0), (3, 1), (4, 2)]
-    assert numbers(survey(path, done)) == (expected if first_is_done else [(1, 0), *expected])
+    assert numbers(find_pending(path, done)) == (expected if first_is_done else [(1, 0), *expected])
 
 
 def test_many_lines_agree_with_the_plain_way(tmp_path):
@@ -64,7 +64,7 @@ def test_many_lines_agree_with_the_plain_way(tmp_path):
     path = tmp_path / "in"
     path.write_bytes(b"".join(map(request, names)))
     out = {f"n{draw.randrange(800)}" for _ in range(200)}
-    pending = survey(path, done_of(*(OutputRecord(name, None, None) for name in out)))
+    pending = find_pending(path, completed_of(*(OutputRecord(name, None, None) for name in out)))
     first, expected = {}, []
     for number, name in enumerate(names, 1):
         if name in first or name not in out:
@@ -85,11 +85,11 @@ def test_half_a_digest_makes_no_name():
 def test_lines_that_are_added_while_a_run_goes_are_left_to_the_next(write_requests):
     """What was counted is answered."""
     path = write_requests("a")
-    pending = survey(path, Done())
+    pending = find_pending(path, CompletedLines())
     path.write_bytes(path.read_bytes() + request("b"))
     assert numbers(pending) == [(1, 0)]
 
 
 def test_nothing_in_and_nothing_out(write_requests):
     """An empty file has no lines."""
-    assert survey(write_requests(), Done()).num_lines == 0
+    assert find_pending(write_requests(), CompletedLines()).num_lines == 0

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from service.batch import requests_file
-from service.batch.errors import UsageError, WrongLine
+from service.batch.errors import LineError, UsageError
 from service.batch.requests_file import Line, Request, check_readable, parse, read_lines
 
 SOUND = {"custom_id": "a", "method": "POST", "url": "/tokenize", "body": {"model": "m", "prompt": "大 0.1"}}
@@ -36,7 +36,7 @@ def test_a_sound_line_is_sent_as_it_is():
 def test_a_wrong_line_says_field_bound_and_value(content, code, message, custom_id):
     """Each fault has its code, and keeps the custom_id if there is one."""
     line = Line(1, content if isinstance(content, bytes) else json.dumps({**SOUND, **content}).encode())
-    with pytest.raises(WrongLine) as caught:
+    with pytest.raises(LineError) as caught:
         parse(line)
     assert (caught.value.code, caught.value.custom_id) == (code, custom_id)
     assert message in str(caught.value)
@@ -45,13 +45,13 @@ def test_a_wrong_line_says_field_bound_and_value(content, code, message, custom_
 @pytest.mark.parametrize("field", ["method", "url", "body"])
 def test_a_missing_field_is_told_from_null(field):
     """What is not there is called none."""
-    with pytest.raises(WrongLine, match=f"{field} must be .* got none"):
+    with pytest.raises(LineError, match=f"{field} must be .* got none"):
         parse(Line(1, json.dumps({name: value for name, value in SOUND.items() if name != field}).encode()))
 
 
 def test_a_repeated_custom_id_names_the_line_that_has_it():
     """The second one is wrong."""
-    with pytest.raises(WrongLine, match='must be of one line alone, got "a" as in line 3'):
+    with pytest.raises(LineError, match='must be unique, got "a" as in line 3'):
         parse(Line(9, json.dumps(SOUND).encode(), same_as=3))
 
 
@@ -69,12 +69,12 @@ def test_a_line_that_is_too_long_is_wrong_and_not_held_in_memory(tmp_path, monke
     path.write_bytes(b"x" * 1000 + b"\n" + b"y" * 9 + b"\n" + b"z" * 11)
     first, second, third = read_lines(path)
     assert [len(first.content), second.content, len(third.content)] == [11, b"y" * 9, 11]
-    with pytest.raises(WrongLine, match="at most 10 bytes, got more"):
+    with pytest.raises(LineError, match="at most 10 bytes, got more"):
         parse(first)
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("nothing", "No such file"), ("/dev/null", "must be a file"), (".", "I")]
+    ("name", "message"), [("nothing", "No such file"), ("/dev/null", "must be a regular file"), (".", "I")]
 )
 def test_what_cannot_be_read_twice_is_refused(tmp_path, name, message):
     """Pipes and devices, folders and files that are not there."""

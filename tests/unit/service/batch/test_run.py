@@ -1,25 +1,26 @@
 """Whole runs against a scripted server: exit codes, what is kept, what is told."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 import service.__main__
-from service.batch import gateway
+from ostinato._events import LinkedEvent
 from service.batch.__main__ import main
 from tests.servers import ROOT, free_port
 from tests.unit.client.scripted_responses import COMPLETION, answer_bytes, answer_json, hang_up, refusal
 
-STATUS = answer_json({"sequences": {"accepted": 0, "max": 10}, "models": [{}], "uptime_s": 1000.0})
+STATUS = answer_json({"status": "ok", "sequences": {"accepted": 0, "max": 10}, "models": [{}], "uptime_s": 1000.0})
 ANSWER = answer_json(COMPLETION)
 
 
 @pytest.fixture
 def run(server, tmp_path, monkeypatch):
     """Run on IN with an address and one request at a time; return the exit code and the lines of OUT by custom_id."""
-    monkeypatch.setattr(gateway, "next_wait_s", lambda *_: 0.0)
+    monkeypatch.setattr(LinkedEvent, "wait", lambda event, *_: event.is_set())
 
     def run(source, *options):
         out = tmp_path / "out.jsonl"
@@ -41,19 +42,19 @@ def test_a_run_answers_every_line_and_a_second_one_asks_nothing(run, server, wri
     assert [lines[name]["response"]["body"] for name in "ab"] == [COMPLETION] * 2
     assert run(source) == (code, lines)
     assert len(server.requests) == 3
-    assert "2 lines: none answered now, 2 before; errors: none" in capsys.readouterr().err
+    assert "2 lines: none completed, 2 in earlier runs; errors: none" in capsys.readouterr().err
 
 
 def test_errors_are_lines_and_their_codes_are_counted(run, server, write_requests, capsys):
     """Exit code 1, and again when nothing is left to do."""
     source = write_requests("a", b"nonsense\n", "b")
-    server.script = [STATUS, refusal(404, "no", code="model_not_found"), ANSWER]
+    server.script = [STATUS, refusal(404, "no", code="model_not_found"), STATUS, ANSWER]
     code, lines = run(source)
     assert code == 1
     assert lines["a"]["response"]["status_code"] == 404
     assert lines[None]["error"]["line"] == 2
     assert run(source)[0] == 1
-    assert capsys.readouterr().err.count("errors: 1 model_not_found, 1 invalid_json") == 2
+    assert capsys.readouterr().err.count("errors: 1 model_not_found, 1 invalid_json\n") == 2
 
 
 def test_errors_are_answered_again_where_that_is_asked_for(run, server, write_requests):
@@ -75,7 +76,7 @@ def test_a_gateway_that_goes_away_ends_the_run_and_it_goes_on_later(run, server,
     code, lines = run(source, "--give-up-after", "0.05")
     assert code == 3
     assert list(lines) == ["a"]
-    assert "what is done is kept, and the same command goes on" in capsys.readouterr().err
+    assert "completed lines are kept, and the same command resumes" in capsys.readouterr().err
     server.script = [STATUS, ANSWER, ANSWER]
     code, lines = run(source)
     assert (code, sorted(lines)) == (0, ["a", "b", "c"])
@@ -105,7 +106,7 @@ def test_in_that_has_changed_is_told_and_what_is_done_is_kept(run, server, write
     server.script = [STATUS, ANSWER]
     code, lines = run(write_requests("b"))
     assert (code, sorted(lines)) == (0, ["a", "b"])
-    assert "1 lines of OUT have a custom_id that IN has not; they are kept" in capsys.readouterr().err
+    assert "1 lines of OUT have a custom_id that is not in IN; they are kept" in capsys.readouterr().err
 
 
 def test_in_and_out_must_be_two_files(write_requests, tmp_path, capsys):
@@ -130,7 +131,8 @@ def test_an_address_without_a_cluster_of_ray_is_told_soon(server, write_requests
     server.script = [STATUS]
     command = [sys.executable, "-m", "service.batch", str(write_requests("a")), str(tmp_path / "out")]
     command += ["--base-url", server.url, "--ray", f"127.0.0.1:{free_port()}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    variables = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'client/src'}"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT, env=variables)
     assert done.returncode == 3
     assert "error: no Ray cluster at 127.0.0.1:" in done.stderr
 
@@ -141,7 +143,7 @@ def test_an_address_without_a_cluster_of_ray_is_told_soon(server, write_requests
         (["-", "out"], "must be a file, as it is read twice"),
         (["in", "out", "--concurrency", "0"], "must be a number from 1 to 4096, got '0'"),
         (["in", "out", "--timeout", "nan"], "must be seconds"),
-        (["in", "out", "--ray-workers", "2"], "--ray-workers is about --ray"),
+        (["in", "out", "--ray-workers", "2"], "--ray-workers requires --ray"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(capsys, options, message):

@@ -7,7 +7,7 @@ import pytest
 
 from service.batch import threads
 from service.batch.errors import Stopped
-from service.batch.output_record import Answer
+from service.batch.output_record import OutputLine
 from service.batch.requests_file import Line
 
 LINES = [Line(number, b"%d" % number) for number in range(100)]
@@ -15,12 +15,12 @@ LINES = [Line(number, b"%d" % number) for number in range(100)]
 
 def made(line):
     """Answer a line by itself."""
-    return Answer(line.content)
+    return OutputLine(line.content)
 
 
 def test_every_line_is_answered_once():
     """Whatever the order."""
-    answers = list(threads.answers(LINES, made, 8, lambda: None))
+    answers = list(threads.process_lines(LINES, made, 8, lambda: None))
     assert sorted(int(answer.content) for answer in answers) == list(range(100))
 
 
@@ -28,7 +28,7 @@ def test_no_more_lines_are_read_than_are_under_way():
     """An endless file costs no memory."""
     read = itertools.count()
     lines = (Line(number, b"") for number in read)
-    answers = threads.answers(lines, made, 4, lambda: None)
+    answers = threads.process_lines(lines, made, 4, lambda: None)
     for _ in range(50):
         next(answers)
     answers.close()
@@ -44,7 +44,7 @@ def test_as_many_are_under_way_as_was_asked_for():
         together.wait(10)
         return made(line)
 
-    assert len(list(threads.answers(LINES[:32], wait, 16, lambda: None))) == 32
+    assert len(list(threads.process_lines(LINES[:32], wait, 16, lambda: None))) == 32
 
 
 def test_what_ends_a_line_for_all_ends_the_run_and_wakes_the_others():
@@ -57,7 +57,7 @@ def test_what_ends_a_line_for_all_ends_the_run_and_wakes_the_others():
         return made(line)
 
     with pytest.raises(Stopped, match="gone"):
-        list(threads.answers(LINES, fail, 1, woken.set))
+        list(threads.process_lines(LINES, fail, 1, woken.set))
     assert woken.is_set()
 
 
@@ -70,7 +70,7 @@ def test_a_second_without_an_answer_is_told(monkeypatch):
         assert go_on.wait(10)
         return made(line)
 
-    answers = threads.answers(LINES[:1], wait, 1, lambda: None)
+    answers = threads.process_lines(LINES[:1], wait, 1, lambda: None)
     assert next(answers) is None
     go_on.set()
     assert [answer for answer in answers if answer] == [made(LINES[0])]

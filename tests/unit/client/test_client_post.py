@@ -1,0 +1,79 @@
+"""Bodies that are sent as they are, and responses that come as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+import ostinato
+from ostinato import Client, RawResponse
+from tests.unit.client.scripted_responses import answer_bytes, answer_json, refusal
+
+if TYPE_CHECKING:
+    from tests.unit.client.scripted_server import ScriptedServer
+
+PAGE = answer_bytes(b"<html>", "text/html")
+
+
+@pytest.mark.parametrize("body", [b'{"n":1}', {"n": 1}])
+def test_a_body_is_sent_as_it_is(client: Client, server: ScriptedServer, body: Any) -> None:
+    """No field is added or checked; a dict becomes JSON."""
+    server.script = [answer_json({})]
+    client.post("/new/endpoint", body)
+    (received,) = server.requests
+    assert (received.method, received.path, received.body) == ("POST", "/new/endpoint", {"n": 1})
+    assert received.headers["Content-Type"] == "application/json"
+    assert received.headers["Content-Length"] == str(len(b'{"n":1}') if isinstance(body, bytes) else len('{"n": 1}'))
+
+
+def test_a_response_comes_as_it_is(client: Client, server: ScriptedServer) -> None:
+    """With its bytes, its status and its id in the server's log."""
+    server.script = [
+        answer_bytes(b'{"x": 1.10}\n', "application/json; charset=utf-8", 201, {"X-Request-Id": "req-1"}),
+        answer_bytes(b"[]", "application/json"),
+    ]
+    assert client.post("/a", b"{}") == RawResponse(201, "req-1", b'{"x": 1.10}\n')
+    assert client.post("/a", b"{}") == RawResponse(200, None, b"[]")
+
+
+def test_an_error_has_its_body(client: Client, server: ScriptedServer) -> None:
+    """Its class is that of the other methods."""
+    server.script = [refusal(400, "no", param="seed")]
+    with pytest.raises(ostinato.BadRequest) as caught:
+        client.post("/a", b"{}")
+    assert caught.value.content == b'{"error": {"message": "no", "param": "seed"}}'
+
+
+def test_a_page_in_place_of_json_is_retried(client: Client, server: ScriptedServer, waits: list[float]) -> None:
+    """A proxy may answer for a server that restarts; in the end it is an error."""
+    server.script = [PAGE, answer_json({}), *[PAGE] * 3]
+    assert client.post("/a", b"{}").content == b"{}"
+    with pytest.raises(ostinato.UnexpectedResponse, match="answered 200 with text/html, not with JSON"):
+        client.post("/a", b"{}")
+    assert (len(server.requests), len(waits)) == (5, 3)
+
+
+def test_the_environment_is_looked_up_once(
+    client: Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each request: that takes a third of a call."""
+    server.script = [answer_json({})] * 3
+    client.post("/a", b"{}")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setattr(requests.sessions, "get_environ_proxies", lambda *_, **__: pytest.fail("looked up again"))
+    client.post("/a", b"{}")
+    assert len({request.client_port for request in server.requests}) == 1
+
+
+def test_netrc_is_used_where_there_is_no_key(
+    server: ScriptedServer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `requests` does; a key goes before it."""
+    (tmp_path / "netrc").write_text("default login someone password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    server.script = [answer_json({})]
+    with Client(server.url) as client:
+        client.post("/a", b"{}")
+    assert server.requests[0].headers["Authorization"].startswith("Basic ")
