@@ -227,7 +227,7 @@ class Engine:
             )
         if body.logprobs is not None and num_echoed + num_generated > limits.max_logprobs_tokens:
             raise InvalidRequest(
-                f"logprobs may be told of at most {limits.max_logprobs_tokens} tokens (of all texts, and of every "
+                f"logprobs may be returned for at most {limits.max_logprobs_tokens} tokens (of all texts, and of every "
                 f"{field} with echo), got {num_echoed + num_generated}",
                 param="logprobs",
             )

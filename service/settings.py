@@ -35,81 +35,79 @@ class Settings(BaseSettings, Limits):
 
     backends: Annotated[str, AfterValidator(_addresses)] = Field(
         "127.0.0.1:8500",
-        description="addresses of the model servers, host:port, with commas between them; a name may stand for several",
+        description="addresses of the model servers, host:port, separated by commas; a name may resolve to several",
     )
     backend_tls_ca_file: Path | None = Field(
         None,
-        description="file of the authorities (PEM) that sign the certificates of model servers; unset: calls to them "
-        "are neither encrypted nor authenticated",
+        description="CA certificates (PEM) of the model servers; unset: calls to them are neither encrypted nor "
+        "authenticated",
     )
     backend_tls_cert_file: Path | None = Field(
-        None, description="file of the gateway's own certificate (PEM), for model servers that ask for one"
+        None, description="client certificate (PEM) of the gateway, for mutual TLS"
     )
-    backend_tls_key_file: Path | None = Field(None, description="file of the key of that certificate (PEM)")
+    backend_tls_key_file: Path | None = Field(None, description="private key (PEM) of that certificate")
     backend_tls_name: str | None = Field(
-        None, description="name in the certificates of model servers; unset: the host in OSTINATO_BACKENDS"
+        None, description="server name in the certificates of the model servers; unset: the host in OSTINATO_BACKENDS"
     )
     models_dir: Path = Field(Path("models"), description="the model repository, as the model server sees it")
-    default_model: str | None = Field(
-        None, description="model of requests that may leave it out, such as /tokenize; unset: the only one there is"
-    )
+    default_model: str | None = Field(None, description="model of requests that name none; unset: the only one")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     num_proxies: int = Field(
         0,
         ge=0,
         le=10,
-        description="proxies in front, each of which adds the address of its client to X-Forwarded-For; 0: the header "
-        "is not believed",
+        description="trusted reverse proxies, each of which appends its client's address to X-Forwarded-For; 0: the "
+        "header is ignored",
     )
     allowed_hosts: Annotated[str | None, AfterValidator(_host_names)] = Field(
         None,
-        description="names of this server that a Host header may have, with commas between them, beside localhost and "
-        "IP addresses; *: any; unset: none where OSTINATO_HOST is loopback and OSTINATO_NUM_PROXIES is 0, else any",
+        description="allowed values of the Host header, separated by commas, besides localhost and IP addresses; *: "
+        "any; unset: none where OSTINATO_HOST is loopback and OSTINATO_NUM_PROXIES is 0, else any",
     )
     max_client_connections: int | None = Field(
         None,
         ge=1,
-        description="connections that one client address may have at once, more are answered 429; unset: any number. "
-        "Not applied behind proxies (OSTINATO_NUM_PROXIES), whose clients share its address",
+        description="maximum number of connections of one client address; more are answered 429; unset: no limit. "
+        "Not applied behind proxies (OSTINATO_NUM_PROXIES), whose clients share one address",
     )
     metrics_host: str = Field("127.0.0.1", description="address to listen on for /metrics")
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port of /metrics; 0 picks a free one; unset: the one after OSTINATO_PORT"
     )
     keys_file: Path | None = Field(
-        None, description="file of API keys, made by `python -m service keys add`; unset: no keys are asked for"
+        None, description="file of API keys, written by `python -m service keys add`; unset: no authentication"
     )
     state_key_file: Path | None = Field(
         None,
-        description="file of the keys that sign state tokens, one secret of at least 32 characters a line (openssl "
-        "rand -hex 32): the first signs, all are accepted; unset: a key that ends with the process",
+        description="file of the keys that sign resume tokens, one secret of at least 32 characters per line (openssl "
+        "rand -hex 32): the first signs, all are accepted; unset: a random key that is lost with the process",
     )
-    state_max_age_s: float = Field(604_800.0, gt=0, description="oldest state token that is accepted, in seconds")
+    state_max_age_s: float = Field(604_800.0, gt=0, description="maximum age of a resume token, in seconds")
     redis_url: SecretStr | None = Field(
-        None, description="where replicas count requests and tokens per minute together, redis://…; unset: in memory"
+        None, description="Redis that stores the rate limits of all replicas, redis://…; unset: in memory, per replica"
     )
     requests_per_minute: int | None = Field(
-        None, ge=1, description="requests per minute of a key that has no limit of its own; unset: any number"
+        None, ge=1, description="requests per minute of a key without a limit of its own; unset: no limit"
     )
     tokens_per_minute: int | None = Field(
         None,
         ge=1,
-        description="tokens per minute of such a key: of its prompts, and max_tokens of each text; unset: any number",
+        description="tokens per minute of such a key: prompt tokens, and max_tokens of each choice; unset: no limit",
     )
     max_key_sequences: int | None = Field(
-        None, ge=1, description="texts of such a key at once, running or waiting; unset: as many as the server takes"
+        None, ge=1, description="running and waiting sequences of such a key; unset: only the server's limit"
     )
     max_key_tokens: int | None = Field(
-        None, ge=1, description="tokens that those may still read and write; unset: as many as the server takes"
+        None, ge=1, description="tokens that those may still prefill and generate; unset: only the server's limit"
     )
     portable: bool = Field(
         False,
-        description="whether `service up` starts a model server that computes the same bits on processors of other "
-        "kinds, more slowly",
+        description="whether `service up` starts a model server that computes the same bits on every kind of CPU, more "
+        "slowly",
     )
-    max_chunk: int = Field(128, ge=1, le=128, description="tokens that one call draws for a text at most")
-    max_body_bytes: int = Field(4 * 2**20, ge=1024, description="largest request body, in bytes")
+    max_chunk: int = Field(128, ge=1, le=128, description="maximum number of decode steps of a call")
+    max_body_bytes: int = Field(4 * 2**20, ge=1024, description="maximum size of a request body, in bytes")
     request_memory_bytes: int = Field(
         384 * 2**20,
         ge=2**20,
@@ -118,16 +116,18 @@ class Settings(BaseSettings, Limits):
     )
     call_timeout_s: float = Field(30.0, gt=0, description="deadline of one call to the model server, in seconds")
     poll_s: float = Field(
-        1.0, gt=0, description="seconds between two looks at model servers, versions, labels and shares"
+        1.0, gt=0, description="interval of polling model servers, versions, labels and traffic splits, in seconds"
     )
-    drain_s: float = Field(30.0, ge=1, description="seconds that accepted requests have after SIGTERM")
-    log_format: Literal["json", "text"] = Field("json", description="lines for programs, or for people")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines written")
-    log_prompts: bool = Field(False, description="whether prompts are logged; else only their numbers of tokens are")
+    drain_s: float = Field(30.0, ge=1, description="seconds that running requests have after SIGTERM")
+    log_format: Literal["json", "text"] = Field("json", description="JSON for programs, text for people")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="minimum severity of log lines")
+    log_prompts: bool = Field(False, description="whether prompts are logged; otherwise only their numbers of tokens")
     traces_endpoint: str | None = Field(
-        None, description="OTLP/HTTP address for OpenTelemetry traces, http://…/v1/traces; unset: none are made"
+        None, description="OTLP/HTTP endpoint of OpenTelemetry traces, http://…/v1/traces; unset: no tracing"
     )
-    traces_ratio: float = Field(0.05, ge=0, le=1, description="share of requests traced that come without a trace")
+    traces_ratio: float = Field(
+        0.05, ge=0, le=1, description="share of requests without a trace context that are traced"
+    )
 
     @property
     def addresses(self) -> list[str]:

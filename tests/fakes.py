@@ -130,13 +130,13 @@ class FakeObserver:
     def __init__(self) -> None:
         self.events: list[tuple] = []
 
-    def started(self, sequence, waited_s) -> None:
+    def sequence_started(self, sequence, waited_s) -> None:
         self.events.append(("started", sequence, waited_s))
 
-    def answered(self, call, seconds) -> None:
+    def call_completed(self, call, seconds) -> None:
         self.events.append(("answered", call, seconds))
 
-    def failed(self, call, error, again) -> None:
+    def call_failed(self, call, error, again) -> None:
         self.events.append(("failed", call, error, again))
 
 

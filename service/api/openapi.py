@@ -40,18 +40,18 @@ _JSON = "application/json"
 _BEARER = "key"
 _ERRORS = {
     "400": "a field is wrong; `param` names it",
-    "401": "no key, or none that is valid",
-    "403": "a web page of another origin sends it, or the state was given to another tenant",
+    "401": "the API key is missing or invalid",
+    "403": "the request comes from a page of another origin, or the resume token belongs to another tenant",
     "404": "there is no such model",
-    "408": "the body did not come in time",
-    "410": "the version that the state is of is no longer served",
-    "413": "the body has more bytes than one request may have",
+    "408": "the body did not arrive in time",
+    "410": "the version of the resume token is no longer served",
+    "413": "the body exceeds the maximum size",
     "421": "the Host header names another server; see OSTINATO_ALLOWED_HOSTS",
     "429": "the queue is full, or the key's requests or tokens per minute are used up; see Retry-After",
     "499": "the client closed the sending half of its connection",
-    "500": "an error of ours, or of the model server",
-    "503": "the model is not loaded yet, no model server answers, or the server shuts down; see Retry-After",
-    "504": "the request's timeout_s was over",
+    "500": "an internal error of the gateway or the model server",
+    "503": "the model is not loaded yet, no model server is available, or the server is shutting down; see Retry-After",
+    "504": "the request's deadline, timeout_s, has passed",
 }
 
 
@@ -87,7 +87,7 @@ ENDPOINTS = (
     Endpoint(
         "/v1/completions",
         "post",
-        "Go on with prompts, or lead up to suffixes",
+        "Generate completions of prompts, or the text before suffixes",
         CompletionRequest,
         responses.CompletionObject,
         (*_WORK_ERRORS, "403", "410"),
@@ -96,7 +96,7 @@ ENDPOINTS = (
     Endpoint(
         "/v1/embeddings",
         "post",
-        "Read texts and tell the model's hidden state",
+        "Return the model's hidden state of each input",
         EmbeddingsRequest,
         responses.EmbeddingsObject,
         _WORK_ERRORS,
@@ -104,22 +104,22 @@ ENDPOINTS = (
     Endpoint(
         "/v1/inspect",
         "post",
-        "Read a text and tell what goes on in the model at each token",
+        "Return the model's activations at each token of a text",
         InspectRequest,
         responses.InspectionObject,
         (*_WORK_ERRORS, "403", "410"),
     ),
-    Endpoint("/v1/models", "get", "List the models that answer", None, responses.ModelList, ("401", "503")),
-    Endpoint("/v1/models/{name}", "get", "Describe one model", None, responses.ModelObject, ("401", "404", "503")),
+    Endpoint("/v1/models", "get", "List the served models", None, responses.ModelList, ("401", "503")),
+    Endpoint("/v1/models/{name}", "get", "Return one model", None, responses.ModelObject, ("401", "404", "503")),
     Endpoint(
         "/v1/models/{name}/embedding/neighbors",
         "get",
-        "Tell which tokens lie beside a token in the model's embedding",
+        "Return the nearest neighbors of a token in the embedding",
         None,
         responses.NeighborsObject,
         ("400", "401", "404", "429", "499", "503"),
         query=(
-            ("token", "the token: its text, or what the model calls it"),
+            ("token", "the token: its text, or its name if it has none"),
             ("token_id", "its id, instead of its text"),
             ("count", f"how many, 10 by default, at most {MAX_NEIGHBORS}"),
         ),
@@ -127,28 +127,26 @@ ENDPOINTS = (
     Endpoint(
         "/v1/models/{name}/embedding/map",
         "get",
-        "Lay a model's tokens out in a plane, by their embedding",
+        "Project the embedding to a plane",
         None,
         responses.EmbeddingMapObject,
         ("400", "401", "404", "429", "499", "503"),
         query=(("count", f"how many of the first tokens, 1000 by default, at most {MAX_MAPPED}"),),
     ),
-    Endpoint("/v1/status", "get", "Say what is going on", None, responses.StatusObject, ("401",)),
+    Endpoint("/v1/status", "get", "Return the gateway's status", None, responses.StatusObject, ("401",)),
     Endpoint(
         "/v1/chat/completions",
         "post",
-        "Always 404: these models hold no conversations",
+        "Always 404: these models have no chat format",
         None,
         None,
         ("401", "404", "408", "413"),
     ),
-    Endpoint(
-        "/tokenize", "post", "Cut a text into tokens", TokenizeRequest, responses.TokenizeObject, (*_BODY_ERRORS, "503")
-    ),
+    Endpoint("/tokenize", "post", "Tokenize a text", TokenizeRequest, responses.TokenizeObject, (*_BODY_ERRORS, "503")),
     Endpoint(
         "/detokenize",
         "post",
-        "Join tokens to a text",
+        "Detokenize token ids",
         DetokenizeRequest,
         responses.DetokenizeObject,
         (*_BODY_ERRORS, "503"),
@@ -156,21 +154,19 @@ ENDPOINTS = (
     Endpoint(
         "/tokenizer_info",
         "get",
-        "Describe a model's tokenizer",
+        "Return a model's tokenizer",
         None,
         responses.TokenizerObject,
         ("400", "401", "404", "503"),
-        query=(("model", "name of a model; needed where there are several"),),
+        query=(("model", "name of a model; required where there are several"),),
     ),
     Endpoint(
         "/health", "get", "200 where /readyz is, without a body", None, None, ("503",), public=True, is_empty=True
     ),
     Endpoint("/ping", "get", "The same as /health", None, None, ("503",), public=True, is_empty=True),
-    Endpoint("/version", "get", "Tell the version of the service", None, responses.ServiceVersion, public=True),
-    Endpoint("/healthz", "get", "Say that the process lives", None, responses.HealthObject, public=True),
-    Endpoint(
-        "/readyz", "get", "Say whether a request would be answered", None, responses.ReadyObject, ("503",), public=True
-    ),
+    Endpoint("/version", "get", "Return the version of the service", None, responses.ServiceVersion, public=True),
+    Endpoint("/healthz", "get", "Liveness", None, responses.HealthObject, public=True),
+    Endpoint("/readyz", "get", "Readiness", None, responses.ReadyObject, ("503",), public=True),
 )
 
 
@@ -226,7 +222,7 @@ def _operation(address: Endpoint, schemas: _Schemas) -> Operation:
     if address.answer is not None:
         content = {_JSON: schemas.content(address.answer)}
         if address.streams:
-            text = Schema(type="string", description="with `stream`: `data: {…}` per piece, then `data: [DONE]`")
+            text = Schema(type="string", description="with `stream`: `data: {…}` per chunk, then `data: [DONE]`")
             content["text/event-stream"] = MediaType(media_type_schema=text)
         responses["200"] = Response(description=address.summary, content=content)
     names: list[tuple[str, str, str | None]] = [(name, "path", None) for name in re.findall(r"{(\w+)}", address.path)]

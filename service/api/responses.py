@@ -10,9 +10,9 @@ from typing_extensions import TypedDict
 
 
 class LogprobsObject(TypedDict):
-    """Parallel lists, one entry per token, in order of reading.
+    """Parallel lists, one entry per token, in reading order.
 
-    `text_offset` counts from the beginning of the choice's text; in a piece with `prepend` from the piece's own.
+    `text_offset` counts from the beginning of the choice's text, or of a chunk with `prepend`.
     """
 
     tokens: list[str]
@@ -22,10 +22,10 @@ class LogprobsObject(TypedDict):
 
 
 class ChoiceObject(TypedDict):
-    """One text, or in a stream a piece of one; `finish_reason` is null until its end.
+    """A choice, or in a stream a chunk of one; `finish_reason` is null before its end.
 
-    A piece with `prepend` goes before those so far: of a model that reads backwards, where `stream_options` allow it.
-    `state`, where it was asked for, comes with the end: what `state` of another request goes on with.
+    A chunk with `prepend` goes before those so far: of a backward model, where `stream_options` allow it. `state`, if
+    requested, comes with the end: a resume token, for `state` of another request.
     """
 
     index: int
@@ -37,13 +37,13 @@ class ChoiceObject(TypedDict):
 
 
 class PromptTokensDetails(TypedDict):
-    """What became of the prompts' tokens: `cached_tokens` needed no reading, as the state after them was known."""
+    """Prefix cache: `cached_tokens` is the number of prompt tokens that were not prefilled."""
 
     cached_tokens: int
 
 
 class CompletionUsage(TypedDict):
-    """Tokens of all prompts and of all texts made, those that `best_of` left out among them."""
+    """Tokens of all prompts and of all generated choices, those included that `best_of` discards."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -52,7 +52,7 @@ class CompletionUsage(TypedDict):
 
 
 class CompletionObject(TypedDict):
-    """An answer of `/v1/completions`, or an event of its stream; `usage` is missing in all events but the last."""
+    """A response of `/v1/completions`, or an event of its stream, of which only the last has `usage`."""
 
     id: str
     object: Literal["text_completion"]
@@ -66,12 +66,12 @@ class CompletionObject(TypedDict):
 
 
 class InspectedLayer(TypedDict):
-    """What went on in a recurrent layer: of each kind a row for each of `positions`, a number for each of `units`.
+    """The activations of a recurrent layer: for each kind a row per position, a number per unit.
 
     `values` are `hidden`, and of an LSTM `cell` (c) and the gates `forget` (f), `input` (i), `candidate` (g) and
     `output` (o), with c' = f⊙c + i⊙g and h' = o⊙tanh(c'); of a GRU `update` (z), `reset` (r) and `candidate` (g), with
-    h' = z⊙h + (1 - z)⊙g. Layer 0 is the `top` of a model whose layers are not looked into. In base64 they are float32
-    or float16, little-endian, row by row. `state` are `hidden` and `cell` after the last token, whole, if asked for.
+    h' = z⊙h + (1 - z)⊙g. Layer 0 is the `top` of a model whose layers have no traces. In base64 they are float32 or
+    float16, little-endian, row by row. `state` is the whole `hidden` and `cell` after the last token, if requested.
     """
 
     layer: int
@@ -81,10 +81,10 @@ class InspectedLayer(TypedDict):
 
 
 class InspectionObject(TypedDict):
-    """A text that was looked into; lists have an entry per token, in order of reading.
+    """An inspection of a text; lists have an entry per token, in reading order.
 
-    `token_logprobs` and `top_logprobs` are null for the token that nothing goes before. `expected` are the most
-    probable tokens behind the last one that was read. `positions` say which tokens the values of `layers` are of.
+    `token_logprobs` and `top_logprobs` are null for a token without predecessor. `expected` are the most probable next
+    tokens. `positions` are the tokens of the rows of `layers`.
     """
 
     object: Literal["inspection"]
@@ -103,7 +103,7 @@ class InspectionObject(TypedDict):
 
 
 class NeighborObject(TypedDict):
-    """A token and the cosine of the angle between its vector and that of the token that was asked for."""
+    """A token and the cosine similarity of its embedding to that of the requested token."""
 
     token_id: int
     token: str
@@ -111,7 +111,7 @@ class NeighborObject(TypedDict):
 
 
 class NeighborsObject(TypedDict):
-    """What lies beside a token in the model's embedding, nearest first; marks and padding are left out."""
+    """The nearest neighbors of a token in the embedding, nearest first, without special tokens."""
 
     object: Literal["list"]
     model: str
@@ -122,10 +122,10 @@ class NeighborsObject(TypedDict):
 
 
 class EmbeddingMapObject(TypedDict):
-    """A model's first tokens in the plane in which their vectors differ most, by principal components.
+    """The model's first tokens in the plane of the two principal components of their embeddings.
 
-    `explained` says which share of all differences each of the two axes shows. In most vocabularies the first tokens
-    are the most frequent.
+    `explained` is the share of the variance that each axis explains. In most vocabularies the first tokens are the most
+    frequent.
     """
 
     object: Literal["embedding_map"]
@@ -147,14 +147,14 @@ class EmbeddingObject(TypedDict):
 
 
 class EmbeddingsUsage(TypedDict):
-    """Tokens read."""
+    """Prompt tokens."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class EmbeddingsObject(TypedDict):
-    """An answer of `/v1/embeddings`."""
+    """A response of `/v1/embeddings`."""
 
     object: Literal["list"]
     data: list[EmbeddingObject]
@@ -165,7 +165,7 @@ class EmbeddingsObject(TypedDict):
 
 
 class VersionObject(TypedDict):
-    """A version that answers, by what it is called, and the share of the requests that name just the model."""
+    """A served version, its labels, and its share of the requests that name no version."""
 
     version: int
     labels: list[str]
@@ -173,16 +173,16 @@ class VersionObject(TypedDict):
 
 
 class ModelObject(TypedDict):
-    """A model that answers; `max_model_len` is null, as a recurrent model has no longest text.
+    """A served model; `max_model_len` is null, as a recurrent model has no maximum sequence length.
 
-    All but `versions` is of its stable version, or of the one that was asked for.
+    All but `versions` describes its stable version, or the requested one.
 
     `deterministic`: the same request with the same seed returns the same bytes under any load, from every backend with
     this `system_fingerprint`. The determinism probe verified `batch_sizes` to be bit-exact. It is false where no batch
     size computes the same bits in every slot.
 
-    `cell` is null where layers are of several kinds or not known. `context` is the number of tokens that a model sees
-    whose state is the window of its last ones, and null for one that carries what it has read.
+    `cell` is null where the layers have several kinds of cells or unknown ones. `context` is the window of a
+    sliding-window model in tokens, and null for a model with a carried state.
     """
 
     id: str
@@ -206,16 +206,16 @@ class ModelObject(TypedDict):
 
 
 class ModelList(TypedDict):
-    """The models that answer."""
+    """The served models."""
 
     object: Literal["list"]
     data: list[ModelObject]
 
 
 class TokenizeObject(TypedDict):
-    """A text in tokens.
+    """The tokens of a text.
 
-    `token_strs`, if asked for, are the text that each adds, or the name of one that adds none; else null.
+    `token_strs`, if requested, are the text that each adds, or the name of one that adds none; else null.
     """
 
     count: int
@@ -225,13 +225,13 @@ class TokenizeObject(TypedDict):
 
 
 class DetokenizeObject(TypedDict):
-    """Tokens as a text; special tokens have none."""
+    """The text of tokens; special tokens have none."""
 
     prompt: str
 
 
 class TokenizerObject(TypedDict):
-    """A model's tokenizer, by the names of Hugging Face's `tokenizer_config.json`."""
+    """A model's tokenizer, with the field names of Hugging Face's `tokenizer_config.json`."""
 
     tokenizer_class: str
     model: str
@@ -245,13 +245,13 @@ class TokenizerObject(TypedDict):
 
 
 class HealthObject(TypedDict):
-    """The process lives."""
+    """The process is alive."""
 
     status: Literal["ok"]
 
 
 class ReadyObject(TypedDict):
-    """Models answer; their names are not told where API keys are asked for."""
+    """Models are served; where API keys are required, their names are missing."""
 
     status: Literal["ready"]
     num_models: int
@@ -265,7 +265,7 @@ class ServiceVersion(TypedDict):
 
 
 class ModelStatus(TypedDict):
-    """A version that answers, and its texts."""
+    """A served version, and its running and waiting sequences."""
 
     id: str
     version: int
@@ -276,14 +276,14 @@ class ModelStatus(TypedDict):
 
 
 class LoadObject(TypedDict):
-    """How much is accepted and not ended, and how much may be."""
+    """What is in use, and its maximum."""
 
     accepted: int
     max: int
 
 
 class ConfigDriftObject(TypedDict):
-    """What a model server serves otherwise than `models.config` lists it, for over a minute: NAME:VERSION each."""
+    """The difference between `models.config` and what a backend serves, for over a minute: NAME:VERSION each."""
 
     seconds: float
     missing: list[str]
@@ -291,7 +291,7 @@ class ConfigDriftObject(TypedDict):
 
 
 class BackendStatus(TypedDict):
-    """A model server, why it gets no calls (null: it does), and where it does not follow `models.config`."""
+    """A backend, the reason of its ejection (null: it takes calls), and its drift from `models.config`."""
 
     address: str
     ejected_because: str | None
@@ -299,7 +299,7 @@ class BackendStatus(TypedDict):
 
 
 class StatusObject(TypedDict):
-    """What is going on."""
+    """The state of the gateway."""
 
     status: Literal["ok", "draining"]
     version: str
@@ -312,7 +312,7 @@ class StatusObject(TypedDict):
 
 
 class ErrorDetail(TypedDict):
-    """What is wrong: `param` names the field, `code` is for programs."""
+    """The error: `param` names the field, `code` is machine-readable."""
 
     message: str
     type: str
@@ -321,9 +321,9 @@ class ErrorDetail(TypedDict):
 
 
 class ErrorObject(TypedDict):
-    """Every answer that is not a success, and what had been made of a completion when it failed.
+    """Every response that is not a success, with the partial output of a completion.
 
-    Of a stream just what was not sent before. `finish_reason` is null in a choice that had not ended.
+    Of a stream only what was not sent before. `finish_reason` is null in a choice that did not finish.
     """
 
     error: ErrorDetail

@@ -51,7 +51,7 @@ def _equal_types(neutral: Any) -> tuple[type, ...]:
 
 
 _CONSTRAINED = "constrained decoding is not supported"
-_CHAT = "these models hold no conversations and call no tools"
+_CHAT = "these models have no chat format and call no tools"
 _SAMPLER = "this way of sampling is not supported"
 _BEAMS = "beam search is not supported"
 _LORA = "adapters are not supported"
@@ -93,9 +93,9 @@ COMPLETION_FIELDS: Mapping[str, Unsupported] = {
     "parameters": Unsupported("parameters stand beside the prompt"),
     "prompt_embeds": Unsupported("these models read tokens alone; use prompt"),
     "input_prefix": Unsupported(_PROMPT),
-    "input_suffix": Unsupported("use suffix, with a model that reads backwards"),
-    "truncate": Unsupported("prompts are not cut"),
-    "truncate_prompt_tokens": Unsupported("prompts are not cut"),
+    "input_suffix": Unsupported("use suffix, with a backward model"),
+    "truncate": Unsupported("prompts are not truncated"),
+    "truncate_prompt_tokens": Unsupported("prompts are not truncated"),
     "return_full_text": Unsupported("use echo", (False,)),
     # Length and end.
     "max_new_tokens": Unsupported(_LENGTH),
@@ -148,10 +148,10 @@ COMPLETION_FIELDS: Mapping[str, Unsupported] = {
 }
 
 EMBEDDING_FIELDS: Mapping[str, Unsupported] = {
-    "messages": Unsupported("these models hold no conversations; use input"),
+    "messages": Unsupported("these models have no chat format; use input"),
     "normalize": Unsupported("vectors are not scaled to length 1", (False,)),
-    "truncate": Unsupported("inputs are not cut", (False,)),
-    "truncate_prompt_tokens": Unsupported("inputs are not cut"),
+    "truncate": Unsupported("inputs are not truncated", (False,)),
+    "truncate_prompt_tokens": Unsupported("inputs are not truncated"),
     "prompt_name": Unsupported("put it before the input"),
     "instruction": Unsupported("put it before the input"),
     "lora_path": Unsupported(_LORA),

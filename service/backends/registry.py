@@ -160,7 +160,9 @@ class ModelRegistry:
             name for name in listed if name not in names and any(name not in replica.settled for replica in healthy)
         ]
         if not names or (pending and not self._was_ready):
-            raise ModelLoading(f"models are being loaded: {', '.join(pending)}" if pending else "no model answers yet")
+            raise ModelLoading(
+                f"models are being loaded: {', '.join(pending)}" if pending else "no model is served yet"
+            )
         self._was_ready = True
         return names
 
@@ -236,7 +238,7 @@ class ModelRegistry:
             raise ModelLoading(f"it is not known yet which models are served: {signatures.MODELS_CONFIG} is not read")
         if with_labels and not snapshot.has_labels:
             raise ModelLoading(
-                f"it is not known yet which version answers: {LABELS_FILE} cannot be read; name a version: NAME:VERSION"
+                f"the stable version is not known yet: {LABELS_FILE} cannot be read; name a version: NAME:VERSION"
             )
 
     def _is_settled(self, name: str) -> bool:

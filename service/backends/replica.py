@@ -20,7 +20,7 @@ from service.scheduling.padding import Arrays
 MAX_PROBE_CALLS = 2
 # Seconds until an ejected server is checked again; doubled each time that it is ejected again soon.
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 2.0
-NOT_CHECKED = "it was not looked at yet"
+NOT_CHECKED = "not probed yet"
 
 
 class Server(Protocol):

@@ -149,7 +149,7 @@ class Replicas:
                 replica.pause_s = min(2 * replica.pause_s, LAST_PAUSE_S) if soon else FIRST_PAUSE_S
                 replica.ejected_at = now
         if was_in_service:
-            log.warning("model server %s is left out: %s", replica.address, reason)
+            log.warning("model server %s was ejected: %s", replica.address, reason)
             replica.drift.clear()
             replica.server.reset()
 
@@ -229,7 +229,7 @@ class Replicas:
         may_recover = any(model in replica.known and not replica.takes(model) for replica in replicas)
         if any_in_service and not may_recover:
             return version_gone()
-        return BackendUnavailable("no model server answers")
+        return BackendUnavailable("no model server is available")
 
     def _candidates(self, model: ModelVersion, tried: Collection[Replica]) -> list[Replica]:
         """Return the servers for a version's call: those with the expected probe hash, or else all others."""
@@ -251,7 +251,7 @@ class Replicas:
                 for other, failure in attempt.suspects:
                     # If all servers compute NaN, it comes from the sequence itself.
                     if finite or isinstance(failure, InvalidResponse):
-                        self.eject(other, f"another server answered a call that it failed: {failure}")
+                        self.eject(other, f"another server completed a call that it failed: {failure}")
                 attempt.done(outcome, probe.sha256 if probe else None)
                 return
             outcome = InternalError(NOT_FINITE)

@@ -131,8 +131,8 @@ class InspectionBuilder:
         """
         (prompt,), state, scores = self.request.prompts, None, list[Scores]()
         for event in self.request.events():
-            assert isinstance(event, PrefillResult), "nothing is drawn"
-            assert event.scores is not None, "inspect tells scores"
+            assert isinstance(event, PrefillResult), "nothing is sampled"
+            assert event.scores is not None, "inspect returns scores"
             scores.append(event.scores)
             state = event.state
             if event.last:

@@ -178,21 +178,21 @@ class Metrics:
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.PlatformCollector(registry=registry)
 
-    def started(self, sequence: Sequence, waited_s: float) -> None:
+    def sequence_started(self, sequence: Sequence, waited_s: float) -> None:
         """Count a sequence that got its slot, with the other choices of its prompt, after it had waited."""
         series = self._sequences[sequence.model]
         series.queue_wait.observe(waited_s)
         series.prefix_queries.inc(sequence.num_cached_tokens + sequence.num_remaining_prompt_tokens)
         series.prefix_hits.inc(sequence.num_cached_tokens)
 
-    def answered(self, call: Call, seconds: float) -> None:
+    def call_completed(self, call: Call, seconds: float) -> None:
         """Count a call that a backend responded to."""
         series, num_used = self._calls[call.model, call.signature], len(call.sequences)
         series.duration.observe(seconds)
         series.sequences.observe(num_used)
         series.padding_sequences.inc(call.batch_size - num_used)
 
-    def failed(self, call: Call, error: GatewayError, again: bool) -> None:
+    def call_failed(self, call: Call, error: GatewayError, again: bool) -> None:
         """Count a failed call; `again`: it will be retried."""
         model = call.model
         self._calls.failures.labels(model.name, model.version, call.signature, error.code or error.type).inc()

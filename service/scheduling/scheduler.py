@@ -52,16 +52,16 @@ class Backend(Protocol):
 class Observer(Protocol):
     """Callbacks for metrics, on the scheduler's thread; they must return at once."""
 
-    def started(self, sequence: Sequence, waited_s: float) -> None:
+    def sequence_started(self, sequence: Sequence, waited_s: float) -> None:
         """Record that the first sequence of a prompt got its first slot, and how long it waited.
 
         Its prefix cache hit is in `num_cached_tokens`.
         """
 
-    def answered(self, call: Call, seconds: float) -> None:
+    def call_completed(self, call: Call, seconds: float) -> None:
         """Record a call that returned outputs."""
 
-    def failed(self, call: Call, error: GatewayError, again: bool) -> None:
+    def call_failed(self, call: Call, error: GatewayError, again: bool) -> None:
         """Record a failed call, and whether it will be retried."""
 
 
@@ -260,7 +260,7 @@ class Scheduler:
             self._apply_failure(queue_, call, outcome, sent_at)
             return
         events = call.apply(outcome)
-        self._observer.answered(call, time.monotonic() - sent_at)
+        self._observer.call_completed(call, time.monotonic() - sent_at)
         self._outages.pop(call.model, None)
         for sequence, event in zip(call.sequences, events, strict=True):
             sequence.is_reproducible &= computed_by == sequence.expected_probe_hash
@@ -324,7 +324,7 @@ class Scheduler:
                 queue_.enqueue(sequence, first=True)
             else:
                 self._finish(sequence, Failure(sequence.index, error))
-        self._observer.failed(call, error, is_retried)
+        self._observer.call_failed(call, error, is_retried)
         if not is_retried:
             return
         now = time.monotonic()
@@ -381,7 +381,7 @@ class Scheduler:
             if not sequence.started:
                 sequence.started = True
                 self._lookup_prefix(sequence)
-                self._observer.started(sequence, now - sequence.accepted_at)
+                self._observer.sequence_started(sequence, now - sequence.accepted_at)
             self._queues[sequence.model].enqueue(sequence)
             self._enqueue_forks(sequence)
 

@@ -167,7 +167,7 @@ def _close(running: Request, record: RequestLog) -> None:
 def _chat(services: Services) -> Response:  # noqa: ARG001 - every view takes them
     """Refuse with the endpoint to use instead: these models have no chat format."""
     raise NotFound(
-        "these models go on with text and hold no conversations: use /v1/completions with a prompt instead of "
+        "these models complete text and have no chat format: use /v1/completions with a prompt instead of "
         "/v1/chat/completions with messages"
     )
 

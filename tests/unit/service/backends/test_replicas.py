@@ -231,7 +231,7 @@ def test_with_nobody_to_ask_the_call_fails_at_once():
         fleet.replicas.learn(fleet.replica(letter), "demo", {MODEL: PROBE})
         fleet.replicas.eject(fleet.replica(letter), "for the test")
     outcome, _ = fleet.answer()
-    assert (str(outcome), fleet.servers["a"].num_calls) == ("no model server answers", 0)
+    assert (str(outcome), fleet.servers["a"].num_calls) == ("no model server is available", 0)
     assert fleet.replicas.num_servers(MODEL) == 1
 
 

@@ -52,9 +52,9 @@ def text_of(metrics):
 
 def happen(metrics, model=DEMO):
     """Let everything that is counted happen once."""
-    metrics.started(sequence(model), 0.2)
-    metrics.answered(call(model=model), 0.03)
-    metrics.failed(call(model=model), BackendUnavailable("away"), True)
+    metrics.sequence_started(sequence(model), 0.2)
+    metrics.call_completed(call(model=model), 0.03)
+    metrics.call_failed(call(model=model), BackendUnavailable("away"), True)
     metrics.cancelled([sequence(model)])
     metrics.first_token(model, 0.1)
     metrics.token_gap(model, 0.02, 4)
@@ -139,8 +139,8 @@ def test_every_token_counts_in_the_token_gap(metrics):
 
 def test_answered_calls_are_counted_by_signature(metrics):
     """Calls that read and calls that draw are told apart, and used rows from filler rows."""
-    metrics.answered(call(num_used=3, signature="prefill"), 0.01)
-    metrics.answered(call(num_used=5, signature="decode"), 0.03)
+    metrics.call_completed(call(num_used=3, signature="prefill"), 0.01)
+    metrics.call_completed(call(num_used=5, signature="decode"), 0.03)
     labels = {**DEMO_LABELS, "signature": "decode"}
     assert value(metrics, "call_duration_seconds_count", **labels) == 1
     assert value(metrics, "call_duration_seconds_sum", **labels) == pytest.approx(0.03)
@@ -151,9 +151,9 @@ def test_answered_calls_are_counted_by_signature(metrics):
 
 def test_failed_calls_are_counted_by_code_and_retries_apart(metrics):
     """A failure that ends a text is no retry; an error without a code is known by its type."""
-    metrics.failed(call(), BackendUnavailable("away"), True)
-    metrics.failed(call(), BackendUnavailable("away"), False)
-    metrics.failed(call(), InternalError("refused"), False)
+    metrics.call_failed(call(), BackendUnavailable("away"), True)
+    metrics.call_failed(call(), BackendUnavailable("away"), False)
+    metrics.call_failed(call(), InternalError("refused"), False)
     labels = {**DEMO_LABELS, "signature": "decode"}
     assert value(metrics, "call_failures_total", code="backend_unavailable", **labels) == 2
     assert value(metrics, "call_failures_total", code="server_error", **labels) == 1
@@ -347,7 +347,7 @@ def test_the_prefix_cache_is_told_by_tokens_and_by_its_size(metrics):
         known = make_sequence(model=DEMO, prompt_ids=np.arange(8, dtype=np.int32))
         if num_cached_tokens:
             known.num_read = known.num_cached_tokens = num_cached_tokens
-        metrics.started(known, 0.1)
+        metrics.sequence_started(known, 0.1)
     assert value(metrics, "prefix_cache_queried_tokens_total", **DEMO_LABELS) == 14
     assert value(metrics, "prefix_cache_hit_tokens_total", **DEMO_LABELS) == 5
     cache = PrefixCache(1000)

@@ -131,8 +131,8 @@ class FaultyObserver(FakeObserver):
         super().__init__()
         self.faults = 1
 
-    def answered(self, call, seconds):
-        super().answered(call, seconds)
+    def call_completed(self, call, seconds):
+        super().call_completed(call, seconds)
         if call.is_decode and self.faults:
             self.faults -= 1
             raise RuntimeError("a fault")
