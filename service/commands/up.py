@@ -22,6 +22,7 @@ from types import FrameType
 from typing import TypeVar
 
 from contract.signatures import MODELS_CONFIG
+from service.commands.health import get_readiness
 from service.generation.resume_tokens import make_key_file
 from service.process.lifeline import IS_LINUX, Lifeline, terminate_with_parent
 from service.process.listening import listen
@@ -245,16 +246,11 @@ def _listens(port: int) -> bool | None:
 
 def _models_ready(host: str, port: int) -> list[str] | None:
     """Return the names of the ready models, [] if the gateway does not list them, None if it is not ready."""
-    connection = http.client.HTTPConnection(host, port, timeout=5)
     try:
-        connection.request("GET", "/readyz")
-        response = connection.getresponse()
-        body = response.read()
+        status, body = get_readiness(host, port)
     except (OSError, http.client.HTTPException):
         return None
-    finally:
-        connection.close()
-    if response.status != 200:
+    if status != http.client.OK:
         return None
     try:
         return [str(name) for name in json.loads(body)["models"]]

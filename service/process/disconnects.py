@@ -8,31 +8,19 @@ are no disconnect.
 
 import contextlib
 import logging
-import os
 import select
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
 
 
-class Watch(contextlib.AbstractContextManager["Watch"]):
-    """A watched socket; a context manager that stops watching."""
-
-    def __init__(self, watcher: "DisconnectWatcher", fd: int, on_gone: Callable[[], object]) -> None:
-        """See `DisconnectWatcher.watch`."""
-        self.fd = fd
-        self.on_gone = on_gone
-        self._watcher = watcher
-
-    def close(self) -> None:
-        """Stop watching; call it before the socket is closed. May be repeated, also from within the callback."""
-        self._watcher.unwatch(self)
-
-    def __exit__(self, *_: object) -> None:
-        """Stop watching."""
-        self.close()
+@dataclass(frozen=True, eq=False)
+class _Watch:
+    fd: int
+    on_gone: Callable[[], object]
 
 
 class DisconnectWatcher:
@@ -44,54 +32,43 @@ class DisconnectWatcher:
     def __init__(self) -> None:
         """Start the thread."""
         self._lock = threading.Lock()  # held while a watch starts, ends or is checked: a watched descriptor stays open
-        self._watches: dict[int, Watch] = {}
+        self._watches: dict[int, _Watch] = {}
         self._epoll = select.epoll()
-        self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._stop_fd, select.EPOLLIN)
-        self._thread = threading.Thread(target=self._run, name="disconnects", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, name="disconnects", daemon=True).start()
 
-    def watch(self, sock: socket.socket, on_gone: Callable[[], object]) -> Watch:
+    def watch(self, sock: socket.socket, on_gone: Callable[[], object]) -> contextlib.ExitStack:
         """Call `on_gone` once if the other end disconnects, or has disconnected already, before the watch is closed.
 
         Args:
             sock: An open, connected stream socket, such as `environ["gunicorn.socket"]`; one watch at a time. It is
-                neither read nor changed. Close the watch before it.
+                neither read nor changed. Close the watch first.
             on_gone: Must return at once, as all sockets share the thread. May still be running after the watch has been
                 closed, so it should cancel a request by identity. Exceptions are logged.
 
+        Returns:
+            The watch, which ends when it is closed: before the socket, any number of times, also within the callback.
+
         Raises:
-            ValueError: the socket has been closed at this end, or the watcher has been closed.
+            ValueError: the socket has been closed at this end.
             FileExistsError: the socket is already watched.
         """
         with self._lock:
-            watch = Watch(self, sock.fileno(), on_gone)
+            watch = _Watch(sock.fileno(), on_gone)
             self._epoll.register(watch.fd, select.EPOLLRDHUP)  # EPOLLHUP and EPOLLERR are always reported
             self._watches[watch.fd] = watch
-        return watch
+        stack = contextlib.ExitStack()
+        stack.callback(self._unwatch, watch)
+        return stack
 
-    def unwatch(self, watch: Watch) -> None:
-        """Remove a watch; ignore one that has ended or whose watcher has been closed."""
+    def _unwatch(self, watch: _Watch) -> None:
+        """Remove a watch; ignore one that has ended."""
         with self._lock:
             if self._watches.get(watch.fd) is watch:
                 self._remove(watch)
 
-    def close(self) -> None:
-        """Remove all watches without calling back, and end the thread. Not for use in a callback; may be repeated."""
-        with self._lock:
-            self._watches.clear()
-        if not self._epoll.closed:
-            os.eventfd_write(self._stop_fd, 1)
-            self._thread.join()
-            self._epoll.close()
-            os.close(self._stop_fd)
-
     def _run(self) -> None:
         while True:
-            fds = [fd for fd, _ in self._epoll.poll()]
-            if self._stop_fd in fds:
-                return
-            for fd in fds:
+            for fd, _ in self._epoll.poll():
                 self._check(fd)
 
     def _check(self, fd: int) -> None:
@@ -106,7 +83,7 @@ class DisconnectWatcher:
         except Exception:
             log.exception("a disconnect callback failed")
 
-    def _remove(self, watch: Watch) -> None:
+    def _remove(self, watch: _Watch) -> None:
         del self._watches[watch.fd]
         with contextlib.suppress(OSError):  # the socket was closed before its watch, and the kernel has removed it
             self._epoll.unregister(watch.fd)

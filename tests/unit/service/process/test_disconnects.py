@@ -19,11 +19,9 @@ Pair = tuple[socket.socket, socket.socket]
 
 
 @pytest.fixture
-def watcher() -> Iterator[DisconnectWatcher]:
+def watcher() -> DisconnectWatcher:
     """Give a running watcher."""
-    watcher = DisconnectWatcher()
-    yield watcher
-    watcher.close()
+    return DisconnectWatcher()
 
 
 @pytest.fixture
@@ -199,20 +197,3 @@ def test_what_cannot_be_watched_is_refused(watcher, connect):
     server.close()
     with pytest.raises(ValueError, match="negative"):
         watcher.watch(server, lambda: None)
-
-
-def test_closing_the_watcher_ends_its_thread_and_calls_nobody(connect):
-    """After `close` the sockets are nobody's business; open watches can still be closed."""
-    gone = threading.Event()
-    server, client = connect()
-    others = set(threading.enumerate())
-    watcher = DisconnectWatcher()
-    threads = set(threading.enumerate()) - others
-    with watcher.watch(server, gone.set):
-        watcher.close()
-        watcher.close()
-        client.close()
-    assert not any(thread.is_alive() for thread in threads)
-    assert not gone.is_set()
-    with pytest.raises(ValueError, match="closed"):
-        watcher.watch(server, gone.set)
