@@ -75,8 +75,8 @@ class RateLimiter:
             subject: Who is charged, such as the id of a key.
             what: "requests" or "tokens".
             per_minute: The limit, at least 1; None: no limit. A new limit starts a new count.
-            cost: 1 for a request; else the maximum tokens of the request, or of the part that is known.
-            total: Cost of the whole request as far as it is known, if `cost` is a part of it.
+            cost: 1 for a request; else the maximum tokens of the request, or of its part that is charged now.
+            total: Cost of the whole request, if `cost` is a part of it.
 
         Returns:
             A function that refunds the charge, for a request that is refused after all.
@@ -195,7 +195,7 @@ class _RedisCounters(_Counters):
         try:
             self._storage.get_sliding_window("start", _WINDOW_S)
         except StorageError as error:
-            self._note_loss(error)
+            self._mark_unavailable(error)
 
     def charge(self, charge: _Charge) -> int | None:
         """Charge.
@@ -208,10 +208,10 @@ class _RedisCounters(_Counters):
         try:
             retry_after_s = super().charge(charge)
         except StorageError as error:
-            self._note_loss(error)
+            self._mark_unavailable(error)
             raise _RedisUnavailable from error
         if self._is_unavailable:
-            self._note_return()
+            self._mark_available()
         return retry_after_s
 
     def refund(self, charge: _Charge) -> None:
@@ -230,7 +230,7 @@ class _RedisCounters(_Counters):
             self._retry_at = now + REDIS_RETRY_S
             return True
 
-    def _note_loss(self, error: StorageError) -> None:
+    def _mark_unavailable(self, error: StorageError) -> None:
         with self._lock:
             self._retry_at = time.monotonic() + REDIS_RETRY_S
             if not self._is_unavailable:
@@ -238,7 +238,7 @@ class _RedisCounters(_Counters):
                 cause = error.storage_error
                 log.warning("Redis is unavailable, this process counts alone: %s: %s", type(cause).__name__, cause)
 
-    def _note_return(self) -> None:
+    def _mark_available(self) -> None:
         with self._lock:
             if self._is_unavailable:
                 self._is_unavailable = False

@@ -1,9 +1,9 @@
 """Detects clients that disconnect while their request waits or runs, so that it can be cancelled.
 
 Knows sockets and callbacks. Does not know HTTP. One thread polls all sockets at once (epoll(7), Linux only), which
-costs nothing while nobody disconnects. A client counts as gone when it has closed its end, or only its sending half
-(`nc -N` does that): over TCP the two look alike until something is written. Unread bytes, such as a pipelined request,
-are no disconnect.
+costs nothing while nobody disconnects. A client counts as disconnected when it has closed its end, or only its sending
+half (`nc -N` does that): over TCP the two look alike until something is written. Unread bytes, such as a pipelined
+request, are no disconnect.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, eq=False)
 class _Watch:
     fd: int
-    on_gone: Callable[[], object]
+    on_disconnect: Callable[[], object]
 
 
 class DisconnectWatcher:
-    """A daemon thread that calls back when the other end of a watched socket is gone.
+    """A daemon thread that calls back when the other end of a watched socket disconnects.
 
     Threads do not survive a fork: create it in the serving process.
     """
@@ -36,14 +36,14 @@ class DisconnectWatcher:
         self._epoll = select.epoll()
         threading.Thread(target=self._run, name="disconnects", daemon=True).start()
 
-    def watch(self, sock: socket.socket, on_gone: Callable[[], object]) -> contextlib.ExitStack:
-        """Call `on_gone` once if the other end disconnects, or has disconnected already, before the watch is closed.
+    def watch(self, sock: socket.socket, on_disconnect: Callable[[], object]) -> contextlib.ExitStack:
+        """Call `on_disconnect` once if the other end disconnects, or has done so already, before the watch is closed.
 
         Args:
             sock: An open, connected stream socket, such as `environ["gunicorn.socket"]`; one watch at a time. It is
                 neither read nor changed. Close the watch first.
-            on_gone: Must return at once, as all sockets share the thread. May still be running after the watch has been
-                closed, so it should cancel a request by identity. Exceptions are logged.
+            on_disconnect: Must return at once, as all sockets share the thread. May still run after the watch has
+                been closed, so it should cancel a request by identity. Exceptions are logged.
 
         Returns:
             The watch, which ends when it is closed: before the socket, any number of times, also within the callback.
@@ -53,7 +53,7 @@ class DisconnectWatcher:
             FileExistsError: the socket is already watched.
         """
         with self._lock:
-            watch = _Watch(sock.fileno(), on_gone)
+            watch = _Watch(sock.fileno(), on_disconnect)
             self._epoll.register(watch.fd, select.EPOLLRDHUP)  # EPOLLHUP and EPOLLERR are always reported
             self._watches[watch.fd] = watch
         stack = contextlib.ExitStack()
@@ -72,14 +72,14 @@ class DisconnectWatcher:
                 self._check(fd)
 
     def _check(self, fd: int) -> None:
-        """Call back if the descriptor's peer is gone now: since epoll returned it, it may belong to another socket."""
+        """Call back if the descriptor's peer is disconnected: since then another socket may have got it."""
         with self._lock:
             watch = self._watches.get(fd)
-            if watch is None or not is_gone(fd):
+            if watch is None or not is_disconnected(fd):
                 return
             self._remove(watch)
         try:
-            watch.on_gone()
+            watch.on_disconnect()
         except Exception:
             log.exception("a disconnect callback failed")
 
@@ -89,7 +89,7 @@ class DisconnectWatcher:
             self._epoll.unregister(watch.fd)
 
 
-def is_gone(fd: int) -> bool:
+def is_disconnected(fd: int) -> bool:
     """Return whether the other end of a socket has closed at least its sending half, or the connection is lost."""
     poll = select.poll()
     poll.register(fd, select.POLLRDHUP)  # POLLHUP and POLLERR are always reported

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from service.process.disconnects import DisconnectWatcher, is_gone
+from service.process.disconnects import DisconnectWatcher, is_disconnected
 
 LIMIT_S = 10.0
 Pair = tuple[socket.socket, socket.socket]
@@ -48,7 +48,7 @@ def leave(pair: Pair) -> None:
     server, client = pair
     client.close()
     end = time.monotonic() + LIMIT_S
-    while not is_gone(server.fileno()):
+    while not is_disconnected(server.fileno()):
         assert time.monotonic() < end, "nothing happened in time"
         time.sleep(0.001)
 
