@@ -24,7 +24,7 @@ from typing import TypeVar
 from contract.signatures import MODELS_CONFIG
 from service.commands.health import get_readiness
 from service.generation.resume_tokens import make_key_file
-from service.process.lifeline import IS_LINUX, Lifeline, terminate_with_parent
+from service.process.lifeline import Lifeline, terminate_with_parent
 from service.process.listening import listen
 from service.settings import Settings
 
@@ -211,9 +211,7 @@ class Service:
             # A worker may outlive its master, and drains too.
             self._wait_until_ended(self._gateway, signals_before, lambda: self._gateway_life.is_cut)
         if self._model_server is not None:
-            if not IS_LINUX:
-                # On Linux it got SIGTERM when the gateway's last process ended; a second one would kill it early.
-                self._model_server.process.terminate()
+            # It got SIGTERM when the gateway's last process ended; a second one would kill it early.
             self._wait_until_ended(self._model_server, signals_before)
         self._gateway_life.close()
 

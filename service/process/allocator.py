@@ -1,6 +1,6 @@
 """Tunes the C library's allocator to return freed memory, which it otherwise keeps in one arena per thread.
 
-Knows glibc. Elsewhere (musl, macOS) nothing is changed.
+Knows glibc. With musl nothing is changed.
 """
 
 import ctypes
