@@ -3,14 +3,13 @@
 Knows keys and their limits. Does not know Flask or the contents of a request.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from service.access.keys import KeyLimits, KeyRefused, KeyRing, read_keys
-from service.access.ratelimits import RateExceeded, RateImpossible, RateLimiter, check_redis_url
+from service.access.ratelimits import RateLimiter, check_redis_url
 from service.context import Quota, RequestContext
-from service.errors import InvalidRequest, RateLimited, Unauthorized
+from service.errors import Unauthorized
 from service.settings import Settings
 
 
@@ -64,43 +63,15 @@ class Authenticator:
 
     def _principal(self, name: str, tenant: str, limits: KeyLimits) -> Principal:
         quota = Quota(name, limits.max_sequences, limits.max_queued_tokens, tenant)
-        charge = partial(self._charge, name)
+        charge = partial(self._limiter.charge, name)
         return Principal(
             name,
             RequestContext(
                 quota,
-                charge_request=lambda: charge(limits.requests_per_minute, None, 0),
-                charge=lambda num_tokens, total=None: charge(None, limits.tokens_per_minute, num_tokens, total),
+                charge_request=partial(charge, "requests", limits.requests_per_minute, 1),
+                charge=partial(charge, "tokens", limits.tokens_per_minute),
             ),
         )
-
-    def _charge(
-        self,
-        name: str,
-        requests_per_minute: int | None,
-        tokens_per_minute: int | None,
-        num_tokens: int,
-        total: int | None = None,
-    ) -> Callable[[], None]:
-        """Charge a request, or tokens of a request with `total` tokens; return a function that refunds them.
-
-        Raises:
-            RateLimited: the requests or tokens per minute are used up.
-            InvalidRequest: this request alone exceeds the tokens per minute.
-        """
-        if tokens_per_minute is not None and total is not None and total > tokens_per_minute:
-            raise InvalidRequest(str(RateImpossible(tokens_per_minute, total)), param="max_tokens")
-        try:
-            return self._limiter.charge(
-                name,
-                requests_per_minute=requests_per_minute,
-                tokens_per_minute=tokens_per_minute,
-                num_tokens=num_tokens,
-            )
-        except RateExceeded as error:
-            raise RateLimited(str(error), retry_after_s=error.retry_after_s) from error
-        except RateImpossible as error:
-            raise InvalidRequest(str(error), param="max_tokens") from error
 
 
 def _with_defaults(limits: KeyLimits, defaults: KeyLimits) -> KeyLimits:

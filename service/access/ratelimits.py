@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +20,8 @@ from limits import RateLimitItemPerMinute
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
+
+from service.errors import InvalidRequest, RateLimited
 
 if TYPE_CHECKING:
     from redis import ConnectionPool
@@ -35,46 +37,22 @@ REDIS_RETRY_S = 3.0
 _WINDOW_S = 60
 
 
-class RateExceeded(Exception):
-    """The requests or tokens per minute are used up.
-
-    Attributes:
-        retry_after_s: Seconds until the same request would be admitted if no other came before it; at least 1.
-    """
-
-    def __init__(self, what: What, limit: int, retry_after_s: int) -> None:
-        super().__init__(f"the limit of {limit} {what} per minute is reached; try again in {retry_after_s} s")
-        self.what = what
-        self.limit = limit
-        self.retry_after_s = retry_after_s
-
-
-class RateImpossible(Exception):
-    """One request needs more tokens than the limit per minute: it can never be admitted."""
-
-    def __init__(self, limit: int, num_tokens: int) -> None:
-        super().__init__(f"the limit is {limit} tokens per minute, and this request alone may take {num_tokens}")
-        self.limit = limit
-        self.num_tokens = num_tokens
-
-
 class RedisUrlError(ValueError):
     """OSTINATO_REDIS_URL is not a Redis URL; the message does not show it, as it may contain a password."""
 
 
 @dataclass(frozen=True)
 class _Charge:
+    """A cost for one counter: requests or tokens of one subject, by their limit per minute."""
+
+    subject: str
     what: What
     item: RateLimitItemPerMinute
     cost: int
 
-    @classmethod
-    def of(cls, what: What, per_minute: int, cost: int) -> "_Charge":
-        return cls(what, RateLimitItemPerMinute(per_minute, namespace="ostinato"), cost)
-
 
 class RateLimiter:
-    """Charges requests or refuses them. Create it in the process that uses it: it may start a thread."""
+    """Charges requests and tokens or refuses them. Create it in the process that uses it: it may start a thread."""
 
     def __init__(self, redis_url: str | None = None) -> None:
         """Open the storage; log a warning if Redis is unavailable.
@@ -85,54 +63,45 @@ class RateLimiter:
         Raises:
             RedisUrlError: the URL is invalid.
         """
-        self._own = _Counters(MemoryStorage())
-        # The in-memory storage of `limits` is not thread-safe; the lock also makes the charges of a request atomic.
-        self._own_lock = threading.Lock()
+        self._own = _MemoryCounters()
         self._shared = None if redis_url is None else _RedisCounters(redis_url)
 
     def charge(
-        self, subject: str, *, requests_per_minute: int | None, tokens_per_minute: int | None, num_tokens: int
+        self, subject: str, what: What, per_minute: int | None, cost: int, total: int | None = None
     ) -> Callable[[], None]:
-        """Charge one request and its tokens, or neither.
+        """Charge requests or tokens.
 
         Args:
             subject: Who is charged, such as the id of a key.
-            requests_per_minute: The limit, at least 1; None: no limit. A new limit starts a new count.
-            tokens_per_minute: Likewise.
-            num_tokens: The maximum tokens of the request: tokens of its prompts and max_tokens of every choice.
+            what: "requests" or "tokens".
+            per_minute: The limit, at least 1; None: no limit. A new limit starts a new count.
+            cost: 1 for a request; else the maximum tokens of the request, or of its part that is charged now.
+            total: Cost of the whole request, if `cost` is a part of it.
 
         Returns:
-            A function that refunds the whole charge, for a request that is refused after all.
+            A function that refunds the charge, for a request that is refused after all.
 
         Raises:
-            RateExceeded: it may be admitted later.
-            RateImpossible: it can never be admitted.
+            RateLimited: the limit is reached; the request may be admitted later.
+            InvalidRequest: the request alone exceeds the limit and can never be admitted.
         """
-        charges = []
-        if requests_per_minute is not None:
-            charges.append(_Charge.of("requests", requests_per_minute, 1))
-        if tokens_per_minute is not None:
-            if num_tokens > tokens_per_minute:
-                raise RateImpossible(tokens_per_minute, num_tokens)
-            charges.append(_Charge.of("tokens", tokens_per_minute, num_tokens))
-        outcome = self._charge(subject, charges)
-        if isinstance(outcome, RateExceeded):
-            raise outcome
-        return outcome
+        if per_minute is None:
+            return lambda: None
+        if (whole := max(cost, total or 0)) > per_minute:
+            message = f"the limit is {per_minute} {what} per minute, and this request alone may take {whole}"
+            raise InvalidRequest(message, param="max_tokens")
+        charge = _Charge(subject, what, RateLimitItemPerMinute(per_minute, namespace="ostinato"), cost)
+        counters, retry_after_s = self._charge(charge)
+        if retry_after_s is not None:
+            message = f"the limit of {per_minute} {what} per minute is reached; try again in {retry_after_s} s"
+            raise RateLimited(message, retry_after_s=retry_after_s)
+        return lambda: counters.refund(charge)
 
-    def _charge(self, subject: str, charges: Sequence[_Charge]) -> "RateExceeded | Callable[[], None]":
-        if self._shared is not None and charges:
-            shared = self._shared
-            try:
-                return shared.charge(subject, charges) or (lambda: shared.refund(subject, charges))
-            except _RedisUnavailable:
-                pass
-        with self._own_lock:
-            return self._own.charge(subject, charges) or (lambda: self._refund_own(subject, charges))
-
-    def _refund_own(self, subject: str, charges: Sequence[_Charge]) -> None:
-        with self._own_lock:
-            self._own.refund(subject, charges)
+    def _charge(self, charge: _Charge) -> "tuple[_Counters, int | None]":
+        if self._shared is not None:
+            with contextlib.suppress(_RedisUnavailable):
+                return self._shared, self._shared.charge(charge)
+        return self._own, self._own.charge(charge)
 
 
 class _Counters:
@@ -142,39 +111,37 @@ class _Counters:
         self._storage = storage
         self._windows = SlidingWindowCounterRateLimiter(storage)
 
-    def charge(self, subject: str, charges: Sequence[_Charge]) -> RateExceeded | None:
-        """Charge all or none.
-
-        Each counter is charged in one atomic step, and earlier charges are refunded when a later counter refuses.
-        Testing all counters first would let two requests pass the test together and leave one of them half charged.
-        This way no limit is ever exceeded; in the moment before the refund a request that would fit may be refused.
-
-        Raises:
-            StorageError: the storage failed in between; earlier charges are refunded if the storage allows it.
-        """
-        for position, charge in enumerate(charges):
-            try:
-                is_charged = self._hit(subject, charge, charge.cost)
-            except StorageError:
-                with contextlib.suppress(StorageError):
-                    self.refund(subject, charges[:position])
-                raise
-            if not is_charged:
-                self.refund(subject, charges[:position])
-                return RateExceeded(charge.what, charge.item.amount, self._wait_s(subject, charge))
-        return None
-
-    def refund(self, subject: str, charges: Sequence[_Charge]) -> None:
-        """Refund charges."""
-        for charge in charges:
-            self._hit(subject, charge, -charge.cost)
-
-    def _hit(self, subject: str, charge: _Charge, cost: int) -> bool:
-        return self._windows.hit(charge.item, charge.what, subject, cost=cost)
-
-    def _wait_s(self, subject: str, charge: _Charge) -> int:
-        window = self._storage.get_sliding_window(charge.item.key_for(charge.what, subject), _WINDOW_S)
+    def charge(self, charge: _Charge) -> int | None:
+        """Charge; return None, or the seconds after which the charge would fit if no other came before it."""
+        if self._hit(charge, charge.cost):
+            return None
+        window = self._storage.get_sliding_window(charge.item.key_for(charge.what, charge.subject), _WINDOW_S)
         return wait_s(*window, limit=charge.item.amount, cost=charge.cost)
+
+    def refund(self, charge: _Charge) -> None:
+        """Refund a charge."""
+        self._hit(charge, -charge.cost)
+
+    def _hit(self, charge: _Charge, cost: int) -> bool:
+        return self._windows.hit(charge.item, charge.what, charge.subject, cost=cost)
+
+
+class _MemoryCounters(_Counters):
+    """The counters in this process; the storage of `limits` is not thread-safe."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStorage())
+        self._lock = threading.Lock()
+
+    def charge(self, charge: _Charge) -> int | None:
+        """Charge, one thread at a time."""
+        with self._lock:
+            return super().charge(charge)
+
+    def refund(self, charge: _Charge) -> None:
+        """Refund a charge, one thread at a time."""
+        with self._lock:
+            super().refund(charge)
 
 
 def wait_s(previous: int, previous_ttl_s: float, current: int, current_ttl_s: float, *, limit: int, cost: int) -> int:
@@ -217,22 +184,21 @@ class _RedisUnavailable(Exception):
     """Redis is unavailable, or was a moment ago."""
 
 
-class _RedisCounters:
+class _RedisCounters(_Counters):
     """The counters in Redis, shared by every process that uses it."""
 
     def __init__(self, url: str) -> None:
-        self._storage = RedisStorage(url, connection_pool=_connection_pool(url), wrap_exceptions=True)
-        self._counters = _Counters(self._storage)
+        super().__init__(RedisStorage(url, connection_pool=_connection_pool(url), wrap_exceptions=True))
         self._lock = threading.Lock()
         self._is_unavailable = False
         self._retry_at = 0.0
         try:
             self._storage.get_sliding_window("start", _WINDOW_S)
         except StorageError as error:
-            self._note_loss(error)
+            self._mark_unavailable(error)
 
-    def charge(self, subject: str, charges: Sequence[_Charge]) -> RateExceeded | None:
-        """Charge all or none.
+    def charge(self, charge: _Charge) -> int | None:
+        """Charge.
 
         Raises:
             _RedisUnavailable: nothing was charged, as far as is known.
@@ -240,18 +206,18 @@ class _RedisCounters:
         if not self._may_try():
             raise _RedisUnavailable
         try:
-            refusal = self._counters.charge(subject, charges)
+            retry_after_s = super().charge(charge)
         except StorageError as error:
-            self._note_loss(error)
+            self._mark_unavailable(error)
             raise _RedisUnavailable from error
         if self._is_unavailable:
-            self._note_return()
-        return refusal
+            self._mark_available()
+        return retry_after_s
 
-    def refund(self, subject: str, charges: Sequence[_Charge]) -> None:
-        """Refund charges; the refund is lost if Redis has become unavailable."""
+    def refund(self, charge: _Charge) -> None:
+        """Refund a charge; the refund is lost if Redis has become unavailable."""
         with contextlib.suppress(StorageError):
-            self._counters.refund(subject, charges)
+            super().refund(charge)
 
     def _may_try(self) -> bool:
         """Return whether to try Redis; while it is unavailable, one request every `REDIS_RETRY_S` may."""
@@ -264,7 +230,7 @@ class _RedisCounters:
             self._retry_at = now + REDIS_RETRY_S
             return True
 
-    def _note_loss(self, error: StorageError) -> None:
+    def _mark_unavailable(self, error: StorageError) -> None:
         with self._lock:
             self._retry_at = time.monotonic() + REDIS_RETRY_S
             if not self._is_unavailable:
@@ -272,7 +238,7 @@ class _RedisCounters:
                 cause = error.storage_error
                 log.warning("Redis is unavailable, this process counts alone: %s: %s", type(cause).__name__, cause)
 
-    def _note_return(self) -> None:
+    def _mark_available(self) -> None:
         with self._lock:
             if self._is_unavailable:
                 self._is_unavailable = False

@@ -18,7 +18,7 @@ from service.access.ratelimits import RedisUrlError
 from service.backends.tls import TlsFileError, backend_tls
 from service.generation.resume_tokens import StateKeyError, StateKeys
 from service.observability.logs import configure_logging
-from service.process.allocator import give_memory_back
+from service.process.allocator import return_freed_memory
 from service.process.listening import is_loopback, listen
 from service.process.worker import StreamingWorker
 from service.settings import Settings, unknown_settings
@@ -103,7 +103,7 @@ def metrics_port(settings: Settings, port: int) -> int:
 
 def serve(settings: Settings) -> int:
     """Serve until a signal stops it. Return the exit code."""
-    give_memory_back()
+    return_freed_memory()
     configure_logging(format=settings.log_format, level=settings.log_level)
     try:
         # Errors that would stop the worker are detected here, where they end the start with one line.

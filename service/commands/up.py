@@ -22,8 +22,9 @@ from types import FrameType
 from typing import TypeVar
 
 from contract.signatures import MODELS_CONFIG
+from service.commands.health import get_readiness
 from service.generation.resume_tokens import make_key_file
-from service.process.lifeline import IS_LINUX, Lifeline, terminate_with_parent
+from service.process.lifeline import Lifeline, terminate_with_parent
 from service.process.listening import listen
 from service.settings import Settings
 
@@ -210,9 +211,7 @@ class Service:
             # A worker may outlive its master, and drains too.
             self._wait_until_ended(self._gateway, signals_before, lambda: self._gateway_life.is_cut)
         if self._model_server is not None:
-            if not IS_LINUX:
-                # On Linux it got SIGTERM when the gateway's last process ended; a second one would kill it early.
-                self._model_server.process.terminate()
+            # It got SIGTERM when the gateway's last process ended; a second one would kill it early.
             self._wait_until_ended(self._model_server, signals_before)
         self._gateway_life.close()
 
@@ -245,16 +244,11 @@ def _listens(port: int) -> bool | None:
 
 def _models_ready(host: str, port: int) -> list[str] | None:
     """Return the names of the ready models, [] if the gateway does not list them, None if it is not ready."""
-    connection = http.client.HTTPConnection(host, port, timeout=5)
     try:
-        connection.request("GET", "/readyz")
-        response = connection.getresponse()
-        body = response.read()
+        status, body = get_readiness(host, port)
     except (OSError, http.client.HTTPException):
         return None
-    finally:
-        connection.close()
-    if response.status != 200:
+    if status != http.client.OK:
         return None
     try:
         return [str(name) for name in json.loads(body)["models"]]

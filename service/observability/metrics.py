@@ -6,6 +6,8 @@ scraped. Labels have few values: served versions, signatures, declared routes; n
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -48,96 +50,32 @@ class _TokenHistogram(Histogram):
         self._buckets[bisect_left(self._upper_bounds, seconds / count)].inc(count)
 
 
-class _SequenceFamilies(dict[ModelVersion, "_SequenceSeries"]):
-    """The series of each model version's sequences; a missing one is created."""
+class _Families:
+    """Metric families with the same labels, model and version first; all series of a label set are created at once."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        super().__init__()
+    def __init__(self, **families: Counter | Histogram) -> None:
+        self._families = families
+        self._series: dict[tuple[ModelVersion, *tuple[str, ...]], SimpleNamespace] = {}
 
-        def histogram(name: str, help_text: str) -> Histogram:
-            return Histogram(f"ostinato_{name}", help_text, _MODEL, registry=registry, buckets=_LATENCIES_S)
-
-        def counter(name: str, help_text: str, *labels: str) -> Counter:
-            return Counter(f"ostinato_{name}", help_text, (*_MODEL, *labels), registry=registry)
-
-        self.queue_wait = histogram("queue_wait_seconds", "Time from acceptance to a slot, of each prompt.")
-        self.first_token = histogram(
-            "time_to_first_token_seconds", "Time from the start of a request to its first token."
-        )
-        self.token_gap = _TokenHistogram(
-            "ostinato_inter_token_latency_seconds",
-            "Time per token after the first, weighted by tokens: the inverse of the mean is the speed of a sequence.",
-            _MODEL,
-            registry=registry,
-            buckets=_GAPS_S,
-        )
-        self.cancelled = counter("sequences_cancelled", "Sequences cancelled by a disconnect or a deadline.")
-        self.finished = counter("sequences_finished", "Finished sequences, by finish reason.", "reason")
-        # Both count tokens, as is usual: their ratio is the share of prefill that was saved.
-        self.prefix_queries = counter("prefix_cache_queried_tokens", "Prompt tokens of started sequences.")
-        self.prefix_hits = counter("prefix_cache_hit_tokens", "Of those, tokens with a cached state.")
-        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of ended requests.")
-        self.completion_tokens = counter("completion_tokens", "Completion tokens of ended requests.")
-
-    def __missing__(self, model: ModelVersion) -> "_SequenceSeries":
-        series = self[model] = _SequenceSeries(self, model)
+    def of(self, model: ModelVersion, *others: str) -> Any:
+        """Return a namespace with the series of each family."""
+        series = self._series.get((model, *others))
+        if series is None:
+            labels = (model.name, str(model.version), *others)
+            series = SimpleNamespace(**{name: family.labels(*labels) for name, family in self._families.items()})
+            self._series[model, *others] = series
         return series
+
+    def models(self) -> list[ModelVersion]:
+        """Return the models that have series."""
+        return [model for model, *_ in list(self._series)]
 
     def forget(self, model: ModelVersion) -> None:
         """Remove a version's series."""
-        self.pop(model, None)
-        _remove(vars(self).values(), model)
-
-
-class _SequenceSeries:
-    def __init__(self, families: _SequenceFamilies, model: ModelVersion) -> None:
-        labels = (model.name, str(model.version))
-        self.queue_wait = families.queue_wait.labels(*labels)
-        self.first_token = families.first_token.labels(*labels)
-        self.token_gap = families.token_gap.labels(*labels)
-        self.cancelled = families.cancelled.labels(*labels)
-        self.prefix_queries = families.prefix_queries.labels(*labels)
-        self.prefix_hits = families.prefix_hits.labels(*labels)
-        self.prompt_tokens = families.prompt_tokens.labels(*labels)
-        self.completion_tokens = families.completion_tokens.labels(*labels)
-
-
-class _CallFamilies(dict[tuple[ModelVersion, str], "_CallSeries"]):
-    """The series of each model version's calls, by signature; a missing one is created."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        super().__init__()
-
-        def histogram(name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"ostinato_call_{name}", help_text, _CALL, registry=registry, buckets=buckets)
-
-        def counter(name: str, help_text: str, *labels: str) -> Counter:
-            return Counter(f"ostinato_call_{name}", help_text, (*_CALL, *labels), registry=registry)
-
-        self.duration = histogram("duration_seconds", "Time from sending a call to its response.", _CALLS_S)
-        self.sequences = histogram("sequences", "Sequences of a call, without padding.", _BATCH_SIZES)
-        self.padding_sequences = counter("padding_sequences", "Slots of calls that held no sequence.")
-        self.failures = counter("failures", "Failed calls, by error code.", "code")
-        self.retries = counter("retries", "Failed calls that are retried.")
-
-    def __missing__(self, key: tuple[ModelVersion, str]) -> "_CallSeries":
-        series = self[key] = _CallSeries(self, *key)
-        return series
-
-    def forget(self, model: ModelVersion) -> None:
-        """Remove a version's series."""
-        for key in [key for key in list(self) if key[0] == model]:
-            self.pop(key, None)
-        _remove(vars(self).values(), model)
-
-
-class _CallSeries:
-    def __init__(self, calls: _CallFamilies, model: ModelVersion, signature: str) -> None:
-        labels = (model.name, str(model.version), signature)
-        self.duration = calls.duration.labels(*labels)
-        self.sequences = calls.sequences.labels(*labels)
-        self.padding_sequences = calls.padding_sequences.labels(*labels)
-        self.retries = calls.retries.labels(*labels)
+        for key in [key for key in list(self._series) if key[0] == model]:
+            self._series.pop(key, None)
+        for family in self._families.values():
+            _remove(family, model)
 
 
 class _AtScrape(Collector):
@@ -163,50 +101,80 @@ class Metrics:
         # Otherwise every histogram and counter has another series with its creation time, which nobody reads.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
-        self._sequences, self._calls = _SequenceFamilies(registry), _CallFamilies(registry)
-        self._requests = Counter("ostinato_http_requests", "Finished HTTP requests.", _HTTP, registry=registry)
-        self._duration = Histogram(
-            "ostinato_http_request_duration_seconds",
-            "Time from a request's head to the last byte of its response.",
-            _HTTP,
-            registry=registry,
-            buckets=_LATENCIES_S,
-        )
-        self._errors = Counter("ostinato_errors", "Errors sent to clients, by code.", ("code",), registry=registry)
+        self._sequences, self._calls = self._sequence_families(), self._call_families()
+        self._finished = self._counter("sequences_finished", "Finished sequences, by finish reason.", *_MODEL, "reason")
+        self._failures = self._counter("call_failures", "Failed calls, by error code.", *_CALL, "code")
+        self._requests = self._counter("http_requests", "Finished HTTP requests.", *_HTTP)
+        help_text = "Time from a request's head to the last byte of its response."
+        self._duration = self._histogram("http_request_duration_seconds", help_text, _HTTP)
+        self._errors = self._counter("errors", "Errors sent to clients, by code.", "code")
         self._http: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         Info("ostinato_build", "Version of the gateway.", registry=registry).info({"version": version})
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.PlatformCollector(registry=registry)
 
+    def _sequence_families(self) -> _Families:
+        return _Families(
+            queue_wait=self._histogram("queue_wait_seconds", "Time from acceptance to a slot, of each prompt.", _MODEL),
+            first_token=self._histogram(
+                "time_to_first_token_seconds", "Time from the start of a request to its first token.", _MODEL
+            ),
+            token_gap=_TokenHistogram(
+                "ostinato_inter_token_latency_seconds",
+                "Time per token after the first, weighted by tokens: the mean is the inverse of a sequence's speed.",
+                _MODEL,
+                registry=self.registry,
+                buckets=_GAPS_S,
+            ),
+            cancelled=self._counter(
+                "sequences_cancelled", "Sequences cancelled by a disconnect or a deadline.", *_MODEL
+            ),
+            # Both count tokens, as is usual: their ratio is the share of prefill that was saved.
+            prefix_queries=self._counter("prefix_cache_queried_tokens", "Prompt tokens of started sequences.", *_MODEL),
+            prefix_hits=self._counter("prefix_cache_hit_tokens", "Of those, tokens with a cached state.", *_MODEL),
+            prompt_tokens=self._counter("prompt_tokens", "Prompt tokens of ended requests.", *_MODEL),
+            completion_tokens=self._counter("completion_tokens", "Completion tokens of ended requests.", *_MODEL),
+        )
+
+    def _call_families(self) -> _Families:
+        return _Families(
+            duration=self._histogram(
+                "call_duration_seconds", "Time from sending a call to its response.", _CALL, _CALLS_S
+            ),
+            sequences=self._histogram("call_sequences", "Sequences of a call, without padding.", _CALL, _BATCH_SIZES),
+            padding=self._counter("call_padding_sequences", "Slots of calls that held no sequence.", *_CALL),
+            retries=self._counter("call_retries", "Failed calls that are retried.", *_CALL),
+        )
+
     def sequence_started(self, sequence: Sequence, waited_s: float) -> None:
         """Count a sequence that got its slot, with the other choices of its prompt, after it had waited."""
-        series = self._sequences[sequence.model]
+        series = self._sequences.of(sequence.model)
         series.queue_wait.observe(waited_s)
         series.prefix_queries.inc(sequence.num_cached_tokens + sequence.num_remaining_prompt_tokens)
         series.prefix_hits.inc(sequence.num_cached_tokens)
 
     def call_completed(self, call: Call, seconds: float) -> None:
         """Count a call that a backend responded to."""
-        series, num_used = self._calls[call.model, call.signature], len(call.sequences)
+        series, num_used = self._calls.of(call.model, call.signature), len(call.sequences)
         series.duration.observe(seconds)
         series.sequences.observe(num_used)
-        series.padding_sequences.inc(call.batch_size - num_used)
+        series.padding.inc(call.batch_size - num_used)
 
     def call_failed(self, call: Call, error: GatewayError, again: bool) -> None:
         """Count a failed call; `again`: it will be retried."""
         model = call.model
-        self._calls.failures.labels(model.name, model.version, call.signature, error.code or error.type).inc()
+        self._failures.labels(model.name, model.version, call.signature, error.code or error.type).inc()
         if again:
-            self._calls[model, call.signature].retries.inc()
+            self._calls.of(model, call.signature).retries.inc()
 
     def cancelled(self, sequences: Iterable[Sequence]) -> None:
         """Count cancelled sequences."""
         for sequence in sequences:
-            self._sequences[sequence.model].cancelled.inc()
+            self._sequences.of(sequence.model).cancelled.inc()
 
     def first_token(self, model: ModelVersion, seconds: float) -> None:
         """Observe the time to the first token of a request."""
-        self._sequences[model].first_token.observe(seconds)
+        self._sequences.of(model).first_token.observe(seconds)
 
     def token_gap(self, model: ModelVersion, seconds: float, count: int) -> None:
         """Observe `count` tokens, at least one, of a choice that arrived together, `seconds` after the previous ones.
@@ -214,17 +182,17 @@ class Metrics:
         Each token counts with an equal share of the time: a chunk is weighted by its tokens, and a quantile is one of
         tokens.
         """
-        self._sequences[model].token_gap.observe_tokens(seconds, count)
+        self._sequences.of(model).token_gap.observe_tokens(seconds, count)
 
     def finished(
         self, model: ModelVersion, *, num_prompt_tokens: int, num_completion_tokens: int, reasons: Iterable[str]
     ) -> None:
         """Count the tokens of an ended request, and its finished choices by their finish `reasons`."""
-        series = self._sequences[model]
+        series = self._sequences.of(model)
         series.prompt_tokens.inc(num_prompt_tokens)
         series.completion_tokens.inc(num_completion_tokens)
         for reason in reasons:
-            self._sequences.finished.labels(model.name, model.version, reason).inc()
+            self._finished.labels(model.name, model.version, reason).inc()
 
     def responded(self, *, method: str, route: str | None, status: int, error_code: str | None, seconds: float) -> None:
         """Count a request whose response was sent to the last byte.
@@ -257,7 +225,7 @@ class Metrics:
             running = GaugeMetricFamily("ostinato_sequences_running", "Sequences that hold a slot.", labels=_MODEL)
             waiting = GaugeMetricFamily("ostinato_sequences_waiting", "Sequences that wait for a slot.", labels=_MODEL)
             # Zeros for idle versions: a series that comes and goes cannot be distinguished from a lost one.
-            counts = dict.fromkeys(list(self._sequences), (0, 0))
+            counts = dict.fromkeys(self._sequences.models(), (0, 0))
             counts |= {model: (num_running, num_waiting) for model, num_running, num_waiting in loads()}
             for model, (num_running, num_waiting) in counts.items():
                 labels = (model.name, str(model.version))
@@ -305,6 +273,14 @@ class Metrics:
 
         self.registry.register(_AtScrape(collect))
 
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"ostinato_{name}", help_text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, help_text: str, labels: tuple[str, ...], buckets: tuple[float, ...] = _LATENCIES_S
+    ) -> Histogram:
+        return Histogram(f"ostinato_{name}", help_text, labels, registry=self.registry, buckets=buckets)
+
     def _gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """Declare a gauge that is read at each scrape."""
         Gauge(f"ostinato_{name}", help_text, registry=self.registry).set_function(value)
@@ -313,14 +289,14 @@ class Metrics:
         """Remove the series of a version that is no longer served; a late observation creates them again."""
         self._sequences.forget(model)
         self._calls.forget(model)
+        _remove(self._finished, model)
+        _remove(self._failures, model)
 
     def keep(self, models: Iterable[ModelVersion]) -> None:
         """Remove the series of all other versions; called regularly, it also removes those of late observations."""
-        counted = {*list(self._sequences), *(model for model, _ in list(self._calls))}
-        for model in counted.difference(models):
+        for model in {*self._sequences.models(), *self._calls.models()}.difference(models):
             self.forget(model)
 
 
-def _remove(families: Iterable[Counter | Histogram], model: ModelVersion) -> None:
-    for family in families:
-        family.remove_by_labels({"model": model.name, "version": str(model.version)})
+def _remove(family: Counter | Histogram, model: ModelVersion) -> None:
+    family.remove_by_labels({"model": model.name, "version": str(model.version)})

@@ -43,7 +43,7 @@ class _Server(ThreadingHTTPServer):
     """A server with one thread per connection, up to a limit: the newest connection replaces the oldest."""
 
     max_connections: ClassVar[int] = 16
-    accept_rest_s: ClassVar[float] = 0.5  # after a failed accept; without descriptors a retry would spin
+    accept_pause_s: ClassVar[float] = 0.5  # after a failed accept; without descriptors a retry would spin
 
     def __init__(self, sock: socket.socket, registry: CollectorRegistry) -> None:
         super().__init__(sock.getsockname()[:2], _Handler.factory(registry), bind_and_activate=False)
@@ -56,7 +56,7 @@ class _Server(ThreadingHTTPServer):
         try:
             return super().get_request()
         except OSError:
-            time.sleep(self.accept_rest_s)
+            time.sleep(self.accept_pause_s)
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:

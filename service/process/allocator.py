@@ -1,6 +1,6 @@
 """Tunes the C library's allocator to return freed memory, which it otherwise keeps in one arena per thread.
 
-Knows glibc. Elsewhere (musl, macOS) nothing is changed.
+Knows glibc. With musl nothing is changed.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ _MMAP_BYTES = 256 * 2**10
 _TRIM_BYTES = 2**20
 
 
-def give_memory_back() -> bool:
+def return_freed_memory() -> bool:
     """Have freed memory returned to the system, in this process and those forked from it. Return whether it was set.
 
     32 threads that allocated and freed 256 MB leave 266 MiB resident without it, and 10 MiB with it (measured).

@@ -40,12 +40,12 @@ class Limits:
     max_client_connections: int | None = None  # per client address; behind a proxy all clients have the proxy's
 
 
-class PatientUnreader(SocketUnreader):  # type: ignore[misc]
+class TimedUnreader(SocketUnreader):  # type: ignore[misc]
     """gunicorn's socket reader with a time budget that waiting uses up."""
 
-    def expect(self, patience_s: float, *, min_bytes_per_s: float = math.inf) -> None:
+    def expect(self, budget_s: float, *, min_bytes_per_s: float = math.inf) -> None:
         """Reset the time budget for the head or the body of a request; only for a body, received bytes refill it."""
-        self.patience_s = self.full_s = patience_s
+        self.budget_s = self.full_s = budget_s
         self.s_per_byte = 1 / min_bytes_per_s
 
     def chunk(self, size_hint: int | None = None) -> bytes:
@@ -57,7 +57,7 @@ class PatientUnreader(SocketUnreader):  # type: ignore[misc]
                 `ClientDisconnected`, status 400, instead, with this error as its `__context__`.
         """
         outer_s, start = self.sock.gettimeout(), time.monotonic()  # gunicorn sets one to skip an unread body
-        self.sock.settimeout(min(max(self.patience_s, 0.001), outer_s or math.inf))
+        self.sock.settimeout(min(max(self.budget_s, 0.001), outer_s or math.inf))
         try:
             data: bytes = super().chunk(size_hint)
         except TimeoutError as error:
@@ -65,7 +65,7 @@ class PatientUnreader(SocketUnreader):  # type: ignore[misc]
         finally:
             self.sock.settimeout(outer_s)
         waited_s = time.monotonic() - start
-        self.patience_s = min(self.patience_s - waited_s + len(data) * self.s_per_byte, self.full_s)
+        self.budget_s = min(self.budget_s - waited_s + len(data) * self.s_per_byte, self.full_s)
         return data
 
 
@@ -90,8 +90,8 @@ class Connection(TConn):  # type: ignore[misc]
     def init(self) -> None:
         """Start the head of a request; gunicorn calls this before it parses each."""
         super().init()
-        if not isinstance(self.parser.unreader, PatientUnreader):
-            self.parser.unreader = PatientUnreader(self.sock)
+        if not isinstance(self.parser.unreader, TimedUnreader):
+            self.parser.unreader = TimedUnreader(self.sock)
         self.parser.unreader.unread(self.head)
         self.head = b""
         self.parser.unreader.expect(self.limits.head_s)

@@ -1,6 +1,6 @@
 """Processes that are signalled by Linux when others end, however those end.
 
-Knows pipes and signals. Does not know what the processes do. On other systems nothing is signalled.
+Knows pipes and signals. Does not know what the processes do.
 """
 
 import contextlib
@@ -9,9 +9,7 @@ import fcntl
 import os
 import select
 import signal
-import sys
 
-IS_LINUX = sys.platform == "linux"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -21,10 +19,9 @@ def terminate_with_parent(parent: int) -> None:
     Args:
         parent: Process id of the parent. If it has ended already, this process exits.
     """
-    if IS_LINUX:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 class Lifeline:
@@ -43,11 +40,10 @@ class Lifeline:
 
         `fork` makes this process a holder until `exec`: if all other holders have ended before, `exec` cuts the pipe.
         """
-        if IS_LINUX:
-            fcntl.fcntl(self.read_fd, fcntl.F_SETOWN, os.getpid())
-            fcntl.fcntl(self.read_fd, fcntl.F_SETSIG, signal.SIGTERM)
-            flags = fcntl.fcntl(self.read_fd, fcntl.F_GETFL)
-            fcntl.fcntl(self.read_fd, fcntl.F_SETFL, flags | os.O_ASYNC)
+        fcntl.fcntl(self.read_fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(self.read_fd, fcntl.F_SETSIG, signal.SIGTERM)
+        flags = fcntl.fcntl(self.read_fd, fcntl.F_GETFL)
+        fcntl.fcntl(self.read_fd, fcntl.F_SETFL, flags | os.O_ASYNC)
 
     def drop(self) -> None:
         """Stop being a holder; may be repeated."""

@@ -66,7 +66,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
     limits: ClassVar[Limits] = Limits()
     linger_s: ClassVar[float] = 1.0  # for the client to close first, so that a reset does not discard our last bytes
     max_linger_bytes: ClassVar[int] = 4 << 20  # of unread body, discarded meanwhile
-    accept_rest_s: ClassVar[float] = 0.5  # after a failed accept; without descriptors a retry would spin
+    accept_pause_s: ClassVar[float] = 0.5  # after a failed accept; without descriptors a retry would spin
     settle_s: ClassVar[float] = 0.5  # for requests in transit at SIGTERM, and for final error events at the end
     exit_margin_s: ClassVar[float] = 2.0  # settle_s, exit_timeout_s and a reserve
     exit_timeout_s: ClassVar[float] = 1.0  # for hooks and threads, before the process exits without them
@@ -181,10 +181,10 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
 
     def _pause_accepting(self, error: OSError) -> None:
         now = time.monotonic()
-        self._accept_at = now + self.accept_rest_s
+        self._accept_at = now + self.accept_pause_s
         if now >= self._warn_at:
             self._warn_at = now + 60
-            self.log.warning("Cannot accept connections, trying again every %g s: %s", self.accept_rest_s, error)
+            self.log.warning("Cannot accept connections, trying again every %g s: %s", self.accept_pause_s, error)
 
     def enqueue_req(self, conn: Connection) -> None:
         """Submit a connection with a request to the thread pool."""

@@ -10,8 +10,8 @@ from tests.servers import ROOT
 # Threads that allocate blocks and a little behind them, and free the blocks; prints the resident MiB that are left.
 PROGRAM = """
 import threading
-from service.process.allocator import give_memory_back
-assert give_memory_back()
+from service.process.allocator import return_freed_memory
+assert return_freed_memory()
 kept, barrier = [], threading.Barrier(32)
 # Once a large block was freed, glibc by itself would map no smaller one any more.
 large = b"x" * 30_000_000
