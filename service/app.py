@@ -40,26 +40,54 @@ LAST_TRACES_S = 0.8
 
 
 class Gateway(Flask):
-    """The Flask application, with the shutdown hooks that the gunicorn worker calls."""
+    """The Flask application with everything that it runs, and the shutdown hooks that the gunicorn worker calls."""
 
-    def __init__(self, scheduler: Scheduler, drain: ShutdownGate, drain_s: float, tracing: Tracing | None) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__("service", static_folder=None, template_folder="web/templates")
-        self._scheduler, self._drain, self._drain_s, self._tracing = scheduler, drain, drain_s, tracing
+        self._drain_s, self.drain = settings.drain_s, ShutdownGate()
+        self.metrics, self.tracing = Metrics(__version__), _tracing(settings)
+        self.replicas = Replicas(self._connect(settings), settings.addresses)
+        self.scheduler = Scheduler(self.replicas, settings, self.metrics)
+        self.model_registry = ModelRegistry(
+            settings.models_dir,
+            self.replicas,
+            poll_s=settings.poll_s,
+            max_chunk=settings.max_chunk,
+            default_model=settings.default_model,
+            changed=self.metrics.keep,
+        )
+        self.memory = MemoryBudget(settings.request_memory_bytes)
+
+    def start(self) -> None:
+        """Start the threads."""
+        self.replicas.start()
+        self.scheduler.start()
+        self.model_registry.start()
 
     def begin_drain(self, seconds_left: float) -> None:
         """Refuse new requests from now on, and end running ones with an error when the drain time is over."""
-        self._drain.begun = True
+        self.drain.begun = True
         timer = threading.Timer(max(0.0, min(self._drain_s, seconds_left - LAST_WORDS_S)), self._end_all)
         timer.daemon = True
         timer.start()
 
     def close(self) -> None:
-        """Export the last traces, just before the process exits."""
-        if self._tracing is not None:
-            self._tracing.shutdown(LAST_TRACES_S)
+        """Export the last traces and close the connections, just before the process exits."""
+        if self.tracing is not None:
+            self.tracing.shutdown(LAST_TRACES_S)
+        self.model_registry.close()
+        self.replicas.close()
 
     def _end_all(self) -> None:
-        self._scheduler.stop(ShuttingDown("the server was shut down before the text was finished"))
+        self.scheduler.stop(ShuttingDown("the server was shut down before the text was finished"))
+
+    def _connect(self, settings: Settings) -> Callable[[str, str], GrpcBackend]:
+        tls = backend_tls(settings)
+
+        def connect(address: str, host: str) -> GrpcBackend:
+            return GrpcBackend(address, settings.call_timeout_s, settings.max_calls, self.tracing, host=host, tls=tls)
+
+        return connect
 
 
 def create_app(settings: Settings, metrics_socket: socket.socket | None = None) -> Gateway:
@@ -69,28 +97,17 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
         settings: Validated settings.
         metrics_socket: A listening socket for /metrics; None: metrics are collected but not served.
     """
-    metrics, tracing = Metrics(__version__), _tracing(settings)
-    tls = backend_tls(settings)
+    app = Gateway(settings)
+    _configure_flask(app, settings)
+    _register(app, settings)
+    _watch_state(app)
+    if metrics_socket is not None:
+        serve_metrics(metrics_socket, app.metrics.registry)
+    app.start()
+    return app
 
-    def connect(address: str, host: str) -> GrpcBackend:
-        return GrpcBackend(address, settings.call_timeout_s, settings.max_calls, tracing, host=host, tls=tls)
 
-    replicas = Replicas(connect, settings.addresses)
-    scheduler = Scheduler(replicas, settings, metrics)
-    model_registry = ModelRegistry(
-        settings.models_dir,
-        replicas,
-        poll_s=settings.poll_s,
-        max_chunk=settings.max_chunk,
-        default_model=settings.default_model,
-        changed=metrics.keep,
-    )
-    engine = Engine(model_registry, scheduler, metrics, settings, _resume_tokens(settings))
-    vectors = VectorFiles(settings.models_dir)
-    drain = ShutdownGate()
-    memory = MemoryBudget(settings.request_memory_bytes)
-    status = Status(model_registry, scheduler, replicas, memory, settings, lambda: drain.begun)
-    app = Gateway(scheduler, drain, settings.drain_s, tracing)
+def _configure_flask(app: Gateway, settings: Settings) -> None:
     if settings.num_proxies:
         # Of the proxies' headers only the client's address is used; without a proxy a client could forge it.
         proxied = ProxyFix(app.wsgi_app, x_for=settings.num_proxies, x_proto=0, x_host=0)
@@ -98,30 +115,35 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
-    has_keys = settings.keys_file is not None
-    services = Services(engine, model_registry, vectors, status, _watch(), drain, settings, has_keys)
-    app.register_blueprint(build_routes(services))
     # A path with a double slash is another path; merging would redirect to the Host that the client itself named.
     app.url_map.merge_slashes = False
+
+
+def _register(app: Gateway, settings: Settings) -> None:
+    """Register the routes, the pages, the error handlers and the middleware."""
+    engine = Engine(app.model_registry, app.scheduler, app.metrics, settings, _resume_tokens(settings))
+    status = Status(app.model_registry, app.scheduler, app.replicas, app.memory, settings, lambda: app.drain.begun)
+    vectors, has_keys = VectorFiles(settings.models_dir), settings.keys_file is not None
+    services = Services(engine, app.model_registry, vectors, status, _watch(), app.drain, settings, has_keys)
+    app.register_blueprint(build_routes(services))
     register_pages(app)
     register_error_handlers(app)
-    hosts = allowed_hosts(settings)
-    Middleware(
-        build_authenticator(settings), metrics, tracing, hosts, memory, log_prompts=settings.log_prompts
-    ).register(app)
+    authenticator, hosts = build_authenticator(settings), allowed_hosts(settings)
+    Middleware(authenticator, app.metrics, app.tracing, hosts, app.memory, log_prompts=settings.log_prompts).register(
+        app
+    )
+
+
+def _watch_state(app: Gateway) -> None:
+    """Have the metrics read the state of scheduler, memory and backends at each scrape."""
+    metrics, scheduler, replicas = app.metrics, app.scheduler, app.replicas
     metrics.watch_load(
         lambda: [(load.model, load.running, load.waiting) for load in scheduler.loads], lambda: scheduler.num_tokens
     )
     metrics.watch_prefixes(scheduler.prefixes)
-    metrics.watch_request_memory(memory)
+    metrics.watch_request_memory(app.memory)
     metrics.watch_servers(lambda: [replica.ejected_because is None for replica in replicas.all()])
     metrics.watch_config_drift(lambda: {replica.address: replica.drift.seconds() for replica in replicas.all()})
-    if metrics_socket is not None:
-        serve_metrics(metrics_socket, metrics.registry)
-    replicas.start()
-    scheduler.start()
-    model_registry.start()
-    return app
 
 
 def _tracing(settings: Settings) -> Tracing | None:

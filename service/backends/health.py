@@ -130,9 +130,11 @@ class HealthChecks:
             # Unexpected, and it must not affect other models: keep this model's known probes.
             log.debug("looking at %s failed", check.name, exc_info=True)
             self._errors.add(f"{check.name} at {check.replica.address}", f"{type(error).__name__}: {error}")
-            probes = {ref: probe for ref, probe in check.replica.known.items() if ref.name == check.name}
-            unchecked = probes.keys() & check.replica.unchecked
-            self._replicas.learn(check.replica, check.name, probes, unchecked=unchecked, seen=check.num_ejections)
+            probes = {ref: probe for ref, probe in check.replica.probes.items() if ref.name == check.name}
+            unprobed = probes.keys() & check.replica.unprobed
+            self._replicas.record_probes(
+                check.replica, check.name, probes, unprobed=unprobed, num_ejections_before=check.num_ejections
+            )
         finally:
             del self._probing[check.replica, check.name]
         try:
@@ -141,8 +143,10 @@ class HealthChecks:
             log.exception("looking at the models failed; trying again")
 
     def _probe(self, check: "_Check") -> None:
-        probes, unchecked = self._prober.probe_all(check.replica, check.statuses, check.name)
-        self._replicas.learn(check.replica, check.name, probes, unchecked=unchecked, seen=check.num_ejections)
+        probes, unprobed = self._prober.probe_all(check.replica, check.statuses, check.name)
+        self._replicas.record_probes(
+            check.replica, check.name, probes, unprobed=unprobed, num_ejections_before=check.num_ejections
+        )
 
     def _eject(self, replica: Replica, error: BackendUnavailable) -> None:
         self._errors.add(replica.address, str(error))

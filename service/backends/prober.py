@@ -113,28 +113,28 @@ class Prober:
 
     def is_probed(self, replica: Replica, ref: ModelVersion) -> bool:
         """Return whether a version has a valid probe at a server."""
-        probe = replica.known.get(ref)
+        probe = replica.probes.get(ref)
         try:
-            return probe is not None and ref not in replica.unchecked and probe.stamp == self.assets(ref).stamp
+            return probe is not None and ref not in replica.unprobed and probe.stamp == self.assets(ref).stamp
         except ContractError:
             return False
 
     def probe_all(
         self, replica: Replica, statuses: Iterable[VersionStatus], name: str
     ) -> tuple[dict[ModelVersion, Probe], set[ModelVersion]]:
-        """Probe the new and the unchecked versions of a model at a server.
+        """Probe the new and the unprobed versions of a model at a server.
 
         Returns:
-            The probes of the versions that the server serves; and those of them that are still unchecked.
+            The probes of the versions that the server serves; and those of them that are still unprobed.
 
         Raises:
             BackendUnavailable: it does not respond.
         """
         probes: dict[ModelVersion, Probe] = {}
-        unchecked: set[ModelVersion] = set()
+        unprobed: set[ModelVersion] = set()
         for status in statuses:
             ref, what = ModelVersion(name, status.version), f"{name}:{status.version} at {replica.address}"
-            before = replica.known.get(ref)
+            before = replica.probes.get(ref)
             if not status.available:
                 if status.error:
                     self._errors.add(what, status.error)
@@ -146,17 +146,17 @@ class Prober:
                 self._errors.add(what, str(error))
                 if before is not None:
                     probes[ref] = before
-                    unchecked |= {ref} if ref in replica.unchecked or isinstance(error, InvalidResponse) else set()
+                    unprobed |= {ref} if ref in replica.unprobed or isinstance(error, InvalidResponse) else set()
             except (ContractError, GatewayError) as error:
                 # A new version that cannot be called is the fault of that version, not of the server.
                 if isinstance(error, BackendUnavailable) and before is not None:
                     raise
                 self._errors.add(what, str(error))
-        return probes, unchecked
+        return probes, unprobed
 
     def _probe_backend(self, replica: Replica, ref: ModelVersion) -> Probe:
         """Probe a version; if the server was ejected since its last probe, verify only that this still holds."""
-        assets, before = self.assets(ref), replica.known.get(ref)
+        assets, before = self.assets(ref), replica.probes.get(ref)
 
         def predict(signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
             with replica.probe_calls:
@@ -169,7 +169,7 @@ class Prober:
         if (
             before
             and before.stamp == assets.stamp
-            and (ref not in replica.unchecked or still_holds(before, assets.card, predict))
+            and (ref not in replica.unprobed or still_holds(before, assets.card, predict))
         ):
             return before
         probe = replace(run_probe(assets.card, predict), stamp=assets.stamp)

@@ -126,10 +126,9 @@ class ModelRegistry:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread and those of the health checks, each after its current step."""
         self._closed.set()
         self._checks.close()
-        self._thread.join(timeout=5)
 
     def models(self) -> list[tuple[ServedModel, Route]]:
         """Return the primary version of each model and its route, sorted by name.
@@ -155,9 +154,11 @@ class ModelRegistry:
                 another listed model: a model added later must not make every gateway unready.
         """
         names, listed = [model.ref.name for model, _ in self.models()], self._names()
-        healthy = [replica for replica in self._replicas.all() if replica.is_answering]
+        healthy = [replica for replica in self._replicas.all() if replica.is_available]
         pending = [
-            name for name in listed if name not in names and any(name not in replica.settled for replica in healthy)
+            name
+            for name in listed
+            if name not in names and any(name not in replica.probed_models for replica in healthy)
         ]
         if not names or (pending and not self._was_ready):
             raise ModelLoading(
@@ -244,7 +245,7 @@ class ModelRegistry:
     def _is_settled(self, name: str) -> bool:
         """Return whether every backend has been checked and probed for a model."""
         replicas = self._replicas.all()
-        return bool(replicas) and all(name in replica.settled for replica in replicas)
+        return bool(replicas) and all(name in replica.probed_models for replica in replicas)
 
     def _pending_version(self, route: Route, reference: Reference) -> int | None:
         """Return the version that a reference resolves to, if it is not served yet but may still be loaded."""
@@ -269,7 +270,7 @@ class ModelRegistry:
             try:
                 self._config.read()
                 self._merge()
-                for replica in self._replicas.look_up():
+                for replica in self._replicas.discover():
                     self._checks.watch(replica)
             except Exception:
                 log.exception("looking at the models failed; trying again")
@@ -278,7 +279,7 @@ class ModelRegistry:
     def refresh(self) -> None:
         """Poll the repository and every backend once, and wait for all probes."""
         self._config.read()
-        for replica in self._replicas.look_up():
+        for replica in self._replicas.discover():
             for thread in self._checks.check(replica):
                 thread.join()
         self._merge()
@@ -289,7 +290,7 @@ class ModelRegistry:
             before = self._snapshot
             probes_by_version: dict[ModelVersion, list[tuple[Replica, Probe]]] = {}
             for replica in self._replicas.all():
-                for ref, probe in replica.known.items():
+                for ref, probe in replica.probes.items():
                     if ref.name in self._config.labels:
                         probes_by_version.setdefault(ref, []).append((replica, probe))
             served: dict[ModelVersion, ServedModel] = {}

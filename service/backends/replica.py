@@ -20,7 +20,7 @@ from service.scheduling.padding import Arrays
 MAX_PROBE_CALLS = 2
 # Seconds until an ejected server is checked again; doubled each time that it is ejected again soon.
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 2.0
-NOT_CHECKED = "not probed yet"
+NOT_PROBED = "not probed yet"
 
 
 class Server(Protocol):
@@ -54,10 +54,10 @@ class Replica:
     """The last known state of one model server.
 
     Attributes:
-        known: The versions that it serves, and their probes; replaced as a whole, as are the next three.
-        unchecked: Those of them that get no calls until their probes have been repeated.
+        probes: The versions that it serves, and their probes; replaced as a whole, as are the next three.
+        unprobed: Those of them that get no calls until their probes have been repeated.
         reported: The versions that it serves or is loading, by its own status.
-        settled: Names of the models whose versions have been checked and probed.
+        probed_models: Names of the models whose versions have been checked and probed.
         in_flight: Its calls: monotonic seconds at which each was sent.
         ejected_because: Why it is ejected; None: it is in service.
         pause_s: Seconds until its next health check while it is ejected.
@@ -70,12 +70,12 @@ class Replica:
 
     address: str
     server: Server
-    known: Mapping[ModelVersion, Probe] = field(default_factory=dict)
-    unchecked: frozenset[ModelVersion] = frozenset()
+    probes: Mapping[ModelVersion, Probe] = field(default_factory=dict)
+    unprobed: frozenset[ModelVersion] = frozenset()
     reported: frozenset[ModelVersion] = frozenset()
-    settled: frozenset[str] = frozenset()
+    probed_models: frozenset[str] = frozenset()
     in_flight: dict[Call, float] = field(default_factory=dict)
-    ejected_because: str | None = NOT_CHECKED
+    ejected_because: str | None = NOT_PROBED
     pause_s: float = FIRST_PAUSE_S
     ejected_at: float = float("-inf")
     num_ejections: int = 0
@@ -84,16 +84,16 @@ class Replica:
     delisted: frozenset[str] = frozenset()
 
     @property
-    def is_answering(self) -> bool:
+    def is_available(self) -> bool:
         """Whether it is in service, or will be after its first probe."""
-        return self.ejected_because is None or (self.ejected_because == NOT_CHECKED and bool(self.reported))
+        return self.ejected_because is None or (self.ejected_because == NOT_PROBED and bool(self.reported))
 
     def takes(self, model: ModelVersion) -> bool:
         """Return whether it gets calls of a version."""
-        return self.ejected_because is None and model in self.known and model not in self.unchecked
+        return self.ejected_because is None and model in self.probes and model not in self.unprobed
 
     def may_take(self, model: ModelVersion) -> bool:
         """Return whether it gets no calls of a version now but may get some later."""
-        if model.name not in self.settled or model in self.reported.difference(self.known):
+        if model.name not in self.probed_models or model in self.reported.difference(self.probes):
             return True
-        return model in self.known and not self.takes(model)
+        return model in self.probes and not self.takes(model)

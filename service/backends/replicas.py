@@ -87,7 +87,7 @@ class Replicas:
         with self._lock:
             return list(self._replicas.values())
 
-    def look_up(self) -> list[Replica]:
+    def discover(self) -> list[Replica]:
         """Resolve the addresses again, connect new replicas and close removed ones; return all.
 
         A name that cannot be resolved keeps its last resolution.
@@ -142,7 +142,7 @@ class Replicas:
         with self._lock:
             was_in_service, replica.ejected_because = replica.ejected_because is None, reason
             # It may restart with another build.
-            replica.unchecked = frozenset(replica.known)
+            replica.unprobed = frozenset(replica.probes)
             replica.num_ejections += 1
             if was_in_service:
                 soon = now - replica.ejected_at < SOON_S
@@ -158,14 +158,14 @@ class Replicas:
         with self._lock:
             replica.reported = frozenset({ref for ref in replica.reported if ref.name != name}.union(versions))
 
-    def learn(
+    def record_probes(
         self,
         replica: Replica,
         name: str,
         probes: Mapping[ModelVersion, Probe],
         *,
-        unchecked: Collection[ModelVersion] = (),
-        seen: int | None = None,
+        unprobed: Collection[ModelVersion] = (),
+        num_ejections_before: int | None = None,
     ) -> None:
         """Record the versions of one model that a server serves, and readmit the server.
 
@@ -173,36 +173,36 @@ class Replicas:
             replica: The server.
             name: Of the model.
             probes: The versions that it serves, and their probes.
-            unchecked: Those of them whose probes could not be repeated: they get no calls yet.
-            seen: `num_ejections` when the health check began: if it was ejected since, it stays ejected, and the probes
-                are unchecked.
+            unprobed: Those of them whose probes could not be repeated: they get no calls yet.
+            num_ejections_before: `num_ejections` when the health check began: if it was ejected since, it stays
+                ejected, and the versions unprobed.
         """
         with self._lock:
-            others = {ref: probe for ref, probe in replica.known.items() if ref.name != name}
-            replica.known = MappingProxyType({**others, **probes})
-            ejected_since = seen is not None and seen != replica.num_ejections
-            replica.unchecked = frozenset(others.keys() & replica.unchecked).union(
-                probes if ejected_since else unchecked
-            )
+            others = {ref: probe for ref, probe in replica.probes.items() if ref.name != name}
+            replica.probes = MappingProxyType({**others, **probes})
+            ejected_since = num_ejections_before is not None and num_ejections_before != replica.num_ejections
+            replica.unprobed = frozenset(others.keys() & replica.unprobed).union(probes if ejected_since else unprobed)
             if ejected_since:
                 return
-            replica.settled |= {name}
+            replica.probed_models |= {name}
             was_ejected = replica.ejected_because is not None
-            takes_calls = not replica.known or bool(replica.known.keys() - replica.unchecked)
+            takes_calls = not replica.probes or bool(replica.probes.keys() - replica.unprobed)
             if takes_calls:
                 replica.ejected_because = None
         if was_ejected and takes_calls:
             log.info("model server %s takes calls", replica.address)
 
-    def retain(self, replica: Replica, names: Collection[str], seen: int) -> None:
+    def retain(self, replica: Replica, names: Collection[str], num_ejections_before: int) -> None:
         """Forget a server's other models; readmit it if `names` is empty, as there is nothing to probe."""
         with self._lock:
-            replica.known = MappingProxyType({ref: probe for ref, probe in replica.known.items() if ref.name in names})
-            replica.unchecked = frozenset(replica.known.keys() & replica.unchecked)
+            replica.probes = MappingProxyType(
+                {ref: probe for ref, probe in replica.probes.items() if ref.name in names}
+            )
+            replica.unprobed = frozenset(replica.probes.keys() & replica.unprobed)
             replica.reported = frozenset(ref for ref in replica.reported if ref.name in names)
-            replica.delisted = (replica.delisted | replica.settled).difference(names)
-            replica.settled &= frozenset(names)
-            if not names and seen == replica.num_ejections:
+            replica.delisted = (replica.delisted | replica.probed_models).difference(names)
+            replica.probed_models &= frozenset(names)
+            if not names and num_ejections_before == replica.num_ejections:
                 replica.ejected_because = None
 
     def call(self, call: Call, done: Done) -> None:
@@ -226,7 +226,7 @@ class Replicas:
         with self._lock:
             replicas = list(self._replicas.values())
         any_in_service = any(replica.ejected_because is None for replica in replicas)
-        may_recover = any(model in replica.known and not replica.takes(model) for replica in replicas)
+        may_recover = any(model in replica.probes and not replica.takes(model) for replica in replicas)
         if any_in_service and not may_recover:
             return version_gone()
         return BackendUnavailable("no model server is available")
@@ -234,7 +234,7 @@ class Replicas:
     def _candidates(self, model: ModelVersion, tried: Collection[Replica]) -> list[Replica]:
         """Return the servers for a version's call: those with the expected probe hash, or else all others."""
         available = [replica for replica in self._replicas.values() if replica not in tried and replica.takes(model)]
-        expected = [replica for replica in available if replica.known[model].sha256 == self._hashes.get(model)]
+        expected = [replica for replica in available if replica.probes[model].sha256 == self._hashes.get(model)]
         return expected or available
 
     def _handle_outcome(self, replica: Replica, attempt: "_Attempt", outcome: Arrays | GatewayError) -> None:
@@ -242,7 +242,7 @@ class Replicas:
         call = attempt.call
         with self._lock:
             seconds = time.monotonic() - replica.in_flight.pop(call)
-            probe = replica.known.get(call.model)
+            probe = replica.probes.get(call.model)
             others = self._candidates(call.model, attempt.tried)
         if not isinstance(outcome, GatewayError):
             finite = bool(finite_sequences(outcome).all())
@@ -258,7 +258,7 @@ class Replicas:
         attempt.failure = outcome
         if isinstance(outcome, VersionGone):
             with self._lock:
-                replica.known = MappingProxyType({ref: it for ref, it in replica.known.items() if ref != call.model})
+                replica.probes = MappingProxyType({ref: it for ref, it in replica.probes.items() if ref != call.model})
         elif isinstance(outcome, InvalidResponse) or not isinstance(outcome, BackendUnavailable):
             # The call itself may be at fault; a retry on another server decides. If there is no other, the caller
             # treats an invalid response like an outage.

@@ -72,8 +72,8 @@ class Fleet:
         self.addresses = [f"{letter}:1" for letter in letters]
         self.replicas = Replicas(self._connect, ["fleet"], resolve=lambda _: self.addresses)
         self.replicas.expect({MODEL: PROBE.sha256})
-        for replica in self.replicas.look_up():
-            self.replicas.learn(replica, "demo", {MODEL: probes.get(replica.address[0], PROBE)})
+        for replica in self.replicas.discover():
+            self.replicas.record_probes(replica, "demo", {MODEL: probes.get(replica.address[0], PROBE)})
 
     def _connect(self, address, _host):
         return self.servers.setdefault(address[0], FakeServer(address))
@@ -205,16 +205,16 @@ def test_a_version_whose_probe_is_not_repeated_gets_no_calls():
     other = ModelVersion("other", 1)
     fleet = Fleet()
     for letter in "ab":
-        fleet.replicas.learn(fleet.replica(letter), "other", {other: PROBE})
+        fleet.replicas.record_probes(fleet.replica(letter), "other", {other: PROBE})
     fleet.replicas.eject(fleet.replica("a"), "ill")
-    fleet.replicas.learn(fleet.replica("a"), "demo", {MODEL: PROBE}, unchecked={MODEL})
+    fleet.replicas.record_probes(fleet.replica("a"), "demo", {MODEL: PROBE}, unprobed={MODEL})
     assert fleet.left_out() == "a"
-    fleet.replicas.learn(fleet.replica("a"), "other", {other: PROBE})
+    fleet.replicas.record_probes(fleet.replica("a"), "other", {other: PROBE})
     assert fleet.left_out() == ""
     assert [fleet.replicas.num_servers(model) for model in (MODEL, other)] == [1, 2]
-    fleet.replicas.learn(fleet.replica("b"), "demo", {})
+    fleet.replicas.record_probes(fleet.replica("b"), "demo", {})
     assert isinstance(fleet.answer()[0], BackendUnavailable)
-    fleet.replicas.learn(fleet.replica("a"), "demo", {MODEL: PROBE})
+    fleet.replicas.record_probes(fleet.replica("a"), "demo", {MODEL: PROBE})
     assert fleet.answer() == ("a", "usual")
 
 
@@ -223,12 +223,12 @@ def test_with_nobody_to_ask_the_call_fails_at_once():
     fleet = Fleet()
     fleet.replicas.eject(fleet.replica("a"), "for the test")
     assert isinstance(fleet.answer(model=ModelVersion("demo", 2))[0], VersionGone)
-    fleet.replicas.learn(fleet.replica("b"), "demo", {})
+    fleet.replicas.record_probes(fleet.replica("b"), "demo", {})
     assert isinstance(fleet.answer()[0], BackendUnavailable)
-    fleet.replicas.learn(fleet.replica("a"), "demo", {})
+    fleet.replicas.record_probes(fleet.replica("a"), "demo", {})
     assert isinstance(fleet.answer()[0], VersionGone)
     for letter in "ab":
-        fleet.replicas.learn(fleet.replica(letter), "demo", {MODEL: PROBE})
+        fleet.replicas.record_probes(fleet.replica(letter), "demo", {MODEL: PROBE})
         fleet.replicas.eject(fleet.replica(letter), "for the test")
     outcome, _ = fleet.answer()
     assert (str(outcome), fleet.servers["a"].num_calls) == ("no model server is available", 0)
@@ -246,7 +246,7 @@ def test_who_computes_otherwise_stands_in_only_if_nobody_else_can():
     assert fleet.answer() == ("a", "other")
     assert fleet.answer() == ("a", "other")
     fleet.servers["b"].answer = state_of("b")
-    fleet.replicas.learn(fleet.replica("b"), "demo", {MODEL: PROBE})
+    fleet.replicas.record_probes(fleet.replica("b"), "demo", {MODEL: PROBE})
     assert fleet.answer() == ("b", "usual")
 
 
@@ -316,7 +316,7 @@ def test_who_falls_ill_again_and_again_is_looked_at_less_and_less(monkeypatch):
         fleet.replicas.eject(replica, "ill")
         fleet.replicas.eject(replica, "still ill")
         pauses.append(replica.pause_s)
-        fleet.replicas.learn(replica, "demo", {MODEL: PROBE})
+        fleet.replicas.record_probes(replica, "demo", {MODEL: PROBE})
     assert pauses[:3] == [FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, 4 * FIRST_PAUSE_S]
     assert pauses[-1] == LAST_PAUSE_S
     now[0] += 1000
@@ -330,7 +330,7 @@ def test_a_name_stands_for_what_it_stands_for_now():
     fleet = Fleet("ab")
     before = fleet.replica("b")
     fleet.addresses = ["b:1", "c:1"]
-    assert [replica.address for replica in fleet.replicas.look_up()] == ["b:1", "c:1"]
+    assert [replica.address for replica in fleet.replicas.discover()] == ["b:1", "c:1"]
     assert fleet.replica("b") is before
     assert fleet.left_out() == "c"
     assert fleet.servers["a"].closed
@@ -340,7 +340,7 @@ def test_a_name_stands_for_what_it_stands_for_now():
         raise OSError("no such name")
 
     fleet.replicas._resolve = fail
-    assert [replica.address for replica in fleet.replicas.look_up()] == ["b:1", "c:1"]
+    assert [replica.address for replica in fleet.replicas.discover()] == ["b:1", "c:1"]
 
 
 def test_what_an_address_stands_for_is_told_with_it():
@@ -348,7 +348,7 @@ def test_what_an_address_stands_for_is_told_with_it():
     told = {}
     known = {"models.example:1": ["10.0.0.1:1", "10.0.0.2:1"], "[fd00::1]:1": ["[fd00::1]:1"]}
     connect = lambda address, host: told.setdefault(address, host) and FakeServer(address)  # noqa: E731
-    Replicas(connect, list(known), resolve=known.get).look_up()
+    Replicas(connect, list(known), resolve=known.get).discover()
     assert told == {"10.0.0.1:1": "models.example", "10.0.0.2:1": "models.example", "[fd00::1]:1": "fd00::1"}
 
 
@@ -361,10 +361,10 @@ def test_a_name_that_cannot_be_resolved_keeps_no_other_from_it(caplog):
         resolve=lambda name: known[name] if name in known else _fail(),
     )
     for _ in range(3):
-        assert [replica.address for replica in replicas.look_up()] == ["a:1"]
+        assert [replica.address for replica in replicas.discover()] == ["a:1"]
     assert caplog.text.count("cannot be resolved") == 1
     known["b"] = ["b:1"]
-    assert [replica.address for replica in replicas.look_up()] == ["a:1", "b:1"]
+    assert [replica.address for replica in replicas.discover()] == ["a:1", "b:1"]
 
 
 def _fail():
@@ -391,7 +391,7 @@ def test_many_threads_lose_no_call():
                 fleet.servers[letter].answer, before = BackendUnavailable("gone"), fleet.servers[letter].answer
                 time.sleep(0.002)
                 fleet.servers[letter].answer = before
-                fleet.replicas.learn(fleet.replica(letter), "demo", {MODEL: PROBE})
+                fleet.replicas.record_probes(fleet.replica(letter), "demo", {MODEL: PROBE})
 
     disturber = threading.Thread(target=disturb)
     disturber.start()
@@ -416,7 +416,7 @@ def test_free_calls_are_those_of_the_servers_that_have_a_version():
     """What one version has in flight elsewhere takes nothing from another; where nobody is, one call tells it."""
     other = ModelVersion("demo", 2)
     fleet = Fleet()
-    fleet.replicas.learn(fleet.replica("b"), "demo", {MODEL: PROBE, other: PROBE})
+    fleet.replicas.record_probes(fleet.replica("b"), "demo", {MODEL: PROBE, other: PROBE})
     for server in fleet.servers.values():
         server.hangs = True
     for _ in range(3):
@@ -433,11 +433,11 @@ def test_who_fell_ill_while_it_was_looked_at_stays_out():
     """What the look found was true before that."""
     fleet = Fleet()
     replica = fleet.replica("a")
-    seen = replica.num_ejections
+    num_ejections_before = replica.num_ejections
     fleet.replicas.eject(replica, "ill")
-    fleet.replicas.learn(replica, "demo", {MODEL: PROBE}, seen=seen)
+    fleet.replicas.record_probes(replica, "demo", {MODEL: PROBE}, num_ejections_before=num_ejections_before)
     assert fleet.left_out() == "a"
-    fleet.replicas.learn(replica, "demo", {MODEL: PROBE}, seen=replica.num_ejections)
+    fleet.replicas.record_probes(replica, "demo", {MODEL: PROBE}, num_ejections_before=replica.num_ejections)
     assert fleet.left_out() == ""
 
 
