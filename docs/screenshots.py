@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _playground(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
-    page = Playground(browser, gateway, viewport=DESKTOP)
+    page = Playground(browser.new_page(viewport=DESKTOP), gateway)
     page.page.check("#compare")
     page.set(0, model=model, temperature="0.5", seed="7", max_tokens="400")
     page.set(1, model=model, temperature="1", seed="7", max_tokens="400")
@@ -42,14 +42,14 @@ def _playground(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     _save(page, "playground")
     page.page.locator(".token").nth(60).click()
     _save(page, "alternatives", "#token")
-    phone = Playground(browser, gateway, viewport=PHONE, color_scheme="dark")
+    phone = Playground(browser.new_page(viewport=PHONE, color_scheme="dark"), gateway)
     phone.write("The function ", model=model, temperature="0.5", seed="7", max_tokens="200")
     _save(phone, "playground-phone")
 
 
 def _inspector(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     for look in ("light", "dark"):
-        page = Inspector(browser, gateway, viewport=DESKTOP, color_scheme=look)
+        page = Inspector(browser.new_page(viewport=DESKTOP, color_scheme=look), gateway)
         page.look(model, page.page.input_value("#text"))
         page.page.select_option("#feature", "quotes")
         page.click("#search button")

@@ -125,10 +125,11 @@ def models_dir():
     `gru` is a stack of two, `rnn` has an end token and is as exported models are: unrolled, with all batch sizes.
     `reverse` generates from right to left, `window` carries no state and has subword tokens, and `words` has words.
     """
-    return built("models", _publish_all)
+    return built("models", publish_models)
 
 
-def _publish_all(folder):
+def publish_models(folder):
+    """Publish the models of `models_dir`."""
     from contract import signatures
     from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer
     from export.graphs.cells import StatefulNetwork
@@ -141,6 +142,12 @@ def _publish_all(folder):
     publish_model(folder, "reverse", seed=1, direction="backward")
     publish_model(folder, "window", "gru", units=8, context=6, tokenizer=SubwordTokenizer.train([TEXT * 2]))
     publish_model(folder, "words", tokenizer=ExactWordTokenizer.train([TEXT * 2]))
+
+
+def publish_versions(folder):
+    """Publish three versions of `demo`, each with other weights."""
+    for seed in (1, 2, 3):
+        publish_model(folder, "demo", seed=seed)
 
 
 @pytest.fixture(scope="session")

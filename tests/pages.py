@@ -11,6 +11,8 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 # A name that its owner has resolve to this machine.
 FLAGS += ["--host-resolver-rules=MAP evil.example 127.0.0.1"]
 PATIENCE_MS = 60_000
+# Playwright's default.
+DESKTOP = {"width": 1280, "height": 720}
 PHONE = {"width": 360, "height": 740}
 LOOKS = [
     *({}, {"viewport": PHONE, "color_scheme": "dark"}),
@@ -23,21 +25,57 @@ def launch(playwright):
     return playwright.chromium.launch(executable_path=program("chromium"), args=FLAGS)
 
 
+class Tab:
+    """A tab that tests use one after another: to load a page takes 0.25 s of a core there, in a new context 0.85."""
+
+    def __init__(self, browser):
+        self._browser, self._tab = browser, None
+
+    def take(self):
+        """Return the tab, blank."""
+        tab, self._tab = self._tab, None
+        return tab or self._browser.new_context().new_page()
+
+    def give_back(self, tab):
+        """Have the tab forget what a test has done; close it if that fails."""
+        from playwright.sync_api import Error
+
+        try:
+            # A blank page has no storage.
+            if tab.url != "about:blank":
+                tab.evaluate("localStorage.clear(); sessionStorage.clear()")
+            tab.unroute_all(behavior="ignoreErrors")
+            tab.context.clear_cookies()
+            tab.goto("about:blank")
+            tab.set_viewport_size(DESKTOP)
+            self._tab = tab
+        except Error:
+            tab.context.close()
+
+
 class Page:
-    """A page of a gateway, opened anew."""
+    """A page of a gateway in a blank tab."""
 
     path = ""
 
-    def __init__(self, browser, gateway, hash_="", **how):
-        self.context = browser.new_context(**how)
-        self.page = self.context.new_page()
+    def __init__(self, tab, gateway, hash_=""):
+        self.page = tab
         self.page.set_default_timeout(PATIENCE_MS)
         self.complaints, self.hosts = [], set()
-        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.hosts.add(re.match(r"\w+:(//[^/]+)?", request.url).group()))
+        self._listeners = {
+            "console": lambda said: self.complaints.append(said.text) if said.type == "error" else None,
+            "pageerror": lambda error: self.complaints.append(str(error)),
+            "request": lambda request: self.hosts.add(re.match(r"\w+:(//[^/]+)?", request.url).group()),
+        }
+        for event, listener in self._listeners.items():
+            self.page.on(event, listener)
         self.url = f"http://127.0.0.1:{gateway.port}/"
         self.page.goto(self.url + self.path + hash_)
+
+    def leave(self):
+        """Listen no more."""
+        for event, listener in self._listeners.items():
+            self.page.remove_listener(event, listener)
 
     def click(self, selector):
         """Click something."""
@@ -79,8 +117,8 @@ class Page:
 class Playground(Page):
     """Where texts are written."""
 
-    def __init__(self, browser, gateway, hash_="", **how):
-        super().__init__(browser, gateway, hash_, **how)
+    def __init__(self, tab, gateway, hash_=""):
+        super().__init__(tab, gateway, hash_)
         self.page.locator("#model-0 option").first.wait_for(state="attached")
 
     def set(self, number=0, **values):
@@ -112,8 +150,8 @@ class Inspector(Page):
 
     path = "inspector"
 
-    def __init__(self, browser, gateway, hash_="", **how):
-        super().__init__(browser, gateway, hash_, **how)
+    def __init__(self, tab, gateway, hash_=""):
+        super().__init__(tab, gateway, hash_)
         self.page.locator("#model option").first.wait_for(state="attached")
 
     def look(self, model, text, **options):

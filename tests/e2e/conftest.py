@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from tests.built import built
-from tests.pages import launch
+from tests.pages import Tab, launch
 from tests.servers import Gateway, ModelServer
 from tests.shared import shared
 
@@ -100,17 +100,28 @@ def browser():
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def shared_tab(browser):
+    """The tab of all tests that ask for no other."""
+    return Tab(browser)
+
+
 @pytest.fixture
-def open_page(browser):
+def open_page(browser, shared_tab):
     """Open pages; at the end none may have complained, but for what a test took out."""
-    opened = []
+    opened, tab = [], shared_tab.take()
 
     def start(kind, gateway, hash_="", **how):
-        opened.append(kind(browser, gateway, hash_, **how))
+        # Other looks, and a second page beside the first, need a context of their own.
+        own = browser.new_context(**how).new_page() if how or opened else tab
+        opened.append(kind(own, gateway, hash_))
         return opened[-1]
 
     yield start
     complaints = [complaint for page in opened for complaint in page.complaints]
     for page in opened:
-        page.context.close()
+        page.leave()
+        if page.page is not tab:
+            page.page.context.close()
+    shared_tab.give_back(tab)
     assert complaints == []

@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from tests.e2e.conftest import AMPLE
+from tests.servers import Gateway
 from tests.waiting import until
 
 # Longer than any test waits.
@@ -55,13 +57,28 @@ def begin_waiting(gateway):
     raise AssertionError("never accepted")
 
 
+@pytest.fixture(scope="module")
+def narrow_gateway(two_models_dir, model_server, tmp_path_factory):
+    """A gateway with room for one text and no queue."""
+    log = tmp_path_factory.mktemp("narrow") / "gateway.log"
+    gateway = Gateway(two_models_dir, model_server.port, log, **AMPLE, max_running=1, max_queued=0)
+    yield gateway
+    gateway.kill()
+
+
+def accepted(gateway):
+    """Return how many texts the gateway has accepted and not ended."""
+    return gateway.get("/v1/status")[1]["sequences"]["accepted"]
+
+
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "not streaming"])
-def test_a_client_that_leaves_frees_its_row(start_gateway, stream):
+def test_a_client_that_leaves_frees_its_row(narrow_gateway, stream):
     """With room for one text, a second one is answered once the first client has gone."""
-    gateway = start_gateway(max_running=1, max_queued=0)
+    gateway = narrow_gateway
+    until(lambda: accepted(gateway) == 0)
     connection = Pending(gateway, stream=stream)
     # Asked before it has its place, the second text would be let in and the first one refused.
-    until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 1)
+    until(lambda: accepted(gateway) == 1)
     assert gateway.post({**LONG, "max_tokens": 1})[0] == 429
     connection.close()
     until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 200)
@@ -93,9 +110,10 @@ def test_a_client_that_leaves_the_queue_frees_its_place(start_gateway):
     until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 200)
 
 
-def test_a_full_queue_answers_at_once_and_says_when_to_come_back(start_gateway):
+def test_a_full_queue_answers_at_once_and_says_when_to_come_back(narrow_gateway):
     """Beyond the bound the answer is 429 with Retry-After, while the running text goes on."""
-    gateway = start_gateway(max_running=1, max_queued=0)
+    gateway = narrow_gateway
+    until(lambda: accepted(gateway) == 0)
     connection = Pending(gateway, stream=True)
     stream = connection.response
     stream.readline()
@@ -128,7 +146,7 @@ def test_sigterm_lets_accepted_requests_finish_and_refuses_new_ones(start_gatewa
 
 def test_a_text_that_outlasts_the_drain_ends_with_an_error_event(start_gateway):
     """A stream is never just cut: its last event says that the server was shut down."""
-    gateway = start_gateway(drain_s=4)
+    gateway = start_gateway(drain_s=2)
     events = []
 
     def read():

@@ -4,17 +4,20 @@ import json
 
 import pytest
 
+from tests.e2e.conftest import AMPLE
 from tests.programs import program
-from tests.servers import ROOT, Client, Process, free_port
+from tests.servers import ROOT, Client, Gateway, Process, free_port
 from tests.waiting import until
 
 BODY = {"model": "lstm", "prompt": "It was", "seed": 1}
 
 
-@pytest.fixture
-def proxied(tmp_path, start_gateway):
+@pytest.fixture(scope="module")
+def proxied(two_models_dir, model_server, tmp_path_factory):
     """A gateway that knows of its proxy, and a client of that proxy."""
-    gateway, port = start_gateway(num_proxies=1), free_port()
+    tmp_path, port = tmp_path_factory.mktemp("nginx"), free_port()
+    log = tmp_path / "gateway.log"
+    gateway = Gateway(two_models_dir, model_server.port, log, **AMPLE, num_proxies=1)
     conf = (ROOT / "deploy/nginx/ostinato.conf").read_text()
     for line, ours in {
         "server 127.0.0.1:8000;": f"server 127.0.0.1:{gateway.port};",
@@ -39,6 +42,7 @@ def proxied(tmp_path, start_gateway):
     client.access_log = tmp_path / "access.log"
     yield gateway, client
     nginx.end()
+    gateway.kill()
 
 
 def requests(gateway):
@@ -69,6 +73,7 @@ def test_bytes_and_errors_are_those_of_the_gateway(proxied):
 def test_the_log_has_the_client_s_address_and_its_id(proxied):
     """Not the proxy's, nor what the client says of itself."""
     gateway, client = proxied
+    before = len(requests(gateway))
     connection = client.connect()
     connection.source_address = ("127.0.0.3", 0)
     body = json.dumps({**BODY, "max_tokens": 1})
@@ -78,8 +83,8 @@ def test_the_log_has_the_client_s_address_and_its_id(proxied):
     assert response.headers["x-request-id"] == "mine-1"
     connection.close()
     client.post({**BODY, "max_tokens": 1})
-    until(lambda: len(requests(gateway)) == 2)
-    first, second = requests(gateway)
+    until(lambda: len(requests(gateway)) == before + 2)
+    first, second = requests(gateway)[before:]
     assert (first["client"], first["request_id"]) == ("127.0.0.3", "mine-1")
     assert "127.0.0.3 mine-1 [" in client.access_log.read_text()
     # An id of nginx's own.

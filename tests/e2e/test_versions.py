@@ -11,7 +11,7 @@ import pytest
 from export.cli import main
 from export.repository.models_config import add_to_models_config
 from tests.built import built
-from tests.conftest import publish_model
+from tests.conftest import publish_model, publish_versions
 from tests.e2e.conftest import AMPLE
 from tests.servers import Gateway, ModelServer
 from tests.waiting import until
@@ -26,7 +26,7 @@ class Repository:
         self.path = path
         self.server = self.gateway = None
         self._names = (f"demo{number}" for number in itertools.count(1))
-        self._published = built("versions", _publish_versions) / "demo"
+        self._published = built("versions", publish_versions) / "demo"
 
     def add_model(self, versions=(1, 2, 3)):
         """Add a model and return its name."""
@@ -45,12 +45,6 @@ class Repository:
     def run(self, *arguments):
         """Run a command of the exporter."""
         assert main([*arguments, "--models-dir", str(self.path)]) == 0
-
-
-def _publish_versions(folder):
-    """Publish three versions, each with other weights."""
-    for seed in (1, 2, 3):
-        publish_model(folder, "demo", seed=seed)
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,23 @@
 """The models that the conformance suite is run on: `python -m tests.serving.repository [DIR]`.
 
 Knows which models there are and how a server is started on them. They are small and untrained, and the project's own
-exporter publishes them, so what a server passes with them holds for those that are in use.
+exporter published them, so what a server passes with them holds for those that are in use. They are those of the other
+tests.
 """
 
 import argparse
 import hashlib
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 from contract import signatures
+from tests.built import built
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEFAULT_DIR = ROOT / "build" / "serving"
-# Versions of each model. `gru` is a stack and writes words, `window` carries no state.
+# Versions of each model. `gru` is a stack, `rnn` is unrolled, `window` carries no state.
 VERSIONS = {"lstm": (1, 2), "gru": (1,), "rnn": (1,), "window": (1,)}
 MAX_BATCH_SIZE = signatures.MAX_BATCH_SIZE
 BATCHING_CONFIG = "batching.config"
@@ -48,7 +51,7 @@ class StaleModels(Exception):
 
 
 def make_repository(folder: Path) -> None:
-    """Publish what is not there yet, and write the files beside the models.
+    """Copy the models that are not there yet, and write the files beside them.
 
     Raises:
         StaleModels: what is there was made by another state of the code.
@@ -63,7 +66,7 @@ def make_repository(folder: Path) -> None:
     for name, versions in VERSIONS.items():
         for version in versions:
             if not (folder / name / str(version)).exists():
-                _publish(folder, name, version)
+                _copy(folder, name, version)
 
 
 def docker_line(folder: Path, *flags: str) -> str:
@@ -91,18 +94,13 @@ def main() -> int:
     return 0
 
 
-def _publish(folder: Path, name: str, version: int) -> None:
-    from contract.tokenizer import ExactWordTokenizer
-    from export.graphs.cells import StatefulNetwork
-    from tests.conftest import TEXT, publish_model
+def _copy(folder: Path, name: str, version: int) -> None:
+    from export.repository.models_config import add_to_models_config
+    from tests.conftest import publish_models, publish_versions
 
-    kinds = {
-        "lstm": {"cell": "lstm", "seed": version, "unroll": StatefulNetwork.unroll},
-        "gru": {"cell": "gru", "layers": 2, "tokenizer": ExactWordTokenizer.train([TEXT * 2])},
-        "rnn": {"cell": "simple_rnn"},
-        "window": {"cell": "gru", "units": 8, "context": 6},
-    }
-    publish_model(folder, name, batch_sizes=signatures.BATCH_SIZES, **kinds[name])
+    source = built("versions", publish_versions) / "demo" if name == "lstm" else built("models", publish_models) / name
+    shutil.copytree(source / str(version), folder / name / str(version))
+    add_to_models_config(folder, name)
 
 
 def _batching_config() -> str:

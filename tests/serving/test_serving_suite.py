@@ -22,10 +22,10 @@ from tests.serving.repository import (
 
 
 def test_the_models_are_of_every_kind_and_no_two_are_alike(serving_models):
-    """Words and characters, one layer and a stack, a state and a window, and another version with other weights."""
+    """Subwords and characters, one layer and a stack, a state and a window, and another version with other weights."""
     cards = [load_assets(serving_models / name / str(n))[0] for name, versions in VERSIONS.items() for n in versions]
     assert {card.cell for card in cards} == {"lstm", "gru", "simple_rnn"}
-    assert {card.unit for card in cards} == {"character", "exact_word"}
+    assert {card.unit for card in cards} == {"character", "subword"}
     assert any(card.layers > 1 for card in cards)
     assert any(card.context for card in cards)
     assert len({card.weights_sha256 for card in cards}) == len(cards)

@@ -1,5 +1,7 @@
 """Models and what was published of them. A session's, as it takes seconds to publish one and no test changes it."""
 
+import functools
+
 import pytest
 
 from export.graphs.cells import StatefulNetwork
@@ -29,19 +31,25 @@ def model():
 
 
 @pytest.fixture(scope="session", params=STACKS, ids=lambda stack: f"{stack[1]}x{stack[0]}")
-def stack(request, tmp_path_factory):
+def stack(request):
     """Every cell, single and stacked: the Keras model and what was published of it."""
-    model = make_model(*request.param)
-    return model, Published(model, tmp_path_factory.mktemp("model"))
+    return _stack(*request.param)
+
+
+@functools.cache
+def _stack(cell, layers):
+    """Load a stack once: pytest makes a parametrized fixture anew for each file."""
+    model = make_model(cell, layers)
+    return model, Published.kept(model, f"{layers}x{cell}")
 
 
 @pytest.fixture(scope="session")
-def published(tmp_path_factory):
+def published():
     """One GRU layer."""
-    return Published(make_model("gru", 1), tmp_path_factory.mktemp("gru"))
+    return Published.kept(make_model("gru", 1), "1xgru")
 
 
 @pytest.fixture(scope="session")
-def ending(tmp_path_factory):
+def ending():
     """A model whose texts end with a mark."""
-    return Published(make_model("gru", 1), tmp_path_factory.mktemp("ending"), end=END)
+    return Published.kept(make_model("gru", 1), "ending", end=END)

@@ -1,11 +1,15 @@
 """A SavedModel as its callers see it, and what the tests give it to do."""
 
+from pathlib import Path
+
 import numpy as np
 import tensorflow as tf
 
 from contract.tokenizer import SpecialIds
 from export.graphs.exportable import prepare
 from export.graphs.signatures import Generator
+from tests.built import built
+from tests.unit.export import models
 from tests.unit.export.models import VOCABULARY
 
 END = 2
@@ -27,14 +31,24 @@ class Published:
         published._write(network, folder, end)
         return published
 
+    @classmethod
+    def kept(cls, model, name, end=None):
+        """Write a model, or load it where this or an earlier run has written it under this name."""
+        published, network = cls.__new__(cls), prepare(model).network
+        folder = built(name, lambda folder: _save(network, folder, end), Path(models.__file__).read_text())
+        published._load(network, folder)
+        return published
+
     def __init__(self, model, folder, end=None):
         self._write(prepare(model).network, folder, end)
 
     def _write(self, network, folder, end):
-        generator = Generator(network, SpecialIds(0, 1, END, end), VOCABULARY - 2)
-        tf.saved_model.save(generator, str(folder), signatures=generator.signatures())
+        _save(network, folder, end)
+        self._load(network, folder)
+
+    def _load(self, network, folder):
         self.functions = tf.saved_model.load(str(folder)).signatures
-        self.state_size = generator.network.state_size
+        self.state_size = network.state_size
 
     def call(self, name, **inputs):
         outputs = self.functions[name](**{key: tf.constant(value) for key, value in inputs.items()})
@@ -58,6 +72,11 @@ class Published:
         lists = listed(*(empty if table is None else table for table in (counts, seen, bias)))
         columns = _columns({"steps": uniforms.shape[1], **SAMPLED, **OFF, **controls}, len(uniforms))
         return self.call("decode_full", token_id=token_id, state=state, uniforms=uniforms, **lists, **columns)
+
+
+def _save(network, folder, end):
+    generator = Generator(network, SpecialIds(0, 1, END, end), VOCABULARY - 2)
+    tf.saved_model.save(generator, str(folder), signatures=generator.signatures())
 
 
 def listed(counts, seen, bias):

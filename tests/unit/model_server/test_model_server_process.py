@@ -154,6 +154,7 @@ def test_a_wrong_file_of_batching_parameters_is_one_line_and_status_2(
     assert "Traceback" not in server.log
 
 
+@pytest.mark.slow
 def test_a_wrong_ssl_config_is_one_line_and_status_2(models: Models, run: Callable[..., Process], tmp_path: Path):
     """It names the file and the field."""
     path = tmp_path / "ssl.config"

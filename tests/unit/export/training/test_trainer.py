@@ -23,6 +23,14 @@ def cell(request):
     return request.param
 
 
+# What holds of the loop around the cells holds for each.
+one_cell = pytest.mark.parametrize(
+    "cell",
+    ["lstm", *(pytest.param(cell, marks=pytest.mark.slow) for cell in CELLS if cell != "lstm")],
+    indirect=True,
+)
+
+
 def interrupt(at):
     """Return a hook that raises what Ctrl-C raises, the given time it is called."""
 
@@ -169,6 +177,7 @@ def test_the_learning_rate_is_set_before_each_update(tmp_path):
     assert 0.8 < watcher.fractions[-1] < 1
 
 
+@one_cell
 def test_each_window_begins_with_the_state_in_which_the_last_one_ended(tmp_path, cell):
     """The state is carried through an epoch, and is zero at its beginning."""
     trainer, folder = start(tmp_path / "m", cell=cell, layers=2, epochs=2, state_reset_probability=0)
@@ -346,6 +355,7 @@ def test_minutes_before_an_interruption_count(tmp_path, clock):
     assert again.fractions == []
 
 
+@one_cell
 def test_a_seed_gives_one_model_and_another_seed_another(tmp_path, cell):
     """On one machine a training can be repeated to the bit."""
     settings = {"cell": cell, "dropout": 0.4, "epochs": 2}

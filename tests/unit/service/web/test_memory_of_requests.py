@@ -103,7 +103,7 @@ def test_an_answered_request_frees_its_memory_at_once(site, path):
         site.service.backend.calls.clear()
 
     # Each has log probabilities of half a megabyte.
-    assert stays_below(250_000, succeed, times=10)
+    assert stays_below(250_000, succeed, times=3)
 
 
 @pytest.mark.usefixtures("no_collector")
