@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = (5.0, 300.0)  # a long text without streaming takes minutes on a CPU
+DEFAULT_MAX_RETRIES = 2
 
 LONGEST_S = 1_000_000  # larger timeouts overflow in the socket
 
