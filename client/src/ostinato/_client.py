@@ -561,5 +561,7 @@ class Client:
 
 def _only(entries: list[T], name: str) -> T:
     if len(entries) != 1:
-        raise UnexpectedResponse(f"the answer's {name!r} should be one but are {len(entries)}: check base_url")
+        raise UnexpectedResponse(
+            f"the response's {name!r} should have one entry but has {len(entries)}: check base_url"
+        )
     return entries[0]
