@@ -352,10 +352,7 @@ class Client:
         """
         name = "token_id" if isinstance(token, int) else "token"
         response = self._get_of_model(model, f"embedding/neighbors?{urlencode({name: token, 'count': count})}")
-        return [
-            Neighbor(required(entry, "token", str), required(entry, "token_id", int), required(entry, "cosine", float))
-            for entry in required(response, "data", list)
-        ]
+        return [Neighbor.from_response(entry) for entry in required(response, "data", list)]
 
     def embedding_map(self, *, model: str | None = None, count: int = 1000) -> EmbeddingMap:
         """Project the embedding vectors of a model's first tokens onto their first two principal components.
@@ -368,10 +365,7 @@ class Client:
             NotFound: the model does not exist, or its embedding is unavailable.
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
-        response = self._get_of_model(model, f"embedding/map?count={count}")
-        return EmbeddingMap(
-            *(required(response, name, list) for name in ("tokens", "token_ids", "x", "y", "explained"))
-        )
+        return EmbeddingMap.from_response(self._get_of_model(model, f"embedding/map?count={count}"))
 
     def conversation(self, prompt: str = "", *, model: str | None = None, **options: Any) -> Conversation:
         """Start a conversation: a text that grows by turns, each of which resumes from the state of the previous one.
