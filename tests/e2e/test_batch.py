@@ -16,6 +16,7 @@ import pytest
 from tests.servers import ROOT, Gateway, Process, free_port
 
 NUM_LINES = 400
+PYTHONPATH = f"{ROOT}:{ROOT / 'client/src'}"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ class Batch(Process):
     def __init__(self, source, out, gateway, *options, **variables):
         self.out = Path(out)
         command = [sys.executable, "-m", "service.batch", str(source), str(out), *options]
-        variables = {"OSTINATO_BASE_URL": f"http://127.0.0.1:{gateway.port}", **variables}
+        variables = {"OSTINATO_BASE_URL": f"http://127.0.0.1:{gateway.port}", "PYTHONPATH": PYTHONPATH, **variables}
         super().__init__(command, self.out.with_suffix(".log"), **variables)
 
     def __enter__(self):
@@ -110,7 +111,7 @@ def test_a_run_that_is_killed_again_and_again_loses_and_repeats_nothing(gateway,
     with Batch(source, out, gateway, "--concurrency", "1") as batch:
         batch.wait_for_lines(210)
         assert batch.end(signal.SIGINT) == 130
-        assert "the same command goes on" in batch.output
+        assert "the same command resumes" in batch.output
     with Batch(source, out, gateway) as batch:
         assert batch.process.wait(60) == 1, batch.output
     assert contents(out) == unbroken
@@ -254,6 +255,7 @@ def test_out_of_one_run_is_refused_to_another(gateway, source, tmp_path):
     with Batch(source, tmp_path / "out.jsonl", gateway, "--concurrency", "1") as batch:
         batch.wait_for_lines(1)
         command = [sys.executable, "-m", "service.batch", str(source), str(tmp_path / "out.jsonl")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
+        variables = {**os.environ, "PYTHONPATH": PYTHONPATH}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT, env=variables)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "another run is writing" in done.stderr

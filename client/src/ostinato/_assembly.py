@@ -148,7 +148,7 @@ class Assembly:
 
 def _text_differs() -> ResumptionFailed:
     return ResumptionFailed(
-        "the stream broke off, and what the server goes on with is another text, by another version of the model or on "
+        "the stream was interrupted, and the server resumed another text, by another version of the model or on "
         "another kind of machine: send the request again"
     )
 

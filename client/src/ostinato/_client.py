@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, overload
 from urllib.parse import quote, urlencode
 
 from ostinato._concurrency import in_order
@@ -12,12 +12,19 @@ from ostinato._conversation import Conversation
 from ostinato._default_model import DefaultModel
 from ostinato._errors import InvalidArgument, UnexpectedResponse
 from ostinato._events import LinkedEvent
-from ostinato._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS, present_fields
+from ostinato._fields import (
+    COMPLETION_FIELDS,
+    EMBEDDING_FIELDS,
+    INSPECT_FIELDS,
+    TOKENIZE_FIELDS,
+    is_many,
+    present_fields,
+)
 from ostinato._inspection import Inspection
 from ostinato._results import Generation, Model, Status, required
 from ostinato._resuming import Resumption
 from ostinato._scores import EmbeddingMap, Neighbor, Score, Tokens
-from ostinato._settings import DEFAULT_TIMEOUT, TimeoutSeconds, resolve
+from ostinato._settings import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, TimeoutSeconds, resolve
 from ostinato._stream import Stream
 from ostinato._transport import Transport
 
@@ -28,13 +35,11 @@ if TYPE_CHECKING:
     import requests
 
     from ostinato._errors import OstinatoError
+    from ostinato._fields import ManyPrompts, OnePrompt, Prompt
     from ostinato._readiness import WaitForReady
     from ostinato._results import RawResponse
 
 T = TypeVar("T")
-OnePrompt = Union[str, Sequence[int]]
-ManyPrompts = Union[Sequence[str], Sequence[Sequence[int]]]
-Prompt = Union[OnePrompt, ManyPrompts]
 
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -72,7 +77,7 @@ class Client:
         *,
         api_key: str | None = None,
         timeout: TimeoutSeconds = DEFAULT_TIMEOUT,
-        max_retries: int = 2,
+        max_retries: int = DEFAULT_MAX_RETRIES,
         session: requests.Session | None = None,
         wait_for_ready: WaitForReady | None = None,
     ) -> None:
@@ -240,9 +245,9 @@ class Client:
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         fields = {"suffix": suffix, "echo": True, "logprobs": top, "max_tokens": 0, **extra}
-        generation = Generation.from_response(self._complete(self._transport.post, prompt, model, fields))
+        generation = self._generate(self._transport.post, prompt, model, fields)
         scores = [Score.from_choice(choice) for choice in generation.choices]
-        return scores if _is_many(prompt if suffix is None else suffix) else _only(scores, "choices")
+        return scores if is_many(prompt if suffix is None else suffix) else _only(scores, "choices")
 
     def tokenize(self, text: str, *, model: str | None = None) -> Tokens:
         """Tokenize a text with a model's tokenizer.
@@ -251,9 +256,7 @@ class Client:
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
         fields = {"prompt": text, "return_token_strs": True}
-        return Tokens.from_response(
-            self._post(self._transport.post, TOKENIZE, self._body(model, fields, frozenset(fields)))
-        )
+        return Tokens.from_response(self._post(TOKENIZE, model, fields, TOKENIZE_FIELDS))
 
     def detokenize(self, tokens: Sequence[int], *, model: str | None = None) -> str:
         """Convert token ids to text.
@@ -261,8 +264,8 @@ class Client:
         Raises:
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
-        body = self._body(model, {"tokens": list(tokens)}, frozenset({"tokens"}))
-        return required(self._post(self._transport.post, DETOKENIZE, body), "prompt", str)
+        response = self._post(DETOKENIZE, model, {"tokens": list(tokens)}, TOKENIZE_FIELDS)
+        return required(response, "prompt", str)
 
     @overload
     def embed(
@@ -289,10 +292,10 @@ class Client:
         Raises:
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
-        body = self._body(model, {"input": text, "pooling": pooling, **extra}, EMBEDDING_FIELDS)
-        data = required(self._post(self._transport.post, EMBEDDINGS, body), "data", list)
+        fields = {"input": text, "pooling": pooling, **extra}
+        data = required(self._post(EMBEDDINGS, model, fields, EMBEDDING_FIELDS), "data", list)
         vectors = [required(entry, "embedding", list) for entry in data]
-        return vectors if _is_many(text) else _only(vectors, "data")
+        return vectors if is_many(text) else _only(vectors, "data")
 
     def inspect(
         self,
@@ -332,8 +335,7 @@ class Client:
         values = {"include": include, "layers": layers, "max_positions": max_positions, "max_units": max_units}
         returned = {"return_sequences": return_sequences, "return_state": return_state, **values, "logprobs": top}
         fields = {"input": text, "state": state, "go_backwards": go_backwards, **returned, "encoding_format": "base64"}
-        body = self._body(model, {**fields, **extra}, INSPECT_FIELDS)
-        return Inspection.from_response(self._post(self._transport.post, INSPECT, body))
+        return Inspection.from_response(self._post(INSPECT, model, {**fields, **extra}, INSPECT_FIELDS))
 
     def neighbors(self, token: str | int, *, model: str | None = None, count: int = 10) -> list[Neighbor]:
         """Return the nearest neighbors of a token in the model's embedding matrix.
@@ -350,10 +352,7 @@ class Client:
         """
         name = "token_id" if isinstance(token, int) else "token"
         response = self._get_of_model(model, f"embedding/neighbors?{urlencode({name: token, 'count': count})}")
-        return [
-            Neighbor(required(entry, "token", str), required(entry, "token_id", int), required(entry, "cosine", float))
-            for entry in required(response, "data", list)
-        ]
+        return [Neighbor.from_response(entry) for entry in required(response, "data", list)]
 
     def embedding_map(self, *, model: str | None = None, count: int = 1000) -> EmbeddingMap:
         """Project the embedding vectors of a model's first tokens onto their first two principal components.
@@ -366,10 +365,7 @@ class Client:
             NotFound: the model does not exist, or its embedding is unavailable.
             APIError, ConnectionFailed, Timeout, UnexpectedResponse: as `generate`.
         """
-        response = self._get_of_model(model, f"embedding/map?count={count}")
-        return EmbeddingMap(
-            *(required(response, name, list) for name in ("tokens", "token_ids", "x", "y", "explained"))
-        )
+        return EmbeddingMap.from_response(self._get_of_model(model, f"embedding/map?count={count}"))
 
     def conversation(self, prompt: str = "", *, model: str | None = None, **options: Any) -> Conversation:
         """Start a conversation: a text that grows by turns, each of which resumes from the state of the previous one.
@@ -517,7 +513,8 @@ class Client:
     def _complete(
         self, send: Callable[[str, dict[str, Any]], T], prompt: Prompt, model: str | None, fields: dict[str, Any]
     ) -> T:
-        return self._post(send, COMPLETIONS, self._completion(prompt, model, fields))
+        body = self._completion(prompt, model, fields)
+        return self._default_model.resetting(partial(send, COMPLETIONS, body))
 
     def _completion(self, prompt: Prompt, model: str | None, fields: dict[str, Any]) -> dict[str, Any]:
         if "stream" in fields:
@@ -531,8 +528,9 @@ class Client:
             return present
         return {"model": self._model_or_default(model), **present}
 
-    def _post(self, send: Callable[[str, dict[str, Any]], T], path: str, body: dict[str, Any]) -> T:
-        return self._default_model.resetting(partial(send, path, body))
+    def _post(self, path: str, model: str | None, fields: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
+        body = self._body(model, fields, allowed)
+        return self._default_model.resetting(partial(self._transport.post, path, body))
 
     def _get_of_model(self, model: str | None, rest: str) -> dict[str, Any]:
         path = f"{MODELS}/{quote(self._model_or_default(model), safe='')}/{rest}"
@@ -557,10 +555,7 @@ class Client:
 
 def _only(entries: list[T], name: str) -> T:
     if len(entries) != 1:
-        raise UnexpectedResponse(f"the answer's {name!r} should be one but are {len(entries)}: check base_url")
+        raise UnexpectedResponse(
+            f"the response's {name!r} should have one entry but has {len(entries)}: check base_url"
+        )
     return entries[0]
-
-
-def _is_many(prompt: Prompt) -> bool:
-    """Return whether it is a list of prompts, not a single one."""
-    return not isinstance(prompt, str) and len(prompt) > 0 and not isinstance(prompt[0], int)

@@ -1,11 +1,18 @@
-"""Names of the API's fields. The server ignores unknown fields, so the client rejects misspelt ones."""
+"""Names and types of the API's fields. The server ignores unknown fields, so the client rejects misspelt ones."""
 
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 from ostinato._errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OnePrompt = Union[str, "Sequence[int]"]
+ManyPrompts = Union["Sequence[str]", "Sequence[Sequence[int]]"]
+Prompt = Union[OnePrompt, ManyPrompts]
 
 COMPLETION_FIELDS = frozenset(
     {
@@ -48,6 +55,7 @@ EMBEDDING_FIELDS = frozenset(
         "user",
     }
 )
+TOKENIZE_FIELDS = frozenset({"prompt", "return_token_strs", "tokens"})  # and of detokenize
 INSPECT_FIELDS = frozenset(
     {
         "model",
@@ -81,3 +89,8 @@ def present_fields(fields: dict[str, Any], allowed: frozenset[str]) -> dict[str,
             f"there is no argument {name}: {instead}what the API has no name for goes into extra_body={{{name!r}: …}}"
         )
     return {name: value for name, value in {**fields, **extra_body}.items() if value is not None}
+
+
+def is_many(prompt: Prompt) -> bool:
+    """Return whether it is a list of prompts, not a single one."""
+    return not isinstance(prompt, str) and len(prompt) > 0 and not isinstance(prompt[0], int)

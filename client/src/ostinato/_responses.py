@@ -139,10 +139,10 @@ def failure(error: Exception, url: str, settings: Settings) -> errors.OstinatoEr
         return errors.ConnectionFailed(f"{url} did not accept a connection within {connect_s} s: check base_url")
     if isinstance(error, requests.exceptions.ProxyError):
         return errors.ConnectionFailed(
-            f"no answer from {url} through the proxy that the environment names ({reason(error)}): check HTTP_PROXY, "
+            f"no response from {url} through the proxy that the environment names ({reason(error)}): check HTTP_PROXY, "
             "HTTPS_PROXY and NO_PROXY"
         )
-    return errors.ConnectionFailed(f"no answer from {url} ({reason(error)}): check base_url and that the server runs")
+    return errors.ConnectionFailed(f"no response from {url} ({reason(error)}): check base_url and that the server runs")
 
 
 def is_read_timeout(error: BaseException) -> bool:

@@ -265,7 +265,7 @@ def required(raw: Any, name: str, kind: type[T]) -> T:
     value = raw.get(name) if isinstance(raw, dict) else None
     if not isinstance(value, kind):
         raise UnexpectedResponse(
-            f"the answer's {name!r} should be of type {kind.__name__} but is {value!r:.40}: "
+            f"the response's {name!r} should be of type {kind.__name__} but is {value!r:.40}: "
             "check that base_url is an Ostinato server"
         )
     return value

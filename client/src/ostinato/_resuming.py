@@ -19,6 +19,7 @@ from ostinato._errors import (
     StreamInterrupted,
 )
 from ostinato._events import LinkedEvent
+from ostinato._fields import is_many
 from ostinato._retries import FIRST_WAIT_S, JITTER, MAX_WAIT_S
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class Resumption:
         Raises:
             InvalidArgument: the request has several sequences, which a single resume token cannot resume.
         """
-        prompts = [body.get("prompt"), body.get("suffix")]
-        if (body.get("n") or 1) > 1 or any(_is_several(prompt) for prompt in prompts):
+        prompts = [body.get("prompt") or "", body.get("suffix") or ""]
+        if (body.get("n") or 1) > 1 or any(len(prompt) > 1 and is_many(prompt) for prompt in prompts):
             raise InvalidArgument("resume=True needs one prompt and n=1: send each text by a request of its own")
         self._send, self._stopped = send, stopped
         # Without max_tokens the remaining number of tokens is unknown.
@@ -104,7 +105,7 @@ class Resumption:
             except (ConnectionFailed, APIError) as error:
                 if self._stopped.is_set():
                     return None, waited_s
-                if isinstance(error, APIError) and not error.retryable:
+                if not error.retryable:
                     raise
                 lost = error
 
@@ -151,7 +152,3 @@ class Resumption:
         for field in ("model", "prompt", "suffix", "echo", "seed"):
             body.pop(field, None)
         return {**body, "state": point.state}
-
-
-def _is_several(prompt: Any) -> bool:
-    return isinstance(prompt, (list, tuple)) and len(prompt) > 1 and not isinstance(prompt[0], int)

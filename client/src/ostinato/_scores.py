@@ -119,6 +119,15 @@ class Neighbor:
     token_id: int
     cosine: float
 
+    @classmethod
+    def from_response(cls, raw: Any) -> Neighbor:
+        """Parse an entry of the response's `data`.
+
+        Raises:
+            UnexpectedResponse: a field is missing or of another type.
+        """
+        return cls(required(raw, "token", str), required(raw, "token_id", int), required(raw, "cosine", float))
+
 
 @dataclass(frozen=True, repr=False)
 class EmbeddingMap:
@@ -137,6 +146,15 @@ class EmbeddingMap:
     x: list[float]
     y: list[float]
     explained: list[float]
+
+    @classmethod
+    def from_response(cls, raw: dict[str, Any]) -> EmbeddingMap:
+        """Parse a response of the endpoint.
+
+        Raises:
+            UnexpectedResponse: a field is missing or of another type.
+        """
+        return cls(*(required(raw, name, list) for name in ("tokens", "token_ids", "x", "y", "explained")))
 
     def __repr__(self) -> str:
         """Show the number of tokens and the explained variance."""

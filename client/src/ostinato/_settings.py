@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = (5.0, 300.0)  # a long text without streaming takes minutes on a CPU
+DEFAULT_MAX_RETRIES = 2
 
 LONGEST_S = 1_000_000  # larger timeouts overflow in the socket
 
@@ -88,10 +89,10 @@ def _base_url(url: str) -> str:
     if not url.lower().startswith(("http://", "https://")):
         raise InvalidArgument(f"base_url is {url!r}: let it start with http:// or https://")
     try:
-        is_valid = bool(urlsplit(url).hostname) and urlsplit(url).port != 0
+        host, port = urlsplit(url).hostname, urlsplit(url).port
     except ValueError:
-        is_valid = False
-    if not is_valid:
+        host = port = None
+    if not host or port == 0:
         raise InvalidArgument(f"base_url is {url!r}: let it be like {DEFAULT_BASE_URL}")
     return url.removesuffix("/v1")
 

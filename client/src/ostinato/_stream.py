@@ -243,10 +243,10 @@ def _raise_interrupted(body: Body, text: str) -> NoReturn:
     if body.failure is None:
         why = "it ended without [DONE]"
     elif is_read_timeout(body.failure):
-        why = "nothing came within the read timeout"
+        why = "no byte arrived within the read timeout"
     else:
         why = reason(body.failure)
     raise StreamInterrupted(
-        f"the stream broke off after {len(text)} characters ({why}): send the request again, or stream with "
-        "resume=True; .text holds what came"
+        f"the stream was interrupted after {len(text)} characters ({why}): send the request again, or stream with "
+        "resume=True; .text holds the text so far"
     ) from body.failure

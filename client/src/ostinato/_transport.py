@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import requests
 from requests.auth import AuthBase
-from requests.utils import default_user_agent, get_netrc_auth
 from urllib3.exceptions import HTTPError
 
 from ostinato._errors import APIError, ClientClosed, ConnectionFailed, InvalidArgument, UnexpectedResponse
 from ostinato._events import LinkedEvent
 from ostinato._responses import failure, json_object, raw_json, refusal, unexpected
 from ostinato._retries import Attempts
-from ostinato._version import __version__
+from ostinato._session import Session
 
 if TYPE_CHECKING:
     from ostinato._readiness import WaitForReady
@@ -132,20 +131,10 @@ class Transport:
         # A forked process inherits its parent's connections: on a shared one, each would get the other's responses.
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None or self._local.pid != os.getpid():
-            session, self._local.pid = self._new_session(), os.getpid()
+            session, self._local.pid = Session(), os.getpid()
             self._local.session = session
             with self._lock:
                 self._sessions.add(session)
-        return session
-
-    def _new_session(self) -> requests.Session:
-        """Create a session with the proxies, certificates and credentials of the environment."""
-        session, url = requests.Session(), self._settings.base_url
-        session.headers["User-Agent"] = f"ostinato-client/{__version__} {default_user_agent()}"
-        # Looked up once: with trust_env, requests would do it for each request, for a third of a call's CPU time.
-        vars(session).update(session.merge_environment_settings(url, {}, None, None, None))
-        session.auth = get_netrc_auth(url)
-        session.trust_env = False
         return session
 
     def _require_open(self) -> None:

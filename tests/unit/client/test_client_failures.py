@@ -104,7 +104,7 @@ def test_a_server_that_is_not_there_is_named(server: ScriptedServer, waits: list
     with Client(url) as client, pytest.raises(ConnectionFailed) as caught:
         client.models()
     assert str(caught.value) == (
-        f"no answer from {url}/v1/models (Connection refused): check base_url and that the server runs"
+        f"no response from {url}/v1/models (Connection refused): check base_url and that the server runs"
     )
     assert len(waits) == 2
 

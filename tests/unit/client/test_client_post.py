@@ -67,6 +67,17 @@ def test_the_environment_is_looked_up_once(
     assert len({request.client_port for request in server.requests}) == 1
 
 
+def test_requests_of_one_session_do_not_mix(client: Client, server: ScriptedServer) -> None:
+    """Each goes to its own path with its own body, and with the cookie that a load balancer has set by then."""
+    server.script = [*[answer_json({})] * 2, answer_json({}, headers={"Set-Cookie": "route=1"}), answer_json({})]
+    for path in ("/a", "/b", "/a", "/b"):
+        client.post(path, {"path": path})
+    assert [(request.path, request.body) for request in server.requests] == [
+        (path, {"path": path}) for path in ("/a", "/b", "/a", "/b")
+    ]
+    assert [request.headers["Cookie"] for request in server.requests] == [None, None, None, "route=1"]
+
+
 def test_netrc_is_used_where_there_is_no_key(
     server: ScriptedServer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,15 @@ def test_a_base_url_without_http_is_refused_at_once(url: str) -> None:
         Client(url)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://:8000", "http://host:port", "http://host:99999", "http://host:0", "http://[::1"]
+)
+def test_a_base_url_without_host_or_with_an_invalid_port_is_refused_at_once(url: str) -> None:
+    """The message has an example."""
+    with pytest.raises(InvalidArgument, match=f"base_url is .* like {DEFAULT_BASE_URL}"):
+        Client(url)
+
+
 @pytest.mark.parametrize("key", ["schlüssel", "two\nlines", "tab\tbed"])
 def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str) -> None:
     """The message names the setting and keeps the secret."""

@@ -9,13 +9,11 @@ import click
 
 from ostinato import Client
 from ostinato._cli.errors import Failure, reason
-from ostinato._settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT
+from ostinato._settings import DEFAULT_BASE_URL, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, LONGEST_S
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 CONNECT_S, READ_S = DEFAULT_TIMEOUT
-RETRIES = 2
-LONGEST_S = 1e6  # larger timeouts overflow in the socket
 
 ENVIRONMENT = """\
 \b
@@ -55,7 +53,7 @@ def server_options(command: Decorated) -> Decorated:
                 "--retries",
                 type=click.IntRange(min=0),
                 metavar="N",
-                help=f"How often to try again where that may help.  [default: {RETRIES}]",
+                help=f"How often to try again where that may help.  [default: {DEFAULT_MAX_RETRIES}]",
             ),
         )
     ):
@@ -84,7 +82,7 @@ def connect() -> Client:
         options.get("base_url"),
         api_key=_read_key(options["api_key_file"]) if "api_key_file" in options else None,
         timeout=(min(CONNECT_S, read_s), read_s),
-        max_retries=options.get("retries", RETRIES),
+        max_retries=options.get("retries", DEFAULT_MAX_RETRIES),
     )
 
 

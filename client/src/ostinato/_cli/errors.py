@@ -30,7 +30,7 @@ _ADVICE: dict[type[ostinato.OstinatoError], str] = {
     ostinato.StateOfAnotherModel: "leave out --model, or name the one that the state is of",
 }
 _NAMES = {
-    "or stream with resume=True; .text holds what came": "and without --no-resume",
+    "or stream with resume=True; .text holds the text so far": "and without --no-resume",
     "resume=True needs one prompt and n=1: send each text by a request of its own": "leave out -n, or add --no-resume",
     "raise timeout, ask for fewer tokens, or stream": "raise --timeout, or ask for fewer tokens",
     "base_url": "--base-url",

@@ -11,12 +11,12 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 # option, type, help
 _FIELDS: tuple[tuple[str, type, str], ...] = (
-    ("--max-tokens", int, "The most tokens to write."),
-    ("--temperature", float, "0 always takes the likeliest token."),
-    ("--top-p", float, "Sample among the likeliest tokens that together have this probability."),
-    ("--top-k", int, "Sample among so many of the likeliest tokens."),
-    ("--min-p", float, "Drop tokens less likely than this times the likeliest."),
-    ("--seed", int, "The same seed brings the same text."),
+    ("--max-tokens", int, "Maximum number of tokens to generate."),
+    ("--temperature", float, "Sampling temperature; 0 is greedy decoding."),
+    ("--top-p", float, "Sample from the most probable tokens whose probabilities add up to this."),
+    ("--top-k", int, "Sample from this many of the most probable tokens."),
+    ("--min-p", float, "Exclude tokens below this fraction of the highest probability."),
+    ("--seed", int, "The same seed reproduces the same text."),
     ("--presence-penalty", float, "Lower tokens that were generated already."),
     ("--frequency-penalty", float, "Lower tokens by how often they were generated."),
     ("--repetition-penalty", float, "Above 1, lower tokens of the prompt and generated ones; 1 is off."),
@@ -44,7 +44,7 @@ def sampling_options(command: Decorated) -> Decorated:
     """Add an option for each field; its default is None, which leaves the default to the server."""
     further = (
         click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times."),
-        click.option("--ignore-eos", is_flag=True, default=None, help="Go on where the model would end the text."),
+        click.option("--ignore-eos", is_flag=True, default=None, help="Continue past the end-of-sequence token."),
         click.option(
             "--field",
             "fields",

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from ostinato._cli.writing import Writing
 
 HELP = """\
-Enter              let the model go on
-TEXT               add it as it is, with its blanks, and let the model go on;
+Enter              continue the text
+TEXT               add it as it is, with its blanks, and continue the text;
                    \\n is a line's end, \\\\ a backslash, //… a line that begins with /
 /undo, /redo       take the last turn back; put it back
 /retry             write the last turn again, by another seed
-/branch [NAME]     go on in another branch, and leave this one as it is
+/branch [NAME]     continue in another branch, and leave this one as it is
 /branches          list them
-/switch NAME       go on in that one
+/switch NAME       continue in that one
 /set [NAME VALUE]  list this branch's options, or set one: /set temperature 0.7; no VALUE: the server's default
 /save FILE         write this branch to a file
 /load FILE         take a text up from a file, as a branch

@@ -1,6 +1,7 @@
 """Requests by HTTP against a scripted server: what is sent, sent again, given up."""
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import certifi
@@ -69,6 +70,59 @@ def test_a_busy_gateway_is_waited_for_as_it_asks(server, gateway, waits):
     assert troubles[0] == "full (HTTP 429): try again in 2 s"
     assert gateway.trouble is None
     assert len(server.requests) == 8
+
+
+@pytest.mark.parametrize(
+    ("status", "should_retry", "error", "num_requests"),
+    [
+        (400, None, {}, 1),
+        (413, None, {}, 1),
+        (403, None, {"param": "state", "code": "state_foreign"}, 1),
+        (410, "true", {}, MAX_RETRIES + 1),
+        (408, None, {}, MAX_RETRIES + 1),
+        (500, None, {}, MAX_RETRIES + 1),
+        (500, "false", {}, 1),
+        (504, None, {}, MAX_RETRIES + 1),
+        (504, "false", {}, 1),
+    ],
+)
+def test_the_status_and_x_should_retry_decide(server, gateway, status, should_retry, error, num_requests):
+    """One table of the errors that become responses, after one attempt or several."""
+    headers = {"X-Should-Retry": should_retry} if should_retry else {}
+    server.script = [refusal(status, "no", headers=headers, **error)] * 10
+    response = gateway.send(REQUEST)
+    assert (response.status, json.loads(response.content)["error"]["message"]) == (status, "no")
+    assert len(server.requests) == num_requests
+
+
+@pytest.mark.parametrize("status", [429, 502, 503])
+def test_an_unavailable_gateway_is_waited_for_whatever_it_says(server, gateway, status):
+    """A retry starts the sequence again, with the same output."""
+    server.script = [refusal(status, "no", headers={"X-Should-Retry": "false"})] * 10 + [answer_json({})]
+    assert gateway.send(REQUEST).status == 200
+
+
+def test_a_redirect_is_an_error_of_the_line(server, gateway):
+    """It is not followed; the error names its target."""
+    server.script = [answer_bytes(b"", "text/html", 302, {"Location": "http://elsewhere.test"})]
+    with pytest.raises(LineError, match="redirects to http://elsewhere") as caught:
+        gateway.send(REQUEST)
+    assert caught.value.code == "not_json"
+
+
+def test_closing_ends_the_run_for_whoever_waits(server):
+    """At once."""
+    refused = threading.Event()
+
+    def refuse(handler):
+        refusal(503, "no", headers={"Retry-After": "600"})(handler)
+        refused.set()
+
+    server.script = [refuse]
+    gateway = connect(server.url)
+    threading.Thread(target=lambda: refused.wait(10) and gateway.close(), daemon=True).start()
+    with pytest.raises(Stopped, match="closed"):
+        gateway.send(REQUEST)
 
 
 @pytest.mark.parametrize("status", [500, 504])

@@ -31,17 +31,17 @@ Examples:
   ostinato generate --state story.state --max-tokens 50
 
 Several texts (-n 3) are written one after another, under lines as those of `head`: ==> 1 of 3 <==. With --json --stream
-there is a line for each piece, with index, text and finish_reason, and a last one with the whole answer."""
+there is a line for each text delta, with index, text and finish_reason, and a last one with the whole response."""
 
 
-@click.command(epilog=EPILOG, short_help="Write a text that goes on from PROMPT.")
+@click.command(epilog=EPILOG, short_help="Generate a text that continues PROMPT.")
 @click.argument("prompt", required=False)
 @model_option
 @sampling_options
 @click.option("-n", "--n", type=click.IntRange(min=1), metavar="N", help="How many texts to write.")
 @click.option("--suffix", metavar="TEXT", help="The ending, in place of the prompt, for a model that reads backwards.")
 @click.option("--echo", is_flag=True, default=None, help="Begin with the prompt.")
-@click.option("--logprobs", type=int, metavar="N", help="With --json: so many alternatives beside each token.")
+@click.option("--logprobs", type=int, metavar="N", help="With --json: number of alternatives per token.")
 @click.option(
     "--state",
     type=states.token,
@@ -57,14 +57,14 @@ there is a line for each piece, with index, text and finish_reason, and a last o
 @click.option(
     "--resume/--no-resume",
     default=None,
-    help="Continue a stream that broke off, byte-identically.  [default: on for a single text]",
+    help="Resume an interrupted stream, byte-identically.  [default: on for a single text]",
 )
 @click.option(
     "--stream/--no-stream",
     default=None,
     help="Write as it comes.  [default: on for a single text without --json]",
 )
-@click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON, on one line.")
+@click.option("--json", "as_json", is_flag=True, help="The whole response as JSON, on one line.")
 @click.option("-q", "--quiet", is_flag=True, help="No last line about tokens, speed and seed on a terminal.")
 @server_options
 def generate(
@@ -78,7 +78,7 @@ def generate(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Write a text that goes on from PROMPT. Without it, or with -, the prompt is read from standard input.
+    """Generate a text that continues PROMPT. Without it, or with -, the prompt is read from standard input.
 
     With --state a terminal is not asked, and nothing piped in is an empty prompt; what is piped in is read to its end.
 

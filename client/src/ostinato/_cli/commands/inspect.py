@@ -35,7 +35,9 @@ Examples:
 @click.command(epilog=EPILOG, short_help="Show where TEXT surprises a model.")
 @click.argument("text", required=False)
 @click.option("--top", type=click.IntRange(0, MAX_ALTERNATIVES), default=3, metavar="N", help="Alternatives to tell.")
-@click.option("--least", type=click.IntRange(min=0), default=10, metavar="K", help="For so many least probable tokens.")
+@click.option(
+    "--least", type=click.IntRange(min=0), default=10, metavar="K", help="Number of least probable tokens to show."
+)
 @click.option("--json", "as_json", is_flag=True, help="Every token as JSON, on one line.")
 @model_option
 @server_options

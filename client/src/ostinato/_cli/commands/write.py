@@ -29,7 +29,7 @@ Examples:
   ostinato write --file story.json
   printf 'Once upon a time\\n\\n/text\\n' | ostinato write
 
-Enter lets the model go on; a line is added to the text first, \\n in it being a line's end. Ctrl-C stops what is being
+Enter continues the text; a line is added to the text first, \\n in it being a line's end. Ctrl-C stops what is being
 written and keeps it, Ctrl-D leaves. /help lists the commands. Piped in, each line is taken as if it was typed, standard
 output has what the model writes, and the first failure ends it."""
 
@@ -50,7 +50,7 @@ output has what the model writes, and the first failure ends it."""
 def write(prompt: str | None, *, path: Path | None, model: str | None, **options: Any) -> None:
     """Write a text in turns with a model. It begins with PROMPT.
 
-    Nothing is read twice: each turn goes on from where the last one ended. A turn has at most 200 tokens unless
+    Nothing is read twice: each turn resumes from the state of the previous one. A turn has at most 200 tokens unless
     --max-tokens says otherwise.
     """
     fields = given_fields(options)
@@ -84,7 +84,7 @@ def _begin(client: Client, prompt: str | None, path: Path | None, model: str | N
 def _converse(writing: Writing) -> None:
     """Run an interactive session; it shows failures and continues."""
     text = writing.conversation.text
-    say(f"{writing.conversation.model}: Enter goes on, text is added, /help lists commands, Ctrl-D leaves", dim=True)
+    say(f"{writing.conversation.model}: Enter continues, text is added, /help lists commands, Ctrl-D leaves", dim=True)
     if text:
         write_text(("…" if len(text) > TAIL else "") + text[-TAIL:] + "\n")
     session = Session(writing, patient=True)
