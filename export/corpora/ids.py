@@ -23,13 +23,13 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, direction: Direction = "
     Returns:
         Unsigned integers of the smallest dtype that holds every id, memory-mapped from a file.
     """
-    writer = _Writer(Encoder(tokenizer), tokenizer.special.end if corpus.ends else None, direction)
+    writer = _IdsWriter(Encoder(tokenizer), tokenizer.special.end if corpus.ends else None, direction)
     for text, ends in corpus.chunks("encoding"):
         writer.write(text, ends=ends)
     return writer.finish()
 
 
-class _Writer:
+class _IdsWriter:
     """A writer of token ids that takes text chunk by chunk."""
 
     def __init__(self, encoder: Encoder, end_id: int | None, direction: Direction) -> None:

@@ -197,7 +197,7 @@ def publish_best(run: Path, models_dir: Path) -> int:
 def _describe(config: TrainConfig, tokenizer: Tokenizer, data: TrainingData, devices: Devices) -> None:
     corpus, dataset, vocab_size = data.corpus, data.dataset, len(tokenizer.tokens)
     held_out = dataset.validation.num_tokens if dataset.validation else 0
-    drawn = f", documents sampled by seed {config.seed}" if data.facts.is_shuffled else ""
+    sampled = f", documents sampled by seed {config.seed}" if data.facts.is_shuffled else ""
     unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
     echo(
         f"corpus {corpus.name}: {corpus.num_characters:,} characters in {corpus.num_documents:,} document(s), "
@@ -205,7 +205,7 @@ def _describe(config: TrainConfig, tokenizer: Tokenizer, data: TrainingData, dev
     )
     for line in describe_dropped_words(config, data.head, tokenizer):
         echo(line)
-    echo(f"{dataset.train.num_tokens:,} tokens to train on, {held_out:,} held out{unknown}{drawn}")
+    echo(f"{dataset.train.num_tokens:,} tokens to train on, {held_out:,} held out{unknown}{sampled}")
     ways = "bidirectional " if config.bidirectional else ""
     steps = f"sequences × {config.sequence_length} steps"
     length = f"windows of {config.window_length}" if config.bidirectional else steps
