@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from contract import signatures
-from contract.card import GeneratorCard, Trace
+from contract.card import GeneratorCard
 from contract.tokenizer import Tokenizer
 from export.errors import CheckFailed, ExportError, NotFinite, UnknownCode
 from export.graphs.checks import check_saved_model
@@ -83,15 +84,6 @@ class Outcome:
 
 class _NotChecked(Exception):
     """An input of the check is missing; that is no failure, or was reported by an earlier check."""
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """The attributes of a network that the check of its signatures uses."""
-
-    state_size: int
-    output_size: int
-    traces: tuple[Trace, ...]
 
 
 class Verification:
@@ -214,7 +206,8 @@ def _serving_default_as_model(card: GeneratorCard, functions: Mapping[str, Any])
     def logits(token_ids: np.ndarray) -> np.ndarray:
         return functions[signatures.SERVING_DEFAULT](token_ids=tf.constant(token_ids))["logits"].numpy()
 
-    sizes: Any = _Sizes(card.state_size, card.units, card.traces)
+    # The attributes of a network that the check of its signatures uses.
+    sizes: Any = SimpleNamespace(state_size=card.state_size, output_size=card.units, traces=card.traces)
     return Exportable(sizes, Facts(), card.weights_sha256, logits, gives_probabilities=False)
 
 

@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from contract import signatures
 from contract.card import load_assets
-from model_server.predict import predict
 from model_server.servable import Servable
 from model_server.warmup import WARMUP_FILE, read_requests
 
@@ -36,5 +35,5 @@ def test_a_published_version_answers_its_own_warm_up(models_dir, name):
     assert (version / WARMUP_FILE).stat().st_size < 2000 * len(requests)
     servable = Servable(name, 1, version)
     for request in requests:
-        for output in predict(servable, request).outputs.values():
+        for output in servable.predict(request).outputs.values():
             assert np.isfinite(tf.make_ndarray(output).astype(float)).all()
