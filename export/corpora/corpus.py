@@ -136,7 +136,7 @@ def read_corpus(
             `pydoc-topics`.
         documents: How to split the text: `none` joins everything into one running text, `file` makes each file a
             document, `lines` each line that is not blank, `blank-line` each paragraph.
-        stdin: The stream for `-`.
+        stdin: The stream for `-`; None for the process's own.
         role: The option that named the source, for messages.
 
     Raises:

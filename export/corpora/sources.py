@@ -23,14 +23,7 @@ DEMO = "pydoc-topics"
 def read_texts(source: str, stdin: BinaryIO | None, role: str) -> Iterator[Iterator[str]]:
     """Yield the texts of a source, each as an iterator of parts. Exhaust each text before advancing to the next.
 
-    Args:
-        source: A file, a directory (its files sorted by path, without hidden ones), `-` for standard input, or
-            `pydoc-topics`.
-        stdin: The stream for `-`; None for the process's own.
-        role: The option that named the source, for messages.
-
-    Raises:
-        CorpusError: the source is missing, empty, binary or not UTF-8.
+    Arguments and errors are those of `export.corpora.corpus.read_corpus`.
     """
     if source == DEMO:
         from pydoc_data.topics import topics  # noqa: PLC0415 - half a megabyte that only the demo needs
