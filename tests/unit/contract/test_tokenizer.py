@@ -16,13 +16,13 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from contract.errors import TokenizerError
 from contract.tokenizer import (
-    END,
     CharacterTokenizer,
     ExactWordTokenizer,
     SubwordTokenizer,
     WordTokenizer,
     load_tokenizer,
 )
+from contract.tokenizers.vocabulary import END
 from tests.unit.contract.scripts import ALL, SCRIPTS
 
 KINDS = [CharacterTokenizer, WordTokenizer, ExactWordTokenizer, SubwordTokenizer]
