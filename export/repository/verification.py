@@ -5,7 +5,7 @@ Knows the checks, their inputs and how outcomes are printed. Does not know which
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,7 @@ from export.graphs.checks import check_saved_model
 from export.graphs.exportable import Exportable, Facts, prepare
 from export.graphs.imported_model import load_keras
 from export.graphs.specs import Specs, input_specs
-from export.interrupts import Interrupts
+from export.interrupts import deferred_interrupts
 from export.repository.history import HISTORY_FILE, read_history
 from export.repository.versions import SAVED_MODEL, Version
 from export.terminal import echo, visible
@@ -47,11 +47,11 @@ def verify(versions: Sequence[Version], problems: Sequence[str]) -> int:
     failed = []
     # A version takes seconds; for several ones, a progress bar shows how many are left.
     bar = tqdm(versions, disable=len(versions) < 2 or not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
-    with Interrupts() as interrupts, bar:
+    with deferred_interrupts() as raise_if_interrupted, bar:
         for version in bar:
             bar.set_description_str(version.label)
             echo(version.label)
-            if not _verify(version, interrupts):
+            if not _verify(version, raise_if_interrupted):
                 failed.append(version.label)
     if len(versions) + len(problems) > 1:
         echo(f"{len(versions):,} versions: {len(versions) - len(failed):,} good, {len(failed):,} damaged")
@@ -60,12 +60,12 @@ def verify(versions: Sequence[Version], problems: Sequence[str]) -> int:
     return 1 if failed or problems else 0
 
 
-def _verify(version: Version, interrupts: Interrupts) -> bool:
+def _verify(version: Version, raise_if_interrupted: Callable[[], None]) -> bool:
     is_good = True
     for outcome in Verification(version).outcomes():
         echo(f"  {outcome.verdict:<11}  {visible(outcome.message)}")
         is_good = is_good and outcome.verdict != FAILED
-        interrupts.raise_if_interrupted()
+        raise_if_interrupted()
     return is_good
 
 
