@@ -91,11 +91,10 @@ class _Bucket:
     def __init__(self) -> None:
         self._documents, self._keys = Spool(_BUFFER_BYTES), Spool(_BUFFER_BYTES)
 
-    def begin(self, key: np.uint64) -> None:
-        """Begin a new document."""
-        if self._keys.size:
-            self.append(_ZERO)
-        self._keys.write(key.tobytes())
+    def begin(self, key: int, part: bytes) -> None:
+        """Begin a new document with its first part."""
+        self._documents.write(_ZERO + part if self._keys.size else part)
+        self._keys.write(key.to_bytes(8, "little"))
 
     def append(self, part: bytes) -> None:
         """Append a part to the current document."""
@@ -104,32 +103,31 @@ class _Bucket:
     def in_order(self) -> Iterator[str]:
         """Yield the documents in ascending order of keys, in parts, with `SEPARATOR` after each."""
         if self._keys.size:
-            yield from _sorted(self._documents.map(np.dtype(np.uint8)), self._keys.map(np.dtype(np.uint64)))
+            yield from _sorted(self._documents.map(np.dtype(np.uint8)), self._keys.map(np.dtype("<u8")))
 
 
 def _partition(text: Text, seed: int, bits: int) -> list[_Bucket]:
     """Write each document into the bucket of the first bits of its key."""
     buckets, keys = [_Bucket() for _ in range(1 << bits)], _every_key(seed)
 
-    def begin() -> _Bucket:
+    def begin(part: bytes) -> _Bucket:
         key = next(keys)
-        bucket = buckets[int(key) >> (64 - bits)]
-        bucket.begin(key)
+        bucket = buckets[key >> (64 - bits)]
+        bucket.begin(key, part)
         return bucket
 
-    bucket = begin()
+    bucket = begin(b"")
     with ProgressLine("shuffling", text.stop.byte - text.start.byte) as progress:
         for block in text.blocks(progress):
             rest, *others = block.split(_ZERO)
             bucket.append(rest)
             for part in others:
-                bucket = begin()
-                bucket.append(part)
+                bucket = begin(part)
     return buckets
 
 
-def _every_key(seed: int) -> Iterator[np.uint64]:
+def _every_key(seed: int) -> Iterator[int]:
     start = 0
     while True:
-        yield from _keys(seed, start, start + _CHUNK)
+        yield from _keys(seed, start, start + _CHUNK).tolist()
         start += _CHUNK
