@@ -64,10 +64,8 @@ class Sample(_Frozen):
     text: str
 
 
-class TrainingReport(_Frozen):
-    """Settings and results of the training run. Losses are mean negative log likelihoods in nats per token.
-
-    Fields with a default are missing from cards of earlier releases.
+class CorpusDescription(_Frozen):
+    """The corpus of a training run and its split. Fields with a default are missing from files of earlier releases.
 
     Attributes:
         corpus: Name of the corpus on the command line.
@@ -79,6 +77,22 @@ class TrainingReport(_Frozen):
         held_out_sha256: Hash of the validation split.
         train_tokens: Tokens per epoch.
         validation_tokens: Tokens of the validation split that are in the vocabulary; the losses are means over these.
+    """
+
+    corpus: str
+    corpus_sha256: str
+    corpus_characters: int
+    held_out_characters: int | None = None
+    held_out: HeldOut | None = None
+    held_out_sha256: str | None = None
+    train_tokens: int
+    validation_tokens: int
+
+
+class TrainingReport(CorpusDescription):
+    """Settings and results of the training run. Losses are mean negative log likelihoods in nats per token.
+
+    Attributes:
         validation_loss: None without a validation split.
         accuracy: Top-1 accuracy on those tokens.
         bits_per_character: The validation loss in bits per character of its tokens; for how these are counted see
@@ -91,14 +105,6 @@ class TrainingReport(_Frozen):
         written_spans: Number of such 8-grams.
     """
 
-    corpus: str
-    corpus_sha256: str
-    corpus_characters: int
-    held_out_characters: int | None = None
-    held_out: HeldOut | None = None
-    held_out_sha256: str | None = None
-    train_tokens: int
-    validation_tokens: int
     epochs: float
     train_loss: float
     validation_loss: float | None

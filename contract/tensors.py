@@ -21,8 +21,9 @@ def flat_values(proto: Any) -> np.ndarray:
     if proto.dtype not in _FIELDS:
         raise ValueError(f"tensor type {proto.dtype} is neither DT_FLOAT nor DT_INT32")
     dtype, field = _FIELDS[proto.dtype]
-    if proto.tensor_content:
-        return np.frombuffer(proto.tensor_content, dtype)
+    content = proto.tensor_content
+    if content:
+        return np.frombuffer(content, dtype)
     return np.array(getattr(proto, field), dtype)
 
 

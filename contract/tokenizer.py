@@ -18,26 +18,12 @@ from contract.tokenizers.exact_words import ExactWordTokenizer
 from contract.tokenizers.imported import ImportedTokenizer, is_imported
 from contract.tokenizers.rules import KERAS_FILTERS, KERAS_RULES, LOWERCASE, WordRules
 from contract.tokenizers.subwords import SubwordTokenizer
-from contract.tokenizers.vocabulary import (
-    END,
-    PADDING,
-    START,
-    UNKNOWN,
-    Detokenizer,
-    SpecialIds,
-    Tokenizer,
-    padding_name,
-)
-from contract.tokenizers.words import UNKNOWN_WORD, WordTokenizer
+from contract.tokenizers.vocabulary import UNKNOWN, Detokenizer, SpecialIds, Tokenizer, padding_name
+from contract.tokenizers.words import WordTokenizer
 
 __all__ = [
-    "END",
     "KERAS_FILTERS",
     "KERAS_RULES",
-    "PADDING",
-    "START",
-    "UNKNOWN",
-    "UNKNOWN_WORD",
     "CharacterTokenizer",
     "Detokenizer",
     "ExactWordTokenizer",

@@ -23,8 +23,8 @@ from export.repository import commands as repository_commands
 _DESCRIPTION = "Train recurrent text generators, publish them as SavedModels, and manage what was published."
 _WRAP = (
     "Publish a model from token ids to logits or probabilities, of every token or the last one. Where its layers are "
-    "Embedding, SimpleRNN, LSTM, GRU and Dense it carries its state from token to token; any other one sees the window "
-    "of its last tokens, padded in front."
+    "Embedding, SimpleRNN, LSTM, GRU and Dense it carries its state from token to token; any other is a "
+    "sliding-window model, left-padded."
 )
 _CONFIG = "settings from a TOML file, which options override"
 _EPILOG = """\
@@ -51,12 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
     resume = commands.add_parser("resume", help="resume a training that was stopped, and publish it")
     publish = commands.add_parser("publish", help="publish the best weights of a training that was stopped")
     for command in (resume, publish):
-        command.add_argument("run", type=Path, help="folder of the training, such as runs/demo")
+        command.add_argument("run", type=Path, help="directory of the run, such as runs/demo")
     wrap = _add_wrap(commands.add_parser("wrap", help="publish a model that was trained elsewhere", description=_WRAP))
     for command in (train, resume, publish, wrap):
         command.add_argument("--models-dir", type=Path, default=MODELS, help=f"repository (default: {MODELS})")
-    train.add_argument("--runs-dir", type=Path, default=RUNS, help=f"folder of trainings (default: {RUNS})")
-    _add_tokenizer(commands.add_parser("tokenizer", help="show what a unit of text makes of a corpus; trains no model"))
+    train.add_argument("--runs-dir", type=Path, default=RUNS, help=f"directory of runs (default: {RUNS})")
+    _add_tokenizer(commands.add_parser("tokenizer", help="show how a unit tokenizes a corpus; trains no model"))
     repository_commands.add_commands(commands)
     return parser
 
@@ -76,7 +76,9 @@ def _add_settings(command: argparse.ArgumentParser, names: Sequence[str]) -> Non
 
 
 def _add_wrap(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    command.add_argument("model", type=Path, metavar="MODEL", help=".keras or .h5 file, or the folder of a SavedModel")
+    command.add_argument(
+        "model", type=Path, metavar="MODEL", help=".keras or .h5 file, or the directory of a SavedModel"
+    )
     command.add_argument(
         "--tokenizer", type=Path, required=True, metavar="FILE", help="Keras's tokenizer.to_json(), or a tokenizer.json"
     )
@@ -85,7 +87,7 @@ def _add_wrap(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--window",
         type=_positive,
         metavar="N",
-        help="serve it with a window of its last N tokens; needed where no state can be carried and no length is fixed",
+        help="serve it as a sliding-window model of N tokens; needed if it cannot carry state and has no fixed length",
     )
     command.add_argument(
         "--direction", choices=get_args(Direction), default="forward", help="backward: it generates right to left"

@@ -38,43 +38,44 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=ID_PATTERN, description="name of the model in the repository")
-    corpus: str = Field(min_length=1, description="file, folder, - for standard input, or pydoc-topics")
+    corpus: str = Field(min_length=1, description="file, directory, - for standard input, or pydoc-topics")
     min_characters: int = Field(MIN_CHARACTERS, ge=0, description="refuse a corpus of fewer; 0: none is too small")
-    documents: Documents = Field("none", description="what ends with an end token: none, file, lines or blank-line")
+    documents: Documents = Field("none", description="what ends with the end token: none, file, lines or blank-line")
     unit: Unit = Field("character", description="what a token is: character, word, exact_word or subword")
     # Ids 0 and 1 are special tokens, and a single word leaves nothing to sample from.
     num_words: int | None = Field(None, ge=4, description="keep word ids below this one; for word and exact_word")
     vocab_size: int | None = Field(
-        None, ge=4, description="maximum number of tokens; for exact_word and subword, which has 2000 without it"
+        None, ge=4, description="maximum number of tokens; for exact_word and subword (2000 by default)"
     )
     direction: Direction = Field(
         "forward", description="forward, or backward: the model generates the text before a given suffix"
     )
     cell: Cell = Field("lstm", description="kind of recurrent layer: simple_rnn, lstm or gru")
-    layers: int = Field(1, ge=1, le=8, description="recurrent layers on top of each other")
+    layers: int = Field(1, ge=1, le=8, description="number of stacked recurrent layers")
     units: int = Field(256, ge=1, le=8192, description="width of each layer's state")
     embedding: int = Field(64, ge=1, le=8192, description="width of the embedding")
     bidirectional: bool = Field(
-        False, description="let layers read both ways; such a model carries no state, but sees its last tokens anew"
+        False,
+        description="bidirectional layers; the model carries no state but recomputes a sliding window for each token",
     )
     context: int | None = Field(
-        None, ge=1, le=4096, description=f"tokens that a bidirectional model sees, {DEFAULT_CONTEXT} without it"
+        None, ge=1, le=4096, description=f"window length of a bidirectional model ({DEFAULT_CONTEXT} by default)"
     )
     connections: Connections = Field(
         "none",
         description="none; residual: each layer's input is added to its output; skip: the last layer sees every layer",
     )
-    tie_embeddings: bool = Field(False, description="let the last layer use the embedding's weights")
+    tie_embeddings: bool = Field(False, description="tie the output layer's weights to the embedding")
     embedding_init: str | None = Field(
-        None, min_length=1, description="start the embedding from skip-gram on the corpus, or from a file of vectors"
+        None, min_length=1, description="initialize the embedding by skip-gram on the corpus, or from a file of vectors"
     )
-    freeze_embedding: bool = Field(False, description="keep the embedding as it starts; needs embedding-init")
+    freeze_embedding: bool = Field(False, description="do not train the embedding; needs embedding-init")
     dropout: Rate = Field(0.1, description="share of each layer's outputs dropped, one mask per sequence and window")
     embedding_dropout: Rate = Field(
         0.0, description="share of the embedding's outputs dropped, one mask per sequence and window"
     )
     recurrent_dropout: Rate = Field(
-        0.0, description="share of the state that a step's gates are not given, one mask per sequence and window"
+        0.0, description="share of the state that the gates do not see, one mask per sequence and window"
     )
     batch_size: int = Field(32, ge=1, le=4096, description="sequences trained in parallel; if bidirectional, windows")
     sequence_length: int = Field(
@@ -107,16 +108,16 @@ class TrainConfig(BaseModel):
         description="decay per update of the moving average of the weights, which is evaluated and published; "
         "lower at first; 0: the weights themselves",
     )
-    clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False, description="largest norm of all gradients together")
+    clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False, description="global norm that gradients are clipped to")
     validation: Rate = Field(
         0.1,
         description="share of the text that training never sees: its end, or documents sampled by the seed; 0: none",
     )
     precision: Precision = Field(
         "auto",
-        description="of the factors in matrix products: float32; bfloat16; auto: bfloat16 where the processor has it",
+        description="of the factors in matrix products: float32; bfloat16; auto: bfloat16 where the CPU has it",
     )
-    tensorboard: bool = Field(False, description="write losses and learning rate for TensorBoard into the run's folder")
+    tensorboard: bool = Field(False, description="write losses and learning rate for TensorBoard to the run directory")
     seed: int = Field(
         0,
         ge=0,

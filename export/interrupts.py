@@ -4,41 +4,35 @@ Python raises `KeyboardInterrupt` anywhere, and TensorFlow cannot handle that: i
 traceback; during tracing a second one becomes an `AssertionError` (both observed).
 """
 
+import contextlib
 import os
 import signal
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Self
 
 _MESSAGE = b"\nstopping as soon as this step is done; Ctrl-C again: at once\n"
 STOPPED_BY_SIGINT = 130
 
 
-class Interrupts:
-    """Context manager that defers `KeyboardInterrupt` to the next call of `raise_if_interrupted`."""
+@contextlib.contextmanager
+def deferred_interrupts() -> Iterator[Callable[[], None]]:
+    """Defer Ctrl-C within the context; yield a function that raises `KeyboardInterrupt` if it was pressed."""
+    is_interrupted = False
 
-    def __init__(self) -> None:
-        self._is_interrupted = False
-        self._previous_handler: Any = None
-
-    def __enter__(self) -> Self:
-        self._previous_handler = signal.signal(signal.SIGINT, self._record)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGINT, self._previous_handler)
-
-    def _record(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as `signal` calls it
+    def record(_number: int, _frame: FrameType | None) -> None:
+        nonlocal is_interrupted
         # `print` is not reentrant: the handler may have interrupted another print.
-        if self._is_interrupted:
+        if is_interrupted:
             os._exit(STOPPED_BY_SIGINT)
-        self._is_interrupted = True
+        is_interrupted = True
         os.write(2, _MESSAGE)
 
-    def raise_if_interrupted(self) -> None:
-        """Raise the recorded interrupt.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C was pressed since the context was entered.
-        """
-        if self._is_interrupted:
+    def raise_if_interrupted() -> None:
+        if is_interrupted:
             raise KeyboardInterrupt
+
+    previous_handler = signal.signal(signal.SIGINT, record)
+    try:
+        yield raise_if_interrupted
+    finally:
+        signal.signal(signal.SIGINT, previous_handler)

@@ -59,8 +59,8 @@ def run(config_file: Path | None, source: str | None, save: Path | None, show: i
     else:
         text, name = read_corpus(source, config.documents, role="text"), source
     tokenizer = train_tokenizer(config, head)
-    learnt = f"{head.num_characters:,} of {corpus.num_characters:,} characters"
-    print(f"{config.unit}: a vocabulary of {len(tokenizer.tokens):,} tokens from {learnt} of {corpus.name}")
+    sizes = f"{head.num_characters:,} of {corpus.num_characters:,} characters"
+    print(f"{config.unit}: a vocabulary of {len(tokenizer.tokens):,} tokens from {sizes} of {corpus.name}")
     for line in (
         *describe_dropped_words(config, head, tokenizer),
         *_first_tokens(tokenizer, show),

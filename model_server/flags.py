@@ -35,22 +35,7 @@ what differs from TensorFlow Serving:
 
 @dataclass(frozen=True)
 class Flags:
-    """The parsed command line.
-
-    Attributes:
-        port: 0 chooses a free port.
-        grpc_max_threads: Concurrent calls; as many again may wait, and one more gets RESOURCE_EXHAUSTED.
-        ssl_config_file: None disables TLS.
-        model_config_file_poll_wait_seconds: Interval at which the file is read again; 0 reads it once.
-        file_system_poll_wait_seconds: Interval at which the version directories are scanned; 0 scans once.
-        model_base_path: Base path of `model_name`, used when there is no config file.
-        models_root: Directory that replaces `/models` of the config file; None for the file's own directory.
-        max_num_load_retries: Retries of a version that fails to load.
-        tensorflow_inter_op_parallelism: 0 leaves the choice to TensorFlow.
-        enable_batching: Enforce the batching rules on every call.
-        batching_parameters_file: None for the defaults; requires `enable_batching`.
-        portable: Compute bit-exact outputs across CPU models.
-    """
+    """The parsed command line; each flag is described where `_parser` adds it."""
 
     host: str = "127.0.0.1"
     port: int = 8500

@@ -96,28 +96,28 @@ class Model(Generic[S]):
     Attributes:
         config: None once the model is removed from the config; its versions' history stays.
         versions: By number, including ended ones.
-        found_any: Whether a version that `config` asks for was found since `config` was set.
+        has_versions: Whether a version that `config` asks for was found since `config` was set.
     """
 
     name: str
     config: ModelConfig | None
     versions: dict[int, Version[S]] = field(default_factory=dict)
-    found_any: bool = False
+    has_versions: bool = False
 
     def configure(self, config: ModelConfig | None) -> None:
         """Replace the config; None unloads all versions."""
-        self.config, self.found_any = config, False
+        self.config, self.has_versions = config, False
         if config is None:
-            self.found({})
+            self.update_versions({})
 
-    def found(self, paths: Mapping[int, Path]) -> None:
+    def update_versions(self, paths: Mapping[int, Path]) -> None:
         """Update the versions that exist on disk.
 
         A version that has failed for good is loaded again only after it was gone, or not wanted, in between. A served
         version stays loaded even if its directory has moved.
         """
         wanted = aspired(self.config.policy, paths) if self.config else frozenset()
-        self.found_any = self.found_any or bool(wanted)
+        self.has_versions = self.has_versions or bool(wanted)
         for version in self.versions.values():
             if version.number not in wanted:
                 version.wanted = False
@@ -154,4 +154,4 @@ class Model(Generic[S]):
     @property
     def is_settled(self) -> bool:
         """Whether a version was found and every version has loaded or failed. False as long as there is no version."""
-        return self.found_any and all(version.is_settled for version in self.versions.values())
+        return self.has_versions and all(version.is_settled for version in self.versions.values())

@@ -35,7 +35,7 @@ def check_port(host: str, port: int) -> None:
         candidates = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise PortUnavailable(f"cannot listen on {address(host, port)}: {error.strerror}") from error
-    failures = [_bind_error(family, where) for family, _, _, _, where in candidates]
+    failures = [_bind_error(family, socket_address) for family, _, _, _, socket_address in candidates]
     if all(failures):
         raise PortUnavailable(f"cannot listen on {address(host, port)}: {failures[-1]}")
 
@@ -76,11 +76,11 @@ def listen(
     return server, bound_port
 
 
-def _bind_error(family: int, where: Any) -> str | None:
+def _bind_error(family: int, socket_address: Any) -> str | None:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(where)
+            probe.bind(socket_address)
     except OSError as error:
         return error.strerror
     return None

@@ -153,7 +153,7 @@ class Repository(Generic[S]):
                 self._changed.wait(_GIVE_UP_POLL_S)
         return True
 
-    def found(self, config: ModelConfig, paths: Mapping[int, Path]) -> None:
+    def update_versions(self, config: ModelConfig, paths: Mapping[int, Path]) -> None:
         """Update a model's versions that exist on disk.
 
         Args:
@@ -163,7 +163,7 @@ class Repository(Generic[S]):
         with self._changed:
             model = self._models[config.name]
             if model.config is config:
-                model.found(paths)
+                model.update_versions(paths)
                 self._changed.notify_all()
 
     def next_step(self, now: float) -> tuple[Load | Unload, Version[S]] | None:

@@ -76,9 +76,9 @@ class Signature:
         """
         for position, name in enumerate(output_filter):
             if name not in self.outputs:
-                known = ",".join(self.outputs)
+                names = ",".join(self.outputs)
                 raise InvalidRequest(
-                    f"output tensor alias not found in signature: {name} Outputs expected to be in the set {{{known}}}."
+                    f"output tensor alias not found in signature: {name} Outputs expected to be in the set {{{names}}}."
                 )
             if name in output_filter[:position]:
                 raise InvalidRequest(f"duplicate output tensor alias: {name}")

@@ -81,21 +81,21 @@ def scan(base_path: Path) -> Scan:
     return Scan(versions, tuple(problems))
 
 
-def aspired(policy: Policy, found: Iterable[int]) -> frozenset[int]:
+def aspired(policy: Policy, existing: Iterable[int]) -> frozenset[int]:
     """Return the existing versions that a policy selects."""
     match policy:
         case Latest(num_versions):
-            return frozenset(sorted(found)[-num_versions:])
+            return frozenset(sorted(existing)[-num_versions:])
         case Specific(versions):
-            return frozenset(found) & versions
+            return frozenset(existing) & versions
         case All():
-            return frozenset(found)
+            return frozenset(existing)
 
 
-def missing(policy: Policy, found: Iterable[int]) -> Iterator[int]:
+def missing(policy: Policy, existing: Iterable[int]) -> Iterator[int]:
     """Yield the versions that a policy names but that do not exist."""
     if isinstance(policy, Specific):
-        yield from sorted(policy.versions - frozenset(found))
+        yield from sorted(policy.versions - frozenset(existing))
 
 
 def next_step(wanted: Set[int], available: Set[int], loadable: Set[int]) -> Load | Unload | None:

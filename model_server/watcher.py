@@ -109,7 +109,7 @@ class Watcher(Generic[S]):
                 return
             scans.append((config, versions))
         for config, versions in scans:
-            self._repository.found(config, versions)
+            self._repository.update_versions(config, versions)
 
     def _scan(self, config: ModelConfig) -> Mapping[int, Path] | None:
         try:

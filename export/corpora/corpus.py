@@ -6,7 +6,6 @@ Knows where to split a corpus. Does not know tokens.
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from export.corpora.documents import Documents, separate_documents
 from export.corpora.shuffling import shuffle_documents
@@ -123,9 +122,7 @@ class Corpus:
         return Corpus(self.name, head, self.ends), Corpus(self.name, tail, self.ends)
 
 
-def read_corpus(
-    source: str, documents: Documents = "none", stdin: BinaryIO | None = None, role: str = "corpus"
-) -> Corpus:
+def read_corpus(source: str, documents: Documents = "none", role: str = "corpus") -> Corpus:
     """Read a corpus of UTF-8 text.
 
     The text is copied into an unnamed temporary file: so a pipe can be read several times, training sees the text that
@@ -136,11 +133,10 @@ def read_corpus(
             `pydoc-topics`.
         documents: How to split the text: `none` joins everything into one running text, `file` makes each file a
             document, `lines` each line that is not blank, `blank-line` each paragraph.
-        stdin: The stream for `-`.
         role: The option that named the source, for messages.
 
     Raises:
         CorpusError: the source is missing, empty, blank, binary or not UTF-8.
     """
-    separated = separate_documents(read_texts(source, stdin, role), documents)
+    separated = separate_documents(read_texts(source, role), documents)
     return Corpus._write(source, separated, role, ends=documents != "none")

@@ -23,53 +23,37 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, direction: Direction = "
     Returns:
         Unsigned integers of the smallest dtype that holds every id, memory-mapped from a file.
     """
-    writer = _Writer(Encoder(tokenizer), tokenizer.special.end if corpus.ends else None, direction)
+    writer = _IdsWriter(Encoder(tokenizer), tokenizer.special.end if corpus.ends else None, direction)
     for text, ends in corpus.chunks("encoding"):
         writer.write(text, ends=ends)
     return writer.finish()
 
 
-class _Writer:
+class _IdsWriter:
     """A writer of token ids that takes text chunk by chunk."""
 
     def __init__(self, encoder: Encoder, end_id: int | None, direction: Direction) -> None:
         self._encoder, self._backward = encoder, direction == "backward"
         self._end = np.array([] if end_id is None else [end_id], encoder.dtype)
-        self._spool = Spool()
-        # Ids that are not in the file yet, their size in bytes, and where the current document began.
-        self._buffer: list[np.ndarray] = []
-        self._buffer_bytes, self._document_start = 0, 0
+        self._spool, self._document_start = Spool(BLOCK_BYTES), 0
 
     def write(self, text: str, *, ends: bool) -> None:
         ids = self._encoder.encode(text)
         is_whole = ends and self._document_start == self._position
-        self._append(ids[::-1] if is_whole and self._backward else ids)
+        self._spool.write((ids[::-1] if is_whole and self._backward else ids).tobytes())
         if ends:
             if self._backward and not is_whole:
-                self._flush()
                 self._reverse_document()
-            self._append(self._end)
+            self._spool.write(self._end.tobytes())
             self._document_start = self._position
 
     def finish(self) -> np.ndarray:
-        self._flush()
         return self._spool.map(self._encoder.dtype)
 
     @property
     def _position(self) -> int:
         """Number of ids so far."""
-        return (self._spool.size + self._buffer_bytes) // self._encoder.dtype.itemsize
-
-    def _append(self, ids: np.ndarray) -> None:
-        self._buffer.append(ids)
-        self._buffer_bytes += ids.nbytes
-        if self._buffer_bytes >= BLOCK_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._buffer_bytes:
-            self._spool.write(np.concatenate(self._buffer).tobytes())
-        self._buffer, self._buffer_bytes = [], 0
+        return self._spool.size // self._encoder.dtype.itemsize
 
     def _reverse_document(self) -> None:
         """Reverse the last document of the file in place, from both ends."""

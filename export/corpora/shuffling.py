@@ -19,8 +19,8 @@ from export.corpora.text import Text, TextWriter
 
 # Target size of a bucket, which is sorted in memory, and log2 of the maximum number of buckets.
 BUCKET_BYTES, MAX_BUCKET_BITS = 16 << 20, 8
-# Number of keys per computation, and of characters per write.
-_CHUNK, _BATCH_CHARACTERS = 1 << 16, 1 << 16
+# Number of keys per computation, of characters per write, and of bytes that each file of a bucket buffers.
+_CHUNK, _BATCH_CHARACTERS, _BUFFER_BYTES = 1 << 16, 1 << 16, 1 << 16
 _ZERO = SEPARATOR.encode()
 # SplitMix64 (Steele, Lea and Flood 2014): a fixed bijection on 64 bits.
 _STEP, _MIX = np.uint64(0x9E3779B97F4A7C15), (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -89,57 +89,45 @@ class _Bucket:
     """A bucket file of documents whose keys share their first bits."""
 
     def __init__(self) -> None:
-        self._documents, self._keys = Spool(), Spool()
-        self._buffer, self._buffered_keys, self._buffer_bytes = list[bytes](), list[np.uint64](), 0
+        self._documents, self._keys = Spool(_BUFFER_BYTES), Spool(_BUFFER_BYTES)
 
-    def begin(self, key: np.uint64) -> None:
-        """Begin a new document."""
-        if self._buffered_keys or self._keys.size:
-            self.append(_ZERO)
-        self._buffered_keys.append(key)
+    def begin(self, key: int, part: bytes) -> None:
+        """Begin a new document with its first part."""
+        self._documents.write(_ZERO + part if self._keys.size else part)
+        self._keys.write(key.to_bytes(8, "little"))
 
     def append(self, part: bytes) -> None:
         """Append a part to the current document."""
-        self._buffer.append(part)
-        self._buffer_bytes += len(part)
-        if self._buffer_bytes >= _CHUNK or len(self._buffer) >= _CHUNK:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._documents.write(b"".join(self._buffer))
-        self._keys.write(np.array(self._buffered_keys, np.uint64).tobytes())
-        self._buffer, self._buffered_keys, self._buffer_bytes = [], [], 0
+        self._documents.write(part)
 
     def in_order(self) -> Iterator[str]:
         """Yield the documents in ascending order of keys, in parts, with `SEPARATOR` after each."""
-        self._flush()
         if self._keys.size:
-            yield from _sorted(self._documents.map(np.dtype(np.uint8)), self._keys.map(np.dtype(np.uint64)))
+            yield from _sorted(self._documents.map(np.dtype(np.uint8)), self._keys.map(np.dtype("<u8")))
 
 
 def _partition(text: Text, seed: int, bits: int) -> list[_Bucket]:
     """Write each document into the bucket of the first bits of its key."""
     buckets, keys = [_Bucket() for _ in range(1 << bits)], _every_key(seed)
 
-    def begin() -> _Bucket:
+    def begin(part: bytes) -> _Bucket:
         key = next(keys)
-        bucket = buckets[int(key) >> (64 - bits)]
-        bucket.begin(key)
+        bucket = buckets[key >> (64 - bits)]
+        bucket.begin(key, part)
         return bucket
 
-    bucket = begin()
+    bucket = begin(b"")
     with ProgressLine("shuffling", text.stop.byte - text.start.byte) as progress:
         for block in text.blocks(progress):
             rest, *others = block.split(_ZERO)
             bucket.append(rest)
             for part in others:
-                bucket = begin()
-                bucket.append(part)
+                bucket = begin(part)
     return buckets
 
 
-def _every_key(seed: int) -> Iterator[np.uint64]:
+def _every_key(seed: int) -> Iterator[int]:
     start = 0
     while True:
-        yield from _keys(seed, start, start + _CHUNK)
+        yield from _keys(seed, start, start + _CHUNK).tolist()
         start += _CHUNK

@@ -20,24 +20,17 @@ from export.errors import CorpusError, NotText
 DEMO = "pydoc-topics"
 
 
-def read_texts(source: str, stdin: BinaryIO | None, role: str) -> Iterator[Iterator[str]]:
+def read_texts(source: str, role: str) -> Iterator[Iterator[str]]:
     """Yield the texts of a source, each as an iterator of parts. Exhaust each text before advancing to the next.
 
-    Args:
-        source: A file, a directory (its files sorted by path, without hidden ones), `-` for standard input, or
-            `pydoc-topics`.
-        stdin: The stream for `-`; None for the process's own.
-        role: The option that named the source, for messages.
-
-    Raises:
-        CorpusError: the source is missing, empty, binary or not UTF-8.
+    Arguments and errors are those of `export.corpora.corpus.read_corpus`.
     """
     if source == DEMO:
         from pydoc_data.topics import topics  # noqa: PLC0415 - half a megabyte that only the demo needs
 
         yield from (iter([_without_tables(topics[name])]) for name in sorted(topics))
     elif source == "-":
-        yield _standard_input(stdin or (sys.stdin and sys.stdin.buffer), role)
+        yield _standard_input(role)
     else:
         files = _files(Path(source), role)
         # Files that are not regular, such as pipes, report no size.
@@ -71,12 +64,12 @@ def _file_parts(file: Path, source: str, role: str, progress: ProgressLine) -> I
         raise CorpusError(f"{role} {source}: {error.strerror or error}") from error
 
 
-def _standard_input(stdin: BinaryIO | None, role: str) -> Iterator[str]:
-    if stdin is None:
+def _standard_input(role: str) -> Iterator[str]:
+    if sys.stdin is None:
         raise CorpusError(f"{role} -: standard input is closed")
-    if stdin.isatty():
+    if sys.stdin.isatty():
         print(f"reading the {role} from the terminal; Ctrl-D on a line of its own ends it", file=sys.stderr)
-    spool = _spool(stdin)
+    spool = _spool(sys.stdin.buffer)
     with ProgressLine("reading", spool.size) as progress:
         yield from _decode(spool.file, f"{role} standard input", None, progress)
 

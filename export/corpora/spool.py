@@ -28,35 +28,46 @@ def spool_directory() -> str:
 class Spool:
     """A temporary file with sequential writes and random reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, buffer_bytes: int = 0) -> None:
         """Open a temporary file.
+
+        Args:
+            buffer_bytes: Size of the buffer that collects small writes; 0 writes through.
 
         Raises:
             CorpusError: the file could not be created.
         """
         self._directory, self.size = spool_directory(), 0
+        self._buffer, self._buffer_bytes = bytearray(), buffer_bytes
         try:
             self.file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115 - closed below
         except OSError as error:
             raise self._full(error) from error
         weakref.finalize(self, self.file.close)
 
-    def write(self, content: bytes | memoryview) -> None:
+    def write(self, content: bytes) -> None:
         """Append bytes.
 
         Raises:
-            CorpusError: the write failed.
+            CorpusError: the write failed; with a buffer, also later and when reading.
         """
-        remaining = memoryview(content)
+        self._buffer += content
+        self.size += len(content)
+        if len(self._buffer) >= self._buffer_bytes:
+            self._flush()
+
+    def _flush(self) -> None:
+        remaining = memoryview(self._buffer)
         try:
             while remaining:
                 remaining = remaining[self.file.write(remaining) :]
         except OSError as error:
             raise self._full(error) from error
-        self.size += len(content)
+        self._buffer = bytearray()
 
     def read(self, start: int, stop: int) -> bytes:
         """Return the bytes from offset `start` to `stop`."""
+        self._flush()
         parts: list[bytes] = []
         while start < stop and (part := os.pread(self.file.fileno(), stop - start, start)):
             parts.append(part)
@@ -65,6 +76,7 @@ class Spool:
 
     def map(self, dtype: np.dtype, *, writable: bool = False) -> np.ndarray:
         """Return the file as a memory-mapped array, (size / itemsize,)."""
+        self._flush()
         if not self.size:
             # An empty file cannot be mapped.
             return np.empty(0, dtype)
@@ -72,8 +84,9 @@ class Spool:
         return np.asarray(np.memmap(self.file, dtype, "r+" if writable else "r"))
 
     def _full(self, error: OSError) -> CorpusError:
+        num_written = self.size - len(self._buffer)
         return CorpusError(
-            f"{self._directory}: {error.strerror or error}, after {self.size:,} bytes; text and token ids lie there "
+            f"{self._directory}: {error.strerror or error}, after {num_written:,} bytes; text and token ids lie there "
             f"while they are in use, and TMPDIR names another folder"
         )
 

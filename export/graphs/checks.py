@@ -54,14 +54,14 @@ def check_saved_model(path: Path, model: Exportable, num_tokens: int) -> None:
     prefilled = _call(prefill, token_ids=first, lengths=_full(_BATCH_SIZE, half), state=state)["state"]
     rest = _score(functions, token_ids[:, half:], prefilled)["logprobs"]
     logits = _call(functions[signatures.SERVING_DEFAULT], token_ids=token_ids[:, :-1])["logits"]
-    for name, got, right in (
+    for name, actual, expected_value in (
         (signatures.SCORE, scored, expected),
         (f"{signatures.PREFILL} and {signatures.SCORE}", rest, expected[:, half:]),
         (signatures.SERVING_DEFAULT, _log_probabilities(logits, token_ids), expected),
     ):
-        if not abs(got.mean() - right.mean()) <= LOSS_TOLERANCE:
+        if not abs(actual.mean() - expected_value.mean()) <= LOSS_TOLERANCE:
             raise CheckFailed(
-                f"{name}: mean negative log likelihood {-got.mean()}, but the model gives {-right.mean()}"
+                f"{name}: mean negative log likelihood {-actual.mean()}, but the model gives {-expected_value.mean()}"
             )
     _check_embed(functions[signatures.EMBED], model, token_ids[:, :_EMBED_LENGTH], state)
     if signatures.INSPECT in functions:  # earlier releases had none
@@ -82,12 +82,12 @@ def _check_embed(embed: Any, model: Exportable, token_ids: np.ndarray, state: np
         return
     expected, length = model.tops(token_ids), token_ids.shape[1]
     total = np.zeros((_BATCH_SIZE, model.network.output_size), np.float32)
-    got = _call(embed, token_ids=token_ids, lengths=_full(_BATCH_SIZE, length), state=state, sum=total)
-    for name, value, right in (
-        ("sum", got["sum"] / length, expected.mean(axis=1)),
-        ("last", got["last"], expected[:, -1]),
+    actual = _call(embed, token_ids=token_ids, lengths=_full(_BATCH_SIZE, length), state=state, sum=total)
+    for name, value, expected_value in (
+        ("sum", actual["sum"] / length, expected.mean(axis=1)),
+        ("last", actual["last"], expected[:, -1]),
     ):
-        difference = np.abs(value - right).max()
+        difference = np.abs(value - expected_value).max()
         if not difference <= OUTPUT_TOLERANCE:
             raise CheckFailed(f"{signatures.EMBED}: {name} differs from the model's by {difference:.2e}, over 1e-4")
 
@@ -100,11 +100,11 @@ def _check_inspect(functions: Any, model: Exportable, token_ids: np.ndarray, sta
     scored = _score(functions, token_ids, state)
     states = [trace.output for trace in model.network.traces if trace.kind in (signatures.HIDDEN, signatures.CELL)]
     parts = np.concatenate([inspected[name][:, -1] for name in states], axis=1) if states else inspected["state"]
-    for name, got, right in (
+    for name, actual, expected_value in (
         *((name, inspected[name], scored[name]) for name in ("logprobs", "top_logprobs", "state")),
         ("states", parts, inspected["state"]),
     ):
-        difference = np.abs(got - right).max()
+        difference = np.abs(actual - expected_value).max()
         if not difference <= OUTPUT_TOLERANCE:
             raise CheckFailed(f"{signatures.INSPECT}: {name} differ by {difference:.2e}, over 1e-4")
 

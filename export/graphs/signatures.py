@@ -98,14 +98,14 @@ class Generator(tf.Module):
         by_time = tf.transpose(token_ids)
 
         def body(t: tf.Tensor, variables: Loop) -> Loop:
-            parts, written = variables
+            parts, arrays = variables
             output, parts = self._shared.step(by_time[t], parts)
-            return [parts, write(written, t, [output])]
+            return [parts, write(arrays, t, [output])]
 
         parts = self.network.split(tf.zeros([batch, self.network.state_size]))
         variables = [parts, [array(tf.float32, length, self.network.output_size)]]
-        _, written = repeat(length, body, variables, self.network.unroll)
-        (hidden,) = stack_batch_major(written)
+        _, arrays = repeat(length, body, variables, self.network.unroll)
+        (hidden,) = stack_batch_major(arrays)
         logits = self._shared.project(tf.reshape(hidden, [-1, self.network.output_size]))
         return {"logits": tf.reshape(logits, [batch, length, self.network.vocab_size])}
 
@@ -236,7 +236,7 @@ class Generator(tf.Module):
 
         def run(*, masked: bool) -> tuple[tf.Tensor, ...]:
             def body(t: tf.Tensor, variables: Loop) -> Loop:
-                last, ends, parts, tables, written = variables
+                last, ends, parts, tables, arrays = variables
                 hidden, new_parts = self._shared.step(last, parts)
                 logits = self._shared.project(hidden)
                 sampled = self._shared.sample(adjustments.adjust(t, logits, tables), by_time[t], controls)
@@ -244,12 +244,12 @@ class Generator(tf.Module):
                 if masked:
                     new_parts, outputs, ends = self._mask_ended(t, ends, parts, new_parts, outputs)
                 tables = adjustments.count(outputs[0], tables)
-                return [outputs[0], ends, new_parts, tables, write(written, t, outputs)]
+                return [outputs[0], ends, new_parts, tables, write(arrays, t, outputs)]
 
-            written = [array(tf.int32, num_steps), *_score_arrays(num_steps, with_top=with_top)]
-            variables = [token_id, steps, self.network.split(state), adjustments.tables(), written]
-            _, _, parts, _, written = repeat(num_steps, body, variables, self.network.unroll)
-            return *stack_batch_major(written), self.network.join(parts)
+            arrays = [array(tf.int32, num_steps), *_score_arrays(num_steps, with_top=with_top)]
+            variables = [token_id, steps, self.network.split(state), adjustments.tables(), arrays]
+            _, _, parts, _, arrays = repeat(num_steps, body, variables, self.network.unroll)
+            return *stack_batch_major(arrays), self.network.join(parts)
 
         is_full = tf.reduce_all(steps >= num_steps) & (self.end_id < 0)
         outputs: tuple[tf.Tensor, ...] = specialize(is_full, run, self.network.unroll)
@@ -304,19 +304,19 @@ class Generator(tf.Module):
         length = tf.shape(token_ids)[1] - 1
 
         def body(t: tf.Tensor, variables: Loop) -> Loop:
-            parts, written = variables
+            parts, arrays = variables
             active = t < lengths
             hidden, new_parts, trace_values = self._shared.step_with_traces(by_time[t], parts)
             scores = self._shared.score_tokens(self._shared.project(hidden), by_time[t + 1], with_top=True)
             outputs = [*scores, *trace_values] if traces else scores
-            written = write(written, t, [zero_inactive(active, value) for value in outputs])
-            return [select_active(active, new_parts, parts), written]
+            arrays = write(arrays, t, [zero_inactive(active, value) for value in outputs])
+            return [select_active(active, new_parts, parts), arrays]
 
         trace_arrays = [array(tf.float32, length, trace.units) for trace in traces]
         variables = [self.network.split(state), [*_score_arrays(length, with_top=True), *trace_arrays]]
-        parts, written = repeat(length, body, variables, self.network.unroll)
+        parts, arrays = repeat(length, body, variables, self.network.unroll)
         names = ("logprobs", "top_token_ids", "top_logprobs", *(trace.output for trace in traces))
-        return {**dict(zip(names, stack_batch_major(written), strict=True)), "state": self.network.join(parts)}
+        return {**dict(zip(names, stack_batch_major(arrays), strict=True)), "state": self.network.join(parts)}
 
 
 def _score_tokens(logits: tf.Tensor, token_ids: tf.Tensor, *, with_top: bool) -> list[tf.Tensor]:

@@ -72,8 +72,8 @@ def _training(
     yield "corpus's SHA-256", visible(report.corpus_sha256)
     tokens = f"{report.validation_tokens:,} tokens"
     characters = "" if report.held_out_characters is None else f" in {report.held_out_characters:,} characters"
-    drawn = f", documents sampled by seed {report.seed}" if report.held_out == "shuffled_documents" else ""
-    yield "held out", tokens + characters + drawn if report.validation_tokens else "nothing"
+    sampled = f", documents sampled by seed {report.seed}" if report.held_out == "shuffled_documents" else ""
+    yield "held out", tokens + characters + sampled if report.validation_tokens else "nothing"
     if report.parameters is not None:
         yield "parameters", f"{report.parameters:,}"
     yield "epochs", _epochs(report, version)

@@ -16,10 +16,11 @@ from export.repository.unloading import DEFAULT_WAIT_S
 from export.repository.versions import Repository
 
 _PROMOTED = (
-    "Until a version is promoted the newest answers. Afterwards a new one is served beside it, as NAME:VERSION, until "
-    "it is promoted, too. models/routing.toml shares the requests out over several."
+    "A label takes effect once gateways have re-read labels.json and the version is loaded; running sequences stay on "
+    "their version. Until a version is promoted the newest answers. Afterwards a new one is served beside it, as "
+    "NAME:VERSION, until it is promoted, too. models/routing.toml splits the traffic over several."
 )
-_REFERENCE = "NAME:VERSION, NAME for the newest version, or the folder of a version"
+_REFERENCE = "NAME:VERSION, NAME for the newest version, or the directory of a version"
 
 
 def add_commands(commands: Any) -> None:
@@ -30,7 +31,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_list(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("list", help="show every version in the repository", description=listing.__doc__)
+    command = commands.add_parser("list", help="show every version in the repository, damaged ones too")
     command.set_defaults(act=listing.list_versions)
     return _with_json(command)
 
@@ -77,9 +78,7 @@ def _add_remove(commands: Any) -> argparse.ArgumentParser:
 
 
 def _add_promote(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser(
-        "promote", help="choose the version that answers", description=promotion.__doc__, epilog=_PROMOTED
-    )
+    command = commands.add_parser("promote", help="choose the version that answers", epilog=_PROMOTED)
     command.set_defaults(act=promotion.promote)
     command.add_argument("reference", metavar="VERSION", help="NAME:VERSION, or NAME for the newest version")
     command.add_argument(

@@ -207,5 +207,5 @@ def _corpus(report: TrainingReport) -> str:
 def _held_out(report: TrainingReport) -> str:
     if report.held_out_characters is None:
         return "not known"
-    drawn = f" of documents sampled by seed {report.seed}" if report.held_out == "shuffled_documents" else ""
-    return f"{report.held_out_characters:,} characters{drawn}"
+    sampled = f" of documents sampled by seed {report.seed}" if report.held_out == "shuffled_documents" else ""
+    return f"{report.held_out_characters:,} characters{sampled}"

@@ -1,6 +1,6 @@
 """`python -m export list`: every version of the model repository in a table, the damaged ones too.
 
-Knows what is told of a version. Changes nothing.
+Knows the columns. Changes nothing.
 """
 
 import shlex

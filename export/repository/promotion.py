@@ -1,7 +1,7 @@
-"""`python -m export promote` and `rollback`: which version answers those who name none, changed while it is asked.
+"""`python -m export promote` and `rollback`: choose the version of requests that name none, while requests run.
 
-Knows what the labels mean. One takes effect when gateways next look at `labels.json` and the version is loaded; running
-texts stay on the version that they began with.
+Knows what the labels mean. A label takes effect once gateways have re-read `labels.json` and the version is loaded;
+running sequences stay on their version.
 """
 
 import re

@@ -44,9 +44,9 @@ class ServerWatch:
         addresses = [address for server in servers for address in _addresses(server)]
         self._states: dict[tuple[str, str], dict[int, int] | None] = {(a, n): None for a in addresses for n in names}
         self._seen_in_use: set[tuple[str, str]] = set()
-        self.look()
+        self.query()
 
-    def look(self) -> None:
+    def query(self) -> None:
         """Query every server for every model."""
         for key in self._states:
             self._states[key] = states = self._get_states(*key)
@@ -89,12 +89,12 @@ def wait_until_unloaded(watch: ServerWatch, name: str, wait_s: float) -> None:
         print(f"{name} is out of models.config; waiting up to {wait_s:g} s until model servers have unloaded it")
     try:
         while (remaining := deadline - time.monotonic()) > 0:
-            watch.look()
+            watch.query()
             if watch.is_unloaded():
                 return
             _show(f"{math.ceil(remaining)} s left; Ctrl-C is safe")
             time.sleep(min(_POLL_S, remaining))
-        watch.look()
+        watch.query()
     except KeyboardInterrupt:
         print(f"\n{name} is no longer served, its files are still there: run the command again to finish")
         raise

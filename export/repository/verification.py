@@ -5,8 +5,9 @@ Knows the checks, their inputs and how outcomes are printed. Does not know which
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,14 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from contract import signatures
-from contract.card import GeneratorCard, Trace
+from contract.card import GeneratorCard
 from contract.tokenizer import Tokenizer
 from export.errors import CheckFailed, ExportError, NotFinite, UnknownCode
 from export.graphs.checks import check_saved_model
 from export.graphs.exportable import Exportable, Facts, prepare
 from export.graphs.imported_model import load_keras
 from export.graphs.specs import Specs, input_specs
-from export.interrupts import Interrupts
+from export.interrupts import deferred_interrupts
 from export.repository.history import HISTORY_FILE, read_history
 from export.repository.versions import SAVED_MODEL, Version
 from export.terminal import echo, visible
@@ -46,11 +47,11 @@ def verify(versions: Sequence[Version], problems: Sequence[str]) -> int:
     failed = []
     # A version takes seconds; for several ones, a progress bar shows how many are left.
     bar = tqdm(versions, disable=len(versions) < 2 or not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
-    with Interrupts() as interrupts, bar:
+    with deferred_interrupts() as raise_if_interrupted, bar:
         for version in bar:
             bar.set_description_str(version.label)
             echo(version.label)
-            if not _verify(version, interrupts):
+            if not _verify(version, raise_if_interrupted):
                 failed.append(version.label)
     if len(versions) + len(problems) > 1:
         echo(f"{len(versions):,} versions: {len(versions) - len(failed):,} good, {len(failed):,} damaged")
@@ -59,12 +60,12 @@ def verify(versions: Sequence[Version], problems: Sequence[str]) -> int:
     return 1 if failed or problems else 0
 
 
-def _verify(version: Version, interrupts: Interrupts) -> bool:
+def _verify(version: Version, raise_if_interrupted: Callable[[], None]) -> bool:
     is_good = True
     for outcome in Verification(version).outcomes():
         echo(f"  {outcome.verdict:<11}  {visible(outcome.message)}")
         is_good = is_good and outcome.verdict != FAILED
-        interrupts.raise_if_interrupted()
+        raise_if_interrupted()
     return is_good
 
 
@@ -83,15 +84,6 @@ class Outcome:
 
 class _NotChecked(Exception):
     """An input of the check is missing; that is no failure, or was reported by an earlier check."""
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """The attributes of a network that the check of its signatures uses."""
-
-    state_size: int
-    output_size: int
-    traces: tuple[Trace, ...]
 
 
 class Verification:
@@ -214,7 +206,8 @@ def _serving_default_as_model(card: GeneratorCard, functions: Mapping[str, Any])
     def logits(token_ids: np.ndarray) -> np.ndarray:
         return functions[signatures.SERVING_DEFAULT](token_ids=tf.constant(token_ids))["logits"].numpy()
 
-    sizes: Any = _Sizes(card.state_size, card.units, card.traces)
+    # The attributes of a network that the check of its signatures uses.
+    sizes: Any = SimpleNamespace(state_size=card.state_size, output_size=card.units, traces=card.traces)
     return Exportable(sizes, Facts(), card.weights_sha256, logits, gives_probabilities=False)
 
 

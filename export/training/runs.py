@@ -13,9 +13,9 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
-from contract.card import HeldOut
+from contract.card import CorpusDescription
 from contract.errors import ContractError
 from contract.files import sync_tree, write_atomically
 from contract.tokenizer import Tokenizer, load_tokenizer
@@ -29,27 +29,15 @@ PICTURE = "history.png"
 _OWN = {_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS, _CHECKPOINTS, _BEST, _EVENTS, PICTURE}
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CorpusFacts(_Record):
+class CorpusFacts(CorpusDescription):
     """Facts about the corpus of a run, for the card of its version.
-
-    Fields with a default are missing in runs that an earlier release started.
 
     Attributes:
         judged_characters: Characters of the evaluated validation tokens; see `export.corpora.bits_per_character`.
     """
 
-    corpus: str
-    corpus_sha256: str
-    corpus_characters: int
-    held_out_characters: int | None = None
-    held_out: HeldOut | None = None
-    held_out_sha256: str | None = None
-    train_tokens: int
-    validation_tokens: int
+    model_config = ConfigDict(extra="forbid")
+
     judged_characters: int | None = None
 
     @property

@@ -12,7 +12,7 @@ from export.config import MODELS, TrainConfig
 from export.corpora.corpus import Corpus, read_corpus
 from export.corpora.memorization import SPAN_WORDS
 from export.errors import CorpusError, ExportError, RunError, WorkerLost
-from export.interrupts import Interrupts
+from export.interrupts import deferred_interrupts
 from export.repository.history import Progress
 from export.repository.plots import history_png
 from export.repository.publishing import publish, require_writable
@@ -25,7 +25,7 @@ from export.training.model import build_model, count_parameters
 from export.training.optimization import precision_of
 from export.training.report import report
 from export.training.runs import PICTURE, CorpusFacts, RunFolder
-from export.training.samples import SampleWriter
+from export.training.samples import Check, SampleWriter
 from export.training.trainer import Display, Trainer
 from export.training.training_data import TrainingData, require_enough, reread_corpus
 
@@ -45,20 +45,20 @@ class _Job:
         try:
             _describe(self.config, self.tokenizer, data, self.devices)
             writer = SampleWriter(self.tokenizer, data.prompt_source, self.config)
-            with Interrupts() as interrupts:
-                progress = self._train(data, writer, interrupts)
-                self.publish(progress, writer, data.head, interrupts)
+            with deferred_interrupts() as raise_if_interrupted:
+                progress = self._train(data, writer, raise_if_interrupted)
+                self.publish(progress, writer, data.head, raise_if_interrupted)
         except (KeyboardInterrupt, ExportError, OSError) as error:
             self._suggest_commands(can_resume=isinstance(error, KeyboardInterrupt | OSError | WorkerLost))
             raise
 
-    def _train(self, data: TrainingData, writer: SampleWriter, interrupts: Interrupts) -> Progress:
+    def _train(self, data: TrainingData, writer: SampleWriter, raise_if_interrupted: Check) -> Progress:
         with self.devices.strategy.scope():
             model = build_model(self.config, len(self.tokenizer.tokens))
         epochs_before = self.folder.progress().epochs
         if data.embedding is not None:
             model.get_layer("embedding").embeddings.assign(data.embedding)
-        trainer = Trainer(self.config, model, data.dataset, interrupts.raise_if_interrupted, self.devices)
+        trainer = Trainer(self.config, model, data.dataset, raise_if_interrupted, self.devices)
         if not self.devices.is_chief:
             return trainer.run(self.folder, NoDisplay())
         with contextlib.ExitStack() as stack:
@@ -76,11 +76,11 @@ class _Job:
         """Train as a worker; the chief displays the progress and publishes."""
         echo(f"{self.devices.task} of {self.devices.describe()}: trains as a worker; the chief shows the progress")
         writer = SampleWriter(self.tokenizer, data.prompt_source, self.config)
-        with Interrupts() as interrupts:
-            self._train(data, writer, interrupts)
+        with deferred_interrupts() as raise_if_interrupted:
+            self._train(data, writer, raise_if_interrupted)
 
     def publish(
-        self, progress: Progress, writer: SampleWriter, training_text: Corpus | None, interrupts: Interrupts
+        self, progress: Progress, writer: SampleWriter, training_text: Corpus | None, raise_if_interrupted: Check
     ) -> None:
         """Publish the best epoch. Ctrl-C has no effect during the last step, which writes the version.
 
@@ -88,15 +88,15 @@ class _Job:
             progress: At least one epoch.
             writer: Writes the samples of the version.
             training_text: The training split; None if it is unavailable.
-            interrupts: Raises Ctrl-C before the last step.
+            raise_if_interrupted: Called before each step but the last.
         """
         model, best = self.folder.load_best(progress), progress.best
-        interrupts.raise_if_interrupted()
+        raise_if_interrupted()
         echo(f"writing samples with epoch {progress.best_epoch}, the best one")
         samples, memorization = writer.samples(model), None
         if training_text is not None:
             chunks = training_text.chunks("measuring memorization")
-            memorization = writer.measure_memorization(model, chunks, interrupts.raise_if_interrupted)
+            memorization = writer.measure_memorization(model, chunks, raise_if_interrupted)
         if memorization and memorization.share is not None:
             spans = f"{memorization.num_copied:,} of {memorization.num_spans:,} runs of {SPAN_WORDS} words"
             echo(f"memorization: {spans} that it generates occur in the training text ({memorization.share:.1%})")
@@ -189,15 +189,15 @@ def publish_best(run: Path, models_dir: Path) -> int:
     head, tail = corpus.split(job.config.validation, seed) if corpus else (None, None)
     source = tail or head
     writer = SampleWriter(job.tokenizer, source.excerpts() if source else (), job.config)
-    with Interrupts() as interrupts:
-        job.publish(progress, writer, head, interrupts)
+    with deferred_interrupts() as raise_if_interrupted:
+        job.publish(progress, writer, head, raise_if_interrupted)
     return 0
 
 
 def _describe(config: TrainConfig, tokenizer: Tokenizer, data: TrainingData, devices: Devices) -> None:
     corpus, dataset, vocab_size = data.corpus, data.dataset, len(tokenizer.tokens)
     held_out = dataset.validation.num_tokens if dataset.validation else 0
-    drawn = f", documents sampled by seed {config.seed}" if data.facts.is_shuffled else ""
+    sampled = f", documents sampled by seed {config.seed}" if data.facts.is_shuffled else ""
     unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
     echo(
         f"corpus {corpus.name}: {corpus.num_characters:,} characters in {corpus.num_documents:,} document(s), "
@@ -205,7 +205,7 @@ def _describe(config: TrainConfig, tokenizer: Tokenizer, data: TrainingData, dev
     )
     for line in describe_dropped_words(config, data.head, tokenizer):
         echo(line)
-    echo(f"{dataset.train.num_tokens:,} tokens to train on, {held_out:,} held out{unknown}{drawn}")
+    echo(f"{dataset.train.num_tokens:,} tokens to train on, {held_out:,} held out{unknown}{sampled}")
     ways = "bidirectional " if config.bidirectional else ""
     steps = f"sequences × {config.sequence_length} steps"
     length = f"windows of {config.window_length}" if config.bidirectional else steps

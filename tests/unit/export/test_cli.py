@@ -519,7 +519,7 @@ def test_ctrl_c_in_the_middle_of_a_training(published, capsys):
         out, err = process.communicate()
     assert process.returncode == 130
     assert err == "\nstopping as soon as this step is done; Ctrl-C again: at once\n"
-    done = int(re.search(r"stopped after (\d+) whole epoch", out)[1])
+    done = int(re.search(r"stopped after (\d+) complete epoch", out)[1])
     assert 2 <= done < 40
     assert "with:  python -m export publish runs/m\nresume with:  python -m export resume runs/m\n" in out
     assert not Path("models").exists()

@@ -82,8 +82,8 @@ class Setup:
     def count_looks(self) -> list[str]:
         """Return the models whose folders have been looked at, a list that grows."""
         looks: list[str] = []
-        found = self.repository.found
-        self.repository.found = lambda config, paths: (found(config, paths), looks.append(config.name))
+        update = self.repository.update_versions
+        self.repository.update_versions = lambda config, paths: (update(config, paths), looks.append(config.name))
         return looks
 
     def states(self, name: str = "a") -> dict[int, str]:

@@ -50,9 +50,15 @@ def test_documents_part_where_they_are_said_to(tmp_path, documents, expected):
     assert corpus.ends == (documents != "none")
 
 
-def test_a_dash_is_standard_input():
+def pipe(monkeypatch, content):
+    """Let these bytes come from standard input."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_a_dash_is_standard_input(monkeypatch):
     """The text can come from a pipe."""
-    assert read_corpus("-", "lines", io.BytesIO("eins\nzwei – drei\n".encode())).documents == ("eins", "zwei – drei")
+    pipe(monkeypatch, "eins\nzwei – drei\n".encode())
+    assert read_corpus("-", "lines").documents == ("eins", "zwei – drei")
 
 
 def test_a_line_end_between_two_blocks_is_one(tmp_path, monkeypatch):
@@ -92,14 +98,15 @@ def test_a_source_that_changes_later_is_the_text_that_was_read(tmp_path):
     assert corpus.documents == ("before",)
 
 
-def test_a_person_who_is_expected_to_type_is_told_so(capsys):
+def test_a_person_who_is_expected_to_type_is_told_so(capsys, monkeypatch):
     """A terminal as standard input does not look like a program that hangs."""
 
     class Terminal(io.BytesIO):
         def isatty(self):
             return True
 
-    read_corpus("-", stdin=Terminal(b"typed"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Terminal(b"typed")))
+    read_corpus("-")
     assert "Ctrl-D" in capsys.readouterr().err
 
 
@@ -151,10 +158,11 @@ def test_a_file_that_is_not_there_is_named(role):
 
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"\xff\xfe"])
-def test_every_message_names_the_option(content):
+def test_every_message_names_the_option(content, monkeypatch):
     """A text is not called a corpus."""
+    pipe(monkeypatch, content)
     with pytest.raises(CorpusError, match=r"^text "):
-        read_corpus("-", stdin=io.BytesIO(content), role="text")
+        read_corpus("-", role="text")
 
 
 def test_a_running_text_is_cut_at_a_character():

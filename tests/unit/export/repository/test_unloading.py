@@ -69,10 +69,10 @@ def test_every_server_must_have_unloaded_every_name():
     states = {("127.0.0.1:1", "m"): {1: AVAILABLE}, ("127.0.0.1:2", "m"): {1: AVAILABLE}}
     made = ServerWatch(("127.0.0.1:1", "127.0.0.1:2"), ["m"], lambda *key: states[key])
     states["127.0.0.1:1", "m"] = {1: END}
-    made.look()
+    made.query()
     assert not made.is_unloaded()
     states["127.0.0.1:2", "m"] = {1: END}
-    made.look()
+    made.query()
     assert made.is_unloaded()
 
 

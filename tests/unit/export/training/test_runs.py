@@ -252,7 +252,7 @@ def test_settings_that_were_changed_are_told_with_what_they_were(copy):
     """A run goes on as it began, or not at all: it would end as neither of the two."""
     path = copy.path / "config.json"
     path.write_text(path.read_text().replace('"learning_rate": 0.004', '"learning_rate": 0.04'))
-    with pytest.raises(RunError, match=r"config\.json: a run goes on .*; they were learning_rate = 0\.004, now 0\.04$"):
+    with pytest.raises(RunError, match=r"config\.json: a run resumes .*; they were learning_rate = 0\.004, now 0\.04$"):
         copy.restore(prepare()[0].checkpoint)
 
 

@@ -160,7 +160,7 @@ def test_what_is_given_is_read_up_to_where_the_model_goes_on(make, settings, las
     """A backward model reads the last word first."""
     writer, model, tokenizer = make(**settings)
     writer._sampler.use_model(model)
-    token_ids, _ = writer._sampler._prefill_prompts(["the cat sat"])
+    token_ids, _ = writer._sampler._prefill(["the cat sat"])
     assert tokenizer.tokens[token_ids[0]] == last
 
 
@@ -212,7 +212,7 @@ def test_a_window_model_writes_less(make):
     counts = {}
     for context in (None, 128, 4096):
         writer, *_ = make(**({"bidirectional": True, "context": context} if context else {}))
-        counts[context] = writer._num_tokens_for_words(["the cat"], str.split)
+        counts[context] = writer._num_memorization_tokens(["the cat"], str.split)
     assert counts == {None: 224, 128: 128, 4096: 4}
 
 
