@@ -276,14 +276,6 @@ class ModelRegistry:
                 log.exception("looking at the models failed; trying again")
             self._closed.wait(self._poll_s)
 
-    def refresh(self) -> None:
-        """Poll the repository and every backend once, and wait for all probes."""
-        self._config.read()
-        for replica in self._replicas.discover():
-            for thread in self._checks.check(replica):
-                thread.join()
-        self._merge()
-
     def _merge(self) -> None:
         """Build a new snapshot from all backends and the configuration."""
         with self._merging:

@@ -3,8 +3,8 @@
 import pytest
 
 from service.backends.drift import TOLERATED_S, ConfigDrift, DriftReport
-from service.backends.registry import ModelRegistry
 from service.errors import BackendUnavailable
+from tests.registries import PolledRegistry
 from tests.unit.service.backends.test_registry import LOADING, FakeServer, add, label, only
 
 
@@ -33,7 +33,7 @@ def model_registry(server, tmp_path):
     config = tmp_path / "models.config"
     policy = 'base_path: "/models/demo" model_version_policy { latest { num_versions: 2 } }'
     config.write_text(config.read_text().replace('base_path: "/models/demo"', policy))
-    model_registry = ModelRegistry(tmp_path, only(server))
+    model_registry = PolledRegistry(tmp_path, only(server))
     model_registry.refresh()
     return model_registry
 

@@ -4,10 +4,10 @@ import threading
 
 import pytest
 
-from service.backends.registry import ModelRegistry
 from service.backends.replicas import Replicas
 from service.errors import ModelLoading, ModelNotFound
 from service.params import ModelVersion
+from tests.registries import PolledRegistry
 from tests.unit.service.backends.test_registry import LOADING, FakeServer, add, label, only
 from tests.waiting import until
 
@@ -60,7 +60,7 @@ NAMES = ["demo", "demo:1", "demo@stable", "demo@canary", "nope", None]
 
 def test_before_anything_is_read_every_model_may_come(repository):
     """The answer is 503 with a time to wait, as clients try that again; so are the lists of models."""
-    model_registry = ModelRegistry(repository, only(serving(1)))
+    model_registry = PolledRegistry(repository, only(serving(1)))
     assert {refused(model_registry, name) for name in NAMES} == {ModelLoading}
     for ask in (model_registry.models, model_registry.ready_models):
         with pytest.raises(ModelLoading) as caught:
@@ -75,7 +75,7 @@ def test_while_no_server_answers_what_is_listed_may_come(repository):
     """What is not in models.config does not exist; nor does a version that is not in the repository."""
     server = serving(1)
     server.down = True
-    model_registry = ModelRegistry(repository, only(server))
+    model_registry = PolledRegistry(repository, only(server))
     for _ in range(2):
         model_registry.refresh()
         assert {refused(model_registry, name) for name in NAMES if name != "nope"} == {ModelLoading}
@@ -93,7 +93,7 @@ def test_a_listed_model_that_no_server_has_yet_may_come(repository):
     """It was published a moment ago, and the servers look for new models now and then."""
     server = serving(1)
     del server.models["large"]
-    model_registry = ModelRegistry(repository, only(server))
+    model_registry = PolledRegistry(repository, only(server))
     model_registry.refresh()
     assert refused(model_registry, "large") is ModelLoading
     assert model_registry.ready_models() == ["demo"]
@@ -106,7 +106,7 @@ def test_a_version_may_come_while_it_is_loaded_or_probed(repository):
     label(repository, stable=1, canary=2)
     server = serving(1)
     server.models["demo"] = {1: "", 2: LOADING}
-    model_registry = ModelRegistry(repository, only(server))
+    model_registry = PolledRegistry(repository, only(server))
     model_registry.refresh()
     assert [refused(model_registry, name) for name in ("demo:2", "demo@canary")] == [ModelLoading] * 2
     assert [refused(model_registry, name) for name in ("demo:3", "demo:9", "demo@beta")] == [ModelNotFound] * 3
@@ -134,7 +134,7 @@ def test_a_model_that_is_probed_for_long_keeps_no_other_away(repository):
     """Each is served as soon as it is probed, also at the same server; the gateway is ready with the last one."""
     server = serving(1)
     gate = Gate(server, "demo")
-    model_registry = ModelRegistry(repository, only(server), poll_s=0.01)
+    model_registry = PolledRegistry(repository, only(server), poll_s=0.01)
     model_registry.start()
     try:
         assert gate.reached.wait(20)
@@ -159,7 +159,7 @@ def test_a_model_that_is_probed_for_long_keeps_no_other_away(repository):
 def test_a_model_that_is_added_later_makes_no_gateway_unready(repository):
     """Every gateway probes it at the same time: none would be left to send requests to."""
     server = serving(1)
-    model_registry = ModelRegistry(repository, only(server), poll_s=0.01)
+    model_registry = PolledRegistry(repository, only(server), poll_s=0.01)
     model_registry.refresh()
     assert model_registry.ready_models() == ["demo", "large"]
     add(repository, "late", 1)
@@ -178,7 +178,7 @@ def test_a_server_that_is_probed_for_long_takes_calls_of_what_is_probed(reposito
     """Back after it was ejected, too: what is checked first is served first."""
     server = serving(1)
     replicas = only(server)
-    model_registry = ModelRegistry(repository, replicas, poll_s=0.01)
+    model_registry = PolledRegistry(repository, replicas, poll_s=0.01)
     model_registry.refresh()
     (replica,) = replicas.all()
     replicas.eject(replica, "for the test")
@@ -199,7 +199,7 @@ def test_nobody_gets_a_version_by_guess_while_the_stable_one_may_come(repository
     servers = {"a:1": serving(2), "b:1": serving(1)}
     servers["b:1"].down = True
     replicas = Replicas(lambda address, _: servers[address], list(servers), resolve=lambda address: [address])
-    model_registry = ModelRegistry(repository, replicas)
+    model_registry = PolledRegistry(repository, replicas)
     model_registry.refresh()
     assert [refused(model_registry, name) for name in ("demo", "demo@stable", "demo:1")] == [ModelLoading] * 3
     assert model_registry.find("demo@canary").ref.version == model_registry.find("demo:2").ref.version == 2
@@ -211,7 +211,7 @@ def test_nobody_gets_a_version_by_guess_while_the_stable_one_may_come(repository
     assert model_registry.find("demo").ref.version == 2
     # A gateway that starts where nobody has the stable one any more takes what there is.
     servers["b:1"].down, servers["b:1"].models = False, {}
-    late = ModelRegistry(
+    late = PolledRegistry(
         repository, Replicas(lambda address, _: servers[address], list(servers), resolve=lambda it: [it])
     )
     late.refresh()

@@ -11,10 +11,10 @@ from contract.card import GeneratorCard
 from contract.tokenizer import CharacterTokenizer
 from service.backends.client import VersionStatus
 from service.backends.determinism_probe import Probe
-from service.backends.registry import ModelRegistry
 from service.backends.replicas import Replicas
 from service.errors import BackendUnavailable, InvalidRequest, InvalidResponse, ModelLoading, ModelNotFound
 from service.params import ModelVersion
+from tests.registries import PolledRegistry
 from tests.unit.contract.test_card import FIELDS, write
 
 # In place of a version's error.
@@ -73,7 +73,7 @@ def server():
 def model_registry(server, tmp_path):
     """A catalog of an empty repository."""
     (tmp_path / "models.config").write_text("model_config_list {}")
-    return ModelRegistry(tmp_path, only(server))
+    return PolledRegistry(tmp_path, only(server))
 
 
 def add(folder, name, version, **fields):
@@ -188,7 +188,7 @@ def test_chunks_are_no_larger_than_allowed(server, tmp_path):
     add(tmp_path, "demo", 1, max_decode_steps=16)
     server.models = {"demo": {1: ""}}
     for bound, expected in ((1, 1), (8, 8), (100, 16)):
-        model_registry = ModelRegistry(tmp_path, only(server), max_chunk=bound)
+        model_registry = PolledRegistry(tmp_path, only(server), max_chunk=bound)
         model_registry.refresh()
         assert model_registry.find("demo").batch_limits.max_steps == expected
 
@@ -266,7 +266,7 @@ def test_without_a_name_the_only_model_is_found_or_the_default_one(model_registr
     with pytest.raises(InvalidRequest, match="models are: one, two") as caught:
         model_registry.find(None)
     assert caught.value.param == "model"
-    chooses = ModelRegistry(tmp_path, only(server), default_model="two")
+    chooses = PolledRegistry(tmp_path, only(server), default_model="two")
     chooses.refresh()
     assert chooses.find(None).ref.name == "two"
 
@@ -353,7 +353,7 @@ class Fleet:
             server.models = {"demo": {1: ""}}
         self.replicas = Replicas(lambda address, _: self.servers[address], names, resolve=lambda address: [address])
         add(folder, "demo", 1)
-        self.model_registry = ModelRegistry(folder, self.replicas)
+        self.model_registry = PolledRegistry(folder, self.replicas)
 
     def model(self):
         """Look again and return the model."""

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from service.backends.registry import ModelRegistry
 from service.errors import ModelLoading, ModelNotFound
+from tests.registries import PolledRegistry
 from tests.unit.service.backends.test_registry import FakeServer, add, label, only
 
 
@@ -24,7 +24,7 @@ def model_registry(server, tmp_path):
     for version in (1, 2):
         add(tmp_path, "demo", version)
     label(tmp_path, stable=1, canary=2)
-    return ModelRegistry(tmp_path, only(server))
+    return PolledRegistry(tmp_path, only(server))
 
 
 def truncate(path, size):
