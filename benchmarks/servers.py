@@ -19,12 +19,13 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
-def child(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a Python module in a child process that is terminated at the end of the block."""
+def child(*arguments: str, checkout: Path | None = None, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a Python module, of this checkout or another one, in a child process that ends with the block."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env=environment, cwd=checkout,
     )  # fmt: skip
     try:
         yield process
@@ -93,8 +94,10 @@ class Servers:
         _wait_for(port, "", process)
         return ModelServer(process, port)
 
-    def start_gateway(self, backends: Sequence[ModelServer], **settings: str) -> Gateway:
-        """Start a gateway.
+    def start_gateway(
+        self, backends: Sequence[ModelServer], *, checkout: Path | None = None, **settings: str
+    ) -> Gateway:
+        """Start a gateway, of this checkout or another one.
 
         The prefix cache is off unless `settings` enable it: a load repeats one prompt, and the baselines prefill it
         too.
@@ -109,7 +112,7 @@ class Servers:
             **settings,
         }
         started = time.perf_counter()
-        process = self.stack.enter_context(child("service", "serve", **variables))
+        process = self.stack.enter_context(child("service", "serve", checkout=checkout, **variables))
         _wait_for(port, "/healthz", process)
         gateway = Gateway(process, port, time.perf_counter() - started)
         _wait_for(port, "/readyz", process)
