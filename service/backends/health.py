@@ -65,7 +65,7 @@ class HealthChecks:
                 self.check(replica)
                 self._changed()
             except Exception:
-                log.exception("looking at model server %s failed; trying again", replica.address)
+                log.exception("the health check of %s failed; retrying", replica.address)
             self._closed.wait(self._poll_s if replica.ejected_because is None else replica.pause_s)
         self._watched.discard(replica)
 
@@ -128,7 +128,7 @@ class HealthChecks:
             self._eject(check.replica, error)
         except Exception as error:
             # Unexpected, and it must not affect other models: keep this model's known probes.
-            log.debug("looking at %s failed", check.name, exc_info=True)
+            log.debug("probing %s failed", check.name, exc_info=True)
             self._errors.add(f"{check.name} at {check.replica.address}", f"{type(error).__name__}: {error}")
             probes = {ref: probe for ref, probe in check.replica.probes.items() if ref.name == check.name}
             unprobed = probes.keys() & check.replica.unprobed
@@ -140,7 +140,7 @@ class HealthChecks:
         try:
             self._changed()
         except Exception:
-            log.exception("looking at the models failed; trying again")
+            log.exception("updating the model registry failed; retrying")
 
     def _probe(self, check: "_Check") -> None:
         probes, unprobed = self._prober.probe_all(check.replica, check.statuses, check.name)

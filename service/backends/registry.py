@@ -273,7 +273,7 @@ class ModelRegistry:
                 for replica in self._replicas.discover():
                     self._checks.watch(replica)
             except Exception:
-                log.exception("looking at the models failed; trying again")
+                log.exception("polling the models failed; retrying")
             self._closed.wait(self._poll_s)
 
     def _merge(self) -> None:

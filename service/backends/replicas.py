@@ -278,7 +278,7 @@ class Replicas:
             try:
                 self.eject_hanging()
             except Exception:
-                log.exception("looking for calls that hang failed; trying again")
+                log.exception("the check for hanging calls failed; retrying")
 
     def eject_hanging(self) -> None:
         """Eject each server with a hanging call that another server could take."""

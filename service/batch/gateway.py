@@ -5,7 +5,7 @@ from functools import partial
 
 import ostinato
 from service.batch.errors import LineError, Stopped, UsageError
-from service.batch.requests_file import Request
+from service.batch.requests_file import BatchRequest
 
 CONNECT_TIMEOUT_S = 10.0
 STATUS_TIMEOUT_S = 30.0
@@ -69,7 +69,7 @@ class Gateway:
             raise Stopped(str(error)) from None
         return max(1, status.max_sequences - status.num_sequences)
 
-    def send(self, request: Request) -> ostinato.RawResponse:
+    def send(self, request: BatchRequest) -> ostinato.RawResponse:
         """Send a request, with retries, and return its response, success or error.
 
         Raises:

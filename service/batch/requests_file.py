@@ -35,7 +35,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class BatchRequest:
     """A request to be sent; `body` is JSON in UTF-8."""
 
     custom_id: str
@@ -94,7 +94,7 @@ def custom_id_of(content: bytes) -> str | None:
         return None
 
 
-def parse(line: Line) -> Request:
+def parse(line: Line) -> BatchRequest:
     """Validate a line and return its request.
 
     Raises:
@@ -116,7 +116,7 @@ def parse(line: Line) -> Request:
     # Other values than true are left to the gateway to refuse.
     if body.get("stream") is True:
         raise LineError("invalid_body", "body.stream must be false or absent in a batch, got true", custom_id)
-    return Request(custom_id, fields["url"], orjson.dumps(body))
+    return BatchRequest(custom_id, fields["url"], orjson.dumps(body))
 
 
 def _parse_fields(content: bytes) -> tuple[str, dict[str, Any]]:

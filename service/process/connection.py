@@ -25,7 +25,7 @@ class HeadTimeout(Exception):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ConnectionLimits:
     """Time-outs of a client in seconds, and its maximum number of connections.
 
     The body may stall for `body_s`, and every received byte extends that: a client at `min_body_bytes_per_s` or above
@@ -72,7 +72,9 @@ class TimedUnreader(SocketUnreader):  # type: ignore[misc]
 class Connection(TConn):  # type: ignore[misc]
     """gunicorn's connection with limits."""
 
-    def __init__(self, cfg: Config, limits: Limits, sock: socket.socket, address: object, server: object) -> None:
+    def __init__(
+        self, cfg: Config, limits: ConnectionLimits, sock: socket.socket, address: object, server: object
+    ) -> None:
         """Set the write time-outs, which raise BlockingIOError and TimeoutError (socket(7), tcp(7)).
 
         SO_SNDTIMEO ends a blocked `send`. TCP_USER_TIMEOUT closes the connection when sent data is not acknowledged,

@@ -41,7 +41,7 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
 from service.process.chunks import limit_chunks
-from service.process.connection import MAX_HEAD_BYTES, Connection, HeadTimeout, Limits
+from service.process.connection import MAX_HEAD_BYTES, Connection, ConnectionLimits, HeadTimeout
 
 # Errors of the request's head with their status and message; the first match applies.
 _REFUSALS = (
@@ -63,7 +63,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
     `settle_s` later the remaining connections are closed. SIGINT and SIGQUIT do the same with no seconds left.
     """
 
-    limits: ClassVar[Limits] = Limits()
+    limits: ClassVar[ConnectionLimits] = ConnectionLimits()
     linger_s: ClassVar[float] = 1.0  # for the client to close first, so that a reset does not discard our last bytes
     max_linger_bytes: ClassVar[int] = 4 << 20  # of unread body, discarded meanwhile
     accept_pause_s: ClassVar[float] = 0.5  # after a failed accept; without descriptors a retry would spin

@@ -11,10 +11,10 @@ import requests
 from ostinato import RawResponse
 from service.batch.errors import LineError, Stopped, UsageError
 from service.batch.gateway import MAX_RETRIES, Gateway, GatewayOptions
-from service.batch.requests_file import Request
+from service.batch.requests_file import BatchRequest
 from tests.unit.client.scripted_responses import answer_bytes, answer_json, hang_up, refusal, silence
 
-REQUEST = Request("a", "/v1/completions", b'{"seed":1}')
+REQUEST = BatchRequest("a", "/v1/completions", b'{"seed":1}')
 STATUS = {"status": "ok", "sequences": {"accepted": 3, "max": 10}, "models": [{}], "uptime_s": 1000.0}
 
 
@@ -45,7 +45,7 @@ def test_requests_of_a_thread_share_a_connection(server, gateway):
     """Bodies do not get mixed up on it."""
     server.script = [answer_json({})] * 3
     for number in range(3):
-        gateway.send(Request("a", "/tokenize", b'{"n":%d}' % number))
+        gateway.send(BatchRequest("a", "/tokenize", b'{"n":%d}' % number))
     assert server.bodies == [{"n": 0}, {"n": 1}, {"n": 2}]
     assert len({request.client_port for request in server.requests}) == 1
 
@@ -182,7 +182,7 @@ def test_threads_do_not_mix_up_their_bodies(server, gateway):
     bodies = [b'{"n":%d}' % number for number in range(400)]
     server.script = [answer_json({})] * len(bodies)
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda body: gateway.send(Request("a", "/tokenize", body)), bodies))
+        list(pool.map(lambda body: gateway.send(BatchRequest("a", "/tokenize", body)), bodies))
     assert sorted(body["n"] for body in server.bodies) == list(range(len(bodies)))
 
 

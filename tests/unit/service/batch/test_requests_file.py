@@ -6,7 +6,7 @@ import pytest
 
 from service.batch import requests_file
 from service.batch.errors import LineError, UsageError
-from service.batch.requests_file import Line, Request, check_readable, parse, read_lines
+from service.batch.requests_file import BatchRequest, Line, check_readable, parse, read_lines
 
 SOUND = {"custom_id": "a", "method": "POST", "url": "/tokenize", "body": {"model": "m", "prompt": "大 0.1"}}
 
@@ -14,7 +14,7 @@ SOUND = {"custom_id": "a", "method": "POST", "url": "/tokenize", "body": {"model
 def test_a_sound_line_is_sent_as_it_is():
     """The body's fields go to the gateway in their order, with their values."""
     request = parse(Line(1, json.dumps(SOUND).encode()))
-    assert request == Request("a", "/tokenize", '{"model":"m","prompt":"大 0.1"}'.encode())
+    assert request == BatchRequest("a", "/tokenize", '{"model":"m","prompt":"大 0.1"}'.encode())
 
 
 @pytest.mark.parametrize(

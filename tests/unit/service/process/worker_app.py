@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from service.process.connection import Limits
+from service.process.connection import ConnectionLimits
 from service.process.worker import StreamingWorker
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
@@ -25,7 +25,7 @@ CHUNKS = {"/stream": b"tick\n", "/deaf": b"tick\n", "/flood": b"x" * (1 << 20), 
 class ImpatientWorker(StreamingWorker):
     """The worker under test, with limits that a test can wait for."""
 
-    limits = Limits(head_s=1.0, body_s=1.0, write_s=1.0)
+    limits = ConnectionLimits(head_s=1.0, body_s=1.0, write_s=1.0)
 
 
 class SettlingWorker(ImpatientWorker):
@@ -37,13 +37,13 @@ class SettlingWorker(ImpatientWorker):
 class PatientWorker(StreamingWorker):
     """One that waits for silent connections for longer than any test does."""
 
-    limits = Limits(head_s=600.0)
+    limits = ConnectionLimits(head_s=600.0)
 
 
 class CountingWorker(StreamingWorker):
     """One that takes three connections of an address."""
 
-    limits = Limits(max_client_connections=3)
+    limits = ConnectionLimits(max_client_connections=3)
 
 
 class Application:
