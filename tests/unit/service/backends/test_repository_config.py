@@ -6,25 +6,14 @@ import pytest
 
 from service.backends.registry import ModelRegistry
 from service.errors import ModelLoading, ModelNotFound
-from tests.unit.service.backends.test_registry import FakeServer, add, label, only
+from tests.unit.service.backends.test_registry import label, only
 
 
 @pytest.fixture
-def server():
-    """A server that has two versions of `demo`."""
-    server = FakeServer()
-    server.models = {"demo": {1: "", 2: ""}}
-    return server
-
-
-@pytest.fixture
-def model_registry(server, tmp_path):
+def model_registry(server, two_versions):
     """A catalog in front of it, with the first version stable and the second one a canary; nothing is read yet."""
-    (tmp_path / "models.config").write_text("model_config_list {}")
-    for version in (1, 2):
-        add(tmp_path, "demo", version)
-    label(tmp_path, stable=1, canary=2)
-    return ModelRegistry(tmp_path, only(server))
+    label(two_versions, stable=1, canary=2)
+    return ModelRegistry(two_versions, only(server))
 
 
 def truncate(path, size):
