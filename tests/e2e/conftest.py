@@ -20,6 +20,11 @@ AMPLE = {
 }
 
 
+def pytest_collection_modifyitems(items):
+    """Put the longest file first: it needs no models of the tests', which another process publishes meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_lesson.py")
+
+
 @pytest.fixture(scope="session")
 def model_server(models_dir, run_dir):
     """A model server for the whole run; tests know its `port` alone."""

@@ -81,7 +81,10 @@ def test_what_is_piped_is_the_text_to_the_byte(ostinato, gateway):
     assert ostinato("generate", "-", *SAMPLED, "--max-tokens", "300", "--no-stream", given=PROMPT.encode()) == wanted
 
 
-@pytest.mark.parametrize("model", [name for name in MODEL_NAMES if name != "reverse"])
+# Every model's state is gone on from in test_state_tokens.
+@pytest.mark.parametrize(
+    "model", ["lstm", "window", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gru", "rnn", "words"))]
+)
 def test_fifty_and_fifty_tokens_are_a_hundred(ostinato, tmp_path, model):
     """By a state in a file, and to the byte."""
     sampled, path = ("--temperature", "1.1", "--ignore-eos"), str(tmp_path / "state")

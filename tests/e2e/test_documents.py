@@ -17,7 +17,6 @@ import tomllib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from unittest import mock
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -25,7 +24,7 @@ from pydantic import ValidationError
 
 import ostinato
 from tests.built import built
-from tests.conftest import TEXT
+from tests.conftest import TEXT, quick_to_load
 from tests.documents import SHELL, blocks, documents, fits, spans
 from tests.programs import program
 from tests.servers import ROOT, Gateway, ModelServer
@@ -321,13 +320,12 @@ def _trained_by_the_pages():
     assert len(trainings) == len(TRAININGS)
 
     def train(folder):
-        """Train in this process, which has TensorFlow, and publish graphs that load in a third of the time."""
+        """Train in this process, which has TensorFlow."""
         from export.cli import main
-        from export.graphs.cells import StatefulNetwork
 
         folder.mkdir(parents=True)
         _write_corpora(folder)
-        with contextlib.chdir(folder), mock.patch.object(StatefulNetwork, "unroll", 1):
+        with contextlib.chdir(folder), quick_to_load():
             for training in trainings:
                 program, *arguments = shlex.split(training, comments=True)
                 assert (program, arguments[:2]) == (".venv/bin/python", ["-m", "export"])

@@ -56,9 +56,9 @@ def command_line(pid):
 
 
 @pytest.fixture
-def up(models_dir, tmp_path):
+def up(two_models_dir, tmp_path):
     """The program, with a model server and a gateway that answer."""
-    up = Up(models_dir, tmp_path)
+    up = Up(two_models_dir, tmp_path)
     yield up
     up.end_all()
 

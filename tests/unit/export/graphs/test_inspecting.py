@@ -112,8 +112,9 @@ def test_nothing_is_told_past_a_rows_length(stack):
 
 
 @pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
-def test_the_traces_of_a_network_name_what_is_told(cell, tmp_path):
+def test_the_traces_of_a_network_name_what_is_told(cell, tmp_path, monkeypatch):
     """By kind, layer and width, in the order of layers; each is an output of the signature."""
+    monkeypatch.setattr("export.graphs.cells.StatefulNetwork.unroll", 1)
     network = prepare(make_model(cell, 2)).network
     kinds = {
         "simple_rnn": ["hidden"],

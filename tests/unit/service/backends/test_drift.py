@@ -4,8 +4,12 @@ import pytest
 
 from service.backends.drift import TOLERATED_S, ConfigDrift, DriftReport
 from service.errors import BackendUnavailable
+<<<<<<< HEAD
 from tests.registries import PolledRegistry
 from tests.unit.service.backends.test_registry import LOADING, FakeServer, add, label, only
+=======
+from tests.unit.service.backends.test_registry import LOADING, add, label, only
+>>>>>>> w-suite
 
 
 @pytest.fixture
@@ -17,23 +21,16 @@ def now(monkeypatch):
 
 
 @pytest.fixture
-def server():
-    """A server that has two versions of `demo`."""
-    server = FakeServer()
-    server.models = {"demo": {1: "", 2: ""}}
-    return server
-
-
-@pytest.fixture
-def model_registry(server, tmp_path):
+def model_registry(server, two_versions):
     """A catalog in front of it."""
-    (tmp_path / "models.config").write_text("model_config_list {}")
-    for version in (1, 2):
-        add(tmp_path, "demo", version)
-    config = tmp_path / "models.config"
+    config = two_versions / "models.config"
     policy = 'base_path: "/models/demo" model_version_policy { latest { num_versions: 2 } }'
     config.write_text(config.read_text().replace('base_path: "/models/demo"', policy))
+<<<<<<< HEAD
     model_registry = PolledRegistry(tmp_path, only(server))
+=======
+    model_registry = ModelRegistry(two_versions, only(server))
+>>>>>>> w-suite
     model_registry.refresh()
     return model_registry
 
