@@ -66,7 +66,7 @@ class Gateway(Flask):
 
     def begin_drain(self, seconds_left: float) -> None:
         """Refuse new requests from now on, and end running ones with an error when the drain time is over."""
-        self.drain.begun = True
+        self.drain.is_draining = True
         timer = threading.Timer(max(0.0, min(self._drain_s, seconds_left - LAST_WORDS_S)), self._end_all)
         timer.daemon = True
         timer.start()
@@ -122,7 +122,9 @@ def _configure_flask(app: Gateway, settings: Settings) -> None:
 def _register(app: Gateway, settings: Settings) -> None:
     """Register the routes, the pages, the error handlers and the middleware."""
     engine = Engine(app.model_registry, app.scheduler, app.metrics, settings, _resume_tokens(settings))
-    status = Status(app.model_registry, app.scheduler, app.replicas, app.memory, settings, lambda: app.drain.begun)
+    status = Status(
+        app.model_registry, app.scheduler, app.replicas, app.memory, settings, lambda: app.drain.is_draining
+    )
     vectors, has_keys = VectorFiles(settings.models_dir), settings.keys_file is not None
     services = Services(engine, app.model_registry, vectors, status, _watch(), app.drain, settings, has_keys)
     app.register_blueprint(build_routes(services))

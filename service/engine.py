@@ -147,16 +147,16 @@ class Engine:
         return Request(model, prompts, self._scheduler, self._observer, context, timeout_s, checkpoint)
 
     def _find_model(
-        self, name: str | None, state: str | None, tenant: str, seed: int | None = None
+        self, name: str | None, resume_token: str | None, tenant: str, seed: int | None = None
     ) -> tuple[ServedModel, Checkpoint | None]:
-        """Return the version that serves a request, and the checkpoint of its resume token `state`.
+        """Return the version that serves a request, and the checkpoint of its resume token.
 
         Raises:
             GatewayError: there is no such model, or the resume token is not usable.
         """
-        if state is None:
+        if resume_token is None:
             return self._models.find(name, seed), None
-        checkpoint = self._resume_tokens.open(state, tenant)
+        checkpoint = self._resume_tokens.open(resume_token, tenant)
         requested = checkpoint.model.name if name is None else name
         return self._version_of(checkpoint, self._models.find(requested, seed), requested), checkpoint
 
@@ -218,11 +218,11 @@ class Engine:
                 f"echo may repeat at most {limits.max_request_tokens} tokens (of every {field} × n), got {num_echoed}",
                 param="echo",
             )
-        num_carried = sum(len(prompt.read_ids) for prompt in prompts) * body.best_of if body.returns_states else 0
-        if num_carried > limits.max_request_tokens:
+        num_held = sum(len(prompt.input_ids) for prompt in prompts) * body.best_of if body.issues_resume_tokens else 0
+        if num_held > limits.max_request_tokens:
             raise InvalidRequest(
                 f"states may carry at most {limits.max_request_tokens} tokens (of every {field} × n), as one may "
-                f"have to hold all of its {field}, got {num_carried}",
+                f"have to hold all of its {field}, got {num_held}",
                 param="return_state",
             )
         if body.logprobs is not None and num_echoed + num_generated > limits.max_logprobs_tokens:
@@ -236,7 +236,7 @@ class Engine:
 def _submit(builder: OutputBuilder, context: RequestContext, charged: int, refund: Callable[[], None]) -> None:
     """Charge the rest of a request's tokens and submit its sequences; refund all tokens if it is refused."""
     request, groups = builder.request, builder.new_sequences()
-    num_tokens = sum(len(prompt.read_ids) for prompt in request.prompts)
+    num_tokens = sum(len(prompt.input_ids) for prompt in request.prompts)
     total = num_tokens + sum(sequence.max_tokens for group in groups for sequence in group)
     # For character tokenizers and token ids the first charge was exact.
     refund_rest = context.charge(total - charged, total) if total > charged else refund_nothing

@@ -16,7 +16,7 @@ GatewayError
 ├── RateLimited         429  the key's requests or tokens per minute are used up; retry after `retry_after_s`
 ├── ClientGone          499  the client disconnected; nginx's status for it
 ├── InternalError       500  our fault
-├── ShuttingDown        503  the server is draining; another replica may respond
+├── ShuttingDown        503  the server is draining; another gateway may respond
 ├── ModelLoading        503  the model or the version is not served yet; retry after `retry_after_s`
 ├── VersionGone         503  the version was unloaded while the sequence was generated
 ├── BackendUnavailable  503  no backend responds

@@ -116,7 +116,7 @@ def make_sequence(**fields) -> Sequence:
         "max_tokens": 4,
         "sampling": SamplingParams(),
         "seed": 1,
-        "stream": 0,
+        "random_stream": 0,
         "end_id": None,
         "emit": lambda event: None,
         "state": np.zeros(2, np.float32),

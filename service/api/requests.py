@@ -322,7 +322,7 @@ class CompletionRequest(Body):
         )
 
     @property
-    def returns_states(self) -> bool:
+    def issues_resume_tokens(self) -> bool:
         """Whether resume tokens are requested, at the end of choices or before."""
         return self.return_state or self.stream_options.state_interval is not None
 

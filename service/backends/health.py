@@ -131,9 +131,9 @@ class HealthChecks:
             log.debug("probing %s failed", check.name, exc_info=True)
             self._errors.add(f"{check.name} at {check.replica.address}", f"{type(error).__name__}: {error}")
             probes = {ref: probe for ref, probe in check.replica.probes.items() if ref.name == check.name}
-            unprobed = probes.keys() & check.replica.unprobed
+            needs_reprobe = probes.keys() & check.replica.needs_reprobe
             self._replicas.record_probes(
-                check.replica, check.name, probes, unprobed=unprobed, num_ejections_before=check.num_ejections
+                check.replica, check.name, probes, needs_reprobe=needs_reprobe, num_ejections_before=check.num_ejections
             )
         finally:
             del self._probing[check.replica, check.name]
@@ -143,9 +143,9 @@ class HealthChecks:
             log.exception("updating the model registry failed; retrying")
 
     def _probe(self, check: "_Check") -> None:
-        probes, unprobed = self._prober.probe_all(check.replica, check.statuses, check.name)
+        probes, needs_reprobe = self._prober.probe_all(check.replica, check.statuses, check.name)
         self._replicas.record_probes(
-            check.replica, check.name, probes, unprobed=unprobed, num_ejections_before=check.num_ejections
+            check.replica, check.name, probes, needs_reprobe=needs_reprobe, num_ejections_before=check.num_ejections
         )
 
     def _eject(self, replica: Replica, error: BackendUnavailable) -> None:

@@ -115,23 +115,23 @@ class Prober:
         """Return whether a version has a valid probe at a server."""
         probe = replica.probes.get(ref)
         try:
-            return probe is not None and ref not in replica.unprobed and probe.stamp == self.assets(ref).stamp
+            return probe is not None and ref not in replica.needs_reprobe and probe.stamp == self.assets(ref).stamp
         except ContractError:
             return False
 
     def probe_all(
         self, replica: Replica, statuses: Iterable[VersionStatus], name: str
     ) -> tuple[dict[ModelVersion, Probe], set[ModelVersion]]:
-        """Probe the new and the unprobed versions of a model at a server.
+        """Probe the new and the needs_reprobe versions of a model at a server.
 
         Returns:
-            The probes of the versions that the server serves; and those of them that are still unprobed.
+            The probes of the versions that the server serves; and those of them that are still needs_reprobe.
 
         Raises:
             BackendUnavailable: it does not respond.
         """
         probes: dict[ModelVersion, Probe] = {}
-        unprobed: set[ModelVersion] = set()
+        needs_reprobe: set[ModelVersion] = set()
         for status in statuses:
             ref, what = ModelVersion(name, status.version), f"{name}:{status.version} at {replica.address}"
             before = replica.probes.get(ref)
@@ -146,13 +146,15 @@ class Prober:
                 self._errors.add(what, str(error))
                 if before is not None:
                     probes[ref] = before
-                    unprobed |= {ref} if ref in replica.unprobed or isinstance(error, InvalidResponse) else set()
+                    needs_reprobe |= (
+                        {ref} if ref in replica.needs_reprobe or isinstance(error, InvalidResponse) else set()
+                    )
             except (ContractError, GatewayError) as error:
                 # A new version that cannot be called is the fault of that version, not of the server.
                 if isinstance(error, BackendUnavailable) and before is not None:
                     raise
                 self._errors.add(what, str(error))
-        return probes, unprobed
+        return probes, needs_reprobe
 
     def _probe_backend(self, replica: Replica, ref: ModelVersion) -> Probe:
         """Probe a version; if the server was ejected since its last probe, verify only that this still holds."""
@@ -169,7 +171,7 @@ class Prober:
         if (
             before
             and before.stamp == assets.stamp
-            and (ref not in replica.unprobed or still_holds(before, assets.card, predict))
+            and (ref not in replica.needs_reprobe or still_holds(before, assets.card, predict))
         ):
             return before
         probe = replace(run_probe(assets.card, predict), stamp=assets.stamp)

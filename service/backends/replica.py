@@ -55,7 +55,7 @@ class Replica:
 
     Attributes:
         probes: The versions that it serves, and their probes; replaced as a whole, as are the next three.
-        unprobed: Those of them that get no calls until their probes have been repeated.
+        needs_reprobe: Those of them that get no calls until their probes have been repeated.
         reported: The versions that it serves or is loading, by its own status.
         probed_models: Names of the models whose versions have been checked and probed.
         in_flight: Its calls: monotonic seconds at which each was sent.
@@ -71,7 +71,7 @@ class Replica:
     address: str
     server: Server
     probes: Mapping[ModelVersion, Probe] = field(default_factory=dict)
-    unprobed: frozenset[ModelVersion] = frozenset()
+    needs_reprobe: frozenset[ModelVersion] = frozenset()
     reported: frozenset[ModelVersion] = frozenset()
     probed_models: frozenset[str] = frozenset()
     in_flight: dict[Call, float] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Replica:
 
     def takes(self, model: ModelVersion) -> bool:
         """Return whether it gets calls of a version."""
-        return self.ejected_because is None and model in self.probes and model not in self.unprobed
+        return self.ejected_because is None and model in self.probes and model not in self.needs_reprobe
 
     def may_take(self, model: ModelVersion) -> bool:
         """Return whether it gets no calls of a version now but may get some later."""

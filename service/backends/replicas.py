@@ -142,7 +142,7 @@ class Replicas:
         with self._lock:
             was_in_service, replica.ejected_because = replica.ejected_because is None, reason
             # It may restart with another build.
-            replica.unprobed = frozenset(replica.probes)
+            replica.needs_reprobe = frozenset(replica.probes)
             replica.num_ejections += 1
             if was_in_service:
                 soon = now - replica.ejected_at < SOON_S
@@ -164,7 +164,7 @@ class Replicas:
         name: str,
         probes: Mapping[ModelVersion, Probe],
         *,
-        unprobed: Collection[ModelVersion] = (),
+        needs_reprobe: Collection[ModelVersion] = (),
         num_ejections_before: int | None = None,
     ) -> None:
         """Record the versions of one model that a server serves, and readmit the server.
@@ -173,20 +173,22 @@ class Replicas:
             replica: The server.
             name: Of the model.
             probes: The versions that it serves, and their probes.
-            unprobed: Those of them whose probes could not be repeated: they get no calls yet.
+            needs_reprobe: Those of them whose probes could not be repeated: they get no calls yet.
             num_ejections_before: `num_ejections` when the health check began: if it was ejected since, it stays
-                ejected, and the versions unprobed.
+                ejected, and the versions needs_reprobe.
         """
         with self._lock:
             others = {ref: probe for ref, probe in replica.probes.items() if ref.name != name}
             replica.probes = MappingProxyType({**others, **probes})
             ejected_since = num_ejections_before is not None and num_ejections_before != replica.num_ejections
-            replica.unprobed = frozenset(others.keys() & replica.unprobed).union(probes if ejected_since else unprobed)
+            replica.needs_reprobe = frozenset(others.keys() & replica.needs_reprobe).union(
+                probes if ejected_since else needs_reprobe
+            )
             if ejected_since:
                 return
             replica.probed_models |= {name}
             was_ejected = replica.ejected_because is not None
-            takes_calls = not replica.probes or bool(replica.probes.keys() - replica.unprobed)
+            takes_calls = not replica.probes or bool(replica.probes.keys() - replica.needs_reprobe)
             if takes_calls:
                 replica.ejected_because = None
         if was_ejected and takes_calls:
@@ -198,7 +200,7 @@ class Replicas:
             replica.probes = MappingProxyType(
                 {ref: probe for ref, probe in replica.probes.items() if ref.name in names}
             )
-            replica.unprobed = frozenset(replica.probes.keys() & replica.unprobed)
+            replica.needs_reprobe = frozenset(replica.probes.keys() & replica.needs_reprobe)
             replica.reported = frozenset(ref for ref in replica.reported if ref.name in names)
             replica.delisted = (replica.delisted | replica.probed_models).difference(names)
             replica.probed_models &= frozenset(names)

@@ -25,12 +25,12 @@ class ResumePoint:
         state: float32 (S,).
         unread_ids: int32 (tokens,), at least one: tokens of the sequence that the state does not include yet.
             Usually the last one alone; after a stop string those of a whole call, as the state is from before it.
-        position: Index of the next random number, which is the number of tokens sampled so far.
+        num_sampled: Tokens sampled so far, which is the index of the next random number.
     """
 
     state: np.ndarray
     unread_ids: np.ndarray
-    position: int
+    num_sampled: int
 
     def after(self, token_ids: list[int], state: np.ndarray | None) -> "ResumePoint":
         """Return the point after some more sampled tokens.
@@ -39,10 +39,10 @@ class ResumePoint:
             token_ids: At least one.
             state: float32 (S,) after all but the last of them; None: unknown.
         """
-        sampled, position = np.array(token_ids, np.int32), self.position + len(token_ids)
+        sampled, num_sampled = np.array(token_ids, np.int32), self.num_sampled + len(token_ids)
         if state is None:
-            return ResumePoint(self.state, np.concatenate([self.unread_ids, sampled]), position)
-        return ResumePoint(state, sampled[-1:], position)
+            return ResumePoint(self.state, np.concatenate([self.unread_ids, sampled]), num_sampled)
+        return ResumePoint(state, sampled[-1:], num_sampled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +52,8 @@ class Checkpoint:
     Attributes:
         model: The version that generated it.
         weights_sha256: Hash of that version's weights: another version may have its number by now.
-        seed: Key of its random numbers, together with `stream`: see `service.scheduling.random_numbers`.
-        stream: Index of the seed's random stream.
+        seed: Key of its random numbers, together with `random_stream`: see `service.scheduling.random_numbers`.
+        random_stream: Index of the seed's random stream.
         detokenizer: What `Detokenizer.save` returned.
         held_back: Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a
             backward model.
@@ -64,7 +64,7 @@ class Checkpoint:
     weights_sha256: str
     point: ResumePoint
     seed: int
-    stream: int
+    random_stream: int
     detokenizer: Any
     held_back: str
     token_counts: tuple[np.ndarray, np.ndarray]
@@ -75,10 +75,10 @@ class Checkpoint:
         return hashlib.blake2b(self.point.state.tobytes(), digest_size=16).digest()
 
     def branch(self, choice: int) -> int:
-        """Return the random stream of a choice that resumes here: choice 0 keeps `stream`, the others get new ones."""
+        """Return the random stream of a choice that resumes here: choice 0 keeps this one, the others get new ones."""
         if choice == 0:
-            return self.stream
-        name = f"{self.seed} {self.stream} {self.point.position} {choice}".encode()
+            return self.random_stream
+        name = f"{self.seed} {self.random_stream} {self.point.num_sampled} {choice}".encode()
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
 
     def to_bytes(self) -> bytes:
@@ -90,8 +90,8 @@ class Checkpoint:
                 "version": self.model.version,
                 "weights": self.weights_sha256,
                 "seed": self.seed,
-                "stream": self.stream,
-                "position": self.point.position,
+                "stream": self.random_stream,
+                "position": self.point.num_sampled,
                 "detokenizer": self.detokenizer,
                 "held": self.held_back,
                 "sizes": [len(self.point.state), len(self.point.unread_ids), len(ids)],
@@ -125,7 +125,7 @@ class Checkpoint:
             weights_sha256=head["weights"],
             point=ResumePoint(state, unread_ids, head["position"]),
             seed=head["seed"],
-            stream=head["stream"],
+            random_stream=head["stream"],
             detokenizer=head["detokenizer"],
             held_back=head["held"],
             token_counts=(ids, counts),

@@ -24,14 +24,14 @@ class TextDelta:
         finish_reason: "stop" or "length" with the choice's last delta, else None.
         logprobs: Log probabilities of the tokens whose text begins in this delta; None if not requested. Offsets count
             from the beginning of the choice's text, or of this delta if the client prepends it.
-        state: Resume token for the point after this delta, if requested.
+        resume_token: For the point after this delta, if requested.
     """
 
     index: int
     text: str
     finish_reason: FinishReason | None
     logprobs: Logprobs | None = None
-    state: str | None = None
+    resume_token: str | None = None
 
 
 @dataclass
@@ -41,11 +41,11 @@ class Choice:
     Attributes:
         end_id: The EOS token, or None.
         point: Its point in the sequence after the chunks processed here; kept up to date only if `keeps_checkpoint`.
-        stream: Index of the seed's random stream.
+        random_stream: Index of the seed's random stream.
         token_counts: How often each token that penalties count was sampled; None: no penalty counts tokens.
         keeps_checkpoint: Whether checkpoints may be taken, at its end or before.
-        holds_back: Whether generation may resume after its end. Then text that is not final is held back there, for
-            the request that resumes.
+        may_continue_after_end: Whether a request may resume it at its end. Then text that is not final is held back
+            there, for that request.
         is_started: Whether its leading text was returned.
         finish_reason: None until it has finished.
         num_tokens_at_checkpoint: Number of its tokens when the last checkpoint was taken.
@@ -55,10 +55,10 @@ class Choice:
     assembler: TextAssembler
     end_id: int | None
     point: ResumePoint
-    stream: int
+    random_stream: int
     token_counts: Counter[int] | None
     keeps_checkpoint: bool
-    holds_back: bool
+    may_continue_after_end: bool
     is_started: bool = False
     finish_reason: FinishReason | None = None
     num_tokens_at_checkpoint: int = 0
@@ -71,7 +71,9 @@ class Choice:
         if self.keeps_checkpoint:
             self._advance_point(chunk, assembler.num_tokens - before)
         # The EOS token makes the text final, even if a request resumes after it.
-        is_final = chunk.finish_reason == "stop" or (chunk.finish_reason == "length" and not self.holds_back)
+        is_final = chunk.finish_reason == "stop" or (
+            chunk.finish_reason == "length" and not self.may_continue_after_end
+        )
         if is_final and not assembler.stopped:
             text += assembler.flush()
         self.finish_reason = "stop" if assembler.stopped else chunk.finish_reason
@@ -93,7 +95,7 @@ class Choice:
             weights_sha256=weights_sha256,
             point=self.point,
             seed=seed,
-            stream=self.stream,
+            random_stream=self.random_stream,
             detokenizer=self.assembler.detokenizer.save(),
             held_back=self.assembler.held_back,
             token_counts=(np.array([*token_counts.keys()], np.int32), np.array([*token_counts.values()], np.float32)),

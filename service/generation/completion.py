@@ -32,7 +32,7 @@ class CompletionOutput:
     text: str
     finish_reason: FinishReason | None
     logprobs: Logprobs | None
-    state: str | None = None
+    resume_token: str | None = None
 
 
 class CompletionBuilder:
@@ -74,9 +74,9 @@ class CompletionBuilder:
                     max_tokens=body.max_tokens,
                     sampling=self._sampling,
                     seed=self.seed,
-                    stream=self._choices[index].stream,
+                    random_stream=self._choices[index].random_stream,
                     num_top=0 if ranks_choices else body.logprobs,
-                    returns_state=body.returns_states,
+                    returns_state=body.issues_resume_tokens,
                 )
                 for index in self._choice_indexes(prompt_index)[:count]
             ]
@@ -95,18 +95,23 @@ class CompletionBuilder:
                 yield from self._leading_deltas(prompt_index)
         for event in self.request.events():
             if isinstance(event, PrefillResult):
-                yield from self._process_read(event)
+                yield from self._process_prefill(event)
             elif isinstance(event, DecodeResult):
                 delta = self._process_chunk(event)
-                if delta.text or delta.finish_reason or delta.state or (delta.logprobs and delta.logprobs.tokens):
+                if (
+                    delta.text
+                    or delta.finish_reason
+                    or delta.resume_token
+                    or (delta.logprobs and delta.logprobs.tokens)
+                ):
                     yield delta
 
     @property
     def prepends(self) -> bool:
-        """Whether the client prepends each delta of `stream` to those so far."""
+        """Whether the client prepends each delta of `client_deltas` to those so far."""
         return self._model.backward and self.body.stream_options.prepend
 
-    def stream(self) -> Iterator[TextDelta]:
+    def client_deltas(self) -> Iterator[TextDelta]:
         """Return the deltas that the client joins, as an iterator.
 
         A client that did not ask for `prepend` gets each choice of a backward model as one delta.
@@ -127,22 +132,22 @@ class CompletionBuilder:
         best = [index for prompt_index in range(len(self._prompts)) for index in self._best(prompt_index)]
         return [self._join(self._choices[index].deltas) for index in best]
 
-    def rest(self, *, keep_states: bool = True) -> list[tuple[int, CompletionOutput]]:
-        """Return the output of a failed request that was not returned yet: for each choice its index and output.
+    def partial_outputs(self, *, with_resume_tokens: bool = True) -> list[tuple[int, CompletionOutput]]:
+        """Return what was generated and not yet returned when the request failed: for each choice its index and output.
 
         Args:
-            keep_states: Whether to include resume tokens; they are useless if the version is no longer served.
+            with_resume_tokens: Whether to include resume tokens; they are useless if the version is no longer served.
         """
         outputs = []
         for index, choice in enumerate(self._choices):
             deltas = choice.deltas
             if choice.finish_reason is None:
-                text = "" if choice.is_started else self._open_choice(index)
+                text = "" if choice.is_started else self._start_choice(index)
                 if not choice.keeps_checkpoint:
                     text = self._extend(text, choice.assembler.flush())
                 logprobs = choice.assembler.take_logprobs(last=True)
-                state = self._resume_token(choice) if keep_states else None
-                deltas = [*deltas, TextDelta(index, text, None, logprobs, state)]
+                resume_token = self._resume_token(choice) if with_resume_tokens else None
+                deltas = [*deltas, TextDelta(index, text, None, logprobs, resume_token)]
             if deltas:
                 outputs.append((index, self._join(deltas)))
         return outputs
@@ -159,11 +164,13 @@ class CompletionBuilder:
         return Choice(
             self._new_assembler(prompt, stops),
             self._model.tokenizer.special.end,
-            ResumePoint(self.request.initial_state, prompt.read_ids, checkpoint.point.position if checkpoint else 0),
+            ResumePoint(
+                self.request.initial_state, prompt.input_ids, checkpoint.point.num_sampled if checkpoint else 0
+            ),
             checkpoint.branch(number) if checkpoint else number,
             token_counts,
-            keeps_checkpoint=self.body.returns_states,
-            holds_back=self.body.return_state,
+            keeps_checkpoint=self.body.issues_resume_tokens,
+            may_continue_after_end=self.body.return_state,
         )
 
     def _new_assembler(self, prompt: EncodedPrompt, stops: Stops) -> TextAssembler:
@@ -215,7 +222,7 @@ class CompletionBuilder:
             if delta.finish_reason:
                 whole = self._join(deltas)
                 deltas.clear()
-                yield TextDelta(delta.index, whole.text, whole.finish_reason, whole.logprobs, whole.state)
+                yield TextDelta(delta.index, whole.text, whole.finish_reason, whole.logprobs, whole.resume_token)
 
     def _join(self, deltas: list[TextDelta]) -> CompletionOutput:
         """Join a choice's deltas, which are in order of arrival."""
@@ -227,7 +234,7 @@ class CompletionBuilder:
                 logprobs.extend(delta.logprobs, shift=offset if backward else 0)
             offset += len(delta.text)
         text, last = "".join([delta.text for delta in in_order]), deltas[-1]
-        return CompletionOutput(text, last.finish_reason, logprobs, last.state)
+        return CompletionOutput(text, last.finish_reason, logprobs, last.resume_token)
 
     def _best(self, prompt_index: int) -> list[int]:
         """Return the `n` choices of a prompt with the highest mean log probability; in order if `best_of` is `n`."""
@@ -240,26 +247,26 @@ class CompletionBuilder:
     def _is_scored(self, prompt_index: int) -> bool:
         """Return whether a prompt's tokens need log probabilities: requested, and a token follows another."""
         is_requested, prompt = self.body.echo and self.body.logprobs is not None, self._prompts[prompt_index]
-        return is_requested and prompt.ids.size > 0 and len(prompt.read_ids) > 1
+        return is_requested and prompt.ids.size > 0 and len(prompt.input_ids) > 1
 
     def _is_prefill_only(self, prompt_index: int) -> bool:
         """Return whether a prompt needs prefill, for its log probabilities or its state, and no decode."""
-        has_state = self.body.return_state and len(self._prompts[prompt_index].read_ids) > 1
+        has_state = self.body.return_state and len(self._prompts[prompt_index].input_ids) > 1
         return (self._is_scored(prompt_index) or has_state) and self.body.max_tokens == 0
 
     def _choice_indexes(self, prompt_index: int) -> range:
         return range(prompt_index * self.body.best_of, (prompt_index + 1) * self.body.best_of)
 
-    def _process_read(self, event: PrefillResult) -> Iterator[TextDelta]:
+    def _process_prefill(self, event: PrefillResult) -> Iterator[TextDelta]:
         prompt_index = event.index // self.body.best_of
         if event.scores is not None:
             self._scores.setdefault(prompt_index, []).append(event.scores)
         if event.state is not None:
             # One sequence prefills for all choices.
-            unread_ids = self._prompts[prompt_index].read_ids[-1 - event.num_remaining_prompt_tokens :]
+            unread_ids = self._prompts[prompt_index].input_ids[-1 - event.num_remaining_prompt_tokens :]
             for index in self._choice_indexes(prompt_index):
                 choice = self._choices[index]
-                choice.point = ResumePoint(event.state, unread_ids, choice.point.position)
+                choice.point = ResumePoint(event.state, unread_ids, choice.point.num_sampled)
         if event.last and (self._is_scored(prompt_index) or self._is_prefill_only(prompt_index)):
             yield from self._leading_deltas(prompt_index)
 
@@ -274,9 +281,9 @@ class CompletionBuilder:
                 offset = 0 if self._model.backward else len(leading_text) - len(prompt.text)
                 logprobs.extend(prompt.logprobs(scores, body.logprobs), offset)
         for index in self._choice_indexes(prompt_index):
-            choice, text = self._choices[index], self._open_choice(index)
+            choice, text = self._choices[index], self._start_choice(index)
             reason: FinishReason | None = None if body.max_tokens else "length"
-            if reason and not choice.holds_back:
+            if reason and not choice.may_continue_after_end:
                 text = self._extend(text, choice.assembler.flush())
             if choice.assembler.stopped:
                 reason = "stop"
@@ -285,7 +292,7 @@ class CompletionBuilder:
                 choice.finish_reason = reason
                 yield self._delta(index, text, logprobs)
 
-    def _open_choice(self, index: int) -> str:
+    def _start_choice(self, index: int) -> str:
         """Mark a choice as open and return its leading text, in reading order."""
         choice, leading_text = self._choices[index], self._leading_text(self._prompts[index // self.body.best_of])
         choice.is_started = True

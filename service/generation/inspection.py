@@ -86,14 +86,14 @@ class InspectionBuilder:
         if not body.return_sequences:
             self._positions = self._positions[:1] if prompt.backward else self._positions[-1:]
         self._units = {trace.layer: evenly_spaced(trace.units, body.max_units) for trace in self.traces}
-        num_tokens, num_before = prompt.num_tokens, len(prompt.read_ids) - prompt.num_tokens
+        num_tokens, num_before = prompt.num_tokens, len(prompt.input_ids) - prompt.num_tokens
         # Indexes of the positions in what the model reads.
-        self._read_indexes = num_before + (num_tokens - 1 - self._positions if prompt.backward else self._positions)
+        self._input_indexes = num_before + (num_tokens - 1 - self._positions if prompt.backward else self._positions)
         # Zeros take no memory until the first values are written.
         self._values = [
             np.zeros((len(self._positions), len(self._units[trace.layer])), np.float32) for trace in self.traces
         ]
-        self._num_read = 0
+        self._num_prefilled = 0
 
     def new_sequences(self) -> list[list[Sequence]]:
         """Return its only sequence."""
@@ -114,12 +114,12 @@ class InspectionBuilder:
         """Keep an event's requested values, on the scheduler's thread; the other values are dropped, not queued."""
         if isinstance(event, PrefillResult) and event.trace_values is not None and event.scores is not None:
             length = len(event.scores.logprobs)
-            indexes, start = self._read_indexes, self._num_read
+            indexes, start = self._input_indexes, self._num_prefilled
             in_event = np.flatnonzero((indexes >= start) & (indexes < start + length))
             for trace, value in zip(self.traces, self._values, strict=True):
                 trace_values = event.trace_values[trace.output][indexes[in_event] - start]
                 value[in_event] = trace_values[:, self._units[trace.layer]]
-            self._num_read += length
+            self._num_prefilled += length
             event = replace(event, trace_values=None)
         self.request.put(event)
 

@@ -39,7 +39,7 @@ def completion_bytes(request: CompletionRequest, card: GeneratorCard, prompts: S
         total += _SCORES_BYTES * num_generated + logprobs_bytes(num_held, request.logprobs)
     elif request.best_of > request.n:
         total += _SCORES_BYTES * num_generated
-    if request.returns_states:
+    if request.issues_resume_tokens:
         chunks = 1 + request.max_tokens // _TOKENS_PER_CHUNK
         total += num_choices * card.state_size * 4 * (chunks + _STATE_COPIES)
     return total

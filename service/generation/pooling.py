@@ -39,7 +39,7 @@ class PoolingBuilder:
                 and event.hidden_sum is not None
                 and event.hidden_last is not None
             ):
-                num_tokens = np.float32(len(request.prompts[event.index].read_ids))
+                num_tokens = np.float32(len(request.prompts[event.index].input_ids))
                 vectors[event.index] = event.hidden_sum / num_tokens if mean else event.hidden_last
                 request.finish(event.index)
         return vectors

@@ -72,10 +72,10 @@ class EncodedPrompt:
     @property
     def num_bytes(self) -> int:
         """Memory that it takes while its request runs."""
-        return sys.getsizeof(self.text) + self.ids.nbytes + self.read_ids.nbytes
+        return sys.getsizeof(self.text) + self.ids.nbytes + self.input_ids.nbytes
 
     @cached_property
-    def read_ids(self) -> np.ndarray:
+    def input_ids(self) -> np.ndarray:
         """The model's input, int32 (tokens,), in the model's direction; the BOS token if it would be empty."""
         if not self.after.size:
             return self._ids_in_model_order if self.ids.size else self._start
@@ -83,11 +83,11 @@ class EncodedPrompt:
 
     @cached_property
     def seen_ids(self) -> np.ndarray:
-        """Unique ids of `read_ids`, int32."""
-        return np.unique(self.read_ids)
+        """Unique ids of `input_ids`, int32."""
+        return np.unique(self.input_ids)
 
     def logprobs(self, scores: Sequence[Scores], num_top: int) -> Logprobs:
-        """Return its log probabilities in reading order; `scores` are of all `read_ids` but the first."""
+        """Return its log probabilities in reading order; `scores` are of all `input_ids` but the first."""
         if not self.ids.size:
             return Logprobs()
         log, detokenizer = (
@@ -162,7 +162,7 @@ def encode_prompts(
         prompts.append(prompt)
         held, total = held + prompt.num_bytes, total + prompt.num_tokens
         _require_at_most(prompt.num_tokens, limit, field)
-        if len(prompt.read_ids) > limit + MAX_UNREAD:
+        if len(prompt.input_ids) > limit + MAX_UNREAD:
             raise InvalidRequest(
                 f"{field} and what the state has not read yet must be at most {limit + MAX_UNREAD} tokens, got "
                 f"{prompt.num_tokens} and {len(after)}",

@@ -102,7 +102,7 @@ class Request:
         max_tokens: int = 0,
         sampling: SamplingParams = _GREEDY,
         seed: int = 0,
-        stream: int = 0,
+        random_stream: int = 0,
         num_top: int | None = None,
         returns_state: bool = False,
         requested_traces: tuple[tuple[str, int], ...] = (),
@@ -112,11 +112,11 @@ class Request:
         model, checkpoint, quota = self.model, self.checkpoint, self._context.quota
         return Sequence(
             model=model.ref,
-            prompt_ids=prompt.read_ids,
+            prompt_ids=prompt.input_ids,
             max_tokens=max_tokens,
             sampling=sampling,
             seed=seed,
-            stream=stream,
+            random_stream=random_stream,
             end_id=model.tokenizer.special.end,
             emit=emit or self.put,
             state=self.initial_state,
@@ -126,7 +126,7 @@ class Request:
             quota=quota,
             prefill_signature=prefill_signature,
             requested_traces=requested_traces,
-            position=checkpoint.point.position if checkpoint else 0,
+            num_sampled_before=checkpoint.point.num_sampled if checkpoint else 0,
             counts_before=checkpoint.token_counts if checkpoint else None,
             returns_state=returns_state,
             num_top=num_top,
@@ -165,8 +165,8 @@ class Request:
     def num_cached_tokens(self) -> int:
         """Tokens of all prompts that were prefix cache hits."""
         # The checkpoint's unread tokens go before each prompt, and are not part of it.
-        num_carried = len(self.checkpoint.point.unread_ids) if self.checkpoint else 0
-        return sum(max(0, sequence.num_cached_tokens - num_carried) for sequence in self.sequences.values())
+        num_unread = len(self.checkpoint.point.unread_ids) if self.checkpoint else 0
+        return sum(max(0, sequence.num_cached_tokens - num_unread) for sequence in self.sequences.values())
 
     @property
     def finish_reasons(self) -> list[str]:

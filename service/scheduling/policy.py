@@ -32,10 +32,10 @@ class BatchLimits:
 # Maximum batch size × decode steps of one call: some 30 ms for 512 units, so that a joining sequence waits briefly.
 # Small batches have fast steps, and amortize the overhead of a call over more of them. Running sequences do not wait
 # for prefill calls.
-DECODE_BUDGET = 2048
-PREFILL_BUDGET = 4096
+MAX_DECODE_TOKENS_PER_CALL = 2048
+MAX_PREFILL_TOKENS_PER_CALL = 4096
 # Maximum floats of the traces that one `inspect` call returns: 16 MiB.
-INSPECT_BUDGET = 2**22
+MAX_TRACE_VALUES_PER_CALL = 2**22
 # Maximum decode steps of a call in which no sequence has a token yet: keeps time to first token low.
 FIRST_DECODE_STEPS = 16
 # Maximum decode steps of a partly filled call while other sequences run: they can join the batch after it.
@@ -62,8 +62,8 @@ def fit_below(sizes: Iterable[int], count: int) -> int:
 def steps_for(nums_left: list[int], limit: int) -> int:
     """Return the decode steps of a call from the tokens that each sequence has left.
 
-    The limit; but if all sequences finish before it, or some in its second half, only until the last of these finishes:
-    a finished slot costs as much as a running one.
+    It is `limit`, or less: if all sequences finish before `limit`, or some in its second half, the call ends where the
+    last of those finishes. A finished slot costs as much as a running one.
     """
     last_finish = max((num_left for num_left in nums_left if num_left <= limit), default=0)
     return last_finish if last_finish * 2 >= limit or last_finish == max(nums_left) else limit
@@ -76,7 +76,7 @@ class ModelQueue:
     Attributes:
         sequences: All unfinished ones: waiting for a slot, waiting for the prefill of a shared prompt, in one of the
             queues below, or in a call.
-        reading: Sequences in prefill.
+        prefilling: Sequences in prefill.
         ready: Sequences ready to decode.
         calls: In flight.
         num_decodes: Decode calls since the last prefill call.
@@ -85,7 +85,7 @@ class ModelQueue:
     model: ModelVersion
     limits: BatchLimits
     sequences: set[Sequence] = field(default_factory=set)
-    reading: deque[Sequence] = field(default_factory=deque)
+    prefilling: deque[Sequence] = field(default_factory=deque)
     ready: deque[Sequence] = field(default_factory=deque)
     calls: set[Call] = field(default_factory=set)
     num_decodes: int = 0
@@ -93,7 +93,7 @@ class ModelQueue:
     @property
     def num_running(self) -> int:
         """Sequences that hold a slot."""
-        return len(self.reading) + len(self.ready) + sum(len(call.sequences) for call in self.calls)
+        return len(self.prefilling) + len(self.ready) + sum(len(call.sequences) for call in self.calls)
 
     @property
     def num_waiting(self) -> int:
@@ -105,15 +105,15 @@ class ModelQueue:
         """Whether there are neither sequences nor calls in flight."""
         return not self.sequences and not self.calls
 
-    def enqueue(self, sequence: Sequence, *, first: bool = False) -> None:
+    def enqueue(self, sequence: Sequence, *, at_front: bool = False) -> None:
         """Enqueue a running sequence for prefill or decode."""
-        queue = self.reading if sequence.num_remaining_prompt_tokens else self.ready
-        queue.appendleft(sequence) if first else queue.append(sequence)
+        queue = self.prefilling if sequence.num_remaining_prompt_tokens else self.ready
+        queue.appendleft(sequence) if at_front else queue.append(sequence)
 
     def remove(self, unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
         """Remove and return the unwanted sequences that hold a slot and are not in a call."""
         removed: list[Sequence] = []
-        for queue in (self.reading, self.ready):
+        for queue in (self.prefilling, self.ready):
             leaving = [sequence for sequence in queue if unwanted(sequence)]
             if leaving:
                 staying = [sequence for sequence in queue if not unwanted(sequence)]
@@ -124,9 +124,9 @@ class ModelQueue:
 
     def preempt(self, request: int) -> Sequence | None:
         """Remove and return the sequence of a request that is last in the queues; None if all are in calls."""
-        for queue in (self.ready, self.reading):
+        for queue in (self.ready, self.prefilling):
             for sequence in reversed(queue):
-                if sequence.request == request:
+                if sequence.request_number == request:
                     queue.remove(sequence)
                     return sequence
         return None
@@ -137,16 +137,16 @@ class ModelQueue:
         Where no decode call is worthwhile, every free call is a prefill call. Otherwise at most one prefill call is in
         flight, and decode calls come between two of them.
         """
-        decode_signature = self._signature_worth_decoding()
+        decode_signature = self._next_decode_signature()
         is_prefilling = any(not call.is_decode for call in self.calls)
         prefill_is_due = not is_prefilling and (
             self._prefill_is_full() or self.num_decodes >= MAX_DECODES_BEFORE_PREFILL
         )
-        if self.reading and (prefill_is_due or decode_signature is None):
+        if self.prefilling and (prefill_is_due or decode_signature is None):
             return self._next_prefill(num_free_calls)
         return None if decode_signature is None else self._next_decode(decode_signature, max_calls)
 
-    def _signature_worth_decoding(self) -> str | None:
+    def _next_decode_signature(self) -> str | None:
         """Return the signature of the next decode call, or None if none is worthwhile.
 
         A call costs at least as much as one of the smallest batch size, so sequences that fit into one wait for each
@@ -169,27 +169,27 @@ class ModelQueue:
         def kind(sequence: Sequence) -> Hashable:
             return sequence.prefill_signature, sequence.requested_traces
 
-        return [sequence for sequence in self.reading if kind(sequence) == kind(self.reading[0])]
+        return [sequence for sequence in self.prefilling if kind(sequence) == kind(self.prefilling[0])]
 
     def _next_prefill(self, num_free_calls: int) -> Call:
         compatible = self._compatible_prefills()
         # While sequences are ready to decode, only as many prompts as fill a batch without padding.
         count = fit_below(self.limits.batch_sizes, len(compatible)) if self.ready else len(compatible)
-        sequences = self._dequeue(self.reading, compatible, count, num_free_calls)
+        sequences = self._dequeue(self.prefilling, compatible, count, num_free_calls)
         self.num_decodes = 0
         batch_size = fit(self.limits.batch_sizes, len(sequences))
-        limit = min(self.limits.max_length, PREFILL_BUDGET // batch_size)
+        limit = min(self.limits.max_length, MAX_PREFILL_TOKENS_PER_CALL // batch_size)
         if trace_width := sum(units for _, units in sequences[0].requested_traces):
-            limit = max(1, min(limit, INSPECT_BUDGET // (batch_size * trace_width)))
+            limit = max(1, min(limit, MAX_TRACE_VALUES_PER_CALL // (batch_size * trace_width)))
         longest = max(sequence.num_remaining_prompt_tokens for sequence in sequences)
         return self._call(sequences[0].prefill_signature, sequences, batch_size, min(longest, limit))
 
     def _next_decode(self, signature: str, max_calls: int) -> Call:
         compatible = [sequence for sequence in self.ready if sequence.decode_signature == signature]
-        sequences = self._dequeue(self.ready, compatible, self._num_decoding_by(signature), max_calls)
+        sequences = self._dequeue(self.ready, compatible, self._num_running_with(signature), max_calls)
         self.num_decodes += 1
         batch_size = fit(self.limits.batch_sizes, len(sequences))
-        limit = min(self.limits.max_steps, max(1, DECODE_BUDGET // batch_size))
+        limit = min(self.limits.max_steps, max(1, MAX_DECODE_TOKENS_PER_CALL // batch_size))
         if all(sequence.num_generated == 0 for sequence in sequences):
             limit = min(limit, FIRST_DECODE_STEPS)
         elif self.num_running and len(sequences) < self.limits.batch_sizes[0]:
@@ -197,12 +197,12 @@ class ModelQueue:
         steps = steps_for([sequence.num_left for sequence in sequences], limit)
         return self._call(signature, sequences, batch_size, steps)
 
-    def _num_decoding_by(self, signature: str) -> int:
+    def _num_running_with(self, signature: str) -> int:
         """Count the running sequences of a decode signature, those in prefill and their forks included."""
         in_calls = (sequence for call in self.calls for sequence in call.sequences)
         return sum(
             1 + len(sequence.forks)
-            for sequence in chain(self.reading, self.ready, in_calls)
+            for sequence in chain(self.prefilling, self.ready, in_calls)
             if sequence.max_tokens and sequence.decode_signature == signature
         )
 

@@ -28,7 +28,7 @@ class Prefill:
         token_ids = np.zeros((batch_size, size + self.extra), np.int32)
         lengths = [slice_length(sequence, size) for sequence in sequences]
         for slot, (sequence, length) in enumerate(zip(sequences, lengths, strict=True)):
-            ids = sequence.prompt_ids[sequence.num_read : sequence.num_read + length + self.extra]
+            ids = sequence.prompt_ids[sequence.num_prefilled : sequence.num_prefilled + length + self.extra]
             token_ids[slot, : len(ids)] = ids
         # Padding has the full length, too: a call is faster if no slot ends early.
         return {"token_ids": token_ids, "lengths": column(lengths, batch_size, np.int32, size)}
@@ -39,7 +39,7 @@ class Prefill:
 
     def apply(self, sequence: Sequence, slot: int, outputs: Arrays, size: int) -> Event | None:
         """Update a sequence from its slot of the outputs."""
-        sequence.read(slice_length(sequence, size), outputs["state"][slot])
+        sequence.record_prefill(slice_length(sequence, size), outputs["state"][slot])
         return (
             PrefillResult(sequence.index, sequence.num_remaining_prompt_tokens, state=sequence.state_snapshot)
             if sequence.returns_state
@@ -60,7 +60,7 @@ class Score(Prefill):
     def apply(self, sequence: Sequence, slot: int, outputs: Arrays, size: int) -> Event | None:
         """See `Prefill.apply`."""
         length = slice_length(sequence, size)
-        sequence.read(length, outputs["state"][slot])
+        sequence.record_prefill(length, outputs["state"][slot])
         return PrefillResult(
             sequence.index,
             sequence.num_remaining_prompt_tokens,
@@ -80,7 +80,7 @@ class Inspect(Score):
     def apply(self, sequence: Sequence, slot: int, outputs: Arrays, size: int) -> Event | None:
         """See `Prefill.apply`."""
         length = slice_length(sequence, size)
-        sequence.read(length, outputs["state"][slot])
+        sequence.record_prefill(length, outputs["state"][slot])
         traces = {name: outputs[name][slot, :length].copy() for name, _ in sequence.requested_traces}
         scores, state = _scores(outputs, slot, length), sequence.state_snapshot
         return PrefillResult(
@@ -105,7 +105,7 @@ class Embed(Prefill):
 
     def apply(self, sequence: Sequence, slot: int, outputs: Arrays, size: int) -> Event | None:
         """See `Prefill.apply`."""
-        sequence.read(slice_length(sequence, size), outputs["state"][slot])
+        sequence.record_prefill(slice_length(sequence, size), outputs["state"][slot])
         sequence.hidden_sum = outputs["sum"][slot]
         last = outputs["last"][slot]
         return PrefillResult(

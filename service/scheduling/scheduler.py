@@ -76,7 +76,7 @@ class Load:
 
 @dataclass(frozen=True)
 class _Submit:
-    first: tuple[Sequence, ...]
+    leaders: tuple[Sequence, ...]
     limits: BatchLimits
 
 
@@ -84,7 +84,7 @@ class _Submit:
 class _Reply:
     call: Call
     outcome: Arrays | GatewayError
-    computed_by: str | None
+    probe_hash: str | None
 
 
 @dataclass(frozen=True)
@@ -174,22 +174,22 @@ class Scheduler:
             Overloaded: the queue has no capacity for all of them now.
             ShuttingDown: the scheduler was stopped.
         """
-        now, request = time.monotonic(), next(self._request_numbers)
-        for first, *others in groups:
-            first.forks = others
-            first.cost = first.num_remaining_prompt_tokens + first.max_tokens
-            if self._caches(first):
-                first.prefix_blocks = block_hashes(first.cache_namespace, first.prompt_ids)
-            for sequence in others:
-                sequence.cost = sequence.max_tokens
-            for sequence in (first, *others):
-                sequence.accepted_at, sequence.request = now, request
+        now, number = time.monotonic(), next(self._request_numbers)
+        for leader, *forks in groups:
+            leader.forks = forks
+            leader.cost = leader.num_remaining_prompt_tokens + leader.max_tokens
+            if self._caches(leader):
+                leader.prefix_blocks = block_hashes(leader.cache_namespace, leader.prompt_ids)
+            for fork in forks:
+                fork.cost = fork.max_tokens
+            for sequence in (leader, *forks):
+                sequence.accepted_at, sequence.request_number = now, number
         with self._accepting:
             if self._stopped is not None:
                 raise type(self._stopped)(str(self._stopped))
             self._admission.admit([sequence for group in groups for sequence in group])
             # Under the lock, so that nothing is submitted after `_close` has drained the inbox.
-            self._inbox.put(_Submit(tuple(group[0] for group in groups), limits))
+            self._inbox.put(_Submit(tuple(leader for leader, *_ in groups), limits))
 
     def cancel(self, sequences: Many[Sequence]) -> None:
         """Cancel sequences; one in a call frees its slot when the call returns. Finished ones are ignored."""
@@ -231,26 +231,26 @@ class Scheduler:
     def _handle(self, message: _Message) -> None:
         match message:
             case _Submit():
-                self._enqueue(message.first, message.limits)
+                self._enqueue(message.leaders, message.limits)
             case _Reply():
-                self._apply_reply(message.call, message.outcome, message.computed_by)
+                self._apply_reply(message.call, message.outcome, message.probe_hash)
             case _Wake():
                 self._remove(lambda sequence: sequence.cancelled)
             case _Stop():
                 self._close(message.error)
 
-    def _enqueue(self, first: Many[Sequence], limits: BatchLimits) -> None:
+    def _enqueue(self, leaders: Many[Sequence], limits: BatchLimits) -> None:
         """Enqueue the first sequence of each prompt of a request for a slot."""
-        model = first[0].model
+        model = leaders[0].model
         queue_ = self._queues.setdefault(model, ModelQueue(model, limits))
         # The verified batch sizes may have changed since the queue was created.
         queue_.limits = limits
-        for sequence in first:
+        for sequence in leaders:
             queue_.sequences.update((sequence, *sequence.forks))
-        for sequence in first:
+        for sequence in leaders:
             self._slots.enqueue(sequence)
 
-    def _apply_reply(self, call: Call, outcome: Arrays | GatewayError, computed_by: str | None) -> None:
+    def _apply_reply(self, call: Call, outcome: Arrays | GatewayError, probe_hash: str | None) -> None:
         sent_at = self._in_flight.pop(call, None)
         if sent_at is None:
             return
@@ -263,7 +263,7 @@ class Scheduler:
         self._observer.call_completed(call, time.monotonic() - sent_at)
         self._outages.pop(call.model, None)
         for sequence, event in zip(call.sequences, events, strict=True):
-            sequence.is_reproducible &= computed_by == sequence.expected_probe_hash
+            sequence.is_reproducible &= probe_hash == sequence.expected_probe_hash
             self._cache_state(sequence)
             self._requeue(queue_, sequence, event)
 
@@ -321,7 +321,7 @@ class Scheduler:
         is_retried = isinstance(error, BackendUnavailable)
         for sequence in reversed(call.sequences):
             if is_retried and not sequence.cancelled:
-                queue_.enqueue(sequence, first=True)
+                queue_.enqueue(sequence, at_front=True)
             else:
                 self._finish(sequence, Failure(sequence.index, error))
         self._observer.call_failed(call, error, is_retried)
@@ -366,18 +366,18 @@ class Scheduler:
             if queue_.empty:
                 del self._queues[model]
                 self._outages.pop(model, None)
-        self._admit()
+        self._fill_slots()
         sent = True
         while sent:
             sent = False
             for model in list(self._queues):
                 sent = self._send_one(model) or sent
 
-    def _admit(self) -> None:
-        """Admit waiting sequences to free slots, and to those above a request's fair share."""
+    def _fill_slots(self) -> None:
+        """Give free slots, and those above a request's fair share, to waiting sequences."""
         now = time.monotonic()
         while self._slots.any_waiting and (self._slots.num_free > 0 or self._preempt()):
-            sequence = self._slots.admit()
+            sequence = self._slots.assign()
             if not sequence.started:
                 sequence.started = True
                 self._lookup_prefix(sequence)
@@ -392,7 +392,7 @@ class Scheduler:
                 sequence = queue_.preempt(request)
                 if sequence is not None:
                     self._slots.release(sequence)
-                    self._slots.enqueue(sequence, first=True)
+                    self._slots.enqueue(sequence, at_front=True)
                     return True
         return False
 
@@ -410,7 +410,7 @@ class Scheduler:
         if call is None:
             return False
         self._in_flight[call] = time.monotonic()
-        self._backend.call(call, lambda outcome, computed_by: self._inbox.put(_Reply(call, outcome, computed_by)))
+        self._backend.call(call, lambda outcome, probe_hash: self._inbox.put(_Reply(call, outcome, probe_hash)))
         # To the end of the queue: the next call is another model's, if it has one.
         self._queues[model] = self._queues.pop(model)
         return True

@@ -103,8 +103,8 @@ class Sequence:
         model: The version; it never changes.
         prompt_ids: int32 (tokens,), at least one; the last is the first input of `decode`.
         seen_ids: int32 (ids,): unique ids of the prompt; empty where no penalty needs them.
-        stream: With the seed, the key of its random numbers: its index within its prompt, if it resumes nothing.
-        position: Of its first random number: the number of tokens sampled by the requests that it resumes.
+        random_stream: With the seed, the key of its random numbers: its index within its prompt, if it resumes nothing.
+        num_sampled_before: Tokens sampled by the requests that it resumes: the index of its first random number.
         index: Within its request.
         end_id: The EOS token, or None.
         vocab_size: Exclusive upper limit of the model's token ids; a backend's samples are checked against it.
@@ -118,12 +118,12 @@ class Sequence:
         expected_probe_hash: Probe hash that its model's fingerprint stands for; None if there is none.
         cache_namespace: Namespace of the prefix cache, see `Prefix`; None: no caching.
         prefix_blocks: `block_hashes` of the prompt in that namespace.
-        request: Number of its request, in order of arrival.
+        request_number: Its request, in order of arrival.
         started: Whether it has held a slot.
         forks: Choices with the same prompt, which fork from this one after prefill.
         state: float32 (S,), after the tokens that the model has processed.
         hidden_sum: float32 (U,), for "embed": see `PrefillResult`.
-        num_read: Prompt tokens prefilled.
+        num_prefilled: Prompt tokens prefilled.
         num_cached_tokens: Those of them from a prefix cache hit; 0 for forks.
         prefix: The tokens behind `state`; None: no caching.
         last_token_id: The newest token, not yet processed by the model.
@@ -139,7 +139,7 @@ class Sequence:
     max_tokens: int
     sampling: SamplingParams
     seed: int
-    stream: int
+    random_stream: int
     end_id: int | None
     emit: Callable[[Event], None]
     state: np.ndarray
@@ -149,7 +149,7 @@ class Sequence:
     quota: Quota = ANYBODY
     prefill_signature: str = signatures.PREFILL
     requested_traces: tuple[tuple[str, int], ...] = ()
-    position: int = 0
+    num_sampled_before: int = 0
     counts_before: tuple[np.ndarray, np.ndarray] | None = None
     returns_state: bool = False
     num_top: int | None = None
@@ -158,10 +158,10 @@ class Sequence:
     expected_probe_hash: str | None = None
     cache_namespace: Hashable = None
     prefix_blocks: tuple[bytes, ...] = ()
-    request: int = 0
+    request_number: int = 0
     started: bool = False
     forks: list["Sequence"] = field(default_factory=list)
-    num_read: int = 0
+    num_prefilled: int = 0
     num_cached_tokens: int = 0
     prefix: Prefix | None = None
     num_generated: int = 0
@@ -174,7 +174,7 @@ class Sequence:
     adjustments: Adjustments = field(init=False)
 
     def __post_init__(self) -> None:
-        self._uniforms = UniformStream(self.seed, self.stream)
+        self._uniforms = UniformStream(self.seed, self.random_stream)
         self.last_token_id = int(self.prompt_ids[-1])
         sampling = self.sampling
         counts, sampled = sampling.counts_tokens, self.counts_before
@@ -189,11 +189,11 @@ class Sequence:
     def num_remaining_prompt_tokens(self) -> int:
         """Prompt tokens still to be prefilled; the last one is left to `decode`, except with "embed" and "inspect"."""
         includes_last = self.prefill_signature in (signatures.EMBED, signatures.INSPECT)
-        return len(self.prompt_ids) - (0 if includes_last else 1) - self.num_read
+        return len(self.prompt_ids) - (0 if includes_last else 1) - self.num_prefilled
 
     def uniforms(self, count: int) -> np.ndarray:
         """Return the random numbers of the next tokens, float32 (count,)."""
-        return self._uniforms.take(self.position + self.num_generated, count)
+        return self._uniforms.take(self.num_sampled_before + self.num_generated, count)
 
     @property
     def state_snapshot(self) -> np.ndarray | None:
@@ -213,20 +213,20 @@ class Sequence:
 
     def resume_from_prefix(self, prefix: Prefix, state: np.ndarray) -> None:
         """Start from the cached state of a prefix of the prompt."""
-        self.num_read = self.num_cached_tokens = prefix.length
+        self.num_prefilled = self.num_cached_tokens = prefix.length
         self.prefix, self.state = prefix, state
 
     def fork_from(self, first: "Sequence") -> None:
         """Start from the state of another choice of the same prompt, after its prefill."""
-        self.num_read, self.state, self.is_reproducible = first.num_read, first.state, first.is_reproducible
+        self.num_prefilled, self.state, self.is_reproducible = first.num_prefilled, first.state, first.is_reproducible
         self.started = True
         self.prefix = first.prefix.copy() if first.prefix else None
 
-    def read(self, count: int, state: np.ndarray) -> None:
+    def record_prefill(self, count: int, state: np.ndarray) -> None:
         """Record the prefill of `count` more prompt tokens."""
         if self.prefix is not None:
-            self.prefix.extend(self.prompt_ids[self.num_read : self.num_read + count])
-        self.num_read += count
+            self.prefix.extend(self.prompt_ids[self.num_prefilled : self.num_prefilled + count])
+        self.num_prefilled += count
         self.state = state
 
     def advance(self, token_ids: list[int], state: np.ndarray, scores: Scores | None = None) -> DecodeResult:

@@ -35,12 +35,12 @@ class Slots:
         """Whether a sequence waits."""
         return bool(self._waiting)
 
-    def enqueue(self, sequence: Sequence, *, first: bool = False) -> None:
+    def enqueue(self, sequence: Sequence, *, at_front: bool = False) -> None:
         """Enqueue a sequence after the others of its request, or before them."""
-        queue = self._waiting.setdefault(sequence.request, deque())
-        queue.appendleft(sequence) if first else queue.append(sequence)
+        queue = self._waiting.setdefault(sequence.request_number, deque())
+        queue.appendleft(sequence) if at_front else queue.append(sequence)
 
-    def admit(self) -> Sequence:
+    def assign(self) -> Sequence:
         """Admit the next waiting sequence to a free slot, and return it; at least one must wait."""
         request = min(self._waiting, key=lambda request: (self._held[request], request))
         queue = self._waiting[request]
@@ -56,9 +56,9 @@ class Slots:
         if sequence not in self._running:
             return
         self._running.remove(sequence)
-        self._held[sequence.request] -= 1
-        if not self._held[sequence.request]:
-            del self._held[sequence.request]
+        self._held[sequence.request_number] -= 1
+        if not self._held[sequence.request_number]:
+            del self._held[sequence.request_number]
 
     def over_share(self) -> Iterator[int]:
         """Yield the requests that hold at least two slots more than a waiting one, those with the most first."""

@@ -76,7 +76,7 @@ class CompletionResponse:
     def events(self) -> Iterator[bytes]:
         """Yield server-sent events; an error becomes the last one, as the status has been sent already."""
         try:
-            for delta in self._builder.stream():
+            for delta in self._builder.client_deltas():
                 self._update_fingerprint()
                 yield self._event(delta)
             if self._builder.body.stream_options.include_usage:
@@ -109,7 +109,7 @@ class CompletionResponse:
         """Attach the partial output to an error: a client with resume tokens can resume instead of starting again."""
         if not isinstance(error, ClientGone):
             gone = isinstance(error, VersionGone)
-            rest = self._builder.rest(keep_states=not gone)
+            rest = self._builder.partial_outputs(with_resume_tokens=not gone)
             error.rest = {"choices": [_choice(index, result) for index, result in rest], "usage": self._usage()}
             if self._builder.body.return_state and not gone:
                 error.should_retry = False
@@ -123,7 +123,7 @@ class CompletionResponse:
         reason = b"null" if delta.finish_reason is None else b'"%b"' % delta.finish_reason.encode()
         logprobs = b"null" if delta.logprobs is None else orjson.dumps(_logprobs(delta.logprobs))
         # Not escaped: a resume token consists of letters, digits, - and _.
-        state = b"" if delta.state is None else b', "state": "%b"' % delta.state.encode()
+        state = b"" if delta.resume_token is None else b', "state": "%b"' % delta.resume_token.encode()
         prefix = self._prefix
         if state and delta.finish_reason is None:
             prefix = b'%b"usage":%b,%b' % (prefix[: -len(_CHOICES)], orjson.dumps(self._usage()), _CHOICES)
@@ -154,7 +154,7 @@ def _choice(index: int, result: CompletionOutput) -> responses.ChoiceObject:
         "logprobs": None if result.logprobs is None else _logprobs(result.logprobs),
         "finish_reason": result.finish_reason,
     }
-    return choice if result.state is None else {**choice, "state": result.state}
+    return choice if result.resume_token is None else {**choice, "state": result.resume_token}
 
 
 def _logprobs(logprobs: Logprobs) -> responses.LogprobsObject:

@@ -57,16 +57,16 @@ class ShutdownGate:
     """The switch that refuses new requests once shutdown has begun."""
 
     def __init__(self) -> None:
-        self.begun = False
+        self.is_draining = False
 
-    def refuse_if_begun(self) -> None:
+    def refuse_if_draining(self) -> None:
         """Refuse a new request during shutdown.
 
         Raises:
             ShuttingDown: the server is draining.
         """
-        if self.begun:
-            raise ShuttingDown("the server is shutting down; send the request to another replica", retry_after_s=1)
+        if self.is_draining:
+            raise ShuttingDown("the server is shutting down; send the request to another gateway", retry_after_s=1)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Services:
     vectors: VectorFiles
     status: Status
     watch: Watch
-    drain: ShutdownGate
+    shutdown_gate: ShutdownGate
     limits: Limits
     has_keys: bool
 
@@ -135,10 +135,10 @@ def _start(
     services: Services, body_type: type[AnyBody], start: Callable[[AnyBody, RequestContext], Builder]
 ) -> Builder:
     """Parse a body and start its request; in its own frame, so that no frame holds the body's prompts while it runs."""
-    services.drain.refuse_if_begun()
+    services.shutdown_gate.refuse_if_draining()
     body = parse(body_type, _body(), services.limits)
     g.record.record_request(body)
-    return start(body, g.caller)
+    return start(body, g.context)
 
 
 def _watch_request(services: Services, builder: OutputBuilder, stack: ExitStack) -> None:
@@ -149,8 +149,8 @@ def _watch_request(services: Services, builder: OutputBuilder, stack: ExitStack)
 
 def _body() -> bytes:
     """Charge a request to its caller, whatever its outcome, and read its body."""
-    g.caller.charge_request()
-    return read_body(g.caller.memory)
+    g.context.charge_request()
+    return read_body(g.context.memory)
 
 
 def _close(running: Request, record: RequestLog) -> None:
@@ -202,9 +202,9 @@ def _model(services: Services, name: str) -> responses.ModelObject:
 
 def _neighbors(services: Services, name: str) -> responses.NeighborsObject:
     """Return the nearest neighbors of a token in the embedding."""
-    services.drain.refuse_if_begun()
+    services.shutdown_gate.refuse_if_draining()
     model = services.model_registry.find(name)
-    g.caller.charge_request()
+    g.context.charge_request()
     count = parse_number(request.args.get("count"), "count", (1, MAX_NEIGHBORS), 10)
     _charge_tokens(model, count)
     vectors, token = _vectors(services, model), request.args.get("token")
@@ -217,12 +217,12 @@ def _neighbors(services: Services, name: str) -> responses.NeighborsObject:
 
 def _embedding_map(services: Services, name: str) -> responses.EmbeddingMapObject:
     """Return the embedding projected to a plane."""
-    services.drain.refuse_if_begun()
+    services.shutdown_gate.refuse_if_draining()
     model = services.model_registry.find(name)
-    g.caller.charge_request()
+    g.context.charge_request()
     count = parse_number(request.args.get("count"), "count", (1, MAX_MAPPED), 1000)
     _charge_tokens(model, count)
-    g.caller.memory.hold(_MAPPED_BYTES * count, "count", param="count")
+    g.context.memory.hold(_MAPPED_BYTES * count, "count", param="count")
     return embedding_map_object(model, *_vectors(services, model).map(count))
 
 
@@ -234,7 +234,7 @@ def _charge_tokens(model: ServedModel, count: int) -> None:
         InvalidRequest: this request alone exceeds the tokens per minute.
     """
     try:
-        g.caller.charge(min(count, len(model.tokenizer.tokens)))
+        g.context.charge(min(count, len(model.tokenizer.tokens)))
     except InvalidRequest as error:
         raise InvalidRequest(str(error), param="count") from error
 
@@ -262,7 +262,7 @@ def _status(services: Services) -> responses.StatusObject:
 def _tokenize(services: Services) -> responses.TokenizeObject:
     """Tokenize a text."""
     body = parse(TokenizeRequest, _body(), services.limits)
-    model, memory = services.model_registry.find(body.model), g.caller.memory
+    model, memory = services.model_registry.find(body.model), g.context.memory
     tokenizer = model.tokenizer
     _require_max_tokens("prompt", min_tokens(body.prompt, model), services.limits)
     memory.hold(prompt_bytes([body.prompt]) + encoding_bytes(body.prompt, model), "prompt", param="prompt")
@@ -284,7 +284,7 @@ def _detokenize(services: Services) -> responses.DetokenizeObject:
     _require_max_tokens("tokens", len(body.tokens), services.limits)
     require_ids(body.tokens, model, "tokens")
     num_bytes = prompt_bytes([body.tokens]) + 2 * encoding_bytes(body.tokens, model)
-    g.caller.memory.hold(num_bytes, "tokens", param="tokens")
+    g.context.memory.hold(num_bytes, "tokens", param="tokens")
     return {"prompt": model.tokenizer.decode(body.tokens)}
 
 
@@ -337,10 +337,10 @@ def _ready_models(services: Services) -> list[str]:
         ShuttingDown: the server is draining.
         BackendUnavailable: no model is served, or one is being probed for the first time.
     """
-    services.drain.refuse_if_begun()
+    services.shutdown_gate.refuse_if_draining()
     return services.model_registry.ready_models()
 
 
 def _json(body: bytes) -> Response:
-    g.caller.memory.shrink(len(body))
+    g.context.memory.shrink(len(body))
     return Response(body, mimetype="application/json")

@@ -38,7 +38,7 @@
             ├── InternalError       500: a bug in the server
             ├── ServiceUnavailable  503
             │   ├── ModelLoading        the model or version is not loaded yet
-            │   ├── ShuttingDown        the server is shutting down; another replica may answer
+            │   ├── ShuttingDown        the server is shutting down; another gateway may respond
             │   ├── VersionGone         the version was unloaded during the request
             │   └── BackendUnavailable  no model server answers
             └── DeadlineExceeded    504: the request's `timeout_s` expired
@@ -288,7 +288,7 @@ class ModelLoading(ServiceUnavailable):
 
 
 class ShuttingDown(ServiceUnavailable):
-    """The server is shutting down; another replica, or the restarted server, may answer."""
+    """The server is shutting down; another gateway, or the restarted one, may respond."""
 
 
 class VersionGone(ServiceUnavailable):

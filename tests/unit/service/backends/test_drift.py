@@ -4,12 +4,8 @@ import pytest
 
 from service.backends.drift import TOLERATED_S, ConfigDrift, DriftReport
 from service.errors import BackendUnavailable
-<<<<<<< HEAD
 from tests.registries import PolledRegistry
-from tests.unit.service.backends.test_registry import LOADING, FakeServer, add, label, only
-=======
 from tests.unit.service.backends.test_registry import LOADING, add, label, only
->>>>>>> w-suite
 
 
 @pytest.fixture
@@ -26,11 +22,7 @@ def model_registry(server, two_versions):
     config = two_versions / "models.config"
     policy = 'base_path: "/models/demo" model_version_policy { latest { num_versions: 2 } }'
     config.write_text(config.read_text().replace('base_path: "/models/demo"', policy))
-<<<<<<< HEAD
-    model_registry = PolledRegistry(tmp_path, only(server))
-=======
-    model_registry = ModelRegistry(two_versions, only(server))
->>>>>>> w-suite
+    model_registry = PolledRegistry(two_versions, only(server))
     model_registry.refresh()
     return model_registry
 

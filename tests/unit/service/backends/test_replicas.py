@@ -207,7 +207,7 @@ def test_a_version_whose_probe_is_not_repeated_gets_no_calls():
     for letter in "ab":
         fleet.replicas.record_probes(fleet.replica(letter), "other", {other: PROBE})
     fleet.replicas.eject(fleet.replica("a"), "ill")
-    fleet.replicas.record_probes(fleet.replica("a"), "demo", {MODEL: PROBE}, unprobed={MODEL})
+    fleet.replicas.record_probes(fleet.replica("a"), "demo", {MODEL: PROBE}, needs_reprobe={MODEL})
     assert fleet.left_out() == "a"
     fleet.replicas.record_probes(fleet.replica("a"), "other", {other: PROBE})
     assert fleet.left_out() == ""

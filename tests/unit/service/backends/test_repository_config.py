@@ -5,27 +5,15 @@ import os
 import pytest
 
 from service.errors import ModelLoading, ModelNotFound
-<<<<<<< HEAD
 from tests.registries import PolledRegistry
-from tests.unit.service.backends.test_registry import FakeServer, add, label, only
-=======
 from tests.unit.service.backends.test_registry import label, only
->>>>>>> w-suite
 
 
 @pytest.fixture
 def model_registry(server, two_versions):
     """A catalog in front of it, with the first version stable and the second one a canary; nothing is read yet."""
-<<<<<<< HEAD
-    (tmp_path / "models.config").write_text("model_config_list {}")
-    for version in (1, 2):
-        add(tmp_path, "demo", version)
-    label(tmp_path, stable=1, canary=2)
-    return PolledRegistry(tmp_path, only(server))
-=======
     label(two_versions, stable=1, canary=2)
-    return ModelRegistry(two_versions, only(server))
->>>>>>> w-suite
+    return PolledRegistry(two_versions, only(server))
 
 
 def truncate(path, size):

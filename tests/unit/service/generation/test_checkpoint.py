@@ -12,12 +12,23 @@ FLOATS = st.lists(st.floats(width=32), min_size=1, max_size=20)
 IDS = st.lists(st.integers(0, 2**31 - 1), max_size=20)
 
 
-def saved(state=(0.5, -1.0), unread_ids=(7,), position=3, seed=5, stream=0, detokenizer=None, held_back="", counts=()):
+def saved(
+    state=(0.5, -1.0),
+    unread_ids=(7,),
+    num_sampled=3,
+    seed=5,
+    random_stream=0,
+    detokenizer=None,
+    held_back="",
+    counts=(),
+):
     """Return a text; fields given replace what does not matter."""
     ids = np.array([token_id for token_id, _ in counts], np.int32)
     numbers = np.array([number for _, number in counts], np.float32)
-    point = ResumePoint(np.array(state, np.float32), np.array(unread_ids, np.int32), position)
-    return Checkpoint(ModelVersion("demo", 3), "ab" * 32, point, seed, stream, detokenizer, held_back, (ids, numbers))
+    point = ResumePoint(np.array(state, np.float32), np.array(unread_ids, np.int32), num_sampled)
+    return Checkpoint(
+        ModelVersion("demo", 3), "ab" * 32, point, seed, random_stream, detokenizer, held_back, (ids, numbers)
+    )
 
 
 @given(
@@ -45,9 +56,9 @@ def test_what_comes_back_is_what_was_put_down(
         np.int32,
         np.float32,
     ]
-    for name in ("model", "weights_sha256", "seed", "stream", "detokenizer", "held_back"):
+    for name in ("model", "weights_sha256", "seed", "random_stream", "detokenizer", "held_back"):
         assert getattr(back, name) == getattr(text, name)
-    assert back.point.position == position
+    assert back.point.num_sampled == position
     assert back.point.state.flags.writeable
 
 
@@ -60,10 +71,14 @@ def test_a_text_of_some_thousand_floats_stays_small():
 @pytest.mark.parametrize("stream", [0, 3, 2**64 - 1])
 def test_the_first_branch_goes_on_and_the_others_are_new(stream):
     """Branches of a text, of its branches, and of the same text further on differ, and each is always the same."""
-    text = saved(stream=stream)
+    text = saved(random_stream=stream)
     assert text.branch(0) == stream
-    streams = [saved(stream=stream, position=position).branch(choice) for position in (3, 4) for choice in range(1, 50)]
-    deeper = [saved(stream=branch).branch(1) for branch in streams]
+    streams = [
+        saved(random_stream=stream, num_sampled=position).branch(choice)
+        for position in (3, 4)
+        for choice in range(1, 50)
+    ]
+    deeper = [saved(random_stream=branch).branch(1) for branch in streams]
     assert len({stream, *streams, *deeper}) == 1 + 2 * 98
     assert [text.branch(choice) for choice in range(1, 50)] == streams[:49]
     assert all(0 <= branch < 2**64 for branch in streams)
@@ -73,6 +88,6 @@ def test_a_point_moves_with_the_state_or_without():
     """With the state just the last token is unread; without it all that came since the state."""
     point = ResumePoint(np.zeros(2, np.float32), np.array([4, 5], np.int32), 10)
     kept = point.after([6, 7], None)
-    assert (kept.unread_ids.tolist(), kept.position, kept.state is point.state) == ([4, 5, 6, 7], 12, True)
+    assert (kept.unread_ids.tolist(), kept.num_sampled, kept.state is point.state) == ([4, 5, 6, 7], 12, True)
     moved = kept.after([8, 9, 1], np.ones(2, np.float32))
-    assert (moved.unread_ids.tolist(), moved.position, moved.state.tolist()) == ([1], 15, [1, 1])
+    assert (moved.unread_ids.tolist(), moved.num_sampled, moved.state.tolist()) == ([1], 15, [1, 1])

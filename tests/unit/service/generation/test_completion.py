@@ -449,7 +449,7 @@ def test_pieces_of_a_text_from_its_end_go_before_those_so_far(service, num_top, 
     wanted = {"logprobs": num_top, "echo": echo, "n": 2, "max_tokens": 30, "stop": ["q"]}
     whole = begun(service, from_the_end("abc", **wanted)).results()
     generation = begun(service, from_the_end("abc", **wanted, prepend=True))
-    texts, told, deltas = ["", ""], [Logprobs(), Logprobs()], list(generation.stream())
+    texts, told, deltas = ["", ""], [Logprobs(), Logprobs()], list(generation.client_deltas())
     assert generation.prepends
     assert len(deltas) > 4
     for piece in deltas:
@@ -469,7 +469,7 @@ def test_a_client_that_only_appends_gets_a_text_from_its_end_as_one_piece(servic
     wanted = {"logprobs": num_top, "echo": True, "n": 2, "max_tokens": 30}
     whole = begun(service, from_the_end("abc", **wanted)).results()
     generation = begun(service, from_the_end("abc", **wanted))
-    deltas = sorted(generation.stream(), key=lambda piece: piece.index)
+    deltas = sorted(generation.client_deltas(), key=lambda piece: piece.index)
     assert not generation.prepends
     assert [CompletionOutput(piece.text, piece.finish_reason, piece.logprobs) for piece in deltas] == whole
 
@@ -480,7 +480,7 @@ def test_consent_changes_nothing_forwards(service):
         begun(service, request(logprobs=1, echo=True, prepend=prepend)) for prepend in (True, False)
     )
     assert not with_consent.prepends
-    assert list(with_consent.stream()) == list(without.stream())
+    assert list(with_consent.client_deltas()) == list(without.client_deltas())
 
 
 @pytest.mark.parametrize("num_top", [None, 1])

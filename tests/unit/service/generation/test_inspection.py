@@ -12,7 +12,7 @@ from service.context import RequestContext
 from service.errors import InvalidRequest, StateOfAnotherModel
 from service.generation.inspection import evenly_spaced
 from service.params import ModelVersion
-from service.scheduling.policy import INSPECT_BUDGET, BatchLimits, ModelQueue
+from service.scheduling.policy import MAX_TRACE_VALUES_PER_CALL, BatchLimits, ModelQueue
 from tests.fakes import STATE_SIZE, fake_step, make_sequence
 from tests.unit.service.generation.test_completion import CHARACTERS, LIMITS, Models, Service, request
 
@@ -128,14 +128,14 @@ def test_some_tokens_and_units_are_those_of_all(service):
 def test_a_text_is_read_after_the_one_of_a_state(service):
     """What that had not read is read first, and not told; the first token has a score."""
     (first,) = Service.results(service, "abc", max_tokens=5, return_state=True)
-    found = looked_into(service, "xyz", state=first.state, model=None)
+    found = looked_into(service, "xyz", state=first.resume_token, model=None)
     drawn = CHARACTERS.encode("abc" + first.text)
     expected = states_after(CHARACTERS.encode("xyz"), states_after(drawn)[-1])
     np.testing.assert_array_equal(found.values[0][1], expected)
     assert found.logprobs.token_logprobs[0] is not None
     assert found.logprobs.tokens == list("xyz")
     with pytest.raises(StateOfAnotherModel):
-        looked_into(service, "xyz", state=first.state, model="words")
+        looked_into(service, "xyz", state=first.resume_token, model="words")
 
 
 def test_nothing_is_read_as_the_beginning_of_a_text(service):
@@ -179,7 +179,7 @@ def test_a_call_tells_no_more_than_fits():
         )
     call = queue.next_call(2, 2)
     assert {sequence.requested_traces for sequence in call.sequences} == {wide}
-    assert call.size == INSPECT_BUDGET // (8 * 100_000)
+    assert call.size == MAX_TRACE_VALUES_PER_CALL // (8 * 100_000)
     assert dict(call.outputs())["hidden_1"] == (8, call.size, 100_000)
 
 

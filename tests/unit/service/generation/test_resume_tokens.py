@@ -41,7 +41,7 @@ def test_a_token_comes_back_for_its_tenant():
     """Wherever the keys are the same, the text is that which was put down."""
     text = tokens().open(TOKEN, "anna")
     assert text.point.state.tolist() == [0.5, -1.0]
-    assert (text.seed, text.point.position) == (5, 3)
+    assert (text.seed, text.point.num_sampled) == (5, 3)
     assert tokens().open(tokens().seal(saved(seed=9), ""), "").seed == 9
 
 

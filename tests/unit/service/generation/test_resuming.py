@@ -68,7 +68,7 @@ def parts(service, model, lengths, state=None, text="abc", **fields):
         (result,) = generation.results()
         generation.request.close()
         found.append(result)
-        state = result.state
+        state = result.resume_token
         if result.finish_reason == "stop":
             break
     return found
@@ -150,14 +150,18 @@ def test_a_stream_with_states_is_that_without_and_goes_on_from_each(service, mod
         request(max_tokens=TOTAL, **fields, prepend=True, state_interval=interval), RequestContext()
     )
     deltas, states, num_before = [], [], 0
-    for piece in kept.stream():
+    for piece in kept.client_deltas():
         deltas.append(piece.text)
-        if piece.state:
+        if piece.resume_token:
             assert kept.request.num_completion_tokens - num_before >= interval
             num_before = kept.request.num_completion_tokens
-            states.append((deltas.copy(), num_before, piece.state))
+            states.append((deltas.copy(), num_before, piece.resume_token))
     kept.request.close()
-    assert (assembled(deltas, model), piece.finish_reason, piece.state) == (whole.text, whole.finish_reason, None)
+    assert (assembled(deltas, model), piece.finish_reason, piece.resume_token) == (
+        whole.text,
+        whole.finish_reason,
+        None,
+    )
     assert len(states) >= (plain.request.num_completion_tokens - 1) // (interval + CHUNK)
     for before, num_tokens, state in states:
         rest = {**fields, **given_text(model, ""), "seed": None, "state": state, "max_tokens": TOTAL - num_tokens}
@@ -174,9 +178,9 @@ def test_what_may_become_a_stop_holds_up_no_state_and_no_end(service):
         generation = service.engine.complete(
             request("abc", **fields, stop=[held_back + "\0"], state_interval=CHUNK), RequestContext()
         )
-        deltas = list(generation.stream())
+        deltas = list(generation.client_deltas())
         assert "".join(piece.text for piece in deltas) == text
-        assert [bool(piece.state) for piece in deltas] == [True] * (len(deltas) - 1) + [False]
+        assert [bool(piece.resume_token) for piece in deltas] == [True] * (len(deltas) - 1) + [False]
         assert len(deltas) == TOTAL // CHUNK
     assert deltas[-1].finish_reason == "length"
 
@@ -208,7 +212,7 @@ def test_behind_a_stop_the_text_goes_on_as_if_there_were_none(service, model):
         stop = plain.text[middle : middle + length]
         first = parts(service, model, [TOTAL], seed=5, stop=[stop])[0]
         assert first.finish_reason == "stop"
-        rest = parts(service, model, [TOTAL], state=first.state)[0]
+        rest = parts(service, model, [TOTAL], state=first.resume_token)[0]
         texts = (first.text, stop, rest.text)
         together = "".join(texts[::-1] if "backward" in model else texts)
         assert plain.text in together
@@ -219,14 +223,14 @@ def test_one_token_has_many_branches(service):
     """The first choice is the text's own, the others differ, and each is the same whenever it is asked for."""
     (first,) = ask(service, "abc", seed=2, max_tokens=10)
     (whole,) = ask(service, "abc", seed=2, max_tokens=30)
-    branches = [result.text for result in ask(service, "", state=first.state, seed=None, n=5, max_tokens=20)]
+    branches = [result.text for result in ask(service, "", state=first.resume_token, seed=None, n=5, max_tokens=20)]
     assert first.text + branches[0] == whole.text
     assert len(set(branches)) == 5
-    again = ask(service, "", state=first.state, seed=None, n=5, max_tokens=20)
+    again = ask(service, "", state=first.resume_token, seed=None, n=5, max_tokens=20)
     assert [result.text for result in again] == branches
-    deeper = ask(service, "", state=again[3].state, seed=None, n=3, max_tokens=10)
+    deeper = ask(service, "", state=again[3].resume_token, seed=None, n=3, max_tokens=10)
     assert len({result.text for result in deeper}) == 3
-    (other,) = ask(service, "", state=first.state, seed=7, max_tokens=20)
+    (other,) = ask(service, "", state=first.resume_token, seed=7, max_tokens=20)
     assert other.text not in branches
 
 
@@ -234,16 +238,16 @@ def test_a_prompt_is_read_after_the_state(service):
     """It is the text that one long prompt would give: what was written, and then the new prompt by itself."""
     (first,) = ask(service, "abc", seed=2, max_tokens=10)
     prompts = ("xyz", CHARACTERS.decode([10, 11]), "")
-    results = ask(service, *prompts, state=first.state, seed=4, max_tokens=12, n=2)
+    results = ask(service, *prompts, state=first.resume_token, seed=4, max_tokens=12, n=2)
     long = "abc" + first.text
-    (scored,) = ask(service, "xyz", state=first.state, seed=4, max_tokens=0, echo=True, logprobs=1)
+    (scored,) = ask(service, "xyz", state=first.resume_token, seed=4, max_tokens=0, echo=True, logprobs=1)
     (whole,) = ask(service, long + "xyz", seed=4, max_tokens=0, echo=True, logprobs=1)
     assert scored.text == "xyz"
     assert scored.logprobs.token_logprobs == whole.logprobs.token_logprobs[-3:]
     assert None not in scored.logprobs.token_logprobs
     assert len({result.text for result in results}) == 6
-    (further,) = ask(service, "", state=results[0].state, seed=None, max_tokens=6)
-    (longer,) = ask(service, "xyz", state=first.state, seed=4, max_tokens=18)
+    (further,) = ask(service, "", state=results[0].resume_token, seed=None, max_tokens=6)
+    (longer,) = ask(service, "xyz", state=first.resume_token, seed=4, max_tokens=18)
     assert results[0].text + further.text == longer.text
 
 
@@ -254,11 +258,11 @@ def test_what_a_text_still_held_comes_before_a_prompt(service):
     firsts = [ask(service, "abc", seed=seed, max_tokens=length, stop=[stop])[0] for length in range(9, 16)]
     first = next(result for result in firsts if opened(service, result).held_back == plain[9:11])
     assert first.text == plain[:9]
-    (scored,) = ask(service, "xyz", state=first.state, seed=None, echo=True, logprobs=0, max_tokens=0)
+    (scored,) = ask(service, "xyz", state=first.resume_token, seed=None, echo=True, logprobs=0, max_tokens=0)
     assert (scored.text, scored.logprobs.text_offset) == (plain[9:11] + "xyz", [2, 3, 4])
-    (second,) = ask(service, "xyz", state=first.state, seed=None, echo=True, max_tokens=5)
+    (second,) = ask(service, "xyz", state=first.resume_token, seed=None, echo=True, max_tokens=5)
     assert second.text.startswith(plain[9:11] + "xyz")
-    (bare,) = ask(service, "xyz", state=first.state, seed=None, max_tokens=5)
+    (bare,) = ask(service, "xyz", state=first.resume_token, seed=None, max_tokens=5)
     assert bare.text == second.text.replace("xyz", "", 1)
 
 
@@ -270,13 +274,13 @@ def test_a_prompt_can_be_read_for_later(service, prompt, num_choices):
     assert [(result.text, result.finish_reason) for result in read] == [("", "length")] * num_choices
     again = ask(service, prompt, seed=6, max_tokens=0, n=num_choices)
     for results in (read, again):
-        later = [ask(service, "", state=result.state, seed=None, max_tokens=15)[0].text for result in results]
+        later = [ask(service, "", state=result.resume_token, seed=None, max_tokens=15)[0].text for result in results]
         assert later == [result.text for result in whole]
 
 
 def opened(service, result):
     """Return the text that a result's token stands for."""
-    return service.engine._resume_tokens.open(result.state, "")
+    return service.engine._resume_tokens.open(result.resume_token, "")
 
 
 def test_behind_the_end_of_a_text_the_next_one_begins(service):
@@ -287,10 +291,10 @@ def test_behind_the_end_of_a_text_the_next_one_begins(service):
             break
     saved = opened(service, first)
     assert saved.point.unread_ids.tolist() == [END]
-    num_generated = saved.point.position
+    num_generated = saved.point.num_sampled
     drawn = [CHARACTERS.tokens.index(token) for token in first.logprobs.tokens]
     assert num_generated == len(drawn) + 1
-    (after,) = ask(service, "xyz", state=first.state, seed=1, max_tokens=0, echo=True, logprobs=0)
+    (after,) = ask(service, "xyz", state=first.resume_token, seed=1, max_tokens=0, echo=True, logprobs=0)
     ids = [*CHARACTERS.encode("abc"), *drawn, END, *CHARACTERS.encode("xyz")]
     (whole,) = ask(service, ids, seed=1, max_tokens=0, echo=True, logprobs=0)
     assert after.logprobs.token_logprobs == whole.logprobs.token_logprobs[-3:]
@@ -336,7 +340,7 @@ def test_a_request_that_cannot_be_finished_leaves_what_there_is(how):
         threading.Timer(0.5, lambda: service.scheduler.stop(ShuttingDown("good night"))).start()
     with pytest.raises(DeadlineExceeded if how == "deadline" else ShuttingDown):
         generation.results()
-    rest = generation.rest()
+    rest = generation.partial_outputs()
     generation.request.close()
     backend.release(100)
     service.scheduler.stop()
@@ -344,7 +348,7 @@ def test_a_request_that_cannot_be_finished_leaves_what_there_is(how):
     for (_, result), text in zip(rest, expected, strict=True):
         assert 0 < len(result.text) < 60
         assert result.finish_reason is None
-        (later,) = ask(other, "", state=result.state, seed=None, max_tokens=60)
+        (later,) = ask(other, "", state=result.resume_token, seed=None, max_tokens=60)
         assert (result.text + later.text).startswith(text)
     other.scheduler.stop()
 
@@ -364,9 +368,9 @@ def test_without_a_wish_for_states_the_text_so_far_is_whole():
         backend.release(2)
         with pytest.raises(DeadlineExceeded):
             generation.results()
-        ((index, result),) = generation.rest()
+        ((index, result),) = generation.partial_outputs()
         generation.request.close()
-        assert (index, result.finish_reason, result.state) == (0, None, None)
+        assert (index, result.finish_reason, result.resume_token) == (0, None, None)
         texts.append(result.text)
         backend.release(100)
         service.scheduler.stop()
@@ -381,25 +385,25 @@ def test_a_stream_tells_the_state_with_its_last_piece(service):
     generation = service.engine.complete(
         request("abc", seed=2, max_tokens=30, stream=True, return_state=True), RequestContext()
     )
-    deltas = list(generation.stream())
-    assert [piece.state is not None for piece in deltas] == [piece.finish_reason is not None for piece in deltas]
-    assert generation.rest() == []
+    deltas = list(generation.client_deltas())
+    assert [piece.resume_token is not None for piece in deltas] == [piece.finish_reason is not None for piece in deltas]
+    assert generation.partial_outputs() == []
     generation.request.close()
-    (one,) = ask(service, "", state=whole.state, seed=None, max_tokens=9)
-    (other,) = ask(service, "", state=deltas[-1].state, seed=None, max_tokens=9)
+    (one,) = ask(service, "", state=whole.resume_token, seed=None, max_tokens=9)
+    (other,) = ask(service, "", state=deltas[-1].resume_token, seed=None, max_tokens=9)
     assert one.text == other.text
 
 
 def test_a_state_that_does_not_fit_is_refused_by_its_reason(service):
     """Of another tenant, of another model, of a version that is gone or whose number another one has now."""
     (first,) = ask(service, "abc", seed=2, max_tokens=5, tenant="anna")
-    assert ask(service, "", state=first.state, seed=None, max_tokens=5, tenant="anna")
+    assert ask(service, "", state=first.resume_token, seed=None, max_tokens=5, tenant="anna")
     with pytest.raises(StateForeign):
-        ask(service, "", state=first.state, seed=None, tenant="bert")
+        ask(service, "", state=first.resume_token, seed=None, tenant="bert")
     with pytest.raises(StateOfAnotherModel, match=r"'words'.*'characters'"):
-        ask(service, "", state=first.state, seed=None, tenant="anna", model="words")
+        ask(service, "", state=first.resume_token, seed=None, tenant="anna", model="words")
     tokens = service.engine._resume_tokens
-    saved = tokens.open(first.state, "anna")
+    saved = tokens.open(first.resume_token, "anna")
     gone = tokens.seal(replace(saved, model=ModelVersion("characters", 7)), "anna")
     replaced = tokens.seal(replace(saved, weights_sha256="f" * 64), "anna")
     for token in (gone, replaced):
@@ -409,7 +413,7 @@ def test_a_state_that_does_not_fit_is_refused_by_its_reason(service):
 
 def test_what_is_not_to_be_gone_on_with_has_no_state(service):
     """Without a wish for it no token is made."""
-    assert [result.state for result in ask(service, "abc", n=3, return_state=False)] == [None] * 3
+    assert [result.resume_token for result in ask(service, "abc", n=3, return_state=False)] == [None] * 3
 
 
 @pytest.mark.parametrize("model", ["characters", "characters backward"])
@@ -428,20 +432,20 @@ def test_a_deadline_within_a_prompt_loses_nothing_that_was_held(service, model):
     backend = FakeBackend(held=True)
     slow = Service(backend, max_calls=1)
     slow.engine._resume_tokens = service.engine._resume_tokens
-    fields = {**given_text(model, "xyz" * 9), "model": model, "state": first.state, "seed": None, "logprobs": 0}
+    fields = {**given_text(model, "xyz" * 9), "model": model, "state": first.resume_token, "seed": None, "logprobs": 0}
     fields |= {"echo": True, "max_tokens": 9, "return_state": True}
     generation = slow.engine.complete(request(**fields, timeout_s=0.3), RequestContext())
     backend.release(1)
     with pytest.raises(DeadlineExceeded):
         generation.results()
-    ((_, rest),) = generation.rest()
+    ((_, rest),) = generation.partial_outputs()
     generation.request.close()
     backend.release(100)
     slow.scheduler.stop()
     assert rest.text == ("xyz" * 9 + ending if "backward" in model else ending + "xyz" * 9)
     # One slice of the prompt has been read.
     assert len(opened(service, rest).point.unread_ids) == 12
-    later = parts(service, model, [9], state=rest.state)[0]
+    later = parts(service, model, [9], state=rest.resume_token)[0]
     generation = service.engine.complete(request(**{**fields, "logprobs": None, "echo": False}), RequestContext())
     (whole,) = generation.results()
     generation.request.close()
@@ -459,7 +463,7 @@ def test_a_stop_that_is_complete_at_the_very_end_is_the_reason():
         0,
         None,
         keeps_checkpoint=False,
-        holds_back=False,
+        may_continue_after_end=False,
     )
     text = choice.take(DecodeResult(0, [BYTE_IDS[ord("a")], BYTE_IDS[0xE2]], "length"))
     assert (text, choice.finish_reason) == ("a", "stop")
@@ -478,7 +482,7 @@ def test_tokens_that_a_state_brings_along_are_no_cached_ones(service):
     known = []
     for _ in range(2):
         generation = service.engine.complete(
-            request("uvwuvw", state=first.state, seed=None, max_tokens=3), RequestContext(Quota(tenant=""))
+            request("uvwuvw", state=first.resume_token, seed=None, max_tokens=3), RequestContext(Quota(tenant=""))
         )
         generation.results()
         known.append((generation.request.num_prompt_tokens, generation.request.num_cached_tokens))

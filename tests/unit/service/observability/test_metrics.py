@@ -348,7 +348,7 @@ def test_the_prefix_cache_is_told_by_tokens_and_by_its_size(metrics):
     for num_cached_tokens in (0, 5):
         known = make_sequence(model=DEMO, prompt_ids=np.arange(8, dtype=np.int32))
         if num_cached_tokens:
-            known.num_read = known.num_cached_tokens = num_cached_tokens
+            known.num_prefilled = known.num_cached_tokens = num_cached_tokens
         metrics.sequence_started(known, 0.1)
     assert value(metrics, "prefix_cache_queried_tokens_total", **DEMO_LABELS) == 14
     assert value(metrics, "prefix_cache_hit_tokens_total", **DEMO_LABELS) == 5

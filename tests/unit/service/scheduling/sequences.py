@@ -27,7 +27,7 @@ class Text:
             max_tokens=max_tokens,
             sampling=sampling or SamplingParams(),
             seed=seed,
-            stream=choice,
+            random_stream=choice,
             end_id=end_id,
             emit=self.events.put,
             state=np.zeros(STATE_SIZE, np.float32),

@@ -16,7 +16,7 @@ def texts(count, cost=10, quota=ANYBODY):
     """Return the sequences of one request."""
     made = []
     for choice in range(count):
-        sequence = make_sequence(max_tokens=cost, stream=choice, quota=quota)
+        sequence = make_sequence(max_tokens=cost, random_stream=choice, quota=quota)
         sequence.cost = cost
         made.append(sequence)
     return made

@@ -21,9 +21,9 @@ class CountingBackend(FakeBackend):
         self.most, self._now, self._count_lock = 0, 0, threading.Lock()
 
     def call(self, call, done):
-        def leave(outcome, computed_by):
+        def leave(outcome, probe_hash):
             self._count(-len(call.sequences))
-            done(outcome, computed_by)
+            done(outcome, probe_hash)
 
         self._count(len(call.sequences))
         super().call(call, leave)

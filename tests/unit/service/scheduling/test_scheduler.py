@@ -319,11 +319,11 @@ def test_a_row_that_is_not_a_number_ends_its_own_text_alone(start):
     honest = backend.call
 
     def spoil(call, done):
-        def spoilt(outcome, computed_by):
+        def spoilt(outcome, probe_hash):
             for row, sequence in enumerate(call.sequences):
                 if sequence.seed == 3:
                     outcome["state"][row, 0] = np.nan
-            done(outcome, computed_by)
+            done(outcome, probe_hash)
 
         honest(call, spoilt)
 
@@ -564,11 +564,11 @@ def test_a_state_that_is_not_a_number_is_not_kept(start):
     honest, spoilt = backend.call, []
 
     def spoil(call, done):
-        def answer(outcome, computed_by):
+        def answer(outcome, probe_hash):
             if not spoilt:
                 spoilt.append(call)
                 outcome["state"][0, 0] = np.nan
-            done(outcome, computed_by)
+            done(outcome, probe_hash)
 
         honest(call, answer)
 

@@ -12,9 +12,9 @@ from tests.fakes import make_sequence
 
 def request(number, count):
     """Return the sequences of a request."""
-    made = [make_sequence(stream=choice) for choice in range(count)]
+    made = [make_sequence(random_stream=choice) for choice in range(count)]
     for sequence in made:
-        sequence.request = number
+        sequence.request_number = number
     return made
 
 
@@ -28,7 +28,7 @@ def admit_all(slots):
     """Give away every free slot; return the numbers of the requests that got one, in order."""
     admitted = []
     while slots.any_waiting and slots.num_free:
-        admitted.append(slots.admit())
+        admitted.append(slots.assign())
     return admitted
 
 
@@ -84,12 +84,12 @@ def test_shares_are_max_min_fair(widths, num_slots):
         while slots.any_waiting and (slots.num_free or next(slots.over_share(), None) is not None):
             if not slots.num_free:
                 rich = next(slots.over_share())
-                victim = next(sequence for sequence in reversed(running) if sequence.request == rich)
+                victim = next(sequence for sequence in reversed(running) if sequence.request_number == rich)
                 running.remove(victim)
                 slots.release(victim)
-                slots.enqueue(victim, first=True)
-            running.append(slots.admit())
-    held = Counter(sequence.request for sequence in running)
+                slots.enqueue(victim, at_front=True)
+            running.append(slots.assign())
+    held = Counter(sequence.request_number for sequence in running)
     assert len(running) == min(num_slots, sum(widths))
     for number, width in enumerate(widths):
         if held[number] < width:

@@ -37,7 +37,7 @@ class Site:
         app.before_request(self._before)
         model_registry = SimpleNamespace(find=lambda name: model)
         parts = SimpleNamespace(
-            model_registry=model_registry, vectors=self.vectors, drain=self.drain, watch=self._watch
+            model_registry=model_registry, vectors=self.vectors, shutdown_gate=self.drain, watch=self._watch
         )
         app.register_blueprint(build_routes(parts))
         register_error_handlers(app)
@@ -46,7 +46,7 @@ class Site:
     def _before(self):
         from flask import request
 
-        g.record, g.caller = RequestLog(request, prompts=False), RequestContext(charge=self._charge)
+        g.record, g.context = RequestLog(request, prompts=False), RequestContext(charge=self._charge)
 
     def _charge(self, num_tokens):
         return self.charge(num_tokens)
@@ -108,7 +108,7 @@ def test_nothing_is_read_for_a_client_that_has_left(site, rest, monkeypatch):
 @pytest.mark.parametrize("rest", ["map", "neighbors?token=a"])
 def test_a_server_that_drains_computes_no_embeddings(site, rest):
     """As it begins no generation."""
-    site.drain.begun = True
+    site.drain.is_draining = True
     status, answer = site.get(rest)
     assert (status, answer["error"]["code"]) == (503, "shutting_down")
     assert site.charged == []
