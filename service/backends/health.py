@@ -66,7 +66,7 @@ class HealthChecks:
                 self._changed()
             except Exception:
                 log.exception("the health check of %s failed; retrying", replica.address)
-            self._closed.wait(self._poll_s if replica.ejected_because is None else replica.pause_s)
+            self._closed.wait(self._poll_s if replica.ejected_because is None else replica.ejection.pause_s)
         self._watched.discard(replica)
 
     def check(self, replica: Replica) -> list[threading.Thread]:
@@ -77,7 +77,7 @@ class HealthChecks:
         Returns:
             The threads that probe new versions.
         """
-        num_ejections, listed = replica.num_ejections, dict(self._listed())
+        num_ejections, listed = replica.ejection.count, dict(self._listed())
         try:
             for name, versions in listed.items():
                 if (replica, name) not in self._probing:
@@ -158,7 +158,7 @@ class _Check:
     """A backend's status of one model.
 
     Attributes:
-        num_ejections: `Replica.num_ejections` when the check began.
+        num_ejections: `Ejection.count` when the check began.
     """
 
     replica: Replica

@@ -11,6 +11,7 @@ from typing import Protocol
 from service.backends.client import VersionStatus
 from service.backends.determinism_probe import Probe
 from service.backends.drift import ConfigDrift
+from service.backends.ejection import NOT_PROBED, Ejection
 from service.errors import GatewayError
 from service.params import ModelVersion
 from service.scheduling.call import Call
@@ -18,9 +19,6 @@ from service.scheduling.padding import Arrays
 
 # Concurrent probe calls per server, over all models, which take turns: as many as most servers have cores.
 MAX_PROBE_CALLS = 2
-# Seconds until an ejected server is checked again; doubled each time that it is ejected again soon.
-FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 2.0
-NOT_PROBED = "not probed yet"
 
 
 class Server(Protocol):
@@ -59,10 +57,7 @@ class Replica:
         reported: The versions that it serves or is loading, by its own status.
         probed_models: Names of the models whose versions have been checked and probed.
         in_flight: Its calls: monotonic seconds at which each was sent.
-        ejected_because: Why it is ejected; None: it is in service.
-        pause_s: Seconds until its next health check while it is ejected.
-        ejected_at: Monotonic seconds of the last ejection from service.
-        num_ejections: How often a failure was found, also while it was ejected already.
+        ejection: Whether it is ejected, and why.
         probe_calls: Held by each call of a probe.
         drift: Its drift from the model repository.
         delisted: Names of models that it served and that are no longer listed.
@@ -75,13 +70,15 @@ class Replica:
     reported: frozenset[ModelVersion] = frozenset()
     probed_models: frozenset[str] = frozenset()
     in_flight: dict[Call, float] = field(default_factory=dict)
-    ejected_because: str | None = NOT_PROBED
-    pause_s: float = FIRST_PAUSE_S
-    ejected_at: float = float("-inf")
-    num_ejections: int = 0
+    ejection: Ejection = field(default_factory=Ejection)
     probe_calls: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_PROBE_CALLS))
     drift: ConfigDrift = field(default_factory=ConfigDrift)
     delisted: frozenset[str] = frozenset()
+
+    @property
+    def ejected_because(self) -> str | None:
+        """Why it is ejected; None: it is in service."""
+        return self.ejection.reason
 
     @property
     def is_available(self) -> bool:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from service.backends.determinism_probe import Probe
-from service.backends.replica import FIRST_PAUSE_S, LAST_PAUSE_S, Replica, Server
+from service.backends.ejection import HangDetector
+from service.backends.replica import Replica, Server
 from service.errors import (
     BackendUnavailable,
     GatewayError,
@@ -34,12 +35,8 @@ log = logging.getLogger(__name__)
 # Called with the outputs or error of a call, and the probe hash of the server that computed it; None with an error.
 Done = Callable[[Arrays | GatewayError, str | None], None]
 
-# A call that takes this many times its usual duration is at a server that hangs or is much too slow.
-HANG_FACTOR = 10.0
-# Shorter delays may be hiccups of a busy machine.
-MIN_HANG_S = 1.0
+# Between two checks for hanging calls.
 WATCH_S = 0.1
-SOON_S = 60.0
 
 
 class Replicas:
@@ -67,8 +64,7 @@ class Replicas:
         # Last successful resolution of each address.
         self._resolved: dict[str, list[str]] = {}
         self._unresolved: set[str] = set()
-        # Average seconds per step of calls, by version and signature.
-        self._step_s: dict[tuple[ModelVersion, str], float] = {}
+        self._hangs = HangDetector()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="replicas", daemon=True)
 
@@ -120,7 +116,7 @@ class Replicas:
         """Set the expected probe hash of each version."""
         with self._lock:
             self._hashes = dict(hashes)
-            self._step_s = {key: seconds for key, seconds in self._step_s.items() if key[0] in hashes}
+            self._hangs.keep(hashes.keys())
 
     def num_servers(self, model: ModelVersion) -> int:
         """Return the number of servers that share a version's calls, at least one."""
@@ -138,16 +134,10 @@ class Replicas:
 
     def eject(self, replica: Replica, reason: str) -> None:
         """Eject a server until a health check readmits it; its calls in flight are retried on others."""
-        now = time.monotonic()
         with self._lock:
-            was_in_service, replica.ejected_because = replica.ejected_because is None, reason
+            was_in_service = replica.ejection.eject(reason, time.monotonic())
             # It may restart with another build.
             replica.needs_reprobe = frozenset(replica.probes)
-            replica.num_ejections += 1
-            if was_in_service:
-                soon = now - replica.ejected_at < SOON_S
-                replica.pause_s = min(2 * replica.pause_s, LAST_PAUSE_S) if soon else FIRST_PAUSE_S
-                replica.ejected_at = now
         if was_in_service:
             log.warning("model server %s was ejected: %s", replica.address, reason)
             replica.drift.clear()
@@ -174,24 +164,22 @@ class Replicas:
             name: Of the model.
             probes: The versions that it serves, and their probes.
             needs_reprobe: Those of them whose probes could not be repeated: they get no calls yet.
-            num_ejections_before: `num_ejections` when the health check began: if it was ejected since, it stays
+            num_ejections_before: `ejection.count` when the health check began: if it was ejected since, it stays
                 ejected, and the versions needs_reprobe.
         """
         with self._lock:
             others = {ref: probe for ref, probe in replica.probes.items() if ref.name != name}
             replica.probes = MappingProxyType({**others, **probes})
-            ejected_since = num_ejections_before is not None and num_ejections_before != replica.num_ejections
+            ejected_since = num_ejections_before is not None and num_ejections_before != replica.ejection.count
             replica.needs_reprobe = frozenset(others.keys() & replica.needs_reprobe).union(
                 probes if ejected_since else needs_reprobe
             )
             if ejected_since:
                 return
             replica.probed_models |= {name}
-            was_ejected = replica.ejected_because is not None
             takes_calls = not replica.probes or bool(replica.probes.keys() - replica.needs_reprobe)
-            if takes_calls:
-                replica.ejected_because = None
-        if was_ejected and takes_calls:
+            is_readmitted = takes_calls and replica.ejection.readmit()
+        if is_readmitted:
             log.info("model server %s takes calls", replica.address)
 
     def retain(self, replica: Replica, names: Collection[str], num_ejections_before: int) -> None:
@@ -204,8 +192,8 @@ class Replicas:
             replica.reported = frozenset(ref for ref in replica.reported if ref.name in names)
             replica.delisted = (replica.delisted | replica.probed_models).difference(names)
             replica.probed_models &= frozenset(names)
-            if not names and num_ejections_before == replica.num_ejections:
-                replica.ejected_because = None
+            if not names and num_ejections_before == replica.ejection.count:
+                replica.ejection.readmit()
 
     def call(self, call: Call, done: Done) -> None:
         """Send a call to the least loaded server; `done` is called once, on any thread."""
@@ -249,7 +237,8 @@ class Replicas:
         if not isinstance(outcome, GatewayError):
             finite = bool(finite_sequences(outcome).all())
             if finite or not others:
-                self._record_duration(call, seconds)
+                with self._lock:
+                    self._hangs.record(call, seconds)
                 for other, failure in attempt.suspects:
                     # If all servers compute NaN, it comes from the sequence itself.
                     if finite or isinstance(failure, InvalidResponse):
@@ -269,12 +258,6 @@ class Replicas:
             self.eject(replica, str(outcome))
         self._send(attempt)
 
-    def _record_duration(self, call: Call, seconds: float) -> None:
-        """Update the exponential moving average of seconds per step, over some ten calls."""
-        key, per_step = (call.model, call.signature), seconds / call.size
-        with self._lock:
-            self._step_s[key] = 0.9 * self._step_s.get(key, per_step) + 0.1 * per_step
-
     def _watch(self) -> None:
         while not self._closed.wait(WATCH_S):
             try:
@@ -290,18 +273,13 @@ class Replicas:
                 overdue_s = [
                     now - sent_at
                     for call, sent_at in replica.in_flight.items()
-                    if now - sent_at > self._hang_timeout_s(call) and self._candidates(call.model, (replica,))
+                    if now - sent_at > self._hangs.timeout_s(call) and self._candidates(call.model, (replica,))
                 ]
             if overdue_s and replica.ejected_because is None:
                 self.eject(replica, f"a call has not come back for {max(overdue_s):.1f} seconds")
             elif overdue_s:
                 # Sent while the server was being ejected.
                 replica.server.reset()
-
-    def _hang_timeout_s(self, call: Call) -> float:
-        """Return after how many seconds a call counts as hanging; infinity if there is no measurement for it yet."""
-        per_step = self._step_s.get((call.model, call.signature))
-        return float("inf") if per_step is None else max(MIN_HANG_S, HANG_FACTOR * per_step * call.size)
 
 
 @dataclass(eq=False)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from service.backends.determinism_probe import Probe
-from service.backends.replicas import FIRST_PAUSE_S, LAST_PAUSE_S, Replicas, resolved
+from service.backends.ejection import FIRST_PAUSE_S, LAST_PAUSE_S
+from service.backends.replicas import Replicas, resolved
 from service.errors import BackendUnavailable, InternalError, InvalidResponse, ServerBusy, VersionGone
 from service.params import ModelVersion
 from service.scheduling.call import Call
@@ -252,7 +253,7 @@ def test_who_computes_otherwise_stands_in_only_if_nobody_else_can():
 
 def test_a_call_that_does_not_come_back_is_made_elsewhere(monkeypatch):
     """Much later than usual: what hangs is given up, its calls go on elsewhere, and each is answered once."""
-    monkeypatch.setattr("service.backends.replicas.MIN_HANG_S", 0.05)
+    monkeypatch.setattr("service.backends.ejection.MIN_HANG_S", 0.05)
     fleet = Fleet()
     for _ in range(4):
         fleet.answer()
@@ -278,7 +279,7 @@ def test_a_call_that_does_not_come_back_is_made_elsewhere(monkeypatch):
 
 def test_a_kind_of_call_that_was_never_seen_may_take_its_time(monkeypatch):
     """How long is too long is known from others of its kind, by the step."""
-    monkeypatch.setattr("service.backends.replicas.MIN_HANG_S", 0.0)
+    monkeypatch.setattr("service.backends.ejection.MIN_HANG_S", 0.0)
     fleet = Fleet()
     fleet.servers["a"].hangs = True
     first = fleet.call()
@@ -297,7 +298,7 @@ def test_a_kind_of_call_that_was_never_seen_may_take_its_time(monkeypatch):
 
 def test_the_watch_runs_by_itself(monkeypatch):
     """Once started, who hangs is found without being looked for."""
-    monkeypatch.setattr("service.backends.replicas.MIN_HANG_S", 0.05)
+    monkeypatch.setattr("service.backends.ejection.MIN_HANG_S", 0.05)
     fleet = Fleet()
     fleet.answer()
     fleet.replicas.start()
@@ -315,13 +316,13 @@ def test_who_falls_ill_again_and_again_is_looked_at_less_and_less(monkeypatch):
     for _ in range(8):
         fleet.replicas.eject(replica, "ill")
         fleet.replicas.eject(replica, "still ill")
-        pauses.append(replica.pause_s)
+        pauses.append(replica.ejection.pause_s)
         fleet.replicas.record_probes(replica, "demo", {MODEL: PROBE})
     assert pauses[:3] == [FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, 4 * FIRST_PAUSE_S]
     assert pauses[-1] == LAST_PAUSE_S
     now[0] += 1000
     fleet.replicas.eject(replica, "ill")
-    assert replica.pause_s == FIRST_PAUSE_S
+    assert replica.ejection.pause_s == FIRST_PAUSE_S
     assert replica.ejected_because == "ill"
 
 
@@ -433,17 +434,17 @@ def test_who_fell_ill_while_it_was_looked_at_stays_out():
     """What the look found was true before that."""
     fleet = Fleet()
     replica = fleet.replica("a")
-    num_ejections_before = replica.num_ejections
+    num_ejections_before = replica.ejection.count
     fleet.replicas.eject(replica, "ill")
     fleet.replicas.record_probes(replica, "demo", {MODEL: PROBE}, num_ejections_before=num_ejections_before)
     assert fleet.left_out() == "a"
-    fleet.replicas.record_probes(replica, "demo", {MODEL: PROBE}, num_ejections_before=replica.num_ejections)
+    fleet.replicas.record_probes(replica, "demo", {MODEL: PROBE}, num_ejections_before=replica.ejection.count)
     assert fleet.left_out() == ""
 
 
 def test_a_call_that_was_sent_as_its_server_was_left_out_is_given_up_too(monkeypatch):
     """It hangs like the others, and the next look finds it."""
-    monkeypatch.setattr("service.backends.replicas.MIN_HANG_S", 0.05)
+    monkeypatch.setattr("service.backends.ejection.MIN_HANG_S", 0.05)
     fleet = Fleet()
     fleet.answer()
     fleet.servers["a"].hangs = True
