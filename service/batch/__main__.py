@@ -14,7 +14,7 @@ from pathlib import Path
 
 from service.batch.cluster import LOCAL, Cluster
 from service.batch.errors import BatchError, Stopped
-from service.batch.gateway import GatewayOptions
+from service.batch.client import ClientOptions
 from service.batch.run import MAX_CONCURRENCY, Options, run
 
 BASE_URL = "http://127.0.0.1:8000"
@@ -101,7 +101,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     return Options(
         source=parsed.source,
         target=parsed.target,
-        gateway=GatewayOptions(parsed.base_url, api_key, parsed.timeout, parsed.give_up_after),
+        client=ClientOptions(parsed.base_url, api_key, parsed.timeout, parsed.give_up_after),
         concurrency=parsed.concurrency,
         retry_errors=parsed.retry_errors,
         ray=None if parsed.ray is None else Cluster(parsed.ray, parsed.ray_workers),

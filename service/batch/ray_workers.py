@@ -26,7 +26,7 @@ import ostinato
 import service
 from service.batch.cluster import LOCAL, Cluster
 from service.batch.errors import BatchError, Stopped
-from service.batch.gateway import CONNECT_TIMEOUT_S, Gateway, GatewayOptions
+from service.batch.client import CONNECT_TIMEOUT_S, BatchClient, ClientOptions
 from service.batch.output_record import OutputLine
 from service.batch.plan import PendingLines
 from service.batch.requests_file import Line
@@ -42,7 +42,7 @@ _OUTPUT = pa.struct([("content", pa.binary()), ("code", pa.string()), ("tokens",
 
 
 def process_lines(
-    pending: PendingLines, options: GatewayOptions, concurrency: int, cluster: Cluster
+    pending: PendingLines, options: ClientOptions, concurrency: int, cluster: Cluster
 ) -> Iterator[OutputLine]:
     """Yield lines of OUT in the order of completion.
 
@@ -95,7 +95,7 @@ def _num_machines() -> int:
 
 
 def _map_lines(
-    pending: PendingLines, options: GatewayOptions, concurrency: int, num_workers: int
+    pending: PendingLines, options: ClientOptions, concurrency: int, num_workers: int
 ) -> Iterator[pa.Table]:
     threads = -(-concurrency // num_workers)
     lines: Dataset = ray.data.read_datasource(
@@ -145,8 +145,8 @@ def _tables(pending: Any, lines_of_task: int) -> Iterator[pa.Table]:
 class _Worker:
     """A Ray actor that sends requests."""
 
-    def __init__(self, options: GatewayOptions, num_threads: int) -> None:
-        self._gateway = Gateway(options)
+    def __init__(self, options: ClientOptions, num_threads: int) -> None:
+        self._client = BatchClient(options)
         self._threads = ThreadPoolExecutor(num_threads)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
@@ -162,7 +162,7 @@ class _Worker:
 
     def _process(self, line: Line) -> dict[str, Any]:
         try:
-            return {**asdict(process_line(line, self._gateway)), "stopped": None}
+            return {**asdict(process_line(line, self._client)), "stopped": None}
         except BatchError as error:
             # An exception would arrive wrapped, with a long traceback.
             return {**asdict(OutputLine(b"")), "stopped": str(error)}

@@ -12,7 +12,7 @@ from service.batch import threads
 from service.batch.cluster import Cluster, prepare
 from service.batch.display import Display
 from service.batch.errors import UsageError
-from service.batch.gateway import Gateway, GatewayOptions
+from service.batch.client import BatchClient, ClientOptions
 from service.batch.journal import Journal
 from service.batch.output_record import OutputLine, OutputRecord
 from service.batch.plan import CompletedLines, PendingLines, find_pending
@@ -30,7 +30,7 @@ class Options:
     Attributes:
         source: IN.
         target: OUT.
-        gateway: How to reach the gateway.
+        client: How to reach the gateway.
         concurrency: Concurrent requests; None: as many as the gateway would admit, up to MAX_CONCURRENCY.
         retry_errors: Whether to retry the lines of OUT that are errors.
         ray: The Ray cluster that sends the requests; None: threads of this process send them.
@@ -38,7 +38,7 @@ class Options:
 
     source: Path
     target: Path
-    gateway: GatewayOptions
+    client: ClientOptions
     concurrency: int | None
     retry_errors: bool
     ray: Cluster | None
@@ -82,29 +82,29 @@ def _recover(journal: Journal, *, retry_errors: bool) -> tuple[CompletedLines, C
 
 
 def _complete(pending: PendingLines, journal: Journal, errors: Counter[str], options: Options) -> None:
-    gateway = Gateway(options.gateway)
+    client = BatchClient(options.client)
     display = Display(pending.num_lines, pending.num_lines - pending.num_pending, errors)
     try:
-        for line in _output_lines(pending, gateway, options):
+        for line in _output_lines(pending, client, options):
             if line is None:
                 journal.sync_if_due()
             else:
                 journal.append(line.content)
                 display.add(line)
-            display.show(gateway.trouble)
+            display.show(client.trouble)
     finally:
         display.close()
 
 
-def _output_lines(pending: PendingLines, gateway: Gateway, options: Options) -> Iterator[OutputLine | None]:
+def _output_lines(pending: PendingLines, client: BatchClient, options: Options) -> Iterator[OutputLine | None]:
     """Yield lines of OUT as they complete, and None at intervals while there are none."""
     if not pending.num_pending:
         return
-    num_free = gateway.num_free()
+    num_free = client.num_free()
     concurrency = min(options.concurrency or min(num_free, MAX_CONCURRENCY), pending.num_pending)
     if options.ray is None:
-        yield from threads.process_lines(pending, partial(process_line, gateway=gateway), concurrency, gateway.close)
+        yield from threads.process_lines(pending, partial(process_line, client=client), concurrency, client.close)
     else:
         from service.batch import ray_workers  # noqa: PLC0415 - an optional package, and seconds of imports
 
-        yield from ray_workers.process_lines(pending, options.gateway, concurrency, options.ray)
+        yield from ray_workers.process_lines(pending, options.client, concurrency, options.ray)

@@ -1,12 +1,12 @@
 """From a line of IN to a line of OUT: the function that threads and Ray workers run."""
 
 from service.batch.errors import LineError
-from service.batch.gateway import Gateway
+from service.batch.client import BatchClient
 from service.batch.output_record import OutputLine, error_line, response_line
 from service.batch.requests_file import Line, parse
 
 
-def process_line(line: Line, gateway: Gateway) -> OutputLine:
+def process_line(line: Line, client: BatchClient) -> OutputLine:
     """Send the request of a line and return its line of OUT.
 
     Raises:
@@ -14,7 +14,7 @@ def process_line(line: Line, gateway: Gateway) -> OutputLine:
     """
     try:
         request = parse(line)
-        response = gateway.send(request)
+        response = client.send(request)
     except LineError as error:
         return error_line(line, error)
     return response_line(request.custom_id, response.status, response.request_id, response.content)

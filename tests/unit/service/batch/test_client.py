@@ -10,7 +10,7 @@ import requests
 
 from ostinato import RawResponse
 from service.batch.errors import LineError, Stopped, UsageError
-from service.batch.gateway import MAX_RETRIES, Gateway, GatewayOptions
+from service.batch.client import MAX_RETRIES, BatchClient, ClientOptions
 from service.batch.requests_file import BatchRequest
 from tests.unit.client.scripted_responses import answer_bytes, answer_json, hang_up, refusal, silence
 
@@ -20,32 +20,32 @@ STATUS = {"status": "ok", "sequences": {"accepted": 3, "max": 10}, "models": [{}
 
 def connect(url, api_key="", timeout_s=60.0):
     """Make a client of the gateway at a URL."""
-    return Gateway(GatewayOptions(url, api_key, timeout_s, give_up_after_s=600.0))
+    return BatchClient(ClientOptions(url, api_key, timeout_s, give_up_after_s=600.0))
 
 
 @pytest.fixture
-def gateway(server, waits):  # noqa: ARG001 - no test should wait
+def client(server, waits):  # noqa: ARG001 - no test should wait
     """A gateway at the scripted server."""
     return connect(server.url, "secret")
 
 
-def test_a_request_is_sent_with_its_bytes_and_the_key(server, gateway, monkeypatch, tmp_path):
+def test_a_request_is_sent_with_its_bytes_and_the_key(server, client, monkeypatch, tmp_path):
     """At the line's own address; an entry in ~/.netrc does not go before the key."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     server.script = [answer_json({"x": 1}, headers={"x-request-id": "req-1"})]
-    assert gateway.send(REQUEST) == RawResponse(200, "req-1", b'{"x": 1}')
+    assert client.send(REQUEST) == RawResponse(200, "req-1", b'{"x": 1}')
     (received,) = server.requests
     assert (received.method, received.path, received.body) == ("POST", "/v1/completions", {"seed": 1})
     assert received.headers["Authorization"] == "Bearer secret"
     assert received.headers["Content-Length"] == str(len(REQUEST.body))
 
 
-def test_requests_of_a_thread_share_a_connection(server, gateway):
+def test_requests_of_a_thread_share_a_connection(server, client):
     """Bodies do not get mixed up on it."""
     server.script = [answer_json({})] * 3
     for number in range(3):
-        gateway.send(BatchRequest("a", "/tokenize", b'{"n":%d}' % number))
+        client.send(BatchRequest("a", "/tokenize", b'{"n":%d}' % number))
     assert server.bodies == [{"n": 0}, {"n": 1}, {"n": 2}]
     assert len({request.client_port for request in server.requests}) == 1
 
@@ -58,17 +58,17 @@ def test_the_base_url_may_end_as_openais_does(server):
     assert "Authorization" not in server.requests[0].headers
 
 
-def test_a_busy_gateway_is_waited_for_as_it_asks(server, gateway, waits):
+def test_a_busy_gateway_is_waited_for_as_it_asks(server, client, waits):
     """429, 503, 502 and a lost connection, more often than a request at fault is sent."""
     away = [refusal(429, "full", headers={"retry-after-ms": "2000"}), refusal(503, "drains"), hang_up]
     server.script = [*away, answer_bytes(b"<html>", "text/html", 502), *away, answer_json({})]
     troubles = []
-    waits.on_wait = lambda: troubles.append(gateway.trouble)
-    assert gateway.send(REQUEST).status == 200
+    waits.on_wait = lambda: troubles.append(client.trouble)
+    assert client.send(REQUEST).status == 200
     assert len(waits) == 7
     assert 2 <= waits[0] <= 2.5
     assert troubles[0] == "full (HTTP 429): try again in 2 s"
-    assert gateway.trouble is None
+    assert client.trouble is None
     assert len(server.requests) == 8
 
 
@@ -86,27 +86,27 @@ def test_a_busy_gateway_is_waited_for_as_it_asks(server, gateway, waits):
         (504, "false", {}, 1),
     ],
 )
-def test_the_status_and_x_should_retry_decide(server, gateway, status, should_retry, error, num_requests):
+def test_the_status_and_x_should_retry_decide(server, client, status, should_retry, error, num_requests):
     """One table of the errors that become responses, after one attempt or several."""
     headers = {"X-Should-Retry": should_retry} if should_retry else {}
     server.script = [refusal(status, "no", headers=headers, **error)] * 10
-    response = gateway.send(REQUEST)
+    response = client.send(REQUEST)
     assert (response.status, json.loads(response.content)["error"]["message"]) == (status, "no")
     assert len(server.requests) == num_requests
 
 
 @pytest.mark.parametrize("status", [429, 502, 503])
-def test_an_unavailable_gateway_is_waited_for_whatever_it_says(server, gateway, status):
+def test_an_unavailable_gateway_is_waited_for_whatever_it_says(server, client, status):
     """A retry starts the sequence again, with the same output."""
     server.script = [refusal(status, "no", headers={"X-Should-Retry": "false"})] * 10 + [answer_json({})]
-    assert gateway.send(REQUEST).status == 200
+    assert client.send(REQUEST).status == 200
 
 
-def test_a_redirect_is_an_error_of_the_line(server, gateway):
+def test_a_redirect_is_an_error_of_the_line(server, client):
     """It is not followed; the error names its target."""
     server.script = [answer_bytes(b"", "text/html", 302, {"Location": "http://elsewhere.test"})]
     with pytest.raises(LineError, match="redirects to http://elsewhere") as caught:
-        gateway.send(REQUEST)
+        client.send(REQUEST)
     assert caught.value.code == "not_json"
 
 
@@ -119,32 +119,32 @@ def test_closing_ends_the_run_for_whoever_waits(server):
         refused.set()
 
     server.script = [refuse]
-    gateway = connect(server.url)
-    threading.Thread(target=lambda: refused.wait(10) and gateway.close(), daemon=True).start()
+    client = connect(server.url)
+    threading.Thread(target=lambda: refused.wait(10) and client.close(), daemon=True).start()
     with pytest.raises(Stopped, match="closed"):
-        gateway.send(REQUEST)
+        client.send(REQUEST)
 
 
 @pytest.mark.parametrize("status", [500, 504])
-def test_an_error_that_persists_is_the_answer(server, gateway, status):
+def test_an_error_that_persists_is_the_answer(server, client, status):
     """After a few attempts."""
     server.script = [refusal(status, "broken")] * 10
-    assert gateway.send(REQUEST).status == status
+    assert client.send(REQUEST).status == status
     assert len(server.requests) == MAX_RETRIES + 1
 
 
-def test_what_should_not_be_sent_again_is_not(server, gateway):
+def test_what_should_not_be_sent_again_is_not(server, client):
     """The gateway says so of a deadline that was over."""
     server.script = [refusal(504, "deadline", headers={"x-should-retry": "false"})]
-    assert gateway.send(REQUEST).status == 504
+    assert client.send(REQUEST).status == 504
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_key_stops_the_run(server, gateway, status):
+def test_a_refused_key_stops_the_run(server, client, status):
     """One line, without the key."""
     server.script = [refusal(status, "wrong key", code="invalid_api_key")] * 2
-    for ask in (lambda: gateway.send(REQUEST), gateway.num_free):
+    for ask in (lambda: client.send(REQUEST), client.num_free):
         with pytest.raises(Stopped, match=rf"wrong key \(HTTP {status}\): .* (api_key|API key)") as e:
             ask()
         assert "secret" not in str(e.value)
@@ -159,72 +159,72 @@ def test_a_request_that_timed_out_is_not_retried(server):
     assert len(server.requests) == 1
 
 
-def test_a_line_that_breaks_its_connections_fails_while_others_get_responses(server, gateway, waits):
+def test_a_line_that_breaks_its_connections_fails_while_others_get_responses(server, client, waits):
     """When nobody gets one, it is the gateway that is unavailable."""
     server.script = [hang_up] * 20
-    waits.on_wait = gateway._wait.record_response
+    waits.on_wait = client._wait.record_response
     with pytest.raises(LineError, match="lost its connection repeatedly") as caught:
-        gateway.send(REQUEST)
+        client.send(REQUEST)
     assert (caught.value.code, caught.value.custom_id) == ("connection_lost", "a")
     # docs/batch.md says five.
     assert len(server.requests) == 5
 
 
-def test_connections_that_break_while_nobody_gets_a_response_are_no_lines_fault(server, gateway, waits):
+def test_connections_that_break_while_nobody_gets_a_response_are_no_lines_fault(server, client, waits):
     """Others got one once in between, and then the gateway was unavailable."""
     server.script = [*[hang_up] * 8, answer_json({})]
-    waits.on_wait = lambda: len(waits) == 1 and gateway._wait.record_response()
-    assert gateway.send(REQUEST).status == 200
+    waits.on_wait = lambda: len(waits) == 1 and client._wait.record_response()
+    assert client.send(REQUEST).status == 200
 
 
-def test_threads_do_not_mix_up_their_bodies(server, gateway):
+def test_threads_do_not_mix_up_their_bodies(server, client):
     """Each body is sent once, by whichever thread."""
     bodies = [b'{"n":%d}' % number for number in range(400)]
     server.script = [answer_json({})] * len(bodies)
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda body: gateway.send(BatchRequest("a", "/tokenize", body)), bodies))
+        list(pool.map(lambda body: client.send(BatchRequest("a", "/tokenize", body)), bodies))
     assert sorted(body["n"] for body in server.bodies) == list(range(len(bodies)))
 
 
 def test_certificates_of_the_environment_are_used(server, monkeypatch):
     """They are looked up once, and given to each call."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
-    gateway, given = connect(server.url), []
+    client, given = connect(server.url), []
     send = requests.Session.send
     monkeypatch.setattr(requests.Session, "send", lambda *a, **how: given.append(how["verify"]) or send(*a, **how))
     server.script = [answer_json({})]
-    gateway.send(REQUEST)
+    client.send(REQUEST)
     assert given == [certifi.where()]
 
 
-def test_success_without_json_is_an_error(server, gateway):
+def test_success_without_json_is_an_error(server, client):
     """A proxy's page, after a few attempts."""
     server.script = [answer_bytes(b"<html>hello", "text/html")] * 20
     with pytest.raises(LineError, match="answered 200 with text/html, not with JSON") as caught:
-        gateway.send(REQUEST)
+        client.send(REQUEST)
     assert caught.value.code == "not_json"
     assert len(server.requests) == MAX_RETRIES + 1
 
 
 @pytest.mark.parametrize("early", [{"uptime_s": 3.0}, {"models": []}], ids=["young", "no models"])
-def test_a_model_that_may_yet_come_is_waited_for(server, gateway, waits, early):
+def test_a_model_that_may_yet_come_is_waited_for(server, client, waits, early):
     """After a restart the gateway answers before it has found its models."""
     missing = refusal(404, "not served", code="model_not_found")
     server.script = [missing, answer_json({**STATUS, **early}), missing, answer_json(STATUS)]
     troubles = []
-    waits.on_wait = lambda: troubles.append(gateway.trouble)
-    assert gateway.send(REQUEST).status == 404
+    waits.on_wait = lambda: troubles.append(client.trouble)
+    assert client.send(REQUEST).status == 404
     assert len(troubles) == 1
     assert troubles[0].startswith("not served (HTTP 404)")
 
 
-def test_free_sequences_are_the_limit_less_the_admitted_ones(server, gateway, waits):
+def test_free_sequences_are_the_limit_less_the_admitted_ones(server, client, waits):
     """An unavailable gateway is waited for."""
     server.script = [refusal(503, "drains"), hang_up, answer_json(STATUS)]
-    assert gateway.num_free() == 7
+    assert client.num_free() == 7
     assert len(waits) == 2
     server.script = [answer_json({**STATUS, "sequences": {"accepted": 10, "max": 10}})]
-    assert gateway.num_free() == 1
+    assert client.num_free() == 1
 
 
 @pytest.mark.parametrize(
@@ -236,11 +236,11 @@ def test_free_sequences_are_the_limit_less_the_admitted_ones(server, gateway, wa
         refusal(404, "nothing there"),
     ],
 )
-def test_what_is_no_gateway_stops_the_run_at_once(server, gateway, answer):
+def test_what_is_no_gateway_stops_the_run_at_once(server, client, answer):
     """The error has advice about the base URL."""
     server.script = [answer]
     with pytest.raises(Stopped, match=r"check (that )?base_url"):
-        gateway.num_free()
+        client.num_free()
 
 
 @pytest.mark.parametrize("url", ["example", "ftp://example", "http://", "http://example:port"])
@@ -259,7 +259,7 @@ def test_a_proxy_of_the_environment_is_used(server, monkeypatch):
     assert server.requests[0].path == "http://gateway.invalid:8000/v1/completions"
 
 
-def test_a_body_that_breaks_off_is_requested_again(server, gateway, waits):
+def test_a_body_that_breaks_off_is_requested_again(server, client, waits):
     """Half an answer is none."""
 
     def half(handler):
@@ -269,8 +269,8 @@ def test_a_body_that_breaks_off_is_requested_again(server, gateway, waits):
 
     server.script = [half, answer_json({})]
     troubles = []
-    waits.on_wait = lambda: troubles.append(gateway.trouble)
-    assert gateway.send(REQUEST).content == b"{}"
+    waits.on_wait = lambda: troubles.append(client.trouble)
+    assert client.send(REQUEST).content == b"{}"
     assert len(troubles) == 1
     assert "IncompleteRead" in troubles[0]
     assert json.dumps(server.bodies) == json.dumps([{"seed": 1}] * 2)

@@ -15,7 +15,7 @@ SETTLING_S = 60.0
 
 
 @dataclass(frozen=True)
-class GatewayOptions:
+class ClientOptions:
     """How to reach the gateway.
 
     Attributes:
@@ -31,10 +31,10 @@ class GatewayOptions:
     give_up_after_s: float
 
 
-class Gateway:
+class BatchClient:
     """A client of the gateway. Thread-safe. All requests wait together for a gateway that is unavailable."""
 
-    def __init__(self, options: GatewayOptions) -> None:
+    def __init__(self, options: ClientOptions) -> None:
         """Prepare the requests; nothing is sent.
 
         Raises:
