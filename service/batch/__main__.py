@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from service.batch.client import ClientOptions
 from service.batch.cluster import LOCAL, Cluster
 from service.batch.errors import BatchError, Stopped
-from service.batch.client import ClientOptions
 from service.batch.run import MAX_CONCURRENCY, Options, run
 
 BASE_URL = "http://127.0.0.1:8000"

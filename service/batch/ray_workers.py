@@ -24,9 +24,9 @@ from ray.data.context import DataContext
 
 import ostinato
 import service
+from service.batch.client import CONNECT_TIMEOUT_S, BatchClient, ClientOptions
 from service.batch.cluster import LOCAL, Cluster
 from service.batch.errors import BatchError, Stopped
-from service.batch.client import CONNECT_TIMEOUT_S, BatchClient, ClientOptions
 from service.batch.output_record import OutputLine
 from service.batch.plan import PendingLines
 from service.batch.requests_file import Line
@@ -94,9 +94,7 @@ def _num_machines() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
-def _map_lines(
-    pending: PendingLines, options: ClientOptions, concurrency: int, num_workers: int
-) -> Iterator[pa.Table]:
+def _map_lines(pending: PendingLines, options: ClientOptions, concurrency: int, num_workers: int) -> Iterator[pa.Table]:
     threads = -(-concurrency // num_workers)
     lines: Dataset = ray.data.read_datasource(
         _Source(ray.put(pending), -(-threads // 2)),

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from service.batch import threads
+from service.batch.client import BatchClient, ClientOptions
 from service.batch.cluster import Cluster, prepare
 from service.batch.display import Display
 from service.batch.errors import UsageError
-from service.batch.client import BatchClient, ClientOptions
 from service.batch.journal import Journal
 from service.batch.output_record import OutputLine, OutputRecord
 from service.batch.plan import CompletedLines, PendingLines, find_pending

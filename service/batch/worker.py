@@ -1,7 +1,7 @@
 """From a line of IN to a line of OUT: the function that threads and Ray workers run."""
 
-from service.batch.errors import LineError
 from service.batch.client import BatchClient
+from service.batch.errors import LineError
 from service.batch.output_record import OutputLine, error_line, response_line
 from service.batch.requests_file import Line, parse
 

@@ -9,8 +9,8 @@ import pytest
 import requests
 
 from ostinato import RawResponse
-from service.batch.errors import LineError, Stopped, UsageError
 from service.batch.client import MAX_RETRIES, BatchClient, ClientOptions
+from service.batch.errors import LineError, Stopped, UsageError
 from service.batch.requests_file import BatchRequest
 from tests.unit.client.scripted_responses import answer_bytes, answer_json, hang_up, refusal, silence
 
