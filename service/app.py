@@ -142,7 +142,7 @@ def _watch_state(app: Gateway) -> None:
     metrics.watch_load(
         lambda: [(load.model, load.running, load.waiting) for load in scheduler.loads], lambda: scheduler.num_tokens
     )
-    metrics.watch_prefixes(scheduler.prefixes)
+    metrics.watch_prefix_cache(scheduler.prefix_cache)
     metrics.watch_request_memory(app.memory)
     metrics.watch_servers(lambda: [replica.ejected_because is None for replica in replicas.all()])
     metrics.watch_config_drift(lambda: {replica.address: replica.drift.seconds() for replica in replicas.all()})

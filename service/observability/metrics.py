@@ -237,7 +237,7 @@ class Metrics:
         help_text = "Tokens that accepted sequences, running or waiting, may still prefill and generate."
         self._gauge("queued_tokens", help_text, num_tokens)
 
-    def watch_prefixes(self, cache: PrefixCache) -> None:
+    def watch_prefix_cache(self, cache: PrefixCache) -> None:
         """Report the size of the prefix cache at each scrape."""
         self._gauge("prefix_cache_bytes", "Memory that cached states take.", lambda: cache.num_bytes)
         self._gauge("prefix_cache_states", "Cached states.", lambda: len(cache))

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 RETRY_DELAY_S = 0.2
 
 
-class Backend(Protocol):
+class Backends(Protocol):
     """An asynchronous client of the model servers."""
 
     def call(self, call: Call, done: Callable[[Arrays | GatewayError, str | None], None]) -> None:
@@ -114,13 +114,13 @@ class _Outage:
 
 
 class Scheduler:
-    """Runs sequences on a backend; call `start` before the first `submit`, `stop` after the last."""
+    """Runs sequences on the backends; call `start` before the first `submit`, `stop` after the last."""
 
-    def __init__(self, backend: Backend, limits: Limits, observer: Observer) -> None:
-        self._backend, self._limits, self._observer = backend, limits, observer
+    def __init__(self, backends: Backends, limits: Limits, observer: Observer) -> None:
+        self._backends, self._limits, self._observer = backends, limits, observer
         self._admission = AdmissionControl(limits.max_sequences, limits.max_queued_tokens)
         self._slots = Slots(limits.max_running)
-        self._prefixes = PrefixCache(limits.prefix_cache_bytes)
+        self._prefix_cache = PrefixCache(limits.prefix_cache_bytes)
         self._request_numbers = itertools.count()
         self._loads: tuple[Load, ...] = ()
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
@@ -144,9 +144,9 @@ class Scheduler:
         return self._admission.num_tokens
 
     @property
-    def prefixes(self) -> PrefixCache:
+    def prefix_cache(self) -> PrefixCache:
         """The prefix cache; other threads may only read its counters."""
-        return self._prefixes
+        return self._prefix_cache
 
     @property
     def loads(self) -> tuple[Load, ...]:
@@ -275,9 +275,9 @@ class Scheduler:
         if sequence.prefix is None or not sequence.is_reproducible:
             return
         if sequence.ended or (sequence.num_remaining_prompt_tokens == 0 and sequence.num_generated == 0):
-            self._prefixes.keep(sequence.prefix, sequence.state)
+            self._prefix_cache.keep(sequence.prefix, sequence.state)
         elif sequence.num_generated == 0:
-            self._prefixes.keep_if_due(sequence.prefix, sequence.state)
+            self._prefix_cache.keep_if_due(sequence.prefix, sequence.state)
 
     def _lookup_prefix(self, sequence: Sequence) -> None:
         """Start from the longest cached prefix of the prompt, unless outputs are needed for all prompt tokens."""
@@ -286,7 +286,7 @@ class Scheduler:
         # A sequence with `max_tokens` 0 needs a token to prefill: otherwise it has no call to finish with.
         num_cacheable = sequence.num_remaining_prompt_tokens - (sequence.max_tokens == 0)
         cacheable = sequence.prompt_ids[: num_cacheable if sequence.prefill_signature == signatures.PREFILL else 0]
-        hit = self._prefixes.find(sequence.prefix_blocks, cacheable)
+        hit = self._prefix_cache.find(sequence.prefix_blocks, cacheable)
         # No longer needed, and up to 16 kB for the longest prompt.
         sequence.prefix_blocks = ()
         if hit is None:
@@ -404,13 +404,13 @@ class Scheduler:
                 return False
             outage.resume_at = None
         queue_ = self._queues[model]
-        max_calls = limits.max_calls * self._backend.num_servers(model)
-        num_free_calls = self._backend.num_free_calls(model, limits.max_calls)
+        max_calls = limits.max_calls * self._backends.num_servers(model)
+        num_free_calls = self._backends.num_free_calls(model, limits.max_calls)
         call = queue_.next_call(num_free_calls, max_calls) if num_free_calls > 0 else None
         if call is None:
             return False
         self._in_flight[call] = time.monotonic()
-        self._backend.call(call, lambda outcome, probe_hash: self._inbox.put(_Reply(call, outcome, probe_hash)))
+        self._backends.call(call, lambda outcome, probe_hash: self._inbox.put(_Reply(call, outcome, probe_hash)))
         # To the end of the queue: the next call is another model's, if it has one.
         self._queues[model] = self._queues.pop(model)
         return True

@@ -23,7 +23,7 @@ def known():
     """Every series that a gateway can have, by name, with the names of its labels."""
     metrics = Metrics("1")
     metrics.watch_load(lambda: [(DEMO, 0, 0)], lambda: 0)
-    metrics.watch_prefixes(PrefixCache(1))
+    metrics.watch_prefix_cache(PrefixCache(1))
     metrics.watch_servers(list)
     metrics.watch_request_memory(MemoryBudget(1))
     metrics.watch_config_drift(lambda: {"127.0.0.1:8500": 0.0})

@@ -583,5 +583,5 @@ def test_a_stand_in_of_another_kind_is_told_in_the_fingerprint():
     assert generation.request.fingerprint == "fp_mixed"
     generation.request.close()
     # The prompt, read before that, and neither of the texts.
-    assert len(service.scheduler.prefixes) == 1
+    assert len(service.scheduler.prefix_cache) == 1
     service.scheduler.stop()

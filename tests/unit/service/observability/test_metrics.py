@@ -90,7 +90,7 @@ def test_every_name_ends_with_its_unit(metrics):
     """Whoever reads a name knows what its numbers are."""
     happen(metrics)
     metrics.watch_load(lambda: [(DEMO, 1, 2)], lambda: 30)
-    metrics.watch_prefixes(PrefixCache(1000))
+    metrics.watch_prefix_cache(PrefixCache(1000))
     metrics.watch_servers(lambda: [True, False])
     metrics.watch_config_drift(dict)
     metrics.watch_request_memory(MemoryBudget(1000))
@@ -353,7 +353,7 @@ def test_the_prefix_cache_is_told_by_tokens_and_by_its_size(metrics):
     assert value(metrics, "prefix_cache_queried_tokens_total", **DEMO_LABELS) == 14
     assert value(metrics, "prefix_cache_hit_tokens_total", **DEMO_LABELS) == 5
     cache = PrefixCache(1000)
-    metrics.watch_prefixes(cache)
+    metrics.watch_prefix_cache(cache)
     for token_id in (1, 2):
         prefix = Prefix("here")
         prefix.extend([token_id])

@@ -144,7 +144,7 @@ def test_a_fault_behind_a_reply_strands_no_sequence(start, where, monkeypatch):
     observer = FaultyObserver() if where == "observer" else FakeObserver()
     scheduler = start(observer=observer, prefix_cache_bytes=10**6, max_running=4, max_queued=60)
     if where == "prefixes":
-        honest, calls = scheduler.prefixes.keep, []
+        honest, calls = scheduler.prefix_cache.keep, []
 
         def fail_once(prefix, state):
             calls.append(prefix)
@@ -152,7 +152,7 @@ def test_a_fault_behind_a_reply_strands_no_sequence(start, where, monkeypatch):
                 raise RuntimeError("a fault")
             honest(prefix, state)
 
-        monkeypatch.setattr(scheduler.prefixes, "keep", fail_once)
+        monkeypatch.setattr(scheduler.prefix_cache, "keep", fail_once)
     texts = [Text(prompt=(3, 4, 5), seed=seed, cache_namespace="mine", **ENDLESS) for seed in range(16)]
     texts += choices(8, prompt=(6, 7, 8), cache_namespace="mine", **ENDLESS)
     for text in texts[:16]:

@@ -601,7 +601,7 @@ def test_knowing_changes_no_text(start):
         alone(**one, sampling=PENALTY if i % 5 == 0 else SamplingParams()) for i, one in enumerate(wanted)
     ]
     assert sum(text.sequence.num_cached_tokens > 0 for text in texts) > 20
-    assert scheduler.prefixes.num_evicted > 0
+    assert scheduler.prefix_cache.num_evicted > 0
 
 
 def test_other_shapes_are_sent_as_soon_as_they_are_told(start):
