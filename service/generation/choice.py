@@ -33,6 +33,12 @@ class TextDelta:
     logprobs: Logprobs | None = None
     resume_token: str | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has nothing for the client."""
+        has_logprobs = self.logprobs is not None and bool(self.logprobs.tokens)
+        return not (self.text or self.finish_reason or self.resume_token or has_logprobs)
+
 
 @dataclass
 class Choice:

@@ -98,12 +98,7 @@ class CompletionBuilder:
                 yield from self._process_prefill(event)
             elif isinstance(event, DecodeResult):
                 delta = self._process_chunk(event)
-                if (
-                    delta.text
-                    or delta.finish_reason
-                    or delta.resume_token
-                    or (delta.logprobs and delta.logprobs.tokens)
-                ):
+                if not delta.is_empty:
                     yield delta
 
     @property
