@@ -67,7 +67,7 @@ def _file_parts(file: Path, source: str, role: str, progress: ProgressLine) -> I
 def _standard_input(role: str) -> Iterator[str]:
     if sys.stdin is None:
         raise CorpusError(f"{role} -: standard input is closed")
-    if sys.stdin.isatty():
+    if sys.stdin.buffer.isatty():
         print(f"reading the {role} from the terminal; Ctrl-D on a line of its own ends it", file=sys.stderr)
     spool = _spool(sys.stdin.buffer)
     with ProgressLine("reading", spool.size) as progress:
