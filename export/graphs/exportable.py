@@ -58,7 +58,7 @@ class Exportable:
         gives_probabilities: Whether the original outputs are probabilities and not logits, as observed in a call.
         num_embeddings: Rows of the embedding: number of valid input ids; None if unknown.
         vectors: float32 (ids, embedding), the embedding table; None if unknown.
-        model: The Keras model, to store beside the SavedModel; None if there is none.
+        keras_model: The Keras model, to store beside the SavedModel; None if there is none.
     """
 
     network: StatefulNetwork | Window
@@ -69,7 +69,7 @@ class Exportable:
     tops: LogitsFn | None = None
     num_embeddings: int | None = None
     vectors: np.ndarray | None = None
-    model: keras.Model | None = None
+    keras_model: keras.Model | None = None
 
 
 def prepare(model: keras.Model, context: int | None = None) -> Exportable:
@@ -127,7 +127,7 @@ def _prepare_stateful(model: keras.Model, network: Network) -> Exportable:
         tops=None if top is None else lambda token_ids: np.asarray(top(as_input(token_ids, whole), training=False)),
         num_embeddings=num_embeddings,
         vectors=vectors,
-        model=model,
+        keras_model=model,
     )
 
 
@@ -151,7 +151,7 @@ def _prepare_window(original: keras.Model, context: int) -> Exportable:
         ),
         num_embeddings=num_embeddings,
         vectors=None if embedding is None else np.asarray(embedding.embeddings, np.float32),
-        model=original,
+        keras_model=original,
     )
 
 

@@ -130,7 +130,7 @@ def publish_exportable(
     home = Path(models_dir) / name
     try:
         home.mkdir(parents=True, exist_ok=True)
-        remove_litter(home)
+        remove_stale_drafts(home)
         with _draft(home) as draft:
             _write(draft, model, tokenizer, card, history or Progress())
             version_dir = _rename_to_next_version(draft, home)
@@ -165,7 +165,7 @@ def _draft(home: Path) -> Iterator[Path]:
             lock.unlink(missing_ok=True)
 
 
-def remove_litter(home: Path) -> None:
+def remove_stale_drafts(home: Path) -> None:
     """Delete the drafts of killed exporters."""
     for lock in home.glob(f"{_DRAFT}*{_LOCK}"):
         with contextlib.suppress(OSError), lock.open("w") as file:
@@ -176,21 +176,21 @@ def remove_litter(home: Path) -> None:
 
 
 def _card(
-    model: Exportable, tokenizer: Tokenizer, name: str, training: TrainingReport | None, direction: Direction
+    exportable: Exportable, tokenizer: Tokenizer, name: str, training: TrainingReport | None, direction: Direction
 ) -> GeneratorCard:
     return GeneratorCard(
         name=name,
-        **dataclasses.asdict(model.facts),
-        units=model.network.output_size,
-        state_size=model.network.state_size,
-        vocab_size=model.network.vocab_size,
+        **dataclasses.asdict(exportable.facts),
+        units=exportable.network.output_size,
+        state_size=exportable.network.state_size,
+        vocab_size=exportable.network.vocab_size,
         unit=tokenizer.unit,
         direction=direction,
-        weights_sha256=model.weights_sha256,
+        weights_sha256=exportable.weights_sha256,
         code_sha256=_code_sha256(),
         tensorflow=tf.__version__,
         created=int(time.time()),
-        traces=tuple(model.network.traces),
+        traces=tuple(exportable.network.traces),
         training=training,
     )
 
@@ -203,8 +203,8 @@ def _code_sha256() -> str:
     return digest.hexdigest()
 
 
-def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: GeneratorCard, history: Progress) -> None:
-    generator = Generator(model.network, tokenizer.special, len(tokenizer.tokens))
+def _write(draft: Path, exportable: Exportable, tokenizer: Tokenizer, card: GeneratorCard, history: Progress) -> None:
+    generator = Generator(exportable.network, tokenizer.special, len(tokenizer.tokens))
     with _without_info_logs():
         tf.saved_model.save(generator, str(draft), signatures=generator.signatures())
     assets = draft / signatures.ASSETS
@@ -212,10 +212,10 @@ def _write(draft: Path, model: Exportable, tokenizer: Tokenizer, card: Generator
     write_warmup(assets / WARMUP_FILE, input_specs(card.state_size, card.units), card.batch_sizes)
     (assets / signatures.CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (assets / signatures.TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
-    if model.model is not None:
-        model.model.save(assets / KERAS_FILE)
-    write_artifacts(draft, card, tokenizer, model.vectors, history)
-    check_saved_model(draft, model, len(tokenizer.tokens))
+    if exportable.keras_model is not None:
+        exportable.keras_model.save(assets / KERAS_FILE)
+    write_artifacts(draft, card, tokenizer, exportable.vectors, history)
+    check_saved_model(draft, exportable, len(tokenizer.tokens))
     sync_tree(draft)
 
 

@@ -80,7 +80,7 @@ class Trainer:
             devices,
         )
         self.optimization = Optimization(config, model, devices, dataset.unknown)
-        self.model, self.checkpoint = self.optimization.averaged, self.optimization.checkpoint
+        self.averaged_model, self.checkpoint = self.optimization.averaged, self.optimization.checkpoint
 
     def run(self, folder: RunFolder, display: Display) -> Progress:
         """Train, and save a checkpoint of each epoch and the model of the best one.
@@ -104,28 +104,28 @@ class Trainer:
         with self.devices.detect_lost_workers():
             # The first epoch runs regardless of the time limit: without it there would be nothing to publish.
             while progress.epochs == 0 or not self._is_over(progress, started):
-                train_loss, tokens = self._train_epoch(progress, started, display)
+                train_loss, epoch_tokens = self._train_epoch(progress, started, display)
                 evaluation = self._validate(progress)
-                tokens, seconds = progress.last.tokens + tokens, time.monotonic() - started
+                # Tokens and seconds are those of the whole run so far.
                 epoch = Epoch(
                     train_loss=train_loss,
                     validation_loss=evaluation.loss,
                     accuracy=evaluation.accuracy,
-                    tokens=tokens,
-                    seconds=seconds,
+                    tokens=progress.last.tokens + epoch_tokens,
+                    seconds=time.monotonic() - started,
                 )
                 progress = progress.after(epoch)
                 if self.devices.is_chief:
-                    folder.save(self.checkpoint, self.model, progress)
-                display.epoch(progress, self.model)
+                    folder.save(self.checkpoint, self.averaged_model, progress)
+                display.epoch(progress, self.averaged_model)
                 self.raise_if_interrupted()
         return progress
 
     def _is_over(self, progress: Progress, started: float) -> bool:
-        patience, waited = self.config.patience, progress.epochs - progress.best_epoch
+        patience, epochs_without_improvement = self.config.patience, progress.epochs - progress.best_epoch
         # Each machine has its own clock, and all must stop at the same update.
         fraction = self.devices.broadcast(self._fraction(progress, started, 0))
-        return fraction >= 1 or 0 < patience <= waited
+        return fraction >= 1 or 0 < patience <= epochs_without_improvement
 
     def _fraction(self, progress: Progress, started: float, updates: int) -> float:
         """Return the fraction of the run done, by updates or by time, whichever is greater."""
@@ -144,13 +144,16 @@ class Trainer:
         total, tokens = 0.0, 0
         offset_rng, reset_rng = (np.random.default_rng([self.config.seed, progress.epochs, i]) for i in range(2))
         for count, (inputs, targets) in enumerate(split.batches(offset_rng)):
-            # A model must learn to prefill a prompt from the zero state, which carried state has only once an epoch.
-            kept = (reset_rng.random((split.batch_size, 1)) >= self.config.state_reset_probability).astype(np.float32)
+            # With carried state alone the model would see the zero state only once per epoch, but every prompt starts
+            # from it.
+            carry_mask = (reset_rng.random((split.batch_size, 1)) >= self.config.state_reset_probability).astype(
+                np.float32
+            )
             fraction = self.devices.broadcast(self._fraction(progress, started, count))
             if count and fraction >= 1:
                 break
             rate = learning_rate_at(fraction, self.config.learning_rate, self.config.warmup)
-            loss, states = self.optimization.update(inputs, targets, states, kept, rate)
+            loss, states = self.optimization.update(inputs, targets, states, carry_mask, rate)
             self._require_number(loss, "the loss", progress)
             total, tokens = total + loss * targets.size, tokens + targets.size
             display.update(progress.epochs + 1, total / tokens, targets.size, fraction)
@@ -163,7 +166,7 @@ class Trainer:
     def _validate(self, progress: Progress) -> Evaluation:
         """Evaluate on the known tokens of the validation split, with carried state and without dropout."""
         # The last update of an epoch can make weights NaN or infinite; without validation no loss would show it.
-        for weight in self.model.trainable_variables:
+        for weight in self.averaged_model.trainable_variables:
             self._require_number(float(tf.reduce_sum(tf.abs(weight))), f"the sum of |{weight.path}|", progress)
         split = self.dataset.validation
         if split is None:

@@ -38,7 +38,7 @@ def test_every_field_is_that_of_the_best_epoch():
     assert (got.epochs, got.seconds, got.tokens_per_s, got.seed) == (1, 10, 45, 5)
     assert (got.corpus_characters, got.held_out_characters) == (1000, 120)
     assert (got.train_tokens, got.validation_tokens) == (450, 50)
-    assert got.parameters == trainer.model.count_params()
+    assert got.parameters == trainer.averaged_model.count_params()
     assert got.settings == trainer.config.model_dump(mode="json")
     assert got.samples == SAMPLES
     assert (got.copied_spans, got.written_spans) == (0.25, 200)

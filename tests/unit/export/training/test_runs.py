@@ -83,13 +83,13 @@ def test_a_kill_at_any_step_of_keeping_an_epoch_leaves_a_whole_one(copy, monkeyp
     else:
         monkeypatch.setattr("os.replace" if step == "progress" else "pathlib.Path.unlink", killed)
     with pytest.raises(KeyboardInterrupt):
-        copy.save(trainer.checkpoint, trainer.model, after)
+        copy.save(trainer.checkpoint, trainer.averaged_model, after)
     monkeypatch.undo()
     again = RunFolder(copy.path)
     progress = again.restore(prepare()[0].checkpoint)
     assert progress == (after if step == "removal" else before)
-    assert again.load_best(progress).count_params() == trainer.model.count_params()
-    again.save(trainer.checkpoint, trainer.model, after)
+    assert again.load_best(progress).count_params() == trainer.averaged_model.count_params()
+    again.save(trainer.checkpoint, trainer.averaged_model, after)
     assert [name for name in files(again) if name.startswith("best")] == ["best/4.keras"]
     assert not [name for name in files(again) if name.startswith("checkpoint/3")]
 
@@ -103,7 +103,7 @@ def test_a_full_disk_is_told_with_the_folder(copy, monkeypatch):
 
     monkeypatch.setattr(keras.Model, "save", full)
     with pytest.raises(OSError, match=r"m: epoch 4 cannot be kept .*No space left on device"):
-        copy.save(trainer.checkpoint, trainer.model, copy.progress().after(epoch(0.0)))
+        copy.save(trainer.checkpoint, trainer.averaged_model, copy.progress().after(epoch(0.0)))
 
 
 def test_a_full_disk_costs_no_training_that_lies_in_the_place(copy, monkeypatch):
@@ -134,7 +134,7 @@ def test_what_an_epoch_consists_of_is_on_the_disk_before_the_progress_names_it(c
 
     monkeypatch.setattr(os, "fsync", lambda descriptor: (fsync(descriptor), synced.add(os.fstat(descriptor).st_ino)))
     monkeypatch.setattr(os, "replace", rename)
-    copy.save(trainer.checkpoint, trainer.model, copy.progress().after(epoch(0.0)))
+    copy.save(trainer.checkpoint, trainer.averaged_model, copy.progress().after(epoch(0.0)))
     assert synced
     assert missing == []
 

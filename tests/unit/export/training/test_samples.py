@@ -44,7 +44,7 @@ def make(traced):
         trainer, tokenizer, writer = traced[key]
         samples = SampleWriter(tokenizer, texts, trainer.config)
         samples._sampler = writer
-        return samples, trainer.model, tokenizer
+        return samples, trainer.averaged_model, tokenizer
 
     return make
 

@@ -193,7 +193,7 @@ def test_each_window_begins_with_the_state_in_which_the_last_one_ended(tmp_path,
     firsts = []
     trainer.run(folder, Watcher(at_epoch=lambda _: firsts.append(len(begun))))
     for i, states in enumerate(begun):
-        expected = zero_states(trainer.model, 4) if i in (0, firsts[0]) else ended[i - 1]
+        expected = zero_states(trainer.averaged_model, 4) if i in (0, firsts[0]) else ended[i - 1]
         assert same([part for state in states for part in state], [part for state in expected for part in state])
     assert len(begun) > 2 * len(firsts)
 
@@ -204,7 +204,7 @@ def test_the_validation_loss_is_that_of_the_known_tokens_in_one_go(tmp_path):
     loss = trainer.run(folder, Watcher()).last.validation_loss
     streams, unknown = trainer.dataset.validation, trainer.dataset.unknown
     inputs = np.concatenate([window for window, _ in streams.batches()]).T
-    logits = np.asarray(trainer.model(inputs, training=False), np.float64)
+    logits = np.asarray(trainer.averaged_model(inputs, training=False), np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     each = -np.take_along_axis(log_probabilities, streams.targets[..., None].astype(np.int64), -1)[..., 0]
     assert (streams.targets == unknown).sum() > 5
@@ -244,7 +244,7 @@ def test_without_validation_the_training_loss_decides(tmp_path, monkeypatch):
 def spoil(trainer, part):
     """Let something be no number from the second epoch on, and return the name by which it must be told."""
     if part == "weight":
-        train_epoch, kernel = trainer._train_epoch, trainer.model.get_layer("logits").kernel
+        train_epoch, kernel = trainer._train_epoch, trainer.averaged_model.get_layer("logits").kernel
 
         def ruin_at_the_end(progress, *arguments):
             outcome = train_epoch(progress, *arguments)
@@ -418,6 +418,6 @@ def test_accuracy_is_the_share_of_known_tokens_that_were_expected(tmp_path):
     last = trainer.run(folder, Watcher()).last
     streams, unknown = trainer.dataset.validation, trainer.dataset.unknown
     inputs = np.concatenate([[2], streams.ids[:-1]]).reshape(streams.targets.shape)
-    expected = np.argmax(trainer.model(inputs, training=False), axis=-1) == streams.targets
+    expected = np.argmax(trainer.averaged_model(inputs, training=False), axis=-1) == streams.targets
     assert last.accuracy == pytest.approx(expected[streams.targets != unknown].mean())
     assert 0 < last.accuracy < 1

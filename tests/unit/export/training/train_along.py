@@ -54,7 +54,7 @@ def main(path, kind):
         model = build_model(config, len(tokenizer.tokens))
     trainer = Trainer(config, model, Dataset.lay_out(head, tail, tokenizer, config), devices=devices)
     progress = trainer.run(folder, NoDisplay())
-    weights = [np.asarray(weight) for weight in (*model.trainable_weights, *trainer.model.trainable_weights)]
+    weights = [np.asarray(weight) for weight in (*model.trainable_weights, *trainer.averaged_model.trainable_weights)]
     outcome = {
         "replicas": devices.num_replicas,
         "chief": devices.is_chief,
