@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModelServerError as error:
         log.error("%s", error)
         return 1
-    log.info("stopping after %s", signals.get().name)
+    log.info("stopping after %s", _wait_for(signals).name)
     server.stop()
     logging.shutdown()
     # Not `return 0`: the interpreter would wait for threads whose calls exceeded the grace period.
@@ -94,6 +94,17 @@ def _receive_signals() -> queue.SimpleQueue[signal.Signals]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, receive)
     return received
+
+
+def _wait_for(signals: queue.SimpleQueue[signal.Signals]) -> signal.Signals:
+    """Wait for a signal.
+
+    Python runs a handler between two instructions of the main thread. A signal that arrives just before the thread
+    blocks does not wake it, so it wakes every second. (One in three test runs on a busy machine hung here.)
+    """
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return signals.get(timeout=1)
 
 
 def _log_to_stderr() -> None:

@@ -8,7 +8,7 @@ import yaml
 
 from service.commands.serve import SPARE_THREADS
 from service.memory import FREE_BYTES
-from service.scheduling.policy import INSPECT_BUDGET
+from service.scheduling.policy import MAX_TRACE_VALUES_PER_CALL
 from service.settings import Settings
 from tests.manifests import ROOT, main_container, overlay, quantity
 
@@ -28,7 +28,7 @@ def parts(settings):
         settings.request_memory_bytes,
         threads * FREE_BYTES,
         threads * THREAD_BYTES,
-        settings.max_calls * REPLY_COPIES * 4 * INSPECT_BUDGET,
+        settings.max_calls * REPLY_COPIES * 4 * MAX_TRACE_VALUES_PER_CALL,
         settings.request_memory_bytes / 2,
     )
     return [math.ceil(size / MIB) for size in sizes]
