@@ -100,7 +100,7 @@ def _wait_for(signals: queue.SimpleQueue[signal.Signals]) -> signal.Signals:
     """Wait for a signal.
 
     Python runs a handler between two instructions of the main thread. A signal that arrives just before the thread
-    blocks does not wake it, so it wakes every second. (One in three test runs on a busy machine hung here.)
+    blocks does not wake it, so it wakes every second. (Observed once, on a busy machine.)
     """
     while True:
         with contextlib.suppress(queue.Empty):
