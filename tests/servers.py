@@ -92,6 +92,33 @@ class ModelServer(Process):
         return False
 
 
+# Names an executable of TensorFlow Serving; docs/conformance.md says how to get one.
+TENSORFLOW_MODEL_SERVER = "TENSORFLOW_MODEL_SERVER"
+
+
+class TensorFlowServing(ModelServer):
+    """TensorFlow Serving itself, with a repository mounted at /models as in its image; needs root."""
+
+    # Warm-up takes longer than the tests. Calls that were cancelled run on and keep their threads.
+    FLAGS = (
+        "--file_system_poll_wait_seconds=1",
+        "--tensorflow_intra_op_parallelism=1",
+        "--enable_model_warmup=false",
+        "--grpc_max_threads=64",
+    )
+
+    def __init__(self, models_dir, log, port=None, flags=(), **variables):
+        self.port = port or free_port()
+        # In a mount namespace of its own.
+        mount = 'mkdir -p /models && mount --bind "$0" /models && exec "$@"'
+        command = ["unshare", "--mount", "sh", "-c", mount, str(models_dir), os.environ[TENSORFLOW_MODEL_SERVER]]
+        usual = [f"--port={self.port}", "--model_config_file=/models/models.config", *self.FLAGS]
+        # An executable that is a script finds this interpreter.
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        Process.__init__(self, [*command, *usual, *flags], log, PATH=path, **variables)
+        self.wait_until(self._listens, timeout=240)
+
+
 def joined(events):
     """Return the text of choice 0 of a stream's events."""
     events = [event for event in events if event]

@@ -1,19 +1,35 @@
 """Servers, and what the same models compute in this process."""
 
+import os
+import signal
+from pathlib import Path
+
 import grpc
 import pytest
 
 from tests.built import built
-from tests.servers import ModelServer
+from tests.servers import TENSORFLOW_MODEL_SERVER, ModelServer, TensorFlowServing
 from tests.serving.given import Server
 from tests.serving.repository import BATCHING_CONFIG, make_repository
 
+needs_tensorflow_serving = pytest.mark.skipif(
+    TENSORFLOW_MODEL_SERVER not in os.environ or os.geteuid() != 0,
+    reason=f"{TENSORFLOW_MODEL_SERVER} must name an executable of TensorFlow Serving, and it needs root: "
+    "docs/conformance.md says how to get one",
+)
+# Of each server without and with --enable_batching.
+MODES = (
+    "plain",
+    pytest.param("batching", marks=pytest.mark.slow),
+    pytest.param("tensorflow-serving", marks=needs_tensorflow_serving),
+    pytest.param("tensorflow-serving-batching", marks=[needs_tensorflow_serving, pytest.mark.slow]),
+)
+
 
 def pytest_generate_tests(metafunc):
-    """Run every test against the server that was given, or else against `model_server` in both of its modes."""
+    """Run every test against the server of `--serving`, or else against `model_server` and TensorFlow Serving."""
     if "server" in metafunc.fixturenames:
-        both = ["plain", pytest.param("batching", marks=pytest.mark.slow)]
-        modes = ["given"] if metafunc.config.getoption("--serving") else both
+        modes = ["given"] if metafunc.config.getoption("--serving") else MODES
         metafunc.parametrize("server", modes, indirect=True, scope="session")
 
 
@@ -25,22 +41,27 @@ def serving_models(pytestconfig):
 
 @pytest.fixture(scope="session")
 def started(serving_models, tmp_path_factory):
-    """Start `model_server` in a mode, once; a process of xdist comes back to each mode with every file of tests."""
+    """Start a server in a mode, once; a process of xdist comes back to each mode with every file of tests."""
     running = {}
 
     def start(mode):
         if mode not in running:
             # The file is not to undo what the tests reload by a request.
             flags = ["--model_config_file_poll_wait_seconds=0", "--allow_version_labels_for_unavailable_models=true"]
-            if mode == "batching":
-                flags += ["--enable_batching=true", f"--batching_parameters_file={serving_models / BATCHING_CONFIG}"]
+            is_tensorflow_serving = mode.startswith("tensorflow-serving")
+            if mode.endswith("batching"):
+                directory = Path("/models") if is_tensorflow_serving else serving_models
+                flags += ["--enable_batching=true", f"--batching_parameters_file={directory / BATCHING_CONFIG}"]
             log = tmp_path_factory.mktemp("logs") / f"{mode}.log"
-            running[mode] = ModelServer(serving_models, log, flags=flags)
+            running[mode] = (TensorFlowServing if is_tensorflow_serving else ModelServer)(
+                serving_models, log, flags=flags
+            )
         return f"127.0.0.1:{running[mode].port}"
 
     yield start
     for process in running.values():
-        process.end()
+        # TensorFlow Serving has no handler for it.
+        process.end(signal.SIGKILL if isinstance(process, TensorFlowServing) else signal.SIGTERM)
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +70,7 @@ def server(request, started, serving_models):
     given = request.config.getoption("--serving")
     if given:
         return Server(given, serving_models, request.config.getoption("--serving-batching"))
-    return Server(started(request.param), serving_models, request.param == "batching")
+    return Server(started(request.param), serving_models, request.param.endswith("batching"))
 
 
 @pytest.fixture
