@@ -92,7 +92,7 @@ def test_a_usage_error_exits_with_2(capsys, arguments, message):
 
 
 def test_missing_and_invalid_settings_are_reported_together(capsys):
-    """Before the corpus is read or TensorFlow imported."""
+    """The corpus is not read, and TensorFlow not imported, before settings are valid."""
     assert main(["train", "--units", "0"]) == 1
     assert "name is required (--name); corpus is required (--corpus); units: " in one_line(capsys)
 
@@ -108,7 +108,7 @@ def test_options_override_the_recipe(published, capsys):
 
 
 def test_the_card_reports_the_epoch_whose_weights_are_published(monkeypatch, capsys):
-    """From a corpus to a SavedModel: losses, speed, settings, samples and plot are those of the best epoch."""
+    """Losses, speed, settings, samples and plot of the version are those of the best epoch."""
     monkeypatch.setattr(
         workflow.Trainer, "_validate", lambda _, progress: Evaluation([2.0, 1.0, 3.0][progress.epochs], 0.5)
     )
@@ -280,7 +280,7 @@ def test_separated_documents_give_the_model_an_eos_token(published, capsys, docu
 
 
 def test_the_corpus_can_come_from_standard_input(published, monkeypatch):
-    """As in `cat *.txt | python -m export train --corpus -`."""
+    """`cat *.txt | python -m export train --corpus -` works."""
     with Path("book.txt").open() as pipe:
         monkeypatch.setattr("sys.stdin", pipe)
         assert train("--epochs", "1", corpus="-") == 0
@@ -328,7 +328,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_an_invalid_corpus_is_refused_in_one_line(capsys, case):
-    """Exit code 1, no traceback, and neither a run nor a model is created."""
+    """The exit code is 1, and neither a run nor a model is created."""
     content, options, message = BAD[case]
     if content is not None:
         Path("bad.txt").write_bytes(content)
@@ -485,7 +485,7 @@ def test_starting_a_run_again_keeps_the_previous_run(published, capsys):
 
 
 def test_an_interrupt_during_the_import_prints_nothing(monkeypatch, capsys):
-    """Exit code 130: nothing was started yet."""
+    """The exit code is 130. Nothing was started that could be resumed."""
 
     def interrupted(**_):
         raise KeyboardInterrupt
@@ -506,7 +506,7 @@ def test_a_character_that_the_terminal_cannot_encode_is_replaced(monkeypatch):
 
 
 def test_an_interrupted_training_can_be_published_and_resumed(published, capsys):
-    """Exit code 130, no traceback, the best checkpoint is kept; `resume` then trains the remaining epochs."""
+    """The exit code is 130, and the best checkpoint is kept; `resume` then trains the remaining epochs."""
     command = [sys.executable, "-m", "export", "train", "--name", "m", "--corpus", "book.txt", *SMALL, "--epochs", "40"]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -75,7 +75,7 @@ def servable(oracle):
 @property_test
 @given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
 def test_ids_equal_those_of_keras(tmp_path, options, learnt, text):
-    """For any options and text, so the model reads the ids that it was trained with."""
+    """This holds for any options and text, so the model reads the ids that it was trained with."""
     oracle = fitted(learnt, **options)
     assume(servable(oracle))
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
@@ -88,7 +88,7 @@ def test_ids_equal_those_of_keras(tmp_path, options, learnt, text):
 @property_test
 @given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
 def test_offsets_point_at_the_words_of_the_text(tmp_path, options, learnt, text):
-    """Also where lowercasing changes the length of the text, and with separators of several characters."""
+    """They do so even if lowercasing changes the length of the text, or the separator has several characters."""
     oracle = fitted(learnt, **options)
     assume(servable(oracle))
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
@@ -118,7 +118,7 @@ def test_the_saved_tokenizer_encodes_as_the_imported_one(tmp_path, options, lear
 @property_test
 @given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
 def test_the_tokenizers_library_gives_the_same_ids(tmp_path, options, learnt, text):
-    """Except for padding, which stands for dropped words there, and the context-dependent lower case of Σ."""
+    """It differs in padding, which it returns for dropped words, and in the context-dependent lower case of Σ."""
     text = text.replace("Σ", "").replace("<", "").replace("\0", "")
     oracle = fitted([each.replace("Σ", "").replace("<", "") for each in learnt], **options)
     assume(servable(oracle))
@@ -140,7 +140,7 @@ def test_json_within_a_json_string_is_read(tmp_path, times):
 
 
 def test_an_unknown_word_becomes_the_oov_token_or_is_dropped(tmp_path):
-    """As in Keras. Without an OOV token, the unknown token is padding, which is never sampled."""
+    """Keras does the same. Without an OOV token, the unknown token is padding, which is never sampled."""
     with_token = read_tokenizer(write(tmp_path, fitted(["a b"], oov_token="[?]").to_json()))
     without = read_tokenizer(write(tmp_path, fitted(["a b"]).to_json()))
     assert with_token.tokens == ("<pad>", "[?]", "a", "b")
@@ -151,14 +151,14 @@ def test_an_unknown_word_becomes_the_oov_token_or_is_dropped(tmp_path):
     assert without.encode("x y") == []
 
 
-def test_an_imported_tokenizer_starts_with_padding_and_has_no_eos(tmp_path):
-    """Its vocabulary has no special tokens: an empty prompt is a window of padding."""
+def test_without_special_words_padding_is_the_start_token_and_no_eos_exists(tmp_path):
+    """An empty prompt is a window of padding."""
     special = read_tokenizer(write(tmp_path, fitted(["a b"], oov_token="<OOV>").to_json())).special
     assert (special.start, special.end, special.never_sampled) == (0, None, (0, 1))
 
 
 def test_start_and_end_words_are_special_tokens_that_prompts_may_contain(tmp_path):
-    """As in Keras's own examples, whose texts stand between `<start>` and `<end>`."""
+    """Texts of Keras's own examples stand between `<start>` and `<end>`."""
     oracle = fitted(["<start> a man <end>", "<start> a dog <end>"], filters="", oov_token="<unk>")
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
     start, end = oracle.word_index["<start>"], oracle.word_index["<end>"]
@@ -212,7 +212,7 @@ def test_this_projects_own_tokenizer_files_are_read(tmp_path, kind):
 
 
 def test_a_hugging_face_tokenizer_is_imported(tmp_path):
-    """Also one whose special tokens have the names of this project's."""
+    """Its special tokens may have the names of this project's."""
     vocabulary = {"<pad>": 0, "<unk>": 1, "cat": 2}
     library = HuggingFaceTokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     library.pre_tokenizer = pre_tokenizers.Whitespace()

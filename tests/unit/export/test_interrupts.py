@@ -28,7 +28,7 @@ def test_the_previous_sigint_handler_is_restored():
 
 
 def test_a_second_interrupt_ends_the_process_at_once():
-    """Exit code 130 without a traceback, even if the step would take long."""
+    """The exit code is 130, without a traceback. A long step need not be waited for."""
     code = "import signal\nfrom export.interrupts import deferred_interrupts\nwith deferred_interrupts():\n" + (
         "    signal.raise_signal(signal.SIGINT)\n" * 2 + "    print('still here')"
     )

@@ -83,7 +83,7 @@ def test_the_validation_split_is_shown_as_ids_tokens_and_counts(capsys):
     ],
 )
 def test_every_unit_shows_its_tokens(capsys, unit, tokens, unknown):
-    """With their white space, and with bytes that are no whole character."""
+    """White space is shown, and so are bytes that are no whole character."""
     lines = show(capsys, "--unit", unit, "--show", "0")
     assert lines[3].startswith("  " + tokens)
     first = next(place for place, line in enumerate(lines) if line.startswith("unknown: "))
@@ -116,7 +116,7 @@ def test_a_blank_validation_split_is_counted(capsys):
 
 
 def test_the_text_may_come_from_standard_input(capsys, monkeypatch):
-    """Or the corpus, but not both."""
+    """So may the corpus, but not both."""
     pipe = types.SimpleNamespace(buffer=io.BytesIO(b"the dog\n"))
     monkeypatch.setattr("sys.stdin", pipe)
     assert "  'the' 'dog'" in show(capsys, "--unit", "word", "--text", "-")
@@ -134,7 +134,7 @@ def test_without_a_validation_split_the_corpus_is_shown(capsys):
 @pytest.mark.parametrize("documents", ["none", "lines"])
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_saved_tokenizer_is_the_one_that_training_builds(capsys, unit, documents):
-    """The same tokens from the same training split, and the same EOS token."""
+    """It has the same tokens, from the same training split, and the same EOS token."""
     options = {"unit": unit, "documents": documents}
     show(capsys, "--unit", unit, "--documents", documents, "--save", "t.json")
     config = load_config(None, {"name": "m", "corpus": "book.txt", **options})
@@ -165,7 +165,7 @@ def test_settings_come_from_a_recipe(capsys):
     ],
 )
 def test_errors_are_one_line(capsys, options, message):
-    """With field, limit and value."""
+    """The line has field, limit and value."""
     Path("one.txt").write_text("a" * 99)
     assert message in one_line(capsys, *options)
 
@@ -238,7 +238,7 @@ def test_a_vocabulary_limit_of_another_unit_is_refused(bounds, message):
     ],
 )
 def test_each_unit_accepts_its_own_vocabulary_limit(bounds):
-    """`num_words` for words, `vocab_size` for subwords, either for exact words."""
+    """Words take `num_words`, subwords `vocab_size`, exact words either."""
     config = load_config(None, {**NEEDED, **bounds})
     assert {name: getattr(config, name) for name in bounds} == bounds
 

@@ -65,7 +65,7 @@ def test_direction_window_and_models_dir_are_applied(capsys):
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(capsys):
-    """For its outputs or for its embedding. The message has both sizes; nothing is published."""
+    """Outputs and embedding must both be large enough. The message has both sizes; nothing is published."""
     layers = keras.layers
     keras.Sequential([layers.Input([5]), layers.Embedding(13, 4), layers.LSTM(6), layers.Dense(11)]).save("few.keras")
     keras.Sequential([layers.Input([5]), layers.Embedding(11, 4), layers.LSTM(6), layers.Dense(13)]).save("rows.keras")
@@ -88,7 +88,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(capsys):
     ids=str,
 )
 def test_a_missing_or_invalid_file_is_named_in_one_line(options, message, capsys):
-    """The model's file as well as the tokenizer's."""
+    """The file may be the model's or the tokenizer's."""
     assert wrap(**options) == 1
     err = capsys.readouterr().err
     assert message in err
@@ -97,7 +97,7 @@ def test_a_missing_or_invalid_file_is_named_in_one_line(options, message, capsys
 
 @pytest.mark.parametrize("window", ["0", "-3", "many"])
 def test_an_invalid_window_is_a_usage_error(window, capsys):
-    """Exit code 2."""
+    """The exit code is 2, and the message names the option."""
     with pytest.raises(SystemExit) as ended:
         wrap("--window", window)
     assert ended.value.code == 2

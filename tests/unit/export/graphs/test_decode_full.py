@@ -29,7 +29,7 @@ def biased(token_id, value):
 
 @pytest.mark.parametrize("controls", CONTROLS, ids=str)
 def test_with_everything_off_decode_full_is_bit_exact_to_decode(stack, controls):
-    """Tokens, log probabilities and state, whether the lists are empty or filled."""
+    """Tokens, log probabilities and state are equal, whether the lists are empty or filled."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     plain = published.draw(IDS[:, -1], state, UNIFORMS, **controls)
@@ -43,7 +43,7 @@ def test_with_everything_off_decode_full_is_bit_exact_to_decode(stack, controls)
     "company", [*SINGLE, {"bias": biased(END, 100)}, {"min_steps": 9}, {"temperature": 0.0}], ids=" ".join
 )
 def test_options_of_other_sequences_of_the_batch_change_no_bit(ending, company):
-    """In a batch where half of the sequences have options, each half equals a batch with its options alone."""
+    """If half of a batch has options, each half equals that of a batch in which all or none have them."""
     state = ending.read(IDS[:, :-1])
     tables = {"counts": COUNTS, "seen": SEEN}
     plain = ending.draw_full(IDS[:, -1], state, UNIFORMS, **tables)
@@ -60,7 +60,7 @@ def test_options_of_other_sequences_of_the_batch_change_no_bit(ending, company):
 
 @pytest.mark.parametrize("controls", [{}, {"temperature": 0.0}, {"top_p": 0.7}], ids=str)
 def test_forty_calls_of_one_step_are_bit_exact_to_one_call_of_forty(stack, controls):
-    """If the caller updates `counts` and `seen` between calls as the graph does within one."""
+    """Between calls, the caller updates `counts` and `seen` as the graph does within one."""
     _, published = stack
     state, last = published.read(IDS[:, :-1]), IDS[:, -1]
     uniforms = RNG.random((ROWS, 40), dtype=np.float32)
@@ -80,7 +80,7 @@ def test_forty_calls_of_one_step_are_bit_exact_to_one_call_of_forty(stack, contr
 
 @pytest.mark.parametrize("rows", [16, 64])
 def test_a_sequence_is_bit_exact_in_a_larger_batch(stack, rows):
-    """At batch sizes that are multiples of 8."""
+    """Batch sizes are multiples of 8."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     eight = published.draw_full(IDS[:, -1], state, UNIFORMS, counts=COUNTS, seen=SEEN, **ALL)
@@ -127,7 +127,7 @@ def test_penalties_follow_their_formulas(stack, penalties):
 
 
 def test_a_bias_of_100_forces_a_token_and_of_minus_100_bans_it(published):
-    """As documented for OpenAI's `logit_bias`. No bias makes a special token possible."""
+    """OpenAI documents `logit_bias` so. No bias makes a special token possible."""
     state = published.read(IDS[:, :-1])
     always = published.draw_full(IDS[:, -1], state, UNIFORMS, bias=biased(7, 100))
     assert (always["token_ids"] == 7).all()
@@ -162,7 +162,7 @@ def test_min_steps_ban_the_eos_token_without_other_adjustments(ending):
 
 
 def test_min_steps_across_calls_of_one_step_equal_one_call(ending):
-    """If the caller subtracts the tokens sampled so far; penalties apply to the EOS token, too."""
+    """The caller subtracts the tokens sampled so far. Penalties apply to the EOS token, too."""
     state, last = ending.read(IDS[:, :-1]), IDS[:, -1]
     counts, seen, bias = COUNTS.copy(), SEEN.copy(), biased(END, -1)
     counts[:, END], seen[:, END] = 1, 1
@@ -210,7 +210,7 @@ def test_the_top_five_log_probabilities_ignore_the_sampling_options(stack):
 
 
 def test_a_sampled_token_has_the_same_logprob_in_the_top_five(stack):
-    """Bit for bit, as clients compare the two."""
+    """The two are bit-exact, as clients compare them."""
     _, published = stack
     drawn = published.draw_full(IDS[:, -1], published.read(IDS[:, :-1]), UNIFORMS, bias=BIAS)
     among = drawn["top_token_ids"] == drawn["token_ids"][:, :, None]

@@ -39,7 +39,7 @@ def test_sum_and_last_equal_those_of_the_keras_top_layer(stack):
 
 @pytest.mark.parametrize("cut", [1, 7, 19])
 def test_two_slices_are_bit_exact_to_one_call(stack, cut):
-    """For sum, state and last output."""
+    """Sum, state and last output are equal."""
     _, published = stack
     first = embed(published, IDS[:, :cut])
     second = embed(published, IDS[:, cut:], state=first["state"], total=first["sum"])
@@ -61,7 +61,7 @@ def test_padding_changes_no_bit(stack):
 
 @pytest.mark.parametrize("length", [0, LENGTH])
 def test_an_empty_sequence_keeps_its_state_and_sum(published, length):
-    """Its last output is 0. The same if no sequence of the batch has a token."""
+    """Its last output is 0. The same holds if no sequence of the batch has a token."""
     before = embed(published, IDS)
     lengths = np.full(ROWS, length, np.int32)
     lengths[0] = 0
@@ -73,7 +73,7 @@ def test_an_empty_sequence_keeps_its_state_and_sum(published, length):
 
 @pytest.mark.parametrize("rows", [16, 64])
 def test_a_sequence_is_bit_exact_in_a_larger_batch(stack, rows):
-    """At batch sizes that are multiples of 8."""
+    """Batch sizes are multiples of 8."""
     _, published = stack
     which = np.arange(rows)[::-1] % ROWS
     eight = embed(published, IDS)

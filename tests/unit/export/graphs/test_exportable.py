@@ -182,7 +182,7 @@ def test_a_sliding_window_model_is_bit_exact_in_slices(tmp_path):
 
 
 def test_a_sliding_window_model_never_samples_special_tokens(tmp_path):
-    """Even if its highest logits are theirs."""
+    """They are masked even if their logits are the highest."""
     model = WINDOWS["the lesson's"]()
     model.layers[-1].bias.assign([50.0] * 3 + [0.0] * (V - 3))
     published = Published.of(prepare(model).network, tmp_path)

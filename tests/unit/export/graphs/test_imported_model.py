@@ -102,7 +102,7 @@ def test_a_bidirectional_model_gets_a_window_of_its_input_length(kit, tmp_path):
     ids=["keras 3", "keras 2", "keras 2, in the old way"],
 )
 def test_a_stateful_model_of_batch_size_1_carries_its_state(make, kit, suffix, tmp_path):
-    """At any batch size, and without the state that the Keras layer keeps between calls."""
+    """It runs at any batch size, and without the state that the Keras layer keeps between calls."""
     model = make(kit)
     path = tmp_path / f"tutorial.{suffix}"
     model.save(path)
@@ -302,7 +302,7 @@ def test_an_unsupported_model_is_refused_in_one_line(case, tmp_path):
 
 
 def test_keras_errors_for_too_short_a_window_become_one_line(tmp_path):
-    """With the name of the file."""
+    """The line has the name of the file."""
     with pytest.raises(UnsupportedModel, match=r"m.keras: it cannot be run: .*egative") as refused:
         read_imported(too_short(tmp_path), 3)
     assert "\n" not in str(refused.value)

@@ -57,7 +57,7 @@ FORMULAS = {keras.layers.LSTM: lstm, keras.layers.GRU: gru, keras.layers.SimpleR
 
 
 def test_traces_equal_the_cells_formulas(stack):
-    """For every layer and token, computed from the model's weights and the previous token's traces."""
+    """The oracle computes every layer and token from the model's weights and the previous token's traces."""
     model, published = stack
     told = published.call(signatures.INSPECT, token_ids=IDS, lengths=full(), state=published.zeros())
     recurrent = [layer for layer in model.layers if type(layer) in FORMULAS]
@@ -113,7 +113,7 @@ def test_traces_are_zero_past_a_sequences_length(stack):
 
 @pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
 def test_the_networks_traces_list_the_outputs_of_inspect(cell, tmp_path, monkeypatch):
-    """By kind, layer and width, in the order of the layers."""
+    """Each has kind, layer and width, in the order of the layers."""
     monkeypatch.setattr("export.graphs.cells.StatefulNetwork.unroll", 1)
     network = prepare(make_model(cell, 2)).network
     kinds = {

@@ -14,14 +14,14 @@ from tests.unit.export.models import make_model
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_sizes_are_read_from_the_layers(cell):
-    """Cell, state size, vocabulary size, number of recurrent layers and output size."""
+    """They include cell, state size, vocabulary size, number of recurrent layers and output size."""
     network = read_network(make_model(cell, 2, units=10, vocab_size=9))
     assert (network.cell, network.vocab_size, len(network.recurrent), network.output_size) == (cell, 9, 2, 11)
     assert network.state_size == (10 + 11) * (2 if cell == "lstm" else 1)
 
 
 def test_mixed_cells_have_no_cell_name_and_concatenate_their_states():
-    """`cell` is None."""
+    """`cell` is None, and the state size is the sum over the layers."""
     network = read_network(build(LSTM(4, return_sequences=True), GRU(5, return_sequences=True), Dense(9)))
     assert (network.cell, network.state_size) == (None, 2 * 4 + 5)
 
@@ -41,7 +41,7 @@ def test_dropout_and_a_final_softmax_do_not_change_the_network(model):
 
 
 def test_a_functional_and_a_sequential_model_have_the_same_hash(model):
-    """If they consist of the same layers."""
+    """Only the layers and their connections count."""
     other = keras.Model(model.inputs, model.outputs)
     assert read_network(other).sha256() == read_network(model).sha256()
 

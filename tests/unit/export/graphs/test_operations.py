@@ -180,7 +180,7 @@ def test_a_savedmodel_with_assets_is_refused(tmp_path):
 
 
 def test_common_keras_layers_are_allowed(tmp_path):
-    """Recurrence, attention, convolution, normalization, dropout and masks."""
+    """The model has recurrence, attention, convolution, normalization, dropout and masks."""
     layers = keras.layers
     x = layers.Embedding(V, 8, mask_zero=True)(ids := layers.Input([9]))
     x = layers.Bidirectional(layers.LSTM(5, return_sequences=True, dropout=0.1))(x)

@@ -10,7 +10,7 @@ from tests.unit.export.published import END, IDS, ROWS, UNIFORMS, Published, sam
 
 
 def test_serving_default_returns_the_logits_of_keras(stack):
-    """At every token, within 1e-4."""
+    """They agree at every token, within 1e-4."""
     model, published = stack
     np.testing.assert_allclose(
         published.call("serving_default", token_ids=IDS)["logits"], model.predict(IDS, verbose=0), atol=1e-4
@@ -18,7 +18,7 @@ def test_serving_default_returns_the_logits_of_keras(stack):
 
 
 def test_score_returns_the_log_probabilities_of_keras(stack):
-    """Those of the tokens, and the five highest with their ids."""
+    """Those of the given tokens agree, and so do the five highest with their ids."""
     model, published = stack
     expected = keras.ops.log_softmax(model.predict(IDS[:, :-1], verbose=0)).numpy()
     scored = published.call("score", token_ids=IDS, lengths=np.full(ROWS, 19, np.int32), state=published.zeros())
@@ -31,7 +31,7 @@ def test_score_returns_the_log_probabilities_of_keras(stack):
 
 
 def test_prefill_decode_and_score_return_bit_exact_states(stack):
-    """Whether tokens are read, sampled or scored, and in slices of any size."""
+    """It does not matter whether tokens are read, sampled or scored, nor in slices of which size."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     for cut in (1, 7, 18):
@@ -46,7 +46,7 @@ def test_prefill_decode_and_score_return_bit_exact_states(stack):
 
 @pytest.mark.parametrize("sizes", [[1] * 24, [4, 4, 16], [5, 3, 16], [16, 8]], ids=str)
 def test_decode_calls_of_any_size_are_bit_exact_to_one_call(stack, sizes):
-    """For 24 tokens, split into calls in several ways."""
+    """24 tokens are split into calls in several ways."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     whole = published.draw(IDS[:, -1], state, UNIFORMS)
@@ -88,7 +88,7 @@ def test_padding_changes_no_bit_of_the_state(stack):
 
 @pytest.mark.parametrize("rows", [16, 24, 64])
 def test_a_sequence_is_bit_exact_in_a_larger_batch(stack, rows):
-    """At batch sizes that are multiples of 8."""
+    """Batch sizes are multiples of 8."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     eight = published.draw(IDS[:, -1], state, UNIFORMS)
@@ -102,7 +102,7 @@ def test_a_sequence_is_bit_exact_in_a_larger_batch(stack, rows):
     "company", [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.2}, {"temperature": 0.0}, {"temperature": 2.0}], ids=str
 )
 def test_sampling_parameters_of_other_sequences_change_no_token(published, company):
-    """Though they switch filters on for the whole batch."""
+    """They do not, though they switch filters on for the whole batch."""
     state = published.read(IDS[:, :-1])
     plain = published.draw(IDS[:, -1], state, UNIFORMS)
     (name, value), defaults = *company.items(), {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": 0.9}
@@ -114,7 +114,7 @@ def test_sampling_parameters_of_other_sequences_change_no_token(published, compa
 
 
 def test_special_tokens_and_ids_beyond_the_tokenizer_are_never_sampled(published):
-    """Whatever the uniform, with a flat distribution, with a filter, and greedily."""
+    """No uniform samples them, from a flat distribution, with top_k or greedily."""
     state = published.read(IDS[:, :-1])
     uniforms = np.linspace(0, 1, ROWS * 400, endpoint=False, dtype=np.float32).reshape(400, ROWS).T.copy()
     for controls in ({"temperature": 2.0}, {"temperature": 2.0, "top_k": 1000}, {"temperature": 0.0}):

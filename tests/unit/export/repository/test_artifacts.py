@@ -54,7 +54,7 @@ def test_a_trained_version_has_a_page_its_history_and_its_embedding(tmp_path):
 
 
 def test_the_history_has_an_entry_for_each_epoch(tmp_path):
-    """With perplexities, null where JSON has no number for them, and the best epoch marked."""
+    """It has perplexities, null where JSON has no number for them, and marks the best epoch."""
     first, second = json.loads(written(tmp_path, None, HISTORY)["assets.extra/history.json"])
     assert first.pop("train_perplexity") == pytest.approx(np.e)
     assert first.pop("validation_perplexity") == pytest.approx(np.e**2)

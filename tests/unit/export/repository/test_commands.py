@@ -95,7 +95,7 @@ def test_missing_bits_per_character_are_computed_from_the_character_loss(models_
     ],
 )
 def test_a_damaged_version_is_listed_with_the_reason(models_dir, capsys, file, content, reason):
-    """In one line; other versions are listed as usual."""
+    """It takes one line; other versions are listed as usual."""
     path = store(models_dir, "damaged") / file
     store(models_dir, "whole")
     path.unlink()
@@ -142,7 +142,7 @@ def test_a_damaged_models_config_makes_only_served_versions_unknown(models_dir, 
 
 
 def test_an_empty_repository_prints_the_command_that_trains_a_model(capsys):
-    """With the directory of the option. As JSON, the list is empty."""
+    """The command has the directory of the option. As JSON, the list is empty."""
     assert told(capsys, "list", "--models-dir", "my models") == [
         "my models holds no model yet; train one with:  python -m export train --corpus book.txt --name book "
         "--models-dir 'my models'"
@@ -203,7 +203,7 @@ def test_an_error_lists_at_most_twenty_names(models_dir):
 
 
 def test_show_prints_the_card_as_text(models_dir, capsys):
-    """Metrics, settings and samples, without escape sequences."""
+    """The output has metrics, settings and samples, and no escape sequences."""
     samples = [{"temperature": 0.5, "given": "It was", "text": " so\x1b[2J."}]
     store(models_dir, epochs=[3.0, 2.0, 2.5], samples=samples, copied_spans=0.0123)
     lines = told(capsys, "show", "m")
@@ -240,7 +240,7 @@ def test_a_backward_sample_is_printed_before_its_suffix(models_dir, capsys):
 
 
 def test_an_imported_model_is_shown_without_a_training_report(models_dir, capsys):
-    """Its card has none."""
+    """The last line says that it was trained elsewhere."""
     store(models_dir, card={"training": None, "cell": None, "layers": 0, "embedding": 0, "context": 5})
     lines = told(capsys, "show", "m")
     assert "  layers            unknown, window 5" in lines

@@ -45,7 +45,7 @@ def refused(capsys, *arguments):
 
 
 def test_the_best_value_of_each_metric_is_marked(models_dir, capsys):
-    """The lowest loss, the highest accuracy. Sizes and equal values get no mark."""
+    """The lowest loss and the highest accuracy are the best. Sizes and equal values get no mark."""
     store(models_dir, "a", validation_loss=1.0, accuracy=0.4, parameters=1)
     store(models_dir, "b", validation_loss=2.0, accuracy=0.6, seconds=30.0, epochs=[3.0, 2.0, 2.5])
     lines = compared(capsys, "a", "b")
@@ -126,7 +126,7 @@ def test_equal_validation_splits_are_compared_without_a_note(models_dir, capsys)
     ids=["an earlier release's", "a tail", "a larger share"],
 )
 def test_a_sampled_validation_split_is_not_compared_with_others(models_dir, capsys, other):
-    """Not even with one of equal size: the end of a sorted list is no random sample of it."""
+    """The end of a sorted list is no random sample of it, even if it has the same size."""
     store(models_dir, "a", **SHUFFLED, held_out_sha256="1" * 64)
     store(models_dir, "b", **other, validation_loss=1.5)
     result = document(capsys, "a", "b")
@@ -146,7 +146,7 @@ def test_a_sampled_validation_split_is_not_compared_with_others(models_dir, caps
     ],
 )
 def test_different_corpora_or_validation_splits_get_a_note_and_no_mark(models_dir, capsys, report, note):
-    """A lower loss on another text says nothing."""
+    """A lower loss on another text does not show a better model."""
     store(models_dir, "a")
     store(models_dir, "b", **{"validation_loss": 1.0, "train_loss": 1.0, "accuracy": 0.9, **report})
     result = document(capsys, "a", "b")
@@ -195,7 +195,7 @@ def test_a_narrow_terminal_gets_several_tables(models_dir, capsys, monkeypatch):
 
 @pytest.mark.parametrize("names", [["m"], ["m", "m:1"], ["m", "n", "m"]])
 def test_fewer_than_two_different_versions_are_refused(models_dir, capsys, names):
-    """Nor is a version compared with itself."""
+    """A version is not compared with itself."""
     for name in ("m", "n"):
         store(models_dir, name)
     assert "at least two different versions are needed" in refused(capsys, *names)
@@ -211,7 +211,7 @@ def drawn(monkeypatch):
 
 
 def test_losses_are_plotted_by_epoch_and_by_minutes(models_dir, capsys, monkeypatch):
-    """Validation solid, training dashed, one colour per version. Versions without a history are named."""
+    """Each version has one colour: validation solid, training dashed. Versions without a history are named."""
     figures = drawn(monkeypatch)
     store(models_dir, "a", epochs=[3.0, 2.0, 2.5])
     store(models_dir, "b", epochs=[4.0, 3.5])
@@ -236,7 +236,7 @@ def test_losses_are_plotted_by_epoch_and_by_minutes(models_dir, capsys, monkeypa
     ("bits", "unit", "first"), [(1.0, "bits per character", 1.5), (None, "nats per token, of dif", 3.0)]
 )
 def test_different_units_are_plotted_in_bits_per_character(models_dir, capsys, monkeypatch, bits, unit, first):
-    """If all versions have them. Otherwise the axis says that the losses are of different tokens."""
+    """All versions must have them. Otherwise the axis says that the losses are of different tokens."""
     figures = drawn(monkeypatch)
     store(models_dir, "a", tokenizer=WORDS, epochs=[3.0, 2.0], bits_per_character=bits)
     store(models_dir, "b", epochs=[3.0, 2.0], bits_per_character=2.0)

@@ -44,7 +44,7 @@ def curves(panel):
 
 
 def test_losses_and_perplexities_are_plotted_with_the_best_epoch_marked(axes):
-    """By epoch, in two axes, each with the training and the validation curve."""
+    """Each of the two axes has the training and the validation curve, by epoch."""
     assert history_png(THREE, "m").startswith(b"\x89PNG")
     left, right = map(curves, axes)
     assert left["training"] == ([1, 2, 3], [3.0, 2.0, 1.0])
@@ -63,7 +63,7 @@ def test_without_validation_only_the_training_curve_is_plotted(axes):
 
 @pytest.mark.parametrize("losses", [[(3.0, 2.0)], [(900.0, None)], [(5.0, 4.0)] * 300], ids=["one", "huge", "many"])
 def test_every_history_can_be_plotted(losses):
-    """One epoch, a perplexity that overflows, hundreds of epochs; the image is 1200 pixels wide."""
+    """It may have one epoch, a perplexity that overflows or hundreds of epochs. The image is 1200 pixels wide."""
     picture = imread(io.BytesIO(history_png(history(*losses), "m")))
     assert picture.shape == (504, 1200, 4)
     assert len(np.unique(picture.reshape(-1, 4), axis=0)) > 10
@@ -92,7 +92,7 @@ def test_pyplot_is_not_needed(monkeypatch):
 
 
 def test_a_plot_that_fails_is_a_one_line_error(monkeypatch):
-    """With matplotlib's own reason."""
+    """The line has matplotlib's own reason."""
 
     def fail(*_, **__):
         raise RuntimeError("no font\nat all")

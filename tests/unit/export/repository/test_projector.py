@@ -50,7 +50,7 @@ def test_every_token_has_a_vector_and_a_label(tokenizer):
     ],
 )
 def test_labels_escape_white_space_and_control_characters(label, expected):
-    """As Python escapes them, except for the space."""
+    """They do so as Python does, except for the space."""
     assert visible(label) == expected
 
 

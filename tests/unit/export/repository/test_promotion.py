@@ -37,7 +37,7 @@ def entry(models_dir, name="m"):
 
 
 def test_a_promoted_version_stays_served_beside_the_newest(models_dir, capsys):
-    """However many versions follow. The previously stable one stays served too, for a rollback."""
+    """It does however many follow. The previously stable one stays served too, for a rollback."""
     assert run(capsys, "promote", "m:2") == (0, "stable of m is version 2 now\n")
     assert entry(models_dir) == ({"stable": 2, "previous": 4}, [2, 3, 4])
     for version in (5, 6, 7):
@@ -67,7 +67,7 @@ def test_a_canary_changes_neither_stable_nor_previous(models_dir, capsys):
 
 
 def test_list_shows_labels_beside_the_served_state(capsys):
-    """In alphabetical order, in the last column."""
+    """They are in alphabetical order, in the last column."""
     run(capsys, "promote", "m:2")
     run(capsys, "promote", "m:2", "--label", "canary")
     _, *lines = run(capsys, "list")[1].splitlines()

@@ -67,7 +67,7 @@ def page(card=CARD, history=HISTORY, files=FILES, num_vectors=90, **report):
 
 
 def test_the_page_has_every_value_of_the_card():
-    """With units."""
+    """Numbers have their units."""
     text = page()
     for line in (
         "# `my.model`",
@@ -110,7 +110,7 @@ def test_a_sample_cannot_break_the_markdown_of_the_page():
 
 @pytest.mark.parametrize(("direction", "field"), [("forward", "prompt"), ("backward", "suffix")])
 def test_the_example_command_calls_the_model_with_a_samples_prompt(direction, field):
-    """Or suffix, for a backward model; it is quoted for the shell."""
+    """A backward model gets it as suffix. It is quoted for the shell."""
     text = page(CARD.model_copy(update={"direction": direction}))
     command = shlex.split(re.search(r"```bash\n(.*?)\n```", text, re.DOTALL)[1].replace("\\\n", ""))
     assert command[:3] == ["curl", "http://127.0.0.1:8000/v1/completions", "-d"]
@@ -118,7 +118,7 @@ def test_the_example_command_calls_the_model_with_a_samples_prompt(direction, fi
 
 
 def test_a_backward_sample_is_written_before_its_suffix():
-    """In reading order."""
+    """The page has both in reading order."""
     sample = Sample(temperature=1, given="the end.", text="and that was ")
     text = page(CARD.model_copy(update={"direction": "backward"}), samples=(sample,))
     assert "\n```\nand that was [the end.]\n```\n" in text
@@ -175,6 +175,6 @@ def test_samples_without_a_prompt_are_described_as_such():
 
 
 def test_a_truncated_embedding_is_described_as_such():
-    """With its number of vectors."""
+    """The page has the number of its vectors."""
     assert "projector.tensorflow.org, of its first 40 tokens |" in page(num_vectors=40)
     assert "of its first" not in page()

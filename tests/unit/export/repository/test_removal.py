@@ -58,7 +58,7 @@ def test_removing_one_of_several_versions_keeps_the_entry(models_dir, capsys):
 
 @pytest.mark.parametrize(("reference", "numbers"), [("m", (1, 2)), ("m:7", (7,))])
 def test_removing_the_last_version_removes_the_entry(models_dir, capsys, reference, numbers):
-    """With a model as with its only version. Entries of other models stay."""
+    """This holds for a model and for its only version. Entries of other models stay."""
     for number in numbers:
         store(models_dir, version=number)
     store(models_dir, "n")
@@ -104,7 +104,7 @@ def test_the_entry_is_removed_and_versions_renamed_before_files_are_deleted(mode
 
 
 def test_a_removal_deletes_what_a_killed_removal_left(models_dir, monkeypatch):
-    """Of any model."""
+    """It does so for every model of the repository."""
     store(models_dir)
     store(models_dir, "n")
 
@@ -130,7 +130,7 @@ def test_a_version_published_during_the_confirmation_stays_with_its_entry(models
 
 
 def test_files_that_are_no_version_stay(models_dir):
-    """A draft of another exporter, and files of the user."""
+    """They may be a draft of another exporter, or files of the user."""
     store(models_dir)
     (models_dir / "m" / ".draft-host-1").mkdir()
     (models_dir / "m" / "notes.txt").write_text("mine")
@@ -204,9 +204,7 @@ def test_files_that_cannot_be_deleted_are_named(models_dir, capsys, monkeypatch)
     assert [name[:9] for name in versions(models_dir)] == [".removed-"]
 
 
-def test_a_removal_interrupted_in_its_wait_can_be_repeated(
-    models_dir, capsys, monkeypatch
-):
+def test_a_removal_interrupted_in_its_wait_can_be_repeated(models_dir, capsys, monkeypatch):
     """The entry is removed and the versions are complete. The wait holds no lock: another model can be published."""
     store(models_dir)
 
@@ -293,7 +291,7 @@ def test_a_removed_name_can_be_published_again(models_dir):
 
 @pytest.mark.parametrize("option", ["--wait=-1", "--wait=inf", "--server=host", "--server=:8500", "--server=host:0"])
 def test_invalid_options_are_usage_errors(models_dir, option):
-    """Exit code 2, before anything is removed."""
+    """The exit code is 2, and nothing is removed."""
     store(models_dir)
     with pytest.raises(SystemExit) as ended:
         remove("m", "--yes", option)

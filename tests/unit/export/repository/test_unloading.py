@@ -56,7 +56,7 @@ def test_a_server_that_never_reported_the_model_does_not_end_the_wait(clock, ans
 
 
 def test_without_servers_the_wait_takes_its_full_time(clock, capsys):
-    """Long enough for a model server's polls of models.config and of the base path."""
+    """It covers a model server's polls of models.config and of the base path."""
     wait_until_unloaded(watch(None, servers=()), "m", 15.0)
     assert clock.now == 15.0
     assert capsys.readouterr().out == (
@@ -86,13 +86,13 @@ def test_a_server_that_still_serves_the_model_is_named_in_the_error():
 
 
 def test_a_host_that_does_not_resolve_is_named_in_the_error():
-    """Before anything is changed."""
+    """The watch is created before anything is changed."""
     with pytest.raises(RepositoryError, match=r"^model server nosuch\.invalid:8500: "):
         watch(None, servers=("nosuch.invalid:8500",))
 
 
 def test_status_is_queried_over_grpc():
-    """From a real server: states by version, None for an unknown model and for a closed port."""
+    """A real server returns states by version; an unknown model and a closed port give None."""
     from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
     class Service(model_service_pb2_grpc.ModelServiceServicer):

@@ -136,7 +136,7 @@ def test_a_damaged_file_fails_the_checks_that_read_it(version, damage, file, fou
     ],
 )
 def test_a_missing_file_is_named(version, file, line):
-    """Including a shard of the variables."""
+    """Shards of the variables are files, too."""
     (version / file).unlink()
     assert any(line in text for verdict, text in verified(version).values() if verdict == FAILED)
 
@@ -212,7 +212,7 @@ def test_a_version_without_traces_and_inspect_passes(version, monkeypatch):
 
 
 def test_nan_weights_fail(version):
-    """In the SavedModel and in the Keras model, each by its own check."""
+    """The SavedModel and the Keras model each have a check for them."""
     model = make_model(units=24, vocab_size=NUM_TOKENS)
     generator = Generator(prepare(model).network, TOKENIZER.special, NUM_TOKENS)
     for weight in (*generator.variables, model.layers[-1].bias):
@@ -286,6 +286,6 @@ def test_verify_takes_either_a_version_or_all(tmp_path, capsys, options):
 
 
 def test_an_empty_repository_passes_the_verification(tmp_path, capsys):
-    """Exit code 0, with a message."""
+    """The exit code is 0."""
     assert main(["verify", "--all", "--models-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out.endswith("holds no model yet: nothing to verify\n")
