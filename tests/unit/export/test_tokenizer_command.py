@@ -116,7 +116,7 @@ def test_a_blank_validation_split_is_counted(capsys):
 
 
 def test_the_text_may_come_from_standard_input(capsys, monkeypatch):
-    """So may the corpus, but not both."""
+    """Corpus and text cannot both come from there."""
     pipe = types.SimpleNamespace(buffer=io.BytesIO(b"the dog\n"))
     monkeypatch.setattr("sys.stdin", pipe)
     assert "  'the' 'dog'" in show(capsys, "--unit", "word", "--text", "-")

@@ -196,7 +196,7 @@ def test_concurrent_exporters_are_all_listed_in_models_config(tmp_path):
 
 @pytest.mark.slow
 def test_publishing_removes_the_drafts_of_killed_exporters_only(model, models_dir):
-    """Also if they ran in another container. Drafts of running exporters stay."""
+    """A running exporter holds the lock of its draft, so that one stays."""
     home = models_dir / "m"
     home.mkdir(parents=True)
     code = """

@@ -196,7 +196,7 @@ def test_nothing_is_removed_if_models_config_is_invalid(models_dir, capsys):
 
 
 def test_files_that_cannot_be_deleted_are_named(models_dir, capsys, monkeypatch):
-    """The version is removed from the repository anyway, and the next removal tries to delete them again."""
+    """The version is removed from the repository anyway: its directory was renamed."""
     store(models_dir)
     monkeypatch.setattr(removal.shutil, "rmtree", lambda path, **_: None)
     assert remove("m", "--yes") == 1
