@@ -117,7 +117,7 @@ def open_page(browser, shared_tab):
     opened, tab = [], shared_tab.take()
 
     def start(kind, gateway, hash_="", **how):
-        # Other looks, and a second page beside the first, need a context of their own.
+        # Other display settings, and a second page beside the first, need a context of their own.
         own = browser.new_context(**how).new_page() if how or opened else tab
         opened.append(kind(own, gateway, hash_))
         return opened[-1]

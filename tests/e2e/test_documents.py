@@ -526,7 +526,7 @@ def is_module(name):
 
 @pytest.mark.parametrize("text", sorted({command.text for command in COMMANDS if " install " in f"{command.text} "}))
 def test_install_commands_name_existing_files_and_extras(text):
-    """pip's argument is a directory or a requirements file of the repository."""
+    """The argument is a directory or a requirements file of the repository, perhaps with an extra."""
     *_, place = shlex.split(text)
     name, _, extra = place.rstrip("]").partition("[")
     assert (ROOT / name).exists()

@@ -32,7 +32,7 @@ def test_a_streaming_completion_runs_the_modules_that_the_page_lists(models_dir,
     assert listed[0] == WORKER
     assert len(listed) <= 18
     assert {*listed[1:]} | helpers == called - {APPLICATION}
-    # The response object exists, and calls the last listed module, before the scheduler has a token for it.
+    # Creating the response calls the last listed module, before the scheduler has a token for it.
     request_thread = threads["MainThread"]
     assert in_order(listed, request_thread[: request_thread.index("scheduling/scheduler.py")])
     assert in_order(listed[listed.index("scheduling/scheduler.py") :], threads["scheduler"])

@@ -366,7 +366,7 @@ def test_the_longest_prompt_stays_within_browser_limits(open_inspector, gateway)
 def test_the_status_says_when_a_picture_has_several_tokens_per_pixel(open_inspector, gateway):
     """The status is where a user looks after a click."""
     page = open_inspector(gateway)
-    page.page.evaluate("() => { HTMLElement.prototype.click = () => {}; }")  # no download
+    page.page.evaluate("() => { HTMLElement.prototype.click = () => {}; }")  # No download.
     page.page.route("**/v1/inspect", lambda route: route.fulfill(json=answer_of(16_385)))
     page.page.fill("#text", "a")
     page.page.press("#text", "Control+Enter")
@@ -570,7 +570,7 @@ def test_user_input_is_never_run_as_html(open_inspector, gateway, evil):
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_the_page_is_accessible(open_inspector, gateway, look):
-    """axe finds no violation, at rest or with all results shown; nothing overflows or comes from another host."""
+    """No axe violation, at rest or with all results shown; nothing overflows or comes from another host."""
     page = open_inspector(gateway, **look)
     assert page.violations() == []
     page.look("lstm", TEXT * 3)

@@ -62,7 +62,7 @@ def test_nginx_streams_unbuffered_and_passes_on_disconnects(proxied):
 
 
 def test_responses_through_nginx_equal_the_gateways(proxied):
-    """nginx leaves even the limit of the body's size to the gateway, whose error has OpenAI's fields."""
+    """Even a body over the size limit gets the gateway's error, with OpenAI's fields, rather than one of nginx."""
     gateway, client = proxied
     assert client.text(**BODY, max_tokens=50) == gateway.text(**BODY, max_tokens=50)
     too_large = json.dumps({**BODY, "prompt": "x" * (4 * 2**20 + 1)}).encode()

@@ -91,7 +91,7 @@ def test_an_invalid_http_request_gets_an_error_with_the_usual_fields(gateway, co
 
 
 def test_the_script_name_header_is_ignored(gateway):
-    """gunicorn would accept it from loopback clients, which would change the paths."""
+    """By default gunicorn accepts it from loopback clients, and it would change the paths."""
     answer = send(
         gateway, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nSCRIPT_NAME: /v1\r\nConnection: close\r\n\r\n"
     )
