@@ -167,7 +167,7 @@ def test_a_suffix_may_be_text_token_ids_or_a_list(gateway):
 
 
 def test_an_embedding_reads_its_input_from_the_end(gateway):
-    """So `pooling: last` returns the output after the text's first token, which depends on all tokens behind it."""
+    """Text and token ids in text order are equivalent; `pooling: last` returns the output after the first of them."""
     ask = {"model": "reverse", "input": ["times", "stime"], "pooling": "last"}
     status, answer = gateway.post(ask, "/v1/embeddings")
     ids = gateway.post({"model": "reverse", "prompt": "times"}, "/tokenize")[1]["tokens"]

@@ -1,4 +1,4 @@
-"""The installed program `ostinato` against the real gateway: in pipes, in a terminal, and from its wheel."""
+"""The program `ostinato` against the real gateway: in pipes, in a terminal, and installed from its wheel."""
 
 import json
 import math
@@ -67,7 +67,7 @@ def accepted(gateway):
 
 
 def wait_until_idle(gateway):
-    """Wait until no sequence is accepted."""
+    """Wait until the gateway has no sequences."""
     until(lambda: accepted(gateway) == 0)
 
 
@@ -125,7 +125,7 @@ def test_sigint_exits_with_130_and_frees_the_slot(address, gateway):
 
 
 def test_json_output_of_every_command_parses(ostinato):
-    """It also agrees with what the other commands print."""
+    """It is also consistent: chunks join to the text, token ids decode to it, inspected logprobs sum to its score."""
     code, answer, _ = ostinato("generate", PROMPT, *SAMPLED, "--max-tokens", "9", "--json", "--logprobs", "2")
     assert (code, len(json.loads(answer)["choices"][0]["logprobs"]["tokens"])) == (0, 9)
     _, lines, _ = ostinato("generate", PROMPT, *SAMPLED, "--max-tokens", "9", "--json", "--stream")

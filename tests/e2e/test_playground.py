@@ -249,7 +249,7 @@ def test_the_theme_can_be_changed_and_persists(open_playground, gateway):
 
 
 def test_the_content_security_policy_covers_pages_and_static_files(gateway):
-    """It allows nothing by default and nothing unsafe; no file outside static/ is served."""
+    """It allows nothing by default and nothing unsafe; unknown files and paths outside static/ are a 404."""
     for path in ("/", "/inspector", "/static/playground.js", "/static/page.css", "/static/icon.svg"):
         status, headers, _ = gateway.ask("GET", path)
         policy = headers["Content-Security-Policy"]

@@ -29,7 +29,7 @@ def forgetful(models_dir, model_server, tmp_path_factory):
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_a_prefix_cache_hit_does_not_change_a_byte(ample_gateway, forgetful, model):
-    """For the same prompt, a longer one, one that diverges midway, and prompt with completion."""
+    """For the same prompt, longer and shorter ones with the same prefix, and prompt with completion."""
     field = "suffix" if model == "reverse" else "prompt"
 
     def beginning(length):

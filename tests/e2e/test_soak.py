@@ -94,7 +94,7 @@ def soak(gateway, expected, seconds):
 
 
 def settled(gateway):
-    """Wait until no sequence is accepted, and return the footprint."""
+    """Wait until the gateway has no sequences, and return its footprint."""
     gateway.wait_until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 0)
     time.sleep(2)
     return Footprint(gateway)

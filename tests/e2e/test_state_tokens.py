@@ -44,7 +44,7 @@ def completed(gateway, **fields):
 
 
 def joined(model, *texts):
-    """Join texts in the order in which they are read."""
+    """Join texts in text order: a backward model generates the last one first."""
     return "".join(texts[::-1] if model == "reverse" else texts)
 
 
