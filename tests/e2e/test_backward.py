@@ -167,13 +167,17 @@ def test_a_suffix_may_be_text_token_ids_or_a_list(gateway):
 
 
 def test_an_embedding_reads_its_input_from_the_end(gateway):
-    """Text and token ids in text order are equivalent; `pooling: last` returns the output after the first of them."""
-    ask = {"model": "reverse", "input": ["times", "stime"], "pooling": "last"}
+    """Text and token ids in text order are equivalent; `pooling: last` returns the hidden state at the first of them."""
+    ask = {"model": "reverse", "input": "times", "pooling": "last"}
     status, answer = gateway.post(ask, "/v1/embeddings")
     ids = gateway.post({"model": "reverse", "prompt": "times"}, "/tokenize")[1]["tokens"]
     by_ids = gateway.post({**ask, "input": ids}, "/v1/embeddings")[1]
+    inspected = gateway.post({"model": "reverse", "input": "times", "include": ["hidden"]}, "/v1/inspect")[1]
+    hidden = inspected["layers"][0]["values"]["hidden"]
     assert status == 200
-    assert by_ids["data"][0]["embedding"] == answer["data"][0]["embedding"] != answer["data"][1]["embedding"]
+    assert by_ids["data"][0]["embedding"] == answer["data"][0]["embedding"]
+    assert answer["data"][0]["embedding"] == pytest.approx(hidden[0], abs=1e-5)
+    assert answer["data"][0]["embedding"] != pytest.approx(hidden[-1], abs=1e-2)
 
 
 def test_openais_client_gets_the_text_before_a_suffix(client, gateway):

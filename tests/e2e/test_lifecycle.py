@@ -1,6 +1,7 @@
 """Disconnects, full queues, shutdown and startup: nothing is lost and nothing is left behind."""
 
 import concurrent.futures
+import itertools
 import json
 import os
 import select
@@ -121,7 +122,7 @@ def test_a_full_queue_is_a_429_with_retry_after(narrow_gateway):
     assert status == 429
     assert int(headers["Retry-After"]) >= 1
     assert json.loads(body)["error"]["code"] == "queue_full"
-    assert stream.readline() is not None
+    assert any(line.startswith(b"data: {") for line in itertools.islice(stream, 4))
     connection.close()
 
 
@@ -154,8 +155,7 @@ def test_a_stream_that_outlasts_the_drain_ends_with_an_error_event(start_gateway
 
     reader = threading.Thread(target=read)
     reader.start()
-    until(lambda: len(events) == 0 and reader.is_alive() and gateway.get("/healthz")[0] == 200)
-    time.sleep(0.3)
+    until(lambda: events)
     gateway.send(signal.SIGTERM)
     reader.join(20)
     assert not reader.is_alive()
