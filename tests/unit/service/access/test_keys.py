@@ -126,7 +126,7 @@ def test_the_file_is_checked_once_per_interval(path, monkeypatch):
 
 @pytest.mark.usefixtures("always_look")
 def test_an_unchanged_file_is_not_read_again(path, monkeypatch):
-    """A check is one `stat`, after the start as after a change."""
+    """After a reload, a check that finds no change is a `stat` alone."""
     add(path)
     ring = KeyRing(path)
     _, presented = add(path)

@@ -102,7 +102,7 @@ def test_without_a_limit_nothing_is_counted(limiter, subject):
 
 
 def test_subjects_are_counted_separately(limiter, subject):
-    """One subject at its limit leaves the other its own."""
+    """A subject at its limit does not use up another's."""
     assert num_charged(limiter, subject, requests=2) == 2
     assert num_charged(limiter, subject + "x", requests=2) == 2
 

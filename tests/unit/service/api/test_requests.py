@@ -154,7 +154,7 @@ def test_embeddings_parse_their_fields_and_defaults():
     ],
 )
 def test_null_means_absent(field):
-    """Clients of OpenAI send null for a field that is not set."""
+    """OpenAI's clients send null for a field that is not set."""
     given, absent = parsed(seed=1, **{field: None}), parsed(seed=1)
     assert given == absent
 

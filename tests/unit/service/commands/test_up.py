@@ -1,4 +1,4 @@
-"""`python -m service up`: its readiness check and its output. tests/e2e/test_up.py has its processes."""
+"""`python -m service up`: its readiness check and its output. test_up_processes.py and tests/e2e have its processes."""
 
 import http.server
 import json

@@ -87,7 +87,7 @@ def get(address, path="/metrics", **headers):
 
 
 def test_every_metric_name_ends_with_its_unit(metrics):
-    """All 28 metrics follow Prometheus's naming conventions."""
+    """All 28 have a unit of Prometheus's naming conventions or one of this project."""
     happen(metrics)
     metrics.watch_load(lambda: [(DEMO, 1, 2)], lambda: 30)
     metrics.watch_prefix_cache(PrefixCache(1000))

@@ -171,14 +171,14 @@ def test_a_call_propagates_the_trace_of_its_first_traced_request(tracing):
 
 
 def test_a_call_without_traced_requests_has_no_span(tracing, exporter):
-    """Its end is no error."""
+    """Ending such a call is no error."""
     assert tracing.begin_call(call(None, None)) is None
     tracing.end_call(None, BackendUnavailable("away"))
     assert spans_of(tracing, exporter) == ([], [])
 
 
 def test_a_request_span_has_model_usage_and_status(tracing, exporter):
-    """The attributes have the names of OpenTelemetry's semantic conventions."""
+    """The attributes have the names of OpenTelemetry's semantic conventions, where there are any."""
     with tracing.request({}, **POST) as trace:
         trace.set_request("demo")
         trace.set_result(version=3, num_prompt_tokens=5, num_completion_tokens=7, reasons=["stop", "length"])
