@@ -50,7 +50,7 @@ def test_a_missing_field_is_reported_as_none(field):
 
 
 def test_a_duplicate_custom_id_is_an_error_naming_its_first_line():
-    """The first line with the custom_id stays valid."""
+    """`same_as`, from the plan of the run, makes the later line the invalid one."""
     with pytest.raises(LineError, match='must be unique, got "a" as in line 3'):
         parse(Line(9, json.dumps(SOUND).encode(), same_as=3))
 
