@@ -167,7 +167,7 @@ def test_a_suffix_may_be_text_token_ids_or_a_list(gateway):
 
 
 def test_an_embedding_reads_its_input_from_the_end(gateway):
-    """Text and token ids in text order are equivalent; `pooling: last` returns the hidden state at the first of them."""
+    """Text and ids in text order are equivalent; `pooling: last` returns the hidden state at the first token."""
     ask = {"model": "reverse", "input": "times", "pooling": "last"}
     status, answer = gateway.post(ask, "/v1/embeddings")
     ids = gateway.post({"model": "reverse", "prompt": "times"}, "/tokenize")[1]["tokens"]
