@@ -37,7 +37,7 @@ def made(given: Any, make: Any = str.upper, concurrency: int = 2, **options: Any
     return in_order(make, given, lambda: concurrency, **{"show_progress": False, "return_errors": False, **options})
 
 
-def test_results_come_in_the_order_of_their_prompts(client: Client, server: ScriptedServer) -> None:
+def test_results_have_the_order_of_their_prompts(client: Client, server: ScriptedServer) -> None:
     """Every prompt is sent once, with the same options, and no more at once than the server's status allows."""
     server.script = [STATUS, *[echo] * 50]
     prompts = [f"p{number}" for number in range(50)]

@@ -52,7 +52,7 @@ def test_assets_are_loaded_as_they_were_written(tmp_path):
     ],
 )
 def test_an_invalid_field_is_rejected_by_name(field, value):
-    """The message of the validation names the field."""
+    """Values outside of their limits, an unknown cell, and duplicate batch sizes."""
     with pytest.raises(ValidationError, match=field):
         GeneratorCard(**{**FIELDS, field: value})
 

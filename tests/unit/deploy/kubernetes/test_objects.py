@@ -84,7 +84,7 @@ def test_every_referenced_port_is_declared_by_a_container(objects):
 
 
 def test_every_mounted_volume_its_claim_and_its_configmap_exist(objects):
-    """Secrets do not: users create them."""
+    """Secrets are not among the objects: users create them."""
     names = {(each["kind"], each["metadata"]["name"]) for each in objects}
     for template in templates(objects).values():
         volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
