@@ -144,7 +144,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_input_that_is_not_text_is_rejected_with_the_file_and_the_reason(tmp_path, case):
-    """No file is skipped, and no encoding is guessed."""
+    """No file is skipped, and nothing is decoded in a guessed encoding."""
     files, message = BAD[case]
     with pytest.raises(CorpusError, match=message):
         read_corpus(write(tmp_path, files))

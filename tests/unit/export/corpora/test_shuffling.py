@@ -48,7 +48,7 @@ def test_every_permutation_is_about_equally_likely():
 
 
 def test_memory_does_not_grow_with_the_corpus(monkeypatch):
-    """The corpus and its shuffled copy are on disk: 32 MB of text are shuffled within 16 MB of memory."""
+    """The corpus and its shuffled copy are on disk: 32 MB of text are shuffled within 16 MiB of memory."""
     monkeypatch.setattr(shuffling, "BUCKET_BYTES", 1 << 20)
     corpus = Corpus.of("c", (f"document {i} " + "x" * 1000 for i in range(32_000)), ends=True)
     tracemalloc.start()

@@ -48,7 +48,7 @@ def test_arrays_are_int32_and_time_comes_first():
     [(1000, 8, 100, 8), (799, 8, 100, 7), (99, 8, 100, 1), (1, 8, 100, 1), (1000, 1, 1, 1)],
 )
 def test_a_small_text_gets_a_smaller_batch_size(length, streams, window, rows):
-    """There are as many sequences as fill `sequence_length` tokens each, so none is a snippet."""
+    """At most the configured number of sequences, of `sequence_length` tokens each, and at least one."""
     assert lay_out(length, streams, window).batch_size == rows
 
 
@@ -193,7 +193,7 @@ def test_unknown_tokens_are_not_evaluated():
 
 
 def test_without_a_validation_split_no_tokens_are_evaluated():
-    """That is no error."""
+    """That is not an error."""
     laid_out = dataset("abcabc", None)
     assert (laid_out.validation, laid_out.num_evaluated, laid_out.share_unknown) == (None, 0, 0.0)
 

@@ -233,7 +233,7 @@ def test_skip_gram_is_reproducible():
 
 
 def test_skip_gram_windows_end_at_the_end_token(monkeypatch):
-    """A tokenizer without one has no such boundary: a start token is none."""
+    """A start token is not a boundary: without an end token there is none."""
     ends = []
     monkeypatch.setattr(embeddings, "skip_gram", lambda *args: ends.append(args[2]) or skipgram.skip_gram(*args))
     for end_token in (True, False):

@@ -95,7 +95,7 @@ def test_a_prompt_does_not_cross_documents(make):
 
 @KINDS
 def test_one_sample_per_temperature_is_stored_and_is_reproducible(make, settings):
-    """Earlier samples do not affect them. The prompt is from the text, and not part of what is generated."""
+    """Earlier samples do not affect those stored. The prompt is from the text, and not part of what is generated."""
     writer, model, tokenizer = make(**settings)
     tokens = {"cat", "hill"} if settings == BACKWARD else {"c", "t"}
     bias(model, tokenizer, **dict.fromkeys(tokens, 0.0))
