@@ -134,7 +134,7 @@ def test_an_invalid_ssl_config_is_an_error_that_names_file_and_fault(
 def test_an_encrypted_key_is_refused_without_a_password_prompt(
     ssl_config: Callable[..., Path], identities: dict[str, Identity]
 ):
-    """A server has nobody at its terminal."""
+    """A prompt would block the start: a server has no user at its terminal."""
     command = ["openssl", "pkcs8", "-topk8", "-passout", "pass:secret"]
     key = identities["server"].key
     encrypted = subprocess.run(command, input=key, check=True, capture_output=True, text=True).stdout
