@@ -17,7 +17,7 @@ from service.params import ModelVersion
 from tests.registries import PolledRegistry
 from tests.unit.contract.test_card import FIELDS, write
 
-# In place of a version's error.
+# Set as a version's error: the version is loading.
 LOADING = "loading"
 
 
@@ -103,7 +103,7 @@ def test_the_newest_available_version_is_found(model_registry, server, tmp_path)
 
 
 def test_the_error_for_an_unknown_model_lists_the_served_models(model_registry, server, tmp_path):
-    """Or says that there are none yet."""
+    """Before any model is served, it says that there are none yet."""
     model_registry.refresh()
     with pytest.raises(ModelNotFound, match="'nope' is not served; models are: none yet"):
         model_registry.find("nope")

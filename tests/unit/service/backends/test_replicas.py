@@ -159,7 +159,7 @@ def test_a_version_that_one_replica_has_unloaded_is_called_on_another():
 
 
 def test_nan_is_retried_and_accepted_if_every_replica_computes_it():
-    """Then it is the sequence's own and none is ejected; otherwise the first replica is."""
+    """Then the NaN is the sequence's own, and none is ejected. Otherwise the first replica is ejected."""
     fleet = Fleet()
     for letter in "ab":
         fleet.servers[letter].answer = state_of(letter, np.nan)

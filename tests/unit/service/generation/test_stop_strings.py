@@ -1,4 +1,4 @@
-"""The first stop string of a text is found however the text is chunked."""
+"""The stop string that is complete first is found, however the text is chunked."""
 
 from hypothesis import given
 from hypothesis import strategies as st

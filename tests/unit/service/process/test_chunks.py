@@ -44,8 +44,8 @@ def test_a_body_in_tiny_chunks_is_refused_early():
     assert sum(read) < 50_000
 
 
-def test_a_body_with_a_content_length_is_read_as_before():
-    """It has no chunks to limit, so its reader is not replaced."""
+def test_a_body_with_a_content_length_has_no_limit_of_chunks():
+    """Its reader is not replaced."""
     request = SimpleNamespace(body=Body(LengthReader(IterUnreader([b"abc"]), 3)))
     limit_chunks(request, None)
     assert request.body.read() == b"abc"

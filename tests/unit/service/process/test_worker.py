@@ -392,7 +392,7 @@ def test_a_stream_longer_than_the_drain_ends_itself_or_is_cut(gunicorn, path):
 
 @with_options(graceful_timeout="30", keep_alive="30")
 def test_idle_connections_do_not_delay_the_exit(gunicorn):
-    """Neither kept-alive connections nor silent ones."""
+    """Whether they are kept alive or have not sent anything yet."""
     with gunicorn.connect(GET % b"/") as kept, gunicorn.connect():
         read_past(kept, b"ok")
         gunicorn.process.terminate()

@@ -8,7 +8,7 @@ from service.scheduling.random_numbers import UniformStream, uniforms
 
 @pytest.mark.parametrize("first", [0, 1, 2, 3, 4, 5, 255, 1001])
 def test_a_position_has_the_same_uniform_whatever_the_first_position(first):
-    """Numbers from the middle on are those of the stream from its beginning."""
+    """A slice from any position on is that part of the whole stream."""
     assert np.array_equal(uniforms(9, 1, first, 40), uniforms(9, 1, 0, first + 40)[first:])
 
 

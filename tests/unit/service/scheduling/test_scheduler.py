@@ -409,7 +409,7 @@ def test_a_prompt_is_scored_in_slices(start):
 
 
 def test_an_observer_gets_starts_failures_and_calls_in_order(start):
-    """A failure that will be retried says so."""
+    """A failed call that will be retried is marked as such."""
     backend, observer = FakeBackend(), FakeObserver()
     backend.failures = [BackendUnavailable("gone")]
     scheduler = start(backend, observer)

@@ -77,7 +77,7 @@ def test_a_refused_request_frees_its_memory_at_once(site, fields):
 
 @pytest.mark.usefixtures("no_collector")
 def test_a_failed_request_frees_its_memory_at_once(make_site):
-    """With streaming and without: the errors of a stream are caught in another place."""
+    """With streaming and without, as the errors of a stream have their own handler."""
     site = make_site(backend=FakeBackend(held=True))
     body = {"model": "characters", "prompt": "a" * 900, "max_tokens": 50, "timeout_s": 0.02, "user": "a" * LONG}
 
