@@ -77,7 +77,7 @@ def test_a_request_with_many_choices_does_not_block_later_ones(start):
 
 
 def test_a_request_that_holds_every_slot_is_preempted_down_to_its_share(start):
-    """Others start although none of its sequences has finished, and its choices have the tokens they have alone."""
+    """Others start although none of its sequences has finished, and it completes with the tokens it has alone."""
     scheduler = start(max_running=4, max_queued=50)
     wide = submit(scheduler, choices(6, prompt=(3, 4, 5), max_tokens=3000, end_id=None))
     until(lambda: all(not text.events.empty() for text in wide[:4]))
