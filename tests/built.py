@@ -1,7 +1,7 @@
-"""Models that tests share: published once, and kept in `build/tests` until the code that makes them changes.
+"""Models that tests share: published once, and cached in `build/tests` until the code that makes them changes.
 
-Publishing a model takes some 5 s of a core, half of it TensorFlow's tracing. What is kept there is read by every test
-process of every run, and no test may change it.
+Publishing a model takes some 5 s of a core, half of it for TensorFlow's tracing. Every test process of every run reads
+the cache, and no test may change it.
 """
 
 import contextlib
@@ -15,20 +15,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 _BUILT = ROOT / "build" / "tests"
-# What decides how models are made, beside the function that makes them.
+# Sources that the models depend on, beside the function that makes them.
 _SOURCES = ("contract", "export", "tests/conftest.py", "requirements.txt")
 _OLD_S = 24 * 3600
 
 
 def built(name: str, make, inputs: str = "") -> Path:
-    """Return the directory of this name that `make(directory)` made, now or in an earlier run of the same code.
+    """Return the directory that `make(directory)` has filled, now or in an earlier run of the same code.
 
-    One process makes it, beside its place, and renames it: a run that was killed leaves no half of it.
+    One process fills it under another name and renames it: a killed run leaves no partial directory.
 
     Args:
-        name: Of the directory.
-        make: Makes it.
-        inputs: What else it depends on, beside the code of `make` and of the exporter.
+        name: Name of the directory.
+        make: Fills a directory.
+        inputs: Anything else that it depends on, beside the code of `make` and of the exporter.
     """
     home = _BUILT / _key(make, inputs)
     if not home.exists():
@@ -56,7 +56,7 @@ def _key(make, inputs: str) -> str:
 
 
 def _remove_old() -> None:
-    """Remove what runs of other code left a day ago."""
+    """Remove caches of other code that are older than a day."""
     with contextlib.suppress(FileNotFoundError):
         for home in _BUILT.iterdir():
             if home.stat().st_mtime < time.time() - _OLD_S:

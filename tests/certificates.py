@@ -1,4 +1,4 @@
-"""Certificates for tests of TLS, made by openssl, good for two days."""
+"""Certificates for tests of TLS, made by openssl and valid for two days."""
 
 import subprocess
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Certificate:
-    """Files of a certificate that signed itself, so it is its own authority, and of its key."""
+    """Paths of a self-signed certificate, which is its own authority, and of its key."""
 
     cert: Path
     key: Path
 
 
 def make_certificate(folder, name, made_out_to="IP:127.0.0.1"):
-    """Write NAME.pem and NAME.key; `made_out_to` as in subjectAltName."""
+    """Write NAME.pem and NAME.key; `made_out_to` is the subjectAltName."""
     made = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
     kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "2"]
     called = ["-subj", f"/CN={name}", "-addext", f"subjectAltName={made_out_to}"]

@@ -1,4 +1,4 @@
-"""A limit on the memory of programs under test, by a cgroup (Linux, version 1 or 2), and what became of it."""
+"""A memory limit for programs under test, by a cgroup (Linux, version 1 or 2), and the memory that they used."""
 
 import itertools
 import os
@@ -10,17 +10,17 @@ _NUMBERS = itertools.count()
 
 
 class Unavailable(Exception):
-    """No cgroup can be made here."""
+    """The error that no cgroup can be made on this machine."""
 
 
 class MemoryCgroup:
-    """A cgroup whose processes have so much memory together."""
+    """A cgroup that limits the memory of all its processes together."""
 
     def __init__(self, max_bytes):
-        """Make it.
+        """Create it.
 
         Raises:
-            Unavailable: the file system of cgroups is missing or may not be written to.
+            Unavailable: the cgroup file system is missing or not writable.
         """
         self._is_first = (_ROOT / "memory/memory.limit_in_bytes").exists()
         parent = _ROOT / "memory" if self._is_first else _ROOT
@@ -35,22 +35,22 @@ class MemoryCgroup:
 
     @property
     def prefix(self):
-        """What goes before a command that is to run inside from its start, as memory is counted where it was taken."""
+        """Words before a command that run it inside from its start: memory is charged to where it was allocated."""
         return ["sh", "-c", f'echo $$ > {self._folder}/cgroup.procs && exec "$@"', "sh"]
 
     @property
     def peak_bytes(self):
-        """The most that was taken."""
+        """The most memory that its processes have used."""
         return int(self._path("memory.max_usage_in_bytes", "memory.peak").read_text())
 
     @property
     def num_killed(self):
-        """Processes that were killed for want of memory."""
+        """The number of processes killed for lack of memory."""
         lines = self._path("memory.oom_control", "memory.events").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("oom_kill ")))
 
     def remove(self):
-        """Remove it, once its processes have ended."""
+        """Remove it, after its processes have ended."""
         deadline = time.monotonic() + 10
         while self._folder.exists():
             try:

@@ -1,4 +1,4 @@
-"""What several parts of the tests share: a repository of small models."""
+"""Fixtures that several parts of the tests share: a repository of small models, and Redis."""
 
 import contextlib
 import gc
@@ -19,7 +19,7 @@ TEXT = "It was the best of times, it was the worst of times; 1859. “Größe”
 
 
 def pytest_addoption(parser):
-    """Add what tests/serving is told; options of a conftest.py further down come too late for `pytest` alone."""
+    """Add the options of tests/serving; options of a conftest.py further down come too late for `pytest` alone."""
     group = parser.getgroup("serving", "conformance of a model server (tests/serving)")
     group.addoption("--serving", metavar="HOST:PORT", help="a running server, in place of model_server")
     group.addoption("--serving-batching", action="store_true", help="it was started with the suite's batching.config")
@@ -30,8 +30,8 @@ _GUARD = pytest.StashKey()
 
 
 def pytest_configure(config):
-    """Start the guard, and check --serving before anything is collected, so that a slip is one line."""
-    # A process of xdist inherits its controller's guard.
+    """Start the guard, and validate --serving before the collection, so that a mistake is an error of one line."""
+    # Worker processes of xdist inherit their controller's guard.
     if not hasattr(config, "workerinput"):
         config.stash[_GUARD] = guard.start()
     address, models_dir = config.getoption("--serving"), config.getoption("--serving-models")
@@ -45,7 +45,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Give a file of tests to one process, and all of tests/serving: each process would start a server of its own."""
+    """Assign each file of tests to one process, and all of tests/serving: each process would start its own server."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
@@ -56,20 +56,20 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_finish():
-    """Have the garbage collector pass over what imports made: it takes a tenth of the time of tracing a graph."""
+    """Exempt the objects of imports from garbage collection, which takes a tenth of the time of tracing a graph."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_unconfigure(config):
-    """End what tests have left running."""
+    """End processes that tests have left running."""
     if _GUARD in config.stash:
         guard.stop(config.stash[_GUARD])
 
 
 @contextlib.contextmanager
 def quick_to_load(unroll=1, batch_sizes=(8, 24, 64)):
-    """Have models published whose loops are not unrolled and that are probed at three batch sizes.
+    """Publish models whose loops are not unrolled and that are probed at three batch sizes.
 
     Such a version is published, loaded and warmed up in a third of the time, and its determinism probe takes three
     eighths of the time of one at all batch sizes.
@@ -99,10 +99,10 @@ def publish_model(
     direction="forward",
     **as_exported,
 ):
-    """Publish an untrained model, of the characters of TEXT if no tokenizer is given; its output is lively noise.
+    """Publish an untrained model, of the characters of TEXT if no tokenizer is given; its output is varied noise.
 
-    With a context its layers read both ways, and its state is a window of that many tokens. It is quick to load, but
-    for what `as_exported` says of it.
+    With a context it is a sliding-window model of bidirectional layers, whose state is that many tokens. It is quick to
+    load, except for what `as_exported` sets.
     """
     import keras
     import numpy as np
@@ -134,8 +134,8 @@ MODEL_NAMES = ["gru", "lstm", "reverse", "rnn", "window", "words"]
 def models_dir():
     """A repository with one model of each kind, which no test may change.
 
-    `gru` is a stack of two, `rnn` has an end token and is as exported models are: unrolled, with all batch sizes.
-    `reverse` generates from right to left, `window` carries no state and has subword tokens, and `words` has words.
+    `gru` has two layers. `rnn` has an EOS token and is as exported models are: unrolled, with all batch sizes.
+    `reverse` is a backward model, `window` is a sliding-window model of subword tokens, and `words` has word tokens.
     """
     return built("models", publish_models)
 
@@ -157,7 +157,7 @@ def publish_models(folder):
 
 
 def publish_versions(folder):
-    """Publish three versions of `demo`, each with other weights."""
+    """Publish three versions of `demo`, each with different weights."""
     for seed in (1, 2, 3):
         publish_model(folder, "demo", seed=seed)
 
@@ -171,7 +171,7 @@ def run_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory):
-    """Address of a Redis that all tests share: each takes subjects of its own."""
+    """The URL of a Redis that all tests share: each test uses rate limit subjects of its own."""
     redis = RunningRedis(tmp_path_factory.mktemp("redis"))
     redis.start()
     yield redis.url
@@ -180,7 +180,7 @@ def redis_url(tmp_path_factory):
 
 @pytest.fixture
 def own_redis(tmp_path):
-    """A running Redis that the test may kill and start again."""
+    """A running Redis that the test may kill and restart."""
     redis = RunningRedis(tmp_path)
     redis.start()
     yield redis

@@ -1,6 +1,6 @@
-"""The pages as a reader's fingers meet them: their fenced blocks, and the shell commands that stand in these.
+"""The documentation as a reader types it: its fenced blocks, and the shell commands in them.
 
-Knows how the pages are written and nothing of what the commands do.
+Knows how the pages are written. Does not know what the commands do.
 """
 
 import json
@@ -11,23 +11,23 @@ from textwrap import dedent
 
 from tests.servers import ROOT
 
-# Without a language a block asks a running service, as `bash` it needs the repository or a network, too; what is
-# neither says what else it is.
+# A block without a language calls a running service; one of `bash` needs the repository or a network, too. Any other
+# block names its language.
 SHELL = ("", "bash")
 OUTPUT = ("json", "text")
 _BLOCK = re.compile(r"^ *```(?P<language>[^\n]*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
-# What `ostinato write` shows before a typed line: > or, on a branch, its name and >.
+# The prompt of `ostinato write`: > or, on a branch, its name and >.
 _PROMPT = re.compile(r"\w*> ?")
 _ASSIGNMENT = re.compile(r"(\w+)=\$\(")
 
 
 @dataclass(frozen=True)
 class Command:
-    """What is entered at once.
+    """A shell command, with its input.
 
     Attributes:
         text: As bash reads it; it may have several lines.
-        typed: Lines that the page shows being typed into the running program.
+        typed: Lines that the page shows as typed into the running program.
     """
 
     text: str
@@ -35,7 +35,7 @@ class Command:
 
     @property
     def assigned(self):
-        """The shell's variable that is given what a command prints; None: it does something else."""
+        """The shell variable that the command's output is assigned to; None: there is none."""
         found = _ASSIGNMENT.match(self.text)
         return found and found[1]
 
@@ -45,9 +45,9 @@ class Block:
     """A fenced block.
 
     Attributes:
-        place: The page and its line, as an editor finds it.
-        language: What the fence says; "" for nothing.
-        output: The block right behind it, with nothing said between: what it prints. None: what is there is no output.
+        place: The page and its line, as `page:line`.
+        language: The fence's language; "" for none.
+        output: The block right after it, with no text between, which shows its output. None: no output is shown.
     """
 
     place: str
@@ -56,13 +56,13 @@ class Block:
     output: "Block | None" = None
 
     def commands(self):
-        """Return the commands of a block for the shell: a transcript's lines behind `$ `, or else all lines."""
+        """Return the block's shell commands: the lines behind `$ ` of a transcript, or else all lines."""
         is_transcript = re.search(r"^\$ ", self.text, re.MULTILINE)
         return _of_transcript(self.text) if is_transcript else [Command(text) for text in _joined(self.text)]
 
 
 def blocks(page):
-    """Return the fenced blocks of a page, a path below the root such as "docs/batch.md", but for MyST's directives."""
+    """Return the fenced blocks of a page, a path below the root such as "docs/batch.md", without MyST's directives."""
     text = (ROOT / page).read_text(encoding="utf-8")
     fences = list(_BLOCK.finditer(text))
     lines = [1 + text.count("\n", 0, fence.start()) for fence in fences]
@@ -78,13 +78,13 @@ def blocks(page):
 
 
 def spans(page):
-    """Return the code that stands within a page's sentences and tables, each on one line."""
+    """Return the inline code of a page's sentences and tables, each on one line."""
     text = _BLOCK.sub("", (ROOT / page).read_text(encoding="utf-8"))
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 
 def documents(text):
-    """Return the JSON documents that stand in a text one after another."""
+    """Return the JSON documents that a text consists of, one after another."""
     decoder, found, text = json.JSONDecoder(), [], text.strip()
     while text:
         document, end = decoder.raw_decode(text)
@@ -94,10 +94,10 @@ def documents(text):
 
 
 def fits(got, shown):
-    """Whether a JSON document is such a one as the one that is shown: the same fields, values of the same kinds.
+    """Return whether a JSON document has the form of the shown one: the same fields, with values of the same types.
 
-    What has numbers alone, such as the probabilities of tokens, may have them under other names. A list has elements
-    such as the shown ones, and any number of them, but none where none is shown.
+    An object of numbers alone, such as the probabilities of tokens, may have other keys. A list may have any number of
+    elements like the shown ones, but none if none is shown.
     """
     if isinstance(got, dict) and isinstance(shown, dict):
         if shown and all(isinstance(value, float) for value in shown.values()):
@@ -113,7 +113,7 @@ def _kind(value):
 
 
 def _joined(text):
-    """Return the lines that are no comments, each with those that a backslash adds to it."""
+    """Return the lines that are not comments, each with the lines that continue it after a backslash."""
     lines = re.sub(r"\\\n", "\\\\\0", text).splitlines()
     return [line.replace("\0", "\n") for line in lines if line.strip() and not line.lstrip().startswith("#")]
 

@@ -1,4 +1,4 @@
-"""Stand-ins for the model server that compute in numpy, at once or when told."""
+"""Fakes of the model server and of observers; they compute in numpy, at once or when released."""
 
 import threading
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def fake_prefill(inputs: Arrays) -> Arrays:
 
 
 def fake_score(inputs: Arrays) -> Arrays:
-    """Compute what a real `score` would: each token's score is made of the state after those before it."""
+    """Compute what a real `score` would: a token's logprob depends on it and on the state before it."""
     states = inputs["state"].copy()
     rows, width = inputs["token_ids"].shape
     logprobs = np.zeros((rows, width - 1), np.float32)
@@ -56,7 +56,7 @@ def fake_embed(inputs: Arrays) -> Arrays:
 
 
 def fake_inspect(inputs: Arrays) -> Arrays:
-    """Compute what a real `inspect` would: what `score` says, and the state after each token as the hidden one."""
+    """Compute what a real `inspect` would: the outputs of `score`, and the state after each token as hidden state."""
     states = inputs["state"].copy()
     rows, width = inputs["token_ids"].shape
     hidden = np.zeros((rows, width - 1, STATE_SIZE), np.float32)
@@ -67,7 +67,7 @@ def fake_inspect(inputs: Arrays) -> Arrays:
 
 
 def fake_logprob(token_id: int, state: np.ndarray) -> np.float32:
-    """Return a log probability that tells tokens and states apart."""
+    """Return a log probability that differs from token to token and from state to state."""
     return np.float32(-((state.sum() * 7 + token_id) % 101) / 10)
 
 
@@ -77,9 +77,9 @@ def _fake_top(shape: tuple[int, ...]) -> Arrays:
 
 
 def fake_decode(inputs: Arrays, end_id: int | None = END) -> Arrays:
-    """Compute what a real `decode` or `decode_full` would: a token from the state and the uniform, the end token too.
+    """Compute what a real `decode` or `decode_full` would: tokens from state and uniforms, the EOS token included.
 
-    Of the adjustments only one is done: the counts shift the token by the frequency penalty.
+    Of the adjustments only one is computed: the counts shift the token by the frequency penalty.
     """
     states = inputs["state"].copy()
     rows, steps = inputs["uniforms"].shape
@@ -108,7 +108,7 @@ COMPUTE = {
 
 
 def make_sequence(**fields) -> Sequence:
-    """Return a sequence of a model that nobody asks; fields given replace what does not matter."""
+    """Return a sequence of a model that no backend serves; fields override the defaults."""
     defaults = {
         "model": ModelVersion("demo", 3),
         "prompt_ids": np.array([1], np.int32),
@@ -125,7 +125,7 @@ def make_sequence(**fields) -> Sequence:
 
 
 class FakeObserver:
-    """Remembers what the scheduler tells it."""
+    """An observer that records the events of the scheduler."""
 
     def __init__(self) -> None:
         self.events: list[tuple] = []
@@ -141,7 +141,7 @@ class FakeObserver:
 
 
 class FakeListener:
-    """Remembers what requests tell it."""
+    """A listener that records the events of requests."""
 
     def __init__(self) -> None:
         self.first, self.gaps, self.finished_requests, self.cancelled_sequences = [], [], [], []
@@ -164,11 +164,11 @@ class FakeBackend:
 
     Attributes:
         calls: Every call made, in order.
-        failures: Errors to answer the next calls with, before any is computed.
+        failures: Errors that the next calls end with; the calls after them are computed.
     """
 
     def __init__(self, *, held: bool = False) -> None:
-        """Prepare.
+        """Create the backend.
 
         Args:
             held: Whether calls wait for `release`.
@@ -179,21 +179,21 @@ class FakeBackend:
         self._lock, self._in_flight = threading.Lock(), 0
 
     def release(self, count: int = 1) -> None:
-        """Let `count` held calls be answered."""
+        """Let `count` held calls return."""
         assert self._gate is not None
         self._gate.release(count)
 
     def num_servers(self, model: ModelVersion) -> int:  # noqa: ARG002 - one for all
-        """Return how many servers there are."""
+        """Return the number of replicas."""
         return 1
 
     def num_free_calls(self, model: ModelVersion, max_calls: int) -> int:  # noqa: ARG002 - one server for all
-        """Return how many more calls it takes."""
+        """Return how many more calls it accepts."""
         with self._lock:
             return max(0, max_calls - self._in_flight)
 
     def call(self, call: Call, done: Callable[[Arrays | GatewayError, str | None], None]) -> None:
-        """Answer on a thread of its own, as gRPC does."""
+        """Compute on a thread of its own, as gRPC does."""
         self.calls.append(call)
         with self._lock:
             self._in_flight += 1

@@ -1,10 +1,10 @@
-"""Faults of the machine, for tests."""
+"""Machine faults, for tests."""
 
 import os
 
 
 def fill_disk(monkeypatch):
-    """Let atomic writes find a disk that takes names but no content."""
+    """Make atomic writes fail as on a full disk, where files can be created but not filled."""
 
     def open_full(descriptor, mode):
         os.close(descriptor)

@@ -22,7 +22,7 @@ def start() -> subprocess.Popen:
     """Start the guard of this process and mark the environment that its children inherit.
 
     Returns:
-        The guard: closing its stdin has it kill what is left, after which it exits.
+        The guard: once its stdin is closed it kills the remaining processes and exits.
     """
     run = uuid.uuid4().hex
     guard = subprocess.Popen([sys.executable, "-S", __file__, run], stdin=subprocess.PIPE, start_new_session=True)
@@ -31,7 +31,7 @@ def start() -> subprocess.Popen:
 
 
 def stop(guard: subprocess.Popen) -> None:
-    """Have a guard kill what is left and wait for it."""
+    """Have a guard kill the remaining processes, and wait for it."""
     guard.stdin.close()
     guard.wait()
 
@@ -47,7 +47,7 @@ def _main(run: str) -> None:
 
 
 def _find(run: str) -> list[int]:
-    """Return the process ids of those whose environment holds the run; zombies have none."""
+    """Return the ids of the processes whose environment has the run id; zombies have no environment."""
     mark, pids = f"{_VARIABLE}={run}".encode(), []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):

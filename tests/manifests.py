@@ -1,6 +1,6 @@
-"""What the Kubernetes manifests come to: objects as `kubectl kustomize` renders them, and questions about them.
+"""The Kubernetes manifests: their objects as `kubectl kustomize` renders them, and queries on these.
 
-Knows the objects' shapes. Does not know what this project wants of them.
+Knows the objects' shapes. Does not know what this project requires of them.
 """
 
 import functools
@@ -19,7 +19,7 @@ OVERLAYS = ["cpu", "gpu"]
 
 @functools.cache
 def render(folder):
-    """Return the objects that a kustomization comes to, each a dict; they are shared, so look and do not touch."""
+    """Return the objects of a kustomization, each a dict; they are cached and shared, so do not change them."""
     command = [program("kubectl"), "kustomize", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -32,23 +32,23 @@ def overlay(name):
 
 
 def of_kind(objects, kind):
-    """Return the objects of a kind, by name; the hash that kustomize puts behind a generated name is left out."""
+    """Return the objects of a kind by name, without the hash that kustomize appends to a generated name."""
     return {re.sub(r"-[a-z0-9]{10}$", "", each["metadata"]["name"]): each for each in objects if each["kind"] == kind}
 
 
 def templates(objects):
-    """Return the pod templates, by the name of what makes the pods."""
+    """Return the pod templates, by the name of their Deployment or Job."""
     makers = of_kind(objects, "Deployment") | of_kind(objects, "Job")
     return {name: maker["spec"]["template"] for name, maker in makers.items()}
 
 
 def containers(template):
-    """Return every container of a pod, those that run before the others included."""
+    """Return every container of a pod, init containers included."""
     return [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]
 
 
 def main_container(objects, name):
-    """Return the only container of a workload that stays."""
+    """Return the only container of a workload, init containers excluded."""
     (container,) = templates(objects)[name]["spec"]["containers"]
     return container
 
@@ -60,7 +60,7 @@ def arguments(container):
 
 
 def settings(objects, name):
-    """Return the environment of a workload's container, from ConfigMaps and its own."""
+    """Return the environment of a workload's container, from ConfigMaps and its own variables."""
     container, maps = main_container(objects, name), {each["metadata"]["name"]: each for each in objects}
     found = {}
     for source in container.get("envFrom", []):
@@ -69,18 +69,18 @@ def settings(objects, name):
 
 
 def ports_of(template):
-    """Return the numbers of a pod's ports, by name."""
+    """Return the port numbers of a pod, by name."""
     return {port["name"]: port["containerPort"] for each in containers(template) for port in each.get("ports", [])}
 
 
 def quantity(text):
-    """Return how many cores or bytes a quantity is."""
+    """Parse a quantity of cores or bytes."""
     number, unit = re.fullmatch(r"(\d+)(m|Mi|Gi)?", str(text)).groups()
     return float(number) * {None: 1, "m": 0.001, "Mi": 2**20, "Gi": 2**30}[unit]
 
 
 def selects(selector, labels):
-    """Say whether a label selector, or a Service's plain mapping, fits some labels."""
+    """Return whether a label selector, or a Service's plain mapping, matches some labels."""
     if "matchLabels" not in selector and "matchExpressions" not in selector:
         return selector.items() <= labels.items()
     return selector.get("matchLabels", {}).items() <= labels.items() and all(
@@ -90,14 +90,14 @@ def selects(selector, labels):
 
 
 def may_reach(objects, port, *, target, source, namespace=None):
-    """Say whether the NetworkPolicies let a pod be called.
+    """Return whether the NetworkPolicies allow a call to a pod.
 
     Args:
-        objects: What was rendered.
-        port: Number of the port that is called.
-        target: Name of the workload that is called.
-        source: Labels of the pod that calls.
-        namespace: Where that is; None: where everything here is.
+        objects: The rendered objects.
+        port: Number of the called port.
+        target: Name of the called workload.
+        source: Labels of the calling pod.
+        namespace: Namespace of the calling pod; None: that of the objects.
     """
     labels = templates(objects)[target]["metadata"]["labels"]
     policies = [
@@ -123,7 +123,7 @@ def _is_from(peer, labels, namespace):
 
 
 def leaves(value, path=()):
-    """Return what stands in nested dicts and lists, by its path; entries of a list that have a name go by it."""
+    """Return the scalars of nested dicts and lists, by path; list entries that have a name go by it."""
     if isinstance(value, dict):
         entries = value.items()
     elif isinstance(value, list):

@@ -1,9 +1,9 @@
-"""How many small faults in the code its tests catch: `python -m tests.mutants --number 100`.
+"""Measure how many small faults in the code the tests catch: `python -m tests.mutants --number 100`.
 
 Mutation testing (DeMillo, Lipton and Sayward, "Hints on test data selection", 1978): a mutant is one change of one
 expression or statement of `service/`, `contract/` or `export/graphs/`, sampled by seed. It is caught when a test fails
-or hangs. Each is made in a copy of the checkout and meets the tests of its package, the nearest first. Those that
-survive are printed.
+or hangs. Each is made in a copy of the checkout and run against the tests of its package, the nearest first. Those
+that survive are printed.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def mutants_of(path: Path, root: Path = ROOT) -> Iterator[Mutant]:
 
 
 def _unchecked(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what no test looks at: annotations, type aliases and the parts of f-strings."""
+    """Yield nodes that no test checks: annotations, type aliases and the parts of f-strings."""
     match node:
         case ast.arg(annotation=ast.expr() as annotation) | ast.AnnAssign(annotation=annotation):
             yield from ast.walk(annotation)
@@ -110,7 +110,7 @@ def _unchecked(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _replacement(node: ast.AST) -> str | None:  # noqa: PLR0911 - one for each kind of node
-    """Return source that can stand for a node and means something else; None where there is none."""
+    """Return source that can replace a node and means something else; None: there is none."""
     match node:
         case ast.Compare(left=left, ops=[op], comparators=comparators) if type(op) in _COMPARISONS:
             return f"({ast.unparse(ast.Compare(left, [_COMPARISONS[type(op)]()], comparators))})"
@@ -183,7 +183,7 @@ def is_caught(mutant: Mutant, checkout: Path, tests: list[str]) -> bool:
 
 
 def tests_of(mutant: Mutant) -> list[list[str]]:
-    """Return the tests of a mutant's package in the order in which it meets them."""
+    """Return the groups of tests that a mutant is run against, in order."""
     tests = next(tests for package, (_, tests) in PACKAGES.items() if mutant.path.startswith(package))
     folder = Path(mutant.path).parent
     nearest = Path("tests/unit") / folder
@@ -191,7 +191,7 @@ def tests_of(mutant: Mutant) -> list[list[str]]:
 
 
 def _copy_checkout(directory: Path) -> Path:
-    """Copy the checkout without what can be made again."""
+    """Copy the checkout without history, environment and build outputs."""
     return Path(
         shutil.copytree(
             ROOT, directory, ignore=shutil.ignore_patterns(".venv", ".git", "build", "__pycache__", ".*_cache")

@@ -1,4 +1,4 @@
-"""The gateway's pages in a real browser, as their visitors use them."""
+"""The gateway's pages in a real browser, as users operate them."""
 
 import re
 
@@ -6,9 +6,9 @@ import pytest
 
 from tests.programs import program
 
-# As root, and without asking anything of the internet.
+# For root, and without requests to the internet.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-# A name that its owner has resolve to this machine.
+# A domain whose owner resolves it to this machine, as in DNS rebinding.
 FLAGS += ["--host-resolver-rules=MAP evil.example 127.0.0.1"]
 PATIENCE_MS = 60_000
 # Playwright's default.
@@ -26,18 +26,18 @@ def launch(playwright):
 
 
 class Tab:
-    """A tab that tests use one after another: to load a page takes 0.25 s of a core there, in a new context 0.85."""
+    """A tab that tests use one after another: loading a page takes 0.25 s of a core in it, 0.85 s in a new context."""
 
     def __init__(self, browser):
         self._browser, self._tab = browser, None
 
     def take(self):
-        """Return the tab, blank."""
+        """Return a blank tab."""
         tab, self._tab = self._tab, None
         return tab or self._browser.new_context().new_page()
 
     def give_back(self, tab):
-        """Have the tab forget what a test has done; close it if that fails."""
+        """Reset storage, routes, cookies and size of the tab; close it if that fails."""
         from playwright.sync_api import Error
 
         try:
@@ -54,7 +54,7 @@ class Tab:
 
 
 class Page:
-    """A page of a gateway in a blank tab."""
+    """A page of a gateway, in a blank tab."""
 
     path = ""
 
@@ -73,49 +73,49 @@ class Page:
         self.page.goto(self.url + self.path + hash_)
 
     def leave(self):
-        """Listen no more."""
+        """Remove the event listeners."""
         for event, listener in self._listeners.items():
             self.page.remove_listener(event, listener)
 
     def click(self, selector):
-        """Click something."""
+        """Click an element."""
         self.page.click(selector)
 
     def read(self, selector):
-        """Return the text that something shows."""
+        """Return the visible text of an element."""
         return self.page.inner_text(selector)
 
     def wait_for(self, text, selector="#status"):
-        """Wait until the page says just this."""
+        """Wait until an element has exactly this text."""
         from playwright.sync_api import expect
 
         expect(self.page.locator(selector)).to_have_text(text, timeout=PATIENCE_MS)
 
     def wait_for_notice(self, part):
-        """Wait until the page tells what went wrong, and return all of it."""
+        """Wait until the page shows an error notice with this part, and return its whole text."""
         notice = self.page.locator("#notice:not([hidden])", has_text=part)
         notice.wait_for()
         return notice.inner_text()
 
     def excuse_failed_loads(self):
-        """Forget what the browser itself says of answers that were no success; nothing else may have been said."""
+        """Clear the browser's own messages about failed requests; any other message fails the test."""
         assert all("Failed to load resource" in complaint for complaint in self.complaints), self.complaints
         self.complaints.clear()
 
     def violations(self):
-        """Return what axe finds against accessibility."""
+        """Return the violations of accessibility rules that axe finds."""
         from axe_playwright_python.sync_playwright import Axe
 
         found = Axe().run(self.page).response["violations"]
         return [(violation["id"], [node["html"][:120] for node in violation["nodes"]]) for violation in found]
 
     def fits(self):
-        """Say whether nothing sticks out to the right."""
+        """Return whether nothing overflows to the right."""
         return self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 class Playground(Page):
-    """Where texts are written."""
+    """The page that generates completions."""
 
     def __init__(self, tab, gateway, hash_=""):
         super().__init__(tab, gateway, hash_)
@@ -133,7 +133,7 @@ class Playground(Page):
                 )
 
     def write(self, prompt, **values):
-        """Write a text to its end, and return it."""
+        """Generate a completion to its end, and return what the column shows."""
         self.set(**values)
         self.page.fill("#prompt", prompt)
         self.click("#generate")
@@ -141,12 +141,12 @@ class Playground(Page):
         return self.text()
 
     def text(self, number=0):
-        """Return what a column shows."""
+        """Return the text that a column shows."""
         return self.page.locator(".output").nth(number).evaluate("node => node.textContent")
 
 
 class Inspector(Page):
-    """Where a model is looked into."""
+    """The page that shows a model's traces."""
 
     path = "inspector"
 
@@ -155,7 +155,7 @@ class Inspector(Page):
         self.page.locator("#model option").first.wait_for(state="attached")
 
     def look(self, model, text, **options):
-        """Read a text to its end; `options` are fields of the form, `backwards` a tick."""
+        """Inspect a text to its end; `options` are fields of the form, `backwards` its checkbox."""
         self.page.select_option("#model", model)
         self.page.fill("#text", text)
         self.page.set_checked("#backwards", options.pop("backwards", False))
@@ -165,7 +165,7 @@ class Inspector(Page):
         self.page.locator("#status", has_text="tokens inspected.").wait_for()
 
     def cell(self, row, place, width=10, labels=20, height=10):
-        """Return the colour of a token's cell in the map, in a place from top to bottom, as far as it can be seen."""
+        """Return the visible colour of a token's cell in the map; `place` counts cells from the top."""
         pixel = """(map, [x, y]) => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => {
             const data = map.querySelector('canvas').getContext('2d').getImageData(x - map.scrollLeft, y, 1, 1).data;
             resolve('rgb(' + [...data].slice(0, 3).join(',') + ')');
@@ -174,9 +174,9 @@ class Inspector(Page):
         return self.page.locator("#map").evaluate(pixel, middle)
 
     def rows(self, selector):
-        """Return the cells of a table's lines, as they are read."""
+        """Return the cells of each line of a table."""
         return [line.split("\t") for line in self.page.locator(f"{selector} tr").all_inner_texts()]
 
     def numbers(self, selector):
-        """Return the first number of each line, by what stands before it."""
+        """Return the first number of each line of a table, by its label."""
         return {name: float(value.replace("−", "-").split()[0]) for name, value, *_ in self.rows(selector)}

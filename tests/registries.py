@@ -1,10 +1,10 @@
-"""A model registry that a test polls in place of its own thread."""
+"""A model registry that a test polls, in place of a thread."""
 
 from service.backends.registry import ModelRegistry
 
 
 class PolledRegistry(ModelRegistry):
-    """A registry without a thread."""
+    """A model registry without a thread."""
 
     def refresh(self) -> None:
         """Poll the repository and every backend once, and wait for all probes."""

@@ -1,4 +1,4 @@
-"""Real processes for end-to-end tests: started on free ports, waited for, ended by their own process ids."""
+"""Processes for end-to-end tests: started on free ports, awaited, and ended by their own process ids."""
 
 import contextlib
 import http.client
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def free_port():
-    """Return a port that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
@@ -32,7 +32,7 @@ def is_running(pid):
 
 
 class Process:
-    """A program under test, its output in a file."""
+    """A program under test, with its output in a file."""
 
     def __init__(self, arguments, log, **variables):
         """Start it in a process group of its own."""
@@ -49,7 +49,7 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def wait_until(self, ready, timeout=60):
-        """Wait for a condition; fail with the output if the process ends or the time is over, and leave none behind."""
+        """Wait for a condition; if the process ends or the time is over, fail with its output and leave no process."""
         deadline = time.monotonic() + timeout
         while not ready():
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.output}"
@@ -63,7 +63,7 @@ class Process:
         self.process.send_signal(number)
 
     def end(self, number=signal.SIGTERM, timeout=30):
-        """Signal it and return its exit code; kill it if it does not listen."""
+        """Signal it and return its exit code; kill it if it does not end in time."""
         if self.process.poll() is None:
             self.send(number)
         try:
@@ -82,7 +82,7 @@ class ModelServer(Process):
         usual = [f"--port={self.port}", f"--model_config_file={models_dir}/models.config", "--max_num_load_retries=0"]
         usual += ["--file_system_poll_wait_seconds=0.1", "--model_config_file_poll_wait_seconds=0.1"]
         super().__init__([sys.executable, "-m", "model_server", *usual, *flags], log, **variables)
-        # Each signature is run at each number of rows before the port opens; beside other tests that takes a while.
+        # Warm-up runs each signature at each batch size before the port opens; beside other tests that takes a while.
         self.wait_until(self._listens, timeout=240)
 
     def _listens(self):
@@ -127,7 +127,7 @@ def joined(events):
 
 
 class Client:
-    """Speaks HTTP to a gateway on this machine, by its port."""
+    """An HTTP client of a gateway on this machine, by its port."""
 
     def __init__(self, port):
         self.port = port
@@ -137,7 +137,7 @@ class Client:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
     def ask(self, method, address, body=None, timeout=60):
-        """Send a request on a connection of its own; return status, headers and body bytes, status 0 for no answer."""
+        """Send a request on a new connection; return status, headers and body bytes, status 0 for no response."""
         connection = self.connect(timeout)
         try:
             connection.request(method, address, body)
@@ -154,13 +154,13 @@ class Client:
         return status, json.loads(body) if body else None
 
     def post(self, body, address="/v1/completions", timeout=60):
-        """Return status and JSON of a POST; `body` is bytes, or fields to be sent as JSON."""
+        """Return status and JSON of a POST; `body` is bytes, or fields to send as JSON."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         status, _, answer = self.ask("POST", address, content, timeout)
         return status, json.loads(answer) if answer else None
 
     def stream(self, **fields):
-        """Yield the objects of a stream, `[DONE]` as None."""
+        """Yield the events of a stream, `[DONE]` as None."""
         connection = self.connect()
         try:
             connection.request("POST", "/v1/completions", json.dumps({**fields, "stream": True}))
@@ -178,7 +178,7 @@ class Client:
         return joined(self.stream(**fields))
 
     def text(self, **fields):
-        """Return the text of choice 0 of one whole answer."""
+        """Return the text of choice 0 of a response that is not streamed."""
         status, answer = self.post(fields)
         assert status == 200, answer
         return answer["choices"][0]["text"]
@@ -202,7 +202,7 @@ class Gateway(Process, Client):
         self.wait_until(lambda: self.get(address)[0] == 200, timeout=120)
 
     def kill(self):
-        """End it and its worker at once: a graceful shutdown takes a second."""
+        """Kill it and its worker at once: a graceful shutdown takes a second."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -215,7 +215,7 @@ class Gateway(Process, Client):
 
 
 class RunningRedis:
-    """A Redis of the tests' own on a free port of the loopback; it keeps nothing on disk."""
+    """A Redis of the tests' own on a free port of the loopback interface; it saves nothing to disk."""
 
     def __init__(self, folder):
         self._folder = folder
@@ -227,7 +227,7 @@ class RunningRedis:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self):
-        """Start it and wait until it answers."""
+        """Start it and wait until it responds."""
         command = [program("redis-server"), "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)]
         command += ["--save", "", "--appendonly", "no"]
         with (self._folder / "redis.log").open("ab") as log:
@@ -240,7 +240,7 @@ class RunningRedis:
             time.sleep(0.02)
 
     def kill(self):
-        """End it without a warning."""
+        """Kill it without a shutdown."""
         self._process.kill()
         self._process.wait(timeout=10)
 

@@ -1,4 +1,4 @@
-"""A server shared by all test processes of a run: the first to need it starts it, the last to finish stops it."""
+"""A server that all test processes of a run share: the first that needs it starts it, the last to finish stops it."""
 
 import contextlib
 import fcntl

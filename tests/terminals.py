@@ -1,4 +1,4 @@
-"""A terminal for tests: a program runs in it, sees its width, and gets its Ctrl-C. What it shows can be waited for."""
+"""A terminal for tests: a program runs in it, sees its width and gets its Ctrl-C; tests wait for its output."""
 
 import contextlib
 import fcntl
@@ -15,9 +15,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CTRL_C, CTRL_D = b"\x03", b"\x04"
-PATIENCE_S = 20.0  # for what should happen at once; a test that needs it all has failed
+PATIENCE_S = 20.0  # for what takes no time; a test that waits this long fails
 
-# The shell is its session's first process, so that the first terminal it opens is the session's.
+# The shell leads its session, so the first terminal that it opens becomes the controlling terminal.
 _OPEN = 'exec "$@" <"$TERMINAL" 2>"$TERMINAL" >"$OUTPUT"'
 
 
@@ -28,10 +28,10 @@ class Terminal:
         """Start it.
 
         Args:
-            arguments: Of the program.
+            arguments: Command-line arguments.
             columns: The terminal's width.
             output: File for standard output; None: the terminal.
-            variables: Of its environment.
+            variables: Environment variables.
         """
         self._mine, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -48,11 +48,11 @@ class Terminal:
         self.shown, self._seen = b"", 0
 
     def type(self, keys):
-        """Press keys: bytes, of which a line's end is Enter."""
+        """Send keys, as bytes; a line feed is Enter."""
         os.write(self._mine, keys)
 
     def wait_for(self, wanted, timeout=PATIENCE_S):
-        """Wait until this, in bytes, is shown behind what was waited for before."""
+        """Wait until the output has these bytes, after the previous match."""
         deadline = time.monotonic() + timeout
         while (found := self.shown.find(wanted, self._seen)) < 0:
             assert time.monotonic() < deadline, f"{wanted!r} is not in {self.shown[self._seen :]!r}"
@@ -60,7 +60,7 @@ class Terminal:
         self._seen = found + len(wanted)
 
     def end(self, timeout=PATIENCE_S):
-        """Wait for the program's end; return its exit code and all that it has shown, as a text."""
+        """Wait until the program exits; return its exit code and all its output, as text."""
         deadline = time.monotonic() + timeout
         while self.process.poll() is None:
             if time.monotonic() > deadline:
@@ -83,7 +83,7 @@ class Terminal:
 
 @contextlib.contextmanager
 def interruptible():
-    """Let processes that are started within hear SIGINT, also where these tests run in a shell's background."""
+    """Let processes that are started within receive SIGINT, even if the shell runs these tests in the background."""
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -92,7 +92,7 @@ def interruptible():
 
 
 def environment(**variables):
-    """Return an environment in which `python -m ostinato` is the one of this checkout."""
+    """Return an environment in which `python -m ostinato` is this checkout's."""
     ours = ("OSTINATO_", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "PYTHONUNBUFFERED")
     usual = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**usual, "PYTHONPATH": str(ROOT / "client" / "src"), "PYTHONWARNINGS": "error", **variables}

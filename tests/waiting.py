@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process does."""
+"""Waiting for another thread or process."""
 
 import time
 
@@ -8,7 +8,7 @@ def until(condition, timeout=60, interval=0.02):
 
     Args:
         condition: Called without arguments every `interval` seconds.
-        timeout: Seconds; more than anything takes beside other tests on a busy machine.
+        timeout: Seconds; longer than anything takes beside other tests on a busy machine.
         interval: Seconds.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Attacks on a running service: resource exhaustion, faults of backends and damaged files, on loopback alone.
+"""Attacks on a running service: resource exhaustion, backend faults and damaged files, on loopback alone.
 
 They take minutes and both cores, so only `make test-all` runs them. Each one is bounded in requests and in time,
-and measures what other clients get meanwhile.
+and measures how other clients are served meanwhile.
 """
 
 from pathlib import Path

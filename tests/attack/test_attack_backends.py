@@ -1,4 +1,4 @@
-"""Gateways that start under load, backends with invalid responses: no model is missing and no stream fails."""
+"""Gateways that restart under load, and backends with invalid responses: no model is missing and no stream fails."""
 
 import concurrent.futures
 import os
@@ -19,7 +19,7 @@ NUM_CLIENTS = 12
 
 
 def ask_until(gateway, ended, statuses):
-    """Send small requests, one after another, and count status and code of each."""
+    """Send small requests, one after another, and count status and error code of each."""
     seed = 0
     while not ended.is_set() and seed < 5_000:
         seed += 1
@@ -27,12 +27,12 @@ def ask_until(gateway, ended, statuses):
         status, answer = gateway.post({"model": name, "prompt": "It was", "max_tokens": 2, "seed": seed})
         statuses[status, (answer or {}).get("error", {}).get("code")] += 1
         if status != 200:
-            # As clients do; else most of the requests would be those that are refused.
+            # Clients back off, too; otherwise most requests would be refused ones.
             ended.wait(0.05)
 
 
 def restart(gateway, number):
-    """Have the worker replaced, and wait until another one serves."""
+    """Replace the worker, and wait until another one serves."""
     before = gateway.worker_pid
     os.kill(before if number == signal.SIGKILL else gateway.process.pid, number)
     deadline = time.monotonic() + 120
@@ -47,8 +47,8 @@ def restart(gateway, number):
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL], ids=["SIGHUP", "kill -9 of the worker"])
-def test_no_model_is_not_found_while_a_worker_starts(two_models_dir, own_model_server, start_gateway, number, tmp_path):
-    """Every request is answered, refused with 503, or loses its connection with the worker; and streams go on."""
+def test_no_model_is_missing_while_a_worker_starts(two_models_dir, own_model_server, start_gateway, number, tmp_path):
+    """Every request succeeds, is refused with 503, or loses its connection with the worker; streams are resumed."""
     key = tmp_path / "state.key"
     key.write_text("k" * 40)
     server = own_model_server(two_models_dir)
@@ -81,7 +81,7 @@ def test_no_model_is_not_found_while_a_worker_starts(two_models_dir, own_model_s
 
 
 def positive_logprobs(answer):
-    """Have log probabilities above 0."""
+    """Make log probabilities positive; without any, drop the state."""
     if "logprobs" in answer.outputs:
         shape = [dim.size for dim in answer.outputs["logprobs"].tensor_shape.dim]
         answer.outputs["logprobs"].CopyFrom(to_proto(np.ones(shape, np.float32)))
@@ -90,7 +90,7 @@ def positive_logprobs(answer):
 
 
 def other_type(answer):
-    """Have states of integers."""
+    """Make states integers."""
     shape = [dim.size for dim in answer.outputs["state"].tensor_shape.dim]
     answer.outputs["state"].CopyFrom(to_proto(np.zeros(shape, np.int32)))
 
@@ -107,14 +107,14 @@ INVALID = {
 
 
 def spoil_prefill(answer):
-    """Have nonsense where there are no ids, too."""
+    """Drop the state of a response without token ids."""
     if "token_ids" not in answer.outputs:
         answer.outputs.pop("state")
 
 
 @pytest.mark.timeout(1200)
-def test_invalid_responses_of_the_only_server_are_waited_out(two_models_dir, own_model_server, start_gateway):
-    """Streams stand still while they come, whatever is wrong with them, and then go on to the same bytes."""
+def test_streams_outlast_invalid_responses_of_the_only_backend(two_models_dir, own_model_server, start_gateway):
+    """Whatever the fault, they pause while it lasts and are byte-identical in the end."""
     proxy = Proxy(own_model_server(two_models_dir).port)
     try:
         alone = start_gateway(repository=two_models_dir, backend=proxy.port, backend_grace_s=120)
@@ -134,8 +134,8 @@ def test_invalid_responses_of_the_only_server_are_waited_out(two_models_dir, own
 
 
 @pytest.mark.timeout(900)
-def test_a_server_that_computed_nan_for_seconds_is_used_again(two_models_dir, own_model_server, start_gateway):
-    """It is ejected, no stream notices, and once it is well it computes what it did before."""
+def test_a_backend_with_seconds_of_invalid_responses_is_readmitted(two_models_dir, own_model_server, start_gateway):
+    """It is ejected, every stream is byte-identical, and once readmitted it gets calls again."""
     real = [own_model_server(two_models_dir) for _ in range(2)]
     proxy = Proxy(real[0].port)
     try:
@@ -153,7 +153,7 @@ def test_a_server_that_computed_nan_for_seconds_is_used_again(two_models_dir, ow
                 proxy.fault = None
                 assert [text.result(240) for text in running] == expected
                 both.wait_until(lambda: left_out(both) == [], timeout=120)
-                # It gets half of the calls again, as it computes as the other does.
+                # It gets half of the calls again, because both backends compute the same bits.
                 calls = []
 
                 def counted(request, _context, onward, calls=calls):

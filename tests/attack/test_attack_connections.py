@@ -1,6 +1,6 @@
-"""Connections that cost their owner nothing: silent, stopped in a head, kept alive, with bodies in chunks of one byte.
+"""Connections that cost an attacker nothing: silent, with half a head, kept alive, or with bodies in one-byte chunks.
 
-Against gunicorn with the gateway's worker and number of threads, without models: it is the worker that is attacked.
+The target is gunicorn with the gateway's worker class and number of threads, without models.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from tests.servers import ROOT, free_port
 APP = "tests.unit.service.process.worker_app"
 NUM_THREADS = 416
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
-# Requests took 20 to 30 s, and an idle machine answers in milliseconds: a busy one lies far from both.
+# Requests took 20 to 30 s before the worker was fixed; an idle machine takes milliseconds. A busy one is far from both.
 PROMPT_S = 5.0
 
 
@@ -53,7 +53,7 @@ class Server:
         return sock
 
     def get_s(self):
-        """Return the seconds that a request on a connection of its own takes."""
+        """Return the seconds that a request on a new connection takes."""
         began = time.monotonic()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
@@ -72,7 +72,7 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path):
-    """The server, and as many descriptors for this process as it may have."""
+    """Start the server, and raise this process's limit of open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     server = Server(tmp_path / "log")
@@ -83,14 +83,14 @@ def server(tmp_path):
 
 @pytest.fixture
 def crowd():
-    """Connections that are closed after the test."""
+    """An exit stack of connections, closed after the test."""
     with contextlib.ExitStack() as connections:
         yield connections
 
 
 @pytest.mark.parametrize("sent", [b"", GET[:20], GET], ids=["silent", "half a head", "kept alive"])
-def test_2000_idle_connections_keep_nobody_out(server, crowd, sent):
-    """Whether they never send anything, stop in a head, or were served once: other requests are answered promptly."""
+def test_2000_idle_connections_do_not_delay_other_requests(server, crowd, sent):
+    """Whether they send nothing, stop within a request's head, or were served once."""
     for _ in range(2000):
         crowd.enter_context(server.connect(sent))
     seconds = sorted(server.get_s() for _ in range(50))
@@ -98,8 +98,8 @@ def test_2000_idle_connections_keep_nobody_out(server, crowd, sent):
     assert seconds[-1] < PROMPT_S
 
 
-def test_connections_that_come_back_keep_nobody_out(server, crowd):
-    """Each that is closed is opened again at once."""
+def test_a_steady_flow_of_new_connections_does_not_delay_other_requests(server, crowd):
+    """900 silent connections are open, and another one is opened every 5 ms."""
     over = threading.Event()
 
     def reconnect():
@@ -126,8 +126,8 @@ def cpu_s(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_bodies_in_chunks_of_one_byte_are_refused_early(server):
-    """32 clients send 1 MB each so: the worker spends next to nothing on them."""
+def test_bodies_in_one_byte_chunks_cost_the_worker_little_cpu_time(server):
+    """32 clients send 1 MB each; the worker does not read such a body to its end."""
     (worker,) = map(int, Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split())
     body = b"1\r\nx\r\n" * (1 << 20) + b"0\r\n\r\n"
     head = b"POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -145,6 +145,6 @@ def test_bodies_in_chunks_of_one_byte_are_refused_early(server):
         thread.join(120)
     used = cpu_s(worker) - before
     print(f"{used:.1f} s of the processor for 32 bodies of 1 MB in chunks of one byte")
-    # 32 × 2.7 s when each was read to its end.
+    # 32 × 2.7 s when each body was read to its end.
     assert used < 15
     assert server.get_s() < PROMPT_S

@@ -1,4 +1,4 @@
-"""Many clients ask for the map of a large embedding at once, and leave: it is computed once.
+"""Many clients request the map of a large embedding at once, or disconnect: it is computed once.
 
 The vocabulary has 20,000 words, the vectors 512 numbers each: a file of 104 MB.
 """
@@ -24,7 +24,7 @@ MAP = "/v1/models/large/embedding/map?count=10000"
 
 @pytest.fixture(scope="module")
 def large_dir(tmp_path_factory):
-    """A repository with one model of a large vocabulary, whose file of vectors is larger than the exporter writes."""
+    """A repository of one model with a large vocabulary, whose file of vectors is larger than the exporter writes."""
     from contract.tokenizer import ExactWordTokenizer
 
     folder = tmp_path_factory.mktemp("large")
@@ -40,7 +40,7 @@ def large_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def large_model_server(large_dir, tmp_path_factory):
-    """A model server for it."""
+    """A model server for the large model."""
     server = ModelServer(large_dir, tmp_path_factory.mktemp("logs") / "model_server.log")
     yield server
     server.end()
@@ -48,7 +48,7 @@ def large_model_server(large_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(large_dir, large_model_server, tmp_path_factory):
-    """Start gateways that serve it, and have not read the vectors yet."""
+    """Start gateways for the large model that have not read its vectors yet."""
     running = []
 
     def start():
@@ -67,7 +67,7 @@ def start(large_dir, large_model_server, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def large_gateway(start):
-    """The gateway of all tests but one."""
+    """A gateway that all tests share but the one that stops it."""
     return start()
 
 
@@ -88,7 +88,7 @@ def request_map(gateway):
 
 
 class Stream:
-    """Somebody's stream, with the longest time between two of its events."""
+    """A stream that measures the longest time between two of its events."""
 
     def __init__(self, gateway):
         self.longest_gap_s, self.num_events, self._over = 0.0, 0, threading.Event()
@@ -110,8 +110,8 @@ class Stream:
         self._thread.join(60)
 
 
-def test_maps_whose_clients_have_left_are_not_computed(large_gateway):
-    """The reading ends when the last client has gone; what had been read is dropped."""
+def test_the_worker_is_idle_soon_after_the_clients_of_maps_disconnect(large_gateway):
+    """64 clients request the map and disconnect at once; within 30 s the worker uses no more CPU time."""
     pid = large_gateway.worker_pid
     before = cpu_s(pid)
     connections = [request_map(large_gateway) for _ in range(NUM_CLIENTS)]
@@ -128,8 +128,8 @@ def test_maps_whose_clients_have_left_are_not_computed(large_gateway):
     assert large_gateway.get("/healthz")[0] == 200
 
 
-def test_many_maps_at_once_are_one_computation(large_gateway):
-    """64 clients get the same map; processor time and memory are those of one, and a stream goes on meanwhile."""
+def test_concurrent_map_requests_share_one_computation(large_gateway):
+    """64 clients get the same map for the CPU time and memory of one, beside a running stream."""
     stream = Stream(large_gateway)
     deadline = time.monotonic() + 120
     while stream.num_events < 20:
@@ -153,8 +153,8 @@ def test_many_maps_at_once_are_one_computation(large_gateway):
     assert used_bytes < 400 * 2**20
 
 
-def test_maps_do_not_hold_up_sigterm(start):
-    """With 64 maps under way the gateway ends as soon as the one computation has."""
+def test_map_requests_do_not_delay_the_shutdown(start):
+    """After SIGTERM with 64 map requests the gateway exits as soon as their one computation has ended."""
     gateway = start()
     connections = [request_map(gateway) for _ in range(NUM_CLIENTS)]
     time.sleep(0.2)

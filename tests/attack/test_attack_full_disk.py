@@ -1,4 +1,4 @@
-"""A disk that is really full: commands leave what was there, and nothing beside it."""
+"""A disk that is really full: commands leave existing files unchanged, and no draft beside them."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 256 KiB in memory."""
+    """A tmpfs of 256 KiB."""
     if os.geteuid() or shutil.which("mount") is None:
         pytest.skip("only root may mount a file system")
     disk = tmp_path / "disk"
@@ -31,7 +31,7 @@ def small_disk(tmp_path):
 
 
 def fill(disk):
-    """Write until nothing more fits; return the file that takes the room."""
+    """Write until the disk is full; return the file that fills it."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file:
         try:
@@ -42,15 +42,15 @@ def fill(disk):
 
 
 def run(*arguments):
-    """Run a command; return its exit code and what it says."""
+    """Run a command; return its exit code and its stderr."""
     done = subprocess.run(
         [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     return done.returncode, done.stderr
 
 
-def test_a_state_key_is_whole_or_absent(small_disk):
-    """And once there is room, the same command makes it."""
+def test_a_state_key_is_written_atomically(small_disk):
+    """A full disk has no partial key, and once there is space the same command writes it."""
     ballast, path = fill(small_disk), small_disk / "key"
     code, error = run("service", "state-key", str(path))
     assert code == 1
@@ -61,8 +61,8 @@ def test_a_state_key_is_whole_or_absent(small_disk):
     assert len(StateKeys.read(path).keys) == 1
 
 
-def test_a_promotion_is_done_or_not_begun(small_disk):
-    """The message names the file; the repository is as it was, without a draft."""
+def test_a_promotion_is_atomic(small_disk):
+    """The message names the file; the repository is unchanged and has no draft."""
     for version in (1, 2):
         store(small_disk, version=version)
     config = (small_disk / "models.config").read_bytes()
@@ -71,7 +71,7 @@ def test_a_promotion_is_done_or_not_begun(small_disk):
     code, error = run("export", "promote", "m:1", "--models-dir", str(small_disk))
     assert code == 1
     assert error == f"error: [Errno 28] No space left on device: '{small_disk / 'models.config'}'\n"
-    # The lock is an empty file, which takes no room.
+    # The lock is an empty file, which takes no space.
     assert sorted(set(small_disk.iterdir()) - {small_disk / ".models.config.lock"}) == [
         path for path in before if path.name != ".models.config.lock"
     ]
@@ -81,8 +81,8 @@ def test_a_promotion_is_done_or_not_begun(small_disk):
     assert (small_disk / "labels.json").exists()
 
 
-def test_a_key_of_the_gateway_is_added_or_not(small_disk):
-    """The keys of before stay in force."""
+def test_an_api_key_is_added_atomically(small_disk):
+    """On a full disk the existing keys stay unchanged."""
     path = small_disk / "keys.json"
     assert run("service", "keys", "add", "--tenant", "acme", "--file", str(path))[0] == 0
     content, ballast = path.read_bytes(), fill(small_disk)

@@ -1,6 +1,6 @@
-"""A gateway with its default settings, in docker-compose's limit of memory: nothing that clients send has it killed.
+"""A gateway with its default settings, in docker-compose's memory limit: no request gets it killed.
 
-And clients that leave take their memory along.
+And the memory of clients that disconnect is released.
 """
 
 import concurrent.futures
@@ -25,7 +25,7 @@ NUM_STREAMS = 32
 
 @pytest.fixture(scope="module")
 def wide_models_dir(tmp_path_factory):
-    """A repository with one model of 256 units, whose values fill a response."""
+    """A repository of one model with 256 units, whose traces fill a response."""
     import keras
     import numpy as np
 
@@ -50,7 +50,7 @@ def wide_models_dir(tmp_path_factory):
 
 @pytest.fixture
 def limited(wide_models_dir, tmp_path):
-    """A gateway in a cgroup, and the cgroup."""
+    """A gateway in a memory cgroup, and the cgroup."""
     try:
         cgroup = MemoryCgroup(compose_limit())
     except Unavailable as error:
@@ -66,12 +66,12 @@ def limited(wide_models_dir, tmp_path):
 
 
 def filled(item):
-    """Return a body of nearly the largest size, with a list of one item again and again."""
+    """Return a body of nearly the maximum size: a list that repeats one item."""
     return b'{"prompt":"a","max_tokens":1,"x":[%b]}' % b",".join([item] * ((BODY - 100) // (len(item) + 1)))
 
 
 def as_json(**fields):
-    """Return a body."""
+    """Return a JSON body of these fields."""
     return json.dumps(fields).encode()
 
 
@@ -93,8 +93,8 @@ ATTACKS = {
 
 
 @pytest.mark.timeout(900)
-def test_a_gateway_outlives_whatever_is_asked_of_it(limited):
-    """All attacks at once, on a gateway that streams: no process is killed, and every stream finishes."""
+def test_the_gateway_survives_large_requests_within_its_memory_limit(limited):
+    """All attacks at once, beside streams: no process is killed, and every stream finishes."""
     gateway, cgroup = limited
     worker, expected = gateway.worker_pid, {200, 400, 429}
     with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS + 128) as pool:
@@ -103,7 +103,7 @@ def test_a_gateway_outlives_whatever_is_asked_of_it(limited):
             for seed in range(NUM_STREAMS)
         ]
         sent = [(name, path, body) for name, (path, body, count) in ATTACKS.items() for _ in range(count)]
-        # Mixed, so that different ones meet.
+        # Shuffled, so that different attacks run at once.
         random.Random(0).shuffle(sent)
         statuses = list(pool.map(lambda attack: gateway.ask("POST", attack[1], attack[2], timeout=600)[0], sent))
         texts = [stream.result() for stream in streams]
@@ -125,7 +125,7 @@ LEFT = [
 
 
 def leave(gateway, number):
-    """Send a request and close the connection a moment later."""
+    """Send a request and disconnect a moment later."""
     connection = gateway.connect()
     with contextlib.suppress(OSError):
         connection.request("POST", *LEFT[number % len(LEFT)])
@@ -140,8 +140,8 @@ def resident_mib(pid):
 
 
 @pytest.mark.timeout(900)
-def test_clients_that_leave_take_their_memory_along(limited):
-    """Four rounds of 500 that leave: the gateway's memory does not grow with their number."""
+def test_the_memory_of_disconnected_clients_is_released(limited):
+    """In four rounds of 500 disconnects the gateway's memory does not grow with their number."""
     gateway, cgroup = limited
     sizes = [resident_mib(gateway.worker_pid)]
     for _ in range(4):
@@ -153,6 +153,6 @@ def test_clients_that_leave_take_their_memory_along(limited):
             time.sleep(0.1)
         sizes.append(resident_mib(gateway.worker_pid))
     print({"resident MiB after each round": sizes})
-    # The process, its threads, and what the prefix cache may hold.
+    # The process, its threads, and a full prefix cache.
     assert max(sizes) < 400
     assert cgroup.num_killed == 0

@@ -1,4 +1,4 @@
-"""One client's requests must not stop the streams of others: wide requests, and prompts made for the prefix cache."""
+"""One client's requests must not stall the streams of others: many choices, and prompts made for the prefix cache."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ LONG = {"model": "lstm", "prompt": "It was ", "max_tokens": 100_000, "temperatur
 
 
 class Stream(threading.Thread):
-    """A stream that notes when each event came, until it is closed."""
+    """A stream that records the time of each event, until it is closed."""
 
     def __init__(self, gateway, **fields):
         super().__init__(daemon=True)
@@ -32,14 +32,14 @@ class Stream(threading.Thread):
         return bool(self.times) and self.is_alive()
 
     def gaps_since(self, start):
-        """Return the seconds between its events from a moment on."""
+        """Return the seconds between its events from a time on."""
         return np.diff([start, *(moment for moment in self.times if moment >= start), time.monotonic()])
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("wide", [{"n": 128, "max_tokens": 1}, {"n": 128, "max_tokens": 2_000, "ignore_eos": True}])
-def test_a_wide_request_stops_nobody(start_gateway, wide):
-    """Behind a long stream and a request of 128 choices, small requests are answered while the stream still runs."""
+def test_a_request_of_128_choices_blocks_no_other_request(start_gateway, wide):
+    """Beside a long stream and that request, small requests finish while the stream still runs."""
     gateway = start_gateway(max_request_tokens=10_000_000)
     stream = Stream(gateway, **LONG)
     until(lambda: stream.runs)
@@ -62,8 +62,8 @@ def test_a_wide_request_stops_nobody(start_gateway, wide):
 
 
 @pytest.mark.timeout(900)
-def test_prompts_for_the_prefix_cache_hold_up_no_stream(start_gateway):
-    """With thousands of cached lengths, prompts that share their prefix leave the gaps of other streams as they are."""
+def test_prompts_that_share_a_cached_prefix_do_not_stall_streams(start_gateway):
+    """With thousands of cached lengths, the p99 gap of another stream stays below 0.5 s."""
     gateway = start_gateway(max_request_tokens=10_000_000, prefix_cache_bytes=2**27)
     tokens = np.random.default_rng(0).integers(3, 30, 12_000).tolist()
     for first in range(1, 12_001, 50):

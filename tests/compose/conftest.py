@@ -1,4 +1,4 @@
-"""The real docker-compose.yml in a folder of its own, with images that `tests/compose/run` has built."""
+"""The real docker-compose.yml in a directory of its own, with the images that `tests/compose/run` has built."""
 
 import json
 import os
@@ -14,7 +14,7 @@ PROJECT = "ostinato-compose-test"
 
 
 class Project:
-    """A fresh checkout's compose files, and what `docker compose` does with them."""
+    """The compose files of a fresh checkout, and `docker compose` on them."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -23,14 +23,14 @@ class Project:
             shutil.copy(ROOT / name, folder)
         shutil.copytree(ROOT / "deploy", folder / "deploy")
         self.models.mkdir()
-        # As a person's checkout is who works with it.
+        # A checkout belongs to the user who works with it.
         os.chown(self.models, 1000, 1000)
         self.port = free_port()
         self.gateway = Client(self.port)
 
     def start(self, *arguments, timeout=600):
         """Run `docker compose` with arguments; return the completed process."""
-        # The environment goes before a person's own .env.
+        # The environment takes precedence over the user's .env.
         ours = {"OSTINATO_PORT": str(self.port), "COMPOSE_PROJECT_NAME": PROJECT, "COMPOSE_PROFILES": "cpu"}
         environment = {**os.environ, **ours, "OSTINATO_UID": "1000", "OSTINATO_GID": "1000"}
         return subprocess.run(
@@ -54,26 +54,26 @@ class Project:
         return self.start("logs", "--tail", "30").stdout
 
     def containers(self, service=None):
-        """Return what Docker knows of the containers, ended ones too, or those of one service."""
+        """Return `docker inspect` of all containers, exited ones too, or of those of one service."""
         ids = self.run("ps", "--all", "--quiet", *([service] if service else [])).split()
         return json.loads(subprocess.run(["docker", "inspect", *ids], capture_output=True, check=True).stdout)
 
     def until(self, condition, timeout=60):
-        """Wait for a condition."""
+        """Wait until a condition holds."""
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.1)
 
     def backends(self):
-        """Return why each model server gets no calls; None: it does."""
+        """Return why each backend is ejected; None: it is not."""
         status, found = self.gateway.get("/v1/status")
         return [backend["ejected_because"] for backend in found["backends"]] if status == 200 else []
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory):
-    """The project, up: what `docker compose up` leaves after it has trained the demo."""
+    """The project after `docker compose up` has trained the demo and started its services."""
     project = Project(tmp_path_factory.mktemp("checkout"))
     project.run("--profile", "*", "down", "--volumes", "--remove-orphans")
     try:

@@ -1,6 +1,7 @@
-"""docker-compose.yml does what its first lines say, in the order in which a person would find out.
+"""docker-compose.yml does what its first lines say, in the order in which a user meets it.
 
-Not named as tests are, since it needs Docker: `tests/compose/run` runs it. All share one project, which the last ends.
+Not named as tests are, since it needs Docker: `tests/compose/run` runs it. All tests share one project, which the
+last one stops.
 """
 
 import concurrent.futures
@@ -17,7 +18,7 @@ MODEL_SERVER = "tensorflow-serving"
 
 
 def image(name):
-    """Return what Docker knows of an image."""
+    """Return `docker image inspect` of an image."""
     found = subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=True).stdout
     return json.loads(found)[0]
 
@@ -29,7 +30,7 @@ def in_container(container, code):
 
 
 def test_up_trains_a_model_and_serves_it(project):
-    """From nothing: the exporter ends well, the others are healthy, and a prompt is answered, to the byte again."""
+    """From nothing: the exporter exits with 0, the services are healthy, and a completion is reproducible."""
     states = {each["Config"]["Labels"]["com.docker.compose.service"]: each["State"] for each in project.containers()}
     assert {name: (state["Status"], state["ExitCode"]) for name, state in states.items()} == {
         "export": ("exited", 0),
@@ -44,14 +45,14 @@ def test_up_trains_a_model_and_serves_it(project):
 
 
 def test_up_again_trains_nothing(project):
-    """What is in models/ is taken."""
+    """The model in models/ is used."""
     project.run("up", "--detach", "--wait")
     assert "models/demo/1 is there already: nothing to train" in project.run("logs", "export")
     assert [path.name for path in (project.models / "demo").iterdir()] == ["1"]
 
 
-def test_no_container_may_do_more_than_it_needs(project):
-    """No root, no rights, no file to write, a bound on memory; only the gateway is reached from outside."""
+def test_every_container_has_least_privilege(project):
+    """No root, no capabilities, a read-only file system, a memory limit; only the gateway publishes a port."""
     published = {}
     for container in project.containers():
         host, name = container["HostConfig"], container["Config"]["Labels"]["com.docker.compose.service"]
@@ -68,7 +69,7 @@ def test_no_container_may_do_more_than_it_needs(project):
     (gateway,) = project.containers("gateway")
     assert "Read-only file system" in in_container(gateway, "open('/ostinato/models/x', 'w')").stderr
     assert "Read-only file system" in in_container(gateway, "open('/ostinato/keys/x', 'w')").stderr
-    # The names of model servers are known to whoever shares their network, the world is not known to them.
+    # Model servers are on an internal network: it resolves their names, and has no route to the outside.
     (server,) = project.containers(MODEL_SERVER)
     assert list(server["NetworkSettings"]["Networks"]) == ["ostinato-compose-test_backend"]
     network = subprocess.run(
@@ -78,7 +79,7 @@ def test_no_container_may_do_more_than_it_needs(project):
 
 
 def test_the_gateways_image_is_small_and_has_no_tensorflow(project):
-    """Under 200 MB, TensorFlow's messages alone, and the commit that it was built from."""
+    """Under 200 MB, only the protos of TensorFlow, and a label with the commit that it was built from."""
     (container,) = project.containers("gateway")
     found = image(container["Image"])
     assert found["Size"] < 200e6
@@ -91,7 +92,7 @@ def test_the_gateways_image_is_small_and_has_no_tensorflow(project):
 
 
 def streams_while(project, happen):
-    """Return the texts of many streams, during which something happens."""
+    """Return the texts of many streams, and call `happen` while they run."""
     bodies = [{**BODY, "seed": seed, "max_tokens": 10_000, "ignore_eos": True} for seed in range(NUM_STREAMS)]
     with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
         running = [pool.submit(project.gateway.streamed_text, **body) for body in bodies]
@@ -101,13 +102,13 @@ def streams_while(project, happen):
         return [text.result(300) for text in running]
 
 
-def test_three_model_servers_are_found_and_one_may_die(project):
-    """The gateway notices new ones by their name; when one is killed under load nobody notices, and it comes back."""
+def test_scaled_model_servers_are_discovered_and_one_may_die(project):
+    """The gateway finds new ones by DNS; when one is killed under load no stream changes, and Docker restarts it."""
     expected = streams_while(project, lambda: None)
     project.run("up", "--detach", "--wait", "--no-recreate", "--scale", f"{MODEL_SERVER}=3")
     project.until(lambda: project.backends() == [None] * 3)
     victim = project.containers(MODEL_SERVER)[0]
-    # Its process 1 and so all of it, but not through Docker, which would take it for wanted and not start it again.
+    # Its process 1, which ends the container; `docker kill` would do so too, but then Docker does not restart it.
     assert streams_while(project, lambda: os.kill(victim["State"]["Pid"], signal.SIGKILL)) == expected
     project.until(lambda: len(project.backends()) == 3 and set(project.backends()) == {None}, timeout=120)
     assert [each["RestartCount"] for each in project.containers(MODEL_SERVER)].count(1) == 1
@@ -115,8 +116,8 @@ def test_three_model_servers_are_found_and_one_may_die(project):
     project.until(lambda: project.backends() == [None])
 
 
-def test_versions_change_under_load(project):
-    """A second version, promotion and rollback by the exporter's image; no request fails."""
+def test_no_request_fails_while_versions_change(project):
+    """The exporter's image trains a second version, promotes it and rolls it back."""
     failed, ended = [], threading.Event()
 
     def ask(seed):
@@ -147,8 +148,8 @@ def test_versions_change_under_load(project):
     assert failed == []
 
 
-def test_a_folder_that_cannot_be_written_is_told_at_once(project):
-    """The exporter runs as somebody, who may not own models/: that is said before anything is trained."""
+def test_an_unwritable_models_directory_is_an_error(project):
+    """The exporter runs as a user who may not own models/; it names both before it trains."""
     os.chown(project.models, 0, 0)
     try:
         command = ["run", "--rm", "export", "train", "--config", "export/recipes/demo.toml"]
@@ -159,8 +160,8 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(project):
         os.chown(project.models, 1000, 1000)
 
 
-def test_keys_are_asked_for_and_states_outlast_the_gateway(project):
-    """API keys by a file that no one else sees; a state that the gateway before signed goes on at the next."""
+def test_api_keys_are_required_and_resume_tokens_outlast_the_gateway(project):
+    """Without a key a request is 401. A resume token is bound to its tenant and valid after a restart."""
     whole = project.gateway.text(**BODY, max_tokens=100)
     half = project.gateway.post({**BODY, "max_tokens": 50, "return_state": True})[1]["choices"][0]
     key = project.run("run", "--rm", "keys", "keys", "add", "--tenant", "anna").split()[-1]
@@ -172,7 +173,7 @@ def test_keys_are_asked_for_and_states_outlast_the_gateway(project):
     connection.request("POST", "/v1/completions", body, {"Authorization": f"Bearer {key}"})
     answer = json.loads(connection.getresponse().read())
     connection.close()
-    # Without keys there was one tenant, which nobody with a key is.
+    # The token belongs to the tenant of a gateway without keys, which no API key has.
     assert answer["error"]["code"] == "state_foreign"
     (project.folder / "gateway.env").unlink()
     project.run("up", "--detach", "--wait", "gateway")
@@ -180,8 +181,8 @@ def test_keys_are_asked_for_and_states_outlast_the_gateway(project):
     assert (status, half["text"] + answer["choices"][0]["text"]) == (200, whole)
 
 
-def test_prometheus_finds_the_gateway_and_takes_the_rules(project):
-    """The profile `monitoring`, without Grafana, of which there is no stand-in."""
+def test_prometheus_scrapes_the_gateway_and_loads_the_rules(project):
+    """With the profile `monitoring`, but without Grafana, which has no stand-in."""
     project.run("--profile", "cpu", "--profile", "monitoring", "up", "--detach", "--no-recreate", "prometheus")
     (gateway,) = project.containers("gateway")
 
@@ -203,12 +204,12 @@ def test_prometheus_finds_the_gateway_and_takes_the_rules(project):
     ((group),) = ask("rules")["groups"]
     assert len(group["rules"]) >= 7
     assert {rule["health"] for rule in group["rules"]} <= {"ok", "unknown"}
-    # Until the first scrape there was no gateway, so that alert may be about to fire.
+    # Before the first scrape there was no target, so GatewayDown may be pending.
     assert [alert for alert in ask("alerts")["alerts"] if alert["state"] == "firing"] == []
 
 
-def test_an_alert_tells_that_there_is_no_gateway(project):
-    """One that was stopped has left its name, and so is no target that could be down."""
+def test_a_stopped_gateway_triggers_an_alert(project):
+    """Its name no longer resolves, so there is no target that could be down."""
     project.run("stop", "gateway")
     command = ["docker", "exec", project.containers("prometheus")[0]["Id"], "promtool", "query", "instant"]
 
@@ -221,9 +222,9 @@ def test_an_alert_tells_that_there_is_no_gateway(project):
     project.run("up", "--detach", "--wait", "gateway")
 
 
-def test_stop_ends_in_order(project):
-    """SIGTERM arrives: a stream that outlasts the drain is told, and both programs end by themselves."""
-    # No text is allowed by default that would take longer than the drain on every machine.
+def test_stop_shuts_down_gracefully(project):
+    """A stream that outlasts the drain gets an error event, and both programs exit with 0 on SIGTERM."""
+    # The default limits allow no completion that outlasts the drain on every machine.
     settings = (
         "OSTINATO_MAX_TOKENS=10000000\nOSTINATO_MAX_REQUEST_TOKENS=10000000\nOSTINATO_MAX_QUEUED_TOKENS=20000000\n"
     )
@@ -244,5 +245,5 @@ def test_stop_ends_in_order(project):
     assert error["code"] == "shutting_down"
     for service in ("gateway", MODEL_SERVER):
         (container,) = project.containers(service)
-        # 137 is killed after the grace period.
+        # 137 is SIGKILL after the grace period.
         assert (service, container["State"]["ExitCode"]) == (service, 0)

@@ -1,4 +1,4 @@
-"""One model server and one gateway for the tests that do not break them."""
+"""Session-wide fixtures: a model server, a gateway, a browser, and factories for further servers."""
 
 import shutil
 
@@ -9,7 +9,7 @@ from tests.pages import Tab, launch
 from tests.servers import Gateway, ModelServer
 from tests.shared import shared
 
-# Polling every 0.1 s, an idle server and its gateway use 8% of a core; these two live for the whole session.
+# Polling every 0.1 s, an idle server and its gateway use 8% of a core; these two run for the whole session.
 SLOW_POLLS = ("--file_system_poll_wait_seconds=1", "--model_config_file_poll_wait_seconds=1")
 # Limits that no test's sequence reaches.
 AMPLE = {
@@ -21,20 +21,20 @@ AMPLE = {
 
 
 def pytest_collection_modifyitems(items):
-    """Put the longest file first: it needs no models of the tests', which another process publishes meanwhile."""
+    """Run test_lesson.py first: it takes longest, and needs no fixture models, which another process builds then."""
     items.sort(key=lambda item: item.path.name != "test_lesson.py")
 
 
 @pytest.fixture(scope="session")
 def model_server(models_dir, run_dir):
-    """A model server for the whole run; tests know its `port` alone."""
+    """A model server for the session; tests use only its `port`."""
     with shared(run_dir / "model_server", lambda log: ModelServer(models_dir, log, flags=SLOW_POLLS)) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def gateway(models_dir, model_server, tmp_path_factory):
-    """A gateway with its default settings."""
+    """A gateway with the default settings, for the session."""
     gateway = Gateway(models_dir, model_server.port, tmp_path_factory.mktemp("logs") / "gateway.log", poll_s=1)
     yield gateway
     gateway.kill()
@@ -42,7 +42,7 @@ def gateway(models_dir, model_server, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ample_gateway(models_dir, model_server, tmp_path_factory):
-    """A gateway with limits that no sequence reaches, shared by the tests of a file."""
+    """A gateway whose limits no sequence reaches, shared by the tests of a module."""
     log = tmp_path_factory.mktemp("logs") / "gateway.log"
     gateway = Gateway(models_dir, model_server.port, log, poll_s=1, **AMPLE)
     yield gateway
@@ -51,7 +51,7 @@ def ample_gateway(models_dir, model_server, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def two_models_dir(models_dir):
-    """A repository with `lstm` and `words` alone, for tests that start many model servers; no test may change it."""
+    """A model repository with only `lstm` and `words`, for tests that start many model servers; read-only."""
     from export.repository.models_config import add_to_models_config
 
     def copy(folder):
@@ -64,7 +64,7 @@ def two_models_dir(models_dir):
 
 @pytest.fixture
 def own_model_server(tmp_path):
-    """Start further model servers, for other repositories."""
+    """A factory of further model servers, for other model repositories."""
     running = []
 
     def start(models_dir, *flags, **variables):
@@ -79,7 +79,7 @@ def own_model_server(tmp_path):
 
 @pytest.fixture
 def start_gateway(two_models_dir, model_server, tmp_path):
-    """Start further gateways with other settings, in front of `lstm` and `words` unless given another repository."""
+    """A factory of further gateways with other settings; they serve `lstm` and `words` unless given a `repository`."""
     running = []
 
     def start(**settings):
@@ -96,7 +96,7 @@ def start_gateway(two_models_dir, model_server, tmp_path):
 
 @pytest.fixture(scope="session")
 def browser():
-    """A browser for the whole session."""
+    """A browser for the session."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as started:
@@ -107,17 +107,17 @@ def browser():
 
 @pytest.fixture(scope="session")
 def shared_tab(browser):
-    """The tab of all tests that ask for no other."""
+    """The browser tab of all tests that need no context of their own."""
     return Tab(browser)
 
 
 @pytest.fixture
 def open_page(browser, shared_tab):
-    """Open pages; at the end none may have complained, but for what a test took out."""
+    """A factory of pages; at teardown no page may have complaints, except those that the test excused."""
     opened, tab = [], shared_tab.take()
 
     def start(kind, gateway, hash_="", **how):
-        # Other looks, and a second page beside the first, need a context of their own.
+        # Other display settings, and a second page beside the first, need a context of their own.
         own = browser.new_context(**how).new_page() if how or opened else tab
         opened.append(kind(own, gateway, hash_))
         return opened[-1]

@@ -1,4 +1,4 @@
-"""Keys and limits on the real gateway: every address is covered, and what a key may use is all it gets."""
+"""API keys, rate limits and quotas on the real gateway."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ PUBLIC = {
 
 
 def keys(path, *arguments):
-    """Run `python -m service keys` in this process, which has it imported, and return what it prints."""
+    """Run `python -m service keys` in this process, which has already imported it, and return its output."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
         assert main(["keys", *arguments, "--file", str(path)]) == 0
@@ -30,7 +30,7 @@ def keys(path, *arguments):
 
 
 def ask(gateway, key=None, body=BODY, address="/v1/completions", **headers):
-    """Send a request with a key; return status, headers and the parsed answer."""
+    """Send a request with an API key; return status, headers and the parsed response."""
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
     connection = gateway.connect()
@@ -44,7 +44,7 @@ def ask(gateway, key=None, body=BODY, address="/v1/completions", **headers):
 
 @contextlib.contextmanager
 def running(gateway, key=None, **fields):
-    """Have a text generated that has no end, until the client leaves."""
+    """Keep a sequence running that does not finish, until the client disconnects."""
     connection = gateway.connect()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     connection.request("POST", "/v1/completions", json.dumps({**BODY, "max_tokens": 1_000_000, **fields}), headers)
@@ -53,13 +53,13 @@ def running(gateway, key=None, **fields):
 
 
 def accepted(gateway, key=None):
-    """Return how many texts the gateway has accepted and not ended."""
+    """Return the number of sequences that the gateway has accepted and not finished."""
     return ask(gateway, key, body=None, address="/v1/status")[2]["sequences"]["accepted"]
 
 
 @pytest.fixture
 def key_file(tmp_path):
-    """A file with no keys yet."""
+    """A key file with one key, of the tenant `operator`."""
     path = tmp_path / "keys.json"
     keys(path, "add", "--tenant", "operator")
     return path
@@ -67,7 +67,7 @@ def key_file(tmp_path):
 
 @pytest.fixture(scope="module")
 def guarded_gateway(two_models_dir, model_server, tmp_path_factory):
-    """A gateway that asks for keys, shared by the tests that have none."""
+    """A gateway that requires API keys, shared by the tests that send none."""
     folder = tmp_path_factory.mktemp("guarded")
     keys(folder / "keys.json", "add", "--tenant", "operator")
     gateway = Gateway(two_models_dir, model_server.port, folder / "gateway.log", keys_file=folder / "keys.json")
@@ -85,13 +85,13 @@ print(json.dumps([[rule.rule, rule.endpoint, sorted(rule.methods - {"HEAD", "OPT
 
 
 def rules():
-    """Return every rule of the application with its endpoint and methods; its threads end with a process of its own."""
+    """Return rule, endpoint and methods of each URL rule, by a subprocess: the application's threads end with it."""
     command = [sys.executable, "-c", _RULES]
     return json.loads(subprocess.run(command, capture_output=True, cwd=ROOT, check=True, timeout=60).stdout)
 
 
-def test_every_address_asks_for_a_key_but_the_listed_ones(guarded_gateway):
-    """Walk the URL map: without a key all answer 401 but the public ones, whatever the method."""
+def test_every_endpoint_except_the_public_ones_requires_an_api_key(guarded_gateway):
+    """Without a key, each rule of the URL map returns 401 for every method, except GET of a public endpoint."""
     gateway, found = guarded_gateway, rules()
     assert {rule for rule, endpoint, _ in found if endpoint in PUBLIC_ENDPOINTS} == PUBLIC
     assert len(found) > len(PUBLIC) + 8
@@ -125,8 +125,8 @@ def test_every_address_asks_for_a_key_but_the_listed_ones(guarded_gateway):
         "Bearer ost-aaaaaaaa-" + "a" * 43,
     ],
 )
-def test_whatever_is_no_key_is_refused(guarded_gateway, header):
-    """Missing, malformed and unknown keys get 401, and the message does not tell how near they came."""
+def test_an_invalid_authorization_header_gets_401(guarded_gateway, header):
+    """Missing, malformed and unknown keys get 401; the message does not reveal how close a guess was."""
     headers = {} if header is None else {"Authorization": header}
     status, _, answer = ask(guarded_gateway, body=BODY, **headers)
     assert status == 401
@@ -136,8 +136,8 @@ def test_whatever_is_no_key_is_refused(guarded_gateway, header):
     )
 
 
-def test_keys_come_and_go_without_a_restart(start_gateway, key_file):
-    """A key works once it is added, and no more once it is revoked or has expired."""
+def test_key_changes_take_effect_without_a_restart(start_gateway, key_file):
+    """An added key is accepted; a revoked or expired one is rejected."""
     gateway = start_gateway(keys_file=key_file)
     key = keys(key_file, "add", "--tenant", "a")
     until(lambda: ask(gateway, key)[0] == 200)
@@ -150,8 +150,8 @@ def test_keys_come_and_go_without_a_restart(start_gateway, key_file):
     assert ask(gateway, short)[2]["error"]["message"] == "the key has expired"
 
 
-def test_a_key_has_its_own_limits(start_gateway, key_file):
-    """Requests and tokens per minute of one key are used up; another key and the headers say when to come back."""
+def test_rate_limits_apply_per_key(start_gateway, key_file):
+    """A key that used up its requests or tokens per minute gets 429 with Retry-After; other keys are unaffected."""
     few = keys(key_file, "add", "--tenant", "few", "--requests-per-minute", "2")
     small = keys(key_file, "add", "--tenant", "small", "--tokens-per-minute", "30")
     free = keys(key_file, "add", "--tenant", "free")
@@ -161,7 +161,7 @@ def test_a_key_has_its_own_limits(start_gateway, key_file):
     assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
     assert 1 <= int(headers["Retry-After"]) <= 120
     assert "2 requests per minute" in answer["error"]["message"]
-    # 6 tokens of the prompt and 10 of the text.
+    # 6 prompt tokens and 10 completion tokens.
     assert [ask(gateway, small)[0] for _ in range(2)] == [200, 429]
     status, _, answer = ask(gateway, small, {**BODY, "max_tokens": 25})
     assert (status, answer["error"]["param"]) == (400, "max_tokens")
@@ -169,8 +169,8 @@ def test_a_key_has_its_own_limits(start_gateway, key_file):
     assert ask(gateway, free)[0] == 200
 
 
-def test_a_key_that_fills_its_share_of_the_queue_leaves_the_rest(start_gateway, key_file):
-    """One key's texts are bounded, and another's are answered meanwhile."""
+def test_a_key_at_its_max_sequences_does_not_block_other_keys(start_gateway, key_file):
+    """The key itself gets 429 until one of its sequences ends."""
     greedy = keys(key_file, "add", "--tenant", "greedy", "--max-sequences", "2")
     other = keys(key_file, "add", "--tenant", "other")
     gateway = start_gateway(keys_file=key_file, max_request_tokens=10**7)
@@ -182,22 +182,22 @@ def test_a_key_that_fills_its_share_of_the_queue_leaves_the_rest(start_gateway, 
     until(lambda: ask(gateway, greedy)[0] == 200)
 
 
-def test_replicas_share_their_counts_in_redis(start_gateway, key_file, redis_url):
-    """What one gateway let through, the other counts too."""
+def test_gateways_share_rate_limits_in_redis(start_gateway, key_file, redis_url):
+    """A request that one gateway admitted counts against the limit at the other."""
     key = keys(key_file, "add", "--tenant", "a", "--requests-per-minute", "3")
     first, second = (start_gateway(keys_file=key_file, redis_url=redis_url) for _ in range(2))
     statuses = [ask(gateway, key)[0] for gateway in (first, second, first, second)]
     assert statuses == [200, 200, 200, 429]
 
 
-def test_without_keys_limits_hold_for_everybody_together(start_gateway):
-    """Rates set for the server count where nobody is told from anybody; a header that is there is ignored."""
+def test_without_api_keys_all_clients_share_one_rate_limit(start_gateway):
+    """Without authentication all requests have one principal; an Authorization header is ignored."""
     gateway = start_gateway(requests_per_minute=2)
     assert [ask(gateway, "whatever")[0], ask(gateway, "")[0], ask(gateway)[0]] == [200, 200, 429]
 
 
-def test_a_full_queue_of_tokens_is_429(start_gateway):
-    """Texts are few, but what they may still write is more than the queue takes."""
+def test_exceeding_the_queued_token_limit_is_429(start_gateway):
+    """Admission control bounds the tokens that remain to be generated, not only the number of sequences."""
     gateway = start_gateway(max_queued_tokens=1_000_100, max_request_tokens=10**7)
     with running(gateway):
         until(lambda: accepted(gateway) == 1)
@@ -207,8 +207,8 @@ def test_a_full_queue_of_tokens_is_429(start_gateway):
     until(lambda: accepted(gateway) == 0)
 
 
-def test_a_deadline_frees_the_row(start_gateway):
-    """A request that runs out of its own time gets 504, is not to be retried, and makes room for the next."""
+def test_a_request_past_its_deadline_frees_its_slot(start_gateway):
+    """It gets 504, marked as not to be retried, and the next request is admitted."""
     gateway = start_gateway(max_running=1, max_queued=0, max_timeout_s=5)
     status, headers, answer = ask(gateway, body={**BODY, "max_tokens": 1_000_000, "timeout_s": 0.5})
     assert (status, answer["error"]["code"], headers["x-should-retry"]) == (504, "deadline_exceeded", "false")
@@ -217,8 +217,8 @@ def test_a_deadline_frees_the_row(start_gateway):
     assert (status, answer["error"]["param"]) == (400, "timeout_s")
 
 
-def test_an_open_door_on_the_network_is_said_loudly(start_gateway, key_file, gateway):
-    """Listening beyond loopback without keys is a warning in capitals; with keys, or on loopback, there is none."""
+def test_listening_beyond_loopback_without_api_keys_logs_a_warning(start_gateway, key_file, gateway):
+    """The warning is in capitals; with keys, or on loopback, there is none."""
     assert "NO API KEYS" in start_gateway(host="0.0.0.0").output
     assert "NO API KEYS" not in start_gateway(host="0.0.0.0", keys_file=key_file).output
     assert "NO API KEYS" not in gateway.output
@@ -233,8 +233,8 @@ def test_an_open_door_on_the_network_is_said_loudly(start_gateway, key_file, gat
     ],
     ids=["keys", "redis", "metrics"],
 )
-def test_what_cannot_be_opened_stops_the_start_in_one_line(models_dir, settings, message):
-    """A wrong file, address or port is one line and exit code 1, not a worker that dies again and again."""
+def test_an_invalid_setting_fails_startup_with_a_one_line_error(models_dir, settings, message):
+    """A wrong file, URL or host exits with code 1, instead of a worker that crashes repeatedly."""
     import os
 
     variables = {f"OSTINATO_{name.upper()}": value for name, value in settings.items()}

@@ -1,4 +1,4 @@
-"""The API's description is true: a fuzzer calls what it describes, and everything there is stands in it."""
+"""The OpenAPI document matches the API: a fuzzer calls what it describes, and it describes every endpoint."""
 
 import copy
 import json
@@ -20,12 +20,12 @@ CHECKS = (
     "negative_data_rejection",
     "ignored_auth",
 )
-# Long texts would only take time.
+# Long completions would only take time.
 BOUNDS = {"max_tokens": 40, "max_request_tokens": 400, "max_timeout_s": 20}
 
 
-def test_the_gateway_tells_its_description(gateway):
-    """What is at /openapi.json is OpenAPI 3.1, and the page that shows it asks nothing of the internet."""
+def test_the_gateway_serves_its_openapi_document(gateway):
+    """/openapi.json is OpenAPI 3.1, and /docs/ shows it without loading anything from the internet."""
     status, document = gateway.get("/openapi.json")
     assert status == 200
     assert document == openapi_document()
@@ -43,8 +43,8 @@ def test_the_gateway_tells_its_description(gateway):
         assert (status, headers["Location"]) == (302, "/docs/")
 
 
-def test_every_address_of_the_api_is_described():
-    """The description has each address and method that the application has, and no other."""
+def test_the_openapi_document_has_every_endpoint_of_the_application():
+    """It has the same paths and methods as the URL map, and no others."""
     pages = PUBLIC - {"/health", "/healthz", "/ping", "/readyz", "/version"}
     found = rules()
     there = {(rule.replace("<", "{").replace(">", "}"), *methods) for rule, _, methods in found if rule not in pages}
@@ -52,16 +52,16 @@ def test_every_address_of_the_api_is_described():
 
 
 @pytest.mark.parametrize("num_examples", [20, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
-def test_a_fuzzer_finds_no_answer_that_is_not_described(start_gateway, tmp_path, num_examples):
-    """Valid and invalid requests to every address get answers of the described status, type and shape, and no 500."""
+def test_every_response_to_a_fuzzer_conforms_to_the_openapi_document(start_gateway, tmp_path, num_examples):
+    """Valid and invalid requests get responses of the documented status, content type and schema, and no 500."""
     gateway = start_gateway(**BOUNDS)
     document = copy.deepcopy(openapi_document())
     for body in ("CompletionRequest", "EmbeddingsRequest", "TokenizeRequest", "DetokenizeRequest"):
-        # Names that are served, or hardly a request would get further than that.
+        # Served models only; otherwise hardly any request would get beyond the 404 of an unknown model.
         fields = document["components"]["schemas"][body]["properties"]
         fields["model"] = {"enum": MODEL_NAMES}
         if "timeout_s" in fields:
-            # A time that is too short is a 504, as it should be.
+            # A shorter timeout returns 504, as intended.
             fields["timeout_s"] = {"type": "number", "minimum": 15, "maximum": 20}
     (tmp_path / "openapi.json").write_text(json.dumps(document), encoding="utf-8")
     url = f"http://127.0.0.1:{gateway.port}"

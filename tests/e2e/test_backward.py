@@ -1,4 +1,4 @@
-"""A model that reads backwards, against the real gateway and a real model server: it leads up to an ending."""
+"""A backward model on the real gateway and a real model server: it generates the text before `suffix`."""
 
 import itertools
 
@@ -19,18 +19,18 @@ CONSENT = {"stream_options": {"prepend": True, "include_usage": True}}
 
 @pytest.fixture(scope="module")
 def client(gateway):
-    """OpenAI's own client, with retries off so that nothing is papered over."""
+    """OpenAI's own client, without retries so that no failure is hidden."""
     with openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def functions(models_dir):
-    """The saved model's own signatures."""
+    """The signatures of the SavedModel itself."""
     import tensorflow as tf
 
     model = tf.saved_model.load(str(models_dir / "reverse" / "1"))
-    # The signatures live as long as the model does.
+    # The signatures are valid as long as the model exists.
     yield model.signatures
     del model
 
@@ -41,8 +41,8 @@ def choices(events):
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 17, 130, 1000])
-def test_the_text_is_what_the_saved_model_itself_computes(gateway, models_dir, functions, length):
-    """Its ids are given to the model from the end, and what the model draws is turned around."""
+def test_the_completion_equals_the_saved_models_own_output(gateway, models_dir, functions, length):
+    """The model gets the suffix's token ids in reverse order; the sampled ids are reversed again."""
     card, tokenizer = load_assets(models_dir / "reverse" / "1")
     suffix = (TEXT * 20)[:length]
     ids = np.tile(np.array(tokenizer.encode(suffix)[::-1] or [tokenizer.special.start], np.int32), (8, 1))
@@ -62,8 +62,8 @@ def test_the_text_is_what_the_saved_model_itself_computes(gateway, models_dir, f
     assert gateway.text(**fields) == tokenizer.decode(drawn.numpy()[0].tolist()[::-1])
 
 
-def test_an_echo_is_the_text_and_what_it_leads_up_to(gateway):
-    """With scores in order of reading; the text's last token, which is read first, has none."""
+def test_echo_returns_the_completion_followed_by_the_suffix(gateway):
+    """Logprobs are in text order; only the last token of the text, which the model reads first, has none."""
     _, answer = gateway.post(SCORED)
     assert answer["usage"]["prompt_tokens"] == len(BASE["suffix"])
     plain = gateway.post({**BASE, "n": 2})[1]
@@ -77,8 +77,8 @@ def test_an_echo_is_the_text_and_what_it_leads_up_to(gateway):
             assert top is None if score is None else top[token] == score
 
 
-def test_scores_of_an_ending_are_those_with_which_it_was_drawn(gateway):
-    """Drawn text, given back as the ending, is as probable as it was when it was drawn."""
+def test_logprobs_of_a_suffix_equal_those_it_was_sampled_with(gateway):
+    """A completion that is sent as part of the suffix gets the logprobs that it had when it was sampled."""
     drawn = gateway.post({**BASE, "logprobs": 0, "max_tokens": 20})[1]["choices"][0]
     given = {**BASE, "suffix": drawn["text"] + BASE["suffix"], "max_tokens": 0, "echo": True, "logprobs": 0}
     told = gateway.post(given)[1]["choices"][0]["logprobs"]
@@ -86,8 +86,8 @@ def test_scores_of_an_ending_are_those_with_which_it_was_drawn(gateway):
     assert told["token_logprobs"][:20] == pytest.approx(drawn["logprobs"]["token_logprobs"], abs=1e-5)
 
 
-def test_a_stop_string_is_read_forwards(gateway):
-    """The text is the unstopped one from behind the stop on, whole or in pieces."""
+def test_a_stop_string_cuts_off_everything_up_to_its_end(gateway):
+    """The completion is the part of the unstopped one after the stop string, streamed or not."""
     whole = gateway.text(**BASE)
     stop = whole[-20:-17]
     expected = whole[whole.rindex(stop) + 3 :]
@@ -99,8 +99,8 @@ def test_a_stop_string_is_read_forwards(gateway):
     assert "".join(piece["text"] for piece in reversed(pieces)) == expected
 
 
-def test_pieces_come_nearest_first_with_the_clients_consent(gateway):
-    """Each says that it goes before those so far; put together so, with their scores, they are the whole answer."""
+def test_with_prepend_chunks_stream_in_order_of_generation(gateway):
+    """Each chunk has `prepend`; put together in reverse, with their logprobs, they are the whole response."""
     whole = gateway.post(SCORED)[1]
     events = list(gateway.stream(**SCORED, **CONSENT))
     assert (events[-1], events[-2]["choices"], events[-2]["usage"]) == (None, [], whole["usage"])
@@ -122,15 +122,15 @@ def test_pieces_come_nearest_first_with_the_clients_consent(gateway):
             assert list(itertools.chain(*told)) == expected["logprobs"][name]
 
 
-def test_without_consent_each_text_comes_as_one_piece(gateway):
-    """As it stands in a whole answer, to the last place of a token."""
+def test_without_prepend_each_choice_is_streamed_as_one_chunk(gateway):
+    """It equals the choice of the response that is not streamed, including all logprobs."""
     whole = gateway.post(SCORED)[1]["choices"]
     pieces = choices(gateway.stream(**SCORED))
     assert sorted(pieces, key=lambda piece: piece["index"]) == whole
 
 
-def test_consent_changes_nothing_forwards(gateway):
-    """The pieces are as they are without it, and none tells of going before others."""
+def test_prepend_changes_nothing_for_a_forward_model(gateway):
+    """Its chunks have no field `prepend`, whether the client accepts it or not."""
     fields = {"model": "lstm", "prompt": "It was", "max_tokens": 20, "seed": 5, "logprobs": 1}
     for options in ({}, CONSENT):
         pieces = choices(gateway.stream(**fields, **options))
@@ -150,14 +150,14 @@ def test_consent_changes_nothing_forwards(gateway):
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_the_wrong_end_is_named(gateway, fields, param):
-    """Before anything is computed, and with what is wrong."""
+def test_a_prompt_or_suffix_that_the_model_cannot_read_is_a_400(gateway, fields, param):
+    """The error names the field, before anything is computed."""
     status, answer = gateway.post(fields)
     assert (status, answer["error"]["param"]) == (400, param)
 
 
-def test_every_form_of_an_ending_is_taken(gateway):
-    """Text, ids in order of reading, and lists of either; an empty one begins from a text's end, as none does."""
+def test_a_suffix_may_be_text_token_ids_or_a_list(gateway):
+    """Token ids are in text order; an empty suffix is the same as none: generation starts at the end of a document."""
     ids = gateway.post({"model": "reverse", "prompt": BASE["suffix"]}, "/tokenize")[1]["tokens"]
     text, empty = gateway.text(**BASE), gateway.text(**{**BASE, "suffix": ""})
     assert gateway.text(**{**BASE, "suffix": ids}) == text
@@ -166,18 +166,22 @@ def test_every_form_of_an_ending_is_taken(gateway):
     assert gateway.text(model="reverse", max_tokens=60, seed=5) == empty != text
 
 
-def test_an_embedding_is_read_from_the_end(gateway):
-    """So the last output is that after the text's first token, whatever stands behind that is read before."""
-    ask = {"model": "reverse", "input": ["times", "stime"], "pooling": "last"}
+def test_an_embedding_reads_its_input_from_the_end(gateway):
+    """Text and ids in text order are equivalent; `pooling: last` returns the hidden state at the first token."""
+    ask = {"model": "reverse", "input": "times", "pooling": "last"}
     status, answer = gateway.post(ask, "/v1/embeddings")
     ids = gateway.post({"model": "reverse", "prompt": "times"}, "/tokenize")[1]["tokens"]
     by_ids = gateway.post({**ask, "input": ids}, "/v1/embeddings")[1]
+    inspected = gateway.post({"model": "reverse", "input": "times", "include": ["hidden"]}, "/v1/inspect")[1]
+    hidden = inspected["layers"][0]["values"]["hidden"]
     assert status == 200
-    assert by_ids["data"][0]["embedding"] == answer["data"][0]["embedding"] != answer["data"][1]["embedding"]
+    assert by_ids["data"][0]["embedding"] == answer["data"][0]["embedding"]
+    assert answer["data"][0]["embedding"] == pytest.approx(hidden[0], abs=1e-5)
+    assert answer["data"][0]["embedding"] != pytest.approx(hidden[-1], abs=1e-2)
 
 
-def test_openais_client_leads_up_to_a_suffix(client, gateway):
-    """Whole and streaming, where it appends what comes."""
+def test_openais_client_gets_the_text_before_a_suffix(client, gateway):
+    """Streaming too, though that client appends every text delta."""
     fields = {"model": "reverse", "prompt": "", "suffix": BASE["suffix"], "max_tokens": 60, "seed": 5, "echo": True}
     whole = client.completions.create(**fields).choices[0].text
     assert whole == gateway.text(**BASE) + BASE["suffix"]
@@ -188,8 +192,8 @@ def test_openais_client_leads_up_to_a_suffix(client, gateway):
     assert caught.value.param == "prompt"
 
 
-def test_the_projects_client_leads_up_to_a_suffix(gateway):
-    """Its pieces joined are the text; asked for piece by piece, they are put together by the stream itself."""
+def test_the_sdk_gets_the_text_before_a_suffix(gateway):
+    """The text deltas join to the text; with `prepend`, the stream puts its chunks together itself."""
     fields = {"suffix": BASE["suffix"], "model": "reverse", "max_tokens": 60, "seed": 5, "logprobs": 1, "echo": True}
     with Client(f"http://127.0.0.1:{gateway.port}") as client:
         whole = client.generate(**fields)

@@ -1,4 +1,4 @@
-"""Files of requests on the real gateway: killed, gone on with, on one machine and on Ray's workers."""
+"""Batch files on the real gateway: killed, resumed, on one machine and on Ray workers."""
 
 import contextlib
 import json
@@ -21,11 +21,11 @@ PYTHONPATH = f"{ROOT}:{ROOT / 'client/src'}"
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """IN: texts with seeds, of several models, embeddings, and a line that is none."""
+    """An input file: completions with seeds by two models, embeddings, and one invalid line."""
     lines = []
     for number in range(NUM_LINES):
         body = {"model": ("lstm", "words")[number % 2], "prompt": "It was"[: 1 + number % 6]}
-        # The last one takes a second, in which a run that is nearly done can still be interrupted.
+        # The last completion takes a second, so that a run that is nearly done can still be interrupted.
         max_tokens = 20_000 if number == NUM_LINES - 2 else 10 + number % 50
         body |= {"max_tokens": max_tokens, "seed": number, "temperature": 1.1}
         fields = {"custom_id": f"text {number}", "method": "POST", "url": "/v1/completions", "body": body}
@@ -39,7 +39,7 @@ def source(tmp_path_factory):
 
 
 class Batch(Process):
-    """`python -m service.batch` on a gateway; ended by the end of the block, whatever happens."""
+    """`python -m service.batch` on a gateway; killed at the end of the `with` block."""
 
     def __init__(self, source, out, gateway, *options, **variables):
         self.out = Path(out)
@@ -57,16 +57,16 @@ class Batch(Process):
 
     @property
     def num_lines(self):
-        """Whole lines of OUT so far."""
+        """Number of whole lines in the output file so far."""
         return self.out.read_bytes().count(b"\n") if self.out.exists() else 0
 
     def wait_for_lines(self, count):
-        """Wait until OUT has so many."""
+        """Wait until the output file has `count` lines."""
         self.wait_until(lambda: self.num_lines >= count)
 
 
 def contents(path):
-    """Return what OUT has of each line, without what differs from one run to the next; every line once."""
+    """Return the reproducible part of each output record by its id; fail if one is missing or duplicated."""
     found = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         fields = json.loads(line)
@@ -80,14 +80,14 @@ def contents(path):
 
 @pytest.fixture(scope="module")
 def unbroken(source, gateway, tmp_path_factory):
-    """What a run that nothing disturbs gives."""
+    """The contents of an uninterrupted run."""
     out = tmp_path_factory.mktemp("unbroken") / "out.jsonl"
     with Batch(source, out, gateway) as batch:
         assert batch.process.wait(60) == 1, batch.output
     return contents(out)
 
 
-def test_an_unbroken_run_has_the_texts_that_requests_by_hand_have(gateway, source, unbroken):
+def test_a_batch_has_the_choices_that_single_requests_get(gateway, source, unbroken):
     """Same seed, same bytes."""
     for line in source.read_text().splitlines()[:6]:
         fields = json.loads(line)
@@ -96,8 +96,8 @@ def test_an_unbroken_run_has_the_texts_that_requests_by_hand_have(gateway, sourc
         assert unbroken[fields["custom_id"]] == answer["choices"]
 
 
-def test_a_run_that_is_killed_again_and_again_loses_and_repeats_nothing(gateway, source, unbroken, tmp_path):
-    """Four times by SIGKILL, once with a torn line left behind, once by Ctrl-C; every line is there once, the same."""
+def test_a_batch_that_is_killed_repeatedly_has_each_line_exactly_once(gateway, source, unbroken, tmp_path):
+    """Four times SIGKILL, once leaving a torn line, then Ctrl-C: the output equals that of an uninterrupted run."""
     out = tmp_path / "out.jsonl"
     for count in (1, 60, 120, 200):
         with Batch(source, out, gateway, "--concurrency", "4") as batch:
@@ -117,8 +117,8 @@ def test_a_run_that_is_killed_again_and_again_loses_and_repeats_nothing(gateway,
     assert contents(out) == unbroken
 
 
-def test_a_gateway_that_is_restarted_costs_no_line(two_models_dir, model_server, source, unbroken, tmp_path):
-    """Killed in the middle and started anew on its port: no line has an error of it."""
+def test_a_gateway_restart_causes_no_error_in_a_batch(two_models_dir, model_server, source, unbroken, tmp_path):
+    """The gateway is killed in the middle of the run and restarted on the same port."""
     gateway = Gateway(two_models_dir, model_server.port, tmp_path / "gateway.log")
     try:
         with Batch(source, tmp_path / "out.jsonl", gateway, "--concurrency", "4") as batch:
@@ -133,8 +133,8 @@ def test_a_gateway_that_is_restarted_costs_no_line(two_models_dir, model_server,
     assert contents(tmp_path / "out.jsonl") == unbroken
 
 
-def test_a_full_queue_costs_no_line(start_gateway, source, unbroken, tmp_path):
-    """Most requests are refused at first, and all are answered."""
+def test_a_full_queue_causes_no_error_in_a_batch(start_gateway, source, unbroken, tmp_path):
+    """Requests beyond the queue's limit get 429 and are retried until they succeed."""
     gateway = start_gateway(max_running=2, max_queued=2)
     with Batch(source, tmp_path / "out.jsonl", gateway, "--concurrency", "16") as batch:
         assert batch.process.wait(120) == 1, batch.output
@@ -142,17 +142,17 @@ def test_a_full_queue_costs_no_line(start_gateway, source, unbroken, tmp_path):
 
 
 class RayCluster:
-    """Two nodes of Ray on the loopback, each with processes of its own, ended by their ids."""
+    """Two Ray nodes on loopback, each with processes of its own, which are ended by their ids."""
 
     def __init__(self, folder):
         self.folder = folder
         self.address = f"127.0.0.1:{free_port()}"
-        # Without a token of its own it would use the user's.
+        # Without a token of its own the cluster would use the user's.
         self.variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._nodes = []
 
     def start(self):
-        """Start both, and wait until they run."""
+        """Start both nodes, and wait until they run."""
         port = self.address.rpartition(":")[2]
         self._start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}")
         self._start(f"--address={self.address}")
@@ -165,7 +165,7 @@ class RayCluster:
         node.wait_until(lambda: "Ray runtime started" in node.output)
 
     def end(self):
-        """End both, and kill what of them does not listen: whatever has the folder in its command line."""
+        """Send SIGTERM to both nodes; kill the processes that remain, by the directory in their command line."""
         for node in self._nodes:
             node.send(signal.SIGTERM)
         for node in self._nodes:
@@ -187,14 +187,14 @@ class RayCluster:
 
 @pytest.fixture
 def short_folder():
-    """A folder whose path leaves Ray room for the paths of its sockets, of at most 107 bytes; tmp_path does not."""
+    """A directory with a short path: Ray's socket paths have at most 107 bytes, too few for those below tmp_path."""
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield folder
 
 
 @pytest.fixture
 def ray_cluster(short_folder):
-    """A running cluster of the test's own."""
+    """A running Ray cluster for one test."""
     cluster = RayCluster(short_folder)
     try:
         cluster.start()
@@ -204,8 +204,8 @@ def ray_cluster(short_folder):
 
 
 @pytest.mark.slow
-def test_two_workers_of_ray_answer_what_one_process_would(gateway, source, unbroken, tmp_path, ray_cluster):
-    """On two nodes, each with a worker, and with a SIGKILL of the run in between."""
+def test_a_batch_on_two_ray_workers_equals_a_local_one(gateway, source, unbroken, tmp_path, ray_cluster):
+    """Each worker is on a node of its own; the run is killed once and resumed."""
     out = tmp_path / "out.jsonl"
     options = ("--ray", ray_cluster.address, "--concurrency", "4")
     with Batch(source, out, gateway, *options, **ray_cluster.variables) as batch:
@@ -220,8 +220,8 @@ def test_two_workers_of_ray_answer_what_one_process_would(gateway, source, unbro
 
 
 @pytest.mark.slow
-def test_a_cluster_of_ray_that_is_made_for_the_run_ends_with_it(gateway, source, tmp_path, short_folder):
-    """Killed in the middle: none of its processes runs on."""
+def test_a_ray_cluster_started_for_a_batch_ends_with_it(gateway, source, tmp_path, short_folder):
+    """After a SIGKILL of the run, none of the cluster's processes is left."""
     options = ("--concurrency", "4", "--ray-workers", "2", "--ray")
     with Batch(source, tmp_path / "out.jsonl", gateway, *options, RAY_TMPDIR=short_folder) as batch:
         batch.wait_for_lines(1)
@@ -244,14 +244,14 @@ def users(word):
 
 
 def parent(process):
-    """Return the id of a process's parent, 0 if it has ended."""
+    """Return the id of a process's parent; 0 if the process has ended."""
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
     return 0
 
 
-def test_out_of_one_run_is_refused_to_another(gateway, source, tmp_path):
-    """In one line, while the first goes on."""
+def test_two_batches_cannot_write_the_same_output_file(gateway, source, tmp_path):
+    """The second run exits with a one-line error while the first one is running."""
     with Batch(source, tmp_path / "out.jsonl", gateway, "--concurrency", "1") as batch:
         batch.wait_for_lines(1)
         command = [sys.executable, "-m", "service.batch", str(source), str(tmp_path / "out.jsonl")]

@@ -1,4 +1,4 @@
-"""The instruments that speed is measured with count what there is to count."""
+"""The benchmark tools measure what they claim to measure."""
 
 import pytest
 
@@ -9,21 +9,21 @@ BODY = {"model": "lstm", "prompt": "It was", "max_tokens": 30, "temperature": 0.
 
 
 def test_the_load_generator_counts_every_token(gateway):
-    """All requests are answered, and their tokens are those that the server says."""
+    """All requests are answered; each has a time to first token, and their tokens are those of the server's usage."""
     load = run_load(gateway.port, BODY, concurrency=4, num_requests=10)
     assert load.tokens == 300
     assert len(load.first_s) == 10
     assert all(0 < first <= load.seconds for first in load.first_s)
 
 
-def test_the_load_generator_does_not_count_refusals(gateway):
-    """An answer that is no stream of text ends the measurement."""
+def test_the_load_generator_fails_on_an_error_response(gateway):
+    """A response that is not a stream of text ends the measurement, so that errors do not count as fast requests."""
     with pytest.raises(LoadError, match="refused"):
         run_load(gateway.port, {**BODY, "model": "nope"}, concurrency=1, num_requests=1)
 
 
-def test_the_usual_way_is_really_asked_for_every_token(models_dir, model_server, monkeypatch):
-    """The baseline makes one call per token, each with the whole text so far."""
+def test_the_stateless_baseline_makes_one_call_per_token(models_dir, model_server, monkeypatch):
+    """Each call has the whole text so far."""
     asked = []
     predict = baselines.GrpcBackend.predict
 

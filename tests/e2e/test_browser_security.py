@@ -1,4 +1,4 @@
-"""Other people's web pages and this service, in a real browser; the page where the API is tried, and its policy."""
+"""Cross-origin requests, DNS rebinding, framing and security headers in a real browser; Swagger UI under its policy."""
 
 import http.server
 import json
@@ -11,7 +11,7 @@ from tests.e2e.test_access import key_file, keys  # noqa: F401 - a fixture is us
 from tests.pages import Page
 
 BODY = json.dumps({"model": "lstm", "prompt": "It was", "max_tokens": 5})
-# As a form would: a browser sends it without asking the server whether it may.
+# A simple request, as a form sends it: the browser makes no preflight request before it.
 SEND = """async ([url, body]) => {
     const how = {method: 'POST', mode: 'no-cors', headers: {'Content-Type': 'text/plain'}, body};
     return fetch(url, how).then(({type}) => type, () => 'failed');
@@ -19,14 +19,14 @@ SEND = """async ([url, body]) => {
 
 
 class Docs(Page):
-    """The page where the API is read and tried."""
+    """The page with Swagger UI."""
 
     path = "docs/"
 
 
 @pytest.fixture
 def other_site():
-    """A web server of somebody else on this machine, with an empty page; its port."""
+    """The port of another web server on this machine, which serves an empty page."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -46,7 +46,7 @@ def other_site():
 
 
 def logged(gateway, part, before="", timeout=20):
-    """Wait for a line of the gateway's log behind that `before` which has this in it, and return it."""
+    """Wait for a line of the gateway's log that contains `part`, after the output `before`, and return it parsed."""
     deadline = time.monotonic() + timeout
     while not (lines := [line for line in gateway.output[len(before) :].splitlines() if part in line]):
         assert time.monotonic() < deadline, gateway.output
@@ -55,8 +55,8 @@ def logged(gateway, part, before="", timeout=20):
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "localhost"])
-def test_a_page_of_another_origin_makes_the_server_work_on_nothing(browser, gateway, other_site, host):
-    """Not even one on another port of this machine; it learns nothing, and the refusal is in the log."""
+def test_a_cross_origin_request_is_rejected(browser, gateway, other_site, host):
+    """Even from another port of this machine; the page cannot read the response, and the access log has the error."""
     before = gateway.output
     context = browser.new_context()
     page = context.new_page()
@@ -66,8 +66,8 @@ def test_a_page_of_another_origin_makes_the_server_work_on_nothing(browser, gate
     assert logged(gateway, '"/v1/completions"', before)["error"] == "cross_origin"
 
 
-def test_a_name_that_resolves_to_this_machine_gets_nothing(browser, gateway):
-    """A page of evil.example:8000 would be of the server's own origin, and could read what it answers."""
+def test_an_unknown_host_name_is_rejected_against_dns_rebinding(browser, gateway):
+    """A page of evil.example:8000 would have the same origin as the server, and could read its responses."""
     context = browser.new_context()
     page = context.new_page()
     for path in ("", "v1/models", "readyz", "docs/"):
@@ -80,8 +80,8 @@ def test_a_name_that_resolves_to_this_machine_gets_nothing(browser, gateway):
     connection.close()
 
 
-def test_a_name_that_is_set_is_answered(browser, start_gateway):
-    """So is every page, with all that it is made of."""
+def test_a_host_name_in_allowed_hosts_is_served(browser, start_gateway):
+    """Both a page and an API request from it."""
     gateway = start_gateway(allowed_hosts="evil.example")
     context = browser.new_context()
     page = context.new_page()
@@ -92,7 +92,7 @@ def test_a_name_that_is_set_is_answered(browser, start_gateway):
 
 
 def test_every_response_has_security_headers(gateway):
-    """Pages, their files, the API, refusals, and what is not there."""
+    """Pages, static files, the API, error responses and unknown paths."""
     for method, path in (
         *(("GET", path) for path in ("/", "/inspector", "/static/shell.js", "/docs", "/docs/", "/docs/swagger-ui.css")),
         *(("GET", path) for path in ("/openapi.json", "/v1/models", "/health", "/version", "/nothing")),
@@ -106,8 +106,8 @@ def test_every_response_has_security_headers(gateway):
         assert headers["Cross-Origin-Resource-Policy"] == "same-origin", path
 
 
-def test_a_program_needs_no_content_type(gateway):
-    """`curl -d` says that it sends a form; it sends neither Origin nor Sec-Fetch-Site."""
+def test_a_client_other_than_a_browser_needs_no_json_content_type(gateway):
+    """`curl -d` sends the content type of a form, but neither Origin nor Sec-Fetch-Site."""
     connection = gateway.connect()
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     connection.request("POST", "/v1/completions", BODY, headers)
@@ -117,7 +117,7 @@ def test_a_program_needs_no_content_type(gateway):
 
 @pytest.mark.parametrize("path", ["", "inspector", "docs/"])
 def test_no_page_can_be_framed(browser, gateway, other_site, path):
-    """A page around it could have its visitor click."""
+    """Against clickjacking."""
     context = browser.new_context()
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{other_site}/")
@@ -132,8 +132,8 @@ def test_no_page_can_be_framed(browser, gateway, other_site, path):
     context.close()
 
 
-def test_the_api_can_be_tried_on_its_page(open_page, gateway):
-    """Swagger UI renders and sends requests under a policy that runs no inline script, and complains of nothing."""
+def test_swagger_ui_sends_requests_under_the_content_security_policy(open_page, gateway):
+    """The policy allows no inline script; the browser reports no violation."""
     page = open_page(Docs, gateway)
     page.page.locator(".opblock").first.wait_for()
     assert page.page.locator(".opblock").count() > 10
@@ -147,16 +147,16 @@ def test_the_api_can_be_tried_on_its_page(open_page, gateway):
     assert page.hosts <= {page.url.rstrip("/"), "data:"}
 
 
-def test_readiness_tells_no_names_without_a_key(start_gateway, key_file, gateway):  # noqa: F811 - a fixture
-    """Where keys are on it tells how many models there are; where they are off, everybody may know which."""
+def test_readyz_hides_model_names_where_keys_are_required(start_gateway, key_file, gateway):  # noqa: F811 - a fixture
+    """There it returns only their number; without keys it lists the names."""
     _, open_to_all = gateway.get("/readyz")
     assert (open_to_all["num_models"], "lstm" in open_to_all["models"]) == (len(open_to_all["models"]), True)
     with_keys = start_gateway(keys_file=key_file)
     assert with_keys.get("/readyz") == (200, {"status": "ready", "num_models": 2})
 
 
-def test_tools_find_the_addresses_that_they_ask(start_gateway, tmp_path):
-    """vLLM's: /health and /ping have no body, and are 503 as long as no model is served; /version has the version."""
+def test_vllms_health_ping_and_version_endpoints_exist(start_gateway, tmp_path):
+    """/health and /ping have an empty body, and return 503 until a model is served; /version has the gateway's."""
     from service import __version__
 
     gateway = start_gateway()

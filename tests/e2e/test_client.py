@@ -1,4 +1,4 @@
-"""The SDK against the real service: every method, and breaks in the middle of a stream."""
+"""The SDK against the real service: every method, and streams whose connection breaks."""
 
 import contextlib
 import itertools
@@ -24,7 +24,7 @@ def client(gateway):
 
 
 class CuttingProxy:
-    """Hands bytes on between clients and a port, and cuts each connection after so many bytes of the answer."""
+    """A TCP proxy that cuts each connection after a given number of response bytes."""
 
     def __init__(self, port, cuts):
         self._target, self._cuts, self.num_cut = port, iter(cuts), 0
@@ -33,7 +33,7 @@ class CuttingProxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self):
-        """Take no more connections."""
+        """Stop accepting connections."""
         self._listener.close()
 
     def _accept(self):
@@ -55,7 +55,7 @@ class CuttingProxy:
                     self.num_cut += 1
                     break
         except OSError:
-            pass  # the other direction was cut
+            pass  # The other direction was cut.
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -63,8 +63,8 @@ class CuttingProxy:
 
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
-def test_a_stream_that_is_cut_anywhere_goes_on_to_the_byte(gateway, client, model):
-    """Cut again and again, before and behind states: text, log probabilities and usage are those of one stream."""
+def test_a_stream_resumes_byte_identically_wherever_it_is_cut(gateway, client, model):
+    """Cut several times, before and after resume tokens: text, logprobs and usage equal those of an unbroken stream."""
     given = {"suffix" if model == "reverse" else "prompt": TEXT[:30], "model": model, "logprobs": 1}
     fields = {**given, **FIELDS, "max_tokens": 700, "frequency_penalty": 0.3, "prepend": model == "reverse"}
     with client.stream(**fields) as whole:
@@ -89,8 +89,8 @@ def test_a_stream_that_is_cut_anywhere_goes_on_to_the_byte(gateway, client, mode
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_stream_outlives_its_gateway(start_gateway, client, tmp_path, number):
-    """Killed or told to stop, the gateway takes no token along: another one with its key goes on."""
+def test_a_stream_resumes_on_another_gateway_with_the_same_state_key(start_gateway, client, tmp_path, number):
+    """The first gateway is killed or drained; the second one continues the stream without losing a token."""
     key = tmp_path / "state.key"
     key.write_text("k" * 64 + "\n")
     first = start_gateway(state_key_file=key, drain_s=1)
@@ -106,8 +106,8 @@ def test_a_stream_outlives_its_gateway(start_gateway, client, tmp_path, number):
     assert pieces.generation.usage == whole.usage
 
 
-def test_a_text_is_scored_as_it_was_drawn(client):
-    """The score of what was generated is the sum of what it was drawn with."""
+def test_scoring_a_completion_returns_the_logprobs_it_was_sampled_with(client):
+    """Exactly those; a list of texts is scored one by one, and the last token of a `suffix` has no logprob."""
     drawn = client.generate(TEXT[:30], model="lstm", max_tokens=50, logprobs=0, **FIELDS)
     score = client.score(TEXT[:30] + drawn.text, model="lstm", top=3)
     assert [token.logprob for token in score.tokens[30:]] == drawn.choices[0].logprobs["token_logprobs"]
@@ -120,24 +120,24 @@ def test_a_text_is_scored_as_it_was_drawn(client):
 
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
-def test_tokens_and_back(client, model):
-    """A text of the model's own characters comes back, whatever its unit."""
+def test_tokenize_and_detokenize_round_trip(client, model):
+    """A text of the model's own vocabulary is unchanged, whatever its unit; its token ids can be scored, too."""
     tokens = client.tokenize("it was the best", model=model)
     assert client.detokenize(tokens.ids, model=model) == "".join(tokens.texts) == "it was the best"
     given = {"suffix": tokens.ids, "prompt": ""} if model == "reverse" else {"prompt": tokens.ids}
     assert client.score(**given, model=model).text == "it was the best"
 
 
-def test_texts_as_numbers(client):
-    """As many as the top layer has units."""
+def test_an_embedding_has_the_size_of_the_top_layer(client):
+    """A text has the same embedding alone as in a list."""
     one, two = client.embed(["It was", "the end"], model="lstm")
     assert one == client.embed("It was", model="lstm")
     assert len(one) == len(two) == next(model.units for model in client.models() if model.id == "lstm")
 
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
-def test_a_text_is_looked_into(client, model):
-    """Tokens have the scores that they have elsewhere; states are those of the layers, and go on where a text ended."""
+def test_inspect_is_consistent_with_score_generate_and_resume(client, model):
+    """Tokens and `expected` equal those of other endpoints, states those of the last token read; it resumes, too."""
     found = client.inspect(TEXT[:40], model=model, return_state=True)
     given = {"suffix" if model == "reverse" else "prompt": TEXT[:40], "model": model, "top": 5}
     score = client.score(**given)
@@ -177,8 +177,8 @@ def test_a_text_is_looked_into(client, model):
     assert all(token.logprob is not None for token in behind.tokens)
 
 
-def test_an_embedding_has_neighbours_and_a_map(client):
-    """Of every model that has one, by its own tokens; what is asked wrongly is named with its bounds."""
+def test_every_model_has_an_embedding_map_and_neighbors(client):
+    """Neighbors are sorted by cosine and exclude the token itself; an invalid argument's error names its limits."""
     for model in MODEL_NAMES:
         plane = client.embedding_map(model=model, count=30)
         assert 0 < len(plane.tokens) <= 30
@@ -195,16 +195,16 @@ def test_an_embedding_has_neighbours_and_a_map(client):
         client.neighbors(99999, model="lstm")
 
 
-def test_what_is_too_much_to_tell_is_refused_with_the_bound(start_gateway):
-    """And there is a way to have it."""
+def test_an_inspection_over_max_inspect_values_is_a_400(start_gateway):
+    """The error names the limit and the fields that reduce the response; with those the request succeeds."""
     url = f"http://127.0.0.1:{start_gateway(max_inspect_values=1000).port}"
     with pytest.raises(ostinato.BadRequest, match=r"at most 1000 numbers, got \d+; .* max_units"):
         ostinato.Client(url).inspect(TEXT[:100], model="lstm")
     assert ostinato.Client(url).inspect(TEXT[:100], model="lstm", max_positions=5, max_units=5).positions[0] == 0
 
 
-def test_a_conversation_is_one_text(client, tmp_path):
-    """Turns by state give the bytes of one request, through a file and another client; a branch is free."""
+def test_turns_of_a_conversation_are_one_completion(client, tmp_path):
+    """Turns resume from a state and equal one request, even after saving and loading; a branch has the text so far."""
     fields = {**FIELDS, "model": "lstm"}
     whole = client.generate(TEXT[:30], max_tokens=120, **fields)
     growing = client.conversation(TEXT[:30], max_tokens=40, **fields)
@@ -219,8 +219,8 @@ def test_a_conversation_is_one_text(client, tmp_path):
     assert branch.text.startswith(growing.text[:60])
 
 
-def test_many_prompts_are_what_each_is_alone(client):
-    """In order, under load, with a room that the server tells."""
+def test_generate_many_returns_what_single_requests_return(client):
+    """In order; the client takes its concurrency from the server's `max_sequences`."""
     prompts = [TEXT[start : start + 20] for start in range(60)]
     fields = {"model": "lstm", "max_tokens": 40, **FIELDS}
     together = [generation.text for generation in client.generate_many(prompts, **fields)]
@@ -228,8 +228,8 @@ def test_many_prompts_are_what_each_is_alone(client):
     assert client.status().max_sequences == 384
 
 
-def test_a_wrong_key_is_told_apart(start_gateway, key_file):  # noqa: F811 - a fixture
-    """With what to do about it."""
+def test_a_wrong_api_key_raises_unauthorized(start_gateway, key_file):  # noqa: F811 - a fixture
+    """The message names the environment variable to set."""
     key = keys(key_file, "add", "--tenant", "alice")
     url = f"http://127.0.0.1:{start_gateway(keys_file=key_file).port}"
     with pytest.raises(ostinato.Unauthorized, match="OSTINATO_API_KEY"):

@@ -1,4 +1,4 @@
-"""`ostinato` as a user has it: the real program, against the real gateway; in pipes, in a terminal, from its wheel."""
+"""The program `ostinato` against the real gateway: in pipes, in a terminal, and installed from its wheel."""
 
 import json
 import math
@@ -23,13 +23,13 @@ PATIENCE_S = 60
 
 @pytest.fixture(scope="module")
 def address(gateway):
-    """Where the gateway is, as the environment says it."""
+    """The environment variable with the gateway's URL."""
     return {"OSTINATO_BASE_URL": f"http://127.0.0.1:{gateway.port}"}
 
 
 @pytest.fixture
 def ostinato(address):
-    """Run the program in pipes; return its exit code and its output as bytes, and its errors as a text."""
+    """Run the program in pipes; return its exit code, its output as bytes and its errors as text."""
 
     def run(*arguments, given=b"", program=(sys.executable, "-m", "ostinato"), **variables):
         ended = subprocess.run(
@@ -47,7 +47,7 @@ def ostinato(address):
 
 @pytest.fixture
 def terminal(address):
-    """Run the program in a terminal."""
+    """A factory that starts the program in a terminal."""
     started = []
 
     def start(*arguments, **how):
@@ -62,17 +62,17 @@ def terminal(address):
 
 
 def accepted(gateway):
-    """Return how many texts the gateway has in the making."""
+    """Return the number of sequences that the gateway has accepted and not finished."""
     return gateway.get("/v1/status")[1]["sequences"]["accepted"]
 
 
 def wait_until_idle(gateway):
-    """Wait until no text is in the making."""
+    """Wait until the gateway has no sequences."""
     until(lambda: accepted(gateway) == 0)
 
 
-def test_what_is_piped_is_the_text_to_the_byte(ostinato, gateway):
-    """The text of the API, whatever characters it has, from a prompt in any place."""
+def test_piped_output_is_byte_identical_to_the_apis_text(ostinato, gateway):
+    """Including non-ASCII characters; the prompt may be an argument, stdin or `-`."""
     text = gateway.text(model="lstm", prompt=PROMPT, temperature=0.9, seed=3, max_tokens=300)
     assert len(text.encode()) > len(text)
     wanted = (0, text.encode(), "")
@@ -81,12 +81,12 @@ def test_what_is_piped_is_the_text_to_the_byte(ostinato, gateway):
     assert ostinato("generate", "-", *SAMPLED, "--max-tokens", "300", "--no-stream", given=PROMPT.encode()) == wanted
 
 
-# Every model's state is gone on from in test_state_tokens.
+# test_state_tokens.py resumes every model.
 @pytest.mark.parametrize(
     "model", ["lstm", "window", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gru", "rnn", "words"))]
 )
-def test_fifty_and_fifty_tokens_are_a_hundred(ostinato, tmp_path, model):
-    """By a state in a file, and to the byte."""
+def test_resuming_from_a_state_file_is_byte_identical_to_one_run(ostinato, tmp_path, model):
+    """50 tokens and 50 more equal 100 tokens at once."""
     sampled, path = ("--temperature", "1.1", "--ignore-eos"), str(tmp_path / "state")
     first = ("generate", PROMPT, "--model", model, "--seed", "5", *sampled)
     _, whole, _ = ostinato(*first, "--max-tokens", "100")
@@ -97,8 +97,8 @@ def test_fifty_and_fifty_tokens_are_a_hundred(ostinato, tmp_path, model):
     assert len(half) < len(whole)
 
 
-def test_head_ends_it_quietly_and_frees_the_row(address, gateway):
-    """A reader that has enough leaves; the gateway notices."""
+def test_a_closed_pipe_ends_the_program_quietly_and_frees_the_slot(address, gateway):
+    """With `| head` the exit code is 141, nothing is on stderr, and the gateway cancels the sequence."""
     command = f"{sys.executable} -m ostinato generate It --model lstm --max-tokens 90000 | head -c 100"
     pipe = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
@@ -111,8 +111,8 @@ def test_head_ends_it_quietly_and_frees_the_row(address, gateway):
     wait_until_idle(gateway)
 
 
-def test_an_interrupt_frees_the_row(address, gateway):
-    """SIGINT, as a shell sends it for Ctrl-C, is exit code 130 without a trace."""
+def test_sigint_exits_with_130_and_frees_the_slot(address, gateway):
+    """The shell sends SIGINT for Ctrl-C; there is no traceback."""
     command = [sys.executable, "-m", "ostinato", "generate", "It", "--model", "lstm", "--max-tokens", "90000"]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with interruptible():
@@ -124,8 +124,8 @@ def test_an_interrupt_frees_the_row(address, gateway):
     wait_until_idle(gateway)
 
 
-def test_json_parses(ostinato):
-    """Of every command that has it."""
+def test_json_output_of_every_command_parses(ostinato):
+    """It is also consistent: chunks join to the text, token ids decode to it, inspected logprobs sum to its score."""
     code, answer, _ = ostinato("generate", PROMPT, *SAMPLED, "--max-tokens", "9", "--json", "--logprobs", "2")
     assert (code, len(json.loads(answer)["choices"][0]["logprobs"]["tokens"])) == (0, 9)
     _, lines, _ = ostinato("generate", PROMPT, *SAMPLED, "--max-tokens", "9", "--json", "--stream")
@@ -144,8 +144,8 @@ def test_json_parses(ostinato):
     assert [level["tokens_per_s"]["median"] > 0 for level in levels] == [True, True]
 
 
-def test_tokens_go_through_a_pipe_and_back(ostinato):
-    """Whatever the text is made of: ids that are cut out of the lines join to it."""
+def test_token_ids_round_trip_through_a_pipe(ostinato):
+    """With tabs, line breaks and unknown characters; the subword tokenizer returns every character."""
     text = "It was\tthe \n“Größe” 大き!\n"
     for model in ("lstm", "window"):
         _, lines, _ = ostinato("tokens", "--model", model, given=text.encode())
@@ -154,8 +154,8 @@ def test_tokens_go_through_a_pipe_and_back(ostinato):
         assert decoded == text if model == "window" else decoded.startswith("It was")
 
 
-def test_a_text_is_scored_the_way_its_model_reads(ostinato):
-    """The one that reads backwards, too."""
+def test_score_works_for_forward_and_backward_models(ostinato):
+    """A backward model gets the text as `suffix`."""
     for model in ("lstm", "reverse"):
         code, answer, error = ostinato("score", "It was the best", "--model", model, "--json")
         assert code == 0, error
@@ -174,8 +174,8 @@ def test_a_text_is_scored_the_way_its_model_reads(ostinato):
     ],
     ids=["model", "field", "bound", "state", "usage", "server"],
 )
-def test_a_failure_is_one_line_and_an_exit_code(ostinato, arguments, code, words):
-    """As the real gateway words it."""
+def test_an_error_is_one_line_on_stderr_and_an_exit_code(ostinato, arguments, code, words):
+    """The code is 1 for a rejected request, 2 for wrong usage, 3 for an unreachable server."""
     ended, output, error = ostinato("generate", PROMPT, *arguments)
     assert (ended, output) == (code, b"")
     assert error.startswith("error: ")
@@ -184,8 +184,8 @@ def test_a_failure_is_one_line_and_an_exit_code(ostinato, arguments, code, words
 
 
 @pytest.mark.parametrize("command", ["generate It", "models", "score It", "generate It --json"])
-def test_a_full_disk_is_one_line(address, command):
-    """What cannot be written is said, and not by a traceback."""
+def test_a_full_disk_is_a_one_line_error(address, command):
+    """There is no traceback, and the exit code is 2."""
     shell = (
         f"{sys.executable} -m ostinato {command} --max-tokens 5 > /dev/full"
         if "generate" in command
@@ -198,8 +198,8 @@ def test_a_full_disk_is_one_line(address, command):
 
 
 @pytest.mark.parametrize(("closed", "code"), [("<&-", 2), (">&-", 0), ("2>&-", 0)])
-def test_a_daemon_has_no_streams(address, closed, code):
-    """A prompt that cannot be read is an empty one; what nobody reads is written nowhere."""
+def test_closed_standard_streams_cause_no_traceback(address, closed, code):
+    """As under a daemon: closed stdin is wrong usage if no prompt is given; output to a closed stream is dropped."""
     prompt = "" if closed == "<&-" else "It"
     shell = f"{sys.executable} -m ostinato generate {prompt} --model lstm --max-tokens 5 {closed}"
     ended = subprocess.run(
@@ -214,16 +214,16 @@ def test_a_daemon_has_no_streams(address, closed, code):
     assert b"Traceback" not in ended.stderr
 
 
-def test_a_prompt_over_the_servers_bound_is_refused(ostinato):
-    """A file of many megabytes is told to be too much, and nothing hangs."""
+def test_a_prompt_over_the_servers_limit_is_a_one_line_error(ostinato):
+    """A prompt of 28 MB does not hang the program."""
     code, output, error = ostinato("generate", "--model", "lstm", given=b"It was " * 4_000_000)
     assert (code, output) == (1, b"")
     assert error.startswith("error: ")
     assert error.count("\n") == 1
 
 
-def test_a_key_is_read_from_a_file_or_the_environment(ostinato, start_gateway, tmp_path):
-    """Without one the message says where it goes."""
+def test_the_api_key_comes_from_a_file_or_the_environment(ostinato, start_gateway, tmp_path):
+    """Without a key, the error names both ways to set one."""
     made = subprocess.run(
         [sys.executable, "-m", "service", "keys", "add", "--file", tmp_path / "keys.json", "--tenant", "alice"],
         cwd=ROOT,
@@ -240,8 +240,8 @@ def test_a_key_is_read_from_a_file_or_the_environment(ostinato, start_gateway, t
     assert "set OSTINATO_API_KEY, or pass --api-key-file" in error
 
 
-def test_a_session_is_written_stopped_and_taken_up_again(terminal, gateway, tmp_path):
-    """Ctrl-C keeps what came, Ctrl-D leaves, and the file has the text that was shown."""
+def test_a_write_session_can_be_interrupted_saved_and_resumed(terminal, gateway, tmp_path):
+    """Ctrl-C stops the completion and keeps its text, Ctrl-D exits, and the file has the text that was shown."""
     path = tmp_path / "story.json"
     arguments = ("write", "--file", str(path), "--model", "lstm", "--seed", "3", "--temperature", "0.9")
     session = terminal(*arguments, "--max-tokens", "90000")
@@ -269,8 +269,8 @@ def test_a_session_is_written_stopped_and_taken_up_again(terminal, gateway, tmp_
     assert [len(turn["text"]) for turn in json.loads(path.read_text())["turns"]][1] == 5
 
 
-def test_turns_of_a_session_are_one_text(ostinato, gateway):
-    """Piped lines: what is written in turns of ten tokens is what one request writes."""
+def test_turns_of_a_write_session_are_one_completion(ostinato, gateway):
+    """Piped lines: four turns of ten tokens equal one request of 40; /branch, /undo and /redo print no text."""
     whole = gateway.text(model="lstm", prompt=PROMPT, seed=3, temperature=0.9, max_tokens=40)
     given = f"{PROMPT}\n\n\n/branch\n\n/undo\n/redo\n".encode()
     code, text, error = ostinato("write", *SAMPLED, "--max-tokens", "10", given=given)
@@ -278,8 +278,8 @@ def test_turns_of_a_session_are_one_text(ostinato, gateway):
     assert text.decode() == whole
 
 
-def test_a_session_goes_on_when_its_state_is_refused(ostinato, tmp_path, address, start_gateway):
-    """Another gateway has another key: the text is read anew there, and one line says so."""
+def test_a_write_session_continues_when_its_state_is_rejected(ostinato, tmp_path, address, start_gateway):
+    """A gateway with another state key cannot resume: the text is prefilled again, and one line says so."""
     path = str(tmp_path / "story.json")
     ostinato("write", PROMPT, "--file", path, *SAMPLED, "--max-tokens", "10", given=b"\n")
     other = start_gateway()
@@ -294,16 +294,16 @@ def test_a_session_goes_on_when_its_state_is_refused(ostinato, tmp_path, address
     assert len(json.loads(Path(path).read_text())["turns"]) == 2
 
 
-def test_a_terminal_shows_colours_and_a_narrow_one_lines(terminal):
-    """Both of the real answers."""
+def test_terminal_output_has_colours_and_adapts_to_a_narrow_width(terminal):
+    """A table becomes lines where its columns do not fit."""
     code, shown = terminal("inspect", "It was the worst of times", "--model", "lstm").end()
     assert (code, "\x1b[30;48;5;" in shown) == (0, True)
     code, shown = terminal("models", columns=20).end()
     assert (code, "id: lstm" in shown) == (0, True)
 
 
-def test_the_wheel_brings_the_program(ostinato, tmp_path):
-    """Built as it is published, and installed into an environment of its own, it answers by its name."""
+def test_the_wheel_installs_the_program(ostinato, tmp_path):
+    """Built as it is published and installed into a new environment, it runs as `ostinato`."""
     wheels = tmp_path / "wheels"
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)]
     subprocess.run(build, cwd=ROOT / "client", check=True, capture_output=True)
@@ -312,7 +312,7 @@ def test_the_wheel_brings_the_program(ostinato, tmp_path):
     install = [sys.executable, "-m", "pip", "--python", str(tmp_path / "venv"), "install", "--no-deps", "--no-index"]
     subprocess.run([*install, "--find-links", str(wheels), "ostinato-client[cli]"], check=True, capture_output=True)
     program = tmp_path / "venv" / "bin" / "ostinato"
-    # click, rich and requests are those of the tests' own environment, as there may be no network.
+    # click, rich and requests come from the tests' own environment, as there may be no network.
     theirs = [path for path in sys.path if path.endswith("site-packages")]
     (site / "theirs.pth").write_text("\n".join(theirs))
     code, lines, error = ostinato("models", program=(str(program),), PYTHONPATH="")

@@ -1,4 +1,4 @@
-"""The HTTP contract, against the real gateway and a real model server."""
+"""The HTTP API of completions, on the real gateway and a real model server."""
 
 import concurrent.futures
 import json
@@ -11,7 +11,7 @@ from tests.conftest import MODEL_NAMES, TEXT
 BASE = {"model": "lstm", "prompt": "It was", "max_tokens": 40, "seed": 5}
 
 
-def test_an_answer_has_openais_shape(gateway):
+def test_a_completion_has_openais_fields(gateway):
     """Every field that completions clients read is there."""
     status, answer = gateway.post(BASE)
     assert status == 200
@@ -26,8 +26,8 @@ def test_an_answer_has_openais_shape(gateway):
     assert answer["usage"] == {"prompt_tokens": 6, "completion_tokens": 40, "total_tokens": 46}
 
 
-def test_a_stream_is_the_answer_in_pieces(gateway):
-    """The pieces joined are the whole text; the last has the reason, then come usage and [DONE]."""
+def test_the_chunks_of_a_stream_join_to_the_completion(gateway):
+    """The last chunk has the finish reason; the usage and [DONE] follow."""
     events = list(gateway.stream(**BASE, stream_options={"include_usage": True}))
     assert events[-1] is None
     assert events[-2]["choices"] == []
@@ -38,8 +38,8 @@ def test_a_stream_is_the_answer_in_pieces(gateway):
     assert len({event["id"] for event in events[:-1]}) == 1
 
 
-def test_the_same_seed_gives_the_same_text_and_another_one_another(gateway):
-    """A seed decides; without one, each request has its own, which the answer tells."""
+def test_the_seed_determines_the_completion(gateway):
+    """Without a seed, each request gets one of its own; the response has it, and it reproduces the text."""
     assert gateway.text(**BASE) == gateway.text(**BASE)
     assert gateway.text(**BASE) != gateway.text(**{**BASE, "seed": 6})
     unseeded = {name: value for name, value in BASE.items() if name != "seed"}
@@ -48,8 +48,8 @@ def test_the_same_seed_gives_the_same_text_and_another_one_another(gateway):
     assert gateway.text(**BASE | {"seed": first["seed"]}) == first["choices"][0]["text"]
 
 
-def test_choices_are_numbered_and_different(gateway):
-    """N choices come with their indexes, streamed or not, and choice 0 is the text of n = 1."""
+def test_n_choices_have_indexes_and_different_texts(gateway):
+    """Streamed or not; choice 0 equals the completion of n = 1."""
     answer = gateway.post({**BASE, "n": 4})[1]
     texts = [choice["text"] for choice in answer["choices"]]
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
@@ -63,8 +63,8 @@ def test_choices_are_numbered_and_different(gateway):
     assert streamed == texts
 
 
-def test_a_stop_string_ends_the_text_before_it(gateway):
-    """The text is the unstopped one up to the stop, streamed or not, and the usage counts the stop's tokens."""
+def test_a_completion_ends_before_its_stop_string(gateway):
+    """The text is the unstopped one up to there, streamed or not; the usage counts the stop string's tokens."""
     whole = gateway.text(**BASE)
     stop = whole[17:20]
     expected = whole[: whole.index(stop)]
@@ -74,8 +74,8 @@ def test_a_stop_string_ends_the_text_before_it(gateway):
     assert gateway.streamed_text(**BASE, stop=stop) == expected
 
 
-def test_a_document_ends_by_itself(gateway):
-    """A model with an end mark stops at it, with reason `stop`, and the mark has no text."""
+def test_the_eos_token_ends_a_completion(gateway):
+    """The finish reason is `stop`, and the EOS token adds nothing to the text."""
     reasons = set()
     for seed in range(12):
         answer = gateway.post({"model": "rnn", "prompt": "", "max_tokens": 400, "seed": seed, "temperature": 1.5})[1]
@@ -86,29 +86,29 @@ def test_a_document_ends_by_itself(gateway):
 
 @pytest.mark.parametrize("prompt", ["", "🙂", "Ж" * 50, "<start><end><pad>"], ids=ascii)
 @pytest.mark.parametrize("model", ["lstm", "gru", "rnn"])
-def test_any_prompt_is_gone_on_with_and_no_special_token_is_written(gateway, model, prompt):
-    """An empty prompt begins a text, unknown characters are read as such, and answers are the corpus's characters."""
+def test_any_prompt_is_completed_without_special_tokens_in_the_text(gateway, model, prompt):
+    """An empty prompt begins a document; unknown characters and names of special tokens are ordinary text."""
     answer = gateway.post({"model": model, "prompt": prompt, "max_tokens": 300, "temperature": 2, "seed": 1})[1]
     assert set(answer["choices"][0]["text"]) <= set(TEXT)
     assert answer["usage"]["prompt_tokens"] == len(prompt)
 
 
-def test_no_tokens_are_an_answer_too(gateway):
-    """max_tokens 0 gives an empty text at once."""
+def test_max_tokens_0_returns_an_empty_completion(gateway):
+    """Streamed or not, with finish reason `length`."""
     answer = gateway.post({**BASE, "max_tokens": 0})[1]
     assert (answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == ("", "length")
     assert gateway.streamed_text(**{**BASE, "max_tokens": 0}) == ""
 
 
-def test_greedy_text_does_not_depend_on_the_seed(gateway):
-    """Temperature 0 takes the most probable token."""
+def test_greedy_decoding_does_not_depend_on_the_seed(gateway):
+    """Temperature 0 takes the most probable token, as top_k 1 does."""
     texts = {gateway.text(**{**BASE, "temperature": 0, "seed": seed}) for seed in range(3)}
     assert len(texts) == 1
     assert texts == {gateway.text(**{**BASE, "top_k": 1, "seed": 9})}
 
 
 def test_models_are_listed_and_described(gateway):
-    """The list has every model, and each can be asked for alone."""
+    """The list has every model with direction, context and unit; each can be retrieved alone."""
     status, answer = gateway.get("/v1/models")
     assert (status, answer["object"]) == (200, "list")
     assert [model["id"] for model in answer["data"]] == MODEL_NAMES
@@ -137,8 +137,8 @@ def test_models_are_listed_and_described(gateway):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_bad_request_gets_openais_error_and_hurts_nobody(gateway, body, status, param):
-    """Each error has the shape that clients read, and the next request is answered."""
+def test_an_invalid_request_gets_an_error_with_openais_fields(gateway, body, status, param):
+    """`param` names the field, the message is short, and the gateway stays ready."""
     got, answer = gateway.post(body)
     assert got == status, answer
     assert set(answer) == {"error"}
@@ -152,16 +152,16 @@ def test_a_bad_request_gets_openais_error_and_hurts_nobody(gateway, body, status
     ("method", "address", "status"),
     [("GET", "/nope", 404), ("GET", "/v1/completions", 405), ("DELETE", "/v1/models", 405), ("POST", "/healthz", 405)],
 )
-def test_every_error_has_openais_shape(gateway, method, address, status):
-    """Unknown addresses and methods answer as everything else does."""
+def test_unknown_paths_and_methods_get_errors_with_openais_fields(gateway, method, address, status):
+    """Their errors are JSON, not the framework's HTML pages."""
     got, _, body = gateway.ask(method, address)
     assert got == status
     assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
 
 
 @pytest.mark.parametrize("length", [1, 2, 17, 128, 129, 130, 1000])
-def test_the_text_is_what_the_saved_model_itself_computes(gateway, models_dir, length):
-    """Reading in slices, drawing in chunks and joining text add nothing and lose nothing."""
+def test_the_completion_equals_the_saved_models_own_output(gateway, models_dir, length):
+    """Chunked prefill, multi-step decoding and joining text deltas change nothing."""
     import tensorflow as tf
 
     from contract.card import load_assets
@@ -189,8 +189,8 @@ def test_the_text_is_what_the_saved_model_itself_computes(gateway, models_dir, l
     assert gateway.text(**fields) == tokenizer.decode(drawn.numpy()[0].tolist())
 
 
-def test_many_at_once_are_all_answered(gateway):
-    """Requests far beyond the rows of a call wait their turn and are answered."""
+def test_more_requests_than_slots_are_all_answered(gateway):
+    """200 concurrent requests wait for a slot; none is rejected."""
     with concurrent.futures.ThreadPoolExecutor(200) as pool:
         bodies = [{**BASE, "seed": seed, "max_tokens": 5} for seed in range(200)]
         answers = list(pool.map(gateway.post, bodies))

@@ -1,4 +1,4 @@
-"""Same seed, same bytes: alone, in company, in other chunks, after a restart, and on other processors if need be."""
+"""Same seed, same bytes: alone, in any batch, with other chunks, after a restart, and on other CPUs with --portable."""
 
 import concurrent.futures
 import json
@@ -9,16 +9,16 @@ from tests.conftest import MODEL_NAMES, TEXT
 from tests.servers import ModelServer
 
 NUM_REQUESTS = 200
-# Prompts that are read in slices, between the chunks of others.
+# Long enough for chunked prefill, between the decode calls of others.
 LONG = TEXT * 80
 
 
 def requests():
-    """Return different requests: models, both directions, lengths, controls, penalties, stops, several choices."""
+    """Return requests that differ in model, prompt, length, sampling parameters, penalties, stop strings and `n`."""
     wanted = []
     for i in range(NUM_REQUESTS):
         model = (*MODEL_NAMES, "lstm")[i % 7]
-        # A window is moved by a call of the whole model, token by token.
+        # A sliding-window model's long prompts would be slow: it needs a call of the whole model for each token.
         longest = 5000 if i % 20 == 3 and model != "window" else 500
         fields = {
             "model": model,
@@ -43,14 +43,14 @@ def requests():
 
 
 def texts(gateway, fields):
-    """Return every choice's text, reason and log probabilities; every other one is streamed, without the latter."""
+    """Return text, finish reason and logprobs of each choice; even seeds are streamed, without logprobs."""
     if fields["seed"] % 2:
         status, answer = gateway.post(fields)
         assert status == 200, answer
         choices = answer["choices"]
         return [(choice["text"], choice["finish_reason"], choice["logprobs"]) for choice in choices]
     parts = [["", None] for _ in range(fields["n"])]
-    # In pieces, the text of the one that reads backwards too.
+    # With `prepend` the backward model streams several chunks, too.
     for event in gateway.stream(**fields, stream_options={"prepend": True}):
         for choice in event["choices"] if event else []:
             part = parts[choice["index"]]
@@ -60,7 +60,7 @@ def texts(gateway, fields):
 
 
 def leave(gateway, number):
-    """Ask for a long text, with a long prompt for every other one, and go away in the middle."""
+    """Send a request with a long completion, every other one with a long prompt, and disconnect in the middle."""
     fields = {"model": "lstm", "prompt": LONG[: (number % 2) * 5000], "max_tokens": 20_000, "seed": number}
     connection = gateway.connect()
     connection.request("POST", "/v1/completions", json.dumps({**fields, "stream": True}))
@@ -71,7 +71,7 @@ def leave(gateway, number):
 
 
 def all_at_once(gateway, wanted):
-    """Send requests at the same time, while others come and go."""
+    """Send requests concurrently, while other clients connect and disconnect."""
     with concurrent.futures.ThreadPoolExecutor(NUM_REQUESTS + 8) as pool:
         leaving = [pool.submit(leave, gateway, number) for number in range(40)]
         found = list(pool.map(lambda fields: texts(gateway, fields), wanted))
@@ -82,12 +82,12 @@ def all_at_once(gateway, wanted):
 
 @pytest.fixture(scope="module")
 def alone(gateway):
-    """Every request's texts, sent one after another."""
+    """Each request's choices when it is sent alone."""
     return [texts(gateway, fields) for fields in requests()]
 
 
-def test_company_changes_no_byte(gateway, alone):
-    """200 different requests at once give what each gives alone, whether their prompts have been read before or not."""
+def test_concurrent_requests_do_not_change_a_byte(gateway, alone):
+    """200 different requests at once return what each returns alone, with and without prefix cache hits."""
     for _ in range(2):
         assert all_at_once(gateway, requests()) == alone
 
@@ -103,13 +103,13 @@ def test_company_changes_no_byte(gateway, alone):
     ],
     ids=str,
 )
-def test_scheduling_changes_no_byte(models_dir, start_gateway, alone, settings):
-    """Chunk size, calls in flight and rows are a matter of speed alone; another gateway gives the same bytes."""
+def test_scheduler_settings_do_not_change_a_byte(models_dir, start_gateway, alone, settings):
+    """Decode steps, calls in flight, slots and prefix cache affect only speed; another gateway gives the same bytes."""
     assert all_at_once(start_gateway(repository=models_dir, **settings), requests()[::3]) == alone[::3]
 
 
-def test_a_restart_changes_no_byte(gateway, two_models_dir, start_gateway, alone, tmp_path):
-    """A new model server process gives the same bytes, and the same fingerprint."""
+def test_a_model_server_restart_does_not_change_a_byte(gateway, two_models_dir, start_gateway, alone, tmp_path):
+    """A new model server process gives the same bytes and the same fingerprint."""
     server = ModelServer(two_models_dir, tmp_path / "other.log")
     served = [i for i, fields in enumerate(requests()) if fields["model"] in ("lstm", "words")]
     try:
@@ -120,14 +120,14 @@ def test_a_restart_changes_no_byte(gateway, two_models_dir, start_gateway, alone
         server.end()
 
 
-def test_the_row_counts_that_keep_the_promise_are_told(gateway):
-    """Each model says at which batch sizes it runs; they are more than one here."""
+def test_models_list_their_bit_exact_batch_sizes(gateway):
+    """On this machine each model has several, so that sequences share calls."""
     for model in gateway.get("/v1/models")[1]["data"]:
         assert len(model["batch_sizes"]) > 1
         assert model["deterministic"] is True
 
 
-# As far as another kind of processor can be had on this one: oneDNN's kernels for AVX2, and glibc's for none of these.
+# Emulates another CPU on this one: limits oneDNN to AVX2, and glibc to kernels without AVX2, AVX-512 and FMA.
 OTHER_KIND = {"ONEDNN_MAX_CPU_ISA": "AVX2", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX2,-FMA"}
 
 
@@ -137,10 +137,10 @@ def prints(gateway):
 
 
 @pytest.mark.slow
-def test_a_portable_server_gives_the_same_bytes_on_another_kind_of_processor(
+def test_a_portable_model_server_gives_the_same_bytes_on_another_cpu(
     two_models_dir, own_model_server, start_gateway, alone
 ):
-    """Its fingerprint says so; without it the fingerprints differ where the bytes do."""
+    """Its fingerprint is the same there; without --portable, the fingerprints differ where the bytes do."""
     wanted = [fields for fields in requests() if fields["model"] in ("lstm", "words")]
     found = []
     for flags, variables in (((), OTHER_KIND), (("--portable",), {}), (("--portable",), OTHER_KIND)):

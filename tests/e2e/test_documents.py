@@ -1,4 +1,4 @@
-"""What the pages have a reader enter runs as it stands there, against the real service."""
+"""Commands and Python of the documentation run as written, against the real service."""
 
 import argparse
 import contextlib
@@ -30,7 +30,7 @@ from tests.programs import program
 from tests.servers import ROOT, Gateway, ModelServer
 from tests.terminals import environment
 
-# Docker and a cluster: what these two say is tried in tests/compose, or needs what is not at hand.
+# They need Docker or a Kubernetes cluster; tests/compose covers a part of them.
 NOT_TRIED = {"docs/deployment.md", "docs/kubernetes.md"}
 _FOUND = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 PAGES = ["README.md", "client/README.md", *(page for page in _FOUND if page not in NOT_TRIED)]
@@ -38,16 +38,16 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMANDS = [command for block in BLOCKS if block.language in SHELL for command in block.commands()]
 ADDRESS = "http://127.0.0.1:8000"
 PATIENCE_S = 120
-# Every character of the pages' prompts, and more of them than the ids that the pages name.
+# Every character of the pages' prompts, and a vocabulary larger than the token ids that the pages use.
 CORPUS = "".join(map(chr, range(32, 127))) + TEXT * 20
-# Behind a training of the pages, which takes seconds then.
+# Appended to a training command of the pages, which then takes seconds.
 SHORT = ["--units=16", "--epochs=1", "--batch-size=4", "--validation=0.3", "--runs-dir=runs", "--models-dir=trained"]
-# The trainings that make the models which the pages ask: `book` and `demo`, which carry a state, and `reverse`.
+# Pages with the training commands of the models in use: `book` and `demo`, which carry state, and `reverse`.
 TRAININGS = {"docs/quickstart.md": "book", "docs/how-to/train.md": "ending"}
-# The key that a page revokes.
+# Id of the key that a page revokes.
 KEY_ID = "82qz9i5j"
 
-# What does not run here, by its beginning, and why.
+# Commands that are not run, by their beginning, and the reason.
 NOT_RUN = {
     "make run": "trains for three minutes, and serves until Ctrl-C",
     "make test": "is what runs this",
@@ -67,31 +67,31 @@ NOT_RUN = {
     "OSTINATO_STATE_KEY_FILE=.ostinato-state-key ": "other machines' addresses",
     ".venv/bin/python -m service.batch in.jsonl out.jsonl --ray": "a cluster; test_batch.py has one",
 }
-# Takes no piped line, but asks the person at the terminal.
+# Asks for confirmation at a terminal; it reads no pipe.
 ASKS = ".venv/bin/python -m export remove "
-# What a reader types into a program, where the page does not show it.
+# Input that a reader types into a program, where the page does not show it.
 TYPED = {"ostinato write --file story.json": "Once upon a time\n\n", ASKS: "y\n"}
 
 
 def of(table, command):
-    """Return what a table has for the beginning of a command; None: nothing."""
+    """Return a table's entry for the beginning of a command; None if there is none."""
     return next((value for beginning, value in table.items() if command.text.startswith(beginning)), None)
 
 
 def is_run(command):
-    """Whether a command runs here."""
+    """Return whether the command runs here."""
     return of(NOT_RUN, command) is None
 
 
 @dataclass(frozen=True)
 class Session:
-    """A page's commands, run one after another, up to one of which the page says something.
+    """A page's commands, run in order, up to one whose claim is checked.
 
     Attributes:
-        folder: Where they run.
-        outputs: What each printed, as text.
-        shown: What the page shows as the output of the block in which the last one stands; "" for nothing.
-        client: Of the service that they ask.
+        folder: Working directory.
+        outputs: Output of each command, as text.
+        shown: Output that the page shows for the last command's block; "" for none.
+        client: Client of the service that the commands use.
     """
 
     folder: Path
@@ -101,53 +101,53 @@ class Session:
 
     @property
     def output(self):
-        """What the last one printed."""
+        """Output of the last command."""
         return self.outputs[-1]
 
 
 def it_is_thirty_bytes(session):
-    """What `head` let through."""
+    """Check that `head` printed 30 bytes."""
     assert len(session.output.encode(errors="surrogateescape")) == 30
 
 
 def halves_are_a_whole(session):
-    """`story.txt` is what 100 tokens at once are."""
+    """Check that `story.txt` equals 100 tokens generated at once."""
     seed = session.client.resume((session.folder / "story.state").read_text().strip(), max_tokens=1).seed
     whole = session.client.generate("The ", max_tokens=100, seed=seed)
     assert (session.folder / "story.txt").read_bytes().decode() == whole.text
 
 
 def it_is_the_pieces_before_it(session):
-    """The texts of the two commands before it, without the line's end that `jq` adds."""
+    """Check that the output joins the texts of the two commands before it, without the line breaks that `jq` adds."""
     *_, first, second, whole = (output.removesuffix("\n") for output in session.outputs)
     assert first + second == whole
 
 
 def it_is_drawn_again(session):
-    """The seed that was told brings the same text."""
+    """Check that the seed of the first response reproduces its text."""
     drawn, again = (json.loads((session.folder / name).read_text()) for name in ("drawn.json", "again.json"))
     assert drawn["choices"][0]["text"] == again["choices"][0]["text"]
 
 
 def it_is_a_number(session):
-    """What `jq` found in the answer."""
+    """Check that `jq` found a positive number in the response."""
     assert int(session.output) > 0
 
 
 def it_is_known_up_to_the_last_word(session):
-    """All of the prompt that was asked before."""
+    """Check that the whole prompt of the earlier request was a prefix cache hit."""
     assert json.loads(session.output)["prompt_tokens_details"] == {"cached_tokens": 19}
 
 
 def the_text_so_far_is_in_the_error(session):
-    """With its state."""
+    """Check that a deadline's error has the text so far and its resume token."""
     code, num_tokens, size = documents(session.output)
     assert code == "deadline_exceeded"
     assert min(num_tokens, size) > 0
 
 
 def it_is_refused_as_shown(session):
-    """With the code and the field that the page shows, in one of its errors."""
+    """Check that the error's fields, except its message, equal those of an error that the page shows."""
     shown = [_reason(answer) for answer in documents(session.shown)]
     assert _reason(json.loads(session.output)) in shown
 
@@ -157,52 +157,52 @@ def _reason(answer):
 
 
 def there_are_two_texts(session):
-    """The main one was taken back to its beginning; the branch beside it has what was typed."""
+    """Check that the main text is undone to its beginning, and that the branch has what was typed."""
     load, folder = session.client.load_conversation, session.folder
     assert load(folder / "story.json").text == "Once upon a time"
     assert load(folder / "story.other.json").text.startswith("Once upon a time there was a dog")
 
 
 def every_line_is_answered(session):
-    """With success, under the id that the page's line has."""
+    """Check that each line of the page's batch file succeeded, under its id."""
     answers = [json.loads(line) for line in (session.folder / "out.jsonl").read_text().splitlines()]
     assert [(answer["custom_id"], answer["response"]["status_code"]) for answer in answers] == [("a", 200)]
 
 
 def it_is_gone(session):
-    """Its folder, too."""
+    """Check that the version's directory is gone."""
     assert not (session.folder / "models/book/1").exists()
 
 
 def it_is_drawn(session):
-    """As a picture."""
+    """Check that the plot is a PNG file."""
     assert (session.folder / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 
 def stable_is_what_it_was(session):
-    """Version 3, the newest, had answered before version 2 was promoted."""
+    """Check that the rollback restores version 3, the newest, which was served before version 2 was promoted."""
     assert session.output == "stable of demo is version 3 now, was 2\n"
 
 
 def it_is_among_what_is_shown(session):
-    """Its lines, in their order."""
+    """Check that the page shows the output's lines, in their order."""
     assert session.output
     assert session.output in session.shown
 
 
 def it_can_be_trained_on(session):
-    """It is UTF-8, and some of it."""
+    """Check that the corpus is UTF-8 and large enough."""
     assert len((session.folder / "book.txt").read_text(encoding="utf-8")) > 100_000
 
 
 def it_is_revoked(session):
-    """The one that was made before it is kept."""
+    """Check that the key is revoked, and that the other one remains."""
     keys = json.loads((session.folder / "keys.json").read_text())["keys"]
     assert [(key["tenant"], key["id"] == KEY_ID) for key in keys] == [("alice", False)]
 
 
 _HTTP = f"curl -s {ADDRESS}"
-# What the pages say of a command, by its beginning.
+# Checks of what the pages say of a command, by the command's beginning.
 CLAIMS = {
     'ostinato generate "The " --max-tokens 90000 | head -c 30': it_is_thirty_bytes,
     "ostinato generate --state story.state ": halves_are_a_whole,
@@ -225,7 +225,7 @@ CLAIMS = {
         it_is_known_up_to_the_last_word
     ),
 }
-# What the service refuses, as the page wants to show, by its beginning.
+# Requests that a page shows being rejected, by their beginning.
 REFUSED = {
     f"""{_HTTP}/v1/completions -d '{{"model": "demo", "prompt": "The ", "temperature": 3}}'""": it_is_refused_as_shown,
     f"""{_HTTP}/v1/completions -d '{{"model": "nosuch", """: it_is_refused_as_shown,
@@ -237,7 +237,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def surroundings(tmp_path_factory):
-    """The environment of a shell that finds `ostinato`, and a curl that fails when it is answered an error."""
+    """The environment of a shell with `ostinato` on its path, and a curl that fails on error responses."""
     for name in ("curl", "jq"):
         program(name)
     folder = tmp_path_factory.mktemp("programs")
@@ -257,7 +257,7 @@ def _write_program(path, arguments=""):
 
 
 def enter(text, folder, surroundings, typed="", *, asks=False):
-    """Run what is entered by bash in a folder; return its exit code, its output and its errors."""
+    """Run a command with bash in a directory; return its exit code, its output and its errors."""
     with contextlib.ExitStack() as stack:
         if asks:
             mine, theirs = pty.openpty()
@@ -288,7 +288,7 @@ def enter(text, folder, surroundings, typed="", *, asks=False):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """`reader`, a folder with the files that the pages name, and `served`, a repository with the models they ask."""
+    """A directory with `reader`, the files that the pages name, and `served`, a repository with the models they use."""
     folder = tmp_path_factory.mktemp("documents")
     reader, served = folder / "reader", folder / "served"
     (reader / ".venv/bin").mkdir(parents=True)
@@ -312,7 +312,7 @@ def _write_corpora(folder):
 
 
 def _trained_by_the_pages():
-    """Return the repository that the trainings of the pages fill."""
+    """Return the model repository that the pages' training commands fill."""
     trainings = []
     for page, name in TRAININGS.items():
         lines = [line for block in blocks(page) for line in block.text.splitlines()]
@@ -320,7 +320,7 @@ def _trained_by_the_pages():
     assert len(trainings) == len(TRAININGS)
 
     def train(folder):
-        """Train in this process, which has TensorFlow."""
+        """Train in this process, which has already imported TensorFlow."""
         from export.cli import main
 
         folder.mkdir(parents=True)
@@ -335,7 +335,7 @@ def _trained_by_the_pages():
 
 
 def _make_key(path):
-    """Make a file of keys that has the one of which the pages know the id."""
+    """Write a key file with one key, whose id is the one in the pages."""
     from service.access.keys import KeyLimits, add_key
 
     key, _ = add_key(path, "bob", None, KeyLimits())
@@ -351,7 +351,7 @@ def _copy_version(version, models_dir, name, number):
 
 @pytest.fixture(scope="module")
 def address(made, tmp_path_factory):
-    """Where a gateway with its default settings serves `book`, `demo` and `reverse`."""
+    """The URL of a gateway with default settings that serves `book`, `demo` and `reverse`."""
     logs = tmp_path_factory.mktemp("logs")
     with contextlib.ExitStack() as stack:
         server = ModelServer(made / "served", logs / "model_server.log")
@@ -363,16 +363,16 @@ def address(made, tmp_path_factory):
 
 @pytest.fixture
 def folder(made, tmp_path):
-    """A folder of the test's own with the files that the pages name."""
+    """A copy of the directory with the pages' files, for one test."""
     return shutil.copytree(made / "reader", tmp_path / "reader")
 
 
 def is_entered(block):
-    """Whether something of a block runs here."""
+    """Return whether something of a block runs here."""
     return block.language == "python" or (block.language in SHELL and any(map(is_run, block.commands())))
 
 
-# What a newcomer enters first; those of all other pages are for `make test-all`.
+# What a newcomer enters first; `make test-all` runs all other pages.
 FIRST_PAGES = ("README.md", "docs/quickstart.md", "client/README.md")
 
 
@@ -384,8 +384,8 @@ PAGES_WITH_COMMANDS = [
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS)
-def test_what_a_page_has_one_enter_runs(page, address, folder, surroundings, monkeypatch):
-    """In order, in a folder with the files that it names, but for the address; what it shows and says of it is so."""
+def test_the_commands_and_python_of_a_page_run_as_written(page, address, folder, surroundings, monkeypatch):
+    """They run in order, with only the URL replaced; output and claims of the page are checked."""
     monkeypatch.chdir(folder)
     for name, number in re.findall(r"(book|demo):(\d+)", "".join(block.text for block in blocks(page))):
         if not (folder / "models" / name / number).exists():
@@ -404,17 +404,17 @@ def test_what_a_page_has_one_enter_runs(page, address, folder, surroundings, mon
 
 
 def _run(command, session, address, variables):
-    """Run a command behind those before it; return what it prints, of which what the page says is so."""
+    """Run a command after those before it, check the page's claim of it, and return its output."""
     text, typed = command.text.replace(ADDRESS, address), command.typed or of(TYPED, command) or ""
-    # What one command gives a shell's variable the next ones find there.
+    # Later commands find the shell variables that this one assigns.
     kept = f"\ndeclare -p {command.assigned} >> .variables" if command.assigned else ""
     (session.folder / ".variables").touch()
     asks = command.text.startswith(ASKS)
     code, output, errors = enter(f". ./.variables\n{text}{kept}", session.folder, variables, typed, asks=asks)
     refused = of(REFUSED, command)
-    # 141 where whoever read the output is gone, as docs/command-line.md says; 22 is curl's, where it was refused.
+    # 141 after a closed pipe, as docs/command-line.md says; 22 is curl's, for an error response.
     expected = (22,) if refused else (0, 141) if "| head" in text else (0,)
-    # What is cut off by bytes ends within a character, perhaps.
+    # Output that is cut off by bytes may end within a character.
     output = output.decode(errors="surrogateescape")
     assert code in expected, f"{text}\n{code}: {output}{errors}"
     assert "null" not in output.splitlines(), f"{text}\nfinds nothing in the answer: {output}"
@@ -425,9 +425,9 @@ def _run(command, session, address, variables):
 
 
 def _compare(block, printed):
-    """Find each JSON document that was printed in what the page shows of them, as to its fields, and the reverse."""
+    """Check that printed JSON documents and those that the page shows have the same fields."""
     if block.output and block.output.language == "json":
-        # The pages' own `demo` knows where a text ends; those here do not.
+        # The pages' `demo` has an EOS token; the one here has none.
         text = block.output.text.replace('"eos_token":"<end>"', '"eos_token":null')
         got, shown = documents(printed), documents(text)
         assert [one for one in got if not any(fits(one, other) for other in shown)] == [], block.output.place
@@ -435,13 +435,13 @@ def _compare(block, printed):
 
 
 def requests():
-    """Return method, address below the service's, and body of each request that the pages send; None: no known body."""
+    """Return method, path and body of each request that the pages send; the body is None where it is not known."""
     found = []
     for command in COMMANDS:
         words = shlex.split(command.text)
         posted = [body for flag, body in pairwise(words) if flag == "-d"]
         for url in (word for word in words if word.startswith(ADDRESS)):
-            # In place of a shell's variable; what is piped in has its fields from a program.
+            # 0 replaces shell variables; a body from a pipe (`@-`) is generated by a program, so it is not known here.
             bodies = [json.loads(re.sub(r"\$\w+", "0", body)) for body in posted if not body.startswith("@")]
             found.append(("post" if posted else "get", url.removeprefix(ADDRESS), *(bodies or [None])))
     lines = [json.loads(block.text) for block in blocks("docs/batch.md") if block.language == "json"]
@@ -449,7 +449,7 @@ def requests():
 
 
 def unknown_fields(kind, body):
-    """Return what a body has and its type does not, at any depth; what else is wrong with it is for the service."""
+    """Return the fields that a body has and its model has not, at any depth; other errors are left to the service."""
     try:
         kind.model_validate(body, extra="forbid")
     except ValidationError as error:
@@ -457,8 +457,8 @@ def unknown_fields(kind, body):
     return []
 
 
-def test_every_field_of_a_request_is_known():
-    """The service passes over what it does not know, so that a slip would not show."""
+def test_every_request_field_in_the_pages_exists_in_the_api():
+    """The service ignores unknown fields, so a typo would go unnoticed."""
     from service.api.openapi import ENDPOINTS
 
     for method, url, body in requests():
@@ -473,13 +473,13 @@ def test_every_field_of_a_request_is_known():
 
 
 def not_run(part):
-    """Return what does not run here and has this part, each once."""
+    """Return each command once that does not run here and contains `part`."""
     return sorted({command.text for command in COMMANDS if not is_run(command) and part in command.text})
 
 
 @pytest.mark.parametrize("text", not_run("OSTINATO_"))
-def test_variables_of_what_is_not_run_are_settings(text):
-    """Each is read by the gateway."""
+def test_environment_variables_of_commands_not_run_are_settings(text):
+    """Each is a setting of the gateway."""
     from service.settings import Settings
 
     names = re.findall(r"OSTINATO_(\w+)=", text)
@@ -487,16 +487,16 @@ def test_variables_of_what_is_not_run_are_settings(text):
 
 
 @pytest.mark.parametrize("text", not_run("make "))
-def test_what_is_made_can_be_made(text, tmp_path, surroundings):
-    """By the Makefile, which is asked what it would do."""
+def test_make_targets_of_commands_not_run_exist(text, tmp_path, surroundings):
+    """`make --dry-run` succeeds."""
     asked = text.replace("make ", f"make --directory={ROOT} --dry-run ", 1)
     code, output, errors = enter(asked, tmp_path, surroundings)
     assert (code, bool(output)) == (0, True), errors
 
 
 @pytest.mark.parametrize("text", not_run(" -m "))
-def test_what_is_not_run_is_understood(text, monkeypatch):
-    """The program's own parser takes the options, and the settings of a training fit together."""
+def test_module_commands_not_run_parse(text, monkeypatch):
+    """The program's own parser accepts the options, and the settings of a training are consistent."""
     from export.cli import build_parser
     from export.config import TrainConfig, load_config
     from model_server.flags import parse
@@ -520,13 +520,13 @@ def test_what_is_not_run_is_understood(text, monkeypatch):
 
 
 def is_module(name):
-    """Whether a module or a package of this name is here."""
+    """Return whether a module or package of this name exists."""
     return importlib.util.find_spec(name) is not None
 
 
 @pytest.mark.parametrize("text", sorted({command.text for command in COMMANDS if " install " in f"{command.text} "}))
-def test_what_is_installed_is_there(text):
-    """The folder or the file of requirements."""
+def test_install_commands_name_existing_files_and_extras(text):
+    """The argument is a directory or a requirements file of the repository, perhaps with an extra."""
     *_, place = shlex.split(text)
     name, _, extra = place.rstrip("]").partition("[")
     assert (ROOT / name).exists()
@@ -535,15 +535,15 @@ def test_what_is_installed_is_there(text):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_a_page_names_in_passing_is_there(page):
-    """What sentences and tables name: commands of the Makefile, modules that are run, and options of programs."""
+def test_make_targets_modules_and_options_in_prose_exist(page):
+    """Checks the code spans of sentences and tables, which no test runs."""
     made = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     code = spans(page)
     targets = {target for span in code for target in re.findall(r"^(?:[A-Z]+=\S+ )?make ([a-z-]+)", span)}
     modules = {module for span in code for module in re.findall(r"-m ([a-z_.]+)", span)}
     assert targets <= made
     assert [module for module in modules if not is_module(module)] == []
-    # A parser takes the beginning of an option as well, until there is another one that begins so.
+    # argparse accepts abbreviated options until they become ambiguous, so running a command does not find them.
     code += [block.text for block in blocks(page) if block.language in SHELL and ".venv/bin/python -m " in block.text]
     assert {option for span in code for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)} <= options()
 
@@ -555,7 +555,7 @@ def options():
     from model_server.flags import _parser as build_flags
     from service.__main__ import _parser as build_service
 
-    # Those that are made from settings and flags are known to the parsers alone; the others stand in the sources.
+    # Options generated from settings and flags are known only to the parsers; the others are literals in the sources.
     made = {option for parser in (build_parser(), build_flags(), build_service()) for option in _options_of(parser)}
     sources = [path for part in ("benchmarks", "client/src", "service") for path in (ROOT / part).rglob("*.py")]
     sources.append(ROOT / "tests/conftest.py")
@@ -571,8 +571,8 @@ def _options_of(parser):
                 yield from _options_of(command)
 
 
-def test_shares_are_read(tmp_path):
-    """As a gateway reads them."""
+def test_the_traffic_split_of_the_pages_parses(tmp_path):
+    """By the gateway's own parser of routing.toml."""
     from service.backends.routing import read_shares
 
     (shares,) = (block.text for block in BLOCKS if block.language == "toml")
@@ -584,12 +584,12 @@ TABLES = {"NOT_RUN": NOT_RUN, "TYPED": TYPED, "CLAIMS": CLAIMS, "REFUSED": REFUS
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_every_entry_is_about_a_command(table):
-    """What no page has any more is taken out of the tables."""
+def test_every_table_entry_matches_a_command(table):
+    """Entries of commands that the pages no longer have must be deleted."""
     assert [entry for entry in table if not any(command.text.startswith(entry) for command in COMMANDS)] == []
 
 
-def test_a_block_is_for_the_shell_or_says_what_else_it_is():
-    """So none is passed over: a language that nothing here runs is no commands."""
+def test_every_code_block_has_a_known_language():
+    """A block in any other language would be skipped unnoticed; JSON blocks must parse."""
     assert {block.language for block in BLOCKS} <= {*SHELL, "python", "json", "toml", "text"}
     assert all(documents(block.text) for block in BLOCKS if block.language == "json")

@@ -1,6 +1,6 @@
-"""The evaluation harness, unmodified, against the real gateway: its perplexity is the exporter's.
+"""lm-evaluation-harness, unmodified, on the real gateway: its perplexity is the exporter's.
 
-It runs as a person runs it, as a program on tasks from local files; nothing is fetched from anywhere.
+It runs as its own program on tasks in local files; nothing is downloaded.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ TASK = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A model that the exporter trained: folder, card and tokenizer."""
+    """A model that the exporter trained: directory, card and tokenizer."""
     from contract.card import load_assets
     from export.cli import main
 
@@ -58,7 +58,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gateway(trained, tmp_path_factory):
-    """A gateway that serves just that model: the harness names none when it asks for tokens."""
+    """A gateway that serves only that model: the harness names no model in its tokenize requests."""
     logs, models = tmp_path_factory.mktemp("logs"), trained[0] / "models"
     with contextlib.ExitStack() as stack:
         server = ModelServer(models, logs / "model_server.log")
@@ -88,21 +88,21 @@ def evaluate(folder, gateway, task, documents, max_length=2048):
     return json.loads(results.read_text())["results"][task]
 
 
-def test_its_perplexity_is_the_exporters(trained, gateway):
-    """The held-out text scored over HTTP in one window has the perplexity on the card to 1e-3."""
+def test_the_harness_measures_the_perplexity_on_the_card(trained, gateway):
+    """The validation split, scored over HTTP in one window, has the card's perplexity to 1e-3."""
     from export.corpora.corpus import read_corpus
 
     folder, card, _ = trained
     _, tail = read_corpus(str(folder / "corpus.txt")).split(0.1)
     text = "".join(tail.documents)[: card.training.held_out_characters]
-    # The harness keeps two places free.
+    # The harness reserves two tokens of the context.
     metrics = evaluate(folder, gateway, "rolling", [{"text": text}], max_length=len(text) + 2)
     assert metrics["byte_perplexity,none"] == pytest.approx(math.exp(card.training.validation_loss), abs=1e-3)
     assert metrics["bits_per_byte,none"] * math.log(2) == pytest.approx(card.training.validation_loss, abs=1e-3)
 
 
-def test_it_tells_greedy_continuations_from_others(trained, gateway):
-    """What the model itself writes greedily is recognised as such, and the same with one letter changed is not."""
+def test_the_harness_recognizes_greedy_completions(trained, gateway):
+    """A greedy completion counts as such; the same one with one letter changed does not."""
     contexts = ["It was the best", "It was the worst of times, said", "said number 3", "It"]
     documents = []
     for context in contexts:
@@ -115,8 +115,8 @@ def test_it_tells_greedy_continuations_from_others(trained, gateway):
     assert metrics["acc,none"] == 0.5
 
 
-def test_it_generates_until_a_stop_string(trained, gateway):
-    """Greedy texts up to a line's end are those of a request with that stop string."""
+def test_the_harness_generates_until_a_stop_string(trained, gateway):
+    """Its completions equal those of requests with that stop string."""
     contexts = ["It was the best", "It was the worst of times, said", "said number 3"]
     targets = [gateway.text(model="small", prompt=c, max_tokens=60, temperature=0, stop="\n") for c in contexts]
     documents = [{"context": c, "target": t} for c, t in zip(contexts, targets, strict=True)]

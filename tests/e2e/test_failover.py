@@ -1,4 +1,4 @@
-"""Model servers die, hang, answer nonsense and come back under streams: no request fails, no byte differs."""
+"""Model servers crash, hang, return garbage and recover during streams: no request fails, no byte differs."""
 
 import concurrent.futures
 import contextlib
@@ -20,7 +20,7 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
 def bodies(max_tokens=2000):
-    """Return requests of several models, long enough to be in the middle when something happens."""
+    """Return requests to several models, long enough to be still running when a fault occurs."""
     return [
         {
             "model": ("lstm", "words")[i % 2],
@@ -36,28 +36,28 @@ def bodies(max_tokens=2000):
 
 @pytest.fixture(scope="module")
 def expected(gateway):
-    """What each request's text is when nothing happens."""
+    """The text of each request without any fault."""
     with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
         return list(pool.map(lambda body: gateway.text(**body), bodies()))
 
 
 class Servers:
-    """Two model servers that the tests of this file share, whatever a test does to them."""
+    """Two model servers that the tests of this module share, whatever a test does to them."""
 
     def __init__(self, models_dir, folder):
         self._models_dir, self._folder, self._num_started = models_dir, folder, 0
         self.running = [self._start(None) for _ in range(2)]
 
     def kill(self, index):
-        """Kill one."""
+        """Kill a server with SIGKILL."""
         self.running[index].end(signal.SIGKILL)
 
     def restart(self, index):
-        """Start one again on its port, and wait until it serves."""
+        """Restart a server on its port, and wait until it serves."""
         self.running[index] = self._start(self.running[index].port)
 
     def restore(self):
-        """Wake and restart what earlier tests left."""
+        """Wake or restart the servers that earlier tests stopped or killed."""
         for index, server in enumerate(self.running):
             if server.process.poll() is None:
                 server.send(signal.SIGCONT)
@@ -71,7 +71,7 @@ class Servers:
 
 @pytest.fixture(scope="module")
 def shared_servers(two_models_dir, tmp_path_factory):
-    """The two servers of this file."""
+    """The two servers of this module."""
     servers = Servers(two_models_dir, tmp_path_factory.mktemp("servers"))
     yield servers
     for server in servers.running:
@@ -95,13 +95,13 @@ def pair(servers, two_models_dir, start_gateway):
 
 
 def left_out(gateway):
-    """Return the ports of model servers that get no calls."""
+    """Return the ports of ejected backends."""
     backends = gateway.get("/v1/status")[1]["backends"]
     return [int(it["address"].rpartition(":")[2]) for it in backends if it["ejected_because"] is not None]
 
 
 def streams_while(gateway, happen):
-    """Return the texts of all requests, streamed at once; once half of them have begun, let something happen."""
+    """Stream all requests concurrently; once half of them have begun, call `happen`; return their texts."""
     begun = threading.Semaphore(0)
 
     def run(body):
@@ -119,8 +119,8 @@ def streams_while(gateway, happen):
         return [text.result(120) for text in running]
 
 
-def test_one_of_two_hangs_and_goes_on(pair, expected):
-    """Nobody waits for the end of a long deadline; awake again, it is taken back."""
+def test_a_hanging_backend_is_ejected_and_readmitted_when_it_wakes(pair, expected):
+    """Its sequences continue on the other backend; all of them end within 25 s."""
     servers, gateway = pair
     first = servers.running[0]
     started = time.monotonic()
@@ -135,9 +135,9 @@ def test_one_of_two_hangs_and_goes_on(pair, expected):
         assert list(pool.map(lambda body: gateway.streamed_text(**body), bodies())) == expected
 
 
-def test_the_only_one_is_started_again(servers, two_models_dir, start_gateway, expected):
-    """The sequences wait for it, and continue where they were."""
-    # Beside other tests a model server takes as long as the default to start.
+def test_sequences_survive_a_restart_of_the_only_backend(servers, two_models_dir, start_gateway, expected):
+    """They wait for it, and continue where they were."""
+    # Alongside other tests, starting a model server takes as long as the default grace period.
     gateway = start_gateway(repository=two_models_dir, backend=servers.running[0].port, backend_grace_s=120)
 
     def restart():
@@ -148,7 +148,7 @@ def test_the_only_one_is_started_again(servers, two_models_dir, start_gateway, e
 
 
 class Proxy(grpc.GenericRpcHandler):
-    """A model server that hands everything on to a real one, and answers Predict with a fault while it has one."""
+    """A gRPC proxy of a model server that answers Predict with `fault`, if one is set."""
 
     def __init__(self, port):
         self.fault = None
@@ -160,7 +160,7 @@ class Proxy(grpc.GenericRpcHandler):
         self._server.start()
 
     def service(self, details):
-        """Handle any method by its bytes."""
+        """Handle any method, as raw bytes."""
         method = details.method
         onward = self._channel.unary_unary(method)
 
@@ -173,14 +173,14 @@ class Proxy(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(handle)
 
     def end(self):
-        """Stop it, and let go whatever hangs."""
+        """Stop the proxy, and release calls that hang."""
         self.released.set()
         self._server.stop(0).wait(10)
         self._channel.close()
 
 
 def refuse(code):
-    """Return a fault: a gRPC code."""
+    """Return a fault that aborts with a gRPC status code."""
 
     def fault(_request, context, _onward):
         context.abort(code, "for the test")
@@ -189,7 +189,7 @@ def refuse(code):
 
 
 def changed(change):
-    """Return a fault: a real answer that was changed."""
+    """Return a fault that modifies a real response."""
 
     def fault(request, _context, onward):
         answer = predict_pb2.PredictResponse.FromString(onward(request, timeout=20))
@@ -200,18 +200,18 @@ def changed(change):
 
 
 def spoil_state(answer):
-    """Have NaN in the state."""
+    """Replace the state with NaN."""
     shape = [dim.size for dim in answer.outputs["state"].tensor_shape.dim]
     answer.outputs["state"].CopyFrom(to_proto(np.full(shape, np.nan, np.float32)))
 
 
 def other_shape(answer):
-    """Have states of another width."""
+    """Replace the states with states of another size."""
     answer.outputs["state"].CopyFrom(to_proto(np.zeros((8, 3), np.float32)))
 
 
 def foreign_ids(answer):
-    """Have token ids that the vocabulary does not have."""
+    """Replace the token ids with ids outside the vocabulary."""
     for name in ("token_ids", "top_token_ids"):
         if name in answer.outputs:
             shape = [dim.size for dim in answer.outputs[name].tensor_shape.dim]
@@ -229,8 +229,8 @@ FAULTS = {
 }
 
 
-def test_every_code_and_every_kind_of_nonsense_is_made_good_elsewhere(servers, two_models_dir, start_gateway, gateway):
-    """Whatever one of two servers answers, requests get the bytes of the other; well again, it gets calls again."""
+def test_calls_that_a_backend_fails_are_retried_on_another_backend(servers, two_models_dir, start_gateway, gateway):
+    """Every gRPC code and every kind of invalid response: the bytes stay the same; afterwards it is readmitted."""
     real = servers.running
     proxy = Proxy(real[0].port)
     try:
@@ -241,7 +241,7 @@ def test_every_code_and_every_kind_of_nonsense_is_made_good_elsewhere(servers, t
             both.wait_until(lambda: left_out(both) == [])
             proxy.fault, proxy.num_faults = fault, 0
             deadline = time.monotonic() + 30
-            # Back among those that get calls it may still have to show that it computes as before.
+            # A readmitted backend may still have to pass the determinism probe.
             while proxy.num_faults == 0:
                 assert time.monotonic() < deadline, name
                 with concurrent.futures.ThreadPoolExecutor(12) as pool:
@@ -252,8 +252,8 @@ def test_every_code_and_every_kind_of_nonsense_is_made_good_elsewhere(servers, t
         proxy.end()
 
 
-def test_one_that_became_slow_is_left_out(servers, two_models_dir, start_gateway, gateway):
-    """Many times slower than the others is as good as hanging."""
+def test_a_slow_backend_is_ejected(servers, two_models_dir, start_gateway, gateway):
+    """Its calls, each delayed by 20 s, are repeated on the other backend."""
     real = servers.running
     proxy = Proxy(real[0].port)
     try:
@@ -277,8 +277,8 @@ def test_one_that_became_slow_is_left_out(servers, two_models_dir, start_gateway
         proxy.end()
 
 
-def test_two_servers_are_one_to_who_asks(pair, gateway):
-    """Where both serve the same versions, requests are spread over both with one fingerprint."""
+def test_two_backends_with_the_same_versions_have_one_fingerprint(pair, gateway):
+    """It is also the fingerprint of a gateway with another backend."""
     _, both = pair
     models = (each.get("/v1/models")[1]["data"] for each in (gateway, both))
     one, two = ({model["id"]: model["system_fingerprint"] for model in served} for served in models)
@@ -287,8 +287,8 @@ def test_two_servers_are_one_to_who_asks(pair, gateway):
         assert next(events)["system_fingerprint"] == one["lstm"]
 
 
-def test_one_of_two_is_killed_and_started_again(pair, expected):
-    """Its sequences continue on the other one, byte for byte; when it is back it gets calls again."""
+def test_sequences_of_a_killed_backend_continue_on_the_other(pair, expected):
+    """Byte-identically; after its restart the backend is readmitted, and takes over when the other one is killed."""
     servers, gateway = pair
     first, second = (server.port for server in servers.running)
     assert streams_while(gateway, lambda: servers.kill(0)) == expected
@@ -299,8 +299,8 @@ def test_one_of_two_is_killed_and_started_again(pair, expected):
     assert left_out(gateway) == [second]
 
 
-def test_one_that_stays_away_is_an_error_with_a_status(shared_servers, start_gateway):
-    """After the grace time the response is 503 in OpenAI's shape, or an error event in a stream."""
+def test_an_unavailable_backend_is_a_503_after_the_grace_period(shared_servers, start_gateway):
+    """In a stream it is an error event."""
     gateway = start_gateway(backend=shared_servers.running[0].port, backend_grace_s=0.5)
     shared_servers.kill(0)
     body = {"model": "lstm", "prompt": "It was", "max_tokens": 5}

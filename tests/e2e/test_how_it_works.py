@@ -1,4 +1,4 @@
-"""docs/how-it-works.md lists the modules that a streaming completion passes through: one is traced here."""
+"""docs/how-it-works.md lists the modules that a streaming completion passes through; this compares a traced one."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from tests.manifests import ROOT
 
-# It runs under gunicorn alone, which the traced application does without; the application is only called by it.
+# The worker runs only under gunicorn, which the trace does not use; app.py is only called by it.
 WORKER, APPLICATION = "process/worker.py", "app.py"
 # Other threads poll the model servers.
 THREADS = re.compile(r"MainThread|scheduler|call \d+")
@@ -20,8 +20,8 @@ def in_order(listed, called):
     return all(first < second for first, second in pairwise(places))
 
 
-def test_a_streaming_completion_passes_through_the_modules_that_the_page_lists(models_dir, model_server):
-    """Each of them runs, in that order; every other module that runs is in the second list."""
+def test_a_streaming_completion_runs_the_modules_that_the_page_lists(models_dir, model_server):
+    """Each of them runs, in that order; every other module that runs is in the page's second list."""
     command = [sys.executable, "-m", "tests.e2e.traced_completion", models_dir, str(model_server.port)]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=True).stdout
     threads = json.loads(output.splitlines()[-1])
@@ -32,7 +32,7 @@ def test_a_streaming_completion_passes_through_the_modules_that_the_page_lists(m
     assert listed[0] == WORKER
     assert len(listed) <= 18
     assert {*listed[1:]} | helpers == called - {APPLICATION}
-    # The response is created, and with it the last module called, while the scheduler has not yet a token for it.
+    # Creating the response calls the last listed module, before the scheduler has a token for it.
     request_thread = threads["MainThread"]
     assert in_order(listed, request_thread[: request_thread.index("scheduling/scheduler.py")])
     assert in_order(listed[listed.index("scheduling/scheduler.py") :], threads["scheduler"])

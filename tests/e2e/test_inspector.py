@@ -1,4 +1,4 @@
-"""The inspector in a real browser: what it shows is what the model did, and what anybody wrote is never run."""
+"""The inspector in a real browser: it shows what the API returns, and never runs user input."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ from tests.conftest import TEXT
 from tests.e2e.test_access import key_file, keys  # noqa: F401 - a fixture is used by its name
 from tests.pages import LOOKS, PHONE, Inspector
 
-# Values are told in float16 and shown with three digits.
+# The API returns values as float16; the page shows three digits.
 CLOSE = 2e-3
 SHOWN_AS = {
     "hidden": "Hidden state h",
@@ -29,12 +29,12 @@ SHOWN_AS = {
 
 @pytest.fixture
 def open_inspector(open_page):
-    """Open the inspector of a gateway."""
+    """A factory that opens the inspector of a gateway."""
     return lambda gateway, hash_="", **how: open_page(Inspector, gateway, hash_, **how)
 
 
 def inspected(gateway, model, text, **fields):
-    """Return what the API tells."""
+    """Return the response of /v1/inspect."""
     status, answer = gateway.post({"model": model, "input": text, **fields}, "/v1/inspect")
     assert status == 200, answer
     return answer
@@ -51,7 +51,7 @@ def number(value, digits=3):
 
 
 def made_up(tokens, units, **fields):
-    """Return an answer of the API with given values: float (tokens, units) of the hidden state of one layer."""
+    """Return a response of /v1/inspect with given hidden states of one layer: float (tokens, units)."""
     packed = base64.b64encode(np.asarray(units, "<f2").tobytes()).decode()
     layer = {"layer": 1, "units": list(range(len(units[0]))), "values": {"hidden": packed}}
     answer = {
@@ -70,20 +70,20 @@ def made_up(tokens, units, **fields):
 
 
 def answer_with(page, answer):
-    """Let the page get this in place of the service's answer."""
+    """Fulfill the page's requests to /v1/inspect with this response."""
     body = json.dumps(answer)
     page.page.route("**/v1/inspect", lambda route: route.fulfill(body=body, content_type="application/json"))
 
 
-def test_the_numbers_of_a_token_are_those_of_the_api(open_inspector, gateway):
-    """Of every kind, for a unit and a token that were chosen, and what was expected there."""
+def test_the_values_of_a_token_equal_the_apis(open_inspector, gateway):
+    """For each cell type: every trace of a chosen unit and token, and the most probable tokens there."""
     page = open_inspector(gateway)
     for model in ("gru", "lstm", "rnn"):
         compare_numbers(page, gateway, model)
 
 
 def compare_numbers(page, gateway, model):
-    """Compare what the page shows of a token with the answer of the API."""
+    """Compare what the page shows of a token with the response of the API."""
     text = TEXT[:60]
     page.look(model, text)
     answer = inspected(gateway, model, text)
@@ -109,8 +109,8 @@ def compare_numbers(page, gateway, model):
         )
 
 
-def test_the_formula_comes_out(open_inspector, gateway):
-    """What stands before the equals signs makes what stands behind them, whichever way the text was read."""
+def test_the_formula_of_a_cell_update_adds_up(open_inspector, gateway):
+    """Both sides of each equals sign agree, in forward and backward models."""
     page = open_inspector(gateway)
     for model in ("gru", "lstm", "reverse"):
         page.look(model, TEXT[:60])
@@ -124,8 +124,8 @@ def test_the_formula_comes_out(open_inspector, gateway):
                 assert math.isclose(eval(left), eval(right), abs_tol=5 * CLOSE), (model, line)
 
 
-def test_warm_is_above_zero_and_cold_below(open_inspector, gateway):
-    """In the map, where each unit stands in its row, and painted over the text."""
+def test_positive_values_are_warm_colours_and_negative_ones_cold(open_inspector, gateway):
+    """In the heatmap, scrolled or sorted, and in the colours of the text."""
     page = open_inspector(gateway)
     tokens = list("abcdefghijklmnopqrstuvwxyz")
     units = np.zeros((26, 4))
@@ -150,18 +150,18 @@ def test_warm_is_above_zero_and_cold_below(open_inspector, gateway):
     page.click("#search button")
     page.page.locator("#units tbody tr").first.wait_for()
     page.page.select_option("#order", "correlation")
-    # What follows it, then the one that was cold once before it, then those that never change.
+    # The unit that follows the feature, then the one that was cold once, then those that never change.
     assert [is_warm(page.cell(7, place, width=20)) for place in range(3)] == [False, None, True]
 
 
 def is_warm(color):
-    """Say whether a colour is more red than blue; None if it is neither."""
+    """Return whether a colour is more red than blue; None if it is neither."""
     red, _, blue = map(int, re.findall(r"\d+", color)[:3])
     return None if abs(red - blue) < 8 else red > blue
 
 
-def test_what_the_model_would_have_said_stands_in_each_place(open_inspector, gateway):
-    """The likeliest token by the API, in the lines of the text; what differs is counted."""
+def test_the_prediction_view_shows_the_most_probable_token_at_each_place(open_inspector, gateway):
+    """It keeps the text's line breaks, and counts the tokens that differ from the text."""
     page = open_inspector(gateway)
     text = TEXT[:50] + "\n" + TEXT[:30]
     page.look("lstm", text)
@@ -181,7 +181,7 @@ PROSE = 'He said "yes" (twice [or so]), in 1859.\nThen Ann left: "no", she wrote
 
 
 def behind(text, feature):
-    """Return what a feature is behind each character, by another way than the page's."""
+    """Return a feature's value after each character, computed independently of the page."""
     values = []
     for end in range(1, len(text) + 1):
         read, last = text[:end], text[end - 1]
@@ -200,8 +200,8 @@ def behind(text, feature):
     return np.array(values, float)
 
 
-def test_the_search_finds_the_units_that_follow_something(open_inspector, gateway):
-    """Among units that mean nothing, for each thing that can be searched for; with its sign, in both halves."""
+def test_the_search_finds_the_units_that_correlate_with_a_feature(open_inspector, gateway):
+    """Among units of noise, for every feature, with the sign; it shows whether the correlation holds in both halves."""
     page = open_inspector(gateway)
     names = ["line", "word", "quotes", "brackets", "capital", "digit", "space", "own"]
     rng = np.random.default_rng(0)
@@ -209,7 +209,7 @@ def test_the_search_finds_the_units_that_follow_something(open_inspector, gatewa
     for unit, name in enumerate(names):
         sign = -1 if unit % 2 else 1
         units[:, 2 * unit] = sign * behind(PROSE, name) / 10 + 0.3
-    # These follow quotes in the first half, and in the second one nothing, or the contrary.
+    # These follow quotes in the first half; in the second half one is noise and the other one the opposite.
     is_first = np.arange(len(PROSE)) < len(PROSE) / 2
     units[:, 39] = np.where(is_first, behind(PROSE, "quotes"), units[:, 39])
     units[:, 37] = np.where(is_first, 1, -1) * behind(PROSE, "quotes")
@@ -235,8 +235,8 @@ def test_the_search_finds_the_units_that_follow_something(open_inspector, gatewa
     assert page.page.input_value("#color") == "unit"
 
 
-def test_a_search_that_finds_nothing_says_why(open_inspector, gateway):
-    """A pattern that is none, and what is the same everywhere; then it searches again."""
+def test_a_search_without_results_says_why(open_inspector, gateway):
+    """For an invalid pattern and a constant feature; the next search works."""
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:60])
     page.page.select_option("#feature", "own")
@@ -251,8 +251,8 @@ def test_a_search_that_finds_nothing_says_why(open_inspector, gateway):
     page.page.select_option("#order", "correlation")
 
 
-def test_reading_backwards_and_less_of_it(open_inspector, gateway):
-    """The options of the API: the answer is the API's, and what was left out is said to be."""
+def test_backwards_max_positions_and_max_units_match_the_api(open_inspector, gateway):
+    """The page shows the API's values, and names the option that excludes the others."""
     page = open_inspector(gateway)
     text = TEXT[:60]
     page.look("lstm", text, backwards=True, max_positions=7, max_units=5)
@@ -274,8 +274,8 @@ def test_reading_backwards_and_less_of_it(open_inspector, gateway):
     assert page.page.input_value("#unit") == str(unit)
 
 
-def test_a_model_without_states_is_looked_into_as_far_as_it_goes(open_inspector, gateway):
-    """A window of tokens, pieces of words: what its last layer hands on."""
+def test_a_sliding_window_model_shows_only_its_top_outputs(open_inspector, gateway):
+    """It carries no state; its subword tokens join to the text."""
     page = open_inspector(gateway)
     page.look("window", TEXT)
     assert page.page.locator("#kind option").all_inner_texts() == ["Top outputs"]
@@ -283,8 +283,8 @@ def test_a_model_without_states_is_looked_into_as_far_as_it_goes(open_inspector,
     assert "".join(tokens) == TEXT
 
 
-def test_the_embedding_has_a_map_and_neighbours(open_inspector, gateway):
-    """Those of the API; a neighbour leads to its own."""
+def test_the_embedding_view_shows_a_map_and_the_apis_neighbors(open_inspector, gateway):
+    """A click on a neighbor or on the map shows that token's neighbors."""
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:60])
     page.page.locator("#tokens [data-position='0']").click()
@@ -302,8 +302,8 @@ def test_the_embedding_has_a_map_and_neighbours(open_inspector, gateway):
     page.page.locator("#embedding caption", has_text="Nearest to").wait_for()
 
 
-def test_files_hold_what_was_seen(open_inspector, gateway, tmp_path):
-    """The map as a PNG with a pixel at least for each value, and all numbers as JSON."""
+def test_downloads_contain_the_heatmap_and_all_values(open_inspector, gateway, tmp_path):
+    """The PNG has at least one pixel for each value, and the JSON the API's tokens and values."""
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:60])
     for button, name in (("#png", "lstm-1-layer1-hidden.png"), ("#json", "lstm-1-layer1-hidden.json")):
@@ -323,7 +323,7 @@ def test_files_hold_what_was_seen(open_inspector, gateway, tmp_path):
 
 
 def answer_of(num_tokens, num_units=2):
-    """Make what /v1/inspect answers of so long a text, as a model of one layer would."""
+    """Return a response of /v1/inspect for a text of `num_tokens` tokens and a model of one layer."""
     values = np.tile(np.linspace(-1, 1, num_units, dtype="<f2"), (num_tokens, 1))
     tokens = ["a", "b", " ", "c", "\n"] * (num_tokens // 5) + ["a"] * (num_tokens % 5)
     return {
@@ -356,17 +356,17 @@ LONGEST = """async (count) => {
 }"""
 
 
-def test_the_longest_prompt_is_within_what_browsers_do(open_inspector, gateway):
-    """131,072 tokens are neither arguments of one call nor a picture that is wider than a browser makes."""
+def test_the_longest_prompt_stays_within_browser_limits(open_inspector, gateway):
+    """131,072 tokens exceed neither the arguments of one call nor the width of a canvas."""
     page = open_inspector(gateway)
     found = page.page.evaluate(LONGEST, 131_072)
     assert found == [131_072, 999, "image/png", 131_072 // 8, 4 * 10 + 32, 8]
 
 
-def test_a_picture_that_has_several_tokens_in_a_pixel_is_told(open_inspector, gateway):
-    """In the page's status, where a person looks after a click."""
+def test_the_status_says_when_a_picture_has_several_tokens_per_pixel(open_inspector, gateway):
+    """The status is where a user looks after a click."""
     page = open_inspector(gateway)
-    page.page.evaluate("() => { HTMLElement.prototype.click = () => {}; }")  # no download
+    page.page.evaluate("() => { HTMLElement.prototype.click = () => {}; }")  # No download.
     page.page.route("**/v1/inspect", lambda route: route.fulfill(json=answer_of(16_385)))
     page.page.fill("#text", "a")
     page.page.press("#text", "Control+Enter")
@@ -375,8 +375,8 @@ def test_a_picture_that_has_several_tokens_in_a_pixel_is_told(open_inspector, ga
     page.page.locator("#status", has_text="each pixel has the mean of 2 tokens").wait_for()
 
 
-def test_an_answer_of_another_shape_is_told_and_the_page_stays_usable(open_inspector, gateway):
-    """Nothing has to be loaded again: the next text is read as ever."""
+def test_a_malformed_response_is_reported_and_the_page_stays_usable(open_inspector, gateway):
+    """Without a reload, the next text is inspected as usual."""
     page = open_inspector(gateway)
     page.page.route("**/v1/inspect", lambda route: route.fulfill(json={**answer_of(3), "positions": None}))
     page.page.fill("#text", "abc")
@@ -389,8 +389,8 @@ def test_an_answer_of_another_shape_is_told_and_the_page_stays_usable(open_inspe
     assert page.page.is_hidden("#notice")
 
 
-def test_a_picture_that_the_browser_does_not_make_is_told(open_inspector, gateway):
-    """A click without an effect would leave its visitor to guess."""
+def test_a_failed_download_is_reported(open_inspector, gateway):
+    """Whether the browser makes no picture or no JSON: a click without any effect would leave the user guessing."""
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:20])
     page.page.evaluate("() => { HTMLCanvasElement.prototype.toBlob = (done) => done(null); }")
@@ -402,8 +402,8 @@ def test_a_picture_that_the_browser_does_not_make_is_told(open_inspector, gatewa
     page.complaints.clear()
 
 
-def test_an_embedding_that_was_not_loaded_is_asked_for_again(open_inspector, gateway):
-    """A lost connection is reported, and opening it once more is enough."""
+def test_an_embedding_that_failed_to_load_is_requested_again(open_inspector, gateway):
+    """A lost connection is reported, and opening the section again is enough."""
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:20])
     page.page.route("**/embedding/map*", lambda route: route.abort())
@@ -417,8 +417,8 @@ def test_an_embedding_that_was_not_loaded_is_asked_for_again(open_inspector, gat
 
 
 @pytest.mark.slow
-def test_gates_of_a_long_text_come_when_they_are_wanted(open_inspector, gateway):
-    """A text of which all would be much: states at first, then the gates of a layer."""
+def test_gates_of_a_long_text_are_loaded_on_demand(open_inspector, gateway):
+    """At first only states are requested, then the gates of one layer."""
     page = open_inspector(gateway)
     text = (TEXT * 400)[:30_000]
     page.look("lstm", text)
@@ -433,8 +433,8 @@ def test_gates_of_a_long_text_come_when_they_are_wanted(open_inspector, gateway)
 
 
 @pytest.mark.slow
-def test_five_thousand_tokens_and_two_layers_of_512_units(open_inspector, gateway):
-    """All of it is there, and no more is drawn than can be seen."""
+def test_the_page_handles_5000_tokens_and_two_layers_of_512_units(open_inspector, gateway):
+    """All tokens are there, and the canvas is no larger than the visible part of the heatmap."""
     page = open_inspector(gateway)
     rng = np.random.default_rng(0)
     packed = base64.b64encode(rng.normal(0, 0.5, (5000, 512)).astype("<f2").tobytes()).decode()
@@ -457,8 +457,8 @@ def test_five_thousand_tokens_and_two_layers_of_512_units(open_inspector, gatewa
     page.page.locator("#units tbody tr").first.wait_for()
 
 
-def test_keys_lead_through_the_map_and_the_text(open_inspector, gateway):
-    """Tokens from left to right, units from top to bottom; what is chosen is told."""
+def test_arrow_keys_move_through_the_heatmap_and_the_text(open_inspector, gateway):
+    """Tokens run from left to right, units from top to bottom; the page names the selection."""
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:60])
     plot, text = page.page.locator("#map"), page.page.locator("#tokens")
@@ -474,8 +474,8 @@ def test_keys_lead_through_the_map_and_the_text(open_inspector, gateway):
     assert page.page.locator("#tokens [aria-selected=true]").get_attribute("data-position") == "58"
 
 
-def test_a_link_brings_back_what_was_looked_at(open_inspector, gateway):
-    """Text, model, layer, kind, unit and token."""
+def test_a_shared_link_restores_the_view(open_inspector, gateway):
+    """Text, model, layer, trace, unit, colours and token."""
     page = open_inspector(gateway)
     page.look("gru", TEXT[:60])
     page.page.select_option("#layer", "2")
@@ -492,8 +492,8 @@ def test_a_link_brings_back_what_was_looked_at(open_inspector, gateway):
     assert again.page.input_value("#color") == "unit"
 
 
-def test_reading_can_be_stopped(open_inspector, gateway):
-    """By the button and by Escape; then it reads."""
+def test_an_inspection_can_be_stopped(open_inspector, gateway):
+    """By the button and by Escape; the next inspection works."""
     page = open_inspector(gateway)
     page.page.route("**/v1/inspect", lambda route: None)
     page.click("#inspect")
@@ -507,8 +507,8 @@ def test_reading_can_be_stopped(open_inspector, gateway):
     page.look("lstm", TEXT[:60])
 
 
-def test_what_goes_wrong_is_said_and_passes(open_inspector, start_gateway):
-    """Nothing to read, too much, too many numbers, a server that is away; then it reads."""
+def test_errors_are_shown_and_disappear(open_inspector, start_gateway):
+    """An empty text, every limit and an unreachable server; the next inspection works."""
     gateway = start_gateway(max_prompt_tokens=5000, max_inspect_values=100_000, max_body_bytes=2**16)
     page = open_inspector(gateway)
     for text, said in (
@@ -531,8 +531,8 @@ def test_what_goes_wrong_is_said_and_passes(open_inspector, start_gateway):
     page.excuse_failed_loads()
 
 
-def test_a_key_is_asked_for(open_page, start_gateway, key_file):  # noqa: F811 - a fixture
-    """Before models are shown, and it is kept out of the address."""
+def test_the_page_asks_for_an_api_key(open_page, start_gateway, key_file):  # noqa: F811 - a fixture
+    """Before it shows models; the key is neither in localStorage nor in the URL."""
     key = keys(key_file, "add", "--tenant", "alice")
     gateway = start_gateway(keys_file=key_file)
 
@@ -552,8 +552,8 @@ def test_a_key_is_asked_for(open_page, start_gateway, key_file):  # noqa: F811 -
 @pytest.mark.parametrize(
     "evil", ["<img src=x onerror=window.ran=1>", "<script>window.ran=1</script>", "\u202e\u0000🐈 שלום مرحبا"]
 )
-def test_nothing_that_is_written_is_run(open_inspector, gateway, evil):
-    """Neither from a text, nor from a link, nor from tokens and what was expected in their places: it is text."""
+def test_user_input_is_never_run_as_html(open_inspector, gateway, evil):
+    """Neither the text, nor a link's fields, nor tokens and predictions of a response."""
     page = open_inspector(gateway, "#" + json.dumps({"text": evil, "kind": evil, "model": evil, "layer": evil}))
     assert page.page.input_value("#text") == evil
     page.wait_for_notice("not")
@@ -569,8 +569,8 @@ def test_nothing_that_is_written_is_run(open_inspector, gateway, evil):
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_everybody_can_use_it(open_inspector, gateway, look):
-    """No violation that axe finds, at rest and with all that it shows; nothing sticks out."""
+def test_the_page_is_accessible(open_inspector, gateway, look):
+    """No axe violation, at rest or with all results shown; nothing overflows or comes from another host."""
     page = open_inspector(gateway, **look)
     assert page.violations() == []
     page.look("lstm", TEXT * 3)

@@ -1,4 +1,4 @@
-"""The lesson in docs/ runs from top to bottom, and what is stored of it can be read anywhere."""
+"""The notebook docs/lesson.ipynb runs from top to bottom, and its stored outputs are clean."""
 
 import copy
 import re
@@ -15,7 +15,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 LESSON = DOCS / "lesson.ipynb"
 MAX_BYTES = 600_000
 CELL_TIMEOUT_S = 300
-# Folders of a machine, and what it is called when a file is named by its address.
+# Absolute paths, file URLs and installed packages, which would reveal the machine.
 PLACES = re.compile(r"(?<![\w.])/(?:work|tmp|root|home|Users|var|usr|opt|mnt)\b|file://|site-packages")
 
 
@@ -28,12 +28,12 @@ class OwnKernel(AsyncKernelManager):
 
 @pytest.fixture(scope="module")
 def stored():
-    """The notebook as it is read on a web page."""
+    """The notebook as stored in the repository."""
     return nbformat.read(LESSON, as_version=4)
 
 
 def run(notebook):
-    """Run a notebook as if it were opened from docs/; what it puts out goes into `notebook`, not into a file."""
+    """Run a notebook with docs/ as its working directory; outputs go into `notebook`, not into a file."""
     options = {"timeout": CELL_TIMEOUT_S, "resources": {"metadata": {"path": str(DOCS)}}}
     NotebookClient(notebook, kernel_manager_class=OwnKernel, **options).execute()
 
@@ -44,7 +44,7 @@ def outputs(notebook):
 
 
 def texts(notebook):
-    """Return every output that is text, however it is written."""
+    """Return all text of all outputs: streams, tracebacks and every MIME type."""
     found = []
     for output in outputs(notebook):
         parts = [output.get("text", ""), *output.get("traceback", ()), *output.get("data", {}).values()]
@@ -53,8 +53,8 @@ def texts(notebook):
 
 
 @pytest.mark.timeout(600)
-def test_every_cell_runs_and_nothing_is_left_behind(stored, tmp_path, monkeypatch):
-    """No cell fails, the kernel is this interpreter, and the temporary folder is empty when it has ended."""
+def test_every_cell_runs_and_leaves_no_temporary_files(stored, tmp_path, monkeypatch):
+    """No cell fails, and the kernel is this interpreter."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     notebook = copy.deepcopy(stored)
     notebook.cells.append(nbformat.v4.new_code_cell("print(sys.executable)"))
@@ -65,15 +65,15 @@ def test_every_cell_runs_and_nothing_is_left_behind(stored, tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == []
 
 
-def test_a_cell_that_fails_is_noticed():
-    """An assert that does not hold ends the run with an error."""
+def test_a_failing_cell_raises_an_error():
+    """Otherwise the test above would prove nothing."""
     broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 == 2")])
     with pytest.raises(CellExecutionError, match="AssertionError"):
         run(broken)
 
 
-def test_the_stored_outputs_are_those_of_one_run(stored):
-    """Every code cell was run once, in order; plots are there, and no error."""
+def test_the_stored_outputs_come_from_one_complete_run(stored):
+    """Every code cell ran once, in order; there are plots and no errors."""
     cells = [cell for cell in stored.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert sum("image/png" in output.get("data", {}) for output in outputs(stored)) >= 5
@@ -81,12 +81,12 @@ def test_the_stored_outputs_are_those_of_one_run(stored):
     assert not [text for text in texts(stored) if "Traceback" in text]
 
 
-def test_the_stored_outputs_name_no_place_of_a_machine(stored):
-    """No output tells a folder of the machine that it was made on."""
+def test_the_stored_outputs_contain_no_absolute_paths(stored):
+    """They would reveal the machine on which the notebook ran."""
     shown = [text for text in texts(stored) if PLACES.search(text) or str(Path.home()) in text]
     assert not shown
 
 
 def test_the_stored_notebook_is_small():
-    """It can be read on a web page."""
+    """At most 600 kB, so that a web page can show it."""
     assert LESSON.stat().st_size < MAX_BYTES

@@ -1,4 +1,4 @@
-"""`deploy/nginx/ostinato.conf` in front of a gateway: pieces come as they are written, and who asks is known."""
+"""`deploy/nginx/ostinato.conf` in front of a gateway: no buffering of streams, and real client addresses."""
 
 import json
 
@@ -14,7 +14,7 @@ BODY = {"model": "lstm", "prompt": "It was", "seed": 1}
 
 @pytest.fixture(scope="module")
 def proxied(two_models_dir, model_server, tmp_path_factory):
-    """A gateway that knows of its proxy, and a client of that proxy."""
+    """A gateway with `num_proxies=1` behind nginx, and a client of that nginx."""
     tmp_path, port = tmp_path_factory.mktemp("nginx"), free_port()
     log = tmp_path / "gateway.log"
     gateway = Gateway(two_models_dir, model_server.port, log, **AMPLE, num_proxies=1)
@@ -46,13 +46,13 @@ def proxied(two_models_dir, model_server, tmp_path_factory):
 
 
 def requests(gateway):
-    """Return the lines of completions in the gateway's log."""
+    """Return the access log lines of completions."""
     lines = [json.loads(line) for line in gateway.output.splitlines()]
     return [line for line in lines if line.get("route") == "/v1/completions"]
 
 
-def test_pieces_come_as_they_are_written_and_who_leaves_frees_its_row(proxied):
-    """The first piece of a text without an end arrives; the gateway hears that its client's client left."""
+def test_nginx_streams_unbuffered_and_passes_on_disconnects(proxied):
+    """The first chunk of an endless stream arrives; when its client disconnects, the gateway cancels the sequence."""
     gateway, client = proxied
     events = client.stream(**BODY, max_tokens=10_000_000)
     assert next(events)["choices"][0]["text"]
@@ -61,8 +61,8 @@ def test_pieces_come_as_they_are_written_and_who_leaves_frees_its_row(proxied):
     until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 0)
 
 
-def test_bytes_and_errors_are_those_of_the_gateway(proxied):
-    """Nothing is added or taken away, and a body that is too large is refused by who knows why."""
+def test_responses_through_nginx_equal_the_gateways(proxied):
+    """Even a body over the size limit gets the gateway's error, with OpenAI's fields, rather than one of nginx."""
     gateway, client = proxied
     assert client.text(**BODY, max_tokens=50) == gateway.text(**BODY, max_tokens=50)
     too_large = json.dumps({**BODY, "prompt": "x" * (4 * 2**20 + 1)}).encode()
@@ -70,8 +70,8 @@ def test_bytes_and_errors_are_those_of_the_gateway(proxied):
     assert (status, answer["error"]["type"]) == (413, "invalid_request_error")
 
 
-def test_the_log_has_the_client_s_address_and_its_id(proxied):
-    """Not the proxy's, nor what the client says of itself."""
+def test_the_access_log_has_the_clients_address_and_request_id(proxied):
+    """Neither nginx's address nor the X-Forwarded-For that the client sent; without a request id, nginx makes one."""
     gateway, client = proxied
     before = len(requests(gateway))
     connection = client.connect()
@@ -87,12 +87,12 @@ def test_the_log_has_the_client_s_address_and_its_id(proxied):
     first, second = requests(gateway)[before:]
     assert (first["client"], first["request_id"]) == ("127.0.0.3", "mine-1")
     assert "127.0.0.3 mine-1 [" in client.access_log.read_text()
-    # An id of nginx's own.
+    # nginx generated this id.
     assert (second["client"], len(second["request_id"])) == ("127.0.0.1", 32)
 
 
-def test_without_the_setting_nobody_is_believed(gateway):
-    """Who is not behind a proxy may write any address into the header."""
+def test_x_forwarded_for_is_ignored_without_num_proxies(gateway):
+    """A client that is not behind a proxy could put any address into the header."""
     connection = gateway.connect()
     body = json.dumps({**BODY, "max_tokens": 1})
     headers = {"X-Forwarded-For": "10.9.9.9", "X-Request-Id": "liar"}

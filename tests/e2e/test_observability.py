@@ -1,4 +1,4 @@
-"""What an operator sees of the real gateway: metrics, logs, traces, status."""
+"""Metrics, logs, traces and status of the real gateway."""
 
 import json
 import re
@@ -19,12 +19,12 @@ BODY = {"model": "lstm", "prompt": SECRET, "max_tokens": 30, "seed": 1}
 
 
 def lines(gateway):
-    """Return what the gateway logged."""
+    """Return the parsed lines of the gateway's log."""
     return [json.loads(line) for line in gateway.output.splitlines()]
 
 
 def metrics(gateway):
-    """Return the value of every sample by name and labels."""
+    """Return the value of each sample, by name and labels."""
     (address,) = re.findall(r"metrics at (\S+/metrics)", gateway.output)
     with urllib.request.urlopen(address, timeout=10) as answer:
         text = answer.read().decode()
@@ -33,12 +33,12 @@ def metrics(gateway):
 
 
 def total(found, name, **labels):
-    """Add up the samples of a name that have these labels."""
+    """Return the sum of the samples of a metric that have these labels."""
     return sum(value for (key, has), value in found.items() if key == name and set(labels.items()) <= set(has))
 
 
-def test_metrics_count_what_happened(start_gateway):
-    """Requests, tokens, texts, calls and errors of each model and version are counted, on a port of their own."""
+def test_metrics_count_requests_tokens_sequences_calls_and_errors(start_gateway):
+    """By model and version, on a port of their own."""
     gateway = start_gateway()
     assert ask(gateway, body={**BODY, "n": 3})[0] == 200
     assert ask(gateway, body={**BODY, "presence_penalty": 1, "logprobs": 2, "echo": True})[0] == 200
@@ -64,8 +64,8 @@ def test_metrics_count_what_happened(start_gateway):
     assert gateway.ask("GET", "/metrics")[0] == 404
 
 
-def test_a_request_is_one_line_with_its_id_and_without_its_words(start_gateway):
-    """Every line is JSON; a request's has its own id if it gave one, and no word of prompt or answer."""
+def test_a_request_is_one_json_log_line_without_its_text(start_gateway):
+    """It has the client's request id if that is valid, and no word of prompt or completion."""
     gateway = start_gateway()
     status, headers, answer = ask(gateway, **{"X-Request-Id": "my-own.1"})
     assert (status, headers["x-request-id"]) == (200, "my-own.1")
@@ -84,8 +84,8 @@ def test_a_request_is_one_line_with_its_id_and_without_its_words(start_gateway):
     assert answer["choices"][0]["text"][:10] not in gateway.output
 
 
-def test_prompts_are_logged_when_asked_for(models_dir, start_gateway):
-    """An operator can have them."""
+def test_prompts_are_logged_if_log_prompts_is_set(models_dir, start_gateway):
+    """A backward model's request has its `suffix` instead."""
     gateway = start_gateway(log_prompts=True, repository=models_dir)
     ask(gateway, body=BODY)
     until(lambda: any(line.get("prompt") == [SECRET] for line in lines(gateway)))
@@ -94,8 +94,8 @@ def test_prompts_are_logged_when_asked_for(models_dir, start_gateway):
     until(lambda: any(line.get("suffix") == [SECRET] for line in lines(gateway)))
 
 
-def test_status_says_what_is_going_on(models_dir, start_gateway):
-    """Models, loads and bounds, for a person or a script."""
+def test_status_has_models_load_and_limits(models_dir, start_gateway):
+    """For a person or a script."""
     status = ask(start_gateway(request_memory_bytes=2**20, repository=models_dir), body=None, address="/v1/status")[2]
     assert status["status"] == "ok"
     assert [model["id"] for model in status["models"]] == MODEL_NAMES
@@ -107,7 +107,7 @@ def test_status_says_what_is_going_on(models_dir, start_gateway):
 
 @pytest.fixture
 def collector():
-    """An OTLP/HTTP receiver and the spans that it was sent."""
+    """The endpoint of an OTLP/HTTP receiver, and the spans that it received."""
     spans = []
 
     class Receiver(BaseHTTPRequestHandler):
@@ -129,8 +129,8 @@ def collector():
     server.server_close()
 
 
-def test_a_trace_leads_from_the_request_to_its_calls(start_gateway, collector):
-    """The request's span belongs to the client's trace, and the calls to the model server are its children."""
+def test_a_trace_links_a_request_to_its_model_server_calls(start_gateway, collector):
+    """The request's span continues the client's trace, and the Predict calls are its children."""
     endpoint, spans = collector
     gateway = start_gateway(traces_endpoint=endpoint)
     trace_id, parent_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

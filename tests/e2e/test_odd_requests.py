@@ -1,4 +1,4 @@
-"""What is no proper HTTP, or only just: each is told so in the shape of every other error, and hurts nobody."""
+"""Malformed and unusual HTTP: each gets an error with the usual fields, and does no harm."""
 
 import json
 import socket
@@ -9,7 +9,7 @@ SECRET = "hunter2-and-nobody-is-to-know"
 
 
 def send(gateway, content, *, half_close=False):
-    """Send bytes and return everything that comes back, until the other end closes."""
+    """Send bytes and return everything that is received until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as sock:
         sock.sendall(content)
         if half_close:
@@ -18,29 +18,29 @@ def send(gateway, content, *, half_close=False):
 
 
 def post(address, headers, body=b"", close=True):
-    """Return the bytes of a POST."""
+    """Return the bytes of a POST request."""
     lines = [f"POST {address} HTTP/1.1", "Host: localhost", *headers, *(["Connection: close"] if close else [])]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 def parsed(answer):
-    """Return the status and the error of an answer."""
+    """Return the status and the error of a response."""
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)["error"]
 
 
 @pytest.mark.parametrize("address", ["/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"])
 @pytest.mark.parametrize("body", [b"zz\r\n", b"-1\r\n{}\r\n", b"2\r\n{}X0\r\n\r\n"], ids=["size", "negative", "end"])
-def test_malformed_chunks_are_the_clients_error(gateway, address, body):
-    """They are 400 and not 500, with no trace in the log."""
+def test_malformed_chunked_encoding_is_a_400(gateway, address, body):
+    """It is not a 500, and leaves no traceback in the log."""
     status, error = parsed(send(gateway, post(address, ["Transfer-Encoding: chunked"], body)))
     assert (status, error["type"]) == (400, "invalid_request_error")
     assert "chunks" in error["message"]
     assert "Traceback" not in gateway.output
 
 
-def test_a_body_shorter_than_announced_is_not_taken_for_whole(gateway):
-    """The bytes that came may look like a request; both numbers are told."""
+def test_a_body_shorter_than_its_content_length_is_a_400(gateway):
+    """The bytes received may look like a valid request; the error has both lengths."""
     content = post("/tokenize", ["Content-Length: 500"], b'{"prompt": "abc"}', close=False)
     status, error = parsed(send(gateway, content, half_close=True))
     assert status == 400
@@ -48,8 +48,8 @@ def test_a_body_shorter_than_announced_is_not_taken_for_whole(gateway):
     assert "got 17" in error["message"]
 
 
-def test_a_body_in_chunks_is_bounded_as_any_other(gateway):
-    """What lies beyond the bound is neither ignored nor read."""
+def test_a_chunked_body_over_the_size_limit_is_a_413(gateway):
+    """It is neither cut off silently nor read to its end."""
     body = b'{"model": "lstm", "prompt": "a"}' + b" " * (5 * 2**20)
     chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     status, error = parsed(send(gateway, post("/tokenize", ["Transfer-Encoding: chunked"], chunks)))
@@ -57,15 +57,15 @@ def test_a_body_in_chunks_is_bounded_as_any_other(gateway):
     assert "4194304" in error["message"]
 
 
-def test_a_compressed_body_is_named_as_such(gateway):
-    """It is not called bad JSON."""
+def test_a_compressed_body_is_a_400_that_names_content_encoding(gateway):
+    """The error does not call it invalid JSON."""
     status, error = parsed(send(gateway, post("/tokenize", ["Content-Encoding: gzip", "Content-Length: 2"], b"{}")))
     assert status == 400
     assert "Content-Encoding" in error["message"]
 
 
-def test_the_rest_of_a_body_is_neither_logged_nor_repeated(gateway):
-    """With a wrong length a part of the body is read as the next request; its words stay private."""
+def test_bytes_behind_the_content_length_are_neither_logged_nor_echoed(gateway):
+    """They are parsed as the next request, but may contain private text."""
     body = b'{"model": "lstm",\r\n"prompt": "%b",\r\n"max_tokens": 1}\r\n\r\n' % SECRET.encode()
     answer = send(gateway, post("/v1/completions", ["Content-Length: 19"], body, close=False))
     assert SECRET.encode() not in answer
@@ -83,23 +83,23 @@ def test_the_rest_of_a_body_is_neither_logged_nor_repeated(gateway):
     ],
     ids=["method", "header", "address", "expect", "length"],
 )
-def test_what_is_no_request_has_an_error_of_the_usual_shape(gateway, content, status):
-    """Also before there is a request that the application could see."""
+def test_an_invalid_http_request_gets_an_error_with_the_usual_fields(gateway, content, status):
+    """Even if it is rejected before the application sees it."""
     found, error = parsed(send(gateway, content, half_close=True))
     assert found == status
     assert set(error) == {"message", "type", "param", "code"}
 
 
-def test_a_header_does_not_move_the_addresses(gateway):
-    """SCRIPT_NAME, which gunicorn takes from clients on this machine, is ignored."""
+def test_the_script_name_header_is_ignored(gateway):
+    """By default gunicorn accepts it from loopback clients, and it would change the paths."""
     answer = send(
         gateway, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nSCRIPT_NAME: /v1\r\nConnection: close\r\n\r\n"
     )
     assert b" 200 " in answer.splitlines()[0]
 
 
-def test_a_doubled_slash_is_another_address(gateway):
-    """It is not a reason to send the client to the host that it named."""
+def test_a_doubled_slash_in_a_path_is_a_404(gateway):
+    """It is not a redirect to the host that the client named."""
     answer = send(gateway, b"GET /v1//models HTTP/1.1\r\nHost: other.localhost\r\nConnection: close\r\n\r\n")
     assert parsed(answer)[0] == 404
     assert b"other.localhost" not in answer

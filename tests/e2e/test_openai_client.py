@@ -1,4 +1,4 @@
-"""OpenAI's own client, unmodified, against the real gateway and a real model server."""
+"""OpenAI's own client, unmodified, on the real gateway and a real model server."""
 
 import numpy as np
 import openai
@@ -11,13 +11,13 @@ BASE = {"model": "lstm", "prompt": "It was", "max_tokens": 20, "seed": 5}
 
 @pytest.fixture(scope="module")
 def client(gateway):
-    """The client as its documentation makes it, with retries off so that nothing is papered over."""
+    """The client as documented, without retries so that no failure is hidden."""
     with openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
-def test_a_completion_is_read(client, gateway):
-    """Text, reason, usage and the request's id arrive where the client looks for them."""
+def test_the_client_reads_a_completion(client, gateway):
+    """Text, finish reason, usage and request id are where the client expects them."""
     answer = client.completions.create(**BASE)
     assert answer.choices[0].text == gateway.text(**BASE)
     assert (answer.choices[0].finish_reason, answer.choices[0].logprobs) == ("length", None)
@@ -26,8 +26,8 @@ def test_a_completion_is_read(client, gateway):
     assert answer._request_id.startswith("req-")
 
 
-def test_a_stream_is_read_with_its_usage(client):
-    """The pieces joined are the text; the last chunk has no choices and the usage."""
+def test_the_client_reads_a_stream_and_its_usage(client):
+    """The text deltas join to the text; the last chunk has the usage and no choices."""
     chunks = list(client.completions.create(**BASE, stream=True, stream_options={"include_usage": True}))
     assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 20)
     assert all(chunk.usage is None for chunk in chunks[:-1])
@@ -36,8 +36,8 @@ def test_a_stream_is_read_with_its_usage(client):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_prompts_choices_echo_and_log_probabilities_go_together(client, stream):
-    """Two prompts of two choices each come numbered, echoed and scored, streamed or not."""
+def test_several_prompts_combine_with_n_echo_and_logprobs(client, stream):
+    """Two prompts with two choices each are numbered, echoed and scored, streamed or not."""
     wanted = {**BASE, "prompt": ["It was", "the worst"], "n": 2, "echo": True, "logprobs": 2}
     whole = client.completions.create(**wanted)
     assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
@@ -57,8 +57,8 @@ def test_prompts_choices_echo_and_log_probabilities_go_together(client, stream):
             assert top[token] == score
 
 
-def test_prompts_of_token_ids_are_prompts_of_text(client, gateway):
-    """A list of ids, and a list of such lists, give what their text gives."""
+def test_token_ids_as_a_prompt_equal_their_text(client, gateway):
+    """A list of ids, and a list of such lists."""
     answer = gateway.post({"model": "lstm", "prompt": "It was", "return_token_strs": True}, "/tokenize")[1]
     ids = answer["tokens"]
     assert answer["token_strs"] == list("It was")
@@ -67,8 +67,8 @@ def test_prompts_of_token_ids_are_prompts_of_text(client, gateway):
     assert [c.text for c in client.completions.create(**{**BASE, "prompt": [ids, ids]}).choices] == [text, text]
 
 
-def test_a_bias_forces_and_forbids_a_token(client, gateway):
-    """+100 makes it the only one drawn, -100 keeps it out."""
+def test_logit_bias_forces_and_forbids_a_token(client, gateway):
+    """With +100 only that token is sampled, with -100 never."""
     (token_id,) = gateway.post({"model": "lstm", "prompt": "t"}, "/tokenize")[1]["tokens"]
     forced = client.completions.create(**BASE, logit_bias={str(token_id): 100})
     assert forced.choices[0].text == "t" * 20
@@ -78,8 +78,8 @@ def test_a_bias_forces_and_forbids_a_token(client, gateway):
     assert "t" not in banned.choices[0].text
 
 
-def test_penalties_make_a_text_less_repetitive(client):
-    """The larger the penalty on what was written, the more different characters a greedy text has."""
+def test_penalties_make_a_completion_less_repetitive(client):
+    """With each kind of penalty a greedy completion has more different characters."""
     greedy = {**BASE, "max_tokens": 60, "temperature": 0}
 
     def variety(**penalties):
@@ -90,8 +90,8 @@ def test_penalties_make_a_text_less_repetitive(client):
     assert variety() < variety(extra_body={"repetition_penalty": 3})
 
 
-def test_the_best_of_several_has_the_highest_mean(client):
-    """best_of returns those of the choices whose mean log probability is highest."""
+def test_best_of_returns_the_choices_with_the_highest_mean_logprob(client):
+    """The usage counts the tokens of all candidates."""
     every = client.completions.create(**BASE, n=5, logprobs=0).choices
     means = [np.mean(choice.logprobs.token_logprobs) for choice in every]
     best = client.completions.create(**BASE, n=2, best_of=5)
@@ -99,8 +99,8 @@ def test_the_best_of_several_has_the_highest_mean(client):
     assert best.usage.completion_tokens == 100
 
 
-def test_the_end_of_a_document_can_be_put_off(client):
-    """min_tokens and ignore_eos keep a text from ending early; the end is still found after that."""
+def test_min_tokens_and_ignore_eos_postpone_the_eos_token(client):
+    """`min_tokens` suppresses it up to that length, `ignore_eos` for the whole completion."""
     wanted = {"model": "rnn", "prompt": "", "max_tokens": 300, "temperature": 1.5}
     seed = next(
         seed for seed in range(50) if client.completions.create(**wanted, seed=seed).choices[0].finish_reason == "stop"
@@ -113,8 +113,8 @@ def test_the_end_of_a_document_can_be_put_off(client):
     assert (never.choices[0].finish_reason, never.usage.completion_tokens) == ("length", 300)
 
 
-def test_embeddings_are_read_in_both_encodings(client):
-    """The client asks for base64 by itself; numbers and base64 are the same vectors."""
+def test_base64_and_float_embeddings_are_equal(client):
+    """The client requests base64 by default."""
     texts = ["It was the best of times", "", "1859"]
     packed = client.embeddings.create(model="gru", input=texts)
     plain = client.embeddings.create(model="gru", input=texts, encoding_format="float")
@@ -127,8 +127,8 @@ def test_embeddings_are_read_in_both_encodings(client):
     assert packed.usage.total_tokens == packed.usage.prompt_tokens == len("".join(texts))
 
 
-def test_models_are_listed_and_retrieved(client):
-    """Both calls of the client know the models."""
+def test_the_client_lists_and_retrieves_models(client):
+    """An unknown model is its NotFoundError."""
     assert [model.id for model in client.models.list()] == MODEL_NAMES
     assert client.models.retrieve("gru").id == "gru"
     with pytest.raises(openai.NotFoundError) as caught:
@@ -136,8 +136,8 @@ def test_models_are_listed_and_retrieved(client):
     assert caught.value.code == "model_not_found"
 
 
-def test_errors_are_the_clients_own(client):
-    """A wrong field, a missing model and a chat become the exceptions that the client has for them."""
+def test_error_responses_raise_the_clients_own_exceptions(client):
+    """For an invalid field, an unknown model and the chat API, whose error points to completions."""
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(**{**BASE, "temperature": 3})
     assert (caught.value.param, caught.value.type) == ("temperature", "invalid_request_error")
@@ -147,8 +147,8 @@ def test_errors_are_the_clients_own(client):
         client.chat.completions.create(model="lstm", messages=[{"role": "user", "content": "hi"}])
 
 
-def test_a_failure_after_the_first_byte_is_an_exception_of_the_stream(client):
-    """A deadline that ends a stream is raised by the client's iteration."""
+def test_an_error_event_in_a_stream_raises_while_iterating(client):
+    """Here the deadline passes after the first chunk."""
     with pytest.raises(openai.APIError, match="timeout_s"):
         for _ in client.completions.create(
             **{**BASE, "max_tokens": 100_000}, stream=True, extra_body={"timeout_s": 0.5}

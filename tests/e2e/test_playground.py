@@ -1,4 +1,4 @@
-"""The playground in a real browser: writing, stopping, branching, sharing, and what must never happen."""
+"""The playground in a real browser: generating, stopping, branching, sharing, errors and security."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tests.servers import ROOT
 
 @pytest.fixture
 def open_playground(open_page):
-    """Open the playground of a gateway."""
+    """A factory that opens the playground of a gateway."""
     return lambda gateway, hash_="", **how: open_page(Playground, gateway, hash_, **how)
 
 
@@ -25,8 +25,8 @@ FIELDS = {"model": "lstm", "temperature": "0.9", "max_tokens": "60", "seed": "3"
 ASKED = {"model": "lstm", "temperature": 0.9, "max_tokens": 60, "seed": 3}
 
 
-def test_a_text_is_written_as_the_api_writes_it(open_playground, gateway):
-    """Token by token; the figures tell the seed; nothing is asked of anybody else."""
+def test_the_page_generates_the_apis_text(open_playground, gateway):
+    """One element per token; the statistics have the seed; no other host is contacted."""
     page = open_playground(gateway)
     assert page.write(TEXT[:20], **FIELDS) == gateway.text(prompt=TEXT[:20], **ASKED)
     assert page.page.locator(".token").count() == 60
@@ -35,8 +35,8 @@ def test_a_text_is_written_as_the_api_writes_it(open_playground, gateway):
     assert page.hosts <= {page.url.rstrip("/"), "data:"}
 
 
-def test_keys_write_and_stop(open_playground, gateway):
-    """Ctrl+Enter writes; Escape stops, and what came stays."""
+def test_ctrl_enter_generates_and_escape_stops(open_playground, gateway):
+    """The text generated so far stays."""
     page = open_playground(gateway)
     page.set(**{**FIELDS, "max_tokens": "2000"})
     page.page.locator("#max_tokens-0").evaluate("node => { node.max = 1e6; node.value = 90000; }")
@@ -49,8 +49,8 @@ def test_keys_write_and_stop(open_playground, gateway):
     assert len(page.text()) > 20
 
 
-def test_keys_lead_to_a_tokens_alternatives(open_playground, gateway):
-    """From token to token by arrows; Enter and the blank open what might have stood there."""
+def test_arrow_keys_reach_each_tokens_alternatives(open_playground, gateway):
+    """Enter and space open a dialog with the most probable tokens at that place."""
     page = open_playground(gateway)
     text = page.write(TEXT[:20], **FIELDS)
     page.page.locator(".token").nth(10).focus()
@@ -62,8 +62,8 @@ def test_keys_lead_to_a_tokens_alternatives(open_playground, gateway):
         page.page.keyboard.press("Escape")
 
 
-def test_a_token_has_alternatives_and_a_branch(open_playground, gateway):
-    """Another token in its place goes on from the state there; the text before it stays."""
+def test_choosing_an_alternative_token_branches_the_text(open_playground, gateway):
+    """Generation continues from the state there, and the text before it stays."""
     page = open_playground(gateway)
     whole = page.write(TEXT[:20], **FIELDS)
     page.page.locator(".token").nth(10).click()
@@ -88,8 +88,8 @@ def test_a_token_has_alternatives_and_a_branch(open_playground, gateway):
     assert page.text()[:3] == whole[:3]
 
 
-def test_a_link_brings_everything_back(open_playground, gateway):
-    """Prompt, model and settings stand in the address, and no part of it reaches the server."""
+def test_a_shared_link_restores_prompt_model_and_settings(open_playground, gateway):
+    """They are in the URL's fragment, which browsers do not send to the server; the text is reproduced."""
     page = open_playground(gateway)
     first = page.write(TEXT[:30], **FIELDS)
     page.click("#share")
@@ -103,8 +103,8 @@ def test_a_link_brings_everything_back(open_playground, gateway):
     assert again.text() == first
 
 
-def test_two_texts_stand_side_by_side(open_playground, gateway):
-    """Two models, or one at two temperatures."""
+def test_compare_shows_two_completions_side_by_side(open_playground, gateway):
+    """Here of one model at two temperatures."""
     page = open_playground(gateway)
     page.set(**FIELDS)
     page.page.check("#compare")
@@ -116,8 +116,8 @@ def test_two_texts_stand_side_by_side(open_playground, gateway):
     assert page.text(1) == gateway.text(prompt=TEXT[:20], **{**ASKED, "temperature": 0})
 
 
-def test_a_model_that_reads_backwards_leads_up_to_an_ending(open_playground, gateway):
-    """Its pieces go before those so far, and the inspector gets both in order of reading."""
+def test_a_backward_model_generates_the_text_before_the_suffix(open_playground, gateway):
+    """Its chunks are prepended, and the link to the inspector has completion and suffix."""
     page = open_playground(gateway)
     expected = gateway.text(suffix="the end", **{**ASKED, "model": "reverse"})
     assert page.write("the end", **{**FIELDS, "model": "reverse"}) == expected
@@ -127,8 +127,8 @@ def test_a_model_that_reads_backwards_leads_up_to_an_ending(open_playground, gat
     assert page.page.input_value("#text") == expected + "the end"
 
 
-def test_a_key_is_asked_for(browser, start_gateway, key_file):  # noqa: F811 - a fixture
-    """Once; a wrong one is asked for again, with the reason."""
+def test_the_page_asks_for_an_api_key(browser, start_gateway, key_file):  # noqa: F811 - a fixture
+    """Again after a wrong key, with the reason; the key is neither in localStorage nor in the URL."""
     from playwright.sync_api import expect
 
     key = keys(key_file, "add", "--tenant", "alice")
@@ -151,8 +151,8 @@ def test_a_key_is_asked_for(browser, start_gateway, key_file):  # noqa: F811 - a
 
 
 @pytest.mark.parametrize("event", ['{"seed": 1, "choices": [null]}', "<html>"], ids=["shape", "no JSON"])
-def test_an_unexpected_event_is_told_and_the_page_stays_usable(open_playground, gateway, event):
-    """Nothing has to be loaded again: the next text is written as ever."""
+def test_a_malformed_event_is_reported_and_the_page_stays_usable(open_playground, gateway, event):
+    """Without a reload, the next completion is generated as usual."""
     page = open_playground(gateway)
     body = f"data: {event}\n\ndata: [DONE]\n\n"
     page.page.route("**/v1/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
@@ -165,8 +165,8 @@ def test_an_unexpected_event_is_told_and_the_page_stays_usable(open_playground, 
     assert page.write(TEXT[:20]) == gateway.text(prompt=TEXT[:20], **ASKED)
 
 
-def test_one_of_two_texts_that_fails_leaves_the_other_to_be_stopped(open_playground, gateway):
-    """The page is busy until both have ended: else a further text would be written among the other's tokens."""
+def test_if_one_of_two_completions_fails_the_other_can_be_stopped(open_playground, gateway):
+    """The page is busy until both have ended; otherwise a new completion would mix with the other one's tokens."""
     page = open_playground(gateway)
     page.page.check("#compare")
     page.set(0, **{**FIELDS, "max_tokens": "2000"})
@@ -188,8 +188,8 @@ def test_one_of_two_texts_that_fails_leaves_the_other_to_be_stopped(open_playgro
 @pytest.mark.parametrize(
     "evil", ["<img src=x onerror=window.ran=1>", "<script>window.ran=1</script>", "\u202e\u0000🐈 שלום"]
 )
-def test_nothing_that_is_written_is_run(open_playground, gateway, evil):
-    """Neither from a prompt, nor from a link, nor from a model: it is text."""
+def test_user_input_is_never_run_as_html(open_playground, gateway, evil):
+    """Neither the prompt, nor a link's fields, nor a completion and its alternatives."""
     page = open_playground(gateway, "#" + json.dumps({"prompt": evil, "columns": [{"stop": evil}]}))
     assert page.page.input_value("#prompt") == evil
     lists = {"tokens": [evil], "token_logprobs": [-1.0], "top_logprobs": [{evil: -1.0}], "text_offset": [0]}
@@ -204,8 +204,8 @@ def test_nothing_that_is_written_is_run(open_playground, gateway, evil):
     assert page.page.evaluate("window.ran") is None
 
 
-def test_what_goes_wrong_is_said_and_passes(open_playground, start_gateway):
-    """A server that is gone, a model that is gone, a value that is refused; then it writes again."""
+def test_errors_are_shown_and_disappear(open_playground, start_gateway):
+    """A prompt over the limit and an unreachable server; the next completion works."""
     gateway = start_gateway(max_prompt_tokens=50)
     page = open_playground(gateway)
     page.set(**FIELDS)
@@ -222,8 +222,8 @@ def test_what_goes_wrong_is_said_and_passes(open_playground, start_gateway):
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_everybody_can_use_it(open_playground, gateway, look):
-    """No violation that axe finds, at rest, with a text, with a dialog open, with two columns; nothing sticks out."""
+def test_the_page_is_accessible(open_playground, gateway, look):
+    """No axe violation: at rest, with text, with a dialog, with two columns; nothing overflows."""
     page = open_playground(gateway, **look)
     page.page.check("#compare")
     assert page.violations() == []
@@ -234,8 +234,8 @@ def test_everybody_can_use_it(open_playground, gateway, look):
     assert page.violations() == []
 
 
-def test_the_look_can_be_changed_and_stays(open_playground, gateway):
-    """By the button, for all pages, whatever the system says."""
+def test_the_theme_can_be_changed_and_persists(open_playground, gateway):
+    """By the button, for all pages, whatever the system's colour scheme."""
     page = open_playground(gateway, color_scheme="dark")
     ground = "getComputedStyle(document.body).backgroundColor"
     dark = page.page.evaluate(ground)
@@ -248,8 +248,8 @@ def test_the_look_can_be_changed_and_stays(open_playground, gateway):
     assert page.page.evaluate(ground) == dark
 
 
-def test_the_policy_lets_nothing_run_that_is_not_ours(gateway):
-    """Of the page and of all that it is made of; no other file can be had."""
+def test_the_content_security_policy_covers_pages_and_static_files(gateway):
+    """It allows nothing by default and nothing unsafe; unknown files and paths outside static/ are a 404."""
     for path in ("/", "/inspector", "/static/playground.js", "/static/page.css", "/static/icon.svg"):
         status, headers, _ = gateway.ask("GET", path)
         policy = headers["Content-Security-Policy"]
@@ -258,8 +258,8 @@ def test_the_policy_lets_nothing_run_that_is_not_ours(gateway):
         assert gateway.ask("GET", path)[0] == 404
 
 
-def test_the_inspector_gets_the_whole_text(open_playground, gateway):
-    """Behind a text stands a link that reads prompt and text as the model did."""
+def test_the_inspector_link_has_prompt_and_completion(open_playground, gateway):
+    """With the same model, so that it reads them as the model did."""
     page = open_playground(gateway)
     whole = TEXT[:20] + page.write(TEXT[:20], **FIELDS)
     page.page.locator(".statistics a").click()
@@ -268,8 +268,8 @@ def test_the_inspector_gets_the_whole_text(open_playground, gateway):
     assert page.page.input_value("#model") == "lstm"
 
 
-def test_a_prompt_of_a_megabyte_is_refused_with_the_bound(open_playground, start_gateway):
-    """By tokens, or by bytes; the address of the page stays short."""
+def test_a_prompt_over_the_limits_is_rejected_with_the_limit(open_playground, start_gateway):
+    """The limit of tokens or of bytes; the page also refuses to put such a text into a link."""
     page = open_playground(start_gateway(max_body_bytes=2**20))
     page.set(**FIELDS)
     for length, bound in ((200_000, "131072"), (2**20, "1048576")):
@@ -282,8 +282,8 @@ def test_a_prompt_of_a_megabyte_is_refused_with_the_bound(open_playground, start
     page.excuse_failed_loads()
 
 
-def test_a_gateway_that_dies_and_comes_back(open_playground, start_gateway):
-    """In the middle of a text: what came stays, and the page writes again once it is back."""
+def test_the_page_survives_a_gateway_crash(open_playground, start_gateway):
+    """The text generated so far stays, and after the gateway's restart the page generates again."""
     gateway = start_gateway()
     page = open_playground(gateway)
     page.set(**FIELDS)
@@ -305,16 +305,16 @@ def test_a_gateway_that_dies_and_comes_back(open_playground, start_gateway):
 
 
 @pytest.mark.slow
-def test_a_model_that_is_removed_while_the_page_is_open(
+def test_a_model_removed_while_the_page_is_open_is_marked_not_served(
     open_playground, two_models_dir, own_model_server, start_gateway, tmp_path
 ):
-    """The page says so, marks it in its list, and writes with another one."""
+    """The error names it, and another model can be chosen."""
     models_dir = shutil.copytree(two_models_dir, tmp_path / "models")
     gateway = start_gateway(repository=models_dir, backend=own_model_server(models_dir).port)
     page = open_playground(gateway)
     page.set(**FIELDS)
     command = [sys.executable, "-m", "export", "remove", "lstm", "--yes", "--models-dir", str(models_dir)]
-    # Longer than the model server's polls, 0.1 s each.
+    # Longer than the model server's poll interval of 0.1 s.
     command += ["--wait", "3"]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=120)
     gateway.wait_until(lambda: [model["id"] for model in gateway.get("/v1/models")[1]["data"]] == ["words"])

@@ -1,4 +1,4 @@
-"""What was read once is not read again: exactly, for every kind of model, and for nobody but who sent it."""
+"""The prefix cache: exact for every kind of model, and private to a tenant."""
 
 import pytest
 
@@ -10,7 +10,7 @@ LONG = TEXT * 12
 
 
 def completed(gateway, **fields):
-    """Return every choice's text, and how many tokens of the prompts were known."""
+    """Return the text of each choice, and the number of cached prompt tokens."""
     status, answer = gateway.post({"max_tokens": 30, "seed": 5, **fields})
     assert status == 200, answer
     usage = answer["usage"]
@@ -28,8 +28,8 @@ def forgetful(models_dir, model_server, tmp_path_factory):
 
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
-def test_a_hit_gives_the_bytes_of_a_miss(ample_gateway, forgetful, model):
-    """The same prompt again, a longer one, one that parts midway and the text so far: each as if nothing were known."""
+def test_a_prefix_cache_hit_does_not_change_a_byte(ample_gateway, forgetful, model):
+    """For the same prompt, longer and shorter ones with the same prefix, and prompt with completion."""
     field = "suffix" if model == "reverse" else "prompt"
 
     def beginning(length):
@@ -50,12 +50,12 @@ def test_a_hit_gives_the_bytes_of_a_miss(ample_gateway, forgetful, model):
     assert 0 < known[1] < known[4]
     assert known[2] > 0
     if model in ("lstm", "gru", "rnn", "reverse"):
-        # Characters: all but the last token, and what was read on the way to 500 and 800.
+        # One token per character: a hit covers all but the last token, or ends where prefill cached a state.
         assert known == [0, 499, 499, 256, 799]
 
 
-def test_what_one_tenant_has_read_is_known_to_its_keys_alone(start_gateway, key_file):  # noqa: F811 - see the import
-    """Two keys of one tenant share; another tenant cannot even tell whether a text was sent before."""
+def test_the_prefix_cache_is_shared_only_by_keys_of_one_tenant(start_gateway, key_file):  # noqa: F811 - see the import
+    """Another tenant gets a miss, so it cannot find out whether a prompt was sent before."""
     anna, also_anna, bert = (
         keys(key_file, "add", "--tenant", tenant).splitlines()[-1] for tenant in ("anna", "anna", "bert")
     )
@@ -68,8 +68,8 @@ def test_what_one_tenant_has_read_is_known_to_its_keys_alone(start_gateway, key_
     assert [cached(key) for key in (anna, also_anna, bert, bert)] == [0, 399, 0, 399]
 
 
-def test_a_stream_tells_what_was_known(ample_gateway):
-    """The usage of a stream has the same figure."""
+def test_the_usage_of_a_stream_has_cached_tokens(ample_gateway):
+    """First a miss, then a hit."""
     fields = {"model": "lstm", "prompt": LONG[7:107], "max_tokens": 3, "seed": 1}
     for expected in (0, 99):
         events = list(ample_gateway.stream(**fields, stream_options={"include_usage": True}))

@@ -1,4 +1,4 @@
-"""Minutes of mixed load while model servers die: every output stays the same, and nothing is left behind."""
+"""Minutes of mixed load while model servers are killed: outputs stay the same, and no resource leaks."""
 
 import concurrent.futures
 import itertools
@@ -14,9 +14,9 @@ from tests.servers import ModelServer
 
 SOAK_S = 120
 NUM_CLIENTS = 24
-# Between two kills of a model server.
+# Interval between two kills of a model server.
 KILL_EVERY_S = 20
-# What the allocator keeps of a burst is no leak; a leak of a kilobyte a request would be more.
+# The allocator keeps memory after a burst, which is no leak; a leak of 1 kB per request would exceed this limit.
 MAX_GROWTH_BYTES = 24 * 2**20
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -43,7 +43,7 @@ def requests():
 
 
 def content(gateway, path, body):
-    """Return what a response says, without what differs from one to the next."""
+    """Return the reproducible part of a response."""
     status, response = gateway.post(body, path, timeout=120)
     assert status == 200, response
     if "choices" in response:
@@ -52,7 +52,7 @@ def content(gateway, path, body):
 
 
 def leave(gateway, seed):
-    """Begin a stream and close the connection in the middle."""
+    """Start a stream and disconnect in the middle."""
     connection = gateway.connect()
     body = {"model": "lstm", "prompt": TEXT[:30], "max_tokens": 20_000, "seed": seed, "stream": True}
     connection.request("POST", "/v1/completions", json.dumps(body))
@@ -63,7 +63,7 @@ def leave(gateway, seed):
 
 
 class Footprint:
-    """What a gateway's worker holds: bytes of memory, threads, open files."""
+    """The resources of a gateway's worker: resident bytes, threads, open files."""
 
     def __init__(self, gateway):
         process = Path(f"/proc/{gateway.worker_pid}")
@@ -74,7 +74,7 @@ class Footprint:
 
 
 def soak(gateway, expected, seconds):
-    """Send requests from all clients for some seconds; return how many."""
+    """Send requests from all clients for some seconds, comparing each response; return the number of requests."""
     deadline = time.monotonic() + seconds
     wanted = requests()
 
@@ -94,18 +94,18 @@ def soak(gateway, expected, seconds):
 
 
 def settled(gateway):
-    """Wait until nothing runs, and return the footprint."""
+    """Wait until the gateway has no sequences, and return its footprint."""
     gateway.wait_until(lambda: gateway.get("/v1/status")[1]["sequences"]["accepted"] == 0)
     time.sleep(2)
     return Footprint(gateway)
 
 
-def test_load_and_dying_servers_leave_nothing_behind(two_models_dir, own_model_server, start_gateway, tmp_path):
-    """Same bytes as alone, whichever server dies; memory, threads and files are those of the beginning."""
+def test_load_and_backend_crashes_leak_nothing(two_models_dir, own_model_server, start_gateway, tmp_path):
+    """Outputs equal those of single requests; memory, threads and files stay near those after the warm-up."""
     servers = [own_model_server(two_models_dir) for _ in range(2)]
     gateway = start_gateway(backends=",".join(f"127.0.0.1:{server.port}" for server in servers), backend_grace_s=120)
     expected = [content(gateway, path, body) for path, body in requests()]
-    # The allocator, the prefix cache and the pools of threads have their size after that.
+    # After this warm-up, the allocator, the prefix cache and the thread pools have reached their size.
     assert soak(gateway, expected, 20) > 0
     before = settled(gateway)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""Texts that are put down and taken up again over HTTP: elsewhere, later, however they ended, by who may."""
+"""Resume tokens over HTTP: on another gateway, after every finish reason, and only for their tenant."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ BODY = {"model": "lstm", "prompt": TEXT[:40], "seed": 3, "temperature": 0.9}
 
 @pytest.fixture(scope="module")
 def state_key(tmp_path_factory):
-    """A file with the key that gateways share."""
+    """A file with the state key that gateways share."""
     path = tmp_path_factory.mktemp("keys") / "state.key"
     path.write_text("k" * 64 + "\n")
     return path
@@ -23,7 +23,7 @@ def state_key(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_gateways(models_dir, model_server, state_key, tmp_path_factory):
-    """Two gateways with the same key."""
+    """Two gateways with the same state key."""
     logs = tmp_path_factory.mktemp("logs")
     two = [Gateway(models_dir, model_server.port, logs / f"{i}.log", state_key_file=state_key) for i in range(2)]
     yield two
@@ -32,25 +32,25 @@ def two_gateways(models_dir, model_server, state_key, tmp_path_factory):
 
 
 def given(model, text):
-    """Return what a model is to read, by the field that it reads."""
+    """Return model and input, in the field that the model reads."""
     return {"model": model, "suffix" if model == "reverse" else "prompt": text}
 
 
 def completed(gateway, **fields):
-    """Return the first choice of an answer."""
+    """Return the first choice of a response, with its resume token."""
     status, answer = gateway.post({"return_state": True, **fields})
     assert status == 200, answer
     return answer["choices"][0]
 
 
 def joined(model, *texts):
-    """Put texts together in order of reading."""
+    """Join texts in text order: a backward model generates the last one first."""
     return "".join(texts[::-1] if model == "reverse" else texts)
 
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
-def test_fifty_and_fifty_tokens_are_a_hundred(two_gateways, model):
-    """On another gateway with the same key, byte for byte, penalties and pieces of characters included."""
+def test_a_completion_resumes_byte_identically_on_another_gateway(two_gateways, model):
+    """After 1, 50 or 99 of 100 tokens, with penalties, and within characters of several tokens."""
     here, there = two_gateways
     for seed, more in enumerate(({}, {"frequency_penalty": 0.5, "repetition_penalty": 1.2}, {"top_k": 5})):
         fields = {"temperature": 1.1, "ignore_eos": True, **more}
@@ -62,8 +62,8 @@ def test_fifty_and_fifty_tokens_are_a_hundred(two_gateways, model):
             assert second["finish_reason"] == "length"
 
 
-def test_a_stop_string_and_the_end_of_a_text_can_be_gone_on_from(gateway):
-    """Behind a stop the text goes on as if there had been none; behind the end mark a new text begins."""
+def test_a_completion_resumes_after_a_stop_string_and_after_the_eos_token(gateway):
+    """After a stop string it continues as if there had been none; after the EOS token a new document begins."""
     whole = completed(gateway, **BODY, max_tokens=80)
     stop = whole["text"][30:33]
     first = completed(gateway, **BODY, max_tokens=80, stop=stop)
@@ -78,8 +78,8 @@ def test_a_stop_string_and_the_end_of_a_text_can_be_gone_on_from(gateway):
     assert following["text"] != ended["text"]
 
 
-def test_a_stream_brings_the_state_with_its_end(gateway):
-    """The last event of a choice has it, and it goes on as that of a whole answer does."""
+def test_the_last_chunk_of_a_choice_has_its_resume_token(gateway):
+    """It resumes the same as the token of a response that is not streamed."""
     whole = completed(gateway, **BODY, max_tokens=60)
     choices = [
         choice
@@ -91,8 +91,8 @@ def test_a_stream_brings_the_state_with_its_end(gateway):
     assert "".join(choice["text"] for choice in choices) + rest["text"] == whole["text"]
 
 
-def test_a_stream_can_bring_states_on_its_way(gateway):
-    """After so many tokens, with the usage up to there: whoever loses the stream goes on from the last one."""
+def test_state_interval_adds_resume_tokens_to_a_stream(gateway):
+    """Each comes with the usage so far, so that a client that loses the stream resumes from the last one."""
     whole = completed(gateway, **BODY, max_tokens=600, return_state=None)
     text, states = "", []
     for event in gateway.stream(**BODY, max_tokens=600, stream_options={"state_interval": 150}):
@@ -108,8 +108,8 @@ def test_a_stream_can_bring_states_on_its_way(gateway):
         assert before + completed(gateway, state=state, **rest)["text"] == whole["text"]
 
 
-def test_a_state_or_the_only_model_stands_for_the_name(start_gateway, gateway):
-    """Where there are several models and no state, the name is asked for; the log has it in any case."""
+def test_a_resume_token_or_the_default_model_replaces_the_model_name(start_gateway, gateway):
+    """Otherwise, with several models, `model` is required; the access log has the name in any case."""
     status, answer = gateway.post({**BODY, "model": None})
     assert (status, answer["error"]["param"]) == (400, "model")
     assert "model is required where there are several" in answer["error"]["message"]
@@ -121,8 +121,8 @@ def test_a_state_or_the_only_model_stands_for_the_name(start_gateway, gateway):
     assert '"model": "words"' in started.output
 
 
-def test_one_state_has_many_continuations(gateway):
-    """Several prompts and choices branch from it; the first choice without a prompt is the text itself."""
+def test_several_prompts_and_choices_branch_from_one_resume_token(gateway):
+    """The first choice of an empty prompt is the continuation of the original completion."""
     whole = completed(gateway, **BODY, max_tokens=60)
     first = completed(gateway, **BODY, max_tokens=30)
     fields = {"model": "lstm", "temperature": 0.9, "max_tokens": 30, "n": 2}
@@ -136,8 +136,8 @@ def test_one_state_has_many_continuations(gateway):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_deadline_leaves_a_state(ample_gateway, stream):
-    """The answer, or the stream's last event, is an error with each choice's state: the rest is as it would be."""
+def test_a_deadline_error_has_the_text_so_far_and_a_resume_token(ample_gateway, stream):
+    """In the response or in the stream's last event; resuming gives the same text as an undisturbed request."""
     gateway = ample_gateway
     fields = {**BODY, "max_tokens": 1_000_000, "timeout_s": 0.6, "return_state": True}
     if stream:
@@ -159,8 +159,8 @@ def test_a_deadline_leaves_a_state(ample_gateway, stream):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_drain_leaves_a_state_for_another_gateway(start_gateway, state_key, stream):
-    """A text that is not finished when a gateway ends goes on at another one, and no client is told to begin again."""
+def test_a_completion_cut_off_by_shutdown_resumes_on_another_gateway(start_gateway, state_key, stream):
+    """The error has text and resume token; the client is not asked to retry from the beginning."""
     leaving, staying = (start_gateway(state_key_file=state_key, drain_s=1) for _ in range(2))
     fields = {**BODY, "max_tokens": 1_000_000, "return_state": True, "stream": stream}
     connection = leaving.connect()
@@ -181,8 +181,8 @@ def test_a_drain_leaves_a_state_for_another_gateway(start_gateway, state_key, st
     assert text + rest["text"] == completed(staying, **BODY, max_tokens=len(text) + 50)["text"]
 
 
-def test_each_wrong_token_has_its_error(models_dir, start_gateway, key_file):  # noqa: F811 - see the import
-    """Another tenant's, an altered one, a cut one, a megabyte, another model's: each is told by status and code."""
+def test_each_invalid_resume_token_has_its_error(models_dir, start_gateway, key_file):  # noqa: F811 - see the import
+    """Another tenant's, altered, cut off, too long, of another model or state key, expired: by status and code."""
     anna, bert = (keys(key_file, "add", "--tenant", tenant).splitlines()[-1] for tenant in ("anna", "bert"))
     gateway = start_gateway(keys_file=key_file, repository=models_dir)
     state = ask(gateway, anna, {**BODY, "return_state": True})[2]["choices"][0]["state"]

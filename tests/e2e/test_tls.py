@@ -1,4 +1,4 @@
-"""Gateway and model server by TLS, each of which shows who it is; a stranger's server gets no call."""
+"""Mutual TLS between gateway and model server; a server without a trusted certificate gets no call."""
 
 import concurrent.futures
 import json
@@ -9,16 +9,16 @@ from tests.certificates import make_certificate
 
 
 def ssl_config(path, server, client):
-    """Write TensorFlow Serving's SSLConfig, which holds the texts of the files."""
+    """Write TensorFlow Serving's SSLConfig, which contains the files' contents, and return the server's flag."""
     fields = {"server_key": server.key, "server_cert": server.cert, "custom_ca": client.cert}
-    # JSON's strings are those of text protos.
+    # A JSON string is also a string of the protobuf text format.
     lines = [f"{name}: {json.dumps(file.read_text())}" for name, file in fields.items()]
     path.write_text("\n".join([*lines, "client_verify: true"]))
     return f"--ssl_config_file={path}"
 
 
 class Stranger(grpc.GenericRpcHandler):
-    """A server with a certificate that nobody trusts, which notes every call."""
+    """A gRPC server with an untrusted certificate that records every call."""
 
     def __init__(self, own):
         self.calls = []
@@ -28,18 +28,18 @@ class Stranger(grpc.GenericRpcHandler):
         self._server.start()
 
     def service(self, details):
-        """Note the call, and have it answered with UNIMPLEMENTED."""
+        """Record the call; gRPC answers it with UNIMPLEMENTED."""
         self.calls.append(details.method)
 
     def end(self):
-        """Stop it."""
+        """Stop the server."""
         self._server.stop(0).wait(10)
 
 
-def test_texts_are_the_same_by_tls_and_a_stranger_gets_no_call(
+def test_tls_changes_no_byte_and_an_untrusted_backend_gets_no_call(
     gateway, two_models_dir, own_model_server, start_gateway, tmp_path
 ):
-    """Two servers behind one setting: the one with the right certificate answers, the other one is left out."""
+    """Of two backends, the one with the trusted certificate serves; the other one stays ejected."""
     made = {name: make_certificate(tmp_path, name) for name in ("server", "stranger", "gateway")}
     flag = ssl_config(tmp_path / "server.config", made["server"], made["gateway"])
     server, stranger = own_model_server(two_models_dir, flag), Stranger(made["stranger"])
@@ -60,8 +60,8 @@ def test_texts_are_the_same_by_tls_and_a_stranger_gets_no_call(
     assert stranger.calls == []
 
 
-def test_a_file_that_cannot_be_used_ends_the_start_with_one_line(start_gateway, tmp_path):
-    """Before anything listens."""
+def test_an_invalid_ca_file_fails_startup_with_a_one_line_error(start_gateway, tmp_path):
+    """The error names the environment variable and the file."""
     (tmp_path / "ca.pem").write_text("junk")
     try:
         start_gateway(backend_tls_ca_file=tmp_path / "ca.pem")

@@ -1,4 +1,4 @@
-"""`python -m service up` that is killed without a warning; other ends are in tests/unit/service/commands."""
+"""`python -m service up` after SIGKILL; tests/unit/service/commands covers other ways to end it."""
 
 import concurrent.futures
 import os
@@ -12,14 +12,14 @@ from tests.servers import Client, Process, free_port, is_running
 from tests.waiting import until
 
 NUM_STREAMS = 6
-# Long enough to be under way when a process is killed, and short enough to end within the drain.
+# Long enough to be running when a process is killed, and short enough to end within the drain.
 FIELDS = {"model": "lstm", "prompt": "It was", "max_tokens": 5_000}
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
 
 
 class Up(Process, Client):
-    """The program, with its processes."""
+    """The program `up`, with its processes."""
 
     def __init__(self, models_dir, folder):
         self.port = free_port()
@@ -40,7 +40,7 @@ class Up(Process, Client):
         (self.pids["worker"],) = children(self.pids["gateway"])
 
     def end_all(self):
-        """End what a test left."""
+        """Kill the processes that a test left running."""
         for pid in self.pids.values():
             if is_running(pid):
                 os.kill(pid, signal.SIGKILL)
@@ -57,14 +57,14 @@ def command_line(pid):
 
 @pytest.fixture
 def up(two_models_dir, tmp_path):
-    """The program, with a model server and a gateway that answer."""
+    """The program, with a model server and a gateway that are ready."""
     up = Up(two_models_dir, tmp_path)
     yield up
     up.end_all()
 
 
-def test_up_is_killed_and_accepted_streams_finish(up):
-    """The gateway drains, has the model server as long as it lives, and nobody stays behind."""
+def test_accepted_streams_finish_after_up_is_killed(up):
+    """The gateway drains, the model server stays until then, and no process is left."""
     ends, begun = [], []
 
     def read(seed):

@@ -1,4 +1,4 @@
-"""Versions are promoted, shared out, rolled back and removed while requests run, and none of them notices."""
+"""Promote, traffic split, rollback and remove under load, without a failed request."""
 
 import itertools
 import shutil
@@ -20,7 +20,7 @@ BODY = {"prompt": "It was", "max_tokens": 40}
 
 
 class Repository:
-    """A repository of which each test has a model of its own; a model server and a gateway serve them all."""
+    """A model repository in which each test has a model of its own, with one model server and one gateway."""
 
     def __init__(self, path):
         self.path = path
@@ -37,7 +37,7 @@ class Repository:
         return name
 
     def add_version(self, name, version):
-        """Add a version to a model, at once as exporters do."""
+        """Add a version to a model by an atomic rename, as the exporter does."""
         draft = self.path / name / f"{version}.draft"
         shutil.copytree(self._published / str(version), draft)
         draft.rename(draft.with_name(str(version)))
@@ -49,7 +49,7 @@ class Repository:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    """The repository of this file's tests, before it is served."""
+    """The model repository of this module, before it is served."""
     folder = tmp_path_factory.mktemp("versions")
     (folder / "models").mkdir()
     return Repository(folder / "models")
@@ -83,18 +83,18 @@ def model(served):
 
 
 def entries(gateway, name):
-    """Return what is told of a model's versions."""
+    """Return the entries of a model's versions; empty if it is not served."""
     status, found = gateway.get(f"/v1/models/{name}")
     return found["versions"] if status == 200 else []
 
 
 def versions(gateway, name):
-    """Return the versions of a model that are served."""
+    """Return the served versions of a model."""
     return [entry["version"] for entry in entries(gateway, name)]
 
 
 class Load:
-    """Requests from several threads, some hundred a second, until it is stopped."""
+    """Continuous load from several threads, about 100 requests a second, until it is stopped."""
 
     def __init__(self, gateway, body, num_threads=5):
         self.answers: list[tuple[float, int, dict]] = []
@@ -110,7 +110,7 @@ class Load:
             self.answers.append((time.monotonic(), status, answer))
 
     def versions_since(self, moment):
-        """Count the versions of the answers that came after a moment."""
+        """Count the versions of the responses that came after a moment."""
         return Counter(answer["version"] for when, _, answer in self.answers if when > moment)
 
     def stop(self):
@@ -121,8 +121,8 @@ class Load:
         assert {status for _, status, _ in self.answers} == {200}
 
 
-def test_promotions_canaries_and_rollbacks_fail_nobody(served, model):
-    """Each takes effect within moments; what runs stays on its version, and every answer is that of one version."""
+def test_promote_traffic_split_and_rollback_fail_no_request(served, model):
+    """Each takes effect within moments; a running stream stays on its version, and each response is of one version."""
     gateway, body = served.gateway, {**BODY, "model": model}
     of_version = {n: gateway.text(**{**body, "model": f"{model}:{n}", "seed": 7}) for n in (2, 3)}
     assert of_version[2] != of_version[3]
@@ -149,7 +149,7 @@ def test_promotions_canaries_and_rollbacks_fail_nobody(served, model):
     assert (status, answer["choices"][0]["text"]) == (200, of_version[3])
 
     routing.unlink()
-    # One that is not served yet: until it is loaded, the one before it answers.
+    # This version is not loaded yet; until it is, the previous one serves.
     served.run("promote", f"{model}:1")
     until(lambda: gateway.post({**body, "seed": 1})[1]["version"] == 1)
     served.run("rollback", model)
@@ -158,7 +158,7 @@ def test_promotions_canaries_and_rollbacks_fail_nobody(served, model):
     publish_model(served.path, model, seed=4)
     until(lambda: 4 in versions(gateway, model))
     time.sleep(1)
-    # Published is not promoted: where there are labels it waits for one.
+    # Publishing does not promote: where a model has labels, a new version gets no requests until it has one.
     assert set(load.versions_since(moment)) == {2}
     load.stop()
     texts = [choice["text"] for event in [first, *running] if event for choice in event["choices"]]
@@ -169,8 +169,8 @@ def test_promotions_canaries_and_rollbacks_fail_nobody(served, model):
         assert known == answer["choices"]
 
 
-def test_labels_outlast_a_restart(served, labelled):
-    """A model server that begins anew serves what has a label, and a gateway that never saw it set goes by it."""
+def test_labels_of_a_repository_apply_when_the_servers_start(served, labelled):
+    """The model server loads labelled versions, and the gateway routes by labels that were set before it started."""
     gateway, body = served.gateway, {**BODY, "model": labelled}
     until(lambda: versions(gateway, labelled) == [1, 2, 3])
     assert gateway.post(body)[1]["version"] == 1
@@ -178,8 +178,8 @@ def test_labels_outlast_a_restart(served, labelled):
     until(lambda: gateway.post(body)[1]["version"] == 3)
 
 
-def test_what_is_not_there_is_told_with_what_is(served, model):
-    """A version or a label that cannot be had is 404, in every form of address."""
+def test_an_unknown_model_version_or_label_is_a_404_that_lists_the_known(served, model):
+    """In completions and in /v1/models alike."""
     gateway = served.gateway
     models = ", ".join(entry["id"] for entry in gateway.get("/v1/models")[1]["data"])
     assert model in models
@@ -195,8 +195,8 @@ def test_what_is_not_there_is_told_with_what_is(served, model):
 
 
 @pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_version_that_is_removed_while_it_runs_leaves_the_text_so_far(served, model, stream):
-    """A clear error, with what there is of the text, and the next request is answered by another version."""
+def test_removing_a_running_version_returns_the_text_so_far(served, model, stream):
+    """With the error `version_gone`; the next request is served by another version."""
     gateway, fields = served.gateway, {**BODY, "model": f"{model}:3", "seed": 7}
     beginning = gateway.text(**{**fields, "max_tokens": 100})
     fields |= {"max_tokens": 5_000_000, "return_state": True}
@@ -217,13 +217,13 @@ def test_a_version_that_is_removed_while_it_runs_leaves_the_text_so_far(served, 
     assert "send the request again" in error["error"]["message"]
     text = "".join(c["text"] for event in (found if stream else [error]) for c in event["choices"])
     assert text.startswith(beginning)
-    # Nobody could go on with it.
+    # No server could resume it.
     assert not any("state" in choice for choice in error["choices"])
     until(lambda: gateway.post({**BODY, "model": model})[0] == 200)
 
 
-def test_a_state_stays_with_its_version(served):
-    """It goes on with the version that wrote it as long as that is served, and is told to be outdated afterwards."""
+def test_a_resume_token_works_while_its_version_is_served(served):
+    """Even beside a newer version; once its version is unloaded, the error is 410 `state_outdated`."""
     gateway, model = served.gateway, served.add_model(versions=[1])
     until(lambda: versions(gateway, model) == [1])
     body = {**BODY, "model": model, "seed": 2}
@@ -241,8 +241,8 @@ def test_a_state_stays_with_its_version(served):
     assert (status, answer["error"]["code"]) == (410, "state_outdated")
 
 
-def test_a_new_version_takes_over_and_a_damaged_one_never_does(served):
-    """A version published while the server runs is used; half-written and damaged ones are passed over."""
+def test_a_new_version_is_served_and_a_damaged_one_is_skipped(served):
+    """Empty, partial and truncated versions are ignored while the server runs."""
     gateway, model = served.gateway, served.add_model(versions=[1])
     until(lambda: versions(gateway, model) == [1])
     ask = {**BODY, "model": model, "seed": 1}

@@ -1,6 +1,6 @@
 """`python -m tests.e2e.traced_completion MODELS_DIR PORT`: trace one streaming completion of the application.
 
-Prints a JSON object: for each thread, the modules of the service that it ran, in order of their first call.
+Prints a JSON object: for each thread, the modules of `service` that it ran, in order of their first call.
 """
 
 import json
@@ -18,7 +18,7 @@ BODY = {"model": "lstm", "prompt": "It was the ", "max_tokens": 200, "seed": 1, 
 
 
 class Trace:
-    """The modules that run while it is on, by the name of the thread."""
+    """The modules that run while the trace is on, by thread name."""
 
     def __init__(self):
         self.is_on = False
@@ -33,7 +33,7 @@ class Trace:
 
 
 def main():
-    """Start the application on Flask's test client, in front of a running model server."""
+    """Trace a completion of the application on Flask's test client, in front of a running model server."""
     models_dir, port = sys.argv[1:]
     trace = Trace()
     # Before the application's threads start.

@@ -1,6 +1,6 @@
-"""A client of TensorFlow Serving's gRPC API that shows statuses and messages as they come.
+"""A client of TensorFlow Serving's gRPC API that passes statuses and messages on unchanged.
 
-Tensors are packed and read by the gateway's own code: what it cannot read is of no use to it.
+It converts tensors with the gateway's own code, so a tensor that the gateway cannot decode fails here, too.
 """
 
 import grpc
@@ -16,7 +16,7 @@ from service.backends.protos import (
 )
 from service.backends.tensors import to_array, to_proto
 
-# Long enough for a machine that is busy with other things; nothing is measured by it.
+# Long enough for a busy machine; no test measures it.
 TIMEOUT_S = 60.0
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
@@ -26,7 +26,7 @@ _OPTIONS = [
 
 
 class Client:
-    """One channel to a server."""
+    """A client with one channel."""
 
     def __init__(self, address):
         self.address = address
@@ -39,15 +39,15 @@ class Client:
         return to_arrays(self.answer(name, signature, inputs, **fields))
 
     def answer(self, name, signature, inputs, **fields):
-        """Call Predict and return the message; see `request`."""
+        """Call Predict and return the response; see `request`."""
         return self.prediction.Predict(request(name, signature, inputs, **fields), timeout=TIMEOUT_S)
 
     def begin(self, name, signature, inputs, timeout_s=TIMEOUT_S, **fields):
-        """Call Predict without waiting; see `request`."""
+        """Call Predict and return a future; see `request`."""
         return self.prediction.Predict.future(request(name, signature, inputs, **fields), timeout=timeout_s)
 
     def states(self, name, version=None):
-        """Return the name of the state of each version."""
+        """Return the state of each version, by number."""
         message = get_model_status_pb2.GetModelStatusRequest()
         _specify(message.model_spec, name, version)
         answer = self.model.GetModelStatus(message, timeout=TIMEOUT_S)
@@ -55,7 +55,7 @@ class Client:
         return {status.version: name_of(status.state) for status in answer.model_version_status}
 
     def metadata(self, name, version=None, fields=("signature_def",)):
-        """Return model_spec and the signatures of a version."""
+        """Return the model_spec and the signatures of a version."""
         message = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=fields)
         _specify(message.model_spec, name, version)
         answer = self.prediction.GetModelMetadata(message, timeout=TIMEOUT_S)
@@ -64,7 +64,7 @@ class Client:
         return answer.model_spec, found.signature_def
 
     def reload(self, config):
-        """Put another config, a text proto, in force."""
+        """Apply another config, a text proto."""
         message = text_format.Parse(config, model_server_config_pb2.ModelServerConfig())
         request = model_management_pb2.ReloadConfigRequest(config=message)
         self.model.HandleReloadConfigRequest(request, timeout=TIMEOUT_S)
@@ -81,7 +81,7 @@ def request(name, signature, inputs, *, version=None, label=None, output_filter=
 
 
 def to_arrays(answer):
-    """Return the outputs of a PredictResponse."""
+    """Return the outputs of a PredictResponse as arrays."""
     return {name: to_array(proto, _shape(proto)) for name, proto in answer.outputs.items()}
 
 

@@ -1,4 +1,4 @@
-"""Servers, and what the same models compute in this process."""
+"""Servers under test, and what the same models compute in this process."""
 
 import os
 import signal
@@ -35,18 +35,18 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session")
 def serving_models(pytestconfig):
-    """The suite's repository."""
+    """The directory of the suite's models."""
     return pytestconfig.getoption("--serving-models") or built("serving", make_repository)
 
 
 @pytest.fixture(scope="session")
 def started(serving_models, tmp_path_factory):
-    """Start a server in a mode, once; a process of xdist comes back to each mode with every file of tests."""
+    """Start a server in a mode, once per mode: a process of xdist returns to each mode with every file of tests."""
     running = {}
 
     def start(mode):
         if mode not in running:
-            # The file is not to undo what the tests reload by a request.
+            # A polled file would undo the reloads of the tests.
             flags = ["--model_config_file_poll_wait_seconds=0", "--allow_version_labels_for_unavailable_models=true"]
             is_tensorflow_serving = mode.startswith("tensorflow-serving")
             if mode.endswith("batching"):
@@ -85,7 +85,7 @@ def client(server):
 
 @pytest.fixture
 def refusal():
-    """Return status and text of a call that fails."""
+    """Return the status and the message of a call that fails."""
 
     def call(attempt):
         with pytest.raises(grpc.RpcError) as caught:

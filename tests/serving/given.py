@@ -1,4 +1,4 @@
-"""The server that is tested: one that a person has started, or `model_server` on the suite's models."""
+"""The server under test: one that a person has started, or `model_server` on the suite's models."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ class Server:
         return (self.models_dir / signatures.MODELS_CONFIG).read_text()
 
     def version_dir(self, name, version=None):
-        """Return the folder of a version, the newest by default."""
+        """Return the directory of a version, the newest by default."""
         return self.models_dir / name / str(version or VERSIONS[name][-1])
 
     def card(self, name, version=None):
@@ -43,7 +43,7 @@ class Server:
 
 
 def check_given(address, models_dir):
-    """Refuse, before any test, a folder or a server that the suite cannot use.
+    """Refuse a directory or a server that the suite cannot use, before any test.
 
     Raises:
         pytest.UsageError: one line says what is wrong.

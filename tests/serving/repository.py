@@ -1,8 +1,8 @@
-"""The models that the conformance suite is run on: `python -m tests.serving.repository [DIR]`.
+"""The models of the conformance suite: `python -m tests.serving.repository [DIR]`.
 
-Knows which models there are and how a server is started on them. They are small and untrained, and the project's own
-exporter published them, so what a server passes with them holds for those that are in use. They are those of the other
-tests.
+Knows which models there are and how a server is started on them. They are small and untrained, but published by the
+project's own exporter, so a server that passes with them can serve those in use. They are copies of the models of the
+other tests.
 """
 
 import argparse
@@ -17,12 +17,12 @@ from tests.built import built
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEFAULT_DIR = ROOT / "build" / "serving"
-# Versions of each model. `gru` is a stack, `rnn` is unrolled, `window` carries no state.
+# Versions of each model. `gru` has two layers, `rnn` is unrolled, `window` is a sliding-window model.
 VERSIONS = {"lstm": (1, 2), "gru": (1,), "rnn": (1,), "window": (1,)}
 MAX_BATCH_SIZE = signatures.MAX_BATCH_SIZE
 BATCHING_CONFIG = "batching.config"
 MADE_BY = "made-by"
-# Only what decides how the models are made.
+# Sources that the models depend on.
 _SOURCES = (
     "export/graphs",
     "export/repository/models_config.py",
@@ -35,7 +35,7 @@ _SOURCES = (
 )
 
 _IMAGE = "tensorflow/serving:2.21.0"
-# No --model_config_file_poll_wait_seconds: a file that is looked at again undoes what a request has reloaded.
+# No --model_config_file_poll_wait_seconds: a polled file undoes the reload of a request.
 _FLAGS = (
     "--port=8500",
     f"--model_config_file=/models/{signatures.MODELS_CONFIG}",
@@ -47,14 +47,14 @@ BATCHING_FLAGS = ("--enable_batching=true", f"--batching_parameters_file=/models
 
 
 class StaleModels(Exception):
-    """The folder holds models that other code made."""
+    """The error that the directory holds models of another state of the code."""
 
 
 def make_repository(folder: Path) -> None:
-    """Copy the models that are not there yet, and write the files beside them.
+    """Copy the missing models, and write the files beside them.
 
     Raises:
-        StaleModels: what is there was made by another state of the code.
+        StaleModels: the directory was made by another state of the code.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stamp = folder / MADE_BY
@@ -70,15 +70,15 @@ def make_repository(folder: Path) -> None:
 
 
 def docker_line(folder: Path, *flags: str) -> str:
-    """Return the command that starts TensorFlow Serving's image on the models, on port 8500 of the loopback."""
+    """Return the command that runs TensorFlow Serving's image on the models, on port 8500 of the loopback interface."""
     mount = f"type=bind,source={folder.resolve()},target=/models,readonly"
     docker = ["docker", "run", "--rm", "--init", "-p", "127.0.0.1:8500:8500", "--mount", mount]
-    # The image's own entrypoint is a script that passes no signal on.
+    # The image's own entrypoint is a script that does not forward signals.
     return shlex.join([*docker, "--entrypoint", "tensorflow_model_server", _IMAGE, *_FLAGS, *flags])
 
 
 def main() -> int:
-    """Make the models and say what to do with them."""
+    """Make the models and print how to start a server on them."""
     parser = argparse.ArgumentParser(prog="tests.serving.repository", description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT_DIR, metavar="DIR", help="default %(default)s")
     parser.add_argument("--quiet", action="store_true", help="make them and say nothing")

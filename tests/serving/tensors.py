@@ -1,6 +1,6 @@
-"""The tensors of each signature, as `docs/architecture.md` lists them, and calls that fit them.
+"""The tensors of each signature, as `docs/architecture.md` lists them, and valid calls.
 
-Shapes are told in its letters: B rows, T and K tokens, N adjusted ids, and of a model S floats of state,
+Shapes are written with its letters: B sequences, T and K tokens, N adjusted ids, and of a model S floats of state,
 U units and V tokens.
 """
 
@@ -55,7 +55,7 @@ OUTPUTS = {
     signatures.DECODE: _DRAWN,
     signatures.DECODE_FULL: {**_DRAWN, "top_token_ids": (INT, "BK" + TOP), "top_logprobs": (FLOAT, "BK" + TOP)},
     signatures.SCORE: _SCORED,
-    # And what each model's card says of it.
+    # And the traces that each model's card lists.
     signatures.INSPECT: _SCORED,
     signatures.EMBED: {"state": (FLOAT, "BS"), "sum": (FLOAT, "BU"), "last": (FLOAT, "BU")},
 }
@@ -63,13 +63,13 @@ NAMES = tuple(INPUTS)
 
 
 def outputs_of(signature, card):
-    """Return a signature's outputs; what `inspect` tells of a model's layers stands in its card."""
+    """Return a signature's outputs; those of `inspect` include the traces that the model's card lists."""
     told = card.traces if signature == signatures.INSPECT else ()
     return {**OUTPUTS[signature], **{trace.output: (FLOAT, ("B", "T", trace.units)) for trace in told}}
 
 
 def sizes_of(card, rows=None, length=None, steps=None):
-    """Return the size that each letter stands for; None where any size is taken."""
+    """Return the size that each letter stands for; None: any size."""
     free = {"B": rows, "T": length, "K": steps, "N": None}
     return {**free, "S": card.state_size, "U": card.units, "V": card.vocab_size, TOP: signatures.NUM_TOP}
 
@@ -80,20 +80,20 @@ def shape(letters, sizes):
 
 
 def make_call(signature, card, rows, *, length=7, steps=9, seed=0, temperature=0.0):
-    """Return inputs for a call of a signature; every row differs, in its length too.
+    """Return inputs for a call of a signature; all sequences differ, also in length.
 
     Args:
         signature: Its name.
-        card: Of the model.
-        rows: B.
+        card: The model's card.
+        rows: B, the batch size.
         length: T.
         steps: K.
-        seed: Other calls have others.
-        temperature: 0 draws the most probable tokens.
+        seed: Calls of different seeds differ.
+        temperature: 0 samples greedily.
     """
     rng = np.random.default_rng(seed)
     read = length + 1 if signature in (signatures.SCORE, signatures.INSPECT) else length
-    # A window of tokens is not any floats: the empty one is all zeros.
+    # The state of a sliding-window model is token ids, not arbitrary floats: all zeros is the empty window.
     state = np.zeros((rows, card.state_size)) if card.context else rng.uniform(-0.5, 0.5, (rows, card.state_size))
     values = {
         "token_ids": rng.integers(0, card.vocab_size, (rows, read)),

@@ -1,4 +1,4 @@
-"""Calls that are large, given up, late, or many at once."""
+"""Large, cancelled, expired and concurrent calls."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +13,13 @@ from tests.serving.repository import MAX_BATCH_SIZE
 from tests.serving.tensors import make_call
 
 Status = grpc.StatusCode
-# TensorFlow Serving runs four calls at once for each core, and turns more away.
+# TensorFlow Serving runs four calls at once per core, and rejects more.
 NUM_CALLERS = 4
 
 
 @pytest.fixture
 def patient(client):
-    """Call again while calls that were given up still keep the server's threads: it goes on computing those."""
+    """Repeat a call while the server is busy with cancelled ones, which it computes to their end."""
 
     def predict(name, signature, inputs):
         deadline = time.monotonic() + TIMEOUT_S
@@ -35,12 +35,12 @@ def patient(client):
 
 
 def bits(outputs):
-    """Return outputs as bytes."""
+    """Return outputs as bytes, by name."""
     return {name: array.tobytes() for name, array in outputs.items()}
 
 
-def test_an_answer_may_be_larger_than_grpcs_own_limit(server, client, compute):
-    """4 MB is what grpcio takes unless told otherwise."""
+def test_a_response_may_exceed_grpcs_default_limit(server, client, compute):
+    """Which is 4 MB."""
     inputs = make_call(signatures.SERVING_DEFAULT, server.card("lstm"), MAX_BATCH_SIZE, length=600)
     logits = client.predict("lstm", signatures.SERVING_DEFAULT, inputs)["logits"]
     assert logits.nbytes > 4 * 2**20
@@ -48,8 +48,8 @@ def test_an_answer_may_be_larger_than_grpcs_own_limit(server, client, compute):
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_request_may_be_larger_than_grpcs_own_limit(server, client):
-    """A call with a long text: only the part that `lengths` tells is read."""
+def test_a_request_may_exceed_grpcs_default_limit(server, client):
+    """Padding beyond `lengths` does not change the outputs."""
     short = make_call(signatures.PREFILL, server.card("lstm"), MAX_BATCH_SIZE, length=3)
     padding = np.zeros((MAX_BATCH_SIZE, 20_000), np.int32)
     long = {**short, "token_ids": np.concatenate([short["token_ids"], padding], axis=1)}
@@ -61,40 +61,40 @@ def test_a_request_may_be_larger_than_grpcs_own_limit(server, client):
 
 @pytest.fixture
 def ordinary(server, client):
-    """A call, and the bytes of its answer."""
+    """A call, and the bytes of its outputs."""
     inputs = make_call(signatures.DECODE, server.card("lstm"), 8)
     return inputs, bits(client.predict("lstm", signatures.DECODE, inputs))
 
 
 @pytest.fixture
 def begin_long(server, client):
-    """Begin a call that takes far longer than any of these tests lets it: its steps are a loop in the graph."""
+    """Begin a call that takes far longer than any of these tests: its decode steps are a loop in the graph."""
     steps = 20 * server.card("lstm").max_decode_steps
     inputs = make_call(signatures.DECODE, server.card("lstm"), MAX_BATCH_SIZE, steps=steps)
     return lambda timeout_s=TIMEOUT_S: client.begin("lstm", signatures.DECODE, inputs, timeout_s=timeout_s)
 
 
-def test_calls_that_are_given_up_keep_nobody_else_from_an_answer(ordinary, begin_long, patient):
-    """A dozen of them, while they are computed, and each time the next call has the bytes that it had before."""
+def test_cancelled_calls_do_not_affect_other_calls(ordinary, begin_long, patient):
+    """A dozen calls are cancelled while they are computed, and each following call is byte-identical to the first."""
     inputs, before = ordinary
     for _ in range(3):
         calls = [begin_long() for _ in range(NUM_CALLERS)]
-        time.sleep(0.05)  # by now the server has them
+        time.sleep(0.05)  # by then the server has received them
         assert all(call.cancel() for call in calls)
         assert {call.code() for call in calls} == {Status.CANCELLED}
         assert bits(patient("lstm", signatures.DECODE, inputs)) == before
 
 
-def test_calls_that_are_too_late_are_told_so_and_the_next_one_is_answered(ordinary, begin_long, patient):
-    """With the bytes that it had before."""
+def test_expired_calls_do_not_affect_the_next_call(ordinary, begin_long, patient):
+    """They are DEADLINE_EXCEEDED or rejected, and the next call is byte-identical to the first."""
     inputs, before = ordinary
     calls = [begin_long(timeout_s=0.05) for _ in range(NUM_CALLERS)]
     assert {call.code() for call in calls} <= {Status.DEADLINE_EXCEEDED, Status.RESOURCE_EXHAUSTED}
     assert bits(patient("lstm", signatures.DECODE, inputs)) == before
 
 
-def test_calls_at_once_have_the_bytes_of_the_calls_alone(server, client):
-    """Of one signature and of several; full batches, so that a server that merges calls merges none of these."""
+def test_concurrent_calls_are_byte_identical_to_single_calls(server, client):
+    """Of one signature and of several. The batches are full, so that no server merges these calls."""
     asked = [
         (name, signature, make_call(signature, server.card(name), MAX_BATCH_SIZE, seed=seed, temperature=0.8))
         for name in ("lstm", "gru")

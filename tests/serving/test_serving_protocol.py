@@ -1,4 +1,4 @@
-"""What is found, told and refused: names, versions, metadata, statuses and their messages."""
+"""Names, versions, metadata and statuses, and the errors of invalid requests."""
 
 import grpc
 import numpy as np
@@ -13,27 +13,27 @@ Status = grpc.StatusCode
 
 @pytest.fixture
 def call(server):
-    """Inputs of `prefill` for the model lstm."""
+    """Inputs of `prefill` for the model `lstm`."""
     return make_call(signatures.PREFILL, server.card("lstm"), 3)
 
 
 @pytest.mark.parametrize(("version", "answering"), [(None, 2), (1, 1), (2, 2)])
-def test_an_answer_names_the_concrete_version_and_the_signature(client, call, version, answering):
-    """Without a version the newest one answers."""
+def test_a_response_names_the_concrete_version_and_the_signature(client, call, version, answering):
+    """A request without a version is for the newest one."""
     spec = client.answer("lstm", signatures.PREFILL, call, version=version).model_spec
     assert (spec.name, spec.version.value, spec.signature_name) == ("lstm", answering, signatures.PREFILL)
 
 
-def test_no_signature_is_the_default_one(server, client):
-    """Its name is filled in."""
+def test_a_request_without_a_signature_uses_the_default_one(server, client):
+    """The response names it."""
     inputs = make_call(signatures.SERVING_DEFAULT, server.card("lstm"), 3)
     answer = client.answer("lstm", "", inputs)
     assert answer.model_spec.signature_name == signatures.SERVING_DEFAULT
     assert set(answer.outputs) == {"logits"}
 
 
-def test_an_output_filter_chooses_what_is_sent(server, client):
-    """With the same bits as without it."""
+def test_output_filter_selects_the_outputs(server, client):
+    """They are bit-exact to the outputs without a filter."""
     inputs = make_call(signatures.SCORE, server.card("lstm"), 8)
     everything = client.predict("lstm", signatures.SCORE, inputs)
     chosen = client.predict("lstm", signatures.SCORE, inputs, output_filter=["state"])
@@ -50,8 +50,8 @@ def test_an_output_filter_chooses_what_is_sent(server, client):
     ],
     ids=["model", "version", "label", "signature"],
 )
-def test_what_is_not_there_has_a_status_of_its_own(client, call, refusal, fields, code, told):
-    """The gateway tells a version that is gone from a request that is wrong by it."""
+def test_unknown_models_versions_labels_and_signatures_have_their_statuses(client, call, refusal, fields, code, told):
+    """By the status the gateway distinguishes a removed version from an invalid request."""
     found, text = refusal(
         lambda: client.predict(**{"name": "lstm", "signature": signatures.PREFILL, **fields}, inputs=call)
     )
@@ -69,8 +69,8 @@ def test_what_is_not_there_has_a_status_of_its_own(client, call, refusal, fields
     ],
     ids=["missing", "extra", "int32 for float32", "float32 for int32"],
 )
-def test_inputs_that_do_not_fit_are_invalid(client, call, refusal, change, told):
-    """One that is missing or too many is named, one of another dtype is not in every release."""
+def test_missing_extra_and_mistyped_inputs_are_invalid(client, call, refusal, change, told):
+    """A missing or extra input is named in the message; one of another dtype is not in every release."""
     change(call)
     code, text = refusal(lambda: client.predict("lstm", signatures.PREFILL, call))
     assert code is Status.INVALID_ARGUMENT
@@ -79,8 +79,8 @@ def test_inputs_that_do_not_fit_are_invalid(client, call, refusal, change, told)
 
 @pytest.mark.parametrize("name", VERSIONS)
 @pytest.mark.parametrize("signature", [name for name in NAMES if len(INPUTS[name]) > 1])
-def test_inputs_of_unequal_numbers_of_rows_are_invalid(server, client, refusal, name, signature):
-    """By the graph, or by the rules of batching before it comes to that."""
+def test_inputs_of_unequal_batch_sizes_are_invalid(server, client, refusal, name, signature):
+    """They are refused by the graph or, with batching, before it runs."""
     inputs = make_call(signature, server.card(name), 4)
     inputs["state"] = inputs["state"][:3]
     code, text = refusal(lambda: client.predict(name, signature, inputs))
@@ -88,8 +88,8 @@ def test_inputs_of_unequal_numbers_of_rows_are_invalid(server, client, refusal, 
     assert ("Run() input tensors must have equal 0th-dimension size" in text) == server.is_batching
 
 
-def test_a_call_of_more_rows_than_a_batch_has_is_refused_where_calls_are_batched(server, client, refusal):
-    """And answered elsewhere."""
+def test_a_call_above_max_batch_size_is_refused_only_with_batching(server, client, refusal):
+    """Without batching it is computed."""
     inputs = make_call(signatures.PREFILL, server.card("lstm"), MAX_BATCH_SIZE + 1)
     if server.is_batching:
         code, text = refusal(lambda: client.predict("lstm", signatures.PREFILL, inputs))
@@ -101,25 +101,25 @@ def test_a_call_of_more_rows_than_a_batch_has_is_refused_where_calls_are_batched
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_the_status_of_a_model_tells_its_versions(client, name):
-    """All that are served are available."""
+def test_the_status_of_a_model_lists_its_versions(client, name):
+    """All of them are AVAILABLE."""
     assert client.states(name) == dict.fromkeys(VERSIONS[name], "AVAILABLE")
 
 
-def test_the_status_of_one_version_tells_no_other(client):
-    """By its number."""
+def test_the_status_of_one_version_lists_no_other(client):
+    """The version is selected by its number."""
     assert client.states("lstm", 1) == {1: "AVAILABLE"}
 
 
 @pytest.mark.parametrize(("name", "version"), [("absent", None), ("lstm", 99)])
-def test_the_status_of_what_is_not_there_is_not_found(client, refusal, name, version):
+def test_the_status_of_an_unknown_model_or_version_is_not_found(client, refusal, name, version):
     """It is not an empty list."""
     assert refusal(lambda: client.states(name, version))[0] is Status.NOT_FOUND
 
 
 @pytest.mark.parametrize("name", VERSIONS)
 def test_metadata_lists_all_signatures_with_their_dtypes_and_shapes(server, client, name):
-    """As the contract has them; -1 stands for any size."""
+    """They are those of the contract; -1 is any size."""
     spec, found = client.metadata(name)
     assert (spec.name, spec.version.value) == (name, VERSIONS[name][-1])
     card = server.card(name)
@@ -132,7 +132,7 @@ def test_metadata_lists_all_signatures_with_their_dtypes_and_shapes(server, clie
 
 
 def described(tensors):
-    """Return dtype and shape of each tensor of a SignatureDef."""
+    """Return the dtype and shape of each tensor of a SignatureDef."""
     from tensorflow import dtypes
 
     return {
@@ -142,7 +142,7 @@ def described(tensors):
 
 
 def expected(tensors, sizes):
-    """Return the same of the contract's."""
+    """Return the dtype and shape of each tensor of the contract."""
     return {
         name: (dtype, tuple(-1 if size is None else size for size in shape(letters, sizes)))
         for name, (dtype, letters) in tensors.items()
@@ -159,6 +159,6 @@ def expected(tensors, sizes):
     ],
     ids=["model", "version", "no field", "unknown field"],
 )
-def test_metadata_that_is_not_there_is_refused(client, refusal, fields, code):
-    """There is nothing but signatures to ask for."""
+def test_unknown_metadata_is_refused(client, refusal, fields, code):
+    """`signature_def` of a served version is the only metadata."""
     assert refusal(lambda: client.metadata(**fields))[0] is code

@@ -1,4 +1,4 @@
-"""HandleReloadConfigRequest: models come and go, labels move, and in the end all is as it was."""
+"""HandleReloadConfigRequest adds and removes models and moves labels; each test restores the config."""
 
 import grpc
 import pytest
@@ -15,7 +15,7 @@ Status = grpc.StatusCode
 
 @pytest.fixture
 def config(server, client):
-    """A config to be changed; whatever becomes of the test, the server is given back its own."""
+    """A config to change; after the test, even a failed one, the server gets back its own."""
     yield text_format.Parse(server.config, ModelServerConfig())
     client.reload(server.config)
     for name, versions in VERSIONS.items():
@@ -24,13 +24,13 @@ def config(server, client):
 
 @pytest.fixture
 def reload(client, config):
-    """Put the changed config in force."""
+    """Apply the changed config."""
     return lambda: client.reload(text_format.MessageToString(config))
 
 
 @pytest.fixture
 def answering(server, client):
-    """Return the version that answers a call."""
+    """Return the version that responds to a call."""
     call = make_call(signatures.PREFILL, server.card("lstm"), 2)
     return lambda name="lstm", **fields: (
         client.answer(name, signatures.PREFILL, call, **fields).model_spec.version.value
@@ -38,22 +38,22 @@ def answering(server, client):
 
 
 def available(client, name):
-    """Return the versions that are served."""
+    """Return the numbers of the available versions."""
     return {number for number, state in client.states(name).items() if state == "AVAILABLE"}
 
 
 def entry(config, name):
-    """Return a model of a config."""
+    """Return the entry of a model in a config."""
     return next(model for model in config.model_config_list.config if model.name == name)
 
 
 def remove(config, name):
-    """Take a model out of a config."""
+    """Remove a model from a config."""
     config.model_config_list.config.remove(entry(config, name))
 
 
-def test_a_model_that_is_added_answers_when_the_reload_does(config, reload, answering, refusal):
-    """The others go on."""
+def test_an_added_model_is_served_when_the_reload_returns(config, reload, answering, refusal):
+    """The other models are served as before."""
     assert refusal(lambda: answering("added"))[0] is Status.NOT_FOUND
     config.model_config_list.config.add().CopyFrom(entry(config, "lstm"))
     config.model_config_list.config[-1].name = "added"
@@ -62,8 +62,8 @@ def test_a_model_that_is_added_answers_when_the_reload_does(config, reload, answ
     assert answering("lstm") == 2
 
 
-def test_a_model_that_is_left_out_is_unloaded(config, reload, client, answering, refusal):
-    """Its status goes to END, calls get NOT_FOUND, and the others go on."""
+def test_a_removed_model_is_unloaded(config, reload, client, answering, refusal):
+    """Its version is END and calls are NOT_FOUND; the other models are served as before."""
     remove(config, "gru")
     reload()
     until(lambda: client.states("gru") == {1: "END"})
@@ -71,8 +71,8 @@ def test_a_model_that_is_left_out_is_unloaded(config, reload, client, answering,
     assert answering("lstm") == 2
 
 
-def test_a_model_that_comes_back_answers_again(config, reload, client, answering, server):
-    """After it was unloaded."""
+def test_a_removed_model_is_served_again_once_it_is_added_back(config, reload, client, answering, server):
+    """After its versions were unloaded."""
     remove(config, "lstm")
     reload()
     until(lambda: client.states("lstm") == {1: "END", 2: "END"})
@@ -80,8 +80,8 @@ def test_a_model_that_comes_back_answers_again(config, reload, client, answering
     assert answering("lstm") == 2
 
 
-def test_a_policy_chooses_the_versions_that_are_served(config, reload, client, answering, refusal):
-    """The older one alone answers those that name none."""
+def test_the_version_policy_selects_the_served_versions(config, reload, client, answering, refusal):
+    """With the older version alone, it responds to calls without a version."""
     entry(config, "lstm").model_version_policy.specific.versions[:] = [1]
     reload()
     until(lambda: available(client, "lstm") == {1})
@@ -89,8 +89,8 @@ def test_a_policy_chooses_the_versions_that_are_served(config, reload, client, a
     assert refusal(lambda: answering(version=2))[0] is Status.NOT_FOUND
 
 
-def test_a_label_names_a_version_until_it_is_moved_or_gone(config, reload, client, server, answering, refusal):
-    """Calls that name no label are not concerned."""
+def test_a_label_selects_its_version_until_it_is_moved_or_removed(config, reload, client, server, answering, refusal):
+    """Calls without a label are not affected."""
     labels = entry(config, "lstm").version_labels
     labels["stable"], labels["canary"] = 1, 2
     reload()
@@ -102,8 +102,8 @@ def test_a_label_names_a_version_until_it_is_moved_or_gone(config, reload, clien
     assert refusal(lambda: answering(label="stable"))[0] is Status.INVALID_ARGUMENT
 
 
-def test_a_label_is_not_moved_to_a_version_that_is_not_there(config, reload, answering, refusal):
-    """Whoever uses it would be left with nothing; so it stays where it is."""
+def test_a_label_is_not_moved_to_an_unavailable_version(config, reload, answering, refusal):
+    """The reload fails and the label keeps its version, so that its users are still served."""
     labels = entry(config, "lstm").version_labels
     labels["stable"] = 1
     reload()
@@ -112,8 +112,8 @@ def test_a_label_is_not_moved_to_a_version_that_is_not_there(config, reload, ans
     assert answering(label="stable") == 1
 
 
-def test_a_config_that_cannot_be_used_changes_nothing(config, reload, answering, refusal):
-    """A model that is listed twice is refused."""
+def test_an_invalid_config_changes_nothing(config, reload, answering, refusal):
+    """A config that lists a model twice is refused."""
     config.model_config_list.config.add().CopyFrom(entry(config, "lstm"))
     assert refusal(reload)[0] is Status.INVALID_ARGUMENT
     assert answering() == 2

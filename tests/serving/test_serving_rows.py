@@ -1,4 +1,4 @@
-"""Same rows, same bits: what the gateway's promise of reproducible texts is built on."""
+"""Bit-exact outputs at every batch size that the determinism probe keeps: the basis of reproducible completions."""
 
 import functools
 
@@ -16,7 +16,7 @@ from tests.serving.tensors import NAMES, make_call
 
 @pytest.fixture(scope="session")
 def probe(server):
-    """Run the gateway's own probe of a model, once."""
+    """Run the gateway's determinism probe, once per model."""
     backend = GrpcBackend(server.address, TIMEOUT_S)
 
     @functools.cache
@@ -28,8 +28,8 @@ def probe(server):
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_the_gateways_probe_keeps_a_row_count(probe, name):
-    """Otherwise it could promise nothing."""
+def test_the_determinism_probe_keeps_a_batch_size(probe, name):
+    """Without one, no completion would be reproducible."""
     found = probe(name)
     assert found.is_deterministic
     assert found.batch_sizes
@@ -37,8 +37,8 @@ def test_the_gateways_probe_keeps_a_row_count(probe, name):
 
 @pytest.mark.parametrize("name", VERSIONS)
 @pytest.mark.parametrize("signature", [name for name in NAMES if name != signatures.SERVING_DEFAULT])
-def test_a_row_has_the_same_bits_at_every_place_of_every_row_count_that_is_kept(server, client, probe, name, signature):
-    """In whatever company."""
+def test_a_sequence_is_bit_exact_at_every_index_of_every_kept_batch_size(server, client, probe, name, signature):
+    """Whatever other sequences are in the batch."""
     call = make_call(signature, server.card(name), NUM_SEQUENCES, seed=5, temperature=0.8)
     bits = {}
     for count in probe(name).batch_sizes:

@@ -1,4 +1,4 @@
-"""What every signature answers, held against the contract and against the same SavedModel in this process."""
+"""Outputs of every signature, compared with the contract and with the same SavedModel in this process."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from contract import signatures
 from tests.serving.repository import VERSIONS
 from tests.serving.tensors import NAMES, make_call, outputs_of, shape, sizes_of
 
-# Between two builds of TensorFlow sums are taken in another order: a few 1e-6 here, and a wrong graph is far off.
+# Builds of TensorFlow differ in the order of sums, by a few 1e-6 here; a wrong graph differs by far more.
 TOLERANCE = 1e-4
 ROWS, LENGTH, STEPS = 5, 7, 9
 
@@ -18,7 +18,7 @@ every_signature = pytest.mark.parametrize("signature", NAMES)
 @every_model
 @every_signature
 def test_outputs_have_the_names_dtypes_and_shapes_of_the_contract(server, client, name, signature):
-    """The gateway reads them without looking."""
+    """The gateway refuses any others."""
     card = server.card(name)
     outputs = client.predict(name, signature, make_call(signature, card, ROWS, length=LENGTH, steps=STEPS))
     sizes = sizes_of(card, ROWS, LENGTH, STEPS)
@@ -29,8 +29,8 @@ def test_outputs_have_the_names_dtypes_and_shapes_of_the_contract(server, client
 
 @pytest.mark.parametrize(("name", "version"), [(name, number) for name in VERSIONS for number in VERSIONS[name]])
 @every_signature
-def test_outputs_are_what_the_same_saved_model_computes_here(server, client, compute, name, version, signature):
-    """Tokens that are drawn at temperature 0 exactly, floats within a tolerance, of every version."""
+def test_outputs_equal_those_of_the_same_saved_model_in_this_process(server, client, compute, name, version, signature):
+    """Greedily sampled tokens exactly, floats within a tolerance, for every version."""
     inputs = make_call(signature, server.card(name, version), ROWS, length=LENGTH, steps=STEPS, seed=version)
     expected = compute(server.version_dir(name, version), signature, inputs)
     outputs = client.predict(name, signature, inputs, version=version)
@@ -45,16 +45,16 @@ def test_outputs_are_what_the_same_saved_model_computes_here(server, client, com
 
 
 def apart(logprobs):
-    """Return which of the most probable tokens no tolerance can swap with another: bool, the shape of `logprobs`."""
+    """Return which of the top tokens cannot swap places within the tolerance: bool, the shape of `logprobs`."""
     gaps = -np.diff(logprobs, axis=-1) > 10 * TOLERANCE
     edge = np.ones_like(gaps[..., :1])
-    # What follows the last one is not told.
+    # The token after the last one is not returned, so the last one is never certain.
     return np.concatenate([edge, gaps], axis=-1) & np.concatenate([gaps, ~edge], axis=-1)
 
 
 @every_model
-def test_tokens_are_drawn_as_the_same_saved_model_draws_them_here(server, client, compute, name):
-    """With a temperature and the filters, the uniforms decide."""
+def test_sampled_tokens_equal_those_of_the_same_saved_model_here(server, client, compute, name):
+    """With a temperature and filters, the uniforms determine the tokens."""
     inputs = make_call(signatures.DECODE, server.card(name), ROWS, steps=STEPS, temperature=0.9)
     expected = compute(server.version_dir(name), signatures.DECODE, inputs)
     outputs = client.predict(name, signatures.DECODE, inputs)
@@ -63,12 +63,12 @@ def test_tokens_are_drawn_as_the_same_saved_model_draws_them_here(server, client
 
 
 @every_model
-def test_a_text_has_one_state_whatever_signature_reads_it(server, client, name):
-    """To the bit: read at once, in two parts, scored, embedded, or drawn token by token."""
+def test_every_signature_computes_the_same_state_for_the_same_tokens(server, client, name):
+    """Bit-exact: read at once, in two slices, scored, inspected, embedded, or sampled token by token."""
     card, rows = server.card(name), signatures.BATCH_SIZES[0]
     begin = make_call(signatures.DECODE, card, rows, steps=STEPS)
     drawn = client.predict(name, signatures.DECODE, begin)
-    # The last token is always unread.
+    # The model has not read the last sampled token.
     texts = np.concatenate([begin["token_id"][:, None], drawn["token_ids"]], axis=1)
     everything = np.full(rows, STEPS, np.int32)
 

@@ -1,4 +1,4 @@
-"""The suite itself: its models, and what it says of a server or a folder that it cannot use."""
+"""The suite itself: its models, and its errors for a server or a directory that it cannot use."""
 
 import re
 
@@ -21,8 +21,8 @@ from tests.serving.repository import (
 )
 
 
-def test_the_models_are_of_every_kind_and_no_two_are_alike(serving_models):
-    """Subwords and characters, one layer and a stack, a state and a window, and another version with other weights."""
+def test_the_models_cover_every_kind_and_no_two_are_equal(serving_models):
+    """Subwords and characters, one layer and two, carried state and sliding window, two versions of one model."""
     cards = [load_assets(serving_models / name / str(n))[0] for name, versions in VERSIONS.items() for n in versions]
     assert {card.cell for card in cards} == {"lstm", "gru", "simple_rnn"}
     assert {card.unit for card in cards} == {"character", "subword"}
@@ -32,7 +32,7 @@ def test_the_models_are_of_every_kind_and_no_two_are_alike(serving_models):
 
 
 def test_making_the_models_again_changes_nothing(serving_models):
-    """They are not published a second time."""
+    """No SavedModel is written a second time."""
     before = {path: path.stat().st_mtime_ns for path in serving_models.glob("*/*/saved_model.pb")}
     make_repository(serving_models)
     assert {path: path.stat().st_mtime_ns for path in serving_models.glob("*/*/saved_model.pb")} == before
@@ -40,21 +40,21 @@ def test_making_the_models_again_changes_nothing(serving_models):
 
 
 def test_models_of_another_state_of_the_code_are_refused(tmp_path):
-    """Tests that pass with them would say nothing of the present one."""
+    """Tests that pass with them would prove nothing about the present code."""
     (tmp_path / MADE_BY).write_text("another")
     with pytest.raises(StaleModels, match=re.escape(f"{tmp_path} was made by another state of the code; remove it")):
         make_repository(tmp_path)
 
 
-def test_the_batching_parameters_allow_the_row_counts_of_the_contract(serving_models):
-    """So that the gateway's calls are not filled up."""
+def test_the_batching_parameters_allow_the_batch_sizes_of_the_contract(serving_models):
+    """So the server adds no padding to the gateway's calls."""
     assert read_batching(serving_models / BATCHING_CONFIG) == Batching(
         signatures.MAX_BATCH_SIZE, signatures.BATCH_SIZES
     )
 
 
-def test_the_docker_line_mounts_the_folder_and_leaves_the_config_file_unwatched(tmp_path):
-    """A file that is read again would undo the reloads of the suite."""
+def test_the_docker_command_mounts_the_models_and_does_not_poll_the_config(tmp_path):
+    """A polled config file would undo the reloads of the suite."""
     line = docker_line(tmp_path, *BATCHING_FLAGS)
     assert f"source={tmp_path},target=/models,readonly" in line
     assert "--entrypoint tensorflow_model_server tensorflow/serving:2.21.0 --port=8500 " in line
@@ -62,15 +62,15 @@ def test_the_docker_line_mounts_the_folder_and_leaves_the_config_file_unwatched(
     assert "model_config_file_poll_wait_seconds" not in line
 
 
-def test_a_folder_without_models_is_one_line(tmp_path):
-    """It says how they are made."""
+def test_a_directory_without_models_is_a_usage_error(tmp_path):
+    """Its one line names the command that makes them."""
     with pytest.raises(pytest.UsageError) as caught:
         check_given(None, tmp_path)
     assert str(caught.value) == f"--serving-models={tmp_path}: no models there; make serving-models makes them"
 
 
-def test_a_server_that_does_not_answer_is_one_line(serving_models):
-    """It names the address."""
+def test_an_unreachable_server_is_a_usage_error(serving_models):
+    """Its one line names the address."""
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(pytest.UsageError, match=f"^--serving: model server {address}: UNAVAILABLE: ") as caught:
         check_given(address, serving_models)
@@ -85,8 +85,8 @@ def test_a_server_that_does_not_answer_is_one_line(serving_models):
     ],
     ids=["model", "versions"],
 )
-def test_a_server_of_other_models_is_one_line(server, serving_models, monkeypatch, versions, told):
-    """It says what is missing."""
+def test_a_server_of_other_models_is_a_usage_error(server, serving_models, monkeypatch, versions, told):
+    """Its one line names the missing model or versions."""
     check_given(server.address, serving_models)
     monkeypatch.setattr(given, "VERSIONS", versions)
     with pytest.raises(pytest.UsageError, match=f"^{told.replace('ADDRESS', server.address)}"):

@@ -1,4 +1,4 @@
-"""What the documents say is so."""
+"""The documentation is accurate: settings, links, the site, pictures and commands."""
 
 import json
 import os
@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def bounds_of(field):
-    """Return a setting's bounds, or the values that it may have, as the page writes them."""
+    """Return a setting's limits, or its allowed values, in the notation of the page."""
     if get_origin(field.annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(field.annotation))
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -27,31 +27,31 @@ def bounds_of(field):
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_is_documented_with_default_and_bounds(name):
-    """The page has a line for each setting, and the line is true."""
+def test_every_setting_is_documented_with_default_and_limits(name):
+    """docs/settings.md has its line, with the field's own description."""
     field = Settings.model_fields[name]
     default = "unset" if field.default is None else f"`{field.default}`"
     line = f"| `OSTINATO_{name.upper()}` | {default} | {bounds_of(field)} | {field.description} |"
     assert line in (ROOT / "docs/settings.md").read_text(encoding="utf-8")
 
 
-def test_no_setting_is_documented_that_does_not_exist():
-    """The page names nothing else."""
+def test_every_documented_setting_exists():
+    """docs/settings.md lists no others."""
     text = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `OSTINATO_(\w+)`", text, re.MULTILINE))
     assert documented == {name.upper() for name in Settings.model_fields}
 
 
-def test_the_readmes_tree_is_the_folders_there_are():
-    """Every folder at the top stands in the README's tree, and nothing else does."""
+def test_the_readmes_tree_has_every_top_level_directory():
+    """And no others."""
     tree = set(re.findall(r"^(\w+)/ +\S", README, re.MULTILINE))
     tracked = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}
     assert tree == tracked - {"runs", "build", "dist"}
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
-def test_links_lead_somewhere(page):
-    """Every relative link of a page is a file."""
+def test_every_relative_link_leads_to_a_file(page):
+    """In the README and on all pages."""
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
@@ -59,7 +59,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The folder of the site, made without a warning: every page is reached, and every link found."""
+    """The directory of the site, built by Sphinx with warnings as errors: no orphaned page, no broken link."""
     folder = tmp_path_factory.mktemp("docs")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(folder / "trees"), "-b", "html"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "client/src")}
@@ -76,15 +76,15 @@ def site(tmp_path_factory):
     return folder / "site"
 
 
-def test_the_site_has_the_whole_api(site):
-    """Every public name of the SDK is documented."""
+def test_the_site_documents_every_public_name_of_the_sdk(site):
+    """`__all__` is the list."""
     page = (site / "api.html").read_text(encoding="utf-8")
     documented = set(re.findall(r'id="ostinato\.(\w+)"', page))
     assert documented == set(ostinato.__all__) - {"__version__"}
 
 
-def test_the_site_has_the_whole_lesson(site):
-    """Each cell's code and each output of the notebook is on its page, and each picture says what it shows."""
+def test_the_lesson_page_has_every_cell_and_output_of_the_notebook(site):
+    """Each picture has an alternative text."""
     cells = json.loads((ROOT / "docs/lesson.ipynb").read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     outputs = [output for cell in code for output in cell["outputs"]]
@@ -97,16 +97,16 @@ def test_the_site_has_the_whole_lesson(site):
     assert all(alternatives)
 
 
-def test_drawings_say_what_they_show(site):
-    """Who cannot see a drawing is told its title and what is in it, by ids that the page has once."""
+def test_the_drawing_has_an_accessible_title_and_description(site):
+    """Referred to by ids that occur once on the page."""
     page = (site / "how-it-works.html").read_text(encoding="utf-8")
     (labels,) = re.findall(r'<svg [^>]*role="img" aria-labelledby="([^"]+)"', page)
     assert [len(re.findall(f'<(?:title|desc) id="{name}">\\w', page)) for name in labels.split()] == [1, 1]
 
 
 @pytest.mark.parametrize("picture", sorted(path.name for path in (ROOT / "docs/images").iterdir()))
-def test_every_picture_is_shown_and_told(picture):
-    """Each file of docs/images is in a page, a photograph with what it shows in words."""
+def test_every_picture_is_on_a_page_with_an_alternative_text(picture):
+    """SVG drawings have their own title instead."""
     pages = [path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")]
     directives = re.findall(r"```\{(?:image|raw)\} ?(\S+)\n(.*?)```", "\n".join(pages), re.DOTALL)
     shown = [options for target, options in directives if picture in target + options]
@@ -114,7 +114,7 @@ def test_every_picture_is_shown_and_told(picture):
     assert picture.endswith(".svg") or all(":alt: " in options for options in shown)
 
 
-def test_every_make_command_of_the_readme_exists():
-    """Commands that the README names are targets of the Makefile."""
+def test_every_make_command_of_the_readme_is_a_target():
+    """Of the Makefile."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make ([a-z][a-z-]+)", README)) <= targets

@@ -1,4 +1,4 @@
-"""The guard that ends every process of a test run with pytest."""
+"""The guard that ends all processes of a test run when pytest ends."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 30
-# Stands for pytest: it starts the guard, then a server in a session of its own, and prints the server's process id.
+# In place of pytest: it starts the guard, then a server in its own session, and prints the server's process id.
 RUN = """
 import subprocess, sys, time
 from tests import guard
@@ -45,7 +45,7 @@ def start_run(server, sleep_s):
 
 @pytest.mark.parametrize("server", [SERVER, DEAF_SERVER], ids=["", "deaf to SIGTERM"])
 def test_a_killed_run_leaves_no_server(server):
-    """Not even one in a session of its own, whose run got SIGKILL."""
+    """Not even one in its own session, or one that ignores SIGTERM."""
     run, pid = start_run(server, 60)
     assert is_running(pid)
     with run:
@@ -54,7 +54,7 @@ def test_a_killed_run_leaves_no_server(server):
 
 
 def test_a_run_that_ends_leaves_no_server():
-    """`stop` waits until none is left."""
+    """`stop` waits until none is running."""
     run, pid = start_run(SERVER, 0)
     with run:
         assert run.wait(LIMIT_S) == 0

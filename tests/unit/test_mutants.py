@@ -1,4 +1,4 @@
-"""Mutation testing: which changes are made of a module, and which of them its tests catch."""
+"""Mutation testing: which mutants are made of a module, and which of them its tests catch."""
 
 import ast
 import textwrap
@@ -19,14 +19,14 @@ def clamp(value: int | None, limit: int = 3) -> int:
 
 @pytest.fixture
 def module(tmp_path):
-    """A module that has one of everything."""
+    """A module with one site of every kind of mutation."""
     path = tmp_path / "clamp.py"
     path.write_text(textwrap.dedent(MODULE).lstrip())
     return path
 
 
-def test_each_mutant_is_one_change_that_a_test_can_see(module):
-    """Annotations, docstrings and messages stay; what is left of the module is valid."""
+def test_each_mutant_is_one_change_that_a_test_can_detect(module):
+    """Annotations, docstrings and messages are unchanged, and the mutated source parses."""
     mutants = list(mutants_of(module, module.parent))
     assert sorted((mutant.line, mutant.before, mutant.after) for mutant in mutants) == [
         (1, "3", "4"),
@@ -41,8 +41,8 @@ def test_each_mutant_is_one_change_that_a_test_can_see(module):
         assert mutant.source != module.read_text()
 
 
-def test_a_mutant_is_caught_where_a_test_fails(module):
-    """One that changes nothing that is tested survives; the module is whole again afterwards."""
+def test_a_mutant_is_caught_if_a_test_fails(module):
+    """Otherwise it survives; the module is restored in both cases."""
     original = module.read_text()
     (module.parent / "test_clamp.py").write_text("from clamp import clamp\ndef test(): assert clamp(5) == 3\n")
     caught = {
@@ -54,15 +54,15 @@ def test_a_mutant_is_caught_where_a_test_fails(module):
     assert module.read_text() == original
 
 
-def test_tests_that_do_not_run_are_an_error(module):
-    """Otherwise every mutant would seem to be caught, or none."""
+def test_tests_that_cannot_run_raise_an_error(module):
+    """Otherwise every mutant would count as caught, or none."""
     mutant = next(mutants_of(module, module.parent))
     with pytest.raises(RuntimeError, match="pytest ended with 4"):
         is_caught(mutant, module.parent, ["nothing.py"])
 
 
-def test_a_sample_is_of_every_package_and_repeatable():
-    """By the shares, of which the sum is one."""
+def test_a_sample_is_stratified_by_package_and_reproducible():
+    """Each package has its share of the mutants; the shares sum to one."""
     assert sum(share for share, _ in PACKAGES.values()) == pytest.approx(1)
     chosen = sample(20, 3)
     assert [str(mutant) for mutant in chosen] == [str(mutant) for mutant in sample(20, 3)]

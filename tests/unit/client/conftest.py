@@ -1,4 +1,4 @@
-"""What the client's tests share: a scripted server, a client of it, and waits that are noted instead of waited."""
+"""Fixtures of the client's tests: a scripted server, a client of it, and recorded waits that take no time."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits before further attempts, in seconds: noted, not waited, and without jitter."""
+    """The waits before further attempts, in seconds: recorded, not slept, and without jitter."""
     noted: list[float] = []
     real_wait = LinkedEvent.wait
 
     def wait(event: LinkedEvent, timeout_s: float | None = None) -> bool:
-        if timeout_s is None:  # for another thread, and not for a time
+        if timeout_s is None:  # for another thread, without a timeout
             return real_wait(event)
         noted.append(timeout_s)
         return event.is_set()
@@ -45,7 +45,7 @@ def server() -> Iterator[ScriptedServer]:
 
 
 @pytest.fixture
-def client(server: ScriptedServer, waits: list[float]) -> Iterator[Client]:  # noqa: ARG001 - no test should wait
+def client(server: ScriptedServer, waits: list[float]) -> Iterator[Client]:  # noqa: ARG001 - no test should sleep
     """A client of the scripted server."""
     with Client(server.url) as made:
         yield made

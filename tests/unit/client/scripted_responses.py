@@ -1,4 +1,4 @@
-"""The answers that tests write into a scripted server's script, and the pieces that streams are made of."""
+"""The responses that tests put into a scripted server's script, and the events that streams consist of."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ DONE = "[DONE]"
 
 
 def answer_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
-    """Answer a JSON value."""
+    """Respond with a JSON value."""
     return answer_bytes(json.dumps(value).encode(), "application/json", status, headers)
 
 
 def answer_bytes(
     content: bytes, content_type: str, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """Answer these bytes."""
+    """Respond with these bytes."""
 
     def answer(handler: Handler) -> None:
         handler.start(status, {"Content-Type": content_type, "Content-Length": str(len(content)), **(headers or {})})
@@ -43,19 +43,19 @@ def answer_bytes(
 
 
 def refusal(status: int, message: str, *, headers: Mapping[str, str] | None = None, **fields: str) -> Answer:
-    """Answer an error in the API's shape."""
+    """Respond with an error body of the API."""
     return answer_json({"error": {"message": message, **fields}}, status, headers)
 
 
 def models(*names: str) -> Answer:
-    """Answer a list of models."""
+    """Respond with a list of models."""
     return answer_json({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
 
 
 def stream(
     events: Iterable[Any], *, then: Callable[[Handler], None] | None = None, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """Answer these events, each in a chunk of its own, and end the body, or else do what `then` does."""
+    """Respond with these events, one HTTP chunk each, then end the body, or call `then` if it is passed."""
 
     def answer(handler: Handler) -> None:
         kind = {"Content-Type": "text/event-stream; charset=utf-8", "Transfer-Encoding": "chunked"}
@@ -71,23 +71,23 @@ def stream(
 
 
 def as_event(value: Any) -> bytes:
-    """Write a value as a server-sent event; a string is taken as it is, all else becomes JSON."""
+    """Encode a value as a server-sent event: a string unchanged, anything else as JSON."""
     return f"data: {value if isinstance(value, str) else json.dumps(value)}\n\n".encode()
 
 
 def chunk(text: str, finish_reason: str | None = None, index: int = 0, **fields: Any) -> dict[str, Any]:
-    """Make a stream's chunk with one choice."""
+    """Return a stream's chunk with one choice."""
     choice = {"index": index, "text": text, "finish_reason": finish_reason, "logprobs": None, **fields}
     return {"id": "cmpl-1", "model": "tiny", "seed": 7, "system_fingerprint": "fp-1", "choices": [choice]}
 
 
 def usage_chunk() -> dict[str, Any]:
-    """Make the chunk that carries the usage, with no choices."""
+    """Return the chunk that carries the usage, with no choices."""
     return {**COMPLETION, "choices": []}
 
 
 def silence(_: Handler) -> None:
-    """Let a second pass: longer than the read timeout of the tests that use it."""
+    """Sleep for one second, which is longer than the read timeout of the tests that use it."""
     time.sleep(1.0)
 
 
@@ -97,7 +97,7 @@ def linger(handler: Handler) -> None:
 
 
 def hang_up(handler: Handler) -> None:
-    """Close the connection at once."""
+    """Close the connection immediately."""
     handler.hang_up()
 
 

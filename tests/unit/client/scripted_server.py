@@ -1,6 +1,6 @@
-"""A real HTTP server on a free port of the loopback, which answers what a test has written down for it.
+"""A real HTTP server on a free loopback port; a test writes its responses in advance.
 
-An answer is a function that gets the request's handler and writes to it; `scripted_answers` makes the usual ones.
+A response is a function that receives the request's handler and writes to it; `scripted_responses` has the usual ones.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 Answer = Callable[["Handler"], None]
 
-PATIENCE_S = 5.0  # for what should happen at once; a test that needs it all has failed
+PATIENCE_S = 5.0  # for what should happen immediately; a test that uses it up has failed
 
 
 @dataclass(frozen=True)
 class Received:
-    """A request as it arrived."""
+    """A request as the server received it."""
 
     method: str
     path: str
@@ -35,7 +35,7 @@ class Received:
 
 @dataclass
 class ScriptedServer:
-    """Gives the script's answers in turn, one per request, and keeps the requests."""
+    """A server that gives the script's responses in order, one per request, and records the requests."""
 
     script: list[Answer] = field(default_factory=list)
     requests: list[Received] = field(default_factory=list)
@@ -58,7 +58,7 @@ class ScriptedServer:
         return [request.body for request in self.requests]
 
     def __enter__(self) -> ScriptedServer:
-        """Start to answer."""
+        """Start to serve."""
         self._thread.start()
         return self
 
@@ -72,23 +72,23 @@ class ScriptedServer:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Reads a request, keeps it, and hands over to the script's next answer."""
+    """A handler that records each request and runs the script's next response."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: _HTTPServer
-    received: Received  # the request that is answered now
+    received: Received  # the current request
 
     def do_GET(self) -> None:
-        """Answer a GET."""
+        """Respond to a GET."""
         self._answer()
 
     def do_POST(self) -> None:
-        """Answer a POST."""
+        """Respond to a POST."""
         self._answer()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Write the status line and the headers."""
@@ -102,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
     def hang_up(self) -> None:
-        """Close the connection at once, whatever has been announced."""
+        """Close the connection immediately, even if a body was announced."""
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
@@ -134,10 +134,10 @@ def _script_is_over(handler: Handler) -> None:
 
 
 class _HTTPServer(ThreadingHTTPServer):
-    """An HTTP server that knows its script, and takes it calmly when a client is gone."""
+    """An HTTP server that holds its script and ignores clients that disconnect."""
 
     daemon_threads = True
     scripted: ScriptedServer
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing: clients that leave are part of the tests."""
+        """Ignore the error: clients that disconnect are part of the tests."""

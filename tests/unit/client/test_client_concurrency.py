@@ -1,4 +1,4 @@
-"""Many prompts at once, in order, and how far they are."""
+"""`generate_many`: concurrency, order of results, errors, retries and progress."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ STATUS = answer_json({"status": "ok", "sequences": {"accepted": 3, "max": 8}})
 
 
 def echo(handler: Handler) -> None:
-    """Answer a text that is the prompt in capitals."""
+    """Respond with the prompt in capitals."""
     text = handler.received.body["prompt"].upper()
     answer_json({"choices": [{"index": 0, "text": text, "finish_reason": "length"}]})(handler)
 
 
 def made(given: Any, make: Any = str.upper, concurrency: int = 2, **options: Any) -> Iterator[Any]:
-    """Return what is made of each, quietly."""
+    """Return the results of `make` for each input, without a progress bar."""
     return in_order(make, given, lambda: concurrency, **{"show_progress": False, "return_errors": False, **options})
 
 
-def test_texts_come_in_the_order_of_their_prompts(client: Client, server: ScriptedServer) -> None:
-    """Every prompt is sent once, with the same options, as many at once as the server takes."""
+def test_results_have_the_order_of_their_prompts(client: Client, server: ScriptedServer) -> None:
+    """Every prompt is sent once, with the same options, and no more at once than the server's status allows."""
     server.script = [STATUS, *[echo] * 50]
     prompts = [f"p{number}" for number in range(50)]
     texts = [str(generation) for generation in client.generate_many(prompts, model="tiny", seed=7)]
@@ -48,8 +48,8 @@ def test_texts_come_in_the_order_of_their_prompts(client: Client, server: Script
     assert len({request.client_port for request in server.requests[1:]}) <= 8
 
 
-def test_slow_ones_do_not_change_the_order() -> None:
-    """The first is made last, and still comes first."""
+def test_a_slow_result_does_not_change_the_order() -> None:
+    """The first result is ready last, and is still returned first."""
     others = threading.Semaphore(0)
 
     def make(number: int) -> int:
@@ -62,8 +62,8 @@ def test_slow_ones_do_not_change_the_order() -> None:
     assert list(made(range(8), make)) == list(range(8))
 
 
-def test_as_many_at_once_as_was_said() -> None:
-    """So many are made together, and never one more."""
+def test_concurrency_is_reached_and_never_exceeded() -> None:
+    """With `concurrency=3`, three calls run at the same time and never four."""
     together, now, most = threading.Barrier(3, timeout=PATIENCE_S), itertools.count(), []
     running: set[int] = set()
 
@@ -78,8 +78,8 @@ def test_as_many_at_once_as_was_said() -> None:
     assert max(most) <= 3
 
 
-def test_prompts_are_read_as_they_are_needed() -> None:
-    """An endless iterable is as good as a list; nothing is read before the first result is asked for."""
+def test_prompts_are_read_lazily() -> None:
+    """An infinite iterable works; nothing is read before the first result is requested."""
     read = []
 
     def numbers() -> Iterator[str]:
@@ -94,8 +94,8 @@ def test_prompts_are_read_as_they_are_needed() -> None:
     results.close()
 
 
-def test_an_error_is_raised_in_its_place(client: Client, server: ScriptedServer) -> None:
-    """What comes before it is delivered, and prompts behind it that have not begun are not sent."""
+def test_an_error_is_raised_in_the_order_of_its_prompt(client: Client, server: ScriptedServer) -> None:
+    """Earlier results are delivered, and later prompts that have not started are not sent."""
     server.script = [echo, refusal(400, "no"), *[echo] * 50]
     results = client.generate_many([str(number) for number in range(50)], model="tiny", concurrency=1)
     assert str(next(results)) == "0"
@@ -104,8 +104,8 @@ def test_an_error_is_raised_in_its_place(client: Client, server: ScriptedServer)
     assert len(server.requests) <= 2 + AHEAD
 
 
-def test_after_an_error_nothing_new_is_begun() -> None:
-    """What is on its way is finished, what waits is not begun."""
+def test_after_an_error_no_further_call_starts() -> None:
+    """Calls in progress finish; waiting ones never start."""
     begun, go_on = [], threading.Event()
 
     def make(number: int) -> None:
@@ -123,15 +123,15 @@ def test_after_an_error_nothing_new_is_begun() -> None:
     assert begun in ([], [1])
 
 
-def test_an_error_can_take_the_place_of_its_text(client: Client, server: ScriptedServer) -> None:
-    """Then the others come, too."""
+def test_return_errors_yields_the_error_as_its_prompts_result(client: Client, server: ScriptedServer) -> None:
+    """The other prompts still get their results."""
     server.script = [echo, refusal(400, "no"), echo]
     results = list(client.generate_many(["a", "b", "c"], model="tiny", concurrency=1, return_errors=True))
     assert [type(result) for result in results] == [Generation, ostinato.BadRequest, Generation]
 
 
 def full(**headers: str) -> Callable[[str], str]:
-    """Make what finds a full queue five times."""
+    """Return a function that raises `Overloaded` five times before it succeeds."""
     attempts = itertools.count()
 
     def make(one: str) -> str:
@@ -143,7 +143,7 @@ def full(**headers: str) -> Callable[[str], str]:
 
 
 def answered_429(headers: dict[str, str]) -> ostinato.Overloaded:
-    """Make the error of a server that is full."""
+    """Return the error that a response with status 429 becomes."""
     asked = headers.get("retry_after_s")
     error = ostinato.Overloaded("full", retryable=headers.get("retry") != "false")
     error.retry_after_s = None if asked is None else float(asked)
@@ -151,22 +151,22 @@ def answered_429(headers: dict[str, str]) -> ostinato.Overloaded:
 
 
 @pytest.mark.parametrize(("asked", "pause"), [("2", 2.0), (None, 1.0), ("0", 0.1)])
-def test_a_full_queue_is_waited_for(waits: list[float], asked: str | None, pause: float) -> None:
-    """However often the server has no room: as long as it says, or a second, and never not at all."""
+def test_an_overloaded_server_is_retried_until_it_accepts(waits: list[float], asked: str | None, pause: float) -> None:
+    """With any number of refusals: after `Retry-After`, or else a second, and at least 0.1 s."""
     assert list(made(["a"], full(**({} if asked is None else {"retry_after_s": asked})))) == ["A"]
     assert waits == [pause] * 5
 
 
 @pytest.mark.parametrize("headers", [{"retry": "false"}, {"retry_after_s": "3600"}])
-def test_what_is_not_to_be_sent_again_is_an_error(waits: list[float], headers: dict[str, str]) -> None:
-    """The server says so, or would have one wait for hours."""
+def test_an_overload_that_is_not_retryable_is_raised(waits: list[float], headers: dict[str, str]) -> None:
+    """The server forbids a retry, or `Retry-After` is longer than the client waits."""
     with pytest.raises(ostinato.Overloaded):
         list(made(["a"], full(**headers)))
     assert waits == []
 
 
-def test_who_waits_stops_with_the_others() -> None:
-    """Leaving ends what has found no room, too."""
+def test_stopping_the_workers_ends_the_wait_for_an_overloaded_server() -> None:
+    """A worker in a wait of 30 s ends immediately."""
     tried = threading.Event()
 
     def make(_: str) -> None:
@@ -187,8 +187,8 @@ def test_who_waits_stops_with_the_others() -> None:
     assert not worker.is_alive()
 
 
-def test_leaving_ends_retries(server: ScriptedServer) -> None:
-    """A prompt that waits for its next attempt when the results are left is not sent again."""
+def test_closing_the_results_ends_retries(server: ScriptedServer) -> None:
+    """A prompt that waits for its next attempt is not sent again."""
     attempted = threading.Event()
 
     def unavailable(handler: Handler) -> None:
@@ -207,7 +207,7 @@ def test_leaving_ends_retries(server: ScriptedServer) -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_closing_the_client_ends_the_waits_of_its_workers(server: ScriptedServer, status: int) -> None:
-    """Whether the queue is full or the server fails: the results end with an error, and nothing is sent again."""
+    """On 429 and on 503 alike: the results end with `ClientClosed`, and nothing is sent again."""
     attempted = threading.Event()
     client = Client(server.url, max_retries=1 if status == 503 else 0)
 
@@ -230,7 +230,7 @@ def test_closing_the_client_ends_the_waits_of_its_workers(server: ScriptedServer
 
 
 def assert_no_worker_waits() -> None:
-    """Wait until all workers have ended."""
+    """Join all workers, and assert that each has ended."""
     for thread in threading.enumerate():
         if thread.name == "ostinato-many":
             thread.join(PATIENCE_S)
@@ -238,23 +238,23 @@ def assert_no_worker_waits() -> None:
 
 
 def workers_of(results: Any) -> Any:
-    """Return the workers of a generator that is running."""
+    """Return the workers of a running generator."""
     return results.gi_frame.f_locals["workers"]
 
 
-def test_no_worker_keeps_a_program_from_ending() -> None:
-    """They are daemons: what they have on their way ends with it."""
+def test_workers_are_daemon_threads() -> None:
+    """They never keep a program from exiting."""
     assert list(made(["a"], lambda _: threading.current_thread().daemon)) == [True]
 
 
-def test_what_is_done_is_delivered_before_more_is_read() -> None:
-    """A slow source does not hold up results; if it fails, they come first."""
+def test_finished_results_are_delivered_before_more_prompts_are_read() -> None:
+    """A slow source does not delay results; if it fails, they are delivered before its error."""
     done, received = threading.Event(), threading.Event()
 
     def slow() -> Iterator[str]:
         yield "a"
         assert done.wait(PATIENCE_S)
-        sleep(0.05)  # until the result is noted
+        sleep(0.05)  # until the result is stored
         yield "b"
         assert received.is_set()
         yield "c"
@@ -272,21 +272,21 @@ def test_what_is_done_is_delivered_before_more_is_read() -> None:
         next(results)
 
 
-def test_one_text_is_no_list_of_prompts(client: Client) -> None:
-    """Its letters are not meant."""
+def test_generate_many_rejects_a_single_string(client: Client) -> None:
+    """It would be read as one prompt per letter."""
     with pytest.raises(ostinato.InvalidArgument, match="pass a list"):
         client.generate_many("The ")
 
 
 @pytest.mark.parametrize("concurrency", [0, -1])
-def test_a_concurrency_below_one_is_refused(client: Client, concurrency: int) -> None:
-    """At once, and not with the first result."""
+def test_a_concurrency_below_one_is_rejected(client: Client, concurrency: int) -> None:
+    """By the call itself, not by the first result."""
     with pytest.raises(ostinato.InvalidArgument, match=f"concurrency is {concurrency}: pass 1 or more"):
         client.generate_many(["a"], concurrency=concurrency)
 
 
 class Terminal(io.StringIO):
-    """A file that a person looks at."""
+    """A file that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -294,14 +294,14 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The moment, in seconds."""
+    """The time that the progress bar reads, in seconds."""
     moment = [100.0]
     monkeypatch.setattr(_progress, "monotonic", lambda: moment[0])
     return moment
 
 
-def test_a_terminal_sees_a_bar(clock: list[float]) -> None:
-    """Written over now and then, with what is left at this rate; the last line stays."""
+def test_a_terminal_gets_a_progress_bar(clock: list[float]) -> None:
+    """The line is redrawn with rate and remaining time; the last one stays."""
     file = Terminal()
     with Progress(4, shown=True, file=file) as progress:
         for _ in range(4):
@@ -313,8 +313,8 @@ def test_a_terminal_sees_a_bar(clock: list[float]) -> None:
     assert len(lines) == 6
 
 
-def test_a_file_gets_a_line_now_and_then(clock: list[float]) -> None:
-    """No control characters, and not a line for each."""
+def test_a_file_gets_progress_lines_at_intervals(clock: list[float]) -> None:
+    """Without control characters, and fewer lines than results."""
     file = io.StringIO()
     with Progress(None, shown=True, file=file) as progress:
         for _ in range(4):
@@ -326,8 +326,8 @@ def test_a_file_gets_a_line_now_and_then(clock: list[float]) -> None:
     assert file.getvalue() == "2 done, 0.05/s\n4 done, 0.05/s\n4 done, 0.0286/s\n"
 
 
-def test_hours_are_told(clock: list[float]) -> None:
-    """Long work has more than minutes."""
+def test_the_remaining_time_includes_hours(clock: list[float]) -> None:
+    """Three inputs of 3,700 s each leave 2:03:20 after the first."""
     file = Terminal()
     with Progress(3, shown=True, file=file) as progress:
         clock[0] += 3700
@@ -335,7 +335,9 @@ def test_hours_are_told(clock: list[float]) -> None:
     assert "2:03:20 left" in file.getvalue()
 
 
-def test_nothing_is_shown_unasked(capfd: pytest.CaptureFixture[str], client: Client, server: ScriptedServer) -> None:
+def test_progress_is_shown_only_on_request(
+    capfd: pytest.CaptureFixture[str], client: Client, server: ScriptedServer
+) -> None:
     """`progress=True` writes to standard error alone."""
     server.script = [echo] * 4
     list(client.generate_many(["a", "b"], model="tiny", concurrency=1))

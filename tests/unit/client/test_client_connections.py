@@ -1,4 +1,4 @@
-"""Sessions, threads and headers: who sends, and over which connection."""
+"""Sessions, threads and headers: which connection a request uses, and what identifies its sender."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 ANSWER = answer_json(COMPLETION)
 
 
-def test_threads_that_start_together_ask_for_the_model_once(client: Client, server: ScriptedServer) -> None:
-    """Eight threads without a model send one question and eight requests, over connections of their own."""
+def test_concurrent_threads_request_the_default_model_once(client: Client, server: ScriptedServer) -> None:
+    """Eight threads without a model send one `GET /v1/models` and eight completions, each over its own connection."""
     together = threading.Barrier(8)
 
     def generate(_: int) -> str:
@@ -37,8 +37,8 @@ def test_threads_that_start_together_ask_for_the_model_once(client: Client, serv
     assert len({request.client_port for request in posts}) == 8
 
 
-def test_each_thread_has_connections_of_its_own(client: Client, server: ScriptedServer) -> None:
-    """One thread after another sends over another connection, and each keeps its own."""
+def test_each_thread_has_its_own_connection(client: Client, server: ScriptedServer) -> None:
+    """Two threads use two connections, and each thread reuses its own."""
     server.script = [ANSWER] * 4
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
         for pool in (first, second, first, second):
@@ -48,8 +48,8 @@ def test_each_thread_has_connections_of_its_own(client: Client, server: Scripted
     assert ports[0] != ports[1]
 
 
-def test_requests_say_who_sends_them_and_use_one_connection(client: Client, server: ScriptedServer) -> None:
-    """The client names itself, sends no key if it has none, and keeps its connection."""
+def test_requests_have_a_user_agent_and_reuse_one_connection(client: Client, server: ScriptedServer) -> None:
+    """Without a key there is no `Authorization` header."""
     server.script = [models("tiny"), ANSWER]
     client.generate()
     get, post = server.requests
@@ -58,10 +58,10 @@ def test_requests_say_who_sends_them_and_use_one_connection(client: Client, serv
     assert get.client_port == post.client_port
 
 
-def test_the_key_is_sent_even_where_netrc_has_another(
+def test_an_api_key_takes_precedence_over_netrc(
     server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key that was passed is the one that is sent."""
+    """`requests` would replace the header with the credentials from netrc."""
     netrc = tmp_path / "netrc"
     netrc.write_text("default login someone password else\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -71,10 +71,8 @@ def test_the_key_is_sent_even_where_netrc_has_another(
     assert server.requests[0].headers["Authorization"] == "Bearer mine"
 
 
-def test_a_session_that_was_passed_in_is_used_and_left_open(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The caller's session carries its own headers, and closing it is up to the caller."""
+def test_a_passed_session_is_used_and_not_closed(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller's session sends its own headers, and its owner closes it."""
     session = requests.Session()
     session.headers["X-Mine"] = "yes"
     closed: list[bool] = []
@@ -87,7 +85,7 @@ def test_a_session_that_was_passed_in_is_used_and_left_open(
 
 
 def test_closing_a_client_closes_the_sessions_of_all_its_threads(server: ScriptedServer) -> None:
-    """After `close` no connection is left open, and further requests are refused."""
+    """After `close` no connection is open, and further requests raise `ClientClosed`."""
 
     def answer_and_watch(handler: Handler) -> None:
         models("tiny")(handler)
@@ -113,8 +111,8 @@ def test_closing_a_client_closes_the_sessions_of_all_its_threads(server: Scripte
         client.models()
 
 
-def test_a_forked_process_has_connections_of_its_own(client: Client, server: ScriptedServer) -> None:
-    """On those of its parent each would read answers to the other."""
+def test_a_forked_process_opens_its_own_connection(client: Client, server: ScriptedServer) -> None:
+    """On a shared connection, parent and child would read each other's responses."""
     server.script = [models("tiny")] * 3
     client.models()
     child = multiprocessing.get_context("fork").Process(target=client.models)

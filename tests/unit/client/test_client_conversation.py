@@ -1,4 +1,4 @@
-"""Texts that grow by turns: each goes on from where the one before stands."""
+"""Conversations: each turn resumes from the state of the previous one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def said(text: str, state: str | None, finish_reason: str = "length") -> Answer:
-    """Answer a text with its state."""
+    """Respond with a completion and its state."""
     return answer_json({"choices": [{"index": 0, "text": text, "finish_reason": finish_reason, "state": state}]})
 
 
-def test_each_turn_goes_on_from_the_one_before(client: Client, server: ScriptedServer) -> None:
-    """The first reads the beginning, the others what is new; the state goes along, and names its model by itself."""
+def test_each_turn_resumes_from_the_state_of_the_previous_one(client: Client, server: ScriptedServer) -> None:
+    """The first turn sends the prompt; later ones send new text and the state, which implies the model."""
     server.script = [said(" two", "s1"), said(" four", "s2", "stop")]
     growing = client.conversation("One", model="tiny", max_tokens=5, temperature=0.5)
     assert (growing.text, growing.state, growing.undo()) == ("One", None, None)
@@ -42,8 +42,8 @@ def test_each_turn_goes_on_from_the_one_before(client: Client, server: ScriptedS
     )
 
 
-def test_a_turn_can_be_taken_back_and_a_text_can_branch(client: Client, server: ScriptedServer) -> None:
-    """A branch stands where its origin stood; neither changes the other."""
+def test_turns_can_be_undone_and_conversations_branched(client: Client, server: ScriptedServer) -> None:
+    """A branch starts at its origin's state; neither changes the other."""
     server.script = [said("a", "s1"), said("b", "s2"), said("c", "s3")]
     growing = client.conversation(model="tiny")
     growing.generate()
@@ -58,8 +58,8 @@ def test_a_turn_can_be_taken_back_and_a_text_can_branch(client: Client, server: 
     assert (growing.text, growing.state) == ("a", "s1")
 
 
-def test_a_turn_that_fails_changes_nothing(client: Client, server: ScriptedServer) -> None:
-    """After a state that is refused, the text can be read anew."""
+def test_a_failed_turn_changes_nothing(client: Client, server: ScriptedServer) -> None:
+    """After `StateExpired`, `reread` makes the next turn send the whole text."""
     server.script = [said("a", "s1"), refusal(400, "old", code="state_expired"), said("c", "s3")]
     growing = client.conversation("x", model="tiny")
     growing.generate()
@@ -73,8 +73,8 @@ def test_a_turn_that_fails_changes_nothing(client: Client, server: ScriptedServe
     assert (growing.text, growing.state) == ("xabc", "s3")
 
 
-def test_a_turn_can_be_streamed(client: Client, server: ScriptedServer) -> None:
-    """It counts once it has ended."""
+def test_a_streamed_turn_is_added_when_its_stream_ends(client: Client, server: ScriptedServer) -> None:
+    """Before that, `turns` does not have it."""
     server.script = [stream([chunk("a"), chunk("b", "stop", state="s1"), DONE])]
     growing = client.conversation("x", model="tiny")
     pieces = growing.stream(" y")
@@ -84,8 +84,8 @@ def test_a_turn_can_be_streamed(client: Client, server: ScriptedServer) -> None:
     assert growing.turns == (Turn(" y", "ab", "stop", "s1"),)
 
 
-def test_a_turn_that_is_left_keeps_what_came(client: Client, server: ScriptedServer) -> None:
-    """Closed or broken off, its text stays, and is read anew by the next turn."""
+def test_an_unfinished_streamed_turn_keeps_its_text(client: Client, server: ScriptedServer) -> None:
+    """Closed, interrupted or failed: the next turn sends the text again, or the state if the error had one."""
     server.script = [
         stream([chunk("a")], then=linger),
         stream([chunk("b")], then=hang_up),
@@ -104,8 +104,8 @@ def test_a_turn_that_is_left_keeps_what_came(client: Client, server: ScriptedSer
     assert growing.text == "xabcd"
 
 
-def test_a_conversation_that_changes_meanwhile_reads_anew(client: Client, server: ScriptedServer) -> None:
-    """The state of a turn is of the turns that there were when it was asked for."""
+def test_a_change_during_a_stream_discards_the_state_of_that_turn(client: Client, server: ScriptedServer) -> None:
+    """The state covers the turns that existed when the stream started; the next turn sends the whole text."""
     server.script = [said("a", "s1"), stream([chunk("b"), chunk("c", "stop", state="s2"), DONE]), said("d", "s3")]
     growing = client.conversation("x", model="tiny")
     growing.generate()
@@ -118,8 +118,8 @@ def test_a_conversation_that_changes_meanwhile_reads_anew(client: Client, server
     assert server.bodies[-1]["prompt"] == "xbc"
 
 
-def test_another_model_reads_the_text_anew(client: Client, server: ScriptedServer) -> None:
-    """And no state of the one before is ever sent to it, whatever is undone."""
+def test_after_a_change_of_model_the_whole_text_is_sent(client: Client, server: ScriptedServer) -> None:
+    """No state of the previous model is sent to the new one, even after `undo`."""
     server.script = [said("a", "s1"), said("b", "s2"), said("c", "s3"), said("d", "s4")]
     growing = client.conversation("x", model="tiny")
     growing.generate()
@@ -133,16 +133,18 @@ def test_another_model_reads_the_text_anew(client: Client, server: ScriptedServe
 
 
 @pytest.mark.parametrize("name", ["n", "best_of", "echo", "suffix", "state", "return_state"])
-def test_what_would_not_grow_by_one_text_is_refused(client: Client, server: ScriptedServer, name: str) -> None:
-    """For all turns or for one."""
+def test_options_that_break_the_single_text_of_a_turn_are_rejected(
+    client: Client, server: ScriptedServer, name: str
+) -> None:
+    """As options of the conversation and of one turn."""
     for options, once in (({name: 1}, {}), ({}, {name: 1})):
         with pytest.raises(ostinato.InvalidArgument, match=f"{name} is no option"):
             client.conversation("x", model="tiny", **options).generate(**once)
     assert server.requests == []
 
 
-def test_a_file_keeps_its_permissions_and_links(client: Client, tmp_path: Path) -> None:
-    """A new one is its owner's alone, as who reads it can go on with the text."""
+def test_saving_keeps_permissions_and_symbolic_links(client: Client, tmp_path: Path) -> None:
+    """A new file has mode 600, as its states let any reader resume the text."""
     growing, path, link = client.conversation("x", model="tiny"), tmp_path / "text.json", tmp_path / "link.json"
     growing.save(path)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -156,15 +158,17 @@ def test_a_file_keeps_its_permissions_and_links(client: Client, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("text", "options"), [("\ud800", {}), ("x", {"stop": object()})])
-def test_what_no_file_can_hold_is_refused(client: Client, tmp_path: Path, text: str, options: dict[str, Any]) -> None:
-    """Before anything is written."""
+def test_a_conversation_that_json_cannot_represent_is_not_saved(
+    client: Client, tmp_path: Path, text: str, options: dict[str, Any]
+) -> None:
+    """The error comes before anything is written."""
     with pytest.raises(ostinato.InvalidArgument, match="cannot be written"):
         client.conversation(text, model="tiny", **options).save(tmp_path / "text.json")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_later_version_adds_to_a_turn_is_read_over(client: Client, tmp_path: Path) -> None:
-    """And what is of another type is refused."""
+def test_unknown_fields_of_a_saved_turn_are_ignored(client: Client, tmp_path: Path) -> None:
+    """A known field of a wrong type is rejected."""
     turn: dict[str, Any] = {"prompt": "a", "text": "b", "finish_reason": None, "state": None, "more": 1}
     document = {"ostinato_conversation": 1, "model": "m", "prompt": "x", "options": {}, "turns": [turn]}
     path = tmp_path / "text.json"
@@ -176,8 +180,8 @@ def test_what_a_later_version_adds_to_a_turn_is_read_over(client: Client, tmp_pa
         client.load_conversation(path)
 
 
-def test_a_turn_that_brought_nothing_is_none(client: Client, server: ScriptedServer) -> None:
-    """A stream that breaks off before its first event leaves the conversation as it was."""
+def test_a_stream_without_an_event_adds_no_turn(client: Client, server: ScriptedServer) -> None:
+    """A stream interrupted before its first event leaves the conversation unchanged."""
     server.script = [stream([], then=hang_up)]
     growing = client.conversation("x", model="tiny")
     with pytest.raises(ostinato.StreamInterrupted):
@@ -185,8 +189,8 @@ def test_a_turn_that_brought_nothing_is_none(client: Client, server: ScriptedSer
     assert growing.turns == ()
 
 
-def test_it_can_be_saved_and_taken_up(client: Client, server: ScriptedServer, tmp_path: Path) -> None:
-    """With every turn, its states and options, and no key; a file is whole or as it was."""
+def test_a_saved_conversation_can_be_loaded_and_resumed(client: Client, server: ScriptedServer, tmp_path: Path) -> None:
+    """With all turns, states and options, and no API key; the write is atomic."""
     server.script = [models("first"), said("é", "s1"), said("c", "s2")]
     growing = client.conversation("x", max_tokens=5)
     growing.generate(" y")
@@ -200,8 +204,8 @@ def test_it_can_be_saved_and_taken_up(client: Client, server: ScriptedServer, tm
     assert [entry.name for entry in tmp_path.iterdir()] == ["text.json"]
 
 
-def test_a_file_that_cannot_be_written_leaves_nothing_behind(client: Client, tmp_path: Path) -> None:
-    """Neither a draft nor half a file."""
+def test_a_failed_save_leaves_no_temporary_file(client: Client, tmp_path: Path) -> None:
+    """The target is a directory, so that the final rename fails."""
     (tmp_path / "text.json").mkdir()
     with pytest.raises(OSError, match="text"):
         client.conversation("x", model="tiny").save(tmp_path / "text.json")
@@ -209,16 +213,16 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(client: Client, tmp
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"ostinato_conversation": 1, "turns": 5}'])
-def test_what_is_no_conversation_is_refused(client: Client, tmp_path: Path, content: bytes) -> None:
-    """One line names the file."""
+def test_loading_a_file_that_is_no_conversation_is_rejected(client: Client, tmp_path: Path, content: bytes) -> None:
+    """The error names the file."""
     path = tmp_path / "text.json"
     path.write_bytes(content)
     with pytest.raises(ostinato.InvalidArgument, match=r"text\.json: holds no conversation"):
         client.load_conversation(path)
 
 
-def test_a_file_of_a_later_format_is_refused(client: Client, tmp_path: Path) -> None:
-    """What to do about it stands in the line."""
+def test_loading_a_newer_format_is_rejected(client: Client, tmp_path: Path) -> None:
+    """The error says to update the client."""
     path = tmp_path / "text.json"
     document: dict[str, Any] = {"ostinato_conversation": 2}
     path.write_text(json.dumps(document), encoding="utf-8")

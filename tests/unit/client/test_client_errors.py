@@ -1,4 +1,4 @@
-"""Errors: which one, and what it says."""
+"""Errors: their classes, attributes and messages."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ ALL = [thing for thing in vars(ostinato).values() if isinstance(thing, type) and
         (504, "DeadlineExceeded"),
     ],
 )
-def test_each_status_raises_its_own_error(server: ScriptedServer, status: int, name: str) -> None:
-    """The error's class follows from the status, and carries it."""
+def test_each_status_raises_its_error_class(server: ScriptedServer, status: int, name: str) -> None:
+    """The error also has the status as an attribute."""
     server.script = [refusal(status, "no")]
     with Client(server.url, max_retries=0) as client, pytest.raises(APIError) as caught:
         client.models()
     assert (type(caught.value).__name__, caught.value.status) == (name, status)
 
 
-def test_an_error_says_what_the_server_said(client: Client, server: ScriptedServer) -> None:
-    """The server's words and names are attributes; the line holds them, the request id and what to do."""
+def test_an_error_has_the_servers_message_and_fields(client: Client, server: ScriptedServer) -> None:
+    """The message adds the request id and advice; `type`, `param` and `code` are attributes."""
     fields = {"type": "invalid_request_error", "param": "top_p", "code": "out_of_range"}
     server.script = [refusal(400, "top_p must be\nat most 1, got 2.", headers={"x-request-id": "req-9"}, **fields)]
     with pytest.raises(ostinato.BadRequest) as caught:
@@ -57,7 +57,7 @@ def test_an_error_says_what_the_server_said(client: Client, server: ScriptedServ
     assert not error.retryable
 
 
-def test_a_full_queue_says_when_to_come_back(server: ScriptedServer) -> None:
+def test_an_error_with_retry_after_says_when_to_retry(server: ScriptedServer) -> None:
     """`Retry-After` is an attribute, and part of the advice."""
     server.script = [refusal(429, "the queue is full", headers={"Retry-After": "3"})]
     with Client(server.url, max_retries=0) as client, pytest.raises(ostinato.TooManyRequests) as caught:
@@ -69,7 +69,7 @@ def test_a_full_queue_says_when_to_come_back(server: ScriptedServer) -> None:
 
 @pytest.mark.parametrize("content", [b"<html>oops</html>", b'"text"', b"{}", b'{"error": null}', b""])
 def test_a_proxys_error_page_keeps_its_status(server: ScriptedServer, content: bytes) -> None:
-    """An error without the API's body is still the status's error, and the page stays out of its line."""
+    """An error body without JSON still raises the status's class, and its HTML is not in the message."""
     server.script = [answer_bytes(content, "text/html", 502)]
     with (
         Client(server.url, max_retries=0) as client,
@@ -79,8 +79,8 @@ def test_a_proxys_error_page_keeps_its_status(server: ScriptedServer, content: b
     assert "<" not in str(caught.value)
 
 
-def test_an_error_that_is_a_string_is_the_message(client: Client, server: ScriptedServer) -> None:
-    """Some servers write `{"error": "words"}`."""
+def test_an_error_field_that_is_a_string_is_the_message(client: Client, server: ScriptedServer) -> None:
+    """Some servers send `{"error": "words"}`."""
     server.script = [answer_json({"error": "no such thing"}, 404)]
     with pytest.raises(ostinato.NotFound, match=r"^no such thing"):
         client.models()
@@ -90,17 +90,17 @@ def test_an_error_that_is_a_string_is_the_message(client: Client, server: Script
     ("content", "content_type"),
     [(b"<html>Hello</html>", "text/html"), (b"{", "application/json"), (b"[]", "application/json")],
 )
-def test_an_answer_that_is_no_json_object_is_unexpected(
+def test_a_response_that_is_no_json_object_is_unexpected(
     client: Client, server: ScriptedServer, content: bytes, content_type: str
 ) -> None:
-    """A web page in place of an answer hints at a wrong base_url."""
+    """A web page instead of a response hints at a wrong base_url."""
     server.script = [answer_bytes(content, content_type)]
     with pytest.raises(ostinato.UnexpectedResponse, match=f"answered 200 with {content_type}.* base_url"):
         client.models()
 
 
 def test_a_redirect_is_not_followed(client: Client, server: ScriptedServer) -> None:
-    """Following would turn a POST into a GET, so that the error says where to go instead."""
+    """A redirect would turn a POST into a GET; the error names the target instead."""
     server.script = [answer_bytes(b"", "text/html", 301, {"Location": "https://example.test/v1/models"})]
     with pytest.raises(ostinato.UnexpectedResponse, match=r"redirects to https://example\.test.* base_url"):
         client.models()
@@ -119,8 +119,8 @@ def test_a_redirect_is_not_followed(client: Client, server: ScriptedServer) -> N
         ("no", "ServerError", None),
     ],
 )
-def test_an_error_in_a_stream_is_known_by_its_type(error: object, name: str, status: int | None) -> None:
-    """Without an HTTP status of its own, the type decides, or a code that is a status."""
+def test_an_error_in_a_stream_gets_its_class_from_type_or_code(error: object, name: str, status: int | None) -> None:
+    """The event has no HTTP status: its type decides, or a code that is a status."""
     made = stream_error(error, {"x-request-id": "req-9"})
     assert (type(made).__name__, made.status, made.message, made.request_id) == (name, status, "no", "req-9")
 
@@ -134,13 +134,13 @@ def test_an_error_in_a_stream_is_known_by_its_type(error: object, name: str, sta
         (400, None, False),
     ],
 )
-def test_whether_to_try_again_follows_from_the_class_in_a_stream(code: Any, type_: Any, retryable: bool) -> None:
-    """There is no status; headers are about the stream's beginning, and say nothing."""
+def test_in_a_stream_the_error_class_decides_whether_it_is_retryable(code: Any, type_: Any, retryable: bool) -> None:
+    """Retry headers are ignored: they were sent when the stream began."""
     made = stream_error({"message": "no", "type": type_, "code": code}, {"retry-after": "7", "x-should-retry": "true"})
     assert (made.retryable, made.retry_after_s) == (retryable, None)
 
 
-def test_a_password_in_the_address_is_not_told() -> None:
+def test_a_password_in_the_base_url_is_not_shown() -> None:
     """Neither in messages nor by `repr`."""
     with Client("http://me:secret@127.0.0.1:1/x", max_retries=0) as client:
         with pytest.raises(ostinato.ConnectionFailed) as caught:
@@ -150,8 +150,8 @@ def test_a_password_in_the_address_is_not_told() -> None:
     assert "http://127.0.0.1:1/x/v1/models" in str(caught.value)
 
 
-def test_a_proxy_is_named(monkeypatch: pytest.MonkeyPatch, server: ScriptedServer) -> None:
-    """Who has one in the environment may not know of it."""
+def test_a_connection_error_mentions_the_proxy(monkeypatch: pytest.MonkeyPatch, server: ScriptedServer) -> None:
+    """Users may not know that their environment sets one."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("no_proxy", "")
@@ -162,14 +162,14 @@ def test_a_proxy_is_named(monkeypatch: pytest.MonkeyPatch, server: ScriptedServe
         client.models()
 
 
-def test_what_is_no_address_is_an_argument() -> None:
-    """Whatever library complains of it."""
+def test_an_invalid_host_raises_invalid_argument() -> None:
+    """Whichever library detects it."""
     with Client("http://a..b", max_retries=0) as client, pytest.raises(ostinato.InvalidArgument, match=r"a\.\.b"):
         client.models()
 
 
-def test_a_closed_client_says_so(server: ScriptedServer) -> None:
-    """By an error of this package, which is a RuntimeError, too."""
+def test_a_closed_client_raises_client_closed(server: ScriptedServer) -> None:
+    """It is a `RuntimeError` as well."""
     client = Client(server.url)
     client.close()
     with pytest.raises(ostinato.ClientClosed, match="make a new one") as caught:
@@ -187,8 +187,8 @@ def test_a_closed_client_says_so(server: ScriptedServer) -> None:
         {"data": [{"embedding": [1]}, {"embedding": [2]}]},
     ],
 )
-def test_answers_of_another_shape_are_unexpected(client: Client, server: ScriptedServer, answer: object) -> None:
-    """Never an error of Python's own."""
+def test_responses_of_another_shape_are_unexpected(client: Client, server: ScriptedServer, answer: object) -> None:
+    """A `KeyError` or `TypeError` never escapes."""
     server.script = [answer_json(answer)]
     ask = client.embed if "data" in str(answer) else client.score
     with pytest.raises(ostinato.UnexpectedResponse, match="base_url"):
@@ -197,7 +197,7 @@ def test_answers_of_another_shape_are_unexpected(client: Client, server: Scripte
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 def test_errors_survive_pickling(kind: type[OstinatoError]) -> None:
-    """An error raised in a pool's process arrives whole."""
+    """An error raised in a process pool keeps its class, message and attributes."""
     error = kind("a line")
     vars(error).update(choices=(Choice(0, "so far", None, "a state"),), status=400)
     copy = pickle.loads(pickle.dumps(error))
@@ -205,8 +205,8 @@ def test_errors_survive_pickling(kind: type[OstinatoError]) -> None:
     assert (copy.text, copy.state) == ("so far", "a state")
 
 
-def test_the_tree_in_the_docstring_is_the_tree() -> None:
-    """The module's docstring names every error that the package exports, and all are exported."""
+def test_the_class_tree_in_the_docstring_is_complete() -> None:
+    """The module's docstring names every exported error at its depth, and no others."""
     drawn = ostinato._errors.__doc__ or ""
     assert {kind.__name__ for kind in ALL} == {word for word in drawn.split() if hasattr(ostinato, word)}
     for line in drawn.splitlines():

@@ -1,4 +1,4 @@
-"""Failing requests: which are sent again, after how long, and what is raised in the end."""
+"""Failed requests: which are retried, after which wait, and what is raised in the end."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def break_off(handler: Handler) -> None:
 
 
 def fall_silent(handler: Handler) -> None:
-    """Announce a body, and do not send it."""
+    """Announce a body, and send nothing until the read timeout."""
     handler.start(200, {"Content-Type": "application/json", "Content-Length": "100"})
     silence(handler)
 
 
 @pytest.mark.parametrize("failing", [refusal(429, "full"), refusal(500, "oops"), hang_up, break_off])
-def test_what_may_pass_is_tried_again(
+def test_transient_failures_are_retried(
     client: Client, server: ScriptedServer, waits: list[float], failing: Answer
 ) -> None:
-    """A full queue, a server error and a lost connection are repeated with growing waits, body and all."""
+    """A full queue, a server error and a lost connection: the same body is sent after growing waits."""
     server.script = [failing, failing, ANSWER]
     assert client.generate("Once", model="tiny").text == " upon a time"
     assert server.bodies == [{"model": "tiny", "prompt": "Once"}] * 3
@@ -40,15 +40,15 @@ def test_what_may_pass_is_tried_again(
 
 
 def test_after_the_last_attempt_the_error_is_raised(client: Client, server: ScriptedServer, waits: list[float]) -> None:
-    """Two repetitions are the default, and the third failure is the caller's."""
+    """By default a request is retried twice."""
     server.script = [refusal(500, "oops")] * 3
     with pytest.raises(ostinato.ServerError):
         client.models()
     assert (len(server.requests), len(waits)) == (3, 2)
 
 
-def test_what_stays_wrong_is_not_tried_again(client: Client, server: ScriptedServer, waits: list[float]) -> None:
-    """A wrong request is refused once, and so is whatever the server says not to repeat."""
+def test_permanent_failures_are_not_retried(client: Client, server: ScriptedServer, waits: list[float]) -> None:
+    """An invalid request, and a response with `X-Should-Retry: false`."""
     server.script = [refusal(400, "no"), refusal(503, "no", headers={"X-Should-Retry": "false"})]
     for error in (ostinato.BadRequest, ostinato.ServiceUnavailable):
         with pytest.raises(error):
@@ -56,8 +56,8 @@ def test_what_stays_wrong_is_not_tried_again(client: Client, server: ScriptedSer
     assert (len(server.requests), waits) == (2, [])
 
 
-def test_the_server_says_how_long_to_wait(client: Client, server: ScriptedServer, waits: list[float]) -> None:
-    """`Retry-After` and `retry-after-ms` take the place of the client's own waits."""
+def test_retry_after_replaces_the_clients_own_wait(client: Client, server: ScriptedServer, waits: list[float]) -> None:
+    """In seconds by `Retry-After`, in milliseconds by `Retry-After-Ms`."""
     server.script = [
         refusal(429, "full", headers={"Retry-After": "7"}),
         refusal(503, "full", headers={"Retry-After-Ms": "40"}),
@@ -67,16 +67,16 @@ def test_the_server_says_how_long_to_wait(client: Client, server: ScriptedServer
     assert waits == [7.0, 0.04]
 
 
-def test_a_long_wait_is_left_to_the_caller(client: Client, server: ScriptedServer, waits: list[float]) -> None:
-    """Who is asked to wait for an hour gets the error at once, and the hour with it."""
+def test_a_retry_after_of_an_hour_is_raised_at_once(client: Client, server: ScriptedServer, waits: list[float]) -> None:
+    """The error has the wait in `retry_after_s`."""
     server.script = [refusal(429, "full", headers={"Retry-After": "3600"})]
     with pytest.raises(ostinato.TooManyRequests) as caught:
         client.models()
     assert (caught.value.retry_after_s, waits) == (3600.0, [])
 
 
-def test_closing_the_client_ends_a_wait_before_another_attempt(server: ScriptedServer) -> None:
-    """At once, and nothing more is sent."""
+def test_closing_the_client_ends_the_wait_before_a_retry(server: ScriptedServer) -> None:
+    """`ClientClosed` is raised at once, and nothing more is sent."""
     refused = threading.Event()
     client = Client(server.url)
 
@@ -97,8 +97,8 @@ def test_closing_the_client_ends_a_wait_before_another_attempt(server: ScriptedS
     assert len(server.requests) == 1
 
 
-def test_a_server_that_is_not_there_is_named(server: ScriptedServer, waits: list[float]) -> None:
-    """The message has the address, the reason in plain words and what to do; it was tried three times."""
+def test_a_refused_connection_names_the_url(server: ScriptedServer, waits: list[float]) -> None:
+    """The message has the reason in plain words and advice; the request was tried three times."""
     url = server.url
     server.__exit__(None, None, None)
     with Client(url) as client, pytest.raises(ConnectionFailed) as caught:
@@ -110,8 +110,8 @@ def test_a_server_that_is_not_there_is_named(server: ScriptedServer, waits: list
 
 
 @pytest.mark.parametrize("silent", [silence, fall_silent], ids=["before the headers", "before the body"])
-def test_a_read_timeout_is_not_repeated(server: ScriptedServer, silent: Answer, waits: list[float]) -> None:
-    """The server may still be at work on the first request: a second would only add to its load."""
+def test_a_read_timeout_is_not_retried(server: ScriptedServer, silent: Answer, waits: list[float]) -> None:
+    """The server may still be working on the first request: a second would only add load."""
     server.script = [silent]
     with Client(server.url, timeout=(5, 0.1)) as client, pytest.raises(Timeout, match=r"sent nothing for 0\.1 s"):
         client.generate("Once", model="tiny")

@@ -1,4 +1,4 @@
-"""`generate` and `models`, against a real server."""
+"""`generate` and `models`, against a real HTTP server."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.unit.client.scripted_server import Handler, ScriptedServer
 ANSWER = answer_json(COMPLETION)
 
 
-def test_only_what_was_passed_is_sent(client: Client, server: ScriptedServer) -> None:
-    """None is left to the server's default; 0 and the empty prompt are values."""
+def test_only_arguments_that_were_passed_are_sent(client: Client, server: ScriptedServer) -> None:
+    """None means the server's default; 0 and the empty prompt are values."""
     server.script = [ANSWER, ANSWER]
     client.generate(model="tiny")
     client.generate("Once", model="tiny", temperature=0, top_k=None, stop=["."], repetition_penalty=1.1, user=None)
@@ -28,7 +28,7 @@ def test_only_what_was_passed_is_sent(client: Client, server: ScriptedServer) ->
 
 
 def test_every_named_field_is_sent_under_its_name(client: Client, server: ScriptedServer) -> None:
-    """No field is dropped or mixed up on its way."""
+    """No field is dropped or swapped with another."""
     fields: dict[str, Any] = {
         "max_tokens": 1,
         "temperature": 0.2,
@@ -43,22 +43,22 @@ def test_every_named_field_is_sent_under_its_name(client: Client, server: Script
     assert server.bodies == [{"model": "tiny", "prompt": "Once", "suffix": ["y"], "stop": "x", **fields}]
 
 
-def test_the_client_has_no_bounds_of_its_own(client: Client, server: ScriptedServer) -> None:
-    """Nonsense is sent, for the server to refuse."""
+def test_the_client_does_not_validate_values(client: Client, server: ScriptedServer) -> None:
+    """Out-of-range values are sent, and the server rejects them."""
     server.script = [ANSWER]
     client.generate([[1, 2], [3]], model="", max_tokens=-5, temperature=99.0, n=0)
     assert server.bodies == [{"model": "", "prompt": [[1, 2], [3]], "max_tokens": -5, "temperature": 99.0, "n": 0}]
 
 
 def test_generate_returns_the_generation(client: Client, server: ScriptedServer) -> None:
-    """The answer comes back as a value."""
+    """The response becomes a `Generation`, with the JSON in `raw`."""
     server.script = [ANSWER]
     generation = client.generate("Once", model="tiny")
     assert (generation.text, generation.raw) == (" upon a time", COMPLETION)
 
 
-def test_the_first_model_is_asked_for_once(client: Client, server: ScriptedServer) -> None:
-    """Without a model, the client takes the server's first, and remembers it."""
+def test_the_default_model_is_requested_once(client: Client, server: ScriptedServer) -> None:
+    """Without `model`, the client uses the first model of the server's list, and caches its name."""
     server.script = [models("first", "second"), ANSWER, ANSWER]
     client.generate()
     client.generate()
@@ -66,8 +66,8 @@ def test_the_first_model_is_asked_for_once(client: Client, server: ScriptedServe
     assert [body["model"] for body in server.bodies[1:]] == ["first", "first"]
 
 
-def test_a_model_that_is_gone_is_forgotten(client: Client, server: ScriptedServer) -> None:
-    """After "no such model" the next request asks for the models again."""
+def test_model_not_found_clears_the_cached_default_model(client: Client, server: ScriptedServer) -> None:
+    """The next request lists the models again."""
     server.script = [models("old"), refusal(404, "no model 'old'", code="model_not_found"), models("new"), ANSWER]
     with pytest.raises(NotFound):
         client.generate()
@@ -75,29 +75,29 @@ def test_a_model_that_is_gone_is_forgotten(client: Client, server: ScriptedServe
     assert server.bodies[-1]["model"] == "new"
 
 
-def test_a_server_without_models_is_told_apart(client: Client, server: ScriptedServer) -> None:
-    """An empty list is an error that says what to do, and is asked for again."""
+def test_an_empty_list_of_models_is_an_error_and_not_cached(client: Client, server: ScriptedServer) -> None:
+    """The next request lists the models again."""
     server.script = [models(), models("tiny"), ANSWER]
     with pytest.raises(ostinato.UnexpectedResponse, match="lists no model"):
         client.generate()
     assert client.generate().model == "tiny"
 
 
-def test_models_are_listed(client: Client, server: ScriptedServer) -> None:
-    """Every entry becomes a Model, in the server's order."""
+def test_models_are_listed_in_the_servers_order(client: Client, server: ScriptedServer) -> None:
+    """Every entry becomes a `Model`."""
     server.script = [models("b", "a")]
     assert [model.id for model in client.models()] == ["b", "a"]
 
 
-def test_what_json_cannot_say_is_refused_unsent(client: Client, server: ScriptedServer) -> None:
-    """NaN is no JSON: the error comes before the request."""
+def test_nan_is_rejected_before_sending(client: Client, server: ScriptedServer) -> None:
+    """JSON has no NaN."""
     with pytest.raises(InvalidArgument, match="cannot be sent"):
         client.generate("Once", model="tiny", temperature=float("nan"))
     assert server.requests == []
 
 
-def test_a_misspelt_argument_is_refused(client: Client, server: ScriptedServer) -> None:
-    """The server would read over it; what the API may yet get goes beside."""
+def test_an_unknown_argument_is_rejected(client: Client, server: ScriptedServer) -> None:
+    """The server would ignore it; fields that the client does not know go into `extra_body`."""
     for call in (client.generate, client.stream, client.score, client.embed):
         with pytest.raises(InvalidArgument, match="there is no argument timeouts: did you mean timeout_s"):
             call("Once", model="tiny", timeouts=3)
@@ -109,8 +109,8 @@ def test_a_misspelt_argument_is_refused(client: Client, server: ScriptedServer) 
     assert server.bodies == [{"model": "tiny", "prompt": "Once", "xyzzy": 3}]
 
 
-def test_the_names_are_those_of_the_service() -> None:
-    """All of them, but for the one that says which method is meant, and another name of one."""
+def test_the_clients_fields_are_those_of_the_service() -> None:
+    """Except `stream`, which is a method, and `max_completion_tokens`, an alias."""
     from service.api import unsupported
     from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest
 
@@ -121,23 +121,25 @@ def test_the_names_are_those_of_the_service() -> None:
 
 
 @pytest.mark.parametrize("prompt", ["\ud800", ["a", "b\udfff"]])
-def test_a_lone_surrogate_is_named(client: Client, server: ScriptedServer, prompt: Any) -> None:
-    """It is no text in any encoding, and the error says where it is."""
+def test_a_lone_surrogate_is_rejected_before_sending(client: Client, server: ScriptedServer, prompt: Any) -> None:
+    """UTF-8 cannot encode it; the error says in which argument it is."""
     with pytest.raises(InvalidArgument, match=r"prompt has a lone surrogate, '\\ud"):
         client.generate(prompt, model="tiny")
     assert server.requests == []
 
 
 @pytest.mark.parametrize("prompt", [b"Once", range(3), {1, 2}, object()])
-def test_what_has_no_json_is_refused_unsent(client: Client, server: ScriptedServer, prompt: Any) -> None:
-    """By an error of this package."""
+def test_values_without_a_json_form_are_rejected_before_sending(
+    client: Client, server: ScriptedServer, prompt: Any
+) -> None:
+    """By `InvalidArgument`, not by a `TypeError` of the JSON encoder."""
     with pytest.raises(InvalidArgument, match="cannot be sent as JSON"):
         client.generate(prompt, model="tiny")
     assert server.requests == []
 
 
-def test_text_of_any_script_goes_as_utf8(client: Client, server: ScriptedServer) -> None:
-    """Not escaped: a prompt has the bytes that it has."""
+def test_non_ascii_text_is_sent_as_utf8(client: Client, server: ScriptedServer) -> None:
+    """JSON escapes would make the body longer."""
     server.script = [ANSWER]
     client.generate("Жил-был 🐈", model="tiny")
     assert server.bodies[0]["prompt"] == "Жил-был 🐈"
@@ -145,8 +147,8 @@ def test_text_of_any_script_goes_as_utf8(client: Client, server: ScriptedServer)
     assert server.requests[0].headers["Content-Type"] == "application/json"
 
 
-def test_threads_that_start_together_ask_once_and_fail_together(server: ScriptedServer) -> None:
-    """Who waits for the first model's name gets its failure, and does not ask again."""
+def test_concurrent_threads_share_a_failed_request_for_the_default_model(server: ScriptedServer) -> None:
+    """Eight threads wait for one `GET /v1/models` and all raise its error; a later call requests it again."""
     server.script = [refusal(403, "no")]
     errors: list[Exception] = []
     asked = threading.Event()
@@ -175,14 +177,14 @@ def test_threads_that_start_together_ask_once_and_fail_together(server: Scripted
         assert client.generate("a").text == " upon a time"
 
 
-def test_generate_does_not_stream(client: Client) -> None:
-    """`stream=True`, as other clients have it, points to the method that does."""
+def test_generate_rejects_stream_true(client: Client) -> None:
+    """The error points to `client.stream`."""
     with pytest.raises(InvalidArgument, match=r"client\.stream"):
         client.generate("Once", model="tiny", stream=True)
 
 
-def test_a_base_url_with_a_path_is_kept(server: ScriptedServer) -> None:
-    """A server behind a proxy's prefix is found."""
+def test_a_path_in_the_base_url_is_kept(server: ScriptedServer) -> None:
+    """As for a server behind a proxy's path prefix."""
     server.script = [models("tiny")]
     with Client(f"{server.url}/texts/v1/") as client:
         client.models()

@@ -1,4 +1,4 @@
-"""The package as a whole: what it exports, what it imports, and what its README says."""
+"""The package as a whole: its exports, its dependencies and the example of its README."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SOURCES = sorted(set(PACKAGE.rglob("*.py")) - {*COMMAND_LINE, PACKAGE / "__main_
 README = Path(ostinato.__file__).parents[2] / "README.md"
 
 
-def test_all_that_is_public_is_exported() -> None:
-    """`__all__` names what can be imported, and every name in it exists and is documented."""
+def test_every_public_class_is_exported_and_documented() -> None:
+    """`__all__` has no name that does not exist."""
     public = {name for name, thing in vars(ostinato).items() if not name.startswith("_") and isinstance(thing, type)}
     assert set(ostinato.__all__) == public | {"__version__"}
     assert all(getattr(ostinato, name).__doc__ for name in public)
 
 
 def imported(source: Path) -> set[str]:
-    """Return the modules that a file imports and the standard library has not."""
+    """Return the modules that a file imports from outside the standard library."""
     tree = ast.parse(source.read_text(encoding="utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -35,26 +35,26 @@ def imported(source: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_nothing_but_requests_is_needed(source: Path) -> None:
-    """Every import is the standard library's, the package's own, or comes with requests; none is the command line."""
+def test_the_library_depends_on_requests_alone(source: Path) -> None:
+    """Nor does it import the command line."""
     names = imported(source)
     assert {name.partition(".")[0] for name in names} <= {"ostinato", "requests", "urllib3"}
     assert not any(f"{name}.".startswith("ostinato._cli.") for name in names)
 
 
 @pytest.mark.parametrize("source", COMMAND_LINE, ids=lambda source: source.name)
-def test_the_command_line_needs_the_packages_of_its_extra(source: Path) -> None:
-    """Nothing that `pip install ostinato-client[cli]` does not bring."""
+def test_the_command_line_depends_on_the_packages_of_its_extra(source: Path) -> None:
+    """`pip install ostinato-client[cli]` installs click and rich."""
     assert {name.partition(".")[0] for name in imported(source)} <= {"ostinato", "click", "rich"}
 
 
-def test_the_package_is_typed() -> None:
-    """Type checkers look for `py.typed`."""
+def test_the_package_has_py_typed() -> None:
+    """Without the marker, type checkers ignore the annotations."""
     assert Path(ostinato.__file__).with_name("py.typed").is_file()
 
 
 def test_the_readmes_example_runs(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first thing that a reader copies works as it stands, but for the address."""
+    """It runs unchanged, except for the URL."""
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     server.script = [
         models("tiny"),

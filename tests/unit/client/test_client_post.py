@@ -1,4 +1,4 @@
-"""Bodies that are sent as they are, and responses that come as they are."""
+"""`post`: bodies are sent unchanged, and responses returned unchanged."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PAGE = answer_bytes(b"<html>", "text/html")
 
 
 @pytest.mark.parametrize("body", [b'{"n":1}', {"n": 1}])
-def test_a_body_is_sent_as_it_is(client: Client, server: ScriptedServer, body: Any) -> None:
-    """No field is added or checked; a dict becomes JSON."""
+def test_post_sends_the_body_unchanged(client: Client, server: ScriptedServer, body: Any) -> None:
+    """No field is added or validated; a dict becomes JSON."""
     server.script = [answer_json({})]
     client.post("/new/endpoint", body)
     (received,) = server.requests
@@ -28,8 +28,8 @@ def test_a_body_is_sent_as_it_is(client: Client, server: ScriptedServer, body: A
     assert received.headers["Content-Length"] == str(len(b'{"n":1}') if isinstance(body, bytes) else len('{"n": 1}'))
 
 
-def test_a_response_comes_as_it_is(client: Client, server: ScriptedServer) -> None:
-    """With its bytes, its status and its id in the server's log."""
+def test_post_returns_the_response_unchanged(client: Client, server: ScriptedServer) -> None:
+    """With its bytes, its status and its request id."""
     server.script = [
         answer_bytes(b'{"x": 1.10}\n', "application/json; charset=utf-8", 201, {"X-Request-Id": "req-1"}),
         answer_bytes(b"[]", "application/json"),
@@ -38,7 +38,7 @@ def test_a_response_comes_as_it_is(client: Client, server: ScriptedServer) -> No
     assert client.post("/a", b"{}") == RawResponse(200, None, b"[]")
 
 
-def test_an_error_has_its_body(client: Client, server: ScriptedServer) -> None:
+def test_an_error_of_post_has_the_response_body(client: Client, server: ScriptedServer) -> None:
     """Its class is that of the other methods."""
     server.script = [refusal(400, "no", param="seed")]
     with pytest.raises(ostinato.BadRequest) as caught:
@@ -46,8 +46,8 @@ def test_an_error_has_its_body(client: Client, server: ScriptedServer) -> None:
     assert caught.value.content == b'{"error": {"message": "no", "param": "seed"}}'
 
 
-def test_a_page_in_place_of_json_is_retried(client: Client, server: ScriptedServer, waits: list[float]) -> None:
-    """A proxy may answer for a server that restarts; in the end it is an error."""
+def test_a_web_page_instead_of_json_is_retried(client: Client, server: ScriptedServer, waits: list[float]) -> None:
+    """A proxy may serve it while the server restarts; after the last attempt it is an error."""
     server.script = [PAGE, answer_json({}), *[PAGE] * 3]
     assert client.post("/a", b"{}").content == b"{}"
     with pytest.raises(ostinato.UnexpectedResponse, match="answered 200 with text/html, not with JSON"):
@@ -55,10 +55,10 @@ def test_a_page_in_place_of_json_is_retried(client: Client, server: ScriptedServ
     assert (len(server.requests), len(waits)) == (5, 3)
 
 
-def test_the_environment_is_looked_up_once(
+def test_proxies_are_read_from_the_environment_once(
     client: Client, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not for each request: that takes a third of a call."""
+    """`requests` reads them for each request, which takes a third of a call."""
     server.script = [answer_json({})] * 3
     client.post("/a", b"{}")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
@@ -67,8 +67,8 @@ def test_the_environment_is_looked_up_once(
     assert len({request.client_port for request in server.requests}) == 1
 
 
-def test_requests_of_one_session_do_not_mix(client: Client, server: ScriptedServer) -> None:
-    """Each goes to its own path with its own body, and with the cookie that a load balancer has set by then."""
+def test_successive_requests_keep_their_own_path_and_body(client: Client, server: ScriptedServer) -> None:
+    """A cookie that a load balancer sets is sent from then on."""
     server.script = [*[answer_json({})] * 2, answer_json({}, headers={"Set-Cookie": "route=1"}), answer_json({})]
     for path in ("/a", "/b", "/a", "/b"):
         client.post(path, {"path": path})
@@ -78,10 +78,10 @@ def test_requests_of_one_session_do_not_mix(client: Client, server: ScriptedServ
     assert [request.headers["Cookie"] for request in server.requests] == [None, None, None, "route=1"]
 
 
-def test_netrc_is_used_where_there_is_no_key(
+def test_netrc_is_used_without_an_api_key(
     server: ScriptedServer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `requests` does; a key goes before it."""
+    """As `requests` does; an API key takes precedence."""
     (tmp_path / "netrc").write_text("default login someone password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     server.script = [answer_json({})]

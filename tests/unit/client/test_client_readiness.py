@@ -1,4 +1,4 @@
-"""Requests that wait together for a server that is unavailable."""
+"""`WaitForReady`: requests that wait together while the server is unavailable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNAVAILABLE = [refusal(429, "full"), refusal(503, "draining"), answer_bytes(b"<h
 
 
 def test_waits_do_not_count_against_the_retries(server: ScriptedServer, waits: list[float]) -> None:
-    """A full queue, a shutdown, a proxy without a server and a lost connection; the waits grow up to a limit."""
+    """For a full queue, a shutdown, a proxy without a server and a lost connection; waits grow to a maximum."""
     server.script = [*UNAVAILABLE, *UNAVAILABLE, ANSWER]
     waiting = WaitForReady(60)
     with Client(server.url, max_retries=0, wait_for_ready=waiting) as client:
@@ -27,8 +27,8 @@ def test_waits_do_not_count_against_the_retries(server: ScriptedServer, waits: l
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_failure_of_the_request_itself_counts(server: ScriptedServer) -> None:
-    """It is raised after `max_retries`, and the waits between its attempts are not counted."""
+def test_an_internal_error_counts_against_the_retries(server: ScriptedServer) -> None:
+    """It is raised after `max_retries`; waits for readiness in between do not count."""
     server.script = [refusal(500, "bug"), refusal(503, "draining"), refusal(500, "bug"), refusal(400, "no")]
     with Client(server.url, max_retries=1, wait_for_ready=WaitForReady(60)) as client:
         with pytest.raises(ostinato.InternalError):
@@ -37,8 +37,8 @@ def test_a_failure_of_the_request_itself_counts(server: ScriptedServer) -> None:
             client.models()
 
 
-def test_the_server_may_ask_for_more_than_a_minute(server: ScriptedServer, waits: list[float]) -> None:
-    """The wait ends when the timeout does."""
+def test_retry_after_may_exceed_a_minute_up_to_the_timeout(server: ScriptedServer, waits: list[float]) -> None:
+    """Without `wait_for_ready`, such a wait is raised at once."""
     server.script = [refusal(429, "full", headers={"Retry-After": wait}) for wait in ("90", "9000")] + [models("tiny")]
     with Client(server.url, wait_for_ready=WaitForReady(600)) as client:
         client.models()
@@ -47,7 +47,7 @@ def test_the_server_may_ask_for_more_than_a_minute(server: ScriptedServer, waits
 
 
 def test_the_timeout_ends_the_wait_when_no_request_gets_a_response(server: ScriptedServer) -> None:
-    """The error names the timeout and the last failure; after any response, an error too, the time starts anew."""
+    """The error names the timeout and the last failure; any response, even an error, restarts the timeout."""
     away = refusal(503, "draining", headers={"Retry-After-Ms": "10"})
     server.script = [away] * 5000
     waiting = WaitForReady(0.5)
@@ -66,16 +66,16 @@ def test_the_timeout_ends_the_wait_when_no_request_gets_a_response(server: Scrip
 
 
 @pytest.mark.usefixtures("waits")
-def test_who_breaks_its_connections_while_others_get_responses_fails(
+def test_a_request_that_loses_its_connection_while_others_succeed_fails(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As often as `max_retries` allows after the first, which says nothing yet."""
+    """Such losses count against `max_retries`, except for the first, which is no evidence yet."""
     waiting = WaitForReady(60)
     record_error = waiting.record_error
 
     def record_both(error: OstinatoError) -> float:
         left_s = record_error(error)
-        waiting.record_response()  # of another request
+        waiting.record_response()  # as another request would
         return left_s
 
     monkeypatch.setattr(waiting, "record_error", record_both)
@@ -85,8 +85,8 @@ def test_who_breaks_its_connections_while_others_get_responses_fails(
     assert len(server.requests) == 2
 
 
-def test_clients_share_what_they_wait_for(server: ScriptedServer) -> None:
-    """A response to one of them keeps the other waiting."""
+def test_clients_can_share_one_wait_for_ready(server: ScriptedServer) -> None:
+    """A response to one client restarts the timeout of the other."""
     waiting, woken = WaitForReady(60), threading.Event()
     first = Client(server.url, wait_for_ready=waiting)
     server.script = [refusal(503, "draining", headers={"Retry-After": "60"}), models("tiny")]
@@ -107,8 +107,8 @@ def test_clients_share_what_they_wait_for(server: ScriptedServer) -> None:
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_subclass_may_wait_after_other_errors(server: ScriptedServer) -> None:
-    """Such as a model that is to be published soon."""
+def test_a_subclass_can_wait_on_further_errors(server: ScriptedServer) -> None:
+    """For example, for a model that is about to be published."""
 
     class WaitForModels(WaitForReady):
         def is_unavailable(self, error: OstinatoError) -> bool:
@@ -120,7 +120,7 @@ def test_a_subclass_may_wait_after_other_errors(server: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
-def test_a_timeout_that_is_none_is_refused(timeout_s: float) -> None:
-    """With its value."""
+def test_a_timeout_that_is_not_positive_is_rejected(timeout_s: float) -> None:
+    """The error has the value."""
     with pytest.raises(ostinato.InvalidArgument, match="timeout_s is"):
         WaitForReady(timeout_s)

@@ -1,4 +1,4 @@
-"""What answers become."""
+"""How responses become results: `Generation`, `Choice`, `Usage` and `Model`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ostinato import Choice, Generation, Model, UnexpectedResponse, Usage
 from tests.unit.client.scripted_responses import COMPLETION
 
 
-def test_a_generation_has_what_the_answer_said() -> None:
-    """Every field of the answer is where the documentation puts it."""
+def test_a_generation_has_every_field_of_the_response() -> None:
+    """`raw` is the response itself."""
     generation = Generation.from_response(COMPLETION)
     assert generation == Generation(
         id="cmpl-1",
@@ -28,12 +28,12 @@ def test_a_generation_has_what_the_answer_said() -> None:
 
 
 def test_a_generation_prints_as_its_text() -> None:
-    """`str()` is the text and nothing else."""
+    """`str()` returns the text and nothing else."""
     assert str(Generation.from_response(COMPLETION)) == " upon a time"
 
 
-def test_the_repr_shows_the_essentials_and_cuts_a_long_text() -> None:
-    """The repr is one line, however long the text."""
+def test_the_repr_is_one_line_with_a_truncated_text() -> None:
+    """Less than 200 characters for a text of 1,000."""
     assert repr(Generation.from_response(COMPLETION)) == (
         "Generation(text=' upon a time', finish_reason='length', model='tiny', seed=7, completion_tokens=3)"
     )
@@ -45,7 +45,7 @@ def test_the_repr_shows_the_essentials_and_cuts_a_long_text() -> None:
 
 
 def test_choices_are_sorted_by_index() -> None:
-    """The first choice is the one with index 0, in whatever order they came."""
+    """`text` is that of index 0, whatever the order in the response."""
     choices = [{"index": index, "text": str(index), "finish_reason": "stop"} for index in (2, 0, 1)]
     generation = Generation.from_response({"choices": choices})
     assert [choice.index for choice in generation.choices] == [0, 1, 2]
@@ -53,7 +53,7 @@ def test_choices_are_sorted_by_index() -> None:
 
 
 def test_results_are_frozen_and_hashable() -> None:
-    """A result can be shared and be a key, since nothing can change it."""
+    """So that they can be shared between threads and used as keys."""
     generation = Generation.from_response(COMPLETION)
     with pytest.raises(FrozenInstanceError):
         generation.seed = 8  # type: ignore[misc]
@@ -61,7 +61,7 @@ def test_results_are_frozen_and_hashable() -> None:
 
 
 def test_optional_fields_may_be_missing() -> None:
-    """Another server's answer, with nothing but its choices, is good enough."""
+    """Another server's response may have nothing but `choices`."""
     generation = Generation.from_response({"choices": []})
     assert (generation.id, generation.seed, generation.usage) == ("", None, None)
     assert (generation.text, generation.finish_reason) == ("", None)
@@ -76,14 +76,14 @@ def test_optional_fields_may_be_missing() -> None:
         ({"choices": [{"index": 0, "text": None}]}, "text"),
     ],
 )
-def test_an_answer_of_another_shape_names_the_field(answer: dict[str, Any], field: str) -> None:
-    """The message says which field was expected, and hints at the cause."""
+def test_a_malformed_response_raises_an_error_that_names_the_field(answer: dict[str, Any], field: str) -> None:
+    """The message has the expected type, and suggests a wrong base_url."""
     with pytest.raises(UnexpectedResponse, match=f"'{field}' should be of type .* base_url"):
         Generation.from_response(answer)
 
 
 def test_a_model_prints_as_its_id() -> None:
-    """A model has its fields, and `str()` of it can be passed as `model`."""
+    """So that `str(model)` can be passed as `model`."""
     raw = {"id": "tiny", "created": 5, "owned_by": "me", "max_model_len": None}
     model = Model.from_response(raw)
     assert str(model) == "tiny"

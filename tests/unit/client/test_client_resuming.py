@@ -1,4 +1,4 @@
-"""Streams that break off and are gone on with: by which request, exactly, and when not."""
+"""`stream(resume=True)`: which request resumes an interrupted stream, and when none does."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ END = [chunk("", "length"), DONE]
 
 
 def marked(text: str, num_tokens: int, state: str, prompt_tokens: int = 4, **fields: Any) -> dict[str, Any]:
-    """Make a chunk with a state behind its text."""
+    """Return a chunk with a resume token and the usage so far."""
     usage = {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": num_tokens,
@@ -44,12 +44,14 @@ def marked(text: str, num_tokens: int, state: str, prompt_tokens: int = 4, **fie
 
 
 def cut(*events: Any) -> Answer:
-    """Answer these events, and break off."""
+    """Respond with these events, then close the connection."""
     return stream(events, then=hang_up)
 
 
-def test_the_text_goes_on_from_the_last_state(client: Client, server: ScriptedServer, waits: list[float]) -> None:
-    """What came behind the state comes again and is not delivered twice; prompt, seed and model are the state's."""
+def test_an_interrupted_stream_resumes_from_its_last_state(
+    client: Client, server: ScriptedServer, waits: list[float]
+) -> None:
+    """Text after that state is received again and delivered once; the state implies prompt, seed and model."""
     server.script = [
         cut(chunk("a"), marked("b", 2, "s1"), chunk("c"), marked("d", 4, "s2"), chunk("ef")),
         stream([chunk("e"), chunk("fg"), chunk("h", "length"), usage_chunk(), DONE]),
@@ -76,7 +78,7 @@ def test_the_text_goes_on_from_the_last_state(client: Client, server: ScriptedSe
 
 
 def test_without_a_state_the_request_is_sent_again_with_its_seed(client: Client, server: ScriptedServer) -> None:
-    """The text begins anew, and what was delivered is not delivered again."""
+    """The seed reproduces the text, and the part that was delivered is skipped."""
     server.script = [cut(chunk("ab"), chunk("c")), stream([chunk("a"), chunk("bcd", "stop"), DONE])]
     pieces = client.stream("Once", **REQUEST, resume=True)
     assert list(pieces) == ["ab", "c", "d"]
@@ -84,23 +86,23 @@ def test_without_a_state_the_request_is_sent_again_with_its_seed(client: Client,
     assert (pieces.text, pieces.generation.finish_reason) == ("abcd", "stop")
 
 
-def test_without_max_tokens_no_state_is_gone_on_from(client: Client, server: ScriptedServer) -> None:
-    """How many tokens are left, the server alone knows."""
+def test_without_max_tokens_the_whole_request_is_sent_again(client: Client, server: ScriptedServer) -> None:
+    """Only the server knows how many tokens remain, so that a state cannot be resumed."""
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), stream([chunk("abcd", "stop"), DONE])]
     assert list(client.stream("Once", model="tiny", resume=True)) == ["ab", "c", "d"]
     assert "state" not in server.bodies[1]
     assert "state_interval" not in server.bodies[0]["stream_options"]
 
 
-def test_a_request_that_was_not_begun_is_sent_as_it_was(client: Client, server: ScriptedServer) -> None:
-    """No seed is known before the first event."""
+def test_a_stream_without_an_event_is_sent_again_unchanged(client: Client, server: ScriptedServer) -> None:
+    """The seed is unknown before the first event."""
     server.script = [cut(), stream([chunk("abc", "stop"), DONE])]
     assert list(client.stream("Once", **REQUEST, resume=True)) == ["abc"]
     assert server.bodies[1] == server.bodies[0]
 
 
-def test_it_may_break_off_again_and_again(server: ScriptedServer, waits: list[float]) -> None:
-    """Each time from the last state, with what all parts have used; progress starts the waits anew."""
+def test_a_stream_can_be_resumed_several_times(server: ScriptedServer, waits: list[float]) -> None:
+    """Each time from the last state; usage is summed, and new text resets the backoff."""
     server.script = [
         cut(marked("a", 1, "s1"), chunk("b")),
         cut(chunk("b"), marked("c", 2, "s3", prompt_tokens=0), chunk("d")),
@@ -118,10 +120,10 @@ def test_it_may_break_off_again_and_again(server: ScriptedServer, waits: list[fl
 
 
 @pytest.mark.parametrize("again", [cut(), cut(chunk("a"), chunk("b")), cut(chunk("a"))])
-def test_without_anything_new_it_ends_after_a_minute(
+def test_resuming_ends_after_a_minute_without_new_text(
     client: Client, server: ScriptedServer, waits: list[float], again: Answer
 ) -> None:
-    """What only comes again is nothing new. The error is that of the break, with all that came."""
+    """Repeated text is not new. The error is the interruption, with the text so far."""
     server.script = [cut(chunk("ab")), *[again] * 50]
     with pytest.raises(ostinato.StreamInterrupted, match="interrupted after 2 characters") as caught:
         list(client.stream("Once", **REQUEST, resume=True))
@@ -130,8 +132,8 @@ def test_without_anything_new_it_ends_after_a_minute(
     assert len(server.requests) == 1 + len(waits)
 
 
-def test_a_server_that_starts_anew_is_waited_for(client: Client, server: ScriptedServer, waits: list[float]) -> None:
-    """While it refuses for now, longer than requests are repeated otherwise."""
+def test_resuming_waits_for_a_server_that_restarts(client: Client, server: ScriptedServer, waits: list[float]) -> None:
+    """While it responds 503, for longer than `max_retries` would allow."""
     away = [refusal(503, "starting", code="backend_unavailable")] * 9
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), *away, stream([chunk("cd", "stop"), DONE])]
     assert "".join(client.stream("Once", **REQUEST, resume=True)) == "abcd"
@@ -139,8 +141,8 @@ def test_a_server_that_starts_anew_is_waited_for(client: Client, server: Scripte
     assert sum(waits) > 5
 
 
-def test_a_server_that_stays_away_is_given_up(client: Client, server: ScriptedServer) -> None:
-    """The error is the last refusal, with all that came."""
+def test_resuming_ends_if_the_server_stays_unavailable(client: Client, server: ScriptedServer) -> None:
+    """The error is that of the last response, with the text so far."""
     server.script = [cut(chunk("ab")), *[refusal(503, "starting")] * 100]
     with pytest.raises(ostinato.ServiceUnavailable) as caught:
         list(client.stream("Once", **REQUEST, resume=True))
@@ -148,8 +150,8 @@ def test_a_server_that_stays_away_is_given_up(client: Client, server: ScriptedSe
     assert 20 < len(server.requests) < 50
 
 
-def test_what_was_used_is_counted_once(client: Client, server: ScriptedServer) -> None:
-    """A stream that breaks off before it tells its usage has added nothing."""
+def test_usage_is_counted_once(client: Client, server: ScriptedServer) -> None:
+    """A stream that is interrupted before it reports its usage adds none."""
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), cut(chunk("c"), chunk("d")), *[cut()] * 11]
     pieces = client.stream("Once", **{**REQUEST, "min_tokens": 1}, resume=True)
     with pytest.raises(ostinato.StreamInterrupted):
@@ -158,8 +160,8 @@ def test_what_was_used_is_counted_once(client: Client, server: ScriptedServer) -
     assert [body["min_tokens"] for body in server.bodies] == [1, *[0] * 12]
 
 
-def test_who_cannot_be_asked_again_says_so_with_the_text(client: Client, server: ScriptedServer) -> None:
-    """A refusal of the second request is raised, and has what came before it."""
+def test_a_rejected_resumption_is_raised_with_the_text_so_far(client: Client, server: ScriptedServer) -> None:
+    """Its `__cause__` is the interruption."""
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), refusal(410, "gone", code="state_outdated")]
     with pytest.raises(ostinato.StateOutdated) as caught:
         list(client.stream("Once", **REQUEST, resume=True))
@@ -168,8 +170,8 @@ def test_who_cannot_be_asked_again_says_so_with_the_text(client: Client, server:
 
 
 @pytest.mark.parametrize("code", ["shutting_down", "backend_unavailable", None])
-def test_a_server_that_ends_hands_over(client: Client, server: ScriptedServer, code: str | None) -> None:
-    """An error that leaves a state behind is gone on from, with what it had not sent; its connection is closed."""
+def test_a_server_error_with_a_state_is_resumed(client: Client, server: ScriptedServer, code: str | None) -> None:
+    """Text in the error event is delivered, and the connection is closed before the next request."""
     error = {"error": {"message": "no", "type": "server_error", "code": code}, **marked("c", 3, "s1")}
 
     def rest(handler: Handler) -> None:
@@ -184,8 +186,8 @@ def test_a_server_that_ends_hands_over(client: Client, server: ScriptedServer, c
 
 
 @pytest.mark.parametrize("code", ["deadline_exceeded", "version_gone", "model_not_found"])
-def test_other_errors_end_the_stream_with_what_they_leave(client: Client, server: ScriptedServer, code: str) -> None:
-    """They would come again. What the server had not sent is delivered before, and in the error with the state."""
+def test_permanent_errors_end_the_stream_with_text_and_state(client: Client, server: ScriptedServer, code: str) -> None:
+    """They would occur again. Text in the error event is delivered first."""
     server.script = [stream([chunk("ab"), {"error": {"message": "no", "code": code}, **marked("c", 3, "s1")}])]
     pieces, got = client.stream("Once", **REQUEST, resume=True), []
     with pytest.raises(ostinato.APIError) as caught:
@@ -194,8 +196,8 @@ def test_other_errors_end_the_stream_with_what_they_leave(client: Client, server
     assert len(server.requests) == 1
 
 
-def test_another_text_is_noticed(client: Client, server: ScriptedServer) -> None:
-    """A server of another kind may draw otherwise: that is no continuation, and is not tried again."""
+def test_a_repeated_text_that_differs_raises_resumption_failed(client: Client, server: ScriptedServer) -> None:
+    """A different server may sample differently; that is no continuation, and is not retried."""
     for rest in ([chunk("abX")], [chunk("ab", "stop"), DONE]):
         server.script = [cut(chunk("abc")), stream(rest)]
         with pytest.raises(ostinato.ResumptionFailed, match="send the request again") as caught:
@@ -203,8 +205,8 @@ def test_another_text_is_noticed(client: Client, server: ScriptedServer) -> None
         assert caught.value.text.startswith("ab")
 
 
-def test_without_resume_nothing_is_sent_again(client: Client, server: ScriptedServer) -> None:
-    """After the first byte a stream is the caller's."""
+def test_without_resume_an_interrupted_stream_is_not_sent_again(client: Client, server: ScriptedServer) -> None:
+    """The error has text and state, and suggests `resume=True`."""
     server.script = [cut(marked("ab", 2, "s1"))]
     with pytest.raises(ostinato.StreamInterrupted, match=r"resume=True") as caught:
         list(client.stream("Once", **REQUEST))
@@ -212,14 +214,14 @@ def test_without_resume_nothing_is_sent_again(client: Client, server: ScriptedSe
     assert "state_interval" not in server.bodies[0]["stream_options"]
 
 
-def test_a_text_that_had_its_reason_has_ended(client: Client, server: ScriptedServer) -> None:
-    """Only the last words are lost."""
+def test_an_interruption_after_the_finish_reason_is_no_error(client: Client, server: ScriptedServer) -> None:
+    """Only usage and [DONE] are lost."""
     server.script = [cut(chunk("ab"), chunk("c", "stop"))]
     assert list(client.stream("Once", **REQUEST, resume=True)) == ["ab", "c"]
 
 
-def test_a_state_without_its_usage_is_not_gone_on_from(client: Client, server: ScriptedServer) -> None:
-    """Nobody knows how many tokens stand before it."""
+def test_a_state_without_usage_is_not_resumed(client: Client, server: ScriptedServer) -> None:
+    """The number of tokens before it is unknown."""
     server.script = [
         cut(marked("ab", 2, "s1"), chunk("c", state="s2"), chunk("d")),
         stream([chunk("cde", "stop"), DONE]),
@@ -228,8 +230,8 @@ def test_a_state_without_its_usage_is_not_gone_on_from(client: Client, server: S
     assert server.bodies[1]["state"] == "s1"
 
 
-def test_a_state_is_of_the_end_of_the_text_or_none(client: Client, server: ScriptedServer) -> None:
-    """Going on from an earlier place would say twice what came behind it."""
+def test_an_error_has_a_state_only_if_it_covers_the_whole_text(client: Client, server: ScriptedServer) -> None:
+    """Resuming from an earlier state would generate the later text twice."""
     server.script = [cut(marked("ab", 2, "s1")), cut(marked("ab", 2, "s1"), chunk("c"))]
     for text, state in (("ab", "s1"), ("abc", None)):
         with pytest.raises(ostinato.StreamInterrupted) as caught:
@@ -237,8 +239,8 @@ def test_a_state_is_of_the_end_of_the_text_or_none(client: Client, server: Scrip
         assert (caught.value.text, caught.value.state) == (text, state)
 
 
-def test_a_closed_stream_is_not_gone_on_with(client: Client, server: ScriptedServer) -> None:
-    """`close` is no break."""
+def test_a_closed_stream_is_not_resumed(client: Client, server: ScriptedServer) -> None:
+    """`close` is no interruption."""
     server.script = [cut(chunk("ab"))]
     pieces = client.stream("Once", **REQUEST, resume=True)
     next(pieces)
@@ -248,7 +250,7 @@ def test_a_closed_stream_is_not_gone_on_with(client: Client, server: ScriptedSer
 
 
 def read_in_a_thread(pieces: ostinato.Stream) -> tuple[threading.Thread, list[Any]]:
-    """Read a stream to its end in another thread; return that, and what the stream brings: pieces, or an error."""
+    """Read a stream to its end in a thread; return the thread and the list of text deltas, with the error if any."""
     brought: list[Any] = []
 
     def read() -> None:
@@ -264,7 +266,7 @@ def read_in_a_thread(pieces: ostinato.Stream) -> tuple[threading.Thread, list[An
 
 @pytest.fixture
 def waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set once a wait of a resumption has begun; all of them last for a minute."""
+    """An event that is set once a wait of a resumption begins; each lasts a minute."""
     begun = threading.Event()
     real_wait = LinkedEvent.wait
 
@@ -278,8 +280,8 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return begun
 
 
-def test_closing_ends_a_wait_at_once_and_sends_nothing(server: ScriptedServer, waiting: threading.Event) -> None:
-    """The reader, in another thread, sees the end of the text."""
+def test_closing_a_stream_ends_its_wait_and_sends_nothing(server: ScriptedServer, waiting: threading.Event) -> None:
+    """The reader, in another thread, sees the end of the iteration."""
     server.script = [cut(chunk("ab"))]
     with Client(server.url) as client:
         pieces = client.stream("Once", **REQUEST, resume=True)
@@ -291,8 +293,8 @@ def test_closing_ends_a_wait_at_once_and_sends_nothing(server: ScriptedServer, w
     assert (brought, pieces.text, len(server.requests)) == (["ab"], "ab", 1)
 
 
-def test_closing_ends_the_wait_of_a_request_that_was_refused(server: ScriptedServer, waiting: threading.Event) -> None:
-    """A resumption that the server puts off for a while is not sent again either."""
+def test_closing_a_stream_ends_the_retries_of_its_resumption(server: ScriptedServer, waiting: threading.Event) -> None:
+    """A request that was to be retried after 50 s is not sent."""
     server.script = [cut(marked("ab", 2, "s1")), refusal(503, "no", headers={"Retry-After": "50"})]
     with Client(server.url) as client:
         pieces = client.stream("Once", **REQUEST, resume=True)
@@ -308,7 +310,7 @@ def test_closing_ends_the_wait_of_a_request_that_was_refused(server: ScriptedSer
 
 
 def skipping_the_first(wait: Any) -> Any:
-    """Return a wait whose first one for a time takes none."""
+    """Return a `wait` whose first call with a timeout returns immediately."""
     timed = itertools.count()
 
     def skipping(event: LinkedEvent, timeout_s: float | None = None) -> bool:
@@ -319,8 +321,8 @@ def skipping_the_first(wait: Any) -> Any:
     return skipping
 
 
-def test_closing_leaves_a_request_that_is_not_answered(client: Client, server: ScriptedServer) -> None:
-    """The reader does not wait for the answer; when it comes, it is closed."""
+def test_closing_a_stream_abandons_a_pending_resumption(client: Client, server: ScriptedServer) -> None:
+    """The reader does not wait for the response; once it arrives, its connection is closed."""
     asked, closed = threading.Event(), threading.Event()
 
     def late(handler: Handler) -> None:
@@ -340,10 +342,8 @@ def test_closing_leaves_a_request_that_is_not_answered(client: Client, server: S
     assert brought == ["ab"]
 
 
-def test_closing_the_client_ends_a_wait_with_what_broke_the_stream(
-    server: ScriptedServer, waiting: threading.Event
-) -> None:
-    """No further request can be sent: the reader gets the error, with what had come, at once."""
+def test_closing_the_client_ends_a_wait_with_the_interruption(server: ScriptedServer, waiting: threading.Event) -> None:
+    """No further request is possible: the reader gets the error and the text so far at once."""
     server.script = [cut(chunk("ab"))]
     client = Client(server.url)
     thread, brought = read_in_a_thread(client.stream("Once", **REQUEST, resume=True))
@@ -356,8 +356,10 @@ def test_closing_the_client_ends_a_wait_with_what_broke_the_stream(
     assert (brought[1].text, len(server.requests)) == ("ab", 1)
 
 
-def test_a_silent_server_is_left_before_the_next_is_asked(server: ScriptedServer, waits: list[float]) -> None:
-    """Its row is free for the text that goes on."""
+def test_after_a_read_timeout_the_connection_is_closed_before_resuming(
+    server: ScriptedServer, waits: list[float]
+) -> None:
+    """This frees the slot of the abandoned sequence for the resumed one."""
 
     def rest(handler: Handler) -> None:
         assert server.left.wait(PATIENCE_S)
@@ -369,8 +371,8 @@ def test_a_silent_server_is_left_before_the_next_is_asked(server: ScriptedServer
     assert waits == [0.5]
 
 
-def test_a_model_that_is_gone_is_forgotten(client: Client, server: ScriptedServer) -> None:
-    """As without resuming: the next request asks for the models again."""
+def test_model_not_found_clears_the_cached_default_model(client: Client, server: ScriptedServer) -> None:
+    """As without `resume`: the next request lists the models again."""
     server.script = [models("old"), refusal(404, "no", code="model_not_found"), models("new"), stream([DONE])]
     with pytest.raises(ostinato.ModelNotFound):
         client.stream("Once", resume=True)
@@ -379,8 +381,8 @@ def test_a_model_that_is_gone_is_forgotten(client: Client, server: ScriptedServe
 
 
 @pytest.mark.parametrize("fields", [{"n": 2}, {"prompt": ["a", "b"]}, {"suffix": [[1], [2]]}])
-def test_several_texts_have_no_single_state(client: Client, server: ScriptedServer, fields: dict[str, Any]) -> None:
-    """They are refused before anything is sent."""
+def test_resume_requires_one_prompt_and_n_1(client: Client, server: ScriptedServer, fields: dict[str, Any]) -> None:
+    """Several choices have no single state; the error comes before anything is sent."""
     with pytest.raises(ostinato.InvalidArgument, match="one prompt and n=1"):
         client.stream(**{"model": "tiny", **fields}, resume=True)
     assert server.requests == []
@@ -389,8 +391,8 @@ def test_several_texts_have_no_single_state(client: Client, server: ScriptedServ
         assert list(client.stream(prompt, model="tiny", n=1, resume=True)) == ["a"]
 
 
-def test_a_text_that_is_written_from_its_end_goes_on_before_it(client: Client, server: ScriptedServer) -> None:
-    """Pieces that go before others are held against the other end of what was delivered."""
+def test_a_backward_model_resumes_before_its_text(client: Client, server: ScriptedServer) -> None:
+    """Repeated deltas are compared from the other end of the delivered text."""
     server.script = [
         cut(marked("z", 1, "s1", prepend=True), chunk("xy", prepend=True)),
         stream([chunk("y", prepend=True), chunk("vwx", prepend=True), chunk("u", "stop", prepend=True), DONE]),
@@ -401,8 +403,8 @@ def test_a_text_that_is_written_from_its_end_goes_on_before_it(client: Client, s
     assert "suffix" not in server.bodies[1]
 
 
-def test_log_probabilities_are_those_of_one_stream(client: Client, server: ScriptedServer) -> None:
-    """Tokens that come again count once, and offsets count from the text's beginning."""
+def test_logprobs_of_a_resumed_stream_are_those_of_one_stream(client: Client, server: ScriptedServer) -> None:
+    """Repeated tokens count once, and offsets count from the beginning of the text."""
 
     def told(text: str, offset: int) -> dict[str, Any]:
         scores = [-float(ord(letter)) for letter in text]
@@ -422,8 +424,8 @@ def test_log_probabilities_are_those_of_one_stream(client: Client, server: Scrip
     assert pieces.generation.choices[0].logprobs == told("abcde", 0)
 
 
-def test_what_is_owed_counts_as_delivered() -> None:
-    """Between a break and what repeats it, the text so far is still all that came."""
+def test_text_that_is_yet_to_be_repeated_stays_in_the_generation() -> None:
+    """`rewind` does not shorten the text while the repetition is being received."""
     so_far = Assembly()
     for event in (marked("ab", 2, "s1"), chunk("cd")):
         so_far.add(event)
@@ -436,8 +438,8 @@ def test_what_is_owed_counts_as_delivered() -> None:
     assert so_far.generation.text == "abcde"
 
 
-def test_events_in_one_chunk_of_bytes_are_told_apart(client: Client, server: ScriptedServer) -> None:
-    """A break in the midst of an event loses that event alone."""
+def test_an_interruption_within_an_event_loses_that_event_alone(client: Client, server: ScriptedServer) -> None:
+    """At every byte of two events that arrive in one HTTP chunk."""
     whole = as_event(marked("ab", 2, "s1")) + as_event(chunk("cd"))
     rest = stream([chunk("cd"), chunk("e", "stop"), DONE])
     for place in range(len(whole)):

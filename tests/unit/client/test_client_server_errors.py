@@ -1,4 +1,4 @@
-"""Every error of the service has its class here, by which programs tell it apart."""
+"""Every error of the service has an exception class in the client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ostinato._responses import refusal, stream_error
 from service import errors as service_errors
 from service.errors import ClientGone, GatewayError, ServerBusy, StateRefused
 
-# Nobody is there to be told; what the gateway itself says of a server that is busy is that none answers.
+# The client never receives the first two; the gateway reports busy and invalid backends as unavailable.
 UNSEEN, SAME = (
     {ClientGone, StateRefused},
     {
@@ -29,7 +29,7 @@ ALL = [
 
 
 def answered(error: GatewayError) -> requests.Response:
-    """Make the answer that the service would give."""
+    """Return the response that the service would send."""
     response = requests.Response()
     response.status_code, response.url = error.status, "http://127.0.0.1/"
     response.headers.update(error.headers())
@@ -38,21 +38,21 @@ def answered(error: GatewayError) -> requests.Response:
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
-def test_each_error_of_the_service_has_a_class_of_its_name(kind: type[GatewayError]) -> None:
-    """By status, type and code of its answer."""
+def test_each_error_of_the_service_has_a_client_class_of_the_same_name(kind: type[GatewayError]) -> None:
+    """Found by status, type and code of the response."""
     made = refusal(answered(kind("no")))
     assert type(made) is getattr(ostinato, SAME.get(kind, kind.__name__))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ALL if kind.code], ids=lambda kind: kind.__name__)
-def test_it_has_the_same_class_in_a_stream(kind: type[GatewayError]) -> None:
-    """By type and code alone."""
+def test_an_error_in_a_stream_has_the_same_class(kind: type[GatewayError]) -> None:
+    """Found by type and code alone."""
     made = stream_error(kind("no").body()["error"], {})
     assert type(made) is getattr(ostinato, SAME.get(kind, kind.__name__))
 
 
-def test_an_error_has_what_had_come_of_the_texts() -> None:
-    """Whoever has a state goes on with it; nonsense in its place is no reason to lose the error."""
+def test_an_error_has_the_choices_so_far() -> None:
+    """Its state can be resumed; malformed choices do not hide the error itself."""
     error = service_errors.DeadlineExceeded("late")
     error.rest = {"choices": [{"index": 0, "text": "so far", "finish_reason": None, "state": "s1"}], "usage": {}}
     made = refusal(answered(error))

@@ -1,4 +1,4 @@
-"""A client's settings and where they come from."""
+"""A client's settings and their sources."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ URL = "http://example.test"
 
 
 def settings(base_url: str | None = None, api_key: str | None = None, **environ: str) -> Settings:
-    """Resolve a URL and a key in a given environment."""
+    """Resolve base URL and API key in a given environment."""
     return resolve(base_url, api_key, DEFAULT_TIMEOUT, 2, environ)
 
 
 @pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/", "//", " "])
-def test_a_base_url_may_end_as_people_write_it(end: str) -> None:
-    """A slash or `/v1` at the end makes no difference."""
+def test_a_trailing_slash_or_v1_of_the_base_url_is_ignored(end: str) -> None:
+    """With and without a path before it."""
     assert settings(URL + end).base_url == URL
     assert settings(f"{URL}/texts{end}").base_url == f"{URL}/texts"
 
 
-def test_the_environment_fills_in_what_was_not_passed() -> None:
-    """Arguments go before the environment, and the environment before the defaults; what is empty counts as unset."""
+def test_arguments_override_the_environment_and_it_overrides_defaults() -> None:
+    """An empty environment variable counts as unset."""
     environ = {"OSTINATO_BASE_URL": "http://other.test/", "OSTINATO_API_KEY": "theirs\n"}
     assert settings(**environ).base_url == "http://other.test"
     assert settings(**environ).api_key == "theirs"
@@ -35,20 +35,20 @@ def test_the_environment_fills_in_what_was_not_passed() -> None:
     assert settings(OSTINATO_BASE_URL="", OSTINATO_API_KEY="").api_key is None
 
 
-def test_an_empty_key_overrules_the_environment() -> None:
-    """`api_key=""` means no key, though the environment has one."""
+def test_an_empty_api_key_overrides_the_environment() -> None:
+    """`api_key=""` means no key."""
     assert settings(api_key="", OSTINATO_API_KEY="theirs").api_key is None
 
 
-def test_a_client_reads_the_real_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OSTINATO_BASE_URL reaches the client."""
+def test_a_client_reads_its_base_url_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Client()` uses `OSTINATO_BASE_URL`."""
     monkeypatch.setenv("OSTINATO_BASE_URL", "https://example.test/v1")
     assert repr(Client()) == "Client('https://example.test')"
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "example.test", "ftp://example.test", "", "/v1"])
-def test_a_base_url_without_http_is_refused_at_once(url: str) -> None:
-    """The message names the setting and what it should start with."""
+def test_a_base_url_without_http_is_rejected_at_construction(url: str) -> None:
+    """The message names the setting and the required prefix."""
     with pytest.raises(InvalidArgument, match=r"base_url is .* start with http://"):
         Client(url)
 
@@ -56,15 +56,15 @@ def test_a_base_url_without_http_is_refused_at_once(url: str) -> None:
 @pytest.mark.parametrize(
     "url", ["http://:8000", "http://host:port", "http://host:99999", "http://host:0", "http://[::1"]
 )
-def test_a_base_url_without_host_or_with_an_invalid_port_is_refused_at_once(url: str) -> None:
-    """The message has an example."""
+def test_a_base_url_without_host_or_with_an_invalid_port_is_rejected(url: str) -> None:
+    """At construction, with an example."""
     with pytest.raises(InvalidArgument, match=f"base_url is .* like {DEFAULT_BASE_URL}"):
         Client(url)
 
 
 @pytest.mark.parametrize("key", ["schlüssel", "two\nlines", "tab\tbed"])
-def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str) -> None:
-    """The message names the setting and keeps the secret."""
+def test_a_key_that_is_no_valid_header_value_is_rejected_and_not_shown(key: str) -> None:
+    """The message names the setting and omits the secret."""
     with pytest.raises(InvalidArgument, match="api_key") as caught:
         Client(URL, api_key=key)
     assert key not in str(caught.value)
@@ -73,8 +73,8 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str) -> No
 @pytest.mark.parametrize(
     "wrong", [0, -1, "5", [5, 300], (5,), (5, 0), (1, 2, 3), float("nan"), float("inf"), 1e12, (None, "5")]
 )
-def test_a_timeout_that_nobody_can_wait_for_is_refused(wrong: Any) -> None:
-    """At once, and not by the first request."""
+def test_an_invalid_timeout_is_rejected(wrong: Any) -> None:
+    """At construction, not by the first request."""
     with pytest.raises(InvalidArgument, match=r"timeout is .* above 0"):
         resolve(None, None, wrong, 0, {})
 
@@ -90,20 +90,20 @@ def test_a_timeout_that_nobody_can_wait_for_is_refused(wrong: Any) -> None:
         ((None, None, 1, 1.5), "max_retries is 1.5"),
     ],
 )
-def test_a_value_of_another_type_is_refused(arguments: tuple[Any, ...], message: str) -> None:
-    """With its name."""
+def test_a_setting_of_another_type_is_rejected(arguments: tuple[Any, ...], message: str) -> None:
+    """So is a base URL with a query or fragment; the message names the setting."""
     with pytest.raises(InvalidArgument, match=message):
         resolve(*arguments, {})
 
 
-def test_a_negative_number_of_retries_is_refused() -> None:
-    """The message says what was given."""
+def test_a_negative_max_retries_is_rejected() -> None:
+    """The message has the value."""
     with pytest.raises(ValueError, match="max_retries is -1"):
         Client(URL, max_retries=-1)
 
 
-def test_one_timeout_serves_both_phases_and_two_serve_one_each() -> None:
-    """A number is the connect and the read timeout; a pair is taken as it is; None is no limit."""
+def test_a_timeout_is_one_number_or_a_connect_and_a_read_timeout() -> None:
+    """A number applies to both phases; None is no limit."""
     assert [resolve(URL, None, timeout, 2, {}).timeout for timeout in (3.0, (1.0, 2.0), None)] == [
         (3.0, 3.0),
         (1.0, 2.0),
@@ -111,6 +111,6 @@ def test_one_timeout_serves_both_phases_and_two_serve_one_each() -> None:
     ]
 
 
-def test_neither_client_nor_settings_show_the_key() -> None:
-    """A key does not get into a log by way of a repr."""
+def test_the_repr_of_client_and_settings_hides_the_key() -> None:
+    """So that logs do not contain it."""
     assert "secret" not in repr(Client(URL, api_key="secret")) + repr(settings(URL, "secret"))

@@ -18,24 +18,24 @@ EVENTS = ['{"text": "naïve 🎵"}', "two\nlines", "no space", " two spaces", ""
 
 
 @pytest.mark.parametrize("cut", range(len(STREAM) + 1))
-def test_events_are_the_same_wherever_the_bytes_are_cut(cut: int) -> None:
-    """A cut at any byte, within a character or a CRLF too, changes nothing."""
+def test_events_do_not_depend_on_where_the_bytes_are_split(cut: int) -> None:
+    """At every byte, within a character or a CRLF too."""
     assert list(decode([STREAM[:cut], STREAM[cut:]])) == EVENTS
 
 
 def test_events_are_the_same_byte_by_byte() -> None:
-    """Every byte in a chunk of its own gives the same events."""
+    """Every byte in its own chunk."""
     assert list(decode(bytes([byte]) for byte in STREAM)) == EVENTS
 
 
-def test_empty_chunks_change_nothing() -> None:
-    """An empty chunk within a CRLF does not make two line ends of it."""
+def test_empty_chunks_have_no_effect() -> None:
+    """An empty chunk within a CRLF does not make it two line ends."""
     assert list(decode([b"data: a\r", b"", b"\ndata: b\r\n", b"", b"\r\n"])) == ["a\nb"]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
-def test_an_event_is_there_with_its_last_byte(end: bytes) -> None:
-    """No event waits for the first byte of the next one, whatever ends its lines."""
+def test_an_event_is_emitted_with_its_last_byte(end: bytes) -> None:
+    """It does not wait for the first byte of the next event, whatever the line ends."""
     decoder = Decoder()
     last_byte = 2 if end == b"\r\n" else len(end)
     assert list(decoder.feed((b"data: a" + end + end)[:-last_byte])) == []
@@ -43,17 +43,17 @@ def test_an_event_is_there_with_its_last_byte(end: bytes) -> None:
 
 
 @pytest.mark.parametrize("lone", [b": ping\n\n", b"\n\n", b"event: x\n\n", b"datum: x\n\n", b"data: unfinished\n"])
-def test_without_data_and_a_blank_line_there_is_no_event(lone: bytes) -> None:
-    """Comments, other fields and an event that was cut off give nothing."""
+def test_input_without_data_and_a_blank_line_gives_no_event(lone: bytes) -> None:
+    """Comments, other fields and an incomplete event."""
     assert list(decode([lone])) == []
 
 
 def test_a_byte_order_mark_is_skipped_only_at_the_start() -> None:
-    """The first line may start with a byte order mark; further on it belongs to the text, or to a field's name."""
+    """Later ones belong to the text, or to a field's name."""
     mark = b"\xef\xbb\xbf"
     assert list(decode([mark + b"data: a\n\ndata: " + mark + b"b\n\n" + mark + b"data: c\n\n"])) == ["a", "\ufeffb"]
 
 
-def test_bytes_that_are_not_utf8_become_replacement_characters() -> None:
-    """Broken bytes cost a character, not the stream."""
+def test_invalid_utf8_becomes_replacement_characters() -> None:
+    """The stream does not fail."""
     assert list(decode([b"data: a\xffb\n\n"])) == ["a\ufffdb"]

@@ -1,4 +1,4 @@
-"""`stream`, against a real server."""
+"""`stream`, against a real HTTP server."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tests.unit.client.scripted_responses import (
 from tests.unit.client.scripted_server import PATIENCE_S, Handler, ScriptedServer
 
 
-def test_a_stream_gives_the_text_piece_by_piece(client: Client, server: ScriptedServer) -> None:
-    """Iterating gives the pieces as strings, without empty ones."""
+def test_iterating_a_stream_yields_text_deltas(client: Client, server: ScriptedServer) -> None:
+    """As strings, without empty ones."""
     server.script = [stream(WHOLE)]
     assert list(client.stream("Once", model="tiny")) == [" upon", " a", " time"]
 
 
-def test_a_piece_is_there_before_the_next_is_sent(client: Client, server: ScriptedServer) -> None:
-    """Nothing is held back: the server goes on only when the piece has been read."""
+def test_a_delta_is_yielded_before_the_next_one_is_sent(client: Client, server: ScriptedServer) -> None:
+    """Nothing is buffered: the server continues only after the delta has been read."""
     read = threading.Event()
 
     def rest(handler: Handler) -> None:
@@ -48,8 +48,8 @@ def test_a_piece_is_there_before_the_next_is_sent(client: Client, server: Script
     assert list(pieces) == ["second"]
 
 
-def test_a_body_without_chunks_is_not_held_back_either(client: Client, server: ScriptedServer) -> None:
-    """Where the end of the connection ends the body, as in HTTP/1.0, pieces arrive just as soon."""
+def test_a_body_without_chunked_encoding_is_not_buffered_either(client: Client, server: ScriptedServer) -> None:
+    """Where the end of the connection ends the body, as in HTTP/1.0, deltas arrive just as soon."""
     read = threading.Event()
 
     def answer(handler: Handler) -> None:
@@ -65,8 +65,8 @@ def test_a_body_without_chunks_is_not_held_back_either(client: Client, server: S
     assert list(pieces) == ["second"]
 
 
-def test_after_the_end_the_generation_is_whole(client: Client, server: ScriptedServer) -> None:
-    """Text, finish reason, usage and seed are those that an answer without streaming has."""
+def test_after_the_stream_its_generation_equals_that_of_generate(client: Client, server: ScriptedServer) -> None:
+    """In text, finish reason, usage and seed."""
     server.script = [stream(WHOLE), answer_json(COMPLETION)]
     pieces = client.stream("Once", model="tiny")
     text = "".join(pieces)
@@ -75,8 +75,8 @@ def test_after_the_end_the_generation_is_whole(client: Client, server: ScriptedS
     assert pieces.generation.usage == Usage(1, 3, 4)
 
 
-def test_before_the_end_the_generation_is_what_has_come(client: Client, server: ScriptedServer) -> None:
-    """At any time there is a generation; without its end it has no finish reason and no usage."""
+def test_during_a_stream_its_generation_is_the_text_so_far(client: Client, server: ScriptedServer) -> None:
+    """Without finish reason and usage."""
     server.script = [stream(WHOLE)]
     with client.stream("Once", model="tiny") as pieces:
         assert pieces.generation.text == ""
@@ -85,8 +85,8 @@ def test_before_the_end_the_generation_is_what_has_come(client: Client, server: 
     assert (so_far.text, so_far.seed, so_far.finish_reason, so_far.usage) == (" upon", 7, None, None)
 
 
-def test_the_request_asks_for_a_stream_with_usage(client: Client, server: ScriptedServer) -> None:
-    """The fields are those of `generate`, a stream is asked for with its usage, and uncompressed."""
+def test_a_stream_is_requested_with_usage_and_uncompressed(client: Client, server: ScriptedServer) -> None:
+    """The other fields are those of `generate`."""
     server.script = [models("first"), stream([DONE])]
     list(client.stream("Once", max_tokens=3, return_state=True))
     options = {"stream": True, "stream_options": {"include_usage": True}}
@@ -95,8 +95,8 @@ def test_the_request_asks_for_a_stream_with_usage(client: Client, server: Script
     assert server.requests[1].headers["Accept-Encoding"] == "identity"
 
 
-def test_events_tell_the_choices_apart(client: Client, server: ScriptedServer) -> None:
-    """With n > 1, `events` gives every piece with its choice, and the generation has a text for each."""
+def test_events_have_the_index_of_their_choice(client: Client, server: ScriptedServer) -> None:
+    """With `n=2`, the generation has the text and finish reason of each choice."""
     server.script = [stream([chunk("a"), chunk("x", index=1), chunk("b", "stop"), chunk("y", "length", 1), DONE])]
     pieces = client.stream("Once", model="tiny", n=2)
     assert list(pieces.events()) == [
@@ -109,14 +109,14 @@ def test_events_tell_the_choices_apart(client: Client, server: ScriptedServer) -
     assert [choice.finish_reason for choice in pieces.generation.choices] == ["stop", "length"]
 
 
-def test_iterating_gives_the_first_choice_alone(client: Client, server: ScriptedServer) -> None:
-    """The texts of several choices are never mixed."""
+def test_iterating_yields_the_first_choice_alone(client: Client, server: ScriptedServer) -> None:
+    """Texts of several choices are never mixed."""
     server.script = [stream([chunk("x", index=1), chunk("a"), chunk("y", index=1), chunk("b", "stop"), DONE])]
     assert list(client.stream("Once", model="tiny", n=2)) == ["a", "b"]
 
 
-def test_further_fields_of_the_pieces_are_put_together(client: Client, server: ScriptedServer) -> None:
-    """Log probabilities are joined token by token, and a field that comes once, such as a state, is kept."""
+def test_logprobs_and_other_fields_of_chunks_are_merged(client: Client, server: ScriptedServer) -> None:
+    """Logprobs are joined token by token, and a field that comes once, such as a state, is kept."""
     first: dict[str, Any] = {"tokens": ["a"], "token_logprobs": [-1.0]}
     second: dict[str, Any] = {"tokens": ["b"], "token_logprobs": [-2.0]}
     server.script = [stream([chunk("a", logprobs=first), chunk("b", "stop", logprobs=second, state="S"), DONE])]
@@ -133,8 +133,8 @@ def test_further_fields_of_the_pieces_are_put_together(client: Client, server: S
     ]
 
 
-def test_pieces_of_a_text_from_its_end_go_before_those_so_far(client: Client, server: ScriptedServer) -> None:
-    """Text and log probabilities are put in front, and the places of tokens are those in the whole text."""
+def test_deltas_of_a_backward_model_are_prepended(client: Client, server: ScriptedServer) -> None:
+    """With their logprobs; offsets are those in the whole text."""
     last: dict[str, Any] = {"tokens": ["e", "f"], "token_logprobs": [-5.0, None], "text_offset": [0, 1]}
     first: dict[str, Any] = {"tokens": ["ab", "cd"], "token_logprobs": [-1.0, -2.0], "text_offset": [0, 2]}
     server.script = [
@@ -160,8 +160,8 @@ def test_pieces_of_a_text_from_its_end_go_before_those_so_far(client: Client, se
     ]
 
 
-def test_offsets_of_pieces_that_go_behind_are_as_they_came(client: Client, server: ScriptedServer) -> None:
-    """They count from the beginning of the text already."""
+def test_text_offsets_of_appended_deltas_are_unchanged(client: Client, server: ScriptedServer) -> None:
+    """They already count from the beginning of the text."""
     parts: list[dict[str, Any]] = [{"tokens": ["a"], "text_offset": [0]}, {"tokens": ["b"], "text_offset": [1]}]
     server.script = [stream([chunk("a", logprobs=parts[0]), chunk("b", "stop", logprobs=parts[1]), DONE])]
     pieces = client.stream("Once", model="tiny", logprobs=0)
@@ -169,16 +169,16 @@ def test_offsets_of_pieces_that_go_behind_are_as_they_came(client: Client, serve
     assert pieces.generation.raw["choices"][0]["logprobs"] == {"tokens": ["a", "b"], "text_offset": [0, 1]}
 
 
-def test_pieces_that_go_before_others_are_asked_for_only_if_wanted(client: Client, server: ScriptedServer) -> None:
-    """Whoever just joins the pieces gets the text."""
+def test_prepended_deltas_are_requested_only_with_prepend(client: Client, server: ScriptedServer) -> None:
+    """By default, joining the deltas gives the text."""
     server.script = [stream([chunk("whole", "stop"), DONE])]
     assert "".join(client.stream(suffix="!", model="tiny")) == "whole"
     options = {"stream": True, "stream_options": {"include_usage": True}}
     assert server.bodies == [{"model": "tiny", "prompt": "", "suffix": "!", **options}]
 
 
-def test_a_null_does_not_undo_what_came_before(client: Client, server: ScriptedServer) -> None:
-    """A field that is null in a later chunk, as usage is in most, keeps its value."""
+def test_a_null_in_a_later_chunk_keeps_the_earlier_value(client: Client, server: ScriptedServer) -> None:
+    """As of usage, which is null in most chunks."""
     usage = COMPLETION["usage"]
     early = {**chunk("a", "stop", state="S"), "usage": usage}
     server.script = [stream([early, {**chunk("", state=None), "usage": None}, DONE])]
@@ -188,8 +188,10 @@ def test_a_null_does_not_undo_what_came_before(client: Client, server: ScriptedS
     assert (choice["state"], choice["finish_reason"], pieces.generation.raw["usage"]) == ("S", "stop", usage)
 
 
-def test_a_refusal_is_raised_by_the_call_itself(client: Client, server: ScriptedServer, waits: list[float]) -> None:
-    """Before the first byte a stream is refused and repeated like any request."""
+def test_an_error_before_the_stream_is_raised_by_the_call_itself(
+    client: Client, server: ScriptedServer, waits: list[float]
+) -> None:
+    """It is retried like that of any request."""
     server.script = [refusal(429, "full"), refusal(400, "no")]
     with pytest.raises(ostinato.BadRequest):
         client.stream("Once", model="tiny")
@@ -197,15 +199,17 @@ def test_a_refusal_is_raised_by_the_call_itself(client: Client, server: Scripted
 
 
 @pytest.mark.parametrize("content_type", ["text/html", "application/json"])
-def test_an_answer_that_is_no_stream_is_unexpected(client: Client, server: ScriptedServer, content_type: str) -> None:
-    """A web page is not read as events."""
+def test_a_response_that_is_no_event_stream_is_unexpected(
+    client: Client, server: ScriptedServer, content_type: str
+) -> None:
+    """A web page is not parsed as events."""
     server.script = [answer_bytes(b"{}", content_type)]
     with pytest.raises(ostinato.UnexpectedResponse, match=f"with {content_type}, not with a stream of events"):
         client.stream("Once", model="tiny")
 
 
-def test_an_error_in_the_stream_comes_after_what_came_before(client: Client, server: ScriptedServer) -> None:
-    """Pieces ahead of the error are delivered, though they arrived in the same chunk; nothing is repeated."""
+def test_deltas_before_an_error_in_the_stream_are_delivered(client: Client, server: ScriptedServer) -> None:
+    """Even if they arrive in the same chunk; the request is not retried."""
     error = {"error": {"message": "the model server is gone", "type": "overloaded_error"}}
     server.script = [stream([as_event(chunk("first")) + as_event(error)], headers={"x-request-id": "req-9"})]
     pieces = client.stream("Once", model="tiny")
@@ -217,8 +221,8 @@ def test_an_error_in_the_stream_comes_after_what_came_before(client: Client, ser
 
 
 @pytest.mark.parametrize("then", [None, hang_up], ids=["in order", "abruptly"])
-def test_a_stream_that_ends_early_says_so(client: Client, server: ScriptedServer, then: Any) -> None:
-    """Without [DONE] a text may be half: the error has what came, and the request is not repeated."""
+def test_a_stream_without_done_raises_stream_interrupted(client: Client, server: ScriptedServer, then: Any) -> None:
+    """The text may be incomplete: the error has it, and the request is not retried."""
     server.script = [stream([chunk("first"), chunk(" half")], then=then)]
     pieces = client.stream("Once", model="tiny")
     assert [next(pieces), next(pieces)] == ["first", " half"]
@@ -227,8 +231,8 @@ def test_a_stream_that_ends_early_says_so(client: Client, server: ScriptedServer
     assert (caught.value.text, len(server.requests)) == ("first half", 1)
 
 
-def test_a_stream_that_falls_silent_is_interrupted(server: ScriptedServer) -> None:
-    """The read timeout holds between two pieces too."""
+def test_the_read_timeout_applies_between_deltas(server: ScriptedServer) -> None:
+    """A stalled stream raises `StreamInterrupted`."""
     server.script = [stream([chunk("first")], then=silence)]
     with Client(server.url, timeout=(5, 0.1)) as client, client.stream("Once", model="tiny") as pieces:
         assert next(pieces) == "first"

@@ -1,4 +1,4 @@
-"""How streams end, and what becomes of their connections."""
+"""How streams end, and when their connections are closed or reused."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.unit.client.scripted_server import PATIENCE_S, Handler, ScriptedServe
 
 
 @pytest.mark.parametrize("event", [b"data: {\n\n", b"data: 7\n\n", b"data: {}\n\n"])
-def test_an_event_of_another_shape_is_unexpected(client: Client, server: ScriptedServer, event: bytes) -> None:
-    """What is no chunk ends the stream with an error, and the connection with it."""
+def test_a_malformed_event_is_unexpected(client: Client, server: ScriptedServer, event: bytes) -> None:
+    """It ends the stream with an error and closes the connection."""
     server.script = [stream([event], then=linger)]
     with pytest.raises(ostinato.UnexpectedResponse):
         next(client.stream("Once", model="tiny"))
@@ -24,7 +24,7 @@ def test_an_event_of_another_shape_is_unexpected(client: Client, server: Scripte
 
 
 def test_leaving_a_with_block_closes_the_connection(client: Client, server: ScriptedServer) -> None:
-    """The server learns at once that nobody reads on."""
+    """The server can stop generating at once."""
     server.script = [stream([chunk("first")], then=linger)]
     with client.stream("Once", model="tiny") as pieces:
         next(pieces)
@@ -33,8 +33,8 @@ def test_leaving_a_with_block_closes_the_connection(client: Client, server: Scri
     assert list(pieces) == []
 
 
-def test_a_stream_that_is_dropped_closes_its_connection(client: Client, server: ScriptedServer) -> None:
-    """Leaving the loop is enough, with no cycle for the garbage collector to find."""
+def test_an_unreferenced_stream_closes_its_connection(client: Client, server: ScriptedServer) -> None:
+    """Leaving the loop is enough: there is no reference cycle that needs the garbage collector."""
     server.script = [stream([chunk("first"), chunk("second")], then=linger)]
     gc.disable()
     try:
@@ -46,20 +46,20 @@ def test_a_stream_that_is_dropped_closes_its_connection(client: Client, server: 
 
 
 def test_a_stream_that_is_never_read_closes_its_connection(client: Client, server: ScriptedServer) -> None:
-    """A stream that was opened and forgotten does not hold its row."""
+    """Otherwise its sequence would keep a slot."""
     server.script = [stream([chunk("first")], then=linger)]
     client.stream("Once", model="tiny")
     assert server.left.wait(PATIENCE_S)
 
 
-def test_events_outlive_the_stream_that_they_came_from(client: Client, server: ScriptedServer) -> None:
+def test_events_keep_their_stream_open(client: Client, server: ScriptedServer) -> None:
     """`client.stream(…).events()` can be iterated, though nothing else refers to the stream."""
     server.script = [stream(WHOLE)]
     assert "".join(piece.text for piece in client.stream("Once", model="tiny").events()) == " upon a time"
 
 
-def test_a_closed_stream_gives_nothing_more(client: Client, server: ScriptedServer) -> None:
-    """`close` ends the iteration without an error, even of pieces that had arrived; twice is once."""
+def test_a_closed_stream_yields_nothing_more(client: Client, server: ScriptedServer) -> None:
+    """`close` ends the iteration without an error, even before deltas that had arrived; it is idempotent."""
     server.script = [stream([as_event(chunk("first")) + as_event(chunk("second"))], then=linger)]
     pieces = client.stream("Once", model="tiny")
     assert next(pieces) == "first"
@@ -69,8 +69,8 @@ def test_a_closed_stream_gives_nothing_more(client: Client, server: ScriptedServ
     assert server.left.wait(PATIENCE_S)
 
 
-def test_another_thread_can_close_a_stream_that_waits(client: Client, server: ScriptedServer) -> None:
-    """The reading thread is woken, and sees an end rather than an error."""
+def test_another_thread_can_close_a_stream_that_blocks(client: Client, server: ScriptedServer) -> None:
+    """The reader wakes up, and sees the end of the iteration rather than an error."""
     server.script = [stream([chunk("first")], then=linger)]
     pieces = client.stream("Once", model="tiny")
     assert next(pieces) == "first"
@@ -82,7 +82,7 @@ def test_another_thread_can_close_a_stream_that_waits(client: Client, server: Sc
 
 
 def test_closing_while_another_thread_reads_is_no_error(client: Client, server: ScriptedServer) -> None:
-    """Who comes to the next piece while the stream is being closed sees its end."""
+    """A reader that requests a delta while the stream is being closed sees the end of the iteration."""
     closing, go_on = threading.Event(), threading.Event()
 
     def take_time(_: ostinato.Generation) -> None:
@@ -101,8 +101,8 @@ def test_closing_while_another_thread_reads_is_no_error(client: Client, server: 
     closer.join(PATIENCE_S)
 
 
-def test_closing_does_not_wait_for_a_stream_that_is_taken_up_again(client: Client, server: ScriptedServer) -> None:
-    """The thread that reads may be waiting for a server; it sees the end by itself."""
+def test_closing_does_not_wait_for_a_pending_resumption(client: Client, server: ScriptedServer) -> None:
+    """The reader may be waiting for a server; it sees the end of the iteration by itself."""
     asked, go_on = threading.Event(), threading.Event()
 
     def late(handler: Handler) -> None:
@@ -123,16 +123,16 @@ def test_closing_does_not_wait_for_a_stream_that_is_taken_up_again(client: Clien
     assert got == ["a"]
 
 
-def test_a_stream_read_to_its_end_leaves_its_connection_to_the_next(client: Client, server: ScriptedServer) -> None:
-    """Ten streams in a row need one connection."""
+def test_a_stream_read_to_its_end_leaves_its_connection_for_reuse(client: Client, server: ScriptedServer) -> None:
+    """Ten streams in succession use one connection."""
     server.script = [stream(WHOLE)] * 10
     for _ in range(10):
         list(client.stream("Once", model="tiny"))
     assert len({request.client_port for request in server.requests}) == 1
 
 
-def test_a_server_that_does_not_end_after_done_is_not_waited_for(client: Client, server: ScriptedServer) -> None:
-    """[DONE] is the end, also where the connection stays open behind it."""
+def test_done_ends_the_stream_though_the_connection_stays_open(client: Client, server: ScriptedServer) -> None:
+    """The client does not wait for the end of the body."""
     server.script = [stream(WHOLE, then=linger)]
     start_s = time.monotonic()
     assert "".join(client.stream("Once", model="tiny")) == " upon a time"

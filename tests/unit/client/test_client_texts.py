@@ -1,4 +1,4 @@
-"""What is asked about texts: how probable they are, what they are in tokens and in numbers, how they go on."""
+"""Scoring, tokenizing, embedding and inspecting of texts, and resuming from a state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.client.scripted_server import ScriptedServer
 
 
 def scored(text: str, *logprobs: float | None, index: int = 0) -> dict[str, Any]:
-    """Make a choice that is echoed, each character a token."""
+    """Return an echoed choice with logprobs, each character a token."""
     lists = {
         "tokens": list(text),
         "token_logprobs": list(logprobs),
@@ -26,8 +26,8 @@ def scored(text: str, *logprobs: float | None, index: int = 0) -> dict[str, Any]
     return {"index": index, "text": text, "finish_reason": "length", "logprobs": lists}
 
 
-def test_a_text_is_scored(client: Client, server: ScriptedServer) -> None:
-    """It is echoed with log probabilities and nothing is generated; the sums are those of its tokens."""
+def test_score_echoes_the_text_with_logprobs_and_generates_nothing(client: Client, server: ScriptedServer) -> None:
+    """`logprob`, `perplexity` and `bits_per_character` are derived from the scored tokens."""
     server.script = [answer_json({"choices": [scored("abc", None, -1.0, -2.0)]})]
     score = client.score("abc", model="tiny", top=2)
     fields = {"echo": True, "logprobs": 2, "max_tokens": 0}
@@ -44,10 +44,10 @@ def test_a_text_is_scored(client: Client, server: ScriptedServer) -> None:
     ("offsets", "logprobs", "characters"),
     [([0, 3, 4], [None, -1.0, -2.0], 2), ([0, 3, 4], [-1.0, -2.0, None], 4), ([0], [None], 0), ([], [], 0)],
 )
-def test_bits_are_of_the_characters_that_were_scored(
+def test_bits_per_character_count_scored_characters_only(
     offsets: list[int], logprobs: list[float | None], characters: int
 ) -> None:
-    """The first token has no score, or the last one of a model that reads backwards; its characters do not count."""
+    """The first token has no score, or a backward model's last one; its characters do not count."""
     tokens = tuple(ScoredToken("x", logprob, offset) for logprob, offset in zip(logprobs, offsets))
     score = Score("abcde", tokens)
     if characters:
@@ -57,8 +57,8 @@ def test_bits_are_of_the_characters_that_were_scored(
         assert math.isnan(score.perplexity)
 
 
-def test_many_texts_are_scored_by_one_request(client: Client, server: ScriptedServer) -> None:
-    """A list gives a list, in its order; token ids and endings are taken, too."""
+def test_a_list_of_texts_is_scored_by_one_request(client: Client, server: ScriptedServer) -> None:
+    """Results are in the list's order; token ids and suffixes are accepted too."""
     server.script = [
         answer_json({"choices": [scored("b", -1.0, index=1), scored("a", -2.0)]}),
         answer_json({"choices": [scored("a", -2.0)]}),
@@ -70,8 +70,8 @@ def test_many_texts_are_scored_by_one_request(client: Client, server: ScriptedSe
     assert server.bodies[2]["suffix"] == ["a"]
 
 
-def test_a_text_becomes_tokens_and_tokens_a_text(client: Client, server: ScriptedServer) -> None:
-    """Ids and their texts one way, a text the other."""
+def test_tokenize_returns_ids_and_strings_and_detokenize_the_text(client: Client, server: ScriptedServer) -> None:
+    """At `/tokenize` and `/detokenize`."""
     server.script = [
         answer_json({"count": 2, "tokens": [5, 6], "token_strs": ["a", "b"], "max_model_len": None}),
         answer_json({"prompt": "ab"}),
@@ -86,8 +86,8 @@ def test_a_text_becomes_tokens_and_tokens_a_text(client: Client, server: Scripte
     ]
 
 
-def test_a_text_becomes_numbers(client: Client, server: ScriptedServer) -> None:
-    """One text one vector, a list a list of them."""
+def test_embed_returns_a_vector_per_text(client: Client, server: ScriptedServer) -> None:
+    """One text gives one vector, a list gives a list of vectors."""
     server.script = [
         answer_json({"data": [{"embedding": [0.5, 1.0]}]}),
         answer_json({"data": [{"embedding": [0.5]}, {"embedding": [1.5]}]}),
@@ -99,12 +99,12 @@ def test_a_text_becomes_numbers(client: Client, server: ScriptedServer) -> None:
 
 
 def packed(*numbers: float) -> str:
-    """Pack float32, little-endian, in base64."""
+    """Encode numbers as little-endian float32, in base64."""
     return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
 
 
-def test_a_text_is_looked_into(client: Client, server: ScriptedServer) -> None:
-    """Every field is sent under its name, and numbers become rows."""
+def test_inspect_sends_every_field_and_decodes_its_traces(client: Client, server: ScriptedServer) -> None:
+    """Traces become lists of floats, one per position."""
     layer = {
         "layer": 2,
         "units": [0, 7],
@@ -137,8 +137,8 @@ def test_a_text_is_looked_into(client: Client, server: ScriptedServer) -> None:
     ]
 
 
-def test_an_embedding_can_be_asked_and_seen(client: Client, server: ScriptedServer) -> None:
-    """By a token's text or its id; names go into the address whole."""
+def test_neighbors_and_embedding_map_quote_names_in_the_url(client: Client, server: ScriptedServer) -> None:
+    """Neighbors are those of a token's text or of its id."""
     lists = {"tokens": ["a", "b"], "token_ids": [3, 4], "x": [0.5, 1.0], "y": [0.0, 2.0], "explained": [0.7, 0.1]}
     found = answer_json({"data": [{"token": "a b", "token_id": 3, "cosine": 0.5}]})
     server.script = [found, found, answer_json(lists)]
@@ -155,8 +155,10 @@ def test_an_embedding_can_be_asked_and_seen(client: Client, server: ScriptedServ
 
 
 @pytest.mark.parametrize("wrong", [5, None, "§", "AAA=", [[1.0]]])
-def test_numbers_of_another_shape_are_unexpected(client: Client, server: ScriptedServer, wrong: object) -> None:
-    """What is no float32 in base64 is told apart."""
+def test_traces_that_are_no_base64_float32_are_unexpected(
+    client: Client, server: ScriptedServer, wrong: object
+) -> None:
+    """They raise `UnexpectedResponse`, not an error of the decoder."""
     layer = {"layer": 1, "units": [0], "values": {"hidden": wrong}}
     answer = {"token_ids": [], "expected": {}, "positions": [], **scored("")["logprobs"], "layers": [layer]}
     server.script = [answer_json(answer)]
@@ -164,8 +166,8 @@ def test_numbers_of_another_shape_are_unexpected(client: Client, server: Scripte
         client.inspect("", model="tiny")
 
 
-def test_a_state_is_gone_on_with(client: Client, server: ScriptedServer) -> None:
-    """It names its model by itself; what is passed beside it is sent."""
+def test_resume_sends_the_state_with_the_passed_fields(client: Client, server: ScriptedServer) -> None:
+    """The state implies its model, so that `model` is optional."""
     server.script = [answer_json(COMPLETION), answer_json(COMPLETION)]
     assert client.resume("s1", max_tokens=5).text == " upon a time"
     client.resume("s1", "and", model="tiny", temperature=0.5)
@@ -175,8 +177,8 @@ def test_a_state_is_gone_on_with(client: Client, server: ScriptedServer) -> None
     ]
 
 
-def test_a_choice_has_its_log_probabilities(client: Client, server: ScriptedServer) -> None:
-    """Just as the API has them."""
+def test_a_choice_has_its_logprobs(client: Client, server: ScriptedServer) -> None:
+    """In the API's format; they are no part of equality."""
     server.script = [answer_json({"choices": [scored("ab", -1.0, -2.0)]})]
     (choice,) = client.generate("x", model="tiny", logprobs=1).choices
     assert choice == Choice(0, "ab", "length")
@@ -184,8 +186,8 @@ def test_a_choice_has_its_log_probabilities(client: Client, server: ScriptedServ
     assert choice.logprobs["token_logprobs"] == [-1.0, -2.0]
 
 
-def test_a_model_says_what_it_is(client: Client, server: ScriptedServer) -> None:
-    """What an entry has is an attribute, and is seen."""
+def test_a_model_has_the_entrys_fields_as_attributes(client: Client, server: ScriptedServer) -> None:
+    """Fields that the client does not know are in `raw`."""
     entry = {"id": "tiny", "version": 3, "cell": "lstm", "layers": 2, "units": 8, "unit": "character", "new": 1}
     server.script = [answer_json({"data": [{**entry, "direction": "forward", "deterministic": True}]})]
     (model,) = client.models()
@@ -194,8 +196,8 @@ def test_a_model_says_what_it_is(client: Client, server: ScriptedServer) -> None
     assert model == Model(**{key: value for key, value in model.raw.items() if key != "new"})
 
 
-def test_the_first_model_is_asked_for_once_by_all(client: Client, server: ScriptedServer) -> None:
-    """Tokens and numbers are those of the model that writes."""
+def test_all_methods_share_the_cached_default_model(client: Client, server: ScriptedServer) -> None:
+    """`detokenize` and `embed` send one `GET /v1/models` between them."""
     server.script = [models("first"), answer_json({"prompt": "a"}), answer_json({"data": [{"embedding": []}]})]
     client.detokenize([1])
     client.embed("a")
@@ -203,8 +205,8 @@ def test_the_first_model_is_asked_for_once_by_all(client: Client, server: Script
 
 
 @pytest.mark.parametrize("answer", [{}, {"sequences": {}}, {"status": "ok", "sequences": {"accepted": 1}}])
-def test_a_status_of_another_shape_is_unexpected(client: Client, server: ScriptedServer, answer: object) -> None:
-    """A server without a status of this kind is told apart."""
+def test_a_malformed_status_is_unexpected(client: Client, server: ScriptedServer, answer: object) -> None:
+    """As of a server without a status of this kind."""
     server.script = [answer_json(answer)]
     with pytest.raises(ostinato.UnexpectedResponse, match="base_url"):
         client.status()

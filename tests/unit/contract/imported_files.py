@@ -1,4 +1,4 @@
-"""Tokenizers as others make them with Hugging Face's library, by name."""
+"""Tokenizers trained with Hugging Face's library, by name, as imported models bring them."""
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -19,7 +19,7 @@ def _train(model, pre_tokenizer, decoder, trainer, normalizer=None):
 
 
 def _gpt2():
-    """As in GPT-2, and with tokens that were added later; its ids would be cut and filled."""
+    """As in GPT-2, with tokens added later, and with truncation and padding turned on."""
     trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<|endoftext|>"], show_progress=False, **_BYTES)
     library = _train(models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel(), trainer)
     library.post_processor = processors.ByteLevel(trim_offsets=True)

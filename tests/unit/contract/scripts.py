@@ -1,4 +1,4 @@
-"""Texts in many scripts, and strategies that make more of them."""
+"""Texts in many scripts, and Hypothesis strategies that generate more of them."""
 
 from hypothesis import strategies as st
 
@@ -22,7 +22,7 @@ SCRIPTS = {
 ALL = "\n".join(SCRIPTS.values())
 
 _anything = st.characters(exclude_categories=["Cs"])
-# Of one script or of a few characters, so that words repeat; or of any characters at all.
+# From one script or a few characters, so that words repeat; or from any characters.
 texts = st.one_of(
     *(st.text(alphabet=sorted(set(script)), max_size=60) for script in SCRIPTS.values()),
     st.text(alphabet=sorted(set(ALL)), max_size=60),

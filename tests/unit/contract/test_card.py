@@ -1,4 +1,4 @@
-"""The generator card: what it accepts, and that a version's files belong together."""
+"""The generator card: validation, and consistency of the files of a version."""
 
 import pytest
 from pydantic import ValidationError
@@ -24,7 +24,7 @@ FIELDS = {
 
 
 def write(folder, card, tokenizer):
-    """Lay out a version's assets."""
+    """Write a version's assets."""
     assets = folder / "assets.extra"
     assets.mkdir()
     (assets / "generator.json").write_text(card if isinstance(card, str) else card.model_dump_json())
@@ -32,8 +32,8 @@ def write(folder, card, tokenizer):
     return folder
 
 
-def test_card_and_tokenizer_come_back(tmp_path):
-    """What an exporter wrote is what the gateway reads."""
+def test_assets_are_loaded_as_they_were_written(tmp_path):
+    """What the exporter writes equals what the gateway reads."""
     card, tokenizer = GeneratorCard(**FIELDS), CharacterTokenizer.train("abc")
     assert load_assets(write(tmp_path, card, tokenizer)) == (card, tokenizer)
 
@@ -51,26 +51,26 @@ def test_card_and_tokenizer_come_back(tmp_path):
         ("format", 1),
     ],
 )
-def test_a_wrong_field_is_named(field, value):
-    """A value out of its bounds is refused, and the message names the field."""
+def test_an_invalid_field_is_rejected_by_name(field, value):
+    """Values outside of their limits, an unknown cell, and duplicate batch sizes."""
     with pytest.raises(ValidationError, match=field):
         GeneratorCard(**{**FIELDS, field: value})
 
 
-def test_a_field_of_a_later_minor_format_is_ignored():
-    """A card with more than we know can be read."""
+def test_an_unknown_field_is_ignored():
+    """Cards of a later minor format can be read."""
     assert GeneratorCard(**FIELDS, mood="cheerful").name == "demo"
 
 
-def test_a_damaged_card_is_named(tmp_path):
-    """A half-written card is an error that names the file."""
+def test_a_truncated_card_raises_an_error_with_its_file(tmp_path):
+    """The message has the file's name."""
     with pytest.raises(CardError, match=r"generator\.json"):
         load_assets(write(tmp_path, '{"name": "demo"', CharacterTokenizer.train("abc")))
 
 
 @pytest.mark.parametrize("found", [1, 4])
-def test_a_version_of_another_format_says_how_to_export_it_again(found, tmp_path):
-    """Both formats and the command, in one line, whatever else the card holds."""
+def test_a_version_of_another_format_is_rejected_with_the_export_command(found, tmp_path):
+    """In one line with both formats, whatever other fields the card has."""
     folder = tmp_path / "models" / "demo" / "7"
     folder.mkdir(parents=True)
     write(folder, f'{{"format": {found}, "name": "demo"}}', CharacterTokenizer.train("abc"))
@@ -83,7 +83,7 @@ def test_a_version_of_another_format_says_how_to_export_it_again(found, tmp_path
 
 
 @pytest.mark.parametrize("tokenizer", [CharacterTokenizer.train("abcdef"), WordTokenizer.train(["a"])])
-def test_a_tokenizer_that_does_not_fit_its_card_is_refused(tokenizer, tmp_path):
-    """A vocabulary larger than the model's output, or of another unit, is an error with both sizes."""
+def test_a_tokenizer_that_does_not_match_its_card_is_rejected(tokenizer, tmp_path):
+    """A vocabulary larger than the model's output, or of another unit."""
     with pytest.raises(ContractError, match="vocab_size 6 of unit 'character' does not fit"):
         load_assets(write(tmp_path, GeneratorCard(**FIELDS), tokenizer))

@@ -1,4 +1,4 @@
-"""A long text that comes in parts is cut into pieces that are encoded, and learnt from, as the whole."""
+"""Chunking: a long text that arrives in parts is split into chunks that encode, and train, as the whole text."""
 
 from itertools import pairwise
 from unittest.mock import patch
@@ -12,20 +12,20 @@ from contract.tokenizers import chunking, huggingface
 from contract.tokenizers.chunking import Chunker
 
 KINDS = [CharacterTokenizer, WordTokenizer, ExactWordTokenizer, SubwordTokenizer]
-# Words, capital sigma and what its lower case looks across, letters that grow in lower case, marks, and white space of
-# every kind: Python's alone, of the expressions' library alone, and what both have.
+# Words, capital sigma and the characters that its lower case depends on, letters that get longer in lower case,
+# combining marks, and white space: Python's only, the regular expression library's only, and that of both.
 TEXTS = st.text(st.sampled_from("abΣΑ.:'’İé\u0301語1, \n\t\x0b\x1c\x85\xa0\u2028"), min_size=1, max_size=200)
 PLACES = st.lists(st.integers(0, 200), max_size=4)
 
 
 def parted(text, places):
-    """Cut a text at some places, wherever they are."""
+    """Split a text at the given positions."""
     edges = [0, *sorted(min(place, len(text)) for place in places), len(text)]
     return [text[start:stop] for start, stop in pairwise(edges)]
 
 
 def cut(text, places, size=3, endless=1 << 20):
-    """Feed a text in parts and return its pieces."""
+    """Feed a text in parts and return its chunks."""
     cutter = Chunker()
     with patch.object(huggingface, "CHUNK_CHARACTERS", size), patch.object(chunking, "MAX_ENDLESS", endless):
         fed = [piece for part in parted(text, places) for piece in cutter.feed(part)]
@@ -35,8 +35,8 @@ def cut(text, places, size=3, endless=1 << 20):
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=150)
 @given(text=TEXTS, places=PLACES)
-def test_pieces_encode_as_the_whole(kind, text, places):
-    """Whatever parts the text comes in."""
+def test_chunks_encode_as_the_whole_text(kind, text, places):
+    """Whatever parts the text arrives in."""
     tokenizer = kind.train([text])
     found = cut(text, places)
     assert "".join(found) == text
@@ -46,22 +46,22 @@ def test_pieces_encode_as_the_whole(kind, text, places):
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=40)
 @given(text=TEXTS, places=PLACES)
-def test_a_vocabulary_of_pieces_is_that_of_the_whole(kind, text, places):
-    """The same tokens with the same ids, though each piece comes once."""
+def test_training_on_chunks_gives_the_vocabulary_of_the_whole_text(kind, text, places):
+    """The same tokens with the same ids, though the chunks can be iterated only once."""
     learnt = kind.train(iter(cut(text * 2, places)))
     assert learnt.to_json() == kind.train([text * 2]).to_json()
 
 
-def test_pieces_are_short_where_there_is_white_space():
-    """Of a long text little is held."""
+def test_chunks_end_at_white_space_soon_after_their_size():
+    """At most twice the size here, so that little of a long text is in memory."""
     found = cut("ab cd " * 1000, range(0, 6000, 50), size=10)
     assert max(map(len, found)) <= 20
     assert len(found) > 100
 
 
 @pytest.mark.parametrize("kind", [ExactWordTokenizer, SubwordTokenizer])
-def test_a_text_without_white_space_is_cut_where_the_tokenizer_cuts_it(kind):
-    """So even pieces of it have the ids of the whole."""
+def test_a_text_without_white_space_is_split_where_the_tokenizer_splits_it(kind):
+    """So that even its chunks have the ids of the whole text."""
     text = "ab " + "語é1" * 400 + " c"
     tokenizer = kind.train([text])
     with patch.object(huggingface, "CHUNK_CHARACTERS", 10):
@@ -72,7 +72,7 @@ def test_a_text_without_white_space_is_cut_where_the_tokenizer_cuts_it(kind):
         assert [i for piece in found for i in tokenizer.encode(piece)] == whole
 
 
-def test_a_word_is_not_cut_however_long_it_is():
-    """Keras's words reach from space to space."""
+def test_a_word_is_never_split_however_long():
+    """The words of Keras extend from space to space."""
     long = "x" * 1000
     assert [word for piece in cut(f"a {long} b", [3, 400]) for word in piece.split()] == ["a", long, "b"]

@@ -1,4 +1,4 @@
-"""Text from tokens as they are drawn, forwards and backwards, and the places at which tokens begin in it."""
+"""Streaming detokenizers, forward and backward: their text, token offsets, labels and checkpoints."""
 
 import json
 from itertools import pairwise
@@ -30,7 +30,7 @@ every_kind = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKEN
 
 
 def pieces_from_the_end(tokenizer, ids, places):
-    """Return the pieces, the nearest to the end first, that ids in order of reading give in chunks, and the flush."""
+    """Return the text deltas of a backward detokenizer for ids in reading order, fed in chunks, and its flush."""
     drawn = ids[::-1]
     bounds = [0, *sorted(min(place, len(drawn)) for place in places), len(drawn)]
     detokenizer = tokenizer.backward_detokenizer()
@@ -38,12 +38,12 @@ def pieces_from_the_end(tokenizer, ids, places):
 
 
 def joined(pieces):
-    """Put each piece before those so far."""
+    """Join deltas, each before the previous ones."""
     return "".join(reversed(pieces))
 
 
 def beginnings(content):
-    """Return the text of some bytes, and for each byte the place of the character that holds it."""
+    """Decode bytes, and return the text and the offset of the character that holds each byte."""
     text, places = "", []
     while content:
         try:
@@ -63,7 +63,7 @@ def beginnings(content):
 
 
 def tracked(tokenizer, ids, direction):
-    """Return the text of ids in order of reading, and the place at which each begins in it, as `track` tells them."""
+    """Return the text of ids in reading order, and each token's offset in it, as `track` reports them."""
     if direction == "forwards":
         detokenizer, shown, places = tokenizer.detokenizer(), "", []
         for token_id in [*ids, None]:
@@ -83,8 +83,8 @@ def tracked(tokenizer, ids, direction):
 @settings(deadline=None, max_examples=200)
 @given(text=texts, places=cuts)
 @every_kind
-def test_a_text_from_its_end_is_the_same_text(tokenizer, text, places):
-    """In any script and however the ids come: the pieces, each before those so far, are the text of all ids."""
+def test_backward_deltas_joined_are_the_decoded_text(tokenizer, text, places):
+    """In any script, however the ids are split into chunks."""
     ids = tokenizer.encode(text)
     assert joined(pieces_from_the_end(tokenizer, ids, places)) == tokenizer.decode(ids)
     assert joined(pieces_from_the_end(tokenizer, ids, range(len(ids)))) == tokenizer.decode(ids)
@@ -92,16 +92,16 @@ def test_a_text_from_its_end_is_the_same_text(tokenizer, text, places):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @every_kind
-def test_every_script_can_be_written_from_its_end(tokenizer, script):
-    """Token by token."""
+def test_every_script_can_be_decoded_backward_token_by_token(tokenizer, script):
+    """Each tokenizer unit, on each script's sample."""
     ids = tokenizer.encode(SCRIPTS[script])
     assert joined(pieces_from_the_end(tokenizer, ids, range(len(ids)))) == tokenizer.decode(ids)
 
 
 @settings(deadline=None, max_examples=1000)
 @given(content=odd_bytes, places=cuts)
-def test_any_bytes_from_their_end_are_as_a_whole_decoding_has_them(content, places):
-    """What is shown is an end of that text at any time, with the same replacement characters."""
+def test_any_bytes_decode_backward_as_they_do_at_once(content, places):
+    """With the same U+FFFD; at any time the text so far is a suffix of the whole."""
     ids, expected = [BYTE_IDS[byte] for byte in content], content.decode("utf-8", "replace")
     for cut in (places, range(len(ids))):
         shown = ""
@@ -113,8 +113,8 @@ def test_any_bytes_from_their_end_are_as_a_whole_decoding_has_them(content, plac
 
 @settings(deadline=None, max_examples=300)
 @given(ids=any_ids, places=cuts)
-def test_any_tokens_from_their_end_are_as_a_whole_decoding_has_them(ids, places):
-    """Of merges and special tokens too."""
+def test_any_tokens_decode_backward_as_they_do_at_once(ids, places):
+    """Merged and special tokens too."""
     tokenizer = TOKENIZERS["subwords"]
     assert joined(pieces_from_the_end(tokenizer, ids, places)) == tokenizer.decode(ids)
 
@@ -134,7 +134,7 @@ def test_any_tokens_from_their_end_are_as_a_whole_decoding_has_them(ids, places)
     ],
 )
 @pytest.mark.parametrize("at_once", [True, False])
-def test_only_what_a_byte_before_it_may_change_is_held(content, held, at_once):
+def test_only_bytes_that_an_earlier_byte_may_complete_are_held_back(content, held, at_once):
     """Up to three continuation bytes: a fourth belongs to no character."""
     ids = [BYTE_IDS[byte] for byte in content]
     pieces = pieces_from_the_end(BYTES, ids, [] if at_once else range(len(ids)))
@@ -142,8 +142,8 @@ def test_only_what_a_byte_before_it_may_change_is_held(content, held, at_once):
     assert pieces[-1] == "\ufffd" * len(held)
 
 
-def test_what_was_held_is_flushed_once():
-    """A second flush has nothing."""
+def test_held_bytes_are_flushed_once():
+    """A second flush returns nothing."""
     detokenizer = BYTES.backward_detokenizer()
     detokenizer.feed([BYTE_IDS[0x82]])
     assert (detokenizer.flush(), detokenizer.flush()) == ("\ufffd", "")
@@ -154,8 +154,8 @@ def test_what_was_held_is_flushed_once():
     [("", "b a b"), ("a", "b a b "), (" a", "b a b"), ("\na", "b a b"), (", a", "b a b ")],
     ids=repr,
 )
-def test_words_are_set_off_from_the_suffix_by_one_space(precedes, expected):
-    """The last word gets a space only where the text after it does not begin with white space."""
+def test_one_space_separates_words_from_the_suffix(precedes, expected):
+    """None is added if there is no suffix, or if it begins with white space."""
     tokenizer = WordTokenizer.train(["a b"])
     a, b = tokenizer.encode("a b")
     pieces = [tokenizer.backward_detokenizer(precedes).feed([b, a, b])]
@@ -167,8 +167,8 @@ def test_words_are_set_off_from_the_suffix_by_one_space(precedes, expected):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @settings(deadline=None, max_examples=500)
 @given(content=odd_bytes)
-def test_a_byte_begins_at_the_character_that_holds_it(content, direction):
-    """Bytes that are no character among them, which stand where their U+FFFD does."""
+def test_the_offset_of_a_byte_is_that_of_its_character(content, direction):
+    """Invalid bytes have the offset of their U+FFFD."""
     ids = [BYTE_IDS[byte] for byte in content]
     assert tracked(BYTES, ids, direction) == beginnings(content)
 
@@ -176,8 +176,8 @@ def test_a_byte_begins_at_the_character_that_holds_it(content, direction):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @settings(deadline=None, max_examples=500)
 @given(ids=any_ids)
-def test_a_token_begins_at_the_character_that_holds_its_first_byte(ids, direction):
-    """Also where it has several bytes; tokens without text stand between their neighbours."""
+def test_the_offset_of_a_token_is_that_of_the_character_of_its_first_byte(ids, direction):
+    """Also with several bytes; tokens without text have an offset between those of their neighbours."""
     tokenizer = TOKENIZERS["subwords"]
     text, by_byte = beginnings(tokenizer.join(ids))
     shown, places = tracked(tokenizer, ids, direction)
@@ -193,8 +193,8 @@ def test_a_token_begins_at_the_character_that_holds_its_first_byte(ids, directio
 @settings(deadline=None, max_examples=200)
 @given(text=texts)
 @every_kind
-def test_a_tokens_label_stands_where_it_begins(tokenizer, text, direction):
-    """The labels of tokens that are whole characters, each at its place, are the text."""
+def test_a_tokens_label_is_found_at_its_offset(tokenizer, text, direction):
+    """Labels of partial characters (`bytes:…`) and of special tokens are not in the text."""
     ids = tokenizer.encode(text)
     shown, places = tracked(tokenizer, ids, direction)
     assert shown == tokenizer.decode(ids)
@@ -221,8 +221,8 @@ FOREIGN = {f"foreign {name}": ImportedTokenizer(json.loads(library.to_str())) fo
     places=cuts,
     beside=st.sampled_from(["", "a", "a ", " a", "大"]),
 )
-def test_a_text_goes_on_in_another_detokenizer(tokenizer, direction, numbers, places, beside):
-    """Saved as JSON and restored anywhere, between any tokens, the text is that of one detokenizer."""
+def test_a_restored_detokenizer_continues_the_text(tokenizer, direction, numbers, places, beside):
+    """Saved as JSON and restored between any tokens, within a character too."""
     ids = [number % len(tokenizer.tokens) for number in numbers]
     begin = tokenizer.detokenizer if direction == "forwards" else tokenizer.backward_detokenizer
     whole = begin(beside)

@@ -1,4 +1,4 @@
-"""Exact words: decoding gives the text back, and what is not held is spelt."""
+"""Exact words: decoding is lossless, and words outside the vocabulary are spelt in characters."""
 
 from itertools import pairwise
 
@@ -15,19 +15,19 @@ TOKENIZER = ExactWordTokenizer.train([ALL, ALL], num_words=150)
 
 
 def pieces(tokenizer, text):
-    """Return the tokens of a text."""
+    """Return the tokens of a text as strings."""
     return [tokenizer.tokens[i] for i in tokenizer.encode(text)]
 
 
 def words(text):
-    """Return the tokens of a text of whose words each is held."""
+    """Return the tokens of a text whose words are all in the vocabulary."""
     return pieces(ExactWordTokenizer.train([text, text]), text)
 
 
 @settings(deadline=None, max_examples=300)
 @given(learnt=texts, num_words=st.one_of(st.none(), st.integers(3, 30)))
-def test_a_text_that_was_learnt_comes_back_exactly(learnt, num_words):
-    """However few words are held, their characters are."""
+def test_the_training_text_is_decoded_exactly(learnt, num_words):
+    """However few words are in the vocabulary, all characters are."""
     tokenizer = ExactWordTokenizer.train([learnt], num_words=num_words)
     ids = tokenizer.encode(learnt)
     assert tokenizer.special.unknown not in ids
@@ -36,8 +36,8 @@ def test_a_text_that_was_learnt_comes_back_exactly(learnt, num_words):
 
 @settings(deadline=None, max_examples=300)
 @given(learnt=texts, text=texts)
-def test_only_an_unseen_character_is_unknown(learnt, text):
-    """Every other character of any text comes back, in its place."""
+def test_only_a_character_outside_the_training_text_is_unknown(learnt, text):
+    """All other characters of any text are decoded, in order."""
     tokenizer = ExactWordTokenizer.train([learnt])
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == "".join(c for c in text if c in learnt)
@@ -46,8 +46,8 @@ def test_only_an_unseen_character_is_unknown(learnt, text):
 
 @settings(deadline=None, max_examples=300)
 @given(learnt=texts, text=texts)
-def test_each_token_stands_at_its_offset(learnt, text):
-    """What stands from one offset to the next is the token, or one unseen character."""
+def test_each_token_is_found_at_its_offset(learnt, text):
+    """The text between two offsets is the token, or one unknown character."""
     tokenizer = ExactWordTokenizer.train([learnt, learnt])
     ids, offsets = tokenizer.encode(text), tokenizer.offsets(text)
     parts = [text[a:b] for a, b in pairwise([*offsets, len(text)])]
@@ -69,26 +69,26 @@ def test_each_token_stands_at_its_offset(learnt, text):
         ("end  ", ["end", "  "]),
     ],
 )
-def test_words_keep_their_marks_and_one_space(text, expected):
-    """A run of letters, marks and digits, or one sign, with the single space before it; other white space apart."""
+def test_a_word_has_its_combining_marks_and_one_leading_space(text, expected):
+    """A word is a run of letters, marks and digits, or one symbol; other white space has its own tokens."""
     assert words(text) == expected
 
 
-def test_a_word_that_is_not_held_is_spelt():
-    """In the characters of the training text; the neighbours stay whole."""
+def test_a_word_outside_the_vocabulary_is_spelt_in_characters():
+    """Its neighbours stay whole words."""
     tokenizer = ExactWordTokenizer.train(["a the cat the cat tea"])
     assert pieces(tokenizer, "the cat the tea☃") == ["t", "h", "e", " cat", " the", " ", "t", "e", "a", "<unk>"]
 
 
-def test_words_have_ids_by_falling_frequency_and_characters_follow():
-    """Ids below `num_words` are words, as with Keras; of equal ones the first in order of code points."""
+def test_ids_of_words_descend_by_frequency_and_precede_characters():
+    """Ids below `num_words` are words, as in Keras; ties are in the order of code points."""
     tokenizer = ExactWordTokenizer.train(["b b b b a a c c"], num_words=4)
     assert tokenizer.tokens == ("<pad>", "<unk>", " b", " a", " ", "a", "b", "c", "<start>")
     assert len(ExactWordTokenizer.train(["b b b b a a c c"])) == len(tokenizer) + 1
 
 
-def test_vocab_size_bounds_all_tokens_together():
-    """Characters come first; the most frequent words fill what is left."""
+def test_vocab_size_limits_words_and_characters_together():
+    """All characters are included; the most frequent words fill the rest."""
     full = ExactWordTokenizer.train([ALL, ALL])
     for vocab_size in range(len(set(ALL)) + 3, len(full) + 1):
         cut = ExactWordTokenizer.train([ALL, ALL], vocab_size=vocab_size)
@@ -103,15 +103,15 @@ def test_vocab_size_bounds_all_tokens_together():
         ({"vocab_size": 5}, r"vocab_size must be at least 6 \(characters and special tokens\), got 5"),
     ],
 )
-def test_a_bound_without_room_is_refused(bound, message):
-    """With the least that would do, and what was given."""
+def test_a_limit_that_is_too_small_is_rejected(bound, message):
+    """The message has the minimum and the value."""
     with pytest.raises(TokenizerError, match=message):
         ExactWordTokenizer.train(["a b"], **bound)
 
 
 @pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
-def test_the_library_encodes_and_decodes_alike(text):
-    """Whoever reads the file with Hugging Face's library gets our ids, special names in the text apart."""
+def test_hugging_faces_library_encodes_and_decodes_alike(text):
+    """It reads the same file; only names of special tokens in the text differ."""
     text = text.replace("<", "")
     theirs = HuggingFaceTokenizer.from_str(TOKENIZER.to_json())
     ids = TOKENIZER.encode(text + " ☃")

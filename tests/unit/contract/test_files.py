@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Atomic writes: a file is written completely or not at all."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from tests.faults import fill_disk
 
 @pytest.fixture(params=["write", "fsync"])
 def full_disk(request, monkeypatch):
-    """A disk that takes names but no content: the error comes with the content, or with its `fsync`."""
+    """A disk that accepts names but no content: the error comes with the write, or with its `fsync`."""
 
     def refuse(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -36,8 +36,8 @@ def create(path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's")
 @pytest.mark.parametrize("act", [write, create])
-def test_a_full_disk_leaves_nothing_and_is_told_with_the_path(act, tmp_path, full_disk):  # noqa: ARG001 - a fixture
-    """No empty file, no temporary one; the message has the file's path and the reason."""
+def test_a_full_disk_leaves_no_file_and_an_error_with_the_path(act, tmp_path, full_disk):  # noqa: ARG001 - a fixture
+    """Neither an empty file nor a temporary one."""
     path = tmp_path / "file"
     with pytest.raises(OSError, match=re.escape(f"No space left on device: '{path}'")):
         act(path)
@@ -45,8 +45,8 @@ def test_a_full_disk_leaves_nothing_and_is_told_with_the_path(act, tmp_path, ful
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's")
-def test_a_full_disk_leaves_the_file_that_is_there(tmp_path, full_disk):  # noqa: ARG001 - a fixture
-    """The old content stays, whole."""
+def test_a_full_disk_leaves_an_existing_file_unchanged(tmp_path, full_disk):  # noqa: ARG001 - a fixture
+    """The old content is complete."""
     path = tmp_path / "file"
     path.write_text("old")
     with pytest.raises(OSError, match="No space left"):
@@ -55,8 +55,8 @@ def test_a_full_disk_leaves_the_file_that_is_there(tmp_path, full_disk):  # noqa
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_content_is_on_the_disk_before_its_name_and_the_name_before_it_is_done(tmp_path, monkeypatch):
-    """Otherwise a power failure leaves an empty file under the name, or the old one after success was reported."""
+def test_the_file_is_synced_before_its_rename_and_the_directory_after_it(tmp_path, monkeypatch):
+    """Otherwise a power failure leaves an empty file, or the old one after success was reported."""
     done = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(
@@ -67,8 +67,8 @@ def test_content_is_on_the_disk_before_its_name_and_the_name_before_it_is_done(t
     assert done == ["file", "rename", "directory"]
 
 
-def test_permissions_are_those_that_were_asked_for_less_the_umask(tmp_path):
-    """A model server reads `models.config` under another user; a key is for its owner."""
+def test_permissions_are_the_requested_mode_without_the_umask(tmp_path):
+    """A model server reads `models.config` as another user; a key is for its owner alone."""
     code = (
         "import os, pathlib; os.umask(0o022); from contract.files import *; import contract.files as f\n"
         "f.write_atomically(pathlib.Path('a'), 'x'); f.create_atomically(pathlib.Path('b'), 'x', mode=0o600)"
@@ -78,8 +78,8 @@ def test_permissions_are_those_that_were_asked_for_less_the_umask(tmp_path):
     assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"] == [0o644, 0o600]
 
 
-def test_a_file_that_is_there_is_not_created_again(tmp_path):
-    """Also where it appears between the look and the link."""
+def test_create_keeps_an_existing_file(tmp_path):
+    """It returns False."""
     path = tmp_path / "file"
     assert create(path)
     assert not create(path)
@@ -87,8 +87,8 @@ def test_a_file_that_is_there_is_not_created_again(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_of_two_that_create_a_file_at_once_one_succeeds(tmp_path, monkeypatch):
-    """The other one finds a whole file."""
+def test_concurrent_creation_succeeds_once(tmp_path, monkeypatch):
+    """The other process finds a complete file, even if it appears between check and link."""
     path, link = tmp_path / "file", os.link
 
     def be_late(*paths):
@@ -102,7 +102,7 @@ def test_of_two_that_create_a_file_at_once_one_succeeds(tmp_path, monkeypatch):
 
 
 def test_an_error_of_the_writer_removes_the_temporary_file(tmp_path):
-    """Whatever it is; it is not turned into another one."""
+    """The error itself is raised, even a `KeyboardInterrupt`."""
 
     def fail():
         with atomic_write(tmp_path / "file") as file:
@@ -114,7 +114,7 @@ def test_an_error_of_the_writer_removes_the_temporary_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_pipe_is_written_and_a_link_followed(tmp_path):
+def test_a_pipe_is_written_in_place_and_a_symbolic_link_followed(tmp_path):
     """`--save /dev/stdout` must not replace the device."""
     (tmp_path / "link").symlink_to(tmp_path / "file")
     write(tmp_path / "link")
@@ -128,7 +128,7 @@ def test_a_pipe_is_written_and_a_link_followed(tmp_path):
 
 
 def test_a_tree_is_synced_with_its_directories(tmp_path, monkeypatch):
-    """Files alone are not enough: their names lie in the directories."""
+    """Directories hold the files' names."""
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "file").touch()
     inodes = []

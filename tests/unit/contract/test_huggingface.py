@@ -1,4 +1,4 @@
-"""Long texts are encoded piece by piece, as if at once."""
+"""Long texts are encoded in chunks, with the ids of the whole text."""
 
 import re
 
@@ -12,13 +12,13 @@ KINDS = [ExactWordTokenizer, SubwordTokenizer]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pieces_encode_as_the_whole_does(kind, monkeypatch):
-    """No word, no run of white space and no pair is cut, wherever a piece ends."""
+def test_chunks_encode_as_the_whole_text(kind, monkeypatch):
+    """No word, run of white space or merged pair is split, wherever a chunk ends."""
     text = ALL + " -\x1c- a\x1cb \n \n  \t\n c - \x85- "
     tokenizer = kind.train([text] * 4)
     whole = tokenizer.encode(text)
     for size in range(2, 60):
-        # A longer run without white space would be cut anywhere.
+        # A longer run without white space would be split anywhere.
         monkeypatch.setattr(huggingface, "CHUNK_CHARACTERS", size + max(map(len, re.split("[ \t\n]", text))))
         pieces = list(huggingface.chunks(text))
         assert len(pieces) > 3
@@ -27,8 +27,8 @@ def test_pieces_encode_as_the_whole_does(kind, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_place_where_white_space_begins_is_one_to_cut_at(kind):
-    """What stands on one side changes nothing on the other."""
+def test_a_split_where_white_space_begins_does_not_change_the_ids(kind):
+    """The text on one side does not affect the tokens on the other."""
     text = ALL + " -\x1c- a\x1cb \n \n  \t\n c - \x85- "
     tokenizer = kind.train([text] * 4)
     whole = tokenizer.encode(text)
@@ -38,8 +38,8 @@ def test_every_place_where_white_space_begins_is_one_to_cut_at(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_text_without_white_space_is_cut_and_comes_back(kind):
-    """So memory is bounded, whatever a client sends."""
+def test_a_text_without_white_space_is_chunked_and_decoded_exactly(kind):
+    """So that memory is bounded, whatever a client sends."""
     text = "ab語" * huggingface.CHUNK_CHARACTERS
     tokenizer = kind.train([text[:100]])
     assert max(map(len, huggingface.chunks(text))) == 2 * huggingface.CHUNK_CHARACTERS
@@ -47,7 +47,7 @@ def test_a_text_without_white_space_is_cut_and_comes_back(kind):
 
 
 def test_merges_are_learnt_from_a_bounded_part_of_text_without_white_space(monkeypatch):
-    """Its words hardly repeat, so all of it would cost memory and time; what has white space is learnt to its end."""
+    """Its words hardly repeat, so that more of it costs memory and time in vain; other text is used to its end."""
     monkeypatch.setattr(huggingface, "CHUNK_CHARACTERS", 50)
     monkeypatch.setattr(huggingface, "MAX_ENDLESS_CHUNKS", 2)
     endless = "ab" * 100 + "cd" * 100 + "\n" + "ef " * 100
@@ -59,8 +59,8 @@ def test_merges_are_learnt_from_a_bounded_part_of_text_without_white_space(monke
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_half_of_a_surrogate_pair_becomes_a_replacement(kind):
-    """It is no character, and JSON can hold one; places in the text stay true."""
+def test_a_lone_surrogate_becomes_u_fffd(kind):
+    """JSON can hold one, though it is no character; offsets stay valid."""
     tokenizer = kind.train(["a\ufffdb"] * 2)
     assert tokenizer.decode(tokenizer.encode("a\ud83db")) == "a\ufffdb"
     assert len(tokenizer.offsets("a\udc00b")) == len(tokenizer.encode("a\ufffdb"))

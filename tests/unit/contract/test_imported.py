@@ -1,4 +1,4 @@
-"""Tokenizers from elsewhere: encoded and decoded as Hugging Face's library does, and streamed without a difference."""
+"""Imported tokenizers: ids and texts are those of Hugging Face's library, when streamed too."""
 
 import json
 from itertools import pairwise
@@ -20,22 +20,22 @@ id_lists = st.lists(st.integers(0, 10_000), max_size=24)
 
 
 def plain(name):
-    """Return the library's own object, which would fill and cut no ids."""
+    """Return the library's tokenizer without special tokens, truncation, padding and dropout."""
     document = {**json.loads(MADE[name].to_str()), "post_processor": None, "truncation": None, "padding": None}
     document["model"].pop("dropout", None)
     return HuggingFaceTokenizer.from_str(json.dumps(document))
 
 
 def nothing(tokenizer):
-    """Return the unknown token's id, if there is one: the library has its name for text."""
+    """Return the unknown token's id if it is never sampled: the library decodes it to its name, and we to no text."""
     return {tokenizer.special.unknown} if tokenizer.special.never_sampled else set()
 
 
 @kinds
 @settings(deadline=None, max_examples=60)
 @given(text=texts)
-def test_ids_and_texts_are_the_librarys(name, text):
-    """Without marks around them, and as if the text held no special token."""
+def test_ids_and_texts_equal_the_librarys(name, text):
+    """Without special tokens around the text, and with none recognized within it."""
     tokenizer, library = KINDS[name], plain(name)
     library.encode_special_tokens = True
     ids = tokenizer.encode(text)
@@ -46,8 +46,8 @@ def test_ids_and_texts_are_the_librarys(name, text):
 @kinds
 @settings(deadline=None, max_examples=150)
 @given(numbers=id_lists, places=cuts)
-def test_pieces_joined_are_what_the_library_decodes(name, numbers, places):
-    """Any ids in any chunks, forwards and backwards; marks have no text."""
+def test_streamed_deltas_joined_are_the_text_that_the_library_decodes(name, numbers, places):
+    """Any ids in any chunks, forward and backward; special tokens have no text."""
     tokenizer = KINDS[name]
     ids = [number % len(tokenizer) for number in numbers]
     expected = plain(name).decode([i for i in ids if i not in nothing(tokenizer)])
@@ -63,8 +63,8 @@ def test_pieces_joined_are_what_the_library_decodes(name, numbers, places):
 @kinds
 @settings(deadline=None, max_examples=80)
 @given(numbers=id_lists)
-def test_tracked_tokens_stand_where_their_text_begins(name, numbers):
-    """Each token once, in order, in both directions: what stands from one place to the next is its text."""
+def test_tracked_offsets_agree_in_both_directions(name, numbers):
+    """One per token, in order; with words, the text between two offsets is the token's."""
     tokenizer = KINDS[name]
     ids = [number % len(tokenizer) for number in numbers]
     ids = [i for i in ids if tokenizer.token(i) is not None]
@@ -89,7 +89,7 @@ def test_tracked_tokens_stand_where_their_text_begins(name, numbers):
 @kinds
 @pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
 def test_offsets_ascend_within_the_text(name, text):
-    """One for each token, also where the library writes the text anew."""
+    """One per token, even where the library normalizes the text."""
     tokenizer = KINDS[name]
     offsets = tokenizer.offsets(text)
     assert len(offsets) == len(tokenizer.encode(text))
@@ -97,16 +97,16 @@ def test_offsets_ascend_within_the_text(name, text):
     assert all(0 <= place < len(text) for place in offsets)
 
 
-def test_a_token_begins_at_its_space():
-    """Though GPT-2's file would have the place of the letter after it."""
+def test_the_offset_of_a_token_is_that_of_its_leading_space():
+    """The library's own offset for GPT-2 would be that of the letter after it."""
     tokenizer = KINDS["GPT-2"]
     assert tokenizer.offsets("a b") == [0, 1]
     assert [tokenizer.label(i) for i in tokenizer.encode("a b")] == ["a", " b"]
 
 
 @kinds
-def test_a_file_gives_the_same_tokenizer_again(name, tmp_path):
-    """The gateway reads what was wrapped, marks included; the library reads it, too."""
+def test_a_tokenizer_is_loaded_from_its_file_unchanged(name, tmp_path):
+    """With its special tokens; the library can read the file too."""
     tokenizer, path = KINDS[name], tmp_path / "tokenizer.json"
     path.write_text(tokenizer.to_json(), encoding="utf-8")
     again = load_tokenizer(path)
@@ -132,8 +132,8 @@ def test_a_file_gives_the_same_tokenizer_again(name, tmp_path):
         ("GPT-2", "a", "a b"),
     ],
 )
-def test_a_text_goes_on_with_its_prompt(name, follows, expected):
-    """With a space where the decoder joins by spaces, but not a second one."""
+def test_one_space_separates_the_text_from_its_prompt(name, follows, expected):
+    """Where the decoder joins tokens with spaces, unless the prompt ends in white space."""
     tokenizer = KINDS[name]
     detokenizer = tokenizer.detokenizer(follows)
     ids = tokenizer.encode("a b")
@@ -156,16 +156,16 @@ def test_a_text_goes_on_with_its_prompt(name, follows, expected):
         ("GPT-2", "c", "b a"),
     ],
 )
-def test_a_text_leads_up_to_its_suffix(name, precedes, expected):
-    """With a space where one belongs between the two."""
+def test_one_space_separates_the_text_from_its_suffix(name, precedes, expected):
+    """Where the decoder joins tokens with spaces, unless the suffix begins with white space."""
     tokenizer = KINDS[name]
     backward = tokenizer.backward_detokenizer(precedes)
     pieces = [backward.feed([i]) for i in tokenizer.encode("b a")[::-1]] + [backward.flush()]
     assert "".join(pieces[::-1]) == expected
 
 
-def test_a_special_token_cannot_be_spelt_and_has_no_text():
-    """As everywhere in this project: a prompt holds no marks."""
+def test_special_tokens_cannot_be_spelt_and_have_no_text():
+    """As with every tokenizer of this project: a prompt has no special tokens."""
     tokenizer = KINDS["GPT-2"]
     end = tokenizer.special.end
     assert tokenizer.tokens[end] == "<|endoftext|>"
@@ -174,21 +174,21 @@ def test_a_special_token_cannot_be_spelt_and_has_no_text():
     assert tokenizer.label(end) == "<|endoftext|>"
 
 
-def test_no_chance_is_in_the_ids():
-    """Dropout of merges is for training."""
+def test_encoding_is_deterministic_despite_dropout_in_the_file():
+    """Dropout of merges is for training only."""
     tokenizer = KINDS["bytes without marks"]
     assert len({tuple(tokenizer.encode("the the the the")) for _ in range(20)}) == 1
 
 
-def test_half_of_a_surrogate_pair_becomes_a_replacement():
-    """JSON can hold one, and the library cannot read it."""
+def test_a_lone_surrogate_becomes_u_fffd():
+    """JSON can hold one, and the library cannot encode it."""
     tokenizer = KINDS["GPT-2"]
     assert tokenizer.decode(tokenizer.encode("a\ud83db")) == "a\ufffdb"
     assert len(tokenizer.offsets("a\ud83db")) == len(tokenizer.encode("a\ufffdb"))
 
 
-def test_an_id_that_is_left_out_is_a_token_without_text():
-    """The model has a row for it all the same."""
+def test_an_unassigned_id_is_a_token_without_text():
+    """The model's output has a unit for it all the same."""
     document = json.loads(MADE["words"].to_str())
     document["model"]["vocab"]["late"] = len(KINDS["words"]) + 1
     tokenizer = ImportedTokenizer(document)
@@ -197,8 +197,8 @@ def test_an_id_that_is_left_out_is_a_token_without_text():
     assert tokenizer.decode([hole, hole + 1]) == "late"
 
 
-def test_an_id_beyond_the_limit_is_refused():
-    """A name is made for every id below it: a file of a hundred bytes would take all memory."""
+def test_an_id_above_the_limit_is_rejected():
+    """Every id below it gets a name, so that a file of a hundred bytes could use up all memory."""
     document = json.loads(MADE["words"].to_str())
     document["model"]["vocab"]["late"] = 4_000_000_000
     with pytest.raises(TokenizerError, match="token ids must be below 4,194,304, got 4,000,000,000"):
@@ -214,8 +214,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_cannot_be_served_is_told(damage):
-    """When the file is read, not when the first text is encoded."""
+def test_an_unsupported_file_is_rejected_when_it_is_read(damage):
+    """Not when the first text is encoded."""
     part, key, value, message = DAMAGES[damage]
     document = json.loads(MADE["words"].to_str())
     (document if part is None else document[part])[key] = value
@@ -223,8 +223,8 @@ def test_what_cannot_be_served_is_told(damage):
         ImportedTokenizer(document)
 
 
-def test_a_suffix_within_a_token_is_refused():
-    """Its text would depend on what comes after it."""
+def test_a_word_suffix_in_the_middle_of_a_token_is_rejected():
+    """Its text would depend on the tokens after it."""
     document = json.loads(MADE["pairs with suffix"].to_str())
     document["model"]["vocab"]["a</w>b"] = len(document["model"]["vocab"])
     with pytest.raises(TokenizerError, match="suffix '</w>' in its middle"):

@@ -1,4 +1,4 @@
-"""Chatter is held back, and shown when it matters."""
+"""`suppress_stderr`: messages of libraries are discarded, and shown after an error."""
 
 import os
 
@@ -7,16 +7,16 @@ import pytest
 from contract.quiet import suppress_stderr
 
 
-def test_what_is_printed_meanwhile_is_not_seen_and_what_comes_after_is(capfd):
-    """Lines of libraries in C, which write to the descriptor, are held back as well."""
+def test_output_within_the_block_is_discarded_and_later_output_shown(capfd):
+    """Also that of C libraries, which write to the file descriptor."""
     with suppress_stderr():
         os.write(2, b"chatter\n")
     os.write(2, b"news\n")
     assert capfd.readouterr().err == "news\n"
 
 
-def test_the_lines_before_an_error_are_shown(capfd):
-    """Whoever looks for the cause finds all that was printed."""
+def test_output_before_an_error_is_shown(capfd):
+    """It may have the cause."""
 
     def fail():
         with suppress_stderr():

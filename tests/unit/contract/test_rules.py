@@ -1,4 +1,4 @@
-"""How words are cut: where each begins, and that the file's format says all of it."""
+"""Word rules: how text is split into words, their offsets, and the rules in the file format."""
 
 import pytest
 from hypothesis import given, settings
@@ -20,17 +20,17 @@ any_rules = st.builds(
 
 @settings(deadline=None, max_examples=500)
 @given(rules=any_rules, text=any_text)
-def test_words_are_kerass(rules, text):
-    """Of any text, by any rules."""
+def test_words_equal_those_of_keras(rules, text):
+    """For any text and any rules."""
     options = {"filters": rules.filters, "lower": rules.lower, "split": rules.split}
     assert rules.words(text) == text_to_word_sequence(text, **options)
 
 
 @settings(deadline=None, max_examples=500)
 @given(rules=any_rules, text=any_text)
-def test_a_text_from_a_words_place_on_has_that_word_and_the_rest(rules, text):
-    """So the place is where the word begins, also where lower case or a separator is longer than what it stands for."""
-    # Its lower case depends on what stands before it.
+def test_the_text_from_a_words_offset_has_that_word_and_all_later_ones(rules, text):
+    """Also where lower case or a separator is longer than the text that it replaces."""
+    # Its lower case depends on the characters before it.
     text = text.replace("Σ", "S")
     words, places = rules.words(text), rules.offsets(text)
     assert len(places) == len(words)
@@ -49,14 +49,14 @@ def test_a_text_from_a_words_place_on_has_that_word_and_the_rest(rules, text):
         (WordRules(filters="i"), "İx", [0]),
     ],
 )
-def test_places_are_those_of_the_text_as_it_is_given(rules, text, places):
-    """Counted in its own characters."""
+def test_offsets_are_those_of_the_original_text(rules, text, places):
+    """Lower case and separators may change its length."""
     assert rules.offsets(text) == places
 
 
 @settings(deadline=None, max_examples=300)
 @given(rules=any_rules)
-def test_rules_come_back_from_the_files_format(rules):
+def test_rules_are_read_from_the_file_format_unchanged(rules):
     """Every filter, in its order."""
     assert WordRules.read(rules.normalizer, rules.pre_tokenizer) == rules
 
@@ -73,6 +73,6 @@ def test_rules_come_back_from_the_files_format(rules):
         ({**KERAS_RULES.normalizer, "normalizers": [{"type": "NFC"}]}, KERAS_RULES.pre_tokenizer),
     ],
 )
-def test_what_cuts_in_another_way_is_none_of_these_rules(normalizer, pre_tokenizer):
-    """A file must not be read as if it said something else."""
+def test_other_normalizers_and_pre_tokenizers_are_not_read_as_word_rules(normalizer, pre_tokenizer):
+    """The file would otherwise be split differently than it says."""
     assert WordRules.read(normalizer, pre_tokenizer) is None

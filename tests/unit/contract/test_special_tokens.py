@@ -1,4 +1,4 @@
-"""The marks of a tokenizer from elsewhere are found, or something stands for them."""
+"""Special tokens of imported tokenizers, and the tokens that replace missing ones."""
 
 import json
 
@@ -11,14 +11,14 @@ from tests.unit.contract.imported_files import MADE
 
 
 def special(library):
-    """Return the special ids by the names of their tokens."""
+    """Return the token of each special role."""
     tokenizer = ImportedTokenizer(json.loads(library.to_str()))
     found = vars(tokenizer.special)
     return {role: None if i is None else tokenizer.tokens[i] for role, i in found.items()}
 
 
 def words(marks, unknown="w0"):
-    """Return a tokenizer of ten words, with marks behind them."""
+    """Return a tokenizer of ten words with special tokens after them."""
     library = Tokenizer(models.WordLevel({f"w{i}": i for i in range(10)}, unk_token=unknown))
     library.pre_tokenizer = pre_tokenizers.Whitespace()
     library.add_special_tokens(marks)
@@ -36,13 +36,13 @@ def words(marks, unknown="w0"):
         ("fused", "<eos>", "<eos>", "<eos>", "<eos>"),
     ],
 )
-def test_marks_are_found_by_their_names(name, padding, unknown, start, end):
-    """Where one is missing another stands for it: an end begins texts, and so does padding."""
+def test_special_tokens_are_found_by_name(name, padding, unknown, start, end):
+    """A missing one is replaced by another: EOS or padding serves as the start token."""
     assert special(MADE[name]) == {"padding": padding, "unknown": unknown, "start": start, "end": end}
 
 
-def test_what_the_file_puts_around_a_text_are_its_marks_whatever_they_are_called():
-    """They come before names."""
+def test_the_post_processor_determines_start_and_eos_token():
+    """It takes precedence over names."""
     library = words(["<eos>", "<go>", "<halt>"])
     library.post_processor = processors.TemplateProcessing(
         "<go> $A <halt>", special_tokens=[("<go>", 11), ("<halt>", 12)]
@@ -51,16 +51,16 @@ def test_what_the_file_puts_around_a_text_are_its_marks_whatever_they_are_called
     assert (found["start"], found["end"]) == ("<go>", "<halt>")
 
 
-def test_an_end_alone_begins_texts_and_can_be_drawn():
-    """As documents do that one mark parts."""
+def test_a_lone_eos_token_is_the_start_token_and_can_be_sampled():
+    """It separates documents, as with `<|endoftext|>`."""
     library = words(["</s>", "<pad>"])
     tokenizer = ImportedTokenizer(json.loads(library.to_str()))
     assert special(library) == {"padding": "<pad>", "unknown": "w0", "start": "</s>", "end": "</s>"}
     assert tokenizer.special.never_sampled == (0, 11)
 
 
-def test_without_any_mark_a_text_begins_with_a_line_feed_that_may_be_drawn():
-    """No token is kept from being drawn, and each has its text."""
+def test_without_special_tokens_the_start_token_is_a_line_feed():
+    """Every token can be sampled, and each has text."""
     library = MADE["bytes without marks"]
     tokenizer = ImportedTokenizer(json.loads(library.to_str()))
     assert set(special(library).values()) == {"Ċ", None}
@@ -68,8 +68,8 @@ def test_without_any_mark_a_text_begins_with_a_line_feed_that_may_be_drawn():
     assert tokenizer.decode([tokenizer.special.start]) == "\n"
 
 
-def test_a_model_that_would_fail_on_what_it_does_not_hold_is_refused():
-    """Not when a client sends such a text."""
+def test_a_model_without_an_unknown_token_is_rejected():
+    """Otherwise it would fail on a client's text."""
     with pytest.raises(TokenizerError, match="unk_token '<unk>' of the WordLevel model is not in its vocabulary"):
         ImportedTokenizer(json.loads(words([], unknown="<unk>").to_str()))
     library = Tokenizer(models.Unigram([("a", -1.0)]))

@@ -1,4 +1,4 @@
-"""Characters and words, with Keras's own tokenizer as the oracle for words; and what holds for every unit of text."""
+"""All tokenizer units: encoding, decoding, special tokens and files; for words, Keras's tokenizer is the oracle."""
 
 import itertools
 import json
@@ -35,16 +35,16 @@ def learn(kind, text, **options):
 
 
 @pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
-def test_characters_come_back_as_they_were(text):
-    """Decoding what was encoded gives the same text, in any script."""
+def test_characters_are_decoded_exactly(text):
+    """In any script."""
     tokenizer = CharacterTokenizer.train(text)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @settings(deadline=None, max_examples=200)
 @given(learnt=texts, text=texts)
-def test_an_unseen_character_is_unknown_and_every_other_one_itself(learnt, text):
-    """Each character is one id: its own where the vocabulary has it, else the unknown token, which has no text."""
+def test_only_a_character_outside_the_training_text_is_unknown(learnt, text):
+    """Each character is one id; the unknown token has no text."""
     tokenizer = CharacterTokenizer.train(learnt)
     ids = tokenizer.encode(text)
     assert len(ids) == len(text)
@@ -54,8 +54,8 @@ def test_an_unseen_character_is_unknown_and_every_other_one_itself(learnt, text)
 
 @settings(deadline=None, max_examples=300)
 @given(learnt=st.lists(texts, max_size=4), text=texts)
-def test_words_are_kerass_words(learnt, text):
-    """Word index and sequences equal those of Keras's legacy tokenizer, on any text."""
+def test_words_equal_those_of_keras(learnt, text):
+    """Word index and sequences are those of Keras's legacy tokenizer, on any text."""
     oracle = KerasTokenizer(oov_token="<OOV>")
     oracle.fit_on_texts(learnt)
     tokenizer = WordTokenizer.train(learnt)
@@ -65,8 +65,8 @@ def test_words_are_kerass_words(learnt, text):
 
 @settings(deadline=None, max_examples=200)
 @given(learnt=st.lists(texts, min_size=1, max_size=4), num_words=st.integers(3, 12))
-def test_num_words_cuts_the_vocabulary_where_keras_does(learnt, num_words):
-    """With num_words, rare words become unknown exactly where Keras makes them so."""
+def test_num_words_truncates_the_vocabulary_as_keras_does(learnt, num_words):
+    """The same rare words become unknown."""
     oracle = KerasTokenizer(num_words=num_words, oov_token="<OOV>")
     oracle.fit_on_texts(learnt)
     tokenizer = WordTokenizer.train(learnt, num_words=num_words)
@@ -74,16 +74,16 @@ def test_num_words_cuts_the_vocabulary_where_keras_does(learnt, num_words):
     assert tokenizer.word_index == {word: i for word, i in oracle.word_index.items() if i < num_words}
 
 
-def test_words_need_room_for_at_least_one():
-    """A num_words that leaves no word is refused with the bound and the value."""
+def test_a_num_words_that_leaves_no_word_is_rejected():
+    """The message has the minimum and the value."""
     with pytest.raises(TokenizerError, match=r"num_words must be at least 3 .*, got 2"):
         WordTokenizer.train(["a b"], num_words=2)
 
 
 @pytest.mark.parametrize("end_token", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_special_tokens_have_no_text_and_only_the_end_may_be_drawn(kind, end_token):
-    """Padding, unknown and start are never drawn; the end token exists only for documents, and begins the next one."""
+def test_special_tokens_have_no_text_and_only_eos_can_be_sampled(kind, end_token):
+    """The EOS token exists only with documents, and starts the next one."""
     tokenizer = learn(kind, "some text", end_token=end_token)
     special = tokenizer.special
     assert tokenizer.decode([special.padding, special.unknown, special.start]) == ""
@@ -99,8 +99,8 @@ def test_special_tokens_have_no_text_and_only_the_end_may_be_drawn(kind, end_tok
 
 @pytest.mark.parametrize("name", ["<pad>", "<unk>", "<start>", "<end>"])
 @pytest.mark.parametrize("kind", [CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer])
-def test_the_name_of_a_special_token_in_a_text_is_only_text(kind, name):
-    """A prompt cannot smuggle a special token in by spelling it, though the corpus is full of it."""
+def test_the_name_of_a_special_token_is_encoded_as_text(kind, name):
+    """A prompt cannot inject a special token, even if the training text is full of its name."""
     tokenizer = learn(kind, name * 9 + " " + name, end_token=True)
     assert not set(tokenizer.encode(name)) & set(vars(tokenizer.special).values())
     assert tokenizer.decode(tokenizer.encode(name)) == name
@@ -109,8 +109,8 @@ def test_the_name_of_a_special_token_in_a_text_is_only_text(kind, name):
 @pytest.mark.parametrize(
     ("follows", "expected"), [("", "b a b"), ("a", " b a b"), ("a ", "b a b"), ("a\n", "b a b")], ids=repr
 )
-def test_words_are_set_off_from_the_prompt_by_one_space(follows, expected):
-    """The first word gets a space only where the text before it does not end in white space."""
+def test_one_space_separates_words_from_the_prompt(follows, expected):
+    """None is added if the prompt ends in white space."""
     tokenizer = WordTokenizer.train(["a b"])
     detokenizer = tokenizer.detokenizer(follows)
     a, b = tokenizer.encode("a b")
@@ -120,8 +120,8 @@ def test_words_are_set_off_from_the_prompt_by_one_space(follows, expected):
 @settings(deadline=None)
 @given(text=st.text("abc \n.é", max_size=60), cuts=st.lists(st.integers(0, 60), max_size=5))
 @pytest.mark.parametrize("kind", KINDS)
-def test_pieces_joined_are_the_whole_text(kind, text, cuts):
-    """However the ids are cut into chunks, the pieces joined are the text of all of them."""
+def test_streamed_deltas_joined_are_the_decoded_text(kind, text, cuts):
+    """However the ids are split into chunks."""
     tokenizer = learn(kind, text)
     ids = tokenizer.encode(text)
     bounds = [0, *sorted(min(cut, len(ids)) for cut in cuts), len(ids)]
@@ -132,8 +132,8 @@ def test_pieces_joined_are_the_whole_text(kind, text, cuts):
 
 @pytest.mark.parametrize("end_token", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_gives_the_same_tokenizer_again(kind, end_token, tmp_path):
-    """What is written and read is equal, special ids included."""
+def test_a_tokenizer_is_loaded_from_its_file_unchanged(kind, end_token, tmp_path):
+    """Ids of special tokens included."""
     tokenizer = learn(kind, ALL * 2, end_token=end_token)
     path = tmp_path / "tokenizer.json"
     path.write_text(tokenizer.to_json(), encoding="utf-8")
@@ -145,8 +145,8 @@ def test_a_file_gives_the_same_tokenizer_again(kind, end_token, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_trainings_give_one_file(kind):
-    """To the byte, and in processes whose sets and dictionaries are in another order."""
+def test_training_is_byte_reproducible(kind):
+    """In processes with different hash seeds, which iterate sets in different orders."""
     code = (
         "from contract import tokenizer as t; from tests.unit.contract.scripts import ALL; import hashlib; "
         f"made = t.{kind.__name__}.train({'ALL' if kind is CharacterTokenizer else '[ALL, ALL[::-1], ALL]'}); "
@@ -169,8 +169,8 @@ def test_two_trainings_give_one_file(kind):
 @pytest.mark.parametrize(
     ("kind", "text"), [(CharacterTokenizer, "Abc, dé\n!"), (WordTokenizer, "The cat, the DOG! (a)")]
 )
-def test_the_file_is_one_that_hugging_faces_library_reads(kind, text):
-    """The library that names the format encodes like us, but for words whose lower case depends on their neighbours."""
+def test_hugging_faces_library_reads_the_file_and_encodes_alike(kind, text):
+    """Except for words whose lower case depends on their neighbours."""
     tokenizer = kind.train([text] if kind is WordTokenizer else text)
     theirs = HuggingFaceTokenizer.from_str(tokenizer.to_json())
     assert theirs.encode(text).ids == tokenizer.encode(text)
@@ -190,8 +190,8 @@ def test_the_file_is_one_that_hugging_faces_library_reads(kind, text):
     ],
     ids=lambda content: content[:40],
 )
-def test_a_damaged_file_is_named(content, tmp_path):
-    """Whatever a file holds that is no tokenizer, the error is one line and names the file."""
+def test_a_file_that_is_no_tokenizer_is_rejected_by_name(content, tmp_path):
+    """With one line, whatever it holds."""
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
     with pytest.raises(TokenizerError, match=r"^.*tokenizer\.json: [^\n]+$"):
@@ -199,14 +199,14 @@ def test_a_damaged_file_is_named(content, tmp_path):
 
 
 def change(kind, part, key, value):
-    """Return a tokenizer's document with something else in one place."""
+    """Return a tokenizer's document with one value changed."""
     document = json.loads(learn(kind, "the cat the cat").to_json())
     (document if part is None else document[part])[key] = value(document) if callable(value) else value
     return document
 
 
 def without(token):
-    """Leave a token out; the ids close up."""
+    """Return a function that removes a token from a vocabulary and renumbers the ids."""
 
     def shortened(document):
         tokens = [kept for kept in document["model"]["vocab"] if kept != token]
@@ -242,8 +242,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_file_that_is_damaged_inside_is_told_in_one_line(damage, tmp_path):
-    """When it is read, not when the first text is encoded."""
+def test_an_inconsistent_tokenizer_file_is_rejected_when_it_is_read(damage, tmp_path):
+    """With one line, and not when the first text is encoded."""
     arguments, message = DAMAGES[damage]
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(change(*arguments)))
@@ -252,14 +252,14 @@ def test_a_file_that_is_damaged_inside_is_told_in_one_line(damage, tmp_path):
     assert message in str(error.value)
 
 
-def test_a_token_that_stands_twice_is_named():
-    """A vocabulary with a repeated token is refused."""
+def test_a_duplicate_token_is_rejected():
+    """The message has the token."""
     with pytest.raises(TokenizerError, match="'a' occurs twice"):
         CharacterTokenizer(["<pad>", "<unk>", "<start>", "a", "a"])
 
 
-def test_a_vocabulary_of_another_kind_is_refused(tmp_path):
-    """Text must not be cut in another way than the file says."""
+def test_a_file_with_another_pre_tokenizer_is_rejected(tmp_path):
+    """Text would otherwise be split differently than the file says."""
     path = tmp_path / "tokenizer.json"
     rule = {"normalizer": {"type": "Sequence", "normalizers": []}, "pre_tokenizer": {"type": "Whitespace"}}
     path.write_text(json.dumps({"model": {"vocab": {"[PAD]": 0}, "unk_token": "[UNK]"}, **rule}))
@@ -270,8 +270,8 @@ def test_a_vocabulary_of_another_kind_is_refused(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=60)
 @given(learnt=texts, text=texts)
-def test_a_text_has_as_many_tokens_as_its_length_says(kind, learnt, text):
-    """No token stands for more characters than the tokenizer says, so length alone can refuse a text."""
+def test_no_token_is_longer_than_max_token_characters(kind, learnt, text):
+    """So that the length of a text alone suffices to reject it."""
     tokenizer = learn(kind, learnt + "the cat sat on the mat" * 2)
     longest = tokenizer.max_token_characters
     assert (longest is None) == (kind is WordTokenizer)
@@ -280,8 +280,8 @@ def test_a_text_has_as_many_tokens_as_its_length_says(kind, learnt, text):
 
 @pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer])
 @pytest.mark.parametrize("text", ["a-", "ώώ-", "the cat ", "ÀB."], ids=ascii)
-def test_encoding_takes_no_more_memory_than_it_says(kind, text):
-    """At its worst, which is words of one character; what the library takes is not seen from here."""
+def test_encoding_takes_at_most_encoding_bytes(kind, text):
+    """In the worst case, words of one character; `tracemalloc` does not see the library's own memory."""
     tokenizer, whole = learn(kind, "the cat sat"), text * 50_000
     tokenizer.encode(text)
     tracemalloc.start()

@@ -1,6 +1,6 @@
-"""docker-compose.yml and what lies beside it agree with the programs, with each other and with the page about them.
+"""docker-compose.yml is consistent with the programs, the Kubernetes objects and docs/deployment.md.
 
-What happens when it runs is seen by `tests/compose/run`.
+`tests/compose/run` tests how it runs.
 """
 
 import re
@@ -18,7 +18,7 @@ PAGE = (ROOT / "docs/deployment.md").read_text()
 
 @pytest.fixture(scope="module")
 def compose():
-    """The file as it stands, with its variables."""
+    """The parsed file, with its variables unexpanded."""
     return yaml.safe_load(TEXT)
 
 
@@ -27,8 +27,8 @@ def flags(service):
     return arguments({"args": service["command"]})
 
 
-def test_the_model_server_has_the_version_of_the_tensorflow_that_exports(compose):
-    """An older server may not know what a newer TensorFlow writes."""
+def test_tensorflow_serving_has_the_version_of_the_exporters_tensorflow(compose):
+    """An older server may not support what a newer TensorFlow writes."""
     (pinned,) = re.findall(r"^tensorflow==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     images = [compose["services"][name]["image"] for name in ("tensorflow-serving", "tensorflow-serving-gpu")]
     assert [image.replace("${SERVING_IMAGE:-", "").replace("}", "") for image in images] == [
@@ -37,8 +37,8 @@ def test_the_model_server_has_the_version_of_the_tensorflow_that_exports(compose
     ]
 
 
-def test_processor_and_gpu_differ_in_what_they_must(compose):
-    """The same flags and bounds; the gateway finds either by one name."""
+def test_cpu_and_gpu_servers_differ_only_in_what_a_gpu_needs(compose):
+    """They have the same flags and limits; the gateway reaches either by one name."""
     cpu, gpu = (dict(compose["services"][f"tensorflow-serving{which}"]) for which in ("", "-gpu"))
     aliases = gpu["networks"]["backend"]["aliases"]
     assert f"{aliases[0]}:8500" in compose["services"]["gateway"]["environment"]["OSTINATO_BACKENDS"]
@@ -48,8 +48,8 @@ def test_processor_and_gpu_differ_in_what_they_must(compose):
     assert cpu == gpu
 
 
-def test_the_model_server_starts_as_in_the_cluster(compose):
-    """But for what is another number there: how often a shared file system is looked at, cores, a probe of its own."""
+def test_the_model_server_has_the_flags_of_the_kubernetes_deployment(compose):
+    """Except for the intervals of polling a shared file system, the number of cores, and the gRPC health check."""
     here = flags(compose["services"]["tensorflow-serving"])
     there = arguments(main_container(overlay("cpu"), "tensorflow-serving"))
     differing = {name for name in here.keys() | there.keys() if here.get(name) != there.get(name)}
@@ -61,18 +61,18 @@ def test_the_model_server_starts_as_in_the_cluster(compose):
     }
 
 
-def test_a_server_has_a_thread_for_each_call(compose):
-    """The gateway's calls and the server's threads for them are one number, so that each core has its call."""
+def test_the_model_server_has_a_thread_per_concurrent_call(compose):
+    """One variable sets both, so that each call has its core."""
     threads = flags(compose["services"]["tensorflow-serving"])["tensorflow_inter_op_parallelism"]
     assert threads == compose["services"]["gateway"]["environment"]["OSTINATO_MAX_CALLS"]
     assert threads == f"${{OSTINATO_MAX_CALLS:-{Settings().max_calls}}}"
 
 
 @pytest.mark.parametrize("name", yaml.safe_load(TEXT)["services"])
-def test_no_service_may_do_more_than_it_needs(compose, name):
-    """No root, no rights, no file to write, a bound on memory and on logs; and only people's pages are reached."""
+def test_every_service_has_least_privileges(compose, name):
+    """No root, no capabilities, a read-only file system, limits of memory and logs; only the web UIs have ports."""
     service = compose["services"][name]
-    # The two without a user have one in their images.
+    # The images of those without a user have one themselves.
     assert ("user" in service) == (name not in {"gateway", "keys", "grafana"})
     assert not str(service.get("user", "1")).startswith("0")
     assert (service["read_only"], service["init"], service["cap_drop"]) == (True, True, ["ALL"])
@@ -83,21 +83,21 @@ def test_no_service_may_do_more_than_it_needs(compose, name):
     assert all("127.0.0.1" in port for port in service.get("ports", []))
 
 
-def test_docker_waits_until_the_gateway_has_ended(compose):
-    """Its drain and its last words fit into the time before it is killed."""
+def test_the_gateways_stop_grace_period_covers_drain_and_shutdown(compose):
+    """Otherwise Docker kills it before its requests have finished."""
     grace_s = int(compose["services"]["gateway"]["stop_grace_period"].removesuffix("s"))
     assert grace_s > Settings().drain_s + AFTER_DRAIN_S
 
 
-def test_every_setting_exists(compose):
-    """What the file sets for the gateway is read by it."""
+def test_every_environment_variable_of_the_gateway_is_a_setting(compose):
+    """Also those of the service `keys`."""
     names = {name.removeprefix("OSTINATO_").lower() for name in compose["services"]["gateway"]["environment"]}
     names |= {name.removeprefix("OSTINATO_").lower() for name in compose["services"]["keys"]["environment"]}
     assert names <= set(Settings.model_fields)
 
 
-def test_what_the_page_puts_into_gateway_env_is_heeded(compose):
-    """What the compose file sets itself goes before that file."""
+def test_variables_that_the_page_puts_into_gateway_env_take_effect(compose):
+    """The compose file does not set them: its own variables take precedence over that file."""
     told = set(re.findall(r"(OSTINATO_\w+)=\S+ >> gateway\.env", PAGE))
     told |= set(
         re.findall(r"^(OSTINATO_\w+)=\S+$", PAGE.partition("by `gateway.env`:")[2].split("```")[1], re.MULTILINE)
@@ -106,8 +106,8 @@ def test_what_the_page_puts_into_gateway_env_is_heeded(compose):
     assert told.isdisjoint(compose["services"]["gateway"]["environment"])
 
 
-def test_every_variable_is_in_the_page_with_its_default():
-    """Whoever reads docs/deployment.md knows what can be set, and nothing in it is made up."""
+def test_the_page_lists_every_variable_with_its_default():
+    """And no variable that the compose file does not have."""
     used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", TEXT))
     table = re.findall(r"^\| (`[A-Z_`, ]+`) \| (.*?) \|", PAGE, re.MULTILINE)
     told = {name: defaults for names, defaults in table for name in re.findall(r"`(\w+)`", names)}

@@ -1,4 +1,4 @@
-"""The gateway's default settings come to less memory than the limits that are shipped."""
+"""The gateway's memory with default settings stays within the limits of both deployments."""
 
 import math
 import re
@@ -13,9 +13,9 @@ from service.settings import Settings
 from tests.manifests import ROOT, main_container, overlay, quantity
 
 MIB = 2**20
-# Measured: after the start with small models (74 to 110), and for each thread that has served a request.
+# Measured: after startup with small models (74 to 110), and per thread that has served a request.
 PROCESS_BYTES, THREAD_BYTES = 100 * MIB, 0.1 * MIB
-# A reply as it is received, parsed, and as arrays.
+# A response as received, as parsed, and as arrays.
 REPLY_COPIES = 3
 
 
@@ -35,32 +35,32 @@ def parts(settings):
 
 
 def compose_limit():
-    """Return the bytes that docker-compose.yml gives to the gateway."""
+    """Return the gateway's limit in docker-compose.yml, in bytes."""
     limit = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["gateway"]["mem_limit"]
     number, unit = re.fullmatch(r"\$\{GATEWAY_MEMORY:-(\d+)([mg])\}", limit).groups()
     return int(number) * {"m": 2**20, "g": 2**30}[unit]
 
 
 def test_the_default_settings_fit_into_docker_composes_limit():
-    """Everything at its worst at once."""
+    """With every part at its maximum at the same time."""
     assert sum(parts(Settings())) * MIB <= compose_limit()
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
-def test_the_default_settings_fit_into_kubernetes_limit(name):
-    """No overlay gives less."""
+def test_the_default_settings_fit_into_the_limit_of_each_overlay(name):
+    """With every part at its maximum at the same time."""
     limit = quantity(main_container(overlay(name), "gateway")["resources"]["limits"]["memory"])
     assert sum(parts(Settings())) * MIB <= limit
 
 
-def test_the_page_has_the_same_numbers():
-    """What docs/settings.md adds up is what is tested here."""
+def test_the_pages_memory_table_has_the_tested_numbers():
+    """The table of docs/settings.md."""
     page = (ROOT / "docs/settings.md").read_text(encoding="utf-8").partition("## How much memory")[2]
     assert [int(number) for number in re.findall(r"^\| [^|]+ \| (\d+) \|", page, re.MULTILINE)] == parts(Settings())
 
 
-def test_a_body_of_the_largest_size_fits_into_the_budget():
-    """However its JSON is made, it alone is never refused for its memory."""
+def test_a_body_of_the_maximum_size_fits_into_the_memory_budget():
+    """Whatever its JSON: such a body alone is never rejected for its memory."""
     from service.web.request_body import parsing_bytes
 
     settings = Settings()

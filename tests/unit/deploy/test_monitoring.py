@@ -1,4 +1,4 @@
-"""Alert rules and dashboard ask for metrics that the gateway has, by labels that they have."""
+"""Alert rules and dashboard query metrics and labels that the gateway exports."""
 
 import json
 import re
@@ -20,7 +20,7 @@ COMMON = {"job", "instance"}
 
 @pytest.fixture(scope="module")
 def known():
-    """Every series that a gateway can have, by name, with the names of its labels."""
+    """The names of all series that a gateway can export, each with its label names."""
     metrics = Metrics("1")
     metrics.watch_load(lambda: [(DEMO, 0, 0)], lambda: 0)
     metrics.watch_prefix_cache(PrefixCache(1))
@@ -37,7 +37,7 @@ def known():
 
 
 def alerts():
-    """Return the expression of each alert."""
+    """Return each alert's rule."""
     groups = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
     return {rule["alert"]: rule for group in groups for rule in group["rules"]}
 
@@ -58,8 +58,8 @@ EXPRESSIONS = {f"alert {name}": [rule["expr"]] for name, rule in alerts().items(
 
 
 @pytest.mark.parametrize("expressions", EXPRESSIONS.values(), ids=EXPRESSIONS.keys())
-def test_what_is_asked_for_exists(known, expressions):
-    """Each series of an expression is one that the gateway exports, and it has each label that is asked for."""
+def test_every_queried_series_and_label_is_exported(known, expressions):
+    """In the expressions of all alerts and panels."""
     for expression in expressions:
         names = re.findall(r"\b(ostinato_\w+|process_\w+|up)\b", expression)
         assert names
@@ -70,15 +70,15 @@ def test_what_is_asked_for_exists(known, expressions):
         assert asked <= labels
 
 
-def test_every_alert_says_what_is_wrong_and_what_to_do():
-    """With a label of the expression, if it names one, and a severity that somebody can go by."""
+def test_every_alert_has_a_severity_a_summary_and_an_action():
+    """The severity is warning or critical."""
     for name, rule in alerts().items():
         assert rule["labels"]["severity"] in {"warning", "critical"}, name
         assert rule["annotations"].keys() == {"summary", "action"}, name
 
 
-def test_the_dashboard_is_read_by_the_data_source_that_is_there():
-    """Grafana is given both by files."""
+def test_the_dashboard_uses_the_provisioned_data_source():
+    """Grafana loads both from files, and the source's host is a service of docker-compose.yml."""
     folder = ROOT / "deploy/grafana/provisioning"
     (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
     dashboard = json.loads((ROOT / "deploy/grafana/dashboards/ostinato.json").read_text())

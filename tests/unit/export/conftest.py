@@ -1,4 +1,4 @@
-"""Models and what was published of them. A session's, as it takes seconds to publish one and no test changes it."""
+"""Small models and their SavedModels. Session-scoped: publishing one takes seconds, and no test changes it."""
 
 import functools
 
@@ -19,37 +19,37 @@ STACKS = [
 
 @pytest.fixture(autouse=True)
 def _small_graphs(request, monkeypatch):
-    """Trace a step once and not four times, but for the tests of graphs: publishing takes a third of the time."""
+    """Trace a step once and not four times, except in tests of graphs: publishing takes a third of the time."""
     if request.path.parent.name != "graphs":
         monkeypatch.setattr(StatefulNetwork, "unroll", 1)
 
 
 @pytest.fixture
 def model():
-    """One LSTM layer."""
+    """A model with one LSTM layer."""
     return make_model()
 
 
 @pytest.fixture(scope="session", params=STACKS, ids=lambda stack: f"{stack[1]}x{stack[0]}")
 def stack(request):
-    """Every cell, single and stacked: the Keras model and what was published of it."""
+    """A Keras model and its SavedModel, for each cell, with one layer and with several."""
     return _stack(*request.param)
 
 
 @functools.cache
 def _stack(cell, layers):
-    """Load a stack once: pytest makes a parametrized fixture anew for each file."""
+    """Load a stack once: pytest builds a parametrized fixture again for each file."""
     model = make_model(cell, layers)
     return model, Published.kept(model, f"{layers}x{cell}")
 
 
 @pytest.fixture(scope="session")
 def published():
-    """One GRU layer."""
+    """The SavedModel of one GRU layer."""
     return Published.kept(make_model("gru", 1), "1xgru")
 
 
 @pytest.fixture(scope="session")
 def ending():
-    """A model whose texts end with a mark."""
+    """The SavedModel of one GRU layer with an EOS token."""
     return Published.kept(make_model("gru", 1), "ending", end=END)

@@ -1,4 +1,4 @@
-"""Small models with weights that matter."""
+"""Small models with random weights large enough that every weight changes the output."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ VOCABULARY = 23
 
 
 def make_model(cell="lstm", layers=1, units=12, vocab_size=VOCABULARY, **options):
-    """Build a model whose biases are not zero, as they are after training."""
+    """Build a model whose biases are not zero, as after training."""
     keras.utils.set_random_seed(layers)
     recurrent = [CELLS[cell](units + i, return_sequences=True, **options) for i in range(layers)]
     parts = [keras.layers.Input([None], dtype="int32"), keras.layers.Embedding(vocab_size, 7), *recurrent]

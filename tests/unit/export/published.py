@@ -1,4 +1,4 @@
-"""A SavedModel as its callers see it, and what the tests give it to do."""
+"""Small SavedModels with a method for each signature, and the inputs that tests give them."""
 
 from pathlib import Path
 
@@ -26,14 +26,14 @@ class Published:
 
     @classmethod
     def of(cls, network, folder, end=None):
-        """Write a network that was made ready already."""
+        """Write a network that `prepare` returned."""
         published = cls.__new__(cls)
         published._write(network, folder, end)
         return published
 
     @classmethod
     def kept(cls, model, name, end=None):
-        """Write a model, or load it where this or an earlier run has written it under this name."""
+        """Write a model, or load it if this or an earlier run wrote it under this name."""
         published, network = cls.__new__(cls), prepare(model).network
         folder = built(name, lambda folder: _save(network, folder, end), Path(models.__file__).read_text())
         published._load(network, folder)
@@ -67,7 +67,7 @@ class Published:
         return self.call("decode", token_id=token_id, state=state, uniforms=uniforms, **columns)
 
     def draw_full(self, token_id, state, uniforms, *, counts=None, seen=None, bias=None, **controls):
-        """Draw with `decode_full`; counts, seen and bias are dense here, (rows, V), and 0 where they are None."""
+        """Sample with `decode_full`. `counts`, `seen` and `bias` are dense here, (rows, V); None is all zeros."""
         empty = np.zeros((len(uniforms), VOCABULARY))
         lists = listed(*(empty if table is None else table for table in (counts, seen, bias)))
         columns = _columns({"steps": uniforms.shape[1], **SAMPLED, **OFF, **controls}, len(uniforms))
@@ -80,7 +80,7 @@ def _save(network, folder, end):
 
 
 def listed(counts, seen, bias):
-    """Make the lists of `decode_full` from tables (rows, V): a row's ids with anything in them, padded with zeros."""
+    """Convert tables (rows, V) to the lists of `decode_full`: ids of each row's nonzero entries, padded with zeros."""
     rows = [np.flatnonzero(row) for row in (counts != 0) | (seen != 0) | (bias != 0)]
     ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
     values = {name: np.zeros(ids.shape, np.float32) for name in ("counts", "seen", "bias")}
@@ -100,5 +100,5 @@ def _columns(values, rows):
 
 
 def same_bits(a, b):
-    """Compare to the bit."""
+    """Return whether dtype, shape and every bit are equal."""
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

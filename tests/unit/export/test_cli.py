@@ -1,4 +1,4 @@
-"""`python -m export`: a corpus becomes a published version, and whatever is wrong is told in one line."""
+"""`python -m export train`, `resume` and `publish`: from a corpus to a published version; errors are one line."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SMALL += ["--min-characters", "0"]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """A folder to work in, with a corpus."""
+    """A working directory with a corpus."""
     monkeypatch.chdir(tmp_path)
     Path("book.txt").write_text(TEXT)
     return tmp_path
@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def published(monkeypatch):
-    """What would be published: exporting takes seconds, as do samples, and other tests have both."""
+    """The arguments of each call of `publish`, which is replaced: exporting and sampling take seconds."""
     calls = []
 
     def record(model, tokenizer, name, models_dir, training, direction, history):  # noqa: ARG001 - as `publish` has it
@@ -53,15 +53,15 @@ def train(*options, corpus="book.txt"):
 
 
 def one_line(capsys):
-    """Return what was said on standard error, which must be one line."""
+    """Return the standard error output, which must be one line."""
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     return err
 
 
-def test_help_answers_without_tensorflow():
-    """Whoever asks for help does not wait for an import, and is shown every setting."""
+def test_help_lists_every_setting_without_importing_tensorflow():
+    """The import alone takes seconds."""
     code = (
         "import sys\nfrom export.cli import main\ntry:\n    main(['train', '--help'])\n"
         "finally:\n    print('tensorflow' in sys.modules, 'keras' in sys.modules)"
@@ -83,22 +83,22 @@ def test_help_answers_without_tensorflow():
         (["resume"], "required: run"),
     ],
 )
-def test_a_command_line_that_is_none_ends_with_2(capsys, arguments, message):
-    """As programs do; the message names the argument."""
+def test_a_usage_error_exits_with_2(capsys, arguments, message):
+    """The message names the argument."""
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_settings_that_are_missing_or_wrong_are_told_together(capsys):
-    """Before anything is read or imported."""
+def test_missing_and_invalid_settings_are_reported_together(capsys):
+    """The corpus is not read, and TensorFlow not imported, before settings are valid."""
     assert main(["train", "--units", "0"]) == 1
     assert "name is required (--name); corpus is required (--corpus); units: " in one_line(capsys)
 
 
-def test_a_file_of_settings_and_an_option_over_it(published, capsys):
-    """A recipe gives the settings, the command line goes before it, and the run's folder says what was used."""
+def test_options_override_the_recipe(published, capsys):
+    """The settings that were used are saved in the run's directory."""
     Path("r.toml").write_text('name = "m"\ncorpus = "book.txt"\nunits = 6\nembedding = 4\nbatch_size = 4\nepochs = 9\n')
     assert main(["train", "--config", "r.toml", "--epochs", "1", "--runs-dir", "elsewhere"]) == 0
     config = json.loads(Path("elsewhere/m/config.json").read_text())
@@ -107,8 +107,8 @@ def test_a_file_of_settings_and_an_option_over_it(published, capsys):
     assert len(published) == 1
 
 
-def test_a_corpus_becomes_a_version_with_a_true_card(monkeypatch, capsys):
-    """Everything from text to SavedModel; the card gives the figures of the epoch whose weights are published."""
+def test_the_card_reports_the_epoch_whose_weights_are_published(monkeypatch, capsys):
+    """Losses, speed, settings, samples and plot of the version are those of the best epoch."""
     monkeypatch.setattr(
         workflow.Trainer, "_validate", lambda _, progress: Evaluation([2.0, 1.0, 3.0][progress.epochs], 0.5)
     )
@@ -138,8 +138,8 @@ def test_a_corpus_becomes_a_version_with_a_true_card(monkeypatch, capsys):
     assert "published models/m/1: epoch 2, validation loss 1.000\n" in capsys.readouterr().out
 
 
-def test_a_model_that_is_there_is_not_trained_again(published, capsys):
-    """`--if-empty` makes a command that can be repeated; what this release cannot read is no model."""
+def test_if_empty_trains_only_if_no_readable_version_exists(published, capsys):
+    """So `--if-empty` is idempotent. A version in a format that this release cannot read does not count."""
     version = Path("models/m/1")
     (version / "assets.extra").mkdir(parents=True)
     assert train("--if-empty", corpus="no/such.txt") == 1
@@ -169,17 +169,17 @@ def test_a_model_that_is_there_is_not_trained_again(published, capsys):
         in capsys.readouterr().out
     )
     assert '"m"' in Path("models/models.config").read_text()
-    # Who took it out of the file wants it out.
+    # A model that was removed from the file on purpose is not listed again.
     Path("models/models.config").write_text("model_config_list {}")
     assert train("--if-empty", corpus="no/such.txt") == 0
     assert Path("models/models.config").read_text() == "model_config_list {}"
-    # Whatever it is called.
+    # A version of another name counts, too.
     assert train("--if-empty", "--name", "other", corpus="no/such.txt") == 0
 
 
 @pytest.mark.parametrize(("cell", "unit"), [("lstm", "character"), ("gru", "word"), ("simple_rnn", "word")])
-def test_every_cell_learns_characters_and_words(published, cell, unit):
-    """What is asked for is what is built."""
+def test_every_cell_trains_on_characters_and_words(published, cell, unit):
+    """The model has the cell and the unit of the options."""
     assert train("--cell", cell, "--unit", unit, "--epochs", "1") == 0
     ((model, tokenizer, training, _),) = published
     assert isinstance(model.get_layer("recurrent_0"), CELLS[cell])
@@ -188,7 +188,7 @@ def test_every_cell_learns_characters_and_words(published, cell, unit):
 
 
 def kinds(model):
-    """Return the names of a model's layers' classes."""
+    """Return the class names of a model's layers."""
     return [type(layer).__name__ for layer in model.layers]
 
 
@@ -202,8 +202,8 @@ def kinds(model):
     ],
     ids=["residual", "skip", "tied", "both ways"],
 )
-def test_every_way_to_put_layers_together_learns(published, options, layer):
-    """The loss falls, whatever the model is made of."""
+def test_every_architecture_option_trains(published, options, layer):
+    """The model has the layer that the option asks for, and its loss falls."""
     assert train(*options, "--learning-rate", "0.02") == 0
     ((model, _, _, direction),) = published
     assert layer in kinds(model)
@@ -212,14 +212,14 @@ def test_every_way_to_put_layers_together_learns(published, options, layer):
     assert history[1]["train_loss"] < history[0]["train_loss"]
 
 
-def test_a_backward_model_is_published_as_one(published):
-    """What it learnt is written down where the gateway reads it."""
+def test_a_backward_model_is_published_with_its_direction(published):
+    """The gateway reads it from the card."""
     assert train("--direction", "backward", "--epochs", "1") == 0
     assert published[0][3] == "backward"
 
 
-def test_an_embedding_starts_from_a_file_and_can_be_kept_as_it_is(published):
-    """The vectors of the file are those of the published model, if they were frozen, and no others."""
+def test_embedding_init_loads_vectors_and_freeze_embedding_keeps_them(published):
+    """A frozen embedding is published with the file's vectors, another one with trained vectors."""
     Path("vectors.txt").write_text("".join(f"{c} {i}.5 0 -1 2\n" for i, c in enumerate("abcdet")))
     assert train("--embedding-init", "vectors.txt", "--freeze-embedding", "--epochs", "1") == 0
     model, tokenizer, *_ = published[0]
@@ -229,8 +229,8 @@ def test_an_embedding_starts_from_a_file_and_can_be_kept_as_it_is(published):
     assert not np.array_equal(published[1][0].get_layer("embedding").embeddings, table)
 
 
-def test_vectors_that_cannot_be_read_cost_no_training(published, capsys):
-    """The run that lies in the place is still there."""
+def test_unreadable_vectors_are_an_error_before_a_run_starts(published, capsys):
+    """The previous run keeps its directory."""
     assert train("--epochs", "1") == 0
     assert len(published) == 1
     capsys.readouterr()
@@ -239,8 +239,8 @@ def test_vectors_that_cannot_be_read_cost_no_training(published, capsys):
     assert not Path("runs/m~").exists()
 
 
-def test_a_run_stopped_before_its_first_epoch_starts_from_the_vectors_again(published, monkeypatch):
-    """Nothing of it was kept; a run with a whole epoch has its embedding in its checkpoint."""
+def test_a_run_resumed_before_its_first_epoch_loads_the_vectors_again(published, monkeypatch):
+    """It has no checkpoint yet. After an epoch, the checkpoint has the embedding."""
     Path("vectors.txt").write_text("".join(f"{c} {i}.5 0 -1 2\n" for i, c in enumerate("abcdet")))
     with monkeypatch.context() as patch:
         patch.setattr(workflow.Trainer, "run", interrupted)
@@ -251,26 +251,26 @@ def test_a_run_stopped_before_its_first_epoch_starts_from_the_vectors_again(publ
 
 
 def interrupted(*_):
-    """Do what Ctrl-C does."""
+    """Raise what Ctrl-C raises."""
     raise KeyboardInterrupt
 
 
-def test_words_that_are_cut_off_are_told(published, capsys):
-    """How many there were, and how many are kept."""
+def test_words_dropped_by_num_words_are_counted(published, capsys):
+    """The message has the limit, the words kept and all words."""
     assert train("--unit", "word", "--num-words", "6", "--epochs", "1") == 0
     assert len(published[0][1].tokens) == 7
     assert "num_words = 6 keeps 4 of 10 different words; the others are unknown\n" in capsys.readouterr().out
 
 
-def test_a_limited_vocabulary_has_that_many_words(published):
-    """Ids below `--num-words`, as Keras counts, and the start token after them."""
+def test_num_words_bounds_the_ids_of_words(published):
+    """Ids of words are below it, as in Keras; the start token follows."""
     assert train("--unit", "word", "--num-words", "6", "--epochs", "1") == 0
     assert published[0][1].tokens == ("<pad>", "<OOV>", "the", "cat", "sat", "on", "<start>")
 
 
 @pytest.mark.parametrize(("documents", "count"), [("lines", 64), ("blank-line", 32), ("file", 2)])
-def test_documents_have_ends(published, capsys, documents, count):
-    """Where the corpus is parted, the model learns to end a text."""
+def test_separated_documents_give_the_model_an_eos_token(published, capsys, documents, count):
+    """The model learns to end a text where a document ends."""
     Path("folder").mkdir()
     for i in range(2):
         Path(f"folder/{i}.txt").write_text("the cat sat on the mat\nand the dog ran\n\n" * 16)
@@ -279,16 +279,16 @@ def test_documents_have_ends(published, capsys, documents, count):
     assert published[0][1].special.end is not None
 
 
-def test_a_corpus_can_come_through_a_pipe(published, monkeypatch):
-    """`cat *.txt | python -m export train --corpus -` reads standard input."""
+def test_the_corpus_can_come_from_standard_input(published, monkeypatch):
+    """`cat *.txt | python -m export train --corpus -` works."""
     with Path("book.txt").open() as pipe:
         monkeypatch.setattr("sys.stdin", pipe)
         assert train("--epochs", "1", corpus="-") == 0
     assert published[0][2].corpus_characters == len(TEXT)
 
 
-def test_without_validation_a_warning_says_what_the_loss_is_worth(published, capsys):
-    """160 words are enough to train on, and the best epoch is that of the least training loss."""
+def test_training_without_a_validation_split_warns(published, capsys):
+    """The card then has no validation loss. 160 words are enough to train on."""
     Path("short.txt").write_text(" ".join(TEXT.split()[:160]))
     assert train("--validation", "0", "--unit", "word", corpus="short.txt") == 0
     out, err = capsys.readouterr()
@@ -299,8 +299,8 @@ def test_without_validation_a_warning_says_what_the_loss_is_worth(published, cap
 
 
 @pytest.mark.usefixtures("published")
-def test_a_held_out_text_with_unseen_characters_is_told(capsys):
-    """They are counted, and do not spoil the loss."""
+def test_unknown_characters_of_the_validation_split_are_counted(capsys):
+    """They are excluded from the loss."""
     Path("mixed.txt").write_text(TEXT + "the cat über" * 5)
     assert train("--epochs", "1", "--validation", "0.04", corpus="mixed.txt") == 0
     assert "53 held out (18.9% of it unknown)" in capsys.readouterr().out
@@ -327,8 +327,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_corpus_is_told_in_one_line_and_costs_nothing(capsys, case):
-    """Exit code 1, no traceback, and neither a run nor a model is begun."""
+def test_an_invalid_corpus_is_refused_in_one_line(capsys, case):
+    """The exit code is 1, and neither a run nor a model is created."""
     content, options, message = BAD[case]
     if content is not None:
         Path("bad.txt").write_bytes(content)
@@ -338,8 +338,8 @@ def test_a_bad_corpus_is_told_in_one_line_and_costs_nothing(capsys, case):
     assert not Path("models").exists()
 
 
-def test_junk_in_a_folder_is_named(capsys):
-    """The person decides what to do about it."""
+def test_a_binary_file_in_a_corpus_directory_is_named(capsys):
+    """The message has the file and the offset; the file is not skipped."""
     Path("folder").mkdir()
     Path("folder/a.txt").write_text(TEXT)
     Path("folder/thumbs.db").write_bytes(b"\xd0\xcf\0")
@@ -348,8 +348,8 @@ def test_junk_in_a_folder_is_named(capsys):
 
 
 @pytest.mark.parametrize("place", ["models", "models/m"])
-def test_models_that_cannot_be_written_are_told_before_the_training(capsys, place):
-    """Not after hours of it."""
+def test_a_file_in_place_of_the_models_directory_is_an_error_before_training(capsys, place):
+    """Publishing would fail after hours of training."""
     Path(place).parent.mkdir(exist_ok=True)
     Path(place).write_text("a file")
     assert train() == 1
@@ -358,8 +358,8 @@ def test_models_that_cannot_be_written_are_told_before_the_training(capsys, plac
 
 
 @pytest.mark.parametrize("place", ["models", "models/m"])
-def test_a_folder_of_somebody_else_is_told_before_the_training(capsys, monkeypatch, place):
-    """With who it is that may not write: in a container that is seldom who one thinks."""
+def test_an_unwritable_models_directory_is_an_error_before_training(capsys, monkeypatch, place):
+    """The message has the uid: in a container, it is seldom the expected one."""
     Path("models/m").mkdir(parents=True)
     monkeypatch.setattr(os, "access", lambda path, _: Path(path).resolve() != Path(place).resolve())
     assert train() == 1
@@ -367,14 +367,14 @@ def test_a_folder_of_somebody_else_is_told_before_the_training(capsys, monkeypat
     assert not Path("runs").exists()
 
 
-def test_a_model_that_does_not_fit_into_memory_is_told_before_the_training(capsys):
-    """No process that the kernel kills without a word."""
+def test_a_model_larger_than_memory_is_refused_before_training(capsys):
+    """Otherwise the kernel kills the process without a message."""
     assert train("--units", "8192", "--layers", "8", "--embedding", "8192") == 1
     assert "units = 8192" in one_line(capsys)
 
 
-def test_a_training_that_fails_names_the_best_epoch_that_is_left(published, monkeypatch, capsys):
-    """What was learnt until then can be published, and the card tells of that epoch."""
+def test_a_diverged_training_can_publish_its_best_epoch(published, monkeypatch, capsys):
+    """The message has the command, and the card reports that epoch."""
     trainer_class = workflow.Trainer
 
     class Failing(trainer_class):
@@ -396,8 +396,8 @@ def test_a_training_that_fails_names_the_best_epoch_that_is_left(published, monk
     assert published[0][2].validation_loss == history[0]["validation_loss"]
 
 
-def test_ctrl_c_just_before_a_version_is_written_prevents_it(published, monkeypatch, capsys):
-    """What was pressed between two steps is not forgotten."""
+def test_an_interrupt_between_training_and_publishing_prevents_publishing(published, monkeypatch, capsys):
+    """An interrupt that is deferred is not lost."""
     load_best = workflow.RunFolder.load_best
 
     def pressed_meanwhile(*arguments):
@@ -411,8 +411,8 @@ def test_ctrl_c_just_before_a_version_is_written_prevents_it(published, monkeypa
 
 
 @pytest.mark.usefixtures("published")
-def test_a_full_disk_at_the_end_costs_no_training(monkeypatch, capsys):
-    """The message says how to publish once there is room."""
+def test_a_full_disk_while_publishing_keeps_the_run(monkeypatch, capsys):
+    """The message has the command that publishes it once there is space."""
 
     def full(*_, **__):
         raise OSError(28, "No space left on device", "models/m")
@@ -424,8 +424,8 @@ def test_a_full_disk_at_the_end_costs_no_training(monkeypatch, capsys):
     assert err == "error: [Errno 28] No space left on device: 'models/m'\n"
 
 
-def test_a_finished_training_is_not_trained_further(published, capsys):
-    """`resume` says so and publishes what there is."""
+def test_resuming_a_finished_run_only_publishes_it(published, capsys):
+    """The message says that no epochs are left."""
     assert train("--epochs", "1") == 0
     capsys.readouterr()
     assert main(["resume", "runs/m"]) == 0
@@ -436,8 +436,8 @@ def test_a_finished_training_is_not_trained_further(published, capsys):
 
 
 @pytest.mark.usefixtures("published")
-def test_a_corpus_that_is_gone_or_changed_is_told_at_resume(capsys):
-    """A run goes on with the text that it began with, or not at all; what it has can still be published."""
+def test_a_run_resumes_only_with_its_own_corpus(capsys):
+    """A missing or changed corpus is an error of `resume`; `publish` only has no prompts for samples."""
     assert train("--epochs", "1") == 0
     capsys.readouterr()
     Path("book.txt").write_text(TEXT.replace("cat", "cow"))
@@ -452,8 +452,8 @@ def test_a_corpus_that_is_gone_or_changed_is_told_at_resume(capsys):
     assert "corpus book.txt is gone or has changed" in capsys.readouterr().out
 
 
-def test_a_run_without_a_whole_epoch_cannot_be_published(published, monkeypatch, capsys):
-    """The message says how to go on, with the folder of models that was chosen."""
+def test_a_run_without_a_complete_epoch_is_not_publishable(published, monkeypatch, capsys):
+    """The message has the command that resumes it, with the chosen models directory."""
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -469,14 +469,14 @@ def test_a_run_without_a_whole_epoch_cannot_be_published(published, monkeypatch,
 
 @pytest.mark.parametrize("command", ["resume", "publish"])
 @pytest.mark.parametrize("path", ["runs/none", "book.txt", "."])
-def test_what_is_no_run_is_told(capsys, command, path):
-    """A mistyped folder is no traceback."""
+def test_a_path_that_is_not_a_run_is_refused(capsys, command, path):
+    """A typo in the path gives no traceback."""
     assert main([command, path]) == 1
     assert f"{path}: not the folder of a training run" in one_line(capsys)
 
 
-def test_the_same_training_started_again_keeps_the_earlier_one(published, capsys):
-    """A command repeated by mistake does not cost hours."""
+def test_starting_a_run_again_keeps_the_previous_run(published, capsys):
+    """A command repeated by mistake does not cost hours of training."""
     assert train("--epochs", "1") == 0
     assert train("--epochs", "1", "--seed", "1") == 0
     assert "the previous run in runs/m is now in runs/m~" in capsys.readouterr().out
@@ -484,8 +484,8 @@ def test_the_same_training_started_again_keeps_the_earlier_one(published, capsys
     assert [training.seed for _, _, training, _ in published] == [0, 1, 0]
 
 
-def test_ctrl_c_during_the_import_is_silent(monkeypatch, capsys):
-    """There is nothing to tell: nothing was begun."""
+def test_an_interrupt_during_the_import_prints_nothing(monkeypatch, capsys):
+    """The exit code is 130. Nothing was started that could be resumed."""
 
     def interrupted(**_):
         raise KeyboardInterrupt
@@ -496,8 +496,8 @@ def test_ctrl_c_during_the_import_is_silent(monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("published")
-def test_a_terminal_that_cannot_show_a_character_does_not_end_the_training(monkeypatch):
-    """A sample holds whatever the corpus holds."""
+def test_a_character_that_the_terminal_cannot_encode_is_replaced(monkeypatch):
+    """Samples contain any character of the corpus; printing one does not end the training."""
     Path("book.txt").write_text(TEXT.replace("a", "я"))
     with Path("out.txt").open("w", encoding="ascii") as out:
         monkeypatch.setattr("sys.stdout", out)
@@ -505,8 +505,8 @@ def test_a_terminal_that_cannot_show_a_character_does_not_end_the_training(monke
     assert "1 ? lstm" in Path("out.txt").read_text()
 
 
-def test_ctrl_c_in_the_middle_of_a_training(published, capsys):
-    """Exit code 130, no traceback, the best so far is kept; `resume` then ends the training and `publish` publishes."""
+def test_an_interrupted_training_can_be_published_and_resumed(published, capsys):
+    """The exit code is 130, and the best checkpoint is kept; `resume` then trains the remaining epochs."""
     command = [sys.executable, "-m", "export", "train", "--name", "m", "--corpus", "book.txt", *SMALL, "--epochs", "40"]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -533,8 +533,8 @@ def test_ctrl_c_in_the_middle_of_a_training(published, capsys):
     assert len(json.loads(Path("runs/m/progress.json").read_text())["history"]) == 40
 
 
-def test_a_corpus_that_is_too_small_is_refused_unless_asked_for(published, capsys):
-    """The message has the minimum, what was given and how to train all the same."""
+def test_a_corpus_below_min_characters_is_refused(published, capsys):
+    """The message has the minimum, the size of the corpus, and the option that lowers the minimum."""
     Path("few.txt").write_text("abcab cabc")
     assert main(["train", "--name", "m", "--corpus", "few.txt", "--validation", "0"]) == 1
     assert one_line(capsys) == (
@@ -551,8 +551,8 @@ NAMES = sorted(
 )
 
 
-def test_of_a_sorted_list_documents_from_everywhere_are_held_out(published, capsys):
-    """The vocabulary lacks no letter, and the report says how the held-out part was chosen."""
+def test_the_validation_split_samples_documents_of_the_whole_corpus(published, capsys):
+    """So the vocabulary of a sorted list lacks no letter. The card says how documents were chosen."""
     Path("names.txt").write_text("\n".join(NAMES))
     assert train("--documents", "lines", "--epochs", "1", "--seed", "4", corpus="names.txt") == 0
     _, tokenizer, training, _ = published[0]
@@ -563,8 +563,8 @@ def test_of_a_sorted_list_documents_from_everywhere_are_held_out(published, caps
     assert f"a vocabulary of {len(tokenizer.tokens):,} tokens" in capsys.readouterr().out
 
 
-def test_a_resumed_run_holds_out_what_it_held_out(published):
-    """Its hash is in the run's folder; one that an earlier release began has none, and keeps the end of its list."""
+def test_a_resumed_run_keeps_its_validation_split(published):
+    """The run saves its hash. A run of an earlier release has no hash: its split is the end of the corpus."""
     Path("names.txt").write_text("\n".join(NAMES))
     assert train("--documents", "lines", "--epochs", "1", corpus="names.txt") == 0
     assert main(["resume", "runs/m"]) == 0

@@ -1,4 +1,4 @@
-"""Settings come from a file and the command line, and what is wrong is told with field, bound and value."""
+"""Training settings come from a TOML file and the command line; errors name field, limit and value."""
 
 from pathlib import Path
 
@@ -20,14 +20,14 @@ def toml(tmp_path):
     return path
 
 
-def test_a_name_and_a_corpus_are_enough():
-    """Everything else has a default."""
+def test_only_name_and_corpus_are_required():
+    """Every other setting has a default."""
     config = load_config(None, NEEDED)
     assert (config.name, config.corpus, config.unit, config.cell) == ("m", "c.txt", "character", "lstm")
 
 
-def test_the_command_line_goes_before_the_file(toml):
-    """An option changes one setting of a recipe and leaves the others."""
+def test_the_command_line_overrides_the_file(toml):
+    """An option changes one setting of a recipe and keeps the others."""
     config = load_config(toml, {"units": 64})
     assert (config.units, config.epochs) == (64, 3)
 
@@ -35,13 +35,13 @@ def test_the_command_line_goes_before_the_file(toml):
 @pytest.mark.parametrize(
     "path", sorted((Path(export.__file__).parent / "recipes").iterdir()), ids=lambda path: path.name
 )
-def test_the_recipes_are_good(path):
-    """Every recipe that is delivered can be read, and ends by its minutes; name and text are the person's."""
+def test_every_recipe_is_valid_and_limits_its_minutes(path):
+    """Only name and corpus are missing from a recipe that is shipped."""
     assert load_config(path, {"name": "m", "corpus": "c"}).max_minutes
 
 
-def test_every_setting_is_described():
-    """Its description is its help on the command line."""
+def test_every_setting_has_a_description():
+    """The description is the option's help on the command line."""
     assert all(field.description for field in TrainConfig.model_fields.values())
 
 
@@ -72,21 +72,21 @@ WRONG = {
 
 
 @pytest.mark.parametrize("field", WRONG)
-def test_a_value_out_of_bounds_is_told_with_field_bound_and_value(field):
-    """Nobody has to look up what is allowed."""
+def test_an_invalid_value_is_reported_with_field_limit_and_value(field):
+    """The message says what is allowed."""
     value, message = WRONG[field]
     with pytest.raises(ConfigError, match=message):
         load_config(None, {**NEEDED, field: value})
 
 
-def test_every_fault_is_told_at_once():
-    """Three mistakes need one attempt."""
+def test_all_errors_are_reported_together():
+    """Three mistakes take one attempt to find."""
     with pytest.raises(ConfigError, match=r"name is required \(--name\); corpus is required \(--corpus\); units: "):
         load_config(None, {"units": 0})
 
 
-def test_a_setting_that_is_none_is_told_with_those_that_are(toml):
-    """A typing mistake in a file is not passed over."""
+def test_an_unknown_setting_is_an_error_that_lists_the_known_ones(toml):
+    """A typo in a file is not ignored."""
     toml.write_text('name = "m"\ncorpus = "c"\nunist = 3\n')
     with pytest.raises(ConfigError, match=r"unist is not a setting; settings are name, corpus, .*units"):
         load_config(toml, {})
@@ -102,14 +102,14 @@ def test_a_setting_that_is_none_is_told_with_those_that_are(toml):
     ],
     ids=str,
 )
-def test_settings_that_do_not_go_together_are_told(settings, message):
-    """What would have no effect, or none that is meant, is not passed over."""
+def test_incompatible_settings_are_refused(settings, message):
+    """A setting that would have no effect, or not the intended one, is an error."""
     with pytest.raises(ConfigError, match=message):
         load_config(None, {**NEEDED, **settings})
 
 
-def test_a_number_of_words_is_for_words():
-    """It would be without effect on characters, and that is not what was meant."""
+def test_num_words_is_refused_for_characters():
+    """It would have no effect on a character vocabulary."""
     with pytest.raises(
         ConfigError, match="num_words: is for unit = word or exact_word, and unit is character, got 500"
     ):
@@ -126,8 +126,8 @@ def test_a_number_of_words_is_for_words():
     ],
     ids=["missing", "not TOML", "not UTF-8"],
 )
-def test_a_file_that_cannot_be_read_is_named(tmp_path, content, message):
-    """The message says which file, and where in it."""
+def test_an_unreadable_file_is_named(tmp_path, content, message):
+    """The message has the path, and the position in the file."""
     path = tmp_path / "c.toml"
     if content is not None:
         path.write_bytes(content)
@@ -140,6 +140,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content, message):
     [({}, 10), ({"max_minutes": 4}, None), ({"epochs": 3}, 3), ({"epochs": 3, "max_minutes": 4}, 3)],
     ids=["neither", "minutes", "epochs", "both"],
 )
-def test_ten_epochs_are_the_end_only_where_none_is_given(given, max_epochs):
-    """Minutes alone train that long."""
+def test_ten_epochs_are_the_default_unless_epochs_or_minutes_are_given(given, max_epochs):
+    """With `max_minutes` alone, the number of epochs is unlimited."""
     assert load_config(None, {"name": "m", "corpus": "c", **given}).max_epochs == max_epochs

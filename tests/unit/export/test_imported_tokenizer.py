@@ -1,4 +1,4 @@
-"""Tokenizers from elsewhere: those of Keras encode as Keras does, and what cannot be read is told in one line."""
+"""Imported tokenizers: those of Keras encode as Keras does, and unreadable files are refused with a one-line error."""
 
 import json
 import pickle
@@ -26,7 +26,7 @@ from export.imported_tokenizer import read_tokenizer
 from tests.unit.contract.scripts import ALL, SCRIPTS, texts
 
 ROOT = Path(__file__).parents[3]
-# Characters that case, filters and separators treat in ways of their own.
+# Characters that lowercasing, filters and separators treat specially.
 _odd = st.text(alphabet="aAbBİΣσς. -|,!\\]^[\t\n\0é<>", max_size=40)
 _any_text = st.one_of(texts, _odd, st.sampled_from([*SCRIPTS.values()]))
 options = st.fixed_dictionaries(
@@ -39,7 +39,7 @@ options = st.fixed_dictionaries(
         "num_words": st.one_of(st.none(), st.integers(0, 30)),
     }
 )
-# A folder of the test's own serves all examples of a property.
+# All examples of a property share the test's `tmp_path`.
 property_test = settings(
     deadline=None,
     max_examples=300,
@@ -48,7 +48,7 @@ property_test = settings(
 
 
 def fitted(learnt, **options):
-    """Return Keras's tokenizer of some texts."""
+    """Return a Keras tokenizer that is fitted on texts."""
     oracle = KerasTokenizer(**options)
     oracle.fit_on_texts(learnt)
     return oracle
@@ -62,7 +62,10 @@ def write(folder, content, name="tokenizer.json"):
 
 
 def servable(oracle):
-    """Say whether there is a word that it encodes, and an id for each: an unknown word that is also a word has none."""
+    """Return whether the oracle encodes some word and gives each word an id of its own.
+
+    An OOV token that is also a word of the text shares its id.
+    """
     index, limit = oracle.word_index, oracle.num_words or len(oracle.word_index) + 1
     if oracle.oov_token is not None and index.get(oracle.oov_token, 0) != 1:
         return False
@@ -71,8 +74,8 @@ def servable(oracle):
 
 @property_test
 @given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
-def test_ids_are_kerass(tmp_path, options, learnt, text):
-    """Whatever its options, on any text: so the model sees the ids that it was trained with."""
+def test_ids_equal_those_of_keras(tmp_path, options, learnt, text):
+    """This holds for any options and text, so the model reads the ids that it was trained with."""
     oracle = fitted(learnt, **options)
     assume(servable(oracle))
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
@@ -84,8 +87,8 @@ def test_ids_are_kerass(tmp_path, options, learnt, text):
 
 @property_test
 @given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
-def test_each_word_stands_at_its_offset(tmp_path, options, learnt, text):
-    """Also where lower case is longer than the text, or a separator is."""
+def test_offsets_point_at_the_words_of_the_text(tmp_path, options, learnt, text):
+    """They do so even if lowercasing changes the length of the text, or the separator has several characters."""
     oracle = fitted(learnt, **options)
     assume(servable(oracle))
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
@@ -94,15 +97,15 @@ def test_each_word_stands_at_its_offset(tmp_path, options, learnt, text):
     for place, token_id in zip(offsets, tokenizer.encode(text), strict=True):
         first = tokenizer.decode([token_id])[:1]
         source = text[place]
-        # The lower case of Σ depends on what stands around it.
+        # The lower case of Σ depends on its neighbours.
         lowered = source.lower() + ("ς" if source == "Σ" else "")
         assert first in (lowered if options["lower"] else source)
 
 
 @property_test
 @given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
-def test_a_file_keeps_every_option(tmp_path, options, learnt, text):
-    """What the gateway loads encodes as what was wrapped."""
+def test_the_saved_tokenizer_encodes_as_the_imported_one(tmp_path, options, learnt, text):
+    """Every option survives in tokenizer.json, which the gateway loads."""
     oracle = fitted(learnt, **options)
     assume(servable(oracle))
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
@@ -114,21 +117,21 @@ def test_a_file_keeps_every_option(tmp_path, options, learnt, text):
 
 @property_test
 @given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
-def test_hugging_faces_library_encodes_alike(tmp_path, options, learnt, text):
-    """Padding apart, which it has for words that are dropped, and what its lower case does not know of its context."""
+def test_the_tokenizers_library_gives_the_same_ids(tmp_path, options, learnt, text):
+    """It differs in padding, which it returns for dropped words, and in the context-dependent lower case of Σ."""
     text = text.replace("Σ", "").replace("<", "").replace("\0", "")
     oracle = fitted([each.replace("Σ", "").replace("<", "") for each in learnt], **options)
     assume(servable(oracle))
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
-    # It takes the unknown token's name for the token.
+    # The library parses the name of the OOV token as the token itself.
     assume(oracle.oov_token is None or oracle.oov_token not in text)
     theirs = HuggingFaceTokenizer.from_str(tokenizer.to_json()).encode(text).ids
     assert [i for i in theirs if i] == tokenizer.encode(text)
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_json_in_a_json_string_is_read_too(tmp_path, times):
-    """`json.dump(tokenizer.to_json(), file)` is in many a notebook."""
+def test_json_within_a_json_string_is_read(tmp_path, times):
+    """`json.dump(tokenizer.to_json(), file)` is common in notebooks."""
     oracle = fitted(["the cat sat"], oov_token="<unk>")
     content = oracle.to_json()
     if times == 2:
@@ -136,8 +139,8 @@ def test_json_in_a_json_string_is_read_too(tmp_path, times):
     assert read_tokenizer(write(tmp_path, content)).encode("The dog") == oracle.texts_to_sequences(["The dog"])[0]
 
 
-def test_a_word_that_is_unknown_has_the_token_of_any_name_or_is_dropped(tmp_path):
-    """As in Keras; without one padding stands for it, and is never drawn."""
+def test_an_unknown_word_becomes_the_oov_token_or_is_dropped(tmp_path):
+    """Keras does the same. Without an OOV token, the unknown token is padding, which is never sampled."""
     with_token = read_tokenizer(write(tmp_path, fitted(["a b"], oov_token="[?]").to_json()))
     without = read_tokenizer(write(tmp_path, fitted(["a b"]).to_json()))
     assert with_token.tokens == ("<pad>", "[?]", "a", "b")
@@ -148,14 +151,14 @@ def test_a_word_that_is_unknown_has_the_token_of_any_name_or_is_dropped(tmp_path
     assert without.encode("x y") == []
 
 
-def test_a_model_from_elsewhere_begins_with_padding(tmp_path):
-    """Its vocabulary has no mark: an empty text is a window of padding."""
+def test_without_special_words_padding_is_the_start_token_and_no_eos_exists(tmp_path):
+    """An empty prompt is a window of padding."""
     special = read_tokenizer(write(tmp_path, fitted(["a b"], oov_token="<OOV>").to_json())).special
     assert (special.start, special.end, special.never_sampled) == (0, None, (0, 1))
 
 
-def test_words_that_are_called_as_marks_are_marks_and_the_text_may_hold_them(tmp_path):
-    """As in Keras's own examples, whose texts stand between `<start>` and `<end>`."""
+def test_start_and_end_words_are_special_tokens_that_prompts_may_contain(tmp_path):
+    """Texts of Keras's own examples stand between `<start>` and `<end>`."""
     oracle = fitted(["<start> a man <end>", "<start> a dog <end>"], filters="", oov_token="<unk>")
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
     start, end = oracle.word_index["<start>"], oracle.word_index["<end>"]
@@ -167,8 +170,8 @@ def test_words_that_are_called_as_marks_are_marks_and_the_text_may_hold_them(tmp
     assert tokenizer.decode(ids) == "a dog"
 
 
-def test_padding_that_was_written_into_the_index_stays_padding(tmp_path):
-    """Some notebooks add it; and where it is a real word, the padding of id 0 has another name."""
+def test_a_pad_word_with_id_0_is_padding_and_with_another_id_a_word(tmp_path):
+    """Some notebooks add `<pad>` to the index. Where it is a word of the text, the padding token gets another name."""
     oracle = fitted(["a b"])
     oracle.word_index["<pad>"] = 0
     assert read_tokenizer(write(tmp_path, oracle.to_json())).tokens == ("<pad>", "a", "b")
@@ -189,8 +192,8 @@ def test_padding_that_was_written_into_the_index_stays_padding(tmp_path):
         ({"char_level": True}, "x", "ab"),
     ],
 )
-def test_words_are_joined_as_they_were_split(tmp_path, options, follows, expected):
-    """So what is drawn goes on with the prompt, and encodes to what was drawn."""
+def test_decoding_joins_words_with_their_separator(tmp_path, options, follows, expected):
+    """So generated text continues the prompt, and encodes to the tokens that were sampled."""
     tokenizer = read_tokenizer(write(tmp_path, fitted(["a b\nc"], **options).to_json()))
     ids = [i for i in tokenizer.encode("a b\nc") if tokenizer.decode([i]).strip()]
     if options.get("char_level"):
@@ -202,14 +205,14 @@ def test_words_are_joined_as_they_were_split(tmp_path, options, follows, expecte
 
 
 @pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer, ExactWordTokenizer, SubwordTokenizer])
-def test_this_projects_own_files_are_read_as_their_kind(tmp_path, kind):
-    """A version's tokenizer can be wrapped again."""
+def test_this_projects_own_tokenizer_files_are_read(tmp_path, kind):
+    """The tokenizer of a published version can be wrapped again."""
     tokenizer = kind.train(ALL if kind is CharacterTokenizer else [ALL])
     assert read_tokenizer(write(tmp_path, tokenizer.to_json())) == tokenizer
 
 
-def test_a_tokenizer_of_hugging_faces_is_read_by_the_library(tmp_path):
-    """Also one whose special tokens are called as this project's."""
+def test_a_hugging_face_tokenizer_is_imported(tmp_path):
+    """Its special tokens may have the names of this project's."""
     vocabulary = {"<pad>": 0, "<unk>": 1, "cat": 2}
     library = HuggingFaceTokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     library.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -222,8 +225,8 @@ def test_a_tokenizer_of_hugging_faces_is_read_by_the_library(tmp_path):
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("name", ["my tokenizer's.pickle", "t.PKL", "tokenizer.bin"])
-def test_a_pickle_is_not_read_and_the_line_that_converts_it_works(tmp_path, monkeypatch, name, protocol):
-    """It could run any program here; where it was written it can be trusted."""
+def test_a_pickle_is_refused_with_a_working_conversion_command(tmp_path, monkeypatch, name, protocol):
+    """Unpickling can run any program. The command converts it on the machine where it was written and is trusted."""
     monkeypatch.chdir(tmp_path)
     oracle = fitted(["The cat"], oov_token="<OOV>")
     Path(name).write_bytes(pickle.dumps(oracle, protocol))
@@ -238,7 +241,7 @@ def test_a_pickle_is_not_read_and_the_line_that_converts_it_works(tmp_path, monk
 
 
 def changed(**changes):
-    """Return Keras's JSON with something else in its config; None leaves it out."""
+    """Return Keras's JSON with other values in its config."""
     document = json.loads(fitted(["a b c"], oov_token="<OOV>").to_json())
     document["config"].update(changes)
     return json.dumps(document)
@@ -293,8 +296,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_read_is_told_in_one_line(tmp_path, case):
-    """With the file, and what is wrong."""
+def test_an_invalid_tokenizer_is_refused_in_one_line(tmp_path, case):
+    """The message names the file and the fault."""
     content, message = BAD[case]
     path = write(tmp_path, content)
     with pytest.raises(TokenizerError, match=rf"^[^\n]*tokenizer\.json: [^\n]*{message}[^\n]*$"):
@@ -302,7 +305,7 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path, case):
 
 
 @pytest.mark.parametrize(("name", "message"), [("none.json", "No such file or directory"), ("", "Is a directory")])
-def test_a_file_that_is_not_there_is_named(tmp_path, name, message):
-    """A mistyped path is found in the message."""
+def test_a_missing_file_or_a_directory_is_named(tmp_path, name, message):
+    """A typo in the path shows in the message."""
     with pytest.raises(TokenizerError, match=rf"^{tmp_path / name}: {message}$"):
         read_tokenizer(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Ctrl-C is heard at once and obeyed where it does no damage."""
+"""Ctrl-C during a training: it takes effect at the next safe point, and a second one ends the process."""
 
 import signal
 import subprocess
@@ -9,8 +9,8 @@ import pytest
 from export.interrupts import deferred_interrupts
 
 
-def test_it_is_obeyed_when_asked_and_not_before(capfd):
-    """A step that is begun is ended; the person who pressed is told so."""
+def test_an_interrupt_is_raised_at_the_next_safe_point_only(capfd):
+    """The step in progress is completed, and a message says so at once."""
     with deferred_interrupts() as raise_if_interrupted:
         raise_if_interrupted()
         signal.raise_signal(signal.SIGINT)
@@ -19,7 +19,7 @@ def test_it_is_obeyed_when_asked_and_not_before(capfd):
             raise_if_interrupted()
 
 
-def test_afterwards_it_is_what_it_was():
+def test_the_previous_sigint_handler_is_restored():
     """A notebook can be interrupted after a training as before it."""
     before = signal.getsignal(signal.SIGINT)
     with deferred_interrupts():
@@ -27,8 +27,8 @@ def test_afterwards_it_is_what_it_was():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_the_second_time_it_ends_the_process_at_once():
-    """A step that takes too long need not be waited for."""
+def test_a_second_interrupt_ends_the_process_at_once():
+    """The exit code is 130, without a traceback. A long step need not be waited for."""
     code = "import signal\nfrom export.interrupts import deferred_interrupts\nwith deferred_interrupts():\n" + (
         "    signal.raise_signal(signal.SIGINT)\n" * 2 + "    print('still here')"
     )

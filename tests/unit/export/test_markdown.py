@@ -1,4 +1,4 @@
-"""Whatever text is put into Markdown, it stays text."""
+"""Markdown of arbitrary text: nothing in it ends the code span, code block or table that holds it."""
 
 import pytest
 
@@ -16,14 +16,14 @@ from export.markdown import code, fenced, printable, table
         (" ", ""),
     ],
 )
-def test_code_within_a_line_stays_in_its_line_and_cell(text, expected):
-    """No character ends the code or the table's cell."""
+def test_a_code_span_stays_in_its_line_and_table_cell(text, expected):
+    """No backtick, bar, newline or control character in the text ends the span or the cell."""
     assert code(text) == expected
 
 
 @pytest.mark.parametrize("text", ["plain", "```", "```\n# heading\n````", "`", "~~~"])
-def test_no_text_ends_its_fence(text):
-    """The fence is longer than any run of backticks in it."""
+def test_no_text_closes_its_code_block(text):
+    """The fence is longer than any run of backticks in the text."""
     first, *lines, last = fenced(text, "text").split("\n")
     assert first == f"{last}text"
     assert set(last) == {"`"}
@@ -31,11 +31,11 @@ def test_no_text_ends_its_fence(text):
     assert last not in text
 
 
-def test_what_a_page_does_not_show_is_a_dot():
-    """Escape sequences and separators reach no terminal and no editor."""
+def test_unprintable_characters_become_dots():
+    """Escape sequences and line separators reach no terminal and no editor."""
     assert printable("a\x1b[2J\u2028b\r\n\tc\ud800") == "a·[2J·b·\n    c·"
 
 
 def test_a_table_has_a_line_for_each_row():
-    """With a line of dashes below the head."""
+    """The rows follow the header and a line of dashes."""
     assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"

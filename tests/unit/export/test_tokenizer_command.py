@@ -1,4 +1,4 @@
-"""`python -m export tokenizer`: what a unit of text makes of a corpus is seen at once, without TensorFlow."""
+"""`python -m export tokenizer` shows how a tokenizer unit encodes a corpus, without TensorFlow."""
 
 import io
 import re
@@ -23,7 +23,7 @@ UNITS = ["character", "word", "exact_word", "subword"]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """A folder to work in, with a corpus whose last line is held out."""
+    """A working directory with a corpus whose last line is the validation split."""
     monkeypatch.chdir(tmp_path)
     Path("book.txt").write_text(LINE * 9 + "the cat is über über!".ljust(len(LINE) - 1) + "\n")
     return tmp_path
@@ -36,7 +36,7 @@ def show(capsys, *options, corpus="book.txt"):
 
 
 def one_line(capsys, *options):
-    """Run the command, which must fail, and return the one line that says why."""
+    """Run the command, which must fail, and return its one-line error."""
     assert main(["tokenizer", *options]) == 1
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
@@ -44,8 +44,8 @@ def one_line(capsys, *options):
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_no_tensorflow_is_imported(unit):
-    """A vocabulary is tried out in a moment; TensorFlow alone takes seconds."""
+def test_the_command_does_not_import_tensorflow(unit):
+    """The import alone takes seconds."""
     code = (
         f"import sys\nfrom export.cli import main\nmain(['tokenizer', '--corpus', 'book.txt', '--unit', '{unit}'])\n"
         "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
@@ -55,8 +55,8 @@ def test_no_tensorflow_is_imported(unit):
     assert done.stdout.endswith("False False\n")
 
 
-def test_the_held_out_part_is_told_in_ids_tokens_and_figures(capsys):
-    """Also what is unknown in it, the most frequent first."""
+def test_the_validation_split_is_shown_as_ids_tokens_and_counts(capsys):
+    """Unknown words are counted, the most frequent first."""
     assert show(capsys, "--unit", "word", "--show", "4") == [
         "word: a vocabulary of 11 tokens from 369 of 410 characters of book.txt",
         "the first 4: '<pad>' '<OOV>' 'the' 'cat'",
@@ -83,15 +83,15 @@ def test_the_held_out_part_is_told_in_ids_tokens_and_figures(capsys):
     ],
 )
 def test_every_unit_shows_its_tokens(capsys, unit, tokens, unknown):
-    """With their white space, and with bytes that are no whole character."""
+    """White space is shown, and so are bytes that are no whole character."""
     lines = show(capsys, "--unit", unit, "--show", "0")
     assert lines[3].startswith("  " + tokens)
     first = next(place for place, line in enumerate(lines) if line.startswith("unknown: "))
     assert lines[first + 1 :] == unknown
 
 
-def test_lines_that_are_blank_or_many_are_not_shown(capsys):
-    """Three lines of text are enough to see, and thirty tokens of each."""
+def test_three_nonblank_lines_of_thirty_tokens_are_shown(capsys):
+    """Blank lines, later lines and further tokens are only counted."""
     Path("text.txt").write_text("\n\nthe cat\n\n \nsat\n" + "on " * 40 + "\nmat\n")
     lines = show(capsys, "--unit", "word", "--show", "0", "--text", "text.txt")
     assert lines[1] == "text: text.txt"
@@ -100,8 +100,8 @@ def test_lines_that_are_blank_or_many_are_not_shown(capsys):
     assert lines[8].startswith("44 tokens: ")
 
 
-def test_of_a_line_that_never_ends_the_beginning_is_shown(capsys, monkeypatch):
-    """The figures are of all of it."""
+def test_only_the_beginning_of_a_very_long_line_is_shown(capsys, monkeypatch):
+    """The counts cover all of it."""
     monkeypatch.setattr("export.tokenizer_command.SHOWN_CHARACTERS", 1000)
     Path("endless.txt").write_text("on " * 100_000)
     lines = show(capsys, "--unit", "word", "--show", "0", "--text", "endless.txt")
@@ -109,22 +109,22 @@ def test_of_a_line_that_never_ends_the_beginning_is_shown(capsys, monkeypatch):
     assert lines[4].startswith("100,000 tokens: 100000.0 per line")
 
 
-def test_a_held_out_part_that_is_blank_is_told(capsys):
-    """It has tokens all the same, though no line to show."""
+def test_a_blank_validation_split_is_counted(capsys):
+    """It has tokens, though no line to show."""
     Path("blank.txt").write_text(LINE + " \n" * 20)
     assert "4 tokens: " in show(capsys, "--validation", "0.04", corpus="blank.txt")[-2]
 
 
-def test_the_text_may_come_through_a_pipe(capsys, monkeypatch):
-    """And the corpus too, but not both."""
+def test_the_text_may_come_from_standard_input(capsys, monkeypatch):
+    """Corpus and text cannot both come from there."""
     pipe = types.SimpleNamespace(buffer=io.BytesIO(b"the dog\n"))
     monkeypatch.setattr("sys.stdin", pipe)
     assert "  'the' 'dog'" in show(capsys, "--unit", "word", "--text", "-")
     assert "corpus and text are both -" in one_line(capsys, "--corpus", "-", "--text", "-")
 
 
-def test_with_nothing_held_out_the_corpus_itself_is_told(capsys):
-    """And its name says so."""
+def test_without_a_validation_split_the_corpus_is_shown(capsys):
+    """The output says that nothing is held out."""
     lines = show(capsys, "--validation", "0")
     assert lines[0].endswith("from 410 of 410 characters of book.txt")
     assert "text: the corpus; nothing is held out" in lines
@@ -133,8 +133,8 @@ def test_with_nothing_held_out_the_corpus_itself_is_told(capsys):
 
 @pytest.mark.parametrize("documents", ["none", "lines"])
 @pytest.mark.parametrize("unit", UNITS)
-def test_what_is_saved_is_what_a_training_would_use(capsys, unit, documents):
-    """The same tokens from the same part of the corpus, and the same mark."""
+def test_the_saved_tokenizer_is_the_one_that_training_builds(capsys, unit, documents):
+    """It has the same tokens, from the same training split, and the same EOS token."""
     options = {"unit": unit, "documents": documents}
     show(capsys, "--unit", unit, "--documents", documents, "--save", "t.json")
     config = load_config(None, {"name": "m", "corpus": "book.txt", **options})
@@ -144,8 +144,8 @@ def test_what_is_saved_is_what_a_training_would_use(capsys, unit, documents):
     assert (saved.unit, saved.special.end is not None) == (unit, documents == "lines")
 
 
-def test_a_recipe_gives_the_settings(capsys):
-    """The command line goes before it."""
+def test_settings_come_from_a_recipe(capsys):
+    """The command line overrides it."""
     Path("r.toml").write_text('name = "m"\ncorpus = "none.txt"\nunit = "subword"\nvocab_size = 270\nunits = 6\n')
     assert main(["tokenizer", "--config", "r.toml", "--corpus", "book.txt"]) == 0
     assert capsys.readouterr().out.startswith("subword: a vocabulary of 270 tokens ")
@@ -164,14 +164,14 @@ def test_a_recipe_gives_the_settings(capsys):
         (["--corpus", "book.txt", "--unit", "exact_word", "--vocab-size", "10"], "vocab_size must be at least 19 "),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(capsys, options, message):
-    """With field, bound and value, as everywhere."""
+def test_errors_are_one_line(capsys, options, message):
+    """The line has field, limit and value."""
     Path("one.txt").write_text("a" * 99)
     assert message in one_line(capsys, *options)
 
 
-def test_a_place_that_cannot_be_written_is_told(capsys):
-    """After the figures, which are not lost."""
+def test_an_unwritable_output_file_is_an_error_after_the_counts(capsys):
+    """The counts are not lost."""
     assert main(["tokenizer", "--corpus", "book.txt", "--save", "no/t.json"]) == 1
     out, err = capsys.readouterr()
     assert out
@@ -196,8 +196,8 @@ CUTS = {
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_words_that_a_bound_cuts_off_are_counted(capsys, cut):
-    """How many there were and how many are kept, signs among them; nothing where all are."""
+def test_words_dropped_by_a_limit_are_counted(capsys, cut):
+    """The line has the limit, the words kept and all words, punctuation included. It is absent if all are kept."""
     options, line = CUTS[cut]
     lines = show(capsys, "--unit", *options)
     assert [each for each in lines if " keeps " in each] == ([line] if line else [])
@@ -221,8 +221,8 @@ NEEDED = {"name": "m", "corpus": "c"}
         ),
     ],
 )
-def test_a_bound_of_another_unit_is_told_with_both_settings(bounds, message):
-    """Nobody trains for an hour with a bound that did nothing."""
+def test_a_vocabulary_limit_of_another_unit_is_refused(bounds, message):
+    """Nobody trains for an hour with a limit that has no effect."""
     with pytest.raises(ConfigError, match=message):
         load_config(None, {**NEEDED, **bounds})
 
@@ -237,8 +237,8 @@ def test_a_bound_of_another_unit_is_told_with_both_settings(bounds, message):
         {"unit": "subword"},
     ],
 )
-def test_a_bound_of_the_unit_is_taken(bounds):
-    """Words by Keras's bound, subwords by that of all tokens, exact words by either."""
+def test_each_unit_accepts_its_own_vocabulary_limit(bounds):
+    """Words take `num_words`, subwords `vocab_size`, exact words either."""
     config = load_config(None, {**NEEDED, **bounds})
     assert {name: getattr(config, name) for name in bounds} == bounds
 
@@ -251,8 +251,8 @@ def test_a_bound_of_the_unit_is_taken(bounds):
         ({"unit": "subword", "vocab_size": 270}, 270),
     ],
 )
-def test_bounds_reach_the_vocabulary(settings, count):
-    """Of exact words `num_words` bounds the ids of words, and the characters follow."""
+def test_the_limit_bounds_the_vocabulary(settings, count):
+    """For exact words, `num_words` limits the ids of words, and the characters follow."""
     tokenizer = train_tokenizer(load_config(None, {**NEEDED, **settings}), read_corpus("book.txt"))
     if "vocab_size" in settings:
         assert len(tokenizer.tokens) == count

@@ -1,4 +1,4 @@
-"""`python -m export wrap`: a model from elsewhere becomes a version, or is refused in one line."""
+"""`python -m export wrap` publishes an imported model, or refuses it with a one-line error."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ LINES = ["The cat sat on the mat", "and the dog ran to the hill", "a cat and a d
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """A folder to work in, with the lesson's tokenizer and its model."""
+    """A working directory with the tutorial's tokenizer and its model."""
     monkeypatch.chdir(tmp_path)
     tokenizer = Tokenizer(oov_token="<OOV>")
     tokenizer.fit_on_texts(LINES)
@@ -30,12 +30,12 @@ def folder(tmp_path, monkeypatch):
 
 
 def wrap(*options, model="lesson.keras", tokenizer="tokenizer.json"):
-    """Wrap a model."""
+    """Run the command."""
     return main(["wrap", model, "--tokenizer", tokenizer, "--name", "lesson", *options])
 
 
-def test_the_lessons_model_is_published_with_its_own_ids(folder, capsys):
-    """What the version says of a padded window is what the model says of it; the tokenizer's ids are Keras's."""
+def test_a_keras_model_is_published_with_its_outputs_and_token_ids(folder, capsys):
+    """The served logits of a padded window are those of the model; the tokenizer's ids are those of Keras."""
     theirs, model = folder
     assert wrap() == 0
     card, tokenizer = load_assets(Path("models/lesson/1"))
@@ -53,8 +53,8 @@ def test_the_lessons_model_is_published_with_its_own_ids(folder, capsys):
     assert out.endswith("published models/lesson/1\n")
 
 
-def test_options_are_honoured(capsys):
-    """A direction, another repository and surplus outputs."""
+def test_direction_window_and_models_dir_are_applied(capsys):
+    """Outputs beyond the vocabulary are counted, and never sampled."""
     layers = keras.layers
     model = keras.Sequential([layers.Input([None]), layers.Embedding(20, 8), layers.GRU(6), layers.Dense(20)])
     model.save("gru.keras")
@@ -64,8 +64,8 @@ def test_options_are_honoured(capsys):
     assert "7 of its outputs have no token and are never sampled" in capsys.readouterr().out
 
 
-def test_a_tokenizer_that_does_not_fit_is_refused(capsys):
-    """The message has both sizes; nothing is published."""
+def test_a_tokenizer_larger_than_the_model_is_refused(capsys):
+    """Outputs and embedding must both be large enough. The message has both sizes; nothing is published."""
     layers = keras.layers
     keras.Sequential([layers.Input([5]), layers.Embedding(13, 4), layers.LSTM(6), layers.Dense(11)]).save("few.keras")
     keras.Sequential([layers.Input([5]), layers.Embedding(11, 4), layers.LSTM(6), layers.Dense(13)]).save("rows.keras")
@@ -87,8 +87,8 @@ def test_a_tokenizer_that_does_not_fit_is_refused(capsys):
     ],
     ids=str,
 )
-def test_what_is_missing_or_no_tokenizer_is_told_in_one_line(options, message, capsys):
-    """With the file's name."""
+def test_a_missing_or_invalid_file_is_named_in_one_line(options, message, capsys):
+    """The file may be the model's or the tokenizer's."""
     assert wrap(**options) == 1
     err = capsys.readouterr().err
     assert message in err
@@ -96,22 +96,22 @@ def test_what_is_missing_or_no_tokenizer_is_told_in_one_line(options, message, c
 
 
 @pytest.mark.parametrize("window", ["0", "-3", "many"])
-def test_a_window_is_at_least_one_token(window, capsys):
-    """An option that is none ends with 2."""
+def test_an_invalid_window_is_a_usage_error(window, capsys):
+    """The exit code is 2, and the message names the option."""
     with pytest.raises(SystemExit) as ended:
         wrap("--window", window)
     assert ended.value.code == 2
     assert "--window" in capsys.readouterr().err
 
 
-def test_a_name_that_no_folder_should_have_is_refused_first(capsys):
-    """Before anything is read."""
+def test_an_invalid_name_is_refused_before_any_file_is_read(capsys):
+    """A name cannot lead out of the repository."""
     assert main(["wrap", "none", "--tokenizer", "none", "--name", "../up"]) == 1
     assert "name must be" in capsys.readouterr().err
 
 
-def test_a_savedmodel_that_writes_files_is_refused_and_writes_none(tmp_path, capsys):
-    """Neither while it is wrapped nor when a model server would load it: nothing is published."""
+def test_a_savedmodel_that_writes_files_is_refused_and_not_run(tmp_path, capsys):
+    """Wrapping it writes no file, and nothing is published that a model server would run."""
     module, file = tf.Module(), tmp_path / "written"
 
     def serve(ids):
@@ -126,8 +126,8 @@ def test_a_savedmodel_that_writes_files_is_refused_and_writes_none(tmp_path, cap
     assert not list(Path("models").glob("lesson/*"))
 
 
-def test_a_keras_file_that_names_a_savedmodel_is_refused(tmp_path, capsys):
-    """Keras has a layer that runs one; it would go round what is looked through here."""
+def test_a_keras_file_with_a_savedmodel_layer_is_refused(tmp_path, capsys):
+    """`TFSMLayer` would run a SavedModel around the check of its operations."""
     module, file = tf.Module(), tmp_path / "written"
 
     def serve(ids):
@@ -145,8 +145,8 @@ def test_a_keras_file_that_names_a_savedmodel_is_refused(tmp_path, capsys):
     assert not file.exists()
 
 
-def test_a_tokenizer_larger_than_its_limit_is_refused(monkeypatch, capsys):
-    """JSON takes many times its size in memory; the message has the limit and the size."""
+def test_a_tokenizer_file_above_the_size_limit_is_refused(monkeypatch, capsys):
+    """Parsed JSON takes many times its size in memory. The message has the limit and the size."""
     monkeypatch.setattr("export.imported_tokenizer.MAX_BYTES", 100)
     size = Path("tokenizer.json").stat().st_size
     assert wrap() == 1

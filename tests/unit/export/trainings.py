@@ -1,4 +1,4 @@
-"""Trainings small enough for a test, and someone who watches them."""
+"""Training runs small enough for a test, and a display that records them."""
 
 from export.config import load_config
 from export.corpora.corpus import Corpus
@@ -16,7 +16,7 @@ FACTS = CorpusFacts(
 
 
 class NoSamples:
-    """A writer of samples that asks no model: to build one's graph takes a second."""
+    """A sample writer without a model: building the model's graph takes a second."""
 
     def __init__(self, *_):
         pass
@@ -32,7 +32,7 @@ class NoSamples:
 
 
 class Watcher:
-    """A display that keeps what it is told, and does something at a moment of the test's choice."""
+    """A display that records its updates, and calls a test's function at an update or an epoch."""
 
     def __init__(self, at_window=None, at_epoch=None):
         self.fractions, self.losses, self.weights = [], [], []
@@ -60,7 +60,7 @@ def prepare(text=TEXT, **settings):
 
 
 def start(path, text=TEXT, **settings):
-    """Return a trainer and the fresh folder of its run."""
+    """Return a trainer and the new directory of its run."""
     trainer, tokenizer = prepare(text, **settings)
     folder = RunFolder(path)
     folder.create(trainer.config, tokenizer, FACTS)

@@ -1,4 +1,4 @@
-"""Servers that serve tiny models on loopback, and what waits for them."""
+"""Model servers on loopback with tiny models, and helpers to wait for them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -25,7 +25,7 @@ def until_fixture() -> Callable[[Callable[[], object]], None]:
 
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return the folder of a SavedModel with this weight, written once; with `echo_<dtype>` it takes long to load."""
+    """Return the directory of a SavedModel with this weight, written once; `echo_<dtype>` makes it slow to load."""
     root = tmp_path_factory.mktemp("saved_models")
 
     def write(weight: float, *, echoes: bool = False) -> Path:
@@ -40,14 +40,14 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 
 @pytest.fixture
 def models(tmp_path: Path, saved_model: Callable[..., Path]) -> Models:
-    """Return a folder for models, without any."""
+    """An empty directory of models."""
     (tmp_path / "models").mkdir()
     return Models(tmp_path / "models", saved_model)
 
 
 @pytest.fixture
 def connect() -> Iterator[Callable[[str], Client]]:
-    """Return a client of a server's address."""
+    """Connect clients to servers by their address."""
     with ExitStack() as stack:
 
         def start(address: str) -> Client:
@@ -60,7 +60,7 @@ def connect() -> Iterator[Callable[[str], Client]]:
 
 @pytest.fixture
 def serve(models: Models, connect: Callable[[str], Client]) -> Iterator[Callable[..., Client]]:
-    """Start a server in this process, for the config file that is given or for `tiny`, and return a client."""
+    """Start a server in this process, with a config file or for `tiny`, and return its client."""
     with ExitStack() as stack:
 
         def start(config_file: Path | None = None, **flags: Any) -> Client:
@@ -75,8 +75,8 @@ def serve(models: Models, connect: Callable[[str], Client]) -> Iterator[Callable
 
 
 @pytest.fixture
-def gates(tmp_path: Path, serve: object) -> Iterator[Callable[[str], Gate]]:  # noqa: ARG001 - servers stop after gates open
-    """Make gates; they are all opened in the end, so that a failed test leaves no thread behind."""
+def gates(tmp_path: Path, serve: object) -> Iterator[Callable[[str], Gate]]:  # noqa: ARG001 - servers stop last
+    """Make gates, and open all at the end, so that a failed test leaves no thread blocked."""
     made: list[Gate] = []
 
     def make(name: str) -> Gate:
@@ -90,7 +90,7 @@ def gates(tmp_path: Path, serve: object) -> Iterator[Callable[[str], Gate]]:  # 
 
 @pytest.fixture
 def refusal() -> Callable[[Callable[[], object]], tuple[grpc.StatusCode, str]]:
-    """Return the status and the text of a call that fails."""
+    """Return the status and the message of a call that fails."""
 
     def call(attempt: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
         with pytest.raises(grpc.RpcError) as caught:

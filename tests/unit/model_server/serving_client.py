@@ -22,7 +22,7 @@ TIMEOUT_S = 20.0
 
 
 class Client:
-    """One channel to a server. Arrays are sent as `tensor_content`, unless given as protos.
+    """A client with one channel. Arrays are sent as `tensor_content`, unless given as protos.
 
     Attributes:
         server: The server, if it is in this process.
@@ -45,11 +45,11 @@ class Client:
         return self.prediction.Predict(self.request(name, **fields), timeout=TIMEOUT_S)
 
     def begin(self, name: str = "tiny", **fields: Any) -> Future[PredictResponse]:
-        """Call Predict without waiting for the answer; see `request`."""
+        """Call Predict and return a future; see `request`."""
         return self.prediction.Predict.future(self.request(name, **fields), timeout=TIMEOUT_S)
 
     def weight(self, name: str = "tiny", **fields: Any) -> float:
-        """Return the weight of what answers."""
+        """Return the weight of the version that responds; it tells versions apart."""
         return self.predict(name, output_filter=["total"], **fields).outputs["total"].float_val[0] / 6.0
 
     @staticmethod
@@ -71,7 +71,7 @@ class Client:
         return request
 
     def states(self, name: str = "tiny", version: int | None = None) -> dict[int, str]:
-        """Return the state of each version."""
+        """Return the states of the versions, by number."""
         return {v.version: ModelVersionStatus.State.Name(v.state) for v in self.statuses(name, version)}
 
     def statuses(
@@ -106,5 +106,5 @@ def spec(message: Any, name: str, version: int | None, label: str | None) -> Non
 
 
 def as_proto(value: Any) -> TensorProto:
-    """Return a TensorProto; arrays of more than one element travel as `tensor_content`."""
+    """Convert to a TensorProto; arrays of more than one element are sent as `tensor_content`."""
     return value if isinstance(value, TensorProto) else tf.make_tensor_proto(value)

@@ -37,14 +37,14 @@ def parameters(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def client(models: Models, serve: Callable[..., Client], parameters: Callable[[str], Path]) -> Client:
-    """Serve `tiny` with batching, in calls of 2, 4 or 6 rows."""
+    """Serve `tiny` with batching and the allowed batch sizes 2, 4 and 6."""
     models.publish(3, 2.0, echoes=True)
     return serve(enable_batching=True, batching_parameters_file=parameters(SIZES))
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 6])
-def test_a_call_that_is_filled_up_is_answered_with_its_own_rows(client: Client, num_rows: int):
-    """Whether its size is an allowed one or not."""
+def test_a_response_has_the_batch_size_of_its_request(client: Client, num_rows: int):
+    """Padding up to the next allowed batch size is removed from the outputs."""
     x = np.arange(3 * num_rows, dtype=np.float32).reshape(num_rows, 3)
     outputs = client.predict(inputs={"x": x}).outputs
     assert [dim.size for dim in outputs["y"].tensor_shape.dim] == [num_rows, 3]
@@ -52,8 +52,8 @@ def test_a_call_that_is_filled_up_is_answered_with_its_own_rows(client: Client, 
     np.testing.assert_array_equal(outputs["total"].float_val, 2.0 * x.sum(axis=1))
 
 
-def test_the_graph_is_given_copies_of_the_first_row_up_to_the_next_allowed_size():
-    """Zeros may be no input that it takes."""
+def test_padding_repeats_the_first_input_up_to_an_allowed_batch_size():
+    """Zeros may be an invalid input."""
     given = []
 
     def function(x: object) -> dict[str, object]:
@@ -65,8 +65,8 @@ def test_the_graph_is_given_copies_of_the_first_row_up_to_the_next_allowed_size(
     assert outputs["y"].numpy().tolist() == [[7], [8], [9]]
 
 
-def test_strings_are_filled_up_too(client: Client):
-    """Every dtype of an input is."""
+def test_a_batch_of_strings_is_padded(client: Client):
+    """Inputs of every dtype are."""
     output = client.predict(signature="echo_string", inputs={"x": [b"a", b"b", b""]}).outputs["x"]
     assert list(output.string_val) == [b"a", b"b", b""]
 
@@ -110,36 +110,36 @@ def test_strings_are_filled_up_too(client: Client):
 def test_a_call_that_cannot_be_batched_is_refused(
     client: Client, refusal: Refusal, signature: str, inputs: dict[str, object], code: Status, text: str
 ):
-    """Every signature is wrapped; statuses and texts are TensorFlow Serving's."""
+    """Every signature is wrapped; statuses and messages are TensorFlow Serving's."""
     assert refusal(lambda: client.predict(signature=signature, inputs=inputs)) == (code, text)
 
 
-def test_a_call_without_rows_is_answered_without_rows(client: Client):
-    """There is no row that could be copied."""
+def test_an_empty_batch_has_empty_outputs(client: Client):
+    """It has no input that padding could repeat."""
     assert list(client.predict(inputs={"x": np.zeros((0, 3), np.float32)}).outputs["y"].float_val) == []
 
 
-def test_without_the_switch_no_rule_is_enforced(models: Models, serve: Callable[..., Client]):
-    """Outputs may have any shape."""
+def test_without_enable_batching_no_rule_is_enforced(models: Models, serve: Callable[..., Client]):
+    """An output may have another batch size than its input."""
     models.publish(3)
     output = serve().predict(signature="square", inputs={"x": np.arange(4, dtype=np.int32)}).outputs["y"]
     assert list(output.int_val) == [0, 1, 2, 3]
 
 
-def test_warm_up_requests_keep_the_rules_too(models: Models, serve: Callable[..., Client]):
-    """As in TensorFlow Serving, where they go through the same session."""
+def test_the_batching_rules_apply_to_warm_up_requests(models: Models, serve: Callable[..., Client]):
+    """As in TensorFlow Serving, where they pass through the same session."""
     models.publish(3, warmup=[Client.request("", {"x": np.arange(4, dtype=np.int32)}, signature="square")])
     [status] = serve(enable_batching=True).statuses()
     assert status.status.error_message.endswith("dimension sizes of the input tensors")
 
 
-def test_a_file_may_leave_out_everything(parameters: Callable[[str], Path]):
+def test_every_batching_parameter_is_optional(parameters: Callable[[str], Path]):
     """The defaults are TensorFlow Serving's, as they are without a file."""
     assert read_batching(parameters("# nothing\n")) == read_batching(None) == Batching(max_batch_size=1000)
 
 
-def test_a_file_with_every_field_is_read(parameters: Callable[[str], Path]):
-    """Those that concern merging are accepted."""
+def test_all_supported_batching_parameters_are_accepted(parameters: Callable[[str], Path]):
+    """Those that concern the merging of requests have no effect."""
     others = (
         "batch_timeout_micros { value: 0 } max_enqueued_batches { value: 100 } num_batch_threads { value: 2 } "
         'thread_pool_name { value: "p" } pad_variable_length_inputs: true '
@@ -163,8 +163,10 @@ def test_a_file_with_every_field_is_read(parameters: Callable[[str], Path]):
         ("max_batch_size { value: 4 } allowed_batch_sizes: [0, 4]", "must be positive and ascend, got [0, 4]"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named_with_its_fault(parameters: Callable[[str], Path], text: str, told: str):
-    """In one line."""
+def test_an_invalid_parameters_file_is_an_error_that_names_its_fault(
+    parameters: Callable[[str], Path], text: str, told: str
+):
+    """In one line, with the file's name."""
     path = parameters(text)
     with pytest.raises(ConfigError, match=re.escape(told)) as caught:
         read_batching(path)
@@ -172,7 +174,7 @@ def test_a_file_that_cannot_be_used_is_named_with_its_fault(parameters: Callable
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_missing_is_named(tmp_path: Path):
-    """With the reason."""
+def test_a_missing_parameters_file_is_an_error(tmp_path: Path):
+    """It names the file and the reason."""
     with pytest.raises(ConfigError, match=r"absent: cannot be read \(No such file or directory\)"):
         read_batching(tmp_path / "absent")

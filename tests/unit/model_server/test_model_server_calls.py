@@ -1,4 +1,4 @@
-"""Calls that run at once, wait, or are turned away."""
+"""Calls that run at once, wait in the queue, or are rejected."""
 
 from collections.abc import Callable
 
@@ -16,8 +16,8 @@ Gates = Callable[[str], Gate]
 Refusal = Callable[[Callable[[], object]], tuple[Status, str]]
 
 
-def test_as_many_calls_run_at_once_as_there_are_threads(models: Models, serve: Serve, until: Until, gates: Gates):
-    """All are inside TensorFlow before they get what they wait for."""
+def test_as_many_calls_run_concurrently_as_there_are_threads(models: Models, serve: Serve, until: Until, gates: Gates):
+    """All calls are inside TensorFlow before the first can return."""
     models.publish(1)
     client = serve(grpc_max_threads=5)
     waiting = [gates(str(number)) for number in range(5)]
@@ -25,13 +25,13 @@ def test_as_many_calls_run_at_once_as_there_are_threads(models: Models, serve: S
     give = client.server._repository.find("tiny").signature("give")
     try:
         until(lambda: all(gate.is_reached for gate in waiting))
-    finally:  # not by a call: if the claim is false, there may be no thread for it
+    finally:  # not by a call: if the claim is false, no thread may be free for it
         give({"values": np.arange(5, dtype=np.float32)})
     assert sorted(call.result(20.0).outputs["value"].float_val[0] for call in calls) == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
-def test_calls_at_once_do_not_mix_their_rows(models: Models, serve: Serve):
-    """Every caller gets the answer to its own input, in its own shape."""
+def test_concurrent_calls_do_not_mix_their_batches(models: Models, serve: Serve):
+    """Each caller gets the outputs of its own inputs, in their shape."""
     models.publish(1)
     client = serve(grpc_max_threads=8)
     calls = [client.begin(inputs={"x": np.full((1 + i % 5, 3), i, np.float32)}) for i in range(16)]
@@ -39,10 +39,10 @@ def test_calls_at_once_do_not_mix_their_rows(models: Models, serve: Serve):
         assert list(call.result(20.0).outputs["y"].float_val) == [2.0 * i] * (1 + i % 5) * 3
 
 
-def test_calls_beyond_the_queue_are_turned_away(
+def test_a_call_beyond_the_queue_is_rejected(
     models: Models, serve: Serve, until: Until, gates: Gates, refusal: Refusal
 ):
-    """With one thread one call runs, one waits, and the third gets RESOURCE_EXHAUSTED at once."""
+    """With one thread one call runs, one waits, and the third is RESOURCE_EXHAUSTED at once."""
     models.publish(1)
     client = serve(grpc_max_threads=1)
     gate = gates("a")
@@ -56,7 +56,7 @@ def test_calls_beyond_the_queue_are_turned_away(
 def test_a_call_that_expires_in_the_queue_is_not_computed(
     models: Models, serve: Serve, until: Until, gates: Gates, refusal: Refusal
 ):
-    """Its gate is never reached, although its turn comes."""
+    """It never reaches its gate, while a later call does."""
     models.publish(1)
     client = serve(grpc_max_threads=1)
     first, second, third = gates("first"), gates("second"), gates("third")

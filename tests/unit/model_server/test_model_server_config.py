@@ -1,4 +1,4 @@
-"""models.config."""
+"""Parsing and validation of models.config."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from model_server.versions import All, Latest, Specific
 
 
 def parsed(entry: str, models_root: Path | None = None) -> ModelConfig:
-    """Return the one model of a config."""
+    """Parse a config of one model and return that model."""
     text = f'model_config_list {{ config {{ name: "a" {entry} }} }}'
     return from_proto(text_format.Parse(text, ModelServerConfig()), models_root)["a"]
 
@@ -28,13 +28,13 @@ def parsed(entry: str, models_root: Path | None = None) -> ModelConfig:
         ("model_version_policy { specific { versions: 3 versions: 5 } }", Specific(frozenset({3, 5}))),
     ],
 )
-def test_a_policy_is_read_and_the_latest_version_is_the_default(text: str, policy: object):
-    """Each policy of the proto has its own type here."""
+def test_the_version_policy_is_parsed_and_defaults_to_the_latest(text: str, policy: object):
+    """Each policy of the proto has a type of its own."""
     assert parsed(f'base_path: "/m" model_platform: "tensorflow" {text}').policy == policy
 
 
-def test_labels_are_read():
-    """Every label keeps its version."""
+def test_version_labels_are_parsed():
+    """Each label maps to its version."""
     labels = 'version_labels { key: "stable" value: 3 } version_labels { key: "canary" value: 5 }'
     assert parsed(f'base_path: "/m" model_platform: "tensorflow" {labels}').labels == {"stable": 3, "canary": 5}
 
@@ -49,14 +49,14 @@ def test_labels_are_read():
         ("/models-old/a", "/data", "/models-old/a"),
     ],
 )
-def test_only_paths_below_models_are_mapped_to_the_root(base_path: str, root: str | None, expected: str):
-    """`/models` stands for the root, where there is one; other absolute paths stay."""
+def test_models_root_replaces_only_paths_below_slash_models(base_path: str, root: str | None, expected: str):
+    """Other absolute paths are kept; without a root, all are."""
     model = parsed(f'base_path: "{base_path}" model_platform: "tensorflow"', Path(root) if root else None)
     assert model.base_path == Path(expected)
 
 
-def test_the_folder_of_the_file_is_the_root_by_default(tmp_path: Path):
-    """A config file that TensorFlow Serving's container can use works beside its models as it is."""
+def test_models_root_defaults_to_the_directory_of_the_config_file(tmp_path: Path):
+    """So a config file for TensorFlow Serving's container works unchanged beside its models."""
     file = tmp_path / "models.config"
     file.write_text('model_config_list { config { name: "a" base_path: "/models/a" model_platform: "tensorflow" } }')
     assert read_config(file)["a"].base_path == tmp_path / "a"
@@ -64,16 +64,14 @@ def test_the_folder_of_the_file_is_the_root_by_default(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("text", "config"), [("model_config_list {}", {}), ("# nothing yet", None), ("\n", None)])
-def test_an_empty_list_of_models_is_not_the_same_as_none(
-    tmp_path: Path, text: str, config: Mapping[str, ModelConfig] | None
-):
-    """TensorFlow Serving unloads every model for the one, and keeps them for the other."""
+def test_an_empty_model_list_differs_from_no_list(tmp_path: Path, text: str, config: Mapping[str, ModelConfig] | None):
+    """TensorFlow Serving unloads every model for an empty list, and keeps them without a list."""
     (tmp_path / "models.config").write_text(text)
     assert read_config(tmp_path / "models.config") == config
 
 
-def test_a_file_without_a_byte_cannot_be_read(tmp_path: Path):
-    """As in TensorFlow Serving, which does not start with it and keeps its models when it comes later."""
+def test_an_empty_config_file_is_an_error(tmp_path: Path):
+    """TensorFlow Serving does not start with one, and keeps its models if the file becomes empty later."""
     (tmp_path / "models.config").touch()
     with pytest.raises(ConfigError, match=r"models\.config: cannot be read \(Invalid argument: the file is empty\)"):
         read_config(tmp_path / "models.config")
@@ -89,15 +87,15 @@ def test_a_file_without_a_byte_cannot_be_read(tmp_path: Path):
         ('base_path: "/m" model_platform: "tensorflow"', "no name"),
     ],
 )
-def test_a_model_that_cannot_be_served_is_refused(entry: str, told: str):
-    """Name, path and platform are checked before anything is loaded."""
+def test_an_invalid_model_entry_is_refused(entry: str, told: str):
+    """Name, path and platform are validated before any model is loaded."""
     message = text_format.Parse(f"model_config_list {{ config {{ {entry} }} }}", ModelServerConfig())
     with pytest.raises(ConfigError, match=told):
         from_proto(message, None)
 
 
 def test_a_model_listed_twice_is_refused():
-    """The second entry would silently win otherwise."""
+    """Otherwise the second entry would silently replace the first."""
     entry = 'config { name: "a" base_path: "/m" model_platform: "tensorflow" }'
     message = text_format.Parse(f"model_config_list {{ {entry} {entry} }}", ModelServerConfig())
     with pytest.raises(ConfigError, match="Illegal to list model a multiple times"):
@@ -105,12 +103,12 @@ def test_a_model_listed_twice_is_refused():
 
 
 def test_the_deprecated_model_type_still_means_tensorflow():
-    """Old files go on working."""
+    """Old config files keep working."""
     assert parsed('base_path: "/m" model_type: TENSORFLOW').name == "a"
 
 
-def test_a_custom_config_is_refused():
-    """There is nothing here that could interpret one."""
+def test_a_custom_model_config_is_refused():
+    """The model server has nothing that could interpret one."""
     with pytest.raises(ConfigError, match="custom_model_config"):
         from_proto(text_format.Parse("custom_model_config {}", ModelServerConfig()), None)
 
@@ -118,8 +116,8 @@ def test_a_custom_config_is_refused():
 @pytest.mark.parametrize(
     "content", [b"model_config_list {", b"models: 1", b"\xff\xfe", b"model_config_list { config {} }"]
 )
-def test_a_file_that_cannot_be_used_is_named_in_one_line(tmp_path: Path, content: bytes):
-    """The message says which file, and fits a log."""
+def test_an_invalid_config_file_is_an_error_of_one_line(tmp_path: Path, content: bytes):
+    """It names the file and fits a line of the log."""
     file = tmp_path / "models.config"
     file.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
@@ -128,12 +126,12 @@ def test_a_file_that_cannot_be_used_is_named_in_one_line(tmp_path: Path, content
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_named(tmp_path: Path):
-    """The message says which file, and why."""
+def test_a_missing_config_file_is_an_error(tmp_path: Path):
+    """It names the file and the reason."""
     with pytest.raises(ConfigError, match=r"absent\.config: cannot be read \(No such file"):
         read_config(tmp_path / "absent.config")
 
 
 def test_a_single_model_serves_its_latest_version_from_an_absolute_path():
-    """A relative path is one from the working directory, whatever becomes of that later."""
+    """A relative path is resolved at once, so a later change of the working directory has no effect."""
     assert single_model("a", Path("m"))["a"] == ModelConfig("a", Path.cwd() / "m", Latest(1), {})

@@ -1,4 +1,4 @@
-"""The command line."""
+"""Parsing of the command line."""
 
 import os
 import subprocess
@@ -13,8 +13,8 @@ from model_server.flags import Flags, parse
 MODEL = "--model_base_path=/models/tiny"
 
 
-def test_defaults_are_those_of_tensorflow_serving_but_for_host_and_threads():
-    """What is not given is as there, except the address and the intra-op threads."""
+def test_defaults_match_tensorflow_serving_except_host_and_threads():
+    """The default host is loopback, and an op uses one thread."""
     assert parse([MODEL]) == Flags(
         host="127.0.0.1",
         port=8500,
@@ -57,18 +57,18 @@ def test_defaults_are_those_of_tensorflow_serving_but_for_host_and_threads():
     ],
 )
 def test_every_flag_sets_its_field(argument: str, field: str, value: object):
-    """A flag reaches the field of its name."""
+    """Its value is converted to the type of the field."""
     assert getattr(parse([MODEL, argument]), field) == value
 
 
-def test_the_file_of_batching_parameters_goes_with_its_switch():
-    """Neither is read without being named."""
+def test_batching_parameters_file_is_accepted_with_enable_batching():
+    """Both together are valid; the file alone is refused."""
     flags = parse([MODEL, "--enable_batching", "--batching_parameters_file=b.config"])
     assert (flags.enable_batching, flags.batching_parameters_file) == (True, Path("b.config"))
 
 
 @pytest.mark.parametrize(("suffix", "value"), [("=true", True), ("", True), ("=1", True), ("=false", False)])
-def test_a_boolean_is_written_with_or_without_its_value(suffix: str, value: bool):
+def test_a_boolean_flag_takes_an_optional_value(suffix: str, value: bool):
     """`--flag`, `--flag=true` and `--flag=false` mean what they mean to TensorFlow Serving."""
     flag = "allow_version_labels_for_unavailable_models"
     assert getattr(parse([MODEL, f"--{flag}{suffix}"]), flag) is value
@@ -90,10 +90,10 @@ def test_a_boolean_is_written_with_or_without_its_value(suffix: str, value: bool
         ([], "--model_config_file"),
     ],
 )
-def test_a_wrong_command_line_ends_with_status_2_and_one_line_that_names_it(
+def test_an_invalid_command_line_exits_with_status_2_and_names_the_flag(
     arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ):
-    """Unknown, abbreviated, unsupported and unreadable flags are refused."""
+    """Unknown, abbreviated, unsupported and malformed flags are refused in one line."""
     with pytest.raises(SystemExit) as end:
         parse(arguments)
     error = capsys.readouterr().err
@@ -102,8 +102,8 @@ def test_a_wrong_command_line_ends_with_status_2_and_one_line_that_names_it(
     assert named in error
 
 
-def test_help_tells_every_flag_and_that_this_is_a_stand_in(capsys: pytest.CaptureFixture[str]):
-    """Nobody takes it for TensorFlow Serving, and no flag is hidden."""
+def test_help_lists_every_flag_and_says_it_is_not_tensorflow_serving(capsys: pytest.CaptureFixture[str]):
+    """No flag is hidden, and no user mistakes the stand-in for TensorFlow Serving."""
     with pytest.raises(SystemExit) as end:
         parse(["--help"])
     text = capsys.readouterr().out
@@ -112,8 +112,8 @@ def test_help_tells_every_flag_and_that_this_is_a_stand_in(capsys: pytest.Captur
     assert [field.name for field in fields(Flags) if f"--{field.name}" not in text] == []
 
 
-def test_the_command_line_is_read_without_tensorflow():
-    """`--help` and a mistyped flag answer at once, because nothing heavy is imported before."""
+def test_the_command_line_is_parsed_without_importing_tensorflow():
+    """`--help` and a mistyped flag respond at once, because no heavy package is imported before."""
     code = "import sys, model_server.__main__; print('tensorflow' in sys.modules, 'google' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.split() == ["False", "False"]

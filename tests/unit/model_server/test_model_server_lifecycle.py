@@ -1,4 +1,4 @@
-"""What may become of one model's versions."""
+"""State transitions of one model's versions."""
 
 from pathlib import Path
 
@@ -19,18 +19,18 @@ def model(policy: Policy = Latest(1)) -> Model[str]:  # noqa: B008 - frozen
 
 
 def paths(*versions: int) -> dict[int, Path]:
-    """Return what a look at the folder finds."""
+    """Return the version directories that a scan finds."""
     return {version: BASE / str(version) for version in versions}
 
 
 def serve(a: Model[str], version: int) -> None:
-    """Load a version."""
+    """Load a version and make it available."""
     a.versions[version].loading()
     a.versions[version].available(f"servable {version}")
 
 
-def test_a_version_goes_from_start_to_end():
-    """Each state follows from what was noted, and only an available version is served."""
+def test_a_version_passes_through_every_state_from_start_to_end():
+    """It is served only while it is AVAILABLE."""
     a = model()
     a.update_versions(paths(1))
     version = a.versions[1]
@@ -47,8 +47,8 @@ def test_a_version_goes_from_start_to_end():
     ]
 
 
-def test_a_failed_version_is_tried_again_when_it_is_due_and_not_before():
-    """Between two attempts it stays in LOADING, with the error that it had."""
+def test_a_failed_load_is_retried_when_it_is_due_and_not_before():
+    """Until the retry it is LOADING, with the error of the last attempt."""
     a = model()
     a.update_versions(paths(1))
     a.versions[1].loading()
@@ -59,8 +59,8 @@ def test_a_failed_version_is_tried_again_when_it_is_due_and_not_before():
     assert (a.versions[1].state, a.versions[1].message, a.is_settled) == (State.LOADING, "torn", False)
 
 
-def test_a_version_that_is_given_up_ends_with_its_error_and_is_not_tried_again():
-    """However often the folder is looked at."""
+def test_a_version_without_retries_left_ends_with_its_error():
+    """It is not loaded again, however often the base path is scanned."""
     a = model()
     a.update_versions(paths(1))
     a.versions[1].failed(grpc.StatusCode.DATA_LOSS, "torn", retry_at=None)
@@ -69,8 +69,8 @@ def test_a_version_that_is_given_up_ends_with_its_error_and_is_not_tried_again()
     assert (a.versions[1].state, a.versions[1].code, a.is_settled) == (State.END, grpc.StatusCode.DATA_LOSS, True)
 
 
-def test_a_version_that_was_given_up_gets_another_chance_when_it_is_published_anew():
-    """Gone from the folder and back is a new version, without the old error."""
+def test_a_failed_version_that_is_republished_is_loaded_again():
+    """Removed and back it counts as a new version, without the old error."""
     a = model()
     a.update_versions(paths(1))
     a.versions[1].failed(grpc.StatusCode.DATA_LOSS, "torn", retry_at=None)
@@ -80,8 +80,8 @@ def test_a_version_that_was_given_up_gets_another_chance_when_it_is_published_an
     assert (a.versions[1].state, a.versions[1].message) == (State.START, "")
 
 
-def test_a_version_that_was_unloaded_is_loaded_again_when_it_is_wanted_again():
-    """A rollback by deleting the newest folder brings back the one before."""
+def test_an_unloading_version_is_loaded_again_when_aspired_again():
+    """Deleting the newest directory rolls back to the previous version."""
     a = model()
     a.update_versions(paths(1))
     serve(a, 1)
@@ -93,8 +93,8 @@ def test_a_version_that_was_unloaded_is_loaded_again_when_it_is_wanted_again():
     assert a.next_step(now=0.0) == Load(1)
 
 
-def test_a_version_that_is_wanted_again_before_it_went_just_stays():
-    """No load, no gap."""
+def test_a_version_aspired_again_before_its_unload_stays_available():
+    """It is not loaded again, and there is no gap."""
     a = model()
     a.update_versions(paths(1))
     serve(a, 1)
@@ -104,8 +104,8 @@ def test_a_version_that_is_wanted_again_before_it_went_just_stays():
     assert a.served() == {1: "servable 1"}
 
 
-def test_a_retry_that_nobody_wants_any_more_is_called_off():
-    """A broken version whose folder goes away stops being tried, and ends as cancelled."""
+def test_the_retry_of_a_removed_version_is_cancelled():
+    """A broken version whose directory is deleted ends as CANCELLED."""
     a = model()
     a.update_versions(paths(1))
     a.versions[1].failed(grpc.StatusCode.DATA_LOSS, "torn", retry_at=100.0)
@@ -114,8 +114,8 @@ def test_a_retry_that_nobody_wants_any_more_is_called_off():
     assert (a.versions[1].state, a.versions[1].code) == (State.END, grpc.StatusCode.CANCELLED)
 
 
-def test_a_model_without_a_config_is_unloaded_and_its_history_stays():
-    """Status can still tell what was."""
+def test_a_model_removed_from_the_config_is_unloaded_and_keeps_its_history():
+    """GetModelStatus can still report its versions."""
     a = model(All())
     a.update_versions(paths(1, 2, 3))
     serve(a, 1)
@@ -128,8 +128,8 @@ def test_a_model_without_a_config_is_unloaded_and_its_history_stays():
     assert a.versions[3].state is State.END
 
 
-def test_a_model_is_settled_once_it_has_a_version_and_nothing_is_left_to_load():
-    """A start waits for this, and so does a reload; of versions under a config before, none counts."""
+def test_a_model_is_settled_once_it_has_a_version_and_none_left_to_load():
+    """Start and reload wait for this. Versions under an earlier config do not count."""
     a = model()
     for _ in range(2):
         a.update_versions(paths())
@@ -143,8 +143,8 @@ def test_a_model_is_settled_once_it_has_a_version_and_nothing_is_left_to_load():
         a.configure(model().config)
 
 
-def test_a_model_whose_only_version_vanishes_before_it_is_loaded_is_settled():
-    """It has failed: in TensorFlow Serving it ends as well, and nobody waits any longer."""
+def test_a_model_whose_only_version_is_removed_before_its_load_is_settled():
+    """The version has failed, as in TensorFlow Serving, so start and reload wait no longer."""
     a = model()
     a.update_versions(paths(1))
     a.update_versions(paths())
@@ -153,5 +153,5 @@ def test_a_model_whose_only_version_vanishes_before_it_is_loaded_is_settled():
 
 @pytest.mark.parametrize("state", list(State))
 def test_states_have_the_numbers_of_the_proto(state: State):
-    """They are sent as they are."""
+    """They are sent unconverted."""
     assert ModelVersionStatus.State.Value(state.name) == state

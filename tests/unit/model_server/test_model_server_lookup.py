@@ -1,4 +1,4 @@
-"""From a name, and a version or a label, to what serves it."""
+"""Lookup of a servable by name and version or label."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ LOOKUP = Lookup({"a": {2: "a2", 10: "a10"}, "empty": {}}, {"a": {"stable": 2, "g
 
 
 def config(**labels: int) -> dict[str, ModelConfig]:
-    """Return a config of model a with these labels."""
+    """Return a config of model `a` with these labels."""
     return {"a": ModelConfig("a", Path("/a"), All(), labels)}
 
 
@@ -23,7 +23,7 @@ def config(**labels: int) -> dict[str, ModelConfig]:
     ids=["newest", "version", "label"],
 )
 def test_a_model_is_found_by_version_by_label_or_as_the_newest(asked: dict[str, object], served: str):
-    """The newest is the one with the highest number."""
+    """The newest version is the one with the highest number."""
     assert LOOKUP.find("a", **asked) == served
 
 
@@ -36,8 +36,8 @@ def test_a_model_is_found_by_version_by_label_or_as_the_newest(asked: dict[str, 
         ({"name": "a", "label": "gone"}, r"^Servable not found for request: Specific\(a, 7\)$"),
     ],
 )
-def test_what_is_not_served_is_not_found(asked: dict[str, object], text: str):
-    """The texts are TensorFlow Serving's: clients match on them."""
+def test_an_unserved_model_or_version_is_not_found(asked: dict[str, object], text: str):
+    """The messages are TensorFlow Serving's, because clients match on them."""
     with pytest.raises(ServableNotFound, match=text):
         LOOKUP.find(**asked)
 
@@ -51,7 +51,7 @@ def test_what_is_not_served_is_not_found(asked: dict[str, object], text: str):
     ],
 )
 def test_an_unknown_label_and_a_missing_name_are_invalid(asked: dict[str, object], text: str):
-    """An unknown label is not an unknown version."""
+    """An unknown label is InvalidRequest, unlike an unknown version."""
     with pytest.raises(InvalidRequest, match=text):
         LOOKUP.find(**asked)
 
@@ -71,7 +71,7 @@ def test_an_unknown_label_and_a_missing_name_are_invalid(asked: dict[str, object
 def test_a_label_may_point_at_an_unavailable_version_only_when_allowed_and_new(
     label: str, version: int, allow: bool, is_allowed: bool
 ):
-    """One that clients use is never moved to a version that cannot answer them."""
+    """A label in use never moves to an unavailable version."""
     if is_allowed:
         assert new_labels(config(**{label: version}), LOOKUP, allow_unavailable=allow) == {"a": {label: version}}
     else:

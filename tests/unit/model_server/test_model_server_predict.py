@@ -1,4 +1,4 @@
-"""Predict, over gRPC."""
+"""Predict and GetModelMetadata, over gRPC."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,8 +32,8 @@ def client(models: Models, serve: Callable[..., Client]) -> Client:
     return serve()
 
 
-def test_the_default_signature_answers_with_name_concrete_version_and_typed_fields(client: Client):
-    """Nothing but the model's name is needed, and the answer says what gave it."""
+def test_a_predict_response_has_the_model_spec_and_typed_fields(client: Client):
+    """The request has only a model name; the response adds the version and the signature that computed it."""
     response = client.predict()
     assert response.model_spec.name == "tiny"
     assert response.model_spec.version.value == 3
@@ -45,16 +45,16 @@ def test_the_default_signature_answers_with_name_concrete_version_and_typed_fiel
     assert list(response.outputs["total"].float_val) == [12.0]
 
 
-def test_a_named_signature_takes_several_inputs_and_keeps_their_dtypes(client: Client):
-    """int32 and float32 go in and come out as such."""
+def test_a_named_signature_keeps_the_dtypes_of_its_inputs(client: Client):
+    """An int32 and a float32 input of one call return as int32 and float32."""
     response = client.predict(signature="step", inputs=STEP)
     assert response.model_spec.signature_name == "step"
     assert list(response.outputs["token_id"].int_val) == [1, 2]
     assert list(response.outputs["state"].float_val) == [2.0] * 8
 
 
-def test_an_input_may_come_as_content_or_as_a_typed_field(client: Client):
-    """Clients with TensorFlow send the one, clients without it the other."""
+def test_an_input_may_be_tensor_content_or_a_typed_field(client: Client):
+    """Clients with TensorFlow send `tensor_content`, clients without it a typed field."""
     content = TensorProto(dtype=types_pb2.DT_FLOAT, tensor_content=X.tobytes())
     field = TensorProto(dtype=types_pb2.DT_FLOAT, float_val=X.ravel())
     repeated = TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[5.0])
@@ -63,28 +63,30 @@ def test_an_input_may_come_as_content_or_as_a_typed_field(client: Client):
         assert list(client.predict(inputs={"x": proto}).outputs["y"].float_val) == expected
 
 
+# ruff: disable[SIM905] - one line
 @pytest.mark.parametrize(
     "dtype",
-    "float32 float64 float16 bfloat16 complex64 bool int64 int32 int16 int8 uint64 uint32 uint16 uint8".split(),  # noqa: SIM905 - one line
+    "float32 float64 float16 bfloat16 complex64 bool int64 int32 int16 int8 uint64 uint32 uint16 uint8".split(),
 )
+# ruff: enable[SIM905]
 @pytest.mark.parametrize("shape", [(), (2, 3)], ids=str)
-def test_every_dtype_goes_in_and_out_unchanged(client: Client, dtype: str, shape: tuple[int, ...]):
-    """Scalars and matrices."""
+def test_every_dtype_passes_through_unchanged(client: Client, dtype: str, shape: tuple[int, ...]):
+    """As a scalar and as a matrix."""
     array = np.arange(np.prod(shape)).reshape(shape).astype(tf.as_dtype(dtype).as_numpy_dtype)
     output = client.predict(signature=f"echo_{dtype}", inputs={"x": array}).outputs["x"]
     assert output.dtype == tf.as_dtype(dtype).as_datatype_enum
     np.testing.assert_array_equal(tf.make_ndarray(output), array)
 
 
-def test_strings_go_in_and_out_as_bytes(client: Client):
-    """Whatever they hold."""
+def test_strings_pass_through_as_bytes(client: Client):
+    """Including NUL bytes, invalid UTF-8 and the empty string."""
     output = client.predict(signature="echo_string", inputs={"x": [b"a\x00b", b"\xff", b""]}).outputs["x"]
     assert list(output.string_val) == [b"a\x00b", b"\xff", b""]
 
 
 @pytest.mark.parametrize(("output_filter", "names"), [([], {"y", "total"}), (["total"], {"total"})])
-def test_output_filter_chooses_what_is_sent(client: Client, output_filter: list[str], names: set[str]):
-    """Without one, everything is."""
+def test_output_filter_selects_the_outputs(client: Client, output_filter: list[str], names: set[str]):
+    """Without one, every output is sent."""
     assert set(client.predict(output_filter=output_filter).outputs) == names
 
 
@@ -95,10 +97,10 @@ def test_output_filter_chooses_what_is_sent(client: Client, output_filter: list[
         (["y", "y"], "duplicate output tensor alias: y"),
     ],
 )
-def test_an_output_that_does_not_exist_or_comes_twice_is_invalid(
+def test_an_unknown_or_duplicate_output_filter_is_invalid(
     client: Client, refusal: Refusal, output_filter: list[str], text: str
 ):
-    """The texts are TensorFlow Serving's."""
+    """The messages are TensorFlow Serving's."""
     assert refusal(lambda: client.predict(output_filter=output_filter)) == (Status.INVALID_ARGUMENT, text)
 
 
@@ -134,17 +136,17 @@ def test_an_output_that_does_not_exist_or_comes_twice_is_invalid(
         "scalar",
     ],
 )
-def test_an_input_that_does_not_fit_is_named(
+def test_an_invalid_input_is_named_in_the_error(
     client: Client, refusal: Refusal, inputs: Mapping[str, object], told: list[str]
 ):
-    """Names, dtypes and shapes are checked before TensorFlow sees anything."""
+    """Names, dtypes and shapes are validated before TensorFlow is called."""
     code, text = refusal(lambda: client.predict(signature="step", inputs=inputs))
     assert code is Status.INVALID_ARGUMENT
     assert [part for part in told if part not in text] == []
 
 
-def test_content_of_the_wrong_length_is_invalid(client: Client, refusal: Refusal):
-    """The input is named as TensorFlow Serving names it."""
+def test_tensor_content_of_the_wrong_length_is_invalid(client: Client, refusal: Refusal):
+    """The message names the input as TensorFlow Serving's does."""
     proto = TensorProto(dtype=types_pb2.DT_FLOAT, tensor_content=b"abcdefg")
     proto.tensor_shape.CopyFrom(tf.TensorShape([1, 3]).as_proto())
     code, text = refusal(lambda: client.predict(inputs={"x": proto}))
@@ -152,8 +154,8 @@ def test_content_of_the_wrong_length_is_invalid(client: Client, refusal: Refusal
     assert text.startswith("tensor parsing error: x")
 
 
-def test_a_batch_that_only_the_graph_refuses_is_invalid_with_tensorflows_own_text(client: Client, refusal: Refusal):
-    """Without the remarks on Python stacks that TensorFlow puts around it."""
+def test_an_error_in_the_graph_is_invalid_with_tensorflows_message(client: Client, refusal: Refusal):
+    """Without the notes on Python stacks that TensorFlow adds to it."""
     code, text = refusal(lambda: client.predict(signature="square", inputs={"x": np.arange(3, dtype=np.int32)}))
     assert code is Status.INVALID_ARGUMENT
     assert text.startswith("Input to reshape is a tensor with 3 values")
@@ -161,8 +163,8 @@ def test_a_batch_that_only_the_graph_refuses_is_invalid_with_tensorflows_own_tex
     assert "Op:" not in text
 
 
-def test_other_errors_of_a_graph_keep_their_code(client: Client, refusal: Refusal, tmp_path: Path):
-    """A file that is missing is NOT_FOUND, and the next call is answered."""
+def test_other_errors_in_the_graph_keep_their_status(client: Client, refusal: Refusal, tmp_path: Path):
+    """A missing file is NOT_FOUND, and the next call succeeds."""
     absent, present = tmp_path / "absent", tmp_path / "present"
     present.write_text("here")
     code, text = refusal(lambda: client.predict(signature="read", inputs={"path": np.array(str(absent))}))
@@ -186,37 +188,37 @@ def test_other_errors_of_a_graph_keep_their_code(client: Client, refusal: Refusa
         ({"name": ""}, Status.INVALID_ARGUMENT, "ModelSpec has no name specified."),
     ],
 )
-def test_what_cannot_be_found_has_tensorflow_servings_status_and_text(
+def test_an_unknown_servable_has_tensorflow_servings_status_and_message(
     client: Client, refusal: Refusal, fields: dict[str, object], code: Status, text: str
 ):
-    """Clients tell a missing model from a missing signature and from a wrong label by it."""
+    """Clients distinguish a missing model, a missing signature and an unknown label by them."""
     assert refusal(lambda: client.predict(**fields)) == (code, text)
 
 
 def test_a_request_without_model_spec_is_invalid(client: Client, refusal: Refusal):
-    """For every method that needs one."""
+    """In Predict, GetModelMetadata and GetModelStatus alike."""
     expected = Status.INVALID_ARGUMENT, "Missing ModelSpec"
     assert refusal(lambda: client.prediction.Predict(PredictRequest(), timeout=9)) == expected
     assert refusal(lambda: client.prediction.GetModelMetadata(GetModelMetadataRequest(), timeout=9)) == expected
     assert refusal(lambda: client.model.GetModelStatus(GetModelStatusRequest(), timeout=9)) == expected
 
 
-def test_a_method_that_is_not_offered_is_unimplemented(client: Client, refusal: Refusal):
-    """Rather than an error that looks like the model's."""
+def test_an_unsupported_method_is_unimplemented(client: Client, refusal: Refusal):
+    """Not an error that could be mistaken for the model's."""
     code, _ = refusal(lambda: client.prediction.Classify(ClassificationRequest(), timeout=9))
     assert code is Status.UNIMPLEMENTED
 
 
 def test_messages_have_no_size_limit(client: Client):
-    """Above gRPC's 4 MB, both ways."""
+    """Requests and responses above gRPC's default of 4 MB pass."""
     x = np.zeros((500_000, 3), np.float32)
     response = client.predict(inputs={"x": x})
     assert len(response.outputs["y"].float_val) == x.size
     assert response.ByteSize() > 4 * 2**20
 
 
-def test_metadata_has_the_signatures_with_dtypes_shapes_and_names_of_tensors(client: Client):
-    """As the SavedModel has them."""
+def test_metadata_has_dtypes_shapes_and_tensor_names_of_each_signature(client: Client):
+    """They are those of the SavedModel."""
     response = client.metadata()
     assert (response.model_spec.name, response.model_spec.version.value) == ("tiny", 3)
     signatures = SignatureDefMap()
@@ -243,8 +245,8 @@ def test_metadata_has_the_signatures_with_dtypes_shapes_and_names_of_tensors(cli
         ({"version": 9}, Status.NOT_FOUND, "Servable not found for request: Specific(tiny, 9)"),
     ],
 )
-def test_metadata_that_does_not_exist_is_refused(
+def test_unknown_metadata_is_refused(
     client: Client, refusal: Refusal, request_fields: dict[str, object], code: Status, text: str
 ):
-    """There is nothing but the signatures, of versions that are served."""
+    """Only `signature_def` of a served version is available."""
     assert refusal(lambda: client.metadata(**request_fields)) == (code, text)

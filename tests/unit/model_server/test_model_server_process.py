@@ -1,4 +1,4 @@
-"""`python -m model_server` as a supervisor sees it: its output, its signals, its exit status."""
+"""`python -m model_server` as a supervisor sees it: output, signals and exit status."""
 
 import re
 import signal
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class Process:
-    """A server in a process of its own."""
+    """A model server in a process of its own."""
 
     def __init__(self, log: Path, *arguments: str) -> None:
         self._log = log
@@ -32,27 +32,27 @@ class Process:
 
     @property
     def log(self) -> str:
-        """What it has written to stderr."""
+        """Everything that it has written to stderr."""
         return self._log.read_text()
 
     @property
     def errors(self) -> list[str]:
-        """Its lines of level ERROR."""
+        """Its log messages of level ERROR."""
         return re.findall(r"^\S+ \S+ ERROR (.*)$", self.log, re.MULTILINE)
 
     def address(self, until: Until) -> str:
-        """Return where it serves, once it does."""
+        """Wait until it serves and return its address."""
         until(lambda: "serving at " in self.log or self.popen.poll() is not None)
         return re.search(r"serving at (\S+)", self.log).group(1)
 
     def wait(self) -> int:
-        """Return its exit status."""
+        """Wait until it ends and return its exit status."""
         return self.popen.wait(TIMEOUT_S)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Start servers; none outlives the test."""
+    """Start model servers; none outlives the test."""
     started: list[Process] = []
 
     def start(*arguments: str) -> Process:
@@ -65,10 +65,10 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Process]]:
         process.popen.wait(TIMEOUT_S)
 
 
-def test_sigterm_lets_the_running_call_finish_and_ends_with_status_0(
+def test_sigterm_lets_the_running_call_finish_and_exits_with_status_0(
     models: Models, run: Callable[..., Process], connect: Connect, gates: Gates, until: Until
 ):
-    """The log says what is served where, and that this is a stand-in."""
+    """The log names the loaded version and the address, and says that this is a stand-in."""
     models.publish(3)
     server = run(f"--model_config_file={models.configure()}", "--port=0")
     client = connect(server.address(until))
@@ -85,7 +85,7 @@ def test_sigterm_lets_the_running_call_finish_and_ends_with_status_0(
     assert server.wait() == 0
 
 
-def test_a_call_that_outlives_its_grace_does_not_keep_the_process(
+def test_the_process_exits_although_a_call_outlasts_the_grace_period(
     models: Models, run: Callable[..., Process], connect: Connect, gates: Gates, until: Until
 ):
     """A supervisor need not kill it."""
@@ -99,10 +99,10 @@ def test_a_call_that_outlives_its_grace_does_not_keep_the_process(
     assert call.exception(20.0).code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
 
 
-def test_sigint_while_a_model_loads_ends_with_status_0(
+def test_sigint_while_a_model_loads_exits_with_status_0(
     models: Models, run: Callable[..., Process], connect: Connect, gates: Gates, until: Until
 ):
-    """Even if the model never comes to an end with it."""
+    """Even if the load never ends."""
     gate = gates("a")
     models.publish(1, warmup=[connect("").request("", gate.inputs, signature="gate")])
     server = run(f"--model_config_file={models.configure()}", "--port=0")
@@ -112,8 +112,8 @@ def test_sigint_while_a_model_loads_ends_with_status_0(
     assert "serving at" not in server.log
 
 
-def test_a_port_in_use_is_one_line_and_status_1(models: Models, run: Callable[..., Process]):
-    """It names the address."""
+def test_a_port_in_use_logs_one_line_and_exits_with_status_1(models: Models, run: Callable[..., Process]):
+    """The line names the address."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         server = run(f"--model_config_file={models.configure('')}", f"--port={port}")
@@ -122,8 +122,8 @@ def test_a_port_in_use_is_one_line_and_status_1(models: Models, run: Callable[..
     assert "Traceback" not in server.log
 
 
-def test_a_damaged_config_is_one_line_and_status_1(models: Models, run: Callable[..., Process]):
-    """It names the file and the place in it."""
+def test_an_invalid_config_logs_one_line_and_exits_with_status_1(models: Models, run: Callable[..., Process]):
+    """The line names the file and the position in it."""
     file = models.configure("oops")
     server = run(f"--model_config_file={file}", "--port=0")
     assert server.wait() == 1
@@ -132,17 +132,17 @@ def test_a_damaged_config_is_one_line_and_status_1(models: Models, run: Callable
     assert "Traceback" not in server.log
 
 
-def test_a_wrong_flag_is_one_line_and_status_2(run: Callable[..., Process]):
-    """TensorFlow Serving would go on without it; this stops, so that a misspelled flag is noticed."""
+def test_an_unknown_flag_prints_one_line_and_exits_with_status_2(run: Callable[..., Process]):
+    """TensorFlow Serving would start without it; here a misspelled flag is noticed."""
     server = run("--model_base_path=/models/tiny", "--model_nam=tiny")
     assert server.wait() == 2
     assert server.log == "model_server: unrecognized arguments: --model_nam=tiny (see --help)\n"
 
 
-def test_a_wrong_file_of_batching_parameters_is_one_line_and_status_2(
+def test_invalid_batching_parameters_log_one_line_and_exit_with_status_2(
     models: Models, run: Callable[..., Process], tmp_path: Path
 ):
-    """Like the wrong flag that it is."""
+    """The status is that of an invalid flag."""
     parameters = tmp_path / "batching.config"
     parameters.write_text("max_batch_size { value: 0 }")
     batching = ["--enable_batching", f"--batching_parameters_file={parameters}"]
@@ -155,8 +155,10 @@ def test_a_wrong_file_of_batching_parameters_is_one_line_and_status_2(
 
 
 @pytest.mark.slow
-def test_a_wrong_ssl_config_is_one_line_and_status_2(models: Models, run: Callable[..., Process], tmp_path: Path):
-    """It names the file and the field."""
+def test_an_invalid_ssl_config_logs_one_line_and_exits_with_status_2(
+    models: Models, run: Callable[..., Process], tmp_path: Path
+):
+    """The line names the file and the field."""
     path = tmp_path / "ssl.config"
     path.write_text('server_key: "/etc/key.pem" server_cert: "/etc/cert.pem"')
     server = run(f"--model_config_file={models.configure()}", "--port=0", f"--ssl_config_file={path}")
@@ -168,7 +170,7 @@ def test_a_wrong_ssl_config_is_one_line_and_status_2(models: Models, run: Callab
 
 
 def test_tensorflow_is_imported_without_keras():
-    """No SavedModel needs it, and it is 180 MB; who imports it afterwards gets it."""
+    """No SavedModel needs Keras, which takes 180 MB; a later import of it still works."""
     code = """
 import sys
 from model_server.__main__ import _without_keras

@@ -1,4 +1,4 @@
-"""Labels, status, and configs that change while the server runs."""
+"""Labels, status and config reloads of a running server."""
 
 import logging
 from collections.abc import Callable
@@ -20,8 +20,8 @@ Serve = Callable[..., Client]
 Refusal = Callable[[Callable[[], object]], tuple[Status, str]]
 
 
-def test_labels_name_versions_and_follow_the_config(models: Models, serve: Serve, refusal: Refusal):
-    """A label is moved by a reload, and only to a version that is available."""
+def test_labels_follow_the_config(models: Models, serve: Serve, refusal: Refusal):
+    """A reload moves a label, but only to an available version."""
     models.publish(1, 2.0)
     models.publish(2, 3.0)
     file = models.configure(models.entry(versions=(1, 2), stable=1))
@@ -37,8 +37,8 @@ def test_labels_name_versions_and_follow_the_config(models: Models, serve: Serve
     assert client.weight(label="stable") == 3.0
 
 
-def test_labels_in_the_file_need_the_flag(models: Models):
-    """At start no version is available yet, so without it neither TensorFlow Serving starts nor this."""
+def test_labels_in_the_config_file_need_the_flag(models: Models):
+    """No version is available at start, so without the flag TensorFlow Serving does not start either."""
     models.publish(1)
     refused = ModelServer(Flags(port=0, model_config_file=models.configure(models.entry(stable=1))))
     with pytest.raises(LabelRefused):
@@ -47,7 +47,7 @@ def test_labels_in_the_file_need_the_flag(models: Models):
 
 
 def test_a_reload_replaces_the_whole_config(models: Models, serve: Serve, until: Until, refusal: Refusal):
-    """New models are served when it returns, those left out are unloaded."""
+    """Added models are served when it returns, removed ones are unloaded."""
     models.publish(1, 2.0)
     models.publish(5, 4.0, name="other")
     client = serve()
@@ -59,10 +59,8 @@ def test_a_reload_replaces_the_whole_config(models: Models, serve: Serve, until:
     until(lambda: client.states("other") == {5: "END"})
 
 
-def test_a_reload_that_lists_a_model_twice_is_invalid_and_what_is_served_stays(
-    models: Models, serve: Serve, refusal: Refusal
-):
-    """The text is TensorFlow Serving's."""
+def test_a_reload_that_lists_a_model_twice_changes_nothing(models: Models, serve: Serve, refusal: Refusal):
+    """It is INVALID_ARGUMENT with TensorFlow Serving's message."""
     models.publish(1)
     client = serve()
     assert refusal(lambda: client.reload(models.config(models.entry(), models.entry()))) == (
@@ -74,7 +72,7 @@ def test_a_reload_that_lists_a_model_twice_is_invalid_and_what_is_served_stays(
 
 
 def count_looks(client: Client) -> list[str]:
-    """Return the models at whose base paths the server looks from now on, a list that grows."""
+    """Record the models whose base paths the server scans from now on, in a list that grows."""
     watcher, looks = client.server._watcher, []
     scan = watcher._scan
     watcher._scan = lambda config: (looks.append(config.name), scan(config))[1]
@@ -84,10 +82,10 @@ def count_looks(client: Client) -> list[str]:
 @pytest.mark.parametrize(
     "policy", ["latest { num_versions: 2 }", "specific { versions: 2 }"], ids=["latest", "specific"]
 )
-def test_a_base_path_that_does_not_exist_wedges_the_server_until_it_is_there(
+def test_a_missing_base_path_blocks_every_model_until_it_exists(
     models: Models, serve: Serve, until: Until, caplog: pytest.LogCaptureFixture, policy: str
 ):
-    """No model gets a new version, and a corrected file changes nothing until the new model has a version."""
+    """No model gets a new version, and a corrected file has no effect until the added model has a version."""
     models.publish(1, 2.0)
     client = serve(model_config_file_poll_wait_seconds=0.02)
     models.configure(models.entry(), models.entry("absent", extra=f"model_version_policy {{ {policy} }}"))
@@ -113,10 +111,10 @@ def test_a_base_path_that_does_not_exist_wedges_the_server_until_it_is_there(
     ],
     ids=["no byte", "comment", "newline"],
 )
-def test_a_config_file_without_a_list_unloads_nothing(
+def test_a_config_file_without_a_model_list_unloads_nothing(
     models: Models, serve: Serve, until: Until, caplog: pytest.LogCaptureFixture, content: str, told: str
 ):
-    """An empty list does."""
+    """An empty list unloads every model."""
     models.publish(1)
     file = models.configure()
     client = serve(file, model_config_file_poll_wait_seconds=0.02)
@@ -127,8 +125,8 @@ def test_a_config_file_without_a_list_unloads_nothing(
     until(lambda: client.states() == {1: "END"})
 
 
-def test_a_server_that_starts_without_a_list_takes_the_first_one(models: Models, serve: Serve, until: Until):
-    """It serves nothing until then."""
+def test_a_server_started_without_a_model_list_serves_the_first_one(models: Models, serve: Serve, until: Until):
+    """It serves no model until then."""
     models.publish(1)
     file = models.root / "models.config"
     file.write_text("# nothing yet")
@@ -138,8 +136,8 @@ def test_a_server_that_starts_without_a_list_takes_the_first_one(models: Models,
 
 
 @pytest.mark.parametrize("config", ["", "custom_model_config {}"])
-def test_a_reload_without_a_list_of_models_is_invalid(models: Models, serve: Serve, refusal: Refusal, config: str):
-    """An empty message is more likely a mistake than a wish to serve nothing."""
+def test_a_reload_without_a_model_list_is_invalid(models: Models, serve: Serve, refusal: Refusal, config: str):
+    """An empty message is more likely a mistake than a request to serve nothing."""
     models.publish(1)
     client = serve()
     assert refusal(lambda: client.reload(config)) == (
@@ -150,8 +148,8 @@ def test_a_reload_without_a_list_of_models_is_invalid(models: Models, serve: Ser
     assert client.weight() == 2.0
 
 
-def test_the_config_file_is_followed(models: Models, serve: Serve, until: Until):
-    """A change takes effect, and what was served by the old one ends."""
+def test_a_changed_config_file_takes_effect(models: Models, serve: Serve, until: Until):
+    """Versions that it no longer lists are unloaded."""
     models.publish(1, 2.0)
     models.publish(2, 3.0)
     client = serve(models.configure(models.entry(versions=[1])), model_config_file_poll_wait_seconds=0.02)
@@ -160,10 +158,10 @@ def test_the_config_file_is_followed(models: Models, serve: Serve, until: Until)
     until(lambda: client.states() == {2: "AVAILABLE", 1: "END"})
 
 
-def test_a_config_file_that_cannot_be_used_changes_nothing_and_is_logged_once(
+def test_an_invalid_config_file_changes_nothing_and_is_logged_once(
     models: Models, serve: Serve, until: Until, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    """However often it is read; once it can be used again, it is."""
+    """Once for any number of polls; the next valid file takes effect."""
     readings = []
     monkeypatch.setattr(server, "read_config", lambda *where: (readings.append(where), read_config(*where))[1])
     models.publish(1, 2.0)
@@ -181,10 +179,10 @@ def test_a_config_file_that_cannot_be_used_changes_nothing_and_is_logged_once(
     assert caplog.text.count("the current config stays") == 2
 
 
-def test_the_config_file_overrules_a_reload(
+def test_the_config_file_overrides_a_reload(
     models: Models, serve: Serve, until: Until, caplog: pytest.LogCaptureFixture
 ):
-    """At its next reading, as in TensorFlow Serving."""
+    """At its next poll, as in TensorFlow Serving."""
     caplog.set_level(logging.INFO, "model_server")
     models.publish(1)
     client = serve(model_config_file_poll_wait_seconds=0.1)
@@ -194,7 +192,7 @@ def test_the_config_file_overrules_a_reload(
 
 
 def test_a_config_file_that_is_not_polled_is_read_once(models: Models, serve: Serve, until: Until):
-    """What it says later counts for nothing."""
+    """Later changes of it have no effect."""
     models.publish(1, 2.0)
     client = serve()
     models.configure(models.entry("other"))
@@ -202,8 +200,8 @@ def test_a_config_file_that_is_not_polled_is_read_once(models: Models, serve: Se
     until(lambda: client.states() == {2: "AVAILABLE", 1: "END"})
 
 
-def test_status_tells_all_versions_or_one_and_does_not_look_at_labels(models: Models, serve: Serve, refusal: Refusal):
-    """Newest first; what was never there is NOT_FOUND with TensorFlow Serving's texts."""
+def test_status_covers_all_versions_or_one_and_ignores_labels(models: Models, serve: Serve, refusal: Refusal):
+    """Newest first; an unknown model or version is NOT_FOUND with TensorFlow Serving's message."""
     models.publish(1)
     models.publish(2)
     client = serve(models.configure(models.entry(versions=(1, 2))))

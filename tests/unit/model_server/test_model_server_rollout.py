@@ -1,4 +1,4 @@
-"""Versions that come and go, break and warm up while the server runs."""
+"""Versions that are published, removed, broken or warmed up while the server runs."""
 
 import shutil
 import threading
@@ -24,8 +24,8 @@ Gates = Callable[[str], Gate]
 Refusal = Callable[[Callable[[], object]], tuple[Status, str]]
 
 
-def test_a_new_version_takes_over(models: Models, serve: Serve, until: Until, refusal: Refusal):
-    """And the old one ends."""
+def test_a_new_version_replaces_the_old_one(models: Models, serve: Serve, until: Until, refusal: Refusal):
+    """The old one is END, and a request for it is NOT_FOUND."""
     models.publish(1, 2.0)
     client = serve()
     assert client.weight() == 2.0
@@ -37,7 +37,7 @@ def test_a_new_version_takes_over(models: Models, serve: Serve, until: Until, re
 
 
 def test_no_request_fails_while_versions_change(models: Models, serve: Serve):
-    """Each is answered by one version or the other."""
+    """Each is computed by one version or the other."""
     models.publish(1, 2.0)
     client = serve()
     models.publish(2, 3.0)
@@ -57,8 +57,10 @@ def test_no_request_fails_while_versions_change(models: Models, serve: Serve):
     ],
     ids=["default", "latest 2", "all", "specific"],
 )
-def test_a_policy_says_which_versions_are_served(models: Models, serve: Serve, policy: str, states: dict[int, str]):
-    """Each can be asked for by its number, and the newest is the default."""
+def test_the_version_policy_selects_the_served_versions(
+    models: Models, serve: Serve, policy: str, states: dict[int, str]
+):
+    """Each is served by its number, and the newest is the default."""
     for version in (1, 2, 3):
         models.publish(version, float(version))
     client = serve(models.configure(models.entry(extra=f"model_version_policy {{ {policy} }}")))
@@ -68,8 +70,8 @@ def test_a_policy_says_which_versions_are_served(models: Models, serve: Serve, p
 
 
 @pytest.mark.parametrize("damage", ["torn", "empty", "no variables", "no serve tag"])
-def test_a_broken_version_never_takes_over(models: Models, serve: Serve, until: Until, damage: str):
-    """It ends with an error in its status, and the one before is served on, until a good one comes."""
+def test_a_broken_version_never_replaces_the_old_one(models: Models, serve: Serve, until: Until, damage: str):
+    """It ends with an error in its status, and the old one is served until a valid version is published."""
     models.publish(1, 2.0)
     client = serve()
     draft = models.draft(2, 3.0)
@@ -92,10 +94,10 @@ def test_a_broken_version_never_takes_over(models: Models, serve: Serve, until: 
     until(lambda: client.states() == {3: "AVAILABLE", 2: "END", 1: "END"})
 
 
-def test_what_is_not_a_finished_version_is_passed_over(
+def test_an_incomplete_version_is_skipped_until_it_is_complete(
     models: Models, serve: Serve, until: Until, caplog: pytest.LogCaptureFixture
 ):
-    """Files, other names and folders without a SavedModel do no harm; the last is served once it is complete."""
+    """Files, links, drafts and directories without a SavedModel are no versions."""
     models.publish(1, 2.0)
     client = serve()
     folder = models.root / "tiny"
@@ -119,8 +121,8 @@ def test_a_version_with_leading_zeros_is_served_as_its_number(models: Models, se
     assert serve().predict(version=123).model_spec.version.value == 123
 
 
-def test_a_version_that_is_deleted_gives_way_to_the_one_before(models: Models, serve: Serve, until: Until):
-    """Which is loaded again."""
+def test_a_deleted_version_is_replaced_by_the_previous_one(models: Models, serve: Serve, until: Until):
+    """The previous one is loaded again: a rollback."""
     models.publish(1, 2.0)
     newest = models.publish(2, 3.0)
     client = serve()
@@ -129,8 +131,8 @@ def test_a_version_that_is_deleted_gives_way_to_the_one_before(models: Models, s
     assert client.weight() == 2.0
 
 
-def test_a_call_on_a_version_that_is_unloaded_finishes(models: Models, serve: Serve, until: Until, gates: Gates):
-    """The version is UNLOADING for as long as it runs, and END after it."""
+def test_a_call_finishes_on_a_version_that_is_being_unloaded(models: Models, serve: Serve, until: Until, gates: Gates):
+    """The version is UNLOADING while the call runs, then END."""
     models.publish(1, 2.0)
     client = serve()
     gate = gates("a")
@@ -148,7 +150,7 @@ def test_a_call_on_a_version_that_is_unloaded_finishes(models: Models, serve: Se
 def test_the_port_stays_closed_until_every_model_has_a_version(
     models: Models, connect: Callable[[str], Client], until: Until, directory: bool
 ):
-    """As in TensorFlow Serving; while a base path is missing not even the others are loaded."""
+    """As in TensorFlow Serving. While a base path is missing, no other model is loaded either."""
     models.publish(1)
     if directory:
         (models.root / "later").mkdir()
@@ -173,7 +175,7 @@ def test_the_port_stays_closed_until_every_model_has_a_version(
 
 
 def test_warm_up_runs_before_a_version_is_served(models: Models, serve: Serve, until: Until, gates: Gates):
-    """While a warm-up request runs, the version is LOADING and the old one answers."""
+    """During a warm-up request the new version is LOADING and the old one is served."""
     models.publish(1, 2.0)
     client = serve()
     gate = gates("a")
@@ -193,10 +195,10 @@ def test_warm_up_runs_before_a_version_is_served(models: Models, serve: Serve, u
     ],
     ids=["fails in the graph", "no such signature"],
 )
-def test_a_warm_up_request_that_fails_fails_the_load(
+def test_a_failed_warm_up_request_fails_the_load(
     models: Models, serve: Serve, until: Until, fields: dict[str, object], code: Status
 ):
-    """The version ends with the request's status, and the old one is served on."""
+    """The version ends with the request's status, and the old one is still served."""
     models.publish(1, 2.0)
     client = serve()
     models.publish(2, 3.0, warmup=[client.request("tiny"), client.request("tiny", **fields)])
@@ -208,7 +210,7 @@ def test_a_warm_up_request_that_fails_fails_the_load(
 
 
 def test_more_than_a_thousand_warm_up_requests_fail_the_load(models: Models, serve: Serve, until: Until):
-    """As in TensorFlow Serving; a thousand are fine."""
+    """As in TensorFlow Serving; exactly a thousand are accepted."""
     models.publish(1)
     client = serve()
     models.publish(2, warmup=[client.request("tiny")] * 1000)
@@ -224,10 +226,10 @@ def test_more_than_a_thousand_warm_up_requests_fail_the_load(models: Models, ser
     [(b"not a TFRecord at all, but long enough", False), (b"", True)],
     ids=["damaged", "empty"],
 )
-def test_only_a_damaged_warm_up_file_fails_the_load(
+def test_a_damaged_warm_up_file_fails_the_load_and_an_empty_one_does_not(
     models: Models, serve: Serve, until: Until, content: bytes, is_fine: bool
 ):
-    """DATA_LOSS, with a hint at the format; a file without requests is no trouble."""
+    """The status is DATA_LOSS, with a hint at the TFRecord format."""
     models.publish(1)
     client = serve()
     draft = models.draft(2)
@@ -240,8 +242,8 @@ def test_only_a_damaged_warm_up_file_fails_the_load(
     assert ("TFRecord format" in told.status.error_message) is not is_fine
 
 
-def test_warm_up_records_of_other_kinds_are_passed_over(models: Models, serve: Serve):
-    """A log of a classifier's requests cannot be answered here, and is no reason not to serve."""
+def test_warm_up_records_of_unsupported_methods_are_skipped(models: Models, serve: Serve):
+    """A recorded Classify request cannot run here, and does not fail the load."""
     draft = models.draft(1)
     (draft / "assets.extra").mkdir()
     log = PredictionLog()

@@ -1,4 +1,4 @@
-"""How the server starts and stops."""
+"""Start and stop of the server."""
 
 import socket
 import threading
@@ -21,14 +21,14 @@ Gates = Callable[[str], Gate]
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def test_the_port_opens_only_when_the_models_are_loaded(models: Models, connect: Connect, gates: Gates, until: Until):
-    """A client that can connect gets an answer."""
+    """So a client that can connect gets a response, not NOT_FOUND."""
     gate, port = gates("a"), free_port()
     models.publish(1, warmup=[connect("").request("", gate.inputs, signature="gate")])
     server = ModelServer(Flags(port=port, model_config_file=models.configure()))
@@ -47,8 +47,8 @@ def test_the_port_opens_only_when_the_models_are_loaded(models: Models, connect:
         server.stop()
 
 
-def test_a_version_that_cannot_be_loaded_does_not_keep_the_port_shut(models: Models, connect: Connect):
-    """The other models are served."""
+def test_the_port_opens_although_a_version_fails_to_load(models: Models, connect: Connect):
+    """The broken version is END, and the other models are served."""
     models.publish(1)
     draft = models.draft(1, name="broken")
     (draft / "saved_model.pb").write_bytes(b"torn")
@@ -60,8 +60,8 @@ def test_a_version_that_cannot_be_loaded_does_not_keep_the_port_shut(models: Mod
         assert client.weight() == 2.0
 
 
-def test_a_start_that_is_given_up_leaves_the_port_shut(models: Models, gates: Gates, connect: Connect):
-    """A signal that comes while the models load is not kept waiting for them."""
+def test_an_aborted_start_leaves_the_port_closed(models: Models, gates: Gates, connect: Connect):
+    """`start` returns while a model still loads, so a signal need not wait for it."""
     gate, port = gates("a"), free_port()
     models.publish(1, warmup=[connect("").request("", gate.inputs, signature="gate")])
     server = ModelServer(Flags(port=port, model_config_file=models.configure()))
@@ -73,14 +73,14 @@ def test_a_start_that_is_given_up_leaves_the_port_shut(models: Models, gates: Ga
 
 
 def test_a_single_model_needs_no_config_file(models: Models, connect: Connect):
-    """`--model_name` and `--model_base_path` do."""
+    """`--model_name` and `--model_base_path` are enough."""
     models.publish(1)
     with ModelServer(Flags(port=0, model_name="mine", model_base_path=models.root / "tiny")) as server:
         assert connect(server.address).weight("mine") == 2.0
 
 
-def test_models_root_says_what_models_in_the_config_stands_for(models: Models, connect: Connect, tmp_path: Path):
-    """In the file and in a reload."""
+def test_models_root_replaces_slash_models_in_base_paths(models: Models, connect: Connect, tmp_path: Path):
+    """In the config file and in a reload."""
     models.publish(1, 2.0)
     models.publish(1, 3.0, name="other")
     file = models.configure().rename(tmp_path / "elsewhere.config")
@@ -91,8 +91,8 @@ def test_models_root_says_what_models_in_the_config_stands_for(models: Models, c
         assert client.weight("other") == 3.0
 
 
-def test_a_port_in_use_is_refused_before_anything_is_read(models: Models):
-    """Even by another server of this kind, with which gRPC would share it by default."""
+def test_a_port_in_use_is_refused_before_the_config_is_read(models: Models):
+    """Even the port of another model server, which gRPC would share by default."""
     models.publish(1)
     with ModelServer(Flags(port=0, model_config_file=models.configure())) as first:
         second = ModelServer(Flags(port=first.port, model_config_file=Path("/no/such/file")))
@@ -101,10 +101,8 @@ def test_a_port_in_use_is_refused_before_anything_is_read(models: Models):
         second.stop()
 
 
-def test_a_port_that_is_taken_while_the_models_load_is_refused(
-    models: Models, connect: Connect, gates: Gates, until: Until
-):
-    """It is not shared then either."""
+def test_a_port_taken_while_the_models_load_is_refused(models: Models, connect: Connect, gates: Gates, until: Until):
+    """By default gRPC would share it with the other server."""
     gate, port = gates("a"), free_port()
     models.publish(1, warmup=[connect("").request("", gate.inputs, signature="gate")])
     models.publish(1, name="other")
@@ -127,22 +125,22 @@ def test_a_port_that_is_taken_while_the_models_load_is_refused(
     assert [type(error) for error in errors] == [PortUnavailable]
 
 
-def test_a_host_that_is_not_this_machine_is_refused(models: Models):
-    """With a reason, not a traceback."""
+def test_a_host_without_an_address_is_refused(models: Models):
+    """The error names the host; there is no traceback."""
     with pytest.raises(PortUnavailable, match=r"cannot listen on no\.such\.host\.invalid:"):
         ModelServer(Flags(host="no.such.host.invalid", port=0, model_config_file=models.configure())).start()
 
 
-def test_a_missing_config_file_ends_the_start(models: Models):
-    """As in TensorFlow Serving, even where the file is polled."""
+def test_a_missing_config_file_fails_the_start(models: Models):
+    """As in TensorFlow Serving, even if the file is polled."""
     path = models.root / "absent.config"
     flags = Flags(port=0, model_config_file=path, model_config_file_poll_wait_seconds=1.0)
     with pytest.raises(ConfigError, match=r"absent\.config: cannot be read"):
         ModelServer(flags).start()
 
 
-def test_a_stopping_server_finishes_the_calls_that_run(models: Models, connect: Connect, gates: Gates, until: Until):
-    """And takes no more."""
+def test_a_stopping_server_finishes_running_calls(models: Models, connect: Connect, gates: Gates, until: Until):
+    """It accepts no new calls."""
     models.publish(1)
     server = ModelServer(Flags(port=0, model_config_file=models.configure()))
     server.start()
@@ -160,10 +158,10 @@ def test_a_stopping_server_finishes_the_calls_that_run(models: Models, connect: 
     assert not stopping.is_alive()
 
 
-def test_a_call_that_outlives_its_grace_does_not_keep_the_server(
+def test_the_server_stops_although_a_call_outlasts_the_grace_period(
     models: Models, connect: Connect, gates: Gates, until: Until
 ):
-    """Its client is told so while it still runs."""
+    """The client gets CANCELLED or UNAVAILABLE while the model still computes the call."""
     models.publish(1)
     server = ModelServer(Flags(port=0, model_config_file=models.configure()))
     server.start()

@@ -1,4 +1,4 @@
-"""What the gRPC services do with calls that no client could make on purpose."""
+"""The gRPC services, with calls and errors that a client cannot produce at will."""
 
 from types import SimpleNamespace
 
@@ -11,11 +11,11 @@ from model_server.servicer import PredictionServicer
 
 
 class Aborted(Exception):
-    """What `abort` raises."""
+    """The exception that `abort` raises."""
 
 
 class Context:
-    """A call as gRPC hands it to a servicer."""
+    """The context of a call, as gRPC passes it to a servicer."""
 
     def __init__(self, *, is_active: bool = True, time_remaining: float = 9.0) -> None:
         self.is_active = lambda: is_active
@@ -23,13 +23,13 @@ class Context:
         self.status: tuple[grpc.StatusCode, str] | None = None
 
     def abort(self, code: grpc.StatusCode, details: str) -> None:
-        """End the call."""
+        """End the call with a status."""
         self.status = code, details
         raise Aborted
 
 
 def outcome(context: Context, error: Exception | None = None) -> tuple[grpc.StatusCode | None, str, int]:
-    """Call Predict on a repository that raises `error`; return the status, its text and how often it was asked."""
+    """Call Predict on a repository that raises `error`; return status, message and number of lookups."""
     asked = []
 
     def find(name: str) -> object:
@@ -52,21 +52,21 @@ def outcome(context: Context, error: Exception | None = None) -> tuple[grpc.Stat
     ],
     ids=["cancelled", "expired"],
 )
-def test_a_call_that_nobody_waits_for_is_not_computed(context: Context, code: grpc.StatusCode):
-    """It may have waited in the queue for longer than its client."""
+def test_a_cancelled_or_expired_call_is_not_computed(context: Context, code: grpc.StatusCode):
+    """Its client may have left while it waited in the queue."""
     assert outcome(context)[::2] == (code, 0)
 
 
 def test_an_unexpected_error_is_internal_and_logged(caplog: pytest.LogCaptureFixture):
-    """The client learns its kind, the log all of it, and the server goes on."""
+    """The client gets its type and message, the log the whole traceback."""
     code, text, _ = outcome(Context(), ZeroDivisionError("division by zero"))
     assert (code, text) == (grpc.StatusCode.INTERNAL, "unexpected error: ZeroDivisionError: division by zero")
     assert "Traceback" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["x" * 100_000, "ü" * 100_000], ids=["ascii", "two bytes each"])
-def test_a_long_message_is_cut_so_that_it_fits_a_header(text: str):
-    """Clients refuse headers above 8 KiB, and would see another status in its place."""
+def test_a_long_error_message_is_truncated_to_fit_a_header(text: str):
+    """Clients refuse headers above 8 KiB and would report another status."""
     code, sent, _ = outcome(Context(), InvalidRequest(text))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert text.startswith(sent)

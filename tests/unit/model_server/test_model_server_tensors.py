@@ -1,4 +1,4 @@
-"""TensorProto to NumPy and back."""
+"""Conversion of TensorProto to NumPy and back."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from model_server.tensors import decode, encode
 
 
 def typed(dtype: int, shape: list[int], **fields: list[object]) -> TensorProto:
-    """Return a tensor with these typed fields."""
+    """Return a TensorProto with these typed fields."""
     proto = TensorProto(dtype=dtype, **fields)
     for size in shape:
         proto.tensor_shape.dim.add(size=size)
@@ -20,8 +20,8 @@ def typed(dtype: int, shape: list[int], **fields: list[object]) -> TensorProto:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32, np.float64, np.int64, np.bool_, np.float16, np.uint8])
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0, 4)])
-def test_both_forms_of_a_tensor_read_the_same(dtype: type[np.generic], shape: tuple[int, ...]):
-    """`tensor_content` and the typed field give one array, of the right shape and dtype."""
+def test_tensor_content_and_typed_fields_decode_to_the_same_array(dtype: type[np.generic], shape: tuple[int, ...]):
+    """With the same shape and dtype, for scalars and empty arrays, too."""
     array = (np.arange(np.prod(shape)).reshape(shape) - 1).astype(dtype)
     content = TensorProto(
         dtype=tf.as_dtype(dtype).as_datatype_enum,
@@ -48,8 +48,8 @@ def test_both_forms_of_a_tensor_read_the_same(dtype: type[np.generic], shape: tu
     ],
     ids=["one float for all", "the last goes on", "int64", "surplus", "none", "strings"],
 )
-def test_a_typed_field_of_another_length_is_read_as_tensorflow_does(proto: TensorProto, expected: list[object]):
-    """Too few values go on with the last one, surplus ones are ignored, none is zeros."""
+def test_a_typed_field_of_another_length_decodes_as_in_tensorflow(proto: TensorProto, expected: list[object]):
+    """The last of too few values is repeated, surplus ones are ignored, and no values are zeros."""
     assert decode("x", proto).tolist() == expected
 
 
@@ -76,8 +76,8 @@ def test_a_typed_field_of_another_length_is_read_as_tensorflow_does(proto: Tenso
         "resource",
     ],
 )
-def test_a_tensor_that_cannot_be_read_is_named(proto: TensorProto):
-    """The message starts as TensorFlow Serving's."""
+def test_a_tensor_that_cannot_be_decoded_is_named_in_the_error(proto: TensorProto):
+    """The message starts as TensorFlow Serving's does."""
     with pytest.raises(InvalidRequest, match=r"^tensor parsing error: token_ids "):
         decode("token_ids", proto)
 
@@ -95,10 +95,10 @@ def test_a_tensor_that_cannot_be_read_is_named(proto: TensorProto):
     ],
     ids=["float", "int32", "uint8", "half", "string"],
 )
-def test_a_small_message_cannot_have_a_huge_tensor_allocated(
+def test_a_small_message_cannot_allocate_a_huge_tensor(
     monkeypatch: pytest.MonkeyPatch, dtype: int, field: str, value: object, sent: str, shape: list[int]
 ):
-    """The announced shape is refused before it is expanded to; neither reader of values is reached."""
+    """The declared shape is refused before either decoder is called."""
     monkeypatch.setattr("model_server.tensors.tf.make_ndarray", None)
     monkeypatch.setattr("model_server.tensors._decode_fast", None)
     fields = {"values": {field: [value]}, "none": {}, "content": {"tensor_content": b"\0" * 8}}[sent]
@@ -106,8 +106,8 @@ def test_a_small_message_cannot_have_a_huge_tensor_allocated(
         decode("x", typed(dtype, shape, **fields))
 
 
-def test_a_large_tensor_that_is_sent_whole_is_read():
-    """The limit is for what was not sent."""
+def test_a_large_tensor_that_is_sent_in_full_is_decoded():
+    """The limit is on elements that are not in the message."""
     proto = typed(types_pb2.DT_UINT8, [2**24 + 1], tensor_content=b"\1" * (2**24 + 1))
     assert decode("x", proto).nbytes == 2**24 + 1
 
@@ -129,8 +129,8 @@ def test_a_large_tensor_that_is_sent_whole_is_read():
         (np.array([b"a", b"\xff\x00"], object), "string_val"),
     ],
 )
-def test_answers_are_in_the_typed_field_of_their_dtype(array: np.ndarray, field: str):
-    """As TensorFlow Serving answers by default, so that a client that copes here copes there."""
+def test_an_array_is_encoded_in_the_typed_field_of_its_dtype(array: np.ndarray, field: str):
+    """As TensorFlow Serving does by default, so a client that works here works there."""
     proto = TensorProto()
     encode(array, tf.as_dtype(array.dtype if array.dtype != object else tf.string).as_datatype_enum, proto)
     assert list(getattr(proto, field)) == array.ravel().tolist()
@@ -139,8 +139,8 @@ def test_answers_are_in_the_typed_field_of_their_dtype(array: np.ndarray, field:
 
 
 @pytest.mark.parametrize("size", [0, 1, 31, 32, 4095, 4096, 600_000])
-def test_floats_of_any_number_arrive_to_the_bit(size: int):
-    """The length before the raw floats takes one byte or several."""
+def test_float_arrays_of_any_size_are_encoded_bit_exactly(size: int):
+    """The length prefix of the raw floats takes one byte or several."""
     array = np.random.default_rng(1).standard_normal(size, np.float32)
     proto = TensorProto()
     encode(array, types_pb2.DT_FLOAT, proto)
@@ -148,8 +148,8 @@ def test_floats_of_any_number_arrive_to_the_bit(size: int):
     assert np.array(again.float_val, np.float32).tobytes() == array.tobytes()
 
 
-def test_an_array_that_is_not_in_order_is_written_in_order():
-    """A transposed view has its elements elsewhere in memory."""
+def test_a_non_contiguous_array_is_encoded_in_row_major_order():
+    """A transposed view has another order in memory."""
     array = np.arange(6, dtype=np.float32).reshape(2, 3).T
     proto = TensorProto()
     encode(array, types_pb2.DT_FLOAT, proto)

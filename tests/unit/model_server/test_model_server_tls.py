@@ -1,4 +1,4 @@
-"""`--ssl_config_file`, with certificates that are made here."""
+"""TLS by `--ssl_config_file`, with certificates that the tests make."""
 
 import json
 import re
@@ -23,7 +23,7 @@ Refusal = Callable[[Callable[[], object]], tuple[Status, str]]
 
 @dataclass(frozen=True)
 class Identity:
-    """A private key and its certificate, which is its own authority."""
+    """A private key and its self-signed certificate."""
 
     key: str
     certificate: str
@@ -31,7 +31,7 @@ class Identity:
 
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
-    """The server's, a client's, and a stranger's."""
+    """The identities of the server, of a client, and of a stranger."""
     folder = tmp_path_factory.mktemp("identities")
     made = {name: make_certificate(folder, name) for name in ("server", "client", "stranger")}
     return {name: Identity(files.key.read_text(), files.cert.read_text()) for name, files in made.items()}
@@ -39,7 +39,7 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
 
 @pytest.fixture
 def ssl_config(tmp_path: Path, identities: dict[str, Identity]) -> Callable[..., Path]:
-    """Write an SSLConfig, the server's own unless given otherwise; a field of None is left out."""
+    """Write an SSLConfig, by default with the server's identity; a field of None is omitted."""
 
     def write(**fields: str | bool | None) -> Path:
         server = identities["server"]
@@ -54,7 +54,7 @@ def ssl_config(tmp_path: Path, identities: dict[str, Identity]) -> Callable[...,
 
 @pytest.fixture
 def connect_safely(identities: dict[str, Identity]) -> Iterator[Callable[..., Client]]:
-    """Return a client that trusts the server's certificate, with an identity of its own if one is named."""
+    """Connect clients that trust the server's certificate, with a client certificate if one is named."""
     with ExitStack() as stack:
 
         def connect(address: str, name: str | None = None) -> Client:
@@ -69,26 +69,26 @@ def connect_safely(identities: dict[str, Identity]) -> Iterator[Callable[..., Cl
         yield connect
 
 
-def test_a_client_that_trusts_the_server_is_answered(
+def test_a_client_that_trusts_the_server_can_call_it(
     models: Models, serve: Callable[..., Client], ssl_config: Callable[..., Path], connect_safely: Callable[..., Client]
 ):
-    """It needs no certificate of its own."""
+    """It needs no client certificate."""
     models.publish(3, 2.0)
     plain = serve(ssl_config_file=ssl_config())
     assert connect_safely(plain.server.address).weight() == 2.0
 
 
-def test_a_client_without_tls_is_not_answered(
+def test_a_plaintext_client_is_refused(
     models: Models, serve: Callable[..., Client], ssl_config: Callable[..., Path], refusal: Refusal
 ):
-    """The port speaks nothing else."""
+    """The port accepts TLS only; the client sees UNAVAILABLE."""
     models.publish(3, 2.0)
     client = serve(ssl_config_file=ssl_config())
     assert refusal(client.predict)[0] is Status.UNAVAILABLE
 
 
 @pytest.mark.parametrize("name", [None, "stranger"])
-def test_with_client_verify_only_clients_of_the_authority_are_answered(
+def test_client_verify_accepts_only_certificates_of_custom_ca(
     models: Models,
     serve: Callable[..., Client],
     ssl_config: Callable[..., Path],
@@ -97,7 +97,7 @@ def test_with_client_verify_only_clients_of_the_authority_are_answered(
     refusal: Refusal,
     name: str | None,
 ):
-    """Neither those without a certificate nor those of another authority."""
+    """A client without a certificate, or with one of another authority, sees UNAVAILABLE."""
     models.publish(3, 2.0)
     config = ssl_config(custom_ca=identities["client"].certificate, client_verify=True)
     address = serve(ssl_config_file=config).server.address
@@ -118,10 +118,10 @@ def test_with_client_verify_only_clients_of_the_authority_are_answered(
         ({"server_crt": "x"}, "fault in line 3, column 1"),
     ],
 )
-def test_a_config_that_cannot_be_used_is_named_with_its_fault(
+def test_an_invalid_ssl_config_is_an_error_that_names_file_and_fault(
     ssl_config: Callable[..., Path], identities: dict[str, Identity], fields: dict[str, str | bool | None], told: str
 ):
-    """In one line, before gRPC says that the port cannot be bound."""
+    """In one line, before gRPC reports only that the port cannot be bound."""
     if fields.get("server_key") == "stranger":
         fields = {"server_key": identities["stranger"].key}
     path = ssl_config(**fields)
@@ -131,10 +131,10 @@ def test_a_config_that_cannot_be_used_is_named_with_its_fault(
     assert "\n" not in str(caught.value)
 
 
-def test_an_encrypted_key_is_refused_without_asking_for_its_password(
+def test_an_encrypted_key_is_refused_without_a_password_prompt(
     ssl_config: Callable[..., Path], identities: dict[str, Identity]
 ):
-    """Nobody sits at the terminal of a server."""
+    """A prompt would block the start: a server has no user at its terminal."""
     command = ["openssl", "pkcs8", "-topk8", "-passout", "pass:secret"]
     key = identities["server"].key
     encrypted = subprocess.run(command, input=key, check=True, capture_output=True, text=True).stdout
@@ -143,8 +143,8 @@ def test_an_encrypted_key_is_refused_without_asking_for_its_password(
 
 
 @pytest.mark.parametrize("fault", [" oops", '\nserver_key: "-----BEGIN PRIVATE KEY-----\nc2VjcmV0"'])
-def test_an_error_shows_nothing_of_the_key(tmp_path: Path, fault: str):
-    """It goes to a log, and the line at fault may hold the key."""
+def test_an_ssl_config_error_does_not_reveal_the_key(tmp_path: Path, fault: str):
+    """Errors are logged, and the faulty line may hold the key."""
     path = tmp_path / "ssl.config"
     path.write_text(f'server_cert: "" server_key: "-----BEGIN PRIVATE KEY-----\\nc2VjcmV0"{fault}')
     with pytest.raises(ConfigError, match="fault in line") as caught:
@@ -152,8 +152,8 @@ def test_an_error_shows_nothing_of_the_key(tmp_path: Path, fault: str):
     assert "c2VjcmV0" not in str(caught.value)
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path: Path):
-    """A certificate in DER has no place in a text proto."""
+def test_an_ssl_config_that_is_not_utf_8_is_refused(tmp_path: Path):
+    """A certificate in DER cannot be a string of a text proto."""
     path = tmp_path / "ssl.config"
     path.write_bytes(b'server_key: "\xff\xfe"')
     with pytest.raises(ConfigError, match="it is not text in UTF-8"):

@@ -1,4 +1,4 @@
-"""Version folders and policies."""
+"""Version directories and version policies."""
 
 from collections.abc import Set
 from itertools import chain, combinations
@@ -10,13 +10,13 @@ from model_server.versions import All, Latest, Load, Policy, Specific, Unload, a
 
 
 def put(base: Path, name: str, file: str = "saved_model.pb") -> None:
-    """Make a version folder."""
+    """Create a version directory with one file."""
     (base / name).mkdir()
     (base / name / file).touch()
 
 
-def test_versions_are_folders_with_a_number_and_a_saved_model(tmp_path: Path):
-    """Binary and text files count, leading zeros too, and 0 is a version."""
+def test_a_version_is_a_directory_with_a_number_and_a_saved_model(tmp_path: Path):
+    """The SavedModel may be binary or text; the number may be 0 or have leading zeros."""
     put(tmp_path, "0")
     put(tmp_path, "00000123")
     put(tmp_path, "7", "saved_model.pbtxt")
@@ -26,16 +26,16 @@ def test_versions_are_folders_with_a_number_and_a_saved_model(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", [".2.tmp", "2.tmp", "v2", "-2", "2 ", "+2", "²", "1e3", str(2**63)])
-def test_a_folder_without_a_plain_number_is_passed_over(tmp_path: Path, name: str):
-    """It is reported by name, not served."""
+def test_a_directory_whose_name_is_not_a_number_is_skipped(tmp_path: Path, name: str):
+    """It is reported by name."""
     put(tmp_path, name)
     found = scan(tmp_path)
     assert found.versions == {}
     assert [name in problem for problem in found.problems] == [True]
 
 
-def test_a_folder_without_a_saved_model_and_a_file_are_passed_over(tmp_path: Path):
-    """What is still being copied, or is not a folder at all, is no version."""
+def test_a_file_or_a_directory_without_a_saved_model_is_skipped(tmp_path: Path):
+    """Such a directory may be one that is still being copied."""
     (tmp_path / "3").mkdir()
     (tmp_path / "4").touch()
     (tmp_path / "notes.txt").touch()
@@ -44,7 +44,7 @@ def test_a_folder_without_a_saved_model_and_a_file_are_passed_over(tmp_path: Pat
     assert len(found.problems) == 3
 
 
-def test_of_two_folders_with_one_number_the_first_is_taken(tmp_path: Path):
+def test_of_two_directories_with_one_number_the_first_by_name_is_used(tmp_path: Path):
     """The other is reported."""
     put(tmp_path, "01")
     put(tmp_path, "1")
@@ -53,8 +53,8 @@ def test_of_two_folders_with_one_number_the_first_is_taken(tmp_path: Path):
     assert len(found.problems) == 1
 
 
-def test_a_base_path_that_is_missing_is_not_an_empty_one(tmp_path: Path):
-    """A volume that is gone for a moment must not unload anything."""
+def test_a_missing_base_path_is_an_error_and_not_empty(tmp_path: Path):
+    """A volume that is briefly gone must not unload any version."""
     with pytest.raises(OSError, match="No such file"):
         scan(tmp_path / "absent")
 
@@ -70,13 +70,13 @@ def test_a_base_path_that_is_missing_is_not_an_empty_one(tmp_path: Path):
         (Specific(frozenset({1, 4})), [1, 2], {1}),
     ],
 )
-def test_a_policy_chooses_among_what_exists(policy: Policy, found: list[int], wanted: set[int]):
-    """The latest by number, all, or those that are named."""
+def test_a_version_policy_selects_from_the_existing_versions(policy: Policy, found: list[int], wanted: set[int]):
+    """The latest by number, all, or specific ones."""
     assert aspired(policy, found) == wanted
 
 
-def test_only_versions_that_are_named_can_be_missing():
-    """The other policies take what is there."""
+def test_only_specific_versions_can_be_missing():
+    """The other policies select from what exists."""
     assert list(missing(Specific(frozenset({4, 1, 3})), [1])) == [3, 4]
     assert list(missing(Latest(3), [1])) == []
 
@@ -107,7 +107,7 @@ def test_only_versions_that_are_named_can_be_missing():
 def test_the_next_step_preserves_availability(
     wanted: set[int], available: set[int], loadable: set[int], step: Load | Unload | None
 ):
-    """Load before unload, but never keep more of the old than one."""
+    """A new version is loaded before the last old one is unloaded, and at most one old one is kept."""
     assert next_step(wanted, available, loadable) == step
 
 
@@ -115,8 +115,8 @@ def _subsets(items: Set[int]) -> list[frozenset[int]]:
     return [frozenset(chosen) for chosen in chain.from_iterable(combinations(items, n) for n in range(len(items) + 1))]
 
 
-def test_from_any_state_to_any_other_something_is_served_all_the_way():
-    """Whichever loads fail: at the end what is wanted and loadable is served, or the newest of before."""
+def test_some_version_is_served_throughout_every_transition():
+    """Whichever loads fail: in the end the aspired versions that load are served, else the newest of the old ones."""
     for wanted in _subsets({1, 2, 3}):
         for before in _subsets({1, 2, 3}):
             for broken in _subsets(wanted - before):

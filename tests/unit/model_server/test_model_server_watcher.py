@@ -1,4 +1,4 @@
-"""The thread that follows the folders, with a loader that needs no TensorFlow."""
+"""The thread that polls version directories, with a loader that needs no TensorFlow."""
 
 import logging
 import shutil
@@ -21,7 +21,7 @@ LATEST = Latest()
 
 
 class Loaded:
-    """What the loader returns."""
+    """A servable, as the loader returns it."""
 
     def __init__(self, name: str, version: int) -> None:
         self.name = name
@@ -29,7 +29,7 @@ class Loaded:
 
 
 class Loader:
-    """Records every attempt; fails or blocks where it is told to."""
+    """A loader that records every attempt, fails for `broken` versions and blocks for `slow` ones."""
 
     def __init__(self) -> None:
         self.attempts: list[tuple[str, int]] = []
@@ -38,7 +38,7 @@ class Loader:
         self.release = threading.Event()
 
     def __call__(self, name: str, version: int, path: Path) -> Loaded:
-        """Load a version, or not."""
+        """Load a version, or fail."""
         assert path.name == str(version)
         self.attempts.append((name, version))
         if version in self.slow:
@@ -49,7 +49,7 @@ class Loader:
 
 
 class Setup:
-    """A repository, its watcher and its folders."""
+    """A repository with its watcher and model directories."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -58,7 +58,7 @@ class Setup:
         self.watcher: Watcher[Loaded] | None = None
 
     def watch(self, *names: str, poll_s: float = 0.02, policy: Policy = LATEST, **retries: float) -> None:
-        """Configure the models and start."""
+        """Configure the models and start the watcher."""
         options = {"max_retries": 0, "retry_s": 0.01} | retries
         self.watcher = Watcher(self.repository, self.loader, poll_s=poll_s, **options)
         self.configure(*names or ("a",), policy=policy)
@@ -69,7 +69,7 @@ class Setup:
         return {name: ModelConfig(name, self.root / name, policy, {}) for name in names}
 
     def configure(self, *names: str, policy: Policy = LATEST) -> None:
-        """Put a config in force."""
+        """Apply a config."""
         self.repository.configure(self.config(*names, policy=policy))
 
     def put(self, *versions: int, name: str = "a") -> None:
@@ -80,14 +80,14 @@ class Setup:
             (self.root / name / f".{version}").rename(self.root / name / str(version))
 
     def count_looks(self) -> list[str]:
-        """Return the models whose folders have been looked at, a list that grows."""
+        """Record the models whose directories are scanned, in a list that grows."""
         looks: list[str] = []
         update = self.repository.update_versions
         self.repository.update_versions = lambda config, paths: (update(config, paths), looks.append(config.name))
         return looks
 
     def states(self, name: str = "a") -> dict[int, str]:
-        """Return the state of each version, nothing for a model that has none."""
+        """Return the states of a model's versions; empty if it has none."""
         try:
             return {status.number: status.state.name for status in self.repository.statuses(name)}
         except ServableNotFound:
@@ -96,7 +96,7 @@ class Setup:
 
 @pytest.fixture
 def setup(tmp_path: Path) -> Iterator[Setup]:
-    """Stop what the test has started."""
+    """Provide a `Setup`, and stop its watcher after the test."""
     made = Setup(tmp_path)
     yield made
     made.loader.release.set()
@@ -104,8 +104,8 @@ def setup(tmp_path: Path) -> Iterator[Setup]:
         made.watcher.stop(5.0)
 
 
-def test_a_new_version_takes_the_place_of_the_old_one(setup: Setup, until: Until):
-    """The old one ends, and its number stays in the history."""
+def test_a_new_version_replaces_the_old_one(setup: Setup, until: Until):
+    """The old one is END and stays in the history."""
     setup.put(1)
     setup.watch()
     until(lambda: setup.states() == {1: "AVAILABLE"})
@@ -114,8 +114,8 @@ def test_a_new_version_takes_the_place_of_the_old_one(setup: Setup, until: Until
     assert setup.repository.find("a").version == 2
 
 
-def test_a_version_that_vanishes_is_unloaded_and_the_one_before_comes_back(setup: Setup, until: Until):
-    """Deleting the folder is a rollback."""
+def test_a_removed_version_is_unloaded_and_the_previous_one_is_loaded(setup: Setup, until: Until):
+    """Deleting the directory is a rollback."""
     setup.put(1, 2)
     setup.watch()
     until(lambda: setup.states() == {2: "AVAILABLE"})
@@ -123,10 +123,10 @@ def test_a_version_that_vanishes_is_unloaded_and_the_one_before_comes_back(setup
     until(lambda: setup.states() == {2: "END", 1: "AVAILABLE"})
 
 
-def test_a_base_path_that_vanishes_holds_up_every_model_until_it_is_back(
+def test_a_missing_base_path_blocks_every_model_until_it_is_back(
     setup: Setup, until: Until, caplog: pytest.LogCaptureFixture
 ):
-    """Nothing is unloaded and nothing loaded, wherever in the config it stands; an empty directory is enough."""
+    """No version is loaded or unloaded, wherever the model stands in the config. An empty directory ends this."""
     for name in ("a", "b", "c"):
         setup.put(1, name=name)
     setup.watch("a", "b", "c")
@@ -145,8 +145,8 @@ def test_a_base_path_that_vanishes_holds_up_every_model_until_it_is_back(
     assert setup.states() == setup.states("c") == {2: "AVAILABLE", 1: "END"}
 
 
-def test_lookups_go_on_while_a_version_loads(setup: Setup, until: Until):
-    """The old version answers until the new one is ready."""
+def test_the_old_version_is_served_while_the_new_one_loads(setup: Setup, until: Until):
+    """Lookups return the old one until the new one is AVAILABLE."""
     setup.put(1)
     setup.watch()
     until(lambda: setup.states() == {1: "AVAILABLE"})
@@ -158,10 +158,10 @@ def test_lookups_go_on_while_a_version_loads(setup: Setup, until: Until):
     until(lambda: setup.states() == {2: "AVAILABLE", 1: "END"})
 
 
-def test_a_broken_version_ends_with_its_error_and_never_takes_over(
+def test_a_version_that_fails_to_load_never_replaces_the_old_one(
     setup: Setup, until: Until, caplog: pytest.LogCaptureFixture
 ):
-    """The old one is served, the status tells why, and it was tried as often as allowed."""
+    """It is retried `max_retries` times and ends with the error in its status."""
     setup.put(1)
     setup.watch(max_retries=2)
     until(lambda: setup.states() == {1: "AVAILABLE"})
@@ -174,8 +174,8 @@ def test_a_broken_version_ends_with_its_error_and_never_takes_over(
     assert caplog.messages[-1] == "a version 2 cannot be loaded, given up: DATA_LOSS: version 2 is broken"
 
 
-def test_an_error_that_nobody_foresaw_is_the_versions_own(setup: Setup, until: Until):
-    """The thread goes on, and the version's status is UNKNOWN."""
+def test_an_unexpected_load_error_ends_only_that_version(setup: Setup, until: Until):
+    """Its status is UNKNOWN, and the watcher loads the next version."""
     setup.put(1)
     setup.watch()
     until(lambda: setup.states() == {1: "AVAILABLE"})
@@ -189,8 +189,8 @@ def test_an_error_that_nobody_foresaw_is_the_versions_own(setup: Setup, until: U
     until(lambda: setup.states().get(3) == "AVAILABLE")
 
 
-def test_other_models_load_while_one_waits_for_its_next_attempt(setup: Setup, until: Until):
-    """A broken model holds up nobody but those who wait for it."""
+def test_other_models_load_while_one_waits_for_its_retry(setup: Setup, until: Until):
+    """The broken version stays LOADING until its directory is deleted."""
     setup.loader.broken.add(7)
     setup.put(7)
     setup.put(1, name="b")
@@ -201,8 +201,8 @@ def test_other_models_load_while_one_waits_for_its_next_attempt(setup: Setup, un
     until(lambda: setup.states() == {7: "END"})
 
 
-def test_a_version_that_is_in_use_unloads_when_its_last_user_lets_go(setup: Setup, until: Until):
-    """It is not found any more, but whoever holds it may finish."""
+def test_a_version_in_use_is_unloaded_when_its_last_reference_is_released(setup: Setup, until: Until):
+    """Lookups no longer find it, but a call that holds it may finish."""
     setup.put(1)
     setup.watch()
     until(lambda: setup.states() == {1: "AVAILABLE"})
@@ -218,10 +218,10 @@ def test_a_version_that_is_in_use_unloads_when_its_last_user_lets_go(setup: Setu
     until(lambda: setup.states() == {3: "AVAILABLE", 2: "END", 1: "END"})
 
 
-def test_each_problem_is_logged_once_and_again_when_it_comes_back(
+def test_each_problem_is_logged_once_and_again_when_it_recurs(
     setup: Setup, until: Until, caplog: pytest.LogCaptureFixture
 ):
-    """Not once for each look at the folder."""
+    """Not once per poll."""
     looks = setup.count_looks()
     junk = setup.root / "a" / "notes.txt"
     setup.put(1)
@@ -245,8 +245,8 @@ def test_each_problem_is_logged_once_and_again_when_it_comes_back(
     assert warnings() == sorted([*once, once[0]])
 
 
-def test_without_polling_the_folders_are_looked_at_once_for_each_config(setup: Setup, until: Until):
-    """A version that comes later is seen at the next change of the config."""
+def test_without_polling_directories_are_scanned_once_per_config(setup: Setup, until: Until):
+    """A version published later is loaded at the next change of the config."""
     looks = setup.count_looks()
     setup.put(1)
     setup.watch(poll_s=0)
@@ -265,8 +265,8 @@ def test_without_polling_the_folders_are_looked_at_once_for_each_config(setup: S
     assert looks == ["a", "b", "a", "b"]
 
 
-def test_a_reload_waits_for_the_models_that_it_adds(setup: Setup, until: Until):
-    """When it returns they are served; those that it leaves out go."""
+def test_a_reload_waits_for_the_models_it_adds(setup: Setup, until: Until):
+    """They are served when it returns; models that it removes are unloaded afterwards."""
     setup.put(1)
     setup.put(3, name="b")
     setup.watch()
@@ -276,8 +276,8 @@ def test_a_reload_waits_for_the_models_that_it_adds(setup: Setup, until: Until):
     until(lambda: setup.states() == {1: "END"})
 
 
-def test_a_reload_tells_which_new_model_did_not_come(setup: Setup):
-    """The config is in force all the same."""
+def test_a_reload_names_the_added_model_that_failed(setup: Setup):
+    """The config is applied all the same."""
     setup.loader.broken.add(7)
     setup.put(1)
     setup.put(7, name="b")
@@ -288,10 +288,8 @@ def test_a_reload_tells_which_new_model_did_not_come(setup: Setup):
 
 
 @pytest.mark.parametrize("directory", [True, False], ids=["empty", "missing"])
-def test_a_reload_waits_for_a_new_model_without_versions_and_holds_up_the_next(
-    setup: Setup, until: Until, directory: bool
-):
-    """As ServerCore does; a version ends it, and then the next one takes its turn."""
+def test_a_reload_waits_for_a_model_without_versions_and_blocks_the_next(setup: Setup, until: Until, directory: bool):
+    """As in TensorFlow Serving's ServerCore. Once a version is published, both reloads finish, in order."""
     setup.put(1)
     setup.watch()
     if directory:
@@ -315,8 +313,8 @@ def test_a_reload_waits_for_a_new_model_without_versions_and_holds_up_the_next(
     assert ended == [("a", "b"), ("a",)]
 
 
-def test_a_reload_that_nobody_waits_for_any_more_ends(setup: Setup, until: Until):
-    """A client that hangs up frees its thread, whatever is still loading."""
+def test_a_reload_ends_when_its_client_cancels(setup: Setup, until: Until):
+    """This frees its thread, although the model is still loading."""
     setup.put(1)
     setup.loader.slow.add(7)
     setup.put(7, name="b")
@@ -325,8 +323,8 @@ def test_a_reload_that_nobody_waits_for_any_more_ends(setup: Setup, until: Until
     until(lambda: setup.states("b") == {7: "LOADING"})
 
 
-def test_the_status_of_what_was_never_seen_is_not_found(setup: Setup, until: Until):
-    """The texts are TensorFlow Serving's."""
+def test_the_status_of_an_unknown_model_or_version_is_not_found(setup: Setup, until: Until):
+    """The messages are TensorFlow Serving's."""
     setup.put(1)
     setup.watch()
     until(lambda: setup.states() == {1: "AVAILABLE"})
@@ -337,8 +335,8 @@ def test_the_status_of_what_was_never_seen_is_not_found(setup: Setup, until: Unt
     assert [status.state for status in setup.repository.statuses("a", 1)] == [State.AVAILABLE]
 
 
-def test_versions_are_told_from_the_newest_to_the_oldest(setup: Setup, until: Until):
-    """As TensorFlow Serving does."""
+def test_versions_are_listed_and_loaded_newest_first(setup: Setup, until: Until):
+    """As in TensorFlow Serving."""
     setup.put(1, 2, 10)
     setup.watch(policy=Latest(3))
     until(lambda: setup.states() == {1: "AVAILABLE", 2: "AVAILABLE", 10: "AVAILABLE"})

@@ -1,4 +1,4 @@
-"""A SavedModel with one signature for each thing that a server can get wrong."""
+"""A small SavedModel whose signatures cover what a server can get wrong."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ ECHOED = (
 
 
 class TinyModel(tf.Module):
-    """A weight, and one signature for each thing that a server can get wrong."""
+    """A model of one weight, with one signature for each thing that a server can get wrong."""
 
     def __init__(self, weight: float) -> None:
         super().__init__()
@@ -49,17 +49,17 @@ class TinyModel(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32, name="x")])
     def square(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Fold x int32 (4) to y int32 (2, 2); fails in the graph for any other size."""
+        """Reshape x int32 (4) to y int32 (2, 2); fails in the graph for any other size."""
         return {"y": tf.reshape(x, [2, 2])}
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="path")])
     def read(self, path: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return what the file at path string () holds; fails in the graph where there is none."""
+        """Return the contents of the file at path string (); fails in the graph if it is missing."""
         return {"content": tf.io.read_file(path)}
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="path")])
     def gate(self, path: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return the weight () once there is a file at path string (); "<path>.reached" is written first."""
+        """Return the weight () once a file exists at path string (); "<path>.reached" is written first."""
         with tf.control_dependencies([tf.io.write_file(path + ".reached", "")]):
             found = tf.while_loop(
                 lambda found: tf.equal(found, 0), lambda _: tf.size(tf.io.matching_files(path)), [tf.constant(0)]
@@ -69,19 +69,19 @@ class TinyModel(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="path")])
     def take(self, path: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return a value () once `give` has put one there, without keeping a thread; "<path>.reached" comes first."""
+        """Return a value () once `give` enqueues one, without blocking a thread; "<path>.reached" is written first."""
         with tf.control_dependencies([tf.io.write_file(path + ".reached", "")]):
             (value,) = tf.raw_ops.QueueDequeueV2(handle=_queue(), component_types=[tf.float32])
         return {"value": value}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="values")])
     def give(self, values: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Put values float32 (n) where `take` gets them."""
+        """Enqueue values float32 (n) for `take`."""
         with tf.control_dependencies([tf.raw_ops.QueueEnqueueManyV2(handle=_queue(), components=[values])]):
             return {"num": tf.size(values)}
 
     def signatures(self, *, echoes: bool) -> dict[str, Any]:
-        """Return all signatures; with echoes also `echo_<dtype>`, which takes x of any shape and returns it."""
+        """Return all signatures; with echoes also `echo_<dtype>`, which returns its input x of any shape."""
         signatures = {name: getattr(self, name) for name in ("step", "square", "read", "gate", "take", "give")}
         for dtype in ECHOED if echoes else ():
             echo = tf.function(lambda x: {"x": tf.identity(x)})
@@ -90,23 +90,23 @@ class TinyModel(tf.Module):
 
 
 class Gate:
-    """Holds up calls of the `gate` signature until it is opened."""
+    """A file that calls of the `gate` signature wait for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def is_reached(self) -> bool:
-        """Whether a call is waiting at it."""
+        """Whether a call has reached it."""
         return self.path.with_name(self.path.name + ".reached").exists()
 
     @property
     def inputs(self) -> dict[str, np.ndarray]:
-        """What a call has to be given."""
+        """The inputs of a call that waits for it."""
         return {"path": np.array(str(self.path))}
 
     def open(self) -> None:
-        """Let the calls pass."""
+        """Create the file, so that the calls return."""
         self.path.touch()
 
 

@@ -1,4 +1,4 @@
-"""The gateway's worker stays light: it never imports TensorFlow."""
+"""A gateway worker stays small: it never imports TensorFlow."""
 
 import subprocess
 import sys
@@ -11,26 +11,26 @@ assert not [name for name in sys.modules if name.startswith(("keras", "tensorflo
 status = open("/proc/self/status").read().splitlines()
 print(next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM")))
 """
-# TensorFlow imports it last and does without it; it takes half of the time.
+# TensorFlow imports `keras.src.optimizers` last and works without it; it takes half of the import time.
 WITHOUT_KERAS = "import sys; sys.modules['keras.src.optimizers'] = None; "
 
 
 def test_the_gateway_imports_no_tensorflow_and_stays_small():
-    """Everything that a worker imports fits into 120 MB, which TensorFlow alone would exceed five times."""
+    """A worker's peak memory after all imports is below 120 MB; TensorFlow alone takes five times as much."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 120
 
 
-def test_tensorflow_can_still_be_imported_after_the_messages():
-    """The placeholder is gone afterwards: the real package loads and computes in the same process."""
+def test_tensorflow_can_be_imported_after_the_protos():
+    """The protos leave no placeholder for TensorFlow: the real package loads and computes in the same process."""
     script = f"{WITHOUT_KERAS}import service.backends.protos, tensorflow as tf; assert tf.constant(2).numpy() + 2 == 4"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_messages_load_beside_a_tensorflow_that_is_there():
-    """With TensorFlow imported first, its own messages are used."""
+def test_the_protos_of_an_imported_tensorflow_are_reused():
+    """With TensorFlow imported first, the gateway uses TensorFlow's own message classes."""
     script = f"""
 {WITHOUT_KERAS}import tensorflow as tf, service.backends.protos as p
 assert type(tf.make_tensor_proto(1)) is p.tensor_pb2.TensorProto

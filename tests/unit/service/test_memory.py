@@ -1,4 +1,4 @@
-"""The budget for the memory of requests: what is held, what is refused, and what small requests get."""
+"""The memory budget of requests: leases, limits and the free allowance of each request."""
 
 import pytest
 
@@ -8,8 +8,8 @@ from service.memory import FREE_BYTES, MemoryBudget
 MAX = 10 * FREE_BYTES
 
 
-def test_leases_share_the_budget_and_give_it_back():
-    """What one request holds another cannot have, until the first is over."""
+def test_leases_share_the_budget_and_return_it():
+    """Memory that one lease holds is unavailable to the others until it closes."""
     budget = MemoryBudget(MAX)
     first, second = budget.lease(), budget.lease()
     first.hold(6 * FREE_BYTES, "the body")
@@ -28,7 +28,7 @@ def test_leases_share_the_budget_and_give_it_back():
 
 
 def test_a_lease_grows_and_shrinks():
-    """A request holds what its present step needs, not the sum of all steps; a refused step leaves it as it was."""
+    """A lease holds what the current step needs, not the sum of all steps; a refused step leaves it unchanged."""
     budget = MemoryBudget(MAX)
     with budget.lease() as lease:
         lease.hold(8 * FREE_BYTES, "the body")
@@ -42,8 +42,8 @@ def test_a_lease_grows_and_shrinks():
     assert budget.num_bytes == 0
 
 
-def test_what_no_empty_server_would_admit_is_a_bad_request():
-    """Trying again would not help, so it is 400 with the limit and the value."""
+def test_a_request_larger_than_the_whole_budget_is_invalid():
+    """A retry cannot help, so the status is 400 and not 429."""
     with pytest.raises(
         InvalidRequest, match=f"prompt must need at most {MAX} bytes of memory, got {MAX + 1}"
     ) as caught:
@@ -51,8 +51,8 @@ def test_what_no_empty_server_would_admit_is_a_bad_request():
     assert caught.value.param == "prompt"
 
 
-def test_small_requests_pass_while_the_budget_is_taken():
-    """Up to the allowance of each request nothing is counted."""
+def test_small_requests_pass_while_the_budget_is_exhausted():
+    """A request of up to `FREE_BYTES` is not counted."""
     budget = MemoryBudget(MAX)
     budget.lease().hold(MAX, "the body")
     budget.lease().hold(FREE_BYTES, "the body")

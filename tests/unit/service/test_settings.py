@@ -1,4 +1,4 @@
-"""Settings come from the environment or a file, and a wrong one is named."""
+"""Settings come from the environment or a file; an error names the setting and its value."""
 
 from pathlib import Path
 
@@ -9,21 +9,21 @@ from service.settings import Settings, SettingsError, load_settings, unknown_set
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    """Start from an environment without settings."""
+    """Remove all settings from the environment."""
     for name in [*Settings.model_fields, "env_file"]:
         monkeypatch.delenv(f"OSTINATO_{name.upper()}", raising=False)
     monkeypatch.delenv("PORT", raising=False)
 
 
-def test_the_environment_is_read(monkeypatch):
-    """A variable of the setting's name sets it."""
+def test_settings_come_from_environment_variables(monkeypatch):
+    """A variable is the setting's name in upper case, after `OSTINATO_`."""
     monkeypatch.setenv("OSTINATO_MAX_QUEUED", "7")
     monkeypatch.setenv("OSTINATO_MODELS_DIR", "/srv/models")
     assert (load_settings().max_queued, load_settings().models_dir) == (7, Path("/srv/models"))
 
 
-def test_a_file_is_read_and_the_environment_goes_before_it(monkeypatch, tmp_path):
-    """OSTINATO_ENV_FILE names a file of settings; a variable overrides it."""
+def test_environment_variables_override_the_settings_file(monkeypatch, tmp_path):
+    """OSTINATO_ENV_FILE names the file."""
     path = tmp_path / "settings"
     path.write_text("OSTINATO_MAX_QUEUED=7\nOSTINATO_MAX_RUNNING=9\n")
     monkeypatch.setenv("OSTINATO_ENV_FILE", str(path))
@@ -31,23 +31,23 @@ def test_a_file_is_read_and_the_environment_goes_before_it(monkeypatch, tmp_path
     assert (load_settings().max_queued, load_settings().max_running) == (8, 9)
 
 
-def test_a_settings_file_that_is_not_there_is_an_error(monkeypatch):
-    """Settings that were meant to be read are not passed over in silence."""
+def test_a_missing_settings_file_is_an_error(monkeypatch):
+    """Otherwise the gateway would start with the defaults, silently."""
     monkeypatch.setenv("OSTINATO_ENV_FILE", "/nowhere/at/all")
     with pytest.raises(SettingsError, match=r"OSTINATO_ENV_FILE: .*/nowhere/at/all"):
         load_settings()
 
 
-def test_several_model_servers_are_named_with_commas(monkeypatch):
-    """Each once, whatever stands around them; an address of version 6 has brackets."""
+def test_backends_are_separated_by_commas(monkeypatch):
+    """Duplicates and spaces are dropped, an IPv6 address has brackets, and the default is 127.0.0.1:8500."""
     monkeypatch.setenv("OSTINATO_BACKENDS", "a:1, b:2,[::1]:8500,a:1")
     assert load_settings().addresses == ["a:1", "b:2", "[::1]:8500"]
     monkeypatch.delenv("OSTINATO_BACKENDS")
     assert load_settings().addresses == ["127.0.0.1:8500"]
 
 
-def test_port_is_what_platforms_set(monkeypatch):
-    """PORT sets the port, unless OSTINATO_PORT does."""
+def test_port_sets_the_port_unless_ostinato_port_does(monkeypatch):
+    """Hosting platforms set PORT."""
     monkeypatch.setenv("PORT", "9001")
     assert load_settings().port == 9001
     monkeypatch.setenv("OSTINATO_PORT", "9002")
@@ -79,15 +79,15 @@ def test_port_is_what_platforms_set(monkeypatch):
         ("TRACES_RATIO", "1.5"),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_value(monkeypatch, name, value):
-    """The message holds the variable's name and what it was set to."""
+def test_an_invalid_setting_is_named_with_its_value(monkeypatch, name, value):
+    """The message has the full name of the variable, so that an operator can search for it."""
     monkeypatch.setenv(f"OSTINATO_{name}", value)
     with pytest.raises(SettingsError, match=f"OSTINATO_{name}: .*{value}"):
         load_settings()
 
 
-def test_a_misspelt_setting_is_told(monkeypatch):
-    """A variable that no setting reads is named with the one that may have been meant; the client's own are not."""
+def test_an_unknown_setting_is_reported_with_the_closest_name(monkeypatch):
+    """Variables of the client, such as OSTINATO_API_KEY, are not reported."""
     monkeypatch.setenv("OSTINATO_MAX_QUEUD", "7")
     monkeypatch.setenv("OSTINATO_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("OSTINATO_API_KEY", "x")
@@ -98,7 +98,7 @@ def test_a_misspelt_setting_is_told(monkeypatch):
     ]
 
 
-def test_no_setting_repeats_a_secret(monkeypatch):
-    """The address of Redis, which may hold a password, is not in what is printed of the settings."""
+def test_the_repr_of_settings_hides_the_redis_url(monkeypatch):
+    """The URL may hold a password."""
     monkeypatch.setenv("OSTINATO_REDIS_URL", "redis://:hunter2@localhost")
     assert "hunter2" not in repr(load_settings())

@@ -1,4 +1,4 @@
-"""What the tests of the command line share: the program, run within the test or as a process of its own."""
+"""Fixtures of the command line's tests: the program within the test process, in a terminal or as a process."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def _no_wishes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def ostinato(
     server: ScriptedServer,
-    waits: list[float],  # noqa: ARG001 - no test should wait
+    waits: list[float],  # noqa: ARG001 - no test should sleep
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Result]:
-    """Run a command against the scripted server; `given` are the bytes or the text of standard input."""
+    """Run a command against the scripted server; `given` is standard input, as bytes or text."""
     monkeypatch.setenv("OSTINATO_BASE_URL", server.url)
 
     def run(*arguments: str, given: bytes | str = b"") -> Result:
@@ -41,7 +41,7 @@ def ostinato(
 
 @pytest.fixture
 def terminal(server: ScriptedServer) -> Iterator[Callable[..., Terminal]]:
-    """Run a command in a terminal, against the scripted server."""
+    """Run a command in a pseudo-terminal, against the scripted server."""
     started: list[Terminal] = []
 
     def start(*arguments: str, **how: Any) -> Terminal:

@@ -1,4 +1,4 @@
-"""`ostinato bench`: what is measured, and how figures are summed up."""
+"""`ostinato bench`: what it measures, and how it summarizes the results."""
 
 from __future__ import annotations
 
@@ -26,41 +26,41 @@ from tests.unit.client.scripted_responses import (
 
 @pytest.fixture
 def bench(ostinato):
-    """Run the command for texts of three tokens."""
+    """Run the command for completions of three tokens."""
     return partial(ostinato, "bench", "--model", "tiny", "--max-tokens", "3")
 
 
-def test_a_quantile_is_one_of_the_values():
-    """The smallest that the share does not exceed."""
+def test_a_quantile_is_one_of_the_values_and_not_interpolated():
+    """NaN if there are none."""
     values = [float(value) for value in range(100, 0, -1)]
     assert [quantile(values, share) for share in (0.5, 0.99, 1.0, 0.0)] == [50.0, 99.0, 100.0, 1.0]
     assert quantile([3.0], 0.99) == 3.0
     assert math.isnan(quantile([], 0.5))
 
 
-def test_a_figure_is_a_median_with_its_range():
-    """Rounds in which nothing was measured don't count."""
+def test_a_result_is_a_median_with_its_range():
+    """Rounds without a measurement (NaN) are ignored."""
     assert Figure.of([3.0, 1.0, math.nan, 2.0]) == Figure(2.0, 1.0, 3.0)
     assert math.isnan(Figure.of([math.nan]).median)
 
 
-def test_a_round_is_all_tokens_over_its_time():
+def test_tokens_per_second_are_all_tokens_over_the_time_of_the_round():
     """Not the mean of the requests' own speeds."""
     made = Round(2.0, (Request(10, 0.1, (0.2, 0.3)), Request(30, 0.4, ())))
     assert made.tokens_per_s == 20.0
     assert (made.firsts_s, made.gaps_s) == ([0.1, 0.4], [0.2, 0.3])
 
 
-def test_a_request_notes_when_its_pieces_come(client, server):
-    """From the request to the first text, then from piece to piece; an event without text is none."""
+def test_a_request_measures_time_to_first_token_and_gaps(client, server):
+    """The first is from the request to the first text delta; events without text do not count."""
     server.script = [stream([chunk("a"), chunk("b"), chunk("c"), chunk("", "length"), usage_chunk(), DONE])]
     moments_s = iter([10.0, 11.0, 11.5, 13.0])
     request = run_request(client, {"prompt": "x", "model": "tiny"}, clock=lambda: next(moments_s))
     assert request == Request(num_tokens=3, first_s=1.0, gaps_s=(0.5, 1.5))
 
 
-def test_so_many_requests_are_on_their_way_at_once(server):
-    """All that are asked for, and no more; each has a seed of its own."""
+def test_a_round_runs_exactly_the_requested_number_of_requests_at_once(server):
+    """Each request has its own seed."""
     lock, running, most = threading.Lock(), 0, 0
     gate = threading.Barrier(3, timeout=5)
 
@@ -69,7 +69,7 @@ def test_so_many_requests_are_on_their_way_at_once(server):
         with lock:
             running += 1
             most = max(most, running)
-        time.sleep(0.05)  # so that one too many would be seen
+        time.sleep(0.05)  # so that one request too many would be counted
         gate.wait()
         with lock:
             running -= 1
@@ -83,8 +83,8 @@ def test_so_many_requests_are_on_their_way_at_once(server):
     assert sorted(body["seed"] for body in server.bodies) == list(range(9))
 
 
-def test_a_level_has_a_round_that_is_not_measured(bench, server):
-    """Rounds + 1 are sent, and before them one request that says what answers."""
+def test_each_level_has_a_warmup_round(bench, server):
+    """A first request finds out model, version and fingerprint; then each level has `--rounds` + 1 rounds."""
     server.script = [answer_json({**COMPLETION, "version": 4}), *[stream(WHOLE)] * 100]
     shown = bench("--concurrency", "2,1", "--requests", "3", "--rounds", "2", "--json")
     assert shown.exit_code == 0, shown.stderr
@@ -99,8 +99,8 @@ def test_a_level_has_a_round_that_is_not_measured(bench, server):
             assert 0 < figure["low"] <= figure["median"] <= figure["high"]
 
 
-def test_a_table_says_what_was_measured(bench, server):
-    """Model, version and fingerprint stand above it, and a line for each number of requests at once."""
+def test_the_table_has_a_line_per_level_below_model_and_version(bench, server):
+    """The first line also has the fingerprint and the numbers of tokens and rounds."""
     server.script = [answer_json({**COMPLETION, "version": 4}), *[stream(WHOLE)] * 100]
     shown = bench("--concurrency", "1,2", "--requests", "2", "--rounds", "1")
     first, _, heading, *rows = shown.stdout.splitlines()
@@ -111,8 +111,8 @@ def test_a_table_says_what_was_measured(bench, server):
     assert shown.stderr == ""
 
 
-def test_a_failure_ends_it(ostinato, server):
-    """One line, and the exit code of the failure."""
+def test_a_failed_request_ends_the_benchmark(ostinato, server):
+    """One line on standard error, and the failure's exit code."""
     server.script = [answer_json(COMPLETION), *[refusal(500, "boom")] * 100]
     shown = ostinato("bench", "--concurrency", "2", "--model", "tiny", "--retries", "0")
     assert (shown.exit_code, shown.stdout) == (1, "")

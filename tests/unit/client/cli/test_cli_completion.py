@@ -1,4 +1,4 @@
-"""`ostinato completion`: scripts for shells, and what they ask."""
+"""`ostinato completion`: scripts for shells, and the candidates that they request."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from tests.unit.client.scripted_server import PATIENCE_S
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_script_says_where_it_goes(ostinato, monkeypatch, shell):
-    """For the shell that is named, or else for one's own; zsh wants its own line first."""
+def test_a_completion_script_says_where_to_install_it(ostinato, monkeypatch, shell):
+    """For the named shell, or else that of `SHELL`; zsh requires `#compdef` as the first line."""
     monkeypatch.setenv("SHELL", f"/usr/bin/{shell}")
     shown = ostinato("completion", shell)
     assert shown.exit_code == 0
@@ -20,8 +20,8 @@ def test_a_script_says_where_it_goes(ostinato, monkeypatch, shell):
     assert ostinato("completion").stdout == shown.stdout
 
 
-def test_an_unknown_shell_is_to_be_named(ostinato, monkeypatch):
-    """There is no script for it."""
+def test_an_unsupported_shell_is_wrong_usage(ostinato, monkeypatch):
+    """The message lists the supported ones."""
     monkeypatch.setenv("SHELL", "/bin/sh")
     shown = ostinato("completion")
     assert shown.exit_code == 2
@@ -36,8 +36,8 @@ def test_an_unknown_shell_is_to_be_named(ostinato, monkeypatch):
         ("ostinato score --base", "plain,--base-url\n"),
     ],
 )
-def test_a_shell_is_told_commands_and_options(process, words, found):
-    """As the script of bash asks for them."""
+def test_commands_and_options_are_completed(process, words, found):
+    """In the protocol of the bash script."""
     place = str(len(words.split()) - 1)
     running = process(_OSTINATO_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=place)
     output, error = running.communicate(timeout=PATIENCE_S)

@@ -1,4 +1,4 @@
-"""`ostinato generate`: what is asked, and what is written where."""
+"""`ostinato generate`: what it requests, and what it writes where."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ WITH_STATE = [chunk(" upon"), chunk(" a time", "length", state=STATE), usage_chu
 
 
 def asked(server):
-    """Return the fields of the last request that the command itself chose."""
+    """Return the last request's fields, without those that every streamed request has."""
     ours = {"model", "stream", "stream_options"}
     return {name: value for name, value in server.bodies[-1].items() if name not in ours}
 
 
-def test_the_text_is_all_that_is_on_standard_output(ostinato, server):
-    """No line end, no prompt; and nothing is said where nobody looks."""
+def test_standard_output_has_the_text_and_nothing_else(ostinato, server):
+    """No line end, no prompt; without a terminal, standard error is empty."""
     server.script = [stream(WHOLE)]
     shown = ostinato(*GENERATE)
     assert (shown.exit_code, shown.stdout, shown.stderr) == (0, " upon a time", "")
@@ -44,8 +44,8 @@ def test_the_text_is_all_that_is_on_standard_output(ostinato, server):
     ]
 
 
-def test_options_are_the_apis_fields(ostinato, server):
-    """Each under its name, and what is not given is not sent."""
+def test_options_are_sent_as_the_apis_fields(ostinato, server):
+    """Options that are not passed are not sent, and `--no-resume` sends no field."""
     server.script = [stream(WHOLE)]
     given = "--max-tokens 9 --temperature 0.5 --top-p 0.9 --top-k 5 --min-p 0.1 --seed 7 --presence-penalty 1 "
     given += "--frequency-penalty 2 --repetition-penalty 3 --ignore-eos --echo --no-resume --stop x --stop y"
@@ -69,8 +69,8 @@ def test_options_are_the_apis_fields(ostinato, server):
     }
 
 
-def test_the_model_may_stand_in_the_environment(ostinato, server, monkeypatch):
-    """Without either it is the server's first."""
+def test_the_model_can_come_from_the_environment(ostinato, server, monkeypatch):
+    """`--model` takes precedence; without either it is the server's first model."""
     monkeypatch.setenv("OSTINATO_MODEL", "theirs")
     server.script = [stream(WHOLE), stream(WHOLE), models("first"), stream(WHOLE)]
     ostinato("generate", "Once")
@@ -81,16 +81,16 @@ def test_the_model_may_stand_in_the_environment(ostinato, server, monkeypatch):
 
 
 @pytest.mark.parametrize("argument", [(), ("-",)], ids=["none", "dash"])
-def test_a_prompt_is_read_from_standard_input_as_it_is(ostinato, server, argument):
-    """Nothing is stripped: the bytes are the text."""
+def test_a_prompt_is_read_from_standard_input_unchanged(ostinato, server, argument):
+    """Neither white space nor line ends are stripped."""
     server.script = [stream(WHOLE)]
     shown = ostinato("generate", *argument, "--model", "tiny", given="Größe \n\n 大\r\n".encode())
     assert shown.exit_code == 0, shown.stderr
     assert asked(server)["prompt"] == "Größe \n\n 大\r\n"
 
 
-def test_an_empty_standard_input_is_no_prompt_but_an_empty_argument_is(ostinato, server):
-    """Only one of them can be meant."""
+def test_an_empty_standard_input_is_rejected_but_an_empty_argument_is_not(ostinato, server):
+    """Only the argument can be deliberate."""
     server.script = [stream(WHOLE)]
     shown = ostinato("generate", "--model", "tiny")
     assert (shown.exit_code, server.requests) == (2, [])
@@ -99,23 +99,23 @@ def test_an_empty_standard_input_is_no_prompt_but_an_empty_argument_is(ostinato,
     assert asked(server)["prompt"] == ""
 
 
-def test_what_is_not_utf8_is_told_with_its_place(ostinato, server):
-    """The first wrong byte and its offset."""
+def test_invalid_utf8_on_standard_input_is_rejected_with_its_offset(ostinato, server):
+    """The error has the first invalid byte; nothing is sent."""
     shown = ostinato("generate", given="Grö".encode() + b"\xdfe and \xff")
     assert (shown.exit_code, server.requests) == (2, [])
     assert "byte 0xdf at offset 4" in shown.stderr
 
 
-def test_an_argument_that_is_not_utf8_is_told(process, server):
-    """The shell passes any bytes."""
+def test_an_argument_with_invalid_utf8_is_rejected(process, server):
+    """A shell passes any bytes."""
     running = process("generate", b"ab\xff")
     _, error = running.communicate(timeout=PATIENCE_S)
     assert (running.returncode, server.requests) == (2, [])
     assert b"not UTF-8 at character 2" in error
 
 
-def test_json_is_the_whole_answer_on_one_line(ostinato, server):
-    """As the server gave it, without streaming."""
+def test_json_is_the_whole_response_on_one_line(ostinato, server):
+    """As the server sent it, without streaming."""
     server.script = [answer_json(COMPLETION)]
     shown = ostinato(*GENERATE, "--json", "--logprobs", "2")
     assert shown.stdout.count("\n") == 1
@@ -124,8 +124,8 @@ def test_json_is_the_whole_answer_on_one_line(ostinato, server):
     assert server.bodies[0]["logprobs"] == 2
 
 
-def test_json_of_a_stream_is_a_line_for_each_piece_and_one_for_the_whole(ostinato, server):
-    """Several texts, too: each piece says which one it is of."""
+def test_streamed_json_has_a_line_per_delta_and_one_for_the_generation(ostinato, server):
+    """With `-n 2`, each delta has the index of its choice."""
     events = [chunk("a"), chunk("b", index=1), chunk("", "stop"), chunk("c", "length", index=1), usage_chunk(), DONE]
     server.script = [stream(events)]
     lines = [json.loads(line) for line in ostinato(*GENERATE, "-n", "2", "--json", "--stream").stdout.splitlines()]
@@ -139,15 +139,15 @@ def test_json_of_a_stream_is_a_line_for_each_piece_and_one_for_the_whole(ostinat
     assert lines[4]["usage"]["completion_tokens"] == 3
 
 
-def test_several_texts_stand_one_after_another(ostinato, server):
-    """Under lines that say which one begins."""
+def test_several_choices_are_printed_in_succession(ostinato, server):
+    """Each below a heading with its number."""
     choices = [{**COMPLETION["choices"][0], "index": index, "text": text} for index, text in enumerate("ab")]
     server.script = [answer_json({**COMPLETION, "choices": choices})]
     assert ostinato(*GENERATE, "-n", "2").stdout == "==> 1 of 2 <==\na\n==> 2 of 2 <==\nb\n"
 
 
-def test_an_ending_goes_into_suffix(ostinato, server):
-    """And may be piped in; a prompt is not sent."""
+def test_suffix_is_sent_without_a_prompt(ostinato, server):
+    """`-` reads it from standard input."""
     server.script = [stream(WHOLE), stream(WHOLE)]
     ostinato("generate", "--suffix", "the end.", "--model", "tiny")
     assert asked(server) == {"prompt": "", "suffix": "the end."}
@@ -155,8 +155,8 @@ def test_an_ending_goes_into_suffix(ostinato, server):
     assert asked(server)["suffix"] == "it ends"
 
 
-def test_a_state_is_saved_and_gone_on_with(ostinato, server, tmp_path):
-    """From the file, or as it is; the model is the state's, and no prompt is needed."""
+def test_a_saved_state_can_be_resumed(ostinato, server, tmp_path):
+    """From the file or as a literal; it implies the model, and no prompt is needed."""
     server.script = [stream(WITH_STATE), stream(WHOLE), stream(WHOLE)]
     path = tmp_path / "story.state"
     assert ostinato(*GENERATE, "--save-state", str(path)).stdout == " upon a time"
@@ -172,15 +172,15 @@ def test_a_state_is_saved_and_gone_on_with(ostinato, server, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["story.state"]
 
 
-def test_a_state_of_a_whole_answer_is_saved_too(ostinato, server, tmp_path):
-    """With --json as without."""
+def test_the_state_of_a_json_response_is_saved_too(ostinato, server, tmp_path):
+    """`--save-state` works with `--json` as with plain text."""
     server.script = [answer_json({**COMPLETION, "choices": [{**COMPLETION["choices"][0], "state": STATE}]})]
     ostinato(*GENERATE, "--json", "--save-state", str(tmp_path / "state"))
     assert (tmp_path / "state").read_text() == STATE + "\n"
 
 
-def test_an_error_that_brings_a_state_leaves_it_in_the_file(ostinato, server, tmp_path):
-    """A deadline loses nothing."""
+def test_the_state_in_a_streamed_error_is_saved(ostinato, server, tmp_path):
+    """A generation that exceeds its deadline can be resumed."""
     late = {"error": {"message": "too late", "code": "deadline_exceeded"}, **chunk(" upon", state=STATE)}
     server.script = [stream([late])]
     shown = ostinato(*GENERATE, "--save-state", str(tmp_path / "state"), "--no-resume")
@@ -188,8 +188,8 @@ def test_an_error_that_brings_a_state_leaves_it_in_the_file(ostinato, server, tm
     assert (tmp_path / "state").read_text() == STATE + "\n"
 
 
-def test_an_error_in_place_of_a_whole_answer_leaves_its_state_too(ostinato, server, tmp_path):
-    """As the help of --save-state says."""
+def test_the_state_in_an_error_response_is_saved(ostinato, server, tmp_path):
+    """As the help of `--save-state` says."""
     choice = {**COMPLETION["choices"][0], "state": STATE}
     error = {"message": "too late", "code": "deadline_exceeded"}
     server.script = [answer_json({**COMPLETION, "choices": [choice], "error": error}, 504, {"x-should-retry": "false"})]
@@ -199,7 +199,7 @@ def test_an_error_in_place_of_a_whole_answer_leaves_its_state_too(ostinato, serv
 
 
 def test_a_prompt_is_read_after_the_state(ostinato, server):
-    """As the help of --state says: the text of the state comes first, whether the prompt is given or piped in."""
+    """As the help of `--state` says, whether the prompt is an argument or piped in."""
     for arguments, given in ((("and then",), ""), ((), "and then"), ((), "")):
         server.script = [stream([chunk(" upon", "stop"), DONE])]
         assert ostinato("generate", *arguments, "--state", STATE, given=given).stdout == " upon"
@@ -211,8 +211,8 @@ def test_a_prompt_is_read_after_the_state(ostinato, server):
 
 
 @pytest.mark.parametrize("content", ["", "no state", "\x00\xff"])
-def test_a_file_without_a_state_is_refused_before_anything_is_sent(ostinato, server, tmp_path, content):
-    """The message names it."""
+def test_a_file_without_a_state_is_rejected_before_sending(ostinato, server, tmp_path, content):
+    """The message names the file."""
     path = tmp_path / "state"
     path.write_text(content)
     shown = ostinato("generate", "--state", str(path))
@@ -220,8 +220,8 @@ def test_a_file_without_a_state_is_refused_before_anything_is_sent(ostinato, ser
     assert str(path) in shown.stderr
 
 
-def test_a_text_goes_on_after_a_break_unless_that_is_not_wanted(ostinato, server):
-    """By the same seed from its beginning, as it had no state yet."""
+def test_an_interrupted_stream_is_resumed_unless_no_resume_is_passed(ostinato, server):
+    """Here by the seed, from the beginning, as there was no state yet."""
     cut = stream([chunk(" upon")], then=hang_up)
     server.script = [cut, stream(WHOLE), cut]
     assert ostinato(*GENERATE).stdout == " upon a time"
@@ -229,8 +229,8 @@ def test_a_text_goes_on_after_a_break_unless_that_is_not_wanted(ostinato, server
     assert ostinato(*GENERATE, "--no-resume").exit_code == 3
 
 
-def test_a_reader_that_leaves_ends_it_quietly_and_frees_the_server(process, server):
-    """As `| head` does: the stream is closed, the exit code is that of a broken pipe."""
+def test_a_closed_output_pipe_ends_the_command_and_its_stream(process, server):
+    """As with `| head`: no message, and exit code 141, that of SIGPIPE."""
 
     def go_on(handler):
         while not server.left.is_set():
@@ -249,23 +249,23 @@ def test_a_reader_that_leaves_ends_it_quietly_and_frees_the_server(process, serv
     assert server.left.wait(PATIENCE_S)
 
 
-def test_pieces_are_written_as_they_come(process, server):
-    """The first one can be read while the second is still to be written."""
+def test_deltas_are_written_as_they_arrive(process, server):
+    """The first one can be read before the second is sent."""
     server.script = [stream([chunk("first")], then=linger)]
     running = process(*GENERATE)
     assert running.stdout.read(5) == b"first"
 
 
-def test_control_characters_pass_through_a_pipe(process, server):
-    """What reads a pipe gets the bytes that the model wrote."""
+def test_control_characters_are_not_escaped_in_a_pipe(process, server):
+    """The reader of a pipe gets the text that the model generated."""
     server.script = [stream([chunk("\x1b[31m\r\n\x9b"), DONE])]
     running = process(*GENERATE, stdin=subprocess.DEVNULL)
     output, _ = running.communicate(timeout=PATIENCE_S)
     assert output == "\x1b[31m\r\n\x9b".encode()
 
 
-def test_a_state_that_can_not_be_written_leaves_no_draft(tmp_path):
-    """The message names the place; nothing else is left there."""
+def test_a_failed_save_of_a_state_leaves_no_temporary_file(tmp_path):
+    """The message names the path."""
     (tmp_path / "taken").mkdir()
     with pytest.raises(Failure, match=r"cannot write .*taken"):
         states.save(STATE, tmp_path / "taken")

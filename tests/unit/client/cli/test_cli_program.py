@@ -1,4 +1,4 @@
-"""The program as a whole: help, options of the server, and how each kind of failure is told."""
+"""The program as a whole: help, server options, and the message and exit code of each failure."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ HTML = answer_bytes(b"<html><body>\x1b]0;mine\x07 It works!</body></html>", "tex
 
 
 @pytest.mark.parametrize("name", sorted(program.commands))
-def test_every_command_explains_itself(ostinato, name):
-    """`-h` shows an example, every option has its words, and those of the server stand there too."""
+def test_the_help_of_every_command_has_an_example_and_all_options(ostinato, name):
+    """Server options included."""
     shown = ostinato(name, "-h")
     assert shown.exit_code == 0
     assert f"ostinato {name}" in shown.stdout
@@ -40,28 +40,28 @@ def test_every_command_explains_itself(ostinato, name):
     assert name == "completion" or {"base_url", "api_key_file", "timeout", "retries"} <= {o.name for o in options}
 
 
-def test_help_tells_exit_codes_environment_and_completion(ostinato):
-    """What a script needs to know is one command away."""
+def test_help_lists_exit_codes_environment_variables_and_completion(ostinato):
+    """So that scripts can be written from `--help` alone."""
     shown = ostinato("--help").stdout
     for word in ("Exit codes:", "130", "OSTINATO_BASE_URL", "OSTINATO_API_KEY", "NO_COLOR", "ostinato completion"):
         assert word in shown
 
 
-def test_no_command_is_wrong_usage_and_shows_what_there_is(ostinato):
-    """Standard output stays empty."""
+def test_without_a_command_the_commands_are_listed_on_standard_error(ostinato):
+    """It is wrong usage: exit code 2."""
     shown = ostinato()
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert "Commands:" in shown.stderr
 
 
-def test_the_version_is_the_packages(ostinato):
-    """`--version` tells it."""
+def test_version_prints_the_version_of_the_package(ostinato):
+    """On standard output, after the program's name."""
     assert ostinato("--version").stdout == f"ostinato {__version__}\n"
 
 
 @pytest.mark.parametrize("behind", [False, True])
-def test_options_of_the_server_stand_before_the_command_or_behind_it(ostinato, server, tmp_path, behind):
-    """Either way they count, and more than the environment."""
+def test_server_options_can_precede_or_follow_the_command(ostinato, server, tmp_path, behind):
+    """In both positions they override the environment."""
     key = tmp_path / "key"
     key.write_text("secret\n")
     given = ("--base-url", f"{server.url}/texts/v1", "--api-key-file", str(key))
@@ -72,21 +72,21 @@ def test_options_of_the_server_stand_before_the_command_or_behind_it(ostinato, s
     assert server.requests[0].headers["Authorization"] == "Bearer secret"
 
 
-def test_what_stands_behind_the_command_goes_first(ostinato, server):
-    """The nearer option overrules the other one."""
+def test_a_server_option_after_the_command_overrides_one_before_it(ostinato, server):
+    """The first URL has no server, so that the command would fail with it."""
     server.script = [models("tiny")]
     shown = ostinato("--base-url", "http://127.0.0.1:1", "models", "--base-url", server.url)
     assert shown.exit_code == 0, shown.stderr
 
 
-def test_no_option_takes_a_key(ostinato):
-    """Whoever lists this machine's processes would see it."""
+def test_no_option_takes_an_api_key(ostinato):
+    """Any user of the machine could read it in the list of processes."""
     assert ostinato("--api-key", "secret", "models").exit_code == 2
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff"], ids=["missing", "empty", "blank", "binary"])
-def test_a_file_without_a_key_is_named(ostinato, server, tmp_path, content):
-    """Nothing is sent."""
+def test_a_key_file_without_a_key_is_rejected(ostinato, server, tmp_path, content):
+    """The message names the file, and nothing is sent."""
     path = tmp_path / "key"
     if content is not None:
         path.write_bytes(content)
@@ -112,7 +112,7 @@ def test_a_file_without_a_key_is_named(ostinato, server, tmp_path, content):
     ids=["key", "model", "address", "field", "escape", "size", "failed", "html", "lost", "cut"],
 )
 def test_each_failure_is_one_line_and_an_exit_code(ostinato, server, answer, code, words):
-    """The line says what to do in words of the command line, and nothing of it can run in a terminal."""
+    """The line has advice in terms of the command line, and no control characters."""
     server.script = [answer]
     shown = ostinato(*GENERATE, "--retries", "0", "--no-resume")
     assert shown.exit_code == code
@@ -123,15 +123,15 @@ def test_each_failure_is_one_line_and_an_exit_code(ostinato, server, answer, cod
     assert "client." not in shown.stderr
 
 
-def test_a_server_that_is_gone_is_told(ostinato):
-    """There is no server on this port."""
+def test_a_refused_connection_exits_with_3(ostinato):
+    """No server listens on this port."""
     shown = ostinato(*GENERATE, "--base-url", "http://127.0.0.1:1", "--retries", "0")
     assert (shown.exit_code, shown.stdout) == (3, "")
     assert "Connection refused" in shown.stderr
 
 
-def test_a_server_that_says_nothing_is_waited_for_so_long(ostinato, server):
-    """`--timeout` is what the message says to raise."""
+def test_timeout_bounds_the_wait_for_a_silent_server(ostinato, server):
+    """The message has the value, and suggests to raise `--timeout`."""
     server.script = [silence]
     shown = ostinato(*GENERATE, "--timeout", "0.2")
     assert shown.exit_code == 3
@@ -139,8 +139,8 @@ def test_a_server_that_says_nothing_is_waited_for_so_long(ostinato, server):
     assert "--timeout" in shown.stderr
 
 
-def test_what_came_before_a_break_stays(ostinato, server):
-    """The text so far is on standard output, the error on the other."""
+def test_the_text_before_an_interruption_stays_on_standard_output(ostinato, server):
+    """The error goes to standard error."""
     server.script = [stream([chunk(" upon")], then=hang_up)]
     assert ostinato(*GENERATE, "--no-resume").stdout == " upon"
 
@@ -176,15 +176,15 @@ def test_what_came_before_a_break_stays(ostinato, server):
     ids=" ".join,
 )
 def test_wrong_usage_is_one_line_and_sends_nothing(ostinato, server, arguments):
-    """Exit code 2."""
+    """With exit code 2."""
     shown = ostinato(*arguments)
     assert (shown.exit_code, shown.stdout, server.requests) == (2, "", [])
     assert shown.stderr.startswith("error: ")
     assert shown.stderr.count("\n") == 1
 
 
-def test_ctrl_c_is_130_and_frees_the_server(terminal, server):
-    """No trace, and the stream is closed."""
+def test_ctrl_c_exits_with_130_and_closes_the_stream(terminal, server):
+    """Without a traceback."""
     server.script = [stream([chunk(" upon")], then=lambda handler: handler.wait_until_client_leaves())]
     running = terminal(*GENERATE)
     running.wait_for(b" upon")
@@ -196,8 +196,8 @@ def test_ctrl_c_is_130_and_frees_the_server(terminal, server):
 
 
 @pytest.mark.parametrize("arguments", [("models",), ("models", "--json"), ("--help",)], ids=" ".join)
-def test_a_reader_that_is_gone_is_no_failure_to_tell(process, server, arguments):
-    """Nothing is said, however little there was to write."""
+def test_a_closed_output_pipe_prints_no_message(process, server, arguments):
+    """However short the output; the exit code is 141."""
     server.script = [models("tiny")]
     running = process(*arguments)
     running.stdout.close()
@@ -206,7 +206,7 @@ def test_a_reader_that_is_gone_is_no_failure_to_tell(process, server, arguments)
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_without_the_extra_the_program_says_what_to_install(tmp_path, missing):
-    """One line, exit code 2."""
+    """One line, and exit code 2."""
     (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError(name={missing!r})\n")
     paths = f"{tmp_path}:{environment()['PYTHONPATH']}"
     run = subprocess.run(
@@ -222,7 +222,7 @@ def test_without_the_extra_the_program_says_what_to_install(tmp_path, missing):
     assert "pip install 'ostinato-client[cli]'" in run.stderr
 
 
-def test_all_is_well_with_a_whole_answer(ostinato, server):
-    """The counterpart to all that fails."""
+def test_a_complete_stream_exits_with_0(ostinato, server):
+    """The counterpart to all the failures."""
     server.script = [stream(WHOLE)]
     assert ostinato(*GENERATE).exit_code == 0

@@ -1,4 +1,4 @@
-"""What is shown: in terminals of any width, with colours and without, and never what could run there."""
+"""Output in terminals of any width, with and without colours: never with active control characters."""
 
 from __future__ import annotations
 
@@ -27,46 +27,46 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("text", ["Größe", "大きさ", "שלום", "👩‍👩‍👧", "a\tb\nc", "e\u0301"])
-def test_what_is_harmless_stays(text):
-    """Letters of any script, marks, joiners, tabs and line ends."""
+def test_printable_text_is_shown_unchanged(text):
+    """Letters of any script, combining marks, joiners, tabs and line ends."""
     assert visible(text) == text
 
 
 @pytest.mark.parametrize("character", ["\x1b", "\x07", "\x08", "\r", "\x00", "\x7f", "\x9b", "\u202e", "\u2066"])
-def test_what_could_run_is_written_out(character):
-    """As JSON would write it, so that JSON stays JSON."""
+def test_control_and_bidi_characters_are_escaped(character):
+    """In JSON's notation, so that JSON stays valid."""
     assert visible(f"a{character}b") == f"a\\u{ord(character):04x}b"
 
 
-def test_a_cell_has_one_line():
-    """Line ends and tabs are written out as one knows them."""
+def test_line_ends_and_tabs_are_escaped_in_a_table_cell():
+    """A cell is always one line."""
     assert on_one_line("a\nb\tc\r") == "a\\nb\\tc\\r"
 
 
-def test_columns_are_as_wide_as_a_terminal_shows_them(capsys):
-    """A wide character takes two places, a mark none; numbers stand at their right."""
+def test_columns_are_aligned_by_display_width(capsys):
+    """A wide character takes two cells, a combining mark none; numbers are aligned to the right."""
     print_table(("id", "size"), [["大き", "1"], ["e\u0301", "10"]], numbers=("size",))
     assert capsys.readouterr().out == "id    size\n大き     1\ne\u0301       10\n"
 
 
-def test_a_generated_title_does_not_reach_the_terminal(terminal, server):
-    """Nor does a colour, in whatever pieces it comes."""
+def test_generated_escape_sequences_do_not_reach_the_terminal(terminal, server):
+    """Even if a sequence is split between deltas."""
     server.script = [stream([chunk("a\x1b"), chunk("]0;mine\x07"), chunk("\x9b31m", "length"), DONE])]
     code, shown = terminal(*GENERATE, "-q").end()
     assert (code, shown) == (0, "a\\u001b]0;mine\\u0007\\u009b31m\n")
 
 
 @pytest.mark.parametrize("arguments", [("--json",), ("--json", "--stream")])
-def test_json_stays_json_in_a_terminal(terminal, server, arguments):
-    """What JSON leaves as it is, and a terminal would run, is written out."""
+def test_json_in_a_terminal_is_valid_and_escaped(terminal, server, arguments):
+    """JSON allows control characters above 0x7e unescaped; a terminal would interpret them."""
     whole = {"choices": [{"index": 0, "text": "\x9b31m\x7f", "finish_reason": None}]}
     server.script = [answer_json(whole) if len(arguments) == 1 else stream([chunk("\x9b31m\x7f"), DONE])]
     _, shown = terminal(*GENERATE, *arguments, columns=1000).end()
     assert r'"text": "\u009b31m\u007f"' in shown
 
 
-def test_a_terminal_gets_a_dim_last_line(terminal, server):
-    """Tokens, speed, seed and why it ended; without colours it is not dim; -q leaves it out."""
+def test_a_terminal_gets_a_dim_summary_line(terminal, server):
+    """With tokens, speed, seed and finish reason; not dim without colours, and absent with `-q`."""
     server.script = [stream(WHOLE)] * 3
     _, shown = terminal(*GENERATE).end()
     text, line = shown.splitlines()
@@ -80,8 +80,8 @@ def test_a_terminal_gets_a_dim_last_line(terminal, server):
 
 
 @pytest.mark.parametrize("columns", [100, 20])
-def test_a_table_that_does_not_fit_becomes_lines(terminal, server, columns):
-    """Nothing is cut at any width."""
+def test_a_table_wider_than_the_terminal_becomes_a_list(terminal, server, columns):
+    """Nothing is truncated at any width."""
     entry = {"id": "a-model-of-mine", "cell": "lstm", "layers": 1, "units": 512, "vocab_size": 1234}
     server.script = [answer_json({"data": [entry]})]
     code, shown = terminal("models", columns=columns).end()
@@ -91,8 +91,8 @@ def test_a_table_that_does_not_fit_becomes_lines(terminal, server, columns):
         assert fact in shown
 
 
-def test_a_text_is_shaded_where_there_are_colours(terminal, server):
-    """With a legend, and the tokens that surprise most with what had been more probable."""
+def test_inspect_shades_tokens_by_probability(terminal, server):
+    """With a legend, and the least probable tokens with their most probable alternatives."""
     server.script = [models("tiny"), answer_json(SHOWN)]
     _, shown = terminal("inspect", "ab").end()
     assert "\x1b[30;48;5;229m⏎" in shown
@@ -103,8 +103,8 @@ def test_a_text_is_shaded_where_there_are_colours(terminal, server):
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=lambda wish: next(iter(wish)))
-def test_without_colours_the_tokens_are_a_table(terminal, server, variables):
-    """Each token with its probability and what had been more probable."""
+def test_without_colours_inspect_prints_a_table(terminal, server, variables):
+    """Each token with its probability and its most probable alternative."""
     server.script = [models("tiny"), answer_json(SHOWN)]
     _, shown = terminal("inspect", "ab", **variables).end()
     assert "48;5" not in shown
@@ -113,8 +113,8 @@ def test_without_colours_the_tokens_are_a_table(terminal, server, variables):
 
 
 @pytest.mark.parametrize("columns", [80, 23])
-def test_tokens_flow_in_a_terminal(terminal, server, columns):
-    """Each one is bounded, none is cut in two, and wide characters count twice."""
+def test_tokens_are_wrapped_at_the_width_of_the_terminal(terminal, server, columns):
+    """Each is delimited and none is split; wide characters take two cells."""
     texts = ["ab", " ", "\n", "大き", "👍"]
     server.script = [answer_json({"tokens": [5, 6, 7, 8, 9], "token_strs": texts})]
     _, shown = terminal("tokens", "x", "--model", "tiny", columns=columns, NO_COLOR="1", TERM="dumb").end()

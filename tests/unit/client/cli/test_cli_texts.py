@@ -1,4 +1,4 @@
-"""`ostinato score`, `tokens`, `inspect` and `models`: what a model makes of texts, and which models there are."""
+"""`ostinato score`, `tokens`, `inspect` and `models`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOGPROBS = {
 
 
 def scored(*texts):
-    """Answer an echoed completion: the first token of each text has no score, the rest is one of -2 nats."""
+    """Respond with an echoed completion: each text has one token without a score, then one of -2 nats."""
     choices = []
     for index, text in enumerate(texts):
         num_tokens = min(2, len(text))
@@ -28,8 +28,8 @@ def scored(*texts):
     return answer_json({"choices": choices})
 
 
-def test_a_score_is_told_in_four_figures(ostinato, server):
-    """Of a text as it is given."""
+def test_score_prints_tokens_log_probability_perplexity_and_bits(ostinato, server):
+    """The text is sent unchanged."""
     server.script = [models("tiny"), scored("abc")]
     shown = ostinato("score", "abc")
     assert shown.exit_code == 0, shown.stderr
@@ -44,8 +44,8 @@ def test_a_score_is_told_in_four_figures(ostinato, server):
     }
 
 
-def test_each_line_is_a_text_with_a_score_of_its_own(ostinato, server):
-    """An empty one too, so that lines and scores stay together; many go in several requests."""
+def test_with_lines_each_line_is_scored_by_itself(ostinato, server):
+    """Empty ones too, so that scores can be joined to lines; 32 texts per request."""
     lines = ["ab", "", "a\x0bb", *["xy"] * 40]
     server.script = [models("tiny"), scored(*lines[:32]), scored(*lines[32:])]
     shown = ostinato("score", "--lines", "--json", given="\n".join(lines) + "\r\n")
@@ -62,8 +62,8 @@ def test_each_line_is_a_text_with_a_score_of_its_own(ostinato, server):
     assert answers[1] == {"text": "", "tokens": 0, "logprob": 0.0, "perplexity": None, "bits_per_character": None}
 
 
-def test_files_are_told_by_name(ostinato, server, tmp_path):
-    """Several of them, each whole."""
+def test_several_files_are_scored_as_one_text_each(ostinato, server, tmp_path):
+    """With their final line ends, in one request."""
     paths = [tmp_path / name for name in ("one.txt", "two.txt")]
     for path in paths:
         path.write_text(f"in {path.name}\n")
@@ -75,8 +75,8 @@ def test_files_are_told_by_name(ostinato, server, tmp_path):
 
 @pytest.mark.parametrize("command", ["score", "inspect"])
 @pytest.mark.parametrize("model", [None, "reverse:2", "reverse@canary"])
-def test_a_model_that_reads_backwards_gets_the_text_as_suffix(ostinato, server, command, model):
-    """By whichever name it is called."""
+def test_a_backward_model_gets_the_text_as_suffix(ostinato, server, command, model):
+    """Whether the name has a version, a label or neither."""
     entries = [{"id": "reverse", "direction": "backward"}, {"id": "tiny", "direction": "forward"}]
     server.script = [answer_json({"data": entries}), scored("ab")]
     shown = ostinato(command, "ab", *([] if model is None else ["--model", model]))
@@ -86,13 +86,13 @@ def test_a_model_that_reads_backwards_gets_the_text_as_suffix(ostinato, server, 
     assert server.bodies[1]["model"] == (model or "reverse")
 
 
-def test_tokens_in_a_pipe_are_lines_of_id_and_text(ostinato, server):
-    """What breaks lines is written out."""
+def test_tokens_in_a_pipe_are_lines_of_id_tab_and_string(ostinato, server):
+    """Line ends and tabs within tokens are escaped."""
     server.script = [answer_json({"tokens": [5, 6, 7], "token_strs": ["ab", "\n", "\t"]})]
     assert ostinato("tokens", "x", *TINY).stdout == "5\tab\n6\t\\n\n7\t\\t\n"
 
 
-def test_tokens_as_json_are_ids_and_texts(ostinato, server):
+def test_tokens_as_json_are_ids_and_strings(ostinato, server):
     """On one line."""
     server.script = [answer_json({"tokens": [5, 6], "token_strs": ["ab", "\n"]})]
     assert json.loads(ostinato("tokens", "x", *TINY, "--json").stdout) == {"ids": [5, 6], "texts": ["ab", "\n"]}
@@ -102,8 +102,8 @@ def test_tokens_as_json_are_ids_and_texts(ostinato, server):
     ("arguments", "given"),
     [(("5", "6"), ""), (("5,6",), ""), (("[5, 6]",), ""), ((), "5\n6\n"), (("-",), "5 6")],
 )
-def test_ids_are_joined_to_a_text(ostinato, server, arguments, given):
-    """Given or piped in, as people write lists; the text is as it is."""
+def test_decode_accepts_ids_in_any_notation_of_lists(ostinato, server, arguments, given):
+    """As arguments or piped in; the text is printed unchanged."""
     server.script = [answer_json({"prompt": "ab\n"})]
     shown = ostinato("tokens", "--decode", *arguments, *TINY, given=given)
     assert shown.stdout == "ab\n"
@@ -111,7 +111,7 @@ def test_ids_are_joined_to_a_text(ostinato, server, arguments, given):
 
 
 def test_inspect_as_json_has_every_token(ostinato, server):
-    """With its probability, and the alternatives that were asked for."""
+    """With its probability, and as many alternatives as `--top` requests."""
     server.script = [models("tiny"), scored("ab")]
     shown = json.loads(ostinato("inspect", "ab", "--top", "2", "--json").stdout)
     assert server.bodies[1]["logprobs"] == 2
@@ -128,8 +128,8 @@ def test_inspect_as_json_has_every_token(ostinato, server):
     ]
 
 
-def test_models_are_told_with_their_versions_and_labels(ostinato, server):
-    """The version that answers goes first; what the server does not tell is a dash."""
+def test_models_are_listed_with_versions_and_labels(ostinato, server):
+    """The served version comes first; fields that the server does not send are dashes."""
     versions = [{"version": 2, "labels": []}, {"version": 3, "labels": ["stable", "canary"]}]
     entry = {"id": "demo", "version": 3, "versions": versions, "cell": "lstm", "layers": 2, "units": 512}
     entry |= {"unit": "character", "vocab_size": 1234, "direction": "forward", "deterministic": False}
@@ -142,8 +142,8 @@ def test_models_are_told_with_their_versions_and_labels(ostinato, server):
     assert heading.split()[-1] == "deterministic"
 
 
-def test_models_as_json_are_as_the_server_tells_them(ostinato, server):
-    """A line for each."""
+def test_models_as_json_are_the_servers_entries_unchanged(ostinato, server):
+    """One line per model."""
     entries = [{"id": "a", "more": [1]}, {"id": "b"}]
     server.script = [answer_json({"data": entries})]
     assert [json.loads(line) for line in ostinato("models", "--json").stdout.splitlines()] == entries

@@ -1,4 +1,4 @@
-"""`ostinato write`: what each line of a session does to the text, and what is left when it ends."""
+"""`ostinato write`: what each line of a session does to the text, and what remains when it ends."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ TINY = ("--model", "tiny")
 
 
 def turn(text, state="ost1.a.b"):
-    """Answer a turn that ends with a state."""
+    """Respond with a turn that ends with a state."""
     return stream([chunk(text), chunk("", "length", state=state), usage_chunk(), DONE])
 
 
 def expired():
-    """Refuse a state."""
+    """Respond that the state has expired."""
     return refusal(400, "state is older than 7 days", code="state_expired")
 
 
 @pytest.fixture
 def write(ostinato):
-    """Run a session of these lines, piped in; the first arguments are the command's."""
+    """Run a session of these piped lines; `given` are the command's arguments."""
 
     def run(*lines, given=()):
         return ostinato("write", *given, *TINY, given="".join(line + "\n" for line in lines))
@@ -39,34 +39,34 @@ def write(ostinato):
 
 
 def read(server):
-    """Return what each request had the model read: its prompt, and whether it went on from a state."""
+    """Return each request's prompt, and whether it resumed from a state."""
     return [(body["prompt"], "state" in body) for body in server.bodies]
 
 
-def test_enter_goes_on_and_a_text_is_added_first(write, server):
-    """From the state of the turn before; standard output has what the model writes and nothing else."""
+def test_an_empty_line_generates_and_a_text_line_is_appended_first(write, server):
+    """Each turn resumes from the previous state; standard output has generated text alone."""
     server.script = [turn(" upon"), turn(" a time"), turn(" there")]
     shown = write("", ",\\nlong ago \\\\n", "//was", given=("Once",))
     assert (shown.exit_code, shown.stdout, shown.stderr) == (0, " upon a time there", "")
     assert read(server) == [("Once", False), (",\nlong ago \\n", True), ("/was", True)]
 
 
-def test_a_turn_has_more_tokens_than_the_servers_default(write, server):
-    """Unless that is said otherwise."""
+def test_a_turn_has_200_tokens_by_default(write, server):
+    """`/set max-tokens` changes it."""
     server.script = [turn("a"), turn("b")]
     write("", "/set max-tokens 7", "")
     assert [body["max_tokens"] for body in server.bodies] == [200, 7]
 
 
-def test_options_of_the_command_are_those_of_every_turn(write, server):
-    """As `generate` names them."""
+def test_options_of_the_command_apply_to_every_turn(write, server):
+    """They have the names of `generate`."""
     server.script = [turn("a"), turn("b")]
     write("", "", given=("--temperature", "0.5", "--stop", "x"))
     assert [(body["temperature"], body["stop"]) for body in server.bodies] == [(0.5, ["x"])] * 2
 
 
-def test_what_was_taken_back_can_be_put_back(write, server):
-    """Turn by turn, until another one is written."""
+def test_undone_turns_can_be_redone_until_another_is_generated(write, server):
+    """Several in succession, with their states."""
     server.script = [turn("1"), turn("2"), turn("3", "ost1.c.d"), turn("4")]
     shown = write("", "", "/undo", "/undo", "/redo", "/redo", "/text", "/undo", "", "/text", "/redo")
     assert shown.stdout == "12" + "12" + "3" + "13"
@@ -75,16 +75,16 @@ def test_what_was_taken_back_can_be_put_back(write, server):
     assert ostinato_state(server, 2) == "ost1.a.b"
 
 
-def test_another_model_gets_no_state_of_the_one_before(write, server):
-    """Not of a turn that is put back, either."""
+def test_after_a_change_of_model_a_redone_turn_has_no_state(write, server):
+    """The new model gets the whole text as its prompt."""
     server.script = [turn("1"), turn("2")]
     write("", "/undo", "/set model other", "/redo", "")
     assert read(server) == [("", False), ("1", False)]
     assert server.bodies[1]["model"] == "other"
 
 
-def test_what_lies_beside_a_text_may_be_anybodys(ostinato, server, tmp_path):
-    """A file that holds no text is passed over; one that is called `main` never takes the text's place."""
+def test_unrelated_files_beside_a_session_are_ignored(ostinato, server, tmp_path):
+    """Files without a conversation are skipped, and story.main.json never replaces the branch `main`."""
     path = tmp_path / "story.json"
     server.script = [turn("mine"), turn("other"), turn(" more")]
     ostinato("write", *TINY, "--file", str(path), given="\n")
@@ -99,12 +99,12 @@ def test_what_lies_beside_a_text_may_be_anybodys(ostinato, server, tmp_path):
 
 
 def ostinato_state(server, number):
-    """Return the state that a request went on from."""
+    """Return the state from which a request resumed."""
     return server.bodies[number]["state"]
 
 
-def test_retry_writes_the_last_turn_again_by_another_seed(write, server):
-    """From where that turn had begun, with its prompt."""
+def test_retry_generates_the_last_turn_again_with_another_seed(write, server):
+    """From the state before that turn, with its prompt."""
     server.script = [turn("1", "ost1.first.x"), turn("2"), turn("3")]
     assert write("", "and", "/retry", "/text").stdout == "1" + "2" + "3" + "1and3"
     assert read(server)[2] == ("and", True)
@@ -113,8 +113,8 @@ def test_retry_writes_the_last_turn_again_by_another_seed(write, server):
     assert server.bodies[2]["seed"] > 0
 
 
-def test_a_retry_that_fails_leaves_the_turn(write, server, tmp_path):
-    """The file has it."""
+def test_a_failed_retry_keeps_the_turn(write, server, tmp_path):
+    """In the saved file as well."""
     server.script = [turn("1"), refusal(400, "no")]
     path = tmp_path / "s.json"
     assert write("", "/retry", given=("--file", str(path))).exit_code == 1
@@ -122,7 +122,7 @@ def test_a_retry_that_fails_leaves_the_turn(write, server, tmp_path):
 
 
 def test_branches_are_independent(write, server):
-    """Each goes on from where it stands; names are made up or chosen, and told."""
+    """Each resumes from its own state; names are generated or chosen, and listed."""
     server.script = [turn("1", "ost1.one.x"), turn("2"), turn("3"), turn("4")]
     shown = write("", "/branch", "", "/switch main", "/branch other", "", "/branches", "/switch branch-2", "", "/text")
     assert shown.exit_code == 0, shown.stderr
@@ -149,8 +149,8 @@ def test_branches_are_independent(write, server):
         ("/load /nope/x", "cannot read /nope/x"),
     ],
 )
-def test_a_line_that_can_not_be_done_ends_a_script(write, server, line, words):
-    """In one line; what stands behind it is not done."""
+def test_an_invalid_line_ends_a_piped_session(write, server, line, words):
+    """With one line on standard error; later lines are not executed."""
     shown = write(line, "more")
     assert (shown.exit_code, shown.stdout, server.requests) == (2, "", [])
     assert shown.stderr.startswith("error: ")
@@ -158,8 +158,8 @@ def test_a_line_that_can_not_be_done_ends_a_script(write, server, line, words):
     assert shown.stderr.count("\n") == 1
 
 
-def test_options_are_listed_and_set_and_left_to_the_server(write, server):
-    """Of the branch that is written on."""
+def test_set_lists_sets_and_resets_options(write, server):
+    """A reset option is not sent, so that the server's default applies."""
     server.script = [turn("a"), turn("b")]
     shown = write("/set temperature 0.7", "/set stop \\n", "/set", "", "/set temperature", "/set stop", "")
     assert shown.stdout == 'model "tiny"\nmax_tokens 200\ntemperature 0.7\nstop "\\n"\na' + "b"
@@ -168,16 +168,16 @@ def test_options_are_listed_and_set_and_left_to_the_server(write, server):
     assert not {"temperature", "stop"} & set(server.bodies[1])
 
 
-def test_another_model_reads_the_text_anew(write, server):
-    """A state is of one model."""
+def test_after_a_change_of_model_the_whole_text_is_sent(write, server):
+    """A state belongs to one model."""
     server.script = [turn("1"), turn("2")]
     write("", "/set model other", "", given=("Once",))
     assert read(server) == [("Once", False), ("Once1", False)]
     assert [body["model"] for body in server.bodies] == ["tiny", "other"]
 
 
-def test_a_state_that_is_refused_is_told_and_the_text_read_anew(write, server):
-    """In one line, and the turn is written all the same."""
+def test_after_a_rejected_state_the_whole_text_is_sent(write, server):
+    """Standard error has one line, and the turn succeeds."""
     server.script = [turn("1"), expired(), turn("2")]
     shown = write("", "and", given=("Once",))
     assert (shown.exit_code, shown.stdout) == (0, "12")
@@ -185,15 +185,15 @@ def test_a_state_that_is_refused_is_told_and_the_text_read_anew(write, server):
     assert read(server) == [("Once", False), ("and", True), ("Once1and", False)]
 
 
-def test_a_turn_goes_on_after_a_break(write, server):
-    """As a stream of `generate` does."""
+def test_an_interrupted_turn_is_resumed(write, server):
+    """As a stream of `generate` is."""
     server.script = [stream([chunk(" upon")], then=hang_up), turn(" upon a time")]
     shown = write("")
     assert (shown.exit_code, shown.stdout) == (0, " upon a time")
 
 
-def test_a_file_keeps_the_text_after_every_turn(write, server, tmp_path):
-    """The next session goes on from it, to the state; the SDK reads it, too."""
+def test_the_file_is_saved_after_every_turn(write, server, tmp_path):
+    """The next session resumes from its state; the SDK can load it too."""
     path = tmp_path / "story.json"
     server.script = [turn(" upon", "ost1.one.x"), refusal(400, "no"), turn(" a time")]
     assert write("", "", given=("Once", "--file", str(path))).exit_code == 1
@@ -205,8 +205,8 @@ def test_a_file_keeps_the_text_after_every_turn(write, server, tmp_path):
     assert kept.load(path, ostinato.Client(server.url)).text == "Once upon a time"
 
 
-def test_branches_are_kept_beside_the_file(write, server, tmp_path):
-    """Under their names, and there again in the next session; other files are let be."""
+def test_branches_are_saved_beside_the_file(write, server, tmp_path):
+    """Under their names, and loaded by the next session; other files are ignored."""
     path = tmp_path / "story[1].json"
     server.script = [turn("1"), turn("2")]
     assert write("", "/branch dark", "", given=("--file", str(path))).exit_code == 0
@@ -220,8 +220,8 @@ def test_branches_are_kept_beside_the_file(write, server, tmp_path):
     assert shown.stdout == "* main: 1 turns, 1 characters\n  dark: 2 turns, 2 characters\n12"
 
 
-def test_a_prompt_does_not_go_with_a_text_that_is_there(write, server, tmp_path):
-    """It has begun already."""
+def test_a_prompt_for_an_existing_text_is_rejected(write, server, tmp_path):
+    """The text already has its beginning."""
     path = tmp_path / "story.json"
     server.script = [turn("1")]
     write("", given=("--file", str(path)))
@@ -231,8 +231,8 @@ def test_a_prompt_does_not_go_with_a_text_that_is_there(write, server, tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"ostinato_conversation": 99}', "[1]"])
-def test_a_file_that_holds_no_text_is_left_as_it_is(write, tmp_path, content):
-    """It may be somebody's work."""
+def test_a_file_without_a_conversation_is_rejected_and_unchanged(write, tmp_path, content):
+    """It may be the user's work."""
     path = tmp_path / "story.json"
     path.write_text(content)
     shown = write("", given=("--file", str(path)))
@@ -241,8 +241,8 @@ def test_a_file_that_holds_no_text_is_left_as_it_is(write, tmp_path, content):
     assert path.read_text() == content
 
 
-def test_a_saved_text_is_loaded_as_a_branch(write, server, tmp_path):
-    """Of the file's name; what was there stays."""
+def test_load_adds_a_branch_named_after_the_file(write, server, tmp_path):
+    """The other branches are unchanged."""
     path = tmp_path / "my story.json"
     server.script = [turn("1"), turn("2")]
     shown = write("", f"/save {path}", "", f"/load {path}", "/text", "/branches")
@@ -250,16 +250,16 @@ def test_a_saved_text_is_loaded_as_a_branch(write, server, tmp_path):
     assert shown.stdout == "12" + "1" + "  main: 2 turns, 2 characters\n* my-story: 1 turns, 1 characters\n"
 
 
-def test_lines_that_are_not_utf8_end_a_script(ostinato, server):
-    """The offset counts from the beginning of standard input; what was done before is done."""
+def test_a_line_with_invalid_utf8_ends_a_piped_session(ostinato, server):
+    """The offset counts from the beginning of standard input; earlier lines have been executed."""
     server.script = [turn("1")]
     shown = ostinato("write", *TINY, given=b"ab\nc\xff\n")
     assert (shown.exit_code, shown.stdout) == (2, "1")
     assert "byte 0xff at offset 4" in shown.stderr
 
 
-def test_help_names_the_file_of_a_branch(write, ostinato, server, tmp_path):
-    """What --help says of story.json is where a branch is found."""
+def test_branches_are_saved_where_the_help_says(write, ostinato, server, tmp_path):
+    """And a turn has the number of tokens that it names."""
     server.script = [turn("1"), turn("2")]
     write("a", "/branch NAME", "b", given=("--file", str(tmp_path / "story.json")))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["story.NAME.json", "story.json"]
@@ -269,16 +269,16 @@ def test_help_names_the_file_of_a_branch(write, ostinato, server, tmp_path):
     assert server.bodies[0]["max_tokens"] == 200
 
 
-def test_quit_leaves_and_help_names_every_command(write, server):
-    """What stands behind /quit is not read."""
+def test_quit_ends_the_session_and_help_lists_every_command(write, server):
+    """Lines after `/quit` are not read."""
     shown = write("/help", "/quit", "more")
     assert server.requests == []
     for command in ("/undo", "/redo", "/retry", "/branch", "/branches", "/switch", "/set", "/save", "/load", "/text"):
         assert command in shown.stdout
 
 
-def test_ctrl_c_stops_the_turn_and_keeps_what_came(terminal, server, tmp_path):
-    """The session goes on: the next turn reads the text anew. Ctrl-D leaves with 0."""
+def test_ctrl_c_stops_the_turn_and_keeps_its_text(terminal, server, tmp_path):
+    """The session continues: the next turn sends the whole text. Ctrl-D exits with 0."""
     path = tmp_path / "story.json"
     server.script = [stream([chunk(" upon")], then=linger), turn(" a time")]
     session = terminal("write", "Once", "--file", str(path), *TINY)
@@ -299,8 +299,8 @@ def test_ctrl_c_stops_the_turn_and_keeps_what_came(terminal, server, tmp_path):
     assert read(server) == [("Once", False), ("Once upon", False)]
 
 
-def test_ctrl_c_stops_a_resumption(terminal, server, tmp_path):
-    """Once is enough while a stream that broke off waits: what came is kept, and no further request is sent."""
+def test_ctrl_c_stops_the_resumption_of_a_turn(terminal, server, tmp_path):
+    """Once is enough while an interrupted stream waits: its text is kept, and no further request is sent."""
     path = tmp_path / "story.json"
     unavailable = refusal(503, "no", headers={"Retry-After": "50"})
     refused = threading.Event()
@@ -324,8 +324,8 @@ def test_ctrl_c_stops_a_resumption(terminal, server, tmp_path):
     assert len(server.requests) == 2
 
 
-def test_ctrl_c_ends_a_script(process, server, tmp_path):
-    """With 130, and what came of the turn is in the file; the lines behind it are not done."""
+def test_ctrl_c_ends_a_piped_session(process, server, tmp_path):
+    """With 130; the file has the text so far, and later lines are not executed."""
     path = tmp_path / "story.json"
     server.script = [stream([chunk(" upon")], then=linger)]
     with interruptible():
@@ -341,8 +341,8 @@ def test_ctrl_c_ends_a_script(process, server, tmp_path):
     assert len(server.requests) == 1
 
 
-def test_ctrl_c_before_the_first_piece_stops_too(terminal, server):
-    """Nothing has come, so nothing is kept."""
+def test_ctrl_c_before_the_first_delta_stops_the_turn(terminal, server):
+    """There is no text, so no turn is added."""
     asked = threading.Event()
 
     def answer(handler):
@@ -365,8 +365,8 @@ def test_ctrl_c_before_the_first_piece_stops_too(terminal, server):
     assert session.end()[0] == 0
 
 
-def test_in_a_terminal_a_failure_is_told_and_the_session_goes_on(terminal, server):
-    """And Ctrl-C at the prompt takes the line back."""
+def test_in_a_terminal_the_session_continues_after_an_error(terminal, server):
+    """And Ctrl-C at the prompt discards the line."""
     server.script = [refusal(400, "too hot"), turn(" upon")]
     session = terminal("write", *TINY)
     session.wait_for(b"> ")
@@ -375,7 +375,7 @@ def test_in_a_terminal_a_failure_is_told_and_the_session_goes_on(terminal, serve
     session.wait_for(b"> ")
     session.type(b"never mind")
     session.wait_for(b"never mind")
-    time.sleep(0.2)  # Python's readline overlooks a signal while it still handles a key
+    time.sleep(0.2)  # Python's readline misses a signal while it still handles a key
     session.type(CTRL_C)
     session.wait_for(b"> ")
     session.type(b"\n")
@@ -387,8 +387,8 @@ def test_in_a_terminal_a_failure_is_told_and_the_session_goes_on(terminal, serve
     assert read(server) == [("", False), ("", False)]
 
 
-def test_the_prompt_is_not_written_into_a_file(terminal, server, tmp_path):
-    """Where standard output is one, the keyboard's prompt is shown on standard error."""
+def test_the_prompt_of_the_session_is_not_written_to_a_file(terminal, server, tmp_path):
+    """If standard output is redirected, the prompt goes to standard error."""
     server.script = [turn(" upon")]
     session = terminal("write", *TINY, output=tmp_path / "text")
     session.wait_for(b"> ")

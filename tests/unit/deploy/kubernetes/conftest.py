@@ -1,4 +1,4 @@
-"""An overlay's objects, and the settings that the gateway reads in its pod."""
+"""Fixtures: an overlay's objects, and the settings that the gateway reads in its pod."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def objects(request):
 
 @pytest.fixture
 def gateway_settings(objects, monkeypatch):
-    """The gateway's settings as it would read them in its pod."""
+    """The gateway's settings as loaded from the environment of its pod."""
     for name, value in settings(objects, "gateway").items():
         monkeypatch.setenv(name, value)
     return load_settings()

@@ -1,6 +1,6 @@
-"""The Kubernetes objects are valid and fit each other: names, ports, volumes, privileges, networks.
+"""The Kubernetes objects are valid and consistent: names, ports, volumes, privileges and network policies.
 
-Nothing here was seen in a cluster.
+None of this was tested in a cluster.
 """
 
 import re
@@ -21,7 +21,7 @@ from tests.manifests import (
     templates,
 )
 
-# The oldest one in which what is used is there unasked (preStop.sleep), and the newest that the schemas know.
+# The oldest that has preStop.sleep enabled by default, and the newest that there are schemas for.
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]
 GATEWAY = {"app.kubernetes.io/name": "gateway"}
 PROMETHEUS = {"app.kubernetes.io/name": "prometheus"}
@@ -33,8 +33,8 @@ def probes(container):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_object_fits_the_schema_of_kubernetes(objects, version):
-    """Each object has the fields of its kind and no other."""
+def test_every_object_is_valid_under_the_strict_schema_of_kubernetes(objects, version):
+    """Each has the fields of its kind and no others."""
     assert len(objects) > 10
     for each in objects:
         try:
@@ -44,14 +44,14 @@ def test_every_object_fits_the_schema_of_kubernetes(objects, version):
             raise AssertionError(f"{where}: {error.message}") from None
 
 
-def test_no_object_names_its_namespace(objects):
-    """Whoever applies them says where they go."""
+def test_no_object_has_a_namespace(objects):
+    """It is chosen when they are applied."""
     assert [each["metadata"]["name"] for each in objects if "namespace" in each["metadata"]] == []
 
 
 @pytest.mark.parametrize("name", ["gateway", "tensorflow-serving", "workbench"])
-def test_what_selects_pods_finds_those_of_its_name(objects, name):
-    """Deployments, Services, budgets, policies and spreads select the labels that the pods have, and no others."""
+def test_every_selector_matches_the_pods_of_its_name_and_no_others(objects, name):
+    """Of Deployments, Services, disruption budgets, network policies and topology spread constraints."""
     every = {name: template["metadata"]["labels"] for name, template in templates(objects).items()}
     selectors = [of_kind(objects, "Deployment")[name]["spec"]["selector"]]
     selectors += [
@@ -65,8 +65,8 @@ def test_what_selects_pods_finds_those_of_its_name(objects, name):
         assert [other for other, labels in every.items() if selects(selector, labels)] == [name]
 
 
-def test_every_port_that_is_named_exists(objects):
-    """Probes, Services, policies and annotations lead to ports that the containers declare."""
+def test_every_referenced_port_is_declared_by_a_container(objects):
+    """In probes, Services, network policies and annotations."""
     for template in templates(objects).values():
         ports, notes = ports_of(template), template["metadata"].get("annotations", {})
         known = {*ports, *ports.values()}
@@ -83,8 +83,8 @@ def test_every_port_that_is_named_exists(objects):
                 assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} <= known
 
 
-def test_every_volume_is_there(objects):
-    """Mounts name volumes of their pod; volumes name claims and ConfigMaps that are made; Secrets are a person's."""
+def test_every_mounted_volume_its_claim_and_its_configmap_exist(objects):
+    """Secrets are not among the objects: users create them."""
     names = {(each["kind"], each["metadata"]["name"]) for each in objects}
     for template in templates(objects).values():
         volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
@@ -97,15 +97,15 @@ def test_every_volume_is_there(objects):
                 assert ("ConfigMap", volume["configMap"]["name"]) in names
 
 
-def test_a_changed_file_of_settings_rolls_its_pods_out(objects):
-    """ConfigMaps have the hash of their content in the name."""
+def test_configmaps_have_a_content_hash_in_their_name(objects):
+    """So that a change of settings rolls the pods out."""
     assert all(
         re.search(r"-[a-z0-9]{10}$", each["metadata"]["name"]) for each in objects if each["kind"] == "ConfigMap"
     )
 
 
-def test_only_what_writes_the_repository_may_write_it(objects):
-    """Exporter and workbench write /models; gateways and model servers see it read-only, where they look for it."""
+def test_only_exporter_and_workbench_mount_the_repository_writable(objects):
+    """Gateways and model servers mount `/models` read-only."""
     for name, template in templates(objects).items():
         for container in containers(template):
             mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
@@ -113,8 +113,8 @@ def test_only_what_writes_the_repository_may_write_it(objects):
             assert mounts["models"].get("readOnly", False) == (name not in {"exporter", "workbench"})
 
 
-def test_every_pod_keeps_the_restricted_standard_and_writes_to_nothing_but_its_volumes(objects):
-    """No root, no privileges, no capabilities, the runtime's seccomp profile, a read-only root, no token."""
+def test_every_pod_meets_the_restricted_pod_security_standard(objects):
+    """And has a read-only root file system, and no service account token."""
     for template in templates(objects).values():
         pod = template["spec"]["securityContext"]
         assert pod["runAsNonRoot"] is True
@@ -129,8 +129,8 @@ def test_every_pod_keeps_the_restricted_standard_and_writes_to_nothing_but_its_v
             }
 
 
-def test_who_runs_long_has_a_tmp_to_write_to(objects):
-    """Each container that stays has an emptyDir of bounded size at /tmp."""
+def test_every_main_container_has_a_bounded_tmp(objects):
+    """An `emptyDir` with a size limit, as the root file system is read-only."""
     for template in templates(objects).values():
         volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
         for container in template["spec"]["containers"]:
@@ -138,8 +138,8 @@ def test_who_runs_long_has_a_tmp_to_write_to(objects):
             assert "sizeLimit" in volumes[mount["name"]]["emptyDir"]
 
 
-def test_every_container_says_what_it_needs(objects):
-    """Requests of cores and memory, no larger than the limits, and a limit of memory."""
+def test_every_container_requests_cpu_and_memory_and_limits_memory(objects):
+    """Requests do not exceed limits."""
     for template in templates(objects).values():
         for container in containers(template):
             needs = container["resources"]
@@ -149,8 +149,8 @@ def test_every_container_says_what_it_needs(objects):
                 assert quantity(needed) <= quantity(needs["limits"].get(what, needed))
 
 
-def test_only_the_gateway_reaches_a_model_server_and_only_prometheus_its_metrics(objects):
-    """Whoever reaches port 8500 can have other models loaded, and port 8501 answers predictions."""
+def test_network_policies_admit_the_gateway_to_8500_and_prometheus_to_metrics(objects):
+    """A client of port 8500 can load other models, and port 8501 serves predictions too."""
     other = {"app.kubernetes.io/name": "other"}
     callers = [(GATEWAY, None), (PROMETHEUS, "monitoring"), (GATEWAY, "elsewhere"), (PROMETHEUS, None), (other, None)]
     callers += [(other, "monitoring"), (PROMETHEUS, "elsewhere")]
@@ -170,8 +170,8 @@ def test_only_the_gateway_reaches_a_model_server_and_only_prometheus_its_metrics
 
 
 @pytest.mark.parametrize("name", ["tensorflow-serving", "exporter", "workbench"])
-def test_who_needs_no_network_calls_nobody(objects, name):
-    """Their policies forbid all egress."""
+def test_pods_that_need_no_network_have_no_egress(objects, name):
+    """Their policies forbid all of it."""
     labels = templates(objects)[name]["metadata"]["labels"]
     policies = [each["spec"] for each in of_kind(objects, "NetworkPolicy").values()]
     (policy,) = (policy for policy in policies if selects(policy["podSelector"], labels))
@@ -179,8 +179,8 @@ def test_who_needs_no_network_calls_nobody(objects, name):
     assert policy["egress"] == []
 
 
-def test_the_gpu_overlay_differs_in_what_a_gpu_needs():
-    """Image, GPU, tolerance of its nodes, memory, the order of a rollout, and nothing else."""
+def test_the_gpu_overlay_differs_only_in_what_a_gpu_needs():
+    """Image, GPU, toleration, memory growth, memory and rollout order."""
     by_name = [
         leaves({f"{each['kind']}/{each['metadata']['name']}": each for each in overlay(name)}) for name in OVERLAYS
     ]

@@ -1,4 +1,4 @@
-"""What docs/kubernetes.md tells people to write and to type fits the manifests."""
+"""The manifests and commands of docs/kubernetes.md match the rendered objects."""
 
 import re
 import textwrap
@@ -10,14 +10,14 @@ import yaml
 from tests.manifests import ROOT, main_container, of_kind, overlay, render, settings, templates
 
 PAGE = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
-# Those within lists are indented.
+# Blocks within lists are indented.
 BLOCKS = [textwrap.dedent(block) for block in re.findall(r"^ *```yaml\n(.*?)^ *```", PAGE, re.MULTILINE | re.DOTALL)]
 KINDS = {"deployment": "Deployment", "job": "Job", "service": "Service", "hpa": "HorizontalPodAutoscaler"}
 
 
 @pytest.fixture
 def mine(tmp_path):
-    """Return what a person's own kustomization comes to, made of the page's first block and others."""
+    """Render a user's own kustomization, made of blocks of the page, and validate its objects."""
     (tmp_path / "ostinato").symlink_to(ROOT)
     folder = tmp_path / "my-ostinato"
     folder.mkdir()
@@ -36,8 +36,8 @@ def mine(tmp_path):
     return rendered
 
 
-def test_a_persons_own_folder_sets_namespace_registry_and_storage_class(mine):
-    """The page's kustomization renders, and every object has what it sets."""
+def test_the_pages_kustomization_sets_namespace_registry_and_storage_class(mine):
+    """All objects are rendered, each with its namespace."""
     objects = mine(BLOCKS[0])
     assert len(objects) == len(overlay("cpu"))
     assert {each["metadata"]["namespace"] for each in objects} == {"ostinato"}
@@ -46,14 +46,14 @@ def test_a_persons_own_folder_sets_namespace_registry_and_storage_class(mine):
     assert of_kind(objects, "PersistentVolumeClaim")["models"]["spec"]["storageClassName"] == "nfs"
 
 
-def test_settings_are_added_to_those_there_are(mine):
-    """The page's literals join the ConfigMap, and the gateways use it."""
+def test_the_pages_literals_are_merged_into_the_gateways_settings(mine):
+    """No other setting changes."""
     before, after = settings(overlay("cpu"), "gateway"), settings(mine(*BLOCKS[:2]), "gateway")
     assert after == {**before, "OSTINATO_DEFAULT_MODEL": "demo", "OSTINATO_LOG_LEVEL": "warning"}
 
 
-def test_api_keys_can_be_left_out(mine):
-    """The page's patch takes away variable, mount and volume, and nothing else."""
+def test_the_pages_patch_removes_api_keys_and_nothing_else(mine):
+    """Variable, mount and volume."""
     objects = mine(BLOCKS[0], BLOCKS[2])
     container, template = main_container(objects, "gateway"), templates(objects)["gateway"]
     assert "api-keys" not in yaml.safe_dump(template)
@@ -62,13 +62,13 @@ def test_api_keys_can_be_left_out(mine):
     assert {volume["name"] for volume in template["spec"]["volumes"]} == {"models", "state-key", "tmp"}
 
 
-def test_every_block_of_the_page_is_tried():
-    """There is no other one."""
+def test_the_page_has_only_the_tested_blocks():
+    """A fourth YAML block would need a test of its own."""
     assert len(BLOCKS) == 3
 
 
-def test_commands_name_what_there_is():
-    """What the page's kubectl lines name is rendered, and each Secret that is needed is made."""
+def test_kubectl_commands_of_the_page_name_rendered_objects():
+    """And create exactly the Secrets that the gateway mounts."""
     objects = overlay("cpu")
     lines = "\n".join(re.findall(r"^ *(kubectl .*)", PAGE, re.MULTILINE))
     named = set(re.findall(r"\b(deployment|job|service|hpa)[/ ]([a-z][a-z-]+)", lines))
@@ -85,8 +85,8 @@ def test_commands_name_what_there_is():
     assert made == needed
 
 
-def test_the_table_of_the_page_has_every_object():
-    """What is rendered stands in the page's table by kind and name, and nothing else but a person's Secrets does."""
+def test_the_pages_table_lists_every_object():
+    """By kind and name, and besides them only the Secrets that users create."""
     rows = re.findall(r"^\| ([A-Z][A-Za-z, ]+) ((?:`[a-z-]+`(?:, )?)+) \|", PAGE, re.MULTILINE)
     told = {
         (kind, name) for kinds, names in rows for kind in kinds.split(", ") for name in re.findall(r"`(.*?)`", names)

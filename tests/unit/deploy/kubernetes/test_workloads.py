@@ -1,4 +1,4 @@
-"""What the workloads are told fits the programs: settings, flags, threads, probes, grace periods, versions, load."""
+"""The workloads match the programs: settings, flags, threads, probes, grace periods, versions and autoscaling."""
 
 import re
 import tomllib
@@ -25,7 +25,7 @@ from tests.manifests import (
     templates,
 )
 
-# An answer of DNS may be so old: the cache of CoreDNS as Kubernetes sets it up.
+# The maximum age of a DNS response: the cache of CoreDNS in Kubernetes's default configuration.
 DNS_CACHE_S = 30
 
 
@@ -33,16 +33,16 @@ def pre_stop_s(container):
     return container["lifecycle"]["preStop"]["sleep"]["seconds"]
 
 
-def test_a_model_server_has_its_cores_for_itself(objects):
-    """All its containers ask for what they are limited to, and the server for whole cores."""
+def test_a_model_server_has_exclusive_cores(objects):
+    """Requests equal limits, and its CPUs are whole: the conditions of the static CPU manager policy."""
     for container in containers(templates(objects)["tensorflow-serving"]):
         limits = {name: value for name, value in container["resources"]["limits"].items() if "/" not in name}
         assert container["resources"]["requests"] == limits
     assert quantity(main_container(objects, "tensorflow-serving")["resources"]["limits"]["cpu"]).is_integer()
 
 
-def test_calls_at_once_are_the_cores_of_a_model_server(objects, gateway_settings):
-    """So many calls as all gateways send a server, it has cores and threads; an operation has one."""
+def test_a_model_server_has_a_core_and_a_thread_per_concurrent_call(objects, gateway_settings):
+    """Of all gateways together; an operation uses one thread."""
     server, flags = (
         main_container(objects, "tensorflow-serving"),
         arguments(main_container(objects, "tensorflow-serving")),
@@ -52,15 +52,15 @@ def test_calls_at_once_are_the_cores_of_a_model_server(objects, gateway_settings
     assert int(flags["tensorflow_inter_op_parallelism"]) == num_calls == quantity(server["resources"]["limits"]["cpu"])
 
 
-def test_variables_of_the_gateway_are_settings(objects, gateway_settings):
-    """Each is a setting and within its bounds."""
+def test_environment_variables_of_the_gateway_are_valid_settings(objects, gateway_settings):
+    """Each is a known setting within its limits."""
     names = {name.removeprefix("OSTINATO_").lower() for name in settings(objects, "gateway")}
     assert names == gateway_settings.model_fields_set
     assert gateway_settings.host == gateway_settings.metrics_host == "0.0.0.0"
 
 
-def test_the_gateways_ports_are_those_it_listens_on(objects, gateway_settings):
-    """The container declares the port of the API and that of the metrics, where Prometheus is told to look."""
+def test_the_gateway_declares_the_ports_on_which_it_listens(objects, gateway_settings):
+    """That of the API and that of the metrics, which Prometheus's annotations name."""
     template = templates(objects)["gateway"]
     expected = {"http": gateway_settings.port, "metrics": metrics_port(gateway_settings, gateway_settings.port)}
     assert ports_of(template) == expected
@@ -68,20 +68,20 @@ def test_the_gateways_ports_are_those_it_listens_on(objects, gateway_settings):
     assert template["metadata"]["annotations"]["prometheus.io/path"] == "/metrics"
 
 
-def test_the_gateway_finds_every_model_server(objects, gateway_settings):
-    """The address is that of a headless Service, which stands for all ready pods, and of its port."""
+def test_the_gateways_backend_is_a_headless_service_of_the_model_servers(objects, gateway_settings):
+    """Its DNS name resolves to all ready pods."""
     (address,) = gateway_settings.addresses
     name, _, port = address.partition(":")
     service = of_kind(objects, "Service")[name]["spec"]
     assert service["clusterIP"] == "None"
     assert service["publishNotReadyAddresses"] is False
     assert [each["port"] for each in service["ports"]] == [int(port)]
-    # DNS of a headless Service gives addresses, so the pod itself listens there.
+    # A headless Service resolves to addresses of pods, so that the pod itself must listen on the port.
     assert ports_of(templates(objects)[name])["grpc"] == int(port)
 
 
-def test_the_gateways_files_lie_where_secrets_are_mounted(objects, gateway_settings):
-    """Keys come from Secrets, which must be there, readable by the gateway's group and by nobody else."""
+def test_the_gateways_key_files_are_in_mounted_secrets(objects, gateway_settings):
+    """The Secrets are required, and readable by the gateway's group alone."""
     template = templates(objects)["gateway"]
     mounts = {mount["mountPath"]: mount["name"] for mount in main_container(objects, "gateway")["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
@@ -90,27 +90,27 @@ def test_the_gateways_files_lie_where_secrets_are_mounted(objects, gateway_setti
         assert source == {"secretName": secret, "defaultMode": 0o440}
 
 
-def test_probes_ask_what_they_are_for(objects):
-    """Gateways are ready when a model answers; model servers when their port is open; lives mean the process."""
+def test_readiness_probes_test_serving_and_liveness_probes_the_process(objects):
+    """A gateway is ready when a model is served; a model server, when its port is open."""
     gateway = main_container(objects, "gateway")
     assert gateway["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
     assert gateway["livenessProbe"]["httpGet"] == gateway["startupProbe"]["httpGet"]
     assert gateway["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
     server = main_container(objects, "tensorflow-serving")
     assert server["startupProbe"]["tcpSocket"] == server["readinessProbe"]["tcpSocket"] == {"port": "grpc"}
-    # Answered only with the flag.
+    # The server implements it only with the flag.
     assert server["livenessProbe"]["grpc"] == {"port": 8500}
     assert arguments(server)["enable_grpc_healthcheck_service"] == "true"
 
 
-def test_a_gateway_has_time_to_finish(objects, gateway_settings):
-    """The grace period holds the wait for the endpoints, the drain and the last words."""
+def test_the_gateways_grace_period_covers_prestop_drain_and_shutdown(objects, gateway_settings):
+    """Otherwise Kubernetes kills it before its requests have finished."""
     grace_s = templates(objects)["gateway"]["spec"]["terminationGracePeriodSeconds"]
     assert grace_s > pre_stop_s(main_container(objects, "gateway")) + gateway_settings.drain_s + AFTER_DRAIN_S
 
 
-def test_a_model_server_stays_until_nobody_looks_for_it(objects, gateway_settings):
-    """It outlives what DNS still tells of it, and goes only after its successor is known."""
+def test_a_model_server_outlives_its_dns_entries(objects, gateway_settings):
+    """And its successor counts as available only when gateways have had time to resolve it."""
     template, deployment = (
         templates(objects)["tensorflow-serving"],
         of_kind(objects, "Deployment")["tensorflow-serving"],
@@ -122,13 +122,13 @@ def test_a_model_server_stays_until_nobody_looks_for_it(objects, gateway_setting
 
 
 def test_sigterm_reaches_the_model_server(objects):
-    """It is no child of the image's script, and not process 1, which a signal without a handler does not end."""
+    """It is no child of the image's script, and not process 1, where SIGTERM without a handler has no effect."""
     assert main_container(objects, "tensorflow-serving")["command"] == ["tensorflow_model_server"]
     assert templates(objects)["tensorflow-serving"]["spec"]["shareProcessNamespace"] is True
 
 
-def test_the_model_server_waits_for_the_file_that_it_reads(objects):
-    """Who waits and who reads name the same file, on the volume."""
+def test_the_model_server_waits_for_its_models_config(objects):
+    """The init container waits for the file of the flag, on the same volume, which is then polled."""
     template = templates(objects)["tensorflow-serving"]
     (waits,) = template["spec"]["initContainers"]
     flags = arguments(main_container(objects, "tensorflow-serving"))
@@ -139,14 +139,14 @@ def test_the_model_server_waits_for_the_file_that_it_reads(objects):
     assert float(flags["file_system_poll_wait_seconds"]) > 0
 
 
-def test_the_model_servers_metrics_are_where_prometheus_looks(objects):
-    """The file of the flag is mounted, turns metrics on, and names the path of the annotation."""
+def test_the_model_servers_metrics_have_the_path_and_port_of_the_annotations(objects):
+    """The file of the flag is mounted and enables them."""
     template, server = templates(objects)["tensorflow-serving"], main_container(objects, "tensorflow-serving")
     folder, _, file = arguments(server)["monitoring_config_file"].rpartition("/")
     (mount,) = (mount["name"] for mount in server["volumeMounts"] if mount["mountPath"] == folder)
     (volume,) = (volume["configMap"]["name"] for volume in template["spec"]["volumes"] if volume["name"] == mount)
     (content,) = (each["data"][file] for each in objects if each["metadata"]["name"] == volume)
-    # The messages of this file are not in tensorflow-serving-api.
+    # The protobuf messages of this file are not in tensorflow-serving-api.
     words = re.sub(r"^#.*\n", "", content, flags=re.MULTILINE).split()
     path = template["metadata"]["annotations"]["prometheus.io/path"]
     assert " ".join(words) == f'prometheus_config {{ enable: true path: "{path}" }}'
@@ -154,8 +154,8 @@ def test_the_model_servers_metrics_are_where_prometheus_looks(objects):
     assert ports_of(template) == {"grpc": int(arguments(server)["port"]), "monitoring": 8501}
 
 
-def test_images_have_the_versions_of_what_was_tested(objects):
-    """The model server is the TensorFlow that exports; what is ours has the project's version."""
+def test_images_have_the_tested_versions(objects):
+    """TensorFlow Serving that of the exporter's TensorFlow; our own images that of the project."""
     requirements = (ROOT / "requirements.txt").read_text()
     (tensorflow,) = re.findall(r"^tensorflow==(\S+)", requirements, re.MULTILINE)
     own = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -169,8 +169,8 @@ def test_images_have_the_versions_of_what_was_tested(objects):
     }
 
 
-def test_the_exporters_command_is_one(objects):
-    """The Job's arguments are those of `python -m export`, for a recipe that exists and the volume."""
+def test_the_exporters_arguments_are_valid(objects):
+    """Its recipe exists, and it publishes to the volume."""
     options = build_parser().parse_args(main_container(objects, "exporter")["args"])
     assert options.command == "train"
     assert options.if_empty
@@ -179,8 +179,8 @@ def test_the_exporters_command_is_one(objects):
     assert str(options.runs_dir).startswith("/tmp/")
 
 
-def test_the_model_servers_are_scaled_by_a_metric_that_the_gateways_have(objects):
-    """The autoscaler's metric is what the adapter makes, of series that a scrape of a gateway shows."""
+def test_the_autoscaler_uses_a_metric_that_gateways_export(objects):
+    """By way of the adapter's rule, whose series a scrape of a gateway contains."""
     scaler = of_kind(objects, "HorizontalPodAutoscaler")["tensorflow-serving"]["spec"]
     assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "tensorflow-serving"}
     (metric,) = scaler["metrics"]
@@ -196,8 +196,8 @@ def test_the_model_servers_are_scaled_by_a_metric_that_the_gateways_have(objects
     assert summed == ["ostinato_sequences_running", "ostinato_sequences_waiting"]
 
 
-def test_the_largest_number_of_model_servers_is_what_running_texts_keep_busy(objects, gateway_settings):
-    """More servers than the gateways' rows can fill would stand idle; the Deployment itself gives no number."""
+def test_max_replicas_is_the_number_that_running_sequences_keep_busy(objects, gateway_settings):
+    """More servers than the gateways' slots can fill would be idle; the Deployment itself sets no number."""
     scaler = of_kind(objects, "HorizontalPodAutoscaler")["tensorflow-serving"]["spec"]
     per_server = int(scaler["metrics"][0]["external"]["target"]["averageValue"])
     num_gateways = of_kind(objects, "Deployment")["gateway"]["spec"]["replicas"]

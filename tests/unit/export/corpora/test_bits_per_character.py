@@ -1,4 +1,4 @@
-"""Losses of models of different units are compared by what a character costs."""
+"""Bits per character: a loss that is comparable between models of different units."""
 
 import math
 
@@ -13,15 +13,15 @@ EXACT = [CharacterTokenizer.train(TEXT), ExactWordTokenizer.train([TEXT]), Subwo
 
 
 @pytest.mark.parametrize("tokenizer", EXACT, ids=lambda tokenizer: tokenizer.unit)
-def test_the_tokens_of_a_text_stand_for_its_characters(tokenizer):
-    """Also where a character is of several tokens, and in any order."""
+def test_tokens_count_as_many_characters_as_their_text(tokenizer):
+    """Also where several tokens make one character, and in any order."""
     ids = np.array(tokenizer.encode(TEXT), np.int32)
     assert count_characters(tokenizer, ids) == len(TEXT)
     assert count_characters(tokenizer, ids[::-1]) == len(TEXT)
 
 
-def test_a_character_in_two_tokens_is_counted_once():
-    """Bytes that go on with a character are none of their own."""
+def test_a_character_of_several_byte_tokens_is_counted_once():
+    """UTF-8 continuation bytes do not count."""
     tokenizer = SubwordTokenizer.train(["abc"])
     ids = tokenizer.encode("大ö")
     assert len(ids) == 5
@@ -29,32 +29,32 @@ def test_a_character_in_two_tokens_is_counted_once():
 
 
 @pytest.mark.parametrize("tokenizer", EXACT[:2], ids=lambda tokenizer: tokenizer.unit)
-def test_what_is_unknown_is_not_counted(tokenizer):
-    """It has no part in the loss either."""
+def test_unknown_tokens_are_not_counted(tokenizer):
+    """They are excluded from the loss too."""
     assert count_characters(tokenizer, np.array(tokenizer.encode("size x size"))) == len("size  size")
 
 
-def test_a_word_stands_for_itself_and_a_space():
-    """What Keras's rules drop is not predicted, and is not counted."""
+def test_a_word_counts_with_one_space():
+    """Characters that Keras's rules drop are not predicted, and so they are not counted."""
     tokenizer = WordTokenizer.train(["The cat, the dog"])
     ids = np.array(tokenizer.encode("The DOG!!! saw --- the cat"))
     assert count_characters(tokenizer, ids) == len("the dog the cat ")
 
 
-def test_an_end_token_is_one_character():
-    """As the line end is that stands there in a running text, so both have the same figure."""
+def test_an_end_token_counts_as_one_character():
+    """It replaces the newline of a running text, so both have the same number of characters."""
     tokenizer = CharacterTokenizer.train("abc", end_token=True)
     assert count_characters(tokenizer, np.array([*tokenizer.encode("abc"), tokenizer.special.end])) == 4
 
 
-def test_bits_are_those_of_all_tokens_over_all_characters():
-    """2 tokens of ln 16 nats are 8 bits; over 4 characters 2 each."""
+def test_bits_per_character_divides_all_bits_by_all_characters():
+    """Two tokens of ln 16 nats are 8 bits; over 4 characters that is 2 bits each."""
     assert bits_per_character(math.log(16), 2, 4) == pytest.approx(2)
     assert characters_of_loss(math.log(16), 2, 2.0) == 4
 
 
 @pytest.mark.parametrize(("loss", "characters"), [(None, 0), (1.0, None)])
-def test_what_is_not_known_has_no_bits(loss, characters):
-    """Nothing held out, or a run of an earlier release."""
+def test_an_unknown_loss_or_character_count_gives_none(loss, characters):
+    """Without a validation split there is no loss; runs of earlier releases have no character count."""
     assert bits_per_character(loss, 10, characters) is None
     assert characters_of_loss(1.0, 10, None) is None

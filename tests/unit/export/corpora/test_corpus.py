@@ -1,4 +1,4 @@
-"""Text is read as it was meant, or refused with the file and the reason."""
+"""A corpus is read, split and hashed; input that is not UTF-8 text is rejected with the file and the reason."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from export.errors import CorpusError
 
 
 def write(folder, files):
-    """Write files, given as {path: bytes}, and return the folder's name."""
+    """Write files, given as {path: bytes}, and return the directory's path."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -20,15 +20,15 @@ def write(folder, files):
     return str(folder)
 
 
-def test_a_byte_order_mark_and_line_ends_of_other_systems_are_no_text(tmp_path):
-    """Files saved on Windows and on old Macs give the same text."""
+def test_byte_order_marks_are_dropped_and_line_ends_become_newlines(tmp_path):
+    """So files saved on Windows and on old Macs give the same text."""
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
     assert read_corpus(str(path)).documents == ("one\ntwo\nthree\n",)
 
 
-def test_a_folder_is_read_in_the_order_of_its_paths_without_hidden_files(tmp_path):
-    """What is hidden, or lies in a hidden folder, is no corpus."""
+def test_a_directory_is_read_in_path_order_without_hidden_files(tmp_path):
+    """Files in hidden directories are skipped too."""
     files = {"b.txt": b"second", "a/z.txt": b"first", ".DS_Store": b"\0", "a/.git/x": b"\0", "c": b"third"}
     assert read_corpus(write(tmp_path, files)).documents == ("first\nsecond\nthird",)
 
@@ -42,8 +42,8 @@ def test_a_folder_is_read_in_the_order_of_its_paths_without_hidden_files(tmp_pat
         ("blank-line", ("one\ntwo", "three", "four")),
     ],
 )
-def test_documents_part_where_they_are_said_to(tmp_path, documents, expected):
-    """Only a running text has no ends; what is blank is no document."""
+def test_documents_are_separated_by_the_documents_setting(tmp_path, documents, expected):
+    """With `none` the corpus is one running text, which does not end; blank documents are dropped."""
     source = write(tmp_path, {"a": b"one\ntwo\n\n \t\n\nthree\n", "b": b"four", "c": b" \n"})
     corpus = read_corpus(source, documents)
     assert tuple(document.rstrip() for document in corpus.documents) == tuple(text.rstrip() for text in expected)
@@ -51,7 +51,7 @@ def test_documents_part_where_they_are_said_to(tmp_path, documents, expected):
 
 
 def pipe(monkeypatch, content):
-    """Let these bytes come from standard input."""
+    """Provide these bytes as standard input."""
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
@@ -61,8 +61,8 @@ def test_a_dash_is_standard_input(monkeypatch):
     assert read_corpus("-", "lines").documents == ("eins", "zwei – drei")
 
 
-def test_a_line_end_between_two_blocks_is_one(tmp_path, monkeypatch):
-    """Wherever a block ends: between the two characters of a line end, and after one that stands alone."""
+def test_a_line_end_across_two_blocks_becomes_one_newline(tmp_path, monkeypatch):
+    """Wherever a block ends: between CR and LF, or after a CR that stands alone."""
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\r\ntwo\r\r\nthree\r")
     for size in range(1, 9):
@@ -70,8 +70,8 @@ def test_a_line_end_between_two_blocks_is_one(tmp_path, monkeypatch):
         assert read_corpus(str(path)).documents == ("one\ntwo\n\nthree\n",)
 
 
-def test_a_pipe_may_have_a_path(tmp_path):
-    """As the shell's `<(zcat book.gz)` has one; what is wrong with it is told as of a file."""
+def test_a_named_pipe_is_a_valid_corpus(tmp_path):
+    """Such as the shell's `<(zcat book.gz)`; errors name its path like that of a file."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 
@@ -89,8 +89,8 @@ def test_a_pipe_may_have_a_path(tmp_path):
     writing.join()
 
 
-def test_a_source_that_changes_later_is_the_text_that_was_read(tmp_path):
-    """What is learnt is what was hashed."""
+def test_a_later_change_of_the_file_does_not_change_the_corpus(tmp_path):
+    """The model is trained on the text that was hashed."""
     path = tmp_path / "a.txt"
     path.write_text("before")
     corpus = read_corpus(str(path))
@@ -98,8 +98,8 @@ def test_a_source_that_changes_later_is_the_text_that_was_read(tmp_path):
     assert corpus.documents == ("before",)
 
 
-def test_a_person_who_is_expected_to_type_is_told_so(capsys, monkeypatch):
-    """A terminal as standard input does not look like a program that hangs."""
+def test_reading_from_a_terminal_prints_a_hint(capsys, monkeypatch):
+    """Without it, the program would seem to hang."""
 
     class Terminal(io.BytesIO):
         def isatty(self):
@@ -111,15 +111,15 @@ def test_a_person_who_is_expected_to_type_is_told_so(capsys, monkeypatch):
 
 
 def test_standard_input_may_be_closed_unless_it_is_the_corpus(tmp_path, monkeypatch):
-    """A daemon has none."""
+    """A daemon has no standard input."""
     monkeypatch.setattr("sys.stdin", None)
     assert read_corpus(write(tmp_path, {"a": b"text"})).documents == ("text",)
     with pytest.raises(CorpusError, match="standard input is closed"):
         read_corpus("-")
 
 
-def test_the_demo_needs_no_file_and_holds_no_tables():
-    """Every Python carries hundreds of thousands of characters of English."""
+def test_the_demo_corpus_needs_no_file_and_has_no_tables():
+    """Its source is the help topics of Python: hundreds of thousands of characters of English in every installation."""
     corpus = read_corpus(DEMO, "file")
     assert corpus.num_characters > 300_000
     assert len(corpus.documents) > 50
@@ -143,30 +143,30 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_no_text_is_refused_with_the_file_and_the_reason(tmp_path, case):
-    """Nothing is skipped or guessed."""
+def test_input_that_is_not_text_is_rejected_with_the_file_and_the_reason(tmp_path, case):
+    """No file is skipped, and nothing is decoded in a guessed encoding."""
     files, message = BAD[case]
     with pytest.raises(CorpusError, match=message):
         read_corpus(write(tmp_path, files))
 
 
 @pytest.mark.parametrize("role", ["corpus", "text"])
-def test_a_file_that_is_not_there_is_named(role):
-    """A mistyped path is found in the message, with the option that it was given to."""
+def test_a_missing_file_is_named_with_its_option(role):
+    """So a mistyped path is easy to find."""
     with pytest.raises(CorpusError, match=rf"^{role} no/such\.txt: No such file or directory$"):
         read_corpus("no/such.txt", role=role)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"\xff\xfe"])
-def test_every_message_names_the_option(content, monkeypatch):
-    """A text is not called a corpus."""
+def test_every_error_begins_with_the_option(content, monkeypatch):
+    """With the role `text`, no message speaks of a corpus."""
     pipe(monkeypatch, content)
     with pytest.raises(CorpusError, match=r"^text "):
         read_corpus("-", role="text")
 
 
-def test_a_running_text_is_cut_at_a_character():
-    """The tail follows on the head, and nothing is lost."""
+def test_a_running_text_is_split_at_a_character():
+    """The validation split follows directly on the training split; no character is lost."""
     head, tail = Corpus.of("c", ["abcdefghij"], ends=False).split(0.2)
     assert (head.documents, tail.documents) == (("abcdefgh",), ("ij",))
 
@@ -175,8 +175,8 @@ def test_a_running_text_is_cut_at_a_character():
     ("lengths", "kept"),
     [([4, 4, 4, 4, 4], 4), ([3, 3, 3, 3, 3, 3], 5), ([60, 34, 6], 2), ([90, 5, 5], 1), ([99, 1], 1), ([1, 99], 1)],
 )
-def test_documents_are_not_cut(lengths, kept):
-    """The cut is at the boundary nearest to the place asked for, and each part has a document at least."""
+def test_a_split_does_not_cut_documents(lengths, kept):
+    """It is at the document boundary nearest to the requested share, and each part has at least one document."""
     documents = tuple("x" * length for length in lengths)
     head, tail = Corpus.of("c", documents, ends=True).split(0.15)
     assert (head.documents, tail.documents) == (documents[:kept], documents[kept:])
@@ -185,22 +185,22 @@ def test_documents_are_not_cut(lengths, kept):
 
 
 @pytest.mark.parametrize(("documents", "ends"), [(("a",), False), (("a long one, but alone",), True)])
-def test_too_little_text_to_hold_out_any_is_refused(documents, ends):
-    """The message says how much there is and what to do."""
+def test_too_little_text_for_a_validation_split_is_rejected(documents, ends):
+    """The message has the size of the text and the option that disables validation."""
     with pytest.raises(
         CorpusError, match=rf"{len(documents[0])} character.* 1 document.*validation = 0\.1.*--validation 0"
     ):
         Corpus.of("c", documents, ends=ends).split(0.1)
 
 
-def test_nothing_is_held_out_at_zero():
-    """All of the text is learnt."""
+def test_validation_zero_gives_no_validation_split():
+    """All of the text is in the training split."""
     corpus = Corpus.of("c", ["a"], ends=False)
     assert corpus.split(0) == (corpus, None)
 
 
-def test_the_hash_follows_the_text_and_its_parting():
-    """Two corpora with one hash are one corpus."""
+def test_the_hash_depends_on_text_and_document_boundaries():
+    """It depends neither on the name of the corpus nor on whether documents end."""
     documents = [("ab", "c"), ("a", "bc"), ("abc",), ("abd",)]
     assert len({Corpus.of("c", parts, ends=True).sha256() for parts in documents}) == len(documents)
     assert Corpus.of("x", ["abc"], ends=True).sha256() == Corpus.of("y", ["abc"], ends=False).sha256()
@@ -209,14 +209,14 @@ def test_the_hash_follows_the_text_and_its_parting():
 @pytest.mark.parametrize(
     ("length", "fraction", "learnt"), [(1_115_394, 0.1, 1_003_854), (10, 0.9, 1), (10, 0.1, 9), (1000, 0.3, 700)]
 )
-def test_a_running_text_is_cut_where_others_cut_it(length, fraction, learnt):
-    """Rounded down, whatever binary fractions make of the share; the first is tiny Shakespeare in nanoGPT's split."""
+def test_a_running_text_is_split_as_by_nanogpt(length, fraction, learnt):
+    """The length is rounded down, unaffected by binary fractions; the first case is nanoGPT's tiny Shakespeare."""
     head, tail = Corpus.of("c", ["a" * length], ends=False).split(fraction)
     assert (head.num_characters, tail.num_characters) == (learnt, length - learnt)
 
 
-def test_of_a_sorted_list_every_part_is_held_out():
-    """Names from A to Z: held out are some of each letter, and the vocabulary lacks none."""
+def test_the_validation_split_samples_all_parts_of_a_sorted_list():
+    """Of names from A to Z it has some of most letters, and the training split has all letters."""
     names = sorted(f"{letter}{number:02}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" for number in range(60))
     head, tail = Corpus.of("c", names, ends=True).split(0.1, seed=0)
     assert sorted((*head.documents, *tail.documents)) == names
@@ -225,8 +225,8 @@ def test_of_a_sorted_list_every_part_is_held_out():
     assert tail.num_characters == pytest.approx(0.1 * 3 * len(names), abs=3)
 
 
-def test_a_seed_chooses_the_documents_and_always_the_same():
-    """A run that is resumed holds out what it held out; the order is fixed here, whatever a library does."""
+def test_a_seed_always_selects_the_same_validation_documents():
+    """A resumed run needs the same split; the expected names pin it against changes of libraries."""
     names = [f"name {number}" for number in range(50)]
 
     def held_out(seed):
@@ -236,7 +236,7 @@ def test_a_seed_chooses_the_documents_and_always_the_same():
     assert held_out(0) != held_out(1)
 
 
-def test_a_running_text_keeps_its_end():
-    """It is no list: its end is held out whatever the seed is."""
+def test_a_running_text_holds_out_its_end_whatever_the_seed():
+    """It is not a list of documents, so it is not shuffled."""
     corpus = Corpus.of("c", ["abcdefghij"], ends=False)
     assert [part.documents for part in corpus.split(0.2, seed=3)] == [("abcdefgh",), ("ij",)]

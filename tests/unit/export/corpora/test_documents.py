@@ -1,4 +1,4 @@
-"""Documents are parted alike, whatever parts a text comes in."""
+"""Documents are separated in the same way, however the text is chunked."""
 
 import re
 
@@ -15,7 +15,7 @@ TEXT = st.text(st.sampled_from("ab \t\n\x0b"), max_size=30)
 
 
 def at_once(texts, documents):
-    """Part texts that are in memory."""
+    """Separate the documents of texts that are in memory."""
     if documents == "none":
         parts = ["\n".join(texts)]
     elif documents == "file":
@@ -30,8 +30,8 @@ def at_once(texts, documents):
 
 @pytest.mark.parametrize("documents", ["none", "file", "lines", "blank-line"])
 @given(texts=st.lists(st.lists(TEXT, max_size=4), max_size=4))
-def test_parts_are_parted_as_the_whole(documents, texts):
-    """Also where a blank line, or blank text before a document, is itself in parts; what is blank is left out."""
+def test_chunked_texts_separate_into_the_same_documents(documents, texts):
+    """Also where a chunk ends within a blank line or in leading white space; blank documents are dropped."""
     writer = TextWriter()
     for part in separate_documents(texts, documents):
         writer.write(part)
@@ -41,12 +41,12 @@ def test_parts_are_parted_as_the_whole(documents, texts):
         assert (text.num_documents, text.num_characters) == (len(expected), sum(map(len, expected)))
 
 
-def test_a_corpus_of_nothing_is_refused():
-    """It has a document at least."""
+def test_a_corpus_of_blank_documents_is_rejected():
+    """A corpus has at least one document."""
     with pytest.raises(CorpusError, match="corpus c: there is no text in it"):
         Corpus.of("c", [" ", "\n"], ends=True)
 
 
-def test_the_mark_stands_in_no_text():
-    """What is read as text never holds it: it is refused as binary."""
+def test_the_document_separator_is_nul():
+    """No text contains NUL: files with it are rejected as binary."""
     assert SEPARATOR == "\0"

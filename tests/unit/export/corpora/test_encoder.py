@@ -1,4 +1,4 @@
-"""Looking up what was encoded before gives the ids that encoding gives."""
+"""The caching encoder returns the same ids as the tokenizer."""
 
 import numpy as np
 import pytest
@@ -20,8 +20,8 @@ TOKENIZERS = {
 @pytest.mark.parametrize("unit", TOKENIZERS)
 @settings(deadline=None, max_examples=200)
 @given(text=st.text(st.sampled_from("aΣΑ.'’İé\u0301語1,😀\ud800" + WHITE), max_size=60))
-def test_ids_are_those_of_the_tokenizer(unit, text):
-    """At the first look and at the second, for white space of every kind, unknown characters and none at all."""
+def test_ids_equal_those_of_the_tokenizer(unit, text):
+    """On a cache miss and on a hit, for all kinds of white space, unknown characters and the empty text."""
     tokenizer = TOKENIZERS[unit]
     fast = Encoder(tokenizer)
     for _ in range(2):
@@ -29,15 +29,15 @@ def test_ids_are_those_of_the_tokenizer(unit, text):
 
 
 @pytest.mark.parametrize("unit", TOKENIZERS)
-def test_texts_of_every_script_have_their_ids(unit):
-    """Also those that are written without spaces."""
+def test_ids_of_every_script_equal_those_of_the_tokenizer(unit):
+    """Also of scripts that are written without spaces."""
     tokenizer = TOKENIZERS[unit]
     assert Encoder(tokenizer).encode(ALL * 2).tolist() == tokenizer.encode(ALL * 2)
     assert Encoder(tokenizer).encode("語" * 300).tolist() == tokenizer.encode("語" * 300)
 
 
-def test_what_is_kept_is_bounded(monkeypatch):
-    """In number and in length, and what is not kept is encoded all the same."""
+def test_the_cache_is_bounded(monkeypatch):
+    """In entries and in characters per entry; text that is not cached is encoded all the same."""
     monkeypatch.setattr(encoder, "MAX_SEGMENTS", 10)
     tokenizer = TOKENIZERS["subword"]
     fast = Encoder(tokenizer)
@@ -48,8 +48,8 @@ def test_what_is_kept_is_bounded(monkeypatch):
 
 
 @pytest.mark.parametrize(("num_words", "dtype"), [(100, np.uint8), (300, np.uint16), (70_000, np.uint32)])
-def test_ids_take_as_few_bytes_as_they_can(num_words, dtype):
-    """A large text of characters has a byte for each."""
+def test_ids_have_the_smallest_sufficient_dtype(num_words, dtype):
+    """So a large text of characters takes one byte per token."""
     tokenizer = WordTokenizer.train([" ".join(f"w{number}" for number in range(num_words))])
     ids = Encoder(tokenizer).encode(f"w0 w{num_words - 1}")
     assert (ids.dtype, ids.tolist()) == (dtype, [2, num_words + 1])

@@ -1,4 +1,4 @@
-"""What is not UTF-8 is refused, with the name of the encoding that it most likely is in."""
+"""Text that is not UTF-8 is rejected with the name of its most likely encoding."""
 
 import random
 import shutil
@@ -26,7 +26,7 @@ CHINESE = "道可道,非常道。名可名,非常名。无名天地之始;有名
 TAIWANESE = "道可道,非常道。名可名,非常名。無名天地之始;有名萬物之母。故常無欲以觀其妙。\n"
 KOREAN = "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.\n"
 NOISE = bytes(random.Random(0).choices(range(1, 256), k=3000))
-# Python's name of the encoding, a text in it, and the name that is told.
+# Python's name of the encoding, a text in it, and the name in the message.
 SAMPLES = [
     ("cp1252", GERMAN, "CP1252"),
     ("latin-1", FRENCH, "CP1252"),
@@ -54,7 +54,7 @@ SAMPLES = [
 
 
 def message(content, path=None):
-    """Return why bytes are refused."""
+    """Return the error message for bytes that are rejected."""
     with pytest.raises(NotText) as error:
         decode(content, path)
     assert "\n" not in str(error.value)
@@ -65,7 +65,7 @@ def message(content, path=None):
 @pytest.mark.parametrize("repeat", [1, 3000], ids=["short", "long"])
 @pytest.mark.parametrize(("encoding", "text", "name"), SAMPLES, ids=lambda value: value[:12])
 def test_the_likely_encoding_is_named(encoding, text, name, repeat, before):
-    """Of a line as of a book, wherever the first character stands that is not ASCII."""
+    """In a line as in a book, wherever the first character outside ASCII is."""
     told = message((before + text * repeat).encode(encoding))
     assert f"this is {name}, " in told or f"most likely {name}" in told
     assert f"iconv -f {name} -t UTF-8" in told
@@ -73,8 +73,8 @@ def test_the_likely_encoding_is_named(encoding, text, name, repeat, before):
 
 @pytest.mark.skipif(not shutil.which("iconv"), reason="iconv is not installed")
 @pytest.mark.parametrize(("encoding", "text"), [sample[:2] for sample in SAMPLES], ids=lambda value: value[:12])
-def test_the_command_that_is_told_gives_the_text(encoding, text, tmp_path, monkeypatch):
-    """In a file beside it, whatever the file is called."""
+def test_the_suggested_iconv_command_converts_the_file(encoding, text, tmp_path, monkeypatch):
+    """It writes a new file beside the original, whose name may have spaces."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my book.txt").write_bytes(text.encode(encoding))
     command = message(text.encode(encoding), "my book.txt").partition("with: ")[2]
@@ -82,8 +82,8 @@ def test_the_command_that_is_told_gives_the_text(encoding, text, tmp_path, monke
     assert decode((tmp_path / "my book.utf-8.txt").read_bytes()) == text
 
 
-def test_utf_8_is_decoded_with_or_without_its_mark():
-    """Which is no text."""
+def test_utf_8_is_decoded_with_or_without_a_byte_order_mark():
+    """The mark is not part of the text."""
     assert decode(b"\xef\xbb\xbf" + RUSSIAN.encode()) == decode(RUSSIAN.encode()) == RUSSIAN
 
 
@@ -101,13 +101,13 @@ def test_utf_8_is_decoded_with_or_without_its_mark():
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_what_is_in_no_encoding_is_told_by_its_first_bad_byte(content, expected):
-    """Nothing is guessed for a file that is binary, cut short or of two encodings."""
+def test_undecodable_content_is_reported_by_its_first_bad_byte(content, expected):
+    """No encoding is guessed for a file that is binary, truncated or in two encodings."""
     assert expected in message(content)
 
 
 def outcome(decoding):
-    """Return a text, or why there is none."""
+    """Return the decoded text, or the error message."""
     try:
         return decoding()
     except NotText as error:
@@ -115,7 +115,7 @@ def outcome(decoding):
 
 
 def from_file(content, block_bytes):
-    """Decode a file that is read so many bytes at a time."""
+    """Decode a file in blocks of this size."""
     with tempfile.TemporaryFile() as file, patch.object(encodings, "BLOCK_BYTES", block_bytes):
         file.write(content)
         file.seek(0)
@@ -129,15 +129,15 @@ PARTS = st.sampled_from(
 
 @settings(deadline=None)
 @given(content=st.lists(PARTS, max_size=8).map(b"".join), block_bytes=st.integers(1, 9))
-def test_a_file_read_in_blocks_gives_what_its_bytes_give(content, block_bytes):
-    """The text or the same refusal, wherever a block ends: within the mark, a character or what is bad."""
+def test_decoding_a_file_in_blocks_equals_decoding_its_bytes(content, block_bytes):
+    """The same text or error, wherever a block ends: within the byte order mark, a character or invalid bytes."""
     assert outcome(lambda: from_file(content, block_bytes)) == outcome(lambda: decode(content, "a b.txt"))
 
 
 @pytest.mark.parametrize("before", [b"", b"plain lines\n" * 20_000])
 @pytest.mark.parametrize(("encoding", "text"), [sample[:2] for sample in SAMPLES], ids=lambda value: value[:12])
-def test_a_file_in_another_encoding_is_told_as_its_bytes_are(encoding, text, before):
-    """With as much of it for the guess."""
+def test_a_file_in_another_encoding_gets_the_same_error_as_its_bytes(encoding, text, before):
+    """The encoding is guessed from as much text in both cases."""
     content = before + (text * 900).encode(encoding)
     told = outcome(lambda: from_file(content, 5000))
     assert told.startswith("refused: ")

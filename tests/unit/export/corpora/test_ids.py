@@ -1,4 +1,4 @@
-"""Ids of a corpus lie in a file, in the order in which a model reads them."""
+"""Token ids of a corpus are memory-mapped from a file, in the model's reading order."""
 
 from unittest.mock import patch
 
@@ -20,7 +20,7 @@ DOCUMENTS = st.lists(st.text(st.sampled_from("ab. \n"), min_size=1, max_size=80)
 
 @pytest.fixture(autouse=True, scope="module")
 def small_pieces():
-    """Pieces, blocks and turns so small that a document has many."""
+    """Shrink chunks and blocks, so that a small document has many of them."""
     with (
         patch.object(huggingface, "CHUNK_CHARACTERS", 3),
         patch.object(text_module, "BLOCK_BYTES", 11),
@@ -34,8 +34,8 @@ def small_pieces():
 @pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer])
 @settings(deadline=None)
 @given(documents=DOCUMENTS)
-def test_a_document_in_many_pieces_is_turned_around_whole(kind, ends, documents):
-    """Forwards and backwards the ids are those of whole documents, with the mark behind each if they end."""
+def test_a_document_in_many_chunks_is_reversed_as_a_whole(kind, ends, documents):
+    """Ids equal those of whole documents in both directions; an end token follows each document if documents end."""
     documents = documents if ends else documents[:1]
     tokenizer = kind.train([*documents, "ab"], end_token=ends)
     corpus = Corpus.of("c", documents, ends=ends)
@@ -46,8 +46,8 @@ def test_a_document_in_many_pieces_is_turned_around_whole(kind, ends, documents)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_what_is_laid_out_is_no_copy(direction):
-    """The ids are mapped from their file, and nothing of their size is made beside them."""
+def test_sequences_and_windows_are_views_of_the_mapped_ids(direction):
+    """So a split needs no memory of the size of its ids."""
     corpus = Corpus.of("c", ["ab ab " * 200], ends=False)
     ids = encode_corpus(corpus, CharacterTokenizer.train("ab "), direction)
     assert isinstance(ids.base, np.memmap)

@@ -1,4 +1,4 @@
-"""A corpus that is larger than the memory given to it is learnt from all the same."""
+"""A large corpus is prepared for training in a fraction of its size in memory."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[4]
 MB = 1_000_000
-# What a training does before its first epoch, and one epoch of windows; prints by how much the peak of memory rose.
+# Prepares the data of a run, reads one epoch of batches and prints the growth of peak memory.
 CHILD = """
 import json, pathlib, sys
 import numpy as np
@@ -59,8 +59,8 @@ def write_text(path, num_bytes):
     ],
     ids=["running text", "paragraphs from their ends", "words"],
 )
-def test_a_large_text_is_made_ready_with_less_memory_than_half_of_it(tmp_path, megabytes, settings):
-    """Read, hashed, learnt from for the vocabulary, encoded and cut into windows; as strings it would take it twice."""
+def test_a_large_corpus_is_prepared_in_less_memory_than_half_its_size(tmp_path, megabytes, settings):
+    """Reading, hashing, training the tokenizer, encoding and batching; as strings it would take twice its size."""
     path = tmp_path / "book.txt"
     write_text(path, megabytes * MB)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""What stands literally in the training text is found, and nothing else."""
+"""Memorization finds runs of words that occur verbatim in the training text, and no others."""
 
 import random
 import re
@@ -11,25 +11,25 @@ from export.corpora.memorization import MIN_SPANS, SPAN_WORDS, Memorization, fin
 from export.corpora.text import Chunk
 
 WORDS = [f"w{i}" for i in range(200)]
-# Each text's first and last word do not count, so this one has 191 runs.
+# The first and last word of a text are ignored, so this one has 191 runs.
 WRITTEN = " ".join(WORDS)
 NUM_SPANS = len(WORDS) - 2 - SPAN_WORDS + 1
 
 
 def joined(start, stop, between=" "):
-    """Return some of the words."""
+    """Join a range of the words."""
     return between.join(WORDS[start:stop])
 
 
 def chunks(*documents, length=10**6):
-    """Cut documents into chunks of whole words."""
+    """Split documents into chunks of whole words."""
     for document in documents:
         parts = re.findall(rf"(?s).{{1,{length}}}\S*", document)
         yield from (Chunk(part, is_last=i == len(parts)) for i, part in enumerate(parts, start=1))
 
 
 def by_hand(written, documents, words=str.split):
-    """Return what must be found, word by word."""
+    """Compute the expected result by brute force, word by word."""
     texts = [words(text)[1:-1] for text in written]
     spans = [tuple(text[i : i + SPAN_WORDS]) for text in texts for i in range(len(text) - SPAN_WORDS + 1)]
     runs = {tuple(cut[i : i + SPAN_WORDS]) for cut in map(words, documents) for i in range(len(cut) - SPAN_WORDS + 1)}
@@ -49,13 +49,13 @@ def by_hand(written, documents, words=str.split):
     ],
     ids=["all", "ten words", "other white space", "seven words", "another case", "with the cut word", "nothing"],
 )
-def test_runs_of_eight_words_are_found_where_they_stand(document, expected):
-    """White space is no part of a word, and case is."""
+def test_runs_of_eight_words_are_found_anywhere_in_the_text(document, expected):
+    """White space is ignored, case is not."""
     assert find_memorized_spans([WRITTEN], chunks(document)) == Memorization(NUM_SPANS, expected)
 
 
-def test_a_run_does_not_reach_over_the_end_of_a_document_or_of_a_text():
-    """Two halves in two documents are no copy, nor are two texts one."""
+def test_a_run_crosses_no_document_or_text_boundary():
+    """Two halves in two documents are no copy, nor are two generated texts one."""
     assert find_memorized_spans([WRITTEN], chunks(joined(50, 54), joined(54, 58))).num_copied == 0
     halves = [joined(0, 100), joined(100, 200)]
     assert find_memorized_spans(halves, chunks(WRITTEN)) == Memorization(
@@ -63,15 +63,15 @@ def test_a_run_does_not_reach_over_the_end_of_a_document_or_of_a_text():
     )
 
 
-def test_words_are_compared_in_the_form_in_which_a_model_writes_them():
-    """A model of Keras's words writes lower case without punctuation, and the text has both."""
+def test_words_are_compared_after_the_tokenizers_normalization():
+    """A model with Keras's word rules generates lower case without punctuation; the training text has both."""
     document = ", ".join(WORDS[50:60]).upper() + "!"
     assert find_memorized_spans([WRITTEN], chunks(document), KERAS_RULES.words).num_copied == 3
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100])
-def test_a_text_that_is_cut_into_pieces_has_the_same_copies(size):
-    """A long document is gone through in pieces, and runs reach from one into the next."""
+def test_chunking_a_document_does_not_change_the_overlap(size):
+    """A long document is scanned in chunks, and runs continue from one chunk into the next."""
     rng = random.Random(size)
     written = [" ".join(rng.choices("ab", k=120)) for _ in range(3)]
     documents = [rng.choice([" ", "\n", "  "]).join(rng.choices("abc", k=150)) for _ in range(4)]
@@ -80,16 +80,16 @@ def test_a_text_that_is_cut_into_pieces_has_the_same_copies(size):
     assert find_memorized_spans(written, chunks(*documents, length=size)) == expected
 
 
-def test_runs_that_only_agree_by_their_hash_are_no_copies(monkeypatch):
-    """What the hash finds is compared word by word."""
+def test_a_hash_collision_is_not_a_copy(monkeypatch):
+    """Hash matches are verified word by word."""
     monkeypatch.setattr(memorization, "_FACTOR", memorization.np.uint64(0))
     written = [" ".join(f"{i}a b" for i in range(100))]
     document = " ".join(["b x"] * 100) + " " + " ".join(f"b b b b b b b {i}a" for i in range(100))
     assert find_memorized_spans(written, chunks(document)).num_copied == 0
 
 
-def test_of_too_few_runs_there_is_no_share():
-    """And the training text is not read for them."""
+def test_too_few_runs_have_no_share_of_copies():
+    """The training text is not even read for them."""
 
     def unread():
         raise AssertionError("read")
@@ -101,8 +101,8 @@ def test_of_too_few_runs_there_is_no_share():
     assert Memorization(MIN_SPANS, 10).share == pytest.approx(0.2)
 
 
-def test_the_search_can_be_ended_between_two_pieces():
-    """A large text takes a while, and Ctrl-C is obeyed."""
+def test_the_search_can_be_interrupted_between_two_chunks():
+    """A large text takes a while, and Ctrl-C must end it."""
 
     def raise_if_interrupted():
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Whoever waits for a large text sees how far it is; of a small one nothing is said."""
+"""Large texts show a progress bar on a terminal and log lines elsewhere; small ones show nothing."""
 
 import io
 
@@ -9,14 +9,14 @@ from export.corpora.progress import ProgressLine
 
 
 class Terminal(io.StringIO):
-    """Standard error that somebody looks at."""
+    """Standard error that is a terminal."""
 
     def isatty(self):
         return True
 
 
-def test_of_what_is_soon_done_nothing_is_said(capsys, monkeypatch):
-    """Neither on a terminal nor elsewhere."""
+def test_a_fast_task_shows_no_progress(capsys, monkeypatch):
+    """Neither a bar on a terminal nor lines elsewhere."""
     with ProgressLine("reading", 100) as shown:
         shown.step(100)
     assert capsys.readouterr() == ("", "")
@@ -28,8 +28,8 @@ def test_of_what_is_soon_done_nothing_is_said(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(("total", "line"), [(4_000_000, "reading: 3 of 4 MB"), (None, "reading: 3 MB")])
-def test_without_a_terminal_there_is_a_line_now_and_then(capsys, monkeypatch, total, line):
-    """With what is done, and of how much if that is known."""
+def test_without_a_terminal_progress_is_logged_at_intervals(capsys, monkeypatch, total, line):
+    """A line has the megabytes done, and the total if it is known."""
     now = iter([0, 10, 31, 31, 40])
     monkeypatch.setattr("time.monotonic", lambda: next(now))
     with ProgressLine("reading", total) as shown:
@@ -38,8 +38,8 @@ def test_without_a_terminal_there_is_a_line_now_and_then(capsys, monkeypatch, to
     assert capsys.readouterr().out == f"{line}\n"
 
 
-def test_on_a_terminal_there_is_a_bar_that_goes(monkeypatch):
-    """It leaves nothing behind, and no lines stand between."""
+def test_on_a_terminal_the_progress_bar_is_cleared_at_the_end(monkeypatch):
+    """No log lines are printed beside it."""
     terminal, lines = Terminal(), io.StringIO()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr("sys.stdout", lines)

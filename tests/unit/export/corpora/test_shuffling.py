@@ -1,4 +1,4 @@
-"""Documents are put into an order of their own, whatever their number and size."""
+"""Documents of any number and size are shuffled on disk, reproducibly."""
 
 import tracemalloc
 
@@ -19,8 +19,8 @@ def shuffled(documents, seed):
 
 @given(DOCUMENTS, st.integers(0, 2**31 - 1), st.sampled_from([1, 7, 50]))
 @settings(max_examples=60, deadline=None)
-def test_no_document_is_lost_or_cut_and_the_order_does_not_depend_on_memory(documents, seed, bucket_bytes):
-    """In one piece or dealt out to many files it is the same order."""
+def test_the_shuffled_order_is_complete_and_independent_of_bucket_size(documents, seed, bucket_bytes):
+    """In one bucket or in many files, no document is lost or split."""
     whole = shuffled(documents, seed)
     assert sorted(whole) == sorted(documents)
     with pytest.MonkeyPatch.context() as patch:
@@ -29,15 +29,15 @@ def test_no_document_is_lost_or_cut_and_the_order_does_not_depend_on_memory(docu
         assert shuffled(documents, seed) == whole
 
 
-def test_a_part_of_a_text_is_shuffled_alone():
-    """What stands before and behind it in the file does not come in."""
+def test_a_split_is_shuffled_on_its_own():
+    """Documents before and after it in the same file do not enter."""
     head, tail = Corpus.of("c", [f"name {i}" for i in range(40)], ends=True).split(0.5)
     for part in (head, tail):
         assert sorted(shuffle_documents(part.text, 5).documents()) == sorted(part.documents)
 
 
-def test_every_order_is_about_as_likely():
-    """Of 24 orders of four documents each comes up, with 2,400 seeds, some hundred times."""
+def test_every_permutation_is_about_equally_likely():
+    """With 2,400 seeds, each of the 24 permutations of four documents occurs about a hundred times."""
     counts = {}
     corpus = Corpus.of("c", list("abcd"), ends=True)
     for seed in range(2400):
@@ -48,7 +48,7 @@ def test_every_order_is_about_as_likely():
 
 
 def test_memory_does_not_grow_with_the_corpus(monkeypatch):
-    """A corpus lies in files, and so does the shuffled one."""
+    """The corpus and its shuffled copy are on disk: 32 MB of text are shuffled within 16 MiB of memory."""
     monkeypatch.setattr(shuffling, "BUCKET_BYTES", 1 << 20)
     corpus = Corpus.of("c", (f"document {i} " + "x" * 1000 for i in range(32_000)), ends=True)
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""Files without a name take what memory does not, and leave nothing behind."""
+"""Unnamed temporary files hold data that is too large for memory, and leave nothing behind."""
 
 import errno
 import gc
@@ -13,13 +13,13 @@ from export.errors import CorpusError
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder for such files."""
+    """A directory for temporary files."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path
 
 
-def test_a_file_has_no_name_and_goes_with_its_owner(folder):
-    """Not even a process that is killed leaves one."""
+def test_a_spool_file_is_unnamed_and_closed_with_its_owner(folder):
+    """So even a killed process leaves no file behind."""
     spool = Spool()
     spool.write(b"abc")
     number = spool.file.fileno()
@@ -31,8 +31,8 @@ def test_a_file_has_no_name_and_goes_with_its_owner(folder):
         os.fstat(number)
 
 
-def test_what_was_written_is_read_and_mapped_wherever_it_lies(folder):  # noqa: ARG001 - it is written there
-    """An array outlives the file's owner; what is longer than the file is read to its end."""
+def test_written_bytes_can_be_read_and_memory_mapped(folder):  # noqa: ARG001 - the file is written there
+    """The mapped array outlives the spool; a read beyond the end of the file stops there."""
     spool = Spool()
     for content in (b"ab", b"", b"cdef"):
         spool.write(content)
@@ -44,8 +44,8 @@ def test_what_was_written_is_read_and_mapped_wherever_it_lies(folder):  # noqa: 
     assert Spool().map(np.dtype(np.uint8)).tolist() == []
 
 
-def test_a_full_disk_is_told_with_the_folder_and_the_way_out(folder, monkeypatch):
-    """It is no error of the text."""
+def test_a_full_disk_error_names_the_directory_and_tmpdir(folder, monkeypatch):
+    """The disk is at fault, not the text, so the message says how to use another directory."""
     spool = Spool()
     spool.write(b"abc")
 
@@ -60,15 +60,15 @@ def test_a_full_disk_is_told_with_the_folder_and_the_way_out(folder, monkeypatch
         spool.write(b"d")
 
 
-def test_without_a_folder_that_is_told_too(folder, monkeypatch):
-    """In the same line."""
+def test_a_missing_directory_is_named_in_the_error(folder, monkeypatch):
+    """The message has the form of that for a full disk."""
     monkeypatch.setattr("tempfile.tempdir", str(folder / "none"))
     with pytest.raises(CorpusError, match="none: No such file or directory, after 0 bytes"):
         Spool()
 
 
-def test_files_lie_where_there_is_room_unless_somebody_says_otherwise(monkeypatch):
-    """On many systems /tmp is memory."""
+def test_spool_files_are_in_var_tmp_unless_tmpdir_is_set(monkeypatch):
+    """On many systems /tmp is in memory."""
     monkeypatch.setattr("tempfile.tempdir", "/tmp")
     monkeypatch.delenv("TMPDIR", raising=False)
     assert spool_directory() == "/var/tmp"
@@ -76,7 +76,7 @@ def test_files_lie_where_there_is_room_unless_somebody_says_otherwise(monkeypatc
     assert spool_directory() == "/tmp"
 
 
-def test_blocks_are_views_of_all_of_an_array():
+def test_blocks_are_views_that_cover_the_whole_array():
     """Nothing is copied."""
     array = np.arange(10)
     assert [block.tolist() for block in blocks(array, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]

@@ -1,4 +1,4 @@
-"""Documents in a file are hashed, cut and read as if they were in memory."""
+"""Documents on disk are hashed, split and read as if they were in memory."""
 
 import hashlib
 import math
@@ -22,20 +22,20 @@ FRACTIONS = st.floats(0.01, 0.99)
 
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks():
-    """Blocks, known positions and chunks so small that a few words have many of them."""
+    """Shrink blocks and chunks, so that a few words have many of them."""
     with patch.object(text_module, "BLOCK_BYTES", 7), patch.object(huggingface, "CHUNK_CHARACTERS", 3):
         yield
 
 
 def kept(length, fraction):
-    """Return how many characters are not held out: rounded down, past what binary fractions make of the share."""
+    """Return the size of the training split in characters: rounded down, with a tolerance for binary fractions."""
     return math.floor(length * (1 - fraction) + 1e-6)
 
 
 @settings(deadline=None)
 @given(documents=DOCUMENTS)
-def test_documents_come_back_with_their_figures(documents):
-    """In chunks, whole, counted and hashed, wherever a block ends within a character."""
+def test_stored_documents_have_the_right_text_size_and_hash(documents):
+    """As chunks and as whole documents, also where a block ends within a character."""
     corpus = Corpus.of("c", documents, ends=True)
     assert corpus.documents == tuple(documents)
     assert "".join(text + "\0" * ends for text, ends in corpus.chunks()) == "".join(f"{each}\0" for each in documents)
@@ -45,8 +45,8 @@ def test_documents_come_back_with_their_figures(documents):
 
 @settings(deadline=None)
 @given(documents=DOCUMENTS, fraction=FRACTIONS)
-def test_documents_are_cut_at_the_nearest_boundary(documents, fraction):
-    """As a list of them would be; each part has its own figures, and can be cut again."""
+def test_documents_are_split_at_the_nearest_boundary(documents, fraction):
+    """Like a list of documents; each part has its own size and hash, and can be split again."""
     keep = kept(sum(map(len, documents)), fraction)
     boundaries = list(accumulate(map(len, documents)))[:-1]
     corpus = Corpus.of("c", documents, ends=True)
@@ -67,8 +67,8 @@ def test_documents_are_cut_at_the_nearest_boundary(documents, fraction):
 
 @settings(deadline=None)
 @given(document=st.text("ab é語😀\n", min_size=1, max_size=200).filter(str.strip), fraction=FRACTIONS)
-def test_a_running_text_is_cut_at_the_character(document, fraction):
-    """Not at a byte, and also when a part of it is cut again."""
+def test_a_running_text_is_split_at_a_character_not_a_byte(document, fraction):
+    """A part of it can be split again in the same way."""
     corpus, keep = Corpus.of("c", [document], ends=False), kept(len(document), fraction)
     if keep in {0, len(document)}:
         with pytest.raises(CorpusError):
@@ -81,8 +81,8 @@ def test_a_running_text_is_cut_at_the_character(document, fraction):
         assert [part.documents[0] for part in tail.split(0.5)] == [document[keep:][:again], document[keep:][again:]]
 
 
-def test_excerpts_of_a_long_text_come_from_everywhere_in_it(monkeypatch):
-    """And are a bounded part of it; of a short one they are all of it."""
+def test_excerpts_of_a_long_text_come_from_all_parts_of_it(monkeypatch):
+    """Their total size is bounded; the excerpts of a short text are all of it."""
     documents = [f"word {number} " for number in range(1000)]
     corpus = Corpus.of("c", documents, ends=True)
     assert corpus.excerpts() == tuple(documents)

@@ -1,4 +1,4 @@
-"""Adjustments that are off leave the logits as they are, to the bit; sampling would hide a rounding."""
+"""Adjustments that are off change no bit of the logits, which sampled tokens would not show."""
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ ZEROS = tf.zeros([ROWS])
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 @pytest.mark.parametrize("end_id", [-1, 2])
-def test_what_is_off_is_the_mask_alone_to_the_bit(end_id, scale):
-    """Whatever was counted and seen before and is drawn now."""
+def test_adjustments_that_are_off_are_bit_exact_to_the_mask(end_id, scale):
+    """This holds whatever `counts` and `seen` contain at the start, and whatever is sampled meanwhile."""
     off = Adjustments(
         mask=MASK,
         end_id=end_id,

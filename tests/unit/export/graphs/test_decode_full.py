@@ -1,4 +1,4 @@
-"""`decode_full` is `decode` with penalties, a bias and a least length, and tells what else was probable."""
+"""`decode_full` is `decode` with penalties, bias, `min_steps` and the most probable tokens of each step."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from tests.unit.export.published import END, IDS, OFF, ROWS, UNIFORMS, listed, s
 
 RNG = np.random.default_rng(1)
 STEPS = UNIFORMS.shape[1]
-LAST = VOCABULARY - 3  # The fixtures' tokenizer ends there: the two ids above are never drawn.
+LAST = VOCABULARY - 3  # The fixtures' tokenizer ends there: the two ids above are never sampled.
 SEEN = np.array([np.bincount(row, minlength=VOCABULARY) > 0 for row in IDS]).astype(np.float32)
 COUNTS = SEEN * RNG.integers(0, 4, SEEN.shape)
 BIAS = np.where(RNG.random(SEEN.shape) < 0.5, RNG.normal(0, 1, SEEN.shape), 0).astype(np.float32)
@@ -21,15 +21,15 @@ CONTROLS = [{}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.
 
 
 def biased(token_id, value):
-    """Return a bias on one id, the same for every row."""
+    """Return a bias on one id, the same for every sequence."""
     bias = np.zeros((ROWS, VOCABULARY), np.float32)
     bias[:, token_id] = value
     return bias
 
 
 @pytest.mark.parametrize("controls", CONTROLS, ids=str)
-def test_with_everything_off_it_is_decode_to_the_bit(stack, controls):
-    """Tokens, log probabilities and state are `decode`'s, whether lists are empty or hold what no penalty asks for."""
+def test_with_everything_off_decode_full_is_bit_exact_to_decode(stack, controls):
+    """Tokens, log probabilities and state are equal, whether the lists are empty or filled."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     plain = published.draw(IDS[:, -1], state, UNIFORMS, **controls)
@@ -42,8 +42,8 @@ def test_with_everything_off_it_is_decode_to_the_bit(stack, controls):
 @pytest.mark.parametrize(
     "company", [*SINGLE, {"bias": biased(END, 100)}, {"min_steps": 9}, {"temperature": 0.0}], ids=" ".join
 )
-def test_a_row_does_not_depend_on_what_its_neighbours_ask_for(ending, company):
-    """Half of the rows ask for something: the others have the bits of a call in which nobody does."""
+def test_options_of_other_sequences_of_the_batch_change_no_bit(ending, company):
+    """If half of a batch has options, each half equals that of a batch in which all or none have them."""
     state = ending.read(IDS[:, :-1])
     tables = {"counts": COUNTS, "seen": SEEN}
     plain = ending.draw_full(IDS[:, -1], state, UNIFORMS, **tables)
@@ -59,8 +59,8 @@ def test_a_row_does_not_depend_on_what_its_neighbours_ask_for(ending, company):
 
 
 @pytest.mark.parametrize("controls", [{}, {"temperature": 0.0}, {"top_p": 0.7}], ids=str)
-def test_forty_calls_of_one_step_are_one_call_of_forty(stack, controls):
-    """Whoever counts between the calls what the graph counts within one gets the same bits."""
+def test_forty_calls_of_one_step_are_bit_exact_to_one_call_of_forty(stack, controls):
+    """Between calls, the caller updates `counts` and `seen` as the graph does within one."""
     _, published = stack
     state, last = published.read(IDS[:, :-1]), IDS[:, -1]
     uniforms = RNG.random((ROWS, 40), dtype=np.float32)
@@ -79,8 +79,8 @@ def test_forty_calls_of_one_step_are_one_call_of_forty(stack, controls):
 
 
 @pytest.mark.parametrize("rows", [16, 64])
-def test_a_row_has_the_same_bits_in_a_larger_call(stack, rows):
-    """At multiples of 8 rows a sequence does not depend on how many others there are."""
+def test_a_sequence_is_bit_exact_in_a_larger_batch(stack, rows):
+    """Batch sizes are multiples of 8."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     eight = published.draw_full(IDS[:, -1], state, UNIFORMS, counts=COUNTS, seen=SEEN, **ALL)
@@ -92,7 +92,7 @@ def test_a_row_has_the_same_bits_in_a_larger_call(stack, rows):
 
 
 def adjusted(logits, counts, seen, bias=0.0, presence_penalty=0.0, frequency_penalty=0.0, repetition_penalty=1.0):
-    """Apply the formulas as they are written in the papers and manuals, to one row."""
+    """Apply the formulas of papers and manuals to the logits of one sequence."""
     logits = logits.copy()
     for i in np.flatnonzero(seen):
         logits[i] = logits[i] / repetition_penalty if logits[i] > 0 else logits[i] * repetition_penalty
@@ -105,7 +105,7 @@ def adjusted(logits, counts, seen, bias=0.0, presence_penalty=0.0, frequency_pen
 
 @pytest.mark.parametrize("penalties", [*SINGLE, ALL], ids=" ".join)
 def test_penalties_follow_their_formulas(stack, penalties):
-    """From Keras's logits a few lines of numpy choose the same tokens, and others than without the penalty."""
+    """Tokens equal those of a few lines of NumPy on Keras's logits, and differ from those without penalties."""
     model, published = stack
     state = published.read(IDS[:, :-1])
     controls = {"counts": COUNTS, "seen": SEEN, "temperature": np.repeat([0.0, 0.9], 4)}
@@ -126,8 +126,8 @@ def test_penalties_follow_their_formulas(stack, penalties):
     assert not np.array_equal(drawn, published.draw_full(IDS[:, -1], state, UNIFORMS, **controls)["token_ids"])
 
 
-def test_a_bias_of_100_draws_a_token_always_and_of_minus_100_never(published):
-    """As OpenAI says of `logit_bias`; what is never drawn stays so."""
+def test_a_bias_of_100_forces_a_token_and_of_minus_100_bans_it(published):
+    """OpenAI documents `logit_bias` so. No bias makes a special token possible."""
     state = published.read(IDS[:, :-1])
     always = published.draw_full(IDS[:, -1], state, UNIFORMS, bias=biased(7, 100))
     assert (always["token_ids"] == 7).all()
@@ -140,8 +140,8 @@ def test_a_bias_of_100_draws_a_token_always_and_of_minus_100_never(published):
         assert same_bits(drawn, plain)
 
 
-def test_the_end_token_waits_for_min_steps_and_no_longer(ending):
-    """A row whose next token would always be the end token ends after that many tokens and the mark."""
+def test_the_eos_token_is_banned_for_exactly_min_steps(ending):
+    """A sequence whose EOS token is certain ends right after `min_steps` tokens."""
     state = ending.read(IDS[:, :-1])
     min_steps = np.array([0, 1, 2, 5, 8, 23, 24, 1000])
     drawn = ending.draw_full(IDS[:, -1], state, UNIFORMS, bias=biased(END, 100), min_steps=min_steps)["token_ids"]
@@ -152,8 +152,8 @@ def test_the_end_token_waits_for_min_steps_and_no_longer(ending):
             assert not drawn[row, count + 1 :].any()
 
 
-def test_the_end_token_waits_also_where_the_lists_are_empty(ending):
-    """A flat distribution and evenly spread uniforms draw the end token at once, and with `min_steps` they do not."""
+def test_min_steps_ban_the_eos_token_without_other_adjustments(ending):
+    """A flat distribution and evenly spaced uniforms sample EOS at the first step, but not with `min_steps`."""
     rows = 64
     state, last = ending.read(np.tile(IDS[:1, :-1], (rows, 1))), np.tile(IDS[:1, -1], rows)
     uniforms = np.linspace(0, 1, rows, endpoint=False, dtype=np.float32)[:, None]
@@ -161,8 +161,8 @@ def test_the_end_token_waits_also_where_the_lists_are_empty(ending):
     assert END not in ending.draw_full(last, state, uniforms, temperature=5.0, min_steps=1)["token_ids"]
 
 
-def test_min_steps_in_calls_of_one_step_are_those_of_one_call(ending):
-    """Whoever takes off what was drawn gets the same text; penalties on the end token itself count as any."""
+def test_min_steps_across_calls_of_one_step_equal_one_call(ending):
+    """The caller subtracts the tokens sampled so far. Penalties apply to the EOS token, too."""
     state, last = ending.read(IDS[:, :-1]), IDS[:, -1]
     counts, seen, bias = COUNTS.copy(), SEEN.copy(), biased(END, -1)
     counts[:, END], seen[:, END] = 1, 1
@@ -183,16 +183,16 @@ def test_min_steps_in_calls_of_one_step_are_those_of_one_call(ending):
     assert 0 < steps.sum() < ROWS
 
 
-def test_min_steps_mean_nothing_to_a_model_without_end_token(published):
-    """No id is kept back where none ends a text."""
+def test_min_steps_have_no_effect_without_an_eos_token(published):
+    """No id is banned."""
     state = published.read(IDS[:, :-1])
     plain = published.draw_full(IDS[:, -1], state, UNIFORMS)
     for name, value in published.draw_full(IDS[:, -1], state, UNIFORMS, min_steps=STEPS).items():
         assert same_bits(value, plain[name])
 
 
-def test_the_top_five_are_the_models_own(stack):
-    """Whatever is asked for, they are the highest of Keras's log probabilities, falling, and `score`'s to the bit."""
+def test_the_top_five_log_probabilities_ignore_the_sampling_options(stack):
+    """They equal Keras's within 1e-4, in descending order, and those of `score` bit for bit."""
     model, published = stack
     state = published.read(IDS[:, :-1])
     tables = {"counts": COUNTS, "seen": SEEN}
@@ -209,8 +209,8 @@ def test_the_top_five_are_the_models_own(stack):
     )
 
 
-def test_a_drawn_token_has_one_log_probability(stack):
-    """Its own is the very float that stands among the five; clients compare them."""
+def test_a_sampled_token_has_the_same_logprob_in_the_top_five(stack):
+    """The two are bit-exact, as clients compare them."""
     _, published = stack
     drawn = published.draw_full(IDS[:, -1], published.read(IDS[:, :-1]), UNIFORMS, bias=BIAS)
     among = drawn["top_token_ids"] == drawn["token_ids"][:, :, None]
@@ -219,8 +219,8 @@ def test_a_drawn_token_has_one_log_probability(stack):
     assert same_bits(drawn["top_logprobs"][among], own[among])
 
 
-def test_a_row_stops_after_its_steps(stack):
-    """Fewer steps give the beginning of the longer text, zeros after it, and the state of a shorter call."""
+def test_a_sequence_stops_after_its_steps(stack):
+    """Fewer steps give a prefix of the longer result, zeros after it, and the state of a shorter call."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     options = {"counts": COUNTS, "seen": SEEN, **ALL}
@@ -237,8 +237,8 @@ def test_a_row_stops_after_its_steps(stack):
     assert same_bits(short["state"][0], state[0])
 
 
-def test_neither_order_nor_padding_of_the_lists_matters(published):
-    """Ids may come in any order, and zeros after them change nothing."""
+def test_order_and_padding_of_the_lists_change_no_bit(published):
+    """Ids may come in any order, with zeros after them."""
     state = published.read(IDS[:, :-1])
     expected = published.draw_full(IDS[:, -1], state, UNIFORMS, counts=COUNTS, seen=SEEN, **ALL)
 

@@ -1,4 +1,4 @@
-"""`embed` adds up the top layer's outputs, however a text is cut."""
+"""`embed` sums the top layer's outputs, whatever the slices of a text."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ def top_outputs(model, token_ids):
 
 
 def embed(published, token_ids, lengths=None, state=None, total=None):
-    """Read texts, from the zero state and the sum 0 unless others are given."""
+    """Call `embed`, by default on whole texts from the zero state and the sum 0."""
     rows = len(token_ids)
     width = published.functions["embed"].structured_outputs["sum"].shape[1]
     return published.call(
@@ -27,8 +27,8 @@ def embed(published, token_ids, lengths=None, state=None, total=None):
     )
 
 
-def test_sum_and_last_are_those_of_kerass_top_layer(stack):
-    """Divided by the length, the sum is the mean of the outputs; the last one is that at the last token."""
+def test_sum_and_last_equal_those_of_the_keras_top_layer(stack):
+    """`sum` divided by the length is the mean output; `last` is the output at the last token."""
     model, published = stack
     outputs = top_outputs(model, IDS)
     got = embed(published, IDS)
@@ -38,8 +38,8 @@ def test_sum_and_last_are_those_of_kerass_top_layer(stack):
 
 
 @pytest.mark.parametrize("cut", [1, 7, 19])
-def test_slices_change_no_bit(stack, cut):
-    """A text read in two calls has the sum, the state and the last output of one call."""
+def test_two_slices_are_bit_exact_to_one_call(stack, cut):
+    """Sum, state and last output are equal."""
     _, published = stack
     first = embed(published, IDS[:, :cut])
     second = embed(published, IDS[:, cut:], state=first["state"], total=first["sum"])
@@ -48,7 +48,7 @@ def test_slices_change_no_bit(stack, cut):
 
 
 def test_padding_changes_no_bit(stack):
-    """Rows of unequal length, padded at the end, have what the unpadded rows have."""
+    """Sequences of unequal length, padded at the end, are bit-exact to the unpadded ones."""
     _, published = stack
     lengths = np.array([20, 1, 5, 20, 19, 7, 3, 12], np.int32)
     token_ids = np.where(np.arange(LENGTH)[None] < lengths[:, None], IDS, 0).astype(np.int32)
@@ -60,8 +60,8 @@ def test_padding_changes_no_bit(stack):
 
 
 @pytest.mark.parametrize("length", [0, LENGTH])
-def test_a_row_of_which_nothing_counts_stays_as_it_is(published, length):
-    """Its state and its sum are those that came, and its last output is 0; so too where nobody has a token."""
+def test_an_empty_sequence_keeps_its_state_and_sum(published, length):
+    """Its last output is 0. The same holds if no sequence of the batch has a token."""
     before = embed(published, IDS)
     lengths = np.full(ROWS, length, np.int32)
     lengths[0] = 0
@@ -72,8 +72,8 @@ def test_a_row_of_which_nothing_counts_stays_as_it_is(published, length):
 
 
 @pytest.mark.parametrize("rows", [16, 64])
-def test_a_row_has_the_same_bits_in_a_larger_call(stack, rows):
-    """At multiples of 8 rows a text does not depend on how many others there are."""
+def test_a_sequence_is_bit_exact_in_a_larger_batch(stack, rows):
+    """Batch sizes are multiples of 8."""
     _, published = stack
     which = np.arange(rows)[::-1] % ROWS
     eight = embed(published, IDS)

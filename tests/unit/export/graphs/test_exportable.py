@@ -1,4 +1,4 @@
-"""Whatever a model is made of, what is published of it computes what the model does."""
+"""The SavedModel of any supported architecture computes what the Keras model computes."""
 
 import keras
 import numpy as np
@@ -22,17 +22,17 @@ SETTINGS = {"name": "m", "corpus": "c", "units": 10, "embedding": 6}
 
 @pytest.fixture(autouse=True)
 def _small_graphs(monkeypatch):
-    """Trace each step once and not four times: what it computes is the same, and this file publishes many models."""
+    """Trace each step once and not four times: the outputs are the same, and this file writes many SavedModels."""
     monkeypatch.setattr("export.graphs.cells.StatefulNetwork.unroll", 1)
 
 
 def built(**settings):
-    """Build a model as a training does."""
+    """Return a factory of a model that `build_model` makes from training settings."""
     return lambda: build_model(load_config(None, {**SETTINGS, **settings}), V)
 
 
 def stack(*layers, length=None, **options):
-    """Put layers behind an embedding, fresh ones each time."""
+    """Return a factory of a sequential model: an embedding and new copies of these layers."""
 
     def make():
         fresh = [type(layer).from_config(layer.get_config()) for layer in layers]
@@ -42,12 +42,12 @@ def stack(*layers, length=None, **options):
 
 
 def whole(kind, units, **options):
-    """Make a layer that answers for every token."""
+    """Make a layer with an output at every token."""
     return kind(units, return_sequences=True, **options)
 
 
 def functional(connect, **options):
-    """Build a functional model: `connect` makes the output of the input's embedding."""
+    """Return a factory of a functional model; `connect` maps the embedding of the input to the output."""
 
     def make():
         token_ids = Input([None], dtype="int32")
@@ -57,13 +57,13 @@ def functional(connect, **options):
 
 
 def called_twice(x):
-    """Use a layer's weights in two places."""
+    """Call one Dense layer twice in sequence, with shared weights."""
     twice = Dense(7, activation="tanh")
     return Dense(V)(twice(twice(whole(LSTM, 7)(x))))
 
 
 def in_precision(policy, make):
-    """Build a model that computes in another precision than float32."""
+    """Return a factory of a model with a dtype policy other than float32."""
 
     def build():
         keras.config.set_dtype_policy(policy)
@@ -76,7 +76,7 @@ def in_precision(policy, make):
 
 
 def lesson_afresh():
-    """Write the lesson's model out: a policy counts when a layer is made."""
+    """Build a bidirectional model with new layers: a dtype policy applies when a layer is created."""
     return keras.Sequential([Input([9]), Embedding(V, 6), Bidirectional(LSTM(8)), Dense(V, activation="softmax")])
 
 
@@ -113,19 +113,19 @@ WINDOWS = {
 
 
 def randomized(model):
-    """Give a model weights that matter."""
+    """Assign random weights that are large enough to change the outputs."""
     rng = np.random.default_rng(5)
     for weight in model.trainable_weights:
         weight.assign(rng.normal(0, 0.4, weight.shape))
     return model
 
 
-# Most kinds of layers and connections are in one of these; the rest are for `make test-all`.
+# These cover most kinds of layers and connections; the rest run in `make test-all`.
 FIRST = {"tied by a projection", "mixed cells", "half precision", "padding passed over", "the lesson's"}
 
 
 def write(model, folder):
-    """Publish no more than the SavedModel."""
+    """Write the SavedModel alone, without card and tokenizer."""
     generator = Generator(model.network, SpecialIds(0, 1, END, None), NUM_TOKENS)
     tf.saved_model.save(generator, str(folder), signatures=generator.signatures())
     return folder
@@ -134,11 +134,11 @@ def write(model, folder):
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in FIRST else pytest.mark.slow) for name in (*MODELS, *WINDOWS)]
 )
-def test_what_is_published_computes_what_the_model_does(name, tmp_path):
-    """By every signature; whether its state is carried or a window is as its layers allow.
+def test_the_savedmodel_computes_what_the_keras_model_does(name, tmp_path):
+    """Checks every signature, and that a model gets a window only if its layers cannot carry state.
 
-    The oracle of the check may be a model that was built again. So what the model itself says of a text's last token is
-    held against what was published, too.
+    The oracle of `check_saved_model` may be a rebuilt model. So the original model's output at the last token is
+    compared, too.
     """
     keras.utils.set_random_seed(3)
     model = randomized({**MODELS, **WINDOWS}[name]())
@@ -152,12 +152,12 @@ def test_what_is_published_computes_what_the_model_does(name, tmp_path):
     given = given[:, -1] if given.ndim == 3 else given
     given = given.astype(np.float32)
     expected = np.log(given) if exportable.gives_probabilities else tf.nn.log_softmax(given)
-    # What was trained in half precision is served in float32.
+    # A model trained in half precision is served in float32.
     np.testing.assert_allclose(tf.nn.log_softmax(logits), expected, atol=0.03 if "half" in name else 2e-4)
 
 
-def test_wrong_weights_are_found(tmp_path):
-    """The check holds a window model, too, against the model and not against itself."""
+def test_wrong_weights_of_a_sliding_window_model_fail_the_check(tmp_path):
+    """The check compares it with the Keras model, not with itself."""
     model = randomized(WINDOWS["both ways"]())
     write(prepare(model), tmp_path)
     model.get_layer("logits").kernel.assign(model.get_layer("logits").kernel * 1.01)
@@ -165,8 +165,8 @@ def test_wrong_weights_are_found(tmp_path):
         check_saved_model(tmp_path, prepare(model), NUM_TOKENS)
 
 
-def test_a_window_model_is_the_same_in_slices(tmp_path):
-    """The state is its last tokens: whether they were read at once, in slices, or drawn."""
+def test_a_sliding_window_model_is_bit_exact_in_slices(tmp_path):
+    """Its state is its last tokens, whether they are read in one call, read in slices or sampled."""
     exportable = prepare(randomized(WINDOWS["the lesson's"]()))
     published = Published.of(exportable.network, tmp_path)
     token_ids = np.random.default_rng(0).integers(3, NUM_TOKENS, (8, 20)).astype(np.int32)
@@ -181,8 +181,8 @@ def test_a_window_model_is_the_same_in_slices(tmp_path):
     assert same_bits(np.concatenate([first["token_ids"], rest["token_ids"]], axis=1), drawn["token_ids"])
 
 
-def test_padding_is_never_drawn_by_a_window_model(tmp_path):
-    """Even where the model is sure that padding comes next."""
+def test_a_sliding_window_model_never_samples_special_tokens(tmp_path):
+    """They are masked even if their logits are the highest."""
     model = WINDOWS["the lesson's"]()
     model.layers[-1].bias.assign([50.0] * 3 + [0.0] * (V - 3))
     published = Published.of(prepare(model).network, tmp_path)
@@ -192,14 +192,14 @@ def test_padding_is_never_drawn_by_a_window_model(tmp_path):
     assert drawn["token_ids"].min() >= 3
 
 
-def test_a_model_that_could_carry_a_state_gets_a_window_if_one_is_asked_for():
-    """Its answers are then those that it would give to the padded window."""
+def test_a_context_makes_a_stateful_model_a_sliding_window_model():
+    """Its outputs are then those for the padded window."""
     exportable = prepare(MODELS["a fixed length"](), context=9)
     assert (exportable.facts.context, exportable.network.state_size) == (9, 9)
 
 
-def test_layers_may_be_used_by_other_models_too(tmp_path):
-    """In a notebook one builds this and that of the same layers."""
+def test_layers_may_be_shared_between_models(tmp_path):
+    """Notebooks often build several models of the same layers."""
     for name in ("the lesson's", "mixed cells"):
         model = randomized({**MODELS, **WINDOWS}[name]())
         second = keras.Sequential([Input([9]), *model.layers])
@@ -207,14 +207,14 @@ def test_layers_may_be_used_by_other_models_too(tmp_path):
         check_saved_model(write(exportable, tmp_path / exportable.weights_sha256), exportable, NUM_TOKENS)
 
 
-def test_a_window_of_another_length_than_the_models_is_refused():
-    """The message has both."""
+def test_a_context_other_than_the_models_fixed_length_is_refused():
+    """The message has both lengths."""
     with pytest.raises(UnsupportedModel, match="takes texts of 9 tokens, and a window of 8 was asked for"):
         prepare(WINDOWS["the lesson's"](), context=8)
 
 
-def test_a_model_without_a_length_says_what_it_needs():
-    """The message names the layer and what to give."""
+def test_a_bidirectional_model_without_a_length_needs_a_context():
+    """The message names the layer and what to pass."""
     model = stack(Bidirectional(LSTM(8)), Dense(V))()
     with pytest.raises(UnsupportedModel, match=r"Bidirectional\) cannot be run.*needs a window of its last tokens"):
         prepare(model)
@@ -222,8 +222,8 @@ def test_a_model_without_a_length_says_what_it_needs():
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_any_function_is_served_with_a_window(soft, tmp_path):
-    """Its variables are saved with it, and whether it gives probabilities is found by calling it."""
+def test_any_function_is_exported_as_a_sliding_window_model(soft, tmp_path):
+    """Its variables are saved with it; a call detects whether it returns probabilities."""
     kernel = tf.Variable(np.random.default_rng(0).normal(0, 1, (V, V)).astype(np.float32))
 
     def function(token_ids):
@@ -236,16 +236,16 @@ def test_any_function_is_served_with_a_window(soft, tmp_path):
     check_saved_model(tmp_path, exportable, NUM_TOKENS)
 
 
-def test_a_function_of_something_else_is_refused():
-    """The message has the shape."""
+def test_a_function_with_wrong_output_dtype_or_shape_is_refused():
+    """The message has dtype and shape."""
     with pytest.raises(UnsupportedModel, match=r"got int32 of shape \(8, 4\)"):
         prepare_function(lambda token_ids: token_ids, 4, [], b"")
     with pytest.raises(UnsupportedModel, match=r"got float32 of shape \(8,\)"):
         prepare_function(lambda token_ids: tf.zeros([len(token_ids)]), 4, [], b"")
 
 
-def test_a_model_written_as_a_class_gets_a_window(tmp_path):
-    """Its layers cannot be followed, but it can be called."""
+def test_a_subclassed_model_gets_a_window(tmp_path):
+    """Its graph of layers is unknown, but it can be called."""
 
     class Written(keras.Model):
         def __init__(self):
@@ -263,21 +263,21 @@ def test_a_model_written_as_a_class_gets_a_window(tmp_path):
     check_saved_model(write(exportable, tmp_path), exportable, NUM_TOKENS)
 
 
-def test_a_state_kept_between_calls_and_a_fixed_batch_are_left_behind(tmp_path):
-    """A window begins from nothing each time."""
+def test_a_stateful_model_with_fixed_batch_is_exported_with_a_window(tmp_path):
+    """Each window starts from the zero state, at any batch size."""
     model = keras.Sequential([Input(batch_shape=(1, None)), Embedding(V, 6), LSTM(8, stateful=True), Dense(V)])
     exportable = prepare(model, context=5)
     check_saved_model(write(exportable, tmp_path), exportable, NUM_TOKENS)
 
 
-def test_outputs_that_are_neither_probabilities_nor_logits_are_refused():
-    """Taken for logits they would make nearly uniform texts."""
+def test_sigmoid_outputs_are_refused():
+    """Taken for logits, they would give nearly uniform probabilities."""
     with pytest.raises(UnsupportedModel, match="between 0 and 1, but they add up to"):
         prepare(stack(LSTM(8), Dense(V, activation="sigmoid"), length=5)())
 
 
-def test_hashes_tell_models_apart():
-    """Weights, length and structure count; the same model twice is the same."""
+def test_the_hash_covers_weights_length_and_structure():
+    """Preparing the same model twice gives the same hash."""
     model = stack(Bidirectional(LSTM(8)), Dense(V))()
     hashes = [prepare(model, context).weights_sha256 for context in (4, 4, 3)]
     model.layers[-1].bias.assign_add(np.ones(V))

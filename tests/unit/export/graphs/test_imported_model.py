@@ -1,4 +1,4 @@
-"""Models as other programs write them are read, or refused in one line that says what to do."""
+"""Imported models: Keras 2 and 3 files and SavedModels are read, or refused with a one-line error."""
 
 import json
 import re
@@ -15,12 +15,12 @@ from export.errors import UnsupportedModel
 from export.graphs.imported_model import load_keras, read_imported
 
 V = 30
-# Keras 2 says that its format is an old one.
+# Keras 2 warns that its HDF5 format is legacy.
 pytestmark = pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file", "ignore:::tf_keras")
 
 
 def lesson(kit, length=9):
-    """Write a model as the lesson does: a layer that reads both ways, one word after a padded window."""
+    """Build the bidirectional next-word model of a common Keras tutorial, with a padded window as input."""
     layers = kit.layers
     return kit.Sequential(
         [
@@ -33,7 +33,7 @@ def lesson(kit, length=9):
 
 
 def tutorial(kit):
-    """Write a model as TensorFlow's tutorial on text generation did: a GRU that keeps its state between calls."""
+    """Build the model of TensorFlow's earlier tutorial on text generation: a stateful GRU with batch size 1."""
     layers = kit.layers
     return kit.Sequential(
         [
@@ -46,14 +46,14 @@ def tutorial(kit):
 
 
 def old_tutorial(kit):
-    """Give the shape to the first layer, as was usual."""
+    """Build the same with the input shape on the first layer, as was usual."""
     layers = kit.layers
     embedding = layers.Embedding(V, 8, batch_input_shape=[1, None])
     return kit.Sequential([embedding, layers.GRU(7, return_sequences=True, stateful=True), layers.Dense(V)])
 
 
 class Tutorial(keras.Model):
-    """The tutorial's model of today, written as a class that hands states in and out."""
+    """The model of TensorFlow's current tutorial: subclassed, with states as arguments and outputs."""
 
     def __init__(self):
         super().__init__()
@@ -74,14 +74,14 @@ IDS = np.random.default_rng(0).integers(0, V, (8, 9)).astype(np.int32)
 
 
 def same_answers(foreign, expected):
-    """Hold the oracle, against which what is published is checked, against answers to whole texts."""
+    """Require that the oracle of the export check has the expected probabilities of the last token."""
     got = tf.nn.log_softmax(foreign.model.logits(IDS)[:, -1])
     np.testing.assert_allclose(got, tf.nn.log_softmax(np.log(expected)), atol=1e-4)
 
 
 @pytest.mark.parametrize("kit", [keras, tf_keras], ids=["keras 3", "keras 2"])
-def test_the_lessons_model_gets_a_window(kit, tmp_path):
-    """Its length is the input's; what its outputs are is found by calling it."""
+def test_a_bidirectional_model_gets_a_window_of_its_input_length(kit, tmp_path):
+    """A call detects whether its outputs are probabilities."""
     model = lesson(kit)
     path = tmp_path / ("lesson.keras" if kit is keras else "lesson.h5")
     model.save(path)
@@ -101,8 +101,8 @@ def test_the_lessons_model_gets_a_window(kit, tmp_path):
     [(tutorial, keras, "keras"), (tutorial, tf_keras, "h5"), (old_tutorial, tf_keras, "h5")],
     ids=["keras 3", "keras 2", "keras 2, in the old way"],
 )
-def test_the_tutorials_model_carries_its_state(make, kit, suffix, tmp_path):
-    """Batches of one text and states kept between calls are left behind."""
+def test_a_stateful_model_of_batch_size_1_carries_its_state(make, kit, suffix, tmp_path):
+    """It runs at any batch size, and without the state that the Keras layer keeps between calls."""
     model = make(kit)
     path = tmp_path / f"tutorial.{suffix}"
     model.save(path)
@@ -117,7 +117,7 @@ def test_the_tutorials_model_carries_its_state(make, kit, suffix, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "Bidirectional"])
-def test_keras_2s_hard_sigmoid_is_what_it_was(kind, tmp_path):
+def test_hard_sigmoid_of_a_keras_2_model_is_that_of_keras_2(kind, tmp_path):
     """Keras 3 has another function of that name."""
     layers = tf_keras.layers
     options = {"recurrent_activation": "hard_sigmoid"}
@@ -132,8 +132,8 @@ def test_keras_2s_hard_sigmoid_is_what_it_was(kind, tmp_path):
     np.testing.assert_allclose(got, model(IDS), atol=1e-4)
 
 
-def test_a_sequential_of_keras_2_without_an_input_layer_is_read(tmp_path):
-    """Early releases wrote the shape into the first layer."""
+def test_a_keras_2_sequential_without_an_input_layer_is_read(tmp_path):
+    """Early releases saved the input shape in the first layer."""
     model = old_tutorial(tf_keras)
     model.save(tmp_path / "old.h5")
     with h5py.File(tmp_path / "old.h5", "r+") as file:
@@ -143,8 +143,8 @@ def test_a_sequential_of_keras_2_without_an_input_layer_is_read(tmp_path):
     assert "it carries its state from token to token: 7 floats a text" in read_imported(tmp_path / "old.h5", None).lines
 
 
-def test_a_model_of_a_class_is_served_from_its_savedmodel(tmp_path):
-    """As `.keras` it is refused, with what to do; what that writes gets a window."""
+def test_a_subclassed_model_is_imported_from_its_savedmodel(tmp_path):
+    """Its `.keras` file is refused with the command that exports a SavedModel, which gets a window."""
     model = Tutorial()
     expected = np.asarray(tf.nn.softmax(model(IDS)[:, -1]))
     model.save(tmp_path / "tutorial.keras")
@@ -161,8 +161,8 @@ def test_a_model_of_a_class_is_served_from_its_savedmodel(tmp_path):
     assert foreign.lines[-1] == "its outputs are logits of 30 tokens"
 
 
-def test_keras_2s_savedmodel_of_a_fixed_length_is_served(tmp_path):
-    """The window's length is the signature's; ids may be floats."""
+def test_a_keras_2_savedmodel_of_fixed_length_is_imported(tmp_path):
+    """The window has the length of the signature; the input may be float."""
     model = lesson(tf_keras)
     tf.saved_model.save(model, str(tmp_path))
     foreign = read_imported(tmp_path, None)
@@ -170,8 +170,8 @@ def test_keras_2s_savedmodel_of_a_fixed_length_is_served(tmp_path):
     same_answers(foreign, np.asarray(model(IDS)))
 
 
-def test_a_window_can_be_asked_for(tmp_path):
-    """A model that was trained on padded windows is best served as it was trained; that is said."""
+def test_a_window_may_be_given_for_a_stateful_model(tmp_path):
+    """A model trained on padded windows is best served with them; a line of the output suggests it."""
     layers = keras.layers
     model = keras.Sequential([layers.Input([9]), layers.Embedding(V, 8), layers.LSTM(5), layers.Dense(V)])
     model.save(tmp_path / "m.keras")
@@ -188,14 +188,14 @@ def save(model, path):
 
 @keras.saving.register_keras_serializable("theirs")
 class Own(keras.layers.Layer):
-    """A layer that only its author has."""
+    """A custom layer, whose code only its author has."""
 
     def call(self, x):
         return x
 
 
 def custom(path, suffix):
-    """Save a model with a layer that is known only while it is saved."""
+    """Save a model with a custom layer that is registered only while it is saved."""
     model = keras.Sequential([keras.layers.Input([9]), keras.layers.Embedding(V, 8), Own(), keras.layers.LSTM(5)])
     model.save(path / f"custom.{suffix}")
     return path / f"custom.{suffix}"
@@ -293,24 +293,24 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_served_is_refused_in_one_line(case, tmp_path):
-    """The message names the file, what is wrong, and what to do where there is something to do."""
+def test_an_unsupported_model_is_refused_in_one_line(case, tmp_path):
+    """The message names the file and the fault, and a remedy if there is one."""
     make, message = REFUSED[case]
     with pytest.raises(UnsupportedModel, match=message) as refused:
         read_imported(make(tmp_path), None)
     assert "\n" not in str(refused.value)
 
 
-def test_what_keras_says_of_a_window_that_is_too_short_is_told_in_one_line(tmp_path):
-    """And the name of the file."""
+def test_keras_errors_for_too_short_a_window_become_one_line(tmp_path):
+    """The line has the name of the file."""
     with pytest.raises(UnsupportedModel, match=r"m.keras: it cannot be run: .*egative") as refused:
         read_imported(too_short(tmp_path), 3)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
-def test_a_layer_that_is_not_kerass_own_is_named(suffix, tmp_path):
-    """No code is guessed; a SavedModel needs none."""
+def test_a_custom_layer_is_refused_with_its_name(suffix, tmp_path):
+    """Its code is not in the file; a SavedModel needs none."""
     path = custom(tmp_path, suffix)
     keras.saving.get_custom_objects().clear()
     with pytest.raises(UnsupportedModel, match=r"layer class '(theirs>)?Own' is not Keras's own"):

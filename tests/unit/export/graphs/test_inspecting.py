@@ -1,4 +1,4 @@
-"""What `inspect` tells of each token: states and gates by the cells' own formulas, and scores as `score` has them."""
+"""`inspect` returns each token's traces, by the cells' own formulas, and the same log probabilities as `score`."""
 
 import keras
 import numpy as np
@@ -14,17 +14,17 @@ LENGTH = IDS.shape[1] - 1
 
 
 def full(length=LENGTH):
-    """Return lengths by which every token counts."""
+    """Return lengths that include every token."""
     return np.full(ROWS, length, np.int32)
 
 
 def sigmoid(values):
-    """Compute it in float64."""
+    """Compute the sigmoid in float64."""
     return 1 / (1 + np.exp(-values.astype(float)))
 
 
 def lstm(before, layer, inputs):
-    """Compute gates and states of an LSTM in float64, from the states that were told of the token before."""
+    """Compute gates and states of an LSTM in float64, from the traces of the previous token."""
     h, c = (before[f"{kind}_{layer}"].astype(float) for kind in ("hidden", "cell"))
     i, f, g, o = np.split(inputs(h), 4, axis=-1)
     c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
@@ -39,7 +39,7 @@ def lstm(before, layer, inputs):
 
 
 def gru(before, layer, inputs):
-    """Compute gates and states of a GRU in float64, its reset gate behind the product by the recurrent kernel."""
+    """Compute gates and state of a GRU in float64; its reset gate applies after the recurrent kernel."""
     h = before[f"hidden_{layer}"].astype(float)
     from_input, from_state = inputs(h, parted=True)
     (xz, xr, xg), (hz, hr, hg) = (np.split(value, 3, axis=-1) for value in (from_input, from_state))
@@ -49,15 +49,15 @@ def gru(before, layer, inputs):
 
 
 def simple_rnn(before, layer, inputs):
-    """Compute the state of a SimpleRNN in float64: it has no gates."""
+    """Compute the state of a SimpleRNN, which has no gates, in float64."""
     return {"hidden": np.tanh(inputs(before[f"hidden_{layer}"].astype(float)))}
 
 
 FORMULAS = {keras.layers.LSTM: lstm, keras.layers.GRU: gru, keras.layers.SimpleRNN: simple_rnn}
 
 
-def test_states_and_gates_are_those_of_the_cells_formulas(stack):
-    """Of every layer and token, computed from the model's weights and the states before."""
+def test_traces_equal_the_cells_formulas(stack):
+    """The oracle computes every layer and token from the model's weights and the previous token's traces."""
     model, published = stack
     told = published.call(signatures.INSPECT, token_ids=IDS, lengths=full(), state=published.zeros())
     recurrent = [layer for layer in model.layers if type(layer) in FORMULAS]
@@ -65,7 +65,7 @@ def test_states_and_gates_are_those_of_the_cells_formulas(stack):
     for number, layer in enumerate(recurrent, 1):
         kernel, recurrent_kernel, bias = (np.asarray(weight, float) for weight in layer.cell.trainable_weights)
         here = {name: value for name, value in told.items() if name.endswith(f"_{number}")}
-        # The states before each token: nothing, and then those of the token before.
+        # The states before each token: zero at the first one, then those of the previous token.
         before = {name: np.pad(value, ((0, 0), (1, 0), (0, 0)))[:, :-1] for name, value in here.items()}
 
         def inputs(h, parted=False, below=below, kernel=kernel, recurrent_kernel=recurrent_kernel, bias=bias):
@@ -80,8 +80,8 @@ def test_states_and_gates_are_those_of_the_cells_formulas(stack):
         below = here[f"hidden_{number}"].astype(float)
 
 
-def test_it_says_of_tokens_what_score_says_and_leaves_the_same_state(stack):
-    """To the bit, in one piece or in slices; the last states that it tells are those that it returns."""
+def test_inspect_is_bit_exact_to_score_in_one_call_or_in_slices(stack):
+    """The last token's hidden and cell states are the returned state."""
     _, published = stack
     scored = published.call("score", token_ids=IDS, lengths=full(), state=published.zeros())
     told = published.call(signatures.INSPECT, token_ids=IDS, lengths=full(), state=published.zeros())
@@ -98,8 +98,8 @@ def test_it_says_of_tokens_what_score_says_and_leaves_the_same_state(stack):
     assert same_bits(rest["state"], told["state"])
 
 
-def test_nothing_is_told_past_a_rows_length(stack):
-    """Zeros there, and the state of the shorter text."""
+def test_traces_are_zero_past_a_sequences_length(stack):
+    """The returned state is that of the shorter sequence."""
     _, published = stack
     lengths = np.array([0, 1, 2, 3, 5, 8, 13, LENGTH], np.int32)
     whole = published.call(signatures.INSPECT, token_ids=IDS, lengths=full(), state=published.zeros())
@@ -112,8 +112,8 @@ def test_nothing_is_told_past_a_rows_length(stack):
 
 
 @pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
-def test_the_traces_of_a_network_name_what_is_told(cell, tmp_path, monkeypatch):
-    """By kind, layer and width, in the order of layers; each is an output of the signature."""
+def test_the_networks_traces_list_the_outputs_of_inspect(cell, tmp_path, monkeypatch):
+    """Each has kind, layer and width, in the order of the layers."""
     monkeypatch.setattr("export.graphs.cells.StatefulNetwork.unroll", 1)
     network = prepare(make_model(cell, 2)).network
     kinds = {
@@ -129,8 +129,8 @@ def test_the_traces_of_a_network_name_what_is_told(cell, tmp_path, monkeypatch):
     }
 
 
-def test_layers_of_several_kinds_are_told_by_their_numbers():
-    """A layer without memory between them has no number."""
+def test_traces_number_the_recurrent_layers_only():
+    """A Dense layer between two of them has no number."""
     keras.utils.set_random_seed(0)
     parts = [Embedding(VOCABULARY, 6), LSTM(5, return_sequences=True), Dense(4), GRU(3, return_sequences=True)]
     model = keras.Sequential([Input([None]), *parts, Dense(VOCABULARY)])
@@ -142,8 +142,8 @@ def test_layers_of_several_kinds_are_told_by_their_numbers():
     assert {trace.units for trace in network.traces if trace.layer == 2} == {3}
 
 
-def test_of_a_window_its_top_is_told(tmp_path):
-    """What goes on below is done anew with every token."""
+def test_inspect_of_a_sliding_window_model_returns_the_top_layer(tmp_path):
+    """Its lower layers are computed again for each token."""
     model = make_model("lstm", 1)
     network = prepare(model, context=6).network
     assert [tuple(trace) for trace in network.traces] == [(signatures.TOP, 0, 12)]

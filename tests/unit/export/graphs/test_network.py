@@ -1,4 +1,4 @@
-"""A Keras model is read, or refused with the layer and the option that do not fit."""
+"""A Keras model is read, or refused with the unsupported layer or option."""
 
 import keras
 import numpy as np
@@ -14,20 +14,20 @@ from tests.unit.export.models import make_model
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_sizes_are_read_from_the_layers(cell):
-    """Cell, state size and vocabulary follow from the layers."""
+    """They include cell, state size, vocabulary size, number of recurrent layers and output size."""
     network = read_network(make_model(cell, 2, units=10, vocab_size=9))
     assert (network.cell, network.vocab_size, len(network.recurrent), network.output_size) == (cell, 9, 2, 11)
     assert network.state_size == (10 + 11) * (2 if cell == "lstm" else 1)
 
 
-def test_layers_of_several_kinds_have_no_one_name():
-    """The state is that of all of them, in order."""
+def test_mixed_cells_have_no_cell_name_and_concatenate_their_states():
+    """`cell` is None, and the state size is the sum over the layers."""
     network = read_network(build(LSTM(4, return_sequences=True), GRU(5, return_sequences=True), Dense(9)))
     assert (network.cell, network.state_size) == (None, 2 * 4 + 5)
 
 
-def test_dropout_and_a_softmax_do_not_matter(model):
-    """Dropout layers are left out, and logits are read from before a softmax, be it an option or a layer."""
+def test_dropout_and_a_final_softmax_do_not_change_the_network(model):
+    """Dropout is skipped, and logits are read before a softmax, be it an option or a layer."""
     *layers, dense = model.layers
     for end in (
         [Dense(dense.units, activation="softmax")],
@@ -40,14 +40,14 @@ def test_dropout_and_a_softmax_do_not_matter(model):
         assert read_network(other).sha256() == read_network(model).sha256()
 
 
-def test_a_functional_model_of_the_same_layers_is_the_same(model):
-    """How a model was put together does not matter."""
+def test_a_functional_and_a_sequential_model_have_the_same_hash(model):
+    """Only the layers and their connections count."""
     other = keras.Model(model.inputs, model.outputs)
     assert read_network(other).sha256() == read_network(model).sha256()
 
 
-def test_the_hash_follows_every_weight(model):
-    """Changing any single array changes the hash; equal models have equal hashes."""
+def test_every_weight_changes_the_hash(model):
+    """Equal models have equal hashes."""
     hashes = {read_network(model).sha256(), read_network(make_model()).sha256()}
     assert len(hashes) == 1
     for weight in model.weights:
@@ -56,8 +56,8 @@ def test_the_hash_follows_every_weight(model):
     assert len(hashes) == 1 + len(model.weights)
 
 
-def test_the_hash_follows_options_and_connections():
-    """Equal weights used in another way are another model."""
+def test_layer_options_and_connections_change_the_hash():
+    """Equal weights used otherwise are another model."""
     settings = {"name": "m", "corpus": "c", "layers": 2, "units": 4, "embedding": 4}
     plain, residual = (
         build_model(load_config(None, {**settings, "connections": kind}), 9) for kind in ("none", "residual")
@@ -70,37 +70,37 @@ def test_the_hash_follows_options_and_connections():
 
 
 def build(*layers):
-    """Build a model of the layers after an embedding."""
+    """Build a model of an embedding and these layers."""
     return keras.Sequential([Input([None]), Embedding(9, 4), *layers])
 
 
 def handed_on():
-    """Hand the state of one layer on to the next."""
+    """Build a model that passes the state of one layer to the next as `initial_state`."""
     x, *state = LSTM(4, return_sequences=True, return_state=True)(Embedding(9, 4)(token_ids := Input([None])))
     return keras.Model(token_ids, Dense(9)(LSTM(4, return_sequences=True)(x, initial_state=state)))
 
 
 def two_inputs():
-    """Take two texts."""
+    """Build a model with two inputs."""
     first, second = Input([None]), Input([None])
     x = Concatenate()([Embedding(9, 4)(first), Embedding(9, 4)(second)])
     return keras.Model([first, second], Dense(9)(LSTM(4, return_sequences=True)(x)))
 
 
 def operation():
-    """Do something that is no layer."""
+    """Build a model with an operation that is not a layer."""
     x = LSTM(4, return_sequences=True)(Embedding(9, 4)(token_ids := Input([None])))
     return keras.Model(token_ids, Dense(9)(x * 2))
 
 
 def past_the_network():
-    """Leave the recurrent layer beside the way to the output."""
+    """Build a model whose layers after the embedding are not recurrent."""
     x = Embedding(9, 4)(token_ids := Input([None]))
     return keras.Model(token_ids, Dense(9)(Add()([Dense(4)(x), x])))
 
 
 class OfAClass(keras.Model):
-    """A model that is written as a class."""
+    """A subclassed model."""
 
     def call(self, token_ids):
         return token_ids
@@ -123,15 +123,15 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_model_that_would_be_computed_wrongly_is_refused(case):
-    """Nothing that the cells do not compute is passed over in silence."""
+def test_an_unsupported_layer_or_option_is_refused(case):
+    """Ignoring it would give wrong outputs without an error."""
     make, message = REFUSED[case]
     with pytest.raises(UnsupportedModel, match=message):
         read_network(make())
 
 
-def test_weights_that_are_not_numbers_are_refused(model):
-    """A training that diverged is not published."""
+def test_nan_weights_are_refused(model):
+    """A diverged model is not published."""
     model.weights[1].assign(np.full(model.weights[1].shape, np.nan))
     with pytest.raises(UnsupportedModel, match="NaN or infinite"):
         read_network(model)

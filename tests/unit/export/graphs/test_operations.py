@@ -1,4 +1,4 @@
-"""A SavedModel that would do more than compute is refused before any of it runs."""
+"""A SavedModel with operations that do more than compute is refused before any of them runs."""
 
 import keras
 import pytest
@@ -19,7 +19,7 @@ def logits(ids):
 
 
 def save(folder, function, **parts):
-    """Save a model of one function, and what else it has."""
+    """Save a model of one function and these attributes."""
     module = tf.Module()
     module.serve = tf.function(function, input_signature=[IDS])
     for name, part in parts.items():
@@ -71,7 +71,7 @@ def in_a_branch(folder, file):
 
 
 class Table(CapturableResource):
-    """Something that is set up whenever the model is loaded."""
+    """A resource whose initializer runs whenever the model is loaded."""
 
     def __init__(self, file):
         super().__init__()
@@ -140,8 +140,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_operation_that_does_more_than_compute_is_refused_before_anything_runs(case, tmp_path, monkeypatch):
-    """The message names the operation and where it stands; the loader is not even asked."""
+def test_an_operation_with_side_effects_is_refused_before_loading(case, tmp_path, monkeypatch):
+    """The message names the operation and where it is; `tf.saved_model.load` is not called."""
     make, operation = CASES[case]
     folder, file = tmp_path / "model", tmp_path / "written"
     make(folder, file)
@@ -158,8 +158,8 @@ def test_an_operation_that_does_more_than_compute_is_refused_before_anything_run
     assert not file.exists()
 
 
-def test_the_saver_must_not_be_called_by_anything_else(tmp_path):
-    """Every SavedModel has operations that write; a signature that leads to them is refused."""
+def test_a_signature_that_reaches_the_saver_is_refused(tmp_path):
+    """Every SavedModel has operations that save its variables, for the saver alone."""
     save(tmp_path, logits, weight=tf.Variable(1.0))
     require_harmless(tmp_path)
     path = tmp_path / "saved_model.pb"
@@ -171,16 +171,16 @@ def test_the_saver_must_not_be_called_by_anything_else(tmp_path):
         require_harmless(tmp_path)
 
 
-def test_files_from_beside_the_model_are_not_copied(tmp_path):
-    """An asset's name may lead anywhere on the disk, and what it leads to would be published."""
+def test_a_savedmodel_with_assets_is_refused(tmp_path):
+    """The path of an asset may lead to any file of the machine, which would be published."""
     (tmp_path / "words.txt").write_text("a\nb\n")
     save(tmp_path / "model", logits, words=tf.saved_model.Asset(str(tmp_path / "words.txt")))
     with pytest.raises(UnsupportedModel, match=r"it needs the file 'words.txt' beside its weights"):
         require_harmless(tmp_path / "model")
 
 
-def test_layers_of_all_kinds_are_allowed(tmp_path):
-    """What an honest model holds: recurrence, attention, convolution, normalization, dropout and masks."""
+def test_common_keras_layers_are_allowed(tmp_path):
+    """The model has recurrence, attention, convolution, normalization, dropout and masks."""
     layers = keras.layers
     x = layers.Embedding(V, 8, mask_zero=True)(ids := layers.Input([9]))
     x = layers.Bidirectional(layers.LSTM(5, return_sequences=True, dropout=0.1))(x)

@@ -1,4 +1,4 @@
-"""Sampling follows the distribution it is asked for, at every edge of its parameters."""
+"""Sampled tokens follow the requested distribution, at every edge of the parameters."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2], np.float32))
 
 
 def draw(uniforms, logits=LOGITS, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
-    """Draw one token for each uniform."""
+    """Sample one token for each uniform."""
     rows = len(uniforms)
     controls = Controls(
         tf.fill([rows], float(temperature)),
@@ -22,13 +22,13 @@ def draw(uniforms, logits=LOGITS, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0
 
 
 def shares(**controls):
-    """Return the share of each token over evenly spread uniforms."""
+    """Return the share of each token over evenly spaced uniforms."""
     uniforms = (np.arange(2000) + 0.5) / 2000
     return np.bincount(draw(uniforms, **controls), minlength=5) / 2000
 
 
-def test_shares_are_the_probabilities():
-    """Without filters every token comes as often as it is probable."""
+def test_unfiltered_sampling_follows_the_probabilities():
+    """Each token's share over evenly spaced uniforms is its probability."""
     np.testing.assert_allclose(shares(), np.exp(LOGITS), atol=2e-3)
 
 
@@ -40,8 +40,8 @@ def test_temperature_raises_probabilities_to_its_inverse(temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-37, 1e-5])
-def test_no_temperature_takes_the_most_probable(temperature):
-    """At and near 0 the choice is argmax, whatever the uniform."""
+def test_temperature_near_0_is_greedy(temperature):
+    """The token is the argmax, whatever the uniform."""
     assert set(draw([0.0, 0.3, 0.999999], temperature=temperature)) == {1}
 
 
@@ -64,29 +64,29 @@ def test_no_temperature_takes_the_most_probable(temperature):
     ],
     ids=str,
 )
-def test_filters_keep_what_they_say_in_proportion(controls, kept):
-    """The tokens that are left keep their shares among each other; the others never come."""
+def test_filters_keep_the_expected_tokens_in_proportion(controls, kept):
+    """The kept tokens' probabilities are renormalized; other tokens are never sampled."""
     expected = np.where(np.isin(np.arange(5), kept), np.exp(LOGITS), 0)
     np.testing.assert_allclose(shares(**controls), expected / expected.sum(), atol=2e-3)
 
 
-def test_top_k_of_equal_tokens_keeps_just_k():
-    """Ties do not widen the choice."""
+def test_top_k_of_equal_logits_keeps_exactly_k():
+    """Ties do not add tokens."""
     assert len(set(draw(np.linspace(0, 0.999, 50), logits=np.zeros(5, np.float32), top_k=2))) == 2
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
 @pytest.mark.parametrize("controls", [{}, {"top_k": 2}, {"top_p": 0.5}], ids=str)
-def test_the_ends_of_the_uniforms_draw_possible_tokens(uniform, controls):
-    """Neither 0 nor the largest float below 1 draws a token of no probability or none at all."""
+def test_the_smallest_and_largest_uniform_sample_possible_tokens(uniform, controls):
+    """Neither 0 nor the largest float below 1 gives a token of probability 0 or an id out of range."""
     logits = np.array([-1e9, -1e9, 0.0, 1.0, -1e9], np.float32)
     for temperature in (1e-3, 1.0, 2.0):
         assert set(draw([uniform], logits=logits, temperature=temperature, **controls)) <= {2, 3}
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e4, 1e30])
-def test_extreme_logits_give_no_nan(scale):
-    """Overflow and underflow end at the most probable token, not at a wrong one."""
+def test_extreme_logits_give_valid_token_ids(scale):
+    """Overflow and underflow give no NaN."""
     for temperature in (1e-4, 1.0, 2.0):
         for token in draw([0.0, 0.5, 0.999], logits=LOGITS * scale, temperature=temperature):
             assert 0 <= token < 5

@@ -1,4 +1,4 @@
-"""The published functions compute what Keras computes, and one sequence is the same however it is cut."""
+"""The signatures compute what Keras computes; a sequence is bit-exact whatever its slices and its batch."""
 
 import keras
 import numpy as np
@@ -9,16 +9,16 @@ from tests.unit.export.models import VOCABULARY, make_model
 from tests.unit.export.published import END, IDS, ROWS, UNIFORMS, Published, same_bits
 
 
-def test_serving_default_gives_kerass_logits(stack):
-    """The logits of a whole text equal the Keras model's."""
+def test_serving_default_returns_the_logits_of_keras(stack):
+    """They agree at every token, within 1e-4."""
     model, published = stack
     np.testing.assert_allclose(
         published.call("serving_default", token_ids=IDS)["logits"], model.predict(IDS, verbose=0), atol=1e-4
     )
 
 
-def test_score_gives_kerass_log_probabilities(stack):
-    """Each token's log probability equals the Keras model's, and so do the five most probable ones."""
+def test_score_returns_the_log_probabilities_of_keras(stack):
+    """Those of the given tokens agree, and so do the five highest with their ids."""
     model, published = stack
     expected = keras.ops.log_softmax(model.predict(IDS[:, :-1], verbose=0)).numpy()
     scored = published.call("score", token_ids=IDS, lengths=np.full(ROWS, 19, np.int32), state=published.zeros())
@@ -30,8 +30,8 @@ def test_score_gives_kerass_log_probabilities(stack):
     np.testing.assert_allclose(top, best, atol=1e-4)
 
 
-def test_prefill_decode_and_score_leave_the_same_state_to_the_bit(stack):
-    """A state does not tell whether its tokens were read, drawn or scored, nor in slices of which size."""
+def test_prefill_decode_and_score_return_bit_exact_states(stack):
+    """It does not matter whether tokens are read, sampled or scored, nor in slices of which size."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     for cut in (1, 7, 18):
@@ -45,8 +45,8 @@ def test_prefill_decode_and_score_leave_the_same_state_to_the_bit(stack):
 
 
 @pytest.mark.parametrize("sizes", [[1] * 24, [4, 4, 16], [5, 3, 16], [16, 8]], ids=str)
-def test_chunks_change_neither_tokens_nor_state(stack, sizes):
-    """Any cutting of 24 tokens into calls gives what one call gives."""
+def test_decode_calls_of_any_size_are_bit_exact_to_one_call(stack, sizes):
+    """24 tokens are split into calls in several ways."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     whole = published.draw(IDS[:, -1], state, UNIFORMS)
@@ -59,8 +59,8 @@ def test_chunks_change_neither_tokens_nor_state(stack, sizes):
     assert same_bits(state, whole["state"])
 
 
-def test_a_row_stops_after_its_steps(stack):
-    """Fewer steps give the beginning of the longer text, nothing after it, and the state of a shorter call."""
+def test_a_sequence_stops_after_its_steps(stack):
+    """Fewer steps give a prefix of the longer result, zeros after it, and the state of a shorter call."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     whole = published.draw(IDS[:, -1], state, UNIFORMS)
@@ -76,8 +76,8 @@ def test_a_row_stops_after_its_steps(stack):
     assert same_bits(short["state"][0], state[0])
 
 
-def test_padding_changes_no_state(stack):
-    """Rows of unequal length, padded at the end, have the states of the unpadded rows."""
+def test_padding_changes_no_bit_of_the_state(stack):
+    """Sequences of unequal length, padded at the end, have the states of the unpadded ones."""
     _, published = stack
     lengths = np.array([0, 1, 5, 20, 19, 7, 3, 12], np.int32)
     token_ids = np.where(np.arange(20)[None] < lengths[:, None], IDS, 0).astype(np.int32)
@@ -87,8 +87,8 @@ def test_padding_changes_no_state(stack):
 
 
 @pytest.mark.parametrize("rows", [16, 24, 64])
-def test_a_row_has_the_same_bits_in_a_larger_call(stack, rows):
-    """At multiples of 8 rows a sequence does not depend on how many others there are."""
+def test_a_sequence_is_bit_exact_in_a_larger_batch(stack, rows):
+    """Batch sizes are multiples of 8."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     eight = published.draw(IDS[:, -1], state, UNIFORMS)
@@ -101,8 +101,8 @@ def test_a_row_has_the_same_bits_in_a_larger_call(stack, rows):
 @pytest.mark.parametrize(
     "company", [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.2}, {"temperature": 0.0}, {"temperature": 2.0}], ids=str
 )
-def test_a_row_does_not_depend_on_what_its_neighbours_ask_for(published, company):
-    """Sampling controls of other rows change nothing, though they switch the filters on."""
+def test_sampling_parameters_of_other_sequences_change_no_token(published, company):
+    """They do not, though they switch filters on for the whole batch."""
     state = published.read(IDS[:, :-1])
     plain = published.draw(IDS[:, -1], state, UNIFORMS)
     (name, value), defaults = *company.items(), {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": 0.9}
@@ -113,8 +113,8 @@ def test_a_row_does_not_depend_on_what_its_neighbours_ask_for(published, company
     assert same_bits(mixed["token_ids"][4:], alone["token_ids"][4:])
 
 
-def test_special_tokens_and_surplus_rows_are_never_drawn(published):
-    """With a flat distribution and every uniform, padding, unknown, start and ids beyond the tokenizer do not come."""
+def test_special_tokens_and_ids_beyond_the_tokenizer_are_never_sampled(published):
+    """No uniform samples them, from a flat distribution, with top_k or greedily."""
     state = published.read(IDS[:, :-1])
     uniforms = np.linspace(0, 1, ROWS * 400, endpoint=False, dtype=np.float32).reshape(400, ROWS).T.copy()
     for controls in ({"temperature": 2.0}, {"temperature": 2.0, "top_k": 1000}, {"temperature": 0.0}):
@@ -122,8 +122,8 @@ def test_special_tokens_and_surplus_rows_are_never_drawn(published):
         assert set(drawn.ravel()) <= set(range(3, VOCABULARY - 2))
 
 
-def test_the_end_token_ends_a_row(ending):
-    """After the end token a row draws nothing more, and its state is the one before the mark was read."""
+def test_the_eos_token_ends_a_sequence(ending):
+    """After it come zeros only; the state is the one before EOS is read."""
     state = ending.read(IDS[:, :-1])
     rng = np.random.default_rng(1)
     ended = 0
@@ -143,17 +143,17 @@ def test_the_end_token_ends_a_row(ending):
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[] if kind == "gru" else pytest.mark.slow) for kind in CELLS]
 )
-def test_a_large_vocabulary_is_not_folded_and_computes_the_same(kind, monkeypatch, tmp_path):
-    """Without the table of gate inputs the logits are the same."""
+def test_logits_are_the_same_without_the_table_of_gate_inputs(kind, monkeypatch, tmp_path):
+    """A large vocabulary has none, as the table would be too large."""
     monkeypatch.setattr("export.graphs.cells.MAX_TABLE_BYTES", 0)
     model = make_model(kind, 2)
     logits = Published(model, tmp_path).call("serving_default", token_ids=IDS)["logits"]
-    # Twenty steps of a network with large weights: rounding grows a little.
+    # Rounding errors grow over twenty steps with large weights.
     np.testing.assert_allclose(logits, model.predict(IDS, verbose=0), atol=1e-4)
 
 
-def test_every_tensor_has_the_batch_first(published):
-    """Inputs and outputs are of rank 1 or more, as TensorFlow Serving's batching wants them."""
+def test_the_first_dimension_of_every_tensor_is_the_batch(published):
+    """TensorFlow Serving's batching requires rank 1 or more for inputs and outputs."""
     for function in published.functions.values():
         for spec in (*function.structured_input_signature[1].values(), *function.structured_outputs.values()):
             assert spec.shape.rank >= 1

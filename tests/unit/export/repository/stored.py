@@ -1,4 +1,4 @@
-"""Versions as they lie on the disk, without a graph: written in a moment, for what never runs one."""
+"""Versions on disk without a graph: fast to write, for tests that never load the model."""
 
 import json
 
@@ -27,7 +27,7 @@ REPORT = {
 
 
 def store(models_dir, name="m", version=1, *, tokenizer=TOKENIZER, epochs=(), listed=True, card=None, **report):
-    """Write a version; `report` changes its training's report, `card` its card, and `epochs` are validation losses."""
+    """Write a version. `report` changes its training report, `card` its card; `epochs` are validation losses."""
     place = models_dir / name / str(version)
     assets = place / "assets.extra"
     assets.mkdir(parents=True)

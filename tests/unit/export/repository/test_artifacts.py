@@ -1,4 +1,4 @@
-"""What a version holds for people is written where it belongs."""
+"""Page, history, plot and embedding of a version are written to their paths."""
 
 import json
 
@@ -35,14 +35,14 @@ HISTORY = Progress(
 
 
 def written(folder, vectors, history):
-    """Write into the folder of a version and return what is there now, by its name."""
+    """Write the artifacts into a version's directory, and return its files' contents by relative path."""
     (folder / "assets.extra").mkdir()
     write_artifacts(folder, CARD, TOKENIZER, vectors, history)
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_training_leaves_a_page_its_history_and_its_embedding(tmp_path):
-    """The page lies at the root, where people and hosts of models look for one."""
+def test_a_trained_version_has_a_page_its_history_and_its_embedding(tmp_path):
+    """The page is at the root, where people and model hubs look for it."""
     files = written(tmp_path, VECTORS, HISTORY)
     names = ["history.json", "history.png", "metadata.tsv", "vectors.tsv"]
     assert sorted(files) == ["README.md", *(f"assets.extra/{name}" for name in names)]
@@ -54,7 +54,7 @@ def test_a_training_leaves_a_page_its_history_and_its_embedding(tmp_path):
 
 
 def test_the_history_has_an_entry_for_each_epoch(tmp_path):
-    """With perplexities, where a file can hold them, and the best one marked."""
+    """It has perplexities, null where JSON has no number for them, and marks the best epoch."""
     first, second = json.loads(written(tmp_path, None, HISTORY)["assets.extra/history.json"])
     assert first.pop("train_perplexity") == pytest.approx(np.e)
     assert first.pop("validation_perplexity") == pytest.approx(np.e**2)
@@ -63,8 +63,8 @@ def test_the_history_has_an_entry_for_each_epoch(tmp_path):
     assert (second["epoch"], second["best"], second["validation_perplexity"]) == (2, False, None)
 
 
-def test_of_a_model_from_elsewhere_there_may_be_a_page_alone(tmp_path):
-    """It tells of no file that is not there."""
+def test_an_imported_model_may_have_a_page_only(tmp_path):
+    """The page mentions no file that is absent."""
     (page,) = written(tmp_path, None, Progress()).values()
     assert b"history" not in page
     assert b"projector" not in page

@@ -1,4 +1,4 @@
-"""`list` and `show` tell what lies in the model repository, whatever lies there, and at once."""
+"""`list` and `show` describe the model repository, whatever it contains, without importing TensorFlow."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[4]
 
 @pytest.fixture(autouse=True)
 def models_dir(tmp_path, monkeypatch):
-    """An empty repository, at the default place."""
+    """An empty repository at the default path."""
     monkeypatch.chdir(tmp_path)
     Path("models").mkdir()
     return Path("models")
@@ -32,7 +32,7 @@ def told(capsys, *arguments):
 
 
 def refused(capsys, *arguments):
-    """Run a command that must fail, and return the one line that says why."""
+    """Run a command, which must fail, and return its one-line error."""
     assert main([*arguments]) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: ")
@@ -43,8 +43,8 @@ def refused(capsys, *arguments):
 @pytest.mark.parametrize(
     "command", [["list"], ["show", "m"], ["compare", "m", "n"], ["remove", "n", "--yes", "--wait", "0"]]
 )
-def test_no_tensorflow_is_imported(models_dir, command):
-    """A look at the repository does not wait seconds for an import, and matplotlib is for pictures alone."""
+def test_repository_commands_import_neither_tensorflow_nor_matplotlib(models_dir, command):
+    """TensorFlow takes seconds; matplotlib is needed for plots only."""
     for name in ("m", "n"):
         store(models_dir, name)
     code = (
@@ -56,8 +56,8 @@ def test_no_tensorflow_is_imported(models_dir, command):
     assert done.stdout.endswith("0\n[]\n")
 
 
-def test_a_version_is_a_line_of_figures(models_dir, capsys):
-    """Versions stand by their numbers, and what was not written down is a dash."""
+def test_list_prints_one_line_of_metrics_per_version(models_dir, capsys):
+    """Versions are in numerical order, and an unknown value is a dash."""
     for version in (10, 9, 2):
         store(models_dir, version=version, validation_loss=None, parameters=None)
     store(models_dir, "n", bits_per_character=1.5, listed=False)
@@ -71,8 +71,8 @@ def test_a_version_is_a_line_of_figures(models_dir, capsys):
     assert lines[3].endswith("not listed")
 
 
-def test_bits_of_an_earlier_release_follow_from_the_loss_of_characters(models_dir, capsys):
-    """2 nats of a character are 2.885 bits; where a text's end is a token too they are not known."""
+def test_missing_bits_per_character_are_computed_from_the_character_loss(models_dir, capsys):
+    """2 nats per character are 2.885 bits. With an EOS token they stay unknown, as it is a token but no character."""
     store(models_dir)
     store(models_dir, "n", tokenizer=type(TOKENIZER).train("abcdefgh", end_token=True))
     bits = [row["bits_per_character"] for row in json.loads("\n".join(told(capsys, "list", "--json")))["versions"]]
@@ -95,7 +95,7 @@ def test_bits_of_an_earlier_release_follow_from_the_loss_of_characters(models_di
     ],
 )
 def test_a_damaged_version_is_listed_with_the_reason(models_dir, capsys, file, content, reason):
-    """It takes a line, and the others stay readable."""
+    """It takes one line; other versions are listed as usual."""
     path = store(models_dir, "damaged") / file
     store(models_dir, "whole")
     path.unlink()
@@ -107,8 +107,8 @@ def test_a_damaged_version_is_listed_with_the_reason(models_dir, capsys, file, c
     assert whole.startswith("whole          1  character")
 
 
-def test_a_folder_that_may_not_be_read_is_listed_with_the_reason(models_dir, capsys, monkeypatch):
-    """Not hidden, and no end of the list."""
+def test_an_unreadable_directory_is_listed_with_the_reason(models_dir, capsys, monkeypatch):
+    """It is not hidden, and does not end the list."""
     store(models_dir, "closed")
     store(models_dir, "open")
     iterdir = Path.iterdir
@@ -124,16 +124,16 @@ def test_a_folder_that_may_not_be_read_is_listed_with_the_reason(models_dir, cap
     assert whole.startswith("open")
 
 
-def test_a_model_that_is_listed_and_missing_is_told(models_dir, capsys):
-    """A model server waits for it in vain."""
+def test_a_configured_model_without_versions_is_listed_as_unreadable(models_dir, capsys):
+    """A model server would wait for it forever."""
     place = store(models_dir, "gone")
     for path in sorted(place.parent.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     assert told(capsys, "list")[1] == "gone         –  cannot be read: models.config lists it, and it has no version"
 
 
-def test_a_damaged_models_config_costs_only_what_it_says(models_dir, capsys):
-    """Versions are listed, and served versions are unknown."""
+def test_a_damaged_models_config_makes_only_served_versions_unknown(models_dir, capsys):
+    """The versions are listed, with the position of the syntax error."""
     store(models_dir)
     (models_dir / "models.config").write_text("model_config_list { konfig {} }")
     _, line, complaint = told(capsys, "list")
@@ -141,8 +141,8 @@ def test_a_damaged_models_config_costs_only_what_it_says(models_dir, capsys):
     assert complaint.startswith("served versions are unknown: models/models.config: 1:21")
 
 
-def test_an_empty_repository_says_how_to_fill_it(capsys):
-    """With the folder that was asked for; as JSON it is an empty list."""
+def test_an_empty_repository_prints_the_command_that_trains_a_model(capsys):
+    """The command has the directory of the option. As JSON, the list is empty."""
     assert told(capsys, "list", "--models-dir", "my models") == [
         "my models holds no model yet; train one with:  python -m export train --corpus book.txt --name book "
         "--models-dir 'my models'"
@@ -151,7 +151,7 @@ def test_an_empty_repository_says_how_to_fill_it(capsys):
 
 
 def test_a_narrow_terminal_gets_fewer_columns(models_dir, capsys, monkeypatch):
-    """Which ones are missing is told; without a terminal there are all."""
+    """The last line names the hidden ones. Without a terminal, all are printed."""
     store(models_dir)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
@@ -176,8 +176,8 @@ def test_a_narrow_terminal_gets_fewer_columns(models_dir, capsys, monkeypatch):
         ("models/m/junk", "generator.json: No such file"),
     ],
 )
-def test_what_means_no_version_is_told_with_what_there_is(models_dir, capsys, reference, message):
-    """A person sees what to write instead."""
+def test_an_invalid_reference_is_an_error_that_lists_what_exists(models_dir, capsys, reference, message):
+    """The message shows what to write instead."""
     for version in (1, 12):
         store(models_dir, version=version)
     (models_dir / "m" / "junk").mkdir()
@@ -187,23 +187,23 @@ def test_what_means_no_version_is_told_with_what_there_is(models_dir, capsys, re
 @pytest.mark.parametrize(
     ("reference", "version"), [("m", "12"), ("m:1", "1"), ("m:012", "12"), ("models/m/1", "1"), ("./models/m/1/", "1")]
 )
-def test_a_version_is_found_by_its_number_or_its_folder(models_dir, reference, version):
-    """Without either, the newest is meant."""
+def test_a_version_is_found_by_its_number_or_its_directory(models_dir, reference, version):
+    """A name alone means the newest version."""
     for number in (1, 9, 12):
         store(models_dir, version=number)
     assert Repository(models_dir).find(reference).path.name == version
 
 
-def test_a_long_list_of_names_is_cut(models_dir):
-    """A message of a hundred names would hide what it says."""
+def test_an_error_lists_at_most_twenty_names(models_dir):
+    """The others are counted."""
     for i in range(25):
         (models_dir / f"m{i:02}" / "1").mkdir(parents=True)
     with pytest.raises(RepositoryError, match=r"it has m00, .*, m19 and 5 more$"):
         Repository(models_dir).find("none")
 
 
-def test_a_card_is_shown_in_words(models_dir, capsys):
-    """Figures, settings and samples, and nothing that the terminal would obey."""
+def test_show_prints_the_card_as_text(models_dir, capsys):
+    """The output has metrics, settings and samples, and no escape sequences."""
     samples = [{"temperature": 0.5, "given": "It was", "text": " so\x1b[2J."}]
     store(models_dir, epochs=[3.0, 2.0, 2.5], samples=samples, copied_spans=0.0123)
     lines = told(capsys, "show", "m")
@@ -224,45 +224,45 @@ def test_a_card_is_shown_in_words(models_dir, capsys):
         assert line in lines
 
 
-def test_names_in_a_card_cannot_give_orders_to_the_terminal(models_dir, capsys):
-    """What a corpus or a setting is called comes from elsewhere, and stays in its line."""
+def test_control_characters_in_a_card_are_not_printed(models_dir, capsys):
+    """Names of corpora and settings are untrusted, and stay in their line."""
     store(models_dir, corpus="a\x1b[2J\nb", settings={"x\r": "\x07"})
     lines = told(capsys, "show", "m")
     assert "  corpus            a·[2J·b, 5,000 characters" in lines
     assert "  x·                ·" in lines
 
 
-def test_the_sample_of_a_backward_model_stands_before_what_was_given(models_dir, capsys):
-    """It was written last."""
+def test_a_backward_sample_is_printed_before_its_suffix(models_dir, capsys):
+    """The suffix is in brackets, as a prompt is."""
     samples = [{"temperature": 0.5, "given": "The end.", "text": "It is over. "}]
     store(models_dir, samples=samples, card={"direction": "backward"})
     assert told(capsys, "show", "m")[-1] == "    It is over. [The end.]"
 
 
-def test_a_model_from_elsewhere_is_shown_without_a_training(models_dir, capsys):
-    """Its card has none."""
+def test_an_imported_model_is_shown_without_a_training_report(models_dir, capsys):
+    """The last line says that it was trained elsewhere."""
     store(models_dir, card={"training": None, "cell": None, "layers": 0, "embedding": 0, "context": 5})
     lines = told(capsys, "show", "m")
     assert "  layers            unknown, window 5" in lines
     assert lines[-1] == "trained elsewhere: nothing is known of its training"
 
 
-def test_the_card_as_json(models_dir, capsys):
-    """Nothing but the card stands on standard output."""
+def test_show_json_prints_the_card_alone(models_dir, capsys):
+    """Standard output is valid JSON."""
     place = store(models_dir)
     card = json.loads("\n".join(told(capsys, "show", "m", "--json")))
     assert card == json.loads((place / "assets.extra" / "generator.json").read_text())
 
 
 def test_a_damaged_history_does_not_hide_the_card(models_dir, capsys):
-    """What is wrong with it stands where its figures would."""
+    """The error is printed in place of the epochs."""
     (store(models_dir) / "assets.extra" / "history.json").write_text('[{"train_loss": 1, "validation_loss": null}]')
     (line,) = [line for line in told(capsys, "show", "m") if line.startswith("  epochs")]
     assert "history.json: damaged (0.tokens: Field required)" in line
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(models_dir):
-    """`list | head -1` prints nothing about pipes."""
+def test_a_closed_pipe_is_no_error(models_dir):
+    """`list | head -1` prints no BrokenPipeError."""
     store(models_dir)
     script = f"{sys.executable} -m export list | true; exit ${{PIPESTATUS[0]}}"
     env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}

@@ -1,4 +1,4 @@
-"""`compare` sets versions side by side and says what of them can be compared."""
+"""`compare` prints versions side by side, and says which metrics are comparable."""
 
 import json
 import re
@@ -16,14 +16,14 @@ ONLY_BITS = "only bits per character can be compared"
 
 @pytest.fixture(autouse=True)
 def models_dir(tmp_path, monkeypatch):
-    """An empty repository, at the default place."""
+    """An empty repository at the default path."""
     monkeypatch.chdir(tmp_path)
     Path("models").mkdir()
     return Path("models")
 
 
 def compared(capsys, *arguments):
-    """Run the command and return what it prints, a line's title with its cells; notes stand under ""."""
+    """Run the command and return the cells of each line by its title; notes are under ""."""
     assert main(["compare", *arguments]) == 0
     lines = {}
     for line in capsys.readouterr().out.splitlines():
@@ -39,13 +39,13 @@ def document(capsys, *arguments):
 
 
 def refused(capsys, *arguments):
-    """Run the command, which must fail, and return why."""
+    """Run the command, which must fail, and return its error."""
     assert main(["compare", *arguments]) == 1
     return capsys.readouterr().err
 
 
-def test_the_best_of_each_line_is_marked(models_dir, capsys):
-    """The least loss, the greatest accuracy; neither size nor what is alike everywhere is better or worse."""
+def test_the_best_value_of_each_metric_is_marked(models_dir, capsys):
+    """The lowest loss and the highest accuracy are the best. Sizes and equal values get no mark."""
     store(models_dir, "a", validation_loss=1.0, accuracy=0.4, parameters=1)
     store(models_dir, "b", validation_loss=2.0, accuracy=0.6, seconds=30.0, epochs=[3.0, 2.0, 2.5])
     lines = compared(capsys, "a", "b")
@@ -60,8 +60,8 @@ def test_the_best_of_each_line_is_marked(models_dir, capsys):
     assert lines["copied spans"] == ["–", "–"]
 
 
-def test_settings_that_differ_are_told_and_others_are_not(models_dir, capsys):
-    """What may be the reason of a difference."""
+def test_only_settings_that_differ_are_printed(models_dir, capsys):
+    """They may be the cause of a difference."""
     settings = REPORT["settings"]
     store(models_dir, "a", settings={**settings, "max_minutes": None, "seed": 0})
     store(models_dir, "b", settings={**settings, "max_minutes": 2, "seed": 0, "dropout": 0.3})
@@ -70,8 +70,8 @@ def test_settings_that_differ_are_told_and_others_are_not(models_dir, capsys):
     assert "seed" not in lines
 
 
-def test_different_units_are_compared_by_bits_per_character_alone(models_dir, capsys):
-    """A nat of a word is no nat of a character; no other quality gets a mark."""
+def test_different_units_are_compared_by_bits_per_character_only(models_dir, capsys):
+    """Nats per word and nats per character are not comparable; no other quality metric gets a mark."""
     store(models_dir, "a", bits_per_character=2.0, tokens_per_s=2.0)
     store(models_dir, "b", tokenizer=WORDS, bits_per_character=1.5)
     result = document(capsys, "a", "b")
@@ -81,8 +81,8 @@ def test_different_units_are_compared_by_bits_per_character_alone(models_dir, ca
     assert result["notes"][0].endswith(ONLY_BITS)
 
 
-def test_one_unit_of_different_vocabularies_is_told(models_dir, capsys):
-    """Their tokens differ too."""
+def test_different_vocabularies_of_one_unit_get_a_note(models_dir, capsys):
+    """Their tokens differ, so their losses per token are not comparable."""
     store(models_dir, "a")
     store(models_dir, "b", tokenizer=CharacterTokenizer.train("abcdefghi"))
     (note,) = document(capsys, "a", "b")["notes"]
@@ -92,8 +92,8 @@ def test_one_unit_of_different_vocabularies_is_told(models_dir, capsys):
 SHUFFLED = {"held_out": "shuffled_documents", "settings": {**REPORT["settings"], "validation": 0.1}}
 
 
-def test_documents_that_two_seeds_drew_are_compared_and_it_is_told(models_dir, capsys):
-    """Both are samples of one corpus, though not of the same size to the character."""
+def test_validation_splits_of_two_seeds_are_compared_with_a_note(models_dir, capsys):
+    """Both are random samples of one corpus, of almost the same size."""
     store(models_dir, "a", **SHUFFLED, seed=0, held_out_sha256="1" * 64)
     other = {"seed": 1, "held_out_sha256": "2" * 64, "held_out_characters": 503}
     store(models_dir, "b", **SHUFFLED, **other, validation_loss=1.5)
@@ -108,8 +108,8 @@ def test_documents_that_two_seeds_drew_are_compared_and_it_is_told(models_dir, c
     )
 
 
-def test_the_same_documents_are_compared_without_a_note(models_dir, capsys):
-    """One seed drew them."""
+def test_equal_validation_splits_are_compared_without_a_note(models_dir, capsys):
+    """The same seed sampled them."""
     store(models_dir, "a", **SHUFFLED, held_out_sha256="1" * 64)
     store(models_dir, "b", **SHUFFLED, held_out_sha256="1" * 64, validation_loss=1.5)
     result = document(capsys, "a", "b")
@@ -125,8 +125,8 @@ def test_the_same_documents_are_compared_without_a_note(models_dir, capsys):
     ],
     ids=["an earlier release's", "a tail", "a larger share"],
 )
-def test_documents_that_were_drawn_are_not_compared_with_other_parts(models_dir, capsys, other):
-    """Even where as many characters are held out: the end of a sorted list is no sample of it."""
+def test_a_sampled_validation_split_is_not_compared_with_others(models_dir, capsys, other):
+    """The end of a sorted list is no random sample of it, even if it has the same size."""
     store(models_dir, "a", **SHUFFLED, held_out_sha256="1" * 64)
     store(models_dir, "b", **other, validation_loss=1.5)
     result = document(capsys, "a", "b")
@@ -145,8 +145,8 @@ def test_documents_that_were_drawn_are_not_compared_with_other_parts(models_dir,
         ({"held_out_characters": None}, "the validation splits differ: no quality metrics can be compared (a:1: 500 "),
     ],
 )
-def test_different_texts_are_told_and_nothing_is_marked(models_dir, capsys, report, note):
-    """A lower loss on another text says nothing."""
+def test_different_corpora_or_validation_splits_get_a_note_and_no_mark(models_dir, capsys, report, note):
+    """A lower loss on another text does not show a better model."""
     store(models_dir, "a")
     store(models_dir, "b", **{"validation_loss": 1.0, "train_loss": 1.0, "accuracy": 0.9, **report})
     result = document(capsys, "a", "b")
@@ -155,15 +155,15 @@ def test_different_texts_are_told_and_nothing_is_marked(models_dir, capsys, repo
 
 
 @pytest.mark.parametrize(("tokens", "best"), [(500, ["b:1"]), (400, [])])
-def test_the_split_of_an_earlier_release_is_told_by_its_tokens(models_dir, capsys, tokens, best):
-    """It did not write down characters."""
+def test_validation_splits_without_character_counts_are_compared_by_tokens(models_dir, capsys, tokens, best):
+    """Cards of earlier releases have no character counts."""
     store(models_dir, "a", held_out_characters=None)
     store(models_dir, "b", held_out_characters=None, validation_loss=1.0, validation_tokens=tokens)
     assert document(capsys, "a", "b")["best"]["validation_loss"] == best
 
 
-def test_a_model_from_elsewhere_has_no_figures(models_dir, capsys):
-    """It stands in the table, and the note says why nothing is marked."""
+def test_an_imported_model_has_no_metrics(models_dir, capsys):
+    """It has a column in the table, and a note says why no metric is marked."""
     store(models_dir, "a")
     store(models_dir, "b", card={"training": None})
     lines = compared(capsys, "a", "b")
@@ -171,16 +171,16 @@ def test_a_model_from_elsewhere_has_no_figures(models_dir, capsys):
     assert "trained elsewhere, so no quality metrics can be compared: b:1" in lines[""]
 
 
-def test_a_loss_beyond_all_numbers_is_json_all_the_same(models_dir, capsys):
-    """Its perplexity is a number that no file could hold, so there is none, and none to be the best of."""
+def test_a_perplexity_that_overflows_is_null_and_never_the_best(models_dir, capsys):
+    """JSON has no infinity."""
     store(models_dir, "a", validation_loss=1000.0)
     store(models_dir, "b")
     assert document(capsys, "a", "b")["models"][0]["perplexity"] is None
     assert compared(capsys, "a", "b")["perplexity"] == ["–", "7.39"]
 
 
-def test_many_versions_on_a_narrow_terminal_stand_below_each_other(models_dir, capsys, monkeypatch):
-    """None is left out."""
+def test_a_narrow_terminal_gets_several_tables(models_dir, capsys, monkeypatch):
+    """Every version is in one of them."""
     names = [f"model-with-a-name-{i}" for i in range(5)]
     for name in names:
         store(models_dir, name)
@@ -194,15 +194,15 @@ def test_many_versions_on_a_narrow_terminal_stand_below_each_other(models_dir, c
 
 
 @pytest.mark.parametrize("names", [["m"], ["m", "m:1"], ["m", "n", "m"]])
-def test_fewer_than_two_versions_are_no_comparison(models_dir, capsys, names):
-    """Nor is one with itself."""
+def test_fewer_than_two_different_versions_are_refused(models_dir, capsys, names):
+    """A version is not compared with itself."""
     for name in ("m", "n"):
         store(models_dir, name)
     assert "at least two different versions are needed" in refused(capsys, *names)
 
 
 def drawn(monkeypatch):
-    """Return the figures that will be drawn."""
+    """Return a list that receives the plotted figures."""
     from export.repository import comparison_plot
 
     figures, figure = [], comparison_plot._figure
@@ -210,8 +210,8 @@ def drawn(monkeypatch):
     return figures
 
 
-def test_losses_are_drawn_by_epoch_and_by_minutes(models_dir, capsys, monkeypatch):
-    """Validation solid, training dashed, one colour a version; those without a history are named."""
+def test_losses_are_plotted_by_epoch_and_by_minutes(models_dir, capsys, monkeypatch):
+    """Each version has one colour: validation solid, training dashed. Versions without a history are named."""
     figures = drawn(monkeypatch)
     store(models_dir, "a", epochs=[3.0, 2.0, 2.5])
     store(models_dir, "b", epochs=[4.0, 3.5])
@@ -235,8 +235,8 @@ def test_losses_are_drawn_by_epoch_and_by_minutes(models_dir, capsys, monkeypatc
 @pytest.mark.parametrize(
     ("bits", "unit", "first"), [(1.0, "bits per character", 1.5), (None, "nats per token, of dif", 3.0)]
 )
-def test_different_units_are_drawn_in_bits_per_character(models_dir, capsys, monkeypatch, bits, unit, first):
-    """Where these are known of all; else the picture says that its losses are of different tokens."""
+def test_different_units_are_plotted_in_bits_per_character(models_dir, capsys, monkeypatch, bits, unit, first):
+    """All versions must have them. Otherwise the axis says that the losses are of different tokens."""
     figures = drawn(monkeypatch)
     store(models_dir, "a", tokenizer=WORDS, epochs=[3.0, 2.0], bits_per_character=bits)
     store(models_dir, "b", epochs=[3.0, 2.0], bits_per_character=2.0)
@@ -256,16 +256,16 @@ def test_different_units_are_drawn_in_bits_per_character(models_dir, capsys, mon
         ("p.png", "p.png: nothing to draw, as no version has a history.json"),
     ],
 )
-def test_a_picture_that_cannot_be_written_is_told(models_dir, capsys, path, message):
-    """In one line, and no file is left."""
+def test_a_plot_that_cannot_be_written_is_an_error(models_dir, capsys, path, message):
+    """No file is left."""
     for name in ("a", "b"):
         store(models_dir, name, epochs=[2.0] if "/" in path else ())
     assert message in refused(capsys, "a", "b", "--plot", path)
     assert not Path(path).exists()
 
 
-def test_a_damaged_history_is_told_and_the_rest_is_compared(models_dir, capsys):
-    """Of that version, the epochs are not known."""
+def test_a_damaged_history_gets_a_note_and_the_rest_is_compared(models_dir, capsys):
+    """The epochs of that version are unknown."""
     (store(models_dir, "a") / "assets.extra" / "history.json").write_text("[")
     store(models_dir, "b")
     (note,) = document(capsys, "a", "b")["notes"]

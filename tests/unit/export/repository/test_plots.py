@@ -1,4 +1,4 @@
-"""The picture of a training shows its losses, and is drawn without a display."""
+"""The plot of a training shows its losses, and needs no display."""
 
 import io
 import sys
@@ -15,7 +15,7 @@ from export.repository.plots import history_png, perplexity
 
 
 def history(*losses):
-    """Return a training of these (training, validation) losses."""
+    """Return the progress of a training with these (training, validation) losses."""
     epochs = [Epoch(train_loss=a, validation_loss=b, tokens=i, seconds=i) for i, (a, b) in enumerate(losses, 1)]
     return Progress(history=tuple(epochs))
 
@@ -25,7 +25,7 @@ THREE = history((3.0, 2.5), (2.0, 1.5), (1.0, 2.0))
 
 @pytest.fixture
 def axes(monkeypatch):
-    """The panels of what is drawn."""
+    """The axes of the saved figure."""
     panels, save = [], Figure.savefig
 
     def kept(figure, *arguments, **options):
@@ -37,14 +37,14 @@ def axes(monkeypatch):
 
 
 def curves(panel):
-    """Return what is drawn in a panel by its name in the legend."""
+    """Return the x and y values of each curve of an axes by its legend label."""
     names = [text.get_text() for text in panel.get_legend().get_texts()]
     lines = {line.get_label(): line for line in panel.lines}
     return {name: (list(lines[name].get_xdata()), list(lines[name].get_ydata())) for name in names}
 
 
-def test_losses_and_perplexities_are_drawn_by_epoch_and_the_best_is_marked(axes):
-    """One panel for each, with both curves, named."""
+def test_losses_and_perplexities_are_plotted_with_the_best_epoch_marked(axes):
+    """Each of the two axes has the training and the validation curve, by epoch."""
     assert history_png(THREE, "m").startswith(b"\x89PNG")
     left, right = map(curves, axes)
     assert left["training"] == ([1, 2, 3], [3.0, 2.0, 1.0])
@@ -55,29 +55,29 @@ def test_losses_and_perplexities_are_drawn_by_epoch_and_the_best_is_marked(axes)
     assert [panel.get_ylabel() for panel in axes] == ["loss, nats per token", "perplexity"]
 
 
-def test_without_validation_there_is_one_curve(axes):
-    """The best epoch is that of the least training loss."""
+def test_without_validation_only_the_training_curve_is_plotted(axes):
+    """The best epoch is that of the lowest training loss."""
     history_png(history((3.0, None), (2.0, None)), "m")
     assert set(curves(axes[0])) == {"training", "best epoch: 2, 2.000"}
 
 
 @pytest.mark.parametrize("losses", [[(3.0, 2.0)], [(900.0, None)], [(5.0, 4.0)] * 300], ids=["one", "huge", "many"])
-def test_every_history_can_be_drawn(losses):
-    """One epoch, a perplexity that is no number, hundreds of epochs; the picture has some 1200 points across."""
+def test_every_history_can_be_plotted(losses):
+    """It may have one epoch, a perplexity that overflows or hundreds of epochs. The image is 1200 pixels wide."""
     picture = imread(io.BytesIO(history_png(history(*losses), "m")))
     assert picture.shape == (504, 1200, 4)
     assert len(np.unique(picture.reshape(-1, 4), axis=0)) > 10
 
 
 def test_a_bad_first_epoch_does_not_hide_the_others(axes):
-    """The panel of perplexities ends at six times the best."""
+    """The perplexity axis ends at six times the best value."""
     history_png(history((7.0, 7.0), (1.0, 1.0)), "m")
     assert axes[1].get_ylim() == (0, pytest.approx(6 * np.exp(1)))
     assert axes[0].get_ylim()[1] > 7
 
 
-def test_the_same_history_is_the_same_picture_whatever_a_person_has_set(monkeypatch):
-    """A matplotlibrc may ask for LaTeX, which is not there."""
+def test_the_plot_does_not_depend_on_the_users_matplotlibrc(monkeypatch):
+    """It may enable LaTeX, which is not installed. The user's settings are kept."""
     picture = history_png(THREE, "m")
     monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
     monkeypatch.setitem(matplotlib.rcParams, "savefig.dpi", 30)
@@ -91,8 +91,8 @@ def test_pyplot_is_not_needed(monkeypatch):
     assert history_png(THREE, "m").startswith(b"\x89PNG")
 
 
-def test_what_cannot_be_drawn_is_told_in_one_line(monkeypatch):
-    """With the reason that matplotlib gives."""
+def test_a_plot_that_fails_is_a_one_line_error(monkeypatch):
+    """The line has matplotlib's own reason."""
 
     def fail(*_, **__):
         raise RuntimeError("no font\nat all")
@@ -102,14 +102,14 @@ def test_what_cannot_be_drawn_is_told_in_one_line(monkeypatch):
         history_png(THREE, "m")
 
 
-def test_a_missing_matplotlib_is_told_in_one_line(monkeypatch):
-    """Someone may have installed less than requirements.txt."""
+def test_a_missing_matplotlib_is_a_one_line_error(monkeypatch):
+    """An installation may lack packages of requirements.txt."""
     monkeypatch.setitem(sys.modules, "matplotlib.style", None)
     with pytest.raises(PublishError, match=r"^history\.png cannot be drawn \(ModuleNotFoundError: .*matplotlib"):
         history_png(THREE, "m")
 
 
 @pytest.mark.parametrize(("loss", "expected"), [(0.0, 1.0), (None, None), (1000.0, None)])
-def test_a_perplexity_that_no_number_can_hold_is_none(loss, expected):
-    """Nor can a file of JSON."""
+def test_a_perplexity_that_overflows_is_none(loss, expected):
+    """JSON has no infinity."""
     assert perplexity(loss) == expected

@@ -1,4 +1,4 @@
-"""An embedding can be loaded into TensorFlow's Embedding Projector."""
+"""The embedding's files load into TensorFlow's Embedding Projector."""
 
 import numpy as np
 import pytest
@@ -17,13 +17,13 @@ TOKENIZERS = [
 
 
 def loaded(lines):
-    """Read a file as the projector does: blank lines are passed over, a line is cut at tabs."""
+    """Parse a file as the projector does: skip blank lines, split lines at tabs."""
     return [line.split("\t") for line in "".join(lines).split("\n") if line.strip()]
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=lambda tokenizer: tokenizer.unit)
 def test_every_token_has_a_vector_and_a_label(tokenizer):
-    """The lines of both files belong together; no label is lost, none is two, and each can be seen."""
+    """Line i of both files is token i; each label is one visible, unique cell."""
     vectors = np.random.default_rng(0).normal(size=(len(tokenizer.tokens) + 3, 5)).astype(np.float32)
     numbers, labels = loaded(vector_lines(tokenizer, vectors)), loaded(label_lines(tokenizer, vectors))
     assert np.allclose(np.array(numbers, np.float32), vectors[: len(tokenizer.tokens)], rtol=1e-6, atol=0)
@@ -49,13 +49,13 @@ def test_every_token_has_a_vector_and_a_label(tokenizer):
         ("bytes:\t", "bytes:\\t"),
     ],
 )
-def test_a_label_shows_its_white_space_and_control_characters(label, expected):
-    """As Python writes them, but for the space."""
+def test_labels_escape_white_space_and_control_characters(label, expected):
+    """They do so as Python does, except for the space."""
     assert visible(label) == expected
 
 
-def test_a_large_embedding_is_cut(monkeypatch):
-    """The first vectors are written, with as many labels."""
+def test_a_large_embedding_is_truncated(monkeypatch):
+    """Only the first vectors are written, with as many labels."""
     monkeypatch.setattr(projector, "MAX_NUMBERS", 35)
     tokenizer, vectors = TOKENIZERS[0], np.zeros((100, 10), np.float32)
     assert len(list(vector_lines(tokenizer, vectors))) == len(list(label_lines(tokenizer, vectors))) == 3

@@ -1,4 +1,4 @@
-"""`promote` and `rollback` choose what answers, and what a label points at stays served."""
+"""`promote` and `rollback` set the `stable` label; labelled versions stay served."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ from tests.unit.export.repository.stored import store
 
 @pytest.fixture(autouse=True)
 def models_dir(tmp_path, monkeypatch):
-    """A repository with four versions of a model, at the default place."""
+    """A repository with four versions of a model, at the default path."""
     monkeypatch.chdir(tmp_path)
     for version in (1, 2, 3, 4):
         store(Path("models"), version=version)
@@ -24,7 +24,7 @@ def models_dir(tmp_path, monkeypatch):
 
 
 def run(capsys, *arguments):
-    """Return the exit code, and all that is printed."""
+    """Run a command, and return its exit code and all that it prints."""
     code = main([*arguments])
     captured = capsys.readouterr()
     return code, captured.out + captured.err
@@ -37,7 +37,7 @@ def entry(models_dir, name="m"):
 
 
 def test_a_promoted_version_stays_served_beside_the_newest(models_dir, capsys):
-    """However many come after it; the one that was stable before stays as well, to go back to."""
+    """It does however many follow. The previously stable one stays served too, for a rollback."""
     assert run(capsys, "promote", "m:2") == (0, "stable of m is version 2 now\n")
     assert entry(models_dir) == ({"stable": 2, "previous": 4}, [2, 3, 4])
     for version in (5, 6, 7):
@@ -49,8 +49,8 @@ def test_a_promoted_version_stays_served_beside_the_newest(models_dir, capsys):
     assert entry(models_dir) == ({"stable": 7, "previous": 2}, [2, 6, 7])
 
 
-def test_back_and_forth(models_dir, capsys):
-    """A rollback goes to what was stable before, and the next one back again; without labels, to the second newest."""
+def test_rollback_swaps_stable_and_previous(models_dir, capsys):
+    """Without labels, it goes to the second newest version."""
     assert run(capsys, "rollback", "m") == (0, "stable of m is version 3 now, was 4\n")
     assert entry(models_dir)[0] == {"stable": 3, "previous": 4}
     assert run(capsys, "rollback", "m") == (0, "stable of m is version 4 now, was 3\n")
@@ -59,15 +59,15 @@ def test_back_and_forth(models_dir, capsys):
     assert run(capsys, "rollback", "m") == (0, "stable of m is version 4 now, was 1\n")
 
 
-def test_other_labels_are_a_matter_of_their_own(models_dir, capsys):
-    """A canary changes neither what is stable nor what was."""
+def test_a_canary_changes_neither_stable_nor_previous(models_dir, capsys):
+    """`promote --label canary` only adds its label."""
     run(capsys, "promote", "m:2")
     assert run(capsys, "promote", "m:1", "--label", "canary") == (0, "canary of m is version 1 now\n")
     assert entry(models_dir) == ({"stable": 2, "previous": 4, "canary": 1}, [1, 2, 3, 4])
 
 
-def test_the_list_shows_labels(capsys):
-    """Beside what is served."""
+def test_list_shows_labels_beside_the_served_state(capsys):
+    """They are in alphabetical order, in the last column."""
     run(capsys, "promote", "m:2")
     run(capsys, "promote", "m:2", "--label", "canary")
     _, *lines = run(capsys, "list")[1].splitlines()
@@ -90,8 +90,8 @@ def test_the_list_shows_labels(capsys):
         (["rollback", "m:2"], "rollback takes NAME; .* promote m:2"),
     ],
 )
-def test_what_cannot_be_done_is_told_and_changes_nothing(models_dir, capsys, arguments, message):
-    """One line, and the file is as it was."""
+def test_an_invalid_promotion_or_rollback_changes_nothing(models_dir, capsys, arguments, message):
+    """The error is one line, and models.config stays the same byte for byte."""
     before = (models_dir / "models.config").read_bytes()
     code, told = run(capsys, *arguments)
     assert (code, told.count("\n")) == (1, 1)
@@ -101,14 +101,14 @@ def test_what_cannot_be_done_is_told_and_changes_nothing(models_dir, capsys, arg
 
 
 def test_a_damaged_version_is_not_promoted(models_dir, capsys):
-    """What cannot be read would answer nobody."""
+    """It could not serve requests."""
     (models_dir / "m" / "2" / "assets.extra" / "generator.json").write_text("{")
     assert run(capsys, "promote", "m:2")[0] == 1
     assert entry(models_dir)[0] == {}
 
 
-def test_with_one_version_there_is_nothing_to_go_back_to(models_dir, capsys):
-    """It is told which one is stable."""
+def test_rollback_needs_a_previous_version(models_dir, capsys):
+    """The message names the stable one."""
     store(models_dir, "n", 7)
     assert run(capsys, "rollback", "n") == (
         1,
@@ -116,14 +116,14 @@ def test_with_one_version_there_is_nothing_to_go_back_to(models_dir, capsys):
     )
 
 
-def test_a_model_that_is_not_listed_cannot_be_promoted(models_dir, capsys):
-    """No server would see the label."""
+def test_a_model_that_is_not_in_models_config_cannot_be_promoted(models_dir, capsys):
+    """No model server would read the label."""
     store(models_dir, "n", 1, listed=False)
     assert "n is not in models/models.config" in run(capsys, "promote", "n")[1]
 
 
 def test_a_policy_of_all_versions_is_kept(models_dir, capsys):
-    """It serves what labels point at anyway."""
+    """It serves the labelled versions anyway."""
     path = models_dir / "models.config"
     path.write_text(path.read_text().replace("latest {\n        num_versions: 2\n      }", "all {\n      }"))
     run(capsys, "promote", "m:1")
@@ -131,8 +131,8 @@ def test_a_policy_of_all_versions_is_kept(models_dir, capsys):
     assert entry(models_dir)[1] == [*range(1, 10)]
 
 
-def test_a_labelled_version_is_not_removed(models_dir, capsys):
-    """Requests that name the label would get nothing; the one that was stable before may go, and its label with it."""
+def test_a_stable_version_is_not_removed(models_dir, capsys):
+    """Requests for the label would fail. The previous version may be removed, and its label with it."""
     run(capsys, "promote", "m:2")
     code, told = run(capsys, "remove", "m:2", "--yes")
     assert code == 1
@@ -145,8 +145,8 @@ def test_a_labelled_version_is_not_removed(models_dir, capsys):
     assert (read_entries(models_dir), read_labels(models_dir)) == ([], {})
 
 
-def test_a_version_that_is_promoted_while_its_removal_asks_stays(models_dir, capsys, monkeypatch):
-    """The answer comes late; what was promoted meanwhile is not taken away from its users."""
+def test_a_version_promoted_during_the_confirmation_is_not_removed(models_dir, capsys, monkeypatch):
+    """The label is checked again after the answer."""
 
     def promote_and_agree():
         run(capsys, "promote", "m:2")
@@ -158,8 +158,8 @@ def test_a_version_that_is_promoted_while_its_removal_asks_stays(models_dir, cap
     assert (models_dir / "m" / "2").exists()
 
 
-def test_without_labels_the_newest_are_served_again(models_dir, capsys):
-    """A model whose labelled versions are gone, by whatever way, is one like any other."""
+def test_the_newest_versions_are_served_once_no_label_is_left(models_dir, capsys):
+    """Labels of versions that are gone, however they were deleted, are dropped."""
     run(capsys, "promote", "m:2", "--label", "canary")
     (models_dir / "labels.json").write_text('{"m": {"canary": 2, "beta": 9}}')
     run(capsys, "promote", "m:3", "--label", "canary")
@@ -171,8 +171,8 @@ def test_without_labels_the_newest_are_served_again(models_dir, capsys):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"m": 5}', '{"m": {"stable": "2"}}', '{"m": {"Stable": 2}}'])
-def test_a_damaged_file_of_labels_is_told_and_left_as_it_is(models_dir, capsys, content):
-    """No command goes on from something that it cannot read."""
+def test_a_damaged_labels_file_is_an_error_and_stays_unchanged(models_dir, capsys, content):
+    """No command writes over a file that it cannot read."""
     (models_dir / "labels.json").write_text(content)
     code, told = run(capsys, "promote", "m:2")
     assert code == 1
@@ -180,8 +180,8 @@ def test_a_damaged_file_of_labels_is_told_and_left_as_it_is(models_dir, capsys, 
     assert (models_dir / "labels.json").read_text() == content
 
 
-def test_a_full_disk_leaves_no_draft_and_is_told_with_the_file(models_dir, capsys, monkeypatch):
-    """What answers stays what it was."""
+def test_a_full_disk_changes_nothing_and_names_the_file(models_dir, capsys, monkeypatch):
+    """Served versions and labels stay the same, and no temporary file is left."""
     before, listed = sorted(path.name for path in models_dir.iterdir()), entry(models_dir)
     with monkeypatch.context() as patch:
         fill_disk(patch)

@@ -1,4 +1,4 @@
-"""A version is published whole and checked, or not at all."""
+"""A version is published complete and verified, or not at all."""
 
 import concurrent.futures
 import json
@@ -28,17 +28,17 @@ TOKENIZER = CharacterTokenizer.train("abcdefghij")
 
 @pytest.fixture
 def models_dir(tmp_path):
-    """An empty repository."""
+    """The path of a repository that does not exist yet."""
     return tmp_path / "models"
 
 
 def left_in(models_dir):
-    """Return everything in a model's folder that is not a version."""
+    """Return everything in a model's directory that is not a version."""
     return [path.name for path in (models_dir / "m").iterdir() if not path.name.isdigit()]
 
 
-def test_a_version_holds_what_the_gateway_reads(model, models_dir):
-    """Card and tokenizer lie in assets.extra and say what the model is; the model is listed in models.config."""
+def test_a_version_has_the_card_and_tokenizer_that_the_gateway_reads(model, models_dir):
+    """They are in assets.extra and describe the model, which is listed in models.config."""
     place = publish(model, TOKENIZER, "m", models_dir)
     assert place == models_dir / "m" / "1"
     card, tokenizer = load_assets(place)
@@ -54,8 +54,8 @@ HISTORY = Progress(
 )
 
 
-def test_a_version_holds_what_people_read(model, models_dir):
-    """Page, history and embedding are those of what is published."""
+def test_a_version_has_page_embedding_and_history_of_its_model(model, models_dir):
+    """Hash, vectors and best epoch are those of the published weights."""
     place = publish(model, TOKENIZER, "m", models_dir, history=HISTORY)
     page, assets = (place / "README.md").read_text(), place / "assets.extra"
     assert page.startswith("# `m`\n\nAn LSTM of 12 units, trained elsewhere, that continues a text")
@@ -66,8 +66,8 @@ def test_a_version_holds_what_people_read(model, models_dir):
     assert [(entry["best"], entry["train_loss"]) for entry in entries] == [(False, 2.0), (False, 1.0), (True, 0.0)]
 
 
-def test_a_history_that_cannot_be_drawn_leaves_nothing_behind(model, models_dir, monkeypatch):
-    """A version is whole or is not there; one line says why."""
+def test_a_plot_that_fails_leaves_no_version(model, models_dir, monkeypatch):
+    """The error is one line."""
 
     def fail(*_, **__):
         raise RuntimeError("no font")
@@ -79,8 +79,8 @@ def test_a_history_that_cannot_be_drawn_leaves_nothing_behind(model, models_dir,
     assert not (models_dir / "models.config").exists()
 
 
-def test_versions_count_up_past_junk(model, models_dir):
-    """The next version is one above the highest number, whatever else lies there."""
+def test_the_next_version_is_one_above_the_highest_number(model, models_dir):
+    """Other files and directories are ignored."""
     home = models_dir / "m"
     for name in ("7", "x9", "12a", "-3", "²"):
         (home / name).mkdir(parents=True)
@@ -89,8 +89,8 @@ def test_versions_count_up_past_junk(model, models_dir):
     assert publish(model, TOKENIZER, "m", models_dir).name == "9"
 
 
-def test_a_number_that_is_taken_meanwhile_is_passed_over(model, models_dir, monkeypatch):
-    """Two exporters at once get two versions."""
+def test_a_version_number_that_is_taken_meanwhile_is_skipped(model, models_dir, monkeypatch):
+    """Two exporters at the same time get two versions."""
     write = publishing._write
 
     def slowly(draft, *arguments):
@@ -105,30 +105,30 @@ def test_a_number_that_is_taken_meanwhile_is_passed_over(model, models_dir, monk
 
 
 def wrong_cell(patch):
-    """Let every gate be a little off."""
+    """Make every gate slightly wrong."""
     step = cells.LSTMCell.step
     patch.setattr(cells.LSTMCell, "step", lambda self, x, state: step(self, x * 1.001, state))
 
 
 def wrong_output(patch):
-    """Let every logit be a little off."""
+    """Make every logit slightly wrong."""
     project = cells.StatefulNetwork.project
     patch.setattr(cells.StatefulNetwork, "project", lambda self, hidden: project(self, hidden) * 1.01)
 
 
 def wrong_state(patch):
-    """Let `score` forget what it read."""
+    """Make `score` return the state that it was given."""
     patch.setattr(signatures, "select_active", lambda active, new, old: old)
 
 
 def wrong_order(patch):
-    """Let `embed` and `prefill` read backwards."""
+    """Make `embed` and `prefill` read backwards."""
     scan = signatures.scan
     patch.setattr(signatures, "scan", lambda token_ids, *rest: scan(token_ids[:, ::-1], *rest))
 
 
 def wrong_judgement(patch):
-    """Let `decode` and `decode_full` say something else of a token than `score` does."""
+    """Make log probabilities of `decode` and `decode_full` differ from those of `score`."""
     draw = signatures.Generator._sample_tokens
 
     def boastful(*arguments, **options):
@@ -139,8 +139,8 @@ def wrong_judgement(patch):
 
 
 @pytest.mark.parametrize("wrong", [wrong_cell, wrong_output, wrong_state, wrong_order, wrong_judgement])
-def test_a_graph_that_computes_something_else_is_not_published(model, models_dir, monkeypatch, wrong):
-    """An error in a cell, in the output layer or in a loop is found before anything is visible."""
+def test_a_graph_with_wrong_outputs_is_not_published(model, models_dir, monkeypatch, wrong):
+    """Errors in a cell, the output layer or a loop are found before the version is visible."""
     wrong(monkeypatch)
     with pytest.raises(CheckFailed):
         publish(model, TOKENIZER, "m", models_dir)
@@ -148,8 +148,8 @@ def test_a_graph_that_computes_something_else_is_not_published(model, models_dir
     assert not (models_dir / "m" / "1").exists()
 
 
-def test_a_full_disk_leaves_nothing_behind(model, models_dir, monkeypatch):
-    """An error while writing names the place, and no draft stays."""
+def test_a_full_disk_leaves_no_version_and_no_draft(model, models_dir, monkeypatch):
+    """The error names the model's directory."""
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -160,8 +160,8 @@ def test_a_full_disk_leaves_nothing_behind(model, models_dir, monkeypatch):
     assert left_in(models_dir) == []
 
 
-def test_an_error_of_tensorflows_own_writing_is_one_too(model, models_dir, monkeypatch):
-    """A disk that is full while the SavedModel is written is told like any other that is full."""
+def test_a_tensorflow_write_error_is_a_publish_error(model, models_dir, monkeypatch):
+    """A disk that fills up while the SavedModel is written is reported as at any other time."""
 
     def full(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "variables: No space left on device")
@@ -172,21 +172,21 @@ def test_an_error_of_tensorflows_own_writing_is_one_too(model, models_dir, monke
     assert left_in(models_dir) == []
 
 
-def test_a_models_folder_that_cannot_be_made_is_named(model, tmp_path):
-    """A file in the way is an error with its place, not a traceback."""
+def test_a_models_directory_that_cannot_be_created_is_named(model, tmp_path):
+    """A file in its place is an error, not a traceback."""
     (tmp_path / "models").write_text("in the way")
     with pytest.raises(PublishError, match=r"models/m: "):
         publish(model, TOKENIZER, "m", tmp_path / "models")
 
 
-def test_a_model_too_small_for_score_is_refused(models_dir):
-    """`score` gives the five most probable tokens, so there must be five."""
+def test_a_model_with_fewer_than_five_outputs_is_refused(models_dir):
+    """`score` returns the five most probable tokens."""
     with pytest.raises(PublishError, match="at least 5 outputs, got 4"):
         publish(make_model(vocab_size=4), CharacterTokenizer.train("a"), "m", models_dir)
 
 
-def test_exporters_at_the_same_time_are_all_listed(tmp_path):
-    """Each adds its model to what the others wrote."""
+def test_concurrent_exporters_are_all_listed_in_models_config(tmp_path):
+    """No update overwrites another."""
     names = [f"model{i}" for i in range(24)]
     with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
         list(pool.map(lambda name: add_to_models_config(tmp_path, name), names))
@@ -195,8 +195,8 @@ def test_exporters_at_the_same_time_are_all_listed(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_draft_of_a_killed_exporter_is_removed_and_that_of_a_living_one_is_not(model, models_dir):
-    """Litter goes with the next publishing, in whatever container that is; work in progress stays."""
+def test_publishing_removes_the_drafts_of_killed_exporters_only(model, models_dir):
+    """A running exporter holds the lock of its draft, so that one stays."""
     home = models_dir / "m"
     home.mkdir(parents=True)
     code = """
@@ -223,21 +223,21 @@ with _draft(pathlib.Path(sys.argv[1])) as draft:
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(model, models_dir):
-    """The message gives both sizes."""
+    """The message has both sizes."""
     with pytest.raises(PublishError, match=f"{VOCABULARY} outputs, too few for a tokenizer of 53 tokens"):
         publish(model, CharacterTokenizer.train("".join(map(chr, range(40, 90)))), "m", models_dir)
 
 
 @pytest.mark.parametrize("name", ["../m", "m\n", "", ".m", "a b"])
-def test_a_name_that_is_no_name_is_refused(model, models_dir, name):
-    """A name cannot lead out of the repository, nor break a line of its config."""
+def test_an_invalid_model_name_is_refused(model, models_dir, name):
+    """A name can neither lead out of the repository nor break a line of models.config."""
     with pytest.raises(PublishError, match=re.escape(f"got {name!r}")):
         publish(model, TOKENIZER, name, models_dir)
     assert not models_dir.exists()
 
 
-def test_a_model_is_listed_once_and_others_stay(tmp_path):
-    """The config keeps what stands in it, and a policy that was changed by hand is left alone."""
+def test_listing_a_model_again_keeps_models_config(tmp_path):
+    """Other entries stay, and a version policy that was edited by hand is kept."""
     add_to_models_config(tmp_path, "a")
     path = tmp_path / "models.config"
     path.write_text(path.read_text().replace("num_versions: 2", "num_versions: 5"))
@@ -247,8 +247,8 @@ def test_a_model_is_listed_once_and_others_stay(tmp_path):
     assert path.read_text().count("num_versions: 5") == 1
 
 
-def test_a_config_that_cannot_be_parsed_is_not_overwritten(tmp_path):
-    """A typing mistake in models.config is an error with its place, not a lost file."""
+def test_an_invalid_models_config_is_not_overwritten(tmp_path):
+    """The error has the position of the typo."""
     path = tmp_path / "models.config"
     path.write_text("model_config_list { konfig {} }")
     with pytest.raises(PublishError, match=r"models\.config: 1:21"):
@@ -256,16 +256,16 @@ def test_a_config_that_cannot_be_parsed_is_not_overwritten(tmp_path):
     assert path.read_text() == "model_config_list { konfig {} }"
 
 
-def test_the_card_is_json_that_people_can_read(model, models_dir):
-    """generator.json is indented and names its fields."""
+def test_the_card_is_indented_json(model, models_dir):
+    """People read generator.json, too."""
     text = (publish(model, TOKENIZER, "m", models_dir) / "assets.extra" / "generator.json").read_text()
     assert json.loads(text)["name"] == "m"
     assert text.count("\n") > 10
 
 
 @pytest.mark.parametrize("content", ["", "# model_config_list {}\n"], ids=["no bytes", "a comment"])
-def test_a_config_that_lost_its_list_is_not_written_back(tmp_path, content):
-    """With a single entry in it, model servers would unload every other model."""
+def test_a_models_config_without_a_list_is_not_overwritten(tmp_path, content):
+    """With the new entry alone, model servers would unload every other model."""
     path = tmp_path / "models.config"
     path.write_text(content)
     with pytest.raises(PublishError, match=r"models\.config: there is no model_config_list in it"):
@@ -273,8 +273,8 @@ def test_a_config_that_lost_its_list_is_not_written_back(tmp_path, content):
     assert path.read_text() == content
 
 
-def test_a_config_with_an_empty_list_is_one_without_models(tmp_path):
-    """So is what the removal of the last model leaves."""
+def test_a_models_config_with_an_empty_list_gets_the_model(tmp_path):
+    """The removal of the last model leaves such a file."""
     (tmp_path / "models.config").write_text("model_config_list {}\n")
     add_to_models_config(tmp_path, "a")
     assert 'name: "a"' in (tmp_path / "models.config").read_text()

@@ -1,4 +1,4 @@
-"""The page of a version says what is known of it, and what is not known is left out."""
+"""The page of a version has what its card knows, and omits what it does not."""
 
 import json
 import math
@@ -60,14 +60,14 @@ FILES = {
 
 
 def page(card=CARD, history=HISTORY, files=FILES, num_vectors=90, **report):
-    """Return the page of a card whose report is changed."""
+    """Return the page of a card with these changes of its report."""
     if card.training is not None:
         card = card.model_copy(update={"training": card.training.model_copy(update=report)})
     return write_readme(card, 90, history, files, num_vectors)
 
 
-def test_the_page_has_every_figure_of_the_card():
-    """In units that are named."""
+def test_the_page_has_every_value_of_the_card():
+    """Numbers have their units."""
     text = page()
     for line in (
         "# `my.model`",
@@ -103,35 +103,35 @@ def test_the_page_has_every_figure_of_the_card():
     assert "Of 3,000 runs of 8 words that it wrote at temperature 1, 1.23% stand word for word" in text
 
 
-def test_a_sample_cannot_break_the_page():
-    """A fence in it is text, a control character a dot."""
+def test_a_sample_cannot_break_the_markdown_of_the_page():
+    """A code fence in it stays text, and a control character becomes a dot."""
     assert "\n````\n[It’s a] cat.\n```\n# no heading·[2J\n````\n" in page()
 
 
 @pytest.mark.parametrize(("direction", "field"), [("forward", "prompt"), ("backward", "suffix")])
-def test_the_command_calls_the_model(direction, field):
-    """It goes on with what a sample was given, and a shell reads it as it is meant."""
+def test_the_example_command_calls_the_model_with_a_samples_prompt(direction, field):
+    """A backward model gets it as suffix. It is quoted for the shell."""
     text = page(CARD.model_copy(update={"direction": direction}))
     command = shlex.split(re.search(r"```bash\n(.*?)\n```", text, re.DOTALL)[1].replace("\\\n", ""))
     assert command[:3] == ["curl", "http://127.0.0.1:8000/v1/completions", "-d"]
     assert json.loads(command[3]) == {"model": "my.model", field: "It’s a", "max_tokens": 200, "temperature": 0.8}
 
 
-def test_a_backward_sample_leads_up_to_what_was_given():
-    """As it is read."""
+def test_a_backward_sample_is_written_before_its_suffix():
+    """The page has both in reading order."""
     sample = Sample(temperature=1, given="the end.", text="and that was ")
     text = page(CARD.model_copy(update={"direction": "backward"}), samples=(sample,))
     assert "\n```\nand that was [the end.]\n```\n" in text
 
 
-def test_long_lines_of_samples_are_broken():
-    """A model of words writes no line ends."""
+def test_long_lines_of_samples_are_wrapped():
+    """A word model generates no newlines."""
     sample = Sample(temperature=1, given="the", text=" cat" * 100)
     assert max(map(len, page(samples=(sample,)).partition("## What it writes")[2].partition("##")[0].split("\n"))) < 120
 
 
-def test_nothing_that_is_not_known_is_named():
-    """A model from elsewhere has no training, no history and perhaps no embedding."""
+def test_the_page_of_an_imported_model_omits_what_is_unknown():
+    """It has no training report, no history and perhaps no embedding."""
     unknown = {"cell": None, "layers": 0, "embedding": 0, "context": 20, "training": None, "unit": "word"}
     text = page(CARD.model_copy(update=unknown), Progress(), {"generator.json", "tokenizer.json"})
     assert "A model, trained elsewhere, that continues a text word by word, in lower case" in text
@@ -150,8 +150,8 @@ def test_nothing_that_is_not_known_is_named():
         assert word not in text, word
 
 
-def test_a_report_of_an_earlier_release_leaves_out_what_it_did_not_know():
-    """Its new fields have no values."""
+def test_the_page_of_an_earlier_releases_card_omits_missing_fields():
+    """They are None, which is not printed."""
     fields = ("held_out_characters", "accuracy", "bits_per_character", "parameters", "copied_spans", "written_spans")
     text = page(history=Progress(), settings={}, samples=(), **dict.fromkeys(fields))
     for word in ("accuracy", "Accuracy", "bits", "parameters", "Memorization", "Settings", "writes", "None", "png)"):
@@ -159,22 +159,22 @@ def test_a_report_of_an_earlier_release_leaves_out_what_it_did_not_know():
     assert "| loss, nats per token | 1.2500 | 1.5000 |" in text
 
 
-def test_without_validation_the_page_warns():
-    """The loss says how well the text is remembered."""
+def test_the_page_warns_if_there_was_no_validation_split():
+    """The training loss only measures how well the model remembers its text."""
     text = page(validation_loss=None, accuracy=None, bits_per_character=None, held_out_characters=0)
     assert "|  | training |\n| --- | --- |\n| loss, nats per token | 1.2500 |\n| perplexity | 3.490 |\n\n" in text
     assert "Nothing was held out: the loss says how well the training text is remembered, no more." in text
     assert "a piece of the training text, as nothing was held out" in text
 
 
-def test_samples_from_nothing_are_told():
-    """The corpus may be gone when a run is published."""
+def test_samples_without_a_prompt_are_described_as_such():
+    """The corpus, from which prompts are taken, may be missing when a run is published."""
     text = page(samples=(Sample(temperature=1, given="", text="c"),), copied_spans=None)
     assert "Begun from nothing." in text
     assert '"prompt": "The "' in text
 
 
-def test_an_embedding_that_was_cut_is_told():
-    """How many of its vectors there are."""
+def test_a_truncated_embedding_is_described_as_such():
+    """The page has the number of its vectors."""
     assert "projector.tensorflow.org, of its first 40 tokens |" in page(num_vectors=40)
     assert "of its first" not in page()

@@ -1,4 +1,4 @@
-"""`remove` takes a version out so that a model server never sees half of one, and nothing that was not meant."""
+"""`remove` deletes exactly the versions that were confirmed, and model servers never see a partial version."""
 
 import io
 import os
@@ -16,26 +16,26 @@ from tests.unit.export.repository.stored import store
 
 @pytest.fixture(autouse=True)
 def models_dir(tmp_path, monkeypatch):
-    """An empty repository, at the default place."""
+    """An empty repository at the default path."""
     monkeypatch.chdir(tmp_path)
     Path("models").mkdir()
     return Path("models")
 
 
 def answer(monkeypatch, text):
-    """Be a person at a terminal who writes this."""
+    """Simulate a terminal on which this text is typed."""
     stdin = io.StringIO(text)
     stdin.isatty = lambda: True
     monkeypatch.setattr("sys.stdin", stdin)
 
 
 def remove(*arguments):
-    """Remove what nobody serves: there is nothing to wait for."""
+    """Remove a version that no server serves, without a wait."""
     return main(["remove", *arguments, "--wait", "0"])
 
 
 def versions(models_dir, name="m"):
-    """Return what lies in a model's folder."""
+    """Return the names in a model's directory."""
     return sorted(path.name for path in (models_dir / name).iterdir())
 
 
@@ -44,8 +44,8 @@ def listed(models_dir):
     return [entry.name for entry in read_entries(models_dir)]
 
 
-def test_one_of_several_versions_goes_and_the_entry_stays(models_dir, capsys):
-    """What is served now and then is told before."""
+def test_removing_one_of_several_versions_keeps_the_entry(models_dir, capsys):
+    """The versions served before and after are printed."""
     for version in (1, 2, 3):
         store(models_dir, version=version)
     assert remove("m:3", "--yes") == 0
@@ -57,8 +57,8 @@ def test_one_of_several_versions_goes_and_the_entry_stays(models_dir, capsys):
 
 
 @pytest.mark.parametrize(("reference", "numbers"), [("m", (1, 2)), ("m:7", (7,))])
-def test_with_the_last_version_goes_the_entry(models_dir, capsys, reference, numbers):
-    """Of a model or of its only version; other models keep theirs."""
+def test_removing_the_last_version_removes_the_entry(models_dir, capsys, reference, numbers):
+    """This holds for a model and for its only version. Entries of other models stay."""
     for number in numbers:
         store(models_dir, version=number)
     store(models_dir, "n")
@@ -68,8 +68,8 @@ def test_with_the_last_version_goes_the_entry(models_dir, capsys, reference, num
     assert versions(models_dir) == []
 
 
-def test_an_entry_of_another_name_goes_with_the_folder_that_it_serves(models_dir, capsys):
-    """What counts is where the versions lie, and how the policy chooses."""
+def test_an_entry_is_matched_by_its_base_path_not_its_name(models_dir, capsys):
+    """An entry of the same name with another base path stays."""
     store(models_dir, listed=False)
     entry = 'config { name: "%s" base_path: "%s" model_platform: "tensorflow" %s }'
     policy = "model_version_policy { specific { versions: 9 } }"
@@ -80,8 +80,8 @@ def test_an_entry_of_another_name_goes_with_the_folder_that_it_serves(models_dir
     assert listed(models_dir) == ["m"]
 
 
-def test_the_entry_goes_first_and_each_version_is_hidden_before_a_file_of_it_is_deleted(models_dir, monkeypatch):
-    """Whoever looks meanwhile sees whole versions or none."""
+def test_the_entry_is_removed_and_versions_renamed_before_files_are_deleted(models_dir, monkeypatch):
+    """A concurrent reader sees complete versions or none."""
     for version in (1, 2):
         store(models_dir, version=version)
     seen = []
@@ -103,8 +103,8 @@ def test_the_entry_goes_first_and_each_version_is_hidden_before_a_file_of_it_is_
     assert all(name.startswith(".removed-") for _, left in seen[3:] for name in left)
 
 
-def test_litter_of_a_killed_removal_goes_with_the_next(models_dir, monkeypatch):
-    """Of any model."""
+def test_a_removal_deletes_what_a_killed_removal_left(models_dir, monkeypatch):
+    """It does so for every model of the repository."""
     store(models_dir)
     store(models_dir, "n")
 
@@ -120,8 +120,8 @@ def test_litter_of_a_killed_removal_goes_with_the_next(models_dir, monkeypatch):
     assert versions(models_dir) == []
 
 
-def test_a_version_that_is_published_meanwhile_stays_and_so_does_the_entry(models_dir, monkeypatch):
-    """Nobody was asked about it."""
+def test_a_version_published_during_the_confirmation_stays_with_its_entry(models_dir, monkeypatch):
+    """The answer did not cover it."""
     store(models_dir)
     monkeypatch.setattr(removal, "_is_confirmed", lambda: bool(store(models_dir, version=2)))
     assert remove("m") == 0
@@ -129,8 +129,8 @@ def test_a_version_that_is_published_meanwhile_stays_and_so_does_the_entry(model
     assert listed(models_dir) == ["m"]
 
 
-def test_what_is_no_version_stays(models_dir):
-    """A draft that another exporter writes, and what a person put there."""
+def test_files_that_are_no_version_stay(models_dir):
+    """They may be a draft of another exporter, or files of the user."""
     store(models_dir)
     (models_dir / "m" / ".draft-host-1").mkdir()
     (models_dir / "m" / "notes.txt").write_text("mine")
@@ -141,8 +141,8 @@ def test_what_is_no_version_stays(models_dir):
 @pytest.mark.parametrize(
     ("text", "code", "left"), [("y\n", 0, []), ("n\n", 1, ["1"]), ("\n", 1, ["1"]), ("", 1, ["1"])]
 )
-def test_a_person_is_asked(models_dir, monkeypatch, text, code, left):
-    """Only a yes is one."""
+def test_only_a_yes_confirms_a_removal(models_dir, monkeypatch, text, code, left):
+    """Anything else keeps the version, with exit code 1."""
     store(models_dir)
     store(models_dir, "n")
     (models_dir / "m" / "keep").touch()
@@ -151,8 +151,8 @@ def test_a_person_is_asked(models_dir, monkeypatch, text, code, left):
     assert versions(models_dir) == [*left, "keep"]
 
 
-def test_without_a_terminal_yes_must_be_an_option(models_dir, capsys, monkeypatch):
-    """A script that forgot it deletes nothing."""
+def test_without_a_terminal_the_option_yes_is_required(models_dir, capsys, monkeypatch):
+    """A script without it deletes nothing."""
     store(models_dir)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert remove("m") == 1
@@ -163,8 +163,8 @@ def test_without_a_terminal_yes_must_be_an_option(models_dir, capsys, monkeypatc
 @pytest.mark.parametrize(
     "reference", ["../outside", "..", ".", "models/m/1", "/tmp", "m/../m", "m:1/..", "m:-1", "m:", "m\n"]
 )
-def test_paths_and_strange_names_are_refused(models_dir, capsys, reference):
-    """Nothing is removed by a path: it might lead out of the repository."""
+def test_paths_and_invalid_names_are_refused(models_dir, capsys, reference):
+    """A path might lead out of the repository."""
     store(models_dir)
     store(Path(), "outside", listed=False)
     assert remove(reference, "--yes") == 1
@@ -173,8 +173,8 @@ def test_paths_and_strange_names_are_refused(models_dir, capsys, reference):
     assert Path("outside/1").exists()
 
 
-def test_nothing_behind_a_link_is_touched(models_dir, capsys):
-    """A linked model is refused, of a linked version only the link goes."""
+def test_the_targets_of_symbolic_links_are_not_deleted(models_dir, capsys):
+    """A linked model is refused; of a linked version, only the link is deleted."""
     store(Path(), "outside", listed=False)
     (models_dir / "linked").symlink_to(Path("outside").absolute())
     assert remove("linked", "--yes") == 1
@@ -186,8 +186,8 @@ def test_nothing_behind_a_link_is_touched(models_dir, capsys):
     assert Path("outside/1/saved_model.pb").exists()
 
 
-def test_a_config_that_cannot_be_parsed_keeps_everything(models_dir, capsys):
-    """What is served is not known then."""
+def test_nothing_is_removed_if_models_config_is_invalid(models_dir, capsys):
+    """Served versions are unknown then."""
     store(models_dir)
     (models_dir / "models.config").write_text("junk {")
     assert remove("m", "--yes") == 1
@@ -196,7 +196,7 @@ def test_a_config_that_cannot_be_parsed_keeps_everything(models_dir, capsys):
 
 
 def test_files_that_cannot_be_deleted_are_named(models_dir, capsys, monkeypatch):
-    """The version is out of the repository all the same, and the next removal tries again."""
+    """The version is removed from the repository anyway: its directory was renamed."""
     store(models_dir)
     monkeypatch.setattr(removal.shutil, "rmtree", lambda path, **_: None)
     assert remove("m", "--yes") == 1
@@ -204,10 +204,8 @@ def test_files_that_cannot_be_deleted_are_named(models_dir, capsys, monkeypatch)
     assert [name[:9] for name in versions(models_dir)] == [".removed-"]
 
 
-def test_the_wait_does_not_hold_the_lock_and_ctrl_c_leaves_what_a_second_removal_finishes(
-    models_dir, capsys, monkeypatch
-):
-    """The model is no longer listed, its versions are whole, and another model can be published meanwhile."""
+def test_a_removal_interrupted_in_its_wait_can_be_repeated(models_dir, capsys, monkeypatch):
+    """The entry is removed and the versions are complete. The wait holds no lock: another model can be published."""
     store(models_dir)
 
     def interrupted(*_):
@@ -225,15 +223,15 @@ def test_the_wait_does_not_hold_the_lock_and_ctrl_c_leaves_what_a_second_removal
     assert (listed(models_dir), versions(models_dir)) == (["n"], [])
 
 
-def test_the_last_entry_leaves_an_empty_list_and_not_an_empty_file(models_dir):
-    """TensorFlow Serving refuses a file without a list of models, and would go on serving the removed one."""
+def test_removing_the_last_entry_leaves_an_empty_list(models_dir):
+    """TensorFlow Serving refuses an empty file, and would keep serving the removed model."""
     store(models_dir)
     assert remove("m", "--yes") == 0
     assert (models_dir / "models.config").read_text().split() == ["model_config_list", "{", "}"]
 
 
-def test_what_is_published_during_the_wait_stays(models_dir, monkeypatch):
-    """Its entry too; of the removed version nothing is left."""
+def test_a_version_published_during_the_wait_stays_with_its_entry(models_dir, monkeypatch):
+    """The removed version is deleted completely."""
     store(models_dir)
     monkeypatch.setattr(removal, "wait_until_unloaded", lambda *_: store(models_dir, version=2))
     assert remove("m", "--yes") == 0
@@ -241,7 +239,7 @@ def test_what_is_published_during_the_wait_stays(models_dir, monkeypatch):
 
 
 def test_a_model_that_is_listed_again_during_the_wait_keeps_its_versions(models_dir, capsys, monkeypatch):
-    """Servers may look at its base path again."""
+    """Model servers may read its base path again."""
     store(models_dir)
     monkeypatch.setattr(removal, "wait_until_unloaded", lambda *_: add_to_models_config(models_dir, "m"))
     assert remove("m", "--yes") == 1
@@ -250,7 +248,7 @@ def test_a_model_that_is_listed_again_during_the_wait_keeps_its_versions(models_
 
 
 def test_one_version_of_several_is_removed_without_a_wait(models_dir, monkeypatch):
-    """The base path stays, with a version in it."""
+    """The base path keeps a version."""
     for version in (1, 2):
         store(models_dir, version=version)
     monkeypatch.setattr(removal, "wait_until_unloaded", None)
@@ -258,8 +256,8 @@ def test_one_version_of_several_is_removed_without_a_wait(models_dir, monkeypatc
     assert versions(models_dir) == ["1"]
 
 
-def test_the_last_version_that_is_served_is_not_removed_while_others_stay(models_dir, capsys):
-    """A model server whose entry chooses no version does not open its port."""
+def test_the_only_served_version_is_not_removed_while_others_stay(models_dir, capsys):
+    """A model server whose entry selects no version does not open its port."""
     store(models_dir, listed=False)
     store(models_dir, version=2, listed=False)
     policy = "model_version_policy { specific { versions: 2 } }"
@@ -271,8 +269,8 @@ def test_the_last_version_that_is_served_is_not_removed_while_others_stay(models
     assert versions(models_dir) == ["1", "2"]
 
 
-def test_empty_directories_are_deleted_an_hour_later_unless_they_are_listed(models_dir):
-    """A server that was slow to read models.config may still look at them before."""
+def test_empty_directories_are_deleted_after_an_hour_unless_listed(models_dir):
+    """A server that is slow to read models.config may still poll them before."""
     for name in ("old", "fresh", "listed"):
         (models_dir / name).mkdir()
     for name in ("old", "listed"):
@@ -284,7 +282,7 @@ def test_empty_directories_are_deleted_an_hour_later_unless_they_are_listed(mode
 
 
 def test_a_removed_name_can_be_published_again(models_dir):
-    """Into the directory that was left."""
+    """Its empty directory is reused."""
     store(models_dir)
     assert remove("m", "--yes") == 0
     store(models_dir)
@@ -292,8 +290,8 @@ def test_a_removed_name_can_be_published_again(models_dir):
 
 
 @pytest.mark.parametrize("option", ["--wait=-1", "--wait=inf", "--server=host", "--server=:8500", "--server=host:0"])
-def test_options_that_cannot_be_are_refused(models_dir, option):
-    """Before anything is removed."""
+def test_invalid_options_are_usage_errors(models_dir, option):
+    """The exit code is 2, and nothing is removed."""
     store(models_dir)
     with pytest.raises(SystemExit) as ended:
         remove("m", "--yes", option)

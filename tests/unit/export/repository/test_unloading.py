@@ -1,4 +1,4 @@
-"""A removal waits for model servers as long as it must, and no longer."""
+"""A removal waits until model servers have unloaded the model, or until its time limit."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +13,7 @@ AVAILABLE, UNLOADING, END = 30, 40, 50
 
 
 class Clock:
-    """Time that passes only in sleep."""
+    """A clock that only `sleep` advances."""
 
     def __init__(self):
         self.now = 0.0
@@ -23,40 +23,40 @@ class Clock:
         return self.now
 
     def sleep(self, seconds):
-        """Let time pass."""
+        """Advance the time."""
         self.now += seconds
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    """Make waiting take no time."""
+    """Replace the clock, so that waiting takes no time."""
     made = Clock()
     monkeypatch.setattr(unloading, "time", made)
     return made
 
 
 def watch(*answers, servers=("127.0.0.1:1",), names=("m",)):
-    """Watch a server that gives these answers one after another, the last one for ever; each is a dict or None."""
+    """Watch a server with these successive answers, of which the last repeats; each is a dict or None."""
     left = list(answers)
     return ServerWatch(servers, names, lambda *_: left.pop(0) if len(left) > 1 else left[0])
 
 
-def test_a_server_that_has_unloaded_the_model_ends_the_wait(clock):
-    """It was seen to serve it, and then that every version has ended."""
+def test_the_wait_ends_when_a_server_unloads_the_model(clock):
+    """It reported a served version, and then that every version has ended."""
     serving = {1: END, 2: AVAILABLE}
     wait_until_unloaded(watch(serving, serving, {1: END, 2: UNLOADING}, {1: END, 2: END}), "m", 15.0)
     assert clock.now == 1.0
 
 
 @pytest.mark.parametrize("answer", [{1: END}, {}, None], ids=["of versions before", "never loaded", "no answer"])
-def test_a_server_that_was_not_seen_to_serve_the_model_proves_nothing(clock, answer):
-    """It may have read models.config and be about to look at the base path for the first time."""
+def test_a_server_that_never_reported_the_model_does_not_end_the_wait(clock, answer):
+    """It may have read models.config, and be about to poll the base path for the first time."""
     wait_until_unloaded(watch(answer), "m", 15.0)
     assert clock.now == 15.0
 
 
-def test_without_servers_all_of_the_time_is_waited(clock, capsys):
-    """As long as both polls may take."""
+def test_without_servers_the_wait_takes_its_full_time(clock, capsys):
+    """It covers a model server's polls of models.config and of the base path."""
     wait_until_unloaded(watch(None, servers=()), "m", 15.0)
     assert clock.now == 15.0
     assert capsys.readouterr().out == (
@@ -64,8 +64,8 @@ def test_without_servers_all_of_the_time_is_waited(clock, capsys):
     )
 
 
-def test_every_server_must_have_unloaded_every_name():
-    """One that lags behind is waited for."""
+def test_the_wait_lasts_until_every_server_has_unloaded_the_model():
+    """A single slow server extends it."""
     states = {("127.0.0.1:1", "m"): {1: AVAILABLE}, ("127.0.0.1:2", "m"): {1: AVAILABLE}}
     made = ServerWatch(("127.0.0.1:1", "127.0.0.1:2"), ["m"], lambda *key: states[key])
     states["127.0.0.1:1", "m"] = {1: END}
@@ -76,8 +76,8 @@ def test_every_server_must_have_unloaded_every_name():
     assert made.is_unloaded()
 
 
-def test_a_server_that_goes_on_serving_the_model_is_named():
-    """It reads models.config only at its start."""
+def test_a_server_that_still_serves_the_model_is_named_in_the_error():
+    """It reads models.config only when it starts."""
     told = (
         r"^127\.0\.0\.1:1 still serves m \(version 2\) 15 s after it left models\.config, so no file of it is removed"
     )
@@ -85,14 +85,14 @@ def test_a_server_that_goes_on_serving_the_model_is_named():
         wait_until_unloaded(watch({1: END, 2: AVAILABLE}), "m", 15.0)
 
 
-def test_a_host_without_an_address_is_named():
-    """Before anything is changed."""
+def test_a_host_that_does_not_resolve_is_named_in_the_error():
+    """The watch is created before anything is changed."""
     with pytest.raises(RepositoryError, match=r"^model server nosuch\.invalid:8500: "):
         watch(None, servers=("nosuch.invalid:8500",))
 
 
-def test_status_is_asked_over_grpc():
-    """Of a real server: states by version, None where there is no such model and where nobody listens."""
+def test_status_is_queried_over_grpc():
+    """A real server returns states by version; an unknown model and a closed port give None."""
     from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
     class Service(model_service_pb2_grpc.ModelServiceServicer):

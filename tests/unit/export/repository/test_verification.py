@@ -1,4 +1,4 @@
-"""`verify` finds what is damaged in a published version, says it in a line, and passes what is whole."""
+"""`verify` reports each damage of a published version in one line, and passes an intact version."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ CHECKS = ["card", "variables", "saved_model.pb", "signatures", "model.keras", "c
 
 @pytest.fixture(scope="session")
 def wrapped(tmp_path_factory):
-    """A version that was wrapped from a function, and has no Keras model."""
+    """A version that was wrapped from a function, without a Keras model."""
     table = tf.Variable(np.random.default_rng(0).normal(size=(NUM_TOKENS, NUM_TOKENS)).astype(np.float32))
     function = prepare_function(lambda ids: tf.gather(table, ids), 2, [table], b"")
     folder = tmp_path_factory.mktemp("wrapped")
@@ -36,18 +36,18 @@ def wrapped(tmp_path_factory):
 
 @pytest.fixture
 def version(models_dir, tmp_path):
-    """A copy of an LSTM's, to be damaged."""
+    """A copy of an LSTM version, which a test may damage."""
     return shutil.copytree(models_dir / "lstm" / "1", tmp_path / "models" / "lstm" / "1")
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Leave out what takes seconds: other tests have the comparison of what is computed."""
+    """Skip the comparison of outputs, which takes seconds and has its own tests."""
     monkeypatch.setattr(verification, "check_saved_model", lambda *_: None)
 
 
 def verified(path):
-    """Return verdict and line of each check, by its name."""
+    """Return verdict and line of each check by its name."""
     outcomes = list(Verification(Version(path, "m:1")).outcomes())
     told = {name: (outcome.verdict, outcome.message) for name, outcome in zip(CHECKS, outcomes, strict=True)}
     assert all(line.startswith(f"{name}: ") and "\n" not in line for name, (_, line) in told.items())
@@ -60,7 +60,7 @@ def failed(told):
 
 
 def halved(path):
-    """Cut a file in two."""
+    """Truncate a file to half its size."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -78,21 +78,21 @@ def rewritten(path, **fields):
     card.write_text(json.dumps({**json.loads(card.read_text()), **fields}))
 
 
-def test_a_version_as_it_was_published_passes(models_dir):
-    """What it lacks, as it was not trained, is told as not checked."""
+def test_an_intact_version_passes_every_check(models_dir):
+    """A history, which an untrained version lacks, is reported as not checked."""
     told = verified(models_dir / "lstm" / "1")
     assert [verdict for verdict, _ in told.values()] == [OK] * 6 + [NOT_CHECKED]
     assert told["computation"][1] == "computation: it computes what model.keras computes"
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_hash_of_a_window_model_is_found_again(models_dir):
-    """Keras draws the seeds of its layers anew at each load: they are no weights."""
+def test_the_hash_of_a_sliding_window_model_matches_after_loading(models_dir):
+    """Keras creates new random seeds of layers at each load; they are not part of the hash."""
     assert verified(models_dir / "window" / "1")["model.keras"][0] == OK
 
 
-def test_a_wrapped_saved_model_is_held_against_itself(wrapped):
-    """There is no Keras model; what could not be checked is told, and is no fault."""
+def test_a_wrapped_savedmodel_is_compared_with_itself(wrapped):
+    """It has no Keras model. What cannot be checked is reported, and is no failure."""
     told = verified(wrapped)
     assert [verdict for verdict, _ in told.values()] == [OK] * 4 + [NOT_CHECKED, OK, NOT_CHECKED]
     assert "its weights cannot be compared with the card's hash" in told["model.keras"][1]
@@ -114,8 +114,8 @@ def test_a_wrapped_saved_model_is_held_against_itself(wrapped):
         (overwritten, "assets.extra/model.keras", ["model.keras"]),
     ],
 )
-def test_a_damaged_file_is_found(version, damage, file, found):
-    """By the checks that read it; what needs it is not checked, and everything else still is."""
+def test_a_damaged_file_fails_the_checks_that_read_it(version, damage, file, found):
+    """Checks that depend on it are not run; all others are."""
     damage(version / file)
     told = verified(version)
     assert failed(told) == found
@@ -136,14 +136,14 @@ def test_a_damaged_file_is_found(version, damage, file, found):
     ],
 )
 def test_a_missing_file_is_named(version, file, line):
-    """A shard of the variables too."""
+    """Shards of the variables are files, too."""
     (version / file).unlink()
     assert any(line in text for verdict, text in verified(version).values() if verdict == FAILED)
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_file_that_may_not_be_read_is_named(version, monkeypatch):
-    """Its owner is another."""
+def test_an_unreadable_file_is_named(version, monkeypatch):
+    """It may belong to another user."""
     monkeypatch.setattr(
         verification,
         "load_keras",
@@ -164,23 +164,23 @@ def test_a_file_that_may_not_be_read_is_named(version, monkeypatch):
         ({"format": 1}, "card", "card: exported in format 1, and this release reads 3; export it again with: "),
     ],
 )
-def test_a_card_of_another_model_is_found(version, fields, name, line):
-    """Sizes, hash and format are those of what lies beside it."""
+def test_a_card_of_another_model_fails(version, fields, name, line):
+    """Sizes, hash and format must match the files beside it."""
     rewritten(version, **fields)
     told = verified(version)
     assert failed(told) == [name]
     assert line in told[name][1]
 
 
-def test_weights_of_another_model_are_found(version):
-    """The hash differs, and so does what is computed: either file may be the wrong one."""
+def test_weights_of_another_model_fail_hash_and_computation(version):
+    """Either file may be the wrong one."""
     make_model(vocab_size=NUM_TOKENS).save(version / "assets.extra" / "model.keras")
     assert failed(verified(version)) == ["model.keras", "computation"]
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_missing_signature_is_named(version, monkeypatch):
-    """The gateway would fail on it at the first request that needs it."""
+    """The gateway would fail only at the first request that needs it."""
     load = tf.saved_model.load
 
     def without(path):
@@ -192,8 +192,8 @@ def test_a_missing_signature_is_named(version, monkeypatch):
     assert verified(version)["signatures"] == (FAILED, "signatures: score is missing")
 
 
-def test_a_version_of_an_earlier_release_cannot_be_looked_into_and_is_whole(version, monkeypatch):
-    """Its card tells of no traces, and its SavedModel has no such signature."""
+def test_a_version_without_traces_and_inspect_passes(version, monkeypatch):
+    """Earlier releases published neither."""
     path = version / "assets.extra" / "generator.json"
     card = json.loads(path.read_text())
     assert card.pop("traces")
@@ -211,8 +211,8 @@ def test_a_version_of_an_earlier_release_cannot_be_looked_into_and_is_whole(vers
     assert told["signatures"] == (OK, "signatures: all 6, with the sizes of the card")
 
 
-def test_weights_that_are_no_numbers_are_found(version):
-    """In the SavedModel and in the Keras model, each by itself."""
+def test_nan_weights_fail(version):
+    """The SavedModel and the Keras model each have a check for them."""
     model = make_model(units=24, vocab_size=NUM_TOKENS)
     generator = Generator(prepare(model).network, TOKENIZER.special, NUM_TOKENS)
     for weight in (*generator.variables, model.layers[-1].bias):
@@ -226,8 +226,8 @@ def test_weights_that_are_no_numbers_are_found(version):
 
 
 @pytest.mark.usefixtures("quick")
-def test_code_that_is_not_keras_own_is_not_run(version):
-    """A Keras model with a layer class from elsewhere cannot be loaded here, which is no damage."""
+def test_a_custom_keras_layer_is_not_run_and_not_checked(version):
+    """Its code cannot be loaded here, which is no damage."""
 
     class Doubled(keras.layers.Layer):
         def call(self, x):
@@ -243,8 +243,8 @@ def test_code_that_is_not_keras_own_is_not_run(version):
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_history_is_read(version):
-    """Damaged, it is a fault; whole, its epochs are counted."""
+def test_a_damaged_history_fails_and_an_intact_one_is_counted(version):
+    """The line has the number of epochs."""
     path = version / "assets.extra" / "history.json"
     path.write_text('[{"train_loss": 1.0, "validation_loss": null, "tokens": 1, "seconds": 1.0}]')
     assert verified(version)["history.json"] == (OK, "history.json: 1 epochs")
@@ -253,8 +253,8 @@ def test_a_history_is_read(version):
 
 
 @pytest.mark.usefixtures("quick")
-def test_one_version_is_told_check_by_check(version, capsys):
-    """The exit code says whether anything failed."""
+def test_verify_prints_one_line_per_check(version, capsys):
+    """The exit code is 1 if any check failed."""
     models_dir = version.parent.parent
     assert main(["verify", "lstm", "--models-dir", str(models_dir)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -266,8 +266,8 @@ def test_one_version_is_told_check_by_check(version, capsys):
 
 
 @pytest.mark.usefixtures("quick")
-def test_all_versions_are_verified_whatever_is_wrong_with_one(version, wrapped, capsys):
-    """The damaged ones are named again at the end."""
+def test_a_damaged_version_does_not_stop_the_verification_of_others(version, wrapped, capsys):
+    """The last line names the damaged ones."""
     models_dir = version.parent.parent
     shutil.copytree(wrapped, models_dir / "wrapped" / "1")
     shutil.rmtree(version / "variables")
@@ -279,13 +279,13 @@ def test_all_versions_are_verified_whatever_is_wrong_with_one(version, wrapped, 
 
 
 @pytest.mark.parametrize("options", [[], ["m", "--all"]])
-def test_either_a_version_or_all(tmp_path, capsys, options):
-    """Neither and both are mistakes."""
+def test_verify_takes_either_a_version_or_all(tmp_path, capsys, options):
+    """Neither and both are errors."""
     assert main(["verify", *options, "--models-dir", str(tmp_path)]) == 1
     assert "verify takes a version, or --all and no version" in capsys.readouterr().err
 
 
-def test_an_empty_repository_has_nothing_to_verify(tmp_path, capsys):
-    """Which is no fault."""
+def test_an_empty_repository_passes_the_verification(tmp_path, capsys):
+    """The exit code is 0."""
     assert main(["verify", "--all", "--models-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out.endswith("holds no model yet: nothing to verify\n")

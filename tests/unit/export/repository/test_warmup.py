@@ -1,4 +1,4 @@
-"""What a version answers to itself before it is served: every signature, at every number of rows."""
+"""Warmup requests of a published version: every signature, at every allowed batch size."""
 
 import numpy as np
 import pytest
@@ -21,8 +21,8 @@ SIGNATURES = {
 
 
 @pytest.mark.parametrize("name", ["gru", "window"])
-def test_a_published_version_answers_its_own_warm_up(models_dir, name):
-    """Each signature at each of the card's batch sizes, once, in a file of a few kilobytes, and nothing but numbers."""
+def test_a_published_version_answers_its_own_warmup_requests(models_dir, name):
+    """They cover each signature at each batch size of the card, in under 2 kB per request. All outputs are finite."""
     version = models_dir / name / "1"
     card, _ = load_assets(version)
     requests = list(read_requests(version / WARMUP_FILE))

@@ -1,4 +1,4 @@
-"""Text becomes streams in which every token is predicted from the one before it, once."""
+"""Sequences and sliding windows, in which every token is predicted once from the tokens before it."""
 
 import numpy as np
 import pytest
@@ -21,13 +21,13 @@ FIRST = 99
 
 
 def lay_out(length, streams, window):
-    """Lay out the ids 0, 1, 2, …."""
+    """Lay out the ids 0, 1, 2, … for training."""
     return Sequences.for_training(np.arange(length, dtype=np.int32), FIRST, streams, window)
 
 
 @pytest.mark.parametrize(("length", "streams", "window"), [(100, 4, 10), (103, 4, 10), (23, 2, 7), (5, 32, 100)])
-def test_a_row_goes_on_from_window_to_window(length, streams, window):
-    """Windows laid end to end are each stream's part of the text, and targets are one ahead of inputs."""
+def test_each_sequence_continues_from_batch_to_batch(length, streams, window):
+    """Concatenated batches give each sequence's part of the text; targets are one token ahead of inputs."""
     laid_out = lay_out(length, streams, window)
     inputs, targets = (np.concatenate(parts).T for parts in zip(*laid_out.batches(), strict=True))
     rows, each = targets.shape
@@ -47,20 +47,20 @@ def test_arrays_are_int32_and_time_comes_first():
     ("length", "streams", "window", "rows"),
     [(1000, 8, 100, 8), (799, 8, 100, 7), (99, 8, 100, 1), (1, 8, 100, 1), (1000, 1, 1, 1)],
 )
-def test_there_are_as_many_streams_as_fill_a_window(length, streams, window, rows):
-    """A small text is not cut into snippets."""
+def test_a_small_text_gets_a_smaller_batch_size(length, streams, window, rows):
+    """At most the configured number of sequences, of `sequence_length` tokens each, and at least one."""
     assert lay_out(length, streams, window).batch_size == rows
 
 
-def test_the_last_window_is_as_long_as_what_is_left():
-    """No token is left out for a window that is not full."""
+def test_the_last_batch_has_the_remaining_tokens():
+    """No token is dropped because the last batch is not full."""
     laid_out = lay_out(25, 1, 10)
     assert [len(inputs) for inputs, _ in laid_out.batches()] == [10, 10, 5]
     assert (laid_out.num_batches, laid_out.num_tokens) == (3, 25)
 
 
-def test_windows_of_other_epochs_are_cut_elsewhere():
-    """Windows begin where the epoch's random numbers say, and each where the one before it ended."""
+def test_each_epoch_divides_the_text_at_another_offset():
+    """The offset of the first batch is random; each further batch begins where the previous one ended."""
     firsts = set()
     for epoch in range(200):
         places = [int(targets[0, 0]) for _, targets in lay_out(25, 1, 10).batches(np.random.default_rng(epoch))]
@@ -70,15 +70,15 @@ def test_windows_of_other_epochs_are_cut_elsewhere():
 
 
 def test_each_document_is_followed_by_the_end_token_if_documents_end():
-    """The end of a text is learnt as any token is; a running text has none."""
+    """The model learns to predict it like any token; a running text has none."""
     tokenizer = CharacterTokenizer.train("ab", end_token=True)
     a, b, end = (tokenizer.tokens.index(token) for token in ("a", "b", "<end>"))
     assert encode_corpus(Corpus.of("c", ["ab", "b"], ends=True), tokenizer).tolist() == [a, b, end, b, end]
     assert encode_corpus(Corpus.of("c", ["ab"], ends=False), tokenizer).tolist() == [a, b]
 
 
-def test_a_backward_model_reads_each_document_from_its_end():
-    """Then the mark stands for the document's beginning."""
+def test_a_backward_model_gets_each_document_reversed():
+    """Its end token marks the beginning of the document."""
     tokenizer = CharacterTokenizer.train("ab", end_token=True)
     a, b, end = (tokenizer.tokens.index(token) for token in ("a", "b", "<end>"))
     ids = encode_corpus(Corpus.of("c", ["ab", "b"], ends=True), tokenizer, "backward")
@@ -96,22 +96,22 @@ def sliding_windows(ids, context, end=None, batch=4):
     return np.concatenate(inputs, axis=1).T.tolist(), np.concatenate(targets, axis=1)[0].tolist()
 
 
-def test_each_token_has_the_window_before_it_padded_in_front():
-    """As in the lesson's windows, after the mark that every text begins with; what is too long loses its front."""
+def test_each_target_has_its_context_padded_on_the_left():
+    """The context begins with the start token; one that is too long loses its oldest tokens."""
     windows, targets = sliding_windows([11, 12, 13, 14], 3)
     assert windows == [[0, 0, START], [0, START, 11], [START, 11, 12], [11, 12, 13]]
     assert targets == [11, 12, 13, 14]
 
 
-def test_a_window_does_not_reach_into_the_document_before():
-    """A document is learnt from its mark on: the end of the one before it says nothing."""
+def test_a_window_does_not_cross_documents():
+    """It begins at the earliest with the end token before its document."""
     windows, targets = sliding_windows([11, 12, END, 21, 22, END], 4, end=END)
     assert windows[2:5] == [[0, START, 11, 12], [0, 0, 0, END], [0, 0, END, 21]]
     assert targets == [11, 12, END, 21, 22, END]
 
 
-def test_an_epoch_has_every_window_once_some_of_them_cut_shorter():
-    """The order is another one each time; a window that is cut keeps its newest tokens."""
+def test_an_epoch_has_every_window_once_and_some_are_shortened():
+    """The order differs between epochs; a shortened window keeps its newest tokens."""
     ids = np.arange(100, 700, dtype=np.int32)
     laid_out = SlidingWindows(ids, 32, START, None, 8)
     orders, cut = [], 0
@@ -131,8 +131,8 @@ def test_an_epoch_has_every_window_once_some_of_them_cut_shorter():
     assert 0.1 < cut / 1200 < 0.3
 
 
-def test_a_long_text_is_drawn_from_in_parts(monkeypatch):
-    """An epoch has every window once all the same, and neighbours in it come from all over the text."""
+def test_a_long_text_is_shuffled_in_blocks(monkeypatch):
+    """An epoch still has every window once, and each block has windows from all over the text."""
     monkeypatch.setattr("export.training.dataset.SHUFFLED_WINDOWS", 64)
     monkeypatch.setattr("export.training.dataset.RUN_TOKENS", 8)
     ids = np.arange(100, 1003, dtype=np.int32)
@@ -147,14 +147,14 @@ def test_a_long_text_is_drawn_from_in_parts(monkeypatch):
 
 
 def dataset(head, tail, tokenizer=None, window=10, **settings):
-    """Lay out two running texts."""
+    """Return the dataset of a training text and a validation text."""
     config = load_config(None, {"name": "m", "corpus": "c", "batch_size": 4, "sequence_length": window, **settings})
     parts = [text if text is None else Corpus.of("c", [text], ends=False) for text in (head, tail)]
     return Dataset.lay_out(*parts, tokenizer or CharacterTokenizer.train(head), config)
 
 
-def test_a_tail_shorter_than_a_window_is_judged_whole():
-    """A few held-out characters are better than none."""
+def test_a_validation_split_shorter_than_a_sequence_is_evaluated_whole():
+    """A few validation tokens are better than none."""
     validation = dataset("abcabc" * 20, "cab").validation
     assert (validation.batch_size, validation.num_tokens) == (1, 3)
 
@@ -164,8 +164,8 @@ IGNORED = -1
 
 @pytest.mark.parametrize(("length", "rows"), [(3, 1), (799, 1), (805, 2), (40_003, VALIDATION_BATCH_SIZE)])
 @pytest.mark.parametrize("window", [7, BURN_IN, 2_000])
-def test_what_is_judged_was_led_up_to(length, rows, window):
-    """Every token is judged once; what a stream but the first reads before that is the text in front of it."""
+def test_validation_sequences_have_a_burn_in(length, rows, window):
+    """Every token is evaluated once; each sequence but the first reads the preceding text as burn-in."""
     laid_out = Sequences.for_validation(np.arange(length, dtype=np.int32), FIRST, window, IGNORED)
     inputs, targets = (np.concatenate(parts).T for parts in zip(*laid_out.batches(), strict=True))
     assert laid_out.batch_size == len(targets) == rows
@@ -178,22 +178,22 @@ def test_what_is_judged_was_led_up_to(length, rows, window):
     assert np.all(inputs[1:, BURN_IN:] == targets[1:, BURN_IN:] - 1)
 
 
-def test_a_model_that_reads_both_ways_gets_windows():
-    """Small batches to learn from, large ones to be judged by."""
+def test_a_bidirectional_model_gets_sliding_windows():
+    """Training has the configured batch size, validation a larger one."""
     laid_out = dataset("abcabc" * 20, "cab" * 100, bidirectional=True, context=5)
     assert (laid_out.train.batch_size, laid_out.train.batch_tokens) == (4, 20)
     assert laid_out.validation.batch_size == VALIDATION_WINDOWS
     assert next(laid_out.train.batches())[0].shape == (5, 4)
 
 
-def test_what_the_vocabulary_does_not_hold_is_not_judged():
-    """An unseen character can never be drawn; its loss would say nothing about the texts."""
+def test_unknown_tokens_are_not_evaluated():
+    """An unseen character is never sampled, so its loss would say nothing about generated text."""
     laid_out = dataset("abcabc", "aXbYZ")
     assert (laid_out.num_evaluated, laid_out.share_unknown) == (2, pytest.approx(0.6))
 
 
-def test_nothing_held_out_is_nothing_judged():
-    """Zero, not an error."""
+def test_without_a_validation_split_no_tokens_are_evaluated():
+    """That is not an error."""
     laid_out = dataset("abcabc", None)
     assert (laid_out.validation, laid_out.num_evaluated, laid_out.share_unknown) == (None, 0, 0.0)
 
@@ -208,7 +208,7 @@ def test_nothing_held_out_is_nothing_judged():
     ],
     ids=["one token", "no word", "an unknown tail", "a tail without words"],
 )
-def test_a_text_that_nothing_can_be_learnt_from_or_judged_by_is_refused(head, tail, tokenizer, message):
-    """The message says how many tokens there are."""
+def test_a_split_without_usable_tokens_is_rejected(head, tail, tokenizer, message):
+    """The message has the number of tokens."""
     with pytest.raises(CorpusError, match=message):
         dataset(head, tail, tokenizer)

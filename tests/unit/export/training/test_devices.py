@@ -1,4 +1,4 @@
-"""Rows are shared out over the cores and devices that there are."""
+"""A batch is partitioned over the available cores and devices."""
 
 import os
 
@@ -13,8 +13,8 @@ from export.training.devices import Cut, Devices, cores_for, multiplies_bfloat16
     ("rows", "units", "cores", "used"),
     [(64, 6, 2, 2), (8, 6, 2, 1), (8, 512, 2, 2), (1, 6, 4, 1), (64, 512, 16, 8), (32, 4096, 16, 16)],
 )
-def test_each_core_has_enough_to_do_or_is_left_to_others(rows, units, cores, used):
-    """Narrow parts would cost more than they gain."""
+def test_cores_without_enough_work_are_not_used(rows, units, cores, used):
+    """Partitions that are too narrow cost more than they gain."""
     assert cores_for(rows, units, cores) == used
 
 
@@ -32,13 +32,13 @@ def test_each_core_has_enough_to_do_or_is_left_to_others(rows, units, cores, use
         (8, 6, 2, Cut()),
     ],
 )
-def test_layers_are_cut_by_units_where_a_step_takes_its_time_for_reading_weights(rows, units, cores, cut):
-    """By rows elsewhere, as these need not meet; and never into fewer parts than the other way."""
+def test_layers_are_cut_by_units_where_reading_weights_dominates(rows, units, cores, cut):
+    """By rows elsewhere, as these need no synchronization; never into fewer parts than the other way."""
     assert Devices(cores=cores).cut(rows, units) == cut
 
 
-def test_what_is_freed_stays_with_the_process(monkeypatch):
-    """An update would otherwise fetch its memory from the system each time."""
+def test_freed_memory_stays_with_the_process(monkeypatch):
+    """Otherwise each update would request its memory from the system again."""
     options = {}
 
     class Library:
@@ -50,14 +50,14 @@ def test_what_is_freed_stays_with_the_process(monkeypatch):
     assert options == {-1: 2**31 - 1, -3: 32 * 2**20}
 
 
-def test_a_c_library_without_that_setting_is_left_alone(monkeypatch):
-    """Not every one has it."""
+def test_a_c_library_without_mallopt_is_no_error(monkeypatch):
+    """Not every C library has this function."""
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
     assert Devices.find(8, 6).cores == 1
 
 
 def test_cores_that_the_process_may_not_use_do_not_count():
-    """A container may be given fewer than the machine has."""
+    """A container may have fewer cores than the machine."""
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
@@ -69,7 +69,7 @@ def test_cores_that_the_process_may_not_use_do_not_count():
 @pytest.mark.parametrize(
     ("flags", "has"), [("flags\t\t: fpu avx512f avx512_bf16 avx", True), ("flags : fpu avx2", False), ("", False)]
 )
-def test_bfloat16_is_used_where_the_processor_has_it(tmp_path, monkeypatch, flags, has):
+def test_bfloat16_is_used_where_the_cpu_supports_it(tmp_path, monkeypatch, flags, has):
     """Elsewhere it would be slower than float32."""
     (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
     monkeypatch.setattr(devices, "_CPUINFO", tmp_path / "cpuinfo")
@@ -77,15 +77,15 @@ def test_bfloat16_is_used_where_the_processor_has_it(tmp_path, monkeypatch, flag
 
 
 @pytest.mark.parametrize("text", ["{", '{"cluster": 3}', "[]"])
-def test_a_damaged_tf_config_is_told(monkeypatch, text):
-    """The message gives what stands there."""
+def test_an_invalid_tf_config_is_rejected(monkeypatch, text):
+    """The error names the variable."""
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ConfigError, match="TF_CONFIG: not what TensorFlow reads there"):
         Devices.find(32, 6)
 
 
-def test_one_process_without_gpus_is_alone_and_the_chief():
-    """It keeps the run itself."""
+def test_one_process_without_gpus_is_a_single_replica_and_the_chief():
+    """It gets the whole batch and writes the checkpoints."""
     found = Devices.find(32, 6)
     assert (found.is_single, found.is_chief, found.on_gpu) == (True, True, False)
     assert found.distribute(lambda own: (own.start, own.stop), 32) == (0, 32)

@@ -1,4 +1,4 @@
-"""A person sees how far the training is, how well it goes and what the model writes."""
+"""Training displays progress, losses and samples: a bar on a terminal, plain lines elsewhere."""
 
 import io
 
@@ -21,7 +21,7 @@ PROGRESS = Progress(history=(Epoch(train_loss=2.5, validation_loss=2.25, tokens=
 
 
 def test_without_a_terminal_there_are_plain_lines(capsys):
-    """A log holds a line for each epoch and its sample, and no bar."""
+    """A log has a line for each epoch and its sample, and no progress bar."""
     with TerminalDisplay(NoSamples()) as display:
         display.update(1, 2.6, 500, 0.5)
         display.epoch(PROGRESS, None)
@@ -33,8 +33,8 @@ def test_without_a_terminal_there_are_plain_lines(capsys):
     assert err == ""
 
 
-def test_an_epoch_that_is_not_the_best_is_not_called_so(capsys):
-    """Nor has one a validation loss where nothing is held out."""
+def test_an_epoch_that_is_not_the_best_is_not_marked_as_best(capsys):
+    """Without a validation split, its line has no validation loss."""
     worse = Epoch(train_loss=2.75, validation_loss=None, tokens=2000, seconds=2.0)
     with TerminalDisplay(NoSamples()) as display:
         display.epoch(PROGRESS.after(worse), None)
@@ -44,7 +44,7 @@ def test_an_epoch_that_is_not_the_best_is_not_called_so(capsys):
 
 
 def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(monkeypatch):
-    """The bar is of the whole run, is no wider than the terminal, and is taken away at the end."""
+    """The bar covers the whole run, is no wider than the terminal, and is cleared at the end."""
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("COLUMNS", "80")
@@ -61,8 +61,8 @@ def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(monkeypatch):
     assert terminal.getvalue().rpartition("\r")[2].strip() == ""
 
 
-def test_a_resumed_run_begins_where_it_was(monkeypatch):
-    """The time left follows from what is done now, not from what was done before."""
+def test_the_progress_bar_of_a_resumed_run_starts_at_its_progress(monkeypatch):
+    """The time left is estimated from this session alone."""
     monkeypatch.setattr("sys.stderr", Terminal())
     with TerminalDisplay(NoSamples()) as display:
         display.update(9, 2.0, 500, 0.9)
@@ -71,8 +71,8 @@ def test_a_resumed_run_begins_where_it_was(monkeypatch):
         assert (display._bar.initial, display._bar.n) == (0.9, 0.95)
 
 
-def test_a_sample_is_indented_and_its_lines_are_broken(monkeypatch):
-    """A sample of words has no line ends of its own, and one of two hundred words would fill the screen."""
+def test_a_sample_is_indented_and_wrapped(monkeypatch):
+    """A sample of words has no newlines of its own."""
     monkeypatch.setenv("COLUMNS", "60")
     lines = wrap_sample("[one two]" + " three" * 50).splitlines()
     assert len(lines) > 5
@@ -80,6 +80,6 @@ def test_a_sample_is_indented_and_its_lines_are_broken(monkeypatch):
     assert lines[0].startswith("    [one two] three three")
 
 
-def test_a_sample_cannot_give_orders_to_the_terminal():
-    """A corpus of logs holds escape sequences; their characters are shown as dots, and blank lines stay."""
+def test_a_sample_cannot_send_escape_sequences_to_the_terminal():
+    """A corpus of logs may have some: control characters are shown as dots, and blank lines stay."""
     assert wrap_sample("[a]\x1b[2Jb\a\n\nc\td") == "    [a]·[2Jb·\n\n    c   d".replace("\n\n", "\n    \n")

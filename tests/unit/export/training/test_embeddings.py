@@ -1,4 +1,4 @@
-"""An embedding starts from the vectors that a file has, or the corpus gives, for the texts of its tokens."""
+"""Initial embeddings: vectors from a file or from skip-gram, matched to tokens by their text."""
 
 import gzip
 import tracemalloc
@@ -14,7 +14,7 @@ from export.training.embeddings import initial_embedding
 WIDTH = 3
 NO_IDS = np.zeros(0, np.int32)
 TEXT = "the cat sat on the mat and the dog ran"
-# Name → line of a file. None of its numbers is 0, and no two are alike.
+# Token → its values in a file. No value is 0, and no two are equal.
 VECTORS = {"the": "1 2 3", "cat": "4 5 6", "sat": "-7e-1 8.5 +9", "zebra": "10 11 12", ",": "13 14 15"}
 LINES = [f"{token} {values}" for token, values in VECTORS.items()]
 
@@ -25,7 +25,7 @@ def words():
 
 
 def start(source, tokenizer, ids=NO_IDS, width=WIDTH, seed=0):
-    """Return the embedding and what was said."""
+    """Return the initial embedding and the echoed lines."""
     said = []
     return initial_embedding(str(source), tokenizer, ids, width, seed, said.append), said
 
@@ -60,8 +60,8 @@ FORMS = {
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_text_gives_the_same_vectors(tmp_path, words, form, end, compressed):
-    """Who made the file, and how it is set, does not matter."""
+def test_every_text_format_gives_the_same_vectors(tmp_path, words, form, end, compressed):
+    """GloVe and word2vec files, whatever their white space, line ends and compression."""
     path = write(tmp_path / "v.txt", FORMS[form], end)
     if compressed:
         path.write_bytes(gzip.compress(path.read_bytes()))
@@ -74,23 +74,23 @@ def test_every_form_of_text_gives_the_same_vectors(tmp_path, words, form, end, c
 @pytest.mark.parametrize(
     "labels", [["cat", "the", " mat"], ["word\tcount", "cat\t3", "the\t9", " mat\t1"]], ids=["one column", "titles"]
 )
-def test_a_projectors_pair_is_read_together(tmp_path, words, labels):
-    """The tokens lie beside the vectors, with titles if there are several columns."""
+def test_the_two_files_of_the_embedding_projector_are_read_together(tmp_path, words, labels):
+    """metadata.tsv has the tokens, with a header if it has several columns."""
     path = projector(tmp_path, ["1\t2\t3", "4\t5\t6", "7\t8\t9"], labels)
     embedding, _ = start(path, words)
     assert rows(embedding, words, "cat", "the", "mat")[:2] == [[1, 2, 3], [4, 5, 6]]
 
 
-def test_a_word_with_its_space_has_the_vector_of_the_word_unless_it_has_its_own(tmp_path):
-    """Files from elsewhere have no words with spaces; what was written of an exact vocabulary has."""
+def test_a_token_with_a_leading_space_falls_back_to_the_bare_word(tmp_path):
+    """Vectors trained elsewhere have no leading spaces; those of an exported exact-word vocabulary do, and win."""
     tokenizer = ExactWordTokenizer.train(["The cat\nThe cat. The cat. The cat"])
     path = write(tmp_path / "v.txt", ["The 1 2 3", " cat 4 5 6", "cat 7 8 9"])
     embedding, _ = start(path, tokenizer)
     assert rows(embedding, tokenizer, "The", " The", " cat") == [[1, 2, 3], [1, 2, 3], [4, 5, 6]]
 
 
-def test_characters_are_found_but_for_white_space(tmp_path):
-    """A space, a tab or a line feed cannot be told in such a file, and a line of one is no error."""
+def test_characters_other_than_white_space_get_their_vectors(tmp_path):
+    """Such a file cannot represent a space, a tab or a newline as a token; a line with one is no error."""
     tokenizer = CharacterTokenizer.train("ab é\t\n")
     lines = ["a 1 2 3", "  7 7 7", "\t 7 7 7", "", " 7 7 7", "é 4 5 6"]
     embedding, said = start(write(tmp_path / "v.txt", lines), tokenizer)
@@ -99,8 +99,8 @@ def test_characters_are_found_but_for_white_space(tmp_path):
     assert "2 of 6 tokens (33.3%)" in said[-1]
 
 
-def test_subwords_are_found_by_their_text_where_it_is_whole_characters(tmp_path):
-    """The vocabulary writes bytes in an alphabet of its own; half a character is no text."""
+def test_subwords_are_matched_by_their_decoded_text(tmp_path):
+    """The vocabulary writes bytes in an alphabet of its own; a token of incomplete UTF-8 matches nothing."""
     tokenizer = SubwordTokenizer.train(["über über über"], vocab_size=268)
     lines = ["über 1 2 3", "b 4 5 6", "Ã 7 7 7", "\ufffd 7 7 7", "Ġ 7 7 7"]
     embedding, _ = start(write(tmp_path / "v.txt", lines), tokenizer)
@@ -108,8 +108,8 @@ def test_subwords_are_found_by_their_text_where_it_is_whole_characters(tmp_path)
     assert 7 not in embedding
 
 
-def test_what_is_not_found_starts_like_what_is_and_special_tokens_as_with_keras(tmp_path):
-    """The normal distribution has the mean and the deviation of the vectors found."""
+def test_missing_vectors_have_the_mean_and_std_of_those_found(tmp_path):
+    """They are sampled from a normal distribution; special tokens get Keras's default, whatever the file has."""
     tokenizer = WordTokenizer.train([" ".join(f"w{i}" for i in range(2000))])
     rng = np.random.default_rng(0)
     table = rng.normal(2, 0.5, (1000, 8))
@@ -122,8 +122,8 @@ def test_what_is_not_found_starts_like_what_is_and_special_tokens_as_with_keras(
     assert 0 < np.abs(embedding[special]).max() <= 0.05
 
 
-def test_how_much_was_found_is_told_with_some_of_what_was_not(tmp_path, words):
-    """The most frequent of it, by which one sees why."""
+def test_the_share_of_tokens_found_is_echoed_with_some_missing_ones(tmp_path, words):
+    """The most frequent missing tokens show why the share is low."""
     _, said = start(write(tmp_path / "v.txt", LINES), words)
     assert said == [
         f"embedding from {tmp_path}/v.txt: vectors of 3 of 8 tokens (37.5%); it has no 'on', 'mat', 'and', 'dog', 'ran'"
@@ -131,8 +131,8 @@ def test_how_much_was_found_is_told_with_some_of_what_was_not(tmp_path, words):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_same_seed_draws_the_same(tmp_path, words, seed):
-    """Vectors found do not depend on it, and the others do."""
+def test_missing_vectors_are_reproducible_by_seed(tmp_path, words, seed):
+    """Vectors from the file do not depend on the seed; the others do."""
     path = write(tmp_path / "v.txt", LINES)
     embedding, _ = start(path, words, seed=seed)
     again, _ = start(path, words, seed=seed)
@@ -166,8 +166,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_wrong_with_a_file_is_told_in_one_line(tmp_path, words, case):
-    """With the file, the line and what was given."""
+def test_an_invalid_file_is_reported_in_one_line(tmp_path, words, case):
+    """The message has the file and the reason; reading takes less than 24 MiB of memory, whatever the file has."""
     content, message = BAD[case]
     path = tmp_path / "v.txt"
     path.write_bytes(content)
@@ -194,14 +194,14 @@ def test_what_is_wrong_with_a_file_is_told_in_one_line(tmp_path, words, case):
     ],
     ids=["no file", "a folder", "no metadata", "fewer labels", "fewer vectors"],
 )
-def test_a_file_that_is_missing_or_too_short_is_named(tmp_path, words, make, message):
-    """Of two files it is the one that is meant."""
+def test_a_missing_or_truncated_file_is_named(tmp_path, words, make, message):
+    """Of the projector's two files, the message names the one at fault."""
     with pytest.raises(ConfigError, match=message):
         start(make(tmp_path), words)
 
 
-def test_lines_that_are_not_wanted_are_not_kept(tmp_path, words, monkeypatch):
-    """Gigabytes of vectors are read for a few megabytes of them."""
+def test_vectors_of_other_tokens_are_not_kept_in_memory(tmp_path, words, monkeypatch):
+    """A file may have gigabytes, of which a vocabulary needs a few megabytes."""
     kept = []
     read = embeddings.read_vectors
     monkeypatch.setattr(embeddings, "read_vectors", lambda *arguments: kept.append(read(*arguments)) or kept[0])
@@ -213,8 +213,8 @@ def ids_of(tokenizer, text):
     return np.array(tokenizer.encode(text), np.int32)
 
 
-def test_skip_gram_gives_vectors_of_one_deviation_to_what_occurs():
-    """Rescaled to what suits a model; the rest starts as with a file."""
+def test_skip_gram_vectors_have_a_fixed_standard_deviation():
+    """Tokens that occur are rescaled to one that suits a model; the others are initialized as with a file."""
     tokenizer = WordTokenizer.train([TEXT, "one two three"])
     embedding, said = start("skip-gram", tokenizer, ids_of(tokenizer, TEXT * 20), width=16)
     has_text = [bool(tokenizer.decode([i])) for i in range(len(tokenizer.tokens))]
@@ -225,15 +225,15 @@ def test_skip_gram_gives_vectors_of_one_deviation_to_what_occurs():
     assert len(said) == 4
 
 
-def test_skip_gram_is_repeatable():
-    """The same seed, the same bits."""
+def test_skip_gram_is_reproducible():
+    """The same seed gives bit-exact vectors."""
     tokenizer = WordTokenizer.train([TEXT])
     ids = ids_of(tokenizer, TEXT * 20)
     assert start("skip-gram", tokenizer, ids)[0].tobytes() == start("skip-gram", tokenizer, ids)[0].tobytes()
 
 
-def test_documents_part_for_skip_gram(monkeypatch):
-    """The tokenizer's end token is what windows end at; a start token is not."""
+def test_skip_gram_windows_end_at_the_end_token(monkeypatch):
+    """A start token is not a boundary: without an end token there is none."""
     ends = []
     monkeypatch.setattr(embeddings, "skip_gram", lambda *args: ends.append(args[2]) or skipgram.skip_gram(*args))
     for end_token in (True, False):
@@ -242,21 +242,21 @@ def test_documents_part_for_skip_gram(monkeypatch):
     assert ends == [2, None]
 
 
-def test_a_text_without_words_is_refused(words):
-    """There is nothing that could be a neighbour."""
+def test_skip_gram_rejects_a_text_without_words(words):
+    """There are no neighbours to learn from."""
     with pytest.raises(CorpusError, match=r"^embedding_init skip-gram: none of the 3 tokens to train on has text$"):
         start("skip-gram", words, np.full(3, words.special.unknown, np.int32))
 
 
 @pytest.mark.parametrize("source", ["skipgram", "skip_gram", "SkipGram"])
-def test_skip_gram_written_in_another_way_is_told_how_it_is(words, source):
-    """It is no file that is missing."""
+def test_a_misspelled_skip_gram_is_rejected_with_the_right_spelling(words, source):
+    """It would otherwise be a file name, reported as missing."""
     with pytest.raises(ConfigError, match="to learn vectors from the corpus it is skip-gram"):
         start(source, words)
 
 
-def test_words_without_a_vector_do_not_begin_alike(tmp_path, words):
-    """Not even where all that was found is one vector of equal values."""
+def test_missing_vectors_differ_from_each_other(tmp_path, words):
+    """Even if the only vector found has equal values, and so no standard deviation."""
     embedding, _ = start(write(tmp_path / "one.txt", ["the 1 1 1"]), words)
     cat, sat = rows(embedding, words, "cat", "sat")
     assert cat != sat

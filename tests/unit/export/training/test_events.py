@@ -1,4 +1,4 @@
-"""What a training writes down for TensorBoard is what it did."""
+"""TensorBoard event files have the scalars of the training run."""
 
 import pytest
 import tensorflow as tf
@@ -9,7 +9,7 @@ from tests.unit.export.trainings import Watcher, start
 
 
 def scalars(folder):
-    """Read every scalar of a folder's event files: name to pairs of step and value."""
+    """Read every scalar of a directory's event files: name to pairs of step and value."""
     found = {}
     for path in sorted(folder.glob("events.out.tfevents.*")):
         for record in tf.data.TFRecordDataset(str(path)):
@@ -20,8 +20,8 @@ def scalars(folder):
     return found
 
 
-def test_losses_rates_and_accuracies_are_written_by_tokens(tmp_path):
-    """Every update and every epoch; whoever looks at the terminal sees them too."""
+def test_losses_rates_and_accuracies_are_logged_by_token_count(tmp_path):
+    """For every update and every epoch; the terminal display gets them too."""
     trainer, folder = start(tmp_path / "m", epochs=2)
     watcher = Watcher()
     with EventDisplay(watcher, folder.events, trainer.config, tokens=0) as display:
@@ -38,8 +38,8 @@ def test_losses_rates_and_accuracies_are_written_by_tokens(tmp_path):
     assert found["validation/perplexity"][0][1] > 1
 
 
-def test_a_run_that_is_gone_on_with_is_written_on(tmp_path):
-    """The steps go on where they ended, in a file of their own."""
+def test_a_resumed_run_continues_the_step_count(tmp_path):
+    """Its steps start from the tokens of the earlier sessions."""
     trainer, folder = start(tmp_path / "m", epochs=1)
     with EventDisplay(Watcher(), folder.events, trainer.config, tokens=5_000) as display:
         tokens = trainer.run(folder, display).last.tokens

@@ -1,4 +1,4 @@
-"""A training that cannot fit into memory is refused before it begins."""
+"""A training run that does not fit into memory is rejected before it starts."""
 
 import pytest
 
@@ -10,28 +10,28 @@ from export.training.memory import free_bytes, require_memory
 CONFIG = load_config(None, {"name": "m", "corpus": "c", "units": 8192, "layers": 8})
 
 
-def test_a_model_that_is_too_large_is_refused_with_its_figures(monkeypatch):
-    """The message names every setting that counts, what it takes and what there is."""
+def test_a_model_that_exceeds_memory_is_rejected_with_its_size(monkeypatch):
+    """The message names every setting that matters, the memory required and the memory free."""
     monkeypatch.setattr(memory, "free_bytes", lambda: 20 * 2**30)
     numbers = r"4,000,000,000 parameters \(layers = 8, units = 8192, embedding = 64, vocabulary 100\)"
     with pytest.raises(TrainingFailed, match=rf"{numbers}.*at least 123\.1 GiB of memory, and 20\.0 are free"):
         require_memory(CONFIG, 4 * 10**9, 100, 3200)
 
 
-def test_a_window_that_is_too_large_is_refused(monkeypatch):
-    """A million tokens at once with many words cannot be held either."""
+def test_a_batch_that_exceeds_memory_is_rejected(monkeypatch):
+    """A million tokens per update with a vocabulary of 50,000 do not fit either."""
     monkeypatch.setattr(memory, "free_bytes", lambda: 20 * 2**30)
     with pytest.raises(TrainingFailed, match=r"1,000,000 tokens at once \(batch_size = 32, sequence_length = 100\)"):
         require_memory(load_config(None, {"name": "m", "corpus": "c"}), 10**6, 50_000, 10**6)
 
 
-def test_what_fits_is_let_through():
+def test_a_model_that_fits_is_accepted():
     """The default model needs a few hundred megabytes."""
     require_memory(load_config(None, {"name": "m", "corpus": "c"}), 350_000, 100, 3200)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("1048576\n", 2**20), ("max\n", 2**40), (None, 2**40)])
-def test_a_containers_limit_counts(tmp_path, monkeypatch, limit, expected):
+def test_the_memory_limit_of_a_container_is_respected(tmp_path, monkeypatch, limit, expected):
     """The machine may have more memory than the container may use."""
     meminfo, maximum = tmp_path / "meminfo", tmp_path / "memory.max"
     meminfo.write_text(f"MemTotal: 1 kB\nMemAvailable:   {2**30} kB\n")
@@ -42,8 +42,8 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch, limit, expected):
     assert free_bytes() == expected
 
 
-def test_where_nothing_is_known_nothing_is_refused(tmp_path, monkeypatch):
-    """A system without /proc trains at its own risk."""
+def test_unknown_free_memory_rejects_nothing(tmp_path, monkeypatch):
+    """On a system without /proc, training starts without the check."""
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
     monkeypatch.setattr(memory, "_LIMITS", ())
     require_memory(CONFIG, 4 * 10**9, 100, 3200)

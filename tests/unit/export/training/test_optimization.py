@@ -1,4 +1,4 @@
-"""An update is the same on one core, on several and on several devices; the average follows the weights."""
+"""Updates do not depend on how a batch is partitioned; the averaged model follows the weights."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ FLOAT32 = {"precision": "float32", "dropout": 0, "layers": 2}
 
 
 def prepare(devices=None, **settings):
-    """Return what updates a small model."""
+    """Return the optimization of a small model, and the model."""
     config = load_config(None, {**SETTINGS, **FLOAT32, "batch_size": ROWS, **settings})
     devices = devices or Devices()
     with devices.strategy.scope():
@@ -30,7 +30,7 @@ def prepare(devices=None, **settings):
 
 
 def train(optimization, updates=4, inputs=INPUTS, targets=TARGETS, rate=0.01):
-    """Make some updates and look at the text; return the losses, states and hits."""
+    """Run some updates and evaluate; return the losses of the updates, and the loss and hits of the evaluation."""
     states, losses = optimization.zero_states(inputs.shape[1]), []
     for _ in range(updates):
         loss, states = optimization.update(inputs, targets, states, KEPT[: inputs.shape[1]], rate)
@@ -40,7 +40,7 @@ def train(optimization, updates=4, inputs=INPUTS, targets=TARGETS, rate=0.01):
 
 @dataclasses.dataclass(frozen=True)
 class Cutting(Devices):
-    """Devices that cut layers as they are told, however narrow."""
+    """Devices with a fixed partitioning of layers, however narrow."""
 
     how: Cut = dataclasses.field(default_factory=Cut)
 
@@ -50,7 +50,7 @@ class Cutting(Devices):
 
 @functools.cache
 def train_whole(cell):
-    """Train a model of a cell in one part."""
+    """Train a model of a cell without partitioning."""
     return train(prepare(cell=cell)[0])
 
 
@@ -63,8 +63,8 @@ def train_whole(cell):
         pytest.param("simple_rnn", {"rows": 3}, marks=pytest.mark.slow),
     ],
 )
-def test_parts_computed_side_by_side_are_trained_as_one(cell, parts):
-    """However many, also of uneven widths, and empty ones: the losses are those of one part."""
+def test_partitioning_does_not_change_the_losses(cell, parts):
+    """For any number of partitions, uneven and empty ones included, to rounding."""
     expected, judged = train_whole(cell)
     got, judged_too = train(prepare(Cutting(how=Cut(**parts)), cell=cell)[0])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
@@ -72,8 +72,8 @@ def test_parts_computed_side_by_side_are_trained_as_one(cell, parts):
 
 
 @pytest.mark.parametrize("parts", [{"rows": 3}, pytest.param({"units": 2}, marks=pytest.mark.slow)])
-def test_what_is_dropped_does_not_depend_on_the_parts(parts):
-    """Masks are drawn for all rows: the seed means the same on a machine with other cores."""
+def test_dropout_does_not_depend_on_the_partitioning(parts):
+    """Masks are sampled for the whole batch: a seed means the same on a machine with more or fewer cores."""
     dropouts = {"dropout": 0.5, "recurrent_dropout": 0.3, "embedding_dropout": 0.2}
     expected = train(prepare(**dropouts)[0])
     assert train(prepare(**{**dropouts, "seed": 2})[0])[0] != pytest.approx(expected[0], rel=1e-4)
@@ -81,8 +81,8 @@ def test_what_is_dropped_does_not_depend_on_the_parts(parts):
 
 
 @pytest.mark.slow
-def test_a_bidirectional_model_is_trained_in_parts_too():
-    """Each of its directions is cut like any other layer."""
+def test_partitioning_does_not_change_a_bidirectional_model():
+    """Each of its directions is partitioned like any other layer."""
     settings = {"bidirectional": True, "context": STEPS}
     targets = TARGETS[:1]
     expected = train(prepare(**settings)[0], targets=targets)
@@ -91,8 +91,8 @@ def test_a_bidirectional_model_is_trained_in_parts_too():
         np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
 
 
-def test_an_update_is_one_of_adamw():
-    """With the gradients of the mean loss over all tokens, clipped by their norm: computed by Keras's own layers."""
+def test_an_update_equals_one_of_kerass_adamw():
+    """With the gradients of the mean loss over all tokens, clipped by their global norm, from Keras's own layers."""
     import keras
 
     optimization, model = prepare(ema=0, clip_norm=0.05)
@@ -110,13 +110,13 @@ def test_an_update_is_one_of_adamw():
     losses, _ = train(optimization, updates=1)
     assert losses[0] == pytest.approx(float(loss), rel=1e-5)
     for got, expected in zip(model.trainable_variables, reference.trainable_variables, strict=True):
-        # Where a gradient is nearly nothing, Adam's step has its sign: rounding decides.
+        # Where a gradient is close to zero, Adam's step depends on its sign alone: rounding decides.
         np.testing.assert_allclose(got, expected, atol=1e-3)
         assert np.abs(got - expected).mean() < 1e-5
 
 
-def test_rows_that_are_not_kept_begin_from_nothing():
-    """The state that is handed in does not matter to them."""
+def test_a_reset_sequence_starts_from_the_zero_state():
+    """The state that is passed in for it does not matter."""
     optimization, _ = prepare()
     zeros = optimization.zero_states(ROWS)
     ones = tf.nest.map_structure(tf.ones_like, zeros)
@@ -129,8 +129,8 @@ def test_rows_that_are_not_kept_begin_from_nothing():
     assert losses[0] != prepare()[0].update(INPUTS, TARGETS, ones, KEPT, 0.0)[0]
 
 
-def test_the_average_follows_the_weights_ever_more_slowly():
-    """Its decay is (1 + n) / (10 + n) after n updates until that reaches the setting; it is what is judged."""
+def test_the_decay_of_the_averaged_weights_rises_to_its_setting():
+    """It is (1 + n) / (10 + n) after n updates until it reaches the setting; evaluation uses the averaged model."""
     optimization, model = prepare(ema=0.25)
     kernel, average = (m.get_layer("logits").kernel for m in (model, optimization.averaged))
     expected = kernel.numpy()
@@ -144,14 +144,14 @@ def test_the_average_follows_the_weights_ever_more_slowly():
     assert judged == pytest.approx(each[TARGETS.T != UNKNOWN].sum(), rel=1e-4)
 
 
-def test_without_an_average_the_model_itself_is_judged():
+def test_without_averaging_the_model_itself_is_evaluated():
     """There is no second copy of the weights."""
     optimization, model = prepare(ema=0)
     assert optimization.averaged is model
 
 
 def test_hits_are_the_known_tokens_that_were_most_probable():
-    """An unknown token is no hit, even where the model says it."""
+    """An unknown token is no hit, even where the model predicts it."""
     optimization, model = prepare(ema=0)
     favourite = 5
     for weight in model.weights:
@@ -172,15 +172,15 @@ def test_hits_are_the_known_tokens_that_were_most_probable():
         ("bfloat16", False, False, "bfloat16"),
     ],
 )
-def test_the_precision_is_what_was_asked_for_or_what_the_processor_has(monkeypatch, setting, on_gpu, has, precision):
-    """`auto` never makes a training slower."""
+def test_the_precision_is_the_setting_or_what_the_cpu_supports(monkeypatch, setting, on_gpu, has, precision):
+    """`auto` never makes training slower."""
     monkeypatch.setattr("export.training.optimization.multiplies_bfloat16", lambda: has)
     config = load_config(None, {**SETTINGS, "precision": setting})
     assert precision_of(config, Devices(on_gpu=on_gpu)) == precision
 
 
-def test_bfloat16_learns_as_well():
-    """The losses of a short training are near to those in float32, and are not the same."""
+def test_bfloat16_trains_as_well_as_float32():
+    """The losses of a short run are within 10% of those in float32, and are not the same."""
     exact, _ = train(prepare()[0], updates=40, rate=0.05)
     rounded, _ = train(prepare(precision="bfloat16")[0], updates=40, rate=0.05)
     assert exact != rounded

@@ -1,4 +1,4 @@
-"""What the card says of a training is that of its best epoch."""
+"""The training report of a card describes the best epoch."""
 
 import math
 
@@ -29,8 +29,8 @@ HISTORY = Progress(
 SAMPLES = (Sample(temperature=0.5, given="a", text="b"),)
 
 
-def test_every_field_is_that_of_the_best_epoch():
-    """Bits of a character: 50 tokens of 2 bits stand for 100 characters."""
+def test_every_field_describes_the_best_epoch():
+    """Bits per character: 50 tokens of 2 bits over 100 characters give 1."""
     trainer, tokenizer = prepare(cell="gru", seed=5)
     got = report(trainer.config, len(tokenizer.tokens), FACTS, HISTORY, SAMPLES, Memorization(200, 50))
     assert got.bits_per_character == pytest.approx(1)
@@ -44,16 +44,16 @@ def test_every_field_is_that_of_the_best_epoch():
     assert (got.copied_spans, got.written_spans) == (0.25, 200)
 
 
-def test_what_is_not_known_is_none():
-    """A run of an earlier release did not count characters, and its corpus may be gone."""
+def test_unknown_values_are_none():
+    """A run of an earlier release has no character counts, and its corpus may be gone."""
     trainer, tokenizer = prepare()
     facts = FACTS.model_copy(update={"judged_characters": None, "held_out_characters": None})
     got = report(trainer.config, len(tokenizer.tokens), facts, HISTORY, (), None)
     assert (got.bits_per_character, got.held_out_characters, got.copied_spans, got.written_spans) == (None,) * 4
 
 
-def test_a_share_of_a_handful_is_none():
-    """How many there were is told all the same."""
+def test_the_copied_share_of_too_few_runs_is_none():
+    """Their number is reported all the same."""
     trainer, tokenizer = prepare()
     got = report(trainer.config, len(tokenizer.tokens), FACTS, HISTORY, (), Memorization(5, 5))
     assert (got.copied_spans, got.written_spans) == (None, 5)

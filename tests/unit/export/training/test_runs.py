@@ -1,4 +1,4 @@
-"""The folder of a run survives interruptions, and is neither shared nor overwritten by mistake."""
+"""The directory of a run survives interruptions, and is neither shared nor overwritten by mistake."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.unit.export.trainings import FACTS, Watcher, prepare, start
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a finished run; tests that change it change a copy."""
+    """The directory of a finished run; tests that change it use `copy`."""
     trainer, folder = start(tmp_path_factory.mktemp("runs") / "m")
     trainer.run(folder, Watcher())
     return folder
@@ -25,12 +25,12 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def copy(finished, tmp_path):
-    """A copy of it."""
+    """A copy of the finished run."""
     return RunFolder(shutil.copytree(finished.path, tmp_path / "m"))
 
 
 def files(folder):
-    """Return the paths of all files in a run's folder."""
+    """Return the paths of all files in the directory of a run."""
     return sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file())
 
 
@@ -39,8 +39,8 @@ def epoch(loss, **figures):
     return Epoch(**{"train_loss": 9.0, "validation_loss": loss, "tokens": 10, "seconds": 1.0, **figures})
 
 
-def test_what_was_created_is_loaded(tmp_path):
-    """Settings, vocabulary and the facts about the corpus come back as they were."""
+def test_a_created_run_can_be_loaded(tmp_path):
+    """Settings, vocabulary and corpus facts are loaded as they were saved."""
     trainer, tokenizer = prepare()
     folder = RunFolder(tmp_path / "a" / "m")
     assert folder.create(trainer.config, tokenizer, FACTS) is None
@@ -48,8 +48,8 @@ def test_what_was_created_is_loaded(tmp_path):
     assert folder.progress() == Progress()
 
 
-def test_the_best_epoch_is_the_first_of_the_least_loss():
-    """Before there is one it is 0."""
+def test_the_best_epoch_is_the_first_with_the_lowest_loss():
+    """Before the first epoch it is 0."""
     progress = Progress()
     assert (progress.epochs, progress.best_epoch, progress.last.tokens) == (0, 0, 0)
     for loss in (3.0, 1.0, 2.0, 1.0):
@@ -66,8 +66,8 @@ def test_one_checkpoint_and_one_best_model_are_kept(finished):
 
 
 @pytest.mark.parametrize("step", ["checkpoint", "best model", "progress", "removal"])
-def test_a_kill_at_any_step_of_keeping_an_epoch_leaves_a_whole_one(copy, monkeypatch, step):
-    """The progress, the checkpoint and the best model that lie there belong together."""
+def test_a_kill_while_an_epoch_is_saved_leaves_a_consistent_run(copy, monkeypatch, step):
+    """Progress, checkpoint and best model on the disk belong together."""
     before = copy.progress()
     after = before.after(epoch(0.0))
     trainer = prepare()[0]
@@ -94,8 +94,8 @@ def test_a_kill_at_any_step_of_keeping_an_epoch_leaves_a_whole_one(copy, monkeyp
     assert not [name for name in files(again) if name.startswith("checkpoint/3")]
 
 
-def test_a_full_disk_is_told_with_the_folder(copy, monkeypatch):
-    """The message says what could not be kept, and why."""
+def test_a_full_disk_error_names_the_run_and_the_epoch(copy, monkeypatch):
+    """The reason that the system gives comes last."""
     trainer = prepare()[0]
 
     def full(*_):
@@ -106,8 +106,8 @@ def test_a_full_disk_is_told_with_the_folder(copy, monkeypatch):
         copy.save(trainer.checkpoint, trainer.averaged_model, copy.progress().after(epoch(0.0)))
 
 
-def test_a_full_disk_costs_no_training_that_lies_in_the_place(copy, monkeypatch):
-    """A new one that cannot be begun leaves the old one where it was, and nothing beside it."""
+def test_a_full_disk_does_not_cost_an_existing_run(copy, monkeypatch):
+    """A new run that cannot be created leaves the old one as it was, and no other files."""
     trainer, tokenizer = prepare()
     before, progress = files(copy), copy.progress()
     with monkeypatch.context() as patch:
@@ -119,8 +119,8 @@ def test_a_full_disk_costs_no_training_that_lies_in_the_place(copy, monkeypatch)
     assert copy.create(trainer.config, tokenizer, FACTS) == copy.path.with_name("m~")
 
 
-def test_what_an_epoch_consists_of_is_on_the_disk_before_the_progress_names_it(copy, monkeypatch):
-    """Otherwise a power failure leaves a progress whose checkpoint is empty."""
+def test_the_files_of_an_epoch_are_synced_before_progress_names_them(copy, monkeypatch):
+    """Otherwise a power failure could leave a progress.json whose checkpoint is empty."""
     trainer = prepare()[0]
     copy.restore(trainer.checkpoint)
     synced, fsync, replace = set(), os.fsync, os.replace
@@ -139,8 +139,8 @@ def test_what_an_epoch_consists_of_is_on_the_disk_before_the_progress_names_it(c
     assert missing == []
 
 
-def test_the_temporary_file_of_a_training_that_was_killed_is_its_own(copy):
-    """It does not keep the next one out."""
+def test_a_temporary_file_of_a_killed_run_does_not_block_a_new_one(copy):
+    """It is left by an atomic write, and counts as the run's own."""
     trainer, tokenizer = prepare()
     (copy.path / ".progress.json.0123456789abcdef").touch()
     assert copy.create(trainer.config, tokenizer, FACTS)
@@ -158,8 +158,8 @@ DAMAGES = {
 
 @pytest.mark.parametrize("gone", [False, True], ids=["damaged", "gone"])
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_file_is_named_in_one_line(copy, name, gone):
-    """No traceback, and never a silent start from the beginning."""
+def test_a_damaged_or_missing_file_is_named_in_one_line(copy, name, gone):
+    """No traceback, and no silent restart: a run starts over only if it has no progress.json."""
     content, message = DAMAGES[name]
     if gone:
         (copy.path / name).unlink()
@@ -180,8 +180,8 @@ def test_a_damaged_file_is_named_in_one_line(copy, name, gone):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\3\4 half a zip file"], ids=["gone", "empty", "half"])
-def test_a_best_model_that_cannot_be_read_is_named(copy, content):
-    """The message gives its path."""
+def test_an_unreadable_best_model_is_named(copy, content):
+    """The message is one line with its path."""
     progress = copy.progress()
     path = copy.path / "best" / f"{progress.best_epoch}.keras"
     path.unlink()
@@ -193,14 +193,14 @@ def test_a_best_model_that_cannot_be_read_is_named(copy, content):
 
 
 @pytest.mark.parametrize("settings", [{"units": 7}, {"layers": 2}])
-def test_settings_that_do_not_fit_the_checkpoint_are_told(copy, settings):
-    """Whoever changes config.json by hand does not train on with weights that are partly random."""
+def test_settings_that_do_not_fit_the_checkpoint_are_rejected(copy, settings):
+    """After an edit of config.json, a run must not resume with weights that are partly random."""
     with pytest.raises(RunError, match="checkpoint/3: damaged or missing"):
         copy.restore(prepare(**settings)[0].checkpoint)
 
 
-def test_a_new_start_sets_the_earlier_training_aside(copy):
-    """Hours of work are not lost to a command that was repeated; there is one such place, so the disk stays free."""
+def test_a_new_run_moves_the_previous_one_aside(copy):
+    """A repeated command does not cost hours of work; only the latest is kept, so that the disk does not fill."""
     trainer, tokenizer = prepare()
     before = copy.progress()
     aside = copy.create(trainer.config, tokenizer, FACTS)
@@ -212,14 +212,14 @@ def test_a_new_start_sets_the_earlier_training_aside(copy):
     assert RunFolder(aside).progress() != before
 
 
-def test_a_training_without_a_whole_epoch_is_not_worth_setting_aside(tmp_path):
-    """What it left is removed."""
+def test_a_run_without_a_complete_epoch_is_removed_not_moved_aside(tmp_path):
+    """It has no checkpoint worth keeping."""
     trainer, folder = start(tmp_path / "m")
     assert folder.create(trainer.config, prepare()[1], FACTS) is None
     assert not (tmp_path / "m~").exists()
 
 
-def test_a_folder_that_no_training_wrote_is_left_alone(tmp_path):
+def test_a_directory_with_other_files_is_not_overwritten(tmp_path):
     """`--runs-dir . --name src` does not cost the sources."""
     trainer, tokenizer = prepare()
     path = tmp_path / "src"
@@ -230,8 +230,8 @@ def test_a_folder_that_no_training_wrote_is_left_alone(tmp_path):
     assert (path / "main.py").read_text() == "precious"
 
 
-def test_two_trainings_do_not_share_a_folder(tmp_path, monkeypatch):
-    """The second is refused while the first is at work, by whatever path, and may begin when it has ended."""
+def test_two_runs_cannot_share_a_directory(tmp_path, monkeypatch):
+    """The second is rejected while the first holds the lock, by whatever path, and may start after it."""
     path = tmp_path / "m"
     path.mkdir()
     monkeypatch.chdir(path)
@@ -242,22 +242,22 @@ def test_two_trainings_do_not_share_a_folder(tmp_path, monkeypatch):
         pass
 
 
-def test_a_progress_file_is_json_that_people_can_read(finished):
-    """Losses, tokens and seconds of each epoch lie open."""
+def test_the_progress_file_is_readable_json(finished):
+    """It has the losses, accuracy, tokens and seconds of each epoch."""
     history = json.loads((finished.path / "progress.json").read_text())["history"]
     assert [set(entry) for entry in history] == [{"train_loss", "validation_loss", "accuracy", "tokens", "seconds"}] * 3
 
 
-def test_settings_that_were_changed_are_told_with_what_they_were(copy):
-    """A run goes on as it began, or not at all: it would end as neither of the two."""
+def test_changed_settings_are_rejected_with_their_old_values(copy):
+    """A run resumes with the settings that it started with, or not at all."""
     path = copy.path / "config.json"
     path.write_text(path.read_text().replace('"learning_rate": 0.004', '"learning_rate": 0.04'))
     with pytest.raises(RunError, match=r"config\.json: a run resumes .*; they were learning_rate = 0\.004, now 0\.04$"):
         copy.restore(prepare()[0].checkpoint)
 
 
-def test_a_run_of_an_earlier_release_has_no_settings_to_compare(copy):
-    """It can be gone on with; a setting that came later is no change."""
+def test_a_run_of_an_earlier_release_can_be_resumed(copy):
+    """Its checkpoint may lack settings, or a setting that came later: neither is a change."""
     path = copy.path / "checkpoint" / "config.json"
     settings = json.loads(path.read_text())
     del settings["ema"]

@@ -1,4 +1,4 @@
-"""Samples show what a model writes now; a version keeps some, and knows how much of what it writes is copied."""
+"""Samples after each epoch and in a version, and the memorization check of generated text."""
 
 import numpy as np
 import pytest
@@ -25,13 +25,13 @@ ENDING = {"documents": "lines"}
 
 @pytest.fixture(scope="module")
 def traced():
-    """What was built so far, by its settings: a graph takes seconds."""
+    """A cache of traced models by their settings: tracing a graph takes seconds."""
     return {}
 
 
 @pytest.fixture
 def make(traced):
-    """Make a writer of samples, a model and its tokenizer."""
+    """A factory of sample writers, each with a model and its tokenizer."""
 
     def make(texts=(TEXT,), **settings):
         key = repr(settings)
@@ -50,17 +50,17 @@ def make(traced):
 
 
 def bias(model, tokenizer, **logits):
-    """Let a model write these tokens alone, wherever it is; the more probable the higher the logit."""
+    """Make a model generate these tokens alone, in any state; the higher the logit, the more probable."""
     layer = model.get_layer("logits")
     layer.kernel.assign(0 * layer.kernel)
     layer.bias.assign([logits.get(token, -100.0) for token in tokenizer.tokens])
 
 
 @KINDS
-def test_a_sample_goes_on_from_the_text_with_the_weights_of_now(make, settings):
-    """After each epoch the same graph runs with new weights; what is given is whole words of the text, in brackets.
+def test_a_sample_continues_a_prompt_with_the_current_weights(make, settings):
+    """After each epoch the same graph runs with new weights. The prompt is whole words of the text, in brackets.
 
-    A backward model writes what stands before them.
+    A backward model generates the text before them.
     """
     writer, model, tokenizer = make(**settings)
     backward = settings == BACKWARD
@@ -72,13 +72,13 @@ def test_a_sample_goes_on_from_the_text_with_the_weights_of_now(make, settings):
         assert f" {given} " in TEXT
         text, nothing = (before, after) if backward else (after, before)
         assert nothing == ""
-        # The first or the last word may be cut, as is what is shown.
+        # The first or last word may be incomplete, as the length of a sample is limited.
         assert set(text.split()[1:-1] if backward else text) == {token}
         assert len(sample) <= SAMPLE_CHARACTERS
 
 
-def test_a_text_without_words_has_a_sample_too(make):
-    """A sample begins with the start token if the text gives nothing to go on from."""
+def test_a_text_without_words_still_gives_a_sample(make):
+    """Generation begins with the start token if the prompt has no tokens."""
     writer, model, tokenizer = make(["?!"], **BACKWARD)
     bias(model, tokenizer, cat=0.0)
     sample = writer.write(model)
@@ -86,16 +86,16 @@ def test_a_text_without_words_has_a_sample_too(make):
     assert len(sample.split()) > 20
 
 
-def test_a_sample_goes_on_from_within_one_document(make):
-    """Lines of a corpus of lines do not run into each other; a short document is given whole."""
+def test_a_prompt_does_not_cross_documents(make):
+    """A short document is the prompt as a whole."""
     writer, *_ = make(["the cat sat on the mat", "the dog"])
     given = {writer._pick_prompt(writer._rng) for _ in range(40)}
     assert given == {"the cat sat on the mat", "the dog"}
 
 
 @KINDS
-def test_a_sample_of_each_temperature_is_kept_and_is_always_the_same(make, settings):
-    """Whatever was written before; what is given stands in the text, and is no part of what is written."""
+def test_one_sample_per_temperature_is_stored_and_is_reproducible(make, settings):
+    """Earlier samples do not affect those stored. The prompt is from the text, and not part of what is generated."""
     writer, model, tokenizer = make(**settings)
     tokens = {"cat", "hill"} if settings == BACKWARD else {"c", "t"}
     bias(model, tokenizer, **dict.fromkeys(tokens, 0.0))
@@ -109,23 +109,23 @@ def test_a_sample_of_each_temperature_is_kept_and_is_always_the_same(make, setti
     assert writer.samples(model) == samples
 
 
-def test_each_sample_is_written_at_its_temperature(make):
-    """The share of the more probable token is what its logit makes it at 0.5 and at 1."""
+def test_each_sample_is_generated_at_its_temperature(make):
+    """The share of the more probable token is what its logit gives at 0.5, 0.8 and 1."""
     writer, model, tokenizer = make()
     bias(model, tokenizer, c=1.0, t=0.0)
     shares = [sample.text.count("c") / SAMPLE_CHARACTERS for sample in writer.samples(model)]
     assert shares == pytest.approx([1 / (1 + np.exp(-1 / degree)) for degree in KEPT_TEMPERATURES], abs=0.06)
 
 
-def test_without_a_text_a_model_begins_from_nothing(make):
+def test_without_a_text_samples_have_an_empty_prompt(make):
     """A run may outlive its corpus."""
     writer, model, tokenizer = make([])
     bias(model, tokenizer, c=0.0)
     assert [(sample.given, set(sample.text)) for sample in writer.samples(model)] == [("", {"c"})] * 3
 
 
-def test_a_text_that_ends_is_shorter(make):
-    """Each ends at its own mark, and the others go on."""
+def test_a_sample_ends_at_its_end_token(make):
+    """Samples of one batch end at different lengths."""
     writer, model, tokenizer = make(**ENDING)
     bias(model, tokenizer, **{"c": 1.0, "<end>": -1.0})
     texts = [sample.text for sample in writer.samples(model)]
@@ -133,8 +133,8 @@ def test_a_text_that_ends_is_shorter(make):
     assert len(set(map(len, texts))) > 1
 
 
-def test_a_text_that_has_ended_is_not_gone_on_with(make):
-    """Others of the same call may not have ended; the model is asked for no more of this one."""
+def test_a_finished_sequence_gets_no_further_decode_steps(make):
+    """The unfinished sequences of its batch do."""
     writer, model, tokenizer = make(**ENDING)
     bias(model, tokenizer, **{"c": 5.0, "<end>": 0.0})
     writer._sampler.use_model(model)
@@ -156,8 +156,8 @@ def test_a_text_that_has_ended_is_not_gone_on_with(make):
 
 
 @pytest.mark.parametrize(("settings", "last"), [(FORWARD, "t"), (BACKWARD, "the")])
-def test_what_is_given_is_read_up_to_where_the_model_goes_on(make, settings, last):
-    """A backward model reads the last word first."""
+def test_prefill_ends_at_the_token_next_to_the_generated_text(make, settings, last):
+    """A backward model reads the first word of a suffix last."""
     writer, model, tokenizer = make(**settings)
     writer._sampler.use_model(model)
     token_ids, _ = writer._sampler._prefill(["the cat sat"])
@@ -165,8 +165,8 @@ def test_what_is_given_is_read_up_to_where_the_model_goes_on(make, settings, las
 
 
 @pytest.mark.parametrize(("words", "rounds"), [(-100.0, MAX_MEMORIZATION_BATCHES), (5.0, 1)])
-def test_texts_that_end_early_are_written_until_there_are_enough_words(make, words, rounds):
-    """Within a bound: a model may write nothing at all."""
+def test_short_sequences_are_generated_until_there_are_enough_words(make, words, rounds):
+    """Up to a limit of batches: a model may generate nothing at all."""
     writer, model, tokenizer = make(**ENDING)
     bias(model, tokenizer, **{"c": words, " ": words, "<end>": 0.0 if words < 0 else -100.0})
     write, calls = writer._sampler.generate, []
@@ -178,8 +178,8 @@ def test_texts_that_end_early_are_written_until_there_are_enough_words(make, wor
     assert len(calls) == rounds
 
 
-def test_a_model_that_writes_its_training_text_is_found_out(make):
-    """And one that writes something else is not."""
+def test_memorization_counts_the_runs_in_the_training_text(make):
+    """All runs if the training text repeats what is generated, none if it has other words."""
     writer, model, tokenizer = make(**BACKWARD)
     bias(model, tokenizer, cat=0.0)
     copies = writer.measure_memorization(model, [Chunk("Cat, cat! " * 100, is_last=True)], lambda: None)
@@ -187,8 +187,8 @@ def test_a_model_that_writes_its_training_text_is_found_out(make):
     assert writer.measure_memorization(model, [Chunk("the cat " * 100, is_last=True)], lambda: None).num_copied == 0
 
 
-def test_characters_are_written_until_there_are_enough_words(make):
-    """A word is taken to be as long as those of the text; of one model the outcome is always the same."""
+def test_a_character_model_generates_enough_words_for_the_check(make):
+    """The number of tokens is estimated from the word length of the text; the result is reproducible."""
     writer, model, tokenizer = make()
     bias(model, tokenizer, **{"c": 0.0, " ": 1.0})
     copies = writer.measure_memorization(model, [Chunk("c c c c c c c c c", is_last=True)], lambda: None)
@@ -198,7 +198,7 @@ def test_characters_are_written_until_there_are_enough_words(make):
     assert writer.measure_memorization(model, [Chunk("c c c c c c c c c", is_last=True)], lambda: None) == copies
 
 
-def test_a_model_that_writes_no_words_has_no_share(make):
+def test_a_model_that_generates_too_few_words_has_no_copied_share(make):
     """One long word has no runs of eight."""
     writer, model, tokenizer = make()
     bias(model, tokenizer, c=0.0)
@@ -207,8 +207,8 @@ def test_a_model_that_writes_no_words_has_no_share(make):
     assert copies.share is None
 
 
-def test_a_window_model_writes_less(make):
-    """It reads its window anew for every token; the bound is on what is read."""
+def test_a_sliding_window_model_generates_fewer_tokens(make):
+    """It recomputes its window for every token, so the limit is on tokens read."""
     counts = {}
     for context in (None, 128, 4096):
         writer, *_ = make(**({"bidirectional": True, "context": context} if context else {}))
@@ -216,8 +216,8 @@ def test_a_window_model_writes_less(make):
     assert counts == {None: 224, 128: 128, 4096: 4}
 
 
-def test_the_writing_can_be_ended(make):
-    """Ctrl-C is obeyed between two calls."""
+def test_the_memorization_check_can_be_interrupted(make):
+    """Ctrl-C takes effect between two calls of the model."""
     writer, model, _ = make()
 
     def raise_if_interrupted():

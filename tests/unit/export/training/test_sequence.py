@@ -1,4 +1,4 @@
-"""The training layers are Keras's layers: same outputs, same states, same gradients."""
+"""Training layers have the outputs, states and gradients of Keras's layers."""
 
 import numpy as np
 import pytest
@@ -39,8 +39,8 @@ def outcome(run, layer, inputs, state, direction):
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
-def test_outputs_states_and_gradients_are_kerass(cell, parts):
-    """Every output and every gradient agrees with the Keras layer's to rounding, with parts of one width or not."""
+def test_outputs_states_and_gradients_equal_those_of_keras(cell, parts):
+    """To rounding, for any number of partitions, of equal width or not."""
     layer, inputs, state, direction = prepare(cell)
 
     def keras_run(inputs, state, _):
@@ -56,8 +56,8 @@ def test_outputs_states_and_gradients_are_kerass(cell, parts):
         np.testing.assert_allclose(got, wanted, atol=2e-5, rtol=1e-4)
 
 
-def test_a_window_goes_on_where_the_last_one_ended(cell):
-    """Two windows with the state handed over give what one long window gives."""
+def test_two_sequences_with_carried_state_equal_one_long_sequence(cell):
+    """So the forward pass does not depend on where updates divide the text."""
     layer, inputs, state, _ = prepare(cell)
     weights = [variable.value for variable in layer.trainable_variables]
     by_time = tf.transpose(inputs, [1, 0, 2])
@@ -68,8 +68,8 @@ def test_a_window_goes_on_where_the_last_one_ended(cell):
     np.testing.assert_allclose(end[0], last[0], atol=1e-6)
 
 
-def test_no_gradient_flows_into_the_window_before(cell):
-    """Backpropagation is truncated at the window's beginning."""
+def test_no_gradient_flows_through_the_carried_state(cell):
+    """Truncated BPTT: backpropagation ends at the beginning of the current sequence."""
     layer, inputs, state, _ = prepare(cell)
     weights = [variable.value for variable in layer.trainable_variables]
     by_time = tf.transpose(inputs, [1, 0, 2])
@@ -81,7 +81,7 @@ def test_no_gradient_flows_into_the_window_before(cell):
 
 
 def step_by_step(cell, inputs, state, weights, mask):
-    """Compute a layer as its formula is written, with gradients by TensorFlow; time comes first."""
+    """Compute a layer from its equations, time first; TensorFlow derives the gradients."""
     kernel, recurrent_kernel, bias = weights
     outputs = []
     for x in tf.unstack(inputs):
@@ -102,8 +102,8 @@ def step_by_step(cell, inputs, state, weights, mask):
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_recurrent_dropout_keeps_part_of_the_state_from_the_gates(cell, parts):
-    """One mask for all steps, on what the gates are given and not on what the state keeps; gradients too."""
+def test_recurrent_dropout_masks_the_input_of_the_gates_not_the_state(cell, parts):
+    """One mask serves all steps; gradients agree with those of the equations too."""
     layer, inputs, state, direction = prepare(cell)
     mask = tf.constant(np.random.default_rng(1).integers(0, 2, (B, H)) * 2.0, tf.float32)
     by_time, by_time_direction = tf.transpose(inputs, [1, 0, 2]), direction.swapaxes(0, 1)
@@ -119,8 +119,8 @@ def test_recurrent_dropout_keeps_part_of_the_state_from_the_gates(cell, parts):
         np.testing.assert_allclose(got, right, atol=2e-5, rtol=1e-4)
 
 
-def test_products_in_bfloat16_stay_near(cell):
-    """Factors are rounded to 8 bits, sums are not: outputs and gradients differ by percents, and do differ."""
+def test_bfloat16_products_deviate_by_less_than_five_percent(cell):
+    """Factors are rounded to 8 bits, sums are not; outputs and gradients are still float32."""
     layer, inputs, state, direction = prepare(cell)
     by_time, by_time_direction = tf.transpose(inputs, [1, 0, 2]), direction.swapaxes(0, 1)
 
@@ -135,8 +135,8 @@ def test_products_in_bfloat16_stay_near(cell):
         assert 0 < difference < 0.05
 
 
-def test_keras_own_layer_does_the_same(cell):
-    """What a GPU runs by cuDNN gives the outputs, states and gradients of what a core runs."""
+def test_the_keras_layer_used_on_gpus_equals_the_cpu_layer(cell):
+    """On a GPU it runs by cuDNN; outputs, states and gradients are the same to rounding."""
     layer, inputs, state, direction = prepare(cell)
     by_time, by_time_direction = tf.transpose(inputs, [1, 0, 2]), direction.swapaxes(0, 1)
     wanted = outcome(

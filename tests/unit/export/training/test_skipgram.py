@@ -1,4 +1,4 @@
-"""Tokens that stand among the same neighbours come to lie near each other."""
+"""Skip-gram gives similar vectors to tokens with similar neighbours."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from export.training import skipgram
 from export.training.skipgram import skip_gram
 
-# Two topics of six words each; a text is stretches of one topic and then the other.
+# Two topics of six words each; a text alternates between stretches of one and of the other.
 NUM_SPECIAL, TOPIC = 3, 6
 VOCAB = NUM_SPECIAL + 2 * TOPIC
 IS_WORD = np.arange(VOCAB) >= NUM_SPECIAL
@@ -15,12 +15,12 @@ END = 2
 
 @pytest.fixture
 def keep_all(monkeypatch):
-    """Frequent words are kept: of a dozen words every one is frequent."""
+    """Disable subsampling: in a vocabulary of a dozen words, every word is frequent."""
     monkeypatch.setattr(skipgram, "SAMPLE", 1.0)
 
 
 def text_of_topics(tokens=3000, stretch=20, between=()):
-    """Return ids in which words of a topic stand together."""
+    """Return ids in which words of one topic occur together."""
     rng = np.random.default_rng(0)
     pieces = [
         np.concatenate([NUM_SPECIAL + TOPIC * (i % 2) + rng.integers(0, TOPIC, stretch), between])
@@ -40,8 +40,8 @@ def cosines(vectors):
 
 
 @pytest.mark.usefixtures("keep_all")
-def test_words_of_the_same_contexts_lie_nearer_than_any_others():
-    """In a text of two topics each word's nearest are those of its own topic."""
+def test_words_of_one_topic_are_more_similar_than_words_of_two():
+    """The least cosine within a topic is more than twice the greatest across topics."""
     cosine = cosines(learn(text_of_topics()))
     topic = np.arange(2 * TOPIC) // TOPIC
     alike = topic[:, None] == topic
@@ -49,8 +49,8 @@ def test_words_of_the_same_contexts_lie_nearer_than_any_others():
 
 
 @pytest.mark.usefixtures("keep_all")
-def test_two_words_in_one_role_end_close_together():
-    """They never stand beside each other, and have the same neighbours."""
+def test_interchangeable_words_become_nearest_neighbours():
+    """They never occur beside each other, but have the same neighbours."""
     rng = np.random.default_rng(1)
     left, twin, other_twin, right = range(NUM_SPECIAL, NUM_SPECIAL + 4)
     others = [rng.integers(NUM_SPECIAL + 4, VOCAB, 8) for _ in range(600)]
@@ -60,15 +60,15 @@ def test_two_words_in_one_role_end_close_together():
     assert nearest[1] == cosine[twin - NUM_SPECIAL, other_twin - NUM_SPECIAL] > nearest[2] + 0.2
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_one_others():
-    """A training can be repeated."""
+def test_vectors_are_bit_exact_for_a_seed_and_differ_between_seeds():
+    """So a training run is reproducible."""
     ids = text_of_topics(2000)
     assert learn(ids).tobytes() == learn(ids).tobytes()
     assert learn(ids).tobytes() != learn(ids, seed=1).tobytes()
 
 
-def test_what_is_no_word_keeps_its_beginning():
-    """Padding and unknown words stand in the text all the same."""
+def test_tokens_that_are_not_words_are_not_trained():
+    """Their values stay in the range of the initialization, though padding and unknown tokens occur in the text."""
     vectors = learn(text_of_topics(2000, between=(0, 1)))
     beginning = 0.5 / vectors.shape[1]
     assert np.abs(vectors[~IS_WORD]).max() <= beginning < np.abs(vectors[IS_WORD]).max()
@@ -84,14 +84,14 @@ def test_what_is_no_word_keeps_its_beginning():
     ids=["no words", "a start token", "an end"],
 )
 @pytest.mark.usefixtures("keep_all")
-def test_what_is_no_word_is_passed_over_but_no_window_spans_an_end(end, ids, expected):
-    """Words around an unknown one are neighbours, those of two documents are not."""
+def test_other_tokens_are_skipped_and_an_end_token_becomes_a_gap(end, ids, expected):
+    """Words around an unknown token are neighbours; words of two documents are not."""
     tokens = skipgram._subsample(np.array(ids, np.int32), np.where(IS_WORD, 1, 0), end, np.random.default_rng(0))
     assert tokens.tolist() == expected
 
 
-def test_nothing_is_learnt_of_words_that_stand_alone():
-    """A gap is nobody's neighbour, and where there are no neighbours there is no noise."""
+def test_words_without_neighbours_are_not_trained():
+    """A gap is no neighbour, and without neighbours there are no negative samples."""
     rng = np.random.default_rng(0)
     vectors = skipgram._Vectors.begin(VOCAB, 8, rng)
     block = np.full(skipgram.BLOCK + 2 * skipgram.WINDOW, skipgram.GAP)
@@ -102,8 +102,8 @@ def test_nothing_is_learnt_of_words_that_stand_alone():
     assert not vectors.contexts.any()
 
 
-def test_frequent_words_are_thinned_out_and_rare_ones_are_not():
-    """The share that is kept is word2vec's: √(t/f) + t/f."""
+def test_frequent_words_are_subsampled_and_rare_ones_kept():
+    """The keep probability is word2vec's: √(t/f) + t/f."""
     counts = np.array([90_000, 9_590, 400, 10])
     ids = np.repeat(np.arange(3, 7, dtype=np.int32), counts)
     kept = skipgram._subsample(ids, np.bincount(ids, minlength=VOCAB), None, np.random.default_rng(0))
@@ -113,8 +113,8 @@ def test_frequent_words_are_thinned_out_and_rare_ones_are_not():
 
 
 @pytest.mark.parametrize("tokens", [1, 127, 128, 129, 300])
-def test_blocks_hold_every_token_once_and_what_stands_around_it(tokens):
-    """A block's middle goes on where the last one ended, and its edges are the neighbours across."""
+def test_blocks_have_every_token_once_with_its_context(tokens):
+    """The middle of a block continues that of the previous one; its edges are the neighbours across the boundary."""
     ids = np.arange(tokens, dtype=np.int32)
     blocks = list(skipgram._blocks(ids))
     middles = np.concatenate([block[skipgram.WINDOW : -skipgram.WINDOW] for block in blocks])
@@ -126,8 +126,8 @@ def test_blocks_hold_every_token_once_and_what_stands_around_it(tokens):
 
 
 @pytest.mark.parametrize(("length", "total"), [(25_000, 25_000), (25_000, 60_000), (25_000, 12_345), (10, 25)])
-def test_each_pass_reads_every_token_once_and_no_more_than_the_total_are_read(length, total):
-    """A long text is read in parts from everywhere, in another order each time."""
+def test_each_pass_reads_every_token_once_up_to_the_total(length, total):
+    """A long text is read in segments from all parts of it, shuffled anew in each pass."""
     segments = list(skipgram._segments(np.arange(length), total, np.random.default_rng(0)))
     counts = np.bincount(np.concatenate(segments), minlength=length)
     assert counts.sum() == total
@@ -135,8 +135,8 @@ def test_each_pass_reads_every_token_once_and_no_more_than_the_total_are_read(le
     assert counts.min() >= total // length
 
 
-def test_a_long_text_is_not_read_as_often(monkeypatch):
-    """The work is bounded in tokens and width, not in minutes: the same text gives the same vectors on any machine."""
+def test_a_long_text_gets_fewer_passes(monkeypatch):
+    """The work is limited in tokens × width, not in minutes: the same text gives the same vectors on any machine."""
     lines = []
     ids = text_of_topics(2000)
     learn(ids, echo=lines.append)
@@ -146,8 +146,8 @@ def test_a_long_text_is_not_read_as_often(monkeypatch):
     assert lines[-1].startswith("skip-gram: 100% of 3,000 tokens, ")
 
 
-def test_a_few_tokens_repeated_for_long_do_not_diverge():
-    """Hundreds of gradients of one row are added up before a step, and the steps stay bounded."""
+def test_a_repetitive_text_does_not_diverge():
+    """Hundreds of gradients of one vector are summed before an update, and updates stay bounded."""
     vectors = learn(np.tile(np.array([3, 4], np.int32), 20_000))
     assert np.all(np.isfinite(vectors))
     assert np.abs(vectors).max() < 10

@@ -1,4 +1,4 @@
-"""Training hands the state on, keeps the best epoch, ends when it should and can be gone on with."""
+"""The training loop: carried state, best epoch, stopping, reproducibility and resuming."""
 
 import itertools
 
@@ -23,7 +23,7 @@ def cell(request):
     return request.param
 
 
-# What holds of the loop around the cells holds for each.
+# The loop around the cells is the same for each, so only one runs in the fast tests.
 one_cell = pytest.mark.parametrize(
     "cell",
     ["lstm", *(pytest.param(cell, marks=pytest.mark.slow) for cell in CELLS if cell != "lstm")],
@@ -32,7 +32,7 @@ one_cell = pytest.mark.parametrize(
 
 
 def interrupt(at):
-    """Return a hook that raises what Ctrl-C raises, the given time it is called."""
+    """Return a hook that raises KeyboardInterrupt, as Ctrl-C does, at this count."""
 
     def hook(count):
         if count == at:
@@ -42,7 +42,7 @@ def interrupt(at):
 
 
 def same(some, others):
-    """Say whether two lists of arrays are equal to the bit."""
+    """Return whether two lists of arrays are bit-exact."""
     return all(np.array_equal(a, b) for a, b in zip(some, others, strict=True))
 
 
@@ -59,21 +59,21 @@ BUILT = {
 
 
 @pytest.mark.parametrize("kind", BUILT)
-def test_the_number_of_parameters_is_known_before_there_are_any(cell, kind):
-    """What is counted is what Keras counts."""
+def test_parameters_are_counted_before_the_model_is_built(cell, kind):
+    """The count equals that of Keras."""
     config = load_config(None, {**SETTINGS, "cell": cell, **BUILT[kind]})
-    # Keras counts the state of dropout's random numbers too.
+    # All weights would include the state of dropout's random generator.
     weights = build_model(config, 11).trainable_weights
     assert count_parameters(config, 11) == sum(np.size(weight) for weight in weights)
 
 
 @pytest.mark.parametrize("cut", [Cut(), Cut(rows=2), Cut(units=2)])
 @pytest.mark.parametrize("kind", BUILT)
-def test_the_forward_pass_of_every_kind_is_the_keras_models(kind, cut):
-    """Connections, tied weights and windows are trained as they are saved, on one core or more."""
+def test_the_forward_pass_of_every_architecture_equals_the_keras_model(kind, cut):
+    """Connections, tied weights and windows are trained as they are saved, with and without partitioning."""
     model = build_model(load_config(None, {**SETTINGS, **BUILT[kind]}), 11)
     for weight in model.trainable_weights:
-        # Keras's biases begin at zero, where a forgotten one would not be missed.
+        # Keras initializes biases to zero, where a missing one would go unnoticed.
         weight.assign(np.random.default_rng(1).normal(0, 0.5, weight.shape))
     token_ids = np.random.default_rng(0).integers(0, 11, (3, 9)).astype(np.int32)
     parts, _ = forward(model, token_ids.T, zero_states(model, 3), training=False, compute=Compute(cut=cut))
@@ -83,8 +83,8 @@ def test_the_forward_pass_of_every_kind_is_the_keras_models(kind, cut):
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_recurrent_dropout_has_one_mask_for_a_window_and_another_for_the_next(monkeypatch):
-    """Each sequence has its own; without training there is none."""
+def test_recurrent_dropout_has_one_mask_per_sequence_and_update(monkeypatch):
+    """Without training there is none."""
     model, masks = build_model(load_config(None, {**SETTINGS, "recurrent_dropout": 0.5, "units": 64}), 11), []
 
     def record(_cell, x, state, _weights, mask, *_):
@@ -102,8 +102,8 @@ def test_recurrent_dropout_has_one_mask_for_a_window_and_another_for_the_next(mo
     assert not np.array_equal(first[0], first[1])
 
 
-def test_the_forward_pass_is_the_keras_models(cell):
-    """What is trained is what is saved: from the zero state both give the same logits."""
+def test_the_forward_pass_of_every_cell_equals_the_keras_model(cell):
+    """From the zero state both give the same logits: what is trained is what is saved."""
     model = build_model(load_config(None, {**SETTINGS, "cell": cell, "layers": 2}), 11)
     token_ids = np.random.default_rng(0).integers(0, 11, (3, 9)).astype(np.int32)
     (logits,), states = forward(model, token_ids.T, zero_states(model, 3), training=False)
@@ -111,8 +111,8 @@ def test_the_forward_pass_is_the_keras_models(cell):
     assert [len(state) for state in states] == [2 if cell == "lstm" else 1] * 2
 
 
-def test_a_window_goes_on_in_every_layer_where_the_last_one_ended(cell):
-    """Two windows with the states handed over give what one long window gives."""
+def test_carried_states_continue_every_layer(cell):
+    """Two forward passes with carried states give the logits of one over the whole sequence."""
     model = build_model(load_config(None, {**SETTINGS, "cell": cell, "layers": 2}), 11)
     token_ids = np.random.default_rng(0).integers(0, 11, (9, 3)).astype(np.int32)
     (whole,), _ = forward(model, token_ids, zero_states(model, 3), training=False)
@@ -121,8 +121,8 @@ def test_a_window_goes_on_in_every_layer_where_the_last_one_ended(cell):
     np.testing.assert_allclose(np.concatenate([first, second]), whole, atol=1e-6)
 
 
-def test_one_mask_of_dropout_per_sequence_lasts_a_whole_window(monkeypatch):
-    """Dropping other units at every step would disturb what the state carries."""
+def test_dropout_has_one_mask_per_sequence_for_all_steps(monkeypatch):
+    """Dropping other units at every step would disturb the carried state."""
     units = 64
     model = build_model(load_config(None, {**SETTINGS, "dropout": 0.5, "units": units}), units)
     model.get_layer("logits").kernel.assign(np.eye(units))
@@ -135,8 +135,8 @@ def test_one_mask_of_dropout_per_sequence_lasts_a_whole_window(monkeypatch):
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 0.3, 0.7)])
-def test_a_share_of_the_windows_begins_from_nothing(tmp_path, share, least, most):
-    """As a prompt does; the others go on where the last one ended, and each epoch chooses anew."""
+def test_sequences_are_reset_with_the_configured_probability(tmp_path, share, least, most):
+    """They then start from the zero state, as a prompt does; the others keep their state. Each epoch samples anew."""
     trainer, folder = start(tmp_path / "run", state_reset_probability=share, epochs=2)
     update, rows = trainer.optimization.update, []
 
@@ -147,20 +147,20 @@ def test_a_share_of_the_windows_begins_from_nothing(tmp_path, share, least, most
     trainer.optimization.update = record
     trainer.run(folder, Watcher())
     windows = len(rows) // 2
-    # The first window of an epoch has nothing to go on with.
+    # The first update of an epoch has no state to carry.
     begun = [row for i, row in enumerate(rows) if i % windows]
     assert least <= np.mean(begun) <= most
     assert share == 0 or rows[1:windows] != rows[windows + 1 :]
 
 
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end():
-    """A tenth of the run up, the rest down by a cosine."""
+def test_the_learning_rate_warms_up_and_then_decays_by_a_cosine():
+    """Here a tenth of the run is warmup."""
     rates = [learning_rate_at(fraction, 1.0, 0.1) for fraction in (0, 0.05, 0.1, 0.55, 1, 1.2)]
     assert rates == pytest.approx([0.001, 0.5, 1.0, (1 + FINAL_RATE) / 2, FINAL_RATE, FINAL_RATE])
 
 
 def test_the_learning_rate_is_set_before_each_update(tmp_path):
-    """The schedule follows the share of the run that is done, over all epochs."""
+    """The schedule follows the completed fraction of the run, over all epochs."""
     trainer, folder = start(tmp_path / "m", learning_rate=0.5, warmup=0.2)
     update, rates = trainer.optimization.update, []
 
@@ -178,7 +178,7 @@ def test_the_learning_rate_is_set_before_each_update(tmp_path):
 
 
 @one_cell
-def test_each_window_begins_with_the_state_in_which_the_last_one_ended(tmp_path, cell):
+def test_each_update_starts_with_the_final_state_of_the_previous_one(tmp_path, cell):
     """The state is carried through an epoch, and is zero at its beginning."""
     trainer, folder = start(tmp_path / "m", cell=cell, layers=2, epochs=2, state_reset_probability=0)
     update, begun, ended = trainer.optimization.update, [], []
@@ -198,8 +198,8 @@ def test_each_window_begins_with_the_state_in_which_the_last_one_ended(tmp_path,
     assert len(begun) > 2 * len(firsts)
 
 
-def test_the_validation_loss_is_that_of_the_known_tokens_in_one_go(tmp_path):
-    """Windows do not show in it, and neither does a character that the vocabulary does not hold."""
+def test_the_validation_loss_is_the_mean_over_known_tokens(tmp_path):
+    """It equals that of one pass over the whole split: it does not depend on the sequence length."""
     trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sXt on thX mat" * 6, epochs=1, sequence_length=7)
     loss = trainer.run(folder, Watcher()).last.validation_loss
     streams, unknown = trainer.dataset.validation, trainer.dataset.unknown
@@ -212,8 +212,8 @@ def test_the_validation_loss_is_that_of_the_known_tokens_in_one_go(tmp_path):
     assert loss == pytest.approx(each[streams.targets != unknown].mean(), abs=1e-4)
 
 
-def test_what_can_be_learnt_is_learnt(tmp_path):
-    """A text that repeats itself is soon known by heart: a fifth of the loss that guessing by frequency has."""
+def test_training_learns_a_repetitive_text(tmp_path):
+    """The loss falls below a fifth of that of guessing by character frequency."""
     trainer, folder = start(tmp_path / "m", units=32, epochs=12, batch_size=2, learning_rate=0.03, dropout=0)
     progress = trainer.run(folder, Watcher())
     shares = np.array([TEXT.count(character) / len(TEXT) for character in set(TEXT)])
@@ -221,8 +221,8 @@ def test_what_can_be_learnt_is_learnt(tmp_path):
 
 
 @pytest.mark.parametrize(("losses", "best"), [([3.0, 1.0, 2.0], 2), ([3.0, 2.0, 1.0], 3), ([1.0, 1.0, 1.0], 1)])
-def test_the_epoch_with_the_least_loss_is_kept(tmp_path, monkeypatch, losses, best):
-    """Its weights are those that are published, whatever came after it."""
+def test_the_epoch_with_the_lowest_loss_is_kept(tmp_path, monkeypatch, losses, best):
+    """Its weights are published, whatever comes after it."""
     trainer, folder = start(tmp_path / "m", validation=0)
     monkeypatch.setattr(trainer, "_validate", lambda progress: Evaluation(losses[progress.epochs], 0.5))
     watcher = Watcher()
@@ -233,8 +233,8 @@ def test_the_epoch_with_the_least_loss_is_kept(tmp_path, monkeypatch, losses, be
     assert not same(watcher.weights[0], watcher.weights[-1])
 
 
-def test_without_validation_the_training_loss_decides(tmp_path, monkeypatch):
-    """There is nothing else to go by."""
+def test_without_validation_the_training_loss_decides_the_best_epoch(tmp_path, monkeypatch):
+    """There is no other loss."""
     trainer, folder = start(tmp_path / "m", validation=0)
     monkeypatch.setattr(trainer, "_train_epoch", lambda progress, *_: ([3.0, 1.0, 2.0][progress.epochs], 10))
     progress = trainer.run(folder, Watcher())
@@ -242,7 +242,7 @@ def test_without_validation_the_training_loss_decides(tmp_path, monkeypatch):
 
 
 def spoil(trainer, part):
-    """Let something be no number from the second epoch on, and return the name by which it must be told."""
+    """Make a loss or a weight non-finite from the second epoch on; return how the error must describe it."""
     if part == "weight":
         train_epoch, kernel = trainer._train_epoch, trainer.averaged_model.get_layer("logits").kernel
 
@@ -263,8 +263,8 @@ def spoil(trainer, part):
 
 
 @pytest.mark.parametrize("part", ["training", "validation", "weight"])
-def test_a_loss_that_is_no_number_ends_the_training_with_an_explanation(tmp_path, part):
-    """The message says where, and which settings to change; the epoch before it stays the best."""
+def test_a_non_finite_loss_or_weight_ends_the_training_with_advice(tmp_path, part):
+    """The message names the epoch and the settings to change; the epoch before it stays the best."""
     trainer, folder = start(tmp_path / "m", validation=0.1 if part == "validation" else 0)
     name = spoil(trainer, part)
     advice = r"lower --learning-rate \(now 0\.004\) or --clip-norm \(now 1\.0\)"
@@ -276,7 +276,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_an_explanation(tmp_path
 
 
 class Clock:
-    """Time that passes by itself, a second at a look."""
+    """A clock that advances by one second per call."""
 
     def __init__(self):
         self.now = 1000.0
@@ -288,15 +288,15 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock in the place of the trainer's."""
+    """Replace the trainer's clock."""
     clock = Clock()
     monkeypatch.setattr(training, "time", clock)
     return clock
 
 
 @pytest.mark.usefixtures("clock")
-def test_minutes_end_the_training_within_an_epoch(tmp_path):
-    """The epoch that is cut short counts, and the learning rate has come to its end by then."""
+def test_max_minutes_ends_the_training_within_an_epoch(tmp_path):
+    """The shortened epoch counts, and the learning rate has reached its end by then."""
     trainer, folder = start(tmp_path / "m", epochs=100, max_minutes=0.5)
     watcher = Watcher()
     progress = trainer.run(folder, watcher)
@@ -307,29 +307,29 @@ def test_minutes_end_the_training_within_an_epoch(tmp_path):
 
 
 @pytest.mark.usefixtures("clock")
-def test_minutes_alone_train_that_long(tmp_path):
-    """However many epochs these are: more than the ten that are the end where none is given."""
+def test_max_minutes_without_epochs_trains_that_long(tmp_path):
+    """For any number of epochs, beyond the default of ten."""
     trainer, folder = start(tmp_path / "m", epochs=None, max_minutes=3)
     watcher = Watcher()
     progress = trainer.run(folder, watcher)
     assert progress.epochs > 10
     assert 180 <= progress.last.seconds <= 185
-    # Time left and learning rate follow from the fraction: it rises evenly to its end.
+    # Time left and learning rate depend on the fraction: it rises steadily to its end.
     steps = np.diff(watcher.fractions)
     assert steps.min() > 0
     assert 0.9 < watcher.fractions[-1] <= 1
 
 
 @pytest.mark.usefixtures("clock")
-def test_of_minutes_and_epochs_what_comes_first_ends_the_training(tmp_path):
-    """Here these are the epochs."""
+def test_training_ends_at_max_minutes_or_epochs_whichever_is_first(tmp_path):
+    """Here it is the epochs."""
     trainer, folder = start(tmp_path / "m", epochs=2, max_minutes=30)
     assert trainer.run(folder, Watcher()).epochs == 2
 
 
 @pytest.mark.usefixtures("clock")
-def test_there_is_one_update_however_little_time_there_is(tmp_path):
-    """A run has something to publish: an epoch of nothing would have no loss."""
+def test_a_run_makes_at_least_one_update(tmp_path):
+    """However short its time limit is: an epoch without updates would have no loss, and nothing to publish."""
     trainer, folder = start(tmp_path / "m", max_minutes=1e-6)
     watcher = Watcher()
     progress = trainer.run(folder, watcher)
@@ -337,8 +337,8 @@ def test_there_is_one_update_however_little_time_there_is(tmp_path):
     assert np.isfinite(progress.best.loss)
 
 
-def test_minutes_before_an_interruption_count(tmp_path, clock):
-    """A run that is stopped and resumed trains no longer than one that is not; what lies between does not count."""
+def test_max_minutes_includes_the_time_before_an_interruption(tmp_path, clock):
+    """A resumed run trains no longer than an uninterrupted one; the time between does not count."""
     settings = {"epochs": 100, "max_minutes": 1.0}
     trainer, folder = start(tmp_path / "m", **settings)
     with pytest.raises(KeyboardInterrupt):
@@ -356,8 +356,8 @@ def test_minutes_before_an_interruption_count(tmp_path, clock):
 
 
 @one_cell
-def test_a_seed_gives_one_model_and_another_seed_another(tmp_path, cell):
-    """On one machine a training can be repeated to the bit."""
+def test_training_is_bit_exact_for_a_seed_and_differs_between_seeds(tmp_path, cell):
+    """A run is reproducible on one machine."""
     settings = {"cell": cell, "dropout": 0.4, "epochs": 2}
     weights = {}
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
@@ -370,8 +370,8 @@ def test_a_seed_gives_one_model_and_another_seed_another(tmp_path, cell):
 
 
 @pytest.mark.parametrize("moment", ["epoch", "window"])
-def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path, moment):
-    """Weights, optimizer, dropout and schedule go on after the last whole epoch, to the bit."""
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, moment):
+    """Weights, optimizer, dropout and schedule continue after the last complete epoch, bit-exact."""
     settings = {"dropout": 0.4, "epochs": 4}
     trainer, folder = start(tmp_path / "whole", **settings)
     whole = Watcher()
@@ -388,8 +388,8 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path, moment):
     assert same(rest.weights[-1], whole.weights[-1])
 
 
-def test_what_asks_for_an_end_is_asked_between_two_steps(tmp_path):
-    """Also during the validation, which may take long."""
+def test_an_interruption_is_checked_after_every_update_and_in_validation(tmp_path):
+    """Validation may take long too."""
     trainer, folder = start(tmp_path / "m", epochs=1)
     asked = []
     trainer.raise_if_interrupted = lambda: asked.append(len(watcher.losses))
@@ -399,8 +399,8 @@ def test_what_asks_for_an_end_is_asked_between_two_steps(tmp_path):
     assert asked == [*range(1, windows + 1), *[windows] * (judged + 1)]
 
 
-def test_a_training_that_gets_no_better_ends(tmp_path, monkeypatch):
-    """After as many epochs in a row as the setting says; a run that is resumed then has nothing left to do."""
+def test_early_stopping_ends_a_run_after_patience_epochs(tmp_path, monkeypatch):
+    """Counted without improvement in a row; resuming a run that has stopped early trains no further."""
     losses = [3.0, 2.0, 2.5, 2.1, 1.0, 1.0]
     trainer, folder = start(tmp_path / "m", epochs=6, patience=2)
     monkeypatch.setattr(trainer, "_validate", lambda progress: Evaluation(losses[progress.epochs], 0.5))
@@ -412,8 +412,8 @@ def test_a_training_that_gets_no_better_ends(tmp_path, monkeypatch):
     assert trainer.run(folder, Watcher()).epochs == 6
 
 
-def test_accuracy_is_the_share_of_known_tokens_that_were_expected(tmp_path):
-    """Of the held-out text, without dropout."""
+def test_accuracy_is_the_share_of_known_tokens_predicted(tmp_path):
+    """On the validation split, without dropout."""
     trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sat on the mat" * 6, epochs=1, ema=0)
     last = trainer.run(folder, Watcher()).last
     streams, unknown = trainer.dataset.validation, trainer.dataset.unknown

@@ -1,4 +1,4 @@
-"""A training on several devices is the training on one, with its rows shared out."""
+"""Distributed training gives the result of a single process, with the batch split over replicas."""
 
 import json
 import os
@@ -24,12 +24,12 @@ def launch(*arguments, **variables):
 
 
 def start(folder, kind, **variables):
-    """Start a training whose outcome is printed."""
+    """Start a training run that prints its result."""
     return launch("tests.unit.export.training.train_along", folder, kind, **variables)
 
 
 def outcome(process):
-    """Wait for a training and return what it printed."""
+    """Wait for a run and return the result that it printed."""
     try:
         out, err = process.communicate(timeout=TIMEOUT_S)
     finally:
@@ -40,12 +40,12 @@ def outcome(process):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What one process makes of all rows."""
+    """The result of a single process with the whole batch."""
     return outcome(start(tmp_path_factory.mktemp("alone") / "run", "alone"))
 
 
 def tf_config(count):
-    """Return `TF_CONFIG` of each of some workers on this machine."""
+    """Return the `TF_CONFIG` of each worker of a cluster on this machine."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
@@ -55,7 +55,7 @@ def tf_config(count):
 
 
 def command_line(folder, tf_config):
-    """Start one of several processes as a person does, to train for longer than a test lasts."""
+    """Start one worker by the command line, with more epochs than a test has time for."""
     text = folder / "text.txt"
     text.write_text("the cat sat on the mat and the dog ran to the hill. " * 40, encoding="utf-8")
     settings = ["--corpus", text, "--name", "m", "--units", 8, "--embedding", 4, "--epochs", 100_000]
@@ -64,13 +64,13 @@ def command_line(folder, tf_config):
 
 
 def assert_same_training(got, alone):
-    """Hold losses and weights against those of one process, to rounding."""
+    """Compare losses and weights with those of one process, to rounding."""
     np.testing.assert_allclose(got["losses"], alone["losses"], rtol=1e-4)
     np.testing.assert_allclose(got["sums"], alone["sums"], rtol=1e-3)
 
 
 def test_two_workers_train_one_model(tmp_path, alone):
-    """The same weights in both, and the losses that one process has with the whole batch; one of them keeps the run."""
+    """Both have the same weights, and the losses of one process with the whole batch; only one is the chief."""
     processes = [start(tmp_path / "run", "worker", TF_CONFIG=config) for config in tf_config(2)]
     try:
         first, second = map(outcome, processes)
@@ -84,15 +84,15 @@ def test_two_workers_train_one_model(tmp_path, alone):
 
 
 def test_the_devices_of_one_machine_train_one_model(tmp_path, alone):
-    """As its GPUs would; here each device is a part of the processor."""
+    """As its GPUs would; here each replica is a logical device of the CPU."""
     got = outcome(start(tmp_path / "run", "mirrored"))
     assert got["replicas"] == 2
     assert_same_training(got, alone)
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_whoever_is_left_alone_stops_and_says_so(tmp_path, lost):
-    """The chief knows how to go on; a worker ends too, so that all can be started again."""
+def test_losing_a_worker_ends_the_other_with_an_error(tmp_path, lost):
+    """The chief prints how to resume; a worker ends too, so that all can be started again."""
     processes = [command_line(tmp_path, config) for config in tf_config(2)]
     try:
         for line in processes[0].stdout:

@@ -1,4 +1,4 @@
-"""A small training in a process of its own, on the devices that its arguments name; prints its outcome as JSON.
+"""A small training run in its own process, on the devices that its arguments select; prints its result as JSON.
 
 `python -m tests.unit.export.training.train_along FOLDER alone|mirrored|worker`
 """
@@ -32,7 +32,7 @@ SETTINGS = {
 
 
 def find_devices(kind):
-    """Return the devices that a kind of training has."""
+    """Return the devices for a kind of run."""
     if kind != "mirrored":
         return Devices.find(5, 6)
     cpu = tf.config.list_physical_devices("CPU")[0]

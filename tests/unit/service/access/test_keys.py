@@ -1,4 +1,4 @@
-"""Keys, the file that holds them, and what happens when it changes."""
+"""API keys: the key file, authentication, and reloading after a change of the file."""
 
 import errno
 import hashlib
@@ -24,13 +24,13 @@ from service.process import reloading
 
 @pytest.fixture
 def path(tmp_path):
-    """Where the file of keys will be."""
+    """The path of the key file, which does not exist yet."""
     return tmp_path / "keys.json"
 
 
 @pytest.fixture
 def always_look(monkeypatch):
-    """Rings look at their file at every call."""
+    """Make key rings check their file at every call."""
     monkeypatch.setattr(keys, "_CHECK_EVERY_S", 0.0)
 
 
@@ -44,8 +44,8 @@ def refusal(ring, presented):
     return caught.value.reason, caught.value.key_id
 
 
-def test_a_key_that_was_added_is_found_with_its_tenant_and_limits(path):
-    """What `add_key` returned opens the door, as the record that it returned."""
+def test_an_added_key_is_found_with_its_tenant_and_limits(path):
+    """`KeyRing.find` returns the same record as `add_key`."""
     expires = datetime(2999, 1, 31, tzinfo=UTC)
     key, presented = add(path, expires=expires, max_sequences=3)
     other, _ = add(path, "other")
@@ -56,16 +56,16 @@ def test_a_key_that_was_added_is_found_with_its_tenant_and_limits(path):
     assert read_keys(path) == (key, other)
 
 
-def test_the_file_holds_no_secret(path):
-    """Of a key the file has the id and the SHA-256 of the whole."""
+def test_the_key_file_stores_a_hash_and_no_secret(path):
+    """A record has the key's id and the SHA-256 of the whole key."""
     key, presented = add(path)
     assert re.fullmatch("ost-[a-z0-9]{8}-[0-9a-f]{64}", presented)
     assert presented.rpartition("-")[2] not in path.read_text()
     assert key.sha256 == hashlib.sha256(presented.encode()).hexdigest()
 
 
-def test_keys_are_refused_for_one_reason_each(path):
-    """Nothing, nonsense, an unknown id, a wrong secret and a key past its time are told apart for the log."""
+def test_each_refused_key_has_one_reason(path):
+    """The log distinguishes missing, malformed, unknown, wrong and expired keys."""
     key, presented = add(path)
     old, expired = add(path, expires=datetime.now(UTC) - timedelta(seconds=1))
     ring = KeyRing(path)
@@ -82,8 +82,8 @@ def test_keys_are_refused_for_one_reason_each(path):
 @example("ost-00000000-" + "0" * 64 + "\n")
 @example("\ud800")
 @example("ost-" + "\N{ARABIC-INDIC DIGIT ZERO}" * 8 + "-" + "0" * 64)
-def test_any_string_that_is_no_key_is_refused_and_nothing_else_happens(tmp_path_factory, presented):
-    """Whatever a client sends, `find` raises KeyRefused alone, and what it calls an id is safe to log."""
+def test_an_arbitrary_string_raises_only_key_refused(tmp_path_factory, presented):
+    """Whatever a client sends, the key id of the error, if any, is safe to log."""
     path = tmp_path_factory.getbasetemp() / "strings.json"
     if not path.exists():
         add(path)
@@ -91,8 +91,8 @@ def test_any_string_that_is_no_key_is_refused_and_nothing_else_happens(tmp_path_
     assert key_id is None or re.fullmatch("[a-z0-9]{8}", key_id)
 
 
-def test_digests_are_compared_in_constant_time_also_for_an_unknown_id(path, monkeypatch):
-    """Each of a good, a wrong and an unknown key is one `compare_digest` of two digests."""
+def test_every_key_costs_one_constant_time_comparison(path, monkeypatch):
+    """Timing does not reveal ids: a valid, a wrong and an unknown key are each one `compare_digest`."""
     key, presented = add(path)
     ring, compared = KeyRing(path), []
     compare = hmac.compare_digest
@@ -104,8 +104,8 @@ def test_digests_are_compared_in_constant_time_also_for_an_unknown_id(path, monk
 
 
 @pytest.mark.usefixtures("always_look")
-def test_keys_come_and_go_without_a_restart(path):
-    """A ring finds what was added after it was made, and no longer what was revoked."""
+def test_added_and_revoked_keys_take_effect_without_a_restart(path):
+    """A key ring reloads its file."""
     first, first_presented = add(path)
     ring = KeyRing(path)
     second, presented = add(path)
@@ -115,8 +115,8 @@ def test_keys_come_and_go_without_a_restart(path):
     assert ring.find(presented) == second
 
 
-def test_the_file_is_looked_at_once_in_a_while(path, monkeypatch):
-    """Requests in between cost no look at the file."""
+def test_the_file_is_checked_once_per_interval(path, monkeypatch):
+    """Requests in between do not even call `stat`."""
     monkeypatch.setattr(keys, "_CHECK_EVERY_S", 3600.0)
     _, presented = add(path)
     ring = KeyRing(path)
@@ -125,8 +125,8 @@ def test_the_file_is_looked_at_once_in_a_while(path, monkeypatch):
 
 
 @pytest.mark.usefixtures("always_look")
-def test_a_file_that_did_not_change_is_not_read_again(path, monkeypatch):
-    """A look that finds the file as it was is one `stat`, after the start and after a change."""
+def test_an_unchanged_file_is_not_read_again(path, monkeypatch):
+    """After a reload, a check that finds no change is a `stat` alone."""
     add(path)
     ring = KeyRing(path)
     _, presented = add(path)
@@ -137,7 +137,7 @@ def test_a_file_that_did_not_change_is_not_read_again(path, monkeypatch):
 
 @pytest.mark.usefixtures("always_look")
 def test_threads_find_their_key_while_the_file_changes(path):
-    """No request sees a ring between two files."""
+    """A reload swaps all keys at once: no request sees a half-loaded key ring."""
     _, presented = add(path)
     ring, stop, problems = KeyRing(path), threading.Event(), []
 
@@ -174,8 +174,8 @@ def make_unreadable(path):
 
 @pytest.mark.usefixtures("always_look")
 @pytest.mark.parametrize("spoil", [damage, remove, make_unreadable])
-def test_a_file_that_is_spoilt_leaves_the_last_good_keys_in_force(path, spoil, caplog):
-    """The keys of before are still found, and one line in the log says what is wrong, until the file is good again."""
+def test_an_invalid_file_leaves_the_last_valid_keys_in_force(path, spoil, caplog):
+    """One error is logged, and one info line once the file is valid again."""
     caplog.set_level(logging.INFO)
     key, presented = add(path)
     good = path.read_bytes()
@@ -194,8 +194,8 @@ def test_a_file_that_is_spoilt_leaves_the_last_good_keys_in_force(path, spoil, c
 
 
 @pytest.mark.usefixtures("always_look")
-def test_each_new_damage_is_one_more_line(path, caplog):
-    """The log tells every change of the file that could not be used, once."""
+def test_each_invalid_content_of_the_file_is_logged_once(path, caplog):
+    """Further checks of the same content log nothing."""
     _, presented = add(path)
     ring = KeyRing(path)
     for content in ("{", "[[]]", "{}"):
@@ -206,8 +206,8 @@ def test_each_new_damage_is_one_more_line(path, caplog):
 
 
 @pytest.mark.usefixtures("always_look")
-def test_a_file_that_is_gone_a_second_time_is_told_a_second_time(path, tmp_path, caplog):
-    """That the same file came back in between is a change, too."""
+def test_a_file_that_disappears_again_is_logged_again(path, tmp_path, caplog):
+    """Its return in between is a change, even with the same content."""
     _, presented = add(path)
     ring = KeyRing(path)
     for _ in range(2):
@@ -218,8 +218,8 @@ def test_a_file_that_is_gone_a_second_time_is_told_a_second_time(path, tmp_path,
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
 
 
-def test_a_ring_without_a_usable_file_is_not_made(path):
-    """At the start a missing or damaged file is an error of one line that names it."""
+def test_a_missing_or_invalid_file_is_an_error_at_startup(path):
+    """The message is one line that names the file."""
     with pytest.raises(KeyFileError, match=f"{path}: No such file"):
         KeyRing(path)
     damage(path)
@@ -227,8 +227,8 @@ def test_a_ring_without_a_usable_file_is_not_made(path):
         KeyRing(path)
 
 
-def test_a_file_without_keys_lets_nobody_in(path):
-    """An empty list is a file like any other."""
+def test_a_file_without_keys_refuses_every_key(path):
+    """An empty list is valid; it does not disable authentication."""
     path.write_text('{"keys": []}')
     assert refusal(KeyRing(path), f"ost-00000000-{'0' * 64}") == ("unknown", "00000000")
 
@@ -243,8 +243,8 @@ RECORD = {
 }
 
 
-def test_what_a_person_writes_is_read(path):
-    """Limits may be left out, and a time in any zone is the same time in UTC."""
+def test_a_handwritten_file_is_read(path):
+    """Limits are optional, and a time in any zone is converted to UTC."""
     unlimited = {name: value for name, value in RECORD.items() if name != "limits"} | {"id": "unlimite"}
     path.write_text(json.dumps({"keys": [RECORD, unlimited]}))
     key, other = read_keys(path)
@@ -269,8 +269,8 @@ def test_what_a_person_writes_is_read(path):
         ({"key\n": "hunter2"}, r"key\n"),
     ],
 )
-def test_what_is_wrong_is_named_by_file_key_and_field_without_its_value(path, changes, field):
-    """One line leads to the place; a key that was pasted into the wrong one is not shown."""
+def test_an_invalid_field_is_named_by_file_key_and_field(path, changes, field):
+    """The value is not shown: it may be an API key, pasted into the wrong field."""
     path.write_text(json.dumps({"keys": [{**RECORD, "id": "first000"}, {**RECORD, **changes}]}))
     with pytest.raises(KeyFileError) as caught:
         read_keys(path)
@@ -282,23 +282,23 @@ def test_what_is_wrong_is_named_by_file_key_and_field_without_its_value(path, ch
 
 
 @pytest.mark.parametrize("record", [{**RECORD, "id": "ost-abcd1234-hunter2"}, {**RECORD, "id": 1}, 5])
-def test_a_record_without_an_id_is_named_by_its_number(path, record):
-    """What stands in the place of an id is not shown."""
+def test_a_record_without_a_valid_id_is_named_by_its_number(path, record):
+    """The invalid id is not shown: it may hold a secret."""
     path.write_text(json.dumps({"keys": [RECORD, record]}))
     with pytest.raises(KeyFileError, match="key number 2, ") as caught:
         read_keys(path)
     assert "hunter2" not in str(caught.value)
 
 
-def test_an_id_that_is_there_twice_is_an_error(path):
-    """Two records of one id would be one key too few."""
+def test_a_duplicate_id_is_an_error(path):
+    """One of the two keys would never be found."""
     path.write_text(json.dumps({"keys": [RECORD, RECORD]}))
     with pytest.raises(KeyFileError, match=f"{path}: field 'keys': 2 keys have the id 'abcd1234'"):
         read_keys(path)
 
 
-def test_a_new_file_is_the_owners_alone_and_no_other_file_is_left(path):
-    """Mode 0600, whatever the umask; the temporary file is gone."""
+def test_a_new_file_has_mode_0600_and_no_temporary_file_remains(path):
+    """The mode does not depend on the umask."""
     umask = os.umask(0)
     try:
         add(path)
@@ -309,8 +309,8 @@ def test_a_new_file_is_the_owners_alone_and_no_other_file_is_left(path):
 
 
 @pytest.mark.parametrize(("before", "after"), [(0o640, 0o640), (0o666, 0o640), (0o400, 0o600)])
-def test_a_changed_file_stays_readable_for_its_group_and_for_nobody_else(path, before, after):
-    """The gateway's group may go on reading; others may not."""
+def test_a_changed_file_stays_readable_for_its_group_only(path, before, after):
+    """The gateway's group keeps its access; others lose theirs."""
     add(path)
     path.chmod(before)
     add(path)
@@ -319,15 +319,15 @@ def test_a_changed_file_stays_readable_for_its_group_and_for_nobody_else(path, b
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
 def test_a_changed_file_keeps_its_owner(path):
-    """Root may add a key without taking the file from the gateway's user."""
+    """Root can add a key, and the gateway's user can still read the file."""
     add(path)
     os.chown(path, 12345, 54321)
     add(path)
     assert (path.stat().st_uid, path.stat().st_gid) == (12345, 54321)
 
 
-def test_a_file_whose_owner_cannot_be_kept_is_not_changed(path, monkeypatch):
-    """Who may not give the file back to its owner does not take it."""
+def test_a_file_whose_owner_cannot_be_preserved_is_not_changed(path, monkeypatch):
+    """A user that may not `chown` the new file does not become its owner."""
     add(path)
     before = path.read_bytes()
     real = os.fstat
@@ -349,8 +349,8 @@ def test_a_file_whose_owner_cannot_be_kept_is_not_changed(path, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_link_stays_a_link(path, tmp_path):
-    """The file that a link leads to is changed, not the link."""
+def test_a_change_through_a_symlink_replaces_its_target(path, tmp_path):
+    """The symlink itself stays."""
     home = tmp_path / "home"
     home.mkdir()
     path.symlink_to(home / "real.json")
@@ -360,8 +360,8 @@ def test_a_link_stays_a_link(path, tmp_path):
     assert KeyRing(path).find(presented) == key
 
 
-def test_a_full_disk_leaves_the_file_as_it_was(path, monkeypatch):
-    """What cannot be written whole is not written at all, and nothing is left behind."""
+def test_a_full_disk_leaves_the_file_unchanged(path, monkeypatch):
+    """The write is atomic, and no temporary file remains."""
     add(path)
     before = path.read_bytes()
 
@@ -375,8 +375,8 @@ def test_a_full_disk_leaves_the_file_as_it_was(path, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_who_reads_during_a_change_reads_the_old_file_whole(path):
-    """A file takes the place of another; none is changed in its place."""
+def test_a_reader_during_a_change_sees_the_whole_old_file(path):
+    """The new file is renamed over the old one, which is never modified in place."""
     add(path)
     before = path.read_text()
     with path.open() as old:
@@ -384,23 +384,23 @@ def test_who_reads_during_a_change_reads_the_old_file_whole(path):
         assert old.read() == before
 
 
-def test_a_damaged_file_is_not_written_over(path):
-    """Adding to a file that cannot be read is an error, and it stays as it is."""
+def test_an_invalid_file_is_not_overwritten(path):
+    """`add_key` raises, and the file stays as it is."""
     damage(path)
     with pytest.raises(KeyFileError, match="Invalid JSON"):
         add(path)
     assert path.read_text() == "{"
 
 
-def test_a_folder_that_is_not_there_is_not_made(path):
-    """A slip in a path must not make a second file of keys somewhere else."""
+def test_a_missing_directory_is_not_created(path):
+    """A typo in a path must not create a second key file elsewhere."""
     with pytest.raises(KeyFileError, match=f"there is no directory {path}"):
         add(path / "below.json")
     assert not path.exists()
 
 
 def test_an_unknown_id_revokes_nothing(path):
-    """Of several keys all are revoked or none."""
+    """Revoking several keys is all or nothing."""
     key, _ = add(path)
     with pytest.raises(KeyFileError, match="there is no key 00000000"):
         revoke_keys(path, [key.id, "00000000"])
@@ -409,7 +409,7 @@ def test_an_unknown_id_revokes_nothing(path):
     assert read_keys(path) == ()
 
 
-def test_processes_that_add_at_once_lose_no_key(path):
+def test_concurrent_processes_lose_no_added_key(path):
     """Four processes that add ten keys each make forty."""
     program = (
         "import sys, pathlib; from service.access.keys import KeyLimits, add_key\n"
@@ -420,8 +420,8 @@ def test_processes_that_add_at_once_lose_no_key(path):
     assert len(read_keys(path)) == 40
 
 
-def test_a_lock_that_is_never_free_is_an_error(path, monkeypatch):
-    """Who waits for another process does not wait for ever."""
+def test_a_lock_that_is_never_released_is_an_error(path, monkeypatch):
+    """Waiting for another process has a timeout."""
     monkeypatch.setattr(keys, "_LOCK_TIMEOUT_S", 0.1)
     with keys._locked_for_writing(path), pytest.raises(KeyFileError, match=f"{path}: another process"):
         add(path)

@@ -20,32 +20,32 @@ from service.errors import InvalidRequest, RateLimited
 
 @pytest.fixture
 def make_limiter():
-    """Make limiters."""
+    """The constructor of limiters."""
     return RateLimiter
 
 
 @pytest.fixture(params=["memory", "redis"])
 def limiter(request, make_limiter):
-    """A limiter of each storage."""
+    """A limiter with each storage."""
     return make_limiter(request.getfixturevalue("redis_url") if request.param == "redis" else None)
 
 
 @pytest.fixture
 def subject():
-    """Somebody whom no other test charges."""
+    """A subject that no other test charges."""
     return uuid.uuid4().hex
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time that counting in memory goes by; it stands until it is set, at the beginning of a minute."""
+    """The clock of in-memory counting: at the start of a minute, it stands still until set."""
     now = SimpleNamespace(s=1_800_000_000.0)
     monkeypatch.setattr("limits.storage.memory.time", SimpleNamespace(time=lambda: now.s))
     return now
 
 
 def charge(limiter, subject, *, requests=None, tokens=None, num_tokens=1):
-    """Charge a request, or tokens."""
+    """Charge one request, or tokens."""
     if requests is not None:
         limiter.charge(subject, "requests", requests, 1)
     else:
@@ -53,7 +53,7 @@ def charge(limiter, subject, *, requests=None, tokens=None, num_tokens=1):
 
 
 def num_charged(limiter, subject, at_most=50, **limits):
-    """Charge until the limiter refuses, and count."""
+    """Charge until the limiter refuses, and return how many charges passed."""
     for count in range(at_most):
         try:
             charge(limiter, subject, **limits)
@@ -62,24 +62,24 @@ def num_charged(limiter, subject, at_most=50, **limits):
     return at_most
 
 
-def test_a_minute_has_as_many_requests_as_the_limit(limiter, subject):
-    """Request limit + 1 is refused, with the limit's name and number and a time of a whole second or more."""
+def test_requests_above_the_limit_per_minute_are_refused(limiter, subject):
+    """The error names the limit, and `retry_after_s` is at least one whole second."""
     assert num_charged(limiter, subject, requests=5) == 5
     with pytest.raises(RateLimited, match="the limit of 5 requests per minute") as caught:
         charge(limiter, subject, requests=5)
     assert 1 <= caught.value.retry_after_s <= 120
 
 
-def test_a_minute_has_as_many_tokens_as_the_limit(limiter, subject):
-    """Tokens are charged as many as a request may take, to the last one."""
+def test_tokens_above_the_limit_per_minute_are_refused(limiter, subject):
+    """The limit can be used up to its last token, as refused charges cost nothing."""
     assert num_charged(limiter, subject, tokens=100, num_tokens=30) == 3
     with pytest.raises(RateLimited, match="100 tokens per minute"):
         charge(limiter, subject, tokens=100, num_tokens=11)
     charge(limiter, subject, tokens=100, num_tokens=10)
 
 
-def test_more_tokens_than_a_minute_has_can_never_pass(limiter, subject):
-    """Such a request is told apart from one that may pass later, and costs nothing; a part of it is refused like it."""
+def test_a_request_above_the_whole_token_limit_is_invalid(limiter, subject):
+    """It can never pass, so it is 400 and not 429 and costs nothing, even if only a part of it is charged."""
     with pytest.raises(InvalidRequest, match="100 tokens per minute, and this request alone may take 101"):
         charge(limiter, subject, tokens=100, num_tokens=101)
     with pytest.raises(InvalidRequest, match="100 tokens per minute, and this request alone may take 102"):
@@ -87,29 +87,29 @@ def test_more_tokens_than_a_minute_has_can_never_pass(limiter, subject):
     charge(limiter, subject, tokens=100, num_tokens=100)
 
 
-def test_a_refund_gives_back_the_whole_charge(limiter, subject):
-    """A request that is refused after all costs nothing."""
+def test_a_refund_returns_the_whole_charge(limiter, subject):
+    """A request that is rejected after it was charged costs nothing."""
     refund = limiter.charge(subject, "tokens", 100, 60)
     assert num_charged(limiter, subject, tokens=100, num_tokens=60) == 0
     refund()
     assert num_charged(limiter, subject, tokens=100, num_tokens=50) == 2
 
 
-def test_what_has_no_limit_is_not_counted(limiter, subject):
-    """Without limits every request passes, and one limit does not depend on the other."""
+def test_without_a_limit_nothing_is_counted(limiter, subject):
+    """Unlimited tokens do not count against the limit of requests."""
     assert num_charged(limiter, subject, num_tokens=10**9) == 50
     assert num_charged(limiter, subject, requests=3, num_tokens=10**9) == 3
 
 
-def test_subjects_are_counted_apart(limiter, subject):
-    """What one has used up the other still has."""
+def test_subjects_are_counted_separately(limiter, subject):
+    """A subject at its limit does not use up another's."""
     assert num_charged(limiter, subject, requests=2) == 2
     assert num_charged(limiter, subject + "x", requests=2) == 2
 
 
 @pytest.fixture
 def restless():
-    """Threads that take turns as often as the interpreter can."""
+    """Make the interpreter switch threads as often as it can."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -118,8 +118,8 @@ def restless():
 
 @pytest.mark.usefixtures("restless")
 @pytest.mark.parametrize("attempt", range(20))
-def test_threads_at_once_get_as_much_as_one(limiter, subject, attempt):  # noqa: ARG001 - it is the same each time
-    """Of requests at the same time as many pass as the limit says, and those refused cost nothing."""
+def test_concurrent_charges_never_exceed_the_limit(limiter, subject, attempt):  # noqa: ARG001 - repeats the test
+    """Many threads get as much as one alone would, and refused charges cost nothing."""
     barrier, passed = threading.Barrier(8), []
 
     def work():
@@ -136,16 +136,14 @@ def test_threads_at_once_get_as_much_as_one(limiter, subject, attempt):  # noqa:
 
 
 def test_two_limiters_on_one_redis_share_their_counts(make_limiter, redis_url, subject):
-    """What one process charges the other one has no more."""
+    """A limit holds for all processes together."""
     first, second = make_limiter(redis_url), make_limiter(redis_url)
     assert num_charged(first, subject, at_most=3, requests=5) == 3
     assert num_charged(second, subject, requests=5) == 2
 
 
-def test_more_threads_than_a_pool_of_connections_still_count_together(
-    make_limiter, redis_url, subject, monkeypatch, caplog
-):
-    """Many requests that wait for a slow Redis at once are no reason to count alone."""
+def test_more_threads_than_pooled_connections_still_use_redis(make_limiter, redis_url, subject, monkeypatch, caplog):
+    """Many requests that wait for a slow Redis are no reason to fall back to in-memory counting."""
     monkeypatch.setattr(ratelimits, "REDIS_TIMEOUT_S", 30)
     limiter = make_limiter(redis_url)
     with Redis.from_url(redis_url) as redis:
@@ -158,10 +156,8 @@ def test_more_threads_than_a_pool_of_connections_still_count_together(
     assert not caplog.records
 
 
-def test_without_redis_the_process_counts_alone_until_redis_is_back(
-    make_limiter, own_redis, subject, monkeypatch, caplog
-):
-    """A Redis that dies stops nobody and is one warning; when it is back counts are shared again, which is told."""
+def test_while_redis_is_down_each_process_counts_in_memory(make_limiter, own_redis, subject, monkeypatch, caplog):
+    """The outage is one warning, and the recovery one info line, after which counts are shared again."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(ratelimits, "REDIS_RETRY_S", 0.0)
     limiter = make_limiter(own_redis.url)
@@ -175,8 +171,8 @@ def test_without_redis_the_process_counts_alone_until_redis_is_back(
     assert num_charged(make_limiter(own_redis.url), subject, requests=5) == 4
 
 
-def test_a_redis_that_is_away_is_asked_once_in_a_while(make_limiter, monkeypatch, subject):
-    """While Redis accepts and never answers, one request waits for it, not every one."""
+def test_an_unresponsive_redis_is_retried_once_per_interval(make_limiter, monkeypatch, subject):
+    """One request waits for the timeout, not every one."""
     monkeypatch.setattr(ratelimits, "REDIS_TIMEOUT_S", 0.05)
     monkeypatch.setattr(ratelimits, "REDIS_RETRY_S", 3600.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -189,8 +185,8 @@ def test_a_redis_that_is_away_is_asked_once_in_a_while(make_limiter, monkeypatch
             silent.accept()
 
 
-def test_redis_away_at_the_start_is_a_warning_without_the_password(make_limiter, subject, caplog):
-    """A gateway starts without its Redis, and the log does not hold what opens it."""
+def test_redis_down_at_startup_is_a_warning_without_the_password(make_limiter, subject, caplog):
+    """The gateway starts without its Redis."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     limiter = make_limiter(f"redis://me:hunter2@127.0.0.1:{port}/0")
@@ -202,7 +198,7 @@ def test_redis_away_at_the_start_is_a_warning_without_the_password(make_limiter,
 
 
 def test_a_wrong_password_is_a_warning_that_does_not_show_it(make_limiter, redis_url, subject, caplog):
-    """Redis refusing us is Redis being away."""
+    """A Redis that refuses the password counts as one that is down."""
     limiter = make_limiter(redis_url.replace("//", "//me:hunter2@"))
     assert num_charged(limiter, subject, requests=3) == 3
     (record,) = caplog.records
@@ -214,8 +210,8 @@ def test_a_wrong_password_is_a_warning_that_does_not_show_it(make_limiter, redis
     "url",
     ["", "localhost:6379", "http://hunter2@localhost", "redis://me:hunter2/@localhost", "redis://localhost?hunter2=1"],
 )
-def test_an_address_that_is_none_names_the_setting_and_not_its_value(url):
-    """Such a gateway does not start, and the message holds no part of the address."""
+def test_an_invalid_redis_url_names_the_setting_not_its_value(url):
+    """The URL may hold a password, so neither the message nor its traceback has any part of it."""
     with pytest.raises(RedisUrlError, match="OSTINATO_REDIS_URL") as caught:
         RateLimiter(url)
     assert "hunter2" not in str(caught.value)
@@ -224,10 +220,8 @@ def test_an_address_that_is_none_names_the_setting_and_not_its_value(url):
 
 
 @pytest.mark.parametrize(("seconds", "cost"), [(0, 1), (10, 1), (10, 50), (59.5, 100), (30, 37)])
-def test_after_the_time_told_the_request_passes_and_a_second_before_it_does_not(
-    make_limiter, clock, subject, seconds, cost
-):
-    """`retry_after_s` is the earliest whole second, in this minute or the next."""
+def test_retry_after_is_the_earliest_second_that_passes(make_limiter, clock, subject, seconds, cost):
+    """One second before `retry_after_s`, the request is still refused; in this minute or the next."""
     limiter = make_limiter()
     charge(limiter, subject, tokens=100, num_tokens=70)
     clock.s += 60 + seconds
@@ -244,8 +238,8 @@ def test_after_the_time_told_the_request_passes_and_a_second_before_it_does_not(
 
 
 @given(st.data())
-def test_the_time_told_is_the_earliest_by_the_formula_of_the_window(data):
-    """Second by second, a count that weighs as the window says fits at the time told and not before."""
+def test_wait_s_is_the_earliest_second_of_the_sliding_window(data):
+    """The formula agrees with a search second by second over the weighted counts of two minutes."""
     limit = data.draw(st.integers(1, 1000))
     cost = data.draw(st.integers(1, limit))
     previous, current = data.draw(st.integers(0, limit)), data.draw(st.integers(0, limit))

@@ -1,4 +1,4 @@
-"""A body is checked once, and whatever is wrong is named with its bound and its value."""
+"""A request body is validated once; an error names the field, its limit and its value."""
 
 import json
 
@@ -15,17 +15,17 @@ LIMITS = Limits(
 
 
 def parsed(**fields):
-    """Parse a body with a model and the given fields."""
+    """Parse a completion request with a model and the given fields."""
     return parse(CompletionRequest, json.dumps({"model": "m", **fields}).encode(), LIMITS)
 
 
 def embed(**fields):
-    """Parse a body of /v1/embeddings."""
+    """Parse an embeddings request with a model, an input and the given fields."""
     return parse(EmbeddingsRequest, json.dumps({"model": "m", "input": "x", **fields}).encode(), LIMITS)
 
 
 def test_defaults_are_openais():
-    """What is not given has OpenAI's default, and a seed is drawn."""
+    """An absent field has OpenAI's default, and the seed is random."""
     request = parsed()
     assert (request.prompts, request.max_tokens, request.n, request.best_of) == (("",), 16, 1, 1)
     assert (request.stream, request.echo, request.logprobs, request.timeout_s) == (False, False, None, 60.0)
@@ -35,21 +35,21 @@ def test_defaults_are_openais():
     assert 0 <= request.seed < 2**53
 
 
-def test_a_state_brings_its_seed():
-    """A request that goes on with a text has no seed of its own unless it is given one."""
+def test_a_resumed_request_has_no_seed_unless_it_sets_one():
+    """The checkpoint of a resume token has the seed of its completion."""
     request = parsed(state="ost1.x", return_state=True)
     assert (request.state, request.return_state, request.seed) == ("ost1.x", True, None)
     assert parsed(state="ost1.x", seed=4).seed == 4
     assert (parsed().state, parsed().return_state) == (None, False)
 
 
-def test_drawn_seeds_differ():
-    """Two requests without a seed get two texts."""
+def test_random_seeds_differ():
+    """Two requests without a seed get different completions."""
     assert parsed().seed != parsed().seed
 
 
-def test_every_field_arrives():
-    """Given values are taken as they are."""
+def test_every_field_is_parsed():
+    """Values reach the request and its sampling parameters unchanged."""
     request = parsed(
         prompt="x",
         max_tokens=5,
@@ -98,20 +98,20 @@ def test_every_field_arrives():
     ids=str,
 )
 def test_a_prompt_has_four_forms(prompt, prompts):
-    """A text, some texts, token ids, some lists of those; null begins a new text."""
+    """A string, a list of strings, a list of token ids or a list of such lists; null is one empty prompt."""
     assert parsed(prompt=prompt).prompts == prompts
 
 
 @pytest.mark.parametrize(
     ("suffix", "suffixes"), [("a", ("a",)), ([1, 2], ([1, 2],)), (["a", ""], ("a", "")), ("", ("",))]
 )
-def test_a_suffix_has_the_forms_of_a_prompt(suffix, suffixes):
-    """Whether it may be given is the model's to tell."""
+def test_a_suffix_has_the_same_forms_as_a_prompt(suffix, suffixes):
+    """The parser does not know whether the model supports a suffix."""
     assert (parsed(suffix=suffix).suffixes, parsed(suffix=suffix).prompts) == (suffixes, ("",))
 
 
-def test_a_client_says_that_it_puts_pieces_before_others():
-    """It is an option of streams; nothing is said by default."""
+def test_stream_options_prepend_is_false_by_default():
+    """A client sets it if it can prepend the chunks that a backward model streams."""
     assert [
         parsed(stream=True, stream_options={"prepend": value}).stream_options.prepend for value in (True, False, None)
     ] == [
@@ -122,13 +122,13 @@ def test_a_client_says_that_it_puts_pieces_before_others():
     assert not parsed(stream=True).stream_options.prepend
 
 
-def test_ignoring_the_end_puts_it_off_for_ever():
-    """With ignore_eos the end mark is not drawn among all the tokens that are asked for."""
+def test_ignore_eos_sets_min_tokens_to_max_tokens():
+    """The EOS token is never sampled, whatever `min_tokens` the request has."""
     assert parsed(ignore_eos=True, max_tokens=50, min_tokens=2).sampling.min_tokens == 50
 
 
-def test_embeddings_have_defaults_and_fields():
-    """What is not given is the mean, as numbers; what is given arrives."""
+def test_embeddings_parse_their_fields_and_defaults():
+    """The defaults are mean pooling, floats and all dimensions."""
     request = embed()
     assert (request.prompts, request.pooling, request.encoding_format, request.dimensions) == (
         ("x",),
@@ -154,25 +154,25 @@ def test_embeddings_have_defaults_and_fields():
     ],
 )
 def test_null_means_absent(field):
-    """Null gives the default, as OpenAI's clients expect."""
+    """OpenAI's clients send null for a field that is not set."""
     given, absent = parsed(seed=1, **{field: None}), parsed(seed=1)
     assert given == absent
 
 
 @pytest.mark.parametrize(("value", "expected"), [("a", ["a"]), (["a"], ["a"]), ([], [])])
 def test_stop_is_a_string_or_a_list(value, expected):
-    """One stop string need not be in a list."""
+    """A single string becomes a list of one."""
     assert parsed(stop=value).stop == expected
 
 
 @pytest.mark.parametrize("value", [0, -1])
-def test_top_k_has_two_ways_to_be_off(value):
-    """0 and -1 both mean all tokens."""
+def test_top_k_of_0_or_minus_1_means_all_tokens(value):
+    """Both are in use among clients, and both become 0."""
     assert parsed(top_k=value).sampling.top_k == 0
 
 
 def test_unknown_fields_are_ignored():
-    """Clients send more than we know."""
+    """Clients send fields that the gateway does not know."""
     assert parsed(user="u", best_of_breed=1).prompts == ("",)
 
 
@@ -256,8 +256,8 @@ def test_unknown_fields_are_ignored():
         ("return_state", "yes", "return_state must .*boolean, got 'yes'"),
     ],
 )
-def test_a_wrong_field_is_named_with_its_bound_and_its_value(field, value, message):
-    """The message says which field, what is allowed and what came; `param` repeats the field for programs."""
+def test_an_invalid_field_is_named_with_its_limit_and_value(field, value, message):
+    """The error's `param` repeats the field for programs."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         parsed(**{field: value})
     assert caught.value.param == field
@@ -276,16 +276,16 @@ def test_a_wrong_field_is_named_with_its_bound_and_its_value(field, value, messa
         ({"max_tokens": 4, "min_tokens": 5}, "min_tokens", "min_tokens must be at most max_tokens, 4, got 5"),
     ],
 )
-def test_fields_that_contradict_each_other_are_named(fields, param, message):
-    """What no field can be blamed for alone is told by all that belong to it."""
+def test_contradicting_fields_are_named_together(fields, param, message):
+    """The message has the values of all of them; `param` is one of them."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         parsed(**fields)
     assert caught.value.param == param
 
 
 @pytest.mark.parametrize("fields", [{"echo": True, "stream": True}, {"n": 2, "best_of": 2, "stream": True}], ids=str)
-def test_fields_that_go_together_are_taken(fields):
-    """An echoed prompt can be streamed, and so can all choices when none is to be left out."""
+def test_echo_and_best_of_equal_to_n_can_be_streamed(fields):
+    """Only a `best_of` above `n` cannot: its surplus choices are discarded at the end."""
     assert parsed(**fields).stream
 
 
@@ -301,8 +301,8 @@ def test_fields_that_go_together_are_taken(fields):
         ("timeout_s", 61, "timeout_s must be at most 60, got 61"),
     ],
 )
-def test_a_wrong_field_of_embeddings_is_named(field, value, message):
-    """As for completions."""
+def test_an_invalid_embeddings_field_is_named(field, value, message):
+    """The message has the limit and the value, as for completions."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         embed(**{field: value})
     assert caught.value.param == field
@@ -318,8 +318,8 @@ def test_a_wrong_field_of_embeddings_is_named(field, value, message):
         (DetokenizeRequest, b'{"tokens": "a"}', "tokens must be a valid array, got 'a'"),
     ],
 )
-def test_a_wrong_field_of_the_tokenizer_is_named(kind, body, message):
-    """As for completions."""
+def test_an_invalid_tokenizer_field_is_named(kind, body, message):
+    """Requests of /tokenize and /detokenize get the same errors as completions."""
     with pytest.raises(InvalidRequest, match=message):
         parse(kind, body, LIMITS)
 
@@ -335,15 +335,15 @@ def test_a_wrong_field_of_the_tokenizer_is_named(kind, body, message):
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_million_wrong_items_are_one_error(fields, message):
-    """The first is enough: no list of a million errors is made."""
+def test_a_million_invalid_items_are_one_error(fields, message):
+    """Validation stops at the first one: no list of a million errors is built."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         parsed(**fields)
     assert caught.value.__cause__.error_count() == 1
 
 
-def test_a_million_token_ids_are_read_and_one_wrong_one_is_found():
-    """A long list is checked to its first wrong item, which the message names."""
+def test_one_invalid_token_id_among_a_million_is_named():
+    """Every item of a long list is validated, and the message has the index of the invalid one."""
     assert len(parsed(prompt=[5] * 1_000_000).prompts[0]) == 1_000_000
     with pytest.raises(InvalidRequest, match=r"prompt\[999999\] must be a valid integer, got 'x'"):
         parsed(prompt=[*[5] * 999_999, "x"])
@@ -354,8 +354,8 @@ def test_a_million_token_ids_are_read_and_one_wrong_one_is_found():
     "field",
     ["temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "timeout_s"],
 )
-def test_numbers_that_are_not_finite_are_refused(field, number):
-    """NaN and infinities, which some JSON writers produce, are errors of the field."""
+def test_nan_and_infinity_are_rejected(field, number):
+    """Some JSON writers emit them, and 1e999 becomes infinity; the error names the field."""
     with pytest.raises(InvalidRequest, match=f"{field} must be a finite number"):
         parse(CompletionRequest, f'{{"model": "m", "{field}": {number}}}'.encode(), LIMITS)
 
@@ -372,14 +372,14 @@ def test_numbers_that_are_not_finite_are_refused(field, number):
         (b"null", "must be a JSON object, got None"),
     ],
 )
-def test_a_body_that_is_no_request_says_why(body, message):
-    """Whatever is not a JSON object with a model is refused in one line."""
+def test_a_body_that_is_not_a_json_object_is_rejected(body, message):
+    """Invalid UTF-8 and a lone surrogate are invalid JSON, too."""
     with pytest.raises(InvalidRequest, match=message):
         parse(CompletionRequest, body, LIMITS)
 
 
 def test_a_long_value_is_shortened_in_the_message():
-    """An error never repeats a megabyte."""
+    """An error message never repeats a megabyte."""
     with pytest.raises(InvalidRequest) as caught:
         parsed(n="x" * 1_000_000)
     assert len(str(caught.value)) < 200

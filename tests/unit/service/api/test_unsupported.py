@@ -1,4 +1,4 @@
-"""What other servers know and this one does not is refused by name, unless it asks for nothing."""
+"""Fields of other servers that this one does not support are rejected by name, unless their value has no effect."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from tests.manifests import ROOT
 
 
 def parse(kind, **fields):
-    """Parse a body with a prompt or an input and these fields."""
+    """Parse a request of a kind with a prompt, an input and the given fields."""
     return requests.parse(kind, json.dumps({"prompt": "x", "input": "x", **fields}).encode(), Limits())
 
 
@@ -28,8 +28,8 @@ every = pytest.mark.parametrize(("kind", "name", "field"), EVERY, ids=[f"{e[0]._
 
 @every
 @pytest.mark.parametrize("value", [0.5, 7, "x", [5], {"type": "json_object"}], ids=repr)
-def test_a_field_that_would_change_the_text_is_refused(kind, name, field, value):
-    """400 with the field's name, what it may be, why, and what was given; not ordinary text with 200."""
+def test_an_unsupported_field_is_rejected_with_its_reason(kind, name, field, value):
+    """Ignoring it would return 200 with other output than requested; the 400 has the allowed values, too."""
     with pytest.raises(InvalidRequest) as caught:
         parse(kind, **{name: value})
     assert (caught.value.status, caught.value.param) == (400, name)
@@ -37,13 +37,13 @@ def test_a_field_that_would_change_the_text_is_refused(kind, name, field, value)
 
 
 @every
-def test_a_value_that_asks_for_nothing_passes(kind, name, field):
-    """Clients send defaults: off, null and empty ones."""
+def test_a_neutral_value_of_an_unsupported_field_passes(kind, name, field):
+    """Clients send defaults: values that are off, null or empty."""
     for value in (*EMPTY, *field.neutral):
         parse(kind, **{name: value})
         if type(value) is int:
             parse(kind, **{name: float(value)})
-    # True is no 1 and False no 0.
+    # True does not pass for 1, nor False for 0.
     for wrong in {True, False} - {value for value in field.neutral if type(value) is bool}:
         with pytest.raises(InvalidRequest):
             parse(kind, **{name: wrong})
@@ -66,8 +66,8 @@ def test_a_value_that_asks_for_nothing_passes(kind, name, field):
         ("n_predict", 128),
     ],
 )
-def test_what_clients_send_is_refused(field, value):
-    """As it stands in the documentation of vLLM, llama.cpp and text-generation-inference."""
+def test_examples_in_docs_of_other_servers_are_rejected(field, value):
+    """The values are those of the documentation of vLLM, llama.cpp and text-generation-inference."""
     with pytest.raises(InvalidRequest, match=f"^{field} must be absent") as caught:
         parse(CompletionRequest, **{field: value})
     assert caught.value.param == field
@@ -76,7 +76,7 @@ def test_what_clients_send_is_refused(field, value):
 @pytest.mark.parametrize(
     "fields",
     [
-        # OpenAI's client, with what its type has; guidellm; lm-evaluation-harness; vLLM's benchmark.
+        # OpenAI's client with optional fields of its type; guidellm; lm-evaluation-harness; vLLM's benchmark.
         {
             "user": "u",
             "metadata": {"a": "b"},
@@ -98,13 +98,13 @@ def test_what_clients_send_is_refused(field, value):
         {"top_pp": 0.1},
     ],
 )
-def test_what_changes_nothing_is_ignored(fields):
-    """Unmodified clients work; a field that nobody knows is not noticed."""
+def test_requests_of_unmodified_clients_pass(fields):
+    """Fields without an effect on the output are ignored, and so are unknown ones."""
     assert parse(CompletionRequest, **fields).prompts == ("x",)
 
 
-def test_max_tokens_has_another_name():
-    """Either is heeded; both must agree."""
+def test_max_completion_tokens_is_an_alias_of_max_tokens():
+    """A request may have either, or both with the same value."""
     assert parse(CompletionRequest, max_completion_tokens=7).max_tokens == 7
     assert parse(CompletionRequest, max_completion_tokens=7, max_tokens=7).max_tokens == 7
     with pytest.raises(InvalidRequest, match="max_completion_tokens must be absent or max_tokens, 7, got 8"):
@@ -113,8 +113,8 @@ def test_max_tokens_has_another_name():
         parse(CompletionRequest, max_completion_tokens=100_001)
 
 
-def test_every_refused_field_is_described():
-    """In OpenAPI with the values that pass, and in docs/http-api.md."""
+def test_every_unsupported_field_is_documented():
+    """OpenAPI has its reason and the values that pass; docs/http-api.md names it."""
     schemas = openapi_document()["components"]["schemas"]
     for body, fields in (("CompletionRequest", COMPLETION_FIELDS), ("EmbeddingsRequest", EMBEDDING_FIELDS)):
         for name, field in fields.items():

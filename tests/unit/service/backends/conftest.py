@@ -1,4 +1,4 @@
-"""A repository with two versions of `demo`, and a server that has them."""
+"""A repository with two versions of `demo`, and a model server that has them."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def server():
 
 @pytest.fixture
 def two_versions(tmp_path):
-    """A repository with them, in the test's own directory."""
+    """A repository with both versions, in the test's own directory."""
     from tests.unit.service.backends.test_registry import add
 
     (tmp_path / "models.config").write_text("model_config_list {}")

@@ -1,4 +1,4 @@
-"""The end of a model server's connection; what its calls do is seen end to end."""
+"""The gRPC client's connections and errors; its predictions are tested end to end."""
 
 import concurrent.futures
 
@@ -19,8 +19,8 @@ class _Answers(model_service_pb2_grpc.ModelServiceServicer):
         return response
 
 
-def test_what_was_closed_stays_closed():
-    """A server that left the name while it was late is closed, and then given up: that opens no new connection."""
+def test_a_closed_client_opens_no_new_connection():
+    """A slow backend that left DNS is closed first and ejected later, and ejecting resets the client."""
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Answers(), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -38,7 +38,7 @@ def test_what_was_closed_stays_closed():
 
 
 class _Serves(grpc.GenericRpcHandler):
-    """Answers every method with the same bytes, or with a code."""
+    """Answers every method with the same bytes, or with a status code."""
 
     def __init__(self):
         self.content, self.code = b"", None
@@ -54,7 +54,7 @@ class _Serves(grpc.GenericRpcHandler):
 
 @pytest.fixture
 def answers():
-    """A server whose answers are set, and a connection to it."""
+    """A server whose answers are set, and a client of it."""
     handler, server = _Serves(), grpc.server(concurrent.futures.ThreadPoolExecutor(2))
     server.add_generic_rpc_handlers((handler,))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -66,8 +66,8 @@ def answers():
 
 
 @pytest.mark.parametrize("content", [b"\xff\xff\xffjunk", b""], ids=["no message", "an empty message"])
-def test_an_invalid_response_is_told_from_a_refusal(answers, content):
-    """A call that the server refuses is at fault itself; one that it answers with nonsense may be made again."""
+def test_an_invalid_response_and_a_refusal_are_different_errors(answers, content):
+    """A refused call is at fault itself; one with an invalid response may be retried on another replica."""
     handler, backend = answers
     handler.content = content
     ask = (ModelVersion("demo", 1), "prefill", {"state": np.zeros((8, 2), np.float32)}, {"state": (8, 2)})
@@ -78,8 +78,8 @@ def test_an_invalid_response_is_told_from_a_refusal(answers, content):
         backend.predict(*ask)
 
 
-def test_a_server_without_a_free_thread_is_busy(answers):
-    """It has too much to do to say what it serves, and answers all the same."""
+def test_a_server_that_reports_resource_exhausted_is_busy(answers):
+    """It has no free thread for a status request, but it answers."""
     handler, backend = answers
     handler.code = grpc.StatusCode.RESOURCE_EXHAUSTED
     with pytest.raises(ServerBusy):

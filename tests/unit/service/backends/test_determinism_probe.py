@@ -1,4 +1,4 @@
-"""The probe finds out which batch sizes give equal bits."""
+"""The determinism probe keeps the batch sizes that are bit-exact."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ CARD = GeneratorCard(**{**FIELDS, "batch_sizes": (8, 16, 24, 32), "max_decode_st
 
 
 def server(rounding, where=DECODE):
-    """Return a model server whose results of one signature are off by `rounding(number of rows, row)`."""
+    """Return a model server whose results of one signature are off by `rounding(batch size, slot)`."""
 
     def predict(signature, inputs, outputs):
         state = inputs["state"].copy()
@@ -48,18 +48,18 @@ def server(rounding, where=DECODE):
         "places differ",
     ],
 )
-def test_the_largest_group_that_agrees_is_kept(rounding, expected):
-    """Counts whose bits differ from the others', or from place to place within a call, are left out."""
+def test_the_largest_group_of_batch_sizes_that_agree_is_kept(rounding, expected):
+    """Dropped are those whose bits differ from the others', or between the slots of a call."""
     assert run_probe(CARD, server(rounding)).batch_sizes == expected
 
 
 @pytest.mark.parametrize("signature", [PREFILL, DECODE, DECODE_FULL, SCORE, EMBED])
 def test_every_signature_that_is_called_is_probed(signature):
-    """A batch size that differs in any of them is left out."""
+    """A batch size that differs in any of them is dropped."""
     assert run_probe(CARD, server(lambda rows, row: rows == 8, signature)).batch_sizes == (16, 24, 32)
 
 
-def test_the_hash_tells_arithmetics_apart():
-    """Two servers that compute alike have one hash, and two that do not have two."""
+def test_the_probe_hash_identifies_the_arithmetic():
+    """It is equal for servers that compute the same bits, and differs for others."""
     one, same, other = (run_probe(CARD, server(lambda rows, row, x=x: x)).sha256 for x in (0, 0, 1))
     assert one == same != other

@@ -1,4 +1,4 @@
-"""A backend that does not follow `models.config` for a minute is reported; a roll-out is not."""
+"""Config drift: a backend that does not follow `models.config` for a minute is reported, a roll-out is not."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.unit.service.backends.test_registry import LOADING, add, label, only
 
 @pytest.fixture
 def now(monkeypatch):
-    """Monotonic seconds, in a list, that pass when the test says so."""
+    """Replace the monotonic clock by the number in this list."""
     now = [1000.0]
     monkeypatch.setattr("service.backends.drift.time.monotonic", lambda: now[0])
     return now
@@ -18,7 +18,7 @@ def now(monkeypatch):
 
 @pytest.fixture
 def model_registry(server, two_versions):
-    """A catalog in front of it."""
+    """A model registry over this server and repository."""
     config = two_versions / "models.config"
     policy = 'base_path: "/models/demo" model_version_policy { latest { num_versions: 2 } }'
     config.write_text(config.read_text().replace('base_path: "/models/demo"', policy))
@@ -28,7 +28,7 @@ def model_registry(server, two_versions):
 
 
 def reported(model_registry, now):
-    """Look again after more than the tolerated time, and return what is missing and unexpected."""
+    """Refresh, and again after more than the tolerated time; return what is missing and what is unexpected."""
     model_registry.refresh()
     now[0] += TOLERATED_S + 1
     model_registry.refresh()
@@ -37,15 +37,15 @@ def reported(model_registry, now):
     return None if report is None else (report.missing, report.unexpected)
 
 
-def test_what_is_agreed_on_is_no_drift(model_registry, now):
-    """However long."""
+def test_a_backend_that_follows_the_config_has_no_drift(model_registry, now):
+    """However long it is observed."""
     assert reported(model_registry, now) is None
     (replica,) = model_registry._replicas.all()
     assert replica.drift.seconds() == 0
 
 
-def test_a_version_that_is_not_taken_up_is_reported(model_registry, server, tmp_path, now):
-    """And the one that stays in its place; as soon as both are as listed, nothing is."""
+def test_a_new_version_that_is_not_loaded_is_missing(model_registry, server, tmp_path, now):
+    """The old one that is still served is unexpected; once the backend follows the config, nothing is reported."""
     add(tmp_path, "demo", 3)
     assert reported(model_registry, now) == (["demo:3"], ["demo:1"])
     server.models["demo"] = {2: "", 3: ""}
@@ -55,22 +55,22 @@ def test_a_version_that_is_not_taken_up_is_reported(model_registry, server, tmp_
 
 
 @pytest.mark.parametrize(("error", "expected"), [("cannot be loaded", (["demo:2"], [])), (LOADING, None)])
-def test_a_version_that_failed_is_missing_and_one_that_is_loaded_is_not(model_registry, server, now, error, expected):
-    """A large model takes more than a minute."""
+def test_a_version_that_failed_is_missing_and_a_loading_one_is_not(model_registry, server, now, error, expected):
+    """A large model takes more than a minute to load."""
     server.models["demo"] = {1: "", 2: error}
     assert reported(model_registry, now) == expected
 
 
-def test_a_listed_model_that_the_server_does_not_know_is_missing(model_registry, tmp_path, now):
-    """Its versions; where it has none in the repository, itself: its base path is wrong."""
+def test_a_configured_model_that_the_backend_does_not_know_is_missing(model_registry, tmp_path, now):
+    """Reported are its versions, or the model itself if its base path is wrong and has none."""
     add(tmp_path, "other", 1)
     assert reported(model_registry, now) == (["other:1"], [])
     (tmp_path / "other").rename(tmp_path / "elsewhere")
     assert reported(model_registry, now) == (["other"], [])
 
 
-def test_a_model_that_is_listed_no_more_is_unexpected_while_it_is_served(model_registry, server, tmp_path, now):
-    """It is asked for until the server has unloaded it."""
+def test_a_model_removed_from_the_config_is_unexpected_while_it_is_served(model_registry, server, tmp_path, now):
+    """The health check polls it until the backend has unloaded it."""
     (tmp_path / "models.config").write_text("model_config_list {}")
     model_registry.refresh()
     assert reported(model_registry, now) == ([], ["demo:1", "demo:2"])
@@ -80,8 +80,8 @@ def test_a_model_that_is_listed_no_more_is_unexpected_while_it_is_served(model_r
     assert replica.delisted == frozenset()
 
 
-def test_versions_with_labels_are_those_of_the_policy(model_registry, server, tmp_path, now):
-    """`promote` names them."""
+def test_expected_versions_are_those_of_the_version_policy(model_registry, server, tmp_path, now):
+    """`promote` writes them; one that the repository does not have is not missing."""
     config = tmp_path / "models.config"
     config.write_text(config.read_text().replace("latest { num_versions: 2 }", "specific { versions: 1 versions: 9 }"))
     label(tmp_path, stable=1)
@@ -90,7 +90,7 @@ def test_versions_with_labels_are_those_of_the_policy(model_registry, server, tm
     assert reported(model_registry, now) is None
 
 
-def test_of_a_model_that_lies_elsewhere_nothing_is_reported(model_registry, tmp_path, now):
+def test_a_model_outside_the_repository_has_no_drift(model_registry, tmp_path, now):
     """The gateway does not see its directory."""
     config = tmp_path / "models.config"
     config.write_text(config.read_text().replace("/models/demo", "/mnt/other/demo"))
@@ -98,8 +98,8 @@ def test_of_a_model_that_lies_elsewhere_nothing_is_reported(model_registry, tmp_
     assert reported(model_registry, now) is None
 
 
-def test_a_server_that_does_not_answer_disagrees_in_nothing(model_registry, server, tmp_path, now):
-    """It is ejected, which is reported elsewhere; once readmitted, its minute starts again."""
+def test_a_backend_that_does_not_answer_has_no_drift(model_registry, server, tmp_path, now):
+    """It is ejected, which is reported elsewhere; once it is readmitted, its minute starts again."""
     add(tmp_path, "demo", 3)
     assert reported(model_registry, now) is not None
     server.down = True
@@ -113,8 +113,8 @@ def test_a_server_that_does_not_answer_disagrees_in_nothing(model_registry, serv
     assert replica.drift.report() is None
 
 
-def test_roll_outs_one_after_another_are_no_drift(now):
-    """Each disagreement has a minute of its own."""
+def test_consecutive_roll_outs_are_no_drift(now):
+    """Each difference has a minute of its own."""
     drift = ConfigDrift()
     for version in range(2, 12):
         drift.note("demo", [version - 1, version], [version - 2, version - 1])

@@ -1,4 +1,4 @@
-"""An embedding as a version's files have it: neighbours, the plane, and which tokens are found."""
+"""The embedding in a version's files: neighbors, the map of its principal components, and the search for tokens."""
 
 import dataclasses
 from concurrent.futures import CancelledError, Future
@@ -26,15 +26,15 @@ def model():
 
 
 def write(folder, rows, name="demo"):
-    """Write a file of vectors where a version has it."""
+    """Write a version's file of vectors."""
     path = folder / name / "1" / "assets.extra" / "vectors.tsv"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join("\t".join(f"{value:.7g}" for value in row) + "\n" for row in rows))
     return path
 
 
-def test_neighbours_are_in_order_of_the_angle():
-    """However long their vectors are; the token itself and what stands for no text are none."""
+def test_neighbors_are_in_order_of_cosine_similarity():
+    """Vector lengths do not matter; the token itself and special tokens are none."""
     vectors = Vectors.of(ROWS, frozenset({0, 99}), {})
     ids, cosines = zip(*vectors.neighbors(1, 10), strict=True)
     assert ids == (2, 3, 5, 4)
@@ -42,8 +42,8 @@ def test_neighbours_are_in_order_of_the_angle():
     assert [place for place, _ in vectors.neighbors(1, 1)] == [2]
 
 
-def test_of_many_neighbours_the_nearest_are_returned():
-    """Those of equal angle in the order of their ids, as if all had been sorted."""
+def test_the_nearest_neighbors_are_those_of_a_full_sort():
+    """Those of equal similarity are in the order of their ids."""
     rows = np.random.default_rng(0).integers(-2, 3, size=(500, 2)).astype(np.float32)
     vectors = Vectors.of(rows, frozenset({3}), {})
     every = vectors.neighbors(7, 500)
@@ -54,8 +54,8 @@ def test_of_many_neighbours_the_nearest_are_returned():
 
 
 @pytest.mark.parametrize("width", [6, 60], ids=["covariance", "products of vectors"])
-def test_the_plane_shows_what_differs_most(width, monkeypatch):
-    """Distances in two dimensions are kept, shares add up to all; the map is the same every time."""
+def test_the_map_has_the_principal_components(width, monkeypatch):
+    """Two-dimensional distances are kept, explained variances add up to 1, and the map is reproducible."""
     monkeypatch.setattr(module, "_STEP", 7)
     rng = np.random.default_rng(0)
     flat = rng.normal(size=(30, 2)) * [5, 1] + [100, 0]
@@ -72,16 +72,16 @@ def test_the_plane_shows_what_differs_most(width, monkeypatch):
     np.testing.assert_array_equal(plane, again)
 
 
-def test_a_token_lies_at_one_place_in_every_map():
-    """The plane is one of the version, computed once; a smaller map is a part of a larger one."""
+def test_a_token_has_the_same_coordinates_in_every_map():
+    """They are computed once per version; a smaller map is a part of a larger one."""
     vectors = Vectors.of(np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32), frozenset({0}), {})
     np.testing.assert_array_equal(vectors.map(10)[1], vectors.map(49)[1][:10])
     assert vectors.map(49)[1].base is vectors.plane
 
 
 @pytest.mark.parametrize("rows", [np.ones((4, 3)), np.ones((1, 3)), np.arange(4.0)[:, None]])
-def test_a_flat_embedding_has_a_plane_too(rows):
-    """Equal vectors, a single one, a single number: no division by zero, and two coordinates."""
+def test_a_degenerate_embedding_has_a_map(rows):
+    """Equal vectors, a single one, one dimension: no division by zero, and two coordinates."""
     ids, plane, explained = Vectors.of(rows.astype(np.float32), frozenset(), {}).map(10)
     assert plane.shape == (len(ids), 2)
     assert np.isfinite(plane).all()
@@ -89,7 +89,7 @@ def test_a_flat_embedding_has_a_plane_too(rows):
 
 
 def test_an_embedding_of_special_tokens_alone_has_an_empty_map():
-    """Where nothing is to be shown, nothing is computed."""
+    """There is nothing to show, so nothing is computed."""
     ids, plane, _ = Vectors.of(np.ones((2, 3), np.float32), frozenset({0, 1}), {}).map(10)
     assert (len(ids), plane.shape) == (0, (0, 2))
 
@@ -98,8 +98,8 @@ def of_weights(model, number):
     return dataclasses.replace(model, card=model.card.model_copy(update={"weights_sha256": f"{number:064}"}))
 
 
-def test_files_are_read_once_and_memory_is_bounded(tmp_path, model):
-    """By their versions and weights; those asked for last stay, as many as fit."""
+def test_vectors_are_cached_by_version_and_weights_up_to_max_bytes(tmp_path, model):
+    """A file is read once; the least recently used vectors are evicted."""
     path = write(tmp_path, ROWS)
     first = VectorFiles(tmp_path).of(model)
     np.testing.assert_allclose(first.rows, ROWS)
@@ -125,16 +125,16 @@ def test_files_are_read_once_and_memory_is_bounded(tmp_path, model):
     ["", "1\t2\n3\n", "1\t2\n3\tx\n", "1\tnan\n", "1\tinf\n", "1\n" * 1000],
     ids=["empty", "ragged", "no number", "NaN", "infinite", "more than tokens"],
 )
-def test_a_damaged_file_is_no_embedding(tmp_path, model, content, caplog):
-    """The log says what is wrong with it, the client that nothing is known."""
+def test_a_damaged_file_of_vectors_is_not_found(tmp_path, model, content, caplog):
+    """The log says what is wrong with it, and the client only that there is no embedding."""
     write(tmp_path, ROWS).write_text(content)
     with pytest.raises(NotFound):
         VectorFiles(tmp_path).of(model)
     assert "vectors.tsv cannot be read" in caplog.text
 
 
-def test_a_file_is_read_in_steps_and_no_further_than_it_is_wanted(tmp_path, model, monkeypatch):
-    """A client that leaves while a large file is read ends the reading at the next step."""
+def test_reading_a_file_ends_when_the_client_leaves(tmp_path, model, monkeypatch):
+    """A large file is read in steps, and the request is checked before each."""
     rows = np.random.default_rng(0).normal(size=(len(CHARACTERS.tokens), 4)).astype(np.float32)
     write(tmp_path, rows)
     monkeypatch.setattr(module, "_READ_BYTES", 64)
@@ -153,7 +153,7 @@ def test_a_file_is_read_in_steps_and_no_further_than_it_is_wanted(tmp_path, mode
 
 
 def test_a_token_is_found_by_its_text_or_its_name(tmp_path, model):
-    """What is several tokens, or has no vector, is refused."""
+    """Text of several tokens is refused, and so is a token without a vector."""
     write(tmp_path, np.ones((len(CHARACTERS.tokens) - 1, 2)))
     vectors = VectorFiles(tmp_path).of(model)
     assert find_token(model, vectors, "a") == CHARACTERS.encode("a")[0]

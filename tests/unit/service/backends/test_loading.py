@@ -1,4 +1,4 @@
-"""Until it is known what is served, a request gets 503 with Retry-After, never 404."""
+"""Until the gateway knows what is served, a request gets `503` with `Retry-After`, never `404`."""
 
 import threading
 
@@ -13,7 +13,7 @@ from tests.waiting import until
 
 
 class Gate:
-    """Has every probe of a version wait, until it is opened."""
+    """Blocks every probe of a version until it is opened."""
 
     def __init__(self, server, name, version=1):
         self.reached, self._opened = threading.Event(), threading.Event()
@@ -27,7 +27,7 @@ class Gate:
         return self._honest(model, *call)
 
     def open(self):
-        """Let the probe go on."""
+        """Let the probe continue."""
         self._opened.set()
 
 
@@ -49,7 +49,7 @@ def serving(*versions, **others):
 
 
 def refused(model_registry, name):
-    """Return what a request for a model is refused with."""
+    """Return the class of the error that a request for a model gets."""
     with pytest.raises((ModelLoading, ModelNotFound)) as caught:
         model_registry.find(name)
     return type(caught.value)
@@ -58,8 +58,8 @@ def refused(model_registry, name):
 NAMES = ["demo", "demo:1", "demo@stable", "demo@canary", "nope", None]
 
 
-def test_before_anything_is_read_every_model_may_come(repository):
-    """The answer is 503 with a time to wait, as clients try that again; so are the lists of models."""
+def test_before_the_first_refresh_every_model_is_loading(repository):
+    """Clients retry a `503` with a time to wait. The list of models and readiness respond likewise."""
     model_registry = PolledRegistry(repository, only(serving(1)))
     assert {refused(model_registry, name) for name in NAMES} == {ModelLoading}
     for ask in (model_registry.models, model_registry.ready_models):
@@ -71,8 +71,8 @@ def test_before_anything_is_read_every_model_may_come(repository):
         model_registry.find_version(ModelVersion("demo", 1))
 
 
-def test_while_no_server_answers_what_is_listed_may_come(repository):
-    """What is not in models.config does not exist; nor does a version that is not in the repository."""
+def test_while_no_backend_answers_configured_models_are_loading(repository):
+    """A model that is not in models.config is not found, nor is a version that is not in the repository."""
     server = serving(1)
     server.down = True
     model_registry = PolledRegistry(repository, only(server))
@@ -89,8 +89,8 @@ def test_while_no_server_answers_what_is_listed_may_come(repository):
     assert model_registry.ready_models() == ["demo", "large"]
 
 
-def test_a_listed_model_that_no_server_has_yet_may_come(repository):
-    """It was published a moment ago, and the servers look for new models now and then."""
+def test_a_configured_model_that_no_backend_has_yet_is_loading(repository):
+    """It has just been published, and backends poll for new models."""
     server = serving(1)
     del server.models["large"]
     model_registry = PolledRegistry(repository, only(server))
@@ -101,8 +101,8 @@ def test_a_listed_model_that_no_server_has_yet_may_come(repository):
     assert model_registry.find(None).ref.name == "demo"
 
 
-def test_a_version_may_come_while_it_is_loaded_or_probed(repository):
-    """By its number and by a label; one that the servers do not have is not found."""
+def test_a_version_is_loading_while_it_is_loaded_or_probed(repository):
+    """By its number and by a label; a version that no backend has is not found."""
     label(repository, stable=1, canary=2)
     server = serving(1)
     server.models["demo"] = {1: "", 2: LOADING}
@@ -130,8 +130,8 @@ def test_a_version_may_come_while_it_is_loaded_or_probed(repository):
     assert refused(model_registry, "demo:2") is ModelNotFound
 
 
-def test_a_model_that_is_probed_for_long_keeps_no_other_away(repository):
-    """Each is served as soon as it is probed, also at the same server; the gateway is ready with the last one."""
+def test_a_slow_probe_does_not_delay_other_models(repository):
+    """Each is served once it is probed, also by the same backend. The gateway is ready after the last one."""
     server = serving(1)
     gate = Gate(server, "demo")
     model_registry = PolledRegistry(repository, only(server), poll_s=0.01)
@@ -156,8 +156,8 @@ def test_a_model_that_is_probed_for_long_keeps_no_other_away(repository):
         model_registry.close()
 
 
-def test_a_model_that_is_added_later_makes_no_gateway_unready(repository):
-    """Every gateway probes it at the same time: none would be left to send requests to."""
+def test_a_model_that_is_added_later_leaves_the_gateway_ready(repository):
+    """Every gateway probes it at the same time: else none of them would be left for requests."""
     server = serving(1)
     model_registry = PolledRegistry(repository, only(server), poll_s=0.01)
     model_registry.refresh()
@@ -174,8 +174,8 @@ def test_a_model_that_is_added_later_makes_no_gateway_unready(repository):
         model_registry.close()
 
 
-def test_a_server_that_is_probed_for_long_takes_calls_of_what_is_probed(repository):
-    """Back after it was ejected, too: what is checked first is served first."""
+def test_a_backend_takes_calls_of_probed_models_during_a_slow_probe(repository):
+    """Also after it was ejected: the model that is verified first is served first."""
     server = serving(1)
     replicas = only(server)
     model_registry = PolledRegistry(repository, replicas, poll_s=0.01)
@@ -193,8 +193,8 @@ def test_a_server_that_is_probed_for_long_takes_calls_of_what_is_probed(reposito
         model_registry.close()
 
 
-def test_nobody_gets_a_version_by_guess_while_the_stable_one_may_come(repository):
-    """At a start one server is known first; what the other has is asked for before another version stands in."""
+def test_no_other_version_replaces_a_stable_one_that_may_be_loading(repository):
+    """At startup one backend is known first; the other one's versions are awaited before another version is served."""
     label(repository, stable=1, canary=2)
     servers = {"a:1": serving(2), "b:1": serving(1)}
     servers["b:1"].down = True
@@ -209,7 +209,7 @@ def test_nobody_gets_a_version_by_guess_while_the_stable_one_may_come(repository
     servers["b:1"].down = True
     model_registry.refresh()
     assert model_registry.find("demo").ref.version == 2
-    # A gateway that starts where nobody has the stable one any more takes what there is.
+    # A gateway that starts when no backend has the stable version any more serves another one.
     servers["b:1"].down, servers["b:1"].models = False, {}
     late = PolledRegistry(
         repository, Replicas(lambda address, _: servers[address], list(servers), resolve=lambda it: [it])

@@ -1,4 +1,4 @@
-"""Models come and go while the gateway runs; junk in the repository hurts nobody."""
+"""The model registry: models and versions come and go, and damaged files affect only their own version."""
 
 import json
 import logging
@@ -17,12 +17,12 @@ from service.params import ModelVersion
 from tests.registries import PolledRegistry
 from tests.unit.contract.test_card import FIELDS, write
 
-# In place of a version's error.
+# Set as a version's error: the version is loading.
 LOADING = "loading"
 
 
 class FakeServer:
-    """A model server that says what it is told to say."""
+    """A model server with the models, errors and bits that a test sets."""
 
     def __init__(self):
         self.models = {}
@@ -59,19 +59,19 @@ class FakeServer:
 
 
 def only(server):
-    """Return it as the only replica."""
+    """Return the server as the only replica."""
     return Replicas(lambda *_: server, ["server:1"], resolve=lambda address: [address])
 
 
 @pytest.fixture
 def server():
-    """A server with nothing on it."""
+    """A server without models."""
     return FakeServer()
 
 
 @pytest.fixture
 def model_registry(server, tmp_path):
-    """A catalog of an empty repository."""
+    """A model registry of an empty repository."""
     (tmp_path / "models.config").write_text("model_config_list {}")
     return PolledRegistry(tmp_path, only(server))
 
@@ -87,8 +87,8 @@ def add(folder, name, version, **fields):
         config.write_text(config.read_text().rstrip()[:-1] + entry)
 
 
-def test_the_newest_living_version_is_found(model_registry, server, tmp_path):
-    """A new version takes over once it lives; when it goes, the old one is back."""
+def test_the_newest_available_version_is_found(model_registry, server, tmp_path):
+    """A new version takes over once it is available; when it is unloaded, the old one does again."""
     add(tmp_path, "demo", 1)
     add(tmp_path, "demo", 2)
     server.models = {"demo": {1: ""}}
@@ -102,8 +102,8 @@ def test_the_newest_living_version_is_found(model_registry, server, tmp_path):
     assert model_registry.find("demo").ref.version == 1
 
 
-def test_an_unknown_model_is_named_with_those_there_are(model_registry, server, tmp_path):
-    """The error lists what can be asked for."""
+def test_the_error_for_an_unknown_model_lists_the_served_models(model_registry, server, tmp_path):
+    """Before any model is served, it says that there are none yet."""
     model_registry.refresh()
     with pytest.raises(ModelNotFound, match="'nope' is not served; models are: none yet"):
         model_registry.find("nope")
@@ -115,8 +115,8 @@ def test_an_unknown_model_is_named_with_those_there_are(model_registry, server, 
 
 
 @pytest.mark.parametrize("damage", ["no card", "half a card", "no tokenizer", "no folder"])
-def test_a_damaged_version_is_passed_over_and_named_once(model_registry, server, tmp_path, caplog, damage):
-    """The good version is served, and the log says what is wrong with the other, not at every look."""
+def test_a_damaged_version_is_skipped_and_logged_once(model_registry, server, tmp_path, caplog, damage):
+    """The valid version is served. The log says what is wrong with the other, but not at every refresh."""
     add(tmp_path, "demo", 1)
     if damage != "no folder":
         add(tmp_path, "demo", 2)
@@ -136,8 +136,8 @@ def test_a_damaged_version_is_passed_over_and_named_once(model_registry, server,
 
 
 @pytest.mark.parametrize("content", ["", "{{{{", "\x00\xff", "model_config_list { config { nome: 'x' } }"])
-def test_a_broken_config_leaves_the_models_as_they_were(model_registry, server, tmp_path, content):
-    """While `models.config` is being edited, what was served is served."""
+def test_an_invalid_config_keeps_the_served_models(model_registry, server, tmp_path, content):
+    """`models.config` may be read while it is being edited."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
     model_registry.refresh()
@@ -149,8 +149,8 @@ def test_a_broken_config_leaves_the_models_as_they_were(model_registry, server, 
     assert model_registry.find("demo").ref.version == 1
 
 
-def test_a_server_that_is_away_is_taken_to_come_back(model_registry, server, tmp_path):
-    """Requests are not turned away because of one unanswered look: their own calls wait for the server."""
+def test_a_failed_health_check_keeps_the_served_models(model_registry, server, tmp_path):
+    """Requests are not refused because of it: their own calls wait for the backend."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
     model_registry.refresh()
@@ -160,7 +160,7 @@ def test_a_server_that_is_away_is_taken_to_come_back(model_registry, server, tmp
 
 
 def test_a_version_is_probed_once(model_registry, server, tmp_path):
-    """Looking again does not compute again."""
+    """Another refresh returns the same served model."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
     model_registry.refresh()
@@ -169,8 +169,8 @@ def test_a_version_is_probed_once(model_registry, server, tmp_path):
     assert model_registry.find("demo") is first
 
 
-def test_the_fingerprint_follows_the_weights_and_the_code(model_registry, server, tmp_path):
-    """Other weights or another graph, another fingerprint; the same under another name or version, the same."""
+def test_the_fingerprint_depends_on_weights_and_code_but_not_on_the_name(model_registry, server, tmp_path):
+    """The code is that of the graph, which decides the bits as the weights do."""
     add(tmp_path, "a", 1)
     add(tmp_path, "b", 1)
     add(tmp_path, "c", 1, weights_sha256="1" * 64)
@@ -182,8 +182,8 @@ def test_the_fingerprint_follows_the_weights_and_the_code(model_registry, server
     assert len(set(prints)) == 3
 
 
-def test_chunks_are_no_larger_than_allowed(server, tmp_path):
-    """`max_chunk` bounds the steps of a call, and so does the model's card."""
+def test_decode_steps_are_limited_by_max_chunk_and_by_the_card(server, tmp_path):
+    """The smaller limit applies."""
     (tmp_path / "models.config").write_text("model_config_list {}")
     add(tmp_path, "demo", 1, max_decode_steps=16)
     server.models = {"demo": {1: ""}}
@@ -193,8 +193,8 @@ def test_chunks_are_no_larger_than_allowed(server, tmp_path):
         assert model_registry.find("demo").batch_limits.max_steps == expected
 
 
-def test_a_model_that_answers_nonsense_is_no_other_models_trouble(model_registry, server, tmp_path):
-    """A model whose probe fails in an unforeseen way is passed over; the next one is served."""
+def test_an_unforeseen_probe_failure_affects_only_its_own_model(model_registry, server, tmp_path):
+    """That model is skipped, and the next one is served."""
     add(tmp_path, "aaa", 1)
     add(tmp_path, "zzz", 1)
     server.models = {"aaa": {1: ""}, "zzz": {1: ""}}
@@ -204,8 +204,8 @@ def test_a_model_that_answers_nonsense_is_no_other_models_trouble(model_registry
     assert [model.ref.name for model, _ in model_registry.models()] == ["zzz"]
 
 
-def test_a_server_that_was_away_is_probed_again(model_registry, server, tmp_path):
-    """It may have come back as another build: if it has, what is promised of it is found out anew."""
+def test_a_backend_that_returns_is_probed_again(model_registry, server, tmp_path):
+    """It may be another build: a fraction of the probe finds equal bits; other bits change the fingerprint."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
     model_registry.refresh()
@@ -224,8 +224,8 @@ def test_a_server_that_was_away_is_probed_again(model_registry, server, tmp_path
     assert model_registry.find("demo").fingerprint != first.fingerprint
 
 
-def test_a_version_that_was_replaced_is_read_again(model_registry, server, tmp_path):
-    """Another model under the same number is not taken for the old one."""
+def test_a_replaced_version_is_read_again(model_registry, server, tmp_path):
+    """Another model under the same number has another fingerprint."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
     model_registry.refresh()
@@ -236,8 +236,8 @@ def test_a_version_that_was_replaced_is_read_again(model_registry, server, tmp_p
     assert model_registry.find("demo").fingerprint != first
 
 
-def test_a_server_that_goes_away_during_the_probe_keeps_its_models(model_registry, server, tmp_path):
-    """A version that is known is not forgotten because it could not be greeted again just then; later it is."""
+def test_a_backend_that_fails_during_a_probe_keeps_its_versions(model_registry, server, tmp_path):
+    """A known version is served as before until a later probe succeeds."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
     model_registry.refresh()
@@ -252,8 +252,8 @@ def test_a_server_that_goes_away_during_the_probe_keeps_its_models(model_registr
     assert model_registry.find("demo") is not known
 
 
-def test_without_a_name_the_only_model_is_found_or_the_default_one(model_registry, server, tmp_path):
-    """Requests that may leave the model out get the one there is; where there are several, a setting names it."""
+def test_without_a_name_the_only_or_the_default_model_is_found(model_registry, server, tmp_path):
+    """Several models and no default make the request invalid; the message lists them."""
     model_registry.refresh()
     with pytest.raises(ModelNotFound, match="no model is served"):
         model_registry.find(None)
@@ -272,12 +272,12 @@ def test_without_a_name_the_only_model_is_found_or_the_default_one(model_registr
 
 
 def label(folder, **labels):
-    """Have these labels of the model."""
+    """Set the labels of the model."""
     (folder / "labels.json").write_text(json.dumps({"demo": labels}))
 
 
-def test_labels_and_shares_take_effect_at_the_next_look(model_registry, server, tmp_path, caplog):
-    """The files of labels and of shares say who answers; a damaged one leaves what was said last, and is told once."""
+def test_labels_and_traffic_split_take_effect_at_the_next_refresh(model_registry, server, tmp_path, caplog):
+    """A damaged file leaves the last valid content in effect, and is logged once."""
     for version in (1, 2, 3):
         add(tmp_path, "demo", version)
     server.models = {"demo": {1: "", 2: "", 3: ""}}
@@ -304,8 +304,8 @@ def test_labels_and_shares_take_effect_at_the_next_look(model_registry, server, 
         model_registry.find("demo@canary")
 
 
-def test_what_answered_goes_on_until_its_successor_lives(model_registry, server, tmp_path):
-    """A promotion to a version that is being loaded leaves no gap, nor does the end of the one that answered."""
+def test_the_old_version_is_served_until_the_promoted_one_is_available(model_registry, server, tmp_path):
+    """Promoting a version that is still loading leaves no gap, nor does unloading the one that is served."""
     for version in (1, 2, 3):
         add(tmp_path, "demo", version)
     server.models = {"demo": {1: "", 2: ""}}
@@ -325,8 +325,8 @@ def test_what_answered_goes_on_until_its_successor_lives(model_registry, server,
     assert (model.ref.version, route.labels, others) == (2, {"stable": 3}, [])
 
 
-def test_a_version_is_probed_once_whoever_looks_meanwhile(model_registry, server, tmp_path):
-    """What others bring together while a server is looked at for the first time costs no second probe."""
+def test_merging_during_a_first_probe_causes_no_second_probe(model_registry, server, tmp_path):
+    """Results of other backends may be merged at any time."""
     add(tmp_path, "demo", 1)
     add(tmp_path, "demo", 2)
     server.models = {"demo": {1: "", 2: ""}}
@@ -344,7 +344,7 @@ def test_a_version_is_probed_once_whoever_looks_meanwhile(model_registry, server
 
 
 class Fleet:
-    """Several model servers by their addresses, and a catalog in front of them."""
+    """Several model servers by their addresses, and a model registry over them."""
 
     def __init__(self, folder, *names):
         (folder / "models.config").write_text("model_config_list {}")
@@ -356,13 +356,13 @@ class Fleet:
         self.model_registry = PolledRegistry(folder, self.replicas)
 
     def model(self):
-        """Look again and return the model."""
+        """Refresh and return the model."""
         self.model_registry.refresh()
         return self.model_registry.find("demo")
 
 
-def test_what_is_promised_is_what_most_servers_agree_in(tmp_path, caplog):
-    """Whoever is met first; of equals, what was promised before. Who computes otherwise is told and changes nothing."""
+def test_the_expected_probe_hash_is_that_of_most_backends(tmp_path, caplog):
+    """Of equal groups, the hash expected before. A backend with another one is logged and only the last resort."""
     fleet = Fleet(tmp_path, "a:1", "b:1", "c:1")
     fleet.servers["a:1"].bits = 0.5
     fleet.servers["b:1"].down = fleet.servers["c:1"].down = True
@@ -382,8 +382,8 @@ def test_what_is_promised_is_what_most_servers_agree_in(tmp_path, caplog):
     assert (most.expected_probe_hash == alone.expected_probe_hash, len(most.expected_probe_hash)) == (False, 64)
 
 
-def test_a_new_version_that_cannot_be_called_is_no_trouble_of_its_server(tmp_path, caplog):
-    """Its probe is too slow, or fails: the other versions go on, and the server takes calls."""
+def test_a_failed_probe_of_a_new_version_does_not_eject_its_backend(tmp_path, caplog):
+    """It may be too slow or fail: the backend still takes calls of its other versions."""
     fleet = Fleet(tmp_path, "a:1")
     first = fleet.model()
     add(tmp_path, "demo", 2)
@@ -404,8 +404,8 @@ def test_a_new_version_that_cannot_be_called_is_no_trouble_of_its_server(tmp_pat
     assert fleet.model().ref.version == 2
 
 
-def test_a_version_that_only_a_dead_server_had_answers_nobody(tmp_path):
-    """Another one that lives is better than waiting; who names it waits for it."""
+def test_a_version_of_an_unavailable_backend_is_not_the_default(tmp_path):
+    """An older, available version is better than waiting. Requests that name the version wait for it."""
     fleet = Fleet(tmp_path, "a:1", "b:1")
     add(tmp_path, "demo", 2)
     fleet.servers["a:1"].models = {"demo": {1: "", 2: ""}}
@@ -417,8 +417,8 @@ def test_a_version_that_only_a_dead_server_had_answers_nobody(tmp_path):
     assert fleet.model().ref.version == 1
 
 
-def test_files_of_versions_that_are_gone_are_forgotten(tmp_path):
-    """A gateway that runs for months meets many."""
+def test_assets_of_unloaded_versions_are_dropped_from_memory(tmp_path):
+    """A gateway that runs for months meets many versions."""
     fleet = Fleet(tmp_path, "a:1")
     for version in (2, 3, 4):
         add(tmp_path, "demo", version)
@@ -427,8 +427,8 @@ def test_files_of_versions_that_are_gone_are_forgotten(tmp_path):
     assert [ref.version for ref in fleet.model_registry._prober._assets] == [4]
 
 
-def test_a_probe_that_is_not_finite_is_repeated_until_it_is(tmp_path):
-    """NaN of a server that fell ill is not its arithmetic: it gets no calls of the version, and is tried again."""
+def test_a_probe_with_nan_is_repeated_until_it_is_finite(tmp_path):
+    """NaN is a fault and no other arithmetic: until then the backend is not readmitted."""
     fleet = Fleet(tmp_path, "a:1", "b:1")
     well = fleet.model()
     ill, (replica, _) = fleet.servers["a:1"], fleet.replicas.all()
@@ -444,8 +444,8 @@ def test_a_probe_that_is_not_finite_is_repeated_until_it_is(tmp_path):
     assert replica.ejected_because is None
 
 
-def test_a_new_version_whose_probe_is_not_finite_is_served_once_it_is(model_registry, server, tmp_path):
-    """Until then it is not served at all; a response that no model gives is no other thing."""
+def test_a_new_version_is_served_once_its_probe_is_finite(model_registry, server, tmp_path):
+    """Until then it is loading, as it is with an invalid response."""
     add(tmp_path, "demo", 1)
     server.models, server.bits = {"demo": {1: ""}}, np.inf
     model_registry.refresh()
@@ -465,8 +465,8 @@ def test_a_new_version_whose_probe_is_not_finite_is_served_once_it_is(model_regi
     assert model_registry.find("demo").ref.version == 1
 
 
-def test_an_only_server_whose_probe_is_not_finite_is_waited_for(model_registry, server, tmp_path):
-    """The version is not forgotten: its sequences wait, as for a server that does not answer."""
+def test_a_version_whose_only_backend_computes_nan_stays_served(model_registry, server, tmp_path):
+    """Its sequences wait, as for a backend that does not answer."""
     add(tmp_path, "demo", 1)
     server.models = {"demo": {1: ""}}
     model_registry.refresh()
@@ -481,16 +481,16 @@ def test_an_only_server_whose_probe_is_not_finite_is_waited_for(model_registry, 
     assert replica.takes(ModelVersion("demo", 1))
 
 
-def test_row_counts_are_those_that_suit_every_server(tmp_path, monkeypatch):
-    """Each server may find other counts to agree; a call may go to any of them."""
+def test_batch_sizes_are_those_that_every_backend_has_verified(tmp_path, monkeypatch):
+    """Each probe may keep other sizes, and a call may go to any backend."""
     fleet = Fleet(tmp_path, "a:1", "b:1")
     found = iter([Probe((8, 16, 32), "same"), Probe((16, 32, 64), "same")])
     monkeypatch.setattr("service.backends.prober.run_probe", lambda *_: next(found))
     assert fleet.model().batch_limits.batch_sizes == (16, 32)
 
 
-def test_a_version_lives_while_one_server_has_it(tmp_path):
-    """Servers load and unload in their own time."""
+def test_a_version_is_served_while_one_backend_has_it(tmp_path):
+    """Backends load and unload at different times."""
     fleet = Fleet(tmp_path, "a:1", "b:1")
     add(tmp_path, "demo", 2)
     fleet.servers["b:1"].models = {"demo": {1: "", 2: ""}}

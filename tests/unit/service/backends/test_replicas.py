@@ -1,4 +1,4 @@
-"""Calls find a server that answers; who fails is left out, and who is well is taken back."""
+"""Replicas: calls go to one that answers, outliers are ejected and readmitted, and addresses are discovered."""
 
 import queue
 import socket
@@ -21,7 +21,7 @@ PROBE = Probe((8,), "usual")
 
 
 class Outputs(dict):
-    """Outputs of a call, and who computed them."""
+    """Outputs of a call, and the address that computed them."""
 
 
 def state_of(address, value=0.0):
@@ -32,7 +32,7 @@ def state_of(address, value=0.0):
 
 
 class FakeServer:
-    """Answers each call with what it is told, or keeps it until it is reset."""
+    """Answers each call as the test sets, or holds it until it is reset."""
 
     def __init__(self, address):
         self.address = address
@@ -56,7 +56,7 @@ class FakeServer:
             done(BackendUnavailable("given up"))
 
     def release(self):
-        """Answer what was kept."""
+        """Answer the calls that are held."""
         held, self._held = self._held, []
         for done in held:
             done(self.answer)
@@ -66,7 +66,7 @@ class FakeServer:
 
 
 class Fleet:
-    """Servers that take calls, by the letters of their addresses."""
+    """Replicas that take calls, by the letters of their addresses."""
 
     def __init__(self, letters="ab", **probes):
         self.servers = {}
@@ -80,28 +80,28 @@ class Fleet:
         return self.servers.setdefault(address[0], FakeServer(address))
 
     def replica(self, letter):
-        """Return one of them as the gateway sees it."""
+        """Return the replica with this letter."""
         return next(replica for replica in self.replicas.all() if replica.address[0] == letter)
 
     def left_out(self):
-        """Return the letters of those that get no calls."""
+        """Return the letters of the ejected replicas."""
         return "".join(replica.address[0] for replica in self.replicas.all() if replica.ejected_because)
 
     def call(self, model=MODEL, size=16):
-        """Make a call; return where its outcome comes."""
+        """Make a call; return the queue that gets its outcome."""
         outcomes = queue.SimpleQueue()
         call = Call(model, "decode", (make_sequence(model=model),), 8, size)
         self.replicas.call(call, lambda *outcome: outcomes.put(outcome))
         return outcomes
 
     def answer(self, **call):
-        """Make a call and return who answered, or the error, and the hash of its probe."""
+        """Make a call; return the letter of the replica that answered, or the error, and its probe hash."""
         outcome, computed_by = self.call(**call).get(timeout=5)
         return (outcome.by[0] if isinstance(outcome, dict) else outcome), computed_by
 
 
-def test_calls_go_to_who_has_least_to_do():
-    """Those in flight are counted, and not those that were answered."""
+def test_a_call_goes_to_the_replica_with_the_fewest_calls_in_flight():
+    """Calls that were answered no longer count."""
     fleet = Fleet("abc")
     for server in fleet.servers.values():
         server.hangs = True
@@ -115,8 +115,8 @@ def test_calls_go_to_who_has_least_to_do():
 
 
 @pytest.mark.parametrize("error", [BackendUnavailable("gone"), InternalError("refused"), InvalidResponse("nonsense")])
-def test_a_failed_call_is_made_elsewhere_and_who_failed_it_is_left_out(error):
-    """The caller notices nothing, and the next calls do not go there."""
+def test_a_failed_call_ejects_its_replica_and_is_retried_on_another(error):
+    """The caller gets the result, and later calls avoid the ejected replica."""
     fleet = Fleet()
     fleet.servers["a"].answer = error
     assert [fleet.answer() for _ in range(5)] == [("b", "usual")] * 5
@@ -125,8 +125,8 @@ def test_a_failed_call_is_made_elsewhere_and_who_failed_it_is_left_out(error):
     assert fleet.replicas.num_servers(MODEL) == 1
 
 
-def test_a_call_that_all_refuse_is_the_calls_fault():
-    """Each is asked once, nobody is left out, and the error is told."""
+def test_a_call_that_every_replica_refuses_ejects_none():
+    """The call itself is at fault: each replica is tried once, and the caller gets the error."""
     fleet = Fleet("abc")
     for server in fleet.servers.values():
         server.answer = InternalError("refused")
@@ -136,8 +136,8 @@ def test_a_call_that_all_refuse_is_the_calls_fault():
     assert fleet.left_out() == ""
 
 
-def test_a_busy_server_is_passed_over_and_stays():
-    """Too much to do is no illness; where all have too much the caller tries again later."""
+def test_a_busy_replica_is_skipped_and_not_ejected():
+    """If all of them are busy, the caller gets `ServerBusy` and retries later."""
     fleet = Fleet()
     fleet.servers["a"].answer = ServerBusy("later")
     assert {fleet.answer() for _ in range(3)} == {("b", "usual")}
@@ -146,8 +146,8 @@ def test_a_busy_server_is_passed_over_and_stays():
     assert fleet.left_out() == ""
 
 
-def test_a_version_that_one_server_has_unloaded_is_asked_of_another():
-    """It is not asked there again; where nobody has it any more it is gone."""
+def test_a_version_that_one_replica_has_unloaded_is_called_on_another():
+    """The first is not tried again. If no replica has the version any more, the error is `VersionGone`."""
     fleet = Fleet()
     fleet.servers["a"].answer = VersionGone("gone")
     assert [fleet.answer()[0] for _ in range(3)] == ["b"] * 3
@@ -158,8 +158,8 @@ def test_a_version_that_one_server_has_unloaded_is_asked_of_another():
     assert fleet.servers["b"].num_calls == 4
 
 
-def test_nonsense_numbers_are_computed_elsewhere_and_believed_where_all_have_them():
-    """NaN may be a server's fault; where each of them computes it, it is the text's own, and nobody is left out."""
+def test_nan_is_retried_and_accepted_if_every_replica_computes_it():
+    """Then the NaN is the sequence's own, and none is ejected. Otherwise the first replica is ejected."""
     fleet = Fleet()
     for letter in "ab":
         fleet.servers[letter].answer = state_of(letter, np.nan)
@@ -170,8 +170,8 @@ def test_nonsense_numbers_are_computed_elsewhere_and_believed_where_all_have_the
     assert fleet.left_out() == "a"
 
 
-def test_an_invalid_response_of_the_only_server_is_waited_out():
-    """It is not ejected, as no other can answer, and the call may be made again; where all do so, likewise."""
+def test_invalid_responses_of_every_replica_eject_none():
+    """The error is `BackendUnavailable`, so that the call is retried; the same with a single replica."""
     for letters in ("a", "ab"):
         fleet = Fleet(letters)
         for letter in letters:
@@ -184,16 +184,16 @@ def test_an_invalid_response_of_the_only_server_is_waited_out():
         assert fleet.left_out() == ""
 
 
-def test_an_invalid_response_is_its_servers_fault_even_where_the_other_computes_nan():
-    """The sequence's own NaN is believed, and who answered with nonsense is ejected."""
+def test_an_invalid_response_ejects_even_if_the_other_replica_computes_nan():
+    """The NaN is accepted as the sequence's own."""
     fleet = Fleet()
     fleet.servers["a"].answer, fleet.servers["b"].answer = InvalidResponse("nonsense"), state_of("b", np.nan)
     assert fleet.answer() == ("b", "usual")
     assert fleet.left_out() == "a"
 
 
-def test_values_that_are_not_finite_are_looked_for_in_every_output():
-    """A sum or a log probability may be NaN where the state is not."""
+def test_every_output_is_checked_for_nan_and_infinity():
+    """A sum or a logprob may be infinite where the state is not."""
     fleet = Fleet()
     fleet.servers["a"].answer = state_of("a")
     fleet.servers["a"].answer["sum"] = np.full((8, 3), np.inf, np.float32)
@@ -201,8 +201,8 @@ def test_values_that_are_not_finite_are_looked_for_in_every_output():
     assert fleet.left_out() == "a"
 
 
-def test_a_version_whose_probe_is_not_repeated_gets_no_calls():
-    """The other versions of its server do; where nobody else has it, its calls wait for it."""
+def test_a_version_that_needs_another_probe_gets_no_calls():
+    """Other versions of its replica do. If no other replica has the version, its calls wait."""
     other = ModelVersion("other", 1)
     fleet = Fleet()
     for letter in "ab":
@@ -219,8 +219,8 @@ def test_a_version_whose_probe_is_not_repeated_gets_no_calls():
     assert fleet.answer() == ("a", "usual")
 
 
-def test_with_nobody_to_ask_the_call_fails_at_once():
-    """The caller waits for servers that may come back; what those that answer have no more is gone."""
+def test_a_call_without_an_available_replica_fails_at_once():
+    """With `BackendUnavailable` if an ejected replica has the version, and `VersionGone` if none has it."""
     fleet = Fleet()
     fleet.replicas.eject(fleet.replica("a"), "for the test")
     assert isinstance(fleet.answer(model=ModelVersion("demo", 2))[0], VersionGone)
@@ -236,8 +236,8 @@ def test_with_nobody_to_ask_the_call_fails_at_once():
     assert fleet.replicas.num_servers(MODEL) == 1
 
 
-def test_who_computes_otherwise_stands_in_only_if_nobody_else_can():
-    """And then it is said."""
+def test_a_replica_with_another_probe_hash_is_the_last_resort():
+    """Its calls return that hash, from which the fingerprint follows."""
     fleet = Fleet("abc", a=Probe((8,), "other"))
     assert {fleet.answer() for _ in range(9)} <= {("b", "usual"), ("c", "usual")}
     assert fleet.servers["a"].num_calls == 0
@@ -251,8 +251,8 @@ def test_who_computes_otherwise_stands_in_only_if_nobody_else_can():
     assert fleet.answer() == ("b", "usual")
 
 
-def test_a_call_that_does_not_come_back_is_made_elsewhere(monkeypatch):
-    """Much later than usual: what hangs is given up, its calls go on elsewhere, and each is answered once."""
+def test_a_hanging_call_ejects_its_replica_and_is_retried_on_another(monkeypatch):
+    """Each call is answered once. The last replica is not ejected for hanging."""
     monkeypatch.setattr("service.backends.ejection.MIN_HANG_S", 0.05)
     fleet = Fleet()
     for _ in range(4):
@@ -267,7 +267,7 @@ def test_a_call_that_does_not_come_back_is_made_elsewhere(monkeypatch):
     assert [outcome.get(timeout=5)[0].by[0] for outcome in outcomes] == ["b"] * 3
     assert all(outcome.empty() for outcome in outcomes)
     assert fleet.servers["a"].num_resets == 1
-    # The only one left is waited for.
+    # The last replica is not ejected.
     fleet.servers["b"].hangs = True
     waiting = fleet.call()
     time.sleep(0.1)
@@ -277,8 +277,8 @@ def test_a_call_that_does_not_come_back_is_made_elsewhere(monkeypatch):
     assert waiting.get(timeout=5)[0].by == "b:1"
 
 
-def test_a_kind_of_call_that_was_never_seen_may_take_its_time(monkeypatch):
-    """How long is too long is known from others of its kind, by the step."""
+def test_a_call_without_a_known_duration_does_not_count_as_hanging(monkeypatch):
+    """The limit follows from the time per step of earlier calls of its kind."""
     monkeypatch.setattr("service.backends.ejection.MIN_HANG_S", 0.0)
     fleet = Fleet()
     fleet.servers["a"].hangs = True
@@ -289,15 +289,15 @@ def test_a_kind_of_call_that_was_never_seen_may_take_its_time(monkeypatch):
     fleet.servers["a"].release()
     first.get(timeout=5)
     fleet.servers["a"].hangs = True
-    # Some 50 ms for 16 steps are known: 128 steps may take ten times 400 ms.
+    # 16 steps took some 50 ms, so 128 steps may take ten times 400 ms.
     fleet.call(size=128)
     time.sleep(0.2)
     fleet.replicas.eject_hanging()
     assert fleet.left_out() == ""
 
 
-def test_the_watch_runs_by_itself(monkeypatch):
-    """Once started, who hangs is found without being looked for."""
+def test_a_background_thread_ejects_hanging_replicas(monkeypatch):
+    """`start` starts it, and `close` also closes every connection."""
     monkeypatch.setattr("service.backends.ejection.MIN_HANG_S", 0.05)
     fleet = Fleet()
     fleet.answer()
@@ -308,8 +308,8 @@ def test_the_watch_runs_by_itself(monkeypatch):
     assert all(server.closed for server in fleet.servers.values())
 
 
-def test_who_falls_ill_again_and_again_is_looked_at_less_and_less(monkeypatch):
-    """The pause grows up to a bound, and after a good while it is short again."""
+def test_repeated_ejections_back_off_exponentially(monkeypatch):
+    """The pause doubles up to a maximum, and is short again after a long time without an ejection."""
     fleet, now = Fleet(), [0.0]
     monkeypatch.setattr("service.backends.replicas.time.monotonic", lambda: now[0])
     replica, pauses = fleet.replica("a"), []
@@ -326,8 +326,8 @@ def test_who_falls_ill_again_and_again_is_looked_at_less_and_less(monkeypatch):
     assert replica.ejected_because == "ill"
 
 
-def test_a_name_stands_for_what_it_stands_for_now():
-    """New addresses are met, those that are gone are closed, the others stay as they are."""
+def test_discovery_follows_dns():
+    """New addresses wait for their probe, removed ones are closed, others are kept. A failed lookup changes nothing."""
     fleet = Fleet("ab")
     before = fleet.replica("b")
     fleet.addresses = ["b:1", "c:1"]
@@ -344,8 +344,8 @@ def test_a_name_stands_for_what_it_stands_for_now():
     assert [replica.address for replica in fleet.replicas.discover()] == ["b:1", "c:1"]
 
 
-def test_what_an_address_stands_for_is_told_with_it():
-    """Certificates are made out to names, so each connection knows the host that led to its address."""
+def test_each_connection_gets_the_host_name_of_its_address():
+    """Certificates are issued for names, not for addresses."""
     told = {}
     known = {"models.example:1": ["10.0.0.1:1", "10.0.0.2:1"], "[fd00::1]:1": ["[fd00::1]:1"]}
     connect = lambda address, host: told.setdefault(address, host) and FakeServer(address)  # noqa: E731
@@ -353,8 +353,8 @@ def test_what_an_address_stands_for_is_told_with_it():
     assert told == {"10.0.0.1:1": "models.example", "10.0.0.2:1": "models.example", "[fd00::1]:1": "fd00::1"}
 
 
-def test_a_name_that_cannot_be_resolved_keeps_no_other_from_it(caplog):
-    """The others are used from the beginning; it is told once, and met when it can be."""
+def test_a_name_that_cannot_be_resolved_does_not_affect_the_others(caplog):
+    """It is logged once, and its addresses are used when it can be resolved."""
     known = {"a": ["a:1"]}
     replicas = Replicas(
         lambda address, _: FakeServer(address),
@@ -372,8 +372,8 @@ def _fail():
     raise OSError("no such name")
 
 
-def test_addresses_are_taken_as_they_are_and_names_are_looked_up(monkeypatch):
-    """A name may have several addresses, of both versions."""
+def test_names_are_resolved_and_addresses_are_used_as_they_are(monkeypatch):
+    """A name may have several addresses, IPv4 and IPv6; duplicates are removed."""
     found = [("10.0.0.2", 0), ("10.0.0.1", 0), ("10.0.0.2", 0), ("fd00::1", 0, 0, 0)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", address) for address in found])
     assert resolved("models:8500") == ["10.0.0.1:8500", "10.0.0.2:8500", "[fd00::1]:8500"]
@@ -381,8 +381,8 @@ def test_addresses_are_taken_as_they_are_and_names_are_looked_up(monkeypatch):
     assert resolved("[::1]:8500") == ["[::1]:8500"]
 
 
-def test_many_threads_lose_no_call():
-    """Whatever fails and comes back meanwhile, each call is answered exactly once."""
+def test_concurrent_calls_are_each_answered_once():
+    """Whichever replicas are ejected and readmitted meanwhile."""
     fleet = Fleet("abc")
     ended = threading.Event()
 
@@ -413,8 +413,8 @@ def test_many_threads_lose_no_call():
     assert all(not replica.in_flight for replica in fleet.replicas.all())
 
 
-def test_free_calls_are_those_of_the_servers_that_have_a_version():
-    """What one version has in flight elsewhere takes nothing from another; where nobody is, one call tells it."""
+def test_free_calls_are_those_of_replicas_that_have_the_version():
+    """A version with no replica has one free call, which gets the error."""
     other = ModelVersion("demo", 2)
     fleet = Fleet()
     fleet.replicas.record_probes(fleet.replica("b"), "demo", {MODEL: PROBE, other: PROBE})
@@ -430,8 +430,8 @@ def test_free_calls_are_those_of_the_servers_that_have_a_version():
     assert fleet.replicas.num_free_calls(ModelVersion("demo", 3), 2) == 1
 
 
-def test_who_fell_ill_while_it_was_looked_at_stays_out():
-    """What the look found was true before that."""
+def test_a_replica_ejected_during_its_probe_is_not_readmitted_by_it():
+    """The probe's results are older than the ejection."""
     fleet = Fleet()
     replica = fleet.replica("a")
     num_ejections_before = replica.ejection.count
@@ -442,8 +442,8 @@ def test_who_fell_ill_while_it_was_looked_at_stays_out():
     assert fleet.left_out() == ""
 
 
-def test_a_call_that_was_sent_as_its_server_was_left_out_is_given_up_too(monkeypatch):
-    """It hangs like the others, and the next look finds it."""
+def test_a_call_sent_while_its_replica_is_ejected_is_retried_too(monkeypatch):
+    """The reset of the ejection misses it, and the next check for hanging calls finds it."""
     monkeypatch.setattr("service.backends.ejection.MIN_HANG_S", 0.05)
     fleet = Fleet()
     fleet.answer()

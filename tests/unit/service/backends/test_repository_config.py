@@ -1,4 +1,4 @@
-"""Files that are damaged while they are served: what was read last holds, and nobody is sent where a guess leads."""
+"""Damaged files of a repository in use: the last valid content stays in effect, and no version is served by guess."""
 
 import os
 
@@ -11,13 +11,13 @@ from tests.unit.service.backends.test_registry import label, only
 
 @pytest.fixture
 def model_registry(server, two_versions):
-    """A catalog in front of it, with the first version stable and the second one a canary; nothing is read yet."""
+    """A model registry before its first refresh; version 1 is stable, version 2 the canary."""
     label(two_versions, stable=1, canary=2)
     return PolledRegistry(two_versions, only(server))
 
 
 def truncate(path, size):
-    """Cut a file where it lies, as a full disk or a copy that broke off leaves it."""
+    """Truncate a file in place, as a full disk or an interrupted copy leaves it."""
     stamp = path.stat().st_mtime_ns
     with path.open("r+b") as file:
         file.truncate(size)
@@ -35,8 +35,8 @@ def truncate(path, size):
         "demo/1/assets.extra/tokenizer.json",
     ],
 )
-def test_what_was_read_last_holds(model_registry, server, tmp_path, name, size, caplog):
-    """No version goes, no label moves and no share changes; the log says once which file it is."""
+def test_a_truncated_file_keeps_versions_labels_and_traffic_split(model_registry, server, tmp_path, name, size, caplog):
+    """The backend gets no calls for it, and the log names the file once."""
     (tmp_path / "routing.toml").write_text("[demo]\nstable = 3\ncanary = 1\n")
     model_registry.refresh()
     versions, calls = [model_registry.find("demo", seed) for seed in range(40)], server.num_calls
@@ -51,8 +51,8 @@ def test_what_was_read_last_holds(model_registry, server, tmp_path, name, size, 
         assert len([record for record in caplog.records if name.rpartition("/")[2] in record.getMessage()]) == 1
 
 
-def test_labels_hold_when_their_file_is_gone(model_registry, tmp_path):
-    """Exporters never delete it; an empty object in it ends all labels."""
+def test_labels_stay_when_their_file_is_deleted(model_registry, tmp_path):
+    """Exporters never delete it; an empty object in it removes all labels."""
     model_registry.refresh()
     (tmp_path / "labels.json").unlink()
     model_registry.refresh()
@@ -62,8 +62,8 @@ def test_labels_hold_when_their_file_is_gone(model_registry, tmp_path):
     assert model_registry.find("demo").ref.version == 2
 
 
-def test_a_repository_that_is_away_changes_nothing(model_registry, tmp_path):
-    """As on a network file system that is not mounted for a moment."""
+def test_a_repository_that_is_unavailable_changes_nothing(model_registry, tmp_path):
+    """Such as on a network file system that is not mounted for a moment."""
     (tmp_path / "routing.toml").write_text("[demo]\ncanary = 1\n")
     model_registry.refresh()
     for name in ("models.config", "labels.json", "routing.toml"):
@@ -76,8 +76,8 @@ def test_a_repository_that_is_away_changes_nothing(model_registry, tmp_path):
     assert model_registry.find("demo").ref.version == 1
 
 
-def test_a_list_without_models_unloads_them(model_registry, tmp_path):
-    """What an exporter leaves when it has removed the last one is no damaged file."""
+def test_a_config_without_models_unloads_them(model_registry, tmp_path):
+    """An exporter that removes the last model writes it, so it is not a damaged file."""
     model_registry.refresh()
     (tmp_path / "models.config").write_text("model_config_list {\n}\n")
     model_registry.refresh()
@@ -87,8 +87,8 @@ def test_a_list_without_models_unloads_them(model_registry, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ['{"demo": {"sta', ""])
-def test_nobody_is_sent_to_a_version_by_guess_at_a_start(model_registry, tmp_path, damage):
-    """While labels cannot be read, a version has to be named; once they can, the stable one answers."""
+def test_unreadable_labels_at_startup_allow_only_explicit_versions(model_registry, tmp_path, damage):
+    """Once they can be read, the stable version is the default."""
     (tmp_path / "labels.json").write_text(damage)
     model_registry.refresh()
     for name in ("demo", "demo@stable", "demo@canary", None):
@@ -104,8 +104,8 @@ def test_nobody_is_sent_to_a_version_by_guess_at_a_start(model_registry, tmp_pat
     assert model_registry.find("demo").ref.version == 1
 
 
-def test_no_canary_stands_in_for_a_stable_version_that_cannot_be_read(model_registry, tmp_path):
-    """Its server has it, so it comes as soon as its files are whole again."""
+def test_no_canary_replaces_a_stable_version_whose_card_is_damaged(model_registry, tmp_path):
+    """A backend has the version, so it is loading until its files are whole again."""
     card = tmp_path / "demo" / "1" / "assets.extra" / "generator.json"
     whole = card.read_bytes()
     truncate(card, 10)
@@ -119,8 +119,8 @@ def test_no_canary_stands_in_for_a_stable_version_that_cannot_be_read(model_regi
     assert model_registry.find("demo").ref.version == 1
 
 
-def test_routing_that_cannot_be_read_at_a_start_leaves_all_to_the_stable_version(model_registry, tmp_path):
-    """It is what answers where nothing else is said."""
+def test_unreadable_routing_at_startup_sends_every_request_to_stable(model_registry, tmp_path):
+    """It is the default where there is no traffic split."""
     (tmp_path / "routing.toml").write_text("[demo")
     model_registry.refresh()
     assert {model_registry.find("demo", seed).ref.version for seed in range(20)} == {1}

@@ -1,4 +1,4 @@
-"""Which version a request gets: by its number, by its label, by its share; and what a file of shares may hold."""
+"""Routing: which version a request gets by number, label or traffic split, and the format of routing.toml."""
 
 from collections import Counter
 
@@ -27,8 +27,8 @@ PLAIN = Reference("demo")
         ("@", Reference("@")),
     ],
 )
-def test_a_name_is_parted_from_what_follows_it(text, expected):
-    """What is neither a number nor a label belongs to the name, and is not found with it."""
+def test_a_reference_is_parsed_into_name_version_and_label(text, expected):
+    """A suffix that is neither a number nor a label belongs to the name, which is then not found."""
     assert Reference.parse(text) == expected
 
 
@@ -39,22 +39,22 @@ def test_a_name_is_parted_from_what_follows_it(text, expected):
         ({}, 1, 3),
         ({"stable": 1}, None, 1),
         ({"stable": 1}, 3, 1),
-        # To be loaded yet: what answered goes on.
+        # The labelled version is not loaded yet: the one before stays.
         ({"stable": 4}, 2, 2),
         ({"stable": 4}, 7, 3),
         ({"stable": 4}, None, 3),
     ],
 )
-def test_what_is_stable_answers(labels, before, stable):
-    """The labelled version; until it lives that before it; and the newest where nothing is said."""
+def test_the_stable_version_is_the_default(labels, before, stable):
+    """Until it is available, the one before stays; without the label it is the newest."""
     route, problems = make_route("demo", [1, 3, 2], labels, {}, before)
     assert (route.stable, route.versions, problems) == (stable, (1, 2, 3), [])
     assert route.choose(PLAIN, 5) == route.choose(PLAIN, None) == stable
     assert route.choose(Reference("demo", label="stable"), 5) == stable
 
 
-def test_a_version_or_a_label_is_taken_as_it_is_named():
-    """Whatever the shares are."""
+def test_an_explicit_version_or_label_overrides_the_traffic_split():
+    """Shares apply to requests that name neither."""
     route, _ = make_route("demo", [1, 2, 3], {"stable": 1, "canary": 3}, {"stable": 1}, None)
     assert route.choose(Reference("demo", version=2), 5) == 2
     assert route.choose(Reference("demo", label="canary"), 5) == 3
@@ -68,16 +68,16 @@ def test_a_version_or_a_label_is_taken_as_it_is_named():
         (Reference("demo", label="canary"), "canary, version 7, of model 'demo' is not served; versions are: 1, 2"),
     ],
 )
-def test_what_is_not_there_is_told_with_what_is(reference, message):
-    """The message names the version or label, and those that could have been asked for."""
+def test_the_error_for_an_unknown_version_or_label_lists_the_known_ones(reference, message):
+    """A label may also have a version that is not served."""
     route, _ = make_route("demo", [1, 2], {"canary": 7}, {}, None)
     with pytest.raises(ModelNotFound, match=message) as info:
         route.choose(reference, 1)
     assert info.value.param == "model"
 
 
-def test_shares_are_kept_and_a_seed_stays_where_it_is():
-    """Of many seeds each version gets its share; one that a canary has stays with it when the canary grows."""
+def test_the_traffic_split_follows_its_shares_and_is_sticky_by_seed():
+    """A seed with the canary stays with it as its share grows. Models are split independently of each other."""
     versions = [1, 2, 3]
     before: set[int] = set()
     for share in (0, 5, 20, 50, 100):
@@ -96,14 +96,14 @@ def test_shares_are_kept_and_a_seed_stays_where_it_is():
     )
 
 
-def test_who_has_no_seed_gets_the_largest_share():
-    """Embeddings of different versions cannot be compared, so they are not shared out."""
+def test_without_a_seed_the_version_with_the_largest_share_is_chosen():
+    """Embeddings of different versions cannot be compared, so they are not split."""
     routes = [Route(f"m{i}", (1, 2, 3), 3, {}, {1: 0.3, 2: 0.4, 3: 0.3}) for i in range(20)]
     assert {route.choose(Reference(route.name), None) for route in routes} == {2}
 
 
-def test_a_share_that_leads_nowhere_is_told_and_the_others_take_it():
-    """A version that is not served, or no label: nobody is sent there."""
+def test_a_share_without_a_served_version_is_reported_and_goes_to_the_others():
+    """No request is sent to a version that is not served, or to an unknown label."""
     shares = {"stable": 1, "9": 5, "beta": 5, "canary": 1, "2": 0}
     route, problems = make_route("demo", [1, 2], {"canary": 2}, shares, None)
     assert problems == ["version 9 is not served", "beta is no label of it"]
@@ -112,8 +112,8 @@ def test_a_share_that_leads_nowhere_is_told_and_the_others_take_it():
     assert {alone.choose(PLAIN, seed) for seed in range(50)} == {2}
 
 
-def test_a_file_of_shares_is_read(tmp_path):
-    """A table for each model; no file is no shares."""
+def test_routing_toml_has_a_table_of_shares_for_each_model(tmp_path):
+    """Without the file there are no shares."""
     path = tmp_path / "routing.toml"
     assert read_shares(path) == {}
     path.write_text('# shares\n[demo]\nstable = 90\ncanary = 10\n["my.model"]\n7 = 0.5\n')
@@ -136,8 +136,8 @@ def test_a_file_of_shares_is_read(tmp_path):
         (b"\xff", "routing.toml: "),
     ],
 )
-def test_a_wrong_file_is_told_by_its_place(tmp_path, content, message):
-    """File, model, line of it and value."""
+def test_the_error_for_an_invalid_routing_toml_names_key_and_value(tmp_path, content, message):
+    """Operators edit it by hand."""
     path = tmp_path / "routing.toml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(RoutingError, match=message):

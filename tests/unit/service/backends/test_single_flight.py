@@ -1,4 +1,4 @@
-"""The cache that computes each value once: who computes, who waits, what is kept, and when nobody wants it any more."""
+"""The single-flight cache: one computation per key, cancellation, failures, eviction."""
 
 import threading
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -12,7 +12,7 @@ from tests.waiting import until
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """Something of a size."""
+    """A value with a size."""
 
     num_bytes: int = 1
 
@@ -42,8 +42,8 @@ def until_waiting(cache, key, count):
     until(lambda: len(cache._waiting.get(key, ())) >= count)
 
 
-def test_callers_at_once_wait_for_one_computation(pool):
-    """However many ask, one computes, and all get the same value; later ones get it from the cache."""
+def test_concurrent_callers_share_one_computation(pool):
+    """All of them get the same value, and later callers get it from the cache."""
     cache, work = SingleFlightCache(10), Work()
     results = [pool.submit(cache.get, "a", work, Future()) for _ in range(8)]
     until_waiting(cache, "a", 8)
@@ -53,8 +53,8 @@ def test_callers_at_once_wait_for_one_computation(pool):
     assert work.num_begun == 1
 
 
-def test_one_computation_does_not_hold_up_another(pool):
-    """While one value is computed, others are computed and read."""
+def test_a_computation_does_not_block_other_keys(pool):
+    """Their values are computed and read meanwhile."""
     cache, work = SingleFlightCache(10), Work()
     slow = pool.submit(cache.get, "a", work, Future())
     assert work.begun.wait(30)
@@ -64,8 +64,8 @@ def test_one_computation_does_not_hold_up_another(pool):
     assert slow.result(30) is not other
 
 
-def test_a_caller_that_cancels_does_not_wait(pool):
-    """The others do, and get their value, even if the one that left had been the first."""
+def test_callers_that_cancel_do_not_affect_the_others(pool):
+    """The others get their value, even if the first caller has cancelled."""
     cache, work = SingleFlightCache(10), Work()
     requests = [Future(), Future(), Future()]
     results = []
@@ -83,7 +83,7 @@ def test_a_caller_that_cancels_does_not_wait(pool):
     assert (work.num_begun, work.num_finished) == (1, 1)
 
 
-def test_what_nobody_waits_for_is_abandoned_at_the_next_checkpoint(pool):
+def test_a_computation_without_callers_ends_at_its_next_checkpoint(pool):
     """The next caller starts a new one."""
     cache, work = SingleFlightCache(10), Work()
     requests = [Future() for _ in range(3)]
@@ -100,8 +100,8 @@ def test_what_nobody_waits_for_is_abandoned_at_the_next_checkpoint(pool):
     assert (work.num_begun, work.num_finished) == (2, 1)
 
 
-def test_what_was_cancelled_before_is_not_begun():
-    """A client may have left before its request has got this far."""
+def test_a_request_that_is_already_cancelled_starts_no_computation():
+    """The client may have left before its request got this far."""
     cache, work, request = SingleFlightCache(10), Work(), Future()
     request.cancel()
     with pytest.raises(CancelledError):
@@ -109,8 +109,8 @@ def test_what_was_cancelled_before_is_not_begun():
     assert work.num_begun == 0
 
 
-def test_a_failure_is_everybodys_who_waited_and_nobodys_later(pool):
-    """Each raises its own exception; it is not kept."""
+def test_a_failure_is_raised_to_every_waiting_caller_and_not_cached(pool):
+    """Each raises an exception object of its own."""
     cache, begun = SingleFlightCache(10), threading.Event()
 
     def fail(_checkpoint):
@@ -126,8 +126,8 @@ def test_a_failure_is_everybodys_who_waited_and_nobodys_later(pool):
     assert isinstance(cache.get("a", lambda _: Value(), Future()), Value)
 
 
-def test_memory_is_bounded_by_bytes():
-    """The values used last stay; one that is larger than the limit is kept alone."""
+def test_the_cache_is_limited_by_bytes():
+    """The least recently used values are evicted; one that is larger than the limit is kept alone."""
     cache, made = SingleFlightCache(10), []
 
     def get(key, num_bytes):

@@ -1,4 +1,4 @@
-"""Arrays cross the wire in either of the format's two ways."""
+"""Conversion of arrays to and from TensorProto, as raw bytes and as typed values."""
 
 import tracemalloc
 
@@ -11,8 +11,8 @@ from service.backends.tensors import to_array, to_proto
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 @pytest.mark.parametrize("shape", [(0,), (1,), (3, 2), (0, 5), (2, 3, 4)])
-def test_an_array_comes_back_as_it_was(dtype, shape):
-    """Type, shape and every value survive."""
+def test_an_array_is_unchanged_after_a_round_trip(dtype, shape):
+    """Its dtype, its shape and every value."""
     array = np.arange(np.prod(shape)).reshape(shape).astype(dtype) - 2
     again = to_array(to_proto(array), shape)
     assert again.dtype == dtype
@@ -20,15 +20,15 @@ def test_an_array_comes_back_as_it_was(dtype, shape):
 
 
 def test_typed_values_are_read():
-    """TensorFlow Serving answers with typed values instead of raw bytes."""
+    """TensorFlow Serving responds with typed values instead of raw bytes."""
     proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_INT32, int_val=[1, -2, 3, 4])
     for size in (2, 2):
         proto.tensor_shape.dim.add(size=size)
     assert to_array(proto, (2, 2)).tolist() == [[1, -2], [3, 4]]
 
 
-def test_one_typed_value_stands_for_all():
-    """The format lets a tensor of equal values hold just one."""
+def test_a_single_typed_value_fills_the_tensor():
+    """The format allows this for a tensor of equal values."""
     proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[0.5])
     for size in (2, 3):
         proto.tensor_shape.dim.add(size=size)
@@ -44,15 +44,15 @@ def test_one_typed_value_stands_for_all():
     ],
     ids=["type", "count", "bytes"],
 )
-def test_a_tensor_that_makes_no_sense_is_a_value_error(proto):
-    """Another type, or values that do not fill the shape, are told apart from an answer."""
+def test_an_invalid_tensor_is_a_value_error(proto):
+    """It has another type, or values that do not fill its shape."""
     proto.tensor_shape.dim.add(size=3)
     with pytest.raises(ValueError, match=r"tensor type|reshape|buffer size"):
         to_array(proto, (3,))
 
 
-def test_a_shape_is_checked_before_one_value_is_repeated():
-    """A tensor of thirty bytes that announces four terabytes takes no memory."""
+def test_the_shape_is_checked_before_a_single_value_is_repeated():
+    """A tensor of thirty bytes that claims four terabytes allocates nothing."""
     proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[0.5])
     for size in (2**20, 2**20):
         proto.tensor_shape.dim.add(size=size)

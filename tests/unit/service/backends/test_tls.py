@@ -1,4 +1,4 @@
-"""Calls to model servers by TLS: who is trusted, what is shown, and which files are refused."""
+"""TLS to model servers: trusted authorities, host names, client certificates, and files that are refused."""
 
 import concurrent.futures
 import subprocess
@@ -16,7 +16,7 @@ from tests.certificates import make_certificate
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Certificates: of a server by its address, of one by its name, of a gateway, and of a stranger."""
+    """Certificates: of a server by its address, of one by its name, of a gateway, and of another authority."""
     folder = tmp_path_factory.mktemp("certificates")
     names = {"server": "IP:127.0.0.1", "named": "DNS:models.example", "gateway": "DNS:gateway", "stranger": "DNS:x"}
     return {name: make_certificate(folder, name, to) for name, to in names.items()}
@@ -31,7 +31,7 @@ class _Answers(model_service_pb2_grpc.ModelServiceServicer):
 
 @pytest.fixture
 def serve():
-    """Start servers that show a certificate, and ask for one that is signed by `client`."""
+    """Start servers that present a certificate, and require one that is signed by `client`."""
     running = []
 
     def start(certificate, client=None):
@@ -51,7 +51,7 @@ def serve():
 
 
 def versions(port, host="127.0.0.1", **settings):
-    """Ask the server at a port as the gateway does; return the versions that it tells."""
+    """Request the versions of a server as the gateway does, and return them."""
     tls = backend_tls(Settings(**{f"backend_tls_{name}": value for name, value in settings.items()}))
     backend = GrpcBackend(f"127.0.0.1:{port}", timeout_s=5, host=host, tls=tls)
     try:
@@ -60,20 +60,20 @@ def versions(port, host="127.0.0.1", **settings):
         backend.close()
 
 
-def test_a_server_is_trusted_by_its_authority_and_its_name(made, serve):
-    """Its certificate must be signed by who is trusted, and made out to the host that stands in the settings."""
+def test_a_server_certificate_must_match_the_authority_and_the_host(made, serve):
+    """It must be signed by a trusted authority and issued for the host in the settings."""
     port = serve(made["server"])
     assert versions(port, ca_file=made["server"].cert) == [7]
     for host, authority in (("127.0.0.1", "stranger"), ("other.example", "server")):
         with pytest.raises(BackendUnavailable):
             versions(port, host, ca_file=made[authority].cert)
-    # What is not encrypted is not answered.
+    # The server does not answer without TLS.
     with pytest.raises(BackendUnavailable):
         versions(port)
 
 
-def test_the_name_is_that_of_the_setting_though_calls_go_to_an_address(made, serve):
-    """A name that stands for several addresses is the one in all their certificates; another can be set."""
+def test_the_certificate_is_checked_for_the_name_and_not_the_address(made, serve):
+    """A name with several addresses is the one in all their certificates; a setting overrides it."""
     port = serve(made["named"])
     assert versions(port, "models.example", ca_file=made["named"].cert) == [7]
     assert versions(port, "10.0.0.1", ca_file=made["named"].cert, name="models.example") == [7]
@@ -81,8 +81,8 @@ def test_the_name_is_that_of_the_setting_though_calls_go_to_an_address(made, ser
         versions(port, "models.example", ca_file=made["named"].cert, name="other.example")
 
 
-def test_a_gateway_shows_its_own_certificate(made, serve):
-    """To servers that want one."""
+def test_the_gateway_presents_its_client_certificate(made, serve):
+    """A server that requires one refuses connections without it, or with another authority's."""
     port = serve(made["server"], client=made["gateway"])
     trusting = {"ca_file": made["server"].cert}
     assert versions(port, **trusting, cert_file=made["gateway"].cert, key_file=made["gateway"].key) == [7]
@@ -91,8 +91,8 @@ def test_a_gateway_shows_its_own_certificate(made, serve):
             versions(port, **trusting, **own)
 
 
-def test_what_cannot_be_used_is_refused_at_the_start(made, tmp_path):
-    """The message names the setting: gRPC itself would take any bytes, and fail at the first call."""
+def test_invalid_tls_files_are_refused_at_startup(made, tmp_path):
+    """The message names the setting: gRPC itself would accept any bytes, and fail at the first call."""
     junk, locked = tmp_path / "junk.pem", tmp_path / "locked.key"
     junk.write_text("no certificate")
     command = ["openssl", "pkcs8", "-topk8", "-passout", "pass:secret", "-in", made["gateway"].key, "-out", locked]

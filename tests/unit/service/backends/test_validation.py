@@ -1,4 +1,4 @@
-"""A response is checked before anybody computes with it."""
+"""Validation of a Predict response, before its outputs are used."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ SHAPES = {"state": (8, 2), "token_ids": (8, 4), "logprobs": (8, 4), "top_token_i
 
 
 def outputs(**changed):
-    """Return the bytes of a response that is valid for 50 tokens, but for what is changed; None: it is missing."""
+    """Return the bytes of a response that is valid for 50 tokens, with outputs replaced or, by None, removed."""
     arrays = {name: np.zeros(shape, np.int32 if "ids" in name else np.float32) for name, shape in SHAPES.items()}
     response = predict_pb2.PredictResponse()
     for name, array in {**arrays, **changed}.items():
@@ -21,20 +21,20 @@ def outputs(**changed):
 
 
 def full(name, value, dtype=np.float32):
-    """Return an output of one value throughout."""
+    """Return an output filled with one value."""
     return {name: np.full(SHAPES[name], value, dtype)}
 
 
-def test_a_valid_response_comes_as_arrays():
-    """Every output that was asked for; the largest token id and a rounded log probability are no fault."""
+def test_a_valid_response_is_returned_as_arrays():
+    """They are the requested outputs; the largest token id and a logprob rounded above 0 are valid."""
     content = outputs(**full("token_ids", 49, np.int32), **full("logprobs", 1e-6), more=np.zeros(3, np.float32))
     arrays = parse_response(content, SHAPES, vocab_size=50)
     assert {name: array.shape for name, array in arrays.items()} == SHAPES
     assert arrays["token_ids"].max() == 49
 
 
-def test_values_that_are_not_finite_are_left_to_who_can_ask_another_server():
-    """A sequence may have come to them by itself."""
+def test_nan_is_not_an_invalid_response():
+    """A sequence may compute it by itself, which only a retry on another replica shows."""
     arrays = parse_response(outputs(**full("state", np.nan), **full("logprobs", np.nan)), SHAPES, vocab_size=50)
     assert np.isnan(arrays["state"]).all()
 
@@ -55,10 +55,10 @@ def test_values_that_are_not_finite_are_left_to_who_can_ask_another_server():
         (outputs(**full("logprobs", 0.5)), r"output logprobs must be at most 0, got 0\.5"),
         (outputs(**full("logprobs", np.inf)), "output logprobs must be at most 0, got inf"),
     ],
-    # The bytes of a protobuf map differ from process to process, so they are no name for a test.
+    # The bytes of a protobuf map differ from process to process, so they cannot be a test's id.
     ids=lambda value: "" if isinstance(value, bytes) else value,
 )
-def test_what_no_model_computes_is_refused(content, message):
-    """The message names the output, what it must be and what came."""
+def test_an_invalid_response_is_refused(content, message):
+    """The message names the output, what it must be and what it is."""
     with pytest.raises(ValueError, match=message):
         parse_response(content, SHAPES, vocab_size=50)

@@ -1,4 +1,4 @@
-"""What the tests of batch share: a scripted server in the gateway's place, and waits that are only recorded."""
+"""Fixtures of the batch tests: a scripted server as the gateway, and waits that are recorded and take no time."""
 
 import json
 
@@ -21,7 +21,7 @@ class Waits(list):
 
 @pytest.fixture
 def waits(monkeypatch):
-    """Waits take no time."""
+    """Record the waits before retries, without waiting."""
     recorded = Waits()
 
     def wait(event, timeout_s=None):
@@ -48,7 +48,7 @@ def _clean_environment(monkeypatch):
 
 @pytest.fixture
 def write_requests(tmp_path):
-    """Write IN: a name or a pair of name and body is a sound line, bytes are taken as they are."""
+    """Write IN: a string becomes a valid line with that custom_id; bytes are written unchanged."""
 
     def write(*lines):
         path = tmp_path / "in.jsonl"
@@ -59,6 +59,6 @@ def write_requests(tmp_path):
 
 
 def request(name):
-    """Make a sound line."""
+    """Return a valid line of IN."""
     fields = {"custom_id": name, "method": "POST", "url": "/v1/completions", "body": {"model": "m", "prompt": name}}
     return json.dumps(fields).encode() + b"\n"

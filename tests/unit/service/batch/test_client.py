@@ -1,4 +1,4 @@
-"""Requests by HTTP against a scripted server: what is sent, sent again, given up."""
+"""The batch client against a scripted server: requests, retries, and errors of a line or of the run."""
 
 import json
 import threading
@@ -19,18 +19,18 @@ STATUS = {"status": "ok", "sequences": {"accepted": 3, "max": 10}, "models": [{}
 
 
 def connect(url, api_key="", timeout_s=60.0):
-    """Make a client of the gateway at a URL."""
+    """Make a client for the gateway at a URL."""
     return BatchClient(ClientOptions(url, api_key, timeout_s, give_up_after_s=600.0))
 
 
 @pytest.fixture
 def client(server, waits):  # noqa: ARG001 - no test should wait
-    """A gateway at the scripted server."""
+    """A client for the scripted server, with an API key."""
     return connect(server.url, "secret")
 
 
-def test_a_request_is_sent_with_its_bytes_and_the_key(server, client, monkeypatch, tmp_path):
-    """At the line's own address; an entry in ~/.netrc does not go before the key."""
+def test_a_request_has_the_bytes_and_url_of_its_line_and_the_key(server, client, monkeypatch, tmp_path):
+    """An entry in ~/.netrc does not override the API key."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     server.script = [answer_json({"x": 1}, headers={"x-request-id": "req-1"})]
@@ -42,7 +42,7 @@ def test_a_request_is_sent_with_its_bytes_and_the_key(server, client, monkeypatc
 
 
 def test_requests_of_a_thread_share_a_connection(server, client):
-    """Bodies do not get mixed up on it."""
+    """Their bodies are not mixed up on it."""
     server.script = [answer_json({})] * 3
     for number in range(3):
         client.send(BatchRequest("a", "/tokenize", b'{"n":%d}' % number))
@@ -50,16 +50,16 @@ def test_requests_of_a_thread_share_a_connection(server, client):
     assert len({request.client_port for request in server.requests}) == 1
 
 
-def test_the_base_url_may_end_as_openais_does(server):
-    """With or without /v1 and a slash."""
+def test_the_base_url_may_end_in_v1(server):
+    """OpenAI's does, with or without a slash at the end."""
     server.script = [answer_json({})]
     connect(f"{server.url}/v1/").send(REQUEST)
     assert server.requests[0].path == "/v1/completions"
     assert "Authorization" not in server.requests[0].headers
 
 
-def test_a_busy_gateway_is_waited_for_as_it_asks(server, client, waits):
-    """429, 503, 502 and a lost connection, more often than a request at fault is sent."""
+def test_an_unavailable_gateway_is_retried_after_its_retry_after(server, client, waits):
+    """429, 502, 503 and lost connections are retried more often than `MAX_RETRIES`."""
     away = [refusal(429, "full", headers={"retry-after-ms": "2000"}), refusal(503, "drains"), hang_up]
     server.script = [*away, answer_bytes(b"<html>", "text/html", 502), *away, answer_json({})]
     troubles = []
@@ -86,8 +86,8 @@ def test_a_busy_gateway_is_waited_for_as_it_asks(server, client, waits):
         (504, "false", {}, 1),
     ],
 )
-def test_the_status_and_x_should_retry_decide(server, client, status, should_retry, error, num_requests):
-    """One table of the errors that become responses, after one attempt or several."""
+def test_status_and_x_should_retry_decide_about_retries(server, client, status, should_retry, error, num_requests):
+    """These errors become the line's response, after one request or after all retries."""
     headers = {"X-Should-Retry": should_retry} if should_retry else {}
     server.script = [refusal(status, "no", headers=headers, **error)] * 10
     response = client.send(REQUEST)
@@ -96,8 +96,8 @@ def test_the_status_and_x_should_retry_decide(server, client, status, should_ret
 
 
 @pytest.mark.parametrize("status", [429, 502, 503])
-def test_an_unavailable_gateway_is_waited_for_whatever_it_says(server, client, status):
-    """A retry starts the sequence again, with the same output."""
+def test_an_unavailable_gateway_is_retried_despite_x_should_retry(server, client, status):
+    """A retry is safe: it generates the sequence again, with the same output."""
     server.script = [refusal(status, "no", headers={"X-Should-Retry": "false"})] * 10 + [answer_json({})]
     assert client.send(REQUEST).status == 200
 
@@ -110,8 +110,8 @@ def test_a_redirect_is_an_error_of_the_line(server, client):
     assert caught.value.code == "not_json"
 
 
-def test_closing_ends_the_run_for_whoever_waits(server):
-    """At once."""
+def test_closing_the_client_wakes_waiting_threads(server):
+    """A thread that waits ten minutes for `Retry-After` raises Stopped at once."""
     refused = threading.Event()
 
     def refuse(handler):
@@ -126,23 +126,23 @@ def test_closing_ends_the_run_for_whoever_waits(server):
 
 
 @pytest.mark.parametrize("status", [500, 504])
-def test_an_error_that_persists_is_the_answer(server, client, status):
-    """After a few attempts."""
+def test_a_persistent_error_becomes_the_response(server, client, status):
+    """It is returned after `MAX_RETRIES` retries."""
     server.script = [refusal(status, "broken")] * 10
     assert client.send(REQUEST).status == status
     assert len(server.requests) == MAX_RETRIES + 1
 
 
-def test_what_should_not_be_sent_again_is_not(server, client):
-    """The gateway says so of a deadline that was over."""
+def test_x_should_retry_false_prevents_retries(server, client):
+    """The gateway sends it with a 504 after the request's deadline."""
     server.script = [refusal(504, "deadline", headers={"x-should-retry": "false"})]
     assert client.send(REQUEST).status == 504
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_key_stops_the_run(server, client, status):
-    """One line, without the key."""
+def test_a_refused_api_key_stops_the_run(server, client, status):
+    """Every line would get the same error; its message does not show the key."""
     server.script = [refusal(status, "wrong key", code="invalid_api_key")] * 2
     for ask in (lambda: client.send(REQUEST), client.num_free):
         with pytest.raises(Stopped, match=rf"wrong key \(HTTP {status}\): .* (api_key|API key)") as e:
@@ -151,7 +151,7 @@ def test_a_refused_key_stops_the_run(server, client, status):
 
 
 def test_a_request_that_timed_out_is_not_retried(server):
-    """It becomes the line's error, which names the limit."""
+    """It becomes the line's error, which names --timeout and its value."""
     server.script = [silence]
     with pytest.raises(LineError, match=r"no response within --timeout of 0\.2 s") as caught:
         connect(server.url, timeout_s=0.2).send(REQUEST)
@@ -159,8 +159,8 @@ def test_a_request_that_timed_out_is_not_retried(server):
     assert len(server.requests) == 1
 
 
-def test_a_line_that_breaks_its_connections_fails_while_others_get_responses(server, client, waits):
-    """When nobody gets one, it is the gateway that is unavailable."""
+def test_a_line_that_keeps_losing_connections_fails_if_others_succeed(server, client, waits):
+    """If no line gets a response, it is the gateway that is unavailable."""
     server.script = [hang_up] * 20
     waits.on_wait = client._wait.record_response
     with pytest.raises(LineError, match="lost its connection repeatedly") as caught:
@@ -170,15 +170,15 @@ def test_a_line_that_breaks_its_connections_fails_while_others_get_responses(ser
     assert len(server.requests) == 5
 
 
-def test_connections_that_break_while_nobody_gets_a_response_are_no_lines_fault(server, client, waits):
-    """Others got one once in between, and then the gateway was unavailable."""
+def test_lost_connections_are_retried_while_no_line_gets_a_response(server, client, waits):
+    """One response of another line in between does not make it this line's error."""
     server.script = [*[hang_up] * 8, answer_json({})]
     waits.on_wait = lambda: len(waits) == 1 and client._wait.record_response()
     assert client.send(REQUEST).status == 200
 
 
 def test_threads_do_not_mix_up_their_bodies(server, client):
-    """Each body is sent once, by whichever thread."""
+    """Each of 400 bodies is sent exactly once, by one of 16 threads."""
     bodies = [b'{"n":%d}' % number for number in range(400)]
     server.script = [answer_json({})] * len(bodies)
     with ThreadPoolExecutor(16) as pool:
@@ -186,8 +186,8 @@ def test_threads_do_not_mix_up_their_bodies(server, client):
     assert sorted(body["n"] for body in server.bodies) == list(range(len(bodies)))
 
 
-def test_certificates_of_the_environment_are_used(server, monkeypatch):
-    """They are looked up once, and given to each call."""
+def test_the_ca_bundle_of_the_environment_is_used(server, monkeypatch):
+    """REQUESTS_CA_BUNDLE is passed to each request."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
     client, given = connect(server.url), []
     send = requests.Session.send
@@ -197,8 +197,8 @@ def test_certificates_of_the_environment_are_used(server, monkeypatch):
     assert given == [certifi.where()]
 
 
-def test_success_without_json_is_an_error(server, client):
-    """A proxy's page, after a few attempts."""
+def test_a_200_without_json_is_an_error_of_the_line(server, client):
+    """It may be a proxy's page, and is retried first."""
     server.script = [answer_bytes(b"<html>hello", "text/html")] * 20
     with pytest.raises(LineError, match="answered 200 with text/html, not with JSON") as caught:
         client.send(REQUEST)
@@ -207,8 +207,8 @@ def test_success_without_json_is_an_error(server, client):
 
 
 @pytest.mark.parametrize("early", [{"uptime_s": 3.0}, {"models": []}], ids=["young", "no models"])
-def test_a_model_that_may_yet_come_is_waited_for(server, client, waits, early):
-    """After a restart the gateway answers before it has found its models."""
+def test_a_missing_model_is_retried_while_the_gateway_starts(server, client, waits, early):
+    """After a restart the gateway responds before it has discovered its models."""
     missing = refusal(404, "not served", code="model_not_found")
     server.script = [missing, answer_json({**STATUS, **early}), missing, answer_json(STATUS)]
     troubles = []
@@ -218,8 +218,8 @@ def test_a_model_that_may_yet_come_is_waited_for(server, client, waits, early):
     assert troubles[0].startswith("not served (HTTP 404)")
 
 
-def test_free_sequences_are_the_limit_less_the_admitted_ones(server, client, waits):
-    """An unavailable gateway is waited for."""
+def test_num_free_is_the_limit_minus_the_admitted_sequences(server, client, waits):
+    """It is at least 1, and an unavailable gateway is retried."""
     server.script = [refusal(503, "drains"), hang_up, answer_json(STATUS)]
     assert client.num_free() == 7
     assert len(waits) == 2
@@ -236,22 +236,22 @@ def test_free_sequences_are_the_limit_less_the_admitted_ones(server, client, wai
         refusal(404, "nothing there"),
     ],
 )
-def test_what_is_no_gateway_stops_the_run_at_once(server, client, answer):
-    """The error has advice about the base URL."""
+def test_a_server_that_is_not_a_gateway_stops_the_run(server, client, answer):
+    """The error advises to check the base URL."""
     server.script = [answer]
     with pytest.raises(Stopped, match=r"check (that )?base_url"):
         client.num_free()
 
 
 @pytest.mark.parametrize("url", ["example", "ftp://example", "http://", "http://example:port"])
-def test_an_invalid_base_url_is_refused(url):
-    """Before anything is sent."""
+def test_an_invalid_base_url_is_a_usage_error(url):
+    """The constructor raises it, before any request."""
     with pytest.raises(UsageError, match=r"--base-url is .* http://"):
         connect(url)
 
 
 def test_a_proxy_of_the_environment_is_used(server, monkeypatch):
-    """The request goes to it, with the whole address in its first line."""
+    """HTTP_PROXY gets the request, with the absolute URL in its first line."""
     monkeypatch.setenv("HTTP_PROXY", server.url)
     monkeypatch.setenv("NO_PROXY", "")
     server.script = [answer_json({})]
@@ -259,8 +259,8 @@ def test_a_proxy_of_the_environment_is_used(server, monkeypatch):
     assert server.requests[0].path == "http://gateway.invalid:8000/v1/completions"
 
 
-def test_a_body_that_breaks_off_is_requested_again(server, client, waits):
-    """Half an answer is none."""
+def test_a_truncated_response_is_retried(server, client, waits):
+    """A body shorter than its Content-Length is not accepted."""
 
     def half(handler):
         handler.start(200, {"Content-Length": "100"})

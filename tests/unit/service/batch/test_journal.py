@@ -1,4 +1,4 @@
-"""OUT: whole lines, whatever ends the run, and one run at a time."""
+"""OUT: append of whole lines, recovery after any end of a run, and one run at a time."""
 
 import fcntl
 import os
@@ -23,7 +23,7 @@ def out(tmp_path):
 
 
 def recovered(path):
-    """Open OUT and return the custom_ids that it tells of."""
+    """Recover OUT and return the custom_ids of its lines."""
     names = []
     with Journal(path) as journal:
         journal.recover(lambda written: names.append(written.custom_id))
@@ -31,8 +31,8 @@ def recovered(path):
 
 
 @pytest.mark.parametrize("length", range(0, len(GOOD[1]) + 1, 3))
-def test_a_torn_line_is_cut_off_wherever_it_was_torn(out, length):
-    """What is whole stays, and the next line begins where the torn one did."""
+def test_an_incomplete_last_line_is_truncated_at_any_length(out, length):
+    """Complete lines stay, and the next one is appended after them."""
     out.write_bytes(GOOD[0] + GOOD[1][: min(length, len(GOOD[1]) - 1)])
     assert recovered(out) == ["a"]
     with Journal(out) as journal:
@@ -45,23 +45,23 @@ def test_a_torn_line_is_cut_off_wherever_it_was_torn(out, length):
     [b"my notes", b"my notes\n", b'{"id": 1}\n', GOOD[0] + b"notes"],
     ids=["torn", "a line", "JSON", "behind an answer"],
 )
-def test_somebodys_own_file_is_refused_and_stays_as_it_is(out, content):
-    """Nothing is cut off that a batch has not written."""
+def test_a_file_that_is_not_a_batch_output_is_refused_and_unchanged(out, content):
+    """Only an incomplete line that a batch has written is truncated."""
     out.write_bytes(content)
     with pytest.raises(UsageError, match="is not the output of a batch"):
         recovered(out)
     assert out.read_bytes() == content
 
 
-def test_a_second_run_on_the_same_file_is_refused(out):
-    """In one line; once the first has ended, it may."""
+def test_a_second_run_on_the_same_out_is_refused(out):
+    """OUT is locked until the first run ends."""
     with Journal(out), pytest.raises(UsageError, match="another run is writing"):
         Journal(out)
     Journal(out).close()
 
 
-def test_a_run_is_refused_while_the_file_has_been_replaced(out):
-    """The lock goes over to the file that takes the place of the one with errors."""
+def test_the_lock_holds_after_errors_are_dropped(out):
+    """`drop_errors` replaces OUT, and the new file is locked as well."""
     out.write_bytes(BAD)
     with Journal(out) as journal:
         journal.drop_errors()
@@ -69,8 +69,8 @@ def test_a_run_is_refused_while_the_file_has_been_replaced(out):
             Journal(out)
 
 
-def test_a_file_that_is_replaced_between_opening_and_locking_is_not_written_to(out, monkeypatch):
-    """The lock is taken of the file that has the name by then."""
+def test_a_file_replaced_before_it_is_locked_is_opened_again(out, monkeypatch):
+    """Lines go to the file that has the path when the lock is taken."""
     flock, replaced = fcntl.flock, []
 
     def replace_and_lock(file, how):
@@ -87,8 +87,8 @@ def test_a_file_that_is_replaced_between_opening_and_locking_is_not_written_to(o
     assert out.read_bytes() == GOOD[0] + GOOD[1]
 
 
-def test_errors_are_dropped_and_nothing_else(out, tmp_path):
-    """The mode stays, a link stays a link, and lines are added to the new file."""
+def test_dropping_errors_keeps_successes_mode_and_symlink(out, tmp_path):
+    """Appended lines go to the new file, and the temporary file of a killed run is removed."""
     real = tmp_path / "real.jsonl"
     real.write_bytes(GOOD[0] + BAD + GOOD[1])
     real.chmod(0o640)
@@ -103,8 +103,8 @@ def test_errors_are_dropped_and_nothing_else(out, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "real.jsonl"]
 
 
-def test_a_killed_process_has_written_what_it_appended(out):
-    """No line waits in a buffer."""
+def test_an_appended_line_survives_sigkill(out):
+    """No line stays in a buffer of the process."""
     script = (
         "import os, signal, sys; from pathlib import Path; from service.batch.journal import Journal\n"
         "journal = Journal(Path(sys.argv[1])); journal.append(sys.argv[2].encode())\n"
@@ -116,8 +116,8 @@ def test_a_killed_process_has_written_what_it_appended(out):
     assert recovered(out) == ["a"]
 
 
-def test_a_full_disk_ends_the_run_and_what_was_torn_is_cut_off(out, monkeypatch):
-    """A part of a line is written, and then nothing more."""
+def test_a_line_torn_by_a_full_disk_stops_the_run_and_is_recoverable(out, monkeypatch):
+    """The disk takes a part of the line; the next run truncates it."""
     write, room = os.write, [10]
 
     def write_some(file, content):
@@ -139,7 +139,7 @@ def test_a_full_disk_ends_the_run_and_what_was_torn_is_cut_off(out, monkeypatch)
 @pytest.mark.parametrize(
     ("path", "message"), [("/dev/null", "must be a regular file"), ("nowhere/out", "No such file")]
 )
-def test_what_is_no_file_is_refused(tmp_path, path, message):
-    """A run that goes on reads OUT."""
+def test_out_must_be_a_regular_file(tmp_path, path, message):
+    """A run that is resumed reads OUT."""
     with pytest.raises(UsageError, match=message):
         Journal(tmp_path / path)

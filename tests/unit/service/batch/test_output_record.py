@@ -1,4 +1,4 @@
-"""The lines of OUT, written and read again."""
+"""Lines of OUT: serialized and parsed."""
 
 import json
 
@@ -11,8 +11,8 @@ from service.batch.requests_file import DUPLICATE, Line
 REFUSAL = b'{"error": {"message": "no", "code": "model_not_found"}}'
 
 
-def test_an_answer_keeps_the_bytes_of_its_body():
-    """Numbers keep their digits, and the form is OpenAI's."""
+def test_a_response_line_keeps_the_bytes_of_its_body():
+    """Numbers keep their digits; the fields around the body are OpenAI's."""
     made = response_line("ä", 200, "req-1", b'{"x": 1.10, "usage": {"completion_tokens": 7}}\n')
     assert b'"body":{"x": 1.10, "usage": {"completion_tokens": 7}}' in made.content
     line = json.loads(made.content)
@@ -24,8 +24,8 @@ def test_an_answer_keeps_the_bytes_of_its_body():
 
 
 @pytest.mark.parametrize("body", [b'{\n "x":\n 1}', b"<html>\n</html>", b"", b"\xff"])
-def test_whatever_came_an_answer_is_one_line_of_json(body):
-    """Line ends of the body are not the line's."""
+def test_any_response_body_becomes_one_line_of_json(body):
+    """Newlines of the body do not end the line, and a body without JSON is kept as well."""
     content = response_line("a", 413, None, body).content
     assert content.count(b"\n") == 1
     assert content.endswith(b"\n")
@@ -43,8 +43,8 @@ def test_whatever_came_an_answer_is_one_line_of_json(body):
         (error_line(Line(3, b""), LineError(DUPLICATE, "m", "a")), OutputRecord(None, 3, DUPLICATE)),
     ],
 )
-def test_a_line_of_out_says_what_it_answers(made, written):
-    """By its custom_id, or by its number where that does not tell it from others; the code is the same."""
+def test_an_output_record_has_custom_id_or_line_number(made, written):
+    """The number stands for a line without a custom_id of its own; the parsed code is the written one."""
     assert parse_output_record(made.content) == written
     assert made.code == written.code
 
@@ -52,6 +52,6 @@ def test_a_line_of_out_says_what_it_answers(made, written):
 @pytest.mark.parametrize(
     "content", [b"", b"x", b"[]", b"{}", b'{"custom_id": "a"}', b'{"response": {"status_code": 200}}', b'{"error": {}}']
 )
-def test_what_a_batch_has_not_written_is_told(content):
-    """Somebody's own file is no OUT."""
+def test_content_that_is_no_output_record_parses_to_none(content):
+    """This is how a batch recognizes a file that is not its output."""
     assert parse_output_record(content) is None

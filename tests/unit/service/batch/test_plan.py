@@ -1,4 +1,4 @@
-"""Which lines are to be answered, against what OUT has."""
+"""The plan of a run: which lines of IN are pending, compared with OUT."""
 
 import random
 
@@ -11,7 +11,7 @@ from tests.unit.service.batch.conftest import request
 
 
 def completed_of(*written):
-    """Take in what OUT says."""
+    """Collect the lines that OUT has."""
     completed = CompletedLines()
     for item in written:
         completed.add(item)
@@ -19,19 +19,19 @@ def completed_of(*written):
 
 
 def numbers(pending):
-    """Return the numbers of the lines to do, and of the ones that they repeat."""
+    """Return the numbers of pending lines, each with that of the first line of the same custom_id, or 0."""
     return [(line.number, line.same_as) for line in pending]
 
 
-def test_every_line_is_to_do_but_empty_ones(write_requests):
-    """Wrong ones too: they get their line."""
+def test_every_line_but_empty_ones_is_pending(write_requests):
+    """Invalid lines too: their errors are lines of OUT."""
     pending = find_pending(write_requests("a", b"\n", b"nonsense\n", "b"), CompletedLines())
     assert numbers(pending) == [(1, 0), (3, 0), (4, 0)]
     assert (pending.num_lines, pending.num_pending) == (3, 3)
 
 
-def test_what_out_has_is_done(write_requests):
-    """By custom_id, wherever the line is by now; by number where there is none."""
+def test_lines_that_are_in_out_are_not_pending(write_requests):
+    """They match by custom_id, wherever the line is now, and by number without one."""
     done = completed_of(
         OutputRecord("b", None, None), OutputRecord(None, 3, "invalid_json"), OutputRecord("gone", None, None)
     )
@@ -40,15 +40,15 @@ def test_what_out_has_is_done(write_requests):
     assert (pending.num_lines, pending.num_pending, pending.num_unknown) == (4, 2, 1)
 
 
-def test_a_number_does_not_answer_a_line_that_has_a_name_by_now(write_requests):
-    """IN was mended: line 2 was nonsense and is a request."""
+def test_a_line_that_has_a_custom_id_by_now_is_pending(write_requests):
+    """IN was corrected: OUT has an error for line 2, which is a valid request now."""
     done = completed_of(OutputRecord(None, 2, "invalid_json"), OutputRecord(None, 99, "invalid_json"))
     assert numbers(find_pending(write_requests("a", "b"), done)) == [(1, 0), (2, 0)]
 
 
 @pytest.mark.parametrize("first_is_done", [False, True])
-def test_a_repeated_custom_id_is_marked_with_its_first_line(write_requests, first_is_done):
-    """Whether that one is done or not; each of the others is done by its own number."""
+def test_a_duplicate_custom_id_has_the_number_of_its_first_line(write_requests, first_is_done):
+    """Whether the first is completed or not; each duplicate is completed by its own number."""
     path = write_requests("a", "b", "a", "b", "a")
     done = completed_of(
         OutputRecord(None, 5, "duplicate_custom_id"), *([OutputRecord("a", None, None)] if first_is_done else [])
@@ -57,8 +57,8 @@ def test_a_repeated_custom_id_is_marked_with_its_first_line(write_requests, firs
     assert numbers(find_pending(path, done)) == (expected if first_is_done else [(1, 0), *expected])
 
 
-def test_many_lines_agree_with_the_plain_way(tmp_path):
-    """Drawn names with repeats, against sets and dictionaries."""
+def test_the_plan_of_random_lines_matches_a_dictionary(tmp_path):
+    """A thousand lines with duplicates; about half of OUT is not in IN."""
     draw = random.Random(1)
     names = [f"n{draw.randrange(400)}" for _ in range(1000)]
     path = tmp_path / "in"
@@ -75,21 +75,21 @@ def test_many_lines_agree_with_the_plain_way(tmp_path):
     assert pending.states.dtype == np.uint8
 
 
-def test_half_a_digest_makes_no_name():
-    """Names whose digests begin alike are told from each other."""
+def test_custom_ids_match_by_all_128_bits_of_their_digests():
+    """Digests that agree in their first 64 bits are different custom_ids."""
     given = np.array([[1, 2], [1, 1], [1, 2]], np.uint64)
     done, first, num_unknown = _compare(np.array([[1, 1], [1, 3]], np.uint64), given)
     assert (done.tolist(), first.tolist(), num_unknown) == ([False, True, False], [-1, -1, 0], 1)
 
 
-def test_lines_that_are_added_while_a_run_goes_are_left_to_the_next(write_requests):
-    """What was counted is answered."""
+def test_lines_appended_during_a_run_are_left_to_the_next_run(write_requests):
+    """A run sends the lines that it has counted."""
     path = write_requests("a")
     pending = find_pending(path, CompletedLines())
     path.write_bytes(path.read_bytes() + request("b"))
     assert numbers(pending) == [(1, 0)]
 
 
-def test_nothing_in_and_nothing_out(write_requests):
-    """An empty file has no lines."""
+def test_an_empty_in_has_no_lines(write_requests):
+    """Arrays of length zero are no error."""
     assert find_pending(write_requests(), CompletedLines()).num_lines == 0

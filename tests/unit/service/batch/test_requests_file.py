@@ -1,4 +1,4 @@
-"""What a line of IN must be, and what it says when it is not."""
+"""Lines of IN: valid ones become requests, invalid ones an error with field, limit and value."""
 
 import json
 
@@ -11,8 +11,8 @@ from service.batch.requests_file import BatchRequest, Line, check_readable, pars
 SOUND = {"custom_id": "a", "method": "POST", "url": "/tokenize", "body": {"model": "m", "prompt": "大 0.1"}}
 
 
-def test_a_sound_line_is_sent_as_it_is():
-    """The body's fields go to the gateway in their order, with their values."""
+def test_a_valid_line_keeps_its_body():
+    """Fields keep their order and values, and text is sent as UTF-8."""
     request = parse(Line(1, json.dumps(SOUND).encode()))
     assert request == BatchRequest("a", "/tokenize", '{"model":"m","prompt":"大 0.1"}'.encode())
 
@@ -33,8 +33,8 @@ def test_a_sound_line_is_sent_as_it_is():
         ({"body": {"stream": True}}, "invalid_body", "body.stream must be false or absent in a batch, got true", "a"),
     ],
 )
-def test_a_wrong_line_says_field_bound_and_value(content, code, message, custom_id):
-    """Each fault has its code, and keeps the custom_id if there is one."""
+def test_an_invalid_line_is_an_error_with_field_limit_and_value(content, code, message, custom_id):
+    """Each kind of error has a code, and keeps the custom_id if the line has one."""
     line = Line(1, content if isinstance(content, bytes) else json.dumps({**SOUND, **content}).encode())
     with pytest.raises(LineError) as caught:
         parse(line)
@@ -43,27 +43,27 @@ def test_a_wrong_line_says_field_bound_and_value(content, code, message, custom_
 
 
 @pytest.mark.parametrize("field", ["method", "url", "body"])
-def test_a_missing_field_is_told_from_null(field):
-    """What is not there is called none."""
+def test_a_missing_field_is_reported_as_none(field):
+    """In a JSON file null is a value of its own."""
     with pytest.raises(LineError, match=f"{field} must be .* got none"):
         parse(Line(1, json.dumps({name: value for name, value in SOUND.items() if name != field}).encode()))
 
 
-def test_a_repeated_custom_id_names_the_line_that_has_it():
-    """The second one is wrong."""
+def test_a_duplicate_custom_id_is_an_error_naming_its_first_line():
+    """`same_as`, from the plan of the run, makes the later line the invalid one."""
     with pytest.raises(LineError, match='must be unique, got "a" as in line 3'):
         parse(Line(9, json.dumps(SOUND).encode(), same_as=3))
 
 
-def test_lines_are_numbered_with_empty_ones_and_without_their_ends(tmp_path):
-    """A byte order mark, carriage returns and a last line without an end are no part of lines."""
+def test_lines_are_numbered_from_1_empty_ones_included(tmp_path):
+    """The byte order mark and line ends, CRLF too, are not part of a line; the last may have no end."""
     path = tmp_path / "in"
     path.write_bytes(b"\xef\xbb\xbfone\r\n\n  \ntwo")
     assert [(line.number, line.content) for line in read_lines(path)] == [(1, b"one"), (2, b""), (3, b""), (4, b"two")]
 
 
-def test_a_line_that_is_too_long_is_wrong_and_not_held_in_memory(tmp_path, monkeypatch):
-    """No more than the bound is read of it; the next line is whole, and one of just the bound is sound."""
+def test_a_line_above_the_limit_is_an_error_and_not_held_in_memory(tmp_path, monkeypatch):
+    """One byte more than the limit is read of it. The next line is whole, and a line of just the limit is valid."""
     monkeypatch.setattr(requests_file, "MAX_LINE_BYTES", 10)
     path = tmp_path / "in"
     path.write_bytes(b"x" * 1000 + b"\n" + b"y" * 9 + b"\n" + b"z" * 11)
@@ -76,7 +76,7 @@ def test_a_line_that_is_too_long_is_wrong_and_not_held_in_memory(tmp_path, monke
 @pytest.mark.parametrize(
     ("name", "message"), [("nothing", "No such file"), ("/dev/null", "must be a regular file"), (".", "I")]
 )
-def test_what_cannot_be_read_twice_is_refused(tmp_path, name, message):
-    """Pipes and devices, folders and files that are not there."""
+def test_in_must_be_a_readable_regular_file(tmp_path, name, message):
+    """IN is read twice: pipes, devices and directories are refused."""
     with pytest.raises(UsageError, match=message):
         check_readable(tmp_path / name)

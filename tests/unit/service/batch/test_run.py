@@ -1,4 +1,4 @@
-"""Whole runs against a scripted server: exit codes, what is kept, what is told."""
+"""Whole runs against a scripted server: exit codes, OUT and messages."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ANSWER = answer_json(COMPLETION)
 
 @pytest.fixture
 def run(server, tmp_path, monkeypatch):
-    """Run on IN with an address and one request at a time; return the exit code and the lines of OUT by custom_id."""
+    """Run with one request at a time; return the exit code and the lines of OUT by custom_id."""
     monkeypatch.setattr(LinkedEvent, "wait", lambda event, *_: event.is_set())
 
     def run(source, *options):
@@ -33,8 +33,8 @@ def run(server, tmp_path, monkeypatch):
     return run
 
 
-def test_a_run_answers_every_line_and_a_second_one_asks_nothing(run, server, write_requests, capsys):
-    """Nobody is asked when there is nothing to do."""
+def test_a_completed_run_sends_nothing_when_repeated(run, server, write_requests, capsys):
+    """OUT has every line after the first run; the second does not even request the gateway's status."""
     source = write_requests("a", "b")
     server.script = [STATUS, ANSWER, ANSWER]
     code, lines = run(source)
@@ -45,8 +45,8 @@ def test_a_run_answers_every_line_and_a_second_one_asks_nothing(run, server, wri
     assert "2 lines: none completed, 2 in earlier runs; errors: none" in capsys.readouterr().err
 
 
-def test_errors_are_lines_and_their_codes_are_counted(run, server, write_requests, capsys):
-    """Exit code 1, and again when nothing is left to do."""
+def test_errors_are_lines_of_out_and_counted_by_code(run, server, write_requests, capsys):
+    """The exit code is 1, also of a repeated run."""
     source = write_requests("a", b"nonsense\n", "b")
     server.script = [STATUS, refusal(404, "no", code="model_not_found"), STATUS, ANSWER]
     code, lines = run(source)
@@ -57,8 +57,8 @@ def test_errors_are_lines_and_their_codes_are_counted(run, server, write_request
     assert capsys.readouterr().err.count("errors: 1 model_not_found, 1 invalid_json\n") == 2
 
 
-def test_errors_are_answered_again_where_that_is_asked_for(run, server, write_requests):
-    """What was a success is not asked for."""
+def test_retry_errors_sends_failed_lines_again(run, server, write_requests):
+    """Successes are not requested again."""
     source = write_requests("a", "b")
     server.script = [STATUS, refusal(404, "no"), ANSWER]
     assert run(source)[0] == 1
@@ -69,8 +69,8 @@ def test_errors_are_answered_again_where_that_is_asked_for(run, server, write_re
     assert [body["prompt"] for body in server.bodies if body] == ["a", "b", "a"]
 
 
-def test_a_gateway_that_goes_away_ends_the_run_and_it_goes_on_later(run, server, write_requests, capsys):
-    """Exit code 3; nothing is written for what has no answer."""
+def test_a_run_stopped_by_an_unavailable_gateway_is_resumable(run, server, write_requests, capsys):
+    """The exit code is 3, OUT has the completed lines, and the same command sends the others."""
     source = write_requests("a", "b", "c")
     server.script = [STATUS, ANSWER, *[hang_up] * 5000]
     code, lines = run(source, "--give-up-after", "0.05")
@@ -91,16 +91,16 @@ def test_a_gateway_that_goes_away_ends_the_run_and_it_goes_on_later(run, server,
     ],
     ids=["not let in", "not let in any more", "no gateway"],
 )
-def test_what_would_fail_for_every_line_ends_the_run_with_one_line(run, server, write_requests, capsys, script):
-    """Exit code 3, and OUT has nothing of it."""
+def test_an_error_that_every_line_would_get_stops_the_run(run, server, write_requests, capsys, script):
+    """The exit code is 3, with one line on standard error and none in OUT."""
     server.script = script
     assert run(write_requests("a", "b")) == (3, {})
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
 
 
-def test_in_that_has_changed_is_told_and_what_is_done_is_kept(run, server, write_requests, capsys):
-    """A custom_id that IN has no more stays in OUT."""
+def test_lines_of_out_that_are_not_in_in_are_kept_and_reported(run, server, write_requests, capsys):
+    """IN was changed between two runs."""
     server.script = [STATUS, ANSWER]
     run(write_requests("a"))
     server.script = [STATUS, ANSWER]
@@ -110,7 +110,7 @@ def test_in_that_has_changed_is_told_and_what_is_done_is_kept(run, server, write
 
 
 def test_in_and_out_must_be_two_files(write_requests, tmp_path, capsys):
-    """Whatever they are called."""
+    """A hard link is recognized as the same file."""
     source, link = write_requests("a"), tmp_path / "link"
     link.hardlink_to(source)
     before = source.read_bytes()
@@ -119,15 +119,15 @@ def test_in_and_out_must_be_two_files(write_requests, tmp_path, capsys):
     assert source.read_bytes() == before
 
 
-def test_ray_that_is_not_installed_is_one_line(write_requests, tmp_path, capsys, monkeypatch):
-    """It names the file of requirements."""
+def test_without_ray_installed_the_error_names_its_requirements(write_requests, tmp_path, capsys, monkeypatch):
+    """The exit code is 2, before anything is sent."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert main([str(write_requests("a")), str(tmp_path / "out"), "--ray"]) == 2
     assert "pip install -r requirements/batch-ray.txt" in capsys.readouterr().err
 
 
-def test_an_address_without_a_cluster_of_ray_is_told_soon(server, write_requests, tmp_path):
-    """One line and exit code 3; Ray would wait for minutes. In a process of its own, as Ray is in one for good."""
+def test_an_address_without_a_ray_cluster_is_an_error_within_a_minute(server, write_requests, tmp_path):
+    """Ray itself would wait for minutes. A process of its own, as Ray stays initialized in a process."""
     server.script = [STATUS]
     command = [sys.executable, "-m", "service.batch", str(write_requests("a")), str(tmp_path / "out")]
     command += ["--base-url", server.url, "--ray", f"127.0.0.1:{free_port()}"]
@@ -146,16 +146,16 @@ def test_an_address_without_a_cluster_of_ray_is_told_soon(server, write_requests
         (["in", "out", "--ray-workers", "2"], "--ray-workers requires --ray"),
     ],
 )
-def test_an_option_that_cannot_be_is_refused(capsys, options, message):
-    """Exit code 2, with bound and value."""
+def test_an_invalid_option_is_refused(capsys, options, message):
+    """The exit code is 2, and the message has limit and value."""
     with pytest.raises(SystemExit) as caught:
         main(options)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_the_gateways_own_command_line_hands_over(capsys):
-    """`python -m service batch` is the same program."""
+def test_service_batch_is_the_same_program(capsys):
+    """`python -m service batch` runs `python -m service.batch`."""
     with pytest.raises(SystemExit) as caught:
         service.__main__.main(["batch", "--help"])
     assert caught.value.code == 0

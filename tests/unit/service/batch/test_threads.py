@@ -1,4 +1,4 @@
-"""The engine of one machine."""
+"""Execution on one machine, by threads."""
 
 import itertools
 import threading
@@ -14,30 +14,30 @@ LINES = [Line(number, b"%d" % number) for number in range(100)]
 
 
 def made(line):
-    """Answer a line by itself."""
+    """Process a line: its output is its content."""
     return OutputLine(line.content)
 
 
-def test_every_line_is_answered_once():
-    """Whatever the order."""
+def test_every_line_is_processed_once():
+    """The order of the output may differ."""
     answers = list(threads.process_lines(LINES, made, 8, lambda: None))
     assert sorted(int(answer.content) for answer in answers) == list(range(100))
 
 
-def test_no_more_lines_are_read_than_are_under_way():
-    """An endless file costs no memory."""
+def test_lines_are_read_only_as_fast_as_they_are_processed():
+    """So an endless IN costs no memory."""
     read = itertools.count()
     lines = (Line(number, b"") for number in read)
     answers = threads.process_lines(lines, made, 4, lambda: None)
     for _ in range(50):
         next(answers)
     answers.close()
-    # Four under way, eight that wait to be taken, and those that were taken.
+    # The lines taken, four in process and eight in the queue; four of tolerance.
     assert next(read) <= 50 + 4 + 8 + 4
 
 
-def test_as_many_are_under_way_as_was_asked_for():
-    """None of them gets its answer before all have begun."""
+def test_as_many_lines_are_processed_at_once_as_requested():
+    """A barrier lets none of the 16 end before all have begun."""
     together = threading.Barrier(16)
 
     def wait(line):
@@ -47,8 +47,8 @@ def test_as_many_are_under_way_as_was_asked_for():
     assert len(list(threads.process_lines(LINES[:32], wait, 16, lambda: None))) == 32
 
 
-def test_what_ends_a_line_for_all_ends_the_run_and_wakes_the_others():
-    """The error comes out, after what was answered before it."""
+def test_an_exception_in_a_thread_ends_the_run_and_wakes_the_others():
+    """The caller gets the exception of the thread."""
     woken = threading.Event()
 
     def fail(line):
@@ -61,8 +61,8 @@ def test_what_ends_a_line_for_all_ends_the_run_and_wakes_the_others():
     assert woken.is_set()
 
 
-def test_a_second_without_an_answer_is_told(monkeypatch):
-    """So that what is shown can be kept up to date."""
+def test_an_interval_without_output_yields_none(monkeypatch):
+    """So the caller can update its progress bar."""
     monkeypatch.setattr(threads, "TICK_S", 0.01)
     go_on = threading.Event()
 

@@ -1,4 +1,4 @@
-"""`python -m service health`: an exit code that a health check can go by."""
+"""`python -m service health`: an exit code for health checks."""
 
 import http.server
 import threading
@@ -10,7 +10,7 @@ from service.__main__ import main
 
 @pytest.fixture
 def answering(monkeypatch):
-    """A server that answers every GET with a status of the test's choice; what was asked for is kept."""
+    """A server that responds to every GET with a status of the test's choice and records the paths."""
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -36,8 +36,8 @@ def answering(monkeypatch):
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_the_exit_code_says_whether_a_model_answers(answering, monkeypatch, capsys, host, status, code):
-    """It asks for readiness, at the address that the gateway listens at."""
+def test_the_exit_code_says_whether_the_gateway_is_ready(answering, monkeypatch, capsys, host, status, code):
+    """The command requests /readyz at the address that the gateway listens on."""
     monkeypatch.setenv("OSTINATO_HOST", host)
     answering.status = status
     assert main(["health"]) == code
@@ -46,8 +46,8 @@ def test_the_exit_code_says_whether_a_model_answers(answering, monkeypatch, caps
     assert '{"status": "as told"}' in (shown.err if code else shown.out)
 
 
-def test_nobody_there_is_told(monkeypatch, capsys, answering):
-    """One line, with the address that was asked."""
+def test_an_unreachable_gateway_is_exit_code_1(monkeypatch, capsys, answering):
+    """The message has the address and the reason."""
     monkeypatch.setenv("OSTINATO_HOST", "127.0.0.2")
     assert main(["health"]) == 1
     assert f"no response from 127.0.0.2:{answering.server_port}: ConnectionRefusedError" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`python -m service keys`, as a person and a shell script see it."""
+"""`python -m service keys`: its output and exit codes, for a person and for a shell script."""
 
 import argparse
 import errno
@@ -26,12 +26,12 @@ sys.exit(run(parser.parse_args(), None))
 
 @pytest.fixture
 def path(tmp_path):
-    """Where the file of keys will be; the setting names it."""
+    """The path of the key file, as the setting has it; it does not exist yet."""
     return tmp_path / "keys.json"
 
 
 def call(path, *arguments):
-    """Run a command; an error of an option is exit code 2 as well."""
+    """Run a command and return its exit code, which is 2 for an invalid option."""
     parser = argparse.ArgumentParser("python -m service")
     keys_command.add_parser(parser.add_subparsers(dest="command"))
     try:
@@ -45,8 +45,8 @@ def only_key(path):
     return key
 
 
-def test_add_prints_the_key_alone(path, capsys):
-    """What a shell takes from standard output is a key that is found; the words about it go elsewhere."""
+def test_add_prints_only_the_key_to_stdout(path, capsys):
+    """A shell script can capture it; the explanation goes to standard error, without the secret."""
     assert call(path, "add", "--tenant", "acme") == 0
     out, err = capsys.readouterr()
     key = only_key(path)
@@ -56,8 +56,8 @@ def test_add_prints_the_key_alone(path, capsys):
     assert out.strip().rpartition("-")[2] not in err
 
 
-def test_add_takes_every_limit(path):
-    """Each limit of a key is an option, and what is not given is the server's own."""
+def test_add_has_an_option_for_every_limit(path):
+    """A limit that is not set stays None: the server's own applies."""
     for number, name in enumerate(KeyLimits.model_fields, 1):
         call(path, "add", "--tenant", "acme", f"--{name.replace('_', '-')}", str(number))
         assert read_keys(path)[-1].limits == KeyLimits(**{name: number})
@@ -72,14 +72,14 @@ def test_add_takes_every_limit(path):
     ],
 )
 def test_a_key_expires_at_a_date_or_time(path, text, expires):
-    """A date is its first moment in UTC; a time has a zone."""
+    """A date means midnight UTC; a time needs a time zone."""
     assert call(path, "add", "--tenant", "acme", "--expires", text) == 0
     assert only_key(path).expires == expires
 
 
 @pytest.mark.parametrize(("text", "span"), [("30d", timedelta(days=30)), ("12h", timedelta(hours=12))])
 def test_a_key_expires_after_days_or_hours(path, text, span):
-    """The span begins now."""
+    """The span begins when the key is added."""
     before = datetime.now(UTC).replace(microsecond=0)
     assert call(path, "add", "--tenant", "acme", "--expires", text) == 0
     assert before + span <= only_key(path).expires <= datetime.now(UTC) + span
@@ -102,15 +102,15 @@ def test_a_key_expires_after_days_or_hours(path, text, span):
         ("--tenant", ""),
     ],
 )
-def test_a_wrong_option_is_named_and_makes_no_key(path, capsys, option, value):
-    """Exit code 2, and the message has the option."""
+def test_an_invalid_option_is_named_and_adds_no_key(path, capsys, option, value):
+    """The exit code is 2, and no file is created."""
     assert call(path, "add", "--tenant", "acme", f"{option}={value}") == 2
     assert f"argument {option}: " in capsys.readouterr().err
     assert not path.exists()
 
 
 def test_list_is_a_table_without_secrets(path, capsys):
-    """Each key is one line under aligned headings, in the order in which they were made; hashes are not shown."""
+    """One line per key under aligned headings, in the order of creation; hashes are not shown."""
     first, _ = add_key(path, "acme", None, KeyLimits(max_sequences=8))
     second, _ = add_key(path, "a-longer-name", datetime(2020, 1, 31, tzinfo=UTC), KeyLimits())
     assert call(path, "list") == 0
@@ -127,8 +127,8 @@ def test_list_is_a_table_without_secrets(path, capsys):
     assert second.sha256 not in out
 
 
-def test_list_as_json_has_what_the_table_has(path, capsys):
-    """Programs get times as ISO 8601, limits as numbers or null, and the state."""
+def test_list_json_has_the_fields_of_the_table(path, capsys):
+    """Times are ISO 8601 in UTC; limits are numbers or null."""
     key, _ = add_key(path, "acme", datetime(2999, 1, 31, tzinfo=UTC), KeyLimits(max_sequences=8))
     assert call(path, "list", "--json") == 0
     assert json.loads(capsys.readouterr().out) == [
@@ -148,23 +148,23 @@ def test_list_as_json_has_what_the_table_has(path, capsys):
     ]
 
 
-def test_revoke_removes_the_keys_that_it_names(path):
-    """The others stay."""
+def test_revoke_removes_only_the_named_keys(path):
+    """One command can name several."""
     ids = [add_key(path, "acme", None, KeyLimits())[0].id for _ in range(3)]
     assert call(path, "revoke", ids[0], ids[2]) == 0
     assert only_key(path).id == ids[1]
 
 
-def test_revoke_of_an_unknown_id_is_an_error_of_one_line(path, capsys):
-    """Exit code 1; the line names the id and nothing that is in the file."""
+def test_revoking_an_unknown_id_is_a_one_line_error(path, capsys):
+    """The exit code is 1, and the line shows nothing of the file's content."""
     key, _ = add_key(path, "acme", None, KeyLimits())
     assert call(path, "revoke", "00000000") == 1
     assert capsys.readouterr().err == f"error: {path}: there is no key 00000000; nothing was revoked\n"
     assert only_key(path) == key
 
 
-def test_revoke_of_a_whole_key_does_not_show_it(path, capsys):
-    """Who gives the key where its id was asked for finds no secret in the log of the terminal."""
+def test_revoking_by_the_whole_key_does_not_show_it(path, capsys):
+    """A key given in place of its id must not end up in the log of the terminal."""
     _, presented = add_key(path, "acme", None, KeyLimits())
     assert call(path, "revoke", presented) == 2
     out, err = capsys.readouterr()
@@ -172,29 +172,29 @@ def test_revoke_of_a_whole_key_does_not_show_it(path, capsys):
     assert "argument ID" in err
 
 
-def test_the_option_goes_before_the_setting(path, tmp_path):
-    """`--file` names the file, whatever the setting says."""
+def test_the_file_option_overrides_the_setting(path, tmp_path):
+    """The setting's file is not even created."""
     other = tmp_path / "other.json"
     assert call(path, "add", "--tenant", "acme", "--file", str(other)) == 0
     assert (path.exists(), other.exists()) == (False, True)
 
 
-def test_without_a_file_both_ways_to_name_one_are_told(capsys):
-    """Exit code 2, and nothing is made anywhere."""
+def test_without_a_file_the_error_names_option_and_setting(capsys):
+    """The exit code is 2."""
     assert call(None, "add", "--tenant", "acme") == 2
     assert re.fullmatch(r"error: .*--file.*OSTINATO_KEYS_FILE\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["revoke", "00000000"]])
-def test_a_file_that_is_not_there_is_an_error_of_one_line(path, capsys, arguments):
-    """Only `add` makes the file."""
+def test_a_missing_file_is_a_one_line_error(path, capsys, arguments):
+    """Only `add` creates the file."""
     assert call(path, *arguments) == 1
     assert capsys.readouterr().err == f"error: {path}: No such file or directory\n"
     assert not path.exists()
 
 
-def test_no_permission_is_an_error_of_one_line(path, capsys, monkeypatch):
-    """The system's own words, with the file's name."""
+def test_a_permission_error_is_one_line(path, capsys, monkeypatch):
+    """It is the operating system's message, after the path."""
 
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -206,8 +206,8 @@ def test_no_permission_is_an_error_of_one_line(path, capsys, monkeypatch):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 @pytest.mark.parametrize(("arguments", "word"), [(["add", "--tenant", "acme"], "revoked"), (["list"], "No space")])
-def test_a_standard_output_that_is_full_is_an_error_of_one_line(path, arguments, word):
-    """A key that nobody has seen does not stay valid."""
+def test_a_full_stdout_is_a_one_line_error(path, arguments, word):
+    """`add` then revokes its new key, which nobody has seen."""
     key, _ = add_key(path, "acme", None, KeyLimits())
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-c", PROGRAM, "keys", *arguments, "--file", path]

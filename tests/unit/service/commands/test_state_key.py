@@ -1,4 +1,4 @@
-"""`python -m service state-key`: a file that gateways sign by."""
+"""`python -m service state-key`: the key file by which gateways sign resume tokens."""
 
 import stat
 
@@ -7,8 +7,8 @@ from service.generation.resume_tokens import StateKeys
 from tests.faults import fill_disk
 
 
-def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path, capsys):
-    """The second time nothing changes, so it can be repeated at each start."""
+def test_a_key_is_created_once_with_mode_0600(tmp_path, capsys):
+    """The command is idempotent, so it can run before each start."""
     path = tmp_path / "key"
     assert main(["state-key", str(path)]) == 0
     (name,) = StateKeys.read(path).keys
@@ -18,8 +18,8 @@ def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path, capsys):
     assert capsys.readouterr().out == f"{path}: created, key {name}\n{path}: exists, key {name}\n"
 
 
-def test_what_cannot_be_written_or_read_is_one_line(tmp_path, capsys):
-    """A file that holds no key would stop every gateway; here it is told first."""
+def test_an_unusable_path_is_a_one_line_error(tmp_path, capsys):
+    """A file without a key would keep every gateway from starting; this command reports it earlier."""
     (tmp_path / "empty").touch()
     for path in (tmp_path / "no" / "folder", tmp_path / "empty"):
         assert main(["state-key", str(path)]) == 1
@@ -30,7 +30,7 @@ def test_what_cannot_be_written_or_read_is_one_line(tmp_path, capsys):
 
 
 def test_a_full_disk_leaves_no_empty_file(tmp_path, capsys, monkeypatch):
-    """An empty one would stop every later start; the message has the path and the reason, and the next try succeeds."""
+    """It would stop every later start; the error has path and reason, and the next attempt succeeds."""
     path = tmp_path / "key"
     with monkeypatch.context() as patch:
         fill_disk(patch)

@@ -1,4 +1,4 @@
-"""What `python -m service up` asks the gateway, and what it prints; its processes are in tests/e2e/test_up.py."""
+"""`python -m service up`: its readiness check and its output. test_up_processes.py and tests/e2e have its processes."""
 
 import http.server
 import json
@@ -13,7 +13,7 @@ from service.settings import Settings
 
 
 class Gateway(http.server.HTTPServer):
-    """A server whose answers to /readyz are scripted; the last is repeated."""
+    """A server with scripted responses to /readyz; the last one is repeated."""
 
     def __init__(self, *answers):
         self.answers, self.num_asked = list(answers), 0
@@ -34,7 +34,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def serve():
-    """Start servers."""
+    """Start gateways with scripted responses."""
     servers = []
 
     def start(*answers):
@@ -58,7 +58,7 @@ NOT_READY = 503, b'{"error": {}}'
 
 @pytest.fixture
 def run_up(tmp_path, monkeypatch):
-    """Start the service with processes that do nothing, in front of a server; return its settings."""
+    """Start the service in front of a gateway, with fake processes."""
     monkeypatch.chdir(tmp_path)
 
     def run(gateway, **settings):
@@ -73,8 +73,8 @@ def run_up(tmp_path, monkeypatch):
     return run
 
 
-def test_the_gateway_is_asked_until_it_is_ready_and_not_again(serve, run_up, capfd):
-    """What it answered then is printed; by a second answer it may have no model left."""
+def test_readyz_is_polled_until_it_is_ready_and_not_again(serve, run_up, capfd):
+    """The models of that response are printed; a second response might have none left."""
     gateway = serve(NOT_READY, ready("demo", "other"), ready())
     run_up(gateway)
     assert gateway.num_asked == 2
@@ -85,8 +85,8 @@ def test_the_gateway_is_asked_until_it_is_ready_and_not_again(serve, run_up, cap
 @pytest.mark.parametrize(
     ("config", "name"), [(b'model_config_list { config { name: "mine" } }', "mine"), (b"\xff", "MODEL")]
 )
-def test_a_gateway_that_names_no_models_is_ready_as_well(serve, run_up, tmp_path, capfd, body, config, name):
-    """The status says so; the command to try has a name of `models.config`, or a placeholder."""
+def test_a_gateway_is_ready_even_if_it_names_no_models(serve, run_up, tmp_path, capfd, body, config, name):
+    """The status decides. The example request has a model of `models.config`, or a placeholder."""
     (tmp_path / "models.config").write_bytes(config)
     run_up(serve((200, body)), keys_file=tmp_path / "keys.json")
     out = capfd.readouterr().out

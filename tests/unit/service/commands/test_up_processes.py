@@ -1,4 +1,4 @@
-"""`python -m service up` whose processes are killed: accepted streams finish, and nobody stays behind."""
+"""`python -m service up` under SIGKILL and SIGTERM: accepted streams finish, and no process is left."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ def children(pid):
 
 
 class Up:
-    """The program with its processes, of `up_programs`."""
+    """`up` with its child processes, as `up_programs` starts them."""
 
     def __init__(self, folder):
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -82,7 +82,7 @@ def up(tmp_path):
 
 @pytest.mark.parametrize("killed", ["up", "gateway", "up+gateway", "gateway+up"])
 def test_the_model_server_lives_until_the_gateway_has_drained(up, killed):
-    """However `up` and gunicorn's master end, the worker's streams are finished, and then everybody ends."""
+    """Also if `up` or gunicorn's master is killed: the worker finishes its streams, then every process exits."""
     streams = [up.stream() for _ in range(NUM_STREAMS)]
     for name in killed.split("+"):
         os.kill(up.pids[name], signal.SIGKILL)
@@ -94,8 +94,8 @@ def test_the_model_server_lives_until_the_gateway_has_drained(up, killed):
 @pytest.mark.parametrize(
     "killed", ["model server", "up+model server", "up+gateway+worker", "worker+gateway+up", "gateway+worker"]
 )
-def test_nobody_stays_behind_whoever_is_killed(up, killed):
-    """What cannot be finished ends as well."""
+def test_no_process_is_left_whichever_is_killed(up, killed):
+    """Streams that cannot finish are closed as well."""
     streams = [up.stream() for _ in range(NUM_STREAMS)]
     for name in killed.split("+"):
         os.kill(up.pids[name], signal.SIGKILL)
@@ -104,8 +104,8 @@ def test_nobody_stays_behind_whoever_is_killed(up, killed):
     until(lambda: not up.running)
 
 
-def test_a_signal_ends_the_gateway_first(up):
-    """SIGTERM finishes accepted streams, with their model server, and is no failure."""
+def test_sigterm_drains_the_gateway_before_the_model_server_stops(up):
+    """Accepted streams finish, and the exit code is 0."""
     streams = [up.stream() for _ in range(NUM_STREAMS)]
     up.process.terminate()
     assert all(b"the end" in rest_of(stream) for stream in streams)
@@ -114,8 +114,8 @@ def test_a_signal_ends_the_gateway_first(up):
     assert "the model server stopped" in up.log.read_text()
 
 
-def test_a_second_signal_ends_everything_at_once(up):
-    """Who does not want to wait signals again."""
+def test_a_second_sigterm_stops_everything_at_once(up):
+    """The drain is not waited for, and the exit code is 0 all the same."""
     with up.stream():
         up.process.terminate()
         until(lambda: "stopping" in up.log.read_text())

@@ -32,7 +32,7 @@ def run_up(port, folder):
 
 
 def run_model_server(*arguments):
-    """Take connections until SIGTERM."""
+    """Accept connections until SIGTERM."""
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     port = int(next(argument for argument in arguments if argument.startswith("--port=")).partition("=")[2])

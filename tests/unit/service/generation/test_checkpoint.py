@@ -1,4 +1,4 @@
-"""A text put down in bytes is the text taken up, and its branches have random numbers of their own."""
+"""A checkpoint survives serialization bit by bit, and its branches have random numbers of their own."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def saved(
     held_back="",
     counts=(),
 ):
-    """Return a text; fields given replace what does not matter."""
+    """Return a checkpoint; fields that are passed replace the defaults."""
     ids = np.array([token_id for token_id, _ in counts], np.int32)
     numbers = np.array([number for _, number in counts], np.float32)
     point = ResumePoint(np.array(state, np.float32), np.array(unread_ids, np.int32), num_sampled)
@@ -41,10 +41,10 @@ def saved(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 1000)), max_size=5),
 )
-def test_what_comes_back_is_what_was_put_down(
+def test_a_checkpoint_is_unchanged_after_a_round_trip(
     state, unread_ids, position, seed, stream, detokenizer, held_back, counts
 ):
-    """Every bit of the state, NaN and -0.0 too, and everything beside it."""
+    """Every bit of the state, NaN and -0.0 included, and every other field."""
     text = saved(state, unread_ids, position, seed, stream, detokenizer, held_back, counts)
     back = Checkpoint.from_bytes(text.to_bytes())
     assert back.point.state.tobytes() == text.point.state.tobytes()
@@ -62,15 +62,15 @@ def test_what_comes_back_is_what_was_put_down(
     assert back.point.state.flags.writeable
 
 
-def test_a_text_of_some_thousand_floats_stays_small():
-    """The bytes are those of the floats, and little more."""
+def test_a_serialized_checkpoint_is_hardly_larger_than_its_state():
+    """Four bytes per float, and less than 300 bytes for everything else."""
     state = np.random.default_rng(0).normal(size=2048).astype(np.float32)
     assert len(saved(state).to_bytes()) < 4 * 2048 + 300
 
 
 @pytest.mark.parametrize("stream", [0, 3, 2**64 - 1])
-def test_the_first_branch_goes_on_and_the_others_are_new(stream):
-    """Branches of a text, of its branches, and of the same text further on differ, and each is always the same."""
+def test_branch_0_keeps_the_random_stream_and_the_others_are_new(stream):
+    """Streams of branches, of their branches and of later positions differ, and each is reproducible."""
     text = saved(random_stream=stream)
     assert text.branch(0) == stream
     streams = [
@@ -84,8 +84,8 @@ def test_the_first_branch_goes_on_and_the_others_are_new(stream):
     assert all(0 <= branch < 2**64 for branch in streams)
 
 
-def test_a_point_moves_with_the_state_or_without():
-    """With the state just the last token is unread; without it all that came since the state."""
+def test_a_resume_point_advances_with_or_without_a_new_state():
+    """With a new state only the last token is unread; without one, all tokens since the old state are."""
     point = ResumePoint(np.zeros(2, np.float32), np.array([4, 5], np.int32), 10)
     kept = point.after([6, 7], None)
     assert (kept.unread_ids.tolist(), kept.num_sampled, kept.state is point.state) == ([4, 5, 6, 7], 12, True)

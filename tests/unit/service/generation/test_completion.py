@@ -1,4 +1,4 @@
-"""From requests to results over a fake model: prompts, choices, echo, scores, the best of several, deadlines."""
+"""Completions on a fake model: prompts, choices, echo, logprobs, `best_of`, deadlines, charges and backward models."""
 
 import itertools
 
@@ -24,7 +24,7 @@ from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, FakeListener, FakeO
 from tests.unit.contract.test_card import FIELDS
 from tests.waiting import until
 
-# The fake ends a text at id 2, which must be the end mark.
+# The fake model ends a sequence at id 2, which must be the EOS token.
 CHARACTERS = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABULARY - 3)), end_token=True)
 WORDS = WordTokenizer.train(["the cat sat on a mat", " ".join(f"w{i}" for i in range(VOCABULARY - 9))])
 
@@ -34,16 +34,16 @@ LIMITS = Limits(max_prompt_tokens=1000, max_request_tokens=3000, max_logprobs_to
 
 
 class Models:
-    """One model of each unit of text and direction, on a fake server."""
+    """One model per token unit and direction, on a fake backend."""
 
     def __init__(self):
         self.models = {"characters": CHARACTERS, "words": WORDS}
 
     def find_version(self, ref):
-        """Return a version, if it lives."""
+        """Return a version, if it is served."""
         return self.find(ref.name) if ref.version == 1 else None
 
-    def find(self, name, seed=None):  # noqa: ARG002 - as the catalog's
+    def find(self, name, seed=None):  # noqa: ARG002 - the registry's signature
         unit, _, backward = name.partition(" ")
         tokenizer = self.models[unit]
         assert len(tokenizer.tokens) == VOCABULARY
@@ -54,7 +54,7 @@ class Models:
 
 
 def request(*prompts, **fields):
-    """Return a request of the characters' model with defaults; `prepend` and `state_interval` make it a stream."""
+    """Return a request to the character model, with defaults; `prepend` and `state_interval` make it a stream."""
     options = {name: fields.pop(name) for name in ("prepend", "state_interval") if name in fields}
     if options:
         fields |= {"stream": True, "stream_options": options}
@@ -63,7 +63,7 @@ def request(*prompts, **fields):
 
 
 class Service:
-    """An engine with all that it needs."""
+    """An engine with its scheduler, on a fake backend."""
 
     def __init__(self, backend=None, **limits):
         self.backend, limits = backend or FakeBackend(), LIMITS.model_copy(update=limits)
@@ -93,7 +93,7 @@ def service():
 
 
 def expected_scores(token_ids):
-    """Return the fake model's log probability of every token but the first."""
+    """Return the fake model's logprob of every token but the first."""
     state, scores = np.zeros(STATE_SIZE, np.float32), []
     for last, token_id in itertools.pairwise(token_ids):
         state = fake_step(last, state)
@@ -101,8 +101,8 @@ def expected_scores(token_ids):
     return scores
 
 
-def test_several_prompts_give_what_each_gives_alone(service):
-    """Results come in order of prompts, then choices, whatever form the prompts have."""
+def test_a_request_with_several_prompts_equals_one_request_per_prompt(service):
+    """Results are ordered by prompt, then choice, and are the same for texts and for token ids."""
     together = service.results("abc", "hello", "", n=2)
     alone = [result for prompt in ("abc", "hello", "") for result in service.results(prompt, n=2)]
     assert together == alone
@@ -111,8 +111,8 @@ def test_several_prompts_give_what_each_gives_alone(service):
     assert service.results(*ids, n=2) == together
 
 
-def test_scores_change_no_text(service):
-    """A text is the same with log probabilities, with those of the best too, and with an echo."""
+def test_logprobs_and_echo_do_not_change_the_completion(service):
+    """Whether the sampled or also the most probable tokens have logprobs, and whether the prompt is echoed."""
     (plain,) = service.results()
     assert [service.results(logprobs=top)[0].text for top in (0, 1, 5)] == [plain.text] * 3
     assert service.results(logprobs=5, echo=True)[0].text == "abc" + plain.text
@@ -121,12 +121,12 @@ def test_scores_change_no_text(service):
 
 @pytest.mark.parametrize("echo", [False, True])
 @pytest.mark.parametrize("length", [1, 2, 17, 40])
-def test_every_token_has_its_own_score_and_place(service, length, echo):
-    """The scores are the model's for that token after those before it; the first of all has none."""
+def test_every_token_has_its_logprob_and_text_offset(service, length, echo):
+    """Each logprob is the model's, given all tokens before it; only the very first token has none."""
     prompt = ("abcdefghij" * 4)[:length]
     (result,) = service.results(prompt, logprobs=2, echo=echo)
     logprobs = result.logprobs
-    # The fake draws special tokens too; their names stand in the list, but they have no text.
+    # The fake model samples special tokens, too: the list has their names, but they have no text.
     told = [CHARACTERS.tokens.index(name) for name in logprobs.tokens]
     texts = [CHARACTERS.decode([token_id]) for token_id in told]
     assert "".join(texts) == result.text
@@ -139,8 +139,8 @@ def test_every_token_has_its_own_score_and_place(service, length, echo):
         assert top is None or 2 <= len(top) <= 3
 
 
-def test_a_prompt_is_scored_without_a_token_being_drawn(service):
-    """With max_tokens 0 and echo the prompt comes back with its scores, and nothing is drawn."""
+def test_max_tokens_0_with_echo_and_logprobs_scores_the_prompt(service):
+    """The prompt comes back with its logprobs, and no token is sampled."""
     (one, two) = service.results("abcdefghij" * 3, "b", logprobs=0, echo=True, max_tokens=0)
     assert (one.text, one.finish_reason) == ("abcdefghij" * 3, "length")
     assert one.logprobs.token_logprobs == [None, *expected_scores(CHARACTERS.encode(one.text))]
@@ -148,16 +148,16 @@ def test_a_prompt_is_scored_without_a_token_being_drawn(service):
     assert set(service.calls()) == {"score"}
 
 
-def test_nothing_is_computed_for_no_tokens(service):
-    """With max_tokens 0 and no scores, the answer is made without a call."""
+def test_max_tokens_0_without_logprobs_makes_no_call(service):
+    """Neither an echo nor several choices need the model."""
     results = service.results("abc", "", max_tokens=0, n=2)
     assert [(result.text, result.finish_reason, result.logprobs) for result in results] == [("", "length", None)] * 4
     assert [result.text for result in service.results("abc", max_tokens=0, echo=True)] == ["abc"]
     assert service.calls() == []
 
 
-def test_choices_of_one_prompt_share_its_scores(service):
-    """The prompt is read and scored once, and each choice begins with it."""
+def test_choices_of_one_prompt_share_its_scoring(service):
+    """The prompt is scored in one call, and every choice begins with its text and logprobs."""
     results = service.results(n=3, logprobs=1, echo=True)
     assert service.calls().count("score") == 1
     assert len({tuple(result.logprobs.token_logprobs[:3]) for result in results}) == 1
@@ -166,15 +166,15 @@ def test_choices_of_one_prompt_share_its_scores(service):
 
 
 def mean_with_end(result, prompt):
-    """Return the mean log probability of a text, the end mark's among them if it ended by that."""
+    """Return the mean logprob of a completion, including the EOS token if it ended with that."""
     ids = CHARACTERS.encode(prompt) + [CHARACTERS.tokens.index(name) for name in result.logprobs.tokens]
     if result.finish_reason == "stop":
         ids.append(CHARACTERS.special.end)
     return np.mean(expected_scores(ids)[len(prompt) - 1 :])
 
 
-def test_the_best_of_several_is_chosen_by_its_mean_log_probability(service):
-    """Those with the highest mean of all choices made are returned, best first, as they would be alone."""
+def test_best_of_returns_the_choices_with_the_highest_mean_logprob(service):
+    """They come best first, and each is what it is without `best_of`."""
     every = service.results(n=6, logprobs=0)
     means = [mean_with_end(result, "abc") for result in every]
     order = sorted(range(6), key=lambda i: means[i], reverse=True)
@@ -183,8 +183,8 @@ def test_the_best_of_several_is_chosen_by_its_mean_log_probability(service):
     assert (chosen[0].text, chosen[0].logprobs) == (every[order[0]].text, None)
 
 
-def test_scores_end_with_the_text_that_a_stop_leaves(service):
-    """No token of the stop string is told of, streamed or not."""
+def test_logprobs_end_where_a_stop_string_cuts_the_text(service):
+    """No token of the stop string is returned, streamed or not."""
     (whole,) = service.results(logprobs=1)
     stop = whole.text[6:8]
     (result,) = service.results(logprobs=1, stop=[stop])
@@ -200,8 +200,8 @@ def test_scores_end_with_the_text_that_a_stop_leaves(service):
     assert shown == result.text
 
 
-def test_words_of_a_prompt_are_found_in_the_text_as_it_was_given(service):
-    """Places are those in the client's own text; tokens are the model's."""
+def test_text_offsets_of_words_refer_to_the_prompt_as_sent(service):
+    """The echo is the client's own text, while the tokens are the model's, in lower case."""
     (result,) = service.results("The CAT, sat!", model="words", logprobs=1, echo=True, max_tokens=2)
     assert result.text.startswith("The CAT, sat! w")
     assert result.logprobs.text_offset[:4] == [0, 4, 9, 13]
@@ -209,8 +209,8 @@ def test_words_of_a_prompt_are_found_in_the_text_as_it_was_given(service):
     assert result.logprobs.tokens[3] == result.text[13 : 13 + len(result.logprobs.tokens[3])]
 
 
-def test_special_tokens_of_a_prompt_are_named_and_have_no_text(service):
-    """A prompt of ids may hold marks: their entries are there, their text is not."""
+def test_special_tokens_of_a_prompt_have_logprob_entries_but_no_text(service):
+    """A prompt of token ids may contain special tokens; the logprobs list them by name."""
     ids = [CHARACTERS.special.start, *CHARACTERS.encode("ab")]
     (result,) = service.results(ids, logprobs=1, echo=True, max_tokens=0)
     assert result.text == "ab"
@@ -220,8 +220,8 @@ def test_special_tokens_of_a_prompt_are_named_and_have_no_text(service):
     assert result.logprobs.tokens[:2] == ["<end>", "<end>"]
 
 
-def test_penalties_go_by_what_was_drawn_however_it_was_cut(service):
-    """A text with penalties is the same drawn at once and token by token."""
+def test_penalties_do_not_depend_on_the_decode_steps_of_a_call(service):
+    """A completion with a frequency penalty is the same with eight tokens per call and with one."""
     (result,) = service.results(frequency_penalty=2.0, max_tokens=40)
     slow = Service()
     slow.engine._models.find = lambda name, seed: _with_steps(Models().find(name), 1)
@@ -245,16 +245,16 @@ def _with_steps(model, steps):
     ],
     ids=["id out of range", "bias out of range", "long text", "many ids"],
 )
-def test_what_only_the_model_can_tell_is_refused_too(service, fields, param, message):
-    """Ids beyond the vocabulary and prompts beyond the bound name field, bound and value."""
+def test_limits_that_depend_on_the_model_are_validated(service, fields, param, message):
+    """Token ids outside the vocabulary and too long prompts are refused; the message names field, limit and value."""
     prompts = fields.pop("prompts", ("abc",))
     with pytest.raises(InvalidRequest, match=message) as caught:
         service.results(*prompts, **fields)
     assert caught.value.param == param
 
 
-def test_a_deadline_frees_the_rows():
-    """A request whose time is over gets its error, and its texts make room."""
+def test_a_deadline_removes_all_sequences_of_the_request():
+    """The client gets the error, and every sequence is counted as cancelled."""
     service = Service(FakeBackend(held=True))
     with pytest.raises(DeadlineExceeded, match=r"within its timeout_s of 0\.1 seconds"):
         service.results(n=3, timeout_s=0.1)
@@ -264,8 +264,8 @@ def test_a_deadline_frees_the_rows():
     service.scheduler.stop()
 
 
-def test_a_cancelled_request_ends_for_whoever_waits_for_it():
-    """The thread that iterates hears of it at once."""
+def test_cancelling_a_request_wakes_the_thread_that_waits_for_it():
+    """It gets `ClientGone` at once, while the call is still in flight."""
     service = Service(FakeBackend(held=True))
     generation = service.engine.complete(request(), RequestContext())
     generation.request.cancel()
@@ -275,8 +275,8 @@ def test_a_cancelled_request_ends_for_whoever_waits_for_it():
     service.scheduler.stop()
 
 
-def test_what_a_request_may_use_is_charged_before_it_is_queued(service):
-    """The prompt once, and max_tokens for each text; one that cannot pay is not queued."""
+def test_a_request_is_charged_before_it_is_enqueued(service):
+    """Each prompt counts once and `max_tokens` once per choice; a request over its rate limit is not enqueued."""
     charged = []
     caller = RequestContext(charge=lambda count: charged.append(count) or (lambda: charged.append(-count)))
     generation = service.engine.complete(request("abc", "de", n=2, max_tokens=7), caller)
@@ -291,8 +291,8 @@ def test_what_a_request_may_use_is_charged_before_it_is_queued(service):
     assert service.scheduler.num_sequences == 0
 
 
-def test_what_the_queue_refuses_is_given_back():
-    """A request that is not taken on costs nothing."""
+def test_a_rejected_request_is_refunded():
+    """Admission control decides after the charge, so a request that it refuses gets its tokens back."""
     service, charged = Service(FakeBackend(held=True), max_running=1, max_queued=0), []
     caller = RequestContext(charge=lambda count: charged.append(count) or (lambda: charged.append(-count)))
     running = service.engine.complete(request(), caller)
@@ -304,8 +304,8 @@ def test_what_the_queue_refuses_is_given_back():
     service.scheduler.stop()
 
 
-def test_a_failure_is_not_counted_as_given_up(service):
-    """Only texts that a client left, or whose time was over, are cancelled; each request gets an error of its own."""
+def test_a_failed_request_is_not_counted_as_cancelled(service):
+    """Cancelled means that the client left or the deadline passed. Each failed request has its own error object."""
     service.backend.failures = [InternalError("refused")] * 2
     errors = []
     for _ in range(2):
@@ -326,16 +326,16 @@ def test_a_failure_is_not_counted_as_given_up(service):
     ],
     ids=["echo", "echo with logprobs", "logprobs"],
 )
-def test_an_answer_of_hundreds_of_megabytes_is_refused(service, prompts, fields, param, message):
-    """What a small request could blow up is bounded before anything is computed."""
+def test_a_request_for_too_large_a_response_is_refused(service, prompts, fields, param, message):
+    """`echo`, `n` and `logprobs` multiply a small request; their limits are checked before any call."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         service.results(*prompts, **fields)
     assert caught.value.param == param
     assert service.calls() == []
 
 
-def test_an_empty_text_is_not_the_best(service):
-    """The end mark counts in the mean, so that a text that ends at once is judged by how probable that was."""
+def test_an_empty_completion_has_a_mean_logprob_below_zero(service):
+    """The EOS token counts in the mean; else `best_of` would always choose a completion that ends at once."""
     every = [service.engine.complete(request(seed=seed, logprobs=0), RequestContext()) for seed in range(60)]
     results = [(one.results()[0], one) for one in every]
     empty = [one for result, one in results if not result.text]
@@ -344,7 +344,7 @@ def test_an_empty_text_is_not_the_best(service):
 
 
 def test_a_request_reports_its_tokens_and_times(service):
-    """The first token, the gaps and the tokens of each request reach whoever counts them."""
+    """The listener gets token counts, finish reasons, the first token and the gaps between tokens."""
     service.results("abc", "de", n=2, max_tokens=20)
     ((_, finished),) = service.listener.finished_requests
     assert finished["num_prompt_tokens"] == 5
@@ -364,8 +364,8 @@ def embedding(*prompts, **fields):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_an_embedding_is_the_mean_or_the_last_of_what_the_layer_says(service, pooling):
-    """Every token is read, the last too, in as many calls as it takes."""
+def test_an_embedding_pools_the_outputs_of_all_tokens(service, pooling):
+    """`mean` and `last` include the last token, however many calls a prompt takes."""
     prompts = ("abc", "", "hello world" * 5)
     job = service.engine.embed(embedding(*prompts, pooling=pooling), RequestContext())
     vectors = job.vectors()
@@ -382,24 +382,24 @@ def test_an_embedding_is_the_mean_or_the_last_of_what_the_layer_says(service, po
     assert service.listener.finished_requests[0][1]["num_prompt_tokens"] == 58
 
 
-def test_dimensions_must_be_the_models_own(service):
-    """Another width cannot be given."""
+def test_dimensions_must_equal_the_width_of_the_model(service):
+    """Vectors are not truncated; the message names the width."""
     with pytest.raises(InvalidRequest, match=r"dimensions must be 4, .*, got 5"):
         service.engine.embed(embedding("a", dimensions=5), RequestContext())
 
 
 def from_the_end(*suffixes, **fields):
-    """Return a request of the model of characters that reads backwards."""
+    """Return a request to the backward character model."""
     return request("", suffix=suffixes, **{"model": "characters backwards", **fields})
 
 
 def begun(service, wanted):
-    """Start a request as the engine does."""
+    """Submit a request to the engine and return its generation."""
     return service.engine.complete(wanted, RequestContext())
 
 
 def mirrored(result):
-    """Return what a text forwards would be from its end: the fake model knows no directions."""
+    """Return a forward result as a backward model would give it: the fake model has no direction."""
     logprobs, text = result.logprobs, result.text
     if logprobs is not None:
         widths = [len(CHARACTERS.decode([CHARACTERS.tokens.index(token)])) for token in logprobs.tokens]
@@ -422,15 +422,15 @@ def mirrored(result):
     ids=str,
 )
 @pytest.mark.parametrize("suffix", ["", "a", "abcdefghij" * 4])
-def test_a_text_from_its_end_is_the_mirror_image_of_one_forwards(service, suffix, fields):
-    """Read from the end, drawn leftwards; text, scores and places are told in order of reading."""
+def test_a_backward_completion_mirrors_the_forward_one(service, suffix, fields):
+    """The model reads and generates from right to left; text, logprobs and offsets are returned in reading order."""
     forwards = service.results(suffix[::-1], **fields)
     assert begun(service, from_the_end(suffix, **fields)).results() == [mirrored(result) for result in forwards]
 
 
 @pytest.mark.parametrize("echo", [False, True])
-def test_a_stop_is_read_forwards_in_a_text_from_its_end(service, echo):
-    """The text begins behind it, and so do its scores."""
+def test_stop_strings_of_a_backward_model_are_in_reading_order(service, echo):
+    """The completion and its logprobs begin after the stop string."""
     (whole,) = begun(service, from_the_end("abc", logprobs=1, max_tokens=30)).results()
     stop = whole.text[-8:-6]
     (result,) = begun(service, from_the_end("abc", logprobs=1, max_tokens=30, stop=[stop, "??"], echo=echo)).results()
@@ -444,8 +444,8 @@ def test_a_stop_is_read_forwards_in_a_text_from_its_end(service, echo):
 
 @pytest.mark.parametrize("echo", [False, True])
 @pytest.mark.parametrize("num_top", [None, 1])
-def test_pieces_of_a_text_from_its_end_go_before_those_so_far(service, num_top, echo):
-    """With the client's consent; put together so, they are the whole text with its scores."""
+def test_text_deltas_of_a_backward_model_are_prepended(service, num_top, echo):
+    """Only if the client sets `prepend`. Joined from last to first, they are the completion with its logprobs."""
     wanted = {"logprobs": num_top, "echo": echo, "n": 2, "max_tokens": 30, "stop": ["q"]}
     whole = begun(service, from_the_end("abc", **wanted)).results()
     generation = begun(service, from_the_end("abc", **wanted, prepend=True))
@@ -464,8 +464,8 @@ def test_pieces_of_a_text_from_its_end_go_before_those_so_far(service, num_top, 
 
 
 @pytest.mark.parametrize("num_top", [None, 1])
-def test_a_client_that_only_appends_gets_a_text_from_its_end_as_one_piece(service, num_top):
-    """Each choice as it would be in a whole answer, echo included."""
+def test_without_prepend_a_backward_choice_is_streamed_as_one_delta(service, num_top):
+    """It is what a response without streaming has, echo included."""
     wanted = {"logprobs": num_top, "echo": True, "n": 2, "max_tokens": 30}
     whole = begun(service, from_the_end("abc", **wanted)).results()
     generation = begun(service, from_the_end("abc", **wanted))
@@ -474,8 +474,8 @@ def test_a_client_that_only_appends_gets_a_text_from_its_end_as_one_piece(servic
     assert [CompletionOutput(piece.text, piece.finish_reason, piece.logprobs) for piece in deltas] == whole
 
 
-def test_consent_changes_nothing_forwards(service):
-    """The pieces go behind those so far, with or without it."""
+def test_prepend_has_no_effect_on_a_forward_model(service):
+    """Its deltas are appended, with the option and without."""
     with_consent, without = (
         begun(service, request(logprobs=1, echo=True, prepend=prepend)) for prepend in (True, False)
     )
@@ -484,8 +484,8 @@ def test_consent_changes_nothing_forwards(service):
 
 
 @pytest.mark.parametrize("num_top", [None, 1])
-def test_words_lead_up_to_a_suffix(service, num_top):
-    """With one space before it; the words of the suffix are found in the text as it was given."""
+def test_a_backward_word_model_generates_the_text_before_a_suffix(service, num_top):
+    """One space separates them; text offsets of the suffix refer to the text as sent."""
     wanted = {"model": "words backwards", "logprobs": num_top, "echo": True, "max_tokens": 2}
     (result,) = begun(service, from_the_end("The CAT, sat!", **wanted)).results()
     drawn = result.text.removesuffix("The CAT, sat!")
@@ -498,8 +498,8 @@ def test_words_lead_up_to_a_suffix(service, num_top):
         assert result.logprobs.token_logprobs[-1] is None
 
 
-def test_ids_to_lead_up_to_are_in_order_of_reading(service):
-    """They are what their text is, marks among them are named, and the last of them is read first."""
+def test_token_ids_of_a_suffix_are_in_reading_order(service):
+    """They give what their text gives. The last one is read first and so has no logprob, special tokens included."""
     ids = CHARACTERS.encode("hello")
     by_ids, by_text = (begun(service, from_the_end(one, logprobs=1)).results() for one in (ids, "hello"))
     assert by_ids == by_text
@@ -528,8 +528,8 @@ def test_ids_to_lead_up_to_are_in_order_of_reading(service):
         (from_the_end("a" * 800, echo=True, n=3, logprobs=1), "logprobs", "every suffix with echo.* got 2436"),
     ],
 )
-def test_which_end_a_model_reads_from_is_told_where_a_request_has_the_other(service, wanted, param, message):
-    """The message has the field that was given and the one that it belongs into, bounds that of the field given."""
+def test_prompt_or_suffix_must_match_the_direction_of_the_model(service, wanted, param, message):
+    """The message names the field that was sent and the one to use; messages of limits name the field that was sent."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         begun(service, wanted)
     assert caught.value.param == param
@@ -537,15 +537,15 @@ def test_which_end_a_model_reads_from_is_told_where_a_request_has_the_other(serv
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_an_embedding_of_a_model_that_reads_backwards_is_read_from_the_end(service, pooling):
-    """It is that of the mirror image forwards; the text is given in order of reading."""
+def test_a_backward_model_embeds_a_text_from_its_end(service, pooling):
+    """The vector is the forward model's for the mirrored text."""
     forwards = service.engine.embed(embedding("abc", "", pooling=pooling), RequestContext()).vectors()
     job = service.engine.embed(embedding("cba", "", model="characters backwards", pooling=pooling), RequestContext())
     np.testing.assert_array_equal(job.vectors(), forwards)
 
 
-def test_what_was_read_before_is_told_and_belongs_to_a_tenant():
-    """A prompt counts once, whatever its choices, and only for who sent it before; a scored one counts nothing."""
+def test_cached_tokens_are_reported_and_private_to_a_tenant():
+    """Each prompt counts once, whatever its choices; a prompt with logprobs is always read whole and has none."""
     service = Service(prefix_cache_bytes=10**6)
 
     def cached(*prompts, tenant="anna", **fields):
@@ -568,8 +568,8 @@ def test_what_was_read_before_is_told_and_belongs_to_a_tenant():
         service_without.scheduler.stop()
 
 
-def test_a_stand_in_of_another_kind_is_told_in_the_fingerprint():
-    """Bytes that were not computed as promised do not go by the model's name for them, and are not kept for others."""
+def test_a_call_with_another_probe_hash_makes_the_fingerprint_mixed():
+    """Such output is not what the fingerprint stands for, and its states do not enter the prefix cache."""
     service = Service(prefix_cache_bytes=10**6)
     honest = service.backend.call
 
@@ -582,6 +582,6 @@ def test_a_stand_in_of_another_kind_is_told_in_the_fingerprint():
     generation.results()
     assert generation.request.fingerprint == "fp_mixed"
     generation.request.close()
-    # The prompt, read before that, and neither of the texts.
+    # The state after the prompt, computed before that, and neither choice's.
     assert len(service.scheduler.prefix_cache) == 1
     service.scheduler.stop()

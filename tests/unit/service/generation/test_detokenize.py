@@ -1,4 +1,4 @@
-"""Stop strings end a text at the same place however its tokens come, forwards and backwards."""
+"""Stop strings cut a text at the same place however its tokens are chunked, forward and backward."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ TOKENIZER = CharacterTokenizer.train("abcd")
 
 
 def assemble(text, stops, sizes):
-    """Feed a text in pieces and return (visible text, tokens counted, whether it stopped, pieces)."""
+    """Feed a text in chunks; return (visible text, tokens counted, whether it stopped, text deltas)."""
     assembler = TextAssembler(TOKENIZER.detokenizer(), Stops(stops))
     ids, deltas = TOKENIZER.encode(text), []
     while ids and not assembler.stopped:
@@ -30,7 +30,7 @@ def assemble(text, stops, sizes):
 
 
 def every(size):
-    """Yield one size for ever."""
+    """Yield one size forever."""
     while True:
         yield size
 
@@ -50,7 +50,7 @@ def every(size):
 )
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_a_text_ends_before_the_first_complete_stop(text, stops, visible, num_tokens, size):
-    """The first stop to be complete counts; of two that end together, the longer."""
+    """The first stop string to be complete counts; of two that end together, the longer."""
     assert assemble(text, stops, every(size))[:2] == (visible, num_tokens)
 
 
@@ -59,14 +59,14 @@ def test_a_text_ends_before_the_first_complete_stop(text, stops, visible, num_to
     stops=st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
     sizes=st.lists(st.integers(1, 7), min_size=30, max_size=30),
 )
-def test_chunks_do_not_matter(text, stops, sizes):
-    """Any cutting into chunks gives the text, the count and the ending of token by token."""
+def test_chunk_sizes_do_not_change_the_text(text, stops, sizes):
+    """Text, token count and stop are those of one token at a time."""
     assert assemble(text, stops, iter(sizes))[:3] == assemble(text, stops, every(1))[:3]
 
 
 @given(text=st.text("abc", max_size=40), stops=st.lists(st.text("abc", min_size=1, max_size=5), max_size=3))
-def test_what_was_shown_is_never_taken_back(text, stops):
-    """No stop string, nor any part of the one that ended the text, is in what was shown before."""
+def test_visible_text_is_a_prefix_without_stop_strings(text, stops):
+    """What was streamed cannot be withdrawn, so it must never contain a stop string."""
     visible, _, stopped, _ = assemble(text, stops, every(1))
     assert text.startswith(visible)
     assert not any(stop in visible for stop in stops)
@@ -74,7 +74,7 @@ def test_what_was_shown_is_never_taken_back(text, stops):
 
 
 def test_text_that_cannot_be_a_stop_is_not_held_back():
-    """Only the beginning of a stop string waits; everything before it is shown at once."""
+    """Only the possible beginning of a stop string is held back; everything before it is visible at once."""
     assembler = TextAssembler(TOKENIZER.detokenizer(), Stops(("cd",)))
     assert assembler.feed(TOKENIZER.encode("abc")) == "ab"
     assert assembler.feed(TOKENIZER.encode("a")) == "ca"
@@ -85,8 +85,8 @@ def test_text_that_cannot_be_a_stop_is_not_held_back():
     [([], "ab\ufffd", False), (["\ufffd"], "ab", True), (["b\ufffd"], "a", True), (["\ufffdc"], "ab\ufffd", False)],
 )
 @pytest.mark.parametrize("num_top", [None, 0])
-def test_half_a_character_at_the_end_is_shown_or_completes_a_stop(stops, visible, stopped, num_top):
-    """What the detokenizer held goes through the stops, and the offset counts what is shown."""
+def test_an_incomplete_character_at_the_end_is_shown_or_completes_a_stop(stops, visible, stopped, num_top):
+    """What the detokenizer flushes is searched for stop strings, too, and the offset counts what is visible."""
     subwords = SubwordTokenizer.train([], vocab_size=259)
     assembler = TextAssembler(subwords.detokenizer(), Stops(stops), num_top)
     text = assembler.feed(subwords.encode("ab€")[:-1]) + assembler.flush()
@@ -94,11 +94,11 @@ def test_half_a_character_at_the_end_is_shown_or_completes_a_stop(stops, visible
 
 
 def joined_tokens(*parts):
-    """Write a token of several bytes and single tokens in the alphabet of the file."""
+    """Return the token of these bytes, in the alphabet of the vocabulary file."""
     return "".join(BYTES.tokens[BYTE_IDS[part]] for part in parts)
 
 
-# Tokens that begin or end within a character, or reach across a stop.
+# Tokens that begin or end within a character, or extend beyond a stop string.
 MERGED = [(0x61, 0x62), (0x82, 0x61), (0x61, 0xE2), (0xAC, 0x62), (0x82, 0xAC)]
 SUBWORDS = SubwordTokenizer(
     [*BYTES.tokens, *(joined_tokens(*pair) for pair in MERGED)],
@@ -112,9 +112,9 @@ both_directions = pytest.mark.parametrize("backward", [False, True], ids=["forwa
 
 
 def made(ids, stops, sizes, *, backward, tokenizer=SUBWORDS):
-    """Draw ids in the order given; return text, log probabilities, tokens counted and whether it stopped.
+    """Feed ids in this order; return text, logprobs, tokens counted and whether it stopped.
 
-    Each token has a log probability of its own.
+    Each token has a logprob of its own.
     """
     if backward:
         detokenizer, stops = ReversedDetokenizer(tokenizer.backward_detokenizer()), [stop[::-1] for stop in stops]
@@ -146,7 +146,7 @@ def made(ids, stops, sizes, *, backward, tokenizer=SUBWORDS):
 
 
 def cut_by(text, stops, *, backward):
-    """Return the beginning and the end of what the first stop to be complete leaves of a text."""
+    """Return the beginning and the end of what the first complete stop string leaves of a text."""
     for num_generated in range(1, len(text) + 1):
         drawn = text[-num_generated:] if backward else text[:num_generated]
         found = [len(stop) for stop in stops if (drawn.startswith(stop) if backward else drawn.endswith(stop))]
@@ -159,8 +159,8 @@ def cut_by(text, stops, *, backward):
 @both_directions
 @settings(deadline=None, max_examples=500)
 @given(ids=drawn_ids, stops=drawn_stops)
-def test_text_and_places_are_those_of_a_whole_decoding(backward, ids, stops):
-    """Also where bytes are no character, and where a stop cuts through a token, which is told with what is left."""
+def test_text_and_offsets_are_those_of_decoding_all_tokens_at_once(backward, ids, stops):
+    """Also for bytes that are no character, and for a token cut by a stop string, which keeps its remaining text."""
     text, logprobs, _, stopped = made(ids, stops, every(1), backward=backward)
     content = [SUBWORDS.join([token_id]) for token_id in (reversed(ids) if backward else ids)]
     whole, by_byte = beginnings(b"".join(content))
@@ -180,8 +180,8 @@ def test_text_and_places_are_those_of_a_whole_decoding(backward, ids, stops):
 @both_directions
 @settings(deadline=None, max_examples=500)
 @given(ids=st.lists(st.sampled_from([*DRAWN, 0, 2]), max_size=14), stops=drawn_stops, sizes=chunk_sizes)
-def test_chunks_do_not_matter_to_log_probabilities_either(backward, ids, stops, sizes):
-    """Text, tokens, places, count and ending are those of token by token, special tokens among them."""
+def test_chunk_sizes_do_not_change_logprobs(backward, ids, stops, sizes):
+    """Text, tokens, offsets, count and stop are those of one token at a time, with special tokens among them."""
     assert made(ids, stops, iter(sizes), backward=backward) == made(ids, stops, every(1), backward=backward)
 
 
@@ -199,24 +199,24 @@ def test_chunks_do_not_matter_to_log_probabilities_either(backward, ids, stops, 
     ],
 )
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_a_text_from_its_end_begins_behind_the_first_complete_stop(text, stops, visible, num_tokens, size):
-    """Stops stand in order of reading; of two that begin together, the longer counts."""
+def test_a_backward_text_begins_after_the_first_complete_stop(text, stops, visible, num_tokens, size):
+    """Stop strings are in reading order; of two that begin together, the longer counts."""
     ids = TOKENIZER.encode(text)[::-1]
     told, logprobs, count, stopped = made(ids, stops, every(size), backward=True, tokenizer=TOKENIZER)
     assert (told, count, stopped) == (visible, num_tokens, len(visible) < len(text))
     assert (logprobs.tokens, logprobs.text_offset) == (list(visible), list(range(len(visible))))
 
 
-def test_an_unfinished_stop_at_the_left_edge_is_held_back():
-    """Everything behind it is shown at once; the assembler takes the stop `dc` and shows the text mirrored."""
+def test_the_end_of_a_stop_string_at_the_left_edge_is_held_back():
+    """Everything after it is visible at once. The assembler works on mirrored text, where `dc` is `cd`."""
     assembler = TextAssembler(ReversedDetokenizer(TOKENIZER.backward_detokenizer()), Stops(("cd",)), backward=True)
     assert assembler.feed(TOKENIZER.encode("ba")) == "ba"
     assert assembler.feed(TOKENIZER.encode("bc")) == "b"
     assert assembler.feed(TOKENIZER.encode("a")) == "ca"
 
 
-def test_a_token_after_half_a_character_stands_behind_it():
-    """Bytes that turn out to be no character are one U+FFFD, at which they stand; what follows stands after it."""
+def test_a_token_after_an_incomplete_character_has_the_next_offset():
+    """Bytes that prove to be no character are one U+FFFD with an offset of its own."""
     half, a = BYTE_IDS[0xE2], BYTE_IDS[ord("a")]
     _, logprobs, _, _ = made([a, half, a, a], [], every(1), backward=False)
     assert logprobs.text_offset == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""What is told of a text that is looked into: of which tokens and units, after which text, in which order."""
+"""Inspection: values and logprobs by token and unit, after a resumed state, in reading order."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ TRACES = (Trace("hidden", 1, STATE_SIZE),)
 
 
 class Inspectable(Models):
-    """Models whose cards say what can be told of them."""
+    """Models whose cards list a trace."""
 
     def find(self, name, seed=None):
         model = super().find(name, seed)
@@ -36,7 +36,7 @@ def service():
 
 
 def looked_into(service, given, **fields):
-    """Return what is found in a text."""
+    """Send an inspect request and return its result."""
     body = {"model": "characters", "input": given, "logprobs": 2, "timeout_s": 10.0, **fields}
     builder = service.engine.inspect(parse(InspectRequest, orjson.dumps(body), LIMITS), RequestContext())
     try:
@@ -58,8 +58,8 @@ def states_after(token_ids, state=None):
 TEXT = "thecatsatonthematandthedog"
 
 
-def test_each_token_has_its_values_and_scores(service):
-    """Of every token, over slices of a call; what is expected behind the last is told, too."""
+def test_every_token_has_its_values_and_logprobs(service):
+    """Whatever the slices of the calls; the most probable next tokens are returned, too."""
     found = looked_into(service, TEXT)
     ids = CHARACTERS.encode(TEXT)
     ((trace, values),) = found.values
@@ -76,8 +76,8 @@ def test_each_token_has_its_values_and_scores(service):
 
 
 @pytest.mark.parametrize(("backward", "go_backwards"), [(True, False), (False, True), (True, True)])
-def test_a_text_that_is_read_from_its_end_is_told_in_order_of_reading(service, backward, go_backwards):
-    """The state of a token has read those behind it; both at once is reading from the beginning."""
+def test_values_of_a_text_read_backward_are_in_reading_order(service, backward, go_backwards):
+    """The state of a token covers the tokens after it. A backward model with `go_backwards` reads forward."""
     model = "characters backward" if backward else "characters"
     found = looked_into(service, TEXT, model=model, go_backwards=go_backwards)
     ids = CHARACTERS.encode(TEXT)
@@ -89,8 +89,8 @@ def test_a_text_that_is_read_from_its_end_is_told_in_order_of_reading(service, b
     )
 
 
-def test_the_last_token_alone(service):
-    """`return_sequences` off: of a text that is read from its end that is the first one."""
+def test_return_sequences_off_returns_the_token_read_last(service):
+    """With `go_backwards` that is the first token of the text."""
     ids = CHARACTERS.encode(TEXT)
     for go_backwards, place, read in ((False, len(ids) - 1, ids), (True, 0, ids[::-1])):
         found = looked_into(service, TEXT, return_sequences=False, go_backwards=go_backwards)
@@ -99,8 +99,8 @@ def test_the_last_token_alone(service):
         assert len(found.logprobs.tokens) == len(ids)
 
 
-def test_the_whole_state_is_told_whatever_else_is(service):
-    """`return_state`: after the last token, of all units."""
+def test_return_state_returns_every_unit_whatever_is_included(service):
+    """It is the state after the last token, which `max_units`, `max_positions` and `include` do not limit."""
     found = looked_into(service, TEXT, return_state=True, max_units=1, max_positions=1, include=())
     ((trace, state),) = found.state
     assert (trace.kind, trace.layer, found.values) == ("hidden", 1, [])
@@ -111,13 +111,13 @@ def test_the_whole_state_is_told_whatever_else_is(service):
     ("count", "most", "places"),
     [(5, None, [0, 1, 2, 3, 4]), (5, 5, [0, 1, 2, 3, 4]), (5, 2, [0, 4]), (9, 3, [0, 4, 8]), (5, 1, [0]), (0, 3, [])],
 )
-def test_places_are_spread_from_the_first_to_the_last(count, most, places):
-    """As evenly as whole numbers allow."""
+def test_positions_are_evenly_spaced_from_the_first_to_the_last(count, most, places):
+    """As evenly as integers allow; without a maximum, all of them."""
     assert evenly_spaced(count, most).tolist() == places
 
 
-def test_some_tokens_and_units_are_those_of_all(service):
-    """Fewer of them change none."""
+def test_max_positions_and_max_units_only_select_values(service):
+    """The selected values are those of the whole result, and logprobs are still of all tokens."""
     whole = looked_into(service, TEXT)
     some = looked_into(service, TEXT, max_positions=7, max_units=2)
     assert (len(some.positions), some.units[1].tolist()) == (7, [0, STATE_SIZE - 1])
@@ -125,8 +125,8 @@ def test_some_tokens_and_units_are_those_of_all(service):
     assert some.logprobs == whole.logprobs
 
 
-def test_a_text_is_read_after_the_one_of_a_state(service):
-    """What that had not read is read first, and not told; the first token has a score."""
+def test_input_is_read_after_a_resumed_state(service):
+    """The checkpoint's unread tokens are read first and not returned; the first token of the input has a logprob."""
     (first,) = Service.results(service, "abc", max_tokens=5, return_state=True)
     found = looked_into(service, "xyz", state=first.resume_token, model=None)
     drawn = CHARACTERS.encode("abc" + first.text)
@@ -138,8 +138,8 @@ def test_a_text_is_read_after_the_one_of_a_state(service):
         looked_into(service, "xyz", state=first.resume_token, model="words")
 
 
-def test_nothing_is_read_as_the_beginning_of_a_text(service):
-    """There are no tokens, but something is expected."""
+def test_empty_input_has_no_values_but_expected_tokens(service):
+    """They are the most probable first tokens of a text."""
     found = looked_into(service, "")
     assert (found.token_ids, found.positions.tolist(), found.values[0][1].shape) == ([], [], (0, STATE_SIZE))
     assert len(found.expected) == 2
@@ -153,23 +153,23 @@ def test_nothing_is_read_as_the_beginning_of_a_text(service):
         ({"given": [99999]}, "input must"),
     ],
 )
-def test_what_cannot_be_told_is_refused(service, fields, message):
-    """With the bound, and how to stay below it."""
+def test_an_unknown_layer_or_too_many_values_are_refused(service, fields, message):
+    """The message names the limit, and for too many values the parameter that reduces them."""
     service.engine._limits = LIMITS.model_copy(update={"max_inspect_values": 150})
     with pytest.raises(InvalidRequest, match=message):
         looked_into(service, **{"given": "abc", **fields})
     assert looked_into(service, "x" * 40, max_positions=37).positions[-1] == 39
 
 
-def test_a_version_of_an_earlier_release_says_so(service):
-    """It has no signature to look into it by."""
+def test_a_model_without_traces_cannot_be_inspected(service):
+    """An earlier release exported it; the message asks to export it again."""
     service.engine._models = Models()
     with pytest.raises(InvalidRequest, match="Export it again"):
         looked_into(service, "abc")
 
 
-def test_a_call_tells_no_more_than_fits():
-    """Wide layers are told in shorter slices; texts for which other things are told wait for their turn."""
+def test_the_values_of_a_call_are_limited():
+    """Wide layers are read in shorter slices; sequences that request other traces are batched separately."""
     queue = ModelQueue(ModelVersion("demo", 1), BatchLimits((8,), 8, 128))
     wide = (("hidden_1", 100_000),)
     for requested_traces in (wide, wide, (("cell_1", 5),)):
@@ -183,8 +183,8 @@ def test_a_call_tells_no_more_than_fits():
     assert dict(call.outputs())["hidden_1"] == (8, call.size, 100_000)
 
 
-def test_inspecting_shares_a_model_with_texts(service):
-    """A text that runs meanwhile is what it would be alone."""
+def test_an_inspection_does_not_change_a_running_completion(service):
+    """Both are served by the same model at the same time."""
     (alone,) = service.results("abc", max_tokens=12)
     generation = service.engine.complete(request("abc", max_tokens=12), RequestContext())
     looked_into(service, TEXT)

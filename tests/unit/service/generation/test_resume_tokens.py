@@ -1,4 +1,4 @@
-"""Tokens come back as they were given out, to whom and in time; anything else is refused by its reason."""
+"""Resume tokens open for their tenant until they expire; any other token is refused, with an error per reason."""
 
 import base64
 
@@ -23,7 +23,7 @@ KEYS = StateKeys.of([NEW, OLD])
 
 
 def tokens(keys=KEYS, now=NOW, max_age_s=100.0):
-    """Return what makes and reads tokens at a time."""
+    """Return a `ResumeTokens` at a fixed time."""
     return ResumeTokens(lambda: keys, max_age_s, lambda: now)
 
 
@@ -31,14 +31,14 @@ TOKEN = tokens().seal(saved(), "anna")
 
 
 def refusal(token, tenant="anna", **how):
-    """Return the error by which a token is refused."""
+    """Return the error with which a token is refused."""
     with pytest.raises(StateRefused) as info:
         tokens(**how).open(token, tenant)
     return info.value
 
 
-def test_a_token_comes_back_for_its_tenant():
-    """Wherever the keys are the same, the text is that which was put down."""
+def test_a_token_opens_for_its_tenant():
+    """Wherever the keys are the same, it has the checkpoint that was saved."""
     text = tokens().open(TOKEN, "anna")
     assert text.point.state.tolist() == [0.5, -1.0]
     assert (text.seed, text.point.num_sampled) == (5, 3)
@@ -46,8 +46,8 @@ def test_a_token_comes_back_for_its_tenant():
 
 
 @given(st.integers(0, len(TOKEN) - 1), st.sampled_from("Aa0-_.zZ"))
-def test_no_character_can_be_changed(place, character):
-    """Whichever it is, the token is refused, and nothing in it is looked at before the signature was."""
+def test_a_token_with_any_character_changed_is_refused(place, character):
+    """The error never depends on the content, as the signature is verified first."""
     if TOKEN[place] == character:
         return
     error = refusal(TOKEN[:place] + character + TOKEN[place + 1 :])
@@ -55,8 +55,8 @@ def test_no_character_can_be_changed(place, character):
     assert error.param == "state"
 
 
-def test_each_reason_has_its_error():
-    """Foreign, altered, expired, of another key and none at all: each has a code of its own."""
+def test_each_reason_for_refusing_a_token_has_an_error_code():
+    """Foreign, altered, expired, unknown key and malformed. Messages stay short, whatever was sent."""
     cut = TOKEN[:-30]
     altered = TOKEN[:40] + ("B" if TOKEN[40] == "A" else "A") + TOKEN[41:]
     errors = [
@@ -84,20 +84,20 @@ def test_each_reason_has_its_error():
     assert isinstance(errors[2], StateExpired)
 
 
-def test_a_name_is_not_told_to_who_finds_a_token():
-    """A token can be read by anybody; the tenant stands in it as a hash."""
+def test_a_token_does_not_contain_the_name_of_its_tenant():
+    """A token is not encrypted, so it has only a hash of the name."""
     content = TOKEN.split(".")[2]
     assert b"anna" not in base64.urlsafe_b64decode(content + "==")
 
 
 @pytest.mark.parametrize("back_s", [1, 3600, 10**8])
-def test_a_clock_that_was_set_back_refuses_nothing(back_s):
-    """A token from what is now the future is our own."""
+def test_a_token_from_the_future_is_accepted(back_s):
+    """The clock was set back; the signature proves that the token is genuine."""
     assert tokens(now=NOW - back_s).open(TOKEN, "anna").seed == 5
 
 
-def test_keys_are_changed_without_a_refusal():
-    """The first key of a file signs, the others are still accepted; a retired one is not."""
+def test_keys_are_rotated_without_refusing_tokens():
+    """The first key of a file signs and all of them verify; a token of a removed key is refused."""
     old = tokens(StateKeys.of([OLD])).seal(saved(), "anna")
     assert tokens().open(old, "anna").seed == 5
     assert TOKEN.split(".")[1] != old.split(".")[1]
@@ -115,8 +115,8 @@ def test_keys_are_changed_without_a_refusal():
         (b"\xff" * 40, "cannot be read"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_told_without_its_secrets(tmp_path, content, complaint):
-    """The message names the file and the bound, and shows nothing that stands in it."""
+def test_the_error_for_an_invalid_key_file_contains_no_key(tmp_path, content, complaint):
+    """It names the file and the limit, and shows none of the content."""
     path = tmp_path / "state.keys"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -126,8 +126,8 @@ def test_a_file_that_cannot_be_used_is_told_without_its_secrets(tmp_path, conten
     assert "aaaa" not in str(info.value)
 
 
-def test_a_file_is_made_once_and_for_its_owner_alone(tmp_path):
-    """Each file has another key, and one that is there stays as it is."""
+def test_a_key_file_is_created_once_with_mode_600(tmp_path):
+    """An existing file is kept, and each new file has another key."""
     path = tmp_path / "state.key"
     make_key_file(path)
     before = path.read_text()
@@ -138,8 +138,8 @@ def test_a_file_is_made_once_and_for_its_owner_alone(tmp_path):
     assert StateKeys.read(path).keys.keys() != StateKeys.read(tmp_path / "other.key").keys.keys()
 
 
-def test_a_file_may_change_while_it_is_in_use(tmp_path, caplog):
-    """A new key signs from then on; a damaged or missing file leaves the last good keys in force, and is told once."""
+def test_a_changed_key_file_is_reloaded(tmp_path, caplog):
+    """A new key signs from then on. An invalid or missing file leaves the last good keys valid; each is logged once."""
     path = tmp_path / "state.keys"
     path.write_text("o" * 40 + "\n")
     keys = KeyFile(path)

@@ -1,4 +1,4 @@
-"""A text in several requests is the text of one, wherever it is put down and however it ended there."""
+"""Save and resume: a completion over several requests is that of one, wherever it is cut and however it ends."""
 
 import itertools
 import threading
@@ -30,7 +30,7 @@ from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
 from tests.unit.service.generation.test_completion import CHARACTERS, Service, request
 
 TOTAL = 40
-CHUNK = 8  # tokens that the fake model draws in a call
+CHUNK = 8  # tokens that the fake model samples in a call
 KINDS = ["characters", "words", "characters backward", "words backward"]
 
 
@@ -42,7 +42,7 @@ def service():
 
 
 def ask(service, *prompts, tenant="", **fields):
-    """Return the results of a request whose choices are to be gone on with."""
+    """Return the results of a request that asks for resume tokens."""
     generation = service.engine.complete(
         request(*prompts, **{"return_state": True, **fields}), RequestContext(Quota(tenant=tenant))
     )
@@ -53,12 +53,12 @@ def ask(service, *prompts, tenant="", **fields):
 
 
 def given_text(model, text):
-    """Return what a request says for a model to read."""
+    """Return the request fields for the text that a model reads: prompt or suffix."""
     return {"prompt": "", "suffix": text} if "backward" in model else {"prompt": text, "suffix": ""}
 
 
 def parts(service, model, lengths, state=None, text="abc", **fields):
-    """Return the results of one request after another, each going on with the one before, until the text has ended."""
+    """Return the results of successive requests, each resuming the one before, until the sequence finishes."""
     found = []
     for length in lengths:
         wanted = {**given_text(model, "" if state else text), "model": model, "max_tokens": length, **fields}
@@ -75,11 +75,11 @@ def parts(service, model, lengths, state=None, text="abc", **fields):
 
 
 def joined(results, model):
-    """Return the text of results, and its tokens with log probabilities and places, in order of reading."""
+    """Return the text of results, and its tokens with logprobs and offsets, in reading order."""
     rows, text = [], ""
     for result in results[::-1] if "backward" in model else results:
         if (found := result.logprobs) is not None:
-            # From the end, a token whose text is held stands at the edge until it is known where it begins.
+            # A backward model's token whose text is held back has the offset 0 until its beginning is known.
             places = [0 if "backward" in model else len(text) + offset for offset in found.text_offset]
             rows += zip(found.tokens, found.token_logprobs, found.top_logprobs, places, strict=True)
         text += result.text
@@ -87,9 +87,9 @@ def joined(results, model):
 
 
 def require_same(split, whole, model):
-    """Fail unless a text in parts is that of one request, but for tokens of a stop string that a cut goes through.
+    """Fail unless resumed results equal those of one request, except for tokens of a stop string across a cut.
 
-    Those have been told by the request that drew them, when nobody knew what they would become.
+    The earlier request has returned those, before the stop string was complete.
     """
     (text, rows), (expected, wanted) = joined(split, model), joined(whole, model)
     extra = len(rows) - len(wanted)
@@ -99,7 +99,7 @@ def require_same(split, whole, model):
 
 
 def endless(service, max_tokens, **fields):
-    """Return a seed by which no choice comes to its end, and the choices' texts."""
+    """Return a seed with which no choice reaches its EOS token, and the choices' texts."""
     for seed in range(100):
         results = ask(service, "abc", seed=seed, max_tokens=max_tokens, **fields)
         if {result.finish_reason for result in results} == {"length"}:
@@ -124,8 +124,8 @@ SAMPLINGS = [
     stop=st.sampled_from([[], ["b"], ["th", "hq"], ["ab", "ba", "aa"], ["w1", "t w"], ["e", " "]]),
     logprobs=st.sampled_from([None, 0, 2]),
 )
-def test_a_text_in_parts_is_the_text_of_one_request(service, model, cuts, seed, sampling, stop, logprobs):
-    """Text, reason and log probabilities, for every way of drawing, with stops that a cut goes through."""
+def test_a_resumed_completion_is_that_of_one_request(service, model, cuts, seed, sampling, stop, logprobs):
+    """Text, finish reason and logprobs, for all sampling parameters and for stop strings across a cut."""
     fields = {"seed": seed, **sampling, "stop": stop, "logprobs": logprobs}
     whole = parts(service, model, [TOTAL], **fields)
     bounds = [0, *sorted(set(cuts)), TOTAL]
@@ -141,8 +141,8 @@ def test_a_text_in_parts_is_the_text_of_one_request(service, model, cuts, seed, 
     sampling=st.sampled_from(SAMPLINGS),
     stop=st.sampled_from([[], ["b"], ["th", "hq"], ["ab", "ba", "aa"], ["e", " "]]),
 )
-def test_a_stream_with_states_is_that_without_and_goes_on_from_each(service, model, interval, seed, sampling, stop):
-    """A state in the midst of a stream stands behind its piece; the end of the text is as if there were none."""
+def test_a_stream_with_resume_tokens_is_unchanged_and_resumes_from_each(service, model, interval, seed, sampling, stop):
+    """A resume token in a stream covers the text up to and including its delta; the final delta has none."""
     fields = {**given_text(model, "abc"), "model": model, "seed": seed, **sampling, "stop": stop}
     plain = service.engine.complete(request(max_tokens=TOTAL, **fields), RequestContext())
     (whole,) = plain.results()
@@ -170,8 +170,8 @@ def test_a_stream_with_states_is_that_without_and_goes_on_from_each(service, mod
         assert (assembled([*before, result.text], model), result.finish_reason) == (whole.text, whole.finish_reason)
 
 
-def test_what_may_become_a_stop_holds_up_no_state_and_no_end(service):
-    """A piece may be a state alone; at the end of such a text nothing is held back."""
+def test_a_possible_stop_string_delays_no_resume_token(service):
+    """A delta may be a resume token without text. At the end of the completion nothing is held back."""
     seed, (text,) = endless(service, TOTAL)
     fields = {"seed": seed, "max_tokens": TOTAL}
     for held_back in (text[:20], text[-1:]):
@@ -186,13 +186,13 @@ def test_what_may_become_a_stop_holds_up_no_state_and_no_end(service):
 
 
 def assembled(deltas, model):
-    """Put pieces together, in order of reading."""
+    """Join text deltas in reading order."""
     return "".join(deltas[::-1] if "backward" in model else deltas)
 
 
 @pytest.mark.parametrize("model", KINDS)
-def test_what_may_become_a_stop_is_kept_for_who_goes_on(service, model):
-    """Each split of a text, with a stop string that stands across it, shows nothing of the stop, whoever goes on."""
+def test_a_stop_string_across_a_cut_is_found_on_resuming(service, model):
+    """Wherever the completion is cut, no text of the stop string is visible in either result."""
     (plain,) = parts(service, model, [TOTAL], seed=3)
     middle = len(plain.text) // 2
     stop = plain.text[middle : middle + 6]
@@ -204,8 +204,8 @@ def test_what_may_become_a_stop_is_kept_for_who_goes_on(service, model):
 
 
 @pytest.mark.parametrize("model", KINDS)
-def test_behind_a_stop_the_text_goes_on_as_if_there_were_none(service, model):
-    """The stop string is left out, and nothing else: neither tokens that were drawn beyond it nor letters behind it."""
+def test_resuming_after_a_stop_string_continues_the_same_sequence(service, model):
+    """Only the stop string is missing: tokens sampled beyond it are neither lost nor repeated."""
     (plain,) = parts(service, model, [TOTAL], seed=5)
     middle = len(plain.text) // 2
     for length in (1, 2, 5):
@@ -219,8 +219,8 @@ def test_behind_a_stop_the_text_goes_on_as_if_there_were_none(service, model):
         assert together.endswith(plain.text) if "backward" in model else together.startswith(plain.text)
 
 
-def test_one_token_has_many_branches(service):
-    """The first choice is the text's own, the others differ, and each is the same whenever it is asked for."""
+def test_a_resume_token_has_reproducible_branches(service):
+    """The first choice continues the sequence, the others differ, and each is the same in every request."""
     (first,) = ask(service, "abc", seed=2, max_tokens=10)
     (whole,) = ask(service, "abc", seed=2, max_tokens=30)
     branches = [result.text for result in ask(service, "", state=first.resume_token, seed=None, n=5, max_tokens=20)]
@@ -234,8 +234,8 @@ def test_one_token_has_many_branches(service):
     assert other.text not in branches
 
 
-def test_a_prompt_is_read_after_the_state(service):
-    """It is the text that one long prompt would give: what was written, and then the new prompt by itself."""
+def test_a_prompt_is_read_after_a_resumed_state(service):
+    """The result is that of one long prompt: the completion so far, then the new prompt, tokenized by itself."""
     (first,) = ask(service, "abc", seed=2, max_tokens=10)
     prompts = ("xyz", CHARACTERS.decode([10, 11]), "")
     results = ask(service, *prompts, state=first.resume_token, seed=4, max_tokens=12, n=2)
@@ -251,8 +251,8 @@ def test_a_prompt_is_read_after_the_state(service):
     assert results[0].text + further.text == longer.text
 
 
-def test_what_a_text_still_held_comes_before_a_prompt(service):
-    """A prompt puts an end to what might have become a stop: with an echo all is in order."""
+def test_text_held_back_comes_before_the_prompt_of_the_next_request(service):
+    """A prompt rules out the possible stop string, so the text is returned, ahead of the echo."""
     seed, (plain,) = endless(service, 20)
     stop = plain[9:11] + "?"
     firsts = [ask(service, "abc", seed=seed, max_tokens=length, stop=[stop])[0] for length in range(9, 16)]
@@ -267,8 +267,8 @@ def test_what_a_text_still_held_comes_before_a_prompt(service):
 
 
 @pytest.mark.parametrize(("prompt", "num_choices"), [("abcdefgh", 1), ("abcdefgh", 3), ("a", 2), ("", 1)])
-def test_a_prompt_can_be_read_for_later(service, prompt, num_choices):
-    """With no tokens to be written the state after the prompt is returned; from there it is the text of one request."""
+def test_max_tokens_0_returns_the_state_after_the_prompt(service, prompt, num_choices):
+    """Resumed from there, each choice is that of a single request."""
     read = ask(service, prompt, seed=6, max_tokens=0, n=num_choices)
     whole = ask(service, prompt, seed=6, max_tokens=15, n=num_choices)
     assert [(result.text, result.finish_reason) for result in read] == [("", "length")] * num_choices
@@ -279,12 +279,12 @@ def test_a_prompt_can_be_read_for_later(service, prompt, num_choices):
 
 
 def opened(service, result):
-    """Return the text that a result's token stands for."""
+    """Return the checkpoint in a result's resume token."""
     return service.engine._resume_tokens.open(result.resume_token, "")
 
 
-def test_behind_the_end_of_a_text_the_next_one_begins(service):
-    """The mark is the last token, still unread: what comes is scored as behind it, and has its own random numbers."""
+def test_a_finished_sequence_resumes_after_its_eos_token(service):
+    """The checkpoint has the EOS token as unread and counts it as sampled; the next prompt is scored after it."""
     for seed in range(100):
         (first,) = ask(service, "abc", seed=seed, max_tokens=TOTAL, logprobs=0)
         if first.finish_reason == "stop":
@@ -300,8 +300,8 @@ def test_behind_the_end_of_a_text_the_next_one_begins(service):
     assert after.logprobs.token_logprobs == whole.logprobs.token_logprobs[-3:]
 
 
-def test_tokens_are_as_small_as_they_can_be(service):
-    """A text cut off within its first call has few tokens to read again, also if its prompt was known."""
+def test_a_checkpoint_has_few_unread_tokens(service):
+    """Also where a stop string cuts the completion within its first call, or the prompt is a prefix cache hit."""
     for _ in range(2):
         (first,) = ask(service, "abcdefghijklmnopqrstuvwxyz", seed=1, max_tokens=TOTAL)
         (cut,) = ask(service, "abcdefghijklmnopqrstuvwxyz", seed=1, max_tokens=TOTAL, stop=[first.text[1:3]])
@@ -309,8 +309,8 @@ def test_tokens_are_as_small_as_they_can_be(service):
         assert len(opened(service, cut).point.unread_ids) < 10
 
 
-def test_penalties_know_the_prompt_and_all_that_was_drawn(service):
-    """What they count is put down: prompts by themselves, with no count, only where they matter."""
+def test_a_checkpoint_has_the_token_counts_that_penalties_need(service):
+    """Counts of sampled tokens; prompt tokens, with a count of 0, only for the repetition penalty."""
     fields = {"seed": 3, "max_tokens": 10, "logprobs": 0}
     (plain,) = ask(service, "abc", **fields)
     assert [len(part) for part in opened(service, plain).token_counts] == [0, 0]
@@ -326,8 +326,8 @@ def test_penalties_know_the_prompt_and_all_that_was_drawn(service):
 
 
 @pytest.mark.parametrize("how", ["deadline", "drain"])
-def test_a_request_that_cannot_be_finished_leaves_what_there_is(how):
-    """The error has each choice's text so far and its state, from which the rest comes out as it would have."""
+def test_a_request_that_is_cut_short_has_partial_outputs(how):
+    """Each choice has its text so far and a resume token, which gives the rest unchanged."""
     other = Service()
     seed, expected = endless(other, 60, n=2)
     backend = FakeBackend(held=True)
@@ -353,13 +353,13 @@ def test_a_request_that_cannot_be_finished_leaves_what_there_is(how):
     other.scheduler.stop()
 
 
-def test_without_a_wish_for_states_the_text_so_far_is_whole():
-    """An error without states shows what was held back, too: nobody goes on with it."""
+def test_partial_outputs_without_resume_tokens_include_held_back_text():
+    """No request will resume them, so a possible stop string is shown as text."""
     other = Service()
     seed, (plain,) = endless(other, 60)
     other.scheduler.stop()
     texts = []
-    # Whatever letter the last call ends with may begin a stop string.
+    # Any letter may begin a stop string, so whichever the last call ends with is held back.
     for stop in ([], [letter + "?" for letter in sorted(set(plain))[:16]]):
         backend = FakeBackend(held=True)
         service = Service(backend, max_calls=1)
@@ -379,8 +379,8 @@ def test_without_a_wish_for_states_the_text_so_far_is_whole():
     assert plain.startswith(texts[0])
 
 
-def test_a_stream_tells_the_state_with_its_last_piece(service):
-    """It is the state of a whole answer, and no other piece has one; a failed stream's rest is what was not sent."""
+def test_return_state_adds_a_resume_token_to_the_final_delta(service):
+    """It equals that of a response without streaming. A finished stream has no partial outputs."""
     (whole,) = ask(service, "abc", seed=2, max_tokens=30)
     generation = service.engine.complete(
         request("abc", seed=2, max_tokens=30, stream=True, return_state=True), RequestContext()
@@ -394,8 +394,8 @@ def test_a_stream_tells_the_state_with_its_last_piece(service):
     assert one.text == other.text
 
 
-def test_a_state_that_does_not_fit_is_refused_by_its_reason(service):
-    """Of another tenant, of another model, of a version that is gone or whose number another one has now."""
+def test_a_resume_token_of_another_tenant_model_or_version_is_refused(service):
+    """Each reason has its error, also a version that is no longer served or whose number has other weights now."""
     (first,) = ask(service, "abc", seed=2, max_tokens=5, tenant="anna")
     assert ask(service, "", state=first.resume_token, seed=None, max_tokens=5, tenant="anna")
     with pytest.raises(StateForeign):
@@ -411,14 +411,14 @@ def test_a_state_that_does_not_fit_is_refused_by_its_reason(service):
             ask(service, "", state=token, seed=None, tenant="anna")
 
 
-def test_what_is_not_to_be_gone_on_with_has_no_state(service):
-    """Without a wish for it no token is made."""
+def test_without_return_state_there_is_no_resume_token(service):
+    """Resume tokens are made on request only."""
     assert [result.resume_token for result in ask(service, "abc", n=3, return_state=False)] == [None] * 3
 
 
 @pytest.mark.parametrize("model", ["characters", "characters backward"])
-def test_a_deadline_within_a_prompt_loses_nothing_that_was_held(service, model):
-    """What the text so far still held, and the echo, are in the error, and the rest comes out as it would have."""
+def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
+    """The error has it together with the echo, and its resume token gives the rest unchanged."""
     seed, plain = next(
         (seed, result)
         for seed in range(100)
@@ -453,8 +453,8 @@ def test_a_deadline_within_a_prompt_loses_nothing_that_was_held(service, model):
     assert len(later.text) + len(ending) == len(whole.text)
 
 
-def test_a_stop_that_is_complete_at_the_very_end_is_the_reason():
-    """What comes out of the detokenizer when no more tokens come may complete it."""
+def test_a_stop_string_completed_by_the_flush_is_the_finish_reason():
+    """The text that the detokenizer flushes, here U+FFFD for an incomplete character, may complete a stop string."""
     tokenizer = BYTES
     choice = Choice(
         TextAssembler(tokenizer.detokenizer(), Stops(["\ufffd"])),
@@ -469,15 +469,15 @@ def test_a_stop_that_is_complete_at_the_very_end_is_the_reason():
     assert (text, choice.finish_reason) == ("a", "stop")
 
 
-def test_what_states_would_carry_is_bounded(service):
-    """A long prompt for many choices, each of whose states may have to hold it, is refused with the bound."""
+def test_the_tokens_in_resume_tokens_are_limited(service):
+    """The checkpoint of each choice may have to hold the whole prompt; the message names the limit."""
     with pytest.raises(InvalidRequest, match=r"states may carry at most 3000 tokens .*, got 3200"):
         ask(service, "a" * 100, n=32)
     assert len(ask(service, "a" * 100, n=32, return_state=False)) == 32
 
 
-def test_tokens_that_a_state_brings_along_are_no_cached_ones(service):
-    """A prompt that was read after the same state before is known; what the state had not read is not of it."""
+def test_unread_tokens_of_a_checkpoint_do_not_count_as_cached(service):
+    """Only the prompt counts, which is a prefix cache hit if it was read after the same state before."""
     (first,) = ask(service, "abc", seed=2, max_tokens=5)
     known = []
     for _ in range(2):

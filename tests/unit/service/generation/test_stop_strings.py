@@ -1,4 +1,4 @@
-"""The first stop string of a text is found wherever the text is cut."""
+"""The stop string that is complete first is found, however the text is chunked."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +10,8 @@ STOPS = st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=4)
 
 
 @given(text=TEXT, stops=STOPS, data=st.data())
-def test_it_is_what_searching_the_whole_text_finds(text, stops, data):
-    """The first place at which any is complete, and the longest that ends there; else what may still become one."""
+def test_a_match_is_what_searching_the_whole_text_finds(text, stops, data):
+    """The longest stop string at the first end of any; without one, the longest that may still be completed."""
     finder, place = StopFinder(Stops(stops)), 0
     found = None
     while place < len(text) and found is None:
@@ -28,8 +28,8 @@ def test_it_is_what_searching_the_whole_text_finds(text, stops, data):
         assert finder.num_pending == max(pending, default=0)
 
 
-def test_a_stop_that_repeats_itself_takes_a_step_a_character():
-    """Texts that nearly match again and again are no more work than others: each character moves on once."""
+def test_a_repetitive_stop_string_is_found_without_rescanning():
+    """Its borders say where to continue after a mismatch, so no character of the text is compared from the start."""
     stops = Stops(["a" * 999 + "b"])
     (pattern,) = stops.patterns
     assert pattern.borders[998] == 998

@@ -1,4 +1,4 @@
-"""One format for every line of the process, and nothing in it that a client wrote there as if we had."""
+"""Logging: one format for every line of the process, and no line or field that a client could forge."""
 
 import io
 import json
@@ -23,7 +23,7 @@ REQUEST = {"method": "GET", "route": "/v1/models", "path": "/v1/models", "status
 
 
 def run(code, format, level="info"):
-    """Run code in a process of its own that logs in a format; return what it wrote to standard error."""
+    """Run code in a process that logs in a format; return its standard error."""
     setup = f"logs.configure_logging(format={format!r}, level={level!r})"
     start = f"import logging\nfrom service.observability import logs\n{setup}\n"
     done = subprocess.run(
@@ -43,14 +43,14 @@ def objects(output):
 
 
 def written(formatter, logger, act):
-    """Return what a logger's lines look like in a format."""
+    """Return the lines of a logger as a formatter writes them."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     handler.addFilter(logs._RequestId())
     logger.addHandler(handler)
     before = logger.level, logger.propagate
-    # Nor does pytest keep them: its workers hand on what they kept as UTF-8, which has no surrogates.
+    # pytest must not capture the lines: its workers send them as UTF-8, which has no surrogates.
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
     try:
@@ -69,28 +69,28 @@ def access(formatter=None, **fields):
 
 
 def test_a_json_line_has_time_level_logger_and_message():
-    """Programs find the same fields in every line; extra ones stand beside them."""
+    """Extra fields stand beside these four."""
     (line,) = objects(run("logging.getLogger('a.b').warning('it is %d', 7, extra={'rows': 3})", "json"))
     assert re.fullmatch(TIME, line.pop("timestamp"))
     assert line == {"level": "WARNING", "logger": "a.b", "message": "it is 7", "rows": 3}
 
 
 def test_a_text_line_has_time_level_logger_message_and_extras():
-    """People find them in the same order."""
+    """They stand in this order, and values with spaces are quoted."""
     line = run("logging.getLogger('a.b').warning('it is %d', 7, extra={'rows': 3, 'who': 'a b'})", "text")
     assert re.fullmatch(rf'{TIME} WARNING a\.b it is 7 rows=3 who="a b"\n', line)
 
 
 def test_lines_below_the_level_are_not_written():
-    """The level holds for every logger."""
+    """The level holds for every logger, even for one with a lower level of its own."""
     assert objects(run("logging.getLogger('a').info('no'); logging.getLogger('b').error('yes')", "json", "warning"))
     assert run("logging.getLogger('a').info('no')", "text", "warning") == ""
     assert run("log = logging.getLogger('a'); log.setLevel('DEBUG'); log.info('no')", "text", "warning") == ""
 
 
 @pytest.mark.parametrize("format", ["json", "text"])
-def test_a_request_s_lines_have_its_id_and_others_have_none(format):
-    """The id is that of the thread's request; a thread without one has none."""
+def test_lines_of_a_request_have_its_id(format):
+    """A line of a thread without a request has no such field."""
     lines = run(
         """
         import threading
@@ -105,7 +105,7 @@ def test_a_request_s_lines_have_its_id_and_others_have_none(format):
 
 
 def test_an_exception_is_one_json_line():
-    """The trace is a field, not lines of its own."""
+    """The traceback is the field `exc_info`."""
     (line,) = objects(run("try: 1 / 0\nexcept ArithmeticError: logging.exception('oh')", "json"))
     assert line["message"] == "oh"
     assert line["exc_info"].startswith("Traceback (most recent call last):\n")
@@ -113,7 +113,7 @@ def test_an_exception_is_one_json_line():
 
 
 def test_a_traceback_in_text_is_indented_below_its_line():
-    """Only the line itself begins with a time, whatever the exception says."""
+    """Only log lines begin with a time, so an exception's message cannot forge one."""
     error = "ValueError('a\\\\n2026-01-01T00:00:00.000Z INFO forged\\\\x1b[2J')"
     first, *others = run(f'try: raise eval("{error}")\nexcept ValueError: logging.exception("oh")', "text").splitlines()
     assert first.endswith("ERROR root oh")
@@ -122,8 +122,8 @@ def test_a_traceback_in_text_is_indented_below_its_line():
 
 
 @pytest.mark.parametrize("format", ["json", "text"])
-def test_what_python_itself_says_has_the_format_too(format):
-    """Warnings, and exceptions that end a thread or the program, are lines like any other."""
+def test_warnings_and_uncaught_exceptions_have_the_format_too(format):
+    """An exception may end a thread or the program."""
     output = run(
         """
         import threading, warnings
@@ -140,8 +140,8 @@ def test_what_python_itself_says_has_the_format_too(format):
     assert all(word in line for word, line in zip(("first", "worker", "program"), lines, strict=True))
 
 
-def test_gunicorn_writes_in_the_same_format():
-    """Its master and its worker have no format of their own, and say nothing twice."""
+def test_gunicorn_logs_in_the_same_format():
+    """Its master and its worker have no format of their own, and log each line once."""
     lines = objects(
         run(
             """
@@ -161,16 +161,16 @@ def test_gunicorn_writes_in_the_same_format():
     ]
 
 
-def test_gunicorn_takes_the_logger_by_name_and_class():
-    """It is a value for `logger_class`."""
+def test_gunicorn_accepts_the_logger_by_name_and_by_class():
+    """Both are values of `logger_class`."""
     for value in (GunicornLogger, "service.observability.logs.GunicornLogger"):
         config = Config()
         config.set("logger_class", value)
         assert config.logger_class is GunicornLogger
 
 
-def test_a_request_has_one_line_with_what_is_known():
-    """What is not known is left out, and the query is cut off."""
+def test_an_access_log_line_has_the_known_fields():
+    """Unknown fields are omitted, and so is the query string, which may hold a secret."""
     line = json.loads(
         access(
             **{**REQUEST, "path": "/v1/models?key=secret"},
@@ -199,8 +199,8 @@ def test_a_request_has_one_line_with_what_is_known():
     }
 
 
-def test_prompts_and_suffixes_are_logged_only_where_they_are_given():
-    """Other people's words are not in the log by default."""
+def test_prompt_and_suffix_are_logged_only_if_they_are_set():
+    """By default the log has no text of users."""
     line = json.loads(access(**REQUEST))
     assert not {"prompt", "suffix"} & line.keys()
     line = json.loads(access(**REQUEST, prompt="To be", suffix=" to be"))
@@ -208,8 +208,8 @@ def test_prompts_and_suffixes_are_logged_only_where_they_are_given():
 
 
 @pytest.mark.parametrize("route", ["/health", "/healthz", "/ping", "/readyz"])
-def test_probes_do_not_flood_the_log(route):
-    """What asks every few seconds is for debugging; a path that only looks so is not a probe."""
+def test_health_checks_are_logged_at_debug(route):
+    """They come every few seconds. The route decides, not the path."""
     assert json.loads(access(**{**REQUEST, "route": route}))["level"] == "DEBUG"
     assert json.loads(access(**{**REQUEST, "route": None, "path": route}))["level"] == "INFO"
 
@@ -219,7 +219,7 @@ hostile = st.text(st.one_of(st.characters(), st.sampled_from("\r\n\x00\x1b\x85\u
 
 @given(path=hostile, agent=hostile, message=hostile)
 def test_no_client_can_forge_a_line(path, agent, message):
-    """In both formats one request is one line of printable characters, and JSON gives back what the client sent."""
+    """In both formats a request is one line of printable characters; JSON preserves the client's strings."""
     request = {**REQUEST, "path": path, "user_agent": agent}
     json_line, text_line = access(**request), access(logs._Text(), **request)
     plain = written(logs._Text(), logging.getLogger("test.logs"), lambda: logging.getLogger("test.logs").info(message))
@@ -232,13 +232,13 @@ def test_no_client_can_forge_a_line(path, agent, message):
 
 @given(agent=hostile)
 def test_no_client_can_forge_a_field(agent):
-    """A value with spaces, quotes or equals signs is quoted, so that fields can be told apart."""
+    """In text, a value with spaces, quotes or equals signs is quoted."""
     line = access(logs._Text(), **REQUEST, user_agent=agent)
     before, _, value = line[:-1].partition(" user_agent=")
     assert before.endswith("duration_ms=12.3")
     assert re.fullmatch(r'[^\s"=\\]+|"([^"\\]|\\.)*"|[^\s"=]+', value)
 
 
-def test_the_id_of_no_request_is_none():
-    """Nothing is claimed outside of requests."""
+def test_the_request_id_is_none_outside_of_requests():
+    """Its default must not name another request."""
     assert request_id.get() is None

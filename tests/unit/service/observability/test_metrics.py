@@ -1,4 +1,4 @@
-"""What a scrape says after things happened, and the port where scrapes are answered."""
+"""Metrics after events, and the server of scrapes."""
 
 import http.client
 import logging
@@ -27,7 +27,7 @@ from tests.waiting import until
 LIMIT_S = 10.0  # patience with what takes milliseconds on an idle machine
 DEMO = ModelVersion("demo", 3)
 DEMO_LABELS = {"model": "demo", "version": "3"}
-# Units of https://prometheus.io/docs/practices/naming and of this project; counters end with "total" behind theirs.
+# Units of https://prometheus.io/docs/practices/naming and of this project; counters have "_total" after theirs.
 NAME = re.compile(
     r"ostinato(_[a-z]+)*_(seconds|tokens|sequences|requests|errors|failures|retries|bytes|states|backends)"
     r"(_(running|waiting|cancelled|finished))?(_total)?|ostinato_[a-z]+_info"
@@ -51,7 +51,7 @@ def text_of(metrics):
 
 
 def happen(metrics, model=DEMO):
-    """Let everything that is counted happen once."""
+    """Record every event once."""
     metrics.sequence_started(sequence(model), 0.2)
     metrics.call_completed(call(model=model), 0.03)
     metrics.call_failed(call(model=model), BackendUnavailable("away"), True)
@@ -86,8 +86,8 @@ def get(address, path="/metrics", **headers):
         connection.close()
 
 
-def test_every_name_ends_with_its_unit(metrics):
-    """Whoever reads a name knows what its numbers are."""
+def test_every_metric_name_ends_with_its_unit(metrics):
+    """All 28 have a unit of Prometheus's naming conventions or one of this project."""
     happen(metrics)
     metrics.watch_load(lambda: [(DEMO, 1, 2)], lambda: 30)
     metrics.watch_prefix_cache(PrefixCache(1000))
@@ -100,8 +100,8 @@ def test_every_name_ends_with_its_unit(metrics):
     assert [name for name in names if not NAME.fullmatch(name)] == []
 
 
-def test_config_drift_is_told_of_each_backend(metrics):
-    """By its address, as it is at the scrape."""
+def test_config_drift_is_a_gauge_per_backend(metrics):
+    """Its label is the backend's address, and its value is read at the scrape."""
     drift = {"10.0.0.1:8500": 0.0, "10.0.0.2:8500": 0.0}
     metrics.watch_config_drift(lambda: drift)
     drift["10.0.0.2:8500"] = 75.5
@@ -109,8 +109,8 @@ def test_config_drift_is_told_of_each_backend(metrics):
     assert value(metrics, "backend_config_drift_seconds", backend="10.0.0.2:8500") == 75.5
 
 
-def test_the_memory_of_requests_is_told_with_its_limit(metrics):
-    """As it is at the scrape: large requests are shed when the one comes to the other."""
+def test_request_memory_is_a_gauge_beside_its_limit(metrics):
+    """Large requests are shed once it reaches the limit; it is read at the scrape."""
     budget = MemoryBudget(10_000_000)
     metrics.watch_request_memory(budget)
     with budget.lease() as lease:
@@ -120,13 +120,13 @@ def test_the_memory_of_requests_is_told_with_its_limit(metrics):
     assert value(metrics, "request_memory_limit_bytes") == 10_000_000
 
 
-def test_every_metric_explains_itself(metrics):
-    """Each has a help text, one sentence."""
+def test_every_metric_has_a_help_text(metrics):
+    """Prometheus and Grafana show it beside the name."""
     happen(metrics)
     assert [family.name for family in parse(text_of(metrics)) if not family.documentation] == []
 
 
-def test_every_token_counts_in_the_token_gap(metrics):
+def test_inter_token_latency_counts_every_token(metrics):
     """A chunk of 32 tokens weighs 32 times as much as one of a single token."""
     metrics.token_gap(DEMO, 0.032, 32)
     metrics.token_gap(DEMO, 0.5, 1)
@@ -137,8 +137,8 @@ def test_every_token_counts_in_the_token_gap(metrics):
     assert value(metrics, "inter_token_latency_seconds_bucket", le="0.5", **DEMO_LABELS) == 33
 
 
-def test_answered_calls_are_counted_by_signature(metrics):
-    """Calls that read and calls that draw are told apart, and used rows from filler rows."""
+def test_completed_calls_are_counted_by_signature(metrics):
+    """Prefill and decode calls are separate, and so are sequences and padding."""
     metrics.call_completed(call(num_used=3, signature="prefill"), 0.01)
     metrics.call_completed(call(num_used=5, signature="decode"), 0.03)
     labels = {**DEMO_LABELS, "signature": "decode"}
@@ -149,8 +149,8 @@ def test_answered_calls_are_counted_by_signature(metrics):
     assert value(metrics, "call_sequences_sum", **{**labels, "signature": "prefill"}) == 3
 
 
-def test_failed_calls_are_counted_by_code_and_retries_apart(metrics):
-    """A failure that ends a text is no retry; an error without a code is known by its type."""
+def test_failed_calls_are_counted_by_code_and_retries_separately(metrics):
+    """A failure that ends a sequence is no retry; an error without a code is counted by its type."""
     metrics.call_failed(call(), BackendUnavailable("away"), True)
     metrics.call_failed(call(), BackendUnavailable("away"), False)
     metrics.call_failed(call(), InternalError("refused"), False)
@@ -160,8 +160,8 @@ def test_failed_calls_are_counted_by_code_and_retries_apart(metrics):
     assert value(metrics, "call_retries_total", **labels) == 1
 
 
-def test_texts_are_counted_by_version(metrics):
-    """What happens to the texts of one version is not mixed with that of another."""
+def test_sequences_are_counted_by_version(metrics):
+    """Latencies, tokens and finish reasons of two versions are not mixed."""
     happen(metrics)
     happen(metrics, ModelVersion("demo", 4))
     for version in ("3", "4"):
@@ -175,24 +175,24 @@ def test_texts_are_counted_by_version(metrics):
         assert value(metrics, "sequences_finished_total", reason="length", **labels) == 1
 
 
-def test_what_clients_make_up_is_no_label(metrics):
-    """Neither methods nor routes that do not exist make series."""
+def test_unknown_methods_and_routes_share_one_series(metrics):
+    """Otherwise a client could create any number of series."""
     for number in range(100):
         metrics.responded(method=f"M{number}", route=None, status=405, error_code=None, seconds=0.1)
     assert value(metrics, "http_requests_total", method="other", route="other", status="405") == 100
     assert text_of(metrics).count("ostinato_http_requests_total{") == 1
 
 
-def test_errors_are_counted_by_code_also_within_a_stream(metrics):
-    """An error event in an answer of status 200 is an error."""
+def test_errors_within_a_stream_are_counted_by_code(metrics):
+    """An error event in a response of status 200 is an error."""
     metrics.responded(method="POST", route="/v1/completions", status=200, error_code="version_gone", seconds=1)
     metrics.responded(method="POST", route="/v1/completions", status=200, error_code=None, seconds=1)
     assert value(metrics, "errors_total", code="version_gone") == 1
     assert value(metrics, "http_requests_total", method="POST", route="/v1/completions", status="200") == 2
 
 
-def test_load_is_read_when_it_is_asked_for(metrics):
-    """Gauges have no memory of their own, and a version with nothing to do says zero."""
+def test_load_gauges_are_read_at_the_scrape(metrics):
+    """A version without load reports zero."""
     loads = [(DEMO, 5, 7)]
     metrics.watch_load(lambda: loads, lambda: 1000 * len(loads))
     assert value(metrics, "sequences_running", **DEMO_LABELS) == 5
@@ -204,13 +204,13 @@ def test_load_is_read_when_it_is_asked_for(metrics):
     assert value(metrics, "queued_tokens") == 0
 
 
-def test_the_version_of_the_project_is_told(metrics):
-    """An operator can see what runs."""
+def test_build_info_has_the_version_of_the_gateway(metrics):
+    """An operator sees what runs."""
     assert value(metrics, "build_info", version="1.2.3") == 1
 
 
-def test_versions_that_are_gone_leave_no_series(metrics):
-    """All series of a version go, those of the others stay."""
+def test_removed_versions_leave_no_series(metrics):
+    """The series of other versions stay."""
     other = ModelVersion("demo", 4)
     happen(metrics)
     happen(metrics, other)
@@ -223,8 +223,8 @@ def test_versions_that_are_gone_leave_no_series(metrics):
     assert value(metrics, "call_retries_total", model="demo", version="4", signature="decode") == 1
 
 
-def test_a_version_that_comes_back_counts_from_zero(metrics):
-    """After it was forgotten, nothing counts into series that no scrape sees."""
+def test_a_version_that_is_served_again_counts_from_zero(metrics):
+    """Nothing is counted in the removed series, which no scrape has."""
     happen(metrics)
     metrics.forget(DEMO)
     metrics.forget(DEMO)
@@ -233,8 +233,8 @@ def test_a_version_that_comes_back_counts_from_zero(metrics):
     assert value(metrics, "time_to_first_token_seconds_count", **DEMO_LABELS) == 1
 
 
-def test_scrapes_are_whole_while_others_write(metrics, server):
-    """No scrape fails or shows a count that falls, and no observation is lost."""
+def test_scrapes_are_consistent_during_concurrent_writes(metrics, server):
+    """No scrape fails, no count decreases, and no observation is lost."""
     num_writers, num_writes, counts = 4, 300, []
 
     def write():
@@ -255,8 +255,8 @@ def test_scrapes_are_whole_while_others_write(metrics, server):
     assert total == 4 * num_writers * num_writes
 
 
-def test_both_formats_are_spoken(metrics, server):
-    """A scraper that accepts OpenMetrics gets it, any other the classic text."""
+def test_openmetrics_and_the_classic_text_format_are_served(metrics, server):
+    """The Accept header decides, and the classic format is the default."""
     happen(metrics)
     status, kind, text = get(server)
     assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
@@ -267,19 +267,19 @@ def test_both_formats_are_spoken(metrics, server):
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/metricsx", "/healthz"])
-def test_only_one_address_is_answered(server, path):
-    """Everything but /metrics is 404."""
+def test_only_the_path_metrics_is_served(server, path):
+    """Every other path is 404."""
     assert get(server, path)[0] == 404
 
 
-def test_a_page_whose_name_resolves_to_this_machine_reads_nothing(server):
-    """On loopback a scraper calls the server by an address or as localhost."""
+def test_dns_rebinding_is_refused(server):
+    """On loopback the Host header must be an address or localhost; any other name is 421."""
     assert get(server, Host="evil.example:8001")[0] == 421
     assert get(server, Host="localhost:8001")[0] == 200
 
 
-def test_a_query_chooses_metrics(server):
-    """Prometheus's `name[]` works."""
+def test_a_query_selects_metrics_by_name(server):
+    """Its parameter is `name[]`, as Prometheus's clients have it."""
     text = get(server, "/metrics?name[]=ostinato_build_info")[2]
     assert [family.name for family in parse(text)] == ["ostinato_build_info"]
 
@@ -288,26 +288,26 @@ def num_connection_threads():
     return sum("process_request_thread" in thread.name for thread in threading.enumerate())
 
 
-def test_silent_clients_hold_up_nobody(server, monkeypatch):
-    """Scrapes are answered beside more silent clients than there may be connections; the oldest of those is cut."""
-    # None is cut for its silence.
+def test_silent_clients_do_not_block_scrapes(server, monkeypatch):
+    """Beyond `max_connections`, the oldest connection is closed."""
+    # No connection is closed by the timeout.
     monkeypatch.setattr(scrape._Handler, "timeout", 100 * LIMIT_S)
     silent = []
     for _ in range(scrape._Server.max_connections + 20):
-        # Each sends before a later one has it cut.
+        # Each sends before a later connection can close it.
         silent.append(socket.create_connection(server, timeout=LIMIT_S))
         silent[-1].sendall(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
     assert get(server)[0] == 200
     assert silent[0].recv(1) == b""
     assert get(server)[0] == 200
-    # A thread that was cut takes a moment to end.
+    # The thread of a closed connection takes a moment to end.
     until(lambda: num_connection_threads() <= scrape._Server.max_connections)
     for sock in silent:
         sock.close()
 
 
-def test_a_silent_client_is_cut_in_the_end(metrics, monkeypatch):
-    """A connection does not keep its thread for ever, though nobody needs its place."""
+def test_a_silent_client_is_disconnected_after_a_timeout(metrics, monkeypatch):
+    """Its thread ends even if no other connection needs one."""
     monkeypatch.setattr(scrape._Handler, "timeout", scrape._Handler.timeout / 200)
     sock = socket.create_server(("127.0.0.1", 0))
     close = serve_metrics(sock, metrics.registry)
@@ -316,8 +316,8 @@ def test_a_silent_client_is_cut_in_the_end(metrics, monkeypatch):
     close()
 
 
-def test_a_scrape_that_fails_is_logged_and_the_next_is_answered(metrics, server, caplog):
-    """What goes wrong in a callback ends one scrape alone."""
+def test_a_failed_scrape_is_logged_and_the_next_one_succeeds(metrics, server, caplog):
+    """An exception in a callback ends one scrape only."""
     failures = [ValueError("the load cannot be told")]
 
     def loads():
@@ -333,7 +333,7 @@ def test_a_scrape_that_fails_is_logged_and_the_next_is_answered(metrics, server,
 
 
 def test_ipv6_is_served(metrics):
-    """The socket decides the family."""
+    """The server takes the address family of its socket."""
     try:
         sock = socket.create_server(("::1", 0), family=socket.AF_INET6)
     except OSError:
@@ -343,8 +343,8 @@ def test_ipv6_is_served(metrics):
     close()
 
 
-def test_the_prefix_cache_is_told_by_tokens_and_by_its_size(metrics):
-    """How much reading was saved, how full it is and what had to go can be read at any time."""
+def test_the_prefix_cache_reports_hit_tokens_size_and_evictions(metrics):
+    """Hit tokens are the prefill that was saved."""
     for num_cached_tokens in (0, 5):
         known = make_sequence(model=DEMO, prompt_ids=np.arange(8, dtype=np.int32))
         if num_cached_tokens:
@@ -363,8 +363,8 @@ def test_the_prefix_cache_is_told_by_tokens_and_by_its_size(metrics):
     assert value(metrics, "prefix_cache_evicted_states_total") == 1
 
 
-def test_model_servers_are_counted_by_whether_they_get_calls(metrics):
-    """Also where there are none of a state."""
+def test_backends_are_counted_as_serving_or_ejected(metrics):
+    """A state without backends reports zero."""
     states = [True, True, False]
     metrics.watch_servers(lambda: states)
     assert [value(metrics, "backends", state=state) for state in ("serving", "ejected")] == [2, 1]

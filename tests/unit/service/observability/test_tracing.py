@@ -1,4 +1,4 @@
-"""Spans of requests and calls, as a collector gets them over HTTP."""
+"""Tracing: spans of requests and calls, and their export to a collector over HTTP."""
 
 import gzip
 import logging
@@ -31,11 +31,11 @@ PARENT_ID = "b7ad6b7169203331"
 
 
 class Collector:
-    """Takes spans by OTLP over HTTP.
+    """A collector of spans, by OTLP over HTTP.
 
     Attributes:
-        status: What it answers.
-        requests: What it was sent.
+        status: The HTTP status of its responses.
+        requests: The path and body of each request.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ def call(*traces):
 
 
 def spans_of(tracing, exporter):
-    """Return what was sent: the request's span first, then those of calls."""
+    """Return the finished spans: those of requests, then those of calls."""
     tracing.shutdown(PATIENCE_S)
     spans = exporter.get_finished_spans()
     return [span for span in spans if span.kind is SpanKind.SERVER], [
@@ -108,8 +108,8 @@ def traceparent(flags="01"):
     return {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-{flags}"}
 
 
-def test_a_collector_gets_a_request_and_its_calls_as_one_trace(collector):
-    """Calls are below the request, that is below what the client named, and all share a trace."""
+def test_a_request_and_its_calls_are_exported_as_one_trace(collector):
+    """A call's span is a child of the request's, and that is a child of the client's."""
     tracing = Tracing.to(collector.endpoint, ratio=1.0, version="1.2.3")
     with tracing.request(traceparent(), **POST) as trace:
         for _ in range(2):
@@ -130,8 +130,8 @@ def test_a_collector_gets_a_request_and_its_calls_as_one_trace(collector):
     assert rpc.end_time_unix_nano <= request.end_time_unix_nano
 
 
-def test_a_call_of_many_requests_is_in_every_trace(tracing, exporter):
-    """Each request sees the call once, however many rows it has in it, and the spans name the call alike."""
+def test_a_batched_call_is_in_the_trace_of_each_of_its_requests(tracing, exporter):
+    """Once per request, however many of its sequences are in the batch; its spans share one call id."""
     with ExitStack() as stack:
         first, second = (stack.enter_context(tracing.request({}, **POST)) for _ in range(2))
         tracing.end_call(tracing.begin_call(call(first, None, second, first), "10.0.0.7:8500"))
@@ -161,8 +161,8 @@ def test_a_call_of_many_requests_is_in_every_trace(tracing, exporter):
     }
 
 
-def test_the_model_server_is_told_of_the_first_trace(tracing):
-    """The metadata of a call names the span that stands for it in the first traced request."""
+def test_a_call_propagates_the_trace_of_its_first_traced_request(tracing):
+    """The gRPC metadata names the call's span in that trace."""
     with tracing.request(traceparent() | {"tracestate": "vendor=1"}, **POST) as trace:
         begun = tracing.begin_call(call(None, trace))
         span_id = begun.spans[0].get_span_context().span_id
@@ -171,14 +171,14 @@ def test_the_model_server_is_told_of_the_first_trace(tracing):
 
 
 def test_a_call_without_traced_requests_has_no_span(tracing, exporter):
-    """Nothing is made for it, and its end is no error."""
+    """Ending such a call is no error."""
     assert tracing.begin_call(call(None, None)) is None
     tracing.end_call(None, BackendUnavailable("away"))
     assert spans_of(tracing, exporter) == ([], [])
 
 
-def test_a_request_says_what_it_asked_and_got(tracing, exporter):
-    """The span has the names of OpenTelemetry's conventions."""
+def test_a_request_span_has_model_usage_and_status(tracing, exporter):
+    """The attributes have the names of OpenTelemetry's semantic conventions, where there are any."""
     with tracing.request({}, **POST) as trace:
         trace.set_request("demo")
         trace.set_result(version=3, num_prompt_tokens=5, num_completion_tokens=7, reasons=["stop", "length"])
@@ -210,8 +210,8 @@ def test_a_request_says_what_it_asked_and_got(tracing, exporter):
         (500, None, "500", True),
     ],
 )
-def test_the_server_s_failures_are_marked_and_the_client_s_are_not(tracing, exporter, status, error, kind, failed):
-    """A span is an error where the conventions say so: 5xx, and a stream that broke."""
+def test_server_errors_mark_the_span_as_failed_and_client_errors_do_not(tracing, exporter, status, error, kind, failed):
+    """As the semantic conventions say: 5xx, and a stream that ended with an error."""
     with tracing.request({}, **POST) as trace:
         trace.set_response(status, error)
     ((span,), _) = spans_of(tracing, exporter)
@@ -219,8 +219,8 @@ def test_the_server_s_failures_are_marked_and_the_client_s_are_not(tracing, expo
     assert (span.status.status_code is StatusCode.ERROR) == failed
 
 
-def test_a_failed_call_is_marked(tracing, exporter):
-    """Its span is an error with the error's code, and has no status of an answer."""
+def test_a_failed_call_marks_its_span_with_the_error_code(tracing, exporter):
+    """Without a response there is no `rpc.response.status_code`."""
     with tracing.request({}, **POST) as trace:
         tracing.end_call(tracing.begin_call(call(trace)), BackendUnavailable("away"))
     _, (span,) = spans_of(tracing, exporter)
@@ -229,7 +229,7 @@ def test_a_failed_call_is_marked(tracing, exporter):
     assert "rpc.response.status_code" not in span.attributes
 
 
-def test_an_exception_passes_and_is_marked(tracing, exporter):
+def test_an_uncaught_exception_marks_the_span_and_propagates(tracing, exporter):
     """The span ends all the same."""
     with pytest.raises(ZeroDivisionError), tracing.request({}, **POST):
         _ = 1 / 0
@@ -238,8 +238,8 @@ def test_an_exception_passes_and_is_marked(tracing, exporter):
     assert span.status.status_code is StatusCode.ERROR
 
 
-def test_what_a_client_makes_up_is_no_name(tracing, exporter):
-    """A span's name has few values, whatever method or path is asked for."""
+def test_unknown_methods_and_paths_are_not_in_the_span_name(tracing, exporter):
+    """Names have low cardinality; the method is an attribute."""
     with tracing.request({}, method="BREW", route=None, path="/pot") as trace:
         trace.set_response(404)
     ((span,), _) = spans_of(tracing, exporter)
@@ -257,8 +257,8 @@ def test_what_a_client_makes_up_is_no_name(tracing, exporter):
         (0.0, traceparent("01"), True),
     ],
 )
-def test_the_client_s_choice_comes_before_the_ratio(exporter, ratio, headers, traced):
-    """`sampled` of a `traceparent` is honoured both ways; the ratio is for requests without one."""
+def test_the_sampled_flag_of_traceparent_overrides_the_ratio(exporter, ratio, headers, traced):
+    """It holds both ways; the ratio is for requests without a `traceparent`."""
     tracing = Tracing(exporter, ratio=ratio, version="1")
     with tracing.request(headers, **POST) as trace:
         assert (trace is not None) == traced
@@ -277,8 +277,8 @@ def test_the_client_s_choice_comes_before_the_ratio(exporter, ratio, headers, tr
         {**traceparent(), "tracestate": "=,\n"},
     ],
 )
-def test_odd_headers_cost_no_request_and_no_line(tracing, exporter, headers, capfd, caplog):
-    """A client cannot break its request or fill the log with a header."""
+def test_invalid_trace_headers_are_ignored_without_a_log_line(tracing, exporter, headers, capfd, caplog):
+    """A client can neither break its request nor fill the log with a header."""
     with tracing.request(headers, **POST) as trace:
         assert trace is not None
     ((span,), _) = spans_of(tracing, exporter)
@@ -286,8 +286,8 @@ def test_odd_headers_cost_no_request_and_no_line(tracing, exporter, headers, cap
     assert (capfd.readouterr().err, caplog.text) == ("", "")
 
 
-def test_a_collector_that_refuses_is_told_of_once(collector, caplog):
-    """One line says why, however many batches are lost, and one that it works again."""
+def test_a_collector_that_refuses_is_logged_once(collector, caplog):
+    """One line has the reason, however many batches are lost, and one reports the recovery."""
     collector.status = 401
     tracing = Tracing.to(collector.endpoint, ratio=1.0, version="1")
 
@@ -308,8 +308,8 @@ def test_a_collector_that_refuses_is_told_of_once(collector, caplog):
     assert "again" in well
 
 
-def test_without_a_collector_requests_go_on_and_the_end_does_not_wait(caplog):
-    """Spans beyond the bound are dropped, nothing is raised, and nothing is printed for each."""
+def test_an_unreachable_collector_blocks_neither_requests_nor_shutdown(caplog):
+    """Spans beyond the queue's limit are dropped, without an exception or a log line for each."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     tracing = Tracing.to(f"http://127.0.0.1:{port}/v1/traces", ratio=1.0, version="1")
@@ -321,8 +321,8 @@ def test_without_a_collector_requests_go_on_and_the_end_does_not_wait(caplog):
     assert len([record for record in caplog.records if record.name != "service.observability.tracing"]) == 0
 
 
-def test_opentelemetry_is_loaded_only_by_those_who_trace():
-    """The module alone imports none of it."""
+def test_opentelemetry_is_not_imported_unless_tracing_is_used():
+    """Importing `service.observability.tracing` imports none of it."""
     code = """
 import sys, service.observability.tracing
 sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))

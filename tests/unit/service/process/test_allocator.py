@@ -1,4 +1,4 @@
-"""What a process frees goes back to the system, whichever of its threads had it."""
+"""Freed memory is returned to the operating system, whichever thread allocated it."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 from tests.servers import ROOT
 
-# Threads that allocate blocks and a little behind them, and free the blocks; prints the resident MiB that are left.
+# Threads allocate blocks and a small object after them, and free the blocks; prints the resident MiB that remain.
 PROGRAM = """
 import threading
 from service.process.allocator import return_freed_memory
@@ -32,8 +32,8 @@ print(next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
-def test_freed_blocks_are_returned():
-    """256 MB in blocks of 32 threads are gone when they are freed."""
+def test_freed_blocks_are_returned_to_the_system():
+    """32 threads free 256 MB, and less than 60 MiB stay resident."""
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
     )

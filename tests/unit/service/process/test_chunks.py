@@ -1,4 +1,4 @@
-"""Bodies in chunks: any size will do for a small body, and a large one in small chunks is refused early."""
+"""Chunked bodies: a small body may have chunks of any size, and a large one in small chunks is refused early."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from service.process.chunks import FREE_CHUNKS, MIN_AVERAGE_BYTES, ChunksTooSmal
 
 
 def body_of(sizes, read=None):
-    """Return a body in chunks of these sizes; what is taken from the socket is counted in `read`."""
+    """Return a body in chunks of these sizes; `read` counts the bytes that are read from the socket."""
     wire = b"".join(b"%x\r\n%b\r\n" % (size, b"x" * size) for size in sizes) + b"0\r\n\r\n"
 
     def pieces():
@@ -32,20 +32,20 @@ def body_of(sizes, read=None):
     ids=["empty", "free", "smallest average", "one", "large and small"],
 )
 def test_bodies_of_reasonable_chunks_are_read_whole(sizes):
-    """The limit is for the average, and the first chunks are free."""
+    """The limit is one of the average size, and the first chunks are not limited."""
     assert body_of(sizes).read() == b"x" * sum(sizes)
 
 
 def test_a_body_in_tiny_chunks_is_refused_early():
-    """Before more than some 40 KB of it have been read."""
+    """Before more than some 40 KB of it are read."""
     read = []
     with pytest.raises(ChunksTooSmall, match=f"{MIN_AVERAGE_BYTES} bytes on average after the first {FREE_CHUNKS}"):
         body_of([1] * 1_000_000, read).read()
     assert sum(read) < 50_000
 
 
-def test_a_body_of_a_length_has_no_chunks():
-    """Its reader is left alone."""
+def test_a_body_with_a_content_length_has_no_limit_of_chunks():
+    """Its reader is not replaced."""
     request = SimpleNamespace(body=Body(LengthReader(IterUnreader([b"abc"]), 3)))
     limit_chunks(request, None)
     assert request.body.read() == b"abc"

@@ -1,4 +1,4 @@
-"""The watcher of disconnects, on real TCP connections of the loopback interface."""
+"""The disconnect watcher, on real TCP connections of the loopback interface."""
 
 import os
 import queue
@@ -20,13 +20,13 @@ Pair = tuple[socket.socket, socket.socket]
 
 @pytest.fixture
 def watcher() -> DisconnectWatcher:
-    """Give a running watcher."""
+    """Start a watcher."""
     return DisconnectWatcher()
 
 
 @pytest.fixture
 def connect() -> Iterator[Callable[[], Pair]]:
-    """Give a function that makes a connection: the server's socket and the client's."""
+    """Return a function that makes a connection: the server's socket and the client's."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
 
@@ -38,13 +38,13 @@ def connect() -> Iterator[Callable[[], Pair]]:
 
 
 def reset(client: socket.socket) -> None:
-    """Close a connection the hard way: a zero linger time sends RST (socket(7))."""
+    """Reset a connection: a zero linger time sends RST (socket(7))."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
 
 
 def leave(pair: Pair) -> None:
-    """Close the client's end, and return when the server's knows."""
+    """Close the client's end, and wait until the server's socket is disconnected."""
     server, client = pair
     client.close()
     end = time.monotonic() + LIMIT_S
@@ -54,7 +54,7 @@ def leave(pair: Pair) -> None:
 
 
 def pass_through(watcher: DisconnectWatcher, pair: Pair) -> None:
-    """Return when the watcher has dealt with all that happened before."""
+    """Wait until the watcher has handled every earlier event."""
     server, client = pair
     dealt_with = threading.Event()
     with watcher.watch(server, dealt_with.set):
@@ -68,8 +68,8 @@ def pass_through(watcher: DisconnectWatcher, pair: Pair) -> None:
     ids=["closes", "half-closes", "resets"],
 )
 @pytest.mark.parametrize("before", [False, True], ids=["while watched", "before"])
-def test_a_client_that_leaves_is_noticed_once(watcher, connect, depart, before):
-    """Closing, half-closing and a reset call back, once and from the watcher's thread, even if they came first."""
+def test_a_disconnect_calls_back_once(watcher, connect, depart, before):
+    """Closing, half-closing and a reset, even before the watch; the callback runs in the watcher's thread."""
     calls: queue.SimpleQueue[str] = queue.SimpleQueue()
     server, client = connect()
     if before:
@@ -82,8 +82,8 @@ def test_a_client_that_leaves_is_noticed_once(watcher, connect, depart, before):
     assert calls.empty()
 
 
-def test_bytes_that_wait_are_no_disconnect(watcher, connect):
-    """A client that has sent its next request already is still there, and noticed when it leaves."""
+def test_unread_bytes_are_no_disconnect(watcher, connect):
+    """A client that has already sent its next request is still connected, and its disconnect is noticed later."""
     gone = threading.Event()
     server, client = connect()
     client.sendall(b"GET /next HTTP/1.1\r\n\r\n")
@@ -95,7 +95,7 @@ def test_bytes_that_wait_are_no_disconnect(watcher, connect):
 
 
 def test_a_closed_watch_does_not_call_back(watcher, connect):
-    """Whoever leaves after its request has ended disturbs nobody."""
+    """A client that leaves after its request has ended affects nothing."""
     gone = threading.Event()
     server, client = connect()
     watch = watcher.watch(server, gone.set)
@@ -107,7 +107,7 @@ def test_a_closed_watch_does_not_call_back(watcher, connect):
 
 
 def test_a_kept_alive_socket_can_be_watched_again(watcher, connect):
-    """Each request on a connection has a watch of its own, and a former one ends nothing."""
+    """Each request of a connection has a watch of its own, and closing an earlier one again has no effect."""
     first, second = threading.Event(), threading.Event()
     server, client = connect()
     former = watcher.watch(server, first.set)
@@ -119,8 +119,8 @@ def test_a_kept_alive_socket_can_be_watched_again(watcher, connect):
     assert not first.is_set()
 
 
-def test_a_reused_descriptor_is_not_taken_for_its_former_owner(watcher, connect):
-    """An event that was reported for a closed socket says nothing of the socket that has its descriptor now."""
+def test_a_reused_descriptor_gets_no_event_of_its_former_socket(watcher, connect):
+    """An event that was reported for a closed socket does not concern the socket that now has its descriptor."""
     barrier, wrong = threading.Barrier(2), threading.Event()
     first, second, former = connect(), connect(), connect()
 
@@ -135,7 +135,7 @@ def test_a_reused_descriptor_is_not_taken_for_its_former_owner(watcher, connect)
         leave(second)
         leave(former)
         barrier.wait(LIMIT_S)
-        barrier.wait(LIMIT_S)  # the thread is in the second callback, and has yet to look at the third event
+        barrier.wait(LIMIT_S)  # the thread is in the second callback, and has not handled the third event yet
         old.close()
         descriptor = former[0].detach()
         heir, client = connect()
@@ -148,8 +148,8 @@ def test_a_reused_descriptor_is_not_taken_for_its_former_owner(watcher, connect)
             assert wrong.wait(LIMIT_S)
 
 
-def test_a_callback_that_fails_is_logged_and_harms_no_other(watcher, connect, caplog):
-    """The thread survives what callbacks raise."""
+def test_an_exception_in_a_callback_is_logged_and_affects_no_other(watcher, connect, caplog):
+    """The watcher's thread survives it."""
     server, client = connect()
     with watcher.watch(server, lambda: 1 / 0):
         client.close()
@@ -171,8 +171,8 @@ def test_a_callback_can_close_its_own_watch(watcher, connect):
     assert done.wait(LIMIT_S)
 
 
-def test_a_thousand_idle_clients_and_one_that_left_cost_nothing(watcher):
-    """Neither those who wait, with bytes sent or not, nor one who has been noticed already keep the thread busy."""
+def test_a_thousand_idle_clients_take_no_cpu(watcher):
+    """The thread sleeps although some have sent bytes, and one has left and was reported."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as stack:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
@@ -189,8 +189,8 @@ def test_a_thousand_idle_clients_and_one_that_left_cost_nothing(watcher):
         assert time.process_time() - before < 0.1
 
 
-def test_what_cannot_be_watched_is_refused(watcher, connect):
-    """A socket that is closed here, or watched already, is a mistake of the caller."""
+def test_a_closed_or_watched_socket_cannot_be_watched(watcher, connect):
+    """Either is a mistake of the caller."""
     server, _ = connect()
     with watcher.watch(server, lambda: None), pytest.raises(FileExistsError):
         watcher.watch(server, lambda: None)

@@ -1,4 +1,4 @@
-"""Which Host headers are those of this server."""
+"""Which `Host` headers are allowed."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from service.process.hosts import AllowedHosts
     ],
 )
 def test_localhost_and_addresses_are_always_allowed(host):
-    """No name server can have them resolve to this machine; a client without Host is no browser."""
+    """DNS rebinding needs a name that resolves to this machine; a client without `Host` is no browser."""
     assert AllowedHosts().allows(host)
     assert AllowedHosts(["gateway"]).allows(host)
 
@@ -25,14 +25,14 @@ def test_localhost_and_addresses_are_always_allowed(host):
         *("[evil.example]:8000", "evil.example:127.0.0.1", "localhost@evil.example", "127.1"),
     ],
 )
-def test_other_names_are_not(host):
-    """Not even those that begin or end alike."""
+def test_other_names_are_refused(host):
+    """Also those that begin or end with an allowed one."""
     assert not AllowedHosts().allows(host)
     assert not AllowedHosts(["gateway", "my.example"]).allows(host)
 
 
-def test_names_may_be_added():
-    """In any case, without ports; a star is any name."""
+def test_additional_names_are_allowed_by_the_setting():
+    """In upper or lower case and with any port; `*` allows every name."""
     hosts = AllowedHosts(["Gateway", "my.example"])
     assert hosts.allows("gateway:8000")
     assert hosts.allows("MY.example.")

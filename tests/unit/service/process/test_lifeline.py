@@ -1,4 +1,4 @@
-"""Processes that end with others, however those end."""
+"""Processes that are terminated with others, however those end."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ def lifeline():
 
 @pytest.fixture
 def start():
-    """Start processes that sleep, in groups of their own, and leave none behind."""
+    """Start processes that sleep, in process groups of their own, and kill them after the test."""
     started = []
 
     def start(command=SLEEP, **options):
@@ -47,8 +47,8 @@ def bound_to(lifeline, start):
     return start(preexec_fn=lifeline.terminate_when_cut, pass_fds=[lifeline.read_fd])
 
 
-def test_a_process_lives_as_long_as_the_last_holder(lifeline, start):
-    """Not the first that ends, nor this one's drop: the last holder's end is a SIGTERM, though it was killed."""
+def test_a_bound_process_is_terminated_when_the_last_holder_ends(lifeline, start):
+    """Not when the first one ends or this process drops the lifeline. It gets SIGTERM even if the holder was killed."""
     bound = bound_to(lifeline, start)
     holders = [start(pass_fds=[lifeline.write_fd]) for _ in range(2)]
     lifeline.drop()
@@ -62,8 +62,8 @@ def test_a_process_lives_as_long_as_the_last_holder(lifeline, start):
     assert lifeline.is_cut
 
 
-def test_a_holders_child_is_a_holder(lifeline, start):
-    """As gunicorn's worker is, which outlives a master that is killed."""
+def test_a_child_of_a_holder_is_a_holder(lifeline, start):
+    """Such as gunicorn's worker, which outlives a master that is killed."""
     bound = bound_to(lifeline, start)
     fork = "import os, time\nif not os.fork(): time.sleep(60)\nprint(flush=True)\ntime.sleep(60)"
     master = start([sys.executable, "-c", fork], pass_fds=[lifeline.write_fd], stdout=subprocess.PIPE)
@@ -79,7 +79,7 @@ def test_a_holders_child_is_a_holder(lifeline, start):
         assert bound.wait(LIMIT_S) == -signal.SIGTERM
 
 
-def test_a_process_that_has_not_begun_when_its_parent_is_killed_does_not_begin(start):
+def test_a_process_is_terminated_if_its_parent_is_killed_before_exec(start):
     """The last holder may end between fork and exec."""
     code = f"""
 import os, signal, subprocess
@@ -100,8 +100,8 @@ subprocess.Popen({SLEEP!r}, preexec_fn=prepare, pass_fds=[lifeline.read_fd])
     wait_for_end(child)
 
 
-def test_a_process_ends_with_its_parent(start):
-    """A parent that is killed cannot tell its children."""
+def test_a_process_is_terminated_with_its_parent(start):
+    """A parent that is killed cannot stop its children itself."""
     code = f"""
 import os, subprocess, sys, time
 from functools import partial
@@ -118,8 +118,8 @@ time.sleep(60)
         wait_for_end(child)
 
 
-def test_a_process_whose_parent_has_ended_already_does_not_begin(start):
-    """The signal would never come."""
+def test_a_process_whose_parent_has_already_ended_does_not_start(start):
+    """The signal would never be sent."""
     orphan = start(preexec_fn=partial(terminate_with_parent, os.getppid()))
     assert orphan.wait(LIMIT_S) == 1
 

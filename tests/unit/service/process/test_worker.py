@@ -1,4 +1,4 @@
-"""The gunicorn worker under real clients that stall, leave, flood and never close. Every test runs a real gunicorn."""
+"""The gunicorn worker with clients that stall, leave, flood and never close. Every test runs a real gunicorn."""
 
 import contextlib
 import http.client
@@ -23,13 +23,13 @@ from tests.waiting import until
 ROOT = Path(__file__).parents[4]
 APP = "tests.unit.service.process.worker_app"
 WORKER = f"{APP}.ImpatientWorker"
-LIMIT_S = 10.0  # patience with what should take well under a second or two on an idle machine
+LIMIT_S = 10.0  # a timeout for what should take well under a second or two on an idle machine
 GET = b"GET %s HTTP/1.1\r\nHost: test\r\n\r\n"
 LAST_GET = b"GET %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 
 
 class Gunicorn:
-    """A gunicorn of one worker on a free port of the loopback interface, and on a Unix socket."""
+    """A gunicorn with one worker, on a free port of the loopback interface and on a Unix socket."""
 
     def __init__(self, log: Path, *options: str) -> None:
         """Start it; connections wait in the backlog until it is ready."""
@@ -53,13 +53,13 @@ class Gunicorn:
             )
 
     def connect(self, sent: bytes = b"") -> socket.socket:
-        """Open a connection, which the end of the test closes at the latest, and send something."""
+        """Open a connection, which is closed at the end of the test at the latest, and send bytes."""
         sock = self._connections.enter_context(socket.create_connection(self.address, timeout=LIMIT_S))
         sock.sendall(sent)
         return sock
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Ask on a connection of its own for status and body."""
+        """Send a request on a connection of its own; return status and body."""
         connection = http.client.HTTPConnection(*self.address, timeout=LIMIT_S)
         with contextlib.closing(connection):
             connection.request("GET", path)
@@ -67,16 +67,16 @@ class Gunicorn:
             return answer.status, answer.read()
 
     def status(self) -> dict[str, Any]:
-        """Ask what the application remembers."""
+        """Return what the application has recorded."""
         facts: dict[str, Any] = json.loads(self.get("/status")[1])
         return facts
 
     def interrupt(self) -> None:
-        """Do what Ctrl-C does to a foreground job: SIGINT for arbiter and worker."""
+        """Send SIGINT to arbiter and worker, as Ctrl-C does to a foreground job."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def stop(self) -> None:
-        """Make an end of arbiter and worker, which have a session of their own."""
+        """Stop arbiter and worker, which have a session of their own."""
         self._connections.close()
         if self.process.poll() is None:
             self.interrupt()
@@ -89,7 +89,7 @@ class Gunicorn:
 
 @pytest.fixture
 def gunicorn(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gunicorn]:
-    """Run gunicorn with 8 threads and a drain of 2 s, or with the options that a test asks for."""
+    """Run gunicorn with 8 threads and a drain of 2 s, or with the options that a test sets."""
     options = {"--threads": "8", "--worker-connections": "200", "--graceful-timeout": "4"}
     options |= getattr(request, "param", {})
     server = Gunicorn(tmp_path / "log", *itertools.chain(*options.items()))
@@ -107,7 +107,7 @@ def with_options(**options: str) -> pytest.MarkDecorator:
 
 
 def read_past(sock: socket.socket, mark: bytes) -> bytes:
-    """Read until `mark` has come."""
+    """Read until `mark` has arrived."""
     data = b""
     while mark not in data:
         piece = sock.recv(1 << 16)
@@ -126,7 +126,7 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 def cpu_s(pid: int) -> float:
-    """Tell the processor time that a process has used (proc(5): the 14th and 15th fields, 12th and 13th after ")")."""
+    """Return the CPU time that a process has used (proc(5): the 14th and 15th fields, 12th and 13th after ")")."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -141,8 +141,8 @@ def drip(sock: socket.socket, text: bytes) -> bytes:
     pytest.fail("the server still reads")
 
 
-def test_clients_that_never_close_delay_nobody(gunicorn):
-    """After `Connection: close` it is a pool thread that waits for the client's own close."""
+def test_clients_that_never_close_delay_no_other_client(gunicorn):
+    """After `Connection: close`, a pool thread waits for the client to close."""
     idlers = [gunicorn.connect(LAST_GET % b"/") for _ in range(6)]
     start = time.monotonic()
     assert gunicorn.get("/") == (200, b"ok")
@@ -162,8 +162,8 @@ def test_silent_connections_hold_no_thread(gunicorn):
 
 @with_options(worker_class=f"{APP}.PatientWorker", worker_connections="10", keep_alive="600")
 @pytest.mark.parametrize("request_first", [False, True], ids=["new", "kept alive"])
-def test_idle_connections_keep_nobody_out(gunicorn, request_first):
-    """When the table is full, a new connection takes the place of the one idle longest, and streams keep theirs."""
+def test_a_new_connection_evicts_the_one_idle_longest_when_full(gunicorn, request_first):
+    """Connections with a running stream are not evicted."""
     with gunicorn.connect(GET % b"/stream") as stream:
         read_past(stream, b"tick")
         idlers = []
@@ -178,11 +178,11 @@ def test_idle_connections_keep_nobody_out(gunicorn, request_first):
 
 
 @with_options(worker_class=f"{APP}.CountingWorker")
-def test_an_address_has_no_more_connections_than_the_limit(gunicorn):
-    """One more gets 429; another address and a Unix socket are served, and a closed connection makes room."""
+def test_connections_are_limited_by_client_address(gunicorn):
+    """One more gets `429`. Another address and a Unix socket are served, and closing a connection makes room."""
 
     def admitted():
-        # Connections of before are forgotten a moment after they have closed.
+        # Connections stop counting a moment after they have closed.
         sock = gunicorn.connect(GET % b"/")
         data = b"."
         with contextlib.suppress(ConnectionResetError):
@@ -209,8 +209,8 @@ def test_an_address_has_no_more_connections_than_the_limit(gunicorn):
 
 
 @with_options(worker_class=f"{APP}.PatientWorker", worker_connections="10", keep_alive="600")
-def test_connections_that_wait_are_taken_in_while_others_send(gunicorn):
-    """Hundreds that come at once and send at any moment, the moment of their eviction included, hurt nobody."""
+def test_a_burst_of_connections_causes_no_error(gunicorn):
+    """A hundred connect at once and send at any time, also while they are evicted."""
     pid = gunicorn.status()["pid"]
     crowd = [gunicorn.connect() for _ in range(100)]
     for member in crowd:
@@ -225,8 +225,8 @@ def test_connections_that_wait_are_taken_in_while_others_send(gunicorn):
 
 @with_options(threads="1")
 @pytest.mark.parametrize("kept_alive", [False, True], ids=["first request", "later request"])
-def test_half_a_head_is_answered_408_and_frees_its_thread(gunicorn, kept_alive):
-    """A head that stops halfway does not take the only thread with it."""
+def test_an_incomplete_head_gets_408_and_frees_its_thread(gunicorn, kept_alive):
+    """With a single thread, another client is served before the timeout and the head gets its response."""
     with gunicorn.connect() as staller:
         if kept_alive:
             staller.sendall(GET % b"/")
@@ -238,8 +238,8 @@ def test_half_a_head_is_answered_408_and_frees_its_thread(gunicorn, kept_alive):
 
 @with_options(worker_class=f"{APP}.PatientWorker", threads="2")
 @pytest.mark.parametrize("before", ["", "request", "pipelined"])
-def test_a_part_of_a_head_holds_no_thread(gunicorn, before):
-    """Be it of a connection's first request or of a later one, and however it comes; the rest of it is waited for."""
+def test_an_incomplete_head_holds_no_thread(gunicorn, before):
+    """Whether of a connection's first request, a later one or a pipelined one; the rest of it is still read."""
     half = b"GET / HTTP/1.1\r\nHo"
     stallers = [
         gunicorn.connect({"": half, "request": GET % b"/", "pipelined": GET % b"/" + half}[before]) for _ in range(6)
@@ -255,7 +255,7 @@ def test_a_part_of_a_head_holds_no_thread(gunicorn, before):
 
 
 def test_pipelined_requests_are_answered_in_order(gunicorn):
-    """Wherever what comes is cut, bodies included."""
+    """Wherever the bytes are divided between packets, bodies included."""
     content = b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc" + GET % b"/" + LAST_GET % b"/"
     for cut in range(0, len(content), 7):
         with gunicorn.connect(content[:cut]) as sock:
@@ -266,8 +266,8 @@ def test_pipelined_requests_are_answered_in_order(gunicorn):
         assert answer.index(b"abc") < answer.index(b"ok")
 
 
-def test_a_head_without_an_end_is_refused(gunicorn):
-    """At a size that no proxy lets through either; as more of it comes, the answer may be lost by a reset."""
+def test_an_endless_head_is_refused(gunicorn):
+    """At a size that proxies refuse, too. As the client is still sending, a reset may destroy the response."""
     with gunicorn.connect(b"GET / HTTP/1.1\r\nHost: test\r\n") as sender:
         with contextlib.suppress(OSError):
             sender.sendall(b"X: y\r\n" * 20_000)
@@ -276,8 +276,8 @@ def test_a_head_without_an_end_is_refused(gunicorn):
 
 
 @with_options(threads="1")
-def test_a_dripping_head_is_cut(gunicorn):
-    """The limit is for the whole head, so a byte now and then buys no time."""
+def test_a_head_that_drips_in_times_out(gunicorn):
+    """The limit is for the whole head, so a byte now and then does not extend it."""
     with gunicorn.connect(b"GET / HTTP/1.1\r\nX: ") as staller:
         assert drip(staller, b"x").startswith(b"HTTP/1.1 408 ")
     assert gunicorn.get("/") == (200, b"ok")
@@ -285,8 +285,8 @@ def test_a_dripping_head_is_cut(gunicorn):
 
 @with_options(threads="1")
 @pytest.mark.parametrize("dripping", [False, True], ids=["silent", "dripping"])
-def test_half_a_body_ends_in_a_timeout_that_the_application_answers(gunicorn, dripping):
-    """Reading a body that does not come raises TimeoutError, however slowly it does not come."""
+def test_an_incomplete_body_raises_a_timeout_in_the_application(gunicorn, dripping):
+    """Reading raises `TimeoutError`, whether the client sends nothing or a byte now and then."""
     with gunicorn.connect(b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\n{") as staller:
         answer = drip(staller, b"x") if dripping else read_all(staller)
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -294,7 +294,7 @@ def test_half_a_body_ends_in_a_timeout_that_the_application_answers(gunicorn, dr
 
 
 def test_a_slow_but_steady_body_is_read_to_its_end(gunicorn):
-    """Bytes at the lowest rate or above buy the time they take, even beyond the limit of waiting."""
+    """Bytes at the minimum rate or above extend the timeout by the time they take."""
     with gunicorn.connect(b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3000\r\n\r\n") as sender:
         for _ in range(15):
             time.sleep(0.1)
@@ -309,8 +309,8 @@ def test_a_slow_but_steady_body_is_read_to_its_end(gunicorn):
     [(socket.AF_UNIX, b"/flood"), (socket.AF_INET, b"/flood"), (socket.AF_INET, b"/burst")],
     ids=["blocked on a Unix socket", "blocked on TCP", "not blocked on TCP"],
 )
-def test_a_client_that_does_not_read_loses_its_stream(gunicorn, family, path):
-    """A stream of which nothing is taken ends, be its writes blocked or not, and leaves no traceback."""
+def test_a_stream_that_the_client_does_not_read_is_closed(gunicorn, family, path):
+    """Whether its writes block or not, and without a traceback."""
     with socket.socket(family) as idler:
         idler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         idler.connect(gunicorn.address if family == socket.AF_INET else gunicorn.path)
@@ -319,8 +319,8 @@ def test_a_client_that_does_not_read_loses_its_stream(gunicorn, family, path):
     assert "Traceback" not in gunicorn.log.read_text()
 
 
-def test_an_answer_survives_a_body_that_nobody_reads(gunicorn):
-    """The last connection's close waits for the client, since a reset would destroy an answer on its way."""
+def test_a_response_arrives_though_the_request_body_is_not_read(gunicorn):
+    """Closing waits for the client, since a reset would destroy the response in transit."""
     size = 2 << 20
     with gunicorn.connect(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % size) as sender:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -329,8 +329,8 @@ def test_an_answer_survives_a_body_that_nobody_reads(gunicorn):
         assert read_all(sender).endswith(b"ok")
 
 
-def test_no_more_descriptors_end_neither_streams_nor_the_worker(gunicorn):
-    """With no descriptor left, accepting pauses: the stream goes on, and so does accepting once there are some."""
+def test_running_out_of_descriptors_ends_neither_streams_nor_the_worker(gunicorn):
+    """Accepting pauses without spinning, and continues once there are descriptors again."""
     pid = gunicorn.status()["pid"]
     with gunicorn.connect(GET % b"/stream") as stream:
         read_past(stream, b"tick")
@@ -349,8 +349,8 @@ def test_no_more_descriptors_end_neither_streams_nor_the_worker(gunicorn):
     assert gunicorn.log.read_text().count("Cannot accept") == 1
 
 
-def test_after_sigterm_the_application_answers_until_its_requests_have_ended(gunicorn):
-    """New and kept-alive connections get the application's 503, a running stream its end, and the exit code is 0."""
+def test_after_sigterm_the_application_responds_until_its_streams_end(gunicorn):
+    """New and kept-alive connections get its `503`, the running stream its end, and the exit code is 0."""
     with gunicorn.connect(GET % b"/stream?1.5") as stream, gunicorn.connect(GET % b"/") as kept:
         read_past(kept, b"ok")
         read_past(stream, b"tick")
@@ -366,8 +366,8 @@ def test_after_sigterm_the_application_answers_until_its_requests_have_ended(gun
 
 
 @with_options(worker_class=f"{APP}.SettlingWorker")
-def test_a_request_on_its_way_at_sigterm_is_answered(gunicorn):
-    """Though nothing runs, the worker stays for the requests that crossed the signal on a kept-alive connection."""
+def test_a_request_in_transit_at_sigterm_is_answered(gunicorn):
+    """Though nothing runs, the worker stays for requests that crossed the signal on a kept-alive connection."""
     with gunicorn.connect(GET % b"/") as kept:
         read_past(kept, b"ok")
         gunicorn.process.terminate()
@@ -378,8 +378,8 @@ def test_a_request_on_its_way_at_sigterm_is_answered(gunicorn):
 
 
 @pytest.mark.parametrize("path", [b"/stream", b"/deaf"])
-def test_a_stream_beyond_the_drain_says_farewell_or_is_cut(gunicorn, path):
-    """The application has the time to end its streams itself; one that does not is cut before the arbiter kills."""
+def test_a_stream_longer_than_the_drain_ends_itself_or_is_cut(gunicorn, path):
+    """The application has time to end its streams; one that it does not end is cut before the arbiter kills."""
     pid = gunicorn.status()["pid"]
     with gunicorn.connect(GET % path) as stream:
         read_past(stream, b"tick")
@@ -392,7 +392,7 @@ def test_a_stream_beyond_the_drain_says_farewell_or_is_cut(gunicorn, path):
 
 @with_options(graceful_timeout="30", keep_alive="30")
 def test_idle_connections_do_not_delay_the_exit(gunicorn):
-    """Neither a kept-alive connection nor a silent one is waited for."""
+    """Whether they are kept alive or have not sent anything yet."""
     with gunicorn.connect(GET % b"/") as kept, gunicorn.connect():
         read_past(kept, b"ok")
         gunicorn.process.terminate()
@@ -401,8 +401,8 @@ def test_idle_connections_do_not_delay_the_exit(gunicorn):
 
 @with_options(graceful_timeout="30")
 @pytest.mark.parametrize("path", [b"/stream", b"/deaf", b"/stuck"])
-def test_an_interrupt_ends_streams_quickly_and_quietly(gunicorn, path):
-    """Ctrl-C waits for no stream, not even one that ignores its client, and prints no traceback."""
+def test_sigint_ends_streams_at_once_and_without_a_traceback(gunicorn, path):
+    """Ctrl-C waits for no stream, not even for one that ignores its client."""
     with gunicorn.connect(GET % path) as stream:
         read_past(stream, b"tick")
         gunicorn.interrupt()
@@ -412,8 +412,8 @@ def test_an_interrupt_ends_streams_quickly_and_quietly(gunicorn, path):
 
 
 @with_options(graceful_timeout="8")
-def test_a_reload_refuses_nothing(gunicorn):
-    """A worker that has a successor leaves new requests to it, and ends its own."""
+def test_a_reload_refuses_no_request(gunicorn):
+    """A worker that has a successor leaves new requests to it, and finishes its own."""
     old = gunicorn.status()["pid"]
     with gunicorn.connect(GET % b"/stream?2") as stream:
         read_past(stream, b"tick")

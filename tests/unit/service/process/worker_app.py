@@ -1,8 +1,8 @@
-"""The WSGI application and the short-tempered workers that test_worker.py runs under gunicorn.
+"""The WSGI application and the workers with short timeouts that test_worker.py runs under gunicorn.
 
-The application does as the gateway should: it refuses new work while it drains, and ends `/stream` in time. The other
-streams are misfits: `/deaf` goes on whatever happens, `/flood` never pauses, `/burst` sends much and then little, and
-`/stuck` says nothing and does not look at its client. A query such as `?1.5` ends a stream after so many seconds.
+The application behaves like the gateway: it refuses new work while it drains, and ends `/stream` in time. The other
+streams misbehave: `/deaf` continues whatever happens, `/flood` never pauses, `/burst` sends much and then little, and
+`/stuck` sends nothing and does not check its client. A query such as `?1.5` ends a stream after so many seconds.
 """
 
 import atexit
@@ -23,45 +23,45 @@ CHUNKS = {"/stream": b"tick\n", "/deaf": b"tick\n", "/flood": b"x" * (1 << 20), 
 
 
 class ImpatientWorker(StreamingWorker):
-    """The worker under test, with limits that a test can wait for."""
+    """The worker under test, with timeouts that a test can wait for."""
 
     limits = ConnectionLimits(head_s=1.0, body_s=1.0, write_s=1.0)
 
 
 class SettlingWorker(ImpatientWorker):
-    """One that takes its time to stop."""
+    """A worker that still accepts requests for a while before it stops."""
 
     settle_s = 2.0
 
 
 class PatientWorker(StreamingWorker):
-    """One that waits for silent connections for longer than any test does."""
+    """A worker that waits for silent connections for longer than any test does."""
 
     limits = ConnectionLimits(head_s=600.0)
 
 
 class CountingWorker(StreamingWorker):
-    """One that takes three connections of an address."""
+    """A worker that accepts three connections per client address."""
 
     limits = ConnectionLimits(max_client_connections=3)
 
 
 class Application:
-    """Remembers what tests ask about: the drains that were announced and the streams that were closed."""
+    """Records what tests check: the drains that were announced and the streams that were closed."""
 
     def __init__(self) -> None:
-        """Serve, until a drain is announced."""
+        """Serve until a drain is announced."""
         self.drains: list[float] = []
         self.deadline = math.inf
         self.ended: list[str] = []
 
     def begin_drain(self, seconds_left: float) -> None:
-        """Refuse work from now on, and end the streams in time."""
+        """Refuse new requests, and end the streams in time."""
         self.drains.append(seconds_left)
         self.deadline = time.monotonic() + seconds_left - FAREWELL_S
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """Answer by path."""
+        """Respond by path."""
         path = environ["PATH_INFO"]
         if path == "/status":
             facts = {"pid": os.getpid(), "drains": self.drains, "ended": self.ended}
@@ -93,7 +93,7 @@ class Application:
 
 
 def answer(start_response: StartResponse, status: str, body: bytes) -> list[bytes]:
-    """Give a whole answer, after which the connection can be kept."""
+    """Send a complete response, after which the connection can be kept."""
     start_response(status, [("Content-Length", str(len(body)))])
     return [body]
 

@@ -1,4 +1,4 @@
-"""Sequences for tests of the scheduler: what comes of one among others, and what of one alone."""
+"""Sequences for tests of the scheduler, and the outcome of one that runs alone."""
 
 import queue
 
@@ -17,7 +17,7 @@ PENALTY = SamplingParams(frequency_penalty=2.0)
 
 
 class Text:
-    """One sequence and what came of it."""
+    """A sequence and its events."""
 
     def __init__(self, prompt=(7,), max_tokens=20, seed=0, choice=0, model=MODEL, end_id=END, sampling=None, **more):
         self.events = queue.SimpleQueue()
@@ -36,7 +36,7 @@ class Text:
         )
 
     def finish(self, timeout=10):
-        """Return all token ids and how the text ended: a reason or an error."""
+        """Return all token ids and how the sequence finished: a reason or an error."""
         token_ids = []
         while True:
             event = self.events.get(timeout=timeout)
@@ -48,7 +48,7 @@ class Text:
 
 
 def alone(**wanted):
-    """Return what a sequence becomes with nobody else there, one token a call."""
+    """Return the outcome of a sequence in an idle scheduler, with one decode step per call."""
     scheduler = Scheduler(FakeBackend(), Limits(prefix_cache_bytes=0), FakeObserver())
     scheduler.start()
     text = Text(**wanted)

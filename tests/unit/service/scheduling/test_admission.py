@@ -1,4 +1,4 @@
-"""Nothing is taken on beyond the bounds, in all and for each account, and nothing that left is counted."""
+"""Admission control: limits of sequences and tokens, of the server and of each quota, until they are released."""
 
 import threading
 
@@ -30,8 +30,8 @@ def texts(count, cost=10, quota=ANYBODY):
     ],
     ids=["sequences", "tokens"],
 )
-def test_a_full_server_refuses_and_takes_again_when_there_is_room(first, second, message):
-    """The message says what is full; the same request is taken once the first has left."""
+def test_a_full_server_rejects_requests_until_sequences_are_released(first, second, message):
+    """The message names the limit that is reached; the same request is admitted once the first has finished."""
     admission = AdmissionControl(max_sequences=10, max_tokens=100)
     admission.admit(first)
     with pytest.raises(Overloaded, match=message) as caught:
@@ -47,8 +47,8 @@ def test_a_full_server_refuses_and_takes_again_when_there_is_room(first, second,
     [((2, None), "2 of 2 sequences at this key"), ((None, 25), "20 of 25 tokens at this key")],
     ids=["sequences", "tokens"],
 )
-def test_a_key_that_has_its_share_leaves_room_for_others(limits, message):
-    """One key's bound is no other's."""
+def test_a_quota_limits_its_own_key_only(limits, message):
+    """A key at its quota is rejected, and another one is still admitted."""
     admission = AdmissionControl(max_sequences=10, max_tokens=100)
     greedy, modest = Quota("greedy", *limits), Quota("modest", *limits)
     admission.admit(texts(2, 10, greedy))
@@ -68,15 +68,15 @@ def test_a_key_that_has_its_share_leaves_room_for_others(limits, message):
     ],
     ids=["sequences", "tokens", "sequences of a key", "tokens of a key"],
 )
-def test_what_could_never_be_taken_is_an_error_of_the_request(sequences, param, message):
-    """Coming back later would not help, so it is not a full queue."""
+def test_a_request_that_alone_exceeds_a_limit_is_invalid(sequences, param, message):
+    """A retry would never succeed, so the error is not `Overloaded`."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         AdmissionControl(max_sequences=10, max_tokens=100).admit(sequences)
     assert caught.value.param == param
 
 
-def test_a_refused_request_leaves_nothing_behind():
-    """All of a request is taken on or none of it."""
+def test_a_rejected_request_reserves_nothing():
+    """A request is admitted as a whole or not at all."""
     admission = AdmissionControl(max_sequences=3, max_tokens=100)
     admission.admit(texts(1))
     with pytest.raises(Overloaded):
@@ -84,8 +84,8 @@ def test_a_refused_request_leaves_nothing_behind():
     assert (admission.num_sequences, admission.num_tokens) == (1, 10)
 
 
-def test_many_threads_never_pass_a_bound():
-    """However requests come and go, no moment has more than the bound."""
+def test_concurrent_requests_never_exceed_a_limit():
+    """Eight threads admit and release at the same time; the counts are 0 in the end."""
     admission, seen = AdmissionControl(max_sequences=5, max_tokens=10**9), []
 
     def come_and_go():

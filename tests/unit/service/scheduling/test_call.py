@@ -1,4 +1,4 @@
-"""A call's outputs become the events of its sequences; what one of them computed is no other's trouble."""
+"""A call's outputs become the events of its sequences; an invalid output fails its own sequence alone."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ WIDTH = 4
 
 
 def sequences(signature):
-    """Return two sequences that a call of the signature advances."""
+    """Return two sequences for a call of a signature."""
     fields = {"state": np.zeros(WIDTH, np.float32), "num_top": 5, "index": 0}
     if signature.startswith("decode"):
         return tuple(make_sequence(**{**fields, "index": index}) for index in range(2))
@@ -42,8 +42,8 @@ def sequences(signature):
     ],
 )
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_row_that_is_not_finite_ends_its_own_sequence_alone(signature, output, value):
-    """In whichever output: else it would be in the text, in an embedding, or in JSON that nobody can read."""
+def test_nan_or_infinity_in_any_output_fails_its_own_sequence_alone(signature, output, value):
+    """Otherwise it would get into the text, an embedding, or JSON that no parser accepts."""
     call = Call(MODEL, signature, sequences(signature), 8, 4)
     outputs = COMPUTE[signature](call.inputs())
     outputs[output][1].flat[0] = value

@@ -1,4 +1,4 @@
-"""A request has its share of the slots: none stops the others, none starves, and no sequence notices."""
+"""Fair slots: no request blocks or starves another one, and preemption changes no sequence."""
 
 import threading
 
@@ -14,7 +14,7 @@ ENDLESS = {"max_tokens": 10**6, "end_id": None}
 
 
 class CountingBackend(FakeBackend):
-    """Counts the sequences that are in calls at once."""
+    """Counts the sequences that are in calls at the same time."""
 
     def __init__(self, **how):
         super().__init__(**how)
@@ -35,7 +35,7 @@ class CountingBackend(FakeBackend):
 
 
 def submit(scheduler, texts):
-    """Submit one request, a prompt with these choices."""
+    """Submit one request: a prompt with these choices."""
     scheduler.submit([[text.sequence for text in texts]], SHAPES)
     return texts
 
@@ -45,8 +45,8 @@ def choices(count, **wanted):
     return [Text(**wanted, choice=choice) for choice in range(count)]
 
 
-def test_no_more_sequences_run_than_may(start):
-    """However wide the requests are, and however many, no more sequences are in calls than there are slots."""
+def test_no_more_sequences_run_than_there_are_slots(start):
+    """However many requests there are, and however many choices each has."""
     backend = CountingBackend()
     scheduler = start(backend, max_running=6, max_queued=100, max_calls=4)
     requests = [submit(scheduler, choices(9, prompt=(1, 2, 3), seed=seed)) for seed in range(5)]
@@ -57,15 +57,15 @@ def test_no_more_sequences_run_than_may(start):
     until(lambda: scheduler.num_sequences == 0)
 
 
-def test_more_choices_than_slots_run_when_nothing_else_does(start):
-    """A request is not refused because it is wide."""
+def test_a_request_with_more_choices_than_slots_completes(start):
+    """Choices without a slot wait; the request is not rejected."""
     scheduler = start(max_running=2, max_queued=20)
     texts = submit(scheduler, choices(9))
     assert [text.finish() for text in texts] == [alone(choice=choice) for choice in range(9)]
 
 
-def test_a_wide_request_does_not_stop_those_behind_it(start):
-    """A request of as many choices as there are slots waits for no slot to be free, and nobody waits for it."""
+def test_a_request_with_many_choices_does_not_block_later_ones(start):
+    """It needs every slot, one of which is taken: it starts with those that are free, and later requests get theirs."""
     scheduler = start(max_running=8, max_queued=50)
     (running,) = submit(scheduler, [Text(**ENDLESS)])
     until(lambda: not running.events.empty())
@@ -76,8 +76,8 @@ def test_a_wide_request_does_not_stop_those_behind_it(start):
     scheduler.cancel([running.sequence])
 
 
-def test_a_request_that_holds_every_slot_gives_up_what_is_over_its_share(start):
-    """Others run at once though nothing has ended, and the choices that were preempted become what they are alone."""
+def test_a_request_that_holds_every_slot_is_preempted_down_to_its_share(start):
+    """Others start although none of its sequences has finished, and it completes with the tokens it has alone."""
     scheduler = start(max_running=4, max_queued=50)
     wide = submit(scheduler, choices(6, prompt=(3, 4, 5), max_tokens=3000, end_id=None))
     until(lambda: all(not text.events.empty() for text in wide[:4]))
@@ -89,8 +89,8 @@ def test_a_request_that_holds_every_slot_gives_up_what_is_over_its_share(start):
     assert [reason for _, reason in outcomes] == ["length"] * 6
 
 
-def test_a_wide_request_does_not_starve(start):
-    """While narrow requests never cease to come, a wide one goes on."""
+def test_a_request_with_many_choices_does_not_starve(start):
+    """It completes while requests with a single choice keep coming."""
     scheduler = start(max_running=2, max_queued=50)
     running = [submit(scheduler, [Text(**ENDLESS, seed=seed)])[0] for seed in range(2)]
     wide = submit(scheduler, choices(6, prompt=(3, 4), max_tokens=3))
@@ -114,8 +114,8 @@ def test_a_wide_request_does_not_starve(start):
         scheduler.cancel([running[1].sequence])
 
 
-def test_a_wide_request_of_one_model_leaves_slots_to_another(start):
-    """Slots are shared by all models, and so is the fairness."""
+def test_slots_are_shared_fairly_between_models(start):
+    """A request that holds every slot for one model is preempted for a request to another."""
     scheduler = start(max_running=4, max_queued=50)
     wide = submit(scheduler, choices(4, **ENDLESS))
     until(lambda: all(not text.events.empty() for text in wide))
@@ -139,8 +139,8 @@ class FaultyObserver(FakeObserver):
 
 
 @pytest.mark.parametrize("where", ["prefixes", "observer"])
-def test_a_fault_behind_a_reply_strands_no_sequence(start, where, monkeypatch):
-    """Wherever the scheduler fails, every sequence hears of it at once, and every slot and place is free again."""
+def test_an_exception_after_a_reply_strands_no_sequence(start, where, monkeypatch):
+    """Every sequence gets an error at once, and every slot and admitted token is free again."""
     observer = FaultyObserver() if where == "observer" else FakeObserver()
     scheduler = start(observer=observer, prefix_cache_bytes=10**6, max_running=4, max_queued=60)
     if where == "prefixes":

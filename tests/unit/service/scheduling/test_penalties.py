@@ -1,4 +1,4 @@
-"""What is sent of a text's counts is what was read and drawn."""
+"""The adjustments sent to the model are logit bias and the token counts of prompt and output."""
 
 from collections import Counter
 
@@ -12,7 +12,7 @@ IDS = st.lists(st.integers(0, 9), max_size=30)
 
 
 def table(adjustments, width=20):
-    """Return {id: (count, seen, bias)} of what is written into a row that is wider than needed."""
+    """Return {id: (count, seen, bias)} of what is written into arrays that are larger than needed."""
     ids, columns = np.zeros(width, np.int32), [np.zeros(width, np.float32) for _ in range(3)]
     adjustments.write(ids, *columns)
     assert not any(column[len(adjustments) :].any() for column in columns)
@@ -22,8 +22,8 @@ def table(adjustments, width=20):
 @given(
     bias=st.dictionaries(st.integers(0, 9), st.floats(-100, 100, width=16)), prompt=IDS, drawn=st.lists(IDS, max_size=4)
 )
-def test_the_list_is_bias_prompt_and_output(bias, prompt, drawn):
-    """Each id that was read, drawn or biased stands in it once, with its count in the output alone."""
+def test_each_biased_prompt_or_output_token_is_listed_once(bias, prompt, drawn):
+    """Its count is that of the output alone; `seen` is set for tokens of prompt and output."""
     adjustments = Adjustments(bias.items(), np.array(prompt, np.int32), counts=True)
     for chunk in drawn:
         adjustments.note(chunk)
@@ -36,8 +36,8 @@ def test_the_list_is_bias_prompt_and_output(bias, prompt, drawn):
     assert table(adjustments) == expected
 
 
-def test_nothing_is_counted_where_it_does_not_matter():
-    """A text with a bias alone sends just that, however much it writes."""
+def test_without_penalties_only_the_logit_bias_is_listed():
+    """The list does not grow with the output."""
     adjustments = Adjustments([(3, 1.0)], np.zeros(0, np.int32), counts=False)
     adjustments.note([1, 2, 3, 4])
     assert table(adjustments) == {3: (0.0, 0.0, 1.0)}

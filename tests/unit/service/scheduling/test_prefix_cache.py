@@ -1,4 +1,4 @@
-"""The prefix cache: the longest prefix is a hit, the last used stay, no namespace hits another's entries."""
+"""The prefix cache: longest prefix, least recently used eviction, isolated namespaces."""
 
 import numpy as np
 import pytest
@@ -21,19 +21,19 @@ STATE_BYTES = 16
 
 
 def named(token_ids, namespace="here"):
-    """Return the name of some tokens."""
+    """Return the `Prefix` of some tokens."""
     prefix = Prefix(namespace)
     prefix.extend(np.array(token_ids, np.int32))
     return prefix
 
 
 def state(number):
-    """Return a state that can be told from others."""
+    """Return a state that is identified by its number."""
     return np.full(STATE_BYTES // 4, number, np.float32)
 
 
 def kept(*texts, entries=100, namespace="here"):
-    """Return a cache with room for so many entries that has kept texts, each with its place as its state."""
+    """Return a cache for so many entries that holds these prefixes; the state of each is its index."""
     cache = PrefixCache(entries * (STATE_BYTES + OVERHEAD_BYTES))
     for number, text in enumerate(texts):
         cache.keep(named(text, namespace), state(number))
@@ -41,13 +41,13 @@ def kept(*texts, entries=100, namespace="here"):
 
 
 def find(cache, token_ids, namespace="here"):
-    """Return what a lookup gives."""
+    """Return (prefix, state) of a lookup, or None."""
     token_ids = np.array(token_ids, np.int32)
     return cache.find(block_hashes(namespace, token_ids), token_ids)
 
 
 def found(cache, token_ids, namespace="here"):
-    """Return the length and the number of the hit; of a miss 0 and None."""
+    """Return length and number of the hit; of a miss 0 and None."""
     hit = find(cache, token_ids, namespace)
     return (0, None) if hit is None else (hit[0].length, int(hit[1][0]))
 
@@ -56,8 +56,8 @@ def found(cache, token_ids, namespace="here"):
     st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), max_size=20),
     st.lists(st.integers(0, 2), max_size=10),
 )
-def test_the_longest_known_beginning_is_found(texts, wanted):
-    """Whatever was kept, what is found is the longest of it that the tokens begin with."""
+def test_a_lookup_returns_the_longest_cached_prefix(texts, wanted):
+    """Whatever else is cached; without a prefix of the tokens it is a miss."""
     cache = kept(*texts)
     best = max((text for text in texts if wanted[: len(text)] == text), key=len, default=[])
     assert found(cache, wanted) == (len(best), texts.index(best) if best else None)
@@ -69,7 +69,7 @@ def test_the_longest_known_beginning_is_found(texts, wanted):
     st.integers(0, 1),
 )
 def test_the_longest_prefix_is_found_across_blocks(lengths, length, last):
-    """Of prefixes that end anywhere in a block, the longest is the hit, and one whose last token differs is none."""
+    """Prefixes may end anywhere in a block; one whose last token differs is no hit."""
     text = list(range(3 * BLOCK))
     texts = [[*text[:size], 1000 + end] for size, end in lengths]
     wanted = [*text[:length], 1000 + last]
@@ -78,8 +78,8 @@ def test_the_longest_prefix_is_found_across_blocks(lengths, length, last):
 
 
 @pytest.mark.parametrize("length", [BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK])
-def test_a_prompt_is_looked_up_up_to_its_end_alone(length):
-    """Blocks of more tokens than are wanted, as of a prompt whose last token must be read, find nothing beyond."""
+def test_a_lookup_ignores_hashes_beyond_its_tokens(length):
+    """A prompt's last token must be read by the model, so its block hashes cover more tokens than are looked up."""
     text = np.arange(3 * BLOCK, dtype=np.int32)
     cache = kept(text[:length])
     assert cache.find(block_hashes("here", text), text[: length - 1]) is None
@@ -100,8 +100,8 @@ def count_hashes(monkeypatch):
     return counts
 
 
-def test_a_lookup_costs_blocks_and_not_cached_lengths(count_hashes):
-    """With a state after each of 3,000 tokens cached, a prompt of another text, and the same, take a hash or two."""
+def test_the_cost_of_a_lookup_does_not_grow_with_cached_lengths(count_hashes):
+    """With 3,000 lengths of one prompt cached, it and a different prompt take at most BLOCK hashes each."""
     text = np.arange(3000, dtype=np.int32)
     cache, prefix = PrefixCache(10**7), Prefix("here")
     for token_id in text:
@@ -115,8 +115,8 @@ def test_a_lookup_costs_blocks_and_not_cached_lengths(count_hashes):
         assert count_hashes[0] <= BLOCK
 
 
-def test_a_prompt_made_to_meet_many_entries_is_a_miss(count_hashes):
-    """Entries that share every block with a prompt and differ behind it cost one lookup a bounded number of hashes."""
+def test_an_adversarial_prompt_costs_a_bounded_number_of_hashes(count_hashes):
+    """It shares all blocks with many entries that differ after them; a lookup stops at MAX_HASHES, with a miss."""
     text = np.arange(20 * BLOCK, dtype=np.int32)
     cache = PrefixCache(10**7)
     for length in range(1, len(text)):
@@ -128,8 +128,8 @@ def test_a_prompt_made_to_meet_many_entries_is_a_miss(count_hashes):
 
 
 @pytest.mark.parametrize("split", range(1, 5))
-def test_a_name_does_not_depend_on_how_the_tokens_came(split):
-    """Read in slices of any length, as an array or as a list, the same tokens are found."""
+def test_a_key_does_not_depend_on_slices(split):
+    """The same tokens, in slices of any length, as array or list, have one key. A copy is independent."""
     cache, prefix = kept([1, 2, 3, 4, 5]), Prefix("here")
     prefix.extend([1, 2, 3, 4, 5][:split])
     prefix.extend(np.array([1, 2, 3, 4, 5][split:], np.int32))
@@ -141,24 +141,24 @@ def test_a_name_does_not_depend_on_how_the_tokens_came(split):
 
 
 @given(st.lists(st.integers(1, 2 * BLOCK), min_size=1, max_size=6))
-def test_a_long_name_does_not_depend_on_slices_either(sizes):
-    """Slices that end within, at or beyond the end of a block make the same name as all tokens at once."""
+def test_a_key_of_several_blocks_does_not_depend_on_slices(sizes):
+    """They may end within a block, at its end or beyond."""
     prefix, text = Prefix("here"), list(range(sum(sizes)))
     for end, size in zip(np.cumsum(sizes), sizes, strict=True):
         prefix.extend(text[end - size : end])
     assert (prefix.key, prefix.length) == (named(text).key, len(text))
 
 
-def test_scopes_are_strangers():
-    """What one tenant or model has read is not found by another, though the tokens are the same."""
+def test_namespaces_are_isolated():
+    """A tenant's or a model's entry is no hit for another one, though the tokens are the same."""
     cache = kept([1, 2, 3], namespace=("anna", "demo"))
     assert found(cache, [1, 2, 3], ("anna", "demo")) == (3, 0)
     assert found(cache, [1, 2, 3], ("bert", "demo")) == (0, None)
     assert found(cache, [1, 2, 3], ("anna", "other")) == (0, None)
 
 
-def test_the_last_used_stay():
-    """When there is no more room the entry goes that was neither kept nor found for longest."""
+def test_the_least_recently_used_entry_is_evicted():
+    """Adding an entry again and a hit both count as use."""
     cache = kept([1], [2], [3], entries=3)
     assert found(cache, [1]) == (1, 0)
     cache.keep(named([2]), state(1))
@@ -169,8 +169,8 @@ def test_the_last_used_stay():
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), max_size=30))
-def test_what_is_evicted_leaves_nothing(texts):
-    """After any number of evictions the counts are those of what is left, and lengths without an entry are gone."""
+def test_eviction_leaves_nothing_behind(texts):
+    """Counts, bytes and tails are those of the remaining entries."""
     cache = kept(*texts, entries=2)
     assert len(cache) == min(2, len({tuple(text) for text in texts}))
     assert cache.num_bytes == len(cache) * (STATE_BYTES + OVERHEAD_BYTES)
@@ -180,8 +180,8 @@ def test_what_is_evicted_leaves_nothing(texts):
     assert len(cache._tails) == 2
 
 
-def test_a_kept_state_is_no_view_of_a_call():
-    """A row of a reply is copied: it may change, and must not keep the whole reply in memory."""
+def test_a_cached_state_is_a_copy():
+    """A view of a reply would change with it and keep all of it in memory."""
     reply = np.arange(64 * 4, dtype=np.float32).reshape(64, 4)
     cache = PrefixCache(10_000)
     cache.keep(named([1]), reply[0])
@@ -192,15 +192,15 @@ def test_a_kept_state_is_no_view_of_a_call():
 
 
 @pytest.mark.parametrize(("max_bytes", "token_ids"), [(0, [1]), (STATE_BYTES + OVERHEAD_BYTES - 1, [1]), (10_000, [])])
-def test_what_does_not_fit_or_has_no_tokens_is_not_kept(max_bytes, token_ids):
-    """An entry larger than all the room pushes nobody out, and the zero state is nothing to keep."""
+def test_an_entry_that_is_too_large_or_empty_is_not_cached(max_bytes, token_ids):
+    """One larger than the cache evicts nothing, and the state before the first token is zero."""
     cache = PrefixCache(max_bytes)
     cache.keep(named(token_ids), state(0))
     assert (len(cache), cache.num_bytes, cache.num_evicted) == (0, 0, 0)
 
 
-def test_states_on_the_way_are_kept_apart():
-    """While a long text is read, its states are kept at a distance that grows once."""
+def test_states_are_cached_at_a_distance_during_prefill():
+    """With slices of 50 tokens: each 150 tokens up to FAR, and each 1,050 beyond."""
     cache, prefix = PrefixCache(10**6), Prefix("here")
     for _ in range(100):
         prefix.extend([1] * 50)
@@ -213,8 +213,8 @@ def test_states_on_the_way_are_kept_apart():
     assert found(cache, [1] * 400)[0] == 300
 
 
-def test_what_was_found_counts_as_kept():
-    """A text that goes on from a known state keeps its next one only at a distance."""
+def test_the_distance_to_the_next_cached_state_counts_from_the_hit():
+    """A sequence that continues from a hit caches its next state after SPACING tokens."""
     cache = kept([1] * 100)
     prefix, _ = find(cache, [1] * 120)
     prefix.extend([1] * (SPACING - 1))

@@ -1,4 +1,4 @@
-"""Continuous batching on a fake backend: nobody notices anybody, and nothing is left behind."""
+"""Continuous batching on a fake backend: sequences do not affect each other, and every resource is freed."""
 
 import itertools
 import queue
@@ -16,8 +16,8 @@ from tests.unit.service.scheduling.sequences import PENALTY, SHAPES, Text, alone
 from tests.waiting import until
 
 
-def test_a_text_is_what_reading_and_drawing_step_by_step_gives():
-    """The tokens follow from the prompt's state and the uniforms, one after another."""
+def test_a_sequence_is_that_of_prefill_and_sampling_step_by_step():
+    """Each token follows from the state after the token before and from its uniform."""
     from service.scheduling.random_numbers import uniforms
 
     token_ids, reason = alone(prompt=(5, 6, 7), max_tokens=12, seed=3)
@@ -47,8 +47,8 @@ def test_joining_a_running_batch_changes_no_sequence(start):
     until(lambda: scheduler.num_sequences == 0)
 
 
-def test_choices_of_one_prompt_differ_from_each_other_and_not_from_being_alone(start):
-    """Each choice has random numbers of its own, and reading the prompt once changes none of them."""
+def test_choices_of_one_prompt_share_a_prefill_and_differ(start):
+    """Each has random numbers of its own and gets the same tokens as alone."""
     backend = FakeBackend()
     scheduler = start(backend)
     texts = [Text(prompt=(3, 4, 5, 6, 7, 8), choice=i) for i in range(5)]
@@ -59,8 +59,8 @@ def test_choices_of_one_prompt_differ_from_each_other_and_not_from_being_alone(s
     assert sum(len(call.sequences) for call in backend.calls if call.signature == "prefill") == 1
 
 
-def test_the_end_mark_ends_a_text_and_is_not_part_of_it(start):
-    """A sequence that draws the end mark stops there, with reason `stop`."""
+def test_the_eos_token_finishes_a_sequence_and_is_not_returned(start):
+    """The finish reason is `stop`."""
     scheduler = start()
     for seed in range(60):
         text = Text(seed=seed, max_tokens=200)
@@ -70,8 +70,8 @@ def test_the_end_mark_ends_a_text_and_is_not_part_of_it(start):
         assert (reason == "stop") == (len(token_ids) < 200)
 
 
-def test_only_shapes_of_the_card_are_sent(start):
-    """Row counts, steps and lengths of every call are among those that were probed."""
+def test_calls_have_only_allowed_batch_sizes_steps_and_lengths(start):
+    """The determinism probe has verified no others."""
     backend = FakeBackend()
     scheduler = start(backend, max_running=40)
     texts = [Text(prompt=tuple(range(1, 2 + i)), max_tokens=1 + i, seed=i) for i in range(40)]
@@ -85,8 +85,8 @@ def test_only_shapes_of_the_card_are_sent(start):
         assert len(call.sequences) <= call.batch_size
 
 
-def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(start):
-    """One sequence more than may run and wait is refused, with the bound; later ones are taken."""
+def test_a_full_queue_rejects_requests_until_sequences_finish(start):
+    """The message names the limit, which is that of running plus waiting sequences."""
     backend = FakeBackend(held=True)
     scheduler = start(backend, max_running=2, max_queued=1)
     texts = [Text(max_tokens=1, seed=i) for i in range(3)]
@@ -104,8 +104,8 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(start):
 
 
 @pytest.mark.parametrize("where", ["queued", "running"])
-def test_a_cancelled_sequence_frees_its_place(start, where):
-    """A client that leaves makes room at once if it waits, and with the current call if it runs."""
+def test_a_cancelled_sequence_is_removed(start, where):
+    """At once if it waits, and after the call in flight if it runs."""
     backend = FakeBackend(held=True)
     scheduler = start(backend, max_running=1, max_queued=1, max_calls=1)
     running, waiting = Text(max_tokens=10_000), Text(max_tokens=10_000)
@@ -120,8 +120,8 @@ def test_a_cancelled_sequence_frees_its_place(start, where):
     backend.release(10_000)
 
 
-def test_a_cancelled_prompt_takes_its_choices_along(start):
-    """Choices that wait for their prompt to be read are released with it."""
+def test_cancelling_during_prefill_removes_every_choice(start):
+    """Also those that wait for the shared prefill."""
     backend = FakeBackend(held=True)
     scheduler = start(backend)
     texts = [Text(prompt=(1, 2, 3), choice=i) for i in range(4)]
@@ -132,8 +132,8 @@ def test_a_cancelled_prompt_takes_its_choices_along(start):
     until(lambda: scheduler.num_sequences == 0)
 
 
-def test_a_failed_call_is_repeated_and_nothing_is_lost_or_doubled(start):
-    """Two failures in a row change no token of anybody."""
+def test_a_retried_call_neither_loses_nor_repeats_tokens(start):
+    """After two failures in a row, every sequence has the tokens that it has alone."""
     backend = FakeBackend()
     backend.failures = [BackendUnavailable("gone"), BackendUnavailable("still gone")]
     scheduler = start(backend)
@@ -143,8 +143,8 @@ def test_a_failed_call_is_repeated_and_nothing_is_lost_or_doubled(start):
     assert [text.finish() for text in texts] == [alone(prompt=(1, 2, 3), seed=i) for i in range(5)]
 
 
-def test_a_backend_that_stays_away_ends_the_text_with_its_error(start):
-    """After the grace time the error reaches the client, choices that never started included."""
+def test_an_unavailable_backend_fails_sequences_after_the_grace_time(start):
+    """Choices that never started get its error, too."""
     backend = FakeBackend()
     backend.failures = [BackendUnavailable("gone for good") for _ in range(1000)]
     scheduler = start(backend, backend_grace_s=0.3)
@@ -154,8 +154,8 @@ def test_a_backend_that_stays_away_ends_the_text_with_its_error(start):
     until(lambda: scheduler.num_sequences == 0)
 
 
-def test_an_error_that_repeating_cannot_mend_is_told_at_once(start):
-    """A refused call is not repeated."""
+def test_a_permanent_error_is_not_retried(start):
+    """A call that the backend refuses would be refused again."""
     backend = FakeBackend()
     backend.failures = [InternalError("refused")]
     scheduler = start(backend)
@@ -165,8 +165,8 @@ def test_an_error_that_repeating_cannot_mend_is_told_at_once(start):
     assert len(backend.calls) == 1
 
 
-def test_stopping_ends_every_sequence_with_the_error(start):
-    """Running, reading and waiting sequences all hear of it, and new ones are refused."""
+def test_stopping_fails_every_sequence_with_the_given_error(start):
+    """Whether it runs, waits or is in prefill; new requests are refused."""
     backend = FakeBackend(held=True)
     scheduler = start(backend, max_running=2, max_queued=10, max_calls=1)
     texts = [Text(prompt=(1, 2, 3), seed=i) for i in range(5)]
@@ -180,8 +180,8 @@ def test_stopping_ends_every_sequence_with_the_error(start):
     backend.release(10)
 
 
-def test_a_prompt_is_read_at_once_while_texts_wait_for_each_other(start):
-    """A call that is free because drawing is not worth it yet does not stay idle while a prompt is there."""
+def test_a_prefill_uses_the_call_that_decode_leaves_free(start):
+    """Decode may wait for a larger batch; a call does not stay idle for that while there is a prompt."""
     backend = FakeBackend(held=True)
     scheduler = start(backend, max_calls=2)
     running, joining = Text(max_tokens=10**6, end_id=None), Text(max_tokens=10**6, seed=1, end_id=None)
@@ -194,8 +194,8 @@ def test_a_prompt_is_read_at_once_while_texts_wait_for_each_other(start):
     backend.release(10**6)
 
 
-def test_two_models_share_the_calls(start):
-    """A model with much to do does not keep another one waiting."""
+def test_two_models_take_turns_with_a_single_call(start):
+    """A model with many sequences does not block the other one."""
     scheduler = start(max_calls=1)
     other = ModelVersion("other", 4)
     long = [Text(max_tokens=3000, seed=i) for i in range(8)]
@@ -208,7 +208,7 @@ def test_two_models_share_the_calls(start):
 
 
 class SteppedBackend(FakeBackend):
-    """A backend that answers its oldest call when it is told, so that no thread's pace decides what comes next."""
+    """A backend that answers its oldest call on `step`, so that the timing of threads does not matter."""
 
     def __init__(self):
         super().__init__()
@@ -228,8 +228,8 @@ class SteppedBackend(FakeBackend):
         until(lambda: len(self.calls) > num_calls, interval=0.0005)
 
 
-def test_a_busy_model_leaves_calls_for_another(start):
-    """However many texts one model has, another one's text is drawn in turn with them."""
+def test_a_busy_model_leaves_calls_to_another(start):
+    """However many sequences it has, at least every fourth call is the other model's."""
     backend = SteppedBackend()
     scheduler = start(backend, max_running=64, max_calls=2)
     other = ModelVersion("other", 1)
@@ -248,8 +248,8 @@ def test_a_busy_model_leaves_calls_for_another(start):
     assert max(np.diff([0, *mine])) <= 4
 
 
-def test_a_text_is_tried_again_though_messages_come_during_the_pause(start):
-    """The end of a pause is not missed when something else wakes the scheduler just before it."""
+def test_a_retry_is_not_missed_when_messages_arrive_during_the_backoff(start):
+    """Messages wake the scheduler at any time, also just before the end of the pause."""
     backend = FakeBackend()
     backend.failures = [BackendUnavailable("gone")] * 3
     scheduler = start(backend)
@@ -270,8 +270,8 @@ def test_a_text_is_tried_again_though_messages_come_during_the_pause(start):
         disturber.join()
 
 
-def test_an_outage_ends_all_who_wait_for_it_together(start):
-    """Texts that never got a call of their own do not wait for one grace time after another."""
+def test_an_outage_fails_all_waiting_sequences_together(start):
+    """Sequences that never had a call do not wait for one grace time after another."""
     backend = FakeBackend()
     backend.failures = [BackendUnavailable("gone for good") for _ in range(10_000)]
     scheduler = start(backend, max_running=8, max_queued=200, backend_grace_s=0.4)
@@ -283,15 +283,15 @@ def test_an_outage_ends_all_who_wait_for_it_together(start):
     until(lambda: scheduler.num_sequences == 0)
 
 
-def test_more_choices_than_can_ever_be_accepted_are_an_error_of_the_request(start):
-    """Coming back later would not help, so the answer is not 429."""
+def test_more_choices_than_the_limit_are_an_invalid_request(start):
+    """A retry would never succeed, so the response is not `429`."""
     scheduler = start(max_running=2, max_queued=2)
     with pytest.raises(InvalidRequest, match=r"at most 4 sequences at this server .*, got 5"):
         scheduler.submit([[Text(choice=i).sequence for i in range(5)]], SHAPES)
 
 
-def test_a_request_that_races_with_the_end_hears_of_it(start):
-    """Whatever is submitted while the scheduler stops is refused or ended, never forgotten."""
+def test_a_request_that_races_with_stopping_gets_an_error(start):
+    """Whatever is submitted meanwhile is refused or failed, never forgotten."""
     for _ in range(30):
         scheduler = start()
         texts, refused = [Text(max_tokens=10**6, seed=i, end_id=None) for i in range(40)], []
@@ -313,8 +313,8 @@ def test_a_request_that_races_with_the_end_hears_of_it(start):
         assert scheduler.num_sequences == 0
 
 
-def test_a_row_that_is_not_a_number_ends_its_own_text_alone(start):
-    """Neighbours in the same call go on."""
+def test_a_nan_state_fails_its_own_sequence_alone(start):
+    """Other sequences of the same call continue."""
     backend = FakeBackend()
     honest = backend.call
 
@@ -338,8 +338,8 @@ def test_a_row_that_is_not_a_number_ends_its_own_text_alone(start):
     assert outcomes == [alone(seed=i) for i in range(6) if i != 3]
 
 
-def test_a_fault_in_the_scheduler_ends_the_sequences_and_not_the_service(start):
-    """An answer that cannot be applied is an internal error for those it concerns; the next request is served."""
+def test_an_invalid_reply_fails_its_sequences_and_not_the_scheduler(start):
+    """They get an internal error, and the next request is served."""
     backend = FakeBackend()
     scheduler = start(backend)
     honest = backend.call
@@ -353,8 +353,8 @@ def test_a_fault_in_the_scheduler_ends_the_sequences_and_not_the_service(start):
     assert again.finish() == alone()
 
 
-def test_running_texts_go_on_while_a_long_prompt_is_read(start):
-    """With a single call in flight, no two calls that read stand together as long as there is something to draw."""
+def test_decode_continues_during_a_long_prefill(start):
+    """With a single call in flight, two prefill calls never follow each other while there is something to decode."""
     backend = FakeBackend()
     scheduler = start(backend, max_calls=1)
     running = [Text(max_tokens=200, seed=seed) for seed in range(30)]
@@ -372,8 +372,8 @@ def test_running_texts_go_on_while_a_long_prompt_is_read(start):
     assert pairs.count(("decode", "prefill")) > 3
 
 
-def test_texts_with_and_without_penalties_take_turns_and_keep_their_tokens(start):
-    """A call runs one signature; neither kind changes or starves the other, however many there are of each."""
+def test_sequences_with_and_without_penalties_take_turns(start):
+    """A call has one signature; neither kind changes or starves the other, however many there are of each."""
     backend = FakeBackend()
     scheduler = start(backend, max_running=64, max_calls=1)
     wanted = [{"seed": i, "max_tokens": 60, "prompt": (3, 4, 5)} for i in range(40)]
@@ -390,8 +390,8 @@ def test_texts_with_and_without_penalties_take_turns_and_keep_their_tokens(start
     assert len(list(itertools.groupby(drawing))) > 6
 
 
-def test_a_prompt_is_scored_in_slices_as_it_is_read(start):
-    """Scores come piece by piece and are those of every token but the first; the last piece says so."""
+def test_a_prompt_is_scored_in_slices(start):
+    """Each slice has an event; together they have the logprob of every token but the first."""
     scheduler = start()
     prompt = tuple(3 + i % 40 for i in range(60))
     text = Text(prompt=prompt, max_tokens=0, prefill_signature="score")
@@ -408,8 +408,8 @@ def test_a_prompt_is_scored_in_slices_as_it_is_read(start):
     until(lambda: scheduler.num_sequences == 0)
 
 
-def test_an_observer_is_told_of_rows_calls_and_failures(start):
-    """Each start with its wait, each answered call and each failure reach it, in order."""
+def test_an_observer_gets_starts_failures_and_calls_in_order(start):
+    """A failed call that will be retried is marked as such."""
     backend, observer = FakeBackend(), FakeObserver()
     backend.failures = [BackendUnavailable("gone")]
     scheduler = start(backend, observer)
@@ -423,8 +423,8 @@ def test_an_observer_is_told_of_rows_calls_and_failures(start):
     assert [event[1].signature for event in observer.events[2:]] == ["prefill", "decode"]
 
 
-def test_loads_say_where_the_texts_are(start):
-    """Running and waiting texts of each model can be read at any time, and are none in the end."""
+def test_loads_count_the_running_and_waiting_sequences(start):
+    """Of each model, at any time; all counts are 0 in the end."""
     backend = FakeBackend(held=True)
     scheduler = start(backend, max_running=2, max_queued=10)
     texts = [Text(seed=i, max_tokens=3) for i in range(5)]
@@ -439,8 +439,8 @@ def test_loads_say_where_the_texts_are(start):
     assert scheduler.num_tokens == 0
 
 
-def test_chunks_carry_only_drawn_tokens():
-    """An event never holds more tokens than were asked for."""
+def test_a_sequence_finishes_with_the_tokens_of_its_last_call():
+    """Its last event has both the tokens and the finish reason."""
     text = Text(max_tokens=3)
     chunk = text.sequence.advance([5, 6, 7], np.zeros(STATE_SIZE, np.float32))
     assert chunk == DecodeResult(0, [5, 6, 7], "length")
@@ -450,7 +450,7 @@ CACHE = {"prefix_cache_bytes": 10**6}
 
 
 def reads(backend):
-    """Return how many tokens the calls that read have read for each of their texts, in order."""
+    """Return how many tokens each prefill call has read of each sequence, in order."""
     return [
         int(length)
         for call, lengths in zip(backend.calls, backend.lengths, strict=True)
@@ -460,7 +460,7 @@ def reads(backend):
 
 
 class ReadingBackend(FakeBackend):
-    """Remembers how long the slices of each call were."""
+    """Records the lengths of the slices of each call."""
 
     def __init__(self):
         super().__init__()
@@ -471,8 +471,8 @@ class ReadingBackend(FakeBackend):
         super().call(call, done)
 
 
-def test_a_prompt_read_before_is_not_read_again(start):
-    """The second time there is nothing to read, and the text is the same; a longer prompt reads on from there."""
+def test_a_cached_prompt_is_not_prefilled_again(start):
+    """The completion is the same; a longer prompt is prefilled from there on."""
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
     prompt = tuple(3 + i % 40 for i in range(60))
@@ -486,8 +486,8 @@ def test_a_prompt_read_before_is_not_read_again(start):
 
 
 @pytest.mark.parametrize(("cache_namespace", "limits"), [("another", CACHE), (None, CACHE), ("mine", {})])
-def test_a_prompt_that_may_not_be_recalled_is_read(start, cache_namespace, limits):
-    """Another scope, none, or no memory for it: all of the prompt is read."""
+def test_a_prompt_of_another_namespace_is_prefilled_whole(start, cache_namespace, limits):
+    """So is one without a namespace, and any prompt if the cache has no bytes."""
     backend = ReadingBackend()
     scheduler = start(backend, **limits)
     for name in ("mine", cache_namespace):
@@ -498,8 +498,8 @@ def test_a_prompt_that_may_not_be_recalled_is_read(start, cache_namespace, limit
     assert reads(backend) == [3, 3]
 
 
-def test_a_text_that_is_sent_back_as_a_prompt_is_known(start):
-    """What was written has been read by the model as it was drawn: only what is new is read."""
+def test_a_completion_sent_back_as_a_prompt_is_a_cache_hit(start):
+    """The state after decode is cached, too: only new tokens are prefilled."""
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
     first = Text(prompt=(3, 4, 5), max_tokens=10, cache_namespace="mine")
@@ -510,13 +510,13 @@ def test_a_text_that_is_sent_back_as_a_prompt_is_known(start):
     second = Text(prompt=longer, cache_namespace="mine")
     scheduler.submit([[second.sequence]], SHAPES)
     assert second.finish() == alone(prompt=longer)
-    # The last token written was not read yet.
+    # The model has not read the last token that it sampled.
     assert reads(backend) == [2, 2]
     assert second.sequence.num_cached_tokens == len(longer) - 3
 
 
-def test_prompts_that_part_midway_share_what_comes_before(start):
-    """States are kept on the way through a prompt; another with the same beginning reads on from the last of them."""
+def test_prompts_with_a_common_prefix_share_cached_states(start):
+    """States are cached during prefill; the second prompt continues from the last one within the common prefix."""
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
     stem = tuple(3 + i % 40 for i in range(300))
@@ -528,8 +528,8 @@ def test_prompts_that_part_midway_share_what_comes_before(start):
         assert sum(reads(backend)) - before == to_read
 
 
-def test_choices_of_a_known_prompt_start_at_once_and_each_is_known_in_the_end(start):
-    """Nothing is read for any of them, and each can be gone on with by itself."""
+def test_choices_of_a_cached_prompt_skip_prefill_and_are_cached(start):
+    """Each choice, sent back as a prompt, is a hit of its own."""
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
     for _ in range(2):
@@ -546,8 +546,8 @@ def test_choices_of_a_known_prompt_start_at_once_and_each_is_known_in_the_end(st
     assert reads(backend) == [2, 1, 1, 1, 1]
 
 
-def test_a_prompt_whose_every_token_is_looked_at_is_read_whole(start):
-    """Scores are of all tokens, so nothing is skipped; but what was read so is known to others."""
+def test_a_scored_prompt_is_prefilled_whole_despite_a_cache_hit(start):
+    """Every token needs its logprob. A later prompt without logprobs is a hit again."""
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
     for prefill_signature in ("prefill", "score", "prefill"):
@@ -558,8 +558,8 @@ def test_a_prompt_whose_every_token_is_looked_at_is_read_whole(start):
     assert reads(backend) == [3, 3]
 
 
-def test_a_state_that_is_not_a_number_is_not_kept(start):
-    """What a text failed by is not handed to the next one."""
+def test_a_nan_state_is_not_cached(start):
+    """The same prompt succeeds in the next request."""
     backend = FakeBackend()
     honest, spoilt = backend.call, []
 
@@ -583,8 +583,8 @@ def test_a_state_that_is_not_a_number_is_not_kept(start):
     assert outcomes[1] == alone(prompt=(3, 4, 5))
 
 
-def test_knowing_changes_no_text(start):
-    """Prompts that begin alike, many at a time, with a cache too small for all: each text is as it is alone."""
+def test_the_prefix_cache_changes_no_sequence(start):
+    """Many prompts with common prefixes at a time, in a cache too small for all: each sequence is as it is alone."""
     scheduler = start(prefix_cache_bytes=20_000, max_running=16, max_queued=200)
     rng = np.random.default_rng(0)
     stem = rng.integers(3, 40, 300).tolist()
@@ -604,8 +604,8 @@ def test_knowing_changes_no_text(start):
     assert scheduler.prefix_cache.num_evicted > 0
 
 
-def test_other_shapes_are_sent_as_soon_as_they_are_told(start):
-    """What is promised of a model may change while it has something to do all the time."""
+def test_new_batch_limits_apply_at_once_to_a_busy_model(start):
+    """The determinism probe may change them while the model has calls all the time."""
     backend = FakeBackend()
     scheduler = start(backend)
     long = Text(max_tokens=10**6, end_id=None)

@@ -1,4 +1,4 @@
-"""Slots are shared out fairly among requests, and none is lost or given twice."""
+"""Slots are assigned fairly among requests, and none is lost or assigned twice."""
 
 from collections import Counter
 
@@ -19,13 +19,13 @@ def request(number, count):
 
 
 def enqueue(slots, sequences):
-    """Let sequences wait."""
+    """Enqueue sequences."""
     for sequence in sequences:
         slots.enqueue(sequence)
 
 
 def admit_all(slots):
-    """Give away every free slot; return the numbers of the requests that got one, in order."""
+    """Assign every free slot; return the sequences that got one, in order."""
     admitted = []
     while slots.any_waiting and slots.num_free:
         admitted.append(slots.assign())
@@ -43,8 +43,8 @@ def test_a_free_slot_goes_to_the_request_that_holds_the_fewest():
     assert slots.any_waiting
 
 
-def test_a_released_slot_is_free_once():
-    """Ended twice, or without a slot, a sequence frees no slot of another one."""
+def test_a_slot_is_released_only_once():
+    """Releasing a sequence again, or one without a slot, frees no slot of another one."""
     slots = Slots(2)
     first, second = request(1, 2)
     enqueue(slots, [first])
@@ -55,8 +55,8 @@ def test_a_released_slot_is_free_once():
 
 
 @pytest.mark.parametrize(("held", "expected"), [(1, []), (2, [1]), (4, [1])])
-def test_only_a_request_with_two_more_than_one_that_waits_is_over_its_share(held, expected):
-    """A single slot is never taken away, and after a preemption nobody is to give it back."""
+def test_a_request_is_over_its_share_with_two_slots_more_than_a_waiting_one(held, expected):
+    """A single slot is never preempted, and no preemption has to be undone by another."""
     slots = Slots(held)
     enqueue(slots, request(1, held))
     admit_all(slots)
@@ -64,8 +64,8 @@ def test_only_a_request_with_two_more_than_one_that_waits_is_over_its_share(held
     assert list(slots.over_share()) == expected
 
 
-def test_what_is_removed_waits_no_more():
-    """Removed sequences are those that are unwanted, of any request, and nothing of them is left behind."""
+def test_removed_sequences_are_no_longer_waiting():
+    """The predicate selects them, whatever their request; the rest keeps waiting."""
     slots = Slots(3)
     first, second = request(1, 3), request(2, 2)
     enqueue(slots, [*first, *second])
@@ -76,7 +76,7 @@ def test_what_is_removed_waits_no_more():
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=8), st.integers(1, 10))
 def test_shares_are_max_min_fair(widths, num_slots):
-    """With preemption, no request could have a slot more without one that holds fewer, or as many, giving one up."""
+    """With preemption, no request can get a slot more unless one that holds as few or fewer loses one."""
     slots = Slots(num_slots)
     running = []
     for number, width in enumerate(widths):

@@ -1,4 +1,4 @@
-"""The whole HTTP side over a fake model server."""
+"""The whole HTTP side on a fake backend."""
 
 from contextlib import nullcontext
 
@@ -29,11 +29,11 @@ class Unmoved:
 
 
 class Site:
-    """Flask's application and what stands behind it.
+    """A Flask application and the services behind it.
 
     Attributes:
         client: Flask's test client.
-        memory: The budget for requests.
+        memory: The memory budget of requests.
     """
 
     def __init__(self, limits, backend, memory_bytes, **queue):
@@ -52,11 +52,11 @@ class Site:
         self._app, self.client = app, app.test_client()
 
     def post(self, path="/v1/completions", **fields):
-        """Send a body to the model of characters."""
+        """Send a body to the character model."""
         return self.client.post(path, json={"model": "characters", **fields}, buffered=True)
 
     def send(self, body, path="/v1/completions"):
-        """Call the application as a server does and return status and body; Flask's client makes cycles of its own."""
+        """Call the application as a server does; return status and body. Flask's client makes reference cycles."""
         environ, status = EnvironBuilder(path=path, method="POST", data=body).get_environ(), []
         parts = self._app(environ, lambda given, _: status.append(int(given[:3])))
         try:
@@ -67,7 +67,7 @@ class Site:
 
 @pytest.fixture
 def make_site():
-    """Start sites with limits of their own."""
+    """Start sites with given limits, and stop their schedulers after the test."""
     made = []
 
     def make(limits=None, backend=None, memory_bytes=64 * 2**20, **queue):
@@ -81,5 +81,5 @@ def make_site():
 
 @pytest.fixture
 def site(make_site):
-    """A site with nothing special."""
+    """A site with the defaults."""
     return make_site()

@@ -1,4 +1,4 @@
-"""The embedding's endpoints: what they charge, when, and for whom they do not work."""
+"""The embedding endpoints: what they charge and when, clients that left, and draining."""
 
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -69,14 +69,14 @@ def site(tmp_path):
     [("map?count=3", 3), ("map", NUM_TOKENS), ("neighbors?token=a", 10), ("neighbors?token=a&count=2", 2)],
 )
 def test_an_embedding_is_charged_by_the_tokens_of_the_response(site, rest, num_tokens):
-    """As many as are asked for, but no more than the model has; each request anew, though it is computed once."""
+    """That is `count`, but at most the vocabulary. A cached result is charged again."""
     for _ in range(2):
         assert site.get(rest)[0] == 200
     assert site.charged == [num_tokens, num_tokens]
 
 
-def test_nothing_is_read_before_it_is_charged(site, monkeypatch):
-    """A request that is refused costs no work; the message names the field that it has."""
+def test_vectors_are_not_read_before_the_charge(site, monkeypatch):
+    """A request that is refused costs no work; the error names `count`, the field that the request has."""
 
     def refuse(_count):
         raise InvalidRequest("the limit is 2 tokens per minute", param="max_tokens")
@@ -91,8 +91,8 @@ def test_nothing_is_read_before_it_is_charged(site, monkeypatch):
 
 
 @pytest.mark.parametrize("rest", ["map", "neighbors?token=a"])
-def test_nothing_is_read_for_a_client_that_has_left(site, rest, monkeypatch):
-    """It counts as gone, as in every other request."""
+def test_vectors_are_not_read_for_a_client_that_has_left(site, rest, monkeypatch):
+    """The response is `499`, as for every other endpoint."""
 
     @contextmanager
     def watch(_sock, on_gone):
@@ -106,8 +106,8 @@ def test_nothing_is_read_for_a_client_that_has_left(site, rest, monkeypatch):
 
 
 @pytest.mark.parametrize("rest", ["map", "neighbors?token=a"])
-def test_a_server_that_drains_computes_no_embeddings(site, rest):
-    """As it begins no generation."""
+def test_a_draining_server_computes_no_embeddings(site, rest):
+    """It responds with `503` and charges nothing, as for a completion."""
     site.drain.is_draining = True
     status, answer = site.get(rest)
     assert (status, answer["error"]["code"]) == (503, "shutting_down")

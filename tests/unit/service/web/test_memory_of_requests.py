@@ -1,4 +1,4 @@
-"""What a request holds of memory, and that it is free once the request is over: refused, failed, or answered."""
+"""The memory of a request: its budget, the limits before tokenization, and its release, however the request ends."""
 
 import gc
 import json
@@ -23,7 +23,7 @@ LONG = 200_000
 
 @pytest.fixture
 def no_collector():
-    """No garbage collector: what stands in a cycle stays."""
+    """Disable the garbage collector, so that reference cycles are never freed."""
     gc.collect()
     gc.disable()
     yield
@@ -42,9 +42,9 @@ REFUSED = {
 
 
 def stays_below(num_bytes, act, times):
-    """Whether memory grows by less than this as `act` is repeated, in one of three attempts.
+    """Return whether memory grows by less than this as `act` is repeated, in one of three attempts.
 
-    Threads that earlier tests left allocate memory, too: what they take in the same time is subtracted.
+    Threads that earlier tests left allocate memory, too: what they allocate in the same time is subtracted.
     """
     act()
     for _ in range(3):
@@ -65,7 +65,7 @@ def stays_below(num_bytes, act, times):
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("fields", REFUSED.values(), ids=REFUSED)
 def test_a_refused_request_frees_its_memory_at_once(site, fields):
-    """No traceback keeps frames, and with them the body and its tokens, until the next garbage collection."""
+    """No traceback keeps frames, and with them body and tokens, until the next garbage collection."""
     body = json.dumps({"model": "characters", **fields}).encode()
 
     def refuse():
@@ -77,7 +77,7 @@ def test_a_refused_request_frees_its_memory_at_once(site, fields):
 
 @pytest.mark.usefixtures("no_collector")
 def test_a_failed_request_frees_its_memory_at_once(make_site):
-    """As above, of a request that ran: whole and as a stream, whose errors are caught elsewhere."""
+    """With streaming and without, as the errors of a stream have their own handler."""
     site = make_site(backend=FakeBackend(held=True))
     body = {"model": "characters", "prompt": "a" * 900, "max_tokens": 50, "timeout_s": 0.02, "user": "a" * LONG}
 
@@ -94,7 +94,7 @@ def test_a_failed_request_frees_its_memory_at_once(make_site):
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/inspect"])
 def test_an_answered_request_frees_its_memory_at_once(site, path):
-    """No sequence holds the job that holds it, and no callback the response that it belongs to."""
+    """No sequence refers to the generation that holds it, and no callback to its own response."""
     field = "prompt" if path == "/v1/completions" else "input"
     body = json.dumps({"model": "characters", field: "a" * 900, "logprobs": 5, "echo": True, "max_tokens": 9})
 
@@ -102,29 +102,29 @@ def test_an_answered_request_frees_its_memory_at_once(site, path):
         assert site.send(body, path)[0] == 200
         site.service.backend.calls.clear()
 
-    # Each has log probabilities of half a megabyte.
+    # Each response has logprobs of half a megabyte.
     assert stays_below(250_000, succeed, times=3)
 
 
 @pytest.mark.usefixtures("no_collector")
 def test_a_request_whose_client_left_frees_its_memory_at_once(make_site):
-    """Its sequences hold rows of whole replies, each as large as a batch of states."""
+    """Its sequences hold views of whole replies, each as large as a batch of states."""
     site = make_site(backend=FakeBackend(held=True))
     builder = site.service.engine.complete(completion_request("abc", max_tokens=100), RequestContext())
     request = builder.request
-    # The array is also the sequence's.
+    # The sequence holds the same array.
     watched = [weakref.ref(each) for each in (builder, request, request.sequences[0].prompt_ids)]
     request.cancel()
     with pytest.raises(ClientGone):
         builder.results()
     request.close()
     del builder, request
-    # The scheduler has it until the call that is under way is answered.
+    # The scheduler holds it until the call in flight is answered.
     site.service.backend.release(1000)
     site.service.backend.calls.clear()
     deadline = time.monotonic() + 30
     while any(each() is not None for each in watched):
-        # Another request, as the scheduler's thread keeps the last message that it handled.
+        # Send another request: the scheduler's thread keeps the last message that it handled.
         site.service.results("b", max_tokens=1)
         site.service.backend.calls.clear()
         assert time.monotonic() < deadline, watched
@@ -132,8 +132,8 @@ def test_a_request_whose_client_left_frees_its_memory_at_once(make_site):
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/v1/inspect", "/tokenize"])
-def test_a_text_that_is_too_long_is_refused_before_it_is_encoded(site, monkeypatch, path):
-    """By its characters: the vocabulary's longest token is known."""
+def test_a_prompt_that_is_too_long_is_refused_before_it_is_tokenized(site, monkeypatch, path):
+    """Its characters and the longest token of the vocabulary give a lower bound of its tokens."""
     encoded = []
     monkeypatch.setattr(CharacterTokenizer, "encode", lambda _, text: encoded.append(text) or [])
     field = "prompt" if path in {"/v1/completions", "/tokenize"} else "input"
@@ -143,8 +143,8 @@ def test_a_text_that_is_too_long_is_refused_before_it_is_encoded(site, monkeypat
     assert encoded == []
 
 
-def test_prompts_that_are_too_much_together_are_refused_before_they_are_encoded(site, monkeypatch):
-    """Each alone would do."""
+def test_prompts_over_the_total_limit_are_refused_before_tokenization(site, monkeypatch):
+    """Each of them is within the limit of a single prompt."""
     monkeypatch.setattr(CharacterTokenizer, "encode", lambda *_: pytest.fail("encoded"))
     site.service.engine._limits = Limits(max_prompt_tokens=1000, max_queued_tokens=3999)
     answer = site.post("/v1/embeddings", input=["a" * 1000] * 4)
@@ -157,16 +157,16 @@ def test_prompts_that_are_too_much_together_are_refused_before_they_are_encoded(
     [b"{", b'{"prompt": 5}', json.dumps({"model": "characters", "prompt": "a" * LONG}).encode(), b"x" * (5 * 2**20)],
     ids=["no JSON", "wrong field", "too long", "too large"],
 )
-def test_a_refusal_costs_a_request(make_site, body):
-    """Whoever sends what is refused has no more requests than others."""
+def test_an_invalid_request_counts_against_the_rate_limit(make_site, body):
+    """A client that sends invalid requests has no more of them than others."""
     site = make_site(KeyLimits(requests_per_minute=2))
     statuses = [site.send(body)[0] for _ in range(3)]
     assert statuses[:2] in ([400, 400], [413, 413])
     assert statuses[2] == 429
 
 
-def test_tokens_are_charged_before_they_are_encoded(make_site, monkeypatch):
-    """A key without tokens has nothing encoded for it; words have no least number of tokens, and are charged after."""
+def test_tokens_are_charged_before_the_prompt_is_tokenized(make_site, monkeypatch):
+    """A key at its limit costs no tokenization. Words have no minimum of tokens and are charged afterwards."""
     site = make_site(KeyLimits(tokens_per_minute=1000))
     assert site.post(prompt="a" * 900, max_tokens=50).status_code == 200
     monkeypatch.setattr(CharacterTokenizer, "encode", lambda *_: pytest.fail("encoded"))
@@ -177,8 +177,8 @@ def test_tokens_are_charged_before_they_are_encoded(make_site, monkeypatch):
     assert "limit is 1000 tokens per minute, and this request alone may take 1010" in answer.json["error"]["message"]
 
 
-def test_a_full_budget_sheds_large_requests_and_lets_small_ones_pass(site):
-    """429 with Retry-After, before the body is read; and what is over is given back."""
+def test_a_full_memory_budget_sheds_large_requests_and_serves_small_ones(site):
+    """With `429` and `Retry-After`, before the body is read. Released memory is available again."""
     other = site.memory.lease()
     other.hold(64 * 2**20, "another request")
     answer = site.post(prompt="a" * FREE_BYTES)
@@ -194,15 +194,15 @@ def test_a_full_budget_sheds_large_requests_and_lets_small_ones_pass(site):
 
 
 def test_a_request_that_needs_more_than_the_budget_is_refused(make_site):
-    """A response of megabytes is admitted before it is computed, by what it will take."""
+    """A response of megabytes is admitted by its estimated size, before it is computed."""
     site = make_site(memory_bytes=2**20)
     answer = site.post(prompt="a" * 900, max_tokens=500, logprobs=5, n=3)
     assert answer.status_code == 400
     assert "must need at most 1048576 bytes of memory" in answer.json["error"]["message"]
 
 
-def test_a_running_request_holds_what_its_response_may_take(make_site):
-    """Until the response is closed, and not a moment longer."""
+def test_a_running_request_holds_the_memory_of_its_response(make_site):
+    """It is released when the response is closed."""
     site = make_site()
     answer = site.client.post(
         "/v1/completions",
@@ -215,8 +215,8 @@ def test_a_running_request_holds_what_its_response_may_take(make_site):
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64", "base64_float16"])
-def test_an_inspection_is_written_in_parts(site, monkeypatch, encoding):
-    """Joined they are the JSON that the API describes; each array is let go once it is written."""
+def test_an_inspection_is_streamed_in_parts(site, monkeypatch, encoding):
+    """Joined, they are the JSON of the API. Each array is freed once it is written."""
     jobs = []
     monkeypatch.setattr("service.web.inspection_response._NUMBERS", 32)
     monkeypatch.setattr("service.web.inspection_response._ITEMS", 10)

@@ -18,11 +18,11 @@ def read_in_chunks(sizes):
 
 
 def test_a_body_in_tiny_chunks_is_refused_with_the_limit():
-    """The client learns that it is the size of its chunks, and what would do."""
+    """The message says that the chunks are too small, and which size is enough."""
     with pytest.raises(InvalidRequest, match="must have 256 bytes on average after the first 4096, got 4"):
         read_in_chunks([1] * 100_000)
 
 
 def test_a_body_in_reasonable_chunks_is_read():
-    """To its end, up to the limit of the body."""
+    """To its end, up to the maximum of the body."""
     assert len(read_in_chunks([1000] * 4000)) == 4_000_000

@@ -1,4 +1,4 @@
-"""What keeps other web pages from using this service through a visitor's browser."""
+"""Protection from other web pages that send requests through a user's browser: origins, host names, headers."""
 
 import pytest
 from werkzeug.test import EnvironBuilder
@@ -28,8 +28,8 @@ def request(method="POST", host=HOST, **headers):
     ],
     ids=["program", "own", "tls proxy", "proxy", "address bar"],
 )
-def test_programs_and_own_pages_may_send(headers):
-    """Programs say nothing of an origin; a proxy may end TLS, or pass on another Host."""
+def test_programs_and_same_origin_pages_are_allowed(headers):
+    """Programs send no `Origin`. A proxy may terminate TLS, or forward another `Host`."""
     require_same_origin(request(**headers))
 
 
@@ -44,8 +44,8 @@ def test_programs_and_own_pages_may_send(headers):
         {"Sec_Fetch_Site": "cross-site", "Origin": "http://127.0.0.1:8000"},
     ],
 )
-def test_pages_of_other_origins_may_not(headers):
-    """Whatever they send, and by whatever method that makes the server work; they may follow a link here."""
+def test_cross_origin_requests_are_refused(headers):
+    """Whatever their headers, and by every method that has effects; a link, which is a `GET`, is allowed."""
     for method in ("POST", "PUT", "DELETE"):
         with pytest.raises(CrossOrigin, match="own origin only"):
             require_same_origin(request(method, **headers))
@@ -65,8 +65,8 @@ def test_pages_of_other_origins_may_not(headers):
         ({"host": "0.0.0.0", "allowed_hosts": "other"}, False),
     ],
 )
-def test_names_are_checked_where_only_this_machine_reaches_the_server(settings, is_allowed):
-    """Unless a proxy is in front; a setting goes before both. localhost and addresses are always right."""
+def test_host_names_are_checked_if_the_server_is_bound_to_loopback(settings, is_allowed):
+    """Unless it is behind a proxy; `allowed_hosts` overrides both, and localhost is always allowed."""
     hosts = allowed_hosts(Settings(**settings))
     require_allowed_host(request(host="localhost:8000"), hosts)
     if is_allowed:
@@ -77,14 +77,14 @@ def test_names_are_checked_where_only_this_machine_reaches_the_server(settings, 
 
 
 @pytest.mark.parametrize("names", ["", "a,,b", "http://a", "a:8000", "a b", ".a"])
-def test_a_setting_that_is_no_list_of_names_is_refused(names):
-    """Ports and schemes are not compared."""
+def test_allowed_hosts_must_be_a_list_of_host_names(names):
+    """Ports and schemes are not compared, so they are refused."""
     with pytest.raises(ValueError, match="must be host names without ports"):
         Settings(allowed_hosts=names)
 
 
-def test_a_page_keeps_its_own_policy():
-    """What has none may neither run, load nor be framed anywhere."""
+def test_a_response_keeps_its_own_content_security_policy():
+    """A response without one gets a policy that allows neither scripts nor loading nor frames."""
     page, other = Response(headers={"Content-Security-Policy": "default-src 'self'"}), Response()
     for response in (page, other):
         add_security_headers(response)
