@@ -97,7 +97,10 @@ TENSORFLOW_MODEL_SERVER = "TENSORFLOW_MODEL_SERVER"
 
 
 class TensorFlowServing(ModelServer):
-    """TensorFlow Serving itself, with a repository mounted at /models as in its image; needs root."""
+    """TensorFlow Serving itself, with a repository mounted at /models as in its image."""
+
+    # In a mount namespace of its own.
+    MOUNT = ("unshare", "--mount", "sh", "-c", 'mkdir -p /models && mount --bind "$0" /models && exec "$@"')
 
     # Warm-up takes longer than the tests. Calls that were cancelled run on and keep their threads.
     FLAGS = (
@@ -109,14 +112,20 @@ class TensorFlowServing(ModelServer):
 
     def __init__(self, models_dir, log, port=None, flags=(), **variables):
         self.port = port or free_port()
-        # In a mount namespace of its own.
-        mount = 'mkdir -p /models && mount --bind "$0" /models && exec "$@"'
-        command = ["unshare", "--mount", "sh", "-c", mount, str(models_dir), os.environ[TENSORFLOW_MODEL_SERVER]]
+        command = [*self.MOUNT, str(models_dir), os.environ[TENSORFLOW_MODEL_SERVER]]
         usual = [f"--port={self.port}", "--model_config_file=/models/models.config", *self.FLAGS]
         # An executable that is a script finds this interpreter.
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         Process.__init__(self, [*command, *usual, *flags], log, PATH=path, **variables)
         self.wait_until(self._listens, timeout=240)
+
+    @classmethod
+    def why_not(cls):
+        """Return why it cannot run here, or None."""
+        if TENSORFLOW_MODEL_SERVER not in os.environ:
+            return f"{TENSORFLOW_MODEL_SERVER} names no executable of TensorFlow Serving: see docs/conformance.md"
+        attempt = subprocess.run([*cls.MOUNT, "/tmp", "true"], capture_output=True, text=True, check=False)
+        return f"nothing can be mounted at /models: {attempt.stderr.strip()}" if attempt.returncode else None
 
 
 def joined(events):

@@ -1,6 +1,5 @@
 """Servers under test, and what the same models compute in this process."""
 
-import os
 import signal
 from pathlib import Path
 
@@ -8,15 +7,12 @@ import grpc
 import pytest
 
 from tests.built import built
-from tests.servers import TENSORFLOW_MODEL_SERVER, ModelServer, TensorFlowServing
+from tests.servers import ModelServer, TensorFlowServing
 from tests.serving.given import Server
 from tests.serving.repository import BATCHING_CONFIG, make_repository
 
-needs_tensorflow_serving = pytest.mark.skipif(
-    TENSORFLOW_MODEL_SERVER not in os.environ or os.geteuid() != 0,
-    reason=f"{TENSORFLOW_MODEL_SERVER} must name an executable of TensorFlow Serving, and it needs root: "
-    "docs/conformance.md says how to get one",
-)
+_why_not = TensorFlowServing.why_not()
+needs_tensorflow_serving = pytest.mark.skipif(_why_not is not None, reason=_why_not or "")
 # Of each server without and with --enable_batching.
 MODES = (
     "plain",
