@@ -1,4 +1,4 @@
-"""The engine turns a parsed request into a running job: it finds the model, charges, encodes and submits.
+"""The engine turns a validated body into a running request: it finds the model, charges, encodes and submits.
 
 Knows tokenizers and sequences. Does not know HTTP, and does not compute.
 """

@@ -43,6 +43,7 @@ MAX_ID = 2**31 - 1
 MAX_STATE = 2**21
 # Random seeds fit a double, so that they survive clients whose numbers are doubles.
 SEED_BITS = 53
+DEFAULT_MAX_TOKENS = 16
 
 PromptText = str | list[int]
 # The default of a field that `resolve` fills in, from other fields or from the server's limits.
@@ -285,9 +286,8 @@ class CompletionRequest(Body):
         max_tokens = self._max_tokens(limits)
         _require_at_most("min_tokens", self.min_tokens, max_tokens, "max_tokens, ")
         self._require_few_tokens(best_of, max_tokens, limits)
-        _by_token_id(self.logit_bias)
         draws = self.seed is None and self.state is None
-        return self.model_copy(
+        request = self.model_copy(
             update={
                 "best_of": best_of,
                 "max_tokens": max_tokens,
@@ -295,6 +295,9 @@ class CompletionRequest(Body):
                 "timeout_s": _timeout_s(self.timeout_s, limits),
             }
         )
+        # Parses the token ids of `logit_bias`, and keeps the result.
+        _ = request.sampling
+        return request
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
@@ -308,7 +311,11 @@ class CompletionRequest(Body):
 
     @cached_property
     def sampling(self) -> SamplingParams:
-        """Its sampling parameters."""
+        """Its sampling parameters.
+
+        Raises:
+            InvalidRequest: a name in `logit_bias` is no token id; `resolve` raises it.
+        """
         return SamplingParams(
             temperature=self.temperature,
             top_k=max(0, self.top_k),
@@ -360,9 +367,6 @@ class CompletionRequest(Body):
                 f"{num_prompts} × {best_of} × {max_tokens} = {total}",
                 param="max_tokens",
             )
-
-
-DEFAULT_MAX_TOKENS = 16
 
 
 @refuse_unsupported(EMBEDDING_FIELDS)

@@ -23,7 +23,7 @@ from service.params import ModelVersion, SamplingParams
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.sequence import Event, Failure, Sequence
 
-_GREEDY = SamplingParams()
+_DEFAULTS = SamplingParams()
 
 
 class RequestObserver(Protocol):
@@ -100,7 +100,7 @@ class Request:
         prefill_signature: str,
         *,
         max_tokens: int = 0,
-        sampling: SamplingParams = _GREEDY,
+        sampling: SamplingParams = _DEFAULTS,
         seed: int = 0,
         random_stream: int = 0,
         num_top: int | None = None,

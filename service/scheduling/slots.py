@@ -41,7 +41,7 @@ class Slots:
         queue.appendleft(sequence) if at_front else queue.append(sequence)
 
     def assign(self) -> Sequence:
-        """Admit the next waiting sequence to a free slot, and return it; at least one must wait."""
+        """Assign a free slot to the next waiting sequence, and return it; at least one must wait."""
         request = min(self._waiting, key=lambda request: (self._held[request], request))
         queue = self._waiting[request]
         sequence = queue.popleft()

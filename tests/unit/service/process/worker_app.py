@@ -2,7 +2,7 @@
 
 The application behaves like the gateway: it refuses new work while it drains, and ends `/stream` in time. The other
 streams misbehave: `/deaf` continues whatever happens, `/flood` never pauses, `/burst` sends much and then little, and
-`/stuck` sends nothing and does not check its client. A query such as `?1.5` ends a stream after so many seconds.
+`/stuck` sends nothing and does not check its client. A query such as `?1.5` ends a stream after 1.5 seconds.
 """
 
 import atexit

@@ -33,7 +33,7 @@ def state(number):
 
 
 def kept(*texts, entries=100, namespace="here"):
-    """Return a cache for so many entries that holds these prefixes; the state of each is its index."""
+    """Return a cache for `entries` prefixes that holds these; the state of each is its index."""
     cache = PrefixCache(entries * (STATE_BYTES + OVERHEAD_BYTES))
     for number, text in enumerate(texts):
         cache.keep(named(text, namespace), state(number))
