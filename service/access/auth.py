@@ -19,11 +19,11 @@ class Principal:
 
     Attributes:
         key_id: The id of its key; "" where no keys are required.
-        caller: Its quota and its rate limit charges, as the engine takes them.
+        context: Its quota and its rate limit charges, as the engine takes them.
     """
 
     key_id: str
-    caller: RequestContext
+    context: RequestContext
 
 
 class Authenticator:

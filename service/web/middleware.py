@@ -53,15 +53,15 @@ class Middleware:
         if request.endpoint not in PUBLIC_ENDPOINTS:
             principal = self._access.admit(request.headers.get("Authorization"))
             record.line.key = principal.key_id or None
-            g.context = replace(principal.caller, trace=record.trace, memory=self._memory.lease())
+            g.context = replace(principal.context, trace=record.trace, memory=self._memory.lease())
 
     def _after(self, response: Response) -> Response:
         record: RequestLog = g.record
         response.headers["x-request-id"] = record.request_id
         add_security_headers(response)
-        caller: RequestContext | None = g.get("context")
-        if caller is not None:
-            response.call_on_close(caller.memory.close)
+        context: RequestContext | None = g.get("context")
+        if context is not None:
+            response.call_on_close(context.memory.close)
         # The callback does not hold the response: that cycle would keep the body until a garbage collection. So would
         # the request in its environ.
         response.call_on_close(partial(self._finish, record, response.status_code, request.environ))

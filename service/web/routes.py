@@ -148,7 +148,7 @@ def _watch_request(services: Services, builder: OutputBuilder, stack: ExitStack)
 
 
 def _body() -> bytes:
-    """Charge a request to its caller, whatever its outcome, and read its body."""
+    """Charge a request to its principal, whatever its outcome, and read its body."""
     g.context.charge_request()
     return read_body(g.context.memory)
 
