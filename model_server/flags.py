@@ -1,4 +1,4 @@
-"""The command line: TensorFlow Serving's flags in its own spelling, and three of our own.
+"""The command line: TensorFlow Serving's flags in its own spelling, and four of our own.
 
 Knows names, defaults and limits. Imports nothing heavy, so that `--help` and usage errors return at once.
 """
@@ -6,7 +6,7 @@ Knows names, defaults and limits. Imports nothing heavy, so that `--help` and us
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +25,6 @@ what differs from TensorFlow Serving:
   --enable_batching enforces the rules of batching on each call and fills it up to the next of allowed_batch_sizes, but
     merges no calls: batch_timeout_micros, max_enqueued_batches, num_batch_threads and pad_variable_length_inputs are
     read and have no effect, and what splits large calls is refused
-  --file_system_poll_wait_seconds and --model_config_file_poll_wait_seconds may be fractions
   a version folder without saved_model.pb is skipped as incomplete; there it is a version that fails to load
   a model that fails at start leaves the others served; there the server exits
   a reload whose client gives up waits no longer for the models that it adds; there it does, and holds up later ones
@@ -45,6 +44,7 @@ class Flags:
     model_config_file: Path | None = None
     model_config_file_poll_wait_seconds: float = 0.0
     file_system_poll_wait_seconds: float = 1.0
+    poll_interval_ms: int = 0
     model_name: str = "default"
     model_base_path: Path | None = None
     models_root: Path | None = None
@@ -66,6 +66,10 @@ def parse(arguments: Sequence[str] | None = None) -> Flags:
     """
     parser = _parser()
     flags = Flags(**vars(parser.parse_args(arguments)))
+    if flags.poll_interval_ms:
+        names = ("model_config_file_poll_wait_seconds", "file_system_poll_wait_seconds")
+        polled = [name for name in names if getattr(flags, name)]
+        flags = replace(flags, **dict.fromkeys(polled, flags.poll_interval_ms / 1000))
     if flags.rest_api_port:
         parser.error(f"--rest_api_port must be 0 (there is no REST API here), got {flags.rest_api_port}")
     if flags.model_config_file is None and flags.model_base_path is None:
@@ -87,11 +91,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _number(kind: Callable[[str], float], at_least: float) -> Callable[[str], float]:
+    what = "whole number" if kind is int else "number"
+
     def convert(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+            raise argparse.ArgumentTypeError(f"must be a {what}, got {text!r}") from None
         if not value >= at_least:  # also refuses NaN
             raise argparse.ArgumentTypeError(f"must be at least {at_least}, got {text}")
         return value
@@ -139,14 +145,20 @@ def _add_network_flags(flag: Callable[..., None]) -> None:
     flag("host", str, "address to listen on; not a flag of TensorFlow Serving", metavar="ADDRESS")
     flag("port", _number(int, 0), "gRPC port; 0 takes a free one", metavar="N")
     flag("rest_api_port", _number(int, 0), "accepted for 0 alone", metavar="0")
-    flag("grpc_max_threads", _number(int, 1), "calls that run at once", metavar="N")
+    flag("grpc_max_threads", _number(int, 2), "one more than the calls that run at once", metavar="N")
     flag("ssl_config_file", Path, "text proto with the PEM texts that TLS needs", metavar="FILE")
 
 
 def _add_model_flags(flag: Callable[..., None], switch: Callable[[str, str], None]) -> None:
     flag("model_config_file", Path, "text proto with model_config_list", metavar="FILE")
-    flag("model_config_file_poll_wait_seconds", _number(float, 0), "re-read that file; 0: never", metavar="S")
-    flag("file_system_poll_wait_seconds", _number(float, 0), "scan for versions; 0: once", metavar="S")
+    flag("model_config_file_poll_wait_seconds", _number(int, 0), "re-read that file; 0: never", metavar="S")
+    flag("file_system_poll_wait_seconds", _number(int, 0), "scan for versions; 0: once", metavar="S")
+    flag(
+        "poll_interval_ms",
+        _number(int, 0),
+        "in place of those of the two that are not 0, in milliseconds; not a flag of TensorFlow Serving",
+        metavar="MS",
+    )
     flag("model_name", str, "name of the model in --model_base_path", metavar="NAME")
     flag("model_base_path", Path, "folder of one model's versions, without a config file", metavar="DIR")
     flag(

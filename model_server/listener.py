@@ -43,7 +43,7 @@ def check_port(host: str, port: int) -> None:
 def listen(
     host: str,
     port: int,
-    num_threads: int,
+    max_threads: int,
     add_services: Callable[[grpc.Server], None],
     credentials: grpc.ServerCredentials | None = None,
 ) -> tuple[grpc.Server, int]:
@@ -52,7 +52,8 @@ def listen(
     Args:
         host: Address or name.
         port: 0 chooses a free port.
-        num_threads: Concurrent calls; as many again may wait, and one more gets RESOURCE_EXHAUSTED.
+        max_threads: One more than the concurrent calls, as gRPC's C++ server keeps a thread for polling; a further call
+            gets RESOURCE_EXHAUSTED at once.
         add_services: Registers the services.
         credentials: For TLS; None disables it.
 
@@ -62,10 +63,9 @@ def listen(
     Raises:
         PortUnavailable: the port is in use.
     """
-    # A finished call counts until its thread is free, by when its client may have sent the next call. If the limit were
-    # the number of threads, that many clients would sometimes be refused.
-    pool = ThreadPoolExecutor(num_threads, "grpc")
-    server = grpc.server(pool, options=_OPTIONS, maximum_concurrent_rpcs=2 * num_threads)
+    max_calls = max_threads - 1
+    pool = ThreadPoolExecutor(max_calls, "grpc")
+    server = grpc.server(pool, options=_OPTIONS, maximum_concurrent_rpcs=max_calls)
     add_services(server)
     try:
         target = address(host, port)

@@ -145,6 +145,7 @@ def _watch_state(app: Gateway) -> None:
     metrics.watch_prefix_cache(scheduler.prefix_cache)
     metrics.watch_request_memory(app.memory)
     metrics.watch_servers(lambda: [replica.ejected_because is None for replica in replicas.all()])
+    metrics.watch_rejections(lambda: replicas.num_rejected)
     metrics.watch_config_drift(lambda: {replica.address: replica.drift.seconds() for replica in replicas.all()})
 
 

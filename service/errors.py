@@ -21,6 +21,7 @@ GatewayError
 ├── VersionGone         503  the version was unloaded while the sequence was generated
 ├── BackendUnavailable  503  no backend responds
 │   ├── ServerBusy      503  the backend has more calls than it accepts
+│   │   └── BatchingConflict 503  the backend merged the call with calls of other shapes
 │   └── InvalidResponse 503  the backend returned values that no model computes
 └── DeadlineExceeded    504  the request exceeded its own time-out
 """
@@ -274,7 +275,19 @@ class BackendUnavailable(GatewayError):
 
 
 class ServerBusy(BackendUnavailable):
-    """The backend has more calls than it accepts."""
+    """The backend rejected the call without computing it; it has more calls than it accepts.
+
+    Attributes:
+        reason: The metric's label.
+    """
+
+    reason: ClassVar[str] = "busy"
+
+
+class BatchingConflict(ServerBusy):
+    """The backend merged the call with calls of other shapes, as `--enable_batching` does, and rejected all of them."""
+
+    reason = "batching"
 
 
 class InvalidResponse(BackendUnavailable):

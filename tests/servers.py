@@ -80,7 +80,7 @@ class ModelServer(Process):
     def __init__(self, models_dir, log, port=None, flags=(), **variables):
         self.port = port or free_port()
         usual = [f"--port={self.port}", f"--model_config_file={models_dir}/models.config", "--max_num_load_retries=0"]
-        usual += ["--file_system_poll_wait_seconds=0.1", "--model_config_file_poll_wait_seconds=0.1"]
+        usual += ["--model_config_file_poll_wait_seconds=1", "--poll_interval_ms=100"]
         super().__init__([sys.executable, "-m", "model_server", *usual, *flags], log, **variables)
         # Warm-up runs each signature at each batch size before the port opens; beside other tests that takes a while.
         self.wait_until(self._listens, timeout=240)
@@ -102,12 +102,11 @@ class TensorFlowServing(ModelServer):
     # In a mount namespace of its own.
     MOUNT = ("unshare", "--mount", "sh", "-c", 'mkdir -p /models && mount --bind "$0" /models && exec "$@"')
 
-    # Warm-up takes longer than the tests. Calls that were cancelled run on and keep their threads.
+    # Warm-up takes longer than the tests.
     FLAGS = (
         "--file_system_poll_wait_seconds=1",
         "--tensorflow_intra_op_parallelism=1",
         "--enable_model_warmup=false",
-        "--grpc_max_threads=64",
     )
 
     def __init__(self, models_dir, log, port=None, flags=(), **variables):

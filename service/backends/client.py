@@ -23,6 +23,7 @@ from service.backends.tls import Tls
 from service.backends.validation import parse_response
 from service.errors import (
     BackendUnavailable,
+    BatchingConflict,
     GatewayError,
     InternalError,
     InvalidResponse,
@@ -55,6 +56,9 @@ _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 # A healthy server returns its status at once; one that times out is ejected.
 _STATUS_TIMEOUT_S = 5.0
+# From batching_session.cc; the code alone, FAILED_PRECONDITION, is also that of an unknown signature.
+_DIFFERENT_SHAPES = "have different shapes and padding is turned off"
+_BATCHING_ADVICE = "it merges calls of different shapes, which then fail: start it without --enable_batching"
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class GrpcBackend:
         # Held while a call is enqueued or the queue is drained, so that no call stays in it without an outcome.
         self._lock = threading.Lock()
         self._closed = False
+        self._batching_reported = False
         self._threads = [
             threading.Thread(target=self._work, name=f"call {number}", daemon=True) for number in range(max_calls)
         ]
@@ -274,6 +279,11 @@ class GrpcBackend:
             return ServerBusy(f"the model server has too much to do ({code.name})")
         if code == grpc.StatusCode.NOT_FOUND:
             return version_gone()
+        if code == grpc.StatusCode.FAILED_PRECONDITION and _DIFFERENT_SHAPES in (details or ""):
+            if not self._batching_reported:
+                self._batching_reported = True
+                log.error("model server %s: %s (%s)", self.address, _BATCHING_ADVICE, details)
+            return BatchingConflict(f"the model server rejects calls: {_BATCHING_ADVICE}")
         log.error("model server %s: %s: %s", self.address, code.name, details)
         return InternalError(f"the model server refused a call ({code.name})")
 

@@ -9,6 +9,7 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from service.backends.ejection import HangDetector
 from service.backends.replica import Replica, Server
 from service.errors import (
     BackendUnavailable,
+    BatchingConflict,
     GatewayError,
     InternalError,
     InvalidResponse,
@@ -65,6 +67,7 @@ class Replicas:
         self._resolved: dict[str, list[str]] = {}
         self._unresolved: set[str] = set()
         self._hangs = HangDetector()
+        self._num_rejected = Counter({ServerBusy.reason: 0, BatchingConflict.reason: 0})
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="replicas", daemon=True)
 
@@ -117,6 +120,12 @@ class Replicas:
         with self._lock:
             self._hashes = dict(hashes)
             self._hangs.keep(hashes.keys())
+
+    @property
+    def num_rejected(self) -> Mapping[str, int]:
+        """How many calls backends rejected without computing them, by reason: `busy` and `batching`."""
+        with self._lock:
+            return dict(self._num_rejected)
 
     def num_servers(self, model: ModelVersion) -> int:
         """Return the number of servers that share a version's calls, at least one."""
@@ -254,7 +263,10 @@ class Replicas:
             # The call itself may be at fault; a retry on another server decides. If there is no other, the caller
             # treats an invalid response like an outage.
             attempt.suspects.append((replica, outcome))
-        elif not isinstance(outcome, ServerBusy):
+        elif isinstance(outcome, ServerBusy):
+            with self._lock:
+                self._num_rejected[outcome.reason] += 1
+        else:
             self.eject(replica, str(outcome))
         self._send(attempt)
 

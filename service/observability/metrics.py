@@ -251,6 +251,21 @@ class Metrics:
         gauge.labels("serving").set_function(lambda: sum(states()))
         gauge.labels("ejected").set_function(lambda: sum(not is_serving for is_serving in states()))
 
+    def watch_rejections(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Report at each scrape how many calls backends rejected; `counts` returns the numbers by reason."""
+
+        def collect() -> list[Metric]:
+            rejected = CounterMetricFamily(
+                "ostinato_call_rejections",
+                "Calls that a backend rejected without computing them; they are retried.",
+                labels=["reason"],
+            )
+            for reason, count in counts().items():
+                rejected.add_metric([reason], count)
+            return [rejected]
+
+        self.registry.register(_AtScrape(collect))
+
     def watch_request_memory(self, budget: MemoryBudget) -> None:
         """Report the memory that requests hold, and its limit, at each scrape."""
         help_text = "Memory that bodies, prompts and responses of requests in flight hold."

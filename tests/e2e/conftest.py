@@ -10,7 +10,7 @@ from tests.servers import Gateway, ModelServer
 from tests.shared import shared
 
 # Polling every 0.1 s, an idle server and its gateway use 8% of a core; these two run for the whole session.
-SLOW_POLLS = ("--file_system_poll_wait_seconds=1", "--model_config_file_poll_wait_seconds=1")
+SLOW_POLLS = ("--poll_interval_ms=1000",)
 # Limits that no test's sequence reaches.
 AMPLE = {
     "max_tokens": 10_000_000,

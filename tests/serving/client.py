@@ -3,6 +3,8 @@
 It converts tensors with the gateway's own code, so a tensor that the gateway cannot decode fails here, too.
 """
 
+import time
+
 import grpc
 from google.protobuf import text_format
 from tensorflow_serving.apis import get_model_metadata_pb2, model_management_pb2
@@ -26,7 +28,11 @@ _OPTIONS = [
 
 
 class Client:
-    """A client with one channel."""
+    """A client with one channel; but for `begin`, it repeats a call that the server has no thread for.
+
+    TensorFlow Serving computes calls that were given up to their end, and meanwhile rejects others with
+    RESOURCE_EXHAUSTED.
+    """
 
     def __init__(self, address):
         self.address = address
@@ -40,7 +46,7 @@ class Client:
 
     def answer(self, name, signature, inputs, **fields):
         """Call Predict and return the response; see `request`."""
-        return self.prediction.Predict(request(name, signature, inputs, **fields), timeout=TIMEOUT_S)
+        return _complete(self.prediction.Predict, request(name, signature, inputs, **fields))
 
     def begin(self, name, signature, inputs, timeout_s=TIMEOUT_S, **fields):
         """Call Predict and return a future; see `request`."""
@@ -50,7 +56,7 @@ class Client:
         """Return the state of each version, by number."""
         message = get_model_status_pb2.GetModelStatusRequest()
         _specify(message.model_spec, name, version)
-        answer = self.model.GetModelStatus(message, timeout=TIMEOUT_S)
+        answer = _complete(self.model.GetModelStatus, message)
         name_of = get_model_status_pb2.ModelVersionStatus.State.Name
         return {status.version: name_of(status.state) for status in answer.model_version_status}
 
@@ -58,7 +64,7 @@ class Client:
         """Return the model_spec and the signatures of a version."""
         message = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=fields)
         _specify(message.model_spec, name, version)
-        answer = self.prediction.GetModelMetadata(message, timeout=TIMEOUT_S)
+        answer = _complete(self.prediction.GetModelMetadata, message)
         found = get_model_metadata_pb2.SignatureDefMap()
         answer.metadata["signature_def"].Unpack(found)
         return answer.model_spec, found.signature_def
@@ -67,7 +73,19 @@ class Client:
         """Apply another config, a text proto."""
         message = text_format.Parse(config, model_server_config_pb2.ModelServerConfig())
         request = model_management_pb2.ReloadConfigRequest(config=message)
-        self.model.HandleReloadConfigRequest(request, timeout=TIMEOUT_S)
+        _complete(self.model.HandleReloadConfigRequest, request)
+
+
+def _complete(rpc, message):
+    """Make a call; wait and repeat it while the server is busy."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return rpc(message, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def request(name, signature, inputs, *, version=None, label=None, output_filter=()):

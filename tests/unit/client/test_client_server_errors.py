@@ -17,6 +17,7 @@ UNSEEN, SAME = (
     {ClientGone, StateRefused},
     {
         ServerBusy: "BackendUnavailable",
+        service_errors.BatchingConflict: "BackendUnavailable",
         service_errors.InvalidResponse: "BackendUnavailable",
         service_errors.InvalidRequest: "BadRequest",
     },

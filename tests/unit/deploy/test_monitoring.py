@@ -26,6 +26,7 @@ def known():
     metrics.watch_prefix_cache(PrefixCache(1))
     metrics.watch_servers(list)
     metrics.watch_request_memory(MemoryBudget(1))
+    metrics.watch_rejections(lambda: {"busy": 0, "batching": 0})
     metrics.watch_config_drift(lambda: {"127.0.0.1:8500": 0.0})
     happen(metrics)
     families = text_string_to_metric_families(generate_latest(metrics.registry).decode())

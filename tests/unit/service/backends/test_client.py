@@ -8,7 +8,7 @@ import pytest
 
 from service.backends.client import GrpcBackend
 from service.backends.protos import get_model_status_pb2, model_service_pb2_grpc
-from service.errors import BackendUnavailable, InternalError, InvalidResponse, ServerBusy
+from service.errors import BackendUnavailable, BatchingConflict, InternalError, InvalidResponse, ServerBusy
 from service.params import ModelVersion
 
 
@@ -41,12 +41,12 @@ class _Serves(grpc.GenericRpcHandler):
     """Answers every method with the same bytes, or with a status code."""
 
     def __init__(self):
-        self.content, self.code = b"", None
+        self.content, self.code, self.message = b"", None, "for the test"
 
     def service(self, _details):
         def handle(_request, context):
             if self.code is not None:
-                context.abort(self.code, "for the test")
+                context.abort(self.code, self.message)
             return self.content
 
         return grpc.unary_unary_rpc_method_handler(handle)
@@ -76,6 +76,23 @@ def test_an_invalid_response_and_a_refusal_are_different_errors(answers, content
     handler.code = grpc.StatusCode.INTERNAL
     with pytest.raises(InternalError):
         backend.predict(*ask)
+
+
+def test_merged_calls_of_different_shapes_are_no_fault_of_the_call(answers, caplog):
+    """TensorFlow Serving's message with `--enable_batching` is told apart, and logged once with what to change."""
+    handler, backend = answers
+    ask = (ModelVersion("demo", 1), "prefill", {"state": np.zeros((8, 2), np.float32)}, {"state": (8, 2)})
+    handler.code = grpc.StatusCode.FAILED_PRECONDITION
+    with pytest.raises(InternalError):
+        backend.predict(*ask)
+    caplog.clear()
+    handler.message = (
+        "Tensors with name 'prefill_token_ids:0' from different tasks have different shapes and padding is turned off."
+    )
+    for _ in range(3):
+        with pytest.raises(BatchingConflict, match="start it without --enable_batching"):
+            backend.predict(*ask)
+    assert sum("--enable_batching" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_a_server_that_reports_resource_exhausted_is_busy(answers):

@@ -11,7 +11,7 @@ import pytest
 from service.backends.determinism_probe import Probe
 from service.backends.ejection import FIRST_PAUSE_S, LAST_PAUSE_S
 from service.backends.replicas import Replicas, resolved
-from service.errors import BackendUnavailable, InternalError, InvalidResponse, ServerBusy, VersionGone
+from service.errors import BackendUnavailable, BatchingConflict, InternalError, InvalidResponse, ServerBusy, VersionGone
 from service.params import ModelVersion
 from service.scheduling.call import Call
 from tests.fakes import make_sequence
@@ -137,13 +137,15 @@ def test_a_call_that_every_replica_refuses_ejects_none():
 
 
 def test_a_busy_replica_is_skipped_and_not_ejected():
-    """If all of them are busy, the caller gets `ServerBusy` and retries later."""
+    """If all of them are busy, the caller gets `ServerBusy` and retries later. Rejected calls are counted."""
     fleet = Fleet()
+    assert fleet.replicas.num_rejected == {"busy": 0, "batching": 0}
     fleet.servers["a"].answer = ServerBusy("later")
     assert {fleet.answer() for _ in range(3)} == {("b", "usual")}
-    fleet.servers["b"].answer = ServerBusy("later")
+    fleet.servers["b"].answer = BatchingConflict("merged")
     assert isinstance(fleet.answer()[0], ServerBusy)
     assert fleet.left_out() == ""
+    assert fleet.replicas.num_rejected == {"busy": 4, "batching": 1}
 
 
 def test_a_version_that_one_replica_has_unloaded_is_called_on_another():

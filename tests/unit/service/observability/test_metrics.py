@@ -29,7 +29,7 @@ DEMO = ModelVersion("demo", 3)
 DEMO_LABELS = {"model": "demo", "version": "3"}
 # Units of https://prometheus.io/docs/practices/naming and of this project; counters have "_total" after theirs.
 NAME = re.compile(
-    r"ostinato(_[a-z]+)*_(seconds|tokens|sequences|requests|errors|failures|retries|bytes|states|backends)"
+    r"ostinato(_[a-z]+)*_(seconds|tokens|sequences|requests|errors|failures|retries|rejections|bytes|states|backends)"
     r"(_(running|waiting|cancelled|finished))?(_total)?|ostinato_[a-z]+_info"
 )
 
@@ -87,16 +87,17 @@ def get(address, path="/metrics", **headers):
 
 
 def test_every_metric_name_ends_with_its_unit(metrics):
-    """All 28 have a unit of Prometheus's naming conventions or one of this project."""
+    """All 29 have a unit of Prometheus's naming conventions or one of this project."""
     happen(metrics)
     metrics.watch_load(lambda: [(DEMO, 1, 2)], lambda: 30)
     metrics.watch_prefix_cache(PrefixCache(1000))
     metrics.watch_servers(lambda: [True, False])
     metrics.watch_config_drift(dict)
+    metrics.watch_rejections(dict)
     metrics.watch_request_memory(MemoryBudget(1000))
     families = [family for family in parse(text_of(metrics)) if not family.name.startswith(("process_", "python_"))]
     names = [f"{family.name}_total" if family.type == "counter" else family.name for family in families]
-    assert len(names) == 28
+    assert len(names) == 29
     assert [name for name in names if not NAME.fullmatch(name)] == []
 
 
@@ -107,6 +108,16 @@ def test_config_drift_is_a_gauge_per_backend(metrics):
     drift["10.0.0.2:8500"] = 75.5
     assert value(metrics, "backend_config_drift_seconds", backend="10.0.0.1:8500") == 0
     assert value(metrics, "backend_config_drift_seconds", backend="10.0.0.2:8500") == 75.5
+
+
+def test_rejected_calls_are_counted_by_reason(metrics):
+    """They are read at the scrape; the first scrape has zeros, so that an increase is one."""
+    counts = {"busy": 0, "batching": 0}
+    metrics.watch_rejections(lambda: counts)
+    assert value(metrics, "call_rejections_total", reason="busy") == 0
+    counts["busy"] = 3
+    assert value(metrics, "call_rejections_total", reason="busy") == 3
+    assert value(metrics, "call_rejections_total", reason="batching") == 0
 
 
 def test_request_memory_is_a_gauge_beside_its_limit(metrics):
