@@ -1,15 +1,21 @@
 """Processes for end-to-end tests: started on free ports, awaited, and ended by their own process ids."""
 
 import contextlib
+import functools
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.programs import program
 from tests.terminals import interruptible
@@ -105,6 +111,8 @@ class TensorFlowServing(ModelServer):
     # Warm-up takes longer than the tests.
     FLAGS = (
         "--file_system_poll_wait_seconds=1",
+        "--model_config_file_poll_wait_seconds=1",
+        "--max_num_load_retries=0",
         "--tensorflow_intra_op_parallelism=1",
         "--enable_model_warmup=false",
     )
@@ -119,12 +127,23 @@ class TensorFlowServing(ModelServer):
         self.wait_until(self._listens, timeout=240)
 
     @classmethod
+    @functools.cache
     def why_not(cls):
         """Return why it cannot run here, or None."""
         if TENSORFLOW_MODEL_SERVER not in os.environ:
             return f"{TENSORFLOW_MODEL_SERVER} names no executable of TensorFlow Serving: see docs/conformance.md"
         attempt = subprocess.run([*cls.MOUNT, "/tmp", "true"], capture_output=True, text=True, check=False)
         return f"nothing can be mounted at /models: {attempt.stderr.strip()}" if attempt.returncode else None
+
+
+def server_kinds():
+    """Return the parameters of a fixture or test: `ModelServer` and, where it can run, `TensorFlowServing`."""
+    why_not = TensorFlowServing.why_not()
+    skip = pytest.mark.skipif(why_not is not None, reason=why_not or "")
+    return [
+        pytest.param(ModelServer, id="model_server"),
+        pytest.param(TensorFlowServing, id="tensorflow-serving", marks=skip),
+    ]
 
 
 def joined(events):
@@ -208,6 +227,14 @@ class Gateway(Process, Client):
         Process.__init__(self, [*prefix, sys.executable, "-m", "service", "serve"], log, **variables)
         address = "/readyz" if ready else "/healthz"
         self.wait_until(lambda: self.get(address)[0] == 200, timeout=120)
+
+    def metrics(self):
+        """Return the value of each sample, by name and sorted labels."""
+        (address,) = re.findall(r"metrics at (\S+/metrics)", self.output)
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            text = answer.read().decode()
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
 
     def kill(self):
         """Kill it and its worker at once: a graceful shutdown takes a second."""

@@ -10,10 +10,11 @@ import grpc
 import numpy as np
 import pytest
 
+from contract import signatures
 from service.backends.protos import predict_pb2
 from service.backends.tensors import to_proto
 from tests.conftest import TEXT
-from tests.servers import ModelServer, free_port, joined
+from tests.servers import free_port, joined, server_kinds
 
 NUM_STREAMS = 64
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -42,10 +43,10 @@ def expected(gateway):
 
 
 class Servers:
-    """Two model servers that the tests of this module share, whatever a test does to them."""
+    """Two model servers of a kind that the tests of this module share, whatever a test does to them."""
 
-    def __init__(self, models_dir, folder):
-        self._models_dir, self._folder, self._num_started = models_dir, folder, 0
+    def __init__(self, kind, models_dir, folder):
+        self._kind, self._models_dir, self._folder, self._num_started = kind, models_dir, folder, 0
         self.running = [self._start(None) for _ in range(2)]
 
     def kill(self, index):
@@ -66,13 +67,13 @@ class Servers:
 
     def _start(self, port):
         self._num_started += 1
-        return ModelServer(self._models_dir, self._folder / f"{self._num_started}.log", port=port)
+        return self._kind(self._models_dir, self._folder / f"{self._num_started}.log", port=port)
 
 
-@pytest.fixture(scope="module")
-def shared_servers(two_models_dir, tmp_path_factory):
+@pytest.fixture(scope="module", params=server_kinds())
+def shared_servers(request, two_models_dir, tmp_path_factory):
     """The two servers of this module."""
-    servers = Servers(two_models_dir, tmp_path_factory.mktemp("servers"))
+    servers = Servers(request.param, two_models_dir, tmp_path_factory.mktemp("servers"))
     yield servers
     for server in servers.running:
         server.end()
@@ -308,3 +309,69 @@ def test_an_unavailable_backend_is_a_503_after_the_grace_period(shared_servers, 
     assert (status, response["error"]["code"]) == (503, "backend_unavailable")
     *_, last = gateway.stream(**body)
     assert last["error"]["code"] == "backend_unavailable"
+
+
+def rejections(gateway, reason):
+    """Return how many calls the gateway's backends have rejected for a reason."""
+    return gateway.metrics()["ostinato_call_rejections_total", (("reason", reason),)]
+
+
+@pytest.fixture
+def start_server(two_models_dir, tmp_path):
+    """A factory of further model servers, of a kind."""
+    running = []
+
+    def start(kind, *flags):
+        running.append(kind(two_models_dir, tmp_path / f"server{len(running)}.log", flags=flags))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.end()
+
+
+def test_a_draining_gateway_finishes_its_streams(servers, start_gateway, two_models_dir, expected):
+    """After SIGTERM, from either backend; then it exits with 0."""
+    backends = ",".join(f"127.0.0.1:{server.port}" for server in servers.running)
+    gateway = start_gateway(repository=two_models_dir, backends=backends, drain_s=120)
+    assert streams_while(gateway, lambda: gateway.send(signal.SIGTERM)) == expected
+    assert gateway.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("kind", server_kinds())
+def test_calls_that_a_busy_backend_rejects_are_retried(kind, start_server, start_gateway, expected):
+    """It runs two calls at once of the eight that the gateway sends. It stays in service."""
+    gateway = start_gateway(backend=start_server(kind, "--grpc_max_threads=3").port, max_calls=8)
+    assert streams_while(gateway, lambda: None) == expected
+    assert rejections(gateway, "busy") > 0
+    assert left_out(gateway) == []
+
+
+BATCHING = """
+max_batch_size { value: 64 }
+batch_timeout_micros { value: 5000 }
+num_batch_threads { value: 2 }
+max_enqueued_batches { value: 100 }
+"""
+
+
+@pytest.mark.parametrize("kind", server_kinds()[1:])
+def test_a_backend_that_merges_calls_is_told_apart_from_a_faulty_one(
+    kind, tmp_path, start_server, start_gateway, expected
+):
+    """TensorFlow Serving with `--enable_batching`: errors say what to change, no text differs, and it stays."""
+    file = tmp_path / "batching.config"
+    file.write_text(BATCHING + "".join(f"allowed_batch_sizes: {size}\n" for size in signatures.BATCH_SIZES))
+    server = start_server(kind, "--enable_batching=true", f"--batching_parameters_file={file}")
+    gateway = start_gateway(backend=server.port, max_calls=8, backend_grace_s=2)
+    with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
+        answers = list(pool.map(gateway.post, bodies()))
+    for (status, answer), text in zip(answers, expected, strict=True):
+        if status == 200:
+            assert answer["choices"][0]["text"] == text
+        else:
+            assert (status, answer["error"]["code"]) == (503, "backend_unavailable")
+            assert "start it without --enable_batching" in answer["error"]["message"]
+            assert text.startswith(answer["choices"][0]["text"])
+    assert rejections(gateway, "batching") > 0
+    assert left_out(gateway) == []

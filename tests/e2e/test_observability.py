@@ -1,14 +1,11 @@
 """Metrics, logs, traces and status of the real gateway."""
 
 import json
-import re
 import threading
-import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import MODEL_NAMES
 from tests.e2e.test_access import ask
@@ -21,15 +18,6 @@ BODY = {"model": "lstm", "prompt": SECRET, "max_tokens": 30, "seed": 1}
 def lines(gateway):
     """Return the parsed lines of the gateway's log."""
     return [json.loads(line) for line in gateway.output.splitlines()]
-
-
-def metrics(gateway):
-    """Return the value of each sample, by name and labels."""
-    (address,) = re.findall(r"metrics at (\S+/metrics)", gateway.output)
-    with urllib.request.urlopen(address, timeout=10) as answer:
-        text = answer.read().decode()
-    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
 
 
 def total(found, name, **labels):
@@ -45,8 +33,8 @@ def test_metrics_count_requests_tokens_sequences_calls_and_errors(start_gateway)
     assert ask(gateway, body={**BODY, "temperature": 9})[0] == 400
     assert ask(gateway, body={**BODY, "max_tokens": 1_000_000, "timeout_s": 0.3})[0] == 504
     model = {"model": "lstm", "version": "1"}
-    until(lambda: total(metrics(gateway), "ostinato_sequences_running", **model) == 0)
-    found = metrics(gateway)
+    until(lambda: total(gateway.metrics(), "ostinato_sequences_running", **model) == 0)
+    found = gateway.metrics()
     prompt = len(SECRET)
     assert total(found, "ostinato_prompt_tokens_total", **model) == 3 * prompt
     assert total(found, "ostinato_completion_tokens_total", **model) >= 120

@@ -13,9 +13,10 @@ from export.repository.models_config import add_to_models_config
 from tests.built import built
 from tests.conftest import publish_model, publish_versions
 from tests.e2e.conftest import AMPLE
-from tests.servers import Gateway, ModelServer
+from tests.servers import Gateway, ModelServer, server_kinds
 from tests.waiting import until
 
+ONLY_MODEL_SERVER = pytest.mark.parametrize("kind", [ModelServer], ids=["model_server"], indirect=True, scope="module")
 BODY = {"prompt": "It was", "max_tokens": 40}
 
 
@@ -47,8 +48,14 @@ class Repository:
         assert main([*arguments, "--models-dir", str(self.path)]) == 0
 
 
+@pytest.fixture(scope="module", params=server_kinds())
+def kind(request):
+    """The kind of model server."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory):
+def repository(kind, tmp_path_factory):  # noqa: ARG001 - each kind has its own
     """The model repository of this module, before it is served."""
     folder = tmp_path_factory.mktemp("versions")
     (folder / "models").mkdir()
@@ -64,10 +71,10 @@ def labelled(repository):
 
 
 @pytest.fixture(scope="module")
-def served(repository, labelled, tmp_path_factory):  # noqa: ARG001 - it is there when they start
+def served(kind, repository, labelled, tmp_path_factory):  # noqa: ARG001 - it is there when they start
     """The repository with a model server and a gateway in front of it."""
     logs = tmp_path_factory.mktemp("logs")
-    repository.server = ModelServer(repository.path, logs / "model_server.log")
+    repository.server = kind(repository.path, logs / "model_server.log")
     repository.gateway = Gateway(repository.path, repository.server.port, logs / "gateway.log", **AMPLE)
     yield repository
     repository.gateway.kill()
@@ -178,6 +185,7 @@ def test_labels_of_a_repository_apply_when_the_servers_start(served, labelled):
     until(lambda: gateway.post(body)[1]["version"] == 3)
 
 
+@ONLY_MODEL_SERVER
 def test_an_unknown_model_version_or_label_is_a_404_that_lists_the_known(served, model):
     """In completions and in /v1/models alike."""
     gateway = served.gateway
@@ -222,6 +230,7 @@ def test_removing_a_running_version_returns_the_text_so_far(served, model, strea
     until(lambda: gateway.post({**BODY, "model": model})[0] == 200)
 
 
+@ONLY_MODEL_SERVER
 def test_a_resume_token_works_while_its_version_is_served(served):
     """Even beside a newer version; once its version is unloaded, the error is 410 `state_outdated`."""
     gateway, model = served.gateway, served.add_model(versions=[1])
@@ -254,7 +263,7 @@ def test_a_new_version_is_served_and_a_damaged_one_is_skipped(served):
     shutil.copytree(home / "1", damaged)
     (damaged / "saved_model.pb").write_bytes((damaged / "saved_model.pb").read_bytes()[:5_000])
     damaged.rename(home / "4")
-    served.server.wait_until(lambda: f"{model} version 4 cannot be loaded" in served.server.output)
+    served.gateway.wait_until(lambda: f"{model}:4 at " in served.gateway.output)
     assert gateway.text(**ask) == first
     assert gateway.get(f"/v1/models/{model}")[1]["version"] == 1
     assert publish_model(served.path, model, seed=2).name == "5"

@@ -1,6 +1,5 @@
 """Servers under test, and what the same models compute in this process."""
 
-import signal
 from pathlib import Path
 
 import grpc
@@ -56,8 +55,7 @@ def started(serving_models, tmp_path_factory):
 
     yield start
     for process in running.values():
-        # TensorFlow Serving has no handler for it.
-        process.end(signal.SIGKILL if isinstance(process, TensorFlowServing) else signal.SIGTERM)
+        process.end()
 
 
 @pytest.fixture(scope="session")
