@@ -3,17 +3,21 @@
 import signal
 import sys
 
+from export.interrupts import exit_code, raise_on_sigterm
+
 
 def _run() -> int:
+    raise_on_sigterm()
     try:
         from export.cli import main  # noqa: PLC0415 - also catches Ctrl-C during the import
 
         return main()
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        return exit_code(error)
     finally:
-        # TensorFlow's threads take a moment to stop; a second Ctrl-C would print a traceback then.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # TensorFlow's threads take a moment to stop; a second signal would print a traceback then.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         # TensorFlow leaves a thread pool to interpreter shutdown. It cannot be closed there and would print an error.
         sys.unraisablehook = lambda _: None
 

@@ -17,6 +17,7 @@ from contract.signatures import MODELS_CONFIG
 from export import tokenizer_command
 from export.config import MODELS, RUNS, TrainConfig, load_config
 from export.errors import ExportError
+from export.interrupts import exit_code
 from export.quiet import import_tensorflow_quietly
 from export.repository import commands as repository_commands
 
@@ -125,8 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 on success; 1 after an error, printed in one line; 130 after Ctrl-C. `argparse` exits with 2 on an unknown
-        option.
+        0 on success; 1 after an error, printed in one line; 130 after Ctrl-C, 143 after SIGTERM. `argparse` exits with
+        2 on an unknown option.
     """
     for stream in (sys.stdout, sys.stderr):
         # A sample may hold any character of the corpus. A terminal that cannot encode it must not end the training.
@@ -144,8 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ExportError, ContractError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        return exit_code(error)
 
 
 def _run(options: dict[str, Any]) -> int:

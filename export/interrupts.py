@@ -1,4 +1,4 @@
-"""Deferred Ctrl-C: the signal is recorded at once and raised between two steps.
+"""Ctrl-C and SIGTERM: both end a command in the same way, and a training defers them to the end of its current step.
 
 Python raises `KeyboardInterrupt` anywhere, and TensorFlow cannot handle that: in a finalizer it is lost with a
 traceback; during tracing a second one becomes an `AssertionError` (both observed).
@@ -10,29 +10,52 @@ import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-_MESSAGE = b"\nstopping as soon as this step is done; Ctrl-C again: at once\n"
-STOPPED_BY_SIGINT = 130
+_MESSAGES = {
+    signal.SIGINT: b"\nstopping after this step; press Ctrl-C again to stop at once\n",
+    signal.SIGTERM: b"\nSIGTERM: stopping after this step; a second one stops at once\n",
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: as Ctrl-C, but for the exit code."""
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    """Return the exit code of a command that a signal ended: 128 plus its number, as a shell has it."""
+    return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+
+
+def raise_on_sigterm() -> None:
+    """Have SIGTERM raise `Terminated`; as process 1 of a container a command would otherwise ignore it."""
+    signal.signal(signal.SIGTERM, _raise)
+
+
+def _raise(number: int, _frame: FrameType | None) -> None:
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def deferred_interrupts() -> Iterator[Callable[[], None]]:
-    """Defer Ctrl-C within the context; yield a function that raises `KeyboardInterrupt` if it was pressed."""
-    is_interrupted = False
+    """Defer both signals within the context; yield a function that raises the one that was received.
 
-    def record(_number: int, _frame: FrameType | None) -> None:
-        nonlocal is_interrupted
+    The function raises `KeyboardInterrupt` or `Terminated`. A second signal ends the process at once.
+    """
+    received: list[int] = []
+
+    def record(number: int, _frame: FrameType | None) -> None:
         # `print` is not reentrant: the handler may have interrupted another print.
-        if is_interrupted:
-            os._exit(STOPPED_BY_SIGINT)
-        is_interrupted = True
-        os.write(2, _MESSAGE)
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+        os.write(2, _MESSAGES[signal.Signals(number)])
 
     def raise_if_interrupted() -> None:
-        if is_interrupted:
-            raise KeyboardInterrupt
+        if received:
+            _raise(received[0], None)
 
-    previous_handler = signal.signal(signal.SIGINT, record)
+    previous_handlers = {number: signal.signal(number, record) for number in _MESSAGES}
     try:
         yield raise_if_interrupted
     finally:
-        signal.signal(signal.SIGINT, previous_handler)
+        for number, handler in previous_handlers.items():
+            signal.signal(number, handler)

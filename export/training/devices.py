@@ -192,13 +192,13 @@ def _join(num_workers: int) -> tf.distribute.Strategy:
     """Return a strategy once all processes that `TF_CONFIG` names have started."""
     echo(f"waiting until all {num_workers} processes that TF_CONFIG names have started")
     # TensorFlow blocks in C++, where Python handles no signals; Ctrl-C must end that too.
-    previous_handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    previous_handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     finally:
-        signal.signal(signal.SIGINT, previous_handler)
-        # TensorFlow handles SIGTERM itself, for preempted machines; `kill` must end a training.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # TensorFlow has set its own for SIGTERM, for preempted machines.
+        for number, handler in previous_handlers.items():
+            signal.signal(number, handler)
 
 
 def _num_workers() -> int:

@@ -82,7 +82,7 @@ class _Job:
     def publish(
         self, progress: Progress, writer: SampleWriter, training_text: Corpus | None, raise_if_interrupted: Check
     ) -> None:
-        """Publish the best epoch. Ctrl-C has no effect during the last step, which writes the version.
+        """Publish the best epoch. Ctrl-C and SIGTERM have no effect during the last step, which writes the version.
 
         Args:
             progress: At least one epoch.

@@ -518,7 +518,7 @@ def test_an_interrupted_training_can_be_published_and_resumed(published, capsys)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
     assert process.returncode == 130
-    assert err == "\nstopping as soon as this step is done; Ctrl-C again: at once\n"
+    assert err == "\nstopping after this step; press Ctrl-C again to stop at once\n"
     done = int(re.search(r"stopped after (\d+) complete epoch", out)[1])
     assert 2 <= done < 40
     assert "with:  python -m export publish runs/m\nresume with:  python -m export resume runs/m\n" in out

@@ -1,37 +1,77 @@
-"""Ctrl-C during a training: it takes effect at the next safe point, and a second one ends the process."""
+"""Ctrl-C and SIGTERM: in a training they take effect at the next safe point, and a second one ends the process."""
 
+import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from export.interrupts import deferred_interrupts
+from export.interrupts import Terminated, deferred_interrupts, exit_code
+from tests.servers import ROOT
+from tests.waiting import until
+
+SIGNALS = pytest.mark.parametrize(
+    ("number", "raised", "code"), [(signal.SIGINT, KeyboardInterrupt, 130), (signal.SIGTERM, Terminated, 143)]
+)
 
 
-def test_an_interrupt_is_raised_at_the_next_safe_point_only(capfd):
+@SIGNALS
+def test_a_signal_is_raised_at_the_next_safe_point_only(number, raised, code, capfd):
     """The step in progress is completed, and a message says so at once."""
     with deferred_interrupts() as raise_if_interrupted:
         raise_if_interrupted()
-        signal.raise_signal(signal.SIGINT)
-        assert "stopping as soon as this step is done" in capfd.readouterr().err
-        with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
+        assert "stopping after this step" in capfd.readouterr().err
+        with pytest.raises(raised) as error:
             raise_if_interrupted()
+    assert type(error.value) is raised
+    assert exit_code(error.value) == code
 
 
-def test_the_previous_sigint_handler_is_restored():
+@SIGNALS
+def test_the_previous_handlers_are_restored(number, raised, code):  # noqa: ARG001
     """A notebook can be interrupted after a training as before it."""
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     with deferred_interrupts():
-        assert signal.getsignal(signal.SIGINT) != before
-    assert signal.getsignal(signal.SIGINT) is before
+        assert signal.getsignal(number) != before
+    assert signal.getsignal(number) is before
 
 
-def test_a_second_interrupt_ends_the_process_at_once():
-    """The exit code is 130, without a traceback. A long step need not be waited for."""
-    code = "import signal\nfrom export.interrupts import deferred_interrupts\nwith deferred_interrupts():\n" + (
-        "    signal.raise_signal(signal.SIGINT)\n" * 2 + "    print('still here')"
+@SIGNALS
+def test_a_second_signal_ends_the_process_at_once(number, raised, code):  # noqa: ARG001
+    """Without a traceback. A long step need not be waited for."""
+    program = "import signal\nfrom export.interrupts import deferred_interrupts\nwith deferred_interrupts():\n" + (
+        f"    signal.raise_signal({int(number)})\n" * 2 + "    print('still here')"
     )
-    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (outcome.returncode, outcome.stdout) == (130, "")
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout) == (code, "")
     assert "Traceback" not in outcome.stderr
+
+
+def handles_sigterm(pid):
+    """Return whether a process has a handler for SIGTERM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.parametrize("prefix", [[], ["unshare", "--pid", "--fork"]], ids=["a process", "process 1"])
+def test_sigterm_ends_a_command(prefix):
+    """Also as process 1 of a container, where the kernel ignores signals without a handler."""
+    if prefix and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no PID namespace can be made here")
+    command = [*prefix, sys.executable, "-m", "export", "tokenizer", "--corpus", "-"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        until(lambda: not prefix or children.read_text())
+        pid = int(children.read_text()) if prefix else process.pid
+        try:
+            until(lambda: handles_sigterm(pid))
+            os.kill(pid, signal.SIGTERM)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, err) == (143, "")
