@@ -13,8 +13,16 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PORT=8000)
-	@$(BIN)/python -m export train --config export/recipes/demo.toml --if-empty
+TRAIN_OPTIONS := --if-empty
+# The model is named after the file, or NAME.
+ifdef CORPUS
+NAME := $(basename $(notdir $(CORPUS)))
+TRAIN_OPTIONS := --if-new --corpus "$(CORPUS)" --name "$(NAME)"
+run: export OSTINATO_DEFAULT_MODEL ?= $(NAME)
+endif
+
+run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PORT=8000); CORPUS=book.txt trains on your own text
+	@$(BIN)/python -m export train --config export/recipes/demo.toml $(TRAIN_OPTIONS)
 	@exec $(BIN)/python -m service up
 
 # The end-to-end tests are the longest and come first, so that no process is left alone with one at the end.
@@ -74,8 +82,8 @@ clean:  ## remove the virtual environment and everything that can be made again;
 	rm -rf $(VENV) runs build benchmarks/results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMPS)/run: requirements.txt
-$(STAMPS)/dev: requirements.txt requirements/dev.txt requirements/batch-ray.txt
+$(STAMPS)/run: requirements.txt requirements/demo.txt
+$(STAMPS)/dev: requirements.txt requirements/demo.txt requirements/dev.txt requirements/batch-ray.txt
 $(STAMPS)/bench: requirements.txt requirements/bench.txt
 
 $(STAMPS)/%: scripts/setup

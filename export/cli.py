@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a generator and publish it", epilog=_EPILOG, formatter_class=raw)
     train.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
     train.add_argument("--if-empty", action="store_true", help="do nothing if the repository has any model")
+    train.add_argument("--if-new", action="store_true", help="do nothing if the repository has a model of this name")
     _add_settings(train, tuple(TrainConfig.model_fields))
     resume = commands.add_parser("resume", help="resume a training that was stopped, and publish it")
     publish = commands.add_parser("publish", help="publish the best weights of a training that was stopped")
@@ -155,9 +156,10 @@ def _run(options: dict[str, Any]) -> int:
         return act(**options)
     models_dir = options.pop("models_dir")
     if command == "train":
-        if_empty, runs_dir = options.pop("if_empty"), options.pop("runs_dir")
+        if_empty, if_new, runs_dir = options.pop("if_empty"), options.pop("if_new"), options.pop("runs_dir")
         config = load_config(options.pop("config"), options)
-        if if_empty and (version_dir := _first_readable_version(models_dir)):
+        pattern = "*" if if_empty else config.name
+        if (if_empty or if_new) and (version_dir := _first_readable_version(models_dir, pattern)):
             print(f"{version_dir} is there already: nothing to train")
             if not (models_dir / MODELS_CONFIG).exists():
                 _add_to_models_config(models_dir, version_dir.parent.name)
@@ -187,9 +189,14 @@ def _add_to_models_config(models_dir: Path, name: str) -> None:
     print(f"{name} is listed in {models_dir / MODELS_CONFIG} now")
 
 
-def _first_readable_version(models_dir: Path) -> Path | None:
-    """Return the first version that this release can read; print why each one before it was skipped."""
-    for path in sorted(models_dir.glob("*/*/saved_model.pb")):
+def _first_readable_version(models_dir: Path, model: str) -> Path | None:
+    """Return the first version that this release can read; print why each one before it was skipped.
+
+    Args:
+        models_dir: The repository.
+        model: Glob pattern of the models' names.
+    """
+    for path in sorted(models_dir.glob(f"{model}/*/saved_model.pb")):
         if path.parent.name.isdigit():
             try:
                 load_assets(path.parent)

@@ -38,7 +38,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=ID_PATTERN, description="name of the model in the repository")
-    corpus: str = Field(min_length=1, description="file, directory, - for standard input, or pydoc-topics")
+    corpus: str = Field(min_length=1, description="file, directory, - for standard input, shakespeare or pydoc-topics")
     min_characters: int = Field(MIN_CHARACTERS, ge=0, description="refuse a corpus of fewer; 0: none is too small")
     documents: Documents = Field("none", description="what ends with the end token: none, file, lines or blank-line")
     unit: Unit = Field("character", description="what a token is: character, word, exact_word or subword")

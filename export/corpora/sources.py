@@ -1,4 +1,4 @@
-"""Text sources: files, directories, standard input and Python's own help topics, read incrementally as UTF-8.
+"""Text sources: files, directories, standard input and two demo corpora, read incrementally as UTF-8.
 
 Knows files and line ends. Does not know documents.
 """
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from export.corpora.encodings import decode_file
+from export.corpora.plays import SHAKESPEARE, read_plays
 from export.corpora.progress import ProgressLine
 from export.corpora.spool import BLOCK_BYTES, Spool
 from export.errors import CorpusError, NotText
 
-# The help topics in every Python: about 465,000 characters of English, without a download or a licensing issue.
-DEMO = "pydoc-topics"
+# The help topics in every Python: about 465,000 characters of English, without a download.
+HELP_TOPICS = "pydoc-topics"
 
 
 def read_texts(source: str, role: str) -> Iterator[Iterator[str]]:
@@ -25,8 +26,10 @@ def read_texts(source: str, role: str) -> Iterator[Iterator[str]]:
 
     Arguments and errors are those of `export.corpora.corpus.read_corpus`.
     """
-    if source == DEMO:
-        from pydoc_data.topics import topics  # noqa: PLC0415 - half a megabyte that only the demo needs
+    if source == SHAKESPEARE:
+        yield from (iter([scene]) for scene in read_plays())
+    elif source == HELP_TOPICS:
+        from pydoc_data.topics import topics  # noqa: PLC0415 - half a megabyte that nothing else needs
 
         yield from (iter([_without_tables(topics[name])]) for name in sorted(topics))
     elif source == "-":

@@ -173,8 +173,10 @@ def test_if_empty_trains_only_if_no_readable_version_exists(published, capsys):
     Path("models/models.config").write_text("model_config_list {}")
     assert train("--if-empty", corpus="no/such.txt") == 0
     assert Path("models/models.config").read_text() == "model_config_list {}"
-    # A version of another name counts, too.
+    # A version of another name counts, too; for `--if-new` it does not.
     assert train("--if-empty", "--name", "other", corpus="no/such.txt") == 0
+    assert train("--if-new", corpus="no/such.txt") == 0
+    assert train("--if-new", "--name", "other", corpus="no/such.txt") == 1
 
 
 @pytest.mark.parametrize(("cell", "unit"), [("lstm", "character"), ("gru", "word"), ("simple_rnn", "word")])

