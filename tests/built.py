@@ -1,7 +1,7 @@
-"""Models that tests share: published once, and cached in `build/tests` until the code that makes them changes.
+"""Models and results that tests share: made once, and cached in `build/tests` until the code that makes them changes.
 
-Publishing a model takes some 5 s of a core, half of it for TensorFlow's tracing. Every test process of every run reads
-the cache, and no test may change it.
+Publishing a model takes some 5 s of a core, half of it for TensorFlow's tracing; running the lesson takes 66 s. Every
+test process of every run reads the cache, and no test may change it.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 _BUILT = ROOT / "build" / "tests"
-# Sources that the models depend on, beside the function that makes them.
+# Sources that the models depend on, beside the module of the function that makes them.
 _SOURCES = ("contract", "export", "tests/conftest.py", "requirements.txt")
 _OLD_S = 24 * 3600
 
 
-def built(name: str, make, inputs: str = "") -> Path:
+def built(name: str, make, inputs: str = "", sources: tuple[str, ...] = _SOURCES) -> Path:
     """Return the directory that `make(directory)` has filled, now or in an earlier run of the same code.
 
     One process fills it under another name and renames it: a killed run leaves no partial directory.
@@ -28,9 +28,10 @@ def built(name: str, make, inputs: str = "") -> Path:
     Args:
         name: Name of the directory.
         make: Fills a directory.
-        inputs: Anything else that it depends on, beside the code of `make` and of the exporter.
+        inputs: Anything else that it depends on, beside the module of `make` and the sources.
+        sources: Files and directories that it depends on, relative to the checkout.
     """
-    home = _BUILT / _key(make, inputs)
+    home = _BUILT / _key(make, inputs, sources)
     if not home.exists():
         _remove_old()
     home.mkdir(parents=True, exist_ok=True)
@@ -45,13 +46,15 @@ def built(name: str, make, inputs: str = "") -> Path:
     return directory
 
 
-def _key(make, inputs: str) -> str:
-    """Hash everything that the models depend on: the exporter, the module of `make`, packages, Python, the machine."""
+def _key(make, inputs: str, sources: tuple[str, ...]) -> str:
+    """Hash everything that the directory depends on: sources, the module of `make`, Python, the machine, `inputs`."""
     digest = hashlib.sha256(f"{platform.python_version()} {platform.machine()} {inputs}".encode())
-    for source in (*_SOURCES, inspect.getfile(make)):
+    for source in (*sources, inspect.getfile(make)):
         path = ROOT / source
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.read_bytes())
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file() and file.parent.name != "__pycache__":
+                digest.update(f"\0{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,12 +1,13 @@
-"""Same seed, same bytes: alone, in any batch, with other chunks, after a restart, and on other CPUs with --portable."""
+"""Same seed, same bytes: alone, in any batch, with other chunks, by another server, on other CPUs with --portable."""
 
 import concurrent.futures
 import json
 
 import pytest
 
+from tests.certificates import make_certificate
 from tests.conftest import MODEL_NAMES, TEXT
-from tests.servers import ModelServer
+from tests.e2e.test_tls import Stranger, ssl_config
 
 NUM_REQUESTS = 200
 # Long enough for chunked prefill, between the decode calls of others.
@@ -95,7 +96,9 @@ def test_concurrent_requests_do_not_change_a_byte(gateway, alone):
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"max_chunk": 1}, {"max_calls": 1, "max_running": 9}, {"max_chunk": 4, "prefix_cache_bytes": 0}),
+        # All four at once; max_chunk = 1 alone makes the most calls.
+        {"max_chunk": 4, "max_calls": 1, "max_running": 9, "prefix_cache_bytes": 0},
+        pytest.param({"max_chunk": 1}, marks=pytest.mark.slow),
         pytest.param({"max_chunk": 4}, marks=pytest.mark.slow),
         pytest.param({"max_calls": 1}, marks=pytest.mark.slow),
         pytest.param({"max_running": 9}, marks=pytest.mark.slow),
@@ -108,16 +111,28 @@ def test_scheduler_settings_do_not_change_a_byte(models_dir, start_gateway, alon
     assert all_at_once(start_gateway(repository=models_dir, **settings), requests()[::3]) == alone[::3]
 
 
-def test_a_model_server_restart_does_not_change_a_byte(gateway, two_models_dir, start_gateway, alone, tmp_path):
-    """A new model server process gives the same bytes and the same fingerprint."""
-    server = ModelServer(two_models_dir, tmp_path / "other.log")
+def test_a_new_model_server_and_tls_do_not_change_a_byte(
+    gateway, two_models_dir, own_model_server, start_gateway, alone, tmp_path
+):
+    """The same fingerprint and bytes, over mutual TLS; a second backend without a trusted certificate gets no call."""
+    made = {name: make_certificate(tmp_path, name) for name in ("server", "stranger", "gateway")}
+    flag = ssl_config(tmp_path / "server.config", made["server"], made["gateway"])
+    server, stranger = own_model_server(two_models_dir, flag), Stranger(made["stranger"])
+    safe = start_gateway(
+        backends=f"127.0.0.1:{server.port},127.0.0.1:{stranger.port}",
+        backend_tls_ca_file=made["server"].cert,
+        backend_tls_cert_file=made["gateway"].cert,
+        backend_tls_key_file=made["gateway"].key,
+    )
+    safe.wait_until(lambda: safe.get("/v1/status")[1]["backends"][0]["ejected_because"] is None)
+    assert prints(safe).items() <= prints(gateway).items()
     served = [i for i, fields in enumerate(requests()) if fields["model"] in ("lstm", "words")]
-    try:
-        other = start_gateway(backend=server.port)
-        assert prints(other).items() <= prints(gateway).items()
-        assert all_at_once(other, [requests()[i] for i in served]) == [alone[i] for i in served]
-    finally:
-        server.end()
+    assert all_at_once(safe, [requests()[i] for i in served]) == [alone[i] for i in served]
+    ejections = {backend["address"]: backend["ejected_because"] for backend in safe.get("/v1/status")[1]["backends"]}
+    assert ejections[f"127.0.0.1:{server.port}"] is None
+    assert "UNAVAILABLE" in ejections[f"127.0.0.1:{stranger.port}"]
+    stranger.end()
+    assert stranger.calls == []
 
 
 def test_models_list_their_bit_exact_batch_sizes(gateway):

@@ -12,6 +12,7 @@ import pytest
 
 import ostinato
 from service.settings import Settings
+from tests.built import built
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,10 +58,9 @@ def test_every_relative_link_leads_to_a_file(page):
             assert (page.parent / target).exists(), target
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The directory of the site, built by Sphinx with warnings as errors: no orphaned page, no broken link."""
-    folder = tmp_path_factory.mktemp("docs")
+def make_site(folder):
+    """Build the site with Sphinx, with warnings as errors: no orphaned page, no broken link."""
+    folder.mkdir()
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(folder / "trees"), "-b", "html"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "client/src")}
     made = subprocess.run(
@@ -73,7 +73,12 @@ def site(tmp_path_factory):
         timeout=200,
     )
     assert (made.returncode, made.stderr) == (0, "")
-    return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The directory of the site, which is kept until a page or the SDK changes."""
+    return built("site", make_site, sources=("docs", "client/src", "requirements/dev.txt")) / "site"
 
 
 def test_the_site_documents_every_public_name_of_the_sdk(site):

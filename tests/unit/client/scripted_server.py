@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Answer = Callable[["Handler"], None]
 
-PATIENCE_S = 5.0  # for what should happen immediately; a test that uses it up has failed
+PATIENCE_S = 20.0  # for what should happen immediately; a test that uses it up has failed
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from export.cli import main
 from export.graphs.network import CELLS
 from export.training import workflow
 from export.training.trainer import Evaluation
-from tests.unit.export.trainings import TEXT, NoSamples
+from tests.unit.export.trainings import TEXT, NoSamples, scalars
 
 ROOT = Path(__file__).parents[3]
 SMALL = ["--units", "6", "--embedding", "4", "--batch-size", "4", "--sequence-length", "25", "--epochs", "2"]
@@ -510,6 +510,7 @@ def test_a_character_that_the_terminal_cannot_encode_is_replaced(monkeypatch):
 def test_an_interrupted_training_can_be_published_and_resumed(published, capsys):
     """The exit code is 130, and the best checkpoint is kept; `resume` then trains the remaining epochs."""
     command = [sys.executable, "-m", "export", "train", "--name", "m", "--corpus", "book.txt", *SMALL, "--epochs", "40"]
+    command.append("--tensorboard")
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **pipes) as process:
@@ -532,7 +533,11 @@ def test_an_interrupted_training_can_be_published_and_resumed(published, capsys)
     stopped, whole = (training for _, _, training, _ in published)
     assert stopped.epochs <= done
     assert whole.validation_loss < stopped.validation_loss
-    assert len(json.loads(Path("runs/m/progress.json").read_text())["history"]) == 40
+    history = json.loads(Path("runs/m/progress.json").read_text())["history"]
+    assert len(history) == 40
+    # The event files of both sessions have every epoch once, at its number of tokens.
+    losses = [(epoch["tokens"], pytest.approx(epoch["validation_loss"])) for epoch in history]
+    assert scalars(Path("runs/m/tensorboard"))["validation/loss"] == losses
 
 
 def test_a_corpus_below_min_characters_is_refused(published, capsys):

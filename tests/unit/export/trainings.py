@@ -1,5 +1,7 @@
 """Training runs small enough for a test, and a display that records them."""
 
+import tensorflow as tf
+
 from export.config import load_config
 from export.corpora.corpus import Corpus
 from export.training.dataset import Dataset
@@ -65,3 +67,15 @@ def start(path, text=TEXT, **settings):
     folder = RunFolder(path)
     folder.create(trainer.config, tokenizer, FACTS)
     return trainer, folder
+
+
+def scalars(folder):
+    """Read every scalar of a directory's event files: name to pairs of step and value."""
+    found = {}
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                assert value.metadata.plugin_data.plugin_name == "scalars"
+                found.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))
+    return found

@@ -1,23 +1,10 @@
 """TensorBoard event files have the scalars of the training run."""
 
 import pytest
-import tensorflow as tf
 
 from export.training.events import EventDisplay
 from export.training.trainer import learning_rate_at
-from tests.unit.export.trainings import Watcher, start
-
-
-def scalars(folder):
-    """Read every scalar of a directory's event files: name to pairs of step and value."""
-    found = {}
-    for path in sorted(folder.glob("events.out.tfevents.*")):
-        for record in tf.data.TFRecordDataset(str(path)):
-            event = tf.compat.v1.Event.FromString(record.numpy())
-            for value in event.summary.value:
-                assert value.metadata.plugin_data.plugin_name == "scalars"
-                found.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))
-    return found
+from tests.unit.export.trainings import Watcher, scalars, start
 
 
 def test_losses_rates_and_accuracies_are_logged_by_token_count(tmp_path):

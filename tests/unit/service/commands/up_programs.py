@@ -14,7 +14,11 @@ import time
 from pathlib import Path
 
 THIS = "tests.unit.service.commands.up_programs"
-TICK_S, NUM_TICKS = 0.05, 60
+TICK_S = 0.05
+# Streams end when this file exists. It is in the working directory of every process.
+END_OF_STREAMS = "end-of-streams"
+# Longer than any test waits: a test that wants a drain to end has its streams end.
+DRAIN_S = 120
 
 
 def run_up(port, folder):
@@ -27,7 +31,7 @@ def run_up(port, folder):
             return super()._launch(name, THIS, "gateway" if module == "service" else "model_server", *arguments, **how)
 
     os.chdir(folder)
-    settings = Settings(port=int(port), models_dir=Path(folder), drain_s=20)
+    settings = Settings(port=int(port), models_dir=Path(folder), drain_s=DRAIN_S)
     sys.exit(FakeService(settings).run())
 
 
@@ -48,12 +52,12 @@ def run_gateway(*_arguments):
     """Serve `application` by gunicorn, as `serve` does."""
     bind = f"127.0.0.1:{os.environ['OSTINATO_PORT']}"
     worker = "service.process.worker.StreamingWorker"
-    options = ["-k", worker, "-b", bind, "--threads", "16", "--graceful-timeout", "24", "--no-control-socket"]
+    options = ["-k", worker, "-b", bind, "--threads", "16", "--graceful-timeout", str(DRAIN_S), "--no-control-socket"]
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *options, f"{THIS}:application"])
 
 
 def application(environ, start_response):
-    """Stream ticks, each after a call to the model server."""
+    """Stream ticks until END_OF_STREAMS exists, each after a call to the model server."""
     if environ["PATH_INFO"] != "/stream":
         start_response("200 OK", [("Content-Length", "16")])
         return [b'{"models":["a"]}']
@@ -63,7 +67,7 @@ def application(environ, start_response):
 
 def ticks():
     address = ("127.0.0.1", int(os.environ["OSTINATO_BACKENDS"].rpartition(":")[2]))
-    for _ in range(NUM_TICKS):
+    while not Path(END_OF_STREAMS).exists():
         try:
             socket.create_connection(address, timeout=10).close()
         except OSError:

@@ -308,8 +308,8 @@ def test_a_collector_that_refuses_is_logged_once(collector, caplog):
     assert "again" in well
 
 
-def test_an_unreachable_collector_blocks_neither_requests_nor_shutdown(caplog):
-    """Spans beyond the queue's limit are dropped, without an exception or a log line for each."""
+def test_an_unreachable_collector_is_no_log_line_for_each_request(caplog):
+    """Spans beyond the queue's limit are dropped without an exception, and one line has the reason."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     tracing = Tracing.to(f"http://127.0.0.1:{port}/v1/traces", ratio=1.0, version="1")
@@ -318,7 +318,43 @@ def test_an_unreachable_collector_blocks_neither_requests_nor_shutdown(caplog):
             pass
     tracing.end_call(tracing.begin_call(call(trace)))
     tracing.shutdown(timeout_s=0.01)
-    assert len([record for record in caplog.records if record.name != "service.observability.tracing"]) == 0
+    assert {record.name for record in caplog.records} <= {"service.observability.tracing"}
+    assert len(caplog.records) <= 1
+
+
+class StuckExporter(InMemorySpanExporter):
+    """An exporter whose collector does not respond until `released`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.released = threading.Event(), threading.Event()
+
+    def export(self, spans):
+        self.reached.set()
+        self.released.wait()
+        return super().export(spans)
+
+
+def test_a_collector_that_does_not_respond_blocks_neither_requests_nor_shutdown():
+    """Both are over while the first export still waits; spans beyond the queue's limit are dropped."""
+    exporter = StuckExporter()
+    tracing = Tracing(exporter, ratio=1.0, version="1")
+
+    def serve():
+        for _ in range(10_000):
+            with tracing.request({}, **POST):
+                pass
+        tracing.shutdown(timeout_s=0.01)
+
+    serving = threading.Thread(target=serve, daemon=True)
+    serving.start()
+    try:
+        assert exporter.reached.wait(PATIENCE_S)
+        serving.join(PATIENCE_S)
+        assert not serving.is_alive()
+    finally:
+        exporter.released.set()
+        serving.join(PATIENCE_S)
 
 
 def test_opentelemetry_is_not_imported_unless_tracing_is_used():

@@ -75,16 +75,12 @@ class Gunicorn:
         """Send SIGINT to arbiter and worker, as Ctrl-C does to a foreground job."""
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def stop(self) -> None:
-        """Stop arbiter and worker, which have a session of their own."""
+    def kill(self) -> None:
+        """Kill arbiter and worker, which have a session of their own: a graceful shutdown takes 0.4 s."""
         self._connections.close()
-        if self.process.poll() is None:
-            self.interrupt()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(LIMIT_S)
-        if self.process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        self.process.wait()
 
 
 @pytest.fixture
@@ -97,7 +93,7 @@ def gunicorn(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gunicor
         server.get("/")
         yield server
     finally:
-        server.stop()
+        server.kill()
 
 
 def with_options(**options: str) -> pytest.MarkDecorator:
@@ -377,6 +373,7 @@ def test_a_request_in_transit_at_sigterm_is_answered(gunicorn):
     assert gunicorn.process.wait(LIMIT_S) == 0
 
 
+@with_options(graceful_timeout="3")
 @pytest.mark.parametrize("path", [b"/stream", b"/deaf"])
 def test_a_stream_longer_than_the_drain_ends_itself_or_is_cut(gunicorn, path):
     """The application has time to end its streams; one that it does not end is cut before the arbiter kills."""

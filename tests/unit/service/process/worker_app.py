@@ -25,7 +25,7 @@ CHUNKS = {"/stream": b"tick\n", "/deaf": b"tick\n", "/flood": b"x" * (1 << 20), 
 class ImpatientWorker(StreamingWorker):
     """The worker under test, with timeouts that a test can wait for."""
 
-    limits = ConnectionLimits(head_s=1.0, body_s=1.0, write_s=1.0)
+    limits = ConnectionLimits(head_s=1.0, body_s=1.0, write_s=0.5)
 
 
 class SettlingWorker(ImpatientWorker):
@@ -38,6 +38,7 @@ class PatientWorker(StreamingWorker):
     """A worker that waits for silent connections for longer than any test does."""
 
     limits = ConnectionLimits(head_s=600.0)
+    linger_s = 0.2
 
 
 class CountingWorker(StreamingWorker):
