@@ -18,7 +18,7 @@ from service.backends.replicas import Replicas
 from service.backends.tls import backend_tls
 from service.engine import Engine
 from service.errors import ShuttingDown
-from service.generation.resume_tokens import KeyFile, ResumeTokens, StateKeys
+from service.generation.resume_tokens import ResumeTokens, StateKeys, key_file
 from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
@@ -156,7 +156,7 @@ def _tracing(settings: Settings) -> Tracing | None:
 
 def _resume_tokens(settings: Settings) -> ResumeTokens:
     if settings.state_key_file is not None:
-        return ResumeTokens(KeyFile(settings.state_key_file), settings.state_max_age_s)
+        return ResumeTokens(key_file(settings.state_key_file).content, settings.state_max_age_s)
     keys = StateKeys.random()
     return ResumeTokens(lambda: keys, settings.state_max_age_s)
 

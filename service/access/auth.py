@@ -6,7 +6,7 @@ Knows keys and their limits. Does not know Flask or the contents of a request.
 from dataclasses import dataclass
 from functools import partial
 
-from service.access.keys import KeyLimits, KeyRefused, KeyRing, read_keys
+from service.access.keys import KeyLimits, KeyRing, read_keys
 from service.access.ratelimits import RateLimiter, check_redis_url
 from service.context import Quota, RequestContext
 from service.errors import Unauthorized
@@ -54,11 +54,7 @@ class Authenticator:
         scheme, _, presented = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not presented.strip():
             raise Unauthorized("a key is required: send the header Authorization: Bearer <key>")
-        try:
-            key = self._keys.find(presented.strip())
-        except KeyRefused as refusal:
-            expired = refusal.reason == "expired"
-            raise Unauthorized("the key has expired" if expired else "the key is not valid") from refusal
+        key = self._keys.find(presented.strip())
         return self._principal(key.id, key.tenant, _with_defaults(key.limits, self._defaults))
 
     def _principal(self, name: str, tenant: str, limits: KeyLimits) -> Principal:

@@ -79,20 +79,9 @@ def make_key_file(path: Path) -> bool:
     return create_atomically(path, content, mode=0o600)
 
 
-class KeyFile:
-    """A key file that is reloaded when it changes."""
-
-    def __init__(self, path: Path) -> None:
-        """Read the file.
-
-        Raises:
-            StateKeyError: see `StateKeys.read`.
-        """
-        self._file = ReloadingFile(path, StateKeys.read, StateKeyError, lambda keys: f"keys {', '.join(keys.keys)}")
-
-    def __call__(self) -> StateKeys:
-        """Return the current keys: those of the file, or the last valid ones."""
-        return self._file.content()
+def key_file(path: Path) -> ReloadingFile[StateKeys]:
+    """Read a key file, which is reloaded when it changes; raise `StateKeyError` as `StateKeys.read` does."""
+    return ReloadingFile(path, StateKeys.read, StateKeyError, lambda keys: f"keys {', '.join(keys.keys)}")
 
 
 class ResumeTokens:
