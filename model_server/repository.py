@@ -32,14 +32,12 @@ class Status(NamedTuple):
 
 
 class Repository(Generic[S]):
-    """A thread-safe registry of models. Lookups take no lock, so neither loads nor reloads block requests."""
+    """A thread-safe registry of models. Lookups take no lock, so neither loads nor reloads block requests.
+
+    If `allow_unavailable_labels`, a new label may point to a version that is not available.
+    """
 
     def __init__(self, *, allow_unavailable_labels: bool = False) -> None:
-        """Start without models.
-
-        Args:
-            allow_unavailable_labels: Let a new label point to a version that is not available.
-        """
         self._allow_unavailable_labels = allow_unavailable_labels
         self._lookup: Lookup[S] = Lookup()
         self._config: ServerConfig = {}

@@ -32,13 +32,7 @@ class Servable:
     """
 
     def __init__(self, name: str, version: int, path: Path, batching: Batching | None = None) -> None:
-        """Load a version.
-
-        Args:
-            name: Name of the model.
-            version: Version number.
-            path: Directory of a SavedModel with the tag "serve".
-            batching: Rules for every call of every signature; None for no rules.
+        """Load a SavedModel with the tag "serve"; batching rules hold for every call of every signature.
 
         Raises:
             TensorFlowFailed: with TensorFlow's code, or DATA_LOSS or NOT_FOUND for an unusable file.

@@ -38,16 +38,9 @@ class TensorSpec:
 
 
 class Signature:
-    """A thread-safe callable signature."""
+    """A thread-safe callable signature: one tensor per input, by keyword, in; one per output out."""
 
     def __init__(self, name: str, definition: SignatureDef, function: Callable[..., Mapping[str, tf.Tensor]]) -> None:
-        """Combine a signature's definition and its function.
-
-        Args:
-            name: Name of the signature, for messages.
-            definition: The SavedModel's definition.
-            function: Takes one tensor per input, by keyword, and returns one per output.
-        """
         self.name = name
         self.inputs = {key: TensorSpec.from_info(info) for key, info in sorted(definition.inputs.items())}
         self.outputs = {key: TensorSpec.from_info(info) for key, info in sorted(definition.outputs.items())}

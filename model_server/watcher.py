@@ -26,7 +26,11 @@ S = TypeVar("S")
 
 
 class Watcher(Generic[S]):
-    """Scans base paths, and loads and unloads versions, one step at a time. No two loads run in parallel."""
+    """Scans base paths, and loads and unloads versions, one step at a time. No two loads run in parallel.
+
+    `load` gets the model's name, its number and its directory, warms the version up, and may raise anything. If
+    `poll_s` is 0, each config is scanned once. Other versions are loaded between two retries of one.
+    """
 
     def __init__(
         self,
@@ -37,16 +41,6 @@ class Watcher(Generic[S]):
         max_retries: int,
         retry_s: float,
     ) -> None:
-        """Prepare the thread; `start` runs it.
-
-        Args:
-            repository: The configured models, and where states are recorded.
-            load: Loads a version, given the model's name, its number and its directory, and warms it up. May raise
-                anything.
-            poll_s: Seconds between two scans; 0 scans once for each config.
-            max_retries: Retries of a version that fails to load.
-            retry_s: Seconds between retries; other versions are loaded meanwhile.
-        """
         self._repository = repository
         self._load_version = load
         self._poll_s = poll_s or float("inf")

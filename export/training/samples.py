@@ -126,16 +126,13 @@ class Sampler:
 
 
 class SampleWriter:
-    """Generates samples from prompts of a text, for the models of one training run."""
+    """Generates samples from prompts of a text, for the models of one training run.
+
+    The prompts come from documents, preferably held out; without documents, they are empty. The run's seed determines
+    prompts and sampling.
+    """
 
     def __init__(self, tokenizer: Tokenizer, documents: Sequence[str], config: TrainConfig) -> None:
-        """Initialize the writer.
-
-        Args:
-            tokenizer: Tokenizer of the models.
-            documents: Source of the prompts, preferably held out; without documents, prompts are empty.
-            config: Settings of the run; its seed determines the prompts and the sampling.
-        """
         self._tokenizer, self._documents, self._config = tokenizer, documents, config
         self._lengths = np.array([len(document) for document in documents])
         self._backward = config.direction == "backward"

@@ -53,7 +53,12 @@ class Evaluation:
 
 
 class Trainer:
-    """Training loop of a model; `run` trains until the epoch or time limit, or until early stopping."""
+    """Training loop of a model; `run` trains until the epoch or time limit, or until early stopping.
+
+    The model is built within the scope of the devices' strategy. Without a validation split, epochs are compared by
+    training loss. What `raise_if_interrupted` raises between two steps ends the training; the run directory has the
+    last complete epoch.
+    """
 
     def __init__(
         self,
@@ -63,16 +68,6 @@ class Trainer:
         raise_if_interrupted: Callable[[], None] = lambda: None,
         devices: Devices = Devices(),  # noqa: B008 - frozen
     ) -> None:
-        """Prepare a training.
-
-        Args:
-            config: The settings.
-            model: As `export.training.model.build_model` returns it, within the scope of the devices' strategy.
-            dataset: Training and validation split; without a validation split, epochs are compared by training loss.
-            raise_if_interrupted: Called between two steps. What it raises ends the training; the run directory has the
-                last complete epoch.
-            devices: Devices to train on.
-        """
         self.config, self.dataset, self.raise_if_interrupted, self.devices = (
             config,
             dataset,

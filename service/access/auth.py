@@ -27,16 +27,12 @@ class Principal:
 
 
 class Authenticator:
-    """Authenticates API keys and charges rate limits."""
+    """Authenticates API keys and charges rate limits.
+
+    Without keys, none is required, and the defaults limit all requests together.
+    """
 
     def __init__(self, keys: KeyRing | None, limiter: RateLimiter, defaults: KeyLimits) -> None:
-        """Create it.
-
-        Args:
-            keys: The valid keys; None: no key is required.
-            limiter: Counts requests and tokens per minute.
-            defaults: Limits of keys that have none of their own, and of all requests together where no key is required.
-        """
         self._keys, self._limiter, self._defaults = keys, limiter, defaults
 
     def admit(self, authorization: str | None) -> Principal:

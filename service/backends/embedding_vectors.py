@@ -149,12 +149,6 @@ class VectorFiles:
     """A thread-safe LRU cache of the versions' vectors, which reads each file once."""
 
     def __init__(self, models_dir: Path, max_bytes: int = MAX_CACHE_BYTES) -> None:
-        """Start empty.
-
-        Args:
-            models_dir: The model repository.
-            max_bytes: Memory limit of the cache.
-        """
         self._models_dir = models_dir
         self._cache: SingleFlightCache[tuple[ModelVersion, str], Vectors] = SingleFlightCache(max_bytes)
 

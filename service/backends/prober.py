@@ -56,12 +56,6 @@ class Prober:
     """Status requests and determinism probes; several threads may probe several servers."""
 
     def __init__(self, models_dir: Path, errors: BackendErrors) -> None:
-        """Prepare.
-
-        Args:
-            models_dir: The model repository.
-            errors: Logs errors of servers and files.
-        """
         self._models_dir, self._errors = models_dir, errors
         self._assets: dict[ModelVersion, Assets] = {}
 

@@ -31,12 +31,6 @@ class RepositoryConfig:
     """
 
     def __init__(self, models_dir: Path, errors: BackendErrors) -> None:
-        """Prepare; nothing is read before `read`.
-
-        Args:
-            models_dir: The model repository.
-            errors: Logs errors of the files.
-        """
         self._models_dir, self._errors = models_dir, errors
         self.labels: dict[str, dict[str, int]] = {}
         self.wanted: dict[str, frozenset[int] | None] = {}

@@ -28,14 +28,12 @@ class Abandoned(Exception):
 
 
 class SingleFlightCache(Generic[K, V]):
-    """A thread-safe single-flight LRU cache with a memory limit."""
+    """A thread-safe single-flight LRU cache with a memory limit.
+
+    The most recently used value is kept even if it alone is larger than the limit.
+    """
 
     def __init__(self, max_bytes: int) -> None:
-        """Start empty.
-
-        Args:
-            max_bytes: Memory limit of all values. The most recently used value is kept even if it alone is larger.
-        """
         self._max_bytes = max_bytes
         self._kept: OrderedDict[K, V] = OrderedDict()
         self._waiting: dict[K, list[Future[V]]] = {}

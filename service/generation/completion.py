@@ -36,17 +36,12 @@ class CompletionOutput:
 
 
 class CompletionBuilder:
-    """The output builder of a completion: iterate over its deltas in order of arrival, or get its results."""
+    """The output builder of a completion: iterate over its deltas in order of arrival, or get its results.
+
+    `sampling` are the body's parameters, as far as the model supports them; `seal` returns resume tokens.
+    """
 
     def __init__(self, body: CompletionRequest, request: Request, sampling: SamplingParams, seal: SealToken) -> None:
-        """Create its choices; nothing is computed yet.
-
-        Args:
-            body: The request's body; only its prompts are not used.
-            request: The running request.
-            sampling: Sampling parameters: the body's, as far as the model supports them.
-            seal: Returns the resume tokens of its choices.
-        """
         self.request, self.body = request, body
         self._model, self._prompts, self._checkpoint = request.model, request.prompts, request.checkpoint
         seed = request.checkpoint.seed if body.seed is None and request.checkpoint else body.seed

@@ -78,7 +78,6 @@ class InspectionBuilder:
     """The output builder of an inspection request, which has one prompt."""
 
     def __init__(self, body: InspectRequest, request: Request) -> None:
-        """Allocate the values; nothing is computed yet."""
         self.request, self.body, self._model = request, body, request.model
         self.traces = wanted_traces(body, request.model)
         (prompt,) = request.prompts

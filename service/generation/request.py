@@ -31,12 +31,12 @@ def _ignore(event: Event) -> None:
 
 
 class Request:
-    """A request whose model and prompts are known.
+    """A request whose model and prompts are known; its deadline is `timeout_s` after its creation.
 
     Attributes:
         model: The version that computes it.
         prompts: Its encoded prompts.
-        checkpoint: The checkpoint that it resumes, or None.
+        checkpoint: The checkpoint whose state precedes each prompt; None: the initial state.
         sequences: By their index within the request.
         num_prompt_tokens: Tokens of all prompts.
         num_completion_tokens: Tokens generated so far; an output builder counts them.
@@ -52,17 +52,6 @@ class Request:
         timeout_s: float,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        """Start the clock.
-
-        Args:
-            model: The version that computes it.
-            prompts: Its encoded prompts.
-            scheduler: Runs its sequences.
-            metrics: Receives latencies and the outcome.
-            context: Its principal's quota, and its trace.
-            timeout_s: Seconds from now until its deadline.
-            checkpoint: The checkpoint whose state precedes each prompt; None: the initial state.
-        """
         self.model, self.prompts, self.checkpoint = model, prompts, checkpoint
         self.sequences: dict[int, Sequence] = {}
         self.num_prompt_tokens = sum(prompt.num_tokens for prompt in prompts)

@@ -85,16 +85,9 @@ def key_file(path: Path) -> ReloadingFile[StateKeys]:
 
 
 class ResumeTokens:
-    """Signs and verifies resume tokens."""
+    """Signs resume tokens with the current keys, and verifies those that are not older than `max_age_s`."""
 
     def __init__(self, keys: Callable[[], StateKeys], max_age_s: float, clock: Callable[[], float] = time.time) -> None:
-        """Set keys and maximum age.
-
-        Args:
-            keys: Returns the current keys; called for each token.
-            max_age_s: Seconds for which a token is accepted.
-            clock: Seconds since 1970.
-        """
         self._keys, self._max_age_s, self._clock = keys, max_age_s, clock
 
     def seal(self, checkpoint: Checkpoint, tenant: str) -> str:

@@ -88,16 +88,12 @@ class CallSpans:
 
 
 class Tracing:
-    """Creates spans and exports them on a thread of its own: create it in the serving process, after any fork."""
+    """Creates spans and exports them on a thread of its own: create it in the serving process, after any fork.
+
+    `ratio` is the share of sampled requests among those without a trace context; the others carry their own decision.
+    """
 
     def __init__(self, exporter: "SpanExporter", *, ratio: float, version: str) -> None:
-        """Start the thread.
-
-        Args:
-            exporter: Exports the spans.
-            ratio: Sampling ratio of requests without a trace context; the others carry their own decision.
-            version: The project's.
-        """
         from opentelemetry import trace  # noqa: PLC0415 - see the module's docstring
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 

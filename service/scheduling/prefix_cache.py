@@ -58,6 +58,9 @@ def block_hashes(namespace: Hashable, token_ids: np.ndarray) -> tuple[bytes, ...
 class Prefix:
     """The tokens behind a state, as a hash chain.
 
+    Its namespace is tenant, model version and initial state. Prefixes of different namespaces never match; the `repr`
+    of a namespace must be unique.
+
     Attributes:
         block: Hash of the namespace and all whole blocks.
         length: Number of tokens.
@@ -67,12 +70,6 @@ class Prefix:
     __slots__ = ("_tail", "block", "kept", "length")
 
     def __init__(self, namespace: Hashable) -> None:
-        """Start with no tokens.
-
-        Args:
-            namespace: Tenant, model version and initial state. Prefixes of different namespaces
-                never match. Its `repr` must be unique.
-        """
         self.block, self.length, self.kept = _root(namespace), 0, 0
         self._tail = b""
 
@@ -121,7 +118,7 @@ class _Entry:
 
 
 class PrefixCache:
-    """An LRU cache of states, with a memory limit.
+    """An LRU cache of states, with a memory limit; 0 disables it.
 
     Attributes:
         num_bytes: Memory of all entries.
@@ -129,11 +126,6 @@ class PrefixCache:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        """Start empty.
-
-        Args:
-            max_bytes: Memory limit of all entries; 0 disables the cache.
-        """
         self._max_bytes = max_bytes
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         # By block hash: number of entries per tail length.

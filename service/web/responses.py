@@ -35,15 +35,9 @@ def sse(data: Any) -> bytes:
 
 
 class CompletionResponse:
-    """The response to one completion request."""
+    """The response to one completion request; `failed` gets an error that becomes the last event of a stream."""
 
     def __init__(self, builder: CompletionBuilder, failed: Callable[[GatewayError], None]) -> None:
-        """Build the fields that are the same in every event.
-
-        Args:
-            builder: Builds the output.
-            failed: Called with an error that becomes the last event of a stream.
-        """
         self._builder, self._request, self._failed = builder, builder.request, failed
         model = self._request.model
         self._head: dict[str, Any] = {

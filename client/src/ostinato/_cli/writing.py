@@ -29,13 +29,7 @@ class Writing:
     """
 
     def __init__(self, client: Client, conversation: Conversation, path: Path | None = None) -> None:
-        """Start with one branch, `main`.
-
-        Args:
-            client: Generates the turns.
-            conversation: The branch `main`.
-            path: File that `keep` writes; None: `keep` does nothing.
-        """
+        """Start with one branch, `main`. `keep` writes to the path, if there is one."""
         self._client, self._path = client, path
         self.branches, self.current = {MAIN: conversation}, MAIN
         self._undone: dict[str, list[Turn]] = {}
