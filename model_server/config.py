@@ -39,14 +39,10 @@ ServerConfig = Mapping[str, ModelConfig]
 
 
 def read_config(path: Path, models_root: Path | None = None) -> ServerConfig | None:
-    """Read a config file.
+    """Read a config file, a text proto of `ModelServerConfig`. It may list no model: nothing is served then.
 
-    Args:
-        path: A text proto of `ModelServerConfig`. It may list no model: nothing is served then.
-        models_root: Directory that replaces `/models`; None for the directory of the file.
-
-    Returns:
-        None if the file has no `model_config_list`, not even an empty one.
+    `models_root` replaces `/models`; None is the directory of the file. Returns None if the file has no
+    `model_config_list`, not even an empty one.
 
     Raises:
         ConfigError: the file cannot be read or is invalid; the message is one line and names the file.
@@ -63,9 +59,8 @@ def read_config(path: Path, models_root: Path | None = None) -> ServerConfig | N
 def from_proto(message: model_server_config_pb2.ModelServerConfig, models_root: Path | None) -> ServerConfig:
     """Validate and convert a config; error messages are TensorFlow Serving's.
 
-    Args:
-        message: With `model_config_list`, or empty.
-        models_root: Directory that replaces `/models`; None leaves base paths unchanged.
+    The message has a `model_config_list`, or is empty. `models_root` replaces `/models`; None leaves base paths
+    unchanged.
 
     Raises:
         ConfigError: a model is listed twice, or one of its fields is invalid.

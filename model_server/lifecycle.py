@@ -67,13 +67,7 @@ class Version(Generic[S]):
         self.state, self.code, self.message, self.servable = State.AVAILABLE, grpc.StatusCode.OK, "", servable
 
     def failed(self, code: grpc.StatusCode, message: str, retry_at: float | None) -> None:
-        """Record that loading has failed.
-
-        Args:
-            code: Never OK.
-            message: Error message.
-            retry_at: Time of the next attempt (monotonic, s); None for no further attempt.
-        """
+        """Record that loading has failed, and when it is tried again (monotonic, s), or that it is not."""
         self.failures, self.code, self.message = self.failures + 1, code, message
         if retry_at is None:
             self.state = State.END

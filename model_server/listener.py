@@ -47,17 +47,9 @@ def listen(
     add_services: Callable[[grpc.Server], None],
     credentials: grpc.ServerCredentials | None = None,
 ) -> tuple[grpc.Server, int]:
-    """Start a gRPC server.
+    """Start a gRPC server and return it and its port; port 0 chooses a free one.
 
-    Args:
-        host: Address or name.
-        port: 0 chooses a free port.
-        num_threads: Concurrent calls; as many again may wait, and one more gets RESOURCE_EXHAUSTED.
-        add_services: Registers the services.
-        credentials: For TLS; None disables it.
-
-    Returns:
-        The server and its port.
+    As many concurrent calls as there are threads may wait, and one more gets RESOURCE_EXHAUSTED.
 
     Raises:
         PortUnavailable: the port is in use.

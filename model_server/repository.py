@@ -66,11 +66,7 @@ class Repository(Generic[S]):
         return self._lookup.find(name, version, label)
 
     def statuses(self, name: str, number: int | None = None) -> list[Status]:
-        """Return the status of a model's versions, newest first.
-
-        Args:
-            name: Name of a model that is or was in the config.
-            number: A single version; None for all versions, including ended ones.
+        """Return the status of a model's versions, newest first, or of one; ended ones and former models included.
 
         Raises:
             ServableNotFound: the version, or any version of the model, was never found.
@@ -84,10 +80,7 @@ class Repository(Generic[S]):
         return sorted(statuses, reverse=True)
 
     def configure(self, config: ServerConfig) -> frozenset[str]:
-        """Replace the config; loads and unloads follow in the background.
-
-        Returns:
-            The names of the models that were not configured before.
+        """Replace the config; loads and unloads follow in the background. Return the names of the models that are new.
 
         Raises:
             LabelRefused: a label points to a version that is not available; the current config stays.
@@ -106,13 +99,9 @@ class Repository(Generic[S]):
         return added
 
     def reload(self, config: ServerConfig, give_up: Callable[[], bool]) -> None:
-        """Replace the config and wait for the models that it adds.
+        """Replace the whole config and wait for the models that it adds, until `give_up()`, which is polled.
 
         Reloads are serialized: an earlier reload finishes first.
-
-        Args:
-            config: Replaces the whole current config.
-            give_up: Polled; once true, stop waiting.
 
         Raises:
             LabelRefused: a label points to a version that is not available; the current config stays.
@@ -138,11 +127,7 @@ class Repository(Generic[S]):
     def wait_settled(self, names: Collection[str], give_up: Callable[[], bool]) -> bool:
         """Wait until every version of these models has loaded or failed for good; return False if given up.
 
-        Also waits for a model without any version until it has one.
-
-        Args:
-            names: Names of configured models.
-            give_up: Polled; once true, stop waiting.
+        Also waits for a model without any version until it has one. `give_up` is polled.
         """
         with self._changed:
             while not all(self._models[name].is_settled for name in names):
@@ -152,11 +137,9 @@ class Repository(Generic[S]):
         return True
 
     def update_versions(self, config: ModelConfig, paths: Mapping[int, Path]) -> None:
-        """Update a model's versions that exist on disk.
+        """Update a model's versions that exist on disk, by their directories.
 
-        Args:
-            config: The model's config at the time of the scan; no effect if it has changed since.
-            paths: Directory of each version.
+        Without effect if the model's config has changed since the scan.
         """
         with self._changed:
             model = self._models[config.name]

@@ -64,10 +64,8 @@ class Servable:
     def predict(self, request: PredictRequest) -> PredictResponse:
         """Run a signature and respond as TensorFlow Serving does: with typed fields and the concrete version.
 
-        Computes every output; `output_filter` selects those in the response.
-
-        Args:
-            request: For any signature; its name and version of the model are ignored.
+        Computes every output; `output_filter` selects those in the response. The request's model name and version are
+        ignored.
 
         Raises:
             SignatureNotFound: the signature does not exist.

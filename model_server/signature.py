@@ -47,10 +47,7 @@ class Signature:
         self._function = function
 
     def decode(self, protos: Mapping[str, TensorProto]) -> dict[str, np.ndarray]:
-        """Validate and decode the inputs of a request.
-
-        Args:
-            protos: One tensor per input, of its dtype and a matching shape.
+        """Validate and decode the inputs of a request: one tensor per input, of its dtype and a matching shape.
 
         Raises:
             InvalidRequest: an input is missing, unknown or does not match; the message names it.
@@ -78,13 +75,7 @@ class Signature:
         return output_filter or self.outputs.keys()
 
     def __call__(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run the graph.
-
-        Args:
-            arrays: Inputs as `decode` returns them.
-
-        Returns:
-            All outputs.
+        """Run the graph on inputs as `decode` returns them, and return all outputs.
 
         Raises:
             TensorFlowFailed: with TensorFlow's own code and message.

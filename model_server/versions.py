@@ -102,12 +102,8 @@ def next_step(wanted: Set[int], available: Set[int], loadable: Set[int]) -> Load
     """Return the next step towards the wanted versions that keeps the model available.
 
     An unwanted version is unloaded once a wanted one is available, or when no version is wanted. Until then the newest
-    unwanted version stays, so a new version that fails to load causes no outage.
-
-    Args:
-        wanted: Versions that the policy selects.
-        available: Versions being served.
-        loadable: Versions of `wanted` that may be loaded now; failed ones are excluded.
+    unwanted version stays, so a new version that fails to load causes no outage. Of the wanted ones, those that are
+    loadable have not failed.
     """
     unwanted = available - wanted
     if unwanted and (not wanted or wanted & available or len(unwanted) > 1):

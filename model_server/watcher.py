@@ -56,11 +56,7 @@ class Watcher(Generic[S]):
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Stop loading and unloading; served versions stay loaded.
-
-        Args:
-            timeout_s: How long to wait for a version that is being loaded; a longer load continues in the thread.
-        """
+        """Stop loading and unloading, but let a longer load continue in the thread; served versions stay loaded."""
         self._stopping = True
         self._repository.events.put(None)
         if self._thread.ident is not None:

@@ -93,9 +93,7 @@ class Gateway(Flask):
 def create_app(settings: Settings, metrics_socket: socket.socket | None = None) -> Gateway:
     """Build the gateway and start its threads; call it in the serving process, after any fork.
 
-    Args:
-        settings: Validated settings.
-        metrics_socket: A listening socket for /metrics; None: metrics are collected but not served.
+    Without a listening socket for them, metrics are collected but not served.
     """
     app = Gateway(settings)
     _configure_flask(app, settings)

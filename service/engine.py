@@ -152,11 +152,6 @@ class Engine:
     def _version_of(self, checkpoint: Checkpoint, named: ServedModel, requested: str) -> ServedModel:
         """Return the version that took a checkpoint, as no other can resume it.
 
-        Args:
-            checkpoint: The checkpoint.
-            named: The version that the request's model name resolves to.
-            requested: That name.
-
         Raises:
             StateOfAnotherModel: the request names another model or version.
             StateOutdated: the version is no longer served.
@@ -184,12 +179,9 @@ class Engine:
         num_generated: int,
         context: RequestContext,
     ) -> tuple[int, Callable[[], None]]:
-        """Refuse prompts that are certainly too long, and charge the minimum number of tokens.
+        """Refuse prompts that are certainly too long; charge and return the minimum number of tokens, and its refund.
 
         It happens before encoding, so that no principal causes work beyond its rate limit.
-
-        Returns:
-            The number of tokens charged, and a function that refunds them.
         """
         charged = require_encodable(raw_prompts, model, field, self._limits) + num_generated
         return charged, context.charge(charged)

@@ -54,12 +54,9 @@ class MemoryLease:
         self._budget, self._held = budget, 0
 
     def hold(self, num_bytes: int, field: str, *, param: str | None = None) -> None:
-        """Replace the bytes held by `num_bytes`.
+        """Replace the bytes held by `num_bytes`, an upper estimate.
 
-        Args:
-            num_bytes: An upper estimate.
-            field: What needs them, for the error message.
-            param: Name of the request's field, if it is one.
+        `field` names what needs them, for the error message; `param` is the request's field, if it is one.
 
         Raises:
             InvalidRequest: it is more than the whole budget.

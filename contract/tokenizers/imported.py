@@ -114,12 +114,7 @@ class ImportedTokenizer:
         return b"".join([_token_bytes(self.tokens[i]) for i in token_ids if i not in self._textless])
 
     def token_text(self, token_id: int, previous: str | None) -> str:
-        """Return the text that a token adds.
-
-        Args:
-            token_id: Any id.
-            previous: The preceding token with text; None for none.
-        """
+        """Return the text that a token adds after the preceding one with text, if there is one."""
         return "" if token_id in self._textless else self._decoder.token_text(self.tokens[token_id], previous)
 
     def label(self, token_id: int) -> str:

@@ -61,12 +61,10 @@ class SubwordTokenizer(Vocabulary):
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int = DEFAULT_VOCAB_SIZE, end_token: bool = False) -> Self:
-        """Train BPE merges on the training texts.
+        """Train BPE merges on the training texts, without the validation split.
 
-        Args:
-            texts: The training texts, without the validation split.
-            vocab_size: Maximum number of tokens. Training stops earlier if no pair occurs twice.
-            end_token: Whether each document ends with the end token, which can be sampled.
+        Training stops before `vocab_size` tokens if no pair occurs twice. With an end token, which can be sampled, each
+        document ends with it.
 
         Raises:
             TokenizerError: `vocab_size` has no room for the bytes.

@@ -52,13 +52,11 @@ class Detokenizer(Protocol):
         """Return the buffered text at the end of the sequence."""
 
     def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
-        """Add one token, or flush for None, and also return where tokens begin.
+        """Add one token, or flush for None. Return the text delta, and where tokens begin.
 
-        A token begins at the character that contains its first byte.
-
-        Returns:
-            The text delta, as of `feed` or `flush`, and the offsets that are now final, in order of the tokens:
-            distances in code points from the edge of all text returned before (its end; backwards, its beginning).
+        A token begins at the character that contains its first byte. The offsets are those that are now final, in order
+        of the
+        tokens: distances in code points from the edge of all text returned before (its end; backwards, its beginning).
         """
 
     def label(self, token_id: int) -> str:
@@ -148,10 +146,7 @@ class Vocabulary:
     unknown: str | None
 
     def __init__(self, tokens: Sequence[str]) -> None:
-        """Index a vocabulary.
-
-        Args:
-            tokens: Token of each id, special ones included.
+        """Index a vocabulary: the token of each id, special ones included.
 
         Raises:
             TokenizerError: duplicate token, or a special token is missing.

@@ -27,13 +27,7 @@ class WordTokenizer(Vocabulary):
     def __init__(
         self, tokens: Sequence[str], rules: WordRules = KERAS_RULES, unknown: str | None = UNKNOWN_WORD
     ) -> None:
-        """Index a vocabulary; see `Vocabulary`.
-
-        Args:
-            tokens: Token of each id, padding first.
-            rules: How text is split into words.
-            unknown: Token for words outside the vocabulary; None drops them.
-        """
+        """Index a vocabulary, padding first; words outside it are the unknown token, or dropped; see `Vocabulary`."""
         self.rules, self.unknown = rules, unknown
         super().__init__(tokens)
         # A word of a Keras vocabulary may have the name of a special token; text can contain it unless "<" is filtered.
@@ -41,12 +35,11 @@ class WordTokenizer(Vocabulary):
 
     @classmethod
     def train(cls, texts: Iterable[str], *, num_words: int | None = None, end_token: bool = False) -> Self:
-        """Build a vocabulary of the most frequent words in the training texts.
+        """Build a vocabulary of the most frequent words in the training texts, without the validation split.
 
-        Args:
-            texts: The training texts, without the validation split.
-            num_words: Keep ids below this one, as Keras does; None keeps every word.
-            end_token: Whether each document ends with the end token, which can be sampled.
+        It keeps ids below `num_words`, as Keras does; None keeps every word. With an end token, which can be sampled,
+        each
+        document ends with it.
 
         Raises:
             TokenizerError: `num_words` leaves no word.

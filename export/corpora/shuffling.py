@@ -70,11 +70,9 @@ def _mixed(z: np.ndarray) -> np.ndarray:
 
 
 def _sorted(data: np.ndarray, keys: np.ndarray) -> Iterator[str]:
-    """Yield the documents in ascending order of keys, in parts, with `SEPARATOR` after each.
+    """Yield the documents in ascending order of keys, uint64 (documents,), in parts, with `SEPARATOR` after each.
 
-    Args:
-        data: uint8 (bytes,). The documents in UTF-8, separated by zero bytes.
-        keys: uint64 (documents,).
+    The data are the documents in UTF-8, uint8 (bytes,), separated by zero bytes.
     """
     ends = np.append(np.flatnonzero(data == 0), len(data))
     starts = np.append(0, ends[:-1] + 1)

@@ -103,16 +103,10 @@ def add_to_models_config(models_dir: Path, name: str) -> None:
 def change_labels(
     models_dir: Path, name: str, change: Callable[[dict[str, int], list[int]], dict[str, int]]
 ) -> dict[str, int]:
-    """Change the labels of a model; serve the labelled versions and the two newest ones.
+    """Change the labels of a model, and return them; serve the labelled versions and the two newest ones.
 
-    Args:
-        models_dir: The repository.
-        name: Name of the model in requests.
-        change: Maps the current labels and the existing versions, ascending, to the new labels. It may raise to reject
-            the change.
-
-    Returns:
-        The new labels.
+    `change` maps the current labels and the existing versions, ascending, to the new labels. It may raise to reject the
+    change.
 
     Raises:
         PublishError: the model is not listed, or one of the files cannot be read.

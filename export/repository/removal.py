@@ -27,14 +27,11 @@ _EMPTY_AGE_S = 3600.0
 def remove(
     models_dir: Path, reference: str, *, yes: bool, wait_s: float = DEFAULT_WAIT_S, servers: Sequence[str] = ()
 ) -> int:
-    """Remove a version, or a model with all its versions. Returns the exit code: 1 if it was not confirmed.
+    """Remove a version, NAME:VERSION, or a model with all its versions. Returns 1 if it was not confirmed.
 
-    Args:
-        models_dir: The repository.
-        reference: NAME:VERSION, or NAME for all its versions.
-        yes: Whether the removal was confirmed on the command line.
-        wait_s: Seconds after which every model server has reloaded `models.config` and polled its base paths.
-        servers: HOST:PORT of model servers; the wait ends early once all of them have unloaded the model.
+    After `wait_s` seconds every model server has reloaded `models.config` and polled its base paths; the wait ends
+    early
+    once all of the servers, HOST:PORT, have unloaded the model.
 
     Raises:
         RepositoryError: there is no such version, no terminal to ask for confirmation, a server still serves the model,

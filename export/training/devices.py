@@ -64,11 +64,9 @@ class Devices:
     def find(cls, rows: int, units: int) -> "Devices":
         """Detect devices from `TF_CONFIG`, GPUs and cores, in this order, and start TensorFlow for them.
 
-        Call it before anything else starts TensorFlow: a running runtime cannot change its threads.
-
-        Args:
-            rows: Global batch size.
-            units: Width of the layers.
+        Call it before anything else starts TensorFlow: a running runtime cannot change its threads. The rows are those
+        of the
+        global batch, the units the width of the layers.
 
         Raises:
             ConfigError: `TF_CONFIG` is damaged.
@@ -148,14 +146,9 @@ class Devices:
             self.broadcast(0.0)
 
     def distribute(self, take: Callable[[slice], Any], rows: int) -> Any:
-        """Distribute a batch over the replicas.
+        """Distribute a batch over the replicas; `take` returns the value of a slice of it.
 
-        Args:
-            take: Returns the value of a slice of the batch.
-            rows: Global batch size.
-
-        Returns:
-            The value of a single replica; of several, a distributed value for `strategy.run`.
+        Returns the value of a single replica; of several, a distributed value for `strategy.run`.
         """
 
         def of(context: tf.distribute.experimental.ValueContext) -> Any:
@@ -165,12 +158,7 @@ class Devices:
         return self.strategy.experimental_distribute_values_from_function(of)
 
     def cut(self, rows: int, units: int) -> Cut:
-        """Return the partitioning of layers over the cores.
-
-        Args:
-            rows: Global batch size.
-            units: Width of the layers.
-        """
+        """Return the partitioning of layers, of the width `units`, over the cores, for a global batch of some rows."""
         own_rows = rows // self.num_replicas
         by_rows = _parts(own_rows, MIN_ROWS_PER_CORE, self.cores)
         by_units = _parts(units, MIN_UNITS_PER_CORE, self.cores)

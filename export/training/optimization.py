@@ -98,8 +98,8 @@ class Optimization:
     def evaluate(self, inputs: np.ndarray, targets: np.ndarray, states: Any) -> tuple[float, float, Any]:
         """Evaluate one batch of the validation split.
 
-        Returns:
-            Summed loss in nats of the known tokens, how many of these were the most probable token, and the states.
+        Returns the summed loss in nats of the known tokens, how many of these were the most probable token, and the
+        states.
         """
         loss, hits, states = self._evaluate(*self._distribute(inputs, targets), states)
         return float(loss), float(hits), states

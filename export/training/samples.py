@@ -70,12 +70,9 @@ class Sampler:
     ) -> list[str]:
         """Return the continuation of each prompt; of a backward model, the text before each suffix.
 
-        Args:
-            prompts: Prompts, or suffixes.
-            temperatures: One per sequence.
-            num_tokens: Maximum tokens of each sequence; an end token may end it earlier.
-            rng: Random generator for sampling.
-            raise_if_interrupted: Called between two decode calls; what it raises ends the generation.
+        There is a temperature for each sequence; an end token may end it before `num_tokens`. `raise_if_interrupted` is
+        called
+        between two decode calls.
         """
         last, state = self._prefill(prompts)
         batch_size, special, sampled = len(prompts), self._tokenizer.special, []
@@ -165,12 +162,7 @@ class SampleWriter:
     ) -> Memorization:
         """Generate some 4,000 words at temperature 1 and find their n-gram overlap with the training text.
 
-        A sliding-window model generates 1,000 words.
-
-        Args:
-            model: The model.
-            training_text: The training split.
-            raise_if_interrupted: Called between two steps; what it raises ends the search.
+        A sliding-window model generates 1,000 words. `raise_if_interrupted` is called between two steps.
         """
         self._sampler.use_model(model)
         words = self._tokenizer.rules.words if isinstance(self._tokenizer, WordTokenizer) else str.split

@@ -80,13 +80,7 @@ class Trainer:
     def run(self, folder: RunFolder, display: Display) -> Progress:
         """Train, and save a checkpoint of each epoch and the model of the best one.
 
-        Args:
-            folder: The run directory; a run that has epochs is resumed. Each of several machines must see it; the chief
-                writes to it.
-            display: Receives the progress.
-
-        Returns:
-            The progress of the run.
+        A run whose directory has epochs is resumed. Each of several machines must see it; the chief writes to it.
 
         Raises:
             TrainingFailed: the loss or a weight is not a number.
@@ -131,8 +125,7 @@ class Trainer:
     def _train_epoch(self, progress: Progress, started: float, display: Display) -> tuple[float, int]:
         """Train for one epoch, or until the time limit, but on one batch at least.
 
-        Returns:
-            Mean loss in nats per token, and the tokens trained on.
+        Returns the mean loss in nats per token, and the tokens trained on.
         """
         split = self.dataset.train
         states = self._zero_states(split)

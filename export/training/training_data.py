@@ -47,14 +47,9 @@ class TrainingData:
     def prepare(
         cls, config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer, *, shuffled: bool = True
     ) -> "TrainingData":
-        """Split, encode and lay out a corpus.
+        """Split, encode and lay out a whole corpus; the tokenizer was trained on the training split.
 
-        Args:
-            config: The settings.
-            corpus: The whole corpus.
-            tokenizer: Trained on the training split.
-            shuffled: Whether documents are shuffled by the seed before the split; False for a run that an earlier
-                release started.
+        Documents are shuffled by the seed before the split, but not for a run that an earlier release started.
 
         Raises:
             CorpusError: the corpus is too small.

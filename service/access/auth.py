@@ -36,11 +36,10 @@ class Authenticator:
         self._keys, self._limiter, self._defaults = keys, limiter, defaults
 
     def admit(self, authorization: str | None) -> Principal:
-        """Authenticate a request.
+        """Authenticate a request by its Authorization header.
 
-        Args:
-            authorization: The header. Ignored where no keys are required: clients send whatever they have, and the
-                evaluation harness sends an empty one.
+        Where no keys are required, the header is ignored: clients send whatever they have, and the evaluation harness
+        sends an empty one.
 
         Raises:
             Unauthorized: the key is missing, invalid or expired; the message does not say which part of it is wrong.

@@ -173,8 +173,7 @@ def _record_name(content: bytes, index: int) -> str:
 def add_key(path: Path, tenant: str, expires: datetime | None, limits: KeyLimits) -> tuple[Key, str]:
     """Create a key and add it to the file; create the file, but not its directory, if it does not exist.
 
-    Returns:
-        The record, and the key itself, which is stored nowhere.
+    Returns the record, and the key itself, which is stored nowhere.
 
     Raises:
         KeyFileError: the file cannot be changed.

@@ -64,12 +64,10 @@ class HealthChecks:
         self._watched.discard(replica)
 
     def check(self, replica: Replica) -> list[threading.Thread]:
-        """Update which versions a backend serves, and eject it if it does not respond.
+        """Update which versions a backend serves, or eject it. Return the threads that probe new versions.
 
-        An ejected backend keeps its known versions: requests are not rejected here, their calls wait for its recovery.
-
-        Returns:
-            The threads that probe new versions.
+        A backend that does not respond is ejected and keeps its known versions: requests are not rejected here, their
+        calls wait for its recovery.
         """
         num_ejections, listed = replica.ejection.count, dict(self._listed())
         try:

@@ -118,8 +118,7 @@ class Prober:
     ) -> tuple[dict[ModelVersion, Probe], set[ModelVersion]]:
         """Probe the new and the needs_reprobe versions of a model at a server.
 
-        Returns:
-            The probes of the versions that the server serves; and those of them that are still needs_reprobe.
+        Returns the probes of the versions that the server serves; and those of them that are still needs_reprobe.
 
         Raises:
             BackendUnavailable: it does not respond.

@@ -42,11 +42,9 @@ class SingleFlightCache(Generic[K, V]):
     def get(self, key: K, compute: Callable[[Callable[[], None]], V], request: "Future[V]") -> V:
         """Return a value from the cache, or compute it on the thread of the first caller while the others wait.
 
-        Args:
-            key: Of the value.
-            compute: Computes the value. It gets a function to call between its steps, which raises `Abandoned` once all
-                requests are cancelled.
-            request: The caller's own, pending. `request.cancel()`, from another thread, ends its wait.
+        `compute` gets a function to call between its steps, which raises `Abandoned` once all requests are cancelled.
+        The
+        caller's own `request` is pending; `request.cancel()`, from another thread, ends its wait.
 
         Raises:
             CancelledError: the request was cancelled.

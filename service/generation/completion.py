@@ -125,8 +125,7 @@ class CompletionBuilder:
     def partial_outputs(self, *, with_resume_tokens: bool = True) -> list[tuple[int, CompletionOutput]]:
         """Return what was generated and not yet returned when the request failed: for each choice its index and output.
 
-        Args:
-            with_resume_tokens: Whether to include resume tokens; they are useless if the version is no longer served.
+        Resume tokens are useless if the version is no longer served.
         """
         outputs = []
         for index, choice in enumerate(self._choices):

@@ -110,13 +110,10 @@ class EncodedPrompt:
 
 
 def require_encodable(raw_prompts: Sequence[PromptText], model: ServedModel, field: str, limits: Limits) -> int:
-    """Refuse prompts that have too many tokens however they are encoded, or ids that the model does not have.
-
-    Returns:
-        The minimum number of their tokens.
+    """Return the minimum number of tokens of prompts.
 
     Raises:
-        InvalidRequest: see above.
+        InvalidRequest: they have too many tokens however they are encoded, or ids that the model does not have.
     """
     minimums = []
     for prompt in raw_prompts:
@@ -141,14 +138,8 @@ def encode_prompts(
 ) -> list[EncodedPrompt]:
     """Encode prompts that `require_encodable` accepted, one by one until they exceed a limit.
 
-    Args:
-        raw_prompts: Texts or lists of ids.
-        model: The model that encodes them.
-        field: Name of their field in the request.
-        limits: The server's limits.
-        memory: Holds the memory of encoding, and of the prompts encoded so far.
-        after: int32 (tokens,): tokens that the model reads before each prompt.
-        backward: Whether the model reads them from right to left.
+    `memory` holds the memory of encoding, and of the prompts encoded so far. The model reads `after`, int32 (tokens,),
+    before each prompt.
 
     Raises:
         InvalidRequest: they have too many tokens, or need more memory than the whole budget.

@@ -115,15 +115,14 @@ class Tracing:
     ) -> Iterator[Trace | None]:
         """Trace a request for the duration of the context, which may end on another thread.
 
+        Yields the trace, which the request's sequences refer to; None if the request is not sampled.
+
         Args:
             headers: Those of TRACE_HEADERS that the client sent, by lower-case name.
             method: As sent by the client.
             route: The URL rule that matched, or None.
             path: Without the query.
             scheme: "http" or "https".
-
-        Yields:
-            The trace, which the request's sequences refer to; None if the request is not sampled.
         """
         standard_method = method if method in HTTP_METHODS else "_OTHER"
         attributes = {"http.request.method": standard_method, "url.path": path, "url.scheme": scheme}
@@ -142,12 +141,7 @@ class Tracing:
             span.end()
 
     def begin_call(self, call: Call, address: str | None = None) -> CallSpans | None:
-        """Start a span of a call in every trace of its sequences; return None if there is none.
-
-        Args:
-            call: About to be sent.
-            address: `host:port` of the backend.
-        """
+        """Start a span of a call, about to be sent, in every trace of its sequences; return None if there is none."""
         traces: Counter[Trace] = Counter(sequence.trace for sequence in call.sequences if sequence.trace is not None)
         if not traces:
             return None

@@ -65,11 +65,7 @@ class Call:
         return {"state": state, **_KINDS[self.signature].outputs(self.sequences, self.batch_size, self.size)}
 
     def apply(self, outputs: Arrays) -> list[Event | None]:
-        """Update every sequence from the outputs.
-
-        Returns:
-            The event to emit for each sequence, or None.
-        """
+        """Update every sequence from the outputs, and return the event to emit for each, or None."""
         kind = _KINDS[self.signature]
         finite = finite_sequences(outputs)
         events: list[Event | None] = []

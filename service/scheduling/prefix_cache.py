@@ -43,12 +43,7 @@ def _root(namespace: Hashable) -> bytes:
 
 
 def block_hashes(namespace: Hashable, token_ids: np.ndarray) -> tuple[bytes, ...]:
-    """Return the hash chain of some tokens: that of the namespace, then one per whole block.
-
-    Args:
-        namespace: The namespace; see `Prefix`.
-        token_ids: int32 (tokens,).
-    """
+    """Return the hash chain of token ids, int32 (tokens,): that of the namespace, then one per whole block."""
     hashes, tokens = [_root(namespace)], token_ids.tobytes()
     for start in range(0, len(token_ids) // BLOCK * BLOCK * _ITEM_BYTES, BLOCK * _ITEM_BYTES):
         hashes.append(_hash(hashes[-1], tokens[start : start + BLOCK * _ITEM_BYTES]))
@@ -136,14 +131,11 @@ class PrefixCache:
         return len(self._entries)
 
     def find(self, blocks: Many[bytes], token_ids: np.ndarray) -> tuple[Prefix, np.ndarray] | None:
-        """Look up the longest cached prefix of some tokens.
+        """Look up the longest cached prefix of some tokens, int32 (tokens,), or None.
 
-        Args:
-            blocks: `block_hashes` of the tokens, or of a longer sequence that starts with them.
-            token_ids: int32 (tokens,).
-
-        Returns:
-            The prefix and the state after it, float32 (S,), read-only by convention; None on a miss.
+        `blocks` are the `block_hashes` of the tokens, or of a longer sequence that starts with them. The state after
+        the
+        prefix, float32 (S,), is read-only by convention.
         """
         num_hashes = 0
         for number in range(min(len(blocks) - 1, len(token_ids) // BLOCK), -1, -1):

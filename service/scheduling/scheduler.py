@@ -165,9 +165,9 @@ class Scheduler:
     def submit(self, groups: Many[Many[Sequence]], limits: BatchLimits) -> None:
         """Admit the sequences of one request, all or none.
 
-        Args:
-            groups: One per prompt: its choices, at least one. All are of one model version and one API key.
-            limits: Allowed sizes of that version's calls.
+        A group has the choices of one prompt, at least one. All are of one model version, whose calls have the limits,
+        and of
+        one API key.
 
         Raises:
             InvalidRequest: the request alone exceeds a limit.

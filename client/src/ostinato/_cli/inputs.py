@@ -18,12 +18,7 @@ def is_piped() -> bool:
 
 
 def text_or_stdin(text: str | None, what: str, *, may_be_empty: bool = False) -> str:
-    """Return the text, or standard input if it is `-` or None.
-
-    Args:
-        text: The command's argument.
-        what: Name of the argument, for messages.
-        may_be_empty: Whether to accept an empty or missing text.
+    """Return the text of an argument, or standard input if it is `-` or None.
 
     Raises:
         click.UsageError: there is no text.
@@ -69,12 +64,7 @@ def from_file(path: Path) -> str:
 
 
 def from_bytes(content: bytes, where: str, before: int = 0) -> str:
-    """Decode UTF-8.
-
-    Args:
-        content: The bytes.
-        where: Name of their source, for the message.
-        before: Number of bytes before them, for the offset in the message.
+    """Decode UTF-8; the message names its source, and an offset that counts the bytes before.
 
     Raises:
         Failure: the bytes are not UTF-8.
