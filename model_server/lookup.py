@@ -51,8 +51,7 @@ def new_labels(config: ServerConfig, lookup: Lookup[S], *, allow_unavailable: bo
     """Validate and return the labels of a config.
 
     If `allow_unavailable`, a new label may point to a version that is not available. An existing label may never move
-    to
-    such a version, because its users would get errors.
+    to such a version, because its users would get errors.
 
     Raises:
         LabelRefused: a label points to a version that is not available.

@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import grpc
 
@@ -15,7 +15,6 @@ from model_server.config import ModelConfig, ServerConfig
 from model_server.errors import ModelsUnavailable, ServableNotFound
 from model_server.lifecycle import Model, State, Version
 from model_server.lookup import Labels, Lookup, new_labels
-from model_server.versions import Load, Unload
 
 S = TypeVar("S")
 # Interval at which a waiting call checks whether to give up.
@@ -147,13 +146,13 @@ class Repository(Generic[S]):
                 model.update_versions(paths)
                 self._changed.notify_all()
 
-    def next_step(self, now: float) -> tuple[Load | Unload, Version[S]] | None:
-        """Return the next load or unload and its version; None if nothing is due at `now` (monotonic, s)."""
+    def next_step(self, now: float) -> tuple[Literal["load", "unload"], Version[S]] | None:
+        """Return what to do next, and with which version; None if nothing is due at `now` (monotonic, s)."""
         with self._changed:
             for model in self._models.values():
                 step = model.next_step(now)
                 if step is not None:
-                    return step, model.versions[step.version]
+                    return step.action, model.versions[step.version]
         return None
 
     def next_due(self) -> float:

@@ -111,8 +111,7 @@ class ModelServer:
         """Refuse new calls, wait for running ones, and stop the watcher.
 
         A call that is longer than the grace period is cancelled (CANCELLED) and its thread abandoned. So is, after one
-        second,
-        a version that is being loaded.
+        second, a version that is being loaded.
         """
         self._stopping.set()
         if self._grpc is not None:

@@ -19,7 +19,7 @@ from model_server.config import ModelConfig
 from model_server.errors import ModelServerError
 from model_server.lifecycle import Version
 from model_server.repository import Repository
-from model_server.versions import Load, Unload, missing, scan
+from model_server.versions import scan
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
@@ -108,8 +108,8 @@ class Watcher(Generic[S]):
             problem = f"Could not find base path {config.base_path} for servable {config.name} ({error.strerror})"
             self._report(config.name, {f"{problem}: until it is there no model gets another version"})
             return None
-        problems = set(result.problems)
-        problems |= {f"version {n} of {config.name} does not exist" for n in missing(config.policy, result.versions)}
+        absent = (config.policy.specific or frozenset()) - result.versions.keys()
+        problems = {*result.problems, *(f"version {n} of {config.name} does not exist" for n in absent)}
         if not result.versions:
             problems.add(f"No versions of servable {config.name} found under base path {config.base_path}")
         self._report(config.name, problems)
@@ -124,9 +124,9 @@ class Watcher(Generic[S]):
     def _run_next_step(self) -> bool:
         """Load or unload one version, if one is due; return whether one was due."""
         match self._repository.next_step(time.monotonic()):
-            case Load(), version:
+            case "load", version:
                 self._load(version)
-            case Unload(), version:
+            case "unload", version:
                 self._unload(version)
             case _:
                 return False

@@ -39,8 +39,7 @@ def byte_pairs(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], u
     """Return the description of a BPE model: merges are by priority.
 
     Without merges, each pre-tokenized word is one token if the vocabulary has it, else one token per character. The
-    unknown
-    token is for characters outside the vocabulary; None if it covers all.
+    unknown token is for characters outside the vocabulary; None if it covers all.
     """
     return {
         "type": "BPE",

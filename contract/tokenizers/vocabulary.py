@@ -55,8 +55,8 @@ class Detokenizer(Protocol):
         """Add one token, or flush for None. Return the text delta, and where tokens begin.
 
         A token begins at the character that contains its first byte. The offsets are those that are now final, in order
-        of the
-        tokens: distances in code points from the edge of all text returned before (its end; backwards, its beginning).
+        of the tokens: distances in code points from the edge of all text returned before (its end; backwards, its
+        beginning).
         """
 
     def label(self, token_id: int) -> str:

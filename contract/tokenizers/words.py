@@ -38,8 +38,7 @@ class WordTokenizer(Vocabulary):
         """Build a vocabulary of the most frequent words in the training texts, without the validation split.
 
         It keeps ids below `num_words`, as Keras does; None keeps every word. With an end token, which can be sampled,
-        each
-        document ends with it.
+        each document ends with it.
 
         Raises:
             TokenizerError: `num_words` leaves no word.

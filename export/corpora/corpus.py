@@ -90,10 +90,8 @@ class Corpus:
         """Split into training and validation: at a character of a running text, else at a boundary of documents.
 
         The validation split is the tail, a fraction from 0 (there is none) to below 1. Documents are shuffled by the
-        seed before
-        the split and cut at the nearest boundary. Without a seed they keep their order, as in earlier releases: for a
-        sorted
-        list the validation split is then the last letters.
+        seed before the split and cut at the nearest boundary. Without a seed they keep their order, as in earlier
+        releases: for a sorted list the validation split is then the last letters.
 
         Raises:
             CorpusError: there is too little text for a validation split.

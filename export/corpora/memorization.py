@@ -48,9 +48,8 @@ def find_memorized_spans(
     """Search the training text for generated n-grams.
 
     The first and last word of each generated text are ignored: they may be incomplete. The chunks of the training text
-    split
-    no word; runs do not cross document boundaries. `words` splits both into normalized words. `raise_if_interrupted` is
-    called after each chunk.
+    split no word; runs do not cross document boundaries. `words` splits both into normalized words.
+    `raise_if_interrupted` is called after each chunk.
     """
     word_ids = dict[str, int]()
     texts = [[word_ids.setdefault(word, len(word_ids)) for word in words(text)[1:-1]] for text in generated]

@@ -29,8 +29,7 @@ def write_artifacts(
     """Write all files into a version that is not visible yet; its `assets.extra` exists.
 
     Without epochs, history files are not written. The vectors are the embedding, float32 (ids, width); None if the
-    model has
-    none or it is unknown.
+    model has none or it is unknown.
 
     Raises:
         PublishError: the plot cannot be drawn.

@@ -126,7 +126,7 @@ def _table(rows: list[Row], models_dir: Path) -> Iterator[str]:
 def _rows(model: Model, config_entries: list[ConfigEntry] | None) -> Iterator[Row]:
     entries = None if config_entries is None else [entry for entry in config_entries if entry.folder == model.name]
     numbers = [version.number for version in model.versions if (version.path / SAVED_MODEL).is_file()]
-    served = set[int]().union(*(entry.served(numbers) for entry in entries or ()))
+    served = set[int]().union(*(entry.policy.select(numbers) for entry in entries or ()))
     if model.problem:
         yield Row(model.name, None, str(model.path), problem=model.problem)
     for version in model.versions:

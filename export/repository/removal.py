@@ -30,8 +30,7 @@ def remove(
     """Remove a version, NAME:VERSION, or a model with all its versions. Returns 1 if it was not confirmed.
 
     After `wait_s` seconds every model server has reloaded `models.config` and polled its base paths; the wait ends
-    early
-    once all of the servers, HOST:PORT, have unloaded the model.
+    early once all of the servers, HOST:PORT, have unloaded the model.
 
     Raises:
         RepositoryError: there is no such version, no terminal to ask for confirmation, a server still serves the model,
@@ -81,7 +80,7 @@ def _require_served(repository: Repository, name: str, versions: Sequence[Versio
     existing = {version.number for version in repository.model(name).versions}
     kept = existing - {version.number for version in versions}
     for entry in read_entries(repository.path):
-        if kept and entry.folder == name and entry.served(existing) and not entry.served_without(kept):
+        if kept and entry.folder == name and entry.policy.select(existing) and not entry.served_without(kept):
             raise RepositoryError(
                 f"{MODELS_CONFIG} would serve no version of {entry.name}, and a model server does not start then: "
                 f"its model_version_policy must choose one of {', '.join(map(str, sorted(kept)))} first"
@@ -98,7 +97,7 @@ def _plan(repository: Repository, name: str, versions: Sequence[Version]) -> str
         served = entry.served_without(kept)
         then = f"then {_numbers(served)}" if kept else f"then it is no longer in {MODELS_CONFIG}"
         alias = "" if entry.name == name else f" as {entry.name}"
-        lines.append(f"served of {name} now{alias}: {_numbers(entry.served(existing))}; {then}")
+        lines.append(f"served of {name} now{alias}: {_numbers(entry.policy.select(existing))}; {then}")
     if not entries:
         lines.append(f"{name} is not in {MODELS_CONFIG}: no version of it is served")
     return "\n".join(lines)

@@ -65,8 +65,7 @@ class Devices:
         """Detect devices from `TF_CONFIG`, GPUs and cores, in this order, and start TensorFlow for them.
 
         Call it before anything else starts TensorFlow: a running runtime cannot change its threads. The rows are those
-        of the
-        global batch, the units the width of the layers.
+        of the global batch, the units the width of the layers.
 
         Raises:
             ConfigError: `TF_CONFIG` is damaged.

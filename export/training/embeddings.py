@@ -29,8 +29,7 @@ def initial_embedding(
 
     Special tokens are initialized as in Keras. Tokens without a vector are sampled from the normal distribution with
     the mean and the standard deviation of the vectors. The source is `skip-gram`, which learns from the ids of the
-    training
-    text, or a file that `export.training.vector_file` reads, whose vectors are not rescaled.
+    training text, or a file that `export.training.vector_file` reads, whose vectors are not rescaled.
 
     Raises:
         ConfigError: the file cannot be read, is no vector file, has another width or contains none of the tokens.

@@ -71,8 +71,7 @@ class Sampler:
         """Return the continuation of each prompt; of a backward model, the text before each suffix.
 
         There is a temperature for each sequence; an end token may end it before `num_tokens`. `raise_if_interrupted` is
-        called
-        between two decode calls.
+        called between two decode calls.
         """
         last, state = self._prefill(prompts)
         batch_size, special, sampled = len(prompts), self._tokenizer.special, []

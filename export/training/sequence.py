@@ -356,8 +356,7 @@ def _products(
     """Return the gradients of inputs, kernel, recurrent kernel and bias, over all steps at once.
 
     The inputs are (T, B, D). For each part `before` has the masked h before each step, (T, B, n), and `gates` the
-    gradients
-    that `backward` returned, (T·B, n).
+    gradients that `backward` returned, (T·B, n).
     """
     (kernel, _, bias), precision, parts = weights, cell.precision, len(before)
     of_kernel, of_recurrent_kernel = (

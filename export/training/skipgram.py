@@ -38,10 +38,8 @@ def skip_gram(
     """Train a vector per token, float32 (vocab, width); reproducible for the same arguments.
 
     Tokens of the text, (tokens,), that are not words, bool (vocab,), are skipped, as if they were not in it. Windows do
-    not
-    cross the end token, which is not a word. A token that does not occur keeps its initial vector, near zero. `echo`
-    gets
-    four progress messages.
+    not cross the end token, which is not a word. A token that does not occur keeps its initial vector, near zero.
+    `echo` gets four progress messages.
     """
     rng = np.random.default_rng(seed)
     counts = np.where(is_word, count_tokens(ids, len(is_word)), 0)

@@ -43,8 +43,7 @@ class SingleFlightCache(Generic[K, V]):
         """Return a value from the cache, or compute it on the thread of the first caller while the others wait.
 
         `compute` gets a function to call between its steps, which raises `Abandoned` once all requests are cancelled.
-        The
-        caller's own `request` is pending; `request.cancel()`, from another thread, ends its wait.
+        The caller's own `request` is pending; `request.cancel()`, from another thread, ends its wait.
 
         Raises:
             CancelledError: the request was cancelled.

@@ -213,8 +213,7 @@ class Metrics:
         """Report the scheduler's load at each scrape.
 
         It is, for each model version, the numbers of running and of waiting sequences; and the tokens that all of those
-        may
-        still prefill and generate.
+        may still prefill and generate.
         """
 
         def collect() -> list[Metric]:

@@ -134,8 +134,7 @@ class PrefixCache:
         """Look up the longest cached prefix of some tokens, int32 (tokens,), or None.
 
         `blocks` are the `block_hashes` of the tokens, or of a longer sequence that starts with them. The state after
-        the
-        prefix, float32 (S,), is read-only by convention.
+        the prefix, float32 (S,), is read-only by convention.
         """
         num_hashes = 0
         for number in range(min(len(blocks) - 1, len(token_ids) // BLOCK), -1, -1):

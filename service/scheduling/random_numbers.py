@@ -13,8 +13,8 @@ GENERATED_AHEAD = 256
 def uniforms(seed: int, stream: int, first: int, count: int) -> np.ndarray:
     """Generate the uniforms of consecutive positions, float32 (count,) in [0, 1).
 
-    Philox 4×64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with the key (seed, stream);
-    the counter's block of four gives positions 4·counter to 4·counter + 3; each is the top 24 bits of its word.
+    Philox 4×64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with the key (seed, stream); the
+    counter's block of four gives positions 4·counter to 4·counter + 3; each is the top 24 bits of its word.
     `Generator.random(float32)` after `advance` does not work: it consumes half a word per number.
 
     The seed is taken modulo 2⁶⁴. The stream is below 2⁶⁴: for a sequence that resumes nothing, the index of its choice

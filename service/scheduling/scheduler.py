@@ -166,8 +166,7 @@ class Scheduler:
         """Admit the sequences of one request, all or none.
 
         A group has the choices of one prompt, at least one. All are of one model version, whose calls have the limits,
-        and of
-        one API key.
+        and of one API key.
 
         Raises:
             InvalidRequest: the request alone exceeds a limit.

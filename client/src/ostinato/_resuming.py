@@ -74,8 +74,7 @@ class Resumption:
         """Back off, then open the stream that resumes; rewind the assembly to the point where it begins.
 
         Returns the stream, or None if attempts lasted PATIENCE_S or were stopped; and the seconds waited by then, with
-        those
-        before: without new text.
+        those before: without new text.
 
         Raises:
             OstinatoError: the server refuses to resume, or was unreachable for PATIENCE_S.
