@@ -26,11 +26,7 @@ def address(host: str, port: int) -> str:
 
 
 def check_port(host: str, port: int) -> None:
-    """Check that the port is free, before minutes of loading.
-
-    Raises:
-        PortUnavailable: the port is in use on every address of the host, or the host has none.
-    """
+    """Raise PortUnavailable, before minutes of loading, if the port is in use on every address, or there is none."""
     try:
         candidates = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:

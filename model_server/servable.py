@@ -51,11 +51,7 @@ class Servable:
         }
 
     def signature(self, name: str) -> Signature:
-        """Return a signature; an empty name means `serving_default`.
-
-        Raises:
-            SignatureNotFound: the signature does not exist.
-        """
+        """Return a signature; an empty name means `serving_default`. Raise SignatureNotFound if it does not exist."""
         key = name or DEFAULT_SIGNATURE
         if key not in self._signatures:
             raise SignatureNotFound(f'Serving signature key "{key}" not found.')

@@ -66,11 +66,7 @@ class Engine:
         return builder
 
     def embed(self, body: EmbeddingsRequest, context: RequestContext) -> PoolingBuilder:
-        """Encode the texts and submit their prefill.
-
-        Raises:
-            GatewayError: as `complete`.
-        """
+        """Encode the texts and submit their prefill; raise as `complete`."""
         model = self._model_registry.find(body.model)
         if body.dimensions not in (None, model.card.units):
             raise InvalidRequest(
@@ -187,11 +183,7 @@ class Engine:
         return charged, context.charge(charged)
 
     def _require_response_fits(self, body: CompletionRequest, prompts: list[EncodedPrompt], field: str) -> None:
-        """Refuse a request whose response would have hundreds of megabytes.
-
-        Raises:
-            InvalidRequest: it would.
-        """
+        """Refuse a request whose response would have hundreds of megabytes."""
         num_echoed = sum(prompt.num_tokens for prompt in prompts) * body.best_of if body.echo else 0
         limits, num_generated = self._limits, len(prompts) * body.best_of * body.max_tokens
         if num_echoed > limits.max_request_tokens:

@@ -111,13 +111,9 @@ class SubwordTokenizer(Vocabulary):
             num_characters += sum(not _is_continuation(byte) for byte in token)
         return offsets
 
-    def detokenizer(self, follows: str = "") -> Detokenizer:  # noqa: ARG002 - bytes join the same way anywhere
-        """Return a detokenizer that buffers the bytes of an incomplete character."""
-        return byte_detokenizer(self, backward=False)
-
-    def backward_detokenizer(self, precedes: str = "") -> Detokenizer:  # noqa: ARG002 - as above
-        """Return a backward detokenizer that buffers bytes which may belong to a character that begins before them."""
-        return byte_detokenizer(self, backward=True)
+    def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:  # noqa: ARG002 - as anywhere
+        """Return a detokenizer that buffers the bytes of a character that may be incomplete."""
+        return byte_detokenizer(self, backward=backward)
 
     def label(self, token_id: int) -> str:
         r"""Return a token's text, its name if it has none, or `bytes:\xe2\x82` for incomplete characters."""

@@ -102,11 +102,8 @@ class Tokenizer(Protocol):
     def offsets(self, text: str) -> list[int]:
         """Return the offset in `text` of each token of `encode(text)`, in code points."""
 
-    def detokenizer(self, follows: str = "") -> Detokenizer:
-        """Return a detokenizer for text that continues `follows`."""
-
-    def backward_detokenizer(self, precedes: str = "") -> Detokenizer:
-        """Return a detokenizer for text that is generated right to left and precedes `precedes`."""
+    def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:
+        """Return a detokenizer for text that continues `beside`, or is generated right to left and precedes it."""
 
     def to_json(self) -> str:
         """Serialize to JSON in Hugging Face `tokenizers` format."""
@@ -206,13 +203,9 @@ class JoinedVocabulary(Vocabulary):
         texts = self._texts
         return "".join([texts[i] for i in token_ids])
 
-    def detokenizer(self, follows: str = "") -> Detokenizer:  # noqa: ARG002 - these join the same way anywhere
+    def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:  # noqa: ARG002 - as anywhere
         """Return a stateless detokenizer."""
-        return _JoiningDetokenizer(self, backward=False)
-
-    def backward_detokenizer(self, precedes: str = "") -> Detokenizer:  # noqa: ARG002 - as above
-        """Return a stateless backward detokenizer."""
-        return _JoiningDetokenizer(self, backward=True)
+        return _JoiningDetokenizer(self, backward=backward)
 
 
 @dataclass

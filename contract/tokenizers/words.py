@@ -84,13 +84,10 @@ class WordTokenizer(Vocabulary):
             return [offset for offset, word in pairs if word in self._word_ids]
         return offsets
 
-    def detokenizer(self, follows: str = "") -> Detokenizer:
-        """Return a detokenizer that separates its first word from `follows` if needed."""
-        return _WordDetokenizer(self, backward=False, is_separated=self.rules.needs_none_after(follows))
-
-    def backward_detokenizer(self, precedes: str = "") -> Detokenizer:
-        """Return a backward detokenizer that separates its last word from `precedes` if needed."""
-        return _WordDetokenizer(self, backward=True, is_separated=self.rules.needs_none_before(precedes))
+    def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:
+        """Return a detokenizer that separates the word at the edge from `beside` if needed."""
+        needs_none = self.rules.needs_none_before if backward else self.rules.needs_none_after
+        return _WordDetokenizer(self, backward=backward, is_separated=needs_none(beside))
 
     def to_json(self) -> str:
         """Serialize to JSON in Hugging Face `tokenizers` format."""

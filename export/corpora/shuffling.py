@@ -27,11 +27,7 @@ _STEP, _MIX = np.uint64(0x9E3779B97F4A7C15), (np.uint64(0xBF58476D1CE4E5B9), np.
 
 
 def shuffle_documents(text: Text, seed: int) -> Text:
-    """Return the same documents in an order determined by the seed.
-
-    Raises:
-        CorpusError: a temporary file could not be written.
-    """
+    """Return the same documents in an order determined by the seed."""
     writer, batch, size = TextWriter(), list[str](), 0
     for part in _in_order(text, seed):
         batch.append(part)

@@ -84,21 +84,13 @@ def publish(
 
 
 def require_name(name: str) -> None:
-    """Check that a name is valid as a directory and in a URL.
-
-    Raises:
-        PublishError: the name is invalid.
-    """
+    """Raise PublishError unless a name is valid as a directory and in a URL."""
     if not re.fullmatch(ID_PATTERN, name):
         raise PublishError(f"name must be letters, digits, dots, dashes and underscores, got {name!r}")
 
 
 def require_writable(home: Path) -> None:
-    """Check, before a training, that a version can be published.
-
-    Raises:
-        PublishError: a version cannot be written to `home`.
-    """
+    """Raise PublishError, before a training, if a version cannot be written to `home`."""
     # The version is written to `home`, `models.config` to its parent.
     for folder in (home, home.parent):
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -114,11 +114,7 @@ class Devices:
 
     @contextlib.contextmanager
     def detect_lost_workers(self) -> Iterator[None]:
-        """Translate TensorFlow's errors within the context if a worker is lost.
-
-        Raises:
-            WorkerLost: another worker is gone.
-        """
+        """Translate TensorFlow's errors within the context into WorkerLost, if another worker is gone."""
         try:
             yield
         except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
@@ -136,11 +132,7 @@ class Devices:
         return float(self.strategy.reduce("SUM", self.distribute(lambda _: own, 1), axis=None))
 
     def wait(self) -> None:
-        """Block until all workers get here (a barrier).
-
-        Raises:
-            WorkerLost: another worker is gone.
-        """
+        """Block until all workers get here (a barrier); raise WorkerLost if one is gone."""
         with self.detect_lost_workers():
             self.broadcast(0.0)
 

@@ -113,12 +113,9 @@ class Sampler:
         return np.array([ids[-1] for ids in encoded], np.int32), prefilled["state"]
 
     def _text(self, prompt: str, sampled: list[int]) -> str:
-        if self._backward:
-            detokenizer = self._tokenizer.backward_detokenizer(prompt)
-            text = detokenizer.feed(sampled)
-            return detokenizer.flush() + text
-        detokenizer = self._tokenizer.detokenizer(prompt)
-        return detokenizer.feed(sampled) + detokenizer.flush()
+        detokenizer = self._tokenizer.detokenizer(prompt, backward=self._backward)
+        text, rest = detokenizer.feed(sampled), detokenizer.flush()
+        return rest + text if self._backward else text + rest
 
 
 class SampleWriter:

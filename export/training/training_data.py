@@ -100,11 +100,7 @@ def _held_out(is_shuffled: bool) -> HeldOut:
 
 
 def require_enough(config: TrainConfig, corpus: Corpus) -> None:
-    """Check that a corpus is large enough that a model does not only memorize it.
-
-    Raises:
-        CorpusError: the corpus has fewer characters than `min_characters`.
-    """
+    """Raise CorpusError if a corpus is so small that a model would only memorize it."""
     if corpus.num_characters < config.min_characters:
         raise CorpusError(
             f"corpus {corpus.name}: at least {config.min_characters:,} characters are needed, got "

@@ -88,12 +88,7 @@ def build_authenticator(settings: Settings) -> Authenticator:
 
 
 def check_authenticator(settings: Settings) -> None:
-    """Validate what `build_authenticator` will open in another process; open nothing that would outlive a fork.
-
-    Raises:
-        KeyFileError: the key file cannot be read.
-        RedisUrlError: the Redis URL is invalid.
-    """
+    """Validate what `build_authenticator` will open in another process; open nothing that would outlive a fork."""
     if settings.keys_file is not None:
         read_keys(settings.keys_file)
     if settings.redis_url is not None:

@@ -104,11 +104,6 @@ class KeyRing:
     """The keys of a file, which is reloaded when it changes."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file.
-
-        Raises:
-            KeyFileError: it cannot be read or is invalid.
-        """
         self._file = ReloadingFile(
             path,
             lambda path: {key.id: key for key in read_keys(path)},

@@ -13,7 +13,7 @@ from contract import signatures
 from service.api.requests import CompletionRequest
 from service.generation.checkpoint import Checkpoint, ResumePoint
 from service.generation.choice import Choice, TextDelta
-from service.generation.detokenize import ReversedDetokenizer, TextAssembler
+from service.generation.detokenize import TextAssembler
 from service.generation.logprobs import Logprobs
 from service.generation.prompts import NOTHING, EncodedPrompt
 from service.generation.request import Request
@@ -80,11 +80,7 @@ class CompletionBuilder:
         return groups
 
     def __iter__(self) -> Iterator[TextDelta]:
-        """Yield the deltas of every choice until all have finished.
-
-        Raises:
-            GatewayError: see `Request.events`.
-        """
+        """Yield the deltas of every choice until all have finished; raise as `Request.events`."""
         for prompt_index in range(len(self._prompts)):
             if not self._is_scored(prompt_index) and not self._is_prefill_only(prompt_index):
                 yield from self._leading_deltas(prompt_index)
@@ -105,18 +101,11 @@ class CompletionBuilder:
         """Return the deltas that the client joins, as an iterator.
 
         A client that did not ask for `prepend` gets each choice of a backward model as one delta.
-
-        Raises:
-            GatewayError: see `Request.events`.
         """
         return self._whole_choices() if self._model.backward and not self.prepends else iter(self)
 
     def results(self) -> list[CompletionOutput]:
-        """Wait for every choice and return the best `n` of each prompt, best first.
-
-        Raises:
-            GatewayError: see `Request.events`.
-        """
+        """Wait for every choice and return the best `n` of each prompt, best first; raise as `Request.events`."""
         for delta in self:
             self._choices[delta.index].deltas.append(delta)
         best = [index for prompt_index in range(len(self._prompts)) for index in self._best(prompt_index)]
@@ -164,13 +153,12 @@ class CompletionBuilder:
 
     def _new_assembler(self, prompt: EncodedPrompt, stops: Stops) -> TextAssembler:
         tokenizer, num_top, backward, held_back = self._model.tokenizer, self.body.logprobs, self._model.backward, ""
-        detokenizer = tokenizer.backward_detokenizer(prompt.text) if backward else tokenizer.detokenizer(prompt.text)
+        detokenizer = tokenizer.detokenizer(prompt.text, backward=backward)
         if self._checkpoint and prompt.is_empty:
             detokenizer.restore(self._checkpoint.detokenizer)
             held_back = self._checkpoint.held_back
-        if backward:
-            return TextAssembler(ReversedDetokenizer(detokenizer), stops, num_top, backward=True, held_back=held_back)
-        return TextAssembler(detokenizer, stops, num_top, len(self._leading_text(prompt)), held_back=held_back)
+        offset = 0 if backward else len(self._leading_text(prompt))
+        return TextAssembler(detokenizer, stops, num_top, offset, backward=backward, held_back=held_back)
 
     def _leading_text(self, prompt: EncodedPrompt) -> str:
         """Return the text that a prompt's choices start with (end with, for a backward model), in reading order.
@@ -180,14 +168,10 @@ class CompletionBuilder:
         """
         echo, held_back, checkpoint = prompt.text if self.body.echo else "", "", self._checkpoint
         if checkpoint and not prompt.is_empty:
-            tokenizer, backward = self._model.tokenizer, self._model.backward
-            detokenizer = tokenizer.backward_detokenizer() if backward else tokenizer.detokenizer()
+            detokenizer = self._model.tokenizer.detokenizer(backward=self._model.backward)
             detokenizer.restore(checkpoint.detokenizer)
-            held_back = (
-                detokenizer.flush() + checkpoint.held_back[::-1]
-                if backward
-                else checkpoint.held_back + detokenizer.flush()
-            )
+            # The checkpoint's text is in the order of generation.
+            held_back = self._in_reading_order(checkpoint.held_back + self._in_reading_order(detokenizer.flush()))
         return echo + held_back if self._model.backward else held_back + echo
 
     def _in_reading_order(self, text: str) -> str:

@@ -123,11 +123,7 @@ class InspectionBuilder:
         self.request.put(event)
 
     def result(self) -> InspectionOutput:
-        """Wait for the whole result.
-
-        Raises:
-            GatewayError: see `Request.events`.
-        """
+        """Wait for the whole result; raise as `Request.events`."""
         (prompt,), state, scores = self.request.prompts, None, list[Scores]()
         for event in self.request.events():
             assert isinstance(event, PrefillResult), "nothing is sampled"

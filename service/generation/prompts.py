@@ -90,11 +90,8 @@ class EncodedPrompt:
         """Return its log probabilities in reading order; `scores` are of all `input_ids` but the first."""
         if not self.ids.size:
             return Logprobs()
-        log, detokenizer = (
-            (BackwardLog(), self.tokenizer.backward_detokenizer())
-            if self.backward
-            else (LogprobsLog(), self.tokenizer.detokenizer())
-        )
+        log = BackwardLog() if self.backward else LogprobsLog()
+        detokenizer = self.tokenizer.detokenizer(backward=self.backward)
         logprobs = score_prompt(log, self._ids_in_model_order.tolist(), scores, num_top, detokenizer)
         if self.given_as_text:
             logprobs.text_offset = self.tokenizer.offsets(self.text)
@@ -187,11 +184,7 @@ def encoding_bytes(prompt: PromptText, model: ServedModel) -> int:
 
 
 def require_ids(token_ids: list[int], model: ServedModel, field: str) -> None:
-    """Refuse ids that the model does not have.
-
-    Raises:
-        InvalidRequest: one is too large; the message names field, limit and value.
-    """
+    """Refuse ids that the model does not have; the message names field, limit and value."""
     vocab_size = len(model.tokenizer.tokens)
     largest = max(token_ids, default=0)
     if largest >= vocab_size:

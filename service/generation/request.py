@@ -108,11 +108,7 @@ class Request:
         )
 
     def submit(self, groups: Many[Many[Sequence]]) -> None:
-        """Submit its sequences, grouped by prompt, to the scheduler; without any, nothing is computed.
-
-        Raises:
-            GatewayError: see `Scheduler.submit`.
-        """
+        """Submit its sequences, grouped by prompt, to the scheduler; without any, nothing is computed."""
         self.sequences = {sequence.index: sequence for group in groups for sequence in group}
         self._unfinished = set(self.sequences)
         if groups:

@@ -53,11 +53,7 @@ class CompletionResponse:
         self._tail = b', "prepend": true}]}\n\n' if builder.prepends else b"}]}\n\n"
 
     def whole(self) -> bytes:
-        """Wait for every choice and return one object.
-
-        Raises:
-            GatewayError: see `Request.events`.
-        """
+        """Wait for every choice and return one object."""
         try:
             results = self._builder.results()
         except GatewayError as error:
@@ -152,11 +148,7 @@ def _choice(index: int, result: CompletionOutput) -> responses.ChoiceObject:
 
 
 def embeddings_response(builder: PoolingBuilder) -> bytes:
-    """Wait for every vector and return one object.
-
-    Raises:
-        GatewayError: see `Request.events`.
-    """
+    """Wait for every vector and return one object."""
     request, as_base64 = builder.request, builder.body.encoding_format == "base64"
     data = [
         {"object": "embedding", "index": index, "embedding": _base64(vector) if as_base64 else vector}

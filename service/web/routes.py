@@ -61,11 +61,7 @@ class ShutdownGate:
         self.is_draining = False
 
     def refuse_if_draining(self) -> None:
-        """Refuse a new request during shutdown.
-
-        Raises:
-            ShuttingDown: the server is draining.
-        """
+        """Raise ShuttingDown for a new request during shutdown."""
         if self.is_draining:
             raise ShuttingDown("the server is shutting down; send the request to another gateway", retry_after_s=1)
 

@@ -27,11 +27,7 @@ def typed(prompt: Callable[[], str], interrupted: Callable[[], None]) -> Iterato
 
 
 def piped() -> Iterator[str]:
-    """Yield the lines of standard input, without line ends.
-
-    Raises:
-        Failure: a line is not UTF-8.
-    """
+    """Yield the lines of standard input, without line ends; raise Failure if one is not UTF-8."""
     before = 0
     for line in sys.stdin.buffer:
         yield from_bytes(line, "standard input", before).removesuffix("\n").removesuffix("\r")
