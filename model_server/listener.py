@@ -45,7 +45,7 @@ def listen(
 ) -> tuple[grpc.Server, int]:
     """Start a gRPC server and return it and its port; port 0 chooses a free one.
 
-    As many concurrent calls as there are threads may wait, and one more gets RESOURCE_EXHAUSTED.
+    `num_threads` calls run at once; as many again may wait, and one more gets RESOURCE_EXHAUSTED.
 
     Raises:
         PortUnavailable: the port is in use.

@@ -137,9 +137,7 @@ def _register(app: Gateway, settings: Settings) -> None:
 def _watch_state(app: Gateway) -> None:
     """Have the metrics read the state of scheduler, memory and backends at each scrape."""
     metrics, scheduler, replicas = app.metrics, app.scheduler, app.replicas
-    metrics.watch_load(
-        lambda: [(load.model, load.running, load.waiting) for load in scheduler.loads], lambda: scheduler.num_tokens
-    )
+    metrics.watch_load(lambda: scheduler.loads, lambda: scheduler.num_tokens)
     metrics.watch_prefix_cache(scheduler.prefix_cache)
     metrics.watch_request_memory(app.memory)
     metrics.watch_servers(lambda: [replica.ejected_because is None for replica in replicas.all()])

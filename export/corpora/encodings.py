@@ -100,8 +100,8 @@ def _refusal(
 ) -> NotText:
     """Return the error that describes why the content was rejected.
 
-    It is the first UTF-8 error, or None if the content has a zero byte; `num_read` is the offset of the end of
-    `error.object`.
+    `error` is the first UTF-8 error, or None if the content has a zero byte; `num_read` is the offset in the content of
+    the end of `error.object`.
     """
     wide = _wide_encoding(content)
     if wide is not None:

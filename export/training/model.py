@@ -124,9 +124,8 @@ def forward(
 ) -> tuple[Parts, States]:
     """Run the model over a BPTT window of token ids, int32 (T, batch): time first.
 
-    Returns:
-        Logits float32 (T, rows, V) of each of the `compute.cut.rows` parts of the batch, and the states after the
-        window. A bidirectional model returns (1, rows, V) and no states.
+    Returns logits float32 (T, rows, V) of each of the `compute.cut.rows` parts of the batch, and the states after the
+    window. A bidirectional model returns (1, rows, V) and no states.
     """
     batch_size, token_id_parts = tf.shape(token_ids)[1], split(token_ids, compute.cut.rows, axis=1)
     outputs, remaining, new_states = list[Parts](), list(states), []

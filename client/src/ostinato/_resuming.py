@@ -73,8 +73,8 @@ class Resumption:
     def open_next(self, assembly: Assembly, waited_s: float) -> tuple[requests.Response | None, float]:
         """Back off, then open the stream that resumes; rewind the assembly to the point where it begins.
 
-        Returns the stream, or None if attempts lasted PATIENCE_S or were stopped; and the seconds waited by then, with
-        those before: without new text.
+        Returns the stream, or None if attempts lasted PATIENCE_S or were stopped; and the seconds waited by then
+        without new text, `waited_s` included.
 
         Raises:
             OstinatoError: the server refuses to resume, or was unreachable for PATIENCE_S.
