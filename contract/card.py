@@ -172,10 +172,7 @@ class GeneratorCard(_Frozen):
 
 
 def load_assets(version_dir: Path) -> tuple[GeneratorCard, Tokenizer]:
-    """Load the card and the tokenizer of a published version.
-
-    Args:
-        version_dir: `models/<name>/<version>`.
+    """Load the card and the tokenizer of a published version, `models/<name>/<version>`.
 
     Raises:
         ContractError: a file is missing, damaged or of another format, or the two do not match.

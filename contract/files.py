@@ -12,11 +12,7 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace or create a file. Symbolic links are followed; pipes and devices are written directly.
-
-    Args:
-        path: In an existing directory.
-        content: Text is encoded as UTF-8.
+    """Replace or create a file in an existing directory. Symbolic links are followed; pipes are written directly.
 
     Raises:
         OSError: the write failed; the file is unchanged. The error names the file and the reason.
@@ -44,15 +40,9 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 def create_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> bool:
-    """Create a file unless it exists. Of several concurrent processes one succeeds.
+    """Create a file in an existing directory, unless it exists; return whether it was created.
 
-    Args:
-        path: In an existing directory.
-        content: Text is encoded as UTF-8.
-        mode: Permissions of the file, less the umask.
-
-    Returns:
-        Whether it was created; an existing file is unchanged.
+    Of several concurrent processes one succeeds. The umask reduces the mode.
 
     Raises:
         OSError: the write failed, and there is no file. The error names the file and the reason.

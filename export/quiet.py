@@ -6,14 +6,9 @@ from contract.quiet import suppress_stderr
 
 
 def import_tensorflow_quietly(*, start: bool = True) -> None:
-    """Import TensorFlow and suppress what it prints on standard error.
+    """Import TensorFlow, start its runtime, which warns about a missing GPU, and suppress what they print.
 
-    Args:
-        start: Whether to start its runtime too, which warns about a missing GPU. A training starts the runtime itself,
-            for the devices that it finds.
-
-    Raises:
-        Exception: the import failed; the suppressed output is printed first.
+    A training starts the runtime itself, for the devices that it finds. If the import fails, the output is printed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with suppress_stderr():

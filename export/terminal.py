@@ -49,10 +49,7 @@ class Column:
 def text_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
     """Yield the lines of a table; a last line names the columns that were dropped.
 
-    Args:
-        columns: From left to right.
-        rows: Cells. The last cell of a short row spans all missing columns.
-        width: Maximum characters per line; None for no limit.
+    The last cell of a short row spans all missing columns. Without a width, lines have any length.
     """
     kept = list(range(len(columns)))
     while width is not None and _width(columns, rows, kept) > width:

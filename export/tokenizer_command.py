@@ -38,12 +38,7 @@ _PLURALS = {"character": "characters", "word": "words", "exact_word": "words", "
 def run(config_file: Path | None, source: str | None, save: Path | None, show: int, **settings: Any) -> int:
     """Train a tokenizer as a training run does, and print how it encodes a text. Returns the exit code.
 
-    Args:
-        config_file: Settings in TOML; None for none.
-        source: Text to encode; None for the validation split.
-        save: File to write the tokenizer to; None to write none.
-        show: Number of tokens of the vocabulary to print.
-        settings: Those of the `SETTINGS` that override the file.
+    The source is the validation split if it is None; the settings override the file.
 
     Raises:
         ExportError, ContractError, OSError: the command line prints each in one line.
@@ -182,13 +177,7 @@ def train_tokenizer(config: TrainConfig, corpus: Corpus) -> Tokenizer:
 
 
 def describe_dropped_words(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield a line with the number of words that a vocabulary limit removed, if it removed any.
-
-    Args:
-        config: The settings.
-        corpus: The training split.
-        tokenizer: As `train_tokenizer` returned it for both.
-    """
+    """Yield a line with the number of words of the training split that a vocabulary limit removed, if any."""
     setting, limit = ("num_words", config.num_words) if config.num_words else ("vocab_size", config.vocab_size)
     if limit is None or config.unit not in {"word", "exact_word"}:
         return

@@ -12,14 +12,8 @@ from export.terminal import echo
 def wrap(model: Path, tokenizer: Path, name: str, window: int | None, direction: Direction, models_dir: Path) -> int:
     """Publish an imported model. Returns the exit code.
 
-    Args:
-        model: A `.keras` or `.h5` file, or the directory of a SavedModel.
-        tokenizer: Keras's JSON or a `tokenizer.json`.
-        name: Name of the model in the repository.
-        window: Context length in tokens of a sliding-window model; None if the model carries state or has a fixed
-            length.
-        direction: "backward" for a model that generates right to left.
-        models_dir: The repository.
+    The window is the context length in tokens of a sliding-window model; None if the model carries state or has a fixed
+    length.
 
     Raises:
         ExportError, ContractError, OSError: the command line prints each in one line.

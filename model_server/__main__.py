@@ -25,13 +25,9 @@ PORTABLE = {"TF_ENABLE_ONEDNN_OPTS": "0", "TENSORFLOW_USE_CUSTOM_CONTRACTION_KER
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until a signal arrives.
+    """Serve until a signal arrives: then the process exits here with status 0.
 
-    Args:
-        arguments: Command-line arguments without the program's name; None for those of the process.
-
-    Returns:
-        The exit status, if the server could not start. After a signal the process exits here with status 0.
+    Returns the exit status, if the server could not start.
     """
     flags = parse(arguments)
     # Before the slow import of TensorFlow, so that a supervisor can stop the process during it.

@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tensorflow_serving.config import model_server_config_pb2
-from tensorflow_serving.config.file_system_storage_path_source_pb2 import FileSystemStoragePathSourceConfig
 
+from contract.models_config import CONTAINER_ROOT, VersionPolicy
 from model_server import textproto
 from model_server.errors import ConfigError
-from model_server.versions import All, Latest, Policy, Specific
 
 PLATFORM = "tensorflow"
-# Directory of the models in TensorFlow Serving's container, and so in a config file for both servers.
-CONTAINER_ROOT = PurePosixPath("/models")
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class ModelConfig:
 
     name: str
     base_path: Path
-    policy: Policy
+    policy: VersionPolicy
     labels: Mapping[str, int]
 
 
@@ -39,14 +36,10 @@ ServerConfig = Mapping[str, ModelConfig]
 
 
 def read_config(path: Path, models_root: Path | None = None) -> ServerConfig | None:
-    """Read a config file.
+    """Read a config file, a text proto of `ModelServerConfig`. It may list no model: nothing is served then.
 
-    Args:
-        path: A text proto of `ModelServerConfig`. It may list no model: nothing is served then.
-        models_root: Directory that replaces `/models`; None for the directory of the file.
-
-    Returns:
-        None if the file has no `model_config_list`, not even an empty one.
+    `models_root` replaces `/models`; None is the directory of the file. Returns None if the file has no
+    `model_config_list`, not even an empty one.
 
     Raises:
         ConfigError: the file cannot be read or is invalid; the message is one line and names the file.
@@ -63,9 +56,8 @@ def read_config(path: Path, models_root: Path | None = None) -> ServerConfig | N
 def from_proto(message: model_server_config_pb2.ModelServerConfig, models_root: Path | None) -> ServerConfig:
     """Validate and convert a config; error messages are TensorFlow Serving's.
 
-    Args:
-        message: With `model_config_list`, or empty.
-        models_root: Directory that replaces `/models`; None leaves base paths unchanged.
+    The message has a `model_config_list`, or is empty. `models_root` replaces `/models`; None leaves base paths
+    unchanged.
 
     Raises:
         ConfigError: a model is listed twice, or one of its fields is invalid.
@@ -82,7 +74,7 @@ def from_proto(message: model_server_config_pb2.ModelServerConfig, models_root: 
 
 def single_model(name: str, base_path: Path) -> ServerConfig:
     """Return the config for `--model_name` and `--model_base_path`: the latest version of one model."""
-    return {name: ModelConfig(name, base_path.absolute(), Latest(), {})}
+    return {name: ModelConfig(name, base_path.absolute(), VersionPolicy(latest=1), {})}
 
 
 def _model(entry: model_server_config_pb2.ModelConfig, models_root: Path | None) -> ModelConfig:
@@ -95,7 +87,7 @@ def _model(entry: model_server_config_pb2.ModelConfig, models_root: Path | None)
     base_path = Path(path)
     if models_root is not None and path.is_relative_to(CONTAINER_ROOT):
         base_path = models_root / path.relative_to(CONTAINER_ROOT)
-    return ModelConfig(entry.name, base_path, _policy(entry.model_version_policy), dict(entry.version_labels))
+    return ModelConfig(entry.name, base_path, VersionPolicy.of(entry), dict(entry.version_labels))
 
 
 def _check_platform(entry: model_server_config_pb2.ModelConfig) -> None:
@@ -109,13 +101,3 @@ def _check_platform(entry: model_server_config_pb2.ModelConfig) -> None:
         )
     if platform != PLATFORM:
         raise ConfigError(f"Model {entry.name} requests unsupported platform {platform}")
-
-
-def _policy(policy: FileSystemStoragePathSourceConfig.ServableVersionPolicy) -> Policy:
-    match policy.WhichOneof("policy_choice"):
-        case "all":
-            return All()
-        case "specific":
-            return Specific(frozenset(policy.specific.versions))
-        case _:
-            return Latest(max(policy.latest.num_versions, 1))

@@ -69,15 +69,9 @@ class InvalidRequest(ModelServerError):
 
 
 class TensorFlowFailed(ModelServerError):
-    """A graph failed to run, or a version failed to load."""
+    """A graph failed to run, or a version failed to load: with TensorFlow's code, which is never OK."""
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        """Store TensorFlow's own status.
-
-        Args:
-            code: TensorFlow's status code, never OK.
-            message: TensorFlow's message, without stack traces.
-        """
         super().__init__(message)
         self.code = code
 

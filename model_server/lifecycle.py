@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import grpc
 
 from model_server.config import ModelConfig
-from model_server.versions import Load, Unload, aspired, next_step
+from model_server.versions import Step, next_step
 
 S = TypeVar("S")
 
@@ -67,13 +67,7 @@ class Version(Generic[S]):
         self.state, self.code, self.message, self.servable = State.AVAILABLE, grpc.StatusCode.OK, "", servable
 
     def failed(self, code: grpc.StatusCode, message: str, retry_at: float | None) -> None:
-        """Record that loading has failed.
-
-        Args:
-            code: Never OK.
-            message: Error message.
-            retry_at: Time of the next attempt (monotonic, s); None for no further attempt.
-        """
+        """Record that loading has failed, and when it is tried again (monotonic, s), or that it is not."""
         self.failures, self.code, self.message = self.failures + 1, code, message
         if retry_at is None:
             self.state = State.END
@@ -116,7 +110,7 @@ class Model(Generic[S]):
         A version that has failed for good is loaded again only after it was gone, or not wanted, in between. A served
         version stays loaded even if its directory has moved.
         """
-        wanted = aspired(self.config.policy, paths) if self.config else frozenset()
+        wanted = self.config.policy.select(paths) if self.config else frozenset()
         self.has_versions = self.has_versions or bool(wanted)
         for version in self.versions.values():
             if version.number not in wanted:
@@ -130,7 +124,7 @@ class Model(Generic[S]):
             else:
                 version.wanted = True
 
-    def next_step(self, now: float) -> Load | Unload | None:
+    def next_step(self, now: float) -> Step | None:
         """Return the next load or unload, if one is due at `now` (monotonic, s)."""
         versions = self.versions.values()
         return next_step(

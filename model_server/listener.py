@@ -26,11 +26,7 @@ def address(host: str, port: int) -> str:
 
 
 def check_port(host: str, port: int) -> None:
-    """Check that the port is free, before minutes of loading.
-
-    Raises:
-        PortUnavailable: the port is in use on every address of the host, or the host has none.
-    """
+    """Raise PortUnavailable, before minutes of loading, if the port is in use on every address, or there is none."""
     try:
         candidates = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -47,18 +43,10 @@ def listen(
     add_services: Callable[[grpc.Server], None],
     credentials: grpc.ServerCredentials | None = None,
 ) -> tuple[grpc.Server, int]:
-    """Start a gRPC server.
+    """Start a gRPC server and return it and its port; port 0 chooses a free one.
 
-    Args:
-        host: Address or name.
-        port: 0 chooses a free port.
-        max_threads: One more than the concurrent calls, as gRPC's C++ server keeps a thread for polling; a further call
-            gets RESOURCE_EXHAUSTED at once.
-        add_services: Registers the services.
-        credentials: For TLS; None disables it.
-
-    Returns:
-        The server and its port.
+    `max_threads` is one more than the calls that run at once, as gRPC's C++ server keeps a thread for polling. A further
+    call gets RESOURCE_EXHAUSTED at once.
 
     Raises:
         PortUnavailable: the port is in use.

@@ -48,16 +48,10 @@ class Lookup(Generic[S]):
 
 
 def new_labels(config: ServerConfig, lookup: Lookup[S], *, allow_unavailable: bool) -> Labels:
-    """Validate and return the labels of a config.
+    """Return the labels of a config; raise LabelRefused if one points to a version that is not available.
 
-    Args:
-        config: The new config.
-        lookup: The versions served now.
-        allow_unavailable: Whether a new label may point to a version that is not available. An existing label may never
-            move to such a version, because its users would get errors.
-
-    Raises:
-        LabelRefused: a label points to a version that is not available.
+    If `allow_unavailable`, a new label may point to such a version. An existing label may never move to one, because
+    its users would get errors.
     """
     for name, model in config.items():
         available: Set[int] = lookup.served.get(name, {}).keys()

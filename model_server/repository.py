@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import grpc
 
@@ -15,7 +15,6 @@ from model_server.config import ModelConfig, ServerConfig
 from model_server.errors import ModelsUnavailable, ServableNotFound
 from model_server.lifecycle import Model, State, Version
 from model_server.lookup import Labels, Lookup, new_labels
-from model_server.versions import Load, Unload
 
 S = TypeVar("S")
 # Interval at which a waiting call checks whether to give up.
@@ -32,14 +31,12 @@ class Status(NamedTuple):
 
 
 class Repository(Generic[S]):
-    """A thread-safe registry of models. Lookups take no lock, so neither loads nor reloads block requests."""
+    """A thread-safe registry of models. Lookups take no lock, so neither loads nor reloads block requests.
+
+    If `allow_unavailable_labels`, a new label may point to a version that is not available.
+    """
 
     def __init__(self, *, allow_unavailable_labels: bool = False) -> None:
-        """Start without models.
-
-        Args:
-            allow_unavailable_labels: Let a new label point to a version that is not available.
-        """
         self._allow_unavailable_labels = allow_unavailable_labels
         self._lookup: Lookup[S] = Lookup()
         self._config: ServerConfig = {}
@@ -68,11 +65,7 @@ class Repository(Generic[S]):
         return self._lookup.find(name, version, label)
 
     def statuses(self, name: str, number: int | None = None) -> list[Status]:
-        """Return the status of a model's versions, newest first.
-
-        Args:
-            name: Name of a model that is or was in the config.
-            number: A single version; None for all versions, including ended ones.
+        """Return the status of a model's versions, newest first, or of one; ended ones and former models included.
 
         Raises:
             ServableNotFound: the version, or any version of the model, was never found.
@@ -86,10 +79,7 @@ class Repository(Generic[S]):
         return sorted(statuses, reverse=True)
 
     def configure(self, config: ServerConfig) -> frozenset[str]:
-        """Replace the config; loads and unloads follow in the background.
-
-        Returns:
-            The names of the models that were not configured before.
+        """Replace the config; loads and unloads follow in the background. Return the names of the models that are new.
 
         Raises:
             LabelRefused: a label points to a version that is not available; the current config stays.
@@ -108,13 +98,9 @@ class Repository(Generic[S]):
         return added
 
     def reload(self, config: ServerConfig, give_up: Callable[[], bool]) -> None:
-        """Replace the config and wait for the models that it adds.
+        """Replace the whole config and wait for the models that it adds, until `give_up()`, which is polled.
 
         Reloads are serialized: an earlier reload finishes first.
-
-        Args:
-            config: Replaces the whole current config.
-            give_up: Polled; once true, stop waiting.
 
         Raises:
             LabelRefused: a label points to a version that is not available; the current config stays.
@@ -140,11 +126,7 @@ class Repository(Generic[S]):
     def wait_settled(self, names: Collection[str], give_up: Callable[[], bool]) -> bool:
         """Wait until every version of these models has loaded or failed for good; return False if given up.
 
-        Also waits for a model without any version until it has one.
-
-        Args:
-            names: Names of configured models.
-            give_up: Polled; once true, stop waiting.
+        Also waits for a model without any version until it has one. `give_up` is polled.
         """
         with self._changed:
             while not all(self._models[name].is_settled for name in names):
@@ -154,11 +136,9 @@ class Repository(Generic[S]):
         return True
 
     def update_versions(self, config: ModelConfig, paths: Mapping[int, Path]) -> None:
-        """Update a model's versions that exist on disk.
+        """Update a model's versions that exist on disk, by their directories.
 
-        Args:
-            config: The model's config at the time of the scan; no effect if it has changed since.
-            paths: Directory of each version.
+        Without effect if the model's config has changed since the scan.
         """
         with self._changed:
             model = self._models[config.name]
@@ -166,13 +146,13 @@ class Repository(Generic[S]):
                 model.update_versions(paths)
                 self._changed.notify_all()
 
-    def next_step(self, now: float) -> tuple[Load | Unload, Version[S]] | None:
-        """Return the next load or unload and its version; None if nothing is due at `now` (monotonic, s)."""
+    def next_step(self, now: float) -> tuple[Literal["load", "unload"], Version[S]] | None:
+        """Return what to do next, and with which version; None if nothing is due at `now` (monotonic, s)."""
         with self._changed:
             for model in self._models.values():
                 step = model.next_step(now)
                 if step is not None:
-                    return step, model.versions[step.version]
+                    return step.action, model.versions[step.version]
         return None
 
     def next_due(self) -> float:

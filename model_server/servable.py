@@ -32,13 +32,7 @@ class Servable:
     """
 
     def __init__(self, name: str, version: int, path: Path, batching: Batching | None = None) -> None:
-        """Load a version.
-
-        Args:
-            name: Name of the model.
-            version: Version number.
-            path: Directory of a SavedModel with the tag "serve".
-            batching: Rules for every call of every signature; None for no rules.
+        """Load a SavedModel with the tag "serve"; batching rules hold for every call of every signature.
 
         Raises:
             TensorFlowFailed: with TensorFlow's code, or DATA_LOSS or NOT_FOUND for an unusable file.
@@ -57,11 +51,7 @@ class Servable:
         }
 
     def signature(self, name: str) -> Signature:
-        """Return a signature; an empty name means `serving_default`.
-
-        Raises:
-            SignatureNotFound: the signature does not exist.
-        """
+        """Return a signature; an empty name means `serving_default`. Raise SignatureNotFound if it does not exist."""
         key = name or DEFAULT_SIGNATURE
         if key not in self._signatures:
             raise SignatureNotFound(f'Serving signature key "{key}" not found.')
@@ -70,10 +60,8 @@ class Servable:
     def predict(self, request: PredictRequest) -> PredictResponse:
         """Run a signature and respond as TensorFlow Serving does: with typed fields and the concrete version.
 
-        Computes every output; `output_filter` selects those in the response.
-
-        Args:
-            request: For any signature; its name and version of the model are ignored.
+        Computes every output; `output_filter` selects those in the response. The request's model name and version are
+        ignored.
 
         Raises:
             SignatureNotFound: the signature does not exist.

@@ -51,11 +51,7 @@ class ModelServer:
     """
 
     def __init__(self, flags: Flags) -> None:
-        """Prepare a server.
-
-        Args:
-            flags: With a config file or a base path. The flags for TensorFlow's threads are ignored here;
-                `configure_tensorflow` applies them.
+        """Prepare a server; `configure_tensorflow` applies the flags for TensorFlow's threads.
 
         Raises:
             ConfigError: the batching parameters or the SSL config are invalid.
@@ -89,9 +85,7 @@ class ModelServer:
         """Load the configured versions and then listen, even if a version fails to load.
 
         A model without any version delays the start: as in TensorFlow Serving, the port stays closed until it has one.
-
-        Args:
-            give_up: Polled; once true, stop waiting and do not listen.
+        `give_up` is polled; once true, it stops waiting and does not listen.
 
         Raises:
             ConfigError: the config file is missing or invalid.
@@ -116,9 +110,8 @@ class ModelServer:
     def stop(self, grace_s: float = GRACE_S) -> None:
         """Refuse new calls, wait for running ones, and stop the watcher.
 
-        Args:
-            grace_s: Grace period for running calls. A longer call is cancelled (CANCELLED) and its thread abandoned.
-                So is, after one second, a version that is being loaded.
+        A call that is longer than the grace period is cancelled (CANCELLED) and its thread abandoned. So is, after one
+        second, a version that is being loaded.
         """
         self._stopping.set()
         if self._grpc is not None:

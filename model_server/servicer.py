@@ -65,15 +65,9 @@ class PredictionServicer(PredictionServiceServicer):
 
 
 class ModelServicer(ModelServiceServicer):
-    """GetModelStatus and HandleReloadConfigRequest."""
+    """GetModelStatus and HandleReloadConfigRequest; `models_root` replaces `/models` in the config of a reload."""
 
     def __init__(self, repository: Repository[Servable], models_root: Path | None) -> None:
-        """Serve the status of a repository, and reload it.
-
-        Args:
-            repository: The models.
-            models_root: Directory that replaces `/models` in the config of a reload.
-        """
         self._repository = repository
         self._models_root = models_root
 

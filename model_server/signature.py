@@ -38,26 +38,16 @@ class TensorSpec:
 
 
 class Signature:
-    """A thread-safe callable signature."""
+    """A thread-safe callable signature: one tensor per input, by keyword, in; one per output out."""
 
     def __init__(self, name: str, definition: SignatureDef, function: Callable[..., Mapping[str, tf.Tensor]]) -> None:
-        """Combine a signature's definition and its function.
-
-        Args:
-            name: Name of the signature, for messages.
-            definition: The SavedModel's definition.
-            function: Takes one tensor per input, by keyword, and returns one per output.
-        """
         self.name = name
         self.inputs = {key: TensorSpec.from_info(info) for key, info in sorted(definition.inputs.items())}
         self.outputs = {key: TensorSpec.from_info(info) for key, info in sorted(definition.outputs.items())}
         self._function = function
 
     def decode(self, protos: Mapping[str, TensorProto]) -> dict[str, np.ndarray]:
-        """Validate and decode the inputs of a request.
-
-        Args:
-            protos: One tensor per input, of its dtype and a matching shape.
+        """Validate and decode the inputs of a request: one tensor per input, of its dtype and a matching shape.
 
         Raises:
             InvalidRequest: an input is missing, unknown or does not match; the message names it.
@@ -85,13 +75,7 @@ class Signature:
         return output_filter or self.outputs.keys()
 
     def __call__(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run the graph.
-
-        Args:
-            arrays: Inputs as `decode` returns them.
-
-        Returns:
-            All outputs.
+        """Run the graph on inputs as `decode` returns them, and return all outputs.
 
         Raises:
             TensorFlowFailed: with TensorFlow's own code and message.

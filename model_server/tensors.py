@@ -41,14 +41,10 @@ def dtype_name(dtype: int) -> str:
 
 
 def decode(name: str, proto: TensorProto) -> np.ndarray:
-    """Decode a tensor from `tensor_content` or from its typed field.
+    """Decode a tensor, except resources and variants, from `tensor_content` or from its typed field.
 
     As in TensorFlow, a typed field with too few values is padded with its last value, and surplus values are ignored;
     unlike there, padding is limited to `MAX_EXPANDED` elements.
-
-    Args:
-        name: Name of the input, for the message.
-        proto: Any dtype except resources and variants.
 
     Raises:
         InvalidRequest: the tensor is invalid.
@@ -87,10 +83,7 @@ def _decode_fast(proto: TensorProto, shape: list[int]) -> np.ndarray:
 def encode(array: np.ndarray, dtype: int, proto: TensorProto) -> None:
     """Encode an array into the typed field of an empty tensor, TensorFlow Serving's default for responses.
 
-    Args:
-        array: As returned by TensorFlow's `numpy()`; strings are objects of type bytes.
-        dtype: Its `DataType`.
-        proto: The tensor to fill.
+    The array is as TensorFlow's `numpy()` returns it: strings are objects of type bytes.
     """
     if dtype == types_pb2.DT_FLOAT:
         set_type(proto, dtype, array.shape)

@@ -53,13 +53,9 @@ SSLConfig = _MESSAGES["SSLConfig"]
 
 
 def read(path: Path, kind: type[M], name: str, *, is_secret: bool = False) -> M:
-    """Read and parse a file.
+    """Read and parse a file; `name` is that of this kind of file in error messages.
 
-    Args:
-        path: The file.
-        kind: Message class of its content.
-        name: Name of this kind of file in error messages.
-        is_secret: Whether error messages may contain only the position of the error, none of the content.
+    Of a secret, messages contain only the position of the error, none of the content.
 
     Raises:
         ConfigError: the file cannot be read or parsed; the message is one line and names the file.

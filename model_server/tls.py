@@ -19,8 +19,7 @@ NAME = "SSL config"
 def read_credentials(path: Path) -> grpc.ServerCredentials:
     """Read and verify the TLS credentials: with invalid ones gRPC would only report that it cannot bind the port.
 
-    Args:
-        path: Text proto of SSLConfig: `server_key`, `server_cert`, `custom_ca` and `client_verify`.
+    The text proto is an SSLConfig: `server_key`, `server_cert`, `custom_ca` and `client_verify`.
 
     Raises:
         ConfigError: the file cannot be read or is invalid; the message is one line and names the file.

@@ -1,49 +1,21 @@
-"""Version directories and policies: which versions to serve, and the next load or unload on the way.
+"""Version directories, and the next load or unload on the way to the versions to be served.
 
 Knows directory names and TensorFlow Serving's availability-preserving policy. Loads nothing and has no state.
 """
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 _MAX_VERSION = 2**63 - 1
 
 
-@dataclass(frozen=True)
-class Latest:
-    """Serve the versions with the highest numbers."""
+class Step(NamedTuple):
+    """What to do next, and with which version."""
 
-    num_versions: int = 1
-
-
-@dataclass(frozen=True)
-class All:
-    """Serve every version."""
-
-
-@dataclass(frozen=True)
-class Specific:
-    """Serve these versions, if they exist."""
-
-    versions: frozenset[int]
-
-
-Policy = Latest | All | Specific
-
-
-@dataclass(frozen=True)
-class Load:
-    """Load this version next."""
-
-    version: int
-
-
-@dataclass(frozen=True)
-class Unload:
-    """Unload this version next."""
-
+    action: Literal["load", "unload"]
     version: int
 
 
@@ -81,37 +53,16 @@ def scan(base_path: Path) -> Scan:
     return Scan(versions, tuple(problems))
 
 
-def aspired(policy: Policy, existing: Iterable[int]) -> frozenset[int]:
-    """Return the existing versions that a policy selects."""
-    match policy:
-        case Latest(num_versions):
-            return frozenset(sorted(existing)[-num_versions:])
-        case Specific(versions):
-            return frozenset(existing) & versions
-        case All():
-            return frozenset(existing)
-
-
-def missing(policy: Policy, existing: Iterable[int]) -> Iterator[int]:
-    """Yield the versions that a policy names but that do not exist."""
-    if isinstance(policy, Specific):
-        yield from sorted(policy.versions - frozenset(existing))
-
-
-def next_step(wanted: Set[int], available: Set[int], loadable: Set[int]) -> Load | Unload | None:
+def next_step(wanted: Set[int], available: Set[int], loadable: Set[int]) -> Step | None:
     """Return the next step towards the wanted versions that keeps the model available.
 
     An unwanted version is unloaded once a wanted one is available, or when no version is wanted. Until then the newest
-    unwanted version stays, so a new version that fails to load causes no outage.
-
-    Args:
-        wanted: Versions that the policy selects.
-        available: Versions being served.
-        loadable: Versions of `wanted` that may be loaded now; failed ones are excluded.
+    unwanted version stays, so a new version that fails to load causes no outage. Of the wanted ones, those that are
+    loadable have not failed.
     """
     unwanted = available - wanted
     if unwanted and (not wanted or wanted & available or len(unwanted) > 1):
-        return Unload(min(unwanted))
+        return Step("unload", min(unwanted))
     if loadable:
-        return Load(max(loadable))
+        return Step("load", max(loadable))
     return None

@@ -19,14 +19,18 @@ from model_server.config import ModelConfig
 from model_server.errors import ModelServerError
 from model_server.lifecycle import Version
 from model_server.repository import Repository
-from model_server.versions import Load, Unload, missing, scan
+from model_server.versions import scan
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
 
 
 class Watcher(Generic[S]):
-    """Scans base paths, and loads and unloads versions, one step at a time. No two loads run in parallel."""
+    """Scans base paths, and loads and unloads versions, one step at a time. No two loads run in parallel.
+
+    `load` gets the model's name, its number and its directory, warms the version up, and may raise anything. If
+    `poll_s` is 0, each config is scanned once. Other versions are loaded between two retries of one.
+    """
 
     def __init__(
         self,
@@ -37,16 +41,6 @@ class Watcher(Generic[S]):
         max_retries: int,
         retry_s: float,
     ) -> None:
-        """Prepare the thread; `start` runs it.
-
-        Args:
-            repository: The configured models, and where states are recorded.
-            load: Loads a version, given the model's name, its number and its directory, and warms it up. May raise
-                anything.
-            poll_s: Seconds between two scans; 0 scans once for each config.
-            max_retries: Retries of a version that fails to load.
-            retry_s: Seconds between retries; other versions are loaded meanwhile.
-        """
         self._repository = repository
         self._load_version = load
         self._poll_s = poll_s or float("inf")
@@ -62,11 +56,7 @@ class Watcher(Generic[S]):
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Stop loading and unloading; served versions stay loaded.
-
-        Args:
-            timeout_s: How long to wait for a version that is being loaded; a longer load continues in the thread.
-        """
+        """Stop loading and unloading, but let a longer load continue in the thread; served versions stay loaded."""
         self._stopping = True
         self._repository.events.put(None)
         if self._thread.ident is not None:
@@ -118,8 +108,8 @@ class Watcher(Generic[S]):
             problem = f"Could not find base path {config.base_path} for servable {config.name} ({error.strerror})"
             self._report(config.name, {f"{problem}: until it is there no model gets another version"})
             return None
-        problems = set(result.problems)
-        problems |= {f"version {n} of {config.name} does not exist" for n in missing(config.policy, result.versions)}
+        absent = (config.policy.specific or frozenset()) - result.versions.keys()
+        problems = {*result.problems, *(f"version {n} of {config.name} does not exist" for n in absent)}
         if not result.versions:
             problems.add(f"No versions of servable {config.name} found under base path {config.base_path}")
         self._report(config.name, problems)
@@ -134,9 +124,9 @@ class Watcher(Generic[S]):
     def _run_next_step(self) -> bool:
         """Load or unload one version, if one is due; return whether one was due."""
         match self._repository.next_step(time.monotonic()):
-            case Load(), version:
+            case "load", version:
                 self._load(version)
-            case Unload(), version:
+            case "unload", version:
                 self._unload(version)
             case _:
                 return False

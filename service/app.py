@@ -18,7 +18,7 @@ from service.backends.replicas import Replicas
 from service.backends.tls import backend_tls
 from service.engine import Engine
 from service.errors import ShuttingDown
-from service.generation.resume_tokens import KeyFile, ResumeTokens, StateKeys
+from service.generation.resume_tokens import ResumeTokens, StateKeys, key_file
 from service.memory import MemoryBudget
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics
@@ -93,9 +93,7 @@ class Gateway(Flask):
 def create_app(settings: Settings, metrics_socket: socket.socket | None = None) -> Gateway:
     """Build the gateway and start its threads; call it in the serving process, after any fork.
 
-    Args:
-        settings: Validated settings.
-        metrics_socket: A listening socket for /metrics; None: metrics are collected but not served.
+    Without a listening socket for them, metrics are collected but not served.
     """
     app = Gateway(settings)
     _configure_flask(app, settings)
@@ -139,9 +137,7 @@ def _register(app: Gateway, settings: Settings) -> None:
 def _watch_state(app: Gateway) -> None:
     """Have the metrics read the state of scheduler, memory and backends at each scrape."""
     metrics, scheduler, replicas = app.metrics, app.scheduler, app.replicas
-    metrics.watch_load(
-        lambda: [(load.model, load.running, load.waiting) for load in scheduler.loads], lambda: scheduler.num_tokens
-    )
+    metrics.watch_load(lambda: scheduler.loads, lambda: scheduler.num_tokens)
     metrics.watch_prefix_cache(scheduler.prefix_cache)
     metrics.watch_request_memory(app.memory)
     metrics.watch_servers(lambda: [replica.ejected_because is None for replica in replicas.all()])
@@ -157,7 +153,7 @@ def _tracing(settings: Settings) -> Tracing | None:
 
 def _resume_tokens(settings: Settings) -> ResumeTokens:
     if settings.state_key_file is not None:
-        return ResumeTokens(KeyFile(settings.state_key_file), settings.state_max_age_s)
+        return ResumeTokens(key_file(settings.state_key_file).content, settings.state_max_age_s)
     keys = StateKeys.random()
     return ResumeTokens(lambda: keys, settings.state_max_age_s)
 

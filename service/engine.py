@@ -6,10 +6,9 @@ Knows tokenizers and sequences. Does not know HTTP, and does not compute.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
 
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, PromptText
-from service.backends.registry import ServedModel
+from service.backends.registry import ModelRegistry, ServedModel
 from service.context import RequestContext, refund_nothing
 from service.errors import GatewayError, InvalidRequest, StateOfAnotherModel, StateOutdated
 from service.generation.checkpoint import Checkpoint
@@ -18,23 +17,13 @@ from service.generation.inspection import InspectionBuilder, num_values, wanted_
 from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
 from service.generation.pooling import PoolingBuilder
 from service.generation.prompts import NOTHING, EncodedPrompt, encode_prompts, require_encodable, require_ids
-from service.generation.request import Request, RequestObserver
+from service.generation.request import Request
 from service.generation.resume_tokens import ResumeTokens
 from service.limits import Limits
-from service.params import ModelVersion
+from service.observability.metrics import Metrics
 from service.scheduling.scheduler import Scheduler
 
 OutputBuilder = CompletionBuilder | PoolingBuilder | InspectionBuilder
-
-
-class Models(Protocol):
-    """The model registry: resolves a model's name to a served version."""
-
-    def find(self, name: str | None, seed: int | None = None) -> ServedModel:
-        """Return the version that serves a request, or raise `ModelNotFound` or `ModelLoading`."""
-
-    def find_version(self, ref: ModelVersion) -> ServedModel | None:
-        """Return a version, or None if it is not served; raise `ModelLoading` while that is unknown."""
 
 
 class Engine:
@@ -42,13 +31,13 @@ class Engine:
 
     def __init__(
         self,
-        models: Models,
+        model_registry: ModelRegistry,
         scheduler: Scheduler,
-        observer: RequestObserver,
+        metrics: Metrics,
         limits: Limits,
         resume_tokens: ResumeTokens,
     ) -> None:
-        self._models, self._scheduler, self._observer, self._limits = models, scheduler, observer, limits
+        self._model_registry, self._scheduler, self._metrics, self._limits = model_registry, scheduler, metrics, limits
         self._resume_tokens = resume_tokens
 
     def complete(self, body: CompletionRequest, context: RequestContext) -> CompletionBuilder:
@@ -77,12 +66,8 @@ class Engine:
         return builder
 
     def embed(self, body: EmbeddingsRequest, context: RequestContext) -> PoolingBuilder:
-        """Encode the texts and submit their prefill.
-
-        Raises:
-            GatewayError: as `complete`.
-        """
-        model = self._models.find(body.model)
+        """Encode the texts and submit their prefill; raise as `complete`."""
+        model = self._model_registry.find(body.model)
         if body.dimensions not in (None, model.card.units):
             raise InvalidRequest(
                 f"dimensions must be {model.card.units}, the width of the model's top layer, got {body.dimensions}",
@@ -144,7 +129,7 @@ class Engine:
         timeout_s: float,
         checkpoint: Checkpoint | None = None,
     ) -> Request:
-        return Request(model, prompts, self._scheduler, self._observer, context, timeout_s, checkpoint)
+        return Request(model, prompts, self._scheduler, self._metrics, context, timeout_s, checkpoint)
 
     def _find_model(
         self, name: str | None, resume_token: str | None, tenant: str, seed: int | None = None
@@ -155,18 +140,13 @@ class Engine:
             GatewayError: there is no such model, or the resume token is not usable.
         """
         if resume_token is None:
-            return self._models.find(name, seed), None
+            return self._model_registry.find(name, seed), None
         checkpoint = self._resume_tokens.open(resume_token, tenant)
         requested = checkpoint.model.name if name is None else name
-        return self._version_of(checkpoint, self._models.find(requested, seed), requested), checkpoint
+        return self._version_of(checkpoint, self._model_registry.find(requested, seed), requested), checkpoint
 
     def _version_of(self, checkpoint: Checkpoint, named: ServedModel, requested: str) -> ServedModel:
         """Return the version that took a checkpoint, as no other can resume it.
-
-        Args:
-            checkpoint: The checkpoint.
-            named: The version that the request's model name resolves to.
-            requested: That name.
 
         Raises:
             StateOfAnotherModel: the request names another model or version.
@@ -178,7 +158,7 @@ class Engine:
                 f"state must be of model {requested[:64]!r}, which the request names, got one of version "
                 f"{checkpoint.model.version} of {checkpoint.model.name!r}"
             )
-        model = self._models.find_version(checkpoint.model)
+        model = self._model_registry.find_version(checkpoint.model)
         # Another version may have got the number since.
         if model is None or model.card.weights_sha256 != checkpoint.weights_sha256:
             raise StateOutdated(
@@ -195,22 +175,15 @@ class Engine:
         num_generated: int,
         context: RequestContext,
     ) -> tuple[int, Callable[[], None]]:
-        """Refuse prompts that are certainly too long, and charge the minimum number of tokens.
+        """Refuse prompts that are certainly too long; charge and return the minimum number of tokens, and its refund.
 
         It happens before encoding, so that no principal causes work beyond its rate limit.
-
-        Returns:
-            The number of tokens charged, and a function that refunds them.
         """
         charged = require_encodable(raw_prompts, model, field, self._limits) + num_generated
         return charged, context.charge(charged)
 
     def _require_response_fits(self, body: CompletionRequest, prompts: list[EncodedPrompt], field: str) -> None:
-        """Refuse a request whose response would have hundreds of megabytes.
-
-        Raises:
-            InvalidRequest: it would.
-        """
+        """Refuse a request whose response would have hundreds of megabytes."""
         num_echoed = sum(prompt.num_tokens for prompt in prompts) * body.best_of if body.echo else 0
         limits, num_generated = self._limits, len(prompts) * body.best_of * body.max_tokens
         if num_echoed > limits.max_request_tokens:

@@ -4,8 +4,6 @@ Knows bytes. Does not know the objects: their modules estimate the bytes.
 """
 
 import threading
-from types import TracebackType
-from typing import Self
 
 from service.errors import InvalidRequest, MemoryExhausted
 
@@ -33,18 +31,6 @@ class MemoryBudget:
         """Return a lease that holds nothing yet."""
         return MemoryLease(self)
 
-    def require_possible(self, num_bytes: int, field: str, *, param: str | None = None) -> None:
-        """Refuse a request that even an idle server could not admit.
-
-        Raises:
-            InvalidRequest: it needs more than the whole budget.
-        """
-        if num_bytes > self.max_bytes:
-            raise InvalidRequest(
-                f"{field} must need at most {self.max_bytes} bytes of memory, got {num_bytes} (an estimate)",
-                param=param,
-            )
-
     def resize(self, held: int, new: int) -> None:
         """Replace `held` bytes by `new` bytes; shrinking always succeeds.
 
@@ -68,18 +54,18 @@ class MemoryLease:
         self._budget, self._held = budget, 0
 
     def hold(self, num_bytes: int, field: str, *, param: str | None = None) -> None:
-        """Replace the bytes held by `num_bytes`.
+        """Replace the bytes held by `num_bytes`, an upper estimate.
 
-        Args:
-            num_bytes: An upper estimate.
-            field: What needs them, for the error message.
-            param: Name of the request's field, if it is one.
+        `field` names what needs them, for the error message; `param` is the request's field, if it is one.
 
         Raises:
             InvalidRequest: it is more than the whole budget.
             MemoryExhausted: other requests hold too much memory.
         """
-        self._budget.require_possible(num_bytes, field, param=param)
+        limit = self._budget.max_bytes
+        if num_bytes > limit:
+            message = f"{field} must need at most {limit} bytes of memory, got {num_bytes} (an estimate)"
+            raise InvalidRequest(message, param=param)
         counted = num_bytes if num_bytes > FREE_BYTES else 0
         self._budget.resize(self._held, counted)
         self._held = counted
@@ -92,13 +78,3 @@ class MemoryLease:
     def close(self) -> None:
         """Release everything; idempotent."""
         self.shrink(0)
-
-    def __enter__(self) -> Self:
-        """Return the lease itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Release everything."""
-        self.close()

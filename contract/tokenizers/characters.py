@@ -34,11 +34,9 @@ class CharacterTokenizer(JoinedVocabulary):
 
     @classmethod
     def train(cls, texts: Iterable[str], *, end_token: bool = False) -> Self:
-        """Build a vocabulary of all characters in the training texts.
+        """Build a vocabulary of all characters in the training texts, or a single one, without the validation split.
 
-        Args:
-            texts: The training texts, or a single one; without the validation split.
-            end_token: Whether each document ends with the end token, which can be sampled.
+        With an end token, which can be sampled, each document ends with it.
         """
         characters = set[str]()
         for text in [texts] if isinstance(texts, str) else texts:

@@ -52,10 +52,10 @@ class ExactWordTokenizer(JoinedVocabulary):
         vocab_size: int | None = None,
         end_token: bool = False,
     ) -> Self:
-        """Build a vocabulary of the most frequent words in the training texts.
+        """Build a vocabulary of the most frequent words in the training texts, without the validation split.
 
         Args:
-            texts: The training texts, without the validation split.
+            texts: The training texts.
             num_words: Keep words with ids below this one, as `WordTokenizer` does; None keeps all that occur at least
                 `MIN_FREQUENCY` times.
             vocab_size: Maximum number of tokens, special tokens and characters included.

@@ -36,13 +36,10 @@ def split_by(pattern: str) -> dict[str, Any]:
 
 
 def byte_pairs(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], unknown: str | None) -> dict[str, Any]:
-    """Return the description of a BPE model.
+    """Return the description of a BPE model: merges are by priority.
 
-    Args:
-        vocabulary: Id of each token.
-        merges: Pairs of tokens to merge, by priority. Without merges, each pre-tokenized word is one token if the
-            vocabulary has it, else one token per character.
-        unknown: Token for characters outside the vocabulary; None if it covers all.
+    Without merges, each pre-tokenized word is one token if the vocabulary has it, else one token per character. The
+    unknown token is for characters outside the vocabulary; None if it covers all.
     """
     return {
         "type": "BPE",

@@ -97,29 +97,18 @@ class ImportedTokenizer:
         """Return the library's text of the ids; special tokens have none."""
         return self._decoder.text([self.tokens[i] for i in token_ids if i not in self._textless])
 
-    def detokenizer(self, follows: str = "") -> Detokenizer:
-        """Return a detokenizer; if the decoder joins by spaces, a space separates `follows` from the first word."""
+    def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:
+        """Return a detokenizer; if the decoder joins by spaces, one separates `beside` from the word at the edge."""
         if self._decoder.joins_bytes:
-            return byte_detokenizer(self, backward=False)
-        return _ImportedDetokenizer(self, follows)
-
-    def backward_detokenizer(self, precedes: str = "") -> Detokenizer:
-        """Return a backward detokenizer that buffers the first token until the one before it is known."""
-        if self._decoder.joins_bytes:
-            return byte_detokenizer(self, backward=True)
-        return _BackwardImportedDetokenizer(self, precedes)
+            return byte_detokenizer(self, backward=backward)
+        return _BackwardImportedDetokenizer(self, beside) if backward else _ImportedDetokenizer(self, beside)
 
     def join(self, token_ids: Iterable[int]) -> bytes:
         """Return the bytes of the ids of a byte-level vocabulary; special tokens have none."""
         return b"".join([_token_bytes(self.tokens[i]) for i in token_ids if i not in self._textless])
 
     def token_text(self, token_id: int, previous: str | None) -> str:
-        """Return the text that a token adds.
-
-        Args:
-            token_id: Any id.
-            previous: The preceding token with text; None for none.
-        """
+        """Return the text that a token adds after the preceding one with text, if there is one."""
         return "" if token_id in self._textless else self._decoder.token_text(self.tokens[token_id], previous)
 
     def label(self, token_id: int) -> str:

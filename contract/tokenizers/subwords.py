@@ -61,12 +61,10 @@ class SubwordTokenizer(Vocabulary):
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int = DEFAULT_VOCAB_SIZE, end_token: bool = False) -> Self:
-        """Train BPE merges on the training texts.
+        """Train BPE merges on the training texts, without the validation split.
 
-        Args:
-            texts: The training texts, without the validation split.
-            vocab_size: Maximum number of tokens. Training stops earlier if no pair occurs twice.
-            end_token: Whether each document ends with the end token, which can be sampled.
+        Training stops before `vocab_size` tokens if no pair occurs twice. With an end token, which can be sampled, each
+        document ends with it.
 
         Raises:
             TokenizerError: `vocab_size` has no room for the bytes.
@@ -113,13 +111,9 @@ class SubwordTokenizer(Vocabulary):
             num_characters += sum(not _is_continuation(byte) for byte in token)
         return offsets
 
-    def detokenizer(self, follows: str = "") -> Detokenizer:  # noqa: ARG002 - bytes join the same way anywhere
-        """Return a detokenizer that buffers the bytes of an incomplete character."""
-        return byte_detokenizer(self, backward=False)
-
-    def backward_detokenizer(self, precedes: str = "") -> Detokenizer:  # noqa: ARG002 - as above
-        """Return a backward detokenizer that buffers bytes which may belong to a character that begins before them."""
-        return byte_detokenizer(self, backward=True)
+    def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:  # noqa: ARG002 - as anywhere
+        """Return a detokenizer that buffers the bytes of a character that may be incomplete."""
+        return byte_detokenizer(self, backward=backward)
 
     def label(self, token_id: int) -> str:
         r"""Return a token's text, its name if it has none, or `bytes:\xe2\x82` for incomplete characters."""

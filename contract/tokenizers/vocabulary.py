@@ -52,13 +52,11 @@ class Detokenizer(Protocol):
         """Return the buffered text at the end of the sequence."""
 
     def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
-        """Add one token, or flush for None, and also return where tokens begin.
+        """Add one token, or flush for None. Return the text delta, and where tokens begin.
 
-        A token begins at the character that contains its first byte.
-
-        Returns:
-            The text delta, as of `feed` or `flush`, and the offsets that are now final, in order of the tokens:
-            distances in code points from the edge of all text returned before (its end; backwards, its beginning).
+        A token begins at the character that contains its first byte. The offsets are those that are now final, in order
+        of the tokens: distances in code points from the edge of all text returned before (its end; backwards, its
+        beginning).
         """
 
     def label(self, token_id: int) -> str:
@@ -104,11 +102,8 @@ class Tokenizer(Protocol):
     def offsets(self, text: str) -> list[int]:
         """Return the offset in `text` of each token of `encode(text)`, in code points."""
 
-    def detokenizer(self, follows: str = "") -> Detokenizer:
-        """Return a detokenizer for text that continues `follows`."""
-
-    def backward_detokenizer(self, precedes: str = "") -> Detokenizer:
-        """Return a detokenizer for text that is generated right to left and precedes `precedes`."""
+    def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:
+        """Return a detokenizer for text that continues `beside`, or is generated right to left and precedes it."""
 
     def to_json(self) -> str:
         """Serialize to JSON in Hugging Face `tokenizers` format."""
@@ -148,10 +143,7 @@ class Vocabulary:
     unknown: str | None
 
     def __init__(self, tokens: Sequence[str]) -> None:
-        """Index a vocabulary.
-
-        Args:
-            tokens: Token of each id, special ones included.
+        """Index a vocabulary: the token of each id, special ones included.
 
         Raises:
             TokenizerError: duplicate token, or a special token is missing.
@@ -211,13 +203,9 @@ class JoinedVocabulary(Vocabulary):
         texts = self._texts
         return "".join([texts[i] for i in token_ids])
 
-    def detokenizer(self, follows: str = "") -> Detokenizer:  # noqa: ARG002 - these join the same way anywhere
+    def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:  # noqa: ARG002 - as anywhere
         """Return a stateless detokenizer."""
-        return _JoiningDetokenizer(self, backward=False)
-
-    def backward_detokenizer(self, precedes: str = "") -> Detokenizer:  # noqa: ARG002 - as above
-        """Return a stateless backward detokenizer."""
-        return _JoiningDetokenizer(self, backward=True)
+        return _JoiningDetokenizer(self, backward=backward)
 
 
 @dataclass

@@ -27,13 +27,7 @@ class WordTokenizer(Vocabulary):
     def __init__(
         self, tokens: Sequence[str], rules: WordRules = KERAS_RULES, unknown: str | None = UNKNOWN_WORD
     ) -> None:
-        """Index a vocabulary; see `Vocabulary`.
-
-        Args:
-            tokens: Token of each id, padding first.
-            rules: How text is split into words.
-            unknown: Token for words outside the vocabulary; None drops them.
-        """
+        """Index a vocabulary, padding first; words outside it are the unknown token, or dropped; see `Vocabulary`."""
         self.rules, self.unknown = rules, unknown
         super().__init__(tokens)
         # A word of a Keras vocabulary may have the name of a special token; text can contain it unless "<" is filtered.
@@ -41,12 +35,10 @@ class WordTokenizer(Vocabulary):
 
     @classmethod
     def train(cls, texts: Iterable[str], *, num_words: int | None = None, end_token: bool = False) -> Self:
-        """Build a vocabulary of the most frequent words in the training texts.
+        """Build a vocabulary of the most frequent words in the training texts, without the validation split.
 
-        Args:
-            texts: The training texts, without the validation split.
-            num_words: Keep ids below this one, as Keras does; None keeps every word.
-            end_token: Whether each document ends with the end token, which can be sampled.
+        It keeps ids below `num_words`, as Keras does; None keeps every word. With an end token, which can be sampled,
+        each document ends with it.
 
         Raises:
             TokenizerError: `num_words` leaves no word.
@@ -92,13 +84,10 @@ class WordTokenizer(Vocabulary):
             return [offset for offset, word in pairs if word in self._word_ids]
         return offsets
 
-    def detokenizer(self, follows: str = "") -> Detokenizer:
-        """Return a detokenizer that separates its first word from `follows` if needed."""
-        return _WordDetokenizer(self, backward=False, is_separated=self.rules.needs_none_after(follows))
-
-    def backward_detokenizer(self, precedes: str = "") -> Detokenizer:
-        """Return a backward detokenizer that separates its last word from `precedes` if needed."""
-        return _WordDetokenizer(self, backward=True, is_separated=self.rules.needs_none_before(precedes))
+    def detokenizer(self, beside: str = "", *, backward: bool = False) -> Detokenizer:
+        """Return a detokenizer that separates the word at the edge from `beside` if needed."""
+        needs_none = self.rules.needs_none_before if backward else self.rules.needs_none_after
+        return _WordDetokenizer(self, backward=backward, is_separated=needs_none(beside))
 
     def to_json(self) -> str:
         """Serialize to JSON in Hugging Face `tokenizers` format."""

@@ -22,12 +22,7 @@ _CONTINUATION_MASK, _CONTINUATION = 0xC0, 0x80
 
 
 def count_characters(tokenizer: Tokenizer, token_ids: np.ndarray) -> int:
-    """Count the characters of tokens, without unknown ones. The order of the tokens does not matter.
-
-    Args:
-        tokenizer: Any but an imported one.
-        token_ids: integers (tokens,).
-    """
+    """Count the characters of tokens, without unknown ones, in any order; the tokenizer is not an imported one."""
     size = len(tokenizer.tokens)
     counts = sum((np.bincount(block, minlength=size) for block in blocks(token_ids)), np.zeros(size, np.int64))
     lengths = [_length(tokenizer, token_id) if counts[token_id] else 0 for token_id in range(len(tokenizer.tokens))]
@@ -45,13 +40,7 @@ def _length(tokenizer: Tokenizer, token_id: int) -> int:
 
 
 def bits_per_character(loss: float | None, num_tokens: int, num_characters: int | None) -> float | None:
-    """Convert a loss per token to bits per character.
-
-    Args:
-        loss: Nats per token; None without a validation split.
-        num_tokens: Number of tokens that the loss is the mean over.
-        num_characters: Number of their characters; None if unknown.
-    """
+    """Convert a loss, the mean over some tokens in nats, to bits per character; None if either is unknown."""
     if loss is None or not num_characters:
         return None
     return loss * num_tokens / math.log(2) / num_characters

@@ -68,11 +68,7 @@ class Corpus:
         return tuple(self.text.documents())
 
     def chunks(self, doing: str = "reading") -> Iterator[Chunk]:
-        """Yield all documents in chunks; encoding chunk by chunk gives the same tokens as encoding the whole.
-
-        Args:
-            doing: Label of the progress bar.
-        """
+        """Yield all documents in chunks; encoding chunk by chunk gives the same tokens as encoding the whole."""
         return self.text.chunks(doing)
 
     def texts(self, doing: str = "reading") -> Iterator[str]:
@@ -93,12 +89,9 @@ class Corpus:
     def split(self, fraction: float, seed: int | None = None) -> tuple["Corpus", "Corpus | None"]:
         """Split into training and validation: at a character of a running text, else at a boundary of documents.
 
-        The validation split is the tail. Documents are shuffled before the split and cut at the nearest boundary.
-
-        Args:
-            fraction: Share of characters for validation, 0 to below 1. At 0 there is no validation split.
-            seed: Seed to shuffle documents, for training and validation; None keeps their order, as earlier releases
-                did: for a sorted list the validation split is then the last letters.
+        The validation split is the tail, a fraction from 0 (there is none) to below 1. Documents are shuffled by the
+        seed before the split and cut at the nearest boundary. Without a seed they keep their order, as in earlier
+        releases: for a sorted list the validation split is then the last letters.
 
         Raises:
             CorpusError: there is too little text for a validation split.

@@ -17,10 +17,8 @@ _BETWEEN_PARAGRAPHS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 def separate_documents(texts: Iterable[Iterable[str]], documents: Documents) -> Iterator[str]:
     """Yield the parts of all texts, with `SEPARATOR` between documents. Blank documents are still included.
 
-    Args:
-        texts: Each text as its parts.
-        documents: `none` joins all texts into one running text by line feeds, `file` makes each text a document,
-            `lines` each line, `blank-line` each paragraph.
+    `none` joins all texts into one running text by line feeds, `file` makes each text a document, `lines` each line,
+    `blank-line` each paragraph.
     """
     for count, parts in enumerate(texts):
         if count:

@@ -22,14 +22,9 @@ MAX_CHARACTERS = 24
 
 
 class Encoder:
-    """An encoder of many texts with one tokenizer."""
+    """An encoder of many texts with one tokenizer, which is not an imported one."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Create an empty cache.
-
-        Args:
-            tokenizer: Any but an imported one.
-        """
         self._tokenizer = tokenizer
         # The smallest dtype that holds every id.
         self.dtype = np.dtype(np.min_scalar_type(len(tokenizer.tokens) - 1))

@@ -51,11 +51,7 @@ _Content = bytes | mmap.mmap
 
 
 def decode(content: bytes, path: str | None = None) -> str:
-    """Decode UTF-8, with or without a byte order mark.
-
-    Args:
-        content: The whole content.
-        path: Its file, for the suggested conversion command; None for none.
+    """Decode UTF-8, with or without a byte order mark. The path is for the suggested conversion command.
 
     Raises:
         NotText: the content is binary, damaged or in another encoding; the message names the most likely one.
@@ -72,12 +68,7 @@ def decode(content: bytes, path: str | None = None) -> str:
 def decode_file(file: BinaryIO, path: str | None = None) -> Iterator[str]:
     """Decode a file incrementally, with the same result as `decode`: it may not fit into memory.
 
-    Args:
-        file: A regular file, at its beginning.
-        path: As for `decode`.
-
-    Yields:
-        Non-empty parts of the text.
+    Yields non-empty parts.
 
     Raises:
         NotText: as `decode` does; parts yielded before are valid.
@@ -109,11 +100,8 @@ def _refusal(
 ) -> NotText:
     """Return the error that describes why the content was rejected.
 
-    Args:
-        content: The whole content.
-        path: As for `decode`.
-        error: The first UTF-8 error; None if the content has a zero byte.
-        num_read: Offset in the content of the end of `error.object`.
+    `error` is the first UTF-8 error, or None if the content has a zero byte; `num_read` is the offset in the content of
+    the end of `error.object`.
     """
     wide = _wide_encoding(content)
     if wide is not None:

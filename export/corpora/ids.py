@@ -18,10 +18,8 @@ _REVERSE_BLOCK = 1 << 18
 def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, direction: Direction = "forward") -> np.ndarray:
     """Return the ids of a corpus, (tokens,), with an end token after each document if `corpus.ends`.
 
-    For a backward model each document is reversed; its end token then marks the beginning of the document.
-
-    Returns:
-        Unsigned integers of the smallest dtype that holds every id, memory-mapped from a file.
+    For a backward model each document is reversed; its end token then marks the beginning of the document. The ids are
+    unsigned integers of the smallest dtype that holds every one, memory-mapped from a file.
     """
     writer = _IdsWriter(Encoder(tokenizer), tokenizer.special.end if corpus.ends else None, direction)
     for text, ends in corpus.chunks("encoding"):

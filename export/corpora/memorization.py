@@ -47,11 +47,9 @@ def find_memorized_spans(
 ) -> Memorization:
     """Search the training text for generated n-grams.
 
-    Args:
-        generated: The generated texts. The first and last word of each are ignored: they may be incomplete.
-        training_text: The training text, in chunks that split no word; runs do not cross document boundaries.
-        words: Splits both into normalized words.
-        raise_if_interrupted: Called after each chunk; its exceptions end the search.
+    The first and last word of each generated text are ignored: they may be incomplete. The chunks of the training text
+    split no word; runs do not cross document boundaries. `words` splits both into normalized words.
+    `raise_if_interrupted` is called after each chunk.
     """
     word_ids = dict[str, int]()
     texts = [[word_ids.setdefault(word, len(word_ids)) for word in words(text)[1:-1]] for text in generated]

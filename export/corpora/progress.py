@@ -18,12 +18,6 @@ class ProgressLine:
     """A progress bar or log lines for a task, shown only if it takes long."""
 
     def __init__(self, doing: str, total_bytes: int | None) -> None:
-        """Start the progress output.
-
-        Args:
-            doing: Description of the task.
-            total_bytes: Total size; None if unknown.
-        """
         self._doing, self._total, self._done = doing, total_bytes, 0
         self._next_line_s = time.monotonic() + LINE_EVERY_S
         on_terminal = sys.stderr.isatty()

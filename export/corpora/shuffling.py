@@ -27,11 +27,7 @@ _STEP, _MIX = np.uint64(0x9E3779B97F4A7C15), (np.uint64(0xBF58476D1CE4E5B9), np.
 
 
 def shuffle_documents(text: Text, seed: int) -> Text:
-    """Return the same documents in an order determined by the seed.
-
-    Raises:
-        CorpusError: a temporary file could not be written.
-    """
+    """Return the same documents in an order determined by the seed."""
     writer, batch, size = TextWriter(), list[str](), 0
     for part in _in_order(text, seed):
         batch.append(part)
@@ -70,11 +66,9 @@ def _mixed(z: np.ndarray) -> np.ndarray:
 
 
 def _sorted(data: np.ndarray, keys: np.ndarray) -> Iterator[str]:
-    """Yield the documents in ascending order of keys, in parts, with `SEPARATOR` after each.
+    """Yield the documents in ascending order of keys, uint64 (documents,), in parts, with `SEPARATOR` after each.
 
-    Args:
-        data: uint8 (bytes,). The documents in UTF-8, separated by zero bytes.
-        keys: uint64 (documents,).
+    The data are the documents in UTF-8, uint8 (bytes,), separated by zero bytes.
     """
     ends = np.append(np.flatnonzero(data == 0), len(data))
     starts = np.append(0, ends[:-1] + 1)

@@ -29,10 +29,7 @@ class Spool:
     """A temporary file with sequential writes and random reads."""
 
     def __init__(self, buffer_bytes: int = 0) -> None:
-        """Open a temporary file.
-
-        Args:
-            buffer_bytes: Size of the buffer that collects small writes; 0 writes through.
+        """Open a temporary file; a buffer collects small writes.
 
         Raises:
             CorpusError: the file could not be created.

@@ -79,11 +79,7 @@ class Text:
         return digest.hexdigest()
 
     def chunks(self, doing: str) -> Iterator[Chunk]:
-        """Yield all documents in chunks.
-
-        Args:
-            doing: Label of the progress bar.
-        """
+        """Yield all documents in chunks."""
         chunker, decoder = Chunker(), codecs.getincrementaldecoder("utf-8")()
         with ProgressLine(doing, self.stop.byte - self.start.byte) as progress:
             for block in self.blocks(progress):

@@ -31,11 +31,6 @@ def check_saved_model(path: Path, model: Exportable, num_tokens: int) -> None:
     The log probabilities of `decode_full` for the tokens that it samples, and those of `inspect`, must match `score` to
     1e-4. The last state traces of `inspect` must equal the state that it returns.
 
-    Args:
-        path: The SavedModel's directory.
-        model: The model that it was exported from.
-        num_tokens: Size of the tokenizer's vocabulary.
-
     Raises:
         CheckFailed: a value differs by more than its tolerance; the message gives the values or the difference.
     """

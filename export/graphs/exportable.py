@@ -73,12 +73,10 @@ class Exportable:
 
 
 def prepare(model: keras.Model, context: int | None = None) -> Exportable:
-    """Prepare a Keras model: with carried state if its layers allow it, else as a sliding-window model.
+    """Prepare a Keras model from token ids: with carried state if its layers allow it, else as a sliding-window model.
 
-    Args:
-        model: Maps token ids to logits or probabilities of every token or of the last one.
-        context: Window length. If given, even a model that could carry state is served as a sliding-window model. The
-            default is the model's fixed input length.
+    If a context is given, even a model that could carry state is served as a sliding-window model. The default is the
+    model's fixed input length.
 
     Raises:
         UnsupportedModel: the model cannot carry state and its input length is unknown; or the input length differs from

@@ -56,9 +56,7 @@ class ImportedModel:
 def read_imported(path: Path, window: int | None) -> ImportedModel:
     """Load a model and prepare it with carried state if its layers allow it, else as a sliding-window model.
 
-    Args:
-        path: A file, or the directory of a SavedModel.
-        window: Window length in tokens; if given, even a model that could carry state gets a window.
+    If a window is given, even a model that could carry state gets it.
 
     Raises:
         UnsupportedModel: the model cannot be loaded, has a custom layer, has unsupported inputs or outputs, or needs a

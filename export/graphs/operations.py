@@ -79,9 +79,6 @@ _SHOWN = 3
 def require_harmless(path: Path) -> None:
     """Check every graph and function of a SavedModel without running any of it.
 
-    Args:
-        path: Its directory.
-
     Raises:
         UnsupportedModel: an operation is not allowed, or the model needs an asset file.
         OSError: the SavedModel cannot be read.

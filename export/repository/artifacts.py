@@ -26,14 +26,10 @@ METADATA_FILE = "metadata.tsv"
 def write_artifacts(
     folder: Path, card: GeneratorCard, tokenizer: Tokenizer, vectors: np.ndarray | None, history: Progress
 ) -> None:
-    """Write all files into a version that is not visible yet.
+    """Write all files into a version that is not visible yet; its `assets.extra` exists.
 
-    Args:
-        folder: Directory of the version; its `assets.extra` exists.
-        card: Card of the version.
-        tokenizer: Tokenizer of the version.
-        vectors: float32 (ids, width), the embedding; None if the model has none or it is unknown.
-        history: History of the training; without epochs, history files are not written.
+    Without epochs, history files are not written. The vectors are the embedding, float32 (ids, width); None if the
+    model has none or it is unknown.
 
     Raises:
         PublishError: the plot cannot be drawn.

@@ -5,7 +5,7 @@ Knows the columns. Changes nothing.
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def _table(rows: list[Row], models_dir: Path) -> Iterator[str]:
 def _rows(model: Model, config_entries: list[ConfigEntry] | None) -> Iterator[Row]:
     entries = None if config_entries is None else [entry for entry in config_entries if entry.folder == model.name]
     numbers = [version.number for version in model.versions if (version.path / SAVED_MODEL).is_file()]
-    served = set[int]().union(*(entry.served(numbers) for entry in entries or ()))
+    served = set[int]().union(*(entry.policy.select(numbers) for entry in entries or ()))
     if model.problem:
         yield Row(model.name, None, str(model.path), problem=model.problem)
     for version in model.versions:
@@ -144,16 +144,13 @@ def _rows(model: Model, config_entries: list[ConfigEntry] | None) -> Iterator[Ro
 
 
 def _row(version: Version, *, name: str, **fields: Any) -> Row:
-    fields["size_bytes"] = version.num_bytes()
+    row = Row(name, version.number, str(version.path), size_bytes=version.num_bytes(), **fields)
     try:
         card, tokenizer = _read(version)
     except RepositoryError as error:
-        problem = str(error).removeprefix(str(version.path)).lstrip("/: ")
-        return Row(name, version.number, str(version.path), problem=problem, **fields)
-    return Row(
-        name,
-        version.number,
-        str(version.path),
+        return replace(row, problem=str(error).removeprefix(str(version.path)).lstrip("/: "))
+    return replace(
+        row,
         unit=card.unit,
         architecture=architecture(card),
         direction=card.direction,
@@ -162,7 +159,6 @@ def _row(version: Version, *, name: str, **fields: Any) -> Row:
         validation_loss=validation_loss(card),
         bits_per_character=bits_per_character(card, tokenizer),
         created=card.created,
-        **fields,
     )
 
 

@@ -7,8 +7,8 @@ import contextlib
 import fcntl
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
@@ -17,12 +17,11 @@ from contract import signatures
 from contract.errors import LabelsError
 from contract.files import write_atomically
 from contract.labels import LABELS_FILE, Labels, read_labels
+from contract.models_config import CONTAINER_ROOT, VersionPolicy, folder_of, version_numbers
 from export.errors import PublishError
 
 # Two versions stay loaded, so that a running generation finishes on the version that it started with.
 VERSIONS_KEPT = 2
-# Base paths inside TensorFlow Serving's container; `model_server` maps this one to the repository.
-_ROOT = PurePosixPath("/models")
 _Config = model_server_config_pb2.ModelServerConfig
 
 
@@ -33,29 +32,20 @@ class ConfigEntry:
     Attributes:
         name: Name of the model in requests.
         folder: The model's directory in the repository; None if its base path is elsewhere.
-        latest: Number of newest versions that are served; None if `specific` selects them, or all are served.
-        specific: Versions that are served; None with another policy.
         labels: Version of each label.
     """
 
     name: str
     folder: str | None
-    latest: int | None = None
-    specific: frozenset[int] | None = None
-    labels: Mapping[str, int] = field(default_factory=dict)
+    policy: VersionPolicy
+    labels: Mapping[str, int]
 
-    def served(self, versions: Collection[int]) -> set[int]:
-        """Return the versions that the entry's version policy selects."""
-        if self.specific is not None:
-            return self.specific & set(versions)
-        return set(versions) if self.latest is None else set(sorted(versions)[-self.latest :])
-
-    def served_without(self, remaining: Collection[int]) -> set[int]:
+    def served_without(self, remaining: Collection[int]) -> Collection[int]:
         """Return the versions that are served once only `remaining` exist."""
-        if self.specific is None or not self.labels:
-            return self.served(remaining)
+        if self.policy.specific is None or not self.labels:
+            return self.policy.select(remaining)
         labels = {label: version for label, version in self.labels.items() if version in remaining}
-        return set(_versions_to_serve(labels, remaining))
+        return _versions_to_serve(labels, remaining)
 
 
 def read_entries(models_dir: Path) -> list[ConfigEntry]:
@@ -66,7 +56,7 @@ def read_entries(models_dir: Path) -> list[ConfigEntry]:
     """
     labels = _read_labels(models_dir)
     return [
-        replace(_to_entry(entry, models_dir), labels=labels.get(entry.name, {}))
+        ConfigEntry(entry.name, folder_of(entry, models_dir), VersionPolicy.of(entry), labels.get(entry.name, {}))
         for entry in _read(models_dir).model_config_list.config
     ]
 
@@ -95,7 +85,8 @@ def add_to_models_config(models_dir: Path, name: str) -> None:
                 _set_policy(listed[0], models_dir, labels)
                 _write(models_dir, config)
             return
-        entry = config.model_config_list.config.add(name=name, base_path=str(_ROOT / name), model_platform="tensorflow")
+        base_path = str(CONTAINER_ROOT / name)
+        entry = config.model_config_list.config.add(name=name, base_path=base_path, model_platform="tensorflow")
         entry.model_version_policy.latest.num_versions = VERSIONS_KEPT
         _write(models_dir, config)
 
@@ -103,16 +94,10 @@ def add_to_models_config(models_dir: Path, name: str) -> None:
 def change_labels(
     models_dir: Path, name: str, change: Callable[[dict[str, int], list[int]], dict[str, int]]
 ) -> dict[str, int]:
-    """Change the labels of a model; serve the labelled versions and the two newest ones.
+    """Change the labels of a model, and return them; serve the labelled versions and the two newest ones.
 
-    Args:
-        models_dir: The repository.
-        name: Name of the model in requests.
-        change: Maps the current labels and the existing versions, ascending, to the new labels. It may raise to reject
-            the change.
-
-    Returns:
-        The new labels.
+    `change` maps the current labels and the existing versions, ascending, to the new labels. It may raise to reject the
+    change.
 
     Raises:
         PublishError: the model is not listed, or one of the files cannot be read.
@@ -142,7 +127,7 @@ def forget_versions(models_dir: Path, folder: str) -> None:
     changed = [
         entry
         for entry in config.model_config_list.config
-        if all_labels.get(entry.name) and _to_entry(entry, models_dir).folder == folder
+        if all_labels.get(entry.name) and folder_of(entry, models_dir) == folder
     ]
     for entry in changed:
         existing, labels = set(_versions(entry, models_dir)), all_labels[entry.name]
@@ -161,7 +146,7 @@ def drop_from_models_config(models_dir: Path, folder: str) -> None:
     """
     config = _read(models_dir)
     entries = config.model_config_list.config
-    dropped = [i for i, entry in enumerate(entries) if _to_entry(entry, models_dir).folder == folder]
+    dropped = [i for i, entry in enumerate(entries) if folder_of(entry, models_dir) == folder]
     names = {entries[i].name for i in dropped}
     for i in reversed(dropped):
         del entries[i]
@@ -172,32 +157,11 @@ def drop_from_models_config(models_dir: Path, folder: str) -> None:
         _write(models_dir, config)
 
 
-def _to_entry(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> ConfigEntry:
-    path, policy = PurePosixPath(entry.base_path), entry.model_version_policy
-    folder = path.name if path.parent in (_ROOT, PurePosixPath(models_dir.resolve())) else None
-    match policy.WhichOneof("policy_choice"):
-        case "all":
-            return ConfigEntry(entry.name, folder)
-        case "specific":
-            return ConfigEntry(entry.name, folder, specific=frozenset(policy.specific.versions))
-        case _:
-            return ConfigEntry(entry.name, folder, latest=max(policy.latest.num_versions, 1))
-
-
 def _versions(entry: model_server_config_pb2.ModelConfig, models_dir: Path) -> list[int]:
     """Return the numbers of the versions in an entry's base path, ascending."""
-    folder = _to_entry(entry, models_dir).folder
+    folder = folder_of(entry, models_dir)
     home = models_dir / (folder or "")
     return version_numbers(home) if folder is not None and home.is_dir() else []
-
-
-def version_numbers(home: Path) -> list[int]:
-    """Return the numbers of the versions in a model's directory, ascending.
-
-    Raises:
-        OSError: `home` is not a directory or cannot be read.
-    """
-    return sorted(int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit())
 
 
 def _versions_to_serve(labels: Mapping[str, int], versions: Collection[int]) -> list[int]:

@@ -24,14 +24,7 @@ _DOTTED_EPOCHS = 40
 
 
 def history_png(progress: Progress, title: str) -> bytes:
-    """Plot the losses and perplexities of a training, with its best epoch marked.
-
-    Args:
-        progress: At least one epoch.
-        title: Title of the plot: the name of the model.
-
-    Returns:
-        The bytes of a PNG file.
+    """Plot the losses and perplexities of a training of at least one epoch, with its best epoch marked, as PNG.
 
     Raises:
         PublishError: matplotlib is missing or fails.

@@ -18,12 +18,7 @@ _SPACE = "␣"
 
 
 def num_vectors(tokenizer: Tokenizer, vectors: np.ndarray) -> int:
-    """Return how many vectors are written: one per token, within the limit.
-
-    Args:
-        tokenizer: Its token ids are the first rows of `vectors`.
-        vectors: float32 (ids, width).
-    """
+    """Return how many vectors, float32 (ids, width), are written: one per token, within the limit."""
     return min(len(tokenizer.tokens), len(vectors), max(1, MAX_NUMBERS // vectors.shape[1]))
 
 

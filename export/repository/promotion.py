@@ -18,12 +18,9 @@ PREVIOUS = "previous"
 
 
 def promote(models_dir: Path, reference: str, label: str) -> int:
-    """Point a label at a version. Returns the exit code.
+    """Point a label at a version, NAME:VERSION, or NAME for the newest. Returns the exit code.
 
-    Args:
-        models_dir: The repository.
-        reference: NAME:VERSION, or NAME for the newest version.
-        label: "stable" is the version of requests that name only the model.
+    "stable" is the version of requests that name only the model.
 
     Raises:
         RepositoryError: there is no such version, it cannot be read, or the label is invalid.

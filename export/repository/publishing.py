@@ -22,6 +22,7 @@ import tensorflow as tf
 from contract import signatures
 from contract.card import ID_PATTERN, Direction, GeneratorCard, TrainingReport
 from contract.files import sync_directory, sync_tree
+from contract.models_config import version_numbers
 from contract.tokenizer import Tokenizer
 from export.errors import PublishError
 from export.graphs import adjustments, cells, loop, sampling, specs, window
@@ -32,7 +33,7 @@ from export.graphs.signatures import Generator
 from export.graphs.specs import input_specs
 from export.repository.artifacts import write_artifacts
 from export.repository.history import Progress
-from export.repository.models_config import add_to_models_config, locked, version_numbers
+from export.repository.models_config import add_to_models_config, locked
 from export.repository.warmup import WARMUP_FILE, write_warmup
 
 # The Keras model, for notebooks and further training.
@@ -83,21 +84,13 @@ def publish(
 
 
 def require_name(name: str) -> None:
-    """Check that a name is valid as a directory and in a URL.
-
-    Raises:
-        PublishError: the name is invalid.
-    """
+    """Raise PublishError unless a name is valid as a directory and in a URL."""
     if not re.fullmatch(ID_PATTERN, name):
         raise PublishError(f"name must be letters, digits, dots, dashes and underscores, got {name!r}")
 
 
 def require_writable(home: Path) -> None:
-    """Check, before a training, that a version can be published.
-
-    Raises:
-        PublishError: a version cannot be written to `home`.
-    """
+    """Raise PublishError, before a training, if a version cannot be written to `home`."""
     # The version is written to `home`, `models.config` to its parent.
     for folder in (home, home.parent):
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -41,14 +41,9 @@ _FILES = {
 def write_readme(
     card: GeneratorCard, num_tokens: int, history: Progress, files: Collection[str], num_vectors: int
 ) -> str:
-    """Return the README in Markdown.
+    """Return the README in Markdown; the version number is not known yet.
 
-    Args:
-        card: Card of the version. The version number is not known yet; it becomes the name of the directory.
-        num_tokens: Size of the vocabulary.
-        history: History of the training; it may be empty.
-        files: Names of the files in `assets.extra`.
-        num_vectors: Lines of `vectors.tsv`, if that file exists.
+    `files` are the names in `assets.extra`; `num_vectors` the lines of `vectors.tsv`, if that file exists.
     """
     training = card.training
     parts = [f"# {code(card.name)}", _summary(card), *_example_request(card)]

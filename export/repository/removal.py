@@ -27,14 +27,10 @@ _EMPTY_AGE_S = 3600.0
 def remove(
     models_dir: Path, reference: str, *, yes: bool, wait_s: float = DEFAULT_WAIT_S, servers: Sequence[str] = ()
 ) -> int:
-    """Remove a version, or a model with all its versions. Returns the exit code: 1 if it was not confirmed.
+    """Remove a version, NAME:VERSION, or a model with all its versions. Returns 1 if it was not confirmed.
 
-    Args:
-        models_dir: The repository.
-        reference: NAME:VERSION, or NAME for all its versions.
-        yes: Whether the removal was confirmed on the command line.
-        wait_s: Seconds after which every model server has reloaded `models.config` and polled its base paths.
-        servers: HOST:PORT of model servers; the wait ends early once all of them have unloaded the model.
+    After `wait_s` seconds every model server has reloaded `models.config` and polled its base paths; the wait ends
+    early once all of the servers, HOST:PORT, have unloaded the model.
 
     Raises:
         RepositoryError: there is no such version, no terminal to ask for confirmation, a server still serves the model,
@@ -84,7 +80,7 @@ def _require_served(repository: Repository, name: str, versions: Sequence[Versio
     existing = {version.number for version in repository.model(name).versions}
     kept = existing - {version.number for version in versions}
     for entry in read_entries(repository.path):
-        if kept and entry.folder == name and entry.served(existing) and not entry.served_without(kept):
+        if kept and entry.folder == name and entry.policy.select(existing) and not entry.served_without(kept):
             raise RepositoryError(
                 f"{MODELS_CONFIG} would serve no version of {entry.name}, and a model server does not start then: "
                 f"its model_version_policy must choose one of {', '.join(map(str, sorted(kept)))} first"
@@ -101,7 +97,7 @@ def _plan(repository: Repository, name: str, versions: Sequence[Version]) -> str
         served = entry.served_without(kept)
         then = f"then {_numbers(served)}" if kept else f"then it is no longer in {MODELS_CONFIG}"
         alias = "" if entry.name == name else f" as {entry.name}"
-        lines.append(f"served of {name} now{alias}: {_numbers(entry.served(existing))}; {then}")
+        lines.append(f"served of {name} now{alias}: {_numbers(entry.policy.select(existing))}; {then}")
     if not entries:
         lines.append(f"{name} is not in {MODELS_CONFIG}: no version of it is served")
     return "\n".join(lines)

@@ -32,10 +32,8 @@ class ServerWatch:
     def __init__(self, servers: Sequence[str], names: Iterable[str], get_states: GetStates | None = None) -> None:
         """Query every server once, before the models are removed from `models.config`.
 
-        Args:
-            servers: HOST:PORT of each server; every IP address of a host is queried.
-            names: Names of the models in requests.
-            get_states: Returns the states of a model's versions on the server at an address.
+        Every IP address of a host is queried. `get_states` returns the states of a model's versions on the server at an
+        address.
 
         Raises:
             RepositoryError: a host name cannot be resolved.
@@ -74,11 +72,6 @@ class ServerWatch:
 
 def wait_until_unloaded(watch: ServerWatch, name: str, wait_s: float) -> None:
     """Wait until all servers have unloaded a model, or for `wait_s` if that cannot be determined.
-
-    Args:
-        watch: Watch of the servers; it may have none.
-        name: Name of the model, for messages.
-        wait_s: Seconds after which a server must have reloaded `models.config`.
 
     Raises:
         RepositoryError: a server still serves the model after `wait_s`.

@@ -34,12 +34,7 @@ _NODE = re.compile(r"\{\{[^}]*\}\} ?")
 
 
 def verify(versions: Sequence[Version], problems: Sequence[str]) -> int:
-    """Verify versions. Returns the exit code: 1 if a check failed.
-
-    Args:
-        versions: The versions, in the order of verification.
-        problems: One line per model whose versions cannot be listed.
-    """
+    """Verify versions, after the problems of models whose versions cannot be listed. Returns 1 if a check failed."""
     for problem in problems:
         echo(f"{FAILED}  {visible(problem)}")
     # With many sliding-window models TensorFlow warns about repeated retracing, which is intended here.

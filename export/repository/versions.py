@@ -118,11 +118,7 @@ class Repository:
         return self.named(reference)[-1]
 
     def named(self, reference: str) -> tuple[Version, ...]:
-        """Return the version NAME:VERSION, or all versions of NAME.
-
-        Raises:
-            RepositoryError: there is no such version; the message names the existing ones.
-        """
+        """Return the version NAME:VERSION, or all versions of NAME; raise as `find`."""
         name, colon, number = reference.partition(":")
         if not re.fullmatch(ID_PATTERN, name) or (colon and not _is_number(number)):
             raise RepositoryError(f"a model is NAME or NAME:VERSION, such as book or book:3, got {reference!r}")

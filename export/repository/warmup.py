@@ -18,10 +18,7 @@ _LENGTH = 2
 def write_warmup(path: Path, specs: Mapping[str, Mapping[str, tf.TensorSpec]], batch_sizes: Sequence[int]) -> None:
     """Write a request for each signature and batch size: a GPU's libraries choose their kernels by batch size.
 
-    Args:
-        path: The file.
-        specs: Dtype and shape, batch first, by signature and name of the input; see `input_specs`.
-        batch_sizes: Batch sizes that the gateway may send.
+    `specs` has dtype and shape, batch first, by signature and name of the input; see `input_specs`.
     """
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, inputs in specs.items():

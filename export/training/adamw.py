@@ -13,17 +13,10 @@ import tensorflow as tf
 class AdamW(keras.optimizers.Adam):
     """Keras's Adam, including its state, with an update by a single fused TensorFlow operation.
 
-    It implements weight decay itself, as Keras's needs three passes; biases have no decay.
+    It implements weight decay itself, as Keras's needs three passes: a share of the learning rate, and none for biases.
     """
 
     def __init__(self, learning_rate: float, decay: float, beta_2: float) -> None:
-        """Initialize the optimizer.
-
-        Args:
-            learning_rate: Initial learning rate.
-            decay: Weight decay per update, as a share of the learning rate.
-            beta_2: Decay of the mean of squared gradients.
-        """
         super().__init__(learning_rate, beta_2=beta_2, name="adamw")
         self._decay = decay
 

@@ -11,10 +11,8 @@ def run_keras_layer(
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Run a layer that returns no state; the result is that of `export.training.sequence.run_layer`.
 
-    Args:
-        layer: SimpleRNN, LSTM or GRU. Its recurrent dropout is ignored: cuDNN has none.
-        inputs: float32 (T, B, D).
-        state: [h] or, for LSTM, [h, c]; float32 (B, H) each.
+    Recurrent dropout is ignored: cuDNN has none. The inputs are float32 (T, B, D), the state [h] or, for LSTM, [h, c],
+    float32 (B, H) each.
     """
     # A layer returns its state only if built with `return_state`, which Keras would save with the model: hence a twin.
     settings = {"return_sequences": True, "return_state": True, "recurrent_dropout": 0.0, "name": f"{layer.name}_twin"}

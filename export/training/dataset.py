@@ -68,8 +68,7 @@ class Split(ABC):
     def batches(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (inputs, targets) of each update, time first: int32 (T, batch), and (T, batch) or (1, batch).
 
-        Args:
-            rng: Randomizes offsets or order of the epoch; None for a fixed order.
+        The generator randomizes offsets or order of the epoch; without it they are fixed.
         """
 
 
@@ -133,9 +132,8 @@ class Sequences(Split):
     def batches(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (inputs, targets), int32 (sequence_length, batch_size) each: time first.
 
-        Args:
-            rng: Samples the offset of the first update; with a fixed offset, every epoch would truncate gradients at
-                the same tokens.
+        The offset of the first update is random: with a fixed one, every epoch would truncate gradients at the same
+        tokens.
         """
         # The first input of a sequence is the token that precedes it in the text.
         before = [self.start_id, *self.ids[self._own - 1 :: self._own][: self.batch_size - 1]]
@@ -177,9 +175,7 @@ class SlidingWindows(Split):
     def batches(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (inputs, targets), int32 (context, batch_size) and (1, batch_size): time first.
 
-        Args:
-            rng: Shuffles the windows, and chooses some to be shortened: a prompt may be short, without a start token
-                before it.
+        The windows are shuffled, and some shortened: a prompt may be short, without a start token before it.
         """
         remainder = np.empty(0, np.int64), np.empty(0, np.int64)
         for block in self._order(rng):

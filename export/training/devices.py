@@ -64,11 +64,8 @@ class Devices:
     def find(cls, rows: int, units: int) -> "Devices":
         """Detect devices from `TF_CONFIG`, GPUs and cores, in this order, and start TensorFlow for them.
 
-        Call it before anything else starts TensorFlow: a running runtime cannot change its threads.
-
-        Args:
-            rows: Global batch size.
-            units: Width of the layers.
+        Call it before anything else starts TensorFlow: a running runtime cannot change its threads. The rows are those
+        of the global batch, the units the width of the layers.
 
         Raises:
             ConfigError: `TF_CONFIG` is damaged.
@@ -117,11 +114,7 @@ class Devices:
 
     @contextlib.contextmanager
     def detect_lost_workers(self) -> Iterator[None]:
-        """Translate TensorFlow's errors within the context if a worker is lost.
-
-        Raises:
-            WorkerLost: another worker is gone.
-        """
+        """Translate TensorFlow's errors within the context into WorkerLost, if another worker is gone."""
         try:
             yield
         except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
@@ -139,23 +132,14 @@ class Devices:
         return float(self.strategy.reduce("SUM", self.distribute(lambda _: own, 1), axis=None))
 
     def wait(self) -> None:
-        """Block until all workers get here (a barrier).
-
-        Raises:
-            WorkerLost: another worker is gone.
-        """
+        """Block until all workers get here (a barrier); raise WorkerLost if one is gone."""
         with self.detect_lost_workers():
             self.broadcast(0.0)
 
     def distribute(self, take: Callable[[slice], Any], rows: int) -> Any:
-        """Distribute a batch over the replicas.
+        """Distribute a batch over the replicas; `take` returns the value of a slice of it.
 
-        Args:
-            take: Returns the value of a slice of the batch.
-            rows: Global batch size.
-
-        Returns:
-            The value of a single replica; of several, a distributed value for `strategy.run`.
+        Returns the value of a single replica; of several, a distributed value for `strategy.run`.
         """
 
         def of(context: tf.distribute.experimental.ValueContext) -> Any:
@@ -165,12 +149,7 @@ class Devices:
         return self.strategy.experimental_distribute_values_from_function(of)
 
     def cut(self, rows: int, units: int) -> Cut:
-        """Return the partitioning of layers over the cores.
-
-        Args:
-            rows: Global batch size.
-            units: Width of the layers.
-        """
+        """Return the partitioning of layers, of the width `units`, over the cores, for a global batch of some rows."""
         own_rows = rows // self.num_replicas
         by_rows = _parts(own_rows, MIN_ROWS_PER_CORE, self.cores)
         by_units = _parts(units, MIN_UNITS_PER_CORE, self.cores)

@@ -25,21 +25,11 @@ SHOWN_MISSING = 8
 def initial_embedding(
     source: str, tokenizer: Tokenizer, ids: np.ndarray, width: int, seed: int, echo: Callable[[str], None]
 ) -> np.ndarray:
-    """Return an initial embedding; reproducible for the same arguments.
+    """Return an initial embedding, float32 (vocab, width); reproducible for the same arguments.
 
     Special tokens are initialized as in Keras. Tokens without a vector are sampled from the normal distribution with
-    the mean and the standard deviation of the vectors.
-
-    Args:
-        source: `skip-gram`, or a file that `export.training.vector_file` reads, whose vectors are not rescaled.
-        tokenizer: Tokenizer of the model.
-        ids: integers (tokens,). The training text; used for `skip-gram` only.
-        width: Width of the embedding.
-        seed: Seed of all random numbers.
-        echo: Receives progress messages, and how many tokens have a vector.
-
-    Returns:
-        float32 (vocab, width).
+    the mean and the standard deviation of the vectors. The source is `skip-gram`, which learns from the ids of the
+    training text, or a file that `export.training.vector_file` reads, whose vectors are not rescaled.
 
     Raises:
         ConfigError: the file cannot be read, is no vector file, has another width or contains none of the tokens.

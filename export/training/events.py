@@ -21,18 +21,11 @@ _SCALARS = tf.compat.v1.SummaryMetadata(
 class EventDisplay:
     """Display that writes metrics to event files and forwards to another display.
 
-    The step of a metric is the number of tokens trained on since the run began.
+    The step of a metric is the number of tokens trained on since the run began; `tokens` of them before it was resumed.
+    The folder may contain event files from before.
     """
 
     def __init__(self, display: Display, folder: Path, config: TrainConfig, tokens: int) -> None:
-        """Open an event file.
-
-        Args:
-            display: The display to forward to.
-            folder: Directory of the file; it may contain event files of the run before it was resumed.
-            config: The settings.
-            tokens: Tokens trained on before a resumed run continues.
-        """
         self._display, self._config, self._tokens = display, config, tokens
         self._writer = tf.summary.create_file_writer(str(folder))
 

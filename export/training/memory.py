@@ -21,11 +21,7 @@ _KEPT_PER_UNIT = 5
 def require_memory(config: TrainConfig, num_parameters: int, vocab_size: int, window_tokens: int) -> None:
     """Check a lower bound of the memory that a training needs; a training that passes may still be too large.
 
-    Args:
-        config: The settings.
-        num_parameters: Number of parameters of the model.
-        vocab_size: V, width of the output layer.
-        window_tokens: Tokens of one update, over the whole batch.
+    `window_tokens` are those of one update, over the whole batch.
 
     Raises:
         TrainingFailed: the training needs more memory than is free.

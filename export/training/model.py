@@ -28,11 +28,9 @@ _ONE_MASK = (None, 1, None)
 
 
 def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
-    """Build an untrained model.
+    """Build an untrained model, from token ids int32 (batch, T) to logits float32 (batch, T, V).
 
-    Returns:
-        A model from token ids int32 (batch, T) to logits float32 (batch, T, V). A bidirectional model maps
-        (batch, context) to (batch, V), the logits of the next token.
+    A bidirectional model maps (batch, context) to (batch, V), the logits of the next token.
     """
     keras.utils.set_random_seed(config.seed)
     token_ids = keras.layers.Input([config.window_length], dtype="int32", name="token_ids")
@@ -124,18 +122,10 @@ def forward(
     training: bool,
     compute: Compute = Compute(),
 ) -> tuple[Parts, States]:
-    """Run the model over a BPTT window.
+    """Run the model over a BPTT window of token ids, int32 (T, batch): time first.
 
-    Args:
-        model: As `build_model` returns it.
-        token_ids: int32 (T, batch): time first.
-        states: As the previous window returned them.
-        training: Whether to apply dropout.
-        compute: Precision, device and partitioning.
-
-    Returns:
-        Logits float32 (T, rows, V) of each of the `compute.cut.rows` parts of the batch, and the states after the
-        window. A bidirectional model returns (1, rows, V) and no states.
+    Returns logits float32 (T, rows, V) of each of the `compute.cut.rows` parts of the batch, and the states after the
+    window. A bidirectional model returns (1, rows, V) and no states.
     """
     batch_size, token_id_parts = tf.shape(token_ids)[1], split(token_ids, compute.cut.rows, axis=1)
     outputs, remaining, new_states = list[Parts](), list(states), []

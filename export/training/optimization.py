@@ -29,7 +29,7 @@ def precision_of(config: TrainConfig, devices: Devices) -> str:
 
 
 class Optimization:
-    """A model, its optimizer and the moving average of its weights.
+    """A model, its optimizer and the moving average of its weights. The unknown token is not evaluated.
 
     Attributes:
         averaged: The model with the averaged weights; the model itself without a moving average.
@@ -37,14 +37,6 @@ class Optimization:
     """
 
     def __init__(self, config: TrainConfig, model: keras.Model, devices: Devices, unknown: int) -> None:
-        """Build the optimizer, the moving average and the graphs.
-
-        Args:
-            config: The settings.
-            model: The model to train.
-            devices: Devices to train on.
-            unknown: The unknown token's id, which is not evaluated.
-        """
         self._config, self._model, self._devices, self._unknown = config, model, devices, unknown
         # Evaluated in float32, as the model will be served.
         self._evaluation_compute = Compute(on_gpu=devices.on_gpu, cut=devices.cut(config.batch_size, config.units))
@@ -106,8 +98,8 @@ class Optimization:
     def evaluate(self, inputs: np.ndarray, targets: np.ndarray, states: Any) -> tuple[float, float, Any]:
         """Evaluate one batch of the validation split.
 
-        Returns:
-            Summed loss in nats of the known tokens, how many of these were the most probable token, and the states.
+        Returns the summed loss in nats of the known tokens, how many of these were the most probable token, and the
+        states.
         """
         loss, hits, states = self._evaluate(*self._distribute(inputs, targets), states)
         return float(loss), float(hits), states

@@ -22,15 +22,9 @@ def report(
     samples: Sequence[Sample],
     memorization: Memorization | None,
 ) -> TrainingReport:
-    """Return the training report of the best epoch; it ignores later epochs.
+    """Return the training report of the best of at least one epoch; it ignores later epochs.
 
-    Args:
-        config: The settings.
-        vocab_size: V.
-        facts: Facts about the corpus.
-        progress: At least one epoch.
-        samples: Samples that the model generated.
-        memorization: Memorization in the model's output; None if the training text is unavailable.
+    The memorization in the model's output is None if the training text is unavailable.
     """
     best = progress.best
     return TrainingReport(

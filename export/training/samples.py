@@ -70,12 +70,8 @@ class Sampler:
     ) -> list[str]:
         """Return the continuation of each prompt; of a backward model, the text before each suffix.
 
-        Args:
-            prompts: Prompts, or suffixes.
-            temperatures: One per sequence.
-            num_tokens: Maximum tokens of each sequence; an end token may end it earlier.
-            rng: Random generator for sampling.
-            raise_if_interrupted: Called between two decode calls; what it raises ends the generation.
+        There is a temperature for each sequence; an end token may end it before `num_tokens`. `raise_if_interrupted` is
+        called between two decode calls.
         """
         last, state = self._prefill(prompts)
         batch_size, special, sampled = len(prompts), self._tokenizer.special, []
@@ -117,25 +113,19 @@ class Sampler:
         return np.array([ids[-1] for ids in encoded], np.int32), prefilled["state"]
 
     def _text(self, prompt: str, sampled: list[int]) -> str:
-        if self._backward:
-            detokenizer = self._tokenizer.backward_detokenizer(prompt)
-            text = detokenizer.feed(sampled)
-            return detokenizer.flush() + text
-        detokenizer = self._tokenizer.detokenizer(prompt)
-        return detokenizer.feed(sampled) + detokenizer.flush()
+        detokenizer = self._tokenizer.detokenizer(prompt, backward=self._backward)
+        text, rest = detokenizer.feed(sampled), detokenizer.flush()
+        return rest + text if self._backward else text + rest
 
 
 class SampleWriter:
-    """Generates samples from prompts of a text, for the models of one training run."""
+    """Generates samples from prompts of a text, for the models of one training run.
+
+    The prompts come from documents, preferably held out; without documents, they are empty. The run's seed determines
+    prompts and sampling.
+    """
 
     def __init__(self, tokenizer: Tokenizer, documents: Sequence[str], config: TrainConfig) -> None:
-        """Initialize the writer.
-
-        Args:
-            tokenizer: Tokenizer of the models.
-            documents: Source of the prompts, preferably held out; without documents, prompts are empty.
-            config: Settings of the run; its seed determines the prompts and the sampling.
-        """
         self._tokenizer, self._documents, self._config = tokenizer, documents, config
         self._lengths = np.array([len(document) for document in documents])
         self._backward = config.direction == "backward"
@@ -168,12 +158,7 @@ class SampleWriter:
     ) -> Memorization:
         """Generate some 4,000 words at temperature 1 and find their n-gram overlap with the training text.
 
-        A sliding-window model generates 1,000 words.
-
-        Args:
-            model: The model.
-            training_text: The training split.
-            raise_if_interrupted: Called between two steps; what it raises ends the search.
+        A sliding-window model generates 1,000 words. `raise_if_interrupted` is called between two steps.
         """
         self._sampler.use_model(model)
         words = self._tokenizer.rules.words if isinstance(self._tokenizer, WordTokenizer) else str.split

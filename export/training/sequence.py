@@ -355,12 +355,8 @@ def _products(
 ) -> Arrays:
     """Return the gradients of inputs, kernel, recurrent kernel and bias, over all steps at once.
 
-    Args:
-        cell: The kind of cell.
-        inputs: (T, B, D).
-        before: (T, B, n) for each part: the masked h before each step.
-        gates: (T·B, n) each: for each part the gradients that `backward` returned.
-        weights: Kernel, recurrent kernel and bias.
+    The inputs are (T, B, D). For each part `before` has the masked h before each step, (T, B, n), and `gates` the
+    gradients that `backward` returned, (T·B, n).
     """
     (kernel, _, bias), precision, parts = weights, cell.precision, len(before)
     of_kernel, of_recurrent_kernel = (

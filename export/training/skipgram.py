@@ -35,18 +35,11 @@ GAP = -1
 def skip_gram(
     ids: np.ndarray, is_word: np.ndarray, end: int | None, width: int, seed: int, echo: Callable[[str], None]
 ) -> np.ndarray:
-    """Train a vector per token; reproducible for the same arguments.
+    """Train a vector per token, float32 (vocab, width); reproducible for the same arguments.
 
-    Args:
-        ids: integers (tokens,). The text.
-        is_word: bool (vocab,). Tokens that are not words are skipped, as if they were not in the text.
-        end: The end token, which windows do not cross and which is not a word; None if there is none.
-        width: Width of the vectors.
-        seed: Seed of initialization, order and sampling.
-        echo: Receives four progress messages.
-
-    Returns:
-        float32 (vocab, width). A token that does not occur keeps its initial vector, near zero.
+    Tokens of the text, (tokens,), that are not words, bool (vocab,), are skipped, as if they were not in it. Windows do
+    not cross the end token, which is not a word. A token that does not occur keeps its initial vector, near zero.
+    `echo` gets four progress messages.
     """
     rng = np.random.default_rng(seed)
     counts = np.where(is_word, count_tokens(ids, len(is_word)), 0)

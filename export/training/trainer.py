@@ -53,7 +53,12 @@ class Evaluation:
 
 
 class Trainer:
-    """Training loop of a model; `run` trains until the epoch or time limit, or until early stopping."""
+    """Training loop of a model; `run` trains until the epoch or time limit, or until early stopping.
+
+    The model is built within the scope of the devices' strategy. Without a validation split, epochs are compared by
+    training loss. What `raise_if_interrupted` raises between two steps ends the training; the run directory has the
+    last complete epoch.
+    """
 
     def __init__(
         self,
@@ -63,16 +68,6 @@ class Trainer:
         raise_if_interrupted: Callable[[], None] = lambda: None,
         devices: Devices = Devices(),  # noqa: B008 - frozen
     ) -> None:
-        """Prepare a training.
-
-        Args:
-            config: The settings.
-            model: As `export.training.model.build_model` returns it, within the scope of the devices' strategy.
-            dataset: Training and validation split; without a validation split, epochs are compared by training loss.
-            raise_if_interrupted: Called between two steps. What it raises ends the training; the run directory has the
-                last complete epoch.
-            devices: Devices to train on.
-        """
         self.config, self.dataset, self.raise_if_interrupted, self.devices = (
             config,
             dataset,
@@ -85,13 +80,7 @@ class Trainer:
     def run(self, folder: RunFolder, display: Display) -> Progress:
         """Train, and save a checkpoint of each epoch and the model of the best one.
 
-        Args:
-            folder: The run directory; a run that has epochs is resumed. Each of several machines must see it; the chief
-                writes to it.
-            display: Receives the progress.
-
-        Returns:
-            The progress of the run.
+        A run whose directory has epochs is resumed. Each of several machines must see it; the chief writes to it.
 
         Raises:
             TrainingFailed: the loss or a weight is not a number.
@@ -136,8 +125,7 @@ class Trainer:
     def _train_epoch(self, progress: Progress, started: float, display: Display) -> tuple[float, int]:
         """Train for one epoch, or until the time limit, but on one batch at least.
 
-        Returns:
-            Mean loss in nats per token, and the tokens trained on.
+        Returns the mean loss in nats per token, and the tokens trained on.
         """
         split = self.dataset.train
         states = self._zero_states(split)

@@ -47,14 +47,9 @@ class TrainingData:
     def prepare(
         cls, config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer, *, shuffled: bool = True
     ) -> "TrainingData":
-        """Split, encode and lay out a corpus.
+        """Split, encode and lay out a whole corpus; the tokenizer was trained on the training split.
 
-        Args:
-            config: The settings.
-            corpus: The whole corpus.
-            tokenizer: Trained on the training split.
-            shuffled: Whether documents are shuffled by the seed before the split; False for a run that an earlier
-                release started.
+        Documents are shuffled by the seed before the split, but not for a run that an earlier release started.
 
         Raises:
             CorpusError: the corpus is too small.
@@ -105,11 +100,7 @@ def _held_out(is_shuffled: bool) -> HeldOut:
 
 
 def require_enough(config: TrainConfig, corpus: Corpus) -> None:
-    """Check that a corpus is large enough that a model does not only memorize it.
-
-    Raises:
-        CorpusError: the corpus has fewer characters than `min_characters`.
-    """
+    """Raise CorpusError if a corpus is so small that a model would only memorize it."""
     if corpus.num_characters < config.min_characters:
         raise CorpusError(
             f"corpus {corpus.name}: at least {config.min_characters:,} characters are needed, got "

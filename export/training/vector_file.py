@@ -28,15 +28,11 @@ MAX_LINE_BYTES = 1 << 20
 
 
 def read_vectors(path: Path, requested: Collection[bytes], width: int) -> dict[bytes, np.ndarray]:
-    """Read the vectors of the requested tokens.
+    """Read the vectors of the requested tokens, in UTF-8, none of them only white space.
 
-    Args:
-        path: The file, which may be gzip-compressed, or `vectors.tsv`.
-        requested: Requested tokens in UTF-8. None of them is only white space.
-        width: Required number of values per vector.
+    The file may be gzip-compressed, or `vectors.tsv`.
 
-    Returns:
-        float32 (width,) for each requested token in the file; the first one of duplicates.
+    Returns float32 (width,) for each requested token in the file; the first one of duplicates.
 
     Raises:
         ConfigError: the file cannot be read, is not text, or has a malformed line.

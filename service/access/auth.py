@@ -6,7 +6,7 @@ Knows keys and their limits. Does not know Flask or the contents of a request.
 from dataclasses import dataclass
 from functools import partial
 
-from service.access.keys import KeyLimits, KeyRefused, KeyRing, read_keys
+from service.access.keys import KeyLimits, KeyRing, read_keys
 from service.access.ratelimits import RateLimiter, check_redis_url
 from service.context import Quota, RequestContext
 from service.errors import Unauthorized
@@ -27,24 +27,19 @@ class Principal:
 
 
 class Authenticator:
-    """Authenticates API keys and charges rate limits."""
+    """Authenticates API keys and charges rate limits.
+
+    Without keys, none is required, and the defaults limit all requests together.
+    """
 
     def __init__(self, keys: KeyRing | None, limiter: RateLimiter, defaults: KeyLimits) -> None:
-        """Create it.
-
-        Args:
-            keys: The valid keys; None: no key is required.
-            limiter: Counts requests and tokens per minute.
-            defaults: Limits of keys that have none of their own, and of all requests together where no key is required.
-        """
         self._keys, self._limiter, self._defaults = keys, limiter, defaults
 
     def admit(self, authorization: str | None) -> Principal:
-        """Authenticate a request.
+        """Authenticate a request by its Authorization header.
 
-        Args:
-            authorization: The header. Ignored where no keys are required: clients send whatever they have, and the
-                evaluation harness sends an empty one.
+        Where no keys are required, the header is ignored: clients send whatever they have, and the evaluation harness
+        sends an empty one.
 
         Raises:
             Unauthorized: the key is missing, invalid or expired; the message does not say which part of it is wrong.
@@ -54,11 +49,7 @@ class Authenticator:
         scheme, _, presented = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not presented.strip():
             raise Unauthorized("a key is required: send the header Authorization: Bearer <key>")
-        try:
-            key = self._keys.find(presented.strip())
-        except KeyRefused as refusal:
-            expired = refusal.reason == "expired"
-            raise Unauthorized("the key has expired" if expired else "the key is not valid") from refusal
+        key = self._keys.find(presented.strip())
         return self._principal(key.id, key.tenant, _with_defaults(key.limits, self._defaults))
 
     def _principal(self, name: str, tenant: str, limits: KeyLimits) -> Principal:
@@ -97,12 +88,7 @@ def build_authenticator(settings: Settings) -> Authenticator:
 
 
 def check_authenticator(settings: Settings) -> None:
-    """Validate what `build_authenticator` will open in another process; open nothing that would outlive a fork.
-
-    Raises:
-        KeyFileError: the key file cannot be read.
-        RedisUrlError: the Redis URL is invalid.
-    """
+    """Validate what `build_authenticator` will open in another process; open nothing that would outlive a fork."""
     if settings.keys_file is not None:
         read_keys(settings.keys_file)
     if settings.redis_url is not None:

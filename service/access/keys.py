@@ -18,18 +18,18 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json
 
 from contract.files import atomic_write
+from service.errors import Unauthorized
 from service.process.reloading import ReloadingFile
 
 ID_PATTERN = "[a-z0-9]{8}"
 # Safe in a log line, a table and a metric label; long enough for an e-mail address.
 TENANT_PATTERN = "[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
-Reason = Literal["missing", "malformed", "unknown", "wrong", "expired"]
 
 _KEY = re.compile(f"ost-({ID_PATTERN})-[0-9a-f]{{64}}")
 _ID_CHARACTERS = string.ascii_lowercase + string.digits
@@ -41,20 +41,6 @@ _LOCK_TIMEOUT_S = 10.0
 
 class KeyFileError(Exception):
     """The key file cannot be read, used or changed; the message is one line that names it and shows no contents."""
-
-
-class KeyRefused(Exception):
-    """The presented string is not a valid key.
-
-    Attributes:
-        reason: For the log. "wrong" is a known id with another secret; the client must not tell it from "unknown".
-        key_id: The presented id, known or not; None if there was none. Safe to log.
-    """
-
-    def __init__(self, reason: Reason, key_id: str | None = None) -> None:
-        super().__init__(f"key refused: {reason}")
-        self.reason = reason
-        self.key_id = key_id
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -118,11 +104,6 @@ class KeyRing:
     """The keys of a file, which is reloaded when it changes."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file.
-
-        Raises:
-            KeyFileError: it cannot be read or is invalid.
-        """
         self._file = ReloadingFile(
             path,
             lambda path: {key.id: key for key in read_keys(path)},
@@ -134,26 +115,16 @@ class KeyRing:
     def find(self, presented: str) -> Key:
         """Return the record of the presented key, in the same time whether its id is known or not.
 
-        Args:
-            presented: Any string; "" where nothing was presented.
-
         Raises:
-            KeyRefused: it is not a valid key.
+            Unauthorized: it is not a valid key, or has expired; the message does not say which part of it is wrong.
         """
-        keys = self._file.content()
-        if not presented:
-            raise KeyRefused("missing")
         match = _KEY.fullmatch(presented)
-        if match is None:
-            raise KeyRefused("malformed")
-        key = keys.get(match[1])
-        is_equal = hmac.compare_digest(_sha256(presented), key.sha256 if key is not None else _DUMMY_SHA256)
-        if key is None:
-            raise KeyRefused("unknown", match[1])
-        if not is_equal:
-            raise KeyRefused("wrong", key.id)
+        key = self._file.content().get(match[1]) if match else None
+        is_equal = match and hmac.compare_digest(_sha256(presented), key.sha256 if key else _DUMMY_SHA256)
+        if key is None or not is_equal:
+            raise Unauthorized("the key is not valid")
         if key.expired(datetime.now(UTC)):
-            raise KeyRefused("expired", key.id)
+            raise Unauthorized("the key has expired")
         return key
 
 
@@ -197,8 +168,7 @@ def _record_name(content: bytes, index: int) -> str:
 def add_key(path: Path, tenant: str, expires: datetime | None, limits: KeyLimits) -> tuple[Key, str]:
     """Create a key and add it to the file; create the file, but not its directory, if it does not exist.
 
-    Returns:
-        The record, and the key itself, which is stored nowhere.
+    Returns the record, and the key itself, which is stored nowhere.
 
     Raises:
         KeyFileError: the file cannot be changed.

@@ -172,11 +172,7 @@ def _seconds_until_below(count: int, limit: int) -> float:
 
 
 def check_redis_url(url: str) -> None:
-    """Validate a Redis URL without connecting.
-
-    Raises:
-        RedisUrlError: the URL is invalid.
-    """
+    """Raise RedisUrlError if a Redis URL is invalid; do not connect."""
     _connection_pool(url)
 
 

@@ -8,20 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from openapi_pydantic import (
-    Components,
-    Info,
-    MediaType,
-    OpenAPI,
-    Operation,
-    Parameter,
-    PathItem,
-    Reference,
-    RequestBody,
-    Response,
-    Schema,
-    SecurityScheme,
-)
 from pydantic import BaseModel, TypeAdapter
 
 from service import __version__
@@ -36,7 +22,6 @@ from service.api.requests import (
     TokenizeRequest,
 )
 
-_JSON = "application/json"
 _BEARER = "key"
 _ERRORS = {
     "400": "a field is wrong; `param` names it",
@@ -173,77 +158,61 @@ ENDPOINTS = (
 @cache
 def openapi_document() -> dict[str, Any]:
     """Return the OpenAPI document as a JSON value."""
-    schemas = _Schemas()
-    paths: dict[str, PathItem] = {}
-    for address in ENDPOINTS:
-        item = paths.setdefault(address.path, PathItem())
-        setattr(item, address.method, _operation(address, schemas))
-    document = OpenAPI(
-        openapi="3.1.1",
-        info=Info(
-            title="Ostinato",
-            version=__version__,
-            description="Recurrent text generators behind OpenAI's completions API.",
-        ),
-        paths=paths,
-        components=Components(
-            schemas={name: Schema.model_validate(schema) for name, schema in schemas.definitions.items()},
-            securitySchemes={_BEARER: SecurityScheme(type="http", scheme="bearer")},
-        ),
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in ENDPOINTS:
+        paths.setdefault(endpoint.path, {})[endpoint.method] = _operation(endpoint)
+    description = "Recurrent text generators behind OpenAI's completions API."
+    return {
+        "openapi": "3.1.1",
+        "info": {"title": "Ostinato", "description": description, "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(),
+            "securitySchemes": {_BEARER: {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    """Return the JSON schemas of all request bodies and response objects, and of the definitions that they refer to."""
+    types = [endpoint.body for endpoint in ENDPOINTS if endpoint.body]
+    types += [endpoint.answer for endpoint in ENDPOINTS if endpoint.answer] + [responses.ErrorObject]
+    by_key, shared = TypeAdapter.json_schemas(
+        [(each.__name__, "validation", TypeAdapter(each)) for each in types],
+        ref_template="#/components/schemas/{model}",
     )
-    return document.model_dump(mode="json", by_alias=True, exclude_none=True)
+    schemas = {str(name): schema for (name, _), schema in by_key.items() if "$ref" not in schema}
+    return {**shared.get("$defs", {}), **schemas}
 
 
-class _Schemas:
-    """JSON schemas of all request bodies and response objects, and of the definitions that they refer to."""
-
-    def __init__(self) -> None:
-        types = [address.body for address in ENDPOINTS if address.body]
-        types += [address.answer for address in ENDPOINTS if address.answer] + [responses.ErrorObject]
-        by_key, shared = TypeAdapter.json_schemas(
-            [(each.__name__, "validation", TypeAdapter(each)) for each in types],
-            ref_template="#/components/schemas/{model}",
-        )
-        self.definitions: dict[str, Any] = dict(shared.get("$defs", {}))
-        for (name, _), schema in by_key.items():
-            if "$ref" not in schema:
-                self.definitions[str(name)] = schema
-
-    def content(self, schema_type: Any) -> MediaType:
-        reference = {"$ref": f"#/components/schemas/{schema_type.__name__}"}
-        return MediaType(media_type_schema=Reference.model_validate(reference))
-
-
-def _operation(address: Endpoint, schemas: _Schemas) -> Operation:
-    statuses = {*address.errors, "421", *(("403",) if address.method == "post" else ())}
-    responses = {status: _error(_ERRORS[status], schemas) for status in statuses}
-    if address.is_empty:
-        responses["200"] = Response(description=address.summary)
-    if address.answer is not None:
-        content = {_JSON: schemas.content(address.answer)}
-        if address.streams:
-            text = Schema(type="string", description="with `stream`: `data: {…}` per chunk, then `data: [DONE]`")
-            content["text/event-stream"] = MediaType(media_type_schema=text)
-        responses["200"] = Response(description=address.summary, content=content)
-    names: list[tuple[str, str, str | None]] = [(name, "path", None) for name in re.findall(r"{(\w+)}", address.path)]
-    names += [(name, "query", text) for name, text in address.query]
-    parameters = [
-        Parameter.model_validate(
-            {"name": name, "in": where, "required": where == "path", "description": text, "schema": {"type": "string"}}
-        )
-        for name, where, text in names
+def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    statuses = {*endpoint.errors, "421", *(("403",) if endpoint.method == "post" else ())}
+    answers = {status: _response(_ERRORS[status], responses.ErrorObject) for status in statuses}
+    if endpoint.is_empty or endpoint.answer is not None:
+        answers["200"] = _response(endpoint.summary, endpoint.answer)
+    if endpoint.streams:
+        text = {"type": "string", "description": "with `stream`: `data: {…}` per chunk, then `data: [DONE]`"}
+        answers["200"]["content"]["text/event-stream"] = {"schema": text}
+    names: list[tuple[str, dict[str, Any]]] = [
+        *((name, {"in": "path", "required": True}) for name in re.findall(r"{(\w+)}", endpoint.path)),
+        *((name, {"in": "query", "description": text, "required": False}) for name, text in endpoint.query),
     ]
-    body = RequestBody(content={_JSON: schemas.content(address.body)}, required=True) if address.body else None
-    return Operation(
-        operationId=f"{address.method}_{address.path.strip('/').replace('/', '_').replace('{', '').replace('}', '')}",
-        summary=address.summary,
-        parameters=parameters or None,
-        requestBody=body,
-        responses=dict(sorted(responses.items())),
+    parameters = [{"name": name, **where, "schema": {"type": "string"}} for name, where in names]
+    name = re.sub(r"[{}]", "", endpoint.path.strip("/")).replace("/", "_")
+    return {
+        "summary": endpoint.summary,
+        "operationId": f"{endpoint.method}_{name}",
+        **({"parameters": parameters} if parameters else {}),
+        **({"requestBody": {"content": _content(endpoint.body), "required": True}} if endpoint.body else {}),
+        "responses": dict(sorted(answers.items())),
         # Without configured API keys, no endpoint requires one.
-        security=[] if address.public else [{_BEARER: []}, {}],
-    )
+        "security": [] if endpoint.public else [{_BEARER: []}, {}],
+    }
 
 
-def _error(description: str, schemas: _Schemas) -> Response:
-    return Response(description=description, content={_JSON: schemas.content(responses.ErrorObject)})
+def _response(description: str, schema_type: Any | None) -> dict[str, Any]:
+    return {"description": description, **({"content": _content(schema_type)} if schema_type else {})}
+
+
+def _content(schema_type: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema_type.__name__}"}}}

@@ -483,13 +483,7 @@ def parse(body_type: type[AnyBody], body: bytes, limits: Limits) -> AnyBody:
 
 
 def parse_number(value: str | None, field: str, limits: tuple[int, int], default: int | None = None) -> int:
-    """Parse a number in a query.
-
-    Args:
-        value: As given; None: absent.
-        field: Name of the query parameter.
-        limits: Minimum and maximum, both allowed.
-        default: Returned if `value` is None; None: the parameter is required.
+    """Parse a number in a query, between two limits; without a default, it is required.
 
     Raises:
         InvalidRequest: it is not a number, is out of its limits, or is missing and required.

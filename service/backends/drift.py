@@ -45,11 +45,7 @@ class ConfigDrift:
     ) -> None:
         """Compare the listed versions of a model with the status of a backend.
 
-        Args:
-            name: Of the model.
-            listed: The versions that the repository lists; empty: the model has no version there; None: unknown.
-            available: The versions that the backend serves.
-            loading: The versions that it is loading: these are no drift.
+        The repository may list none for it, or be unknown (None). Versions that the backend is loading are no drift.
         """
         now, differences = time.monotonic(), set()
         if listed is not None:

@@ -106,8 +106,7 @@ def _principal_plane(
     took 0.1 s and 4 MB. If there are fewer vectors than dimensions, the Gram matrix replaces it, as both have the same
     eigenvalues: 488 vectors of width 8192 would take minutes otherwise.
 
-    Returns:
-        float32 (ids, 2), and the explained variance ratio of each axis.
+    Returns float32 (ids, 2), and the explained variance ratio of each axis.
     """
     plane = np.zeros((len(ids), 2), np.float32)
     if not len(ids):
@@ -149,21 +148,11 @@ class VectorFiles:
     """A thread-safe LRU cache of the versions' vectors, which reads each file once."""
 
     def __init__(self, models_dir: Path, max_bytes: int = MAX_CACHE_BYTES) -> None:
-        """Start empty.
-
-        Args:
-            models_dir: The model repository.
-            max_bytes: Memory limit of the cache.
-        """
         self._models_dir = models_dir
         self._cache: SingleFlightCache[tuple[ModelVersion, str], Vectors] = SingleFlightCache(max_bytes)
 
     def of(self, model: ServedModel, request: "Future[Vectors] | None" = None) -> Vectors:
-        """Return the vectors of a version.
-
-        Args:
-            model: The version.
-            request: To be cancelled by the caller; reading stops when all requests for a version are cancelled.
+        """Return the vectors of a version; reading stops when all requests for it are cancelled by their callers.
 
         Raises:
             NotFound: it has no vectors; those of imported models are not always available.

@@ -20,7 +20,11 @@ log = logging.getLogger(__name__)
 
 
 class HealthChecks:
-    """Periodic health checks of all backends, until closed."""
+    """Periodic health checks of all backends, until closed.
+
+    `listed` returns the models that the repository lists, and the versions to be served of each, or None. `changed` is
+    called after each check and each probe.
+    """
 
     def __init__(
         self,
@@ -32,16 +36,6 @@ class HealthChecks:
         listed: Callable[[], Mapping[str, Collection[int] | None]],
         changed: Callable[[], None],
     ) -> None:
-        """Prepare; no backend is called yet.
-
-        Args:
-            replicas: The backends.
-            prober: Requests their status and probes them.
-            errors: Logs their errors.
-            poll_s: Interval between two health checks of a backend, in seconds.
-            listed: Returns the models that the repository lists, and the versions to be served of each, or None.
-            changed: Called after each check and each probe.
-        """
         self._replicas, self._prober, self._errors = replicas, prober, errors
         self._poll_s, self._listed, self._changed = poll_s, listed, changed
         self._watched: set[Replica] = set()
@@ -70,12 +64,10 @@ class HealthChecks:
         self._watched.discard(replica)
 
     def check(self, replica: Replica) -> list[threading.Thread]:
-        """Update which versions a backend serves, and eject it if it does not respond.
+        """Update which versions a backend serves, or eject it. Return the threads that probe new versions.
 
-        An ejected backend keeps its known versions: requests are not rejected here, their calls wait for its recovery.
-
-        Returns:
-            The threads that probe new versions.
+        A backend that does not respond is ejected and keeps its known versions: requests are not rejected here, their
+        calls wait for its recovery.
         """
         num_ejections, listed = replica.ejection.count, dict(self._listed())
         try:

@@ -56,12 +56,6 @@ class Prober:
     """Status requests and determinism probes; several threads may probe several servers."""
 
     def __init__(self, models_dir: Path, errors: BackendErrors) -> None:
-        """Prepare.
-
-        Args:
-            models_dir: The model repository.
-            errors: Logs errors of servers and files.
-        """
         self._models_dir, self._errors = models_dir, errors
         self._assets: dict[ModelVersion, Assets] = {}
 
@@ -124,8 +118,7 @@ class Prober:
     ) -> tuple[dict[ModelVersion, Probe], set[ModelVersion]]:
         """Probe the new and the needs_reprobe versions of a model at a server.
 
-        Returns:
-            The probes of the versions that the server serves; and those of them that are still needs_reprobe.
+        Returns the probes of the versions that the server serves; and those of them that are still needs_reprobe.
 
         Raises:
             BackendUnavailable: it does not respond.

@@ -3,7 +3,7 @@
 While a file is damaged, its last valid content is used. Knows files. Does not know what is served.
 """
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
@@ -11,12 +11,10 @@ from google.protobuf import text_format
 from contract import signatures
 from contract.errors import LabelsError
 from contract.labels import LABELS_FILE, Labels, read_labels
+from contract.models_config import VersionPolicy, folder_of, version_numbers
 from service.backends.prober import BackendErrors
 from service.backends.protos import model_server_config_pb2
 from service.backends.routing import RoutingError, Shares, read_shares
-
-# Base paths are those inside TensorFlow Serving's container.
-_ROOT = PurePosixPath("/models")
 
 
 class RepositoryConfig:
@@ -31,12 +29,6 @@ class RepositoryConfig:
     """
 
     def __init__(self, models_dir: Path, errors: BackendErrors) -> None:
-        """Prepare; nothing is read before `read`.
-
-        Args:
-            models_dir: The model repository.
-            errors: Logs errors of the files.
-        """
         self._models_dir, self._errors = models_dir, errors
         self.labels: dict[str, dict[str, int]] = {}
         self.wanted: dict[str, frozenset[int] | None] = {}
@@ -77,19 +69,13 @@ class RepositoryConfig:
 
     def _wanted(self, entry: Any) -> frozenset[int] | None:
         """Return the versions that TensorFlow Serving serves for an entry; None if its directory is unknown."""
-        path, policy = PurePosixPath(entry.base_path), entry.model_version_policy
-        if path.parent not in (_ROOT, PurePosixPath(self._models_dir.resolve())):
+        folder = folder_of(entry, self._models_dir)
+        if folder is None:
             return None
         try:
-            present = sorted(int(it.name) for it in (self._models_dir / path.name).iterdir() if it.name.isdecimal())
+            return VersionPolicy.of(entry).select(version_numbers(self._models_dir / folder))
         except OSError:
             return frozenset()
-        match policy.WhichOneof("policy_choice"):
-            case "all":
-                return frozenset(present)
-            case "specific":
-                return frozenset(policy.specific.versions) & frozenset(present)
-        return frozenset(present[-max(policy.latest.num_versions, 1) :])
 
     def _read_labels(self) -> None:
         try:

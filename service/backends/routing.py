@@ -76,11 +76,8 @@ class Route:
         """Return the version for a request.
 
         With a traffic split, a seed always gets the same version, and keeps it when that version's share grows: so the
-        same request is reproducible while the split stays the same.
-
-        Args:
-            reference: The request's reference to the model.
-            seed: Of the request; None: it gets the version with the largest share.
+        same request is reproducible while the split stays the same. Without a seed, it is the version with the largest
+        share.
 
         Raises:
             ModelNotFound: the version is not served, or the label is unknown; the message lists the alternatives.
@@ -128,7 +125,7 @@ def make_route(
     *,
     was_guess: bool = False,
 ) -> tuple[Route, list[str]]:
-    """Make the route of a model from its served versions, labels and traffic split.
+    """Make the route of a model from its served versions, labels and traffic split, and a message per ignored share.
 
     Args:
         name: Of the model.
@@ -139,9 +136,6 @@ def make_route(
         available: The versions whose backends take calls; None: all. The others belong to ejected backends that may
             recover, and get no requests; if there are only such, `stable_before` is kept.
         was_guess: Whether `stable_before` was a guess; see `Route.is_guess`.
-
-    Returns:
-        The route, and a message for each share that was ignored.
     """
     if available is None:
         available = versions
@@ -165,10 +159,7 @@ def make_route(
 
 
 def read_shares(path: Path) -> dict[str, Shares]:
-    """Read the routing file: a table per model, with a share per label or version.
-
-    Returns:
-        Traffic splits by model; empty if there is no such file.
+    """Read the routing file, a table per model with a share per label or version; without it, there are no splits.
 
     Raises:
         RoutingError: it cannot be read, is empty or is invalid.

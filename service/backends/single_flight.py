@@ -28,14 +28,12 @@ class Abandoned(Exception):
 
 
 class SingleFlightCache(Generic[K, V]):
-    """A thread-safe single-flight LRU cache with a memory limit."""
+    """A thread-safe single-flight LRU cache with a memory limit.
+
+    The most recently used value is kept even if it alone is larger than the limit.
+    """
 
     def __init__(self, max_bytes: int) -> None:
-        """Start empty.
-
-        Args:
-            max_bytes: Memory limit of all values. The most recently used value is kept even if it alone is larger.
-        """
         self._max_bytes = max_bytes
         self._kept: OrderedDict[K, V] = OrderedDict()
         self._waiting: dict[K, list[Future[V]]] = {}
@@ -44,11 +42,8 @@ class SingleFlightCache(Generic[K, V]):
     def get(self, key: K, compute: Callable[[Callable[[], None]], V], request: "Future[V]") -> V:
         """Return a value from the cache, or compute it on the thread of the first caller while the others wait.
 
-        Args:
-            key: Of the value.
-            compute: Computes the value. It gets a function to call between its steps, which raises `Abandoned` once all
-                requests are cancelled.
-            request: The caller's own, pending. `request.cancel()`, from another thread, ends its wait.
+        `compute` gets a function to call between its steps, which raises `Abandoned` once all requests are cancelled.
+        The caller's own `request` is pending; `request.cancel()`, from another thread, ends its wait.
 
         Raises:
             CancelledError: the request was cancelled.

@@ -21,12 +21,8 @@ def to_proto(array: np.ndarray) -> Any:
 def to_array(proto: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Convert a float32 or int32 tensor of a known shape.
 
-    TensorFlow Serving returns typed values, others raw bytes; both are supported (32 × 1,024 float32 in 4 µs).
-
-    Args:
-        proto: The tensor.
-        shape: The expected shape. It is checked first: one value may stand for a tensor of any size, so a few bytes
-            could expand to gigabytes.
+    TensorFlow Serving returns typed values, others raw bytes; both are supported (32 × 1,024 float32 in 4 µs). The
+    shape is checked first: one value may stand for a tensor of any size, so a few bytes could expand to gigabytes.
 
     Raises:
         ValueError: another dtype or shape, or a number of values that does not fit the shape.

@@ -32,13 +32,7 @@ class Tls:
     name: str | None = None
 
     def channel(self, address: str, host: str, options: tuple[tuple[str, object], ...]) -> grpc.Channel:
-        """Open an encrypted channel.
-
-        Args:
-            address: `host:port`, the host usually an IP address.
-            host: The host name that it was resolved from, which its certificate is issued for.
-            options: Of the channel.
-        """
+        """Open an encrypted channel to an address; the certificate is issued for the host that it was resolved from."""
         credentials = grpc.ssl_channel_credentials(self.ca, self.key, self.cert)
         return grpc.secure_channel(
             address, credentials, options=(*options, ("grpc.ssl_target_name_override", self.name or host))

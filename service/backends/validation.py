@@ -18,15 +18,9 @@ _MAX_LOGPROB = 1e-3
 
 
 def parse_response(content: bytes, shapes: OutputShapes, vocab_size: int) -> Arrays:
-    """Parse a PredictResponse and validate every requested output.
+    """Parse a PredictResponse and validate every requested output: its shape, and ids below `vocab_size`.
 
-    Args:
-        content: The serialized response.
-        shapes: The shape of each requested output, by name.
-        vocab_size: Exclusive upper limit of token ids.
-
-    Returns:
-        Arrays of those shapes: int32 for token ids, float32 for all others.
+    Returns int32 for token ids, float32 for all others.
 
     Raises:
         ValueError: an output is missing, has another dtype or shape, or values out of range.

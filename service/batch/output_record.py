@@ -43,14 +43,7 @@ class OutputRecord:
 
 
 def response_line(custom_id: str, status: int, request_id: str | None, content: bytes) -> OutputLine:
-    """Serialize an HTTP response, success or error.
-
-    Args:
-        custom_id: The request's.
-        status: HTTP status.
-        request_id: The header x-request-id.
-        content: The response body. If it is not JSON it becomes a string.
-    """
+    """Serialize an HTTP response, success or error; content that is not JSON becomes a string."""
     parsed = _parse_json(content)
     # The received bytes: numbers keep their digits, and nothing is serialized again.
     body = content.strip() if parsed is not None else orjson.dumps(content.decode(errors="replace"))

@@ -102,16 +102,11 @@ def find_pending(path: Path, completed: CompletedLines) -> PendingLines:
 
 
 def _compare(out: np.ndarray, requested: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Compare the custom_ids of OUT and IN.
+    """Compare the custom_ids of OUT and IN: uint64 (records, 2) and (lines, 2).
 
-    Args:
-        out: uint64 (records, 2).
-        requested: uint64 (lines, 2).
-
-    Returns:
-        bool (lines,), whether OUT has the custom_id and the line is the first with it; int64 (lines,), the index of the
-        first line with the same custom_id, -1 for the first line itself; and the number of records of OUT that are not
-        in IN.
+    Returns bool (lines,), whether OUT has the custom_id and the line is the first with it; int64 (lines,), the index of
+    the first line with the same custom_id, -1 for the first line itself; and the number of records of OUT that are not
+    in IN.
     """
     keys = np.concatenate([out, requested])
     # Stable: of equal custom_ids those of OUT come first, then those of IN in their order.

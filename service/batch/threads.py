@@ -15,17 +15,9 @@ def process_lines(
 ) -> Iterator[OutputLine | None]:
     """Yield lines of OUT in the order of completion, and None after a second without one.
 
-    Lines are read only as fast as threads and queue have room for them.
-
-    Args:
-        lines: Read by all threads in turn.
-        process: Called by `concurrency` threads; blocks.
-        concurrency: Number of threads.
-        end: Wakes waiting threads at the end. Threads in the middle of a request are left until the process exits, as
-            their response is not needed.
-
-    Raises:
-        BaseException: the first exception that `lines` or `process` raised.
+    Lines are read only as fast as threads and queue have room for them. `end` wakes waiting threads at the end. Threads
+    in the middle of a request are left until the process exits, as their response is not needed. The first exception
+    that `lines` or `process` raised is raised here.
     """
     done: queue.Queue[OutputLine | BaseException | None] = queue.Queue(2 * concurrency)
     source, lock, over = iter(lines), threading.Lock(), threading.Event()

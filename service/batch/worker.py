@@ -7,11 +7,7 @@ from service.batch.requests_file import Line, parse
 
 
 def process_line(line: Line, client: BatchClient) -> OutputLine:
-    """Send the request of a line and return its line of OUT.
-
-    Raises:
-        Stopped: no line would get a response.
-    """
+    """Send the request of a line and return its line of OUT; raise Stopped if no line would get a response."""
     try:
         request = parse(line)
         response = client.send(request)

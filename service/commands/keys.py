@@ -53,14 +53,9 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace, keys_file: Path | None) -> int:
-    """Run the command.
+    """Run the command on the file of its options, or else of the setting.
 
-    Args:
-        options: The parsed options; `file` overrides the setting.
-        keys_file: The setting.
-
-    Returns:
-        0; 1 if the file cannot be read or changed, or a key does not exist; 2 if no file is named.
+    Returns 0; 1 if the file cannot be read or changed, or a key does not exist; 2 if no file is named.
     """
     path = options.file or keys_file
     if path is None:

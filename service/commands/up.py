@@ -114,12 +114,7 @@ class Service:
         self._num_signals += 1
 
     def _check(self) -> None:
-        """Check for signals and ended processes.
-
-        Raises:
-            Interrupted: a signal was received.
-            ChildExited: a process ended.
-        """
+        """Raise Interrupted if a signal was received, ChildExited if a process ended."""
         if self._num_signals:
             raise Interrupted
         # The gateway first: if it has ended, the model server may have ended because of it.

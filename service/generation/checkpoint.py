@@ -33,11 +33,9 @@ class ResumePoint:
     num_sampled: int
 
     def after(self, token_ids: list[int], state: np.ndarray | None) -> "ResumePoint":
-        """Return the point after some more sampled tokens.
+        """Return the point after some more sampled tokens, at least one.
 
-        Args:
-            token_ids: At least one.
-            state: float32 (S,) after all but the last of them; None: unknown.
+        `state` is that after all but the last of them, float32 (S,); None: unknown.
         """
         sampled, num_sampled = np.array(token_ids, np.int32), self.num_sampled + len(token_ids)
         if state is None:

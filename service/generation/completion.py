@@ -13,7 +13,7 @@ from contract import signatures
 from service.api.requests import CompletionRequest
 from service.generation.checkpoint import Checkpoint, ResumePoint
 from service.generation.choice import Choice, TextDelta
-from service.generation.detokenize import ReversedDetokenizer, TextAssembler
+from service.generation.detokenize import TextAssembler
 from service.generation.logprobs import Logprobs
 from service.generation.prompts import NOTHING, EncodedPrompt
 from service.generation.request import Request
@@ -36,17 +36,12 @@ class CompletionOutput:
 
 
 class CompletionBuilder:
-    """The output builder of a completion: iterate over its deltas in order of arrival, or get its results."""
+    """The output builder of a completion: iterate over its deltas in order of arrival, or get its results.
+
+    `sampling` are the body's parameters, as far as the model supports them; `seal` returns resume tokens.
+    """
 
     def __init__(self, body: CompletionRequest, request: Request, sampling: SamplingParams, seal: SealToken) -> None:
-        """Create its choices; nothing is computed yet.
-
-        Args:
-            body: The request's body; only its prompts are not used.
-            request: The running request.
-            sampling: Sampling parameters: the body's, as far as the model supports them.
-            seal: Returns the resume tokens of its choices.
-        """
         self.request, self.body = request, body
         self._model, self._prompts, self._checkpoint = request.model, request.prompts, request.checkpoint
         seed = request.checkpoint.seed if body.seed is None and request.checkpoint else body.seed
@@ -85,11 +80,7 @@ class CompletionBuilder:
         return groups
 
     def __iter__(self) -> Iterator[TextDelta]:
-        """Yield the deltas of every choice until all have finished.
-
-        Raises:
-            GatewayError: see `Request.events`.
-        """
+        """Yield the deltas of every choice until all have finished; raise as `Request.events`."""
         for prompt_index in range(len(self._prompts)):
             if not self._is_scored(prompt_index) and not self._is_prefill_only(prompt_index):
                 yield from self._leading_deltas(prompt_index)
@@ -110,18 +101,11 @@ class CompletionBuilder:
         """Return the deltas that the client joins, as an iterator.
 
         A client that did not ask for `prepend` gets each choice of a backward model as one delta.
-
-        Raises:
-            GatewayError: see `Request.events`.
         """
         return self._whole_choices() if self._model.backward and not self.prepends else iter(self)
 
     def results(self) -> list[CompletionOutput]:
-        """Wait for every choice and return the best `n` of each prompt, best first.
-
-        Raises:
-            GatewayError: see `Request.events`.
-        """
+        """Wait for every choice and return the best `n` of each prompt, best first; raise as `Request.events`."""
         for delta in self:
             self._choices[delta.index].deltas.append(delta)
         best = [index for prompt_index in range(len(self._prompts)) for index in self._best(prompt_index)]
@@ -130,8 +114,7 @@ class CompletionBuilder:
     def partial_outputs(self, *, with_resume_tokens: bool = True) -> list[tuple[int, CompletionOutput]]:
         """Return what was generated and not yet returned when the request failed: for each choice its index and output.
 
-        Args:
-            with_resume_tokens: Whether to include resume tokens; they are useless if the version is no longer served.
+        Resume tokens are useless if the version is no longer served.
         """
         outputs = []
         for index, choice in enumerate(self._choices):
@@ -170,13 +153,12 @@ class CompletionBuilder:
 
     def _new_assembler(self, prompt: EncodedPrompt, stops: Stops) -> TextAssembler:
         tokenizer, num_top, backward, held_back = self._model.tokenizer, self.body.logprobs, self._model.backward, ""
-        detokenizer = tokenizer.backward_detokenizer(prompt.text) if backward else tokenizer.detokenizer(prompt.text)
+        detokenizer = tokenizer.detokenizer(prompt.text, backward=backward)
         if self._checkpoint and prompt.is_empty:
             detokenizer.restore(self._checkpoint.detokenizer)
             held_back = self._checkpoint.held_back
-        if backward:
-            return TextAssembler(ReversedDetokenizer(detokenizer), stops, num_top, backward=True, held_back=held_back)
-        return TextAssembler(detokenizer, stops, num_top, len(self._leading_text(prompt)), held_back=held_back)
+        offset = 0 if backward else len(self._leading_text(prompt))
+        return TextAssembler(detokenizer, stops, num_top, offset, backward=backward, held_back=held_back)
 
     def _leading_text(self, prompt: EncodedPrompt) -> str:
         """Return the text that a prompt's choices start with (end with, for a backward model), in reading order.
@@ -186,14 +168,10 @@ class CompletionBuilder:
         """
         echo, held_back, checkpoint = prompt.text if self.body.echo else "", "", self._checkpoint
         if checkpoint and not prompt.is_empty:
-            tokenizer, backward = self._model.tokenizer, self._model.backward
-            detokenizer = tokenizer.backward_detokenizer() if backward else tokenizer.detokenizer()
+            detokenizer = self._model.tokenizer.detokenizer(backward=self._model.backward)
             detokenizer.restore(checkpoint.detokenizer)
-            held_back = (
-                detokenizer.flush() + checkpoint.held_back[::-1]
-                if backward
-                else checkpoint.held_back + detokenizer.flush()
-            )
+            # The checkpoint's text is in the order of generation.
+            held_back = self._in_reading_order(checkpoint.held_back + self._in_reading_order(detokenizer.flush()))
         return echo + held_back if self._model.backward else held_back + echo
 
     def _in_reading_order(self, text: str) -> str:

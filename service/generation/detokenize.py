@@ -4,10 +4,9 @@ Knows one sequence. Its output does not depend on how the tokens were grouped in
 is handled as its mirror image, which grows at its end like any other.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Any
 
 import numpy as np
 
@@ -17,44 +16,12 @@ from service.generation.stop_strings import StopFinder, Stops
 from service.scheduling.sequence import Scores
 
 
-@dataclass(frozen=True)
-class ReversedDetokenizer:
-    """A backward detokenizer with mirrored text, so that new text is appended instead of prepended."""
-
-    detokenizer: Detokenizer
-
-    def feed(self, token_ids: Iterable[int]) -> str:
-        """Return the mirror image of the next text."""
-        return self.detokenizer.feed(token_ids)[::-1]
-
-    def flush(self) -> str:
-        """Return the mirror image of the text held back."""
-        return self.detokenizer.flush()[::-1]
-
-    def track(self, token_id: int | None) -> tuple[str, Sequence[int]]:
-        """Return the mirror image of the next text, and token offsets: distances, which mirroring does not change."""
-        text, offsets = self.detokenizer.track(token_id)
-        return text[::-1], offsets
-
-    def label(self, token_id: int) -> str:
-        """Return a token's text, not mirrored."""
-        return self.detokenizer.label(token_id)
-
-    def save(self) -> Any:
-        """Return the state that is carried over to the next token."""
-        return self.detokenizer.save()
-
-    def restore(self, checkpoint: Any) -> None:
-        """Restore a state that `save` returned."""
-        self.detokenizer.restore(checkpoint)
-
-
 @dataclass
 class TextAssembler:
     """Turns a sequence's tokens into visible text.
 
     Attributes:
-        detokenizer: The sequence's detokenizer; a `ReversedDetokenizer` for a backward model.
+        detokenizer: The sequence's detokenizer, of the model's direction.
         stops: Stop strings: the text ends before the first one that is complete; of several that end at the same
             character, before the longest. Mirrored for a backward model.
         num_top: Number of most probable tokens to return for each token; None: no log probabilities.
@@ -105,7 +72,7 @@ class TextAssembler:
             text = "".join([self._feed_one(token_id, score) for token_id, score in pairs if not self.stopped])
         else:
             self.num_tokens += len(token_ids)
-            text = self.detokenizer.feed(token_ids)
+            text = self._appended(self.detokenizer.feed(token_ids))
         if scores is not None:
             # The last score is the EOS token's, which is not among `token_ids`.
             self._add_scores(scores.logprobs[: self.num_tokens - before] if self.stopped else scores.logprobs)
@@ -114,7 +81,8 @@ class TextAssembler:
 
     def flush(self) -> str:
         """Return the text held back, after the last token; the detokenizer's part of it may complete a stop string."""
-        text = self._show(self.detokenizer.flush() if self._log is None else self._log.end(self.detokenizer))
+        text = self.detokenizer.flush() if self._log is None else self._log.end(self.detokenizer)
+        text = self._show(self._appended(text))
         if not self.stopped:
             text, self.held_back = text + self.held_back, ""
         self.offset += len(text)
@@ -139,7 +107,10 @@ class TextAssembler:
             piece = self.detokenizer.feed((token_id,))
         else:
             piece = self._log.add(self.detokenizer, token_id, score)
-        return self._show(piece)
+        return self._show(self._appended(piece))
+
+    def _appended(self, text: str) -> str:
+        return text[::-1] if self.backward else text
 
     def _show(self, piece: str) -> str:
         """Append a piece of text and return what is final."""

@@ -78,7 +78,6 @@ class InspectionBuilder:
     """The output builder of an inspection request, which has one prompt."""
 
     def __init__(self, body: InspectRequest, request: Request) -> None:
-        """Allocate the values; nothing is computed yet."""
         self.request, self.body, self._model = request, body, request.model
         self.traces = wanted_traces(body, request.model)
         (prompt,) = request.prompts
@@ -124,11 +123,7 @@ class InspectionBuilder:
         self.request.put(event)
 
     def result(self) -> InspectionOutput:
-        """Wait for the whole result.
-
-        Raises:
-            GatewayError: see `Request.events`.
-        """
+        """Wait for the whole result; raise as `Request.events`."""
         (prompt,), state, scores = self.request.prompts, None, list[Scores]()
         for event in self.request.events():
             assert isinstance(event, PrefillResult), "nothing is sampled"

@@ -80,11 +80,7 @@ class LogprobsLog:
     """The log probabilities of one choice's tokens, in order; each is returned once its text is visible."""
 
     def __init__(self, offset: int = 0) -> None:
-        """Start with no tokens.
-
-        Args:
-            offset: Length of the text before the first token.
-        """
+        """Start with no tokens; `offset` is the length of the text before the first."""
         self._pending = Logprobs()
         self._offset = offset
 

@@ -25,11 +25,7 @@ class PoolingBuilder:
         ]
 
     def vectors(self) -> list[np.ndarray]:
-        """Wait for every text and return its vector, float32 (U,): the mean of its hidden states, or the last of them.
-
-        Raises:
-            GatewayError: see `Request.events`.
-        """
+        """Wait for every text; return its vector, float32 (U,): the mean of its hidden states, or the last of them."""
         request, mean = self.request, self.body.pooling == "mean"
         vectors: list[np.ndarray] = [np.zeros(0, np.float32)] * len(request.prompts)
         for event in request.events():

@@ -90,11 +90,8 @@ class EncodedPrompt:
         """Return its log probabilities in reading order; `scores` are of all `input_ids` but the first."""
         if not self.ids.size:
             return Logprobs()
-        log, detokenizer = (
-            (BackwardLog(), self.tokenizer.backward_detokenizer())
-            if self.backward
-            else (LogprobsLog(), self.tokenizer.detokenizer())
-        )
+        log = BackwardLog() if self.backward else LogprobsLog()
+        detokenizer = self.tokenizer.detokenizer(backward=self.backward)
         logprobs = score_prompt(log, self._ids_in_model_order.tolist(), scores, num_top, detokenizer)
         if self.given_as_text:
             logprobs.text_offset = self.tokenizer.offsets(self.text)
@@ -110,13 +107,10 @@ class EncodedPrompt:
 
 
 def require_encodable(raw_prompts: Sequence[PromptText], model: ServedModel, field: str, limits: Limits) -> int:
-    """Refuse prompts that have too many tokens however they are encoded, or ids that the model does not have.
-
-    Returns:
-        The minimum number of their tokens.
+    """Return the minimum number of tokens of prompts.
 
     Raises:
-        InvalidRequest: see above.
+        InvalidRequest: they have too many tokens however they are encoded, or ids that the model does not have.
     """
     minimums = []
     for prompt in raw_prompts:
@@ -141,14 +135,8 @@ def encode_prompts(
 ) -> list[EncodedPrompt]:
     """Encode prompts that `require_encodable` accepted, one by one until they exceed a limit.
 
-    Args:
-        raw_prompts: Texts or lists of ids.
-        model: The model that encodes them.
-        field: Name of their field in the request.
-        limits: The server's limits.
-        memory: Holds the memory of encoding, and of the prompts encoded so far.
-        after: int32 (tokens,): tokens that the model reads before each prompt.
-        backward: Whether the model reads them from right to left.
+    `memory` holds the memory of encoding, and of the prompts encoded so far. The model reads `after`, int32 (tokens,),
+    before each prompt.
 
     Raises:
         InvalidRequest: they have too many tokens, or need more memory than the whole budget.
@@ -196,11 +184,7 @@ def encoding_bytes(prompt: PromptText, model: ServedModel) -> int:
 
 
 def require_ids(token_ids: list[int], model: ServedModel, field: str) -> None:
-    """Refuse ids that the model does not have.
-
-    Raises:
-        InvalidRequest: one is too large; the message names field, limit and value.
-    """
+    """Refuse ids that the model does not have; the message names field, limit and value."""
     vocab_size = len(model.tokenizer.tokens)
     largest = max(token_ids, default=0)
     if largest >= vocab_size:

@@ -7,9 +7,8 @@ Knows sequences, time and queues. Does not know text, HTTP, or what the request 
 import copy
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
-from typing import Protocol
 
 import numpy as np
 
@@ -19,29 +18,12 @@ from service.context import RequestContext
 from service.errors import ClientGone, DeadlineExceeded
 from service.generation.checkpoint import Checkpoint
 from service.generation.prompts import NOTHING, EncodedPrompt
-from service.params import ModelVersion, SamplingParams
+from service.observability.metrics import Metrics
+from service.params import SamplingParams
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.sequence import Event, Failure, Sequence
 
 _DEFAULTS = SamplingParams()
-
-
-class RequestObserver(Protocol):
-    """Observer of a request, called on the request's thread."""
-
-    def first_token(self, model: ModelVersion, seconds: float) -> None:
-        """Report the time to the first token of a request."""
-
-    def token_gap(self, model: ModelVersion, seconds: float, count: int) -> None:
-        """Report that `count` tokens of a choice arrived at once, `seconds` after those before."""
-
-    def finished(
-        self, model: ModelVersion, *, num_prompt_tokens: int, num_completion_tokens: int, reasons: Iterable[str]
-    ) -> None:
-        """Report the end of a request; `reasons` are the finish reasons of its finished choices."""
-
-    def cancelled(self, sequences: Many[Sequence]) -> None:
-        """Report sequences that were cancelled: the client disconnected, or the deadline passed."""
 
 
 def _ignore(event: Event) -> None:
@@ -49,12 +31,12 @@ def _ignore(event: Event) -> None:
 
 
 class Request:
-    """A request whose model and prompts are known.
+    """A request whose model and prompts are known; its deadline is `timeout_s` after its creation.
 
     Attributes:
         model: The version that computes it.
         prompts: Its encoded prompts.
-        checkpoint: The checkpoint that it resumes, or None.
+        checkpoint: The checkpoint whose state precedes each prompt; None: the initial state.
         sequences: By their index within the request.
         num_prompt_tokens: Tokens of all prompts.
         num_completion_tokens: Tokens generated so far; an output builder counts them.
@@ -65,27 +47,16 @@ class Request:
         model: ServedModel,
         prompts: Many[EncodedPrompt],
         scheduler: Scheduler,
-        observer: RequestObserver,
+        metrics: Metrics,
         context: RequestContext,
         timeout_s: float,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        """Start the clock.
-
-        Args:
-            model: The version that computes it.
-            prompts: Its encoded prompts.
-            scheduler: Runs its sequences.
-            observer: Receives latencies and the outcome.
-            context: Its principal's quota, and its trace.
-            timeout_s: Seconds from now until its deadline.
-            checkpoint: The checkpoint whose state precedes each prompt; None: the initial state.
-        """
         self.model, self.prompts, self.checkpoint = model, prompts, checkpoint
         self.sequences: dict[int, Sequence] = {}
         self.num_prompt_tokens = sum(prompt.num_tokens for prompt in prompts)
         self.num_completion_tokens = 0
-        self._scheduler, self._observer, self._context = scheduler, observer, context
+        self._scheduler, self._metrics, self._context = scheduler, metrics, context
         self._started_at, self._timeout_s = time.monotonic(), timeout_s
         self._last_token_at: dict[int, float] = {}
         self._unfinished: set[int] = set()
@@ -137,11 +108,7 @@ class Request:
         )
 
     def submit(self, groups: Many[Many[Sequence]]) -> None:
-        """Submit its sequences, grouped by prompt, to the scheduler; without any, nothing is computed.
-
-        Raises:
-            GatewayError: see `Scheduler.submit`.
-        """
+        """Submit its sequences, grouped by prompt, to the scheduler; without any, nothing is computed."""
         self.sequences = {sequence.index: sequence for group in groups for sequence in group}
         self._unfinished = set(self.sequences)
         if groups:
@@ -202,10 +169,10 @@ class Request:
         """Report the latency of `count` tokens of a choice that have just arrived."""
         now = time.monotonic()
         if not self._last_token_at:
-            self._observer.first_token(self.model.ref, now - self._started_at)
+            self._metrics.first_token(self.model.ref, now - self._started_at)
         last_at = self._last_token_at.get(index)
         if last_at is not None and count:
-            self._observer.token_gap(self.model.ref, now - last_at, count)
+            self._metrics.token_gap(self.model.ref, now - last_at, count)
         self._last_token_at[index] = now
 
     def cancel_sequence(self, index: int) -> None:
@@ -226,8 +193,8 @@ class Request:
         if self._unfinished:
             self.cancel()
             if not self._failed:
-                self._observer.cancelled([self.sequences[index] for index in self._unfinished])
-        self._observer.finished(
+                self._metrics.cancelled([self.sequences[index] for index in self._unfinished])
+        self._metrics.finished(
             self.model.ref,
             num_prompt_tokens=self.num_prompt_tokens,
             num_completion_tokens=self.num_completion_tokens,

@@ -79,33 +79,15 @@ def make_key_file(path: Path) -> bool:
     return create_atomically(path, content, mode=0o600)
 
 
-class KeyFile:
-    """A key file that is reloaded when it changes."""
-
-    def __init__(self, path: Path) -> None:
-        """Read the file.
-
-        Raises:
-            StateKeyError: see `StateKeys.read`.
-        """
-        self._file = ReloadingFile(path, StateKeys.read, StateKeyError, lambda keys: f"keys {', '.join(keys.keys)}")
-
-    def __call__(self) -> StateKeys:
-        """Return the current keys: those of the file, or the last valid ones."""
-        return self._file.content()
+def key_file(path: Path) -> ReloadingFile[StateKeys]:
+    """Read a key file, which is reloaded when it changes; raise `StateKeyError` as `StateKeys.read` does."""
+    return ReloadingFile(path, StateKeys.read, StateKeyError, lambda keys: f"keys {', '.join(keys.keys)}")
 
 
 class ResumeTokens:
-    """Signs and verifies resume tokens."""
+    """Signs resume tokens with the current keys, and verifies those that are not older than `max_age_s`."""
 
     def __init__(self, keys: Callable[[], StateKeys], max_age_s: float, clock: Callable[[], float] = time.time) -> None:
-        """Set keys and maximum age.
-
-        Args:
-            keys: Returns the current keys; called for each token.
-            max_age_s: Seconds for which a token is accepted.
-            clock: Seconds since 1970.
-        """
         self._keys, self._max_age_s, self._clock = keys, max_age_s, clock
 
     def seal(self, checkpoint: Checkpoint, tenant: str) -> str:

@@ -86,13 +86,9 @@ def _quoted(value: object) -> str:
 
 
 def configure_logging(*, format: Literal["json", "text"], level: str) -> None:
-    """Log everything in this process to standard error, in one format.
+    """Log everything in this process to standard error, in a format for programs or for people.
 
     Warnings and uncaught exceptions of threads are logged too. Called before a fork, it applies to the children.
-
-    Args:
-        format: For programs or for people.
-        level: The lowest level that is logged: "DEBUG", "INFO", "WARNING", "ERROR".
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if format == "json" else _Text())

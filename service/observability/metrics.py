@@ -195,14 +195,10 @@ class Metrics:
             self._finished.labels(model.name, model.version, reason).inc()
 
     def responded(self, *, method: str, route: str | None, status: int, error_code: str | None, seconds: float) -> None:
-        """Count a request whose response was sent to the last byte.
+        """Count a request whose response was sent to the last byte, `seconds` after its head.
 
-        Args:
-            method: As sent by the client.
-            route: The URL rule that matched, as declared, never the path; None: no rule matched.
-            status: HTTP status of the response.
-            error_code: The error's code, or its type if it has no code, also within a stream; None: no error.
-            seconds: Since the request's head.
+        `route` is the URL rule that matched, as declared, never the path; `error_code` the error's code, or its type if
+        it has no code, also within a stream.
         """
         key = (method if method in HTTP_METHODS else "other", route or "other", status)
         series = self._http.get(key)
@@ -216,9 +212,8 @@ class Metrics:
     def watch_load(self, loads: Loads, num_tokens: Callable[[], int]) -> None:
         """Report the scheduler's load at each scrape.
 
-        Args:
-            loads: Returns for each model version the numbers of running and of waiting sequences.
-            num_tokens: Returns the tokens that all of those may still prefill and generate.
+        It is, for each model version, the numbers of running and of waiting sequences; and the tokens that all of those
+        may still prefill and generate.
         """
 
         def collect() -> list[Metric]:

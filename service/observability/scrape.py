@@ -81,14 +81,9 @@ class _Server(ThreadingHTTPServer):
 
 
 def serve_metrics(sock: socket.socket, registry: CollectorRegistry) -> Callable[[], None]:
-    """Serve `GET /metrics` on a thread of its own.
+    """Serve `GET /metrics` on a thread of its own, and return a function that stops it.
 
-    Args:
-        sock: A listening socket, IPv4 or IPv6; owned by the server from now on.
-        registry: The metrics to serve.
-
-    Returns:
-        A function that stops the server and closes the socket.
+    The listening socket is owned by the server from now on, and closed when it stops.
     """
     server = _Server(sock, registry)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

@@ -88,16 +88,12 @@ class CallSpans:
 
 
 class Tracing:
-    """Creates spans and exports them on a thread of its own: create it in the serving process, after any fork."""
+    """Creates spans and exports them on a thread of its own: create it in the serving process, after any fork.
+
+    `ratio` is the share of sampled requests among those without a trace context; the others carry their own decision.
+    """
 
     def __init__(self, exporter: "SpanExporter", *, ratio: float, version: str) -> None:
-        """Start the thread.
-
-        Args:
-            exporter: Exports the spans.
-            ratio: Sampling ratio of requests without a trace context; the others carry their own decision.
-            version: The project's.
-        """
         from opentelemetry import trace  # noqa: PLC0415 - see the module's docstring
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
@@ -119,15 +115,14 @@ class Tracing:
     ) -> Iterator[Trace | None]:
         """Trace a request for the duration of the context, which may end on another thread.
 
+        Yields the trace, which the request's sequences refer to; None if the request is not sampled.
+
         Args:
             headers: Those of TRACE_HEADERS that the client sent, by lower-case name.
             method: As sent by the client.
             route: The URL rule that matched, or None.
             path: Without the query.
             scheme: "http" or "https".
-
-        Yields:
-            The trace, which the request's sequences refer to; None if the request is not sampled.
         """
         standard_method = method if method in HTTP_METHODS else "_OTHER"
         attributes = {"http.request.method": standard_method, "url.path": path, "url.scheme": scheme}
@@ -146,12 +141,7 @@ class Tracing:
             span.end()
 
     def begin_call(self, call: Call, address: str | None = None) -> CallSpans | None:
-        """Start a span of a call in every trace of its sequences; return None if there is none.
-
-        Args:
-            call: About to be sent.
-            address: `host:port` of the backend.
-        """
+        """Start a span of a call, about to be sent, in every trace of its sequences; return None if there is none."""
         traces: Counter[Trace] = Counter(sequence.trace for sequence in call.sequences if sequence.trace is not None)
         if not traces:
             return None

@@ -38,11 +38,7 @@ class BoundedChunkedReader(ChunkedReader):  # type: ignore[misc]
         self.num_chunks = self.num_bytes = 0
 
     def parse_chunk_size(self, unreader: Unreader, data: bytes | None = None) -> tuple[int, bytes | None]:
-        """Parse the size of a chunk and count it.
-
-        Raises:
-            ChunksTooSmall: there are too many small chunks.
-        """
+        """Parse the size of a chunk and count it; raise ChunksTooSmall after too many small ones."""
         size, rest = super().parse_chunk_size(unreader, data)
         self.num_chunks += 1
         if self.num_chunks > FREE_CHUNKS + self.num_bytes // MIN_AVERAGE_BYTES:

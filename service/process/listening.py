@@ -6,12 +6,7 @@ import socket
 
 
 def listen(host: str, port: int, backlog: int | None = None) -> socket.socket:
-    """Bind and listen.
-
-    Args:
-        host: An IPv4 or IPv6 address, or a name.
-        port: 0 picks a free one.
-        backlog: Connections that the kernel queues until they are accepted.
+    """Bind a host, an address or a name, and listen; port 0 picks a free one.
 
     Raises:
         OSError: the port is in use, or the address does not exist; the message says which, in one line.

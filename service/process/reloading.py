@@ -19,6 +19,9 @@ class ReloadingFile(Generic[T]):
 
     If the file becomes invalid, unreadable or missing after the start, the last valid content stays in force: a mistake
     of the operator must lock nobody out.
+
+    `read` parses the file, or raises `error` with a message that names it; `describe` summarizes the content for the
+    log.
     """
 
     def __init__(
@@ -29,18 +32,6 @@ class ReloadingFile(Generic[T]):
         describe: Callable[[T], str],
         check_every_s: float = 0.0,
     ) -> None:
-        """Read the file.
-
-        Args:
-            path: The file.
-            read: Reads and parses it.
-            error: What `read` raises; the message names the file.
-            describe: Summarizes the content for the log.
-            check_every_s: Interval between checks for a change.
-
-        Raises:
-            error: the file is unreadable or invalid.
-        """
         self._path, self._read, self._error, self._describe = path, read, error, describe
         self._check_every_s = check_every_s
         self._stamp, self._content = _stamp(path), read(path)

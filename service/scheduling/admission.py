@@ -13,15 +13,9 @@ from service.scheduling.sequence import Sequence
 
 
 class AdmissionControl:
-    """Counts of admitted, unfinished sequences and tokens, and their limits."""
+    """Counts of admitted, unfinished sequences, and of their tokens to be prefilled and generated; and their limits."""
 
     def __init__(self, max_sequences: int, max_tokens: int) -> None:
-        """Start with zero load.
-
-        Args:
-            max_sequences: Limit of admitted, unfinished sequences, over all keys.
-            max_tokens: Limit of their tokens to be prefilled and generated.
-        """
         self._limits = (max_sequences, max_tokens)
         self._lock = threading.Lock()
         self._sequences: Counter[str] = Counter()

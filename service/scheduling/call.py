@@ -10,19 +10,19 @@ import numpy as np
 from contract import signatures
 from service.errors import InternalError
 from service.params import ModelVersion
-from service.scheduling.decode import Decode, DecodeFull
+from service.scheduling.decode import Decode
 from service.scheduling.padding import Arrays, OutputShapes, finite_sequences
-from service.scheduling.prefill import Embed, Inspect, Prefill, Score
+from service.scheduling.prefill import Prefill
 from service.scheduling.sequence import Event, Failure, Sequence
 
 NOT_FINITE = "the model computed NaN or infinity"
 _KINDS: dict[str, Prefill | Decode] = {
     signatures.PREFILL: Prefill(),
-    signatures.SCORE: Score(),
-    signatures.EMBED: Embed(),
-    signatures.INSPECT: Inspect(),
+    signatures.SCORE: Prefill(scores=True),
+    signatures.EMBED: Prefill(sums=True),
+    signatures.INSPECT: Prefill(scores=True),
     signatures.DECODE: Decode(),
-    signatures.DECODE_FULL: DecodeFull(),
+    signatures.DECODE_FULL: Decode(full=True),
 }
 
 
@@ -65,11 +65,7 @@ class Call:
         return {"state": state, **_KINDS[self.signature].outputs(self.sequences, self.batch_size, self.size)}
 
     def apply(self, outputs: Arrays) -> list[Event | None]:
-        """Update every sequence from the outputs.
-
-        Returns:
-            The event to emit for each sequence, or None.
-        """
+        """Update every sequence from the outputs, and return the event to emit for each, or None."""
         kind = _KINDS[self.signature]
         finite = finite_sequences(outputs)
         events: list[Event | None] = []

@@ -4,6 +4,7 @@ Pure. Knows arrays and sequences. Does not know when or how a call is made.
 """
 
 from collections.abc import Sequence as Many
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,8 +13,15 @@ from service.scheduling.padding import Arrays, OutputShapes, column
 from service.scheduling.sequence import Event, Scores, Sequence
 
 
+@dataclass(frozen=True)
 class Decode:
-    """Multi-step decoding with temperature, top-k, top-p and min-p."""
+    """Multi-step decoding with temperature, top-k, top-p and min-p.
+
+    Attributes:
+        full: Whether penalties, logit bias and top logprobs are available as well: `decode_full`.
+    """
+
+    full: bool = False
 
     def inputs(self, sequences: Many[Sequence], batch_size: int, size: int) -> Arrays:
         """Build the inputs except the state."""
@@ -21,7 +29,7 @@ class Decode:
         for slot, sequence in enumerate(sequences):
             uniforms[slot] = sequence.uniforms(size)
         samplings = [sequence.sampling for sequence in sequences]
-        return {
+        inputs = {
             "token_id": column([sequence.last_token_id for sequence in sequences], batch_size, np.int32),
             "uniforms": uniforms,
             # Padding runs all steps, too: a call is faster if no slot ends early.
@@ -31,12 +39,15 @@ class Decode:
             "top_p": column([sampling.top_p for sampling in samplings], batch_size, np.float32, 1),
             "min_p": column([sampling.min_p for sampling in samplings], batch_size, np.float32),
         }
+        return inputs | _adjustments(sequences, batch_size, size) if self.full else inputs
 
     def outputs(self, sequences: Many[Sequence], batch_size: int, size: int) -> OutputShapes:
         """Return the shape of each requested output except the state, by name."""
         shapes: OutputShapes = {"token_ids": (batch_size, size)}
         if any(sequence.num_top is not None for sequence in sequences):
             shapes["logprobs"] = (batch_size, size)
+        if self.full and any(sequence.num_top for sequence in sequences):
+            shapes |= dict.fromkeys(("top_token_ids", "top_logprobs"), (batch_size, size, signatures.NUM_TOP))
         return shapes
 
     def apply(self, sequence: Sequence, slot: int, outputs: Arrays, size: int) -> Event | None:
@@ -46,41 +57,27 @@ class Decode:
         return sequence.advance(sampled, outputs["state"][slot], scores)
 
 
-class DecodeFull(Decode):
-    """Multi-step decoding with penalties, logit bias and top logprobs as well."""
-
-    def inputs(self, sequences: Many[Sequence], batch_size: int, size: int) -> Arrays:
-        """See `Decode.inputs`."""
-        samplings = [sequence.sampling for sequence in sequences]
-        width = max(len(sequence.adjustments) for sequence in sequences)
-        adjusted_ids = np.zeros((batch_size, width), np.int32)
-        counts, seen, bias = (np.zeros((batch_size, width), np.float32) for _ in range(3))
-        for slot, sequence in enumerate(sequences):
-            sequence.adjustments.write(adjusted_ids[slot], counts[slot], seen[slot], bias[slot])
-        min_steps = [max(0, min(sequence.sampling.min_tokens - sequence.num_generated, size)) for sequence in sequences]
-        return {
-            **super().inputs(sequences, batch_size, size),
-            "adjusted_ids": adjusted_ids,
-            "counts": counts,
-            "seen": seen,
-            "bias": bias,
-            "presence_penalty": column([sampling.presence_penalty for sampling in samplings], batch_size, np.float32),
-            "frequency_penalty": column([sampling.frequency_penalty for sampling in samplings], batch_size, np.float32),
-            "repetition_penalty": column(
-                [sampling.repetition_penalty for sampling in samplings], batch_size, np.float32, 1
-            ),
-            "min_steps": column(min_steps, batch_size, np.int32, size),
-        }
-
-    def outputs(self, sequences: Many[Sequence], batch_size: int, size: int) -> OutputShapes:
-        """See `Decode.outputs`."""
-        shapes = super().outputs(sequences, batch_size, size)
-        if any(sequence.num_top for sequence in sequences):
-            shapes |= {
-                "top_token_ids": (batch_size, size, signatures.NUM_TOP),
-                "top_logprobs": (batch_size, size, signatures.NUM_TOP),
-            }
-        return shapes
+def _adjustments(sequences: Many[Sequence], batch_size: int, size: int) -> Arrays:
+    """Build the inputs that only `decode_full` has."""
+    samplings = [sequence.sampling for sequence in sequences]
+    width = max(len(sequence.adjustments) for sequence in sequences)
+    adjusted_ids = np.zeros((batch_size, width), np.int32)
+    counts, seen, bias = (np.zeros((batch_size, width), np.float32) for _ in range(3))
+    for slot, sequence in enumerate(sequences):
+        sequence.adjustments.write(adjusted_ids[slot], counts[slot], seen[slot], bias[slot])
+    min_steps = [max(0, min(sequence.sampling.min_tokens - sequence.num_generated, size)) for sequence in sequences]
+    return {
+        "adjusted_ids": adjusted_ids,
+        "counts": counts,
+        "seen": seen,
+        "bias": bias,
+        "presence_penalty": column([sampling.presence_penalty for sampling in samplings], batch_size, np.float32),
+        "frequency_penalty": column([sampling.frequency_penalty for sampling in samplings], batch_size, np.float32),
+        "repetition_penalty": column(
+            [sampling.repetition_penalty for sampling in samplings], batch_size, np.float32, 1
+        ),
+        "min_steps": column(min_steps, batch_size, np.int32, size),
+    }
 
 
 def _scores(sequence: Sequence, slot: int, outputs: Arrays, count: int) -> Scores:

@@ -43,12 +43,7 @@ def _root(namespace: Hashable) -> bytes:
 
 
 def block_hashes(namespace: Hashable, token_ids: np.ndarray) -> tuple[bytes, ...]:
-    """Return the hash chain of some tokens: that of the namespace, then one per whole block.
-
-    Args:
-        namespace: The namespace; see `Prefix`.
-        token_ids: int32 (tokens,).
-    """
+    """Return the hash chain of token ids, int32 (tokens,): that of the namespace, then one per whole block."""
     hashes, tokens = [_root(namespace)], token_ids.tobytes()
     for start in range(0, len(token_ids) // BLOCK * BLOCK * _ITEM_BYTES, BLOCK * _ITEM_BYTES):
         hashes.append(_hash(hashes[-1], tokens[start : start + BLOCK * _ITEM_BYTES]))
@@ -57,6 +52,9 @@ def block_hashes(namespace: Hashable, token_ids: np.ndarray) -> tuple[bytes, ...
 
 class Prefix:
     """The tokens behind a state, as a hash chain.
+
+    Its namespace is tenant, model version and initial state. Prefixes of different namespaces never match; the `repr`
+    of a namespace must be unique.
 
     Attributes:
         block: Hash of the namespace and all whole blocks.
@@ -67,12 +65,6 @@ class Prefix:
     __slots__ = ("_tail", "block", "kept", "length")
 
     def __init__(self, namespace: Hashable) -> None:
-        """Start with no tokens.
-
-        Args:
-            namespace: Tenant, model version and initial state. Prefixes of different namespaces
-                never match. Its `repr` must be unique.
-        """
         self.block, self.length, self.kept = _root(namespace), 0, 0
         self._tail = b""
 
@@ -121,7 +113,7 @@ class _Entry:
 
 
 class PrefixCache:
-    """An LRU cache of states, with a memory limit.
+    """An LRU cache of states, with a memory limit; 0 disables it.
 
     Attributes:
         num_bytes: Memory of all entries.
@@ -129,11 +121,6 @@ class PrefixCache:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        """Start empty.
-
-        Args:
-            max_bytes: Memory limit of all entries; 0 disables the cache.
-        """
         self._max_bytes = max_bytes
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         # By block hash: number of entries per tail length.
@@ -144,14 +131,10 @@ class PrefixCache:
         return len(self._entries)
 
     def find(self, blocks: Many[bytes], token_ids: np.ndarray) -> tuple[Prefix, np.ndarray] | None:
-        """Look up the longest cached prefix of some tokens.
+        """Look up the longest cached prefix of some tokens, int32 (tokens,), or None.
 
-        Args:
-            blocks: `block_hashes` of the tokens, or of a longer sequence that starts with them.
-            token_ids: int32 (tokens,).
-
-        Returns:
-            The prefix and the state after it, float32 (S,), read-only by convention; None on a miss.
+        `blocks` are the `block_hashes` of the tokens, or of a longer sequence that starts with them. The state after
+        the prefix, float32 (S,), is read-only by convention.
         """
         num_hashes = 0
         for number in range(min(len(blocks) - 1, len(token_ids) // BLOCK), -1, -1):

@@ -11,21 +11,14 @@ GENERATED_AHEAD = 256
 
 
 def uniforms(seed: int, stream: int, first: int, count: int) -> np.ndarray:
-    """Generate the uniforms of consecutive positions.
+    """Generate the uniforms of consecutive positions, float32 (count,) in [0, 1).
 
-    Philox 4×64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with the key (seed, stream);
-    the counter's block of four gives positions 4·counter to 4·counter + 3; each is the top 24 bits of its word.
+    Philox 4×64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with the key (seed, stream); the
+    counter's block of four gives positions 4·counter to 4·counter + 3; each is the top 24 bits of its word.
     `Generator.random(float32)` after `advance` does not work: it consumes half a word per number.
 
-    Args:
-        seed: Of the request; taken modulo 2⁶⁴.
-        stream: Stream of the seed, below 2⁶⁴; for a sequence that resumes nothing, the index of its choice within the
-            prompt, from 0.
-        first: Position of the first token, from 0.
-        count: Number of tokens.
-
-    Returns:
-        float32 (count,) in [0, 1).
+    The seed is taken modulo 2⁶⁴. The stream is below 2⁶⁴: for a sequence that resumes nothing, the index of its choice
+    within the prompt, from 0.
     """
     block, skip = divmod(first, 4)
     key = np.array([seed % 2**64, stream], np.uint64)

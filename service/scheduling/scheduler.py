@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from contract import signatures
 from service.errors import BackendUnavailable, GatewayError, InternalError, ShuttingDown
@@ -65,8 +65,7 @@ class Observer(Protocol):
         """Record a failed call, and whether it will be retried."""
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(NamedTuple):
     """Numbers of running and waiting sequences of a model version."""
 
     model: ModelVersion
@@ -114,15 +113,20 @@ class _Outage:
 
 
 class Scheduler:
-    """Runs sequences on the backends; call `start` before the first `submit`, `stop` after the last."""
+    """Runs sequences on the backends; call `start` before the first `submit`, `stop` after the last.
+
+    Attributes:
+        prefix_cache: Other threads may only read its counters.
+        loads: The load of each model version after the thread's last iteration.
+    """
 
     def __init__(self, backends: Backends, limits: Limits, observer: Observer) -> None:
         self._backends, self._limits, self._observer = backends, limits, observer
         self._admission = AdmissionControl(limits.max_sequences, limits.max_queued_tokens)
         self._slots = Slots(limits.max_running)
-        self._prefix_cache = PrefixCache(limits.prefix_cache_bytes)
+        self.prefix_cache = PrefixCache(limits.prefix_cache_bytes)
         self._request_numbers = itertools.count()
-        self._loads: tuple[Load, ...] = ()
+        self.loads: tuple[Load, ...] = ()
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._queues: dict[ModelVersion, ModelQueue] = {}
         self._outages: dict[ModelVersion, _Outage] = {}
@@ -143,16 +147,6 @@ class Scheduler:
         """Total `cost` of those sequences, as of their admission."""
         return self._admission.num_tokens
 
-    @property
-    def prefix_cache(self) -> PrefixCache:
-        """The prefix cache; other threads may only read its counters."""
-        return self._prefix_cache
-
-    @property
-    def loads(self) -> tuple[Load, ...]:
-        """The load of each model version after the thread's last iteration."""
-        return self._loads
-
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
@@ -165,9 +159,8 @@ class Scheduler:
     def submit(self, groups: Many[Many[Sequence]], limits: BatchLimits) -> None:
         """Admit the sequences of one request, all or none.
 
-        Args:
-            groups: One per prompt: its choices, at least one. All are of one model version and one API key.
-            limits: Allowed sizes of that version's calls.
+        A group has the choices of one prompt, at least one. All are of one model version, whose calls have the limits,
+        and of one API key.
 
         Raises:
             InvalidRequest: the request alone exceeds a limit.
@@ -216,7 +209,7 @@ class Scheduler:
             self._handle(self._inbox.get())
         self._dispatch()
         self._deliver()
-        self._loads = tuple(
+        self.loads = tuple(
             Load(model, queue_.num_running, queue_.num_waiting) for model, queue_ in self._queues.items()
         )
 
@@ -275,9 +268,9 @@ class Scheduler:
         if sequence.prefix is None or not sequence.is_reproducible:
             return
         if sequence.ended or (sequence.num_remaining_prompt_tokens == 0 and sequence.num_generated == 0):
-            self._prefix_cache.keep(sequence.prefix, sequence.state)
+            self.prefix_cache.keep(sequence.prefix, sequence.state)
         elif sequence.num_generated == 0:
-            self._prefix_cache.keep_if_due(sequence.prefix, sequence.state)
+            self.prefix_cache.keep_if_due(sequence.prefix, sequence.state)
 
     def _lookup_prefix(self, sequence: Sequence) -> None:
         """Start from the longest cached prefix of the prompt, unless outputs are needed for all prompt tokens."""
@@ -286,7 +279,7 @@ class Scheduler:
         # A sequence with `max_tokens` 0 needs a token to prefill: otherwise it has no call to finish with.
         num_cacheable = sequence.num_remaining_prompt_tokens - (sequence.max_tokens == 0)
         cacheable = sequence.prompt_ids[: num_cacheable if sequence.prefill_signature == signatures.PREFILL else 0]
-        hit = self._prefix_cache.find(sequence.prefix_blocks, cacheable)
+        hit = self.prefix_cache.find(sequence.prefix_blocks, cacheable)
         # No longer needed, and up to 16 kB for the longest prompt.
         sequence.prefix_blocks = ()
         if hit is None:

@@ -230,11 +230,7 @@ class Sequence:
         self.state = state
 
     def advance(self, token_ids: list[int], state: np.ndarray, scores: Scores | None = None) -> DecodeResult:
-        """Record sampled tokens, at least one; the EOS token, if sampled, is the last of them.
-
-        Returns:
-            The event to emit.
-        """
+        """Record sampled tokens, at least one, and return the event to emit; the EOS token, if sampled, is the last."""
         self.num_generated += len(token_ids)
         if self.prefix is not None:
             self.prefix.extend([self.last_token_id, *token_ids[:-1]])

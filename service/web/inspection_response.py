@@ -19,11 +19,7 @@ _NUMBERS, _ITEMS = 2**14, 2**12
 
 
 def inspection_parts(builder: InspectionBuilder) -> Iterator[bytes]:
-    """Wait for the result, and return the parts of one JSON object; each array is freed once it is serialized.
-
-    Raises:
-        GatewayError: see `Request.events`.
-    """
+    """Wait for the result, and return the parts of one JSON object; each array is freed once it is serialized."""
     # Not in the generator: errors are raised before the first byte is sent.
     return _parts(builder, builder.result())
 

@@ -21,8 +21,7 @@ _BYTES_PER_ITEM, _BYTES_PER_BRACKET, _TEXT_COPIES = 80, 100, 2
 def read_body(memory: MemoryLease) -> bytes:
     """Read the body; its limit is the app's MAX_CONTENT_LENGTH.
 
-    Args:
-        memory: Holds the estimated bytes for reading the body, then those for parsing it.
+    `memory` holds the estimated bytes for reading the body, then those for parsing it.
 
     Raises:
         InvalidRequest: it is empty, shorter than announced or compressed, or its chunks are malformed or too small.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from flask import Blueprint, Response, g, request
@@ -60,11 +61,7 @@ class ShutdownGate:
         self.is_draining = False
 
     def refuse_if_draining(self) -> None:
-        """Refuse a new request during shutdown.
-
-        Raises:
-            ShuttingDown: the server is draining.
-        """
+        """Raise ShuttingDown for a new request during shutdown."""
         if self.is_draining:
             raise ShuttingDown("the server is shutting down; send the request to another gateway", retry_after_s=1)
 
@@ -101,19 +98,12 @@ def build_routes(services: Services) -> Blueprint:
         ("/tokenizer_info", "GET", _tokenizer_info),
         ("/health", "GET", _health),
         ("/healthz", "GET", _healthz),
-        ("/ping", "GET", _ping),
+        ("/ping", "GET", _health),
         ("/readyz", "GET", _readyz),
         ("/version", "GET", _version),
     ):
-        routes.add_url_rule(rule, view.__name__.lstrip("_"), _with_services(view, services), methods=[method])
+        routes.add_url_rule(rule, rule.strip("/"), partial(view, services), methods=[method])
     return routes
-
-
-def _with_services(view: Callable[..., Any], services: Services) -> Callable[..., Any]:
-    def handle(**arguments: Any) -> Any:
-        return view(services, **arguments)
-
-    return handle
 
 
 def _completions(services: Services) -> Response:
@@ -315,14 +305,9 @@ def _readyz(services: Services) -> responses.ReadyObject:
 
 
 def _health(services: Services) -> Response:
-    """Return an empty response where /readyz is 200: vLLM's endpoint, which load generators call first."""
+    """Return an empty response where /readyz is 200: for load generators as vLLM, at /ping as SageMaker."""
     _ready_models(services)
     return Response(mimetype="application/json")
-
-
-def _ping(services: Services) -> Response:
-    """Return the response of /health: SageMaker's endpoint."""
-    return _health(services)
 
 
 def _version(services: Services) -> responses.ServiceVersion:  # noqa: ARG001 - every view takes them

@@ -33,11 +33,7 @@ def allowed_hosts(settings: Settings) -> AllowedHosts:
 
 
 def require_allowed_host(request: Request, hosts: AllowedHosts) -> None:
-    """Check the Host header.
-
-    Raises:
-        HostNotAllowed: the name is not one of this server's.
-    """
+    """Raise HostNotAllowed unless the Host header has a name of this server."""
     host = request.headers.get("Host")
     if not hosts.allows(host):
         raise HostNotAllowed(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from service import __version__
 from service.api.responses import BackendStatus, ConfigDriftObject, LoadObject, ModelStatus, StatusObject
@@ -13,40 +14,36 @@ from service.scheduling.scheduler import Load, Scheduler
 from service.settings import Settings
 
 
+@dataclass(frozen=True)
 class Status:
     """The source of the report."""
 
-    def __init__(
-        self,
-        model_registry: ModelRegistry,
-        scheduler: Scheduler,
-        replicas: Replicas,
-        memory: MemoryBudget,
-        settings: Settings,
-        is_draining: Callable[[], bool],
-    ) -> None:
-        self._model_registry, self._scheduler, self._replicas = model_registry, scheduler, replicas
-        self._memory, self._settings, self._is_draining = memory, settings, is_draining
-        self._started_at = time.monotonic()
+    model_registry: ModelRegistry
+    scheduler: Scheduler
+    replicas: Replicas
+    memory: MemoryBudget
+    settings: Settings
+    is_draining: Callable[[], bool]
+    started_at: float = field(default_factory=time.monotonic)
 
     def report(self) -> StatusObject:
         """Return the current status."""
-        settings = self._settings
+        settings = self.settings
         return {
-            "status": "draining" if self._is_draining() else "ok",
+            "status": "draining" if self.is_draining() else "ok",
             "version": __version__,
-            "uptime_s": round(time.monotonic() - self._started_at, 1),
+            "uptime_s": round(time.monotonic() - self.started_at, 1),
             "models": self._models(),
             "sequences": LoadObject(
-                accepted=self._scheduler.num_sequences, max=settings.max_running + settings.max_queued
+                accepted=self.scheduler.num_sequences, max=settings.max_running + settings.max_queued
             ),
-            "tokens": LoadObject(accepted=self._scheduler.num_tokens, max=settings.max_queued_tokens),
-            "memory": LoadObject(accepted=self._memory.num_bytes, max=self._memory.max_bytes),
-            "backends": [_backend(replica) for replica in self._replicas.all()],
+            "tokens": LoadObject(accepted=self.scheduler.num_tokens, max=settings.max_queued_tokens),
+            "memory": LoadObject(accepted=self.memory.num_bytes, max=self.memory.max_bytes),
+            "backends": [_backend(replica) for replica in self.replicas.all()],
         }
 
     def _models(self) -> list[ModelStatus]:
-        loads = {load.model: load for load in self._scheduler.loads}
+        loads = {load.model: load for load in self.scheduler.loads}
         return [
             ModelStatus(
                 id=model.ref.name,
@@ -56,7 +53,7 @@ class Status:
                 running=(load := loads.get(model.ref) or Load(model.ref, 0, 0)).running,
                 waiting=load.waiting,
             )
-            for model in self._model_registry.versions()
+            for model in self.model_registry.versions()
         ]
 
 

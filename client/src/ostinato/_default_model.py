@@ -12,14 +12,9 @@ T = TypeVar("T")
 
 
 class DefaultModel:
-    """The name of the default model, cached until a request gets NotFound. Thread-safe."""
+    """The name of the default model, cached until a request gets NotFound. Thread-safe: threads share one lookup."""
 
     def __init__(self, look_up: Callable[[], str]) -> None:
-        """Prepare the lookup.
-
-        Args:
-            look_up: Asks the server; concurrent threads share one call.
-        """
         self._look_up = look_up
         self._lock = threading.Lock()
         self._lookup: Future[str] | None = None

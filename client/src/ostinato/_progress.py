@@ -18,13 +18,6 @@ class Progress:
     """A thread-safe progress bar. As a context manager it writes a last line on exit, and nothing after it."""
 
     def __init__(self, total: int | None, *, shown: bool, file: TextIO | None = None) -> None:
-        """Start the clock.
-
-        Args:
-            total: Number of items; None if unknown.
-            shown: Whether to write anything.
-            file: Output; default: standard error.
-        """
         self._total, self._shown, self._file = total, shown, file or sys.stderr
         self._terminal = self._file.isatty()
         self._lock = threading.Lock()

@@ -41,12 +41,7 @@ class Resumption:
     def __init__(
         self, send: Callable[[dict[str, Any]], requests.Response], body: dict[str, Any], stopped: LinkedEvent
     ) -> None:
-        """Prepare the request; sends nothing.
-
-        Args:
-            send: Opens a stream.
-            body: Body of the original request, without `stream`.
-            stopped: When set, interrupts waits, and nothing more is sent.
+        """Prepare to resume the request of a body; `send` opens a stream. If `stopped`, nothing more is sent.
 
         Raises:
             InvalidArgument: the request has several sequences, which a single resume token cannot resume.
@@ -76,14 +71,10 @@ class Resumption:
         return isinstance(error, lost) and not isinstance(error, ResumptionFailed)
 
     def open_next(self, assembly: Assembly, waited_s: float) -> tuple[requests.Response | None, float]:
-        """Back off, then open the stream that resumes.
+        """Back off, then open the stream that resumes; rewind the assembly to the point where it begins.
 
-        Args:
-            assembly: The chunks so far; rewound to the point where the new stream begins.
-            waited_s: Seconds waited so far without new text.
-
-        Returns:
-            The stream, or None if attempts lasted PATIENCE_S or were stopped; and the seconds waited by then.
+        Returns the stream, or None if attempts lasted PATIENCE_S or were stopped; and the seconds waited by then
+        without new text, `waited_s` included.
 
         Raises:
             OstinatoError: the server refuses to resume, or was unreachable for PATIENCE_S.
@@ -112,8 +103,7 @@ class Resumption:
     def _send_unless_stopped(self, body: dict[str, Any]) -> requests.Response | None:
         """Open a stream in a separate thread, because `requests` cannot be interrupted while it waits for a response.
 
-        Returns:
-            The stream, or None if stopped first; a response that arrives later is closed.
+        Returns None if stopped first; a response that arrives later is closed.
         """
         opened: Future[requests.Response] = Future()
         done = LinkedEvent(self._stopped)

@@ -19,7 +19,6 @@ class Session(requests.Session):
     """
 
     def __init__(self) -> None:
-        """Open no connection yet."""
         super().__init__()
         self.headers["User-Agent"] = f"ostinato-client/{__version__} {default_user_agent()}"
         self._environment: dict[str, Any] = {}

@@ -1,6 +1,7 @@
 """Streaming detokenizers, forward and backward: their text, token offsets, labels and checkpoints."""
 
 import json
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -33,7 +34,7 @@ def pieces_from_the_end(tokenizer, ids, places):
     """Return the text deltas of a backward detokenizer for ids in reading order, fed in chunks, and its flush."""
     drawn = ids[::-1]
     bounds = [0, *sorted(min(place, len(drawn)) for place in places), len(drawn)]
-    detokenizer = tokenizer.backward_detokenizer()
+    detokenizer = tokenizer.detokenizer(backward=True)
     return [*(detokenizer.feed(iter(drawn[a:b])) for a, b in pairwise(bounds)), detokenizer.flush()]
 
 
@@ -71,7 +72,7 @@ def tracked(tokenizer, ids, direction):
             places += [len(shown) + place for place in told]
             shown += text
         return shown, places
-    detokenizer, shown, distances = tokenizer.backward_detokenizer(), "", []
+    detokenizer, shown, distances = tokenizer.detokenizer(backward=True), "", []
     for token_id in [*reversed(ids), None]:
         text, told = detokenizer.track(token_id)
         distances += [len(shown) + distance for distance in told]
@@ -144,7 +145,7 @@ def test_only_bytes_that_an_earlier_byte_may_complete_are_held_back(content, hel
 
 def test_held_bytes_are_flushed_once():
     """A second flush returns nothing."""
-    detokenizer = BYTES.backward_detokenizer()
+    detokenizer = BYTES.detokenizer(backward=True)
     detokenizer.feed([BYTE_IDS[0x82]])
     assert (detokenizer.flush(), detokenizer.flush()) == ("\ufffd", "")
 
@@ -158,9 +159,9 @@ def test_one_space_separates_words_from_the_suffix(precedes, expected):
     """None is added if there is no suffix, or if it begins with white space."""
     tokenizer = WordTokenizer.train(["a b"])
     a, b = tokenizer.encode("a b")
-    pieces = [tokenizer.backward_detokenizer(precedes).feed([b, a, b])]
+    pieces = [tokenizer.detokenizer(precedes, backward=True).feed([b, a, b])]
     assert pieces == [expected]
-    detokenizer = tokenizer.backward_detokenizer(precedes)
+    detokenizer = tokenizer.detokenizer(precedes, backward=True)
     assert joined([detokenizer.feed([b]), detokenizer.feed([0]), detokenizer.feed([a, b])]) == expected
 
 
@@ -198,7 +199,7 @@ def test_a_tokens_label_is_found_at_its_offset(tokenizer, text, direction):
     ids = tokenizer.encode(text)
     shown, places = tracked(tokenizer, ids, direction)
     assert shown == tokenizer.decode(ids)
-    detokenizer = tokenizer.detokenizer() if direction == "forwards" else tokenizer.backward_detokenizer()
+    detokenizer = tokenizer.detokenizer(backward=direction != "forwards")
     order = range(len(ids)) if direction == "forwards" else reversed(range(len(ids)))
     special = set(vars(tokenizer.special).values())
     for i in order:
@@ -224,7 +225,7 @@ FOREIGN = {f"foreign {name}": ImportedTokenizer(json.loads(library.to_str())) fo
 def test_a_restored_detokenizer_continues_the_text(tokenizer, direction, numbers, places, beside):
     """Saved as JSON and restored between any tokens, within a character too."""
     ids = [number % len(tokenizer.tokens) for number in numbers]
-    begin = tokenizer.detokenizer if direction == "forwards" else tokenizer.backward_detokenizer
+    begin = partial(tokenizer.detokenizer, backward=direction == "backwards")
     whole = begin(beside)
     expected = [whole.feed(ids), whole.flush()]
     bounds = [0, *sorted(min(place, len(ids)) for place in places), len(ids)]

@@ -53,7 +53,7 @@ def test_streamed_deltas_joined_are_the_text_that_the_library_decodes(name, numb
     expected = plain(name).decode([i for i in ids if i not in nothing(tokenizer)])
     assert tokenizer.decode(ids) == expected
     bounds = [0, *sorted(min(place, len(ids)) for place in places), len(ids)]
-    forward, backward = tokenizer.detokenizer(), tokenizer.backward_detokenizer()
+    forward, backward = tokenizer.detokenizer(), tokenizer.detokenizer(backward=True)
     pieces = [*(forward.feed(ids[a:b]) for a, b in pairwise(bounds)), forward.flush()]
     assert "".join(pieces) == expected
     pieces = [*(backward.feed(ids[::-1][a:b]) for a, b in pairwise(bounds)), backward.flush()]
@@ -69,7 +69,7 @@ def test_tracked_offsets_agree_in_both_directions(name, numbers):
     ids = [number % len(tokenizer) for number in numbers]
     ids = [i for i in ids if tokenizer.token(i) is not None]
     whole = tokenizer.decode(ids)
-    forward, backward = tokenizer.detokenizer(), tokenizer.backward_detokenizer()
+    forward, backward = tokenizer.detokenizer(), tokenizer.detokenizer(backward=True)
     ahead, behind, shown, led_up = [], [], "", ""
     for token_id in [*ids, None]:
         text, places = forward.track(token_id)
@@ -159,7 +159,7 @@ def test_one_space_separates_the_text_from_its_prompt(name, follows, expected):
 def test_one_space_separates_the_text_from_its_suffix(name, precedes, expected):
     """Where the decoder joins tokens with spaces, unless the suffix begins with white space."""
     tokenizer = KINDS[name]
-    backward = tokenizer.backward_detokenizer(precedes)
+    backward = tokenizer.detokenizer(precedes, backward=True)
     pieces = [backward.feed([i]) for i in tokenizer.encode("b a")[::-1]] + [backward.flush()]
     assert "".join(pieces[::-1]) == expected
 

@@ -200,7 +200,7 @@ def test_decoding_joins_words_with_their_separator(tmp_path, options, follows, e
         ids = ids[:2]
     detokenizer = tokenizer.detokenizer(follows)
     assert "".join(detokenizer.feed([i]) for i in ids) == expected
-    backward = tokenizer.backward_detokenizer()
+    backward = tokenizer.detokenizer(backward=True)
     assert "".join([backward.feed([i]) for i in ids[::-1]][::-1]) == tokenizer.decode(ids)
 
 

@@ -7,9 +7,9 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from contract.models_config import VersionPolicy
 from model_server.config import ModelConfig, from_proto, read_config, single_model
 from model_server.errors import ConfigError
-from model_server.versions import All, Latest, Specific
 
 
 def parsed(entry: str, models_root: Path | None = None) -> ModelConfig:
@@ -21,15 +21,15 @@ def parsed(entry: str, models_root: Path | None = None) -> ModelConfig:
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
-        ("", Latest(1)),
-        ("model_version_policy { latest { num_versions: 2 } }", Latest(2)),
-        ("model_version_policy { latest { num_versions: 0 } }", Latest(1)),
-        ("model_version_policy { all {} }", All()),
-        ("model_version_policy { specific { versions: 3 versions: 5 } }", Specific(frozenset({3, 5}))),
+        ("", VersionPolicy(latest=1)),
+        ("model_version_policy { latest { num_versions: 2 } }", VersionPolicy(latest=2)),
+        ("model_version_policy { latest { num_versions: 0 } }", VersionPolicy(latest=1)),
+        ("model_version_policy { all {} }", VersionPolicy()),
+        ("model_version_policy { specific { versions: 3 versions: 5 } }", VersionPolicy(specific=frozenset({3, 5}))),
     ],
 )
 def test_the_version_policy_is_parsed_and_defaults_to_the_latest(text: str, policy: object):
-    """Each policy of the proto has a type of its own."""
+    """Fewer than one version are one."""
     assert parsed(f'base_path: "/m" model_platform: "tensorflow" {text}').policy == policy
 
 
@@ -134,4 +134,4 @@ def test_a_missing_config_file_is_an_error(tmp_path: Path):
 
 def test_a_single_model_serves_its_latest_version_from_an_absolute_path():
     """A relative path is resolved at once, so a later change of the working directory has no effect."""
-    assert single_model("a", Path("m"))["a"] == ModelConfig("a", Path.cwd() / "m", Latest(1), {})
+    assert single_model("a", Path("m"))["a"] == ModelConfig("a", Path.cwd() / "m", VersionPolicy(latest=1), {})

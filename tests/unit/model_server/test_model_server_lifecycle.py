@@ -6,14 +6,15 @@ import grpc
 import pytest
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
+from contract.models_config import VersionPolicy
 from model_server.config import ModelConfig
 from model_server.lifecycle import Model, State
-from model_server.versions import All, Latest, Load, Policy, Unload
+from model_server.versions import Step
 
 BASE = Path("/m")
 
 
-def model(policy: Policy = Latest(1)) -> Model[str]:  # noqa: B008 - frozen
+def model(policy: VersionPolicy = VersionPolicy(latest=1)) -> Model[str]:  # noqa: B008 - frozen
     """Return a model without versions."""
     return Model("a", ModelConfig("a", BASE, policy, {}))
 
@@ -55,7 +56,7 @@ def test_a_failed_load_is_retried_when_it_is_due_and_not_before():
     a.versions[1].failed(grpc.StatusCode.DATA_LOSS, "torn", retry_at=100.0)
     assert a.next_step(now=99.9) is None
     assert a.next_due() == 100.0
-    assert a.next_step(now=100.0) == Load(1)
+    assert a.next_step(now=100.0) == Step("load", 1)
     assert (a.versions[1].state, a.versions[1].message, a.is_settled) == (State.LOADING, "torn", False)
 
 
@@ -76,7 +77,7 @@ def test_a_failed_version_that_is_republished_is_loaded_again():
     a.versions[1].failed(grpc.StatusCode.DATA_LOSS, "torn", retry_at=None)
     a.update_versions(paths())
     a.update_versions(paths(1))
-    assert a.next_step(now=0.0) == Load(1)
+    assert a.next_step(now=0.0) == Step("load", 1)
     assert (a.versions[1].state, a.versions[1].message) == (State.START, "")
 
 
@@ -87,10 +88,10 @@ def test_an_unloading_version_is_loaded_again_when_aspired_again():
     serve(a, 1)
     a.update_versions(paths(1, 2))
     serve(a, 2)
-    assert a.next_step(now=0.0) == Unload(1)
+    assert a.next_step(now=0.0) == Step("unload", 1)
     a.versions[1].unloading()
     a.update_versions(paths(1))
-    assert a.next_step(now=0.0) == Load(1)
+    assert a.next_step(now=0.0) == Step("load", 1)
 
 
 def test_a_version_aspired_again_before_its_unload_stays_available():
@@ -116,14 +117,14 @@ def test_the_retry_of_a_removed_version_is_cancelled():
 
 def test_a_model_removed_from_the_config_is_unloaded_and_keeps_its_history():
     """GetModelStatus can still report its versions."""
-    a = model(All())
+    a = model(VersionPolicy())
     a.update_versions(paths(1, 2, 3))
     serve(a, 1)
     serve(a, 2)
     a.configure(None)
-    assert a.next_step(now=0.0) == Unload(1)
+    assert a.next_step(now=0.0) == Step("unload", 1)
     a.versions[1].unloading()
-    assert a.next_step(now=0.0) == Unload(2)
+    assert a.next_step(now=0.0) == Step("unload", 2)
     assert sorted(a.versions) == [1, 2, 3]
     assert a.versions[3].state is State.END
 

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from contract.models_config import VersionPolicy
 from model_server.config import ModelConfig
 from model_server.errors import InvalidRequest, LabelRefused, ServableNotFound
 from model_server.lookup import Lookup, new_labels
-from model_server.versions import All
 
 LOOKUP = Lookup({"a": {2: "a2", 10: "a10"}, "empty": {}}, {"a": {"stable": 2, "gone": 7}})
 
 
 def config(**labels: int) -> dict[str, ModelConfig]:
     """Return a config of model `a` with these labels."""
-    return {"a": ModelConfig("a", Path("/a"), All(), labels)}
+    return {"a": ModelConfig("a", Path("/a"), VersionPolicy(), labels)}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Version directories and version policies."""
+"""Version directories and steps."""
 
 from collections.abc import Set
 from itertools import chain, combinations
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model_server.versions import All, Latest, Load, Policy, Specific, Unload, aspired, missing, next_step, scan
+from model_server.versions import Step, next_step, scan
 
 
 def put(base: Path, name: str, file: str = "saved_model.pb") -> None:
@@ -60,37 +60,15 @@ def test_a_missing_base_path_is_an_error_and_not_empty(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("policy", "found", "wanted"),
-    [
-        (Latest(1), [1, 10, 9], {10}),
-        (Latest(2), [1, 10, 9], {9, 10}),
-        (Latest(5), [1, 2], {1, 2}),
-        (Latest(1), [], set()),
-        (All(), [1, 2], {1, 2}),
-        (Specific(frozenset({1, 4})), [1, 2], {1}),
-    ],
-)
-def test_a_version_policy_selects_from_the_existing_versions(policy: Policy, found: list[int], wanted: set[int]):
-    """The latest by number, all, or specific ones."""
-    assert aspired(policy, found) == wanted
-
-
-def test_only_specific_versions_can_be_missing():
-    """The other policies select from what exists."""
-    assert list(missing(Specific(frozenset({4, 1, 3})), [1])) == [3, 4]
-    assert list(missing(Latest(3), [1])) == []
-
-
-@pytest.mark.parametrize(
     ("wanted", "available", "loadable", "step"),
     [
-        ({2}, {1}, {2}, Load(2)),
-        ({2}, {1, 2}, set(), Unload(1)),
+        ({2}, {1}, {2}, Step("load", 2)),
+        ({2}, {1, 2}, set(), Step("unload", 1)),
         ({2}, {1}, set(), None),
-        ({3}, {1, 2}, {3}, Unload(1)),
-        ({2, 3}, {1, 2}, {3}, Unload(1)),
-        ({1, 2}, set(), {1, 2}, Load(2)),
-        (set(), {1}, set(), Unload(1)),
+        ({3}, {1, 2}, {3}, Step("unload", 1)),
+        ({2, 3}, {1, 2}, {3}, Step("unload", 1)),
+        ({1, 2}, set(), {1, 2}, Step("load", 2)),
+        (set(), {1}, set(), Step("unload", 1)),
         ({1}, {1}, set(), None),
     ],
     ids=[
@@ -105,7 +83,7 @@ def test_only_specific_versions_can_be_missing():
     ],
 )
 def test_the_next_step_preserves_availability(
-    wanted: set[int], available: set[int], loadable: set[int], step: Load | Unload | None
+    wanted: set[int], available: set[int], loadable: set[int], step: Step | None
 ):
     """A new version is loaded before the last old one is unloaded, and at most one old one is kept."""
     assert next_step(wanted, available, loadable) == step
@@ -122,7 +100,7 @@ def test_some_version_is_served_throughout_every_transition():
             for broken in _subsets(wanted - before):
                 available, loadable = set(before), set(wanted - before)
                 while step := next_step(wanted, available, loadable):
-                    if isinstance(step, Unload):
+                    if step.action == "unload":
                         available.remove(step.version)
                     else:
                         loadable.remove(step.version)

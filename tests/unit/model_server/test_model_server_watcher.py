@@ -9,15 +9,15 @@ from pathlib import Path
 import grpc
 import pytest
 
+from contract.models_config import VersionPolicy
 from model_server.config import ModelConfig
 from model_server.errors import ModelsUnavailable, ServableNotFound, TensorFlowFailed
 from model_server.lifecycle import State
 from model_server.repository import Repository
-from model_server.versions import Latest, Policy, Specific
 from model_server.watcher import Watcher
 
 Until = Callable[[Callable[[], object]], None]
-LATEST = Latest()
+LATEST = VersionPolicy(latest=1)
 
 
 class Loaded:
@@ -57,18 +57,18 @@ class Setup:
         self.repository: Repository[Loaded] = Repository()
         self.watcher: Watcher[Loaded] | None = None
 
-    def watch(self, *names: str, poll_s: float = 0.02, policy: Policy = LATEST, **retries: float) -> None:
+    def watch(self, *names: str, poll_s: float = 0.02, policy: VersionPolicy = LATEST, **retries: float) -> None:
         """Configure the models and start the watcher."""
         options = {"max_retries": 0, "retry_s": 0.01} | retries
         self.watcher = Watcher(self.repository, self.loader, poll_s=poll_s, **options)
         self.configure(*names or ("a",), policy=policy)
         self.watcher.start()
 
-    def config(self, *names: str, policy: Policy = LATEST) -> dict[str, ModelConfig]:
+    def config(self, *names: str, policy: VersionPolicy = LATEST) -> dict[str, ModelConfig]:
         """Return a config of these models."""
         return {name: ModelConfig(name, self.root / name, policy, {}) for name in names}
 
-    def configure(self, *names: str, policy: Policy = LATEST) -> None:
+    def configure(self, *names: str, policy: VersionPolicy = LATEST) -> None:
         """Apply a config."""
         self.repository.configure(self.config(*names, policy=policy))
 
@@ -227,7 +227,7 @@ def test_each_problem_is_logged_once_and_again_when_it_recurs(
     junk = setup.root / "a" / "notes.txt"
     setup.put(1)
     junk.touch()
-    setup.watch(policy=Specific(frozenset({1, 9})))
+    setup.watch(policy=VersionPolicy(specific=frozenset({1, 9, 12})))
 
     def warnings() -> list[str]:
         return sorted(record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
@@ -237,7 +237,10 @@ def test_each_problem_is_logged_once_and_again_when_it_recurs(
         until(lambda: len(looks) >= seen + 2)
 
     pass_twice()
-    once = [f"{junk}: not a version, its name is not a number", "version 9 of a does not exist"]
+    once = [
+        f"{junk}: not a version, its name is not a number",
+        *(f"version {number} of a does not exist" for number in (9, 12)),
+    ]
     assert warnings() == sorted(once)
     junk.unlink()
     pass_twice()
@@ -336,13 +339,14 @@ def test_the_status_of_an_unknown_model_or_version_is_not_found(setup: Setup, un
     assert [status.state for status in setup.repository.statuses("a", 1)] == [State.AVAILABLE]
 
 
-def test_versions_are_listed_and_loaded_newest_first(setup: Setup, until: Until):
-    """As in TensorFlow Serving."""
+def test_versions_are_listed_and_loaded_newest_first(setup: Setup, until: Until, caplog: pytest.LogCaptureFixture):
+    """As in TensorFlow Serving. There may be fewer than the policy asks for."""
     setup.put(1, 2, 10)
-    setup.watch(policy=Latest(3))
+    setup.watch(policy=VersionPolicy(latest=4))
     until(lambda: setup.states() == {1: "AVAILABLE", 2: "AVAILABLE", 10: "AVAILABLE"})
     assert [status.number for status in setup.repository.statuses("a")] == [10, 2, 1]
     assert setup.loader.attempts == [("a", 10), ("a", 2), ("a", 1)]
+    assert "does not exist" not in caplog.text
 
 
 def test_a_watcher_that_was_never_started_can_be_stopped(setup: Setup):

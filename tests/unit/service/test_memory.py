@@ -1,5 +1,7 @@
 """The memory budget of requests: leases, limits and the free allowance of each request."""
 
+from contextlib import closing
+
 import pytest
 
 from service.errors import InvalidRequest, MemoryExhausted
@@ -30,7 +32,7 @@ def test_leases_share_the_budget_and_return_it():
 def test_a_lease_grows_and_shrinks():
     """A lease holds what the current step needs, not the sum of all steps; a refused step leaves it unchanged."""
     budget = MemoryBudget(MAX)
-    with budget.lease() as lease:
+    with closing(budget.lease()) as lease:
         lease.hold(8 * FREE_BYTES, "the body")
         lease.hold(9 * FREE_BYTES, "prompt")
         with pytest.raises(InvalidRequest):

@@ -18,12 +18,7 @@ def is_piped() -> bool:
 
 
 def text_or_stdin(text: str | None, what: str, *, may_be_empty: bool = False) -> str:
-    """Return the text, or standard input if it is `-` or None.
-
-    Args:
-        text: The command's argument.
-        what: Name of the argument, for messages.
-        may_be_empty: Whether to accept an empty or missing text.
+    """Return the text of an argument, or standard input if it is `-` or None.
 
     Raises:
         click.UsageError: there is no text.
@@ -42,11 +37,7 @@ def text_or_stdin(text: str | None, what: str, *, may_be_empty: bool = False) ->
 
 
 def from_argument(text: str, what: str) -> str:
-    """Return an argument after checking its encoding.
-
-    Raises:
-        Failure: the argument is not UTF-8.
-    """
+    """Return an argument; raise Failure if it is not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -57,11 +48,7 @@ def from_argument(text: str, what: str) -> str:
 
 
 def from_file(path: Path) -> str:
-    """Return the text of a file.
-
-    Raises:
-        Failure: the file cannot be read or is not UTF-8.
-    """
+    """Return the text of a file; raise Failure if it cannot be read or is not UTF-8."""
     try:
         return from_bytes(path.read_bytes(), str(path))
     except OSError as error:
@@ -69,16 +56,7 @@ def from_file(path: Path) -> str:
 
 
 def from_bytes(content: bytes, where: str, before: int = 0) -> str:
-    """Decode UTF-8.
-
-    Args:
-        content: The bytes.
-        where: Name of their source, for the message.
-        before: Number of bytes before them, for the offset in the message.
-
-    Raises:
-        Failure: the bytes are not UTF-8.
-    """
+    """Decode UTF-8, or raise Failure with the name of the source, and an offset that counts the bytes before."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

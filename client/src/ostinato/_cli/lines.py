@@ -12,12 +12,7 @@ from ostinato._cli.inputs import from_bytes
 
 
 def typed(prompt: Callable[[], str], interrupted: Callable[[], None]) -> Iterator[str]:
-    """Yield lines from the terminal until Ctrl-D.
-
-    Args:
-        prompt: Returns the prompt of a line.
-        interrupted: Called when Ctrl-C discards a line.
-    """
+    """Yield lines from the terminal until Ctrl-D; `interrupted` is called when Ctrl-C discards one."""
     with suppress(ImportError):
         import readline  # noqa: F401, PLC0415 - gives input() line editing and history
     while True:
@@ -32,11 +27,7 @@ def typed(prompt: Callable[[], str], interrupted: Callable[[], None]) -> Iterato
 
 
 def piped() -> Iterator[str]:
-    """Yield the lines of standard input, without line ends.
-
-    Raises:
-        Failure: a line is not UTF-8.
-    """
+    """Yield the lines of standard input, without line ends; raise Failure if one is not UTF-8."""
     before = 0
     for line in sys.stdin.buffer:
         yield from_bytes(line, "standard input", before).removesuffix("\n").removesuffix("\r")

@@ -71,14 +71,9 @@ class Figure:
 def run_round(
     client: Client, concurrency: int, num_requests: int, fields: dict[str, Any], done: Callable[[], None]
 ) -> Round:
-    """Send concurrent requests and read their streams to the end.
+    """Send concurrent requests and read their streams to the end; `done` is called after each, by several threads.
 
-    Args:
-        client: Sends the requests.
-        concurrency: Number of concurrent requests.
-        num_requests: Total number of requests.
-        fields: Arguments of `Client.stream`; each request has its own seed.
-        done: Called after each request, by several threads.
+    Each request is `Client.stream` with the fields and a seed of its own.
 
     Raises:
         OstinatoError: a request failed; no more are sent.

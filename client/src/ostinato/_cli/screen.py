@@ -72,10 +72,7 @@ def write_json(value: Any) -> None:
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> None:
     """Print a table, or one record per row if the columns do not fit the terminal's width.
 
-    Args:
-        headings: Column headings.
-        rows: Cells of each row.
-        numbers: Headings of right-aligned columns.
+    Columns whose heading is one of the numbers are right-aligned.
     """
     screen = console()
     widths = [max(map(cell_len, column)) for column in zip(headings, *rows)]

@@ -45,12 +45,7 @@ class Session:
     """An interactive session: executes input lines one by one."""
 
     def __init__(self, writing: Writing, *, patient: bool = False) -> None:
-        """Start a session.
-
-        Args:
-            writing: The text and its branches.
-            patient: Whether the input is interactive: the session continues after a failure, and shows more messages.
-        """
+        """Start a session; if `patient`, as in a terminal, it continues after a failure, and shows more messages."""
         self._writing, self._patient = writing, patient
         self._commands: dict[str, Callable[[str], None]] = {
             "undo": self._undo,

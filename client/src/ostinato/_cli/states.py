@@ -13,11 +13,7 @@ _TOKEN = re.compile(r"ost\d+\.")  # prefix of every token
 
 
 def token(argument: str) -> str:
-    """Return a resume token, given directly or as the name of a file.
-
-    Raises:
-        Failure: the file cannot be read or contains no token.
-    """
+    """Return a resume token, given directly or as the name of a file; raise Failure if there is none in the file."""
     if _TOKEN.match(argument):
         return argument
     try:
@@ -30,11 +26,7 @@ def token(argument: str) -> str:
 
 
 def check_place(path: Path) -> None:
-    """Check that a token can be written to a path, before there is one.
-
-    Raises:
-        Failure: the path is not writable.
-    """
+    """Raise Failure, before there is a token, if none can be written to a path."""
     if not path.parent.is_dir():
         raise Failure(f"cannot write {path}: there is no folder {path.parent}")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
@@ -42,11 +34,7 @@ def check_place(path: Path) -> None:
 
 
 def save(state: str, path: Path) -> None:
-    """Write a resume token to a file, atomically.
-
-    Raises:
-        Failure: the file cannot be written.
-    """
+    """Write a resume token to a file, atomically, or raise Failure."""
     try:
         write_whole(path, state + "\n")
     except OSError as error:

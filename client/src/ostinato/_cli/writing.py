@@ -29,24 +29,14 @@ class Writing:
     """
 
     def __init__(self, client: Client, conversation: Conversation, path: Path | None = None) -> None:
-        """Start with one branch, `main`.
-
-        Args:
-            client: Generates the turns.
-            conversation: The branch `main`.
-            path: File that `keep` writes; None: `keep` does nothing.
-        """
+        """Start with one branch, `main`. `keep` writes to the path, if there is one."""
         self._client, self._path = client, path
         self.branches, self.current = {MAIN: conversation}, MAIN
         self._undone: dict[str, list[Turn]] = {}
 
     @classmethod
     def take_up(cls, client: Client, path: Path) -> Writing:
-        """Load the file that `keep` wrote, with all branches.
-
-        Raises:
-            Failure: the file cannot be read or contains no conversation.
-        """
+        """Load the file that `keep` wrote, with all branches; raise Failure if it contains no conversation."""
         writing = cls(client, _loaded(client, path), path)
         for sibling in sorted(path.parent.glob(f"{_escaped(path.stem)}.*{_escaped(path.suffix)}")):
             name = sibling.name[len(path.stem) + 1 : len(sibling.name) - len(path.suffix)]
@@ -84,11 +74,7 @@ class Writing:
         return turn
 
     def branch(self, name: str | None = None) -> None:
-        """Copy the current branch and switch to the copy.
-
-        Raises:
-            Failure: the name is invalid or taken.
-        """
+        """Copy the current branch and switch to the copy; raise Failure if its name is invalid or taken."""
         if name is None:
             name = next(free for number in range(2, 10**9) if (free := f"branch-{number}") not in self.branches)
         self._add(name, self.conversation.branch())
@@ -102,11 +88,7 @@ class Writing:
         self._add(re.sub(r"[^\w-]+", "-", path.stem).strip("-") or "loaded", _loaded(self._client, path))
 
     def switch(self, name: str) -> None:
-        """Switch to another branch.
-
-        Raises:
-            Failure: there is no branch of this name.
-        """
+        """Switch to another branch; raise Failure if there is none of this name."""
         if name not in self.branches:
             raise Failure(f"there is no branch {name!r}: /branches lists them")
         self.current = name
@@ -123,22 +105,14 @@ class Writing:
             self.conversation.options[name] = value
 
     def save(self, path: Path) -> None:
-        """Write the current branch to a file.
-
-        Raises:
-            Failure: the file cannot be written.
-        """
+        """Write the current branch to a file, or raise Failure."""
         try:
             self.conversation.save(path)
         except OSError as error:
             raise Failure(f"cannot write {path}: {reason(error)}") from error
 
     def keep(self) -> None:
-        """Save the current branch: `main` to the text's file, other branches to files next to it.
-
-        Raises:
-            Failure: the file cannot be written.
-        """
+        """Save the current branch: `main` to the text's file, others next to it; raise Failure if it fails."""
         if self._path is not None:
             path = self._path
             self.save(path if self.current == MAIN else path.with_name(f"{path.stem}.{self.current}{path.suffix}"))

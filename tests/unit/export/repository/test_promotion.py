@@ -33,7 +33,7 @@ def run(capsys, *arguments):
 def entry(models_dir, name="m"):
     """Return labels and served versions of an entry."""
     (found,) = [listing for listing in read_entries(models_dir) if listing.name == name]
-    return dict(found.labels), sorted(found.served(range(1, 10)))
+    return dict(found.labels), sorted(found.policy.select(range(1, 10)))
 
 
 def test_a_promoted_version_stays_served_beside_the_newest(models_dir, capsys):
@@ -167,7 +167,7 @@ def test_the_newest_versions_are_served_once_no_label_is_left(models_dir, capsys
     shutil.rmtree(models_dir / "m" / "3")
     assert run(capsys, "remove", "m:2", "--yes")[0] == 0
     assert entry(models_dir) == ({}, [8, 9])
-    assert read_entries(models_dir)[0].latest == 2
+    assert read_entries(models_dir)[0].policy.latest == 2
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"m": 5}', '{"m": {"stable": "2"}}', '{"m": {"Stable": 2}}'])

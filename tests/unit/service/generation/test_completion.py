@@ -224,7 +224,7 @@ def test_penalties_do_not_depend_on_the_decode_steps_of_a_call(service):
     """A completion with a frequency penalty is the same with eight tokens per call and with one."""
     (result,) = service.results(frequency_penalty=2.0, max_tokens=40)
     slow = Service()
-    slow.engine._models.find = lambda name, seed: _with_steps(Models().find(name), 1)
+    slow.engine._model_registry.find = lambda name, seed: _with_steps(Models().find(name), 1)
     assert slow.results(frequency_penalty=2.0, max_tokens=40) == [result]
     slow.scheduler.stop()
     assert result != service.results(max_tokens=40)[0]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.tokenizer import CharacterTokenizer, SubwordTokenizer
-from service.generation.detokenize import ReversedDetokenizer, TextAssembler
+from service.generation.detokenize import TextAssembler
 from service.generation.logprobs import Logprobs
 from service.generation.stop_strings import Stops
 from service.scheduling.sequence import Scores
@@ -116,11 +116,8 @@ def made(ids, stops, sizes, *, backward, tokenizer=SUBWORDS):
 
     Each token has a logprob of its own.
     """
-    if backward:
-        detokenizer, stops = ReversedDetokenizer(tokenizer.backward_detokenizer()), [stop[::-1] for stop in stops]
-    else:
-        detokenizer = tokenizer.detokenizer()
-    assembler = TextAssembler(detokenizer, Stops(stops), 1, backward=backward)
+    stops = [stop[::-1] for stop in stops] if backward else stops
+    assembler = TextAssembler(tokenizer.detokenizer(backward=backward), Stops(stops), 1, backward=backward)
     text, logprobs, place = "", Logprobs(), 0
     while not assembler.stopped:
         size = next(sizes)
@@ -209,7 +206,7 @@ def test_a_backward_text_begins_after_the_first_complete_stop(text, stops, visib
 
 def test_the_end_of_a_stop_string_at_the_left_edge_is_held_back():
     """Everything after it is visible at once. The assembler works on mirrored text, where `dc` is `cd`."""
-    assembler = TextAssembler(ReversedDetokenizer(TOKENIZER.backward_detokenizer()), Stops(("cd",)), backward=True)
+    assembler = TextAssembler(TOKENIZER.detokenizer(backward=True), Stops(("cd",)), backward=True)
     assert assembler.feed(TOKENIZER.encode("ba")) == "ba"
     assert assembler.feed(TOKENIZER.encode("bc")) == "b"
     assert assembler.feed(TOKENIZER.encode("a")) == "ca"

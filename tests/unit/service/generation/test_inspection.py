@@ -30,7 +30,7 @@ class Inspectable(Models):
 @pytest.fixture
 def service():
     service = Service()
-    service.engine._models = Inspectable()
+    service.engine._model_registry = Inspectable()
     yield service
     service.scheduler.stop()
 
@@ -163,7 +163,7 @@ def test_an_unknown_layer_or_too_many_values_are_refused(service, fields, messag
 
 def test_a_model_without_traces_cannot_be_inspected(service):
     """An earlier release exported it; the message asks to export it again."""
-    service.engine._models = Models()
+    service.engine._model_registry = Models()
     with pytest.raises(InvalidRequest, match="Export it again"):
         looked_into(service, "abc")
 

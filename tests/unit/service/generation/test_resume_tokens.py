@@ -14,7 +14,7 @@ from service.errors import (
     StateOfUnknownKey,
     StateRefused,
 )
-from service.generation.resume_tokens import KeyFile, ResumeTokens, StateKeyError, StateKeys, make_key_file
+from service.generation.resume_tokens import ResumeTokens, StateKeyError, StateKeys, key_file, make_key_file
 from tests.unit.service.generation.test_checkpoint import saved
 
 NOW = 1_800_000_000.0
@@ -142,7 +142,7 @@ def test_a_changed_key_file_is_reloaded(tmp_path, caplog):
     """A new key signs from then on. An invalid or missing file leaves the last good keys valid; each is logged once."""
     path = tmp_path / "state.keys"
     path.write_text("o" * 40 + "\n")
-    keys = KeyFile(path)
+    keys = key_file(path).content
     first = keys()
     path.write_text("# newest first\n" + "n" * 40 + "\n" + "o" * 40 + "\n")
     second = keys()

@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_request_memory_is_a_gauge_beside_its_limit(metrics):
     """Large requests are shed once it reaches the limit; it is read at the scrape."""
     budget = MemoryBudget(10_000_000)
     metrics.watch_request_memory(budget)
-    with budget.lease() as lease:
+    with closing(budget.lease()) as lease:
         lease.hold(1_000_000, "the body")
         assert value(metrics, "request_memory_bytes") == 1_000_000
     assert value(metrics, "request_memory_bytes") == 0

@@ -38,8 +38,8 @@ class Site:
 
     def __init__(self, limits, backend, memory_bytes, **queue):
         self.service = Service(backend, **queue)
-        self.service.scheduler._observer = self.service.engine._observer = Unmoved()
-        models = self.service.engine._models = Inspectable()
+        self.service.scheduler._observer = self.service.engine._metrics = Unmoved()
+        models = self.service.engine._model_registry = Inspectable()
         self.memory = MemoryBudget(memory_bytes)
         app = Flask("site")
         app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20

@@ -111,11 +111,7 @@ def generate(
 
 
 def _check(several: bool, stream: bool, as_json: bool, logprobs: int | None, save_state: Path | None) -> None:
-    """Check the combination of options.
-
-    Raises:
-        click.UsageError: options contradict each other.
-    """
+    """Raise UsageError if options contradict each other."""
     if several and stream and not as_json:
         raise click.UsageError("several texts at once can't be told apart: leave out --stream, or add --json")
     if several and save_state is not None:
