@@ -1,6 +1,7 @@
 """The deployment that all tests of the cluster share, and the table of what the disturbances did."""
 
 import contextlib
+import json
 import subprocess
 
 import pytest
@@ -34,6 +35,7 @@ def table():
     path = ROOT / "build/kubernetes/disturbances.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(HEADER)
+    path.with_suffix(".jsonl").write_text("")
     return path
 
 
@@ -56,6 +58,9 @@ def under_load(deployment, table):
         row = disturbed.row(completions)
         with table.open("a") as file:
             file.write(f"{row}\n")
+        # All that the table summarizes, one line a disturbance.
+        with table.with_suffix(".jsonl").open("a") as file:
+            file.write(f"{json.dumps({'name': name, 'began_at': disturbed.began_at, 'completions': completions})}\n")
         print(row)
         wrong = [each for each in completions if each["outcome"] != "same"]
         assert wrong == [], row

@@ -86,11 +86,11 @@ class Deployment:
         return done.stdout
 
     def run_block(self, beginning):
-        """Run the commands of the page's block that begins with this text; return what each printed."""
+        """Run the commands of the page's block that begins with this text, in one shell; return what they printed."""
         (block,) = (block for block in self.blocks if block.language == "" and block.text.startswith(beginning))
         texts = [command.text for command in block.commands()]
         assert texts, beginning
-        return [self.bash(text) for text in texts if not any(map(text.startswith, NOT_RUN))]
+        return self.bash("\n".join(text for text in texts if not any(map(text.startswith, NOT_RUN))))
 
     def build(self):
         """Build the images as the page says, and bring them to the nodes."""
@@ -121,14 +121,20 @@ class Deployment:
 
     def follow_the_page(self):
         """Run the commands of the page's section `Start`, in order."""
-        assert self.kubectl.start("get", "namespace", NAMESPACE).returncode != 0, f"there is a namespace {NAMESPACE}"
+        self._require_no_namespace()
         self.build()
         self.write_kustomization()
         printed = self.run_block("kubectl create namespace ")
-        (self.key,) = KEY.findall("".join(printed))
+        (self.key,) = KEY.findall(printed)
         self.kubectl.run("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
         self.run_block("kubectl apply -k ../my-ostinato\nuntil ")
         self.until_steady()
+
+    def _require_no_namespace(self):
+        """Wait for the namespace of an earlier run to go; one that stays belongs to somebody."""
+        phase = ("get", "namespace", NAMESPACE, "--ignore-not-found", "--output", "jsonpath={.status.phase}")
+        self.kubectl.until(lambda: self.kubectl.run(*phase) != "Terminating", f"the last {NAMESPACE} is gone")
+        assert not self.kubectl.run(*phase), f"there is a namespace {NAMESPACE}"
 
     def ask(self):
         """Run the page's `port-forward` and, beside it, its request; return the response."""
@@ -171,6 +177,7 @@ class Deployment:
 
     def spread(self):
         """Bring the pods of each workload to different nodes again, if a lost node has driven them together."""
+        self.until_steady()
         for name in (GATEWAY, SERVER):
             pods = self.kubectl.ready_pods(name)
             if len(set(pods.values())) == 1:
@@ -258,14 +265,14 @@ class Deployment:
     def remove(self):
         """Remove the namespace, without the minute that model servers go on serving."""
         self.kubectl.start("delete", "pods", "--all", "--force", "--grace-period=0")
-        self.kubectl.start("delete", "namespace", NAMESPACE, "--timeout=180s", timeout=200)
+        self.kubectl.start("delete", "namespace", NAMESPACE, "--wait=false")
 
 
 class Disturbed:
     """A disturbance under load: when it began, when all was ready again, and what came of the streams."""
 
     def __init__(self, name):
-        self.name = name
+        self.name, self.began_at = name, time.time()
         self._began = time.monotonic()
         self.recovery_s = 0.0
 

@@ -15,8 +15,11 @@ from tests.kubernetes.kubectl import NODE, on_node
 
 pytestmark = pytest.mark.timeout(1200)
 needs_node_command = pytest.mark.skipif(NODE not in os.environ, reason=f"{NODE} names no command that disturbs nodes")
-# Longer than CoreDNS and gateways keep a name.
-OUTAGE_S = 35
+# Longer than CoreDNS keeps a name.
+DNS_OUTAGE_S = 35
+API_OUTAGE_S = 15
+# Longer than callers wait for a lost host.
+CUT_S = 20
 # Ends the server, which is not process 1 of its pod.
 KILL = "for p in /proc/[0-9]*; do grep -qs -- '[-]-rest_api_port=' $p/cmdline && kill -9 ${p#/proc/}; done; true"
 
@@ -64,10 +67,10 @@ def test_all_model_servers_killed_at_once_change_no_text(deployment, under_load)
 def test_a_dns_outage_changes_no_text(deployment, under_load):
     """The gateways keep to the addresses that they know."""
     dns = ("--namespace", "kube-system", "scale", "deployment/coredns", "--replicas")
-    with under_load("the cluster's DNS is gone for 35 s"):
+    with under_load(f"the cluster's DNS is gone for {DNS_OUTAGE_S} s"):
         deployment.kubectl.run(*dns, "0")
         try:
-            time.sleep(OUTAGE_S)
+            time.sleep(DNS_OUTAGE_S)
         finally:
             deployment.kubectl.run(*dns, "2")
             deployment.kubectl.run("--namespace", "kube-system", "rollout", "status", "deployment/coredns")
@@ -76,10 +79,10 @@ def test_a_dns_outage_changes_no_text(deployment, under_load):
 @needs_node_command
 def test_an_api_server_outage_changes_no_text(under_load):
     """Neither gateways nor model servers ask it anything."""
-    with under_load("the API server is gone for 35 s"):
+    with under_load(f"the API server is gone for {API_OUTAGE_S} s"):
         on_node("control-plane", "stop-kube-apiserver")
         try:
-            time.sleep(OUTAGE_S)
+            time.sleep(API_OUTAGE_S)
         finally:
             on_node("control-plane", "start-kube-apiserver")
 
@@ -100,10 +103,10 @@ def test_a_lost_kubelet_changes_no_text(deployment, under_load):
 def test_a_gateways_node_without_network_changes_no_text(deployment, under_load):
     """Callers notice within seconds, by TCP keepalive, and resume at the other gateway."""
     node = node_of(deployment, GATEWAY)
-    with under_load("a gateway's node loses its network until it counts as lost", avoid=[node]):
+    with under_load(f"a gateway's node has no network for {CUT_S} s", avoid=[node]):
         on_node(node, "cut")
         try:
-            until_lost(deployment, node)
+            time.sleep(CUT_S)
         finally:
             on_node(node, "mend")
 
@@ -140,7 +143,7 @@ def test_a_lost_node_is_replaced_and_changes_no_text(deployment, under_load):
 
 @pytest.mark.parametrize("name", [GATEWAY, SERVER])
 def test_a_rolling_restart_changes_no_text(deployment, under_load, name):
-    """Also of texts that outlast the drain, which are resumed."""
+    """Gateways finish their texts first; calls to a server that ends are made again at another one."""
     with under_load(f"rolling restart of {'gateways' if name == GATEWAY else 'model servers'}"):
         deployment.kubectl.run("rollout", "restart", f"deployment/{name}")
         deployment.kubectl.run("rollout", "status", f"deployment/{name}", timeout=PATIENCE_S)
@@ -164,9 +167,7 @@ def test_draining_a_node_changes_no_text(deployment, under_load, number):
 def test_the_pages_other_commands_run(deployment):
     """New keys, the workbench, another release, and the removal of old ConfigMaps."""
     deployment.run_block("kubectl create secret generic api-keys --from-file keys.json --dry-run=client")
-    (*_, listed) = deployment.run_block("kubectl scale deployment/workbench --replicas 1")
-    assert "demo" in listed
-    deployment.run_block("kubectl delete job/exporter --ignore-not-found")
+    assert "demo" in deployment.run_block("kubectl scale deployment/workbench --replicas 1")
     content = (deployment.mine / "kustomization.yaml").read_text()
     generated = {"name": "gateway", "behavior": "merge", "literals": ["OSTINATO_LOG_LEVEL=warning"]}
     (deployment.mine / "kustomization.yaml").write_text(f"{content}\nconfigMapGenerator: {json.dumps([generated])}\n")

@@ -8,7 +8,6 @@ import os
 import shlex
 import subprocess
 import time
-from datetime import UTC, datetime
 
 NODE = "NODE"
 
@@ -93,8 +92,3 @@ def on_node(node, *action):
     command = [*shlex.split(os.environ[NODE]), node, *action]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{command}: {done.stderr}{done.stdout}"
-
-
-def now():
-    """Return the current time as Kubernetes writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
