@@ -8,7 +8,7 @@ SERVING_MODELS := build/serving
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-compose mutants check docs screenshots serving-models test-serving bench bench-quick quality clean
+.PHONY: help run test test-all test-compose test-kubernetes mutants check docs screenshots serving-models test-serving bench bench-quick quality clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ mutants: $(STAMPS)/dev  ## change the code in 100 places and count the changes t
 
 test-compose: $(STAMPS)/dev  ## try docker-compose.yml for real, as root; installs and starts Docker if need be
 	@tests/compose/run $(ARGS)
+
+test-kubernetes: $(STAMPS)/dev  ## deploy on the cluster of kubectl's context by docs/kubernetes.md and disturb it (SMOKE=1: in short)
+	@tests/kubernetes/run $(ARGS)
 
 check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
 	@$(BIN)/ruff check .

@@ -45,7 +45,7 @@ def listen(
 ) -> tuple[grpc.Server, int]:
     """Start a gRPC server and return it and its port; port 0 chooses a free one.
 
-    `max_threads` is one more than the calls that run at once, as gRPC's C++ server keeps a thread for polling. A further
+    `max_threads` is one more than the calls that run at once, as gRPC's C++ server keeps a thread for polling. The next
     call gets RESOURCE_EXHAUSTED at once.
 
     Raises:

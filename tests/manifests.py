@@ -10,11 +10,15 @@ from pathlib import Path
 
 import yaml
 
+from service.backends.replica import MAX_PROBE_CALLS
 from tests.programs import program
 
 ROOT = Path(__file__).resolve().parent.parent
 KUBERNETES = ROOT / "deploy/kubernetes"
 OVERLAYS = ["cpu", "gpu"]
+# Calls that run on after a gateway gave them up, for each call in flight: they time out and are made again, at another
+# server first.
+ABANDONED_PER_CALL = 3
 
 
 @functools.cache
@@ -89,6 +93,11 @@ def selects(selector, labels):
     )
 
 
+def calls_in_flight(num_gateways, max_calls):
+    """Return how many calls a model server may have at once: each gateway's own, its probes', and a status request."""
+    return num_gateways * (max_calls + MAX_PROBE_CALLS + 1)
+
+
 def may_reach(objects, port, *, target, source, namespace=None):
     """Return whether the NetworkPolicies allow a call to a pod.
 
@@ -105,7 +114,7 @@ def may_reach(objects, port, *, target, source, namespace=None):
         for policy in of_kind(objects, "NetworkPolicy").values()
         if selects(policy["spec"]["podSelector"], labels) and "Ingress" in policy["spec"]["policyTypes"]
     ]
-    rules = [rule for policy in policies for rule in policy["ingress"]]
+    rules = [rule for policy in policies for rule in policy.get("ingress", [])]
     return not policies or any(
         port in [each["port"] for each in rule["ports"]]
         and ("from" not in rule or any(_is_from(peer, source, namespace) for peer in rule["from"]))

@@ -30,7 +30,7 @@ from tests.programs import program
 from tests.servers import ROOT, Gateway, ModelServer
 from tests.terminals import environment
 
-# They need Docker or a Kubernetes cluster; tests/compose covers a part of them.
+# They need Docker or a Kubernetes cluster; tests/kubernetes runs the one, tests/compose covers a part of the other.
 NOT_TRIED = {"docs/deployment.md", "docs/kubernetes.md"}
 _FOUND = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 PAGES = ["README.md", "client/README.md", *(page for page in _FOUND if page not in NOT_TRIED)]

@@ -59,7 +59,8 @@ class Client:
             http://127.0.0.1:8000.
         api_key: str. Default: environment variable OSTINATO_API_KEY, or no key.
         timeout: float or (float, float). Connect timeout and read timeout in seconds; one number sets both, None
-            disables them. The read timeout limits the time between two bytes of a response. Default: (5, 300).
+            disables them. The read timeout limits the time between two bytes of a response. Default: (5, 300). A server
+            whose host is lost is noticed after 15 seconds, by TCP keepalive.
         max_retries: int. How often a request is retried after a failed connection or status 408, 409, 429 or 500 and
             above. Read timeouts are not retried, nor is a stream that has begun.
         session: requests.Session. Replaces the client's own sessions, for proxies, certificates or adapters. All
@@ -160,7 +161,8 @@ class Client:
 
         `resume` resumes an interrupted stream, byte-identically. The server sends a resume token every few hundred
         tokens. After a lost connection, a read timeout or a server shutdown, a new request continues from the last
-        resume token. It gives up after a minute without new text. It needs a single prompt and `n` = 1.
+        resume token. Once this client had a response, the first request also waits for a server that is lost. It gives
+        up after two minutes without new text. It needs a single prompt and `n` = 1.
 
         Raises:
             InvalidArgument: `resume` with several prompts or `n` above 1.
@@ -173,7 +175,8 @@ class Client:
             return Stream(self._complete(self._open_stream, prompt, model, fields))
         stopped = LinkedEvent(self._transport.closed)
         send = partial(self._open_stream, COMPLETIONS, stopped=stopped)
-        resumption = Resumption(send, self._completion(prompt, model, fields), stopped)
+        body = self._completion(prompt, model, fields)
+        resumption = Resumption(send, body, stopped, is_known=self._transport.was_answered)
         return Stream(self._default_model.resetting(resumption.open), resumption)
 
     def resume(self, state: str, prompt: Prompt = "", **options: Any) -> Generation:

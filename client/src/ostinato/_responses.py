@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -142,12 +143,27 @@ def failure(error: Exception, url: str, settings: Settings) -> errors.OstinatoEr
             f"no response from {url} through the proxy that the environment names ({reason(error)}): check HTTP_PROXY, "
             "HTTPS_PROXY and NO_PROXY"
         )
-    return errors.ConnectionFailed(f"no response from {url} ({reason(error)}): check base_url and that the server runs")
+    why = "its host does not respond any more" if is_lost_host(error) else reason(error)
+    return errors.ConnectionFailed(f"no response from {url} ({why}): check base_url and that the server runs")
 
 
 def is_read_timeout(error: BaseException) -> bool:
     """Return whether the read timeout expired, before the response or within it."""
-    return isinstance(error, requests.ReadTimeout) or any(isinstance(arg, ReadTimeoutError) for arg in error.args)
+    expired = isinstance(error, requests.ReadTimeout) or any(isinstance(arg, ReadTimeoutError) for arg in error.args)
+    return expired and not is_lost_host(error)
+
+
+def is_lost_host(error: BaseException | None) -> bool:
+    """Return whether TCP keepalive closed the connection.
+
+    Python raises the same class as for a read timeout, so that urllib3 takes it for one; only the innermost error has
+    the operating system's number.
+    """
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ETIMEDOUT:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def reason(error: BaseException) -> str:

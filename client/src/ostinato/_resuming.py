@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from ostinato._assembly import Assembly
 
-PATIENCE_S = 60.0  # of waiting without new text: a gateway takes some ten seconds to start
+PATIENCE_S = 120.0  # of waiting without new text: Kubernetes replaces the gateway of a lost node after 80 s
+_AWAY_STATUSES = frozenset({502, 503})
 STATE_INTERVAL = 256  # maximum number of tokens to generate again; a resume token has some kilobytes
 
 
@@ -39,9 +40,16 @@ class Resumption:
     """
 
     def __init__(
-        self, send: Callable[[dict[str, Any]], requests.Response], body: dict[str, Any], stopped: LinkedEvent
+        self,
+        send: Callable[[dict[str, Any]], requests.Response],
+        body: dict[str, Any],
+        stopped: LinkedEvent,
+        *,
+        is_known: bool = False,
     ) -> None:
         """Prepare to resume the request of a body; `send` opens a stream. If `stopped`, nothing more is sent.
+
+        `is_known` says that the server has responded before: then it is lost, and not at a wrong address.
 
         Raises:
             InvalidArgument: the request has several sequences, which a single resume token cannot resume.
@@ -49,7 +57,7 @@ class Resumption:
         prompts = [body.get("prompt") or "", body.get("suffix") or ""]
         if (body.get("n") or 1) > 1 or any(len(prompt) > 1 and is_many(prompt) for prompt in prompts):
             raise InvalidArgument("resume=True needs one prompt and n=1: send each text by a request of its own")
-        self._send, self._stopped = send, stopped
+        self._send, self._stopped, self._is_known = send, stopped, is_known
         # Without max_tokens the remaining number of tokens is unknown.
         if body.get("max_tokens") is not None:
             options = {**(body.get("stream_options") or {}), "state_interval": STATE_INTERVAL}
@@ -57,8 +65,20 @@ class Resumption:
         self._body = body
 
     def open(self) -> requests.Response:
-        """Open the first stream."""
-        return self._send(self._body)
+        """Open the first stream; wait for a known server that is lost, as long as a resumption does.
+
+        Raises:
+            OstinatoError: the server refuses the request, is unknown, or was unavailable for PATIENCE_S.
+        """
+        try:
+            return self._send(self._body)
+        except (ConnectionFailed, APIError) as error:
+            if not (self._is_known and _is_away(error)):
+                raise
+            response, _ = self._open_patiently(self._body, 0.0, error)
+            if response is None:
+                raise
+            return response
 
     def stop(self) -> None:
         """Interrupt a wait and open no more streams. Idempotent, callable from any thread."""
@@ -81,7 +101,12 @@ class Resumption:
         """
         body = self._next_body(assembly)
         assembly.rewind()
-        lost: OstinatoError | None = None
+        return self._open_patiently(body, waited_s)
+
+    def _open_patiently(
+        self, body: dict[str, Any], waited_s: float, lost: OstinatoError | None = None
+    ) -> tuple[requests.Response | None, float]:
+        """Back off and open a stream, until that succeeds; see `open_next`."""
         while True:
             pause_s = min(max(waited_s, FIRST_WAIT_S), MAX_WAIT_S)  # so that the total wait doubles
             if waited_s + pause_s > PATIENCE_S:
@@ -142,3 +167,10 @@ class Resumption:
         for field in ("model", "prompt", "suffix", "echo", "seed"):
             body.pop(field, None)
         return {**body, "state": point.state}
+
+
+def _is_away(error: OstinatoError) -> bool:
+    """Return whether there was no connection, or a server or proxy that responds for one that is away."""
+    return isinstance(error, ConnectionFailed) or (
+        isinstance(error, APIError) and error.retryable and error.status in _AWAY_STATUSES
+    )

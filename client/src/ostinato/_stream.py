@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, NoReturn
 from ostinato._assembly import Assembly
 from ostinato._body import Body
 from ostinato._errors import OstinatoError, StreamInterrupted, UnexpectedResponse
-from ostinato._responses import is_read_timeout, reason, stream_error
+from ostinato._responses import is_lost_host, is_read_timeout, reason, stream_error
 from ostinato._sse import decode
 
 if TYPE_CHECKING:
@@ -242,6 +242,8 @@ def _parse_chunk(data: str) -> dict[str, Any]:
 def _raise_interrupted(body: Body, text: str) -> NoReturn:
     if body.failure is None:
         why = "it ended without [DONE]"
+    elif is_lost_host(body.failure):
+        why = "the server's host does not respond any more"
     elif is_read_timeout(body.failure):
         why = "no byte arrived within the read timeout"
     else:

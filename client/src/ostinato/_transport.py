@@ -40,6 +40,7 @@ class Transport:
 
     Attributes:
         closed: Set by `close`; interrupts the wait before a retry.
+        was_answered: Whether the server has responded to any request yet.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Transport:
         self._lock = threading.Lock()
         self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()  # sessions of ended threads drop out
         self.closed = LinkedEvent()
+        self.was_answered = False
 
     def get(self, path: str) -> dict[str, Any]:
         """Return the JSON object at `path`."""
@@ -101,6 +103,7 @@ class Transport:
             try:
                 response = read(self._attempt(method, path, headers, **kwargs))
                 attempts.succeed()
+                self.was_answered = True
                 return response
             except (ConnectionFailed, UnexpectedResponse, APIError) as error:
                 pause_s = attempts.pause_s(error)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
+import urllib3
 
 import ostinato
 from ostinato import Client
@@ -56,6 +58,28 @@ def test_requests_have_a_user_agent_and_reuse_one_connection(client: Client, ser
     assert post.headers["User-Agent"].startswith(f"ostinato-client/{ostinato.__version__} ")
     assert "Authorization" not in post.headers
     assert get.client_port == post.client_port
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has this option")
+def test_a_connection_notices_within_15_seconds_that_its_host_is_lost(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By probes every 5 seconds; also while a request is not acknowledged."""
+    opened, connect = [], urllib3.connection.HTTPConnection._new_conn
+
+    def note(connection: urllib3.connection.HTTPConnection) -> socket.socket:
+        opened.append(connect(connection))
+        return opened[-1]
+
+    monkeypatch.setattr(urllib3.connection.HTTPConnection, "_new_conn", note)
+    server.script = [models("tiny")]
+    with Client(server.url) as client:
+        client.models()
+        (connection,) = opened
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 5
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 5
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
 
 
 def test_an_api_key_takes_precedence_over_netrc(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import http.client
+import os
 import threading
 from time import monotonic
 
@@ -107,6 +110,21 @@ def test_a_refused_connection_names_the_url(server: ScriptedServer, waits: list[
         f"no response from {url}/v1/models (Connection refused): check base_url and that the server runs"
     )
     assert len(waits) == 2
+
+
+def test_a_lost_host_is_a_failed_connection_and_retried(
+    client: Client, server: ScriptedServer, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TCP keepalive raises the class of a read timeout, which would not be retried."""
+
+    def lose_host(_connection: http.client.HTTPConnection) -> None:
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    monkeypatch.setattr(http.client.HTTPConnection, "getresponse", lose_host)
+    server.script = [silence] * 3
+    with pytest.raises(ConnectionFailed, match="its host does not respond any more"):
+        client.generate("Once", model="tiny")
+    assert waits == [0.5, 1.0]
 
 
 @pytest.mark.parametrize("silent", [silence, fall_silent], ids=["before the headers", "before the body"])

@@ -120,7 +120,7 @@ def test_a_stream_can_be_resumed_several_times(server: ScriptedServer, waits: li
 
 
 @pytest.mark.parametrize("again", [cut(), cut(chunk("a"), chunk("b")), cut(chunk("a"))])
-def test_resuming_ends_after_a_minute_without_new_text(
+def test_resuming_ends_after_two_minutes_without_new_text(
     client: Client, server: ScriptedServer, waits: list[float], again: Answer
 ) -> None:
     """Repeated text is not new. The error is the interruption, with the text so far."""
@@ -128,7 +128,7 @@ def test_resuming_ends_after_a_minute_without_new_text(
     with pytest.raises(ostinato.StreamInterrupted, match="interrupted after 2 characters") as caught:
         list(client.stream("Once", **REQUEST, resume=True))
     assert caught.value.text == "ab"
-    assert waits == [0.5, 0.5, 1.0, 2.0, 4.0, *[8.0] * 6]
+    assert waits == [0.5, 0.5, 1.0, 2.0, 4.0, *[8.0] * 14]
     assert len(server.requests) == 1 + len(waits)
 
 
@@ -147,17 +147,63 @@ def test_resuming_ends_if_the_server_stays_unavailable(client: Client, server: S
     with pytest.raises(ostinato.ServiceUnavailable) as caught:
         list(client.stream("Once", **REQUEST, resume=True))
     assert caught.value.text == "ab"
-    assert 20 < len(server.requests) < 50
+    assert 40 < len(server.requests) < 70
+
+
+@pytest.mark.parametrize("away", [hang_up, refusal(503, "starting"), refusal(502, "no gateway")])
+def test_a_stream_waits_for_a_server_that_was_lost_before_it_begins(
+    client: Client, server: ScriptedServer, away: Answer
+) -> None:
+    """For longer than `max_retries` allows, as the client knows the server from an earlier response."""
+    server.script = [models("tiny"), *[away] * 20, stream([chunk("abc", "stop"), DONE])]
+    client.models()
+    assert list(client.stream("Once", **REQUEST, resume=True)) == ["abc"]
+    assert server.bodies[1:] == [server.bodies[1]] * 21
+
+
+def test_a_stream_does_not_wait_for_a_server_that_never_responded(client: Client, server: ScriptedServer) -> None:
+    """Its address may be wrong."""
+    server.script = [hang_up] * 20
+    with pytest.raises(ostinato.ConnectionFailed):
+        client.stream("Once", **REQUEST, resume=True)
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "num_requests"), [(refusal(429, "full"), 3), (refusal(500, "oops"), 3), (refusal(400, "no"), 1)]
+)
+def test_a_stream_that_is_refused_does_not_wait(
+    client: Client, server: ScriptedServer, answer: Answer, num_requests: int
+) -> None:
+    """The server is there: `max_retries` applies."""
+    server.script = [models("tiny"), *[answer] * 20]
+    client.models()
+    with pytest.raises(ostinato.APIError):
+        client.stream("Once", **REQUEST, resume=True)
+    assert len(server.requests) == 1 + num_requests
+
+
+def test_a_stream_waits_two_minutes_for_a_lost_server(
+    client: Client, server: ScriptedServer, waits: list[float]
+) -> None:
+    """Then the last error is raised."""
+    server.script = [models("tiny"), *[hang_up] * 100]
+    client.models()
+    with pytest.raises(ostinato.ConnectionFailed):
+        client.stream("Once", **REQUEST, resume=True)
+    retries = len(waits) - 2  # those of the first attempt
+    assert sum(waits) > _resuming.PATIENCE_S
+    assert 40 < retries < 70
 
 
 def test_usage_is_counted_once(client: Client, server: ScriptedServer) -> None:
     """A stream that is interrupted before it reports its usage adds none."""
-    server.script = [cut(marked("ab", 2, "s1"), chunk("c")), cut(chunk("c"), chunk("d")), *[cut()] * 11]
+    server.script = [cut(marked("ab", 2, "s1"), chunk("c")), cut(chunk("c"), chunk("d")), *[cut()] * 19]
     pieces = client.stream("Once", **{**REQUEST, "min_tokens": 1}, resume=True)
     with pytest.raises(ostinato.StreamInterrupted):
         list(pieces)
     assert (pieces.text, pieces.generation.usage) == ("abcd", Usage(4, 2, 6))
-    assert [body["min_tokens"] for body in server.bodies] == [1, *[0] * 12]
+    assert [body["min_tokens"] for body in server.bodies] == [1, *[0] * 20]
 
 
 def test_a_rejected_resumption_is_raised_with_the_text_so_far(client: Client, server: ScriptedServer) -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from service.commands.serve import AFTER_DRAIN_S
 from service.settings import Settings
-from tests.manifests import ROOT, arguments, main_container, overlay
+from tests.manifests import ABANDONED_PER_CALL, ROOT, arguments, calls_in_flight, main_container, overlay
 
 TEXT = (ROOT / "docker-compose.yml").read_text()
 PAGE = (ROOT / "docs/deployment.md").read_text()
@@ -66,6 +66,13 @@ def test_the_model_server_has_a_thread_per_concurrent_call(compose):
     threads = flags(compose["services"]["tensorflow-serving"])["tensorflow_inter_op_parallelism"]
     assert threads == compose["services"]["gateway"]["environment"]["OSTINATO_MAX_CALLS"]
     assert threads == f"${{OSTINATO_MAX_CALLS:-{Settings().max_calls}}}"
+
+
+def test_the_model_server_has_a_grpc_thread_for_every_call_in_flight(compose):
+    """Also for those that the gateway gave up, and one that TensorFlow Serving keeps."""
+    num_calls = calls_in_flight(1, Settings().max_calls)
+    threads = int(flags(compose["services"]["tensorflow-serving"])["grpc_max_threads"])
+    assert threads >= num_calls * (1 + ABANDONED_PER_CALL) + 1
 
 
 @pytest.mark.parametrize("name", yaml.safe_load(TEXT)["services"])

@@ -361,11 +361,16 @@ def test_a_file_in_place_of_the_models_directory_is_an_error_before_training(cap
 
 @pytest.mark.parametrize("place", ["models", "models/m"])
 def test_an_unwritable_models_directory_is_an_error_before_training(capsys, monkeypatch, place):
-    """The message has the uid: in a container, it is seldom the expected one."""
+    """The message has uid, gid and what to do: in a container, they are seldom the expected ones."""
     Path("models/m").mkdir(parents=True)
     monkeypatch.setattr(os, "access", lambda path, _: Path(path).resolve() != Path(place).resolve())
     assert train() == 1
-    assert re.search(rf"models/m: uid {os.getuid()} may not write to \S*{place}$", one_line(capsys).strip())
+    uid, gid = os.getuid(), os.getgid()
+    assert re.search(
+        rf"models/m: uid {uid} \(gid {gid}\) may not write to \S*{place}, which belongs to {uid}:{gid}: "
+        rf"let its owner or root run `chown -R {uid}:{gid} \S*{place}`$",
+        one_line(capsys).strip(),
+    )
     assert not Path("runs").exists()
 
 

@@ -3,6 +3,7 @@
 import re
 import tomllib
 
+import pytest
 import yaml
 from prometheus_client import generate_latest
 
@@ -12,9 +13,11 @@ from service.commands.serve import AFTER_DRAIN_S, metrics_port
 from service.observability.metrics import Metrics
 from service.params import ModelVersion
 from tests.manifests import (
+    ABANDONED_PER_CALL,
     KUBERNETES,
     ROOT,
     arguments,
+    calls_in_flight,
     containers,
     main_container,
     of_kind,
@@ -27,6 +30,10 @@ from tests.manifests import (
 
 # The maximum age of a DNS response: the cache of CoreDNS in Kubernetes's default configuration.
 DNS_CACHE_S = 30
+# kube-controller-manager's --node-monitor-grace-period: 40 s until Kubernetes 1.31, 50 s since then.
+LOST_AFTER_S = 50
+# The kubelet's, before the second, third and fourth restart of a container.
+RESTART_WAITS_S = (10, 20, 40)
 
 
 def pre_stop_s(container):
@@ -50,6 +57,44 @@ def test_a_model_server_has_a_core_and_a_thread_per_concurrent_call(objects, gat
     num_calls = of_kind(objects, "Deployment")["gateway"]["spec"]["replicas"] * gateway_settings.max_calls
     assert flags["tensorflow_intra_op_parallelism"] == "1"
     assert int(flags["tensorflow_inter_op_parallelism"]) == num_calls == quantity(server["resources"]["limits"]["cpu"])
+
+
+def test_a_model_server_has_a_grpc_thread_for_every_call_in_flight(objects, gateway_settings):
+    """Of all gateways during a rollout, with the calls that they gave up, and a thread that the server keeps."""
+    deployment = of_kind(objects, "Deployment")["gateway"]["spec"]
+    num_gateways = deployment["replicas"] + deployment["strategy"]["rollingUpdate"]["maxSurge"]
+    num_calls = calls_in_flight(num_gateways, gateway_settings.max_calls)
+    flags = arguments(main_container(objects, "tensorflow-serving"))
+    assert int(flags["grpc_max_threads"]) >= num_calls * (1 + ABANDONED_PER_CALL) + 1
+
+
+@pytest.mark.parametrize("name", ["gateway", "tensorflow-serving"])
+def test_pods_of_a_lost_node_are_replaced_within_the_backends_grace(objects, gateway_settings, name):
+    """Kubernetes notices a lost node after 40 s and by default evicts its pods 300 s later."""
+    tolerations = templates(objects)[name]["spec"]["tolerations"]
+    waits = {each["key"]: each["tolerationSeconds"] for each in tolerations if each["effect"] == "NoExecute"}
+    assert waits.keys() == {"node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"}
+    assert max(waits.values()) + LOST_AFTER_S < gateway_settings.backend_grace_s
+
+
+def test_sequences_wait_for_model_servers_that_end_again_and_again(gateway_settings):
+    """The grace covers the kubelet's waits before three restarts in a row."""
+    assert gateway_settings.backend_grace_s > sum(RESTART_WAITS_S)
+
+
+def test_a_rollout_may_take_as_long_as_the_first_training(objects):
+    """And as the start of a model server after it; otherwise it is reported as failed."""
+    deployments = of_kind(objects, "Deployment")
+    probe = main_container(objects, "tensorflow-serving")["startupProbe"]
+    training_s = of_kind(objects, "Job")["exporter"]["spec"]["activeDeadlineSeconds"]
+    waits_s = training_s + probe["periodSeconds"] * probe["failureThreshold"]
+    for name in ("gateway", "tensorflow-serving"):
+        assert deployments[name]["spec"]["progressDeadlineSeconds"] > waits_s
+
+
+def test_the_exporter_has_one_pod_at_a_time(objects):
+    """By default a Job replaces a pod while that one still ends, and both would write to the repository."""
+    assert of_kind(objects, "Job")["exporter"]["spec"]["podReplacementPolicy"] == "Failed"
 
 
 def test_environment_variables_of_the_gateway_are_valid_settings(objects, gateway_settings):
