@@ -53,7 +53,8 @@ check: $(STAMPS)/dev  ## ruff, mypy, import-linter, spelling
 	@$(BIN)/lint-imports
 	@$(BIN)/codespell
 
-docs: $(STAMPS)/dev  ## make the pages of docs/ into a site, in build/docs
+docs: $(STAMPS)/dev  ## write docs/cli.md from the parsers, and make the pages of docs/ into a site, in build/docs
+	@PYTHONPATH=client/src $(BIN)/python -m docs.cli_reference
 	@PYTHONPATH=client/src $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs build/docs
 	@echo "build/docs/index.html"
 

@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     state_key_parser = commands.add_parser(
         "state-key", help="create a key file for OSTINATO_STATE_KEY_FILE unless it exists"
     )
-    state_key_parser.add_argument("file", type=Path, metavar="FILE")
+    state_key_parser.add_argument("file", type=Path, metavar="FILE", help="file to create, readable by its owner alone")
     keys_command.add_parser(commands)
     commands.add_parser("batch", help="complete a file of requests: python -m service.batch --help", add_help=False)
     return parser

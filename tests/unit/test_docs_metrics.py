@@ -1,0 +1,84 @@
+"""docs/metrics.md lists every metric and every alert, as the code has them."""
+
+import re
+
+import pytest
+import yaml
+from prometheus_client.registry import CollectorRegistry
+
+from service.memory import MemoryBudget
+from service.observability.metrics import Metrics
+from service.scheduling.prefix_cache import PrefixCache
+from tests.servers import ROOT
+from tests.unit.service.observability.test_metrics import DEMO, happen
+
+PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+ALERTS = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
+# Metrics of the process and of Python, whose units Prometheus's client does not put into every name.
+OTHER_UNITS = {"process_open_fds": "descriptors", "process_max_fds": "descriptors"}
+
+
+def rows(heading):
+    """Return the cells of each row of the tables whose first column has this heading."""
+    tables = re.findall(rf"^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    lines = "".join(tables).splitlines()
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def exported() -> CollectorRegistry:
+    """Return the registry of a gateway in which every event has happened."""
+    metrics = Metrics("1")
+    metrics.watch_load(lambda: [(DEMO, 0, 0)], lambda: 0)
+    metrics.watch_prefix_cache(PrefixCache(1))
+    metrics.watch_servers(list)
+    metrics.watch_request_memory(MemoryBudget(1))
+    metrics.watch_rejections(lambda: {"busy": 0, "batching": 0})
+    metrics.watch_config_drift(lambda: {"127.0.0.1:8500": 0.0})
+    happen(metrics)
+    return metrics.registry
+
+
+def described(family):
+    """Return a metric's name, type, unit, labels and meaning, as a row of the page begins."""
+    suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+    labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+    return (f"`{family.name}{suffix}`", family.type, unit_of(family), frozenset(labels), family.documentation)
+
+
+def unit_of(family):
+    """Return the last unit in the metric's name."""
+    units = "seconds|tokens|sequences|requests|errors|failures|retries|rejections|bytes|states|backends"
+    found = re.findall(rf"(?<=_)(?:{units})(?=_|$)", family.name)
+    return OTHER_UNITS.get(family.name) or (found[-1] if found else "none")
+
+
+def test_the_page_has_every_metric_as_it_is_exported_and_no_other():
+    """With its type, unit, labels and help text."""
+    documented = [
+        (name, kind, unit, frozenset(re.findall(r"`(\w+)`", labels)), meaning)
+        for name, kind, unit, labels, meaning, _ in rows("metric")
+    ]
+    assert sorted(documented, key=str) == sorted(map(described, exported().collect()), key=str)
+
+
+def test_the_page_says_what_to_watch_each_metric_for():
+    """The last column is not empty."""
+    assert [row[0] for row in rows("metric") if not row[-1]] == []
+
+
+def test_the_page_has_every_alert_with_its_condition_and_no_other():
+    """With severity, expression and duration."""
+    documented = sorted((name.strip("*"), *others) for name, *others, _ in rows("alert"))
+    rules = [rule for group in ALERTS for rule in group["rules"]]
+    expected = [
+        (rule["alert"], rule["labels"]["severity"], f"`{rule['expr']}`", rule.get("for", "none")) for rule in rules
+    ]
+    assert documented == sorted(expected)
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"ostinato_\w+", PAGE))))
+def test_every_series_in_the_pages_queries_exists(name):
+    """A histogram's series have suffixes."""
+    series = {sample.name for family in exported().collect() for sample in family.samples}
+    families = {family.name for family in exported().collect()}
+    assert name in series | families
