@@ -15,7 +15,7 @@ from service.settings import Settings
 from tests.built import built
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, CONTRIBUTING = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "CONTRIBUTING.md"))
 
 
 def bounds_of(field):
@@ -43,14 +43,19 @@ def test_every_documented_setting_exists():
     assert documented == {name.upper() for name in Settings.model_fields}
 
 
-def test_the_readmes_tree_has_every_top_level_directory():
+def test_the_readme_is_a_front_page():
+    """Of at most 130 lines."""
+    assert README.count("\n") <= 130
+
+
+def test_the_file_map_has_every_top_level_directory():
     """And no others."""
-    tree = set(re.findall(r"^(\w+)/ +\S", README, re.MULTILINE))
+    tree = set(re.findall(r"^(\w+)/ +\S", CONTRIBUTING, re.MULTILINE))
     tracked = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}
     assert tree == tracked - {"runs", "build", "dist"}
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
 def test_every_relative_link_leads_to_a_file(page):
     """In the README and on all pages."""
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
