@@ -177,7 +177,7 @@ def test_the_prediction_view_shows_the_most_probable_token_at_each_place(open_in
     assert f"{differing} of {len(text)}" in page.read("#color-help")
 
 
-PROSE = 'He said "yes" (twice [or so]), in 1859.\nThen Ann left: "no", she wrote (once).\n' * 6
+PROSE = 'He said "yes" (twice [or so]), in 1859.\nThen ANN left: "no", she wrote (once).\n' * 6
 
 
 def behind(text, feature):
@@ -191,10 +191,11 @@ def behind(text, feature):
                 "word": len(re.search(r"\w*$", read).group()),
                 "quotes": read.count('"') % 2,
                 "brackets": sum(map(read.count, "([{")) - sum(map(read.count, ")]}")),
+                "upper": last.isupper() and text[end - 2 : end - 1].isupper(),
                 "capital": last.isupper(),
                 "digit": last.isdigit(),
                 "space": last.isspace(),
-                "own": any(match.start() < end <= match.end() for match in re.finditer("she|Ann", text)),
+                "own": any(match.start() < end <= match.end() for match in re.finditer("she|ANN", text)),
             }[feature]
         )
     return np.array(values, float)
@@ -203,7 +204,7 @@ def behind(text, feature):
 def test_the_search_finds_the_units_that_correlate_with_a_feature(open_inspector, gateway):
     """Among units of noise, for every feature, with the sign; it shows whether the correlation holds in both halves."""
     page = open_inspector(gateway)
-    names = ["line", "word", "quotes", "brackets", "capital", "digit", "space", "own"]
+    names = ["line", "word", "quotes", "brackets", "upper", "capital", "digit", "space", "own"]
     rng = np.random.default_rng(0)
     units = rng.normal(size=(len(PROSE), 40))
     for unit, name in enumerate(names):
@@ -218,7 +219,7 @@ def test_the_search_finds_the_units_that_correlate_with_a_feature(open_inspector
     for unit, name in enumerate(names):
         page.page.select_option("#feature", name)
         if name == "own":
-            page.page.fill("#pattern", "she|Ann")
+            page.page.fill("#pattern", "she|ANN")
         page.click("#search button")
         wanted = [f"{2 * unit}, layer 1, hidden", "−1.00" if unit % 2 else "1.00"]
         top = page.page.locator("#units tbody tr:nth-child(-n+3)")
@@ -231,7 +232,7 @@ def test_the_search_finds_the_units_that_correlate_with_a_feature(open_inspector
             halves = [row for row in rows[:3] if row[0].startswith(("37,", "39,"))]
             assert [(first, "holds" in second) for _, first, second in halves] == [("1.00", False)] * 2
     page.page.locator("#units tbody button").first.click()
-    assert page.page.input_value("#unit") == "14"
+    assert page.page.input_value("#unit") == "16"
     assert page.page.input_value("#color") == "unit"
 
 

@@ -8,6 +8,7 @@ export const FEATURES = {
   word: { name: "Position in the word", help: "letters since the word began", walk: () => counter((character) => !/[\p{L}\p{M}\p{N}_]/u.test(character)) },
   quotes: { name: "Inside quotes", help: "1 between quotation marks", walk: quotes },
   brackets: { name: "Inside brackets", help: "how many ( [ { are open", walk: brackets },
+  upper: { name: "In capitals", help: "1 within a word in capitals, such as a speaker's name", walk: upper },
   capital: { name: "After a capital", help: "1 directly after a capital letter", walk: () => (character) => Number(/\p{Lu}/u.test(character)) },
   digit: { name: "In a number", help: "1 after a digit", walk: () => (character) => Number(/\p{Decimal_Number}/u.test(character)) },
   space: { name: "Between words", help: "1 after white space", walk: () => (character) => Number(/\s/u.test(character)) },
@@ -96,6 +97,16 @@ function quotes() {
     else if ("“«„".includes(character)) open = true;
     else if ("”»".includes(character)) open = false;
     return Number(open);
+  };
+}
+
+function upper() {
+  let before = false;
+  return (character) => {
+    const is = /\p{Lu}/u.test(character);
+    const value = Number(is && before);
+    before = is;
+    return value;
   };
 }
 

@@ -15,13 +15,27 @@ import { showTokenDetail } from "./token_detail.js";
 import { TokenView, activation, tokenProbabilities } from "./token_view.js";
 import { UnitSearch } from "./unit_search.js";
 
-const SAMPLE = `The function returns a list of names (strings). If "name" is not given, it is taken from the file.
-Note: the value may be None. See also "open" and "close" (both are described below).
-Changed in version 3.8: The parameters a, b and c are optional, and default to (1, 2, 3).
+const SAMPLE = `ACT II, SCENE I. A garden behind the palace.
 
-If an object is "true" or "false" (as a Boolean value), the method returns it; else an exception is raised.
-The class "Reader" has two methods: "read" (which takes the number of bytes) and "close" (which takes none).
-A string can be sliced with two indices, as in "text[2:5]" or, from the end, "text[-3:]" (both are strings).
+[Enter HAMLET, reading, and FALSTAFF]
+
+FALSTAFF.
+Good morrow, prince. What reads my lord today?
+
+HAMLET.
+Words, words, and more of them than I can count.
+[Aside]
+The good fat knight has come to sup again.
+
+FALSTAFF.
+A cup of sack, sweet lord, and I am gone.
+
+[A trumpet within. Exit FALSTAFF, with the cup]
+
+HAMLET.
+So ends the friendship, and so ends the wine.
+
+[He throws the book into the fountain. Exit]
 `;
 // Gates of texts with more values than this are loaded on request.
 const MAX_VALUES_AT_ONCE = 4e6;
