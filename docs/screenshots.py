@@ -15,11 +15,13 @@ from tests.pages import Inspector, Page, Playground, launch
 
 FOLDER = Path(__file__).with_name("images")
 DESKTOP = {"width": 1000, "height": 860}
+TOUR = {"width": 960, "height": 620}
+PROMPT = "HAMLET.\n"
 PHONE = {"width": 390, "height": 844}
 
 
 def main() -> None:
-    """Write docs/images/*.png."""
+    """Write docs/images/*.png and tour.webp."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--port", type=int, default=8000, help="of the service on this machine (default: 8000)")
     parser.add_argument("--model", default="demo", help="what writes and is looked into (default: demo)")
@@ -27,9 +29,60 @@ def main() -> None:
     gateway = SimpleNamespace(port=options.port)
     with sync_playwright() as started:
         browser = launch(started)
+        _tour(browser, gateway, options.model)
         _playground(browser, gateway, options.model)
         _inspector(browser, gateway, options.model)
         browser.close()
+
+
+class _Film:
+    """An animated WebP of a page."""
+
+    def __init__(self) -> None:
+        self._frames: list[Image.Image] = []
+        self._durations_ms: list[int] = []
+
+    def take(self, page: Page, milliseconds: int) -> None:
+        """Add what the window shows, for a time."""
+        self._frames.append(Image.open(io.BytesIO(page.page.screenshot())).convert("RGB"))
+        self._durations_ms.append(milliseconds)
+
+    def save(self, name: str) -> None:
+        path = FOLDER / f"{name}.webp"
+        first, *rest = self._frames
+        first.save(path, save_all=True, append_images=rest, duration=self._durations_ms, loop=0, quality=60, method=6)
+        print(path)
+
+
+def _tour(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
+    """Film a generation in the playground, the alternatives of a token, and the search of the inspector."""
+    film = _Film()
+    page = Playground(browser.new_page(viewport=TOUR), gateway)
+    page.set(model=model, temperature="0.5", seed="2", max_tokens="700")
+    page.page.fill("#prompt", PROMPT)
+    page.page.locator("#prompt").scroll_into_view_if_needed()
+    film.take(page, 1200)
+    page.click("#generate")
+    page.page.locator(".output").scroll_into_view_if_needed()
+    while page.page.inner_text("#status") != "Done.":
+        film.take(page, 120)
+    film.take(page, 1800)
+    page.page.locator(".token").nth(40).click()
+    film.take(page, 3000)
+    page = Inspector(browser.new_page(viewport=TOUR), gateway)
+    page.page.select_option("#model", model)
+    film.take(page, 1500)
+    page.look(model, page.page.input_value("#text"))
+    page.page.locator("#tokens").scroll_into_view_if_needed()
+    film.take(page, 1500)
+    for feature in ("upper", "line"):
+        page.page.select_option("#feature", feature)
+        page.click("#search button")
+        page.page.locator("#units tbody tr", has_text="holds").first.locator("button").click()
+        page.page.locator("#tokens").scroll_into_view_if_needed()
+        page.page.wait_for_timeout(300)
+        film.take(page, 2500)
+    film.save("tour")
 
 
 def _playground(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
@@ -37,13 +90,13 @@ def _playground(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     page.page.check("#compare")
     page.set(0, model=model, temperature="0.5", seed="7", max_tokens="400")
     page.set(1, model=model, temperature="1", seed="7", max_tokens="400")
-    page.write("The function ")
+    page.write(PROMPT)
     page.page.evaluate("document.activeElement.blur()")
     _save(page, "playground")
     page.page.locator(".token").nth(60).click()
     _save(page, "alternatives", "#token")
     phone = Playground(browser.new_page(viewport=PHONE, color_scheme="dark"), gateway)
-    phone.write("The function ", model=model, temperature="0.5", seed="7", max_tokens="200")
+    phone.write(PROMPT, model=model, temperature="0.5", seed="7", max_tokens="200")
     _save(phone, "playground-phone")
 
 
@@ -51,7 +104,7 @@ def _inspector(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     for look in ("light", "dark"):
         page = Inspector(browser.new_page(viewport=DESKTOP, color_scheme=look), gateway)
         page.look(model, page.page.input_value("#text"))
-        page.page.select_option("#feature", "quotes")
+        page.page.select_option("#feature", "brackets")
         page.click("#search button")
         page.page.locator("#units tbody tr", has_text="holds").first.locator("button").click()
         page.page.locator("#tokens [data-position='78']").click()
