@@ -23,6 +23,8 @@ NUM_WORDS, WIDTH, NUM_CLIENTS = 20_000, 512, 64
 MAP = "/v1/models/large/embedding/map?count=10000"
 # Of one computation of the map, and of 64 responses; 290 s when each request computed the map of its own.
 MAX_CPU_S = 60
+# To read 64 requests takes less CPU time; beyond it the computation has begun.
+BEGUN_S = 0.5
 # In seconds: longer than a test waits for the end of a gateway.
 DRAIN_S = 600
 
@@ -88,7 +90,7 @@ def peak_bytes(pid):
 
 def request_map(gateway):
     connection = socket.create_connection(("127.0.0.1", gateway.port), timeout=60)
-    connection.sendall(f"GET {MAP} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+    connection.sendall(f"GET {MAP} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
     return connection
 
 
@@ -116,14 +118,14 @@ class Stream:
 
 
 def test_the_worker_is_idle_soon_after_the_clients_of_maps_disconnect(large_gateway):
-    """64 clients request the map and disconnect at once; within 30 s the worker is idle, for 2 s, and serves."""
+    """64 clients request the map and disconnect while it is computed: within 30 s the worker is idle, and serves."""
     pid = large_gateway.worker_pid
     before = cpu_s(pid)
     connections = [request_map(large_gateway) for _ in range(NUM_CLIENTS)]
+    until(lambda: cpu_s(pid) - before > BEGUN_S)
     for connection in connections:
         connection.close()
     deadline = time.monotonic() + 30
-    # One idle moment may be before the first request was read.
     num_idle = 0
     while num_idle < 4:
         used = cpu_s(pid)
@@ -131,7 +133,7 @@ def test_the_worker_is_idle_soon_after_the_clients_of_maps_disconnect(large_gate
         num_idle = num_idle + 1 if cpu_s(pid) - used < 0.05 else 0
         assert time.monotonic() < deadline, "the worker still computes"
     used_s = cpu_s(pid) - before
-    print(f"{used_s:.1f} s of the processor for {NUM_CLIENTS} clients that left at once")
+    print(f"{used_s:.1f} s of the processor for {NUM_CLIENTS} clients that left")
     assert used_s < MAX_CPU_S
     assert large_gateway.get("/healthz")[0] == 200
 
@@ -166,8 +168,7 @@ def test_map_requests_do_not_delay_the_shutdown(start):
     gateway = start()
     before = cpu_s(gateway.worker_pid)
     connections = [request_map(gateway) for _ in range(NUM_CLIENTS)]
-    # The computation has begun.
-    until(lambda: cpu_s(gateway.worker_pid) - before > 0.5)
+    until(lambda: cpu_s(gateway.worker_pid) - before > BEGUN_S)
     began = time.monotonic()
     gateway.send(signal.SIGTERM)
     # The drain is longer.
@@ -175,4 +176,4 @@ def test_map_requests_do_not_delay_the_shutdown(start):
     print(f"ended after {time.monotonic() - began:.1f} s")
     for connection in connections:
         with connection:
-            assert connection.recv(12) in (b"HTTP/1.1 200", b"HTTP/1.1 503")
+            assert connection.recv(12) == b"HTTP/1.1 200"
