@@ -33,7 +33,7 @@ from tests.terminals import environment
 # They need Docker or a Kubernetes cluster; tests/kubernetes runs the one, tests/compose covers a part of the other.
 NOT_TRIED = {"docs/deployment.md", "docs/kubernetes.md"}
 _FOUND = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
-PAGES = ["README.md", "client/README.md", *(page for page in _FOUND if page not in NOT_TRIED)]
+PAGES = ["README.md", "SECURITY.md", "client/README.md", *(page for page in _FOUND if page not in NOT_TRIED)]
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMANDS = [command for block in BLOCKS if block.language in SHELL for command in block.commands()]
 ADDRESS = "http://127.0.0.1:8000"
@@ -53,7 +53,10 @@ NOT_RUN = {
     "make test": "is what runs this",
     "docker compose up": "needs Docker; tests/compose has it",
     "docker run ": "needs Docker, and an image that could not be had",
+    "docker ": "needs Docker",
     "pip install ": "would change the tests' own environment",
+    "pip wheel ": "downloads 650 MB",
+    "PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make run": "installs 2 GB, and serves until Ctrl-C",
     ".venv/bin/pip install ": "would change the tests' own environment",
     ".venv/bin/python -m export train ": "takes minutes; `made` runs two, made short",
     "cat *.txt | .venv/bin/python -m export train ": "takes minutes",
@@ -297,6 +300,8 @@ def made(tmp_path_factory):
     (requests,) = (block.text for block in blocks("docs/batch.md") if block.language == "json")
     (reader / "in.jsonl").write_text(requests)
     _make_key(reader / "keys.json")
+    (reader / "runs").mkdir()
+    (reader / ".ostinato-state-key").write_text("0" * 64)
     trained = _trained_by_the_pages()
     book, ending = trained / "book/1", trained / "ending/1"
     for name in ("book", "demo"):
@@ -524,7 +529,11 @@ def is_module(name):
     return importlib.util.find_spec(name) is not None
 
 
-@pytest.mark.parametrize("text", sorted({command.text for command in COMMANDS if " install " in f"{command.text} "}))
+# With `--no-index` they name a distribution.
+INSTALLS = {text for command in COMMANDS if " install " in (text := f"{command.text} ") and "--no-index" not in text}
+
+
+@pytest.mark.parametrize("text", sorted(INSTALLS))
 def test_install_commands_name_existing_files_and_extras(text):
     """The argument is a directory or a requirements file of the repository, perhaps with an extra."""
     *_, place = shlex.split(text)
@@ -560,7 +569,7 @@ def options():
     sources = [path for part in ("benchmarks", "client/src", "service") for path in (ROOT / part).rglob("*.py")]
     sources.append(ROOT / "tests/conftest.py")
     written = {option for path in sources for option in re.findall(r'["/](--[a-z][\w-]*)', path.read_text())}
-    return made | written | {"--profile"}  # docker compose's
+    return made | written | {"--profile", "--previous"}  # docker compose's and kubectl's
 
 
 def _options_of(parser):

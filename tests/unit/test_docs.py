@@ -57,7 +57,7 @@ def test_the_file_map_has_every_top_level_directory():
 
 @pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
 def test_every_relative_link_leads_to_a_file(page):
-    """In the README and on all pages."""
+    """In the README, SECURITY.md and on all pages."""
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
