@@ -136,7 +136,7 @@ def it_is_a_number(session):
 
 def it_is_known_up_to_the_last_word(session):
     """Check that the whole prompt of the earlier request was a prefix cache hit."""
-    assert json.loads(session.output)["prompt_tokens_details"] == {"cached_tokens": 19}
+    assert json.loads(session.output)["prompt_tokens_details"] == {"cached_tokens": 26}
 
 
 def the_text_so_far_is_in_the_error(session):
@@ -221,7 +221,7 @@ CLAIMS = {
     f"""{_HTTP}/v1/completions -d '{{"model": "demo",\n  "prompt": "HAMLET.\\n", "max_tokens": 100, "seed": 7}}'""": (
         it_is_the_pieces_before_it
     ),
-    f"""{_HTTP}/v1/completions -d '{{"model": "demo", "prompt": "The quick brown fox jumps",""": (
+    f"""{_HTTP}/v1/completions -d '{{"model": "demo",\n  "prompt": "BOTTOM.\\nI have had a dream past",""": (
         it_is_known_up_to_the_last_word
     ),
 }
@@ -229,7 +229,7 @@ CLAIMS = {
 REFUSED = {
     f"""{_HTTP}/v1/completions -d '{{"model": "demo", "temperature": 3}}'""": it_is_refused_as_shown,
     f"""{_HTTP}/v1/completions -d '{{"model": "nosuch"}}'""": it_is_refused_as_shown,
-    f"""{_HTTP}/v1/completions \\\n  -d '{{"model": "demo", "prompt": "The ", "max_tokens": 90000, """: (
+    f"""{_HTTP}/v1/completions -d '{{"model": "demo",\n  "prompt": "HAMLET.\\n", "max_tokens": 90000, """: (
         the_text_so_far_is_in_the_error
     ),
 }
