@@ -5,6 +5,7 @@ Knows how the pages are written. Does not know what the commands do.
 
 import json
 import re
+import shlex
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from textwrap import dedent
@@ -113,9 +114,25 @@ def _kind(value):
 
 
 def _joined(text):
-    """Return the lines that are not comments, each with the lines that continue it after a backslash."""
-    lines = re.sub(r"\\\n", "\\\\\0", text).splitlines()
-    return [line.replace("\0", "\n") for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    """Return the commands of a shell text: its lines, joined after a backslash and within quotes, without comments."""
+    commands = [""]
+    for line in text.splitlines():
+        if commands[-1]:
+            commands[-1] += f"\n{line}"
+        elif line.strip() and not line.lstrip().startswith("#"):
+            commands[-1] = line
+        if commands[-1] and _is_whole(commands[-1]):
+            commands.append("")
+    return [command for command in commands if command]
+
+
+def _is_whole(command):
+    """Return whether a command ends with neither a backslash nor an open quote."""
+    try:
+        shlex.split(command, comments=True)
+    except ValueError:  # "No closing quotation", "No escaped character"
+        return False
+    return True
 
 
 def _of_transcript(text):

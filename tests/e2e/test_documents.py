@@ -139,7 +139,7 @@ def it_is_a_number(session):
 
 def it_is_known_up_to_the_last_word(session):
     """Check that the whole prompt of the earlier request was a prefix cache hit."""
-    assert json.loads(session.output)["prompt_tokens_details"] == {"cached_tokens": 19}
+    assert json.loads(session.output)["prompt_tokens_details"] == {"cached_tokens": 26}
 
 
 def the_text_so_far_is_in_the_error(session):
@@ -221,18 +221,18 @@ CLAIMS = {
     ".venv/bin/python -m export wrap lesson.keras ": it_is_among_what_is_shown,
     "cat /usr/share/common-licenses/* > book.txt": it_can_be_trained_on,
     "jq -r '.choices[0].text' drawn.json again.json": it_is_drawn_again,
-    f"""{_HTTP}/v1/completions \\\n  -d '{{"model": "demo", "prompt": "The ", "max_tokens": 100, "seed": 7}}'""": (
+    f"""{_HTTP}/v1/completions -d '{{"model": "demo",\n  "prompt": "HAMLET.\\n", "max_tokens": 100, "seed": 7}}'""": (
         it_is_the_pieces_before_it
     ),
-    f"""{_HTTP}/v1/completions -d '{{"model": "demo", "prompt": "The quick brown fox jumps",""": (
+    f"""{_HTTP}/v1/completions -d '{{"model": "demo",\n  "prompt": "BOTTOM.\\nI have had a dream past",""": (
         it_is_known_up_to_the_last_word
     ),
 }
 # Requests that a page shows being rejected, by their beginning.
 REFUSED = {
-    f"""{_HTTP}/v1/completions -d '{{"model": "demo", "prompt": "The ", "temperature": 3}}'""": it_is_refused_as_shown,
-    f"""{_HTTP}/v1/completions -d '{{"model": "nosuch", """: it_is_refused_as_shown,
-    f"""{_HTTP}/v1/completions \\\n  -d '{{"model": "demo", "prompt": "The ", "max_tokens": 90000, """: (
+    f"""{_HTTP}/v1/completions -d '{{"model": "demo", "temperature": 3}}'""": it_is_refused_as_shown,
+    f"""{_HTTP}/v1/completions -d '{{"model": "nosuch"}}'""": it_is_refused_as_shown,
+    f"""{_HTTP}/v1/completions -d '{{"model": "demo",\n  "prompt": "HAMLET.\\n", "max_tokens": 90000, """: (
         the_text_so_far_is_in_the_error
     ),
 }
