@@ -1,0 +1,184 @@
+"""The programs of `examples/` do what their docstrings say, against the real gateway."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ostinato
+from tests.terminals import environment
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py"))
+PATIENCE_S = 120
+MAX_LINES = 60
+
+
+def run(name, *arguments, url=None):
+    """Run an example; return its exit code, standard output and standard error."""
+    options = [] if url is None else ["--url", url]
+    variables = environment(PYTHONIOENCODING="utf-8", COLUMNS="200")
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments), *options]
+    ended = subprocess.run(command, capture_output=True, env=variables, timeout=PATIENCE_S, check=False)
+    return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
+
+
+@pytest.fixture
+def example(gateway):
+    """Run an example against the gateway; it must succeed. Return its output."""
+
+    def succeed(name, *arguments):
+        code, out, err = run(name, *arguments, url=f"http://127.0.0.1:{gateway.port}")
+        assert (code, err) == (0, "")
+        return out
+
+    return succeed
+
+
+@pytest.fixture
+def client(gateway):
+    """A client of the gateway."""
+    with ostinato.Client(f"http://127.0.0.1:{gateway.port}") as client:
+        yield client
+
+
+def test_the_readme_lists_every_example():
+    """With a link."""
+    text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"\]\((\w+\.py)\)", text)) == PROGRAMS
+    assert len(PROGRAMS) == 5
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_example_is_short_and_its_help_shows_how_to_run_it(name):
+    """The docstring, which is the help, has a command that runs this file."""
+    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < MAX_LINES
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    assert f"python examples/{name} " in out
+    assert "--url URL" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("names_in_bulk.py", ()),
+        ("continue_story.py", ("story.json",)),
+        ("score_corpus.py", (__file__,)),
+        ("compare_versions.py", ("a:1", "a:2")),
+        ("write_towards_an_ending.py", ("the end.",)),
+    ],
+)
+def test_an_unreachable_server_is_an_error_of_one_line(name, arguments, tmp_path):
+    """The exit code is 1; the message has the URL."""
+    arguments = [tmp_path / argument if argument == "story.json" else argument for argument in arguments]
+    # Port 9 of loopback, discard, has no server.
+    code, out, err = run(name, *arguments, url="http://127.0.0.1:9")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert "http://127.0.0.1:9" in err
+    assert err.count("\n") == 1
+
+
+def test_names_are_unique_and_reproducible_and_none_is_excluded(example, tmp_path):
+    """More names than one request has completions; those of --exclude are replaced by others."""
+    options = ("--model", "lstm", "--count", 70, "--max-tokens", 60, "--seed", 5)
+    names = example("names_in_bulk.py", *options).splitlines()
+    assert len(set(names)) == len(names) == 70
+    assert all(name == name.strip() != "" for name in names)
+    assert example("names_in_bulk.py", *options).splitlines() == names
+    excluded = tmp_path / "known.txt"
+    excluded.write_text("\n".join(names[:10]), encoding="utf-8")
+    others = example("names_in_bulk.py", *options, "--exclude", excluded).splitlines()
+    assert others[:60] == names[10:]
+    assert len(set(others)) == len(others) == 70
+
+
+def test_a_model_without_further_names_ends_with_an_error(gateway):
+    """At temperature 0 every completion is the same."""
+    arguments = ("--model", "lstm", "--temperature", 0, "--count", 5)
+    code, out, err = run("names_in_bulk.py", *arguments, url=f"http://127.0.0.1:{gateway.port}")
+    assert code == 1
+    assert len(out.splitlines()) <= 1
+    assert "had no new name; raise --temperature" in err
+
+
+def test_a_story_continued_in_two_runs_equals_one_run(example, client, tmp_path):
+    """The second run sends the resume token, and the third appends its prompt."""
+    file, sampling = tmp_path / "story.json", ("--max-tokens", 30, "--temperature", 0.9)
+    first = example("continue_story.py", file, "It was", "--model", "lstm", "--seed", 3, *sampling)
+    second = example("continue_story.py", file, *sampling)
+    whole = client.generate("It was", model="lstm", seed=3, max_tokens=60, temperature=0.9).text
+    assert first.removesuffix("\n") + second.removesuffix("\n") == f"It was{whole}"
+    third = example("continue_story.py", file, " best of", *sampling)
+    assert third.startswith(" best of")
+    assert json.loads(file.read_text(encoding="utf-8"))["text"] == f"It was{whole}{third.removesuffix(os.linesep)}"
+
+
+def test_a_story_whose_resume_token_is_refused_is_processed_again(gateway, client, tmp_path):
+    """A message says so; the text goes on."""
+    file = tmp_path / "story.json"
+    url = f"http://127.0.0.1:{gateway.port}"
+    state = client.generate("It was", model="lstm", max_tokens=5, return_state=True).state
+    file.write_text(json.dumps({"text": "It was the", "state": state[:-4] + "AAAA"}), encoding="utf-8")
+    code, out, err = run("continue_story.py", file, "--max-tokens", 10, url=url)
+    assert err.startswith("the whole text is processed again: ")
+    assert (code, len(out) > 1) == (0, True)
+    file.write_text("no JSON", encoding="utf-8")
+    assert run("continue_story.py", file, url=url)[2] == f"error: {file} is not a file of this program\n"
+
+
+def test_a_corpus_is_scored_and_sorted_by_perplexity(example, client, tmp_path):
+    """By line and by file; blank lines are skipped."""
+    lines = ["It was the best of times", "zzqqxx", "the worst of times"]
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(f"{lines[0]}\n\n{lines[1]}\n{lines[2]}\n", encoding="utf-8")
+    heading, *rows = example("score_corpus.py", "--lines", corpus, "--model", "lstm").splitlines()
+    assert heading.split() == ["perplexity", "bits/character", "tokens", "text"]
+    scores = sorted(client.score(lines, model="lstm"), key=lambda score: score.perplexity)
+    expected = [
+        [f"{score.perplexity:.2f}", f"{score.bits_per_character:.3f}", str(len(score.tokens))] for score in scores
+    ]
+    assert [row.split(maxsplit=3) for row in rows] == [[*e, s.text] for e, s in zip(expected, scores, strict=True)]
+    by_file = example("score_corpus.py", corpus, "--model", "lstm").splitlines()[1]
+    assert by_file.endswith(str(corpus))
+
+
+def test_two_models_are_compared_by_the_same_prompts_and_seeds(example, client):
+    """Each text's mean log probability is that of the API; the same model twice has equal columns."""
+    options = ("--prompt", "It was", "--seeds", 2, "--max-tokens", 20, "--temperature", 0.7)
+    out = example("compare_versions.py", "lstm:1", "gru", *options)
+    assert re.findall(r"^--- (.*)$", out, re.MULTILINE) == ["'It was', seed 0", "'It was', seed 1"]
+    sampling = {"max_tokens": 20, "temperature": 0.7, "logprobs": 0}
+    for model in ("lstm:1", "gru"):
+        means = []
+        for seed in (0, 1):
+            choice = client.generate("It was", model=model, seed=seed, **sampling).choices[0]
+            means.append(sum(choice.logprobs["token_logprobs"]) / len(choice.logprobs["token_logprobs"]))
+            assert f"{model}: {means[-1]:.3f}" in out
+        assert f"{model}: mean log probability per token {sum(means) / 2:.3f}\n" in out
+    same = example("compare_versions.py", "lstm", "lstm:1", *options)
+    for line in same.splitlines():
+        if " | " in line and "lstm" not in line:
+            left, right = line.split(" | ", 1)
+            assert left.rstrip() == right.rstrip()
+
+
+def test_texts_are_written_towards_an_ending(example, client):
+    """With the first backward model; a forward model is refused by the server."""
+    ending, sampling = "of times", ("--max-tokens", 20, "--seed", 4, "--n", 2)
+    out = example("write_towards_an_ending.py", ending, *sampling)
+    choices = client.generate(suffix=ending, model="reverse", n=2, max_tokens=20, seed=4, temperature=0.8).choices
+    assert out == "\n\n".join(choice.text + ending for choice in choices) + "\n"
+
+
+def test_a_forward_model_cannot_write_towards_an_ending(gateway):
+    """The server's message names the field."""
+    arguments = ("the end.", "--model", "lstm")
+    code, _, err = run("write_towards_an_ending.py", *arguments, url=f"http://127.0.0.1:{gateway.port}")
+    assert code == 1
+    assert "suffix must be empty or absent" in err
